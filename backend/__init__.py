@@ -1,0 +1,1 @@
+"""Label Studio's side: the ML backend contract around the model."""

@@ -1,0 +1,124 @@
+"""The shape of a SAM network: what a checkpoint must tell before its weights can be used."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """The plain Vision Transformer of the paper (windowed blocks with a few global ones)."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_attn_indexes: tuple[int, ...]
+    window_size: int = 14
+    mlp_ratio: float = 4.0
+    kind: Literal["vit"] = "vit"
+
+    def __post_init__(self) -> None:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim must be a multiple of num_heads={self.num_heads}, got {self.embed_dim}")
+        if any(not 0 <= index < self.depth for index in self.global_attn_indexes):
+            raise ValueError(
+                f"global_attn_indexes must lie in 0..{self.depth - 1}, got {self.global_attn_indexes}"
+            )
+
+
+@dataclass(frozen=True)
+class ConvConfig:
+    """A small convolutional trunk with attention at its coarsest stage (the ``demo`` model).
+
+    ``widths`` are the channels at strides 4, 8 and 16, ``depths`` the blocks at each of them, ``attn_depth`` the
+    number of global attention blocks at stride 16. The embedding leaves at stride ``SamConfig.patch_size``.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    attn_depth: int
+    attn_heads: int
+    kind: Literal["conv"] = "conv"
+
+
+@dataclass(frozen=True)
+class SamConfig:
+    """One SAM network; sizes in pixels of the model's square input, widths in channels."""
+
+    name: str
+    image_encoder: VitConfig | ConvConfig
+    image_size: int = 1024
+    patch_size: int = 16
+    prompt_embed_dim: int = 256
+    mask_in_chans: int = 16
+    decoder_depth: int = 2
+    decoder_num_heads: int = 8
+    decoder_mlp_dim: int = 2048
+    iou_head_depth: int = 3
+    iou_head_hidden_dim: int = 256
+    num_multimask_outputs: int = 3
+
+    def __post_init__(self) -> None:
+        if self.image_size <= 0 or self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size must be a positive multiple of patch_size={self.patch_size}, got {self.image_size}"
+            )
+
+    @property
+    def embedding_size(self) -> int:
+        """Side of the square image embedding, in tokens."""
+        return self.image_size // self.patch_size
+
+    @property
+    def low_res_size(self) -> int:
+        """Side of the square low-resolution logits and of a mask input."""
+        return 4 * self.embedding_size
+
+    def to_json(self) -> str:
+        """Return the configuration as one line of JSON (what our safetensors files carry as metadata)."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "SamConfig":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: the text is not JSON or describes no network.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)  # Any: unvalidated JSON, checked by the constructors below
+            encoder = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("image_encoder").items()}
+            kinds: dict[str, type[VitConfig] | type[ConvConfig]] = {"vit": VitConfig, "conv": ConvConfig}
+            return cls(image_encoder=kinds[encoder["kind"]](**encoder), **fields)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"expected a SAM configuration as JSON, got {text[:80]!r}") from error
+
+
+def vit_b(image_size: int = 1024) -> SamConfig:
+    """Return the configuration of ``sam_vit_b`` (91 M encoder parameters)."""
+    return SamConfig("vit_b", VitConfig(768, 12, 12, (2, 5, 8, 11)), image_size)
+
+
+def vit_l(image_size: int = 1024) -> SamConfig:
+    """Return the configuration of ``sam_vit_l`` (308 M encoder parameters)."""
+    return SamConfig("vit_l", VitConfig(1024, 24, 16, (5, 11, 17, 23)), image_size)
+
+
+def vit_h(image_size: int = 1024) -> SamConfig:
+    """Return the configuration of ``sam_vit_h`` (636 M encoder parameters)."""
+    return SamConfig("vit_h", VitConfig(1280, 32, 16, (7, 15, 23, 31)), image_size)
+
+
+def tiny(image_size: int = 128) -> SamConfig:
+    """Return a configuration for tests: every kind of layer, a few thousand parameters."""
+    return SamConfig(
+        "tiny",
+        VitConfig(embed_dim=32, depth=3, num_heads=2, global_attn_indexes=(1,), window_size=3),
+        image_size,
+        prompt_embed_dim=32,
+        decoder_mlp_dim=64,
+        iou_head_hidden_dim=32,
+    )
