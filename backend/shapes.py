@@ -1,0 +1,92 @@
+"""What can be drawn on an image, on its own: no labels, no control, no image.
+
+Frames: *percent* is percent of the image as the browser shows it, x of its width and y of its height.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+
+class ShapeKind(str, Enum):
+    """What a region is drawn as, whatever its labels."""
+
+    KEYPOINT = "keypoint"
+    RECTANGLE = "rectangle"
+    ELLIPSE = "ellipse"
+    POLYGON = "polygon"
+    BRUSH = "brush"
+    BITMASK = "bitmask"
+    VECTOR = "vector"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class KeyPoint:
+    """A point, in percent."""
+
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """A box by its corner (x, y), width and height in percent, turned ``rotation`` degrees clockwise about that corner.
+
+    Width and height may be negative when the box was drawn from right to left or upwards.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    rotation: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """An ellipse by its centre and radii in percent, turned ``rotation`` degrees clockwise about the centre."""
+
+    x: float
+    y: float
+    radius_x: float
+    radius_y: float
+    rotation: float = 0.0
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """A closed ring of (x, y) corners in percent; the last corner joins the first."""
+
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.points) < 3:
+            raise ValueError(f"points: expected at least 3 corners, got {len(self.points)}")
+
+
+@dataclass(frozen=True)
+class Brush:
+    """A painted mask as Label Studio's run-length code over RGBA; ``backend.rle`` reads and writes it."""
+
+    rle: bytes
+
+
+@dataclass(frozen=True)
+class Bitmask:
+    """A painted mask as the data URL of an RGBA PNG whose alpha is the mask."""
+
+    data_url: str
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A path of (x, y) corners in percent, joined by straight lines."""
+
+    points: tuple[tuple[float, float], ...]
+    closed: bool = True
+
+
+Shape: TypeAlias = KeyPoint | Rectangle | Ellipse | Polygon | Brush | Bitmask | Vector

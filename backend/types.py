@@ -1,0 +1,310 @@
+"""The values that pass between the backend's rooms: requests in, regions out. Frozen, checked, without the wire's keys.
+
+Frames: *percent* is percent of the image as the browser shows it before the view is rotated (x of the width, y of the
+height), *original pixels* are (x, y) in the image as the browser shows it. Sizes are (height, width).
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from backend.errors import Reason
+from backend.shapes import Shape, ShapeKind
+from model.types import Prompt
+
+EMPTY_LIST = msgspec.Raw(b"[]")
+
+
+def _check_size(name: str, size: tuple[int, int]) -> None:
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"{name}: expected (height, width) of at least 1, got {size}")
+
+
+@dataclass(frozen=True)
+class PromptRegion:
+    """One region of a click's context: a shape an annotator drew to say where the object is.
+
+    Attributes:
+        id: the region's id in the editor.
+        shape: where it is.
+        from_name: the control tag it was drawn with.
+        to_name: the object tag it was drawn on.
+        labels: its labels, most specific source first; empty when it has none.
+        is_positive: whether it marks the object (True) or what is not the object (False); None where the editor did
+            not say.
+        original_size: (H, W) of the image as the browser shows it, None where the editor did not say.
+        image_rotation: degrees clockwise by which the annotator has turned the view, 0, 90, 180 or 270.
+        item_index: which image of a list it was drawn on, None on single images.
+    """
+
+    id: str
+    shape: Shape
+    from_name: str
+    to_name: str
+    labels: tuple[str, ...] = ()
+    is_positive: bool | None = None
+    original_size: tuple[int, int] | None = None
+    image_rotation: int = 0
+    item_index: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.original_size is not None:
+            _check_size("original_size", self.original_size)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A region of the context that is not used as a prompt, with the reason."""
+
+    region_id: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One Label Studio task.
+
+    Attributes:
+        id: the task's id, None where the caller gave none.
+        data: the task's data, any JSON value; only ``backend.label_config`` looks inside.
+        annotations: what annotators saved, as unread JSON; megabytes of masks, so nothing reads it unless it must.
+        drafts: likewise, what they have not submitted yet.
+        predictions: likewise, what models answered.
+    """
+
+    id: int | None
+    data: object = None
+    annotations: msgspec.Raw = EMPTY_LIST
+    drafts: msgspec.Raw = EMPTY_LIST
+    predictions: msgspec.Raw = EMPTY_LIST
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What Label Studio asks: masks for a click (``context`` given), or for whole tasks (``context`` None).
+
+    Attributes:
+        tasks: in the order in which the answer must come.
+        project_id: the project's id, None where the caller gave none.
+        label_config: the labeling config's XML, empty where the caller gave none.
+        context: the prompts of a click, oldest first; None when this is not a click.
+        skipped: regions of the context that could not be read, with their reasons.
+    """
+
+    tasks: tuple[Task, ...]
+    project_id: int | None = None
+    label_config: str = ""
+    context: tuple[PromptRegion, ...] | None = None
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class SetupRequest:
+    """What Label Studio sends when it connects or opens a project; ``access_token`` stays out of logs and reprs."""
+
+    project_id: int | None
+    label_config: str
+    hostname: str = ""
+    access_token: "Secret | None" = None
+
+
+@dataclass(frozen=True, repr=False)
+class Secret:
+    """A credential that does not show itself when printed."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+@dataclass(frozen=True)
+class WebhookEvent:
+    """Something that happened in a project.
+
+    Attributes:
+        action: Label Studio's word for it, e.g. ``TASKS_CREATED``; empty where the caller gave none.
+        project_id: where it happened, None where the caller did not say.
+        label_config: the project's labeling config, empty where the event does not carry it.
+        tasks: the tasks it is about, with their data where the event carries them.
+    """
+
+    action: str
+    project_id: int | None = None
+    label_config: str = ""
+    tasks: tuple[Task, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """Where an image is to be had: what a task's data says, and who asks. Plain values, so that it fits into a queue.
+
+    Attributes:
+        uri: as the task's data spells it: absolute, relative to Label Studio, ``data:`` or a cloud address.
+        task_id: the task that shows it; cloud addresses are resolved through it.
+        project_id: the task's project.
+        item_index: its place in a list of images, None on single images.
+    """
+
+    uri: str
+    task_id: int | None = None
+    project_id: int | None = None
+    item_index: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.uri:
+            raise ValueError("uri: expected an address, got an empty string")
+
+
+@dataclass(frozen=True)
+class ImageTag:
+    """An ``<Image>`` of the labeling config; ``value`` and ``value_list`` are as written there, e.g. ``$image``."""
+
+    name: str
+    value: str = ""
+    value_list: str = ""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control tag of the labeling config that draws regions on an image.
+
+    Attributes:
+        name: the region's ``from_name``.
+        tag: as written in the config, e.g. ``BrushLabels``.
+        kind: what it draws.
+        to_names: the object tags it draws on.
+        labels: the labels it offers, in order; empty for the kinds without labels (``Brush``, ``Rectangle``...).
+        is_smart: whether the editor sends what is drawn with it to this backend.
+        is_output: whether this backend may answer with it.
+    """
+
+    name: str
+    tag: str
+    kind: ShapeKind
+    to_names: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    is_smart: bool = True
+    is_output: bool = True
+
+    @property
+    def type(self) -> str:
+        """The region type on the wire, e.g. ``brushlabels``."""
+        return self.tag.lower()
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether its regions carry their own label (``BrushLabels``) rather than one of a ``<Labels>`` (``Brush``)."""
+        return self.type.endswith("labels")
+
+
+@dataclass(frozen=True)
+class LabelsTag:
+    """A ``<Labels>`` of the labeling config: labels for the kinds of region that have none of their own."""
+
+    name: str
+    to_names: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """A labeling config, as far as images are concerned.
+
+    Attributes:
+        images: the ``<Image>`` tags in document order.
+        controls: the region-drawing tags on them, in document order.
+        labels: the separate ``<Labels>`` tags on them.
+    """
+
+    images: tuple[ImageTag, ...]
+    controls: tuple[Control, ...] = ()
+    labels: tuple[LabelsTag, ...] = ()
+
+
+@dataclass(frozen=True)
+class ObjectPrompt:
+    """The prompts that mark one object, translated into the model's terms.
+
+    Attributes:
+        prompt: in original pixels of the unturned image.
+        region_ids: the context regions it was made of, oldest first; never empty.
+        labels: the object's labels; empty when it has none.
+        from_name: the control its newest positive region was drawn with.
+        to_name: the object tag it lies on.
+        original_size: (H, W) of the image, the size an answer must have.
+        image_rotation: echoed in the answer.
+        item_index: echoed in the answer.
+    """
+
+    prompt: Prompt
+    region_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    from_name: str
+    to_name: str
+    original_size: tuple[int, int]
+    image_rotation: int = 0
+    item_index: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.region_ids:
+            raise ValueError("region_ids: expected at least one, got none")
+        _check_size("original_size", self.original_size)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region of an answer.
+
+    Attributes:
+        id: becomes the region's id in the editor.
+        control: name of the control it belongs to, ``from_name`` on the wire.
+        type: region type on the wire, e.g. ``brushlabels``.
+        to_name: the object tag it lies on.
+        shape: where it is.
+        labels: its labels.
+        labels_control: name of the separate ``<Labels>`` that holds its labels, None where the control itself does.
+        original_size: (H, W) of the image as the browser shows it.
+        score: in [0, 1], None where the model gives none.
+        image_rotation: as the prompt had it.
+        item_index: as the prompt had it.
+    """
+
+    id: str
+    control: str
+    type: str
+    to_name: str
+    shape: Shape
+    labels: tuple[str, ...]
+    original_size: tuple[int, int]
+    labels_control: str | None = None
+    score: float | None = None
+    image_rotation: int = 0
+    item_index: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_size("original_size", self.original_size)
+        if self.score is not None and not 0.0 <= self.score <= 1.0:
+            raise ValueError(f"score: expected a number from 0 to 1, got {self.score}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one task.
+
+    Attributes:
+        result: its regions; empty when there is nothing to show.
+        score: of the whole answer, in [0, 1].
+        model_version: name and digest of the weights, as in the answer to /setup.
+        reasons: why the result is empty or some prompts went unused; for the log and the status page, not the wire.
+    """
+
+    result: tuple[Region, ...]
+    score: float
+    model_version: str
+    reasons: tuple[Reason, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.score <= 1.0:
+            raise ValueError(f"score: expected a number from 0 to 1, got {self.score}")
