@@ -14,7 +14,7 @@ from enum import Enum
 
 
 class Reason(str, Enum):
-    """Why an answer is empty or an error was raised; the same words stand in the log, the metrics and the status page."""
+    """Why an answer is empty or an error was raised; the same words everywhere it is reported."""
 
     # Not a failure: there was nothing to segment.
     NO_CONTEXT = "no_context"
