@@ -1,0 +1,66 @@
+"""The small layers that several boxes of SAM's diagram share.
+
+Parameters are created as zeros: a network is always filled from a checkpoint, and drawing 600 million random numbers
+first costs seconds and says nothing.
+"""
+
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import functional
+
+
+def zeros() -> paddle.ParamAttr:
+    """Return the attribute of a parameter that waits for its checkpoint."""
+    return paddle.ParamAttr(initializer=nn.initializer.Constant(0.0), trainable=False)
+
+
+def linear(in_features: int, out_features: int) -> nn.Linear:
+    """Return a linear layer; weight (in_features, out_features)."""
+    return nn.Linear(in_features, out_features, weight_attr=zeros(), bias_attr=zeros())
+
+
+def embedding(count: int, dim: int) -> nn.Embedding:
+    """Return a table of ``count`` learned vectors of ``dim`` channels."""
+    return nn.Embedding(count, dim, weight_attr=zeros())
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Apply ``norm`` over the last axis in float32 whatever the dtype of ``x``: its squares overflow float16."""
+    if x.dtype == paddle.float32:
+        return functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm._epsilon)
+    scale, shift = norm.weight.astype("float32"), norm.bias.astype("float32")
+    return functional.layer_norm(x.astype("float32"), x.shape[-1:], scale, shift, norm._epsilon).astype(x.dtype)
+
+
+def norm(channels: int, epsilon: float = 1e-6) -> nn.LayerNorm:
+    """Return a layer norm over the last axis; epsilon 1e-6 in the image encoder, 1e-5 in the decoder."""
+    return nn.LayerNorm(channels, epsilon=epsilon, weight_attr=zeros(), bias_attr=zeros())
+
+
+class MLPBlock(nn.Layer):
+    """The two-layer perceptron of a transformer block, over the last axis."""
+
+    def __init__(self, embed_dim: int, mlp_dim: int, activation: str = "gelu") -> None:
+        super().__init__()
+        self.lin1 = linear(embed_dim, mlp_dim)
+        self.lin2 = linear(mlp_dim, embed_dim)
+        self._activation = functional.gelu if activation == "gelu" else functional.relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., embed_dim) to (..., embed_dim)."""
+        return self.lin2(self._activation(self.lin1(x)))
+
+
+class MLP(nn.Layer):
+    """A perceptron of ``num_layers`` with ReLU between, as the mask decoder's heads use it."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
+        super().__init__()
+        dims = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
+        self.layers = nn.LayerList([linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., input_dim) to (..., output_dim)."""
+        for layer in self.layers[:-1]:
+            x = functional.relu(layer(x))
+        return self.layers[-1](x)
