@@ -59,11 +59,16 @@ class PatchEmbed(nn.Layer):
 
 
 class Attention(nn.Layer):
-    """Multi-head attention over a (height, width) grid with decomposed relative position."""
+    """Multi-head attention over a (height, width) grid with decomposed relative position.
+
+    Attributes:
+        fused: use Paddle's fused attention kernel, which pays on a GPU in 16 bits only.
+    """
 
     def __init__(self, dim: int, num_heads: int, input_size: tuple[int, int]) -> None:
         super().__init__()
         self.num_heads, self.head_dim, self.input_size = num_heads, dim // num_heads, input_size
+        self.fused = False
         height, width = input_size
         self.qkv = linear(dim, 3 * dim)
         self.proj = linear(dim, dim)
@@ -109,7 +114,7 @@ class Attention(nn.Layer):
         positions = paddle.concat([by_row, by_column], axis=-1).reshape([n, height * width, height + width])
         query = paddle.concat([query * d**-0.5, positions], axis=-1)  # (n, hw, d + h + w)
         key = paddle.concat([key, position_keys.expand([n, height * width, height + width])], axis=-1)
-        if qkv.place.is_gpu_place() and qkv.dtype != paddle.float32:
+        if self.fused:
             return _fused_attention(query, key, value)
         step = height * width if query_part is None else query_part
         parts = []

@@ -1,0 +1,52 @@
+# Two commands matter: `make run` starts the product, `make test` proves it. Both set up what they need.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all bench lint format clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# Installed into a fresh folder's stamp last, so that an interrupted installation is taken up again, not believed.
+$(VENV)/run.stamp: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "Python 3.10 to 3.13 is needed, e.g. make run PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+run: $(VENV)/run.stamp ## Start the product with the demo model, no download needed
+	$(BIN)/python -m model segment model/demo/samples --model demo --out out
+
+test: $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -m "not reference and not browser and not slow"
+
+test-all: $(VENV)/dev.stamp $(VENV)/reference.stamp ## All tests, also those against reference implementations
+	$(BIN)/python -m pytest
+
+$(VENV)/reference.stamp: tests/reference/requirements.txt $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/reference/requirements.txt
+	@test -x .venv-paddlex/bin/python || $(PYTHON) -m venv .venv-paddlex
+	.venv-paddlex/bin/python -m pip install --quiet --disable-pip-version-check -r tests/reference/requirements-paddlex.txt
+	@touch $@
+
+bench: $(VENV)/dev.stamp $(VENV)/reference.stamp ## Measure speed against the reference implementations
+	$(BIN)/python -m tests.benchmarks
+
+lint: $(VENV)/dev.stamp ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## Rewrite in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove what the other commands made
+	rm -rf .venv .venv-* out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

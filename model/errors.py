@@ -1,0 +1,14 @@
+"""What can go wrong in the model, apart from plain ``ValueError`` for values of the wrong shape.
+
+    ValueError
+    ├── CapabilityError     the loaded weights lack the part that this prompt needs (a pruned export)
+    └── DeviceError         the device or dtype asked for is not to be had on this machine
+"""
+
+
+class CapabilityError(ValueError):
+    """The loaded weights lack the part that a prompt needs: choose other weights or another prompt."""
+
+
+class DeviceError(ValueError):
+    """The device or dtype asked for is not to be had on this machine: choose another in the settings."""

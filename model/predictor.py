@@ -1,0 +1,294 @@
+"""Encode once, decode every prompt: SAM as two values-in, values-out objects without state, safe from many threads."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+from paddle import Tensor, nn
+
+from model import device as devices
+from model.config import SamConfig, VitConfig
+from model.errors import CapabilityError
+from model.image_encoder import Attention, ImageEncoderViT, Parallel, Sequential
+from model.mask_decoder import MaskDecoder
+from model.prompt_encoder import PromptEncoder
+from model.transforms import (
+    mask_from_logits,
+    mask_to_model,
+    points_to_model,
+    to_model_input,
+)
+from model.types import Embedding, FloatArray, Mask, Masks, Prompt, as_prompts
+from model.weights import Checkpoint
+
+BATCH = 16
+"""Prompts decoded at once: bounds memory, and more gains nothing on a CPU."""
+
+SINGLE_MASK = (0,)
+AMBIGUOUS_MASKS = (1, 2, 3)
+
+
+class Encoder:
+    """The heavy half: photos to embeddings.
+
+    Several threads may call `encode`; they take turns, since one encode already uses the whole device.
+
+    Attributes:
+        config: the network's configuration.
+        model_version: name and digest of the weights, as embeddings carry it.
+        device: ``cpu`` or ``gpu:N``.
+        dtype: what the network computes in.
+    """
+
+    def __init__(self, network: nn.Layer, config: SamConfig, model_version: str, device: str, dtype: str) -> None:
+        self.config, self.model_version, self.device, self.dtype = config, model_version, device, dtype
+        self._network = network
+        self._turn = threading.Lock()
+
+    def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
+        """Return what the network sees in a photo.
+
+        Args:
+            image: (H, W, 3) uint8, RGB, as a person sees it (EXIF orientation applied).
+
+        Raises:
+            ValueError: ``image`` has another shape or dtype.
+        """
+        pixels, input_size = to_model_input(image, self.config.image_size)
+        with self._turn:
+            devices.enter(self.device)
+            batch = paddle.to_tensor(pixels[np.newaxis]).astype(self.dtype)
+            embedding = self._network(batch).astype("float32")[0].numpy()
+        return Embedding(embedding, (image.shape[0], image.shape[1]), input_size, self.model_version)
+
+
+class Decoder:
+    """The light half: prompts about an embedding to masks. Any number of threads may call `decode` at once.
+
+    Attributes:
+        config: the network's configuration.
+        model_version: name and digest of the weights; embeddings must carry the same.
+        capabilities: what these weights can do, of ``points``, ``negative_points``, ``boxes``, ``mask_input``, ``score``.
+        device: ``cpu`` or ``gpu:N``.
+    """
+
+    def __init__(
+        self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder, checkpoint: Checkpoint, device: str
+    ) -> None:
+        self.config, self.model_version = checkpoint.config, checkpoint.model_version
+        self.capabilities, self.device = checkpoint.capabilities, device
+        self._prompt_encoder, self._mask_decoder = prompt_encoder, mask_decoder
+        devices.enter(device)
+        self._image_pe = prompt_encoder.image_pe()
+
+    def decode(
+        self, embedding: Embedding, prompts: Prompt | Iterable[Prompt], multimask_output: bool | None = None
+    ) -> Masks:
+        """Answer prompts about one image, all of them in as few batches as their shapes allow.
+
+        Args:
+            embedding: what `Encoder.encode` returned for the image.
+            prompts: one per object.
+            multimask_output: None for the best of three by predicted IoU where the prompt is a single positive point (it may
+                mean the part or the whole) and the single mask elsewhere; True for all three; False for the single mask.
+
+        Returns:
+            One entry per prompt, in order.
+
+        Raises:
+            ValueError: the embedding is of another model, or a mask input has the wrong size.
+            CapabilityError: the weights lack what a prompt needs.
+        """
+        asked = as_prompts(prompts)
+        self._check(embedding, asked)
+        devices.enter(self.device)
+        features = paddle.to_tensor(np.asarray(embedding.image_embedding, dtype=np.float32))  # (C, g, g)
+        image = features.flatten(1).transpose([1, 0]).unsqueeze(0)  # (1, g*g, C)
+        groups: dict[_Shape, list[int]] = defaultdict(list)
+        for index, prompt in enumerate(asked):
+            groups[self._shape(prompt, multimask_output)].append(index)
+        answers: dict[int, tuple[FloatArray, npt.NDArray[np.float32]]] = {}
+        for shape, indexes in groups.items():
+            for start in range(0, len(indexes), BATCH):
+                part = indexes[start : start + BATCH]
+                logits, scores = self._forward(image, [asked[i] for i in part], shape, embedding)
+                answers.update(zip(part, zip(logits, scores, strict=True), strict=True))
+        return self._masks([answers[i] for i in range(len(asked))], asked, embedding, multimask_output)
+
+    def _check(self, embedding: Embedding, prompts: Sequence[Prompt]) -> None:
+        size, low = self.config.embedding_size, self.config.low_res_size
+        expected = (self.config.prompt_embed_dim, size, size)
+        if embedding.model_version != self.model_version or embedding.image_embedding.shape != expected:
+            raise ValueError(
+                f"embedding: expected {expected} made by {self.model_version}, "
+                f"got {embedding.image_embedding.shape} made by {embedding.model_version}"
+            )
+        for prompt in prompts:
+            for capability in sorted(_needs(prompt) - self.capabilities):
+                raise CapabilityError(
+                    f"{self.model_version} cannot take {capability.replace('_', ' ')}: "
+                    f"expected one of {', '.join(sorted(self.capabilities - {'score'}))}"
+                )
+            if prompt.mask_input is not None and prompt.mask_input.shape != (low, low):
+                raise ValueError(f"mask_input: expected shape {(low, low)}, got {prompt.mask_input.shape}")
+
+    def _shape(self, prompt: Prompt, multimask_output: bool | None) -> "_Shape":
+        best_of_three = prompt.is_single_point and "score" in self.capabilities
+        several = best_of_three if multimask_output is None else multimask_output
+        return _Shape(
+            points=0 if prompt.point_coords is None else len(prompt.point_coords),
+            has_box=prompt.box is not None,
+            has_mask=prompt.mask_input is not None or prompt.rough_mask is not None,
+            outputs=AMBIGUOUS_MASKS[: self.config.num_multimask_outputs] if several else SINGLE_MASK,
+        )
+
+    def _forward(
+        self, image: Tensor, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding
+    ) -> tuple[FloatArray, npt.NDArray[np.float32]]:
+        """Decode prompts of one shape: logits (B, M, L, L) and scores (B, M)."""
+        sizes = embedding.original_size, embedding.input_size
+        encoder, tokens = self._prompt_encoder, []
+        if shape.points:
+            coords = np.stack([points_to_model(p.point_coords, *sizes) for p in prompts if p.point_coords is not None])
+            labels = np.stack([p.point_labels for p in prompts if p.point_labels is not None]).astype(np.float32)
+            tokens.append(encoder.points(paddle.to_tensor(coords), paddle.to_tensor(labels), pad=not shape.has_box))
+        if shape.has_box:
+            corners = np.stack([points_to_model(p.box.reshape(2, 2), *sizes) for p in prompts if p.box is not None])
+            tokens.append(encoder.boxes(paddle.to_tensor(corners.reshape(-1, 4))))
+        empty = paddle.zeros([len(prompts), 0, self.config.prompt_embed_dim])
+        sparse = paddle.concat(tokens, axis=1) if tokens else empty  # (B, n, C)
+        dense = encoder.dense(paddle.to_tensor(self._mask_inputs(prompts, embedding)) if shape.has_mask else None)
+        logits, scores = self._mask_decoder(image + dense, self._image_pe, sparse, list(shape.outputs))
+        return logits.numpy(), scores.numpy()
+
+    def _mask_inputs(self, prompts: Sequence[Prompt], embedding: Embedding) -> FloatArray:
+        low, rows = self.config.low_res_size, []
+        for prompt in prompts:
+            if prompt.rough_mask is None:
+                rows.append(prompt.mask_input)
+                continue
+            if prompt.rough_mask.shape != embedding.original_size:
+                raise ValueError(
+                    f"rough_mask: expected the photo's size {embedding.original_size}, got {prompt.rough_mask.shape}"
+                )
+            rows.append(mask_to_model(prompt.rough_mask, embedding.input_size, self.config.image_size, low))
+        return np.stack([row for row in rows if row is not None])[:, np.newaxis]  # (B, 1, L, L)
+
+    def _masks(
+        self,
+        answers: Sequence[tuple[FloatArray, npt.NDArray[np.float32]]],
+        prompts: Sequence[Prompt],
+        embedding: Embedding,
+        multimask_output: bool | None,
+    ) -> Masks:
+        kept_logits, kept_scores, masks = [], [], []
+        for (logits, scores), _ in zip(answers, prompts, strict=True):
+            if multimask_output is None and len(scores) > 1:
+                best = int(scores.argmax())
+                logits, scores = logits[best : best + 1], scores[best : best + 1]  # noqa: PLW2901 - the one kept
+            kept_logits.append(logits)
+            kept_scores.append(tuple(float(score) for score in np.clip(scores, 0.0, 1.0)))
+            masks.append(tuple(self._mask(one, embedding) for one in logits))
+        has_score = "score" in self.capabilities
+        return Masks(tuple(masks), tuple(kept_scores) if has_score else None, tuple(kept_logits))
+
+    def _mask(self, logits: FloatArray, embedding: Embedding) -> Mask:
+        return mask_from_logits(logits, embedding.input_size, embedding.original_size, self.config.image_size)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What prompts must share to be decoded in one batch without padding, which would change their answers."""
+
+    points: int
+    has_box: bool
+    has_mask: bool
+    outputs: tuple[int, ...]
+
+
+def _needs(prompt: Prompt) -> set[str]:
+    """Return the capabilities without which this prompt cannot be answered."""
+    labels = () if prompt.point_labels is None else prompt.point_labels.tolist()
+    wanted = {
+        "points": 1 in labels,
+        "negative_points": 0 in labels,
+        "boxes": prompt.box is not None,
+        "mask_input": prompt.mask_input is not None or prompt.rough_mask is not None,
+    }
+    return {capability for capability, is_needed in wanted.items() if is_needed}
+
+
+def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "float32") -> Encoder:
+    """Build the image encoder and fill it from a checkpoint.
+
+    Args:
+        checkpoint: what `model.weights.read` returned.
+        device: ``auto``, ``cpu`` or ``gpu:N``.
+        dtype: ``float32``, or on a GPU ``float16`` or ``bfloat16``; norms and softmax stay in float32.
+
+    Raises:
+        DeviceError: device or dtype are not to be had here.
+        WeightsError: the checkpoint does not fit the network.
+    """
+    place = devices.resolve(device)
+    devices.check_dtype(dtype, place)
+    devices.prepare_cpu()
+    devices.enter(place)
+    network = image_encoder(checkpoint.config, _parallel(place, dtype))
+    _fill(network, checkpoint, "image_encoder.")
+    if dtype != "float32":
+        network = network.astype(dtype)
+        for layer in network.sublayers():
+            if isinstance(layer, Attention):
+                layer.fused = place != "cpu"
+    network.eval()
+    return Encoder(network, checkpoint.config, checkpoint.model_version, place, dtype)
+
+
+def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:
+    """Build prompt encoder and mask decoder, in float32, and fill them from a checkpoint.
+
+    Parts that the checkpoint lacks (see its ``capabilities``) stay zero and are never used.
+
+    Raises:
+        DeviceError: the device is not to be had here.
+        WeightsError: the checkpoint does not fit the network.
+    """
+    place = devices.resolve(device)
+    devices.prepare_cpu()
+    devices.enter(place)
+    prompt_encoder, mask_decoder = PromptEncoder(checkpoint.config), MaskDecoder(checkpoint.config)
+    _fill(prompt_encoder, checkpoint, "prompt_encoder.")
+    _fill(mask_decoder, checkpoint, "mask_decoder.")
+    prompt_encoder.eval()
+    mask_decoder.eval()
+    return Decoder(prompt_encoder, mask_decoder, checkpoint, place)
+
+
+def image_encoder(config: SamConfig, parallel: Parallel | None = None) -> nn.Layer:
+    """Return the image encoder that ``config`` describes, its parameters zero."""
+    if isinstance(config.image_encoder, VitConfig):
+        return ImageEncoderViT(config, parallel)
+    from model.conv_encoder import ConvEncoder
+
+    return ConvEncoder(config)
+
+
+def _parallel(device: str, dtype: str) -> Parallel:
+    cores = devices.cpu_count()
+    return devices.ThreadPool(cores) if device == "cpu" and dtype == "float32" and cores > 1 else Sequential()
+
+
+def _fill(layer: nn.Layer, checkpoint: Checkpoint, prefix: str) -> None:
+    """Copy the checkpoint's tensors into ``layer``, one at a time so that no second copy of all exists."""
+    for name, parameter in layer.named_parameters():
+        array = checkpoint.tensors.get(prefix + name)
+        if array is None:  # pruned, and guarded by the capabilities: the checkpoint was checked when it was read
+            continue
+        if list(array.shape) != list(parameter.shape):
+            raise ValueError(f"{prefix}{name}: expected shape {tuple(parameter.shape)}, got {tuple(array.shape)}")
+        parameter.set_value(np.ascontiguousarray(array, dtype=np.float32))
