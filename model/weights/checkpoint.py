@@ -1,0 +1,174 @@
+"""A checkpoint: the parameters of one SAM network, whatever file they came from."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from model.config import PIXEL_MEAN, PIXEL_STD, SamConfig, VitConfig
+from model.weights import configuration, names
+from model.weights.errors import WeightsError
+from model.weights.names import Capability
+from model.weights.tensors import FloatArray, LazyTensors, Shape, Stored, shapes_of
+
+_BLOCK_BYTES = 1 << 20
+_VAGUE_NAMES = {"model", "model_state", "inference", "pytorch_model", "sam", "weights", "checkpoint"}
+_PIXELS = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The weights of one network, every name and shape checked.
+
+    Attributes:
+        name: what people call the model, e.g. ``SAM-H_box``.
+        config: the network's sizes.
+        tensors: Meta's parameter names to float32 arrays in Paddle's layout (a Linear weight is [in, out]).
+        digest: SHA-256 of the files, in hexadecimal (`digest_of`). The same weights in two formats differ in it.
+        format: ``paddlex``, ``meta``, ``huggingface``, ``paddlemix``, ``native`` or ``merged``.
+        path: the file or directory they came from.
+        capabilities: what the parameters that are there allow; follows from ``tensors``.
+
+    Raises:
+        WeightsError: a parameter is missing, foreign or of another shape than ``config`` asks for.
+    """
+
+    name: str
+    config: SamConfig
+    tensors: Mapping[str, FloatArray]
+    digest: str
+    format: str
+    path: Path
+    capabilities: frozenset[Capability] = field(init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            capabilities = names.check(self.config, shapes_of(self.tensors))
+        except ValueError as error:
+            raise WeightsError(f"{self.path}: {error}") from error
+        object.__setattr__(self, "capabilities", capabilities)
+
+    @property
+    def model_version(self) -> str:
+        """Name and the first eight digits of the digest, e.g. ``SAM-H_box@1a2b3c4d``."""
+        return f"{self.name}@{self.digest[:8]}"
+
+
+def assemble(
+    path: Path,
+    stored: Mapping[str, Stored],
+    *,
+    name: str | None,
+    digest: str,
+    file_format: str,
+    decoder_heads: int = configuration.DECODER_HEADS,
+) -> Checkpoint:
+    """Return the checkpoint of these unread tensors, its configuration inferred from their shapes.
+
+    Raises:
+        WeightsError: they are not the parameters of a SAM network.
+    """
+    kept = {key: value for key, value in stored.items() if key not in _PIXELS}
+    for key in _PIXELS.keys() & stored.keys():
+        values = np.asarray(stored[key].load(), np.float32).ravel()
+        if not np.allclose(values, _PIXELS[key]):
+            raise WeightsError(f"{path}: expected {key} {_PIXELS[key]}, got {values.tolist()}")
+    try:
+        config = configuration.infer({key: value.shape for key, value in kept.items()}, decoder_heads)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    fitted = _fit_relative_positions(kept, config)
+    return Checkpoint(name or name_of(path), config, LazyTensors(fitted, path), digest, file_format, path)
+
+
+def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
+    """Return one checkpoint with what both can do, from two pruned exports of the same weights.
+
+    Raises:
+        WeightsError: they differ in a parameter that both hold, so an embedding of one would mean nothing to the other.
+    """
+    where = f"{first.path} and {second.path}"
+    if (first.config.image_encoder, first.config.image_size) != (second.config.image_encoder, second.config.image_size):
+        raise WeightsError(f"{where}: expected exports of one network, got {first.config} and {second.config}")
+    for key in first.tensors.keys() & second.tensors.keys():
+        if not np.array_equal(first.tensors[key], second.tensors[key]):
+            raise WeightsError(f"{where}: expected exports of the same weights, got two different {key}")
+    tensors = _Joined(first.tensors, second.tensors)
+    digest = hashlib.sha256("".join(sorted((first.digest, second.digest))).encode()).hexdigest()
+    # The fuller of the two knows the sizes of parts that the other has left out.
+    config = first.config if "score" in first.capabilities or "score" not in second.capabilities else second.config
+    return Checkpoint(f"{first.name}+{second.name}", config, tensors, digest, "merged", first.path)
+
+
+class _Joined(Mapping[str, FloatArray]):
+    """Two mappings as one; neither is read before it is asked."""
+
+    def __init__(self, first: Mapping[str, FloatArray], second: Mapping[str, FloatArray]) -> None:
+        self._first, self._second = first, second
+        self._names = list(dict.fromkeys([*first, *second]))
+
+    def __getitem__(self, key: str) -> FloatArray:
+        return self._first[key] if key in self._first else self._second[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 over the files' contents, one after the other; for one file what ``sha256sum`` prints."""
+    found = hashlib.sha256()
+    buffer = bytearray(_BLOCK_BYTES)
+    for path in paths:
+        with path.open("rb", buffering=0) as stream:
+            while count := stream.readinto(buffer):
+                found.update(memoryview(buffer)[:count])
+    return found.hexdigest()
+
+
+def name_of(path: Path) -> str:
+    """Return what people call the weights in this file or directory.
+
+    ``SAM-H_box_infer`` is SAM-H_box, ``sam_vit_b_01ec64.pth`` is sam_vit_b; a file with a name of no meaning
+    (``model.safetensors``) is called like its directory.
+    """
+    path = path.resolve()
+    stem = path.name if path.is_dir() else path.stem
+    if stem in _VAGUE_NAMES and path.parent.name:
+        stem = path.parent.name
+    stem = re.sub(r"_(infer|[0-9a-f]{6,8})$", "", stem)
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", stem)
+
+
+def _fit_relative_positions(stored: Mapping[str, Stored], config: SamConfig) -> dict[str, Stored]:
+    """Return the tensors with relative positions that were made for a larger input fitted to this one.
+
+    Meta's ``get_rel_pos`` interpolates them at every call; once, here, is enough.
+    """
+    fitted = dict(stored)
+    encoder = config.image_encoder
+    assert isinstance(encoder, VitConfig)
+    length = 2 * config.embedding_size - 1
+    for index in encoder.global_attn_indexes:
+        for axis in "hw":
+            key = f"image_encoder.blocks.{index}.attn.rel_pos_{axis}"
+            if key in fitted and fitted[key].shape[0] != length:
+                fitted[key] = _resized(fitted[key], length)
+    return fitted
+
+
+def _resized(stored: Stored, length: int) -> Stored:
+    shape: Shape = (length, stored.shape[1])
+
+    def load() -> FloatArray:
+        rows = np.asarray(stored.load(), np.float32)
+        at = (np.arange(length) + 0.5) * len(rows) / length - 0.5  # linear interpolation, align_corners=False
+        columns = [np.interp(at, np.arange(len(rows)), column) for column in rows.T]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    return Stored(shape, load)
