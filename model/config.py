@@ -24,9 +24,7 @@ class VitConfig:
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim must be a multiple of num_heads={self.num_heads}, got {self.embed_dim}")
         if any(not 0 <= index < self.depth for index in self.global_attn_indexes):
-            raise ValueError(
-                f"global_attn_indexes must lie in 0..{self.depth - 1}, got {self.global_attn_indexes}"
-            )
+            raise ValueError(f"global_attn_indexes must lie in 0..{self.depth - 1}, got {self.global_attn_indexes}")
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,15 @@ class ConvConfig:
     """A small convolutional trunk with attention at its coarsest stage (the ``demo`` model).
 
     ``widths`` are the channels at strides 4, 8 and 16, ``depths`` the blocks at each of them, ``attn_depth`` the
-    number of global attention blocks at stride 16. The embedding leaves at stride ``SamConfig.patch_size``.
+    number of global attention blocks at stride 16, ``fuse_depth`` that of the convolution blocks that merge strides
+    16 and 8. The embedding leaves at stride 8, which is ``SamConfig.patch_size``.
     """
 
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     attn_depth: int
     attn_heads: int
+    fuse_depth: int = 2
     kind: Literal["conv"] = "conv"
 
 
@@ -90,7 +90,8 @@ class SamConfig:
         """
         try:
             fields: dict[str, Any] = json.loads(text)  # Any: unvalidated JSON, checked by the constructors below
-            encoder = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("image_encoder").items()}
+            encoder: dict[str, Any] = fields.pop("image_encoder")  # Any: likewise
+            encoder = {k: tuple(v) if isinstance(v, list) else v for k, v in encoder.items()}
             kinds: dict[str, type[VitConfig] | type[ConvConfig]] = {"vit": VitConfig, "conv": ConvConfig}
             return cls(image_encoder=kinds[encoder["kind"]](**encoder), **fields)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
@@ -110,6 +111,20 @@ def vit_l(image_size: int = 1024) -> SamConfig:
 def vit_h(image_size: int = 1024) -> SamConfig:
     """Return the configuration of ``sam_vit_h`` (636 M encoder parameters)."""
     return SamConfig("vit_h", VitConfig(1280, 32, 16, (7, 15, 23, 31)), image_size)
+
+
+def demo() -> SamConfig:
+    """Return the configuration of the model that ships: for trying things out, not for labelling photographs."""
+    return SamConfig(
+        "demo",
+        ConvConfig(widths=(48, 96, 160), depths=(2, 2, 1), attn_depth=4, attn_heads=5),
+        image_size=256,
+        patch_size=8,
+        prompt_embed_dim=96,
+        decoder_num_heads=4,
+        decoder_mlp_dim=256,
+        iou_head_hidden_dim=96,
+    )
 
 
 def tiny(image_size: int = 128) -> SamConfig:

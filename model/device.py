@@ -35,7 +35,9 @@ def resolve(device: str) -> str:
     if name != "gpu" or (index and not index.isdigit()):
         raise DeviceError(f"device: expected auto, cpu or gpu:N, got {device!r}")
     if not paddle.device.is_compiled_with_cuda():
-        raise DeviceError(f"device {device!r}: this paddlepaddle has no GPU support; install paddlepaddle-gpu or use cpu")
+        raise DeviceError(
+            f"device {device!r}: this paddlepaddle has no GPU support; install paddlepaddle-gpu or use cpu"
+        )
     if int(index or 0) >= count:
         raise DeviceError(f"device {device!r}: expected one of the {count} GPUs that Paddle sees here")
     return f"gpu:{int(index or 0)}"
@@ -62,9 +64,9 @@ def enter(device: str) -> None:
 def prepare_cpu() -> None:
     """Let Paddle's matrix product use what the processor has.
 
-    Paddle ships a 2019 MKL that takes its slowest path on a processor of another maker than Intel: 42 instead of 182 GFLOP/s
-    per core, measured on an AMD EPYC with AVX-512. The variable names the instruction set outright; it is read at the first
-    product, so it must be set before that, and it stays as it is where the user set it.
+    Paddle ships a 2019 MKL that takes its slowest path on a processor of another maker than Intel: 42 instead of 182
+    GFLOP/s per core, measured on an AMD EPYC with AVX-512. The variable names the instruction set outright; it is
+    read at the first product, so it must be set before that, and it stays as it is where the user set it.
     """
     instruction_set = _mkl_instruction_set(_cpu_info())
     if instruction_set is not None:

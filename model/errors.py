@@ -1,8 +1,8 @@
 """What can go wrong in the model, apart from plain ``ValueError`` for values of the wrong shape.
 
-    ValueError
-    ├── CapabilityError     the loaded weights lack the part that this prompt needs (a pruned export)
-    └── DeviceError         the device or dtype asked for is not to be had on this machine
+ValueError
+├── CapabilityError     the loaded weights lack the part that this prompt needs (a pruned export)
+└── DeviceError         the device or dtype asked for is not to be had on this machine
 """
 
 

@@ -3,11 +3,11 @@
 Two things differ from Meta's code, neither of them in the numbers:
 
 - The decomposed relative position is part of the score product. With ``rel_h = q·Rh`` and ``rel_w = q·Rw``,
-  ``[q·s, rel_h, rel_w] @ [k, onehot_h, onehot_w]ᵀ`` equals ``(q·s)@kᵀ`` plus both broadcast terms, and what remains is a
-  plain softmax(QKᵀ)V that any attention kernel takes.
+  ``[q·s, rel_h, rel_w] @ [k, onehot_h, onehot_w]ᵀ`` equals ``(q·s)@kᵀ`` plus both broadcast terms, and what remains
+  is a plain softmax(QKᵀ)V that any attention kernel takes.
 - Every step is written over *parts* (runs of tokens, windows, heads) that need nothing from each other, and a
-  `Parallel` maps over them. Paddle's CPU kernels outside the matrix product use one core and release the GIL, so on a CPU the
-  parts run on a pool of threads; on a GPU and in an exported graph there is one part.
+  `Parallel` maps over them. Paddle's CPU kernels outside the matrix product use one core and release the GIL, so on a
+  CPU the parts run on a pool of threads; on a GPU and in an exported graph there is one part.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,7 +92,9 @@ class Attention(nn.Layer):
         columns = paddle.eye(width, dtype=dtype).unsqueeze(0).expand([height, width, width])
         return paddle.concat([rows, columns], axis=-1).reshape([height * width, height + width])
 
-    def attend(self, qkv: Tensor, rel_h: Tensor, rel_w: Tensor, position_keys: Tensor, query_part: int | None) -> Tensor:
+    def attend(
+        self, qkv: Tensor, rel_h: Tensor, rel_w: Tensor, position_keys: Tensor, query_part: int | None
+    ) -> Tensor:
         """Attend within each grid.
 
         Args:
@@ -183,8 +185,8 @@ class Block(nn.Layer):
     def _windowed(self, qkv: Tensor, parallel: Parallel) -> Tensor:
         """Attend within windows: (B, g, g, 3C) to (B, g, g, C).
 
-        The grid is padded to whole windows with tokens of zeros, whose query, key and value are the bias alone: they are
-        put in after the projection instead of being projected.
+        The grid is padded to whole windows with tokens of zeros, whose query, key and value are the bias alone: they
+        are put in after the projection instead of being projected.
         """
         batch, grid, _, width = qkv.shape
         side, heads, d = self.window_size, self.attn.num_heads, self.attn.head_dim

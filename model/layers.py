@@ -4,6 +4,8 @@ Parameters are created as zeros: a network is always filled from a checkpoint, a
 first costs seconds and says nothing.
 """
 
+from itertools import pairwise
+
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
@@ -57,7 +59,7 @@ class MLP(nn.Layer):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
         super().__init__()
         dims = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
-        self.layers = nn.LayerList([linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True)])
+        self.layers = nn.LayerList([linear(a, b) for a, b in pairwise(dims)])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., input_dim) to (..., output_dim)."""

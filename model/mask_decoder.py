@@ -12,9 +12,9 @@ from model.transformer import TwoWayTransformer
 class MaskDecoder(nn.Layer):
     """SAM's mask decoder over image tokens with channels last.
 
-    The two transposed convolutions have stride = kernel = 2, so they are matrix products whose four outputs are the four
-    sub-pixels. They stay in that order, channels last, until the masks are made: only those few maps are put in place, not
-    the maps of features.
+    The two transposed convolutions have stride = kernel = 2, so they are matrix products whose four outputs are the
+    four sub-pixels. They stay in that order, channels last, until the masks are made: only those few maps are put in
+    place, not the maps of features.
     """
 
     def __init__(self, config: SamConfig) -> None:

@@ -72,7 +72,8 @@ class Decoder:
     Attributes:
         config: the network's configuration.
         model_version: name and digest of the weights; embeddings must carry the same.
-        capabilities: what these weights can do, of ``points``, ``negative_points``, ``boxes``, ``mask_input``, ``score``.
+        capabilities: what these weights can do, of ``points``, ``negative_points``, ``boxes``, ``mask_input``,
+        ``score``.
         device: ``cpu`` or ``gpu:N``.
     """
 
@@ -93,8 +94,10 @@ class Decoder:
         Args:
             embedding: what `Encoder.encode` returned for the image.
             prompts: one per object.
-            multimask_output: None for the best of three by predicted IoU where the prompt is a single positive point (it may
-                mean the part or the whole) and the single mask elsewhere; True for all three; False for the single mask.
+            multimask_output: None for the best of three by predicted IoU where the prompt is a single positive point
+            (it may
+                mean the part or the whole) and the single mask elsewhere; True for all three; False for the single
+                mask.
 
         Returns:
             One entry per prompt, in order.
@@ -117,7 +120,7 @@ class Decoder:
                 part = indexes[start : start + BATCH]
                 logits, scores = self._forward(image, [asked[i] for i in part], shape, embedding)
                 answers.update(zip(part, zip(logits, scores, strict=True), strict=True))
-        return self._masks([answers[i] for i in range(len(asked))], asked, embedding, multimask_output)
+        return self._masks([answers[i] for i in range(len(asked))], embedding, multimask_output)
 
     def _check(self, embedding: Embedding, prompts: Sequence[Prompt]) -> None:
         size, low = self.config.embedding_size, self.config.low_res_size
@@ -181,15 +184,14 @@ class Decoder:
     def _masks(
         self,
         answers: Sequence[tuple[FloatArray, npt.NDArray[np.float32]]],
-        prompts: Sequence[Prompt],
         embedding: Embedding,
         multimask_output: bool | None,
     ) -> Masks:
         kept_logits, kept_scores, masks = [], [], []
-        for (logits, scores), _ in zip(answers, prompts, strict=True):
+        for logits, scores in answers:
             if multimask_output is None and len(scores) > 1:
                 best = int(scores.argmax())
-                logits, scores = logits[best : best + 1], scores[best : best + 1]  # noqa: PLW2901 - the one kept
+                logits, scores = logits[best : best + 1], scores[best : best + 1]
             kept_logits.append(logits)
             kept_scores.append(tuple(float(score) for score in np.clip(scores, 0.0, 1.0)))
             masks.append(tuple(self._mask(one, embedding) for one in logits))

@@ -12,8 +12,8 @@ DECODER_EPSILON = 1e-5
 class Attention(nn.Layer):
     """Attention whose inner width is ``embedding_dim / downsample_rate``.
 
-    Queries and keys may have a batch of one against a larger batch on the other side: what depends on the image alone is
-    then projected once.
+    Queries and keys may have a batch of one against a larger batch on the other side: what depends on the image alone
+    is then projected once.
     """
 
     def __init__(self, embedding_dim: int, num_heads: int, downsample_rate: int = 1) -> None:
@@ -30,8 +30,7 @@ class Attention(nn.Layer):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Map queries (B, n, C), keys and values (B, m, C) to (B, n, C); any B may be 1."""
         query, key, value = (
-            self._heads(projection(x))
-            for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+            self._heads(projection(x)) for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )  # each (B, heads, tokens, d)
         scores = paddle.matmul(query * query.shape[-1] ** -0.5, key, transpose_y=True)  # (B, heads, n, m)
         out = paddle.matmul(functional.softmax(scores, axis=-1), value)  # (B, heads, n, d)

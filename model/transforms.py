@@ -1,7 +1,7 @@
 """The only pixel geometry: photo to model input, points and boxes with it, and logits back to masks of the photo.
 
-Resizing follows Meta's ``ResizeLongestSide`` (PIL's antialiased bilinear filter) and ``postprocess_masks`` (bilinear to the
-square, crop the padding, bilinear to the photo, > 0), and gives the same pixels. See segment-anything 1.0,
+Resizing follows Meta's ``ResizeLongestSide`` (PIL's antialiased bilinear filter) and ``postprocess_masks`` (bilinear
+to the square, crop the padding, bilinear to the photo, > 0), and gives the same pixels. See segment-anything 1.0,
 ``utils/transforms.py`` and ``modeling/sam.py``.
 """
 
@@ -23,7 +23,7 @@ ROUGH_LOGIT = 8.0
 
 
 def longest_side_size(original_size: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """Return the (height, width) of a photo scaled so that its longest side is ``image_size``; at least one pixel each."""
+    """Return the (height, width) of a photo scaled to a longest side of ``image_size``; at least one pixel each."""
     height, width = original_size
     scale = image_size / max(height, width)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
@@ -44,7 +44,7 @@ def to_model_input(image: npt.NDArray[np.uint8], image_size: int) -> tuple[Float
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ValueError(f"image: expected uint8 RGB of shape (H, W, 3), got {image.dtype} {image.shape}")
-    height, width = longest_side_size(image.shape[:2], image_size)
+    height, width = longest_side_size((image.shape[0], image.shape[1]), image_size)
     if (height, width) != image.shape[:2]:
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     pixels = np.zeros((3, image_size, image_size), dtype=np.float32)
@@ -75,7 +75,7 @@ def mask_to_model(mask: BoolArray, input_size: tuple[int, int], image_size: int,
         low_res_size: side of the mask input.
 
     Returns:
-        (low_res_size, low_res_size) float32 logits, `ROUGH_LOGIT` where the pixel is covered and its negative where not.
+        (low_res_size, low_res_size) float32 logits, `ROUGH_LOGIT` where the mask covers and its negative where not.
     """
     height, width = (max(1, round(side * low_res_size / image_size)) for side in input_size)
     shrinks = height <= mask.shape[0] and width <= mask.shape[1]
@@ -131,7 +131,7 @@ class _AxisWeights:
         self._last = low - 1 - taken[:, ::-1].argmax(axis=1)
 
     def span(self, low_first: int, low_last: int) -> tuple[FloatArray, slice, int]:
-        """Return the weights of the pixels that logits ``low_first..low_last`` reach, the logits these need, and the first pixel."""
+        """Return the weights of the pixels that logits ``low_first..low_last`` reach, those logits, the first pixel."""
         pixels = np.flatnonzero((self._last >= low_first) & (self._first <= low_last))
         if not len(pixels):
             return self._matrix[:0], slice(0, 0), 0

@@ -1,7 +1,8 @@
 """The values that pass through the model: prompts in, an embedding between, masks out. Numpy only, immutable, checked.
 
-Frames: *original pixels* are those of the photo the caller holds, (x, y) with the pixel (0, 0) covering [0, 1) × [0, 1);
-*model input* is the square the network sees; *low-res* is the square grid of its output logits. Sizes are (height, width).
+Frames: *original pixels* are those of the photo the caller holds, (x, y) with the pixel (0, 0) covering [0, 1) × [0,
+1); *model input* is the square the network sees; *low-res* is the square grid of its output logits. Sizes are
+(height, width).
 """
 
 from collections.abc import Iterable, Sequence
