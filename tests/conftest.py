@@ -1,0 +1,42 @@
+"""What several test modules share: one small random network, loaded once."""
+
+import numpy as np
+import pytest
+
+from model.config import tiny
+from model.types import Embedding
+from model.weights import Checkpoint
+from tests.reference.random_weights import lively_tensors, photo
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A network of a few thousand parameters with every capability."""
+    path = tmp_path_factory.mktemp("weights") / "tiny"
+    return Checkpoint("tiny", tiny(), lively_tensors(tiny()), "0" * 64, "native", path)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_checkpoint: Checkpoint):
+    from model.predictor import load_encoder  # here, so that tests which need no Paddle do not wait for it
+
+    return load_encoder(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tiny_checkpoint: Checkpoint):
+    from model.predictor import load_decoder
+
+    return load_decoder(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def landscape() -> np.ndarray:
+    """A photo of 200 x 300 pixels."""
+    return photo(200, 300)
+
+
+@pytest.fixture(scope="session")
+def embedding(tiny_encoder, landscape) -> Embedding:
+    """What the small network sees in `landscape`."""
+    return tiny_encoder.encode(landscape)

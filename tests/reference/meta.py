@@ -1,0 +1,76 @@
+"""Meta's own code (segment-anything 1.0) filled with given weights; needs torch."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from model.config import SamConfig, VitConfig
+from model.types import Prompt
+from tests.checkpoints import to_torch_layout
+from tests.reference.torchvision_stand_in import torchvision_stand_in
+
+
+def build_sam(config: SamConfig, tensors: dict[str, np.ndarray]) -> Any:
+    """Meta's ``Sam`` of these sizes (its own builder knows only three) with these weights, in Paddle's layout."""
+    import torch
+
+    with torchvision_stand_in():
+        from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+    vit = config.image_encoder
+    assert isinstance(vit, VitConfig)
+    grid = (config.embedding_size, config.embedding_size)
+    sam = Sam(
+        image_encoder=ImageEncoderViT(
+            depth=vit.depth,
+            embed_dim=vit.embed_dim,
+            img_size=config.image_size,
+            mlp_ratio=vit.mlp_ratio,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            num_heads=vit.num_heads,
+            patch_size=config.patch_size,
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=vit.global_attn_indexes,
+            window_size=vit.window_size,
+            out_chans=config.prompt_embed_dim,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=config.prompt_embed_dim,
+            image_embedding_size=grid,
+            input_image_size=(config.image_size, config.image_size),
+            mask_in_chans=config.mask_in_chans,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=config.num_multimask_outputs,
+            transformer=TwoWayTransformer(
+                depth=config.decoder_depth,
+                embedding_dim=config.prompt_embed_dim,
+                mlp_dim=config.decoder_mlp_dim,
+                num_heads=config.decoder_num_heads,
+            ),
+            transformer_dim=config.prompt_embed_dim,
+            iou_head_depth=config.iou_head_depth,
+            iou_head_hidden_dim=config.iou_head_hidden_dim,
+        ),
+    )
+    sam.load_state_dict({name: torch.from_numpy(value) for name, value in to_torch_layout(tensors).items()})
+    return sam.eval()
+
+
+def predictor(sam: Any, image: np.ndarray) -> Any:
+    """Meta's ``SamPredictor`` that has seen ``image``, (H, W, 3) uint8 RGB."""
+    with torchvision_stand_in():
+        from segment_anything import SamPredictor
+    made = SamPredictor(sam)
+    made.set_image(image)
+    return made
+
+
+def predict(seen: Any, prompt: Prompt, multimask_output: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks (M, H, W) bool, predicted IoU (M,) and low-resolution logits (M, L, L) from Meta's predictor."""
+    copies = {name: None if value is None else value.copy() for name, value in vars(prompt).items()}  # torch wants to write
+    del copies["rough_mask"]
+    if copies["mask_input"] is not None:
+        copies["mask_input"] = copies["mask_input"][None]
+    return seen.predict(**copies, multimask_output=multimask_output)
