@@ -29,6 +29,7 @@ PIXELS_VERSION = "1"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 _FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
     ("HEIC or AVIF", lambda head: head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS),
     ("a video", lambda head: head[4:8] == b"ftyp" or head.startswith(b"\x1aE\xdf\xa3")),
@@ -40,7 +41,6 @@ _FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
     ("SVG", lambda head: b"<svg" in head.lower()),
     ("a web page", lambda head: is_web_page(head)),
 )
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,

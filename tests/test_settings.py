@@ -1,0 +1,128 @@
+"""Environment variables to settings: typed, checked at once, secrets unseen."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.settings import NAMES, SettingsError, read
+from backend.shapes import ShapeKind
+
+
+def problems(environ):
+    with pytest.raises(SettingsError) as caught:
+        read(environ)
+    return caught.value.problems
+
+
+def test_an_empty_environment_gives_settings_that_work_beside_a_local_label_studio():
+    settings = read({})
+    assert settings.label_studio_url == "http://localhost:8080"
+    assert settings.port == 9090
+    assert settings.label_studio_api_key is None
+    assert settings.predict_budget_s == 90 < 100
+
+
+def test_an_empty_value_counts_as_unset():
+    assert read({"PORT": "", "LABEL_STUDIO_API_KEY": " "}) == read({})
+
+
+def test_values_are_parsed_into_their_types():
+    settings = read(
+        {
+            "LABEL_STUDIO_URL": "https://ls.example.com/prefix/",
+            "WORKERS": "2",
+            "PADDLE_SAM_CACHE_DIR": "/somewhere/else",
+            "PADDLE_SAM_ALLOWED_HOSTS": "MinIO:9000, 10.1.0.0/16,fd00::/8",
+            "PADDLE_SAM_OUTPUT_PREFERENCE": "Polygon, brush",
+            "PADDLE_SAM_FETCH_TIMEOUT_S": "2.5",
+            "LOG_LEVEL": "DEBUG",
+        }
+    )
+    assert settings.label_studio_url == "https://ls.example.com/prefix"
+    assert settings.workers == 2
+    assert settings.cache_dir == Path("/somewhere/else")
+    assert settings.allowed_hosts == ("minio:9000", "10.1.0.0/16", "fd00::/8")
+    assert settings.output_preference == (ShapeKind.POLYGON, ShapeKind.BRUSH)
+    assert settings.fetch_timeout_s == 2.5
+    assert settings.log_level == "debug"
+
+
+@pytest.mark.parametrize(("value", "device"), [("CUDA:1", "gpu:1"), ("gpu", "gpu"), ("cuda", "gpu"), ("cpu", "cpu")])
+@pytest.mark.parametrize("name", ["DEVICE", "PADDLE_SAM_DEVICE"])
+def test_a_device_may_be_named_in_the_usual_ways(name, value, device):
+    assert read({name: value}).device == device
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("PORT", "http", "a whole number"),
+        ("PORT", "70000", "less than or equal to 65535"),
+        ("WORKERS", "0", "greater than or equal to 1"),
+        ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("LABEL_STUDIO_URL", "localhost:8080", "http://localhost:8080"),
+        ("LABEL_STUDIO_URL", "http://localhost:port", "http://localhost:8080"),
+        ("DEVICE", "tpu", "auto, cpu, gpu or gpu:N"),
+        ("PADDLE_SAM_PREDICT_BUDGET_S", "0", "greater than 0"),
+        ("PADDLE_SAM_ALLOWED_HOSTS", "http://minio", "minio:9000"),
+        ("PADDLE_SAM_OUTPUT_PREFERENCE", "brush, keypoint", "brush, bitmask, polygon, rectangle, ellipse"),
+        ("PADDLE_SAM_EMBEDDING_DTYPE", "int8", "'float16' or 'float32'"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_its_name_its_value_and_what_was_expected(name, value, expected):
+    (problem,) = problems({name: value})
+    assert problem.startswith(f"{name}={value}: expected ")
+    assert expected in problem
+
+
+def test_all_problems_are_told_at_once():
+    assert len(problems({"PORT": "x", "WORKERS": "x", "PADDLE_SAM_PREFETCH_TASK": "3"})) == 3
+
+
+def test_a_misspelt_name_of_ours_is_refused_with_the_likely_one():
+    assert problems({"PADDLE_SAM_MEMORY_CACH_MB": "3"}) == (
+        "PADDLE_SAM_MEMORY_CACH_MB: not a setting; did you mean PADDLE_SAM_MEMORY_CACHE_MB?",
+    )
+
+
+def test_variables_of_other_programs_are_left_alone():
+    assert read({"PATH": "/bin", "HOSTNAME": "3f2a", "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true"}) == read({})
+
+
+@pytest.mark.parametrize("given", [{"BASIC_AUTH_USER": "me"}, {"BASIC_AUTH_PASS": "pw"}])
+def test_half_a_basic_auth_is_refused(given):
+    (problem,) = problems(given)
+    assert "both or neither" in problem
+
+
+def test_a_local_files_root_must_exist(tmp_path):
+    assert read({"PADDLE_SAM_LOCAL_FILES_ROOT": str(tmp_path)}).local_files_root == tmp_path
+    (problem,) = problems({"PADDLE_SAM_LOCAL_FILES_ROOT": str(tmp_path / "none")})
+    assert "a directory that exists" in problem
+
+
+def test_secrets_do_not_show_in_the_settings_or_in_their_problems():
+    environ = {"LABEL_STUDIO_API_KEY": "key-123", "BASIC_AUTH_USER": "me", "BASIC_AUTH_PASS": "pass-123"}
+    settings = read(environ)
+    assert settings.label_studio_api_key is not None
+    assert settings.label_studio_api_key.value == "key-123"
+    assert "123" not in repr(settings) + str(settings)
+    told = "".join(problems({**environ, "PORT": "x", "LABEL_STUDIO_URL": "http://me:secret-123@host"}))
+    assert "123" not in told
+
+
+def test_settings_cannot_be_changed_later():
+    with pytest.raises(ValueError, match="frozen"):
+        read({}).port = 1
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(exclude_characters="\0"), max_size=20)))
+def test_any_environment_gives_settings_or_named_problems(environ):
+    found = ()
+    try:
+        read(environ)
+    except SettingsError as error:
+        found = error.problems
+    assert all(problem.split("=")[0] in NAMES or "both or neither" in problem for problem in found)
