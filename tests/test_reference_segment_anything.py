@@ -6,7 +6,9 @@ import pytest
 from model import weights
 from model.config import tiny, vit_b
 from model.predictor import load_decoder, load_encoder
+from model.transforms import longest_side_size, mask_from_logits
 from model.types import Embedding
+from tests.reference import logit_maps
 from tests.reference.prompts import KINDS, prompt
 from tests.reference.random_weights import lively_tensors, photo
 
@@ -105,10 +107,27 @@ def test_vit_b_at_1024_answers_every_kind_of_prompt_as_metas_code_does(base, kin
     assert_same_answer(base, (600, 900), kind, multimask_output)
 
 
+@pytest.mark.parametrize("kind", logit_maps.KINDS)
+def test_three_hundred_logit_maps_of_each_kind_give_metas_masks_to_the_pixel(kind):
+    from tests.reference.meta import postprocess
+
+    random = np.random.RandomState(7)
+    for _ in range(300):
+        low_res_size, ratio = random.choice([16, 32, 64, 256]), random.choice([2, 4])
+        image_size = int(low_res_size * ratio)
+        size = tuple(int(side) for side in np.exp(random.uniform(0, np.log(1200), 2)))
+        logits = logit_maps.logit_map(kind, low_res_size, random)
+        geometry = longest_side_size(size, image_size), size, image_size
+        expected = postprocess(logits, *geometry) > 0
+        np.testing.assert_array_equal(mask_from_logits(logits, *geometry).to_array(), expected, err_msg=str(geometry))
+
+
 @pytest.mark.parametrize("which", ["small", "base"])
 def test_the_masks_compared_are_neither_empty_nor_full(which, request):
     pair, size = request.getfixturevalue(which), (600, 900) if which == "base" else (300, 400)
     _, embedding = pair.see(size)
     prompts = [prompt(kind, size, pair.config.low_res_size) for kind in KINDS]
-    shares = [m.area / (size[0] * size[1]) for masks in pair.decoder.decode(embedding, prompts, True).masks for m in masks]
+    shares = [
+        m.area / (size[0] * size[1]) for masks in pair.decoder.decode(embedding, prompts, True).masks for m in masks
+    ]
     assert np.mean([0.02 < share < 0.98 for share in shares]) > 0.8, shares

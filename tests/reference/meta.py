@@ -1,6 +1,7 @@
 """Meta's own code (segment-anything 1.0) filled with given weights; needs torch."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,24 @@ def predictor(sam: Any, image: np.ndarray) -> Any:
 
 def predict(seen: Any, prompt: Prompt, multimask_output: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks (M, H, W) bool, predicted IoU (M,) and low-resolution logits (M, L, L) from Meta's predictor."""
-    copies = {name: None if value is None else value.copy() for name, value in vars(prompt).items()}  # torch wants to write
+    copies = {
+        name: None if value is None else value.copy() for name, value in vars(prompt).items()
+    }  # torch wants to write
     del copies["rough_mask"]
     if copies["mask_input"] is not None:
         copies["mask_input"] = copies["mask_input"][None]
     return seen.predict(**copies, multimask_output=multimask_output)
+
+
+def postprocess(
+    logits: np.ndarray, input_size: tuple[int, int], original_size: tuple[int, int], image_size: int
+) -> np.ndarray:
+    """Logits (H, W) float32 of the photo, from low-resolution logits, by Meta's ``postprocess_masks``."""
+    import torch
+
+    with torchvision_stand_in():
+        from segment_anything.modeling import Sam
+    size_only = SimpleNamespace(image_encoder=SimpleNamespace(img_size=image_size))  # all that it reads of its self
+    return Sam.postprocess_masks(size_only, torch.from_numpy(logits)[None, None], input_size, original_size)[
+        0, 0
+    ].numpy()

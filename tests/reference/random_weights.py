@@ -25,6 +25,8 @@ def lively_tensors(config: SamConfig, seed: int = 1) -> dict[str, np.ndarray]:
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     """(height, width, 3) uint8: soft blots of colour with a little noise, so that neighbouring pixels are alike but not equal."""
     random = np.random.RandomState(seed)  # its stream is frozen, unlike default_rng's
-    blots = Image.fromarray(random.randint(0, 256, (6, 8, 3)).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    blots = Image.fromarray(random.randint(0, 256, (6, 8, 3)).astype(np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     noise = random.randint(-8, 9, (height, width, 3))
     return np.clip(np.asarray(blots).astype(int) + noise, 0, 255).astype(np.uint8)

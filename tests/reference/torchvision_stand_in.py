@@ -12,7 +12,13 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-_MODULES = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.ops", "torchvision.ops.boxes")
+_MODULES = (
+    "torchvision",
+    "torchvision.transforms",
+    "torchvision.transforms.functional",
+    "torchvision.ops",
+    "torchvision.ops.boxes",
+)
 
 
 def to_pil_image(image: np.ndarray) -> Image.Image:
