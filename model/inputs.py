@@ -1,0 +1,200 @@
+"""What a caller of `predict` may call an image, to pixels: arrays, files, addresses, directories, lists of these.
+
+A picture is read as a person sees it: turned by its EXIF orientation, transparency on white, deep grays stretched to
+8 bits, and of an animation or a multi-page file the first frame. Files are read when their turn comes, not before.
+"""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from model.types import Embedding
+
+RgbImage = npt.NDArray[np.uint8]
+Input = str | os.PathLike[str] | npt.NDArray[np.uint8] | Embedding
+
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in "bmp dib gif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905 - read as a list
+)
+"""What a file in a directory must end in to be taken for a picture; a file named by itself may have any name."""
+
+DOWNLOAD_LIMIT_BYTES = 256 << 20
+DOWNLOAD_TIMEOUT_S = 60.0
+
+_SAMPLES = 1_000_000  # enough pixels to know where a picture's darkest and brightest percent lie
+
+
+class InputError(ValueError):
+    """An input is not a picture, or not to be had; the message names it and what was expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One picture that was asked for, not yet read.
+
+    Attributes:
+        path: file or address as the caller wrote it (or found in the caller's directory); None for an array.
+        content: the pixels (H, W, 3) uint8 RGB or the embedding, where the caller gave these; otherwise None.
+    """
+
+    path: str | None
+    content: RgbImage | Embedding | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The file name that results are named after; None for an array."""
+        if self.path is None:
+            return None
+        return PurePosixPath(unquote(urlsplit(self.path).path)).name if _is_address(self.path) else Path(self.path).name
+
+    def read(self) -> RgbImage | Embedding:
+        """Return the pixels, (H, W, 3) uint8 RGB, or the embedding.
+
+        Raises:
+            InputError: the file or address cannot be read, or is not a picture.
+        """
+        if self.content is not None:
+            return self.content
+        assert self.path is not None  # one of the two is there
+        data = _download(self.path) if _is_address(self.path) else _read_file(self.path)
+        return decode(data, self.path)
+
+
+def find(given: Input | Sequence[Input]) -> tuple[Source, ...]:
+    """Return every picture that is asked for; directories give the pictures below them, sorted by path.
+
+    Args:
+        given: (H, W, 3) uint8 array in BGR as OpenCV reads it (gray and BGRA too), path, http(s) address, directory,
+            `Embedding`, or a list of these.
+
+    Raises:
+        InputError: a path does not exist, a directory holds no picture, or the value is of another kind.
+    """
+    items = given if isinstance(given, (list, tuple)) else [given]
+    found = tuple(source for item in items for source in _sources(item))
+    if not found:
+        raise InputError("input: expected at least one picture, got an empty list")
+    return found
+
+
+def decode(data: bytes, name: str) -> RgbImage:
+    """Return the pixels of an image file, (H, W, 3) uint8 RGB.
+
+    Args:
+        data: the file.
+        name: what to call it in errors.
+
+    Raises:
+        InputError: the bytes are no picture that Pillow reads, or end before it does.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name}: expected a picture, got a file that begins with {data[:12]!r}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(f"{name}: expected a readable picture, got: {error}") from error
+
+
+def _sources(item: object) -> Iterator[Source]:
+    if isinstance(item, Embedding):
+        yield Source(None, item)
+    elif isinstance(item, np.ndarray):
+        yield Source(None, _from_bgr(item))
+    elif isinstance(item, str) and _is_address(item):
+        yield Source(item)
+    elif isinstance(item, (str, os.PathLike)):
+        yield from _on_disk(Path(item))
+    else:
+        raise InputError(f"input: expected an array, path, address or directory, got {type(item).__name__}")
+
+
+def _on_disk(path: Path) -> Iterator[Source]:
+    if path.is_file():
+        yield Source(str(path))
+        return
+    if not path.is_dir():
+        raise InputError(f"{path}: expected a picture or a directory of pictures, got no such file")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and _is_shown(file, path))
+    if not files:
+        raise InputError(f"{path}: expected pictures in this directory, got none")
+    yield from (Source(str(file)) for file in files)
+
+
+def _is_shown(file: Path, root: Path) -> bool:
+    """Whether neither the file nor a directory on the way to it is hidden (thumbnails, trash, macOS's ``._`` twins)."""
+    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
+def _is_address(text: str) -> bool:
+    return text.lower().startswith(("http://", "https://"))
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable picture, got: {error.strerror}") from error
+
+
+def _download(address: str) -> bytes:
+    import httpx  # here: 0.1 s that only addresses need
+
+    data = bytearray()
+    try:
+        with httpx.stream("GET", address, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT_S) as response:
+            response.raise_for_status()
+            for block in response.iter_bytes():
+                data += block
+                if len(data) > DOWNLOAD_LIMIT_BYTES:
+                    raise InputError(f"{address}: expected at most {DOWNLOAD_LIMIT_BYTES >> 20} MB, got more")
+    except httpx.HTTPStatusError as error:
+        raise InputError(f"{address}: expected a picture, got status {error.response.status_code}") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise InputError(f"{address}: expected a picture, got: {error or type(error).__name__}") from error
+    return bytes(data)
+
+
+def _from_bgr(array: npt.NDArray[np.generic]) -> RgbImage:
+    """Return an OpenCV-style array as RGB."""
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
+        raise InputError(f"input: expected a uint8 array of shape (H, W, 3) in BGR, got {array.dtype} {array.shape}")
+    pixels = np.asarray(array, dtype=np.uint8)
+    if channels == 1:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    if channels == 4:
+        return np.array(_to_rgb(Image.fromarray(np.ascontiguousarray(pixels[..., [2, 1, 0, 3]]))))
+    return np.ascontiguousarray(pixels[..., ::-1])
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _stretched(np.asarray(image))
+    if image.has_transparency_data:
+        upper = image.convert("RGBA")
+        white = Image.new("RGBA", upper.size, "white")
+        return Image.alpha_composite(white, upper).convert("RGB")
+    return image.convert("RGB")
+
+
+def _stretched(values: npt.NDArray[np.generic]) -> Image.Image:
+    """Return deep grays as 8 bits, their 1st percentile black and their 99th white.
+
+    Scans and medical images use a small part of their range.
+    """
+    sample = values.ravel()[:: max(1, values.size // _SAMPLES)].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    low, high = np.percentile(sample, (1, 99)) if len(sample) else (0.0, 0.0)
+    scale = 255 / (high - low) if high > low else 0.0
+    gray = np.nan_to_num((values.astype(np.float64) - low) * scale, nan=0.0).clip(0, 255).round().astype(np.uint8)
+    return Image.fromarray(gray).convert("RGB")
