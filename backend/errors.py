@@ -29,6 +29,7 @@ class Reason(str, Enum):
     OUTSIDE_IMAGE = "outside_image"
     UNSUPPORTED_PROMPT = "unsupported_prompt"
     NOT_A_PROMPT = "not_a_prompt"
+    TOO_MANY_POINTS = "too_many_points"
     SIZE_MISMATCH = "size_mismatch"
 
     # The labeling config.

@@ -68,10 +68,20 @@ class Polygon:
 
 
 @dataclass(frozen=True)
-class Brush:
-    """A painted mask as Label Studio's run-length code over RGBA; ``backend.rle`` reads and writes it."""
+class Stroke:
+    """One stroke of a brush, or of an eraser: (x, y) in percent, its width in percent of the image's width."""
 
-    rle: bytes
+    points: tuple[tuple[float, float], ...]
+    width: float
+    erases: bool = False
+
+
+@dataclass(frozen=True)
+class Brush:
+    """A painted mask: Label Studio's run-length code (``backend.rle``), then strokes upon it, oldest first."""
+
+    rle: bytes = b""
+    strokes: tuple[Stroke, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Frames: *percent* is percent of the image as the browser shows it before the vie
 height), *original pixels* are (x, y) in the image as the browser shows it. Sizes are (height, width).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -12,7 +12,9 @@ from backend.errors import Reason
 from backend.shapes import Shape, ShapeKind
 from model.types import Prompt
 
-EMPTY_LIST = msgspec.Raw(b"[]")
+
+def _nothing() -> msgspec.Raw:
+    return msgspec.Raw(b"[]")
 
 
 def _check_size(name: str, size: tuple[int, int]) -> None:
@@ -75,9 +77,9 @@ class Task:
 
     id: int | None
     data: object = None
-    annotations: msgspec.Raw = EMPTY_LIST
-    drafts: msgspec.Raw = EMPTY_LIST
-    predictions: msgspec.Raw = EMPTY_LIST
+    annotations: msgspec.Raw = field(default_factory=_nothing)
+    drafts: msgspec.Raw = field(default_factory=_nothing)
+    predictions: msgspec.Raw = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True)
@@ -159,11 +161,16 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class ImageTag:
-    """An ``<Image>`` of the labeling config; ``value`` and ``value_list`` are as written there, e.g. ``$image``."""
+    """An ``<Image>`` of the labeling config; ``value`` and ``value_list`` are as written there, e.g. ``$image``.
+
+    Inside ``<Repeater on="$pages">`` names and values hold an index flag such as ``{{idx}}``: ``repeats`` gives the
+    (``on``, flag) of every repeater around the tag, outermost first.
+    """
 
     name: str
     value: str = ""
     value_list: str = ""
+    repeats: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,7 @@ class Control:
         labels: the labels it offers, in order; empty for the kinds without labels (``Brush``, ``Rectangle``...).
         is_smart: whether the editor sends what is drawn with it to this backend.
         is_output: whether this backend may answer with it.
+        labels_vary: whether the labels come with each task instead of the config, so that any label is one of them.
     """
 
     name: str
@@ -187,6 +195,7 @@ class Control:
     labels: tuple[str, ...] = ()
     is_smart: bool = True
     is_output: bool = True
+    labels_vary: bool = False
 
     @property
     def type(self) -> str:
@@ -206,6 +215,7 @@ class LabelsTag:
     name: str
     to_names: tuple[str, ...]
     labels: tuple[str, ...]
+    labels_vary: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,11 +234,26 @@ class Controls:
 
 
 @dataclass(frozen=True)
+class Output:
+    """How one object is to be answered: with which control, and with which labels it offers.
+
+    Attributes:
+        control: what the object's regions are drawn as.
+        labels: the object's labels as the config spells them; empty when it has none, or none that the config knows.
+        labels_control: name of the separate ``<Labels>`` that holds them, None where the control itself does.
+    """
+
+    control: Control
+    labels: tuple[str, ...] = ()
+    labels_control: str | None = None
+
+
+@dataclass(frozen=True)
 class ObjectPrompt:
     """The prompts that mark one object, translated into the model's terms.
 
     Attributes:
-        prompt: in original pixels of the unturned image.
+        prompt: in pixels of the image it was translated for.
         region_ids: the context regions it was made of, oldest first; never empty.
         labels: the object's labels; empty when it has none.
         from_name: the control its newest positive region was drawn with.
