@@ -94,7 +94,7 @@ def parse_predict(body: bytes) -> PredictRequest:
     light = _without_saved_masks(body)
     asked = _decode(light, _Predict)
     context, skipped = _context(asked)
-    if light is not body and (skipped or any(region.shape == Brush() for region in context or ())):
+    if light is not body and (skipped or any(_lacks_mask(region.shape) for region in context or ())):
         # The context's own masks may have been cut out as well, where a caller writes it in another place.
         asked = _decode(body, _Predict)
         context, skipped = _context(asked)
@@ -211,6 +211,10 @@ def _without_saved_masks(body: bytes) -> bytes:
         place = body.find(b'"rle"', place, end)
     kept.append(body[last:])
     return b"".join(kept)
+
+
+def _lacks_mask(shape: Shape) -> bool:
+    return isinstance(shape, Brush) and not shape.rle
 
 
 def _context(asked: _Predict) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...]]:

@@ -11,14 +11,25 @@ import msgspec
 from backend import json_fields
 from backend.errors import Reason
 from backend.json_fields import FieldError, Fields
-from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, ShapeKind, Stroke, Vector
+from backend.shapes import (
+    Bitmask,
+    Brush,
+    Ellipse,
+    KeyPoint,
+    Polygon,
+    Rectangle,
+    Shape,
+    ShapeKind,
+    Stroke,
+    Vector,
+    kind_of,
+)
 from backend.types import PromptRegion, Skipped
 
 # Types of results that draw nothing: they say something about a region or about the task.
 NOT_DRAWN = frozenset(
     ("choices", "datetime", "labels", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "textarea")
 )
-KINDS = {str(kind): kind for kind in ShapeKind} | {"magicwand": ShapeKind.BRUSH}
 
 
 class _Entry(msgspec.Struct):
@@ -87,7 +98,7 @@ def _drawn(entries: Sequence[_Entry]) -> tuple[_Entry, ShapeKind]:
     """Return the entry that holds the shape of a region, and what it is."""
     types = [json_fields.text(entry.type).lower() for entry in entries]
     for entry, name in zip(entries, types, strict=True):
-        kind = KINDS.get(name.removesuffix("labels"))
+        kind = kind_of(name)
         if kind is not None:
             return entry, kind
     for entry, name in zip(entries, types, strict=True):

@@ -23,6 +23,15 @@ class ShapeKind(str, Enum):
         return self.value
 
 
+def kind_of(name: str) -> ShapeKind | None:
+    """Return what a tag or region type draws, with or without its own labels (``Brush``, ``brushlabels``), or None."""
+    plain = name.lower().removesuffix("labels")
+    return ShapeKind.BRUSH if plain == "magicwand" else _KINDS.get(plain)
+
+
+_KINDS = {str(kind): kind for kind in ShapeKind}
+
+
 @dataclass(frozen=True)
 class KeyPoint:
     """A point, in percent."""

@@ -183,8 +183,9 @@ class Control:
         kind: what it draws.
         to_names: the object tags it draws on.
         labels: the labels it offers, in order; empty for the kinds without labels (``Brush``, ``Rectangle``...).
-        is_smart: whether the editor sends what is drawn with it to this backend.
-        is_output: whether this backend may answer with it.
+        is_smart: whether the editor sends what is drawn with it to this backend; ``smart="false"`` in the config
+            says no.
+        is_output: whether this backend may answer with it; ``model_output="false"`` in the config says no.
         labels_vary: whether the labels come with each task instead of the config, so that any label is one of them.
     """
 

@@ -1,0 +1,105 @@
+"""Where a task's images are: the values of ``<Image>`` tags looked up in the task's data, as the editor does it."""
+
+import re
+from collections.abc import Iterator
+
+from backend.errors import Reason, RequestError
+from backend.types import Controls, ImageRef, ImageTag, Task
+
+UNDEFINED = "$undefined$"  # the key under which Label Studio keeps data imported without a name
+MANY = 1000  # images of one task; a list longer than this is not listed to its end
+_VARIABLE = re.compile(r"\$[\w\[\].{}]+")
+_STEP = re.compile(r"[^.\[\]]+")
+
+
+def image_ref(image: ImageTag, task: Task, project_id: int | None = None, item_index: int | None = None) -> ImageRef:
+    """Return the image that a tag shows for a task; of a list, the one at ``item_index`` (the first where None).
+
+    Raises:
+        RequestError: the task's data holds no address for that tag, or no such item.
+    """
+    found = _values(image, task)
+    index = item_index or 0
+    if not found:
+        wanted = image.value_list or image.value
+        raise RequestError(f"task {task.id}: expected an address under {wanted!r}, got none", Reason.NO_IMAGE_IN_TASK)
+    if not 0 <= index < len(found):
+        raise RequestError(
+            f"task {task.id}: expected an item from 0 to {len(found) - 1}, got {index}", Reason.ITEM_INDEX_OUT_OF_RANGE
+        )
+    uri = found[index]
+    if not isinstance(uri, str) or not uri.strip():
+        raise RequestError(f"task {task.id}: expected an address as item {index}, got none", Reason.NO_IMAGE_IN_TASK)
+    return ImageRef(uri.strip(), task.id, project_id, item_index)
+
+
+def image_refs(controls: Controls, task: Task, project_id: int | None = None) -> tuple[ImageRef, ...]:
+    """Return all images of a task, in the config's order and each once; none where its data holds none."""
+    found: dict[str, ImageRef] = {}
+    for tag in controls.images:
+        for image in _repeated(tag, task):
+            for index, uri in enumerate(_values(image, task)):
+                if isinstance(uri, str) and uri.strip() and len(found) < MANY:
+                    item = index if image.value_list else None
+                    found.setdefault(uri.strip(), ImageRef(uri.strip(), task.id, project_id, item))
+    return tuple(found.values())
+
+
+def lookup(value: str, data: object) -> object:
+    """Return what a ``value`` attribute stands for, None where the data does not hold it.
+
+    ``$a.b[0]`` alone is whatever lies there; in other text, variables are filled in.
+    """
+    if not value:
+        return None
+    if _VARIABLE.fullmatch(value):
+        return _get(data, value[1:])
+    parts: list[object] = []
+
+    def fill(match: re.Match[str]) -> str:
+        parts.append(_get(data, match[0][1:]))
+        return "" if parts[-1] is None else str(parts[-1])
+
+    text = _VARIABLE.sub(fill, value)
+    return None if any(part is None for part in parts) else text
+
+
+def _values(image: ImageTag, task: Task) -> list[object]:
+    found = lookup(image.value_list or image.value, task.data)
+    if isinstance(found, list):
+        return found
+    return [found] if isinstance(found, str) and found.strip() else []
+
+
+def _get(data: object, path: str) -> object:
+    """Return what lies at a path like ``pages[0].url``; a key that reads like the whole path goes first."""
+    if not isinstance(data, dict):
+        return None
+    if path in data:
+        return data[path]
+    place: object = data
+    for step in _STEP.findall(path):
+        key = step.strip("'\"")
+        if isinstance(place, dict) and key in place:
+            place = place[key]
+        elif isinstance(place, list) and key.isdecimal() and len(key) < 10 and int(key) < len(place):
+            place = place[int(key)]
+        else:
+            return data.get(UNDEFINED)
+    return place
+
+
+def _repeated(image: ImageTag, task: Task) -> Iterator[ImageTag]:
+    """Yield a tag once for every round of the repeaters around it."""
+    if not image.repeats:
+        yield image
+        return
+    (on, flag), *inner = image.repeats
+    items = lookup(on, task.data)
+    for index in range(min(len(items), MANY) if isinstance(items, list) else 0):
+
+        def fill(text: str, index: str = str(index)) -> str:
+            return text.replace(flag, index) if flag else text
+
+        repeats = tuple((fill(name), other) for name, other in inner)
+        yield from _repeated(ImageTag(fill(image.name), fill(image.value), fill(image.value_list), repeats), task)
