@@ -1,0 +1,205 @@
+"""Which network addresses images may be fetched from, enforced on the address that is really connected to.
+
+A task's data can name any address, so a fetch must not become a way to look into the network this service runs in. The
+policy: link-local addresses (where cloud machines keep their credentials), multicast and "this host" are never
+connected to; public addresses always are; private ones only on Label Studio's own host and port, and on hosts an
+operator listed. The name is resolved here and the checked address is the one connected to, so a name that resolves
+differently the second time gains nothing. One deadline covers a whole fetch: a server that sends a byte a second is cut
+off like a silent one.
+"""
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import httpcore
+
+from backend.errors import AccessError, Reason
+
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+Resolve: TypeAlias = Callable[[str, int], list[str]]
+
+_NEVER = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "169.254.0.0/16",  # link-local: the metadata service of AWS, Azure, Google...
+            "fe80::/10",
+            "fd00:ec2::254/128",  # AWS's in IPv6
+            "100.100.100.200/32",  # Alibaba's
+            "192.0.0.192/32",  # Oracle's
+            "0.0.0.0/8",  # reaches this very host
+            "::/128",
+            "224.0.0.0/4",
+            "ff00::/8",
+            "240.0.0.0/4",
+        ),
+    )
+)
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a server is: scheme, lower-case host and port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> "Origin":
+        """Return the origin of an http or https address.
+
+        Raises:
+            ValueError: another scheme, no host, or a port that is none.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"expected an http or https address, got {url[:80]!r}")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return cls(parts.scheme, parts.hostname.rstrip("."), port)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class AddressPolicy:
+    """What may be connected to.
+
+    Attributes:
+        label_studio: always allowed, unless link-local.
+        allowed_hosts: names, ``name:port`` pairs and networks whose private addresses are allowed too.
+    """
+
+    label_studio: Origin
+    allowed_hosts: tuple[str, ...] = ()
+
+    def check(self, host: str, port: int, address: str) -> None:
+        """Refuse to connect to ``address``, which ``host`` resolved to.
+
+        Raises:
+            AccessError: the policy forbids it (``forbidden_address``); the message says what would allow it.
+        """
+        numeric = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
+        if any(numeric in network for network in _NEVER if network.version == numeric.version):
+            raise AccessError(f"{host} is {numeric}, which images are never fetched from", Reason.FORBIDDEN_ADDRESS)
+        if numeric.is_global or self._allows(host.lower().rstrip("."), port, numeric):
+            return
+        raise AccessError(
+            f"{host}:{port} is {numeric}, a private address; to allow it, add it to PADDLE_SAM_ALLOWED_HOSTS",
+            Reason.FORBIDDEN_ADDRESS,
+        )
+
+    def _allows(self, host: str, port: int, address: IPAddress) -> bool:
+        if (host, port) == (self.label_studio.host, self.label_studio.port):
+            return True
+        if host in self.allowed_hosts or f"{host}:{port}" in self.allowed_hosts:
+            return True
+        return any(network.version == address.version and address in network for network in self._networks())
+
+    def _networks(self) -> Iterable[IPNetwork]:
+        for entry in self.allowed_hosts:
+            try:
+                yield ipaddress.ip_network(entry)
+            except ValueError:
+                continue  # a name
+
+
+def _unwrapped(address: IPAddress) -> IPAddress:
+    """Return the IPv4 address that an IPv6 one stands for, where it does."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        return inner or address
+    return address
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """Return the numeric addresses of ``host``, in the system's order of preference.
+
+    Raises:
+        OSError: there is no such host.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class GuardedNetwork(httpcore.NetworkBackend):
+    """Connects only where the policy allows, and only until the deadline; made for one fetch."""
+
+    def __init__(self, policy: AddressPolicy, deadline: float, resolve: Resolve = resolve) -> None:
+        """``deadline`` is a point on the monotonic clock, in seconds."""
+        self._policy, self._deadline, self._resolve = policy, deadline, resolve
+        self._inner = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,  # Any: the many shapes socket.setsockopt takes
+    ) -> httpcore.NetworkStream:
+        """Connect to the first address of ``host`` that is allowed and answers.
+
+        Raises:
+            AccessError: none of them is allowed.
+            httpcore.ConnectError: there is no such host, or nobody answers.
+            httpcore.ConnectTimeout: the deadline has passed.
+        """
+        try:
+            addresses = self._resolve(host, port)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"no address for {host}: {error}") from error
+        failure: AccessError | httpcore.ConnectError = httpcore.ConnectError(f"no address for {host}")
+        for address in addresses:
+            try:
+                self._policy.check(host, port, address)
+                left = _left(self._deadline, httpcore.ConnectTimeout)
+                stream = self._inner.connect_tcp(address, port, left, local_address, socket_options)
+            except (AccessError, httpcore.ConnectError) as error:
+                failure = error
+            else:
+                return _DeadlineStream(stream, self._deadline)
+        raise failure
+
+
+def _left(deadline: float, late: type[httpcore.TimeoutException]) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise late("the deadline has passed")
+    return left
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    """A connection on which every wait ends at the deadline, however often a byte arrives."""
+
+    def __init__(self, inner: httpcore.NetworkStream, deadline: float) -> None:
+        self._inner, self._deadline = inner, deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _left(self._deadline, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _left(self._deadline, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = _left(self._deadline, httpcore.ConnectTimeout)
+        return _DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, left), self._deadline)
+
+    def get_extra_info(self, info: str) -> object:
+        return self._inner.get_extra_info(info)
