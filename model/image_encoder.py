@@ -55,7 +55,7 @@ class PatchEmbed(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an image (B, 3, S, S) to tokens (B, S/patch, S/patch, C)."""
-        return self.proj(x).transpose([0, 2, 3, 1])
+        return _convolve(x, self.proj).transpose([0, 2, 3, 1])
 
 
 class Attention(nn.Layer):
@@ -117,7 +117,7 @@ class Attention(nn.Layer):
         query = paddle.concat([query * d**-0.5, positions], axis=-1)  # (n, hw, d + h + w)
         key = paddle.concat([key, position_keys.expand([n, height * width, height + width])], axis=-1)
         if self.fused:
-            return _fused_attention(query, key, value)
+            return fused_attention(query, key, value)
         step = height * width if query_part is None else query_part
         parts = []
         for start in range(0, height * width, step):
@@ -126,7 +126,7 @@ class Attention(nn.Layer):
         return parts[0] if len(parts) == 1 else paddle.concat(parts, axis=1)
 
 
-def _fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return softmax(query keyᵀ) value for (n, l, dq), (n, l, dq), (n, l, dv) without materialising the scores."""
     width, depth = query.shape[-1], value.shape[-1]
     query = query * width**0.5  # the kernel divides by it
@@ -228,7 +228,7 @@ class Neck(nn.Sequential):
         first, first_norm, second, second_norm = self
         weight = first.weight.reshape(first.weight.shape[:2]).transpose([1, 0])
         x = layer_norm(paddle.matmul(x, weight), first_norm)  # (B, g, g, out)
-        x = second(x.transpose([0, 3, 1, 2])).transpose([0, 2, 3, 1])
+        x = _convolve(x.transpose([0, 3, 1, 2]), second).transpose([0, 2, 3, 1])
         return layer_norm(x, second_norm).transpose([0, 3, 1, 2])  # (B, out, g, g)
 
 
@@ -255,6 +255,14 @@ class ImageEncoderViT(nn.Layer):
         for block in self.blocks:
             x = block(x, self._parallel)
         return self.neck(x)
+
+
+def _convolve(x: Tensor, layer: nn.Conv2D) -> Tensor:
+    """Apply ``layer`` in float32 whatever the dtype of ``x``: Paddle has no other convolution on a CPU."""
+    if x.dtype == paddle.float32:
+        return layer(x)
+    weight, bias = (None if p is None else p.astype("float32") for p in (layer.weight, layer.bias))
+    return functional.conv2d(x.astype("float32"), weight, bias, layer._stride, layer._padding).astype(x.dtype)
 
 
 def _split(x: Tensor, parts: int) -> list[Tensor]:
