@@ -68,12 +68,12 @@ def prepare_cpu() -> None:
     GFLOP/s per core, measured on an AMD EPYC with AVX-512. The variable names the instruction set outright; it is
     read at the first product, so it must be set before that, and it stays as it is where the user set it.
     """
-    instruction_set = _mkl_instruction_set(_cpu_info())
+    instruction_set = mkl_instruction_set(_cpu_info())
     if instruction_set is not None:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", instruction_set)
 
 
-def _mkl_instruction_set(cpu_info: str) -> str | None:
+def mkl_instruction_set(cpu_info: str) -> str | None:
     """Return MKL's number for the widest instruction set of an AMD processor, None for any other or an unknown one."""
     if "AuthenticAMD" not in cpu_info:
         return None

@@ -1,0 +1,103 @@
+"""The device asked for is used or refused in one sentence, and a CPU is told what it can do."""
+
+import os
+import threading
+
+import numpy as np
+import paddle
+import pytest
+
+from model import device as devices
+from model.errors import DeviceError
+from model.predictor import load_encoder
+
+WITHOUT_GPU = not paddle.device.is_compiled_with_cuda()
+
+AVX512 = "avx512f avx512dq avx512cd avx512bw avx512vl"
+
+
+def cpu_info(vendor: str, flags: str) -> str:
+    """What Linux tells of a processor, cut to what matters."""
+    lines = ["processor\t: 0", f"vendor_id\t: {vendor}", f"flags\t\t: fpu sse2 {flags}", "bugs\t\t: none"]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        (cpu_info("AuthenticAMD", f"avx2 fma {AVX512}"), "7"),
+        (cpu_info("AuthenticAMD", "avx2 fma avx512f"), "5"),  # a part of AVX-512 is not enough
+        (cpu_info("AuthenticAMD", "avx2 fma"), "5"),
+        (cpu_info("AuthenticAMD", "avx2"), None),
+        (cpu_info("AuthenticAMD", ""), None),
+        (cpu_info("GenuineIntel", f"avx2 fma {AVX512}"), None),  # MKL finds its own way there
+        ("CPU implementer\t: 0x41\nFeatures\t: fp asimd\n", None),
+        ("AuthenticAMD", None),
+        ("", None),
+    ],
+)
+def test_mkl_is_told_the_widest_instruction_set_of_an_amd_processor_alone(info, expected):
+    assert devices.mkl_instruction_set(info) == expected
+
+
+def test_an_instruction_set_that_the_user_chose_stays(monkeypatch):
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")
+    devices.prepare_cpu()
+    assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"
+
+
+def test_the_cpu_is_always_to_be_had():
+    assert devices.resolve("cpu") == "cpu"
+
+
+@pytest.mark.skipif(not WITHOUT_GPU, reason="this Paddle can use a GPU")
+def test_auto_is_the_cpu_where_there_is_no_gpu():
+    assert devices.resolve("auto") == "cpu"
+
+
+@pytest.mark.skipif(not WITHOUT_GPU, reason="this Paddle can use a GPU")
+@pytest.mark.parametrize("asked", ["gpu", "gpu:0", "gpu:3"])
+def test_a_gpu_that_is_missing_is_refused_with_the_way_out(asked, tiny_checkpoint):
+    with pytest.raises(DeviceError, match=f"'{asked}': this paddlepaddle has no GPU support; install paddlepaddle-gpu"):
+        load_encoder(tiny_checkpoint, device=asked)
+
+
+@pytest.mark.parametrize("asked", ["cuda", "gpu:x", "gpu:-1", "tpu", "", "CPU", "gpu:1.5", "cpu:0"])
+def test_another_word_for_a_device_is_refused(asked):
+    with pytest.raises(DeviceError, match=f"expected auto, cpu or gpu:N, got '{asked}'"):
+        devices.resolve(asked)
+
+
+def test_float16_on_a_cpu_is_refused(tiny_checkpoint):
+    with pytest.raises(DeviceError, match="'float16': expected a GPU, got cpu"):
+        load_encoder(tiny_checkpoint, device="cpu", dtype="float16")
+
+
+def test_an_unknown_dtype_is_refused_with_the_known_ones(tiny_checkpoint):
+    with pytest.raises(DeviceError, match="expected one of float32, float16, bfloat16, got 'int8'"):
+        load_encoder(tiny_checkpoint, device="cpu", dtype="int8")
+
+
+def test_bfloat16_gives_nearly_the_embedding_of_float32(tiny_checkpoint, embedding, landscape):
+    rough = load_encoder(tiny_checkpoint, device="cpu", dtype="bfloat16").encode(landscape)
+    assert rough.image_embedding.dtype == np.float32
+    error = np.abs(rough.image_embedding - embedding.image_embedding)
+    assert 1e-6 < error.mean() < 0.02  # bfloat16 keeps 8 bits, so something differs; the embedding's own scale is 1
+    assert error.max() < 0.15
+
+
+def test_a_thread_pool_keeps_order_uses_its_threads_and_passes_errors_on():
+    pool = devices.ThreadPool(2)
+    meet = threading.Barrier(2, timeout=10)  # passes only if two calls run at the same time
+
+    def work(item: int) -> int:
+        meet.wait()
+        return item * item
+
+    assert pool.map(work, [1, 2, 3, 4]) == [1, 4, 9, 16]
+    with pytest.raises(ZeroDivisionError):
+        pool.map(lambda item: 1 // item, [1, 0])
+
+
+def test_at_least_one_core_is_counted():
+    assert devices.cpu_count() >= 1
