@@ -1,0 +1,249 @@
+"""What one drawn shape tells the model, in pixels: points on the object, a box around it, a rough mask of it.
+
+Pixels follow the model's convention: (x, y) with the pixel (0, 0) covering [0, 1) × [0, 1); nothing is rounded.
+"""
+
+import base64
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from backend import rle
+from backend.errors import PromptError, Reason
+from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, Stroke, Vector
+from model.types import BoolArray, Mask
+
+Size: TypeAlias = tuple[int, int]
+Point: TypeAlias = tuple[float, float]
+Box: TypeAlias = tuple[float, float, float, float]
+
+SLIP_PERCENT = 1.0  # a point dragged out of the image by no more than this still means its border
+FARTHEST_PERCENT = 1e6
+FAR_PIXELS = 1e5  # OpenCV draws with whole numbers; what lies farther out is outside all the same
+SUBPIXEL_BITS = 4
+COARSE_PIXELS = 1 << 20
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """One shape in pixels.
+
+    Attributes:
+        points: (x, y) on the object, as far as the shape itself says.
+        box: x1, y1, x2, y2 around the object, inside the image; None where the shape does not say.
+        rough_mask: (H, W) bool, None where the shape is no area.
+        extent: the box that points have to lie in to be about the same object; None for a point.
+    """
+
+    points: tuple[Point, ...] = ()
+    box: Box | None = None
+    rough_mask: BoolArray | None = None
+    extent: Box | None = None
+
+
+def mark(shape: Shape, size: Size, original_size: Size) -> Mark:
+    """Return what a shape tells about an image of ``size`` (height, width).
+
+    Painted shapes are stored in pixels of ``original_size``, the image's size as the editor knows it; all others in
+    percent.
+
+    Raises:
+        PromptError: the shape lies outside the image, is damaged, or is of a kind that marks no object.
+    """
+    match shape:
+        case KeyPoint(x, y):
+            _check_range(x, y)
+            return Mark((_point(x, y, size),))
+        case Rectangle():
+            return _rectangle(shape, size)
+        case Ellipse():
+            return _ellipse(shape, size)
+        case Polygon(points):
+            return _polygon(points, size)
+        case Vector(points, True) if len(points) >= 3:
+            return _polygon(points, size)
+        case Vector():
+            raise PromptError("an open path marks no object", Reason.UNSUPPORTED_PROMPT)
+        case Brush():
+            return _painted(_brush(shape, original_size), size)
+        case Bitmask(data_url):
+            return _painted(_bitmask(data_url, original_size), size)
+
+
+def _check_range(*percents: float) -> None:
+    if any(not abs(percent) <= FARTHEST_PERCENT for percent in percents):
+        raise PromptError(f"expected percent of the image, got {percents}", Reason.BAD_GEOMETRY)
+
+
+def _point(x_percent: float, y_percent: float, size: Size) -> Point:
+    if not all(-SLIP_PERCENT <= percent <= 100 + SLIP_PERCENT for percent in (x_percent, y_percent)):
+        raise PromptError(f"point at {x_percent:.1f} %, {y_percent:.1f} %", Reason.OUTSIDE_IMAGE)
+    return _inside(x_percent * size[1] / 100, y_percent * size[0] / 100, size)
+
+
+def _inside(x: float, y: float, size: Size) -> Point:
+    """Return the point moved into the image; the last value below the width is the right border's."""
+    height, width = size
+    last_x, last_y = (float(np.nextafter(np.float32(side), np.float32(0))) for side in (width, height))
+    return min(max(x, 0.0), last_x), min(max(y, 0.0), last_y)
+
+
+def _rectangle(shape: Rectangle, size: Size) -> Mark:
+    """Return the box around the four corners, which turn about the first one, in pixels."""
+    _check_range(shape.x, shape.y, shape.width, shape.height, shape.rotation)
+    height, width = size
+    x, y = shape.x * width / 100, shape.y * height / 100
+    across, down = shape.width * width / 100, shape.height * height / 100
+    cosine, sine = _turn(shape.rotation)
+    corners = [(x + dx * cosine - dy * sine, y + dx * sine + dy * cosine) for dx in (0, across) for dy in (0, down)]
+    if abs(across) < 1 and abs(down) < 1:  # a click with the rectangle tool
+        centre_x, centre_y = sum(x for x, _ in corners) / 4, sum(y for _, y in corners) / 4
+        return Mark((_point(centre_x * 100 / width, centre_y * 100 / height, size),))
+    box = _clipped(
+        (
+            min(x for x, _ in corners),
+            min(y for _, y in corners),
+            max(x for x, _ in corners),
+            max(y for _, y in corners),
+        ),
+        size,
+    )
+    return Mark(box=box, extent=box)
+
+
+def _ellipse(shape: Ellipse, size: Size) -> Mark:
+    """Return the box around an ellipse turned about its centre, and the centre as a point."""
+    _check_range(shape.x, shape.y, shape.radius_x, shape.radius_y, shape.rotation)
+    height, width = size
+    x, y = shape.x * width / 100, shape.y * height / 100
+    radius_x, radius_y = abs(shape.radius_x) * width / 100, abs(shape.radius_y) * height / 100
+    if radius_x < 0.5 and radius_y < 0.5:
+        return Mark((_point(shape.x, shape.y, size),))
+    cosine, sine = _turn(shape.rotation)
+    half_x, half_y = math.hypot(radius_x * cosine, radius_y * sine), math.hypot(radius_x * sine, radius_y * cosine)
+    box = _clipped((x - half_x, y - half_y, x + half_x, y + half_y), size)
+    is_centre_inside = 0 <= x < width and 0 <= y < height
+    return Mark(((x, y),) if is_centre_inside else (), box, extent=box)
+
+
+def _turn(degrees: float) -> tuple[float, float]:
+    """Return cosine and sine, exact for quarter turns."""
+    quarters, rest = divmod(degrees % 360, 90)
+    if rest == 0:
+        return ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[int(quarters) % 4]
+    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+
+
+def _clipped(box: Box, size: Size) -> Box:
+    """Return the part of a box inside the image, each side grown to at least a pixel."""
+    height, width = size
+    x1, y1, x2, y2 = box
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        raise PromptError(f"box {x1:.0f}, {y1:.0f}, {x2:.0f}, {y2:.0f} of {width} × {height}", Reason.OUTSIDE_IMAGE)
+    (x1, x2), (y1, y2) = _span(x1, x2, width), _span(y1, y2, height)
+    return x1, y1, x2, y2
+
+
+def _span(low: float, high: float, length: int) -> tuple[float, float]:
+    low, high = max(low, 0.0), min(high, float(length))
+    if high - low < 1:
+        low = min(max((low + high) / 2 - 0.5, 0.0), length - 1.0)
+        high = low + 1
+    return low, high
+
+
+def _polygon(points: tuple[Point, ...], size: Size) -> Mark:
+    _check_range(*(percent for point in points for percent in point))
+    height, width = size
+    corners = np.array(points) * (width / 100, height / 100)
+    canvas = np.zeros(size, dtype=np.uint8)
+    cv2.fillPoly(canvas, [_drawable(corners)], 1, shift=SUBPIXEL_BITS)
+    (x1, y1), (x2, y2) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    box = _clipped((x1, y1, x2, y2), size)
+    drawn = canvas.view(np.bool_)
+    if not drawn.any():
+        raise PromptError("polygon: no pixel of the image lies in it", Reason.OUTSIDE_IMAGE)
+    return Mark((_interior_point(Mask.from_array(drawn)),), box, drawn, box)
+
+
+def _drawable(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """Return points as OpenCV draws them: (0, 0) is a pixel's centre, in fixed point."""
+    near = np.clip(pixels - 0.5, -FAR_PIXELS, FAR_PIXELS)
+    return np.rint(near * (1 << SUBPIXEL_BITS)).astype(np.int32)
+
+
+def _painted(mask: Mask, size: Size) -> Mark:
+    """Return a painted mask, scaled to ``size``, with the point of it that lies farthest from its border."""
+    if not mask.area:
+        raise PromptError("nothing is painted", Reason.NO_PROMPT)
+    whole = mask.to_array()
+    if mask.original_size != size:
+        resized = cv2.resize(whole.view(np.uint8), size[::-1], interpolation=cv2.INTER_AREA)
+        whole = np.asarray(resized, dtype=np.bool_)
+        if not whole.any():
+            raise PromptError("nothing is left of what is painted", Reason.NO_PROMPT)
+        mask = Mask.from_array(whole)
+    return Mark((_interior_point(mask),), rough_mask=whole, extent=mask.box)
+
+
+def _interior_point(mask: Mask) -> Point:
+    """Return the (x, y) deep inside a mask, the centre of the pixel farthest from its border."""
+    step = 1 + math.isqrt(mask.crop.size // COARSE_PIXELS)
+    crop = mask.crop[::step, ::step]
+    if not crop.any():
+        step, crop = 1, mask.crop
+    framed = np.pad(crop.astype(np.uint8), 1)
+    row, column = np.unravel_index(int(np.argmax(cv2.distanceTransform(framed, cv2.DIST_L2, 3))), framed.shape)
+    return mask.offset[0] + (int(column) - 1) * step + 0.5, mask.offset[1] + (int(row) - 1) * step + 0.5
+
+
+def _brush(shape: Brush, original_size: Size) -> Mask:
+    mask = Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size)
+    if shape.rle:
+        try:
+            mask = rle.decode(shape.rle, original_size)
+        except ValueError as error:
+            raise PromptError(str(error), Reason.BAD_GEOMETRY) from error
+    if not shape.strokes:
+        return mask
+    canvas = mask.to_array().view(np.uint8)
+    for stroke in shape.strokes:
+        _draw(stroke, canvas)
+    return Mask.from_array(canvas.view(np.bool_))
+
+
+def _draw(stroke: Stroke, canvas: npt.NDArray[np.uint8]) -> None:
+    """Draw a stroke as the editor does: round ends, its width in percent of the image's width."""
+    if not stroke.points:
+        return
+    _check_range(stroke.width, *(percent for point in stroke.points for percent in point))
+    height, width = canvas.shape
+    pixels = _drawable(np.array(stroke.points) * (width / 100, height / 100))
+    thickness = max(1, min(round(abs(stroke.width) * width / 100), 32_000))
+    if len(pixels) == 1:
+        pixels = np.repeat(pixels, 2, axis=0)
+    cv2.polylines(canvas, [pixels], False, int(not stroke.erases), thickness, shift=SUBPIXEL_BITS)
+
+
+def _bitmask(data_url: str, original_size: Size) -> Mask:
+    """Return the mask in a PNG's alpha channel, after checking in its header that it is as large as the image."""
+    head, _, payload = data_url.partition(",")
+    try:
+        data = base64.b64decode(payload, validate=True) if head.endswith(";base64") else b""
+    except ValueError as error:
+        raise PromptError(f"bitmask: expected base64, got {error}", Reason.BAD_GEOMETRY) from error
+    if not data.startswith(PNG_SIGNATURE):
+        raise PromptError(f"bitmask: expected a PNG as a data URL, got {head[:40]!r}", Reason.BAD_GEOMETRY)
+    size = (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+    if size != original_size:
+        raise PromptError(f"bitmask: expected size {original_size}, got {size}", Reason.SIZE_MISMATCH)
+    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise PromptError("bitmask: expected a PNG, got a damaged one", Reason.BAD_GEOMETRY)
+    values = pixels if pixels.ndim == 2 else pixels[:, :, -1]
+    return Mask.from_array(values > 0)

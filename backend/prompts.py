@@ -1,0 +1,202 @@
+"""A click's context, translated into prompts for the model: one for every object that it marks.
+
+The rules, from what the editor sends: points of one label accumulate into one object; every rectangle, ellipse, polygon
+and painted mask is an object of its own; points that lie in one of those refine it; negative points alone mark nothing.
+Of two points on one pixel the later one counts. Ordinary points that an annotator drew by hand lack a sign and come
+along when a smart point of their label is drawn: where others have a sign, they are no prompts.
+
+Coordinates need no turning: with a rotated view the editor still stores them for the upright image (it maps the pointer
+through the inverse of the view's transform), as it does masks; ``image_rotation`` is only echoed.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from backend.errors import PromptError, Reason
+from backend.marks import Box, Mark, Point, Size, mark
+from backend.shapes import KeyPoint
+from backend.types import ObjectPrompt, PromptRegion, Skipped
+from model.types import Prompt
+
+MOST_POINTS = 64  # of one object; the newest count
+MOST_PIXELS = 1 << 28  # a rough mask takes a byte for each
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The objects that a context marks, in the order in which they were begun, and what marks none."""
+
+    objects: tuple[ObjectPrompt, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Signed:
+    """A point that an annotator drew."""
+
+    region: PromptRegion
+    at: Point
+    is_positive: bool
+
+    @property
+    def pixel(self) -> tuple[int, int]:
+        return int(self.at[0]), int(self.at[1])
+
+
+@dataclass
+class _Draft:
+    """An object being put together."""
+
+    place: int
+    mark: Mark
+    region: PromptRegion | None
+    points: list[_Signed] = field(default_factory=list)
+
+
+def translate(context: Sequence[PromptRegion], image_size: Size | None = None) -> Translation:
+    """Return the prompts that a context holds.
+
+    Args:
+        context: the click's regions, oldest first.
+        image_size: (H, W) of the image the model sees, where it differs from the regions' ``original_size``; prompts
+            are in its pixels. Answers must still have the ``original_size``.
+    """
+    are_signed = any(isinstance(region.shape, KeyPoint) and region.is_positive is not None for region in context)
+    skipped: list[Skipped] = []
+    groups: dict[object, list[tuple[int, PromptRegion, Mark]]] = {}
+    for place, region in enumerate(context):
+        try:
+            found = _mark(region, image_size, are_signed)
+        except PromptError as error:
+            skipped.append(Skipped(region.id, error.reason, str(error)))
+            continue
+        where = (region.to_name, region.item_index, region.original_size)
+        groups.setdefault(where, []).append((place, region, found))
+    drafts: list[_Draft] = []
+    for group in groups.values():
+        drafts.extend(_drafts(group, skipped))
+    drafts.sort(key=lambda draft: draft.place)
+    return Translation(tuple(_object(draft, image_size, skipped) for draft in drafts), tuple(skipped))
+
+
+def _mark(region: PromptRegion, image_size: Size | None, are_signed: bool) -> Mark:
+    is_point = isinstance(region.shape, KeyPoint)
+    if is_point and region.is_positive is None and are_signed:
+        raise PromptError("a point without a sign among signed ones", Reason.NOT_A_PROMPT)
+    if not is_point and region.is_positive is False:
+        raise PromptError("only points can be negative", Reason.UNSUPPORTED_PROMPT)
+    original_size = region.original_size or image_size
+    if original_size is None:
+        raise PromptError("expected original_width and original_height, got none", Reason.BAD_GEOMETRY)
+    size = image_size or original_size
+    if max(math.prod(size), math.prod(original_size)) > MOST_PIXELS:
+        raise PromptError(f"expected at most {MOST_PIXELS} pixels, got {original_size}", Reason.BAD_GEOMETRY)
+    return mark(region.shape, size, original_size)
+
+
+def _drafts(group: Iterable[tuple[int, PromptRegion, Mark]], skipped: list[Skipped]) -> list[_Draft]:
+    """Return the objects marked on one image."""
+    areas: list[_Draft] = []
+    points: list[tuple[int, _Signed]] = []
+    for place, region, found in group:
+        if isinstance(region.shape, KeyPoint):
+            points.append((place, _Signed(region, found.points[0], region.is_positive is not False)))
+        else:
+            areas.append(_Draft(place, found, region))
+    loose: dict[tuple[str, ...], _Draft] = {}
+    for place, point in points:
+        home = _home(point, areas)
+        if home is None:
+            home = loose.setdefault(point.region.labels, _Draft(place, Mark(), None))
+        home.points.append(point)
+    for draft in (*areas, *loose.values()):
+        draft.points = _later_wins(draft.points)
+    for labels, draft in loose.items():
+        if any(point.is_positive for point in draft.points):
+            areas.append(draft)
+        elif len(areas) == 1 and areas[0].region is not None and _share(labels, areas[0].region.labels):
+            areas[0].points.extend(draft.points)
+        else:
+            skipped.extend(
+                Skipped(point.region.id, Reason.ONLY_NEGATIVE_POINTS, "no positive point goes with it")
+                for point in draft.points
+            )
+    return areas
+
+
+def _home(point: _Signed, areas: Iterable[_Draft]) -> _Draft | None:
+    """Return the smallest area that a point lies in and shares its label with."""
+    around = [
+        (_size(area.mark.extent), area.place, area)
+        for area in areas
+        if area.region is not None
+        and area.mark.extent is not None
+        and _holds(area.mark.extent, point.at)
+        and _share(point.region.labels, area.region.labels)
+    ]
+    return min(around, key=lambda found: found[:2])[2] if around else None
+
+
+def _share(labels: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    return not labels or labels == others
+
+
+def _holds(box: Box, at: Point) -> bool:
+    return box[0] <= at[0] <= box[2] and box[1] <= at[1] <= box[3]
+
+
+def _size(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _later_wins(points: Iterable[_Signed]) -> list[_Signed]:
+    """Return the points without those that a later one covers, oldest first."""
+    newest: dict[tuple[int, int], _Signed] = {}
+    for point in points:
+        newest.pop(point.pixel, None)
+        newest[point.pixel] = point
+    return list(newest.values())
+
+
+def _newest(points: list[_Signed], skipped: list[Skipped]) -> list[_Signed]:
+    """Return at most ``MOST_POINTS`` points, a positive one among them if there is any."""
+    if len(points) <= MOST_POINTS:
+        return points
+    older, kept = points[:-MOST_POINTS], points[-MOST_POINTS:]
+    positive = next((point for point in reversed(older) if point.is_positive), None)
+    if positive is not None and not any(point.is_positive for point in kept):
+        older = [point for point in older if point is not positive] + kept[:1]
+        kept = [positive, *kept[1:]]
+    skipped.extend(
+        Skipped(point.region.id, Reason.TOO_MANY_POINTS, f"only the newest {MOST_POINTS} count") for point in older
+    )
+    return kept
+
+
+def _object(draft: _Draft, image_size: Size | None, skipped: list[Skipped]) -> ObjectPrompt:
+    drawn = _newest(draft.points, skipped)
+    covered = {point.pixel for point in drawn}
+    own = [at for at in draft.mark.points if (int(at[0]), int(at[1])) not in covered]
+    coords = [*own, *(point.at for point in drawn)]
+    signs = [*(1 for _ in own), *(int(point.is_positive) for point in drawn)]
+    positive = [point.region for point in drawn if point.is_positive]
+    main = draft.region or positive[-1]
+    regions = [*([draft.region] if draft.region is not None else []), *(point.region for point in drawn)]
+    original_size = main.original_size or image_size
+    assert original_size is not None  # a region without a size was skipped
+    return ObjectPrompt(
+        prompt=Prompt(
+            point_coords=coords or None,  # type: ignore[arg-type]  # the constructor makes an array of it
+            point_labels=signs or None,  # type: ignore[arg-type]  # likewise
+            box=draft.mark.box,  # type: ignore[arg-type]  # likewise
+            rough_mask=draft.mark.rough_mask,
+        ),
+        region_ids=tuple(region.id for region in regions),
+        labels=main.labels,
+        from_name=main.from_name,
+        to_name=main.to_name,
+        original_size=original_size,
+        image_rotation=main.image_rotation,
+        item_index=main.item_index,
+    )
