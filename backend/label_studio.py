@@ -125,8 +125,10 @@ class LabelStudio:
         self.url = url.rstrip("/")
         self.token_kind = token_kind(api_key)
         self._api_key, self._clock = api_key, clock
-        # No proxies from the environment: the token goes to Label Studio and nowhere else.
-        self._http = httpx.Client(timeout=timeout_s, trust_env=False, follow_redirects=False)
+        # No proxies from the environment: the token goes to Label Studio and nowhere else. No connections kept: calls
+        # are rare, and one that the server has meanwhile closed would fail a request that may not be repeated.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._http = httpx.Client(timeout=timeout_s, trust_env=False, follow_redirects=False, limits=limits)
         self._retrying = stamina.RetryingCaller(attempts=attempts, wait_initial=retry_wait_s, wait_max=2.0).on(
             RetryLater
         )

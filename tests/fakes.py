@@ -1,0 +1,223 @@
+"""Stand-ins for what the tests do not want to wait for, and little real servers for what they do."""
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+from model.types import Embedding
+
+
+def png(colour=(200, 30, 40), size_wh=(40, 30)):
+    """A small image file; another colour is another content."""
+    stream = io.BytesIO()
+    Image.new("RGB", size_wh, colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def embedding(value=0.5, shape=(4, 8, 8), original_size=(30, 40), input_size=(48, 64), model_version="fake@00000000"):
+    """An embedding filled with one value."""
+    return Embedding(np.full(shape, value, np.float32), original_size, input_size, model_version)
+
+
+class FakeClock:
+    """Seconds that pass when told."""
+
+    def __init__(self, now=1000.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+class FakeEncoder:
+    """Counts its calls, takes as long as told, fails when told; the embedding holds the image's mean colour.
+
+    Attributes:
+        gate: encodes wait until it is set (it is, to begin with).
+        failures: exceptions that the next calls raise, one each.
+        sizes: the (height, width) of each image it was given.
+        running: set while an encode is in progress.
+    """
+
+    def __init__(self, model_version="fake@00000000", latency_s=0.0):
+        self.model_version, self.latency_s = model_version, latency_s
+        self.gate, self.running = threading.Event(), threading.Event()
+        self.gate.set()
+        self.failures, self.sizes, self.colours = [], [], []
+        self.at_once, self.most_at_once = 0, 0
+        self._lock = threading.Lock()
+
+    @property
+    def calls(self):
+        return len(self.sizes)
+
+    def encode(self, image):
+        with self._lock:
+            self.sizes.append(image.shape[:2])
+            self.colours.append(tuple(image[0, 0].tolist()))
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        self.running.set()
+        try:
+            assert self.gate.wait(20)
+            threading.Event().wait(self.latency_s)
+            if self.failures:
+                raise self.failures.pop(0)
+            mean = image.reshape(-1, 3).mean(axis=0).astype(np.float32) / 255
+            array = np.broadcast_to(mean[:, None, None], (3, 8, 8)).copy()
+            return Embedding(array, image.shape[:2], (48, 64), self.model_version)
+        finally:
+            with self._lock:
+                self.at_once -= 1
+            self.running.clear()
+
+
+@dataclass
+class Request:
+    """What a server was asked."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict
+    body: bytes = b""
+
+
+@dataclass
+class Reply:
+    """What a server answers.
+
+    Attributes:
+        drip_s: seconds between single bytes, headers included; 0 sends everything at once.
+        cut: close the connection after this many bytes of the body.
+    """
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict = field(default_factory=dict)
+    drip_s: float = 0.0
+    cut: int | None = None
+
+
+class HttpServer:
+    """A real HTTP server on loopback. ``routes`` maps a path to a `Reply` or a function of the `Request`."""
+
+    def __init__(self):
+        self.routes: dict[str, Reply | Callable[[Request], Reply]] = {}
+        self.requests: list[Request] = []
+        self.stopped = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer._answer(self)
+
+            do_POST = do_HEAD = do_GET  # noqa: N815 - the names http.server asks for
+
+            def log_message(self, *args):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def port(self):
+        return self._server.server_address[1]
+
+    @property
+    def url(self):
+        return f"http://localhost:{self.port}"
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.stopped.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def paths(self):
+        return [request.path for request in self.requests]
+
+    def reply(self, request):
+        """The answer to a request; subclasses decide first."""
+        route = self.routes.get(request.path, Reply(b"not here", 404))
+        return route(request) if callable(route) else route
+
+    def _answer(self, handler):
+        parts = urlsplit(handler.path)
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        headers = {name.lower(): value for name, value in handler.headers.items()}
+        request = Request(handler.command, parts.path, parts.query, headers, body)
+        self.requests.append(request)
+        reply = self.reply(request)
+        handler.close_connection = True
+        fields = {"Content-Length": str(len(reply.body)), "Connection": "close", **reply.headers}
+        head = f"HTTP/1.1 {reply.status} X\r\n" + "".join(f"{k}: {v}\r\n" for k, v in fields.items() if v is not None)
+        message = head.encode("latin-1") + b"\r\n" + (reply.body if reply.cut is None else reply.body[: reply.cut])
+        try:
+            if not reply.drip_s:
+                handler.wfile.write(message)
+                return
+            for at in range(len(message)):
+                if self.stopped.wait(reply.drip_s):
+                    return
+                handler.wfile.write(message[at : at + 1])
+        except OSError:
+            pass  # the client has hung up, as some tests want it to
+
+
+def jwt(**claims):
+    """A token of the form of a JWT, with a signature that nobody checks."""
+    parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)] + [b"signature"]
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+PERSONAL_TOKEN = jwt(token_type="refresh", exp=8102444800, iat=1700000000)
+LEGACY_TOKEN = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeLabelStudio(HttpServer):
+    """Answers as Label Studio 1.23.2 does where tokens are concerned; everything but the refresh wants one.
+
+    Attributes:
+        accepted: the ``Authorization`` values that are good at the moment.
+        revoked: whether the personal access token is refused.
+        refreshes: how often it was exchanged.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.accepted, self.revoked, self.refreshes = {f"Token {LEGACY_TOKEN}"}, False, 0
+
+    def expire(self):
+        self.accepted.clear()
+
+    def reply(self, request):
+        if request.path == "/api/token/refresh":
+            return self._refresh(json.loads(request.body))
+        if request.path != "/api/version" and request.headers.get("authorization") not in self.accepted:
+            return Reply(b'{"detail":"Authentication credentials were not provided."}', 401)
+        return super().reply(request)
+
+    def _refresh(self, body):
+        self.refreshes += 1
+        if self.revoked or body.get("refresh") != PERSONAL_TOKEN:
+            return Reply(b'{"detail":"Token is invalid"}', 401)
+        access = jwt(token_type="access", iat=1700000000, exp=1700000300, jti=self.refreshes)
+        self.accepted.add(f"Bearer {access}")
+        return Reply(json.dumps({"access": access}).encode())

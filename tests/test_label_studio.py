@@ -1,0 +1,215 @@
+"""The client of Label Studio: tokens of every kind, refusals with their remedy, retries."""
+
+import json
+import logging
+import threading
+from urllib.parse import parse_qs
+
+import msgspec
+import pytest
+
+from backend.errors import AccessError, Reason, RequestError, RetryLater
+from backend.label_studio import LabelStudio
+from backend.tokens import TokenKind, lifetime_s, token_kind
+from backend.types import Secret
+from tests.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeClock, FakeLabelStudio, Reply, jwt
+
+
+@pytest.fixture
+def server():
+    with FakeLabelStudio() as server:
+        server.routes["/api/current-user/whoami"] = Reply(b'{"id": 1, "email": "me@example.com", "username": "me"}')
+        yield server
+
+
+@pytest.fixture
+def connect(server):
+    clients = []
+
+    def open_client(token=PERSONAL_TOKEN, url=None, **options):
+        secret = None if token is None else Secret(token)
+        clients.append(LabelStudio(url or server.url, secret, retry_wait_s=0.001, **options))
+        return clients[-1]
+
+    yield open_client
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("token", "kind"),
+    [
+        (None, TokenKind.NONE),
+        ("", TokenKind.NONE),
+        (LEGACY_TOKEN, TokenKind.LEGACY),
+        (PERSONAL_TOKEN, TokenKind.PERSONAL),
+        (jwt(token_type="access"), TokenKind.ACCESS),
+        ("two.dots.nothing", TokenKind.LEGACY),
+        ("a.!!!.c", TokenKind.LEGACY),
+    ],
+)
+def test_a_token_is_told_by_its_form(token, kind):
+    assert token_kind(None if token is None else Secret(token)) is kind
+
+
+@pytest.mark.parametrize(
+    ("claims", "seconds"), [({"iat": 100, "exp": 400}, 300), ({}, 300), ({"iat": 9, "exp": 5}, 300)]
+)
+def test_an_access_token_lasts_as_long_as_it_says_whatever_the_clocks_are(claims, seconds):
+    assert lifetime_s(jwt(**claims)) == seconds
+
+
+def test_a_legacy_token_goes_into_the_header_as_it_is(connect, server):
+    assert connect(LEGACY_TOKEN).user() == "me@example.com"
+    assert server.requests[-1].headers["authorization"] == f"Token {LEGACY_TOKEN}"
+
+
+def test_a_personal_token_is_exchanged_once_and_never_sent_itself(connect, server):
+    client = connect()
+    assert client.user() == client.user() == "me@example.com"
+    assert server.refreshes == 1
+    asked = [request for request in server.requests if request.path != "/api/token/refresh"]
+    assert all(request.headers["authorization"].startswith("Bearer ") for request in asked)
+    assert not any(PERSONAL_TOKEN in request.headers["authorization"] for request in asked)
+
+
+def test_an_access_token_is_renewed_before_it_expires(connect, server):
+    clock = FakeClock()
+    client = connect(clock=clock)
+    client.user()
+    clock.advance(235)
+    client.user()
+    assert server.refreshes == 1
+    clock.advance(10)
+    client.user()
+    assert server.refreshes == 2
+
+
+def test_a_401_renews_the_access_token_once(connect, server):
+    client = connect()
+    client.user()
+    server.expire()
+    assert client.user() == "me@example.com"
+    assert server.refreshes == 2
+
+
+def test_many_threads_meeting_a_401_exchange_the_token_once(connect, server):
+    client = connect()
+    header = client.authorization()
+    server.expire()
+    threads = [threading.Thread(target=client.authorization, args=(header,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.refreshes == 2
+
+
+def test_a_revoked_personal_token_is_an_access_error_that_says_what_to_do(connect, server):
+    server.revoked = True
+    with pytest.raises(AccessError, match="create one under Account & Settings") as caught:
+        connect().user()
+    assert caught.value.reason is Reason.AUTH_FAILED
+    assert server.refreshes == 1
+
+
+def test_a_refused_legacy_token_is_an_access_error_that_names_the_other_kind(connect, server):
+    server.expire()
+    with pytest.raises(AccessError, match="use a personal access token"):
+        connect(LEGACY_TOKEN).user()
+
+
+def test_a_missing_key_is_named(connect):
+    with pytest.raises(AccessError, match="LABEL_STUDIO_API_KEY is not set") as caught:
+        connect(None).user()
+    assert caught.value.reason is Reason.LABEL_STUDIO_NOT_CONFIGURED
+
+
+def test_a_project_is_read_with_its_labeling_config(connect, server):
+    server.routes["/api/projects/7/"] = Reply(b'{"id": 7, "title": "Cats", "label_config": "<View/>", "more": [1]}')
+    project = connect().project(7)
+    assert (project.id, project.title, project.label_config) == (7, "Cats", "<View/>")
+
+
+def test_the_next_tasks_are_unfinished_ones_in_order_of_id(connect, server):
+    tasks = [{"id": 12, "data": {"image": "/data/upload/1/a.png"}, "predictions": []}, {"id": 15, "data": {}}]
+    server.routes["/api/tasks"] = Reply(json.dumps({"tasks": tasks, "total": 2}).encode())
+    found = connect().next_tasks(3, after_task_id=11, count=2)
+    assert [(task.id, task.data) for task in found] == [(12, {"image": "/data/upload/1/a.png"}), (15, {})]
+    query = parse_qs(server.requests[-1].query)
+    assert query["project"] == ["3"]
+    assert query["page_size"] == ["2"]
+    assert json.loads(query["query"][0])["filters"]["items"][0]["value"] == 11
+
+
+def test_a_prediction_is_stored_as_given(connect, server):
+    server.routes["/api/predictions/"] = Reply(b"{}", 201)
+    connect().create_prediction(12, msgspec.Raw(b'[{"id": "a"}]'), 0.5, "SAM@1")
+    sent = json.loads(server.requests[-1].body)
+    assert sent == {"task": 12, "result": [{"id": "a"}], "score": 0.5, "model_version": "SAM@1"}
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_passing_failure_is_tried_again(connect, server, status):
+    replies = [Reply(b"", status), Reply(b"", status), Reply(b'{"release": "1.23.2"}')]
+    server.routes["/api/version"] = lambda request: replies.pop(0)
+    assert connect().version() == "1.23.2"
+
+
+def test_a_lasting_failure_is_given_up_after_three_tries(connect, server):
+    server.routes["/api/version"] = Reply(b"", 503)
+    with pytest.raises(RetryLater) as caught:
+        connect().version()
+    assert caught.value.reason is Reason.LABEL_STUDIO_UNREACHABLE
+    assert len(server.requests) == 3
+
+
+def test_storing_a_prediction_is_never_repeated(connect, server):
+    server.routes["/api/predictions/"] = Reply(b"", 503)
+    with pytest.raises(RetryLater):
+        connect().create_prediction(1, msgspec.Raw(b"[]"), 0.0, "v")
+    assert server.paths().count("/api/predictions/") == 1
+
+
+def test_nobody_at_the_address_is_told_as_unreachable(connect):
+    with pytest.raises(RetryLater, match="cannot be reached") as caught:
+        connect(url="http://127.0.0.1:9").version()
+    assert caught.value.reason is Reason.LABEL_STUDIO_UNREACHABLE
+
+
+def test_a_redirect_tells_which_address_to_set(connect, server):
+    server.routes["/api/version"] = Reply(b"", 301, {"Location": "https://ls.example.com/api/version"})
+    with pytest.raises(AccessError, match=r"set LABEL_STUDIO_URL.*really is") as caught:
+        connect().version()
+    assert caught.value.reason is Reason.LABEL_STUDIO_NOT_CONFIGURED
+
+
+def test_a_project_that_is_not_there_is_no_reason_to_retry(connect, server):
+    with pytest.raises(RequestError, match="404"):
+        connect().project(99)
+    assert server.paths().count("/api/projects/99/") == 1
+
+
+def test_an_answer_that_is_not_label_studios_is_an_error(connect, server):
+    server.routes["/api/version"] = Reply(b"<html>hello</html>")
+    with pytest.raises(RetryLater, match="got something else"):
+        connect().version()
+
+
+def test_tokens_never_show_in_reprs_logs_or_errors(connect, server, caplog):
+    caplog.set_level(logging.DEBUG)
+    shown = []
+    for token in (PERSONAL_TOKEN, LEGACY_TOKEN):
+        client = connect(token)
+        client.user()
+        shown += [repr(client), repr(vars(client).get("_api_key"))]
+    server.routes["/api/version"] = Reply(b"", 503)
+    with pytest.raises(RetryLater) as caught:
+        client.version()
+    server.revoked = True
+    with pytest.raises(AccessError) as refused:
+        connect().user()
+    shown += [str(caught.value), str(refused.value), caplog.text]
+    access = next(value for value in server.accepted if value.startswith("Bearer ")).removeprefix("Bearer ")
+    assert caplog.records
+    assert not any(secret in text for secret in (PERSONAL_TOKEN, LEGACY_TOKEN, access) for text in shown)
