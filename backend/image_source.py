@@ -181,6 +181,8 @@ class ImageSource:
             reply = self._ask(target, at_home, known, deadline)
             if reply.status == 304 and known.is_known:
                 return None
+            if reply.status == 304:
+                raise ImageError("the server answers 304, not modified, to a first request", Reason.IMAGE_NOT_FOUND)
             if reply.status not in _REDIRECTS:
                 version = Version(reply.headers.get("etag", ""), reply.headers.get("last-modified", ""))
                 return Fetched(reply.data, version, place.immutable)

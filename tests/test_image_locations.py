@@ -1,0 +1,173 @@
+"""What task data says of an image, read as a place."""
+
+import base64
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.errors import AccessError, BackendError, ImageError, Reason
+from backend.locations import Inline, LocalFile, Remote, resolve
+from backend.types import ImageRef
+
+LS = "http://ls.example.com:8080"
+
+
+def place(uri, url=LS, root=None, **fields):
+    return resolve(ImageRef(uri, **fields), url, root)
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("/data/upload/1/3024c2b9-plain.jpg", "/data/upload/1/3024c2b9-plain.jpg"),
+        ("data/upload/1/3024c2b9-plain.jpg", "/data/upload/1/3024c2b9-plain.jpg"),
+        ("upload/1/3024c2b9-plain.jpg", "/data/upload/1/3024c2b9-plain.jpg"),
+        ("/upload/1/a.jpg", "/data/upload/1/a.jpg"),
+        ("/storage-data/uploaded/?filepath=upload/1/a.jpg", "/storage-data/uploaded/?filepath=upload/1/a.jpg"),
+        ("/data/local-files/?d=sub/local%20one.jpg", "/data/local-files/?d=sub/local%20one.jpg"),
+        ("/tasks/5/resolve/?fileuri=czM6Ly9i", "/tasks/5/resolve/?fileuri=czM6Ly9i"),
+        ("  /data/upload/1/a.jpg \n", "/data/upload/1/a.jpg"),
+        ("/data/upload/1/два слова.jpg", "/data/upload/1/два слова.jpg"),
+        (LS + "/data/upload/1/a.jpg", "/data/upload/1/a.jpg"),
+        ("HTTP://LS.example.com:8080/data/upload/1/a.jpg", "/data/upload/1/a.jpg"),
+        ("//ls.example.com:8080/data/upload/1/a.jpg", "/data/upload/1/a.jpg"),
+    ],
+)
+def test_paths_of_label_studio_lead_there_in_every_spelling(uri, path):
+    assert place(uri).url == LS + path
+
+
+def test_a_label_studio_below_a_path_keeps_it_once():
+    url = "https://example.com/ls"
+    assert place("/data/upload/1/a.jpg", url).url == "https://example.com/ls/data/upload/1/a.jpg"
+    assert place("/ls/data/upload/1/a.jpg", url).url == "https://example.com/ls/data/upload/1/a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("uri", "immutable"),
+    [
+        ("/data/upload/1/a.jpg", True),
+        ("/data/local-files/?d=a.jpg", False),
+        ("http://other/data/upload/1/a.jpg", False),
+    ],
+)
+def test_only_uploads_never_change(uri, immutable):
+    assert place(uri).immutable is immutable
+
+
+def test_an_address_elsewhere_stays_as_it_is():
+    assert place("https://cdn.example.com/a%20b.jpg?v=2&w=1#top") == Remote("https://cdn.example.com/a%20b.jpg?v=2&w=1")
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a b/ü.jpg", "gs://bucket/x.png", "azure-blob://container/y.png"])
+def test_cloud_addresses_are_signed_by_label_studio_through_their_task(uri):
+    url = place(uri, task_id=12, project_id=3).url
+    assert url.startswith(f"{LS}/tasks/12/presign/?fileuri=")
+    (name,) = parse_qs(urlsplit(url).query)["fileuri"]
+    assert base64.urlsafe_b64decode(name).decode() == uri
+
+
+def test_without_a_task_the_project_signs():
+    assert "/projects/3/presign/" in place("s3://bucket/a.jpg", project_id=3).url
+
+
+def test_a_cloud_address_without_task_and_project_is_not_supported():
+    with pytest.raises(ImageError) as caught:
+        place("s3://bucket/a.jpg")
+    assert caught.value.reason is Reason.UNSUPPORTED_IMAGE_SOURCE
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "data:image/png;base64,aGVsbG8gd29ybGQ/Pz8+",
+        "data:image/png;base64,aGVsbG8gd29ybGQ_Pz8-",
+        "data:image/png;base64,aGVsbG8g\n d29ybGQ/Pz8+",
+        "DATA:;BASE64,aGVsbG8gd29ybGQ%2FPz8%2B",
+        "data:,hello%20world???>",
+    ],
+)
+def test_data_addresses_hold_the_image_itself(uri):
+    assert place(uri) == Inline(b"hello world???>")
+
+
+@pytest.mark.parametrize("uri", ["data:image/png;base64,%%%%", "data:image/png", "data:image/png;base64,abcde!"])
+def test_a_broken_data_address_is_an_image_error(uri):
+    with pytest.raises(ImageError):
+        place(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["ftp://host/a.jpg", "file:///etc/passwd", r"C:\images\a.jpg", "a.jpg", "hello world", "javascript:1", "http:///a"],
+)
+def test_other_spellings_are_named_as_not_supported(uri):
+    with pytest.raises(ImageError) as caught:
+        place(uri)
+    assert caught.value.reason is Reason.UNSUPPORTED_IMAGE_SOURCE
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/data/upload/../../api/users",
+        "upload/../../etc/passwd",
+        "/data/%2e%2e/secret",
+        "/data/local-files/?d=../../etc/passwd",
+        "/data/local-files/?d=a%2F..%2F..%2Fetc%2Fpasswd",
+        r"/data/local-files/?d=..\..\windows",
+        LS + "/data/upload/../x",
+    ],
+)
+def test_a_path_that_climbs_is_forbidden(uri):
+    with pytest.raises(AccessError) as caught:
+        place(uri)
+    assert caught.value.reason is Reason.FORBIDDEN_PATH
+
+
+@pytest.fixture
+def shared(tmp_path):
+    root = tmp_path / "files"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "local one.jpg").write_bytes(b"jpeg")
+    (root / "sub" / "ü+1.jpg").write_bytes(b"jpeg")
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (root / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    return root
+
+
+@pytest.mark.parametrize("name", ["sub/local one.jpg", "/sub/local one.jpg", "sub//local one.jpg", "sub/ü+1.jpg"])
+def test_a_shared_directory_serves_local_files_from_disk(shared, name):
+    found = place("/data/local-files/?d=" + quote(name), root=shared)
+    assert isinstance(found, LocalFile)
+    assert found.path.name == name.split("/")[-1]
+
+
+def test_a_local_file_that_the_directory_lacks_is_asked_of_label_studio(shared):
+    assert isinstance(place("/data/local-files/?d=sub/none.jpg", root=shared), Remote)
+    assert isinstance(place("/data/local-files/?d=sub", root=shared), Remote)
+    assert isinstance(place("/data/local-files/?d=%00", root=shared), Remote)
+
+
+def test_a_symbolic_link_out_of_the_shared_directory_is_forbidden(shared):
+    with pytest.raises(AccessError) as caught:
+        place("/data/local-files/?d=out.jpg", root=shared)
+    assert caught.value.reason is Reason.FORBIDDEN_PATH
+
+
+def test_without_a_shared_directory_nothing_is_read_from_disk(shared):
+    assert isinstance(place("/data/local-files/?d=sub/local%20one.jpg"), Remote)
+
+
+@given(uri=st.text(min_size=1) | st.text("/.:@?#%\\[]adhtps0=-", min_size=1, max_size=30))
+def test_any_text_gives_a_place_or_a_reason(uri):
+    try:
+        found = place(uri, root=Path(__file__).parent)
+    except BackendError:
+        return
+    assert isinstance(found, Inline | LocalFile | Remote)
+    if isinstance(found, Remote):
+        assert found.url.lower().startswith(("http://", "https://"))

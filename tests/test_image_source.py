@@ -1,0 +1,367 @@
+"""Fetching images over real sockets: whom the token goes to, what is refused, how long it may take."""
+
+import contextlib
+import socket
+import time
+
+import pytest
+
+from backend.addresses import AddressPolicy, Origin
+from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
+from backend.image_source import ImageSource, Limits, Version
+from backend.label_studio import LabelStudio
+from backend.types import ImageRef, Secret
+from tests.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, HttpServer, Reply, png
+
+IMAGE = png()
+UPLOAD = "/data/upload/1/3024c2b9-plain.png"
+
+
+@pytest.fixture
+def studio():
+    with FakeLabelStudio() as server:
+        server.routes[UPLOAD] = Reply(IMAGE, headers={"Content-Type": "image/png"})
+        yield server
+
+
+@pytest.fixture
+def other():
+    """A server that is not Label Studio."""
+    with HttpServer() as server:
+        server.routes["/a.png"] = Reply(IMAGE)
+        yield server
+
+
+@pytest.fixture
+def connect(studio):
+    clients = []
+
+    def open_source(token=PERSONAL_TOKEN, allowed=("localhost",), url=None, root=None, limits=None, **options):
+        client = LabelStudio(url or studio.url, Secret(token) if token else None, retry_wait_s=0.001)
+        clients.append(client)
+        policy = AddressPolicy(Origin.of(client.url), tuple(allowed))
+        limits = limits or Limits(timeout_s=10)
+        return ImageSource(client, policy, limits, local_files_root=root, retry_wait_s=0.001, **options)
+
+    yield open_source
+    for client in clients:
+        client.close()
+
+
+def fails(kind, reason, source, uri, **fields):
+    with pytest.raises(kind) as caught:
+        source.fetch(ImageRef(uri, **fields))
+    assert caught.value.reason is reason
+    return str(caught.value)
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("token", [PERSONAL_TOKEN, LEGACY_TOKEN])
+@pytest.mark.parametrize("uri", [UPLOAD, UPLOAD[1:], UPLOAD.removeprefix("/data/")])
+def test_uploads_are_read_with_either_kind_of_token(connect, token, uri):
+    found = connect(token).fetch(ImageRef(uri))
+    assert found.data == IMAGE
+    assert found.immutable
+
+
+def test_an_absolute_address_of_label_studio_gets_the_token_too(connect, studio):
+    assert connect().fetch(ImageRef(studio.url + UPLOAD)).data == IMAGE
+
+
+def test_unicode_and_blanks_in_a_path_arrive_encoded_once(connect, studio):
+    studio.routes["/data/upload/1/%D0%B4%D0%B2%D0%B0%20b.png"] = Reply(IMAGE)
+    source = connect()
+    assert source.fetch(ImageRef("/data/upload/1/два b.png")).data == IMAGE
+    assert source.fetch(ImageRef("/data/upload/1/%D0%B4%D0%B2%D0%B0%20b.png")).data == IMAGE
+
+
+def test_an_access_token_that_expired_in_between_is_renewed_once(connect, studio):
+    source = connect()
+    source.fetch(ImageRef(UPLOAD))
+    studio.expire()
+    assert source.fetch(ImageRef(UPLOAD)).data == IMAGE
+    assert studio.refreshes == 2
+
+
+def test_a_revoked_token_is_an_access_error(connect, studio):
+    studio.revoked = True
+    fails(AccessError, Reason.AUTH_FAILED, connect(), UPLOAD)
+
+
+def test_a_refused_legacy_token_says_which_kind_to_use(connect, studio):
+    studio.expire()
+    assert "personal access token" in fails(AccessError, Reason.AUTH_FAILED, connect(LEGACY_TOKEN), UPLOAD)
+
+
+def test_a_missing_key_is_named(connect):
+    message = fails(AccessError, Reason.LABEL_STUDIO_NOT_CONFIGURED, connect(None), UPLOAD)
+    assert "LABEL_STUDIO_API_KEY is not set" in message
+
+
+def test_a_project_the_user_may_not_see_is_an_access_error(connect, studio):
+    studio.routes[UPLOAD] = Reply(b"", 403)
+    fails(AccessError, Reason.AUTH_FAILED, connect(), UPLOAD)
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        Reply(b"\n<!DOCTYPE html><html>Log in</html>", headers={"Content-Type": "text/html"}),
+        Reply(b"<html>Log in</html>", headers={"Content-Type": "image/png"}),
+        Reply(b"", 302, {"Location": "/user/login/?next=/data/upload"}),
+    ],
+)
+def test_a_login_page_is_an_access_error_and_no_image(connect, studio, login):
+    studio.routes[UPLOAD] = login
+    fails(AccessError, Reason.AUTH_FAILED, connect(), UPLOAD)
+
+
+def test_another_host_never_sees_the_token(connect, other):
+    connect().fetch(ImageRef(other.url + "/a.png"))
+    assert "authorization" not in other.requests[-1].headers
+
+
+def test_a_redirect_to_another_host_leaves_the_token_behind(connect, studio, other):
+    studio.routes["/tasks/12/presign/"] = Reply(b"", 303, {"Location": other.url + "/a.png?X-Amz-Signature=1"})
+    assert connect().fetch(ImageRef("s3://bucket/a.png", task_id=12)).data == IMAGE
+    assert "authorization" in studio.requests[-1].headers
+    assert "authorization" not in other.requests[-1].headers
+
+
+def test_a_redirect_back_to_label_studio_does_not_bring_the_token_back(connect, studio, other):
+    other.routes["/trap.png"] = Reply(b"", 302, {"Location": studio.url + UPLOAD})
+    fails(AccessError, Reason.AUTH_FAILED, connect(), other.url + "/trap.png")
+    assert "authorization" not in studio.requests[-1].headers
+
+
+@pytest.mark.parametrize(
+    "trick", ["http://{host}@{other}/a.png", r"http://{other}\@{host}/a.png", "http://{other}#@{host}/a.png"]
+)
+def test_addresses_made_to_confuse_do_not_get_the_token(connect, studio, other, trick):
+    hosts = {"host": studio.url.removeprefix("http://"), "other": other.url.removeprefix("http://")}
+    with contextlib.suppress(BackendError):
+        connect().fetch(ImageRef(trick.format(**hosts)))
+    assert not any("authorization" in request.headers for request in other.requests)
+
+
+# Addresses
+
+
+def test_label_studio_on_loopback_is_reached_without_any_setting(connect):
+    assert connect(allowed=()).fetch(ImageRef(UPLOAD)).data == IMAGE
+
+
+def test_another_port_on_label_studios_host_is_not(connect, other):
+    message = fails(AccessError, Reason.FORBIDDEN_ADDRESS, connect(allowed=()), other.url + "/a.png")
+    assert "PADDLE_SAM_ALLOWED_HOSTS" in message
+    assert not other.requests
+
+
+def test_a_private_host_is_reached_once_it_is_listed(connect, other):
+    for entry in ("localhost", f"localhost:{other.port}", "127.0.0.0/8"):
+        assert connect(allowed=(entry, "::1/128")).fetch(ImageRef(other.url + "/a.png")).data == IMAGE
+
+
+def test_a_redirect_into_the_private_network_is_refused(connect, studio, other):
+    studio.routes["/data/upload/1/r.png"] = Reply(b"", 302, {"Location": other.url + "/a.png"})
+    fails(AccessError, Reason.FORBIDDEN_ADDRESS, connect(allowed=()), "/data/upload/1/r.png")
+    assert not other.requests
+
+
+def test_the_address_connected_to_is_the_one_checked(connect, other):
+    """A name that resolves to a public address first and to loopback the second time reaches neither by surprise."""
+    answers = [["127.0.0.1"], ["93.184.216.34"]]
+    source = connect(allowed=(), resolve=lambda host, port: answers.pop(0))
+    fails(AccessError, Reason.FORBIDDEN_ADDRESS, source, f"http://rebind.example.com:{other.port}/a.png")
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "169.254.1.1",
+        "fe80::1",
+        "fe80::1%eth0",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+    ],
+)
+def test_metadata_and_link_local_addresses_are_refused_even_when_listed(address):
+    policy = AddressPolicy(Origin("http", "host", 80), ("host", "0.0.0.0/0", "::/0"))
+    with pytest.raises(AccessError) as caught:
+        policy.check("host", 80, address)
+    assert caught.value.reason is Reason.FORBIDDEN_ADDRESS
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "10.1.2.3", "172.17.0.1", "192.168.1.1", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1"]
+)
+def test_private_addresses_need_to_be_listed(address):
+    with pytest.raises(AccessError):
+        AddressPolicy(Origin("http", "ls", 8080)).check("host", 80, address)
+    AddressPolicy(Origin("http", "ls", 8080), ("host",)).check("host", 80, address)
+    AddressPolicy(Origin("http", "host", 80)).check("HOST.", 80, address)
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
+def test_public_addresses_are_allowed(address):
+    AddressPolicy(Origin("http", "ls", 8080)).check("host", 80, address)
+
+
+def test_no_other_protocol_is_followed(connect, studio):
+    studio.routes["/data/upload/1/r.png"] = Reply(b"", 302, {"Location": "file:///etc/passwd"})
+    fails(ImageError, Reason.UNSUPPORTED_IMAGE_SOURCE, connect(), "/data/upload/1/r.png")
+
+
+def test_a_ring_of_redirects_ends(connect, other):
+    other.routes["/r"] = Reply(b"", 302, {"Location": "/r"})
+    fails(ImageError, Reason.IMAGE_NOT_FOUND, connect(), other.url + "/r")
+    assert len(other.requests) == 6
+
+
+# Sizes, time, damage
+
+
+def test_a_file_announced_too_large_is_refused_unread(connect, other):
+    other.routes["/big"] = Reply(b"x" * 100, headers={"Content-Length": "1000000000"})
+    fails(ImageError, Reason.IMAGE_TOO_LARGE, connect(limits=Limits(max_bytes=1000)), other.url + "/big")
+
+
+def test_a_file_of_unknown_size_is_read_no_further_than_the_limit(connect, other):
+    other.routes["/big"] = Reply(b"x" * 3_000_000, headers={"Content-Length": None})
+    source = connect(limits=Limits(max_bytes=100_000))
+    fails(ImageError, Reason.IMAGE_TOO_LARGE, source, other.url + "/big")
+
+
+def test_the_limit_itself_is_allowed(connect, other):
+    assert connect(limits=Limits(max_bytes=len(IMAGE))).fetch(ImageRef(other.url + "/a.png")).data == IMAGE
+
+
+def test_an_inline_image_has_the_same_limit(connect):
+    source = connect(limits=Limits(max_bytes=4))
+    assert source.fetch(ImageRef("data:;base64,YWJjZA==")).data == b"abcd"
+    fails(ImageError, Reason.IMAGE_TOO_LARGE, source, "data:;base64,YWJjZGU=")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Length": None}])
+def test_a_server_that_drips_bytes_is_cut_off_at_the_deadline(connect, other, headers):
+    other.routes["/slow"] = Reply(IMAGE, headers=headers, drip_s=0.02)
+    source = connect(limits=Limits(timeout_s=0.3))
+    started = time.monotonic()
+    message = fails(RetryLater, Reason.IMAGE_FETCH_FAILED, source, other.url + "/slow")
+    assert time.monotonic() - started < 2
+    assert "PADDLE_SAM_FETCH_TIMEOUT_S" in message
+
+
+def test_a_server_that_drips_its_headers_is_cut_off_too(connect, other):
+    other.routes["/slow"] = Reply(b"", headers={"X-Padding": "x" * 500}, drip_s=0.02)
+    started = time.monotonic()
+    fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=Limits(timeout_s=0.3)), other.url + "/slow")
+    assert time.monotonic() - started < 2
+
+
+def test_a_server_that_never_answers_is_cut_off(connect):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://localhost:{silent.getsockname()[1]}/a.png"
+        fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=Limits(timeout_s=0.3)), url)
+
+
+def test_a_connection_that_breaks_is_tried_once_more(connect, other):
+    replies = [Reply(IMAGE, cut=20), Reply(IMAGE)]
+    other.routes["/a.png"] = lambda request: replies.pop(0)
+    assert connect().fetch(ImageRef(other.url + "/a.png")).data == IMAGE
+
+
+def test_a_connection_that_keeps_breaking_may_be_tried_later(connect, other):
+    other.routes["/a.png"] = Reply(IMAGE, cut=20)
+    fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(), other.url + "/a.png")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "reason"),
+    [
+        (404, ImageError, Reason.IMAGE_NOT_FOUND),
+        (410, ImageError, Reason.IMAGE_NOT_FOUND),
+        (401, AccessError, Reason.AUTH_FAILED),
+        (403, AccessError, Reason.AUTH_FAILED),
+        (429, RetryLater, Reason.IMAGE_FETCH_FAILED),
+        (500, RetryLater, Reason.IMAGE_FETCH_FAILED),
+        (503, RetryLater, Reason.IMAGE_FETCH_FAILED),
+        (302, ImageError, Reason.IMAGE_NOT_FOUND),
+        (206, ImageError, Reason.IMAGE_NOT_FOUND),
+    ],
+)
+def test_each_status_has_its_reason(connect, other, status, kind, reason):
+    other.routes["/a.png"] = Reply(b"", status)
+    fails(kind, reason, connect(), other.url + "/a.png")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:9/a.png", "http://nowhere.invalid/a.png", "http://" + "a" * 70 + ".com/"]
+)
+def test_nobody_there_may_be_tried_later(connect, url):
+    fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(), url)
+
+
+def test_a_web_page_from_elsewhere_is_left_to_the_decoder_to_name(connect, other):
+    other.routes["/a.png"] = Reply(b"<html></html>")
+    assert connect().fetch(ImageRef(other.url + "/a.png")).data == b"<html></html>"
+
+
+def test_a_compressed_answer_is_refused_rather_than_misread(connect, other):
+    other.routes["/a.png"] = Reply(IMAGE, headers={"Content-Encoding": "gzip"})
+    fails(ImageError, Reason.IMAGE_UNREADABLE, connect(), other.url + "/a.png")
+
+
+# Asking whether it changed
+
+
+def test_an_unchanged_image_is_not_sent_again(connect, other):
+    def answer(request):
+        same = request.headers.get("if-none-match") == '"v1"'
+        return Reply(b"", 304) if same else Reply(IMAGE, headers={"ETag": '"v1"', "Last-Modified": "yesterday"})
+
+    other.routes["/a.png"] = answer
+    source = connect()
+    first = source.fetch(ImageRef(other.url + "/a.png"))
+    assert first.version == Version('"v1"', "yesterday")
+    assert source.fetch(ImageRef(other.url + "/a.png"), first.version) is None
+    assert source.fetch(ImageRef(other.url + "/a.png"), Version('"v0"')).data == IMAGE
+
+
+def test_a_304_nobody_asked_for_is_no_image(connect, other):
+    other.routes["/a.png"] = Reply(b"", 304)
+    fails(ImageError, Reason.IMAGE_NOT_FOUND, connect(), other.url + "/a.png")
+
+
+# Local files
+
+
+def test_a_shared_directory_is_read_without_label_studio(connect, studio, tmp_path):
+    (tmp_path / "local one.png").write_bytes(IMAGE)
+    source = connect(root=tmp_path)
+    ref = ImageRef("/data/local-files/?d=local%20one.png")
+    first = source.fetch(ref)
+    assert first.data == IMAGE
+    assert source.fetch(ref, first.version) is None
+    (tmp_path / "local one.png").write_bytes(IMAGE + b"!")
+    assert source.fetch(ref, first.version).data == IMAGE + b"!"
+    assert not studio.requests
+
+
+def test_a_local_file_has_the_same_limit(connect, tmp_path):
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    source = connect(root=tmp_path, limits=Limits(max_bytes=10))
+    fails(ImageError, Reason.IMAGE_TOO_LARGE, source, "/data/local-files/?d=a.png")
