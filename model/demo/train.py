@@ -1,0 +1,210 @@
+"""Train the demo model on CPU: ``python -m model.demo.train --scenes DIR --out DIR --minutes 100``.
+
+As in the SAM paper: a box or a click first, then corrective clicks with the previous logits as mask input; the best of
+three masks is taught for a single click; a head predicts the IoU. Two things make it learn in an hour: an auxiliary
+loss that asks which tokens belong together for many clicks at once (it needs no decoder), and binary cross-entropy
+with dice, which start to fall at once where focal loss stays flat. It resumes from ``OUT/last.pt``.
+"""
+
+import argparse
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.config import demo
+from model.demo.dataset import Shards
+from model.demo.network import DemoSam, normalise
+from model.demo.prompting import Batch, corrective_clicks, draw_batch, embed_prompts
+
+IMAGES, OBJECTS = 16, 3
+PEAK_RATE, WARM_UP_STEPS = 1.5e-3, 100
+EMA_DECAY = 0.998
+AFFINITY_CLICKS = 16
+CLICKS_ALONE = 0.3  # how often corrective clicks come without the logits they correct
+
+
+def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return cross-entropy + dice (N, K) of logits (N, K, h, w) against soft targets (N, 1, h, w).
+
+    The cross-entropy is divided by the geometric mean of the object's and the picture's area, so that small objects
+    count.
+    """
+    logits, wanted = logits.flatten(2), targets.flatten(2).transpose(1, 2)  # (N, K, h*w), (N, h*w, 1)
+    area = wanted.sum(1)  # (N, 1)
+    cross = functional.softplus(logits).sum(2) - (logits @ wanted)[..., 0]
+    cross = cross / ((area + 16) * logits.shape[-1]).sqrt()
+    p = torch.sigmoid(logits)
+    dice = 1 - (2 * (p @ wanted)[..., 0] + 1) / (p.sum(2) + area + 1)
+    return cross + dice
+
+
+def true_iou(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the IoU (N, K) of logits (N, K, h, w) with targets (N, 1, h, w)."""
+    found, wanted = logits > 0, targets > 0.5
+    return (found & wanted).sum((2, 3)) / (found | wanted).sum((2, 3)).clamp(min=1)
+
+
+def auxiliary_loss(model: DemoSam, embedding: Tensor, batch: Batch) -> Tensor:
+    """Return how badly the embedding says which tokens share an object, and where objects meet."""
+    b, c, h, w = embedding.shape
+    tokens = (embedding + model.prompt_encoder.get_dense_pe()).flatten(2).transpose(1, 2)  # (B, h*w, C)
+    own = functional.adaptive_avg_pool2d(batch.own, (h, w)).flatten(1)  # (B*N, h*w)
+    wanted = functional.adaptive_avg_pool2d(batch.targets, (h, w)).flatten(1)
+    clicks = torch.multinomial(own**3 + 1e-9, AFFINITY_CLICKS, replacement=True)  # (B*N, clicks)
+    n = own.shape[0] // b
+    rows = clicks.reshape(b, n * AFFINITY_CLICKS, 1).expand(-1, -1, c)
+    query = model.aux["query"](tokens.gather(1, rows))  # (B, N*clicks, 64)
+    logits = query @ model.aux["key"](tokens).transpose(1, 2) / 8 - 2  # (B, N*clicks, h*w)
+    logits = logits.reshape(b * n, AFFINITY_CLICKS, h, w)
+    edges = functional.pixel_shuffle(model.aux["edge"](embedding), 4)[:, 0]
+    edge_loss = functional.binary_cross_entropy_with_logits(edges, batch.edges, pos_weight=torch.tensor(3.0))
+    return mask_losses(logits.float(), wanted.reshape(b * n, 1, h, w)).mean() + edge_loss
+
+
+def prompt_rounds(model: DemoSam, embedding: Tensor, batch: Batch, rounds: int) -> tuple[Tensor, dict[str, float]]:
+    """Run the prompt rounds; return the embedding's gradient and the figures of the batch."""
+    leaf = embedding.detach().requires_grad_()
+    n = batch.points.shape[0]
+    by_box = torch.arange(n) % 2 == 0
+    points, labels = batch.points[:, None], torch.ones(n, 1)
+    previous: Tensor | None = None
+    figures: dict[str, float] = {}
+    for number in range(rounds):
+        given = previous if torch.rand(()) > CLICKS_ALONE else None
+        sparse, dense = embed_prompts(model, points, labels, batch.boxes, by_box, given)
+        with torch.autocast("cpu", torch.bfloat16):
+            per_object = leaf.to(torch.bfloat16).repeat_interleave(n // leaf.shape[0], dim=0)
+            logits, predicted = model.decode(per_object, sparse.to(torch.bfloat16), dense.to(torch.bfloat16))
+        heads = 4 if number == 0 else 1
+        logits, predicted = logits[:, :heads].float(), predicted[:, :heads].float()
+        losses, iou = mask_losses(logits, batch.targets), true_iou(logits.detach(), batch.targets)
+        loss = losses[:, 0].mean() + functional.mse_loss(predicted, iou)
+        best = torch.zeros(n, dtype=torch.long)
+        if number == 0:
+            loss = loss + 0.9 * losses[:, 1:].min(1).values.mean() + 0.1 * losses[:, 1:].mean()
+            best = torch.where(by_box, 0, 1 + predicted.detach()[:, 1:].argmax(1))
+        (loss / rounds).backward()
+        chosen = iou[torch.arange(n), best]
+        if number == 0:
+            figures.update(box=float(chosen[by_box].mean()), click=float(chosen[~by_box].mean()))
+        else:
+            figures[f"round{number + 1}"] = float(chosen.mean())
+        figures["loss"] = float(loss.detach())
+        previous = logits.detach()[torch.arange(n), best][:, None]
+        click, label = corrective_clicks(previous, batch.targets)
+        points, labels = torch.cat([points, click[:, None]], 1), torch.cat([labels, label[:, None]], 1)
+    assert leaf.grad is not None
+    return leaf.grad, figures
+
+
+def train_step(model: DemoSam, batch: Batch, rounds: int, aux_weight: float) -> dict[str, float]:
+    """Accumulate the gradients of one batch; return its figures."""
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding = model.image_encoder(normalise(batch.images, batch.sizes))
+    embedding = embedding.float()
+    gradient, figures = prompt_rounds(model, embedding, batch, rounds)
+    aux = auxiliary_loss(model, embedding, batch)
+    ((embedding * gradient).sum() + aux_weight * aux).backward()
+    return {**figures, "aux": float(aux.detach())}
+
+
+def rate_at(progress: float, step: int) -> float:
+    """Return the learning rate: a warm-up by steps, a cosine by the share of the time that is used."""
+    return PEAK_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def rounds_at(step: int) -> int:
+    """Return the number of prompt rounds: one until masks appear, then two, every third step three."""
+    return 1 if step < 300 else 2 + (step % 3 == 0)
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:  # Any: what torch's optimisers take
+    """Return weights to be decayed and, apart, biases, norms and embeddings."""
+    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and "embed" not in name]
+    rest = [p for name, p in model.named_parameters() if not (p.ndim > 1 and "embed" not in name)]
+    return [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]  # torch's own types are not read
+def update_average(average: dict[str, Tensor], model: nn.Module, step: int) -> None:
+    """Move the exponential moving average of the weights (and of the norms' statistics) one step."""
+    decay = min(EMA_DECAY, (1 + step) / (10 + step))
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+
+
+def save(path: Path, state: dict[str, Any]) -> None:  # Any: a checkpoint holds tensors and numbers
+    """Write a checkpoint so that an interruption leaves the one before."""
+    temporary = path.with_suffix(".part")
+    torch.save(state, temporary)
+    temporary.rename(path)
+
+
+def run(scenes: Path, out: Path, minutes: float, seed: int) -> None:
+    """Train until the time is used up, from the last checkpoint if there is one."""
+    torch.manual_seed(seed)
+    model = DemoSam(demo()).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(parameter_groups(model), lr=PEAK_RATE, betas=(0.9, 0.98))
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    step, used_s = 0, 0.0
+    if (out / "last.pt").exists():
+        state = torch.load(out / "last.pt", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        average, step, used_s = state["average"], state["step"], state["used_s"]
+    shards, rng = Shards(scenes), np.random.default_rng([seed, step])
+    sums: dict[str, float] = {}
+    saved_at, pool = time.monotonic(), ThreadPoolExecutor(1)
+    coming = pool.submit(draw_batch, rng, shards, IMAGES, OBJECTS, demo().image_size)
+    while used_s < 60 * minutes:
+        began = time.monotonic()
+        batch = coming.result()
+        coming = pool.submit(draw_batch, rng, shards, IMAGES, OBJECTS, demo().image_size)
+        progress = used_s / (60 * minutes)
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(progress, step)
+        optimiser.zero_grad(set_to_none=True)
+        figures = train_step(model, batch, rounds_at(step), 1.0 - 0.7 * progress)
+        figures["norm"] = float(nn.utils.clip_grad_norm_(model.parameters(), 2.0))
+        optimiser.step()
+        update_average(average, model, step)
+        step += 1
+        used_s += min(time.monotonic() - began, 15.0)  # a pause of the process is not training
+        sums = {k: 0.96 * sums.get(k, v) + 0.04 * v for k, v in figures.items()} | {
+            k: v for k, v in sums.items() if k not in figures
+        }
+        if step % 20 == 0:
+            shown = " ".join(f"{k}={v:.3f}" for k, v in sums.items())
+            print(f"step={step} minutes={used_s / 60:.1f} rate={rate_at(progress, step):.5f} {shown}", flush=True)
+        if time.monotonic() - saved_at > 240 or used_s >= 60 * minutes:
+            saved_at = time.monotonic()
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
+            save(out / "last.pt", {**state, "step": step, "used_s": used_s})
+            print(f"saved step={step} scenes={shards.refresh()}", flush=True)
+    pool.shutdown()
+
+
+def main() -> None:
+    """Train with the folders and the time named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=Path, required=True, help="folder of model.demo.dataset")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, outside the repository")
+    parser.add_argument("--minutes", type=float, default=100.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    run(options.scenes, options.out, options.minutes, options.seed)
+
+
+if __name__ == "__main__":
+    main()

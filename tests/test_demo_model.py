@@ -1,0 +1,85 @@
+"""The demo model: its encoder agrees with the one that was trained, its file is small and complete."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import paddle
+import pytest
+
+from model.config import ConvConfig, SamConfig, demo, tiny
+from model.conv_encoder import ConvEncoder
+
+SMALL = SamConfig(
+    "small",
+    ConvConfig(widths=(8, 16, 24), depths=(1, 2, 1), attn_depth=2, attn_heads=3),
+    image_size=64,
+    patch_size=8,
+    prompt_embed_dim=16,
+    decoder_num_heads=2,
+    decoder_mlp_dim=32,
+    iou_head_hidden_dim=16,
+)
+
+
+def test_an_encoder_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a ConvConfig, got VitConfig"):
+        ConvEncoder(tiny())
+
+
+def test_the_embedding_has_the_size_the_configuration_says() -> None:
+    config = demo()
+    with paddle.no_grad():
+        embedding = ConvEncoder(config)(paddle.zeros([2, 3, config.image_size, config.image_size]))
+    side = config.embedding_size
+    assert embedding.shape == [2, config.prompt_embed_dim, side, side]
+
+
+needs_segment_anything = pytest.mark.skipif(
+    find_spec("segment_anything") is None, reason="segment-anything, which only training needs, is not installed"
+)
+
+
+@needs_segment_anything
+@pytest.mark.parametrize("config", [SMALL, demo()], ids=lambda config: config.name)
+def test_the_paddle_encoder_gives_the_embedding_of_the_torch_encoder(config: SamConfig) -> None:
+    torch = pytest.importorskip("torch")
+    from model.demo.export import paddle_state
+    from model.demo.network import DemoSam
+
+    torch.manual_seed(0)
+    trained = DemoSam(config)
+    images = torch.randn(2, 3, config.image_size, config.image_size)
+    trained.train()
+    for _ in range(3):  # norms learn statistics that differ from their start
+        trained.image_encoder(images)
+    trained.eval()
+    with torch.no_grad():
+        expected = trained.image_encoder(images).numpy()
+    encoder = ConvEncoder(config)
+    prefix = "image_encoder."
+    state = {k[len(prefix) :]: v for k, v in paddle_state(trained).items() if k.startswith(prefix)}
+    missing, unexpected = encoder.set_state_dict(state)
+    encoder.eval()
+    with paddle.no_grad():
+        found = encoder(paddle.to_tensor(images.numpy())).numpy()
+    assert (missing, unexpected) == ([], [])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@needs_segment_anything
+def test_the_training_decoder_gives_the_numbers_of_metas_decoder() -> None:
+    torch = pytest.importorskip("torch")
+    from model.demo.network import DemoSam
+
+    torch.manual_seed(0)
+    model = DemoSam(SMALL).eval()
+    size = SMALL.low_res_size
+    with torch.no_grad():
+        embedding = torch.randn(1, SMALL.prompt_embed_dim, SMALL.embedding_size, SMALL.embedding_size)
+        points = (64 * torch.rand(3, 2, 2), torch.tensor([[1.0, 0.0]] * 3))
+        sparse, dense = model.prompt_encoder(points=points, boxes=None, masks=torch.randn(3, 1, size, size))
+        found = model.decode(embedding.expand(3, -1, -1, -1), sparse, dense)
+        position = model.prompt_encoder.get_dense_pe()
+        expected = model.mask_decoder.predict_masks(embedding, position, sparse, dense)
+    np.testing.assert_allclose(found[0].numpy(), expected[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found[1].numpy(), expected[1].numpy(), atol=1e-5)
