@@ -1,1 +1,40 @@
-"""SAM in Paddle, split in two: an encoder that sees an image once, a decoder that answers every prompt from what it saw."""
+"""SAM in Paddle, split in two: an encoder that sees an image once, a decoder that answers every prompt about it.
+
+Example::
+
+    from model import create_model
+
+    model = create_model("demo")
+    for result in model.predict("photo.jpg", prompts={"box_prompt": [[10, 20, 200, 180]]}):
+        result.save_to_img("output")
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.api import SamModel as SamModel
+    from model.api import create_model as create_model
+    from model.api import load as load
+    from model.result import SamResult as SamResult
+    from model.types import Embedding as Embedding
+    from model.types import Prompt as Prompt
+
+_HOMES = {
+    "Embedding": "model.types",
+    "Prompt": "model.types",
+    "SamModel": "model.api",
+    "SamResult": "model.result",
+    "create_model": "model.api",
+    "load": "model.api",
+}
+
+__all__ = ["Embedding", "Prompt", "SamModel", "SamResult", "create_model", "load"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that ``import model`` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -37,12 +37,34 @@ class InputError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """One picture that was asked for, not yet read.
+class Picture:
+    """One picture, read.
 
     Attributes:
+        content: the pixels (H, W, 3) uint8 RGB, or the embedding where the caller gave one.
         path: file or address as the caller wrote it (or found in the caller's directory); None for an array.
-        content: the pixels (H, W, 3) uint8 RGB or the embedding, where the caller gave these; otherwise None.
+        name: the file name that results are named after; None for an array.
+    """
+
+    content: RgbImage | Embedding
+    path: str | None = None
+    name: str | None = None
+
+    @property
+    def original_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        if isinstance(self.content, Embedding):
+            return self.content.original_size
+        return self.content.shape[0], self.content.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One picture that was asked for, and that is read when it is opened.
+
+    Attributes:
+        path: as `Picture` has it.
+        content: the same, where the caller gave an array or an embedding; otherwise None.
     """
 
     path: str | None
@@ -50,22 +72,22 @@ class Source:
 
     @property
     def name(self) -> str | None:
-        """The file name that results are named after; None for an array."""
+        """As `Picture` has it."""
         if self.path is None:
             return None
         return PurePosixPath(unquote(urlsplit(self.path).path)).name if _is_address(self.path) else Path(self.path).name
 
-    def read(self) -> RgbImage | Embedding:
-        """Return the pixels, (H, W, 3) uint8 RGB, or the embedding.
+    def open(self) -> Picture:
+        """Return the picture, read.
 
         Raises:
             InputError: the file or address cannot be read, or is not a picture.
         """
         if self.content is not None:
-            return self.content
+            return Picture(self.content)
         assert self.path is not None  # one of the two is there
         data = _download(self.path) if _is_address(self.path) else _read_file(self.path)
-        return decode(data, self.path)
+        return Picture(decode(data, self.path), self.path, self.name)
 
 
 def find(given: Input | Sequence[Input]) -> tuple[Source, ...]:

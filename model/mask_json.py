@@ -1,7 +1,7 @@
 """Masks as JSON text: the very characters of ``json.dumps`` of nested lists, written by numpy.
 
-``json`` with an indent handles one pixel after the other in Python. Every pixel takes the same number of characters, so a
-row of text is a table in which only one column differs.
+``json`` with an indent handles one pixel after the other in Python. Every pixel takes the same number of characters,
+so a row of text is a table in which only one column differs.
 """
 
 from collections.abc import Iterator

@@ -122,7 +122,7 @@ def needs(prompt: Prompt) -> frozenset[str]:
     return frozenset(capability for capability, is_needed in wanted.items() if is_needed)
 
 
-def as_given(prompts: PromptsLike, requests: Sequence[Request]) -> dict[str, object]:
+def as_given(prompts: PromptsLike | None, requests: Sequence[Request]) -> dict[str, object]:
     """Return ``prompts`` for the result, in PaddleX's words and plain lists."""
     if isinstance(prompts, Mapping):
         return {key: _plain(key, value) for key, value in prompts.items() if value is not None}

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from model import mask_json
+from model.inputs import Picture
 from model.prompts import Request
-from model.types import Masks
-
-RgbImage = npt.NDArray[np.uint8]
+from model.types import Embedding, Masks
 
 _MASKS_DEPTH = 2  # {"masks": [ here
 
@@ -40,30 +38,26 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
         requests: what was asked, one per mask.
     """
 
-    def __init__(
-        self,
-        input_path: str | None,
-        input_img: RgbImage | None,
-        prompts: dict[str, object],
-        requests: Sequence[Request],
-        found: Masks,
-        name: str | None = None,
-    ) -> None:
-        self.found, self.requests, self._name = found, tuple(requests), name
+    def __init__(self, picture: Picture, prompts: dict[str, object], requests: Sequence[Request], found: Masks) -> None:
+        self.found, self.requests, self._name = found, tuple(requests), picture.name
         scores = [None] * len(found) if found.iou_predictions is None else [row[0] for row in found.iou_predictions]
         super().__init__(
-            input_path=input_path,
-            input_img=input_img,
+            input_path=picture.path,
+            input_img=None if isinstance(picture.content, Embedding) else picture.content,
             prompts=prompts,
             masks=[row[0].to_array().view(np.int8) for row in found.masks],
             mask_infos=[_info(request, score) for request, score in zip(requests, scores, strict=True)],
         )
 
+    def fields(self) -> dict[str, Any]:
+        """Return what JSON begins with: where the picture came from and what was asked."""
+        return {"input_path": self["input_path"], "prompts": self["prompts"]}
+
     @property
     def json(self) -> dict[str, dict[str, Any]]:
         """The result as plain values, under ``res``; masks are nested lists, which for large photos takes a while."""
         masks = [mask.tolist() for mask in self["masks"]]
-        return {"res": {**self._fields(), "masks": masks, "mask_infos": self["mask_infos"]}}
+        return {"res": {**self.fields(), "masks": masks, "mask_infos": self["mask_infos"]}}
 
     @property
     def img(self) -> dict[str, Image.Image]:
@@ -90,7 +84,7 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
             ensure_ascii: escape everything that is not ASCII.
             json_format: what PaddleX 3.7 calls ``format_json``.
         """
-        content = {"res": {**self._fields(), "masks": "...", "mask_infos": self["mask_infos"]}}
+        content = {"res": {**self.fields(), "masks": "...", "mask_infos": self["mask_infos"]}}
         as_json = format_json if json_format is None else json_format
         text = json.dumps(content, indent=indent, ensure_ascii=ensure_ascii) if as_json else str(content)
         sys.stdout.write(text + "\n")
@@ -132,13 +126,10 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
         """What files are named after; a moment and a random word where the input has no name."""
         return Path(self._name or f"{int(time.time())}_{uuid.uuid4().hex[:4]}")
 
-    def _fields(self) -> dict[str, Any]:
-        return {"input_path": self["input_path"], "prompts": self["prompts"]}
-
     def _write_json(self, stream: IO[str], indent: int | None, ensure_ascii: bool) -> None:
         """Write what ``json.dump`` would write, with the masks' text made by numpy."""
         token = uuid.uuid4().hex
-        frame = {**self._fields(), "masks": [token] * len(self["masks"]), "mask_infos": self["mask_infos"]}
+        frame = {**self.fields(), "masks": [token] * len(self["masks"]), "mask_infos": self["mask_infos"]}
         parts = json.dumps(frame, indent=indent, ensure_ascii=ensure_ascii).split(f'"{token}"')
         stream.write(parts[0])
         for mask, after in zip(self["masks"], parts[1:], strict=True):

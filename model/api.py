@@ -1,0 +1,210 @@
+"""PaddleX's way to use a model, ``create_model(name).predict(image, prompts=...)``, with one encode per picture."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from model import inputs
+from model.errors import CapabilityError
+from model.inputs import Input, InputError, Picture, Source
+from model.prompts import PromptsLike, Request, as_given, check_inside, needs, parse
+from model.result import SamResult
+from model.types import Embedding, Masks, Prompt
+from model.weights import Checkpoint, WeightsError, read
+
+DEMO = "demo"
+"""The model that ships: for trying things out, not for labelling photographs."""
+DEMO_WEIGHTS = Path(__file__).parent / "demo" / "demo.safetensors"
+
+
+class Encodes(Protocol):
+    """What `SamModel` needs of `model.predictor.Encoder`."""
+
+    def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
+        """Return what the network sees in (H, W, 3) uint8 RGB."""
+
+
+class Decodes(Protocol):
+    """What `SamModel` needs of `model.predictor.Decoder`."""
+
+    @property
+    def model_version(self) -> str:
+        """Name and digest of the weights."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the weights can do."""
+
+    def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Masks:
+        """Answer prompts about one image."""
+
+
+class SamModel:
+    """A loaded model with PaddleX's `predict`. Any number of threads may use one at once.
+
+    Attributes:
+        model_name: what it was created as.
+        model_version: name and digest of the weights; embeddings of another version are refused.
+        capabilities: what the weights can do, of ``points``, ``negative_points``, ``boxes``, ``mask_input``, ``score``.
+    """
+
+    def __init__(self, model_name: str, encoder: Encodes, decoder: Decodes) -> None:
+        self.model_name = model_name
+        self._encoder, self._decoder = encoder, decoder
+        self.model_version, self.capabilities = decoder.model_version, decoder.capabilities
+
+    def predict(
+        self,
+        input: Input | Sequence[Input],  # noqa: A002 - PaddleX's name
+        batch_size: int = 1,
+        prompts: PromptsLike | None = None,
+    ) -> Iterator[SamResult]:
+        """Segment what the prompts mark in each picture.
+
+        Prompts and inputs are checked at the call; pictures are read and encoded one by one, as results are asked for.
+        Each is encoded once, however many prompts there are, and an `Embedding` not at all.
+
+        Args:
+            input: array (BGR, as OpenCV reads), path, http(s) address, directory, `Embedding` from `encode`, or a list
+                of these.
+            batch_size: as PaddleX takes it. Pictures are encoded one at a time whatever it says; results are the same.
+            prompts: ``{"box_prompt": [[x1, y1, x2, y2], ...]}``, ``{"point_prompt": [[x, y], ...]}``, both (see
+                `model.prompts`), or `Prompt` values; in original pixels, the same for every picture.
+
+        Yields:
+            One result per picture, in order.
+
+        Raises:
+            PromptError: the prompts cannot be understood, or (when its turn comes) lie outside of a picture.
+            InputError: an input is not there or of the wrong kind, or (when its turn comes) cannot be read.
+            CapabilityError: these weights cannot take such prompts.
+            ValueError: ``batch_size`` is not a positive whole number, or an embedding is of other weights.
+        """
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(f"batch_size: expected a whole number of at least 1, got {batch_size!r}")
+        requests = parse(prompts)
+        assert prompts is not None  # `parse` refuses it
+        self.check(requests)
+        return self._each(inputs.find(input), requests, prompts)
+
+    def encode(self, image: Input) -> Embedding:
+        """Return the embedding of one picture, to be given to `predict` in its place any number of times.
+
+        Args:
+            image: array (BGR, as OpenCV reads), path or http(s) address.
+
+        Raises:
+            InputError: it is not one picture, or cannot be read.
+        """
+        sources = inputs.find(image)
+        if len(sources) != 1:
+            raise InputError(f"encode: expected one picture, got {len(sources)}")
+        return self._seen(sources[0].open())
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Refuse prompts that these weights cannot take, before anything is read or encoded.
+
+        Raises:
+            CapabilityError: the first such prompt.
+        """
+        for request in requests:
+            for capability in sorted(needs(request.prompt) - self.capabilities):
+                able = ", ".join(sorted(self.capabilities - {"score"})).replace("_", " ")
+                raise CapabilityError(f"{self.model_version}: expected {able}, got {capability.replace('_', ' ')}")
+
+    def segment(self, picture: Picture, requests: Sequence[Request], prompts: PromptsLike | None = None) -> SamResult:
+        """Segment one picture; `predict` is this for several.
+
+        Args:
+            picture: as `model.inputs` reads it.
+            requests: what is asked, as `model.prompts` returns it.
+            prompts: how the caller put it, for the result.
+
+        Raises:
+            PromptError: a prompt lies outside of the picture.
+            ValueError: the embedding is of other weights.
+        """
+        check_inside(requests, picture.original_size)
+        given, embedding = as_given(prompts, requests), self._seen(picture)
+        return SamResult(picture, given, requests, self._decoder.decode(embedding, [one.prompt for one in requests]))
+
+    def _each(
+        self, sources: Sequence[Source], requests: Sequence[Request], prompts: PromptsLike
+    ) -> Iterator[SamResult]:
+        for source in sources:
+            yield self.segment(source.open(), requests, prompts)
+
+    def _seen(self, picture: Picture) -> Embedding:
+        content = picture.content
+        return content if isinstance(content, Embedding) else self._encoder.encode(content)
+
+
+def create_model(
+    model_name: str,
+    model_dir: str | Path | None = None,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    weights_dir: str | Path | None = None,
+) -> SamModel:
+    """Load a model.
+
+    Args:
+        model_name: ``SAM-H_box``, ``SAM-H_point``, ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, or ``demo``, which
+            ships with the project and is for trying things out; with ``model_dir`` any name.
+        model_dir: file or directory of weights in any format that `model.weights.read` knows. None: the weights of
+            that name in ``weights_dir``, downloaded to it if they are not there.
+        device: ``auto``, ``cpu`` or ``gpu:N``; None is auto.
+        dtype: what the encoder computes in: ``float32``, or on a GPU ``float16`` or ``bfloat16``.
+        weights_dir: where downloaded weights are kept; None for the user's cache folder.
+
+    Raises:
+        WeightsError: unknown name, weights that are not there, or that are not those of a SAM network.
+        DeviceError: device or dtype are not to be had here.
+    """
+    path = find_weights(model_name, weights_dir) if model_dir is None else model_dir
+    return load(read(path, model_name), device=device, dtype=dtype)
+
+
+def load(checkpoint: Checkpoint, *, device: str | None = None, dtype: str = "float32") -> SamModel:
+    """Load a model from a checkpoint, for instance one that `model.weights.merge` made.
+
+    Args:
+        checkpoint: the weights.
+        device: as in `create_model`.
+        dtype: as in `create_model`.
+
+    Raises:
+        DeviceError: device or dtype are not to be had here.
+    """
+    from model.predictor import load_decoder, load_encoder  # here: Paddle takes 3 s to import
+
+    decoder = load_decoder(checkpoint, device or "auto")
+    return SamModel(checkpoint.name, load_encoder(checkpoint, device or "auto", dtype), decoder)
+
+
+def find_weights(model_name: str, weights_dir: str | Path | None = None, mirror: str | None = None) -> Path:
+    """Return where the weights of a known model lie, downloaded first if they are not there.
+
+    Args:
+        model_name: as in `create_model`.
+        weights_dir: as in `create_model`.
+        mirror: address of a folder that holds the published files, instead of their publishers'.
+
+    Raises:
+        WeightsError: the name is unknown, or the weights cannot be had.
+    """
+    if model_name == DEMO:
+        return DEMO_WEIGHTS
+    from model.weights.download import SOURCES, default_folder, download
+
+    if model_name not in SOURCES:
+        known = ", ".join([DEMO, *SOURCES])
+        raise WeightsError(f"{model_name}: expected one of {known}, or weights of your own as model_dir (--weights)")
+    try:
+        return download(model_name, default_folder() if weights_dir is None else Path(weights_dir), mirror=mirror)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; weights that you have can be given as model_dir (--weights)") from error

@@ -1,0 +1,30 @@
+"""``download``: published weights into the folder where the other commands look for them."""
+
+from pathlib import Path
+
+import click
+
+from model.cli.refusal import refusing
+
+
+@click.command(short_help="Download published weights.")
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--weights-dir",
+    metavar="DIR",
+    envvar="MODEL_DIR",
+    help="Where to keep them.  [env: MODEL_DIR; default: the user's cache folder]",
+)
+@click.option(
+    "--mirror",
+    metavar="URL",
+    envvar="MODEL_MIRROR",
+    help="A folder with the published files, instead of their publishers'.  [env: MODEL_MIRROR]",
+)
+def download(name: str, weights_dir: str | None, mirror: str | None) -> None:
+    """Download SAM-H_box, SAM-H_point, sam_vit_b, sam_vit_l or sam_vit_h; go on where a download was cut off."""
+    with refusing():
+        from model.weights import download as weights
+
+        folder = Path(weights_dir) if weights_dir else weights.default_folder()
+        click.echo(weights.download(name, folder, mirror=mirror))

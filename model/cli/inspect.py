@@ -1,0 +1,52 @@
+"""``inspect``: what weights are, before they are used."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from model.cli.refusal import refusing
+
+if TYPE_CHECKING:
+    from model.weights.summary import Summary
+
+
+@click.command(short_help="Say what weights are.")
+@click.argument("path", metavar="PATH")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def inspect(path: str, as_json: bool) -> None:
+    """Say which format weights have, what they can do and how they are configured; refuse what is not SAM's."""
+    with refusing():
+        from model.weights import summary
+
+        found = summary.inspect(path)
+    click.echo(_as_json(found) if as_json else _as_table(found))
+
+
+def _as_json(found: "Summary") -> str:
+    return json.dumps({**asdict(found), "path": str(found.path)}, indent=2)
+
+
+def _as_table(found: "Summary") -> str:
+    height, width = found.input_size
+    encoder = ", ".join(f"{key} {value}" for key, value in asdict(found.config.image_encoder).items() if key != "kind")
+    rows = (
+        ("path", found.path),
+        ("format", found.format),
+        ("model version", found.model_version),
+        ("sha256", found.digest),
+        ("input size", f"{height} × {width}"),
+        ("can take", ", ".join(word.replace("_", " ") for word in found.capabilities if word != "score")),
+        ("gives a score", "yes" if "score" in found.capabilities else "no"),
+        ("parameters", f"{found.parameter_count / 1e6:.1f} million"),
+        ("size on disk", f"{found.nbytes / 1e6:.1f} MB"),
+        ("image encoder", f"{found.config.image_encoder.kind}: {encoder}"),
+        (
+            "embedding",
+            f"{found.config.prompt_embed_dim} × {found.config.embedding_size} × {found.config.embedding_size}",
+        ),
+        ("low-res masks", f"{found.config.low_res_size} × {found.config.low_res_size}"),
+    )
+    width_of_names = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width_of_names}}  {value}" for name, value in rows)
