@@ -4,8 +4,8 @@ A program knows its parameters only as ``linear_0.w_0``. Two independent orders 
 
 * the order of first use follows SAM's forward pass (Kirillov et al., "Segment Anything", 2023, fig. 4): image
   encoder, prompt encoder, decoder;
-* the numbers in the names follow the order in which the layers of each type were created, which is Meta's order in every
-  exporter. They also tell which of the eight embeddings a pruned export has kept.
+* the numbers in the names follow the order in which the layers of each type were created, which is Meta's order in
+  every exporter. They also tell which of the eight embeddings a pruned export has kept.
 """
 
 import re
@@ -112,19 +112,24 @@ def _check_prompt_order(used: Sequence[str], inputs: Mapping[str, Shape]) -> Non
 
 
 def _decoder_names(uses: Sequence[str], shapes: Mapping[str, Shape], tokens: int) -> list[str]:
-    upscaling = next((at for at, name in enumerate(uses) if len(shapes[name]) == 4), 0)
     attention = [f"{part}_proj.{role}" for part in "qkv" for role in ("weight", "bias")]
     attention += ["out_proj.weight", "out_proj.bias"]
     layer = list(_two_way_layer(attention))
     final = [f"final_attn_token_to_image.{part}" for part in attention]
     final += ["norm_final_attn.weight", "norm_final_attn.bias"]
-    depth, left = divmod(upscaling - len(final), len(layer))
-    if left or depth < 1:
-        raise ValueError(f"expected {len(layer)} parameters in each layer of the mask decoder, got {left} left over")
+    depth = 0
+    while depth * len(layer) < len(uses) and _is_square(shapes[uses[depth * len(layer)]]):
+        depth += 1  # the attention after the last layer begins with a projection to half the width
     found = [f"{names.TRANSFORMER}.layers.{index}.{part}" for index in range(depth) for part in layer]
     found += [f"{names.TRANSFORMER}.{part}" for part in final]
-    found += [f"mask_decoder.output_upscaling.{part}" for part in _UPSCALING]
-    return found + _heads(len(uses) - len(found), tokens)
+    rest = uses[len(found) :]
+    # Some forwards make the hypernetworks' kernels before they upscale the image, Meta's after.
+    start = next((at for at, name in enumerate(rest) if len(shapes[name]) == 4), None)
+    if start is None or len(rest) < start + len(_UPSCALING):
+        raise ValueError("expected two transposed convolutions after the transformer of the mask decoder, got none")
+    heads = _heads(len(rest) - len(_UPSCALING), tokens)
+    upscaling = [f"mask_decoder.output_upscaling.{part}" for part in _UPSCALING]
+    return [*found, *heads[:start], *upscaling, *heads[start:]]
 
 
 def _two_way_layer(attention: Sequence[str]) -> Iterator[str]:

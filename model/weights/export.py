@@ -1,0 +1,122 @@
+"""Weights written in a format that others read: a directory that PaddleX runs, or our own safetensors."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+
+from model.config import PIXEL_MEAN, PIXEL_STD
+from model.weights import native, paddlex
+from model.weights.checkpoint import Checkpoint
+from model.weights.errors import WeightsError
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+ExportFormat = Literal["paddlex", "native"]
+PromptKind = Literal["box", "point"]
+
+_MODEL_NAMES: dict[PromptKind, str] = {"box": "SAM-H_box", "point": "SAM-H_point"}
+"""The names that PaddleX knows; it looks at nothing else to choose how prompts are taken."""
+NATIVE_FILE = "model.safetensors"
+
+
+def export(
+    checkpoint: Checkpoint, directory: str | Path, file_format: ExportFormat = "paddlex", prompt: PromptKind = "box"
+) -> Path:
+    """Write the weights into ``directory``, whole or not at all, and return the directory.
+
+    Args:
+        checkpoint: what `model.weights.read` returned.
+        directory: made if it is not there; files of the same names in it are replaced.
+        file_format: ``paddlex`` for an inference directory (a static graph that maps an image (1, 3, S, S) and prompts
+            to low-resolution logits), ``native`` for one file ``model.safetensors``.
+        prompt: for ``paddlex``, what its graph takes: boxes (N, 4) or one positive point (1, 1, 2), in model pixels.
+
+    Raises:
+        WeightsError: the weights cannot answer this kind of prompt, or the directory cannot be written.
+    """
+    target = Path(directory)
+    capability = "boxes" if prompt == "box" else "points"
+    if file_format == "paddlex" and capability not in checkpoint.capabilities:
+        raise WeightsError(
+            f"{checkpoint.path}: expected weights that take {capability}, got {checkpoint.model_version}"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as unfinished:
+            if file_format == "native":
+                native.write(checkpoint, Path(unfinished, NATIVE_FILE))
+            else:
+                _write_paddlex(checkpoint, Path(unfinished), prompt)
+            target.mkdir(exist_ok=True)
+            for file in Path(unfinished).iterdir():
+                shutil.move(file, target / file.name)
+    except OSError as error:
+        raise WeightsError(f"{target}: expected a directory to write to, got: {error}") from error
+    return target
+
+
+def _write_paddlex(checkpoint: Checkpoint, directory: Path, prompt: PromptKind) -> None:
+    import paddle  # takes seconds, and only this export needs it
+
+    size = checkpoint.config.image_size
+    sides = [None, 4] if prompt == "box" else [1, 1, 2]
+    specs = [
+        paddle.static.InputSpec([1, 3, size, size], "float32", "img"),
+        paddle.static.InputSpec(sides, "float32", "prompt"),
+    ]
+    with paddle.utils.unique_name.guard():
+        network = _network(checkpoint, prompt)
+        static = paddle.jit.to_static(network, input_spec=specs, full_graph=True)
+        paddle.jit.save(static, str(directory / Path(paddlex.PIR).stem))
+    described = {
+        "Global": {"model_name": _MODEL_NAMES[prompt]},
+        "Preprocess": [],
+        "Processor": {"type": "SAMProcessor", "size": size, "mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)},
+    }
+    (directory / paddlex.DESCRIPTION).write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
+
+
+def _network(checkpoint: Checkpoint, prompt: PromptKind) -> "nn.Layer":
+    """Return encoder and decoder as the one layer that PaddleX's graph holds, filled and in evaluation."""
+    import paddle
+    from paddle import nn
+
+    from model.mask_decoder import MaskDecoder
+    from model.predictor import image_encoder
+    from model.prompt_encoder import PromptEncoder
+
+    class Sam(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            # In the order of Meta's code: the numbers in the parameters' names tell readers which is which.
+            self.image_encoder = image_encoder(checkpoint.config)
+            self.prompt_encoder = PromptEncoder(checkpoint.config)
+            self.mask_decoder = MaskDecoder(checkpoint.config)
+
+        def forward(self, img: paddle.Tensor, prompt: paddle.Tensor) -> paddle.Tensor:
+            embedding = encode(self, img)  # (1, C, g, g)
+            tokens = embedding.flatten(2).transpose([0, 2, 1])  # (1, g*g, C)
+            if kind == "box":
+                sparse = self.prompt_encoder.boxes(prompt)  # (N, 2, C)
+            else:
+                sparse = self.prompt_encoder.points(prompt, paddle.ones([1, 1]), True)  # (1, 2, C)
+            # One image per prompt: for a batch of one against an open number Paddle infers the wrong shape, one.
+            image = (tokens + self.prompt_encoder.dense(None)).expand([sparse.shape[0], *tokens.shape[1:]])
+            # All masks are made, although PaddleX wants the first, so that the export keeps what makes the others.
+            logits, _ = self.mask_decoder(image, self.prompt_encoder.image_pe(), sparse, outputs)
+            return logits[:, :1]  # (N, 1, 4g, 4g)
+
+    # Its sizes are fixed, so tracing is enough; Paddle's rewriting of Python, for open sizes, knows only some of it.
+    encode = paddle.jit.not_to_static(lambda sam, img: sam.image_encoder(img))
+    kind, outputs = prompt, list(range(checkpoint.config.num_multimask_outputs + 1))
+    network = Sam()
+    for name, parameter in network.named_parameters():
+        if name in checkpoint.tensors:  # the rest is pruned, and not in this graph
+            parameter.set_value(np.ascontiguousarray(checkpoint.tensors[name], np.float32))
+    network.eval()
+    return network
