@@ -199,7 +199,8 @@ class Decoder:
         return Masks(tuple(masks), tuple(kept_scores) if has_score else None, tuple(kept_logits))
 
     def _mask(self, logits: FloatArray, embedding: Embedding) -> Mask:
-        return mask_from_logits(logits, embedding.input_size, embedding.original_size, self.config.image_size)
+        sizes = embedding.input_size, embedding.original_size, self.config.image_size
+        return mask_from_logits(logits, *sizes, product=_product)
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,17 @@ class _Shape:
     has_box: bool
     has_mask: bool
     outputs: tuple[int, ...]
+
+
+def _product(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Return the matrix product, computed by Paddle in the calling thread.
+
+    numpy spreads it over threads that wait for each other in a spin: many times slower than the product itself where
+    more of them want to run than there are cores.
+    """
+    place = paddle.CPUPlace()
+    tensors = (paddle.to_tensor(array, place=place) for array in (first, second))
+    return np.asarray(paddle.matmul(*tensors).numpy(), dtype=np.float32)
 
 
 def _needs(prompt: Prompt) -> set[str]:

@@ -5,6 +5,7 @@ to the square, crop the padding, bilinear to the photo, > 0), and gives the same
 ``utils/transforms.py`` and ``modeling/sam.py``.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import cv2
@@ -20,6 +21,9 @@ PREPROCESSING_VERSION = "1"
 
 ROUGH_LOGIT = 8.0
 """How sure of itself a drawn mask is when it becomes a mask input; SAM's own logits reach about this far."""
+
+ROWS_AT_ONCE = 64
+"""Rows of a mask that are computed at a time: at 4000 columns 1 MiB of float32, which stays in cache."""
 
 
 def longest_side_size(original_size: tuple[int, int], image_size: int) -> tuple[int, int]:
@@ -87,57 +91,81 @@ def mask_to_model(mask: BoolArray, input_size: tuple[int, int], image_size: int,
 
 
 def mask_from_logits(
-    logits: FloatArray, input_size: tuple[int, int], original_size: tuple[int, int], image_size: int
+    logits: FloatArray,
+    input_size: tuple[int, int],
+    original_size: tuple[int, int],
+    image_size: int,
+    product: Callable[[FloatArray, FloatArray], FloatArray] = np.matmul,
 ) -> Mask:
     """Turn low-resolution logits into a mask of the photo.
 
     Both of Meta's bilinear steps are linear in each axis, so together they are ``rows @ logits @ columnsᵀ`` with two
     narrow-banded matrices that depend on sizes alone. Only the rows and columns that a positive logit reaches are
-    computed: an interpolated value cannot be positive elsewhere.
+    computed: an interpolated value cannot be positive elsewhere. The product over rows is taken a few rows at a time,
+    with just the logits that these need, while their values are in cache.
 
     Args:
         logits: (low_res_size, low_res_size) float32.
         input_size: (height, width) of the photo within the square input.
         original_size: (H, W) of the photo.
         image_size: side of the square input.
+        product: the matrix product of two float32 arrays.
 
     Returns:
         The mask, true where the interpolated logit is above zero.
     """
     positive = logits > 0
-    spans = []
-    for axis in (0, 1):
-        reached = np.flatnonzero(positive.any(axis=1 - axis))
-        weights = _axis_weights(logits.shape[axis], image_size, input_size[axis], original_size[axis])
-        spans.append(weights.span(int(reached[0]), int(reached[-1])) if len(reached) else None)
-    if spans[0] is None or spans[1] is None or 0 in (len(spans[0][0]), len(spans[1][0])):
+    axes = [_axis_weights(logits.shape[i], image_size, input_size[i], original_size[i]) for i in (0, 1)]
+    spans = [axes[i].span(np.flatnonzero(positive.any(axis=1 - i))) for i in (0, 1)]
+    height, width = (span.stop - span.start for span in spans)
+    if 0 in (height, width):
         return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size)
-    (rows, low_rows, top), (columns, low_columns, left) = spans[0], spans[1]
-    part = np.ascontiguousarray(logits[low_rows, low_columns], dtype=np.float32)
-    crop = (rows @ part) @ columns.T > 0
-    return Mask(crop, (left, top), original_size)
+    columns, low_columns = axes[1].matrix(spans[1])
+    stretched = product(np.ascontiguousarray(logits[:, low_columns], dtype=np.float32), columns.T)  # (low, width)
+    crop = np.empty((height, width), dtype=np.bool_)
+    for start in range(0, height, ROWS_AT_ONCE):
+        part = slice(start, min(start + ROWS_AT_ONCE, height))
+        rows, low_rows = axes[0].matrix(slice(spans[0].start + part.start, spans[0].start + part.stop))
+        np.greater(product(rows, stretched[low_rows]), 0, out=crop[part])
+    return Mask(crop, (spans[1].start, spans[0].start), original_size)
 
 
 class _AxisWeights:
-    """How much of each low-resolution logit goes into each pixel along one axis of the photo, (pixels, logits)."""
+    """Which low-resolution logits go into each pixel along one axis of the photo, and how much of each.
+
+    A pixel lies between two pixels of the square, and each of these between two logits: four taps, some of them alike.
+    """
 
     def __init__(self, low: int, square: int, inner: int, original: int) -> None:
-        first = _bilinear(low, square)[:inner]  # (inner, low): to the square, padding cropped
+        low_index, low_weight = _taps(low, square)
         index, weight = _taps(inner, original)
-        lower, upper = first[index], first[np.minimum(index + 1, inner - 1)]
-        self._matrix = ((1 - weight)[:, None] * lower + weight[:, None] * upper).astype(np.float32)
-        taken = self._matrix != 0
-        self._first = taken.argmax(axis=1)
-        self._last = low - 1 - taken[:, ::-1].argmax(axis=1)
+        taps = []
+        for square_index, share in ((index, 1 - weight), (np.minimum(index + 1, inner - 1), weight)):
+            first, upper = low_index[square_index], low_weight[square_index]
+            taps += [(first, share * (1 - upper)), (np.minimum(first + 1, low - 1), share * upper)]
+        self._indexes = np.stack([tap for tap, _ in taps])  # (4, original)
+        self._weights = np.stack([weight for _, weight in taps])  # (4, original)
+        counts = self._weights != 0
+        self._first = np.where(counts, self._indexes, low).min(axis=0)
+        self._last = np.where(counts, self._indexes, -1).max(axis=0)
 
-    def span(self, low_first: int, low_last: int) -> tuple[FloatArray, slice, int]:
-        """Return the weights of the pixels that logits ``low_first..low_last`` reach, those logits, the first pixel."""
-        pixels = np.flatnonzero((self._last >= low_first) & (self._first <= low_last))
-        if not len(pixels):
-            return self._matrix[:0], slice(0, 0), 0
-        start, stop = int(pixels[0]), int(pixels[-1]) + 1
-        low = slice(int(self._first[start:stop].min()), int(self._last[start:stop].max()) + 1)
-        return self._matrix[start:stop, low], low, start
+    def span(self, logits: npt.NDArray[np.intp]) -> slice:
+        """Return the run of pixels that these logits, in rising order, and those between them reach."""
+        if not len(logits):
+            return slice(0, 0)
+        pixels = np.flatnonzero((self._last >= logits[0]) & (self._first <= logits[-1]))
+        return slice(int(pixels[0]), int(pixels[-1]) + 1) if len(pixels) else slice(0, 0)
+
+    def matrix(self, pixels: slice) -> tuple[FloatArray, slice]:
+        """Return the weights (pixels, logits) of a run of pixels, and the run of logits that these need."""
+        low = slice(int(self._first[pixels].min()), int(self._last[pixels].max()) + 1)
+        indexes, weights = self._indexes[:, pixels] - low.start, self._weights[:, pixels]
+        matrix = np.zeros((indexes.shape[1], low.stop - low.start), dtype=np.float32)
+        rows = np.arange(len(matrix))
+        for index, weight in zip(indexes, weights, strict=True):
+            within = np.clip(index, 0, matrix.shape[1] - 1)  # outside lie only taps of no weight
+            matrix[rows, within] += weight
+        return matrix, low
 
 
 @lru_cache(maxsize=64)
@@ -154,13 +182,3 @@ def _taps(source: int, target: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[n
     position = np.maximum(scale * (np.arange(target, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
     index = np.minimum(position.astype(np.intp), source - 1)
     return index, np.asarray(position - index.astype(np.float32), dtype=np.float32)
-
-
-def _bilinear(source: int, target: int) -> npt.NDArray[np.float32]:
-    """Return the (target, source) matrix of bilinear interpolation along one axis."""
-    index, weight = _taps(source, target)
-    matrix = np.zeros((target, source), dtype=np.float32)
-    rows = np.arange(target)
-    matrix[rows, index] = 1 - weight
-    np.add.at(matrix, (rows, np.minimum(index + 1, source - 1)), weight)
-    return matrix
