@@ -1,0 +1,300 @@
+"""The demo's own work: starting, finding, repairing and stopping, against a Label Studio that answers in its place."""
+
+import json
+import os
+import pickle
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from backend.demo import Demo, Login, backend_environ, command, label_studio_environ, run
+from backend.demo_processes import DemoError, Program, free_port, is_free, only_one, start, wait_until_ready
+from backend.demo_project import BACKEND_TITLE, LABEL_CONFIG, TITLE
+from backend.label_config import parse, problems
+
+HERE = Path(__file__).parent
+LOGIN = Login("demo@example.com", "a password", "0123456789abcdef")
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Demo:
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    for name in ("one.png", "two.jpg"):
+        Image.new("RGB", (8, 6)).save(samples / name)
+    (samples / "samples.json").write_text("{}")
+    python = script(tmp_path / "python", f'exec {sys.executable} {HERE / "fake_label_studio.py"} "$@"')
+    serve = (sys.executable, str(HERE / "fake_backend.py"))
+    first = free_port(20000 + os.getpid() % 20000, "a test")
+    return Demo(tmp_path / "demo", python, samples, first, free_port(first + 1, "a test"), serve)
+
+
+def stop_when_ready(lines: list[str]):
+    """Return a `say` that does, once the demo is ready, what Ctrl-C does."""
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "Password" in line:
+            raise KeyboardInterrupt
+
+    return say
+
+
+def run_once(demo: Demo) -> tuple[str, dict]:
+    """Run the demo until it is ready; return what it said, and Label Studio's data."""
+    lines: list[str] = []
+    run(demo, os.environ, stop_when_ready(lines))
+    return "\n".join(lines), state_of(demo)
+
+
+def state_of(demo: Demo) -> dict:
+    return json.loads((demo.data / "fake.json").read_text())
+
+
+def test_the_demo_makes_a_project_with_the_samples_and_this_backend_and_says_where_it_is(demo):
+    said, state = run_once(demo)
+    login = json.loads((demo.folder / "login.json").read_text())
+    assert f"http://127.0.0.1:{demo.label_studio_port}/projects/1/data" in said
+    assert login["username"] in said
+    assert login["password"] in said
+    assert [(project["title"], project["label_config"]) for project in state["projects"]] == [(TITLE, LABEL_CONFIG)]
+    assert [task["name"] for task in state["tasks"]] == ["one.png", "two.jpg"]
+    assert [(ml["url"], ml["is_interactive"]) for ml in state["ml"]] == [
+        (f"http://127.0.0.1:{demo.backend_port}", True)
+    ]
+
+
+def test_stopping_the_demo_stops_both_programs(demo):
+    run_once(demo)
+    assert is_free(demo.backend_port)
+    assert is_free(demo.label_studio_port)
+
+
+def test_a_second_run_finds_everything_and_the_same_login(demo):
+    before, first = run_once(demo)
+    after, second = run_once(demo)
+    assert before.splitlines()[-6:] == after.splitlines()[-6:]
+    assert {name: first[name] for name in ("token", "projects", "tasks", "ml", "webhooks")} == {
+        name: second[name] for name in ("token", "projects", "tasks", "ml", "webhooks")
+    }
+
+
+def test_a_run_that_was_interrupted_before_the_upload_is_taken_up_there(demo):
+    _, state = run_once(demo)
+    (demo.data / "fake.json").write_text(json.dumps(state | {"tasks": [], "ml": []}))
+    _, state = run_once(demo)
+    assert len(state["projects"]) == 1
+    assert [task["name"] for task in state["tasks"]] == ["one.png", "two.jpg"]
+    assert len(state["ml"]) == 1
+
+
+def test_a_sample_that_the_user_deleted_does_not_come_back(demo):
+    _, state = run_once(demo)
+    (demo.data / "fake.json").write_text(json.dumps(state | {"tasks": state["tasks"][:1]}))
+    _, state = run_once(demo)
+    assert [task["name"] for task in state["tasks"]] == ["one.png"]
+
+
+def test_a_label_studio_whose_first_start_did_not_end_is_begun_anew(demo):
+    demo.data.mkdir(parents=True)
+    (demo.data / "fake.json").write_text(json.dumps({"token": "of a half-made user", "projects": []}))
+    _, state = run_once(demo)
+    assert len(state["projects"]) == 1
+
+
+def test_a_label_studio_that_was_once_complete_is_never_begun_anew(demo):
+    _, state = run_once(demo)
+    (demo.data / "fake.json").write_text(json.dumps(state | {"token": "of another user"}))
+    with pytest.raises(DemoError, match="does not accept the demo's own token"):
+        run_once(demo)
+    assert state_of(demo)["tasks"] == state["tasks"]
+
+
+def test_a_backend_on_another_port_takes_the_place_of_the_old_one_and_of_its_webhook(demo):
+    run_once(demo)
+    _, state = run_once(replace(demo, backend_port=free_port(demo.label_studio_port + 1, "a test")))
+    assert len(state["ml"]) == 1
+    assert [hook["url"] for hook in state["webhooks"]] == [state["ml"][0]["url"] + "/webhook"]
+    assert state["ml"][0]["title"] == BACKEND_TITLE
+    assert str(demo.backend_port) not in state["ml"][0]["url"]
+
+
+def test_a_label_studio_that_fails_is_shown_with_the_end_of_its_log_and_takes_the_backend_with_it(demo):
+    broken = script(demo.folder.parent / "broken", "echo first; echo no such table: users >&2; exit 3")
+    with pytest.raises(DemoError) as raised:
+        run_once(replace(demo, label_studio_python=broken))
+    assert "Label Studio stopped by itself (exit status 3)" in str(raised.value)
+    assert "| no such table: users" in str(raised.value)
+    assert is_free(demo.backend_port)
+
+
+def test_a_program_that_ends_while_the_demo_runs_ends_the_demo_with_its_log(demo):
+    lines: list[str] = []
+
+    def end_the_backend(line: str) -> None:
+        lines.append(line)
+        if "Password" in line:
+            number = int((demo.folder / "lock").read_text().split()[-1])
+            os.kill(number, signal.SIGKILL)
+
+    with pytest.raises(DemoError, match="The backend stopped by itself"):
+        run(demo, os.environ, end_the_backend)
+    assert is_free(demo.label_studio_port)
+
+
+def test_a_program_that_never_answers_is_given_up_with_its_log(tmp_path):
+    silent = script(tmp_path / "silent", "echo still loading; exec sleep 60")
+    url = f"http://127.0.0.1:{free_port(30000, 'a test')}/health"
+    running = start(Program("Something", (str(silent),), os.environ, None, tmp_path / "log", url, 0.5))
+    try:
+        with pytest.raises(DemoError, match=r"(?s)did not answer at http.* within 0 s.*\| still loading"):
+            wait_until_ready([running], print)
+    finally:
+        running.stop()
+
+
+def test_a_program_that_ignores_being_asked_is_ended_with_its_children(tmp_path):
+    stubborn = script(tmp_path / "stubborn", f"trap '' TERM\nsleep 61 &\necho $! > {tmp_path}/child\nwait\nsleep 61")
+    running = start(Program("Something", (str(stubborn),), os.environ, None, tmp_path / "log", "http://127.0.0.1:9", 1))
+    child = tmp_path / "child"
+    until = time.monotonic() + 10
+    while not (child.exists() and child.read_text().strip()) and time.monotonic() < until:
+        time.sleep(0.02)
+    running.stop(timeout_s=0.3)
+    assert not alive(running.pid)
+    assert not alive(int(child.read_text()))
+
+
+def alive(number: int) -> bool:
+    """Say whether a process runs; one that is dead and only waits to be noticed does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("option", ["backend_port", "label_studio_port"])
+def test_a_port_that_was_asked_for_and_is_taken_is_named_and_nothing_is_started(demo, option):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(DemoError, match=f"Port {port} is taken. Choose another .* with --"):
+            run_once(replace(demo, **{option: port}))
+    assert not (demo.folder / "label-studio.log").exists()
+
+
+def test_a_port_that_was_not_asked_for_is_passed_over_when_it_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port, "a test") > port
+
+
+def test_a_demo_that_is_already_running_is_not_started_twice(demo):
+    with only_one(demo.folder / "lock"), pytest.raises(DemoError, match="already running"):
+        run_once(demo)
+
+
+@contextmanager
+def started(demo: Demo) -> Iterator[subprocess.Popen[str]]:
+    """Start the demo as a process of its own, and give it as soon as it is ready."""
+    starter = "import os, sys, pickle; from backend.demo import run; " + (
+        f"run(pickle.loads({pickle.dumps(demo)!r}), os.environ, lambda line: print(line, flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as process:
+        while "Password" not in process.stdout.readline():
+            pass
+        yield process
+
+
+def test_programs_that_outlived_their_demo_are_named_to_the_next_one(demo):
+    with started(demo) as first:
+        first.kill()
+    numbers = [int(word.strip(",")) for word in (demo.folder / "lock").read_text().split()[1:]]
+    try:
+        with pytest.raises(DemoError, match=f"or end processes {numbers[0]}, {numbers[1]}"):
+            run_once(demo)
+    finally:
+        for number in numbers:
+            os.killpg(number, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_a_kill_and_a_closed_terminal_all_stop_both_programs(demo, number):
+    with started(demo) as process:
+        process.send_signal(number)
+        assert "Stopping" in process.stdout.read()
+    assert process.returncode == 0
+    assert is_free(demo.backend_port)
+    assert is_free(demo.label_studio_port)
+
+
+def test_a_missing_label_studio_is_told_with_the_command_that_installs_it(demo):
+    with pytest.raises(DemoError, match=r"Label Studio is not installed.*make demo"):
+        run_once(replace(demo, label_studio_python=demo.folder / "nothing"))
+
+
+def test_a_folder_without_images_is_refused_before_anything_is_started(demo, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DemoError, match="no images to label"):
+        run_once(replace(demo, samples=tmp_path / "empty"))
+    assert not (demo.folder / "backend.log").exists()
+
+
+def test_what_goes_wrong_is_one_sentence_on_the_command_line(tmp_path):
+    result = CliRunner().invoke(command, ["--folder", str(tmp_path), "--samples", str(tmp_path / "nowhere")])
+    assert result.exit_code == 1
+    assert result.output == f"Error: There is no folder {tmp_path / 'nowhere'} with images to label.\n"
+
+
+def test_label_studio_gets_nothing_of_the_callers_environment_that_could_steer_it(demo):
+    theirs = {"HOST": "https://elsewhere", "DEBUG": "1", "USERNAME": "me", "LABEL_STUDIO_PORT": "1", "HTTPS_PROXY": "x"}
+    environ = label_studio_environ(theirs | {"PATH": "/bin"}, LOGIN, demo.data)
+    assert environ["PATH"] == "/bin"
+    assert environ["HTTPS_PROXY"] != "x"
+    assert not {"HOST", "DEBUG", "USERNAME", "LABEL_STUDIO_PORT"} & environ.keys()
+
+
+def test_the_backend_keeps_the_callers_choice_of_weights_but_not_their_password(demo):
+    theirs = {"PADDLE_SAM_WEIGHTS": "sam_vit_b", "BASIC_AUTH_USER": "me", "BASIC_AUTH_PASS": "x", "PORT": "1"}
+    environ = backend_environ(theirs, LOGIN, 9091, 8081, demo.folder)
+    assert environ["PADDLE_SAM_WEIGHTS"] == "sam_vit_b"
+    assert environ["PORT"] == "9091"
+    assert environ["LABEL_STUDIO_URL"] == "http://127.0.0.1:8081"
+    assert "BASIC_AUTH_USER" not in environ
+
+
+def test_the_login_is_readable_by_its_owner_alone(demo):
+    run_once(demo)
+    assert stat.S_IMODE((demo.folder / "login.json").stat().st_mode) == 0o600
+
+
+def test_a_damaged_login_is_told_and_not_replaced(demo):
+    demo.folder.mkdir()
+    (demo.folder / "login.json").write_text("{")
+    with pytest.raises(DemoError, match="is damaged"):
+        run_once(demo)
+    assert (demo.folder / "login.json").read_text() == "{"
+
+
+def test_the_backend_finds_nothing_to_correct_in_the_demos_labeling_config():
+    assert problems(parse(LABEL_CONFIG)) == ()
