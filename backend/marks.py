@@ -3,7 +3,6 @@
 Pixels follow the model's convention: (x, y) with the pixel (0, 0) covering [0, 1) × [0, 1); nothing is rounded.
 """
 
-import base64
 import math
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from backend import rle
+from backend import bitmask, rle
 from backend.errors import PromptError, Reason
 from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, Stroke, Vector
 from model.types import BoolArray, Mask
@@ -26,7 +25,6 @@ FARTHEST_PERCENT = 1e6
 FAR_PIXELS = 1e5  # OpenCV draws with whole numbers; what lies farther out is outside all the same
 SUBPIXEL_BITS = 4
 COARSE_PIXELS = 1 << 20
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,19 +229,7 @@ def _draw(stroke: Stroke, canvas: npt.NDArray[np.uint8]) -> None:
 
 
 def _bitmask(data_url: str, original_size: Size) -> Mask:
-    """Return the mask in a PNG's alpha channel, after checking in its header that it is as large as the image."""
-    head, _, payload = data_url.partition(",")
     try:
-        data = base64.b64decode(payload, validate=True) if head.endswith(";base64") else b""
+        return bitmask.decode(data_url, original_size)
     except ValueError as error:
-        raise PromptError(f"bitmask: expected base64, got {error}", Reason.BAD_GEOMETRY) from error
-    if not data.startswith(PNG_SIGNATURE):
-        raise PromptError(f"bitmask: expected a PNG as a data URL, got {head[:40]!r}", Reason.BAD_GEOMETRY)
-    size = (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
-    if size != original_size:
-        raise PromptError(f"bitmask: expected size {original_size}, got {size}", Reason.SIZE_MISMATCH)
-    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise PromptError("bitmask: expected a PNG, got a damaged one", Reason.BAD_GEOMETRY)
-    values = pixels if pixels.ndim == 2 else pixels[:, :, -1]
-    return Mask.from_array(values > 0)
+        raise PromptError(str(error), Reason.BAD_GEOMETRY) from error

@@ -1,0 +1,125 @@
+"""A mask's outline as closed rings, for the regions that hold one ring and no holes.
+
+Policy: one ring per connected part, largest first. A ring differs from its part by at most ``TOLERANCE`` of the part's
+area, and never by more than ``COARSEST`` pixels. Parts and holes below ``SPECK`` of the object are dropped and filled;
+a larger hole is opened to the outside by a slit of ``SLIT`` pixels, so that the ring goes around it. Rings do not cross
+themselves and stay inside the image. A mask with more than ``RAGGED`` corners is smoothed first, and at most
+``MOST_PARTS`` parts are drawn.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import shapely
+import shapely.affinity
+from shapely import LineString, Polygon
+from shapely.geometry.base import BaseGeometry
+from shapely.ops import nearest_points
+
+from model.types import Mask
+
+Ring: TypeAlias = npt.NDArray[np.float64]
+
+TOLERANCE = 0.015
+COARSEST = 2.0
+SPECK = 0.001
+SMALLEST_SPECK = 4.0
+SLIT = 0.05
+MOST_PARTS = 32
+RAGGED = 20_000  # corners beyond which a mask is noise rather than an outline
+
+
+def rings(mask: Mask) -> tuple[Ring, ...]:
+    """Return the outline of a mask: per part the (N, 2) corners in original pixels, without repeating the first.
+
+    None for an empty mask.
+    """
+    if not mask.area:
+        return ()
+    speck = max(SMALLEST_SPECK, SPECK * mask.area)
+    height, width = mask.original_size
+    frame = shapely.box(0, 0, width, height)
+    parts: list[Polygon] = []
+    for shell, holes in _contours(mask):
+        grown = shapely.affinity.translate(_grown(shell, holes), mask.offset[0] + 0.5, mask.offset[1] + 0.5)
+        parts.extend(_opened(shapely.intersection(grown, frame), speck))
+    parts.sort(key=lambda part: -part.area)
+    kept = [part for number, part in enumerate(parts) if number == 0 or part.area >= speck]
+    return tuple(shapely.get_coordinates(part.exterior)[:-1] for part in kept[:MOST_PARTS])
+
+
+def _contours(mask: Mask) -> Iterator[tuple[Ring, list[Ring]]]:
+    """Yield every part's border and those of its holes, through the centres of pixels."""
+    crop = mask.crop.view(np.uint8)
+    found, tree = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if sum(map(len, found)) > RAGGED:
+        crop = _smoothed(crop)
+        found, tree = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    borders = [contour[:, 0].astype(np.float64) for contour in found]
+    shells = [number for number, (_, _, _, parent) in enumerate(tree[0]) if parent < 0]
+    shells.sort(key=lambda number: -cv2.contourArea(found[number]))
+    holes: dict[int, list[Ring]] = {number: [] for number in shells}
+    for number, (_, _, _, parent) in enumerate(tree[0]):
+        if parent >= 0 and len(borders[number]) >= 3:
+            holes[parent].append(borders[number])
+    for number in shells[: 2 * MOST_PARTS]:
+        yield borders[number], holes[number]
+
+
+def _smoothed(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return a ragged mask with its dust and pinholes gone, unless it is nothing but dust."""
+    smooth = crop
+    for size in (3, 7, 11):
+        smooth = np.asarray(cv2.medianBlur(smooth, size), dtype=np.uint8)
+    return smooth if smooth.any() else crop
+
+
+def _grown(shell: Ring, holes: Sequence[Ring]) -> BaseGeometry:
+    """Return the area whose pixels the borders run through: simplified, and half a pixel wider than they are."""
+    if len(shell) < 3:
+        outline = LineString(shell) if len(shell) == 2 else shapely.Point(shell[0])
+        return outline.buffer(0.5, cap_style="square", join_style="mitre")
+    exact: BaseGeometry = Polygon(shell, holes)
+    if not exact.is_valid:  # a border that runs over itself, where the mask is one pixel thin
+        exact = shapely.make_valid(exact)
+    # Moving a border by t changes the area by less than t times its length, so the last try is sure to be good enough.
+    sure = min(COARSEST, TOLERANCE * exact.area / max(1.0, exact.length))
+    allowed = TOLERANCE * exact.area
+    for tolerance in (*(min(COARSEST, factor * sure) for factor in (4, 2.5, 1.5)), sure):
+        simple = exact.simplify(tolerance, preserve_topology=True)
+        if tolerance == sure or shapely.symmetric_difference(simple, exact).area <= allowed:
+            break
+    return simple.buffer(0.5, join_style="mitre", mitre_limit=2, cap_style="square")
+
+
+def _opened(shape: BaseGeometry, speck: float) -> Iterator[Polygon]:
+    """Yield the shape's polygons without holes: small ones filled, others opened to the outside."""
+    for polygon in _polygons(shape):
+        holes = [hole for hole in polygon.interiors if Polygon(hole).area >= speck]
+        whole: BaseGeometry = Polygon(polygon.exterior, holes)
+        for hole in holes:
+            slit = _slit(hole, polygon)
+            whole = shapely.difference(whole, slit)
+        yield from (part for part in _polygons(whole) if part.area > 0)
+
+
+def _slit(hole: shapely.LinearRing, polygon: Polygon) -> BaseGeometry:
+    """Return a thin cut from a hole to the outside, along the shortest way and a little beyond both ends."""
+    start, end = nearest_points(hole, polygon.exterior)
+    dx, dy = end.x - start.x, end.y - start.y
+    distance = math.hypot(dx, dy) or 1.0
+    dx, dy = SLIT * dx / distance, SLIT * dy / distance
+    return LineString([(start.x - dx, start.y - dy), (end.x + dx, end.y + dy)]).buffer(SLIT / 2, cap_style="flat")
+
+
+def _polygons(shape: BaseGeometry) -> list[Polygon]:
+    """Return a shape's polygons, those within nested collections too."""
+    return [
+        polygon
+        for part in shapely.get_parts(shape).tolist()
+        for polygon in ([part] if isinstance(part, Polygon) else _polygons(part) if hasattr(part, "geoms") else [])
+    ]
