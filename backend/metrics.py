@@ -1,0 +1,190 @@
+"""What the service counts and times: for Prometheus, and the last requests for the status page.
+
+The registry is given, never the library's global one, so that tests and several services in one process stay apart.
+"""
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from backend.errors import Reason
+from backend.types import Prediction
+
+STAGES = ("receive", "fetch", "decode_image", "encode", "embedding", "decoder", "postprocess", "rle", "total")
+"""The parts of an answer that are timed: ``fetch``, ``decode_image`` and ``encode`` happen in the background, and
+``embedding`` is what a request waits for them."""
+
+_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 100.0)
+_RECENT = 50
+_PROJECTS = 100
+
+
+@dataclass(frozen=True)
+class AnsweredRequest:
+    """One answered request, for the status page.
+
+    Attributes:
+        at: seconds since 1970.
+        tasks: how many tasks it was about.
+        regions: how many regions the answer holds.
+        reasons: why it holds none, or fewer than asked for.
+        total_ms: from the first byte read to the answer.
+        body_bytes: size of the request.
+        stages_ms: how long each stage of it took in the request's own thread.
+    """
+
+    at: float
+    tasks: int
+    regions: int
+    reasons: tuple[Reason, ...]
+    total_ms: float
+    body_bytes: int
+    stages_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+class Metrics:
+    """Counters, timers and the last requests of one service; safe from many threads."""
+
+    def __init__(self, registry: CollectorRegistry | None = None, clock: Callable[[], float] = time.time) -> None:
+        """Register with ``registry``, a new one if None; ``clock`` gives seconds since 1970."""
+        self.registry = CollectorRegistry() if registry is None else registry
+        self._clock = clock
+        self._stage = Histogram(
+            "paddle_sam_stage_seconds",
+            "Time that each stage of an answer takes.",
+            ["stage"],
+            buckets=_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._cache = Counter(
+            "paddle_sam_cache_lookups", "Where embeddings were found, or miss.", ["tier"], registry=self.registry
+        )
+        self._reasons = Counter(
+            "paddle_sam_reasons", "Why answers were empty or requests refused.", ["reason"], registry=self.registry
+        )
+        self._background = Counter(
+            "paddle_sam_background_failures",
+            "Why images could not be encoded ahead.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._tasks = Counter(
+            "paddle_sam_tasks", "Tasks answered, with regions or without.", ["outcome"], registry=self.registry
+        )
+        self._shared = Counter(
+            "paddle_sam_encodes_shared", "Requests that joined an encode already on its way.", registry=self.registry
+        )
+        self._waiting = Gauge(
+            "paddle_sam_waiting", "Requests waiting for an embedding at the moment.", registry=self.registry
+        )
+        self._recent: deque[AnsweredRequest] = deque(maxlen=_RECENT)
+        self._projects: OrderedDict[int | None, tuple[str, ...]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._own = threading.local()
+        for stage in STAGES:
+            self._stage.labels(stage)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, whether it succeeds or not."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._took(name, time.perf_counter() - start)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count a request as waiting for its embedding, and time how long it does."""
+        with self._waiting.track_inprogress(), self.stage("embedding"):
+            yield
+
+    def looked_up(self, tier: str) -> None:
+        """Count where an embedding was found, or that it was not (``miss``)."""
+        self._cache.labels(tier).inc()
+
+    def shared(self) -> None:
+        """Count a request that joined an encode already on its way."""
+        self._shared.inc()
+
+    def background_failure(self, reason: Reason) -> None:
+        """Count an image that could not be encoded ahead."""
+        self._background.labels(reason.value).inc()
+
+    def answered(
+        self, predictions: Sequence[Prediction], *, received_s: float, total_s: float, body_bytes: int
+    ) -> None:
+        """Note an answer; its stages are those that this thread timed since its last one.
+
+        Args:
+            predictions: one per task.
+            received_s: how long reading the request took.
+            total_s: how long everything took.
+            body_bytes: size of the request.
+        """
+        self._took("receive", received_s)
+        self._took("total", total_s)
+        reasons = tuple(dict.fromkeys(reason for one in predictions for reason in one.reasons))
+        for one in predictions:
+            self._tasks.labels("regions" if one.result else "empty").inc()
+        for reason in reasons:
+            self._reasons.labels(reason.value).inc()
+        stages_ms = {name: round(seconds * 1000, 3) for name, seconds in self._forget().items()}
+        note = AnsweredRequest(
+            self._clock(),
+            len(predictions),
+            sum(len(one.result) for one in predictions),
+            reasons,
+            round(total_s * 1000, 3),
+            body_bytes,
+            MappingProxyType(stages_ms),
+        )
+        with self._lock:
+            self._recent.appendleft(note)
+
+    def refused(self, reason: Reason) -> None:
+        """Count a request that got an error for an answer."""
+        self._reasons.labels(reason.value).inc()
+        self._forget()
+
+    def configured(self, project_id: int | None, problems: Sequence[str]) -> None:
+        """Note what a project's labeling config lacks; nothing, if it is fine."""
+        with self._lock:
+            self._projects[project_id] = tuple(problems)
+            self._projects.move_to_end(project_id)
+            while len(self._projects) > _PROJECTS:
+                self._projects.popitem(last=False)
+
+    def recent(self) -> tuple[AnsweredRequest, ...]:
+        """Return the last requests, newest first."""
+        with self._lock:
+            return tuple(self._recent)
+
+    def config_problems(self) -> Mapping[int | None, tuple[str, ...]]:
+        """Return what the labeling config of each project that was opened lacks."""
+        with self._lock:
+            return dict(self._projects)
+
+    def watch(self, name: str, description: str, read: Callable[[], float]) -> None:
+        """Expose ``paddle_sam_<name>``, a number that is read whenever somebody asks."""
+        Gauge(f"paddle_sam_{name}", description, registry=self.registry).set_function(read)
+
+    def exposition(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _took(self, name: str, seconds: float) -> None:
+        self._stage.labels(name).observe(seconds)
+        stages: dict[str, float] = self._own.__dict__.setdefault("stages", {})
+        stages[name] = stages.get(name, 0.0) + seconds
+
+    def _forget(self) -> dict[str, float]:
+        """Return the stages this thread has timed and begin anew."""
+        stages: dict[str, float] = self._own.__dict__.pop("stages", {})
+        return stages
