@@ -82,9 +82,10 @@ def of_boxes_and_points(boxes: Sequence[Numbers], points: Sequence[Numbers]) -> 
     Raises:
         PromptError: a number is none, or the points outside of the boxes are all off the object.
     """
-    corners = [_box(box) for box in boxes]
-    refining, loose = _share(corners, [_point(point) for point in points])
-    asked = [_of_box(box, given, inside) for box, given, inside in zip(corners, boxes, refining, strict=True)]
+    given = _rows(BOX_PROMPT, boxes)
+    corners = [_box(box) for box in given]
+    refining, loose = _share(corners, [_point(point) for point in _rows(POINT_PROMPT, points)])
+    asked = [_of_box(*args) for args in zip(corners, given, refining, strict=True)]
     return (*asked, _of_points(loose, loose)) if loose else tuple(asked)
 
 

@@ -73,13 +73,12 @@ class Choice:
         from model.api import find_weights
         from model.weights import merge, read
 
-        paths: Sequence[str | Path] = self.weights or [
-            find_weights(self.model_name or DEFAULT_MODEL, self.weights_dir, self.mirror)
-        ]
-        if len(paths) > 2:
-            raise click.UsageError(f"--weights: expected at most two, got {len(paths)}")
-        name = self.model_name or (None if self.weights else DEFAULT_MODEL)
-        first, *rest = [read(path, name) for path in paths]
+        if len(self.weights) > 2:
+            raise click.UsageError(f"--weights: expected at most two, got {len(self.weights)}")
+        if not self.weights:
+            name = self.model_name or DEFAULT_MODEL
+            return read(find_weights(name, self.weights_dir, self.mirror), name)
+        first, *rest = [read(path, self.model_name) for path in self.weights]
         return merge(first, rest[0]) if rest else first
 
     def model(self) -> "SamModel":
