@@ -1,6 +1,8 @@
 """Meta's ``sam_vit_*.pth``: a zip of one pickle, which names the tensors, and their storages; read without PyTorch."""
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from model.weights.pickles import Call, Name, Reference
 from model.weights.tensors import ITEM_SIZES, Shape, Stored, in_file
 
 _LOCAL_HEADER_BYTES = 30
+_DAMAGE = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError, MemoryError, struct.error, zlib.error)
+"""What the standard library raises at damaged archives."""
 _STORAGES = {
     "FloatStorage": "float32",
     "HalfStorage": "float16",
@@ -36,7 +40,9 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
             storages = _Storages(path, archive)
             with archive.open(storages.pickle) as stream:
                 state = pickles.read(stream, str(path))  # type: ignore[arg-type]  # an archive member reads as a BinaryIO
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OverflowError) as error:
+    except WeightsError:
+        raise
+    except _DAMAGE as error:
         raise WeightsError(f"{path}: expected a whole PyTorch file (zip), got: {error} (truncated?)") from error
     tensors = {key: storages.tensor(key, value) for key, value in _entries(path, state)}
     stored = {key: value.transposed() if _transposes(key, value) else value for key, value in tensors.items()}

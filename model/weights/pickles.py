@@ -7,6 +7,7 @@ standard library's ``pickletools``.
 """
 
 import pickletools
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -17,6 +18,8 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _ARGUMENTS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _BYTES_HEADER = {"SHORT_BINBYTES": 2, "BINBYTES": 5, "BINBYTES8": 9}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_DAMAGE = (ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError, MemoryError, OverflowError)
+"""What a stack machine on damaged instructions runs into."""
 _LIMIT = 1 << 20
 """Opcodes in a pickle; a SAM checkpoint needs about ten thousand."""
 
@@ -66,8 +69,10 @@ def read(stream: BinaryIO, source: str) -> object:
         WeightsError: the stream is no pickle, ends too early or uses an opcode that no weights need.
     """
     try:
-        return _Machine(source).run(stream)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError, EOFError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # pickletools' own, at damaged strings
+            return _Machine(source).run(stream)
+    except _DAMAGE as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(
