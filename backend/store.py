@@ -241,14 +241,14 @@ class TieredStore:
 
     name = "tiers"
 
-    def __init__(self, tiers: Sequence[EmbeddingStore], on_lookup: Callable[[str], None] = lambda tier: None) -> None:
+    def __init__(self, tiers: Sequence[EmbeddingStore], on_hit: Callable[[str], None] = lambda tier: None) -> None:
         """Combine stores.
 
         Args:
             tiers: fastest first.
-            on_lookup: is told after each lookup which store had it, or ``miss``.
+            on_hit: is told which store had what was looked for.
         """
-        self._tiers, self._on_lookup = tuple(tiers), on_lookup
+        self._tiers, self._on_hit = tuple(tiers), on_hit
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding from the first store that has it."""
@@ -257,9 +257,8 @@ class TieredStore:
             if found is not None:
                 for faster in self._tiers[:index]:
                     faster.put(key, found)
-                self._on_lookup(tier.name)
+                self._on_hit(tier.name)
                 return found
-        self._on_lookup("miss")
         return None
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:

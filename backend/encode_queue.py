@@ -1,0 +1,254 @@
+"""One thread that owns a device's encoder: images go in by priority, embeddings come out, once per content."""
+
+import gc
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from backend import images
+from backend.embedding_bytes import rounded
+from backend.errors import BackendError, Reason, RetryLater
+from backend.store import EmbeddingKey, EmbeddingStore
+from model.types import Embedding
+
+logger = logging.getLogger(__name__)
+
+_OUT_OF_MEMORY = ("out of memory", "resourceexhausted")
+
+
+class Priority(IntEnum):
+    """Whose turn comes first."""
+
+    INTERACTIVE = 0
+    PREFETCH = 1
+
+
+class Encoder(Protocol):
+    """Turns an image into an embedding; see `model.predictor.Encoder`."""
+
+    @property
+    def model_version(self) -> str:
+        """Name and digest of the weights."""
+        ...
+
+    def encode(self, image: npt.NDArray[np.uint8], /) -> Embedding:
+        """Return the embedding of an (H, W, 3) uint8 RGB image."""
+        ...
+
+
+class Stopwatch(Protocol):
+    """Times and counts the work; see `backend.metrics.Metrics`."""
+
+    def looked_up(self, tier: str, /) -> None:
+        """Count where an embedding was found; ``miss`` is one that has to be made."""
+        ...
+
+    def stage(self, name: str, /) -> AbstractContextManager[None]:
+        """Time what happens inside."""
+        ...
+
+
+@dataclass
+class _Job:
+    key: EmbeddingKey
+    data: bytes
+    priority: Priority
+    future: "Future[Embedding]" = field(default_factory=Future)
+    is_taken: bool = False
+
+
+class EncodeQueue:
+    """Encodes images one at a time, the urgent ones first, each content once however often it is asked for."""
+
+    def __init__(
+        self,
+        load: Callable[[], Encoder],
+        store: EmbeddingStore,
+        limits: images.Limits,
+        stopwatch: Stopwatch,
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+            load: returns the encoder; called on the queue's own thread, so that nobody waits who need not.
+            store: where embeddings go.
+            limits: of the images.
+            stopwatch: times ``decode_image`` and ``encode``.
+        """
+        self._load, self._store, self._limits, self._stopwatch = load, store, limits, stopwatch
+        self._encoder: Encoder | None = None
+        self._heap: list[tuple[Priority, int, _Job]] = []
+        self._jobs: dict[EmbeddingKey, _Job] = {}
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the encoder is loaded."""
+        return self._encoder is not None
+
+    def __len__(self) -> int:
+        """How many images wait or are being encoded."""
+        return len(self._jobs)
+
+    def start(self) -> None:
+        """Begin loading the encoder, in the background; the second call does nothing."""
+        with self._changed:
+            if self._thread is None and not self._is_closed:
+                self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
+                self._thread.start()
+
+    def submit(self, key: EmbeddingKey, data: bytes, priority: Priority) -> "Future[Embedding]":
+        """Return the embedding to come of an image file; the one already on its way, if there is one.
+
+        The future fails with a `BackendError` and nothing else.
+        """
+        with self._changed:
+            job = self._jobs.get(key)
+            if job is None:
+                job = _Job(key, data, priority)
+                if self._is_closed:
+                    job.future.set_exception(_stopping())
+                    return job.future
+                self._jobs[key] = job
+                self._push(job)
+            else:
+                self._promote(job, priority)
+            return job.future
+
+    def promote(self, key: EmbeddingKey, priority: Priority) -> None:
+        """Move an image forward if it still waits."""
+        with self._changed:
+            job = self._jobs.get(key)
+            if job is not None:
+                self._promote(job, priority)
+
+    def close(self) -> None:
+        """Finish the image in hand, fail the others, and end the thread."""
+        with self._changed:
+            self._is_closed = True
+            waiting = [job for job in self._jobs.values() if not job.is_taken]
+            for job in waiting:
+                job.is_taken = True
+                del self._jobs[job.key]
+            self._changed.notify_all()
+        for job in waiting:
+            _settle(job.future, _stopping())
+        if self._thread is not None:
+            self._thread.join()
+
+    def _promote(self, job: _Job, priority: Priority) -> None:
+        if priority < job.priority and not job.is_taken:
+            job.priority = priority
+            self._push(job)  # its old place in the heap is passed over when it comes up
+
+    def _push(self, job: _Job) -> None:
+        heapq.heappush(self._heap, (job.priority, next(self._order), job))
+        self._changed.notify()
+
+    def _next(self) -> _Job | None:
+        """Return the most urgent image, waiting for one; None when closed."""
+        with self._changed:
+            while True:
+                while self._heap:
+                    job = heapq.heappop(self._heap)[2]
+                    if not job.is_taken:
+                        job.is_taken = True
+                        return job
+                if self._is_closed:
+                    return None
+                self._changed.wait()
+
+    def _work(self) -> None:
+        self._try_to_load()
+        while (job := self._next()) is not None:
+            outcome = self._outcome(job)
+            with self._changed:
+                del self._jobs[job.key]
+            job.data = b""  # the heap may still hold the job's earlier places
+            _settle(job.future, outcome)
+
+    def _try_to_load(self) -> BackendError | None:
+        """Load the encoder; return why it cannot be, None if it is there."""
+        try:
+            self._encoder = self._load()
+        except Exception as error:  # noqa: BLE001 - whatever it is, clicks get a reason and the next one tries again
+            logger.error("event=encoder_not_loaded detail=%r", str(error))
+            return BackendError(f"the encoder cannot be loaded: {error}", Reason.MODEL_NOT_READY)
+        return None
+
+    def _outcome(self, job: _Job) -> Embedding | BackendError:
+        if self._encoder is None:
+            failure = self._try_to_load()
+            if failure is not None:
+                return failure
+        try:
+            try:
+                return self._encode(job)
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+            gc.collect()  # once more with what the failed try held given back
+            return self._encode(job)
+        except BackendError as error:
+            return error
+        except Exception as error:  # the thread outlives any image, and its waiters learn the reason
+            if _is_out_of_memory(error):
+                return RetryLater(f"not enough memory to encode the image: {error}", Reason.OUT_OF_MEMORY)
+            logger.exception("event=encode_failed image=%s", job.key.digest[:12])
+            return BackendError(f"the image cannot be encoded: {error}", Reason.ENCODE_FAILED)
+
+    def _encode(self, job: _Job) -> Embedding:
+        encoder = self._encoder
+        assert encoder is not None
+        if encoder.model_version != job.key.model_version:
+            raise BackendError(
+                f"expected an encoder of {job.key.model_version}, got {encoder.model_version}", Reason.MODEL_NOT_READY
+            )
+        held = self._store.get(job.key)
+        if held is not None:  # made since it was asked for, here or by another process
+            return held
+        self._stopwatch.looked_up("miss")
+        start = time.perf_counter()
+        with self._stopwatch.stage("decode_image"):
+            picture = images.decode(job.data, self._limits)
+        with self._stopwatch.stage("encode"):
+            embedding = encoder.encode(picture.pixels)
+        if embedding.original_size != picture.original_size:  # it was decoded smaller
+            embedding = replace(embedding, original_size=picture.original_size)
+        embedding = rounded(embedding, job.key.dtype)
+        self._store.put(job.key, embedding)
+        took = round((time.perf_counter() - start) * 1000)
+        logger.info("event=encoded image=%s priority=%s ms=%d", job.key.digest[:12], job.priority.name.lower(), took)
+        return embedding
+
+
+def _settle(future: "Future[Embedding]", outcome: Embedding | BackendError) -> None:
+    try:
+        if isinstance(outcome, BackendError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    except InvalidStateError:
+        pass  # somebody cancelled it
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY)
+
+
+def _stopping() -> RetryLater:
+    return RetryLater("the service is stopping", Reason.MODEL_NOT_READY)
