@@ -57,7 +57,11 @@ def check_dtype(dtype: str, device: str) -> str:
 
 
 def enter(device: str) -> None:
-    """Make ``device`` the calling thread's; Paddle keeps this per thread."""
+    """Make ``device`` the calling thread's, and let that thread compute; Paddle keeps both per thread.
+
+    A thread other than the one that first imported Paddle would otherwise record graphs instead of computing.
+    """
+    paddle.disable_static()
     paddle.set_device(device)
 
 

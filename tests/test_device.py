@@ -1,6 +1,8 @@
 """The device asked for is used or refused in one sentence, and a CPU is told what it can do."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -101,3 +103,23 @@ def test_a_thread_pool_keeps_order_uses_its_threads_and_passes_errors_on():
 
 def test_at_least_one_core_is_counted():
     assert devices.cpu_count() >= 1
+
+
+def test_any_thread_computes_whichever_thread_imported_paddle_first():
+    script = """
+import threading
+def run(function):
+    thread = threading.Thread(target=function); thread.start(); thread.join()
+def import_paddle():
+    import paddle
+def compute():
+    from model import device
+    import paddle
+    device.enter("cpu")
+    print(float(paddle.matmul(paddle.ones([2, 2]), paddle.ones([2, 2])).sum()))
+run(import_paddle)
+run(compute)
+compute()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["8.0", "8.0"]

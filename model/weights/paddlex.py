@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+import yaml
 
 from model.weights import mapping, pdiparams, program
 from model.weights.checkpoint import Checkpoint, assemble, digest_of

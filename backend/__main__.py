@@ -1,0 +1,89 @@
+"""The command line: ``python -m backend serve | doctor | demo``. The environment is read here and nowhere else."""
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from backend import demo
+from backend.settings import Settings, SettingsError, read
+
+GOOD, BAD_SETTINGS, PROBLEMS_FOUND = 0, 2, 1
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """PaddlePaddle SAM as a machine-learning backend for Label Studio.
+
+    Every setting is an environment variable; the README lists them.
+    """
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [env: PORT; default: 9090]")
+@click.option("--host", help="Address to listen on.  [env: HOST; default: 0.0.0.0]")
+@click.option("--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS]")
+def serve(port: int | None, host: str | None, weights: str | None) -> None:
+    """Serve Label Studio until stopped."""
+    settings = _settings({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights})
+    from backend import bootstrap, logs, server  # here: --help must not wait for them
+
+    logs.configure(settings.log_level)
+    try:
+        server.check_port(settings.host, settings.port)
+        checkpoint = bootstrap.read_weights(settings)
+    except (ValueError, OSError) as error:
+        _refuse(str(error))
+    shown = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - only for showing
+    click.echo(f"{checkpoint.model_version} on http://{shown}:{settings.port}, its status page too", err=True)
+    if settings.weights == "demo":
+        click.echo("This is the demo model: for trying things out, not for labelling photographs.", err=True)
+    server.Server(settings, checkpoint).run()
+
+
+@main.command()
+@click.option("--project", type=int, help="Also look at this project's labeling config and first image.")
+def doctor(project: int | None) -> None:
+    """Look for what keeps the backend from working, and say how to put it right."""
+    settings = _settings({})
+    from backend import bootstrap
+    from backend.doctor import Level, examine
+    from backend.label_studio import LabelStudio
+
+    def weights() -> str:
+        checkpoint = bootstrap.read_weights(settings)
+        return f"{checkpoint.model_version}, {checkpoint.format} format, from {checkpoint.path}"
+
+    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key, attempts=1)
+    images = bootstrap.image_source(settings, label_studio)
+    marks = {Level.OK: "ok     ", Level.HINT: "hint   ", Level.PROBLEM: "PROBLEM"}
+    code = GOOD
+    for finding in examine(settings, label_studio, images, project, weights):
+        click.echo(f"{marks[finding.level]} {finding.subject}: {finding.text}")
+        if finding.fix:
+            click.echo(f"        -> {finding.fix}")
+        code = PROBLEMS_FOUND if finding.level is Level.PROBLEM else code
+    label_studio.close()
+    sys.exit(code)
+
+
+def _settings(options: dict[str, str | int | None]) -> Settings:
+    """Return the environment's settings, overridden by the options that were given."""
+    given = {name: str(value) for name, value in options.items() if value is not None}
+    try:
+        return read({**os.environ, **given})
+    except SettingsError as error:
+        _refuse(str(error))
+
+
+def _refuse(message: str) -> NoReturn:
+    for line in message.splitlines():
+        click.echo(f"error: {line}", err=True)
+    sys.exit(BAD_SETTINGS)
+
+
+main.add_command(demo.command, "demo")
+
+if __name__ == "__main__":
+    main(prog_name="python -m backend")

@@ -1,0 +1,157 @@
+"""The HTTP routes of Label Studio's ML backend contract: who may call, how much, and what an error looks like.
+
+A click is never answered with an error status where an empty answer is possible: Label Studio hides error answers
+from the annotator and leaves the prompt behind. The reason goes to the log, the metrics and the status page.
+"""
+
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import Flask, Response, render_template, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from backend import protocol
+from backend.errors import ProtocolError, Reason
+from backend.metrics import Metrics
+from backend.segmenter import Segmenter
+from backend.status import Status
+from backend.types import Prediction, Secret
+
+logger = logging.getLogger(__name__)
+
+JSON = "application/json"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may call, and with how large a body.
+
+    Attributes:
+        user: Basic auth user, None to let everybody in.
+        password: Basic auth password.
+        max_body_bytes: a larger request is not read.
+    """
+
+    max_body_bytes: int
+    user: str | None = None
+    password: Secret | None = None
+
+    def admits(self, user: str | None, password: str | None) -> bool:
+        """Whether these credentials open the door; compared in constant time."""
+        if self.user is None or self.password is None:
+            return True
+        same_user = hmac.compare_digest((user or "").encode(), self.user.encode())
+        same_password = hmac.compare_digest((password or "").encode(), self.password.value.encode())
+        return same_user and same_password
+
+
+def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Status], access: Access) -> Flask:
+    """Return the WSGI application.
+
+    Args:
+        segmenter: answers the requests.
+        metrics: counts and times them.
+        status: what the status page shows, taken at each call.
+        access: who may call.
+    """
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = access.max_body_bytes
+    _guard(app, access, segmenter, metrics)
+    version = segmenter.model_version
+
+    @app.get("/health")
+    def health() -> Response:
+        return _json(protocol.dump_health(version))
+
+    @app.get("/")
+    def index() -> Response:
+        if request.accept_mimetypes.best_match([JSON, "text/html"]) != "text/html" or "text/html" not in (
+            request.headers.get("Accept", "")
+        ):
+            return _json(protocol.dump_health(version))
+        return Response(render_template("status.html", status=status()), mimetype="text/html")
+
+    @app.post("/setup")
+    def setup() -> Response:
+        segmenter.setup(protocol.parse_setup(request.get_data(cache=False)))
+        return _json(protocol.dump_setup(version))
+
+    @app.get("/versions")
+    def versions() -> Response:
+        return _json(protocol.dump_versions([version]))
+
+    @app.post("/predict")
+    def predict() -> Response:
+        start = time.perf_counter()
+        body = request.get_data(cache=False)
+        received = time.perf_counter()
+        predictions = segmenter.predict(protocol.parse_predict(body))
+        answer = protocol.dump_predictions(predictions)
+        metrics.answered(
+            predictions, received_s=received - start, total_s=time.perf_counter() - start, body_bytes=len(body)
+        )
+        return _json(answer)
+
+    @app.post("/webhook")
+    def webhook() -> Response:
+        segmenter.webhook(protocol.parse_webhook(request.get_data(cache=False)))
+        return _json(b'{"status":"ok"}')
+
+    @app.get("/metrics")
+    def prometheus() -> Response:
+        return Response(metrics.exposition(), content_type=PROMETHEUS)
+
+    return app
+
+
+def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -> None:
+    """Check credentials before every route, and give every error its answer."""
+
+    @app.before_request
+    def check_access() -> Response | None:
+        given = request.authorization
+        if request.path == "/health" or access.admits(
+            given.username if given else None, given.password if given else None
+        ):
+            return None
+        metrics.refused(Reason.AUTH_FAILED)
+        return Response(
+            b'{"detail":"wrong or missing credentials"}',
+            401,
+            {"WWW-Authenticate": 'Basic realm="paddle-sam"'},
+            content_type=JSON,
+        )
+
+    @app.errorhandler(ProtocolError)
+    def bad_request(error: ProtocolError) -> Response:
+        metrics.refused(error.reason)
+        logger.warning("event=bad_request path=%s detail=%r", request.path, str(error))
+        return _json(protocol.dump_error(str(error)), 400)
+
+    @app.errorhandler(RequestEntityTooLarge)
+    def too_large(_: RequestEntityTooLarge) -> Response:
+        metrics.refused(Reason.BODY_TOO_LARGE)
+        logger.warning("event=body_too_large path=%s limit=%d", request.path, access.max_body_bytes)
+        if request.path != "/predict":
+            return _json(protocol.dump_error(f"expected at most {access.max_body_bytes} bytes"), 413)
+        # One empty answer is what a click expects; for many tasks Label Studio then asks again, one by one.
+        empty = Prediction((), 0.0, segmenter.model_version, (Reason.BODY_TOO_LARGE,))
+        return _json(protocol.dump_predictions([empty]))
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        return _json(protocol.dump_error(error.description or error.name), error.code or 500)
+
+    @app.errorhandler(Exception)
+    def defect(error: Exception) -> Response:
+        metrics.refused(Reason.INTERNAL_ERROR)
+        logger.exception("event=defect path=%s", request.path, exc_info=error)
+        return _json(protocol.dump_error("internal error; the log has the details"), 500)
+
+
+def _json(body: bytes, code: int = 200) -> Response:
+    return Response(body, code, content_type=JSON)

@@ -1,0 +1,195 @@
+"""Looks at an installation from where it runs, and says of everything that is wrong how to put it right.
+
+Each check is a function that returns findings; none raises, none changes anything.
+"""
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import urlsplit
+
+from backend import label_config, task_images
+from backend.errors import BackendError
+from backend.image_source import ImageSource
+from backend.images import Limits
+from backend.images import decode as decode_image
+from backend.label_studio import LabelStudio
+from backend.settings import Settings
+from backend.tokens import TokenKind
+from backend.types import ImageRef, Task
+
+
+class Level(str, Enum):
+    """How a finding bears on the work."""
+
+    OK = "ok"
+    HINT = "hint"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: whether it works.
+        subject: what was looked at.
+        text: what was found.
+        fix: what to do about it; empty where nothing is wrong.
+    """
+
+    level: Level
+    subject: str
+    text: str
+    fix: str = ""
+
+
+def examine(
+    settings: Settings,
+    label_studio: LabelStudio,
+    images: ImageSource,
+    project_id: int | None,
+    weights: Callable[[], str],
+) -> Iterator[Finding]:
+    """Yield findings, the basic ones first.
+
+    Args:
+        settings: as the service would use them.
+        label_studio: a client made from them.
+        images: fetches images as the service would.
+        project_id: the project whose labeling config and first image are looked at; None to leave that out.
+        weights: reads the configured weights and describes them; raises ValueError where they cannot be used.
+    """
+    yield _weights(settings, weights)
+    reached = False
+    for finding in _label_studio(settings, label_studio):
+        reached = reached or (finding.subject == "Label Studio" and finding.level is Level.OK)
+        yield finding
+    yield from _connection(settings)
+    if reached and project_id is not None:
+        yield from _project(settings, label_studio, images, project_id)
+
+
+def _weights(settings: Settings, weights: Callable[[], str]) -> Finding:
+    try:
+        text = weights()
+    except (ValueError, OSError) as error:
+        return Finding(
+            Level.PROBLEM,
+            "weights",
+            str(error),
+            "set PADDLE_SAM_WEIGHTS to a model's name or a path; "
+            "`python -m model download NAME` fetches the published ones",
+        )
+    if settings.weights == "demo":
+        return Finding(
+            Level.HINT,
+            "weights",
+            f"{text}; the demo model is for trying things out, not for labelling photographs",
+            "python -m model download SAM-H_box, then PADDLE_SAM_WEIGHTS=SAM-H_box",
+        )
+    return Finding(Level.OK, "weights", text)
+
+
+def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Finding]:
+    url = settings.label_studio_url
+    try:
+        release = label_studio.version()
+    except BackendError as error:
+        fix = f"set LABEL_STUDIO_URL to the address at which this machine reaches Label Studio, now {url}"
+        if _is_loopback(urlsplit(url).hostname or ""):
+            fix += "; inside a container localhost is the container itself: use the service's or host's name"
+        yield Finding(Level.PROBLEM, "Label Studio", str(error), fix)
+        return
+    yield Finding(Level.OK, "Label Studio", f"{release or 'unknown release'} at {url}")
+    kind = label_studio.token_kind
+    if kind is TokenKind.NONE:
+        yield Finding(
+            Level.PROBLEM,
+            "API key",
+            "LABEL_STUDIO_API_KEY is not set: images that were uploaded to Label Studio cannot be fetched",
+            "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY",
+        )
+        return
+    try:
+        user = label_studio.user()
+    except BackendError as error:
+        fix = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
+        if kind is TokenKind.LEGACY:
+            fix += "; or have an administrator enable legacy tokens under Organization > API Tokens Settings"
+        yield Finding(Level.PROBLEM, "API key", f"{error} ({kind.value} token)", fix)
+        return
+    yield Finding(Level.OK, "API key", f"{kind.value} token of {user}")
+
+
+def _connection(settings: Settings) -> Iterator[Finding]:
+    """Say what stands between Label Studio 1.23 and a backend on a private address; it cannot be asked from here."""
+    try:
+        address = socket.gethostbyname(socket.gethostname())
+    except OSError:
+        address = "127.0.0.1"
+    if ipaddress.ip_address(address).is_private:
+        yield Finding(
+            Level.HINT,
+            "reserved address",
+            f"this machine's address {address} is private; "
+            "Label Studio 1.23 answers 403 when such a backend is connected",
+            "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false, or with ML_BLOCK_LOCAL_IP=false and "
+            "SSRF_PROTECTION_ENABLED=false; ML_BLOCK_LOCAL_IP=false alone is not enough",
+        )
+    if settings.basic_auth_user is None and settings.host not in ("127.0.0.1", "localhost", "::1"):
+        yield Finding(
+            Level.HINT,
+            "access",
+            f"anybody who reaches {settings.host}:{settings.port} may use this backend",
+            "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and the same two in Label Studio's model connection",
+        )
+
+
+def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource, project_id: int) -> Iterator[Finding]:
+    subject = f"project {project_id}"
+    try:
+        project = label_studio.project(project_id)
+        controls = label_config.parse(project.label_config)
+    except BackendError as error:
+        yield Finding(Level.PROBLEM, subject, str(error), "see the labeling configs in the README")
+        return
+    problems = label_config.problems(controls)
+    for problem in problems:
+        yield Finding(Level.PROBLEM, subject, problem, "see the labeling configs in the README")
+    if not problems:
+        yield Finding(Level.OK, subject, f"labeling config of {project.title!r} can be answered")
+    try:
+        tasks = label_studio.next_tasks(project_id, 0, 1)
+    except BackendError as error:
+        yield Finding(Level.PROBLEM, subject, str(error), "check that the token's user may see the project")
+        return
+    for task in tasks:
+        yield _image(settings, images, task, task_images.image_refs(controls, task, project_id))
+
+
+def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[ImageRef, ...]) -> Finding:
+    subject = f"image of task {task.id}"
+    if not refs:
+        text = "the task's data holds no image under the key that the labeling config names"
+        return Finding(Level.PROBLEM, subject, text, "compare <Image value> with the keys of the task's data")
+    start = time.perf_counter()
+    try:
+        fetched = images.fetch(refs[0])
+        assert fetched is not None  # it was not asked whether it is still a known one
+        picture = decode_image(fetched.data, Limits(max_pixels=settings.max_image_pixels))
+    except BackendError as error:
+        return Finding(Level.PROBLEM, subject, f"{error} (reason {error.reason})", "see the reason in the README")
+    height, width = picture.original_size
+    took = round((time.perf_counter() - start) * 1000)
+    return Finding(Level.OK, subject, f"{width} x {height} pixels in {took} ms")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

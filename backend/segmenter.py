@@ -1,0 +1,239 @@
+"""The use cases: answer a click, answer opened tasks, warm up what comes next. Orchestration only.
+
+Nothing here raises for what a request asks: each task gets its own answer, and where that is empty its reasons say why.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from backend import label_config, prompts, regions, task_images
+from backend.embeddings import Embeddings, Priority
+from backend.errors import BackendError, ImageError, Reason
+from backend.metrics import Metrics
+from backend.shapes import ShapeKind
+from backend.types import (
+    Controls,
+    ImageRef,
+    ObjectPrompt,
+    Prediction,
+    PredictRequest,
+    PromptRegion,
+    Region,
+    SetupRequest,
+    Skipped,
+    Task,
+    WebhookEvent,
+)
+from model.types import Embedding, Masks, Prompt
+
+logger = logging.getLogger(__name__)
+
+SCALE_TOLERANCE = 0.01
+"""How far the two sides of a picture may be scaled apart before it counts as another picture."""
+
+
+class Decoder(Protocol):
+    """Turns prompts about an embedding into masks; see `model.predictor.Decoder`."""
+
+    model_version: str
+
+    def decode(self, embedding: Embedding, prompts: Sequence[Prompt], multimask_output: bool | None = None, /) -> Masks:
+        """Return one entry per prompt, in order."""
+
+
+class Background(Protocol):
+    """Runs small errands after the answer has gone out."""
+
+    def submit(self, errand: Callable[[], None], /) -> None:
+        """Run ``errand`` soon, in another thread; drop it when too many wait."""
+
+
+class NextTasks(Protocol):
+    """Knows which tasks an annotator will meet next; see `backend.label_studio.LabelStudio`."""
+
+    def next_tasks(self, project_id: int, after_task_id: int, count: int, /) -> tuple[Task, ...]:
+        """Return up to ``count`` unfinished tasks after one."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How answers are given.
+
+    Attributes:
+        budget_s: how long a click may wait for its embedding.
+        output_preference: what an answer is drawn as when a labeling config offers several kinds.
+        prefetch_tasks: how many of a project's next tasks are encoded ahead.
+    """
+
+    budget_s: float = 90.0
+    output_preference: tuple[ShapeKind, ...] = ()
+    prefetch_tasks: int = 3
+
+
+class Segmenter:
+    """Answers Label Studio, over whatever embeddings and decoder it is given; safe from many threads.
+
+    Attributes:
+        model_version: name and digest of the weights.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        embeddings: Embeddings,
+        metrics: Metrics,
+        background: Background,
+        next_tasks: NextTasks | None,
+        policy: Policy,
+    ) -> None:
+        self.model_version = decoder.model_version
+        self._decoder, self._embeddings, self._metrics = decoder, embeddings, metrics
+        self._background, self._next_tasks, self._policy = background, next_tasks, policy
+
+    def predict(self, request: PredictRequest) -> tuple[Prediction, ...]:
+        """Return one answer per task, in order: masks for a click, empty ones for tasks that are only opened."""
+        if not request.context:
+            self._warm_opened(request)
+            reason = Reason.NO_CONTEXT if request.context is None and not request.skipped else Reason.NO_PROMPT
+            reasons = (reason, *(skipped.reason for skipped in request.skipped))
+            return tuple(self._empty(reasons) for _ in request.tasks)
+        first, *others = request.tasks or (Task(None),)
+        return (self._click(request, first), *(self._empty((Reason.NO_PROMPT,)) for _ in others))
+
+    def setup(self, request: SetupRequest) -> None:
+        """Take note of a project that is being connected or opened; says in the log what its config lacks."""
+        try:
+            problems = label_config.problems(label_config.parse(request.label_config))
+        except BackendError as error:
+            problems = (str(error),)
+        for problem in problems:
+            logger.warning("event=label_config project=%s problem=%r", request.project_id, problem)
+        self._metrics.configured(request.project_id, problems)
+
+    def webhook(self, event: WebhookEvent) -> None:
+        """Encode the images of tasks that were just created; everything else needs no answer."""
+        if event.action == "TASKS_CREATED" and event.label_config:
+            self._prefetch(event.label_config, event.project_id, event.tasks)
+
+    def _click(self, request: PredictRequest, task: Task) -> Prediction:
+        deadline = time.monotonic() + self._policy.budget_s
+        reasons = [skipped.reason for skipped in request.skipped]
+        found: list[Region] = []
+        try:
+            controls = label_config.parse(request.label_config)
+            for (to_name, item_index), context in _by_image(request.context or ()).items():
+                here = label_config.on_image(controls, to_name)
+                ref = task_images.image_ref(here.images[0], task, request.project_id, item_index)
+                objects, skipped = self._objects(context, ref, deadline)
+                reasons += [one.reason for one in skipped]
+                found += self._segment(objects, here, ref, deadline)
+        except BackendError as error:
+            logger.warning("event=click_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
+            return self._empty((error.reason, *reasons))
+        if request.project_id is not None and task.id is not None:
+            self._warm_next(request.label_config, request.project_id, task.id)
+        if not found:
+            return self._empty(tuple(reasons) or (Reason.EMPTY_MASK,))
+        scores = [region.score for region in found if region.score is not None]
+        score = sum(scores) / len(scores) if scores else 0.0
+        return Prediction(tuple(found), score, self.model_version, tuple(dict.fromkeys(reasons)))
+
+    def _objects(
+        self, context: Sequence[PromptRegion], ref: ImageRef, deadline: float
+    ) -> tuple[tuple[ObjectPrompt, ...], tuple[Skipped, ...]]:
+        """Return the objects marked on one image; only a caller that gives no sizes makes this look at the image."""
+        if any(region.original_size is None for region in context):
+            size = self._embedding(ref, deadline).original_size
+            context = [replace(region, original_size=region.original_size or size) for region in context]
+        asked = prompts.translate(context)
+        return asked.objects, asked.skipped
+
+    def _segment(
+        self, objects: Sequence[ObjectPrompt], controls: Controls, ref: ImageRef, deadline: float
+    ) -> list[Region]:
+        """Return the regions of objects that lie on one image, the only one of ``controls``."""
+        if not objects:
+            return []
+        outputs = [label_config.choose_output(controls, one.labels, self._policy.output_preference) for one in objects]
+        embedding = self._embedding(ref, deadline)
+        found: list[Region] = []
+        sizes = dict.fromkeys(one.original_size for one in objects)
+        for size in sizes:  # one, unless a caller mixes pictures of several sizes
+            chosen = [(one, output) for one, output in zip(objects, outputs, strict=True) if one.original_size == size]
+            with self._metrics.stage("decoder"):
+                masks = self._decoder.decode(at_size(embedding, size), [one.prompt for one, _ in chosen])
+            with self._metrics.stage("rle"):
+                for index, (one, output) in enumerate(chosen):
+                    score = None if masks.iou_predictions is None else masks.iou_predictions[index][0]
+                    found += regions.draw(masks.masks[index][0], one, output, score)
+        return found
+
+    def _embedding(self, ref: ImageRef, deadline: float) -> Embedding:
+        return self._embeddings.get(ref, max(0.0, deadline - time.monotonic()), Priority.INTERACTIVE)
+
+    def _warm_opened(self, request: PredictRequest) -> None:
+        if not request.label_config:
+            return
+        tasks = request.tasks
+        self._prefetch(request.label_config, request.project_id, tasks)
+        if len(tasks) == 1 and request.project_id is not None and tasks[0].id is not None:
+            self._warm_next(request.label_config, request.project_id, tasks[0].id)
+
+    def _warm_next(self, config: str, project_id: int, task_id: int) -> None:
+        source, count = self._next_tasks, self._policy.prefetch_tasks
+        if source is None or not count:
+            return
+
+        def errand() -> None:
+            try:
+                tasks = source.next_tasks(project_id, task_id, count)
+            except BackendError as error:
+                logger.info("event=next_tasks_unknown project=%s reason=%s", project_id, error.reason)
+                return
+            self._prefetch(config, project_id, tasks)
+
+        self._background.submit(errand)
+
+    def _prefetch(self, config: str, project_id: int | None, tasks: Iterable[Task]) -> None:
+        try:
+            controls = label_config.parse(config)
+        except BackendError:
+            return
+        refs = [ref for task in tasks for ref in task_images.image_refs(controls, task, project_id)]
+        if refs:
+            self._embeddings.prefetch(refs)
+
+    def _empty(self, reasons: Iterable[Reason]) -> Prediction:
+        return Prediction((), 0.0, self.model_version, tuple(dict.fromkeys(reasons)))
+
+
+def _by_image(context: Iterable[PromptRegion]) -> dict[tuple[str, int | None], list[PromptRegion]]:
+    """Return a click's regions by the image they lie on."""
+    found: dict[tuple[str, int | None], list[PromptRegion]] = {}
+    for region in context:
+        found.setdefault((region.to_name, region.item_index), []).append(region)
+    return found
+
+
+def at_size(embedding: Embedding, size: tuple[int, int]) -> Embedding:
+    """Return the embedding as if the photo had ``size`` (height, width), the size the annotator's browser tells.
+
+    A browser may hold a scaled copy of the photo; prompts and masks are then in pixels of that copy.
+
+    Raises:
+        ImageError: the photo is not a scaled copy, for instance because its EXIF orientation was read differently.
+    """
+    if embedding.original_size == size:
+        return embedding
+    (height, width), (shown_height, shown_width) = embedding.original_size, size
+    ratio = (shown_height / height) / (shown_width / width)
+    rounding = 1 / min(shown_height, shown_width)
+    if abs(ratio - 1) > SCALE_TOLERANCE + rounding:
+        raise ImageError(
+            f"the photo has {width} x {height} pixels, the annotator's browser shows {shown_width} x {shown_height}",
+            Reason.SIZE_MISMATCH,
+        )
+    return replace(embedding, original_size=size)

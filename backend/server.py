@@ -1,0 +1,84 @@
+"""The web server: gunicorn with threads, as label-studio-ml's own examples run it, started from Python.
+
+The application is built in the worker process, after the fork: Paddle and CUDA do not survive one.
+"""
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+
+from backend import bootstrap, logs
+from backend.settings import Settings
+from model.weights import Checkpoint
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+STOP_WITHIN_S = 30
+
+
+class PortTakenError(OSError):
+    """Another program listens on the address already."""
+
+
+class Server(BaseApplication):
+    """One listening address, ``settings.workers`` processes, each with ``settings.threads`` threads."""
+
+    def __init__(self, settings: Settings, checkpoint: Checkpoint) -> None:
+        self._settings, self._checkpoint = settings, checkpoint
+        self._service: bootstrap.Service | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Tell gunicorn what the settings say."""
+        options: dict[str, Any] = {  # Any: gunicorn's options are of many types
+            "bind": f"{self._settings.host}:{self._settings.port}",
+            "workers": self._settings.workers,
+            "worker_class": "gthread",
+            "threads": self._settings.threads,
+            "timeout": 0,  # a worker whose threads encode is not stuck
+            "graceful_timeout": STOP_WITHIN_S,
+            "keepalive": 30,
+            "loglevel": "warning",
+            "control_socket_disable": True,
+            "post_worker_init": self._start,
+            "worker_exit": self._close,
+        }
+        for name, value in options.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> "WSGIApplication":  # type: ignore[override]  # gunicorn also takes ASGI, which this is not
+        """Build the application, in the worker."""
+        logs.configure(self._settings.log_level)
+        self._service = bootstrap.build(self._settings, self._checkpoint)
+        return self._service.app
+
+    def _start(self, _: Worker) -> None:
+        if self._service is not None:
+            self._service.start()
+
+    def _close(self, _arbiter: Arbiter, _worker: Worker) -> None:
+        if self._service is not None:
+            self._service.close()
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse an address on which nothing can listen, before anything is loaded.
+
+    Raises:
+        PortTakenError: another program listens there, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTakenError(
+                f"cannot listen on {host}:{port}: {error.strerror}; stop the program that does, "
+                "or choose another with PORT"
+            ) from error
