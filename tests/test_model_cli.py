@@ -119,6 +119,12 @@ def test_photos_of_one_name_do_not_overwrite_each_other(weights, photos, tmp_pat
     assert [one["input_path"][-3:] for one in found] == ["jpg", "png", "png"]
 
 
+def test_what_an_earlier_run_wrote_is_not_segmented_again(weights, photos):
+    for _ in range(2):
+        done = run("segment", photos, "--weights", weights, "--out", photos / "out")
+        assert done.stdout.startswith("2 of 2 pictures")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -90,15 +90,22 @@ def segment(
 
 
 def _jobs(given: Sequence[str], out: Path) -> list[Job]:
-    """Return one job per picture; directories keep their structure, and no two jobs write the same file."""
+    """Return one job per picture; directories keep their structure, and no two jobs write the same file.
+
+    What an earlier run wrote below a directory is not segmented again.
+    """
     from model.inputs import find
 
     jobs, taken = [], set()
     for argument in given:
+        is_directory = Path(argument).is_dir()
+        holds_out = Path(argument).resolve() in out.resolve().parents
         for source in find(argument):
-            inside = Path(source.path or "").relative_to(argument) if Path(argument).is_dir() else None
-            relative = inside or Path(source.name or "picture")
-            target = next(path for path in _candidates(out / relative) if path not in taken)
+            path = Path(source.path or "")
+            if holds_out and out.resolve() in path.resolve().parents:
+                continue
+            relative = path.relative_to(argument) if is_directory else Path(source.name or "picture")
+            target = next(name for name in _candidates(out / relative) if name not in taken)
             taken.add(target)
             jobs.append(Job(source, target))
     return jobs
