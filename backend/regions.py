@@ -115,7 +115,7 @@ def _ellipse(mask: Mask) -> tuple[Shape, ...]:
         100 * y / height,
         100 * radius_x / width,
         100 * radius_y / height,
-        math.degrees(angle) % 360,
+        round(math.degrees(angle), 6) % 360,
     )
     if max(shape.radius_x, shape.radius_y) <= WIDEST_RADIUS:
         return (shape,)
