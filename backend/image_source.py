@@ -124,7 +124,9 @@ class ImageSource:
         self._authority, self._policy, self._limits = authority, policy, limits or Limits()
         self._root, self._resolve = local_files_root, resolve
         self._tls: ssl.SSLContext = httpx.create_ssl_context()
-        self._retrying = stamina.RetryingCaller(attempts=2, wait_initial=retry_wait_s).on(_Transient)
+        self._retrying = stamina.RetryingCaller(attempts=2, wait_initial=retry_wait_s, wait_jitter=retry_wait_s).on(
+            _Transient
+        )
 
     def fetch(self, ref: ImageRef, known: Version | None = None) -> Fetched | None:
         """Return the image file, or None if it is still the ``known`` one.

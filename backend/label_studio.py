@@ -129,9 +129,9 @@ class LabelStudio:
         # are rare, and one that the server has meanwhile closed would fail a request that may not be repeated.
         limits = httpx.Limits(max_keepalive_connections=0)
         self._http = httpx.Client(timeout=timeout_s, trust_env=False, follow_redirects=False, limits=limits)
-        self._retrying = stamina.RetryingCaller(attempts=attempts, wait_initial=retry_wait_s, wait_max=2.0).on(
-            RetryLater
-        )
+        self._retrying = stamina.RetryingCaller(
+            attempts=attempts, wait_initial=retry_wait_s, wait_jitter=retry_wait_s, wait_max=2.0
+        ).on(RetryLater)
         self._lock = threading.Lock()
         self._access: str | None = None
         self._renew_at = 0.0

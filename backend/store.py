@@ -26,6 +26,7 @@ PIXELS = f"{images.PIXELS_VERSION}.{PREPROCESSING_VERSION}"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SUFFIX = ".embedding"
 _STALE_S = 3600.0
+_SCAN_EVERY = 64
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ class FileStore:
         self._pause_s, self._clock = pause_s, clock
         self._trouble, self._paused_until = "", 0.0
         self._writing = threading.Lock()
+        self._nbytes: int | None = None  # an upper bound, but for what other processes write
+        self._since_scan = 0
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding, None if its file is missing, damaged or another key's."""
@@ -179,13 +182,14 @@ class FileStore:
         try:
             with self._writing:
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._make_room(len(data), path.name)
+                self._keep_within(len(data), path.name)
                 try:
                     beside.write_bytes(data)
                     beside.replace(path)
                 except BaseException:
                     beside.unlink(missing_ok=True)
                     raise
+                self._nbytes = (self._nbytes or 0) + len(data)
         except OSError as error:
             self._failed("write", error)
         else:
@@ -221,14 +225,23 @@ class FileStore:
                     Path(entry.path).unlink(missing_ok=True)  # what a killed process left behind
         return found
 
-    def _make_room(self, needed: int, name: str) -> None:
+    def _keep_within(self, needed: int, name: str) -> None:
+        """Make room for ``needed`` bytes; the directory is looked through only when that may be necessary."""
+        self._since_scan += 1
+        if self._nbytes is None or self._nbytes + needed > self._max_bytes or self._since_scan > _SCAN_EVERY:
+            self._nbytes = self._make_room(needed, name)
+            self._since_scan = 0
+
+    def _make_room(self, needed: int, name: str) -> int:
+        """Remove the least recently used files until ``needed`` bytes fit beside them; return the bytes that stay."""
         files = sorted((file for file in self._files() if file[2].name != name), key=lambda file: file[0])
-        excess = sum(size for _, size, _ in files) + needed - self._max_bytes
+        kept = sum(size for _, size, _ in files)
         for _, size, path in files:
-            if excess <= 0:
-                return
+            if kept + needed <= self._max_bytes:
+                break
             path.unlink(missing_ok=True)
-            excess -= size
+            kept -= size
+        return kept
 
     def _failed(self, what: str, error: OSError) -> None:
         self._trouble = f"{what} failed: {error.strerror or error}"
