@@ -20,8 +20,8 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-run: $(VENV)/run.stamp ## Start the product with the demo model, no download needed
-	$(BIN)/python -m model segment model/demo/samples --model demo --out out
+run: $(VENV)/run.stamp ## Serve Label Studio on port 9090 with the demo model, no download needed
+	$(BIN)/python -m backend serve
 
 test: $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
 	$(MAKE) --no-print-directory lint
