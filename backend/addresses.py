@@ -160,13 +160,14 @@ class GuardedNetwork(httpcore.NetworkBackend):
             addresses = self._resolve(host, port)
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"no address for {host}: {error}") from error
-        failure: AccessError | httpcore.ConnectError = httpcore.ConnectError(f"no address for {host}")
-        for address in addresses:
+        failure: Exception = httpcore.ConnectError(f"no address for {host}")
+        for tried, address in enumerate(addresses):
             try:
                 self._policy.check(host, port, address)
-                left = _left(self._deadline, httpcore.ConnectTimeout)
-                stream = self._inner.connect_tcp(address, port, left, local_address, socket_options)
-            except (AccessError, httpcore.ConnectError) as error:
+                # A share of the time each, so that one address that swallows everything leaves some for the next.
+                share = _left(self._deadline, httpcore.ConnectTimeout) / (len(addresses) - tried)
+                stream = self._inner.connect_tcp(address, port, share, local_address, socket_options)
+            except (AccessError, httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
             else:
                 return _DeadlineStream(stream, self._deadline)

@@ -544,6 +544,22 @@ def test_a_click_on_an_image_that_waits_to_be_encoded_moves_it_forward(setup):
     assert setup.encoder.colours == [GRAY, GREEN, BLUE, RED]
 
 
+def test_a_click_on_what_is_being_encoded_ahead_is_urgent_from_then_on(setup, embeddings):
+    setup.encoder.gate.clear()
+    with ThreadPoolExecutor(3) as pool:
+        clicks = [pool.submit(embeddings.get, ref("gray"), SOON_S)]
+        eventually(setup.encoder.running.is_set)
+        embeddings.prefetch([ref("red")])
+        eventually(lambda: embeddings.encoding == 2)
+        for name, waiting in (("red", 2), ("blue", 3)):
+            clicks.append(pool.submit(embeddings.get, ref(name), SOON_S))
+            eventually(lambda n=waiting: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == n)
+        eventually(lambda: embeddings.encoding == 3)
+        setup.encoder.gate.set()
+        assert [colour(click.result()) for click in clicks] == [GRAY, RED, BLUE]
+    assert setup.encoder.colours == [GRAY, RED, BLUE]
+
+
 def test_a_failure_ahead_of_time_is_counted_and_stops_nothing(setup, embeddings):
     embeddings.prefetch([ref("none"), ref("red")])
     eventually(lambda: setup.encoder.calls == 1)

@@ -8,7 +8,7 @@ import pytest
 
 from backend.addresses import AddressPolicy, Origin
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
-from backend.image_source import ImageSource, Limits, Version
+from backend.image_source import ImageSource, Limits, Version, _is_home, _target
 from backend.label_studio import LabelStudio
 from backend.types import ImageRef, Secret
 from tests.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, HttpServer, Reply, png
@@ -216,6 +216,33 @@ def test_private_addresses_need_to_be_listed(address):
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
 def test_public_addresses_are_allowed(address):
     AddressPolicy(Origin("http", "ls", 8080)).check("host", 80, address)
+
+
+def test_an_address_that_nobody_answers_leaves_the_next_one_its_turn(connect, other):
+    source = connect(allowed=("127.0.0.0/8",), resolve=lambda host, port: ["127.0.0.2", "127.0.0.1"])
+    assert source.fetch(ImageRef(f"http://two.example.com:{other.port}/a.png")).data == IMAGE
+
+
+def test_a_refused_address_does_not_hide_an_allowed_one(connect, other):
+    source = connect(allowed=("127.0.0.0/8",), resolve=lambda host, port: ["169.254.169.254", "127.0.0.1"])
+    assert source.fetch(ImageRef(f"http://two.example.com:{other.port}/a.png")).data == IMAGE
+
+
+@pytest.mark.parametrize(
+    ("url", "label_studio", "home"),
+    [
+        ("http://ls/a", "http://ls", True),
+        ("https://ls/a", "http://ls", True),
+        ("http://ls/a", "https://ls", False),
+        ("https://ls:8443/a", "http://ls", False),
+        ("https://ls/a", "http://ls:8080", False),
+        ("http://LS:8080/a", "http://ls:8080", True),
+        ("http://ls:8081/a", "http://ls:8080", False),
+        ("http://ls.evil.com/a", "http://ls", False),
+    ],
+)
+def test_the_token_follows_one_step_up_to_https_and_nowhere_else(url, label_studio, home):
+    assert _is_home(_target(url), Origin.of(label_studio)) is home
 
 
 def test_no_other_protocol_is_followed(connect, studio):
