@@ -102,7 +102,7 @@ class ThreadPool:
 
     def __init__(self, parts: int) -> None:
         self.parts = parts
-        self._pool = ThreadPoolExecutor(parts, thread_name_prefix="encoder", initializer=enter, initargs=("cpu",))
+        self._pool = ThreadPoolExecutor(parts, thread_name_prefix="model", initializer=enter, initargs=("cpu",))
 
     def map(self, function: Callable[[T], R], items: Sequence[T], /) -> list[R]:
         """Return ``[function(item) for item in items]``, computed by the pool's threads."""

@@ -4,7 +4,9 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import paddle
@@ -25,8 +27,10 @@ from model.transforms import (
 from model.types import Embedding, FloatArray, Mask, Masks, Prompt, as_prompts
 from model.weights import Checkpoint
 
-BATCH = 16
-"""Prompts decoded at once: bounds memory, and more gains nothing on a CPU."""
+GPU_BATCH = 16
+"""Prompts that a GPU decodes at once: bounds its memory. On a CPU each prompt is decoded by itself, as many at a time
+as there are cores: the maps of one prompt stay in cache, those of several do not.
+"""
 
 SINGLE_MASK = (0,)
 AMBIGUOUS_MASKS = (1, 2, 3)
@@ -83,6 +87,9 @@ class Decoder:
         self.config, self.model_version = checkpoint.config, checkpoint.model_version
         self.capabilities, self.device = checkpoint.capabilities, device
         self._prompt_encoder, self._mask_decoder = prompt_encoder, mask_decoder
+        on_cpu = device == "cpu"
+        self._batch = 1 if on_cpu else GPU_BATCH
+        self._parallel: Parallel = devices.ThreadPool(devices.cpu_count()) if on_cpu else Sequential()
         devices.enter(device)
         self._image_pe = prompt_encoder.image_pe()
 
@@ -109,18 +116,30 @@ class Decoder:
         asked = as_prompts(prompts)
         self._check(embedding, asked)
         devices.enter(self.device)
-        features = paddle.to_tensor(np.asarray(embedding.image_embedding, dtype=np.float32))  # (C, g, g)
-        image = features.flatten(1).transpose([1, 0]).unsqueeze(0)  # (1, g*g, C)
+        features = np.asarray(embedding.image_embedding, dtype=np.float32).reshape(self.config.prompt_embed_dim, -1)
+        image = paddle.to_tensor(
+            cv2.transpose(features)[np.newaxis]
+        )  # (1, g*g, C); numpy's and Paddle's take 6x as long
         groups: dict[_Shape, list[int]] = defaultdict(list)
         for index, prompt in enumerate(asked):
             groups[self._shape(prompt, multimask_output)].append(index)
-        answers: dict[int, tuple[FloatArray, npt.NDArray[np.float32]]] = {}
-        for shape, indexes in groups.items():
-            for start in range(0, len(indexes), BATCH):
-                part = indexes[start : start + BATCH]
-                logits, scores = self._forward(image, [asked[i] for i in part], shape, embedding)
-                answers.update(zip(part, zip(logits, scores, strict=True), strict=True))
-        return self._masks([answers[i] for i in range(len(asked))], embedding, multimask_output)
+        parts = [
+            (shape, indexes[start : start + self._batch])
+            for shape, indexes in groups.items()
+            for start in range(0, len(indexes), self._batch)
+        ]
+
+        def answer(part: tuple[_Shape, list[int]]) -> list[_Answer]:
+            shape, indexes = part
+            found = self._forward(image, [asked[i] for i in indexes], shape, embedding)
+            return [self._answer(*one, embedding, multimask_output) for one in zip(*found, strict=True)]
+
+        answers: dict[int, _Answer] = {}
+        parallel = self._parallel if len(parts) > 1 else Sequential()
+        for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
+            answers.update(zip(indexes, found, strict=True))
+        masks, scores, logits = zip(*(answers[i] for i in range(len(asked))), strict=True)
+        return Masks(masks, scores if "score" in self.capabilities else None, logits)
 
     def _check(self, embedding: Embedding, prompts: Sequence[Prompt]) -> None:
         size, low = self.config.embedding_size, self.config.low_res_size
@@ -181,26 +200,19 @@ class Decoder:
             rows.append(mask_to_model(prompt.rough_mask, embedding.input_size, self.config.image_size, low))
         return np.stack([row for row in rows if row is not None])[:, np.newaxis]  # (B, 1, L, L)
 
-    def _masks(
-        self,
-        answers: Sequence[tuple[FloatArray, npt.NDArray[np.float32]]],
-        embedding: Embedding,
-        multimask_output: bool | None,
-    ) -> Masks:
-        kept_logits, kept_scores, masks = [], [], []
-        for logits, scores in answers:
-            if multimask_output is None and len(scores) > 1:
-                best = int(scores.argmax())
-                logits, scores = logits[best : best + 1], scores[best : best + 1]
-            kept_logits.append(logits)
-            kept_scores.append(tuple(float(score) for score in np.clip(scores, 0.0, 1.0)))
-            masks.append(tuple(self._mask(one, embedding) for one in logits))
-        has_score = "score" in self.capabilities
-        return Masks(tuple(masks), tuple(kept_scores) if has_score else None, tuple(kept_logits))
-
-    def _mask(self, logits: FloatArray, embedding: Embedding) -> Mask:
+    def _answer(
+        self, logits: FloatArray, scores: FloatArray, embedding: Embedding, multimask_output: bool | None
+    ) -> "_Answer":
+        """Return masks, scores and logits (M, L, L) of one prompt."""
+        if multimask_output is None and len(scores) > 1:
+            best = int(scores.argmax())
+            logits, scores = logits[best : best + 1], scores[best : best + 1]
         sizes = embedding.input_size, embedding.original_size, self.config.image_size
-        return mask_from_logits(logits, *sizes, product=_product)
+        masks = tuple(mask_from_logits(one, *sizes, product=_product) for one in logits)
+        return masks, tuple(float(score) for score in np.clip(scores, 0.0, 1.0)), logits
+
+
+_Answer: TypeAlias = tuple[tuple[Mask, ...], tuple[float, ...], FloatArray]
 
 
 @dataclass(frozen=True)

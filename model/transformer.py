@@ -12,34 +12,73 @@ DECODER_EPSILON = 1e-5
 class Attention(nn.Layer):
     """Attention whose inner width is ``embedding_dim / downsample_rate``.
 
-    Queries and keys may have a batch of one against a larger batch on the other side: what depends on the image alone
-    is then projected once.
+    An image has thousands of tokens, a prompt a handful. Where the image is one side, the projections of that side are
+    applied to the other: ``q·(x Wk)`` is ``(q Wkᵀ)·x``, and ``softmax(…) (x Wv)`` is ``(softmax(…) x) Wv``. The numbers
+    are the same, less than half of the work remains, and nothing of the image's size is taken apart into heads.
     """
 
     def __init__(self, embedding_dim: int, num_heads: int, downsample_rate: int = 1) -> None:
         super().__init__()
-        self.num_heads = num_heads
         internal = embedding_dim // downsample_rate
         if internal % num_heads:
             raise ValueError(f"num_heads: expected a divisor of {internal}, got {num_heads}")
+        self.num_heads, self.head_dim = num_heads, internal // num_heads
         self.q_proj = linear(embedding_dim, internal)
         self.k_proj = linear(embedding_dim, internal)
         self.v_proj = linear(embedding_dim, internal)
         self.out_proj = linear(internal, embedding_dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Map queries (B, n, C), keys and values (B, m, C) to (B, n, C); any B may be 1."""
-        query, key, value = (
-            self._heads(projection(x)) for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        )  # each (B, heads, tokens, d)
-        scores = paddle.matmul(query * query.shape[-1] ** -0.5, key, transpose_y=True)  # (B, heads, n, m)
-        out = paddle.matmul(functional.softmax(scores, axis=-1), value)  # (B, heads, n, d)
-        out = out.transpose([0, 2, 1, 3])  # (B, n, heads, d)
-        return self.out_proj(out.reshape([out.shape[0], out.shape[1], -1]))
+        """Let tokens attend to tokens: queries (B, n, C), keys and values (B, m, C) to (B, n, C)."""
+        query, key, value = self._heads(self.q_proj(q)), self._heads(self.k_proj(k)), self._heads(self.v_proj(v))
+        scores = paddle.matmul(query * self.head_dim**-0.5, key, transpose_y=True)  # (B, heads, n, m)
+        return self.out_proj(_together(paddle.matmul(functional.softmax(scores, axis=-1), value)))
+
+    def to_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Let tokens attend to the image: queries (B, n, C), keys and values (B or 1, m, C) to (B, n, C)."""
+        query = self._heads(self.q_proj(q)) * self.head_dim**-0.5  # (B, heads, n, d)
+        batch, heads, count, _ = query.shape
+        asked = paddle.matmul(query, self._columns(self.k_proj), transpose_y=True)  # (B, heads, n, C)
+        scores = paddle.matmul(asked.reshape([batch, heads * count, -1]), k, transpose_y=True)  # (B, heads*n, m)
+        if (
+            not paddle.in_dynamic_mode()
+        ):  # softmax cancels the keys' bias, but an exported graph shall hold every parameter
+            shift = paddle.matmul(query, self.k_proj.bias.reshape([heads, self.head_dim, 1]))
+            scores = scores + shift.reshape([batch, heads * count, 1])
+        seen = paddle.matmul(functional.softmax(scores, axis=-1), v).reshape(
+            [batch, heads, count, -1]
+        )  # (B, heads, n, C)
+        values = paddle.matmul(seen, self._columns(self.v_proj))  # (B, heads, n, d)
+        return self.out_proj(_together(values) + self.v_proj.bias)
+
+    def from_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Let the image attend to tokens: queries (B or 1, m, C), keys and values (B, n, C) to (B, m, C)."""
+        weight, bias = self._columns(self.q_proj), self.q_proj.bias.reshape([self.num_heads, 1, self.head_dim])
+        key = self._heads(self.k_proj(k)) * self.head_dim**-0.5  # (B, heads, n, d)
+        value = self._heads(self.v_proj(v))
+        batch, heads, count, _ = key.shape
+        asked = paddle.matmul(weight, key, transpose_y=True).transpose([0, 2, 1, 3])  # (B, C, heads, n)
+        shift = paddle.matmul(bias, key, transpose_y=True).reshape([batch, 1, heads * count])
+        scores = paddle.matmul(q, asked.reshape([batch, -1, heads * count])) + shift  # (B, m, heads*n)
+        shares = functional.softmax(scores.reshape([batch, -1, heads, count]), axis=-1)
+        # Each head's shares add up to one: a bias divided among the heads arrives whole.
+        outward = self.out_proj.weight.reshape([heads, self.head_dim, -1])
+        mixed = paddle.matmul(value, outward) + self.out_proj.bias / heads  # (B, heads, n, C)
+        return paddle.matmul(shares.reshape([batch, -1, heads * count]), mixed.reshape([batch, heads * count, -1]))
 
     def _heads(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        return x.reshape([batch, tokens, self.num_heads, width // self.num_heads]).transpose([0, 2, 1, 3])
+        """(B, n, heads*d) to (B, heads, n, d)."""
+        return x.reshape([x.shape[0], -1, self.num_heads, self.head_dim]).transpose([0, 2, 1, 3])
+
+    def _columns(self, projection: nn.Linear) -> Tensor:
+        """The columns of a projection that make each head's part: (C, heads*d) to (heads, C, d)."""
+        return projection.weight.reshape([-1, self.num_heads, self.head_dim]).transpose([1, 0, 2])
+
+
+def _together(x: Tensor) -> Tensor:
+    """(B, heads, n, d) to (B, n, heads*d)."""
+    batch, heads, count, width = x.shape
+    return x.transpose([0, 2, 1, 3]).reshape([batch, count, heads * width])
 
 
 class TwoWayAttentionBlock(nn.Layer):
@@ -67,12 +106,12 @@ class TwoWayAttentionBlock(nn.Layer):
         queries = layer_norm(queries, self.norm1)
 
         k = keys + key_pe
-        queries = queries + self.cross_attn_token_to_image(queries + query_pe, k, keys)
+        queries = queries + self.cross_attn_token_to_image.to_image(queries + query_pe, k, keys)
         queries = layer_norm(queries, self.norm2)
 
         queries = layer_norm(queries + self.mlp(queries), self.norm3)
 
-        keys = keys + self.cross_attn_image_to_token(k, queries + query_pe, queries)
+        keys = keys + self.cross_attn_image_to_token.from_image(k, queries + query_pe, queries)
         return queries, layer_norm(keys, self.norm4)
 
 
@@ -101,5 +140,5 @@ class TwoWayTransformer(nn.Layer):
         queries, keys = tokens, image
         for layer in self.layers:
             queries, keys = layer(queries, keys, tokens, image_pe)
-        attended = self.final_attn_token_to_image(queries + tokens, keys + image_pe, keys)
+        attended = self.final_attn_token_to_image.to_image(queries + tokens, keys + image_pe, keys)
         return layer_norm(queries + attended, self.norm_final_attn), keys

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.errors import CapabilityError
-from model.predictor import BATCH, Decoder, load_decoder
+from model.predictor import GPU_BATCH, Decoder, load_decoder
 from model.types import Embedding, Masks, Prompt
 from model.weights import Checkpoint
 from tests.reference.make_golden import GOLDEN, SIZE
@@ -111,10 +111,10 @@ def test_prompts_of_mixed_kinds_keep_their_order_and_get_the_answers_they_get_al
 
 
 def test_more_prompts_than_fit_a_batch_are_all_answered(tiny_decoder, embedding):
-    asked = [Prompt(box=[x, 10, x + 90, 150]) for x in range(2 * BATCH + 3)]
+    asked = [Prompt(box=[x, 10, x + 90, 150]) for x in range(2 * GPU_BATCH + 3)]
     answer = tiny_decoder.decode(embedding, asked)
     assert len(answer) == len(asked)
-    for index in (0, BATCH - 1, BATCH, 2 * BATCH + 2):
+    for index in (0, GPU_BATCH - 1, GPU_BATCH, 2 * GPU_BATCH + 2):
         alone = tiny_decoder.decode(embedding, asked[index])
         np.testing.assert_allclose(answer.low_res_masks[index], alone.low_res_masks[0], atol=TOLERANCE)
 
