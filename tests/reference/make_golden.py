@@ -1,4 +1,4 @@
-"""Write ``tests/golden/sam`` with Meta's code, for the tests that run without torch: ``python -m tests.reference.make_golden``."""
+"""Write ``tests/golden/sam`` with Meta's code, for tests without torch: ``python -m tests.reference.make_golden``."""
 
 from pathlib import Path
 

@@ -7,11 +7,11 @@ from model.config import SamConfig
 from tests.checkpoints import random_tensors
 
 LOGIT_SCALE = 20.0
-"""Logits of a random network stay within ±1; SAM's reach about ±20. With this factor they do, and 1e-4 is a strict bound."""
+"""Logits of a random network stay within ±1, SAM's reach about ±20: so scaled, 1e-4 is as strict as for SAM."""
 
 
 def lively_tensors(config: SamConfig, seed: int = 1) -> dict[str, np.ndarray]:
-    """Random weights with logits as large as SAM's, and predicted IoUs around one half that differ between the masks."""
+    """Random weights with logits as large as SAM's, and predicted IoUs around one half that differ between masks."""
     tensors = random_tensors(config, seed)
     for name, values in tensors.items():
         if "output_hypernetworks_mlps" in name and ".layers.2." in name:
@@ -23,7 +23,7 @@ def lively_tensors(config: SamConfig, seed: int = 1) -> dict[str, np.ndarray]:
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(height, width, 3) uint8: soft blots of colour with a little noise, so that neighbouring pixels are alike but not equal."""
+    """(height, width, 3) uint8: soft blots of colour with a little noise, so that neighbouring pixels are alike."""
     random = np.random.RandomState(seed)  # its stream is frozen, unlike default_rng's
     blots = Image.fromarray(random.randint(0, 256, (6, 8, 3)).astype(np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC

@@ -1,7 +1,7 @@
 """The five names of torchvision that segment_anything imports, so that it runs beside the CPU build of torch.
 
-torchvision itself pulls the CUDA build. Only ``resize`` and ``to_pil_image`` are ever called here; torchvision hands both to
-Pillow when the image is one of Pillow's.
+torchvision itself pulls the CUDA build. Only ``resize`` and ``to_pil_image`` are ever called here; torchvision hands
+both to Pillow when the image is one of Pillow's.
 """
 
 import sys
@@ -27,7 +27,7 @@ def to_pil_image(image: np.ndarray) -> Image.Image:
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """What torchvision does for one of Pillow's images: bilinear, which in Pillow is antialiased. ``size`` is (height, width)."""
+    """What torchvision does for one of Pillow's images: bilinear, antialiased. ``size`` is (height, width)."""
     return image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
 
 
