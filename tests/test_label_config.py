@@ -1,7 +1,7 @@
 """Labeling configs: which controls they hold, what answers go where, and where a task's images are."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend import label_config, task_images
@@ -349,6 +349,7 @@ DATA = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.one_of(TREES.map(written), st.text(max_size=50)), DATA, st.sampled_from(["image", "x_3", ""]))
 def test_any_config_and_data_give_an_answer_or_a_named_error(text: str, data: object, to_name: str) -> None:
     try:
@@ -363,6 +364,7 @@ def test_any_config_and_data_give_an_answer_or_a_named_error(text: str, data: ob
         return
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"\w{1,12}", fullmatch=True), st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3))
 def test_whatever_lies_at_a_path_is_found_there(key: str, path: list[str]) -> None:
     nested: object = ["a.jpg"]

@@ -6,7 +6,7 @@ import math
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend import bitmask, prompts, protocol, rle
@@ -183,6 +183,7 @@ def test_a_slanted_rectangle_gives_the_box_around_its_corners() -> None:
     assert box_of(translated(rectangle(50, 50, 12.5, 100 / 6, 45))) == pytest.approx(expected, abs=0.01)
 
 
+@settings(deadline=None)
 @given(st.floats(-720, 720), st.floats(10, 40), st.floats(10, 40), st.floats(-30, 30), st.floats(-30, 30))
 def test_a_turned_rectangles_box_holds_its_centre(
     rotation: float, x: float, y: float, width: float, height: float
@@ -346,9 +347,9 @@ def test_a_bitmask_saved_by_the_editor_is_a_prompt() -> None:
         ({"maskDataURL": "https://host/mask.png"}, Reason.BAD_GEOMETRY),
         ({"maskDataURL": "data:image/png;base64,!!!"}, Reason.BAD_GEOMETRY),
         ({"maskDataURL": bitmask.encode(Mask.from_array(disc((60, 80))))}, Reason.BAD_GEOMETRY),
-        ({"maskDataURL": bitmask.encode(Mask.from_array(disc()))[:200]}, Reason.BAD_GEOMETRY),
+        ({"maskDataURL": bitmask.encode(Mask.from_array(disc()))[: 22 + 80]}, Reason.BAD_GEOMETRY),
     ],
-    ids=["damaged", "other size", "empty", "no strokes", "address", "no base64", "png of other size", "cut off"],
+    ids=["damaged", "other size", "empty", "no strokes", "address", "no base64", "png of other size", "png cut off"],
 )
 def test_a_painted_mask_that_cannot_be_used_says_why(value: dict, reason: Reason) -> None:
     assert refused(translated(result("brushlabels", value))) == [reason]
@@ -359,6 +360,20 @@ def test_a_mask_is_scaled_to_the_image_the_model_sees() -> None:
     assert found.original_size == SIZE
     assert found.prompt.rough_mask.shape == (300, 400)
     assert int(found.prompt.rough_mask.sum()) == pytest.approx(disc().sum() / 4, rel=0.03)
+
+
+def test_a_mask_too_small_to_be_left_marks_nothing() -> None:
+    dot = np.zeros(SIZE, dtype=bool)
+    dot[300, 400] = True
+    assert refused(translated(painted(dot), image_size=(60, 80))) == [Reason.NO_PROMPT]
+
+
+def test_a_thin_line_across_a_large_photo_has_its_point_on_it() -> None:
+    line = np.zeros((3000, 4000), dtype=bool)
+    line[1501, 10:3990] = line[5, 5] = True
+    found = only(translated(painted(line)))
+    [[x, y]] = found.prompt.point_coords.astype(int)
+    assert line[y, x]
 
 
 def test_shapes_in_percent_are_placed_on_the_image_the_model_sees() -> None:
@@ -413,6 +428,7 @@ def test_the_same_context_gives_the_same_prompts() -> None:
 # Anything at all
 
 
+@settings(deadline=None)
 @given(BODIES, st.one_of(st.none(), st.tuples(st.integers(1, 200), st.integers(1, 200))))
 def test_any_context_gives_prompts_inside_the_image_or_reasons(body: dict, image_size: tuple[int, int] | None) -> None:
     request = protocol.parse_predict(encoded(body))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend import protocol, rle
@@ -328,6 +328,37 @@ def test_a_polygon_of_two_corners_is_skipped() -> None:
     assert (request.context, request.skipped[0].reason) == ((), Reason.BAD_GEOMETRY)
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("polygonlabels", {"points": 3}, "points: expected pairs of numbers, got 3"),
+        ("polygonlabels", {"points": [[1, 2], [3], [4, 5]]}, "points: expected pairs of numbers"),
+        ("polygonlabels", {"points": [[1, 2], ["3", 4], [4, 5]]}, 'points: expected a number, got "3"'),
+        ("vectorlabels", {"vertices": [[1, 2]]}, "vertices: expected a list of objects"),
+        ("vectorlabels", {"vertices": [{"x": 1}], "closed": True}, "y: expected a number, got null"),
+        ("brushlabels", {"rle": [256]}, "rle: expected numbers from 0 to 255, got"),
+        ("brushlabels", {"rle": "abc"}, 'rle: expected numbers from 0 to 255, got "abc"'),
+        ("brushlabels", {"rle": []}, "rle: expected bytes, got none"),
+        ("brushlabels", {"touches": [{"relativePoints": 3}]}, "relativePoints: expected a list of numbers, got 3"),
+        ("brushlabels", {"touches": [{"relativePoints": [1, 2]}]}, "relativeStrokeWidth: expected a number, got null"),
+        ("bitmasklabels", {"imageDataURL": None}, "imageDataURL: expected a data URL, got nothing"),
+    ],
+)
+def test_a_damaged_shape_is_skipped_in_words(kind: str, value: dict, message: str) -> None:
+    request = parsed(result(kind, value))
+    assert request.context == ()
+    [left] = request.skipped
+    assert left.reason is Reason.BAD_GEOMETRY
+    assert left.detail.startswith(message)
+
+
+def test_a_saved_mask_without_an_end_is_refused() -> None:
+    body = body_with_saved_masks(3, {"result": [result()]})
+    broken = body.replace(b'"type": "brushlabels"', b'"type": "brushlabels", "rle": [1, 2').replace(b"]", b" ")
+    with pytest.raises(ProtocolError):
+        protocol.parse_predict(broken)
+
+
 def test_brush_strokes_are_read() -> None:
     touches = [
         {"relativePoints": [1, 2, 3, 4], "relativeStrokeWidth": 5, "compositeOperation": "source-over"},
@@ -488,9 +519,23 @@ def test_other_answers_have_the_shape_label_studio_expects() -> None:
     assert json.loads(protocol.dump_error("two\nlines")) == {"error": "two lines"}
 
 
+@pytest.mark.parametrize("score", [1.5, -0.1, float("nan")])
+def test_a_score_outside_0_to_1_is_refused(score: float) -> None:
+    with pytest.raises(ValueError, match="score: expected a number from 0 to 1"):
+        region(score=score)
+    with pytest.raises(ValueError, match="score: expected a number from 0 to 1"):
+        Prediction((), score, "demo@1")
+
+
+def test_a_region_without_a_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="original_size: expected"):
+        region(original_size=(0, 800))
+
+
 # Anything at all
 
 
+@settings(deadline=None)
 @given(BODIES)
 def test_any_body_is_read_and_keeps_every_tasks_place(body: dict) -> None:
     request = protocol.parse_predict(encoded(body))
@@ -498,6 +543,7 @@ def test_any_body_is_read_and_keeps_every_tasks_place(body: dict) -> None:
     assert all(isinstance(task, Task) for task in request.tasks)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     for parse in (protocol.parse_predict, protocol.parse_setup, protocol.parse_webhook):

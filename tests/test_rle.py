@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -62,11 +62,13 @@ def random_masks(count: int, seed: int = 0) -> list[np.ndarray]:
     return found
 
 
+@settings(deadline=None)
 @given(bool_arrays)
 def test_any_mask_survives_encoding_and_decoding(array: np.ndarray) -> None:
     assert np.array_equal(rle.decode(rle.encode(Mask.from_array(array)), array.shape).to_array(), array)
 
 
+@settings(deadline=None)
 @given(bool_arrays)
 def test_the_code_does_not_depend_on_how_tightly_the_mask_is_cropped(array: np.ndarray) -> None:
     loose = Mask(array.copy(), (0, 0), array.shape)
@@ -153,6 +155,7 @@ def test_a_damaged_code_is_refused_in_words(code: bytes, message: str) -> None:
         rle.decode(code, (5, 5))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
     header = rle.encode(Mask.from_array(np.zeros((5, 5), dtype=bool)))[:6]
