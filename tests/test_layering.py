@@ -1,0 +1,154 @@
+"""Every module imports only from its own row of the house and the rows above; heavy libraries have one place each."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+ROWS = [
+    "model.types model.config model.transforms model.errors",
+    "model.*",
+    "backend backend.errors backend.shapes backend.types backend.settings backend.logs",
+    "backend.json_fields backend.protocol_context backend.protocol backend.label_config backend.locations "
+    "backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts backend.regions "
+    "backend.embedding_bytes",
+    "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio "
+    "backend.store backend.metrics",
+    "backend.encode_queue backend.ahead backend.embeddings",
+    "backend.segmenter",
+    "backend.status backend.app backend.worker",
+    "backend.bootstrap",
+    "backend.server backend.doctor backend.demo_processes backend.demo_project backend.demo backend.__main__",
+]
+
+TORCH_TO_TRAIN = ("model.demo.train", "model.demo.network", "model.demo.prompting", "model.demo.export")
+
+ALLOWED = {
+    # library: the modules that may import it
+    "paddle": ("model",),
+    "torch": TORCH_TO_TRAIN,
+    "segment_anything": TORCH_TO_TRAIN,
+    "transformers": (),
+    "flask": ("backend.app", "backend.bootstrap"),
+    "werkzeug": ("backend.app",),
+    "gunicorn": ("backend.server",),
+    "redis": ("backend.store", "backend.bootstrap"),
+    "rq": ("backend.embeddings", "backend.worker"),
+    "prometheus_client": ("backend.metrics",),
+    "defusedxml": ("backend.label_config",),
+    "label_studio_sdk": ("backend.label_studio",),
+    "pydantic_settings": ("backend.settings",),
+    "pickle": (),  # loading one runs code
+    "marshal": (),
+    "shelve": (),
+}
+
+ENVIRONMENT = ("backend.__main__", "backend.demo", "backend.demo_processes", "backend.server")
+"""Entry points, which read the environment and pass it on; and MKL's own switch, which only the environment can set."""
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of the product by its dotted name."""
+    found = {}
+    for package in ("model", "backend"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(path.read_text())
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[str]:
+    """The dotted names that a module imports anywhere, functions included; imports for types alone count too."""
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name} line {node.lineno}: expected absolute imports"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else str(node.module)
+
+
+def row_of(name: str) -> int | None:
+    exact = next((row for row, names in enumerate(ROWS) if name in names.split()), None)
+    return 1 if exact is None and (name == "model" or name.startswith("model.")) else exact
+
+
+def test_every_module_has_a_row():
+    assert [name for name in MODULES if row_of(name) is None] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_its_own_row_and_those_above(name):
+    row = row_of(name)
+    below = [other for other in imports(name) if other in MODULES and row is not None and (row_of(other) or 0) > row]
+    assert below == []
+
+
+def test_the_model_knows_nothing_of_the_backend():
+    guilty = [
+        name for name in MODULES if name.startswith("model") for other in imports(name) if other.startswith("backend")
+    ]
+    assert guilty == []
+
+
+def test_only_training_and_its_tools_reach_into_the_demo_package():
+    guilty = {
+        (name, other)
+        for name in MODULES
+        if not name.startswith("model.demo")
+        for other in imports(name)
+        if other.startswith("model.demo.")
+    }
+    assert guilty == set()
+
+
+def test_no_two_modules_import_each_other_even_by_way_of_others():
+    graph = {name: {other for other in imports(name) if other in MODULES and other != name} for name in MODULES}
+    packages = {name for name in MODULES if any(other.startswith(f"{name}.") for other in MODULES)}
+    for package in packages:
+        graph.pop(package)  # a package's front door may name what lies within
+    while leaves := [name for name, others in graph.items() if not others & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert graph == {}
+
+
+@pytest.mark.parametrize("library", ALLOWED)
+def test_a_library_is_imported_only_in_its_place(library):
+    places = ALLOWED[library]
+    guilty = [
+        name
+        for name in MODULES
+        if any(other == library or other.startswith(f"{library}.") for other in imports(name))
+        and not any(name == place or name.startswith(f"{place}.") for place in places)
+    ]
+    assert guilty == []
+
+
+def test_values_need_no_paddle_even_by_way_of_others():
+    reached, ahead = set(), ["model.types", "model.config", "model.transforms", "model.errors"]
+    while ahead:
+        name = ahead.pop()
+        reached.add(name)
+        ahead += [other for other in imports(name) if other in MODULES and other not in reached]
+    assert not any(other.split(".")[0] == "paddle" for name in reached for other in imports(name))
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("backend")])
+def test_the_environment_is_read_at_the_entry_points_alone(name):
+    reads = [
+        node.lineno
+        for node in ast.walk(MODULES[name])
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("environ", "getenv")
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    ]
+    assert not reads or name in ENVIRONMENT, f"{name} lines {reads}"
