@@ -199,14 +199,14 @@ class EncodeQueue:
             try:
                 return self._encode(job)
             except Exception as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             gc.collect()  # once more with what the failed try held given back
             return self._encode(job)
         except BackendError as error:
             return error
         except Exception as error:  # the thread outlives any image, and its waiters learn the reason
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 return RetryLater(f"not enough memory to encode the image: {error}", Reason.OUT_OF_MEMORY)
             logger.exception("event=encode_failed image=%s", job.key.digest[:12])
             return BackendError(f"the image cannot be encoded: {error}", Reason.ENCODE_FAILED)
@@ -246,7 +246,8 @@ def _settle(future: "Future[Embedding]", outcome: Embedding | BackendError) -> N
         pass  # somebody cancelled it
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, the device's or the machine's; Paddle has no type of its own for that."""
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY)
 
 

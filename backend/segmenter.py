@@ -4,14 +4,17 @@ Nothing here raises for what a request asks: each task gets its own answer, and 
 """
 
 import logging
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from backend import label_config, prompts, regions, task_images
 from backend.embeddings import Embeddings, Priority
-from backend.errors import BackendError, ImageError, Reason
+from backend.encode_queue import is_out_of_memory
+from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.metrics import Metrics
 from backend.shapes import ShapeKind
 from backend.types import (
@@ -27,12 +30,16 @@ from backend.types import (
     Task,
     WebhookEvent,
 )
+from model.errors import CapabilityError
 from model.types import Embedding, Masks, Prompt
 
 logger = logging.getLogger(__name__)
 
 SCALE_TOLERANCE = 0.01
 """How far the two sides of a picture may be scaled apart before it counts as another picture."""
+
+REMEMBERED_TASKS = 1000
+"""For how many tasks it is remembered that those after them were asked for."""
 
 
 class Decoder(Protocol):
@@ -64,13 +71,19 @@ class Policy:
 
     Attributes:
         budget_s: how long a click may wait for its embedding.
-        output_preference: what an answer is drawn as when a labeling config offers several kinds.
+        output_preference: what an answer is drawn as when a labeling config offers several kinds; those that are not
+            named come last.
         prefetch_tasks: how many of a project's next tasks are encoded ahead.
     """
 
     budget_s: float = 90.0
     output_preference: tuple[ShapeKind, ...] = ()
     prefetch_tasks: int = 3
+
+    @property
+    def outputs(self) -> tuple[ShapeKind, ...]:
+        """Every kind of output, the preferred ones first."""
+        return tuple(dict.fromkeys((*self.output_preference, *label_config.PREFERENCE)))
 
 
 class Segmenter:
@@ -92,11 +105,13 @@ class Segmenter:
         self.model_version = decoder.model_version
         self._decoder, self._embeddings, self._metrics = decoder, embeddings, metrics
         self._background, self._next_tasks, self._policy = background, next_tasks, policy
+        self._followed: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._lock = threading.Lock()
 
     def predict(self, request: PredictRequest) -> tuple[Prediction, ...]:
         """Return one answer per task, in order: masks for a click, empty ones for tasks that are only opened."""
         if not request.context:
-            self._warm_opened(request)
+            self._warm(request)
             reason = Reason.NO_CONTEXT if request.context is None and not request.skipped else Reason.NO_PROMPT
             reasons = (reason, *(skipped.reason for skipped in request.skipped))
             return tuple(self._empty(reasons) for _ in request.tasks)
@@ -106,7 +121,7 @@ class Segmenter:
     def setup(self, request: SetupRequest) -> None:
         """Take note of a project that is being connected or opened; says in the log what its config lacks."""
         try:
-            problems = label_config.problems(label_config.parse(request.label_config))
+            problems = label_config.problems(label_config.parse(request.label_config), self._policy.outputs)
         except BackendError as error:
             problems = (str(error),)
         for problem in problems:
@@ -122,21 +137,26 @@ class Segmenter:
         deadline = time.monotonic() + self._policy.budget_s
         reasons = [skipped.reason for skipped in request.skipped]
         found: list[Region] = []
-        try:
-            controls = label_config.parse(request.label_config)
-            for (to_name, item_index), context in _by_image(request.context or ()).items():
-                here = label_config.on_image(controls, to_name)
-                ref = task_images.image_ref(here.images[0], task, request.project_id, item_index)
+        for (to_name, item_index), context in _by_image(request.context or ()).items():
+            try:
+                controls = label_config.on_image(label_config.parse(request.label_config), to_name)
+                ref = task_images.image_ref(controls.images[0], task, request.project_id, item_index)
                 objects, skipped = self._objects(context, ref, deadline)
                 reasons += [one.reason for one in skipped]
-                found += self._segment(objects, here, ref, deadline)
-        except BackendError as error:
-            logger.warning("event=click_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
-            return self._empty((error.reason, *reasons))
-        if request.project_id is not None and task.id is not None:
-            self._warm_next(request.label_config, request.project_id, task.id)
+                drawn = self._segment(objects, controls, ref, deadline)
+            except BackendError as error:
+                logger.warning("event=click_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
+                reasons.append(error.reason)
+                continue
+            except Exception:  # an error status would only hide the annotator's prompt
+                logger.exception("event=defect task=%s", task.id)
+                reasons.append(Reason.INTERNAL_ERROR)
+                continue
+            found += drawn
+            reasons += [Reason.EMPTY_MASK] if objects and not drawn else []
+        self._warm(request)
         if not found:
-            return self._empty(tuple(reasons) or (Reason.EMPTY_MASK,))
+            return self._empty(reasons)
         scores = [region.score for region in found if region.score is not None]
         score = sum(scores) / len(scores) if scores else 0.0
         return Prediction(tuple(found), score, self.model_version, tuple(dict.fromkeys(reasons)))
@@ -157,14 +177,13 @@ class Segmenter:
         """Return the regions of objects that lie on one image, the only one of ``controls``."""
         if not objects:
             return []
-        outputs = [label_config.choose_output(controls, one.labels, self._policy.output_preference) for one in objects]
+        outputs = [label_config.choose_output(controls, one.labels, self._policy.outputs) for one in objects]
         embedding = self._embedding(ref, deadline)
         found: list[Region] = []
         sizes = dict.fromkeys(one.original_size for one in objects)
         for size in sizes:  # one, unless a caller mixes pictures of several sizes
             chosen = [(one, output) for one, output in zip(objects, outputs, strict=True) if one.original_size == size]
-            with self._metrics.stage("decoder"):
-                masks = self._decoder.decode(at_size(embedding, size), [one.prompt for one, _ in chosen])
+            masks = self._decode(at_size(embedding, size), [one.prompt for one, _ in chosen])
             with self._metrics.stage("rle"):
                 for index, (one, output) in enumerate(chosen):
                     score = None if masks.iou_predictions is None else masks.iou_predictions[index][0]
@@ -174,24 +193,53 @@ class Segmenter:
     def _embedding(self, ref: ImageRef, deadline: float) -> Embedding:
         return self._embeddings.get(ref, max(0.0, deadline - time.monotonic()), Priority.INTERACTIVE)
 
-    def _warm_opened(self, request: PredictRequest) -> None:
-        if not request.label_config:
-            return
-        tasks = request.tasks
-        self._prefetch(request.label_config, request.project_id, tasks)
-        if len(tasks) == 1 and request.project_id is not None and tasks[0].id is not None:
-            self._warm_next(request.label_config, request.project_id, tasks[0].id)
+    def _decode(self, embedding: Embedding, asked: Sequence[Prompt]) -> Masks:
+        try:
+            with self._metrics.stage("decoder"):
+                return self._decoder.decode(embedding, asked)
+        except BackendError:
+            raise
+        except CapabilityError as error:
+            raise RequestError(str(error), Reason.UNSUPPORTED_PROMPT) from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise RetryLater("not enough memory to decode", Reason.OUT_OF_MEMORY) from error
+            logger.exception("event=decode_failed")
+            raise BackendError(f"the prompts cannot be decoded: {error}", Reason.DECODE_FAILED) from error
 
-    def _warm_next(self, config: str, project_id: int, task_id: int) -> None:
-        source, count = self._next_tasks, self._policy.prefetch_tasks
-        if source is None or not count:
+    def _warm(self, request: PredictRequest) -> None:
+        """Encode what the annotator meets next: the images of tasks that are opened, and of the tasks after them."""
+        try:
+            if not request.context:
+                self._prefetch(request.label_config, request.project_id, request.tasks)
+            if len(request.tasks) == 1:
+                self._warm_next(request, request.tasks[0].id)
+        except Exception:  # the answer does not depend on it
+            logger.exception("event=defect where=prefetch")
+
+    def _warm_next(self, request: PredictRequest, task_id: int | None) -> None:
+        """Encode the tasks after this one: once when it is opened, and at a click if that never happened."""
+        source, count, config, project_id = (
+            self._next_tasks, self._policy.prefetch_tasks, request.label_config, request.project_id,
+        )  # fmt: skip
+        if source is None or not count or not config or project_id is None or task_id is None:
             return
+        key = project_id, task_id
+        with self._lock:
+            if request.context and key in self._followed:
+                return
+            self._followed[key] = None
+            self._followed.move_to_end(key)
+            while len(self._followed) > REMEMBERED_TASKS:
+                self._followed.popitem(last=False)
 
         def errand() -> None:
             try:
                 tasks = source.next_tasks(project_id, task_id, count)
             except BackendError as error:
                 logger.info("event=next_tasks_unknown project=%s reason=%s", project_id, error.reason)
+                with self._lock:
+                    self._followed.pop(key, None)
                 return
             self._prefetch(config, project_id, tasks)
 
@@ -201,7 +249,7 @@ class Segmenter:
         try:
             controls = label_config.parse(config)
         except BackendError:
-            return
+            return  # a click will say so
         refs = [ref for task in tasks for ref in task_images.image_refs(controls, task, project_id)]
         if refs:
             self._embeddings.prefetch(refs)
