@@ -134,7 +134,7 @@ def decode(data: bytes, limits: Limits) -> Picture:
             size_wh = image.size
             reduced = _reduce(image, limits)
             image.load()  # a TIFF turns itself here, a PNG finds its EXIF
-            turn = _TRANSPOSED.get(1 if image.format == "TIFF" else _orientation(image))
+            turn = _TRANSPOSED.get(_orientation(image))
             upright = _to_rgb(image)
     except _DECODER_ERRORS as error:
         raise ImageError(f"the image cannot be read: {error}") from error
