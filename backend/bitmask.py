@@ -12,25 +12,33 @@ from model.types import Mask
 PREFIX = "data:image/png;base64,"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = 4
-ROW_ABOVE = 2  # PNG's filter that stores each byte's difference from the one above
+ROW_ABOVE = 2  # PNG's filter that stores each byte's difference from the one above; 0 stores bytes as they are
+ZEROS = 1 << 16
+ADLER_MODULUS = 65521
 
 
 def encode(mask: Mask) -> str:
-    """Return a mask as a data URL: alpha 255 on the object, 0 off it."""
+    """Return a mask as a data URL: alpha 255 on the object, 0 off it.
+
+    Only the rows that the object lies in are compressed; the empty ones around it are copies of one compressed block.
+    """
     height, width = mask.original_size
-    (x, y), (crop_height, crop_width) = mask.offset, mask.crop.shape
-    rows = np.zeros((height, 1 + CHANNELS * width), dtype=np.uint8)
-    rows[:, 0] = ROW_ABOVE
-    if crop_height:
-        alpha = mask.crop.view(np.uint8) * np.uint8(255)
-        first = CHANNELS * (x + 1)  # a filter byte, then red, green, blue before the first alpha
-        columns = slice(first, first + CHANNELS * crop_width, CHANNELS)
-        rows[y, columns] = alpha[0]
-        rows[y + 1 : y + crop_height, columns] = alpha[1:] - alpha[:-1]
-        if y + crop_height < height:
-            rows[y + crop_height, columns] = np.uint8(0) - alpha[-1]
+    y = mask.offset[1]
+    row_bytes = 1 + CHANNELS * width
+    middle = _rows(mask)
+    above, below = y * row_bytes, height * row_bytes - y * row_bytes - len(middle)
+    stream = b"".join(
+        (
+            b"\x78\x01",  # zlib's header: deflate, 32 KB window, fastest
+            _deflated_zeros(above),
+            _deflated(middle),
+            _deflated_zeros(below),
+            b"\x03\x00",  # an empty last block
+            struct.pack(">I", _adler_after_zeros(zlib.adler32(middle, _adler_after_zeros(1, above)), below)),
+        )
+    )
     header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 1)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", stream), (b"IEND", b""))
     return PREFIX + base64.b64encode(SIGNATURE + b"".join(_chunk(*chunk) for chunk in chunks)).decode("ascii")
 
 
@@ -55,3 +63,35 @@ def decode(data_url: str, size: tuple[int, int]) -> Mask:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _rows(mask: Mask) -> bytes:
+    """Return the rows of the object, filtered; the row after them, stored as it is, needs no difference."""
+    width, x, (height, crop_width) = mask.original_size[1], mask.offset[0], mask.crop.shape
+    if not height:
+        return b""
+    rows = np.zeros((height, 1 + CHANNELS * width), dtype=np.uint8)
+    rows[:, 0] = ROW_ABOVE
+    alpha = mask.crop.view(np.uint8) * np.uint8(255)
+    first = CHANNELS * (x + 1)  # a filter byte, then red, green, blue before the first alpha
+    columns = slice(first, first + CHANNELS * crop_width, CHANNELS)
+    rows[0, columns] = alpha[0]
+    rows[1:, columns] = alpha[1:] - alpha[:-1]
+    return rows.tobytes()
+
+
+def _deflated(data: bytes) -> bytes:
+    """Return compressed blocks that end on a byte and refer to nothing before them, so that they can be joined."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH)
+
+
+def _deflated_zeros(count: int) -> bytes:
+    whole, rest = divmod(count, ZEROS)
+    return (_deflated(bytes(ZEROS)) * whole if whole else b"") + (_deflated(bytes(rest)) if rest else b"")
+
+
+def _adler_after_zeros(adler: int, count: int) -> int:
+    """Return zlib's checksum after so many more zero bytes: the low half stays, the high one grows by it each time."""
+    low, high = adler & 0xFFFF, adler >> 16
+    return (high + count * low) % ADLER_MODULUS << 16 | low
