@@ -187,7 +187,7 @@ class PromptEncoder(nn.Layer):
     def point(self, coords):
         """One positive point per row, (N, 1, 2), with the padding point that Meta adds where there is no box."""
         positive = self.pe_layer((coords + 0.5) / self.size)
-        nothing = paddle.zeros_like(positive) + self.not_a_point_embed.weight
+        nothing = 0 * positive + self.not_a_point_embed.weight
         return paddle.concat([positive + self.point_embeddings[1].weight, nothing], axis=1)
 
     def no_mask(self):

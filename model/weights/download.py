@@ -1,5 +1,6 @@
 """Published weights by name: fetched once, resumed where a connection broke, verified before they get their name."""
 
+import contextlib
 import shutil
 import tarfile
 import tempfile
@@ -121,7 +122,8 @@ def download(
                 _fetch(url, part, show_progress, attempts)
                 _install(source, url, part, target)
     except OSError as error:
-        _discard(part)
+        with contextlib.suppress(OSError):
+            _discard(part)
         raise WeightsError(f"{target}: expected to write {source.file_name} there, got: {error}") from error
     return target
 
@@ -206,7 +208,7 @@ def _fetch_rest(client: httpx.Client, url: str, part: Path, show_progress: bool 
             tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.name[1:-5], disable=hide) as bar,
         ):
             stream.seek(have)
-            for block in response.iter_raw(_CHUNK):
+            for block in response.iter_raw():
                 stream.write(block)
                 bar.update(len(block))
 

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -69,7 +70,8 @@ def _write_paddlex(checkpoint: Checkpoint, directory: Path, prompt: PromptKind) 
         paddle.static.InputSpec([1, 3, size, size], "float32", "img"),
         paddle.static.InputSpec(sides, "float32", "prompt"),
     ]
-    with paddle.utils.unique_name.guard():
+    with paddle.utils.unique_name.guard(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Tensor do not have 'place'")  # Paddle's paddle.where about itself
         network = _network(checkpoint, prompt)
         static = paddle.jit.to_static(network, input_spec=specs, full_graph=True)
         paddle.jit.save(static, str(directory / Path(paddlex.PIR).stem))

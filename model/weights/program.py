@@ -31,6 +31,10 @@ class Program:
     uses: Sequence[str]
     inputs: Mapping[str, Shape]
 
+    def __post_init__(self) -> None:
+        if not self.uses:
+            raise ValueError("expected a program that uses parameters, got none")
+
 
 def parse_pir(data: bytes) -> Program:
     """Read ``inference.json``.
@@ -80,7 +84,7 @@ def parse_legacy(data: bytes) -> Program:
     weights: set[str] = set()
     for block in blocks:
         for variable in protobuf.children(block, 3):
-            name, kind = protobuf.text(variable, 1), protobuf.children(variable, 2)[0]
+            name, kind = protobuf.text(variable, 1), protobuf.child(variable, 2)
             if set(protobuf.integers(kind, 1)) & {_FEED, _FETCH}:
                 continue
             description = _legacy_description(kind)

@@ -53,16 +53,25 @@ def integers(message: memoryview, number: int) -> list[int]:
     return [value - (1 << 64) if value >= 1 << 63 else value for value in found]
 
 
+def child(message: memoryview, number: int) -> memoryview:
+    """Return the value of the field ``number`` that has a length; the last one where there are several.
+
+    Raises:
+        ValueError: the message has no such field.
+    """
+    found = children(message, number)
+    if not found:
+        raise ValueError(f"expected something in field {number}, got nothing")
+    return found[-1]
+
+
 def text(message: memoryview, number: int) -> str:
     """Return the string in field ``number``.
 
     Raises:
         ValueError: the message has no such field, or it is not UTF-8.
     """
-    found = children(message, number)
-    if not found:
-        raise ValueError(f"expected a string in field {number}, got none")
-    return str(found[-1], "utf-8")
+    return str(child(message, number), "utf-8")
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
