@@ -7,7 +7,7 @@ from the annotator and leaves the prompt behind. The reason goes to the log, the
 import hmac
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flask import Flask, Response, render_template, request
@@ -18,7 +18,7 @@ from backend.errors import ProtocolError, Reason
 from backend.metrics import Metrics
 from backend.segmenter import Segmenter
 from backend.status import Status
-from backend.types import Prediction, Secret
+from backend.types import Prediction, PredictRequest, Secret
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +89,12 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
         start = time.perf_counter()
         body = request.get_data(cache=False)
         received = time.perf_counter()
-        predictions = segmenter.predict(protocol.parse_predict(body))
+        asked = protocol.parse_predict(body)
+        predictions = segmenter.predict(asked)
         answer = protocol.dump_predictions(predictions)
-        metrics.answered(
-            predictions, received_s=received - start, total_s=time.perf_counter() - start, body_bytes=len(body)
-        )
+        took = time.perf_counter() - start
+        metrics.answered(predictions, received_s=received - start, total_s=took, body_bytes=len(body))
+        _log(asked, predictions, took, len(body))
         return _json(answer)
 
     @app.post("/webhook")
@@ -144,13 +145,27 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        return _json(protocol.dump_error(error.description or error.name), error.code or 500)
+        answer = _json(protocol.dump_error(error.description or error.name), error.code or 500)
+        answer.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
+        return answer
 
     @app.errorhandler(Exception)
     def defect(error: Exception) -> Response:
         metrics.refused(Reason.INTERNAL_ERROR)
         logger.exception("event=defect path=%s", request.path, exc_info=error)
         return _json(protocol.dump_error("internal error; the log has the details"), 500)
+
+
+def _log(asked: PredictRequest, predictions: Sequence[Prediction], took_s: float, body_bytes: int) -> None:
+    logger.info(
+        "event=predicted project=%s tasks=%d regions=%d reasons=%s ms=%.1f bytes=%d",
+        asked.project_id,
+        len(predictions),
+        sum(len(one.result) for one in predictions),
+        ",".join(dict.fromkeys(str(reason) for one in predictions for reason in one.reasons)) or "-",
+        took_s * 1000,
+        body_bytes,
+    )
 
 
 def _json(body: bytes, code: int = 200) -> Response:
