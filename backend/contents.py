@@ -81,9 +81,9 @@ class Contents:
         """Whether it may be used while it is being asked about."""
         return self._clock() - content.checked_at < USABLE_FACTOR * content.fresh_s
 
-    def put(self, place: Place, digest: str, version: Version, *, immutable: bool) -> None:
-        """Note what lies behind an address now."""
-        content = Content(digest, version, self._clock(), IMMUTABLE_FRESH_S if immutable else FRESH_S)
+    def put(self, place: Place, digest: str, version: Version, *, immutable: bool, age_s: float = 0.0) -> None:
+        """Note what lies behind an address now, or lay so ``age_s`` ago."""
+        content = Content(digest, version, self._clock() - age_s, IMMUTABLE_FRESH_S if immutable else FRESH_S)
         with self._lock:
             self._known[place] = content
             self._known.move_to_end(place)

@@ -32,6 +32,7 @@ class Priority(IntEnum):
 
     INTERACTIVE = 0
     PREFETCH = 1
+    BULK = 2
 
 
 class Encoder(Protocol):
