@@ -1,5 +1,6 @@
 """The composition root: the one module that knows every class, and puts them together as the settings say."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from flask import Flask
 
@@ -14,6 +16,7 @@ from backend.addresses import AddressPolicy, Origin
 from backend.app import Access, create_app
 from backend.embeddings import LocalEmbeddings
 from backend.encode_queue import Encoder
+from backend.errors import BackendError, Reason
 from backend.image_source import ImageSource
 from backend.image_source import Limits as FetchLimits
 from backend.images import Limits as PixelLimits
@@ -49,34 +52,57 @@ def read_weights(settings: Settings) -> Checkpoint:
     return first
 
 
+Decode: TypeAlias = Callable[[Embedding, Sequence[Prompt], bool | None], Masks]
+
+
 class LoadingDecoder:
     """A decoder that is loaded once, by the first who needs it or by `start`; everybody else waits for that.
 
     Attributes:
         model_version: known before anything is loaded.
+        device: where it runs, empty until it is loaded.
+        failure: why it could not be loaded, empty when it could or has not been tried.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
-        self.model_version = checkpoint.model_version
-        self._checkpoint, self._device = checkpoint, device
+        self.model_version, self.device, self.failure = checkpoint.model_version, "", ""
+        self._checkpoint, self._wanted = checkpoint, device
         self._lock = threading.Lock()
-        self._decode: Callable[[Embedding, Sequence[Prompt], bool | None], Masks] | None = None
+        self._decode: Decode | None = None
 
     def start(self) -> None:
         """Load in the background."""
-        threading.Thread(target=self._loaded, name="load-decoder", daemon=True).start()
+        threading.Thread(target=self._try, name="load-decoder", daemon=True).start()
 
     def decode(self, embedding: Embedding, prompts: Sequence[Prompt], multimask_output: bool | None = None) -> Masks:
-        """Answer prompts about one image; see `model.predictor.Decoder.decode`."""
+        """Answer prompts about one image; see `model.predictor.Decoder.decode`.
+
+        Raises:
+            BackendError: the decoder cannot be loaded; the next call tries again.
+        """
         return self._loaded()(embedding, prompts, multimask_output)
 
-    def _loaded(self) -> Callable[[Embedding, Sequence[Prompt], bool | None], Masks]:
+    def _try(self) -> None:
+        with contextlib.suppress(BackendError):  # it is logged, and told on the status page
+            self._loaded()
+
+    def _loaded(self) -> Decode:
         with self._lock:
             if self._decode is None:
-                from model.predictor import load_decoder  # here: Paddle must not be imported before a fork
-
-                self._decode = load_decoder(self._checkpoint, self._device).decode
+                self._decode = self._load()
             return self._decode
+
+    def _load(self) -> Decode:
+        from model.predictor import load_decoder  # here: Paddle must not be imported before a fork
+
+        try:
+            decoder = load_decoder(self._checkpoint, self._wanted)
+        except Exception as error:
+            self.failure = str(error) or type(error).__name__
+            logger.error("event=decoder_not_loaded detail=%r", self.failure)
+            raise BackendError(f"the decoder cannot be loaded: {error}", Reason.MODEL_NOT_READY) from error
+        self.device, self.failure = decoder.device, ""
+        return decoder.decode
 
 
 class Errands:
@@ -90,11 +116,21 @@ class Errands:
         """Run ``errand`` soon; dropped without a word when ``ERRANDS`` wait already, since they only warm things up."""
         if not self._free.acquire(blocking=False):
             return
-        self._pool.submit(errand).add_done_callback(lambda _: self._free.release())
+        try:
+            self._pool.submit(_logged, errand).add_done_callback(lambda _: self._free.release())
+        except RuntimeError:  # closed while a click was being answered
+            self._free.release()
 
     def close(self) -> None:
         """Drop what waits."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _logged(errand: Callable[[], None]) -> None:
+    try:
+        errand()
+    except Exception:  # nobody waits for it
+        logger.exception("event=errand_defect")
 
 
 @dataclass(frozen=True)
@@ -153,7 +189,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         label_studio.close()
 
     def status() -> Status:
-        return _status(settings, checkpoint, embeddings, store, metrics)
+        return _status(settings, checkpoint, embeddings, decoder, store, metrics)
 
     access = Access(settings.max_body_mb * MB, settings.basic_auth_user, settings.basic_auth_pass)
     return Service(create_app(segmenter, metrics, status, access), segmenter, metrics, start, close)
@@ -189,16 +225,21 @@ def _store(settings: Settings, metrics: Metrics) -> EmbeddingStore:
 
 
 def _status(
-    settings: Settings, checkpoint: Checkpoint, embeddings: LocalEmbeddings, store: EmbeddingStore, metrics: Metrics
+    settings: Settings,
+    checkpoint: Checkpoint,
+    embeddings: LocalEmbeddings,
+    decoder: LoadingDecoder,
+    store: EmbeddingStore,
+    metrics: Metrics,
 ) -> Status:
-    ready = embeddings.is_ready
+    is_ready = embeddings.is_ready and bool(decoder.device)
+    headline = "ready" if is_ready else "the model cannot be loaded" if decoder.failure else "loading the model"
     config = checkpoint.config
     model = (
         Row("version", checkpoint.model_version),
-        Row("state", "loaded" if ready else "loading"),
-        Row("device", settings.device),
+        Row("device", decoder.device or settings.device),
         Row("input", f"{config.image_size} x {config.image_size} pixels"),
-        Row("can", ", ".join(sorted(checkpoint.capabilities)).replace("_", " ")),
+        Row("takes", ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")),
     )
     tiers = store.stats()
     cache = tuple(
@@ -218,6 +259,8 @@ def _status(
         for project, texts in metrics.config_problems().items()
         for text in texts
     ]
+    if decoder.failure:
+        problems.insert(0, Row("model", decoder.failure, is_problem=True))
     if settings.label_studio_api_key is None:
         text = "LABEL_STUDIO_API_KEY is not set: images uploaded to Label Studio cannot be fetched"
         problems.append(Row("API key", text, is_problem=True))
@@ -232,4 +275,4 @@ def _status(
         )
         for one in metrics.recent()
     )
-    return Status("ready" if ready else "loading the model", ready, model, cache, queue, tuple(problems), requests)
+    return Status(headline, is_ready, model, cache, queue, tuple(problems), requests)

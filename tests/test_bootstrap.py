@@ -1,0 +1,293 @@
+"""The composition root: what it puts together works, loads nothing too early, and says what cannot be loaded."""
+
+import base64
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from backend import bootstrap
+from backend.bootstrap import ERRANDS, Errands, LoadingDecoder
+from backend.errors import BackendError, Reason
+from backend.settings import read
+from model.types import Prompt
+from model.weights import WeightsError, names, native
+from tests.answers import checked, mask_of
+from tests.checkpoints import random_checkpoint
+from tests.fakes import png
+from tests.wire import click, encoded, result
+
+BROWSER = {"Accept": "text/html"}
+SOON_S = 30.0
+
+
+def wait_until(is_so, seconds=SOON_S):
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.01)):
+        if is_so():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it did not come about in time")
+
+
+def settings(folder, **environ):
+    names = {"PADDLE_SAM_CACHE_DIR": str(folder / "cache"), "PADDLE_SAM_DEVICE": "cpu"}
+    return read(names | environ)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of weights of a very small network."""
+    return native.write(random_checkpoint(), tmp_path / "small.safetensors")
+
+
+@pytest.fixture
+def build(tmp_path, tiny_checkpoint):
+    made = []
+
+    def build(**environ):
+        made.append(bootstrap.build(settings(tmp_path, **environ), tiny_checkpoint))
+        return made[-1]
+
+    yield build
+    for service in made:
+        service.close()
+
+
+def data_uri(size_wh=(80, 60), colour=(200, 30, 40)):
+    return "data:image/png;base64," + base64.b64encode(png(colour, size_wh)).decode()
+
+
+def click_on(uri, size_wh=(80, 60)):
+    width, height = size_wh
+    return click(result(original_width=width, original_height=height), tasks=[{"id": 1, "data": {"image": uri}}])
+
+
+# Which weights.
+
+
+def test_weights_are_read_by_path(tmp_path, weights):
+    found = bootstrap.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=str(weights)))
+    assert found.model_version.startswith("small@")
+
+
+def test_weights_of_two_halves_are_merged(tmp_path):
+    whole = random_checkpoint()
+    halves = []
+    for left_out in ("points", "boxes"):
+        tensors = {name: value for name, value in whole.tensors.items() if names.capability_of(name) != left_out}
+        halves.append(native.write(replace(whole, tensors=tensors), tmp_path / f"{left_out}.safetensors"))
+    box, point = halves
+    found = bootstrap.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=f"{box}, {point}"))
+    assert {"boxes", "points"} <= found.capabilities
+
+
+@pytest.mark.parametrize("name", ["SAM-X_box", "/nowhere/at/all", "small.safetensors"])
+def test_weights_that_are_not_there_are_refused_with_what_there_is(tmp_path, name):
+    with pytest.raises(WeightsError, match=r"SAM-H_box|expected"):
+        bootstrap.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=name))
+
+
+def test_damaged_weights_are_refused(tmp_path, weights):
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="small"):
+        bootstrap.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=str(weights)))
+
+
+# Building.
+
+
+def test_building_loads_and_starts_nothing(tmp_path):
+    code = (
+        "import sys, threading\n"
+        "from backend import bootstrap\nfrom backend.settings import read\n"
+        "from tests.checkpoints import random_checkpoint\n"
+        f"environ = {{'PADDLE_SAM_CACHE_DIR': {str(tmp_path)!r}}}\n"
+        "service = bootstrap.build(read(environ), random_checkpoint())\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+        "assert not {'paddle', 'torch'} & set(sys.modules), 'Paddle does not survive a fork'\n"
+        "service.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_service_answers_a_click_with_a_real_network(build, tiny_checkpoint):
+    service = build()
+    body = click_on(data_uri())
+    answer = service.app.test_client().post("/predict", data=encoded(body))
+    [item] = checked(body, answer, tiny_checkpoint.model_version)
+    assert all(mask_of(entry).shape == (60, 80) for entry in item["result"])
+    assert service.metrics.recent()[0].stages_ms["decoder"] > 0
+
+
+def test_a_second_service_finds_what_the_first_left_on_disk(build):
+    body = encoded(click_on(data_uri()))
+    for encodes in (1, 0):
+        service = build()
+        assert service.app.test_client().post("/predict", data=body).status_code == 200
+        done = service.metrics.registry.get_sample_value("paddle_sam_stage_seconds_count", {"stage": "encode"})
+        assert done == encodes
+
+
+def test_a_service_without_any_cache_answers(build):
+    service = build(PADDLE_SAM_MEMORY_CACHE_MB="0", PADDLE_SAM_DISK_CACHE_MB="0")
+    assert service.app.test_client().post("/predict", data=encoded(click_on(data_uri()))).status_code == 200
+    assert service.metrics.recent()[0].reasons in ((), (Reason.EMPTY_MASK,))
+
+
+def test_settings_reach_the_service(build):
+    service = build(
+        BASIC_AUTH_USER="a", BASIC_AUTH_PASS="b", PADDLE_SAM_MAX_BODY_MB="1", PADDLE_SAM_MAX_IMAGE_PIXELS="100"
+    )
+    client = service.app.test_client()
+    assert client.get("/versions").status_code == 401
+    client.post("/predict", data=b" " * 1_000_001, auth=("a", "b"))
+    client.post("/predict", data=encoded(click_on(data_uri())), auth=("a", "b"))
+    counts = {
+        reason: service.metrics.registry.get_sample_value("paddle_sam_reasons_total", {"reason": reason})
+        for reason in ("body_too_large", "image_too_large")
+    }
+    assert counts == {"body_too_large": 1, "image_too_large": 1}
+
+
+def test_closing_twice_or_before_a_start_is_fine(build):
+    service = build()
+    service.close()
+    service.close()
+    started = build()
+    started.start()
+    started.close()
+
+
+def test_a_click_after_closing_is_answered_with_a_reason(build):
+    service = build(LABEL_STUDIO_API_KEY="0" * 40)
+    service.close()
+    body = click_on(data_uri())
+    answer = service.app.test_client().post("/predict", data=encoded(body))
+    [item] = checked(body, answer, service.segmenter.model_version)
+    assert item["result"] == []
+    assert service.metrics.recent()[0].reasons == (Reason.MODEL_NOT_READY,)
+
+
+def test_the_waiting_are_counted_in_the_metrics(build):
+    text = build().metrics.exposition().decode()
+    assert "paddle_sam_encodes_waiting 0.0" in text
+    assert "paddle_sam_prefetch_waiting 0.0" in text
+
+
+# The status page.
+
+
+def test_the_status_page_turns_from_loading_to_ready(build, tiny_checkpoint):
+    service = build()
+    client = service.app.test_client()
+    assert "loading the model" in client.get("/", headers=BROWSER).text
+    service.start()
+    wait_until(lambda: ">ready<" in client.get("/", headers=BROWSER).text)
+    page = client.get("/", headers=BROWSER).text
+    for word in (
+        tiny_checkpoint.model_version,
+        "cpu",
+        "128 x 128 pixels",
+        "boxes, mask input, negative points, points",
+    ):
+        assert word in page
+
+
+def test_the_status_page_tells_of_the_last_requests_and_their_reasons(build):
+    service = build()
+    client = service.app.test_client()
+    client.post("/predict", data=encoded(click_on(data_uri())))
+    client.post("/predict", data=encoded(click_on("gopher://x/y")))
+    page = client.get("/", headers=BROWSER).text
+    assert "unsupported_image_source" in page
+    assert "total" not in page.split("Last requests")[1].split("<footer>")[0]
+    assert "encode" in page
+
+
+def test_the_status_page_tells_what_an_operator_should_look_at(build):
+    service = build()
+    client = service.app.test_client()
+    client.post("/setup", data=encoded({"project": "5.1", "schema": "<View><Image name='a' value='$b'/></View>"}))
+    page = client.get("/", headers=BROWSER).text
+    assert "project 5" in page
+    assert "expected a control on image" in page
+    assert "LABEL_STUDIO_API_KEY is not set" in page
+
+
+def test_the_status_page_tells_nothing_that_is_put_right(build):
+    service = build(LABEL_STUDIO_API_KEY="0" * 40)
+    assert "Look at" not in service.app.test_client().get("/", headers=BROWSER).text
+
+
+def test_a_device_that_is_not_there_is_told_on_the_page_and_to_a_click(build):
+    service = build(PADDLE_SAM_DEVICE="gpu:7")
+    service.start()
+    client = service.app.test_client()
+    wait_until(lambda: "cannot be loaded" in client.get("/", headers=BROWSER).text)
+    assert "gpu:7" in client.get("/", headers=BROWSER).text
+    assert client.get("/health").status_code == 200
+    client.post("/predict", data=encoded(click_on(data_uri())))
+    assert service.metrics.recent()[0].reasons == (Reason.MODEL_NOT_READY,)
+
+
+# Its own small parts.
+
+
+def test_the_decoder_is_loaded_once_however_many_ask(tiny_checkpoint, tiny_encoder, landscape):
+    decoder = LoadingDecoder(tiny_checkpoint, "cpu")
+    assert (decoder.model_version, decoder.device) == (tiny_checkpoint.model_version, "")
+    seen = tiny_encoder.encode(landscape)
+    prompt = Prompt(point_coords=[[20.0, 30.0]], point_labels=[1])
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: decoder.decode(seen, [prompt]), range(8)))
+        loaded = set(pool.map(lambda _: decoder._loaded(), range(8)))
+    assert len({answer.masks[0][0].area for answer in answers}) == 1
+    assert len(loaded) == 1
+    assert decoder.device == "cpu"
+
+
+def test_a_decoder_that_cannot_be_loaded_says_why_and_is_tried_again(tiny_checkpoint, embedding):
+    decoder = LoadingDecoder(tiny_checkpoint, "gpu:7")
+    for _ in range(2):
+        with pytest.raises(BackendError, match="gpu:7") as caught:
+            decoder.decode(embedding, [Prompt(box=[0, 0, 5, 5])])
+        assert caught.value.reason is Reason.MODEL_NOT_READY
+    assert "gpu:7" in decoder.failure
+    decoder._wanted = "cpu"
+    assert len(decoder.decode(embedding, [Prompt(box=[0, 0, 5, 5])])) == 1
+    assert decoder.failure == ""
+
+
+def test_errands_run_one_after_the_other_and_a_failing_one_is_logged(caplog):
+    errands, done, last = Errands(), [], threading.Event()
+    errands.submit(lambda: done.append(1 / 0))
+    errands.submit(lambda: done.append("second"))
+    errands.submit(last.set)
+    assert last.wait(SOON_S)
+    assert done == ["second"]
+    assert "ZeroDivisionError" in caplog.text
+    errands.close()
+
+
+def test_too_many_errands_are_dropped_and_later_ones_taken_again():
+    errands, gate, done = Errands(), threading.Event(), []
+    errands.submit(lambda: gate.wait(SOON_S))
+    for number in range(ERRANDS + 10):
+        errands.submit(lambda number=number: done.append(number))
+    gate.set()
+    wait_until(lambda: len(done) == ERRANDS - 1)
+    wait_until(lambda: errands._free._value == ERRANDS)
+    errands.submit(lambda: done.append("later"))
+    wait_until(lambda: "later" in done)
+    errands.close()
+
+
+def test_errands_after_closing_are_dropped():
+    errands = Errands()
+    errands.close()
+    errands.submit(lambda: pytest.fail("was to be dropped"))
