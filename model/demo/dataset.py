@@ -87,7 +87,7 @@ class Shards:
 
 def augment(rng: Rng, image: NDArray[np.uint8], ids: NDArray[np.uint8], parents: NDArray[np.int8]) -> Example:
     """Return the scene turned, mirrored, sometimes cropped and enlarged, with its colours changed."""
-    if rng.random() < 0.3:
+    if rng.random() < 0.1:
         image, ids = _zoom(rng, image, ids)
     turns = int(rng.integers(4))
     image, ids = np.rot90(image, turns), np.rot90(ids, turns)
@@ -96,10 +96,10 @@ def augment(rng: Rng, image: NDArray[np.uint8], ids: NDArray[np.uint8], parents:
     colours = image[..., rng.permutation(3)].astype(np.float32)
     if rng.random() < 0.2:
         colours = 255 - colours
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         grey = colours.mean(-1, keepdims=True)
-        colours = grey + (colours - grey) * rng.uniform(0, 1)
-    colours = colours * rng.uniform(0.75, 1.25) + rng.uniform(-20, 20)
+        colours = grey + (colours - grey) * rng.uniform(0.3, 1)
+    colours = colours * rng.uniform(0.85, 1.1) + rng.uniform(-15, 15)
     return Example(np.clip(colours, 0, 255).astype(np.uint8), np.ascontiguousarray(ids), parents)
 
 

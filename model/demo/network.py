@@ -169,7 +169,7 @@ class DemoSam(nn.Module):
             iou_head_hidden_dim=config.iou_head_hidden_dim,
         )
         self.aux = nn.ModuleDict(
-            {"query": nn.Linear(dim, 64), "key": nn.Linear(dim, 64), "edge": nn.Conv2d(dim, 16, 1)}
+            {"query": nn.Linear(dim, 64), "key": nn.Linear(dim, 4 * 64), "edge": nn.Conv2d(dim, 16, 1)}
         )
         self._start_from_positions()
 

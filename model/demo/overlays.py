@@ -44,7 +44,7 @@ def _answered(judge: "Judge", image: NDArray[np.uint8], prompts: list[tuple[int,
 
 
 def write_overlays(judge: "Judge", folder: Path) -> None:
-    """Write ``train.jpg`` and ``held_out.jpg`` (one click per object) and one picture per photograph and prompt."""
+    """Write ``train.png`` and ``held_out.png`` (one click per object) and one picture per photograph and prompt."""
     from model.demo.evaluate import FAMILIES, innermost
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def write_overlays(judge: "Judge", folder: Path) -> None:
             clicks: list[tuple[int, ...]] = [innermost(scene.own_mask(k))[:2] for k in range(len(scene.kinds))]
             tiles.append(_answered(judge, scene.image, clicks))
         sheet = np.vstack([np.hstack(tiles[row : row + 3]) for row in (0, 3, 6)])
-        cv2.imwrite(str(folder / f"{family}.jpg"), sheet[..., ::-1])
+        cv2.imwrite(str(folder / f"{family}.png"), sheet[..., ::-1])
     for name, prompts in PHOTOGRAPHS.items():
         _write_photograph(judge, folder, name, prompts)
 
@@ -65,4 +65,4 @@ def _write_photograph(judge: "Judge", folder: Path, name: str, prompts: list[tup
 
     image = np.ascontiguousarray(getattr(data, name)())
     tiles = [_answered(judge, image, [prompt]) for prompt in prompts]
-    cv2.imwrite(str(folder / f"{name}.jpg"), np.hstack(tiles)[..., ::-1])
+    cv2.imwrite(str(folder / f"{name}.png"), np.hstack(tiles)[..., ::-1])

@@ -21,18 +21,21 @@ class Batch:
     """B scenes with N objects each, at the model's size S.
 
     ``images`` are uint8 (B, S, S, 3), ``sizes`` their (height, width) before padding. ``targets`` float32 (B*N, 1,
-    S/2, S/2) hold the share of each low-res cell that the object covers, ``own`` the same without its parts; ``edges``
-    float32 (B, S/2, S/2) where two objects meet. ``points`` (B*N, 2) are one click inside each object, ``boxes``
-    (B*N, 4) its box, both in model pixels.
+    S/2, S/2) hold the share of each low-res cell that the object covers; ``edges`` float32 (B, S/2, S/2) where two
+    objects meet. ``points`` (B*N, 2) are one click inside each object, ``boxes`` (B*N, 4) its box, both in model
+    pixels. For the auxiliary loss ``every_own`` float32 (M, S/2, S/2) are the pixels of all objects of all scenes
+    without their parts, ``every_mask`` the same with them, ``scene_of`` (M,) the row of each one's scene.
     """
 
     images: Tensor
     sizes: list[tuple[int, int]]
     targets: Tensor
-    own: Tensor
     edges: Tensor
     points: Tensor
     boxes: Tensor
+    every_own: Tensor
+    every_mask: Tensor
+    scene_of: Tensor
 
 
 def click_inside(rng: Rng, mask: NDArray[np.bool_], *, centred: bool) -> tuple[float, float]:
@@ -67,7 +70,8 @@ def draw_batch(rng: Rng, shards: Shards, images: int, objects: int, side: int) -
     """Draw scenes and, for each, the objects to be asked for with their first prompts."""
     picture = np.zeros((images, side, side, 3), np.uint8)
     every_id = np.zeros((images, side, side), np.uint8)
-    sizes, masks, owns, points, boxes = [], [], [], [], []
+    sizes, masks, points, boxes = [], [], [], []
+    every: list[tuple[int, NDArray[np.bool_], NDArray[np.bool_]]] = []
     for row in range(images):
         chosen: list[int] = []
         while not chosen:
@@ -78,23 +82,35 @@ def draw_batch(rng: Rng, shards: Shards, images: int, objects: int, side: int) -
         picture[row, :height, :width] = example.image
         every_id[row, :height, :width] = example.ids
         for k in chosen:
-            own = every_id[row] == k + 1
-            mask = own.copy()
-            for part in np.flatnonzero(example.parents == k):
-                mask |= every_id[row] == part + 1
+            own, mask = _masks(every_id[row], example.parents, k)
             masks.append(mask)
-            owns.append(own)
             points.append(click_inside(rng, own, centred=rng.random() < 0.5))
             boxes.append(noisy_box(rng, mask))
+        coarse = every_id[row, 1::2, 1::2]
+        present = np.flatnonzero(np.bincount(coarse.ravel(), minlength=len(example.parents) + 1)[1:] >= 8)
+        every += [(row, *_masks(coarse, example.parents, int(k))) for k in present]
     return Batch(
         torch.from_numpy(picture),
         sizes,
         functional.avg_pool2d(torch.from_numpy(np.array(masks)).float()[:, None], 2),
-        functional.avg_pool2d(torch.from_numpy(np.array(owns)).float()[:, None], 2),
         torch.from_numpy(_edges(every_id)),
         torch.tensor(points),
         torch.tensor(boxes),
+        torch.from_numpy(np.array([own for _, own, _ in every])).float(),
+        torch.from_numpy(np.array([mask for _, _, mask in every])).float(),
+        torch.tensor([row for row, _, _ in every]),
     )
+
+
+def _masks(
+    ids: NDArray[np.uint8], parents: NDArray[np.int8], index: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return an object's pixels without and with its parts."""
+    own = ids == index + 1
+    mask = own.copy()
+    for part in np.flatnonzero(parents == index):
+        mask |= ids == part + 1
+    return own, mask
 
 
 def _edges(ids: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -126,11 +142,13 @@ def corrective_clicks(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     ``logits`` and ``targets`` are (N, 1, h, w) at half of the model's resolution.
     """
-    n, _, _, width = logits.shape
-    wrong = ((logits > 0) != (targets > 0.5)).float()
-    weight = wrong * functional.avg_pool2d(wrong, 7, 1, 3) ** 2
-    weight = torch.where(weight.sum((2, 3), keepdim=True) > 0, weight, targets + 1e-6).flatten(1)
+    n = len(logits)
+    wrong = functional.avg_pool2d(((logits > 0) != (targets > 0.5)).float(), 2)  # (N, 1, h/2, w/2)
+    width = wrong.shape[-1]
+    weight = wrong * functional.avg_pool2d(wrong, 3, 1, 1) ** 2
+    there = functional.avg_pool2d(targets, 2)
+    weight = torch.where(weight.sum((2, 3), keepdim=True) > 1e-3, weight, there + 1e-6).flatten(1)
     chosen = torch.multinomial(weight, 1)[:, 0]
-    labels = (targets.flatten(1)[torch.arange(n), chosen] > 0.5).float()
+    labels = (there.flatten(1)[torch.arange(n), chosen] > 0.5).float()
     cells = torch.stack([chosen % width, chosen // width], dim=1).float()
-    return 2 * cells + 0.5, labels
+    return 4 * cells + 1.5, labels

@@ -50,7 +50,7 @@ def _grain(rng: Rng, height: int, width: int, unit: float) -> Field:
 def _stripes(rng: Rng, height: int, width: int, unit: float) -> Field:
     along, _ = _grid(height, width, rng.uniform(0, np.pi))
     wave = np.sin(along * np.float32(2 * np.pi / _period(rng, unit)))
-    return np.clip(wave * np.float32(rng.choice([1.0, 8.0])) / 2 + 0.5, 0, 1)
+    return np.asarray(np.clip(wave * rng.choice([1.0, 8.0]) / 2 + 0.5, 0, 1), np.float32)
 
 
 def _blotches(rng: Rng, height: int, width: int, unit: float) -> Field:

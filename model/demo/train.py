@@ -8,14 +8,18 @@ with dice, which start to fall at once where focal loss stays flat. It resumes f
 
 import argparse
 import math
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from model.config import demo
@@ -23,10 +27,10 @@ from model.demo.dataset import Shards
 from model.demo.network import DemoSam, normalise
 from model.demo.prompting import Batch, corrective_clicks, draw_batch, embed_prompts
 
-IMAGES, OBJECTS = 16, 3
+IMAGES, OBJECTS = 8, 3  # of each worker
 PEAK_RATE, WARM_UP_STEPS = 1.5e-3, 100
 EMA_DECAY = 0.998
-AFFINITY_CLICKS = 16
+AFFINITY_CLICKS = 6
 CLICKS_ALONE = 0.3  # how often corrective clicks come without the logits they correct
 
 
@@ -52,20 +56,25 @@ def true_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def auxiliary_loss(model: DemoSam, embedding: Tensor, batch: Batch) -> Tensor:
-    """Return how badly the embedding says which tokens share an object, and where objects meet."""
-    b, c, h, w = embedding.shape
+    """Return how badly the embedding says which cells share an object, and where objects meet.
+
+    Several clicks into every object are answered at once by dot products: of the clicked token's query with four keys
+    of each token, one for each quarter of it.
+    """
+    b, _, h, w = embedding.shape
     tokens = (embedding + model.prompt_encoder.get_dense_pe()).flatten(2).transpose(1, 2)  # (B, h*w, C)
-    own = functional.adaptive_avg_pool2d(batch.own, (h, w)).flatten(1)  # (B*N, h*w)
-    wanted = functional.adaptive_avg_pool2d(batch.targets, (h, w)).flatten(1)
-    clicks = torch.multinomial(own**3 + 1e-9, AFFINITY_CLICKS, replacement=True)  # (B*N, clicks)
-    n = own.shape[0] // b
-    rows = clicks.reshape(b, n * AFFINITY_CLICKS, 1).expand(-1, -1, c)
-    query = model.aux["query"](tokens.gather(1, rows))  # (B, N*clicks, 64)
-    logits = query @ model.aux["key"](tokens).transpose(1, 2) / 8 - 2  # (B, N*clicks, h*w)
-    logits = logits.reshape(b * n, AFFINITY_CLICKS, h, w)
+    own = functional.adaptive_avg_pool2d(batch.every_own, (h, w)).flatten(1)  # (M, h*w)
+    wanted = functional.adaptive_avg_pool2d(batch.every_mask, (2 * h, 2 * w))  # (M, 2h, 2w)
+    wanted = wanted.reshape(-1, h, 2, w, 2).permute(0, 1, 3, 2, 4).reshape(-1, 1, 4 * h * w, 1)  # by tokens' quarters
+    clicks = torch.multinomial(own**3 + 1e-9, AFFINITY_CLICKS, replacement=True)  # (M, clicks)
+    query = model.aux["query"](tokens[batch.scene_of[:, None], clicks])  # (M, clicks, 64)
+    keys = model.aux["key"](tokens).reshape(b, 4 * h * w, 64)
+    counts = torch.bincount(batch.scene_of, minlength=b).tolist()
+    logits = torch.cat([q.flatten(0, 1) @ k.T for q, k in zip(query.split(counts), keys, strict=True)]) / 8 - 2
+    logits = logits.reshape(len(own), AFFINITY_CLICKS, 4 * h * w)
     edges = functional.pixel_shuffle(model.aux["edge"](embedding), 4)[:, 0]
     edge_loss = functional.binary_cross_entropy_with_logits(edges, batch.edges, pos_weight=torch.tensor(3.0))
-    return mask_losses(logits.float(), wanted.reshape(b * n, 1, h, w)).mean() + edge_loss
+    return mask_losses(logits[..., None], wanted).mean() + edge_loss
 
 
 def prompt_rounds(model: DemoSam, embedding: Tensor, batch: Batch, rounds: int) -> tuple[Tensor, dict[str, float]]:
@@ -121,8 +130,8 @@ def rate_at(progress: float, step: int) -> float:
 
 
 def rounds_at(step: int) -> int:
-    """Return the number of prompt rounds: one until masks appear, then two, every third step three."""
-    return 1 if step < 300 else 2 + (step % 3 == 0)
+    """Return the number of prompt rounds: one until masks appear, then one, two or three."""
+    return 1 if step < 300 else (1, 2, 1, 2, 1, 3, 1, 2)[step % 8]
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:  # Any: what torch's optimisers take
@@ -148,46 +157,78 @@ def save(path: Path, state: dict[str, Any]) -> None:  # Any: a checkpoint holds 
     temporary.rename(path)
 
 
-def run(scenes: Path, out: Path, minutes: float, seed: int) -> None:
+def share_gradients(model: nn.Module, workers: int, progress: float) -> float:
+    """Average the gradients over the workers; return the progress, which only the first worker knows."""
+    parameters = list(model.parameters())
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([*(g.flatten() for g in gradients), torch.tensor([progress])])
+    if workers > 1:
+        distributed.all_reduce(flat)
+    sizes = [p.numel() for p in parameters]
+    for parameter, part in zip(parameters, flat[:-1].split(sizes), strict=True):
+        parameter.grad = (part / workers).view_as(parameter)
+    return float(flat[-1])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command line asks for, and which of the workers this process is."""
+
+    scenes: Path
+    out: Path
+    minutes: float
+    seed: int
+    workers: int
+    rank: int
+
+
+def resume(plan: Plan, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], int, float]:
+    """Load the last checkpoint if there is one; return the averaged weights, the step and the seconds used."""
+    if not (plan.out / "last.pt").exists():
+        return {name: value.detach().clone() for name, value in model.state_dict().items()}, 0, 0.0
+    state = torch.load(plan.out / "last.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["average"], state["step"], state["used_s"]
+
+
+def run(plan: Plan) -> None:
     """Train until the time is used up, from the last checkpoint if there is one."""
-    torch.manual_seed(seed)
+    torch.manual_seed(plan.seed)
     model = DemoSam(demo()).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(parameter_groups(model), lr=PEAK_RATE, betas=(0.9, 0.98))
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    step, used_s = 0, 0.0
-    if (out / "last.pt").exists():
-        state = torch.load(out / "last.pt", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        average, step, used_s = state["average"], state["step"], state["used_s"]
-    shards, rng = Shards(scenes), np.random.default_rng([seed, step])
+    average, step, used_s = resume(plan, model, optimiser)
+    torch.manual_seed(plan.seed + 1000 * plan.rank + step)
+    shards, rng = Shards(plan.scenes), np.random.default_rng([plan.seed, step, plan.rank])
     sums: dict[str, float] = {}
     saved_at, pool = time.monotonic(), ThreadPoolExecutor(1)
     coming = pool.submit(draw_batch, rng, shards, IMAGES, OBJECTS, demo().image_size)
-    while used_s < 60 * minutes:
+    progress = used_s / (60 * plan.minutes)
+    while progress < 1:
         began = time.monotonic()
         batch = coming.result()
         coming = pool.submit(draw_batch, rng, shards, IMAGES, OBJECTS, demo().image_size)
-        progress = used_s / (60 * minutes)
         for group in optimiser.param_groups:
             group["lr"] = rate_at(progress, step)
         optimiser.zero_grad(set_to_none=True)
         figures = train_step(model, batch, rounds_at(step), 1.0 - 0.7 * progress)
+        progress = share_gradients(model, plan.workers, 0.0 if plan.rank else used_s / (60 * plan.minutes))
         figures["norm"] = float(nn.utils.clip_grad_norm_(model.parameters(), 2.0))
         optimiser.step()
-        update_average(average, model, step)
         step += 1
         used_s += min(time.monotonic() - began, 15.0)  # a pause of the process is not training
-        sums = {k: 0.96 * sums.get(k, v) + 0.04 * v for k, v in figures.items()} | {
-            k: v for k, v in sums.items() if k not in figures
-        }
+        if plan.rank:
+            continue
+        update_average(average, model, step)
+        smooth = {k: 0.96 * sums.get(k, v) + 0.04 * v for k, v in figures.items()}
+        sums = {**sums, **smooth}
         if step % 20 == 0:
             shown = " ".join(f"{k}={v:.3f}" for k, v in sums.items())
             print(f"step={step} minutes={used_s / 60:.1f} rate={rate_at(progress, step):.5f} {shown}", flush=True)
-        if time.monotonic() - saved_at > 240 or used_s >= 60 * minutes:
+        if time.monotonic() - saved_at > 240 or progress >= 1:
             saved_at = time.monotonic()
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
-            save(out / "last.pt", {**state, "step": step, "used_s": used_s})
+            save(plan.out / "last.pt", {**state, "step": step, "used_s": used_s})
             print(f"saved step={step} scenes={shards.refresh()}", flush=True)
     pool.shutdown()
 
@@ -199,11 +240,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, outside the repository")
     parser.add_argument("--minutes", type=float, default=100.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each")
+    parser.add_argument("--rank", type=int, default=0, help="set by the first worker for those it starts")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    run(options.scenes, options.out, options.minutes, options.seed)
+    others = []
+    if options.workers > 1:
+        if options.rank == 0:
+            (options.out / "rendezvous").unlink(missing_ok=True)
+            command = [sys.executable, "-m", "model.demo.train", *sys.argv[1:], "--rank"]
+            others = [subprocess.Popen([*command, str(k)]) for k in range(1, options.workers)]  # noqa: S603  # ourselves
+        where = f"file://{(options.out / 'rendezvous').resolve()}"
+        distributed.init_process_group("gloo", init_method=where, rank=options.rank, world_size=options.workers)
+    run(Plan(**vars(options)))
+    for other in others:
+        other.wait()
 
 
 if __name__ == "__main__":
