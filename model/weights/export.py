@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
-from model.config import PIXEL_MEAN, PIXEL_STD
-from model.weights import native, paddlex
+from model.weights import description, native, paddlex
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
 
@@ -75,12 +73,7 @@ def _write_paddlex(checkpoint: Checkpoint, directory: Path, prompt: PromptKind) 
         network = _network(checkpoint, prompt)
         static = paddle.jit.to_static(network, input_spec=specs, full_graph=True)
         paddle.jit.save(static, str(directory / Path(paddlex.PIR).stem))
-    described = {
-        "Global": {"model_name": _MODEL_NAMES[prompt]},
-        "Preprocess": [],
-        "Processor": {"type": "SAMProcessor", "size": size, "mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)},
-    }
-    (directory / paddlex.DESCRIPTION).write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
+    description.write(directory / paddlex.DESCRIPTION, _MODEL_NAMES[prompt], size)
 
 
 def _network(checkpoint: Checkpoint, prompt: PromptKind) -> "nn.Layer":

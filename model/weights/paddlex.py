@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import yaml
-
-from model.weights import mapping, pdiparams, program
+from model.weights import description, mapping, pdiparams, program
 from model.weights.checkpoint import Checkpoint, assemble, digest_of
 from model.weights.errors import WeightsError
 from model.weights.program import Program
@@ -64,12 +62,6 @@ def _check_size(path: Path, parsed: Program, image_size: int) -> None:
 
 
 def _check_description(path: Path, image_size: int) -> None:
-    if not path.is_file():
-        return
-    try:
-        described = yaml.safe_load(path.read_bytes())
-        size = described.get("Processor", {}).get("size", image_size)
-    except (yaml.YAMLError, UnicodeError, AttributeError) as error:
-        raise WeightsError(f"{path}: expected a description of PaddleX (YAML), got other text") from error
-    if size != image_size:
-        raise WeightsError(f"{path}: expected Processor.size {image_size} as in the weights, got {size!r}")
+    size = description.image_size(path) if path.is_file() else None
+    if size not in (None, image_size):
+        raise WeightsError(f"{path}: expected Processor.size {image_size} as in the weights, got {size}")
