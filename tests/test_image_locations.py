@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import AccessError, BackendError, ImageError, Reason
@@ -163,6 +163,7 @@ def test_without_a_shared_directory_nothing_is_read_from_disk(shared):
 
 
 @given(uri=st.text(min_size=1) | st.text("/.:@?#%\\[]adhtps0=-", min_size=1, max_size=30))
+@settings(deadline=None)
 def test_any_text_gives_a_place_or_a_reason(uri):
     try:
         found = place(uri, root=Path(__file__).parent)

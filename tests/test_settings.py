@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from backend.settings import NAMES, SettingsError, read
@@ -119,6 +120,7 @@ def test_settings_cannot_be_changed_later():
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(exclude_characters="\0"), max_size=20)))
+@hypothesis_settings(deadline=None)
 def test_any_environment_gives_settings_or_named_problems(environ):
     found = ()
     try:

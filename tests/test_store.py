@@ -152,6 +152,7 @@ sizes = st.tuples(st.integers(1, 9000), st.integers(1, 9000))
     model_version=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     dtype=st.sampled_from(["float16", "float32"]),
 )
+@settings(deadline=None)
 def test_embeddings_survive_the_trip_through_bytes(array, original_size, input_size, model_version, dtype):
     before = Embedding(array, original_size, input_size, model_version)
     after = load(dump(before, "a key", dtype), "a key")
@@ -170,7 +171,7 @@ def test_float16_halves_the_bytes():
 
 
 @given(at=st.integers(0, 10_000), value=st.integers(0, 255))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_one_damaged_byte_anywhere_is_a_miss(at, value):
     data = bytearray(dump(embedding(shape=(2, 4, 4)), "a key", "float32"))
     at %= len(data)
@@ -180,6 +181,7 @@ def test_one_damaged_byte_anywhere_is_a_miss(at, value):
 
 
 @given(data=st.binary(max_size=300))
+@settings(deadline=None)
 def test_foreign_bytes_are_a_miss(data):
     assert load(data, "a key") is None
 
