@@ -184,9 +184,9 @@ class Segmenter:
         for size in sizes:  # one, unless a caller mixes pictures of several sizes
             chosen = [(one, output) for one, output in zip(objects, outputs, strict=True) if one.original_size == size]
             masks = self._decode(at_size(embedding, size), [one.prompt for one, _ in chosen])
-            with self._metrics.stage("rle"):
-                for index, (one, output) in enumerate(chosen):
-                    score = None if masks.iou_predictions is None else masks.iou_predictions[index][0]
+            for index, (one, output) in enumerate(chosen):
+                score = None if masks.iou_predictions is None else masks.iou_predictions[index][0]
+                with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
                     found += regions.draw(masks.masks[index][0], one, output, score)
         return found
 

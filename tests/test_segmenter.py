@@ -452,7 +452,15 @@ def test_a_config_of_any_output_that_is_answered_is_not_complained_about():
 def test_stages_of_a_click_are_timed(service):
     service.client.post("/predict", data=encoded(click(point())))
     [note] = service.metrics.recent()
-    assert {"receive", "embedding", "decoder", "rle", "total"} <= set(note.stages_ms)
+    assert {"receive", "embedding", "decoder", "rle", "total"} == set(note.stages_ms)
+
+
+def test_drawing_anything_but_a_brush_is_timed_as_such(service):
+    config = CONFIG.replace("BrushLabels", "PolygonLabels")
+    service.client.post("/predict", data=encoded(click(point(), label_config=config)))
+    [note] = service.metrics.recent()
+    assert "postprocess" in note.stages_ms
+    assert "rle" not in note.stages_ms
 
 
 def test_the_recorded_clicks_on_one_image_share_its_embedding(service):
