@@ -12,7 +12,7 @@ from enum import Enum
 from urllib.parse import urlsplit
 
 from backend import label_config, task_images
-from backend.errors import BackendError
+from backend.errors import BackendError, Reason
 from backend.image_source import ImageSource
 from backend.images import Limits
 from backend.images import decode as decode_image
@@ -20,6 +20,23 @@ from backend.label_studio import LabelStudio
 from backend.settings import Settings
 from backend.tokens import TokenKind
 from backend.types import ImageRef, Task
+
+_NEW_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
+_SEE_CONFIGS = "see the labeling configs in the README"
+_SEE_README = "look the reason up in the README"
+_FIXES = {
+    Reason.AUTH_FAILED: "check that the user of LABEL_STUDIO_API_KEY may see the project",
+    Reason.LABEL_STUDIO_NOT_CONFIGURED: "check LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY",
+    Reason.FORBIDDEN_ADDRESS: "if images are meant to come from that host, add it to PADDLE_SAM_ALLOWED_HOSTS",
+    Reason.FORBIDDEN_PATH: "check PADDLE_SAM_LOCAL_FILES_ROOT",
+    Reason.IMAGE_NOT_FOUND: "check that the file is still there, and that the task's data spells its address right",
+    Reason.IMAGE_TOO_LARGE: "give smaller images, or raise PADDLE_SAM_MAX_IMAGE_BYTES or PADDLE_SAM_MAX_IMAGE_PIXELS",
+    Reason.IMAGE_UNREADABLE: "open the address in a browser; if nothing shows there either, give another image",
+    Reason.UNSUPPORTED_IMAGE_FORMAT: "give the image as JPEG, PNG, WebP or TIFF",
+    Reason.IMAGE_FETCH_FAILED: "try again; if it stays so, look at the log of the image's server",
+    Reason.LABEL_STUDIO_UNREACHABLE: "try again; if it stays so, look at Label Studio's log",
+}
+"""What to do about an image that cannot be had."""
 
 
 class Level(str, Enum):
@@ -111,18 +128,21 @@ def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Fin
             Level.PROBLEM,
             "API key",
             "LABEL_STUDIO_API_KEY is not set: images that were uploaded to Label Studio cannot be fetched",
-            "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY",
+            _NEW_KEY,
         )
         return
     try:
         user = label_studio.user()
     except BackendError as error:
-        fix = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
+        fix = _NEW_KEY
         if kind is TokenKind.LEGACY:
             fix += "; or have an administrator enable legacy tokens under Organization > API Tokens Settings"
-        yield Finding(Level.PROBLEM, "API key", f"{error} ({kind.value} token)", fix)
+        yield Finding(Level.PROBLEM, "API key", f"{error} ({kind.value})", fix)
         return
-    yield Finding(Level.OK, "API key", f"{kind.value} token of {user}")
+    if kind is TokenKind.ACCESS:
+        yield Finding(Level.PROBLEM, "API key", f"{kind.value} of {user}, which expires after minutes", _NEW_KEY)
+        return
+    yield Finding(Level.OK, "API key", f"{kind.value} of {user}")
 
 
 def _connection(settings: Settings) -> Iterator[Finding]:
@@ -153,20 +173,28 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
     subject = f"project {project_id}"
     try:
         project = label_studio.project(project_id)
+    except BackendError as error:
+        fix = f"check that there is a project {project_id} and that the user of LABEL_STUDIO_API_KEY may see it"
+        yield Finding(Level.PROBLEM, subject, str(error), fix)
+        return
+    try:
         controls = label_config.parse(project.label_config)
     except BackendError as error:
-        yield Finding(Level.PROBLEM, subject, str(error), "see the labeling configs in the README")
+        yield Finding(Level.PROBLEM, subject, str(error), _SEE_CONFIGS)
         return
     problems = label_config.problems(controls)
     for problem in problems:
-        yield Finding(Level.PROBLEM, subject, problem, "see the labeling configs in the README")
+        yield Finding(Level.PROBLEM, subject, problem, _SEE_CONFIGS)
     if not problems:
         yield Finding(Level.OK, subject, f"labeling config of {project.title!r} can be answered")
     try:
         tasks = label_studio.next_tasks(project_id, 0, 1)
     except BackendError as error:
-        yield Finding(Level.PROBLEM, subject, str(error), "check that the token's user may see the project")
+        yield Finding(Level.PROBLEM, f"images of {subject}", str(error), _FIXES.get(error.reason, _SEE_README))
         return
+    if not tasks:
+        text = "no unfinished task whose image could be looked at"
+        yield Finding(Level.HINT, f"images of {subject}", text, "import a task and look again")
     for task in tasks:
         yield _image(settings, images, task, task_images.image_refs(controls, task, project_id))
 
@@ -182,7 +210,9 @@ def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[Imag
         assert fetched is not None  # it was not asked whether it is still a known one
         picture = decode_image(fetched.data, Limits(max_pixels=settings.max_image_pixels))
     except BackendError as error:
-        return Finding(Level.PROBLEM, subject, f"{error} (reason {error.reason})", "see the reason in the README")
+        return Finding(
+            Level.PROBLEM, subject, f"{error} (reason {error.reason})", _FIXES.get(error.reason, _SEE_README)
+        )
     height, width = picture.original_size
     took = round((time.perf_counter() - start) * 1000)
     return Finding(Level.OK, subject, f"{width} x {height} pixels in {took} ms")

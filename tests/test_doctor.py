@@ -1,0 +1,216 @@
+"""The doctor: what it looks at, what it finds wrong, and that each such finding says what to do."""
+
+import json
+import socket
+
+import pytest
+
+from backend import bootstrap
+from backend.doctor import Level, examine
+from backend.label_studio import LabelStudio
+from backend.settings import read
+from tests.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, Reply, jwt, png
+from tests.wire import CONFIG
+
+IMAGE = "/data/upload/7/a.png"
+
+
+@pytest.fixture
+def server():
+    """A Label Studio with a project 7 of one task, whose image can be fetched."""
+    with FakeLabelStudio() as server:
+        server.routes["/api/version"] = Reply(b'{"release": "1.23.2"}')
+        server.routes["/api/current-user/whoami"] = Reply(b'{"id": 1, "email": "me@example.com"}')
+        server.routes[IMAGE] = Reply(png(), headers={"Content-Type": "image/png"})
+        set_project(server, CONFIG)
+        set_tasks(server, {"image": IMAGE})
+        yield server
+
+
+def set_project(server, config):
+    project = {"id": 7, "title": "Cats", "label_config": config}
+    server.routes["/api/projects/7/"] = Reply(json.dumps(project).encode())
+
+
+def set_tasks(server, *data):
+    found = [{"id": number + 1, "data": one} for number, one in enumerate(data)]
+    server.routes["/api/tasks"] = Reply(json.dumps({"tasks": found, "total": len(found)}).encode())
+
+
+@pytest.fixture
+def look(server):
+    """Findings by subject, of settings that point at the fake Label Studio unless told otherwise."""
+
+    def look(project=None, weights=lambda: "small@00000000, native format, from small", **environ):
+        settings = read(
+            {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": PERSONAL_TOKEN, "PADDLE_SAM_WEIGHTS": "small"}
+            | environ
+        )
+        client = LabelStudio(settings.label_studio_url, settings.label_studio_api_key, attempts=1)
+        try:
+            images = bootstrap.image_source(settings, client)
+            found = list(examine(settings, client, images, project, weights))
+        finally:
+            client.close()
+        assert all(bool(finding.fix) == (finding.level is not Level.OK) for finding in found), "each with its fix"
+        return {finding.subject: finding for finding in found}
+
+    return look
+
+
+def refuse():
+    raise ValueError("SAM-X: expected one of demo, SAM-H_box")
+
+
+def test_where_nothing_is_wrong_everything_is_ok(look):
+    found = look(project=7, HOST="127.0.0.1")
+    assert {finding.level for subject, finding in found.items() if subject != "reserved address"} == {Level.OK}
+    assert set(found) >= {"weights", "Label Studio", "API key", "project 7", "image of task 1"}
+    assert found["Label Studio"].text.startswith("1.23.2 at http://localhost:")
+    assert found["API key"].text == "personal access token of me@example.com"
+    assert found["image of task 1"].text.startswith("40 x 30 pixels")
+    assert "'Cats'" in found["project 7"].text
+
+
+def test_weights_that_cannot_be_read_are_a_problem(look):
+    finding = look(weights=refuse)["weights"]
+    assert finding.level is Level.PROBLEM
+    assert "SAM-X" in finding.text
+    assert "PADDLE_SAM_WEIGHTS" in finding.fix
+
+
+def test_the_demo_model_is_pointed_out_as_one(look):
+    finding = look(PADDLE_SAM_WEIGHTS="demo")["weights"]
+    assert finding.level is Level.HINT
+    assert "PADDLE_SAM_WEIGHTS=SAM-H_box" in finding.fix
+
+
+def test_nobody_at_the_address_is_a_problem_and_ends_what_depends_on_it(look):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://localhost:{free.getsockname()[1]}"
+        found = look(project=7, LABEL_STUDIO_URL=url)
+    assert found["Label Studio"].level is Level.PROBLEM
+    assert f"now {url}" in found["Label Studio"].fix
+    assert "inside a container localhost is the container itself" in found["Label Studio"].fix
+    assert "project 7" not in found
+    assert "API key" not in found
+
+
+def test_a_redirect_names_the_address_to_set(look, server):
+    server.routes["/api/version"] = Reply(b"", 301, {"Location": "https://labels.example.com/api/version"})
+    finding = look()["Label Studio"]
+    assert finding.level is Level.PROBLEM
+    assert "labels.example.com" in finding.text
+
+
+def test_something_else_at_the_address_is_a_problem(look, server):
+    server.routes["/api/version"] = Reply(b"<html>nginx</html>")
+    assert look()["Label Studio"].level is Level.PROBLEM
+
+
+def test_a_missing_api_key_is_a_problem(look):
+    finding = look(LABEL_STUDIO_API_KEY="")["API key"]
+    assert finding.level is Level.PROBLEM
+    assert "personal access token" in finding.fix
+
+
+def test_a_refused_personal_token_is_a_problem(look, server):
+    server.revoked = True
+    finding = look()["API key"]
+    assert finding.level is Level.PROBLEM
+    assert "personal access token" in finding.text
+
+
+def test_a_legacy_token_that_is_accepted_is_fine(look):
+    finding = look(LABEL_STUDIO_API_KEY=LEGACY_TOKEN)["API key"]
+    assert (finding.level, finding.text) == (Level.OK, "legacy token of me@example.com")
+
+
+def test_a_refused_legacy_token_names_both_remedies(look, server):
+    server.expire()
+    finding = look(LABEL_STUDIO_API_KEY=LEGACY_TOKEN)["API key"]
+    assert finding.level is Level.PROBLEM
+    assert "personal access token" in finding.fix
+    assert "enable legacy tokens" in finding.fix
+
+
+def test_an_access_token_for_an_api_key_is_pointed_out_even_while_it_works(look, server):
+    access = jwt(token_type="access", iat=1700000000, exp=1700000300)
+    server.accepted.add(f"Bearer {access}")
+    finding = look(LABEL_STUDIO_API_KEY=access)["API key"]
+    assert finding.level is Level.PROBLEM
+    assert "expires after minutes" in finding.text
+    assert "personal access token" in finding.fix
+
+
+def test_no_token_is_ever_shown(look, server):
+    server.revoked = True
+    for token in (PERSONAL_TOKEN, LEGACY_TOKEN):
+        assert token not in str(look(project=7, LABEL_STUDIO_API_KEY=token))
+
+
+def test_a_private_address_brings_label_studios_refusal_and_its_remedy(look):
+    finding = look().get("reserved address")
+    if finding is None:
+        pytest.skip("this machine has a public address")
+    assert finding.level is Level.HINT
+    for word in ("USE_DEFAULT_BANNED_SUBNETS=false", "ML_BLOCK_LOCAL_IP=false", "SSRF_PROTECTION_ENABLED=false"):
+        assert word in finding.fix
+
+
+@pytest.mark.parametrize(("environ", "is_told"), [
+    ({}, True), ({"HOST": "127.0.0.1"}, False), ({"BASIC_AUTH_USER": "a", "BASIC_AUTH_PASS": "b"}, False),
+])  # fmt: skip
+def test_an_open_door_is_pointed_out(look, environ, is_told):
+    assert ("access" in look(**environ)) is is_told
+
+
+def test_a_project_that_is_not_there_is_a_problem(look):
+    finding = look(project=8)["project 8"]
+    assert finding.level is Level.PROBLEM
+    assert "8" in finding.fix
+
+
+def test_a_config_that_cannot_be_answered_is_a_problem_that_says_what_to_write(look, server):
+    set_project(server, '<View><Image name="image" value="$image"/></View>')
+    finding = look(project=7)["project 7"]
+    assert finding.level is Level.PROBLEM
+    assert "add for instance" in finding.text
+
+
+def test_a_config_without_an_image_is_a_problem(look, server):
+    set_project(server, "<View><Text name='t' value='$t'/></View>")
+    assert "expected an <Image" in look(project=7)["project 7"].text
+
+
+def test_a_project_without_open_tasks_is_a_hint(look, server):
+    set_tasks(server)
+    finding = look(project=7)["images of project 7"]
+    assert finding.level is Level.HINT
+    assert "no unfinished task" in finding.text
+
+
+def test_a_task_without_an_image_is_a_problem(look, server):
+    set_tasks(server, {"picture": IMAGE})
+    finding = look(project=7)["image of task 1"]
+    assert finding.level is Level.PROBLEM
+    assert "<Image value>" in finding.fix
+
+
+@pytest.mark.parametrize(("uri", "reply", "reason", "fix"), [
+    ("/data/upload/7/gone.png", None, "image_not_found", "still there"),
+    (IMAGE, Reply(b"no image at all"), "image_unreadable", "another image"),
+    (IMAGE, Reply(png(size_wh=(300, 300))), "image_too_large", "PADDLE_SAM_MAX_IMAGE_PIXELS"),
+    ("http://10.1.2.3/a.png", None, "forbidden_address", "PADDLE_SAM_ALLOWED_HOSTS"),
+    ("gopher://x/a.png", None, "unsupported_image_source", "README"),
+    (IMAGE, Reply(b"", 503), "image_fetch_failed", "again"),
+])  # fmt: skip
+def test_an_image_that_cannot_be_had_is_a_problem_with_its_reason_and_remedy(look, server, uri, reply, reason, fix):
+    set_tasks(server, {"image": uri})
+    if reply is not None:
+        server.routes[uri] = reply
+    finding = look(project=7, PADDLE_SAM_MAX_IMAGE_PIXELS="2000")["image of task 1"]
+    assert finding.level is Level.PROBLEM
+    assert f"reason {reason}" in finding.text
+    assert fix in finding.fix
