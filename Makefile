@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all bench lint format clean
+.PHONY: help run demo test test-all bench lint format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,15 +23,25 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 run: $(VENV)/run.stamp ## Serve Label Studio on port 9090 with the demo model, no download needed
 	$(BIN)/python -m backend serve
 
+demo: $(VENV)/run.stamp .venv-label-studio/stamp ## The same beside a Label Studio of its own: a project to click in
+	$(BIN)/python -m backend demo
+
+# Label Studio lives in an environment of its own: its pins are not ours.
+.venv-label-studio/stamp: tests/e2e/requirements-label-studio.txt
+	@test -x .venv-label-studio/bin/python || $(PYTHON) -m venv .venv-label-studio
+	.venv-label-studio/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements-label-studio.txt
+	@touch $@
+
 test: $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -m "not reference and not browser and not slow"
 
-test-all: $(VENV)/dev.stamp $(VENV)/reference.stamp ## All tests, also those against reference implementations
+test-all: $(VENV)/dev.stamp $(VENV)/reference.stamp .venv-label-studio/stamp ## All tests, also those against reference implementations
 	$(BIN)/python -m pytest
 
-$(VENV)/reference.stamp: tests/reference/requirements.txt $(VENV)/dev.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/reference/requirements.txt
+$(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/reference/requirements.txt \
+		-r tests/e2e/requirements.txt
 	@test -x .venv-paddlex/bin/python || $(PYTHON) -m venv .venv-paddlex
 	.venv-paddlex/bin/python -m pip install --quiet --disable-pip-version-check -r tests/reference/requirements-paddlex.txt
 	@touch $@
