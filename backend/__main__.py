@@ -1,5 +1,6 @@
-"""The command line: ``python -m backend serve | doctor | demo``. The environment is read here and nowhere else."""
+"""The command line: ``python -m backend serve | worker | doctor | demo``; only here is the environment read."""
 
+import itertools
 import os
 import sys
 from typing import NoReturn
@@ -43,6 +44,24 @@ def serve(port: int | None, host: str | None, weights: str | None) -> None:
 
 
 @main.command()
+@click.option("--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS]")
+@click.option("--device", help="auto, cpu, gpu or gpu:N; one worker per device.  [env: DEVICE; default: auto]")
+def worker(weights: str | None, device: str | None) -> None:
+    """Encode images for the web processes that share REDIS_URL, until stopped."""
+    settings = _settings({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
+    if settings.redis_url is None:
+        _refuse("a worker shares its work over Redis: set REDIS_URL, here and for the web processes")
+    from backend import bootstrap, logs
+
+    logs.configure(settings.log_level)
+    try:
+        checkpoint = bootstrap.read_weights(settings)
+    except (ValueError, OSError) as error:
+        _refuse(str(error))
+    sys.exit(bootstrap.build_worker(settings, checkpoint).run())
+
+
+@main.command()
 @click.option("--project", type=int, help="Also look at this project's labeling config and first image.")
 def doctor(project: int | None) -> None:
     """Look for what keeps the backend from working, and say how to put it right."""
@@ -50,6 +69,7 @@ def doctor(project: int | None) -> None:
     from backend import bootstrap
     from backend.doctor import Level, examine
     from backend.label_studio import LabelStudio
+    from backend.redis_doctor import examine as examine_redis
 
     def weights() -> str:
         checkpoint = bootstrap.read_weights(settings)
@@ -59,7 +79,8 @@ def doctor(project: int | None) -> None:
     images = bootstrap.image_source(settings, label_studio)
     marks = {Level.OK: "ok     ", Level.HINT: "hint   ", Level.PROBLEM: "PROBLEM"}
     code = GOOD
-    for finding in examine(settings, label_studio, images, project, weights):
+    findings = itertools.chain(examine(settings, label_studio, images, project, weights), examine_redis(settings))
+    for finding in findings:
         click.echo(f"{marks[finding.level]} {finding.subject}: {finding.text}")
         if finding.fix:
             click.echo(f"        -> {finding.fix}")

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from flask import Flask
 
+from backend import redis_parts
 from backend.addresses import AddressPolicy, Origin
 from backend.app import Access, create_app
-from backend.embeddings import LocalEmbeddings
+from backend.embeddings import Embeddings, LocalEmbeddings
 from backend.encode_queue import Encoder
 from backend.errors import BackendError, Reason
 from backend.image_source import ImageSource
@@ -27,6 +28,7 @@ from backend.settings import MB, Settings
 from backend.status import Request, Row, Status
 from backend.store import EmbeddingStore, FileStore, MemoryStore, TieredStore
 from backend.tokens import TokenKind
+from backend.worker import Worker
 from model.api import find_weights
 from model.types import Embedding, Masks, Prompt
 from model.weights import Checkpoint, merge, read
@@ -133,6 +135,33 @@ def _logged(errand: Callable[[], None]) -> None:
         logger.exception("event=errand_defect")
 
 
+class Engine(Embeddings, Protocol):
+    """Embeddings and the threads behind them: `LocalEmbeddings`, or `QueuedEmbeddings` with Redis."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an image that nobody has encoded yet can be."""
+        ...
+
+    @property
+    def encoding(self) -> int:
+        """How many images this process encodes or waits for."""
+        ...
+
+    @property
+    def ahead(self) -> int:
+        """How many images wait to be encoded ahead."""
+        ...
+
+    def start(self) -> None:
+        """Begin; after a fork, not before."""
+        ...
+
+    def close(self) -> None:
+        """End, finishing what is in hand."""
+        ...
+
+
 @dataclass(frozen=True)
 class Service:
     """Everything one web process runs.
@@ -161,17 +190,8 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     """
     metrics = Metrics()
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
-    store = _store(settings, metrics)
     decoder = LoadingDecoder(checkpoint, settings.device)
-    embeddings = LocalEmbeddings(
-        image_source(settings, label_studio),
-        lambda: _load_encoder(checkpoint, settings.device),
-        checkpoint.model_version,
-        store,
-        metrics,
-        limits=PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size),
-        dtype=settings.embedding_dtype,
-    )
+    embeddings, store, more = _engine(settings, checkpoint, label_studio, metrics)
     metrics.watch("encodes_waiting", "Images waiting for the encoder or in it.", lambda: embeddings.encoding)
     metrics.watch("prefetch_waiting", "Images waiting to be encoded ahead.", lambda: embeddings.ahead)
     errands = Errands()
@@ -189,10 +209,50 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         label_studio.close()
 
     def status() -> Status:
-        return _status(settings, checkpoint, embeddings, decoder, store, metrics)
+        return _status(settings, checkpoint, embeddings, decoder, store, metrics, more())
 
     access = Access(settings.max_body_mb * MB, settings.basic_auth_user, settings.basic_auth_pass)
     return Service(create_app(segmenter, metrics, status, access), segmenter, metrics, start, close)
+
+
+def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
+    """Put a worker together; nothing is loaded, connected or started yet.
+
+    Args:
+        settings: what to build; its ``redis_url`` is set.
+        checkpoint: the weights, as `read_weights` returned them.
+    """
+    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    return redis_parts.worker(
+        settings,
+        checkpoint.model_version,
+        _pixel_limits(settings, checkpoint),
+        image_source(settings, label_studio),
+        lambda: _load_encoder(checkpoint, settings.device),
+    )
+
+
+def _engine(
+    settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics
+) -> tuple[Engine, EmbeddingStore, Callable[[], Sequence[Row]]]:
+    """Return what makes embeddings, what keeps them, and what else is to be said of both."""
+    if settings.redis_url is not None:
+        return redis_parts.web(settings, checkpoint.model_version, metrics)
+    store = _store(settings, metrics)
+    embeddings = LocalEmbeddings(
+        image_source(settings, label_studio),
+        lambda: _load_encoder(checkpoint, settings.device),
+        checkpoint.model_version,
+        store,
+        metrics,
+        limits=_pixel_limits(settings, checkpoint),
+        dtype=settings.embedding_dtype,
+    )
+    return embeddings, store, tuple
+
+
+def _pixel_limits(settings: Settings, checkpoint: Checkpoint) -> PixelLimits:
+    return PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size)
 
 
 def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
@@ -227,10 +287,11 @@ def _store(settings: Settings, metrics: Metrics) -> EmbeddingStore:
 def _status(
     settings: Settings,
     checkpoint: Checkpoint,
-    embeddings: LocalEmbeddings,
+    embeddings: Engine,
     decoder: LoadingDecoder,
     store: EmbeddingStore,
     metrics: Metrics,
+    more: Sequence[Row],
 ) -> Status:
     is_ready = embeddings.is_ready and bool(decoder.device)
     headline = "ready" if is_ready else "the model cannot be loaded" if decoder.failure else "loading the model"
@@ -253,6 +314,7 @@ def _status(
     queue = (
         Row("being encoded or waiting", str(embeddings.encoding)),
         Row("to be encoded ahead", str(embeddings.ahead)),
+        *more,
     )
     problems = [
         Row(f"project {project}", text, is_problem=True)

@@ -101,11 +101,34 @@ def _secret(value: object) -> object:
     return Secret(value.strip()) if isinstance(value, str) else value
 
 
+def _redis_url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    parts = urlsplit(value.strip())
+    try:
+        usable = (parts.scheme in ("redis", "rediss") and bool(parts.hostname) and (parts.port or 1) > 0) or (
+            parts.scheme == "unix" and bool(parts.path)
+        )
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("an address such as redis://:password@localhost:6379/0, rediss://... or unix:///path")
+    return Secret(value.strip())
+
+
+def _redis_prefix(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value.strip()):
+        raise ValueError("up to 64 letters, digits, dots, dashes and underscores")
+    return value.strip() if isinstance(value, str) else value
+
+
 Url = Annotated[str, BeforeValidator(_url)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_allowed_hosts)]
 Kinds = Annotated[tuple[ShapeKind, ...], BeforeValidator(_kinds)]
 Device = Annotated[str, BeforeValidator(_device)]
 SecretText = Annotated[Secret, BeforeValidator(_secret)]
+RedisUrl = Annotated[Secret, BeforeValidator(_redis_url)]
+RedisPrefix = Annotated[str, BeforeValidator(_redis_prefix)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 EmbeddingDtype = Annotated[Literal["float16", "float32"], BeforeValidator(_lower)]
 
@@ -144,6 +167,10 @@ class Settings(BaseModel):
         allowed_hosts: hosts on private addresses that images may come from; Label Studio's own always may.
         output_preference: what an answer is drawn as when a labeling config offers several kinds.
         max_body_mb: a larger request is refused.
+        redis_url: where web processes and workers share embeddings and work; may hold a password. Unset: everything in
+            one process. The disk keeps no embeddings then.
+        redis_prefix: what every name in Redis begins with; of its own for each installation that shares one.
+        redis_ttl_s: for how long an embedding stays in Redis, unless it needs the room.
     """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="ignore")
@@ -179,6 +206,9 @@ class Settings(BaseModel):
     allowed_hosts: Hosts = Field((), validation_alias=_ours("ALLOWED_HOSTS"))
     output_preference: Kinds = Field(OUTPUT_KINDS, validation_alias=_ours("OUTPUT_PREFERENCE"))
     max_body_mb: int = Field(200, ge=1, validation_alias=_ours("MAX_BODY_MB"))
+    redis_url: RedisUrl | None = Field(None, validation_alias="REDIS_URL")
+    redis_prefix: RedisPrefix = Field("paddle-sam", validation_alias=_ours("REDIS_PREFIX"))
+    redis_ttl_s: float = Field(604_800.0, ge=1, le=31_536_000, validation_alias=_ours("REDIS_TTL_S"))
 
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":
@@ -218,7 +248,7 @@ def _names() -> tuple[str, ...]:
 NAMES = _names()
 """Every variable that is read."""
 
-SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS")
+SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "REDIS_URL")
 """Those whose value is never shown."""
 
 

@@ -17,11 +17,12 @@ ROWS = [
     "backend.embedding_bytes",
     "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio "
     "backend.store backend.metrics",
-    "backend.encode_queue backend.ahead backend.embeddings",
+    "backend.encode_queue backend.ahead backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
+    "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.queued_embeddings",
     "backend.segmenter",
     "backend.status backend.app backend.worker",
-    "backend.bootstrap",
-    "backend.server backend.doctor backend.demo_processes backend.demo_project backend.demo backend.__main__",
+    "backend.redis_parts backend.bootstrap",
+    "backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo backend.__main__",
 ]
 
 TORCH_TO_TRAIN = ("model.demo.train", "model.demo.network", "model.demo.prompting", "model.demo.export")
@@ -35,8 +36,8 @@ ALLOWED = {
     "flask": ("backend.app", "backend.bootstrap"),
     "werkzeug": ("backend.app",),
     "gunicorn": ("backend.server",),
-    "redis": ("backend.store", "backend.bootstrap"),
-    "rq": ("backend.embeddings", "backend.worker"),
+    "redis": ("backend.redis_link", "backend.shared_contents", "backend.jobs", "backend.cluster", "backend.worker"),
+    "rq": ("backend.jobs", "backend.worker"),
     "prometheus_client": ("backend.metrics",),
     "defusedxml": ("backend.label_config",),
     "label_studio_sdk": ("backend.label_studio",),

@@ -1,0 +1,150 @@
+"""What goes on in the cluster: which workers are alive, what waits in the queues, and what is being worked on."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from redis import Redis
+
+from backend.contents import Place
+from backend.encode_queue import Priority
+from backend.errors import RetryLater
+from backend.jobs import JobQueues, QueueState
+from backend.redis_keys import Keys
+from backend.redis_link import Link
+
+ALIVE_S = 10
+"""A worker that has not been heard of for so long is dead or stopped."""
+
+_BEAT = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600)
+redis.call('EXPIRE', KEYS[1], 3600)
+"""
+_ALIVE = """
+return redis.call('ZRANGEBYSCORE', KEYS[1], tonumber(redis.call('TIME')[1]) - tonumber(ARGV[1]), '+inf')
+"""
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """A look at the cluster.
+
+    Attributes:
+        is_known: whether it has been looked at yet.
+        workers: how many are alive.
+        worker_names: host and process of each.
+        queues: the most urgent first.
+        encodes: how many the workers have made since Redis was last empty.
+        fetches: how many images they fetched for it.
+        failures: how many images they gave up.
+        round_trip_s: how long Redis takes to answer.
+    """
+
+    is_known: bool = False
+    worker_names: tuple[str, ...] = ()
+    queues: tuple[QueueState, ...] = ()
+    encodes: int = 0
+    fetches: int = 0
+    failures: int = 0
+    round_trip_s: float = 0.0
+
+    @property
+    def workers(self) -> int:
+        """How many workers are alive."""
+        return len(self.worker_names)
+
+
+class Cluster:
+    """Looks at the cluster, and tells it of a worker."""
+
+    def __init__(
+        self, link: Link, keys: Keys, queues: JobQueues, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Connect to nothing yet."""
+        self._link, self._keys, self._queues, self._clock = link, keys, queues, clock
+        self.state = ClusterState()
+
+    @property
+    def channel(self) -> str:
+        """Where workers say what they have done."""
+        return self._keys.notices
+
+    def look(self) -> ClusterState:
+        """Return how the cluster is now.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        start = self._clock()
+        self._link.call(lambda client: client.ping())
+        took = self._clock() - start
+        alive = self._link.call(lambda client: client.eval(_ALIVE, 1, self._keys.workers, str(ALIVE_S)))
+        counts = self._link.call(lambda client: client.hmget(self._keys.counts, ["encode", "fetch", "failure"]))
+        names = tuple(sorted(name.decode(errors="replace") for name in alive if isinstance(name, bytes)))
+        encodes, fetches, failures = (int(one) if one is not None and one.isdigit() else 0 for one in counts)
+        self.state = ClusterState(True, names, self._queues.states(), encodes, fetches, failures, took)
+        return self.state
+
+    def refresh(self) -> None:
+        """Take a new look; the old one stays where that fails."""
+        with suppress(RetryLater):  # the link's trouble is shown beside
+            self.look()
+
+    def beat(self, name: str) -> None:
+        """Say that a worker is alive.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        self._link.call(lambda client: client.eval(_BEAT, 1, self._keys.workers, name))
+
+    def leave(self, name: str) -> None:
+        """Say that a worker has stopped; does not raise."""
+        with suppress(RetryLater):  # it will be missed soon enough
+            self._link.call(lambda client: client.zrem(self._keys.workers, name))
+
+    def count(self, what: str) -> None:
+        """Count what a worker did; does not raise."""
+        with suppress(RetryLater):  # a number on a page is not worth more
+            self._link.call(lambda client: client.hincrby(self._keys.counts, what, 1))
+
+    def is_worked_on(self, place: Place) -> bool:
+        """Whether a worker is at an address.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        return bool(self._link.call(lambda client: client.exists(self._keys.lease(place))))
+
+    def is_announced(self, place: Place, priority: Priority) -> bool:
+        """Whether a job for an address was queued that no worker has begun.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        return bool(self._link.call(lambda client: client.exists(self._keys.asked(place, priority))))
+
+    def under_way(self, flights: Sequence[tuple[Place, Priority | None]]) -> list[bool]:
+        """Return of each address whether a worker is at it, or its job waits in a queue; one question for all.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        if not flights:
+            return []
+
+        def work(client: "Redis") -> list[bool]:
+            pipeline = client.pipeline(transaction=False)
+            for place, priority in flights:
+                pipeline.exists(self._keys.lease(place))
+                pipeline.get(self._keys.asked(place, priority or Priority.INTERACTIVE))
+            for priority in Priority:
+                pipeline.lrange(f"rq:queue:{self._keys.queue(priority)}", 0, -1)
+            *answers, interactive, ahead, bulk = pipeline.execute()
+            waiting = {*interactive, *ahead, *bulk}
+            return [bool(lease) or (job in waiting) for lease, job in zip(answers[::2], answers[1::2], strict=True)]
+
+        return self._link.call(work)

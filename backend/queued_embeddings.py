@@ -1,0 +1,395 @@
+"""Embeddings made by workers elsewhere: asked for over a queue, waited for without asking again and again.
+
+A warm click costs what it costs in one process alone: two look-ups in memory. Otherwise the image is *on its way*: one
+look into Redis, one job if nobody has queued it yet, and then silence until a worker says on the notice channel that it
+is done or why it is not. One thread per process listens; every two seconds it also looks at everything that is on its
+way at once, in one question, since a notice may be missed, a worker may die and Redis may restart empty.
+"""
+
+import concurrent.futures
+import copy
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from backend.ahead import Ahead
+from backend.cluster import Cluster, ClusterState
+from backend.contents import Contents, Place, place_of
+from backend.embedding_bytes import Dtype
+from backend.embeddings import Observer
+from backend.encode_queue import Priority
+from backend.errors import BackendError, Reason, RetryLater
+from backend.jobs import JobQueues
+from backend.redis_link import Link
+from backend.redis_store import RedisStore
+from backend.shared_contents import Known, Note, SharedContents, parse_notice
+from backend.store import EmbeddingKey, EmbeddingStore
+from backend.types import ImageRef
+from model.types import Embedding
+
+logger = logging.getLogger(__name__)
+
+ERRANDS = 16
+LOOK_EVERY_S = 2.0
+LISTEN_S = 0.5
+OUTAGE_S = 3.0
+"""For how long a click that is already waiting outlasts a Redis that is away."""
+
+LINGER_S = 60.0
+"""For how long an image stays on its way after the last click on it has left."""
+
+REFRESH_S = 5.0
+RECHECK_AGAIN_S = 30.0
+
+
+@dataclass
+class _Flight:
+    """One image on its way, with everybody in this process who waits for it."""
+
+    ref: ImageRef
+    place: Place
+    priority: Priority
+    until: float
+    asked: Priority | None = None
+    suspect: bool = False
+    future: "Future[Embedding]" = field(default_factory=Future)
+
+
+class QueuedEmbeddings:
+    """Embeddings made by workers; safe from many threads, and without an encoder of its own."""
+
+    def __init__(
+        self,
+        link: Link,
+        cluster: Cluster,
+        memory: EmbeddingStore,
+        store: RedisStore,
+        contents: SharedContents,
+        queues: JobQueues,
+        model_version: str,
+        observer: Observer,
+        *,
+        dtype: Dtype = "float16",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start nothing yet, connect to nothing.
+
+        Args:
+            link: to Redis.
+            cluster: knows the workers and the queues.
+            memory: this process' own embeddings.
+            store: everybody's.
+            contents: what everybody knows of the addresses.
+            queues: where images are asked for.
+            model_version: of the workers' encoders and this process' decoder.
+            observer: is told what happens.
+            dtype: what embeddings are stored as.
+            clock: seconds, monotonic.
+        """
+        self._link, self._cluster, self._memory, self._store = link, cluster, memory, store
+        self._shared, self._queues, self._observer = contents, queues, observer
+        self._model_version, self._dtype, self._clock = model_version, dtype, clock
+        self._contents = Contents(clock)
+        self._flights: dict[Place, _Flight] = {}
+        self._asking: dict[Place, float] = {}
+        self._errands = ThreadPoolExecutor(ERRANDS, thread_name_prefix="redis")
+        self._ahead = Ahead(self._ask_ahead)
+        self._listener: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether cold images can be had: Redis answers and a worker is alive."""
+        return not self._link.is_down and self.cluster.workers > 0
+
+    @property
+    def encoding(self) -> int:
+        """How many images this process waits for."""
+        return len(self._flights)
+
+    @property
+    def ahead(self) -> int:
+        """How many images this process has yet to queue to be encoded ahead."""
+        return len(self._ahead)
+
+    @property
+    def cluster(self) -> ClusterState:
+        """The workers and the queues, as they were a few seconds ago."""
+        return self._cluster.state
+
+    def start(self) -> None:
+        """Begin listening; after a fork, not before. Done by the first request otherwise."""
+        with self._lock:
+            if self._listener is not None or self._stopped.is_set():
+                return
+            self._listener = threading.Thread(target=self._listen, name="notices", daemon=True)
+            self._listener.start()
+        self._ahead.start()
+
+    def close(self) -> None:
+        """Let everybody go and end the threads."""
+        with self._lock:
+            self._stopped.set()
+        for flight in list(self._flights.values()):
+            self._settle(flight, _stopping())
+        self._errands.shutdown(wait=True, cancel_futures=True)
+        for flight in list(self._flights.values()):  # that came between
+            self._settle(flight, _stopping())
+        if self._listener is not None:
+            self._listener.join()
+        self._ahead.close()
+        self._link.close()
+
+    def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
+        """Return the embedding of an image; see `backend.embeddings.Embeddings.get`."""
+        place = place_of(ref)
+        found = self._warm(ref, place)
+        if found is not None:
+            self._observer.looked_up("memory")
+            return found
+        future = self._join(ref, place, priority, deadline_s)
+        with self._observer.waiting():
+            try:
+                return future.result(deadline_s)
+            except concurrent.futures.TimeoutError:
+                raise self._late(deadline_s) from None
+            except BackendError as error:
+                raise copy.copy(error) from error  # several threads raise it, each its own
+
+    def prefetch(self, refs: Iterable[ImageRef], /) -> None:
+        """Have images encoded when nothing more urgent is to do; the team's prefetches of one image are one."""
+        self.start()
+        self._ahead.add(refs)
+
+    def _key(self, digest: str) -> EmbeddingKey:
+        return EmbeddingKey(digest, self._model_version, self._dtype)
+
+    def _warm(self, ref: ImageRef, place: Place) -> Embedding | None:
+        """Return the embedding if this process holds it; as old as may be while nobody can be asked for a newer one."""
+        content = self._contents.get(place)
+        if content is None or not (self._contents.is_usable(content) or self._link.is_down):
+            return None
+        found = self._memory.get(self._key(content.digest))
+        if found is not None and not self._contents.is_fresh(content) and not self._link.is_down:
+            self._ask_whether_changed(ref, place)
+        return found
+
+    def _join(self, ref: ImageRef, place: Place, priority: Priority, deadline_s: float) -> "Future[Embedding]":
+        """Return the embedding on its way; set it on its way if this process has not."""
+        self.start()
+        until = self._clock() + deadline_s + LINGER_S
+        with self._lock:
+            if self._stopped.is_set():
+                raise _stopping()
+            flight = self._flights.get(place)
+            if flight is not None:
+                self._observer.shared()
+                flight.until = max(flight.until, until)
+                if priority < flight.priority:
+                    flight.priority = priority
+                    self._errands.submit(self._guarded, flight, self._ask)
+                return flight.future
+            flight = self._flights[place] = _Flight(ref, place, priority, until)
+            self._errands.submit(self._guarded, flight, self._take_off)
+            return flight.future
+
+    def _late(self, deadline_s: float) -> RetryLater:
+        state = self.cluster
+        if state.is_known and not state.workers and not self._link.is_down:
+            return RetryLater("no worker is running that could encode the image", Reason.MODEL_NOT_READY)
+        return RetryLater(f"the image was not ready within {deadline_s:.1f} s; it will be soon", Reason.BUDGET_EXCEEDED)
+
+    # What happens to an image on its way, on the errands' threads
+
+    def _guarded(self, flight: _Flight, step: Callable[[_Flight], None]) -> None:
+        """Take a step; whatever happens, the flight goes on or gets its end."""
+        try:
+            step(flight)
+        except BackendError as error:
+            self._settle(flight, error)
+        except Exception as error:  # a defect must not leave clicks waiting
+            logger.exception("event=flight_defect project=%s task=%s", flight.ref.project_id, flight.ref.task_id)
+            self._settle(flight, BackendError(f"internal error: {error}"))
+
+    def _take_off(self, flight: _Flight) -> None:
+        """Look whether the image is there already; ask for it if it is not."""
+        if not self._landed(flight, self._shared.get(flight.place)):
+            self._observer.looked_up("miss")
+            self._ask(flight)
+
+    def _landed(self, flight: _Flight, known: Known) -> bool:
+        """Give a flight its end, if what is known of its address is one."""
+        if known.failure is not None:
+            self._settle(flight, known.failure)
+            return True
+        if known.note is None:
+            return False
+        self._learn(flight.place, known.note)
+        key = self._key(known.note.digest)
+        found, tier = self._memory.get(key), "memory"
+        if found is None:
+            found, tier = self._store.fetch(key), "redis"
+        if found is None:
+            return False
+        self._memory.put(key, found)
+        self._observer.looked_up(tier)
+        self._settle(flight, found)
+        if not known.note.is_fresh:
+            self._ask_whether_changed(flight.ref, flight.place)
+        return True
+
+    def _ask(self, flight: _Flight) -> None:
+        """Queue the image, unless somebody has."""
+        priority = flight.priority
+        if not self._queues.ask(flight.ref, flight.place, priority):
+            self._observer.shared()
+        flight.asked, flight.suspect = priority, False
+
+    def _look(self, flight: _Flight) -> None:
+        """See how an image fares: there, being worked on, waiting for its turn, or lost on the way."""
+        if self._landed(flight, self._shared.get(flight.place)):
+            return
+        if (
+            flight.asked is None
+            or self._cluster.is_worked_on(flight.place)
+            or self._queues.is_queued(flight.place, flight.asked)
+        ):
+            flight.suspect = False
+        elif not flight.suspect and self._cluster.is_announced(flight.place, flight.asked):
+            flight.suspect = True  # a worker may just be about to begin
+        else:
+            logger.warning("event=job_lost task=%s", flight.ref.task_id)
+            self._queues.forget(flight.place, flight.asked)
+            self._ask(flight)
+
+    def _settle(self, flight: _Flight, outcome: "Embedding | BackendError") -> None:
+        with self._lock:
+            if self._flights.get(flight.place) is not flight:
+                return
+            del self._flights[flight.place]
+        if isinstance(outcome, BackendError):
+            flight.future.set_exception(outcome)
+        else:
+            flight.future.set_result(outcome)
+
+    def _learn(self, place: Place, note: Note) -> None:
+        self._contents.put(place, note.digest, note.version, immutable=note.immutable, age_s=note.age_s)
+
+    # Listening, on a thread of its own
+
+    def _listen(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                pubsub = self._link.subscribe(self._cluster.channel)
+            except RetryLater as error:
+                self._sweep(error)
+                self._stopped.wait(LISTEN_S)
+                continue
+            try:
+                self._look_at_all()  # what was said while nobody listened
+                looked = refreshed = self._clock() - REFRESH_S
+                while not self._stopped.is_set():
+                    data = self._link.read(pubsub, LISTEN_S)
+                    if data is not None:
+                        self._heard(data)
+                    now = self._clock()
+                    if now - refreshed > REFRESH_S:
+                        refreshed = now
+                        self._errands.submit(self._cluster.refresh)
+                    if now - looked > LOOK_EVERY_S:
+                        looked = now
+                        self._look_at_all()
+            except RetryLater as error:
+                self._sweep(error)
+            except Exception:
+                if not self._stopped.is_set():  # the errands end before this thread does
+                    logger.exception("event=listener_defect")
+                    self._stopped.wait(LISTEN_S)
+            finally:
+                pubsub.close()
+
+    def _heard(self, data: bytes) -> None:
+        notice = parse_notice(data)
+        if notice is None:
+            return
+        if notice.known.note is not None and self._contents.get(notice.place) is not None:
+            self._learn(notice.place, notice.known.note)
+        with self._lock:
+            flight = self._flights.get(notice.place)
+        if flight is not None:
+            self._errands.submit(self._guarded, flight, lambda flight: self._told(flight, notice.known))
+
+    def _told(self, flight: _Flight, known: Known) -> None:
+        if not self._landed(flight, known):
+            self._look(flight)
+
+    def _look_at_all(self) -> None:
+        """See how everything on its way fares; most of it waits for its turn, which one question tells of all."""
+        now = self._clock()
+        with self._lock:
+            flights = list(self._flights.values())
+        for flight in flights:
+            if now > flight.until:
+                self._settle(flight, RetryLater("nobody waits any more", Reason.BUDGET_EXCEEDED))
+        under_way = self._cluster.under_way([(flight.place, flight.asked) for flight in flights])
+        for flight, is_waiting in zip(flights, under_way, strict=True):
+            if is_waiting:
+                flight.suspect = False
+            elif not flight.future.done():
+                self._errands.submit(self._guarded, flight, self._look)
+
+    def _sweep(self, error: RetryLater) -> None:
+        """Let everybody go once Redis has been away for too long."""
+        if self._link.down_s < OUTAGE_S:
+            return
+        for flight in list(self._flights.values()):
+            self._settle(flight, copy.copy(error))
+
+    # Ahead of time
+
+    def _ask_ahead(self, ref: ImageRef) -> None:
+        place = place_of(ref)
+        try:
+            if self._warm(ref, place) is None and not self._is_done(place):
+                self._queues.ask(ref, place, Priority.PREFETCH)
+        except BackendError as error:
+            self._observer.background_failure(error.reason)
+            logger.info("event=prefetch_failed task=%s reason=%s", ref.task_id, error.reason)
+        except Exception:
+            logger.exception("event=prefetch_defect task=%s", ref.task_id)
+
+    def _is_done(self, place: Place) -> bool:
+        known = self._shared.get(place)
+        if known.failure is not None:
+            return True
+        return known.note is not None and known.note.is_fresh and self._store.holds(self._key(known.note.digest))
+
+    def _ask_whether_changed(self, ref: ImageRef, place: Place) -> None:
+        """Have a worker look whether an image has changed, while clicks on it go on being answered."""
+        now = self._clock()
+        with self._lock:
+            if self._asking.get(place, 0.0) > now or self._stopped.is_set():
+                return
+            self._asking = {one: until for one, until in self._asking.items() if until > now}
+            self._asking[place] = now + RECHECK_AGAIN_S
+            self._errands.submit(self._recheck, ref, place)
+
+    def _recheck(self, ref: ImageRef, place: Place) -> None:
+        try:
+            known = self._shared.get(place)
+            if known.note is not None and known.note.is_fresh:
+                self._learn(place, known.note)
+            else:
+                self._queues.ask(ref, place, Priority.PREFETCH)
+        except BackendError as error:
+            logger.info("event=recheck_failed project=%s reason=%s", ref.project_id, error.reason)
+        except Exception:
+            logger.exception("event=recheck_defect project=%s task=%s", ref.project_id, ref.task_id)
+
+
+def _stopping() -> RetryLater:
+    return RetryLater("the service is stopping", Reason.MODEL_NOT_READY)

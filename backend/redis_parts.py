@@ -1,0 +1,138 @@
+"""The composition root's half for Redis: a web process without an encoder, and a worker without a web server."""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from backend.cluster import Cluster
+from backend.encode_job import EncodeJob, Source
+from backend.encode_queue import EncodeQueue, Encoder, Priority
+from backend.images import Limits
+from backend.jobs import JobQueues
+from backend.lease import Leases
+from backend.metrics import Metrics
+from backend.queued_embeddings import QueuedEmbeddings
+from backend.redis_keys import Keys
+from backend.redis_link import Link
+from backend.redis_store import RedisStore
+from backend.settings import MB, Settings
+from backend.shared_contents import SharedContents
+from backend.status import Row
+from backend.store import EmbeddingStore, MemoryStore, TieredStore
+from backend.worker import WarmLoad, Worker
+
+WORKER_MEMORY_MB = 64
+"""What a worker has just made, for a Redis that was away when it was done."""
+
+
+def link_and_cluster(settings: Settings, model_version: str) -> tuple[Link, Keys, JobQueues, Cluster]:
+    """Return the connection to Redis and what is to be seen through it; nothing is connected yet."""
+    assert settings.redis_url is not None
+    link, keys = Link(settings.redis_url), Keys(settings.redis_prefix, model_version)
+    queues = JobQueues(link, keys)
+    return link, keys, queues, Cluster(link, keys, queues)
+
+
+def web(
+    settings: Settings, model_version: str, metrics: Metrics
+) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], Sequence[Row]]]:
+    """Return a web process' embeddings, where they are kept, and what is to be said of the cluster."""
+    link, keys, queues, cluster = link_and_cluster(settings, model_version)
+    memory = MemoryStore(settings.memory_cache_mb * MB)
+    store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage)
+    embeddings = QueuedEmbeddings(
+        link,
+        cluster,
+        memory,
+        store,
+        SharedContents(link, keys),
+        queues,
+        model_version,
+        metrics,
+        dtype=settings.embedding_dtype,
+    )
+    _watch(embeddings, metrics)
+    return embeddings, TieredStore([memory, store]), lambda: _rows(embeddings, link)
+
+
+def worker(
+    settings: Settings, model_version: str, limits: Limits, source: Source, load: Callable[[], Encoder]
+) -> Worker:
+    """Return a worker; nothing is loaded or connected yet.
+
+    Args:
+        settings: what to build; its ``redis_url`` is set.
+        model_version: of the encoder.
+        limits: of the images.
+        source: where image files come from.
+        load: returns the encoder; called once.
+    """
+    link, keys, _, cluster = link_and_cluster(settings, model_version)
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    metrics = Metrics()
+    store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage)
+    warm = WarmLoad(load)
+    queue = EncodeQueue(warm, TieredStore([MemoryStore(WORKER_MEMORY_MB * MB), store]), limits, metrics)
+    leases = Leases(link, keys.attempts, on_beat=lambda: cluster.beat(name))
+    job = EncodeJob(
+        source,
+        queue,
+        store,
+        SharedContents(link, keys),
+        leases,
+        keys,
+        metrics,
+        dtype=settings.embedding_dtype,
+        limits=limits,
+        count=cluster.count,
+    )
+    return Worker(link, keys, job, queue, warm, leases, on_stop=lambda: cluster.leave(name))
+
+
+def _watch(embeddings: QueuedEmbeddings, metrics: Metrics) -> None:
+    """Expose the cluster as it was a few seconds ago; a slow Redis does not make a slow page."""
+    metrics.watch("workers", "Workers that are alive.", lambda: embeddings.cluster.workers)
+    metrics.watch(
+        "redis_round_trip_seconds", "How long Redis takes to answer.", lambda: embeddings.cluster.round_trip_s
+    )
+    for index, priority in enumerate(Priority):
+        name = f"queue_{priority.name.lower()}"
+        metrics.watch(f"{name}_depth", "Images in the queue.", partial(_depth, embeddings, index))
+        metrics.watch(
+            f"{name}_age_seconds",
+            "How long the first image in the queue has waited.",
+            partial(_age_s, embeddings, index),
+        )
+    metrics.watch("cluster_encodes", "Encodes by all workers together.", lambda: embeddings.cluster.encodes)
+    metrics.watch("cluster_fetches", "Images fetched by all workers together.", lambda: embeddings.cluster.fetches)
+    metrics.watch("cluster_failures", "Images all workers together gave up.", lambda: embeddings.cluster.failures)
+
+
+def _depth(embeddings: QueuedEmbeddings, index: int) -> float:
+    queues = embeddings.cluster.queues
+    return queues[index].depth if queues else 0
+
+
+def _age_s(embeddings: QueuedEmbeddings, index: int) -> float:
+    queues = embeddings.cluster.queues
+    return queues[index].age_s if queues else 0.0
+
+
+def _rows(embeddings: QueuedEmbeddings, link: Link) -> tuple[Row, ...]:
+    state = embeddings.cluster
+    if link.is_down:
+        return (Row("Redis", link.trouble, is_problem=True),)
+    if not state.is_known:
+        return (Row("workers", "not looked yet"),)
+    names = ", ".join(state.worker_names)
+    text = f"{state.workers}: {names}" if names else "none: start one with python -m backend worker"
+    return (
+        Row("workers", text, is_problem=not state.workers),
+        *(
+            Row(f"queue {queue.name}", f"{queue.depth} images" + (f", {queue.age_s:.0f} s" if queue.depth else ""))
+            for queue in state.queues
+        ),
+        Row("encoded by all workers", str(state.encodes)),
+        Row("Redis answers in", f"{state.round_trip_s * 1000:.1f} ms"),
+    )
