@@ -208,7 +208,7 @@ class Decoder:
             best = int(scores.argmax())
             logits, scores = logits[best : best + 1], scores[best : best + 1]
         sizes = embedding.input_size, embedding.original_size, self.config.image_size
-        masks = tuple(mask_from_logits(one, *sizes, product=_product) for one in logits)
+        masks = tuple(mask_from_logits(one, *sizes, product=product) for one in logits)
         return masks, tuple(float(score) for score in np.clip(scores, 0.0, 1.0)), logits
 
 
@@ -225,7 +225,7 @@ class _Shape:
     outputs: tuple[int, ...]
 
 
-def _product(first: FloatArray, second: FloatArray) -> FloatArray:
+def product(first: FloatArray, second: FloatArray) -> FloatArray:
     """Return the matrix product, computed by Paddle in the calling thread.
 
     numpy spreads it over threads that wait for each other in a spin: many times slower than the product itself where

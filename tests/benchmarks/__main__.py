@@ -1,0 +1,57 @@
+"""Run the benchmarks: ``python -m tests.benchmarks [NAME...]``, all of them without a name.
+
+Every module ``bench_NAME.py`` here has a function ``run() -> list[Row]``. A table goes to stdout, the same as JSON to
+``out/benchmarks.json``. Exits with 1 when a goal is missed.
+"""
+
+import json
+import platform
+import sys
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+from model.device import cpu_count
+from tests.benchmarks.rows import Row, say
+
+HERE = Path(__file__).parent
+OUT = HERE.parents[1] / "out" / "benchmarks.json"
+
+
+def table(rows: list[Row]) -> str:
+    """The rows for a person to read."""
+    lines = [f"{'what':44} {'ours':>10} {'reference':>10} {'ratio':>7} {'goal':>7}  against"]
+    for row in rows:
+        verdict = "" if row.is_met else "  MISSED"
+        figures = f"{row.ours:8.1f} {row.unit:2}{row.reference:9.1f} {row.unit:2} {row.ratio:6.2f} {row.goal:6.2f}"
+        lines.append(f"{row.name:44}{figures}   {row.against}{verdict}")
+    return "\n".join(lines)
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, print and write what they found, and return the exit status."""
+    known = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
+    if unknown := [name for name in names if name not in known]:
+        say(f"expected some of {', '.join(known)}, got {', '.join(unknown)}")
+        return 2
+    rows: list[Row] = []
+    for name in names or known:
+        rows += import_module(f"tests.benchmarks.bench_{name}").run()
+    print(f"{processor()}, {cpu_count()} cores\n{table(rows)}")
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    report = {"processor": processor(), "cores": cpu_count(), "rows": [asdict(row) for row in rows]}
+    OUT.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if all(row.is_met for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

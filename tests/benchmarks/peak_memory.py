@@ -1,0 +1,36 @@
+"""Loads a model in a fresh process and prints the most memory it held, in bytes.
+
+Usage: ``python -m tests.benchmarks.peak_memory PATH WORK``
+
+WORK is ``load`` for both halves of the model, or ``answer`` to encode a photo and decode a box as well.
+"""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main(path: str, work: str) -> None:
+    """Do the work and print the peak, in bytes."""
+    from model import weights
+    from model.predictor import load_decoder, load_encoder
+    from model.types import Prompt
+    from tests.reference.random_weights import photo
+
+    checkpoint = weights.read(path)
+    encoder, decoder = load_encoder(checkpoint, device="cpu"), load_decoder(checkpoint, device="cpu")
+    if work == "answer":
+        decoder.decode(encoder.encode(photo(600, 800)), Prompt(box=[100, 100, 400, 400]))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def measure(path: Path, work: str) -> int:
+    """Return the peak resident memory, in bytes, of a fresh process that does this."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.peak_memory", str(path), work]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    return int(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,72 @@
+"""What a benchmark reports, and how two pieces of work are timed fairly on a machine that others use too."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure beside what it is compared with.
+
+    Attributes:
+        name: what was measured.
+        ours: our figure.
+        reference: the other's figure, or the limit.
+        unit: of both, ``ms`` or ``MB``.
+        against: who or what the reference is.
+        goal: the ratio ``ours / reference`` must not exceed this.
+        ratio: median of the ratios of the pairs; less sensitive to other work than the ratio of medians.
+    """
+
+    name: str
+    ours: float
+    reference: float
+    unit: str
+    against: str
+    goal: float
+    ratio: float
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the goal is reached."""
+        return self.ratio <= self.goal
+
+
+def say(line: str) -> None:
+    """Tell on stderr how far the work is; stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """How long ``work`` takes."""
+    start = time.perf_counter()
+    work()
+    return (time.perf_counter() - start) * 1000
+
+
+def compare(
+    name: str, ours: Callable[[], object], theirs: Callable[[], object], *, against: str, goal: float, rounds: int
+) -> Row:
+    """Time two pieces of work alternately, after one unmeasured run of each."""
+    ours()
+    theirs()
+    say(f"measuring {name} against {against}")
+    pairs = [(milliseconds(ours), milliseconds(theirs)) for _ in range(rounds)]
+    say(f"measured {name}")
+    return Row(
+        name,
+        statistics.median(mine for mine, _ in pairs),
+        statistics.median(other for _, other in pairs),
+        "ms",
+        against,
+        goal,
+        statistics.median(mine / other for mine, other in pairs),
+    )
+
+
+def limit(name: str, ours: float, most: float, unit: str) -> Row:
+    """A figure that must stay within a limit."""
+    return Row(name, ours, most, unit, "the limit", 1.0, ours / most)
