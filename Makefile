@@ -37,7 +37,7 @@ test: $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network
 	$(BIN)/python -m pytest -m "not reference and not browser and not slow"
 
 test-all: $(VENV)/dev.stamp $(VENV)/reference.stamp .venv-label-studio/stamp ## All tests, also those against reference implementations
-	$(BIN)/python -m pytest
+	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(CURDIR)/.venv-label-studio/bin/python} $(BIN)/python -m pytest
 
 $(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/reference/requirements.txt \
