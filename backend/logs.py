@@ -4,6 +4,8 @@ import logging
 import sys
 import time
 
+import stamina.instrumentation
+
 
 class _Line(logging.Formatter):
     """UTC time, level, logger and the event's own fields."""
@@ -23,3 +25,5 @@ def configure(level: str) -> None:
     root.setLevel(logging.WARNING)
     for name in ("backend", "model"):
         logging.getLogger(name).setLevel(level.upper())
+    # Retries are logged; by default they would also be counted, in prometheus' global registry, which nobody reads here.
+    stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.LoggingOnRetryHook])
