@@ -25,5 +25,5 @@ def configure(level: str) -> None:
     root.setLevel(logging.WARNING)
     for name in ("backend", "model"):
         logging.getLogger(name).setLevel(level.upper())
-    # Retries are logged; by default they would also be counted, in prometheus' global registry, which nobody reads here.
+    # Retries are logged; by default they are also counted, in prometheus' global registry, which nobody reads here.
     stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.LoggingOnRetryHook])
