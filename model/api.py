@@ -10,7 +10,7 @@ import numpy.typing as npt
 from model import inputs
 from model.errors import CapabilityError
 from model.inputs import Input, InputError, Picture, Source
-from model.prompts import PromptsLike, Request, as_given, check_inside, needs, parse
+from model.prompts import PromptsLike, Request, as_given, check_inside, parse
 from model.result import SamResult
 from model.types import Embedding, Masks, Prompt
 from model.weights import Checkpoint, WeightsError, read
@@ -111,7 +111,7 @@ class SamModel:
             CapabilityError: the first such prompt.
         """
         for request in requests:
-            for capability in sorted(needs(request.prompt) - self.capabilities):
+            for capability in sorted(request.prompt.needs - self.capabilities):
                 able = ", ".join(sorted(self.capabilities - {"score"})).replace("_", " ")
                 raise CapabilityError(f"{self.model_version}: expected {able}, got {capability.replace('_', ' ')}")
 

@@ -102,9 +102,8 @@ class Decoder:
             embedding: what `Encoder.encode` returned for the image.
             prompts: one per object.
             multimask_output: None for the best of three by predicted IoU where the prompt is a single positive point
-            (it may
-                mean the part or the whole) and the single mask elsewhere; True for all three; False for the single
-                mask.
+                (it may mean the part or the whole) and the single mask elsewhere; True for all three; False for the
+                single mask.
 
         Returns:
             One entry per prompt, in order.
@@ -117,9 +116,8 @@ class Decoder:
         self._check(embedding, asked)
         devices.enter(self.device)
         features = np.asarray(embedding.image_embedding, dtype=np.float32).reshape(self.config.prompt_embed_dim, -1)
-        image = paddle.to_tensor(
-            cv2.transpose(features)[np.newaxis]
-        )  # (1, g*g, C); numpy's and Paddle's take 6x as long
+        # (1, g*g, C); numpy's and Paddle's own transposition take six times as long.
+        image = paddle.to_tensor(cv2.transpose(features)[np.newaxis])
         groups: dict[_Shape, list[int]] = defaultdict(list)
         for index, prompt in enumerate(asked):
             groups[self._shape(prompt, multimask_output)].append(index)
@@ -150,7 +148,7 @@ class Decoder:
                 f"got {embedding.image_embedding.shape} made by {embedding.model_version}"
             )
         for prompt in prompts:
-            for capability in sorted(_needs(prompt) - self.capabilities):
+            for capability in sorted(prompt.needs - self.capabilities):
                 raise CapabilityError(
                     f"{self.model_version} cannot take {capability.replace('_', ' ')}: "
                     f"expected one of {', '.join(sorted(self.capabilities - {'score'}))}"
@@ -234,18 +232,6 @@ def product(first: FloatArray, second: FloatArray) -> FloatArray:
     place = paddle.CPUPlace()
     tensors = (paddle.to_tensor(array, place=place) for array in (first, second))
     return np.asarray(paddle.matmul(*tensors).numpy(), dtype=np.float32)
-
-
-def _needs(prompt: Prompt) -> set[str]:
-    """Return the capabilities without which this prompt cannot be answered."""
-    labels = () if prompt.point_labels is None else prompt.point_labels.tolist()
-    wanted = {
-        "points": 1 in labels,
-        "negative_points": 0 in labels,
-        "boxes": prompt.box is not None,
-        "mask_input": prompt.mask_input is not None or prompt.rough_mask is not None,
-    }
-    return {capability for capability, is_needed in wanted.items() if is_needed}
 
 
 def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "float32") -> Encoder:

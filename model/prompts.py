@@ -111,18 +111,6 @@ def check_inside(requests: Sequence[Request], original_size: tuple[int, int]) ->
                 raise PromptError(f"{BOX_PROMPT}: expected a box in {picture}, got {_short(request.given)}")
 
 
-def needs(prompt: Prompt) -> frozenset[str]:
-    """Return the capabilities of the weights (see `model.weights.Checkpoint`) without which it has no answer."""
-    labels = () if prompt.point_labels is None else prompt.point_labels.tolist()
-    wanted = {
-        "points": 1 in labels,
-        "negative_points": 0 in labels,
-        "boxes": prompt.box is not None,
-        "mask_input": prompt.mask_input is not None or prompt.rough_mask is not None,
-    }
-    return frozenset(capability for capability, is_needed in wanted.items() if is_needed)
-
-
 def as_given(prompts: PromptsLike | None, requests: Sequence[Request]) -> dict[str, object]:
     """Return ``prompts`` for the result, in PaddleX's words and plain lists."""
     if isinstance(prompts, Mapping):

@@ -40,14 +40,12 @@ class Attention(nn.Layer):
         batch, heads, count, _ = query.shape
         asked = paddle.matmul(query, self._columns(self.k_proj), transpose_y=True)  # (B, heads, n, C)
         scores = paddle.matmul(asked.reshape([batch, heads * count, -1]), k, transpose_y=True)  # (B, heads*n, m)
-        if (
-            not paddle.in_dynamic_mode()
-        ):  # softmax cancels the keys' bias, but an exported graph shall hold every parameter
+        if not paddle.in_dynamic_mode():
+            # The softmax cancels the keys' bias, but an exported graph shall hold every parameter.
             shift = paddle.matmul(query, self.k_proj.bias.reshape([heads, self.head_dim, 1]))
             scores = scores + shift.reshape([batch, heads * count, 1])
-        seen = paddle.matmul(functional.softmax(scores, axis=-1), v).reshape(
-            [batch, heads, count, -1]
-        )  # (B, heads, n, C)
+        seen = paddle.matmul(functional.softmax(scores, axis=-1), v)  # (B, heads*n, C)
+        seen = seen.reshape([batch, heads, count, -1])
         values = paddle.matmul(seen, self._columns(self.v_proj))  # (B, heads, n, d)
         return self.out_proj(_together(values) + self.v_proj.bias)
 

@@ -105,6 +105,18 @@ class Prompt:
             and self.rough_mask is None
         )
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The capabilities of the weights (see `model.weights.Checkpoint`) without which it has no answer."""
+        labels = () if self.point_labels is None else self.point_labels.tolist()
+        wanted = {
+            "points": 1 in labels,
+            "negative_points": 0 in labels,
+            "boxes": self.box is not None,
+            "mask_input": self.mask_input is not None or self.rough_mask is not None,
+        }
+        return frozenset(capability for capability, is_needed in wanted.items() if is_needed)
+
 
 @dataclass(frozen=True, eq=False)
 class Embedding:

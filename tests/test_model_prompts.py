@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.prompts import PromptError, as_given, check_inside, needs, of_boxes_and_points, parse
+from model.prompts import PromptError, as_given, check_inside, of_boxes_and_points, parse
 from model.types import Prompt
 
 DOCUMENTED = [
@@ -160,6 +160,6 @@ def test_points_on_the_edge_and_boxes_over_it_are_taken():
 
 def test_what_a_prompt_needs_of_the_weights_follows_from_what_it_holds():
     both = parse({"box_prompt": [[0, 0, 9, 9]], "point_prompt": [[5, 5, 0]]})[0].prompt
-    assert needs(both) == {"boxes", "negative_points"}
-    assert needs(parse({"point_prompt": [5, 5]})[0].prompt) == {"points"}
-    assert needs(Prompt(rough_mask=np.ones((4, 4), dtype=bool))) == {"mask_input"}
+    assert both.needs == {"boxes", "negative_points"}
+    assert parse({"point_prompt": [5, 5]})[0].prompt.needs == {"points"}
+    assert Prompt(rough_mask=np.ones((4, 4), dtype=bool)).needs == {"mask_input"}
