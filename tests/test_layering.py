@@ -22,7 +22,8 @@ ROWS = [
     "backend.segmenter",
     "backend.status backend.app backend.worker",
     "backend.redis_parts backend.bootstrap",
-    "backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo backend.__main__",
+    "backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo "
+    "backend.__main__",
 ]
 
 TORCH_TO_TRAIN = ("model.demo.train", "model.demo.network", "model.demo.prompting", "model.demo.export")

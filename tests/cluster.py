@@ -1,0 +1,109 @@
+"""A small cluster on this machine: a real Redis, worker processes, web halves here or elsewhere, images over HTTP."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from backend import redis_parts
+from backend.metrics import Metrics
+from backend.redis_keys import Keys
+from backend.settings import read
+from backend.types import ImageRef
+from tests.cluster_worker import VERSION
+from tests.fakes import HttpServer, Reply, png
+
+SOON_S = 60.0  # machines that run tests are often busy
+ROOT = Path(__file__).parents[1]
+KEYS = Keys("paddle-sam", VERSION)
+
+
+def ref(name="red", **fields):
+    return ImageRef(f"/data/upload/1/{name}.png", **{"task_id": 1, "project_id": 1, **fields})
+
+
+def colour(embedding):
+    return tuple(round(float(value) * 255) for value in embedding.image_embedding[:, 0, 0])
+
+
+def eventually(condition, within_s=SOON_S):
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.02)
+
+
+class Cluster:
+    """Everything in reach; a context manager that leaves nothing running.
+
+    Attributes:
+        images: the HTTP server; its ``requests`` are the downloads.
+        log: where the stand-in encoders write.
+    """
+
+    def __init__(self, redis, folder):
+        self.redis, self.folder, self.log = redis, folder, folder / "encodes.log"
+        self.log.touch()
+        self._stack, self.processes = ExitStack(), []
+        self.images = self._stack.enter_context(HttpServer())
+
+    @property
+    def environ(self):
+        return {
+            "REDIS_URL": self.redis.address,
+            "LABEL_STUDIO_URL": self.images.url,
+            "MODEL_DIR": str(self.folder),
+            "PADDLE_SAM_FETCH_TIMEOUT_S": "20",
+        }
+
+    def add(self, name, colour=(250, 0, 0), *, reply=None):
+        self.images.routes[f"/data/upload/1/{name}.png"] = reply or Reply(png(colour))
+
+    def web(self, **environ):
+        """A web process' embeddings, in this process."""
+        embeddings, _, rows = redis_parts.web(read({**self.environ, **environ}), VERSION, Metrics())
+        embeddings.metrics, embeddings.rows = embeddings._observer, rows
+        embeddings.start()
+        self._stack.callback(embeddings.close)
+        return embeddings
+
+    def worker(self, encode_s=0.0, *, wait=True, max_jobs=None, **environ):
+        """A worker process, ready for work unless told not to wait for that."""
+        arguments = [json.dumps({**self.environ, **environ}), str(self.log), str(encode_s)]
+        arguments += [str(max_jobs)] if max_jobs is not None else []
+        process = self.spawn("tests.cluster_worker", *arguments)
+        if wait:
+            with self.redis.client() as client:
+                name = f":{process.pid}".encode()
+                eventually(lambda: any(one.endswith(name) for one in client.zrange(KEYS.workers, 0, -1)))
+        return process
+
+    def spawn(self, module, *arguments, **options):
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", module, *arguments], cwd=ROOT, env={**os.environ}, **options
+        )
+        self.processes.append(process)
+        return process
+
+    def encodes(self, what="begin"):
+        """The colours whose encode began (or ended), in order."""
+        lines = [line.split() for line in self.log.read_text().splitlines()]
+        return [tuple(map(int, line[3].split(","))) for line in lines if line[0] == what]
+
+    def downloads(self):
+        return [path.rsplit("/", 1)[1].removesuffix(".png") for path in self.images.paths()]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+        self._stack.close()
