@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from backend.embedding_bytes import dump, load, rounded
+from backend.redis_keys import Keys
+from backend.redis_link import Link
+from backend.redis_store import RedisStore
 from backend.store import EmbeddingKey, FileStore, MemoryStore, TieredStore
 from model.types import Embedding
 from tests.fakes import FakeClock, embedding
+from tests.redis_server import redis_module_server, redis_server  # noqa: F401 - fixtures
 
 ENTRY = embedding(0.5).nbytes
 STORES = {
@@ -41,9 +45,14 @@ def make(request, tmp_path):
     return lambda limit=10_000_000: STORES[request.param](tmp_path, limit)
 
 
-@pytest.fixture
-def store(make):
-    return make()
+@pytest.fixture(params=[*STORES, "redis"])
+def store(request, tmp_path):
+    if request.param != "redis":
+        yield STORES[request.param](tmp_path, 10_000_000)
+        return
+    link = Link(request.getfixturevalue("redis_server").url)
+    yield RedisStore(link, Keys("contract", "SAM@1a2b3c4d"), 60.0)
+    link.close()
 
 
 # The contract
