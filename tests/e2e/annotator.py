@@ -1,0 +1,176 @@
+"""An annotator at work: Label Studio's editor in a real Chromium, driven by what a person would point at."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, Page, Playwright, Request, Response, StorageState
+
+SmartTool = Literal["key-point-tool", "rectangle-tool", "rectangle-3-point-tool"]
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE_MS = 60_000
+SETTLE_MS = 700
+"""The editor draws some time after it has got an answer; nothing in the page says when it is done."""
+
+
+@contextmanager
+def chromium(playwright: Playwright, executable: Path) -> Iterator[Browser]:
+    browser = playwright.chromium.launch(executable_path=executable, headless=True, args=list(FLAGS))
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+class Annotator:
+    """One person with one browser tab. Points are (x, y) in pixels of the upright image, as the test knows it."""
+
+    def __init__(self, browser: Browser, url: str, screenshots: Path, cookies: StorageState | None = None) -> None:
+        context = browser.new_context(viewport={"width": 1400, "height": 900}, storage_state=cookies)
+        context.set_default_timeout(PATIENCE_MS)
+        self.page: Page = context.new_page()
+        self.url = url
+        self.outside: list[str] = []
+        """Whatever the page asked of other hosts."""
+        self.clicks: list[dict] = []
+        """The context of each interactive request, oldest first."""
+        self._screenshots = screenshots
+        self._size_wh, self._turned = (0, 0), False
+        self.page.on("request", self._note)
+
+    def _note(self, request: Request) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme in ("http", "https", "ws", "wss") and parts.netloc != urlsplit(self.url).netloc:
+            self.outside.append(request.url)
+        if "interactive-annotating" in request.url:
+            self.clicks.append(json.loads(request.post_data or "{}")["context"])
+
+    def close(self) -> None:
+        self.page.context.close()
+
+    def log_in(self, username: str, password: str) -> StorageState:
+        """Log in on the page for it; return the cookies with which the next tab need not."""
+        self.page.goto(f"{self.url}/user/login/")
+        self.page.fill("#email", username)
+        self.page.fill("#password", password)
+        self.page.click("button[type=submit]")
+        self.page.wait_for_url(lambda url: "/user/login" not in url)
+        return {"cookies": self.page.context.storage_state()["cookies"]}
+
+    def open_task(self, project: int, task: int, size: tuple[int, int]) -> None:
+        """Open a task whose upright image has ``size`` (height, width), with Auto-Annotation switched on."""
+        self.page.goto(f"{self.url}/projects/{project}/data?task={task}")
+        self._canvas.wait_for()
+        self._size_wh, self._turned = (size[1], size[0]), False
+        self.page.wait_for_timeout(SETTLE_MS)
+        self._switch("bottombar-auto-annotation-toggle", True)
+
+    def auto_accept(self, on: bool) -> None:
+        self._switch("bottombar-auto-accept-toggle", on)
+
+    def _switch(self, name: str, on: bool) -> None:
+        toggle = self.page.get_by_test_id(name)
+        toggle.wait_for(state="attached")
+        if toggle.is_checked() != on:
+            toggle.click(force=True)
+        assert toggle.is_checked() == on
+        self.page.evaluate("document.activeElement.blur()")  # else it swallows the next keys
+
+    @property
+    def _canvas(self):
+        return self.page.locator(".konvajs-content").first
+
+    def show_image(self, number: int, size: tuple[int, int]) -> None:
+        """Go from the first to another image, counted from 0, of a task with several; ``size`` is (height, width)."""
+        for _ in range(number):
+            self.page.locator(".lsf-pagination__btn_arrow-right").first.click()
+            self.page.wait_for_timeout(SETTLE_MS)
+        self._size_wh = (size[1], size[0])
+
+    def turn_right(self) -> None:
+        """Turn the picture by a quarter, clockwise."""
+        self.page.locator('button[aria-label="rotate-right"]').click()
+        self.page.wait_for_timeout(SETTLE_MS)
+        self._turned = True
+
+    def choose(self, label: str, row: int, tool: SmartTool) -> None:
+        """Choose a label from the row of labels of this number, then a smart tool.
+
+        A label of KeyPointLabels or RectangleLabels has to be chosen anew for every prompt, one of Labels does not.
+        """
+        chip = self.page.locator(".lsf-labels").nth(row).locator(".lsf-label", has_text=label)
+        if "lsf-label_selected" not in (chip.get_attribute("class") or ""):  # else the click would take it back
+            chip.click()
+        self.page.locator(".lsf-toolbar__group > .lsf-tool_smart").hover()
+        chosen = self.page.locator(f'.lsf-toolbar__smart button[aria-label="{tool}"]')
+        chosen.click()
+        self.page.wait_for_selector(f'.lsf-tool_smart.lsf-tool_active[aria-label="{tool}"]', state="attached")
+
+    def _on_screen(self, point: tuple[float, float]) -> tuple[float, float]:
+        box = self._canvas.bounding_box()
+        assert box is not None
+        x, y = point[0] / self._size_wh[0], point[1] / self._size_wh[1]
+        if self._turned:
+            x, y = 1 - y, x
+        return box["x"] + box["width"] * x, box["y"] + box["height"] * y
+
+    def click(self, point: tuple[float, float], *, negative: bool = False) -> dict:
+        """Click; return what Label Studio answered the editor."""
+        x, y = self._on_screen(point)
+        with self._answer() as answered:
+            if negative:
+                self.page.keyboard.down("Alt")
+            self.page.mouse.click(x, y)
+            if negative:
+                self.page.keyboard.up("Alt")
+        return self._seen(answered)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> dict:
+        """Draw a rectangle; return what Label Studio answered the editor."""
+        self.page.mouse.move(*self._on_screen(start))
+        self.page.mouse.down()
+        self.page.mouse.move(*self._on_screen(((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)), steps=4)
+        self.page.mouse.move(*self._on_screen(end), steps=4)
+        with self._answer() as answered:
+            self.page.mouse.up()
+        return self._seen(answered)
+
+    def _answer(self):
+        return self.page.expect_response(lambda answer: "interactive-annotating" in answer.url)
+
+    def _seen(self, answered) -> dict:
+        answer: Response = answered.value
+        self.page.wait_for_timeout(SETTLE_MS)
+        return answer.json()
+
+    def accept(self) -> None:
+        self.page.get_by_test_id("bottombar-accept-suggestions-button").click()
+        self.page.wait_for_timeout(SETTLE_MS)
+
+    def submit(self) -> list[dict]:
+        """Submit; return the regions as Label Studio kept them."""
+        with self.page.expect_response(
+            lambda answer: "/annotations" in answer.url and answer.request.method == "POST"
+        ) as answered:
+            self.page.get_by_test_id("bottombar-submit-button").click()
+        assert answered.value.status == 201, answered.value.text()
+        return answered.value.json()["result"]
+
+    def photograph(self, name: str) -> Path:
+        self._screenshots.mkdir(parents=True, exist_ok=True)
+        path = self._screenshots / f"{name}.png"
+        self.page.mouse.move(5, 5)
+        self.page.screenshot(path=path)
+        return path

@@ -1,0 +1,47 @@
+"""The demo as a newcomer meets it: one command, one click, a mask; and what they find when they come back."""
+
+import json
+
+import pytest
+
+from backend.demo import SAMPLES
+from backend.demo_processes import is_free
+from backend.demo_project import TITLE
+from model.demo.scenes import render_scene
+from tests.scenes import iou
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
+
+
+def named(tasks: list[dict], name: str) -> int:
+    """Return the task of the image that was uploaded under this name."""
+    (found,) = [task["id"] for task in tasks if task["data"]["image"].endswith(f"-{name}")]
+    return found
+
+
+def test_a_newcomer_who_clicks_an_object_of_a_sample_sees_and_keeps_its_mask(studio, annotator, stored_masks):
+    name, sample = next(iter(json.loads((SAMPLES / "samples.json").read_text()).items()))
+    scene = render_scene(sample["seed"], tuple(sample["size"]), sample["family"])
+    task = named(studio.tasks(1), name)
+    annotator.open_task(1, task, scene.image.shape[:2])
+    number = max(range(len(scene.kinds)), key=lambda k: scene.own_mask(k).sum())
+    annotator.choose("Object", 0, "key-point-tool")
+    annotator.click(sample["objects"][number]["click"])
+    annotator.photograph("demo")
+    annotator.accept()
+    annotator.submit()
+    regions = [region for region in studio.stored(task) if region["type"] == "brush"]
+    assert iou(stored_masks.of(regions[0]), scene.masks[number]) >= 0.8
+
+
+def test_a_newcomer_who_stops_the_demo_and_starts_it_again_finds_what_was_labelled(studio, annotator):
+    before = studio.tasks(1)
+    login = studio.username, studio.password
+    assert studio.stop() == 0
+    assert all(is_free(int(url.rpartition(":")[2])) for url in (studio.url, studio.backend_url))
+    studio.start()
+    assert (studio.username, studio.password) == login
+    assert [task["id"] for task in studio.tasks(1)] == [task["id"] for task in before]
+    assert [task["total_annotations"] for task in studio.tasks(1)] == [task["total_annotations"] for task in before]
+    titles = [project["title"] for project in studio.api.get("/api/projects/").json()["results"]]
+    assert titles.count(TITLE) == 1
