@@ -176,6 +176,7 @@ def test_a_click_on_a_prefetched_image_overtakes_its_own_prefetch(cluster):
 
 def test_a_click_that_cannot_wait_leaves_with_a_reason_and_the_work_goes_on(cluster):
     web, _ = cluster.web(), cluster.worker(encode_s=1.0)
+    eventually(lambda: web.is_ready)
     started = time.monotonic()
     with pytest.raises(RetryLater) as caught:
         web.get(ref("red"), 0.2)
