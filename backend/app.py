@@ -6,6 +6,7 @@ from the annotator and leaves the prompt behind. The reason goes to the log, the
 
 import hmac
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,15 +29,18 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass(frozen=True)
 class Access:
-    """Who may call, and with how large a body.
+    """Who may call, with how large a body, and how many at once.
 
     Attributes:
+        max_body_bytes: a larger request is not read.
+        max_predicts: how many predictions may be in hand, most of them waiting; what comes beyond them is answered
+            empty at once, so that the threads left over go on answering that the service is up.
         user: Basic auth user, None to let everybody in.
         password: Basic auth password.
-        max_body_bytes: a larger request is not read.
     """
 
     max_body_bytes: int
+    max_predicts: int = 32
     user: str | None = None
     password: Secret | None = None
 
@@ -62,6 +66,7 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
     app.config["MAX_CONTENT_LENGTH"] = access.max_body_bytes
     _guard(app, access, segmenter, metrics)
     version = segmenter.model_version
+    places = threading.BoundedSemaphore(access.max_predicts)
 
     @app.get("/health")
     def health() -> Response:
@@ -77,7 +82,7 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
 
     @app.post("/setup")
     def setup() -> Response:
-        segmenter.setup(protocol.parse_setup(request.get_data(cache=False)))
+        segmenter.setup(protocol.parse_setup(_body(access)))
         return _json(protocol.dump_setup(version))
 
     @app.get("/versions")
@@ -87,10 +92,17 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
     @app.post("/predict")
     def predict() -> Response:
         start = time.perf_counter()
-        body = request.get_data(cache=False)
+        body = _body(access)
         received = time.perf_counter()
         asked = protocol.parse_predict(body)
-        predictions = segmenter.predict(asked)
+        if places.acquire(blocking=False):
+            try:
+                predictions = segmenter.predict(asked)
+            finally:
+                places.release()
+        else:
+            overloaded = Prediction((), 0.0, version, (Reason.OVERLOADED,))
+            predictions = (overloaded,) * max(1, len(asked.tasks))
         answer = protocol.dump_predictions(predictions)
         took = time.perf_counter() - start
         metrics.answered(predictions, received_s=received - start, total_s=took, body_bytes=len(body))
@@ -99,7 +111,7 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
 
     @app.post("/webhook")
     def webhook() -> Response:
-        segmenter.webhook(protocol.parse_webhook(request.get_data(cache=False)))
+        segmenter.webhook(protocol.parse_webhook(_body(access)))
         return _json(b'{"status":"ok"}')
 
     @app.get("/metrics")
@@ -154,6 +166,14 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
         metrics.refused(Reason.INTERNAL_ERROR)
         logger.exception("event=defect path=%s", request.path, exc_info=error)
         return _json(protocol.dump_error("internal error; the log has the details"), 500)
+
+
+def _body(access: Access) -> bytes:
+    """Return the request's body; what is too long raises, and is answered, as ``RequestEntityTooLarge``."""
+    body = request.get_data(cache=False)
+    if request.content_length is None and len(body) >= access.max_body_bytes:
+        raise RequestEntityTooLarge  # Werkzeug cuts a body of unknown length off without a word
+    return body
 
 
 def _log(asked: PredictRequest, predictions: Sequence[Prediction], took_s: float, body_bytes: int) -> None:

@@ -211,7 +211,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     def status() -> Status:
         return _status(settings, checkpoint, embeddings, decoder, store, metrics, more())
 
-    access = Access(settings.max_body_mb * MB, settings.basic_auth_user, settings.basic_auth_pass)
+    access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
     return Service(create_app(segmenter, metrics, status, access), segmenter, metrics, start, close)
 
 

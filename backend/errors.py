@@ -57,6 +57,7 @@ class Reason(str, Enum):
     IMAGE_FETCH_FAILED = "image_fetch_failed"
     LABEL_STUDIO_UNREACHABLE = "label_studio_unreachable"
     BUDGET_EXCEEDED = "budget_exceeded"
+    OVERLOADED = "overloaded"
     SUPERSEDED = "superseded"
     STORE_UNAVAILABLE = "store_unavailable"
     MODEL_NOT_READY = "model_not_ready"

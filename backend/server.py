@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 STOP_WITHIN_S = 30
+SPARE_THREADS = 8
+"""For what never waits: /health and its like, while clicks wait in all of ``settings.threads``."""
 
 
 class PortTakenError(OSError):
@@ -25,7 +27,7 @@ class PortTakenError(OSError):
 
 
 class Server(BaseApplication):
-    """One listening address, ``settings.workers`` processes, each with ``settings.threads`` threads."""
+    """One listening address and ``settings.workers`` processes, each for ``settings.threads`` predictions at a time."""
 
     def __init__(self, settings: Settings, checkpoint: Checkpoint) -> None:
         self._settings, self._checkpoint = settings, checkpoint
@@ -38,7 +40,7 @@ class Server(BaseApplication):
             "bind": f"{self._settings.host}:{self._settings.port}",
             "workers": self._settings.workers,
             "worker_class": "gthread",
-            "threads": self._settings.threads,
+            "threads": self._settings.threads + SPARE_THREADS,
             "timeout": 0,  # a worker whose threads encode is not stuck
             "graceful_timeout": STOP_WITHIN_S,
             "keepalive": 30,

@@ -152,3 +152,13 @@ class Service:
 
 def tasks(*uris: str, first: int = 1) -> tuple[Task, ...]:
     return tuple(Task(first + place, {"image": uri}) for place, uri in enumerate(uris))
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Return as soon as something is so; fail when it is not in time."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.005)):
+        if is_so():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it did not come about in time")

@@ -1,6 +1,7 @@
 """The routes: recorded requests get answers of the recorded shape, and whatever else comes gets a short, right one."""
 
 import base64
+import io
 import json
 import logging
 import threading
@@ -13,11 +14,11 @@ from backend.errors import Reason
 from backend.types import Secret
 from tests.answers import checked, mask_of
 from tests.fakes import png
-from tests.service import IMAGE, MB, SIZE_WH, VERSION, Service
+from tests.service import IMAGE, MB, SIZE_WH, VERSION, Service, wait_until
 from tests.wire import GOLDEN, click, encoded, recorded, rectangle, result
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
-LOCKED = Access(20 * MB, "annotator", Secret("paßwort:1"))
+LOCKED = Access(20 * MB, user="annotator", password=Secret("paßwort:1"))
 SOON_S = 10.0
 
 
@@ -162,6 +163,39 @@ def test_health_and_setup_answer_while_the_decoder_is_busy(service, client):
         clicking.join(SOON_S)
 
 
+def test_clicks_beyond_those_that_may_wait_are_answered_empty_at_once():
+    with Service(access=Access(20 * MB, max_predicts=2)) as service:
+        service.encoder.gate.clear()
+        answers = []
+
+        def ask():
+            answers.append(service.app.test_client().post("/predict", data=encoded(small_click())).json)
+
+        waiting = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in waiting:
+            thread.start()
+        assert service.encoder.running.wait(SOON_S)
+        wait_until(lambda: service.count("paddle_sam_waiting") == 2)
+        [item] = service.predict(small_click())
+        assert item["result"] == []
+        assert service.reasons() == ["overloaded"]
+        service.encoder.gate.set()
+        for thread in waiting:
+            thread.join(SOON_S)
+        assert all(answer["results"][0]["result"] for answer in answers)
+        [item] = service.predict(small_click())
+        assert item["result"]
+
+
+def test_a_refused_or_failed_prediction_gives_its_place_back():
+    with Service(access=Access(20 * MB, max_predicts=1)) as service:
+        service.client.post("/predict", data=b"hello")
+        service.decoder.failures.append(ZeroDivisionError())
+        service.predict(small_click())
+        [item] = service.predict(small_click())
+        assert item["result"]
+
+
 # Who may call.
 
 
@@ -240,6 +274,15 @@ def test_a_click_too_large_to_be_read_gets_an_empty_answer():
         assert service.count("paddle_sam_reasons_total", reason="body_too_large") == 1
         [item] = service.predict({"tasks": [{"id": 1}]})
         assert item["result"] == []
+
+
+@pytest.mark.parametrize("size", [1001, 5000])
+def test_a_click_of_unknown_length_too_large_to_be_read_gets_an_empty_answer(size):
+    unknown = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    with Service(access=Access(1000)) as service:
+        answer = service.client.post("/predict", input_stream=io.BytesIO(b" " * size), environ_overrides=unknown)
+        assert answer.json == {"results": [{"result": [], "score": 0.0, "model_version": VERSION}]}
+        assert service.count("paddle_sam_reasons_total", reason="body_too_large") == 1
 
 
 @pytest.mark.parametrize("path", ["/setup", "/webhook"])

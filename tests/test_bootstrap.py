@@ -18,19 +18,11 @@ from model.weights import WeightsError, names, native
 from tests.answers import checked, mask_of
 from tests.checkpoints import random_checkpoint
 from tests.fakes import png
+from tests.service import wait_until
 from tests.wire import click, encoded, result
 
 BROWSER = {"Accept": "text/html"}
 SOON_S = 30.0
-
-
-def wait_until(is_so, seconds=SOON_S):
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if is_so():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it did not come about in time")
 
 
 def settings(folder, **environ):

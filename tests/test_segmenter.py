@@ -13,7 +13,7 @@ from backend.types import SetupRequest, WebhookEvent
 from model.errors import CapabilityError
 from model.types import Mask
 from tests.fakes import embedding, png
-from tests.service import IMAGE, SIZE_WH, VERSION, FakeNextTasks, Service, tasks
+from tests.service import IMAGE, SIZE_WH, VERSION, FakeNextTasks, Service, tasks, wait_until
 from tests.wire import CONFIG, click, encoded, recorded, rectangle, result
 
 SOON_S = 10.0
@@ -42,15 +42,6 @@ def point(x=25.0, y=50.0, **changes):
 
 def box(x, y, width, height, **changes):
     return rectangle(x, y, width, height, **({"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]} | changes))
-
-
-def wait_until(is_so, seconds=SOON_S):
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.005)):
-        if is_so():
-            return
-        pause.wait(0.005)
-    raise AssertionError("it did not come about in time")
 
 
 def test_a_click_becomes_a_region(service):

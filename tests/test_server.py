@@ -1,0 +1,154 @@
+"""The service as a real process: its port, its signals, its answers over a socket."""
+
+import contextlib
+import json
+import signal
+import socket
+import threading
+
+import pytest
+
+from model.weights import native
+from tests.answers import mask_of
+from tests.checkpoints import random_checkpoint
+from tests.processes import Server, free_port, run, serving
+from tests.service import wait_until
+from tests.test_bootstrap import click_on, data_uri
+from tests.wire import encoded
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    return str(native.write(random_checkpoint(), folder / "small.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, weights):
+    with serving(tmp_path_factory.mktemp("server"), PADDLE_SAM_WEIGHTS=weights, PADDLE_SAM_MAX_BODY_MB="1") as server:
+        yield server
+
+
+def raw(server: Server, message: bytes, timeout_s: float = 30.0) -> bytes:
+    """Send bytes as they are and return what comes back until the server hangs up."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=timeout_s) as line:
+        line.sendall(message)
+        with contextlib.suppress(OSError):  # the server may have hung up already
+            line.shutdown(socket.SHUT_WR)
+        parts = []
+        while part := line.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def test_it_answers_a_click_over_a_socket(server):
+    status, answer = server.ask("/predict", encoded(click_on(data_uri())))
+    assert status == 200
+    [item] = json.loads(answer)["results"]
+    assert item["model_version"].startswith("small@")
+    assert all(mask_of(entry).shape == (60, 80) for entry in item["result"])
+
+
+def test_it_says_where_it_is(server):
+    assert "small@" in server.log
+    assert f"http://127.0.0.1:{server.port}" in server.log
+
+
+def test_a_browser_sees_the_status_page_turn_ready(server):
+    wait_until(lambda: b">ready<" in server.ask("/", Accept="text/html")[1])
+    page = server.ask("/", Accept="text/html")[1].decode()
+    assert "small@" in page
+    assert "cpu" in page
+
+
+def test_requests_are_logged_in_one_line_each(server):
+    server.ask("/predict", encoded(click_on(data_uri(colour=(1, 2, 3)))))
+    wait_until(lambda: "event=predicted project=1 tasks=1" in server.log)
+
+
+def test_several_requests_go_over_one_connection(server):
+    head = b"GET /health HTTP/1.1\r\nHost: x\r\n%s\r\n"
+    answer = raw(server, head % b"" + head % b"" + head % b"Connection: close\r\n")
+    assert answer.count(b'{"status":"UP"') == 3
+
+
+def test_a_body_without_a_length_is_read(server):
+    body = encoded(click_on(data_uri()))
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:100], body[100:])) + b"0\r\n\r\n"
+    answer = raw(
+        server, b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunks
+    )
+    assert b"200 OK" in answer.splitlines()[0]
+    assert b'"model_version":"small@' in answer
+
+
+def test_a_click_that_is_too_large_is_an_empty_answer_over_a_socket_too(server):
+    status, answer = server.ask("/predict", b" " * 3_000_000)
+    assert status == 200
+    assert json.loads(answer)["results"][0]["result"] == []
+
+
+@pytest.mark.parametrize("message", [
+    b"hello\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{",
+    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+])  # fmt: skip
+def test_what_is_no_request_harms_nobody(server, message):
+    try:
+        answer = raw(server, message)
+    except ConnectionError:
+        answer = b""  # hung up on before everything was sent
+    assert not answer or answer.startswith(b"HTTP/1.1 4"), answer[:200]
+    assert server.ask("/health")[0] == 200
+    assert "Traceback" not in server.log
+
+
+def test_connections_that_say_nothing_leave_others_alone(server):
+    lines = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(30)]
+    try:
+        assert server.ask("/health")[0] == 200
+    finally:
+        for line in lines:
+            line.close()
+
+
+def test_a_taken_port_is_refused_in_one_sentence(weights):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("serve", "--host", "127.0.0.1", "--port", str(port), PADDLE_SAM_WEIGHTS=weights)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+    assert "PORT" in done.stderr
+
+
+def test_an_address_of_another_machine_is_refused(weights):
+    done = run("serve", "--host", "203.0.113.1", "--port", str(free_port()), PADDLE_SAM_WEIGHTS=weights)
+    assert done.returncode == 2
+    assert "cannot listen on 203.0.113.1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sigterm_lets_a_click_in_hand_finish_and_ends_well(tmp_path, weights):
+    """A first click while the model still loads is the longest there is."""
+    with serving(tmp_path, PADDLE_SAM_WEIGHTS=weights) as server:
+        answers = []
+        body = encoded(click_on(data_uri((1600, 1200)), (1600, 1200)))
+        clicking = threading.Thread(target=lambda: answers.append(server.ask("/predict", body)))
+        clicking.start()
+        wait_until(lambda: b"paddle_sam_waiting 1.0" in server.ask("/metrics")[1] or not clicking.is_alive())
+        assert server.stop(signal.SIGTERM) == 0
+        clicking.join(60)
+    [(status, answer)] = answers
+    assert status == 200
+    assert json.loads(answer)["results"][0]["model_version"].startswith("small@")
+    assert "Traceback" not in server.log
+
+
+def test_ctrl_c_ends_it_without_a_traceback(tmp_path, weights):
+    with serving(tmp_path, PADDLE_SAM_WEIGHTS=weights) as server:
+        assert server.stop(signal.SIGINT) == 0
+    assert "Traceback" not in server.log
+    assert "KeyboardInterrupt" not in server.log
