@@ -278,7 +278,7 @@ def test_a_click_too_large_to_be_read_gets_an_empty_answer():
 
 @pytest.mark.parametrize("size", [1001, 5000])
 def test_a_click_of_unknown_length_too_large_to_be_read_gets_an_empty_answer(size):
-    unknown = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    unknown = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
     with Service(access=Access(1000)) as service:
         answer = service.client.post("/predict", input_stream=io.BytesIO(b" " * size), environ_overrides=unknown)
         assert answer.json == {"results": [{"result": [], "score": 0.0, "model_version": VERSION}]}
