@@ -46,13 +46,20 @@ def serve(port: int | None, host: str | None, weights: str | None) -> None:
 @main.command()
 @click.option("--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS]")
 @click.option("--device", help="auto, cpu, gpu or gpu:N; one worker per device.  [env: DEVICE; default: auto]")
-def worker(weights: str | None, device: str | None) -> None:
+@click.option("--check", is_flag=True, help="Only tell, by the exit code, whether this machine's worker is alive.")
+def worker(weights: str | None, device: str | None, check: bool) -> None:
     """Encode images for the web processes that share REDIS_URL, until stopped."""
     settings = _settings({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     if settings.redis_url is None:
         _refuse("a worker shares its work over Redis: set REDIS_URL, here and for the web processes")
-    from backend import bootstrap, logs
+    from backend import bootstrap, logs, redis_parts
+    from backend.errors import RetryLater
 
+    if check:
+        try:
+            sys.exit(GOOD if redis_parts.has_worker(settings) else PROBLEMS_FOUND)
+        except RetryLater as error:
+            _refuse(str(error))
     logs.configure(settings.log_level)
     try:
         checkpoint = bootstrap.read_weights(settings)

@@ -34,8 +34,8 @@ class ClusterState:
 
     Attributes:
         is_known: whether it has been looked at yet.
-        workers: how many are alive.
-        worker_names: host and process of each.
+        worker_names: host and process of each worker that is alive.
+        strangers: workers that are alive and encode with other weights, which their names end with.
         queues: the most urgent first.
         encodes: how many the workers have made since Redis was last empty.
         fetches: how many images they fetched for it.
@@ -45,6 +45,7 @@ class ClusterState:
 
     is_known: bool = False
     worker_names: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
     queues: tuple[QueueState, ...] = ()
     encodes: int = 0
     fetches: int = 0
@@ -81,17 +82,27 @@ class Cluster:
         start = self._clock()
         self._link.call(lambda client: client.ping())
         took = self._clock() - start
-        alive = self._link.call(lambda client: client.eval(_ALIVE, 1, self._keys.workers, str(ALIVE_S)))
+        alive = self.alive()
         counts = self._link.call(lambda client: client.hmget(self._keys.counts, ["encode", "fetch", "failure"]))
-        names = tuple(sorted(name.decode(errors="replace") for name in alive if isinstance(name, bytes)))
+        ours = tuple(name.split(" ")[0] for name in alive if name.endswith(f" {self._keys.model}"))
+        strangers = tuple(name for name in alive if not name.endswith(f" {self._keys.model}"))
         encodes, fetches, failures = (int(one) if one is not None and one.isdigit() else 0 for one in counts)
-        self.state = ClusterState(True, names, self._queues.states(), encodes, fetches, failures, took)
+        self.state = ClusterState(True, ours, strangers, self._queues.states(), encodes, fetches, failures, took)
         return self.state
 
     def refresh(self) -> None:
         """Take a new look; the old one stays where that fails."""
         with suppress(RetryLater):  # the link's trouble is shown beside
             self.look()
+
+    def alive(self) -> tuple[str, ...]:
+        """Return the names of the workers that are alive, of all models.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        found = self._link.call(lambda client: client.eval(_ALIVE, 1, self._keys.workers, str(ALIVE_S)))
+        return tuple(sorted(name.decode(errors="replace") for name in found if isinstance(name, bytes)))
 
     def beat(self, name: str) -> None:
         """Say that a worker is alive.

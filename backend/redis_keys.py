@@ -76,8 +76,12 @@ class Keys:
 
     @property
     def workers(self) -> str:
-        """The worker processes, by name, each with when it was last heard of on Redis' own clock."""
-        return f"{self.prefix}:{self.model}:workers"
+        """The worker processes of all models, each with when it was last heard of on Redis' own clock."""
+        return f"{self.prefix}:workers"
+
+    def worker(self, host: str, pid: int) -> str:
+        """What a worker is called among them."""
+        return f"{host}:{pid} {self.model}"
 
     @property
     def counts(self) -> str:

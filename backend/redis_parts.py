@@ -69,7 +69,7 @@ def worker(
         load: returns the encoder; called once.
     """
     link, keys, _, cluster = link_and_cluster(settings, model_version)
-    name = f"{socket.gethostname()}:{os.getpid()}"
+    name = keys.worker(socket.gethostname(), os.getpid())
     metrics = Metrics()
     store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage)
     warm = WarmLoad(load)
@@ -88,6 +88,19 @@ def worker(
         count=cluster.count,
     )
     return Worker(link, keys, job, queue, warm, leases, on_stop=lambda: cluster.leave(name))
+
+
+def has_worker(settings: Settings) -> bool:
+    """Whether a worker on this machine, or in this container, is alive.
+
+    Raises:
+        RetryLater: Redis does not answer.
+    """
+    link, _, _, cluster = link_and_cluster(settings, "")
+    try:
+        return any(name.startswith(f"{socket.gethostname()}:") for name in cluster.alive())
+    finally:
+        link.close()
 
 
 def _watch(embeddings: QueuedEmbeddings, metrics: Metrics) -> None:

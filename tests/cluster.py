@@ -78,8 +78,8 @@ class Cluster:
         process = self.spawn("tests.cluster_worker", *arguments)
         if wait:
             with self.redis.client() as client:
-                name = f":{process.pid}".encode()
-                eventually(lambda: any(one.endswith(name) for one in client.zrange(KEYS.workers, 0, -1)))
+                name = f":{process.pid} ".encode()
+                eventually(lambda: any(name in one for one in client.zrange(KEYS.workers, 0, -1)))
         return process
 
     def spawn(self, module, *arguments, **options):

@@ -1,0 +1,46 @@
+# One image for web processes and workers: `serve` (the default) or `worker`.
+#   docker build --target cpu -t paddle-sam-backend:cpu .
+#   docker build --target gpu -t paddle-sam-backend:gpu .
+# What compiles or downloads stays in the build stages; weights come in through a volume.
+ARG PYTHON=3.11
+
+FROM python:${PYTHON}-slim AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /venv
+ENV PATH=/venv/bin:$PATH
+
+FROM build AS build-cpu
+COPY requirements.txt /build/
+RUN pip install -r /build/requirements.txt
+
+FROM build AS build-gpu
+# Paddle serves its GPU builds from its own index, one per CUDA version; they bring CUDA's libraries as wheels.
+ARG PADDLE_INDEX=https://www.paddlepaddle.org.cn/packages/stable/cu126/
+COPY requirements-gpu.txt /build/
+RUN pip install -r /build/requirements-gpu.txt --extra-index-url ${PADDLE_INDEX}
+
+FROM python:${PYTHON}-slim AS base
+# Paddle needs OpenMP's runtime, nothing here needs a compiler.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --create-home paddle-sam \
+    && install -d -o paddle-sam /weights /cache
+WORKDIR /app
+COPY LICENSE NOTICE ./
+COPY model ./model
+COPY backend ./backend
+COPY _wsgi.py ./
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    MODEL_DIR=/weights PADDLE_SAM_CACHE_DIR=/cache
+VOLUME ["/weights", "/cache"]
+EXPOSE 9090
+USER paddle-sam
+ENTRYPOINT ["python", "-m", "backend"]
+CMD ["serve"]
+
+FROM base AS gpu
+COPY --from=build-gpu /venv /venv
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# Last, so that it is what `docker build .` makes.
+FROM base AS cpu
+COPY --from=build-cpu /venv /venv

@@ -1,0 +1,17 @@
+"""For those who start a backend the way label-studio-ml's examples do: ``gunicorn --threads 32 --timeout 0 _wsgi:app``.
+
+The same settings as ``python -m backend serve``, from the environment. Works with ``--preload`` too: building the
+application neither imports Paddle nor connects to anything, and its threads start with the first request.
+"""
+
+import atexit
+import os
+
+from backend import bootstrap, logs
+from backend.settings import read
+
+settings = read(os.environ)
+logs.configure(settings.log_level)
+service = bootstrap.build(settings, bootstrap.read_weights(settings))
+atexit.register(service.close)
+app = service.app
