@@ -1,0 +1,172 @@
+"""Workers and web processes over one Redis: how they scale, what a hit costs, and whether waiting costs anything.
+
+Times, not rates: 1.8 times the images per second is 0.56 times the time per image. Where the processors are fewer than
+the processes that compute, the ratio is reported and asks for no more than that two are not slower than one.
+"""
+
+import base64
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from backend import bootstrap
+from backend.contents import place_of
+from backend.encode_queue import Priority
+from backend.jobs import JobQueues
+from backend.redis_keys import Keys
+from backend.redis_link import Link
+from backend.redis_store import RedisStore
+from backend.settings import read
+from backend.types import ImageRef
+from model.device import cpu_count
+from tests.benchmarks.rows import Row, limit, milliseconds, say
+from tests.cluster import KEYS, Cluster, eventually, ref
+from tests.fakes import embedding, png
+from tests.redis_server import PROGRAM, RedisServer
+from tests.test_store import key
+
+SCALING = 1 / 1.8
+STAND_IN_S, IMAGES, DEMO_IMAGES = 0.1, 60, 24
+CLICKS_S = 8.0
+HIT_LIMIT_MS, HITS = 3.0, 200
+WAITERS, WAITING_GOAL = 200, 2.0
+PATIENCE_S = 300.0
+
+
+def run() -> list[Row]:
+    """Measure everything; nothing where there is no redis-server."""
+    if PROGRAM is None:
+        say("skipped cluster: needs redis-server on the PATH (apt-get install redis-server)")
+        return []
+    return [hit(), encodes("stand-in"), encodes("demo"), warm_clicks(), waiting()]
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A Redis with room, and nothing else yet."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        RedisServer(Path(folder), maxmemory="1gb") as server,
+        Cluster(server, Path(folder)) as made,
+    ):
+        yield made
+
+
+def hit() -> Row:
+    """How long a value of 2 MiB takes from Redis on loopback, checked and unpacked."""
+    with cluster() as one:
+        link = Link(one.redis.url)
+        store, wanted = RedisStore(link, KEYS, 60.0), replace(key(), dtype="float16")
+        store.put(wanted, embedding(shape=(256, 64, 64)))
+        found = [milliseconds(lambda: store.fetch(wanted)) for _ in range(HITS)]
+        link.close()
+    return limit("Redis hit, 2 MiB, median", statistics.median(found), HIT_LIMIT_MS, "ms")
+
+
+def encodes(encoder: str) -> Row:
+    """The time per image with two workers beside that with one."""
+    one, two = (_ms_per_image(encoder, workers) for workers in (1, 2))
+    goal = SCALING if encoder == "stand-in" or cpu_count() > 2 else 1.0
+    return Row(f"per image, two workers, {encoder}", two, one, "ms", "one worker", goal, two / one)
+
+
+def _ms_per_image(encoder: str, workers: int) -> float:
+    with cluster() as one:
+        link = Link(one.redis.url)
+        if encoder == "stand-in":
+            keys, count = KEYS, IMAGES
+            for _ in range(workers):
+                one.worker(STAND_IN_S)
+        else:
+            keys, count = _demo_workers(one, workers), DEMO_IMAGES
+        refs = [
+            ImageRef(f"data:image/png;base64,{base64.b64encode(png((number, 9, 9))).decode()}", number, 1)
+            for number in range(count)
+        ]
+        queues = JobQueues(link, keys)
+        start = time.perf_counter()
+        for item in refs:
+            queues.ask(item, place_of(item), Priority.BULK)
+        eventually(lambda: _done(link, keys) == count, PATIENCE_S)
+        took = time.perf_counter() - start
+        link.close()
+    say(f"measured {workers} workers, {encoder}: {count / took:.1f} images/s")
+    return took / count * 1000
+
+
+def _done(link: Link, keys: Keys) -> int:
+    return link.call(lambda client: sum(1 for _ in client.scan_iter(f"{keys.prefix}:*:place:*", count=1000)))
+
+
+def _demo_workers(one: Cluster, workers: int) -> Keys:
+    """Start real workers with the demo model, one thread each."""
+    environ = {**os.environ, **one.environ, "PADDLE_SAM_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    started = []
+    for _ in range(workers):
+        process = one.spawn("backend", "worker", env=environ)
+        started.append(f":{process.pid} ".encode())
+    with one.redis.client() as client:
+        eventually(
+            lambda: all(any(name in seen for seen in client.zrange(KEYS.workers, 0, -1)) for name in started),
+            PATIENCE_S,
+        )
+    return Keys(KEYS.prefix, bootstrap.read_weights(read(one.environ)).model_version)
+
+
+def warm_clicks() -> Row:
+    """The time per warm click, with two web processes beside one."""
+    with cluster() as one:
+        _demo_workers(one, 1)
+        counts = {}
+        for processes in (1, 2):
+            started = [
+                one.spawn(
+                    "tests.benchmarks.cluster_clicks",
+                    json.dumps({**one.environ, "PADDLE_SAM_DEVICE": "cpu"}),
+                    str(CLICKS_S),
+                    stdout=subprocess.PIPE,
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                )
+                for _ in range(processes)
+            ]
+            counts[processes] = sum(json.loads(each.communicate(timeout=PATIENCE_S)[0]) for each in started)
+            say(f"measured {processes} web processes: {counts[processes]:.1f} clicks/s")
+    goal = SCALING if cpu_count() > 2 else 1.0
+    times = {processes: 1000 / rate for processes, rate in counts.items()}
+    return Row("per warm click, two web processes", times[2], times[1], "ms", "one process", goal, times[2] / times[1])
+
+
+def waiting() -> Row:
+    """The 95th percentile of finding a warm embedding while 200 clicks wait, beside that while none does."""
+    with cluster() as one:
+        one.add("warm", (0, 0, 250))
+        one.add("cold", (250, 0, 0))
+        web, worker = one.web(), one.worker()
+        web.get(ref("warm"), PATIENCE_S)
+        quiet = _p95(web)
+        worker.terminate()
+        worker.wait()
+        with ThreadPoolExecutor(WAITERS) as pool:
+            for _ in range(WAITERS):
+                pool.submit(web.get, ref("cold"), PATIENCE_S)
+            eventually(lambda: web.metrics.registry.get_sample_value("paddle_sam_waiting") == WAITERS)
+            crowded = _p95(web)
+            one.worker()
+    name = "finding a warm embedding, 200 waiting, p95"
+    return Row(name, crowded, quiet, "ms", "none waiting", WAITING_GOAL, crowded / quiet)
+
+
+def _p95(web) -> float:
+    found = []
+    for _ in range(400):
+        found.append(milliseconds(lambda: web.get(ref("warm"), 0.0)))
+        time.sleep(0.002)
+    return statistics.quantiles(found, n=20)[-1]
