@@ -57,6 +57,7 @@ class Cluster:
             "LABEL_STUDIO_URL": self.images.url,
             "MODEL_DIR": str(self.folder),
             "PADDLE_SAM_FETCH_TIMEOUT_S": "20",
+            "LOG_LEVEL": "warning",
         }
 
     def add(self, name, colour=(250, 0, 0), *, reply=None):
