@@ -23,7 +23,8 @@ def table(rows: list[Row]) -> str:
     lines = [f"{'what':44} {'ours':>10} {'reference':>10} {'ratio':>7} {'goal':>7}  against"]
     for row in rows:
         verdict = "" if row.is_met else "  MISSED"
-        figures = f"{row.ours:8.1f} {row.unit:2}{row.reference:9.1f} {row.unit:2} {row.ratio:6.2f} {row.goal:6.2f}"
+        goal = "-" if row.goal is None else f"{row.goal:.2f}"
+        figures = f"{row.ours:8.1f} {row.unit:2}{row.reference:9.1f} {row.unit:2} {row.ratio:6.2f} {goal:>6}"
         lines.append(f"{row.name:44}{figures}   {row.against}{verdict}")
     return "\n".join(lines)
 
