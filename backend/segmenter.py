@@ -140,7 +140,9 @@ class Segmenter:
         for (to_name, item_index), context in _by_image(request.context or ()).items():
             try:
                 controls = label_config.on_image(label_config.parse(request.label_config), to_name)
-                ref = task_images.image_ref(controls.images[0], task, request.project_id, item_index)
+                [image] = controls.images
+                context = [replace(region, to_name=image.name) for region in context]  # it may have named none
+                ref = task_images.image_ref(image, task, request.project_id, item_index)
                 objects, skipped = self._objects(context, ref, deadline)
                 reasons += [one.reason for one in skipped]
                 drawn = self._segment(objects, controls, ref, deadline)

@@ -133,6 +133,11 @@ def test_a_caller_that_tells_no_size_gets_masks_of_the_images_own(service):
     assert service.decoder.prompts[0].point_coords.tolist() == [[20.0, 30.0]]
 
 
+def test_a_prompt_that_names_no_image_is_answered_with_the_name_of_the_only_one(service):
+    [answer] = service.segmenter.predict(asked(point(to_name="")))
+    assert [region.to_name for region in answer.result] == ["image"]
+
+
 def test_a_copy_scaled_down_to_a_pixel_still_counts_as_one():
     assert at_size(embedding(original_size=(1000, 2000)), (1, 2)).original_size == (1, 2)
 
