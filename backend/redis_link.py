@@ -31,6 +31,9 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 4.0
 REFUSAL_SHOWN_S = 30.0
 
+READ_BYTES = 4 << 20
+"""An embedding in one piece: redis-py's 32 KiB make 64 pieces of it, and a busy machine may pause before each."""
+
 
 class Link:
     """One Redis, with as many connections as there are callers at a time; safe from many threads."""
@@ -84,6 +87,7 @@ class Link:
             self._url.value,
             retry=Retry(NoBackoff(), 1),  # a connection that the server closed while idle is opened anew
             health_check_interval=10,
+            socket_read_size=READ_BYTES,
             **self._timeouts,
         )
 
