@@ -70,6 +70,8 @@ def test_a_device_may_be_named_in_the_usual_ways(name, value, device):
         ("PADDLE_SAM_ALLOWED_HOSTS", "http://minio", "minio:9000"),
         ("PADDLE_SAM_OUTPUT_PREFERENCE", "brush, keypoint", "brush, bitmask, polygon, rectangle, ellipse"),
         ("PADDLE_SAM_EMBEDDING_DTYPE", "int8", "'float16' or 'float32'"),
+        ("PADDLE_SAM_REDIS_PREFIX", "a b", "letters, digits"),
+        ("PADDLE_SAM_REDIS_TTL_S", "0", "greater than or equal to 1"),
     ],
 )
 def test_a_wrong_value_is_answered_with_its_name_its_value_and_what_was_expected(name, value, expected):
@@ -128,3 +130,21 @@ def test_any_environment_gives_settings_or_named_problems(environ):
     except SettingsError as error:
         found = error.problems
     assert all(problem.split("=")[0] in NAMES or "both or neither" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://redis:6379/0", "rediss://:word@redis.example.com", "redis://user:word@[::1]/3", "unix:///run/redis"],
+)
+def test_an_address_of_redis_may_hold_a_password_and_never_shows_it(url):
+    settings = read({"REDIS_URL": f" {url} "})
+    assert settings.redis_url is not None
+    assert settings.redis_url.value == url
+    assert "word" not in repr(settings)
+
+
+@pytest.mark.parametrize("url", ["http://:word@redis", "redis:6379", "redis://:word@host:port", "unix:", "redis://"])
+def test_another_address_is_refused_without_showing_it(url):
+    (problem,) = problems({"REDIS_URL": url})
+    assert problem.startswith("REDIS_URL=***: expected an address such as redis://")
+    assert "word@host" not in problem
