@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, Playwright, Request, Response, StorageState
+from playwright.sync_api import Browser, Page, Playwright, Request, Response, StorageState, ViewportSize
 
 SmartTool = Literal["key-point-tool", "rectangle-tool", "rectangle-3-point-tool"]
 
@@ -20,6 +20,9 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+VIEWPORT: ViewportSize = {"width": 1300, "height": 1300}
+"""High enough for an upright picture to be seen whole: what lies below the fold cannot be pointed at."""
+
 PATIENCE_MS = 60_000
 SETTLE_MS = 700
 """The editor draws some time after it has got an answer; nothing in the page says when it is done."""
@@ -38,7 +41,7 @@ class Annotator:
     """One person with one browser tab. Points are (x, y) in pixels of the upright image, as the test knows it."""
 
     def __init__(self, browser: Browser, url: str, screenshots: Path, cookies: StorageState | None = None) -> None:
-        context = browser.new_context(viewport={"width": 1400, "height": 900}, storage_state=cookies)
+        context = browser.new_context(viewport=VIEWPORT, storage_state=cookies)
         context.set_default_timeout(PATIENCE_MS)
         self.page: Page = context.new_page()
         self.url = url
