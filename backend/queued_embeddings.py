@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from backend.ahead import Ahead
@@ -23,6 +24,7 @@ from backend.embeddings import Observer
 from backend.encode_queue import Priority
 from backend.errors import BackendError, Reason, RetryLater
 from backend.jobs import JobQueues
+from backend.listener import Ears, Listener
 from backend.redis_link import Link
 from backend.redis_store import RedisStore
 from backend.shared_contents import Known, Note, SharedContents, parse_notice
@@ -33,15 +35,12 @@ from model.types import Embedding
 logger = logging.getLogger(__name__)
 
 ERRANDS = 16
-LOOK_EVERY_S = 2.0
-LISTEN_S = 0.5
 OUTAGE_S = 3.0
 """For how long a click that is already waiting outlasts a Redis that is away."""
 
 LINGER_S = 60.0
 """For how long an image stays on its way after the last click on it has left."""
 
-REFRESH_S = 5.0
 RECHECK_AGAIN_S = 30.0
 
 
@@ -97,7 +96,8 @@ class QueuedEmbeddings:
         self._asking: dict[Place, float] = {}
         self._errands = ThreadPoolExecutor(ERRANDS, thread_name_prefix="redis")
         self._ahead = Ahead(self._ask_ahead)
-        self._listener: threading.Thread | None = None
+        ears = Ears(self._heard, self._look_at_all, lambda: self._submit(self._cluster.refresh), self._sweep)
+        self._listener = Listener(link, cluster.channel, ears, clock)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -123,11 +123,7 @@ class QueuedEmbeddings:
 
     def start(self) -> None:
         """Begin listening; after a fork, not before. Done by the first request otherwise."""
-        with self._lock:
-            if self._listener is not None or self._stopped.is_set():
-                return
-            self._listener = threading.Thread(target=self._listen, name="notices", daemon=True)
-            self._listener.start()
+        self._listener.start()
         self._ahead.start()
 
     def close(self) -> None:
@@ -139,8 +135,7 @@ class QueuedEmbeddings:
         self._errands.shutdown(wait=True, cancel_futures=True)
         for flight in list(self._flights.values()):  # that came between
             self._settle(flight, _stopping())
-        if self._listener is not None:
-            self._listener.join()
+        self._listener.close()
         self._ahead.close()
         self._link.close()
 
@@ -279,38 +274,11 @@ class QueuedEmbeddings:
     def _learn(self, place: Place, note: Note) -> None:
         self._contents.put(place, note.digest, note.version, immutable=note.immutable, age_s=note.age_s)
 
-    # Listening, on a thread of its own
+    def _submit(self, errand: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the errands end before the listener does
+            self._errands.submit(errand, *arguments)
 
-    def _listen(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                pubsub = self._link.subscribe(self._cluster.channel)
-            except RetryLater as error:
-                self._sweep(error)
-                self._stopped.wait(LISTEN_S)
-                continue
-            try:
-                self._look_at_all()  # what was said while nobody listened
-                looked = refreshed = self._clock() - REFRESH_S
-                while not self._stopped.is_set():
-                    data = self._link.read(pubsub, LISTEN_S)
-                    if data is not None:
-                        self._heard(data)
-                    now = self._clock()
-                    if now - refreshed > REFRESH_S:
-                        refreshed = now
-                        self._errands.submit(self._cluster.refresh)
-                    if now - looked > LOOK_EVERY_S:
-                        looked = now
-                        self._look_at_all()
-            except RetryLater as error:
-                self._sweep(error)
-            except Exception:
-                if not self._stopped.is_set():  # the errands end before this thread does
-                    logger.exception("event=listener_defect")
-                    self._stopped.wait(LISTEN_S)
-            finally:
-                pubsub.close()
+    # What the listener's thread does
 
     def _heard(self, data: bytes) -> None:
         notice = parse_notice(data)
@@ -321,7 +289,7 @@ class QueuedEmbeddings:
         with self._lock:
             flight = self._flights.get(notice.place)
         if flight is not None:
-            self._errands.submit(self._guarded, flight, lambda flight: self._told(flight, notice.known))
+            self._submit(self._guarded, flight, lambda flight: self._told(flight, notice.known))
 
     def _told(self, flight: _Flight, known: Known) -> None:
         if not self._landed(flight, known):
@@ -340,7 +308,7 @@ class QueuedEmbeddings:
             if is_waiting:
                 flight.suspect = False
             elif not flight.future.done():
-                self._errands.submit(self._guarded, flight, self._look)
+                self._submit(self._guarded, flight, self._look)
 
     def _sweep(self, error: RetryLater) -> None:
         """Let everybody go once Redis has been away for too long."""

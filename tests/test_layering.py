@@ -18,7 +18,8 @@ ROWS = [
     "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio "
     "backend.store backend.metrics",
     "backend.encode_queue backend.ahead backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
-    "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.queued_embeddings",
+    "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.listener "
+    "backend.queued_embeddings",
     "backend.segmenter",
     "backend.status backend.app backend.worker",
     "backend.redis_parts backend.bootstrap",
@@ -37,7 +38,14 @@ ALLOWED = {
     "flask": ("backend.app", "backend.bootstrap"),
     "werkzeug": ("backend.app",),
     "gunicorn": ("backend.server",),
-    "redis": ("backend.redis_link", "backend.shared_contents", "backend.jobs", "backend.cluster", "backend.worker"),
+    "redis": (
+        "backend.redis_link",
+        "backend.listener",
+        "backend.shared_contents",
+        "backend.jobs",
+        "backend.cluster",
+        "backend.worker",
+    ),
     "rq": ("backend.jobs", "backend.worker"),
     "prometheus_client": ("backend.metrics",),
     "defusedxml": ("backend.label_config",),
