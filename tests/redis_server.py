@@ -31,9 +31,9 @@ class RedisServer:
         port: the same before and after a restart.
     """
 
-    def __init__(self, folder: Path, *, maxmemory="64mb", policy="volatile-lru", password=None):
+    def __init__(self, folder: Path, *, maxmemory="64mb", policy="volatile-lru", password=None, more=()):
         self.folder, self.port = folder, free_port()
-        self._options = ["--maxmemory", maxmemory, "--maxmemory-policy", policy]
+        self._options = ["--maxmemory", maxmemory, "--maxmemory-policy", policy, *more]
         self._password = password
         if password:
             self._options += ["--requirepass", password]

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+import subprocess
 import threading
 import time
 
@@ -133,6 +135,29 @@ def test_a_password_is_used_and_never_shown(tmp_path, caplog):
         assert "wrong-word" not in str(caught.value) + caplog.text + bad.trouble
         good.close()
         bad.close()
+
+
+@needs_redis
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl on the PATH to make a certificate")
+def test_an_encrypted_connection_is_made_where_the_certificate_is_known_and_nowhere_else(tmp_path):
+    private, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(private), "-out", str(certificate)]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *files, *names],
+        check=True,
+        capture_output=True,
+    )
+    tls = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(private)]
+    with RedisServer(tmp_path, more=[*tls, "--tls-auth-clients", "no"]):
+        known = Link(Secret(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"))
+        unknown = Link(Secret(f"rediss://localhost:{port}/0"))
+        RedisStore(known, KEYS, 60.0).put(key(), embedding())
+        assert same(RedisStore(known, KEYS, 60.0).get(key()), embedding())
+        with pytest.raises(RetryLater, match="certificate"):
+            unknown.call(lambda client: client.ping())
+        known.close()
+        unknown.close()
 
 
 # A Redis that is not well
