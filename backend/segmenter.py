@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from backend import label_config, prompts, regions, task_images
+from backend.clicks import Click, Clicks
 from backend.embeddings import Embeddings, Priority
 from backend.encode_queue import is_out_of_memory
 from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
@@ -105,6 +106,7 @@ class Segmenter:
         self.model_version = decoder.model_version
         self._decoder, self._embeddings, self._metrics = decoder, embeddings, metrics
         self._background, self._next_tasks, self._policy = background, next_tasks, policy
+        self._clicks = Clicks()
         self._followed: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -116,7 +118,9 @@ class Segmenter:
             reasons = (reason, *(skipped.reason for skipped in request.skipped))
             return tuple(self._empty(reasons) for _ in request.tasks)
         first, *others = request.tasks or (Task(None),)
-        return (self._click(request, first), *(self._empty((Reason.NO_PROMPT,)) for _ in others))
+        with self._clicks.enter((request.project_id, first.id), (region.id for region in request.context)) as click:
+            answer = self._click(request, first, click)
+        return (answer, *(self._empty((Reason.NO_PROMPT,)) for _ in others))
 
     def setup(self, request: SetupRequest) -> None:
         """Take note of a project that is being connected or opened; says in the log what its config lacks."""
@@ -133,7 +137,7 @@ class Segmenter:
         if event.action == "TASKS_CREATED" and event.label_config:
             self._prefetch(event.label_config, event.project_id, event.tasks)
 
-    def _click(self, request: PredictRequest, task: Task) -> Prediction:
+    def _click(self, request: PredictRequest, task: Task, click: Click) -> Prediction:
         deadline = time.monotonic() + self._policy.budget_s
         reasons = [skipped.reason for skipped in request.skipped]
         found: list[Region] = []
@@ -145,7 +149,7 @@ class Segmenter:
                 ref = task_images.image_ref(image, task, request.project_id, item_index)
                 objects, skipped = self._objects(context, ref, deadline)
                 reasons += [one.reason for one in skipped]
-                drawn = self._segment(objects, controls, ref, deadline)
+                drawn = self._segment(objects, controls, ref, deadline, click)
             except BackendError as error:
                 logger.warning("event=click_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
                 reasons.append(error.reason)
@@ -174,13 +178,15 @@ class Segmenter:
         return asked.objects, asked.skipped
 
     def _segment(
-        self, objects: Sequence[ObjectPrompt], controls: Controls, ref: ImageRef, deadline: float
+        self, objects: Sequence[ObjectPrompt], controls: Controls, ref: ImageRef, deadline: float, click: Click
     ) -> list[Region]:
         """Return the regions of objects that lie on one image, the only one of ``controls``."""
         if not objects:
             return []
         outputs = [label_config.choose_output(controls, one.labels, self._policy.outputs) for one in objects]
         embedding = self._embedding(ref, deadline)
+        if click.is_superseded:
+            raise RetryLater("the annotator has added to this click meanwhile", Reason.SUPERSEDED)
         found: list[Region] = []
         sizes = dict.fromkeys(one.original_size for one in objects)
         for size in sizes:  # one, unless a caller mixes pictures of several sizes
