@@ -15,7 +15,7 @@ def lively_tensors(config: SamConfig, seed: int = 1) -> dict[str, np.ndarray]:
     tensors = random_tensors(config, seed)
     for name, values in tensors.items():
         if "output_hypernetworks_mlps" in name and ".layers.2." in name:
-            values *= LOGIT_SCALE
+            values *= LOGIT_SCALE * np.sqrt(32 / config.prompt_embed_dim)  # a sum over more channels is larger
     last = f"mask_decoder.iou_prediction_head.layers.{config.iou_head_depth - 1}"
     tensors[f"{last}.weight"] *= 0.2
     tensors[f"{last}.bias"][:] = 0.5
