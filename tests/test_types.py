@@ -87,6 +87,7 @@ def test_as_prompts_takes_one_or_several_and_refuses_none():
         ({"image_embedding": np.zeros((2, 4, 4))}, "expected float32 or float16 .*, got float64"),
         ({"image_embedding": np.full((2, 4, 4), np.nan, dtype=np.float32)}, "expected finite numbers"),
         ({"image_embedding": np.full((2, 4, 4), np.inf, dtype=np.float16)}, "expected finite numbers"),
+        ({"image_embedding": np.array([[[1, -np.nan]]], dtype=np.float16)}, "expected finite numbers"),
         ({"original_size": (0, 4)}, r"original_size: expected \(height, width\) of at least 1, got \(0, 4\)"),
         ({"original_size": (4, 4, 3)}, r"original_size: expected \(height, width\)"),
         ({"input_size": (4, -1)}, "input_size: expected"),
