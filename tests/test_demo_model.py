@@ -1,13 +1,18 @@
 """The demo model: its encoder agrees with the one that was trained, its file is small and complete."""
 
+from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
 import paddle
 import pytest
+from safetensors import safe_open
 
 from model.config import ConvConfig, SamConfig, demo, tiny
 from model.conv_encoder import ConvEncoder
+from model.demo.evaluate import WEIGHTS, Figures, Judge, evaluate
+from model.predictor import load_decoder, load_encoder
+from model.weights import read
 
 SMALL = SamConfig(
     "small",
@@ -83,3 +88,41 @@ def test_the_training_decoder_gives_the_numbers_of_metas_decoder() -> None:
         expected = model.mask_decoder.predict_masks(embedding, position, sparse, dense)
     np.testing.assert_allclose(found[0].numpy(), expected[0].numpy(), atol=1e-5)
     np.testing.assert_allclose(found[1].numpy(), expected[1].numpy(), atol=1e-5)
+
+
+@cache
+def figures(family) -> Figures:
+    """Return the figures of the shipped model over a few scenes it was not trained on."""
+    checkpoint = read(WEIGHTS)
+    return evaluate(Judge(load_encoder(checkpoint), load_decoder(checkpoint)), family, scenes=6)
+
+
+def mean_iou(family, name) -> float:
+    return float(np.mean(figures(family).ious[name]))
+
+
+def test_the_shipped_file_is_small_and_says_what_network_it_is() -> None:
+    assert WEIGHTS.stat().st_size < 20e6
+    with safe_open(WEIGHTS, "np") as file:
+        assert file.metadata()["format"] == "paddle-sam"
+        assert SamConfig.from_json(file.metadata()["config"]) == demo()
+
+
+@pytest.mark.parametrize(("family", "least"), [("train", 0.75), ("held_out", 0.6)])
+def test_one_click_on_an_object_gives_the_object(family, least) -> None:
+    assert mean_iou(family, "click") >= least
+
+
+@pytest.mark.parametrize(("family", "least"), [("train", 0.75), ("held_out", 0.6)])
+def test_a_box_around_an_object_gives_the_object(family, least) -> None:
+    assert mean_iou(family, "box") >= least
+
+
+@pytest.mark.parametrize("family", ["train", "held_out"])
+def test_two_corrective_clicks_make_the_mask_better(family) -> None:
+    assert mean_iou(family, "click + 2 corrections") > mean_iou(family, "click")
+
+
+@pytest.mark.parametrize("family", ["train", "held_out"])
+def test_the_predicted_iou_goes_with_the_true_one(family) -> None:
+    assert figures(family).correlation() >= 0.5

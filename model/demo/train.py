@@ -31,6 +31,7 @@ IMAGES, OBJECTS = 8, 3  # of each worker
 PEAK_RATE, WARM_UP_STEPS = 1.5e-3, 100
 EMA_DECAY = 0.998
 AFFINITY_CLICKS = 6
+CLICK_REACH = 6.0  # low-res cells around a corrective click
 CLICKS_ALONE = 0.3  # how often corrective clicks come without the logits they correct
 
 
@@ -47,6 +48,19 @@ def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
     p = torch.sigmoid(logits)
     dice = 1 - (2 * (p @ wanted)[..., 0] + 1) / (p.sum(2) + area + 1)
     return cross + dice
+
+
+def correction_loss(logits: Tensor, targets: Tensor, previous: Tensor, click: Tensor) -> Tensor:
+    """Return the cross-entropy where the logits of the round before were wrong, most of all around the last click.
+
+    Without it a model that is mostly right learns to leave the mask it is given as it is.
+    """
+    cells = torch.arange(logits.shape[-1])
+    away = [(cells - (click[:, axis : axis + 1] / 2)) ** 2 for axis in (0, 1)]  # (N, w), (N, h)
+    near = torch.exp(-(away[1][:, :, None] + away[0][:, None]) / (2 * CLICK_REACH**2))[:, None]  # (N, 1, h, w)
+    weight = ((previous > 0) != (targets > 0.5)) * (0.2 + near)
+    cross = functional.softplus(logits) - logits * targets
+    return ((cross * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + 4)).mean()
 
 
 def true_iou(logits: Tensor, targets: Tensor) -> Tensor:
@@ -96,6 +110,8 @@ def prompt_rounds(model: DemoSam, embedding: Tensor, batch: Batch, rounds: int) 
         losses, iou = mask_losses(logits, batch.targets), true_iou(logits.detach(), batch.targets)
         loss = losses[:, 0].mean() + functional.mse_loss(predicted, iou)
         best = torch.zeros(n, dtype=torch.long)
+        if previous is not None:
+            loss = loss + correction_loss(logits, batch.targets, previous, points[:, -1])
         if number == 0:
             loss = loss + 0.9 * losses[:, 1:].min(1).values.mean() + 0.1 * losses[:, 1:].mean()
             best = torch.where(by_box, 0, 1 + predicted.detach()[:, 1:].argmax(1))
@@ -129,9 +145,11 @@ def rate_at(progress: float, step: int) -> float:
     return PEAK_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def rounds_at(step: int) -> int:
-    """Return the number of prompt rounds: one until masks appear, then one, two or three."""
-    return 1 if step < 300 else (1, 2, 1, 2, 1, 3, 1, 2)[step % 8]
+def rounds_at(step: int, progress: float) -> int:
+    """Return the number of prompt rounds: one until masks appear, then one, two or three, more of them at the end."""
+    if step < 300:
+        return 1
+    return (1, 2, 1, 3)[step % 4] if progress < 0.65 else (2, 1, 2, 3)[step % 4]
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:  # Any: what torch's optimisers take
@@ -211,7 +229,7 @@ def run(plan: Plan) -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate_at(progress, step)
         optimiser.zero_grad(set_to_none=True)
-        figures = train_step(model, batch, rounds_at(step), 1.0 - 0.7 * progress)
+        figures = train_step(model, batch, rounds_at(step, progress), 1.0 - 0.7 * progress)
         progress = share_gradients(model, plan.workers, 0.0 if plan.rank else used_s / (60 * plan.minutes))
         figures["norm"] = float(nn.utils.clip_grad_norm_(model.parameters(), 2.0))
         optimiser.step()
