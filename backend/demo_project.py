@@ -19,7 +19,7 @@ LONGEST_EXCERPT = 300
 # RectangleLabels switches to the ordinary tool. The output is not smart, for every smart control becomes a smart tool.
 LABEL_CONFIG = """
 <View>
-  <Header size="6" value="Switch on Auto-Annotation below, choose a label, press M, then click an object."/>
+  <Header size="6" value="Auto-Annotation on, choose a label, press M, click an object"/>
   <Labels name="label" toName="image">
     <Label value="Object" background="#d4380d"/>
     <Label value="Part" background="#1d39c4"/>
