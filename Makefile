@@ -32,11 +32,18 @@ demo: $(VENV)/run.stamp .venv-label-studio/stamp ## The same beside a Label Stud
 	.venv-label-studio/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements-label-studio.txt
 	@touch $@
 
-test: $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
+# Where it may, the machine gets a redis-server; elsewhere the tests that need one say that they were skipped.
+.PHONY: redis
+redis:
+	@command -v redis-server >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && apt-get -qq install -y redis-server >/dev/null; } \
+		|| echo "No redis-server here: the tests that need one are skipped." >&2
+
+test: redis $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -m "not reference and not browser and not slow"
 
-test-all: $(VENV)/dev.stamp $(VENV)/reference.stamp .venv-label-studio/stamp ## All tests, also those against reference implementations
+test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp .venv-label-studio/stamp ## All tests, also those against reference implementations
 	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(CURDIR)/.venv-label-studio/bin/python} $(BIN)/python -m pytest
 
 $(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp
