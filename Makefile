@@ -53,7 +53,7 @@ $(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements
 	.venv-paddlex/bin/python -m pip install --quiet --disable-pip-version-check -r tests/reference/requirements-paddlex.txt
 	@touch $@
 
-bench: $(VENV)/dev.stamp $(VENV)/reference.stamp ## Measure speed against the reference implementations
+bench: $(VENV)/dev.stamp $(VENV)/reference.stamp .venv-label-studio/stamp ## Measure speed against the reference implementations
 	$(BIN)/python -m tests.benchmarks
 
 lint: $(VENV)/dev.stamp ## Style and types
