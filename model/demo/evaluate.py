@@ -1,4 +1,4 @@
-"""Judge the demo model as it ships: ``python -m model.demo.evaluate [--scenes 150] [--overlays DIR]``.
+"""Judge the demo model as it ships: ``python -m model.demo.evaluate [--scenes 150]``.
 
 Both families are drawn from seeds that training never used, at 400 to 1200 pixels, and answered by the Paddle model
 with its real post-processing. The rules:
@@ -193,19 +193,14 @@ def table(figures: dict[Family, Figures]) -> str:
 
 
 def main() -> None:
-    """Print the table; write overlays if asked to."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--scenes", type=int, default=150, help="scenes of each family")
-    parser.add_argument("--overlays", type=Path, help="folder for pictures of what the model answers")
     options = parser.parse_args()
     checkpoint = read(options.weights)
     judge = Judge(load_encoder(checkpoint), load_decoder(checkpoint))
     print(table({family: evaluate(judge, family, options.scenes) for family in FAMILIES}))
-    if options.overlays:
-        from model.demo.overlays import write_overlays
-
-        write_overlays(judge, options.overlays)
 
 
 if __name__ == "__main__":

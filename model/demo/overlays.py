@@ -1,16 +1,19 @@
-"""Pictures of what the demo model answers: scenes of both families, and photographs it never saw the like of."""
+"""Pictures of what the demo model answers: ``python -m model.demo.overlays DIR``.
 
+Scenes of both families, and photographs it never saw the like of.
+"""
+
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.demo.evaluate import FAMILIES, WEIGHTS, Click, Judge, innermost
 from model.demo.scenes import Mask, render_scene
-
-if TYPE_CHECKING:
-    from model.demo.evaluate import Click, Judge
+from model.predictor import load_decoder, load_encoder
+from model.weights import read
 
 COLOURS = [(255, 64, 64), (64, 200, 255), (255, 220, 0), (80, 255, 80), (255, 80, 255)]
 PHOTOGRAPHS: dict[str, list[tuple[int, ...]]] = {
@@ -33,7 +36,7 @@ def _draw(image: NDArray[np.uint8], mask: Mask, prompt: tuple[int, ...], colour:
         cv2.rectangle(image, prompt[:2], prompt[2:], (255, 255, 255), 2)
 
 
-def _answered(judge: "Judge", image: NDArray[np.uint8], prompts: list[tuple[int, ...]]) -> NDArray[np.uint8]:
+def _answered(judge: Judge, image: NDArray[np.uint8], prompts: list[tuple[int, ...]]) -> NDArray[np.uint8]:
     embedding, drawn = judge.encoder.encode(image), image.copy()
     for number, prompt in enumerate(prompts):
         clicks: list[Click] = [(prompt[0], prompt[1], 1)] if len(prompt) == 2 else []
@@ -43,10 +46,8 @@ def _answered(judge: "Judge", image: NDArray[np.uint8], prompts: list[tuple[int,
     return drawn
 
 
-def write_overlays(judge: "Judge", folder: Path) -> None:
+def write_overlays(judge: Judge, folder: Path) -> None:
     """Write ``train.png`` and ``held_out.png`` (one click per object) and one picture per photograph and prompt."""
-    from model.demo.evaluate import FAMILIES, innermost
-
     folder.mkdir(parents=True, exist_ok=True)
     for family in FAMILIES:
         tiles = []
@@ -60,9 +61,23 @@ def write_overlays(judge: "Judge", folder: Path) -> None:
         _write_photograph(judge, folder, name, prompts)
 
 
-def _write_photograph(judge: "Judge", folder: Path, name: str, prompts: list[tuple[int, ...]]) -> None:
+def _write_photograph(judge: Judge, folder: Path, name: str, prompts: list[tuple[int, ...]]) -> None:
     from skimage import data  # a development dependency: only this picture needs it
 
     image = np.ascontiguousarray(getattr(data, name)())
     tiles = [_answered(judge, image, [prompt]) for prompt in prompts]
     cv2.imwrite(str(folder / f"{name}.png"), np.hstack(tiles)[..., ::-1])
+
+
+def main() -> None:
+    """Write the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    options = parser.parse_args()
+    checkpoint = read(options.weights)
+    write_overlays(Judge(load_encoder(checkpoint), load_decoder(checkpoint)), options.folder)
+
+
+if __name__ == "__main__":
+    main()
