@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -195,7 +196,12 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     metrics.watch("encodes_waiting", "Images waiting for the encoder or in it.", lambda: embeddings.encoding)
     metrics.watch("prefetch_waiting", "Images waiting to be encoded ahead.", lambda: embeddings.ahead)
     errands = Errands()
-    policy = Policy(settings.predict_budget_s, settings.output_preference, settings.prefetch_tasks)
+    policy = Policy(
+        settings.predict_budget_s,
+        settings.output_preference,
+        settings.prefetch_tasks,
+        decodes_at_once=_cores() + 1,  # one more is in Python while the others compute
+    )
     next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
     segmenter = Segmenter(decoder, embeddings, metrics, errands, next_tasks, policy)
 
@@ -253,6 +259,11 @@ def _engine(
 
 def _pixel_limits(settings: Settings, checkpoint: Checkpoint) -> PixelLimits:
     return PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:

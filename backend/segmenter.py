@@ -18,10 +18,12 @@ from backend.encode_queue import is_out_of_memory
 from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.metrics import Metrics
 from backend.shapes import ShapeKind
+from backend.turns import Turns
 from backend.types import (
     Controls,
     ImageRef,
     ObjectPrompt,
+    Output,
     Prediction,
     PredictRequest,
     PromptRegion,
@@ -75,11 +77,13 @@ class Policy:
         output_preference: what an answer is drawn as when a labeling config offers several kinds; those that are not
             named come last.
         prefetch_tasks: how many of a project's next tasks are encoded ahead.
+        decodes_at_once: how many clicks are decoded at a time; the others wait in the order in which they came.
     """
 
     budget_s: float = 90.0
     output_preference: tuple[ShapeKind, ...] = ()
     prefetch_tasks: int = 3
+    decodes_at_once: int = 4
 
     @property
     def outputs(self) -> tuple[ShapeKind, ...]:
@@ -106,7 +110,7 @@ class Segmenter:
         self.model_version = decoder.model_version
         self._decoder, self._embeddings, self._metrics = decoder, embeddings, metrics
         self._background, self._next_tasks, self._policy = background, next_tasks, policy
-        self._clicks = Clicks()
+        self._clicks, self._turns = Clicks(), Turns(policy.decodes_at_once)
         self._followed: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -185,12 +189,15 @@ class Segmenter:
             return []
         outputs = [label_config.choose_output(controls, one.labels, self._policy.outputs) for one in objects]
         embedding = self._embedding(ref, deadline)
-        if click.is_superseded:
-            raise RetryLater("the annotator has added to this click meanwhile", Reason.SUPERSEDED)
+        with self._turns:
+            if click.is_superseded:
+                raise RetryLater("the annotator has added to this click meanwhile", Reason.SUPERSEDED)
+            return self._draw(list(zip(objects, outputs, strict=True)), embedding)
+
+    def _draw(self, asked: Sequence[tuple[ObjectPrompt, Output]], embedding: Embedding) -> list[Region]:
         found: list[Region] = []
-        sizes = dict.fromkeys(one.original_size for one in objects)
-        for size in sizes:  # one, unless a caller mixes pictures of several sizes
-            chosen = [(one, output) for one, output in zip(objects, outputs, strict=True) if one.original_size == size]
+        for size in dict.fromkeys(one.original_size for one, _ in asked):  # one, unless a caller mixes several pictures
+            chosen = [(one, output) for one, output in asked if one.original_size == size]
             masks = self._decode(at_size(embedding, size), [one.prompt for one, _ in chosen])
             for index, (one, output) in enumerate(chosen):
                 score = None if masks.iou_predictions is None else masks.iou_predictions[index][0]

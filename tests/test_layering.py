@@ -20,7 +20,7 @@ ROWS = [
     "backend.encode_queue backend.ahead backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
     "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.listener "
     "backend.queued_embeddings",
-    "backend.clicks backend.segmenter",
+    "backend.clicks backend.turns backend.segmenter",
     "backend.status backend.app backend.worker",
     "backend.redis_parts backend.bootstrap",
     "backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo "
