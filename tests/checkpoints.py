@@ -9,6 +9,7 @@ import numpy as np
 from model.config import SamConfig, tiny
 from model.weights import names
 from model.weights.checkpoint import Checkpoint
+from tests import torch_file
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -51,10 +52,7 @@ def to_torch_layout(tensors: Tensors) -> dict[str, np.ndarray]:
 
 def write_meta(tensors: Tensors, path: Path) -> Path:
     """What ``torch.save(sam.state_dict(), path)`` writes."""
-    import torch
-
-    torch.save({name: torch.from_numpy(value.copy()) for name, value in to_torch_layout(tensors).items()}, path)
-    return path
+    return torch_file.save(to_torch_layout(tensors), path)
 
 
 def write_pdparams(tensors: Tensors, path: Path) -> Path:

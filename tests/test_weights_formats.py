@@ -17,7 +17,7 @@ from model import weights
 from model.config import ConvConfig, SamConfig, tiny
 from model.weights import names, native
 from model.weights.checkpoint import Checkpoint
-from tests import checkpoints
+from tests import checkpoints, torch_file
 from tests.golden.paddlex import make as golden
 from tests.weights_files import golden_directory
 
@@ -112,7 +112,7 @@ def test_half_precision_files_give_float32_within_half_precision(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_meta_files_of_other_precisions_are_brought_to_float32(tmp_path, dtype):
-    import torch
+    torch = pytest.importorskip("torch")
 
     state = {n: torch.from_numpy(v) for n, v in checkpoints.to_torch_layout(TENSORS).items()}
     state = {name: value.to(getattr(torch, dtype)) for name, value in state.items()}
@@ -122,9 +122,17 @@ def test_meta_files_of_other_precisions_are_brought_to_float32(tmp_path, dtype):
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
+def test_torch_reads_the_files_that_stand_in_for_its_own(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = checkpoints.to_torch_layout(TENSORS)
+    found = torch.load(checkpoints.write_meta(TENSORS, tmp_path / "sam.pth"), weights_only=True)
+    assert list(found) == list(state)
+    assert all(np.array_equal(found[name].numpy(), state[name]) for name in state)
+
+
 def test_a_meta_file_whose_tensors_are_views_and_parameters_is_read_right(tmp_path):
-    import torch
-    from torch import nn
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
 
     state = {}
     for name, value in checkpoints.to_torch_layout(TENSORS).items():
@@ -166,7 +174,7 @@ def test_a_trunk_that_is_not_a_transformer_keeps_its_own_names(tmp_path):
 
 
 def test_relative_positions_made_for_a_larger_input_are_interpolated_as_meta_does_at_every_call(tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
 
     larger = dict(TENSORS)
     rng = np.random.default_rng(0)
@@ -244,7 +252,7 @@ def test_a_zip_of_something_else_is_refused(tmp_path):
 
 
 def test_a_pytorch_file_of_the_old_kind_is_named_as_such(tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
 
     torch.save({"a": torch.ones(1)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(weights.WeightsError, match="older"):
@@ -306,10 +314,9 @@ def test_a_malicious_pdparams_is_refused_and_nothing_of_it_runs(tmp_path):
 
 @pytest.mark.parametrize("whole", [False, True], ids=["one value", "the whole"])
 def test_a_malicious_pth_is_refused_and_nothing_of_it_runs(tmp_path, whole):
-    import torch
-
     marker = tmp_path / "executed"
-    torch.save(Evil(marker) if whole else {"a": torch.ones(1), "evil": Evil(marker)}, tmp_path / "sam.pth")
+    evil = Evil(marker)
+    torch_file.save(evil if whole else {"a": np.ones(1, np.float32), "evil": evil}, tmp_path / "sam.pth")
     with pytest.raises(weights.WeightsError, match="system"):
         weights.read(tmp_path / "sam.pth")
     assert not marker.exists()
