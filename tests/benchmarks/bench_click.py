@@ -1,0 +1,207 @@
+"""What a warm click costs beside the decoder's network, alone, with a large body and among many; and /health meanwhile.
+
+The application is called in this process, from the request's bytes to the answer's; what the server adds is in the
+times of /health, which are taken over a socket from a process of its own.
+"""
+
+import io
+import logging
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from werkzeug.test import EnvironBuilder
+
+from backend import bootstrap
+from backend.settings import read
+from model.predictor import Decoder
+from tests.benchmarks.rows import Row, limit, say
+from tests.fakes import HttpServer, Reply
+from tests.processes import serving
+from tests.scenes import centre_click, largest, scene_file
+from tests.wire import click, encoded, recorded, result
+
+SMALL, LARGE = (600, 800), (3000, 4000)
+ROUNDS = 100
+IMAGES, THREADS, CLICKS_EACH = 16, 32, 6
+SAVED_MASKS, BYTES_OF_A_MASK = 200, 100_000
+
+
+@dataclass
+class Forward:
+    """Stands in for a decoder's forward pass and adds up, thread by thread, how long it takes."""
+
+    decoder: Decoder
+    own: threading.local = field(default_factory=threading.local)
+
+    def __post_init__(self) -> None:
+        inner = self.decoder._forward
+
+        def timed(*arguments):
+            start = time.perf_counter()
+            try:
+                return inner(*arguments)
+            finally:
+                self.own.ms = self.ms + (time.perf_counter() - start) * 1000
+
+        self.decoder._forward = timed
+
+    @property
+    def ms(self) -> float:
+        """What this thread has spent in it so far."""
+        return getattr(self.own, "ms", 0.0)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A service with the demo model, and the clicks that are asked of it."""
+
+    service: bootstrap.Service
+    forward: Forward
+
+    def ask(self, body: bytes) -> tuple[float, float]:
+        """Return how long a click takes, and how much of that is the network, in milliseconds."""
+        environ = EnvironBuilder("/predict", method="POST", content_length=len(body)).get_environ()
+        environ["wsgi.input"] = io.BytesIO(body)
+        before, start = self.forward.ms, time.perf_counter()
+        answer = b"".join(self.service.app.wsgi_app(environ, _no_header))
+        took = (time.perf_counter() - start) * 1000
+        assert b'"type":"brushlabels"' in answer, answer[:200]
+        return took, self.forward.ms - before
+
+    def beside(self, body: bytes) -> float:
+        """Return what a click takes beside the network."""
+        took, network = self.ask(body)
+        return took - network
+
+    def decoder_ms(self, body: bytes) -> float:
+        """Return what a click takes in the decoder, its masks' enlarging included."""
+        self.ask(body)
+        return self.service.metrics.recent()[0].stages_ms["decoder"]
+
+
+def _no_header(status: str, headers: object, exc_info: object = None) -> Callable[[bytes], object]:
+    return lambda part: None
+
+
+@contextmanager
+def bench() -> Iterator[tuple[Bench, HttpServer]]:
+    """A service whose images come from a server on loopback."""
+    with HttpServer() as images, tempfile.TemporaryDirectory() as folder:
+        settings = read({"LABEL_STUDIO_URL": images.url, "PADDLE_SAM_CACHE_DIR": folder, "PADDLE_SAM_DEVICE": "cpu"})
+        service = bootstrap.build(settings, bootstrap.read_weights(settings))
+        try:
+            yield Bench(service, Forward(_decoder(service))), images
+        finally:
+            service.close()
+
+
+def _decoder(service: bootstrap.Service) -> Decoder:
+    return service.segmenter._decoder._loaded().__self__
+
+
+def click_on(images: HttpServer, seed: int, size: tuple[int, int], saved_masks: int = 0) -> bytes:
+    """Put a scene on the server and return the body of a click on its largest object."""
+    file = scene_file(seed, size, image_format="JPEG")
+    path = f"/scene-{seed}-{size[1]}.jpg"
+    images.routes[path] = Reply(file.data, headers={"Content-Type": "image/jpeg"})
+    x, y = centre_click(file.scene, largest(file.scene))
+    value = {"x": 100 * (x + 0.5) / size[1], "y": 100 * (y + 0.5) / size[0], "width": 1, "keypointlabels": ["Cat"]}
+    code = [*range(100, 256)] * (BYTES_OF_A_MASK // 4 // 156)  # four characters a number
+    saved = {"type": "brushlabels", "value": {"format": "rle", "rle": code}}
+    task = {
+        "id": seed,
+        "data": {"image": path},
+        "annotations": [{"id": n, "result": [saved]} for n in range(saved_masks)],
+    }
+    context = result(value=value, original_width=size[1], original_height=size[0])
+    return encoded(click(context, tasks=[task])).replace(b", ", b",")
+
+
+def warm(bench: Bench, images: HttpServer) -> list[Row]:
+    """A click alone, on a small and on a large photo."""
+    rows = []
+    for size, most in ((SMALL, 5.0), (LARGE, 20.0)):
+        body = click_on(images, 1, size)
+        bench.ask(body)
+        name = f"warm click {size[1]}×{size[0]} but the network"
+        say(f"measuring {name}")
+        rows.append(limit(name, statistics.median(bench.beside(body) for _ in range(ROUNDS)), most, "ms"))
+    return rows
+
+
+def with_saved_masks(bench: Bench, images: HttpServer) -> Row:
+    """A click whose task carries megabytes of masks, against one without them and the reading of as many bytes."""
+    empty, full = click_on(images, 2, SMALL), click_on(images, 2, SMALL, SAVED_MASKS)
+    bench.ask(empty)
+    say(f"measuring a click with {len(full) / 1e6:.0f} MB of saved masks")
+    ours, theirs = [], []
+    for _ in range(ROUNDS // 3):
+        ours.append(bench.beside(full))
+        start = time.perf_counter()
+        io.BytesIO(bytearray(full)).read()
+        theirs.append((time.perf_counter() - start) * 1000 + bench.beside(empty))
+    ratio = statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+    name = f"click with {SAVED_MASKS} saved masks, {len(full) / 1e6:.0f} MB"
+    return Row(name, statistics.median(ours), statistics.median(theirs), "ms", "none, and reading it", 1.5, ratio)
+
+
+def among_many(bench: Bench, images: HttpServer) -> Row:
+    """Many threads clicking on warm images: the slowest twentieth, against as many decodes one after the other."""
+    bodies = [click_on(images, 10 + number, SMALL) for number in range(IMAGES)]
+    for body in bodies:
+        bench.ask(body)
+    single = statistics.median(bench.decoder_ms(body) for body in bodies * 3)
+    say(f"measuring {THREADS} threads on {IMAGES} images")
+
+    def clicks(number: int) -> list[float]:
+        return [bench.ask(bodies[(number + step) % IMAGES])[0] for step in range(CLICKS_EACH)]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        took = [one for found in pool.map(clicks, range(THREADS)) for one in found]
+    slow = statistics.quantiles(took, n=20)[-1]
+    return Row(
+        f"{THREADS} threads on {IMAGES} images, p95", slow, THREADS * single, "ms", f"{THREADS} decodes in turn", 1.0,
+        slow / (THREADS * single),
+    )  # fmt: skip
+
+
+def health_meanwhile() -> list[Row]:
+    """/health and /setup of a real process while it encodes one large photo after the other."""
+    setup = encoded(recorded("setup"))
+    rows = []
+    with (
+        HttpServer() as images,
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(folder), LABEL_STUDIO_URL=images.url) as server,
+    ):
+        bodies = [click_on(images, 40 + number, LARGE) for number in range(6)]
+        for name, path, body in (("/health", "/health", None), ("/setup", "/setup", setup)):
+            say(f"measuring {name} during encodes")
+            mine = bodies[:3] if body is None else bodies[3:]
+            with ThreadPoolExecutor(1) as pool:
+                encodes = pool.submit(lambda mine=mine: [server.ask("/predict", one)[0] for one in mine])
+                took = []
+                while not encodes.done():
+                    start = time.perf_counter()
+                    assert server.ask(path, body)[0] == 200
+                    took.append((time.perf_counter() - start) * 1000)
+                    threading.Event().wait(0.01)
+                assert encodes.result() == [200] * 3
+            rows.append(limit(f"{name} during encodes, median", statistics.median(took), 50.0, "ms"))
+            rows.append(limit(f"{name} during encodes, p95", statistics.quantiles(took, n=20)[-1], 50.0, "ms"))
+    return rows
+
+
+def run() -> list[Row]:
+    """Measure everything."""
+    logging.getLogger("backend").setLevel(logging.WARNING)  # a line per click, as the service does it, but unread
+    with bench() as (found, images):
+        rows = [*warm(found, images), with_saved_masks(found, images), among_many(found, images)]
+    return [*rows, *health_meanwhile()]
