@@ -62,8 +62,11 @@ def test_a_browser_sees_the_status_page_turn_ready(server):
 
 
 def test_requests_are_logged_in_one_line_each(server):
-    server.ask("/predict", encoded(click_on(data_uri(colour=(1, 2, 3)))))
-    wait_until(lambda: "event=predicted project=1 tasks=1" in server.log)
+    before = server.log.count("event=predicted")
+    for _ in range(3):
+        server.ask("/predict", encoded(click_on(data_uri(colour=(1, 2, 3)))))
+    wait_until(lambda: server.log.count("event=predicted project=1 tasks=1") == before + 3)
+    assert "Z INFO backend.app event=predicted" in server.log
 
 
 def test_several_requests_go_over_one_connection(server):
