@@ -122,7 +122,7 @@ class Annotator:
         self.page.wait_for_selector(f'.lsf-tool_smart.lsf-tool_active[aria-label="{tool}"]', state="attached")
 
     def _on_screen(self, point: tuple[float, float]) -> tuple[float, float]:
-        box = self._canvas.bounding_box()
+        box = self.page.locator('img[alt="image"]').first.bounding_box()  # a turned picture does not fill its canvas
         assert box is not None
         x, y = point[0] / self._size_wh[0], point[1] / self._size_wh[1]
         if self._turned:
