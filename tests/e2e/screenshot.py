@@ -17,7 +17,7 @@ from tests.e2e.annotator import Annotator, chromium
 from tests.e2e.label_studio_server import ROOT, Studio, chromium_executable, label_studio_python
 
 TARGET = ROOT / "docs" / "images" / "annotator.png"
-VIEWPORT = {"width": 1300, "height": 900}
+VIEWPORT = {"width": 1300, "height": 1000}
 COLOURS = 256
 
 
