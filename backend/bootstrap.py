@@ -1,42 +1,37 @@
 """The composition root: the one module that knows every class, and puts them together as the settings say."""
 
-import contextlib
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from flask import Flask
 
-from backend import redis_parts
+from backend import redis_parts, snapshot
 from backend.addresses import AddressPolicy, Origin
 from backend.app import Access, create_app
 from backend.embeddings import Embeddings, LocalEmbeddings
 from backend.encode_queue import Encoder
-from backend.errors import BackendError, Reason
+from backend.errands import Errands
 from backend.image_source import ImageSource
 from backend.image_source import Limits as FetchLimits
 from backend.images import Limits as PixelLimits
 from backend.label_studio import LabelStudio
+from backend.loading_decoder import LoadingDecoder
 from backend.metrics import Metrics
 from backend.segmenter import Policy, Segmenter
 from backend.settings import MB, Settings
-from backend.status import Request, Row, Status
+from backend.status import Row, Status
 from backend.store import EmbeddingStore, FileStore, MemoryStore, TieredStore
 from backend.tokens import TokenKind
 from backend.worker import Worker
 from model.api import find_weights
-from model.types import Embedding, Masks, Prompt
 from model.weights import Checkpoint, merge, read
 
 logger = logging.getLogger(__name__)
-
-ERRANDS = 32
 
 
 def read_weights(settings: Settings) -> Checkpoint:
@@ -55,104 +50,8 @@ def read_weights(settings: Settings) -> Checkpoint:
     return first
 
 
-Decode: TypeAlias = Callable[[Embedding, Sequence[Prompt], bool | None], Masks]
-
-
-class LoadingDecoder:
-    """A decoder that is loaded once, by the first who needs it or by `start`; everybody else waits for that.
-
-    Attributes:
-        model_version: known before anything is loaded.
-        device: where it runs, empty until it is loaded.
-        failure: why it could not be loaded, empty when it could or has not been tried.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
-        self.model_version, self.device, self.failure = checkpoint.model_version, "", ""
-        self._checkpoint, self._wanted = checkpoint, device
-        self._lock = threading.Lock()
-        self._decode: Decode | None = None
-
-    def start(self) -> None:
-        """Load in the background."""
-        threading.Thread(target=self._try, name="load-decoder", daemon=True).start()
-
-    def decode(self, embedding: Embedding, prompts: Sequence[Prompt], multimask_output: bool | None = None) -> Masks:
-        """Answer prompts about one image; see `model.predictor.Decoder.decode`.
-
-        Raises:
-            BackendError: the decoder cannot be loaded; the next call tries again.
-        """
-        return self._loaded()(embedding, prompts, multimask_output)
-
-    def _try(self) -> None:
-        with contextlib.suppress(BackendError):  # it is logged, and told on the status page
-            self._loaded()
-
-    def _loaded(self) -> Decode:
-        with self._lock:
-            if self._decode is None:
-                self._decode = self._load()
-            return self._decode
-
-    def _load(self) -> Decode:
-        from model.predictor import load_decoder  # here: Paddle must not be imported before a fork
-
-        try:
-            decoder = load_decoder(self._checkpoint, self._wanted)
-        except Exception as error:
-            self.failure = str(error) or type(error).__name__
-            logger.error("event=decoder_not_loaded detail=%r", self.failure)
-            raise BackendError(f"the decoder cannot be loaded: {error}", Reason.MODEL_NOT_READY) from error
-        self.device, self.failure = decoder.device, ""
-        return decoder.decode
-
-
-class Errands:
-    """Runs small background jobs on one thread, dropping them when too many wait."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="errand")
-        self._free = threading.Semaphore(ERRANDS)
-
-    def submit(self, errand: Callable[[], None]) -> None:
-        """Run ``errand`` soon; dropped without a word when ``ERRANDS`` wait already, since they only warm things up."""
-        if not self._free.acquire(blocking=False):
-            return
-        try:
-            self._pool.submit(_logged, errand).add_done_callback(lambda _: self._free.release())
-        except RuntimeError:  # closed while a click was being answered
-            self._free.release()
-
-    def close(self) -> None:
-        """Drop what waits."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _logged(errand: Callable[[], None]) -> None:
-    try:
-        errand()
-    except Exception:  # nobody waits for it
-        logger.exception("event=errand_defect")
-
-
-class Engine(Embeddings, Protocol):
+class Engine(Embeddings, snapshot.Work, Protocol):
     """Embeddings and the threads behind them: `LocalEmbeddings`, or `QueuedEmbeddings` with Redis."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether an image that nobody has encoded yet can be."""
-        ...
-
-    @property
-    def encoding(self) -> int:
-        """How many images this process encodes or waits for."""
-        ...
-
-    @property
-    def ahead(self) -> int:
-        """How many images wait to be encoded ahead."""
-        ...
 
     def start(self) -> None:
         """Begin; after a fork, not before."""
@@ -215,7 +114,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         label_studio.close()
 
     def status() -> Status:
-        return _status(settings, checkpoint, embeddings, decoder, store, metrics, more())
+        return snapshot.take(settings, checkpoint, embeddings, decoder, store, metrics, more())
 
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
     return Service(create_app(segmenter, metrics, status, access), segmenter, metrics, start, close)
@@ -293,59 +192,3 @@ def _store(settings: Settings, metrics: Metrics) -> EmbeddingStore:
     if settings.disk_cache_mb:
         tiers.append(FileStore(settings.cache_dir, settings.disk_cache_mb * MB))
     return TieredStore(tiers, metrics.looked_up)
-
-
-def _status(
-    settings: Settings,
-    checkpoint: Checkpoint,
-    embeddings: Engine,
-    decoder: LoadingDecoder,
-    store: EmbeddingStore,
-    metrics: Metrics,
-    more: Sequence[Row],
-) -> Status:
-    is_ready = embeddings.is_ready and bool(decoder.device)
-    headline = "ready" if is_ready else "the model cannot be loaded" if decoder.failure else "loading the model"
-    config = checkpoint.config
-    model = (
-        Row("version", checkpoint.model_version),
-        Row("device", decoder.device or settings.device),
-        Row("input", f"{config.image_size} x {config.image_size} pixels"),
-        Row("takes", ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")),
-    )
-    tiers = store.stats()
-    cache = tuple(
-        Row(
-            one.name,
-            one.trouble or f"{one.entries} images, {one.nbytes / MB:.0f} of {one.max_bytes / MB:.0f} MB",
-            is_problem=bool(one.trouble),
-        )
-        for one in tiers
-    )
-    queue = (
-        Row("being encoded or waiting", str(embeddings.encoding)),
-        Row("to be encoded ahead", str(embeddings.ahead)),
-        *more,
-    )
-    problems = [
-        Row(f"project {project}", text, is_problem=True)
-        for project, texts in metrics.config_problems().items()
-        for text in texts
-    ]
-    if decoder.failure:
-        problems.insert(0, Row("model", decoder.failure, is_problem=True))
-    if settings.label_studio_api_key is None:
-        text = "LABEL_STUDIO_API_KEY is not set: images uploaded to Label Studio cannot be fetched"
-        problems.append(Row("API key", text, is_problem=True))
-    requests = tuple(
-        Request(
-            time.strftime("%H:%M:%S", time.gmtime(one.at)),
-            one.tasks,
-            one.regions,
-            one.total_ms,
-            ", ".join(f"{name} {took:.0f}" for name, took in one.stages_ms.items() if name != "total" and took >= 0.5),
-            tuple(str(reason) for reason in one.reasons),
-        )
-        for one in metrics.recent()
-    )
-    return Status(headline, is_ready, model, cache, queue, tuple(problems), requests)

@@ -3,17 +3,13 @@
 import base64
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from backend import bootstrap
-from backend.bootstrap import ERRANDS, Errands, LoadingDecoder
-from backend.errors import BackendError, Reason
+from backend.errors import Reason
 from backend.settings import read
-from model.types import Prompt
 from model.weights import WeightsError, names, native
 from tests.answers import checked, mask_of
 from tests.checkpoints import random_checkpoint
@@ -22,7 +18,6 @@ from tests.service import wait_until
 from tests.wire import click, encoded, result
 
 BROWSER = {"Accept": "text/html"}
-SOON_S = 30.0
 
 
 def settings(folder, **environ):
@@ -225,61 +220,3 @@ def test_a_device_that_is_not_there_is_told_on_the_page_and_to_a_click(build):
     assert client.get("/health").status_code == 200
     client.post("/predict", data=encoded(click_on(data_uri())))
     assert service.metrics.recent()[0].reasons == (Reason.MODEL_NOT_READY,)
-
-
-# Its own small parts.
-
-
-def test_the_decoder_is_loaded_once_however_many_ask(tiny_checkpoint, tiny_encoder, landscape):
-    decoder = LoadingDecoder(tiny_checkpoint, "cpu")
-    assert (decoder.model_version, decoder.device) == (tiny_checkpoint.model_version, "")
-    seen = tiny_encoder.encode(landscape)
-    prompt = Prompt(point_coords=[[20.0, 30.0]], point_labels=[1])
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: decoder.decode(seen, [prompt]), range(8)))
-        loaded = set(pool.map(lambda _: decoder._loaded(), range(8)))
-    assert len({answer.masks[0][0].area for answer in answers}) == 1
-    assert len(loaded) == 1
-    assert decoder.device == "cpu"
-
-
-def test_a_decoder_that_cannot_be_loaded_says_why_and_is_tried_again(tiny_checkpoint, embedding):
-    decoder = LoadingDecoder(tiny_checkpoint, "gpu:7")
-    for _ in range(2):
-        with pytest.raises(BackendError, match="gpu:7") as caught:
-            decoder.decode(embedding, [Prompt(box=[0, 0, 5, 5])])
-        assert caught.value.reason is Reason.MODEL_NOT_READY
-    assert "gpu:7" in decoder.failure
-    decoder._wanted = "cpu"
-    assert len(decoder.decode(embedding, [Prompt(box=[0, 0, 5, 5])])) == 1
-    assert decoder.failure == ""
-
-
-def test_errands_run_one_after_the_other_and_a_failing_one_is_logged(caplog):
-    errands, done, last = Errands(), [], threading.Event()
-    errands.submit(lambda: done.append(1 / 0))
-    errands.submit(lambda: done.append("second"))
-    errands.submit(last.set)
-    assert last.wait(SOON_S)
-    assert done == ["second"]
-    assert "ZeroDivisionError" in caplog.text
-    errands.close()
-
-
-def test_too_many_errands_are_dropped_and_later_ones_taken_again():
-    errands, gate, done = Errands(), threading.Event(), []
-    errands.submit(lambda: gate.wait(SOON_S))
-    for number in range(ERRANDS + 10):
-        errands.submit(lambda number=number: done.append(number))
-    gate.set()
-    wait_until(lambda: len(done) == ERRANDS - 1)
-    wait_until(lambda: errands._free._value == ERRANDS)
-    errands.submit(lambda: done.append("later"))
-    wait_until(lambda: "later" in done)
-    errands.close()
-
-
-def test_errands_after_closing_are_dropped():
-    errands = Errands()
-    errands.close()
-    errands.submit(lambda: pytest.fail("was to be dropped"))

@@ -20,8 +20,8 @@ ROWS = [
     "backend.encode_queue backend.ahead backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
     "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.listener "
     "backend.queued_embeddings",
-    "backend.clicks backend.turns backend.segmenter",
-    "backend.status backend.app backend.worker",
+    "backend.clicks backend.turns backend.errands backend.loading_decoder backend.segmenter",
+    "backend.status backend.snapshot backend.app backend.worker",
     "backend.redis_parts backend.bootstrap",
     "backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo "
     "backend.__main__",
