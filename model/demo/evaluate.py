@@ -137,6 +137,8 @@ class Judge:
             for name, corners in (("box", box), ("loose box", loose)):
                 found, predicted, _ = self.answer(embedding, [], corners)
                 figures.add(name, overlap(found, wanted), predicted)
+                if name == "box":
+                    self.note_groups(figures, name, scene, index, overlap(found, wanted))
             rows, columns = np.nonzero(own)
             k = int(rng.integers(len(rows)))
             found, predicted, _ = self.answer(embedding, [(int(columns[k]), int(rows[k]), 1)])
@@ -144,18 +146,25 @@ class Judge:
             x, y, _ = innermost(own)
             found, predicted, logits = self.answer(embedding, [(x, y, 1)])
             figures.add("click", overlap(found, wanted), predicted)
-            self.note_groups(figures, scene, index, overlap(found, wanted))
+            self.note_groups(figures, "click", scene, index, overlap(found, wanted))
             self.correct(embedding, wanted, (x, y, 1), figures, found, logits)
 
     @staticmethod
-    def note_groups(figures: Figures, scene: Scene, index: int, iou: float) -> None:
-        """Note a click's IoU again under the kind and the size of its object."""
+    def note_groups(figures: Figures, prompt: str, scene: Scene, index: int, iou: float) -> None:
+        """Note an IoU again under the kind and the size of its object, and whether something cuts it in pieces."""
         share = scene.masks[index].mean()
         size = "under 1 %" if share < 0.01 else "1 to 5 %" if share < 0.05 else "over 5 %"
         nested = scene.parents[index] >= 0 or index in scene.parents
-        groups = (f"size {size}", f"shape {scene.kinds[index]}", "parts and wholes" if nested else "not nested")
+        count, _, pieces, _ = cv2.connectedComponentsWithStats(scene.masks[index].astype(np.uint8))
+        whole = np.count_nonzero(pieces[1:count, cv2.CC_STAT_AREA] >= 0.01 * scene.masks[index].sum()) < 2
+        groups = (
+            f"size {size}",
+            f"shape {scene.kinds[index]}",
+            "parts and wholes" if nested else "not nested",
+            "in one piece" if whole else "cut in pieces",
+        )
         for group in groups:
-            figures.add(f"click, {group}", iou)
+            figures.add(f"{prompt}, {group}", iou)
 
 
 def scene_size(rng: Rng) -> tuple[int, int]:
@@ -177,8 +186,7 @@ def table(figures: dict[Family, Figures]) -> str:
     """Return the figures as a Markdown table."""
     lines = ["| mean IoU | train family | held-out family |", "|---|---|---|"]
     names = dict.fromkeys(name for f in figures.values() for name in f.ious)
-    main = [n for n in names if not n.startswith("click, ")]
-    for name in main + sorted(n for n in names if n.startswith("click, ")):
+    for name in sorted(names, key=lambda name: ("," in name, name if "," in name else "")):
         cells = [
             f"{np.mean(f.ious[name]):.3f} ({len(f.ious[name])})" if name in f.ious else "" for f in figures.values()
         ]

@@ -33,6 +33,7 @@ EMA_DECAY = 0.998
 AFFINITY_CLICKS = 6
 CLICK_REACH = 6.0  # low-res cells around a corrective click
 CLICKS_ALONE = 0.3  # how often corrective clicks come without the logits they correct
+LATER_ROUNDS, CORRECTION = 0.5, 0.35  # what corrections weigh beside first prompts, and the error beside the whole mask
 
 
 def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -111,11 +112,11 @@ def prompt_rounds(model: DemoSam, embedding: Tensor, batch: Batch, rounds: int) 
         loss = losses[:, 0].mean() + functional.mse_loss(predicted, iou)
         best = torch.zeros(n, dtype=torch.long)
         if previous is not None:
-            loss = loss + correction_loss(logits, batch.targets, previous, points[:, -1])
+            loss = loss + CORRECTION * correction_loss(logits, batch.targets, previous, points[:, -1])
         if number == 0:
             loss = loss + 0.9 * losses[:, 1:].min(1).values.mean() + 0.1 * losses[:, 1:].mean()
             best = torch.where(by_box, 0, 1 + predicted.detach()[:, 1:].argmax(1))
-        (loss / rounds).backward()
+        (loss * (LATER_ROUNDS if number else 1.0)).backward()
         chosen = iou[torch.arange(n), best]
         if number == 0:
             figures.update(box=float(chosen[by_box].mean()), click=float(chosen[~by_box].mean()))
@@ -149,7 +150,7 @@ def rounds_at(step: int, progress: float) -> int:
     """Return the number of prompt rounds: one until masks appear, then one, two or three, more of them at the end."""
     if step < 300:
         return 1
-    return (1, 2, 1, 3)[step % 4] if progress < 0.65 else (2, 1, 2, 3)[step % 4]
+    return (1, 2, 1, 1, 3, 1)[step % 6] if progress < 0.8 else (2, 1, 1, 3)[step % 4]
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:  # Any: what torch's optimisers take
