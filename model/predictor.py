@@ -2,9 +2,9 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +26,8 @@ from model.transforms import (
 )
 from model.types import Embedding, FloatArray, Mask, Masks, Prompt, as_prompts
 from model.weights import Checkpoint
+
+R = TypeVar("R")
 
 GPU_BATCH = 16
 """Prompts that a GPU decodes at once: bounds its memory. On a CPU each prompt is decoded by itself, as many at a time
@@ -112,6 +114,38 @@ class Decoder:
             ValueError: the embedding is of another model, or a mask input has the wrong size.
             CapabilityError: the weights lack what a prompt needs.
         """
+
+        def finish(logits: FloatArray, scores: FloatArray) -> _Answer:
+            return self._answer(logits, scores, embedding, multimask_output)
+
+        answers = self.decode_each(embedding, prompts, multimask_output, finish)
+        masks, scores, logits = zip(*answers, strict=True)
+        return Masks(masks, scores if "score" in self.capabilities else None, logits)
+
+    def decode_each(
+        self,
+        embedding: Embedding,
+        prompts: Prompt | Iterable[Prompt],
+        multimask_output: bool | None,
+        finish: Callable[[FloatArray, FloatArray], R],
+    ) -> list[R]:
+        """Decode prompts as `decode` does, for a caller who makes something else of the logits than their masks.
+
+        Args:
+            embedding: as in `decode`.
+            prompts: as in `decode`.
+            multimask_output: as in `decode`, but where it chooses one of three, all three are handed over.
+            finish: given a prompt's logits (M, low_res_size, low_res_size) and the predicted IoUs (M,) as the network
+                says them (some are above 1; meaningless without the capability ``score``), returns what to keep of
+                them. Called from several threads at a time.
+
+        Returns:
+            What ``finish`` returned for each prompt, in order.
+
+        Raises:
+            ValueError: as `decode`.
+            CapabilityError: as `decode`.
+        """
         asked = as_prompts(prompts)
         self._check(embedding, asked)
         devices.enter(self.device)
@@ -127,17 +161,16 @@ class Decoder:
             for start in range(0, len(indexes), self._batch)
         ]
 
-        def answer(part: tuple[_Shape, list[int]]) -> list[_Answer]:
+        def answer(part: tuple[_Shape, list[int]]) -> list[R]:
             shape, indexes = part
             found = self._forward(image, [asked[i] for i in indexes], shape, embedding)
-            return [self._answer(*one, embedding, multimask_output) for one in zip(*found, strict=True)]
+            return [finish(*one) for one in zip(*found, strict=True)]
 
-        answers: dict[int, _Answer] = {}
+        answers: dict[int, R] = {}
         parallel = self._parallel if len(parts) > 1 else Sequential()
         for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
             answers.update(zip(indexes, found, strict=True))
-        masks, scores, logits = zip(*(answers[i] for i in range(len(asked))), strict=True)
-        return Masks(masks, scores if "score" in self.capabilities else None, logits)
+        return [answers[i] for i in range(len(asked))]
 
     def _check(self, embedding: Embedding, prompts: Sequence[Prompt]) -> None:
         size, low = self.config.embedding_size, self.config.low_res_size

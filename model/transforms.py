@@ -5,7 +5,7 @@ to the square, crop the padding, bilinear to the photo, > 0), and gives the same
 ``utils/transforms.py`` and ``modeling/sam.py``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import cv2
@@ -99,11 +99,6 @@ def mask_from_logits(
 ) -> Mask:
     """Turn low-resolution logits into a mask of the photo.
 
-    Both of Meta's bilinear steps are linear in each axis, so together they are ``rows @ logits @ columnsᵀ`` with two
-    narrow-banded matrices that depend on sizes alone. Only the rows and columns that a positive logit reaches are
-    computed: an interpolated value cannot be positive elsewhere. The product over rows is taken a few rows at a time,
-    with just the logits that these need, while their values are in cache.
-
     Args:
         logits: (low_res_size, low_res_size) float32.
         input_size: (height, width) of the photo within the square input.
@@ -114,20 +109,60 @@ def mask_from_logits(
     Returns:
         The mask, true where the interpolated logit is above zero.
     """
-    positive = logits > 0
+    return mask_and_areas(logits, input_size, original_size, image_size, (), product)[0]
+
+
+def mask_and_areas(
+    logits: FloatArray,
+    input_size: tuple[int, int],
+    original_size: tuple[int, int],
+    image_size: int,
+    levels: Sequence[float],
+    product: Callable[[FloatArray, FloatArray], FloatArray] = np.matmul,
+) -> tuple[Mask, tuple[int, ...]]:
+    """Turn low-resolution logits into a mask of the photo, and count the pixels above other levels than zero.
+
+    Both of Meta's bilinear steps are linear in each axis, so together they are ``rows @ logits @ columnsᵀ`` with two
+    narrow-banded matrices that depend on sizes alone. Only the rows and columns that a logit above the lowest level
+    reaches are computed: an interpolated value cannot be above it elsewhere. The product over rows is taken a few rows
+    at a time, with just the logits that these need, while their values are in cache; the photo's logits never exist
+    as a whole.
+
+    Args:
+        logits: as `mask_from_logits` takes it, like all but the next.
+        input_size: likewise.
+        original_size: likewise.
+        image_size: likewise.
+        levels: logits.
+        product: likewise.
+
+    Returns:
+        The mask, true where the interpolated logit is above zero, and for each level the pixels of the photo where it
+        is above that.
+    """
     axes = [_axis_weights(logits.shape[i], image_size, input_size[i], original_size[i]) for i in (0, 1)]
-    spans = [axes[i].span(np.flatnonzero(positive.any(axis=1 - i))) for i in (0, 1)]
+    inner = [axes[i].span(np.flatnonzero((logits > 0).any(axis=1 - i))) for i in (0, 1)]
+    lowest = min((0.0, *levels))
+    reached = logits > lowest
+    spans = [axes[i].span(np.flatnonzero(reached.any(axis=1 - i))) for i in (0, 1)] if lowest < 0 else inner
     height, width = (span.stop - span.start for span in spans)
     if 0 in (height, width):
-        return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size)
+        return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size), (0,) * len(levels)
     columns, low_columns = axes[1].matrix(spans[1])
     stretched = product(np.ascontiguousarray(logits[:, low_columns], dtype=np.float32), columns.T)  # (low, width)
-    crop = np.empty((height, width), dtype=np.bool_)
+    crop, areas = np.empty((height, width), dtype=np.bool_), [0] * len(levels)
     for start in range(0, height, ROWS_AT_ONCE):
         part = slice(start, min(start + ROWS_AT_ONCE, height))
         rows, low_rows = axes[0].matrix(slice(spans[0].start + part.start, spans[0].start + part.stop))
-        np.greater(product(rows, stretched[low_rows]), 0, out=crop[part])
-    return Mask(crop, (spans[1].start, spans[0].start), original_size)
+        values = product(rows, stretched[low_rows])
+        np.greater(values, 0, out=crop[part])
+        for index, level in enumerate(levels):
+            areas[index] += int(np.count_nonzero(values > level))
+    if lowest < 0:
+        top, left = (span.start - wider.start for span, wider in zip(inner, spans, strict=True))
+        crop = crop[top : top + inner[0].stop - inner[0].start, left : left + inner[1].stop - inner[1].start].copy()
+    offset = (inner[1].start, inner[0].start) if crop.size else (0, 0)
+    return Mask(crop if crop.size else np.zeros((0, 0), dtype=np.bool_), offset, original_size), tuple(areas)
 
 
 class _AxisWeights:
