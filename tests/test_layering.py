@@ -22,7 +22,7 @@ ROWS = [
     "backend.queued_embeddings",
     "backend.clicks backend.turns backend.errands backend.loading_decoder backend.segmenter",
     "backend.status backend.snapshot backend.app backend.worker",
-    "backend.redis_parts backend.bootstrap",
+    "backend.redis_parts backend.bootstrap backend.label_studio_ml",
     "backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo "
     "backend.__main__",
 ]
@@ -50,13 +50,20 @@ ALLOWED = {
     "prometheus_client": ("backend.metrics",),
     "defusedxml": ("backend.label_config",),
     "label_studio_sdk": ("backend.label_studio",),
+    "label_studio_ml": ("backend.label_studio_ml",),
     "pydantic_settings": ("backend.settings",),
     "pickle": (),  # loading one runs code
     "marshal": (),
     "shelve": (),
 }
 
-ENVIRONMENT = ("backend.__main__", "backend.demo", "backend.demo_processes", "backend.server")
+ENVIRONMENT = (
+    "backend.__main__",
+    "backend.demo",
+    "backend.demo_processes",
+    "backend.label_studio_ml",
+    "backend.server",
+)
 """Entry points, which read the environment and pass it on; and MKL's own switch, which only the environment can set."""
 
 
