@@ -13,6 +13,7 @@ from flask import Flask
 from backend import redis_parts, snapshot
 from backend.addresses import AddressPolicy, Origin
 from backend.app import Access, create_app
+from backend.drawing import Drawing
 from backend.embeddings import Embeddings, LocalEmbeddings
 from backend.encode_queue import Encoder
 from backend.errands import Errands
@@ -99,10 +100,10 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.predict_budget_s,
         settings.output_preference,
         settings.prefetch_tasks,
-        decodes_at_once=_cores() + 1,  # one more is in Python while the others compute
     )
     next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
-    segmenter = Segmenter(decoder, embeddings, metrics, errands, next_tasks, policy)
+    drawing = Drawing(decoder, metrics, decodes_at_once=_cores() + 1)  # one is in Python while the others compute
+    segmenter = Segmenter(drawing, embeddings, metrics, errands, next_tasks, policy)
 
     def start() -> None:
         decoder.start()

@@ -3,13 +3,15 @@
 The rules, from what the editor sends: points of one label accumulate into one object; every rectangle, ellipse, polygon
 and painted mask is an object of its own; points that lie in one of those refine it; negative points alone mark nothing.
 Of two points on one pixel the later one counts. Ordinary points that an annotator drew by hand lack a sign and come
-along when a smart point of their label is drawn: where others have a sign, they are no prompts.
+along when a smart point of their label is drawn: where others have a sign, they are no prompts. In what a task already
+holds there was no click, so points without a sign are ``apart``: each marks an object of its own.
 
 Coordinates need no turning: with a rotated view the editor still stores them for the upright image (it maps the pointer
 through the inverse of the view's transform), as it does masks; ``image_rotation`` is only echoed.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -54,15 +56,20 @@ class _Draft:
     points: list[_Signed] = field(default_factory=list)
 
 
-def translate(context: Sequence[PromptRegion], image_size: Size | None = None) -> Translation:
+def translate(
+    context: Sequence[PromptRegion], image_size: Size | None = None, *, are_apart: bool = False
+) -> Translation:
     """Return the prompts that a context holds.
 
     Args:
         context: the click's regions, oldest first.
         image_size: (H, W) of the image the model sees, where it differs from the regions' ``original_size``; prompts
             are in its pixels. Answers must still have the ``original_size``.
+        are_apart: whether points without a sign mark an object each, unless they lie in one that is marked otherwise.
     """
-    are_signed = any(isinstance(region.shape, KeyPoint) and region.is_positive is not None for region in context)
+    are_signed = not are_apart and any(
+        isinstance(region.shape, KeyPoint) and region.is_positive is not None for region in context
+    )
     skipped: list[Skipped] = []
     groups: dict[object, list[tuple[int, PromptRegion, Mark]]] = {}
     for place, region in enumerate(context):
@@ -75,7 +82,7 @@ def translate(context: Sequence[PromptRegion], image_size: Size | None = None) -
         groups.setdefault(where, []).append((place, region, found))
     drafts: list[_Draft] = []
     for group in groups.values():
-        drafts.extend(_drafts(group, skipped))
+        drafts.extend(_drafts(group, skipped, are_apart))
     drafts.sort(key=lambda draft: draft.place)
     return Translation(tuple(_object(draft, image_size, skipped) for draft in drafts), tuple(skipped))
 
@@ -95,7 +102,7 @@ def _mark(region: PromptRegion, image_size: Size | None, are_signed: bool) -> Ma
     return mark(region.shape, size, original_size)
 
 
-def _drafts(group: Iterable[tuple[int, PromptRegion, Mark]], skipped: list[Skipped]) -> list[_Draft]:
+def _drafts(group: Iterable[tuple[int, PromptRegion, Mark]], skipped: list[Skipped], are_apart: bool) -> list[_Draft]:
     """Return the objects marked on one image."""
     areas: list[_Draft] = []
     points: list[tuple[int, _Signed]] = []
@@ -104,15 +111,17 @@ def _drafts(group: Iterable[tuple[int, PromptRegion, Mark]], skipped: list[Skipp
             points.append((place, _Signed(region, found.points[0], region.is_positive is not False)))
         else:
             areas.append(_Draft(place, found, region))
-    loose: dict[tuple[str, ...], _Draft] = {}
+    homeless: list[tuple[int, _Signed]] = []
     for place, point in points:
         home = _home(point, areas)
         if home is None:
-            home = loose.setdefault(point.region.labels, _Draft(place, Mark(), None))
-        home.points.append(point)
+            homeless.append((place, point))
+        else:
+            home.points.append(point)
+    loose = _loose(homeless, are_apart)
     for draft in (*areas, *loose.values()):
         draft.points = _later_wins(draft.points)
-    for labels, draft in loose.items():
+    for (labels, _), draft in loose.items():
         if any(point.is_positive for point in draft.points):
             areas.append(draft)
         elif len(areas) == 1 and areas[0].region is not None and _share(labels, areas[0].region.labels):
@@ -123,6 +132,18 @@ def _drafts(group: Iterable[tuple[int, PromptRegion, Mark]], skipped: list[Skipp
                 for point in draft.points
             )
     return areas
+
+
+def _loose(points: Iterable[tuple[int, _Signed]], are_apart: bool) -> dict[tuple[tuple[str, ...], str], _Draft]:
+    """Return the points that lie in no area, by their label, and where they are apart each by itself."""
+    points = list(points)
+    unsigned = Counter(point.region.labels for _, point in points if are_apart and point.region.is_positive is None)
+    found: dict[tuple[tuple[str, ...], str], _Draft] = {}
+    for place, point in points:
+        is_alone = unsigned[point.region.labels] > 1 and point.region.is_positive is None
+        name = point.region.id if is_alone else ""
+        found.setdefault((point.region.labels, name), _Draft(place, Mark(), None)).points.append(point)
+    return found
 
 
 def _home(point: _Signed, areas: Iterable[_Draft]) -> _Draft | None:

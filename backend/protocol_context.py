@@ -4,7 +4,7 @@ One region may take several entries of one id (the shape, its label, a choice ma
 the labels from whichever entry has them. What cannot be read becomes a ``Skipped`` with its reason; nothing raises.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -55,8 +55,13 @@ class _NotDrawn(Exception):  # noqa: N818 - not a failure: the region is left ou
         self.reason = reason
 
 
-def read(result: Iterable[msgspec.Raw]) -> tuple[tuple[PromptRegion, ...], tuple[Skipped, ...]]:
-    """Return the regions drawn in a ``result``, in order, and what was left out, each with its reason."""
+def read(
+    result: Iterable[msgspec.Raw], kinds: Collection[ShapeKind] = tuple(ShapeKind)
+) -> tuple[tuple[PromptRegion, ...], tuple[Skipped, ...]]:
+    """Return the regions drawn in a ``result``, in order, and what was left out, each with its reason.
+
+    Shapes of other kinds than ``kinds`` are left out unread (``not_a_prompt``): a mask may take megabytes.
+    """
     groups: dict[str, list[_Entry]] = {}
     skipped: list[Skipped] = []
     for place, raw in enumerate(result):
@@ -70,7 +75,7 @@ def read(result: Iterable[msgspec.Raw]) -> tuple[tuple[PromptRegion, ...], tuple
     regions: list[PromptRegion] = []
     for name, entries in groups.items():
         try:
-            regions.append(_region(name, entries))
+            regions.append(_region(name, entries, kinds))
         except _NotDrawn as cause:
             skipped.append(Skipped(name, cause.reason, str(cause)))
         except ValueError as error:
@@ -78,8 +83,10 @@ def read(result: Iterable[msgspec.Raw]) -> tuple[tuple[PromptRegion, ...], tuple
     return tuple(regions), tuple(skipped)
 
 
-def _region(name: str, entries: Sequence[_Entry]) -> PromptRegion:
+def _region(name: str, entries: Sequence[_Entry], kinds: Collection[ShapeKind]) -> PromptRegion:
     entry, kind = _drawn(entries)
+    if kind not in kinds:
+        raise _NotDrawn(Reason.NOT_A_PROMPT, f"a {kind} is not asked for")
     height, width = json_fields.whole(entry.original_height), json_fields.whole(entry.original_width)
     return PromptRegion(
         id=name,

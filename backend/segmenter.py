@@ -11,19 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from backend import label_config, prompts, regions, task_images
+from backend import label_config, prompts, task_images
 from backend.clicks import Click, Clicks
+from backend.drawing import Drawing
 from backend.embeddings import Embeddings, Priority
-from backend.encode_queue import is_out_of_memory
-from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
+from backend.errors import BackendError, Reason, RetryLater
 from backend.metrics import Metrics
 from backend.shapes import ShapeKind
-from backend.turns import Turns
 from backend.types import (
     Controls,
     ImageRef,
     ObjectPrompt,
-    Output,
     Prediction,
     PredictRequest,
     PromptRegion,
@@ -33,25 +31,12 @@ from backend.types import (
     Task,
     WebhookEvent,
 )
-from model.errors import CapabilityError
-from model.types import Embedding, Masks, Prompt
+from model.types import Embedding
 
 logger = logging.getLogger(__name__)
 
-SCALE_TOLERANCE = 0.01
-"""How far the two sides of a picture may be scaled apart before it counts as another picture."""
-
 REMEMBERED_TASKS = 1000
 """For how many tasks it is remembered that those after them were asked for."""
-
-
-class Decoder(Protocol):
-    """Turns prompts about an embedding into masks; see `model.predictor.Decoder`."""
-
-    model_version: str
-
-    def decode(self, embedding: Embedding, prompts: Sequence[Prompt], multimask_output: bool | None = None, /) -> Masks:
-        """Return one entry per prompt, in order."""
 
 
 class Background(Protocol):
@@ -77,13 +62,11 @@ class Policy:
         output_preference: what an answer is drawn as when a labeling config offers several kinds; those that are not
             named come last.
         prefetch_tasks: how many of a project's next tasks are encoded ahead.
-        decodes_at_once: how many clicks are decoded at a time; the others wait in the order in which they came.
     """
 
     budget_s: float = 90.0
     output_preference: tuple[ShapeKind, ...] = ()
     prefetch_tasks: int = 3
-    decodes_at_once: int = 4
 
     @property
     def outputs(self) -> tuple[ShapeKind, ...]:
@@ -100,17 +83,17 @@ class Segmenter:
 
     def __init__(
         self,
-        decoder: Decoder,
+        drawing: Drawing,
         embeddings: Embeddings,
         metrics: Metrics,
         background: Background,
         next_tasks: NextTasks | None,
         policy: Policy,
     ) -> None:
-        self.model_version = decoder.model_version
-        self._decoder, self._embeddings, self._metrics = decoder, embeddings, metrics
+        self.model_version = drawing.model_version
+        self._drawing, self._embeddings, self._metrics = drawing, embeddings, metrics
         self._background, self._next_tasks, self._policy = background, next_tasks, policy
-        self._clicks, self._turns = Clicks(), Turns(policy.decodes_at_once)
+        self._clicks = Clicks()
         self._followed: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -189,38 +172,13 @@ class Segmenter:
             return []
         outputs = [label_config.choose_output(controls, one.labels, self._policy.outputs) for one in objects]
         embedding = self._embedding(ref, deadline)
-        with self._turns:
+        with self._drawing.turns:
             if click.is_superseded:
                 raise RetryLater("the annotator has added to this click meanwhile", Reason.SUPERSEDED)
-            return self._draw(list(zip(objects, outputs, strict=True)), embedding)
-
-    def _draw(self, asked: Sequence[tuple[ObjectPrompt, Output]], embedding: Embedding) -> list[Region]:
-        found: list[Region] = []
-        for size in dict.fromkeys(one.original_size for one, _ in asked):  # one, unless a caller mixes several pictures
-            chosen = [(one, output) for one, output in asked if one.original_size == size]
-            masks = self._decode(at_size(embedding, size), [one.prompt for one, _ in chosen])
-            for index, (one, output) in enumerate(chosen):
-                score = None if masks.iou_predictions is None else masks.iou_predictions[index][0]
-                with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
-                    found += regions.draw(masks.masks[index][0], one, output, score)
-        return found
+            return self._drawing.draw(list(zip(objects, outputs, strict=True)), embedding)
 
     def _embedding(self, ref: ImageRef, deadline: float) -> Embedding:
         return self._embeddings.get(ref, max(0.0, deadline - time.monotonic()), Priority.INTERACTIVE)
-
-    def _decode(self, embedding: Embedding, asked: Sequence[Prompt]) -> Masks:
-        try:
-            with self._metrics.stage("decoder"):
-                return self._decoder.decode(embedding, asked)
-        except BackendError:
-            raise
-        except CapabilityError as error:
-            raise RequestError(str(error), Reason.UNSUPPORTED_PROMPT) from error
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise RetryLater("not enough memory to decode", Reason.OUT_OF_MEMORY) from error
-            logger.exception("event=decode_failed")
-            raise BackendError(f"the prompts cannot be decoded: {error}", Reason.DECODE_FAILED) from error
 
     def _warm(self, request: PredictRequest) -> None:
         """Encode what the annotator meets next: the images of tasks that are opened, and of the tasks after them."""
@@ -279,24 +237,3 @@ def _by_image(context: Iterable[PromptRegion]) -> dict[tuple[str, int | None], l
     for region in context:
         found.setdefault((region.to_name, region.item_index), []).append(region)
     return found
-
-
-def at_size(embedding: Embedding, size: tuple[int, int]) -> Embedding:
-    """Return the embedding as if the photo had ``size`` (height, width), the size the annotator's browser tells.
-
-    A browser may hold a scaled copy of the photo; prompts and masks are then in pixels of that copy.
-
-    Raises:
-        ImageError: the photo is not a scaled copy, for instance because its EXIF orientation was read differently.
-    """
-    if embedding.original_size == size:
-        return embedding
-    (height, width), (shown_height, shown_width) = embedding.original_size, size
-    ratio = (shown_height / height) / (shown_width / width)
-    rounding = 1 / min(shown_height, shown_width)
-    if abs(ratio - 1) > SCALE_TOLERANCE + rounding:
-        raise ImageError(
-            f"the photo has {width} x {height} pixels, the annotator's browser shows {shown_width} x {shown_height}",
-            Reason.SIZE_MISMATCH,
-        )
-    return replace(embedding, original_size=size)

@@ -45,6 +45,17 @@ def image_refs(controls: Controls, task: Task, project_id: int | None = None) ->
     return tuple(found.values())
 
 
+def places(controls: Controls, task: Task) -> tuple[tuple[str, int | None], ...]:
+    """Return where a task shows its images: the ``to_name`` and item index that regions on each of them carry."""
+    found: dict[tuple[str, int | None], None] = {}
+    for tag in controls.images:
+        for image in _repeated(tag, task):
+            for index, uri in enumerate(_values(image, task)):
+                if isinstance(uri, str) and uri.strip() and len(found) < MANY:
+                    found.setdefault((image.name, index if image.value_list else None))
+    return tuple(found)
+
+
 def lookup(value: str, data: object) -> object:
     """Return what a ``value`` attribute stands for, None where the data does not hold it.
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from backend.app import Access, create_app
+from backend.drawing import Drawing
 from backend.embeddings import LocalEmbeddings
 from backend.metrics import Metrics
 from backend.segmenter import Policy, Segmenter
@@ -121,7 +122,8 @@ class Service:
             self.source, lambda: self.encoder, VERSION, MemoryStore(10 * MB), self.metrics
         )
         policy = policy or Policy(budget_s=10.0)
-        self.segmenter = Segmenter(self.decoder, self.embeddings, self.metrics, self.errands, next_tasks, policy)
+        self.drawing = Drawing(self.decoder, self.metrics, decodes_at_once=4)
+        self.segmenter = Segmenter(self.drawing, self.embeddings, self.metrics, self.errands, next_tasks, policy)
         self.app = create_app(self.segmenter, self.metrics, lambda: STATUS, access or Access(20 * MB))
         self.client = self.app.test_client()
 

@@ -12,15 +12,16 @@ ROWS = [
     "model.types model.config model.transforms model.errors",
     "model.*",
     "backend backend.errors backend.shapes backend.types backend.settings backend.logs",
-    "backend.json_fields backend.protocol_context backend.protocol backend.label_config backend.locations "
-    "backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts backend.regions "
-    "backend.embedding_bytes",
+    "backend.json_fields backend.protocol_context backend.protocol_saved backend.protocol backend.label_config "
+    "backend.locations backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
+    "backend.saved_prompts backend.regions backend.embedding_bytes",
     "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio "
     "backend.store backend.metrics",
     "backend.encode_queue backend.ahead backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
     "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.listener "
     "backend.queued_embeddings",
-    "backend.clicks backend.turns backend.errands backend.loading_decoder backend.segmenter",
+    "backend.clicks backend.turns backend.errands backend.loading_decoder backend.drawing backend.task_objects "
+    "backend.task_segmenter backend.segmenter",
     "backend.status backend.snapshot backend.app backend.worker",
     "backend.redis_parts backend.bootstrap backend.label_studio_ml",
     "backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo "

@@ -1,0 +1,102 @@
+"""From prompts about an image to the regions that show its objects: decode, then draw. Clicks and whole tasks share it.
+
+An image's embedding takes its prompts in pixels of any copy of the photo that has its proportions; see `at_size`.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from backend import regions
+from backend.encode_queue import is_out_of_memory
+from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
+from backend.metrics import Metrics
+from backend.shapes import ShapeKind
+from backend.turns import Turns
+from backend.types import ObjectPrompt, Output, Region
+from model.errors import CapabilityError
+from model.types import Embedding, Mask, Masks, Prompt
+
+logger = logging.getLogger(__name__)
+
+SCALE_TOLERANCE = 0.01
+"""How far the two sides of a picture may be scaled apart before it counts as another picture."""
+
+
+class Decoder(Protocol):
+    """Turns prompts about an embedding into masks; see `model.predictor.Decoder`."""
+
+    model_version: str
+
+    def decode(self, embedding: Embedding, prompts: Sequence[Prompt], multimask_output: bool | None = None, /) -> Masks:
+        """Return one entry per prompt, in order."""
+
+
+class Drawing:
+    """Decodes prompts and draws their masks; safe from many threads.
+
+    Attributes:
+        model_version: name and digest of the weights.
+        turns: to be taken around `draw`, so that few are decoded at a time and the others wait in order.
+    """
+
+    def __init__(self, decoder: Decoder, metrics: Metrics, decodes_at_once: int) -> None:
+        self.model_version = decoder.model_version
+        self.turns = Turns(decodes_at_once)
+        self._decoder, self._metrics = decoder, metrics
+
+    def draw(self, asked: Sequence[tuple[ObjectPrompt, Output]], embedding: Embedding) -> list[Region]:
+        """Return the regions of objects on one image, all decoded together.
+
+        Raises:
+            BackendError: the prompts cannot be decoded, or are about another picture.
+        """
+        found: list[Region] = []
+        for size in dict.fromkeys(one.original_size for one, _ in asked):  # one, unless a caller mixes several pictures
+            chosen = [(one, output) for one, output in asked if one.original_size == size]
+            masks = self._decode(at_size(embedding, size), [one.prompt for one, _ in chosen])
+            for index, (one, output) in enumerate(chosen):
+                score = None if masks.iou_predictions is None else masks.iou_predictions[index][0]
+                found += self.show(masks.masks[index][0], one, output, score)
+        return found
+
+    def show(self, mask: Mask, prompt: ObjectPrompt, output: Output, score: float | None) -> tuple[Region, ...]:
+        """Return the regions that show a mask, see `backend.regions.draw`; how long it took is noted."""
+        with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
+            return regions.draw(mask, prompt, output, score)
+
+    def _decode(self, embedding: Embedding, asked: Sequence[Prompt]) -> Masks:
+        try:
+            with self._metrics.stage("decoder"):
+                return self._decoder.decode(embedding, asked)
+        except BackendError:
+            raise
+        except CapabilityError as error:
+            raise RequestError(str(error), Reason.UNSUPPORTED_PROMPT) from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise RetryLater("not enough memory to decode", Reason.OUT_OF_MEMORY) from error
+            logger.exception("event=decode_failed")
+            raise BackendError(f"the prompts cannot be decoded: {error}", Reason.DECODE_FAILED) from error
+
+
+def at_size(embedding: Embedding, size: tuple[int, int]) -> Embedding:
+    """Return the embedding as if the photo had ``size`` (height, width), the size the annotator's browser tells.
+
+    A browser may hold a scaled copy of the photo; prompts and masks are then in pixels of that copy.
+
+    Raises:
+        ImageError: the photo is not a scaled copy, for instance because its EXIF orientation was read differently.
+    """
+    if embedding.original_size == size:
+        return embedding
+    (height, width), (shown_height, shown_width) = embedding.original_size, size
+    ratio = (shown_height / height) / (shown_width / width)
+    rounding = 1 / min(shown_height, shown_width)
+    if abs(ratio - 1) > SCALE_TOLERANCE + rounding:
+        raise ImageError(
+            f"the photo has {width} x {height} pixels, the annotator's browser shows {shown_width} x {shown_height}",
+            Reason.SIZE_MISMATCH,
+        )
+    return replace(embedding, original_size=size)

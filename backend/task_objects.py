@@ -1,0 +1,117 @@
+"""The objects that a task's prompts mark on one image, a bounded number at a time.
+
+Unlike a click, a task may mark hundreds of objects on an image of many megapixels. A box takes a few numbers, but a
+polygon is drawn as a mask of the whole image for the model. So objects are planned with the boxes around polygons, and
+those are drawn only when it is their turn.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from backend import label_config, prompts
+from backend.drawing import at_size
+from backend.errors import BackendError, Reason
+from backend.saved_prompts import TaskPrompts
+from backend.shapes import KeyPoint, Polygon, Rectangle, ShapeKind, Vector
+from backend.types import Controls, ObjectPrompt, Output, PromptRegion, Skipped
+from model.types import Embedding
+
+CHUNK = 16
+"""Objects decoded together at most: about as long as a click may have to wait for its turn."""
+
+CHUNK_PIXELS = 1 << 28
+"""Pixels of all masks that are held at a time, a byte each, if every object filled its image."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be segmented on one image.
+
+    Attributes:
+        chosen: the objects and how each is to be answered; polygons still as the boxes around them.
+        skipped: prompts that mark none, with their reasons.
+        size: (H, W) of the image.
+        regions: the prompts by their ids, in pixels of the image.
+    """
+
+    chosen: tuple[tuple[ObjectPrompt, Output], ...]
+    skipped: tuple[Skipped, ...]
+    size: tuple[int, int]
+    regions: dict[str, PromptRegion]
+
+    def chunks(self) -> Iterator[list[tuple[ObjectPrompt, Output]]]:
+        """Yield the objects as they are to be decoded together."""
+        step = min(CHUNK, max(1, CHUNK_PIXELS // math.prod(self.size)))
+        for start in range(0, len(self.chosen), step):
+            yield [(self._exact(one), output) for one, output in self.chosen[start : start + step]]
+
+    def _exact(self, one: ObjectPrompt) -> ObjectPrompt:
+        """Return an object with its polygon as it is."""
+        regions = [self.regions[name] for name in one.region_ids]
+        if all(_outlined(region) is region for region in regions):
+            return one
+        found = prompts.translate(regions, are_apart=True).objects
+        return found[0] if found else one
+
+
+def plan(
+    asked: TaskPrompts, embedding: Embedding, controls: Controls, outputs: Sequence[ShapeKind] = label_config.PREFERENCE
+) -> Plan:
+    """Return the objects that prompts mark on the one image of ``controls``.
+
+    Args:
+        asked: prompts on that image alone.
+        embedding: of the image; answers get its size, whatever copy of it the prompts were drawn on.
+        controls: see `backend.label_config.on_image`.
+        outputs: what masks are drawn as, the preferred kinds first.
+
+    Raises:
+        ConfigError: nothing on that image can hold an answer.
+    """
+    on_image, skipped = _in_pixels_of(embedding, controls.images[0].name, asked.regions)
+    found = prompts.translate([_outlined(region) for region in on_image], are_apart=True)
+    regions = {region.id: region for region in on_image}
+    chosen: list[tuple[ObjectPrompt, Output]] = []
+    for one in found.objects:
+        output = label_config.choose_output(controls, one.labels, outputs)
+        needless = _needless([regions[name] for name in one.region_ids], output, asked.areas_only)
+        if needless:
+            skipped.append(Skipped(one.region_ids[0], Reason.NOT_A_PROMPT, needless))
+        else:
+            chosen.append((one, output))
+    return Plan(tuple(chosen), (*skipped, *found.skipped), embedding.original_size, regions)
+
+
+def _in_pixels_of(
+    embedding: Embedding, to_name: str, regions: Iterable[PromptRegion]
+) -> tuple[list[PromptRegion], list[Skipped]]:
+    """Return the prompts as if drawn on the image itself; those drawn on another picture are left out."""
+    found: list[PromptRegion] = []
+    skipped: list[Skipped] = []
+    for region in regions:
+        try:
+            at_size(embedding, region.original_size or embedding.original_size)
+        except BackendError as error:
+            skipped.append(Skipped(region.id, error.reason, str(error)))
+            continue
+        found.append(replace(region, to_name=to_name, original_size=embedding.original_size))
+    return found, skipped
+
+
+def _outlined(region: PromptRegion) -> PromptRegion:
+    """Return a polygon as the box around it, in which the same points lie."""
+    match region.shape:
+        case Polygon(points) | Vector(points, True) if len(points) >= 3:
+            xs, ys = zip(*points, strict=True)
+            return replace(region, shape=Rectangle(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
+    return region
+
+
+def _needless(regions: Sequence[PromptRegion], output: Output, areas_only: bool) -> str:
+    """Return why an object is not to be segmented, empty where it is."""
+    if areas_only and all(isinstance(region.shape, KeyPoint) for region in regions):
+        return "a point that lies in no area"
+    if any(isinstance(one.shape, Polygon | Vector) and one.from_name == output.control.name for one in regions):
+        return "it is drawn already as it would be answered"
+    return ""
