@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-all bench lint format clean
+.PHONY: help run demo test test-all test-wheel bench lint format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,10 +41,14 @@ redis:
 
 test: redis $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not reference and not browser and not slow"
+	$(BIN)/python -m pytest -m "not reference and not browser and not slow and not installed"
+
+test-wheel: $(VENV)/dev.stamp ## Build the wheel and test it where the source tree is not to be seen (a minute, no network)
+	$(BIN)/python -m tests.wheel
 
 test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp .venv-label-studio/stamp ## All tests, also those against reference implementations
-	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(CURDIR)/.venv-label-studio/bin/python} $(BIN)/python -m pytest
+	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(CURDIR)/.venv-label-studio/bin/python} $(BIN)/python -m pytest -m "not installed"
+	$(BIN)/python -m tests.wheel
 
 $(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/reference/requirements.txt \

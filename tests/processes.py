@@ -72,10 +72,10 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, **environ: str):
+def serving(folder: Path, command: tuple[str, ...] = (sys.executable, "-m", "backend"), **environ: str):
     """Serve on a free port of loopback until the block ends."""
     port, log = free_port(), folder / "server.log"
-    command = [sys.executable, "-m", "backend", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = (*command, "serve", "--host", "127.0.0.1", "--port", str(port))
     own = environment(PADDLE_SAM_CACHE_DIR=str(folder / "cache"), **environ)
     with log.open("wb") as sink:
         process = subprocess.Popen(command, env=own, cwd=ROOT, stdout=sink, stderr=sink, start_new_session=True)
