@@ -1,6 +1,6 @@
 """label-studio-ml's two releases, as far as a model class meets them: base classes, and what their servers do with one.
 
-Written after label-studio-ml 1.0.9 and 2.0.1; `tests.reference.hosting` runs the real ones.
+Written after label-studio-ml 1.0.9 and 2.0.1; `tests.reference.hosting` runs a real one.
 """
 
 import json
@@ -26,7 +26,7 @@ class Server1:
 
     def setup(self, body: dict[str, Any]) -> dict[str, Any]:
         self.model = self.model_class(
-            label_config=body["schema"], hostname=body["hostname"], access_token=body["access_token"]
+            label_config=body["schema"],
             hostname=body["hostname"],
             access_token=body["access_token"],
             model_version=None,
