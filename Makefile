@@ -41,13 +41,13 @@ redis:
 
 test: redis $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not reference and not browser and not slow and not installed"
+	$(BIN)/python -m pytest -m "not reference and not browser and not slow"
 
 test-wheel: $(VENV)/dev.stamp ## Build the wheel and test it where the source tree is not to be seen (a minute, no network)
 	$(BIN)/python -m tests.wheel
 
 test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp .venv-label-studio/stamp ## All tests, also those against reference implementations
-	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(CURDIR)/.venv-label-studio/bin/python} $(BIN)/python -m pytest -m "not installed"
+	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(CURDIR)/.venv-label-studio/bin/python} $(BIN)/python -m pytest
 	$(BIN)/python -m tests.wheel
 
 $(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp

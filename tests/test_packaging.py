@@ -34,6 +34,7 @@ NOT_REQUIRED = {"torch", "segment_anything", "skimage", "label_studio_ml"}
 BROUGHT_BY = {"werkzeug": "flask"}
 
 from_a_checkout = pytest.mark.skipif(not (ROOT / "model").is_dir(), reason="reads the source tree's own files")
+installed = pytest.mark.skipif(CODE[0].parent == ROOT, reason="needs the package installed, see make test-wheel")
 
 
 def declared(name):
@@ -134,13 +135,13 @@ def call(*command, **options):
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, **options)
 
 
-@pytest.mark.installed
+@installed
 def test_the_packages_come_from_the_installation():
     assert all(Path(sys.prefix) in package.parents for package in CODE)
     assert {one.locate_file("model") for one in [distribution(NAME)]} == {CODE[0]}
 
 
-@pytest.mark.installed
+@installed
 def test_it_brings_extras_licences_and_commands():
     found = distribution(NAME)
     assert {"gpu", "dev"} <= set(found.metadata.get_all("Provides-Extra"))
@@ -149,7 +150,7 @@ def test_it_brings_extras_licences_and_commands():
     assert scripts == set(COMMANDS)
 
 
-@pytest.mark.installed
+@installed
 def test_what_it_requires_is_there_in_the_versions_it_requires():
     needed = [Requirement(line) for line in distribution(NAME).requires or []]
     needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
@@ -159,7 +160,7 @@ def test_what_it_requires_is_there_in_the_versions_it_requires():
     assert wrong == []
 
 
-@pytest.mark.installed
+@installed
 @pytest.mark.parametrize(("command", "package"), COMMANDS.items())
 def test_an_installed_command_says_what_python_m_says(command, package, tmp_path):
     ours = call(command, "--help", cwd=tmp_path)
@@ -168,7 +169,7 @@ def test_an_installed_command_says_what_python_m_says(command, package, tmp_path
     assert ours.stdout == theirs.stdout.replace(f"python -m {package}", command)
 
 
-@pytest.mark.installed
+@installed
 def test_the_installed_command_segments_a_sample_with_the_model_that_ships(tmp_path):
     done = call("paddle-sam", "segment", SAMPLES / "square.jpg", "--point", "200,200", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -177,7 +178,7 @@ def test_the_installed_command_segments_a_sample_with_the_model_that_ships(tmp_p
     }  # fmt: skip
 
 
-@pytest.mark.installed
+@installed
 def test_the_installed_service_answers_clicks_and_shows_its_page(tmp_path):
     command = shutil.which("paddle-sam-backend")
     assert command is not None
