@@ -89,6 +89,8 @@ class Metrics:
         self._own = threading.local()
         for stage in STAGES:
             self._stage.labels(stage)
+        for reason in Reason:  # from 0 on, else a rate over time does not see the first of its kind
+            self._reasons.labels(reason.value)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -53,6 +53,11 @@ def web(
         dtype=settings.embedding_dtype,
     )
     _watch(embeddings, metrics)
+    metrics.watch(
+        "redis_up",
+        "1 while Redis answers; while it does not, what is told of the cluster is old.",
+        lambda: 0.0 if link.is_down else 1.0,
+    )
     return embeddings, TieredStore([memory, store]), lambda: _rows(embeddings, link)
 
 

@@ -65,6 +65,7 @@ def test_a_click_over_redis_gets_the_answer_it_gets_without(cluster):
         text = shared.metrics.exposition().decode()
         for name in (
             "workers 1.0",
+            "redis_up 1.0",
             "queue_interactive_depth 0.0",
             "queue_prefetch_depth 0.0",
             "queue_bulk_age_seconds 0.0",
@@ -105,6 +106,7 @@ def test_without_redis_the_status_page_and_a_click_say_so(cluster):
         page = service.app.test_client().get("/", headers=BROWSER).get_data(as_text=True)
         assert "Redis cannot be reached" in page
         assert "open-sesame" not in page
+        assert "paddle_sam_redis_up 0.0" in service.metrics.exposition().decode()
         assert service.app.test_client().get("/health").status_code == 200
     finally:
         service.close()

@@ -35,12 +35,16 @@ def test_two_services_count_apart():
     one, other = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
     one.refused(Reason.BAD_REQUEST)
     assert value(one, "paddle_sam_reasons_total", reason="bad_request") == 1
-    assert value(other, "paddle_sam_reasons_total", reason="bad_request") is None
+    assert value(other, "paddle_sam_reasons_total", reason="bad_request") == 0
 
 
 def test_every_stage_is_exposed_from_the_start(metrics):
     text = metrics.exposition().decode()
     assert all(f'paddle_sam_stage_seconds_count{{stage="{stage}"}} 0.0' in text for stage in STAGES)
+
+
+def test_every_reason_is_exposed_from_the_start(metrics):
+    assert all(value(metrics, "paddle_sam_reasons_total", reason=str(reason)) == 0 for reason in Reason)
 
 
 def test_a_stage_is_timed_even_when_it_fails(metrics):
