@@ -53,6 +53,10 @@ class Embeddings(Protocol):
         """
         ...
 
+    def peek(self, ref: ImageRef, /) -> Embedding | None:
+        """Return the embedding of an image if that takes neither download nor encode; begins none, never raises."""
+        ...
+
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
         """Encode images when nothing more urgent is to do; returns at once and never raises."""
         ...
@@ -175,6 +179,10 @@ class LocalEmbeddings:
                 ) from None
             except BackendError as error:
                 raise copy.copy(error) from error  # several threads raise it, each its own
+
+    def peek(self, ref: ImageRef, /) -> Embedding | None:
+        """Return the embedding of an image if it is there; see `Embeddings.peek`."""
+        return self._warm(ref, place_of(ref))
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
         """Encode images when nothing more urgent is to do: the newest call's first, in their order."""

@@ -155,6 +155,15 @@ class QueuedEmbeddings:
             except BackendError as error:
                 raise copy.copy(error) from error  # several threads raise it, each its own
 
+    def peek(self, ref: ImageRef, /) -> Embedding | None:
+        """Return the embedding of an image if somebody has made it; see `backend.embeddings.Embeddings.peek`."""
+        place = place_of(ref)
+        found = self._warm(ref, place)
+        if found is None:
+            with suppress(BackendError):
+                found = self._held(place, self._shared.get(place))[0]
+        return found
+
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
         """Have images encoded when nothing more urgent is to do; the team's prefetches of one image are one."""
         self.start()
@@ -221,21 +230,27 @@ class QueuedEmbeddings:
         if known.failure is not None:
             self._settle(flight, known.failure)
             return True
-        if known.note is None:
+        found, tier = self._held(flight.place, known)
+        if found is None or known.note is None:
             return False
-        self._learn(flight.place, known.note)
-        key = self._key(known.note.digest)
-        found, tier = self._memory.get(key), "memory"
-        if found is None:
-            found, tier = self._store.fetch(key), "redis"
-        if found is None:
-            return False
-        self._memory.put(key, found)
         self._observer.looked_up(tier)
         self._settle(flight, found)
         if not known.note.is_fresh:
             self._ask_whether_changed(flight.ref, flight.place)
         return True
+
+    def _held(self, place: Place, known: Known) -> tuple[Embedding | None, str]:
+        """Return the embedding that is known to lie behind an address, and where it was found."""
+        if known.note is None:
+            return None, ""
+        self._learn(place, known.note)
+        key = self._key(known.note.digest)
+        found, tier = self._memory.get(key), "memory"
+        if found is None:
+            found, tier = self._store.fetch(key), "redis"
+        if found is not None:
+            self._memory.put(key, found)
+        return found, tier
 
     def _ask(self, flight: _Flight) -> None:
         """Queue the image, unless somebody has."""

@@ -125,6 +125,14 @@ def test_a_warm_click_neither_downloads_nor_decodes(setup, embeddings):
     assert (len(setup.source.asked), setup.encoder.calls) == (1, 1)
 
 
+def test_a_peek_finds_what_is_there_and_begins_nothing(setup, embeddings):
+    assert embeddings.peek(ref()) is None
+    assert (setup.source.asked, embeddings.encoding) == ([], 0)
+    embeddings.get(ref(), SOON_S)
+    assert colour(embeddings.peek(ref())) == RED
+    assert (setup.source.asked, setup.encoder.calls) == (["red"], 1)
+
+
 def test_every_tier_gives_the_very_same_numbers(setup, embeddings):
     made = embeddings.get(ref(), SOON_S)
     from_memory = embeddings.get(ref(), SOON_S)

@@ -64,6 +64,17 @@ def test_what_one_web_process_had_encoded_is_warm_for_another(cluster):
     assert cluster.encodes() == [RED]
 
 
+def test_a_peek_finds_what_another_web_process_had_encoded_and_asks_nobody(cluster):
+    first, second = cluster.web(), cluster.web()
+    assert second.peek(ref("red")) is None
+    assert second.encoding == 0
+    cluster.worker()
+    first.get(ref("red"), SOON_S)
+    assert colour(second.peek(ref("red"))) == RED
+    assert second.peek(ref("blue")) is None
+    assert cluster.encodes() == [RED]
+
+
 def test_two_addresses_of_one_content_on_two_workers_at_once_are_one_encode(cluster):
     cluster.add("again", RED)
     web = cluster.web()
