@@ -31,7 +31,7 @@ COMMANDS = {"paddle-sam-backend": "backend", "paddle-sam": "model"}
 CODE = [Path(package.__file__).parent for package in (model, backend)]
 NOT_REQUIRED = {"torch", "segment_anything", "skimage", "label_studio_ml"}
 """For training, its pictures, and a server of label-studio-ml: whoever runs those has these."""
-BROUGHT_BY = {"werkzeug": "flask"}
+BROUGHT_BY = {"werkzeug": "flask", "pydantic_core": "pydantic"}
 
 from_a_checkout = pytest.mark.skipif(not (ROOT / "model").is_dir(), reason="reads the source tree's own files")
 installed = pytest.mark.skipif(CODE[0].parent == ROOT, reason="needs the package installed, see make test-wheel")

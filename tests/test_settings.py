@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from backend.settings import NAMES, SettingsError, read
+from backend.settings import NAMES, Settings, SettingsError, read
 from backend.shapes import ShapeKind
 
 
@@ -72,6 +72,12 @@ def test_a_device_may_be_named_in_the_usual_ways(name, value, device):
         ("PADDLE_SAM_EMBEDDING_DTYPE", "int8", "'float16' or 'float32'"),
         ("PADDLE_SAM_REDIS_PREFIX", "a b", "letters, digits"),
         ("PADDLE_SAM_REDIS_TTL_S", "0", "greater than or equal to 1"),
+        ("PADDLE_SAM_PREFETCH_TASKS", "2.5", "a whole number"),
+        ("PADDLE_SAM_FETCH_TIMEOUT_S", "soon", "a number"),
+        ("PADDLE_SAM_FETCH_TIMEOUT_S", "nan", "a number"),
+        ("PADDLE_SAM_FETCH_TIMEOUT_S", "inf", "a number"),
+        ("MODEL_DIR", __file__, "a directory, not a file"),
+        ("PADDLE_SAM_CACHE_DIR", __file__, "a directory, not a file"),
     ],
 )
 def test_a_wrong_value_is_answered_with_its_name_its_value_and_what_was_expected(name, value, expected):
@@ -88,6 +94,42 @@ def test_a_misspelt_name_of_ours_is_refused_with_the_likely_one():
     assert problems({"PADDLE_SAM_MEMORY_CACH_MB": "3"}) == (
         "PADDLE_SAM_MEMORY_CACH_MB: not a setting; did you mean PADDLE_SAM_MEMORY_CACHE_MB?",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PADDLE_SAM_WEIGHT", "PADDLE_SAM_WEIGHTS"),
+        ("paddle_sam_weights", "PADDLE_SAM_WEIGHTS"),
+        ("PADDLESAM_CACHE_DIR", "PADDLE_SAM_CACHE_DIR"),
+        ("PADDLE_SAM_PORT", "PADDLE_SAM_WEIGHTS"),
+    ],
+)
+def test_every_way_of_writing_our_prefix_counts_as_ours(name, meant):
+    (problem,) = problems({name: "1"})
+    assert problem.startswith(f"{name}: not a setting; ")
+    assert meant in problem
+
+
+def test_every_setting_says_what_it_is_for():
+    assert [name for name, field in Settings.model_fields.items() if not (field.description or "").endswith(".")] == []
+
+
+def test_a_home_directory_may_be_written_short():
+    assert read({"MODEL_DIR": "~/weights"}).model_dir == Path.home() / "weights"
+    assert read({"MODEL_DIR": "~nobody-of-that-name/weights"}).model_dir == Path("~nobody-of-that-name/weights")
+
+
+def test_a_refused_value_is_told_on_one_line_of_sensible_length():
+    (problem,) = problems({"PORT": "9090\nfalse line " + "x" * 10_000})
+    assert "\n" not in problem
+    assert len(problem) < 300
+
+
+@pytest.mark.parametrize("url", ["http://me:secret-123@host", "http://me:secret/123@host", "ftp://secret-123@a@host"])
+def test_credentials_in_a_refused_address_are_not_told(url):
+    (problem,) = problems({"LABEL_STUDIO_URL": url})
+    assert "//***@host: expected an address" in problem
 
 
 def test_variables_of_other_programs_are_left_alone():

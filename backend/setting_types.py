@@ -1,0 +1,125 @@
+"""What the values of settings may look like: from a text to the value, or a sentence on what was expected."""
+
+import contextlib
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator
+
+from backend.shapes import ShapeKind
+from backend.types import Secret
+
+OUTPUT_KINDS = (ShapeKind.BRUSH, ShapeKind.BITMASK, ShapeKind.POLYGON, ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)
+"""What an answer can be drawn as, in the order in which it is chosen when a labeling config offers several."""
+
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
+
+
+def _url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    parts = urlsplit(value)
+    try:
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("an address such as http://localhost:8080, without credentials or a query")
+    return value.rstrip("/")
+
+
+def _items(value: object) -> object:
+    """Split ``a, b`` into its items."""
+    return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+
+def _allowed_hosts(value: object) -> object:
+    hosts = _items(value)
+    if isinstance(hosts, tuple):
+        for host in hosts:
+            _check_allowed_host(host)
+        return tuple(host.lower() for host in hosts)
+    return hosts
+
+
+def _check_allowed_host(host: str) -> None:
+    try:
+        ipaddress.ip_network(host)
+    except ValueError:
+        name, _, port = host.lower().rpartition(":") if ":" in host else (host.lower(), "", "")
+        if not _HOST.fullmatch(name) or not (port == "" or (port.isdigit() and 0 < int(port) < 65536)):
+            raise ValueError(
+                f"names, name:port pairs or networks such as minio, minio:9000 or 10.1.0.0/16, not {host!r}"
+            ) from None
+
+
+def _device(value: object) -> object:
+    if isinstance(value, str):
+        value = re.sub(r"^(cuda|gpu)\b", "gpu", value.strip().lower())
+        if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", value):
+            raise ValueError("auto, cpu, gpu or gpu:N")
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _kinds(value: object) -> object:
+    kinds = _items(_lower(value))
+    if isinstance(kinds, tuple) and (not kinds or not set(kinds) <= set(map(str, OUTPUT_KINDS))):
+        raise ValueError(f"some of {', '.join(map(str, OUTPUT_KINDS))}")
+    return kinds
+
+
+def _secret(value: object) -> object:
+    return Secret(value.strip()) if isinstance(value, str) else value
+
+
+def _redis_url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    parts = urlsplit(value.strip())
+    try:
+        usable = (parts.scheme in ("redis", "rediss") and bool(parts.hostname) and (parts.port or 1) > 0) or (
+            parts.scheme == "unix" and bool(parts.path)
+        )
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("an address such as redis://:password@localhost:6379/0, rediss://... or unix:///path")
+    return Secret(value.strip())
+
+
+def _directory(value: object) -> object:
+    """Put the home directory in place of ``~``, which no shell does in a service file."""
+    if not isinstance(value, str):
+        return value
+    path = Path(value.strip())
+    with contextlib.suppress(RuntimeError):  # nobody's home: then it is a name like any other
+        path = path.expanduser()
+    if os.path.isfile(path):  # noqa: PTH113 - is_file() raises where a folder above may not be looked into
+        raise ValueError("a directory, not a file")
+    return path
+
+
+def _redis_prefix(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value.strip()):
+        raise ValueError("up to 64 letters, digits, dots, dashes and underscores")
+    return value.strip() if isinstance(value, str) else value
+
+
+Url = Annotated[str, BeforeValidator(_url)]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_allowed_hosts)]
+Directory = Annotated[Path, BeforeValidator(_directory)]
+Kinds = Annotated[tuple[ShapeKind, ...], BeforeValidator(_kinds)]
+Device = Annotated[str, BeforeValidator(_device)]
+SecretText = Annotated[Secret, BeforeValidator(_secret)]
+RedisUrl = Annotated[Secret, BeforeValidator(_redis_url)]
+RedisPrefix = Annotated[str, BeforeValidator(_redis_prefix)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+EmbeddingDtype = Annotated[Literal["float16", "float32"], BeforeValidator(_lower)]
