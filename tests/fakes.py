@@ -123,7 +123,7 @@ class HttpServer:
             def do_GET(self):
                 outer._answer(self)
 
-            do_POST = do_HEAD = do_GET  # noqa: N815 - the names http.server asks for
+            do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815 - the names http.server asks for
 
             def log_message(self, *args):
                 pass

@@ -10,6 +10,7 @@ import pytest
 
 from backend.errors import AccessError, Reason, RequestError, RetryLater
 from backend.label_studio import LabelStudio
+from backend.label_studio_types import Column, NewPrediction, StoredPrediction
 from backend.tokens import TokenKind, lifetime_s, token_kind
 from backend.types import Secret
 from tests.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeClock, FakeLabelStudio, Reply, jwt
@@ -144,7 +145,7 @@ def test_the_next_tasks_are_unfinished_ones_in_order_of_id(connect, server):
 
 def test_a_prediction_is_stored_as_given(connect, server):
     server.routes["/api/predictions/"] = Reply(b"{}", 201)
-    connect().create_prediction(12, msgspec.Raw(b'[{"id": "a"}]'), 0.5, "SAM@1")
+    connect().create_prediction(NewPrediction(12, msgspec.Raw(b'[{"id": "a"}]'), 0.5, "SAM@1"))
     sent = json.loads(server.requests[-1].body)
     assert sent == {"task": 12, "result": [{"id": "a"}], "score": 0.5, "model_version": "SAM@1"}
 
@@ -167,7 +168,7 @@ def test_a_lasting_failure_is_given_up_after_three_tries(connect, server):
 def test_storing_a_prediction_is_never_repeated(connect, server):
     server.routes["/api/predictions/"] = Reply(b"", 503)
     with pytest.raises(RetryLater):
-        connect().create_prediction(1, msgspec.Raw(b"[]"), 0.0, "v")
+        connect().create_prediction(NewPrediction(1, msgspec.Raw(b"[]"), 0.0, "v"))
     assert server.paths().count("/api/predictions/") == 1
 
 
@@ -202,7 +203,7 @@ def test_tokens_never_show_in_reprs_logs_or_errors(connect, server, caplog):
     for token in (PERSONAL_TOKEN, LEGACY_TOKEN):
         client = connect(token)
         client.user()
-        shown += [repr(client), repr(vars(client).get("_api_key"))]
+        shown += [repr(client), repr(vars(client)), repr(vars(client._http)["_api_key"])]
     server.routes["/api/version"] = Reply(b"", 503)
     with pytest.raises(RetryLater) as caught:
         client.version()
@@ -213,3 +214,110 @@ def test_tokens_never_show_in_reprs_logs_or_errors(connect, server, caplog):
     access = next(value for value in server.accepted if value.startswith("Bearer ")).removeprefix("Bearer ")
     assert caplog.records
     assert not any(secret in text for secret in (PERSONAL_TOKEN, LEGACY_TOKEN, access) for text in shown)
+
+
+def test_a_request_that_names_when_to_come_back_is_not_repeated_sooner(connect, server):
+    server.routes["/api/version"] = Reply(b"", 429, {"Retry-After": "30"})
+    with pytest.raises(RetryLater) as caught:
+        connect().version()
+    assert caught.value.retry_after_s == 30
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("said", ["soon", "-3", "9" * 30, "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_retry_after_that_is_no_number_of_seconds_does_not_count(connect, server, said):
+    server.routes["/api/version"] = Reply(b"", 503, {"Retry-After": said})
+    with pytest.raises(RetryLater) as caught:
+        connect().version()
+    assert caught.value.retry_after_s is None
+    assert len(server.requests) == 3
+
+
+def test_what_label_studio_says_about_a_refused_request_is_told(connect, server):
+    said = {"detail": "Validation error", "validation_errors": {"task": ["no such task"]}}
+    server.routes["/api/predictions/"] = Reply(json.dumps(said).encode(), 400)
+    with pytest.raises(RequestError, match=r"400 to /api/predictions/.*no such task"):
+        connect().predictions(99)
+
+
+def test_tasks_are_listed_with_what_they_lack(connect, server):
+    tasks = [{"id": 2, "data": {"image": "a"}, "is_labeled": True, "drafts": []}, {"id": 1, "is_labeled": False}]
+    server.routes["/api/tasks"] = Reply(json.dumps({"tasks": tasks, "total": 7}).encode())
+    page = connect().task_page(3, '{"ordering": []}', 2)
+    assert page.total == 7
+    assert [(one.task.id, one.task.data, one.is_labeled) for one in page.tasks] == [
+        (2, {"image": "a"}, True), (1, None, False),
+    ]  # fmt: skip
+    query = parse_qs(server.requests[-1].query)
+    assert (query["query"], query["resolve_uri"]) == (['{"ordering": []}'], ["false"])
+    assert "review" not in query
+
+
+def test_listing_a_project_that_predicts_by_itself_sets_nothing_off(connect, server):
+    server.routes["/api/tasks"] = Reply(b'{"tasks": [], "total": 0}')
+    connect().task_page(3, "{}", 1, asks_for_predictions=True)
+    assert parse_qs(server.requests[-1].query)["review"] == ["true"]
+
+
+def test_columns_of_the_data_are_named_as_label_studio_filters_them(connect, server):
+    columns = [{"id": "image", "type": "Image", "parent": "data"}, {"id": "created_at", "type": "Datetime"}]
+    server.routes["/api/dm/columns"] = Reply(json.dumps({"columns": columns}).encode())
+    assert connect().columns(3) == (Column("data.image", "Image"), Column("created_at", "Datetime"))
+
+
+def test_a_view_holds_its_filters_or_none(connect, server):
+    filters = {"conjunction": "or", "items": []}
+    server.routes["/api/dm/views/1/"] = Reply(json.dumps({"project": 3, "data": {"filters": filters}}).encode())
+    server.routes["/api/dm/views/2/"] = Reply(b'{"project": 4, "data": {"title": "All"}}')
+    first, second = connect().view(1), connect().view(2)
+    assert (first.project_id, json.loads(bytes(first.filters))) == (3, filters)
+    assert (second.project_id, bytes(second.filters)) == (4, b"null")
+
+
+def test_predictions_are_read_as_far_as_they_must_be(connect, server):
+    body = (
+        b'[{"id": 5, "model_version": "v", "result": [ {"id": "a"} ]}, {"id": 6, "model_version": null, "result": []}]'
+    )
+    server.routes["/api/predictions/"] = Reply(body)
+    found = connect().predictions(12)
+    assert bytes(found.raw) == body
+    assert [(one.id, one.model_version, one.is_empty) for one in found.stored] == [(5, "v", False), (6, "", True)]
+    assert parse_qs(server.requests[-1].query) == {"task": ["12"]}
+
+
+@pytest.mark.parametrize(("result", "is_empty"), [(b"[]", True), (b"[ ]", True), (b"null", True), (b"[{}]", False)])
+def test_a_prediction_without_regions_is_empty(result, is_empty):
+    assert StoredPrediction(1, "v", msgspec.Raw(result)).is_empty is is_empty
+
+
+def test_annotations_are_handed_on_unread(connect, server):
+    server.routes["/api/tasks/12/annotations/"] = Reply(b'[{"result": [1, 2]}]')
+    assert bytes(connect().annotations(12)) == b'[{"result": [1, 2]}]'
+
+
+def test_predictions_are_imported_in_one_request_that_is_never_repeated(connect, server):
+    path = "/api/projects/3/import/predictions"
+    server.routes[path] = Reply(b'{"created": 2}', 201)
+    new = [NewPrediction(task, msgspec.Raw(b"[]"), 0.5, "v") for task in (1, 2)]
+    assert connect().import_predictions(3, new) == 2
+    assert [one["task"] for one in json.loads(server.requests[-1].body)] == [1, 2]
+    server.routes[path] = Reply(b"", 502)
+    with pytest.raises(RetryLater):
+        connect().import_predictions(3, new)
+    assert server.paths().count(path) == 2
+
+
+def test_deleting_what_somebody_else_has_deleted_is_done(connect, server):
+    client = connect()
+    server.routes["/api/predictions/5/"] = Reply(b"", 204)
+    client.delete_prediction(5)
+    client.delete_prediction(6)
+    assert [request.method for request in server.requests[-2:]] == ["DELETE", "DELETE"]
+    server.routes["/api/predictions/7/"] = Reply(b"", 400)
+    with pytest.raises(RequestError):
+        client.delete_prediction(7)
+
+
+def test_predictions_are_counted_by_version(connect, server):
+    server.routes["/api/projects/3/model-versions/"] = Reply(b'{"v": 4, "other": 1}')
+    assert connect().count_predictions(3) == {"v": 4, "other": 1}

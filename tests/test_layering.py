@@ -16,7 +16,8 @@ ROWS = [
     "backend.json_fields backend.protocol_context backend.protocol_saved backend.protocol backend.label_config "
     "backend.locations backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
     "backend.saved_prompts backend.regions backend.embedding_bytes",
-    "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio "
+    "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio_types "
+    "backend.label_studio_http backend.label_studio "
     "backend.store backend.metrics",
     "backend.encode_queue backend.ahead backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
     "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.listener "
@@ -25,7 +26,7 @@ ROWS = [
     "backend.task_segmenter backend.segmenter",
     "backend.status backend.snapshot backend.app backend.worker",
     "backend.redis_parts backend.bootstrap backend.label_studio_ml",
-    "backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo "
+    "backend.settings_help backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo "
     "backend.__main__",
 ]
 
