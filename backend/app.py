@@ -105,7 +105,7 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
             predictions = (overloaded,) * max(1, len(asked.tasks))
         answer = protocol.dump_predictions(predictions)
         took = time.perf_counter() - start
-        metrics.answered(predictions, received_s=received - start, total_s=took, body_bytes=len(body))
+        metrics.answered(asked, predictions, received_s=received - start, total_s=took, body_bytes=len(body))
         _log(asked, predictions, took, len(body))
         return _json(answer)
 

@@ -144,7 +144,7 @@ class Hosted:
             return self._response((Prediction((), 0.0, "", (reason,)),) * len(tasks))
         predictions = service.segmenter.predict(request)
         took_s = time.perf_counter() - start
-        service.metrics.answered(predictions, received_s=0.0, total_s=took_s, body_bytes=0)
+        service.metrics.answered(request, predictions, received_s=0.0, total_s=took_s, body_bytes=0)
         logger.info(
             "event=predicted project=%s tasks=%d regions=%d reasons=%s ms=%.1f",
             request.project_id,

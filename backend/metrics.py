@@ -14,14 +14,14 @@ from types import MappingProxyType
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from backend.errors import Reason
-from backend.types import Prediction
+from backend.types import Prediction, PredictRequest
 
 STAGES = ("receive", "fetch", "decode_image", "encode", "embedding", "decoder", "postprocess", "rle", "total")
 """The parts of an answer that are timed: ``fetch``, ``decode_image`` and ``encode`` happen in the background, and
 ``embedding`` is what a request waits for them."""
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 100.0)
-_RECENT = 50
+_RECENT = 300
 _PROJECTS = 100
 
 
@@ -37,6 +37,9 @@ class AnsweredRequest:
         total_ms: from the first byte read to the answer.
         body_bytes: size of the request.
         stages_ms: how long each stage of it took in the request's own thread.
+        is_click: whether it had prompts.
+        project_id: the project it was about, None where it did not say.
+        task_id: its first task, None where it did not say.
     """
 
     at: float
@@ -46,15 +49,35 @@ class AnsweredRequest:
     total_ms: float
     body_bytes: int
     stages_ms: Mapping[str, float] = field(default_factory=dict)
+    is_click: bool = False
+    project_id: int | None = None
+    task_id: int | None = None
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it was answered without waiting for an embedding."""
+        return "embedding" not in self.stages_ms
 
 
 class Metrics:
     """Counters, timers and the last requests of one service; safe from many threads."""
 
-    def __init__(self, registry: CollectorRegistry | None = None, clock: Callable[[], float] = time.time) -> None:
-        """Register with ``registry``, a new one if None; ``clock`` gives seconds since 1970."""
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        clock: Callable[[], float] = time.time,
+        witness: Callable[[Sequence[Prediction]], None] | None = None,
+    ) -> None:
+        """Count nothing yet.
+
+        Args:
+            registry: where to register; a new one if None.
+            clock: seconds since 1970.
+            witness: is shown every answer.
+        """
         self.registry = CollectorRegistry() if registry is None else registry
-        self._clock = clock
+        self.started_at = clock()
+        self._clock, self._witness = clock, witness
         self._stage = Histogram(
             "paddle_sam_stage_seconds",
             "Time that each stage of an answer takes.",
@@ -84,6 +107,7 @@ class Metrics:
             "paddle_sam_waiting", "Requests waiting for an embedding at the moment.", registry=self.registry
         )
         self._recent: deque[AnsweredRequest] = deque(maxlen=_RECENT)
+        self._encodes_ms: deque[float] = deque(maxlen=_RECENT)
         self._projects: OrderedDict[int | None, tuple[str, ...]] = OrderedDict()
         self._lock = threading.Lock()
         self._own = threading.local()
@@ -120,11 +144,18 @@ class Metrics:
         self._background.labels(reason.value).inc()
 
     def answered(
-        self, predictions: Sequence[Prediction], *, received_s: float, total_s: float, body_bytes: int
+        self,
+        asked: PredictRequest,
+        predictions: Sequence[Prediction],
+        *,
+        received_s: float,
+        total_s: float,
+        body_bytes: int,
     ) -> None:
         """Note an answer; its stages are those that this thread timed since its last one.
 
         Args:
+            asked: the request.
             predictions: one per task.
             received_s: how long reading the request took.
             total_s: how long everything took.
@@ -146,9 +177,14 @@ class Metrics:
             round(total_s * 1000, 3),
             body_bytes,
             MappingProxyType(stages_ms),
+            bool(asked.context),
+            asked.project_id,
+            asked.tasks[0].id if asked.tasks else None,
         )
         with self._lock:
             self._recent.appendleft(note)
+        if self._witness is not None:
+            self._witness(predictions)
 
     def refused(self, reason: Reason) -> None:
         """Count a request that got an error for an answer."""
@@ -168,6 +204,26 @@ class Metrics:
         with self._lock:
             return tuple(self._recent)
 
+    def encodes_ms(self) -> tuple[float, ...]:
+        """Return how long the last encodes of this process took, newest first."""
+        with self._lock:
+            return tuple(self._encodes_ms)
+
+    def reason_counts(self) -> Mapping[Reason, int]:
+        """Return how often each reason was given since the start, for an answer or for an image to be encoded ahead."""
+        found: dict[Reason, int] = {}
+        for word, count in (*_counts(self._reasons), *_counts(self._background)):
+            found[Reason(word)] = found.get(Reason(word), 0) + count
+        return found
+
+    def lookups(self) -> Mapping[str, int]:
+        """Return how often embeddings were found in each tier, and how often they were not (``miss``)."""
+        return dict(_counts(self._cache))
+
+    def task_outcomes(self) -> Mapping[str, int]:
+        """Return how many tasks were answered with ``regions``, and how many ``empty``."""
+        return dict(_counts(self._tasks))
+
     def config_problems(self) -> Mapping[int | None, tuple[str, ...]]:
         """Return what the labeling config of each project that was opened lacks."""
         with self._lock:
@@ -183,6 +239,9 @@ class Metrics:
 
     def _took(self, name: str, seconds: float) -> None:
         self._stage.labels(name).observe(seconds)
+        if name == "encode":
+            with self._lock:
+                self._encodes_ms.appendleft(seconds * 1000)
         stages: dict[str, float] = self._own.__dict__.setdefault("stages", {})
         stages[name] = stages.get(name, 0.0) + seconds
 
@@ -190,3 +249,13 @@ class Metrics:
         """Return the stages this thread has timed and begin anew."""
         stages: dict[str, float] = self._own.__dict__.pop("stages", {})
         return stages
+
+
+def _counts(counter: Counter) -> Iterator[tuple[str, int]]:
+    """Yield the value of a counter's only label, and how often it was counted."""
+    for metric in counter.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_total"):
+                [label] = sample.labels.values()
+                if sample.value:
+                    yield label, int(sample.value)

@@ -7,9 +7,12 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from backend.errors import Reason
 from backend.metrics import STAGES, Metrics
-from backend.types import Prediction
+from backend.shapes import KeyPoint
+from backend.types import Prediction, PredictRequest, PromptRegion, Task
 from tests.fakes import FakeClock
 
+CLICK = PredictRequest((Task(7),), 3, "", (PromptRegion("r", KeyPoint(1, 1), "point", "image"),))
+OPENED = PredictRequest((Task(7), Task(8)), 3)
 EMPTY = Prediction((), 0.0, "SAM@1", (Reason.NO_PROMPT,))
 
 
@@ -22,8 +25,8 @@ def value(metrics, name, **labels):
     return metrics.registry.get_sample_value(name, labels)
 
 
-def answer(metrics, *predictions):
-    metrics.answered(predictions or (EMPTY,), received_s=0.001, total_s=0.004, body_bytes=1600)
+def answer(metrics, *predictions, asked=CLICK):
+    metrics.answered(asked, predictions or (EMPTY,), received_s=0.001, total_s=0.004, body_bytes=1600)
 
 
 def test_nothing_goes_into_the_global_registry(metrics):
@@ -87,9 +90,49 @@ def test_the_stages_of_a_refused_request_do_not_stick_to_the_next(metrics):
 
 
 def test_only_the_last_requests_are_kept_newest_first(metrics):
-    for size in range(60):
-        metrics.answered((EMPTY,), received_s=0, total_s=0, body_bytes=size)
-    assert [note.body_bytes for note in metrics.recent()] == list(range(59, 9, -1))
+    for size in range(310):
+        metrics.answered(CLICK, (EMPTY,), received_s=0, total_s=0, body_bytes=size)
+    assert [note.body_bytes for note in metrics.recent()] == list(range(309, 9, -1))
+
+
+def test_an_answer_is_noted_with_what_it_was_about(metrics):
+    answer(metrics, asked=OPENED)
+    with metrics.waiting():
+        pass
+    answer(metrics, asked=CLICK)
+    click, opened = metrics.recent()
+    assert (click.is_click, click.is_warm, click.project_id, click.task_id) == (True, False, 3, 7)
+    assert (opened.is_click, opened.is_warm, opened.task_id) == (False, True, 7)
+
+
+def test_a_witness_is_shown_every_answer():
+    seen = []
+    answer(Metrics(witness=seen.append), EMPTY, EMPTY)
+    assert seen == [(EMPTY, EMPTY)]
+
+
+def test_the_last_encodes_are_kept_newest_first(metrics):
+    for _ in range(310):
+        with metrics.stage("encode"):
+            pass
+    with metrics.stage("encode"):
+        threading.Event().wait(0.02)
+    with metrics.stage("decoder"):
+        pass
+    took = metrics.encodes_ms()
+    assert len(took) == 300
+    assert took[0] >= 20 > took[1]
+
+
+def test_counts_can_be_read_without_prometheus(metrics):
+    answer(metrics, EMPTY, EMPTY)
+    metrics.refused(Reason.BAD_REQUEST)
+    metrics.background_failure(Reason.NO_PROMPT)
+    metrics.looked_up("memory")
+    metrics.looked_up("memory")
+    assert metrics.reason_counts() == {Reason.NO_PROMPT: 2, Reason.BAD_REQUEST: 1}
+    assert metrics.lookups() == {"memory": 2}
+    assert metrics.task_outcomes() == {"empty": 2}
 
 
 def test_config_problems_are_remembered_per_project_and_not_for_ever(metrics):
