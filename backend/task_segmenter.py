@@ -6,11 +6,10 @@ prompts were drawn on: that is the size in which Label Studio shows a stored pre
 """
 
 import logging
-import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from backend import label_config, task_images, task_objects
 from backend.drawing import Drawing
@@ -35,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class FoundMask(Protocol):
-    """A mask that nobody asked for; see `model.automatic`."""
+    """A mask that nobody asked for; see `model.automatic.AutomaticMask`."""
 
     @property
     def mask(self) -> Mask:
@@ -43,32 +42,17 @@ class FoundMask(Protocol):
         ...
 
     @property
-    def predicted_iou(self) -> float:
-        """How sure the model is, in [0, 1]."""
+    def score(self) -> float:
+        """How good it is likely to be, in [0, 1]."""
         ...
 
 
 class Automatic(Protocol):
-    """Finds everything on an image."""
+    """Finds everything on an image, within limits of its own; see `model.automatic.AutomaticMaskGenerator`."""
 
     def __call__(self, embedding: Embedding, /) -> Iterable[FoundMask]:
         """Return the masks of an image, the best first."""
         ...
-
-
-@dataclass(frozen=True)
-class EverythingLimits:
-    """How much of everything goes into one prediction, so that a project is not flooded.
-
-    Attributes:
-        most: masks per image; the surest stay.
-        min_score: masks the model is less sure of are left out.
-        min_area_percent: masks smaller than this part of the image are left out.
-    """
-
-    most: int = 100
-    min_score: float = 0.88
-    min_area_percent: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -79,6 +63,10 @@ class _Place:
     to_name: str
     item_index: int | None
     controls: Controls
+
+
+_Where: TypeAlias = tuple[str, int | None]  # to_name and item_index
+_Drawn: TypeAlias = tuple[Sequence[Region], Sequence[Skipped]]
 
 
 class TaskSegmenter:
@@ -94,7 +82,6 @@ class TaskSegmenter:
         embeddings: Embeddings,
         outputs: Sequence[ShapeKind] = label_config.PREFERENCE,
         automatic: Automatic | None = None,
-        limits: EverythingLimits | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -103,12 +90,10 @@ class TaskSegmenter:
             embeddings: of the tasks' images.
             outputs: what masks are drawn as when a labeling config offers several kinds, the preferred ones first.
             automatic: finds everything; None where only prompts are answered.
-            limits: of what is found so.
         """
         self.model_version = drawing.model_version
         self._drawing, self._embeddings, self._outputs = drawing, embeddings, tuple(outputs)
-        self._automatic, self._limits = automatic, limits or EverythingLimits()
-        self._turns = Turns(1)
+        self._automatic, self._turns = automatic, Turns(1)
 
     def segment(
         self,
@@ -117,6 +102,8 @@ class TaskSegmenter:
         controls: Controls,
         project_id: int | None,
         deadline_s: float,
+        *,
+        wait: bool = True,
     ) -> Prediction:
         """Return the masks of a task's prompts, on all its images.
 
@@ -126,6 +113,7 @@ class TaskSegmenter:
             controls: the project's labeling config.
             project_id: the task's project.
             deadline_s: seconds from now by which it must be done; what has begun is finished.
+            wait: whether images that are not encoded yet are waited for; if not, nothing is begun for them.
 
         Returns:
             One prediction, its score the mean of its regions'. What failed for good (a broken image, a prompt outside
@@ -135,24 +123,17 @@ class TaskSegmenter:
             RetryLater: not all of it could be done for now; nothing is lost by asking again.
         """
         deadline = time.monotonic() + deadline_s
-        found: list[Region] = []
-        reasons = [one.reason for one in asked.skipped]
-        for (to_name, item_index), regions in _by_image(asked.regions).items():
-            try:
-                drawn, skipped = self._segment_image(
-                    _place(controls, to_name, item_index, task, project_id),
-                    replace(asked, regions=tuple(regions)),
-                    deadline,
-                )
-            except BackendError as error:
-                reasons.append(_noted(error, task))
-                continue
-            found += drawn
-            reasons += [one.reason for one in skipped]
-            reasons += [] if drawn or skipped else [Reason.EMPTY_MASK]
-        if not asked.regions:
-            reasons.insert(0, Reason.NO_PROMPT)
-        return self._prediction(found, reasons)
+        by_image: dict[_Where, list[PromptRegion]] = {}
+        for region in asked.regions:
+            by_image.setdefault((region.to_name, region.item_index), []).append(region)
+
+        def on_image(where: _Where) -> _Drawn:
+            place = _place(controls, where, task, project_id)
+            return self._segment_image(place, replace(asked, regions=tuple(by_image[where])), deadline, wait)
+
+        found, reasons = _on_each(by_image, on_image, task)
+        nothing = [] if asked.regions else [Reason.NO_PROMPT]
+        return self._prediction(found, [*nothing, *(one.reason for one in asked.skipped), *reasons])
 
     def segment_everything(
         self, task: Task, controls: Controls, project_id: int | None, deadline_s: float
@@ -171,27 +152,17 @@ class TaskSegmenter:
             RetryLater: not all of it could be done for now; nothing is lost by asking again.
         """
         deadline = time.monotonic() + deadline_s
-        found: list[Region] = []
-        reasons: list[Reason] = []
-        places = [
-            _place(controls, to_name, item_index, task, project_id)
-            for to_name, item_index in task_images.places(controls, task)
-        ]
-        for place in places:
-            try:
-                drawn = self._everything_on(place, deadline)
-            except BackendError as error:
-                reasons.append(_noted(error, task))
-                continue
-            found += drawn
-            reasons += [] if drawn else [Reason.EMPTY_MASK]
+
+        def on_image(where: _Where) -> _Drawn:
+            return self._everything_on(_place(controls, where, task, project_id), deadline), ()
+
+        places = task_images.places(controls, task)
+        found, reasons = _on_each(places, on_image, task)
         return self._prediction(found, reasons if places else [Reason.NO_IMAGE_IN_TASK])
 
-    def _segment_image(
-        self, place: _Place, asked: TaskPrompts, deadline: float
-    ) -> tuple[list[Region], tuple[Skipped, ...]]:
+    def _segment_image(self, place: _Place, asked: TaskPrompts, deadline: float, wait: bool) -> _Drawn:
         """Return the regions of all objects marked on one image, and what was left out."""
-        embedding = self._embedding(place.ref, deadline)
+        embedding = self._embedding(place.ref, deadline, wait)
         plan = task_objects.plan(asked, embedding, place.controls, self._outputs)
         found: list[Region] = []
         for chunk in plan.chunks():
@@ -208,9 +179,12 @@ class TaskSegmenter:
         embedding = self._embedding(place.ref, deadline)
         found: list[Region] = []
         with self._turns:
-            for number, one in enumerate(self._kept(self._automatic(embedding), embedding.original_size)):
+            for number, one in enumerate(self._automatic(embedding)):
+                mask = one.mask
+                if mask.box is None:
+                    continue
                 marked = ObjectPrompt(
-                    prompt=Prompt(box=one.mask.box),  # type: ignore[arg-type]  # the constructor makes an array of it
+                    prompt=Prompt(box=mask.box),  # type: ignore[arg-type]  # the constructor makes an array of it
                     region_ids=("everything", place.to_name, str(place.item_index), str(number)),
                     labels=(),
                     from_name="",
@@ -218,16 +192,16 @@ class TaskSegmenter:
                     original_size=embedding.original_size,
                     item_index=place.item_index,
                 )
-                found += self._drawing.show(one.mask, marked, output, one.predicted_iou)
+                found += self._drawing.show(mask, marked, output, one.score)
         return found
 
-    def _kept(self, found: Iterable[FoundMask], size: tuple[int, int]) -> list[FoundMask]:
-        smallest = max(1.0, self._limits.min_area_percent / 100 * math.prod(size))
-        wanted = [one for one in found if one.predicted_iou >= self._limits.min_score and one.mask.area >= smallest]
-        return sorted(wanted, key=lambda one: one.predicted_iou, reverse=True)[: self._limits.most]
-
-    def _embedding(self, ref: ImageRef, deadline: float) -> Embedding:
-        return self._embeddings.get(ref, max(0.0, deadline - time.monotonic()), Priority.BULK)
+    def _embedding(self, ref: ImageRef, deadline: float, wait: bool = True) -> Embedding:
+        if wait:
+            return self._embeddings.get(ref, max(0.0, deadline - time.monotonic()), Priority.BULK)
+        found = self._embeddings.peek(ref)
+        if found is None:
+            raise RetryLater("the image is not encoded yet", Reason.BUDGET_EXCEEDED)
+        return found
 
     def _prediction(self, found: Sequence[Region], reasons: Iterable[Reason]) -> Prediction:
         told = tuple(dict.fromkeys(reason for reason in reasons if not (found and reason is Reason.NOT_A_PROMPT)))
@@ -235,28 +209,42 @@ class TaskSegmenter:
         return Prediction(tuple(found), sum(scores) / len(scores) if scores else 0.0, self.model_version, told)
 
 
-def _by_image(regions: Iterable[PromptRegion]) -> dict[tuple[str, int | None], list[PromptRegion]]:
-    found: dict[tuple[str, int | None], list[PromptRegion]] = {}
-    for region in regions:
-        found.setdefault((region.to_name, region.item_index), []).append(region)
-    return found
+def _on_each(
+    places: Iterable[_Where], work: Callable[[_Where], _Drawn], task: Task
+) -> tuple[list[Region], list[Reason]]:
+    """Return what is drawn on a task's images, and why something is not; what may pass is raised.
+
+    Raises:
+        RetryLater: see `TaskSegmenter.segment`.
+    """
+    found: list[Region] = []
+    reasons: list[Reason] = []
+    for where in places:
+        try:
+            drawn, skipped = work(where)
+        except BackendError as error:
+            if error.retry:
+                raise
+            logger.info("event=task_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
+            reasons.append(error.reason)
+            continue
+        except Exception:  # one task must not end a run
+            logger.exception("event=defect task=%s", task.id)
+            reasons.append(Reason.INTERNAL_ERROR)
+            continue
+        found += drawn
+        reasons += [one.reason for one in skipped] if drawn or skipped else [Reason.EMPTY_MASK]
+    return found, reasons
 
 
-def _place(controls: Controls, to_name: str, item_index: int | None, task: Task, project_id: int | None) -> _Place:
+def _place(controls: Controls, where: _Where, task: Task, project_id: int | None) -> _Place:
     """Return where prompts lie.
 
     Raises:
         ConfigError: no image of the labeling config has that name.
         RequestError: the task's data holds no such image.
     """
+    to_name, item_index = where
     here = label_config.on_image(controls, to_name)
     [image] = here.images
     return _Place(task_images.image_ref(image, task, project_id, item_index), image.name, item_index, here)
-
-
-def _noted(error: BackendError, task: Task) -> Reason:
-    """Return why an image of a task gets nothing; what may pass is raised again."""
-    if error.retry:
-        raise error
-    logger.info("event=task_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
-    return error.reason

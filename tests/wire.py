@@ -58,6 +58,24 @@ def click(*results: Any, **changes: Any) -> dict[str, Any]:
     return body | changes
 
 
+def saved(*results: Any, **fields: Any) -> dict[str, Any]:
+    """Return an annotation, or with a ``model_version`` a prediction, as a task holds it."""
+    fields = {"id": 1, "updated_at": "2026-11-22T20:40:49.951122Z", **fields}
+    if "model_version" not in fields:
+        fields = {"was_cancelled": False, "ground_truth": False, **fields}
+    return {"result": list(results), **fields}
+
+
+def task_with(
+    annotations: Any = (), predictions: Any = (), task_id: int = 1, data: Any = None, drafts: Any = ()
+) -> dict[str, Any]:
+    """Return a task as Label Studio sends it where nobody has clicked."""
+    data = {"image": "/data/upload/1/a.jpg"} if data is None else data
+    return {
+        "id": task_id, "data": data, "annotations": annotations, "predictions": predictions, "drafts": drafts,
+    }  # fmt: skip
+
+
 JUNK = st.one_of(
     st.none(),
     st.booleans(),
