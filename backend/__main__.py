@@ -9,22 +9,25 @@ import click
 
 from backend import demo
 from backend.settings import Settings, SettingsError, read
+from backend.settings_help import CommandWithSettings
 
 GOOD, BAD_SETTINGS, PROBLEMS_FOUND = 0, 2, 1
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """PaddlePaddle SAM as a machine-learning backend for Label Studio.
 
-    Every setting is an environment variable; the README lists them.
+    Every setting is an environment variable; `serve --help` and `worker --help` list them.
     """
 
 
-@main.command()
+@main.command(cls=CommandWithSettings)
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [env: PORT; default: 9090]")
 @click.option("--host", help="Address to listen on.  [env: HOST; default: 0.0.0.0]")
-@click.option("--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS]")
+@click.option(
+    "--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS; default: demo]"
+)
 def serve(port: int | None, host: str | None, weights: str | None) -> None:
     """Serve Label Studio until stopped."""
     settings = _settings({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights})
@@ -43,9 +46,13 @@ def serve(port: int | None, host: str | None, weights: str | None) -> None:
     server.Server(settings, checkpoint).run()
 
 
-@main.command()
-@click.option("--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS]")
-@click.option("--device", help="auto, cpu, gpu or gpu:N; one worker per device.  [env: DEVICE; default: auto]")
+@main.command(cls=CommandWithSettings)
+@click.option(
+    "--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS; default: demo]"
+)
+@click.option(
+    "--device", help="auto, cpu, gpu or gpu:N; one worker per device.  [env: PADDLE_SAM_DEVICE, DEVICE; default: auto]"
+)
 @click.option("--check", is_flag=True, help="Only tell, by the exit code, whether this machine's worker is alive.")
 def worker(weights: str | None, device: str | None, check: bool) -> None:
     """Encode images for the web processes that share REDIS_URL, until stopped."""
@@ -69,7 +76,9 @@ def worker(weights: str | None, device: str | None, check: bool) -> None:
 
 
 @main.command()
-@click.option("--project", type=int, help="Also look at this project's labeling config and first image.")
+@click.option(
+    "--project", type=int, help="Also look at this project's labeling config and first image.  [default: none]"
+)
 def doctor(project: int | None) -> None:
     """Look for what keeps the backend from working, and say how to put it right."""
     settings = _settings({})

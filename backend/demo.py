@@ -283,7 +283,9 @@ def _watch(running: Sequence[Running]) -> None:
     help="The folder of the images to label.  [default: those of the demo model]",
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="The backend's port.  [default: 9090 or the next]")
-@click.option("--label-studio-port", type=click.IntRange(1, 65535), help="[default: 8080 or the next]")
+@click.option(
+    "--label-studio-port", type=click.IntRange(1, 65535), help="Label Studio's port.  [default: 8080 or the next]"
+)
 def command(
     folder: Path, label_studio_python: Path, samples: Path, port: int | None, label_studio_port: int | None
 ) -> None:

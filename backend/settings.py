@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import platformdirs
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from backend.setting_types import (
@@ -213,15 +214,13 @@ def read(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def _names() -> tuple[str, ...]:
-    names: list[str] = []
-    for field in Settings.model_fields.values():
-        alias = field.validation_alias
-        names += [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
-    return tuple(names)
+def names(field: FieldInfo) -> tuple[str, ...]:
+    """Return the variables that a setting is read from; the first that is set counts."""
+    alias = field.validation_alias
+    return tuple(map(str, alias.choices)) if isinstance(alias, AliasChoices) else (str(alias),)
 
 
-NAMES = _names()
+NAMES = tuple(name for field in Settings.model_fields.values() for name in names(field))
 """Every variable that is read."""
 
 SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "REDIS_URL")

@@ -33,7 +33,7 @@ _WEIGHTS_OPTIONS = (
         "--mirror",
         metavar="URL",
         envvar="MODEL_MIRROR",
-        help="A folder with the published files, instead of their publishers'.  [env: MODEL_MIRROR]",
+        help="A folder with the published files, instead of their publishers'.  [env: MODEL_MIRROR; default: none]",
     ),
 )
 _DEVICE_OPTIONS = (

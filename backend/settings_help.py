@@ -1,0 +1,55 @@
+"""Settings as the help of a command shows them: variable, default, what it is for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import click
+
+from backend.settings import Settings
+from backend.settings import names as names_of
+
+UNSET = "unset"
+USERS_FOLDER = "the user's cache folder"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One setting.
+
+    Attributes:
+        names: the environment variables that it is read from, the first one first.
+        default: its value where none of them is set, as one would write it.
+        meaning: what it is for; whole sentences.
+    """
+
+    names: tuple[str, ...]
+    default: str
+    meaning: str
+
+
+def variables() -> Iterator[Variable]:
+    """Yield every setting, in the order in which they are declared."""
+    for field in Settings.model_fields.values():
+        yield Variable(
+            names_of(field), _shown(field.default, field.default_factory is not None), field.description or ""
+        )
+
+
+def _shown(default: object, is_made: bool) -> str:
+    if is_made:
+        return USERS_FOLDER
+    if default is None or default == ():
+        return UNSET
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
+
+
+class CommandWithSettings(click.Command):
+    """A command whose help closes with every setting."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the settings as a list of definitions."""
+        with formatter.section("Settings, from the environment"):
+            rows = [(", ".join(one.names), f"{one.meaning}  [default: {one.default}]") for one in variables()]
+            formatter.write_dl(rows)
