@@ -172,7 +172,7 @@ class Settings(BaseModel):
     show_masks: bool = Field(
         False,
         validation_alias=_ours("SHOW_MASKS"),
-        description="Draw the outlines of the last masks, without their images, on the status page, for whoever opens it.",
+        description="Draw the outlines of the last masks on the status page, without their images, for whoever opens it.",
     )
     redis_url: RedisUrl | None = Field(
         None,
@@ -237,6 +237,7 @@ _OURS = re.compile("paddle_?sam", re.IGNORECASE)
 _EXPECTED = {
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
+    "bool_parsing": "true or false",
     "float_parsing": "a number",
     "finite_number": "a number",
 }
