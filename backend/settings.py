@@ -172,7 +172,7 @@ class Settings(BaseModel):
     show_masks: bool = Field(
         False,
         validation_alias=_ours("SHOW_MASKS"),
-        description="Draw the outlines of the last masks on the status page, without their images, for whoever opens it.",
+        description="Draw the outlines of the last masks on the status page, without the images, for whoever opens it.",
     )
     redis_url: RedisUrl | None = Field(
         None,
