@@ -19,7 +19,7 @@ from model.image_encoder import Attention, ImageEncoderViT, Parallel, Sequential
 from model.mask_decoder import MaskDecoder
 from model.prompt_encoder import PromptEncoder
 from model.transforms import (
-    mask_from_logits,
+    mask_and_areas,
     mask_to_model,
     points_to_model,
     to_model_input,
@@ -115,7 +115,7 @@ class Decoder:
             CapabilityError: the weights lack what a prompt needs.
         """
 
-        def finish(logits: FloatArray, scores: FloatArray) -> _Answer:
+        def finish(_: int, logits: FloatArray, scores: FloatArray) -> _Answer:
             return self._answer(logits, scores, embedding, multimask_output)
 
         answers = self.decode_each(embedding, prompts, multimask_output, finish)
@@ -127,7 +127,7 @@ class Decoder:
         embedding: Embedding,
         prompts: Prompt | Iterable[Prompt],
         multimask_output: bool | None,
-        finish: Callable[[FloatArray, FloatArray], R],
+        finish: Callable[[int, FloatArray, FloatArray], R],
     ) -> list[R]:
         """Decode prompts as `decode` does, for a caller who makes something else of the logits than their masks.
 
@@ -135,9 +135,9 @@ class Decoder:
             embedding: as in `decode`.
             prompts: as in `decode`.
             multimask_output: as in `decode`, but where it chooses one of three, all three are handed over.
-            finish: given a prompt's logits (M, low_res_size, low_res_size) and the predicted IoUs (M,) as the network
-                says them (some are above 1; meaningless without the capability ``score``), returns what to keep of
-                them. Called from several threads at a time.
+            finish: given a prompt's index, its logits (M, low_res_size, low_res_size) and the predicted IoUs (M,) as
+                the network says them (some are above 1; meaningless without the capability ``score``), returns what
+                to keep of them. Called from several threads at a time.
 
         Returns:
             What ``finish`` returned for each prompt, in order.
@@ -164,13 +164,26 @@ class Decoder:
         def answer(part: tuple[_Shape, list[int]]) -> list[R]:
             shape, indexes = part
             found = self._forward(image, [asked[i] for i in indexes], shape, embedding)
-            return [finish(*one) for one in zip(*found, strict=True)]
+            return [finish(*one) for one in zip(indexes, *found, strict=True)]
 
         answers: dict[int, R] = {}
         parallel = self._parallel if len(parts) > 1 else Sequential()
         for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
             answers.update(zip(indexes, found, strict=True))
         return [answers[i] for i in range(len(asked))]
+
+    def mask_and_areas(
+        self, logits: FloatArray, embedding: Embedding, levels: Sequence[float] = ()
+    ) -> tuple[Mask, tuple[int, ...]]:
+        """Return the mask of the photo that logits say, and its areas at other levels.
+
+        Args:
+            logits: (low_res_size, low_res_size) float32.
+            embedding: of the photo.
+            levels: see `model.transforms.mask_and_areas`.
+        """
+        sizes = embedding.input_size, embedding.original_size, self.config.image_size
+        return mask_and_areas(logits, *sizes, levels, product=product)
 
     def _check(self, embedding: Embedding, prompts: Sequence[Prompt]) -> None:
         size, low = self.config.embedding_size, self.config.low_res_size
@@ -238,8 +251,7 @@ class Decoder:
         if multimask_output is None and len(scores) > 1:
             best = int(scores.argmax())
             logits, scores = logits[best : best + 1], scores[best : best + 1]
-        sizes = embedding.input_size, embedding.original_size, self.config.image_size
-        masks = tuple(mask_from_logits(one, *sizes, product=product) for one in logits)
+        masks = tuple(self.mask_and_areas(one, embedding)[0] for one in logits)
         return masks, tuple(float(score) for score in np.clip(scores, 0.0, 1.0)), logits
 
 

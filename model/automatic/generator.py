@@ -1,0 +1,191 @@
+"""The use case: a grid of points, the decoder's answers, what is left of them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from model import coco
+from model.automatic.boxes import non_maximum_suppression
+from model.automatic.candidates import Candidate, Sieve
+from model.automatic.grids import Box, Crop, crops
+from model.automatic.masks import AutomaticMask
+from model.automatic.settings import AutomaticSettings, OutputMode
+from model.automatic.small_regions import without_small_regions
+from model.errors import CapabilityError
+from model.types import Embedding, FloatArray, Mask, Prompt
+
+R = TypeVar("R")
+
+
+class Encodes(Protocol):
+    """What is needed of `model.predictor.Encoder`."""
+
+    def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
+        """Return what the network sees in (H, W, 3) uint8 RGB."""
+
+
+class Decodes(Protocol):
+    """What is needed of `model.predictor.Decoder`."""
+
+    @property
+    def model_version(self) -> str:
+        """Name and digest of the weights."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the weights can do."""
+
+    def decode_each(
+        self,
+        embedding: Embedding,
+        prompts: Iterable[Prompt],
+        multimask_output: bool | None,
+        finish: Callable[[int, FloatArray, FloatArray], R],
+        /,
+    ) -> list[R]:
+        """Return what ``finish`` makes of each prompt's logits and predicted IoUs."""
+
+    def mask_and_areas(
+        self, logits: FloatArray, embedding: Embedding, levels: Sequence[float], /
+    ) -> tuple[Mask, tuple[int, ...]]:
+        """Return the mask that logits say, and how many pixels are above other levels."""
+
+
+class AutomaticMaskGenerator:
+    """Finds everything in a picture: segment-anything's ``SamAutomaticMaskGenerator``, without state.
+
+    Any number of threads may use one at once. With the same weights and settings it gives the same masks. The cost is
+    an encode per crop and a decode per point of the grid. What is held at a time are the logits of the prompts that
+    the decoder works on, one mask for each of its threads, and the run lengths of what passed the filters.
+
+    Attributes:
+        settings: what the masks shall be like.
+    """
+
+    def __init__(
+        self, decoder: Decodes, encoder: Encodes | None = None, settings: AutomaticSettings | None = None
+    ) -> None:
+        """Keep the two halves of a model; without the encoder, `generate_from_embedding` is all there is.
+
+        Raises:
+            CapabilityError: the weights take no points.
+        """
+        if "points" not in decoder.capabilities:
+            able = ", ".join(sorted(decoder.capabilities - {"score"})).replace("_", " ")
+            raise CapabilityError(f"{decoder.model_version}: expected weights that take points, got {able}")
+        self.settings = settings or AutomaticSettings()
+        self._decoder, self._encoder = decoder, encoder
+
+    def generate(self, image: npt.NDArray[np.uint8]) -> list[AutomaticMask]:
+        """Return the masks of a picture, by falling predicted IoU; with crops, those of smaller crops first.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, as a person sees it.
+
+        Raises:
+            ValueError: ``image`` has another shape or dtype, or there is no encoder.
+        """
+        if self._encoder is None:
+            raise ValueError("generate: expected a generator with an encoder; one without has generate_from_embedding")
+        if image.ndim != 3 or 0 in image.shape:
+            raise ValueError(f"image: expected uint8 RGB of shape (H, W, 3), got {image.dtype} {image.shape}")
+        size, settings = (image.shape[0], image.shape[1]), self.settings
+        found: list[Candidate] = []
+        for crop in crops(size, settings.crop_n_layers, settings.crop_overlap_ratio):
+            x1, y1, x2, y2 = crop.box
+            embedding = self._encoder.encode(np.ascontiguousarray(image[y1:y2, x1:x2]))
+            found += self._of_crop(embedding, crop, size)
+        if settings.crop_n_layers:
+            sizes = [1 / (one.crop.size[0] * one.crop.size[1]) for one in found]
+            found = _apart(found, sizes, settings.crop_nms_thresh)
+        return self._finished(found, size)
+
+    def generate_from_embedding(self, embedding: Embedding) -> list[AutomaticMask]:
+        """Return the masks of a picture that was encoded before, by falling predicted IoU.
+
+        Args:
+            embedding: of the whole picture.
+
+        Raises:
+            ValueError: the embedding is of another model, or the settings ask for crops, which need the picture.
+        """
+        if self.settings.crop_n_layers:
+            raise ValueError(
+                f"crop_n_layers: expected 0 where there is an embedding alone, got {self.settings.crop_n_layers}"
+            )
+        height, width = embedding.original_size
+        crop = Crop((0, 0, width, height), 0)
+        return self._finished(self._of_crop(embedding, crop, embedding.original_size), embedding.original_size)
+
+    def _of_crop(self, embedding: Embedding, crop: Crop, original_size: tuple[int, int]) -> list[Candidate]:
+        """Ask at every point of a crop's grid; return what passes the filters, each once."""
+        decoder, settings = self._decoder, self.settings
+
+        def interpolate(logits: FloatArray, levels: Sequence[float]) -> tuple[Mask, tuple[int, ...]]:
+            return decoder.mask_and_areas(logits, embedding, levels)
+
+        sieve = Sieve(settings, crop, original_size, "score" in decoder.capabilities, interpolate)
+        points = settings.points(crop.layer) * crop.size[::-1]  # (N, 2), (x, y) in pixels of the crop
+        found: list[Candidate] = []
+        for start in range(0, len(points), settings.points_per_batch):
+            batch = points[start : start + settings.points_per_batch]
+            placed = batch + crop.box[:2]  # in original pixels
+            prompts = [Prompt(point[np.newaxis].astype(np.float32), np.ones(1, dtype=np.int32)) for point in batch]
+
+            def finish(
+                index: int, logits: FloatArray, scores: FloatArray, placed: npt.NDArray[np.float64] = placed
+            ) -> list[Candidate]:
+                x, y = placed[index].tolist()
+                return sieve.keep(logits, scores, (x, y))
+
+            for kept in decoder.decode_each(embedding, prompts, True, finish):
+                found += kept
+        return _apart(found, [one.rank for one in found], settings.box_nms_thresh)
+
+    def _finished(self, found: list[Candidate], original_size: tuple[int, int]) -> list[AutomaticMask]:
+        """Clean masks up, and take no more than are wanted."""
+        settings = self.settings
+        if settings.min_mask_region_area:
+            found = [one for one in _cleaned(found, settings) if settings.fits(one.rle.area, original_size)]
+        if settings.max_masks is not None:
+            best = sorted(range(len(found)), key=lambda index: -found[index].rank)[: settings.max_masks]
+            found = [found[index] for index in sorted(best)]
+        return [_result(one, settings.output_mode) for one in found]
+
+
+def _apart(found: list[Candidate], ranks: Sequence[float], threshold: float) -> list[Candidate]:
+    """Return by falling rank those whose boxes are not too much like one of a higher rank."""
+    return [found[index] for index in non_maximum_suppression([one.box for one in found], ranks, threshold)]
+
+
+def _cleaned(found: list[Candidate], settings: AutomaticSettings) -> list[Candidate]:
+    """Return masks without small regions, each once; those that had none win, and come first."""
+    cleaned, ranks = [], []
+    for one in found:
+        mask, changed = without_small_regions(coco.decode(one.rle), settings.min_mask_region_area)
+        box = mask.box
+        assert box is not None  # the largest island stays
+        inclusive = (box[0], box[1], box[2] - 1, box[3] - 1)
+        cleaned.append(replace(one, rle=coco.encode(mask), box=inclusive) if changed else one)
+        ranks.append(float(not changed))
+    return _apart(cleaned, ranks, max(settings.box_nms_thresh, settings.crop_nms_thresh))
+
+
+def _result(one: Candidate, output_mode: OutputMode) -> AutomaticMask:
+    return AutomaticMask(
+        rle=one.rle,
+        bbox=_xywh(one.box),
+        predicted_iou=one.predicted_iou,
+        point_coords=(one.point,),
+        stability_score=one.stability_score,
+        crop_box=_xywh(one.crop.box),
+        output_mode=output_mode,
+    )
+
+
+def _xywh(box: Box) -> Box:
+    x1, y1, x2, y2 = box
+    return x1, y1, x2 - x1, y2 - y1

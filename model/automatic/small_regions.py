@@ -1,0 +1,58 @@
+"""Small holes are filled, small islands taken away.
+
+See segment-anything 1.0, ``remove_small_regions`` of ``utils/amg.py``; regions touch at corners too.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from model.types import BoolArray, Mask
+
+
+def without_small_regions(mask: Mask, min_area: float) -> tuple[Mask, bool]:
+    """Return a mask without holes and islands of fewer than ``min_area`` pixels, and whether it had any.
+
+    An island stays if all are smaller and it is the largest. A piece of the background that is cut off by the object
+    and the picture's edge is a hole, too.
+    """
+    if not mask.crop.size:
+        return mask, False
+    part, offset = _with_margin(mask, min_area)
+    filled, had_holes = _without(part, min_area, holes=True)
+    cleaned, had_islands = _without(filled, min_area, holes=False)
+    if not had_holes and not had_islands:
+        return mask, False
+    tight = Mask.from_array(cleaned)
+    (x, y), (left, top) = tight.offset, offset
+    return Mask(tight.crop.copy(), (x + left, y + top) if tight.crop.size else (0, 0), mask.original_size), True
+
+
+def _with_margin(mask: Mask, min_area: float) -> tuple[BoolArray, tuple[int, int]]:
+    """Return the crop with so much around it that what counts as small there does so in the whole picture.
+
+    Beyond a side of the crop lies background as long as that side: where it reaches deep enough to have ``min_area``
+    pixels, more of it changes nothing, and where the picture ends before, all of it is there.
+    """
+    (x, y), (height, width), (crop_height, crop_width) = mask.offset, mask.original_size, mask.crop.shape
+    rows, columns = math.ceil(min_area / crop_width), math.ceil(min_area / crop_height)
+    top, left = min(rows, y), min(columns, x)
+    bottom, right = min(rows, height - y - crop_height), min(columns, width - x - crop_width)
+    part = np.zeros((top + crop_height + bottom, left + crop_width + right), dtype=np.bool_)
+    part[top : top + crop_height, left : left + crop_width] = mask.crop
+    return part, (x - left, y - top)
+
+
+def _without(mask: BoolArray, min_area: float, holes: bool) -> tuple[BoolArray, bool]:
+    """Return a mask (H, W) without small holes, or without small islands, and whether it had any."""
+    looked_at = (~mask if holes else mask).view(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(looked_at, connectivity=8)
+    sizes = stats[1:, cv2.CC_STAT_AREA]
+    is_small = sizes < min_area
+    if not is_small.any():
+        return mask, False
+    if not holes and is_small.all():
+        is_small[int(sizes.argmax())] = False
+    # Label 0 is the mask itself where holes are looked for, and what lies around it where islands are.
+    return np.concatenate([[holes], is_small if holes else ~is_small])[labels], True
