@@ -17,8 +17,8 @@ ROWS = [
     "backend.locations backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
     "backend.saved_prompts backend.regions backend.embedding_bytes",
     "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio_types "
-    "backend.label_studio_http backend.label_studio "
-    "backend.store backend.metrics",
+    "backend.label_studio_http backend.label_studio backend.patience backend.pipeline backend.task_selection "
+    "backend.project_tasks backend.store backend.metrics",
     "backend.encode_queue backend.ahead backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
     "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.listener "
     "backend.queued_embeddings",
