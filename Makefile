@@ -1,35 +1,49 @@
 # Two commands matter: `make run` starts the product, `make test` proves it. Both set up what they need.
-PYTHON ?= python3.11
-VENV := .venv
+# Another interpreter: make run PYTHON=/usr/bin/python3.12. A clone that cannot be written to: make run CACHE=/some/folder.
+PYTHON ?= $(or $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.10 python3,$(shell command -v $(name)))),python3.11)
+CACHE ?= .
+VENV := $(CACHE)/.venv
 BIN := $(VENV)/bin
+LABEL_STUDIO_VENV := $(CACHE)/.venv-label-studio
+PADDLEX_VENV := $(CACHE)/.venv-paddlex
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-all test-wheel bench lint format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-# Installed into a fresh folder's stamp last, so that an interrupted installation is taken up again, not believed.
-$(VENV)/run.stamp: requirements.txt
+# A stamp is written last and taken away first. An environment without one was never finished, or was being changed when
+# that was interrupted; pip would take half a package for a whole one, so it is begun anew.
+define fresh
+	@mkdir -p "$(CACHE)"
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "Python 3.10 to 3.13 is needed, e.g. make run PYTHON=python3.11" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@test -e $@ && test -x $(@D)/bin/python || { echo "Setting up $(@D), once; this takes minutes ..."; $(PYTHON) -m venv --clear $(@D); }
+	@rm -f $@
+endef
+
+$(VENV)/run.stamp: requirements.txt
+	$(fresh)
+	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
+# What is installed on top takes the stamps below it away while it does.
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
+	@rm -f $(VENV)/run.stamp $@
+	@$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
+	@touch $(VENV)/run.stamp $@
 
 run: $(VENV)/run.stamp ## Serve Label Studio on port 9090 with the demo model, no download needed
-	$(BIN)/python -m backend serve
+	@$(BIN)/python -m backend serve
 
-demo: $(VENV)/run.stamp .venv-label-studio/stamp ## The same beside a Label Studio of its own: a project to click in
-	$(BIN)/python -m backend demo
+demo: $(VENV)/run.stamp $(LABEL_STUDIO_VENV)/stamp ## The same beside a Label Studio of its own: a project to click in
+	@$(BIN)/python -m backend demo --folder $(CACHE)/.demo --label-studio-python $(LABEL_STUDIO_VENV)/bin/python
 
 # Label Studio lives in an environment of its own: its pins are not ours.
-.venv-label-studio/stamp: tests/e2e/requirements-label-studio.txt
-	@test -x .venv-label-studio/bin/python || $(PYTHON) -m venv .venv-label-studio
-	.venv-label-studio/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements-label-studio.txt
+$(LABEL_STUDIO_VENV)/stamp: tests/e2e/requirements-label-studio.txt
+	$(fresh)
+	@$(LABEL_STUDIO_VENV)/bin/python $(PIP_INSTALL) -r tests/e2e/requirements-label-studio.txt
 	@touch $@
 
 # Where it may, the machine gets a redis-server; elsewhere the tests that need one say that they were skipped.
@@ -46,18 +60,21 @@ test: redis $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no n
 test-wheel: $(VENV)/dev.stamp ## Build the wheel and test it where the source tree is not to be seen (a minute, no network)
 	$(BIN)/python -m tests.wheel
 
-test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp .venv-label-studio/stamp ## All tests, also those against reference implementations
-	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(CURDIR)/.venv-label-studio/bin/python} $(BIN)/python -m pytest
+test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/stamp ## All tests, also those against reference implementations
+	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(abspath $(LABEL_STUDIO_VENV))/bin/python} $(BIN)/python -m pytest
 	$(BIN)/python -m tests.wheel
 
-$(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/reference/requirements.txt \
-		-r tests/e2e/requirements.txt
-	@test -x .venv-paddlex/bin/python || $(PYTHON) -m venv .venv-paddlex
-	.venv-paddlex/bin/python -m pip install --quiet --disable-pip-version-check -r tests/reference/requirements-paddlex.txt
+$(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp $(PADDLEX_VENV)/stamp
+	@rm -f $(VENV)/run.stamp $(VENV)/dev.stamp $@
+	@$(BIN)/python $(PIP_INSTALL) -r tests/reference/requirements.txt -r tests/e2e/requirements.txt
+	@touch $(VENV)/run.stamp $(VENV)/dev.stamp $@
+
+$(PADDLEX_VENV)/stamp: tests/reference/requirements-paddlex.txt
+	$(fresh)
+	@$(PADDLEX_VENV)/bin/python $(PIP_INSTALL) -r tests/reference/requirements-paddlex.txt
 	@touch $@
 
-bench: $(VENV)/dev.stamp $(VENV)/reference.stamp .venv-label-studio/stamp ## Measure speed against the reference implementations
+bench: $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/stamp ## Measure speed against the reference implementations
 	$(BIN)/python -m tests.benchmarks
 
 lint: $(VENV)/dev.stamp ## Style and types
@@ -70,4 +87,4 @@ format: $(VENV)/dev.stamp ## Rewrite in the house style
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove what the other commands made
-	rm -rf .venv .venv-* out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CACHE)/.venv-* out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
