@@ -23,8 +23,7 @@ from backend.demo_processes import (
     DemoError,
     Program,
     Running,
-    free_port,
-    is_free,
+    choose_port,
     note,
     only_one,
     start,
@@ -100,7 +99,7 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
     images = _images(demo)
     with stopped_by_signals(), only_one(demo.folder / "lock") as lock, ExitStack() as stack:
         try:
-            backend, label_studio, login = _programs(demo, environ)
+            backend, label_studio, login = _programs(demo, environ, say)
             say(
                 "Starting Label Studio and the backend"
                 + ("" if demo.complete.exists() else "; about a minute")
@@ -119,11 +118,13 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
             say("Stopping ...")
 
 
-def _programs(demo: Demo, environ: Mapping[str, str]) -> tuple[Program, Program, Login]:
+def _programs(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> tuple[Program, Program, Login]:
     """Return the backend, Label Studio and its login, on ports that are free."""
     login = _login(demo.folder / "login.json")
-    backend_port = _port(demo.backend_port, BACKEND_PORT, "the backend", "--port")
-    label_studio_port = _port(demo.label_studio_port, LABEL_STUDIO_PORT, "Label Studio", "--label-studio-port")
+    backend_port = choose_port(demo.backend_port, BACKEND_PORT, "the backend", "--port", say)
+    label_studio_port = choose_port(
+        demo.label_studio_port, LABEL_STUDIO_PORT, "Label Studio", "--label-studio-port", say
+    )
     backend = Program(
         name="The backend",
         arguments=demo.serve,
@@ -148,7 +149,10 @@ def _programs(demo: Demo, environ: Mapping[str, str]) -> tuple[Program, Program,
 def _label_studio_arguments(demo: Demo, port: int) -> Sequence[str]:
     python = demo.label_studio_python
     if not os.access(python, os.X_OK):
-        raise DemoError(f"Label Studio is not installed: there is no {python}. `make demo` installs it.")
+        raise DemoError(
+            f"Label Studio is not installed: there is no {python}. `make demo` installs it; elsewhere, install it into "
+            "an environment of its own and name that environment's interpreter with --label-studio-python."
+        )
     # absolute() and not resolve(): through its link, a virtual environment's interpreter would forget its packages.
     return (
         str(python.absolute()), "-m", "label_studio.server", "start", "--no-browser",
@@ -192,14 +196,6 @@ def backend_environ(
         "PADDLE_SAM_CACHE_DIR": str((folder / "embeddings").absolute()),
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def _port(asked: int | None, usual: int, name: str, option: str) -> int:
-    if asked is None:
-        return free_port(usual, name)
-    if not is_free(asked):
-        raise DemoError(f"Port {asked} is taken. Choose another for {name} with {option}, or leave it out.")
-    return asked
 
 
 def _images(demo: Demo) -> list[Path]:

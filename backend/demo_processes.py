@@ -158,6 +158,22 @@ def _answers(client: httpx.Client, url: str) -> bool:
         return False
 
 
+def choose_port(asked: int | None, usual: int, name: str, option: str, say: Callable[[str], None]) -> int:
+    """Return the port that was asked for, else the usual one or the next free one, and say where it is not the usual.
+
+    Raises:
+        DemoError: the one that was asked for is taken.
+    """
+    if asked is None:
+        port = free_port(usual, name)
+        if port != usual:
+            say(f"Port {usual} is taken: {name} gets {port}.")
+        return port
+    if not is_free(asked):
+        raise DemoError(f"Port {asked} is taken. Choose another for {name} with {option}, or leave it out.")
+    return asked
+
+
 def free_port(first: int, name: str) -> int:
     """Return the first port from ``first`` on that nothing listens on.
 

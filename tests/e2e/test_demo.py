@@ -19,7 +19,16 @@ from click.testing import CliRunner
 from PIL import Image
 
 from backend.demo import Demo, Login, backend_environ, command, label_studio_environ, run
-from backend.demo_processes import DemoError, Program, free_port, is_free, only_one, start, wait_until_ready
+from backend.demo_processes import (
+    DemoError,
+    Program,
+    choose_port,
+    free_port,
+    is_free,
+    only_one,
+    start,
+    wait_until_ready,
+)
 from backend.demo_project import BACKEND_TITLE, LABEL_CONFIG, TITLE
 from backend.label_config import parse, problems
 
@@ -205,8 +214,16 @@ def test_a_port_that_was_not_asked_for_is_passed_over_when_it_is_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        assert free_port(port, "a test") > port
+        port, lines = taken.getsockname()[1], []
+        chosen = choose_port(None, port, "the backend", "--port", lines.append)
+    assert chosen > port
+    assert lines == [f"Port {port} is taken: the backend gets {chosen}."]
+
+
+def test_a_port_that_is_free_is_taken_without_a_word():
+    port, lines = free_port(31000, "a test"), []
+    assert choose_port(None, port, "the backend", "--port", lines.append) == port
+    assert lines == []
 
 
 def test_a_demo_that_is_already_running_is_not_started_twice(demo):
