@@ -60,6 +60,10 @@ class RefusedError(RequestError):
         self.status = status
 
 
+class FaultError(RetryLater):
+    """Label Studio has failed over a request (500): a database that was busy, or a defect of its own."""
+
+
 class _Refresh(msgspec.Struct):
     refresh: str
 
@@ -195,7 +199,8 @@ class LabelStudioHttp:
             return self.refusal(f"answers {status} to {path}", header)
         if status in _TRANSIENT:
             text = f"Label Studio answers {status} to {path}"
-            return RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE, _retry_after_s(reply))
+            kind = FaultError if status == httpx.codes.INTERNAL_SERVER_ERROR else RetryLater
+            return kind(text, Reason.LABEL_STUDIO_UNREACHABLE, _retry_after_s(reply))
         if reply.is_redirect:
             target = reply.headers.get("location", "")
             return AccessError(

@@ -18,7 +18,7 @@ ROWS = [
     "backend.saved_prompts backend.regions backend.embedding_bytes",
     "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio_types "
     "backend.label_studio_http backend.label_studio backend.patience backend.pipeline backend.task_selection "
-    "backend.project_tasks backend.store backend.metrics",
+    "backend.project_tasks backend.prediction_writer backend.store backend.metrics",
     "backend.encode_queue backend.ahead backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
     "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.listener "
     "backend.queued_embeddings",
