@@ -143,7 +143,7 @@ def parse(value: object) -> Rle:
         raise ValueError(f"segmentation: expected size and counts of a run-length code, got {value!r:.80}")
     counts, shape = value.get("counts"), (size[0], size[1])
     if isinstance(counts, (str, bytes)):
-        return Rle(_from_text(counts.encode("ascii", "replace") if isinstance(counts, str) else counts), shape)
+        return Rle(_from_text(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts), shape)
     if not _are_whole(counts):
         raise ValueError(f"counts: expected whole numbers or text, got {counts!r:.80}")
     return Rle(np.array(counts, dtype=np.uint32), shape)
