@@ -6,6 +6,7 @@ from the annotator and leaves the prompt behind. The reason goes to the log, the
 
 import hmac
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -78,7 +79,8 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
             request.headers.get("Accept", "")
         ):
             return _json(protocol.dump_health(version))
-        return Response(render_template("status.html", status=status()), mimetype="text/html")
+        page = render_template("status.html", status=status(), nonce=secrets.token_urlsafe(16))
+        return Response(page, mimetype="text/html", headers={"Cache-Control": "no-store"})
 
     @app.post("/setup")
     def setup() -> Response:

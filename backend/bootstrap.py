@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,9 +23,11 @@ from backend.images import Limits as PixelLimits
 from backend.label_studio import LabelStudio
 from backend.loading_decoder import LoadingDecoder
 from backend.metrics import Metrics
+from backend.pictures import Pictures
 from backend.segmenter import Policy, Segmenter
 from backend.settings import MB, Settings
-from backend.status import Row, Status
+from backend.snapshot import Parts
+from backend.status import Team
 from backend.store import EmbeddingStore, FileStore, MemoryStore, TieredStore
 from backend.tokens import TokenKind
 from backend.worker import Worker
@@ -89,10 +91,11 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings: what to build.
         checkpoint: the weights, as `read_weights` returned them.
     """
-    metrics = Metrics()
+    pictures = Pictures() if settings.show_masks else None
+    metrics = Metrics(witness=pictures.add if pictures is not None else None)
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
     decoder = LoadingDecoder(checkpoint, settings.device)
-    embeddings, store, more = _engine(settings, checkpoint, label_studio, metrics)
+    embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics)
     metrics.watch("encodes_waiting", "Images waiting for the encoder or in it.", lambda: embeddings.encoding)
     metrics.watch("prefetch_waiting", "Images waiting to be encoded ahead.", lambda: embeddings.ahead)
     errands = Errands()
@@ -114,11 +117,11 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         embeddings.close()
         label_studio.close()
 
-    def status() -> Status:
-        return snapshot.take(settings, checkpoint, embeddings, decoder, store, metrics, more())
-
+    parts = Parts(settings, checkpoint, embeddings, decoder, store, metrics, team, pictures)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
-    return Service(create_app(segmenter, metrics, status, access), segmenter, metrics, start, close)
+    return Service(
+        create_app(segmenter, metrics, lambda: snapshot.take(parts), access), segmenter, metrics, start, close
+    )
 
 
 def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
@@ -140,8 +143,8 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
 
 def _engine(
     settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics
-) -> tuple[Engine, EmbeddingStore, Callable[[], Sequence[Row]]]:
-    """Return what makes embeddings, what keeps them, and what else is to be said of both."""
+) -> tuple[Engine, EmbeddingStore, Callable[[], Team | None]]:
+    """Return what makes embeddings, what keeps them, and what tells of the workers."""
     if settings.redis_url is not None:
         return redis_parts.web(settings, checkpoint.model_version, metrics)
     store = _store(settings, metrics)
@@ -154,7 +157,7 @@ def _engine(
         limits=_pixel_limits(settings, checkpoint),
         dtype=settings.embedding_dtype,
     )
-    return embeddings, store, tuple
+    return embeddings, store, lambda: None
 
 
 def _pixel_limits(settings: Settings, checkpoint: Checkpoint) -> PixelLimits:

@@ -139,6 +139,11 @@ class LocalEmbeddings:
         return self._queue.is_ready
 
     @property
+    def failure(self) -> str:
+        """Why the encoder could not be loaded; empty when it could, or has not been tried."""
+        return self._queue.failure
+
+    @property
     def encoding(self) -> int:
         """How many images wait for the encoder or are in it."""
         return len(self._queue)

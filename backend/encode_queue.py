@@ -70,7 +70,11 @@ class _Job:
 
 
 class EncodeQueue:
-    """Encodes images one at a time, the urgent ones first, each content once however often it is asked for."""
+    """Encodes images one at a time, the urgent ones first, each content once however often it is asked for.
+
+    Attributes:
+        failure: why the encoder could not be loaded; empty when it could, or has not been tried.
+    """
 
     def __init__(
         self,
@@ -89,6 +93,7 @@ class EncodeQueue:
         """
         self._load, self._store, self._limits, self._stopwatch = load, store, limits, stopwatch
         self._encoder: Encoder | None = None
+        self.failure = ""
         self._heap: list[tuple[Priority, int, _Job]] = []
         self._jobs: dict[EmbeddingKey, _Job] = {}
         self._order = itertools.count()
@@ -187,8 +192,10 @@ class EncodeQueue:
         try:
             self._encoder = self._load()
         except Exception as error:  # noqa: BLE001 - whatever it is, clicks get a reason and the next one tries again
-            logger.error("event=encoder_not_loaded detail=%r", str(error))
+            self.failure = str(error) or type(error).__name__
+            logger.error("event=encoder_not_loaded detail=%r", self.failure)
             return BackendError(f"the encoder cannot be loaded: {error}", Reason.MODEL_NOT_READY)
+        self.failure = ""
         return None
 
     def _outcome(self, job: _Job) -> Embedding | BackendError:

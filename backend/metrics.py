@@ -76,8 +76,7 @@ class Metrics:
             witness: is shown every answer.
         """
         self.registry = CollectorRegistry() if registry is None else registry
-        self.started_at = clock()
-        self._clock, self._witness = clock, witness
+        self._clock, self._started_at, self._witness = clock, clock(), witness
         self._stage = Histogram(
             "paddle_sam_stage_seconds",
             "Time that each stage of an answer takes.",
@@ -209,6 +208,11 @@ class Metrics:
         with self._lock:
             return tuple(self._encodes_ms)
 
+    @property
+    def up_s(self) -> float:
+        """For how many seconds it has counted."""
+        return self._clock() - self._started_at
+
     def reason_counts(self) -> Mapping[Reason, int]:
         """Return how often each reason was given since the start, for an answer or for an image to be encoded ahead."""
         found: dict[Reason, int] = {}
@@ -219,10 +223,6 @@ class Metrics:
     def lookups(self) -> Mapping[str, int]:
         """Return how often embeddings were found in each tier, and how often they were not (``miss``)."""
         return dict(_counts(self._cache))
-
-    def task_outcomes(self) -> Mapping[str, int]:
-        """Return how many tasks were answered with ``regions``, and how many ``empty``."""
-        return dict(_counts(self._tasks))
 
     def config_problems(self) -> Mapping[int | None, tuple[str, ...]]:
         """Return what the labeling config of each project that was opened lacks."""

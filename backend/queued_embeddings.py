@@ -107,6 +107,11 @@ class QueuedEmbeddings:
         return not self._link.is_down and self.cluster.workers > 0
 
     @property
+    def failure(self) -> str:
+        """Nothing: the workers have the encoders, and tell of them in their logs."""
+        return ""
+
+    @property
     def encoding(self) -> int:
         """How many images this process waits for."""
         return len(self._flights)

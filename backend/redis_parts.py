@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from backend.cluster import Cluster
@@ -18,7 +18,7 @@ from backend.redis_link import Link
 from backend.redis_store import RedisStore
 from backend.settings import MB, Settings
 from backend.shared_contents import SharedContents
-from backend.status import Row
+from backend.status import Problem, Queue, Row, Team, duration
 from backend.store import EmbeddingStore, MemoryStore, TieredStore
 from backend.worker import WarmLoad, Worker
 
@@ -36,7 +36,7 @@ def link_and_cluster(settings: Settings, model_version: str) -> tuple[Link, Keys
 
 def web(
     settings: Settings, model_version: str, metrics: Metrics
-) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], Sequence[Row]]]:
+) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], Team]]:
     """Return a web process' embeddings, where they are kept, and what is to be said of the cluster."""
     link, keys, queues, cluster = link_and_cluster(settings, model_version)
     memory = MemoryStore(settings.memory_cache_mb * MB)
@@ -58,7 +58,7 @@ def web(
         "1 while Redis answers; while it does not, what is told of the cluster is old.",
         lambda: 0.0 if link.is_down else 1.0,
     )
-    return embeddings, TieredStore([memory, store]), lambda: _rows(embeddings, link)
+    return embeddings, TieredStore([memory, store]), lambda: _team(embeddings, link)
 
 
 def worker(
@@ -137,20 +137,26 @@ def _age_s(embeddings: QueuedEmbeddings, index: int) -> float:
     return queues[index].age_s if queues else 0.0
 
 
-def _rows(embeddings: QueuedEmbeddings, link: Link) -> tuple[Row, ...]:
+def _team(embeddings: QueuedEmbeddings, link: Link) -> Team:
     state = embeddings.cluster
     if link.is_down:
-        return (Row("Redis", link.trouble, is_problem=True),)
+        problem = Problem("Redis", link.trouble, "it is tried again by itself; look at Redis")
+        return Team(problems=(problem,), headline="Redis does not answer")
     if not state.is_known:
-        return (Row("workers", "not looked yet"),)
-    names = ", ".join(state.worker_names)
-    text = f"{state.workers}: {names}" if names else "none: start one with python -m backend worker"
-    return (
-        Row("workers", text, is_problem=not state.workers),
-        *(
-            Row(f"queue {queue.name}", f"{queue.depth} images" + (f", {queue.age_s:.0f} s" if queue.depth else ""))
-            for queue in state.queues
-        ),
+        return Team((Row("workers", "not looked yet"),))
+    problems = []
+    if not state.workers:
+        text = "none is running that could encode an image"
+        problems.append(Problem("workers", text, "start one with python -m backend worker"))
+    if state.strangers:
+        names = ", ".join(state.strangers)
+        problems.append(Problem("workers", f"with other weights: {names}", "give all of them one PADDLE_SAM_WEIGHTS"))
+    rows = (
+        Row("Redis answers in", duration(1000 * state.round_trip_s)),
         Row("encoded by all workers", str(state.encodes)),
-        Row("Redis answers in", f"{state.round_trip_s * 1000:.1f} ms"),
+        Row("fetched by all workers", str(state.fetches)),
+        Row("given up by all workers", str(state.failures)),
     )
+    queues = tuple(Queue(one.name, one.depth, duration(1000 * one.age_s) if one.depth else "") for one in state.queues)
+    headline = "" if state.workers else "no worker is running"
+    return Team(rows, state.worker_names, queues, tuple(problems), headline)

@@ -65,8 +65,8 @@ class Cluster:
 
     def web(self, **environ):
         """A web process' embeddings, in this process."""
-        embeddings, _, rows = redis_parts.web(read({**self.environ, **environ}), VERSION, Metrics())
-        embeddings.metrics, embeddings.rows = embeddings._observer, rows
+        embeddings, _, team = redis_parts.web(read({**self.environ, **environ}), VERSION, Metrics())
+        embeddings.metrics, embeddings.team = embeddings._observer, team
         embeddings.start()
         self._stack.callback(embeddings.close)
         return embeddings

@@ -101,7 +101,7 @@ class Errands:
             self.waiting.pop(0)()
 
 
-STATUS = Status("ready", True, (Row("version", VERSION),), (), (), (), ())
+STATUS = Status("ready", is_ready=True, model=(Row("version", VERSION),))
 
 
 class Service:

@@ -179,7 +179,7 @@ def test_the_status_page_turns_from_loading_to_ready(build, tiny_checkpoint):
     for word in (
         tiny_checkpoint.model_version,
         "cpu",
-        "128 x 128 pixels",
+        "128 × 128 pixels",
         "boxes, mask input, negative points, points",
     ):
         assert word in page
@@ -201,9 +201,19 @@ def test_the_status_page_tells_what_an_operator_should_look_at(build):
     client = service.app.test_client()
     client.post("/setup", data=encoded({"project": "5.1", "schema": "<View><Image name='a' value='$b'/></View>"}))
     page = client.get("/", headers=BROWSER).text
-    assert "project 5" in page
+    assert '<th scope="row">5</th>' in page
     assert "expected a control on image" in page
     assert "LABEL_STUDIO_API_KEY is not set" in page
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_the_status_page_shows_masks_only_to_those_who_switch_that_on(build, tiny_checkpoint, is_allowed):
+    service = build(PADDLE_SAM_SHOW_MASKS=str(is_allowed).lower())
+    client = service.app.test_client()
+    body = click_on(data_uri())
+    client.post("/predict", data=encoded(body))
+    page = client.get("/", headers=BROWSER).text
+    assert ("The last masks" in page) is is_allowed
 
 
 def test_the_status_page_tells_nothing_that_is_put_right(build):

@@ -24,7 +24,7 @@ ROWS = [
     "backend.queued_embeddings",
     "backend.clicks backend.turns backend.errands backend.loading_decoder backend.drawing backend.task_objects "
     "backend.task_segmenter backend.segmenter",
-    "backend.status backend.snapshot backend.app backend.worker",
+    "backend.status backend.remedies backend.pictures backend.snapshot backend.app backend.worker",
     "backend.redis_parts backend.bootstrap backend.label_studio_ml",
     "backend.settings_help backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo "
     "backend.__main__",

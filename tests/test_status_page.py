@@ -1,35 +1,88 @@
 """The page that a person sees at the service's address."""
 
+import re
+from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backend.app import Access, create_app
-from backend.status import Request, Row, Status
+from backend.status import (
+    Bar,
+    Cause,
+    Outcomes,
+    Picture,
+    Problem,
+    Project,
+    Queue,
+    Request,
+    Row,
+    Speed,
+    Status,
+    Team,
+    Tier,
+    duration,
+    percentile,
+    size,
+)
+from backend.types import Secret
 from tests.service import Service
 
-READY = Status(
+FULL = Status(
     headline="ready",
     is_ready=True,
+    process="process 7, up 3 min",
+    problems=(Problem("API key", "is not set", "set it"),),
+    speeds=(Speed("Warm clicks", "on known images", (30.0, 20.0)), Speed("Encodes", "once per image")),
+    outcomes=Outcomes(8, 1, 1),
+    causes=(
+        Cause("image_not_found", 3, "12:00:00", "it is not there", "look for it", False),
+        Cause("no_context", 5, "", "a task was opened", "", True),
+    ),
     model=(Row("version", "demo@1a2b3c4d"), Row("device", "cpu")),
-    cache=(Row("memory", "12 images, 3 of 512 MB"), Row("disk", "No space left on device", is_problem=True)),
-    queue=(Row("being encoded or waiting", "2"),),
-    problems=(),
-    requests=(Request("12:34:56", 1, 2, 1234.56, "embedding 1200, decoder 30"),),
+    tiers=(Tier("memory", 12, "3 MB of 512 MB", 0.25, 40), Tier("disk", 0, "", None, 0, "No space left on device")),
+    cache=(Row("numbers", "float16"),),
+    work=(Row("being encoded or waiting", "2"),),
+    team=Team((Row("Redis answers in", "0.4 ms"),), ("vm:12", "vm:13"), (Queue("interactive", 4, "1.2 s"),)),
+    projects=(Project("3", ("no control",)), Project("1")),
+    pictures=(Picture(100.0, 75.0, "M0 0L10 0L10 10Z", "Cat 0.93"),),
+    requests=(
+        Request("12:34:56", "click", "project 1, task 5", 2, "1.2 s", "embedding 1200, decoder 30"),
+        Request("12:00:00", "3 tasks", "", 0, "7.0 ms", "", ("no_context", "size_mismatch"), True),
+    ),
 )
+FRESH = Status("loading the model", is_ready=False, speeds=(Speed("Warm clicks", "on known images"),))
+ROOT = Path(__file__).parents[1]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
+BROWSER = {"Accept": "text/html"}
+NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
 
 
-class Tags(HTMLParser):
-    """Checks that every tag is closed, and keeps the text of each."""
+class Page(HTMLParser):
+    """Checks that every tag is closed, and keeps what the page says and is made of.
 
-    def __init__(self):
+    Attributes:
+        texts: each text with the tag it stands in.
+        tags: every tag with its attributes.
+    """
+
+    def __init__(self, text):
         super().__init__()
-        self.open, self.texts = [], []
+        self.open, self.texts, self.tags = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
 
     def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -38,70 +91,299 @@ class Tags(HTMLParser):
         if data.strip():
             self.texts.append((self.open[-1] if self.open else "", " ".join(data.split())))
 
+    def said(self, tag):
+        return [text for other, text in self.texts if other == tag]
+
+    def of(self, tag):
+        return [attrs for other, attrs in self.tags if other == tag]
+
 
 @pytest.fixture
-def page():
-    """The texts of the page that shows a status, as (tag, text)."""
+def show():
+    """Shows a status as the page that a browser gets."""
     with Service() as service:
 
-        def page(status):
-            app = create_app(service.segmenter, service.metrics, lambda: status, Access(1000))
-            answer = app.test_client().get("/", headers={"Accept": "text/html"})
-            assert answer.status_code == 200
-            tags = Tags()
-            tags.feed(answer.text)
-            tags.close()
-            assert tags.open == []
-            return tags.texts
+        def show(status, access=None, **headers):
+            app = create_app(service.segmenter, service.metrics, lambda: status, access or Access(1000))
+            return app.test_client().get("/", headers={**BROWSER, **headers})
 
-        yield page
+        yield show
 
 
-def changed(**changes):
-    return Status(**{**READY.__dict__, **changes})
+@pytest.fixture
+def page(show):
+    return lambda status: Page(show(status).text)
 
 
-def test_it_shows_what_the_status_says(page):
-    texts = page(READY)
-    assert ("span", "ready") in texts
-    for name, text in (("version", "demo@1a2b3c4d"), ("device", "cpu"), ("memory", "12 images, 3 of 512 MB")):
-        place = texts.index(("dt", name))
-        assert texts[place + 1] == ("dd", text)
+def filled(value: Any, text: str) -> Any:
+    """A status that says ``text`` wherever it says anything, and holds one of everything."""
+    if isinstance(value, str):
+        return text
+    if isinstance(value, tuple):
+        return tuple(filled(item, text) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: filled(getattr(value, one.name), text) for one in fields(value) if one.init})
+    return value
 
 
-def test_it_shows_the_last_requests_newest_first(page):
-    older = Request("12:00:00", 3, 0, 7.0, "", ("no_context", "size_mismatch"))
-    cells = [text for tag, text in page(changed(requests=(*READY.requests, older))) if tag == "td"]
-    assert cells == ["12:34:56", "1", "2", "1235", "embedding 1200, decoder 30",
-                     "12:00:00", "3", "0", "7", "no_context, size_mismatch"]  # fmt: skip
+# What it says.
 
 
-def test_before_the_first_request_it_says_what_to_do(page):
-    assert any("Connect this address in Label Studio" in text for _, text in page(changed(requests=())))
+def test_it_says_whether_the_service_is_ready_and_which_process_speaks(page):
+    found = page(FULL)
+    assert ("span", "ready") in found.texts
+    assert ("span", "process 7, up 3 min") in found.texts
+    assert found.said("title")[0] == "ready – PaddlePaddle SAM backend"
+
+
+@pytest.mark.parametrize(("changes", "classes"), [
+    ({"is_ready": True}, ["state", "ready"]), ({"is_ready": False}, ["state"]),
+    ({"is_ready": False, "is_broken": True}, ["state", "broken"]),
+])  # fmt: skip
+def test_readiness_shows_in_more_than_words(page, changes, classes):
+    spans = [attrs["class"].split() for attrs in page(replace(FULL, **changes)).of("span") if "class" in attrs]
+    assert classes in spans
+
+
+def test_names_stand_before_what_is_said_of_them(page):
+    texts = page(FULL).texts
+    for name, text in (("version", "demo@1a2b3c4d"), ("device", "cpu"), ("being encoded or waiting", "2"),
+                       ("Redis answers in", "0.4 ms"), ("numbers", "float16")):  # fmt: skip
+        assert texts[texts.index(("dt", name)) + 1] == ("dd", text)
+
+
+def test_speeds_are_told_in_figures_and_drawn_as_bars_that_can_be_read_out(page):
+    found = page(FULL)
+    assert "20 ms" in found.said("p")
+    charts = [attrs for attrs in found.of("svg") if attrs.get("role") == "img" and "median" in attrs["aria-label"]]
+    assert [chart["aria-label"] for chart in charts] == [
+        "Warm clicks: the last 2, oldest first; median 20 ms, 95 % within 30 ms"
+    ]
+    assert "none yet" in found.said("small")
+
+
+def test_causes_come_with_what_to_do_about_them(page):
+    cells = [text for tag, text in page(FULL).texts if tag in ("code", "td")]
+    place = cells.index("image_not_found")
+    assert cells[place : place + 4] == ["image_not_found", "3", "12:00:00", "it is not there → look for it"]
+    place = cells.index("no_context")
+    assert cells[place : place + 3] == ["no_context", "5", "a task was opened"]
+
+
+def test_tiers_show_how_full_they_are_or_why_they_are_passed_over(page):
+    found = page(FULL)
+    assert "12 entries, 3 MB of 512 MB" in found.said("span")
+    assert "No space left on device" in found.said("span")
+    assert [attrs["width"] for attrs in found.of("rect") if attrs.get("class") == "used"] == ["25.0"]
+
+
+def test_the_team_is_shown_where_there_is_one(page):
+    texts = page(FULL).texts
+    assert ("h3", "2 workers") in texts
+    assert ("code", "vm:12") in texts
+    place = texts.index(("td", "interactive"))
+    assert texts[place + 1 : place + 3] == [("td", "4"), ("td", "1.2 s")]
+    assert ("h2", "Work") in page(replace(FULL, team=None)).texts
+
+
+def test_projects_show_what_their_labeling_config_lacks(page):
+    texts = page(FULL).texts
+    assert texts[texts.index(("th", "3")) + 1] == ("p", "no control")
+    assert texts[texts.index(("th", "1")) + 1] == ("td", "can be answered")
 
 
 def test_problems_have_a_place_of_their_own_only_where_there_are_any(page):
-    assert ("h2", "Look at") not in page(READY)
-    texts = page(changed(problems=(Row("project 3", "no control", is_problem=True),)))
-    assert texts[texts.index(("h2", "Look at")) + 1 :][:2] == [("dt", "project 3"), ("dd", "no control")]
+    texts = page(FULL).texts
+    place = texts.index(("h2", "Look at"))
+    assert texts[place + 1 : place + 4] == [("b", "API key"), ("span", "is not set"), ("li", "→ set it")]
+    assert ("h2", "Look at") not in page(replace(FULL, problems=())).texts
 
 
-def test_what_others_wrote_stays_text(page):
-    nasty = "<script>alert(1)</script>\"'&"
-    row = Row(nasty, nasty, is_problem=True)
-    texts = page(
-        changed(headline=nasty, model=(row,), problems=(row,), requests=(Request(nasty, 1, 1, 1.0, nasty, (nasty,)),))
-    )
-    assert not any(tag == "script" for tag, _ in texts)
-    assert sum(text == nasty for _, text in texts) == 8
+def test_masks_are_shown_only_where_that_is_allowed(page):
+    shown = page(FULL)
+    assert {"d": "M0 0L10 0L10 10Z"} in shown.of("path")
+    assert "Cat 0.93" in shown.said("span")
+    assert any("no photographs" in text for text in shown.said("p"))
+    hidden = page(replace(FULL, pictures=None))
+    assert not hidden.of("path")
+    assert "The last masks" not in hidden.said("h2")
+    assert "None yet." in page(replace(FULL, pictures=())).said("p")
 
 
-def test_it_needs_nothing_from_elsewhere(page):
-    """No address of another host: it has to show in a closed network, and behind a prefix."""
+def test_it_shows_the_last_requests_newest_first(page):
+    cells = page(FULL).said("td")
+    assert cells[-11:] == ["12:34:56", "click", "project 1, task 5", "2", "1.2 s", "embedding 1200, decoder 30",
+                           "12:00:00", "3 tasks", "0", "7.0 ms", "no_context, size_mismatch"]  # fmt: skip
+
+
+def test_before_the_first_request_it_says_what_to_do(page):
+    found = page(FRESH)
+    assert any("Connect this address in Label Studio" in text for text in found.said("li"))
+    assert "Warm clicks" not in found.said("h2")
+    assert "Last requests" not in found.said("h2")
+
+
+# What it is made of.
+
+
+def test_what_others_wrote_stays_text_wherever_it_stands(show):
+    answer = show(filled(FULL, NASTY))
+    found = Page(answer.text)
+    assert len(found.of("script")) == 1
+    assert not found.of("img")
+    assert not any(name.startswith("on") for _, attrs in found.tags for name in attrs)
+    assert "{{ 7 * 7 }}" in answer.text
+
+
+def test_every_word_of_a_status_is_shown_and_escaped(page):
+    """Fields are told apart by their place in it, so that none is forgotten."""
+    number = iter(range(1000))
+
+    def marked(value):
+        if isinstance(value, str):
+            return f"<{next(number)}>"
+        if isinstance(value, tuple):
+            return tuple(map(marked, value))
+        if is_dataclass(value):
+            return replace(value, **{one.name: marked(getattr(value, one.name)) for one in fields(value) if one.init})
+        return value
+
+    status = replace(FULL, team=replace(FULL.team, problems=(), headline=""))
+    text = re.sub(r"<script.*?</script>|<style>.*?</style>", "", str(page_text(marked(status))), flags=re.DOTALL)
+    shown = {int(word) for word in re.findall(r"&lt;(\d+)&gt;", text)}
+    hidden = set(range(next(number))) - shown
+    # Of a tier in trouble its use, and of the team's headline, which the status' own headline repeats.
+    assert len(hidden) == 3, hidden
+
+
+def page_text(status):
     with Service() as service:
-        app = create_app(service.segmenter, service.metrics, lambda: READY, Access(1000))
-        text = app.test_client().get("/", headers={"Accept": "text/html"}).text
+        app = create_app(service.segmenter, service.metrics, lambda: status, Access(1000))
+        return app.test_client().get("/", headers=BROWSER).text
+
+
+def test_it_needs_nothing_from_elsewhere(show):
+    """No address of another host: it has to show in a closed network, and behind a prefix."""
+    text = show(FULL).text.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
     assert "http://" not in text
     assert "https://" not in text
     assert 'href="/' not in text
     assert "src=" not in text
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+def test_only_its_own_script_may_run(show):
+    first, second = (Page(show(FULL).text) for _ in range(2))
+    nonces = []
+    for found in (first, second):
+        [policy] = [one["content"] for one in found.of("meta") if one.get("http-equiv") == "Content-Security-Policy"]
+        [script] = found.of("script")
+        assert f"script-src 'nonce-{script['nonce']}'" in policy
+        assert "default-src 'none'" in policy
+        nonces.append(script["nonce"])
+    assert nonces[0] != nonces[1]
+    assert not any("style" in attrs for _, attrs in first.tags)
+
+
+def test_without_scripts_it_refreshes_itself(show):
+    head = show(FULL).text.split("</head>")[0]
+    assert re.search(r'<noscript><meta http-equiv="refresh" content="\d+"></noscript>', head)
+    assert "refresh" not in head.replace('<noscript><meta http-equiv="refresh"', "")
+
+
+def test_it_is_never_kept_by_a_cache(show):
+    assert show(FULL).headers["Cache-Control"] == "no-store"
+
+
+def test_it_can_be_read_out(page):
+    found = page(FULL)
+    assert found.of("html") == [{"lang": "en"}]
+    assert len(found.said("h1")) == 1
+    levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert all(attrs.get("scope") in ("col", "row") for attrs in found.of("th"))
+    assert all(attrs.get("role") == "img" or attrs.get("aria-hidden") == "true" for attrs in found.of("svg"))
+    assert all(attrs["aria-label"] for attrs in found.of("svg") if attrs.get("role") == "img")
+
+
+def test_it_is_behind_the_same_door_as_everything_else(show):
+    locked = Access(1000, user="operator", password=Secret("open"))
+    assert show(FULL, locked).status_code == 401
+    assert show(FULL, locked, Authorization="Basic b3BlcmF0b3I6b3Blbg==").status_code == 200
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_its_colours_can_be_told_apart(scheme):
+    """WCAG 2.2's contrast of 4.5 to 1 for text, on every background that it stands on."""
+    colours = palette(scheme)
+    pairs = [(word, ground) for word in ("text", "soft", "bad", "accent") for ground in ("page", "card")]
+    pairs += [("text", "bad-page"), ("bad", "bad-page"), ("on", "good"), ("on", "bad"), ("on", "warn")]
+    poor = {(word, ground): contrast(colours[word], colours[ground]) for word, ground in pairs}
+    assert {pair: found for pair, found in poor.items() if found < 4.5} == {}
+
+
+def palette(scheme):
+    text = (ROOT / "backend" / "templates" / "status.css").read_text()
+    light, dark = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
+    return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+)", light if scheme == "light" else dark))
+
+
+def contrast(one, other):
+    brighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (brighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour):
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    shares = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+# Its figures.
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 3), (0.95, 5), (0.2, 1), (0.0, 1), (1.0, 5)])
+def test_a_percentile_is_one_of_the_values(share, expected):
+    assert percentile([5, 1, 4, 2, 3], share) == expected
+
+
+def test_a_percentile_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="expected at least one"):
+        percentile([], 0.5)
+
+
+@pytest.mark.parametrize(("milliseconds", "expected"), [
+    (0.0, "0.0 ms"), (9.94, "9.9 ms"), (9.96, "10 ms"), (999.4, "999 ms"), (999.6, "1.0 s"), (9949, "9.9 s"),
+    (9960, "10 s"), (99_400, "99 s"), (99_600, "2 min"), (3_570_000, "1 h 0 min"), (7_500_000, "2 h 5 min"),
+    (172_800_000, "2 days"),
+])  # fmt: skip
+def test_times_are_told_in_the_unit_that_reads_well(milliseconds, expected):
+    assert duration(milliseconds) == expected
+
+
+@pytest.mark.parametrize(("nbytes", "expected"), [(0, "0 MB"), (512_000_000, "512 MB"), (4_096_000_000, "4.1 GB")])
+def test_sizes_are_told_in_decimal_units(nbytes, expected):
+    assert size(nbytes) == expected
+
+
+def test_bars_stand_from_the_oldest_to_the_newest_and_an_outlier_is_cut():
+    bars = Speed("x", "", (1000.0, *[10.0] * 58, 20.0)).bars
+    assert len(bars) == 60
+    assert [bar.text for bar in bars[:1] + bars[-1:]] == ["20 ms", "1.0 s"]
+    assert [bar.is_cut for bar in bars] == [True] + [False] * 58 + [True]
+    assert all(bar.x >= 0 and bar.x + bar.width <= 100 and bar.y + bar.height == pytest.approx(100) for bar in bars)
+    assert all(before.x < after.x for before, after in pairwise(bars))
+
+
+@pytest.mark.parametrize("times", [(0.0,), (0.0, 0.0), (5.0,)])
+def test_bars_of_few_or_of_no_time_at_all_can_be_seen(times):
+    bars = Speed("x", "", times).bars
+    assert len(bars) == len(times)
+    assert all(isinstance(bar, Bar) and bar.height >= 2 for bar in bars)
+
+
+def test_shares_of_nothing_are_nothing():
+    assert Outcomes().shares == (0, 0, 0)
+    assert sum(Outcomes(3, 2, 1).shares) == pytest.approx(100)

@@ -1,0 +1,90 @@
+"""What each reason means to whom it happened, and what can be done about it; told on the status page."""
+
+from backend.errors import Reason
+
+HARMLESS = frozenset(
+    (
+        Reason.NO_CONTEXT,
+        Reason.NO_PROMPT,
+        Reason.NOT_A_PROMPT,
+        Reason.ONLY_NEGATIVE_POINTS,
+        Reason.EMPTY_MASK,
+        Reason.SUPERSEDED,
+    )
+)
+"""Reasons why there was nothing to answer; every other one kept somebody from a mask."""
+
+_REMEDIES: dict[Reason, tuple[str, str]] = {
+    Reason.NO_CONTEXT: ("a task was opened, nothing was clicked", ""),
+    Reason.NO_PROMPT: ("the prompt was deleted, or was an ordinary annotation", ""),
+    Reason.NOT_A_PROMPT: ("a region that draws nothing came along", ""),
+    Reason.ONLY_NEGATIVE_POINTS: ("nothing says where the object is", "click the object first, then what is not"),
+    Reason.EMPTY_MASK: ("the model finds nothing there", "draw a box, or click somewhere else on the object"),
+    Reason.SUPERSEDED: ("the annotator went on before it was ready", ""),
+    Reason.BAD_REQUEST: ("the caller does not speak as Label Studio does", "see who calls this address"),
+    Reason.BODY_TOO_LARGE: ("the request carries too many saved masks", "raise PADDLE_SAM_MAX_BODY_MB"),
+    Reason.BAD_GEOMETRY: ("a prompt's numbers make no shape", "draw the prompt again"),
+    Reason.OUTSIDE_IMAGE: ("a prompt lies beside the image", "draw the prompt again, on the image"),
+    Reason.UNSUPPORTED_PROMPT: (
+        "this kind of prompt is not read, or not by these weights",
+        "prompt with keypoints, rectangles, ellipses, polygons or brush strokes",
+    ),
+    Reason.TOO_MANY_POINTS: ("only the newest points of an object count", "begin the object anew"),
+    Reason.SIZE_MISMATCH: (
+        "browser and backend see pictures of different shape",
+        "see whether the file changed, or its EXIF orientation is read differently",
+    ),
+    Reason.NO_LABEL_CONFIG: ("the request carries no labeling config", "open the project's labeling settings and save"),
+    Reason.BAD_LABEL_CONFIG: ("the labeling config cannot be read", "the log names the tag; compare with the README"),
+    Reason.NO_IMAGE_TAG: ("the labeling config has no image of that name", 'add <Image name="image" value="$image"/>'),
+    Reason.NO_OUTPUT_CONTROL: (
+        "nothing in the labeling config can hold a mask",
+        "add a Brush, Bitmask, Polygon, Rectangle or Ellipse tag",
+    ),
+    Reason.NO_IMAGE_IN_TASK: (
+        "the task's data holds no address under the key that the config's Image names",
+        "compare the config's value=\"$…\" with the task's data",
+    ),
+    Reason.ITEM_INDEX_OUT_OF_RANGE: ("the task has fewer images than the prompt says", "reload the task"),
+    Reason.UNSUPPORTED_IMAGE_SOURCE: ("addresses of this kind are not read", "use http(s), uploads or a cloud storage"),
+    Reason.UNSUPPORTED_IMAGE_FORMAT: ("pictures of this format are not read", "convert them to JPEG, PNG or WebP"),
+    Reason.IMAGE_NOT_FOUND: ("the image's server does not have it", "see whether the file is still there"),
+    Reason.IMAGE_TOO_LARGE: (
+        "the image is beyond the limits",
+        "give smaller images, or raise PADDLE_SAM_MAX_IMAGE_BYTES or PADDLE_SAM_MAX_IMAGE_PIXELS",
+    ),
+    Reason.IMAGE_UNREADABLE: ("the file is damaged or no image", "open its address in a browser"),
+    Reason.AUTH_FAILED: (
+        "a token or password was refused",
+        "create a personal access token and set LABEL_STUDIO_API_KEY; check BASIC_AUTH_USER and BASIC_AUTH_PASS",
+    ),
+    Reason.FORBIDDEN_ADDRESS: ("images may not come from that address", "add its host to PADDLE_SAM_ALLOWED_HOSTS"),
+    Reason.FORBIDDEN_PATH: ("the file lies outside the shared folder", "check PADDLE_SAM_LOCAL_FILES_ROOT"),
+    Reason.LABEL_STUDIO_NOT_CONFIGURED: (
+        "it is not known where Label Studio is, or with which token to ask it",
+        "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY",
+    ),
+    Reason.IMAGE_FETCH_FAILED: ("the image's server failed", "click again; if it stays so, look at that server"),
+    Reason.LABEL_STUDIO_UNREACHABLE: ("Label Studio does not answer", "click again; if it stays so, check its address"),
+    Reason.BUDGET_EXCEEDED: (
+        "the image was not ready in time; it goes on",
+        "click again; add workers if it happens often",
+    ),
+    Reason.OVERLOADED: ("more requests wait than there are threads", "raise THREADS, or add web processes"),
+    Reason.STORE_UNAVAILABLE: ("Redis does not answer", "it is tried again by itself; look at Redis"),
+    Reason.MODEL_NOT_READY: ("the model is loading, or cannot be loaded", "wait a moment, or see the log"),
+    Reason.ENCODE_FAILED: ("the image cannot be encoded", "a defect: please report it with the log"),
+    Reason.DECODE_FAILED: ("the prompts cannot be decoded", "a defect: please report it with the log"),
+    Reason.OUT_OF_MEMORY: ("memory ran out", "take a smaller model, fewer WORKERS, or a larger machine"),
+    Reason.INTERNAL_ERROR: ("this program has a defect", "please report it with the log"),
+}
+
+
+def meaning(reason: Reason) -> str:
+    """Return in a few words what has happened."""
+    return _REMEDIES[reason][0]
+
+
+def remedy(reason: Reason) -> str:
+    """Return what can be done about it; empty where nothing has to be."""
+    return _REMEDIES[reason][1]
