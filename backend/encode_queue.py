@@ -143,17 +143,18 @@ class EncodeQueue:
                 self._promote(job, priority)
 
     def close(self) -> None:
-        """Finish the image in hand, fail the others, and end the thread."""
+        """Finish the image in hand, fail the others, and let the thread end; nobody waits for an encoder to load."""
         with self._changed:
             self._is_closed = True
             waiting = [job for job in self._jobs.values() if not job.is_taken]
             for job in waiting:
                 job.is_taken = True
                 del self._jobs[job.key]
+            has_image_in_hand = bool(self._jobs)
             self._changed.notify_all()
         for job in waiting:
             _settle(job.future, _stopping())
-        if self._thread is not None:
+        if self._thread is not None and (has_image_in_hand or self.is_ready):
             self._thread.join()
 
     def _promote(self, job: _Job, priority: Priority) -> None:

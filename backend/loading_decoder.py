@@ -53,9 +53,9 @@ class LoadingDecoder:
             return self._decode
 
     def _load(self) -> Decode:
-        from model.predictor import load_decoder  # here: Paddle must not be imported before a fork
-
         try:
+            from model.predictor import load_decoder  # here: Paddle must not be imported before a fork
+
             decoder = load_decoder(self._checkpoint, self._wanted)
         except Exception as error:
             self.failure = str(error) or type(error).__name__

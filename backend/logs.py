@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+import warnings
 
 import stamina.instrumentation
 
@@ -25,5 +26,6 @@ def configure(level: str) -> None:
     root.setLevel(logging.WARNING)
     for name in ("backend", "model"):
         logging.getLogger(name).setLevel(level.upper())
+    warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle says so at every import
     # Retries are logged; by default they are also counted, in prometheus' global registry, which nobody reads here.
     stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.LoggingOnRetryHook])

@@ -3,6 +3,8 @@
 The application is built in the worker process, after the fork: Paddle and CUDA do not survive one.
 """
 
+import logging
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +65,13 @@ class Server(BaseApplication):
         if self._service is not None:
             self._service.start()
 
-    def _close(self, _arbiter: Arbiter, _worker: Worker) -> None:
-        if self._service is not None:
-            self._service.close()
+    def _close(self, _: Arbiter, worker: Worker) -> None:
+        if self._service is None:
+            return
+        self._service.close()
+        if worker.booted:  # otherwise gunicorn is to learn from the exit code that it need not try again
+            logging.shutdown()
+            os._exit(0)  # what Paddle is still loading, or its threads, would end a closing interpreter with an abort
 
 
 def check_port(host: str, port: int) -> None:

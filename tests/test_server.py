@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import threading
+import time
 
 import pytest
 
@@ -148,6 +150,18 @@ def test_sigterm_lets_a_click_in_hand_finish_and_ends_well(tmp_path, weights):
     assert status == 200
     assert json.loads(answer)["results"][0]["model_version"].startswith("small@")
     assert "Traceback" not in server.log
+
+
+def test_ctrl_c_while_the_model_loads_ends_it_at_once_and_without_complaint(tmp_path, weights):
+    with serving(tmp_path, PADDLE_SAM_WEIGHTS=weights) as server:  # it answers before anything is loaded
+        start = time.monotonic()
+        os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does
+        assert server.process.wait(60) == 0
+        assert time.monotonic() - start < 10
+        log = server.log
+    assert "Traceback" not in log
+    assert "FATAL" not in log
+    assert "SIGKILL" not in log
 
 
 def test_ctrl_c_ends_it_without_a_traceback(tmp_path, weights):
