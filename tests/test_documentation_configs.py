@@ -1,0 +1,75 @@
+"""Labeling configs in the documentation work as they stand and answer with what the text above them says."""
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from backend import label_config
+from backend.demo_project import LABEL_CONFIG
+from backend.shapes import ShapeKind
+from tests.documents import Block, document, documents
+
+CLAIMS = {
+    "Brush masks": ShapeKind.BRUSH,
+    "Polygons": ShapeKind.POLYGON,
+    "Bitmasks": ShapeKind.BITMASK,
+    "Rectangles": ShapeKind.RECTANGLE,
+    "Ellipses": ShapeKind.ELLIPSE,
+}
+CONFIGS = [(one.name, block) for one in documents() for block in one.blocks if block.language == "xml"]
+every_config = pytest.mark.parametrize(
+    "block", [block for _, block in CONFIGS], ids=[f"{name}:{block.line}" for name, block in CONFIGS]
+)
+
+
+def claimed(block: Block) -> ShapeKind:
+    """What the paragraph above a config says that its answers are."""
+    [word] = re.findall(r"\*\*([^*]+)\*\*", block.before)
+    return CLAIMS[word]
+
+
+def images(block: Block) -> list[label_config.Controls]:
+    controls = label_config.parse(block.text)
+    return [label_config.on_image(controls, image.name) for image in controls.images]
+
+
+@every_config
+def test_a_config_has_no_problems(block):
+    assert label_config.problems(label_config.parse(block.text)) == ()
+
+
+@every_config
+def test_a_config_answers_with_what_the_text_says_and_keeps_every_label(block):
+    for controls in images(block):
+        labels = {label for one in (*controls.controls, *controls.labels) for label in one.labels}
+        for label in labels:
+            output = label_config.choose_output(controls, (label,))
+            assert (output.control.kind, output.labels) == (claimed(block), (label,))
+        assert label_config.choose_output(controls).control.kind is claimed(block)
+
+
+@every_config
+def test_the_control_that_is_answered_with_is_no_smart_tool_and_points_are(block):
+    for controls in images(block):
+        assert not label_config.choose_output(controls).control.is_smart
+        assert ShapeKind.KEYPOINT in {one.kind for one in controls.controls if one.is_smart}
+        assert {one.is_smart for one in controls.controls if one.is_output and one.kind is claimed(block)} >= {False}
+
+
+def test_the_readme_has_a_brush_a_polygon_and_a_bitmask():
+    blocks = [block for block in document("README.md").blocks if block.language == "xml"]
+    assert [claimed(block) for block in blocks] == [ShapeKind.BRUSH, ShapeKind.POLYGON, ShapeKind.BITMASK]
+    changed = [set(one.text.splitlines()) ^ set(other.text.splitlines()) for one, other in pairwise(blocks)]
+    assert [len(lines) for lines in changed] == [2, 2]  # nothing but the control of the answer
+
+
+def test_the_demo_uses_the_config_that_is_recommended():
+    recommended = label_config.parse(document("README.md").blocks[[*languages()].index("xml")].text)
+    demo = label_config.parse(LABEL_CONFIG)
+    assert [one.tag for one in demo.controls] == [one.tag for one in recommended.controls]
+    assert [one.is_smart for one in demo.controls] == [one.is_smart for one in recommended.controls]
+
+
+def languages() -> list[str]:
+    return [block.language for block in document("README.md").blocks]
