@@ -30,6 +30,7 @@ from tests.wire import CONFIG, click, encoded, rectangle, result
 TARGET = ROOT / "docs" / "images" / "status.png"
 COLOURS = 256
 DESKTOP = {"width": 1180, "height": 900}
+README = {"width": 1180, "height": 884}
 PHONE = {"width": 390, "height": 844}
 TOKEN = "0" * 40
 
@@ -167,7 +168,7 @@ def readme(browser: Browser, target: Path, work: Path) -> None:
         busy.work(3)
         busy.predict(click(result(), tasks=[{"id": 90, "data": {"image": "/data/upload/1/gone.jpg"}}]))
         busy.work(1)
-        photograph(browser, busy.url, target, viewport=DESKTOP, full=False)
+        photograph(browser, busy.url, target, viewport=README, full=False)
 
 
 def _page(web: Driver) -> str:
