@@ -144,16 +144,20 @@ def parse_webhook(body: bytes) -> WebhookEvent:
 
 
 def dump_predictions(predictions: Sequence[Prediction]) -> bytes:
-    """Return the answer to ``POST /predict``: one item per task, in the tasks' order."""
+    """Return the answer to ``POST /predict``: one item per task, in the tasks' order.
+
+    Label Studio takes a list of predictions for an item as well; it stores none of an empty one, and asks again.
+    """
     results = [
-        {
-            "result": [entry for region in prediction.result for entry in _entries(region)],
-            "score": prediction.score,
-            "model_version": prediction.model_version,
-        }
-        for prediction in predictions
+        {"result": _result(one), "score": one.score, "model_version": one.model_version} if one.is_final else []
+        for one in predictions
     ]
     return msgspec.json.encode({"results": results})
+
+
+def dump_result(prediction: Prediction) -> bytes:
+    """Return a prediction's regions, the ``result`` of a prediction that is stored through Label Studio's API."""
+    return msgspec.json.encode(_result(prediction))
 
 
 def dump_setup(model_version: str) -> bytes:
@@ -218,11 +222,12 @@ def _lacks_mask(shape: Shape) -> bool:
 
 
 def _context(asked: _Predict) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...]]:
-    """Return the prompts, None where the request is no click: no context, or one without a result."""
+    """Return the prompts; none where a context holds none, and None where there is no context: this is no click."""
     params = asked.params
     context = params.context if isinstance(params, _Params) else None
-    result = context.result if isinstance(context, _Context) else None
-    return protocol_context.read(result) if isinstance(result, list) else (None, ())
+    if not isinstance(context, _Context):
+        return None, ()
+    return protocol_context.read(context.result) if isinstance(context.result, list) else ((), ())
 
 
 def _task(entry: _Task | _Other) -> Task:
@@ -240,6 +245,10 @@ def _project_id(project: object) -> int | None:
     if isinstance(first, str):
         return int(first[:18]) if first.isascii() and first.isdecimal() else None
     return int(first) if isinstance(first, int | float) and not isinstance(first, bool) and abs(first) < 1e18 else None
+
+
+def _result(prediction: Prediction) -> list[dict[str, object]]:
+    return [entry for region in prediction.result for entry in _entries(region)]
 
 
 def _entries(region: Region) -> list[dict[str, object]]:

@@ -324,13 +324,17 @@ class Prediction:
         score: of the whole answer, in [0, 1].
         model_version: name and digest of the weights, as in the answer to /setup.
         reasons: why the result is empty or some prompts went unused; for the log and the status page, not the wire.
+        is_final: whether Label Studio is to keep it. If not, it stores nothing and asks for the task again.
     """
 
     result: tuple[Region, ...]
     score: float
     model_version: str
     reasons: tuple[Reason, ...] = ()
+    is_final: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.score <= 1.0:
             raise ValueError(f"score: expected a number from 0 to 1, got {self.score}")
+        if self.result and not self.is_final:
+            raise ValueError("is_final: expected a prediction with regions to be final")

@@ -164,11 +164,17 @@ def test_a_bitmask_that_the_editor_saved_is_read_as_a_prompt() -> None:
 # EDGE CASES 1-2: shapes of requests
 
 
-@pytest.mark.parametrize("context", [None, {}, "x", 3, {"result": None}, {"result": "x"}, {"result": {}}])
-def test_a_context_without_a_result_is_no_click(context: object) -> None:
+@pytest.mark.parametrize("context", [None, "x", 3, []])
+def test_without_a_context_it_is_no_click(context: object) -> None:
     request = protocol.parse_predict(encoded(click(params={"context": context})))
     assert (request.context, request.skipped) == (None, ())
     assert len(request.tasks) == 1
+
+
+@pytest.mark.parametrize("context", [{}, {"result": None}, {"result": "x"}, {"result": {}}])
+def test_a_context_without_a_result_is_a_click_without_prompts(context: object) -> None:
+    request = protocol.parse_predict(encoded(click(params={"context": context})))
+    assert (request.context, request.skipped) == ((), ())
 
 
 def test_a_click_whose_prompt_was_deleted_has_an_empty_context() -> None:
