@@ -45,6 +45,11 @@ def random_checkpoint(config: SamConfig | None = None, seed: int = 0, without: t
     return Checkpoint("random", config, random_tensors(config, seed, without), f"{seed:064x}", "native", Path("random"))
 
 
+def checkpoint_of(config: SamConfig, tensors: Tensors) -> Checkpoint:
+    """A checkpoint of given weights in memory."""
+    return Checkpoint(config.name, config, tensors, "0" * 64, "native", Path("given"))
+
+
 def to_torch_layout(tensors: Tensors) -> dict[str, np.ndarray]:
     """The same values with every Linear weight as PyTorch keeps it."""
     return {name: np.ascontiguousarray(v.T) if names.is_linear_weight(name) else v for name, v in tensors.items()}

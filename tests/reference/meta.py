@@ -1,5 +1,6 @@
 """Meta's own code (segment-anything 1.0) filled with given weights; needs torch."""
 
+import warnings
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +60,13 @@ def build_sam(config: SamConfig, tensors: dict[str, np.ndarray]) -> Any:
     return sam.eval()
 
 
+def assemble(image_encoder: Any, prompt_encoder: Any, mask_decoder: Any) -> Any:
+    """Meta's ``Sam`` of three modules that are filled already."""
+    with torchvision_stand_in():
+        from segment_anything.modeling import Sam
+    return Sam(image_encoder, prompt_encoder, mask_decoder).eval()
+
+
 def predictor(sam: Any, image: np.ndarray) -> Any:
     """Meta's ``SamPredictor`` that has seen ``image``, (H, W, 3) uint8 RGB."""
     with torchvision_stand_in():
@@ -66,6 +74,15 @@ def predictor(sam: Any, image: np.ndarray) -> Any:
     made = SamPredictor(sam)
     made.set_image(image)
     return made
+
+
+def generate(sam: Any, image: np.ndarray, **settings: Any) -> list[dict[str, Any]]:
+    """What Meta's ``SamAutomaticMaskGenerator`` finds in ``image``, (H, W, 3) uint8 RGB."""
+    with torchvision_stand_in():
+        from segment_anything import SamAutomaticMaskGenerator
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # numpy 2 about torch
+        return SamAutomaticMaskGenerator(sam, **settings).generate(image)
 
 
 def predict(seen: Any, prompt: Prompt, multimask_output: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

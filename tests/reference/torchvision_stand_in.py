@@ -1,13 +1,14 @@
 """The five names of torchvision that segment_anything imports, so that it runs beside the CPU build of torch.
 
-torchvision itself pulls the CUDA build. Only ``resize`` and ``to_pil_image`` are ever called here; torchvision hands
-both to Pillow when the image is one of Pillow's.
+torchvision itself pulls the CUDA build. ``resize`` and ``to_pil_image`` it hands to Pillow when the image is one of
+Pillow's; ``batched_nms`` and ``box_area`` are written from its documentation.
 """
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,8 +32,30 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
 
 
-def _unavailable(*_: object) -> None:
-    raise NotImplementedError("boxes are not part of the comparison")
+def box_area(boxes: Any) -> Any:
+    """Areas (N,) of boxes (N, 4), ``x1, y1, x2, y2``."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any:
+    """Indices of the boxes that stay, int64, by falling score.
+
+    "NMS iteratively removes lower scoring boxes which have an IoU greater than iou_threshold with another (higher
+    scoring) box"; boxes of different categories ``idxs`` leave each other alone.
+    """
+    import torch
+
+    left = scores.sort(descending=True, stable=True).indices
+    kept = []
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(best)
+        corner = torch.maximum(boxes[best, :2], boxes[left, :2])
+        sides = (torch.minimum(boxes[best, 2:], boxes[left, 2:]) - corner).clamp(min=0)
+        common = sides[:, 0] * sides[:, 1]
+        iou = common / (box_area(boxes[best : best + 1]) + box_area(boxes[left]) - common)
+        left = left[~((iou > iou_threshold) & (idxs[left] == idxs[best]))]
+    return torch.stack(kept) if kept else torch.zeros(0, dtype=torch.int64)
 
 
 @contextmanager
@@ -47,7 +70,7 @@ def torchvision_stand_in() -> Iterator[None]:
     modules = {name: ModuleType(name) for name in _MODULES}
     functional, boxes = modules["torchvision.transforms.functional"], modules["torchvision.ops.boxes"]
     vars(functional).update(resize=resize, to_pil_image=to_pil_image)
-    vars(boxes).update(batched_nms=_unavailable, box_area=_unavailable)
+    vars(boxes).update(batched_nms=batched_nms, box_area=box_area)
     sys.modules.update(modules)
     try:
         yield
