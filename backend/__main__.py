@@ -1,17 +1,13 @@
-"""The command line: ``python -m backend serve | worker | doctor | demo``; only here is the environment read."""
+"""The command line: ``python -m backend serve | worker | precompute | preannotate | doctor | demo``."""
 
 import itertools
-import os
 import sys
-from typing import NoReturn
 
 import click
 
-from backend import demo
-from backend.settings import Settings, SettingsError, read
+from backend import demo, preannotate_command, precompute_command
+from backend.commands import GOOD, PROBLEMS_FOUND, refuse, settings_of
 from backend.settings_help import CommandWithSettings
-
-GOOD, BAD_SETTINGS, PROBLEMS_FOUND = 0, 2, 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -30,7 +26,7 @@ def main() -> None:
 )
 def serve(port: int | None, host: str | None, weights: str | None) -> None:
     """Serve Label Studio until stopped."""
-    settings = _settings({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights})
+    settings = settings_of({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights})
     from backend import bootstrap, logs, server  # here: --help must not wait for them
 
     logs.configure(settings.log_level)
@@ -38,7 +34,7 @@ def serve(port: int | None, host: str | None, weights: str | None) -> None:
         server.check_port(settings.host, settings.port)
         checkpoint = bootstrap.read_weights(settings)
     except (ValueError, OSError) as error:
-        _refuse(str(error))
+        refuse(str(error))
     shown = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - only for showing
     click.echo(f"{checkpoint.model_version} on http://{shown}:{settings.port}, its status page too", err=True)
     if settings.weights == "demo":
@@ -56,9 +52,9 @@ def serve(port: int | None, host: str | None, weights: str | None) -> None:
 @click.option("--check", is_flag=True, help="Only tell, by the exit code, whether this machine's worker is alive.")
 def worker(weights: str | None, device: str | None, check: bool) -> None:
     """Encode images for the web processes that share REDIS_URL, until stopped."""
-    settings = _settings({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
+    settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     if settings.redis_url is None:
-        _refuse("a worker shares its work over Redis: set REDIS_URL, here and for the web processes")
+        refuse("a worker shares its work over Redis: set REDIS_URL, here and for the web processes")
     from backend import bootstrap, logs, redis_parts
     from backend.errors import RetryLater
 
@@ -66,12 +62,12 @@ def worker(weights: str | None, device: str | None, check: bool) -> None:
         try:
             sys.exit(GOOD if redis_parts.has_worker(settings) else PROBLEMS_FOUND)
         except RetryLater as error:
-            _refuse(str(error))
+            refuse(str(error))
     logs.configure(settings.log_level)
     try:
         checkpoint = bootstrap.read_weights(settings)
     except (ValueError, OSError) as error:
-        _refuse(str(error))
+        refuse(str(error))
     sys.exit(bootstrap.build_worker(settings, checkpoint).run())
 
 
@@ -81,7 +77,7 @@ def worker(weights: str | None, device: str | None, check: bool) -> None:
 )
 def doctor(project: int | None) -> None:
     """Look for what keeps the backend from working, and say how to put it right."""
-    settings = _settings({})
+    settings = settings_of({})
     from backend import bootstrap
     from backend.doctor import Level, examine
     from backend.label_studio import LabelStudio
@@ -105,21 +101,8 @@ def doctor(project: int | None) -> None:
     sys.exit(code)
 
 
-def _settings(options: dict[str, str | int | None]) -> Settings:
-    """Return the environment's settings, overridden by the options that were given."""
-    given = {name: str(value) for name, value in options.items() if value is not None}
-    try:
-        return read({**os.environ, **given})
-    except SettingsError as error:
-        _refuse(str(error))
-
-
-def _refuse(message: str) -> NoReturn:
-    for line in message.splitlines():
-        click.echo(f"error: {line}", err=True)
-    sys.exit(BAD_SETTINGS)
-
-
+main.add_command(precompute_command.command)
+main.add_command(preannotate_command.command)
 main.add_command(demo.command, "demo")
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from backend.addresses import AddressPolicy, Origin
 from backend.app import Access, create_app
 from backend.drawing import Drawing
 from backend.embeddings import Embeddings, LocalEmbeddings
-from backend.encode_queue import Encoder
+from backend.encoding import Encoder
 from backend.errands import Errands
 from backend.image_source import ImageSource
 from backend.image_source import Limits as FetchLimits

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from backend import regions
-from backend.encode_queue import is_out_of_memory
+from backend.encoding import is_out_of_memory
 from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.metrics import Metrics
 from backend.shapes import ShapeKind

@@ -20,7 +20,8 @@ from backend import images
 from backend.ahead import Ahead
 from backend.contents import Content, Contents, Place, place_of
 from backend.embedding_bytes import Dtype
-from backend.encode_queue import EncodeQueue, Encoder, Priority, Stopwatch
+from backend.encode_queue import EncodeQueue, Priority
+from backend.encoding import Encoder, Stopwatch
 from backend.errors import BackendError, Reason, RetryLater
 from backend.image_source import Fetched, Version
 from backend.store import EmbeddingKey, EmbeddingStore

@@ -12,7 +12,8 @@ from typing import Protocol
 from backend import images
 from backend.contents import Place, place_of
 from backend.embedding_bytes import Dtype
-from backend.encode_queue import EncodeQueue, Priority, Stopwatch
+from backend.encode_queue import EncodeQueue, Priority
+from backend.encoding import Stopwatch
 from backend.errors import BackendError, ImageError, Reason, RetryLater
 from backend.image_source import Fetched, Version
 from backend.lease import Lease, Leases

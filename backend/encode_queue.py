@@ -1,6 +1,5 @@
 """One thread that owns a device's encoder: images go in by priority, embeddings come out, once per content."""
 
-import gc
 import heapq
 import itertools
 import logging
@@ -8,23 +7,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from backend import images
-from backend.embedding_bytes import rounded
+from backend import encoding, images
+from backend.encoding import Encoder, Stopwatch
 from backend.errors import BackendError, Reason, RetryLater
 from backend.store import EmbeddingKey, EmbeddingStore
 from model.types import Embedding
 
 logger = logging.getLogger(__name__)
-
-_OUT_OF_MEMORY = ("out of memory", "resourceexhausted")
 
 
 class Priority(IntEnum):
@@ -33,31 +25,6 @@ class Priority(IntEnum):
     INTERACTIVE = 0
     PREFETCH = 1
     BULK = 2
-
-
-class Encoder(Protocol):
-    """Turns an image into an embedding; see `model.predictor.Encoder`."""
-
-    @property
-    def model_version(self) -> str:
-        """Name and digest of the weights."""
-        ...
-
-    def encode(self, image: npt.NDArray[np.uint8], /) -> Embedding:
-        """Return the embedding of an (H, W, 3) uint8 RGB image."""
-        ...
-
-
-class Stopwatch(Protocol):
-    """Times and counts the work; see `backend.metrics.Metrics`."""
-
-    def looked_up(self, tier: str, /) -> None:
-        """Count where an embedding was found; ``miss`` is one that has to be made."""
-        ...
-
-    def stage(self, name: str, /) -> AbstractContextManager[None]:
-        """Time what happens inside."""
-        ...
 
 
 @dataclass
@@ -205,40 +172,20 @@ class EncodeQueue:
             if failure is not None:
                 return failure
         try:
-            try:
-                return self._encode(job)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-            gc.collect()  # once more with what the failed try held given back
             return self._encode(job)
         except BackendError as error:
             return error
-        except Exception as error:  # the thread outlives any image, and its waiters learn the reason
-            if is_out_of_memory(error):
-                return RetryLater(f"not enough memory to encode the image: {error}", Reason.OUT_OF_MEMORY)
-            logger.exception("event=encode_failed image=%s", job.key.digest[:12])
-            return BackendError(f"the image cannot be encoded: {error}", Reason.ENCODE_FAILED)
+        except Exception as error:  # the thread outlives any defect, and its waiters learn the reason
+            logger.exception("event=encode_defect image=%s", job.key.digest[:12])
+            return BackendError(f"internal error: {error}")
 
     def _encode(self, job: _Job) -> Embedding:
-        encoder = self._encoder
-        assert encoder is not None
-        if encoder.model_version != job.key.model_version:
-            raise BackendError(
-                f"expected an encoder of {job.key.model_version}, got {encoder.model_version}", Reason.MODEL_NOT_READY
-            )
+        assert self._encoder is not None
         held = self._store.get(job.key)
         if held is not None:  # made since it was asked for, here or by another process
             return held
-        self._stopwatch.looked_up("miss")
         start = time.perf_counter()
-        with self._stopwatch.stage("decode_image"):
-            picture = images.decode(job.data, self._limits)
-        with self._stopwatch.stage("encode"):
-            embedding = encoder.encode(picture.pixels)
-        if embedding.original_size != picture.original_size:  # it was decoded smaller
-            embedding = replace(embedding, original_size=picture.original_size)
-        embedding = rounded(embedding, job.key.dtype)
+        embedding = encoding.encode(self._encoder, job.data, job.key, self._limits, self._stopwatch)
         self._store.put(job.key, embedding)
         took = round((time.perf_counter() - start) * 1000)
         logger.info("event=encoded image=%s priority=%s ms=%d", job.key.digest[:12], job.priority.name.lower(), took)
@@ -253,11 +200,6 @@ def _settle(future: "Future[Embedding]", outcome: Embedding | BackendError) -> N
             future.set_result(outcome)
     except InvalidStateError:
         pass  # somebody cancelled it
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, the device's or the machine's; Paddle has no type of its own for that."""
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY)
 
 
 def _stopping() -> RetryLater:

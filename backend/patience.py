@@ -37,8 +37,11 @@ OUTAGES = frozenset(
 """What goes wrong for everything at once, and passes."""
 
 
-class Stopped(Exception):  # noqa: N818 - no error: somebody has asked for it
+class Stopped(RetryLater):
     """The run is to end; what has not begun is left for the next one."""
+
+    def __init__(self) -> None:
+        super().__init__("the run was stopped", Reason.SUPERSEDED)
 
 
 class OutageError(RetryLater):
@@ -107,7 +110,7 @@ class Patience:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self.call(work)
-            except OutageError:
+            except (OutageError, Stopped):
                 raise
             except RetryLater:
                 if attempt == ATTEMPTS:

@@ -61,6 +61,10 @@ class Keys:
         """How many have taken a lease and not come back."""
         return f"{self.prefix}:attempts:{lease.removeprefix(self.prefix)}"
 
+    def run(self, project_id: int) -> str:
+        """Who is storing predictions of a whole project."""
+        return f"{self.prefix}:{self.model}:lease:run:{project_id}"
+
     def asked(self, place: Place, priority: Priority) -> str:
         """The id of the job that was queued for an address."""
         return self._of(f"asked:{priority.name.lower()}", place)

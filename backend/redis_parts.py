@@ -7,7 +7,8 @@ from functools import partial
 
 from backend.cluster import Cluster
 from backend.encode_job import EncodeJob, Source
-from backend.encode_queue import EncodeQueue, Encoder, Priority
+from backend.encode_queue import EncodeQueue, Priority
+from backend.encoding import Encoder
 from backend.images import Limits
 from backend.jobs import JobQueues
 from backend.lease import Leases

@@ -172,6 +172,16 @@ class FileStore:
             pass  # a read-only disk still serves what it holds
         return found
 
+    def holds(self, key: EmbeddingKey) -> bool:
+        """Whether an embedding's file is there, without reading it; whoever asks has a use for it."""
+        try:
+            os.utime(self._path(key))
+        except FileNotFoundError:
+            return False
+        except OSError:  # a read-only disk
+            return self._path(key).exists()
+        return True
+
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Write an embedding, after removing the least recently used ones it needs the room of."""
         data = dump(embedding, str(key), key.dtype)

@@ -23,7 +23,8 @@ from rq.worker import WorkerStatus
 
 from backend import jobs
 from backend.encode_job import EncodeJob
-from backend.encode_queue import EncodeQueue, Encoder, Priority
+from backend.encode_queue import EncodeQueue, Priority
+from backend.encoding import Encoder
 from backend.lease import Leases
 from backend.redis_keys import Keys
 from backend.redis_link import Link

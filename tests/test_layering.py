@@ -11,22 +11,26 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     "model.types model.config model.transforms model.errors",
     "model.*",
-    "backend backend.errors backend.shapes backend.types backend.setting_types backend.settings "
-    "backend.logs",
+    "backend backend.errors backend.shapes backend.types backend.setting_types backend.settings backend.logs",
     "backend.json_fields backend.protocol_context backend.protocol_saved backend.protocol backend.label_config "
     "backend.locations backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
     "backend.saved_prompts backend.regions backend.embedding_bytes",
     "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio_types "
-    "backend.label_studio_http backend.label_studio backend.patience backend.pipeline backend.task_selection "
+    "backend.label_studio_http backend.label_studio backend.patience backend.pipeline backend.chunks "
+    "backend.progress backend.tally backend.task_selection "
     "backend.project_tasks backend.prediction_writer backend.store backend.metrics",
-    "backend.encode_queue backend.ahead backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
+    "backend.encoding backend.content_journal backend.encode_queue backend.direct_embeddings backend.ahead "
+    "backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
     "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.listener "
     "backend.queued_embeddings",
     "backend.clicks backend.turns backend.errands backend.loading_decoder backend.drawing backend.task_objects "
-    "backend.task_segmenter backend.segmenter",
+    "backend.task_segmenter backend.segmenter backend.precompute backend.preannotate backend.overlays "
+    "backend.deliveries",
     "backend.status backend.remedies backend.pictures backend.snapshot backend.app backend.worker",
-    "backend.redis_parts backend.bootstrap backend.label_studio_ml",
-    "backend.settings_help backend.server backend.doctor backend.redis_doctor backend.demo_processes backend.demo_project backend.demo "
+    "backend.redis_parts backend.bootstrap backend.label_studio_ml backend.batch_parts",
+    "backend.settings_help backend.server backend.doctor backend.redis_doctor backend.demo_processes "
+    "backend.demo_project backend.demo backend.commands backend.batch_options backend.batch_run "
+    "backend.preannotate_choice backend.precompute_command backend.preannotate_command backend.preannotation "
     "backend.__main__",
 ]
 
@@ -61,7 +65,7 @@ ALLOWED = {
 }
 
 ENVIRONMENT = (
-    "backend.__main__",
+    "backend.commands",
     "backend.demo",
     "backend.demo_processes",
     "backend.label_studio_ml",

@@ -1,0 +1,154 @@
+"""One run over a project from the command line: what it needs to begin, how it is stopped, and how it ends."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TypeVar
+
+import click
+
+from backend import batch_parts, bootstrap, label_config, logs, task_selection
+from backend.commands import GOOD, PROBLEMS_FOUND, STOPPED, refuse
+from backend.errors import BackendError, RequestError
+from backend.label_studio import LabelStudio
+from backend.label_studio_types import Project
+from backend.patience import Patience, Stopped
+from backend.progress import duration
+from backend.project_tasks import ProjectTasks
+from backend.settings import Settings
+from backend.tally import Tally
+from backend.task_selection import Selection
+from backend.types import Controls
+from model.weights import Checkpoint
+
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which tasks a person asks for; see the options of the commands."""
+
+    project: int
+    view: int | None = None
+    filters: Sequence[str] = ()
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    """Everything that a run begins with.
+
+    Attributes:
+        client: Label Studio.
+        checkpoint: the weights.
+        project: the project.
+        controls: its labeling config.
+        tasks: those that are asked for.
+        total: how many they are at the moment.
+        stop: is set when the run is to end.
+        patience: waits while something is away.
+    """
+
+    client: LabelStudio
+    checkpoint: Checkpoint
+    project: Project
+    controls: Controls
+    tasks: ProjectTasks
+    total: int
+    stop: "Stop"
+    patience: Patience
+
+
+class Stop(threading.Event):
+    """Is set by a signal; a second one ends the process at once, which is safe at any moment.
+
+    Attributes:
+        number: of the signal, 0 before there was one.
+    """
+
+    number = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take note of a signal."""
+        if self.is_set():
+            os._exit(128 + number)
+        self.number = number
+        self.set()
+        click.echo("\nstopping: what is in hand is finished; once more ends at once", err=True)
+
+
+@contextmanager
+def begun(settings: Settings, wanted: Wanted) -> Iterator[BatchRun]:
+    """Give what a run needs until the block ends; end the process where it cannot be had."""
+    # A line for each image would bury the progress; whoever wants them asks for all.
+    logs.configure("warning" if settings.log_level == "info" else settings.log_level)
+    stop = Stop()
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    client = batch_parts.label_studio(settings)
+    try:
+        checkpoint = trying(lambda: bootstrap.read_weights(settings))
+        patience = Patience(stop)
+        yield trying(lambda: _prepared(client, checkpoint, wanted, stop, patience))
+    finally:
+        client.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def trying(work: Callable[[], T]) -> T:
+    """Return what ``work`` returns; say why it cannot, and end the process, where it raises something foreseen."""
+    try:
+        return work()
+    except Stopped:
+        sys.exit(STOPPED)
+    except (BackendError, ValueError, OSError) as error:
+        refuse(" ".join(str(error).split()))
+
+
+def finish(run: BatchRun, tally: Tally, began: float) -> int:
+    """Print the summary and return the exit status."""
+    took = duration(time.monotonic() - began)
+    click.echo(f"project {run.project.id} {run.project.title!r}, {run.checkpoint.model_version}, in {took}:")
+    for line in tally.lines():
+        click.echo(line)
+    if run.stop.number:
+        return 128 + run.stop.number
+    return GOOD if tally.is_clean else PROBLEMS_FOUND
+
+
+def _prepared(client: LabelStudio, checkpoint: Checkpoint, wanted: Wanted, stop: Stop, patience: Patience) -> BatchRun:
+    project = client.project(wanted.project)
+    controls = label_config.parse(project.label_config)
+    tasks = ProjectTasks(client, patience, project, _selection(client, wanted), wanted.limit)
+    return BatchRun(client, checkpoint, project, controls, tasks, tasks.count(), stop, patience)
+
+
+def _selection(client: LabelStudio, wanted: Wanted) -> Selection:
+    """Return which tasks are meant.
+
+    Raises:
+        RequestError: a filter makes no sense, or the view is another project's.
+    """
+    selection = Selection()
+    if wanted.view is not None:
+        view = client.view(wanted.view)
+        if view.project_id != wanted.project:
+            raise RequestError(f"view {wanted.view}: expected one of project {wanted.project}, got {view.project_id}'s")
+        selection = task_selection.read_view(view.filters)
+    if wanted.filters:
+        columns = client.columns(wanted.project)
+        if selection.is_any and len(selection.conditions) > 1:
+            raise RequestError(
+                f"view {wanted.view} joins its filters with 'or': --filter cannot narrow it down further"
+            )
+        for text in wanted.filters:
+            selection = selection.and_also(task_selection.parse(text, columns))
+    return selection

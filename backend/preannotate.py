@@ -1,0 +1,248 @@
+"""Masks for a project's tasks, from the prompts that these hold: a run that can be stopped, killed and taken up again.
+
+Each task is done for itself, in threads: its predictions are looked at, its prompts read, its masks made. What is made
+is delivered in chunks, by one thread: to Label Studio, or as pictures into a folder. A task that holds a prediction of
+this model already is passed over, unless predictions are to be replaced; then one that is the same already is left.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from backend import protocol
+from backend.chunks import Chunks
+from backend.embeddings import Embeddings, Priority
+from backend.errors import BackendError, Reason
+from backend.label_studio_http import RefusedError
+from backend.label_studio_types import NewPrediction, StoredPrediction, TaskPredictions
+from backend.patience import OutageError, Patience, Stopped
+from backend.pipeline import in_hand
+from backend.prediction_writer import own
+from backend.progress import Progress
+from backend.tally import Failure, Tally, noting_the_end
+from backend.types import ImageRef, Prediction, Task
+from model.types import Embedding
+
+logger = logging.getLogger(__name__)
+
+MADE, THERE, SAME, NOTHING, GONE = "made", "there already", "unchanged", "nothing marked", "deleted meanwhile"
+
+NO_FAILURE = frozenset(
+    (
+        Reason.NO_CONTEXT,
+        Reason.NO_PROMPT,
+        Reason.NOT_A_PROMPT,
+        Reason.ONLY_NEGATIVE_POINTS,
+        Reason.EMPTY_MASK,
+    )
+)
+"""Why a task may have no masks although nothing went wrong."""
+
+
+class Tasks(Protocol):
+    """Knows what a task holds; see `backend.label_studio.LabelStudio`."""
+
+    def annotations(self, task_id: int, /) -> msgspec.Raw:
+        """Return a task's annotations."""
+        ...
+
+    def predictions(self, task_id: int, /) -> TaskPredictions:
+        """Return a task's predictions."""
+        ...
+
+    def version(self) -> str:
+        """Return something small."""
+        ...
+
+
+@dataclass(frozen=True)
+class Made:
+    """A task and the prediction that was made for it.
+
+    Attributes:
+        task: the task, with what was read of it.
+        prediction: shows something.
+        new: the same, as it is stored.
+        replaced: ids of the predictions whose place it takes.
+        failures: what could not be made.
+    """
+
+    task: Task
+    prediction: Prediction
+    new: NewPrediction
+    replaced: frozenset[int]
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of a task in the end; ``kind`` is empty where it failed."""
+
+    kind: str = ""
+    failures: tuple[Failure, ...] = ()
+
+
+class Sink(Protocol):
+    """Where predictions go."""
+
+    def __call__(self, chunk: Sequence[Made], /) -> Sequence[Settled]:
+        """Deliver predictions of different tasks, and return what became of each."""
+        ...
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a run works with.
+
+    Attributes:
+        tasks: Label Studio.
+        segment: makes the prediction of a task from what it holds, or from whatever else it knows; raises `RetryLater`
+            to be called again.
+        needs_annotations: whether ``segment`` looks at a task's annotations.
+        told: returns what was said, in the calling thread since it last asked, about what could not be had.
+        model_version: that predictions carry.
+        patience: waits while something is away.
+        at_once: how many tasks are in hand at a time.
+        hurry: is called once the run is to stop, so that whoever waits for others' work leaves.
+        replaces: whether predictions of this model that are there already are made anew.
+        ignores_stored: whether to make predictions as if there were none; nothing is stored then.
+    """
+
+    tasks: Tasks
+    segment: Callable[[Task], Prediction]
+    needs_annotations: bool
+    told: Callable[[], str]
+    model_version: str
+    patience: Patience
+    at_once: int
+    hurry: Callable[[], None] = lambda: None
+    replaces: bool = False
+    ignores_stored: bool = False
+
+
+def run(tasks: Iterable[Task], means: Means, sink: Sink, stop: threading.Event, progress: Progress) -> Tally:
+    """Make the predictions of these tasks and deliver them; return what became of them.
+
+    Args:
+        tasks: in the order in which their masks are wanted.
+        means: what to work with.
+        sink: where predictions go.
+        stop: once it is set, no more tasks are begun; what is made is delivered.
+        progress: is told of every task that is done.
+    """
+    tally = Tally((MADE, THERE, SAME, NOTHING, GONE))
+
+    def settle(settled: Iterable[Settled]) -> None:
+        for one in settled:
+            if one.kind:
+                tally.add(one.kind)
+            tally.failures += one.failures
+            progress.advance()
+
+    with Chunks(sink, lambda made: len(bytes(made.new.result))) as chunks:
+        with noting_the_end(tally, stop):
+            for outcome in in_hand(tasks, _Work(means), means.at_once, stop, means.hurry):
+                if isinstance(outcome, Made):
+                    chunks.add(outcome)
+                elif outcome is not None:
+                    settle([outcome])
+                settle(chunks.delivered())
+        with noting_the_end(tally, stop):
+            settle(chunks.finish())
+    return tally
+
+
+class Telling:
+    """Embeddings from somewhere else, remembering for each thread why one could not be had.
+
+    A prediction names the reason of what is missing in it; people also want to read what was said about the image.
+    """
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        self._embeddings, self._own = embeddings, threading.local()
+
+    def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.BULK, /) -> Embedding:
+        """Return the embedding of an image; see `backend.embeddings.Embeddings.get`."""
+        try:
+            return self._embeddings.get(ref, deadline_s, priority)
+        except BackendError as error:
+            self._own.text = str(error)
+            raise
+
+    def peek(self, ref: ImageRef, /) -> Embedding | None:
+        """Return the embedding of an image if it is there."""
+        return self._embeddings.peek(ref)
+
+    def prefetch(self, refs: Iterable[ImageRef], /) -> None:
+        """Encode images when nothing more urgent is to do."""
+        self._embeddings.prefetch(refs)
+
+    def told(self) -> str:
+        """Return what was last said in this thread, empty if nothing was since it was last asked."""
+        text: str = getattr(self._own, "text", "")
+        self._own.text = ""
+        return text
+
+
+class _Work:
+    """What is done about one task; whatever happens to it, the others are left alone."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+
+    def __call__(self, task: Task) -> "Made | Settled | None":
+        """Return what was made of a task, or what became of it; None where the run ended over it."""
+        try:
+            return self._done(task)
+        except Stopped:
+            return None
+        except OutageError:
+            raise
+        except BackendError as error:
+            return Settled(failures=(Failure.of(task.id, error),))
+        except Exception as error:
+            logger.exception("event=defect task=%s", task.id)
+            return Settled(failures=(Failure(task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"),))
+
+    def _done(self, task: Task) -> Made | Settled:
+        means, task_id = self._means, task.id
+        assert task_id is not None
+        try:
+            found = means.patience.call(partial(means.tasks.predictions, task_id))
+            held = () if means.ignores_stored else own(found.stored, means.model_version)
+            if held and not held[-1].is_empty and not means.replaces:
+                return Settled(THERE)
+            whole = replace(task, predictions=found.raw)
+            if means.needs_annotations:
+                whole = replace(whole, annotations=means.patience.call(partial(means.tasks.annotations, task_id)))
+        except RefusedError:
+            return Settled(GONE)
+        return self._made(task_id, whole, held)
+
+    def _made(self, task_id: int, task: Task, held: Sequence[StoredPrediction]) -> Made | Settled:
+        means = self._means
+        means.patience.check()
+        means.told()  # what was said about another task
+        prediction = means.patience.see_through(partial(means.segment, task), means.tasks.version)
+        failures = self._failures(task, prediction)
+        if not prediction.result:
+            return Settled("" if failures else NOTHING, failures)
+        result = msgspec.Raw(protocol.dump_result(prediction))
+        if len(held) == 1 and _is_same(held[0].result, result):
+            return Settled(SAME, failures)
+        new = NewPrediction(task_id, result, prediction.score, means.model_version)
+        return Made(task, prediction, new, frozenset(one.id for one in held), failures)
+
+    def _failures(self, task: Task, prediction: Prediction) -> tuple[Failure, ...]:
+        text = " ".join(self._means.told().split())
+        reasons = [reason for reason in prediction.reasons if reason not in NO_FAILURE]
+        return tuple(Failure(task.id, reason, text if number == 0 else "") for number, reason in enumerate(reasons))
+
+
+def _is_same(stored: msgspec.Raw, made: msgspec.Raw) -> bool:
+    return bool(msgspec.json.decode(stored) == msgspec.json.decode(made))

@@ -1,0 +1,30 @@
+"""What ``preannotate`` is asked to do, as its options say it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+EVERYTHING = "everything"
+SOURCES = ("boxes", "keypoints", "predictions", EVERYTHING)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to make masks of, and what to do with them; see the options.
+
+    Attributes:
+        sources: of `SOURCES`.
+        replaces: whether predictions of this model that are there already are made anew.
+        dry_run: the folder for overlays; None to store predictions.
+        points_per_side: of the grid, with everything.
+        max_masks: per image, with everything.
+        min_score: least predicted IoU, with everything.
+        min_area: least percent of the image, with everything.
+    """
+
+    sources: tuple[str, ...]
+    replaces: bool
+    dry_run: Path | None
+    points_per_side: int
+    max_masks: int
+    min_score: float
+    min_area: float

@@ -1,0 +1,88 @@
+"""``python -m backend preannotate``: masks for a whole project."""
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from backend.batch_options import of_a_project
+from backend.commands import refuse, settings_of
+from backend.preannotate_choice import EVERYTHING, SOURCES, Choice
+
+
+@click.command("preannotate")
+@of_a_project
+@click.option(
+    "--from",
+    "sources",
+    type=click.Choice(SOURCES),
+    multiple=True,
+    required=True,
+    help="What to make masks of: boxes (rectangles, ellipses, polygons) or keypoints in the annotations, another "
+    "model's predictions, or everything on the image. Of several, predictions count where annotations mark nothing.",
+)
+@click.option("--replace", "replaces", is_flag=True, help="Make predictions of this model anew where there are some.")
+@click.option(
+    "--dry-run",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Store nothing; draw the masks over their images, into this folder.",
+)
+@click.option(
+    "--points-per-side",
+    type=click.IntRange(1, 256),
+    default=32,
+    show_default=True,
+    help="With everything: points of the grid along each side of the image.",
+)
+@click.option(
+    "--max-masks", type=click.IntRange(1), default=100, show_default=True, help="With everything: masks per image."
+)
+@click.option(
+    "--min-score",
+    type=click.FloatRange(0, 1),
+    default=0.88,
+    show_default=True,
+    help="With everything: least predicted IoU of a mask.",
+)
+@click.option(
+    "--min-area",
+    type=click.FloatRange(0, 100),
+    default=0.05,
+    show_default=True,
+    help="With everything: least size of a mask, in percent of the image.",
+)
+def command(
+    project: int,
+    view: int | None,
+    filters: tuple[str, ...],
+    limit: int | None,
+    weights: str | None,
+    device: str | None,
+    **choice: object,
+) -> None:
+    """Turn what a project's tasks hold into masks, stored as predictions.
+
+    All objects of an image are decoded together, labels are kept, and the labeling config says what masks are drawn as.
+    Every task gets exactly one prediction of this model, however often this is run, killed, or run by two people at
+    once; a task that has one is passed over. The newest unlabelled tasks come first.
+
+    Exit status: 0 if every task went well, 1 if some did not (the summary says why), 2 if nothing could be begun, 130
+    if stopped with Ctrl-C.
+    """
+    chosen = Choice(**choice)  # type: ignore[arg-type]  # click has seen to the types
+    if EVERYTHING in chosen.sources and len(set(chosen.sources)) > 1:
+        refuse("--from everything takes no prompts: expected it alone")
+    settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
+    from backend import batch_parts, batch_run, preannotation  # here: --help must not wait for them
+
+    began = time.monotonic()
+    with batch_run.begun(settings, batch_run.Wanted(project, view, filters, limit)) as run:
+        engine = batch_run.trying(lambda: batch_parts.engine(settings, run.checkpoint, run.client, run.patience))
+        try:
+            tally = batch_run.trying(lambda: preannotation.run(settings, run, engine, chosen))
+        finally:
+            engine.close()
+        code = batch_run.finish(run, tally, began)
+    sys.exit(code)

@@ -1,0 +1,117 @@
+"""One run of ``preannotate`` put together: where prompts come from, what answers them, and where the masks go."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from backend import batch_parts, bootstrap, deliveries, label_config, preannotate, progress, saved_prompts
+from backend.batch_parts import DEADLINE_S, Engine
+from backend.batch_run import BatchRun
+from backend.errors import ConfigError
+from backend.preannotate import Means, Telling
+from backend.preannotate_choice import EVERYTHING, Choice
+from backend.prediction_writer import PredictionWriter
+from backend.saved_prompts import Source
+from backend.settings import Settings
+from backend.shapes import ShapeKind
+from backend.tally import Tally, noting_the_end
+from backend.task_segmenter import TaskSegmenter
+from backend.types import Controls, Prediction, Task
+from model.automatic import AutomaticSettings
+
+DUPLICATES = "duplicates deleted"
+
+
+def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> Tally:
+    """Make the predictions of a project's tasks, and see to it that each has one.
+
+    Raises:
+        ConfigError: the project's labeling config has nothing that could hold a mask.
+        RetryLater: Redis does not answer.
+        ValueError: the decoder cannot be loaded, or cannot do what is asked.
+    """
+    _check_output(batch.controls, batch_parts.outputs(settings))
+    embeddings = Telling(engine.embeddings)
+    segmenter = batch_parts.segmenter(settings, batch.checkpoint, embeddings, _everything(choice))
+    means = Means(
+        batch.client,
+        _segment(segmenter, batch, choice),
+        needs_annotations=not {Source.BOXES.value, Source.KEYPOINTS.value}.isdisjoint(choice.sources),
+        told=embeddings.told,
+        model_version=segmenter.model_version,
+        patience=batch.patience,
+        at_once=engine.at_once,
+        hurry=engine.close,
+        replaces=choice.replaces,
+        ignores_stored=choice.dry_run is not None,
+    )
+    if choice.dry_run is not None:
+        return _drawn(settings, batch, means, choice.dry_run)
+    with batch_parts.only_run(settings, segmenter.model_version, batch.project.id, batch.stop, _say):
+        return _stored(batch, means)
+
+
+def _stored(batch: BatchRun, means: Means) -> Tally:
+    writer = PredictionWriter(batch.client, batch.patience, batch.project)
+    with progress.showing("preannotate", batch.total, sys.stderr) as shown:
+        tally = preannotate.run(batch.tasks, means, deliveries.into_label_studio(writer), batch.stop, shown)
+    with noting_the_end(tally, batch.stop):
+        deleted = writer.tidy(means.model_version)
+        if deleted:
+            tally.add(DUPLICATES, deleted)
+    return tally
+
+
+def _drawn(settings: Settings, batch: BatchRun, means: Means, folder: Path) -> Tally:
+    folder.mkdir(parents=True, exist_ok=True)
+    source = bootstrap.image_source(settings, batch.client)
+    limits = batch_parts.pixel_limits(settings, batch.checkpoint)
+    sink = deliveries.OverlayFolder(folder, source, limits, batch.controls, batch.project.id)
+    with progress.showing("preannotate", batch.total, sys.stderr) as shown:
+        return preannotate.run(batch.tasks, means, sink, batch.stop, shown)
+
+
+def _segment(segmenter: TaskSegmenter, batch: BatchRun, choice: Choice) -> Callable[[Task], Prediction]:
+    controls, project_id = batch.controls, batch.project.id
+    if EVERYTHING in choice.sources:
+        return lambda task: segmenter.segment_everything(task, controls, project_id, DEADLINE_S)
+    sources = {Source(name) for name in choice.sources}
+
+    def segment(task: Task) -> Prediction:
+        asked = saved_prompts.read(task, sources, segmenter.model_version)
+        return segmenter.segment(task, asked, controls, project_id, DEADLINE_S)
+
+    return segment
+
+
+def _everything(choice: Choice) -> AutomaticSettings | None:
+    if EVERYTHING not in choice.sources:
+        return None
+    return AutomaticSettings(
+        points_per_side=choice.points_per_side,
+        pred_iou_thresh=choice.min_score,
+        max_masks=choice.max_masks,
+        min_area_share=choice.min_area / 100,
+    )
+
+
+def _check_output(controls: Controls, outputs: Sequence[ShapeKind]) -> None:
+    """Return if masks can be drawn on some image of a project.
+
+    Raises:
+        ConfigError: there is no control for any.
+    """
+    failures = []
+    for image in controls.images:
+        try:
+            label_config.choose_output(label_config.on_image(controls, image.name), (), outputs)
+        except ConfigError as error:
+            failures.append(error)
+    if len(failures) == len(controls.images):
+        raise failures[0]
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,41 @@
+"""``python -m backend precompute``: the embeddings of a whole project."""
+
+import sys
+import time
+
+import click
+
+from backend.batch_options import of_a_project
+from backend.commands import settings_of
+
+
+@click.command("precompute")
+@of_a_project
+def command(
+    project: int, view: int | None, filters: tuple[str, ...], limit: int | None, weights: str | None, device: str | None
+) -> None:
+    """Encode a project's images, so that every first click finds its image ready.
+
+    The newest unlabelled tasks come first. What is in the cache is passed over, so a run that was stopped, killed or
+    made yesterday is taken up where it was left. Without REDIS_URL this process encodes, into the cache folder that the
+    service on this machine reads; with it the workers do, whenever they have nothing more urgent to do.
+
+    Exit status: 0 if every image is ready, 1 if some are not (the summary says why), 2 if nothing could be begun, 130
+    if stopped with Ctrl-C.
+    """
+    settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
+    from backend import batch_parts, batch_run, precompute, progress  # here: --help must not wait for them
+
+    began = time.monotonic()
+    with batch_run.begun(settings, batch_run.Wanted(project, view, filters, limit)) as run:
+        engine = batch_run.trying(lambda: batch_parts.engine(settings, run.checkpoint, run.client, run.patience))
+        means = precompute.Means(
+            engine.ensure, run.client.version, run.patience, engine.at_once, engine.room, engine.close
+        )
+        try:
+            with progress.showing("precompute", run.total, sys.stderr) as shown:
+                tally = precompute.run(run.tasks, project, run.controls, means, run.stop, shown)
+        finally:
+            engine.close()
+        code = batch_run.finish(run, tally, began)
+    sys.exit(code)
