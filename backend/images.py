@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms
+from PIL import Image
 
 from backend.errors import ImageError, Reason
+from model.colours import to_rgb
 from model.transforms import longest_side_size
 
 PIXELS_VERSION = "1"
@@ -58,7 +59,6 @@ _TRANSPOSED = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
-_SAMPLES = 1_000_000
 
 # Pillow's limit is global, half as high as what aerial photos need, and a warning at first; ours is checked on the
 # header of every file, before a pixel is decoded.
@@ -135,7 +135,7 @@ def decode(data: bytes, limits: Limits) -> Picture:
             reduced = _reduce(image, limits)
             image.load()  # a TIFF turns itself here, a PNG finds its EXIF
             turn = _TRANSPOSED.get(_orientation(image))
-            upright = _to_rgb(image)
+            upright = to_rgb(image)
     except _DECODER_ERRORS as error:
         raise ImageError(f"the image cannot be read: {error}") from error
     if turn is not None:
@@ -201,53 +201,3 @@ def _orientation(image: Image.Image) -> int:
     except _DECODER_ERRORS:
         return 1  # a browser shows the image all the same
     return value if isinstance(value, int) else 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _stretched(np.asarray(image))
-    profile = image.info.get("icc_profile")
-    if image.has_transparency_data:
-        if image.mode in ("La", "RGBa"):
-            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(_in_srgb(image.convert("RGB"), profile), mask=image.getchannel("A"))
-        return white
-    if image.mode in ("1", "P", "PA"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    return _in_srgb(image, profile)
-
-
-def _in_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """Return an 8-bit image as sRGB; by its ICC profile, or naively where it has none that fits."""
-    srgb = ImageCms.createProfile("sRGB")
-    try:
-        if icc:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            if image.mode != "RGB" or "srgb" not in ImageCms.getProfileDescription(profile).lower():
-                intent = ImageCms.Intent(ImageCms.getDefaultIntent(profile))
-                converted = ImageCms.profileToProfile(image, profile, srgb, intent, outputMode="RGB")
-                return image.convert("RGB") if converted is None else converted
-        elif image.mode == "LAB":
-            converted = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB")
-            return image if converted is None else converted
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        pass  # a broken profile, or one of another colour space: browsers ignore it too
-    return image.convert("RGB")
-
-
-def _stretched(values: npt.NDArray[np.generic]) -> Image.Image:
-    """Return deep gray values, (H, W) of any number type, as 8-bit RGB: 1st percentile black, 99th white."""
-    numbers = np.asarray(values)
-    sample = numbers.ravel()[:: max(1, numbers.size // _SAMPLES)].astype(np.float64)
-    sample = sample[np.isfinite(sample)]
-    low, high = np.percentile(sample, (1, 99)) if len(sample) else (0.0, 0.0)
-    if high <= low and len(sample):
-        low, high = float(sample.min()), float(sample.max())
-    gray = np.zeros(numbers.shape, dtype=np.uint8)
-    if high > low:
-        for row in range(0, len(numbers), 512):  # in slices, since float64 takes eight times the room
-            scaled = (numbers[row : row + 512].astype(np.float64) - low) * (255 / (high - low))
-            gray[row : row + 512] = np.nan_to_num(scaled, nan=0.0).clip(0, 255).round()
-    return Image.fromarray(gray).convert("RGB")

@@ -1,7 +1,7 @@
 """What a caller of `predict` may call an image, to pixels: arrays, files, addresses, directories, lists of these.
 
-A picture is read as a person sees it: turned by its EXIF orientation, transparency on white, deep grays stretched to
-8 bits, and of an animation or a multi-page file the first frame. Files are read when their turn comes, not before.
+A picture is read as a person sees it: turned by its EXIF orientation, in the colours of `model.colours`, and of an
+animation or a multi-page file the first frame. Files are read when their turn comes, not before.
 """
 
 import io
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from model.colours import to_rgb
 from model.types import Embedding
 
 RgbImage = npt.NDArray[np.uint8]
@@ -28,8 +29,6 @@ SUFFIXES = frozenset(
 
 DOWNLOAD_LIMIT_BYTES = 256 << 20
 DOWNLOAD_TIMEOUT_S = 60.0
-
-_SAMPLES = 1_000_000  # enough pixels to know where a picture's darkest and brightest percent lie
 
 
 class InputError(ValueError):
@@ -120,7 +119,7 @@ def decode(data: bytes, name: str) -> RgbImage:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+            return np.array(to_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: expected a picture, got a file that begins with {data[:12]!r}") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -195,28 +194,5 @@ def _from_bgr(array: npt.NDArray[np.generic]) -> RgbImage:
 
     pixels = np.ascontiguousarray(array, dtype=np.uint8)
     if channels == 4:
-        return np.array(_to_rgb(Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA))))
+        return np.array(to_rgb(Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA))))
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if channels == 1 else cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _stretched(np.asarray(image))
-    if image.has_transparency_data:
-        upper = image.convert("RGBA")
-        white = Image.new("RGBA", upper.size, "white")
-        return Image.alpha_composite(white, upper).convert("RGB")
-    return image.convert("RGB")
-
-
-def _stretched(values: npt.NDArray[np.generic]) -> Image.Image:
-    """Return deep grays as 8 bits, their 1st percentile black and their 99th white.
-
-    Scans and medical images use a small part of their range.
-    """
-    sample = values.ravel()[:: max(1, values.size // _SAMPLES)].astype(np.float64)
-    sample = sample[np.isfinite(sample)]
-    low, high = np.percentile(sample, (1, 99)) if len(sample) else (0.0, 0.0)
-    scale = 255 / (high - low) if high > low else 0.0
-    gray = np.nan_to_num((values.astype(np.float64) - low) * scale, nan=0.0).clip(0, 255).round().astype(np.uint8)
-    return Image.fromarray(gray).convert("RGB")

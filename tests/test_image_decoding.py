@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+import model.inputs
 from backend.errors import ImageError, Reason
 from backend.images import Limits, check, decode, digest
 from model.transforms import to_model_input
@@ -150,16 +151,31 @@ def test_an_even_deep_gray_image_is_black(value):
     assert not decode(encoded(Image.fromarray(np.full((5, 6), value, np.uint16))), LIMITS).pixels.any()
 
 
-def test_a_wide_gamut_profile_is_converted_to_srgb():
-    # A profile with red and blue exchanged, so that obeying it cannot be mistaken for ignoring it.
+def exchanging_profile():
+    """A profile with red and blue exchanged, so that obeying it cannot be mistaken for ignoring it."""
     swapped = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     for at in range(132, 132 + 12 * struct.unpack(">I", swapped[128:132])[0], 12):
         name = bytes(swapped[at : at + 4])
         swapped[at : at + 4] = {b"rXYZ": b"bXYZ", b"bXYZ": b"rXYZ"}.get(name, name)
-    swapped = bytes(swapped).replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be"))
-    pixels = decode(encoded(Image.new("RGB", (8, 8), RED), icc_profile=swapped), LIMITS).pixels
+    return bytes(swapped).replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be"))
+
+
+def test_a_wide_gamut_profile_is_converted_to_srgb():
+    pixels = decode(encoded(Image.new("RGB", (8, 8), RED), icc_profile=exchanging_profile()), LIMITS).pixels
     assert pixels[4, 4, 2] > 200
     assert pixels[4, 4, 0] < 50
+
+
+@pytest.mark.parametrize("data", [
+    encoded(photo(40, 30), icc_profile=exchanging_profile()),
+    encoded(photo(40, 30).convert("CMYK"), "TIFF"),
+    encoded(photo(40, 30).convert("P")),
+    encoded(photo(40, 30).convert("LA")),
+    encoded(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40))),
+    encoded(Image.fromarray(np.full((30, 40), 7, np.float32)), "TIFF"),
+], ids=["wide gamut", "CMYK", "palette", "gray with alpha", "16 bit", "even floats"])  # fmt: skip
+def test_the_model_on_its_own_sees_the_same_colours_as_the_service(data):
+    assert np.array_equal(model.inputs.decode(data, "it"), decode(data, LIMITS).pixels)
 
 
 @pytest.mark.parametrize("profile", [b"nonsense", b""])
