@@ -43,7 +43,7 @@ demo: $(VENV)/run.stamp $(LABEL_STUDIO_VENV)/stamp ## The same beside a Label St
 # Label Studio lives in an environment of its own: its pins are not ours.
 $(LABEL_STUDIO_VENV)/stamp: tests/e2e/requirements-label-studio.txt
 	$(fresh)
-	@$(LABEL_STUDIO_VENV)/bin/python $(PIP_INSTALL) -r tests/e2e/requirements-label-studio.txt
+	@$(LABEL_STUDIO_VENV)/bin/python $(PIP_INSTALL) --use-pep517 -r tests/e2e/requirements-label-studio.txt
 	@touch $@
 
 # Where it may, the machine gets a redis-server; elsewhere the tests that need one say that they were skipped.
