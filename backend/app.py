@@ -9,13 +9,13 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Flask, Response, render_template, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from backend import protocol
+from backend import answers, protocol
 from backend.errors import ProtocolError, Reason
 from backend.metrics import Metrics
 from backend.segmenter import Segmenter
@@ -97,18 +97,10 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
         body = _body(access)
         received = time.perf_counter()
         asked = protocol.parse_predict(body)
-        if places.acquire(blocking=False):
-            try:
-                predictions = segmenter.predict(asked)
-            finally:
-                places.release()
-        else:
-            overloaded = Prediction((), 0.0, version, (Reason.OVERLOADED,))
-            predictions = (overloaded,) * max(1, len(asked.tasks))
+        predictions = _predictions(asked, segmenter, places)
         answer = protocol.dump_predictions(predictions)
         took = time.perf_counter() - start
-        metrics.answered(asked, predictions, received_s=received - start, total_s=took, body_bytes=len(body))
-        _log(asked, predictions, took, len(body))
+        answers.note(metrics, asked, predictions, received_s=received - start, total_s=took, body_bytes=len(body))
         return _json(answer)
 
     @app.post("/webhook")
@@ -121,6 +113,18 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
         return Response(metrics.exposition(), content_type=PROMETHEUS)
 
     return app
+
+
+def _predictions(
+    asked: PredictRequest, segmenter: Segmenter, places: threading.BoundedSemaphore
+) -> tuple[Prediction, ...]:
+    """Return an answer, an empty one where all places are taken."""
+    if not places.acquire(blocking=False):
+        return (Prediction((), 0.0, segmenter.model_version, (Reason.OVERLOADED,)),) * max(1, len(asked.tasks))
+    try:
+        return segmenter.predict(asked)
+    finally:
+        places.release()
 
 
 def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -> None:
@@ -176,18 +180,6 @@ def _body(access: Access) -> bytes:
     if request.content_length is None and len(body) >= access.max_body_bytes:
         raise RequestEntityTooLarge  # Werkzeug cuts a body of unknown length off without a word
     return body
-
-
-def _log(asked: PredictRequest, predictions: Sequence[Prediction], took_s: float, body_bytes: int) -> None:
-    logger.info(
-        "event=predicted project=%s tasks=%d regions=%d reasons=%s ms=%.1f bytes=%d",
-        asked.project_id,
-        len(predictions),
-        sum(len(one.result) for one in predictions),
-        ",".join(dict.fromkeys(str(reason) for one in predictions for reason in one.reasons)) or "-",
-        took_s * 1000,
-        body_bytes,
-    )
 
 
 def _json(body: bytes, code: int = 200) -> Response:

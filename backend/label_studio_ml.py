@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from backend import bootstrap, protocol
+from backend import answers, bootstrap, protocol
 from backend.errors import BackendError, Reason
 from backend.settings import read
 from backend.types import Prediction, PredictRequest
@@ -143,16 +143,7 @@ class Hosted:
             logger.error("event=predict_failed reason=%s detail=%r", reason, str(error))
             return self._response((Prediction((), 0.0, "", (reason,)),) * len(tasks))
         predictions = service.segmenter.predict(request)
-        took_s = time.perf_counter() - start
-        service.metrics.answered(request, predictions, received_s=0.0, total_s=took_s, body_bytes=0)
-        logger.info(
-            "event=predicted project=%s tasks=%d regions=%d reasons=%s ms=%.1f",
-            request.project_id,
-            len(predictions),
-            sum(len(one.result) for one in predictions),
-            ",".join(dict.fromkeys(str(reason) for one in predictions for reason in one.reasons)) or "-",
-            took_s * 1000,
-        )
+        answers.note(service.metrics, request, predictions, total_s=time.perf_counter() - start)
         return self._response(predictions)
 
     def fit(self, *_args: object, **_kwargs: object) -> None:

@@ -84,24 +84,11 @@ class Metrics:
             buckets=_BUCKETS_S,
             registry=self.registry,
         )
-        self._cache = Counter(
-            "paddle_sam_cache_lookups", "Where embeddings were found, or miss.", ["tier"], registry=self.registry
-        )
-        self._reasons = Counter(
-            "paddle_sam_reasons", "Why answers were empty or requests refused.", ["reason"], registry=self.registry
-        )
-        self._background = Counter(
-            "paddle_sam_background_failures",
-            "Why images could not be encoded ahead.",
-            ["reason"],
-            registry=self.registry,
-        )
-        self._tasks = Counter(
-            "paddle_sam_tasks", "Tasks answered, with regions or without.", ["outcome"], registry=self.registry
-        )
-        self._shared = Counter(
-            "paddle_sam_encodes_shared", "Requests that joined an encode already on its way.", registry=self.registry
-        )
+        self._cache = self._counter("cache_lookups", "Where embeddings were found, or miss.", "tier")
+        self._reasons = self._counter("reasons", "Why answers were empty or requests refused.", "reason")
+        self._background = self._counter("background_failures", "Why images could not be encoded ahead.", "reason")
+        self._tasks = self._counter("tasks", "Tasks answered, with regions or without.", "outcome")
+        self._shared = self._counter("encodes_shared", "Requests that joined an encode already on its way.")
         self._waiting = Gauge(
             "paddle_sam_waiting", "Requests waiting for an embedding at the moment.", registry=self.registry
         )
@@ -236,6 +223,9 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(f"paddle_sam_{name}", description, labels, registry=self.registry)
 
     def _took(self, name: str, seconds: float) -> None:
         self._stage.labels(name).observe(seconds)

@@ -9,6 +9,7 @@ from backend.cluster import Cluster
 from backend.encode_job import EncodeJob, Source
 from backend.encode_queue import EncodeQueue, Priority
 from backend.encoding import Encoder
+from backend.figures import duration
 from backend.images import Limits
 from backend.jobs import JobQueues
 from backend.lease import Leases
@@ -19,7 +20,7 @@ from backend.redis_link import Link
 from backend.redis_store import RedisStore
 from backend.settings import MB, Settings
 from backend.shared_contents import SharedContents
-from backend.status import Problem, Queue, Row, Team, duration
+from backend.status import Problem, Queue, Row, Team
 from backend.store import EmbeddingStore, MemoryStore, TieredStore
 from backend.worker import WarmLoad, Worker
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from backend import remedies
 from backend.errors import Reason
+from backend.figures import Speed, duration, size
 from backend.loading_decoder import LoadingDecoder
 from backend.metrics import AnsweredRequest, Metrics
 from backend.pictures import Pictures
@@ -19,12 +20,9 @@ from backend.status import (
     Project,
     Request,
     Row,
-    Speed,
     Status,
     Team,
     Tier,
-    duration,
-    size,
 )
 from backend.store import EmbeddingStore
 from model.weights import Checkpoint

@@ -24,9 +24,10 @@ ROWS = [
     "backend.lease backend.shared_contents backend.jobs backend.cluster backend.encode_job backend.listener "
     "backend.queued_embeddings",
     "backend.clicks backend.turns backend.errands backend.loading_decoder backend.drawing backend.task_objects "
-    "backend.task_segmenter backend.segmenter backend.precompute backend.preannotate backend.overlays "
-    "backend.deliveries",
-    "backend.status backend.remedies backend.pictures backend.snapshot backend.app backend.worker",
+    "backend.task_segmenter backend.claims backend.retrieval backend.pushing backend.segmenter backend.precompute "
+    "backend.preannotate backend.overlays backend.deliveries",
+    "backend.figures backend.answers backend.status backend.remedies backend.pictures backend.snapshot backend.app "
+    "backend.worker",
     "backend.redis_parts backend.bootstrap backend.label_studio_ml backend.batch_parts",
     "backend.settings_help backend.server backend.doctor backend.redis_doctor backend.demo_processes "
     "backend.demo_project backend.demo backend.commands backend.batch_options backend.batch_run "

@@ -1,0 +1,100 @@
+"""Figures for people: times, sizes and percentiles in words, and the last times as a chart."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MOST_BARS = 60
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest of ``values`` that at least ``share`` of them do not exceed.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not values:
+        raise ValueError("values: expected at least one, got none")
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def duration(milliseconds: float) -> str:
+    """Return a time in the unit that reads well: ``0.8 ms``, ``34 ms``, ``1.2 s``, ``25 s``, ``2 h 5 min``."""
+    if milliseconds < 9.95:
+        return f"{milliseconds:.1f} ms"
+    if milliseconds < 999.5:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
+
+
+def size(nbytes: float) -> str:
+    """Return a number of bytes in decimal megabytes or gigabytes."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a chart of width 100 and height 100, and what it stands for."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+    is_cut: bool = False
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long something took lately.
+
+    Attributes:
+        name: what.
+        note: what exactly is timed, or why there is nothing yet.
+        times_ms: the last ones, newest first.
+    """
+
+    name: str
+    note: str
+    times_ms: tuple[float, ...] = ()
+
+    @property
+    def median(self) -> str:
+        """Half of them took no longer; a dash where there were none."""
+        return duration(percentile(self.times_ms, 0.5)) if self.times_ms else "–"
+
+    @property
+    def p95(self) -> str:
+        """95 of 100 took no longer."""
+        return duration(percentile(self.times_ms, 0.95)) if self.times_ms else "–"
+
+    @property
+    def slowest(self) -> str:
+        """The longest."""
+        return duration(max(self.times_ms)) if self.times_ms else "–"
+
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        """The last ones as bars from the left, oldest first; those far beyond the 95th percentile are cut off."""
+        shown = self.times_ms[:MOST_BARS][::-1]
+        if not shown:
+            return ()
+        top = min(max(shown), 1.5 * percentile(shown, 0.95)) or 1.0
+        step = 100 / MOST_BARS
+        bars = []
+        for place, took in enumerate(shown):
+            height = max(2.0, min(100.0, 100 * took / top))
+            bars.append(
+                Bar(round(place * step, 2), round(100 - height, 1), round(0.75 * step, 2), round(height, 1),
+                    duration(took), took > top)
+            )  # fmt: skip
+        return tuple(bars)
