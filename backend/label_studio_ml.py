@@ -141,7 +141,7 @@ class Hosted:
         except (ValueError, OSError, BackendError) as error:
             reason = error.reason if isinstance(error, BackendError) else Reason.MODEL_NOT_READY
             logger.error("event=predict_failed reason=%s detail=%r", reason, str(error))
-            return self._response((Prediction((), 0.0, "", (reason,)),) * len(tasks))
+            return self._response((Prediction((), 0.0, "", (reason,), is_final=bool(context)),) * len(tasks))
         predictions = service.segmenter.predict(request)
         answers.note(service.metrics, request, predictions, total_s=time.perf_counter() - start)
         return self._response(predictions)
@@ -169,9 +169,12 @@ class Hosted:
         return protocol.parse_predict(msgspec.json.encode(body))
 
     def _response(self, predictions: Sequence[Prediction]) -> object:
-        items = msgspec.json.decode(protocol.dump_predictions(predictions))["results"]
+        items: list[Any] = msgspec.json.decode(protocol.dump_predictions(predictions))["results"]
         if self.response_class is None:
-            return [{key: value for key, value in item.items() if key != "model_version"} for item in items]
+            for item in items:
+                if item:  # an empty list stands for no prediction
+                    del item["model_version"]
+            return items
         version = predictions[0].model_version if predictions else None
         return self.response_class(model_version=version, predictions=items)
 
