@@ -5,14 +5,11 @@ and that content's embedding. Otherwise the image is fetched in the background a
 on it waits for the same fetch and the same encode. A click that cannot wait any longer leaves; the work goes on.
 """
 
-import concurrent.futures
-import copy
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,11 +18,12 @@ from backend.ahead import Ahead
 from backend.contents import Content, Contents, Place, place_of
 from backend.embedding_bytes import Dtype
 from backend.encode_queue import EncodeQueue, Priority
-from backend.encoding import Encoder, Stopwatch
+from backend.encoding import Encoder
 from backend.errors import BackendError, Reason, RetryLater
 from backend.image_source import Fetched, Version
 from backend.store import EmbeddingKey, EmbeddingStore
 from backend.types import ImageRef
+from backend.waiting import Observer, awaited
 from model.types import Embedding
 
 __all__ = ["Embeddings", "LocalEmbeddings", "Priority"]
@@ -68,22 +66,6 @@ class Source(Protocol):
 
     def fetch(self, ref: ImageRef, known: Version | None = None, /) -> Fetched | None:
         """Return the file, None if it is still the known one."""
-        ...
-
-
-class Observer(Stopwatch, Protocol):
-    """Is told what happens; see `backend.metrics.Metrics`."""
-
-    def waiting(self) -> AbstractContextManager[None]:
-        """Count a request as waiting while inside."""
-        ...
-
-    def shared(self) -> None:
-        """Count a request that joined work already on its way."""
-        ...
-
-    def background_failure(self, reason: Reason, /) -> None:
-        """Count an image that could not be encoded ahead."""
         ...
 
 
@@ -176,15 +158,7 @@ class LocalEmbeddings:
         if found is not None:
             return found
         future = self._join(ref, place, priority)
-        with self._observer.waiting():
-            try:
-                return future.result(deadline_s)
-            except concurrent.futures.TimeoutError:
-                raise RetryLater(
-                    f"the image was not ready within {deadline_s:.1f} s; it will be soon", Reason.BUDGET_EXCEEDED
-                ) from None
-            except BackendError as error:
-                raise copy.copy(error) from error  # several threads raise it, each its own
+        return awaited(future, deadline_s, self._observer)
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if it is there; see `Embeddings.peek`."""

@@ -6,7 +6,6 @@ is done or why it is not. One thread per process listens; every two seconds it a
 way at once, in one question, since a notice may be missed, a worker may die and Redis may restart empty.
 """
 
-import concurrent.futures
 import copy
 import logging
 import threading
@@ -20,7 +19,6 @@ from backend.ahead import Ahead
 from backend.cluster import Cluster, ClusterState
 from backend.contents import Contents, Place, place_of
 from backend.embedding_bytes import Dtype
-from backend.embeddings import Observer
 from backend.encode_queue import Priority
 from backend.errors import BackendError, Reason, RetryLater
 from backend.jobs import JobQueues
@@ -30,6 +28,7 @@ from backend.redis_store import RedisStore
 from backend.shared_contents import Known, Note, SharedContents, parse_notice
 from backend.store import EmbeddingKey, EmbeddingStore
 from backend.types import ImageRef
+from backend.waiting import Observer, awaited
 from model.types import Embedding
 
 logger = logging.getLogger(__name__)
@@ -152,13 +151,7 @@ class QueuedEmbeddings:
             self._observer.looked_up("memory")
             return found
         future = self._join(ref, place, priority, deadline_s)
-        with self._observer.waiting():
-            try:
-                return future.result(deadline_s)
-            except concurrent.futures.TimeoutError:
-                raise self._late(deadline_s) from None
-            except BackendError as error:
-                raise copy.copy(error) from error  # several threads raise it, each its own
+        return awaited(future, deadline_s, self._observer, self._late)
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if somebody has made it; see `backend.embeddings.Embeddings.peek`."""
@@ -206,11 +199,12 @@ class QueuedEmbeddings:
             self._errands.submit(self._guarded, flight, self._take_off)
             return flight.future
 
-    def _late(self, deadline_s: float) -> RetryLater:
+    def _late(self) -> RetryLater | None:
+        """Return what to say to a click that has waited in vain, None where there is nothing special."""
         state = self.cluster
         if state.is_known and not state.workers and not self._link.is_down:
             return RetryLater("no worker is running that could encode the image", Reason.MODEL_NOT_READY)
-        return RetryLater(f"the image was not ready within {deadline_s:.1f} s; it will be soon", Reason.BUDGET_EXCEEDED)
+        return None
 
     # What happens to an image on its way, on the errands' threads
 
