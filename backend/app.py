@@ -118,9 +118,11 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
 def _predictions(
     asked: PredictRequest, segmenter: Segmenter, places: threading.BoundedSemaphore
 ) -> tuple[Prediction, ...]:
-    """Return an answer, an empty one where all places are taken."""
+    """Return an answer, an empty one where all places are taken; whole tasks are then to be asked for again."""
     if not places.acquire(blocking=False):
-        return (Prediction((), 0.0, segmenter.model_version, (Reason.OVERLOADED,)),) * max(1, len(asked.tasks))
+        is_click = asked.context is not None
+        empty = Prediction((), 0.0, segmenter.model_version, (Reason.OVERLOADED,), is_final=is_click)
+        return (empty,) * max(1, len(asked.tasks))
     try:
         return segmenter.predict(asked)
     finally:

@@ -13,6 +13,7 @@ from flask import Flask
 from backend import redis_parts, snapshot
 from backend.addresses import AddressPolicy, Origin
 from backend.app import Access, create_app
+from backend.claims import Claims
 from backend.drawing import Drawing
 from backend.embeddings import Embeddings, LocalEmbeddings
 from backend.encoding import Encoder
@@ -24,11 +25,14 @@ from backend.label_studio import LabelStudio
 from backend.loading_decoder import LoadingDecoder
 from backend.metrics import Metrics
 from backend.pictures import Pictures
+from backend.pushing import Pushing
+from backend.retrieval import Retrieval, RetrievalPolicy
 from backend.segmenter import Policy, Segmenter
 from backend.settings import MB, Settings
 from backend.snapshot import Parts
 from backend.status import Team
 from backend.store import EmbeddingStore, FileStore, MemoryStore, TieredStore
+from backend.task_segmenter import TaskSegmenter
 from backend.tokens import TokenKind
 from backend.worker import Worker
 from model.api import find_weights
@@ -106,7 +110,8 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     )
     next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
     drawing = Drawing(decoder, metrics, decodes_at_once=_cores() + 1)  # one is in Python while the others compute
-    segmenter = Segmenter(drawing, embeddings, metrics, errands, next_tasks, policy)
+    retrieval, pushing = _retrieval(settings, TaskSegmenter(drawing, embeddings, policy.outputs), label_studio, metrics)
+    segmenter = Segmenter(drawing, embeddings, metrics, errands, next_tasks, policy, retrieval)
 
     def start() -> None:
         decoder.start()
@@ -114,7 +119,9 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
 
     def close() -> None:
         errands.close()
+        pushing.stop()
         embeddings.close()
+        pushing.close()
         label_studio.close()
 
     parts = Parts(settings, checkpoint, embeddings, decoder, store, metrics, team, pictures)
@@ -139,6 +146,18 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
         image_source(settings, label_studio),
         lambda: _load_encoder(checkpoint, settings.device),
     )
+
+
+def _retrieval(
+    settings: Settings, segmenter: TaskSegmenter, label_studio: LabelStudio, metrics: Metrics
+) -> tuple[Retrieval, Pushing]:
+    """Return what answers for whole tasks, and what stores the answers that come too late."""
+    claims = Claims(time.monotonic)
+    pushing = Pushing(segmenter, label_studio, claims, metrics)
+    metrics.watch("pushes_waiting", "Tasks whose predictions are still to be made and stored.", lambda: len(pushing))
+    can_store = label_studio.token_kind is not TokenKind.NONE
+    policy = RetrievalPolicy(settings.retrieve_budget_s, settings.answer_opened_tasks)
+    return Retrieval(segmenter, claims, pushing if can_store else None, policy), pushing
 
 
 def _engine(

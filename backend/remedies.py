@@ -5,6 +5,7 @@ from backend.errors import Reason
 HARMLESS = frozenset(
     (
         Reason.NO_CONTEXT,
+        Reason.OPENED_TASK,
         Reason.NO_PROMPT,
         Reason.NOT_A_PROMPT,
         Reason.ONLY_NEGATIVE_POINTS,
@@ -16,6 +17,10 @@ HARMLESS = frozenset(
 
 _REMEDIES: dict[Reason, tuple[str, str]] = {
     Reason.NO_CONTEXT: ("a task was opened, nothing was clicked", ""),
+    Reason.OPENED_TASK: (
+        "one task alone was asked for, which may be its opening, and people have drawn on it",
+        "select several tasks for masks of what they drew, or set PADDLE_SAM_ANSWER_OPENED_TASKS",
+    ),
     Reason.NO_PROMPT: ("the prompt was deleted, or was an ordinary annotation", ""),
     Reason.NOT_A_PROMPT: ("a region that draws nothing came along", ""),
     Reason.ONLY_NEGATIVE_POINTS: ("nothing says where the object is", "click the object first, then what is not"),

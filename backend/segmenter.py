@@ -17,6 +17,7 @@ from backend.drawing import Drawing
 from backend.embeddings import Embeddings, Priority
 from backend.errors import BackendError, Reason, RetryLater
 from backend.metrics import Metrics
+from backend.retrieval import Retrieval
 from backend.shapes import ShapeKind
 from backend.types import (
     Controls,
@@ -89,20 +90,24 @@ class Segmenter:
         background: Background,
         next_tasks: NextTasks | None,
         policy: Policy,
+        retrieval: Retrieval,
     ) -> None:
         self.model_version = drawing.model_version
         self._drawing, self._embeddings, self._metrics = drawing, embeddings, metrics
         self._background, self._next_tasks, self._policy = background, next_tasks, policy
-        self._clicks = Clicks()
+        self._retrieval, self._clicks = retrieval, Clicks()
         self._followed: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._lock = threading.Lock()
 
     def predict(self, request: PredictRequest) -> tuple[Prediction, ...]:
-        """Return one answer per task, in order: masks for a click, empty ones for tasks that are only opened."""
+        """Return one answer per task, in order: masks for a click, or for what the tasks themselves hold."""
+        if request.context is None:
+            answers = self._retrieval.answer(request)
+            self._warm(request, [task for task, one in zip(request.tasks, answers, strict=True) if not one.result])
+            return answers
         if not request.context:
-            self._warm(request)
-            reason = Reason.NO_CONTEXT if request.context is None and not request.skipped else Reason.NO_PROMPT
-            reasons = (reason, *(skipped.reason for skipped in request.skipped))
+            self._warm(request, request.tasks)
+            reasons = (Reason.NO_PROMPT, *(skipped.reason for skipped in request.skipped))
             return tuple(self._empty(reasons) for _ in request.tasks)
         first, *others = request.tasks or (Task(None),)
         with self._clicks.enter((request.project_id, first.id), (region.id for region in request.context)) as click:
@@ -180,11 +185,10 @@ class Segmenter:
     def _embedding(self, ref: ImageRef, deadline: float) -> Embedding:
         return self._embeddings.get(ref, max(0.0, deadline - time.monotonic()), Priority.INTERACTIVE)
 
-    def _warm(self, request: PredictRequest) -> None:
+    def _warm(self, request: PredictRequest, opened: Sequence[Task] = ()) -> None:
         """Encode what the annotator meets next: the images of tasks that are opened, and of the tasks after them."""
         try:
-            if not request.context:
-                self._prefetch(request.label_config, request.project_id, request.tasks)
+            self._prefetch(request.label_config, request.project_id, opened)
             if len(request.tasks) == 1:
                 self._warm_next(request, request.tasks[0].id)
         except Exception:  # the answer does not depend on it

@@ -129,6 +129,20 @@ class Settings(BaseModel):
         validation_alias=_ours("PREDICT_BUDGET_S"),
         description="How long a click may wait for its embedding; below Label Studio's own 100.",
     )
+    retrieve_budget_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        validation_alias=_ours("RETRIEVE_BUDGET_S"),
+        description="How long 'Retrieve predictions' may take; below Label Studio's own 100. What is not ready in time "
+        "is stored later, with LABEL_STUDIO_API_KEY.",
+    )
+    answer_opened_tasks: bool = Field(
+        False,
+        validation_alias=_ours("ANSWER_OPENED_TASKS"),
+        description="Whether masks are predicted of what people drew on a task also when that task alone is asked for, "
+        "as whenever it is opened.",
+    )
     prefetch_tasks: int = Field(
         3,
         ge=0,

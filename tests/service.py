@@ -1,18 +1,22 @@
 """The whole service around stand-ins: what answers are made of, without a network or a Label Studio."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from backend.app import Access, create_app
+from backend.claims import Claims
 from backend.drawing import Drawing
 from backend.embeddings import LocalEmbeddings
 from backend.metrics import Metrics
+from backend.retrieval import Retrieval, RetrievalPolicy
 from backend.segmenter import Policy, Segmenter
 from backend.status import Row, Status
 from backend.store import MemoryStore
+from backend.task_segmenter import TaskSegmenter
 from backend.types import Task
 from model.types import Mask, Masks
 from tests.answers import checked
@@ -114,21 +118,35 @@ class Service:
         errands: what waits to be done in the background.
     """
 
-    def __init__(self, *, next_tasks=None, policy=None, access=None):
+    def __init__(self, *, next_tasks=None, policy=None, access=None, retrieval=None, later=None):
         self.source, self.encoder, self.decoder = FakeSource(), FakeEncoder(), FakeDecoder()
         self.source.contents[IMAGE] = png(size_wh=SIZE_WH)
         self.metrics, self.errands, self.next_tasks = Metrics(), Errands(), next_tasks
         self.embeddings = LocalEmbeddings(
             self.source, lambda: self.encoder, VERSION, MemoryStore(10 * MB), self.metrics
         )
-        policy = policy or Policy(budget_s=10.0)
         self.drawing = Drawing(self.decoder, self.metrics, decodes_at_once=4)
-        self.segmenter = Segmenter(self.drawing, self.embeddings, self.metrics, self.errands, next_tasks, policy)
+        self.tasks = TaskSegmenter(self.drawing, self.embeddings)
+        self.claims, self.later = Claims(time.monotonic), later
+        self.retrieval = Retrieval(self.tasks, self.claims, later, retrieval or RetrievalPolicy())
+        self.segmenter = self.segmenting(policy=policy)
         self.app = create_app(self.segmenter, self.metrics, lambda: STATUS, access or Access(20 * MB))
         self.client = self.app.test_client()
 
-    def predict(self, body: Any) -> list[dict[str, Any]]:
-        """Return the answer's items, checked to be well-formed."""
+    def segmenting(self, *, embeddings=None, errands=None, next_tasks=None, policy=None) -> Segmenter:
+        """A segmenter with some of its parts exchanged."""
+        return Segmenter(
+            self.drawing,
+            embeddings or self.embeddings,
+            self.metrics,
+            errands or self.errands,
+            next_tasks or self.next_tasks,
+            policy or Policy(budget_s=10.0),
+            self.retrieval,
+        )
+
+    def predict(self, body: Any) -> list[Any]:
+        """Return the answer's items, checked to be well-formed; ``[]`` where nothing is to be stored."""
         return checked(body, self.client.post("/predict", data=encoded(body)), VERSION)
 
     def reasons(self) -> list[str]:

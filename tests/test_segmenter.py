@@ -8,7 +8,7 @@ import pytest
 from backend import protocol
 from backend.drawing import at_size
 from backend.errors import AccessError, ImageError, Reason, RetryLater
-from backend.segmenter import Policy, Segmenter
+from backend.segmenter import Policy
 from backend.shapes import Bitmask, Brush, Polygon, ShapeKind
 from backend.types import SetupRequest, WebhookEvent
 from model.errors import CapabilityError
@@ -173,7 +173,7 @@ def test_the_budget_is_one_for_all_images_of_a_click(service):
             raise RetryLater("not yet")
 
     slow = Slow()
-    segmenter = Segmenter(service.drawing, slow, service.metrics, service.errands, None, Policy(budget_s=0.05))
+    segmenter = service.segmenting(embeddings=slow, policy=Policy(budget_s=0.05))
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
     points = [point(item_index=index, id=f"p{index}") for index in range(8)]
     segmenter.predict(asked(*points, label_config=config, tasks=[{"id": 1, "data": {"pages": list("abcdefgh")}}]))
@@ -261,9 +261,7 @@ def test_a_defect_in_warming_up_leaves_the_answer_alone(service, caplog):
         def submit(self, errand):
             raise RuntimeError("closed")
 
-    segmenter = Segmenter(
-        service.drawing, service.embeddings, service.metrics, Closed(), Broken(), Policy(budget_s=SOON_S)
-    )
+    segmenter = service.segmenting(errands=Closed(), next_tasks=Broken())
     [answer] = segmenter.predict(asked(point()))
     assert len(answer.result) == 1
     [answer] = segmenter.predict(opened())

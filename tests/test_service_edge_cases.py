@@ -53,13 +53,19 @@ def ask_in_thread(service, body, answers):
 # The request.
 
 
-@pytest.mark.parametrize("params", [
-    {"context": None}, {"context": {}}, {"context": {"result": None}}, {}, None, [], "x", 5, {"context": []},
-])  # fmt: skip
-def test_what_is_no_click_gets_an_empty_item_per_task_and_warms_its_image(service, params):
+@pytest.mark.parametrize("params", [{"context": None}, {}, None, [], "x", 5, {"context": []}])
+def test_what_is_no_click_gets_an_item_without_a_prediction_per_task_and_warms_its_image(service, params):
     body = click(params=params, tasks=[{"id": n, "data": {"image": IMAGE}} for n in (1, 2)])
-    assert [item["result"] for item in service.predict(body)] == [[], []]
+    assert service.predict(body) == [[], []]
     assert service.reasons() == ["no_context"]
+    wait_until(lambda: service.encoder.calls == 1)
+
+
+@pytest.mark.parametrize("context", [{}, {"result": None}, {"result": []}])
+def test_a_click_whose_prompt_was_deleted_gets_an_empty_item_which_the_editor_can_read(service, context):
+    body = click(params={"context": context}, tasks=[{"id": 1, "data": {"image": IMAGE}}])
+    assert [item["result"] for item in service.predict(body)] == [[]]
+    assert service.reasons() == ["no_prompt"]
     wait_until(lambda: service.encoder.calls == 1)
 
 

@@ -1,0 +1,37 @@
+"""Who may answer for a task, where several are at it: the first; whoever was asked before that keeps still.
+
+Two people press the button at once, or one presses it again while the first answer is still on its way: each request
+was made before Label Studio had stored an answer to another, so each answer would be stored, one beside the other.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+REMEMBERED = 100_000
+
+
+class Claims:
+    """The tasks that were answered lately; safe from many threads."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """``clock`` gives seconds, monotonic."""
+        self._clock = clock
+        self._taken: OrderedDict[Hashable, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        """Return the time to be given to `take` later on."""
+        return self._clock()
+
+    def take(self, task: Hashable, asked_at: float) -> bool:
+        """Return whether a request made at ``asked_at`` may answer for a task; the first that asks so may."""
+        with self._lock:
+            taken_at = self._taken.get(task)
+            if taken_at is not None and taken_at > asked_at:
+                return False
+            self._taken[task] = self._clock()
+            self._taken.move_to_end(task)
+            while len(self._taken) > REMEMBERED:
+                self._taken.popitem(last=False)
+            return True

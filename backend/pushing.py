@@ -1,0 +1,180 @@
+"""Predictions that were not ready when Label Studio asked for them: made in the background, stored through its API.
+
+They wait in memory: what is left when the process ends is asked for with the button again, or made by ``preannotate``.
+"""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from backend import protocol
+from backend.claims import Claims
+from backend.errors import BackendError, Reason
+from backend.label_studio_types import NewPrediction, Project
+from backend.patience import Patience, Stopped
+from backend.prediction_writer import PredictionStore, PredictionWriter, Ready, Written, own
+from backend.retrieval import Late
+from backend.task_segmenter import TaskSegmenter
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 10_000
+AT_ONCE = 4
+"""Tasks in hand at a time: while one is decoded the next images are fetched and encoded."""
+
+IMAGE_S = 600.0
+"""For how long a task's images are waited for at a time."""
+
+
+class Studio(PredictionStore, Protocol):
+    """Keeps predictions and knows projects; see `backend.label_studio.LabelStudio`."""
+
+    def project(self, project_id: int, /) -> Project:
+        """Return a project."""
+        ...
+
+    def version(self) -> str:
+        """Return Label Studio's release."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what fails; see `backend.metrics.Metrics`."""
+
+    def background_failure(self, reason: Reason, /) -> None:
+        """Count a failure that nobody waits for."""
+        ...
+
+
+class Pushing:
+    """Makes and stores predictions one after the other, the oldest first; safe from many threads."""
+
+    def __init__(self, segmenter: TaskSegmenter, studio: Studio, claims: Claims, observer: Observer) -> None:
+        """Start nothing yet.
+
+        Args:
+            segmenter: makes the predictions.
+            studio: stores them.
+            claims: sees to it that a task is answered once; shared with those that answer in time.
+            observer: is told what fails.
+        """
+        self._segmenter, self._studio, self._claims, self._observer = segmenter, studio, claims, observer
+        self._stop = threading.Event()
+        self._patience = Patience(self._stop)
+        self._waiting: OrderedDict[Hashable, Late] = OrderedDict()
+        self._in_hand: dict[Hashable, Late] = {}
+        self._projects: dict[int, Project] = {}
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+
+    def __len__(self) -> int:
+        """How many tasks wait or are in hand."""
+        return len(self._waiting) + len(self._in_hand)
+
+    def add(self, late: Iterable[Late], /) -> None:
+        """See to tasks after those that wait already; of one that waits, the newest prompts count."""
+        with self._changed:
+            if self._stop.is_set():
+                return
+            for one in late:
+                if one.project_id is None or one.task.id is None:
+                    continue  # an API caller's own; there is nothing to store it with
+                if one.key not in self._waiting and len(self._waiting) >= MAX_WAITING:
+                    self._observer.background_failure(Reason.OVERLOADED)
+                    continue
+                self._waiting[one.key] = one
+            self._start()
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Drop what waits; tasks in hand are finished unless they have to wait for something."""
+        with self._changed:
+            self._stop.set()
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop and end the threads; embeddings that they may wait for must have been closed."""
+        self.stop()
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self) -> None:
+        while len(self._threads) < min(AT_ONCE, len(self._waiting)):
+            thread = threading.Thread(target=self._work, name="push", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self) -> None:
+        while (late := self._next()) is not None:
+            try:
+                self._push(late)
+            except Stopped:
+                pass
+            except BackendError as error:
+                self._failed(late, error.reason, str(error))
+            except Exception:
+                logger.exception("event=push_defect project=%s task=%s", late.project_id, late.task.id)
+                self._observer.background_failure(Reason.INTERNAL_ERROR)
+            finally:
+                self._done(late)
+
+    def _next(self) -> Late | None:
+        with self._changed:
+            while not self._stop.is_set():
+                # A task that is asked for again while it is in hand waits for that.
+                free = next((key for key in self._waiting if key not in self._in_hand), None)
+                if free is not None:
+                    late = self._in_hand[free] = self._waiting.pop(free)
+                    return late
+                self._changed.wait()
+            return None
+
+    def _push(self, late: Late) -> None:
+        segment = partial(self._segmenter.segment, late.task, late.asked, late.controls, late.project_id, IMAGE_S)
+        made = self._patience.see_through(segment, self._studio.version)
+        if not made.result:
+            self._failed(late, made.reasons[0] if made.reasons else Reason.EMPTY_MASK, "nothing to store")
+            return
+        if not self._claims.take(late.key, late.asked_at):
+            return
+        writer = self._writer(late)
+        assert late.task.id is not None  # see `add`
+        held = own(self._patience.call(partial(self._studio.predictions, late.task.id)).stored, made.model_version)
+        new = NewPrediction(late.task.id, msgspec.Raw(protocol.dump_result(made)), made.score, made.model_version)
+        empty = frozenset(one.id for one in held if one.is_empty)
+        [(_, verdict)] = writer.write([Ready(new, empty)])
+        if isinstance(verdict, BackendError):
+            raise verdict
+        if verdict is Written.STORED:
+            logger.info("event=pushed project=%s task=%s regions=%d", late.project_id, late.task.id, len(made.result))
+
+    def _writer(self, late: Late) -> PredictionWriter:
+        project_id = late.project_id
+        assert project_id is not None  # see `add`
+        if project_id not in self._projects:
+            self._projects[project_id] = self._patience.call(partial(self._studio.project, project_id))
+        return PredictionWriter(self._studio, self._patience, self._projects[project_id])
+
+    def _done(self, late: Late) -> None:
+        """Let go of a task; after the last of its project, see whether others have stored beside us."""
+        with self._changed:
+            del self._in_hand[late.key]
+            others = (*self._waiting.values(), *self._in_hand.values())
+            is_last = not any(one.project_id == late.project_id for one in others) and not self._stop.is_set()
+            self._changed.notify_all()
+        if is_last:
+            with suppress(BackendError):
+                self._writer(late).tidy(self._segmenter.model_version)
+
+    def _failed(self, late: Late, reason: Reason, detail: str) -> None:
+        self._observer.background_failure(reason)
+        logger.warning(
+            "event=push_failed project=%s task=%s reason=%s detail=%r", late.project_id, late.task.id, reason, detail
+        )
