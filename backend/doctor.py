@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import urlsplit
 
-from backend import label_config, task_images
-from backend.errors import BackendError, Reason
+from backend import label_config, remedies, task_images
+from backend.errors import BackendError
 from backend.image_source import ImageSource
 from backend.images import Limits
 from backend.images import decode as decode_image
@@ -23,20 +23,6 @@ from backend.types import ImageRef, Task
 
 _NEW_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
 _SEE_CONFIGS = "see the labeling configs in the README"
-_SEE_README = "look the reason up in the README"
-_FIXES = {
-    Reason.AUTH_FAILED: "check that the user of LABEL_STUDIO_API_KEY may see the project",
-    Reason.LABEL_STUDIO_NOT_CONFIGURED: "check LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY",
-    Reason.FORBIDDEN_ADDRESS: "if images are meant to come from that host, add it to PADDLE_SAM_ALLOWED_HOSTS",
-    Reason.FORBIDDEN_PATH: "check PADDLE_SAM_LOCAL_FILES_ROOT",
-    Reason.IMAGE_NOT_FOUND: "check that the file is still there, and that the task's data spells its address right",
-    Reason.IMAGE_TOO_LARGE: "give smaller images, or raise PADDLE_SAM_MAX_IMAGE_BYTES or PADDLE_SAM_MAX_IMAGE_PIXELS",
-    Reason.IMAGE_UNREADABLE: "open the address in a browser; if nothing shows there either, give another image",
-    Reason.UNSUPPORTED_IMAGE_FORMAT: "give the image as JPEG, PNG, WebP or TIFF",
-    Reason.IMAGE_FETCH_FAILED: "try again; if it stays so, look at the log of the image's server",
-    Reason.LABEL_STUDIO_UNREACHABLE: "try again; if it stays so, look at Label Studio's log",
-}
-"""What to do about an image that cannot be had."""
 
 
 class Level(str, Enum):
@@ -190,7 +176,7 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
     try:
         tasks = label_studio.next_tasks(project_id, 0, 1)
     except BackendError as error:
-        yield Finding(Level.PROBLEM, f"images of {subject}", str(error), _FIXES.get(error.reason, _SEE_README))
+        yield Finding(Level.PROBLEM, f"images of {subject}", str(error), remedies.remedy(error.reason))
         return
     if not tasks:
         text = "no unfinished task whose image could be looked at"
@@ -210,9 +196,7 @@ def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[Imag
         assert fetched is not None  # it was not asked whether it is still a known one
         picture = decode_image(fetched.data, Limits(max_pixels=settings.max_image_pixels))
     except BackendError as error:
-        return Finding(
-            Level.PROBLEM, subject, f"{error} (reason {error.reason})", _FIXES.get(error.reason, _SEE_README)
-        )
+        return Finding(Level.PROBLEM, subject, f"{error} (reason {error.reason})", remedies.remedy(error.reason))
     height, width = picture.original_size
     took = round((time.perf_counter() - start) * 1000)
     return Finding(Level.OK, subject, f"{width} x {height} pixels in {took} ms")

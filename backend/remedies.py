@@ -1,4 +1,4 @@
-"""What each reason means to whom it happened, and what can be done about it; told on the status page."""
+"""What each reason means to whom it happened, and what can be done about it; told on the status page and by the doctor."""
 
 from backend.errors import Reason
 
@@ -52,25 +52,40 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     ),
     Reason.ITEM_INDEX_OUT_OF_RANGE: ("the task has fewer images than the prompt says", "reload the task"),
     Reason.UNSUPPORTED_IMAGE_SOURCE: ("addresses of this kind are not read", "use http(s), uploads or a cloud storage"),
-    Reason.UNSUPPORTED_IMAGE_FORMAT: ("pictures of this format are not read", "convert them to JPEG, PNG or WebP"),
-    Reason.IMAGE_NOT_FOUND: ("the image's server does not have it", "see whether the file is still there"),
+    Reason.UNSUPPORTED_IMAGE_FORMAT: (
+        "pictures of this format are not read",
+        "convert them to JPEG, PNG, WebP or TIFF",
+    ),
+    Reason.IMAGE_NOT_FOUND: (
+        "the image's server does not have it",
+        "see whether the file is still there, and the task's data spells its address right",
+    ),
     Reason.IMAGE_TOO_LARGE: (
         "the image is beyond the limits",
         "give smaller images, or raise PADDLE_SAM_MAX_IMAGE_BYTES or PADDLE_SAM_MAX_IMAGE_PIXELS",
     ),
-    Reason.IMAGE_UNREADABLE: ("the file is damaged or no image", "open its address in a browser"),
+    Reason.IMAGE_UNREADABLE: (
+        "the file is damaged or no image",
+        "open its address in a browser; if nothing shows, give another image",
+    ),
     Reason.AUTH_FAILED: (
         "a token or password was refused",
-        "create a personal access token and set LABEL_STUDIO_API_KEY; check BASIC_AUTH_USER and BASIC_AUTH_PASS",
+        "check that the user of LABEL_STUDIO_API_KEY may see the project; for callers, the BASIC_AUTH settings",
     ),
-    Reason.FORBIDDEN_ADDRESS: ("images may not come from that address", "add its host to PADDLE_SAM_ALLOWED_HOSTS"),
+    Reason.FORBIDDEN_ADDRESS: (
+        "images may not come from that address",
+        "if they are meant to, add its host to PADDLE_SAM_ALLOWED_HOSTS",
+    ),
     Reason.FORBIDDEN_PATH: ("the file lies outside the shared folder", "check PADDLE_SAM_LOCAL_FILES_ROOT"),
     Reason.LABEL_STUDIO_NOT_CONFIGURED: (
         "it is not known where Label Studio is, or with which token to ask it",
         "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY",
     ),
-    Reason.IMAGE_FETCH_FAILED: ("the image's server failed", "click again; if it stays so, look at that server"),
-    Reason.LABEL_STUDIO_UNREACHABLE: ("Label Studio does not answer", "click again; if it stays so, check its address"),
+    Reason.IMAGE_FETCH_FAILED: ("the image's server failed", "try again; if it stays so, look at that server's log"),
+    Reason.LABEL_STUDIO_UNREACHABLE: (
+        "Label Studio does not answer",
+        "try again; if it stays so, check LABEL_STUDIO_URL and its log",
+    ),
     Reason.BUDGET_EXCEEDED: (
         "the image was not ready in time; it goes on",
         "click again; add workers if it happens often",

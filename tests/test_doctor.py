@@ -203,7 +203,7 @@ def test_a_task_without_an_image_is_a_problem(look, server):
     (IMAGE, Reply(b"no image at all"), "image_unreadable", "another image"),
     (IMAGE, Reply(png(size_wh=(300, 300))), "image_too_large", "PADDLE_SAM_MAX_IMAGE_PIXELS"),
     ("http://10.1.2.3/a.png", None, "forbidden_address", "PADDLE_SAM_ALLOWED_HOSTS"),
-    ("gopher://x/a.png", None, "unsupported_image_source", "README"),
+    ("gopher://x/a.png", None, "unsupported_image_source", "use http(s)"),
     (IMAGE, Reply(b"", 503), "image_fetch_failed", "again"),
 ])  # fmt: skip
 def test_an_image_that_cannot_be_had_is_a_problem_with_its_reason_and_remedy(look, server, uri, reply, reason, fix):
