@@ -1,4 +1,4 @@
-"""What each reason means to whom it happened, and what can be done about it; told on the status page and by the doctor."""
+"""What each reason means to whom it happened, and what can be done; told by the status page and the doctor."""
 
 from backend.errors import Reason
 
