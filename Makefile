@@ -15,12 +15,15 @@ help: ## Show this help
 
 # A stamp is written last and taken away first. An environment without one was never finished, or was being changed when
 # that was interrupted; pip would take half a package for a whole one, so it is begun anew.
+# The same goes for one whose interpreter is gone.
+IGNORED := $(foreach made,$(VENV) $(LABEL_STUDIO_VENV) $(PADDLEX_VENV),$(shell test -x $(made)/bin/python || rm -f $(made)/*stamp))
+
 define fresh
 	@mkdir -p "$(CACHE)" && test -w "$(CACHE)" \
 		|| { echo "Nothing can be written to $(abspath $(CACHE)); try make $(or $(MAKECMDGOALS),run) CACHE=/some/folder" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "Python 3.10 to 3.13 is needed, e.g. make run PYTHON=python3.11" >&2; exit 1; }
-	@test -e $@ && test -x $(@D)/bin/python || { echo "Setting up $(@D), once; this takes minutes ..."; $(PYTHON) -m venv --clear $(@D); }
+	@test -e $@ || { echo "Setting up $(@D), once; this takes minutes ..."; $(PYTHON) -m venv --clear $(@D); }
 	@rm -f $@
 endef
 
