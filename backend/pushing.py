@@ -6,7 +6,7 @@ They wait in memory: what is left when the process ends is asked for with the bu
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -55,7 +55,14 @@ class Observer(Protocol):
 class Pushing:
     """Makes and stores predictions one after the other, the oldest first; safe from many threads."""
 
-    def __init__(self, segmenter: TaskSegmenter, studio: Studio, claims: Claims, observer: Observer) -> None:
+    def __init__(
+        self,
+        segmenter: TaskSegmenter,
+        studio: Studio,
+        claims: Claims,
+        observer: Observer,
+        patience: Callable[[threading.Event], Patience] = Patience,
+    ) -> None:
         """Start nothing yet.
 
         Args:
@@ -63,10 +70,11 @@ class Pushing:
             studio: stores them.
             claims: sees to it that a task is answered once; shared with those that answer in time.
             observer: is told what fails.
+            patience: how long outages are waited for.
         """
         self._segmenter, self._studio, self._claims, self._observer = segmenter, studio, claims, observer
         self._stop = threading.Event()
-        self._patience = Patience(self._stop)
+        self._patience = patience(self._stop)
         self._waiting: OrderedDict[Hashable, Late] = OrderedDict()
         self._in_hand: dict[Hashable, Late] = {}
         self._projects: dict[int, Project] = {}

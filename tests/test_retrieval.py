@@ -1,0 +1,276 @@
+"""What opened tasks and "Retrieve predictions" get: masks of what tasks hold, in order, in time, and once."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from backend import protocol
+from backend.errors import Reason, RetryLater
+from backend.retrieval import HEAVY_BYTES, RetrievalPolicy
+from tests.fakes import png
+from tests.service import IMAGE, SIZE_WH, VERSION, Service, wait_until
+from tests.wire import CONFIG, click, encoded, rectangle, result, saved, task_with
+
+SIZE = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
+SOON_S = 20.0
+
+
+class FakeLater:
+    """Keeps what came too late."""
+
+    def __init__(self):
+        self.late = []
+
+    def add(self, late):
+        self.late += late
+
+
+@pytest.fixture
+def service():
+    with Service() as service:
+        yield service
+
+
+def box(name="b", **changes):
+    return rectangle(10, 10, 20, 20, **(SIZE | {"id": name} | changes))
+
+
+def boxed(number, uri=IMAGE, *more):
+    """A task on which somebody has drawn a box."""
+    return task_with([saved(box(f"box-{number}"), *more)], task_id=number, data={"image": uri})
+
+
+def predicted(number, uri=IMAGE, version="yolo"):
+    return task_with([], [saved(box(f"box-{number}"), model_version=version)], task_id=number, data={"image": uri})
+
+
+def bare(number, uri=IMAGE):
+    return task_with(task_id=number, data={"image": uri})
+
+
+def request(*tasks, **changes):
+    return click(tasks=list(tasks), params={"login": None, "password": None, "context": None}, **changes)
+
+
+def answers(service, *tasks, **changes):
+    return service.segmenter.predict(protocol.parse_predict(encoded(request(*tasks, **changes))))
+
+
+def images(service, *names):
+    for number, name in enumerate(names):
+        service.source.contents[name] = png((40 * number, 90, 0), SIZE_WH)
+
+
+# What several tasks get.
+
+
+def test_tasks_with_boxes_get_masks_in_their_order_and_the_others_nothing(service):
+    images(service, "a", "b")
+    items = service.predict(request(boxed(1, "a"), bare(2), predicted(3, "b"), boxed(4, "a")))
+    assert [len(item["result"]) if item else None for item in items] == [1, None, 1, 1]
+    assert [entry["value"]["brushlabels"] for item in items if item for entry in item["result"]] == [["Cat"]] * 3
+    assert service.reasons() == ["no_context"]
+
+
+def test_images_of_tasks_that_hold_nothing_are_encoded_ahead_as_at_their_opening(service):
+    images(service, "a", "b")
+    answers(service, bare(1, "a"), bare(2, "b"))
+    wait_until(lambda: service.encoder.calls == 2)
+
+
+def test_each_task_gets_one_decode_however_many_boxes_it_holds(service):
+    images(service, "a", "b")
+    answers(service, boxed(1, "a", box("second"), box("third")), boxed(2, "b"))
+    assert sorted(len(prompts) for _, prompts in service.decoder.calls) == [1, 3]
+
+
+def test_predictions_of_this_model_are_not_made_masks_of_again(service):
+    assert service.predict(request(predicted(1, version="fake@11111111"), bare(2))) == [[], []]
+
+
+def test_a_broken_image_leaves_the_other_tasks_their_masks(service):
+    images(service, "a")
+    found = answers(service, boxed(1, "missing"), boxed(2, "a"), task_with([7], task_id=3), boxed(4, ""))
+    assert [bool(one.result) for one in found] == [False, True, False, False]
+    assert [one.reasons for one in found] == [
+        (Reason.IMAGE_NOT_FOUND,), (), (Reason.NO_CONTEXT,), (Reason.NO_IMAGE_IN_TASK,),
+    ]  # fmt: skip
+    assert [one.is_final for one in found] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("config", ["", "<View>", "<View/>"])
+def test_with_a_config_that_cannot_be_read_every_task_keeps_its_place(service, config):
+    assert service.predict(request(boxed(1), boxed(2), label_config=config)) == [[], []]
+
+
+def test_a_config_that_can_hold_no_mask_is_told(service):
+    config = '<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image"'
+    config += ' model_output="false"><Label value="Cat"/></RectangleLabels></View>'
+    found = answers(service, boxed(1), boxed(2), label_config=config)
+    assert [one.reasons for one in found] == [(Reason.NO_OUTPUT_CONTROL,)] * 2
+
+
+def test_answers_come_in_the_tasks_order_whatever_order_they_were_made_in(service):
+    names = [f"image-{n}" for n in range(12)]
+    images(service, *names)
+    encoded_before = [boxed(n, names[n]) for n in (3, 7, 11)]
+    answers(service, *encoded_before)
+    several = [boxed(n, name) for n, name in enumerate(names)]
+    found = answers(service, *several)
+    assert all(one.result for one in found)
+    assert answers(service, *reversed(several)) == found[::-1]
+    assert len({one.result[0].id for one in found}) == len(names)
+
+
+# Time.
+
+
+def test_tasks_whose_images_are_encoded_are_answered_though_others_before_them_are_not():
+    with Service(retrieval=RetrievalPolicy(budget_s=0.5)) as service:
+        images(service, "cold", "warm")
+        answers(service, boxed(1, "warm"), bare(2))
+        service.encoder.gate.clear()
+        found = answers(service, boxed(3, "cold"), boxed(4, "warm"))
+        assert [bool(one.result) for one in found] == [False, True]
+
+
+def test_what_is_not_ready_in_time_is_not_answered_and_there_the_next_time():
+    with Service(retrieval=RetrievalPolicy(budget_s=0.2)) as service:
+        images(service, "a", "b")
+        service.encoder.gate.clear()
+        assert service.predict(request(boxed(1, "a"), boxed(2, "b"))) == [[], []]
+        assert set(service.reasons()) == {"budget_exceeded", "label_studio_not_configured"}
+        service.encoder.gate.set()
+        wait_until(lambda: service.encoder.calls == 2 and not service.embeddings.encoding)
+        assert all(item["result"] for item in service.predict(request(boxed(1, "a"), boxed(2, "b"))))
+
+
+def test_with_an_api_key_what_is_not_ready_in_time_is_left_to_be_stored_later():
+    later = FakeLater()
+    with Service(retrieval=RetrievalPolicy(budget_s=0.2), later=later) as service:
+        images(service, "a", "b")
+        answers(service, boxed(1, "b"), bare(9))
+        service.encoder.gate.clear()
+        found = answers(service, boxed(1, "a"), boxed(2, "b"), boxed(3, "a"))
+        assert [one.reasons for one in found] == [(Reason.BUDGET_EXCEEDED,), (), (Reason.BUDGET_EXCEEDED,)]
+        assert [(one.project_id, one.task.id) for one in later.late] == [(1, 1), (1, 3)]
+        assert [region.id for region in later.late[1].asked.regions] == ["box-3"]
+        assert bytes(later.late[0].task.annotations) == b"[]", "the megabytes of a task must not wait with it"
+
+
+def test_what_fails_for_now_is_left_for_later():
+    later = FakeLater()
+    with Service(later=later) as service:
+        images(service, "a")
+        service.source.contents["b"] = RetryLater("no", Reason.IMAGE_FETCH_FAILED)
+        found = answers(service, boxed(1, "b"), boxed(2, "a"))
+        assert [bool(one.result) for one in found] == [False, True]
+        assert [one.task.id for one in later.late] == [1]
+
+
+def test_few_images_are_in_hand_at_a_time_however_many_tasks_are_asked_for():
+    with Service(retrieval=RetrievalPolicy(budget_s=1.0)) as service:
+        names = [f"image-{n}" for n in range(40)]
+        images(service, *names)
+        service.source.gate.clear()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(answers, service, *(boxed(n, name) for n, name in enumerate(names)))
+            wait_until(lambda: len(service.source.asked) == 8)
+            asked.result(SOON_S)
+        assert len(service.source.asked) <= 9, "one more is encoded ahead, after the answer"
+
+
+# One task alone.
+
+
+def test_opening_a_task_on_which_somebody_drew_boxes_makes_no_predictions_of_them(service):
+    assert service.predict(request(boxed(1))) == [[]]
+    assert service.reasons() == ["no_context", "opened_task"]
+    wait_until(lambda: service.encoder.calls == 1)
+    assert service.predict(request(boxed(1))) == [[]], "nor once its image is encoded"
+
+
+def test_the_setting_lets_an_opened_task_have_masks_of_what_people_drew():
+    with Service(retrieval=RetrievalPolicy(answers_opened=True)) as service:
+        assert service.predict(request(boxed(1))) == [[]]
+        wait_until(lambda: service.encoder.calls == 1 and not service.embeddings.encoding)
+        [item] = service.predict(request(boxed(1)))
+        assert len(item["result"]) == 1
+
+
+def test_one_task_never_waits_for_its_image():
+    later = FakeLater()
+    with Service(later=later) as service:
+        service.encoder.gate.clear()
+        service.source.gate.clear()
+        [found] = answers(service, predicted(1))
+        assert found.reasons == (Reason.BUDGET_EXCEEDED,)
+        assert [one.task.id for one in later.late] == [1]
+
+
+def test_one_task_that_another_model_predicted_boxes_on_gets_masks_when_its_image_is_encoded(service):
+    answers(service, bare(1))
+    wait_until(lambda: service.encoder.calls == 1 and not service.embeddings.encoding)
+    [item] = service.predict(request(predicted(1)))
+    assert len(item["result"]) == 1
+
+
+def test_a_task_heavy_with_masks_and_nothing_to_be_made_one_is_settled_so_that_it_is_not_sent_again(service):
+    mask = result("brushlabels", {"format": "rle", "rle": [200] * (HEAVY_BYTES // 4)}, id="mask")
+    heavy = task_with([saved(mask)])
+    [item] = service.predict(request(heavy))
+    assert item == {"result": [], "score": 0.0, "model_version": VERSION}
+    assert service.predict(request(task_with([saved(mask, box())]))) == [[]], "boxes may be asked for yet"
+
+
+# Once.
+
+
+def test_of_two_who_press_the_button_at_once_one_gets_the_answer(service):
+    """Label Studio would store both."""
+    images(service, "a", "b")
+    service.encoder.gate.clear()
+    both = [boxed(1, "a"), boxed(2, "b")]
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(answers, service, *both) for _ in range(2)]
+        wait_until(lambda: service.count("paddle_sam_waiting") == 4)
+        service.encoder.gate.set()
+        found = [one.result(SOON_S) for one in asked]
+    for task in range(2):
+        results = [answer[task] for answer in found]
+        assert sorted(len(one.result) for one in results) == [0, 1]
+        assert {one.reasons for one in results} == {(), (Reason.SUPERSEDED,)}
+
+
+def test_who_asks_again_afterwards_is_answered_again(service):
+    both = [boxed(1), boxed(2)]
+    first, second = answers(service, *both), answers(service, *both)
+    assert first == second
+    assert all(one.result for one in first)
+
+
+def test_tasks_without_an_id_are_all_answered(service):
+    body = request(*(boxed(n) | {"id": None} for n in range(2)))
+    assert all(item["result"] for item in service.predict(body))
+
+
+def test_clicks_are_answered_while_many_tasks_are_waited_for(service):
+    images(service, "a", "b")
+    service.encoder.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(answers, service, boxed(1, "a"), boxed(2, "b"))
+        wait_until(lambda: service.encoder.running.is_set())
+        answered = threading.Event()
+
+        def ask():
+            [item] = service.predict(click(result(**SIZE), label_config=CONFIG))
+            assert item["result"]
+            answered.set()
+
+        clicker = threading.Thread(target=ask)
+        clicker.start()
+        service.encoder.gate.set()
+        clicker.join(SOON_S)
+        assert answered.is_set()
+        assert all(one.result for one in asked.result(SOON_S))
