@@ -26,7 +26,6 @@ from backend.store import FileStore
 from backend.task_segmenter import TaskSegmenter
 from backend.types import ImageRef
 from model.automatic import AutomaticMaskGenerator, AutomaticSettings
-from model.predictor import load_decoder, load_encoder
 from model.weights import Checkpoint
 
 AT_ONCE_HERE = 4
@@ -66,7 +65,7 @@ def label_studio(settings: Settings) -> LabelStudio:
         settings.label_studio_url,
         settings.label_studio_api_key,
         timeout_s=TIMEOUT_S,
-        attempts=2,
+        attempts=1,  # patience tries again
         keeps_connections=True,
     )
 
@@ -99,6 +98,8 @@ def segmenter(
     Raises:
         ValueError: the decoder cannot be loaded, or cannot do what is asked.
     """
+    from model.predictor import load_decoder  # here: Paddle has much to say while logs are not set up
+
     decoder = load_decoder(checkpoint, settings.device)
     automatic = None if everything is None else AutomaticMaskGenerator(decoder, None, everything)
     return TaskSegmenter(
@@ -143,6 +144,8 @@ def only_run(
 
 
 def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patience: Patience) -> Engine:
+    from model.predictor import load_encoder  # here: see `segmenter`
+
     if not settings.disk_cache_mb:
         raise ValueError(
             "what is made would be lost with this process: expected PADDLE_SAM_DISK_CACHE_MB above 0, or REDIS_URL"

@@ -76,6 +76,11 @@ class Stop(threading.Event):
 
     number = 0
 
+    def listen(self) -> None:
+        """Take the signals, once more after Paddle is loaded: that takes SIGTERM away when it is imported."""
+        for number in SIGNALS:
+            signal.signal(number, self)
+
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Take note of a signal."""
         if self.is_set():
@@ -91,7 +96,8 @@ def begun(settings: Settings, wanted: Wanted) -> Iterator[BatchRun]:
     # A line for each image would bury the progress; whoever wants them asks for all.
     logs.configure("warning" if settings.log_level == "info" else settings.log_level)
     stop = Stop()
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    stop.listen()
     client = batch_parts.label_studio(settings)
     try:
         checkpoint = trying(lambda: bootstrap.read_weights(settings))

@@ -73,7 +73,7 @@ class ContentJournal:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with self._path.open("ab") as file:
-                    file.write(msgspec.json.encode(line) + b"\n")
+                    file.write(b"\n" + msgspec.json.encode(line))  # a killed run may have left half a line
             except OSError as error:
                 logger.warning("event=journal_not_written path=%s detail=%r", self._path, str(error))
 

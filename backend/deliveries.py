@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backend import images, label_config, overlays, task_images
 from backend.direct_embeddings import Source
-from backend.errors import BackendError
+from backend.errors import BackendError, Reason
 from backend.preannotate import GONE, MADE, THERE, Made, Settled
 from backend.prediction_writer import PredictionWriter, Ready, Written
 from backend.tally import Failure
@@ -63,12 +63,18 @@ class OverlayFolder:
         places: dict[tuple[str, int | None], list[Region]] = {}
         for region in made.prediction.result:
             places.setdefault((region.to_name, region.item_index), []).append(region)
-        self._folder.mkdir(parents=True, exist_ok=True)
         for number, ((to_name, item_index), regions) in enumerate(places.items()):
             [image] = label_config.on_image(self._controls, to_name).images
             fetched = self._source.fetch(task_images.image_ref(image, made.task, self._project_id, item_index))
             assert fetched is not None  # no version was given
             picture = images.decode(fetched.data, self._limits)
             name = f"task-{made.task.id}" + (f"-{number}" if len(places) > 1 else "")
-            path = self._folder / f"{name}.jpg"
-            path.write_bytes(overlays.jpeg(overlays.over(picture.pixels, tuple(regions))))
+            self._write(f"{name}.jpg", overlays.jpeg(overlays.over(picture.pixels, tuple(regions))))
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / name).write_bytes(data)
+        except OSError as error:
+            text = f"{self._folder / name} cannot be written: {error.strerror or error}"
+            raise BackendError(text, Reason.STORE_UNAVAILABLE) from error

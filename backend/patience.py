@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 LASTS_S = 600.0
 FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 20.0
+LONGEST_WAIT_S = 5.0
+TOLD_EVERY_S = 60.0
 ATTEMPTS = 3
 """How often what may be wrong with one image alone is tried."""
 
@@ -71,6 +72,7 @@ class Patience:
         """
         self._stop, self._lasts_s, self._first_wait_s, self._clock = stop, lasts_s, first_wait_s, clock
         self._between_attempts_s = between_attempts_s
+        self._lock, self._told_at = threading.Lock(), float("-inf")
 
     def call(self, work: Callable[[], T]) -> T:
         """Return what ``work`` returns, after however many tries; the first is made in any case.
@@ -91,7 +93,7 @@ class Patience:
                 if self._clock() - since >= self._lasts_s:
                     raise OutageError(f"for {self._lasts_s / 60:.0f} minutes: {error}", error.reason) from error
                 asked_s = min(error.retry_after_s or 0.0, self._lasts_s)
-                logger.info("event=outage reason=%s detail=%r", error.reason, str(error))
+                self._tell(error)
             self._pause(max(asked_s, wait_s * random.uniform(0.5, 1.0)))  # noqa: S311 - so that not all come back at once
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
@@ -127,6 +129,14 @@ class Patience:
         """
         if self._stop.is_set():
             raise Stopped
+
+    def _tell(self, error: RetryLater) -> None:
+        """Note an outage in the log, now and then while it lasts."""
+        with self._lock:
+            if self._clock() - self._told_at < TOLD_EVERY_S:
+                return
+            self._told_at = self._clock()
+        logger.warning("event=waiting reason=%s detail=%r", error.reason, str(error))
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):

@@ -35,6 +35,7 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
     _check_output(batch.controls, batch_parts.outputs(settings))
     embeddings = Telling(engine.embeddings)
     segmenter = batch_parts.segmenter(settings, batch.checkpoint, embeddings, _everything(choice))
+    batch.stop.listen()
     means = Means(
         batch.client,
         _segment(segmenter, batch, choice),

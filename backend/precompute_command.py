@@ -32,6 +32,7 @@ def command(
         means = precompute.Means(
             engine.ensure, run.client.version, run.patience, engine.at_once, engine.room, engine.close
         )
+        run.stop.listen()
         try:
             with progress.showing("precompute", run.total, sys.stderr) as shown:
                 tally = precompute.run(run.tasks, project, run.controls, means, run.stop, shown)

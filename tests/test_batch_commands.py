@@ -1,0 +1,368 @@
+"""``precompute`` and ``preannotate`` as processes: options, refusals, exit codes, and what a killed run leaves."""
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+
+import pytest
+from click.testing import CliRunner
+
+from backend.__main__ import main
+from tests.fake_project import PROJECT, FakeProject, away
+from tests.fake_project_server import FakeProjectServer
+from tests.fakes import LEGACY_TOKEN, Reply, png
+from tests.processes import ROOT, environment
+from tests.test_preannotate import SIZE_WH, box
+from tests.wire import CONFIG
+
+RUN_S = 120
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    from model.weights import native
+    from tests.checkpoints import random_checkpoint
+
+    return str(native.write(random_checkpoint(), tmp_path_factory.mktemp("weights") / "small.safetensors"))
+
+
+@pytest.fixture
+def server():
+    with FakeProjectServer(FakeProject(CONFIG)) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(server, weights, tmp_path):
+    return {
+        "LABEL_STUDIO_URL": server.url,
+        "LABEL_STUDIO_API_KEY": LEGACY_TOKEN,
+        "PADDLE_SAM_WEIGHTS": weights,
+        "PADDLE_SAM_CACHE_DIR": str(tmp_path / "cache"),
+        "PADDLE_SAM_DEVICE": "cpu",
+    }
+
+
+@pytest.fixture
+def call(settings, monkeypatch):
+    """Run the command line in this process."""
+
+    def call(*arguments, **changes):
+        for name in [name for name in os.environ if name not in environment()]:
+            monkeypatch.delenv(name)
+        for name, value in (environment() | settings | changes).items():
+            monkeypatch.setenv(name, value)
+        return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+
+    return call
+
+
+@pytest.fixture
+def start(settings):
+    """Run the command line as a process, which is gone at the end of the test."""
+    running = []
+
+    def start(*arguments, **options):
+        command = [sys.executable, "-m", "backend", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        running.append(subprocess.Popen(command, env=environment(**settings), cwd=ROOT, text=True, **pipes))
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def fill(server, count, first=0):
+    """Add tasks with an image and a box each."""
+    return [
+        server.upload(
+            f"{number:04}.png",
+            png((number % 256, number // 256, 7), SIZE_WH),
+            annotations=[{"id": 1, "result": [box()]}],
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def version_of(server):
+    [version] = {one.model_version for one in server.project.stored.values()}
+    return version
+
+
+@pytest.mark.parametrize("command", ["precompute", "preannotate"])
+def test_help_tells_every_option_and_exit_code(call, command):
+    done = call(command, "--help")
+    assert done.exit_code == 0
+    words = ["--project", "--view", "--filter", "--limit", "--weights", "--device", "Exit status", "Ctrl-C"]
+    words += ["--from", "--replace", "--dry-run", "--max-masks", "--min-score"] if command == "preannotate" else []
+    assert [word for word in words if word not in done.output] == []
+
+
+@pytest.mark.parametrize("command", [["precompute", "--help"], ["preannotate", "--help"]])
+def test_help_imports_nothing_that_takes_time(command):
+    code = (
+        "import sys\nfrom backend.__main__ import main\n"
+        f"try:\n    main({command!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'paddle', 'cv2', 'flask', 'gunicorn', 'tqdm', 'prometheus_client'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_precompute_ends_with_0_and_a_summary(call, server):
+    fill(server, 3)
+    done = call("precompute", "--project", str(PROJECT))
+    assert done.exit_code == 0, done.output
+    assert "project 7 'A project', small@" in done.stdout
+    assert "encoded  3" in done.stdout
+    assert "3 of 3 tasks" in done.stderr
+    again = call("precompute", "--project", str(PROJECT))
+    assert again.exit_code == 0
+    assert "cached   3" in again.stdout
+
+
+def test_images_that_never_change_are_not_fetched_again(call, server):
+    fill(server, 3)
+    call("precompute", "--project", str(PROJECT))
+    fetched = [path for path in server.paths() if path.startswith("/data/upload")]
+    call("precompute", "--project", str(PROJECT))
+    assert [path for path in server.paths() if path.startswith("/data/upload")] == fetched
+
+
+def test_precompute_ends_with_1_where_an_image_is_broken(call, server):
+    fill(server, 2)
+    broken = server.upload("broken.png", b"\x89PNG")
+    done = call("precompute", "--project", str(PROJECT))
+    assert done.exit_code == 1
+    assert f"task {broken}: image_unreadable" in done.stdout
+    assert "encoded  2" in done.stdout
+    assert "Traceback" not in done.output
+
+
+def test_preannotate_stores_one_prediction_for_each_task_and_ends_with_0(call, server):
+    tasks = fill(server, 20)
+    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert done.exit_code == 0, done.output
+    assert [len(server.project.of(task, version_of(server))) for task in tasks] == [1] * 20
+    again = call("preannotate", "--project", str(PROJECT), "--from", "boxes", "--from", "predictions")
+    assert again.exit_code == 0
+    assert "there already      20" in again.stdout
+    assert len(server.project.stored) == 20
+
+
+def test_duplicates_of_an_earlier_race_are_deleted(call, server):
+    [task] = fill(server, 1)
+    call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    version = version_of(server)
+    server.project.store(task, version, [{"id": "again"}])
+    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert done.exit_code == 0
+    assert "duplicates deleted" in done.stdout
+    assert len(server.project.of(task, version)) == 1
+
+
+def test_a_dry_run_draws_into_a_folder(call, server, tmp_path):
+    [task] = fill(server, 1)
+    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes", "--dry-run", str(tmp_path / "shown"))
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (tmp_path / "shown").iterdir()] == [f"task-{task}.jpg"]
+    assert not server.project.stored
+    assert not any("import" in path for path in server.paths())
+
+
+def test_a_limit_and_a_filter_choose_tasks(call, server):
+    fill(server, 9)
+    done = call("precompute", "--project", str(PROJECT), "--filter", "id>3", "--filter", "id<8", "--limit", "3")
+    assert done.exit_code == 0, done.output
+    assert "encoded  3" in done.stdout
+    fetched = [path[-8:-4] for path in server.paths() if path.startswith("/data/upload")]
+    assert sorted(fetched) == ["0004", "0005", "0006"]
+
+
+def test_a_view_chooses_tasks(call, server):
+    fill(server, 9)
+    condition = {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": 3}
+    server.views[5] = PROJECT, {"conjunction": "and", "items": [condition]}
+    server.views[6] = PROJECT + 1, None
+    done = call("precompute", "--project", str(PROJECT), "--view", "5")
+    assert "encoded  2" in done.stdout
+    other = call("precompute", "--project", str(PROJECT), "--view", "6")
+    assert other.exit_code == 2
+    assert "error: view 6: expected one of project 7, got 8's" in other.stderr
+
+
+def test_a_view_that_joins_with_or_takes_no_further_filter(call, server):
+    items = [{"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": value} for value in (3, 4)]
+    server.views[5] = PROJECT, {"conjunction": "or", "items": items}
+    done = call("precompute", "--project", str(PROJECT), "--view", "5", "--filter", "id>1")
+    assert done.exit_code == 2
+    assert "--filter cannot narrow it down" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["precompute"], "--project"),
+        (["precompute", "--project", "0"], "--project"),
+        (["precompute", "--project", "99"], "error: Label Studio answers 404"),
+        (["precompute", "--project", "7", "--view", "9"], "error: Label Studio answers 404"),
+        (["precompute", "--project", "7", "--filter", "idd=3"], "did you mean id?"),
+        (["precompute", "--project", "7", "--weights", "/nowhere"], "error: "),
+        (["preannotate", "--project", "7"], "--from"),
+        (["preannotate", "--project", "7", "--from", "circles"], "circles"),
+        (["preannotate", "--project", "7", "--from", "everything", "--from", "boxes"], "expected it alone"),
+        (["preannotate", "--project", "7", "--from", "boxes", "--dry-run", __file__], "--dry-run"),
+    ],
+)
+def test_what_cannot_be_begun_ends_with_2_and_says_why(call, arguments, words):
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"LABEL_STUDIO_API_KEY": "wrong"}, "legacy tokens are switched off"),
+        ({"LABEL_STUDIO_API_KEY": ""}, "LABEL_STUDIO_API_KEY is not set"),
+        ({"LABEL_STUDIO_URL": "http://127.0.0.1:9"}, "cannot be reached"),
+        ({"PADDLE_SAM_DISK_CACHE_MB": "0"}, "expected PADDLE_SAM_DISK_CACHE_MB above 0"),
+        ({"REDIS_URL": "redis://127.0.0.1:9/0"}, "Redis cannot be reached"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_begins(call, changes, words):
+    done = call("precompute", "--project", str(PROJECT), **changes)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert LEGACY_TOKEN not in done.output
+
+
+def test_a_labeling_config_without_a_place_for_masks_is_refused(call, server):
+    object.__setattr__(server.project.project_value, "label_config", '<View><Image name="i" value="$image"/></View>')
+    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert done.exit_code == 2
+    assert "expected a control on image 'i' that can hold a mask" in done.stderr
+
+
+def test_a_cache_that_is_too_small_says_how_large_it_must_be(call, server):
+    fill(server, 40)
+    done = call("precompute", "--project", str(PROJECT), PADDLE_SAM_DISK_CACHE_MB="1", PADDLE_SAM_WEIGHTS="demo")
+    assert done.exit_code == 1
+    assert "set PADDLE_SAM_DISK_CACHE_MB higher: a thousand of them take" in done.stdout
+
+
+def wait_for(condition, within_s=RUN_S):
+    pause = threading.Event()
+    for _ in range(int(within_s / 0.01)):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("did not happen in time")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_a_signal_stops_a_run_in_order(start, server, number, code):
+    fill(server, 300)
+    process = start("precompute", "--project", str(PROJECT))
+    wait_for(lambda: sum(path.startswith("/data/upload") for path in server.paths()) > 3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "ended early: stopped" in out
+    assert "failed   0" in out
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_at_once(start, server):
+    fill(server, 5)
+    waiting, gate = threading.Event(), threading.Event()
+
+    def hang(request):
+        waiting.set()
+        gate.wait(60)
+        return Reply(b"", 503)
+
+    server.routes[f"/data/upload/{PROJECT}/0004.png"] = hang
+    process = start("precompute", "--project", str(PROJECT))
+    try:
+        assert waiting.wait(60)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    finally:
+        gate.set()
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_taken_up_where_it_was_left(start, server):
+    tasks = fill(server, 120)
+    process = start("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    wait_for(lambda: len(server.project.stored) >= 16)
+    process.kill()
+    process.communicate()
+    stored = len(server.project.stored)
+    assert 16 <= stored < 120
+    process = start("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    out, err = process.communicate(timeout=RUN_S)
+    assert process.returncode == 0, err
+    assert [len(server.project.of(task)) for task in tasks] == [1] * 120
+    assert f"there already      {stored}" in out
+
+
+@pytest.mark.slow
+def test_two_people_at_once_leave_one_prediction_of_each_task(start, server):
+    tasks = fill(server, 150)
+    both = [start("preannotate", "--project", str(PROJECT), "--from", "boxes") for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=RUN_S)
+        assert process.returncode == 0, out + err
+    assert [len(server.project.of(task)) for task in tasks] == [1] * 150
+
+
+@pytest.mark.slow
+def test_label_studio_may_be_away_for_a_while(start, server):
+    tasks = fill(server, 40)
+    process = start("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    wait_for(lambda: len(server.project.stored) >= 16)
+    for name in ("predictions", "annotations", "import_predictions"):
+        server.project.failures[name] = [away() for _ in range(5)]
+    _, err = process.communicate(timeout=RUN_S)
+    assert process.returncode == 0, err
+    assert [len(server.project.of(task)) for task in tasks] == [1] * 40
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_a_bar(start, server):
+    fill(server, 3)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    process = start("precompute", "--project", str(PROJECT), stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            seen += chunk
+    except OSError:
+        pass  # the other side is closed
+    finally:
+        os.close(ours)
+    out, _ = process.communicate(timeout=RUN_S)
+    assert process.returncode == 0, seen
+    assert b"3/3" in seen
+    assert "encoded  3" in out

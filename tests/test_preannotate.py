@@ -1,0 +1,442 @@
+"""Masks for whole projects: one prediction of each task, whatever fails and whoever else is at it."""
+
+import json
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+from backend import deliveries, images, label_config, preannotate, saved_prompts
+from backend.content_journal import ContentJournal
+from backend.deliveries import OverlayFolder
+from backend.direct_embeddings import DirectEmbeddings
+from backend.drawing import Drawing
+from backend.errors import AccessError, ImageError, Reason, RetryLater
+from backend.metrics import Metrics
+from backend.patience import Patience
+from backend.preannotate import GONE, MADE, NOTHING, SAME, THERE, Means, Telling
+from backend.prediction_writer import PredictionWriter
+from backend.project_tasks import ProjectTasks
+from backend.saved_prompts import Source
+from backend.store import FileStore
+from backend.task_segmenter import TaskSegmenter
+from tests.fake_project import PROJECT, FakeProject, away
+from tests.fakes import FakeEncoder, png
+from tests.service import FakeDecoder
+from tests.test_embeddings import FakeSource
+from tests.wire import CONFIG
+
+VERSION = FakeDecoder().model_version
+SIZE_WH = (80, 60)
+
+
+def box(x=10.0, y=20.0, width=30.0, height=40.0, label="Cat", **more):
+    value = {"x": x, "y": y, "width": width, "height": height, "rotation": 0, "rectanglelabels": [label]}
+    return {
+        "id": f"box-{x}-{y}", "type": "rectanglelabels", "from_name": "box", "to_name": "image",
+        "original_width": SIZE_WH[0], "original_height": SIZE_WH[1], "image_rotation": 0, "value": value,
+    } | more  # fmt: skip
+
+
+def point(x=50.0, y=50.0, label="Dog"):
+    return {
+        "id": f"point-{x}-{y}", "type": "keypointlabels", "from_name": "point", "to_name": "image",
+        "original_width": SIZE_WH[0], "original_height": SIZE_WH[1], "image_rotation": 0,
+        "value": {"x": x, "y": y, "width": 0.5, "keypointlabels": [label]},
+    }  # fmt: skip
+
+
+class FoundMask:
+    def __init__(self, mask, score):
+        self.mask, self.score = mask, score
+
+
+class Run:
+    """Everything around a run; each call of it is a new process."""
+
+    def __init__(self, folder, config=CONFIG):
+        self.folder, self.config = folder, config
+        self.project, self.source = FakeProject(config), FakeSource()
+        self.encoder, self.decoder = FakeEncoder(), FakeDecoder()
+        self.sources, self.stop, self.done = {Source.BOXES}, threading.Event(), 0
+        self.automatic, self.lasts_s, self.dry_run = None, 600.0, None
+
+    def add(self, *regions, uri=None, data=None, **more):
+        """Add a task whose only annotation holds these regions."""
+        number = len(self.project.tasks)
+        uri = uri or f"{number}.png"
+        self.source.contents[uri] = data or png((number, 50, 50), SIZE_WH)
+        annotations = [{"id": 1, "result": list(regions)}] if regions else []
+        return self.project.add({"image": uri}, annotations=annotations, **more)
+
+    def __call__(self, replaces=False, store=None, limit=None, tidies=True):
+        store = store or self.project
+        patience = Patience(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
+        controls = label_config.parse(self.config)
+        embeddings = Telling(
+            DirectEmbeddings(
+                self.source,
+                self.encoder,
+                FileStore(self.folder / "embeddings", 10_000_000),
+                ContentJournal(self.folder / "contents.jsonl", "x"),
+                Metrics(),
+                limits=images.Limits(),
+                dtype="float16",
+                check=patience.check,
+            )
+        )
+        segmenter = TaskSegmenter(Drawing(self.decoder, Metrics(), 1), embeddings, automatic=self.automatic)
+
+        def segment(task):
+            if self.automatic is not None:
+                return segmenter.segment_everything(task, controls, PROJECT, 10.0)
+            asked = saved_prompts.read(task, self.sources, VERSION)
+            return segmenter.segment(task, asked, controls, PROJECT, 10.0)
+
+        means = Means(
+            store,
+            segment,
+            not {Source.BOXES, Source.KEYPOINTS}.isdisjoint(self.sources),
+            embeddings.told,
+            VERSION,
+            patience,
+            at_once=3,
+            replaces=replaces,
+            ignores_stored=self.dry_run is not None,
+        )
+        writer = PredictionWriter(store, patience, self.project.project_value)
+        sink = deliveries.into_label_studio(writer)
+        if self.dry_run is not None:
+            sink = OverlayFolder(self.dry_run, self.source, images.Limits(), controls, PROJECT)
+        tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
+        tally = preannotate.run(tasks, means, sink, self.stop, self)
+        if tidies and self.dry_run is None:
+            writer.tidy(VERSION)
+        return tally
+
+    def advance(self, count=1):
+        self.done += count
+
+    def regions(self, task):
+        [stored] = self.project.of(task, VERSION)
+        return stored.result
+
+
+@pytest.fixture
+def make(tmp_path):
+    return lambda *arguments, **options: Run(tmp_path, *arguments, **options)
+
+
+@pytest.fixture
+def run(make):
+    return make()
+
+
+def counts(tally):
+    return {kind: count for kind, count in tally.counts.items() if count}
+
+
+def reasons(tally):
+    return [(failure.task_id, failure.reason) for failure in tally.failures]
+
+
+def test_boxes_become_masks_with_their_labels(run):
+    task = run.add(box(10, 20, label="Cat"), box(60, 20, label="Dog"))
+    tally = run()
+    assert counts(tally) == {MADE: 1}
+    assert tally.is_clean
+    regions = run.regions(task)
+    assert [region["type"] for region in regions] == ["brushlabels", "brushlabels"]
+    assert [region["value"]["brushlabels"] for region in regions] == [["Cat"], ["Dog"]]
+    assert {region["from_name"] for region in regions} == {"brush"}
+    assert all(region["score"] == 0.875 for region in regions)
+
+
+def test_all_objects_of_an_image_are_decoded_together(run):
+    run.add(*(box(10 * number, 20, 9, 30) for number in range(8)))
+    run()
+    assert len(run.decoder.calls) == 1
+    assert len(run.decoder.prompts) == 8
+
+
+def test_the_labeling_config_says_what_masks_are_drawn_as(make):
+    run = make(CONFIG.replace("BrushLabels", "PolygonLabels"))
+    task = run.add(box())
+    run()
+    assert [region["type"] for region in run.regions(task)] == ["polygonlabels"]
+
+
+def test_points_are_prompts_where_they_are_asked_for(run):
+    task = run.add(point())
+    assert counts(run()) == {NOTHING: 1}
+    run.sources = {Source.KEYPOINTS}
+    assert counts(run()) == {MADE: 1}
+    assert [region["value"]["brushlabels"] for region in run.regions(task)] == [["Dog"]]
+
+
+def test_another_models_predictions_are_prompts_and_annotations_not_even_read(run):
+    run.sources = {Source.PREDICTIONS}
+    task = run.add()
+    run.project.store(task, "detector@1", [box()])
+    assert counts(run()) == {MADE: 1}
+    assert len(run.regions(task)) == 1
+    assert "annotations" not in run.project.calls
+
+
+def test_everything_needs_no_prompts(run):
+    task = run.add()
+    mask = run.decoder._mask(type("Prompt", (), {"box": np.array([10, 10, 30, 30])})(), SIZE_WH[::-1])
+    run.automatic = lambda embedding: [FoundMask(mask, 0.9), FoundMask(mask, 0.8)]
+    assert counts(run()) == {MADE: 1}
+    assert [region["score"] for region in run.regions(task)] == [0.9, 0.8]
+
+
+def test_a_second_run_makes_nothing_again(run):
+    tasks = [run.add(box()) for _ in range(20)]
+    assert counts(run()) == {MADE: 20}
+    decoded = len(run.decoder.calls)
+    assert counts(run()) == {THERE: 20}
+    assert len(run.decoder.calls) == decoded
+    assert all(len(run.project.of(task, VERSION)) == 1 for task in tasks)
+
+
+def test_a_task_without_prompts_gets_no_prediction_and_is_no_failure(run):
+    task = run.add()
+    tally = run()
+    assert counts(tally) == {NOTHING: 1}
+    assert tally.is_clean
+    assert run.project.of(task) == []
+
+
+def test_an_empty_prediction_from_opening_a_task_does_not_keep_it_from_getting_masks(run):
+    task = run.add(box())
+    run.project.store(task, VERSION, [])
+    assert counts(run()) == {MADE: 1}
+    assert len(run.regions(task)) == 1
+
+
+def test_one_broken_image_is_told_and_the_others_are_done(run):
+    tasks = [run.add(box()) for _ in range(5)]
+    broken = run.add(box(), data=b"\x89PNG broken")
+    tally = run()
+    assert counts(tally) == {MADE: 5}
+    assert reasons(tally) == [(broken, Reason.IMAGE_UNREADABLE)]
+    assert "expected one of JPEG, PNG" in tally.failures[0].text
+    assert all(len(run.project.of(task, VERSION)) == 1 for task in tasks)
+    assert run.done == 6
+
+
+def test_a_failure_is_told_with_the_words_about_its_own_task(run):
+    for number in range(6):
+        run.add(box(), uri=f"{number}", data=png((number, 1, 1), SIZE_WH))
+        run.source.contents[str(number)] = ImageError(f"no image {number}", Reason.IMAGE_NOT_FOUND)
+    tally = run()
+    assert {failure.task_id: failure.text for failure in tally.failures} == {
+        number + 1: f"no image {number}" for number in range(6)
+    }
+
+
+def test_a_box_outside_its_image_is_told_and_the_other_drawn(run):
+    task = run.add(box(), box(150, 20))
+    tally = run()
+    assert counts(tally) == {MADE: 1}
+    assert reasons(tally) == [(task, Reason.OUTSIDE_IMAGE)]
+    assert len(run.regions(task)) == 1
+
+
+def test_a_defect_over_one_task_leaves_the_others(run):
+    for _ in range(3):
+        run.add(box())
+    run.decoder.failures = [ZeroDivisionError("a defect")]
+    tally = run()
+    assert counts(tally) == {MADE: 2}
+    assert [failure.reason for failure in tally.failures] == [Reason.DECODE_FAILED]
+
+
+def test_annotations_that_cannot_be_read_are_told(run):
+    task = run.add(box())
+    run.project.tasks[task].annotations = [{"id": 1, "result": "no list"}]
+    assert counts(run()) == {NOTHING: 1}
+
+
+def test_a_task_that_is_deleted_meanwhile_is_no_failure(run):
+    tasks = [run.add(box()) for _ in range(3)]
+    seen = []
+
+    def delete():
+        seen.append(1)
+        if len(seen) == 1:
+            run.project.delete(tasks[0])
+
+    run.project.before["predictions"] = delete
+    tally = run()
+    assert counts(tally) == {MADE: 2, GONE: 1}
+    assert tally.is_clean
+
+
+def test_a_refused_prediction_is_told_and_the_others_are_stored(run):
+    tasks = [run.add(box()) for _ in range(4)]
+    run.project.invalid = {tasks[1]}
+    tally = run()
+    assert counts(tally) == {MADE: 3}
+    assert [failure.task_id for failure in tally.failures] == [tasks[1]]
+
+
+def test_label_studio_may_restart_while_a_run_goes_on(run):
+    tasks = [run.add(box()) for _ in range(8)]
+    for name in ("predictions", "annotations", "import_predictions", "task_page"):
+        run.project.failures[name] = [None, away(), away(), None, away()]
+    run.source.contents["3.png"], good = RetryLater("refused", Reason.IMAGE_FETCH_FAILED), run.source.contents["3.png"]
+    run.project.after["version"] = lambda: run.source.contents.update({"3.png": good})
+    tally = run()
+    assert counts(tally) == {MADE: 8}
+    assert tally.is_clean
+    assert all(len(run.project.of(task, VERSION)) == 1 for task in tasks)
+
+
+def test_a_refused_key_ends_the_run(run):
+    for _ in range(3):
+        run.add(box())
+    run.project.failures["task_page"] = [AccessError("the token was revoked")]
+    tally = run(tidies=False)
+    assert "revoked" in tally.ended
+
+
+def test_stop_finishes_what_is_in_hand_and_delivers_it(run):
+    for _ in range(40):
+        run.add(box())
+    run.encoder.latency_s = 0.005
+    made = []
+    decode = run.decoder.decode
+
+    def decode_and_stop(*arguments):
+        made.append(1)
+        if len(made) == 4:
+            run.stop.set()
+        return decode(*arguments)
+
+    run.decoder.decode = decode_and_stop
+    tally = run()
+    assert tally.ended == "stopped"
+    assert not tally.failures
+    assert 4 <= counts(tally)[MADE] <= 8
+    assert len(run.project.stored) == counts(tally)[MADE]
+    run.stop.clear()
+    assert counts(run()) == {MADE: 40 - counts(tally)[MADE], THERE: counts(tally)[MADE]}
+
+
+# Replacing
+
+
+def test_replace_leaves_what_is_the_same_and_makes_the_rest_anew(run):
+    same, changed = run.add(box()), run.add(box())
+    run()
+    before = {task: run.project.of(task, VERSION)[0].id for task in (same, changed)}
+    run.project.tasks[changed].annotations = [{"id": 1, "result": [box(40, 40)]}]
+    tally = run(replaces=True)
+    assert counts(tally) == {MADE: 1, SAME: 1}
+    assert run.project.of(same, VERSION)[0].id == before[same]
+    assert run.project.of(changed, VERSION)[0].id != before[changed]
+
+
+def test_replace_keeps_masks_whose_prompts_are_gone(run):
+    task = run.add(box())
+    run()
+    run.project.tasks[task].annotations = []
+    assert counts(run(replaces=True)) == {NOTHING: 1}
+    assert len(run.regions(task)) == 1
+
+
+def test_replace_leaves_one_where_there_were_several(run):
+    task = run.add(box())
+    for _ in range(3):
+        run.project.store(task, VERSION, [{"id": "old"}])
+    assert counts(run(replaces=True)) == {MADE: 1}
+    assert [region["type"] for region in run.regions(task)] == ["brushlabels"]
+
+
+# Dry runs
+
+
+def test_a_dry_run_draws_and_stores_nothing(run, tmp_path):
+    run.dry_run = tmp_path / "shown"
+    first, second = run.add(box(10, 20), box(60, 20)), run.add(box())
+    run.project.store(first, VERSION, [{"id": "there"}])
+    assert counts(run()) == {MADE: 2}
+    assert sorted(path.name for path in run.dry_run.iterdir()) == [f"task-{first}.jpg", f"task-{second}.jpg"]
+    assert len(run.project.stored) == 1
+    picture = cv2.imread(str(run.dry_run / f"task-{first}.jpg"))
+    assert picture.shape == (SIZE_WH[1], SIZE_WH[0], 3)
+    plain = np.array((50, 50, 0))  # blue, green, red of the first task's image
+    is_tinted = np.abs(picture.astype(int) - plain).max(axis=2) > 40
+    assert is_tinted[24, 20]
+    assert is_tinted[24, 60]
+    assert not is_tinted[5, 40]
+
+
+def test_a_dry_run_tells_what_it_cannot_draw(run, tmp_path):
+    run.dry_run = tmp_path / "shown"
+    task = run.add(box())
+    fetch, fetched = run.source.fetch, []
+
+    def vanishes(ref, known=None):
+        fetched.append(ref)
+        if len(fetched) > 1:
+            raise ImageError("gone", Reason.IMAGE_NOT_FOUND)
+        return fetch(ref, known)
+
+    run.source.fetch = vanishes
+    tally = run()
+    assert reasons(tally) == [(task, Reason.IMAGE_NOT_FOUND)]
+    assert not run.dry_run.exists()
+
+
+def test_a_dry_run_into_a_folder_that_cannot_be_written_is_told(run, tmp_path):
+    run.dry_run = tmp_path / "shown"
+    run.dry_run.write_text("a file")
+    task = run.add(box())
+    tally = run()
+    assert reasons(tally) == [(task, Reason.STORE_UNAVAILABLE)]
+
+
+# Two at once
+
+
+def test_two_runs_at_once_leave_one_prediction_of_each_task(make):
+    run = make()
+    tasks = [run.add(box()) for _ in range(60)]
+    run.encoder.latency_s = 0.001
+    meeting = threading.Barrier(2)
+    tallies = []
+
+    def one():
+        meeting.wait(20)
+        tallies.append(run())
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(run.project.of(task, VERSION)) for task in tasks] == [1] * 60
+    assert all(tally.is_clean for tally in tallies)
+    assert sum(tally.counts[MADE] + tally.counts[THERE] for tally in tallies) == 120
+
+
+def test_what_is_stored_is_what_the_service_would_answer(run):
+    task = run.add(box())
+    run()
+    [region] = run.regions(task)
+    assert json.dumps(region)  # plain JSON all the way
+    assert {
+        "id",
+        "type",
+        "from_name",
+        "to_name",
+        "original_width",
+        "original_height",
+        "value",
+        "score",
+    } <= region.keys()
+    assert (region["original_width"], region["original_height"]) == SIZE_WH
