@@ -56,6 +56,14 @@ def test_it_says_where_it_is(server):
     assert f"http://127.0.0.1:{server.port}" in server.log
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_check_says_by_its_exit_code_whether_it_is_up(server, host):
+    proxy = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    assert run("serve", "--check", HOST=host, PORT=str(server.port), **proxy).returncode == 0
+    done = run("serve", "--check", HOST=host, PORT=str(free_port()))
+    assert (done.returncode, done.stdout + done.stderr) == (1, "")
+
+
 def test_a_browser_sees_the_status_page_turn_ready(server):
     wait_until(lambda: b">ready<" in server.ask("/", Accept="text/html")[1])
     page = server.ask("/", Accept="text/html")[1].decode()
@@ -68,7 +76,7 @@ def test_requests_are_logged_in_one_line_each(server):
     for _ in range(3):
         server.ask("/predict", encoded(click_on(data_uri(colour=(1, 2, 3)))))
     wait_until(lambda: server.log.count("event=predicted project=1 tasks=1") == before + 3)
-    assert "Z INFO backend.app event=predicted" in server.log
+    assert "Z INFO backend.answers event=predicted" in server.log
 
 
 def test_several_requests_go_over_one_connection(server):
