@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from backend import demo, preannotate_command, precompute_command
+from backend import demo, health, preannotate_command, precompute_command
 from backend.commands import GOOD, PROBLEMS_FOUND, refuse, settings_of
 from backend.settings_help import CommandWithSettings
 
@@ -24,9 +24,12 @@ def main() -> None:
 @click.option(
     "--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS; default: demo]"
 )
-def serve(port: int | None, host: str | None, weights: str | None) -> None:
+@click.option("--check", is_flag=True, help="Only tell, by the exit code, whether the service at this address is up.")
+def serve(port: int | None, host: str | None, weights: str | None, check: bool) -> None:
     """Serve Label Studio until stopped."""
     settings = settings_of({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights})
+    if check:
+        sys.exit(GOOD if health.is_up(settings.host, settings.port) else PROBLEMS_FOUND)
     from backend import bootstrap, logs, server  # here: --help must not wait for them
 
     logs.configure(settings.log_level)

@@ -29,7 +29,7 @@ ROWS = [
     "backend.figures backend.answers backend.status backend.remedies backend.pictures backend.snapshot backend.app "
     "backend.worker",
     "backend.redis_parts backend.bootstrap backend.label_studio_ml backend.batch_parts",
-    "backend.settings_help backend.server backend.doctor backend.redis_doctor backend.demo_processes "
+    "backend.settings_help backend.health backend.server backend.doctor backend.redis_doctor backend.demo_processes "
     "backend.demo_project backend.demo backend.commands backend.batch_options backend.batch_run "
     "backend.preannotate_choice backend.precompute_command backend.preannotate_command backend.preannotation "
     "backend.__main__",
