@@ -57,5 +57,6 @@ def _iou(
     """Return the IoU of a box (4,) with others (N, 4), as float64 since it is compared with a Python number."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     common = np.prod(sides.clip(min=0), axis=1)
-    with np.errstate(invalid="ignore"):  # boxes of one pixel's width have no area: NaN, which is above no threshold
-        return np.asarray(common / (area + areas - common), dtype=np.float64)
+    union = area + areas - common
+    # Boxes of objects one pixel wide have no area; torchvision lets all of them stay, however often they come.
+    return np.where(union > 0, common / np.where(union > 0, union, 1), (others == box).all(axis=1)).astype(np.float64)
