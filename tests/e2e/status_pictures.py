@@ -30,7 +30,6 @@ from tests.wire import CONFIG, click, encoded, rectangle, result
 TARGET = ROOT / "docs" / "images" / "status.png"
 COLOURS = 256
 DESKTOP = {"width": 1180, "height": 900}
-README = {"width": 1180, "height": 884}
 PHONE = {"width": 390, "height": 844}
 TOKEN = "0" * 40
 
@@ -112,9 +111,9 @@ def driver(folder: Path, **environ: str) -> Iterator[Driver]:
 
 
 def photograph(
-    browser: Browser, url: str, target: Path, *, viewport: dict, scheme: str = "light", full: bool = True
+    browser: Browser, url: str, target: Path, *, viewport: dict, scheme: str = "light", down_to: str | None = None
 ) -> None:
-    """Take a picture of a page; fails where the page logs errors or asks anything of another address."""
+    """Take a picture of a page, or of its part above the end of an element; fails where the page complains."""
     context = browser.new_context(viewport=viewport, color_scheme=scheme, device_scale_factor=1)
     page = context.new_page()
     complaints: list[str] = []
@@ -122,7 +121,11 @@ def photograph(
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(url)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the window"
-    page.screenshot(path=target, full_page=full)
+    clip = None
+    if down_to is not None:
+        box = page.locator(down_to).last.bounding_box()
+        clip = {"x": 0, "y": 0, "width": viewport["width"], "height": box["y"] + box["height"] + 16}
+    page.screenshot(path=target, full_page=True, clip=clip)
     assert not complaints, complaints
     context.close()
     Image.open(target).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
@@ -168,7 +171,7 @@ def readme(browser: Browser, target: Path, work: Path) -> None:
         busy.work(3)
         busy.predict(click(result(), tasks=[{"id": 90, "data": {"image": "/data/upload/1/gone.jpg"}}]))
         busy.work(1)
-        photograph(browser, busy.url, target, viewport=README, full=False)
+        photograph(browser, busy.url, target, viewport=DESKTOP, down_to=".cards")
 
 
 def _page(web: Driver) -> str:
