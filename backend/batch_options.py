@@ -15,9 +15,11 @@ FILTER_HELP = (
 
 _OPTIONS = (
     click.option("--project", type=click.IntRange(1), required=True, help="The project's number in Label Studio."),
-    click.option("--view", type=click.IntRange(1), help="Only the tasks that this tab of the Data Manager shows."),
+    click.option(
+        "--view", type=click.IntRange(1), help="Only the tasks that this tab of the Data Manager shows.  [default: all]"
+    ),
     click.option("--filter", "filters", multiple=True, metavar="CONDITION", help=FILTER_HELP),
-    click.option("--limit", type=click.IntRange(1), help="Only the first so many tasks."),
+    click.option("--limit", type=click.IntRange(1), help="Only the first so many tasks.  [default: all]"),
     click.option(
         "--weights",
         help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS; default: demo]",

@@ -27,7 +27,7 @@ from backend.preannotate_choice import EVERYTHING, SOURCES, Choice
     "--dry-run",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Store nothing; draw the masks over their images, into this folder.",
+    help="Store nothing; draw the masks over their images, into this folder.  [default: store]",
 )
 @click.option(
     "--points-per-side",
