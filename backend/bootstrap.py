@@ -10,7 +10,7 @@ from typing import Protocol
 
 from flask import Flask
 
-from backend import redis_parts, snapshot
+from backend import redis_parts, signals, snapshot
 from backend.addresses import AddressPolicy, Origin
 from backend.app import Access, create_app
 from backend.claims import Claims
@@ -199,7 +199,8 @@ def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
 
 
 def _load_encoder(checkpoint: Checkpoint, device: str) -> Encoder:
-    from model.predictor import load_encoder  # here: Paddle must not be imported before a fork
+    with signals.kept():
+        from model.predictor import load_encoder  # here: Paddle must not be imported before a fork
 
     start = time.monotonic()
     encoder = load_encoder(checkpoint, device)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from backend import signals
 from backend.errors import BackendError, Reason
 from model.types import Embedding, Masks, Prompt
 from model.weights import Checkpoint
@@ -54,7 +55,8 @@ class LoadingDecoder:
 
     def _load(self) -> Decode:
         try:
-            from model.predictor import load_decoder  # here: Paddle must not be imported before a fork
+            with signals.kept():
+                from model.predictor import load_decoder  # here: Paddle must not be imported before a fork
 
             decoder = load_decoder(self._checkpoint, self._wanted)
         except Exception as error:

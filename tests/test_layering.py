@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     "model.types model.config model.transforms model.errors",
     "model.*",
-    "backend backend.errors backend.shapes backend.types backend.setting_types backend.settings backend.logs",
+    "backend backend.errors backend.shapes backend.types backend.setting_types backend.settings backend.logs backend.signals",
     "backend.json_fields backend.protocol_context backend.protocol_saved backend.protocol backend.label_config "
     "backend.locations backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
-    "backend.saved_prompts backend.regions backend.embedding_bytes",
+    "backend.saved_prompts backend.coco_prompts backend.regions backend.embedding_bytes",
     "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio_types "
     "backend.label_studio_http backend.label_studio backend.patience backend.pipeline backend.chunks "
     "backend.progress backend.tally backend.task_selection "

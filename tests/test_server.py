@@ -13,6 +13,7 @@ import pytest
 from model.weights import native
 from tests.answers import mask_of
 from tests.checkpoints import random_checkpoint
+from tests.fakes import HttpServer, Reply, png
 from tests.processes import Server, free_port, run, serving
 from tests.service import wait_until
 from tests.test_bootstrap import click_on, data_uri
@@ -158,6 +159,33 @@ def test_sigterm_lets_a_click_in_hand_finish_and_ends_well(tmp_path, weights):
     assert status == 200
     assert json.loads(answer)["results"][0]["model_version"].startswith("small@")
     assert "Traceback" not in server.log
+
+
+def test_sigterm_lets_a_click_in_hand_finish_when_the_model_is_loaded_too(tmp_path, weights):
+    """Paddle, once it is there, has a handler of its own, which would end the process at once."""
+    reached, go = threading.Event(), threading.Event()
+
+    def slowly(request):
+        reached.set()
+        assert go.wait(60)
+        return Reply(png(size_wh=(80, 60)))
+
+    with HttpServer() as images, serving(tmp_path, PADDLE_SAM_WEIGHTS=weights, LABEL_STUDIO_URL=images.url) as server:
+        images.routes["/data/upload/1/a.png"] = slowly
+        wait_until(lambda: b"ready</span>" in server.ask("/", Accept="text/html")[1], 60)
+        answers = []
+        body = encoded(click_on("/data/upload/1/a.png"))
+        clicking = threading.Thread(target=lambda: answers.append(server.ask("/predict", body)))
+        clicking.start()
+        assert reached.wait(60)
+        server.process.send_signal(signal.SIGTERM)
+        threading.Event().wait(1.0)
+        go.set()
+        assert server.process.wait(60) == 0
+        clicking.join(60)
+    assert [status for status, _ in answers] == [200]
+    assert "Traceback" not in server.log
+    assert "FatalError" not in server.log
 
 
 def test_ctrl_c_while_the_model_loads_ends_it_at_once_and_without_complaint(tmp_path, weights):

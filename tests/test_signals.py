@@ -1,0 +1,43 @@
+"""A handler of SIGTERM survives libraries that take it away, whichever thread loads them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import ROOT
+
+PROGRAM = """
+import contextlib, ctypes, os, signal, threading, time
+from backend.signals import kept
+
+told = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told.set())
+
+def load():
+    with {context}:
+        time.sleep(0.05)  # so that the loaders meet
+        ctypes.CDLL(None).signal(int(signal.SIGTERM), None)  # what a library does: back to the default, which is to die
+
+loaders = [threading.Thread(target=load) for _ in range(4)]
+for one in loaders:
+    one.start()
+for one in loaders:
+    one.join()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.01)
+raise SystemExit(7 if told.is_set() else 8)
+"""
+
+
+def ends_with(context: str) -> int:
+    return subprocess.run([sys.executable, "-c", PROGRAM.format(context=context)], cwd=ROOT, timeout=60).returncode
+
+
+def test_a_handler_is_there_again_after_several_threads_have_loaded_what_takes_it():
+    assert ends_with("kept()") == 7
+
+
+@pytest.mark.parametrize("context", ["contextlib.nullcontext()"])
+def test_without_it_the_process_would_die(context):
+    assert ends_with(context) == -15
