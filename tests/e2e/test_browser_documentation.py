@@ -1,0 +1,93 @@
+"""What the README tells a person to do in Label Studio does what it says: connecting by hand, and its labeling configs."""
+
+import re
+
+import pytest
+
+from tests.documents import document
+from tests.e2e.targets import Target, easy_target
+from tests.scenes import iou
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
+
+README = document("README.md")
+CONFIGS = {
+    kind: block.text
+    for kind, block in zip(
+        ("brush", "polygon", "bitmask"), (one for one in README.blocks if one.language == "xml"), strict=True
+    )
+}
+GOOD = 0.8
+
+
+@pytest.fixture
+def target() -> Target:
+    return easy_target((480, 640))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_config_of_the_readme_gives_the_kind_of_region_it_says_with_its_label(
+    studio, annotator, stored_masks, target, kind
+):
+    project = studio.project(CONFIGS[kind])
+    task = studio.task(project, "scene.png", target.data)
+    annotator.open_task(project, task, target.size)
+    annotator.choose("Dog", 0, "key-point-tool")
+    annotator.click(target.centre)
+    annotator.accept()
+    annotator.photograph(f"readme-{kind}")
+    annotator.submit()
+    kept = {region["type"]: region for region in studio.stored(task)}
+    assert kept.keys() == {kind, "labels"}
+    assert kept["labels"]["value"]["labels"] == ["Dog"]
+    assert iou(stored_masks.of(kept[kind]), target.mask) >= GOOD
+
+
+def test_the_label_stays_chosen_for_the_next_object_and_a_rectangle_marks_one_too(
+    studio, annotator, stored_masks, target
+):
+    project = studio.project(CONFIGS["brush"])
+    task = studio.task(project, "scene.png", target.data)
+    annotator.open_task(project, task, target.size)
+    annotator.choose("Dog", 0, "key-point-tool")
+    annotator.click(target.centre)
+    annotator.accept()
+    left, top, right, bottom = target.box
+    annotator.choose("Dog", 0, "rectangle-tool")
+    annotator.drag((left - 4, top - 4), (right + 4, bottom + 4))
+    annotator.accept()
+    annotator.submit()
+    regions = studio.stored(task)
+    assert [one["value"]["labels"] for one in regions if one["type"] == "labels"] == [["Dog"], ["Dog"]]
+    for region in regions:
+        if region["type"] == "brush":
+            assert iou(stored_masks.of(region), target.mask) >= GOOD
+
+
+def test_a_token_and_a_connection_are_made_where_the_readme_says(studio, annotator):
+    project = studio.project(CONFIGS["brush"], backend=False)
+    page = annotator.page
+    page.goto(f"{studio.url}/projects/{project}/data")
+    page.locator(".lsf-userpic, .ls-userpic, [class*=userpic]").first.click()
+    page.get_by_role("link", name="Account & Settings", exact=True).click()
+    page.get_by_text("Personal Access Token").first.click()
+    page.get_by_text("Create New Token").click()
+    whole = page.locator("input[value^=eyJ], textarea").last
+    whole.wait_for()
+    assert (whole.get_attribute("value") or whole.input_value()).count(".") == 2
+    annotator.photograph("readme-token")
+    page.goto(f"{studio.url}/projects/{project}/settings/ml")
+    page.get_by_text("Connect Model", exact=True).first.click()
+    page.get_by_label("Name").fill("SAM")
+    page.get_by_label("Backend URL").fill(studio.backend_url)
+    page.get_by_label("Interactive preannotations").click(force=True)
+    annotator.photograph("readme-connect")
+    page.get_by_text("Validate and Save").click()
+    page.get_by_text("Connected", exact=True).wait_for()
+    annotator.photograph("readme-connected")
+    [connected] = studio.api.get("/api/ml", params={"project": project}).json()
+    assert (connected["url"], connected["is_interactive"], connected["state"]) == (studio.backend_url, True, "CO")
+    words = re.sub(r"\s+", " ", README.section("Connect your own Label Studio"))
+    for word in ("Account & Settings", "Personal Access Token", "Create New Token", "Connect Model",
+                 "Interactive preannotations", "Validate and Save"):  # fmt: skip
+        assert f"*{word}*" in words or word in words
