@@ -32,6 +32,9 @@ class Reason(str, Enum):
     NOT_A_PROMPT = "not_a_prompt"
     TOO_MANY_POINTS = "too_many_points"
     SIZE_MISMATCH = "size_mismatch"
+    NOT_IN_COCO_FILE = "not_in_coco_file"
+    AMBIGUOUS_FILE_NAME = "ambiguous_file_name"
+    UNKNOWN_LABEL = "unknown_label"
 
     # The labeling config.
     NO_LABEL_CONFIG = "no_label_config"

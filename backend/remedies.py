@@ -39,6 +39,18 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
         "browser and backend see pictures of different shape",
         "see whether the file changed, or its EXIF orientation is read differently",
     ),
+    Reason.NOT_IN_COCO_FILE: (
+        "no image of the COCO file is named as the task's is",
+        "compare the file's file_name with the task's data",
+    ),
+    Reason.AMBIGUOUS_FILE_NAME: (
+        "several images of the COCO file are named as the task's is",
+        "write their folders into file_name as well",
+    ),
+    Reason.UNKNOWN_LABEL: (
+        "a category of the COCO file is no label of the labeling config",
+        "add the label, or rename the category",
+    ),
     Reason.NO_LABEL_CONFIG: ("the request carries no labeling config", "open the project's labeling settings and save"),
     Reason.BAD_LABEL_CONFIG: ("the labeling config cannot be read", "the log names the tag; compare with the README"),
     Reason.NO_IMAGE_TAG: ("the labeling config has no image of that name", 'add <Image name="image" value="$image"/>'),
