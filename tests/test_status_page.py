@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import backend
 from backend.app import Access, create_app
 from backend.figures import Speed
 from backend.status import (
@@ -51,7 +52,7 @@ FULL = Status(
     ),
 )
 FRESH = Status("loading the model", is_ready=False, speeds=(Speed("Warm clicks", "on known images"),))
-ROOT = Path(__file__).parents[1]
+TEMPLATES = Path(backend.__file__).parent / "templates"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 BROWSER = {"Accept": "text/html"}
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
@@ -320,7 +321,7 @@ def test_its_colours_can_be_told_apart(scheme):
 
 
 def palette(scheme):
-    text = (ROOT / "backend" / "templates" / "status.css").read_text()
+    text = (TEMPLATES / "status.css").read_text()
     light, dark = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
     return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+)", light if scheme == "light" else dark))
 
