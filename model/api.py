@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model import inputs
+from model.automatic import AutomaticMaskGenerator, AutomaticSettings, settings_for
+from model.automatic.generator import Decodes as DecodesPoints
+from model.config import SamConfig
 from model.errors import CapabilityError
 from model.inputs import Input, InputError, Picture, Source
 from model.prompts import PromptsLike, Request, as_given, check_inside, parse
@@ -27,16 +30,12 @@ class Encodes(Protocol):
         """Return what the network sees in (H, W, 3) uint8 RGB."""
 
 
-class Decodes(Protocol):
+class Decodes(DecodesPoints, Protocol):
     """What `SamModel` needs of `model.predictor.Decoder`."""
 
     @property
-    def model_version(self) -> str:
-        """Name and digest of the weights."""
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """What the weights can do."""
+    def config(self) -> SamConfig:
+        """The network's configuration."""
 
     def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Masks:
         """Answer prompts about one image."""
@@ -130,6 +129,23 @@ class SamModel:
         check_inside(requests, picture.original_size)
         given, embedding = as_given(prompts, requests), self._seen(picture)
         return SamResult(picture, given, requests, self._decoder.decode(embedding, [one.prompt for one in requests]))
+
+    def generator(self, settings: AutomaticSettings | None = None) -> AutomaticMaskGenerator:
+        """Return what finds everything in a picture with these weights.
+
+        Args:
+            settings: what the masks shall be like; None for segment-anything's defaults, with thresholds that suit
+                this network.
+
+        Raises:
+            CapabilityError: these weights take no points.
+        """
+        return AutomaticMaskGenerator(self._decoder, self._encoder, settings or settings_for(self.network))
+
+    @property
+    def network(self) -> str:
+        """The network's name in its configuration, such as ``vit_b`` or ``demo``."""
+        return self._decoder.config.name
 
     def _each(
         self, sources: Sequence[Source], requests: Sequence[Request], prompts: PromptsLike

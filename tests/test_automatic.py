@@ -194,7 +194,7 @@ def test_crops_find_what_is_too_small_for_the_whole_picture_and_the_smaller_crop
     assert overlap(small.segmentation, image[..., 0] == 2) > 0.8
     assert small.crop_box == (498, 0, 702, 402)
     assert image[int(small.point_coords[0][1]), int(small.point_coords[0][0]), 0] == 2
-    assert overlap(large.segmentation, image[..., 0] == 1) > 0.9
+    assert overlap(large.segmentation, image[..., 0] == 1) > 0.8
 
 
 def test_what_a_crop_cuts_off_is_left_to_the_whole_picture():

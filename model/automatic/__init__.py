@@ -10,6 +10,6 @@ Example::
 
 from model.automatic.generator import AutomaticMaskGenerator
 from model.automatic.masks import AutomaticMask
-from model.automatic.settings import AutomaticSettings
+from model.automatic.settings import AutomaticSettings, settings_for
 
-__all__ = ["AutomaticMask", "AutomaticMaskGenerator", "AutomaticSettings"]
+__all__ = ["AutomaticMask", "AutomaticMaskGenerator", "AutomaticSettings", "settings_for"]

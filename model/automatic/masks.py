@@ -12,16 +12,21 @@ from model.types import BoolArray, Mask
 Segmentation = BoolArray | RleObject
 
 
-class Record(TypedDict):
-    """A mask as segment-anything's generator gives it."""
+class Facts(TypedDict):
+    """What segment-anything's generator says of a mask."""
 
-    segmentation: Segmentation
     area: int
     bbox: list[int]
     predicted_iou: float | None
     point_coords: list[list[float]]
     stability_score: float
     crop_box: list[int]
+
+
+class Record(Facts):
+    """A mask as segment-anything's generator gives it."""
+
+    segmentation: Segmentation
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +79,9 @@ class AutomaticMask:
         """How good the mask is likely to be, 0 to 1: the predicted IoU, or without one the stability."""
         return min(max(self.stability_score if self.predicted_iou is None else self.predicted_iou, 0.0), 1.0)
 
-    def to_record(self) -> Record:
-        """Return the dict that segment-anything's ``generate`` gives for a mask."""
+    def facts(self) -> Facts:
+        """Return all of `to_record` but the mask itself."""
         return {
-            "segmentation": self.segmentation,
             "area": self.area,
             "bbox": list(self.bbox),
             "predicted_iou": self.predicted_iou,
@@ -85,3 +89,7 @@ class AutomaticMask:
             "stability_score": self.stability_score,
             "crop_box": list(self.crop_box),
         }
+
+    def to_record(self) -> Record:
+        """Return the dict that segment-anything's ``generate`` gives for a mask."""
+        return {"segmentation": self.segmentation, **self.facts()}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ from model.automatic.grids import point_grid
 
 OutputMode = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
 Points = npt.NDArray[np.float64]
+
+# segment-anything's thresholds were chosen for its own networks, whose logits are steeper.
+_THRESHOLDS = {"demo": {"pred_iou_thresh": 0.65, "stability_score_thresh": 0.8}}
 
 _SHARES = ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh", "crop_overlap_ratio")
 _COUNTS = {"points_per_batch": 1, "crop_n_layers": 0, "crop_n_points_downscale_factor": 1, "max_masks": 1}
@@ -44,6 +47,8 @@ class AutomaticSettings:
         max_masks: at most so many masks per picture, those of the highest score.
         min_area_share: least share of the picture's pixels, inclusive.
         max_area_share: greatest share of the picture's pixels, inclusive.
+
+    The defaults of both thresholds suit SAM's networks; `settings_for` knows what suits the demo model.
 
     Raises:
         ValueError: a number is outside of its range, or points are asked for in two ways or none.
@@ -119,6 +124,23 @@ class AutomaticSettings:
                 raise ValueError(f"point_grids: expected points (N, 2) from 0 to 1, got {grid.shape}")
             grid.flags.writeable = False
         object.__setattr__(self, "point_grids", grids)
+
+
+def settings_for(network: str, **given: object) -> AutomaticSettings:
+    """Return settings with thresholds that suit a network, where the caller says none.
+
+    Args:
+        network: the name in its configuration (`model.config.SamConfig.name`).
+        given: fields of `AutomaticSettings`; None stands for the default, which with ``point_grids`` is no grid.
+
+    Raises:
+        ValueError: as `AutomaticSettings`.
+    """
+    said = {name: value for name, value in given.items() if value is not None}
+    values: dict[str, Any] = {**_THRESHOLDS.get(network, {}), **said}  # Any: checked by the constructor
+    if "point_grids" in said:
+        values.setdefault("points_per_side", None)
+    return AutomaticSettings(**values)
 
 
 def _is_number(value: object) -> bool:
