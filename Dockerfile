@@ -2,9 +2,10 @@
 #   docker build --target cpu -t paddle-sam-backend:cpu .
 #   docker build --target gpu -t paddle-sam-backend:gpu .
 # What compiles or downloads stays in the build stages; weights come in through a volume.
-ARG PYTHON=3.11
+# `python -m tests.dockerfile_steps` runs the steps without Docker, as far as that goes.
+ARG PYTHON=3.11.14-slim-bookworm
 
-FROM python:${PYTHON}-slim AS build
+FROM python:${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH
@@ -19,21 +20,27 @@ ARG PADDLE_INDEX=https://www.paddlepaddle.org.cn/packages/stable/cu126/
 COPY requirements-gpu.txt /build/
 RUN pip install -r /build/requirements-gpu.txt --extra-index-url ${PADDLE_INDEX}
 
-FROM python:${PYTHON}-slim AS base
+FROM build AS app
+COPY LICENSE NOTICE _wsgi.py /app/
+COPY model /app/model
+COPY backend /app/backend
+# Whatever the clone's permissions are, everybody may read; and nobody may write what Python would compile later.
+RUN chmod -R a+rX,go-w /app && python -m compileall -q /app
+
+FROM python:${PYTHON} AS base
 # Paddle needs OpenMP's runtime, nothing here needs a compiler.
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --create-home paddle-sam \
     && install -d -o paddle-sam /weights /cache
 WORKDIR /app
-COPY LICENSE NOTICE ./
-COPY model ./model
-COPY backend ./backend
-COPY _wsgi.py ./
+COPY --from=app /app /app
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     MODEL_DIR=/weights PADDLE_SAM_CACHE_DIR=/cache
 VOLUME ["/weights", "/cache"]
 EXPOSE 9090
 USER paddle-sam
+# Of a web process; a worker has its own, see docker-compose.yml.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "-m", "backend", "serve", "--check"]
 ENTRYPOINT ["python", "-m", "backend"]
 CMD ["serve"]
 

@@ -2,6 +2,7 @@
 
 import http.client
 
+PATH = "/health"
 TIMEOUT_S = 5.0
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only looked up
 
@@ -10,7 +11,7 @@ def is_up(host: str, port: int) -> bool:
     """Return whether a service that listens on this address answers; never by way of a proxy."""
     connection = http.client.HTTPConnection(EVERY_ADDRESS.get(host, host), port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", "/health")
+        connection.request("GET", PATH)
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False

@@ -1,5 +1,8 @@
 """The container files: what they copy exists, what they run is a command, and the services fit together."""
 
+import fnmatch
+import importlib.resources
+import json
 import re
 from pathlib import Path
 
@@ -7,11 +10,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from backend import bootstrap, health
 from backend.__main__ import main
 from backend.settings import NAMES, read
+from tests.dockerfile_steps import Image, Step, build, parse
 
 ROOT = Path(__file__).parents[1]
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
+STEPS = list(parse((ROOT / "Dockerfile").read_text()))
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
 OURS = ("web", "worker")
@@ -28,31 +33,67 @@ def environment(service, environ=None):
 
 def stages():
     """What each stage is built on, in order."""
-    return {name: base for base, name in re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)}
+    return {step.stage: step.text.split()[0] for step in STEPS if step.name == "FROM"}
 
 
-def final_stages():
-    """The text of the stages that the two targets are made of, without those they only copy from."""
-    parts = re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)
-    return {found[1]: part for part in parts if (found := re.match(r"FROM \S+ AS (\S+)", part))}
+def of_stage(name, *instructions):
+    """The texts of a stage's instructions of these kinds."""
+    return [step.text for step in STEPS if step.stage == name and step.name in instructions]
+
+
+def is_sent(path):
+    """Whether a file of the context is sent to the builder, by the rules of .dockerignore: the last match counts."""
+    is_out = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pattern = line.removeprefix("!")
+            if any(_matches(pattern, part) for part in (path, *path.parents) if part.name):
+                is_out = not line.startswith("!")
+    return not is_out
+
+
+def _matches(pattern, path):
+    if pattern.startswith("**/"):
+        return fnmatch.fnmatchcase(path.name, pattern[3:])
+    return len(path.parts) == 1 and fnmatch.fnmatchcase(path.name, pattern)
 
 
 def test_everything_copied_from_the_context_exists_and_is_not_ignored():
-    sources = re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
-    named = [word for line in sources for word in line.split()[:-1]]
-    assert {"model", "backend", "requirements.txt", "requirements-gpu.txt"} <= set(named)
+    named = {
+        word for step in STEPS if step.name == "COPY" and "--from=" not in step.text for word in step.text.split()[:-1]
+    }
+    assert {"model", "backend", "requirements.txt", "requirements-gpu.txt"} <= named
+    assert all((ROOT / name).exists() for name in named)
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    for name in named:
-        assert (ROOT / name).exists()
-        assert name.removeprefix("./") in allowed
+    assert named == allowed
+
+
+def test_what_is_sent_to_the_builder_is_small_and_not_private():
+    files = [path.relative_to(ROOT) for name in ("model", "backend") for path in (ROOT / name).rglob("*")]
+    sent = [path for path in files if (ROOT / path).is_file() and is_sent(path)]
+    assert Path("model/demo/demo.safetensors") in sent
+    assert Path("backend/app.py") in sent
+    assert sum((ROOT / path).stat().st_size for path in sent) < 12_000_000
+    assert not [path for path in sent if path.suffix == ".pyc"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".env", ".git/config", ".demo/login.json", ".venv/bin/python", ".ci/run", "runs/last.pt", "weights/sam.pth",
+        "out/a.png", "tests/fakes.py", "docs/operations.md", "README.md", "docker-compose.yml", "dist/a.whl",
+        "model/.env", "backend/.cache/a", "backend/__pycache__/app.cpython-311.pyc", "model/demo/a.pyc",
+    ],
+)  # fmt: skip
+def test_what_is_private_or_heavy_is_not_sent_to_the_builder(name):
+    assert not is_sent(Path(name))
 
 
 def test_stages_that_are_copied_from_or_built_on_exist():
     known = stages()
-    for base in known.values():
-        assert base in known or base.startswith("python:")
-    for name in re.findall(r"--from=(\S+)", DOCKERFILE):
-        assert name in known
+    assert all(base in known or base == "python:${PYTHON}" for base in known.values())
+    copied = {name for step in STEPS for name in re.findall(r"^--from=(\S+)", step.text)}
+    assert copied == {"app", "build-cpu", "build-gpu"} <= set(known)
     assert {
         service["build"]["target"] for service in (*map(COMPOSE["services"].get, OURS), GPU["services"]["worker"])
     } == {
@@ -62,31 +103,125 @@ def test_stages_that_are_copied_from_or_built_on_exist():
     assert list(known)[-1] == "cpu"
 
 
+def test_images_that_others_make_are_named_to_the_last_digit():
+    (python,) = (step.text.partition("=")[2] for step in STEPS if step.name == "ARG" and step.stage == "")
+    others = [service["image"].rpartition(":")[2] for service in COMPOSE["services"].values() if "build" not in service]
+    assert len(others) == 2
+    assert all(re.match(r"\d+\.\d+\.\d+(-|$)", tag) for tag in (python, *others))
+    assert python.startswith("3.11.")
+    assert python.endswith("-slim-bookworm")
+
+
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_a_final_image_runs_as_nobody_in_particular_without_compiler_or_weights(target):
-    parts = final_stages()
-    base = parts["base"]
-    whole = base + parts[target]
-    assert re.search(r"^FROM base AS", parts[target])
-    assert "USER paddle-sam" in base
-    assert base.index("USER paddle-sam") > base.index("RUN ")
-    assert "USER" not in parts[target]
-    assert not re.search(r"\b(gcc|g\+\+|build-essential|pip install)\b", whole)
-    assert 'VOLUME ["/weights", "/cache"]' in base
-    assert "MODEL_DIR=/weights" in base
-    assert f"--from=build-{target} /venv /venv" in parts[target]
+    assert stages()[target] == "base"
+    base = [(step.name, step.text) for step in STEPS if step.stage == "base"]
+    names = [name for name, _ in base]
+    assert base[names.index("USER")][1] == "paddle-sam"
+    assert names.index("USER") > max(place for place, name in enumerate(names) if name in ("RUN", "COPY"))
+    assert not of_stage(target, "USER", "RUN")
+    assert not re.search(r"\b(gcc|g\+\+|build-essential|pip)\b", " ".join(of_stage("base", "RUN")))
+    assert of_stage("base", "VOLUME") == ['["/weights", "/cache"]']
+    assert "MODEL_DIR=/weights" in of_stage("base", "ENV")[0]
+    assert of_stage(target, "COPY") == [f"--from=build-{target} /venv /venv"]
+
+
+def words(instruction):
+    """The words of the only instruction of this kind, from its JSON form."""
+    (text,) = (step.text for step in STEPS if step.name == instruction)
+    return json.loads(text[text.index("[") :])
 
 
 def test_what_containers_run_are_commands_of_ours():
-    entry = re.search(r'^ENTRYPOINT \["python", "-m", "backend"\]$', DOCKERFILE, re.MULTILINE)
-    assert entry
-    commands = [COMPOSE["services"][name]["command"] for name in OURS]
-    commands.append(re.findall(r'"(\w+)"', re.search(r"^CMD (.+)$", DOCKERFILE, re.MULTILINE)[1]))
-    assert COMPOSE["services"]["worker"]["healthcheck"]["test"][1:4] == ["python", "-m", "backend"]
-    commands.append(COMPOSE["services"]["worker"]["healthcheck"]["test"][4:])
+    entry = words("ENTRYPOINT")
+    assert entry == ["python", "-m", "backend"]
+    checks = [words("HEALTHCHECK"), *(COMPOSE["services"][name]["healthcheck"]["test"][1:] for name in OURS)]
+    assert all(check[:3] == entry for check in checks)
+    commands = [
+        words("CMD"),
+        *(COMPOSE["services"][name]["command"] for name in OURS),
+        *(check[3:] for check in checks),
+    ]
     for command in commands:
         done = CliRunner().invoke(main, [*command, "--help"])
         assert done.exit_code == 0, done.output
+
+
+def test_a_health_check_asks_what_its_container_runs():
+    assert words("HEALTHCHECK")[3:] == [*words("CMD"), "--check"]
+    for name in OURS:
+        service = COMPOSE["services"][name]
+        assert service["healthcheck"]["test"][4:] == [*service["command"], "--check"]
+
+
+def test_the_address_that_health_checks_ask_is_one_of_the_services(tiny_checkpoint, tmp_path):
+    service = bootstrap.build(
+        read({"PADDLE_SAM_CACHE_DIR": str(tmp_path), "BASIC_AUTH_USER": "a", "BASIC_AUTH_PASS": "b"}), tiny_checkpoint
+    )
+    assert (
+        service.app.test_client().get(health.PATH).status_code == 200
+    )  # without credentials, which the check does not have
+    service.close()
+    label_studio = COMPOSE["services"]["label-studio"]["healthcheck"]["test"]
+    assert label_studio[-1] == f"http://localhost:8080{health.PATH}"
+
+
+SCHEMA_REASON = "the schema of compose files comes with check-jsonschema, see requirements-dev.txt"
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.gpu.yml"])
+def test_a_compose_file_keeps_to_the_specification(name):
+    validator = schema_of_compose_files()
+    found = yaml.safe_load((ROOT / name).read_text())
+    assert [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(found)] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"helthcheck": {}},
+        {"ports": "9090"},
+        {"deploy": {"replicas": [1]}},
+        {"depends_on": {"redis": {"condition": "up"}}},
+    ],
+)
+def test_the_specification_would_not_take_a_slip(change):
+    slipped = {"services": {"web": {**COMPOSE["services"]["web"], **change}}}
+    assert list(schema_of_compose_files().iter_errors(slipped))
+
+
+def schema_of_compose_files():
+    package = pytest.importorskip("check_jsonschema", reason=SCHEMA_REASON)
+    jsonschema = pytest.importorskip("jsonschema", reason=SCHEMA_REASON)
+    path = importlib.resources.files(package) / "builtin_schemas" / "vendor" / "compose-spec.json"
+    return jsonschema.Draft202012Validator(json.loads(path.read_text()))
+
+
+def test_a_dockerfiles_lines_are_told_apart():
+    steps = list(parse("# a\nARG A=1\n\nFROM b:${A} AS c\nRUN x \\\n    && y\n"))
+    assert steps == [Step("", "ARG", "A=1"), Step("c", "FROM", "b:${A} AS c"), Step("c", "RUN", "x && y")]
+    with pytest.raises(ValueError, match="expected an instruction, got 'oops'"):
+        list(parse("FROM a AS b\noops\n"))
+
+
+def test_paths_of_the_image_are_put_below_a_folder_and_others_left_alone(tmp_path):
+    image = Image(tmp_path, ROOT)
+    assert image.below("/venv/bin:/usr/bin /app /application x/app") == (
+        f"{tmp_path}/venv/bin:/usr/bin {tmp_path}/app /application x/app"
+    )
+    assert image.run("apt-get update && install -d -o somebody /weights /cache && useradd x") == [
+        "apt-get update",
+        "useradd x",
+    ]
+    assert (tmp_path / "weights").is_dir()
+
+
+@pytest.mark.slow
+def test_the_steps_make_a_service_that_becomes_healthy(tmp_path):
+    lines = list(build(tmp_path))
+    assert lines[-1].startswith("healthy after ")
+    made = {line.split()[0] for line in lines[:-1] if not line.startswith(" ")}
+    assert made == {"build", "build-cpu", "app", "base"}
 
 
 @pytest.mark.parametrize("service", OURS)
