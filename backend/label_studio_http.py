@@ -118,6 +118,11 @@ class LabelStudioHttp:
         """Return the value of the ``Authorization`` header; see `backend.label_studio.LabelStudio.authorization`."""
         if self._api_key is None or self.token_kind is TokenKind.NONE:
             return None
+        if self.token_kind is TokenKind.CUT:
+            raise AccessError(
+                "LABEL_STUDIO_API_KEY is a personal access token without its end, as Label Studio's list shows it; "
+                "create one and copy it from where it is shown whole, once"
+            )
         if self.token_kind is TokenKind.LEGACY:
             return f"Token {self._api_key.value}"
         if self.token_kind is TokenKind.ACCESS:

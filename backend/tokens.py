@@ -18,6 +18,7 @@ class TokenKind(str, Enum):
     NONE = "none"
     LEGACY = "legacy token"
     PERSONAL = "personal access token"
+    CUT = "personal access token without its end"
     ACCESS = "access token"
 
 
@@ -39,7 +40,9 @@ def token_kind(api_key: Secret | None) -> TokenKind:
         return TokenKind.NONE
     claims = _claims(api_key.value)
     if claims is None:
-        return TokenKind.LEGACY
+        # Label Studio shows a token whole when it is made, and in its list of tokens without the signature.
+        cut = _claims(api_key.value.rstrip(".") + ".")
+        return TokenKind.CUT if cut is not None and cut.token_type else TokenKind.LEGACY
     return TokenKind.ACCESS if claims.token_type == "access" else TokenKind.PERSONAL  # noqa: S105 - a claim's name
 
 

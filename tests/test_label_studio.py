@@ -45,7 +45,9 @@ def connect(server):
         (LEGACY_TOKEN, TokenKind.LEGACY),
         (PERSONAL_TOKEN, TokenKind.PERSONAL),
         (jwt(token_type="access"), TokenKind.ACCESS),
+        (PERSONAL_TOKEN.rpartition(".")[0], TokenKind.CUT),
         ("two.dots.nothing", TokenKind.LEGACY),
+        ("one.dot", TokenKind.LEGACY),
         ("a.!!!.c", TokenKind.LEGACY),
     ],
 )
@@ -112,6 +114,14 @@ def test_a_revoked_personal_token_is_an_access_error_that_says_what_to_do(connec
         connect().user()
     assert caught.value.reason is Reason.AUTH_FAILED
     assert server.refreshes == 1
+
+
+def test_a_personal_token_without_its_end_is_told_before_anything_is_asked(connect, server):
+    with pytest.raises(AccessError, match="without its end") as caught:
+        connect(PERSONAL_TOKEN.rpartition(".")[0]).user()
+    assert caught.value.reason is Reason.AUTH_FAILED
+    assert PERSONAL_TOKEN[:20] not in str(caught.value)
+    assert server.requests == []
 
 
 def test_a_refused_legacy_token_is_an_access_error_that_names_the_other_kind(connect, server):
