@@ -148,6 +148,7 @@ def test_closing_twice_or_before_a_start_is_fine(build):
     started = build()
     started.start()
     started.close()
+    assert [one.app.test_client().get("/health").status_code for one in (service, started)] == [200, 200]
 
 
 def test_a_click_after_closing_is_answered_with_a_reason(build):

@@ -90,7 +90,7 @@ def check_compose(words: list[str]) -> None:
             assert value in COMPOSE["services"]
 
 
-def check(command: str) -> None:
+def check_command(command: str) -> None:
     environ, words = parts(command)
     ours = {name: value for name, value in environ.items() if name not in LABEL_STUDIOS_OWN}
     assert set(ours) <= set(NAMES)
@@ -109,14 +109,14 @@ def check(command: str) -> None:
     elif (program, *rest[:1]) == ("docker", "compose"):
         check_compose(rest[1:])
         if "python" in rest:
-            check(shlex.join(rest[rest.index("python") :]))
+            check_command(shlex.join(rest[rest.index("python") :]))
     else:
         assert program in ("label-studio", "curl", "pip", "git", "cd", "source"), f"what is {program}?"
 
 
 @pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[f"{name}: {command[:60]}" for name, command in COMMANDS])
 def test_a_command_in_the_documentation_can_be_typed(name, command):
-    check(command)
+    check_command(command)
 
 
 def test_the_documentation_is_full_of_commands():
@@ -140,7 +140,7 @@ def test_the_documentation_is_full_of_commands():
 )
 def test_a_command_that_would_fail_is_found(wrong):
     with pytest.raises((AssertionError, click.ClickException, ValueError, ModuleNotFoundError)):
-        check(wrong)
+        check_command(wrong)
 
 
 def test_every_command_of_the_product_is_in_the_documentation():

@@ -48,7 +48,15 @@ def connect(studio):
         client.close()
 
 
-def fails(kind, reason, source, uri, **fields):
+def is_allowed(policy, host, address):
+    try:
+        policy.check(host, 80, address)
+    except AccessError:
+        return False
+    return True
+
+
+def assert_fails(kind, reason, source, uri, **fields):
     with pytest.raises(kind) as caught:
         source.fetch(ImageRef(uri, **fields))
     assert caught.value.reason is reason
@@ -87,22 +95,22 @@ def test_an_access_token_that_expired_in_between_is_renewed_once(connect, studio
 
 def test_a_revoked_token_is_an_access_error(connect, studio):
     studio.revoked = True
-    fails(AccessError, Reason.AUTH_FAILED, connect(), UPLOAD)
+    assert_fails(AccessError, Reason.AUTH_FAILED, connect(), UPLOAD)
 
 
 def test_a_refused_legacy_token_says_which_kind_to_use(connect, studio):
     studio.expire()
-    assert "personal access token" in fails(AccessError, Reason.AUTH_FAILED, connect(LEGACY_TOKEN), UPLOAD)
+    assert "personal access token" in assert_fails(AccessError, Reason.AUTH_FAILED, connect(LEGACY_TOKEN), UPLOAD)
 
 
 def test_a_missing_key_is_named(connect):
-    message = fails(AccessError, Reason.LABEL_STUDIO_NOT_CONFIGURED, connect(None), UPLOAD)
+    message = assert_fails(AccessError, Reason.LABEL_STUDIO_NOT_CONFIGURED, connect(None), UPLOAD)
     assert "LABEL_STUDIO_API_KEY is not set" in message
 
 
 def test_a_project_the_user_may_not_see_is_an_access_error(connect, studio):
     studio.routes[UPLOAD] = Reply(b"", 403)
-    fails(AccessError, Reason.AUTH_FAILED, connect(), UPLOAD)
+    assert_fails(AccessError, Reason.AUTH_FAILED, connect(), UPLOAD)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,7 @@ def test_a_project_the_user_may_not_see_is_an_access_error(connect, studio):
 )
 def test_a_login_page_is_an_access_error_and_no_image(connect, studio, login):
     studio.routes[UPLOAD] = login
-    fails(AccessError, Reason.AUTH_FAILED, connect(), UPLOAD)
+    assert_fails(AccessError, Reason.AUTH_FAILED, connect(), UPLOAD)
 
 
 def test_another_host_never_sees_the_token(connect, other):
@@ -132,7 +140,7 @@ def test_a_redirect_to_another_host_leaves_the_token_behind(connect, studio, oth
 
 def test_a_redirect_back_to_label_studio_does_not_bring_the_token_back(connect, studio, other):
     other.routes["/trap.png"] = Reply(b"", 302, {"Location": studio.url + UPLOAD})
-    fails(AccessError, Reason.AUTH_FAILED, connect(), other.url + "/trap.png")
+    assert_fails(AccessError, Reason.AUTH_FAILED, connect(), other.url + "/trap.png")
     assert "authorization" not in studio.requests[-1].headers
 
 
@@ -154,7 +162,7 @@ def test_label_studio_on_loopback_is_reached_without_any_setting(connect):
 
 
 def test_another_port_on_label_studios_host_is_not(connect, other):
-    message = fails(AccessError, Reason.FORBIDDEN_ADDRESS, connect(allowed=()), other.url + "/a.png")
+    message = assert_fails(AccessError, Reason.FORBIDDEN_ADDRESS, connect(allowed=()), other.url + "/a.png")
     assert "PADDLE_SAM_ALLOWED_HOSTS" in message
     assert not other.requests
 
@@ -166,7 +174,7 @@ def test_a_private_host_is_reached_once_it_is_listed(connect, other):
 
 def test_a_redirect_into_the_private_network_is_refused(connect, studio, other):
     studio.routes["/data/upload/1/r.png"] = Reply(b"", 302, {"Location": other.url + "/a.png"})
-    fails(AccessError, Reason.FORBIDDEN_ADDRESS, connect(allowed=()), "/data/upload/1/r.png")
+    assert_fails(AccessError, Reason.FORBIDDEN_ADDRESS, connect(allowed=()), "/data/upload/1/r.png")
     assert not other.requests
 
 
@@ -174,7 +182,7 @@ def test_the_address_connected_to_is_the_one_checked(connect, other):
     """A name that resolves to a public address first and to loopback the second time reaches neither by surprise."""
     answers = [["127.0.0.1"], ["93.184.216.34"]]
     source = connect(allowed=(), resolve=lambda host, port: answers.pop(0))
-    fails(AccessError, Reason.FORBIDDEN_ADDRESS, source, f"http://rebind.example.com:{other.port}/a.png")
+    assert_fails(AccessError, Reason.FORBIDDEN_ADDRESS, source, f"http://rebind.example.com:{other.port}/a.png")
     assert len(answers) == 1
 
 
@@ -207,15 +215,14 @@ def test_metadata_and_link_local_addresses_are_refused_even_when_listed(address)
     "address", ["127.0.0.1", "10.1.2.3", "172.17.0.1", "192.168.1.1", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1"]
 )
 def test_private_addresses_need_to_be_listed(address):
-    with pytest.raises(AccessError):
-        AddressPolicy(Origin("http", "ls", 8080)).check("host", 80, address)
-    AddressPolicy(Origin("http", "ls", 8080), ("host",)).check("host", 80, address)
-    AddressPolicy(Origin("http", "host", 80)).check("HOST.", 80, address)
+    assert not is_allowed(AddressPolicy(Origin("http", "ls", 8080)), "host", address)
+    assert is_allowed(AddressPolicy(Origin("http", "ls", 8080), ("host",)), "host", address)
+    assert is_allowed(AddressPolicy(Origin("http", "host", 80)), "HOST.", address)
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
 def test_public_addresses_are_allowed(address):
-    AddressPolicy(Origin("http", "ls", 8080)).check("host", 80, address)
+    assert is_allowed(AddressPolicy(Origin("http", "ls", 8080)), "host", address)
 
 
 def test_an_address_that_nobody_answers_leaves_the_next_one_its_turn(connect, other):
@@ -247,12 +254,12 @@ def test_the_token_follows_one_step_up_to_https_and_nowhere_else(url, label_stud
 
 def test_no_other_protocol_is_followed(connect, studio):
     studio.routes["/data/upload/1/r.png"] = Reply(b"", 302, {"Location": "file:///etc/passwd"})
-    fails(ImageError, Reason.UNSUPPORTED_IMAGE_SOURCE, connect(), "/data/upload/1/r.png")
+    assert_fails(ImageError, Reason.UNSUPPORTED_IMAGE_SOURCE, connect(), "/data/upload/1/r.png")
 
 
 def test_a_ring_of_redirects_ends(connect, other):
     other.routes["/r"] = Reply(b"", 302, {"Location": "/r"})
-    fails(ImageError, Reason.IMAGE_NOT_FOUND, connect(), other.url + "/r")
+    assert_fails(ImageError, Reason.IMAGE_NOT_FOUND, connect(), other.url + "/r")
     assert len(other.requests) == 6
 
 
@@ -261,13 +268,13 @@ def test_a_ring_of_redirects_ends(connect, other):
 
 def test_a_file_announced_too_large_is_refused_unread(connect, other):
     other.routes["/big"] = Reply(b"x" * 100, headers={"Content-Length": "1000000000"})
-    fails(ImageError, Reason.IMAGE_TOO_LARGE, connect(limits=Limits(max_bytes=1000)), other.url + "/big")
+    assert_fails(ImageError, Reason.IMAGE_TOO_LARGE, connect(limits=Limits(max_bytes=1000)), other.url + "/big")
 
 
 def test_a_file_of_unknown_size_is_read_no_further_than_the_limit(connect, other):
     other.routes["/big"] = Reply(b"x" * 3_000_000, headers={"Content-Length": None})
     source = connect(limits=Limits(max_bytes=100_000))
-    fails(ImageError, Reason.IMAGE_TOO_LARGE, source, other.url + "/big")
+    assert_fails(ImageError, Reason.IMAGE_TOO_LARGE, source, other.url + "/big")
 
 
 def test_the_limit_itself_is_allowed(connect, other):
@@ -277,7 +284,7 @@ def test_the_limit_itself_is_allowed(connect, other):
 def test_an_inline_image_has_the_same_limit(connect):
     source = connect(limits=Limits(max_bytes=4))
     assert source.fetch(ImageRef("data:;base64,YWJjZA==")).data == b"abcd"
-    fails(ImageError, Reason.IMAGE_TOO_LARGE, source, "data:;base64,YWJjZGU=")
+    assert_fails(ImageError, Reason.IMAGE_TOO_LARGE, source, "data:;base64,YWJjZGU=")
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Length": None}])
@@ -285,7 +292,7 @@ def test_a_server_that_drips_bytes_is_cut_off_at_the_deadline(connect, other, he
     other.routes["/slow"] = Reply(IMAGE, headers=headers, drip_s=0.02)
     source = connect(limits=Limits(timeout_s=0.3))
     started = time.monotonic()
-    message = fails(RetryLater, Reason.IMAGE_FETCH_FAILED, source, other.url + "/slow")
+    message = assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, source, other.url + "/slow")
     assert time.monotonic() - started < 2
     assert "PADDLE_SAM_FETCH_TIMEOUT_S" in message
 
@@ -293,7 +300,7 @@ def test_a_server_that_drips_bytes_is_cut_off_at_the_deadline(connect, other, he
 def test_a_server_that_drips_its_headers_is_cut_off_too(connect, other):
     other.routes["/slow"] = Reply(b"", headers={"X-Padding": "x" * 500}, drip_s=0.02)
     started = time.monotonic()
-    fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=Limits(timeout_s=0.3)), other.url + "/slow")
+    assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=Limits(timeout_s=0.3)), other.url + "/slow")
     assert time.monotonic() - started < 2
 
 
@@ -302,7 +309,7 @@ def test_a_server_that_never_answers_is_cut_off(connect):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://localhost:{silent.getsockname()[1]}/a.png"
-        fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=Limits(timeout_s=0.3)), url)
+        assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=Limits(timeout_s=0.3)), url)
 
 
 def test_a_connection_that_breaks_is_tried_once_more(connect, other):
@@ -313,7 +320,7 @@ def test_a_connection_that_breaks_is_tried_once_more(connect, other):
 
 def test_a_connection_that_keeps_breaking_may_be_tried_later(connect, other):
     other.routes["/a.png"] = Reply(IMAGE, cut=20)
-    fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(), other.url + "/a.png")
+    assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(), other.url + "/a.png")
 
 
 @pytest.mark.parametrize(
@@ -332,14 +339,14 @@ def test_a_connection_that_keeps_breaking_may_be_tried_later(connect, other):
 )
 def test_each_status_has_its_reason(connect, other, status, kind, reason):
     other.routes["/a.png"] = Reply(b"", status)
-    fails(kind, reason, connect(), other.url + "/a.png")
+    assert_fails(kind, reason, connect(), other.url + "/a.png")
 
 
 @pytest.mark.parametrize(
     "url", ["http://localhost:9/a.png", "http://nowhere.invalid/a.png", "http://" + "a" * 70 + ".com/"]
 )
 def test_nobody_there_may_be_tried_later(connect, url):
-    fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(), url)
+    assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(), url)
 
 
 def test_a_web_page_from_elsewhere_is_left_to_the_decoder_to_name(connect, other):
@@ -349,7 +356,7 @@ def test_a_web_page_from_elsewhere_is_left_to_the_decoder_to_name(connect, other
 
 def test_a_compressed_answer_is_refused_rather_than_misread(connect, other):
     other.routes["/a.png"] = Reply(IMAGE, headers={"Content-Encoding": "gzip"})
-    fails(ImageError, Reason.IMAGE_UNREADABLE, connect(), other.url + "/a.png")
+    assert_fails(ImageError, Reason.IMAGE_UNREADABLE, connect(), other.url + "/a.png")
 
 
 # Asking whether it changed
@@ -370,7 +377,7 @@ def test_an_unchanged_image_is_not_sent_again(connect, other):
 
 def test_a_304_nobody_asked_for_is_no_image(connect, other):
     other.routes["/a.png"] = Reply(b"", 304)
-    fails(ImageError, Reason.IMAGE_NOT_FOUND, connect(), other.url + "/a.png")
+    assert_fails(ImageError, Reason.IMAGE_NOT_FOUND, connect(), other.url + "/a.png")
 
 
 # Local files
@@ -391,4 +398,4 @@ def test_a_shared_directory_is_read_without_label_studio(connect, studio, tmp_pa
 def test_a_local_file_has_the_same_limit(connect, tmp_path):
     (tmp_path / "a.png").write_bytes(IMAGE)
     source = connect(root=tmp_path, limits=Limits(max_bytes=10))
-    fails(ImageError, Reason.IMAGE_TOO_LARGE, source, "/data/local-files/?d=a.png")
+    assert_fails(ImageError, Reason.IMAGE_TOO_LARGE, source, "/data/local-files/?d=a.png")
