@@ -1,6 +1,6 @@
 """A picture of what was found: masks tinted over the photo, with the boxes and points that asked for them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ _ON, _OFF, _WHITE = (40, 190, 60), (225, 45, 45), (255, 255, 255)
 _THINNEST_PX, _PHOTO_PER_PX = 1, 400
 
 
-def draw(image: RgbImage, masks: Sequence[Mask], prompts: Sequence[Prompt]) -> RgbImage:
+def draw(image: RgbImage, masks: Iterable[Mask], prompts: Sequence[Prompt]) -> RgbImage:
     """Return a copy of the photo with every mask and prompt drawn on it.
 
     Args:

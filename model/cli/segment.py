@@ -1,23 +1,26 @@
-"""``segment``: pictures in; masks, overlays and JSON out."""
+"""``segment``: pictures in; masks, overlays, JSON and COCO's file out."""
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from model.cli.choice import Choice, model_options
+from model.cli.everything import everything_options, settings_of
+from model.cli.jobs import Job, find_jobs
 from model.cli.refusal import os_sentence, refusing
+from model.cli.writing import Files, Found
 
 if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
     from model.api import SamModel
-    from model.inputs import Source
+    from model.automatic import AutomaticSettings
+    from model.inputs import Picture
     from model.prompts import Request
-    from model.result import SamResult
 
+Find = Callable[["Picture"], Found]
 
 Values = tuple[str, ...]
 
@@ -40,14 +43,6 @@ def _numbers(pattern: str, *counts: int) -> Callable[[click.Context, click.Param
     return parse
 
 
-@dataclass(frozen=True)
-class Job:
-    """One picture to segment, and the path, less suffix, of the files that will hold its masks."""
-
-    source: "Source"
-    target: Path
-
-
 @click.command(short_help="Segment pictures.")
 @click.argument("inputs", metavar="IMAGE|DIR|URL...", nargs=-1, required=True)
 @click.option("--box", "boxes", callback=_numbers("x1,y1,x2,y2", 4), metavar="x1,y1,x2,y2", multiple=True,
@@ -55,84 +50,89 @@ class Job:
 @click.option("--point", "points", callback=_numbers("x,y or x,y,0|1", 2, 3), metavar="x,y[,0|1]", multiple=True,
               help="A point on the object, or off it with 0. Points in a box refine it; the others mark one object.",
               )  # fmt: skip
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR",
-              help="Where to write; made if it is not there.")  # fmt: skip
+@click.option("--everything", is_flag=True, help="Find all objects without a prompt; the next options say which.")
+@everything_options
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Where to write masks, overlays and JSON; made if it is not there.")  # fmt: skip
+@click.option("--coco-out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write the masks of all pictures into one COCO file, as run lengths.")  # fmt: skip
 @model_options
 def segment(
-    inputs: Sequence[str], boxes: Sequence[list[float]], points: Sequence[list[float]], out: Path, choice: Choice
+    inputs: Sequence[str],
+    boxes: Sequence[list[float]],
+    points: Sequence[list[float]],
+    everything: bool,
+    limits: Mapping[str, object],
+    out: Path | None,
+    coco_out: Path | None,
+    choice: Choice,
 ) -> None:
-    """Segment pictures with the same boxes and points; without any, what lies at the centre of each.
+    """Segment pictures with the same boxes and points, or everything in them; without any of these, what lies at the
+    centre of each.
 
     For PHOTO.jpg DIR gets PHOTO_mask_1.png and so on (white on the object), PHOTO_res.jpg (the masks over the
     photo) and PHOTO_res.json. A picture that cannot be read is reported, the others are still done, and the exit
     code is 1.
     """
-    from tqdm import tqdm
+    _check_options(boxes, points, everything, limits, out, coco_out)
+    with refusing(), ExitStack() as stack:
+        from model.prompts import of_boxes_and_points
 
-    from model.prompts import of_boxes_and_points
-
-    with refusing():
         requests = of_boxes_and_points(boxes, points)
-        jobs = _jobs(inputs, out)
+        if everything:
+            settings_of("", limits)  # what is wrong with them is said before the weights are loaded
+        jobs = find_jobs(inputs, out)
         model = choice.model()
-        if not requests:
-            click.echo("No --box or --point: segmenting what lies at the centre of each picture.", err=True)
-        model.check(requests or of_boxes_and_points([], [[0, 0]]))
-    failed = 0
-    for job in tqdm(jobs, unit="picture", disable=None if len(jobs) > 1 else True):
-        problem = _do(model, job, requests)
-        if problem:
-            failed += 1
-            tqdm.write(f"Error: {problem}", file=sys.stderr)
-    click.echo(f"{len(jobs) - failed} of {len(jobs)} pictures segmented, see {out}")
+        find = _everything(model, settings_of(model.network, limits)) if everything else _prompted(model, requests)
+        coco = None
+        if coco_out is not None:
+            from model.coco_file import CocoFile
+
+            coco = stack.enter_context(CocoFile(coco_out, f"Masks made by {model.model_version}"))
+        failed = _do_all(jobs, find, Files(out, coco, model.model_version))
+    places = " and ".join(str(place) for place in (out, coco_out) if place is not None)
+    click.echo(f"{len(jobs) - failed} of {len(jobs)} pictures segmented, see {places}")
     if failed:
         raise SystemExit(1)
 
 
-def _jobs(given: Sequence[str], out: Path) -> list[Job]:
-    """Return one job per picture; directories keep their structure, and no two jobs write the same file.
-
-    What an earlier run wrote below a directory is not segmented again.
-    """
-    from model.inputs import find
-
-    jobs, taken = [], set()
-    for argument in given:
-        is_directory = Path(argument).is_dir()
-        holds_out = Path(argument).resolve() in out.resolve().parents
-        for source in find(argument):
-            path = Path(source.path or "")
-            if holds_out and out.resolve() in path.resolve().parents:
-                continue
-            relative = path.relative_to(argument) if is_directory else Path(source.name or "picture")
-            target = next(name for name in _candidates(out / relative) if name not in taken)
-            taken.add(target)
-            jobs.append(Job(source, target))
-    return jobs
+def _check_options(
+    boxes: Sequence[list[float]],
+    points: Sequence[list[float]],
+    everything: bool,
+    limits: Mapping[str, object],
+    out: Path | None,
+    coco_out: Path | None,
+) -> None:
+    """Refuse options that do not go together."""
+    if everything and (boxes or points):
+        raise click.UsageError("--everything: expected no --box and no --point beside it")
+    if limits and not everything:
+        raise click.UsageError(f"--{next(iter(limits)).replace('_', '-')}: expected --everything beside it")
+    if out is None and coco_out is None:
+        raise click.UsageError("expected --out DIR, --coco-out FILE or both")
 
 
-def _candidates(path: Path) -> Iterator[Path]:
-    """Yield names less suffix: ``photo``, and if that is taken ``photo_png``, ``photo_png_2`` ..."""
-    yield path.with_suffix("")
-    longer = f"{path.stem}_{path.suffix.removeprefix('.')}"
-    yield path.with_name(longer)
-    count = 2
-    while True:
-        yield path.with_name(f"{longer}_{count}")
-        count += 1
+def _do_all(jobs: Sequence[Job], find: Find, files: Files) -> int:
+    """Do every picture; return how many could not be done."""
+    from tqdm import tqdm
+
+    failed = 0
+    for job in tqdm(jobs, unit="picture", disable=None if len(jobs) > 1 else True):
+        problem = _do(job, find, files)
+        if problem:
+            failed += 1
+            tqdm.write(f"Error: {problem}", file=sys.stderr)
+    return failed
 
 
-def _do(model: "SamModel", job: Job, requests: "Sequence[Request]") -> str | None:
+def _do(job: Job, find: Find, files: Files) -> str | None:
     """Segment one picture; return what went wrong, if it is the picture's fault."""
     from model.inputs import InputError
-    from model.prompts import PromptError, of_boxes_and_points
+    from model.prompts import PromptError
 
     try:
-        picture = job.source.open()
-        if not requests:
-            height, width = picture.original_size
-            requests = of_boxes_and_points([], [[width / 2, height / 2]])
-        _write(model.segment(picture, requests), model.model_version, job.target)
+        files.write(job, find(job.source.open()))
     except InputError as error:
         return str(error)
     except PromptError as error:
@@ -142,17 +142,66 @@ def _do(model: "SamModel", job: Job, requests: "Sequence[Request]") -> str | Non
     return None
 
 
-def _write(result: "SamResult", model_version: str, target: Path) -> None:
-    """Write masks, overlay and JSON; the JSON, which says that all is there, last."""
-    from PIL import Image
+def _prompted(model: "SamModel", requests: "Sequence[Request]") -> Find:
+    """Return what answers the same prompts, or one at the centre, in any picture.
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    names = []
-    for number, mask in enumerate(result["masks"], start=1):
-        path = target.with_name(f"{target.name}_mask_{number}.png")
-        Image.fromarray(mask.astype("uint8") * 255).save(path)
-        names.append(path.name)
-    result.save_to_img(target.with_name(f"{target.name}_res.jpg"))
-    fields = {**result.fields(), "masks": names, "mask_infos": result["mask_infos"], "model_version": model_version}
-    text = json.dumps(fields, indent=2, ensure_ascii=False)
-    target.with_name(f"{target.name}_res.json").write_text(text + "\n", encoding="utf-8")
+    Raises:
+        CapabilityError: the weights cannot take them.
+    """
+    from model import coco
+    from model.prompts import of_boxes_and_points
+
+    model.check(requests or of_boxes_and_points([], [[0, 0]]))
+    if not requests:
+        click.echo("No --box or --point: segmenting what lies at the centre of each picture.", err=True)
+
+    def find(picture: "Picture") -> Found:
+        height, width = picture.original_size
+        asked = requests or of_boxes_and_points([], [[width / 2, height / 2]])
+        result = model.segment(picture, asked)
+        infos = result["mask_infos"]
+        return Found(
+            picture,
+            result.fields(),
+            [coco.encode(row[0]) for row in result.found.masks],
+            infos,
+            [info["score"] for info in infos],
+            [{} for _ in infos],
+            [one.prompt for one in asked],
+        )
+
+    return find
+
+
+def _everything(model: "SamModel", settings: "AutomaticSettings") -> Find:
+    """Return what finds everything in any picture.
+
+    Raises:
+        CapabilityError: the weights take no points.
+    """
+    from tqdm import tqdm
+
+    from model.types import Embedding
+
+    generator = model.generator(settings)
+
+    def find(picture: "Picture") -> Found:
+        assert not isinstance(picture.content, Embedding)  # pictures are files and addresses here
+        found = generator.generate(picture.content)
+        if not found:
+            tqdm.write(
+                f"{picture.path}: nothing passes the filters; --pred-iou-thresh {settings.pred_iou_thresh:g} and "
+                f"--stability-score-thresh {settings.stability_score_thresh:g} can be lowered",
+                file=sys.stderr,
+            )
+        facts = [one.facts() for one in found]
+        return Found(
+            picture,
+            {"input_path": picture.path},
+            [one.rle for one in found],
+            facts,
+            [one.score for one in found],
+            [{name: value for name, value in one.items() if name not in ("area", "bbox")} for one in facts],
+        )
+
+    return find

@@ -1,0 +1,92 @@
+"""What a command found in a picture, as files: masks, an overlay, JSON, and a line in COCO's file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
+    from PIL.Image import Image
+
+    from model.cli.jobs import Job
+    from model.coco import Rle
+    from model.coco_file import CocoFile
+    from model.inputs import Picture
+    from model.types import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found in one picture.
+
+    Attributes:
+        picture: the picture.
+        fields: what the JSON file begins with.
+        masks: one per object.
+        infos: what the JSON file says of each.
+        scores: how good each is likely to be, 0 to 1, or None.
+        facts: what COCO's file says of each beyond its own fields.
+        prompts: what the overlay shows of the question.
+    """
+
+    picture: "Picture"
+    fields: Mapping[str, object]
+    masks: Sequence["Rle"]
+    infos: Sequence[Mapping[str, object]]
+    scores: Sequence[float | None]
+    facts: Sequence[Mapping[str, object]]
+    prompts: Sequence["Prompt"] = ()
+
+
+class Files:
+    """Writes what is found to a directory, to COCO's file, or to both."""
+
+    def __init__(self, out: Path | None, coco: "CocoFile | None", model_version: str) -> None:
+        self._out, self._coco, self._model_version = out, coco, model_version
+
+    def write(self, job: "Job", found: Found) -> None:
+        """Write all about one picture; to COCO's file last, which has no place for half of it.
+
+        Raises:
+            OSError: something cannot be written.
+        """
+        from model.coco_file import Annotation
+
+        if self._out is not None:
+            self._write_directory(self._out / job.target, found)
+        if self._coco is not None:
+            objects = zip(found.masks, found.scores, found.facts, strict=True)
+            annotations = (Annotation(rle, score, facts) for rle, score, facts in objects)
+            self._coco.add(job.name, found.picture.original_size, annotations)
+
+    def _write_directory(self, target: Path, found: Found) -> None:
+        """Write masks, overlay and JSON; the JSON, which says that all is there, last."""
+        from PIL import Image
+
+        from model import coco
+
+        target.parent.mkdir(parents=True, exist_ok=True)
+        names = []
+        for number, rle in enumerate(found.masks, start=1):
+            path = target.with_name(f"{target.name}_mask_{number}.png")
+            Image.fromarray(coco.decode(rle).to_array().astype("uint8") * 255).save(path)
+            names.append(path.name)
+        _overlay(found).save(target.with_name(f"{target.name}_res.jpg"))
+        fields = {**found.fields, "masks": names, "mask_infos": found.infos, "model_version": self._model_version}
+        text = json.dumps(fields, indent=2, ensure_ascii=False)
+        target.with_name(f"{target.name}_res.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _overlay(found: Found) -> "Image":
+    """Return the masks over the photo, those that nobody asked for one by one with the small ones on top."""
+    from PIL import Image
+
+    from model import coco
+    from model.overlay import draw
+    from model.types import Embedding
+
+    content = found.picture.content
+    assert not isinstance(content, Embedding)  # pictures are files and addresses here
+    masks = found.masks if found.prompts else sorted(found.masks, key=lambda rle: rle.area, reverse=True)
+    return Image.fromarray(draw(content, (coco.decode(rle) for rle in masks), found.prompts))

@@ -1,0 +1,106 @@
+"""COCO's annotation file, masks as run lengths, written as pictures come: only one picture's masks are held."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from model.coco import Rle
+
+CATEGORY = {"id": 1, "name": "object", "supercategory": ""}
+"""Masks have no names here, and COCO wants one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One object.
+
+    Attributes:
+        rle: its mask.
+        score: how good the mask is likely to be, 0 to 1; None where nothing says.
+        more: further fields, none of them COCO's own.
+    """
+
+    rle: Rle
+    score: float | None = None
+    more: Mapping[str, object] = field(default_factory=dict)
+
+
+class CocoFile:
+    """Writes one file: ``with CocoFile(path, description) as file: file.add(...)``.
+
+    What was added is there, whole and readable, also where the block ends with an error. Until then it is in
+    ``NAME.part``, and an older file of that name stays as it was; it does so too where nothing was added.
+    """
+
+    def __init__(self, path: Path, description: str) -> None:
+        """Keep the names; nothing is written yet.
+
+        Args:
+            path: the file; folders on the way are made.
+            description: what ``info`` says of the masks.
+        """
+        self._path, self._description = path, description
+        self._part = path.with_name(f"{path.name}.part")
+        self._images: list[Mapping[str, object]] = []
+        self._count = 0
+        self._stream: IO[str] | None = None
+
+    def __enter__(self) -> "CocoFile":
+        """Begin.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.is_dir():
+            raise IsADirectoryError(21, "expected a file, got a directory", str(self._path))
+        self._stream = self._part.open("w", encoding="utf-8", newline="\n")
+        info = {"description": self._description}
+        self._stream.write(f'{{"info": {_text(info)},\n"categories": [{_text(CATEGORY)}],\n"annotations": [')
+        return self
+
+    def add(self, file_name: str, original_size: tuple[int, int], annotations: Iterable[Annotation]) -> None:
+        """Write the masks of a picture.
+
+        Args:
+            file_name: of the picture, as a reader of the file shall look for it.
+            original_size: (H, W).
+            annotations: what was found in it.
+        """
+        assert self._stream is not None  # entered
+        height, width = original_size
+        image_id = len(self._images) + 1
+        self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+        for one in annotations:
+            separator = "," if self._count else ""
+            self._count += 1
+            fields: dict[str, object] = {
+                "id": self._count,
+                "image_id": image_id,
+                "category_id": CATEGORY["id"],
+                "segmentation": one.rle.to_compressed(),
+                "area": one.rle.area,
+                "bbox": list(one.rle.bbox),
+                "iscrowd": 0,
+            }
+            score = {} if one.score is None else {"score": one.score}
+            self._stream.write(f"{separator}\n{_text({**fields, **score, **one.more})}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._stream is not None  # entered
+        with self._stream as stream:
+            images = ",\n".join(_text(image) for image in self._images)
+            stream.write(f'],\n"images": [\n{images}]}}\n')
+        if self._images:
+            self._part.replace(self._path)
+        else:
+            self._part.unlink()
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

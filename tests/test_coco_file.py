@@ -1,0 +1,80 @@
+"""COCO's file holds what was added, whole, however the work ended."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+
+from model import coco
+from model.coco_file import Annotation, CocoFile
+from model.types import Mask
+
+
+def square(x, y, side, size=(30, 40)):
+    mask = np.zeros(size, dtype=bool)
+    mask[y : y + side, x : x + side] = True
+    return coco.encode(Mask.from_array(mask))
+
+
+def test_pictures_and_masks_are_numbered_and_belong_together(tmp_path):
+    path = tmp_path / "new" / "masks.json"
+    with CocoFile(path, "Masks made by été@1") as file:
+        file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3), 0.5), Annotation(square(5, 6, 7))])
+        file.add("empty.jpg", (10, 20), [])
+        file.add("more/é.jpg", (30, 40), [Annotation(square(0, 0, 30), 0.25, {"stability_score": 0.75})])
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert list(found) == ["info", "categories", "annotations", "images"]
+    assert found["info"]["description"] == "Masks made by été@1"
+    assert found["images"] == [
+        {"id": 1, "file_name": "a.jpg", "height": 30, "width": 40},
+        {"id": 2, "file_name": "empty.jpg", "height": 10, "width": 20},
+        {"id": 3, "file_name": "more/é.jpg", "height": 30, "width": 40},
+    ]
+    annotations = found["annotations"]
+    assert [(one["id"], one["image_id"], one.get("score")) for one in annotations] == [
+        (1, 1, 0.5),
+        (2, 1, None),
+        (3, 3, 0.25),
+    ]
+    assert [one["bbox"] for one in annotations] == [[1, 2, 3, 3], [5, 6, 7, 7], [0, 0, 30, 30]]
+    assert [one["area"] for one in annotations] == [9, 49, 900]
+    assert {one["category_id"] for one in annotations} == {found["categories"][0]["id"]}
+    assert annotations[2]["stability_score"] == 0.75
+    assert coco.parse(annotations[1]["segmentation"]).box == (5, 6, 12, 13)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_was_added_before_an_error_is_kept(tmp_path):
+    path = tmp_path / "masks.json"
+    with contextlib.suppress(KeyboardInterrupt), CocoFile(path, "") as file:
+        file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3))])
+        raise KeyboardInterrupt
+    found = json.loads(path.read_text())
+    assert [image["file_name"] for image in found["images"]] == ["a.jpg"]
+    assert len(found["annotations"]) == 1
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_an_older_file_stays_where_nothing_was_added(tmp_path, error):
+    path = tmp_path / "masks.json"
+    path.write_text("older")
+    with contextlib.suppress(KeyboardInterrupt), CocoFile(path, ""):
+        if error:
+            raise error
+    assert path.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_older_file_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "masks.json"
+    path.write_text("older")
+    with CocoFile(path, "") as file:
+        file.add("a.jpg", (30, 40), [])
+        assert path.read_text() == "older"
+    assert json.loads(path.read_text())["annotations"] == []
+
+
+def test_a_directory_is_refused(tmp_path):
+    with pytest.raises(OSError, match="expected a file, got a directory"), CocoFile(tmp_path, ""):
+        pass
