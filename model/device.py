@@ -1,5 +1,7 @@
 """Which device the network runs on, and what a CPU needs to be told to run it well."""
 
+import importlib.metadata
+import logging
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -14,6 +16,14 @@ from model.errors import DeviceError
 T = TypeVar("T")
 R = TypeVar("R")
 
+logger = logging.getLogger(__name__)
+
+NO_GPU_BUILD = "this paddlepaddle has no GPU support; install paddlepaddle-gpu or use cpu"
+HIDDEN = (
+    "the CPU's paddlepaddle was installed over paddlepaddle-gpu; pip install --force-reinstall --no-deps "
+    "paddlepaddle-gpu, from Paddle's own index, puts it back"
+)
+
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -26,21 +36,27 @@ def resolve(device: str) -> str:
     Raises:
         DeviceError: another word, or a GPU that is not there.
     """
-    count = paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
+    has_cuda = paddle.device.is_compiled_with_cuda()
+    count = paddle.device.cuda.device_count() if has_cuda else 0
     name, _, index = device.partition(":")
     if device == "auto":
+        if not has_cuda and _is_gpu_build_hidden():
+            logger.warning("event=gpu_build_hidden device=cpu detail=%r", HIDDEN)
         return "gpu:0" if count else "cpu"
     if device == "cpu":
         return "cpu"
     if name != "gpu" or (index and not index.isdigit()):
         raise DeviceError(f"device: expected auto, cpu or gpu:N, got {device!r}")
-    if not paddle.device.is_compiled_with_cuda():
-        raise DeviceError(
-            f"device {device!r}: this paddlepaddle has no GPU support; install paddlepaddle-gpu or use cpu"
-        )
+    if not has_cuda:
+        raise DeviceError(f"device {device!r}: {HIDDEN if _is_gpu_build_hidden() else NO_GPU_BUILD}")
     if int(index or 0) >= count:
         raise DeviceError(f"device {device!r}: expected one of the {count} GPUs that Paddle sees here")
     return f"gpu:{int(index or 0)}"
+
+
+def _is_gpu_build_hidden() -> bool:
+    """Whether both builds of Paddle are installed; they own the same files, and pip does not mind."""
+    return any(importlib.metadata.distributions(name="paddlepaddle-gpu"))
 
 
 def check_dtype(dtype: str, device: str) -> str:

@@ -58,6 +58,27 @@ def test_auto_is_the_cpu_where_there_is_no_gpu():
 
 
 @pytest.mark.skipif(not WITHOUT_GPU, reason="this Paddle can use a GPU")
+@pytest.fixture
+def gpu_build(tmp_path, monkeypatch):
+    """What pip leaves of a GPU build of Paddle over which it installed the CPU's."""
+    if paddle.device.is_compiled_with_cuda():
+        pytest.skip("this is a GPU build")
+    folder = tmp_path / "paddlepaddle_gpu-3.3.1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: paddlepaddle-gpu\nVersion: 3.3.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_gpu_build_that_the_cpus_lies_over_is_refused_with_the_way_out(gpu_build):
+    with pytest.raises(DeviceError, match="installed over paddlepaddle-gpu; pip install --force-reinstall --no-deps"):
+        devices.resolve("gpu")
+
+
+def test_auto_says_that_it_takes_the_cpu_because_a_gpu_build_is_hidden(gpu_build, caplog):
+    assert devices.resolve("auto") == "cpu"
+    assert "event=gpu_build_hidden" in caplog.text
+
+
 @pytest.mark.parametrize("asked", ["gpu", "gpu:0", "gpu:3"])
 def test_a_gpu_that_is_missing_is_refused_with_the_way_out(asked, tiny_checkpoint):
     with pytest.raises(DeviceError, match=f"'{asked}': this paddlepaddle has no GPU support; install paddlepaddle-gpu"):
