@@ -54,6 +54,11 @@ def test_the_readme_moves():
         assert getattr(picture, "n_frames", 1) > 20
 
 
+def test_every_picture_in_docs_is_shown_or_linked_somewhere():
+    linked = {(one.path.parent / link).resolve() for one in DOCUMENTS for link in one.links}
+    assert set((ROOT / "docs" / "images").iterdir()) <= linked
+
+
 def test_every_document_can_be_reached_from_the_readme():
     reached, ahead = set(), [ROOT / "README.md"]
     while ahead:
