@@ -57,7 +57,6 @@ def test_auto_is_the_cpu_where_there_is_no_gpu():
     assert devices.resolve("auto") == "cpu"
 
 
-@pytest.mark.skipif(not WITHOUT_GPU, reason="this Paddle can use a GPU")
 @pytest.fixture
 def gpu_build(tmp_path, monkeypatch):
     """What pip leaves of a GPU build of Paddle over which it installed the CPU's."""
@@ -79,6 +78,7 @@ def test_auto_says_that_it_takes_the_cpu_because_a_gpu_build_is_hidden(gpu_build
     assert "event=gpu_build_hidden" in caplog.text
 
 
+@pytest.mark.skipif(not WITHOUT_GPU, reason="this Paddle can use a GPU")
 @pytest.mark.parametrize("asked", ["gpu", "gpu:0", "gpu:3"])
 def test_a_gpu_that_is_missing_is_refused_with_the_way_out(asked, tiny_checkpoint):
     with pytest.raises(DeviceError, match=f"'{asked}': this paddlepaddle has no GPU support; install paddlepaddle-gpu"):
