@@ -234,12 +234,14 @@ def test_a_demo_that_is_already_running_is_not_started_twice(demo):
 @contextmanager
 def started(demo: Demo) -> Iterator[subprocess.Popen[str]]:
     """Start the demo as a process of its own, and give it as soon as it is ready."""
-    starter = "import os, sys, pickle; from backend.demo import run; " + (
+    # Ctrl-C is heard even where these tests run in the background, which their processes are told to ignore it in.
+    starter = "import os, pickle, signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + (
+        "from backend.demo import run; "
         f"run(pickle.loads({pickle.dumps(demo)!r}), os.environ, lambda line: print(line, flush=True))"
     )
     with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as process:
-        while "Password" not in process.stdout.readline():
-            pass
+        while "Password" not in (line := process.stdout.readline()):
+            assert line, "it ended before it was ready"
         yield process
 
 
