@@ -143,6 +143,15 @@ def test_a_command_that_would_fail_is_found(wrong):
         check_command(wrong)
 
 
+def test_every_option_that_the_text_names_exists():
+    commands = [command for group in GROUPS.values() for command in group.commands.values()]
+    known = {word for command in commands for option in command.params for word in option.opts}
+    for one in documents():
+        for word in one.words_in_code:
+            if word.startswith("--"):
+                assert word.split()[0] in known, f"{one.name}: {word}"
+
+
 def test_every_command_of_the_product_is_in_the_documentation():
     told = {tuple(parts(command)[1][1:4]) for _, command in COMMANDS}
     known = {("-m", package, name) for package, group in GROUPS.items() for name in group.commands}
