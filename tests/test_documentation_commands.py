@@ -148,7 +148,7 @@ def test_every_option_that_the_text_names_exists():
     known = {word for command in commands for option in command.params for word in option.opts}
     for one in documents():
         for word in one.words_in_code:
-            if word.startswith("--"):
+            if word.startswith("--") and one.path.parent.name != "demo":  # its scripts have options of their own
                 assert word.split()[0] in known, f"{one.name}: {word}"
 
 
