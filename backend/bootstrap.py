@@ -26,7 +26,7 @@ from backend.loading_decoder import LoadingDecoder
 from backend.metrics import Metrics
 from backend.pictures import Pictures
 from backend.pushing import Pushing
-from backend.retrieval import Retrieval, RetrievalPolicy
+from backend.retrieval import Opened, Retrieval, RetrievalPolicy
 from backend.segmenter import Policy, Segmenter
 from backend.settings import MB, Settings
 from backend.snapshot import Parts
@@ -156,7 +156,7 @@ def _retrieval(
     pushing = Pushing(segmenter, label_studio, claims, metrics)
     metrics.watch("pushes_waiting", "Tasks whose predictions are still to be made and stored.", lambda: len(pushing))
     can_store = label_studio.token_kind is not TokenKind.NONE
-    policy = RetrievalPolicy(settings.retrieve_budget_s, settings.answer_opened_tasks)
+    policy = RetrievalPolicy(settings.retrieve_budget_s, Opened(settings.answer_opened_tasks))
     return Retrieval(segmenter, claims, pushing if can_store else None, policy), pushing
 
 

@@ -13,14 +13,16 @@ from typing import Protocol
 
 import msgspec
 
-from backend import protocol
+from backend import protocol, task_selection
 from backend.claims import Claims
 from backend.errors import BackendError, Reason
 from backend.label_studio_types import NewPrediction, Project
 from backend.patience import Patience, Stopped
 from backend.prediction_writer import PredictionStore, PredictionWriter, Ready, Written, own
+from backend.project_tasks import ProjectTasks
 from backend.retrieval import Late
 from backend.task_segmenter import TaskSegmenter
+from backend.task_selection import Selection
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,12 @@ AT_ONCE = 4
 
 IMAGE_S = 600.0
 """For how long a task's images are waited for at a time."""
+
+SAMPLED = 20
+"""How many of a project's tasks with predictions of this version are looked at for one that shows something."""
+
+UNWANTED_S = 300.0
+"""For how long a project without any is not looked at again."""
 
 
 class Studio(PredictionStore, Protocol):
@@ -78,6 +86,7 @@ class Pushing:
         self._waiting: OrderedDict[Hashable, Late] = OrderedDict()
         self._in_hand: dict[Hashable, Late] = {}
         self._projects: dict[int, Project] = {}
+        self._unwanted_until: dict[int, float] = {}
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
 
@@ -145,6 +154,8 @@ class Pushing:
             return None
 
     def _push(self, late: Late) -> None:
+        if late.is_doubtful and not self._is_wanted(late):
+            return
         segment = partial(self._segmenter.segment, late.task, late.asked, late.controls, late.project_id, IMAGE_S)
         made = self._patience.see_through(segment, self._studio.version)
         if not made.result:
@@ -163,12 +174,28 @@ class Pushing:
         if verdict is Written.STORED:
             logger.info("event=pushed project=%s task=%s regions=%d", late.project_id, late.task.id, len(made.result))
 
+    def _is_wanted(self, late: Late) -> bool:
+        """Whether predictions of this version are in use in a project; empty ones only say that a task is settled."""
+        project, version = self._project(late), self._segmenter.model_version
+        if self._unwanted_until.get(project.id, 0.0) > self._claims.now():
+            return False
+        selection = Selection((task_selection.holding(version),))
+        for task in ProjectTasks(self._studio, self._patience, project, selection, SAMPLED):
+            assert task.id is not None
+            stored = self._patience.call(partial(self._studio.predictions, task.id)).stored
+            if any(not one.is_empty for one in own(stored, version)):
+                return True
+        self._unwanted_until[project.id] = self._claims.now() + UNWANTED_S
+        return False
+
+    def _project(self, late: Late) -> Project:
+        assert late.project_id is not None  # see `add`
+        if late.project_id not in self._projects:
+            self._projects[late.project_id] = self._patience.call(partial(self._studio.project, late.project_id))
+        return self._projects[late.project_id]
+
     def _writer(self, late: Late) -> PredictionWriter:
-        project_id = late.project_id
-        assert project_id is not None  # see `add`
-        if project_id not in self._projects:
-            self._projects[project_id] = self._patience.call(partial(self._studio.project, project_id))
-        return PredictionWriter(self._studio, self._patience, self._projects[project_id])
+        return PredictionWriter(self._studio, self._patience, self._project(late))
 
     def _done(self, late: Late) -> None:
         """Let go of a task; after the last of its project, see whether others have stored beside us."""

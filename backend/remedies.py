@@ -19,7 +19,7 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     Reason.NO_CONTEXT: ("a task was opened, nothing was clicked", ""),
     Reason.OPENED_TASK: (
         "one task alone was asked for, which may be its opening, and people have drawn on it",
-        "select several tasks for masks of what they drew, or set PADDLE_SAM_ANSWER_OPENED_TASKS",
+        "select several tasks for masks of what they drew, or set PADDLE_SAM_ANSWER_OPENED_TASKS to always",
     ),
     Reason.NO_PROMPT: ("the prompt was deleted, or was an ordinary annotation", ""),
     Reason.NOT_A_PROMPT: ("a region that draws nothing came along", ""),

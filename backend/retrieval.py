@@ -9,20 +9,21 @@ Both look alike: no click, and tasks with the annotations and predictions they h
   be made a mask: those would be sent with every opening.
 - A task is asked for at its opening as long as it has no prediction whatever.
 
-What people drew becomes masks only where several tasks are asked for, which is always the button. One task alone may
-be an opening, and whoever opens a task on which a colleague drew boxes must neither find predictions of them nor be
-led by them. What another model predicted is used even then: a task with predictions is not asked for at its opening,
-unless the project prelabels tasks with this backend.
+What people drew becomes masks where several tasks are asked for, which is always the button. One task alone may be an
+opening, and whoever opens a task on which a colleague drew boxes must neither find predictions of them nor be led by
+them, unless somebody wants predictions in that project: pressed the button there, or had some stored before. What
+another model predicted is used even then: a task with predictions is not asked for at its opening, except where the
+project prelabels tasks with this backend.
 
 Tasks whose images are encoded are answered first. What is not ready in time goes on in the background and is stored
 through Label Studio's API, where there is a key for it; without one, the button finds it encoded the next time.
 """
 
-import logging
 import time
 from collections.abc import Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from backend import label_config, saved_prompts
@@ -31,8 +32,6 @@ from backend.errors import BackendError, Reason, RetryLater
 from backend.saved_prompts import Source, TaskPrompts
 from backend.task_segmenter import TaskSegmenter
 from backend.types import Controls, Prediction, PredictRequest, Task
-
-logger = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Tasks in hand at a time: enough for several workers, few enough for their image files to fit into memory."""
@@ -53,6 +52,7 @@ class Late:
         controls: the project's labeling config.
         project_id: its project.
         asked_at: when it was asked for, see `backend.claims.Claims`.
+        is_doubtful: whether its masks are wanted only where the project holds predictions of this model already.
     """
 
     task: Task
@@ -60,6 +60,7 @@ class Late:
     controls: Controls
     project_id: int | None
     asked_at: float
+    is_doubtful: bool = False
 
     @property
     def key(self) -> Hashable:
@@ -74,18 +75,46 @@ class Later(Protocol):
         """See to these tasks soon."""
 
 
+class Opened(str, Enum):
+    """Whether what people drew on a task becomes masks when that task alone is asked for, as at its opening.
+
+    ``AUTO``: where somebody wants predictions in its project.
+    """
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True)
 class RetrievalPolicy:
     """How requests about whole tasks are answered.
 
     Attributes:
         budget_s: how long one of them may take; below Label Studio's own 100 s.
-        answers_opened: whether what people drew becomes masks even where one task alone is asked for, as at its
-            opening.
+        opened: what is answered where one task alone is asked for.
     """
 
     budget_s: float = 60.0
-    answers_opened: bool = False
+    opened: Opened = Opened.AUTO
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a task is asked for.
+
+    Attributes:
+        prompts: what it holds.
+        answer: where there is nothing to be segmented.
+        is_doubtful: whether it may have to be segmented all the same.
+    """
+
+    prompts: TaskPrompts
+    answer: Prediction | None = None
+    is_doubtful: bool = False
 
 
 class Retrieval:
@@ -101,6 +130,7 @@ class Retrieval:
             policy: how to answer.
         """
         self._segmenter, self._claims, self._later, self._policy = segmenter, claims, later, policy
+        self._wanted_in: set[int | None] = set()
 
     def answer(self, request: PredictRequest) -> tuple[Prediction, ...]:
         """Return one prediction per task, in order; those that are empty have their reasons."""
@@ -109,36 +139,47 @@ class Retrieval:
         except BackendError:  # a click will say so
             return tuple(self._none(Reason.NO_CONTEXT) for _ in request.tasks)
         asked_at, deadline = self._claims.now(), time.monotonic() + self._policy.budget_s
+        is_alone, project_id = len(request.tasks) == 1, request.project_id
         answers: dict[int, Prediction] = {}
         marked: dict[int, Late] = {}
+        late: list[Late] = []
         for place, task in enumerate(request.tasks):
-            found = self._prompts(task, is_alone=len(request.tasks) == 1)
-            if isinstance(found, Prediction):
-                answers[place] = found
+            asked = self._prompts(task, project_id, is_alone)
+            one = Late(Task(task.id, task.data), asked.prompts, controls, project_id, asked_at, asked.is_doubtful)
+            if asked.answer is None:
+                marked[place] = one
             else:
-                light = Task(task.id, task.data)
-                marked[place] = Late(light, found, controls, request.project_id, asked_at)
-        answers |= self._segmented(marked, deadline, waits=len(request.tasks) > 1)
-        late = [one for place, one in marked.items() if place not in answers]
-        if late:
-            logger.info("event=late project=%s tasks=%d of=%d", request.project_id, len(late), len(request.tasks))
-            if self._later is not None:
-                self._later.add(late)
+                answers[place] = asked.answer
+                late += [one] if asked.is_doubtful else []
+        answers |= self._segmented(marked, deadline, waits=not is_alone)
+        late += [one for place, one in marked.items() if place not in answers]
+        if late and self._later is not None:
+            self._later.add(late)
         return tuple(answers.get(place) or self._left_over() for place in range(len(request.tasks)))
 
-    def _prompts(self, task: Task, is_alone: bool) -> TaskPrompts | Prediction:
+    def _prompts(self, task: Task, project_id: int | None, is_alone: bool) -> _Asked:
         """Return what a task is to be asked for, or its answer where that is nothing."""
         version = self._segmenter.model_version
         drawn = saved_prompts.read(task, _DRAWN, version)
-        if drawn.regions and (not is_alone or self._policy.answers_opened):
-            return drawn
+        if drawn.regions and self._are_wanted(project_id, is_alone):
+            return _Asked(drawn)
         predicted = saved_prompts.read(task, (Source.PREDICTIONS,), version)
         if predicted.regions:
-            return predicted
+            return _Asked(predicted)
         if drawn.regions:
-            return self._none(Reason.NO_CONTEXT, Reason.OPENED_TASK)
+            none = self._none(Reason.NO_CONTEXT, Reason.OPENED_TASK)
+            return _Asked(drawn, none, is_doubtful=self._policy.opened is Opened.AUTO)
         is_heavy = memoryview(task.annotations).nbytes > HEAVY_BYTES
-        return Prediction((), 0.0, version, (Reason.NO_CONTEXT,), is_final=is_heavy)
+        return _Asked(drawn, Prediction((), 0.0, version, (Reason.NO_CONTEXT,), is_final=is_heavy))
+
+    def _are_wanted(self, project_id: int | None, is_alone: bool) -> bool:
+        """Whether masks of what people drew are wanted."""
+        if not is_alone:
+            self._wanted_in.add(project_id)
+            return True
+        if self._policy.opened is Opened.AUTO:
+            return project_id in self._wanted_in
+        return self._policy.opened is Opened.ALWAYS
 
     def _segmented(self, marked: Mapping[int, Late], deadline: float, waits: bool) -> dict[int, Prediction]:
         """Return the answers that are ready in time, by their place; those of encoded images are made first."""

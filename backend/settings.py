@@ -22,6 +22,7 @@ from backend.setting_types import (
     Hosts,
     Kinds,
     LogLevel,
+    OpenedTasks,
     RedisPrefix,
     RedisUrl,
     SecretText,
@@ -137,11 +138,11 @@ class Settings(BaseModel):
         description="How long 'Retrieve predictions' may take; below Label Studio's own 100. What is not ready in time "
         "is stored later, with LABEL_STUDIO_API_KEY.",
     )
-    answer_opened_tasks: bool = Field(
-        False,
+    answer_opened_tasks: OpenedTasks = Field(
+        "auto",
         validation_alias=_ours("ANSWER_OPENED_TASKS"),
-        description="Whether masks are predicted of what people drew on a task also when that task alone is asked for, "
-        "as whenever it is opened.",
+        description="Whether what people drew on a task becomes masks when it is opened, or asked for alone: auto is "
+        "in projects that hold such predictions already, or where several tasks were asked for; always, never.",
     )
     prefetch_tasks: int = Field(
         3,

@@ -7,7 +7,7 @@ import pytest
 
 from backend import protocol
 from backend.errors import Reason, RetryLater
-from backend.retrieval import HEAVY_BYTES, RetrievalPolicy
+from backend.retrieval import HEAVY_BYTES, Opened, RetrievalPolicy
 from tests.fakes import png
 from tests.service import IMAGE, SIZE_WH, VERSION, Service, wait_until
 from tests.wire import CONFIG, click, encoded, rectangle, result, saved, task_with
@@ -192,12 +192,42 @@ def test_opening_a_task_on_which_somebody_drew_boxes_makes_no_predictions_of_the
     assert service.predict(request(boxed(1))) == [[]], "nor once its image is encoded"
 
 
+def test_the_last_task_that_the_button_asks_for_alone_gets_masks_where_it_was_pressed_before(service):
+    """Label Studio leaves out tasks that have predictions: of all selected tasks one may be left."""
+    service.predict(request(boxed(1), boxed(2)))
+    [item] = service.predict(request(boxed(3)))
+    assert len(item["result"]) == 1
+    assert service.predict(request(boxed(3), project="8.1")) == [[]], "another project"
+
+
+def test_pages_of_tasks_that_nobody_drew_on_do_not_count_as_the_button(service):
+    service.predict(request(bare(1), predicted(2)))
+    assert service.predict(request(boxed(3))) == [[]]
+
+
+def test_an_opened_task_with_boxes_is_handed_on_as_doubtful_so_that_its_project_is_looked_at():
+    later = FakeLater()
+    with Service(later=later) as service:
+        answers(service, boxed(1))
+        [late] = later.late
+        assert (late.task.id, late.is_doubtful) == (1, True)
+        assert [region.id for region in late.asked.regions] == ["box-1"]
+
+
 def test_the_setting_lets_an_opened_task_have_masks_of_what_people_drew():
-    with Service(retrieval=RetrievalPolicy(answers_opened=True)) as service:
+    with Service(retrieval=RetrievalPolicy(opened=Opened.ALWAYS)) as service:
         assert service.predict(request(boxed(1))) == [[]]
         wait_until(lambda: service.encoder.calls == 1 and not service.embeddings.encoding)
         [item] = service.predict(request(boxed(1)))
         assert len(item["result"]) == 1
+
+
+def test_the_setting_keeps_opened_tasks_from_masks_whatever_was_asked_for_before():
+    later = FakeLater()
+    with Service(retrieval=RetrievalPolicy(opened=Opened.NEVER), later=later) as service:
+        service.predict(request(boxed(1), boxed(2)))
+        assert service.predict(request(boxed(3))) == [[]]
+        assert later.late == []
 
 
 def test_one_task_never_waits_for_its_image():
