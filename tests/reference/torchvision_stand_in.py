@@ -60,20 +60,27 @@ def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any
 
 @contextmanager
 def torchvision_stand_in() -> Iterator[None]:
-    """Let ``import segment_anything`` succeed within; nothing named torchvision remains afterwards.
+    """Let ``import segment_anything`` succeed within; what was named torchvision before is so again afterwards.
 
-    transformers asks at its own import whether torchvision is there, and must not find this one.
+    transformers asks at its own import whether torchvision is there, and must not find this one. `model.demo.network`
+    leaves an empty one behind, with which segment_anything cannot do what is wanted here.
     """
-    if "torchvision" in sys.modules:
+    before = {name: sys.modules.get(name) for name in _MODULES}
+    if getattr(before["torchvision"], "__file__", None):  # the real one
         yield
         return
     modules = {name: ModuleType(name) for name in _MODULES}
     functional, boxes = modules["torchvision.transforms.functional"], modules["torchvision.ops.boxes"]
     vars(functional).update(resize=resize, to_pil_image=to_pil_image)
     vars(boxes).update(batched_nms=batched_nms, box_area=box_area)
+    for user, source in (("utils.transforms", functional), ("automatic_mask_generator", boxes)):
+        if imported := sys.modules.get(f"segment_anything.{user}"):
+            vars(imported).update({name: value for name, value in vars(source).items() if name[0] != "_"})
     sys.modules.update(modules)
     try:
         yield
     finally:
-        for name in _MODULES:
+        for name, module in before.items():
             del sys.modules[name]
+            if module is not None:
+                sys.modules[name] = module
