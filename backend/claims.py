@@ -1,12 +1,16 @@
-"""Who may answer for a task, where several are at it: the first; whoever was asked before that keeps still.
+"""Who may answer for a task, where several are at it: the first; whoever asks before that is settled gets nothing.
 
-Two people press the button at once, or one presses it again while the first answer is still on its way: each request
-was made before Label Studio had stored an answer to another, so each answer would be stored, one beside the other.
+Two people press the button at once, or one presses it again while the first answer is still on its way. Label Studio
+chooses the tasks it asks for some time before it asks, and stores an answer some time after it got it; whatever is
+answered in between is stored as well, one beside the other.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+
+SETTLED_S = 30.0
+"""How long it may take from an answer until Label Studio asks for that task no more, whoever presses the button."""
 
 REMEMBERED = 100_000
 
@@ -28,7 +32,7 @@ class Claims:
         """Return whether a request made at ``asked_at`` may answer for a task; the first that asks so may."""
         with self._lock:
             taken_at = self._taken.get(task)
-            if taken_at is not None and taken_at > asked_at:
+            if taken_at is not None and taken_at + SETTLED_S > asked_at:
                 return False
             self._taken[task] = self._clock()
             self._taken.move_to_end(task)

@@ -19,6 +19,7 @@ class Reason(str, Enum):
     # Not a failure: there was nothing to segment.
     NO_CONTEXT = "no_context"
     OPENED_TASK = "opened_task"
+    JUST_ANSWERED = "just_answered"
     NO_PROMPT = "no_prompt"
     ONLY_NEGATIVE_POINTS = "only_negative_points"
     EMPTY_MASK = "empty_mask"

@@ -5,16 +5,16 @@ They wait in memory: what is left when the process ends is asked for with the bu
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
-from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from backend import protocol, task_selection
-from backend.claims import Claims
+from backend.claims import SETTLED_S, Claims
 from backend.errors import BackendError, Reason
 from backend.label_studio_types import NewPrediction, Project
 from backend.patience import Patience, Stopped
@@ -70,6 +70,7 @@ class Pushing:
         claims: Claims,
         observer: Observer,
         patience: Callable[[threading.Event], Patience] = Patience,
+        settled_s: float = SETTLED_S,
     ) -> None:
         """Start nothing yet.
 
@@ -79,14 +80,16 @@ class Pushing:
             claims: sees to it that a task is answered once; shared with those that answer in time.
             observer: is told what fails.
             patience: how long outages are waited for.
+            settled_s: how long after the last answer in a project duplicates are looked for.
         """
         self._segmenter, self._studio, self._claims, self._observer = segmenter, studio, claims, observer
         self._stop = threading.Event()
-        self._patience = patience(self._stop)
+        self._patience, self._settled_s = patience(self._stop), settled_s
         self._waiting: OrderedDict[Hashable, Late] = OrderedDict()
         self._in_hand: dict[Hashable, Late] = {}
         self._projects: dict[int, Project] = {}
         self._unwanted_until: dict[int, float] = {}
+        self._tidy_at: dict[int, float] = {}
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
 
@@ -109,6 +112,13 @@ class Pushing:
             self._start()
             self._changed.notify_all()
 
+    def answered(self, project_id: int, /) -> None:
+        """See in a while that no task of a project was answered twice: other processes answer as well."""
+        with self._changed:
+            self._tidy_at[project_id] = time.monotonic() + self._settled_s
+            self._start()
+            self._changed.notify_all()
+
     def stop(self) -> None:
         """Drop what waits; tasks in hand are finished unless they have to wait for something."""
         with self._changed:
@@ -123,26 +133,20 @@ class Pushing:
             thread.join()
 
     def _start(self) -> None:
-        while len(self._threads) < min(AT_ONCE, len(self._waiting)):
+        while len(self._threads) < min(AT_ONCE, len(self._waiting) or len(self._tidy_at)) and not self._stop.is_set():
             thread = threading.Thread(target=self._work, name="push", daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def _work(self) -> None:
-        while (late := self._next()) is not None:
-            try:
-                self._push(late)
-            except Stopped:
-                pass
-            except BackendError as error:
-                self._failed(late, error.reason, str(error))
-            except Exception:
-                logger.exception("event=push_defect project=%s task=%s", late.project_id, late.task.id)
-                self._observer.background_failure(Reason.INTERNAL_ERROR)
-            finally:
-                self._done(late)
+        while (work := self._next()) is not None:
+            if isinstance(work, int):
+                self._tidy(work)
+            else:
+                self._see_to(work)
 
-    def _next(self) -> Late | None:
+    def _next(self) -> Late | int | None:
+        """Return a task, or a project to be tidied; None in the end."""
         with self._changed:
             while not self._stop.is_set():
                 # A task that is asked for again while it is in hand waits for that.
@@ -150,11 +154,40 @@ class Pushing:
                 if free is not None:
                     late = self._in_hand[free] = self._waiting.pop(free)
                     return late
-                self._changed.wait()
+                project_id, due = min(self._tidy_at.items(), key=lambda one: one[1], default=(0, None))
+                if due is not None and due <= time.monotonic():
+                    del self._tidy_at[project_id]
+                    return project_id
+                self._changed.wait(None if due is None else max(0.0, due - time.monotonic()))
             return None
 
+    def _tidy(self, project_id: int) -> None:
+        try:
+            self._writer(project_id).tidy(self._segmenter.model_version)
+        except BackendError as error:
+            logger.info("event=not_tidied project=%s reason=%s", project_id, error.reason)
+        except Exception:
+            logger.exception("event=tidy_defect project=%s", project_id)
+
+    def _see_to(self, late: Late) -> None:
+        try:
+            self._push(late)
+        except Stopped:
+            pass
+        except BackendError as error:
+            self._failed(late, error.reason, str(error))
+        except Exception:
+            logger.exception("event=push_defect project=%s task=%s", late.project_id, late.task.id)
+            self._observer.background_failure(Reason.INTERNAL_ERROR)
+        finally:
+            with self._changed:
+                del self._in_hand[late.key]
+                self._changed.notify_all()
+
     def _push(self, late: Late) -> None:
-        if late.is_doubtful and not self._is_wanted(late):
+        assert late.project_id is not None
+        assert late.task.id is not None  # see `add`
+        if late.is_doubtful and not self._is_wanted(late.project_id):
             return
         segment = partial(self._segmenter.segment, late.task, late.asked, late.controls, late.project_id, IMAGE_S)
         made = self._patience.see_through(segment, self._studio.version)
@@ -163,20 +196,19 @@ class Pushing:
             return
         if not self._claims.take(late.key, late.asked_at):
             return
-        writer = self._writer(late)
-        assert late.task.id is not None  # see `add`
         held = own(self._patience.call(partial(self._studio.predictions, late.task.id)).stored, made.model_version)
         new = NewPrediction(late.task.id, msgspec.Raw(protocol.dump_result(made)), made.score, made.model_version)
         empty = frozenset(one.id for one in held if one.is_empty)
-        [(_, verdict)] = writer.write([Ready(new, empty)])
+        [(_, verdict)] = self._writer(late.project_id).write([Ready(new, empty)])
         if isinstance(verdict, BackendError):
             raise verdict
+        self.answered(late.project_id)
         if verdict is Written.STORED:
             logger.info("event=pushed project=%s task=%s regions=%d", late.project_id, late.task.id, len(made.result))
 
-    def _is_wanted(self, late: Late) -> bool:
+    def _is_wanted(self, project_id: int) -> bool:
         """Whether predictions of this version are in use in a project; empty ones only say that a task is settled."""
-        project, version = self._project(late), self._segmenter.model_version
+        project, version = self._project(project_id), self._segmenter.model_version
         if self._unwanted_until.get(project.id, 0.0) > self._claims.now():
             return False
         selection = Selection((task_selection.holding(version),))
@@ -188,25 +220,13 @@ class Pushing:
         self._unwanted_until[project.id] = self._claims.now() + UNWANTED_S
         return False
 
-    def _project(self, late: Late) -> Project:
-        assert late.project_id is not None  # see `add`
-        if late.project_id not in self._projects:
-            self._projects[late.project_id] = self._patience.call(partial(self._studio.project, late.project_id))
-        return self._projects[late.project_id]
+    def _project(self, project_id: int) -> Project:
+        if project_id not in self._projects:
+            self._projects[project_id] = self._patience.call(partial(self._studio.project, project_id))
+        return self._projects[project_id]
 
-    def _writer(self, late: Late) -> PredictionWriter:
-        return PredictionWriter(self._studio, self._patience, self._project(late))
-
-    def _done(self, late: Late) -> None:
-        """Let go of a task; after the last of its project, see whether others have stored beside us."""
-        with self._changed:
-            del self._in_hand[late.key]
-            others = (*self._waiting.values(), *self._in_hand.values())
-            is_last = not any(one.project_id == late.project_id for one in others) and not self._stop.is_set()
-            self._changed.notify_all()
-        if is_last:
-            with suppress(BackendError):
-                self._writer(late).tidy(self._segmenter.model_version)
+    def _writer(self, project_id: int) -> PredictionWriter:
+        return PredictionWriter(self._studio, self._patience, self._project(project_id))
 
     def _failed(self, late: Late, reason: Reason, detail: str) -> None:
         self._observer.background_failure(reason)

@@ -6,6 +6,7 @@ HARMLESS = frozenset(
     (
         Reason.NO_CONTEXT,
         Reason.OPENED_TASK,
+        Reason.JUST_ANSWERED,
         Reason.NO_PROMPT,
         Reason.NOT_A_PROMPT,
         Reason.ONLY_NEGATIVE_POINTS,
@@ -20,6 +21,10 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     Reason.OPENED_TASK: (
         "one task alone was asked for, which may be its opening, and people have drawn on it",
         "select several tasks for masks of what they drew, or set PADDLE_SAM_ANSWER_OPENED_TASKS to always",
+    ),
+    Reason.JUST_ANSWERED: (
+        "the task was answered a moment ago, and a second answer would be stored beside that",
+        "if it still has no prediction after half a minute, retrieve predictions again",
     ),
     Reason.NO_PROMPT: ("the prompt was deleted, or was an ordinary annotation", ""),
     Reason.NOT_A_PROMPT: ("a region that draws nothing came along", ""),

@@ -74,6 +74,9 @@ class Later(Protocol):
     def add(self, late: Iterable[Late], /) -> None:
         """See to these tasks soon."""
 
+    def answered(self, project_id: int, /) -> None:
+        """See in a while that no task of a project was answered twice."""
+
 
 class Opened(str, Enum):
     """Whether what people drew on a task becomes masks when that task alone is asked for, as at its opening.
@@ -153,8 +156,10 @@ class Retrieval:
                 late += [one] if asked.is_doubtful else []
         answers |= self._segmented(marked, deadline, waits=not is_alone)
         late += [one for place, one in marked.items() if place not in answers]
-        if late and self._later is not None:
+        if self._later is not None:
             self._later.add(late)
+            if project_id is not None and any(one.result for one in answers.values()):
+                self._later.answered(project_id)
         return tuple(answers.get(place) or self._left_over() for place in range(len(request.tasks)))
 
     def _prompts(self, task: Task, project_id: int | None, is_alone: bool) -> _Asked:
@@ -204,8 +209,9 @@ class Retrieval:
             return {}
         if not made.result:
             return {place: self._none(*made.reasons)}
-        if late.task.id is not None and not self._claims.take(late.key, late.asked_at):
-            return {place: self._none(Reason.SUPERSEDED)}
+        is_known = late.project_id is not None and late.task.id is not None
+        if is_known and not self._claims.take(late.key, late.asked_at):
+            return {place: self._none(Reason.JUST_ANSWERED)}
         return {place: made}
 
     def _left_over(self) -> Prediction:

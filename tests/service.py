@@ -1,7 +1,6 @@
 """The whole service around stand-ins: what answers are made of, without a network or a Label Studio."""
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from backend.task_segmenter import TaskSegmenter
 from backend.types import Task
 from model.types import Mask, Masks
 from tests.answers import checked
-from tests.fakes import FakeEncoder, png
+from tests.fakes import FakeClock, FakeEncoder, png
 from tests.test_embeddings import FakeSource
 from tests.wire import encoded
 
@@ -116,6 +115,7 @@ class Service:
         encoder: see `tests.fakes.FakeEncoder`.
         decoder: see `FakeDecoder`.
         errands: what waits to be done in the background.
+        clock: by which it is known who was answered for a task last.
     """
 
     def __init__(self, *, next_tasks=None, policy=None, access=None, retrieval=None, later=None):
@@ -127,7 +127,8 @@ class Service:
         )
         self.drawing = Drawing(self.decoder, self.metrics, decodes_at_once=4)
         self.tasks = TaskSegmenter(self.drawing, self.embeddings)
-        self.claims, self.later = Claims(time.monotonic), later
+        self.clock = FakeClock()
+        self.claims, self.later = Claims(self.clock), later
         self.retrieval = Retrieval(self.tasks, self.claims, later, retrieval or RetrievalPolicy())
         self.segmenter = self.segmenting(policy=policy)
         self.app = create_app(self.segmenter, self.metrics, lambda: STATUS, access or Access(20 * MB))

@@ -3,6 +3,7 @@
 The pictures are those of `tests.test_meaning`; the whole service answers, as to "Retrieve predictions".
 """
 
+import itertools
 import json
 from dataclasses import astuple
 
@@ -35,6 +36,7 @@ from tests.wire import encoded, saved, task_with
 
 SIZE = (480, 640)
 NAMES = ("Disc", "Block")
+PROJECTS = itertools.count(1)  # one each: a task of a project is not answered twice in a moment
 
 
 def drawn(prompt, size):
@@ -50,7 +52,7 @@ def drawn(prompt, size):
 
 def retrieve(service, *tasks, output="BrushLabels"):  # noqa: F811
     body = {
-        "tasks": list(tasks), "project": "1.1", "label_config": config(output),
+        "tasks": list(tasks), "project": f"{next(PROJECTS)}.1", "label_config": config(output),
         "params": {"login": None, "password": None, "context": None},
     }  # fmt: skip
     response = service.app.test_client().post("/predict", data=encoded(body))

@@ -1,11 +1,9 @@
 """Predictions that come too late for the answer are stored through the API: each once, whatever fails meanwhile."""
 
-import time
-
 import pytest
 
 from backend import label_config
-from backend.claims import Claims
+from backend.claims import SETTLED_S, Claims
 from backend.errors import ImageError, Reason
 from backend.label_studio_http import RefusedError
 from backend.patience import Patience
@@ -37,12 +35,18 @@ class Setup:
             self.service.source.contents[f"{number}"] = png((40 * number, 0, 90), SIZE_WH)
             self.project.add({"image": f"{number}"})
         self.pushing = Pushing(
-            self.service.tasks, self.project, self.service.claims, self.service.metrics, patience=impatient
+            self.service.tasks,
+            self.project,
+            self.service.claims,
+            self.service.metrics,
+            patience=impatient,
+            settled_s=0.02,
         )
 
     def late(self, number, uri=None, asked=ASKED, project_id=PROJECT, **more):
         data = {"image": str(number - 1) if uri is None else uri}
-        return Late(Task(number, data), asked, CONTROLS, project_id, time.monotonic(), **more)
+        self.service.clock.advance(1)
+        return Late(Task(number, data), asked, CONTROLS, project_id, self.service.claims.now(), **more)
 
     def done(self):
         wait_until(lambda: len(self.pushing) == 0)
@@ -99,7 +103,7 @@ def test_an_empty_prediction_of_this_version_gives_way(setup):
 
 def test_what_was_answered_in_time_after_all_is_not_stored_again(setup):
     late = setup.late(1)
-    assert setup.service.claims.take(late.key, time.monotonic())
+    assert setup.service.claims.take(late.key, setup.service.claims.now())
     setup.pushing.add([late])
     setup.done()
     assert setup.project.of(1) == []
@@ -107,6 +111,27 @@ def test_what_was_answered_in_time_after_all_is_not_stored_again(setup):
 
 def test_of_two_that_store_at_the_same_time_one_prediction_stays(setup):
     setup.project.before["import_predictions"] = lambda: setup.project.store(1, VERSION, [{"id": "theirs"}])
+    setup.pushing.add([setup.late(1)])
+    wait_until(lambda: "delete_prediction" in setup.project.calls)
+    setup.done()
+    assert len(setup.project.of(1)) == 1
+
+
+def test_answers_of_another_process_that_come_to_be_stored_beside_ours_are_found_afterwards(setup):
+    for _ in range(2):
+        setup.project.store(1, VERSION, [{"id": "answered"}])
+    setup.pushing.answered(PROJECT)
+    wait_until(lambda: len(setup.project.of(1)) == 1)
+
+
+def test_a_label_studio_that_cannot_be_tidied_ends_nothing(setup, caplog):
+    setup.project.failures["count_predictions"] = [
+        RefusedError("Label Studio answers 403", 403),
+        ZeroDivisionError("slip"),
+    ]
+    for _ in range(2):
+        setup.pushing.answered(PROJECT)
+        wait_until(lambda: not setup.pushing._tidy_at)
     setup.pushing.add([setup.late(1)])
     setup.done()
     assert len(setup.project.of(1)) == 1
@@ -240,7 +265,7 @@ def test_the_button_then_the_background_leave_one_prediction_per_task():
 # Claims.
 
 
-def test_the_first_who_answers_for_a_task_may_and_those_who_were_asked_before_that_may_not():
+def test_the_first_who_answers_for_a_task_may_and_nobody_else_until_that_has_settled():
     clock = FakeClock()
     claims = Claims(clock)
     first, second = claims.now(), claims.now()
@@ -248,5 +273,7 @@ def test_the_first_who_answers_for_a_task_may_and_those_who_were_asked_before_th
     assert claims.take("task", first)
     assert not claims.take("task", second)
     assert claims.take("another", second)
+    clock.advance(SETTLED_S - 1)
+    assert not claims.take("task", claims.now())
     clock.advance(1)
     assert claims.take("task", claims.now())

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from backend import protocol
+from backend.claims import SETTLED_S
 from backend.errors import Reason, RetryLater
 from backend.retrieval import HEAVY_BYTES, Opened, RetrievalPolicy
 from tests.fakes import png
@@ -20,10 +21,13 @@ class FakeLater:
     """Keeps what came too late."""
 
     def __init__(self):
-        self.late = []
+        self.late, self.tidied = [], None
 
     def add(self, late):
         self.late += late
+
+    def answered(self, project_id):
+        self.tidied = project_id
 
 
 @pytest.fixture
@@ -54,6 +58,8 @@ def request(*tasks, **changes):
 
 
 def answers(service, *tasks, **changes):
+    """What tasks are answered, some time after everything before has settled."""
+    service.clock.advance(SETTLED_S)
     return service.segmenter.predict(protocol.parse_predict(encoded(request(*tasks, **changes))))
 
 
@@ -264,21 +270,40 @@ def test_of_two_who_press_the_button_at_once_one_gets_the_answer(service):
     service.encoder.gate.clear()
     both = [boxed(1, "a"), boxed(2, "b")]
     with ThreadPoolExecutor(2) as pool:
-        asked = [pool.submit(answers, service, *both) for _ in range(2)]
+        asked_for = protocol.parse_predict(encoded(request(*both)))
+        asked = [pool.submit(service.segmenter.predict, asked_for) for _ in range(2)]
         wait_until(lambda: service.count("paddle_sam_waiting") == 4)
         service.encoder.gate.set()
         found = [one.result(SOON_S) for one in asked]
     for task in range(2):
         results = [answer[task] for answer in found]
         assert sorted(len(one.result) for one in results) == [0, 1]
-        assert {one.reasons for one in results} == {(), (Reason.SUPERSEDED,)}
+        assert {one.reasons for one in results} == {(), (Reason.JUST_ANSWERED,)}
 
 
-def test_who_asks_again_afterwards_is_answered_again(service):
+def test_who_asks_again_before_label_studio_has_stored_the_answer_gets_nothing_and_later_all(service):
     both = [boxed(1), boxed(2)]
-    first, second = answers(service, *both), answers(service, *both)
-    assert first == second
+    first = answers(service, *both)
+    assert service.predict(request(*both)) == [[], []]
+    assert service.reasons() == ["just_answered"]
+    assert answers(service, *both) == first
     assert all(one.result for one in first)
+
+
+def test_callers_other_than_label_studio_are_answered_as_often_as_they_ask(service):
+    both = request(boxed(1), boxed(2), project=None)
+    first, second = service.predict(both), service.predict(both)
+    assert first == second
+    assert all(item["result"] for item in first)
+
+
+def test_with_an_api_key_it_is_seen_later_that_nothing_was_stored_twice():
+    later = FakeLater()
+    with Service(later=later) as service:
+        answers(service, bare(1), bare(2))
+        assert later.tidied is None
+        answers(service, boxed(1), boxed(2))
+        assert later.tidied == 1
 
 
 def test_tasks_without_an_id_are_all_answered(service):
