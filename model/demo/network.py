@@ -15,17 +15,17 @@ from torch.nn import functional
 from model.config import PIXEL_MEAN, PIXEL_STD, ConvConfig, SamConfig
 
 if "torchvision" not in sys.modules:  # segment_anything imports it for its automatic masks, which are not used here
-    for _name in ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms"):
-        sys.modules.setdefault(_name, types.ModuleType(_name))
-    sys.modules["torchvision.ops.boxes"].batched_nms = None  # type: ignore[attr-defined]  # stand-in module
-    sys.modules["torchvision.ops.boxes"].box_area = None  # type: ignore[attr-defined]  # stand-in module
-    sys.modules["torchvision.transforms"].functional = types.ModuleType("f")  # type: ignore[attr-defined]  # same
-    sys.modules["torchvision.transforms.functional"] = sys.modules["torchvision.transforms"].functional
-    sys.modules["torchvision.transforms.functional"].resize = None  # type: ignore[attr-defined]  # same
-    sys.modules["torchvision.transforms.functional"].to_pil_image = None  # type: ignore[attr-defined]  # same
+    for _name in ("", ".ops", ".ops.boxes", ".transforms", ".transforms.functional"):
+        sys.modules[f"torchvision{_name}"] = types.ModuleType(f"torchvision{_name}")
+    for _name, _wanted in (("ops.boxes", "batched_nms box_area"), ("transforms.functional", "resize to_pil_image")):
+        vars(sys.modules[f"torchvision.{_name}"]).update(dict.fromkeys(_wanted.split()))
 
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
+
+for _name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+    if not hasattr(sys.modules[_name], "__file__"):  # whoever asks later whether torchvision is there finds no stand-in
+        del sys.modules[_name]
 
 SLOWEST, FASTEST = 0.2, 4.0  # position frequencies: slow ones tell inside a box from outside, fast ones place a click
 MATCHING_GAIN = 2.5

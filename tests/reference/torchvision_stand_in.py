@@ -60,13 +60,12 @@ def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any
 
 @contextmanager
 def torchvision_stand_in() -> Iterator[None]:
-    """Let ``import segment_anything`` succeed within; what was named torchvision before is so again afterwards.
+    """Let ``import segment_anything`` succeed within; nothing named torchvision remains afterwards.
 
-    transformers asks at its own import whether torchvision is there, and must not find this one. `model.demo.network`
-    leaves an empty one behind, with which segment_anything cannot do what is wanted here.
+    transformers asks at its own import whether torchvision is there, and must not find this one. Where
+    `model.demo.network` came first, segment_anything is there already, without what it would need of torchvision.
     """
-    before = {name: sys.modules.get(name) for name in _MODULES}
-    if getattr(before["torchvision"], "__file__", None):  # the real one
+    if "torchvision" in sys.modules:
         yield
         return
     modules = {name: ModuleType(name) for name in _MODULES}
@@ -80,7 +79,5 @@ def torchvision_stand_in() -> Iterator[None]:
     try:
         yield
     finally:
-        for name, module in before.items():
+        for name in _MODULES:
             del sys.modules[name]
-            if module is not None:
-                sys.modules[name] = module
