@@ -102,18 +102,18 @@ def test_an_installation_that_failed_is_begun_anew(clone):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_installation_that_was_interrupted_is_begun_anew(clone, how):
-    process = subprocess.Popen(
+    with subprocess.Popen(
         clone.command("run"),
         **clone.place({"FAKE_PIP_HANGS": "1"}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-    )
-    while not (clone.python.parent / "log.pid").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.killpg(process.pid, how)
-    process.wait(30)
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    ) as process:
+        while not (clone.python.parent / "log.pid").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, how)
     assert (clone.folder / ".venv/bin/package").exists()
     clone.asked()
     assert clone.make("run").returncode == 0
