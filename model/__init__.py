@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from model.api import SamModel as SamModel
     from model.api import create_model as create_model
     from model.api import load as load
+    from model.automatic import AutomaticMask as AutomaticMask
+    from model.automatic import AutomaticMaskGenerator as AutomaticMaskGenerator
+    from model.automatic import AutomaticSettings as AutomaticSettings
     from model.result import SamResult as SamResult
     from model.types import Embedding as Embedding
     from model.types import Prompt as Prompt
 
 _HOMES = {
+    "AutomaticMask": "model.automatic",
+    "AutomaticMaskGenerator": "model.automatic",
+    "AutomaticSettings": "model.automatic",
     "Embedding": "model.types",
     "Prompt": "model.types",
     "SamModel": "model.api",
@@ -28,7 +34,17 @@ _HOMES = {
     "load": "model.api",
 }
 
-__all__ = ["Embedding", "Prompt", "SamModel", "SamResult", "create_model", "load"]
+__all__ = [
+    "AutomaticMask",
+    "AutomaticMaskGenerator",
+    "AutomaticSettings",
+    "Embedding",
+    "Prompt",
+    "SamModel",
+    "SamResult",
+    "create_model",
+    "load",
+]
 
 
 def __getattr__(name: str) -> object:

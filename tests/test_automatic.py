@@ -5,7 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from model.automatic import AutomaticMaskGenerator, AutomaticSettings
+from model import SamModel
+from model.automatic import AutomaticMaskGenerator, AutomaticSettings, settings_for
 from model.errors import CapabilityError
 from model.predictor import product
 from model.transforms import longest_side_size, mask_and_areas
@@ -331,6 +332,23 @@ def test_a_picture_of_12_megapixels_takes_less_than_a_few_full_size_masks():
 def test_settings_out_of_range_are_refused_with_expected_and_got(settings, message):
     with pytest.raises(ValueError, match=message):
         AutomaticSettings(**settings)
+
+
+def test_thresholds_suit_the_network_where_nobody_says_them():
+    demo = settings_for("demo", pred_iou_thresh=None, points_per_side=16)
+    assert (demo.pred_iou_thresh, demo.stability_score_thresh, demo.points_per_side) == (0.65, 0.8, 16)
+    assert settings_for("demo", pred_iou_thresh=0.9).pred_iou_thresh == 0.9
+    base = settings_for("vit_b", max_masks=None)
+    assert (base.pred_iou_thresh, base.stability_score_thresh, base.max_masks) == (0.88, 0.95, None)
+    assert settings_for("vit_b", point_grids=[[[0.5, 0.5]]]).points_per_side is None
+
+
+def test_a_loaded_model_has_a_generator(tiny_encoder, tiny_decoder, landscape):
+    model = SamModel("tiny", tiny_encoder, tiny_decoder)
+    assert model.generator().settings.pred_iou_thresh == 0.88
+    settings = AutomaticSettings(points_per_side=2, pred_iou_thresh=0, stability_score_thresh=0, max_masks=1)
+    [best] = model.generator(settings).generate(landscape)
+    assert best.mask.original_size == landscape.shape[:2]
 
 
 def test_a_real_network_finds_the_same_from_a_picture_and_from_its_embedding(tiny_encoder, tiny_decoder, landscape):

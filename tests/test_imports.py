@@ -32,6 +32,8 @@ def test_importing_the_package_imports_nothing_that_takes_time():
         "from model import create_model",
         "from model import SamResult, SamModel, Prompt, Embedding, load",
         "import model.weights, model.inputs, model.prompts, model.result",
+        "from model import AutomaticMask, AutomaticMaskGenerator, AutomaticSettings",
+        "import model.coco, model.coco_file, model.automatic",
     ],
 )
 def test_public_names_do_not_import_paddle(code):

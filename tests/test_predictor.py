@@ -1,6 +1,7 @@
 """One encoder and decoder without state: every prompt, alone or among others, in any thread, gets its own answer."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,24 @@ def test_a_single_point_gets_the_best_of_three_by_predicted_iou(tiny_decoder, em
         np.testing.assert_array_equal(best.low_res_masks[index][0], all_three.low_res_masks[index][winner])
         np.testing.assert_array_equal(best.masks[index][0].to_array(), all_three.masks[index][winner].to_array())
     assert len(set(all_three.iou_predictions[0])) == 3  # there was a choice
+
+
+def test_a_caller_can_make_something_else_of_the_logits(tiny_checkpoint, embedding):
+    tensors = dict(tiny_checkpoint.tensors)
+    tensors["mask_decoder.iou_prediction_head.layers.2.bias"] = np.float32([0, 1.5, 1.6, -1])
+    decoder = load_decoder(replace(tiny_checkpoint, tensors=tensors), device="cpu")
+    asked = [point(20, 20), Prompt(box=[10, 10, 90, 80]), point(150, 100)]
+    answer = decoder.decode(embedding, asked, True)
+    found = decoder.decode_each(embedding, asked, True, lambda index, logits, scores: (index, logits, scores))
+    assert [index for index, _, _ in found] == [0, 1, 2]
+    for (_, logits, scores), low_res, clipped in zip(found, answer.low_res_masks, answer.iou_predictions, strict=True):
+        np.testing.assert_array_equal(logits, low_res)
+        assert scores.max() > 1  # as the network says it
+        assert scores.min() < 0
+        np.testing.assert_array_equal(scores.clip(0, 1), np.float32(clipped))
+    mask, (higher, lower) = decoder.mask_and_areas(found[1][1][0], embedding, (1.0, -1.0))
+    np.testing.assert_array_equal(mask.to_array(), answer.masks[1][0].to_array())
+    assert higher < mask.area < lower
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "point"])

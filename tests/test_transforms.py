@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from model.transforms import (
     ROUGH_LOGIT,
     longest_side_size,
+    mask_and_areas,
     mask_from_logits,
     mask_to_model,
     points_from_model,
@@ -141,6 +142,25 @@ def test_looking_only_where_the_object_is_changes_no_pixel(size, kind, seed, ima
     whole = two_steps(logits, input_size, size, image_size)
     clear = np.abs(whole) > 1e-4  # nearer to zero, float64 here and float32 there may differ
     np.testing.assert_array_equal(mask.to_array()[clear], (whole > 0)[clear])
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(small_sides, small_sides),
+    st.sampled_from(KINDS),
+    st.integers(0, 2**16),
+    st.lists(st.floats(-3, 3), min_size=1, max_size=3),
+)
+def test_areas_at_other_levels_are_those_of_the_whole_photo(size, kind, seed, levels):
+    logits = logit_map(kind, 32, np.random.RandomState(seed))
+    input_size = longest_side_size(size, 128)
+    mask, areas = mask_and_areas(logits, input_size, size, 128, levels)
+    whole = two_steps(logits, input_size, size, 128)
+    for level, area in zip(levels, areas, strict=True):
+        assert np.count_nonzero(whole > level + 1e-4) <= area <= np.count_nonzero(whole > level - 1e-4)
+    alone = mask_from_logits(logits, input_size, size, 128)
+    assert (mask.offset, mask.crop.shape) == (alone.offset, alone.crop.shape)
+    assert np.count_nonzero(mask.crop ^ alone.crop) <= np.count_nonzero(np.abs(whole) < 1e-4)
 
 
 def two_steps(logits, input_size, original_size, image_size):

@@ -2,10 +2,13 @@
 
 Example::
 
-    from model.automatic import AutomaticMaskGenerator, AutomaticSettings
+    from model import AutomaticSettings, create_model
 
-    generator = AutomaticMaskGenerator(decoder, encoder, AutomaticSettings(points_per_side=16))
-    masks = generator.generate(image)
+    generator = create_model("sam_vit_b").generator(AutomaticSettings(points_per_side=16))
+    for mask in generator.generate(image):  # (H, W, 3) uint8 RGB
+        print(mask.area, mask.predicted_iou, mask.segmentation.shape)
+
+`AutomaticMaskGenerator` itself takes a decoder, and an encoder where pictures rather than embeddings are given.
 """
 
 from model.automatic.generator import AutomaticMaskGenerator
