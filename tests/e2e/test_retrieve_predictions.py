@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.annotator import SETTLE_MS
 from tests.e2e.label_studio_server import Studio
 from tests.e2e.targets import Target, easy_pair
 from tests.processes import serving
@@ -140,4 +141,9 @@ def test_the_masks_are_seen_in_the_editor(studio, annotator, stored_masks):
     annotator.open_task(tasks.project, tasks.tasks[0], SIZE)
     tabs = annotator.page.locator(".lsf-annotation-button")
     assert tabs.count() == 2, "the annotation and the prediction"
+    [prediction] = tasks.predictions(tasks.tasks[0])
+    tabs.filter(has_text=prediction["model_version"]).click()
+    annotator.page.wait_for_timeout(SETTLE_MS)
     annotator.photograph("retrieved-predictions")
+    for label in ("Object", "Part"):
+        assert annotator.page.locator(".lsf-outliner-item").filter(has_text=label).count() == 1
