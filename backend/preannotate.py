@@ -39,6 +39,7 @@ NO_FAILURE = frozenset(
         Reason.NOT_A_PROMPT,
         Reason.ONLY_NEGATIVE_POINTS,
         Reason.EMPTY_MASK,
+        Reason.NOT_IN_COCO_FILE,
     )
 )
 """Why a task may have no masks although nothing went wrong."""

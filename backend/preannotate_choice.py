@@ -12,7 +12,8 @@ class Choice:
     """What to make masks of, and what to do with them; see the options.
 
     Attributes:
-        sources: of `SOURCES`.
+        sources: of `SOURCES`; none where boxes come from a file.
+        coco: a COCO file whose boxes are the prompts, in place of what tasks hold; None without one.
         replaces: whether predictions of this model that are there already are made anew.
         dry_run: the folder for overlays; None to store predictions.
         points_per_side: of the grid, with everything.
@@ -22,6 +23,7 @@ class Choice:
     """
 
     sources: tuple[str, ...]
+    coco: Path | None
     replaces: bool
     dry_run: Path | None
     points_per_side: int

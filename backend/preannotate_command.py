@@ -18,9 +18,16 @@ from backend.preannotate_choice import EVERYTHING, SOURCES, Choice
     "sources",
     type=click.Choice(SOURCES),
     multiple=True,
-    required=True,
     help="What to make masks of: boxes (rectangles, ellipses, polygons) or keypoints in the annotations, another "
-    "model's predictions, or everything on the image. Of several, predictions count where annotations mark nothing.",
+    "model's predictions, or everything on the image. Of several, predictions count where annotations mark nothing.  "
+    "[required without --coco]",
+)
+@click.option(
+    "--coco",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Make masks of the boxes in a COCO file instead; its images are found by their file names, its categories are "
+    "the labels.",
 )
 @click.option("--replace", "replaces", is_flag=True, help="Make predictions of this model anew where there are some.")
 @click.option(
@@ -74,6 +81,8 @@ def command(
     chosen = Choice(**choice)  # type: ignore[arg-type]  # click has seen to the types
     if EVERYTHING in chosen.sources and len(set(chosen.sources)) > 1:
         refuse("--from everything takes no prompts: expected it alone")
+    if bool(chosen.sources) == bool(chosen.coco):
+        refuse("expected --from or --coco, one of the two, to say what to make masks of")
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     from backend import batch_parts, batch_run, preannotation  # here: --help must not wait for them
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from backend import batch_parts, bootstrap, deliveries, label_config, preannotate, progress, saved_prompts
+from backend import batch_parts, bootstrap, coco_prompts, deliveries, label_config, preannotate, progress, saved_prompts
 from backend.batch_parts import DEADLINE_S, Engine
 from backend.batch_run import BatchRun
+from backend.coco_prompts import CocoPrompts
 from backend.errors import ConfigError
 from backend.preannotate import Means, Telling
 from backend.preannotate_choice import EVERYTHING, Choice
@@ -22,6 +23,8 @@ from backend.types import Controls, Prediction, Task
 from model.automatic import AutomaticSettings
 
 DUPLICATES = "duplicates deleted"
+SHOWN = 5
+"""How many of the file's images that no task shows are named."""
 
 
 def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> Tally:
@@ -30,15 +33,17 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
     Raises:
         ConfigError: the project's labeling config has nothing that could hold a mask.
         RetryLater: Redis does not answer.
-        ValueError: the decoder cannot be loaded, or cannot do what is asked.
+        ValueError: the decoder cannot be loaded, or cannot do what is asked, or the COCO file is none.
     """
-    _check_output(batch.controls, batch_parts.outputs(settings))
+    outputs = batch_parts.outputs(settings)
+    _check_output(batch.controls, outputs)
+    coco = coco_prompts.read(choice.coco) if choice.coco is not None else None
     embeddings = Telling(engine.embeddings)
     segmenter = batch_parts.segmenter(settings, batch.checkpoint, embeddings, _everything(choice))
     batch.stop.listen()
     means = Means(
         batch.client,
-        _segment(segmenter, batch, choice),
+        _segment(segmenter, batch, choice, coco, outputs),
         needs_annotations=not {Source.BOXES.value, Source.KEYPOINTS.value}.isdisjoint(choice.sources),
         told=embeddings.told,
         model_version=segmenter.model_version,
@@ -49,9 +54,13 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
         ignores_stored=choice.dry_run is not None,
     )
     if choice.dry_run is not None:
-        return _drawn(settings, batch, means, choice.dry_run)
-    with batch_parts.only_run(settings, segmenter.model_version, batch.project.id, batch.stop, _say):
-        return _stored(batch, means)
+        tally = _drawn(settings, batch, means, choice.dry_run)
+    else:
+        with batch_parts.only_run(settings, segmenter.model_version, batch.project.id, batch.stop, _say):
+            tally = _stored(batch, means)
+    if coco is not None and tally.is_clean and not tally.counts[preannotate.THERE]:  # else they were not looked for
+        _tell_unmet(coco.unmet)
+    return tally
 
 
 def _stored(batch: BatchRun, means: Means) -> Tally:
@@ -74,14 +83,19 @@ def _drawn(settings: Settings, batch: BatchRun, means: Means, folder: Path) -> T
         return preannotate.run(batch.tasks, means, sink, batch.stop, shown)
 
 
-def _segment(segmenter: TaskSegmenter, batch: BatchRun, choice: Choice) -> Callable[[Task], Prediction]:
+def _segment(
+    segmenter: TaskSegmenter, batch: BatchRun, choice: Choice, coco: CocoPrompts | None, outputs: Sequence[ShapeKind]
+) -> Callable[[Task], Prediction]:
     controls, project_id = batch.controls, batch.project.id
     if EVERYTHING in choice.sources:
         return lambda task: segmenter.segment_everything(task, controls, project_id, DEADLINE_S)
     sources = {Source(name) for name in choice.sources}
 
     def segment(task: Task) -> Prediction:
-        asked = saved_prompts.read(task, sources, segmenter.model_version)
+        if coco is not None:
+            asked = coco.prompts(task, controls, outputs)
+        else:
+            asked = saved_prompts.read(task, sources, segmenter.model_version)
         return segmenter.segment(task, asked, controls, project_id, DEADLINE_S)
 
     return segment
@@ -112,6 +126,12 @@ def _check_output(controls: Controls, outputs: Sequence[ShapeKind]) -> None:
             failures.append(error)
     if len(failures) == len(controls.images):
         raise failures[0]
+
+
+def _tell_unmet(images: Sequence[str]) -> None:
+    if images:
+        more = f" and {len(images) - SHOWN} more" if len(images) > SHOWN else ""
+        _say(f"images of the COCO file with boxes that no task of this run shows: {', '.join(images[:SHOWN])}{more}")
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,7 @@
 """``precompute`` and ``preannotate`` as processes: options, refusals, exit codes, and what a killed run leaves."""
 
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -180,6 +181,44 @@ def test_a_dry_run_draws_into_a_folder(call, server, tmp_path):
     assert not any("import" in path for path in server.paths())
 
 
+def coco_file(folder, images, categories=("Cat",)):
+    """A COCO file with a box on each of these images."""
+    sizes = dict(zip(("width", "height"), SIZE_WH, strict=True))
+    file = folder / "boxes.json"
+    file.write_text(
+        json.dumps(
+            {
+                "images": [{"id": number, "file_name": name, **sizes} for number, name in enumerate(images)],
+                "annotations": [
+                    {"id": number, "image_id": number, "category_id": number % len(categories), "bbox": [4, 4, 20, 20]}
+                    for number in range(len(images))
+                ],
+                "categories": [{"id": number, "name": name} for number, name in enumerate(categories)],
+            }
+        )
+    )
+    return str(file)
+
+
+def test_boxes_come_from_a_coco_file(call, server, tmp_path):
+    tasks = [server.upload(f"{number:04}.png", png((number, 5, 7), SIZE_WH)) for number in range(4)]
+    file = coco_file(tmp_path, ["0000.png", "0002.png", "elsewhere.png"])
+    done = call("preannotate", "--project", str(PROJECT), "--coco", file)
+    assert done.exit_code == 0, done.output
+    assert [len(server.project.of(task)) for task in tasks] == [1, 0, 1, 0]
+    assert "no task of this run shows: elsewhere.png" in done.stderr
+    [region] = server.project.of(tasks[0])[0].result
+    assert region["value"]["brushlabels"] == ["Cat"]
+
+
+def test_categories_that_are_no_labels_are_reported(call, server, tmp_path):
+    [task] = fill(server, 1)
+    done = call("preannotate", "--project", str(PROJECT), "--coco", coco_file(tmp_path, ["0000.png"], ["Walrus"]))
+    assert done.exit_code == 1
+    assert f"task {task}: unknown_label" in done.stdout
+    assert not server.project.stored
+
+
 def test_a_limit_and_a_filter_choose_tasks(call, server):
     fill(server, 9)
     done = call("precompute", "--project", str(PROJECT), "--filter", "id>3", "--filter", "id<8", "--limit", "3")
@@ -218,7 +257,10 @@ def test_a_view_that_joins_with_or_takes_no_further_filter(call, server):
         (["precompute", "--project", "7", "--view", "9"], "error: Label Studio answers 404"),
         (["precompute", "--project", "7", "--filter", "idd=3"], "did you mean id?"),
         (["precompute", "--project", "7", "--weights", "/nowhere"], "error: "),
-        (["preannotate", "--project", "7"], "--from"),
+        (["preannotate", "--project", "7"], "expected --from or --coco"),
+        (["preannotate", "--project", "7", "--from", "boxes", "--coco", __file__], "expected --from or --coco"),
+        (["preannotate", "--project", "7", "--coco", "/nowhere.json"], "--coco"),
+        (["preannotate", "--project", "7", "--coco", __file__], "expected a COCO file"),
         (["preannotate", "--project", "7", "--from", "circles"], "circles"),
         (["preannotate", "--project", "7", "--from", "everything", "--from", "boxes"], "expected it alone"),
         (["preannotate", "--project", "7", "--from", "boxes", "--dry-run", __file__], "--dry-run"),
