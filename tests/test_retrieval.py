@@ -4,6 +4,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from backend import protocol
 from backend.claims import SETTLED_S
@@ -11,7 +13,7 @@ from backend.errors import Reason, RetryLater
 from backend.retrieval import HEAVY_BYTES, Opened, RetrievalPolicy
 from tests.fakes import png
 from tests.service import IMAGE, SIZE_WH, VERSION, Service, wait_until
-from tests.wire import CONFIG, click, encoded, rectangle, result, saved, task_with
+from tests.wire import CONFIG, JUNK, RESULTS, click, encoded, rectangle, result, saved, task_with
 
 SIZE = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
 SOON_S = 20.0
@@ -128,6 +130,34 @@ def test_answers_come_in_the_tasks_order_whatever_order_they_were_made_in(servic
     assert all(one.result for one in found)
     assert answers(service, *reversed(several)) == found[::-1]
     assert len({one.result[0].id for one in found}) == len(names)
+
+
+HELD = st.one_of(
+    JUNK,
+    st.lists(
+        st.one_of(
+            JUNK,
+            st.fixed_dictionaries(
+                {"result": st.one_of(JUNK, st.lists(RESULTS, max_size=4))},
+                optional={"model_version": st.one_of(JUNK, st.just("yolo")), "was_cancelled": JUNK},
+            ),
+        ),
+        max_size=3,
+    ),
+)
+
+
+@given(st.lists(st.tuples(HELD, HELD, st.sampled_from([IMAGE, "missing", ""])), min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_tasks_hold_each_gets_a_well_formed_item(service, held):
+    tasks = [
+        task_with(annotations, predictions, number, {"image": uri})
+        for number, (annotations, predictions, uri) in enumerate(held)
+    ]
+    items = service.predict(request(*tasks, project=None))
+    assert len(items) == len(tasks)
+    assert service.reasons() or all(items)
+    assert "internal_error" not in service.reasons()
 
 
 # Time.
