@@ -39,7 +39,7 @@ class Studio:
                 raise AssertionError(f"the demo ended with exit status {self._process.wait()}:\n{self.said}")
             self.said += line
         login = json.loads((self.folder / "login.json").read_text())
-        self.username, self.password = login["username"], login["password"]
+        self.username, self.password, self.token = login["username"], login["password"], login["token"]
         self.api = httpx.Client(
             base_url=self.url, headers={"Authorization": f"Token {login['token']}"}, timeout=120, trust_env=False
         )
@@ -71,6 +71,13 @@ class Studio:
         self._json("POST", f"/api/projects/{project}/import", files={"file": (name, data)})
         return max(task["id"] for task in self.tasks(project))
 
+    def upload(self, project: int, files: dict[str, bytes]) -> dict[str, int]:
+        """Upload images in one request; return their tasks by the images' names."""
+        self._json("POST", f"/api/projects/{project}/import", files={name: (name, data) for name, data in files.items()})
+        params = {"project": project, "page_size": 1000}
+        tasks = self._json("GET", "/api/tasks", params=params)["tasks"]
+        return {task["data"]["image"].rpartition("-")[2]: task["id"] for task in tasks}
+
     def uploaded(self, project: int, name: str, data: bytes) -> str:
         """Upload an image without making a task of it; return its address."""
         path = f"/api/projects/{project}/import?commit_to_project=false"
@@ -89,6 +96,22 @@ class Studio:
         """Return the regions of the only annotation of a task."""
         (annotation,) = self._json("GET", f"/api/tasks/{task}/annotations")
         return annotation["result"]
+
+    def post(self, path: str, body: dict) -> dict:
+        """Create something; return it."""
+        return self._json("POST", path, json=body)
+
+    def patch(self, path: str, body: dict) -> dict:
+        """Change something; return it."""
+        return self._json("PATCH", path, json=body)
+
+    def predictions(self, task: int) -> list[dict]:
+        """Return the predictions of a task."""
+        return self._json("GET", "/api/predictions/", params={"task": task})
+
+    def counts(self, project: int) -> dict[str, int]:
+        """Return how many predictions of each model version a project holds."""
+        return self._json("GET", f"/api/projects/{project}/model-versions/")
 
     def _json(self, method: str, path: str, **request: object):
         response = self.api.request(method, path, **request)

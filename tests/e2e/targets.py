@@ -78,3 +78,17 @@ def easy_pair(size: tuple[int, int]) -> tuple[Target, Target]:
         if len(easy) >= 2:
             return Target(made, easy[0]), Target(made, easy[1])
     raise AssertionError("no such scene")
+
+
+@cache
+def easy_targets(size: tuple[int, int], count: int) -> tuple[tuple[Target, ...], ...]:
+    """Return the easy objects, large and small, of ``count`` pictures that have some."""
+    found = []
+    for seed in dict.fromkeys(SEEDS):
+        made = scene_file(seed, size)
+        easy = [k for k in range(len(made.scene.kinds)) if _is_easy(made, k, (0.01, 0.35))]
+        if easy:
+            found.append(tuple(Target(made, k) for k in easy))
+        if len(found) == count:
+            return tuple(found)
+    raise AssertionError("not so many scenes")

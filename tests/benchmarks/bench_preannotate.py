@@ -1,0 +1,199 @@
+"""Whole images with twenty boxes each, ViT-B at 1024 on this machine's processor: `preannotate` and three loops.
+
+On the same photos, boxes and random weights, taking turns:
+
+- ours: `backend.preannotate` as the command runs it, from a task's annotations and image file to its stored prediction;
+  Label Studio is a stand-in in memory, everything else is the product's own;
+- encode and decode alone, in this program: what is left of ours beyond them is overhead;
+- `segment-anything`'s predictor: one encode and one call for all boxes of a photo, to masks at full size;
+- PaddleX, a call for each box, each of which encodes the photo again: one call is timed and taken times twenty.
+"""
+
+import io
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from backend import deliveries, images, label_config, preannotate, saved_prompts
+from backend.content_journal import ContentJournal
+from backend.direct_embeddings import DirectEmbeddings
+from backend.drawing import Drawing
+from backend.image_source import Fetched
+from backend.metrics import Metrics
+from backend.patience import Patience
+from backend.prediction_writer import PredictionWriter
+from backend.project_tasks import ProjectTasks
+from backend.saved_prompts import Source
+from backend.store import FileStore
+from backend.task_segmenter import TaskSegmenter
+from model.predictor import Decoder, Encoder, load_decoder, load_encoder
+from model.types import Prompt
+from tests.benchmarks import subjects
+from tests.benchmarks.rows import Row, compare, say
+from tests.fake_project import PROJECT, FakeProject
+from tests.wire import CONFIG
+
+IMAGES = 3
+ROUNDS = 3
+ACROSS, DOWN = 5, 4
+BOXES = ACROSS * DOWN
+SHIFT = 7
+OVERHEAD = 1.10
+
+
+class Photos:
+    """Photos that nobody has seen before, as pixels and as files."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self.files: dict[str, bytes] = {}
+
+    def take(self) -> tuple[str, np.ndarray]:
+        """Return the address and the pixels of a new photo."""
+        self._number += 1
+        pixels = np.roll(subjects.image(), SHIFT * self._number, axis=1)
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "JPEG", quality=95)
+        address = f"{self._number}.jpg"
+        self.files[address] = stream.getvalue()
+        return address, pixels
+
+    def fetch(self, ref: Any, known: object = None) -> Fetched:
+        """Return the file of a photo, as an image source does."""
+        return Fetched(self.files[ref.uri], immutable=True)
+
+
+def boxes() -> np.ndarray:
+    """(20, 4) float32 boxes x1, y1, x2, y2 side by side on a photo."""
+    height, width = subjects.PHOTO_SIZE
+    step_x, step_y = width / ACROSS, height / DOWN
+    corners = [(x * step_x, y * step_y) for y in range(DOWN) for x in range(ACROSS)]
+    return np.array([(x + 9, y + 9, x + step_x - 9, y + step_y - 9) for x, y in corners], np.float32)
+
+
+def annotation() -> dict[str, Any]:
+    """The same boxes as an annotator saves them."""
+    height, width = subjects.PHOTO_SIZE
+    result = [
+        {
+            "id": f"box{number}", "type": "rectanglelabels", "from_name": "box", "to_name": "image",
+            "original_width": width, "original_height": height, "image_rotation": 0,
+            "value": {
+                "x": 100 * x1 / width, "y": 100 * y1 / height, "width": 100 * (x2 - x1) / width,
+                "height": 100 * (y2 - y1) / height, "rotation": 0, "rectanglelabels": ["Cat"],
+            },
+        }
+        for number, (x1, y1, x2, y2) in enumerate(boxes().tolist())
+    ]  # fmt: skip
+    return {"id": 1, "result": result}
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def advance(self, count: int = 1) -> None:
+        """Note nothing."""
+
+
+def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Path) -> None:
+    """Pre-annotate a project of `IMAGES` new photos."""
+    project, controls, stop = FakeProject(CONFIG), label_config.parse(CONFIG), threading.Event()
+    for _ in range(IMAGES):
+        project.add({"image": photos.take()[0]}, annotations=[annotation()])
+    patience = Patience(stop)
+    embeddings = DirectEmbeddings(
+        photos,
+        encoder,
+        FileStore(folder / "embeddings", 1_000_000_000),
+        ContentJournal(folder / "contents.jsonl", "benchmark"),
+        Metrics(),
+        limits=images.Limits(),
+        dtype="float16",
+    )
+    segmenter = TaskSegmenter(Drawing(decoder, Metrics(), 1), embeddings)
+    means = preannotate.Means(
+        project,
+        lambda task: segmenter.segment(
+            task, saved_prompts.read(task, {Source.BOXES}, "none@0"), controls, PROJECT, 900.0
+        ),
+        needs_annotations=True,
+        told=lambda: "",
+        model_version=segmenter.model_version,
+        patience=patience,
+        at_once=4,
+    )
+    writer = PredictionWriter(project, patience, project.project_value)
+    tasks = ProjectTasks(project, patience, project.project_value)
+    tally = preannotate.run(tasks, means, deliveries.into_label_studio(writer), stop, Silent())
+    writer.tidy(segmenter.model_version)
+    found = [len(one.result) for one in project.stored.values()]
+    if not tally.is_clean or found != [BOXES] * IMAGES:
+        raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {found}; {tally.lines()}")
+
+
+def alone(photos: Photos, encoder: Encoder, decoder: Decoder) -> None:
+    """Encode and decode as many new photos, one after the other."""
+    prompts = [Prompt(box=box) for box in boxes()]
+    for _ in range(IMAGES):
+        decoder.decode(encoder.encode(photos.take()[1]), prompts)
+
+
+def metas(photos: Photos, predictor: Any) -> None:
+    """Let segment-anything answer the same for as many new photos."""
+    import torch
+
+    for _ in range(IMAGES):
+        pixels = photos.take()[1]
+        predictor.set_image(pixels)
+        asked = predictor.transform.apply_boxes_torch(torch.from_numpy(boxes()), pixels.shape[:2])
+        masks, _, _ = predictor.predict_torch(None, None, boxes=asked, multimask_output=False)
+        if masks.shape[0] != BOXES:
+            raise RuntimeError(f"expected {BOXES} masks, got {tuple(masks.shape)}")
+
+
+def run() -> list[Row]:
+    """Compare, in milliseconds for `IMAGES` photos of `BOXES` boxes each."""
+    encoder, decoder = (load(subjects.checkpoint(), device="cpu") for load in (load_encoder, load_decoder))
+    photos, predictor, name = Photos(), subjects.meta_predictor(), f"preannotate, {IMAGES} images of {BOXES} boxes"
+    with tempfile.TemporaryDirectory() as folder:
+
+        def ours() -> None:
+            preannotated(photos, encoder, decoder, Path(folder))
+
+        rows = [
+            compare(
+                name,
+                ours,
+                lambda: alone(photos, encoder, decoder),
+                against="encode and decode alone",
+                goal=OVERHEAD,
+                rounds=ROUNDS,
+            ),
+            compare(
+                name,
+                ours,
+                lambda: metas(photos, predictor),
+                against="segment-anything, torch eager, without RLE",
+                goal=1.0,
+                rounds=ROUNDS,
+            ),
+        ]
+        with subjects.paddlex_engine() as paddlex:
+            if paddlex is not None:
+                rows.append(_against_paddlex(name, ours, paddlex))
+    for row in rows:
+        say(f"{row.name}: {1000 * IMAGES / row.ours:.2f} images/s, {row.against}: {1000 * IMAGES / row.reference:.2f}")
+    return rows
+
+
+def _against_paddlex(name: str, ours: Any, paddlex: Any) -> Row:
+    """Time one call of PaddleX beside ours; a loop over the boxes takes as many."""
+    calls = IMAGES * BOXES
+    row = compare(
+        name, ours, lambda: subjects.ask(paddlex), against="PaddleX, a call for each box", goal=None, rounds=ROUNDS
+    )
+    return Row(row.name, row.ours, calls * row.reference, row.unit, row.against, 1 / 5, row.ratio / calls)

@@ -1,0 +1,254 @@
+"""Whole projects in a real Label Studio: first clicks warm, one prediction each whatever is killed, masks that fit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.annotator import SETTLE_MS, Annotator
+from tests.e2e.label_studio_server import ROOT, Studio
+from tests.e2e.targets import Target, easy_targets
+from tests.processes import environment
+from tests.scenes import iou
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SIZE = (480, 640)
+IMAGES = 40
+GOOD = 0.85
+OTHER = "detector@1"
+BROKEN = "broken.png"
+LABELS = '<Label value="Object" background="#d4380d"/><Label value="Part" background="#1d39c4"/>'
+CONFIG = (
+    f'<View><Image name="image" value="$image"/><BrushLabels name="mask" toName="image" smart="false">{LABELS}'
+    f'</BrushLabels><RectangleLabels name="box" toName="image" smart="true">{LABELS}</RectangleLabels></View>'
+)
+RUN_S = 600
+FROM = ("--from", "boxes", "--from", "predictions")
+
+
+def box(target: Target, number: int) -> dict:
+    left, top, right, bottom = target.box
+    value = {"x": 100 * left / SIZE[1], "y": 100 * top / SIZE[0], "rotation": 0, "rectanglelabels": ["Part"]}
+    value |= {"width": 100 * (right - left) / SIZE[1], "height": 100 * (bottom - top) / SIZE[0]}
+    return {
+        "id": f"box{number}", "type": "rectanglelabels", "from_name": "box", "to_name": "image", "value": value,
+        "original_width": SIZE[1], "original_height": SIZE[0], "image_rotation": 0,
+    }  # fmt: skip
+
+
+class Project:
+    """A project with one picture per task and the boxes of its objects, on every third task as another model's."""
+
+    def __init__(self, studio: Studio, pictures: Sequence[Sequence[Target]], has_broken: bool = False) -> None:
+        self.studio, self.number = studio, studio.project(CONFIG, backend=False)
+        files = {f"{place:02}.png": targets[0].data for place, targets in enumerate(pictures)}
+        tasks = studio.upload(self.number, files | ({BROKEN: b"\x89PNG cut short"} if has_broken else {}))
+        self.broken = tasks.get(BROKEN, 0)
+        self.pictures: dict[int, Sequence[Target]] = {}
+        for place, targets in enumerate(pictures):
+            task = tasks[f"{place:02}.png"]
+            self.pictures[task] = targets
+            boxes = [box(target, number) for number, target in enumerate(targets)]
+            if place % 3:
+                studio.post(f"/api/tasks/{task}/annotations/", {"result": boxes})
+            else:
+                body = {"task": task, "result": boxes, "score": 0.5, "model_version": OTHER}
+                studio.post("/api/predictions/", body)
+        if self.broken:
+            studio.post(f"/api/tasks/{self.broken}/annotations/", {"result": [box(pictures[0][0], 0)]})
+
+    def predictions(self, task: int) -> list[dict]:
+        """The predictions of this model."""
+        return [one for one in self.studio.predictions(task) if one["model_version"] != OTHER]
+
+    def stored(self) -> int:
+        """How many predictions of this model there are."""
+        counts = self.studio.counts(self.number)
+        return sum(count for version, count in counts.items() if version != OTHER)
+
+
+@contextmanager
+def running(studio: Studio, cache: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command over a project as a process, which is gone after the block."""
+    settings = {
+        "LABEL_STUDIO_URL": studio.url,
+        "LABEL_STUDIO_API_KEY": studio.token,
+        "PADDLE_SAM_CACHE_DIR": str(cache),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "backend", *arguments],
+        env=environment(**settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def run(studio: Studio, cache: Path, *arguments: str) -> tuple[int, str]:
+    with running(studio, cache, *arguments) as process:
+        said = process.communicate(timeout=RUN_S)[0]
+        return process.returncode, said
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + RUN_S
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def project(studio: Studio) -> Project:
+    return Project(studio, easy_targets(SIZE, IMAGES), has_broken=True)
+
+
+def cache_of(studio: Studio) -> Path:
+    """The cache folder of the service that runs beside this Label Studio."""
+    return studio.folder / "embeddings"
+
+
+def ask(url: str, body: bytes | None = None) -> bytes:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(url, body), timeout=120) as answer:
+        return answer.read()
+
+
+def lookups(studio: Studio) -> dict[str, float]:
+    """Where the service has found embeddings so far."""
+    lines = ask(f"{studio.backend_url}/metrics").decode().splitlines()
+    found = [line for line in lines if line.startswith("paddle_sam_cache_lookups_total{")]
+    return {line.split('"')[1]: float(line.split()[-1]) for line in found}
+
+
+def click_on(project: Project, task: int, data: dict) -> list[dict]:
+    """What a first click on a task's first object is answered, by the service itself."""
+    x, y = project.pictures[task][0].centre
+    value = {"x": 100 * x / SIZE[1], "y": 100 * y / SIZE[0], "width": 0.3, "keypointlabels": ["Object"]}
+    prompt = {
+        "id": "click", "type": "keypointlabels", "from_name": "point", "to_name": "image", "value": value,
+        "original_width": SIZE[1], "original_height": SIZE[0], "image_rotation": 0, "is_positive": True,
+    }  # fmt: skip
+    body = {
+        "tasks": [{"id": task, "data": data}],
+        "project": f"{project.number}.1",
+        "label_config": CONFIG,
+        "params": {"context": {"result": [prompt]}},
+    }
+    [answer] = json.loads(ask(f"{project.studio.backend_url}/predict", json.dumps(body).encode()))["results"]
+    return answer["result"]
+
+
+def test_after_precompute_every_first_click_is_warm(studio, project):
+    code, said = run(studio, cache_of(studio), "precompute", "--project", str(project.number))
+    assert code == 1, said  # the broken image
+    assert f"encoded  {IMAGES}" in said
+    assert f"task {project.broken}: image_unreadable" in said
+    data = {task["id"]: task["data"] for task in studio.tasks(project.number)}
+    before = lookups(studio)
+    for task in project.pictures:
+        assert click_on(project, task, data[task])
+    after = lookups(studio)
+    assert after.get("miss", 0) == before.get("miss", 0)
+    assert after.get("disk", 0) - before.get("disk", 0) == IMAGES
+    again = run(studio, cache_of(studio), "precompute", "--project", str(project.number))[1]
+    assert f"cached   {IMAGES}" in again
+
+
+def test_a_killed_run_is_resumed_to_one_prediction_each_that_fits_its_object(studio, project, stored_masks):
+    arguments = ("preannotate", "--project", str(project.number), *FROM)
+    with running(studio, cache_of(studio), *arguments) as process:
+        wait_for(lambda: project.stored() > 0 or process.poll() is not None)
+        os.kill(process.pid, signal.SIGKILL)
+    before = project.stored()
+    assert 0 < before < IMAGES
+    code, said = run(studio, cache_of(studio), *arguments)
+    assert code == 1, said  # the broken image
+    assert f"task {project.broken}: image_unreadable" in said
+    assert f"there already      {before}" in said
+    assert [len(project.predictions(task)) for task in project.pictures] == [1] * IMAGES
+    assert project.predictions(project.broken) == []
+    found = []
+    for task, targets in project.pictures.items():
+        [prediction] = project.predictions(task)
+        regions = prediction["result"]
+        assert [region["value"]["brushlabels"] for region in regions] == [["Part"]] * len(targets)
+        found += [iou(stored_masks.of(region), target.mask) for region, target in zip(regions, targets, strict=True)]
+    print(f"mean IoU of {len(found)} objects: {np.mean(found):.3f}, worst {np.min(found):.3f}")
+    assert np.mean(found) >= GOOD
+
+
+def test_the_predictions_open_in_the_editor_and_can_be_submitted(studio, project, annotator, stored_masks):
+    task = next(task for place, task in enumerate(project.pictures) if place % 3 == 0)
+    [version] = [version for version in studio.counts(project.number) if version != OTHER]
+    studio.patch(f"/api/projects/{project.number}/", {"model_version": version})
+    show(annotator, project.number, task)
+    annotator.photograph("preannotated")
+    annotator.submit()
+    regions = [region for region in studio.stored(task) if region["type"] == "brushlabels"]
+    targets = project.pictures[task]
+    assert len(regions) == len(targets)
+    assert all(iou(stored_masks.of(one), target.mask) >= GOOD for one, target in zip(regions, targets, strict=True))
+
+
+def show(annotator: Annotator, project: int, task: int) -> None:
+    """Open a task as an annotator does who uses no smart tool."""
+    annotator.page.goto(f"{annotator.url}/projects/{project}/data?task={task}")
+    annotator.page.locator(".konvajs-content").first.wait_for()
+    annotator.page.wait_for_timeout(2 * SETTLE_MS)
+
+
+def test_a_run_goes_on_while_label_studio_is_restarted(studio, tmp_path):
+    project = Project(studio, easy_targets(SIZE, 30))
+    arguments = ("preannotate", "--project", str(project.number), *FROM)
+    with running(studio, tmp_path / "cache", *arguments) as process:
+        wait_for(lambda: project.stored() > 0 or process.poll() is not None)
+        assert process.poll() is None
+        studio.stop()
+        studio.start()
+        said = process.communicate(timeout=RUN_S)[0]
+    assert process.returncode == 0, said
+    assert [len(project.predictions(task)) for task in project.pictures] == [1] * 30
+
+
+def test_filters_and_views_mean_what_the_data_manager_shows(studio, tmp_path):
+    project = Project(studio, easy_targets(SIZE, 6))
+    ids = sorted(project.pictures)
+    items = [
+        {"filter": "filter:tasks:id", "operator": "equal", "type": "Number", "value": ids[0]},
+        {"filter": "filter:tasks:id", "operator": "equal", "type": "Number", "value": ids[3]},
+    ]
+    body = {"project": project.number, "data": {"title": "Two", "filters": {"conjunction": "or", "items": items}}}
+    view = studio.post("/api/dm/views/", body)["id"]
+    wanted = {
+        ("--view", str(view)): 2,
+        ("--filter", "total_annotations>0"): 4,
+        ("--filter", "total_annotations=0"): 2,
+        ("--filter", "completed_at="): 2,
+        ("--filter", "completed_at!="): 4,
+        ("--filter", "data.image~03.png"): 1,
+        ("--filter", f"predictions_model_versions={OTHER}"): 2,
+        ("--filter", f"id>{ids[1]}", "--filter", f"id<={ids[4]}"): 3,
+        ("--filter", "created_at>2020-01-01"): 6,
+        ("--filter", "created_at<2020-01-01"): 0,
+        ("--limit", "4"): 4,
+    }
+    found = {}
+    for options in wanted:
+        code, said = run(studio, tmp_path / "cache", "precompute", "--project", str(project.number), *options)
+        assert code == 0, said
+        numbers = [int(line.split()[-1]) for line in said.splitlines() if line.split()[:1] in (["encoded"], ["cached"])]
+        found[options] = sum(numbers)
+    assert found == wanted
