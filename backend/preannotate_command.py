@@ -24,10 +24,10 @@ from backend.preannotate_choice import EVERYTHING, SOURCES, Choice
 )
 @click.option(
     "--coco",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Make masks of the boxes in a COCO file instead; its images are found by their file names, its categories are "
-    "the labels.",
+    "the labels.  [default: none]",
 )
 @click.option("--replace", "replaces", is_flag=True, help="Make predictions of this model anew where there are some.")
 @click.option(

@@ -259,7 +259,7 @@ def test_a_view_that_joins_with_or_takes_no_further_filter(call, server):
         (["precompute", "--project", "7", "--weights", "/nowhere"], "error: "),
         (["preannotate", "--project", "7"], "expected --from or --coco"),
         (["preannotate", "--project", "7", "--from", "boxes", "--coco", __file__], "expected --from or --coco"),
-        (["preannotate", "--project", "7", "--coco", "/nowhere.json"], "--coco"),
+        (["preannotate", "--project", "7", "--coco", "/nowhere.json"], "error: /nowhere.json: No such file"),
         (["preannotate", "--project", "7", "--coco", __file__], "expected a COCO file"),
         (["preannotate", "--project", "7", "--from", "circles"], "circles"),
         (["preannotate", "--project", "7", "--from", "everything", "--from", "boxes"], "expected it alone"),

@@ -53,9 +53,9 @@ def _numbers(pattern: str, *counts: int) -> Callable[[click.Context, click.Param
 @click.option("--everything", is_flag=True, help="Find all objects without a prompt; the next options say which.")
 @everything_options
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-              help="Where to write masks, overlays and JSON; made if it is not there.")  # fmt: skip
+              help="Where to write masks, overlays and JSON; made if it is not there.  [default: nowhere]")  # fmt: skip
 @click.option("--coco-out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Write the masks of all pictures into one COCO file, as run lengths.")  # fmt: skip
+              help="Write the masks of all pictures into one COCO file, as run lengths.  [default: none]")  # fmt: skip
 @model_options
 def segment(
     inputs: Sequence[str],
