@@ -108,12 +108,12 @@ def test_the_shipped_file_is_small_and_says_what_network_it_is() -> None:
         assert SamConfig.from_json(file.metadata()["config"]) == demo()
 
 
-@pytest.mark.parametrize(("family", "least"), [("train", 0.75), ("held_out", 0.6)])
+@pytest.mark.parametrize(("family", "least"), [("train", 0.86), ("held_out", 0.75)])
 def test_one_click_on_an_object_gives_the_object(family, least) -> None:
     assert mean_iou(family, "click") >= least
 
 
-@pytest.mark.parametrize(("family", "least"), [("train", 0.75), ("held_out", 0.6)])
+@pytest.mark.parametrize(("family", "least"), [("train", 0.86), ("held_out", 0.77)])
 def test_a_box_around_an_object_gives_the_object(family, least) -> None:
     assert mean_iou(family, "box") >= least
 
@@ -125,4 +125,4 @@ def test_two_corrective_clicks_make_the_mask_better(family) -> None:
 
 @pytest.mark.parametrize("family", ["train", "held_out"])
 def test_the_predicted_iou_goes_with_the_true_one(family) -> None:
-    assert figures(family).correlation() >= 0.5
+    assert figures(family).correlation() >= 0.6

@@ -1,7 +1,7 @@
 """Train the demo model on CPU: ``python -m model.demo.train --scenes DIR --out DIR --minutes 100``.
 
 As in the SAM paper: a box or a click first, then corrective clicks with the previous logits as mask input; the best of
-three masks is taught for a single click; a head predicts the IoU. Two things make it learn in an hour: an auxiliary
+three masks is taught for a single click; a head predicts the IoU. Two things make it begin to learn at once: an auxiliary
 loss that asks which tokens belong together for many clicks at once (it needs no decoder), and binary cross-entropy
 with dice, which start to fall at once where focal loss stays flat. It resumes from ``OUT/last.pt``.
 """
@@ -33,7 +33,7 @@ EMA_DECAY = 0.998
 AFFINITY_CLICKS = 6
 CLICK_REACH = 6.0  # low-res cells around a corrective click
 CLICKS_ALONE = 0.3  # how often corrective clicks come without the logits they correct
-LATER_ROUNDS, CORRECTION = 0.5, 0.35  # what corrections weigh beside first prompts, and the error beside the whole mask
+LATER_ROUNDS, CORRECTION = 0.5, 0.8  # what corrections weigh beside first prompts, and the error beside the whole mask
 
 
 def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
