@@ -1,7 +1,7 @@
 """Train the demo model on CPU: ``python -m model.demo.train --scenes DIR --out DIR --minutes 100``.
 
 As in the SAM paper: a box or a click first, then corrective clicks with the previous logits as mask input; the best of
-three masks is taught for a single click; a head predicts the IoU. Two things make it begin to learn at once: an auxiliary
+three masks is taught for a single click; a head predicts the IoU. Two things make it learn soon: an auxiliary
 loss that asks which tokens belong together for many clicks at once (it needs no decoder), and binary cross-entropy
 with dice, which start to fall at once where focal loss stays flat. It resumes from ``OUT/last.pt``.
 """
