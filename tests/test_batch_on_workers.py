@@ -46,11 +46,12 @@ def start(redis, server, weights, tmp_path):
     running = []
 
     def start(*arguments, **changes):
-        log = (tmp_path / f"{len(running)}.log").open("w+")
+        log = tmp_path / f"{len(running)}.log"
         command = [sys.executable, "-m", "backend", *arguments]
         options = {"env": environment(**settings, **changes), "cwd": ROOT, "text": True}
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, **options))
-        running[-1].said = lambda: (log.flush(), (tmp_path / log.name).read_text())[1]
+        with log.open("w") as sink:
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, **options))
+        running[-1].said = log.read_text
         return running[-1]
 
     yield start

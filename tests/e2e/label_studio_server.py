@@ -73,7 +73,8 @@ class Studio:
 
     def upload(self, project: int, files: dict[str, bytes]) -> dict[str, int]:
         """Upload images in one request; return their tasks by the images' names."""
-        self._json("POST", f"/api/projects/{project}/import", files={name: (name, data) for name, data in files.items()})
+        named = {name: (name, data) for name, data in files.items()}
+        self._json("POST", f"/api/projects/{project}/import", files=named)
         params = {"project": project, "page_size": 1000}
         tasks = self._json("GET", "/api/tasks", params=params)["tasks"]
         return {task["data"]["image"].rpartition("-")[2]: task["id"] for task in tasks}

@@ -1,4 +1,4 @@
-"""What the README tells a person to do in Label Studio does what it says: connecting by hand, and its labeling configs."""
+"""What the README tells a person to do in Label Studio does what it says: connecting by hand, and its configs."""
 
 import re
 
