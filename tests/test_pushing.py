@@ -122,6 +122,7 @@ def test_answers_of_another_process_that_come_to_be_stored_beside_ours_are_found
         setup.project.store(1, VERSION, [{"id": "answered"}])
     setup.pushing.answered(PROJECT)
     wait_until(lambda: len(setup.project.of(1)) == 1)
+    assert len(setup.project.of(1)) == 1
 
 
 def test_a_label_studio_that_cannot_be_tidied_ends_nothing(setup, caplog):
