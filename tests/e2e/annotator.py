@@ -1,13 +1,16 @@
 """An annotator at work: Label Studio's editor in a real Chromium, driven by what a person would point at."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, Playwright, Request, Response, StorageState, ViewportSize
+if TYPE_CHECKING:  # tests that are skipped without playwright are collected without it
+    from playwright.sync_api import Browser, Page, Playwright, Request, Response, StorageState, ViewportSize
 
 SmartTool = Literal["key-point-tool", "rectangle-tool", "rectangle-3-point-tool"]
 
