@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ AT_ONCE_HERE = 4
 AT_ONCE_ON_WORKERS = 16
 DEADLINE_S = 900.0
 """For how long workers may be busy with something else before an image counts as not to be had."""
+
+HEARD_WITHIN_S = 4.0
+"""A worker is heard of this long after it has begun, at the latest."""
 
 TIMEOUT_S = 60.0
 LOOK_EVERY_S = 1.0
@@ -166,8 +170,10 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patie
 
 def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
     link, _, _, cluster = redis_parts.link_and_cluster(settings, checkpoint.model_version)
+    until = time.monotonic() + HEARD_WITHIN_S
     try:
-        state = cluster.look()
+        while not (state := cluster.look()).workers and time.monotonic() < until:
+            time.sleep(0.25)
     finally:
         link.close()
     if not state.workers:
