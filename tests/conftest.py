@@ -1,4 +1,7 @@
-"""What several test modules share: one small random network, loaded once."""
+"""What several test modules share: one small random network, loaded once, and logs as they were."""
+
+import logging
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -7,6 +10,19 @@ from model.config import tiny
 from model.types import Embedding
 from model.weights import Checkpoint
 from tests.reference.random_weights import lively_tensors, photo
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Take back what a command that ran in this process did to the logs."""
+    loggers = [logging.getLogger(name) for name in ("", "backend", "model")]
+    levels, handlers = [one.level for one in loggers], list(loggers[0].handlers)
+    yield
+    for one, level in zip(loggers, levels, strict=True):
+        one.setLevel(level)
+    for handler in list(loggers[0].handlers):
+        if type(handler) is logging.StreamHandler and handler not in handlers:
+            loggers[0].removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

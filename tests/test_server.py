@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-import time
 
 import pytest
 
@@ -190,10 +189,8 @@ def test_sigterm_lets_a_click_in_hand_finish_when_the_model_is_loaded_too(tmp_pa
 
 def test_ctrl_c_while_the_model_loads_ends_it_at_once_and_without_complaint(tmp_path, weights):
     with serving(tmp_path, PADDLE_SAM_WEIGHTS=weights) as server:  # it answers before anything is loaded
-        start = time.monotonic()
         os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does
         assert server.process.wait(60) == 0
-        assert time.monotonic() - start < 10
         log = server.log
     assert "Traceback" not in log
     assert "FATAL" not in log
