@@ -81,11 +81,13 @@ def test_the_exported_graph_gives_the_decoders_logits(checkpoint, tmp_path, coun
     from model.predictor import load_decoder, load_encoder
     from model.transforms import to_model_input
 
+    # First of all: a thread that another network's pool starts meanwhile would begin Paddle's count of names anew.
+    directory = export(checkpoint, tmp_path / "box")
     image = photo(32, 32)
     prompts = [Prompt(box=np.array([2, 3, 20 + at, 25], np.float32)) for at in range(count)]
     embedding = load_encoder(checkpoint, "cpu").encode(image)
     ours = load_decoder(checkpoint, "cpu").decode(embedding, prompts, multimask_output=False)
-    graph = paddle.jit.load(str(export(checkpoint, tmp_path / "box") / "inference"))
+    graph = paddle.jit.load(str(directory / "inference"))
     pixels, _ = to_model_input(image, MINUTE.image_size)
     theirs = graph(paddle.to_tensor(pixels[np.newaxis]), paddle.to_tensor(np.stack([p.box for p in prompts]))).numpy()
     np.testing.assert_allclose(theirs, np.stack(ours.low_res_masks), atol=1e-4)
