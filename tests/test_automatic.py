@@ -151,6 +151,21 @@ def test_duplicates_stay_where_the_threshold_lets_them():
     assert len(find(box_nms_thresh=1.0)) > 10
 
 
+def test_masks_that_are_nearly_the_same_are_duplicates_also_where_their_boxes_differ():
+    class Speckled(Discs):
+        def decode_each(self, embedding, prompts, multimask_output, finish):
+            def later(index, logits, scores):
+                logits[1, :2, -2:] = SURE  # the second mask has a speck in the corner
+                return finish(index, logits, scores)
+
+            return super().decode_each(embedding, prompts, multimask_output, later)
+
+    assert len(find(model=Speckled())) > 2
+    assert len(find(model=Speckled(), mask_nms_thresh=0.99)) > 2
+    distinct = find(model=Speckled(), mask_nms_thresh=0.8)
+    assert [one.to_record()["bbox"] for one in distinct][:2] == [one.to_record()["bbox"] for one in find()]
+
+
 def test_scores_above_one_still_rank():
     class Proud(Discs):
         def decode_each(self, embedding, prompts, multimask_output, finish):

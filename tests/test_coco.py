@@ -77,6 +77,24 @@ def test_counts_of_any_size_come_back_from_their_text(counts):
     assert coco.parse(rle.to_compressed()).counts.tolist() == counts
 
 
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
+        lambda shape: st.tuples(arrays(np.bool_, shape), arrays(np.bool_, shape))
+    )
+)
+def test_the_iou_of_two_codes_is_that_of_their_masks(pair):
+    one, other = (coco.encode(Mask.from_array(mask)) for mask in pair)
+    expected = np.count_nonzero(pair[0] & pair[1]) / max(np.count_nonzero(pair[0] | pair[1]), 1)
+    assert coco.iou(one, other) == pytest.approx(expected, abs=1e-12)
+
+
+def test_codes_of_photos_of_different_sizes_have_no_iou():
+    one, other = (Rle(np.array([6]), size) for size in ((2, 3), (3, 2)))
+    with pytest.raises(ValueError, match=r"iou: expected masks of one size, got \(2, 3\) and \(3, 2\)"):
+        coco.iou(one, other)
+
+
 def test_runs_of_no_pixels_within_are_read():
     rle = coco.parse({"size": [2, 3], "counts": [1, 0, 0, 2, 0, 1, 2]})
     assert rle.area == 3

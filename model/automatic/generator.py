@@ -146,12 +146,14 @@ class AutomaticMaskGenerator:
         return _apart(found, [one.rank for one in found], settings.box_nms_thresh)
 
     def _finished(self, found: list[Candidate], original_size: tuple[int, int]) -> list[AutomaticMask]:
-        """Clean masks up, and take no more than are wanted."""
+        """Clean masks up, and take no more than are wanted; their order stays."""
         settings = self.settings
         if settings.min_mask_region_area:
             found = [one for one in _cleaned(found, settings) if settings.fits(one.rle.area, original_size)]
+        if settings.mask_nms_thresh < 1:
+            found = _distinct(found, settings.mask_nms_thresh)
         if settings.max_masks is not None:
-            best = sorted(range(len(found)), key=lambda index: -found[index].rank)[: settings.max_masks]
+            best = _by_rank(found)[: settings.max_masks]
             found = [found[index] for index in sorted(best)]
         return [_result(one, settings.output_mode) for one in found]
 
@@ -159,6 +161,23 @@ class AutomaticMaskGenerator:
 def _apart(found: list[Candidate], ranks: Sequence[float], threshold: float) -> list[Candidate]:
     """Return by falling rank those whose boxes are not too much like one of a higher rank."""
     return [found[index] for index in non_maximum_suppression([one.box for one in found], ranks, threshold)]
+
+
+def _by_rank(found: list[Candidate]) -> list[int]:
+    return sorted(range(len(found)), key=lambda index: -found[index].rank)
+
+
+def _distinct(found: list[Candidate], threshold: float) -> list[Candidate]:
+    """Return those whose masks are not too much like one of a higher rank."""
+    kept: list[int] = []
+    for index in _by_rank(found):
+        rle = found[index].rle
+        alike = (found[other].rle for other in kept)
+        # The IoU of two masks is at most the ratio of their areas, which costs nothing to compare.
+        alike = (other for other in alike if min(rle.area, other.area) > threshold * max(rle.area, other.area))
+        if not any(coco.iou(rle, other) > threshold for other in alike):
+            kept.append(index)
+    return [found[index] for index in sorted(kept)]
 
 
 def _cleaned(found: list[Candidate], settings: AutomaticSettings) -> list[Candidate]:

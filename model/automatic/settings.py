@@ -16,7 +16,16 @@ Points = npt.NDArray[np.float64]
 # segment-anything's thresholds were chosen for its own networks, whose logits are steeper.
 _THRESHOLDS = {"demo": {"pred_iou_thresh": 0.65, "stability_score_thresh": 0.8}}
 
-_SHARES = ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh", "crop_overlap_ratio")
+_SHARES = (
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "box_nms_thresh",
+    "crop_nms_thresh",
+    "crop_overlap_ratio",
+    "mask_nms_thresh",
+    "min_area_share",
+    "max_area_share",
+)
 _COUNTS = {"points_per_batch": 1, "crop_n_layers": 0, "crop_n_points_downscale_factor": 1, "max_masks": 1}
 
 
@@ -24,7 +33,7 @@ _COUNTS = {"points_per_batch": 1, "crop_n_layers": 0, "crop_n_points_downscale_f
 class AutomaticSettings:
     """Parameters of `AutomaticMaskGenerator`; names and defaults are those of ``SamAutomaticMaskGenerator``.
 
-    The last three are not in segment-anything, and off unless they are set.
+    The last four are not in segment-anything, and off unless they are set.
 
     Attributes:
         points_per_side: points along each side of the grid that asks; its square is the number of prompts per crop.
@@ -44,6 +53,8 @@ class AutomaticSettings:
             ``points_per_side``.
         min_mask_region_area: holes and islands of fewer pixels are filled and taken away; 0 leaves masks alone.
         output_mode: what `AutomaticMask.segmentation` gives: ``binary_mask``, ``uncompressed_rle`` or ``coco_rle``.
+        mask_nms_thresh: of two masks that have a greater IoU themselves, not only their boxes, the one of the higher
+            score stays. A speck far away gives a second mask of an object a box of its own.
         max_masks: at most so many masks per picture, those of the highest score.
         min_area_share: least share of the picture's pixels, inclusive.
         max_area_share: greatest share of the picture's pixels, inclusive.
@@ -67,12 +78,13 @@ class AutomaticSettings:
     point_grids: Sequence[Points] | None = None
     min_mask_region_area: int = 0
     output_mode: OutputMode = "binary_mask"
+    mask_nms_thresh: float = 1.0
     max_masks: int | None = None
     min_area_share: float = 0.0
     max_area_share: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in (*_SHARES, "min_area_share", "max_area_share"):
+        for name in _SHARES:
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")

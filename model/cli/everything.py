@@ -27,6 +27,7 @@ _OPTIONS = (
     ("crop_overlap_ratio", _SHARE, "X", "By which share of the picture crops overlap.  [default: 0.3413]"),
     ("crop_n_points_downscale_factor", click.IntRange(1), "N", "So many times fewer points per layer.  [default: 1]"),
     ("min_mask_region_area", click.IntRange(0), "PIXELS", "Fill smaller holes, remove smaller islands.  [default: 0]"),
+    ("mask_nms_thresh", _SHARE, "X", "The same for masks that have a greater IoU themselves.  [default: off]"),
     ("max_masks", click.IntRange(1), "N", "At most so many masks per picture, the best.  [default: all]"),
     ("min_area_share", _SHARE, "X", "Least share of the picture that a mask covers.  [default: 0]"),
     ("max_area_share", _SHARE, "X", "Greatest share of the picture that a mask covers.  [default: 1]"),
