@@ -18,7 +18,7 @@ class Choice:
         dry_run: the folder for overlays; None to store predictions.
         points_per_side: of the grid, with everything.
         max_masks: per image, with everything.
-        min_score: least predicted IoU, with everything.
+        min_score: least predicted IoU, with everything; None for what suits the weights.
         min_area: least percent of the image, with everything.
     """
 
@@ -28,5 +28,5 @@ class Choice:
     dry_run: Path | None
     points_per_side: int
     max_masks: int
-    min_score: float
+    min_score: float | None
     min_area: float

@@ -49,9 +49,8 @@ from backend.preannotate_choice import EVERYTHING, SOURCES, Choice
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
-    default=0.88,
-    show_default=True,
-    help="With everything: least predicted IoU of a mask.",
+    metavar="X",
+    help="With everything: least predicted IoU of a mask.  [default: 0.88; for the demo model 0.65]",
 )
 @click.option(
     "--min-area",

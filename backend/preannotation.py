@@ -20,7 +20,7 @@ from backend.shapes import ShapeKind
 from backend.tally import Tally, noting_the_end
 from backend.task_segmenter import TaskSegmenter
 from backend.types import Controls, Prediction, Task
-from model.automatic import AutomaticSettings
+from model.automatic import AutomaticSettings, settings_for
 
 DUPLICATES = "duplicates deleted"
 SHOWN = 5
@@ -39,7 +39,9 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
     _check_output(batch.controls, outputs)
     coco = coco_prompts.read(choice.coco) if choice.coco is not None else None
     embeddings = Telling(engine.embeddings)
-    segmenter = batch_parts.segmenter(settings, batch.checkpoint, embeddings, _everything(choice))
+    segmenter = batch_parts.segmenter(
+        settings, batch.checkpoint, embeddings, _everything(choice, batch.checkpoint.config.name)
+    )
     batch.stop.listen()
     means = Means(
         batch.client,
@@ -101,10 +103,11 @@ def _segment(
     return segment
 
 
-def _everything(choice: Choice) -> AutomaticSettings | None:
+def _everything(choice: Choice, network: str) -> AutomaticSettings | None:
     if EVERYTHING not in choice.sources:
         return None
-    return AutomaticSettings(
+    return settings_for(
+        network,
         points_per_side=choice.points_per_side,
         pred_iou_thresh=choice.min_score,
         max_masks=choice.max_masks,

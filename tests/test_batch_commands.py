@@ -19,6 +19,7 @@ from tests.fake_project import PROJECT, FakeProject, away
 from tests.fake_project_server import FakeProjectServer
 from tests.fakes import LEGACY_TOKEN, Reply, png
 from tests.processes import ROOT, environment
+from tests.scenes import scene_file
 from tests.test_preannotate import SIZE_WH, box
 from tests.wire import CONFIG
 
@@ -217,6 +218,21 @@ def test_categories_that_are_no_labels_are_reported(call, server, tmp_path):
     assert done.exit_code == 1
     assert f"task {task}: unknown_label" in done.stdout
     assert not server.project.stored
+
+
+def test_everything_is_found_within_limits_without_prompts(call, server):
+    task = server.upload("scene.png", scene_file(5034).data)
+    arguments = ("preannotate", "--project", str(PROJECT), "--from", "everything", "--points-per-side", "8")
+    done = call(*arguments, PADDLE_SAM_WEIGHTS="demo")
+    assert done.exit_code == 0, done.output
+    [found] = server.project.of(task)
+    scores = [region["score"] for region in found.result]
+    assert len(scores) > 1
+    assert scores == sorted(scores, reverse=True)
+    done = call(*arguments, "--replace", "--max-masks", "1", PADDLE_SAM_WEIGHTS="demo")
+    assert done.exit_code == 0, done.output
+    [found] = server.project.of(task)
+    assert [region["score"] for region in found.result] == scores[:1]
 
 
 def test_a_limit_and_a_filter_choose_tasks(call, server):
