@@ -118,7 +118,7 @@ def test_without_redis_url_a_worker_refuses_to_start_and_says_what_to_set():
 
 
 def test_weights_that_are_not_there_are_told(tmp_path):
-    done = command(REDIS_URL="redis://127.0.0.1:1/0", PADDLE_SAM_WEIGHTS="SAM-H_box", MODEL_DIR=str(tmp_path))
+    done = command(REDIS_URL="redis://127.0.0.1:1/0", PADDLE_SAM_WEIGHTS="SAM-X", MODEL_DIR=str(tmp_path))
     assert done.returncode == 2
     assert "SAM-H_box" in done.stderr
 
