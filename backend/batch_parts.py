@@ -78,7 +78,7 @@ def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, pati
     """Return what makes embeddings, ready for work.
 
     Raises:
-        ValueError: the encoder cannot be loaded, or there is nothing that would keep what it makes.
+        ValueError: the encoder cannot be loaded.
         RetryLater: Redis does not answer, or no worker is running.
     """
     return _on_workers(settings, checkpoint) if settings.redis_url else _here(settings, checkpoint, client, patience)
@@ -150,10 +150,6 @@ def only_run(
 def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patience: Patience) -> Engine:
     from model.predictor import load_encoder  # here: see `segmenter`
 
-    if not settings.disk_cache_mb:
-        raise ValueError(
-            "what is made would be lost with this process: expected PADDLE_SAM_DISK_CACHE_MB above 0, or REDIS_URL"
-        )
     made = DirectEmbeddings(
         bootstrap.image_source(settings, client),
         load_encoder(checkpoint, settings.device),

@@ -6,7 +6,7 @@ import time
 import click
 
 from backend.batch_options import of_a_project
-from backend.commands import settings_of
+from backend.commands import refuse, settings_of
 
 
 @click.command("precompute")
@@ -24,6 +24,8 @@ def command(
     if stopped with Ctrl-C.
     """
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
+    if not settings.redis_url and not settings.disk_cache_mb:
+        refuse("what is made would be lost with this process: expected PADDLE_SAM_DISK_CACHE_MB above 0, or REDIS_URL")
     from backend import batch_parts, batch_run, precompute, progress  # here: --help must not wait for them
 
     began = time.monotonic()

@@ -162,6 +162,14 @@ def test_preannotate_stores_one_prediction_for_each_task_and_ends_with_0(call, s
     assert len(server.project.stored) == 20
 
 
+def test_masks_can_be_made_without_a_cache(call, server, tmp_path):
+    tasks = fill(server, 2)
+    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes", PADDLE_SAM_DISK_CACHE_MB="0")
+    assert done.exit_code == 0, done.output
+    assert [len(server.project.of(task)) for task in tasks] == [1, 1]
+    assert not list(tmp_path.rglob("*.embedding"))
+
+
 def test_duplicates_of_an_earlier_race_are_deleted(call, server):
     [task] = fill(server, 1)
     call("preannotate", "--project", str(PROJECT), "--from", "boxes")

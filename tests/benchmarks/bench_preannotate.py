@@ -37,7 +37,7 @@ from tests.benchmarks.rows import Row, compare, say
 from tests.fake_project import PROJECT, FakeProject
 from tests.wire import CONFIG
 
-IMAGES = 3
+IMAGES = 2
 ROUNDS = 3
 ACROSS, DOWN = 5, 4
 BOXES = ACROSS * DOWN
