@@ -4,8 +4,10 @@ import importlib.metadata
 import logging
 import os
 import platform
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +25,9 @@ HIDDEN = (
     "the CPU's paddlepaddle was installed over paddlepaddle-gpu; pip install --force-reinstall --no-deps "
     "paddlepaddle-gpu, from Paddle's own index, puts it back"
 )
+
+NAMES = threading.RLock()
+"""Whoever holds it may change how Paddle counts names; see `building`."""
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -75,10 +80,22 @@ def check_dtype(dtype: str, device: str) -> str:
 def enter(device: str) -> None:
     """Make ``device`` the calling thread's, and let that thread compute; Paddle keeps both per thread.
 
-    A thread other than the one that first imported Paddle would otherwise record graphs instead of computing.
+    A thread other than the one that first imported Paddle would otherwise record graphs instead of computing. The first
+    time this waits for networks that are being built: see `building`.
     """
-    paddle.disable_static()
+    if not paddle.in_dynamic_mode():
+        with NAMES:
+            paddle.disable_static()
     paddle.set_device(device)
+
+
+def building() -> AbstractContextManager[object]:
+    """Return what must be entered while a network is built.
+
+    Paddle counts the names of parameters for the whole process, without a lock, and begins anew when a thread starts to
+    compute. Two networks that are built at once may then get one name twice, which Paddle refuses.
+    """
+    return NAMES
 
 
 def prepare_cpu() -> None:

@@ -295,7 +295,8 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
     devices.check_dtype(dtype, place)
     devices.prepare_cpu()
     devices.enter(place)
-    network = image_encoder(checkpoint.config, _parallel(place, dtype))
+    with devices.building():
+        network = image_encoder(checkpoint.config, _parallel(place, dtype))
     _fill(network, checkpoint, "image_encoder.")
     if dtype != "float32":
         network = network.astype(dtype)
@@ -318,7 +319,8 @@ def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:
     place = devices.resolve(device)
     devices.prepare_cpu()
     devices.enter(place)
-    prompt_encoder, mask_decoder = PromptEncoder(checkpoint.config), MaskDecoder(checkpoint.config)
+    with devices.building():
+        prompt_encoder, mask_decoder = PromptEncoder(checkpoint.config), MaskDecoder(checkpoint.config)
     _fill(prompt_encoder, checkpoint, "prompt_encoder.")
     _fill(mask_decoder, checkpoint, "mask_decoder.")
     prompt_encoder.eval()

@@ -144,3 +144,24 @@ compute()
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["8.0", "8.0"]
+
+
+def test_a_thread_that_begins_to_compute_leaves_the_names_of_a_network_that_is_being_built():
+    thread = threading.Thread(target=devices.enter, args=("cpu",))
+    with devices.building():
+        names = [paddle.nn.Linear(1, 1).weight.name for _ in range(10)]
+        thread.start()
+        thread.join(0.2)
+        names += [paddle.nn.Linear(1, 1).weight.name for _ in range(10)]
+    thread.join()
+    assert len(set(names)) == 20
+
+
+def test_networks_may_be_built_at_once(tiny_checkpoint):
+    built = []
+    threads = [threading.Thread(target=lambda: built.append(load_encoder(tiny_checkpoint, "cpu"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(built) == 4

@@ -62,13 +62,15 @@ def export(
 def _write_paddlex(checkpoint: Checkpoint, directory: Path, prompt: PromptKind) -> None:
     import paddle  # takes seconds, and only this export needs it
 
+    from model import device as devices
+
     size = checkpoint.config.image_size
     sides = [None, 4] if prompt == "box" else [1, 1, 2]
     specs = [
         paddle.static.InputSpec([1, 3, size, size], "float32", "img"),
         paddle.static.InputSpec(sides, "float32", "prompt"),
     ]
-    with paddle.utils.unique_name.guard(), warnings.catch_warnings():
+    with devices.building(), paddle.utils.unique_name.guard(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Tensor do not have 'place'")  # Paddle's paddle.where about itself
         network = _network(checkpoint, prompt)
         static = paddle.jit.to_static(network, input_spec=specs, full_graph=True)
