@@ -71,12 +71,12 @@ class Studio:
         self._json("POST", f"/api/projects/{project}/import", files={"file": (name, data)})
         return max(task["id"] for task in self.tasks(project))
 
-    def upload(self, project: int, files: dict[str, bytes]) -> dict[str, int]:
-        """Upload images in one request; return their tasks by the images' names."""
+    def upload(self, project: int, files: dict[str, bytes], **params: str) -> dict[str, int]:
+        """Upload images in one request; return their tasks by the images' names, listed with these parameters."""
         named = {name: (name, data) for name, data in files.items()}
         self._json("POST", f"/api/projects/{project}/import", files=named)
-        params = {"project": project, "page_size": 1000}
-        tasks = self._json("GET", "/api/tasks", params=params)["tasks"]
+        found = self._json("GET", "/api/tasks", params={"project": project, "page_size": 1000, **params})
+        tasks = found["tasks"]
         return {task["data"]["image"].rpartition("-")[2]: task["id"] for task in tasks}
 
     def uploaded(self, project: int, name: str, data: bytes) -> str:

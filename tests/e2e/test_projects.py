@@ -223,6 +223,37 @@ def test_a_run_goes_on_while_label_studio_is_restarted(studio, tmp_path):
     assert [len(project.predictions(task)) for task in project.pictures] == [1] * 30
 
 
+def test_two_people_at_once_leave_one_prediction_of_each_task(studio, tmp_path):
+    project = Project(studio, easy_targets(SIZE, 24))
+    arguments = ("preannotate", "--project", str(project.number), *FROM)
+    with running(studio, tmp_path / "one", *arguments) as one, running(studio, tmp_path / "two", *arguments) as two:
+        for process in (one, two):
+            said = process.communicate(timeout=RUN_S)[0]
+            assert process.returncode == 0, said
+    assert [len(project.predictions(task)) for task in project.pictures] == [1] * 24
+
+
+def answered(studio: Studio) -> float:
+    """How many tasks the service has answered so far."""
+    lines = ask(f"{studio.backend_url}/metrics").decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("paddle_sam_tasks_total{"))
+
+
+def test_listing_a_project_that_predicts_by_itself_sets_nothing_off(studio, tmp_path):
+    """Label Studio would ask the backend about every page of tasks, while the page waits."""
+    number = studio.project(CONFIG)
+    studio.patch(f"/api/projects/{number}/", {"evaluate_predictions_automatically": True})
+    files = {f"{place:02}.png": targets[0].data for place, targets in enumerate(easy_targets(SIZE, 3))}
+    studio.upload(number, files, review="true")
+    before = answered(studio)
+    code, said = run(studio, tmp_path / "cache", "precompute", "--project", str(number))
+    assert code == 0, said
+    assert "encoded  3" in said
+    assert answered(studio) == before
+    studio.tasks(number)  # as anybody else would list them
+    assert answered(studio) == before + 3
+
+
 def test_filters_and_views_mean_what_the_data_manager_shows(studio, tmp_path):
     project = Project(studio, easy_targets(SIZE, 6))
     ids = sorted(project.pictures)
