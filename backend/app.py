@@ -27,13 +27,17 @@ logger = logging.getLogger(__name__)
 JSON = "application/json"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
+CHUNK = 1 << 16
+DROP_AT_MOST = 8
+"""How many times the largest body is read and dropped, for the caller to hear why it was not taken."""
+
 
 @dataclass(frozen=True)
 class Access:
     """Who may call, with how large a body, and how many at once.
 
     Attributes:
-        max_body_bytes: a larger request is not read.
+        max_body_bytes: a larger request is not taken in, only read to its end and dropped.
         max_predicts: how many predictions may be in hand, most of them waiting; what comes beyond them is answered
             empty at once, so that the threads left over go on answering that the service is up.
         user: Basic auth user, None to let everybody in.
@@ -147,6 +151,12 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
             content_type=JSON,
         )
 
+    @app.after_request
+    def hear_out(response: Response) -> Response:
+        # Hung up on in the middle of its body, a caller sees a broken connection and never the answer.
+        _drop_body(DROP_AT_MOST * access.max_body_bytes)
+        return response
+
     @app.errorhandler(ProtocolError)
     def bad_request(error: ProtocolError) -> Response:
         metrics.refused(error.reason)
@@ -182,6 +192,18 @@ def _body(access: Access) -> bytes:
     if request.content_length is None and len(body) >= access.max_body_bytes:
         raise RequestEntityTooLarge  # Werkzeug cuts a body of unknown length off without a word
     return body
+
+
+def _drop_body(limit: int) -> None:
+    """Read what is left of the request's body, at most ``limit`` bytes of it."""
+    if not request.environ.get("wsgi.input_terminated"):
+        return  # the server does not say where the body ends, and reading on would wait for ever
+    stream = request.environ["wsgi.input"]
+    try:
+        while limit > 0 and (part := stream.read(min(CHUNK, limit))):
+            limit -= len(part)
+    except Exception as error:  # noqa: BLE001 - servers have errors of their own for a caller that is gone
+        logger.debug("event=body_ended path=%s detail=%r", request.path, str(error))
 
 
 def _json(body: bytes, code: int = 200) -> Response:

@@ -95,10 +95,22 @@ def test_a_body_without_a_length_is_read(server):
     assert b'"model_version":"small@' in answer
 
 
-def test_a_click_that_is_too_large_is_an_empty_answer_over_a_socket_too(server):
-    status, answer = server.ask("/predict", b" " * 3_000_000)
+@pytest.mark.parametrize("size", [1_100_000, 3_000_000, 7_900_000])
+def test_a_click_that_is_too_large_is_an_empty_answer_over_a_socket_too(server, size):
+    status, answer = server.ask("/predict", b" " * size)
     assert status == 200
     assert json.loads(answer)["results"][0]["result"] == []
+
+
+def test_what_nobody_asked_for_is_read_before_it_is_refused(server):
+    assert server.ask("/nowhere", b" " * 7_900_000)[0] == 404
+    assert server.ask("/health", b" " * 7_900_000)[0] == 405
+
+
+def test_a_body_without_end_is_not_read_to_its_end(server):
+    with contextlib.suppress(OSError):  # hung up on
+        assert server.ask("/predict", b" " * 50_000_000)[0] == 200
+    assert server.ask("/health")[0] == 200
 
 
 @pytest.mark.parametrize("message", [
