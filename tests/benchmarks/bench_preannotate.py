@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -130,7 +131,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     tasks = ProjectTasks(project, patience, project.project_value)
     tally = preannotate.run(tasks, means, deliveries.into_label_studio(writer), stop, Silent())
     writer.tidy(segmenter.model_version)
-    found = [len(one.result) for one in project.stored.values()]
+    found = [len(msgspec.json.decode(one.raw, type=list[msgspec.Raw])) for one in project.stored.values()]
     if not tally.is_clean or found != [BOXES] * IMAGES:
         raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {found}; {tally.lines()}")
 
