@@ -1,5 +1,6 @@
 """Which device the network runs on, and what a CPU needs to be told to run it well."""
 
+import ctypes
 import importlib.metadata
 import logging
 import os
@@ -28,6 +29,13 @@ HIDDEN = (
 
 NAMES = threading.RLock()
 """Whoever holds it may change how Paddle counts names; see `building`."""
+
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: (1 << 31) - 1, M_ARENA_MAX: 2}
+"""What `keep_memory` tells glibc: no block comes from the system alone, the end of the heap is not given back before
+2 GiB of it are free, and threads share two heaps, for what one has freed to serve the others."""
+
+ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES")
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -108,6 +116,21 @@ def prepare_cpu() -> None:
     instruction_set = mkl_instruction_set(_cpu_info())
     if instruction_set is not None:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", instruction_set)
+
+
+def keep_memory() -> bool:
+    """Let the memory that is freed stay with the process, for the next image; return whether that is so from now on.
+
+    The network asks for the same large blocks for every image. glibc takes each anew from the system and gives it
+    back, and the system fills it with zeros, page by page: about a fifth of the time of ViT-B on two cores. What the
+    process holds stays at its peak instead. Nothing is changed where the user told glibc how to behave, by variables
+    that begin with `ALLOCATOR_VARIABLES`, and there is nothing to change with another C library.
+    """
+    if any(name.startswith(ALLOCATOR_VARIABLES) for name in os.environ) or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    done = [mallopt(parameter, value) for parameter, value in KEPT.items()]
+    return all(done)
 
 
 def mkl_instruction_set(cpu_info: str) -> str | None:

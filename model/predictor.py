@@ -304,6 +304,8 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
             if isinstance(layer, Attention):
                 layer.fused = place != "cpu"
     network.eval()
+    if place == "cpu":
+        devices.keep_memory()  # from now on: what reading the weights took has been given back
     return Encoder(network, checkpoint.config, checkpoint.model_version, place, dtype)
 
 
