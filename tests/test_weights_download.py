@@ -284,3 +284,14 @@ def test_published_sources_are_files_on_https_and_metas_carry_checksums():
     assert set(SOURCES) == {"SAM-H_box", "SAM-H_point", "sam_vit_b", "sam_vit_l", "sam_vit_h"}
     assert all(source.url.startswith("https://") for source in SOURCES.values())
     assert all((source.sha256 is None) == source.is_archive for source in SOURCES.values())
+
+
+def test_weights_that_are_there_are_found_in_a_folder_that_cannot_be_written(server, tmp_path):
+    (tmp_path / "sam.pth").write_bytes(b"")
+    (tmp_path / ".sam.pth.lock").mkdir()  # no lock can be taken, not even by root, whom permissions do not hold back
+    tmp_path.chmod(0o555)
+    try:
+        assert download("it", tmp_path, sources=source(server, "sam.pth")) == tmp_path / "sam.pth"
+    finally:
+        tmp_path.chmod(0o755)
+    assert server.asked == []

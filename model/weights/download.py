@@ -116,6 +116,8 @@ def download(
     target = folder / source.stored_name
     part = folder / f".{source.file_name}.part"
     try:
+        if target.exists():  # it got its name when it was complete; its folder may be one that cannot be written
+            return target
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{source.file_name}.lock"):
             if not target.exists():  # another process may have had the lock
