@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import parse_qs, quote, unquote, unquote_to_bytes, urlsplit
 
+from backend.addresses import Origin
 from backend.errors import AccessError, ImageError, Reason
 from backend.types import ImageRef
 
@@ -99,13 +100,12 @@ def _inline(uri: str) -> bytes:
 
 def _absolute(uri: str, label_studio_url: str, local_files_root: Path | None) -> Location:
     try:
-        parts, base = urlsplit(uri), urlsplit(label_studio_url)
-        usable = bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ImageError(f"expected an http(s) address, got {uri[:80]!r}", Reason.UNSUPPORTED_IMAGE_SOURCE)
-    if (parts.scheme.lower(), parts.netloc.lower()) == (base.scheme, base.netloc.lower()):
+        origin = Origin.of(uri)
+    except ValueError as error:
+        message = f"expected an http(s) address, got {uri[:80]!r}"
+        raise ImageError(message, Reason.UNSUPPORTED_IMAGE_SOURCE) from error
+    if origin == Origin.of(label_studio_url):
+        parts = urlsplit(uri)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         return _relative(path or "/", label_studio_url, local_files_root)
     return Remote(uri.partition("#")[0])

@@ -40,6 +40,26 @@ def test_paths_of_label_studio_lead_there_in_every_spelling(uri, path):
     assert place(uri).url == LS + path
 
 
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("http://ls", "http://ls:80"),
+        ("http://ls:80", "http://LS."),
+        ("https://ls", "https://ls:443"),
+        ("https://ls:443", "https://someone:secret@ls"),
+    ],
+)
+def test_label_studio_is_known_by_its_origin_however_that_is_spelt(url, same):
+    assert place(same + "/data/upload/1/a.jpg", url) == Remote(url + "/data/upload/1/a.jpg", immutable=True)
+    with pytest.raises(AccessError):
+        place(same + "/data/upload/../a.jpg", url)
+
+
+@pytest.mark.parametrize("other", ["https://ls:80", "http://ls:443", "http://ls.evil.example.com", "http://ls@evil"])
+def test_another_scheme_host_or_port_is_not_label_studio(other):
+    assert place(other + "/data/upload/1/a.jpg", "http://ls") == Remote(other + "/data/upload/1/a.jpg")
+
+
 def test_a_label_studio_below_a_path_keeps_it_once():
     url = "https://example.com/ls"
     assert place("/data/upload/1/a.jpg", url).url == "https://example.com/ls/data/upload/1/a.jpg"

@@ -14,10 +14,10 @@ ROWS = [
     "backend backend.errors backend.shapes backend.types backend.setting_types backend.settings backend.logs "
     "backend.signals",
     "backend.json_fields backend.protocol_context backend.protocol_saved backend.protocol backend.label_config "
-    "backend.locations backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
+    "backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
     "backend.saved_prompts backend.coco_prompts backend.regions backend.embedding_bytes",
-    "backend.addresses backend.images backend.image_source backend.contents backend.tokens backend.label_studio_types "
-    "backend.label_studio_http backend.label_studio backend.patience backend.pipeline backend.chunks "
+    "backend.addresses backend.locations backend.images backend.image_source backend.contents backend.tokens "
+    "backend.label_studio_types backend.label_studio_http backend.label_studio backend.patience backend.pipeline backend.chunks "
     "backend.progress backend.tally backend.task_selection "
     "backend.project_tasks backend.prediction_writer backend.store backend.metrics",
     "backend.encoding backend.content_journal backend.encode_queue backend.direct_embeddings backend.ahead "
