@@ -287,3 +287,5 @@ class LocalEmbeddings:
         except BackendError as error:
             self._observer.background_failure(error.reason)
             logger.info("event=prefetch_failed task=%s reason=%s", ref.task_id, error.reason)
+        except Exception:  # a defect must not end the thread that sees to the next image
+            logger.exception("event=prefetch_defect task=%s", ref.task_id)

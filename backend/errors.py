@@ -11,6 +11,7 @@ BackendError            always carries a ``Reason`` and says whether trying agai
 """
 
 from enum import Enum
+from typing import TypeVar
 
 
 class Reason(str, Enum):
@@ -78,7 +79,7 @@ class Reason(str, Enum):
 
 
 class BackendError(Exception):
-    """Anything this backend can name as the cause of an empty answer.
+    """Anything this backend can name as the cause of an empty answer; can be copied, as several threads may raise it.
 
     Attributes:
         reason: the machine-readable cause.
@@ -91,6 +92,18 @@ class BackendError(Exception):
     def __init__(self, message: str, reason: Reason | None = None) -> None:
         super().__init__(message)
         self.reason = self.default_reason if reason is None else reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Python's own way calls the constructor with what str() tells, which fails where it takes anything else.
+        return _rebuilt, (type(self), self.args), self.__dict__
+
+
+_Kind = TypeVar("_Kind", bound=BackendError)
+
+
+def _rebuilt(kind: type[_Kind], args: tuple[object, ...]) -> _Kind:
+    """Return an error without calling its constructor; its attributes are copied to it afterwards."""
+    return kind.__new__(kind, *args)
 
 
 class RequestError(BackendError):

@@ -12,7 +12,9 @@ from backend.contents import Contents, place_of
 from backend.embeddings import LocalEmbeddings, Priority
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
 from backend.image_source import Fetched, Version
+from backend.label_studio_http import RefusedError
 from backend.metrics import Metrics
+from backend.patience import Stopped
 from backend.store import EmbeddingKey, FileStore, MemoryStore, TieredStore
 from backend.types import ImageRef
 from tests.fakes import FakeClock, FakeEncoder, png
@@ -575,6 +577,32 @@ def test_a_failure_ahead_of_time_is_counted_and_stops_nothing(setup, embeddings)
         "paddle_sam_background_failures_total", {"reason": "image_not_found"}
     )
     assert count == 1
+
+
+class UncopyableError(BackendError):
+    """An error with a defect."""
+
+    def __reduce__(self):
+        raise TypeError("cannot be copied")
+
+
+def test_a_defect_ahead_of_time_stops_nothing(setup, embeddings, caplog):
+    setup.source.contents["odd"] = UncopyableError("why")
+    with pytest.raises(TypeError):
+        embeddings.get(ref("odd"), SOON_S)
+    embeddings.prefetch([ref("odd"), ref("red")])
+    eventually(lambda: setup.encoder.calls == 1)
+    assert "event=prefetch_defect" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [RefusedError, Stopped])
+def test_an_error_of_any_kind_is_remembered_and_stops_nothing(setup, embeddings, kind):
+    setup.source.contents["odd"] = kind("no", 404) if kind is RefusedError else kind()
+    for _ in range(2):
+        with pytest.raises(kind):
+            embeddings.get(ref("odd"), SOON_S)
+    embeddings.prefetch([ref("odd"), ref("red")])
+    eventually(lambda: setup.encoder.calls == 1)
 
 
 # The end
