@@ -35,8 +35,9 @@ from backend.store import EmbeddingStore, FileStore, MemoryStore, TieredStore
 from backend.task_segmenter import TaskSegmenter
 from backend.tokens import TokenKind
 from backend.worker import Worker
-from model.api import find_weights
+from model.api import DEMO, find_weights
 from model.weights import Checkpoint, merge, read
+from model.weights.download import SOURCES
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def read_weights(settings: Settings) -> Checkpoint:
     """
     checkpoints = []
     for name in (part.strip() for part in settings.weights.split(",")):
-        is_path = Path(name).exists()
+        is_path = name not in (DEMO, *SOURCES) and Path(name).exists()  # a directory ./demo hides no model
         checkpoints.append(read(name) if is_path else read(find_weights(name, settings.model_dir), name))
     first, *others = checkpoints
     for other in others:

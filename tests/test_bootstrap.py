@@ -78,6 +78,14 @@ def test_weights_that_are_not_there_are_refused_with_what_there_is(tmp_path, nam
         bootstrap.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=name))
 
 
+def test_a_directory_called_like_a_model_does_not_hide_it_but_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert bootstrap.read_weights(settings(tmp_path)).model_version.startswith("demo@")
+    with pytest.raises(WeightsError, match=r"demo: expected .* in this directory"):
+        bootstrap.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS="./demo"))
+
+
 def test_damaged_weights_are_refused(tmp_path, weights):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="small"):
