@@ -200,6 +200,12 @@ class LabelStudioHttp:
                 "Label Studio refuses the personal access token: it is revoked, expired or another server's; "
                 "create one under Account & Settings and set LABEL_STUDIO_API_KEY"
             )
+        if path == _REFRESH and status not in _TRANSIENT and not reply.is_redirect:
+            return AccessError(
+                f"Label Studio at {self.url} answers {status} to {path}, which exchanges personal access tokens; set "
+                "LABEL_STUDIO_URL to Label Studio's own address, or use a legacy token if it is too old for the others",
+                Reason.LABEL_STUDIO_NOT_CONFIGURED,
+            )
         if status in (401, 403):
             return self.refusal(f"answers {status} to {path}", header)
         if status in _TRANSIENT:

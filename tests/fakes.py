@@ -198,24 +198,29 @@ class FakeLabelStudio(HttpServer):
         accepted: the ``Authorization`` values that are good at the moment.
         revoked: whether the personal access token is refused.
         refreshes: how often it was exchanged.
+        refresh: what the exchange answers instead, a `Reply` or a function of the `Request`.
     """
 
     def __init__(self):
         super().__init__()
         self.accepted, self.revoked, self.refreshes = {f"Token {LEGACY_TOKEN}"}, False, 0
+        self.refresh: Reply | Callable[[Request], Reply] | None = None
 
     def expire(self):
         self.accepted.clear()
 
     def reply(self, request):
         if request.path == "/api/token/refresh":
-            return self._refresh(json.loads(request.body))
+            return self._refresh(request)
         if request.path != "/api/version" and request.headers.get("authorization") not in self.accepted:
             return Reply(b'{"detail":"Authentication credentials were not provided."}', 401)
         return super().reply(request)
 
-    def _refresh(self, body):
+    def _refresh(self, request):
         self.refreshes += 1
+        if self.refresh is not None:
+            return self.refresh(request) if callable(self.refresh) else self.refresh
+        body = json.loads(request.body)
         if self.revoked or body.get("refresh") != PERSONAL_TOKEN:
             return Reply(b'{"detail":"Token is invalid"}', 401)
         access = jwt(token_type="access", iat=1700000000, exp=1700000300, jti=self.refreshes)

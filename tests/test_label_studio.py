@@ -116,6 +116,15 @@ def test_a_revoked_personal_token_is_an_access_error_that_says_what_to_do(connec
     assert server.refreshes == 1
 
 
+@pytest.mark.parametrize("status", [404, 405, 410, 418])
+def test_an_address_that_exchanges_no_tokens_is_told_as_such(connect, server, status):
+    server.refresh = Reply(b"not here", status)
+    with pytest.raises(AccessError, match=f"answers {status} to /api/token/refresh.*LABEL_STUDIO_URL") as caught:
+        connect().user()
+    assert caught.value.reason is Reason.LABEL_STUDIO_NOT_CONFIGURED
+    assert server.refreshes == 1
+
+
 def test_a_personal_token_without_its_end_is_told_before_anything_is_asked(connect, server):
     with pytest.raises(AccessError, match="without its end") as caught:
         connect(PERSONAL_TOKEN.rpartition(".")[0]).user()
