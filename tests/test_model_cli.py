@@ -125,6 +125,25 @@ def test_what_an_earlier_run_wrote_is_not_segmented_again(weights, photos):
         assert done.stdout.startswith("2 of 2 pictures")
 
 
+def test_the_directory_of_the_pictures_is_no_place_for_what_is_found_in_them(weights, photos):
+    before = files_below(photos)
+    done = run("segment", photos, "--weights", weights, "--out", photos / "more" / "..")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "expected another directory to write to than that of the pictures" in done.stderr
+    assert files_below(photos) == before
+
+
+@pytest.mark.parametrize("name", ["a_res.jpg", "a_mask_1.png", "a_RES.JPG"])
+def test_a_picture_is_never_overwritten_by_what_is_found_in_another(weights, photos, name):
+    Image.fromarray(photo(40, 60, 3)).save(photos / name)
+    content = (photos / name).read_bytes()
+    done = run("segment", photos / "a.jpg", photos / name, "--weights", weights, "--out", photos)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{name}: expected another directory to write to (--out)" in done.stderr
+    assert (photos / name).read_bytes() == content
+    assert not (photos / "a_res.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -1,5 +1,6 @@
 """Which pictures to do, and what the files about each are called."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,22 +29,25 @@ class Job:
 def find_jobs(given: Sequence[str], out: Path | None) -> list[Job]:
     """Return one job per picture; directories keep their structure, and no two jobs write the same file.
 
-    What an earlier run wrote below a directory is left out.
+    What an earlier run wrote below a directory is left out. No job writes over a picture that is among the jobs.
 
     Args:
         given: files, directories and addresses.
         out: the output directory, if there is one.
 
     Raises:
-        InputError: one of them does not exist, or a directory holds no picture.
+        InputError: one of them does not exist, a directory holds no picture, or ``out`` is the directory of the
+            pictures itself or has one of them where a file about another would go.
     """
-    from model.inputs import find
+    from model.inputs import InputError, find
 
     jobs: list[Job] = []
     names: set[str] = set()
     targets: set[Path] = set()
     for argument in given:
         is_directory = Path(argument).is_dir()
+        if is_directory and out is not None and Path(argument).resolve() == out.resolve():
+            raise InputError(f"{out}: expected another directory to write to than that of the pictures (--out)")
         written = out.resolve() if out is not None and Path(argument).resolve() in out.resolve().parents else None
         for source in find(argument):
             path = Path(source.path or "")
@@ -55,7 +59,28 @@ def find_jobs(given: Sequence[str], out: Path | None) -> list[Job]:
             names.add(name)
             targets.add(target)
             jobs.append(Job(source, name, target))
+    if out is not None:
+        _check_kept(jobs, out)
     return jobs
+
+
+def _check_kept(jobs: Sequence[Job], out: Path) -> None:
+    """Refuse jobs of which one would write its mask, overlay or JSON over the picture of another, or its own."""
+    from model.inputs import InputError
+
+    pictures: dict[Path, list[str]] = {}
+    for job in jobs:
+        path = Path(job.source.path or "").resolve()
+        pictures.setdefault(path.parent, []).append(path.name)
+    for job in jobs:
+        target = out / job.target
+        written = re.compile(rf"{re.escape(target.name)}_(mask_[0-9]+\.png|res\.jpg|res\.json)", re.IGNORECASE)
+        for name in pictures.get(target.parent.resolve(), ()):
+            if written.fullmatch(name):
+                raise InputError(
+                    f"{target.with_name(name)}: expected another directory to write to (--out), got one where this "
+                    f"picture would be overwritten by what is found in {job.name}"
+                )
 
 
 def _candidates(path: Path) -> Iterator[Path]:
