@@ -7,13 +7,14 @@ Only a body that is no JSON object is refused.
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from backend import json_fields, protocol_context
+from backend import json_fields, protocol_context, protocol_saved
 from backend.errors import ProtocolError
 from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, Vector
 from backend.types import (
@@ -32,8 +33,7 @@ from backend.types import (
 _Other: TypeAlias = bool | int | float | str | list[msgspec.Raw] | None
 _T = TypeVar("_T", bound=msgspec.Struct)
 
-LARGE_BODY = 1 << 16
-_CODE = re.compile(rb'"rle"\s*:\s*\[')
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Task(msgspec.Struct):
@@ -91,7 +91,7 @@ def parse_predict(body: bytes) -> PredictRequest:
     Raises:
         ProtocolError: the body is not a JSON object, or ``tasks`` is not a list.
     """
-    light = _without_saved_masks(body)
+    light = protocol_saved.without_masks(body)
     asked = _decode(light, _Predict)
     context, skipped = _context(asked)
     if light is not body and (skipped or any(_lacks_mask(region.shape) for region in context or ())):
@@ -183,38 +183,33 @@ def dump_error(message: str) -> bytes:
 def _decode(body: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        if isinstance(error, msgspec.ValidationError) or not (b"NaN" in body or b"Infinity" in body):
-            raise ProtocolError(f"body: expected a JSON object as Label Studio sends it, got {error}") from error
-    # Python's json writes NaN where JSON has no word for it; it becomes null, so that only its own region suffers.
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        pass
     try:
-        return msgspec.json.decode(msgspec.json.encode(json.loads(body, parse_constant=lambda _: None)), type=kind)
+        return msgspec.json.decode(_strict(body), type=kind)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ProtocolError(f"body: expected a JSON object as Label Studio sends it, got {error}") from error
 
 
-def _without_saved_masks(body: bytes) -> bytes:
-    """Return a click's body with the run-length codes before its context emptied.
+def _strict(body: bytes) -> str:
+    """Return what Python's json writes but others refuse as JSON that all of them read.
 
-    Codes are lists of plain numbers, so each ends at the next ``]``; finding those is many times faster than any JSON
-    reader, which has to look at every number. Label Studio writes the context last.
+    Numbers without end (``NaN``, ``1e999``) become null and halves of an emoji the sign for what is unreadable, so that
+    only the value they stand in suffers.
+
+    Raises:
+        ValueError: the body is no JSON in Python's sense either.
+        RecursionError: it is nested too deeply.
     """
-    end = body.rfind(b'"context"')
-    if len(body) < LARGE_BODY or end < 0 or body[end + len(b'"context"') :].lstrip(b" \t\r\n:").startswith(b"null"):
-        return body
-    kept, last, place = [], 0, body.find(b'"rle"', 0, end)
-    while place >= 0:
-        found = _CODE.match(body, place)
-        place += len(b'"rle"')
-        if found and body[found.start() - 1 : found.start()] != b"\\":
-            close = body.find(b"]", found.end(), end)
-            if close < 0:
-                break
-            kept.append(body[last : found.end()])
-            last = place = close
-        place = body.find(b'"rle"', place, end)
-    kept.append(body[last:])
-    return b"".join(kept)
+    found = json.loads(body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_finite)
+    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(found, ensure_ascii=False))
+
+
+def _finite(digits: str) -> int | float | None:
+    number = float(digits)
+    if not math.isfinite(number):
+        return None
+    return int(digits) if digits.lstrip("-").isdecimal() else number
 
 
 def _lacks_mask(shape: Shape) -> bool:

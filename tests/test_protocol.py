@@ -358,6 +358,28 @@ def test_a_damaged_shape_is_skipped_in_words(kind: str, value: dict, message: st
     assert left.detail.startswith(message)
 
 
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (rb'"cut \ud83d"', "cut \N{REPLACEMENT CHARACTER}"),
+        (rb'"\ude00 \ud83d\ude00"', "\N{REPLACEMENT CHARACTER} \N{GRINNING FACE}"),
+        (b'"\xed\xa0\xbd"', "\N{REPLACEMENT CHARACTER}"),
+        (b"1e999", None),
+        (b"-1e999", None),
+        (b"NaN", None),
+        (b"1" + b"0" * 5000, None),
+        (b'[1e999, 7, 0.5, -3, 1e5, "x"]', [None, 7, 0.5, -3, 1e5, "x"]),
+    ],
+)
+def test_a_value_that_only_python_writes_costs_nobody_the_click(written: bytes, read: object, is_large: bool) -> None:
+    body = json.loads(body_with_saved_masks(3 if is_large else 0, {"result": [result()]}))
+    body["tasks"][0]["data"]["strange"] = "here"
+    request = protocol.parse_predict(encoded(body).replace(b'"here"', written))
+    assert request.tasks[0].data == {"image": "a.jpg", "strange": read}
+    assert [region.id for region in request.context] == ["prompt-one"]
+
+
 def test_a_saved_mask_without_an_end_is_refused() -> None:
     body = body_with_saved_masks(3, {"result": [result()]})
     broken = body.replace(b'"type": "brushlabels"', b'"type": "brushlabels", "rle": [1, 2').replace(b"]", b" ")
@@ -443,6 +465,18 @@ def test_task_data_that_mentions_masks_is_left_alone() -> None:
     body = json.loads(body_with_saved_masks(3, {"result": [result()]}))
     body["tasks"][0]["data"] = {"image": "a.jpg", "note": 'a text with "rle": [1, 2] in it', 'odd"rle': [3]}
     assert protocol.parse_predict(encoded(body)).tasks[0].data == body["tasks"][0]["data"]
+
+
+@pytest.mark.parametrize(
+    "rle",
+    [[[1, 2], [3]], [{"counts": [1]}], ["a]b"], ["], ["], [[]], "text", {"size": [6, 8], "counts": [1]}, [1, "]", 2]],
+)
+def test_a_click_on_task_data_with_codes_of_another_kind_is_answered(rle: object) -> None:
+    body = json.loads(body_with_saved_masks(3, {"result": [result()]}))
+    body["tasks"][0]["data"] = {"image": "a.jpg", "rle": rle, "after": [1]}
+    request = protocol.parse_predict(encoded(body))
+    assert request.tasks[0].data == body["tasks"][0]["data"]
+    assert [region.id for region in request.context] == ["prompt-one"]
 
 
 # Answers
