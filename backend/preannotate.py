@@ -231,6 +231,8 @@ class _Work:
         means.told()  # what was said about another task
         prediction = means.patience.see_through(partial(means.segment, task), means.tasks.version)
         failures = self._failures(task, prediction)
+        if not prediction.is_whole:  # what is stored would hide from the next run that an image is missing
+            return Settled(failures=failures)
         if not prediction.result:
             return Settled("" if failures else NOTHING, failures)
         result = msgspec.Raw(protocol.dump_result(prediction))

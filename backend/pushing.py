@@ -191,7 +191,7 @@ class Pushing:
             return
         segment = partial(self._segmenter.segment, late.task, late.asked, late.controls, late.project_id, IMAGE_S)
         made = self._patience.see_through(segment, self._studio.version)
-        if not made.result:
+        if not made.result or not made.is_whole:
             self._failed(late, made.reasons[0] if made.reasons else Reason.EMPTY_MASK, "nothing to store")
             return
         if not self._claims.take(late.key, late.asked_at):

@@ -207,7 +207,7 @@ class Retrieval:
             made = self._segmenter.segment(late.task, late.asked, late.controls, late.project_id, left_s, wait=wait)
         except RetryLater:
             return {}
-        if not made.result:
+        if not made.result or not made.is_whole:  # Label Studio would keep a half, and never ask again
             return {place: self._none(*made.reasons)}
         is_known = late.project_id is not None and late.task.id is not None
         if is_known and not self._claims.take(late.key, late.asked_at):

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from backend import label_config, task_images, task_objects
 from backend.drawing import Drawing
 from backend.embeddings import Embeddings, Priority
-from backend.errors import BackendError, Reason, RetryLater
+from backend.errors import BackendError, Reason, RequestError, RetryLater
 from backend.saved_prompts import TaskPrompts
 from backend.shapes import ShapeKind
 from backend.turns import Turns
@@ -117,7 +117,7 @@ class TaskSegmenter:
 
         Returns:
             One prediction, its score the mean of its regions'. What failed for good (a broken image, a prompt outside
-            it) is told in its ``reasons``, and the rest is there.
+            it) is told in its ``reasons``, and the rest is there; where an image failed, it is not whole.
 
         Raises:
             RetryLater: not all of it could be done for now; nothing is lost by asking again.
@@ -131,9 +131,9 @@ class TaskSegmenter:
             place = _place(controls, where, task, project_id)
             return self._segment_image(place, replace(asked, regions=tuple(by_image[where])), deadline, wait)
 
-        found, reasons = _on_each(by_image, on_image, task)
+        found, reasons, is_whole = _on_each(by_image, on_image, task)
         nothing = [] if asked.regions else [Reason.NO_PROMPT]
-        return self._prediction(found, [*nothing, *(one.reason for one in asked.skipped), *reasons])
+        return self._prediction(found, [*nothing, *(one.reason for one in asked.skipped), *reasons], is_whole)
 
     def segment_everything(
         self, task: Task, controls: Controls, project_id: int | None, deadline_s: float
@@ -157,8 +157,8 @@ class TaskSegmenter:
             return self._everything_on(_place(controls, where, task, project_id), deadline), ()
 
         places = task_images.places(controls, task)
-        found, reasons = _on_each(places, on_image, task)
-        return self._prediction(found, reasons if places else [Reason.NO_IMAGE_IN_TASK])
+        found, reasons, is_whole = _on_each(places, on_image, task)
+        return self._prediction(found, reasons if places else [Reason.NO_IMAGE_IN_TASK], is_whole)
 
     def _segment_image(self, place: _Place, asked: TaskPrompts, deadline: float, wait: bool) -> _Drawn:
         """Return the regions of all objects marked on one image, and what was left out."""
@@ -203,22 +203,27 @@ class TaskSegmenter:
             raise RetryLater("the image is not encoded yet", Reason.BUDGET_EXCEEDED)
         return found
 
-    def _prediction(self, found: Sequence[Region], reasons: Iterable[Reason]) -> Prediction:
+    def _prediction(self, found: Sequence[Region], reasons: Iterable[Reason], is_whole: bool) -> Prediction:
         told = tuple(dict.fromkeys(reason for reason in reasons if not (found and reason is Reason.NOT_A_PROMPT)))
         scores = [region.score for region in found if region.score is not None]
-        return Prediction(tuple(found), sum(scores) / len(scores) if scores else 0.0, self.model_version, told)
+        score = sum(scores) / len(scores) if scores else 0.0
+        return Prediction(tuple(found), score, self.model_version, told, is_whole=is_whole)
 
 
 def _on_each(
     places: Iterable[_Where], work: Callable[[_Where], _Drawn], task: Task
-) -> tuple[list[Region], list[Reason]]:
-    """Return what is drawn on a task's images, and why something is not; what may pass is raised.
+) -> tuple[list[Region], list[Reason], bool]:
+    """Return what is drawn on a task's images, why something is not, and whether no image failed.
+
+    Prompts on an image that the task or the labeling config no longer has fail for their own reason: no later run will
+    find it. An image that cannot be had, or decoded, may be there again.
 
     Raises:
         RetryLater: see `TaskSegmenter.segment`.
     """
     found: list[Region] = []
     reasons: list[Reason] = []
+    is_whole = True
     for where in places:
         try:
             drawn, skipped = work(where)
@@ -227,14 +232,16 @@ def _on_each(
                 raise
             logger.info("event=task_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
             reasons.append(error.reason)
+            is_whole = is_whole and isinstance(error, RequestError)
             continue
         except Exception:  # one task must not end a run
             logger.exception("event=defect task=%s", task.id)
             reasons.append(Reason.INTERNAL_ERROR)
+            is_whole = False
             continue
         found += drawn
         reasons += [one.reason for one in skipped] if drawn or skipped else [Reason.EMPTY_MASK]
-    return found, reasons
+    return found, reasons, is_whole
 
 
 def _place(controls: Controls, where: _Where, task: Task, project_id: int | None) -> _Place:

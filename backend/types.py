@@ -325,6 +325,7 @@ class Prediction:
         model_version: name and digest of the weights, as in the answer to /setup.
         reasons: why the result is empty or some prompts went unused; for the log and the status page, not the wire.
         is_final: whether Label Studio is to keep it. If not, it stores nothing and asks for the task again.
+        is_whole: whether no image of the task failed as a whole; nobody may take what is not for all there is.
     """
 
     result: tuple[Region, ...]
@@ -332,6 +333,7 @@ class Prediction:
     model_version: str
     reasons: tuple[Reason, ...] = ()
     is_final: bool = True
+    is_whole: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.score <= 1.0:

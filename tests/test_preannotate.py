@@ -356,6 +356,56 @@ def test_replace_leaves_one_where_there_were_several(run):
     assert [region["type"] for region in run.regions(task)] == ["brushlabels"]
 
 
+# Tasks with several images
+
+
+def add_pages(run, *names):
+    """Add a task of several images with a box on each."""
+    for number, name in enumerate(names):
+        run.source.contents[name] = png((number, 9, 9), SIZE_WH)
+    regions = [box(10 + number, 20, item_index=number) for number in range(len(names))]
+    return run.project.add({"pages": list(names)}, annotations=[{"id": 1, "result": regions}])
+
+
+@pytest.fixture
+def paged(make):
+    return make(CONFIG.replace('value="$image"', 'valueList="$pages"'))
+
+
+@pytest.mark.parametrize("error", [ImageError("404", Reason.IMAGE_NOT_FOUND), AccessError("a login page")])
+def test_replace_keeps_all_masks_of_a_task_one_of_whose_images_cannot_be_had(paged, error):
+    task = add_pages(paged, "a", "b")
+    paged()
+    [before] = paged.project.of(task, VERSION)
+    paged.source.contents["b"] = error
+    paged.project.tasks[task].annotations[0]["result"][0]["value"]["x"] = 40.0
+    tally = paged(replaces=True)
+    assert reasons(tally) == [(task, error.reason)]
+    assert counts(tally) == {}
+    assert paged.project.of(task, VERSION) == [before]
+    assert [region["item_index"] for region in before.result] == [0, 1]
+
+
+def test_a_task_one_of_whose_images_fails_is_left_to_the_next_run(paged):
+    task = add_pages(paged, "a", "b")
+    good = paged.source.contents["b"]
+    paged.source.contents["b"] = ImageError("404", Reason.IMAGE_NOT_FOUND)
+    assert reasons(paged()) == [(task, Reason.IMAGE_NOT_FOUND)]
+    assert paged.project.of(task) == []
+    paged.source.contents["b"] = good
+    tally = paged()
+    assert (counts(tally), tally.is_clean) == ({MADE: 1}, True)
+    assert [region["item_index"] for region in paged.regions(task)] == [0, 1]
+
+
+def test_a_box_on_an_image_that_the_task_no_longer_has_leaves_the_others_their_masks(paged):
+    task = add_pages(paged, "a", "b")
+    paged.project.tasks[task].data = {"pages": ["a"]}
+    tally = paged()
+    assert reasons(tally) == [(task, Reason.ITEM_INDEX_OUT_OF_RANGE)]
+    assert [region["item_index"] for region in paged.regions(task)] == [0]
+
+
 # Dry runs
 
 

@@ -108,6 +108,18 @@ def test_a_broken_image_leaves_the_other_tasks_their_masks(service):
     assert [one.is_final for one in found] == [False, True, False, False]
 
 
+def test_a_task_one_of_whose_images_fails_gets_no_half_prediction_to_be_kept(service):
+    config = CONFIG.replace('value="$image"', 'valueList="$pages"')
+    images(service, "a", "b")
+    drawn = saved(box("first", item_index=0), box("second", item_index=1))
+    tasks = [
+        task_with([drawn], task_id=n, data={"pages": pages}) for n, pages in enumerate([["a", "missing"], ["a", "b"]])
+    ]
+    half, whole = answers(service, *tasks, label_config=config)
+    assert (half.result, half.reasons, half.is_final) == ((), (Reason.IMAGE_NOT_FOUND,), False)
+    assert [region.item_index for region in whole.result] == [0, 1]
+
+
 @pytest.mark.parametrize("config", ["", "<View>", "<View/>"])
 def test_with_a_config_that_cannot_be_read_every_task_keeps_its_place(service, config):
     assert service.predict(request(boxed(1), boxed(2), label_config=config)) == [[], []]
