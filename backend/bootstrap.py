@@ -195,6 +195,7 @@ def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
         label_studio,
         AddressPolicy(Origin.of(settings.label_studio_url), settings.allowed_hosts),
         FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s),
+        public_url=settings.label_studio_public_url,
         local_files_root=settings.local_files_root,
     )
 

@@ -23,7 +23,7 @@ from backend import addresses
 from backend.addresses import AddressPolicy, GuardedNetwork, Origin, Resolve
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
 from backend.images import is_web_page
-from backend.locations import Inline, LocalFile, Remote, resolve
+from backend.locations import Home, Inline, LocalFile, Remote, resolve
 from backend.types import ImageRef
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -107,6 +107,7 @@ class ImageSource:
         policy: AddressPolicy,
         limits: Limits | None = None,
         *,
+        public_url: str | None = None,
         local_files_root: Path | None = None,
         resolve: Resolve = addresses.resolve,
         retry_wait_s: float = 0.2,
@@ -117,12 +118,13 @@ class ImageSource:
             authority: Label Studio's address and token.
             policy: where to connect.
             limits: how much one image may cost.
+            public_url: Label Studio's address for browsers, if another; images there are asked of ``authority``.
             local_files_root: a directory to read local files from; None never reads any.
             resolve: names to numeric addresses.
             retry_wait_s: about how long to wait before a failed fetch is tried once more.
         """
         self._authority, self._policy, self._limits = authority, policy, limits or Limits()
-        self._root, self._resolve = local_files_root, resolve
+        self._home, self._root, self._resolve = Home(authority.url, public_url), local_files_root, resolve
         self._tls: ssl.SSLContext = httpx.create_ssl_context()
         self._retrying = stamina.RetryingCaller(attempts=2, wait_initial=retry_wait_s, wait_jitter=retry_wait_s).on(
             _Transient
@@ -136,7 +138,7 @@ class ImageSource:
             AccessError: a token, an address rule or a path forbids it; the message says what to change.
             RetryLater: the network or a server failed, or it took too long.
         """
-        place = resolve(ref, self._authority.url, self._root)
+        place = resolve(ref, self._home, self._root)
         if isinstance(place, Inline):
             self._check_size(len(place.data))
             return Fetched(place.data, immutable=True)

@@ -55,12 +55,59 @@ class Remote:
 Location: TypeAlias = Inline | LocalFile | Remote
 
 
-def resolve(ref: ImageRef, label_studio_url: str, local_files_root: Path | None = None) -> Location:
+@dataclass(frozen=True)
+class Home:
+    """Where Label Studio is; both addresses are without a slash at the end, and may have a path.
+
+    Attributes:
+        url: at which this process reaches it.
+        public_url: at which browsers reach it, if that is another: Label Studio writes it into tasks once it was told.
+    """
+
+    url: str
+    public_url: str | None = None
+
+    def path_of(self, uri: str) -> str | None:
+        """Return which path on Label Studio an absolute address means, with its query; None if it lies elsewhere.
+
+        On the origin of ``url`` everything is Label Studio's, since the token goes there; on that of ``public_url``
+        only what lies below its path.
+
+        Raises:
+            ValueError: it is not an http or https address.
+        """
+        origin, parts = Origin.of(uri), urlsplit(uri)
+        is_own = origin == Origin.of(self.url)
+        prefixes = [_prefix(base) for base in self._bases() if Origin.of(base) == origin]
+        path = _without(prefixes, parts.path or "/") or (parts.path if is_own else None)
+        return None if path is None else path + (f"?{parts.query}" if parts.query else "")
+
+    def without_prefix(self, path: str) -> str:
+        """Return a path without the one that Label Studio lies below, where it begins with that."""
+        return _without([_prefix(base) for base in self._bases()], path) or path
+
+    def _bases(self) -> tuple[str, ...]:
+        return (self.url,) if self.public_url is None else (self.url, self.public_url)
+
+
+def _prefix(base: str) -> str:
+    return urlsplit(base).path.rstrip("/")
+
+
+def _without(prefixes: list[str], path: str) -> str | None:
+    """Return the path below the longest of the prefixes that it begins with; None if there is none such."""
+    for prefix in sorted(prefixes, key=len, reverse=True):
+        if path.startswith(prefix + "/"):
+            return path[len(prefix) :]
+    return None
+
+
+def resolve(ref: ImageRef, home: Home, local_files_root: Path | None = None) -> Location:
     """Return where the image is.
 
     Args:
         ref: what the task's data says.
-        label_studio_url: address of Label Studio, without a slash at the end; may have a path.
+        home: where Label Studio is.
         local_files_root: directory that Label Studio's local storage is in, if it may be read directly.
 
     Raises:
@@ -73,13 +120,13 @@ def resolve(ref: ImageRef, label_studio_url: str, local_files_root: Path | None 
     if scheme == "data":
         return Inline(_inline(uri))
     if scheme in ("http", "https"):
-        return _absolute(uri, label_studio_url, local_files_root)
+        return _absolute(uri, home, local_files_root)
     if scheme in _CLOUD:
-        return Remote(_presign(ref, uri, label_studio_url))
-    if uri.startswith("//"):
-        return _absolute(f"{urlsplit(label_studio_url).scheme}:{uri}", label_studio_url, local_files_root)
+        return Remote(_presign(ref, uri, home.url))
+    if uri.startswith("//"):  # a browser takes the scheme of the page that it is on
+        return _absolute(f"{urlsplit(home.public_url or home.url).scheme}:{uri}", home, local_files_root)
     if not scheme and _RELATIVE.match(uri):
-        return _relative(uri, label_studio_url, local_files_root)
+        return _relative(home.without_prefix("/" + uri.lstrip("/")), home, local_files_root)
     kinds = "an http(s), data, s3, gs or azure-blob address, or a path on Label Studio"
     raise ImageError(f"expected {kinds}, got {uri[:80]!r}", Reason.UNSUPPORTED_IMAGE_SOURCE)
 
@@ -98,28 +145,20 @@ def _inline(uri: str) -> bytes:
         raise ImageError(f"data: address is not base64: {error}") from error
 
 
-def _absolute(uri: str, label_studio_url: str, local_files_root: Path | None) -> Location:
+def _absolute(uri: str, home: Home, local_files_root: Path | None) -> Location:
     try:
-        origin = Origin.of(uri)
+        path = home.path_of(uri)
     except ValueError as error:
         message = f"expected an http(s) address, got {uri[:80]!r}"
         raise ImageError(message, Reason.UNSUPPORTED_IMAGE_SOURCE) from error
-    if origin == Origin.of(label_studio_url):
-        parts = urlsplit(uri)
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
-        return _relative(path or "/", label_studio_url, local_files_root)
-    return Remote(uri.partition("#")[0])
+    return Remote(uri.partition("#")[0]) if path is None else _relative(path, home, local_files_root)
 
 
-def _relative(uri: str, label_studio_url: str, local_files_root: Path | None) -> Location:
-    """Return where a path on Label Studio leads."""
+def _relative(uri: str, home: Home, local_files_root: Path | None) -> Location:
+    """Return where a path on Label Studio leads; what Label Studio lies below is not part of it."""
     uri = "/" + uri.partition("#")[0].lstrip("/")
     if uri.startswith("/upload/"):
         uri = "/data" + uri
-    base = urlsplit(label_studio_url)
-    prefix = base.path.rstrip("/")
-    if prefix and uri.startswith(prefix + "/"):
-        uri = uri[len(prefix) :]
     path, _, query = uri.partition("?")
     wanted = parse_qs(query).get("d", [""])[0] if path.rstrip("/") == _LOCAL_FILES else ""
     if _climbs(unquote(path)) or _climbs(wanted):
@@ -128,7 +167,7 @@ def _relative(uri: str, label_studio_url: str, local_files_root: Path | None) ->
         file = _below(local_files_root, wanted)
         if file is not None:
             return LocalFile(file)
-    return Remote(f"{base.scheme}://{base.netloc}{prefix}{uri}", immutable=path.startswith(_UPLOADS))
+    return Remote(home.url.rstrip("/") + uri, immutable=path.startswith(_UPLOADS))
 
 
 def _climbs(path: str) -> bool:

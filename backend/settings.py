@@ -59,6 +59,12 @@ class Settings(BaseModel):
         validation_alias="LABEL_STUDIO_URL",
         description="Where this process reaches Label Studio; from a container, not localhost.",
     )
+    label_studio_public_url: Url | None = Field(
+        None,
+        validation_alias=_ours("LABEL_STUDIO_PUBLIC_URL"),
+        description="Where browsers reach Label Studio, if that is another address: what its own LABEL_STUDIO_HOST "
+        "says. Images with this address are asked of LABEL_STUDIO_URL.",
+    )
     label_studio_api_key: SecretText | None = Field(
         None,
         validation_alias="LABEL_STUDIO_API_KEY",

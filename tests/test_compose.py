@@ -239,6 +239,14 @@ def test_web_processes_and_workers_agree_on_what_they_share():
     assert [web[name] for name in shared] == [worker[name] for name in shared]
 
 
+@pytest.mark.parametrize("host", [None, "https://labels.example.com/ls"])
+def test_images_that_label_studio_names_by_its_public_address_are_known_as_its_own(host):
+    environ = {"LABEL_STUDIO_HOST": host} if host else {}
+    public = interpolated(COMPOSE["services"]["label-studio"]["environment"]["LABEL_STUDIO_HOST"], environ)
+    for service in OURS:
+        assert read(environment(service, environ)).label_studio_public_url == public
+
+
 def test_a_web_process_has_threads_for_two_hundred_waiting_clicks():
     assert read(environment("web")).threads > 200
 

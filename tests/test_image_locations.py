@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import AccessError, BackendError, ImageError, Reason
-from backend.locations import Inline, LocalFile, Remote, resolve
+from backend.locations import Home, Inline, LocalFile, Remote, resolve
 from backend.types import ImageRef
 
 LS = "http://ls.example.com:8080"
 
 
-def place(uri, url=LS, root=None, **fields):
-    return resolve(ImageRef(uri, **fields), url, root)
+def place(uri, url=LS, root=None, public=None, **fields):
+    return resolve(ImageRef(uri, **fields), Home(url, public), root)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,49 @@ def test_a_label_studio_below_a_path_keeps_it_once():
     url = "https://example.com/ls"
     assert place("/data/upload/1/a.jpg", url).url == "https://example.com/ls/data/upload/1/a.jpg"
     assert place("/ls/data/upload/1/a.jpg", url).url == "https://example.com/ls/data/upload/1/a.jpg"
+
+
+LOCAL = "/data/local-files/?d=sub/local%20one.jpg"
+
+
+@pytest.mark.parametrize(
+    ("url", "public", "uri", "found"),
+    [
+        ("http://ls:8080", "http://localhost:8080", "http://localhost:8080" + LOCAL, "http://ls:8080" + LOCAL),
+        ("http://ls:8080", "https://a.example.com", "HTTPS://A.example.com:443" + LOCAL, "http://ls:8080" + LOCAL),
+        ("http://ls:8080", "https://a.example.com", "//a.example.com" + LOCAL, "http://ls:8080" + LOCAL),
+        ("http://ls:8080", "https://a.example.com/x", "https://a.example.com/x" + LOCAL, "http://ls:8080" + LOCAL),
+        ("http://ls:8080", "https://a.example.com/x", "/x" + LOCAL, "http://ls:8080" + LOCAL),
+        ("http://ls/in", "https://a.example.com/x", "https://a.example.com/x" + LOCAL, "http://ls/in" + LOCAL),
+        ("http://ls/in", "https://a.example.com", "https://a.example.com" + LOCAL, "http://ls/in" + LOCAL),
+        ("http://ls/in", "https://a.example.com", "http://ls/in" + LOCAL, "http://ls/in" + LOCAL),
+        ("http://ls/in", "https://a.example.com", "http://ls" + LOCAL, "http://ls/in" + LOCAL),
+        ("http://ls", "http://ls/x", "http://ls/x" + LOCAL, "http://ls" + LOCAL),
+    ],
+)
+def test_the_address_that_browsers_know_means_the_one_that_is_reached_from_here(url, public, uri, found):
+    assert place(uri, url, public=public) == Remote(found)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://a.example.com/data/upload/1/a.jpg",
+        "https://a.example.com/xx/data/upload/1/a.jpg",
+        "https://a.example.com:8443/x/data/upload/1/a.jpg",
+        "http://a.example.com/x/data/upload/1/a.jpg",
+    ],
+)
+def test_what_lies_beside_the_address_that_browsers_know_is_not_label_studios(uri):
+    assert place(uri, public="https://a.example.com/x") == Remote(uri)
+
+
+def test_below_the_address_that_browsers_know_uploads_never_change_and_paths_may_not_climb():
+    public = "https://a.example.com/x"
+    assert place(public + "/data/upload/1/a.jpg", public=public).immutable
+    for path in ("/data/../../etc/passwd", "/data/local-files/?d=../a.jpg", "/%2e%2e/a.jpg"):
+        with pytest.raises(AccessError):
+            place(public + path, public=public)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +209,11 @@ def test_a_shared_directory_serves_local_files_from_disk(shared, name):
     assert found.path.name == name.split("/")[-1]
 
 
+def test_a_shared_directory_serves_local_files_named_by_the_address_that_browsers_know(shared):
+    found = place("http://localhost:8080" + LOCAL, root=shared, public="http://localhost:8080")
+    assert found == LocalFile((shared / "sub" / "local one.jpg").resolve())
+
+
 def test_a_local_file_that_the_directory_lacks_is_asked_of_label_studio(shared):
     assert isinstance(place("/data/local-files/?d=sub/none.jpg", root=shared), Remote)
     assert isinstance(place("/data/local-files/?d=sub", root=shared), Remote)
@@ -186,7 +234,7 @@ def test_without_a_shared_directory_nothing_is_read_from_disk(shared):
 @settings(deadline=None)
 def test_any_text_gives_a_place_or_a_reason(uri):
     try:
-        found = place(uri, root=Path(__file__).parent)
+        found = place(uri, root=Path(__file__).parent, public="https://a.example.com/x")
     except BackendError:
         return
     assert isinstance(found, Inline | LocalFile | Remote)

@@ -78,6 +78,15 @@ def test_an_absolute_address_of_label_studio_gets_the_token_too(connect, studio)
     assert connect().fetch(ImageRef(studio.url + UPLOAD)).data == IMAGE
 
 
+def test_an_address_by_which_browsers_know_label_studio_is_asked_of_it_with_the_token(connect, studio):
+    studio.routes["/data/local-files/"] = studio.routes[UPLOAD]
+    public = "http://localhost:9"
+    source = connect(allowed=(), public_url=public)
+    assert source.fetch(ImageRef(public + "/data/local-files/?d=a.png")).data == IMAGE
+    assert "authorization" in studio.requests[-1].headers
+    assert source.fetch(ImageRef(public + UPLOAD)).immutable
+
+
 def test_unicode_and_blanks_in_a_path_arrive_encoded_once(connect, studio):
     studio.routes["/data/upload/1/%D0%B4%D0%B2%D0%B0%20b.png"] = Reply(IMAGE)
     source = connect()

@@ -17,8 +17,8 @@ ROWS = [
     "backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
     "backend.saved_prompts backend.coco_prompts backend.regions backend.embedding_bytes",
     "backend.addresses backend.locations backend.images backend.image_source backend.contents backend.tokens "
-    "backend.label_studio_types backend.label_studio_http backend.label_studio backend.patience backend.pipeline backend.chunks "
-    "backend.progress backend.tally backend.task_selection "
+    "backend.label_studio_types backend.label_studio_http backend.label_studio backend.patience backend.pipeline "
+    "backend.chunks backend.progress backend.tally backend.task_selection "
     "backend.project_tasks backend.prediction_writer backend.store backend.metrics",
     "backend.encoding backend.content_journal backend.encode_queue backend.direct_embeddings backend.ahead "
     "backend.waiting backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "

@@ -25,6 +25,15 @@ def test_an_empty_environment_gives_settings_that_work_beside_a_local_label_stud
     assert settings.predict_budget_s == 90 < 100
 
 
+def test_the_address_for_browsers_is_an_address_or_unset():
+    assert read({}).label_studio_public_url is None
+    settings = read({"PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL": "https://ls.example.com/prefix/"})
+    assert settings.label_studio_public_url == "https://ls.example.com/prefix"
+    for wrong in ("ls.example.com", "/prefix", "https://ls.example.com?a=b", "ftp://ls"):
+        (problem,) = problems({"PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL": wrong})
+        assert problem.startswith(f"PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL={wrong}: expected an address such as")
+
+
 def test_an_empty_value_counts_as_unset():
     assert read({"PORT": "", "LABEL_STUDIO_API_KEY": " "}) == read({})
 
