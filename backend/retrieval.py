@@ -204,7 +204,9 @@ class Retrieval:
         if left_s <= 0:
             return {}
         try:
-            made = self._segmenter.segment(late.task, late.asked, late.controls, late.project_id, left_s, wait=wait)
+            made = self._segmenter.segment(
+                late.task, late.asked, late.controls, late.project_id, left_s, deadline_s=left_s, wait=wait
+            )
         except RetryLater:
             return {}
         if not made.result or not made.is_whole:  # Label Studio would keep a half, and never ask again

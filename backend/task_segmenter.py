@@ -6,6 +6,7 @@ prompts were drawn on: that is the size in which Label Studio shows a stored pre
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -101,8 +102,9 @@ class TaskSegmenter:
         asked: TaskPrompts,
         controls: Controls,
         project_id: int | None,
-        deadline_s: float,
+        image_s: float,
         *,
+        deadline_s: float = math.inf,
         wait: bool = True,
     ) -> Prediction:
         """Return the masks of a task's prompts, on all its images.
@@ -112,7 +114,9 @@ class TaskSegmenter:
             asked: what to segment, see `backend.saved_prompts.read`.
             controls: the project's labeling config.
             project_id: the task's project.
-            deadline_s: seconds from now by which it must be done; what has begun is finished.
+            image_s: for how many seconds the embedding of each image is waited for.
+            deadline_s: seconds from now by which it must be done; what has begun is finished. Without one, masks take
+                as long as they take: asked again, a task of hundreds of objects would only begin from the start.
             wait: whether images that are not encoded yet are waited for; if not, nothing is begun for them.
 
         Returns:
@@ -129,15 +133,14 @@ class TaskSegmenter:
 
         def on_image(where: _Where) -> _Drawn:
             place = _place(controls, where, task, project_id)
-            return self._segment_image(place, replace(asked, regions=tuple(by_image[where])), deadline, wait)
+            embedding = self._embedding(place.ref, min(image_s, deadline - time.monotonic()), wait)
+            return self._segment_image(place, embedding, replace(asked, regions=tuple(by_image[where])), deadline)
 
         found, reasons, is_whole = _on_each(by_image, on_image, task)
         nothing = [] if asked.regions else [Reason.NO_PROMPT]
         return self._prediction(found, [*nothing, *(one.reason for one in asked.skipped), *reasons], is_whole)
 
-    def segment_everything(
-        self, task: Task, controls: Controls, project_id: int | None, deadline_s: float
-    ) -> Prediction:
+    def segment_everything(self, task: Task, controls: Controls, project_id: int | None, image_s: float) -> Prediction:
         """Return masks of everything on a task's images, within the limits.
 
         They carry no label, except where the labeling config offers only one: which of several it is, nobody knows.
@@ -146,23 +149,21 @@ class TaskSegmenter:
             task: its data is read.
             controls: the project's labeling config.
             project_id: the task's project.
-            deadline_s: seconds from now by which it must be done; what has begun is finished.
+            image_s: for how many seconds the embedding of each image is waited for.
 
         Raises:
             RetryLater: not all of it could be done for now; nothing is lost by asking again.
         """
-        deadline = time.monotonic() + deadline_s
 
         def on_image(where: _Where) -> _Drawn:
-            return self._everything_on(_place(controls, where, task, project_id), deadline), ()
+            return self._everything_on(_place(controls, where, task, project_id), image_s), ()
 
         places = task_images.places(controls, task)
         found, reasons, is_whole = _on_each(places, on_image, task)
         return self._prediction(found, reasons if places else [Reason.NO_IMAGE_IN_TASK], is_whole)
 
-    def _segment_image(self, place: _Place, asked: TaskPrompts, deadline: float, wait: bool) -> _Drawn:
+    def _segment_image(self, place: _Place, embedding: Embedding, asked: TaskPrompts, deadline: float) -> _Drawn:
         """Return the regions of all objects marked on one image, and what was left out."""
-        embedding = self._embedding(place.ref, deadline, wait)
         plan = task_objects.plan(asked, embedding, place.controls, self._outputs)
         found: list[Region] = []
         for chunk in plan.chunks():
@@ -172,11 +173,11 @@ class TaskSegmenter:
                 found += self._drawing.draw(chunk, embedding)
         return found, plan.skipped
 
-    def _everything_on(self, place: _Place, deadline: float) -> list[Region]:
+    def _everything_on(self, place: _Place, image_s: float) -> list[Region]:
         if self._automatic is None:
             raise BackendError("expected a model that finds everything, got none", Reason.UNSUPPORTED_PROMPT)
         output = label_config.choose_output(place.controls, (), self._outputs)
-        embedding = self._embedding(place.ref, deadline)
+        embedding = self._embedding(place.ref, image_s)
         found: list[Region] = []
         with self._turns:
             for number, one in enumerate(self._automatic(embedding)):
@@ -195,9 +196,9 @@ class TaskSegmenter:
                 found += self._drawing.show(mask, marked, output, one.score)
         return found
 
-    def _embedding(self, ref: ImageRef, deadline: float, wait: bool = True) -> Embedding:
+    def _embedding(self, ref: ImageRef, image_s: float, wait: bool = True) -> Embedding:
         if wait:
-            return self._embeddings.get(ref, max(0.0, deadline - time.monotonic()), Priority.BULK)
+            return self._embeddings.get(ref, max(0.0, image_s), Priority.BULK)
         found = self._embeddings.peek(ref)
         if found is None:
             raise RetryLater("the image is not encoded yet", Reason.BUDGET_EXCEEDED)

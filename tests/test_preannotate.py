@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import cv2
 import numpy as np
@@ -60,7 +61,7 @@ class Run:
         self.project, self.source = FakeProject(config), FakeSource()
         self.encoder, self.decoder = FakeEncoder(), FakeDecoder()
         self.sources, self.stop, self.done = {Source.BOXES}, threading.Event(), 0
-        self.automatic, self.lasts_s, self.dry_run = None, 600.0, None
+        self.automatic, self.lasts_s, self.image_s, self.dry_run = None, 600.0, 10.0, None
 
     def add(self, *regions, uri=None, data=None, **more):
         """Add a task whose only annotation holds these regions."""
@@ -90,9 +91,9 @@ class Run:
 
         def segment(task):
             if self.automatic is not None:
-                return segmenter.segment_everything(task, controls, PROJECT, 10.0)
+                return segmenter.segment_everything(task, controls, PROJECT, self.image_s)
             asked = saved_prompts.read(task, self.sources, VERSION)
-            return segmenter.segment(task, asked, controls, PROJECT, 10.0)
+            return segmenter.segment(task, asked, controls, PROJECT, self.image_s)
 
         means = Means(
             store,
@@ -293,6 +294,22 @@ def test_label_studio_may_restart_while_a_run_goes_on(run):
     assert counts(tally) == {MADE: 8}
     assert tally.is_clean
     assert all(len(run.project.of(task, VERSION)) == 1 for task in tasks)
+
+
+def test_a_task_that_takes_longer_than_an_image_is_waited_for_is_made_and_the_run_goes_on(run):
+    tasks = [run.add(*(box(number, 20, 9, 30) for number in range(40))) for _ in range(2)] + [run.add(box())]
+    run.image_s = run.lasts_s = 0.02
+    decode = run.decoder.decode
+
+    def decode_slowly(*arguments):
+        time.sleep(0.03)
+        return decode(*arguments)
+
+    run.decoder.decode = decode_slowly
+    tally = run()
+    assert (counts(tally), tally.is_clean) == ({MADE: 3}, True)
+    assert [len(run.regions(task)) for task in tasks] == [40, 40, 1]
+    assert len(run.decoder.calls) == 7  # sixteen objects at a time, and nothing twice
 
 
 def test_a_refused_key_ends_the_run(run):

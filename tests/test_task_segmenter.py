@@ -43,10 +43,10 @@ def task(*annotation, data=None, predictions=()):
     return found
 
 
-def segment(service, held, config=CONFIG, sources=ANY, deadline_s=SOON_S, outputs=label_config.PREFERENCE, **options):
+def segment(service, held, config=CONFIG, sources=ANY, image_s=SOON_S, outputs=label_config.PREFERENCE, **options):
     asked = saved_prompts.read(held, sources, VERSION)
     segmenter = TaskSegmenter(service.drawing, service.embeddings, outputs)
-    return segmenter.segment(held, asked, label_config.parse(config), 1, deadline_s, **options)
+    return segmenter.segment(held, asked, label_config.parse(config), 1, image_s, **options)
 
 
 def test_every_box_of_an_annotation_becomes_a_mask_with_its_label(service):
@@ -189,11 +189,11 @@ def test_what_may_pass_is_raised_so_that_no_half_prediction_is_stored(service):
 def test_an_embedding_that_is_not_ready_in_time_is_raised_and_there_the_next_time(service):
     service.encoder.gate.clear()
     with pytest.raises(RetryLater) as caught:
-        segment(service, task(box()), deadline_s=0.05)
+        segment(service, task(box()), image_s=0.05)
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
     service.encoder.gate.set()
     wait_until(lambda: service.embeddings.encoding == 0)
-    assert segment(service, task(box()), deadline_s=0.0).result
+    assert segment(service, task(box()), image_s=0.0).result
     assert service.encoder.calls == 1
 
 
@@ -326,6 +326,15 @@ def test_a_task_that_runs_out_of_time_between_objects_is_raised(service):
     with pytest.raises(RetryLater) as caught:
         segment(service, task(*(box(f"b{n}", (n, n)) for n in range(40))), deadline_s=0.0)
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
+
+
+def test_without_a_deadline_all_objects_are_drawn_and_each_image_is_waited_for_anew(service):
+    config = CONFIG.replace('value="$image"', 'valueList="$pages"')
+    service.source.contents["second"] = png((0, 0, 250), SIZE_WH)
+    boxes = [box(f"{page}-{n}", (n, n), item_index=page) for page in (0, 1) for n in range(40)]
+    service.encoder.latency_s = 0.3
+    answer = segment(service, task(*boxes, data={"pages": [IMAGE, "second"]}), config, image_s=0.5)
+    assert (len(answer.result), answer.reasons) == (80, ())
 
 
 # Everything.
