@@ -5,7 +5,7 @@ What is in the store already is passed over, so a second run only does what is l
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,6 +58,7 @@ class Means:
 
 @dataclass(frozen=True)
 class _Outcome:
+    images: int
     encoded: int = 0
     cached: int = 0
     failures: tuple[Failure, ...] = ()
@@ -78,19 +79,25 @@ def run(
         progress: is told of every task that is done.
     """
     tally = Tally((ENCODED, CACHED))
+    begun = 0  # images of the tasks that are in hand
 
-    def while_there_is_room() -> Iterator[Task]:
+    def while_there_is_room() -> Iterator[tuple[Task, tuple[ImageRef, ...]]]:
+        nonlocal begun
         for task in tasks:
-            if means.room is not None and sum(tally.counts.values()) + means.at_once > means.room.embeddings:
+            refs = task_images.image_refs(controls, task, project_id)
+            if means.room is not None and sum(tally.counts.values()) + begun + len(refs) > means.room.embeddings:
                 tally.ended = f"the cache holds {means.room.embeddings} embeddings of this model; {means.room.remedy}"
                 return
-            yield task
+            begun += len(refs)
+            yield task, refs
 
-    def work(task: Task) -> _Outcome:
-        return _task(task, project_id, controls, means)
+    def work(item: tuple[Task, tuple[ImageRef, ...]]) -> _Outcome:
+        task, refs = item
+        return _task(task, refs, means)
 
     with noting_the_end(tally, stop):
         for outcome in in_hand(while_there_is_room(), work, means.at_once, stop, means.hurry):
+            begun -= outcome.images
             tally.add(ENCODED, outcome.encoded)
             tally.add(CACHED, outcome.cached)
             tally.failures += outcome.failures
@@ -99,17 +106,16 @@ def run(
     return tally
 
 
-def _task(task: Task, project_id: int, controls: Controls, means: Means) -> _Outcome:
+def _task(task: Task, refs: Sequence[ImageRef], means: Means) -> _Outcome:
     encoded, cached = 0, 0
     failures: list[Failure] = []
-    refs = task_images.image_refs(controls, task, project_id)
     if not refs:
         failures.append(Failure(task.id, Reason.NO_IMAGE_IN_TASK, "its data holds no address of an image"))
     for ref in refs:
         try:
             made = means.patience.see_through(partial(means.ensure, ref), means.look)
         except Stopped:
-            return _Outcome(encoded, cached, tuple(failures), is_left=True)
+            return _Outcome(len(refs), encoded, cached, tuple(failures), is_left=True)
         except OutageError:
             raise
         except BackendError as error:
@@ -119,4 +125,4 @@ def _task(task: Task, project_id: int, controls: Controls, means: Means) -> _Out
             failures.append(Failure(task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"))
         else:
             encoded, cached = encoded + made, cached + (not made)
-    return _Outcome(encoded, cached, tuple(failures))
+    return _Outcome(len(refs), encoded, cached, tuple(failures))

@@ -197,10 +197,26 @@ def test_a_full_cache_ends_the_run_before_it_pushes_out_what_it_made(make):
     assert not tally.is_clean
 
 
-def test_a_project_that_fits_exactly_is_done_to_the_end(make):
+@pytest.mark.parametrize(("pages", "room", "made"), [(5, 8, 5), (4, 8, 8), (9, 8, 0)])
+def test_images_and_not_tasks_are_counted_against_the_room(make, pages, room, made):
+    run = make(config=SEVERAL)
+    run.room, run.at_once = Room(room, ""), 4
+    run.encoder.latency_s = 0.01
+    for number in range(4):
+        names = [f"{number}-{page}" for page in range(pages)]
+        run.source.contents |= {name: png((number, place, 0)) for place, name in enumerate(names)}
+        run.project.add({"images": names})
+    tally = run()
+    assert tally.counts[ENCODED] == made
+    assert f"holds {room} embeddings" in tally.ended
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_a_project_that_fits_exactly_is_done_to_the_end(make, at_once):
     run = make(8)
-    run.room, run.at_once = Room(8, ""), 1
-    assert run().counts[ENCODED] == 8
+    run.room, run.at_once = Room(8, ""), at_once
+    tally = run()
+    assert (tally.counts[ENCODED], tally.is_clean) == (8, True)
 
 
 def test_an_empty_project_is_done(make):
