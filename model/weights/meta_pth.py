@@ -4,6 +4,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from model.weights.pickles import Call, Name, Reference
 from model.weights.tensors import ITEM_SIZES, Shape, Stored, in_file
 
 _LOCAL_HEADER_BYTES = 30
+_MOST_AXES = 8
 _DAMAGE = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError, MemoryError, struct.error, zlib.error)
 """What the standard library raises at damaged archives."""
 _STORAGES = {
@@ -57,15 +59,11 @@ def _entries(path: Path, state: object) -> Iterable[tuple[str, object]]:
     if isinstance(state, Call) and state.function == _ORDERED_DICT:
         state = state.items
     if not isinstance(state, dict) or not state:
-        raise WeightsError(f"{path}: expected a state dict of tensors, got {_told(state)}")
+        raise WeightsError(f"{path}: expected a state dict of tensors, got {pickles.told(state)}")
     for key in state:
         if not isinstance(key, str):
             raise WeightsError(f"{path}: expected a state dict with names of parameters, got the key {key!r:.60}")
     return state.items()
-
-
-def _told(value: object) -> str:
-    return f"a call of {value.function}" if isinstance(value, Call) else type(value).__name__
 
 
 class _Storages:
@@ -81,6 +79,11 @@ class _Storages:
         self._folder = self.pickle.removesuffix("data.pkl")
         self._entries = entries
         order = entries.get(f"{self._folder}byteorder")
+        # PyTorch compresses nothing; what is compressed could become any length.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in (entries[self.pickle], order) if member):
+            raise WeightsError(
+                f"{path}: expected a PyTorch file, whose entries are not compressed, got a compressed one"
+            )
         if order is not None and archive.read(order) != b"little":
             raise WeightsError(f"{path}: expected little-endian tensors, got {archive.read(order)!r:.20}")
 
@@ -99,13 +102,17 @@ class _Storages:
                     *_,
                 ),
             ) if function == _REBUILD_TENSOR and kind in _STORAGES:
-                if len(size) == len(stride) and all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)):
+                numbers = (offset, *size, *stride)
+                if len(size) == len(stride) <= _MOST_AXES and all(isinstance(n, int) and n >= 0 for n in numbers):
                     return self._strided(entry, _STORAGES[kind], offset, size, stride)
-        raise WeightsError(f"{self._path}: expected {key} to be a tensor of floating point numbers, got {_told(value)}")
+        raise WeightsError(
+            f"{self._path}: expected {key} to be a tensor of floating point numbers, got {pickles.told(value)}"
+        )
 
     def _strided(self, entry: str, dtype: str, offset: int, size: Shape, stride: Shape) -> Stored:
         last = sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        start = self._data_offset(entry, (offset + last + 1) * ITEM_SIZES[dtype])
+        needed = max(offset + last + 1, prod(size))  # a stride of 0 would make many numbers of one
+        start = self._data_offset(entry, needed * ITEM_SIZES[dtype])
         flat = in_file(self._path, start + offset * ITEM_SIZES[dtype], dtype, (last + 1,))
         if min(size, default=1) < 1:
             raise WeightsError(f"{self._path}: expected tensors with elements, got one of shape {size}")

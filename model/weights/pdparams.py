@@ -12,6 +12,7 @@ from model.weights.tensors import ITEM_SIZES, Stored, in_file
 _STRUCTURED_NAMES = "StructuredToParameterName@@"  # Paddle's own table in the same dict; not a tensor
 _RECONSTRUCT = {Name(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 _DTYPE = Name("numpy", "dtype")
+_MOST_AXES = 8
 _DTYPES = {"f4": "float32", "f2": "float16", "f8": "float64"}
 
 
@@ -43,10 +44,11 @@ def _tensor(path: Path, key: object, value: object) -> Stored:
                 Span(offset=offset, length=length),
             ),
         ) if function in _RECONSTRUCT and dtype == _DTYPE and kind in _DTYPES and isinstance(key, str):
-            if all(isinstance(side, int) for side in shape) and length == prod(shape) * ITEM_SIZES[_DTYPES[kind]]:
+            fits = len(shape) <= _MOST_AXES and all(isinstance(side, int) for side in shape)
+            if fits and length == prod(shape) * ITEM_SIZES[_DTYPES[kind]]:
                 return in_file(path, offset, _DTYPES[kind], shape)
-    told = value.function if isinstance(value, Call) else type(value).__name__
-    raise WeightsError(f"{path}: expected {key!r:.80} to be a little-endian numpy array of floats, got {told}")
+    got = pickles.told(value)
+    raise WeightsError(f"{path}: expected {key!r:.80} to be a little-endian numpy array of floats, got {got}")
 
 
 def _paddle_tensor(call: Call) -> object:

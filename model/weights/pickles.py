@@ -60,6 +60,13 @@ class Span:
     length: int
 
 
+def told(value: object) -> str:
+    """Return a few words on something in a pickle, whatever it is: its ``repr`` may be endless."""
+    if isinstance(value, Call):
+        return f"a call of {value.function}" if isinstance(value.function, Name) else "a call of something else"
+    return type(value).__name__
+
+
 def read(stream: BinaryIO, source: str) -> object:
     """Return what the pickle describes, out of dicts, lists, tuples, plain values and the classes of this module.
 
@@ -127,7 +134,10 @@ class _Machine:
         if name == "GLOBAL":
             push(Name(*str(argument).split(" ", 1)))
         elif name == "STACK_GLOBAL":
-            push(Name(*self._take(2)))
+            module, global_name = self._take(2)
+            if not isinstance(module, str) or not isinstance(global_name, str):
+                raise WeightsError(f"{self._source}: expected a pickle of tensors, got a class whose name is no text")
+            push(Name(module, global_name))
         elif name in ("REDUCE", "NEWOBJ"):
             push(Call(*self._take(2)))
         elif name == "BUILD":
@@ -137,6 +147,9 @@ class _Machine:
             push(Reference(stack.pop()))
         elif name in ("SETITEM", "SETITEMS"):
             pairs = self._take(2) if name == "SETITEM" else self._take_to_mark()
+            # A tuple is hashed with all that is in it: of tuples of tuples that takes for ever, or overflows the stack.
+            if not all(isinstance(key, str | int) for key in pairs[::2]):
+                raise WeightsError(f"{self._source}: expected a pickle of tensors, got a key that is no text or number")
             target = stack[-1].items if isinstance(stack[-1], Call) else stack[-1]
             target.update(zip(pairs[::2], pairs[1::2], strict=True))
         elif name in ("APPEND", "APPENDS"):
