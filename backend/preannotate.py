@@ -7,6 +7,7 @@ this model already is passed over, unless predictions are to be replaced; then o
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,6 @@ import msgspec
 
 from backend import protocol
 from backend.chunks import Chunks
-from backend.embeddings import Embeddings, Priority
 from backend.errors import BackendError, Reason
 from backend.label_studio_http import RefusedError
 from backend.label_studio_types import NewPrediction, StoredPrediction, TaskPredictions
@@ -25,8 +25,7 @@ from backend.pipeline import in_hand
 from backend.prediction_writer import own
 from backend.progress import Progress
 from backend.tally import Failure, Tally, noting_the_end
-from backend.types import ImageRef, Prediction, Task
-from model.types import Embedding
+from backend.types import Prediction, Task
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +42,9 @@ NO_FAILURE = frozenset(
     )
 )
 """Why a task may have no masks although nothing went wrong."""
+
+TOLD = 3
+"""How many different things are said about a task for one reason."""
 
 
 class Tasks(Protocol):
@@ -105,7 +107,6 @@ class Means:
         segment: makes the prediction of a task from what it holds, or from whatever else it knows; raises `RetryLater`
             to be called again.
         needs_annotations: whether ``segment`` looks at a task's annotations.
-        told: returns what was said, in the calling thread since it last asked, about what could not be had.
         model_version: that predictions carry.
         patience: waits while something is away.
         at_once: how many tasks are in hand at a time.
@@ -117,7 +118,6 @@ class Means:
     tasks: Tasks
     segment: Callable[[Task], Prediction]
     needs_annotations: bool
-    told: Callable[[], str]
     model_version: str
     patience: Patience
     at_once: int
@@ -158,38 +158,6 @@ def run(tasks: Iterable[Task], means: Means, sink: Sink, stop: threading.Event, 
     return tally
 
 
-class Telling:
-    """Embeddings from somewhere else, remembering for each thread why one could not be had.
-
-    A prediction names the reason of what is missing in it; people also want to read what was said about the image.
-    """
-
-    def __init__(self, embeddings: Embeddings) -> None:
-        self._embeddings, self._own = embeddings, threading.local()
-
-    def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.BULK, /) -> Embedding:
-        """Return the embedding of an image; see `backend.embeddings.Embeddings.get`."""
-        try:
-            return self._embeddings.get(ref, deadline_s, priority)
-        except BackendError as error:
-            self._own.text = str(error)
-            raise
-
-    def peek(self, ref: ImageRef, /) -> Embedding | None:
-        """Return the embedding of an image if it is there."""
-        return self._embeddings.peek(ref)
-
-    def prefetch(self, refs: Iterable[ImageRef], /) -> None:
-        """Encode images when nothing more urgent is to do."""
-        self._embeddings.prefetch(refs)
-
-    def told(self) -> str:
-        """Return what was last said in this thread, empty if nothing was since it was last asked."""
-        text: str = getattr(self._own, "text", "")
-        self._own.text = ""
-        return text
-
-
 class _Work:
     """What is done about one task; whatever happens to it, the others are left alone."""
 
@@ -228,9 +196,8 @@ class _Work:
     def _made(self, task_id: int, task: Task, held: Sequence[StoredPrediction]) -> Made | Settled:
         means = self._means
         means.patience.check()
-        means.told()  # what was said about another task
         prediction = means.patience.see_through(partial(means.segment, task), means.tasks.version)
-        failures = self._failures(task, prediction)
+        failures = failures_of(task, prediction)
         if not prediction.is_whole:  # what is stored would hide from the next run that an image is missing
             return Settled(failures=failures)
         if not prediction.result:
@@ -241,10 +208,20 @@ class _Work:
         new = NewPrediction(task_id, result, prediction.score, means.model_version)
         return Made(task, prediction, new, frozenset(one.id for one in held), failures)
 
-    def _failures(self, task: Task, prediction: Prediction) -> tuple[Failure, ...]:
-        text = " ".join(self._means.told().split())
-        reasons = [reason for reason in prediction.reasons if reason not in NO_FAILURE]
-        return tuple(Failure(task.id, reason, text if number == 0 else "") for number, reason in enumerate(reasons))
+
+def failures_of(task: Task, prediction: Prediction) -> tuple[Failure, ...]:
+    """Return one failure for each reason, with how often it was met and what was said."""
+    by_reason: dict[Reason, Counter[str]] = {}
+    for one in prediction.skipped:
+        if one.reason not in NO_FAILURE:
+            by_reason.setdefault(one.reason, Counter())[" ".join(one.detail.split())] += 1
+    return tuple(Failure(task.id, reason, _summed_up(said)) for reason, said in by_reason.items())
+
+
+def _summed_up(said: Counter[str]) -> str:
+    texts = [text if count == 1 else f"{text} ({count} times)".lstrip() for text, count in said.most_common(TOLD)]
+    more = sum(count for _, count in said.most_common()[TOLD:])
+    return "; ".join(filter(None, [*texts, f"and {more} more" if more else ""]))
 
 
 def _is_same(stored: msgspec.Raw, made: msgspec.Raw) -> bool:

@@ -11,7 +11,7 @@ from backend.batch_parts import DEADLINE_S, Engine
 from backend.batch_run import BatchRun
 from backend.coco_prompts import CocoPrompts
 from backend.errors import ConfigError
-from backend.preannotate import Means, Telling
+from backend.preannotate import Means
 from backend.preannotate_choice import EVERYTHING, Choice
 from backend.prediction_writer import PredictionWriter
 from backend.saved_prompts import Source
@@ -38,16 +38,14 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
     outputs = batch_parts.outputs(settings)
     _check_output(batch.controls, outputs)
     coco = coco_prompts.read(choice.coco) if choice.coco is not None else None
-    embeddings = Telling(engine.embeddings)
     segmenter = batch_parts.segmenter(
-        settings, batch.checkpoint, embeddings, _everything(choice, batch.checkpoint.config.name)
+        settings, batch.checkpoint, engine.embeddings, _everything(choice, batch.checkpoint.config.name)
     )
     batch.stop.listen()
     means = Means(
         batch.client,
         _segment(segmenter, batch, choice, coco, outputs),
         needs_annotations=not {Source.BOXES.value, Source.KEYPOINTS.value}.isdisjoint(choice.sources),
-        told=embeddings.told,
         model_version=segmenter.model_version,
         patience=batch.patience,
         at_once=engine.at_once,

@@ -136,9 +136,9 @@ class TaskSegmenter:
             embedding = self._embedding(place.ref, min(image_s, deadline - time.monotonic()), wait)
             return self._segment_image(place, embedding, replace(asked, regions=tuple(by_image[where])), deadline)
 
-        found, reasons, is_whole = _on_each(by_image, on_image, task)
-        nothing = [] if asked.regions else [Reason.NO_PROMPT]
-        return self._prediction(found, [*nothing, *(one.reason for one in asked.skipped), *reasons], is_whole)
+        found, skipped, is_whole = _on_each(by_image, on_image, task)
+        nothing = [] if asked.regions else [Skipped("", Reason.NO_PROMPT)]
+        return self._prediction(found, [*nothing, *asked.skipped, *skipped], is_whole)
 
     def segment_everything(self, task: Task, controls: Controls, project_id: int | None, image_s: float) -> Prediction:
         """Return masks of everything on a task's images, within the limits.
@@ -159,8 +159,8 @@ class TaskSegmenter:
             return self._everything_on(_place(controls, where, task, project_id), image_s), ()
 
         places = task_images.places(controls, task)
-        found, reasons, is_whole = _on_each(places, on_image, task)
-        return self._prediction(found, reasons if places else [Reason.NO_IMAGE_IN_TASK], is_whole)
+        found, skipped, is_whole = _on_each(places, on_image, task)
+        return self._prediction(found, skipped if places else [Skipped("", Reason.NO_IMAGE_IN_TASK)], is_whole)
 
     def _segment_image(self, place: _Place, embedding: Embedding, asked: TaskPrompts, deadline: float) -> _Drawn:
         """Return the regions of all objects marked on one image, and what was left out."""
@@ -204,17 +204,18 @@ class TaskSegmenter:
             raise RetryLater("the image is not encoded yet", Reason.BUDGET_EXCEEDED)
         return found
 
-    def _prediction(self, found: Sequence[Region], reasons: Iterable[Reason], is_whole: bool) -> Prediction:
-        told = tuple(dict.fromkeys(reason for reason in reasons if not (found and reason is Reason.NOT_A_PROMPT)))
+    def _prediction(self, found: Sequence[Region], skipped: Iterable[Skipped], is_whole: bool) -> Prediction:
+        told = tuple(one for one in skipped if not (found and one.reason is Reason.NOT_A_PROMPT))
+        reasons = tuple(dict.fromkeys(one.reason for one in told))
         scores = [region.score for region in found if region.score is not None]
         score = sum(scores) / len(scores) if scores else 0.0
-        return Prediction(tuple(found), score, self.model_version, told, is_whole=is_whole)
+        return Prediction(tuple(found), score, self.model_version, reasons, told, is_whole=is_whole)
 
 
 def _on_each(
     places: Iterable[_Where], work: Callable[[_Where], _Drawn], task: Task
-) -> tuple[list[Region], list[Reason], bool]:
-    """Return what is drawn on a task's images, why something is not, and whether no image failed.
+) -> tuple[list[Region], list[Skipped], bool]:
+    """Return what is drawn on a task's images, what is not, and whether no image failed.
 
     Prompts on an image that the task or the labeling config no longer has fail for their own reason: no later run will
     find it. An image that cannot be had, or decoded, may be there again.
@@ -223,26 +224,26 @@ def _on_each(
         RetryLater: see `TaskSegmenter.segment`.
     """
     found: list[Region] = []
-    reasons: list[Reason] = []
+    skipped: list[Skipped] = []
     is_whole = True
     for where in places:
         try:
-            drawn, skipped = work(where)
+            drawn, left_out = work(where)
         except BackendError as error:
             if error.retry:
                 raise
             logger.info("event=task_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
-            reasons.append(error.reason)
+            skipped.append(Skipped("", error.reason, str(error)))
             is_whole = is_whole and isinstance(error, RequestError)
             continue
-        except Exception:  # one task must not end a run
+        except Exception as error:  # one task must not end a run
             logger.exception("event=defect task=%s", task.id)
-            reasons.append(Reason.INTERNAL_ERROR)
+            skipped.append(Skipped("", Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"))
             is_whole = False
             continue
         found += drawn
-        reasons += [one.reason for one in skipped] if drawn or skipped else [Reason.EMPTY_MASK]
-    return found, reasons, is_whole
+        skipped += left_out if drawn or left_out else [Skipped("", Reason.EMPTY_MASK)]
+    return found, skipped, is_whole
 
 
 def _place(controls: Controls, where: _Where, task: Task, project_id: int | None) -> _Place:

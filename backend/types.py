@@ -324,6 +324,8 @@ class Prediction:
         score: of the whole answer, in [0, 1].
         model_version: name and digest of the weights, as in the answer to /setup.
         reasons: why the result is empty or some prompts went unused; for the log and the status page, not the wire.
+        skipped: the same one by one, with what is to be said, where whole tasks are made; of an image that failed, the
+            ``region_id`` is empty.
         is_final: whether Label Studio is to keep it. If not, it stores nothing and asks for the task again.
         is_whole: whether no image of the task failed as a whole; nobody may take what is not for all there is.
     """
@@ -332,6 +334,7 @@ class Prediction:
     score: float
     model_version: str
     reasons: tuple[Reason, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     is_final: bool = True
     is_whole: bool = True
 

@@ -16,12 +16,13 @@ from backend.drawing import Drawing
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.metrics import Metrics
 from backend.patience import Patience
-from backend.preannotate import GONE, MADE, NOTHING, SAME, THERE, Means, Telling
+from backend.preannotate import GONE, MADE, NOTHING, SAME, THERE, Means
 from backend.prediction_writer import PredictionWriter
 from backend.project_tasks import ProjectTasks
 from backend.saved_prompts import Source
 from backend.store import FileStore
 from backend.task_segmenter import TaskSegmenter
+from backend.types import Prediction, Skipped, Task
 from tests.fake_project import PROJECT, FakeProject, away
 from tests.fakes import FakeEncoder, png
 from tests.service import FakeDecoder
@@ -75,17 +76,15 @@ class Run:
         store = store or self.project
         patience = Patience(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
         controls = label_config.parse(self.config)
-        embeddings = Telling(
-            DirectEmbeddings(
-                self.source,
-                self.encoder,
-                FileStore(self.folder / "embeddings", 10_000_000),
-                ContentJournal(self.folder / "contents.jsonl", "x"),
-                Metrics(),
-                limits=images.Limits(),
-                dtype="float16",
-                check=patience.check,
-            )
+        embeddings = DirectEmbeddings(
+            self.source,
+            self.encoder,
+            FileStore(self.folder / "embeddings", 10_000_000),
+            ContentJournal(self.folder / "contents.jsonl", "x"),
+            Metrics(),
+            limits=images.Limits(),
+            dtype="float16",
+            check=patience.check,
         )
         segmenter = TaskSegmenter(Drawing(self.decoder, Metrics(), 1), embeddings, automatic=self.automatic)
 
@@ -99,7 +98,6 @@ class Run:
             store,
             segment,
             not {Source.BOXES, Source.KEYPOINTS}.isdisjoint(self.sources),
-            embeddings.told,
             VERSION,
             patience,
             at_once=3,
@@ -244,6 +242,23 @@ def test_a_box_outside_its_image_is_told_and_the_other_drawn(run):
     assert counts(tally) == {MADE: 1}
     assert reasons(tally) == [(task, Reason.OUTSIDE_IMAGE)]
     assert len(run.regions(task)) == 1
+
+
+def test_boxes_that_are_lost_are_told_with_their_number_and_why(run):
+    task = run.add(box(), *(box(150, 20, id=f"off-{number}") for number in range(5)), box(10, 20, original_width=33))
+    tally = run()
+    assert counts(tally) == {MADE: 1}
+    outside, other = sorted(tally.lines()[-2:])
+    assert outside.startswith(f"    task {task}: outside_image: ")
+    assert outside.endswith("(5 times)")
+    assert other.startswith(f"    task {task}: size_mismatch: ")
+    assert "33" in other
+
+
+def test_of_many_different_words_about_a_task_the_first_are_told_and_the_others_counted():
+    skipped = tuple(Skipped(str(n), Reason.UNKNOWN_LABEL, f"no\nlabel {n // 2}") for n in range(10))
+    [failure] = preannotate.failures_of(Task(1, {}), Prediction((), 0.0, VERSION, skipped=skipped))
+    assert failure.text == "no label 0 (2 times); no label 1 (2 times); no label 2 (2 times); and 4 more"
 
 
 def test_a_defect_over_one_task_leaves_the_others(run):

@@ -122,7 +122,6 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
             task, saved_prompts.read(task, {Source.BOXES}, "none@0"), controls, PROJECT, 900.0
         ),
         needs_annotations=True,
-        told=lambda: "",
         model_version=segmenter.model_version,
         patience=patience,
         at_once=4,
