@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httpcore
 
 from backend.errors import AccessError, Reason
+from backend.logs import without_credentials
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -62,7 +63,7 @@ class Origin:
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"expected an http or https address, got {url[:80]!r}")
+            raise ValueError(f"expected an http or https address, got {without_credentials(url)[:80]!r}")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return cls(parts.scheme, parts.hostname.rstrip("."), port)
 

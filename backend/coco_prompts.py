@@ -18,6 +18,7 @@ import msgspec
 
 from backend import json_fields, label_config, task_images
 from backend.errors import BackendError, PromptError, Reason
+from backend.logs import without_credentials
 from backend.saved_prompts import TaskPrompts
 from backend.shapes import Rectangle, ShapeKind
 from backend.types import Controls, PromptRegion, Skipped, Task
@@ -147,7 +148,7 @@ class CocoPrompts:
 
     def _image(self, uri: str) -> CocoImage | Skipped:
         """Return the image that an address is about."""
-        shown = uri[:200]
+        shown = without_credentials(uri)[:200]
         for path in _paths(uri):
             candidates = self._by_name.get(_plain(path[-1]), [])
             if not candidates:

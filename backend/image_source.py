@@ -24,6 +24,7 @@ from backend.addresses import AddressPolicy, GuardedNetwork, Origin, Resolve
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
 from backend.images import is_web_page
 from backend.locations import Home, Inline, LocalFile, Remote, resolve
+from backend.logs import without_credentials
 from backend.types import ImageRef
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -195,7 +196,7 @@ class ImageSource:
             if at_home and parts.path.rstrip("/").endswith(_LOGIN_PATH):
                 raise self._authority.refusal("asks for a login", self._authority.authorization())
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ImageError(f"redirected to {url[:80]!r}", Reason.UNSUPPORTED_IMAGE_SOURCE)
+                raise ImageError(f"redirected to {without_credentials(url)[:80]!r}", Reason.UNSUPPORTED_IMAGE_SOURCE)
         raise ImageError(f"more than {self._limits.max_redirects} redirects", Reason.IMAGE_NOT_FOUND)
 
     def _ask(self, target: httpcore.URL, at_home: bool, known: Version, deadline: float) -> _Reply:
@@ -273,7 +274,9 @@ def _target(url: str) -> httpcore.URL:
         parsed = httpx.URL(url)
         return httpcore.URL(scheme=parsed.scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path)
     except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-        raise ImageError(f"{url[:80]!r} is not an address: {error}", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
+        shown = without_credentials(url)
+        why = f": {error}" if shown == url else ""  # which may quote a piece of a password
+        raise ImageError(f"{shown[:80]!r} is not an address{why}", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
 
 
 def _failure(reply: _Reply, host: str) -> BackendError | None:

@@ -15,6 +15,7 @@ import msgspec
 import stamina
 
 from backend.errors import AccessError, BackendError, Reason, RequestError, RetryLater
+from backend.logs import without_credentials
 from backend.tokens import TokenKind, lifetime_s, token_kind
 from backend.types import Secret
 
@@ -213,7 +214,7 @@ class LabelStudioHttp:
             kind = FaultError if status == httpx.codes.INTERNAL_SERVER_ERROR else RetryLater
             return kind(text, Reason.LABEL_STUDIO_UNREACHABLE, _retry_after_s(reply))
         if reply.is_redirect:
-            target = reply.headers.get("location", "")
+            target = without_credentials(reply.headers.get("location", ""))
             return AccessError(
                 f"Label Studio at {self.url} redirects to {target[:200]}; set LABEL_STUDIO_URL to where it really is",
                 Reason.LABEL_STUDIO_NOT_CONFIGURED,

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, quote, unquote, unquote_to_bytes, urlsplit
 
 from backend.addresses import Origin
 from backend.errors import AccessError, ImageError, Reason
+from backend.logs import without_credentials
 from backend.types import ImageRef
 
 _CLOUD = ("s3", "gs", "azure-blob")
@@ -128,7 +129,7 @@ def resolve(ref: ImageRef, home: Home, local_files_root: Path | None = None) -> 
     if not scheme and _RELATIVE.match(uri):
         return _relative(home.without_prefix("/" + uri.lstrip("/")), home, local_files_root)
     kinds = "an http(s), data, s3, gs or azure-blob address, or a path on Label Studio"
-    raise ImageError(f"expected {kinds}, got {uri[:80]!r}", Reason.UNSUPPORTED_IMAGE_SOURCE)
+    raise ImageError(f"expected {kinds}, got {_quoted(uri)}", Reason.UNSUPPORTED_IMAGE_SOURCE)
 
 
 def _inline(uri: str) -> bytes:
@@ -149,7 +150,7 @@ def _absolute(uri: str, home: Home, local_files_root: Path | None) -> Location:
     try:
         path = home.path_of(uri)
     except ValueError as error:
-        message = f"expected an http(s) address, got {uri[:80]!r}"
+        message = f"expected an http(s) address, got {_quoted(uri)}"
         raise ImageError(message, Reason.UNSUPPORTED_IMAGE_SOURCE) from error
     return Remote(uri.partition("#")[0]) if path is None else _relative(path, home, local_files_root)
 
@@ -162,12 +163,16 @@ def _relative(uri: str, home: Home, local_files_root: Path | None) -> Location:
     path, _, query = uri.partition("?")
     wanted = parse_qs(query).get("d", [""])[0] if path.rstrip("/") == _LOCAL_FILES else ""
     if _climbs(unquote(path)) or _climbs(wanted):
-        raise AccessError(f"expected a path without '..', got {uri[:80]!r}", Reason.FORBIDDEN_PATH)
+        raise AccessError(f"expected a path without '..', got {_quoted(uri)}", Reason.FORBIDDEN_PATH)
     if wanted and local_files_root is not None:
         file = _below(local_files_root, wanted)
         if file is not None:
             return LocalFile(file)
     return Remote(home.url.rstrip("/") + uri, immutable=path.startswith(_UPLOADS))
+
+
+def _quoted(uri: str) -> str:
+    return repr(without_credentials(uri)[:80])
 
 
 def _climbs(path: str) -> bool:
@@ -198,6 +203,8 @@ def _presign(ref: ImageRef, uri: str, label_studio_url: str) -> str:
     elif ref.project_id is not None:
         owner = f"projects/{ref.project_id}"
     else:
-        raise ImageError(f"{uri[:80]!r}: expected a task to resolve it with, got none", Reason.UNSUPPORTED_IMAGE_SOURCE)
+        raise ImageError(
+            f"{_quoted(uri)}: expected a task to resolve it with, got none", Reason.UNSUPPORTED_IMAGE_SOURCE
+        )
     name = base64.urlsafe_b64encode(uri.encode()).decode()
     return f"{label_studio_url.rstrip('/')}/{owner}/presign/?fileuri={quote(name)}"

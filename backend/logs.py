@@ -1,11 +1,14 @@
 """How log lines look: one line an event, ``event=... key=value``, written to standard error."""
 
 import logging
+import re
 import sys
 import time
 import warnings
 
 import stamina.instrumentation
+
+_BEFORE_CREDENTIALS = re.compile(r"//|^[a-z][a-z0-9+.-]*:[/\\]*", re.IGNORECASE)
 
 
 class _Line(logging.Formatter):
@@ -15,6 +18,17 @@ class _Line(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+
+def without_credentials(address: str) -> str:
+    """Return an address as a message may quote it: without the user name and password that some carry.
+
+    All up to the last ``@`` goes, since passwords are written with slashes and the like in them.
+    """
+    found = _BEFORE_CREDENTIALS.search(address)
+    start = found.end() if found else len(address)
+    _, at, rest = address[start:].rpartition("@")
+    return f"{address[:start]}***@{rest}" if at else address
 
 
 def configure(level: str) -> None:

@@ -113,6 +113,12 @@ def test_an_image_that_is_not_in_the_file_is_told(coco, uri):
     assert (found.regions, reasons(found)) == ((), [Reason.NOT_IN_COCO_FILE])
 
 
+def test_credentials_in_an_address_are_not_told(coco):
+    skipped = prompts(coco([image()], [annotation()]), "http://me:secret@h/none.jpg").skipped[0]
+    assert "secret" not in str(skipped)
+    assert "http://***@h/none.jpg" in skipped.detail
+
+
 def test_images_with_boxes_that_no_task_shows_are_known_in_the_end(coco):
     found = coco([image(1, "a.jpg"), image(2, "b.jpg"), image(3, "without.jpg")], [annotation(1, 1), annotation(2, 2)])
     assert found.unmet == ("a.jpg", "b.jpg")

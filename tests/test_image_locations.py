@@ -176,6 +176,30 @@ def test_other_spellings_are_named_as_not_supported(uri):
 @pytest.mark.parametrize(
     "uri",
     [
+        "ftp://user:secret@h/x.jpg",
+        "FTP:user:secret@h/x.jpg",
+        "http://user:sec/secret@h/x.jpg",
+        "//user:x:secret@h:port/x.jpg",
+        "http://user:secret@ls.example.com:8080/../x.jpg#http://a:secret@b",
+        "s3://user:secret@bucket/x.jpg",
+        "user:secret@h/x.jpg",
+        "ftp://" + "u" * 60 + ":secret-that-is-cut-before-its-end@h/x.jpg",
+    ],
+)
+def test_credentials_in_an_address_are_not_told(uri):
+    with pytest.raises(BackendError) as caught:
+        place(uri)
+    assert "sec" not in str(caught.value)
+
+
+def test_of_a_refused_address_without_credentials_all_is_told():
+    with pytest.raises(AccessError, match=r"/data/upload/\.\./img@2x\.jpg"):
+        place("/data/upload/../img@2x.jpg")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
         "/data/upload/../../api/users",
         "upload/../../etc/passwd",
         "/data/%2e%2e/secret",

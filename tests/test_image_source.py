@@ -266,6 +266,14 @@ def test_no_other_protocol_is_followed(connect, studio):
     assert_fails(ImageError, Reason.UNSUPPORTED_IMAGE_SOURCE, connect(), "/data/upload/1/r.png")
 
 
+@pytest.mark.parametrize("target", ["ftp://user:secret@h/a.png", "http://user:secret/@h/a.png"])
+def test_credentials_in_the_address_of_a_redirect_are_not_told(connect, studio, target):
+    studio.routes["/data/upload/1/r.png"] = Reply(b"", 302, {"Location": target})
+    with pytest.raises(ImageError) as caught:
+        connect().fetch(ImageRef("/data/upload/1/r.png"))
+    assert "secret" not in str(caught.value)
+
+
 def test_a_ring_of_redirects_ends(connect, other):
     other.routes["/r"] = Reply(b"", 302, {"Location": "/r"})
     assert_fails(ImageError, Reason.IMAGE_NOT_FOUND, connect(), other.url + "/r")

@@ -197,6 +197,12 @@ def test_nobody_at_the_address_is_told_as_unreachable(connect):
     assert caught.value.reason is Reason.LABEL_STUDIO_UNREACHABLE
 
 
+def test_credentials_in_the_address_of_a_redirect_are_not_told(connect, server):
+    server.routes["/api/version"] = Reply(b"", 301, {"Location": "https://me:secret@ls.example.com/api/version"})
+    with pytest.raises(AccessError, match=r"redirects to https://\*\*\*@ls\.example\.com"):
+        connect().version()
+
+
 def test_a_redirect_tells_which_address_to_set(connect, server):
     server.routes["/api/version"] = Reply(b"", 301, {"Location": "https://ls.example.com/api/version"})
     with pytest.raises(AccessError, match=r"set LABEL_STUDIO_URL.*really is") as caught:
