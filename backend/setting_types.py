@@ -32,6 +32,23 @@ def _url(value: object) -> object:
     return value.rstrip("/")
 
 
+def _reached_url(value: object) -> object:
+    """Check an address that is connected to; 0.0.0.0 is one to listen on, where images are never fetched from."""
+    url = _url(value)
+    if isinstance(url, str) and _is_for_listening(urlsplit(url).hostname or ""):
+        raise ValueError(
+            "the address that Label Studio is reached at, such as http://localhost:8080 or its machine's name"
+        )
+    return url
+
+
+def _is_for_listening(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host == "0"
+
+
 def _items(value: object) -> object:
     """Split ``a, b`` into its items."""
     return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
@@ -114,6 +131,7 @@ def _redis_prefix(value: object) -> object:
 
 
 Url = Annotated[str, BeforeValidator(_url)]
+ReachedUrl = Annotated[str, BeforeValidator(_reached_url)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_allowed_hosts)]
 Directory = Annotated[Path, BeforeValidator(_directory)]
 Kinds = Annotated[tuple[ShapeKind, ...], BeforeValidator(_kinds)]

@@ -23,6 +23,7 @@ from backend.setting_types import (
     Kinds,
     LogLevel,
     OpenedTasks,
+    ReachedUrl,
     RedisPrefix,
     RedisUrl,
     SecretText,
@@ -54,7 +55,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="ignore", allow_inf_nan=False)
 
-    label_studio_url: Url = Field(
+    label_studio_url: ReachedUrl = Field(
         "http://localhost:8080",
         validation_alias="LABEL_STUDIO_URL",
         description="Where this process reaches Label Studio; from a container, not localhost.",

@@ -34,6 +34,11 @@ def test_the_address_for_browsers_is_an_address_or_unset():
         assert problem.startswith(f"PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL={wrong}: expected an address such as")
 
 
+def test_what_browsers_reach_label_studio_at_is_not_connected_to_and_may_be_any_address():
+    url = "http://0.0.0.0:8080"
+    assert read({"PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL": url}).label_studio_public_url == url
+
+
 def test_an_empty_value_counts_as_unset():
     assert read({"PORT": "", "LABEL_STUDIO_API_KEY": " "}) == read({})
 
@@ -74,6 +79,9 @@ def test_a_device_may_be_named_in_the_usual_ways(name, value, device):
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("LABEL_STUDIO_URL", "localhost:8080", "http://localhost:8080"),
         ("LABEL_STUDIO_URL", "http://localhost:port", "http://localhost:8080"),
+        ("LABEL_STUDIO_URL", "http://0.0.0.0:8080", "http://localhost:8080 or its machine's name"),
+        ("LABEL_STUDIO_URL", "http://[::]:8080/ls", "http://localhost:8080 or its machine's name"),
+        ("LABEL_STUDIO_URL", "http://0", "http://localhost:8080 or its machine's name"),
         ("DEVICE", "tpu", "auto, cpu, gpu or gpu:N"),
         ("PADDLE_SAM_PREDICT_BUDGET_S", "0", "greater than 0"),
         ("PADDLE_SAM_ALLOWED_HOSTS", "http://minio", "minio:9000"),
