@@ -127,7 +127,7 @@ class PredictionWriter:
         Two questions tell whether there is anything to do.
 
         Raises:
-            Stopped: the run is to end, and Label Studio is away.
+            Stopped: the run is to end; what is left is found by whoever looks the next time.
             BackendError: Label Studio refuses, or has been away for too long.
         """
         counts = self._patience.call(lambda: self._store.count_predictions(self._project.id))
@@ -140,6 +140,7 @@ class PredictionWriter:
         deleted = 0
         for task in holders:
             assert task.id is not None
+            self._patience.check()
             surplus = [one.id for one in self._held(task.id, model_version)[:-1]]
             self._delete(surplus)
             deleted += len(surplus)

@@ -226,6 +226,18 @@ def test_tidy_of_a_project_without_predictions_has_nothing_to_do():
     assert writer(FakeProject(count=3)).tidy(VERSION) == 0
 
 
+def test_tidy_ends_at_the_next_task_where_the_run_is_to_end():
+    project, stop = FakeProject(count=200), threading.Event()
+    for task in project.tasks:
+        for _ in range(2):
+            project.store(task, VERSION, [{"id": "a"}])
+    project.after["delete_prediction"] = stop.set
+    with pytest.raises(Stopped):
+        PredictionWriter(project, Patience(stop), project.project_value).tidy(VERSION)
+    assert len(project.stored) == 399
+    assert writer(project).tidy(VERSION) == 199
+
+
 def test_the_one_that_stays_shows_something_and_is_the_last():
     project = FakeProject(count=1)
     for result in ([{"id": "a"}], [], [{"id": "b"}], []):
