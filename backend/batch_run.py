@@ -141,7 +141,7 @@ def _selection(client: LabelStudio, wanted: Wanted) -> Selection:
     """Return which tasks are meant.
 
     Raises:
-        RequestError: a filter makes no sense, or the view is another project's.
+        RequestError: a filter makes no sense, or the view is another project's or of a form that has no second page.
     """
     selection = Selection()
     if wanted.view is not None:
@@ -157,4 +157,5 @@ def _selection(client: LabelStudio, wanted: Wanted) -> Selection:
             )
         for text in wanted.filters:
             selection = selection.and_also(task_selection.parse(text, columns))
+    selection.and_also(task_selection.below(1))  # as every page after the first one asks; better refused before it
     return selection

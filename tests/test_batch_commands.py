@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import threading
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -222,9 +223,14 @@ def test_boxes_come_from_a_coco_file(call, server, tmp_path):
 
 def test_categories_that_are_no_labels_are_reported(call, server, tmp_path):
     [task] = fill(server, 1)
-    done = call("preannotate", "--project", str(PROJECT), "--coco", coco_file(tmp_path, ["0000.png"], ["Walrus"]))
+    file = coco_file(tmp_path, ["0000.png"], ["Walrus"])
+    boxes = json.loads(Path(file).read_text())
+    boxes["annotations"] *= 5
+    Path(file).write_text(json.dumps(boxes))
+    done = call("preannotate", "--project", str(PROJECT), "--coco", file)
     assert done.exit_code == 1
-    assert f"task {task}: unknown_label" in done.stdout
+    lost = "category 'Walrus' is no label of the labeling config (5 times)"
+    assert f"task {task}: unknown_label: {lost}" in done.stdout
     assert not server.project.stored
 
 
@@ -270,6 +276,16 @@ def test_a_view_that_joins_with_or_takes_no_further_filter(call, server):
     done = call("precompute", "--project", str(PROJECT), "--view", "5", "--filter", "id>1")
     assert done.exit_code == 2
     assert "--filter cannot narrow it down" in done.stderr
+
+
+def test_a_view_whose_tasks_cannot_be_asked_for_page_by_page_is_refused_before_any_is_done(call, server):
+    fill(server, 1)
+    item = {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": 3}
+    server.views[5] = PROJECT, {"conjunction": "or", "items": [item, item | {"child_filter": item}]}
+    done = call("precompute", "--project", str(PROJECT), "--view", "5")
+    assert done.exit_code == 2
+    assert "joined by 'or'" in done.stderr
+    assert not [path for path in server.paths() if path.startswith("/data/upload")]
 
 
 @pytest.mark.parametrize(
