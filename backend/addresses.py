@@ -95,7 +95,8 @@ class AddressPolicy:
         if numeric.is_global or self._allows(host.lower().rstrip("."), port, numeric):
             return
         raise AccessError(
-            f"{host}:{port} is {numeric}, a private address; to allow it, add it to PADDLE_SAM_ALLOWED_HOSTS",
+            f"{host}:{port} is {numeric}, a private address; to allow it, add it to PADDLE_SAM_ALLOWED_HOSTS; "
+            "if browsers reach Label Studio there, set PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL instead",
             Reason.FORBIDDEN_ADDRESS,
         )
 

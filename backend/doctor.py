@@ -17,6 +17,7 @@ from backend.image_source import ImageSource
 from backend.images import Limits
 from backend.images import decode as decode_image
 from backend.label_studio import LabelStudio
+from backend.locations import Home
 from backend.settings import Settings
 from backend.tokens import TokenKind
 from backend.types import ImageRef, Task
@@ -196,10 +197,29 @@ def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[Imag
         assert fetched is not None  # it was not asked whether it is still a known one
         picture = decode_image(fetched.data, Limits(max_pixels=settings.max_image_pixels))
     except BackendError as error:
-        return Finding(Level.PROBLEM, subject, f"{error} (reason {error.reason})", remedies.remedy(error.reason))
+        fix = _public_address(settings, refs[0].uri.strip()) + remedies.remedy(error.reason)
+        return Finding(Level.PROBLEM, subject, f"{error} (reason {error.reason})", fix)
     height, width = picture.original_size
     took = round((time.perf_counter() - start) * 1000)
     return Finding(Level.OK, subject, f"{width} x {height} pixels in {took} ms")
+
+
+def _public_address(settings: Settings, uri: str) -> str:
+    """Return what to do if an address that is not known as Label Studio's is the one at which browsers reach it.
+
+    Only a person can tell: what Label Studio or its tasks say of it would be a way to be sent the token.
+    """
+    try:
+        if Home(settings.label_studio_url, settings.label_studio_public_url).path_of(uri) is not None:
+            return ""
+    except ValueError:  # no http or https address
+        return ""
+    parts = urlsplit(uri)
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return (
+        f"if browsers reach this Label Studio at {origin}, set PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL to that "
+        "(with its path, if it has one); otherwise: "
+    )
 
 
 def _is_loopback(host: str) -> bool:

@@ -91,7 +91,7 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     ),
     Reason.FORBIDDEN_ADDRESS: (
         "images may not come from that address",
-        "if they are meant to, add its host to PADDLE_SAM_ALLOWED_HOSTS",
+        "add its host to PADDLE_SAM_ALLOWED_HOSTS; if it is Label Studio, set PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL",
     ),
     Reason.FORBIDDEN_PATH: ("the file lies outside the shared folder", "check PADDLE_SAM_LOCAL_FILES_ROOT"),
     Reason.LABEL_STUDIO_NOT_CONFIGURED: (

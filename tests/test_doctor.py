@@ -198,6 +198,25 @@ def test_a_task_without_an_image_is_a_problem(look, server):
     assert "<Image value>" in finding.fix
 
 
+def test_an_image_on_a_host_that_is_not_known_brings_the_setting_that_may_be_missing(look, server):
+    public = "http://me:secret@127.0.0.1:9"
+    server.routes["/data/local-files/"] = server.routes[IMAGE]
+    set_tasks(server, {"image": public + "/data/local-files/?d=a.png"})
+    finding = look(project=7)["image of task 1"]
+    assert "reason forbidden_address" in finding.text
+    assert "at http://127.0.0.1:9, set PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL" in finding.fix
+    found = look(project=7, PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL="http://127.0.0.1:9")["image of task 1"]
+    assert found.level is Level.OK
+
+
+@pytest.mark.parametrize("place", ["", "http://127.0.0.1:9", "s3://bucket"])
+def test_an_image_of_label_studios_own_does_not(look, server, place):
+    set_tasks(server, {"image": place + "/data/upload/7/gone.png"})
+    finding = look(project=7, PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL="http://127.0.0.1:9")["image of task 1"]
+    assert finding.level is Level.PROBLEM
+    assert "PUBLIC_URL" not in finding.fix
+
+
 @pytest.mark.parametrize(("uri", "reply", "reason", "fix"), [
     ("/data/upload/7/gone.png", None, "image_not_found", "still there"),
     (IMAGE, Reply(b"no image at all"), "image_unreadable", "another image"),
