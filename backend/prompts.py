@@ -6,6 +6,9 @@ Of two points on one pixel the later one counts. Ordinary points that an annotat
 along when a smart point of their label is drawn: where others have a sign, they are no prompts. In what a task already
 holds there was no click, so points without a sign are ``apart``: each marks an object of its own.
 
+An area that is drawn for the model takes a byte for each pixel of the image, and a small body may hold hundreds. So a
+context is sketched first, with boxes for areas, and each area is drawn when its turn comes.
+
 Coordinates need no turning: with a rotated view the editor still stores them for the upright image (it maps the pointer
 through the inverse of the view's transform), as it does masks; ``image_rotation`` is only echoed.
 """
@@ -13,11 +16,11 @@ through the inverse of the view's transform), as it does masks; ``image_rotation
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backend.errors import PromptError, Reason
 from backend.marks import Box, Mark, Point, Size, mark
-from backend.shapes import KeyPoint
+from backend.shapes import Bitmask, Brush, KeyPoint, Polygon, Rectangle, Vector
 from backend.types import ObjectPrompt, PromptRegion, Skipped
 from model.types import Prompt
 
@@ -31,6 +34,27 @@ class Translation:
 
     objects: tuple[ObjectPrompt, ...]
     skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The objects that a context marks, before any area is drawn.
+
+    Attributes:
+        objects: as a `Translation` has them, but with boxes for areas that are to be drawn.
+        skipped: what marks none.
+        regions: the context by its ids.
+    """
+
+    objects: tuple[ObjectPrompt, ...]
+    skipped: tuple[Skipped, ...]
+    regions: dict[str, PromptRegion]
+
+    def draw(self, one: ObjectPrompt) -> Translation:
+        """Return one of the objects as it is, its area drawn; none, and the reason, where that proves to be empty."""
+        regions = [self.regions[name] for name in one.region_ids]
+        is_drawn = any(_is_painted(region) or outlined(region) is not region for region in regions)
+        return translate(regions) if is_drawn else Translation((one,))
 
 
 @dataclass(frozen=True)
@@ -85,6 +109,60 @@ def translate(
         drafts.extend(_drafts(group, skipped, are_apart))
     drafts.sort(key=lambda draft: draft.place)
     return Translation(tuple(_object(draft, image_size, skipped) for draft in drafts), tuple(skipped))
+
+
+def sketch(context: Sequence[PromptRegion]) -> Sketch:
+    """Return what a click's context marks, as `translate` does, without holding any drawn area.
+
+    Args:
+        context: the click's regions, oldest first, each with its ``original_size``.
+    """
+    has_to_look = needs_masks(context)
+    stand_ins: list[PromptRegion] = []
+    skipped: list[Skipped] = []
+    for region in context:
+        try:
+            stand_ins.append(_around(region, has_to_look) if _is_painted(region) else outlined(region))
+        except PromptError as error:
+            skipped.append(Skipped(region.id, error.reason, str(error)))
+    found = translate(stand_ins)
+    return Sketch(found.objects, (*skipped, *found.skipped), {region.id: region for region in context})
+
+
+def needs_masks(context: Iterable[PromptRegion]) -> bool:
+    """Whether masks have to be read to tell which points lie in them."""
+    shapes = [region.shape for region in context]
+    return any(isinstance(shape, KeyPoint) for shape in shapes) and any(
+        isinstance(shape, Brush | Bitmask) for shape in shapes
+    )
+
+
+def outlined(region: PromptRegion) -> PromptRegion:
+    """Return a polygon as the box around it, in which the same points lie; anything else as it is."""
+    match region.shape:
+        case Polygon(points) | Vector(points, True) if len(points) >= 3:
+            xs, ys = zip(*points, strict=True)
+            return replace(region, shape=Rectangle(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
+    return region
+
+
+def _is_painted(region: PromptRegion) -> bool:
+    return isinstance(region.shape, Brush | Bitmask)
+
+
+def _around(region: PromptRegion, has_to_look: bool) -> PromptRegion:
+    """Return a mask as the box around it, or around the whole image where nobody asks what lies in it.
+
+    Raises:
+        PromptError: the mask cannot be a prompt.
+    """
+    x1, y1, x2, y2 = 0.0, 0.0, 100.0, 100.0
+    if has_to_look and region.original_size is not None:
+        height, width = region.original_size
+        extent = _mark(region, None, are_signed=False).extent
+        assert extent is not None  # an empty mask raised
+        x1, y1, x2, y2 = (100 * place / side for place, side in zip(extent, (width, height) * 2, strict=True))
+    return replace(region, shape=Rectangle(x1, y1, x2 - x1, y2 - y1))
 
 
 def _mark(region: PromptRegion, image_size: Size | None, are_signed: bool) -> Mark:

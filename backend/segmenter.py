@@ -4,6 +4,7 @@ Nothing here raises for what a request asks: each task gets its own answer, and 
 """
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -11,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from backend import label_config, prompts, task_images
+from backend import label_config, prompts, task_images, task_objects
 from backend.clicks import Click, Clicks
-from backend.drawing import Drawing
+from backend.drawing import Drawing, at_size
 from backend.embeddings import Embeddings, Priority
 from backend.errors import BackendError, Reason, RetryLater
 from backend.metrics import Metrics
@@ -23,12 +24,12 @@ from backend.types import (
     Controls,
     ImageRef,
     ObjectPrompt,
+    Output,
     Prediction,
     PredictRequest,
     PromptRegion,
     Region,
     SetupRequest,
-    Skipped,
     Task,
     WebhookEvent,
 )
@@ -139,9 +140,9 @@ class Segmenter:
                 [image] = controls.images
                 context = [replace(region, to_name=image.name) for region in context]  # it may have named none
                 ref = task_images.image_ref(image, task, request.project_id, item_index)
-                objects, skipped = self._objects(context, ref, deadline)
-                reasons += [one.reason for one in skipped]
-                drawn = self._segment(objects, controls, ref, deadline, click)
+                sketch = self._sketch(context, ref, deadline)
+                reasons += [one.reason for one in sketch.skipped]
+                drawn, left_out = self._segment(sketch, controls, ref, deadline, click)
             except BackendError as error:
                 logger.warning("event=click_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
                 reasons.append(error.reason)
@@ -151,7 +152,7 @@ class Segmenter:
                 reasons.append(Reason.INTERNAL_ERROR)
                 continue
             found += drawn
-            reasons += [Reason.EMPTY_MASK] if objects and not drawn else []
+            reasons += left_out or ([Reason.EMPTY_MASK] if sketch.objects and not drawn else [])
         self._warm(request)
         if not found:
             return self._empty(reasons)
@@ -159,28 +160,57 @@ class Segmenter:
         score = sum(scores) / len(scores) if scores else 0.0
         return Prediction(tuple(found), score, self.model_version, tuple(dict.fromkeys(reasons)))
 
-    def _objects(
-        self, context: Sequence[PromptRegion], ref: ImageRef, deadline: float
-    ) -> tuple[tuple[ObjectPrompt, ...], tuple[Skipped, ...]]:
-        """Return the objects marked on one image; only a caller that gives no sizes makes this look at the image."""
-        if any(region.original_size is None for region in context):
-            size = self._embedding(ref, deadline).original_size
+    def _sketch(self, context: Sequence[PromptRegion], ref: ImageRef, deadline: float) -> prompts.Sketch:
+        """Return the objects marked on one image.
+
+        That is looked at where a caller gives no sizes, and before masks are read, which may claim to be of any size.
+        """
+        if any(region.original_size is None for region in context) or prompts.needs_masks(context):
+            embedding = self._embedding(ref, deadline)
+            size = embedding.original_size
             context = [replace(region, original_size=region.original_size or size) for region in context]
-        asked = prompts.translate(context)
-        return asked.objects, asked.skipped
+            for claimed in dict.fromkeys(region.original_size for region in context):
+                at_size(embedding, claimed or size)
+        return prompts.sketch(context)
 
     def _segment(
-        self, objects: Sequence[ObjectPrompt], controls: Controls, ref: ImageRef, deadline: float, click: Click
-    ) -> list[Region]:
-        """Return the regions of objects that lie on one image, the only one of ``controls``."""
-        if not objects:
-            return []
-        outputs = [label_config.choose_output(controls, one.labels, self._policy.outputs) for one in objects]
+        self, sketch: prompts.Sketch, controls: Controls, ref: ImageRef, deadline: float, click: Click
+    ) -> tuple[list[Region], list[Reason]]:
+        """Return the regions of objects that lie on one image, the only one of ``controls``, and why some have none.
+
+        Areas are drawn for the model only when it is their turn, a bounded number of them at a time.
+        """
+        if not sketch.objects:
+            return [], []
+        outputs = [label_config.choose_output(controls, one.labels, self._policy.outputs) for one in sketch.objects]
+        asked = list(zip(sketch.objects, outputs, strict=True))
         embedding = self._embedding(ref, deadline)
-        with self._drawing.turns:
-            if click.is_superseded:
-                raise RetryLater("the annotator has added to this click meanwhile", Reason.SUPERSEDED)
-            return self._drawing.draw(list(zip(objects, outputs, strict=True)), embedding)
+        sizes = dict.fromkeys(one.original_size for one in sketch.objects)
+        for size in sizes:
+            at_size(embedding, size)
+        step = task_objects.at_once(max(sizes, key=math.prod))
+        found: list[Region] = []
+        left_out: list[Reason] = []
+        for start in range(0, len(asked), step):
+            if start and time.monotonic() > deadline:
+                left_out.append(Reason.BUDGET_EXCEEDED)
+                break
+            with self._drawing.turns:
+                if click.is_superseded:
+                    raise RetryLater("the annotator has added to this click meanwhile", Reason.SUPERSEDED)
+                regions, reasons = self._draw(sketch, asked[start : start + step], embedding)
+                found += regions
+                left_out += reasons
+        return found, left_out
+
+    def _draw(
+        self, sketch: prompts.Sketch, asked: Sequence[tuple[ObjectPrompt, Output]], embedding: Embedding
+    ) -> tuple[list[Region], list[Reason]]:
+        """Return the regions of a few objects, and why some have none; what was drawn for the model is gone after."""
+        drawn = [(sketch.draw(one), output) for one, output in asked]
+        chunk = [(one, output) for exact, output in drawn for one in exact.objects]
+        reasons = [skipped.reason for exact, _ in drawn for skipped in exact.skipped]
+        return self._drawing.draw(chunk, embedding), reasons
 
     def _embedding(self, ref: ImageRef, deadline: float) -> Embedding:
         return self._embeddings.get(ref, max(0.0, deadline - time.monotonic()), Priority.INTERACTIVE)

@@ -1,6 +1,6 @@
 """The objects that a task's prompts mark on one image, a bounded number at a time.
 
-Unlike a click, a task may mark hundreds of objects on an image of many megapixels. A box takes a few numbers, but a
+A task may mark hundreds of objects on an image of many megapixels. A box takes a few numbers, but a
 polygon is drawn as a mask of the whole image for the model. So objects are planned with the boxes around polygons, and
 those are drawn only when it is their turn.
 """
@@ -13,7 +13,7 @@ from backend import label_config, prompts
 from backend.drawing import at_size
 from backend.errors import BackendError, Reason
 from backend.saved_prompts import TaskPrompts
-from backend.shapes import KeyPoint, Polygon, Rectangle, ShapeKind, Vector
+from backend.shapes import KeyPoint, Polygon, ShapeKind, Vector
 from backend.types import Controls, ObjectPrompt, Output, PromptRegion, Skipped
 from model.types import Embedding
 
@@ -42,17 +42,22 @@ class Plan:
 
     def chunks(self) -> Iterator[list[tuple[ObjectPrompt, Output]]]:
         """Yield the objects as they are to be decoded together."""
-        step = min(CHUNK, max(1, CHUNK_PIXELS // math.prod(self.size)))
+        step = at_once(self.size)
         for start in range(0, len(self.chosen), step):
             yield [(self._exact(one), output) for one, output in self.chosen[start : start + step]]
 
     def _exact(self, one: ObjectPrompt) -> ObjectPrompt:
         """Return an object with its polygon as it is."""
         regions = [self.regions[name] for name in one.region_ids]
-        if all(_outlined(region) is region for region in regions):
+        if all(prompts.outlined(region) is region for region in regions):
             return one
         found = prompts.translate(regions, are_apart=True).objects
         return found[0] if found else one
+
+
+def at_once(size: tuple[int, int]) -> int:
+    """Return how many objects are to be decoded together at most, at least one, on an image of ``size`` (H, W)."""
+    return min(CHUNK, max(1, CHUNK_PIXELS // math.prod(size)))
 
 
 def plan(
@@ -70,7 +75,7 @@ def plan(
         ConfigError: nothing on that image can hold an answer.
     """
     on_image, skipped = _in_pixels_of(embedding, controls.images[0].name, asked.regions)
-    found = prompts.translate([_outlined(region) for region in on_image], are_apart=True)
+    found = prompts.translate([prompts.outlined(region) for region in on_image], are_apart=True)
     regions = {region.id: region for region in on_image}
     chosen: list[tuple[ObjectPrompt, Output]] = []
     for one in found.objects:
@@ -97,15 +102,6 @@ def _in_pixels_of(
             continue
         found.append(replace(region, to_name=to_name, original_size=embedding.original_size))
     return found, skipped
-
-
-def _outlined(region: PromptRegion) -> PromptRegion:
-    """Return a polygon as the box around it, in which the same points lie."""
-    match region.shape:
-        case Polygon(points) | Vector(points, True) if len(points) >= 3:
-            xs, ys = zip(*points, strict=True)
-            return replace(region, shape=Rectangle(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
-    return region
 
 
 def _needless(regions: Sequence[PromptRegion], output: Output, areas_only: bool) -> str:

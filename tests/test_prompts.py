@@ -447,3 +447,57 @@ def test_any_context_gives_prompts_inside_the_image_or_reasons(body: dict, image
     if request.context and not translation.objects:
         assert translation.skipped
     assert not used & {left.region_id for left in translation.skipped}
+
+
+# Sketches: the same objects, their areas drawn one at a time
+
+
+def area(number: int, kind: str, at: tuple[int, int], side: int) -> dict:
+    (x, y), size = at, {"original_width": 80, "original_height": 60, "id": f"area-{number}"}
+    if kind == "brush":
+        array = np.zeros((60, 80), dtype=bool)
+        array[y * 60 // 100 : (y + side) * 60 // 100, x * 80 // 100 : (x + side) * 80 // 100] = True
+        return painted(array, id=f"area-{number}")
+    if kind == "polygon":
+        value = {"points": [[x, y], [x + side, y], [x, y + side]], "polygonlabels": ["Cat"]}
+        return result("polygonlabels", value, **size)
+    return rectangle(x, y, side, side, **size)
+
+
+AREAS = st.lists(
+    st.tuples(
+        st.sampled_from(["brush", "polygon", "rectangle"]),
+        st.tuples(st.integers(0, 60), st.integers(0, 60)),
+        st.integers(10, 40),
+    ),
+    max_size=4,
+)
+SPOTS = st.lists(
+    st.tuples(
+        st.floats(0.3, 99), st.floats(0.3, 99), st.sampled_from([True, False, None]), st.sampled_from(["Cat", "Dog"])
+    ),
+    max_size=6,
+    unique_by=lambda spot: spot[:2],
+)
+
+
+@settings(deadline=None)
+@given(AREAS, SPOTS)
+def test_a_sketch_has_the_objects_of_the_translation_drawn_one_by_one(areas: list, spots: list) -> None:
+    entries = [area(number, *one) for number, one in enumerate(areas)]
+    entries += [point(*spot, original_width=80, original_height=60) for spot in spots]
+    context = protocol.parse_predict(encoded(click(*entries))).context
+    expected, sketch = prompts.translate(context), prompts.sketch(context)
+    assert [left.region_id for left in sketch.skipped] == [left.region_id for left in expected.skipped]
+    assert all(one.prompt.rough_mask is None for one in sketch.objects)
+    found = [one for drawn in map(sketch.draw, sketch.objects) for one in drawn.objects]
+    assert [(one.region_ids, one.labels) for one in found] == [(one.region_ids, one.labels) for one in expected.objects]
+    for one, other in zip(found, expected.objects, strict=True):
+        for name in ("point_coords", "point_labels", "box", "rough_mask"):
+            np.testing.assert_array_equal(getattr(one.prompt, name), getattr(other.prompt, name))
+
+
+def test_a_drawn_area_that_proves_to_be_empty_is_no_object_and_says_so() -> None:
+    context = protocol.parse_predict(encoded(click(painted(np.zeros(SIZE, dtype=bool))))).context
+    sketch = prompts.sketch(context)
+    assert refused(sketch.draw(*sketch.objects)) == [Reason.NO_PROMPT]

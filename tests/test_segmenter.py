@@ -1,12 +1,15 @@
 """The use cases: clicks, opened tasks, what is warmed up, and that every failure is an empty answer with a reason."""
 
 import threading
+import time
+import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
 
-from backend import protocol
-from backend.drawing import at_size
+from backend import protocol, rle, task_objects
+from backend.drawing import Drawing, at_size
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.segmenter import Policy
 from backend.shapes import Bitmask, Brush, Polygon, ShapeKind
@@ -14,7 +17,7 @@ from backend.types import SetupRequest, WebhookEvent
 from model.errors import CapabilityError
 from model.types import Mask
 from tests.fakes import embedding, png
-from tests.service import IMAGE, SIZE_WH, VERSION, FakeNextTasks, Service, tasks, wait_until
+from tests.service import IMAGE, SIZE_WH, VERSION, FakeDecoder, FakeNextTasks, Service, tasks, wait_until
 from tests.wire import CONFIG, click, encoded, recorded, rectangle, result
 
 SOON_S = 10.0
@@ -180,6 +183,94 @@ def test_the_budget_is_one_for_all_images_of_a_click(service):
     assert slow.deadlines[0] <= 0.05
     assert slow.deadlines == sorted(slow.deadlines, reverse=True)
     assert slow.deadlines[-1] == 0.0
+
+
+class ForgetfulDecoder:
+    """Answers as `FakeDecoder` does, and keeps nothing of what it was asked but how much of it was in memory.
+
+    Attributes:
+        drawn: how many drawn masks there were at each call, those of earlier calls included.
+        takes_s: how long each call takes.
+    """
+
+    def __init__(self):
+        self.model_version, self.drawn, self.takes_s = VERSION, [], 0.0
+        self._masks = weakref.WeakSet()
+
+    def decode(self, embedding, prompts, multimask_output=None):
+        for prompt in prompts:
+            self._masks.add(prompt)
+        self.drawn.append(sum(prompt.rough_mask is not None for prompt in self._masks))
+        time.sleep(self.takes_s)
+        return FakeDecoder().decode(embedding, prompts)
+
+
+def polygons(count, **changes):
+    size = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]} | changes
+    value = {"points": [[10, 10], [60, 10], [60, 60]], "polygonlabels": ["Cat"]}
+    return [result("polygonlabels", value, id=f"polygon-{number}", **size) for number in range(count)]
+
+
+def forgetful(service, **policy):
+    decoder = ForgetfulDecoder()
+    service.drawing = Drawing(decoder, service.metrics, decodes_at_once=4)
+    return decoder, service.segmenting(policy=Policy(**policy))
+
+
+def test_a_click_of_many_areas_holds_a_bounded_number_of_them_drawn(service):
+    decoder, segmenter = forgetful(service)
+    [answer] = segmenter.predict(asked(*polygons(50)))
+    assert (len(answer.result), answer.reasons) == (50, ())
+    assert sum(decoder.drawn) == 50
+    assert max(decoder.drawn) <= task_objects.CHUNK
+
+
+def test_a_click_of_more_areas_than_there_is_time_for_gets_those_that_were_done(service):
+    decoder, segmenter = forgetful(service, budget_s=0.5)
+    service.segmenter.predict(asked(point()))
+    decoder.takes_s = 0.6
+    [answer] = segmenter.predict(asked(*polygons(50)))
+    assert (len(answer.result), answer.reasons) == (task_objects.CHUNK, (Reason.BUDGET_EXCEEDED,))
+
+
+@pytest.mark.parametrize("is_refined", [False, True])
+def test_a_size_that_is_not_the_photos_is_refused_before_anything_is_drawn_of_it(service, is_refined):
+    claimed = {"original_width": 8000, "original_height": 8000}
+    brush = result("brushlabels", {"format": "rle", "rle": huge_mask(), "brushlabels": ["Cat"]}, id="brush", **claimed)
+    inside = [result(id="inside", **claimed)] if is_refined else []
+    request = asked(*polygons(2, **claimed), brush, *inside)
+    service.segmenter.predict(asked(point()))
+    tracemalloc.start()
+    try:
+        [answer] = service.segmenter.predict(request)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (answer.result, answer.reasons) == ((), (Reason.SIZE_MISMATCH,))
+    assert peak < 16_000_000
+
+
+def huge_mask():
+    """The code of a mask of 8000 x 8000 pixels, of which the first 100 rows are painted."""
+    return list(rle.encode(Mask(np.ones((100, 8000), bool), (0, 0), (8000, 8000))))
+
+
+def test_a_painted_prompt_is_refined_by_the_points_that_lie_in_it(service):
+    painted = list(rle.encode(Mask(np.ones((30, 40), bool), (0, 0), SIZE_WH[::-1])))
+    size = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
+    brush = result("brushlabels", {"format": "rle", "rle": painted, "brushlabels": ["Cat"]}, id="brush", **size)
+    service.segmenter.predict(asked(brush, point(10, 10, id="in"), point(90, 90, id="out")))
+    first, second = service.decoder.prompts
+    assert (first.rough_mask.sum(), first.point_coords[-1].tolist()) == (1200, [8.0, 6.0])
+    assert (second.rough_mask, second.point_coords.tolist()) == (None, [[72.0, 54.0]])
+
+
+def test_an_empty_painting_tells_that_there_is_no_prompt(service):
+    nothing = list(rle.encode(Mask(np.zeros((0, 0), bool), (0, 0), SIZE_WH[::-1])))
+    size = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
+    brush = result("brushlabels", {"format": "rle", "rle": nothing, "brushlabels": ["Cat"]}, **size)
+    [answer] = service.segmenter.predict(asked(brush))
+    assert (answer.result, answer.reasons) == ((), (Reason.NO_PROMPT,))
 
 
 @pytest.mark.parametrize("error", [
