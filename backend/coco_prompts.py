@@ -1,8 +1,8 @@
 """Prompts from a COCO file: the boxes of its annotations, for the tasks that show its images.
 
 Images are matched by their file name. Label Studio puts eight hexadecimal digits and a dash before the name of an
-upload and takes spaces and special characters out of it; both are seen through. Where several images of the file have
-a name, the folders before it decide.
+upload and takes spaces and special characters out of it; both are seen through. Folders count where both sides have
+some: those of one must be the last ones of the other's, or `val/0001.jpg` would get the boxes of `train/0001.jpg`.
 """
 
 import math
@@ -25,6 +25,7 @@ from backend.types import Controls, PromptRegion, Skipped, Task
 
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 _DROPPED = re.compile(r"[^-\w.]")
+_UPLOADS = "/data/upload/"
 
 
 class CocoError(ValueError):
@@ -149,8 +150,11 @@ class CocoPrompts:
     def _image(self, uri: str) -> CocoImage | Skipped:
         """Return the image that an address is about."""
         shown = without_credentials(uri)[:200]
+        elsewhere: list[CocoImage] = []
         for path in _paths(uri):
-            candidates = self._by_name.get(_plain(path[-1]), [])
+            named = self._by_name.get(_plain(path[-1]), [])
+            candidates = [image for image in named if _may_be(path, image.path)]
+            elsewhere += named
             if not candidates:
                 continue
             fits = [_fit(path, image.path) for image in candidates]
@@ -161,7 +165,8 @@ class CocoPrompts:
             with self._lock:
                 self._unmet.discard("/".join(image.path))
             return image
-        return Skipped(shown, Reason.NOT_IN_COCO_FILE, f"no image of the COCO file is named like {shown}")
+        folders = f" there; {'/'.join(elsewhere[0].path)} lies in other folders" if elsewhere else ""
+        return Skipped(shown, Reason.NOT_IN_COCO_FILE, f"no image of the COCO file is named like {shown}{folders}")
 
 
 def read(path: Path) -> CocoPrompts:
@@ -217,7 +222,7 @@ def _size(image: _Image) -> tuple[int, int] | None:
 
 
 def _split(path: str) -> tuple[str, ...]:
-    return tuple(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
+    return tuple(part for part in path.replace("\\", "/").split("/") if part not in ("", ".", ".."))
 
 
 def _plain(name: str) -> str:
@@ -235,9 +240,18 @@ def _paths(uri: str) -> Iterator[tuple[str, ...]]:
         path = _split(text)
         if not path:
             continue
+        if (
+            parts.scheme in ("", "http", "https") and _UPLOADS in text
+        ):  # Label Studio's own folders, which say nothing about those before the upload
+            path = path[-1:]
         yield path
         if _UPLOADED.match(path[-1]):
             yield (*path[:-1], _UPLOADED.sub("", path[-1], count=1))
+
+
+def _may_be(path: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two paths may be those of one file, seen from different folders."""
+    return all(one == two for one, two in zip(reversed(path[:-1]), reversed(other[:-1]), strict=False))
 
 
 def _fit(path: Sequence[str], other: Sequence[str]) -> tuple[bool, int]:

@@ -68,7 +68,7 @@ def test_boxes_of_other_images_are_not(coco):
 
 
 @pytest.mark.parametrize("uri", [
-    "/data/upload/1/3024c2b9-a.jpg", "http://host/some/where/a.jpg?token=x/b.jpg", "s3://bucket/photos/a.jpg", "a.jpg",
+    "/data/upload/1/3024c2b9-a.jpg", "http://host/some/photos/a.jpg?token=x/b.jpg", "s3://bucket/photos/a.jpg", "a.jpg",
     "/data/local-files/?d=sub/photos/a.jpg", "/data/local-files/?d=sub%2Fphotos%2Fa.jpg", "https://host/photos%2Fa.jpg",
     "azure-blob://box/a.jpg#x", " /data/upload/1/a.jpg ",
 ])  # fmt: skip
@@ -99,6 +99,28 @@ def test_folders_tell_images_of_one_name_apart(coco):
     found = coco(images, [annotation(1, 1, 1), annotation(2, 2, 2)])
     assert [one.labels for one in prompts(found, "s3://bucket/val/1/a.jpg").regions] == [("Dog",)]
     assert [one.labels for one in prompts(found, "s3://bucket/train/1/a.jpg").regions] == [("Cat",)]
+
+
+@pytest.mark.parametrize(("file_name", "uri"), [
+    ("train/0001.jpg", "s3://b/val/0001.jpg"), ("train/images/0001.jpg", "s3://b/val/images/0001.jpg"),
+    ("train/0001.jpg", "s3://b/data/upload/0001.jpg"), ("train/0001.jpg", "/data/local-files/?d=val/0001.jpg"),
+    ("d/train/0001.jpg", "http://host/val/train/0001.jpg"),
+])  # fmt: skip
+def test_an_image_in_another_folder_does_not_get_the_boxes_of_one_that_is_named_alike(coco, file_name, uri):
+    file = coco([image(file_name=file_name)], [annotation()])
+    found = prompts(file, uri)
+    assert (found.regions, reasons(found)) == ((), [Reason.NOT_IN_COCO_FILE])
+    assert f"{file_name} lies in other folders" in found.skipped[0].detail
+    assert file.unmet == (file_name,)
+
+
+@pytest.mark.parametrize(("file_name", "uri"), [
+    ("0001.jpg", "s3://b/val/0001.jpg"), ("/home/me/b/val/0001.jpg", "/data/local-files/?d=b/val/0001.jpg"),
+    ("../val/0001.jpg", "s3://b/data/val/0001.jpg"), ("val/0001.jpg", "s3://b/data/val/0001.jpg"),
+    ("val/0001.jpg", "http://host/ls/data/upload/3/0123abcd-0001.jpg"),
+])  # fmt: skip
+def test_folders_that_only_one_side_has_do_not_matter(coco, file_name, uri):
+    assert len(prompts(coco([image(file_name=file_name)], [annotation()]), uri).regions) == 1
 
 
 def test_an_image_that_may_be_several_is_told_and_gets_no_boxes(coco):
