@@ -5,10 +5,13 @@ import time
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from backend.batch_options import of_a_project
 from backend.commands import refuse, settings_of
 from backend.preannotate_choice import EVERYTHING, SOURCES, Choice
+
+_OF_EVERYTHING = ("points_per_side", "max_masks", "min_score", "min_area")
 
 
 @click.command("preannotate")
@@ -82,6 +85,10 @@ def command(
         refuse("--from everything takes no prompts: expected it alone")
     if bool(chosen.sources) == bool(chosen.coco):
         refuse("expected --from or --coco, one of the two, to say what to make masks of")
+    if EVERYTHING not in chosen.sources:
+        for name in _OF_EVERYTHING:
+            if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
+                refuse(f"--{name.replace('_', '-')}: expected --from everything beside it")
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     from backend import batch_parts, batch_run, preannotation  # here: --help must not wait for them
 

@@ -304,6 +304,14 @@ def test_a_view_whose_tasks_cannot_be_asked_for_page_by_page_is_refused_before_a
         (["preannotate", "--project", "7", "--from", "circles"], "circles"),
         (["preannotate", "--project", "7", "--from", "everything", "--from", "boxes"], "expected it alone"),
         (["preannotate", "--project", "7", "--from", "boxes", "--dry-run", __file__], "--dry-run"),
+        (
+            ["preannotate", "--project", "7", "--from", "boxes", "--max-masks", "100"],
+            "--max-masks: expected --from every",
+        ),
+        (
+            ["preannotate", "--project", "7", "--coco", __file__, "--min-score", "0.5"],
+            "--min-score: expected --from every",
+        ),
     ],
 )
 def test_what_cannot_be_begun_ends_with_2_and_says_why(call, arguments, words):
