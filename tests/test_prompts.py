@@ -464,17 +464,22 @@ def area(number: int, kind: str, at: tuple[int, int], side: int) -> dict:
     return rectangle(x, y, side, side, **size)
 
 
+FIFTHS = st.integers(0, 12).map(lambda number: 5 * number)  # whole pixels, and no spot lies on a border
 AREAS = st.lists(
     st.tuples(
         st.sampled_from(["brush", "polygon", "rectangle"]),
-        st.tuples(st.integers(0, 60), st.integers(0, 60)),
-        st.integers(10, 40),
+        st.tuples(FIFTHS, FIFTHS),
+        st.integers(2, 8).map(lambda number: 5 * number),
     ),
     max_size=4,
+    unique_by=lambda one: one[2],  # of areas of one size the first would count, and that rounding decides
 )
 SPOTS = st.lists(
     st.tuples(
-        st.floats(0.3, 99), st.floats(0.3, 99), st.sampled_from([True, False, None]), st.sampled_from(["Cat", "Dog"])
+        st.integers(0, 98).map(lambda number: number + 0.5),
+        st.integers(0, 98).map(lambda number: number + 0.5),
+        st.sampled_from([True, False, None]),
+        st.sampled_from(["Cat", "Dog"]),
     ),
     max_size=6,
     unique_by=lambda spot: spot[:2],
