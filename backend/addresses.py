@@ -43,7 +43,28 @@ _NEVER = tuple(
         ),
     )
 )
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_PRIVATE = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "fec0::/10",  # site-local, given up in RFC 3879 and still in use
+            "64:ff9b:1::/48",  # RFC 8215: a site's own translation, of which IPv4 address cannot be told
+        ),
+    )
+)
+"""What `ipaddress` takes for public, in some versions of Python."""
+
+_HOLD_IPV4 = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "64:ff9b::/96",  # NAT64, RFC 6052
+            "::ffff:0:0:0/96",  # translated by SIIT, RFC 2765
+            "::/96",  # compatible with IPv4, RFC 4291
+        ),
+    )
+)
+"""Networks whose addresses end in the IPv4 address that they stand for."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,7 @@ class AddressPolicy:
         numeric = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
         if any(numeric in network for network in _NEVER if network.version == numeric.version):
             raise AccessError(f"{host} is {numeric}, which images are never fetched from", Reason.FORBIDDEN_ADDRESS)
-        if numeric.is_global or self._allows(host.lower().rstrip("."), port, numeric):
+        if _is_public(numeric) or self._allows(host.lower().rstrip("."), port, numeric):
             return
         raise AccessError(
             f"{host}:{port} is {numeric}, a private address; to allow it, add it to PADDLE_SAM_ALLOWED_HOSTS; "
@@ -115,11 +136,16 @@ class AddressPolicy:
                 continue  # a name
 
 
+def _is_public(address: IPAddress) -> bool:
+    return address.is_global and not any(address in network for network in _PRIVATE)
+
+
 def _unwrapped(address: IPAddress) -> IPAddress:
     """Return the IPv4 address that an IPv6 one stands for, where it does."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address in _NAT64:
+        is_itself = address.is_loopback or address.is_unspecified
+        if inner is None and not is_itself and any(address in network for network in _HOLD_IPV4):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         return inner or address
     return address

@@ -211,6 +211,8 @@ def test_the_address_connected_to_is_the_one_checked(connect, other):
         "::ffff:169.254.169.254",
         "64:ff9b::a9fe:a9fe",
         "2002:a9fe:a9fe::1",
+        "::169.254.169.254",
+        "::ffff:0:169.254.169.254",
     ],
 )
 def test_metadata_and_link_local_addresses_are_refused_even_when_listed(address):
@@ -221,7 +223,23 @@ def test_metadata_and_link_local_addresses_are_refused_even_when_listed(address)
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "10.1.2.3", "172.17.0.1", "192.168.1.1", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1"]
+    "address",
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "172.17.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "::1",
+        "fd12::1",
+        "::ffff:10.0.0.1",
+        "::10.0.0.1",
+        "::ffff:0:10.0.0.1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b:1::10.0.0.1",
+        "64:ff9b:1:808:8:800::",
+        "fec0::1",
+    ],
 )
 def test_private_addresses_need_to_be_listed(address):
     assert not is_allowed(AddressPolicy(Origin("http", "ls", 8080)), "host", address)
@@ -229,7 +247,7 @@ def test_private_addresses_need_to_be_listed(address):
     assert is_allowed(AddressPolicy(Origin("http", "host", 80)), "HOST.", address)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "64:ff9b::8.8.8.8", "::ffff:0:8.8.8.8"])
 def test_public_addresses_are_allowed(address):
     assert is_allowed(AddressPolicy(Origin("http", "ls", 8080)), "host", address)
 
