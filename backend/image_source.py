@@ -83,8 +83,8 @@ class Authority(Protocol):
         """Label Studio's address, without a slash at the end."""
         ...
 
-    def authorization(self, rejected: str | None = None) -> str | None:
-        """Return the ``Authorization`` header's value, a new one if ``rejected`` is no longer good."""
+    def authorization(self, rejected: str | None = None, within_s: float | None = None) -> str | None:
+        """Return the ``Authorization`` header's value within a time, a new one if ``rejected`` is no longer good."""
         ...
 
     def refusal(self, what: str, header: str | None) -> AccessError:
@@ -194,17 +194,17 @@ class ImageSource:
             url = urljoin(url, reply.headers.get("location", ""))
             parts = urlsplit(url)
             if at_home and parts.path.rstrip("/").endswith(_LOGIN_PATH):
-                raise self._authority.refusal("asks for a login", self._authority.authorization())
+                raise self._authority.refusal("asks for a login", self._header(deadline))
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ImageError(f"redirected to {without_credentials(url)[:80]!r}", Reason.UNSUPPORTED_IMAGE_SOURCE)
         raise ImageError(f"more than {self._limits.max_redirects} redirects", Reason.IMAGE_NOT_FOUND)
 
     def _ask(self, target: httpcore.URL, at_home: bool, known: Version, deadline: float) -> _Reply:
         """Return the answer to one request; at home with the token, and with a new one after a 401."""
-        header = self._authority.authorization() if at_home else None
+        header = self._header(deadline) if at_home else None
         reply = self._get(target, header, known, deadline)
         if at_home and reply.status == 401 and header is not None:
-            renewed = self._authority.authorization(rejected=header)
+            renewed = self._header(deadline, rejected=header)
             if renewed != header:
                 reply = self._get(target, renewed, known, deadline)
         if at_home and (reply.status in (401, 403) or (reply.status == 200 and is_web_page(reply.data))):
@@ -214,6 +214,9 @@ class ImageSource:
         if failure is not None:
             raise failure
         return reply
+
+    def _header(self, deadline: float, rejected: str | None = None) -> str | None:
+        return self._authority.authorization(rejected, max(0.0, deadline - time.monotonic()))
 
     def _get(self, target: httpcore.URL, header: str | None, known: Version, deadline: float) -> _Reply:
         headers: dict[bytes | str, bytes | str]

@@ -154,17 +154,18 @@ class LabelStudio:
         """Close the connections."""
         self._http.close()
 
-    def authorization(self, rejected: str | None = None) -> str | None:
+    def authorization(self, rejected: str | None = None, within_s: float | None = None) -> str | None:
         """Return the value of the ``Authorization`` header, None without an API key.
 
         Args:
             rejected: a value that Label Studio has just answered 401; a personal access token is then exchanged anew.
+            within_s: for how long to wait for that; None waits until it is done or given up.
 
         Raises:
             AccessError: Label Studio refuses the personal access token.
-            RetryLater: Label Studio cannot be reached.
+            RetryLater: Label Studio cannot be reached, or takes longer; the exchange goes on.
         """
-        return self._http.authorization(rejected)
+        return self._http.authorization(rejected, within_s)
 
     def refusal(self, what: str, header: str | None) -> AccessError:
         """Return the error for a request that Label Studio refused, with what an operator can do about it."""

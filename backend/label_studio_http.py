@@ -4,9 +4,12 @@ Label Studio knows two kinds of API key. A *legacy token* goes into the header a
 A *personal access token* is a JWT that must be exchanged for an access token, valid five minutes.
 """
 
+import concurrent.futures
+import copy
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -110,12 +113,13 @@ class LabelStudioHttp:
         self._lock = threading.Lock()
         self._access: str | None = None
         self._renew_at = 0.0
+        self._exchange: Future[str] | None = None  # the one under way
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def authorization(self, rejected: str | None = None) -> str | None:
+    def authorization(self, rejected: str | None = None, within_s: float | None = None) -> str | None:
         """Return the value of the ``Authorization`` header; see `backend.label_studio.LabelStudio.authorization`."""
         if self._api_key is None or self.token_kind is TokenKind.NONE:
             return None
@@ -128,19 +132,46 @@ class LabelStudioHttp:
             return f"Token {self._api_key.value}"
         if self.token_kind is TokenKind.ACCESS:
             return f"Bearer {self._api_key.value}"
-        with self._lock:
-            current = f"Bearer {self._access}"
-            if self._access is None or self._clock() >= self._renew_at or rejected == current:
-                self._access = self._exchange(self._api_key)
-            return f"Bearer {self._access}"
+        return f"Bearer {self._access_token(self._api_key, rejected, within_s)}"
 
-    def _exchange(self, api_key: Secret) -> str:
-        self._access = None
+    def _access_token(self, api_key: Secret, rejected: str | None, within_s: float | None) -> str:
+        """Return an access token: exchanged once however many ask, who all get the same answer, be it a failure."""
+        with self._lock:
+            is_good = self._access is not None and self._clock() < self._renew_at
+            if self._access is not None and is_good and rejected != f"Bearer {self._access}":
+                return self._access
+            exchange = self._exchange
+            if exchange is None:
+                # In a thread of its own, so that everybody can leave when their time is up.
+                exchange = Future()
+                threading.Thread(target=self._renew, args=(api_key, exchange), name="token", daemon=True).start()
+                self._exchange = exchange
+        try:
+            return exchange.result(within_s)
+        except BackendError as error:
+            raise copy.copy(error) from error  # several threads raise it, each its own
+        except concurrent.futures.TimeoutError:
+            raise RetryLater(
+                f"Label Studio at {self.url} takes too long to exchange the personal access token",
+                Reason.LABEL_STUDIO_UNREACHABLE,
+            ) from None
+
+    def _renew(self, api_key: Secret, exchange: "Future[str]") -> None:
+        """Exchange the personal access token; whatever happens, those who wait are told."""
         asked_at = self._clock()
-        body = msgspec.json.encode(_Refresh(api_key.value))
-        access = decoded(self._retried(Request("POST", _REFRESH, body=body), None), _Refreshed).access
-        self._renew_at = asked_at + _RENEW_AT * lifetime_s(access)
-        return access
+        access, renew_at, failure = None, 0.0, None
+        try:
+            body = msgspec.json.encode(_Refresh(api_key.value))
+            access = decoded(self._retried(Request("POST", _REFRESH, body=body), None), _Refreshed).access
+            renew_at = asked_at + _RENEW_AT * lifetime_s(access)
+        except Exception as error:  # noqa: BLE001 - a defect must not leave anybody waiting; they raise it
+            failure = error
+        with self._lock:
+            self._access, self._renew_at, self._exchange = access, renew_at, None
+        if access is None:
+            exchange.set_exception(failure)
+        else:
+            exchange.set_result(access)
 
     def get(self, path: str, kind: type[T], params: Mapping[str, str] | None = None, *, anonymous: bool = False) -> T:
         """Return what lies at a path, as a msgspec type.

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import threading
 import time
 
 import pytest
@@ -345,6 +346,16 @@ def test_a_server_that_never_answers_is_cut_off(connect):
         silent.listen()
         url = f"http://localhost:{silent.getsockname()[1]}/a.png"
         assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=Limits(timeout_s=0.3)), url)
+
+
+def test_a_token_that_is_not_exchanged_in_time_is_not_waited_for(connect, studio):
+    answer = threading.Event()
+    studio.refresh = lambda request: Reply(b"", 503 if answer.wait(20) else 504)
+    started = time.monotonic()
+    source = connect(limits=Limits(timeout_s=0.2))
+    assert_fails(RetryLater, Reason.LABEL_STUDIO_UNREACHABLE, source, UPLOAD)
+    answer.set()
+    assert time.monotonic() - started < 2
 
 
 def test_a_connection_that_breaks_is_tried_once_more(connect, other):

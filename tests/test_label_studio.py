@@ -3,6 +3,8 @@
 import json
 import logging
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs
 
 import msgspec
@@ -106,6 +108,44 @@ def test_many_threads_meeting_a_401_exchange_the_token_once(connect, server):
     for thread in threads:
         thread.join()
     assert server.refreshes == 2
+
+
+def test_many_threads_share_the_failure_of_one_exchange(connect, server):
+    def fail(request):
+        time.sleep(0.1)
+        return Reply(b"", 503)
+
+    server.refresh = fail
+    client = connect()
+    with ThreadPoolExecutor(8) as pool:
+        failures = [one.exception() for one in [pool.submit(client.authorization) for _ in range(8)]]
+    assert {failure.reason for failure in failures} == {Reason.LABEL_STUDIO_UNREACHABLE}
+    assert len({id(failure) for failure in failures}) == 8
+    assert server.refreshes == 3
+    server.refresh = None
+    assert client.user() == "me@example.com"
+
+
+def test_nobody_waits_longer_for_an_exchange_than_told_and_it_goes_on(connect, server):
+    answer = threading.Event()
+    server.refresh = lambda request: Reply(access_token if answer.wait(20) else b"")
+    access_token = json.dumps({"access": jwt(token_type="access")}).encode()
+    client = connect()
+    for _ in range(2):
+        with pytest.raises(RetryLater, match="takes too long") as caught:
+            client.authorization(within_s=0.01)
+        assert caught.value.reason is Reason.LABEL_STUDIO_UNREACHABLE
+    answer.set()
+    assert client.authorization() == f"Bearer {jwt(token_type='access')}"
+    assert server.refreshes == 1
+
+
+def test_a_defect_in_an_exchange_leaves_nobody_waiting(connect):
+    client = connect()
+    client.close()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="closed"):
+            client.authorization(within_s=10)
 
 
 def test_a_revoked_personal_token_is_an_access_error_that_says_what_to_do(connect, server):
