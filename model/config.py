@@ -1,11 +1,17 @@
 """The shape of a SAM network: what a checkpoint must tell before its weights can be used."""
 
 import json
+import reprlib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+
+_LARGEST = 1 << 16
+_DEEPEST = 1 << 10
+"""No network is as large, or as deep; numbers beyond them would only fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,16 @@ class VitConfig:
     kind: Literal["vit"] = "vit"
 
     def __post_init__(self) -> None:
+        _check_sizes(self, "embed_dim", "num_heads", "window_size")
+        _check_sizes(self, "depth", most=_DEEPEST)
+        _check_list("global_attn_indexes", self.global_attn_indexes, least=0)
+        if not isinstance(self.mlp_ratio, int | float) or not 1 / self.embed_dim <= self.mlp_ratio <= _LARGEST:
+            raise ValueError(f"mlp_ratio: expected a positive number, got {reprlib.repr(self.mlp_ratio)}")
         if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim must be a multiple of num_heads={self.num_heads}, got {self.embed_dim}")
-        if any(not 0 <= index < self.depth for index in self.global_attn_indexes):
-            raise ValueError(f"global_attn_indexes must lie in 0..{self.depth - 1}, got {self.global_attn_indexes}")
+            raise ValueError(f"embed_dim: expected a multiple of num_heads={self.num_heads}, got {self.embed_dim}")
+        indexes = self.global_attn_indexes
+        if len(indexes) > self.depth or any(index >= self.depth for index in indexes):
+            raise ValueError(f"global_attn_indexes: expected blocks 0 to {self.depth - 1}, got {reprlib.repr(indexes)}")
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,14 @@ class ConvConfig:
     attn_heads: int
     fuse_depth: int = 2
     kind: Literal["conv"] = "conv"
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "attn_heads")
+        _check_sizes(self, "attn_depth", "fuse_depth", least=0, most=_DEEPEST)
+        _check_list("widths", self.widths, least=2, length=3)
+        _check_list("depths", self.depths, least=0, most=_DEEPEST, length=3)
+        if self.widths[2] % self.attn_heads:
+            raise ValueError(f"attn_heads: expected a divisor of {self.widths[2]}, got {self.attn_heads}")
 
 
 @dataclass(frozen=True)
@@ -62,10 +82,19 @@ class SamConfig:
     num_multimask_outputs: int = 3
 
     def __post_init__(self) -> None:
-        if self.image_size <= 0 or self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size must be a positive multiple of patch_size={self.patch_size}, got {self.image_size}"
-            )
+        if not isinstance(self.name, str):
+            raise ValueError(f"name: expected text, got {reprlib.repr(self.name)}")
+        _check_sizes(self, "image_size", "patch_size", "decoder_num_heads", "decoder_mlp_dim", "iou_head_hidden_dim")
+        _check_sizes(self, "decoder_depth", "iou_head_depth", most=_DEEPEST)
+        _check_sizes(self, "num_multimask_outputs", least=0, most=_DEEPEST)
+        _check_sizes(self, "mask_in_chans", least=4)
+        _check_sizes(self, "prompt_embed_dim", least=8)
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size: expected a multiple of patch_size={self.patch_size}, got {self.image_size}")
+        # Attention between tokens and image has half the width.
+        if self.prompt_embed_dim % 2 or self.prompt_embed_dim // 2 % self.decoder_num_heads:
+            half = self.prompt_embed_dim / 2
+            raise ValueError(f"decoder_num_heads: expected a divisor of {half:g}, got {self.decoder_num_heads}")
 
     @property
     def embedding_size(self) -> int:
@@ -94,8 +123,27 @@ class SamConfig:
             encoder = {k: tuple(v) if isinstance(v, list) else v for k, v in encoder.items()}
             kinds: dict[str, type[VitConfig] | type[ConvConfig]] = {"vit": VitConfig, "conv": ConvConfig}
             return cls(image_encoder=kinds[encoder["kind"]](**encoder), **fields)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"expected a SAM configuration as JSON, got {text[:80]!r}") from error
+
+
+def _check_sizes(config: object, *names: str, least: int = 1, most: int = _LARGEST) -> None:
+    for name in names:
+        _check_size(name, getattr(config, name), least, most)
+
+
+def _check_list(
+    name: str, values: Collection[int], *, least: int, most: int = _LARGEST, length: int | None = None
+) -> None:
+    if not isinstance(values, tuple) or (length is not None and len(values) != length):
+        raise ValueError(f"{name}: expected {length or 'some'} whole numbers, got {reprlib.repr(values)}")
+    for value in values:
+        _check_size(name, value, least, most)
+
+
+def _check_size(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {reprlib.repr(value)}")
 
 
 def vit_b(image_size: int = 1024) -> SamConfig:

@@ -101,6 +101,8 @@ def _shape(shapes: Mapping[str, Shape], name: str, axes: int) -> Shape:
         raise ValueError(f"expected parameter {name}, got none")
     if len(shapes[name]) != axes:
         raise ValueError(f"{name}: expected {axes} axes, got shape {shapes[name]}")
+    if min(shapes[name]) < 1:
+        raise ValueError(f"{name}: expected a parameter with elements, got shape {shapes[name]}")
     return shapes[name]
 
 

@@ -7,21 +7,44 @@ import yaml
 from model.config import PIXEL_MEAN, PIXEL_STD
 from model.weights.errors import WeightsError
 
+_NULL = "tag:yaml.org,2002:null"
+
 
 def image_size(path: Path) -> int | None:
     """Return the side of the square input in pixels, None where the file does not tell.
+
+    Only what is asked for is made of the text: its aliases can stand for more than any memory holds.
 
     Raises:
         WeightsError: the file is no YAML, or its size is no number.
     """
     try:
-        described = yaml.safe_load(path.read_bytes())
-        size = described.get("Processor", {}).get("size")
-    except (yaml.YAMLError, ValueError, AttributeError) as error:
+        processor = _value(yaml.compose(path.read_bytes(), yaml.SafeLoader), "Processor")
+        node = None if processor is None else _value(processor, "size")
+        size = yaml.safe_load(node.value) if isinstance(node, yaml.ScalarNode) else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: expected a description of PaddleX (YAML), got other text") from error
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise WeightsError(f"{path}: expected Processor.size in pixels, got {size!r:.60}")
+    if node is not None and node.tag != _NULL and (not isinstance(size, int) or size < 1):
+        raise WeightsError(f"{path}: expected Processor.size in pixels, got {_told(node)}")
     return size
+
+
+def _value(node: yaml.Node | None, key: str) -> yaml.Node | None:
+    """Return what a mapping has under this key, None if nothing.
+
+    Raises:
+        ValueError: the node is no mapping.
+    """
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError("expected a mapping")
+    found = [value for name, value in node.value if isinstance(name, yaml.ScalarNode) and name.value == key]
+    return found[-1] if found else None
+
+
+def _told(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return f"{node.value!r:.60}"
+    return "a mapping" if isinstance(node, yaml.MappingNode) else "a sequence"
 
 
 def write(path: Path, model_name: str, size: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,8 +85,8 @@ def _decoder_heads(path: Path) -> int:
         heads = json.loads(path.read_bytes())["mask_decoder_config"].get(
             "num_attention_heads", configuration.DECODER_HEADS
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return configuration.DECODER_HEADS  # some other file of that name
     if not isinstance(heads, int) or heads < 1:
-        raise WeightsError(f"{path}: expected num_attention_heads of at least 1, got {heads!r}")
+        raise WeightsError(f"{path}: expected num_attention_heads of at least 1, got {reprlib.repr(heads)}")
     return heads

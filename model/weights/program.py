@@ -48,7 +48,7 @@ def parse_pir(data: bytes) -> Program:
             raise ValueError("expected a program of Paddle 3 (PIR)")
         operations = list(_operations(content["program"]))
         parameters = {op["O"]["%"]: op for op in operations if op["#"] == "p"}
-        shapes = {op["A"][3]: tuple(op["O"]["TT"]["D"][1]) for op in parameters.values()}
+        shapes = {_name(op["A"][3]): _shape(op["O"]["TT"]["D"][1]) for op in parameters.values()}
         weights = {at: op["A"][3] for at, op in parameters.items() if op["O"]["TT"]["D"][0]["#"] in _PIR_FLOATS}
         uses = [[weights[arg["%"]] for arg in op.get("I", ()) if arg["%"] in weights] for op in operations]
         inputs = dict(_pir_input(op) for op in operations if op["#"] == "1.data")
@@ -67,7 +67,19 @@ def _operations(holder: Any) -> Iterator[Any]:  # noqa: ANN401  # unvalidated JS
 
 def _pir_input(operation: Any) -> tuple[str, Shape]:  # noqa: ANN401  # as above
     name = next(attribute["AT"]["D"] for attribute in operation["A"] if attribute["N"] == "name")
-    return name, tuple(operation["O"][0]["TT"]["D"][1])
+    return _name(name), _shape(operation["O"][0]["TT"]["D"][1])
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a name that is a {type(value).__name__}")
+    return value
+
+
+def _shape(value: object) -> Shape:
+    if not isinstance(value, list) or not all(isinstance(side, int) for side in value):
+        raise TypeError("a shape that is no list of whole numbers")
+    return tuple(value)
 
 
 def parse_legacy(data: bytes) -> Program:
@@ -94,7 +106,11 @@ def parse_legacy(data: bytes) -> Program:
                 if set(protobuf.integers(description, 1)) & _FLOATS:
                     weights.add(name)
     uses, fed = [], []
-    for operation in _legacy_operations(blocks, 0):
+    try:
+        operations = list(_legacy_operations(blocks, 0, set()))
+    except RecursionError as error:
+        raise ValueError("expected a program whose blocks lie in each other as in SAM, got more levels") from error
+    for operation in operations:
         uses.append([name for name in _arguments(operation, 1) if name in weights])
         if protobuf.text(operation, 3) == "feed":
             fed += _arguments(operation, 2)
@@ -111,14 +127,17 @@ def _arguments(operation: memoryview, slots: int) -> list[str]:
     return [str(name, "utf-8") for slot in protobuf.children(operation, slots) for name in protobuf.children(slot, 2)]
 
 
-def _legacy_operations(blocks: Sequence[memoryview], index: int) -> Iterator[memoryview]:
+def _legacy_operations(blocks: Sequence[memoryview], index: int, seen: set[int]) -> Iterator[memoryview]:
+    """Yield the operations of a block and those inside it; of a block that several refer to, where the first does."""
+    seen.add(index)
     for operation in protobuf.children(blocks[index], 4):
         for attribute in protobuf.children(operation, 4):
             for inner in protobuf.integers(attribute, 12):
                 # A branch lists what it needs in the order of the alphabet; what happens inside it comes first.
                 if not index < inner < len(blocks):
                     raise ValueError(f"expected a branch in one of {len(blocks)} blocks, got {inner}")
-                yield from _legacy_operations(blocks, inner)
+                if inner not in seen:
+                    yield from _legacy_operations(blocks, inner, seen)
         yield operation
 
 
@@ -126,7 +145,7 @@ def _first_uses(uses: Sequence[Sequence[str]]) -> list[str]:
     found: dict[str, None] = {}
     for operands in uses:
         # Legacy programs list an operation's inputs by the alphabet of their roles, Bias before Scale.
-        layers = [name.split(".")[0] for name in operands]
-        ordered = sorted(operands, key=lambda name: (layers.index(name.split(".")[0]), ".b_" in name))
+        first = {name.split(".")[0]: at for at, name in reversed(list(enumerate(operands)))}
+        ordered = sorted(operands, key=lambda name: (first[name.split(".")[0]], ".b_" in name))
         found.update(dict.fromkeys(ordered))
     return list(found)
