@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 
 from model import weights
 from model.config import ConvConfig
-from model.weights import native
+from model.weights import native, pdiparams
 from tests import checkpoints, torch_file
 from tests.golden.paddlex import make as golden
 from tests.weights_files import golden_directory
@@ -227,6 +228,30 @@ def test_a_description_is_refused_whatever_its_text_stands_for(directory, text, 
 def test_a_description_that_tells_the_size_or_none_is_read(directory, text):
     (directory / "inference.yml").write_text(text)
     assert weights.read(directory).config.image_size == 32
+
+
+def parameter_file(path: Path, kind: int, sides: Iterable[int]) -> Path:
+    """A file of one parameter of Paddle's type ``kind`` that ends after its description."""
+    description = field(1, kind) + b"".join(field(2, side) for side in sides)
+    path.write_bytes(struct.pack("<IQIi", 0, 0, 0, len(description)) + description)
+    return path
+
+
+@pytest.mark.parametrize("sides", [(1 << 62, 1 << 62), (5,), (-1 & (1 << 64) - 1,)], ids=["huge", "absent", "negative"])
+def test_constants_that_end_after_their_file_are_refused(tmp_path, sides):
+    path = parameter_file(tmp_path / "inference.pdiparams", 3, sides)
+    shape = tuple(side - (1 << 64) if side >> 63 else side for side in sides)
+    with pytest.raises(weights.WeightsError, match="expected one to end at byte"):
+        pdiparams.read(path, {"one": shape})
+
+
+def test_a_parameter_that_is_no_float_in_its_own_file_is_refused(directory):
+    path = directory / "inference.pdiparams"
+    content = path.read_bytes()
+    float32, int32 = field(1, 5), field(1, 2)
+    assert content[20:22] == float32
+    path.write_bytes(content[:20] + int32 + content[22:])
+    assert "as floating point numbers as in the program" in refusal(directory / "inference.pdiparams")
 
 
 # Configurations.

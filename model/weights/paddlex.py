@@ -34,6 +34,9 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
         found = mapping.assign(parsed)
     except ValueError as error:
         raise WeightsError(f"{program_file}: {error}") from error
+    other = [unique for unique in found if unique not in stored]
+    if other:
+        raise WeightsError(f"{path / PARAMETERS}: expected {other[0]} as floating point numbers as in the program")
     tensors: dict[str, Stored] = {meta: stored[unique] for unique, meta in found.items()}
     digest = digest_of([path / PARAMETERS, program_file])
     checkpoint = assemble(path, tensors, name=name, digest=digest, file_format="paddlex")

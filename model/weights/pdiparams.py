@@ -39,7 +39,10 @@ def read(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Stored]:
                 stored[name] = in_file(path, stream.tell(), _DTYPES[kind], shape)
                 stream.seek(prod(shape) * _item_size(kind), 1)
             elif kind in _OTHER_SIZES:
-                stream.seek(prod(shape) * _OTHER_SIZES[kind], 1)
+                end = stream.tell() + prod(shape) * _OTHER_SIZES[kind]
+                if min(shape, default=0) < 0 or end > path.stat().st_size:
+                    raise WeightsError(f"{path}: expected {name} to end at byte {end}, got a shorter file (truncated?)")
+                stream.seek(end)
             else:
                 raise WeightsError(f"{path}: expected {name} as floating point numbers, got Paddle's type {kind}")
         end, size = stream.tell(), path.stat().st_size
