@@ -148,7 +148,7 @@ class ImageSource:
         deadline = time.monotonic() + self._limits.timeout_s
 
         def download() -> Fetched | None:
-            return self._download(place, known or Version(), deadline)
+            return self._download(place, _sendable(known or Version()), deadline)
 
         try:
             return self._retrying(download)
@@ -190,7 +190,7 @@ class ImageSource:
                 raise ImageError("the server answers 304, not modified, to a first request", Reason.IMAGE_NOT_FOUND)
             if reply.status not in _REDIRECTS:
                 version = Version(reply.headers.get("etag", ""), reply.headers.get("last-modified", ""))
-                return Fetched(reply.data, version, place.immutable)
+                return Fetched(reply.data, _sendable(version), place.immutable)
             url = urljoin(url, reply.headers.get("location", ""))
             parts = urlsplit(url)
             if at_home and parts.path.rstrip("/").endswith(_LOGIN_PATH):
@@ -231,7 +231,7 @@ class ImageSource:
                 httpcore.ConnectionPool(ssl_context=self._tls, network_backend=network) as pool,
                 pool.stream("GET", target, headers=headers) as response,
             ):
-                fields = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+                fields = {name.decode("latin-1").lower(): _text(value) for name, value in response.headers}
                 data = self._body(response, fields) if response.status == 200 else b""
                 return _Reply(response.status, fields, data)
         except httpcore.TimeoutException as error:
@@ -254,6 +254,20 @@ class ImageSource:
             data += chunk
             self._check_size(len(data))
         return bytes(data)
+
+
+def _text(value: bytes) -> str:
+    """Return a header's value: ASCII by rule, but a redirect may name its target as it is written."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _sendable(version: Version) -> Version:
+    """Return a version without what cannot be sent back to the server that told it."""
+    etag, last_modified = (said if said.isascii() else "" for said in (version.etag, version.last_modified))
+    return Version(etag, last_modified)
 
 
 class _Transient(RetryLater):

@@ -136,6 +136,13 @@ def test_a_login_page_is_an_access_error_and_no_image(connect, studio, login):
     assert_fails(AccessError, Reason.AUTH_FAILED, connect(), UPLOAD)
 
 
+@pytest.mark.parametrize("name", ["два b.png", "%D0%B4%D0%B2%D0%B0%20b.png"])
+def test_a_redirect_is_followed_however_it_writes_its_target(connect, other, name):
+    other.routes["/%D0%B4%D0%B2%D0%B0%20b.png"] = Reply(IMAGE)
+    other.routes["/r"] = Reply(b"", 302, {"Location": f"/{name}".encode().decode("latin-1")})
+    assert connect().fetch(ImageRef(other.url + "/r")).data == IMAGE
+
+
 def test_another_host_never_sees_the_token(connect, other):
     connect().fetch(ImageRef(other.url + "/a.png"))
     assert "authorization" not in other.requests[-1].headers
@@ -419,6 +426,16 @@ def test_an_unchanged_image_is_not_sent_again(connect, other):
     assert first.version == Version('"v1"', "yesterday")
     assert source.fetch(ImageRef(other.url + "/a.png"), first.version) is None
     assert source.fetch(ImageRef(other.url + "/a.png"), Version('"v0"')).data == IMAGE
+
+
+@pytest.mark.parametrize("etag", ['"caf\xe9"', '"\u0434"'.encode().decode("latin-1")])
+def test_a_version_that_cannot_be_sent_back_is_none(connect, other, etag):
+    other.routes["/a.png"] = Reply(IMAGE, headers={"ETag": etag})
+    source = connect()
+    first = source.fetch(ImageRef(other.url + "/a.png"))
+    assert not first.version.is_known
+    for known in (first.version, Version(etag), Version('"v1"', "g\xe9stern")):
+        assert source.fetch(ImageRef(other.url + "/a.png"), known).data == IMAGE
 
 
 def test_a_304_nobody_asked_for_is_no_image(connect, other):
