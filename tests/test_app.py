@@ -199,15 +199,44 @@ def test_a_refused_or_failed_prediction_gives_its_place_back():
 
 
 @pytest.mark.parametrize(("method", "path"), [
-    ("GET", "/"), ("POST", "/setup"), ("POST", "/predict"), ("POST", "/webhook"), ("GET", "/versions"),
-    ("GET", "/metrics"), ("GET", "/nowhere"), ("GET", "/health/"), ("GET", "//health"),
+    ("GET", "/"), ("POST", "/setup"), ("POST", "/predict"), ("GET", "/webhook"), ("POST", "/webhook/"),
+    ("GET", "/versions"), ("GET", "/metrics"), ("GET", "/nowhere"), ("GET", "/health/"), ("GET", "//health"),
 ])  # fmt: skip
-def test_everything_but_health_wants_credentials(locked, method, path):
+def test_everything_but_health_and_the_webhook_wants_credentials(locked, method, path):
     answer = locked.client.open(path, method=method, data=b"{}")
     assert answer.status_code == 401
     assert answer.content_type == "application/json"
     assert answer.headers["WWW-Authenticate"].startswith("Basic ")
     assert list(answer.json) == ["detail"]
+
+
+TASKS_CREATED = {
+    "action": "TASKS_CREATED",
+    "project": {"id": 1, "label_config": click()["label_config"]},
+    "tasks": [{"id": 1, "data": {"image": IMAGE}}],
+}
+
+
+def test_the_webhook_that_label_studio_registers_without_credentials_is_ignored_and_no_alarm(locked, caplog):
+    for _ in range(3):
+        answer = locked.client.post("/webhook", data=encoded(TASKS_CREATED))
+        assert (answer.status_code, answer.json) == (200, {"status": "ignored"})
+    assert locked.source.asked == []
+    assert locked.count("paddle_sam_reasons_total", reason="auth_failed") == 0
+    [warning] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "Settings > Webhooks" in warning.getMessage()
+
+
+def test_a_webhook_with_the_right_credentials_encodes_new_tasks(locked):
+    headers = basic("annotator", "paßwort:1")
+    assert locked.client.post("/webhook", data=encoded(TASKS_CREATED), headers=headers).json == {"status": "ok"}
+    wait_until(lambda: locked.encoder.calls == 1)
+
+
+def test_a_webhook_with_wrong_credentials_is_refused_and_counted(locked):
+    headers = basic("annotator", "other")
+    assert locked.client.post("/webhook", data=encoded(TASKS_CREATED), headers=headers).status_code == 401
+    assert locked.count("paddle_sam_reasons_total", reason="auth_failed") == 1
 
 
 def test_health_wants_no_credentials(locked):
