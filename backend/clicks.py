@@ -36,7 +36,7 @@ class Clicks:
 
         Args:
             task: names the task, its project's included.
-            ids: of the prompts; where any was made up for a caller who gave none (``#0``), they tell nobody apart.
+            ids: of the prompts; where any was made up for a caller who gave none (``#0-…``), they tell nobody apart.
         """
         click = Click(frozenset(ids))
         if any(name.startswith("#") for name in click.ids):

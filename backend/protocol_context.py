@@ -4,6 +4,7 @@ One region may take several entries of one id (the shape, its label, a choice ma
 the labels from whichever entry has them. What cannot be read becomes a ``Skipped`` with its reason; nothing raises.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
@@ -71,7 +72,7 @@ def read(
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             skipped.append(Skipped(name, Reason.BAD_GEOMETRY, f"not a region: {error}"))
             continue
-        groups.setdefault(json_fields.text(entry.id) or name, []).append(entry)
+        groups.setdefault(json_fields.text(entry.id) or f"{name}-{_digest(raw)}", []).append(entry)
     regions: list[PromptRegion] = []
     for name, entries in groups.items():
         try:
@@ -81,6 +82,11 @@ def read(
         except ValueError as error:
             skipped.append(Skipped(name, Reason.BAD_GEOMETRY, str(error)))
     return tuple(regions), tuple(skipped)
+
+
+def _digest(raw: msgspec.Raw) -> str:
+    """Return what tells a region without an id from those of other calls: answers' ids are made of their prompts'."""
+    return hashlib.sha256(raw).hexdigest()[:16]
 
 
 def _region(name: str, entries: Sequence[_Entry], kinds: Collection[ShapeKind]) -> PromptRegion:

@@ -380,6 +380,13 @@ def test_a_value_that_only_python_writes_costs_nobody_the_click(written: bytes, 
     assert [region.id for region in request.context] == ["prompt-one"]
 
 
+def test_prompts_without_ids_are_told_apart_from_others_and_not_from_themselves() -> None:
+    here, there = (result(id=..., value={"x": x, "y": 50.0}) for x in (25.0, 26.0))
+    ids = [[region.id for region in parsed(*entries).context] for entries in ((here, here), (here, here), (there,))]
+    assert ids[0] == ids[1]
+    assert len({*ids[0], *ids[2]}) == 3
+
+
 def test_a_saved_mask_without_an_end_is_refused() -> None:
     body = body_with_saved_masks(3, {"result": [result()]})
     broken = body.replace(b'"type": "brushlabels"', b'"type": "brushlabels", "rle": [1, 2').replace(b"]", b" ")
