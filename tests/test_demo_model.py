@@ -94,7 +94,7 @@ def test_the_training_decoder_gives_the_numbers_of_metas_decoder() -> None:
 def figures(family) -> Figures:
     """Return the figures of the shipped model over a few scenes it was not trained on."""
     checkpoint = read(WEIGHTS)
-    return evaluate(Judge(load_encoder(checkpoint), load_decoder(checkpoint)), family, scenes=6)
+    return evaluate(Judge(load_encoder(checkpoint), load_decoder(checkpoint)), family, scenes=20)
 
 
 def mean_iou(family, name) -> float:
@@ -108,12 +108,12 @@ def test_the_shipped_file_is_small_and_says_what_network_it_is() -> None:
         assert SamConfig.from_json(file.metadata()["config"]) == demo()
 
 
-@pytest.mark.parametrize(("family", "least"), [("train", 0.86), ("held_out", 0.75)])
+@pytest.mark.parametrize(("family", "least"), [("train", 0.86), ("held_out", 0.77)])
 def test_one_click_on_an_object_gives_the_object(family, least) -> None:
     assert mean_iou(family, "click") >= least
 
 
-@pytest.mark.parametrize(("family", "least"), [("train", 0.86), ("held_out", 0.77)])
+@pytest.mark.parametrize(("family", "least"), [("train", 0.87), ("held_out", 0.81)])
 def test_a_box_around_an_object_gives_the_object(family, least) -> None:
     assert mean_iou(family, "box") >= least
 
