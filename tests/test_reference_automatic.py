@@ -106,6 +106,7 @@ def test_random_vit_b_at_1024_finds_what_metas_generator_finds(base):
 
 
 SOFT = {"points_per_side": 10, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.6}
+OPEN = {"points_per_side": 20, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.2}
 
 
 @pytest.mark.parametrize("size", [(360, 480), (500, 300)])
@@ -113,7 +114,7 @@ SOFT = {"points_per_side": 10, "pred_iou_thresh": 0.5, "stability_score_thresh":
     ("settings", "least"),
     [
         (SOFT, 10),
-        ({**SOFT, "box_nms_thresh": 0.4, "points_per_batch": 30}, 8),
+        ({**OPEN, "box_nms_thresh": 0.4, "points_per_batch": 30}, 8),
         ({**SOFT, "min_mask_region_area": 200}, 10),
         ({**SOFT, "points_per_side": 8, "crop_n_layers": 1, "crop_n_points_downscale_factor": 2}, 10),
         (
