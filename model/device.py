@@ -122,7 +122,7 @@ def keep_memory() -> bool:
     """Let the memory that is freed stay with the process, for the next image; return whether that is so from now on.
 
     The network asks for the same large blocks for every image. glibc takes each anew from the system and gives it
-    back, and the system fills it with zeros, page by page: about a fifth of the time of ViT-B on two cores. What the
+    back, and the system fills it with zeros, page by page: about a sixth of the time of ViT-B on two cores. What the
     process holds stays at its peak instead. Nothing is changed where the user told glibc how to behave, by variables
     that begin with `ALLOCATOR_VARIABLES`, and there is nothing to change with another C library.
     """
