@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,6 +20,7 @@ LOCALHOST = "127.0.0.1"
 PORTS_TRIED = 50
 POLL_S = 0.25
 STOP_S = 15.0
+KILL_S = 2.0
 TAIL_LINES = 25
 TAIL_BYTES = 16_384
 
@@ -82,7 +83,10 @@ class Running:
         return f"The end of {self.program.log}:\n{shown}"
 
     def stop(self, timeout_s: float = STOP_S) -> None:
-        """Ask the whole group to end and, when it does not, or on a second Ctrl-C, end it."""
+        """Ask the whole group to end and, when it does not, or on a second Ctrl-C, end it.
+
+        It returns when nobody is left who could still hold a port or a file.
+        """
         try:
             self._signal(signal.SIGTERM)
             self._process.wait(timeout_s)
@@ -91,10 +95,17 @@ class Running:
         finally:
             self._signal(signal.SIGKILL)  # also what the leader may have left behind
             self._process.wait()
+            until = time.monotonic() + KILL_S  # where nobody takes note of dead orphans, the group never becomes empty
+            while self._signal(signal.SIGKILL) and time.monotonic() < until:
+                time.sleep(0.01)
 
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # gone; macOS says so with the second
+    def _signal(self, number: signal.Signals) -> bool:
+        """Send a signal to whoever is in the group; say whether there was anybody."""
+        try:
             os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):  # gone; macOS says so with the second
+            return False
+        return True
 
 
 def start(program: Program, keep_open: IO[bytes] | None = None) -> Running:
