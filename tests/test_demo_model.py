@@ -72,6 +72,32 @@ def test_the_paddle_encoder_gives_the_embedding_of_the_torch_encoder(config: Sam
 
 
 @needs_segment_anything
+def test_training_begins_with_exported_weights_as_if_it_had_never_stopped(tmp_path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    from model.demo.export import paddle_state
+    from model.demo.network import DemoSam
+    from model.demo.warm_start import load_exported
+
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, SMALL.image_size, SMALL.image_size)
+    trained, again = DemoSam(SMALL), DemoSam(SMALL)
+    for _ in range(3):  # norms learn statistics that differ from their start
+        trained.image_encoder(images)
+    expected = paddle_state(trained.eval())
+    save_file(expected, tmp_path / "exported.safetensors")
+    load_exported(again, tmp_path / "exported.safetensors", [images])
+    found = paddle_state(again)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+    with torch.no_grad():  # norms that learn again take out of these pictures what they put in
+        at_rest, learning = again.eval().image_encoder(images), again.train().image_encoder(images)
+    np.testing.assert_allclose(learning, at_rest, atol=1e-4)
+
+
+@needs_segment_anything
 def test_the_training_decoder_gives_the_numbers_of_metas_decoder() -> None:
     torch = pytest.importorskip("torch")
     from model.demo.network import DemoSam

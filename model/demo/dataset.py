@@ -43,7 +43,7 @@ def _render(seed: int, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8],
     return image, ids, (height, width), [*scene.parents, *[-2] * (MAX_OBJECTS - len(scene.parents))]
 
 
-def write_shards(folder: Path, scenes: int, side: int) -> None:
+def write_shards(folder: Path, scenes: int, side: int, first_seed: int = FIRST_SEED) -> None:
     """Render scenes into ``shard_NNN.npz`` files of `SHARD` scenes each."""
     folder.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
@@ -51,7 +51,7 @@ def write_shards(folder: Path, scenes: int, side: int) -> None:
         path = folder / f"shard_{number:03d}.npz"
         if path.exists():
             continue
-        rows = [_render(FIRST_SEED + number * SHARD + k, side) for k in range(SHARD)]
+        rows = [_render(first_seed + number * SHARD + k, side) for k in range(SHARD)]
         images, ids, sizes, parents = (np.array(column) for column in zip(*rows, strict=True))
         temporary = path.with_suffix(".part.npz")
         np.savez(temporary, images=images, ids=ids, sizes=sizes, parents=parents.astype(np.int8))
@@ -119,8 +119,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--scenes", type=int, default=8000)
     parser.add_argument("--side", type=int, default=256, help="the model's input size in pixels")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="other scenes than those already trained on")
     options = parser.parse_args()
-    write_shards(options.out, options.scenes, options.side)
+    write_shards(options.out, options.scenes, options.side, options.first_seed)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 As in the SAM paper: a box or a click first, then corrective clicks with the previous logits as mask input; the best of
 three masks is taught for a single click; a head predicts the IoU. Two things make it learn soon: an auxiliary
 loss that asks which tokens belong together for many clicks at once (it needs no decoder), and binary cross-entropy
-with dice, which start to fall at once where focal loss stays flat. It resumes from ``OUT/last.pt``.
+with dice, which start to fall at once where focal loss stays flat. It resumes from ``OUT/last.pt``; where that is not
+there it begins with the exported weights of ``--start``, or from nothing.
 """
 
 import argparse
@@ -26,10 +27,12 @@ from model.config import demo
 from model.demo.dataset import Shards
 from model.demo.network import DemoSam, normalise
 from model.demo.prompting import Batch, corrective_clicks, draw_batch, embed_prompts
+from model.demo.warm_start import load_exported
 
 IMAGES, OBJECTS = 8, 3  # of each worker
 PEAK_RATE, WARM_UP_STEPS = 1.5e-3, 100
 EMA_DECAY = 0.998
+CALIBRATION_BATCHES = 20
 AFFINITY_CLICKS = 6
 CLICK_REACH = 6.0  # low-res cells around a corrective click
 CLICKS_ALONE = 0.3  # how often corrective clicks come without the logits they correct
@@ -142,8 +145,8 @@ def train_step(model: DemoSam, batch: Batch, rounds: int, aux_weight: float) -> 
 
 
 def rate_at(progress: float, step: int) -> float:
-    """Return the learning rate: a warm-up by steps, a cosine by the share of the time that is used."""
-    return PEAK_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+    """Return the share of the highest learning rate: a warm-up by steps, a cosine by how much of the time is used."""
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def rounds_at(step: int, progress: float) -> int:
@@ -199,11 +202,25 @@ class Plan:
     seed: int
     workers: int
     rank: int
+    start: Path | None
+    peak_rate: float
 
 
-def resume(plan: Plan, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], int, float]:
-    """Load the last checkpoint if there is one; return the averaged weights, the step and the seconds used."""
+def resume(
+    plan: Plan, model: DemoSam, optimiser: torch.optim.Optimizer, shards: Shards
+) -> tuple[dict[str, Tensor], int, float]:
+    """Load the last checkpoint, else the exported weights that training starts from, if there are any.
+
+    Returns:
+        The averaged weights, the step and the seconds used.
+    """
     if not (plan.out / "last.pt").exists():
+        if plan.start is not None:
+            drawn = np.random.default_rng(plan.seed)
+            batches = (
+                draw_batch(drawn, shards, IMAGES, OBJECTS, demo().image_size) for _ in range(CALIBRATION_BATCHES)
+            )
+            load_exported(model, plan.start, (normalise(batch.images, batch.sizes) for batch in batches))
         return {name: value.detach().clone() for name, value in model.state_dict().items()}, 0, 0.0
     state = torch.load(plan.out / "last.pt", weights_only=True)
     model.load_state_dict(state["model"])
@@ -215,10 +232,11 @@ def run(plan: Plan) -> None:
     """Train until the time is used up, from the last checkpoint if there is one."""
     torch.manual_seed(plan.seed)
     model = DemoSam(demo()).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(parameter_groups(model), lr=PEAK_RATE, betas=(0.9, 0.98))
-    average, step, used_s = resume(plan, model, optimiser)
+    optimiser = torch.optim.AdamW(parameter_groups(model), lr=plan.peak_rate, betas=(0.9, 0.98))
+    shards = Shards(plan.scenes)
+    average, step, used_s = resume(plan, model, optimiser, shards)
     torch.manual_seed(plan.seed + 1000 * plan.rank + step)
-    shards, rng = Shards(plan.scenes), np.random.default_rng([plan.seed, step, plan.rank])
+    rng = np.random.default_rng([plan.seed, step, plan.rank])
     sums: dict[str, float] = {}
     saved_at, pool = time.monotonic(), ThreadPoolExecutor(1)
     coming = pool.submit(draw_batch, rng, shards, IMAGES, OBJECTS, demo().image_size)
@@ -228,7 +246,7 @@ def run(plan: Plan) -> None:
         batch = coming.result()
         coming = pool.submit(draw_batch, rng, shards, IMAGES, OBJECTS, demo().image_size)
         for group in optimiser.param_groups:
-            group["lr"] = rate_at(progress, step)
+            group["lr"] = plan.peak_rate * rate_at(progress, step)
         optimiser.zero_grad(set_to_none=True)
         figures = train_step(model, batch, rounds_at(step, progress), 1.0 - 0.7 * progress)
         progress = share_gradients(model, plan.workers, 0.0 if plan.rank else used_s / (60 * plan.minutes))
@@ -243,7 +261,10 @@ def run(plan: Plan) -> None:
         sums = {**sums, **smooth}
         if step % 20 == 0:
             shown = " ".join(f"{k}={v:.3f}" for k, v in sums.items())
-            print(f"step={step} minutes={used_s / 60:.1f} rate={rate_at(progress, step):.5f} {shown}", flush=True)
+            print(
+                f"step={step} minutes={used_s / 60:.1f} rate={plan.peak_rate * rate_at(progress, step):.5f} {shown}",
+                flush=True,
+            )
         if time.monotonic() - saved_at > 240 or progress >= 1:
             saved_at = time.monotonic()
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
@@ -258,6 +279,8 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, required=True, help="folder of model.demo.dataset")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, outside the repository")
     parser.add_argument("--minutes", type=float, default=100.0)
+    parser.add_argument("--start", type=Path, help="exported weights to begin with where OUT has no checkpoint")
+    parser.add_argument("--peak-rate", type=float, default=PEAK_RATE, help="the highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each")
     parser.add_argument("--rank", type=int, default=0, help="set by the first worker for those it starts")
