@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -68,18 +68,39 @@ def paddlex_engine() -> Iterator[subprocess.Popen[str] | None]:
         )
         np.save(Path(folder, "photo.npy"), image())
         command = [python, Path(__file__).with_name("paddlex_engine.py"), folder, *map(str, BOX)]
-        environment = {**os.environ, "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True"}
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env=environment
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        with _engine(command, {"PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True"}) as process:
+            yield process
+
+
+@contextmanager
+def encoding_process(environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Our encoder with those weights in a process of its own, with these variables in its environment.
+
+    Each line sent to it makes it encode `image` once and print a line.
+    """
+    with _engine([sys.executable, "-W", "ignore", "-m", "tests.benchmarks.encoding_engine"], environ) as process:
+        yield process
+
+
+@contextmanager
+def _engine(command: Sequence[str | Path], environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=sys.stderr,
+        text=True,
+        env={**os.environ, **environ},
+        cwd=ROOT,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def ask(process: subprocess.Popen[str]) -> None:
-    """Let PaddleX answer once.
+    """Let an engine answer once.
 
     Raises:
         RuntimeError: it ended.
@@ -89,4 +110,4 @@ def ask(process: subprocess.Popen[str]) -> None:
     print(file=process.stdin, flush=True)
     while (line := process.stdout.readline()) != "answered\n":
         if not line:
-            raise RuntimeError(f"PaddleX: expected an answer, got exit status {process.wait()}")
+            raise RuntimeError(f"engine: expected an answer, got exit status {process.wait()}")
