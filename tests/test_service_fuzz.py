@@ -220,7 +220,9 @@ quick = settings(max_examples=DEFAULT, deadline=None, suppress_health_check=list
 thorough = settings(max_examples=MANY, deadline=None, suppress_health_check=list(HealthCheck))
 
 test_any_click_gets_a_well_formed_answer_and_a_reason_where_it_is_empty = quick(given_requests(check_requests))
-test_a_hundred_thousand_clicks_get_well_formed_answers = pytest.mark.slow(thorough(given_requests(check_requests)))
+test_a_hundred_thousand_clicks_get_well_formed_answers = pytest.mark.timeout(4 * 3600)(
+    pytest.mark.slow(thorough(given_requests(check_requests)))
+)
 
 
 @given(body=BODIES)
