@@ -36,7 +36,13 @@ ROWS = [
     "backend.__main__",
 ]
 
-TORCH_TO_TRAIN = ("model.demo.train", "model.demo.network", "model.demo.prompting", "model.demo.export")
+TORCH_TO_TRAIN = (
+    "model.demo.train",
+    "model.demo.network",
+    "model.demo.prompting",
+    "model.demo.export",
+    "model.demo.warm_start",
+)
 
 ALLOWED = {
     # library: the modules that may import it
