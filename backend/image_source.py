@@ -1,9 +1,11 @@
 """Fetch the bytes of an image, within limits of size, time and address.
 
 Who may see what: every image is read with this service's own API key, so it reaches what that key's user may see in
-Label Studio, and no more. The key goes to Label Studio's own origin alone: never to another host, neither directly nor
-through a redirect. Local files are read directly only where an operator shares a directory, and then without Label
-Studio's checks. Answers are cached per project and address (see ``backend.embeddings``), so a project only profits from
+Label Studio, and no more. Whoever writes a task's data names the address, so the key goes only to the paths of Label
+Studio's own origin at which it serves the files of tasks (see `backend.locations.serves_task_files`): neither to its
+API and pages nor to another host, directly or through a redirect. What else there is on that origin is read as anybody
+may read it. Local files are read directly only where an operator shares a directory, and then without Label Studio's
+checks. Answers are cached per project and address (see ``backend.embeddings``), so a project only profits from
 a fetch that was made for it.
 """
 
@@ -23,7 +25,7 @@ from backend import addresses
 from backend.addresses import AddressPolicy, GuardedNetwork, Origin, Resolve
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
 from backend.images import is_web_page
-from backend.locations import Home, Inline, LocalFile, Remote, resolve
+from backend.locations import Home, Inline, LocalFile, Remote, resolve, serves_task_files
 from backend.logs import without_credentials
 from backend.types import ImageRef
 
@@ -177,12 +179,11 @@ class ImageSource:
         return Fetched(data, version)
 
     def _download(self, place: Remote, known: Version, deadline: float) -> Fetched | None:
-        """Follow redirects to the image; the token goes along until the first hop that leaves Label Studio."""
-        home = Origin.of(self._authority.url)
+        """Follow redirects to the image; the token goes along until the first hop that leaves the task files."""
         url, at_home = place.url, True
         for _ in range(self._limits.max_redirects + 1):
             target = _target(url)
-            at_home = at_home and _is_home(target, home)
+            at_home = at_home and _holds_task_files(target, self._authority.url)
             reply = self._ask(target, at_home, known, deadline)
             if reply.status == 304 and known.is_known:
                 return None
@@ -195,6 +196,8 @@ class ImageSource:
             parts = urlsplit(url)
             if at_home and parts.path.rstrip("/").endswith(_LOGIN_PATH):
                 raise self._authority.refusal("asks for a login", self._header(deadline))
+            if parts.path.rstrip("/").endswith(_LOGIN_PATH) and self._is_closed(target):
+                raise _without_key("asks for a login", target)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ImageError(f"redirected to {without_credentials(url)[:80]!r}", Reason.UNSUPPORTED_IMAGE_SOURCE)
         raise ImageError(f"more than {self._limits.max_redirects} redirects", Reason.IMAGE_NOT_FOUND)
@@ -210,10 +213,17 @@ class ImageSource:
         if at_home and (reply.status in (401, 403) or (reply.status == 200 and is_web_page(reply.data))):
             what = f"answers {reply.status} for an image" if reply.status != 200 else "answers with a web page"
             raise self._authority.refusal(what, header)
+        if reply.status in (401, 403) and self._is_closed(target):
+            raise _without_key(f"answers {reply.status}", target)
         failure = _failure(reply, target.host.decode("ascii"))
         if failure is not None:
             raise failure
         return reply
+
+    def _is_closed(self, target: httpcore.URL) -> bool:
+        """Whether an address is on Label Studio's origin, where it gets no token."""
+        is_home = _is_home(target, Origin.of(self._authority.url))
+        return is_home and not _holds_task_files(target, self._authority.url)
 
     def _header(self, deadline: float, rejected: str | None = None) -> str | None:
         return self._authority.authorization(rejected, max(0.0, deadline - time.monotonic()))
@@ -281,6 +291,27 @@ def _is_home(target: httpcore.URL, home: Origin) -> bool:
     return origin == home or (home.port == 80 and origin == Origin("https", home.host, 443))
 
 
+def _holds_task_files(target: httpcore.URL, label_studio_url: str) -> bool:
+    """Whether an address is one of Label Studio's own at which it serves the files of tasks."""
+    path, prefix = _path(target), _path(_target(label_studio_url)).rstrip("/")
+    is_below = _is_home(target, Origin.of(label_studio_url)) and path.startswith(prefix + "/")
+    return is_below and serves_task_files(path[len(prefix) :])
+
+
+def _path(target: httpcore.URL) -> str:
+    """Return the path that goes over the wire, without its query."""
+    return target.target.decode("ascii").partition("?")[0]
+
+
+def _without_key(what: str, target: httpcore.URL) -> AccessError:
+    """Return the error for a path of Label Studio's origin that is not public and gets no token."""
+    return AccessError(
+        f"Label Studio {what} at {without_credentials(_path(target))[:80]!r}, where it serves no files of tasks; its "
+        "API key does not go there",
+        Reason.FORBIDDEN_PATH,
+    )
+
+
 def _target(url: str) -> httpcore.URL:
     """Return the address as it goes over the wire; a user name or password in it is left out.
 
@@ -302,7 +333,7 @@ def _failure(reply: _Reply, host: str) -> BackendError | None:
     if status in (200, 304) or (status in _REDIRECTS and reply.headers.get("location")):
         return None
     if status in (401, 403):
-        return AccessError(f"{host} answers {status}: the image is not public, and no other host gets the API key")
+        return AccessError(f"{host} answers {status}: the image is not public, and gets no API key")
     if status == 429 or status >= 500:
         return _Transient(f"{host} answers {status}", Reason.IMAGE_FETCH_FAILED)
     return ImageError(f"{host} answers {status}", Reason.IMAGE_NOT_FOUND)

@@ -23,6 +23,7 @@ _UPLOADS = ("/data/upload/", "/storage-data/uploaded")
 _LOCAL_FILES = "/data/local-files"
 _RELATIVE = re.compile(r"/|(data|upload|storage-data|tasks|projects)/")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_DECODED_AT_MOST = 4
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ class Home:
     public_url: str | None = None
 
     def path_of(self, uri: str) -> str | None:
-        """Return which path on Label Studio an absolute address means, with its query; None if it lies elsewhere.
+        """Return which path on Label Studio an absolute address may mean, with its query; None if it lies elsewhere.
 
-        On the origin of ``url`` everything is Label Studio's, since the token goes there; on that of ``public_url``
-        only what lies below its path.
+        On the origin of ``url`` every path may be Label Studio's, on that of ``public_url`` only what lies below its
+        own.
 
         Raises:
             ValueError: it is not an http or https address.
@@ -152,17 +153,53 @@ def _absolute(uri: str, home: Home, local_files_root: Path | None) -> Location:
     except ValueError as error:
         message = f"expected an http(s) address, got {_quoted(uri)}"
         raise ImageError(message, Reason.UNSUPPORTED_IMAGE_SOURCE) from error
-    return Remote(uri.partition("#")[0]) if path is None else _relative(path, home, local_files_root)
+    if path is not None:
+        place = _relative(path, home, local_files_root)
+        if serves_task_files(_below_home(path).partition("?")[0]):
+            return place
+    return Remote(uri.partition("#")[0])  # whatever else the same server has is read like anybody's
+
+
+def serves_task_files(path: str) -> bool:
+    """Whether Label Studio serves the files of tasks at a path: the only ones that get its token.
+
+    Anybody who may write a task's data names the path, so it is read as strictly as any server on the way could.
+
+    Args:
+        path: percent-encoded, without query and without what Label Studio lies below.
+    """
+    match _segments(path):
+        case ["data", kind, *_]:
+            return kind != "avatars"
+        case ["storage-data", "uploaded", *_]:
+            return True
+        case ["tasks" | "projects", number, "presign" | "resolve"]:
+            return number.isascii() and number.isdecimal()
+    return False
+
+
+def _segments(path: str) -> list[str] | None:
+    """Return a path's segments as the last of several servers might read them; None where one of them climbs."""
+    for _ in range(_DECODED_AT_MOST):
+        path, before = unquote(path), path
+        if path == before:
+            found = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+            return None if ".." in found else found
+    return None
+
+
+def _below_home(uri: str) -> str:
+    """Return a path on Label Studio in its full spelling."""
+    uri = "/" + uri.partition("#")[0].lstrip("/")
+    return "/data" + uri if uri.startswith("/upload/") else uri
 
 
 def _relative(uri: str, home: Home, local_files_root: Path | None) -> Location:
     """Return where a path on Label Studio leads; what Label Studio lies below is not part of it."""
-    uri = "/" + uri.partition("#")[0].lstrip("/")
-    if uri.startswith("/upload/"):
-        uri = "/data" + uri
+    uri = _below_home(uri)
     path, _, query = uri.partition("?")
     wanted = parse_qs(query).get("d", [""])[0] if path.rstrip("/") == _LOCAL_FILES else ""
-    if _climbs(unquote(path)) or _climbs(wanted):
+    if _segments(path) is None or _climbs(wanted):
         raise AccessError(f"expected a path without '..', got {_quoted(uri)}", Reason.FORBIDDEN_PATH)
     if wanted and local_files_root is not None:
         file = _below(local_files_root, wanted)

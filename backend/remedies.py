@@ -93,7 +93,10 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
         "images may not come from that address",
         "add its host to PADDLE_SAM_ALLOWED_HOSTS; if it is Label Studio, set PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL",
     ),
-    Reason.FORBIDDEN_PATH: ("the file lies outside the shared folder", "check PADDLE_SAM_LOCAL_FILES_ROOT"),
+    Reason.FORBIDDEN_PATH: (
+        "the path leads out of where the files of tasks lie",
+        "check the task's data; of local files, PADDLE_SAM_LOCAL_FILES_ROOT",
+    ),
     Reason.LABEL_STUDIO_NOT_CONFIGURED: (
         "it is not known where Label Studio is, or with which token to ask it",
         "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import AccessError, BackendError, ImageError, Reason
-from backend.locations import Home, Inline, LocalFile, Remote, resolve
+from backend.locations import Home, Inline, LocalFile, Remote, resolve, serves_task_files
 from backend.types import ImageRef
 
 LS = "http://ls.example.com:8080"
@@ -213,6 +213,97 @@ def test_a_path_that_climbs_is_forbidden(uri):
     with pytest.raises(AccessError) as caught:
         place(uri)
     assert caught.value.reason is Reason.FORBIDDEN_PATH
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/data/upload/%252e%252e/%252e%252e/api/users",
+        "/data/upload/..%2f..%2fapi/users",
+        "/data/upload/%2E%2E%5capi/users",
+        "/data/upload/.%2e/../api/users",
+        "/data/upload/%25252525252e%25252525252e/api",
+        LS + "/data/%2e%2e/api/users",
+    ],
+)
+def test_a_path_that_climbs_under_any_encoding_is_forbidden(uri):
+    with pytest.raises(AccessError) as caught:
+        place(uri)
+    assert caught.value.reason is Reason.FORBIDDEN_PATH
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/upload/1/a.jpg",
+        "/data/upload/1/a%20b%25.jpg",
+        "/data/local-files/",
+        "/data/local-files",
+        "/data/media/a.jpg",
+        "/data//upload/./1/a.jpg",
+        "/storage-data/uploaded/",
+        "/tasks/12/presign/",
+        "/tasks/12/resolve",
+        "/projects/3/presign/",
+        "/projects/3/resolve/",
+    ],
+)
+def test_label_studio_serves_task_files_there(path):
+    assert serves_task_files(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/data",
+        "/data/",
+        "/api/users",
+        "/admin",
+        "/export",
+        "/user/account",
+        "/datax/upload/1/a.jpg",
+        "/x/data/upload/1/a.jpg",
+        "/api/data/upload/1/a.jpg",
+        "/data/avatars/1.png",
+        "/data/%61vatars/1.png",
+        "/data//avatars/1.png",
+        "/data/./avatars/1.png",
+        "/storage-data/",
+        "/storage-data/other/",
+        "/tasks/12",
+        "/tasks/12/presign/../../../api/users",
+        "/tasks/x/presign/",
+        "/tasks/12/presign/more",
+        "/tasks/12/annotations/",
+        "/projects/3/data",
+        "/api/tasks/12/presign/",
+        "/data/upload/../../api/users",
+        "/data/upload/%2e%2e/%2e%2e/api/users",
+        "/data/upload/%252e%252e/%252e%252e/api/users",
+        r"/data/upload\..\..\api\users",
+    ],
+)
+def test_label_studio_serves_no_task_files_there(path):
+    assert not serves_task_files(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "public", "uri"),
+    [
+        (LS, None, LS + "/pictures/a.png?v=1"),
+        (LS + "/ls", None, LS + "/pictures/a.png"),
+        (LS + "/ls", None, LS + "/ls/pictures/a.png"),
+        (LS, "https://a.example.com", "https://a.example.com/pictures/a.png"),
+    ],
+)
+def test_an_address_beside_label_studios_task_files_stays_as_it_is(url, public, uri):
+    assert place(uri, url, public=public) == Remote(uri)
+
+
+def test_a_relative_path_beside_the_task_files_is_taken_below_label_studio():
+    assert place("/static/samples/a.png").url == LS + "/static/samples/a.png"
 
 
 @pytest.fixture

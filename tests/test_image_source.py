@@ -161,6 +161,103 @@ def test_a_redirect_back_to_label_studio_does_not_bring_the_token_back(connect, 
     assert "authorization" not in studio.requests[-1].headers
 
 
+PRIVATE = (
+    "/api/users",
+    "/admin",
+    "/export",
+    "/user/account",
+    "/data/avatars/1.png",
+    "/tasks/12",
+    "/api/tasks/1/presign/",
+)
+
+
+@pytest.mark.parametrize("path", PRIVATE)
+@pytest.mark.parametrize("is_absolute", [True, False])
+def test_only_where_label_studio_serves_task_files_does_the_token_go(connect, studio, path, is_absolute):
+    uri = studio.url + path if is_absolute else path
+    message = assert_fails(AccessError, Reason.FORBIDDEN_PATH, connect(), uri)
+    assert path in message
+    assert not any("authorization" in request.headers for request in studio.requests)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/media/a.png",
+        "/data/local-files/?d=a.png",
+        "/storage-data/uploaded/?filepath=upload/1/a.png",
+        "/tasks/12/presign/?fileuri=czM6",
+        "/tasks/12/resolve/?fileuri=czM6",
+        "/projects/3/presign/?fileuri=czM6",
+        "/projects/3/resolve/?fileuri=czM6",
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/ls"])
+def test_every_path_of_task_files_gets_the_token(connect, studio, path, prefix):
+    studio.routes[prefix + path.partition("?")[0]] = Reply(IMAGE)
+    source = connect(LEGACY_TOKEN, url=studio.url + prefix)
+    assert source.fetch(ImageRef(path)).data == IMAGE
+    assert source.fetch(ImageRef(studio.url + prefix + path)).data == IMAGE
+    assert all("authorization" in request.headers for request in studio.requests)
+
+
+@pytest.mark.parametrize("prefix", ["/ls", "/l%C3%A4", "/l\N{LATIN SMALL LETTER A WITH DIAERESIS}"])
+def test_below_a_path_the_token_goes_to_its_own_task_files_alone(connect, studio, prefix):
+    for path in ("/data/upload/1/a.png", "/ls/data/upload/1/a.png", "/l%C3%A4/data/upload/1/a.png"):
+        studio.routes[path] = Reply(IMAGE)
+    source = connect(LEGACY_TOKEN, url=studio.url + prefix)
+    source.fetch(ImageRef("/data/upload/1/a.png"))
+    assert "authorization" in studio.requests[-1].headers
+    for outside in ("/ls2/data/upload/1/a.png", "/xls/data/upload/1/a.png"):
+        assert_fails(AccessError, Reason.FORBIDDEN_PATH, source, studio.url + outside)
+        assert "authorization" not in studio.requests[-1].headers
+
+
+def test_a_public_image_beside_label_studio_is_read_without_the_token(connect, studio):
+    open_to_all = FakeLabelStudio.reply
+
+    def reply(request):
+        return Reply(IMAGE) if request.path.startswith("/pictures/") else open_to_all(studio, request)
+
+    studio.reply = reply
+    for url in (studio.url, studio.url + "/ls"):
+        assert connect(url=url).fetch(ImageRef(studio.url + "/pictures/a.png")).data == IMAGE
+    assert connect(None).fetch(ImageRef("/pictures/a.png")).data == IMAGE
+    assert not any("authorization" in request.headers for request in studio.requests)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/api/users", "/data/upload/1/../../../api/users", "/data/upload/%2e%2e/%2e%2e/api/users", "/data/avatars/1.png"],
+)
+def test_a_redirect_away_from_the_task_files_leaves_the_token_behind(connect, studio, target):
+    studio.routes["/data/upload/1/r.png"] = Reply(b"", 302, {"Location": target})
+    assert_fails(AccessError, Reason.FORBIDDEN_PATH, connect(), "/data/upload/1/r.png")
+    assert "authorization" in studio.requests[-2].headers
+    assert "authorization" not in studio.requests[-1].headers
+
+
+def test_a_redirect_among_the_task_files_keeps_the_token(connect, studio):
+    studio.routes["/tasks/12/resolve/"] = Reply(b"", 303, {"Location": UPLOAD})
+    assert connect().fetch(ImageRef("/tasks/12/resolve/?fileuri=czM6")).data == IMAGE
+
+
+def test_a_redirect_back_among_the_task_files_does_not_bring_the_token_back(connect, studio):
+    studio.accepted.add(None)
+    studio.routes["/data/upload/1/r.png"] = Reply(b"", 302, {"Location": "/elsewhere"})
+    studio.routes["/elsewhere"] = Reply(b"", 302, {"Location": UPLOAD})
+    assert connect().fetch(ImageRef("/data/upload/1/r.png")).data == IMAGE
+    assert ["authorization" in one.headers for one in studio.requests if one.method == "GET"] == [True, False, False]
+
+
+def test_a_path_that_asks_for_a_login_and_serves_no_task_files_is_told_as_such(connect, studio):
+    studio.accepted.add(None)
+    studio.routes["/projects/1/data"] = Reply(b"", 302, {"Location": "/user/login/?next=/projects/1/data"})
+    message = assert_fails(AccessError, Reason.FORBIDDEN_PATH, connect(), studio.url + "/projects/1/data")
+    assert "/projects/1/data" in message
+
+
 @pytest.mark.parametrize(
     "trick", ["http://{host}@{other}/a.png", r"http://{other}\@{host}/a.png", "http://{other}#@{host}/a.png"]
 )
