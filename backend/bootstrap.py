@@ -110,7 +110,8 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.prefetch_tasks,
     )
     next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
-    drawing = Drawing(decoder, metrics, decodes_at_once=_cores() + 1)  # one is in Python while the others compute
+    at_once = _cores() + 1  # one is in Python while the others compute
+    drawing = Drawing(decoder, metrics, at_once, wait_for_decoder=decoder.wait)
     retrieval, pushing = _retrieval(settings, TaskSegmenter(drawing, embeddings, policy.outputs), label_studio, metrics)
     segmenter = Segmenter(drawing, embeddings, metrics, errands, next_tasks, policy, retrieval)
 

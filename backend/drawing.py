@@ -4,7 +4,10 @@ An image's embedding takes its prompts in pixels of any copy of the photo that h
 """
 
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -38,13 +41,46 @@ class Drawing:
 
     Attributes:
         model_version: name and digest of the weights.
-        turns: to be taken around `draw`, so that few are decoded at a time and the others wait in order.
+        turns: at the decoder; see `turn`.
     """
 
-    def __init__(self, decoder: Decoder, metrics: Metrics, decodes_at_once: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        metrics: Metrics,
+        decodes_at_once: int,
+        wait_for_decoder: Callable[[float], None] = lambda within_s: None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            decoder: turns prompts into masks.
+            metrics: times the work.
+            decodes_at_once: how many threads may be at the decoder.
+            wait_for_decoder: returns once the decoder is loaded, and raises where that takes longer than so many
+                seconds; see `backend.loading_decoder.LoadingDecoder.wait`.
+        """
         self.model_version = decoder.model_version
         self.turns = Turns(decodes_at_once)
-        self._decoder, self._metrics = decoder, metrics
+        self._decoder, self._metrics, self._wait_for_decoder = decoder, metrics, wait_for_decoder
+
+    @contextmanager
+    def turn(self, deadline: float = math.inf) -> Iterator[None]:
+        """Take a turn, to be held around `draw`, so that few are decoded at a time and the others wait in order.
+
+        Nobody holds a turn while the decoder is being loaded.
+
+        Args:
+            deadline: how long to wait for both, in seconds on the monotonic clock.
+
+        Raises:
+            RetryLater: the decoder was not loaded in time (``model_not_ready``), or the turn did not come
+                (``budget_exceeded``).
+            BackendError: the decoder cannot be loaded.
+        """
+        self._wait_for_decoder(max(0.0, deadline - time.monotonic()))
+        with self.turns.within(deadline - time.monotonic()):
+            yield
 
     def draw(self, asked: Sequence[tuple[ObjectPrompt, Output]], embedding: Embedding) -> list[Region]:
         """Return the regions of objects on one image, all decoded together.

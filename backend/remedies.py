@@ -107,8 +107,8 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
         "try again; if it stays so, check LABEL_STUDIO_URL and its log",
     ),
     Reason.BUDGET_EXCEEDED: (
-        "the image was not ready in time; it goes on",
-        "click again; add workers if it happens often",
+        "the image, or a turn at the decoder, did not come in time; the image goes on",
+        "click again; add workers or web processes if it happens often",
     ),
     Reason.OVERLOADED: ("more requests wait than there are threads", "raise THREADS, or add web processes"),
     Reason.STORE_UNAVAILABLE: ("Redis does not answer", "it is tried again by itself; look at Redis"),

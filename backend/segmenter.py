@@ -60,7 +60,7 @@ class Policy:
     """How answers are given.
 
     Attributes:
-        budget_s: how long a click may wait for its embedding.
+        budget_s: how long a click may wait, for its embedding, the decoder and its turn there together.
         output_preference: what an answer is drawn as when a labeling config offers several kinds; those that are not
             named come last.
         prefetch_tasks: how many of a project's next tasks are encoded ahead.
@@ -195,12 +195,18 @@ class Segmenter:
             if start and time.monotonic() > deadline:
                 left_out.append(Reason.BUDGET_EXCEEDED)
                 break
-            with self._drawing.turns:
-                if click.is_superseded:
-                    raise RetryLater("the annotator has added to this click meanwhile", Reason.SUPERSEDED)
-                regions, reasons = self._draw(sketch, asked[start : start + step], embedding)
-                found += regions
-                left_out += reasons
+            try:
+                with self._drawing.turn(deadline):
+                    if click.is_superseded:
+                        raise RetryLater("the annotator has added to this click meanwhile", Reason.SUPERSEDED)
+                    regions, reasons = self._draw(sketch, asked[start : start + step], embedding)
+            except RetryLater as error:
+                if not start or error.reason is not Reason.BUDGET_EXCEEDED:
+                    raise
+                left_out.append(error.reason)
+                break
+            found += regions
+            left_out += reasons
         return found, left_out
 
     def _draw(

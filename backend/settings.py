@@ -135,7 +135,7 @@ class Settings(BaseModel):
         gt=0,
         le=3600,
         validation_alias=_ours("PREDICT_BUDGET_S"),
-        description="How long a click may wait for its embedding; below Label Studio's own 100.",
+        description="How long a click may wait for its image and the decoder; below Label Studio's own 100.",
     )
     retrieve_budget_s: float = Field(
         60.0,

@@ -115,8 +115,9 @@ class TaskSegmenter:
             controls: the project's labeling config.
             project_id: the task's project.
             image_s: for how many seconds the embedding of each image is waited for.
-            deadline_s: seconds from now by which it must be done; what has begun is finished. Without one, masks take
-                as long as they take: asked again, a task of hundreds of objects would only begin from the start.
+            deadline_s: seconds from now by which it must be done; decodes that have begun are finished. Without one,
+                masks take as long as they take: asked again, a task of hundreds of objects would only begin from the
+                start.
             wait: whether images that are not encoded yet are waited for; if not, nothing is begun for them.
 
         Returns:
@@ -169,7 +170,7 @@ class TaskSegmenter:
         for chunk in plan.chunks():
             if found and time.monotonic() > deadline:
                 raise RetryLater("there was no time for all objects", Reason.BUDGET_EXCEEDED)
-            with self._turns, self._drawing.turns:
+            with self._turns.within(deadline - time.monotonic()), self._drawing.turn(deadline):
                 found += self._drawing.draw(chunk, embedding)
         return found, plan.skipped
 

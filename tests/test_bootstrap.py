@@ -3,6 +3,7 @@
 import base64
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from backend import bootstrap
 from backend.errors import Reason
 from backend.settings import read
+from model import device
 from model.weights import WeightsError, names, native
 from tests.answers import checked, mask_of
 from tests.checkpoints import random_checkpoint
@@ -228,6 +230,24 @@ def test_the_status_page_shows_masks_only_to_those_who_switch_that_on(build, tin
 def test_the_status_page_tells_nothing_that_is_put_right(build):
     service = build(LABEL_STUDIO_API_KEY="0" * 40)
     assert "Look at" not in service.app.test_client().get("/", headers=BROWSER).text
+
+
+def test_a_click_leaves_in_time_while_the_decoder_is_being_loaded(build, tiny_checkpoint):
+    body = click_on(data_uri())
+    version = tiny_checkpoint.model_version
+
+    def ask(service):
+        return checked(body, service.app.test_client().post("/predict", data=encoded(body)), version)
+
+    ask(build())  # its embedding is on disk now
+    service = build(PADDLE_SAM_PREDICT_BUDGET_S="0.3")
+    with device.building():  # as another network that is built meanwhile
+        started = time.monotonic()
+        [answer] = ask(service)
+        assert time.monotonic() - started < 5
+    assert answer["result"] == []
+    assert service.metrics.recent()[0].reasons == (Reason.MODEL_NOT_READY,)
+    wait_until(lambda: ask(service)[0]["result"])
 
 
 def test_a_device_that_is_not_there_is_told_on_the_page_and_to_a_click(build):

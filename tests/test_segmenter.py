@@ -4,6 +4,7 @@ import threading
 import time
 import tracemalloc
 import weakref
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from backend.drawing import Drawing, at_size
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.segmenter import Policy
 from backend.shapes import Bitmask, Brush, Polygon, ShapeKind
+from backend.turns import Turns
 from backend.types import SetupRequest, WebhookEvent
 from model.errors import CapabilityError
 from model.types import Mask
@@ -191,13 +193,15 @@ class ForgetfulDecoder:
     Attributes:
         drawn: how many drawn masks there were at each call, those of earlier calls included.
         takes_s: how long each call takes.
+        before: is called at the beginning of each call.
     """
 
     def __init__(self):
-        self.model_version, self.drawn, self.takes_s = VERSION, [], 0.0
+        self.model_version, self.drawn, self.takes_s, self.before = VERSION, [], 0.0, lambda: None
         self._masks = weakref.WeakSet()
 
     def decode(self, embedding, prompts, multimask_output=None):
+        self.before()
         for prompt in prompts:
             self._masks.add(prompt)
         self.drawn.append(sum(prompt.rough_mask is not None for prompt in self._masks))
@@ -231,6 +235,60 @@ def test_a_click_of_more_areas_than_there_is_time_for_gets_those_that_were_done(
     decoder.takes_s = 0.6
     [answer] = segmenter.predict(asked(*polygons(50)))
     assert (len(answer.result), answer.reasons) == (task_objects.CHUNK, (Reason.BUDGET_EXCEEDED,))
+
+
+def hold_all_turns(drawing):
+    """Take every turn at the decoder; return what gives them back."""
+    held = ExitStack()
+    while drawing.turns._free:
+        held.enter_context(drawing.turns)
+    return held
+
+
+def test_a_click_whose_turn_at_the_decoder_does_not_come_in_time_is_empty_with_the_reason(service):
+    segmenter = service.segmenting(policy=Policy(budget_s=0.2))
+    service.segmenter.predict(asked(point()))
+    started = time.monotonic()
+    with hold_all_turns(service.drawing):
+        [answer] = segmenter.predict(asked(point()))
+    assert time.monotonic() - started < 2
+    assert (answer.result, answer.reasons) == ((), (Reason.BUDGET_EXCEEDED,))
+    [answer] = segmenter.predict(asked(point()))
+    assert len(answer.result) == 1
+
+
+def test_a_click_of_many_areas_whose_next_turn_does_not_come_in_time_gets_those_that_were_done(service):
+    decoder, segmenter = forgetful(service, budget_s=1.0)
+    turns = service.drawing.turns = Turns(1)
+    service.segmenter.predict(asked(point()))
+
+    def hold():
+        with turns:
+            time.sleep(1.5)
+
+    def come_in_between():
+        other.start()
+        wait_until(lambda: len(turns._waiting) == 1)
+
+    other = threading.Thread(target=hold)
+    decoder.before = come_in_between
+    [answer] = segmenter.predict(asked(*polygons(50)))
+    other.join()
+    assert (len(answer.result), answer.reasons) == (task_objects.CHUNK, (Reason.BUDGET_EXCEEDED,))
+
+
+def test_a_click_that_comes_before_the_decoder_is_loaded_is_empty_when_its_time_is_up(service):
+    def not_yet(within_s):
+        waited.append(within_s)
+        raise RetryLater("loading", Reason.MODEL_NOT_READY)
+
+    waited = []
+    service.drawing = Drawing(service.decoder, service.metrics, decodes_at_once=1, wait_for_decoder=not_yet)
+    segmenter = service.segmenting(policy=Policy(budget_s=5.0))
+    [answer] = segmenter.predict(asked(point()))
+    assert (answer.result, answer.reasons) == ((), (Reason.MODEL_NOT_READY,))
+    assert 0 < waited[0] <= 5.0
+    assert service.drawing.turns._free == 1
 
 
 @pytest.mark.parametrize("is_refined", [False, True])

@@ -1,6 +1,7 @@
 """One prediction per task: all its prompts, all its images, a bounded number of objects at a time."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from backend.saved_prompts import Source, TaskPrompts
 from backend.shapes import Bitmask, Brush, Polygon, Rectangle, ShapeKind
 from backend.task_objects import plan
 from backend.task_segmenter import TaskSegmenter
+from backend.turns import Turns
 from backend.types import PromptRegion, Task
 from model.types import Mask
 from tests.fakes import embedding, png
@@ -319,6 +321,18 @@ def test_of_many_polygons_only_those_are_drawn_whose_turn_it_is():
     found = plan(TaskPrompts(regions(shape, 40, size)), embedding(original_size=size), controls)
     assert all(one.prompt.rough_mask is None for one, _ in found.chosen)
     assert all(one.prompt.rough_mask is not None for chunk in found.chunks() for one, _ in chunk)
+
+
+def test_a_task_whose_turn_at_the_decoder_does_not_come_in_time_is_raised(service):
+    segment(service, task(box()))
+    turns = service.drawing.turns = Turns(1)
+    with turns:
+        started = time.monotonic()
+        with pytest.raises(RetryLater) as caught:
+            segment(service, task(box()), deadline_s=0.1)
+        assert time.monotonic() - started < 2
+    assert caught.value.reason is Reason.BUDGET_EXCEEDED
+    assert segment(service, task(box()), deadline_s=0.1).result
 
 
 def test_a_task_that_runs_out_of_time_between_objects_is_raised(service):
