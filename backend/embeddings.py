@@ -1,16 +1,18 @@
 """From an image's address to its embedding: cached, fetched and encoded once however many ask, within a time.
 
 `LocalEmbeddings` does it all in this process. A warm click costs two look-ups: which content lies behind the address,
-and that content's embedding. Otherwise the image is fetched in the background and encoded in its turn, and every click
-on it waits for the same fetch and the same encode. A click that cannot wait any longer leaves; the work goes on.
+and that content's embedding. Otherwise the image is fetched in the background and encoded, each in its turn: what
+somebody waits for at a screen goes first. Every click on it waits for the same fetch and the same encode. A click that
+cannot wait any longer leaves; the work goes on.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from backend import images
@@ -20,6 +22,7 @@ from backend.embedding_bytes import Dtype
 from backend.encode_queue import EncodeQueue, Priority
 from backend.encoding import Encoder
 from backend.errors import BackendError, Reason, RetryLater
+from backend.fetchers import Fetch, Fetchers
 from backend.image_source import Fetched, Version
 from backend.store import EmbeddingKey, EmbeddingStore
 from backend.types import ImageRef
@@ -31,6 +34,9 @@ __all__ = ["Embeddings", "LocalEmbeddings", "Priority"]
 logger = logging.getLogger(__name__)
 
 FETCHERS = 8
+SPARED = 3
+"""How many of the fetchers are kept for images that somebody waits for at a screen."""
+
 RECHECKS = 2
 
 
@@ -74,6 +80,7 @@ class _Flight:
     """One image on its way, with everybody who waits for it."""
 
     priority: Priority
+    fetch: Fetch | None = None
     key: EmbeddingKey | None = None
     future: "Future[Embedding]" = field(default_factory=Future)
 
@@ -109,7 +116,7 @@ class LocalEmbeddings:
         self._model_version, self._dtype, self._limits = model_version, dtype, limits or images.Limits()
         self._queue = EncodeQueue(load_encoder, store, self._limits, observer)
         self._contents = Contents(clock)
-        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
+        self._fetchers = Fetchers(FETCHERS, SPARED)
         self._flights: dict[Place, _Flight] = {}
         self._asking: set[Place] = set()
         self._ahead = Ahead(self._encode_ahead)
@@ -145,7 +152,7 @@ class LocalEmbeddings:
         """Finish the image in hand, let everybody else go, and end the threads."""
         with self._lock:
             self._is_closed = True
-        self._fetchers.shutdown(wait=True, cancel_futures=True)
+        self._fetchers.close()
         self._queue.close()
         for place, flight in list(self._flights.items()):  # those whose fetch had not begun
             self._settle(place, flight, RetryLater("the service is stopping", Reason.MODEL_NOT_READY))
@@ -193,13 +200,15 @@ class LocalEmbeddings:
             if flight is not None:
                 self._observer.shared()
                 flight.priority = min(flight.priority, priority)
+                if flight.fetch is not None:
+                    self._fetchers.promote(flight.fetch, priority)
                 if flight.key is not None:
                     self._queue.promote(flight.key, priority)
                 return flight.future
             if self._is_closed:
                 raise RetryLater("the service is stopping", Reason.MODEL_NOT_READY)
             flight = self._flights[place] = _Flight(priority)
-            self._fetchers.submit(self._fly, ref, place, flight)
+            flight.fetch = self._fetchers.submit(partial(self._fly, ref, place, flight), priority)
             return flight.future
 
     def _fly(self, ref: ImageRef, place: Place, flight: _Flight) -> None:
@@ -257,7 +266,7 @@ class LocalEmbeddings:
             if place in self._asking or len(self._asking) >= RECHECKS or self._is_closed:
                 return
             self._asking.add(place)
-            self._fetchers.submit(self._ask, ref, place, content)
+            self._fetchers.submit(partial(self._ask, ref, place, content), Priority.PREFETCH)
 
     def _ask(self, ref: ImageRef, place: Place, content: Content) -> None:
         try:

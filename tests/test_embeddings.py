@@ -9,7 +9,7 @@ import pytest
 
 from backend import images
 from backend.contents import Contents, place_of
-from backend.embeddings import LocalEmbeddings, Priority
+from backend.embeddings import FETCHERS, SPARED, LocalEmbeddings, Priority
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
 from backend.image_source import Fetched, Version
 from backend.label_studio_http import RefusedError
@@ -521,6 +521,53 @@ def test_what_is_warm_is_not_prefetched(setup, embeddings):
     embeddings.prefetch([ref("red"), ref("blue"), ref("red")])
     eventually(lambda: setup.encoder.calls == 2)
     assert setup.source.asked == ["red", "blue"]
+
+
+class SlowSource(FakeSource):
+    """Holds the fetches of some addresses until they are let go, as a slow server does."""
+
+    def __init__(self):
+        super().__init__()
+        self.let_go, self.slow, self.running = threading.Event(), set(), []
+
+    def fetch(self, ref, known=None, /):
+        self.running.append(ref.uri)
+        if ref.uri in self.slow:
+            assert self.let_go.wait(20)
+        return super().fetch(ref, known)
+
+
+@pytest.fixture
+def slow(setup):
+    source = setup.source = SlowSource()
+    source.contents = {f"bulk {number}": png((number, 0, 0)) for number in range(20)} | {"click": png(GREEN)}
+    source.slow = {f"bulk {number}" for number in range(20)}
+    yield source
+    source.let_go.set()
+
+
+@pytest.fixture
+def in_bulk(setup, slow):
+    """Embeddings that twenty images of a slow server are asked of, by nobody who waits at a screen."""
+    embeddings = setup.build()
+    with ThreadPoolExecutor(20) as pool:
+        for number in range(20):
+            pool.submit(embeddings.get, ref(f"bulk {number}"), SOON_S, Priority.BULK)
+        eventually(lambda: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 20)
+        yield embeddings
+        slow.let_go.set()
+
+
+def test_a_click_is_fetched_while_a_slow_server_holds_up_bulk_work(in_bulk):
+    assert colour(in_bulk.get(ref("click"), SOON_S)) == GREEN
+
+
+def test_a_click_on_an_image_whose_bulk_fetch_has_not_begun_has_it_fetched_at_once(in_bulk, slow):
+    eventually(lambda: len(slow.running) >= FETCHERS - SPARED)
+    waits = next(name for name in slow.slow if name not in slow.running)
+    slow.slow.remove(waits)
+    assert in_bulk.get(ref(waits), SOON_S) is not None
+    assert slow.running.count(waits) == 1
 
 
 def test_a_click_overtakes_what_is_encoded_ahead(setup, embeddings):
