@@ -108,6 +108,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.predict_budget_s,
         settings.output_preference,
         settings.prefetch_tasks,
+        settings.max_image_pixels,
     )
     next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
     at_once = _cores() + 1  # one is in Python while the others compute

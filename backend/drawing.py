@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 SCALE_TOLERANCE = 0.01
 """How far the two sides of a picture may be scaled apart before it counts as another picture."""
 
+SHOWN_PIXELS = 1 << 25
+"""What a browser may show of however small a photo: a camera's picture, of which a thumbnail was fetched."""
+
+SHOWN_TIMES = 4
+"""How many times the pixels of a photo a browser may show where that is more: twice its width and height."""
+
 
 class Decoder(Protocol):
     """Turns prompts about an embedding into masks; see `model.predictor.Decoder`."""
@@ -117,22 +123,45 @@ class Drawing:
             raise BackendError(f"the prompts cannot be decoded: {error}", Reason.DECODE_FAILED) from error
 
 
-def at_size(embedding: Embedding, size: tuple[int, int]) -> Embedding:
+def at_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None = None) -> Embedding:
     """Return the embedding as if the photo had ``size`` (height, width), the size the annotator's browser tells.
 
-    A browser may hold a scaled copy of the photo; prompts and masks are then in pixels of that copy.
+    A browser may hold a scaled copy of the photo; prompts and masks are then in pixels of that copy. They take memory
+    and time by that size, which is no more than what somebody says: see `SHOWN_TIMES`.
+
+    Args:
+        embedding: of the photo.
+        size: of the copy.
+        max_pixels: what no copy may have more of than the photo itself; None sets no such limit.
 
     Raises:
-        ImageError: the photo is not a scaled copy, for instance because its EXIF orientation was read differently.
+        ImageError: the photo is not a scaled copy, for instance because its EXIF orientation was read differently, or
+            it would have to be enlarged beyond reason (``size_mismatch``).
     """
-    if embedding.original_size == size:
-        return embedding
+    check_proportions(embedding, size)
+    photo_pixels = math.prod(embedding.original_size)
+    most = max(SHOWN_PIXELS, SHOWN_TIMES * photo_pixels)
+    most = max(photo_pixels, most if max_pixels is None else min(most, max_pixels))
+    if math.prod(size) > most:
+        raise _mismatch(embedding, size, f"; expected at most {most:,} pixels")
+    return embedding if embedding.original_size == size else replace(embedding, original_size=size)
+
+
+def check_proportions(embedding: Embedding, size: tuple[int, int]) -> None:
+    """Return if a picture of ``size`` (height, width) may be a scaled copy of the photo.
+
+    Raises:
+        ImageError: it is another picture (``size_mismatch``).
+    """
+    long, short = (0, 1) if embedding.original_size[0] >= embedding.original_size[1] else (1, 0)
+    expected = embedding.original_size[short] * size[long] / embedding.original_size[long]
+    if abs(size[short] - expected) > SCALE_TOLERANCE * expected + 1:  # a pixel, since sides are whole
+        raise _mismatch(embedding, size)
+
+
+def _mismatch(embedding: Embedding, size: tuple[int, int], detail: str = "") -> ImageError:
     (height, width), (shown_height, shown_width) = embedding.original_size, size
-    ratio = (shown_height / height) / (shown_width / width)
-    rounding = 1 / min(shown_height, shown_width)
-    if abs(ratio - 1) > SCALE_TOLERANCE + rounding:
-        raise ImageError(
-            f"the photo has {width} x {height} pixels, the annotator's browser shows {shown_width} x {shown_height}",
-            Reason.SIZE_MISMATCH,
-        )
-    return replace(embedding, original_size=size)
+    shown = f"{shown_width} x {shown_height}{detail}"
+    return ImageError(
+        f"the photo has {width} x {height} pixels, the annotator's browser shows {shown}", Reason.SIZE_MISMATCH
+    )

@@ -41,7 +41,7 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     ),
     Reason.TOO_MANY_POINTS: ("only the newest points of an object count", "begin the object anew"),
     Reason.SIZE_MISMATCH: (
-        "browser and backend see pictures of different shape",
+        "browser and backend see pictures of different shape, or one many times the other",
         "see whether the file changed, or its EXIF orientation is read differently",
     ),
     Reason.NOT_IN_COCO_FILE: (

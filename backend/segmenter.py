@@ -64,11 +64,13 @@ class Policy:
         output_preference: what an answer is drawn as when a labeling config offers several kinds; those that are not
             named come last.
         prefetch_tasks: how many of a project's next tasks are encoded ahead.
+        max_pixels: of a picture; a click's own word for a size counts no further than that.
     """
 
     budget_s: float = 90.0
     output_preference: tuple[ShapeKind, ...] = ()
     prefetch_tasks: int = 3
+    max_pixels: int | None = None
 
     @property
     def outputs(self) -> tuple[ShapeKind, ...]:
@@ -170,7 +172,7 @@ class Segmenter:
             size = embedding.original_size
             context = [replace(region, original_size=region.original_size or size) for region in context]
             for claimed in dict.fromkeys(region.original_size for region in context):
-                at_size(embedding, claimed or size)
+                at_size(embedding, claimed or size, self._policy.max_pixels)
         return prompts.sketch(context)
 
     def _segment(
@@ -187,7 +189,7 @@ class Segmenter:
         embedding = self._embedding(ref, deadline)
         sizes = dict.fromkeys(one.original_size for one in sketch.objects)
         for size in sizes:
-            at_size(embedding, size)
+            at_size(embedding, size, self._policy.max_pixels)
         step = task_objects.at_once(max(sizes, key=math.prod))
         found: list[Region] = []
         left_out: list[Reason] = []

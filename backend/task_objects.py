@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from backend import label_config, prompts
-from backend.drawing import at_size
+from backend.drawing import check_proportions
 from backend.errors import BackendError, Reason
 from backend.saved_prompts import TaskPrompts
 from backend.shapes import KeyPoint, Polygon, ShapeKind, Vector
@@ -96,7 +96,7 @@ def _in_pixels_of(
     skipped: list[Skipped] = []
     for region in regions:
         try:
-            at_size(embedding, region.original_size or embedding.original_size)
+            check_proportions(embedding, region.original_size or embedding.original_size)
         except BackendError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
             continue

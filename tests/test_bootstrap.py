@@ -151,6 +151,15 @@ def test_settings_reach_the_service(build):
     assert counts == {"body_too_large": 1, "image_too_large": 1}
 
 
+def test_the_limit_of_pictures_holds_for_the_sizes_that_clicks_tell_too(build, tiny_checkpoint):
+    service = build(PADDLE_SAM_MAX_IMAGE_PIXELS="20000")
+    for size_wh, reasons in (((160, 120), ()), ((240, 180), (Reason.SIZE_MISMATCH,))):
+        body = click_on(data_uri(), size_wh)
+        reply = service.app.test_client().post("/predict", data=encoded(body))
+        checked(body, reply, tiny_checkpoint.model_version)
+        assert service.metrics.recent()[0].reasons == reasons
+
+
 def test_closing_twice_or_before_a_start_is_fine(build):
     service = build()
     service.close()

@@ -148,7 +148,61 @@ def test_a_copy_scaled_down_to_a_pixel_still_counts_as_one():
     assert at_size(embedding(original_size=(1000, 2000)), (1, 2)).original_size == (1, 2)
 
 
-@pytest.mark.parametrize("size", [(2000, 1000), (1000, 1950), (500, 1050)])
+@pytest.mark.parametrize(
+    ("photo", "shown"),
+    [
+        ((1000, 2000), (500, 1000)),
+        ((30, 40), (3, 4)),
+        ((10000, 20), (100, 1)),
+        ((5000, 3), (2500, 2)),
+        ((7, 7), (1, 1)),
+    ],
+)
+def test_a_copy_scaled_down_is_one_however_its_sides_were_rounded(photo, shown):
+    assert at_size(embedding(original_size=photo), shown).original_size == shown
+
+
+@pytest.mark.parametrize(
+    ("photo", "shown"),
+    [
+        ((60, 80), (4500, 6000)),  # a thumbnail is fetched, the browser shows a camera's picture
+        ((3000, 4000), (6000, 8000)),
+        ((12000, 12000), (12000, 12000)),
+        ((20000, 20000), (20000, 20000)),
+        ((20000, 20000), (10000, 10000)),
+    ],
+)
+def test_a_size_that_a_browser_may_well_show_is_taken(photo, shown):
+    assert at_size(embedding(original_size=photo), shown).original_size == shown
+
+
+@pytest.mark.parametrize(
+    ("photo", "shown"),
+    [((60, 80), (12000, 16000)), ((3000, 4000), (6300, 8400)), ((3000, 4000), (12000, 16000)), ((1, 1), (6000, 6000))],
+)
+def test_a_size_many_times_the_photos_is_refused_though_the_proportions_are_right(photo, shown):
+    with pytest.raises(ImageError, match=r"has .* pixels.*shows .*expected at most") as caught:
+        at_size(embedding(original_size=photo), shown)
+    assert caught.value.reason is Reason.SIZE_MISMATCH
+
+
+def test_no_size_beyond_the_limit_of_pictures_is_taken_but_a_photos_own():
+    assert at_size(embedding(original_size=(300, 400)), (600, 800), 480_000).original_size == (600, 800)
+    assert at_size(embedding(original_size=(300, 400)), (300, 400), 100).original_size == (300, 400)
+    with pytest.raises(ImageError, match="expected at most 479,999") as caught:
+        at_size(embedding(original_size=(300, 400)), (600, 800), 479_999)
+    assert caught.value.reason is Reason.SIZE_MISMATCH
+
+
+def test_the_limit_of_pictures_holds_for_what_a_click_says(service):
+    segmenter = service.segmenting(policy=Policy(budget_s=SOON_S, max_pixels=20_000))
+    [answer] = segmenter.predict(asked(point(original_width=160, original_height=120)))
+    assert len(answer.result) == 1
+    [answer] = segmenter.predict(asked(point(original_width=240, original_height=180)))
+    assert (answer.result, answer.reasons) == ((), (Reason.SIZE_MISMATCH,))
+
+
+@pytest.mark.parametrize("size", [(2000, 1000), (1000, 1950), (500, 1050), (1, 1_000_000), (1_000_000, 1)])
 def test_a_size_that_no_scaling_explains_is_named_with_both(size):
     with pytest.raises(ImageError, match=r"2000 x 1000 pixels.*browser shows") as caught:
         at_size(embedding(original_size=(1000, 2000)), size)
@@ -292,9 +346,11 @@ def test_a_click_that_comes_before_the_decoder_is_loaded_is_empty_when_its_time_
 
 
 @pytest.mark.parametrize("is_refined", [False, True])
-def test_a_size_that_is_not_the_photos_is_refused_before_anything_is_drawn_of_it(service, is_refined):
-    claimed = {"original_width": 8000, "original_height": 8000}
-    brush = result("brushlabels", {"format": "rle", "rle": huge_mask(), "brushlabels": ["Cat"]}, id="brush", **claimed)
+@pytest.mark.parametrize("size_wh", [(8000, 8000), (16000, 12000)])
+def test_a_size_that_is_not_the_photos_is_refused_before_anything_is_drawn_of_it(service, size_wh, is_refined):
+    claimed = {"original_width": size_wh[0], "original_height": size_wh[1]}
+    code = huge_mask(size_wh)
+    brush = result("brushlabels", {"format": "rle", "rle": code, "brushlabels": ["Cat"]}, id="brush", **claimed)
     inside = [result(id="inside", **claimed)] if is_refined else []
     request = asked(*polygons(2, **claimed), brush, *inside)
     service.segmenter.predict(asked(point()))
@@ -308,9 +364,9 @@ def test_a_size_that_is_not_the_photos_is_refused_before_anything_is_drawn_of_it
     assert peak < 16_000_000
 
 
-def huge_mask():
-    """The code of a mask of 8000 x 8000 pixels, of which the first 100 rows are painted."""
-    return list(rle.encode(Mask(np.ones((100, 8000), bool), (0, 0), (8000, 8000))))
+def huge_mask(size_wh):
+    """The code of a mask of which the first 100 rows are painted."""
+    return list(rle.encode(Mask(np.ones((100, size_wh[0]), bool), (0, 0), size_wh[::-1])))
 
 
 def test_a_painted_prompt_is_refined_by_the_points_that_lie_in_it(service):

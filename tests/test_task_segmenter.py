@@ -314,6 +314,13 @@ def test_objects_are_decoded_so_many_at_a_time_that_their_masks_stay_within_boun
     assert max(chunks) * math.prod(size) <= task_objects.CHUNK_PIXELS or max(chunks) == 1
 
 
+def test_prompts_drawn_on_a_copy_many_times_larger_are_answered_in_the_images_own_size():
+    controls = label_config.on_image(label_config.parse(CONFIG), "image")
+    asked = TaskPrompts(regions(Rectangle(10, 10, 20, 20), 1, (12000, 16000)))
+    found = plan(asked, embedding(original_size=(60, 80)), controls)
+    assert [one.original_size for one, _ in found.chosen] == [(60, 80)]
+
+
 def test_of_many_polygons_only_those_are_drawn_whose_turn_it_is():
     size = (600, 800)
     controls = label_config.on_image(label_config.parse(CONFIG), "image")
