@@ -22,6 +22,7 @@ from backend.redis_store import RedisStore
 from backend.shared_contents import Note, SharedContents
 from backend.store import EmbeddingKey
 from backend.types import ImageRef
+from backend.yielding_source import GaveWay
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,10 @@ LOOK_EVERY_S = 0.1
 
 
 class Source(Protocol):
-    """Fetches image files; see `backend.image_source.ImageSource`."""
+    """Fetches image files; see `backend.yielding_source.YieldingSource`."""
 
-    def fetch(self, ref: ImageRef, known: Version | None = None, /) -> Fetched | None:
-        """Return the file, None if it is still the known one."""
+    def fetch(self, ref: ImageRef, known: Version | None, priority: Priority, /) -> Fetched | None:
+        """Return the file, None if it is still the known one; raises `GaveWay` where the job is to be done later."""
         ...
 
 
@@ -54,6 +55,7 @@ class EncodeJob:
         *,
         dtype: Dtype,
         limits: images.Limits,
+        ask_again: Callable[[ImageRef, Place, Priority], object],
         count: Callable[[str], None] = lambda what: None,
     ) -> None:
         """Start nothing.
@@ -68,14 +70,15 @@ class EncodeJob:
             observer: times the work.
             dtype: what embeddings are stored as.
             limits: of the images.
-            count: is told of each ``fetch``, ``encode`` and ``failure``.
+            ask_again: queues an image that made way.
+            count: is told of each ``fetch`` that succeeded, ``encode`` and ``failure``.
         """
         self._source, self._queue, self._store, self._contents = source, queue, store, contents
         self._leases, self._keys, self._observer, self._count = leases, keys, observer, count
-        self._dtype, self._limits = dtype, limits
+        self._dtype, self._limits, self._ask_again = dtype, limits, ask_again
 
     def run(self, ref: ImageRef, priority: Priority, job_id: str) -> None:
-        """Make an image's embedding, unless it is there or somebody is about it.
+        """Make an image's embedding, unless it is there or somebody is about it; or queue it again, to make way.
 
         Raises:
             RetryLater: Redis does not answer; those who wait will ask again.
@@ -86,15 +89,20 @@ class EncodeJob:
         )
         if lease is None:
             return  # those who wait are told by whoever holds it, or ask again when it lapses
+        makes_way = False
         with lease:
             try:
                 note = self._see_through(ref, place, priority, lease)
                 self._contents.put(place, note, lease)
+            except GaveWay:
+                makes_way = True
             except BackendError as error:
                 self._tell(place, error, lease, ref)
             except Exception as error:  # a defect must not leave clicks waiting
                 logger.exception("event=job_defect project=%s task=%s", ref.project_id, ref.task_id)
                 self._tell(place, BackendError(f"internal error: {error}"), lease, ref)
+        if makes_way:  # without the lease, or a worker that takes the job up at once would leave it to its holder
+            self._ask_again(ref, place, priority)
 
     def _tell(self, place: Place, error: BackendError, lease: Lease, ref: ImageRef) -> None:
         self._count("failure")
@@ -114,9 +122,9 @@ class EncodeJob:
         held = note is not None and self._store.holds(self._key(note.digest))
         if note is not None and held and note.is_fresh:
             return note
-        self._count("fetch")
         with self._observer.stage("fetch"):
-            fetched = self._source.fetch(ref, note.version if note is not None and held else None)
+            fetched = self._source.fetch(ref, note.version if note is not None and held else None, priority)
+        self._count("fetch")
         if fetched is None:
             assert note is not None
             return Note(note.digest, note.version, note.immutable)

@@ -138,6 +138,14 @@ class JobQueues:
 
         return self._link.call(work)
 
+    def is_click_waiting(self) -> bool:
+        """Whether an image that somebody at a screen waits for is in its queue.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        return self._link.call(lambda client: bool(self._queue(client, Priority.INTERACTIVE).count))
+
     def forget(self, place: Place, priority: Priority) -> None:
         """Take back the announcement of a job that got lost, so that it can be queued again.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from backend.cluster import Cluster
-from backend.encode_job import EncodeJob, Source
+from backend.encode_job import EncodeJob
 from backend.encode_queue import EncodeQueue, Priority
 from backend.encoding import Encoder
 from backend.figures import duration
@@ -23,6 +23,7 @@ from backend.shared_contents import SharedContents
 from backend.status import Problem, Queue, Row, Team
 from backend.store import EmbeddingStore, MemoryStore, TieredStore
 from backend.worker import WarmLoad, Worker
+from backend.yielding_source import Source, YieldingSource
 
 WORKER_MEMORY_MB = 64
 """What a worker has just made, for a Redis that was away when it was done."""
@@ -75,7 +76,7 @@ def worker(
         source: where image files come from.
         load: returns the encoder; called once.
     """
-    link, keys, _, cluster = link_and_cluster(settings, model_version)
+    link, keys, queues, cluster = link_and_cluster(settings, model_version)
     name = keys.worker(socket.gethostname(), os.getpid())
     metrics = Metrics()
     store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage)
@@ -83,7 +84,7 @@ def worker(
     queue = EncodeQueue(warm, TieredStore([MemoryStore(WORKER_MEMORY_MB * MB), store]), limits, metrics)
     leases = Leases(link, keys.attempts, on_beat=lambda: cluster.beat(name))
     job = EncodeJob(
-        source,
+        YieldingSource(source, queues.is_click_waiting),
         queue,
         store,
         SharedContents(link, keys),
@@ -92,6 +93,7 @@ def worker(
         metrics,
         dtype=settings.embedding_dtype,
         limits=limits,
+        ask_again=queues.ask,
         count=cluster.count,
     )
     return Worker(link, keys, job, queue, warm, leases, on_stop=lambda: cluster.leave(name))

@@ -154,6 +154,43 @@ def test_an_interactive_click_waits_for_the_job_in_hand_and_no_other(cluster):
     assert web.cluster.queues[1].age_s > 0
 
 
+def held_up(cluster, name):
+    """An image of a slow server, and what lets it go."""
+    let_go, image = threading.Event(), png(GREEN)
+    cluster.add(name, reply=lambda request: Reply(image if let_go.wait(SOON_S) else b""))
+    return let_go
+
+
+@pytest.mark.parametrize("priority", [Priority.PREFETCH, Priority.BULK])
+def test_a_click_does_not_wait_for_a_slow_download_of_which_nobody_waits(cluster, priority):
+    let_go = held_up(cluster, "slow")
+    cluster.worker()
+    web = cluster.web()
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(web.get, ref("slow"), SOON_S, priority)
+        eventually(lambda: cluster.downloads() == ["slow"])
+        try:
+            assert colour(web.get(ref("red"), 15.0)) == RED
+        finally:
+            let_go.set()
+        assert colour(later.result()) == GREEN
+    assert cluster.downloads() == ["slow", "red"]
+
+
+def test_a_click_on_an_image_that_is_being_downloaded_for_bulk_work_takes_that_download_up(cluster):
+    let_go = held_up(cluster, "slow")
+    cluster.worker()
+    web = cluster.web()
+    with ThreadPoolExecutor(2) as pool:
+        later = pool.submit(web.get, ref("slow"), SOON_S, Priority.BULK)
+        eventually(lambda: cluster.downloads() == ["slow"])
+        click = pool.submit(web.get, ref("slow"), SOON_S)
+        time.sleep(1.0)
+        let_go.set()
+        assert [colour(one.result()) for one in (click, later)] == [GREEN, GREEN]
+    assert cluster.downloads() == ["slow"]
+
+
 def test_ten_annotators_prefetching_one_image_queue_it_once(cluster, redis_server):  # noqa: F811
     webs = [cluster.web() for _ in range(3)]
     for _ in range(4):
