@@ -89,6 +89,8 @@ class YieldingSource:
             try:
                 return future.result(self._look_every_s)
             except concurrent.futures.TimeoutError:
+                if future.done():  # it came a moment late, or the fetch itself ended so
+                    return future.result()
                 if len(self._aside) < ASIDE and self._has_to_yield():
                     self._aside[place] = _Aside(known, future, self._clock())
                     raise GaveWay("a click waits for its turn") from None

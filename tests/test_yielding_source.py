@@ -91,6 +91,14 @@ def test_a_failure_is_told_to_whoever_comes_next_and_not_again(setup):
     assert setup.fetch("a", BULK) == Fetched(b"a")
 
 
+@pytest.mark.timeout(30)
+def test_a_fetch_that_ends_with_a_timeout_of_its_own_is_not_waited_for_again(setup):
+    setup.slow.error, setup.urgent = TimeoutError("a slip"), False
+    setup.slow.gate.set()
+    with pytest.raises(TimeoutError, match="a slip"):
+        setup.fetch("a", BULK)
+
+
 def test_no_more_than_a_few_fetches_go_on_aside(setup):
     for number in range(ASIDE):
         setup.yields(f"aside {number}")
