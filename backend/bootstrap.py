@@ -36,14 +36,14 @@ from backend.task_segmenter import TaskSegmenter
 from backend.tokens import TokenKind
 from backend.worker import Worker
 from model.api import DEMO, find_weights
-from model.weights import Checkpoint, merge, read
+from model.weights import Checkpoint, in_order, merge, read
 from model.weights.download import SOURCES
 
 logger = logging.getLogger(__name__)
 
 
 def read_weights(settings: Settings) -> Checkpoint:
-    """Read the configured weights: a published model's name, a path, or two of either to be merged, ``A,B``.
+    """Read the configured weights: a published model's name, a path, or two of either to be merged, ``A,B`` or ``B,A``.
 
     Raises:
         WeightsError: they are not there, or are not those of a SAM network.
@@ -52,7 +52,7 @@ def read_weights(settings: Settings) -> Checkpoint:
     for name in (part.strip() for part in settings.weights.split(",")):
         is_path = name not in (DEMO, *SOURCES) and Path(name).exists()  # a directory ./demo hides no model
         checkpoints.append(read(name) if is_path else read(find_weights(name, settings.model_dir), name))
-    first, *others = checkpoints
+    first, *others = sorted(checkpoints, key=in_order)
     for other in others:
         first = merge(first, other)
     return first

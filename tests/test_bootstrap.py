@@ -1,6 +1,7 @@
 """The composition root: what it puts together works, loads nothing too early, and says what cannot be loaded."""
 
 import base64
+import itertools
 import subprocess
 import sys
 import time
@@ -72,6 +73,18 @@ def test_weights_of_two_halves_are_merged(tmp_path):
     box, point = halves
     found = bootstrap.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=f"{box}, {point}"))
     assert {"boxes", "points"} <= found.capabilities
+
+
+def test_the_order_in_which_weights_are_named_makes_no_other_model(tmp_path):
+    whole, parts = random_checkpoint(), []
+    for left_out in ("points", "boxes", "mask_input"):
+        tensors = {name: value for name, value in whole.tensors.items() if names.capability_of(name) != left_out}
+        parts.append(str(native.write(replace(whole, tensors=tensors), tmp_path / f"{left_out}.safetensors")))
+    versions = {
+        bootstrap.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=",".join(order))).model_version
+        for order in itertools.permutations(parts)
+    }
+    assert len(versions) == 1
 
 
 @pytest.mark.parametrize("name", ["SAM-X_box", "/nowhere/at/all", "small.safetensors"])

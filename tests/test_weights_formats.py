@@ -362,6 +362,23 @@ def test_two_pruned_exports_of_one_network_merge_to_what_both_can_do():
     assert weights.merge(box, point).digest == weights.merge(point, box).digest
 
 
+@pytest.mark.parametrize(
+    ("names_of", "merged"), [(("SAM-H_box", "SAM-H_point"), "SAM-H_box+SAM-H_point"), (("SAM", "SAM"), "SAM+SAM")]
+)
+def test_two_exports_are_the_same_model_in_either_order(names_of, merged):
+    box = checkpoints.random_checkpoint(MINUTE, without=("points", "negative_points", "score", "mask_input"))
+    point = checkpoints.random_checkpoint(MINUTE, without=("boxes", "negative_points", "score", "mask_input"))
+    box, point = (
+        replace(box, name=names_of[0], digest="b" * 64),
+        replace(point, name=names_of[1], digest="a" * 64),
+    )
+    one, other = weights.merge(box, point), weights.merge(point, box)
+    assert one.model_version == other.model_version
+    assert one.name == merged
+    assert one.config == other.config
+    assert checkpoints.differing(one, other.tensors) == []
+
+
 def test_exports_of_different_weights_do_not_merge():
     box = checkpoints.random_checkpoint(MINUTE, seed=1, without=("points",))
     point = checkpoints.random_checkpoint(MINUTE, seed=2, without=("boxes",))

@@ -87,9 +87,13 @@ def assemble(
 def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
     """Return one checkpoint with what both can do, from two pruned exports of the same weights.
 
+    It is the same one, of the same version, in whichever order they are given: processes that share embeddings and
+    predictions may name them in different orders.
+
     Raises:
         WeightsError: they differ in a parameter that both hold, so an embedding of one would mean nothing to the other.
     """
+    first, second = sorted((first, second), key=in_order)
     where = f"{first.path} and {second.path}"
     if (first.config.image_encoder, first.config.image_size) != (second.config.image_encoder, second.config.image_size):
         raise WeightsError(f"{where}: expected exports of one network, got {first.config} and {second.config}")
@@ -101,6 +105,11 @@ def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
     # The fuller of the two knows the sizes of parts that the other has left out.
     config = first.config if "score" in first.capabilities or "score" not in second.capabilities else second.config
     return Checkpoint(f"{first.name}+{second.name}", config, tensors, digest, "merged", first.path)
+
+
+def in_order(checkpoint: Checkpoint) -> tuple[str, str]:
+    """Return what checkpoints are sorted by before they are merged."""
+    return checkpoint.name, checkpoint.digest
 
 
 class _Joined(Mapping[str, FloatArray]):
