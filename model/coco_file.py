@@ -28,6 +28,11 @@ class Annotation:
     more: Mapping[str, object] = field(default_factory=dict)
 
 
+def part_of(path: Path) -> Path:
+    """Return where a file is until it is whole."""
+    return path.with_name(f"{path.name}.part")
+
+
 class CocoFile:
     """Writes one file: ``with CocoFile(path, description) as file: file.add(...)``.
 
@@ -43,7 +48,7 @@ class CocoFile:
             description: what ``info`` says of the masks.
         """
         self._path, self._description = path, description
-        self._part = path.with_name(f"{path.name}.part")
+        self._part = part_of(path)
         self._images: list[Mapping[str, object]] = []
         self._count = 0
         self._stream: IO[str] | None = None

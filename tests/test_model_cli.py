@@ -144,6 +144,18 @@ def test_a_picture_is_never_overwritten_by_what_is_found_in_another(weights, pho
     assert not (photos / "a_res.json").exists()
 
 
+@pytest.mark.parametrize("named", ["out/a_res.jpg", "more/b.png"])
+def test_nor_is_it_through_a_link(weights, photos, named):
+    (photos / "out").mkdir()
+    (photos / "out" / "a_res.jpg").symlink_to("../more/b.png")
+    content = (photos / "more" / "b.png").read_bytes()
+    done = run("segment", photos / "a.jpg", photos / named, "--weights", weights, "--out", photos / "out")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "a_res.jpg: expected another directory to write to (--out)" in done.stderr
+    assert (photos / "more" / "b.png").read_bytes() == content
+    assert not (photos / "out" / "a_res.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

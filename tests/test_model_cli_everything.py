@@ -132,6 +132,56 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(weights, photos, monkeypat
     assert files_below(photos.parent) == ["photos/a.jpg", "photos/more/b.png"]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "file"),
+    [
+        (["a.jpg"], "a.jpg"),
+        (["."], "more/b.png"),
+        (["."], "more/../a.jpg"),
+        (["a.jpg"], "A.JPG"),
+        (["plain"], "plain"),
+        (["a.jpg"], "link"),
+        (["."], "folder/b.png"),
+        (["linked.png"], "more/b.png"),
+        (["plain"], "hard"),
+        (["coco.json.part"], "coco.json"),
+        (["plain"], "coco"),
+    ],
+)
+def test_a_picture_is_never_overwritten_by_the_coco_file(photos, monkeypatch, inputs, file):  # noqa: F811
+    monkeypatch.chdir(photos)
+    for name in ("plain", "coco.json.part"):
+        (photos / name).write_bytes((photos / "a.jpg").read_bytes())
+    (photos / "link").symlink_to("a.jpg")
+    (photos / "linked.png").symlink_to("more/b.png")
+    (photos / "folder").symlink_to("more")
+    (photos / "hard").hardlink_to("plain")
+    (photos / "coco.part").symlink_to("plain")
+    before = {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
+    done = run("segment", *inputs, "--weights", "nowhere.pth", "--box", "1,2,30,40", "--coco-out", file)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{file}: expected another file to write to (--coco-out)" in done.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()} == before
+
+
+def test_a_picture_that_is_taken_for_the_coco_file_is_left_alone(photos, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(photos)
+    before = (photos / "a.jpg").read_bytes()
+    done = run("segment", "--coco-out", "a.jpg", "more/b.png", "--weights", "nowhere.pth", "--everything")
+    assert done.exit_code == 2
+    assert "a.jpg: expected another file to write to (--coco-out), such as masks.json, got a picture" in done.stderr
+    assert (photos / "a.jpg").read_bytes() == before
+
+
+def test_the_coco_file_may_lie_among_the_pictures_and_be_written_again(weights, photos):  # noqa: F811
+    for _ in range(2):
+        done = run(
+            "segment", photos, "--weights", weights, *LOOSE, "--max-masks", 1, "--coco-out", photos / "coco.json"
+        )
+        assert (done.exit_code, done.stderr) == (0, "")
+    assert len(json.loads((photos / "coco.json").read_text())["images"]) == 2
+
+
 def test_weights_without_points_are_refused_before_anything_is_written(photos, tmp_path):  # noqa: F811
     path = native.write(random_checkpoint(without=("points",)), tmp_path / "boxes.safetensors")
     done = run("segment", photos, "--weights", path, "--everything", "--out", tmp_path / "out",

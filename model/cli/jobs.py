@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ class Job:
     target: Path
 
 
-def find_jobs(given: Sequence[str], out: Path | None) -> list[Job]:
+def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = None) -> list[Job]:
     """Return one job per picture; directories keep their structure, and no two jobs write the same file.
 
     What an earlier run wrote below a directory is left out. No job writes over a picture that is among the jobs.
@@ -34,13 +35,18 @@ def find_jobs(given: Sequence[str], out: Path | None) -> list[Job]:
     Args:
         given: files, directories and addresses.
         out: the output directory, if there is one.
+        coco_out: the file for the masks of all pictures, if there is one.
 
     Raises:
         InputError: one of them does not exist, a directory holds no picture, or ``out`` is the directory of the
-            pictures itself or has one of them where a file about another would go.
+            pictures itself or has one of them where a file about another would go; or ``coco_out`` is a picture.
     """
-    from model.inputs import InputError, find
+    from model.inputs import SUFFIXES, InputError, find
 
+    if coco_out is not None and coco_out.suffix.lower() in SUFFIXES:  # most likely its name was left out
+        raise InputError(
+            f"{coco_out}: expected another file to write to (--coco-out), such as masks.json, got a picture"
+        )
     jobs: list[Job] = []
     names: set[str] = set()
     targets: set[Path] = set()
@@ -61,6 +67,8 @@ def find_jobs(given: Sequence[str], out: Path | None) -> list[Job]:
             jobs.append(Job(source, name, target))
     if out is not None:
         _check_kept(jobs, out)
+    if coco_out is not None:
+        _check_apart(jobs, coco_out)
     return jobs
 
 
@@ -68,19 +76,48 @@ def _check_kept(jobs: Sequence[Job], out: Path) -> None:
     """Refuse jobs of which one would write its mask, overlay or JSON over the picture of another, or its own."""
     from model.inputs import InputError
 
-    pictures: dict[Path, list[str]] = {}
-    for job in jobs:
-        path = Path(job.source.path or "").resolve()
-        pictures.setdefault(path.parent, []).append(path.name)
+    paths = [Path(job.source.path or "") for job in jobs]
+    pictures = {path.resolve() for path in paths}
+    names: dict[Path, set[str]] = {}  # of pictures, and of links to them, by their directories
+    for place in (*pictures, *(path.parent.resolve() / path.name for path in paths)):
+        names.setdefault(place.parent, set()).add(place.name)
+    for directory in {(out / job.target).parent.resolve() for job in jobs}:
+        if directory.is_dir():
+            links = {link.name for link in directory.iterdir() if link.is_symlink() and link.resolve() in pictures}
+            names.setdefault(directory, set()).update(links)
     for job in jobs:
         target = out / job.target
         written = re.compile(rf"{re.escape(target.name)}_(mask_[0-9]+\.png|res\.jpg|res\.json)", re.IGNORECASE)
-        for name in pictures.get(target.parent.resolve(), ()):
+        for name in sorted(names.get(target.parent.resolve(), ())):
             if written.fullmatch(name):
                 raise InputError(
                     f"{target.with_name(name)}: expected another directory to write to (--out), got one where this "
                     f"picture would be overwritten by what is found in {job.name}"
                 )
+
+
+def _check_apart(jobs: Sequence[Job], coco_out: Path) -> None:
+    """Refuse jobs of which one has its picture where COCO's file, or its unfinished part, is to be written."""
+    from model.coco_file import part_of
+    from model.inputs import InputError
+
+    written = (coco_out, part_of(coco_out))
+    for job in jobs:
+        picture = Path(job.source.path or "")
+        if any(_is_one_file(picture, path) for path in written):
+            raise InputError(
+                f"{coco_out}: expected another file to write to (--coco-out), got one where {job.source.path} would be "
+                "overwritten"
+            )
+
+
+def _is_one_file(one: Path, other: Path) -> bool:
+    """Whether two names may be those of one file: by links, or where upper and lower case are the same."""
+    with suppress(OSError):  # one of them is not there
+        if one.samefile(other):
+            return True
+    one, other = one.resolve(), other.resolve()
+    return one.parent == other.parent and one.name.casefold() == other.name.casefold()
 
 
 def _candidates(path: Path) -> Iterator[Path]:

@@ -81,7 +81,7 @@ def segment(
         requests = of_boxes_and_points(boxes, points)
         if everything:
             settings_of("", limits)  # what is wrong with them is said before the weights are loaded
-        jobs = find_jobs(inputs, out)
+        jobs = find_jobs(inputs, out, coco_out)
         model = choice.model()
         find = _everything(model, settings_of(model.network, limits)) if everything else _prompted(model, requests)
         coco = None
