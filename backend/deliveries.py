@@ -1,16 +1,23 @@
 """Where the predictions of a run go: into Label Studio, or as pictures into a folder and nowhere else."""
 
+import logging
+import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from backend import images, label_config, overlays, task_images
 from backend.direct_embeddings import Source
 from backend.errors import BackendError, Reason
+from backend.patience import OutageError, Patience, Stopped
 from backend.preannotate import GONE, MADE, THERE, Made, Settled
 from backend.prediction_writer import PredictionWriter, Ready, Written
 from backend.tally import Failure
-from backend.types import Controls, Region
+from backend.types import Controls, ImageRef, Region
 
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"task-[0-9]+(-[0-9]+)?\.jpg", re.IGNORECASE)
 _KINDS = {Written.STORED: MADE, Written.THERE: THERE, Written.GONE: GONE}
 
 
@@ -30,22 +37,56 @@ def into_label_studio(writer: PredictionWriter) -> Callable[[Sequence[Made]], Se
     return deliver
 
 
+def patiently(source: Source, patience: Patience, look: Callable[[], object]) -> Callable[[ImageRef], bytes]:
+    """Return what fetches an image file, through outages.
+
+    Args:
+        source: where image files come from.
+        patience: waits while something is away.
+        look: asks Label Studio for something small.
+    """
+
+    def fetch(ref: ImageRef) -> bytes:
+        fetched = patience.see_through(partial(source.fetch, ref), look)
+        assert fetched is not None  # no version was given
+        return fetched.data
+
+    return fetch
+
+
+def check_folder(folder: Path) -> None:
+    """Return if drawings may be put into a folder.
+
+    Raises:
+        ValueError: it holds a file that one of them would be written over, and that is none itself.
+        OSError: it cannot be read.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if _NAME.fullmatch(path.name) and path.exists() and not overlays.is_overlay(path):
+            raise ValueError(f"{path}: expected another folder (--dry-run), got one where this file may be overwritten")
+
+
 class OverlayFolder:
     """Draws predictions over their images: ``task-12.jpg``, or ``task-12-0.jpg`` and so on where there are several."""
 
     def __init__(
-        self, folder: Path, source: Source, limits: images.Limits, controls: Controls, project_id: int
+        self,
+        folder: Path,
+        fetch: Callable[[ImageRef], bytes],
+        limits: images.Limits,
+        controls: Controls,
+        project_id: int,
     ) -> None:
         """Write nothing yet.
 
         Args:
             folder: is made if it is not there.
-            source: where image files come from.
+            fetch: returns an image file; see `patiently`.
             limits: of the images.
             controls: the project's labeling config.
             project_id: whose tasks they are.
         """
-        self._folder, self._source, self._limits = folder, source, limits
+        self._folder, self._fetch, self._limits = folder, fetch, limits
         self._controls, self._project_id = controls, project_id
 
     def __call__(self, chunk: Sequence[Made]) -> Sequence[Settled]:
@@ -55,8 +96,16 @@ class OverlayFolder:
     def _settled(self, made: Made) -> Settled:
         try:
             self._draw(made)
+        except Stopped:
+            return Settled()
+        except OutageError:
+            raise
         except BackendError as error:
             return Settled(failures=(*made.failures, Failure.of(made.task.id, error)))
+        except Exception as error:  # one drawing must not end a run
+            logger.exception("event=defect task=%s", made.task.id)
+            failure = Failure(made.task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+            return Settled(failures=(*made.failures, failure))
         return Settled(MADE, made.failures)
 
     def _draw(self, made: Made) -> None:
@@ -65,9 +114,8 @@ class OverlayFolder:
             places.setdefault((region.to_name, region.item_index), []).append(region)
         for number, ((to_name, item_index), regions) in enumerate(places.items()):
             [image] = label_config.on_image(self._controls, to_name).images
-            fetched = self._source.fetch(task_images.image_ref(image, made.task, self._project_id, item_index))
-            assert fetched is not None  # no version was given
-            picture = images.decode(fetched.data, self._limits)
+            data = self._fetch(task_images.image_ref(image, made.task, self._project_id, item_index))
+            picture = images.decode(data, self._limits)
             name = f"task-{made.task.id}" + (f"-{number}" if len(places) > 1 else "")
             self._write(f"{name}.jpg", overlays.jpeg(overlays.over(picture.pixels, tuple(regions))))
 

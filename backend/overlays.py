@@ -1,5 +1,7 @@
 """Regions drawn over their image, for people who want to see what would be stored before it is."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,10 @@ from model.types import Mask
 LONGEST_SIDE = 1600
 QUALITY = 90
 ELLIPSE_CORNERS = 90
+
+COMMENT = b"masks drawn by paddle-sam"
+_MARK = b"\xff\xfe" + (2 + len(COMMENT)).to_bytes(2, "big") + COMMENT
+_MARKED_WITHIN = 256  # bytes
 
 
 def over(pixels: RgbImage, regions: tuple[Region, ...]) -> RgbImage:
@@ -66,7 +72,19 @@ def _filled(ring: npt.NDArray[np.float64], origin: tuple[float, float], rotation
 
 
 def jpeg(pixels: RgbImage) -> bytes:
-    """Return an RGB image as a file."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    """Return an RGB image as a file, with a comment by which `is_overlay` knows it."""
+    done, made = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     assert done  # an array of this form can be written
-    return data.tobytes()
+    data = made.tobytes()
+    header = 4 + int.from_bytes(data[4:6], "big")  # JFIF's own segment has to come first
+    return data[:header] + _MARK + data[header:]
+
+
+def is_overlay(path: Path) -> bool:
+    """Whether a file is one that `jpeg` has made, or the beginning of one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return _MARK in file.read(_MARKED_WITHIN)

@@ -90,8 +90,10 @@ def command(
             if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
                 refuse(f"--{name.replace('_', '-')}: expected --from everything beside it")
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
-    from backend import batch_parts, batch_run, preannotation  # here: --help must not wait for them
+    from backend import batch_parts, batch_run, deliveries, preannotation  # here: --help must not wait for them
 
+    if (folder := chosen.dry_run) is not None:
+        batch_run.trying(lambda: deliveries.check_folder(folder))
     began = time.monotonic()
     with batch_run.begun(settings, batch_run.Wanted(project, view, filters, limit)) as run:
         engine = batch_run.trying(lambda: batch_parts.engine(settings, run.checkpoint, run.client, run.patience))

@@ -77,8 +77,9 @@ def _stored(batch: BatchRun, means: Means) -> Tally:
 def _drawn(settings: Settings, batch: BatchRun, means: Means, folder: Path) -> Tally:
     folder.mkdir(parents=True, exist_ok=True)
     source = bootstrap.image_source(settings, batch.client)
+    fetch = deliveries.patiently(source, batch.patience, batch.client.version)
     limits = batch_parts.pixel_limits(settings, batch.checkpoint)
-    sink = deliveries.OverlayFolder(folder, source, limits, batch.controls, batch.project.id)
+    sink = deliveries.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
         return preannotate.run(batch.tasks, means, sink, batch.stop, shown)
 

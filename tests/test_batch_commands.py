@@ -191,6 +191,23 @@ def test_a_dry_run_draws_into_a_folder(call, server, tmp_path):
     assert not any("import" in path for path in server.paths())
 
 
+def test_a_dry_run_draws_over_an_earlier_one_but_never_over_a_picture_of_somebody_elses(call, server, tmp_path):
+    [task] = fill(server, 1)
+    arguments = ("preannotate", "--project", str(PROJECT), "--from", "boxes", "--dry-run", str(tmp_path))
+    for _ in range(2):
+        assert call(*arguments).exit_code == 0
+    (tmp_path / f"task-{task}.jpg").rename(tmp_path / "another.jpg")
+    mine = png((1, 2, 3), SIZE_WH)
+    (tmp_path / "mine.png").write_bytes(mine)
+    (tmp_path / f"task-{task}.jpg").symlink_to("mine.png")
+    asked = len(server.paths())
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert f"error: {tmp_path / f'task-{task}.jpg'}: expected another folder (--dry-run)" in done.stderr
+    assert (tmp_path / "mine.png").read_bytes() == mine
+    assert len(server.paths()) == asked
+
+
 def coco_file(folder, images, categories=("Cat",)):
     """A COCO file with a box on each of these images."""
     sizes = dict(zip(("width", "height"), SIZE_WH, strict=True))

@@ -1,8 +1,11 @@
 """Regions of every kind drawn where they are."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from backend import overlays, regions
 from backend.shapes import KeyPoint, Rectangle, Shape, ShapeKind
@@ -87,3 +90,17 @@ def test_a_file_holds_the_colours_in_their_order():
     pixels[..., 0] = 200  # red
     data = np.frombuffer(overlays.jpeg(pixels), np.uint8)
     assert cv2.imdecode(data, cv2.IMREAD_COLOR)[8, 8, 2] > 150
+
+
+def test_a_file_says_what_it_is_even_where_half_of_it_is_there(tmp_path):
+    data = overlays.jpeg(np.zeros((60, 80, 3), np.uint8))
+    path = tmp_path / "a.jpg"
+    for part in (data, data[: len(data) // 2]):
+        path.write_bytes(part)
+        assert overlays.is_overlay(path)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.info["comment"] == overlays.COMMENT
+    _, plain = cv2.imencode(".jpg", np.zeros((60, 80, 3), np.uint8))
+    for other in (plain.tobytes(), b"", b"\x89PNG"):
+        path.write_bytes(other)
+        assert not overlays.is_overlay(path)

@@ -107,7 +107,8 @@ class Run:
         writer = PredictionWriter(store, patience, self.project.project_value)
         sink = deliveries.into_label_studio(writer)
         if self.dry_run is not None:
-            sink = OverlayFolder(self.dry_run, self.source, images.Limits(), controls, PROJECT)
+            fetch = deliveries.patiently(self.source, patience, store.version)
+            sink = OverlayFolder(self.dry_run, fetch, images.Limits(), controls, PROJECT)
         tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
         tally = preannotate.run(tasks, means, sink, self.stop, self)
         if tidies and self.dry_run is None:
@@ -472,6 +473,57 @@ def test_a_dry_run_tells_what_it_cannot_draw(run, tmp_path):
     tally = run()
     assert reasons(tally) == [(task, Reason.IMAGE_NOT_FOUND)]
     assert not run.dry_run.exists()
+
+
+def test_a_dry_run_waits_for_an_image_that_cannot_be_had_for_a_moment(run, tmp_path):
+    run.dry_run = tmp_path / "shown"
+    task = run.add(box())
+    run()
+    fetch, failures = run.source.fetch, [RetryLater("refused", Reason.IMAGE_FETCH_FAILED), away()]
+
+    def is_away_for_a_moment(ref, known=None):
+        if known is None and failures:  # the embedding is there; the file is wanted for the drawing
+            raise failures.pop()
+        return fetch(ref, known)
+
+    run.source.fetch = is_away_for_a_moment
+    tally = run()
+    assert (counts(tally), tally.is_clean, failures) == ({MADE: 1}, True, [])
+    assert [path.name for path in run.dry_run.iterdir()] == [f"task-{task}.jpg"]
+
+
+def test_a_dry_run_that_is_stopped_over_a_drawing_leaves_that_task_undone(run, tmp_path):
+    run.dry_run = tmp_path / "shown"
+    run.add(box())
+    run()
+    fetch = run.source.fetch
+
+    def stops(ref, known=None):
+        if known is None:
+            run.stop.set()
+            raise away()
+        return fetch(ref, known)
+
+    run.source.fetch = stops
+    tally = run()
+    assert (counts(tally), tally.failures, tally.ended) == ({}, [], "stopped")
+
+
+def test_a_defect_over_one_drawing_leaves_the_others(run, tmp_path):
+    run.dry_run = tmp_path / "shown"
+    first, second = run.add(box()), run.add(box())
+    run()
+    (run.dry_run / f"task-{first}.jpg").unlink()
+    fetch = run.source.fetch
+
+    def is_odd(ref, known=None):
+        return None if known is None and ref.task_id == first else fetch(ref, known)
+
+    run.source.fetch = is_odd
+    tally = run()
+    assert reasons(tally) == [(first, Reason.INTERNAL_ERROR)]
+    assert counts(tally) == {MADE: 1}
+    assert [path.name for path in run.dry_run.iterdir()] == [f"task-{second}.jpg"]
 
 
 def test_a_dry_run_into_a_folder_that_cannot_be_written_is_told(run, tmp_path):
