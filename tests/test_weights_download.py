@@ -2,8 +2,12 @@
 
 import hashlib
 import io
+import resource
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -234,6 +238,110 @@ def test_an_archive_cannot_write_outside_its_directory(server, tmp_path):
     path = download("it", tmp_path / "a" / "b", sources=source(server, "SAM-H_box_infer.tar"))
     assert visible(path) == ["inference.pdiparams", "inference.pdmodel"]
     assert not list(tmp_path.rglob("escaped"))
+
+
+# No room, and kills
+
+
+def none_left(folder):
+    return 0
+
+
+def test_an_archive_that_there_is_no_room_to_unpack_is_kept_and_not_fetched_again(server, archive, tmp_path):
+    server.files["SAM-H_box_infer.tar"] = archive
+    sources, rooms = source(server, "SAM-H_box_infer.tar"), [len(archive), 1000]
+    with pytest.raises(weights.WeightsError, match=r"1 MB more of free space are needed; .* is kept for the next try$"):
+        download("it", tmp_path, sources=sources, free=lambda folder: rooms.pop(0))
+    assert leftovers(tmp_path) == [".SAM-H_box_infer.tar"]
+    server.statuses = [500] * 10  # nobody needs to be asked for what is here
+    assert weights.read(download("it", tmp_path, sources=sources)).name == "SAM-H_box"
+    assert leftovers(tmp_path) == ["SAM-H_box_infer"]
+    assert len(server.asked) == 1
+
+
+def test_how_much_room_is_missing_is_told_before_anything_is_fetched(server, content, tmp_path):
+    server.files["sam.pth"] = content
+    with pytest.raises(weights.WeightsError, match=r"sam\.pth there, got: 1 MB more of free space are needed") as caught:
+        download("it", tmp_path, sources=source(server, "sam.pth", content), free=none_left)
+    assert "Errno" not in str(caught.value)
+    assert download("it", tmp_path, sources=source(server, "sam.pth", content)).read_bytes() == content
+
+
+def test_room_for_what_is_lacking_is_enough(server, content, tmp_path):
+    server.files["sam.pth"] = content
+    (tmp_path / ".sam.pth.part").write_bytes(content[:-10])
+    (tmp_path / ".sam.pth.validator").write_text(server.etag)
+    path = download("it", tmp_path, sources=source(server, "sam.pth", content), free=lambda folder: 10)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("fails", ["the fetch", "the unpacking"])
+def test_what_was_downloaded_stays_where_writing_fails_in_the_middle(server, archive, tmp_path, fails):
+    """The operating system limits the size of files, as it would the space for them."""
+    server.files["SAM-H_box_infer.tar"] = archive
+    sources = source(server, "SAM-H_box_infer.tar")
+    if fails == "the unpacking":
+        (tmp_path / ".SAM-H_box_infer.tar").write_bytes(archive)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(weights.WeightsError, match=r"File too large; what was downloaded is kept"):
+            download("it", tmp_path, sources=sources)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert visible(tmp_path) == []
+    assert weights.read(download("it", tmp_path, sources=sources)).name == "SAM-H_box"
+    assert leftovers(tmp_path) == ["SAM-H_box_infer"]
+    assert server.asked == ([None, "bytes=20000-"] if fails == "the fetch" else [])
+
+
+def test_what_a_killed_process_left_of_the_unpacking_goes_with_the_next(server, archive, tmp_path):
+    (tmp_path / ".SAM-H_box_infer.tar").write_bytes(archive)
+    left = tmp_path / ".SAM-H_box_infer.unpacked"
+    left.mkdir()
+    (left / "inference.pdiparams").write_bytes(b"half of it")
+    path = download("it", tmp_path, sources=source(server, "SAM-H_box_infer.tar"))
+    assert weights.read(path).name == "SAM-H_box"
+    assert leftovers(tmp_path) == ["SAM-H_box_infer"]
+
+
+def test_an_archive_that_a_killed_process_left_beside_the_weights_goes_with_the_next(server, content, tmp_path):
+    for name in ("sam.pth", ".sam.pth", ".sam.pth.part", ".sam.pth.validator"):
+        (tmp_path / name).write_bytes(content)
+    download("it", tmp_path, sources=source(server, "sam.pth", content))
+    assert leftovers(tmp_path) == ["sam.pth"]
+
+
+def test_a_part_beside_an_empty_validator_is_not_taken_for_the_servers_file(server, content, tmp_path):
+    server.files["sam.pth"] = content
+    (tmp_path / ".sam.pth.part").write_bytes(b"of another version")
+    (tmp_path / ".sam.pth.validator").write_text("")
+    assert download("it", tmp_path, sources=source(server, "sam.pth", content)).read_bytes() == content
+    assert server.asked == [None]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_download_that_is_killed_at_any_moment_is_made_up_for_by_the_next(server, archive, tmp_path, seed):
+    """A new version appears on the server meanwhile, every other time."""
+    server.files["SAM-H_box_infer.tar"] = archive
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom model.weights.download import Source, download\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
+        "download('it', Path(sys.argv[2]), sources={'it': Source(sys.argv[1])})\n"
+    )
+    command = [sys.executable, "-c", code, f"{server.address}/SAM-H_box_infer.tar", str(tmp_path)]
+    for number in range(2):
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        time.sleep(0.01 * (seed + number))
+        process.kill()
+        process.communicate()
+        server.etag = f'"{seed % 2 * number}"'
+    path = download("it", tmp_path, sources=source(server, "SAM-H_box_infer.tar"))
+    assert weights.read(path).name == "SAM-H_box"
+    assert leftovers(tmp_path) == ["SAM-H_box_infer"]
 
 
 def test_a_mirror_is_asked_for_the_same_file_instead(server, content, tmp_path):

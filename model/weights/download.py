@@ -1,10 +1,11 @@
 """Published weights by name: fetched once, resumed where a connection broke, verified before they get their name."""
 
 import contextlib
+import errno
+import math
 import shutil
 import tarfile
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ _PADDLEX = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_inferenc
 _CHUNK = 1 << 20
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,11 @@ def default_folder() -> Path:
     return platformdirs.user_cache_path("paddle-sam") / "weights"
 
 
+def free_bytes(folder: Path) -> int:
+    """Return how much may still be written to a folder."""
+    return shutil.disk_usage(folder).free
+
+
 def downloaded(name: str, folder: Path, sources: Mapping[str, Source] = SOURCES) -> Path | None:
     """Return where these weights lie in ``folder``, None if they have not been downloaded."""
     source = sources.get(name)
@@ -93,10 +101,12 @@ def download(
     show_progress: bool | None = None,
     attempts: int = 5,
     sources: Mapping[str, Source] = SOURCES,
+    free: Callable[[Path], int] = free_bytes,
 ) -> Path:
     """Download published weights, unless they are there already, and return their file or directory.
 
-    A broken download leaves a hidden ``.part`` file, from which the next call goes on; what is refused leaves nothing.
+    Broken off, for want of room or by a kill, it leaves a hidden file ``.NAME.part``, or ``.NAME`` once nothing is
+    lacking. The next call goes on from there. What is refused leaves nothing.
 
     Args:
         name: one of ``sources``.
@@ -105,72 +115,112 @@ def download(
         show_progress: a bar on standard error; None shows it on a terminal only.
         attempts: how often to try before giving up on a connection that breaks.
         sources: what can be downloaded.
+        free: tells how many bytes may still be written to a folder.
 
     Raises:
-        WeightsError: the name is unknown, the server does not give the file, or it gives another than was published.
+        WeightsError: the name is unknown, the server does not give the file, or it gives another than was published;
+            or there is no room for it, and then how much is missing.
     """
     if name not in sources:
         raise WeightsError(f"{name}: expected one of {', '.join(sources)}")
     source = sources[name]
     url = f"{mirror.rstrip('/')}/{source.file_name}" if mirror else source.url
     target = folder / source.stored_name
-    part = folder / f".{source.file_name}.part"
+    whole = folder / f".{source.file_name}"
+    part = folder / f"{whole.name}.part"
     try:
-        if target.exists():  # it got its name when it was complete; its folder may be one that cannot be written
-            return target
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{source.file_name}.lock"):
-            if not target.exists():  # another process may have had the lock
-                _fetch(url, part, show_progress, attempts)
-                _install(source, url, part, target)
+        if not target.exists():  # it gets its name when it is complete; its folder may be one that cannot be written
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f"{whole.name}.lock"):
+                if not target.exists():  # another process may have had the lock
+                    if not whole.exists():
+                        _fetch(url, part, show_progress, attempts, free)
+                        part.replace(whole)
+                        _discard(part)
+                    _install(source, url, whole, target, free)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            _discard(part)
-        raise WeightsError(f"{target}: expected to write {source.file_name} there, got: {error}") from error
+        kept = "; what was downloaded is kept for the next try" if whole.exists() or part.exists() else ""
+        reason = error.strerror or error
+        raise WeightsError(f"{target}: expected to write {source.file_name} there, got: {reason}{kept}") from error
+    with contextlib.suppress(OSError):
+        whole.unlink(missing_ok=True)  # of a process that was killed before it came to this
+        _discard(part)
     return target
 
 
-def _install(source: Source, url: str, part: Path, target: Path) -> None:
-    """Verify what was downloaded and give it its name."""
+def _install(source: Source, url: str, whole: Path, target: Path, free: Callable[[Path], int]) -> None:
+    """Verify what was downloaded and give it its name; delete it if it is not what it should be.
+
+    Raises:
+        WeightsError: it is not.
+        OSError: it cannot be written; it stays for the next try.
+    """
+    unpacked = target.with_name(f".{target.name}.unpacked")
+    _remove(unpacked)  # of a process that was killed
     try:
-        if source.sha256 not in (None, found := digest_of([part])):
+        if source.sha256 not in (None, found := digest_of([whole])):
             raise WeightsError(f"{url}: expected a file of SHA-256 {source.sha256}, got {found}")
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as unpacked:
-            complete = part
-            if source.is_archive:
-                complete = Path(unpacked, target.name)
-                _unpack(url, part, complete)
-            try:
-                formats.read(complete)
-            except WeightsError as error:
-                raise WeightsError(f"{url}: expected weights of SAM, got: {error}") from error
-            complete.replace(target)
+        if source.is_archive:
+            _unpack(url, whole, unpacked, free)
+        complete = unpacked if source.is_archive else whole
+        try:
+            formats.read(complete)
+        except WeightsError as error:
+            raise WeightsError(f"{url}: expected weights of SAM, got: {error}") from error
+        complete.replace(target)
+    except WeightsError:
+        whole.unlink()
+        raise
     finally:
-        _discard(part)
+        _remove(unpacked)
 
 
-def _unpack(url: str, archive: Path, directory: Path) -> None:
-    """Copy the files of an inference directory out of a tar, by their names alone: no path in it is followed."""
+def _check_room(folder: Path, needed: int, free: Callable[[Path], int]) -> None:
+    """Return if so many bytes may be written to a folder.
+
+    Raises:
+        OSError: they may not; it says how many are missing.
+    """
+    missing = needed - free(folder)
+    if missing > 0:
+        raise OSError(errno.ENOSPC, f"{math.ceil(missing / _MB)} MB more of free space are needed")
+
+
+def _unpack(url: str, archive: Path, directory: Path, free: Callable[[Path], int]) -> None:
+    """Copy the files of an inference directory out of a tar, by their names alone: no path in it is followed.
+
+    Raises:
+        WeightsError: it is no such tar.
+        OSError: they cannot be written.
+    """
     directory.mkdir()
     try:
         with tarfile.open(archive, "r:") as tar:
-            for member in tar:
-                name = member.name.rsplit("/", 1)[-1]
-                content = tar.extractfile(member) if member.isfile() and name in paddlex.FILES else None
-                if content is not None:
-                    with (directory / name).open("xb") as copy:
+            members = [one for one in tar if one.isfile() and one.name.rsplit("/", 1)[-1] in paddlex.FILES]
+            needed = sum(one.size for one in members)
+            _check_room(directory.parent, needed, free)
+            try:
+                for member in members:
+                    content = tar.extractfile(member)
+                    assert content is not None  # it is a file
+                    with (directory / member.name.rsplit("/", 1)[-1]).open("xb") as copy:
                         shutil.copyfileobj(content, copy, _CHUNK)
+            except OSError as error:
+                if error.errno in _FULL:  # somebody else has written meanwhile
+                    _remove(directory)
+                    _check_room(directory.parent, needed, free)
+                raise
     except (tarfile.TarError, EOFError, FileExistsError) as error:
         raise WeightsError(f"{url}: expected a tar of one inference directory, got: {error}") from error
 
 
-def _fetch(url: str, part: Path, show_progress: bool | None, attempts: int) -> None:
+def _fetch(url: str, part: Path, show_progress: bool | None, attempts: int, free: Callable[[Path], int]) -> None:
     retried = stamina.retry_context(on=_is_passing, attempts=attempts, timeout=None, wait_initial=0.5, wait_max=20.0)
     try:
         with httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
             for attempt in retried:
                 with attempt:
-                    _fetch_rest(client, url, part, show_progress)
+                    _fetch_rest(client, url, part, show_progress, free)
     except httpx.HTTPStatusError as error:
         raise WeightsError(f"{url}: expected the file, got HTTP status {error.response.status_code}") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -183,13 +233,15 @@ def _is_passing(error: Exception) -> bool:
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
 
 
-def _fetch_rest(client: httpx.Client, url: str, part: Path, show_progress: bool | None) -> None:
+def _fetch_rest(
+    client: httpx.Client, url: str, part: Path, show_progress: bool | None, free: Callable[[Path], int]
+) -> None:
     """Fetch what ``part`` still lacks; start anew when the server's file is not the one that was begun."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"}
-    validator = _validator_file(part)
-    if have and validator.exists():
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator.read_text(encoding="ascii")}
+    validator = _validator(part)
+    if have and validator:
+        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             if response.headers.get("Content-Range") == f"bytes */{have}":
@@ -201,34 +253,50 @@ def _fetch_rest(client: httpx.Client, url: str, part: Path, show_progress: bool 
         if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             _discard(part)
             raise httpx.RemoteProtocolError("the server sent another part of the file than was asked for")
-        have = have if resumes else 0
-        _remember_validator(response, validator)
+        if not resumes:
+            have = 0
+            _begin(response, part)
         total = int(response.headers["Content-Length"]) + have if "Content-Length" in response.headers else None
+        _check_room(part.parent, 0 if total is None else total - have, free)
         hide = None if show_progress is None else not show_progress
-        with (
-            part.open("r+b" if resumes else "wb") as stream,
-            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.name[1:-5], disable=hide) as bar,
-        ):
-            stream.seek(have)
-            for block in response.iter_raw():
-                stream.write(block)
-                bar.update(len(block))
+        try:
+            with (
+                part.open("ab") as stream,
+                tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.name[1:-5], disable=hide) as bar,
+            ):
+                for block in response.iter_raw():
+                    stream.write(block)
+                    bar.update(len(block))
+        except OSError as error:
+            if error.errno in _FULL and total is not None:  # somebody else has written meanwhile
+                _check_room(part.parent, total - part.stat().st_size, free)
+            raise
+
+
+def _begin(response: httpx.Response, part: Path) -> None:
+    """Start anew; a kill at any moment leaves no bytes of one version beside what tells another from it."""
+    _discard(part)
+    part.touch()
+    tag = response.headers.get("ETag", "")
+    value = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+    if value.isascii() and value:
+        _validator_file(part).write_text(value, encoding="ascii")
+
+
+def _validator(part: Path) -> str:
+    """Return what tells this version of the server's file from others; without it a download cannot be resumed."""
+    file = _validator_file(part)
+    return file.read_text(encoding="ascii", errors="ignore").strip() if file.exists() else ""
 
 
 def _validator_file(part: Path) -> Path:
     return part.with_suffix(".validator")
 
 
-def _remember_validator(response: httpx.Response, file: Path) -> None:
-    """Keep what tells this version of the server's file from others; without it a download cannot be resumed."""
-    tag = response.headers.get("ETag", "")
-    value = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
-    if value.isascii() and value:
-        file.write_text(value, encoding="ascii")
-    else:
-        file.unlink(missing_ok=True)
-
-
 def _discard(part: Path) -> None:
     part.unlink(missing_ok=True)
     _validator_file(part).unlink(missing_ok=True)
+
+
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
