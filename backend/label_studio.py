@@ -31,7 +31,7 @@ from backend.types import Secret, Task
 WRITE_TIMEOUT_S = 120.0
 """Label Studio checks and counts while it stores; what comes too late here is stored all the same."""
 
-GONE = 404
+BAD_REQUEST = 400
 
 
 class _Project(msgspec.Struct):
@@ -101,7 +101,7 @@ class LabelStudio:
     """Label Studio's API, as one user; safe from many threads.
 
     Whatever it is asked, it raises `AccessError` (the key is refused, or the address is wrong), `RequestError` (there
-    is no such thing) or `RetryLater` (Label Studio is away or overloaded).
+    is no such thing, or it is refused) or `RetryLater` (Label Studio is away or overloaded).
     """
 
     def __init__(
@@ -230,11 +230,28 @@ class LabelStudio:
         return self._http.get(f"/api/tasks/{task_id}/annotations/", msgspec.Raw)
 
     def predictions(self, task_id: int) -> TaskPredictions:
-        """Return a task's predictions; of a task that is gone, `RequestError`."""
-        raw = self._http.send(Request("GET", "/api/predictions/", {"task": str(task_id)}))
+        """Return a task's predictions; of a task that is gone, a `RefusedError` that says so.
+
+        Label Studio takes the number of a task that it does not have for a filter without sense, and answers 400 as it
+        does for others. The way to a task's annotations begins with the task, and there it answers 404.
+        """
+        try:
+            raw = self._http.send(Request("GET", "/api/predictions/", {"task": str(task_id)}))
+        except RefusedError as error:
+            if error.status == BAD_REQUEST and (gone := self._gone(task_id)) is not None:
+                raise RefusedError(f"{error}: there is no such task", gone.status) from error
+            raise
         found = decoded(raw, list[_Prediction])
         stored = tuple(StoredPrediction(one.id, one.model_version or "", one.result) for one in found)
         return TaskPredictions(msgspec.Raw(raw), stored)
+
+    def _gone(self, task_id: int) -> RefusedError | None:
+        """Return what Label Studio says of a task that is gone; None if it is there."""
+        try:
+            self.annotations(task_id)
+        except RefusedError as error:
+            return error if error.is_gone else None
+        return None
 
     def create_prediction(self, new: NewPrediction) -> None:
         """Store a prediction; tried once, since repeating it could store two."""
@@ -255,7 +272,7 @@ class LabelStudio:
         try:
             self._http.send(Request("DELETE", f"/api/predictions/{prediction_id}/"))
         except RefusedError as error:
-            if error.status != GONE:
+            if not error.is_gone:
                 raise
 
     def count_predictions(self, project_id: int) -> dict[str, int]:

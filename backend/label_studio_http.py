@@ -63,6 +63,19 @@ class RefusedError(RequestError):
         super().__init__(message)
         self.status = status
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether there is no such thing, or no more."""
+        return self.status == httpx.codes.NOT_FOUND
+
+
+class ForbiddenError(AccessError):
+    """Label Studio knows the key, and does not allow this to its user; it may well allow other things."""
+
+
+REFUSALS = (RefusedError, ForbiddenError)
+"""What Label Studio says about one thing, and not about all that it is asked."""
+
 
 class FaultError(RetryLater):
     """Label Studio has failed over a request (500): a database that was busy, or a defect of its own."""
@@ -238,8 +251,10 @@ class LabelStudioHttp:
                 "LABEL_STUDIO_URL to Label Studio's own address, or use a legacy token if it is too old for the others",
                 Reason.LABEL_STUDIO_NOT_CONFIGURED,
             )
-        if status in (401, 403):
+        if status == httpx.codes.UNAUTHORIZED or (status == httpx.codes.FORBIDDEN and header is None):
             return self.refusal(f"answers {status} to {path}", header)
+        if status == httpx.codes.FORBIDDEN:
+            return ForbiddenError(str(self.refusal(f"answers {status} to {path}{_excerpt(reply)}", header)))
         if status in _TRANSIENT:
             text = f"Label Studio answers {status} to {path}"
             kind = FaultError if status == httpx.codes.INTERNAL_SERVER_ERROR else RetryLater

@@ -189,7 +189,9 @@ class _Work:
             whole = replace(task, predictions=found.raw)
             if means.needs_annotations:
                 whole = replace(whole, annotations=means.patience.call(partial(means.tasks.annotations, task_id)))
-        except RefusedError:
+        except RefusedError as error:
+            if not error.is_gone:
+                raise
             return Settled(GONE)
         return self._made(task_id, whole, held)
 

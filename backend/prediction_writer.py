@@ -19,8 +19,8 @@ from functools import partial
 from typing import Protocol
 
 from backend import task_selection
-from backend.errors import BackendError, RequestError
-from backend.label_studio_http import FaultError
+from backend.errors import BackendError
+from backend.label_studio_http import REFUSALS, FaultError, RefusedError
 from backend.label_studio_types import NewPrediction, Project, StoredPrediction, TaskPredictions
 from backend.patience import Patience
 from backend.project_tasks import ProjectTasks, TaskLists
@@ -108,6 +108,9 @@ class PredictionWriter:
     def write(self, chunk: Sequence[Ready]) -> list[tuple[Ready, Written | BackendError]]:
         """Store predictions of different tasks in one request, and return what became of each, in order.
 
+        What Label Studio refuses about a task is that task's verdict, also where its new prediction is stored and an
+        old one may not be deleted.
+
         Raises:
             Stopped: the run is to end, and Label Studio is away; what was not stored is lost.
             OutageError: Label Studio has been away for too long.
@@ -118,7 +121,10 @@ class PredictionWriter:
         verdicts = progress.verdicts
         for one in chunk:
             if one.replaced and verdicts[one.task_id] in (Written.STORED, Written.THERE):
-                self._delete(sorted(one.replaced))
+                try:
+                    self._delete(sorted(one.replaced))
+                except REFUSALS as error:
+                    verdicts[one.task_id] = error
         return [(one, verdicts[one.task_id]) for one in chunk]
 
     def tidy(self, model_version: str) -> int:
@@ -128,7 +134,8 @@ class PredictionWriter:
 
         Raises:
             Stopped: the run is to end; what is left is found by whoever looks the next time.
-            BackendError: Label Studio refuses, or has been away for too long.
+            BackendError: Label Studio refuses, or has been away for too long. What it refuses about one task is raised
+                once the others are seen to.
         """
         counts = self._patience.call(lambda: self._store.count_predictions(self._project.id))
         holders = ProjectTasks(
@@ -138,12 +145,18 @@ class PredictionWriter:
         if counts.get(model_version, 0) < 2 or (not has_lookalikes and counts[model_version] <= holders.count()):
             return 0
         deleted = 0
+        refusal: BackendError | None = None
         for task in holders:
             assert task.id is not None
             self._patience.check()
-            surplus = [one.id for one in self._held(task.id, model_version)[:-1]]
-            self._delete(surplus)
-            deleted += len(surplus)
+            try:
+                surplus = [one.id for one in self._held(task.id, model_version)[:-1]]
+                self._delete(surplus)
+                deleted += len(surplus)
+            except REFUSALS as error:
+                refusal = refusal or error
+        if refusal is not None:
+            raise refusal
         return deleted
 
     def _attempt(self, chunk: Sequence[Ready], progress: _Progress) -> None:
@@ -164,7 +177,7 @@ class PredictionWriter:
             return False
         try:
             return self._store.import_predictions(self._project.id, [one.new for one in waiting]) == len(waiting)
-        except RequestError:  # one of them spoils it for all
+        except REFUSALS:  # one of them spoils it for all
             return False
         except FaultError:
             faults[0] += 1
@@ -173,7 +186,7 @@ class PredictionWriter:
     def _stored_alone(self, one: Ready, faults: Counter[int]) -> Written | BackendError:
         try:
             self._store.create_prediction(one.new)
-        except RequestError as error:
+        except REFUSALS as error:
             return error
         except FaultError as error:
             faults[one.task_id] += 1
@@ -190,8 +203,9 @@ class PredictionWriter:
                 continue
             try:
                 found = own(self._store.predictions(one.task_id).stored, one.new.model_version)
-            except RequestError:
-                progress.verdicts[one.task_id] = Written.GONE
+            except REFUSALS as error:
+                is_gone = isinstance(error, RefusedError) and error.is_gone
+                progress.verdicts[one.task_id] = Written.GONE if is_gone else error
                 continue
             if any(not other.is_empty and other.id not in one.replaced for other in found):
                 progress.verdicts[one.task_id] = Written.STORED if one.task_id in progress.tried else Written.THERE
@@ -202,7 +216,9 @@ class PredictionWriter:
     def _held(self, task_id: int, model_version: str) -> tuple[StoredPrediction, ...]:
         try:
             stored = self._patience.call(lambda: self._store.predictions(task_id)).stored
-        except RequestError:  # the task has been deleted
+        except RefusedError as error:
+            if not error.is_gone:
+                raise
             return ()
         return own(stored, model_version)
 

@@ -123,7 +123,7 @@ class FakeProject:
     def predictions(self, task_id):
         with self._call("predictions"):
             if task_id not in self.tasks:
-                raise RefusedError("Label Studio answers 400: not one of the available choices", 400)
+                raise RefusedError("Label Studio answers 404", 404)
             found = sorted(self.of(task_id), key=lambda one: one.id)
         raw = [{"id": one.id, "model_version": one.model_version, "result": msgspec.Raw(one.raw)} for one in found]
         stored = tuple(StoredPrediction(one.id, one.model_version, msgspec.Raw(one.raw)) for one in found)

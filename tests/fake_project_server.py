@@ -51,6 +51,9 @@ class FakeProjectServer(FakeLabelStudio):
                 return self._json({"tasks": tasks, "total": page.total})
             case "GET", ["tasks", number, "annotations"]:
                 return Reply(bytes(project.annotations(int(number))))
+            case "GET", ["predictions"] if int(query["task"]) not in project.tasks:
+                said = ["Select a valid choice. That choice is not one of the available choices."]
+                return self._json({"detail": "Validation error", "validation_errors": {"task": said}}, 400)
             case "GET", ["predictions"]:
                 return Reply(bytes(project.predictions(int(query["task"])).raw))
             case "POST", ["predictions"]:

@@ -11,6 +11,7 @@ import sys
 import termios
 import threading
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 from click.testing import CliRunner
@@ -161,6 +162,34 @@ def test_preannotate_stores_one_prediction_for_each_task_and_ends_with_0(call, s
     assert again.exit_code == 0
     assert "there already      20" in again.stdout
     assert len(server.project.stored) == 20
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
+def test_preannotate_ends_with_1_and_goes_on_where_label_studio_refuses_a_task(call, server, status):
+    tasks = fill(server, 3)
+    refused, route = str(tasks[1]), server._routed
+
+    def refuse(request):
+        if refused in parse_qs(request.query).get("task", []):
+            return Reply(b'{"detail": "Not for you"}', status)
+        return route(request)
+
+    server.routes["/api/predictions/"] = refuse
+    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert done.exit_code == 1
+    assert "made               2" in done.stdout
+    assert "failed             1" in done.stdout
+    assert f"task {refused}: " in done.stdout
+    assert f"Label Studio answers {status} to /api/predictions/: Not for you" in done.stdout
+    assert "deleted meanwhile  0" in done.stdout
+
+
+def test_a_task_that_is_deleted_while_preannotate_runs_is_no_failure(call, server):
+    tasks = fill(server, 3)
+    server.project.before["annotations"] = lambda: tasks[1] in server.project.tasks and server.project.delete(tasks[1])
+    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert done.exit_code == 0, done.output
+    assert "deleted meanwhile  1" in done.stdout
 
 
 def test_masks_can_be_made_without_a_cache(call, server, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 from backend.errors import AccessError, Reason, RequestError, RetryLater
 from backend.label_studio import LabelStudio
+from backend.label_studio_http import ForbiddenError, RefusedError
 from backend.label_studio_types import Column, NewPrediction, StoredPrediction
 from backend.tokens import TokenKind, lifetime_s, token_kind
 from backend.types import Secret
@@ -348,6 +349,46 @@ def test_predictions_are_read_as_far_as_they_must_be(connect, server):
     assert bytes(found.raw) == body
     assert [(one.id, one.model_version, one.is_empty) for one in found.stored] == [(5, "v", False), (6, "", True)]
     assert parse_qs(server.requests[-1].query) == {"task": ["12"]}
+
+
+NO_SUCH_TASK = json.dumps(
+    {
+        "status_code": 400,
+        "detail": "Validation error",
+        "validation_errors": {"task": ["Select a valid choice. That choice is not one of the available choices."]},
+    }
+).encode()
+
+
+def test_predictions_of_a_task_that_is_deleted_are_gone_although_label_studio_answers_400(connect, server):
+    server.routes["/api/predictions/"] = Reply(NO_SUCH_TASK, 400)
+    with pytest.raises(RefusedError, match=r"400 to /api/predictions/: .*: there is no such task") as caught:
+        connect().predictions(12)
+    assert caught.value.is_gone
+    assert server.paths()[-2:] == ["/api/predictions/", "/api/tasks/12/annotations/"]
+
+
+def test_predictions_that_label_studio_refuses_to_list_are_not_gone(connect, server):
+    server.routes["/api/predictions/"] = Reply(NO_SUCH_TASK, 400)
+    server.routes["/api/tasks/12/annotations/"] = Reply(b"[]")
+    with pytest.raises(RefusedError, match=r"400 to /api/predictions/: .*valid choice") as caught:
+        connect().predictions(12)
+    assert not caught.value.is_gone
+
+
+@pytest.mark.parametrize("status", [405, 409, 410, 413, 422])
+def test_only_a_404_means_that_something_is_gone(connect, server, status):
+    server.routes["/api/predictions/"] = Reply(b"", status)
+    with pytest.raises(RefusedError, match=str(status)) as caught:
+        connect().predictions(12)
+    assert not caught.value.is_gone
+
+
+def test_what_the_key_may_not_do_is_told_in_label_studios_words(connect, server):
+    server.routes["/api/predictions/"] = Reply(b'{"detail": "You do not have permission to do that."}', 403)
+    with pytest.raises(ForbiddenError, match=r"403 to /api/predictions/: You do not have permission") as caught:
+        connect().create_prediction(NewPrediction(1, msgspec.Raw(b"[]"), 0.0, "v"))
+    assert caught.value.reason is Reason.AUTH_FAILED
 
 
 @pytest.mark.parametrize(("result", "is_empty"), [(b"[]", True), (b"[ ]", True), (b"null", True), (b"[{}]", False)])

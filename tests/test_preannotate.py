@@ -14,6 +14,7 @@ from backend.deliveries import OverlayFolder
 from backend.direct_embeddings import DirectEmbeddings
 from backend.drawing import Drawing
 from backend.errors import AccessError, ImageError, Reason, RetryLater
+from backend.label_studio_http import ForbiddenError, RefusedError
 from backend.metrics import Metrics
 from backend.patience import Patience
 from backend.preannotate import GONE, MADE, NOTHING, SAME, THERE, Means
@@ -290,6 +291,17 @@ def test_a_task_that_is_deleted_meanwhile_is_no_failure(run):
     tally = run()
     assert counts(tally) == {MADE: 2, GONE: 1}
     assert tally.is_clean
+
+
+@pytest.mark.parametrize("call", ["predictions", "annotations"])
+@pytest.mark.parametrize("status", [400, 403, 409, 413, 422])
+def test_a_task_that_label_studio_refuses_to_show_is_told_and_the_others_are_done(run, call, status):
+    tasks = [run.add(box()) for _ in range(3)]
+    text = f"Label Studio answers {status}: no"
+    run.project.failures[call] = [ForbiddenError(text) if status == 403 else RefusedError(text, status)]
+    tally = run()
+    assert counts(tally) == {MADE: 2}
+    assert [(failure.task_id, failure.text) for failure in tally.failures] == [(tasks[2], text)]
 
 
 def test_a_refused_prediction_is_told_and_the_others_are_stored(run):

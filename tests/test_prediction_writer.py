@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import AccessError, RequestError
-from backend.label_studio_http import FaultError
+from backend.label_studio_http import FaultError, ForbiddenError, RefusedError
 from backend.label_studio_types import NewPrediction
 from backend.patience import OutageError, Patience, Stopped
 from backend.prediction_writer import PredictionWriter, Ready, Written, own
@@ -111,6 +111,45 @@ def test_a_prediction_that_label_studio_refuses_is_told_and_the_others_stored():
     assert isinstance(second, RequestError)
     assert "invalid prediction" in str(second)
     assert [len(project.of(task)) for task in (1, 2, 3)] == [1, 0, 1]
+
+
+REFUSALS = [RefusedError(f"Label Studio answers {status}", status) for status in (400, 405, 409, 413, 422)]
+REFUSALS.append(ForbiddenError("Label Studio answers 403"))
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=str)
+def test_a_task_that_label_studio_refuses_to_show_is_not_taken_for_deleted(refusal):
+    project = FakeProject(count=3)
+    project.failures["predictions"] = [None, refusal]
+    assert verdicts(writer(project).write([ready(1), ready(2), ready(3)])) == [Written.STORED, refusal, Written.STORED]
+    assert [len(project.of(task)) for task in (1, 2, 3)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=str)
+def test_a_refusal_to_store_one_is_told_and_the_others_are_stored(refusal):
+    project = FakeProject(count=3)
+
+    def refuse(new):
+        if new.task_id == 2:
+            raise refusal
+        FakeProject.create_prediction(project, new)
+
+    project.failures["import_predictions"] = [refusal]
+    project.create_prediction = refuse
+    assert verdicts(writer(project).write([ready(1), ready(2), ready(3)])) == [Written.STORED, refusal, Written.STORED]
+    assert [len(project.of(task)) for task in (1, 2, 3)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=str)
+def test_a_refusal_to_delete_the_old_one_is_told_and_the_next_run_finds_it(refusal):
+    project = FakeProject(count=2)
+    old = [project.store(task, VERSION, [{"id": "old"}]) for task in (1, 2)]
+    project.failures["delete_prediction"] = [refusal]
+    found = writer(project).write([ready(1, replaced=old[:1]), ready(2, replaced=old[1:])])
+    assert verdicts(found) == [refusal, Written.STORED]
+    assert [marks(project, task) for task in (1, 2)] == [["old", "new"], ["new"]]
+    assert writer(project).tidy(VERSION) == 1
+    assert marks(project, 1) == ["new"]
 
 
 def test_a_prediction_over_which_label_studio_always_fails_is_given_up_and_the_others_stored():
@@ -224,6 +263,30 @@ def test_a_version_whose_name_contains_this_one_hides_no_duplicates():
 
 def test_tidy_of_a_project_without_predictions_has_nothing_to_do():
     assert writer(FakeProject(count=3)).tidy(VERSION) == 0
+
+
+@pytest.mark.parametrize("call", ["predictions", "delete_prediction"])
+@pytest.mark.parametrize("refusal", REFUSALS, ids=str)
+def test_tidy_goes_on_after_a_refusal_and_tells_it_in_the_end(refusal, call):
+    project = FakeProject(count=3)
+    for task in project.tasks:
+        for mark in "ab":
+            project.store(task, VERSION, [{"id": mark}])
+    project.failures[call] = [None, refusal]
+    with pytest.raises(type(refusal)) as caught:
+        writer(project).tidy(VERSION)
+    assert caught.value is refusal
+    assert sorted(len(project.of(task)) for task in project.tasks) == [1, 1, 2]
+
+
+def test_tidy_passes_over_a_task_that_is_deleted_meanwhile():
+    project = FakeProject(count=2)
+    for task in (1, 2):
+        for mark in "ab":
+            project.store(task, VERSION, [{"id": mark}])
+    project.before["predictions"] = lambda: 2 in project.tasks and project.delete(2)
+    assert writer(project).tidy(VERSION) == 1
+    assert marks(project, 1) == ["b"]
 
 
 def test_tidy_ends_at_the_next_task_where_the_run_is_to_end():
