@@ -14,7 +14,7 @@ from backend.deliveries import OverlayFolder
 from backend.direct_embeddings import DirectEmbeddings
 from backend.drawing import Drawing
 from backend.errors import AccessError, ImageError, Reason, RetryLater
-from backend.label_studio_http import ForbiddenError, RefusedError
+from backend.label_studio_http import FaultError, ForbiddenError, RefusedError
 from backend.metrics import Metrics
 from backend.patience import Patience
 from backend.preannotate import GONE, MADE, NOTHING, SAME, THERE, Means
@@ -322,6 +322,33 @@ def test_label_studio_may_restart_while_a_run_goes_on(run):
     assert counts(tally) == {MADE: 8}
     assert tally.is_clean
     assert all(len(run.project.of(task, VERSION)) == 1 for task in tasks)
+
+
+@pytest.mark.parametrize("call", ["predictions", "annotations"])
+def test_a_task_over_which_label_studio_always_fails_is_told_and_the_others_are_done(run, call):
+    tasks = [run.add(box()) for _ in range(40)]
+    read = getattr(run.project, call)
+
+    def fail(task_id):
+        if task_id == tasks[-1]:
+            raise FaultError("Label Studio answers 500", Reason.LABEL_STUDIO_UNREACHABLE)
+        return read(task_id)
+
+    setattr(run.project, call, fail)
+    tally = run()
+    assert counts(tally) == {MADE: 39}
+    assert reasons(tally) == [(tasks[-1], Reason.LABEL_STUDIO_UNREACHABLE)]
+    assert not tally.ended
+
+
+def test_a_database_that_is_away_is_waited_for_however_often_it_is_said(run):
+    for _ in range(8):
+        run.add(box())
+    run.project.failures["predictions"] = [
+        FaultError("Label Studio answers 500", Reason.LABEL_STUDIO_UNREACHABLE) for _ in range(30)
+    ]
+    tally = run()
+    assert (counts(tally), tally.is_clean) == ({MADE: 8}, True)
 
 
 def test_a_task_that_takes_longer_than_an_image_is_waited_for_is_made_and_the_run_goes_on(run):
