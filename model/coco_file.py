@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from model.coco import Rle
 
@@ -51,7 +51,8 @@ class CocoFile:
         self._part = part_of(path)
         self._images: list[Mapping[str, object]] = []
         self._count = 0
-        self._stream: IO[str] | None = None
+        self._stream: FileIO | None = None
+        self._end = 0  # bytes of it that are whole
 
     def __enter__(self) -> "CocoFile":
         """Begin.
@@ -62,9 +63,9 @@ class CocoFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.is_dir():
             raise IsADirectoryError(21, "expected a file, got a directory", str(self._path))
-        self._stream = self._part.open("w", encoding="utf-8", newline="\n")
+        self._stream = self._part.open("wb", buffering=0)
         info = {"description": self._description}
-        self._stream.write(f'{{"info": {_text(info)},\n"categories": [{_text(CATEGORY)}],\n"annotations": [')
+        self._write(f'{{"info": {_text(info)},\n"categories": [{_text(CATEGORY)}],\n"annotations": [')
         return self
 
     def add(self, file_name: str, original_size: tuple[int, int], annotations: Iterable[Annotation]) -> None:
@@ -74,16 +75,16 @@ class CocoFile:
             file_name: of the picture, as a reader of the file shall look for it.
             original_size: (H, W).
             annotations: what was found in it.
+
+        Raises:
+            OSError: they cannot be written; nothing of this picture is there then.
         """
-        assert self._stream is not None  # entered
         height, width = original_size
         image_id = len(self._images) + 1
-        self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
-        for one in annotations:
-            separator = "," if self._count else ""
-            self._count += 1
+        lines = []
+        for number, one in enumerate(annotations, start=self._count + 1):
             fields: dict[str, object] = {
-                "id": self._count,
+                "id": number,
                 "image_id": image_id,
                 "category_id": CATEGORY["id"],
                 "segmentation": one.rle.to_compressed(),
@@ -92,19 +93,36 @@ class CocoFile:
                 "iscrowd": 0,
             }
             score = {} if one.score is None else {"score": one.score}
-            self._stream.write(f"{separator}\n{_text({**fields, **score, **one.more})}")
+            lines.append(f"{',' if number > 1 else ''}\n{_text({**fields, **score, **one.more})}")
+        self._write("".join(lines))
+        self._count += len(lines)
+        self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._stream is not None  # entered
-        with self._stream as stream:
+        with self._stream:
             images = ",\n".join(_text(image) for image in self._images)
-            stream.write(f'],\n"images": [\n{images}]}}\n')
+            self._write(f'],\n"images": [\n{images}]}}\n')
         if self._images:
             self._part.replace(self._path)
         else:
             self._part.unlink()
+
+    def _write(self, text: str) -> None:
+        """Write all of a text, or nothing."""
+        assert self._stream is not None  # entered
+        left = memoryview(text.encode("utf-8"))
+        size = len(left)
+        try:
+            while left:
+                left = left[self._stream.write(left) :]
+        except BaseException:
+            self._stream.truncate(self._end)
+            self._stream.seek(self._end)
+            raise
+        self._end += size
 
 
 def _text(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -50,6 +51,38 @@ def test_what_was_added_before_an_error_is_kept(tmp_path):
     with contextlib.suppress(KeyboardInterrupt), CocoFile(path, "") as file:
         file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3))])
         raise KeyboardInterrupt
+    found = json.loads(path.read_text())
+    assert [image["file_name"] for image in found["images"]] == ["a.jpg"]
+    assert len(found["annotations"]) == 1
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_others_whole(tmp_path):
+    """The operating system limits the size of files, as it would the space for them."""
+    path, before = tmp_path / "masks.json", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with CocoFile(path, "") as file:
+        file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3))])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                file.add("large.jpg", (30, 40), [Annotation(square(1, 2, 3), more={"x": "y" * 900}) for _ in range(20)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        file.add("b.jpg", (30, 40), [Annotation(square(1, 2, 3))])
+    found = json.loads(path.read_text())
+    assert [(image["id"], image["file_name"]) for image in found["images"]] == [(1, "a.jpg"), (2, "b.jpg")]
+    assert [(one["id"], one["image_id"]) for one in found["annotations"]] == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_of_a_picture_whose_masks_end_with_an_error_nothing_is_kept(tmp_path, error):
+    def masks():
+        yield Annotation(square(1, 2, 3))
+        raise error
+
+    path = tmp_path / "masks.json"
+    with contextlib.suppress(error), CocoFile(path, "") as file:
+        file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3))])
+        file.add("half.jpg", (30, 40), masks())
     found = json.loads(path.read_text())
     assert [image["file_name"] for image in found["images"]] == ["a.jpg"]
     assert len(found["annotations"]) == 1
