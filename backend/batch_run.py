@@ -30,6 +30,8 @@ from model.weights import Checkpoint
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BEGINS_WITHIN_S = 5.0
+"""For how long Label Studio may be away before anything has begun: its address may be wrong, and somebody waits."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,11 @@ def finish(run: BatchRun, tally: Tally, began: float) -> int:
 
 
 def _prepared(client: LabelStudio, checkpoint: Checkpoint, wanted: Wanted, stop: Stop, patience: Patience) -> BatchRun:
-    project = client.project(wanted.project)
+    at_first = Patience(stop, lasts_s=BEGINS_WITHIN_S)
+    project = at_first.call(lambda: client.project(wanted.project))
     controls = label_config.parse(project.label_config)
-    tasks = ProjectTasks(client, patience, project, _selection(client, wanted), wanted.limit)
+    selection = at_first.call(lambda: _selection(client, wanted))
+    tasks = ProjectTasks(client, patience, project, selection, wanted.limit)
     return BatchRun(client, checkpoint, project, controls, tasks, tasks.count(), stop, patience)
 
 

@@ -91,7 +91,7 @@ class Patience:
                     raise
                 since = min(since, self._clock())
                 if self._clock() - since >= self._lasts_s:
-                    raise OutageError(f"for {self._lasts_s / 60:.0f} minutes: {error}", error.reason) from error
+                    raise OutageError(f"for {_span(self._lasts_s)}: {error}", error.reason) from error
                 asked_s = min(error.retry_after_s or 0.0, self._lasts_s)
                 self._tell(error)
             self._pause(max(asked_s, wait_s * random.uniform(0.5, 1.0)))  # noqa: S311 - so that not all come back at once
@@ -141,3 +141,7 @@ class Patience:
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Stopped
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

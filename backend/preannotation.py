@@ -67,6 +67,8 @@ def _stored(batch: BatchRun, means: Means) -> Tally:
     writer = PredictionWriter(batch.client, batch.patience, batch.project)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
         tally = preannotate.run(batch.tasks, means, deliveries.into_label_studio(writer), batch.stop, shown)
+    if tally.ended:  # the next run looks
+        return tally
     with noting_the_end(tally, batch.stop):
         deleted = writer.tidy(means.model_version)
         if deleted:

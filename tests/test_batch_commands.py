@@ -384,6 +384,36 @@ def test_settings_that_cannot_work_are_refused_before_anything_begins(call, chan
     assert LEGACY_TOKEN not in done.output
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_label_studio_may_be_busy_when_a_run_begins(call, server, status):
+    fill(server, 1)
+    server.views[5] = PROJECT, None
+    paths = (f"/api/projects/{PROJECT}/", "/api/dm/columns", "/api/dm/views/5/")
+    for path in paths:
+        busy = [Reply(b"", status, {"Retry-After": "0"}), Reply(b"", status)]
+        server.routes[path] = lambda request, busy=busy: busy.pop() if busy else server._routed(request)
+    done = call("precompute", "--project", str(PROJECT), "--view", "5", "--filter", "id>0")
+    assert done.exit_code == 0, done.output
+    assert "encoded  1" in done.stdout
+
+
+def test_a_run_that_ends_early_asks_for_nothing_more(call, server):
+    """Where Label Studio is away, each further question is waited for ten minutes."""
+    fill(server, 3)
+    pages = []
+
+    def list_tasks(request):
+        pages.append(request)
+        return server._routed(request) if len(pages) < 3 else Reply(b'{"detail": "Invalid token."}', 401)
+
+    server.routes["/api/tasks"] = list_tasks
+    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert done.exit_code == 1
+    assert "made               3" in done.stdout
+    assert "ended early: Label Studio answers 401 to /api/tasks" in done.stdout
+    assert server.paths()[-1] == f"/api/projects/{PROJECT}/import/predictions"
+
+
 def test_a_labeling_config_without_a_place_for_masks_is_refused(call, server):
     object.__setattr__(server.project.project_value, "label_config", '<View><Image name="i" value="$image"/></View>')
     done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")

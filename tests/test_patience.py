@@ -50,6 +50,17 @@ def test_an_outage_is_not_waited_for_for_ever():
     assert clock.now == 1700
 
 
+def test_a_short_patience_tells_its_seconds():
+    clock = FakeClock()
+
+    def fail():
+        clock.advance(10)
+        raise away()
+
+    with pytest.raises(OutageError, match="for 5 seconds: Label Studio cannot be reached"):
+        patience(lasts_s=5, clock=clock).call(fail)
+
+
 def test_a_long_wait_before_the_first_failure_takes_nothing_from_patience():
     clock = FakeClock()
 
