@@ -3,6 +3,7 @@
 What is in the store already is passed over, so a second run only does what is left of the first.
 """
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -58,7 +59,9 @@ class Means:
 
 @dataclass(frozen=True)
 class _Outcome:
-    images: int
+    """What became of a task; ``missing`` are those of its images that are not in the store."""
+
+    missing: frozenset[ImageRef] = frozenset()
     encoded: int = 0
     cached: int = 0
     failures: tuple[Failure, ...] = ()
@@ -79,16 +82,16 @@ def run(
         progress: is told of every task that is done.
     """
     tally = Tally((ENCODED, CACHED))
-    begun = 0  # images of the tasks that are in hand
+    kept: set[bytes] = set()  # names of images that are in the store, or in hand
 
     def while_there_is_room() -> Iterator[tuple[Task, tuple[ImageRef, ...]]]:
-        nonlocal begun
         for task in tasks:
             refs = task_images.image_refs(controls, task, project_id)
-            if means.room is not None and sum(tally.counts.values()) + begun + len(refs) > means.room.embeddings:
+            more = {_name(ref) for ref in refs} - kept
+            if means.room is not None and len(kept) + len(more) > means.room.embeddings:
                 tally.ended = f"the cache holds {means.room.embeddings} embeddings of this model; {means.room.remedy}"
                 return
-            begun += len(refs)
+            kept.update(more)
             yield task, refs
 
     def work(item: tuple[Task, tuple[ImageRef, ...]]) -> _Outcome:
@@ -97,7 +100,7 @@ def run(
 
     with noting_the_end(tally, stop):
         for outcome in in_hand(while_there_is_room(), work, means.at_once, stop, means.hurry):
-            begun -= outcome.images
+            kept.difference_update(map(_name, outcome.missing))
             tally.add(ENCODED, outcome.encoded)
             tally.add(CACHED, outcome.cached)
             tally.failures += outcome.failures
@@ -109,13 +112,14 @@ def run(
 def _task(task: Task, refs: Sequence[ImageRef], means: Means) -> _Outcome:
     encoded, cached = 0, 0
     failures: list[Failure] = []
+    missing = set(refs)
     if not refs:
         failures.append(Failure(task.id, Reason.NO_IMAGE_IN_TASK, "its data holds no address of an image"))
     for ref in refs:
         try:
             made = means.patience.see_through(partial(means.ensure, ref), means.look)
         except Stopped:
-            return _Outcome(len(refs), encoded, cached, tuple(failures), is_left=True)
+            return _Outcome(frozenset(missing), encoded, cached, tuple(failures), is_left=True)
         except OutageError:
             raise
         except BackendError as error:
@@ -125,4 +129,10 @@ def _task(task: Task, refs: Sequence[ImageRef], means: Means) -> _Outcome:
             failures.append(Failure(task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"))
         else:
             encoded, cached = encoded + made, cached + (not made)
-    return _Outcome(len(refs), encoded, cached, tuple(failures))
+            missing.discard(ref)
+    return _Outcome(frozenset(missing), encoded, cached, tuple(failures))
+
+
+def _name(ref: ImageRef) -> bytes:
+    """Return what tells images apart, short also where the address holds the image itself."""
+    return hashlib.sha256(ref.uri.encode("utf-8", "surrogatepass")).digest()

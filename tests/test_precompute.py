@@ -219,6 +219,27 @@ def test_a_project_that_fits_exactly_is_done_to_the_end(make, at_once):
     assert (tally.counts[ENCODED], tally.is_clean) == (8, True)
 
 
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_an_image_of_many_tasks_takes_the_room_of_one(make, at_once):
+    run = make(4)
+    for number in range(20):
+        run.project.add({"image": f"{number % 4}.png"})
+    run.room, run.at_once = Room(4, ""), at_once
+    run()  # several at a time may encode one image twice
+    tally = run()
+    assert (tally.counts[CACHED], tally.is_clean) == (24, True)
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_an_image_that_fails_takes_no_room(make, at_once):
+    run = make(8)
+    for number in range(3):
+        run.add(f"broken-{number}", b"no image")
+    run.room, run.at_once = Room(8 + at_once - 1, ""), at_once
+    tally = run()
+    assert (tally.counts[ENCODED], len(tally.failures), tally.ended) == (8, 3, "")
+
+
 def test_an_empty_project_is_done(make):
     tally = make()()
     assert tally.is_clean
