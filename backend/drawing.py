@@ -34,7 +34,7 @@ SHOWN_TIMES = 4
 
 
 class Decoder(Protocol):
-    """Turns prompts about an embedding into masks; see `model.predictor.Decoder`."""
+    """Turns prompts about an embedding into masks; see `model.decoder.Decoder`."""
 
     model_version: str
 

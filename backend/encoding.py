@@ -21,7 +21,7 @@ _OUT_OF_MEMORY = ("out of memory", "resourceexhausted")
 
 
 class Encoder(Protocol):
-    """Turns an image into an embedding; see `model.predictor.Encoder`."""
+    """Turns an image into an embedding; see `model.encoder.Encoder`."""
 
     @property
     def model_version(self) -> str:

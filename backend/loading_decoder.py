@@ -50,7 +50,7 @@ class LoadingDecoder:
         self._loaded(within_s)
 
     def decode(self, embedding: Embedding, prompts: Sequence[Prompt], multimask_output: bool | None = None) -> Masks:
-        """Answer prompts about one image; see `model.predictor.Decoder.decode`.
+        """Answer prompts about one image; see `model.decoder.Decoder.decode`.
 
         Raises:
             BackendError: the decoder cannot be loaded; the next call tries again.

@@ -24,14 +24,14 @@ DEMO_WEIGHTS = Path(__file__).parent / "demo" / "demo.safetensors"
 
 
 class Encodes(Protocol):
-    """What `SamModel` needs of `model.predictor.Encoder`."""
+    """What `SamModel` needs of `model.encoder.Encoder`."""
 
     def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
         """Return what the network sees in (H, W, 3) uint8 RGB."""
 
 
 class Decodes(DecodesPoints, Protocol):
-    """What `SamModel` needs of `model.predictor.Decoder`."""
+    """What `SamModel` needs of `model.decoder.Decoder`."""
 
     @property
     def config(self) -> SamConfig:

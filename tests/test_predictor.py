@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from model.decoder import GPU_BATCH, Decoder
 from model.errors import CapabilityError
-from model.predictor import GPU_BATCH, Decoder, load_decoder
+from model.predictor import load_decoder
 from model.types import Embedding, Masks, Prompt
 from model.weights import Checkpoint
 from tests.reference.make_golden import GOLDEN, SIZE

@@ -21,14 +21,14 @@ R = TypeVar("R")
 
 
 class Encodes(Protocol):
-    """What is needed of `model.predictor.Encoder`."""
+    """What is needed of `model.encoder.Encoder`."""
 
     def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
         """Return what the network sees in (H, W, 3) uint8 RGB."""
 
 
 class Decodes(Protocol):
-    """What is needed of `model.predictor.Decoder`."""
+    """What is needed of `model.decoder.Decoder`."""
 
     @property
     def model_version(self) -> str:

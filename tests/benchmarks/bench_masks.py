@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model.predictor import product
+from model.decoder import product
 from model.transforms import mask_from_logits
 from tests.benchmarks.rows import Row, compare, limit
 from tests.reference.meta import postprocess

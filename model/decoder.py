@@ -1,0 +1,238 @@
+"""The light half of SAM: an embedding and prompts in, masks out; without state, safe from many threads."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import paddle
+from paddle import Tensor
+
+from model import device as devices
+from model.errors import CapabilityError
+from model.image_encoder import Parallel, Sequential
+from model.mask_decoder import MaskDecoder
+from model.prompt_encoder import PromptEncoder
+from model.transforms import mask_and_areas, mask_to_model, points_to_model
+from model.types import Embedding, FloatArray, Mask, Masks, Prompt, as_prompts
+from model.weights import Checkpoint
+
+R = TypeVar("R")
+
+GPU_BATCH = 16
+"""Prompts that a GPU decodes at once: bounds its memory. On a CPU each prompt is decoded by itself, as many at a time
+as there are cores: the maps of one prompt stay in cache, those of several do not.
+"""
+
+SINGLE_MASK = (0,)
+AMBIGUOUS_MASKS = (1, 2, 3)
+
+
+class Decoder:
+    """The light half: prompts about an embedding to masks. Any number of threads may call `decode` at once.
+
+    Attributes:
+        config: the network's configuration.
+        model_version: name and digest of the weights; embeddings must carry the same.
+        capabilities: what these weights can do, of ``points``, ``negative_points``, ``boxes``, ``mask_input``,
+        ``score``.
+        device: ``cpu`` or ``gpu:N``.
+    """
+
+    def __init__(
+        self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder, checkpoint: Checkpoint, device: str
+    ) -> None:
+        self.config, self.model_version = checkpoint.config, checkpoint.model_version
+        self.capabilities, self.device = checkpoint.capabilities, device
+        self._prompt_encoder, self._mask_decoder = prompt_encoder, mask_decoder
+        on_cpu = device == "cpu"
+        self._batch = 1 if on_cpu else GPU_BATCH
+        self._parallel: Parallel = devices.ThreadPool(devices.cpu_count()) if on_cpu else Sequential()
+        devices.enter(device)
+        self._image_pe = prompt_encoder.image_pe()
+
+    def decode(
+        self, embedding: Embedding, prompts: Prompt | Iterable[Prompt], multimask_output: bool | None = None
+    ) -> Masks:
+        """Answer prompts about one image, all of them in as few batches as their shapes allow.
+
+        Args:
+            embedding: what `Encoder.encode` returned for the image.
+            prompts: one per object.
+            multimask_output: None for the best of three by predicted IoU where the prompt is a single positive point
+                (it may mean the part or the whole) and the single mask elsewhere; True for all three; False for the
+                single mask.
+
+        Returns:
+            One entry per prompt, in order.
+
+        Raises:
+            ValueError: the embedding is of another model, or a mask input has the wrong size.
+            CapabilityError: the weights lack what a prompt needs.
+        """
+
+        def finish(_: int, logits: FloatArray, scores: FloatArray) -> _Answer:
+            return self._answer(logits, scores, embedding, multimask_output)
+
+        answers = self.decode_each(embedding, prompts, multimask_output, finish)
+        masks, scores, logits = zip(*answers, strict=True)
+        return Masks(masks, scores if "score" in self.capabilities else None, logits)
+
+    def decode_each(
+        self,
+        embedding: Embedding,
+        prompts: Prompt | Iterable[Prompt],
+        multimask_output: bool | None,
+        finish: Callable[[int, FloatArray, FloatArray], R],
+    ) -> list[R]:
+        """Decode prompts as `decode` does, for a caller who makes something else of the logits than their masks.
+
+        Args:
+            embedding: as in `decode`.
+            prompts: as in `decode`.
+            multimask_output: as in `decode`, but where it chooses one of three, all three are handed over.
+            finish: given a prompt's index, its logits (M, low_res_size, low_res_size) and the predicted IoUs (M,) as
+                the network says them (some are above 1; meaningless without the capability ``score``), returns what
+                to keep of them. Called from several threads at a time.
+
+        Returns:
+            What ``finish`` returned for each prompt, in order.
+
+        Raises:
+            ValueError: as `decode`.
+            CapabilityError: as `decode`.
+        """
+        asked = as_prompts(prompts)
+        self._check(embedding, asked)
+        devices.enter(self.device)
+        features = np.asarray(embedding.image_embedding, dtype=np.float32).reshape(self.config.prompt_embed_dim, -1)
+        # (1, g*g, C); numpy's and Paddle's own transposition take six times as long.
+        image = paddle.to_tensor(cv2.transpose(features)[np.newaxis])
+        groups: dict[_Shape, list[int]] = defaultdict(list)
+        for index, prompt in enumerate(asked):
+            groups[self._shape(prompt, multimask_output)].append(index)
+        parts = [
+            (shape, indexes[start : start + self._batch])
+            for shape, indexes in groups.items()
+            for start in range(0, len(indexes), self._batch)
+        ]
+
+        def answer(part: tuple[_Shape, list[int]]) -> list[R]:
+            shape, indexes = part
+            found = self._forward(image, [asked[i] for i in indexes], shape, embedding)
+            return [finish(*one) for one in zip(indexes, *found, strict=True)]
+
+        answers: dict[int, R] = {}
+        parallel = self._parallel if len(parts) > 1 else Sequential()
+        for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
+            answers.update(zip(indexes, found, strict=True))
+        return [answers[i] for i in range(len(asked))]
+
+    def mask_and_areas(
+        self, logits: FloatArray, embedding: Embedding, levels: Sequence[float] = ()
+    ) -> tuple[Mask, tuple[int, ...]]:
+        """Return the mask of the photo that logits say, and its areas at other levels.
+
+        Args:
+            logits: (low_res_size, low_res_size) float32.
+            embedding: of the photo.
+            levels: see `model.transforms.mask_and_areas`.
+        """
+        sizes = embedding.input_size, embedding.original_size, self.config.image_size
+        return mask_and_areas(logits, *sizes, levels, product=product)
+
+    def _check(self, embedding: Embedding, prompts: Sequence[Prompt]) -> None:
+        size, low = self.config.embedding_size, self.config.low_res_size
+        expected = (self.config.prompt_embed_dim, size, size)
+        if embedding.model_version != self.model_version or embedding.image_embedding.shape != expected:
+            raise ValueError(
+                f"embedding: expected {expected} made by {self.model_version}, "
+                f"got {embedding.image_embedding.shape} made by {embedding.model_version}"
+            )
+        for prompt in prompts:
+            for capability in sorted(prompt.needs - self.capabilities):
+                raise CapabilityError(
+                    f"{self.model_version} cannot take {capability.replace('_', ' ')}: "
+                    f"expected one of {', '.join(sorted(self.capabilities - {'score'}))}"
+                )
+            if prompt.mask_input is not None and prompt.mask_input.shape != (low, low):
+                raise ValueError(f"mask_input: expected shape {(low, low)}, got {prompt.mask_input.shape}")
+
+    def _shape(self, prompt: Prompt, multimask_output: bool | None) -> "_Shape":
+        best_of_three = prompt.is_single_point and "score" in self.capabilities
+        several = best_of_three if multimask_output is None else multimask_output
+        return _Shape(
+            points=0 if prompt.point_coords is None else len(prompt.point_coords),
+            has_box=prompt.box is not None,
+            has_mask=prompt.mask_input is not None or prompt.rough_mask is not None,
+            outputs=AMBIGUOUS_MASKS[: self.config.num_multimask_outputs] if several else SINGLE_MASK,
+        )
+
+    def _forward(
+        self, image: Tensor, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding
+    ) -> tuple[FloatArray, npt.NDArray[np.float32]]:
+        """Decode prompts of one shape: logits (B, M, L, L) and scores (B, M)."""
+        sizes = embedding.original_size, embedding.input_size
+        encoder, tokens = self._prompt_encoder, []
+        if shape.points:
+            coords = np.stack([points_to_model(p.point_coords, *sizes) for p in prompts if p.point_coords is not None])
+            labels = np.stack([p.point_labels for p in prompts if p.point_labels is not None]).astype(np.float32)
+            tokens.append(encoder.points(paddle.to_tensor(coords), paddle.to_tensor(labels), pad=not shape.has_box))
+        if shape.has_box:
+            corners = np.stack([points_to_model(p.box.reshape(2, 2), *sizes) for p in prompts if p.box is not None])
+            tokens.append(encoder.boxes(paddle.to_tensor(corners.reshape(-1, 4))))
+        empty = paddle.zeros([len(prompts), 0, self.config.prompt_embed_dim])
+        sparse = paddle.concat(tokens, axis=1) if tokens else empty  # (B, n, C)
+        dense = encoder.dense(paddle.to_tensor(self._mask_inputs(prompts, embedding)) if shape.has_mask else None)
+        logits, scores = self._mask_decoder(image + dense, self._image_pe, sparse, list(shape.outputs))
+        return logits.numpy(), scores.numpy()
+
+    def _mask_inputs(self, prompts: Sequence[Prompt], embedding: Embedding) -> FloatArray:
+        low, rows = self.config.low_res_size, []
+        for prompt in prompts:
+            if prompt.rough_mask is None:
+                rows.append(prompt.mask_input)
+                continue
+            if prompt.rough_mask.shape != embedding.original_size:
+                raise ValueError(
+                    f"rough_mask: expected the photo's size {embedding.original_size}, got {prompt.rough_mask.shape}"
+                )
+            rows.append(mask_to_model(prompt.rough_mask, embedding.input_size, self.config.image_size, low))
+        return np.stack([row for row in rows if row is not None])[:, np.newaxis]  # (B, 1, L, L)
+
+    def _answer(
+        self, logits: FloatArray, scores: FloatArray, embedding: Embedding, multimask_output: bool | None
+    ) -> "_Answer":
+        """Return masks, scores and logits (M, L, L) of one prompt."""
+        if multimask_output is None and len(scores) > 1:
+            best = int(scores.argmax())
+            logits, scores = logits[best : best + 1], scores[best : best + 1]
+        masks = tuple(self.mask_and_areas(one, embedding)[0] for one in logits)
+        return masks, tuple(float(score) for score in np.clip(scores, 0.0, 1.0)), logits
+
+
+_Answer: TypeAlias = tuple[tuple[Mask, ...], tuple[float, ...], FloatArray]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What prompts must share to be decoded in one batch without padding, which would change their answers."""
+
+    points: int
+    has_box: bool
+    has_mask: bool
+    outputs: tuple[int, ...]
+
+
+def product(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Return the matrix product, computed by Paddle in the calling thread.
+
+    numpy spreads it over threads that wait for each other in a spin: many times slower than the product itself where
+    more of them want to run than there are cores.
+    """
+    place = paddle.CPUPlace()
+    tensors = (paddle.to_tensor(array, place=place) for array in (first, second))
+    return np.asarray(paddle.matmul(*tensors).numpy(), dtype=np.float32)
