@@ -15,6 +15,7 @@ import click
 
 from backend import batch_parts, bootstrap, label_config, logs, task_selection
 from backend.commands import GOOD, PROBLEMS_FOUND, STOPPED, refuse
+from backend.controls import Controls
 from backend.errors import BackendError, RequestError
 from backend.label_studio import LabelStudio
 from backend.label_studio_types import Project
@@ -24,7 +25,6 @@ from backend.project_tasks import ProjectTasks
 from backend.settings import Settings
 from backend.tally import Tally
 from backend.task_selection import Selection
-from backend.types import Controls
 from model.weights import Checkpoint
 
 T = TypeVar("T")

@@ -17,11 +17,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from backend import json_fields, label_config, task_images
+from backend.controls import Controls
 from backend.errors import BackendError, PromptError, Reason
 from backend.logs import without_credentials
 from backend.saved_prompts import TaskPrompts
 from backend.shapes import Rectangle, ShapeKind
-from backend.types import Controls, PromptRegion, Skipped, Task
+from backend.types import PromptRegion, Skipped, Task
 
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 _DROPPED = re.compile(r"[^-\w.]")

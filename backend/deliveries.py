@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from backend import images, label_config, overlays, task_images
+from backend.controls import Controls
 from backend.direct_embeddings import Source
 from backend.errors import BackendError, Reason
 from backend.patience import OutageError, Patience, Stopped
 from backend.preannotate import GONE, MADE, THERE, Made, Settled
 from backend.prediction_writer import PredictionWriter, Ready, Written
 from backend.tally import Failure
-from backend.types import Controls, ImageRef, Region
+from backend.types import ImageRef, Region
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Protocol
 
 from backend import regions
+from backend.controls import Output
 from backend.encoding import is_out_of_memory
 from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.metrics import Metrics
 from backend.shapes import ShapeKind
 from backend.turns import Turns
-from backend.types import ObjectPrompt, Output, Region
+from backend.types import ObjectPrompt, Region
 from model.errors import CapabilityError
 from model.types import Embedding, Mask, Masks, Prompt
 

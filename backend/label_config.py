@@ -14,9 +14,9 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from backend.controls import Control, Controls, ImageTag, LabelsTag, Output
 from backend.errors import ConfigError, Reason
 from backend.shapes import ShapeKind, kind_of
-from backend.types import Control, Controls, ImageTag, LabelsTag, Output
 
 PREFERENCE = (
     ShapeKind.BRUSH,

@@ -10,6 +10,7 @@ from backend import batch_parts, bootstrap, coco_prompts, deliveries, label_conf
 from backend.batch_parts import DEADLINE_S, Engine
 from backend.batch_run import BatchRun
 from backend.coco_prompts import CocoPrompts
+from backend.controls import Controls
 from backend.errors import ConfigError
 from backend.preannotate import Means
 from backend.preannotate_choice import EVERYTHING, Choice
@@ -19,7 +20,7 @@ from backend.settings import Settings
 from backend.shapes import ShapeKind
 from backend.tally import Tally, noting_the_end
 from backend.task_segmenter import TaskSegmenter
-from backend.types import Controls, Prediction, Task
+from backend.types import Prediction, Task
 from model.automatic import AutomaticSettings, settings_for
 
 DUPLICATES = "duplicates deleted"

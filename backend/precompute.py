@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from backend import task_images
+from backend.controls import Controls
 from backend.errors import BackendError, Reason
 from backend.patience import OutageError, Patience, Stopped
 from backend.pipeline import in_hand
 from backend.progress import Progress
 from backend.tally import Failure, Tally, noting_the_end
-from backend.types import Controls, ImageRef, Task
+from backend.types import ImageRef, Task
 
 logger = logging.getLogger(__name__)
 

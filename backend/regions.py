@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from backend import bitmask, outlines, rle
+from backend.controls import Output
 from backend.shapes import Bitmask, Brush, Ellipse, Polygon, Rectangle, Shape, ShapeKind, Vector
-from backend.types import ObjectPrompt, Output, Region
+from backend.types import ObjectPrompt, Region
 from model.types import Mask
 
 ID_LENGTH = 12

@@ -28,10 +28,11 @@ from typing import Protocol
 
 from backend import label_config, saved_prompts
 from backend.claims import Claims
+from backend.controls import Controls
 from backend.errors import BackendError, Reason, RetryLater
 from backend.saved_prompts import Source, TaskPrompts
 from backend.task_segmenter import TaskSegmenter
-from backend.types import Controls, Prediction, PredictRequest, Task
+from backend.types import Prediction, PredictRequest, Task
 
 AT_ONCE = 8
 """Tasks in hand at a time: enough for several workers, few enough for their image files to fit into memory."""

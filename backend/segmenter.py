@@ -14,6 +14,7 @@ from typing import Protocol
 
 from backend import label_config, prompts, task_images, task_objects
 from backend.clicks import Click, Clicks
+from backend.controls import Controls, Output
 from backend.drawing import Drawing, at_size
 from backend.embeddings import Embeddings, Priority
 from backend.errors import BackendError, Reason, RetryLater
@@ -21,10 +22,8 @@ from backend.metrics import Metrics
 from backend.retrieval import Retrieval
 from backend.shapes import ShapeKind
 from backend.types import (
-    Controls,
     ImageRef,
     ObjectPrompt,
-    Output,
     Prediction,
     PredictRequest,
     PromptRegion,

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 
+from backend.controls import Controls, ImageTag
 from backend.errors import Reason, RequestError
-from backend.types import Controls, ImageRef, ImageTag, Task
+from backend.types import ImageRef, Task
 
 UNDEFINED = "$undefined$"  # the key under which Label Studio keeps data imported without a name
 MANY = 1000  # images of one task; a list longer than this is not listed to its end

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from backend import label_config, prompts
+from backend.controls import Controls, Output
 from backend.drawing import check_proportions
 from backend.errors import BackendError, Reason
 from backend.saved_prompts import TaskPrompts
 from backend.shapes import KeyPoint, Polygon, ShapeKind, Vector
-from backend.types import Controls, ObjectPrompt, Output, PromptRegion, Skipped
+from backend.types import ObjectPrompt, PromptRegion, Skipped
 from model.types import Embedding
 
 CHUNK = 16

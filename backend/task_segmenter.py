@@ -13,22 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from backend import label_config, task_images, task_objects
+from backend.controls import Controls
 from backend.drawing import Drawing
 from backend.embeddings import Embeddings, Priority
 from backend.errors import BackendError, Reason, RequestError, RetryLater
 from backend.saved_prompts import TaskPrompts
 from backend.shapes import ShapeKind
 from backend.turns import Turns
-from backend.types import (
-    Controls,
-    ImageRef,
-    ObjectPrompt,
-    Prediction,
-    PromptRegion,
-    Region,
-    Skipped,
-    Task,
-)
+from backend.types import ImageRef, ObjectPrompt, Prediction, PromptRegion, Region, Skipped, Task
 from model.types import Embedding, Mask, Prompt
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend import label_config, task_images
+from backend.controls import Controls, ImageTag, Output
 from backend.errors import ConfigError, Reason, RequestError
 from backend.shapes import ShapeKind
-from backend.types import Controls, ImageRef, ImageTag, Output, Task
+from backend.types import ImageRef, Task
 from tests.wire import CONFIG, JUNK, recorded
 
 BRUSH = '<BrushLabels name="brush" toName="image"><Label value="Cat"/><Label value="Dog"/></BrushLabels>'

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     "model.types model.config model.transforms model.errors",
     "model.*",
-    "backend backend.errors backend.shapes backend.types backend.setting_types backend.settings backend.logs "
-    "backend.signals",
+    "backend backend.errors backend.shapes backend.controls backend.types backend.setting_types backend.settings "
+    "backend.logs backend.signals",
     "backend.json_fields backend.protocol_context backend.protocol_saved backend.protocol backend.label_config "
     "backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
     "backend.saved_prompts backend.coco_prompts backend.regions backend.embedding_bytes",

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from backend import overlays, regions
+from backend.controls import Control, Output
 from backend.shapes import KeyPoint, Rectangle, Shape, ShapeKind
-from backend.types import Control, ObjectPrompt, Output, Region
+from backend.types import ObjectPrompt, Region
 from model.types import Mask, Prompt
 from tests.scenes import iou
 

@@ -17,9 +17,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from backend import bitmask, label_config, outlines, prompts, protocol, regions, rle
+from backend.controls import Control, Output
 from backend.errors import ConfigError
 from backend.shapes import Brush, Ellipse, Polygon, Rectangle, ShapeKind, Vector
-from backend.types import Control, ObjectPrompt, Output, Prediction, Region
+from backend.types import ObjectPrompt, Prediction, Region
 from model.types import Mask, Prompt
 from tests.reference import sdk
 from tests.wire import BODIES, CONFIG, encoded
