@@ -8,7 +8,8 @@ import pytest
 
 from model.config import tiny
 from model.types import Embedding
-from model.weights import Checkpoint
+from model.weights import Checkpoint, native
+from tests.checkpoints import random_checkpoint
 from tests.reference.random_weights import lively_tensors, photo
 
 
@@ -30,6 +31,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A network of a few thousand parameters with every capability."""
     path = tmp_path_factory.mktemp("weights") / "tiny"
     return Checkpoint("tiny", tiny(), lively_tensors(tiny()), "0" * 64, "native", path)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of random weights of a network as small, as a setting names it."""
+    return str(native.write(random_checkpoint(), tmp_path_factory.mktemp("weights") / "small.safetensors"))
 
 
 @pytest.fixture(scope="session")

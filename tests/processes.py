@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,26 @@ def run(*arguments: str, timeout_s: float = START_S, **environ: str) -> subproce
     return subprocess.run(
         command, env=environment(**environ), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s
     )
+
+
+@contextmanager
+def commands(**environ: str) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Yield what starts ``python -m backend`` with these settings; no process is left at the end of the block."""
+    running: list[subprocess.Popen] = []
+
+    def start(*arguments: str, **options: object) -> subprocess.Popen:
+        command = [sys.executable, "-m", "backend", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        running.append(subprocess.Popen(command, env=environment(**environ), cwd=ROOT, text=True, **pipes))
+        return running[-1]
+
+    try:
+        yield start
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
 
 
 def free_port() -> int:

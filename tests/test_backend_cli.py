@@ -29,14 +29,6 @@ def call(monkeypatch, tmp_path):
     return call
 
 
-@pytest.fixture
-def weights(tmp_path):
-    from model.weights import native
-    from tests.checkpoints import random_checkpoint
-
-    return str(native.write(random_checkpoint(), tmp_path / "small.safetensors"))
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["serve", "--help"], ["doctor", "-h"], ["demo", "--help"]])
 def test_help_is_there_and_imports_nothing_that_takes_time(arguments):
     code = (

@@ -20,20 +20,12 @@ from backend.__main__ import main
 from tests.fake_project import PROJECT, FakeProject, away
 from tests.fake_project_server import FakeProjectServer
 from tests.fakes import LEGACY_TOKEN, Reply, png
-from tests.processes import ROOT, environment
+from tests.processes import commands, environment
 from tests.scenes import scene_file
 from tests.test_preannotate import SIZE_WH, box
 from tests.wire import CONFIG
 
 RUN_S = 120
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    from model.weights import native
-    from tests.checkpoints import random_checkpoint
-
-    return str(native.write(random_checkpoint(), tmp_path_factory.mktemp("weights") / "small.safetensors"))
 
 
 @pytest.fixture
@@ -70,19 +62,8 @@ def call(settings, monkeypatch):
 @pytest.fixture
 def start(settings):
     """Run the command line as a process, which is gone at the end of the test."""
-    running = []
-
-    def start(*arguments, **options):
-        command = [sys.executable, "-m", "backend", *arguments]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        running.append(subprocess.Popen(command, env=environment(**settings), cwd=ROOT, text=True, **pipes))
-        return running[-1]
-
-    yield start
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with commands(**settings) as start:
+        yield start
 
 
 def fill(server, count, first=0):

@@ -1,9 +1,8 @@
 """Whole projects on RQ workers with a real Redis: encoded there, once, and one run at a time."""
 
+import itertools
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -11,12 +10,10 @@ import pytest
 from tests.fake_project import PROJECT, FakeProject
 from tests.fake_project_server import FakeProjectServer
 from tests.fakes import LEGACY_TOKEN, Reply, png
-from tests.processes import ROOT, environment
+from tests.processes import commands
 from tests.redis_server import RedisServer, needs_redis
-from tests.test_batch_commands import RUN_S, fill, wait_for, weights
+from tests.test_batch_commands import RUN_S, fill, wait_for
 from tests.wire import CONFIG
-
-__all__ = ["weights"]
 
 pytestmark = [needs_redis, pytest.mark.slow]
 
@@ -43,22 +40,17 @@ def start(redis, server, weights, tmp_path):
         "PADDLE_SAM_CACHE_DIR": str(tmp_path / "cache"),
         "REDIS_URL": redis.address,
     }
-    running = []
+    numbers = itertools.count()
 
-    def start(*arguments, **changes):
-        log = tmp_path / f"{len(running)}.log"
-        command = [sys.executable, "-m", "backend", *arguments]
-        options = {"env": environment(**settings, **changes), "cwd": ROOT, "text": True}
+    def start(*arguments):
+        log = tmp_path / f"{next(numbers)}.log"
         with log.open("w") as sink:
-            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, **options))
-        running[-1].said = log.read_text
-        return running[-1]
+            process = run(*arguments, stderr=sink)
+        process.said = log.read_text
+        return process
 
-    yield start
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with commands(**settings) as run:
+        yield start
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from click.testing import CliRunner
 
 from backend.__main__ import main
 from backend.settings import SECRETS, read
-from model.weights import native
-from tests.checkpoints import random_checkpoint
 from tests.fakes import HttpServer, Reply
 from tests.processes import environment, serving
 from tests.redis_server import PROGRAM, RedisServer, free_port
@@ -38,11 +36,6 @@ def run(monkeypatch):
 def hidden(text):
     """Whether none of the secrets shows, in words that say which does."""
     return [secret for secret in (KEY, PASSWORD, REDIS_PASSWORD, HEADERS["Authorization"][6:]) if secret in text] == []
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return str(native.write(random_checkpoint(), tmp_path_factory.mktemp("weights") / "small.safetensors"))
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,12 @@ import threading
 
 import pytest
 
-from model.weights import native
 from tests.answers import mask_of
-from tests.checkpoints import random_checkpoint
 from tests.fakes import HttpServer, Reply, png
 from tests.processes import Server, free_port, run, serving
 from tests.service import wait_until
 from tests.test_bootstrap import click_on, data_uri
 from tests.wire import encoded
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    return str(native.write(random_checkpoint(), folder / "small.safetensors"))
 
 
 @pytest.fixture(scope="module")
