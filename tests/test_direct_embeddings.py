@@ -5,9 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from backend import images
 from backend.content_journal import ContentJournal, Entry
-from backend.direct_embeddings import DECODED_AT_ONCE, DirectEmbeddings
+from backend.direct_embeddings import DECODED_AT_ONCE
 from backend.embeddings import LocalEmbeddings, Priority
 from backend.errors import BackendError, ImageError, Reason, RetryLater
 from backend.image_source import Version
@@ -15,6 +14,7 @@ from backend.metrics import Metrics
 from backend.patience import Stopped
 from backend.store import FileStore
 from backend.types import ImageRef
+from tests.direct import direct_embeddings
 from tests.fakes import FakeEncoder, png
 from tests.test_embeddings import FakeSource
 
@@ -30,11 +30,7 @@ class Setup:
         self.options = {}
 
     def build(self, **options):
-        store = FileStore(self.folder / "embeddings", options.pop("room", 10_000_000))
-        journal = ContentJournal(self.folder / "contents.jsonl", "http://localhost:8080")
-        return DirectEmbeddings(
-            self.source, self.encoder, store, journal, Metrics(), limits=images.Limits(), dtype="float16", **options
-        )
+        return direct_embeddings(self.folder, self.source, self.encoder, **options)
 
 
 @pytest.fixture

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from backend import deliveries, images, label_config, preannotate, saved_prompts
-from backend.content_journal import ContentJournal
 from backend.deliveries import OverlayFolder
-from backend.direct_embeddings import DirectEmbeddings
 from backend.drawing import Drawing
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.label_studio_http import FaultError, ForbiddenError, RefusedError
@@ -21,9 +19,9 @@ from backend.preannotate import GONE, MADE, NOTHING, SAME, THERE, Means
 from backend.prediction_writer import PredictionWriter
 from backend.project_tasks import ProjectTasks
 from backend.saved_prompts import Source
-from backend.store import FileStore
 from backend.task_segmenter import TaskSegmenter
 from backend.types import Prediction, Skipped, Task
+from tests.direct import direct_embeddings
 from tests.fake_project import PROJECT, FakeProject, away
 from tests.fakes import FakeEncoder, png
 from tests.service import FakeDecoder
@@ -77,16 +75,7 @@ class Run:
         store = store or self.project
         patience = Patience(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
         controls = label_config.parse(self.config)
-        embeddings = DirectEmbeddings(
-            self.source,
-            self.encoder,
-            FileStore(self.folder / "embeddings", 10_000_000),
-            ContentJournal(self.folder / "contents.jsonl", "x"),
-            Metrics(),
-            limits=images.Limits(),
-            dtype="float16",
-            check=patience.check,
-        )
+        embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.check)
         segmenter = TaskSegmenter(Drawing(self.decoder, Metrics(), 1), embeddings, automatic=self.automatic)
 
         def segment(task):

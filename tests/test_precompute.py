@@ -4,15 +4,12 @@ import threading
 
 import pytest
 
-from backend import images, label_config, precompute
-from backend.content_journal import ContentJournal
-from backend.direct_embeddings import DirectEmbeddings
+from backend import label_config, precompute
 from backend.errors import ImageError, Reason, RetryLater
-from backend.metrics import Metrics
 from backend.patience import Patience
 from backend.precompute import CACHED, ENCODED, Means, Room
 from backend.project_tasks import ProjectTasks
-from backend.store import FileStore
+from tests.direct import direct_embeddings
 from tests.fake_project import PROJECT, FakeProject, away
 from tests.fakes import FakeEncoder, png
 from tests.test_embeddings import FakeSource
@@ -38,16 +35,7 @@ class Run:
 
     def __call__(self, limit=None):
         patience = Patience(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
-        embeddings = DirectEmbeddings(
-            self.source,
-            self.encoder,
-            FileStore(self.folder / "embeddings", 10_000_000),
-            ContentJournal(self.folder / "contents.jsonl", "x"),
-            Metrics(),
-            limits=images.Limits(),
-            dtype="float16",
-            check=patience.check,
-        )
+        embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.check)
         tasks = ProjectTasks(self.project, patience, self.project.project_value, limit=limit)
         means = Means(embeddings.ensure, self.project.version, patience, self.at_once, self.room, self.hurry)
         return precompute.run(tasks, PROJECT, label_config.parse(self.config), means, self.stop, self)
