@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from backend.ahead import Ahead
 from backend.cluster import Cluster, ClusterState
-from backend.contents import Contents, Place, place_of
+from backend.contents import Place, place_of
 from backend.embedding_bytes import Dtype
 from backend.encode_queue import Priority
 from backend.errors import BackendError, Reason, RetryLater
@@ -25,8 +25,9 @@ from backend.jobs import JobQueues
 from backend.listener import Ears, Listener
 from backend.redis_link import Link
 from backend.redis_store import RedisStore
-from backend.shared_contents import Known, Note, SharedContents, parse_notice
-from backend.store import EmbeddingKey, EmbeddingStore
+from backend.shared_contents import Known, SharedContents, parse_notice
+from backend.shared_embeddings import SharedEmbeddings
+from backend.store import EmbeddingStore
 from backend.types import ImageRef
 from backend.waiting import Observer, awaited
 from model.types import Embedding
@@ -87,10 +88,8 @@ class QueuedEmbeddings:
             dtype: what embeddings are stored as.
             clock: seconds, monotonic.
         """
-        self._link, self._cluster, self._memory, self._store = link, cluster, memory, store
-        self._shared, self._queues, self._observer = contents, queues, observer
-        self._model_version, self._dtype, self._clock = model_version, dtype, clock
-        self._contents = Contents(clock)
+        self._link, self._cluster, self._queues, self._observer, self._clock = link, cluster, queues, observer, clock
+        self._made = SharedEmbeddings(link, memory, store, contents, model_version, dtype, clock)
         self._flights: dict[Place, _Flight] = {}
         self._asking: dict[Place, float] = {}
         self._errands = ThreadPoolExecutor(ERRANDS, thread_name_prefix="redis")
@@ -159,7 +158,8 @@ class QueuedEmbeddings:
         found = self._warm(ref, place)
         if found is None:
             with suppress(BackendError):
-                found = self._held(place, self._shared.get(place))[0]
+                held = self._made.held(place, self._made.known(place))
+                found = held.embedding if held is not None else None
         return found
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
@@ -167,18 +167,14 @@ class QueuedEmbeddings:
         self.start()
         self._ahead.add(refs)
 
-    def _key(self, digest: str) -> EmbeddingKey:
-        return EmbeddingKey(digest, self._model_version, self._dtype)
-
     def _warm(self, ref: ImageRef, place: Place) -> Embedding | None:
-        """Return the embedding if this process holds it; as old as may be while nobody can be asked for a newer one."""
-        content = self._contents.get(place)
-        if content is None or not (self._contents.is_usable(content) or self._link.is_down):
+        """Return the embedding if this process holds it."""
+        held = self._made.warm(place)
+        if held is None:
             return None
-        found = self._memory.get(self._key(content.digest))
-        if found is not None and not self._contents.is_fresh(content) and not self._link.is_down:
+        if not held.is_fresh:
             self._ask_whether_changed(ref, place)
-        return found
+        return held.embedding
 
     def _join(self, ref: ImageRef, place: Place, priority: Priority, deadline_s: float) -> "Future[Embedding]":
         """Return the embedding on its way; set it on its way if this process has not."""
@@ -220,7 +216,7 @@ class QueuedEmbeddings:
 
     def _take_off(self, flight: _Flight) -> None:
         """Look whether the image is there already; ask for it if it is not."""
-        if not self._landed(flight, self._shared.get(flight.place)):
+        if not self._landed(flight, self._made.known(flight.place)):
             self._observer.looked_up("miss")
             self._ask(flight)
 
@@ -229,27 +225,14 @@ class QueuedEmbeddings:
         if known.failure is not None:
             self._settle(flight, known.failure)
             return True
-        found, tier = self._held(flight.place, known)
-        if found is None or known.note is None:
+        held = self._made.held(flight.place, known)
+        if held is None:
             return False
-        self._observer.looked_up(tier)
-        self._settle(flight, found)
-        if not known.note.is_fresh:
+        self._observer.looked_up(held.tier)
+        self._settle(flight, held.embedding)
+        if not held.is_fresh:
             self._ask_whether_changed(flight.ref, flight.place)
         return True
-
-    def _held(self, place: Place, known: Known) -> tuple[Embedding | None, str]:
-        """Return the embedding that is known to lie behind an address, and where it was found."""
-        if known.note is None:
-            return None, ""
-        self._learn(place, known.note)
-        key = self._key(known.note.digest)
-        found, tier = self._memory.get(key), "memory"
-        if found is None:
-            found, tier = self._store.fetch(key), "redis"
-        if found is not None:
-            self._memory.put(key, found)
-        return found, tier
 
     def _ask(self, flight: _Flight) -> None:
         """Queue the image, unless somebody has."""
@@ -260,7 +243,7 @@ class QueuedEmbeddings:
 
     def _look(self, flight: _Flight) -> None:
         """See how an image fares: there, being worked on, waiting for its turn, or lost on the way."""
-        if self._landed(flight, self._shared.get(flight.place)):
+        if self._landed(flight, self._made.known(flight.place)):
             return
         if (
             flight.asked is None
@@ -285,9 +268,6 @@ class QueuedEmbeddings:
         else:
             flight.future.set_result(outcome)
 
-    def _learn(self, place: Place, note: Note) -> None:
-        self._contents.put(place, note.digest, note.version, immutable=note.immutable, age_s=note.age_s)
-
     def _submit(self, errand: Callable[..., None], *arguments: object) -> None:
         with suppress(RuntimeError):  # the errands end before the listener does
             self._errands.submit(errand, *arguments)
@@ -298,8 +278,8 @@ class QueuedEmbeddings:
         notice = parse_notice(data)
         if notice is None:
             return
-        if notice.known.note is not None and self._contents.get(notice.place) is not None:
-            self._learn(notice.place, notice.known.note)
+        if notice.known.note is not None:
+            self._made.relearn(notice.place, notice.known.note)
         with self._lock:
             flight = self._flights.get(notice.place)
         if flight is not None:
@@ -336,19 +316,13 @@ class QueuedEmbeddings:
     def _ask_ahead(self, ref: ImageRef) -> None:
         place = place_of(ref)
         try:
-            if self._warm(ref, place) is None and not self._is_done(place):
+            if self._warm(ref, place) is None and not self._made.is_done(place):
                 self._queues.ask(ref, place, Priority.PREFETCH)
         except BackendError as error:
             self._observer.background_failure(error.reason)
             logger.info("event=prefetch_failed task=%s reason=%s", ref.task_id, error.reason)
         except Exception:
             logger.exception("event=prefetch_defect task=%s", ref.task_id)
-
-    def _is_done(self, place: Place) -> bool:
-        known = self._shared.get(place)
-        if known.failure is not None:
-            return True
-        return known.note is not None and known.note.is_fresh and self._store.holds(self._key(known.note.digest))
 
     def _ask_whether_changed(self, ref: ImageRef, place: Place) -> None:
         """Have a worker look whether an image has changed, while clicks on it go on being answered."""
@@ -362,9 +336,9 @@ class QueuedEmbeddings:
 
     def _recheck(self, ref: ImageRef, place: Place) -> None:
         try:
-            known = self._shared.get(place)
+            known = self._made.known(place)
             if known.note is not None and known.note.is_fresh:
-                self._learn(place, known.note)
+                self._made.learn(place, known.note)
             else:
                 self._queues.ask(ref, place, Priority.PREFETCH)
         except BackendError as error:

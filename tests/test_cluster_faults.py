@@ -261,7 +261,7 @@ def test_clocks_that_differ_do_not_matter(cluster, redis):
     web.get(ref("red"), SOON_S)
     for other, off_s in ((early, -86_400.0), (late, 86_400.0)):
         clock = lambda off_s=off_s: time.monotonic() + off_s  # noqa: E731
-        other._clock = other._contents._clock = clock
+        other._clock = other._made._contents._clock = clock
         assert outcome(other, "red")[0] == RED
         assert outcome(other, "red", 0.0)[0] == RED
     assert cluster.downloads() == ["red"]
@@ -310,7 +310,7 @@ def test_while_redis_is_away_for_long_what_a_process_holds_is_served_however_old
     redis.kill()
     assert outcome(web, "blue")[0] is Reason.STORE_UNAVAILABLE
     offset = 86_400.0
-    web._contents._clock = lambda: time.monotonic() + offset
+    web._made._contents._clock = lambda: time.monotonic() + offset
     assert outcome(web, "red", 0.0)[0] == RED
 
 

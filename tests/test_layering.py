@@ -22,7 +22,8 @@ ROWS = [
     "backend.project_tasks backend.prediction_writer backend.store backend.metrics",
     "backend.encoding backend.content_journal backend.encode_queue backend.direct_embeddings backend.ahead "
     "backend.waiting backend.fetchers backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
-    "backend.lease backend.shared_contents backend.jobs backend.cluster backend.yielding_source backend.encode_job "
+    "backend.lease backend.shared_contents backend.shared_embeddings backend.jobs backend.cluster "
+    "backend.yielding_source backend.encode_job "
     "backend.listener backend.queued_embeddings",
     "backend.clicks backend.turns backend.errands backend.loading_decoder backend.drawing backend.task_objects "
     "backend.task_segmenter backend.claims backend.retrieval backend.pushing backend.segmenter backend.precompute "
