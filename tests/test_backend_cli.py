@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from backend.__main__ import main
 from tests.fakes import LEGACY_TOKEN, FakeLabelStudio, Reply, png
-from tests.processes import environment
+from tests.processes import environment, free_port
 from tests.wire import CONFIG
 
 
@@ -60,14 +60,14 @@ def test_a_wrong_option_is_refused(call):
 
 
 def test_an_option_goes_before_the_environment(call):
-    done = call("serve", "--weights", "/nowhere/b", PADDLE_SAM_WEIGHTS="/nowhere/a")
+    done = call("serve", "--weights", "/nowhere/b", PADDLE_SAM_WEIGHTS="/nowhere/a", PORT=str(free_port()))
     assert done.exit_code == 2
     assert "/nowhere/b" in done.stderr
     assert "/nowhere/a" not in done.stderr
 
 
 def test_weights_that_are_not_there_are_refused_in_one_line(call):
-    done = call("serve", "--weights", "SAM-X")
+    done = call("serve", "--weights", "SAM-X", PORT=str(free_port()))
     assert done.exit_code == 2
     assert done.stderr.count("\n") == 1
     assert "SAM-H_box" in done.stderr
