@@ -63,12 +63,6 @@ def points_to_model(coords: npt.ArrayLike, original_size: tuple[int, int], input
     return np.asarray(np.asarray(coords, dtype=np.float64) * scale, dtype=np.float32)
 
 
-def points_from_model(coords: npt.ArrayLike, original_size: tuple[int, int], input_size: tuple[int, int]) -> FloatArray:
-    """Carry (x, y) points, shape (..., 2), from the model's input back to original pixels."""
-    scale = [original_size[1] / input_size[1], original_size[0] / input_size[0]]
-    return np.asarray(np.asarray(coords, dtype=np.float64) * scale, dtype=np.float32)
-
-
 def mask_to_model(mask: BoolArray, input_size: tuple[int, int], image_size: int, low_res_size: int) -> FloatArray:
     """Turn a drawn mask of the photo into a mask input.
 
@@ -90,34 +84,12 @@ def mask_to_model(mask: BoolArray, input_size: tuple[int, int], image_size: int,
     return logits
 
 
-def mask_from_logits(
-    logits: FloatArray,
-    input_size: tuple[int, int],
-    original_size: tuple[int, int],
-    image_size: int,
-    product: Callable[[FloatArray, FloatArray], FloatArray] = np.matmul,
-) -> Mask:
-    """Turn low-resolution logits into a mask of the photo.
-
-    Args:
-        logits: (low_res_size, low_res_size) float32.
-        input_size: (height, width) of the photo within the square input.
-        original_size: (H, W) of the photo.
-        image_size: side of the square input.
-        product: the matrix product of two float32 arrays.
-
-    Returns:
-        The mask, true where the interpolated logit is above zero.
-    """
-    return mask_and_areas(logits, input_size, original_size, image_size, (), product)[0]
-
-
 def mask_and_areas(
     logits: FloatArray,
     input_size: tuple[int, int],
     original_size: tuple[int, int],
     image_size: int,
-    levels: Sequence[float],
+    levels: Sequence[float] = (),
     product: Callable[[FloatArray, FloatArray], FloatArray] = np.matmul,
 ) -> tuple[Mask, tuple[int, ...]]:
     """Turn low-resolution logits into a mask of the photo, and count the pixels above other levels than zero.
@@ -129,12 +101,12 @@ def mask_and_areas(
     as a whole.
 
     Args:
-        logits: as `mask_from_logits` takes it, like all but the next.
-        input_size: likewise.
-        original_size: likewise.
-        image_size: likewise.
+        logits: (low_res_size, low_res_size) float32.
+        input_size: (height, width) of the photo within the square input.
+        original_size: (H, W) of the photo.
+        image_size: side of the square input.
         levels: logits.
-        product: likewise.
+        product: the matrix product of two float32 arrays.
 
     Returns:
         The mask, true where the interpolated logit is above zero, and for each level the pixels of the photo where it

@@ -6,7 +6,7 @@ import pytest
 from model import weights
 from model.config import tiny, vit_b
 from model.predictor import load_decoder, load_encoder
-from model.transforms import longest_side_size, mask_from_logits
+from model.transforms import longest_side_size, mask_and_areas
 from model.types import Embedding
 from tests.reference import logit_maps
 from tests.reference.prompts import KINDS, prompt
@@ -119,7 +119,7 @@ def test_three_hundred_logit_maps_of_each_kind_give_metas_masks_to_the_pixel(kin
         logits = logit_maps.logit_map(kind, low_res_size, random)
         geometry = longest_side_size(size, image_size), size, image_size
         expected = postprocess(logits, *geometry) > 0
-        np.testing.assert_array_equal(mask_from_logits(logits, *geometry).to_array(), expected, err_msg=str(geometry))
+        np.testing.assert_array_equal(mask_and_areas(logits, *geometry)[0].to_array(), expected, err_msg=str(geometry))
 
 
 @pytest.mark.parametrize("which", ["small", "base"])

@@ -9,9 +9,7 @@ from model.transforms import (
     ROUGH_LOGIT,
     longest_side_size,
     mask_and_areas,
-    mask_from_logits,
     mask_to_model,
-    points_from_model,
     points_to_model,
     to_model_input,
 )
@@ -104,7 +102,8 @@ def test_points_return_to_where_they_were_within_half_a_pixel(size, image_size, 
     there = points_to_model(points, size, input_size)
     assert (there >= 0).all()
     assert (there <= np.float32([input_size[1], input_size[0]]) * (1 + 1e-6)).all()
-    assert np.abs(points_from_model(there, size, input_size) - points).max() <= 0.5
+    back = there * np.float64([size[1] / input_size[1], size[0] / input_size[0]])
+    assert np.abs(back - points).max() <= 0.5
 
 
 @given(sizes, image_sizes)
@@ -123,7 +122,7 @@ def golden():
 def test_masks_equal_metas_postprocessing_to_the_pixel(golden, index):
     kind, low_res_size, image_size, original_size = POSTPROCESS[index]
     logits = logit_map(kind, low_res_size, np.random.RandomState(index))
-    mask = mask_from_logits(logits, longest_side_size(original_size, image_size), original_size, image_size)
+    mask, _ = mask_and_areas(logits, longest_side_size(original_size, image_size), original_size, image_size)
     height, width = original_size
     expected = np.unpackbits(golden[str(index)], count=height * width).reshape(original_size).astype(bool)
     assert expected.any() == (kind != "empty")
@@ -138,7 +137,7 @@ small_sides = st.integers(1, 300)
 def test_looking_only_where_the_object_is_changes_no_pixel(size, kind, seed, image_size):
     logits = logit_map(kind, 32, np.random.RandomState(seed))
     input_size = longest_side_size(size, image_size)
-    mask = mask_from_logits(logits, input_size, size, image_size)
+    mask, _ = mask_and_areas(logits, input_size, size, image_size)
     whole = two_steps(logits, input_size, size, image_size)
     clear = np.abs(whole) > 1e-4  # nearer to zero, float64 here and float32 there may differ
     np.testing.assert_array_equal(mask.to_array()[clear], (whole > 0)[clear])
@@ -158,7 +157,7 @@ def test_areas_at_other_levels_are_those_of_the_whole_photo(size, kind, seed, le
     whole = two_steps(logits, input_size, size, 128)
     for level, area in zip(levels, areas, strict=True):
         assert np.count_nonzero(whole > level + 1e-4) <= area <= np.count_nonzero(whole > level - 1e-4)
-    alone = mask_from_logits(logits, input_size, size, 128)
+    alone, _ = mask_and_areas(logits, input_size, size, 128)
     assert (mask.offset, mask.crop.shape) == (alone.offset, alone.crop.shape)
     assert np.count_nonzero(mask.crop ^ alone.crop) <= np.count_nonzero(np.abs(whole) < 1e-4)
 
@@ -179,7 +178,7 @@ def bilinear(values, target, axis):
 def test_a_small_object_in_a_large_photo_is_held_in_a_small_crop():
     logits = np.full((256, 256), -5.0, dtype=np.float32)
     logits[100:110, 50:60] = 5
-    mask = mask_from_logits(logits, (768, 1024), (3000, 4000), 1024)
+    mask, _ = mask_and_areas(logits, (768, 1024), (3000, 4000), 1024)
     assert mask.area > 0
     assert mask.crop.size < 0.01 * 3000 * 4000
 
@@ -187,7 +186,7 @@ def test_a_small_object_in_a_large_photo_is_held_in_a_small_crop():
 def test_an_object_that_lies_in_the_padding_alone_gives_an_empty_mask():
     logits = np.full((32, 32), -1.0, dtype=np.float32)
     logits[28:, :] = 1  # the photo ends at row 16
-    mask = mask_from_logits(logits, (64, 128), (100, 200), 128)
+    mask, _ = mask_and_areas(logits, (64, 128), (100, 200), 128)
     assert mask.area == 0
     assert not mask.to_array().any()
 
@@ -201,7 +200,7 @@ def test_a_drawn_rectangle_comes_back_from_the_models_frame_at_its_place(size, x
     drawn[top:bottom, left:right] = True
     input_size = longest_side_size(size, 128)
     assume(min(input_size) >= 16)  # a photo thinner than a few low-resolution pixels has no places in it to speak of
-    back = mask_from_logits(mask_to_model(drawn, input_size, 128, 32), input_size, size, 128)
+    back, _ = mask_and_areas(mask_to_model(drawn, input_size, 128, 32), input_size, size, 128)
     cell = max(size) / 32
     for got, want in zip(back.box, (left, top, right, bottom), strict=True):
         assert abs(got - want) <= cell + 1

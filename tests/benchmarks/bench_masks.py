@@ -3,7 +3,7 @@
 import numpy as np
 
 from model.decoder import product
-from model.transforms import mask_from_logits
+from model.transforms import mask_and_areas
 from tests.benchmarks.rows import Row, compare, limit
 from tests.reference.meta import postprocess
 
@@ -26,7 +26,7 @@ def run() -> list[Row]:
         logits = disc(share)
         row = compare(
             f"mask of {share:.0%} of 4000×3000",
-            lambda logits=logits: mask_from_logits(logits, *GEOMETRY, product=product),
+            lambda logits=logits: mask_and_areas(logits, *GEOMETRY, product=product)[0],
             lambda logits=logits: postprocess(logits, *GEOMETRY) > 0,
             against="segment-anything, torch eager",
             goal=goal,
