@@ -173,15 +173,3 @@ def demo() -> SamConfig:
         decoder_mlp_dim=256,
         iou_head_hidden_dim=96,
     )
-
-
-def tiny(image_size: int = 128) -> SamConfig:
-    """Return a configuration for tests: every kind of layer, a few thousand parameters."""
-    return SamConfig(
-        "tiny",
-        VitConfig(embed_dim=32, depth=3, num_heads=2, global_attn_indexes=(1,), window_size=3),
-        image_size,
-        prompt_embed_dim=32,
-        decoder_mlp_dim=64,
-        iou_head_hidden_dim=32,
-    )

@@ -6,12 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import SamConfig, tiny
+from model.config import SamConfig, VitConfig
 from model.weights import names
 from model.weights.checkpoint import Checkpoint
 from tests import torch_file
 
 Tensors = Mapping[str, np.ndarray]
+
+
+def tiny(image_size: int = 128) -> SamConfig:
+    """A configuration with every kind of layer and a few thousand parameters."""
+    return SamConfig(
+        "tiny",
+        VitConfig(embed_dim=32, depth=3, num_heads=2, global_attn_indexes=(1,), window_size=3),
+        image_size,
+        prompt_embed_dim=32,
+        decoder_mlp_dim=64,
+        iou_head_hidden_dim=32,
+    )
 
 
 def random_tensors(config: SamConfig, seed: int = 0, without: tuple[str, ...] = ()) -> dict[str, np.ndarray]:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from model.config import tiny
 from model.types import Embedding
 from model.weights import Checkpoint, native
-from tests.checkpoints import random_checkpoint
+from tests.checkpoints import random_checkpoint, tiny
 from tests.reference.random_weights import lively_tensors, photo
 
 

@@ -8,11 +8,12 @@ import paddle
 import pytest
 from safetensors import safe_open
 
-from model.config import ConvConfig, SamConfig, demo, tiny
+from model.config import ConvConfig, SamConfig, demo
 from model.conv_encoder import ConvEncoder
 from model.demo.evaluate import WEIGHTS, Figures, Judge, evaluate
 from model.predictor import load_decoder, load_encoder
 from model.weights import read
+from tests.checkpoints import tiny
 
 SMALL = SamConfig(
     "small",

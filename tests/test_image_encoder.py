@@ -5,10 +5,10 @@ import paddle
 import pytest
 from paddle.nn import functional
 
-from model.config import SamConfig, VitConfig, demo, tiny
+from model.config import SamConfig, VitConfig, demo
 from model.device import ThreadPool
 from model.image_encoder import Attention, ImageEncoderViT, Sequential, fused_attention
-from tests.checkpoints import random_tensors
+from tests.checkpoints import random_tensors, tiny
 from tests.reference.make_golden import GOLDEN
 
 WINDOW_FITS = SamConfig("fits", VitConfig(32, 2, 2, (1,), window_size=4), 128, prompt_embed_dim=32)

@@ -5,10 +5,9 @@ import paddle
 import pytest
 from paddle import nn
 
-from model.config import tiny
 from model.mask_decoder import MaskDecoder
 from model.transformer import Attention
-from tests.checkpoints import random_tensors
+from tests.checkpoints import random_tensors, tiny
 
 
 def random_layer(layer: nn.Layer, seed: int = 0) -> nn.Layer:

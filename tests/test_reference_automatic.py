@@ -5,11 +5,11 @@ import pytest
 
 from model.api import DEMO_WEIGHTS
 from model.automatic import AutomaticMaskGenerator, AutomaticSettings
-from model.config import tiny, vit_b
+from model.config import vit_b
 from model.demo.scenes import render_scene
 from model.predictor import load_decoder, load_encoder
 from model.weights import read
-from tests.checkpoints import checkpoint_of
+from tests.checkpoints import checkpoint_of, tiny
 from tests.reference.random_weights import lively_tensors, photo
 
 pytestmark = pytest.mark.reference

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from model import weights
-from model.config import tiny, vit_b
+from model.config import vit_b
 from model.predictor import load_decoder, load_encoder
 from model.transforms import longest_side_size, mask_and_areas
 from model.types import Embedding
+from tests.checkpoints import tiny
 from tests.reference import logit_maps
 from tests.reference.prompts import KINDS, prompt
 from tests.reference.random_weights import lively_tensors, photo

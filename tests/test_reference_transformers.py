@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from model import weights
-from model.config import tiny
 from model.predictor import load_decoder, load_encoder
 from model.transforms import to_model_input
+from tests.checkpoints import tiny
 from tests.reference.prompts import prompt
 from tests.reference.random_weights import lively_tensors, photo
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from model import weights
-from model.config import ConvConfig, SamConfig, tiny
+from model.config import ConvConfig, SamConfig
 from model.weights import names, native
 from model.weights.checkpoint import Checkpoint
 from tests import checkpoints, torch_file
+from tests.checkpoints import tiny
 from tests.golden.paddlex import make as golden
 from tests.weights_files import golden_directory
 
