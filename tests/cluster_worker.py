@@ -1,7 +1,7 @@
 """A worker process with a stand-in encoder: ``python -m tests.cluster_worker SETTINGS LOG ENCODE_S [MAX_JOBS]``.
 
 ``SETTINGS`` is a JSON object of environment variables. Everything but the encoder is the product's own. What an image's
-first pixel says, the encoder does: see `POISON`, `TOO_LARGE` and `HOARD`.
+first pixel says, the encoder does: see `POISON` and `TOO_LARGE`.
 """
 
 import json
