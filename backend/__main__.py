@@ -6,7 +6,7 @@ import sys
 import click
 
 from backend import demo, health, preannotate_command, precompute_command
-from backend.commands import GOOD, PROBLEMS_FOUND, refuse, settings_of
+from backend.commands import GOOD, PROBLEMS_FOUND, refuse, settings_of, weights_option
 from backend.settings_help import CommandWithSettings
 
 
@@ -21,9 +21,7 @@ def main() -> None:
 @main.command(cls=CommandWithSettings)
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [env: PORT; default: 9090]")
 @click.option("--host", help="Address to listen on.  [env: HOST; default: 0.0.0.0]")
-@click.option(
-    "--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS; default: demo]"
-)
+@weights_option
 @click.option("--check", is_flag=True, help="Only tell, by the exit code, whether the service at this address is up.")
 def serve(port: int | None, host: str | None, weights: str | None, check: bool) -> None:
     """Serve Label Studio until stopped."""
@@ -46,9 +44,7 @@ def serve(port: int | None, host: str | None, weights: str | None, check: bool) 
 
 
 @main.command(cls=CommandWithSettings)
-@click.option(
-    "--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS; default: demo]"
-)
+@weights_option
 @click.option(
     "--device", help="auto, cpu, gpu or gpu:N; one worker per device.  [env: PADDLE_SAM_DEVICE, DEVICE; default: auto]"
 )

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 import click
 
+from backend.commands import weights_option
+
 C = TypeVar("C", bound=Callable[..., None])
 
 FILTER_HELP = (
@@ -20,10 +22,7 @@ _OPTIONS = (
     ),
     click.option("--filter", "filters", multiple=True, metavar="CONDITION", help=FILTER_HELP),
     click.option("--limit", type=click.IntRange(1), help="Only the first so many tasks.  [default: all]"),
-    click.option(
-        "--weights",
-        help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS; default: demo]",
-    ),
+    weights_option,
     click.option(
         "--device",
         help="auto, cpu, gpu or gpu:N; where this process computes.  [env: PADDLE_SAM_DEVICE, DEVICE; default: auto]",

@@ -1,4 +1,4 @@
-"""What all commands have in common: the settings they read, how they refuse, and their exit codes."""
+"""What commands have in common: the settings they read, how they refuse, their exit codes, and an option."""
 
 import os
 import sys
@@ -9,6 +9,10 @@ import click
 from backend.settings import Settings, SettingsError, read
 
 GOOD, PROBLEMS_FOUND, BAD_SETTINGS, STOPPED = 0, 1, 2, 130
+
+weights_option = click.option(
+    "--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS; default: demo]"
+)
 
 
 def settings_of(options: dict[str, str | int | None]) -> Settings:
