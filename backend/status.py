@@ -11,7 +11,6 @@ class Row:
 
     name: str
     text: str
-    is_problem: bool = False
 
 
 @dataclass(frozen=True)
