@@ -1,7 +1,7 @@
 """What goes on in the cluster: which workers are alive, what waits in the queues, and what is being worked on."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -61,11 +61,9 @@ class ClusterState:
 class Cluster:
     """Looks at the cluster, and tells it of a worker."""
 
-    def __init__(
-        self, link: Link, keys: Keys, queues: JobQueues, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, link: Link, keys: Keys, queues: JobQueues) -> None:
         """Connect to nothing yet."""
-        self._link, self._keys, self._queues, self._clock = link, keys, queues, clock
+        self._link, self._keys, self._queues = link, keys, queues
         self.state = ClusterState()
 
     @property
@@ -79,9 +77,9 @@ class Cluster:
         Raises:
             RetryLater: Redis does not answer.
         """
-        start = self._clock()
+        start = time.perf_counter()
         self._link.call(lambda client: client.ping())
-        took = self._clock() - start
+        took = time.perf_counter() - start
         alive = self.alive()
         counts = self._link.call(lambda client: client.hmget(self._keys.counts, ["encode", "fetch", "failure"]))
         ours = tuple(name.split(" ")[0] for name in alive if name.endswith(f" {self._keys.model}"))

@@ -76,7 +76,6 @@ class Leases:
         lease_s: float = LEASE_S,
         renew_every_s: float = RENEW_EVERY_S,
         on_beat: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start nothing yet.
 
@@ -86,9 +85,8 @@ class Leases:
             lease_s: after which a lease lapses that is not renewed.
             renew_every_s: how often leases are renewed.
             on_beat: is called each time, with or without leases.
-            clock: seconds, monotonic.
         """
-        self._link, self._attempts_key, self._on_beat, self._clock = link, attempts_key, on_beat, clock
+        self._link, self._attempts_key, self._on_beat = link, attempts_key, on_beat
         self._lease_s, self._renew_every_s = lease_s, renew_every_s
         self._held: dict[str, Lease] = {}
         self._stopped = threading.Event()
@@ -117,7 +115,7 @@ class Leases:
         Raises:
             RetryLater: Redis does not answer.
         """
-        token, now = secrets.token_hex(16), self._clock()
+        token, now = secrets.token_hex(16), time.monotonic()
         keys = [key, asked_key or f"{key}:none", self._attempts_key(key)]
         arguments = [token, str(int(self._lease_s * 1000)), str(ATTEMPTS_S), job_id or "none"]
         attempt = self._link.call(lambda client: client.eval(_ACQUIRE, len(keys), *keys, *arguments))
@@ -144,7 +142,7 @@ class Leases:
 
     def _renew(self, lease: Lease) -> None:
         """Renew a lease; one that Redis has lost before its time, in a restart, is written anew."""
-        now = self._clock()
+        now = time.monotonic()
         cannot_have_lapsed = now - lease.renewed_at < self._lease_s
         arguments = [lease.token, str(int(self._lease_s * 1000)), "1" if cannot_have_lapsed else "0"]
         try:

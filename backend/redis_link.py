@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 1.0
-TIMEOUT_S = 4.0
+TIMEOUT_S = 4.0  # for one answer
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 4.0
 REFUSAL_SHOWN_S = 30.0
@@ -38,24 +38,14 @@ READ_BYTES = 4 << 20
 class Link:
     """One Redis, with as many connections as there are callers at a time; safe from many threads."""
 
-    def __init__(
-        self,
-        url: Secret,
-        *,
-        connect_timeout_s: float = CONNECT_TIMEOUT_S,
-        timeout_s: float = TIMEOUT_S,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, url: Secret, clock: Callable[[], float] = time.monotonic) -> None:
         """Connect to nothing yet.
 
         Args:
             url: ``redis://``, ``rediss://`` or ``unix://``; may hold a password.
-            connect_timeout_s: for a connection to come about.
-            timeout_s: for one answer.
             clock: seconds, monotonic.
         """
         self._url, self._clock = url, clock
-        self._timeouts = {"socket_connect_timeout": connect_timeout_s, "socket_timeout": timeout_s}
         self._client = self.connect()
         self._lock = threading.Lock()
         self._pause_s, self._closed_until = FIRST_PAUSE_S, 0.0
@@ -88,7 +78,8 @@ class Link:
             retry=Retry(NoBackoff(), 1),  # a connection that the server closed while idle is opened anew
             health_check_interval=10,
             socket_read_size=READ_BYTES,
-            **self._timeouts,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=TIMEOUT_S,
         )
 
     def call(self, work: Callable[["Redis"], T]) -> T:
