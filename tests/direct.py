@@ -4,8 +4,7 @@ from pathlib import Path
 
 from backend import images
 from backend.content_journal import ContentJournal
-from backend.direct_embeddings import DirectEmbeddings
-from backend.embeddings import Source
+from backend.direct_embeddings import DirectEmbeddings, Source
 from backend.encoding import Encoder
 from backend.metrics import Metrics
 from backend.store import FileStore
