@@ -30,7 +30,8 @@ class Keys:
 
     def __post_init__(self) -> None:
         if not _PREFIX.fullmatch(self.prefix):
-            raise ValueError(f"prefix: expected up to 64 letters, digits, dots and dashes, got {self.prefix!r:.80}")
+            expected = "up to 64 letters, digits, dots, dashes and underscores"
+            raise ValueError(f"prefix: expected {expected}, got {self.prefix!r:.80}")
 
     @property
     def model(self) -> str:

@@ -106,6 +106,11 @@ class Studio:
         """Change something; return it."""
         return self._json("PATCH", path, json=body)
 
+    def delete(self, path: str) -> None:
+        """Delete something."""
+        response = self.api.delete(path)
+        assert response.is_success, f"DELETE {path}: {response.status_code} {response.text[:500]}"
+
     def predictions(self, task: int) -> list[dict]:
         """Return the predictions of a task."""
         return self._json("GET", "/api/predictions/", params={"task": task})

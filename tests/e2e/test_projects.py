@@ -223,6 +223,25 @@ def test_a_run_goes_on_while_label_studio_is_restarted(studio, tmp_path):
     assert [len(project.predictions(task)) for task in project.pictures] == [1] * 30
 
 
+def test_tasks_that_are_deleted_while_a_run_has_them_in_hand_are_told_as_such(studio, tmp_path):
+    """Label Studio answers neither about nor for them, and each call in words of its own."""
+    project = Project(studio, easy_targets(SIZE, 20))
+    arguments = ("preannotate", "--project", str(project.number), *FROM)
+    with running(studio, tmp_path / "cache", *arguments) as process:
+        wait_for(lambda: project.stored() > 0 or process.poll() is not None)
+        os.kill(process.pid, signal.SIGSTOP)
+        left = [task for task in project.pictures if not project.predictions(task)]
+        for task in left:
+            studio.delete(f"/api/tasks/{task}/")
+        os.kill(process.pid, signal.SIGCONT)
+        said = process.communicate(timeout=RUN_S)[0]
+    assert left
+    assert process.returncode == 0, said
+    [line] = [line for line in said.splitlines() if "deleted meanwhile" in line]
+    assert int(line.split()[-1]) == len(left), said
+    assert project.stored() == 20 - len(left)
+
+
 def test_two_people_at_once_leave_one_prediction_of_each_task(studio, tmp_path):
     project = Project(studio, easy_targets(SIZE, 24))
     arguments = ("preannotate", "--project", str(project.number), *FROM)
