@@ -86,10 +86,10 @@ def test_the_doctor_ends_with_0_where_all_is_well(call, weights):
     with FakeLabelStudio() as server:
         server.routes["/api/version"] = Reply(b'{"release": "1.23.2"}')
         server.routes["/api/current-user/whoami"] = Reply(b'{"id": 1, "email": "me@example.com"}')
-        server.routes["/a.png"] = Reply(png())
+        server.routes["/data/upload/7/0123abcd-a.png"] = Reply(png())
         project = {"id": 7, "title": "Cats", "label_config": CONFIG}
         server.routes["/api/projects/7/"] = Reply(json.dumps(project).encode())
-        found = {"tasks": [{"id": 1, "data": {"image": "/a.png"}}], "total": 1}
+        found = {"tasks": [{"id": 1, "data": {"image": "/data/upload/7/0123abcd-a.png"}}], "total": 1}
         server.routes["/api/tasks"] = Reply(json.dumps(found).encode())
         done = call(
             "doctor", "--project", "7",
