@@ -220,10 +220,17 @@ def only_one(lock: Path) -> Iterator[IO[bytes]]:
     """Hold a lock file, and give it open, to be inherited by what must be over before the next one may begin.
 
     Raises:
-        DemoError: another one holds it.
+        DemoError: another one holds it, or its folder cannot be written to.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("ab+") as file:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = lock.open("ab+")
+    except OSError as error:
+        raise DemoError(
+            f"The demo keeps its data in {lock.parent}, which cannot be written to ({error.strerror}). "
+            "Name another one, with --folder or as make demo CACHE=/some/folder."
+        ) from error
+    with held as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -279,6 +279,12 @@ def test_a_folder_without_images_is_refused_before_anything_is_started(demo, tmp
     assert not (demo.folder / "backend.log").exists()
 
 
+def test_a_folder_that_nothing_can_be_written_to_is_told_with_another_way(demo, tmp_path):
+    (tmp_path / "taken").write_text("a file, and no folder")
+    with pytest.raises(DemoError, match=r"taken/here.*--folder"):
+        run(replace(demo, folder=tmp_path / "taken" / "here"), {}, lambda text: None)
+
+
 def test_what_goes_wrong_is_one_sentence_on_the_command_line(tmp_path):
     result = CliRunner().invoke(command, ["--folder", str(tmp_path), "--samples", str(tmp_path / "nowhere")])
     assert result.exit_code == 1
