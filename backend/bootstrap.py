@@ -37,7 +37,7 @@ from backend.tokens import TokenKind
 from backend.worker import Worker
 from model.api import DEMO, find_weights
 from model.weights import Checkpoint, in_order, merge, read
-from model.weights.download import SOURCES
+from model.weights.download import SOURCES, default_folder, downloaded
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,19 @@ def read_weights(settings: Settings) -> Checkpoint:
     checkpoints = []
     for name in (part.strip() for part in settings.weights.split(",")):
         is_path = name not in (DEMO, *SOURCES) and Path(name).exists()  # a directory ./demo hides no model
-        checkpoints.append(read(name) if is_path else read(find_weights(name, settings.model_dir), name))
+        checkpoints.append(read(name) if is_path else read(_published(name, settings.model_dir), name))
     first, *others = sorted(checkpoints, key=in_order)
     for other in others:
         first = merge(first, other)
     return first
+
+
+def _published(name: str, folder: Path | None) -> Path:
+    """Return where a known model's weights lie, downloaded first if they are not there, which takes minutes."""
+    folder = folder or default_folder()
+    if name in SOURCES and downloaded(name, folder) is None:
+        logger.info("event=downloading weights=%s folder=%s", name, folder)
+    return find_weights(name, folder, own="PADDLE_SAM_WEIGHTS takes the path of weights that you have")
 
 
 class Engine(Embeddings, snapshot.Work, Protocol):

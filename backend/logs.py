@@ -8,6 +8,8 @@ import warnings
 
 import stamina.instrumentation
 
+logger = logging.getLogger(__name__)
+
 _BEFORE_CREDENTIALS = re.compile(r"//|^[a-z][a-z0-9+.-]*:[/\\]*", re.IGNORECASE)
 
 
@@ -41,5 +43,10 @@ def configure(level: str) -> None:
     for name in ("backend", "model"):
         logging.getLogger(name).setLevel(level.upper())
     warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle says so at every import
-    # Retries are logged; by default they are also counted, in prometheus' global registry, which nobody reads here.
-    stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.LoggingOnRetryHook])
+    # By default retries are logged without a reason, and counted in prometheus' global registry, which nobody reads here.
+    stamina.instrumentation.set_on_retry_hooks([_log_retry])
+
+
+def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    cause = type(details.caused_by).__name__  # no more of it: its text may quote an address that is signed
+    logger.warning("event=retry attempt=%d wait_s=%.1f cause=%s", details.retry_num, details.wait_for, cause)

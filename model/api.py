@@ -202,13 +202,19 @@ def load(checkpoint: Checkpoint, *, device: str | None = None, dtype: str = "flo
     return SamModel(checkpoint.name, load_encoder(checkpoint, device or "auto", dtype), decoder)
 
 
-def find_weights(model_name: str, weights_dir: str | Path | None = None, mirror: str | None = None) -> Path:
+def find_weights(
+    model_name: str,
+    weights_dir: str | Path | None = None,
+    mirror: str | None = None,
+    own: str = "weights that you have can be given as model_dir",
+) -> Path:
     """Return where the weights of a known model lie, downloaded first if they are not there.
 
     Args:
         model_name: as in `create_model`.
         weights_dir: as in `create_model`.
         mirror: address of a folder that holds the published files, instead of their publishers'.
+        own: how the caller takes weights that need no download, for the message where these cannot be had.
 
     Raises:
         WeightsError: the name is unknown, or the weights cannot be had.
@@ -219,8 +225,8 @@ def find_weights(model_name: str, weights_dir: str | Path | None = None, mirror:
 
     if model_name not in SOURCES:
         known = ", ".join([DEMO, *SOURCES])
-        raise WeightsError(f"{model_name}: expected one of {known}, or weights of your own as model_dir (--weights)")
+        raise WeightsError(f"{model_name}: expected one of {known}; {own}")
     try:
         return download(model_name, default_folder() if weights_dir is None else Path(weights_dir), mirror=mirror)
     except WeightsError as error:
-        raise WeightsError(f"{error}; weights that you have can be given as model_dir (--weights)") from error
+        raise WeightsError(f"{model_name} cannot be had: {error}; {own}") from error

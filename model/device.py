@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
-NO_GPU_BUILD = "this paddlepaddle has no GPU support; install paddlepaddle-gpu or use cpu"
+NO_GPU_BUILD = "this paddlepaddle has no GPU support; install paddlepaddle-gpu as requirements-gpu.txt says, or use cpu"
 HIDDEN = (
     "the CPU's paddlepaddle was installed over paddlepaddle-gpu; pip install --force-reinstall --no-deps "
     "paddlepaddle-gpu, from Paddle's own index, puts it back"

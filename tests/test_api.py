@@ -245,6 +245,11 @@ def test_weights_that_were_downloaded_are_found_without_a_network(tmp_path):
     assert find_weights("sam_vit_b", tmp_path) == path
 
 
+def test_weights_that_cannot_be_downloaded_are_named_as_they_were_asked_for(tmp_path):
+    with pytest.raises(WeightsError, match="^SAM-H_box cannot be had: "):
+        find_weights("SAM-H_box", tmp_path, mirror="unknown://nowhere")
+
+
 def test_weights_that_cannot_be_downloaded_are_refused_with_another_way(tmp_path):
     with pytest.raises(WeightsError, match="weights that you have can be given as model_dir"):
         find_weights("SAM-H_box", tmp_path, mirror="unknown://nowhere")

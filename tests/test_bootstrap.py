@@ -93,6 +93,27 @@ def test_weights_that_are_not_there_are_refused_with_what_there_is(tmp_path, nam
         bootstrap.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=name))
 
 
+@pytest.mark.parametrize("name", ["SAM-X_box", "/nowhere/at/all"])
+def test_weights_that_are_not_there_are_refused_with_the_setting_that_takes_a_path(tmp_path, name):
+    with pytest.raises(WeightsError, match=rf"^{name}: .*PADDLE_SAM_WEIGHTS takes the path") as refused:
+        bootstrap.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=name))
+    assert "model_dir" not in str(refused.value), "a word of create_model, which the service has not"
+
+
+def test_published_weights_that_have_to_be_downloaded_first_are_announced(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder, so that nothing is fetched here")
+    chosen = settings(tmp_path, PADDLE_SAM_WEIGHTS="sam_vit_b", MODEL_DIR=str(tmp_path / "file" / "weights"))
+    with caplog.at_level("INFO"), pytest.raises(WeightsError, match="sam_vit_b cannot be had"):
+        bootstrap.read_weights(chosen)
+    assert f"event=downloading weights=sam_vit_b folder={tmp_path / 'file' / 'weights'}" in caplog.text
+
+
+def test_weights_that_are_there_are_not_announced_as_a_download(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        bootstrap.read_weights(settings(tmp_path))
+    assert "event=downloading" not in caplog.text
+
+
 def test_a_directory_called_like_a_model_does_not_hide_it_but_can_be_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from model import weights
-from model.weights.download import SOURCES, Source, download
+from model.weights.download import SOURCES, Source, download, downloaded
 from tests import checkpoints
 from tests.golden.paddlex import make as golden
 from tests.weights_files import golden_directory
@@ -139,8 +139,9 @@ def test_an_archive_arrives_as_a_directory_that_can_be_read(server, archive, tmp
 def test_what_is_there_already_is_not_fetched_again(server, content, tmp_path):
     server.files["sam.pth"] = content
     sources = source(server, "sam.pth", content)
+    assert downloaded("it", tmp_path, sources) is None
     first = download("it", tmp_path, sources=sources)
-    assert download("it", tmp_path, sources=sources) == first
+    assert download("it", tmp_path, sources=sources) == first == downloaded("it", tmp_path, sources)
     assert len(server.asked) == 1
 
 

@@ -15,6 +15,8 @@ DEFAULT_MODEL = "demo"
 
 Command = Callable[..., None]
 
+_OWN = "--weights takes the path of weights that you have"
+
 _WEIGHTS_OPTIONS = (
     click.option("--model", "model_name", metavar="NAME", help=f"Name of the model.  [default: {DEFAULT_MODEL}]"),
     click.option(
@@ -77,7 +79,7 @@ class Choice:
             raise click.UsageError(f"--weights: expected at most two, got {len(self.weights)}")
         if not self.weights:
             name = self.model_name or DEFAULT_MODEL
-            return read(find_weights(name, self.weights_dir, self.mirror), name)
+            return read(find_weights(name, self.weights_dir, self.mirror, _OWN), name)
         first, *rest = [read(path, self.model_name) for path in self.weights]
         return merge(first, rest[0]) if rest else first
 

@@ -87,6 +87,12 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def downloaded(name: str, folder: Path, sources: Mapping[str, Source] = SOURCES) -> Path | None:
+    """Return where these weights lie in ``folder``, None if they have not been downloaded."""
+    source = sources.get(name)
+    return folder / source.stored_name if source and (folder / source.stored_name).exists() else None
+
+
 def download(
     name: str,
     folder: Path,
