@@ -90,5 +90,5 @@ format: $(VENV)/dev.stamp ## Rewrite in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## Remove what the other commands made
+clean: ## Remove what the other commands made, except .demo with what was labelled there
 	rm -rf $(VENV) $(CACHE)/.venv-* out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

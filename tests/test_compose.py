@@ -286,6 +286,21 @@ def test_the_override_gives_workers_a_gpu_and_leaves_web_processes_alone():
     assert read(environment("web")).device == "cpu"
 
 
+def test_the_override_names_its_gpu_since_a_count_would_be_the_first_one_for_every_worker():
+    (device,) = GPU["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert "count" not in device
+    assert [interpolated(one, {"GPU": "1"}) for one in device["device_ids"]] == ["1"]
+
+
+def test_the_workers_of_further_gpus_that_the_override_shows_are_yaml_and_have_the_same_image():
+    text = (ROOT / "docker-compose.gpu.yml").read_text()
+    shown = re.sub(r"(?m)^  # (?=worker-1:|  )", "  ", text)
+    worker, further = (yaml.safe_load(shown)["services"][name] for name in ("worker", "worker-1"))
+    assert further["extends"]["service"] in COMPOSE["services"]
+    assert (further["image"], further["environment"]) == (worker["image"], worker["environment"])
+    assert further["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["1"]
+
+
 def test_volumes_and_networks_that_are_used_are_declared():
     for service in COMPOSE["services"].values():
         for volume in service.get("volumes", []):
