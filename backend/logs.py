@@ -43,7 +43,7 @@ def configure(level: str) -> None:
     for name in ("backend", "model"):
         logging.getLogger(name).setLevel(level.upper())
     warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle says so at every import
-    # By default retries are logged without a reason, and counted in prometheus' global registry, which nobody reads here.
+    # By default retries are logged without a cause, and counted in prometheus' global registry, which nobody reads.
     stamina.instrumentation.set_on_retry_hooks([_log_retry])
 
 

@@ -246,7 +246,7 @@ def test_weights_that_were_downloaded_are_found_without_a_network(tmp_path):
 
 
 def test_weights_that_cannot_be_downloaded_are_named_as_they_were_asked_for(tmp_path):
-    with pytest.raises(WeightsError, match="^SAM-H_box cannot be had: "):
+    with pytest.raises(WeightsError, match=r"^SAM-H_box cannot be had: "):
         find_weights("SAM-H_box", tmp_path, mirror="unknown://nowhere")
 
 

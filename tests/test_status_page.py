@@ -174,6 +174,18 @@ def test_tiers_show_how_full_they_are_or_why_they_are_passed_over(page):
     assert [attrs["width"] for attrs in found.of("rect") if attrs.get("class") == "used"] == ["25.0"]
 
 
+def test_one_of_a_kind_is_told_in_the_singular(page):
+    found = page(replace(FULL, tiers=(Tier("memory", 1, "3 MB", 0.1, 4),), team=replace(FULL.team, workers=("vm:12",))))
+    assert "1 entry, 3 MB" in found.said("span")
+    assert ("h3", "1 worker") in found.texts
+
+
+def test_who_connects_it_for_the_first_time_is_told_what_label_studio_refuses(page):
+    found = page(FRESH)
+    assert "reserved network address" in found.said("i")
+    assert "USE_DEFAULT_BANNED_SUBNETS=false" in found.said("code")
+
+
 def test_the_team_is_shown_where_there_is_one(page):
     texts = page(FULL).texts
     assert ("h3", "2 workers") in texts
