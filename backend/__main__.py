@@ -1,6 +1,7 @@
 """The command line: ``python -m backend serve | worker | precompute | preannotate | doctor | demo``."""
 
 import itertools
+import logging
 import sys
 
 import click
@@ -72,11 +73,12 @@ def worker(weights: str | None, device: str | None, check: bool) -> None:
 
 @main.command()
 @click.option(
-    "--project", type=int, help="Also look at this project's labeling config and first image.  [default: none]"
+    "--project", type=int, help="Also look at this project's model, labeling config and first image.  [default: none]"
 )
 def doctor(project: int | None) -> None:
     """Look for what keeps the backend from working, and say how to put it right."""
     settings = settings_of({})
+    logging.getLogger("backend").addHandler(logging.NullHandler())  # what it finds is told once, below
     from backend import bootstrap
     from backend.doctor import Level, examine
     from backend.label_studio import LabelStudio

@@ -18,11 +18,13 @@ from backend.images import Limits
 from backend.images import decode as decode_image
 from backend.label_studio import LabelStudio
 from backend.locations import Home
+from backend.logs import without_credentials
 from backend.settings import Settings
 from backend.tokens import TokenKind
 from backend.types import ImageRef, Task
 
 _NEW_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
+_INTERACTIVE = "switch Interactive preannotations on"
 _SEE_CONFIGS = "see the labeling configs in the README"
 
 
@@ -64,7 +66,7 @@ def examine(
         settings: as the service would use them.
         label_studio: a client made from them.
         images: fetches images as the service would.
-        project_id: the project whose labeling config and first image are looked at; None to leave that out.
+        project_id: the project whose model, labeling config and first image are looked at; None to leave that out.
         weights: reads the configured weights and describes them; raises ValueError where they cannot be used.
     """
     yield _weights(settings, weights)
@@ -93,7 +95,8 @@ def _weights(settings: Settings, weights: Callable[[], str]) -> Finding:
             Level.HINT,
             "weights",
             f"{text}; the demo model is for trying things out, not for labelling photographs",
-            "python -m model download SAM-H_box, then PADDLE_SAM_WEIGHTS=SAM-H_box",
+            "python -m model download sam_vit_b, then PADDLE_SAM_WEIGHTS=sam_vit_b; "
+            "or PaddleX's, PADDLE_SAM_WEIGHTS=SAM-H_box,SAM-H_point, 2.4 GB each",
         )
     return Finding(Level.OK, "weights", text)
 
@@ -103,7 +106,10 @@ def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Fin
     try:
         release = label_studio.version()
     except BackendError as error:
-        fix = f"set LABEL_STUDIO_URL to the address at which this machine reaches Label Studio, now {url}"
+        fix = (
+            f"set LABEL_STUDIO_URL to the address at which this machine reaches Label Studio, now {url}, "
+            "and start Label Studio if it does not run"
+        )
         if _is_loopback(urlsplit(url).hostname or ""):
             fix += "; inside a container localhost is the container itself: use the service's or host's name"
         yield Finding(Level.PROBLEM, "Label Studio", str(error), fix)
@@ -164,6 +170,7 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
         fix = f"check that there is a project {project_id} and that the user of LABEL_STUDIO_API_KEY may see it"
         yield Finding(Level.PROBLEM, subject, str(error), fix)
         return
+    yield _model(label_studio, project_id)
     try:
         controls = label_config.parse(project.label_config)
     except BackendError as error:
@@ -184,6 +191,32 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
         yield Finding(Level.HINT, f"images of {subject}", text, "import a task and look again")
     for task in tasks:
         yield _image(settings, images, task, task_images.image_refs(controls, task, project_id))
+
+
+def _model(label_studio: LabelStudio, project_id: int) -> Finding:
+    """Say whether Label Studio reaches a model and asks it on clicks; it does not tell which one this is."""
+    subject = f"model of project {project_id}"
+    try:
+        connections = label_studio.connections(project_id)
+    except BackendError as error:
+        return Finding(Level.HINT, subject, f"cannot be looked at: {error}", "look at Settings, Model of the project")
+    if not connections:
+        fix = f"in the project's Settings, Model choose Connect Model, and {_INTERACTIVE}"
+        return Finding(Level.PROBLEM, subject, "none is connected, so no click arrives here", fix)
+    reached = [one for one in connections if one.is_connected]
+    if not reached:
+        told = ", ".join(f"{without_credentials(one.url)} ({one.state})" for one in connections)
+        fix = (
+            "enter the address at which Label Studio's own machine or container reaches this backend, and "
+            "BASIC_AUTH_USER and BASIC_AUTH_PASS if they are set, while the backend runs"
+        )
+        return Finding(Level.PROBLEM, subject, f"Label Studio does not reach {told}", fix)
+    asked = [one for one in reached if one.is_interactive]
+    told = ", ".join(without_credentials(one.url) for one in asked or reached)
+    if not asked:
+        text = f"Label Studio reaches {told}, but does not ask it on clicks"
+        return Finding(Level.PROBLEM, subject, text, f"in the project's Settings, Model edit it, and {_INTERACTIVE}")
+    return Finding(Level.OK, subject, f"Label Studio reaches {told}, and asks it on clicks")
 
 
 def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[ImageRef, ...]) -> Finding:

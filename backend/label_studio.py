@@ -17,6 +17,7 @@ from backend.errors import AccessError
 from backend.label_studio_http import LabelStudioHttp, RefusedError, Request, decoded
 from backend.label_studio_types import (
     Column,
+    Connection,
     ListedTask,
     NewPrediction,
     Project,
@@ -32,6 +33,7 @@ WRITE_TIMEOUT_S = 120.0
 """Label Studio checks and counts while it stores; what comes too late here is stored all the same."""
 
 BAD_REQUEST = 400
+CONNECTED = "Connected"
 
 
 class _Project(msgspec.Struct):
@@ -39,6 +41,13 @@ class _Project(msgspec.Struct):
     title: str = ""
     label_config: str = ""
     evaluate_predictions_automatically: bool = False
+
+
+class _Connection(msgspec.Struct):
+    url: str = ""
+    readable_state: str = ""
+    error_message: str | None = None
+    is_interactive: bool = False
 
 
 class _Task(msgspec.Struct):
@@ -185,6 +194,13 @@ class LabelStudio:
         found = self._http.get(f"/api/projects/{project_id}/", _Project)
         return Project(found.id, found.title, found.label_config, found.evaluate_predictions_automatically)
 
+    def connections(self, project_id: int) -> tuple[Connection, ...]:
+        """Return the models that are connected to a project; Label Studio calls each of them before it answers."""
+        found = self._http.get("/api/ml", list[_Connection], {"project": str(project_id)})
+        return tuple(
+            Connection(one.url, one.readable_state == CONNECTED, one.is_interactive, _state(one)) for one in found
+        )
+
     def next_tasks(self, project_id: int, after_task_id: int, count: int) -> tuple[Task, ...]:
         """Return up to ``count`` unfinished tasks that follow a task in order of id, as an annotator meets them."""
         items = [
@@ -278,6 +294,12 @@ class LabelStudio:
     def count_predictions(self, project_id: int) -> dict[str, int]:
         """Return how many predictions of each model version a project holds."""
         return self._http.get(f"/api/projects/{project_id}/model-versions/", dict[str, int])
+
+
+def _state(one: _Connection) -> str:
+    """Return what Label Studio says of a model's connection; of an error its first line."""
+    lines = (one.error_message or "").strip().splitlines()
+    return ": ".join([one.readable_state, *lines[:1]])
 
 
 def _write(path: str, body: bytes) -> Request:

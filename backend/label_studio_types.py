@@ -25,6 +25,23 @@ class Project:
 
 
 @dataclass(frozen=True)
+class Connection:
+    """A model that is connected to a project.
+
+    Attributes:
+        url: its address as Label Studio calls it.
+        is_connected: whether Label Studio has just reached it.
+        is_interactive: whether it is asked on clicks.
+        state: what Label Studio says of it.
+    """
+
+    url: str
+    is_connected: bool
+    is_interactive: bool
+    state: str
+
+
+@dataclass(frozen=True)
 class ListedTask:
     """A task as the Data Manager lists it; ``is_labeled`` says whether it has all annotations that it needs."""
 

@@ -82,6 +82,15 @@ def test_the_doctor_ends_with_1_and_a_remedy_where_something_is_wrong(call, weig
     assert "Traceback" not in done.output
 
 
+def test_the_doctor_tells_of_redis_in_its_findings_and_not_in_log_lines_between_them(weights):
+    environ = {"PADDLE_SAM_WEIGHTS": str(weights), "LABEL_STUDIO_URL": "http://127.0.0.1:9"}
+    environ = environment() | environ | {"REDIS_URL": "redis://127.0.0.1:9/0"}
+    command = [sys.executable, "-m", "backend", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+    assert "PROBLEM Redis: " in done.stdout
+    assert "event=" not in done.stderr
+
+
 def test_the_doctor_ends_with_0_where_all_is_well(call, weights):
     with FakeLabelStudio() as server:
         server.routes["/api/version"] = Reply(b'{"release": "1.23.2"}')

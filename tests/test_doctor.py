@@ -23,6 +23,7 @@ def server():
         server.routes["/api/current-user/whoami"] = Reply(b'{"id": 1, "email": "me@example.com"}')
         server.routes[IMAGE] = Reply(png(), headers={"Content-Type": "image/png"})
         set_project(server, CONFIG)
+        set_connections(server, connection())
         set_tasks(server, {"image": IMAGE})
         yield server
 
@@ -30,6 +31,16 @@ def server():
 def set_project(server, config):
     project = {"id": 7, "title": "Cats", "label_config": config}
     server.routes["/api/projects/7/"] = Reply(json.dumps(project).encode())
+
+
+def connection(**changes):
+    """A model's connection as Label Studio 1.23.2 lists it, as far as it is read, and one member more."""
+    one = {"id": 3, "url": "http://localhost:9090", "readable_state": "Connected", "is_interactive": True}
+    return one | {"error_message": None, "model_version": "small@00000000"} | changes
+
+
+def set_connections(server, *connections):
+    server.routes["/api/ml"] = Reply(json.dumps(list(connections)).encode())
 
 
 def set_tasks(server, *data):
@@ -83,6 +94,7 @@ def test_the_demo_model_is_pointed_out_as_one(look):
     finding = look(PADDLE_SAM_WEIGHTS="demo")["weights"]
     assert finding.level is Level.HINT
     assert "PADDLE_SAM_WEIGHTS=SAM-H_box" in finding.fix
+    assert "PADDLE_SAM_WEIGHTS=sam_vit_b" in finding.fix, "the smallest, and it takes points too"
 
 
 def test_nobody_at_the_address_is_a_problem_and_ends_what_depends_on_it(look):
@@ -92,6 +104,7 @@ def test_nobody_at_the_address_is_a_problem_and_ends_what_depends_on_it(look):
         found = look(project=7, LABEL_STUDIO_URL=url)
     assert found["Label Studio"].level is Level.PROBLEM
     assert f"now {url}" in found["Label Studio"].fix
+    assert "start Label Studio if it does not run" in found["Label Studio"].fix
     assert "inside a container localhost is the container itself" in found["Label Studio"].fix
     assert "project 7" not in found
     assert "API key" not in found
@@ -170,6 +183,51 @@ def test_a_project_that_is_not_there_is_a_problem(look):
     finding = look(project=8)["project 8"]
     assert finding.level is Level.PROBLEM
     assert "8" in finding.fix
+
+
+def test_a_model_that_label_studio_reaches_is_named_with_its_address(look):
+    finding = look(project=7)["model of project 7"]
+    assert finding.level is Level.OK
+    assert finding.text == "Label Studio reaches http://localhost:9090, and asks it on clicks"
+
+
+def test_a_project_without_a_model_is_a_problem_that_says_where_to_connect_one(look, server):
+    set_connections(server)
+    finding = look(project=7)["model of project 7"]
+    assert finding.level is Level.PROBLEM
+    assert "Connect Model" in finding.fix
+
+
+def test_a_model_that_label_studio_does_not_reach_is_a_problem_with_what_label_studio_says(look, server):
+    set_connections(server, connection(readable_state="Disconnected"))
+    finding = look(project=7)["model of project 7"]
+    assert finding.level is Level.PROBLEM
+    assert finding.text == "Label Studio does not reach http://localhost:9090 (Disconnected)"
+    set_connections(server, connection(readable_state="Error", error_message="refused\nTraceback"))
+    assert look(project=7)["model of project 7"].text.endswith("http://localhost:9090 (Error: refused)")
+
+
+def test_a_model_that_is_not_asked_on_clicks_is_a_problem(look, server):
+    set_connections(server, connection(is_interactive=False))
+    finding = look(project=7)["model of project 7"]
+    assert finding.level is Level.PROBLEM
+    assert "Interactive preannotations" in finding.fix
+
+
+def test_one_model_that_works_is_enough(look, server):
+    old = connection(id=2, url="http://old:9090", readable_state="Disconnected")
+    set_connections(server, old, connection())
+    assert look(project=7)["model of project 7"].level is Level.OK
+
+
+def test_passwords_in_a_models_address_are_not_told(look, server):
+    set_connections(server, connection(url="http://me:secret@sam:9090"))
+    assert "secret" not in look(project=7)["model of project 7"].text
+
+
+def test_connections_that_may_not_be_seen_are_a_hint(look, server):
+    server.routes["/api/ml"] = Reply(b"{}", status=403)
+    assert look(project=7)["model of project 7"].level is Level.HINT
 
 
 def test_a_config_that_cannot_be_answered_is_a_problem_that_says_what_to_write(look, server):
