@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from backend.shapes import ShapeKind
 from backend.types import Secret
@@ -124,6 +124,12 @@ def _directory(value: object) -> object:
     return path
 
 
+def _existing(path: Path) -> Path:
+    if not os.path.isdir(path):  # noqa: PTH112 - is_dir() raises where a folder above may not be looked into
+        raise ValueError("a directory that exists")
+    return path
+
+
 def _redis_prefix(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value.strip()):
         raise ValueError("up to 64 letters, digits, dots, dashes and underscores")
@@ -134,6 +140,7 @@ Url = Annotated[str, BeforeValidator(_url)]
 ReachedUrl = Annotated[str, BeforeValidator(_reached_url)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_allowed_hosts)]
 Directory = Annotated[Path, BeforeValidator(_directory)]
+ExistingDirectory = Annotated[Path, BeforeValidator(_directory), AfterValidator(_existing)]
 Kinds = Annotated[tuple[ShapeKind, ...], BeforeValidator(_kinds)]
 Device = Annotated[str, BeforeValidator(_device)]
 SecretText = Annotated[Secret, BeforeValidator(_secret)]

@@ -19,6 +19,7 @@ from backend.setting_types import (
     Device,
     Directory,
     EmbeddingDtype,
+    ExistingDirectory,
     Hosts,
     Kinds,
     LogLevel,
@@ -32,6 +33,7 @@ from backend.setting_types import (
 
 PREFIX = "PADDLE_SAM_"
 MB = 1_000_000
+HALF_A_LOGIN = "BASIC_AUTH_USER and BASIC_AUTH_PASS: expected both or neither, got one of them"
 
 
 class SettingsError(ValueError):
@@ -171,7 +173,7 @@ class Settings(BaseModel):
         validation_alias=_ours("FETCH_TIMEOUT_S"),
         description="For one image's download as a whole, redirects included.",
     )
-    local_files_root: Directory | None = Field(
+    local_files_root: ExistingDirectory | None = Field(
         None,
         validation_alias=_ours("LOCAL_FILES_ROOT"),
         description="A directory shared with Label Studio's local storage: images in it are read from disk rather than "
@@ -218,9 +220,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
-            raise ValueError("BASIC_AUTH_USER and BASIC_AUTH_PASS: expected both or neither, got one of them")
-        if self.local_files_root is not None and not self.local_files_root.is_dir():
-            raise ValueError(f"{PREFIX}LOCAL_FILES_ROOT={self.local_files_root}: expected a directory that exists")
+            raise ValueError(HALF_A_LOGIN)
         return self
 
 
@@ -236,6 +236,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         settings = Settings.model_validate(given)
     except ValidationError as error:
         problems += [_problem(detail, given) for detail in error.errors()]
+        if ("BASIC_AUTH_USER" in given) != ("BASIC_AUTH_PASS" in given) and HALF_A_LOGIN not in problems:
+            problems.append(HALF_A_LOGIN)  # pydantic looks at two together only where each is right
     if problems:
         raise SettingsError(tuple(problems))
     return settings

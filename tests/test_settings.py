@@ -107,6 +107,13 @@ def test_all_problems_are_told_at_once():
     assert len(problems({"PORT": "x", "WORKERS": "x", "PADDLE_SAM_PREFETCH_TASK": "3"})) == 3
 
 
+def test_what_takes_two_settings_to_see_is_told_at_once_with_the_rest(tmp_path):
+    given = {"PORT": "x", "BASIC_AUTH_USER": "me", "PADDLE_SAM_LOCAL_FILES_ROOT": str(tmp_path / "none")}
+    found = problems(given)
+    assert len(found) == 3
+    assert any("both or neither" in problem for problem in found)
+
+
 def test_a_misspelt_name_of_ours_is_refused_with_the_likely_one():
     assert problems({"PADDLE_SAM_MEMORY_CACH_MB": "3"}) == (
         "PADDLE_SAM_MEMORY_CACH_MB: not a setting; did you mean PADDLE_SAM_MEMORY_CACHE_MB?",
