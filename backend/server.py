@@ -6,11 +6,13 @@ The application is built in the worker process, after the fork: Paddle and CUDA 
 import logging
 import os
 import socket
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
+from gunicorn.workers.gthread import ThreadWorker
 
 from backend import bootstrap, logs
 from backend.settings import Settings
@@ -28,6 +30,18 @@ class PortTakenError(OSError):
     """Another program listens on the address already."""
 
 
+class WebWorker(ThreadWorker):
+    """gunicorn's worker with threads, which ends at once on Ctrl-C also where that comes at a bad moment."""
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """End the process without waiting for requests.
+
+        The handler that this replaces shuts the pool of threads down, and waits for ever where the signal interrupts
+        the pool in the middle of taking up a request. There is no need to: the process ends without its threads.
+        """
+        Worker.handle_quit(self, sig, frame)
+
+
 class Server(BaseApplication):
     """One listening address and ``settings.workers`` processes, each for ``settings.threads`` predictions at a time."""
 
@@ -41,7 +55,7 @@ class Server(BaseApplication):
         options: dict[str, Any] = {  # Any: gunicorn's options are of many types
             "bind": f"{self._settings.host}:{self._settings.port}",
             "workers": self._settings.workers,
-            "worker_class": "gthread",
+            "worker_class": WebWorker,
             "threads": self._settings.threads + SPARE_THREADS,
             "timeout": 0,  # a worker whose threads encode is not stuck
             "graceful_timeout": STOP_WITHIN_S,
@@ -68,10 +82,12 @@ class Server(BaseApplication):
     def _close(self, _: Arbiter, worker: Worker) -> None:
         if self._service is None:
             return
-        self._service.close()
-        if worker.booted:  # otherwise gunicorn is to learn from the exit code that it need not try again
-            logging.shutdown()
-            os._exit(0)  # what Paddle is still loading, or its threads, would end a closing interpreter with an abort
+        try:
+            self._service.close()
+        finally:  # also on a second signal, which raises
+            if worker.booted:  # otherwise gunicorn is to learn from the exit code that it need not try again
+                logging.shutdown()
+                os._exit(0)  # what Paddle is still loading, or its threads, would abort a closing interpreter
 
 
 def check_port(host: str, port: int) -> None:

@@ -6,9 +6,12 @@ import os
 import signal
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from gunicorn.config import Config
 
+from backend.server import WebWorker
 from tests.answers import mask_of
 from tests.fakes import HttpServer, Reply, png
 from tests.processes import Server, free_port, run, serving
@@ -199,6 +202,17 @@ def test_ctrl_c_while_the_model_loads_ends_it_at_once_and_without_complaint(tmp_
     assert "Traceback" not in log
     assert "FATAL" not in log
     assert "SIGKILL" not in log
+
+
+@pytest.mark.timeout(30)
+def test_ctrl_c_that_interrupts_the_pool_of_threads_ends_it_all_the_same():
+    """The signal's handler runs in the thread that it interrupts, which may hold the pool's lock."""
+    worker = object.__new__(WebWorker)
+    worker.cfg, worker.tpool = Config(), ThreadPoolExecutor(1)
+    with worker.tpool._shutdown_lock, pytest.raises(SystemExit) as ended:
+        worker.handle_quit(signal.SIGINT, None)
+    assert ended.value.code == 0
+    assert not worker.alive
 
 
 def test_ctrl_c_ends_it_without_a_traceback(tmp_path, weights):
