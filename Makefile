@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 LABEL_STUDIO_VENV := $(CACHE)/.venv-label-studio
 PADDLEX_VENV := $(CACHE)/.venv-paddlex
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PARALLEL := -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-all test-wheel bench lint format clean
 
@@ -59,13 +60,14 @@ redis:
 
 test: redis $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not reference and not browser and not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not reference and not browser and not slow"
 
 test-wheel: $(VENV)/dev.stamp ## Build the wheel and test it where the source tree is not to be seen (a minute, no network)
 	$(BIN)/python -m tests.wheel
 
 test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/stamp ## All tests, also those against reference implementations
-	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(abspath $(LABEL_STUDIO_VENV))/bin/python} $(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) -m "not browser"
+	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(abspath $(LABEL_STUDIO_VENV))/bin/python} $(BIN)/python -m pytest -m browser
 	$(BIN)/python -m tests.wheel
 
 $(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp $(PADDLEX_VENV)/stamp
