@@ -122,9 +122,10 @@ def keep_memory() -> bool:
     """Let the memory that is freed stay with the process, for the next image; return whether that is so from now on.
 
     The network asks for the same large blocks for every image. glibc takes each anew from the system and gives it
-    back, and the system fills it with zeros, page by page: about a sixth of the time of ViT-B on two cores. What the
-    process holds stays at its peak instead. Nothing is changed where the user told glibc how to behave, by variables
-    that begin with `ALLOCATOR_VARIABLES`, and there is nothing to change with another C library.
+    back, and the system fills it with zeros, page by page: a seventh of the time of ViT-B (see
+    ``tests/benchmarks/bench_kept_memory.py``). What the process holds stays at its peak instead. Nothing is changed
+    where the user told glibc how to behave, by variables that begin with `ALLOCATOR_VARIABLES`, and there is nothing
+    to change with another C library.
     """
     if any(name.startswith(ALLOCATOR_VARIABLES) for name in os.environ) or platform.libc_ver()[0] != "glibc":
         return False

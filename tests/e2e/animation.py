@@ -25,7 +25,7 @@ LEFT, TOP = 239, 92
 """Left of and above this are the list of tasks and the site's menu."""
 
 WIDTH = 860
-SAMPLE, CLICKED, BOXED = "square.jpg", (3, 0, 7), 8
+SAMPLE, CLICKED, BOXED = "square.jpg", (2, 0, 7), 3
 MARGIN = 6
 """Pixels of the picture by which the rectangle is wider than the object."""
 
