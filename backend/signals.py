@@ -7,6 +7,7 @@ Paddle is imported, so the operating system's own record of it is kept and resto
 
 import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +15,38 @@ from contextlib import contextmanager
 _ROOM = 512
 """Bytes, more than ``struct sigaction`` takes anywhere; it is only copied, never looked into."""
 
+_AGAIN_S = 0.0005
+"""How often the handler is put back while a library is imported, and how soon the thread that does gets its turn."""
+
 _lock = threading.Lock()
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Have the same handler of SIGTERM afterwards as before; other threads that ask for the same wait their turn."""
+    """Have the same handler of SIGTERM afterwards as before, and but for moments in between too.
+
+    Paddle's import takes seconds after it has installed its own. Other threads that ask for the same wait their turn.
+    """
     sigaction = getattr(ctypes.CDLL(None), "sigaction", None)
     if sigaction is None:  # nothing to keep where there are no such signals
         yield
         return
     with _lock:
-        before = ctypes.create_string_buffer(_ROOM)
+        before, is_over = ctypes.create_string_buffer(_ROOM), threading.Event()
         sigaction(int(signal.SIGTERM), None, before)
+
+        def put_back() -> None:
+            while not is_over.wait(_AGAIN_S):
+                sigaction(int(signal.SIGTERM), before, None)
+
+        guard = threading.Thread(target=put_back, name="signals", daemon=True)
+        turns_s = sys.getswitchinterval()
+        sys.setswitchinterval(_AGAIN_S)
+        guard.start()
         try:
             yield
         finally:
+            is_over.set()
+            guard.join()
+            sys.setswitchinterval(turns_s)
             sigaction(int(signal.SIGTERM), before, None)
