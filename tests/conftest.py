@@ -5,11 +5,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from model.types import Embedding
 from model.weights import Checkpoint, native
 from tests.checkpoints import random_checkpoint, tiny
 from tests.reference.random_weights import lively_tensors, photo
+
+# How long an example takes says nothing here: the first text of a fresh clone takes seconds to be made up.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

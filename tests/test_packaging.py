@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from functools import cache
 from importlib.metadata import distribution, entry_points
 from pathlib import Path
@@ -63,11 +64,16 @@ def imported():
 
 @cache
 def distributions():
-    """The distributions here that have each top-level name, by their canonical names."""
-    return {
-        module: {re.sub(r"[-_.]+", "-", name).lower() for name in names}
-        for module, names in importlib.metadata.packages_distributions().items()
-    }
+    """The distributions here that have each top-level name, by their canonical names.
+
+    ``packages_distributions`` of Python 3.10 does not look at their files, and misses those that say no more.
+    """
+    found = defaultdict(set)
+    for one in importlib.metadata.distributions():
+        name = re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower()
+        for path in one.files or ():
+            found[path.parts[0].removesuffix(".py")].add(name)
+    return found
 
 
 @from_a_checkout
