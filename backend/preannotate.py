@@ -7,7 +7,6 @@ this model already is passed over, unless predictions are to be replaced; then o
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +23,7 @@ from backend.patience import OutageError, Patience, Stopped
 from backend.pipeline import in_hand
 from backend.prediction_writer import MOST_FAULTS, own
 from backend.progress import Progress
-from backend.tally import Failure, Tally, noting_the_end
+from backend.tally import Failure, Tally, failures_about, noting_the_end
 from backend.types import Prediction, Task
 
 logger = logging.getLogger(__name__)
@@ -44,9 +43,6 @@ NO_FAILURE = frozenset(
     )
 )
 """Why a task may have no masks although nothing went wrong."""
-
-TOLD = 3
-"""How many different things are said about a task for one reason."""
 
 
 class Tasks(Protocol):
@@ -240,18 +236,8 @@ class _Work:
 
 
 def failures_of(task: Task, prediction: Prediction) -> tuple[Failure, ...]:
-    """Return one failure for each reason, with how often it was met and what was said."""
-    by_reason: dict[Reason, Counter[str]] = {}
-    for one in prediction.skipped:
-        if one.reason not in NO_FAILURE:
-            by_reason.setdefault(one.reason, Counter())[" ".join(one.detail.split())] += 1
-    return tuple(Failure(task.id, reason, _summed_up(said)) for reason, said in by_reason.items())
-
-
-def _summed_up(said: Counter[str]) -> str:
-    texts = [text if count == 1 else f"{text} ({count} times)".lstrip() for text, count in said.most_common(TOLD)]
-    more = sum(count for _, count in said.most_common()[TOLD:])
-    return "; ".join(filter(None, [*texts, f"and {more} more" if more else ""]))
+    """Return one failure for each reason, with how often it was met, what was said and about which regions."""
+    return failures_about(task.id, (one for one in prediction.skipped if one.reason not in NO_FAILURE))
 
 
 def _is_same(stored: msgspec.Raw, made: msgspec.Raw) -> bool:
