@@ -18,12 +18,13 @@ from backend.prediction_writer import PredictionWriter
 from backend.saved_prompts import Source
 from backend.settings import Settings
 from backend.shapes import ShapeKind
-from backend.tally import Tally, noting_the_end
+from backend.tally import Tally, failures_about, noting_the_end
 from backend.task_segmenter import TaskSegmenter
 from backend.types import Prediction, Task
 from model.automatic import AutomaticSettings, settings_for
 
 DUPLICATES = "duplicates deleted"
+CROWDS = "boxes around crowds left out"
 SHOWN = 5
 """How many of the file's images that no task shows are named."""
 
@@ -38,7 +39,7 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
     """
     outputs = batch_parts.outputs(settings)
     _check_output(batch.controls, outputs)
-    coco = coco_prompts.read(choice.coco) if choice.coco is not None else None
+    coco = _read(choice.coco) if choice.coco is not None else None
     segmenter = batch_parts.segmenter(
         settings, batch.checkpoint, engine.embeddings, _everything(choice, batch.checkpoint.config.name)
     )
@@ -59,8 +60,13 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
     else:
         with batch_parts.only_run(settings, segmenter.model_version, batch.project.id, batch.stop, _say):
             tally = _stored(batch, means)
-    if coco is not None and tally.is_clean and not tally.counts[preannotate.THERE]:  # else they were not looked for
+    if coco is None:
+        return tally
+    if tally.is_clean and not tally.counts[preannotate.THERE]:  # else they were not looked for
         _tell_unmet(coco.unmet)
+    if coco.crowds:
+        tally.add(CROWDS, coco.crowds)
+    tally.failures += failures_about(None, coco.file.left_out)
     return tally
 
 
@@ -131,6 +137,21 @@ def _check_output(controls: Controls, outputs: Sequence[ShapeKind]) -> None:
             failures.append(error)
     if len(failures) == len(controls.images):
         raise failures[0]
+
+
+def _read(path: Path) -> CocoPrompts:
+    """Return the boxes of a file, and say so where they look like corners.
+
+    Raises:
+        ValueError: it is no COCO file.
+    """
+    coco = coco_prompts.read(path)
+    if beyond := coco.file.reads_as_corners:
+        _say(
+            f"{path}: {beyond} boxes reach beyond their images, and all would fit as x1, y1, x2, y2; expected x, y, "
+            "width, height, as COCO has it: look at the masks with --dry-run"
+        )
+    return coco
 
 
 def _tell_unmet(images: Sequence[str]) -> None:

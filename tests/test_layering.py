@@ -15,7 +15,8 @@ ROWS = [
     "backend.logs backend.signals",
     "backend.json_fields backend.protocol_context backend.protocol_saved backend.protocol backend.label_config "
     "backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
-    "backend.saved_prompts backend.coco_prompts backend.regions backend.embedding_bytes",
+    "backend.saved_prompts backend.file_names backend.coco_boxes backend.coco_prompts "
+    "backend.regions backend.embedding_bytes",
     "backend.addresses backend.locations backend.images backend.image_source backend.contents backend.tokens "
     "backend.label_studio_types backend.label_studio_http backend.label_studio backend.patience backend.pipeline "
     "backend.chunks backend.progress backend.tally backend.task_selection "
