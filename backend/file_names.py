@@ -41,9 +41,7 @@ def of_address(uri: str) -> Iterator[NamePath]:
     """Yield the paths that a task's address may stand for, the likelier ones first."""
     if uri.startswith("data:"):
         return
-    parts = _parts(uri)
-    asked = parse_qs(parts.query).get("d") if "/local-files" in parts.path else None
-    for text in (asked[0],) if asked else (unquote(parts.path), parts.path):
+    for text in _texts(uri):
         path = split(text)
         if not path:
             continue
@@ -52,6 +50,17 @@ def of_address(uri: str) -> Iterator[NamePath]:
         yield path
         if (before := before_upload(path)) is not None:
             yield before
+
+
+def name_of(uri: str) -> str:
+    """Return the folders and file name to write for a task's address, as it spells them; empty where it has none.
+
+    Of an upload it is the name under which Label Studio keeps it, which no other upload has.
+    """
+    if uri.startswith("data:"):
+        return ""
+    path = next(_texts(uri)).strip("/")
+    return path.rpartition("/")[2] if is_upload(uri) else path
 
 
 def of_file(file_name: str) -> tuple[NamePath, ...]:
@@ -81,6 +90,13 @@ def before_upload(path: NamePath) -> NamePath | None:
 def begins_like_an_upload(path: NamePath) -> bool:
     """Whether a path that stands in a file is that of an upload, as Label Studio's own exports write them."""
     return before_upload(path) is not None and ("upload" in path[:-1] or not path[-1][:8].isdecimal())
+
+
+def _texts(uri: str) -> Iterator[str]:
+    """Yield what an address may say a path is: decoded, then as it is; of local files what comes after ``d=``."""
+    parts = _parts(uri)
+    asked = parse_qs(parts.query).get("d") if "/local-files" in parts.path else None
+    yield from (asked[0],) if asked else (unquote(parts.path), parts.path)
 
 
 def _parts(uri: str) -> SplitResult:

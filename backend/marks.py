@@ -72,10 +72,8 @@ def mark(shape: Shape, size: Size, original_size: Size) -> Mark:
             return _polygon(points, size)
         case Vector():
             raise PromptError("an open path marks no object", Reason.UNSUPPORTED_PROMPT)
-        case Brush():
-            return _painted(_brush(shape, original_size), size)
-        case Bitmask(data_url):
-            return _painted(_bitmask(data_url, original_size), size)
+        case Brush() | Bitmask():
+            return _painted(painted(shape, original_size), size)
 
 
 def check_area(shape: Shape, size: Size) -> None:
@@ -123,23 +121,23 @@ def bounds(shape: Rectangle | Ellipse | Polygon | Vector, size: Size) -> Box:
     match shape:
         case Rectangle(x, y, across, down, rotation):
             _check_range(x, y, across, down, rotation)
-            corners = _corners(shape, size)
+            outline = corners(shape, size)
         case Ellipse(x, y, radius_x, radius_y, rotation):
             _check_range(x, y, radius_x, radius_y, rotation)
             cosine, sine = _turn(rotation)
             across, down = radius_x * width / 100, radius_y * height / 100
             half_x, half_y = math.hypot(across * cosine, down * sine), math.hypot(across * sine, down * cosine)
             centre_x, centre_y = x * width / 100, y * height / 100
-            corners = [(centre_x - half_x, centre_y - half_y), (centre_x + half_x, centre_y + half_y)]
+            outline = [(centre_x - half_x, centre_y - half_y), (centre_x + half_x, centre_y + half_y)]
         case Polygon(points) | Vector(points):
             _check_range(*(percent for point in points for percent in point))
-            corners = [(x * width / 100, y * height / 100) for x, y in points]
-    xs, ys = zip(*corners, strict=True)
+            outline = [(x * width / 100, y * height / 100) for x, y in points]
+    xs, ys = zip(*outline, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _corners(shape: Rectangle, size: Size) -> list[Point]:
-    """Return the four corners, which turn about the first one, in pixels."""
+def corners(shape: Rectangle, size: Size) -> list[Point]:
+    """Return a rectangle's four corners in turn, which are turned about the first one, in pixels."""
     height, width = size
     x, y = shape.x * width / 100, shape.y * height / 100
     across, down = shape.width * width / 100, shape.height * height / 100
@@ -228,9 +226,9 @@ def _span(low: float, high: float, length: int) -> tuple[float, float]:
 
 def _polygon(points: tuple[Point, ...], size: Size) -> Mark:
     x1, y1, x2, y2 = bounds(Vector(points), size)
-    corners = np.array(points) * (size[1] / 100, size[0] / 100)
+    pixels = np.array(points) * (size[1] / 100, size[0] / 100)
     canvas = np.zeros(size, dtype=np.uint8)
-    cv2.fillPoly(canvas, [_drawable(corners)], 1, shift=SUBPIXEL_BITS)
+    cv2.fillPoly(canvas, [_drawable(pixels)], 1, shift=SUBPIXEL_BITS)
     box = _clipped((x1, y1, x2, y2), size)
     drawn = canvas.view(np.bool_)
     if not drawn.any():
@@ -269,7 +267,14 @@ def _interior_point(mask: Mask) -> Point:
     return mask.offset[0] + (int(column) - 1) * step + 0.5, mask.offset[1] + (int(row) - 1) * step + 0.5
 
 
-def _brush(shape: Brush, original_size: Size) -> Mask:
+def painted(shape: Brush | Bitmask, original_size: Size) -> Mask:
+    """Return a painted mask of an image of ``original_size`` (height, width).
+
+    Raises:
+        PromptError: it is damaged, or of an image of another size.
+    """
+    if isinstance(shape, Bitmask):
+        return _bitmask(shape.data_url, original_size)
     mask = Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size)
     if shape.rle:
         try:

@@ -17,13 +17,14 @@ import msgspec
 from backend import protocol
 from backend.chunks import Chunks
 from backend.errors import BackendError, Reason
-from backend.label_studio_http import FaultError, RefusedError
+from backend.label_studio_http import RefusedError
 from backend.label_studio_types import NewPrediction, StoredPrediction, TaskPredictions
 from backend.patience import OutageError, Patience, Stopped
 from backend.pipeline import in_hand
-from backend.prediction_writer import MOST_FAULTS, own
+from backend.prediction_writer import own
 from backend.progress import Progress
 from backend.tally import Failure, Tally, failures_about, noting_the_end
+from backend.task_reads import TaskReads
 from backend.types import Prediction, Task
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ class _Work:
 
     def __init__(self, means: Means) -> None:
         self._means = means
-        self._lock, self._read_so_far = threading.Lock(), 0
+        self._read = TaskReads(means.patience)
 
     def __call__(self, task: Task) -> "Made | Settled | None":
         """Return what was made of a task, or what became of it; None where the run ended over it."""
@@ -193,31 +194,6 @@ class _Work:
                 raise
             return Settled(GONE)
         return self._made(task_id, whole, held)
-
-    def _read(self, call: Callable[[], T]) -> T:
-        """Return what Label Studio tells of a task, through outages.
-
-        Raises:
-            BackendError: it fails over this task again and again, and answers about others in between.
-        """
-        faults, read_before = 0, self._read_so_far
-
-        def read() -> T:
-            nonlocal faults, read_before
-            are_read = self._read_so_far  # before this is asked: an outage may end meanwhile
-            try:
-                found = call()
-            except FaultError as error:
-                faults += are_read > read_before
-                read_before = self._read_so_far
-                if faults >= MOST_FAULTS:
-                    raise BackendError(str(error), error.reason) from error
-                raise
-            with self._lock:
-                self._read_so_far += 1
-            return found
-
-        return self._means.patience.call(read)
 
     def _made(self, task_id: int, task: Task, held: Sequence[StoredPrediction]) -> Made | Settled:
         means = self._means

@@ -12,6 +12,7 @@ from backend.batch_run import BatchRun
 from backend.coco_prompts import CocoPrompts
 from backend.controls import Controls
 from backend.errors import ConfigError
+from backend.images import Limits
 from backend.preannotate import Means
 from backend.preannotate_choice import EVERYTHING, Choice
 from backend.prediction_writer import PredictionWriter
@@ -22,6 +23,7 @@ from backend.tally import Tally, failures_about, noting_the_end
 from backend.task_segmenter import TaskSegmenter
 from backend.types import Prediction, Task
 from model.automatic import AutomaticSettings, settings_for
+from model.weights import Checkpoint
 
 DUPLICATES = "duplicates deleted"
 CROWDS = "boxes around crowds left out"
@@ -29,7 +31,7 @@ SHOWN = 5
 """How many of the file's images that no task shows are named."""
 
 
-def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> Tally:
+def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Engine, choice: Choice) -> Tally:
     """Make the predictions of a project's tasks, and see to it that each has one.
 
     Raises:
@@ -41,7 +43,7 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
     _check_output(batch.controls, outputs)
     coco = _read(choice.coco) if choice.coco is not None else None
     segmenter = batch_parts.segmenter(
-        settings, batch.checkpoint, engine.embeddings, _everything(choice, batch.checkpoint.config.name)
+        settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
     )
     batch.stop.listen()
     means = Means(
@@ -56,7 +58,7 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
         ignores_stored=choice.dry_run is not None,
     )
     if choice.dry_run is not None:
-        tally = _drawn(settings, batch, means, choice.dry_run)
+        tally = _drawn(settings, batch_parts.pixel_limits(settings, checkpoint), batch, means, choice.dry_run)
     else:
         with batch_parts.only_run(settings, segmenter.model_version, batch.project.id, batch.stop, _say):
             tally = _stored(batch, means)
@@ -83,11 +85,10 @@ def _stored(batch: BatchRun, means: Means) -> Tally:
     return tally
 
 
-def _drawn(settings: Settings, batch: BatchRun, means: Means, folder: Path) -> Tally:
+def _drawn(settings: Settings, limits: Limits, batch: BatchRun, means: Means, folder: Path) -> Tally:
     folder.mkdir(parents=True, exist_ok=True)
     source = bootstrap.image_source(settings, batch.client)
     fetch = deliveries.patiently(source, batch.patience, batch.client.version)
-    limits = batch_parts.pixel_limits(settings, batch.checkpoint)
     sink = deliveries.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
         return preannotate.run(batch.tasks, means, sink, batch.stop, shown)
