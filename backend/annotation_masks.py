@@ -7,7 +7,7 @@ need not be fetched.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,7 +17,7 @@ from backend import file_names, label_config, outlines, protocol_context, protoc
 from backend.controls import Control, Controls, LabelsTag
 from backend.errors import BackendError, PromptError, Reason
 from backend.prompts import MOST_PIXELS
-from backend.shapes import Bitmask, Brush, KeyPoint, ShapeKind
+from backend.shapes import Bitmask, Brush, KeyPoint, ShapeKind, Vector
 from backend.types import ImageRef, PromptRegion, Skipped, Task
 from model import coco
 from model.coco import Rle
@@ -32,6 +32,11 @@ KEYPOINTS = "keypoints left out"
 WITHOUT_SHAPE = "results without a shape left out"
 OTHERS = "further annotations of a task left out"
 EMPTY_IMAGES = "images left out that nothing is drawn on"
+BOXES = "of the masks, boxes of a smart tool"
+"""Rectangles and ellipses that may be prompts left over; one that was meant looks the same."""
+
+_BOXES = (ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)
+_BETTER = (ShapeKind.BRUSH, ShapeKind.BITMASK, ShapeKind.POLYGON, ShapeKind.VECTOR)
 
 DIGITS = 3
 
@@ -111,37 +116,47 @@ def read(task: Task, annotations: msgspec.Raw, controls: Controls, *, as_polygon
             counts[WITHOUT_SHAPE] += 1
         else:
             skipped.append(one)
-    places: dict[ImageRef, list[PromptRegion]] = {}
-    for region in regions:
-        try:
-            places.setdefault(_image(region, task, controls), []).append(region)
-        except BackendError as error:
-            skipped.append(Skipped(region.id, error.reason, str(error)))
-    default = (UNLABELLED,) if labels_of(controls) == (UNLABELLED,) else ()
+    drawn_on = _by_image(regions, task, controls, skipped)
     images: list[ImageMasks] = []
-    for ref, drawn in places.items():
+    for ref, drawn in drawn_on.items():
+        counts[KEYPOINTS] += sum(isinstance(region.shape, KeyPoint) for region in drawn)
+        shapes = [region for region in drawn if not isinstance(region.shape, KeyPoint)]
         sizes = Counter(region.original_size for region in drawn if region.original_size is not None)
         if not sizes:
             text = "expected original_width and original_height, got none"
-            skipped += [Skipped(region.id, Reason.BAD_GEOMETRY, text) for region in drawn]
+            skipped += [Skipped(region.id, Reason.BAD_GEOMETRY, text) for region in shapes]
             continue
-        counts[KEYPOINTS] += sum(isinstance(region.shape, KeyPoint) for region in drawn)
-        size = sizes.most_common(1)[0][0]
-        masks = tuple(_masks(drawn, size, default, skipped, as_polygons=as_polygons))
+        [(size, _)] = sizes.most_common(1)
+        masks = tuple(_masks(shapes, size, controls, skipped, as_polygons=as_polygons))
+        counts[BOXES] += sum(_may_be_prompt(region, controls) for region in shapes)
         images.append(ImageMasks(_file_name(ref), ref.uri, size, masks))
-    counts[EMPTY_IMAGES] = max(0, len(task_images.places(controls, task)) - len(places))
+    seen = {ref.uri for ref in drawn_on}
+    counts[EMPTY_IMAGES] = sum(ref.uri not in seen for ref in task_images.image_refs(controls, task))
     return TaskMasks(tuple(images), +counts, tuple(skipped))
 
 
-def _image(region: PromptRegion, task: Task, controls: Controls) -> ImageRef:
-    """Return the image that a region is drawn on.
+def _by_image(
+    regions: Iterable[PromptRegion], task: Task, controls: Controls, skipped: list[Skipped]
+) -> dict[ImageRef, list[PromptRegion]]:
+    """Return regions by the image that each is drawn on; what is drawn on none is added to ``skipped``."""
+    found: dict[ImageRef, list[PromptRegion]] = {}
+    for region in regions:
+        try:
+            [image] = label_config.on_image(controls, region.to_name).images
+            index = (region.item_index or 0) if image.value_list else None
+            ref = task_images.image_ref(image, task, None, index)
+        except BackendError as error:
+            skipped.append(Skipped(region.id, error.reason, str(error)))
+            continue
+        found.setdefault(ref, []).append(region)
+    return found
 
-    Raises:
-        BackendError: the config, or the task's data, has no such image.
-    """
-    [image] = label_config.on_image(controls, region.to_name).images
-    index = (region.item_index or 0) if image.value_list else None
-    return task_images.image_ref(image, task, None, index)
+
+def _may_be_prompt(region: PromptRegion, controls: Controls) -> bool:
+    """Whether a region is a box of a smart tool where the config has something better to hold a mask."""
+    here = label_config.on_image(controls, region.to_name).controls
+    is_smart = any(one.name == region.from_name and one.kind in _BOXES and one.is_smart for one in here)
+    return is_smart and any(one.is_output and one.kind in _BETTER for one in here)
 
 
 def _file_name(ref: ImageRef) -> str:
@@ -154,20 +169,19 @@ def _file_name(ref: ImageRef) -> str:
 
 
 def _masks(
-    drawn: Sequence[PromptRegion],
+    shapes: Iterable[PromptRegion],
     size: tuple[int, int],
-    default: tuple[str, ...],
+    controls: Controls,
     skipped: list[Skipped],
     *,
     as_polygons: bool,
 ) -> Iterator[LabelledMask]:
-    """Yield the masks on an image of ``size``; what is none is added to ``skipped``, but for keypoints."""
-    for region in drawn:
-        if isinstance(region.shape, KeyPoint):
-            continue
+    """Yield the masks on an image of ``size``; what is none is added to ``skipped``."""
+    offered = labels_of(controls)
+    for region in shapes:
         try:
             mask = _mask(region, size)
-            labels = region.labels or default
+            labels = region.labels or (offered if offered == (UNLABELLED,) else ())
             if not labels:
                 raise PromptError("a mask without a label", Reason.UNKNOWN_LABEL)
         except BackendError as error:
@@ -189,6 +203,8 @@ def _mask(region: PromptRegion, size: tuple[int, int]) -> Mask:
         raise PromptError(
             f"a mask of {own[1]} × {own[0]} pixels among others of {size[1]} × {size[0]}", Reason.SIZE_MISMATCH
         )
+    if isinstance(region.shape, Vector) and region.shape.curved:
+        raise PromptError("a path with curves is not read", Reason.UNSUPPORTED_PROMPT)
     mask = shape_masks.mask(region.shape, size)
     if not mask.area:
         raise PromptError("it covers no pixel of the image", Reason.EMPTY_MASK)

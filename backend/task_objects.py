@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from backend import label_config, marks, prompts
 from backend.controls import Controls, Output
 from backend.drawing import check_proportions
-from backend.errors import BackendError, Reason
+from backend.errors import BackendError, PromptError, Reason
 from backend.saved_prompts import TaskPrompts
 from backend.shapes import KeyPoint, Polygon, ShapeKind, Vector
 from backend.types import ObjectPrompt, PromptRegion, Skipped
@@ -98,11 +98,15 @@ def _in_pixels_of(
     for region in regions:
         try:
             check_proportions(embedding, region.original_size or embedding.original_size)
-            if not _is_answer(region, label_config.choose_output(controls, region.labels, outputs)):
-                marks.check_area(region.shape, embedding.original_size)
         except BackendError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
             continue
+        try:
+            marks.check_area(region.shape, embedding.original_size)
+        except PromptError as error:
+            if not _is_answer(region, label_config.choose_output(controls, region.labels, outputs)):
+                skipped.append(Skipped(region.id, error.reason, str(error)))
+                continue
         found.append(replace(region, to_name=controls.images[0].name, original_size=embedding.original_size))
     return found, skipped
 

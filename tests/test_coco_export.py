@@ -191,6 +191,17 @@ def test_a_leftover_prompt_and_what_has_no_shape_are_counted_and_cost_nothing(ex
     )
 
 
+def test_boxes_of_a_smart_tool_are_masks_and_counted_apart_where_the_config_holds_masks_otherwise(export, server):
+    box = region("rectanglelabels", BOX, from_name="box", name="s")
+    for kind, count in (("RectangleLabels", 1), ('RectangleLabels smart="false"', 0)):
+        config = CONFIG.replace("</View>", f'<{kind} name="box" toName="image">{LABELS}</{kind.split()[0]}></View>')
+        object.__setattr__(server.project.project_value, "label_config", config)
+        add(server, brush(), box)
+        done, found = export("--limit", "1")
+        assert (done.exit_code, len(found["annotations"])) == (0, 2)
+        assert ("of the masks, boxes of a smart tool  1" in done.stdout) == bool(count)
+
+
 def test_masks_that_cannot_be_had_are_told_and_the_others_written(export, server):
     broken = brush(name="broken")
     broken["value"]["rle"] = broken["value"]["rle"][:20]
@@ -202,6 +213,7 @@ def test_masks_that_cannot_be_had_are_told_and_the_others_written(export, server
         brush(np.zeros(SIZE, bool), name="empty"),
         region("videorectangle", BOX, name="video"),
         region("vectorlabels", {"vertices": VERTICES, "closed": False}, name="path"),
+        region("vectorlabels", {"vertices": [v | {"isBezier": True} for v in VERTICES], "closed": True}, name="curve"),
         brush(np.ones((6, 8), bool), name="small", size=(6, 8)),
         region("rectanglelabels", BOX, name="elsewhere", to_name="other"),
         region("polygonlabels", {"points": [[1, 2]]}, name="dot"),
@@ -217,7 +229,7 @@ def test_masks_that_cannot_be_had_are_told_and_the_others_written(export, server
         "size_mismatch: a mask of 8 × 6 pixels among others of 80 × 60": "small",
     }.items():
         assert any(line.startswith(f"task {task}: {reason}") and f"(id {name})" in line for line in said), reason
-    for name in ("broken", "video", "path", "elsewhere"):
+    for name in ("broken", "video", "path", "curve", "elsewhere"):
         assert any(f"(id {name})" in line for line in said), name
     assert "failed  6" in done.stdout
 
