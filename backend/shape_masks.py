@@ -18,6 +18,9 @@ ELLIPSE_CORNERS = 64
 EXACT_CORNERS = 720
 """Of an ellipse whose pixels are wanted: a radius of 10,000 pixels is 0.1 too short between two of them."""
 
+CROSSINGS_AT_ONCE = 1 << 20
+"""Of edges and rows of pixels; a polygon may have thousands of edges as high as the image."""
+
 
 def rings(shape: Shape, size: Size) -> tuple[Ring, ...]:
     """Return a shape's outlines on an image of ``size`` (height, width); painted masks have those of their parts.
@@ -70,26 +73,29 @@ def _ellipse(shape: Ellipse, size: Size, corners: int) -> Ring:
 def _filled(ring: Ring, size: Size) -> Mask:
     """Return the pixels whose centres lie in a ring of corners: one line of them after the other, as in a scan."""
     starts, ends = ring, np.roll(ring, -1, axis=0)
-    rows, edges = _crossings(starts[:, 1], ends[:, 1], size[0])
-    (x1, y1), (x2, y2) = starts[edges].T, ends[edges].T
-    x = x1 + (rows + 0.5 - y1) * (x2 - x1) / (y2 - y1)
-    columns = np.ceil(np.clip(x - 0.5, 0, size[1])).astype(np.int64)
-    if not len(rows) or columns.min() == columns.max():
+    low, high = np.minimum(starts[:, 1], ends[:, 1]), np.maximum(starts[:, 1], ends[:, 1])
+    first, end = (np.ceil(np.clip(side - 0.5, 0, size[0])).astype(np.int64) for side in (low, high))
+    top, bottom = int(first.min()), int(end.max())
+    left, right = np.ceil(np.clip((ring[:, 0].min() - 0.5, ring[:, 0].max() - 0.5), 0, size[1])).astype(np.int64)
+    if top >= bottom or left >= right:
         return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)
-    top, left = int(rows.min()), int(columns.min())
-    steps = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), dtype=np.int16)
-    np.add.at(steps, (rows - top, columns - left), np.where(y2 > y1, 1, -1).astype(np.int16))
-    return Mask(np.cumsum(steps, axis=1, dtype=np.int16)[:, :-1] != 0, (left, top), size)
+    steps = np.zeros((bottom - top, int(right - left) + 1), dtype=np.int16)
+    passed = np.cumsum(end - first)
+    parts = np.searchsorted(passed, np.arange(CROSSINGS_AT_ONCE, passed[-1] + CROSSINGS_AT_ONCE, CROSSINGS_AT_ONCE))
+    for some in np.split(np.arange(len(ring)), np.unique(parts)):
+        rows, edges = _crossings(first[some], end[some])
+        (x1, y1), (x2, y2) = starts[some][edges].T, ends[some][edges].T
+        x = x1 + (rows + 0.5 - y1) * (x2 - x1) / (y2 - y1)
+        columns = np.clip(np.ceil(np.clip(x - 0.5, 0, size[1])).astype(np.int64), left, right)
+        np.add.at(steps, (rows - top, columns - left), np.where(y2 > y1, 1, -1).astype(np.int16))
+    np.cumsum(steps, axis=1, out=steps)
+    return Mask(steps[:, :-1] != 0, (int(left), top), size)
 
 
 def _crossings(
-    y1: npt.NDArray[np.float64], y2: npt.NDArray[np.float64], height: int
+    first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return every row of pixels whose middle an edge from ``y1`` to ``y2`` crosses, and which edge it is."""
-    first, end = (
-        np.ceil(np.clip(side - 0.5, 0, height)).astype(np.int64) for side in (np.minimum(y1, y2), np.maximum(y1, y2))
-    )
+    """Return every row of pixels that an edge from row to row crosses, and which edge it is."""
     counts = end - first
     edges = np.repeat(np.arange(len(counts)), counts)
-    rows = np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edges]
-    return rows, edges
+    return np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edges], edges

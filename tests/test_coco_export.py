@@ -7,10 +7,13 @@ import sys
 import threading
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backend import bitmask, coco_prompts, label_config, rle
+from backend import annotation_masks, bitmask, coco_prompts, label_config, rle
 from backend.types import Task
 from model import coco
 from model.types import Mask
@@ -19,6 +22,7 @@ from tests.fake_project_server import FakeProjectServer
 from tests.fakes import LEGACY_TOKEN, Reply, png
 from tests.processes import environment
 from tests.test_batch_commands import call, settings, start, wait_for  # noqa: F401 - fixtures
+from tests.wire import JUNK
 
 SIZE = (60, 80)
 LABELS = '<Label value="Cat"/><Label value="Dog" alias="dog"/>'
@@ -232,6 +236,33 @@ def test_masks_that_cannot_be_had_are_told_and_the_others_written(export, server
     for name in ("broken", "video", "path", "curve", "elsewhere"):
         assert any(f"(id {name})" in line for line in said), name
     assert "failed  6" in done.stdout
+
+
+VALUES = st.dictionaries(
+    st.sampled_from([
+        "x", "y", "width", "height", "radiusX", "radiusY", "rotation", "points", "vertices", "rle", "imageDataURL",
+        "touches", "closed", "labels", "brushlabels", "rectanglelabels",
+    ]),
+    st.one_of(JUNK, st.floats(-1e9, 1e9), st.lists(st.tuples(st.floats(-200, 300), st.floats(-200, 300)), max_size=4)),
+)  # fmt: skip
+REGIONS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["brushlabels", "bitmask", "polygon", "vector", "rectangle", "ellipse", "labels", "x"])},
+    optional={
+        "id": JUNK, "value": st.one_of(VALUES, JUNK), "to_name": st.sampled_from(["image", "other", ""]),
+        "original_width": st.one_of(JUNK, st.just(80)), "original_height": st.one_of(JUNK, st.just(60)),
+        "item_index": JUNK, "from_name": JUNK,
+    },
+)  # fmt: skip
+
+
+@given(st.one_of(JUNK, st.lists(st.one_of(REGIONS, JUNK), max_size=4)), st.booleans())
+def test_no_annotation_raises_and_every_region_is_written_told_or_counted(result, as_polygons):
+    task, controls = Task(1, {"image": "a.png"}), label_config.parse(CONFIG)
+    for annotations in (result, [{"result": result}]):
+        raw = msgspec.Raw(json.dumps(annotations).encode())
+        found = annotation_masks.read(task, raw, controls, as_polygons=as_polygons)
+        for image in found.images:
+            assert all(mask.rle.area > 0 and mask.rle.size == image.size for mask in image.masks)
 
 
 def test_without_any_size_a_task_is_told(export, server):

@@ -66,6 +66,14 @@ def test_pixels_are_those_that_the_sum_of_angles_around_their_centres_finds(poin
     assert not (differs & (lines == 0)).any()
 
 
+def test_a_polygon_of_many_edges_is_filled_a_few_at_a_time(monkeypatch):
+    points = tuple((n % 101, 100 * (n % 2)) for n in range(300))
+    whole = covered(Polygon(points))
+    monkeypatch.setattr(shape_masks, "CROSSINGS_AT_ONCE", 70)
+    assert whole.any()
+    assert np.array_equal(covered(Polygon(points)), whole)
+
+
 @pytest.mark.parametrize("rotation", [0, 30, 90, 200])
 def test_an_ellipse_covers_what_its_equation_says(rotation):
     ys, xs = np.indices(SIZE) + 0.5
