@@ -31,6 +31,7 @@ UNLABELLED = "object"
 KEYPOINTS = "keypoints left out"
 WITHOUT_SHAPE = "results without a shape left out"
 OTHERS = "further annotations of a task left out"
+UNANNOTATED = "tasks without an annotation"
 EMPTY_IMAGES = "images left out that nothing is drawn on"
 BOXES = "of the masks, boxes of a smart tool"
 """Rectangles and ellipses that may be prompts left over; one that was meant looks the same."""
@@ -107,7 +108,7 @@ def read(task: Task, annotations: msgspec.Raw, controls: Controls, *, as_polygon
     """
     submitted = protocol_saved.newest_first(one for one in protocol_saved.read(annotations) if not one.is_cancelled)
     if not submitted:
-        return TaskMasks()
+        return TaskMasks(counts={UNANNOTATED: 1})
     regions, left_out = protocol_context.read(submitted[0].result)
     counts = Counter({OTHERS: len(submitted) - 1})
     skipped: list[Skipped] = []

@@ -158,7 +158,7 @@ def _selection(client: LabelStudio, wanted: Wanted) -> Selection:
             )
         for text in wanted.filters:
             selection = selection.and_also(task_selection.parse(text, columns))
-    if wanted.annotated:
+    if wanted.annotated and not (selection.is_any and len(selection.conditions) > 1):  # pages narrow those down already
         selection = selection.and_also(task_selection.annotated())
     selection.and_also(task_selection.below(1))  # as every page after the first one asks; better refused before it
     return selection

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -21,8 +20,6 @@ from backend.errors import Reason
 from backend.file_names import NamePath
 from backend.types import Skipped
 from model import coco
-
-T = TypeVar("T")
 
 MOST_BEYOND = 0.01
 """How far boxes commonly reach beyond their image, as a share of its sides."""
@@ -64,10 +61,14 @@ class _Outline(msgspec.Struct):
     segmentation: object = None
 
 
-class _Outlines(msgspec.Struct):
-    """The same file, read once more where boxes are missing: outlines take most of it, and mostly nobody needs them."""
+class _RawOutline(msgspec.Struct):
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
-    annotations: list[_Outline]
+
+class _RawOutlines(msgspec.Struct):
+    """The same file, read once more where boxes are missing: outlines take most of it, and few of them are needed."""
+
+    annotations: list[_RawOutline]
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,7 @@ def read(path: Path) -> CocoBoxes:
     """
     try:
         data = path.read_bytes()
-        file = _decoded(data, _File)
-        needs_outlines = any(not CocoBox("", "", one.bbox, False).is_usable for one in file.annotations)
-        outlines = _decoded(data, _Outlines).annotations if needs_outlines else [_Outline()] * len(file.annotations)
+        file, outlines = _decoded(data)
     except OSError as error:
         raise CocoError(f"{path}: {error.strerror or error}") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -180,7 +179,7 @@ def read(path: Path) -> CocoBoxes:
         except LookupError as error:
             left_out.append(Skipped(box.name, Reason.NOT_IN_COCO_FILE, str(error)))
             continue
-        images.boxes[image].append(_with_outline(box, outline.segmentation, image.size))
+        images.boxes[image].append(_with_outline(box, outline, image.size))
     return CocoBoxes(
         tuple(replace(image, boxes=_named_apart(boxes)) for image, boxes in images.boxes.items()), tuple(left_out)
     )
@@ -222,8 +221,10 @@ class _Images:
         return images[0]
 
 
-def _decoded(data: bytes, kind: type[T]) -> T:
-    """Return JSON as a type, also where Python's own reader alone takes it: in UTF-16, with a mark, with NaN.
+def _decoded(data: bytes) -> tuple[_File, Sequence[object]]:
+    """Return a file, and the outline of each annotation, unread where it can be; all None where no box is missing.
+
+    What only Python's own reader takes is read by that: UTF-16, a byte order mark, NaN.
 
     Raises:
         msgspec.ValidationError: it is of another shape.
@@ -231,11 +232,16 @@ def _decoded(data: bytes, kind: type[T]) -> T:
         RecursionError: it is nested too deeply.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
+        file = msgspec.json.decode(data, type=_File)
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, ValueError):
-        return msgspec.convert(json.loads(data), type=kind)
+        whole = json.loads(data)
+        file, outlined = msgspec.convert(whole, type=_File), msgspec.convert(whole["annotations"], type=list[_Outline])
+        return file, [one.segmentation for one in outlined]
+    if all(CocoBox("", "", one.bbox, False).is_usable for one in file.annotations):
+        return file, [None] * len(file.annotations)
+    return file, [one.segmentation for one in msgspec.json.decode(data, type=_RawOutlines).annotations]
 
 
 def _text(value: object) -> str:
@@ -266,7 +272,10 @@ def _named_apart(boxes: Sequence[CocoBox]) -> tuple[CocoBox, ...]:
 
 def _with_outline(box: CocoBox, outline: object, size: tuple[int, int] | None) -> CocoBox:
     """Return an annotation with the box around its outline, where it has no usable one."""
-    if box.is_usable or box.is_crowd or not outline:
+    if box.is_usable or box.is_crowd:
+        return box
+    outline = json_fields.anything(outline) if isinstance(outline, msgspec.Raw) else outline
+    if not outline:
         return box
     try:
         return replace(box, bbox=_around(outline, size))

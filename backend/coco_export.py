@@ -31,6 +31,10 @@ TASKS, IMAGES, MASKS, GONE = "tasks", "images", "masks", "deleted meanwhile"
 NAMED_TWICE = "images whose file_name is another's too"
 AT_ONCE = 4
 
+LOOKED_AT_BYTES = 4096
+_COCO = (b'"info"', b'"images"', b'"annotations"', b'"categories"')
+"""What a COCO file begins with."""
+
 
 @dataclass(frozen=True)
 class Means:
@@ -61,14 +65,14 @@ def check_out(path: Path) -> None:
     """Return if a COCO file may be written to a path.
 
     Raises:
-        ValueError: there is a file of another kind, a picture for instance.
+        ValueError: there is a file of another kind, such as a picture.
         OSError: what is there cannot be read.
     """
     for one in (path, part_of(path)):
         if one.exists() and not one.is_dir():
             with one.open("rb") as file:
-                begins = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-            if begins and not begins.startswith(b"{"):
+                begins = file.read(LOOKED_AT_BYTES)
+            if begins and not any(word in begins for word in _COCO):
                 raise ValueError(f"{path}: expected another file to write to (--out), got one where {one.name} is lost")
 
 

@@ -368,6 +368,17 @@ def test_a_limit_and_a_filter_choose_tasks(export, server):
     assert "export-coco: 2 of 2 tasks" in done.stderr
 
 
+def test_a_view_that_joins_its_filters_with_or_is_exported_too(export, server):
+    items = [{"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": value} for value in (3, 4)]
+    server.views[5] = PROJECT, {"conjunction": "or", "items": items}
+    server.project.add({"image": "a.png"})
+    for _ in range(3):
+        add(server, brush())
+    done, found = export("--view", "5")
+    assert (done.exit_code, len(found["images"])) == (0, 2)
+    assert "tasks without an annotation  1" in done.stdout
+
+
 def test_label_studio_may_be_away_for_a_moment(export, server):
     for _ in range(5):
         add(server, brush())
@@ -380,8 +391,9 @@ def test_an_older_export_is_replaced_and_any_other_file_left_alone(export, call,
     add(server, brush())
     for _ in range(2):
         assert export()[0].exit_code == 0
-    mine, out = png((1, 2, 3), (80, 60)), tmp_path / "masks.json"
-    for taken in (out, tmp_path / "masks.json.part"):
+    out = tmp_path / "masks.json"
+    picture, package = png((1, 2, 3), (80, 60)), b'{"name": "mine"}'
+    for taken, mine in ((out, picture), (out, package), (tmp_path / "masks.json.part", picture)):
         taken.write_bytes(mine)
         done = call("export-coco", "--project", str(PROJECT), "--out", str(out))
         assert done.exit_code == 2
