@@ -41,6 +41,7 @@ class CocoPrompts:
         self.file = file
         self._by_name, self._by_uploaded_name = _by_name(named), _by_name(before)
         self._unmet = {image for image in file.images if image.boxes}
+        self._asked: set[int | None] = set()
         self._lock = threading.Lock()
 
     @property
@@ -48,6 +49,11 @@ class CocoPrompts:
         """The images with boxes that no task has shown so far."""
         with self._lock:
             return tuple(sorted(image.name for image in self._unmet))
+
+    def has_asked(self, task_ids: Iterable[int | None]) -> bool:
+        """Whether all of these tasks were asked for their images."""
+        with self._lock:
+            return self._asked.issuperset(task_ids)
 
     @property
     def crowds(self) -> int:
@@ -67,6 +73,8 @@ class CocoPrompts:
                 out, unless it offers no labels at all.
             outputs: what masks are drawn as, the preferred kinds first.
         """
+        with self._lock:
+            self._asked.add(task.id)
         regions: list[PromptRegion] = []
         skipped: list[Skipped] = []
         for place in task_images.places(controls, task):

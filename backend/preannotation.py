@@ -64,7 +64,8 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
             tally = _stored(batch, means)
     if coco is None:
         return tally
-    if tally.is_clean and not tally.counts[preannotate.THERE]:  # else they were not looked for
+    looked_for = not tally.ended and not tally.counts[preannotate.THERE]
+    if looked_for and coco.has_asked(failure.task_id for failure in tally.failures):
         _tell_unmet(coco.unmet)
     if coco.crowds:
         tally.add(CROWDS, coco.crowds)

@@ -273,7 +273,8 @@ def test_whatever_a_coco_file_holds_that_is_no_use_is_told_and_counted(call, ser
         {"id": 6, "image_id": 1, "category_id": 1, "bbox": [5, 10, 9, 9], "iscrowd": 1},
         {"id": 7, "image_id": 99, "category_id": 1, "bbox": [5, 10, 9, 9]},
     ]
-    images = [{"id": 1, "file_name": "cafe\u0301.png", **sizes}]
+    images = [{"id": 1, "file_name": "cafe\u0301.png", **sizes}, {"id": 2, "file_name": "unmet.png", **sizes}]
+    rows.append({"id": 8, "image_id": 2, "category_id": 1, "bbox": [5, 10, 9, 9]})
     file = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "Cat"}]}
     (tmp_path / "boxes.json").write_text(json.dumps(file), "utf-8-sig")
     done = call("preannotate", "--project", str(PROJECT), "--coco", str(tmp_path / "boxes.json"))
@@ -288,6 +289,7 @@ def test_whatever_a_coco_file_holds_that_is_no_use_is_told_and_counted(call, ser
         "failed                        3",
     ):
         assert line in done.stdout
+    assert "no task of this run shows: unmet.png" in done.stderr
 
 
 def test_boxes_that_look_like_corners_are_told_before_they_are_used(call, server, tmp_path):
