@@ -292,6 +292,21 @@ def test_whatever_a_coco_file_holds_that_is_no_use_is_told_and_counted(call, ser
     assert "no task of this run shows: unmet.png" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("size_wh", "said"), [((160, 120), ""), ((160, 60), "size_mismatch"), ((60, 80), "size_mismatch")]
+)
+def test_a_coco_file_may_know_an_image_at_another_size_but_not_in_another_form(call, server, tmp_path, size_wh, said):
+    [task] = fill(server, 1)
+    file = coco_file(tmp_path, ["0000.png"])
+    boxes = json.loads(Path(file).read_text())
+    boxes["images"][0] |= dict(zip(("width", "height"), size_wh, strict=True))
+    boxes["annotations"][0]["bbox"] = [40, 40, -20, -20]
+    Path(file).write_text(json.dumps(boxes))
+    done = call("preannotate", "--project", str(PROJECT), "--coco", file)
+    assert (done.exit_code, said in done.stdout) == (int(bool(said)), True)
+    assert len(server.project.of(task)) == (not said)
+
+
 def test_boxes_that_look_like_corners_are_told_before_they_are_used(call, server, tmp_path):
     fill(server, 1)
     file = coco_file(tmp_path, ["0000.png"])
