@@ -1,4 +1,4 @@
-"""The command line: ``python -m backend serve | worker | precompute | preannotate | doctor | demo``."""
+"""The command line: ``python -m backend serve | worker | precompute | preannotate | export-coco | doctor | demo``."""
 
 import itertools
 import logging
@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from backend import demo, health, preannotate_command, precompute_command
+from backend import demo, export_coco_command, health, preannotate_command, precompute_command
 from backend.commands import GOOD, PROBLEMS_FOUND, refuse, settings_of, weights_option
 from backend.settings_help import CommandWithSettings
 
@@ -104,6 +104,7 @@ def doctor(project: int | None) -> None:
 
 main.add_command(precompute_command.command)
 main.add_command(preannotate_command.command)
+main.add_command(export_coco_command.command)
 main.add_command(demo.command, "demo")
 
 if __name__ == "__main__":

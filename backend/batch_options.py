@@ -1,6 +1,6 @@
 """The options that say which tasks of a project, and with which model; the same for every command over one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import click
@@ -15,13 +15,15 @@ FILTER_HELP = (
     "means empty. Several conditions must all hold."
 )
 
-_OPTIONS = (
+_TASKS = (
     click.option("--project", type=click.IntRange(1), required=True, help="The project's number in Label Studio."),
     click.option(
         "--view", type=click.IntRange(1), help="Only the tasks that this tab of the Data Manager shows.  [default: all]"
     ),
     click.option("--filter", "filters", multiple=True, metavar="CONDITION", help=FILTER_HELP),
     click.option("--limit", type=click.IntRange(1), help="Only the first so many tasks.  [default: all]"),
+)
+_MODEL = (
     weights_option,
     click.option(
         "--device",
@@ -30,8 +32,17 @@ _OPTIONS = (
 )
 
 
+def tasks_of_a_project(command: C) -> C:
+    """Add ``--project``, ``--view``, ``--filter`` and ``--limit`` to a command."""
+    return _added(command, _TASKS)
+
+
 def of_a_project(command: C) -> C:
-    """Add ``--project``, ``--view``, ``--filter``, ``--limit``, ``--weights`` and ``--device`` to a command."""
-    for option in reversed(_OPTIONS):
+    """Add the same, and ``--weights`` and ``--device``, to a command."""
+    return _added(command, (*_TASKS, *_MODEL))
+
+
+def _added(command: C, options: Sequence[Callable[[C], C]]) -> C:
+    for option in reversed(options):
         command = option(command)
     return command

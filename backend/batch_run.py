@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import click
 
-from backend import batch_parts, bootstrap, label_config, logs, task_selection
+from backend import batch_parts, label_config, logs, task_selection
 from backend.commands import GOOD, PROBLEMS_FOUND, STOPPED, refuse
 from backend.controls import Controls
 from backend.errors import BackendError, RequestError
@@ -25,7 +25,6 @@ from backend.project_tasks import ProjectTasks
 from backend.settings import Settings
 from backend.tally import Tally
 from backend.task_selection import Selection
-from model.weights import Checkpoint
 
 T = TypeVar("T")
 
@@ -36,12 +35,13 @@ BEGINS_WITHIN_S = 5.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which tasks a person asks for; see the options of the commands."""
+    """Which tasks a person asks for, see the options of the commands; or a command, which needs annotated ones."""
 
     project: int
     view: int | None = None
     filters: Sequence[str] = ()
     limit: int | None = None
+    annotated: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class BatchRun:
 
     Attributes:
         client: Label Studio.
-        checkpoint: the weights.
         project: the project.
         controls: its labeling config.
         tasks: those that are asked for.
@@ -60,7 +59,6 @@ class BatchRun:
     """
 
     client: LabelStudio
-    checkpoint: Checkpoint
     project: Project
     controls: Controls
     tasks: ProjectTasks
@@ -102,9 +100,8 @@ def begun(settings: Settings, wanted: Wanted) -> Iterator[BatchRun]:
     stop.listen()
     client = batch_parts.label_studio(settings)
     try:
-        checkpoint = trying(lambda: bootstrap.read_weights(settings))
         patience = Patience(stop)
-        yield trying(lambda: _prepared(client, checkpoint, wanted, stop, patience))
+        yield trying(lambda: _prepared(client, wanted, stop, patience))
     finally:
         client.close()
         for number, handler in before.items():
@@ -121,10 +118,10 @@ def trying(work: Callable[[], T]) -> T:
         refuse(" ".join(str(error).split()))
 
 
-def finish(run: BatchRun, tally: Tally, began: float) -> int:
-    """Print the summary and return the exit status."""
+def finish(run: BatchRun, what: str, tally: Tally, began: float) -> int:
+    """Print the summary and return the exit status; ``what`` is the model, or the file, that it is about."""
     took = duration(time.monotonic() - began)
-    click.echo(f"project {run.project.id} {run.project.title!r}, {run.checkpoint.model_version}, in {took}:")
+    click.echo(f"project {run.project.id} {run.project.title!r}, {what}, in {took}:")
     for line in tally.lines():
         click.echo(line)
     if run.stop.number:
@@ -132,13 +129,13 @@ def finish(run: BatchRun, tally: Tally, began: float) -> int:
     return GOOD if tally.is_clean else PROBLEMS_FOUND
 
 
-def _prepared(client: LabelStudio, checkpoint: Checkpoint, wanted: Wanted, stop: Stop, patience: Patience) -> BatchRun:
+def _prepared(client: LabelStudio, wanted: Wanted, stop: Stop, patience: Patience) -> BatchRun:
     at_first = Patience(stop, lasts_s=BEGINS_WITHIN_S)
     project = at_first.call(lambda: client.project(wanted.project))
     controls = label_config.parse(project.label_config)
     selection = at_first.call(lambda: _selection(client, wanted))
     tasks = ProjectTasks(client, patience, project, selection, wanted.limit)
-    return BatchRun(client, checkpoint, project, controls, tasks, tasks.count(), stop, patience)
+    return BatchRun(client, project, controls, tasks, tasks.count(), stop, patience)
 
 
 def _selection(client: LabelStudio, wanted: Wanted) -> Selection:
@@ -161,5 +158,7 @@ def _selection(client: LabelStudio, wanted: Wanted) -> Selection:
             )
         for text in wanted.filters:
             selection = selection.and_also(task_selection.parse(text, columns))
+    if wanted.annotated and not (selection.is_any and len(selection.conditions) > 1):  # pages narrow those down already
+        selection = selection.and_also(task_selection.annotated())
     selection.and_also(task_selection.below(1))  # as every page after the first one asks; better refused before it
     return selection

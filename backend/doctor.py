@@ -11,17 +11,24 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import urlsplit
 
-from backend import label_config, remedies, task_images
+from backend import label_config, protocol_context, protocol_saved, remedies, task_images, task_selection
+from backend.controls import Controls
 from backend.errors import BackendError
 from backend.image_source import ImageSource
 from backend.images import Limits
 from backend.images import decode as decode_image
 from backend.label_studio import LabelStudio
+from backend.label_studio_types import Project
 from backend.locations import Home
 from backend.logs import without_credentials
 from backend.settings import Settings
+from backend.shapes import ShapeKind
+from backend.task_selection import Selection
 from backend.tokens import TokenKind
 from backend.types import ImageRef, Task
+
+LOOKED_AT = 10
+"""Annotated tasks; their masks may be large."""
 
 _NEW_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
 _INTERACTIVE = "switch Interactive preannotations on"
@@ -181,6 +188,7 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
         yield Finding(Level.PROBLEM, subject, problem, _SEE_CONFIGS)
     if not problems:
         yield Finding(Level.OK, subject, f"labeling config of {project.title!r} can be answered")
+    yield from _keypoints(label_studio, project, controls)
     try:
         tasks = label_studio.next_tasks(project_id, 0, 1)
     except BackendError as error:
@@ -191,6 +199,30 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
         yield Finding(Level.HINT, f"images of {subject}", text, "import a task and look again")
     for task in tasks:
         yield _image(settings, images, task, task_images.image_refs(controls, task, project_id))
+
+
+def _keypoints(label_studio: LabelStudio, project: Project, controls: Controls) -> Iterator[Finding]:
+    """Say whether the newest annotations hold keypoints, over which Label Studio's COCO export gives up."""
+    if not any(one.kind is ShapeKind.KEYPOINT and one.has_labels for one in controls.controls):
+        return
+    kinds, counts = (ShapeKind.KEYPOINT,), []
+    try:
+        query = task_selection.dump(Selection((task_selection.annotated(),)))
+        asks = project.asks_for_predictions
+        page = label_studio.task_page(project.id, query, LOOKED_AT, asks_for_predictions=asks)
+        for listed in page.tasks[:LOOKED_AT]:
+            saved = protocol_saved.read(label_studio.annotations(listed.task.id or 0))
+            counts.append(sum(len(protocol_context.read(one.result, kinds)[0]) for one in saved))
+    except BackendError:
+        return  # others have told why
+    if any(counts):
+        yield Finding(
+            Level.HINT,
+            f"annotations of project {project.id}",
+            f"{sum(counts)} keypoints in the newest {len(counts)} annotated tasks, prompts left over most likely: "
+            "Label Studio's COCO export answers 500 over keypoints whose labels have no model_index",
+            f"export with python -m backend export-coco --project {project.id} --out masks.json, or delete them",
+        )
 
 
 def _model(label_studio: LabelStudio, project_id: int) -> Finding:

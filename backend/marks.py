@@ -4,12 +4,14 @@ Pixels follow the model's convention: (x, y) with the pixel (0, 0) covering [0, 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from backend import bitmask, rle
 from backend.errors import PromptError, Reason
@@ -23,6 +25,9 @@ Box: TypeAlias = tuple[float, float, float, float]
 SLIP_PERCENT = 1.0  # a point dragged out of the image by no more than this still means its border
 FARTHEST_PERCENT = 1e6
 FAR_PIXELS = 1e5  # OpenCV draws with whole numbers; what lies farther out is outside all the same
+SMALLEST_PIXELS = 1 - 1e-6
+"""The least side of an area that may hold an object; a box of one pixel, in percent and back, is a little less."""
+
 SUBPIXEL_BITS = 4
 COARSE_PIXELS = 1 << 20
 
@@ -67,10 +72,85 @@ def mark(shape: Shape, size: Size, original_size: Size) -> Mark:
             return _polygon(points, size)
         case Vector():
             raise PromptError("an open path marks no object", Reason.UNSUPPORTED_PROMPT)
-        case Brush():
-            return _painted(_brush(shape, original_size), size)
-        case Bitmask(data_url):
-            return _painted(_bitmask(data_url, original_size), size)
+        case Brush() | Bitmask():
+            return _painted(painted(shape, original_size), size)
+
+
+def check_area(shape: Shape, size: Size) -> None:
+    """Return if a shape that goes around an object has room for one: a pixel of the image, each way.
+
+    A click with the rectangle tool leaves a box without an extent, which `mark` takes for a point. In what a task
+    holds, or in a file, there was no click: such a box is damaged.
+
+    Raises:
+        PromptError: it has none, or none inside an image of ``size`` (height, width); points and masks always have.
+    """
+    match shape:
+        case KeyPoint() | Brush() | Bitmask():
+            return
+        case Rectangle(_, _, across, down):
+            sides = across, down
+        case Ellipse(_, _, radius_x, radius_y):
+            sides = 2 * radius_x, 2 * radius_y
+        case Polygon(points) | Vector(points):
+            if not points:
+                return  # an empty path is open, and no prompt for that reason
+            xs, ys = zip(*points, strict=True)
+            sides = max(xs) - min(xs), max(ys) - min(ys)
+    _check_range(*sides)
+    height, width = size
+    across, down = abs(sides[0]) * width / 100, abs(sides[1]) * height / 100
+    if min(across, down) < SMALLEST_PIXELS:
+        name = type(shape).__name__.lower()
+        raise PromptError(f"{name}: expected at least 1 × 1 pixels, got {across:.3g} × {down:.3g}", Reason.BAD_GEOMETRY)
+    if isinstance(shape, Polygon | Vector) and (area := _enclosed(shape.points, size)) < SMALLEST_PIXELS:
+        raise PromptError(f"polygon: expected an area of at least 1 pixel, got {area:.3g}", Reason.BAD_GEOMETRY)
+    x1, y1, x2, y2 = bounds(shape, size)
+    seen = min(x2, float(width)) - max(x1, 0.0), min(y2, float(height)) - max(y1, 0.0)
+    if min(seen) < SMALLEST_PIXELS:
+        raise _outside((x1, y1, x2, y2), size)
+
+
+def bounds(shape: Rectangle | Ellipse | Polygon | Vector, size: Size) -> Box:
+    """Return the upright box around a shape in pixels, as it lies, inside the image or not; x1, y1, x2, y2.
+
+    Raises:
+        PromptError: a number is none that percent of an image can be.
+    """
+    height, width = size
+    match shape:
+        case Rectangle(x, y, across, down, rotation):
+            _check_range(x, y, across, down, rotation)
+            outline = corners(shape, size)
+        case Ellipse(x, y, radius_x, radius_y, rotation):
+            _check_range(x, y, radius_x, radius_y, rotation)
+            cosine, sine = _turn(rotation)
+            across, down = radius_x * width / 100, radius_y * height / 100
+            half_x, half_y = math.hypot(across * cosine, down * sine), math.hypot(across * sine, down * cosine)
+            centre_x, centre_y = x * width / 100, y * height / 100
+            outline = [(centre_x - half_x, centre_y - half_y), (centre_x + half_x, centre_y + half_y)]
+        case Polygon(points) | Vector(points):
+            _check_range(*(percent for point in points for percent in point))
+            outline = [(x * width / 100, y * height / 100) for x, y in points]
+    xs, ys = zip(*outline, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def corners(shape: Rectangle, size: Size) -> list[Point]:
+    """Return a rectangle's four corners in turn, which are turned about the first one, in pixels."""
+    height, width = size
+    x, y = shape.x * width / 100, shape.y * height / 100
+    across, down = shape.width * width / 100, shape.height * height / 100
+    cosine, sine = _turn(shape.rotation)
+    around = ((0.0, 0.0), (across, 0.0), (across, down), (0.0, down))
+    return [(x + dx * cosine - dy * sine, y + dx * sine + dy * cosine) for dx, dy in around]
+
+
+def _enclosed(points: Sequence[Point], size: Size) -> float:
+    """Return how many pixels a ring of corners in percent goes around; of one that crosses itself, all its parts."""
+    height, width = size
+    ring = shapely.Polygon([(x * width / 100, y * height / 100) for x, y in points])
+    return float(ring.area if ring.is_valid else shapely.make_valid(ring).area)
 
 
 def _check_range(*percents: float) -> None:
@@ -92,39 +172,23 @@ def _inside(x: float, y: float, size: Size) -> Point:
 
 
 def _rectangle(shape: Rectangle, size: Size) -> Mark:
-    """Return the box around the four corners, which turn about the first one, in pixels."""
-    _check_range(shape.x, shape.y, shape.width, shape.height, shape.rotation)
-    height, width = size
-    x, y = shape.x * width / 100, shape.y * height / 100
-    across, down = shape.width * width / 100, shape.height * height / 100
-    cosine, sine = _turn(shape.rotation)
-    corners = [(x + dx * cosine - dy * sine, y + dx * sine + dy * cosine) for dx in (0, across) for dy in (0, down)]
-    if abs(across) < 1 and abs(down) < 1:  # a click with the rectangle tool
-        centre_x, centre_y = sum(x for x, _ in corners) / 4, sum(y for _, y in corners) / 4
-        return Mark((_point(centre_x * 100 / width, centre_y * 100 / height, size),))
-    box = _clipped(
-        (
-            min(x for x, _ in corners),
-            min(y for _, y in corners),
-            max(x for x, _ in corners),
-            max(y for _, y in corners),
-        ),
-        size,
-    )
+    box = bounds(shape, size)
+    across, down = abs(shape.width) * size[1] / 100, abs(shape.height) * size[0] / 100
+    if across < 1 and down < 1:  # a click with the rectangle tool
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        return Mark((_point(x * 100 / size[1], y * 100 / size[0], size),))
+    box = _clipped(box, size)
     return Mark(box=box, extent=box)
 
 
 def _ellipse(shape: Ellipse, size: Size) -> Mark:
     """Return the box around an ellipse turned about its centre, and the centre as a point."""
-    _check_range(shape.x, shape.y, shape.radius_x, shape.radius_y, shape.rotation)
+    box = bounds(shape, size)
     height, width = size
     x, y = shape.x * width / 100, shape.y * height / 100
-    radius_x, radius_y = abs(shape.radius_x) * width / 100, abs(shape.radius_y) * height / 100
-    if radius_x < 0.5 and radius_y < 0.5:
+    if abs(shape.radius_x) * width / 100 < 0.5 and abs(shape.radius_y) * height / 100 < 0.5:
         return Mark((_point(shape.x, shape.y, size),))
-    cosine, sine = _turn(shape.rotation)
-    half_x, half_y = math.hypot(radius_x * cosine, radius_y * sine), math.hypot(radius_x * sine, radius_y * cosine)
-    box = _clipped((x - half_x, y - half_y, x + half_x, y + half_y), size)
+    box = _clipped(box, size)
     is_centre_inside = 0 <= x < width and 0 <= y < height
     return Mark(((x, y),) if is_centre_inside else (), box, extent=box)
 
@@ -142,9 +206,14 @@ def _clipped(box: Box, size: Size) -> Box:
     height, width = size
     x1, y1, x2, y2 = box
     if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-        raise PromptError(f"box {x1:.0f}, {y1:.0f}, {x2:.0f}, {y2:.0f} of {width} × {height}", Reason.OUTSIDE_IMAGE)
+        raise _outside(box, size)
     (x1, x2), (y1, y2) = _span(x1, x2, width), _span(y1, y2, height)
     return x1, y1, x2, y2
+
+
+def _outside(box: Box, size: Size) -> PromptError:
+    x1, y1, x2, y2 = box
+    return PromptError(f"box {x1:.0f}, {y1:.0f}, {x2:.0f}, {y2:.0f} of {size[1]} × {size[0]}", Reason.OUTSIDE_IMAGE)
 
 
 def _span(low: float, high: float, length: int) -> tuple[float, float]:
@@ -156,12 +225,10 @@ def _span(low: float, high: float, length: int) -> tuple[float, float]:
 
 
 def _polygon(points: tuple[Point, ...], size: Size) -> Mark:
-    _check_range(*(percent for point in points for percent in point))
-    height, width = size
-    corners = np.array(points) * (width / 100, height / 100)
+    x1, y1, x2, y2 = bounds(Vector(points), size)
+    pixels = np.array(points) * (size[1] / 100, size[0] / 100)
     canvas = np.zeros(size, dtype=np.uint8)
-    cv2.fillPoly(canvas, [_drawable(corners)], 1, shift=SUBPIXEL_BITS)
-    (x1, y1), (x2, y2) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    cv2.fillPoly(canvas, [_drawable(pixels)], 1, shift=SUBPIXEL_BITS)
     box = _clipped((x1, y1, x2, y2), size)
     drawn = canvas.view(np.bool_)
     if not drawn.any():
@@ -200,7 +267,14 @@ def _interior_point(mask: Mask) -> Point:
     return mask.offset[0] + (int(column) - 1) * step + 0.5, mask.offset[1] + (int(row) - 1) * step + 0.5
 
 
-def _brush(shape: Brush, original_size: Size) -> Mask:
+def painted(shape: Brush | Bitmask, original_size: Size) -> Mask:
+    """Return a painted mask of an image of ``original_size`` (height, width).
+
+    Raises:
+        PromptError: it is damaged, or of an image of another size.
+    """
+    if isinstance(shape, Bitmask):
+        return _bitmask(shape.data_url, original_size)
     mask = Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size)
     if shape.rle:
         try:

@@ -4,17 +4,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from backend import marks
-from backend.shapes import Bitmask, Brush, Ellipse, Polygon, Rectangle, Vector
+from backend import marks, shape_masks
+from backend.shapes import Bitmask, Brush, KeyPoint
 from backend.types import Region
 from model.overlay import RgbImage, draw
 from model.types import Mask
 
 LONGEST_SIDE = 1600
 QUALITY = 90
-ELLIPSE_CORNERS = 90
 
 COMMENT = b"masks drawn by paddle-sam"
 _MARK = b"\xff\xfe" + (2 + len(COMMENT)).to_bytes(2, "big") + COMMENT
@@ -42,33 +40,16 @@ def area(region: Region, size: tuple[int, int]) -> Mask:
     """Return what a region covers of an image that is shown at ``size`` (height, width).
 
     Raises:
-        PromptError: the region is damaged, or lies outside the image.
+        PromptError: the region is damaged.
     """
     match region.shape:
-        case Brush() | Bitmask() | Polygon() | Vector():
+        case Brush() | Bitmask():
             found = marks.mark(region.shape, size, region.original_size).rough_mask
             assert found is not None  # these shapes are areas
             return Mask.from_array(found)
-        case Rectangle(x, y, width, height, rotation):
-            corners = np.array(((0.0, 0.0), (width, 0.0), (width, height), (0.0, height)))
-            return _filled(corners, (x, y), rotation, size)
-        case Ellipse(x, y, radius_x, radius_y, rotation):
-            angles = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)
-            ring = np.stack((radius_x * np.cos(angles), radius_y * np.sin(angles)), axis=1)
-            return _filled(ring, (x, y), rotation, size)
-        case _:
+        case KeyPoint():
             return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)
-
-
-def _filled(ring: npt.NDArray[np.float64], origin: tuple[float, float], rotation: float, size: tuple[int, int]) -> Mask:
-    """Return what lies in a ring of points in percent, turned in degrees clockwise about (0, 0), moved to an origin."""
-    height, width = size
-    scale, angle = np.array((width / 100, height / 100)), np.radians(rotation)
-    turn = np.array(((np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))))
-    points = ring * scale @ turn + np.array(origin) * scale
-    canvas = np.zeros(size, np.uint8)
-    cv2.fillPoly(canvas, [np.rint(points).astype(np.int32)], 1)
-    return Mask.from_array(canvas.view(np.bool_))
+    return shape_masks.mask(region.shape, size)
 
 
 def jpeg(pixels: RgbImage) -> bytes:

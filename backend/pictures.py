@@ -3,16 +3,14 @@
 An answer is only put aside when it is given; it is drawn when somebody looks, once. The photograph is never kept.
 """
 
-import math
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from backend import bitmask, outlines, rle
+from backend import shape_masks
+from backend.errors import PromptError
 from backend.outlines import Ring
-from backend.shapes import Bitmask, Brush, Ellipse, Polygon, Rectangle, Vector
+from backend.shapes import Bitmask, Brush, Polygon, Vector
 from backend.status import Picture
 from backend.types import Prediction, Region
 
@@ -21,7 +19,6 @@ MOST_REGIONS = 16
 MOST_BYTES = 200_000
 MOST_POINTS = 600
 SIDE = 100.0
-ELLIPSE_CORNERS = 48
 
 
 class Pictures:
@@ -82,28 +79,9 @@ def _nbytes(region: Region) -> int:
     return 0
 
 
-def _rings(region: Region) -> Iterator[Ring]:
-    """Yield a region's outlines, (N, 2) corners in pixels."""
-    height, width = region.original_size
-    match region.shape:
-        case Brush(code):
-            yield from outlines.rings(rle.decode(code, region.original_size))
-        case Bitmask(data_url):
-            yield from outlines.rings(bitmask.decode(data_url, region.original_size))
-        case Polygon(points) | Vector(points):
-            yield np.array(points) * (width / 100, height / 100)
-        case Rectangle(x, y, across, down, rotation):
-            corners = np.array([(0, 0), (across, 0), (across, down), (0, down)], np.float64)
-            yield _placed(corners, rotation, (x, y), region.original_size)
-        case Ellipse(x, y, radius_x, radius_y, rotation):
-            turn = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)
-            corners = np.stack([radius_x * np.cos(turn), radius_y * np.sin(turn)], axis=1)
-            yield _placed(corners, rotation, (x, y), region.original_size)
-
-
-def _placed(corners: Ring, degrees: float, origin: tuple[float, float], size: tuple[int, int]) -> Ring:
-    """Return corners in percent as pixels, turned clockwise about the origin and moved there."""
-    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    scale = np.array((size[1] / 100, size[0] / 100))
-    turned: Ring = (corners * scale) @ np.array([(cosine, sine), (-sine, cosine)])
-    return np.asarray(turned + np.array(origin) * scale, np.float64)
+def _rings(region: Region) -> tuple[Ring, ...]:
+    """Return a region's outlines, (N, 2) corners in pixels; none for a point."""
+    try:
+        return shape_masks.rings(region.shape, region.original_size)
+    except PromptError:
+        return ()

@@ -7,7 +7,6 @@ this model already is passed over, unless predictions are to be replaced; then o
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,13 +17,14 @@ import msgspec
 from backend import protocol
 from backend.chunks import Chunks
 from backend.errors import BackendError, Reason
-from backend.label_studio_http import FaultError, RefusedError
+from backend.label_studio_http import RefusedError
 from backend.label_studio_types import NewPrediction, StoredPrediction, TaskPredictions
 from backend.patience import OutageError, Patience, Stopped
 from backend.pipeline import in_hand
-from backend.prediction_writer import MOST_FAULTS, own
+from backend.prediction_writer import own
 from backend.progress import Progress
-from backend.tally import Failure, Tally, noting_the_end
+from backend.tally import Failure, Tally, failures_about, noting_the_end
+from backend.task_reads import TaskReads
 from backend.types import Prediction, Task
 
 logger = logging.getLogger(__name__)
@@ -44,9 +44,6 @@ NO_FAILURE = frozenset(
     )
 )
 """Why a task may have no masks although nothing went wrong."""
-
-TOLD = 3
-"""How many different things are said about a task for one reason."""
 
 
 class Tasks(Protocol):
@@ -165,7 +162,7 @@ class _Work:
 
     def __init__(self, means: Means) -> None:
         self._means = means
-        self._lock, self._read_so_far = threading.Lock(), 0
+        self._read = TaskReads(means.patience)
 
     def __call__(self, task: Task) -> "Made | Settled | None":
         """Return what was made of a task, or what became of it; None where the run ended over it."""
@@ -198,31 +195,6 @@ class _Work:
             return Settled(GONE)
         return self._made(task_id, whole, held)
 
-    def _read(self, call: Callable[[], T]) -> T:
-        """Return what Label Studio tells of a task, through outages.
-
-        Raises:
-            BackendError: it fails over this task again and again, and answers about others in between.
-        """
-        faults, read_before = 0, self._read_so_far
-
-        def read() -> T:
-            nonlocal faults, read_before
-            are_read = self._read_so_far  # before this is asked: an outage may end meanwhile
-            try:
-                found = call()
-            except FaultError as error:
-                faults += are_read > read_before
-                read_before = self._read_so_far
-                if faults >= MOST_FAULTS:
-                    raise BackendError(str(error), error.reason) from error
-                raise
-            with self._lock:
-                self._read_so_far += 1
-            return found
-
-        return self._means.patience.call(read)
-
     def _made(self, task_id: int, task: Task, held: Sequence[StoredPrediction]) -> Made | Settled:
         means = self._means
         means.patience.check()
@@ -240,18 +212,8 @@ class _Work:
 
 
 def failures_of(task: Task, prediction: Prediction) -> tuple[Failure, ...]:
-    """Return one failure for each reason, with how often it was met and what was said."""
-    by_reason: dict[Reason, Counter[str]] = {}
-    for one in prediction.skipped:
-        if one.reason not in NO_FAILURE:
-            by_reason.setdefault(one.reason, Counter())[" ".join(one.detail.split())] += 1
-    return tuple(Failure(task.id, reason, _summed_up(said)) for reason, said in by_reason.items())
-
-
-def _summed_up(said: Counter[str]) -> str:
-    texts = [text if count == 1 else f"{text} ({count} times)".lstrip() for text, count in said.most_common(TOLD)]
-    more = sum(count for _, count in said.most_common()[TOLD:])
-    return "; ".join(filter(None, [*texts, f"and {more} more" if more else ""]))
+    """Return one failure for each reason, with how often it was met, what was said and about which regions."""
+    return failures_about(task.id, (one for one in prediction.skipped if one.reason not in NO_FAILURE))
 
 
 def _is_same(stored: msgspec.Raw, made: msgspec.Raw) -> bool:

@@ -90,16 +90,23 @@ def command(
             if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
                 refuse(f"--{name.replace('_', '-')}: expected --from everything beside it")
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
-    from backend import batch_parts, batch_run, deliveries, preannotation  # here: --help must not wait for them
+    from backend import (  # here: --help must not wait for them
+        batch_parts,
+        batch_run,
+        bootstrap,
+        deliveries,
+        preannotation,
+    )
 
     if (folder := chosen.dry_run) is not None:
         batch_run.trying(lambda: deliveries.check_folder(folder))
     began = time.monotonic()
     with batch_run.begun(settings, batch_run.Wanted(project, view, filters, limit)) as run:
-        engine = batch_run.trying(lambda: batch_parts.engine(settings, run.checkpoint, run.client, run.patience))
+        checkpoint = batch_run.trying(lambda: bootstrap.read_weights(settings))
+        engine = batch_run.trying(lambda: batch_parts.engine(settings, checkpoint, run.client, run.patience))
         try:
-            tally = batch_run.trying(lambda: preannotation.run(settings, run, engine, chosen))
+            tally = batch_run.trying(lambda: preannotation.run(settings, checkpoint, run, engine, chosen))
         finally:
             engine.close()
-        code = batch_run.finish(run, tally, began)
+        code = batch_run.finish(run, checkpoint.model_version, tally, began)
     sys.exit(code)

@@ -12,23 +12,26 @@ from backend.batch_run import BatchRun
 from backend.coco_prompts import CocoPrompts
 from backend.controls import Controls
 from backend.errors import ConfigError
+from backend.images import Limits
 from backend.preannotate import Means
 from backend.preannotate_choice import EVERYTHING, Choice
 from backend.prediction_writer import PredictionWriter
 from backend.saved_prompts import Source
 from backend.settings import Settings
 from backend.shapes import ShapeKind
-from backend.tally import Tally, noting_the_end
+from backend.tally import Tally, failures_about, noting_the_end
 from backend.task_segmenter import TaskSegmenter
 from backend.types import Prediction, Task
 from model.automatic import AutomaticSettings, settings_for
+from model.weights import Checkpoint
 
 DUPLICATES = "duplicates deleted"
+CROWDS = "boxes around crowds left out"
 SHOWN = 5
 """How many of the file's images that no task shows are named."""
 
 
-def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> Tally:
+def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Engine, choice: Choice) -> Tally:
     """Make the predictions of a project's tasks, and see to it that each has one.
 
     Raises:
@@ -38,9 +41,9 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
     """
     outputs = batch_parts.outputs(settings)
     _check_output(batch.controls, outputs)
-    coco = coco_prompts.read(choice.coco) if choice.coco is not None else None
+    coco = _read(choice.coco) if choice.coco is not None else None
     segmenter = batch_parts.segmenter(
-        settings, batch.checkpoint, engine.embeddings, _everything(choice, batch.checkpoint.config.name)
+        settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
     )
     batch.stop.listen()
     means = Means(
@@ -55,12 +58,18 @@ def run(settings: Settings, batch: BatchRun, engine: Engine, choice: Choice) -> 
         ignores_stored=choice.dry_run is not None,
     )
     if choice.dry_run is not None:
-        tally = _drawn(settings, batch, means, choice.dry_run)
+        tally = _drawn(settings, batch_parts.pixel_limits(settings, checkpoint), batch, means, choice.dry_run)
     else:
         with batch_parts.only_run(settings, segmenter.model_version, batch.project.id, batch.stop, _say):
             tally = _stored(batch, means)
-    if coco is not None and tally.is_clean and not tally.counts[preannotate.THERE]:  # else they were not looked for
+    if coco is None:
+        return tally
+    looked_for = not tally.ended and not tally.counts[preannotate.THERE]
+    if looked_for and coco.has_asked(failure.task_id for failure in tally.failures):
         _tell_unmet(coco.unmet)
+    if coco.crowds:
+        tally.add(CROWDS, coco.crowds)
+    tally.failures += failures_about(None, coco.file.left_out)
     return tally
 
 
@@ -77,11 +86,10 @@ def _stored(batch: BatchRun, means: Means) -> Tally:
     return tally
 
 
-def _drawn(settings: Settings, batch: BatchRun, means: Means, folder: Path) -> Tally:
+def _drawn(settings: Settings, limits: Limits, batch: BatchRun, means: Means, folder: Path) -> Tally:
     folder.mkdir(parents=True, exist_ok=True)
     source = bootstrap.image_source(settings, batch.client)
     fetch = deliveries.patiently(source, batch.patience, batch.client.version)
-    limits = batch_parts.pixel_limits(settings, batch.checkpoint)
     sink = deliveries.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
         return preannotate.run(batch.tasks, means, sink, batch.stop, shown)
@@ -131,6 +139,21 @@ def _check_output(controls: Controls, outputs: Sequence[ShapeKind]) -> None:
             failures.append(error)
     if len(failures) == len(controls.images):
         raise failures[0]
+
+
+def _read(path: Path) -> CocoPrompts:
+    """Return the boxes of a file, and say so where they look like corners.
+
+    Raises:
+        ValueError: it is no COCO file.
+    """
+    coco = coco_prompts.read(path)
+    if beyond := coco.file.reads_as_corners:
+        _say(
+            f"{path}: {beyond} boxes reach beyond their images, and all would fit as x1, y1, x2, y2; expected x, y, "
+            "width, height, as COCO has it: look at the masks with --dry-run"
+        )
+    return coco
 
 
 def _tell_unmet(images: Sequence[str]) -> None:

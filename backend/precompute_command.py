@@ -26,11 +26,12 @@ def command(
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     if not settings.redis_url and not settings.disk_cache_mb:
         refuse("what is made would be lost with this process: expected PADDLE_SAM_DISK_CACHE_MB above 0, or REDIS_URL")
-    from backend import batch_parts, batch_run, precompute, progress  # here: --help must not wait for them
+    from backend import batch_parts, batch_run, bootstrap, precompute, progress  # here: --help must not wait for them
 
     began = time.monotonic()
     with batch_run.begun(settings, batch_run.Wanted(project, view, filters, limit)) as run:
-        engine = batch_run.trying(lambda: batch_parts.engine(settings, run.checkpoint, run.client, run.patience))
+        checkpoint = batch_run.trying(lambda: bootstrap.read_weights(settings))
+        engine = batch_run.trying(lambda: batch_parts.engine(settings, checkpoint, run.client, run.patience))
         means = precompute.Means(
             engine.ensure, run.client.version, run.patience, engine.at_once, engine.room, engine.close
         )
@@ -40,5 +41,5 @@ def command(
                 tally = precompute.run(run.tasks, project, run.controls, means, run.stop, shown)
         finally:
             engine.close()
-        code = batch_run.finish(run, tally, began)
+        code = batch_run.finish(run, checkpoint.model_version, tally, began)
     sys.exit(code)

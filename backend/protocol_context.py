@@ -184,7 +184,8 @@ def _polygon(value: Fields) -> Shape:
 def _vector(value: Fields) -> Shape:
     corners = json_fields.objects(value, "vertices")
     points = tuple((json_fields.number(corner, "x"), json_fields.number(corner, "y")) for corner in corners)
-    return Vector(points, closed=json_fields.anything(value.get("closed")) is True)
+    curved = any(json_fields.anything(corner.get("isBezier")) is True for corner in corners)
+    return Vector(points, closed=json_fields.anything(value.get("closed")) is True, curved=curved)
 
 
 def _brush(value: Fields) -> Shape:

@@ -4,6 +4,7 @@ Nothing raises: what cannot be read counts as not there, since one damaged annot
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -92,6 +93,11 @@ def read(raw: msgspec.Raw) -> tuple[Saved, ...]:
             )
         )
     return tuple(found)
+
+
+def newest_first(candidates: Iterable[Saved]) -> list[Saved]:
+    """Return annotations or predictions in the order in which they count: a ground truth, else the last changed."""
+    return sorted(candidates, key=lambda one: (one.is_ground_truth, one.changed_at, one.id or 0), reverse=True)
 
 
 def _listed(raw: msgspec.Raw) -> tuple[msgspec.Raw, ...]:

@@ -93,8 +93,7 @@ def is_own(model_version: str, own: str) -> bool:
 def _newest(candidates: Iterable[Saved], kinds: Collection[ShapeKind], areas_only: bool = False) -> TaskPrompts:
     """Return the prompts of the first candidate that holds any; the best candidate's reasons where none does."""
     best = TaskPrompts()
-    order = sorted(candidates, key=lambda one: (one.is_ground_truth, one.changed_at, one.id or 0), reverse=True)
-    for one in order:
+    for one in protocol_saved.newest_first(candidates):
         regions, skipped = protocol_context.read(one.result, kinds)
         found = TaskPrompts(regions, skipped, areas_only)
         if any(_marks(region, areas_only) for region in regions):

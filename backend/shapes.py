@@ -102,10 +102,11 @@ class Bitmask:
 
 @dataclass(frozen=True)
 class Vector:
-    """A path of (x, y) corners in percent, joined by straight lines."""
+    """A path of (x, y) corners in percent, joined by straight lines; some are curves where it is ``curved``."""
 
     points: tuple[tuple[float, float], ...]
     closed: bool = True
+    curved: bool = False
 
 
 Shape: TypeAlias = KeyPoint | Rectangle | Ellipse | Polygon | Brush | Bitmask | Vector

@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from backend import label_config, prompts
+from backend import label_config, marks, prompts
 from backend.controls import Controls, Output
 from backend.drawing import check_proportions
-from backend.errors import BackendError, Reason
+from backend.errors import BackendError, PromptError, Reason
 from backend.saved_prompts import TaskPrompts
 from backend.shapes import KeyPoint, Polygon, ShapeKind, Vector
 from backend.types import ObjectPrompt, PromptRegion, Skipped
@@ -75,7 +75,7 @@ def plan(
     Raises:
         ConfigError: nothing on that image can hold an answer.
     """
-    on_image, skipped = _in_pixels_of(embedding, controls.images[0].name, asked.regions)
+    on_image, skipped = _in_pixels_of(embedding, controls, asked.regions, outputs)
     found = prompts.translate([prompts.outlined(region) for region in on_image], are_apart=True)
     regions = {region.id: region for region in on_image}
     chosen: list[tuple[ObjectPrompt, Output]] = []
@@ -90,9 +90,9 @@ def plan(
 
 
 def _in_pixels_of(
-    embedding: Embedding, to_name: str, regions: Iterable[PromptRegion]
+    embedding: Embedding, controls: Controls, regions: Iterable[PromptRegion], outputs: Sequence[ShapeKind]
 ) -> tuple[list[PromptRegion], list[Skipped]]:
-    """Return the prompts as if drawn on the image itself; those drawn on another picture are left out."""
+    """Return the prompts as if drawn on the image itself; without those drawn on another picture, or around nothing."""
     found: list[PromptRegion] = []
     skipped: list[Skipped] = []
     for region in regions:
@@ -101,7 +101,13 @@ def _in_pixels_of(
         except BackendError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
             continue
-        found.append(replace(region, to_name=to_name, original_size=embedding.original_size))
+        try:
+            marks.check_area(region.shape, embedding.original_size)
+        except PromptError as error:
+            if not _is_answer(region, label_config.choose_output(controls, region.labels, outputs)):
+                skipped.append(Skipped(region.id, error.reason, str(error)))
+                continue
+        found.append(replace(region, to_name=controls.images[0].name, original_size=embedding.original_size))
     return found, skipped
 
 
@@ -109,6 +115,11 @@ def _needless(regions: Sequence[PromptRegion], output: Output, areas_only: bool)
     """Return why an object is not to be segmented, empty where it is."""
     if areas_only and all(isinstance(region.shape, KeyPoint) for region in regions):
         return "a point that lies in no area"
-    if any(isinstance(one.shape, Polygon | Vector) and one.from_name == output.control.name for one in regions):
+    if any(_is_answer(region, output) for region in regions):
         return "it is drawn already as it would be answered"
     return ""
+
+
+def _is_answer(region: PromptRegion, output: Output) -> bool:
+    """Whether a region is drawn already as it would be answered."""
+    return isinstance(region.shape, Polygon | Vector) and region.from_name == output.control.name

@@ -111,6 +111,11 @@ def below(task_id: int) -> Condition:
     return _condition(Column("id", "Number"), "less", task_id)
 
 
+def annotated() -> Condition:
+    """Return the condition that a task has an annotation; skipped ones do not count."""
+    return _condition(Column("total_annotations", "Number"), "greater", 0)
+
+
 def holding(model_version: str) -> Condition:
     """Return the condition that a task has a prediction whose model version contains this text."""
     return _condition(Column("predictions_model_versions", "List"), "contains", [model_version])

@@ -1,7 +1,7 @@
 """COCO's annotation file, masks as run lengths, written as pictures come: only one picture's masks are held."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -21,11 +21,15 @@ class Annotation:
         rle: its mask.
         score: how good the mask is likely to be, 0 to 1; None where nothing says.
         more: further fields, none of them COCO's own.
+        category_id: of one of the file's categories.
+        polygons: the mask's outlines, x and y of the corners of each in turn, in pixels; None to write its run lengths.
     """
 
     rle: Rle
     score: float | None = None
     more: Mapping[str, object] = field(default_factory=dict)
+    category_id: int = 1
+    polygons: tuple[tuple[float, ...], ...] | None = None
 
 
 def part_of(path: Path) -> Path:
@@ -40,18 +44,20 @@ class CocoFile:
     ``NAME.part``, and an older file of that name stays as it was; it does so too where nothing was added.
     """
 
-    def __init__(self, path: Path, description: str) -> None:
+    def __init__(self, path: Path, description: str, categories: Sequence[Mapping[str, object]] | None = None) -> None:
         """Keep the names; nothing is written yet.
 
         Args:
             path: the file; folders on the way are made.
             description: what ``info`` says of the masks.
+            categories: as COCO has them, read at the end, since some may come up on the way; None for the only one.
         """
-        self._path, self._description = path, description
+        self._path, self._description, self._categories = path, description, categories
         self._part = part_of(path)
         self._images: list[Mapping[str, object]] = []
         self._count = 0
         self._stream: FileIO | None = None
+        self._is_discarded = False
         self._end = 0  # bytes of it that are whole
 
     def __enter__(self) -> "CocoFile":
@@ -64,8 +70,8 @@ class CocoFile:
         if self._path.is_dir():
             raise IsADirectoryError(21, "expected a file, got a directory", str(self._path))
         self._stream = self._part.open("wb", buffering=0)
-        info = {"description": self._description}
-        self._write(f'{{"info": {_text(info)},\n"categories": [{_text(CATEGORY)}],\n"annotations": [')
+        known = f'"categories": [{_text(CATEGORY)}],\n' if self._categories is None else ""
+        self._write(f'{{"info": {_text({"description": self._description})},\n{known}"annotations": [')
         return self
 
     def add(self, file_name: str, original_size: tuple[int, int], annotations: Iterable[Annotation]) -> None:
@@ -86,8 +92,8 @@ class CocoFile:
             fields: dict[str, object] = {
                 "id": number,
                 "image_id": image_id,
-                "category_id": CATEGORY["id"],
-                "segmentation": one.rle.to_compressed(),
+                "category_id": one.category_id,
+                "segmentation": one.rle.to_compressed() if one.polygons is None else one.polygons,
                 "area": one.rle.area,
                 "bbox": list(one.rle.bbox),
                 "iscrowd": 0,
@@ -98,13 +104,22 @@ class CocoFile:
         self._count += len(lines)
         self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
 
+    def discard(self) -> None:
+        """Drop what was added, also what is added later: an older file of that name is left alone."""
+        self._is_discarded = True
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._stream is not None  # entered
         with self._stream:
+            if self._is_discarded:
+                self._part.unlink()
+                return
             images = ",\n".join(_text(image) for image in self._images)
-            self._write(f'],\n"images": [\n{images}]}}\n')
+            late = ",\n".join(_text(one) for one in self._categories or ())
+            known = f',\n"categories": [\n{late}]' if self._categories is not None else ""
+            self._write(f'],\n"images": [\n{images}]{known}}}\n')
         if self._images:
             self._part.replace(self._path)
         else:

@@ -178,6 +178,8 @@ class FakeProject:
             return {"less": task.id < value, "greater": task.id > value}[operator]
         if name == "predictions_model_versions" and operator == "contains":
             return any(part in made.model_version for made in self.of(task.id) for part in value)
+        if name == "total_annotations" and operator == "greater":
+            return sum(not found.get("was_cancelled") for found in task.annotations) > value
         if name == "completed_at" and operator == "empty":
             return task.is_labeled is not value
         raise AssertionError(f"not made for {one}")

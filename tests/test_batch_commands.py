@@ -261,6 +261,63 @@ def test_categories_that_are_no_labels_are_reported(call, server, tmp_path):
     assert not server.project.stored
 
 
+def test_whatever_a_coco_file_holds_that_is_no_use_is_told_and_counted(call, server, tmp_path):
+    task = server.upload("0123abcd-cafe.png", png((1, 5, 7), SIZE_WH))
+    sizes = dict(zip(("width", "height"), SIZE_WH, strict=True))
+    rows = [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 20]},
+        {"id": 2, "image_id": 1, "category_id": 1, "bbox": [10, 10, 0, 0]},
+        {"id": 3, "image_id": 1, "category_id": 1, "bbox": [float("nan"), 10, 9, 9]},
+        {"id": 4, "image_id": 1, "category_id": 1, "segmentation": [30, 30, 50, 30, 50, 50]},
+        {"id": 5, "image_id": 1, "category_id": 1, "bbox": [500, 10, 9, 9]},
+        {"id": 6, "image_id": 1, "category_id": 1, "bbox": [5, 10, 9, 9], "iscrowd": 1},
+        {"id": 7, "image_id": 99, "category_id": 1, "bbox": [5, 10, 9, 9]},
+    ]
+    images = [{"id": 1, "file_name": "cafe\u0301.png", **sizes}, {"id": 2, "file_name": "unmet.png", **sizes}]
+    rows.append({"id": 8, "image_id": 2, "category_id": 1, "bbox": [5, 10, 9, 9]})
+    file = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "Cat"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(file), "utf-8-sig")
+    done = call("preannotate", "--project", str(PROJECT), "--coco", str(tmp_path / "boxes.json"))
+    assert done.exit_code == 1, done.output
+    assert len(server.project.of(task)[0].result) == 2
+    for line in (
+        f"task {task}: bad_geometry: bbox: expected x, y, width and height, got [nan, 10, 9, 9] (id 3); rectangle: "
+        "expected at least 1 × 1 pixels, got 0 × 0 (id 2)",
+        f"task {task}: outside_image: box 500, 10, 509, 19 of 80 × 60 (id 5)",
+        "    not_in_coco_file: no image of the file has the id 99 (id 7)",
+        "boxes around crowds left out  1",
+        "failed                        3",
+    ):
+        assert line in done.stdout
+    assert "no task of this run shows: unmet.png" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "said"), [((160, 120), ""), ((160, 60), "size_mismatch"), ((60, 80), "size_mismatch")]
+)
+def test_a_coco_file_may_know_an_image_at_another_size_but_not_in_another_form(call, server, tmp_path, size_wh, said):
+    [task] = fill(server, 1)
+    file = coco_file(tmp_path, ["0000.png"])
+    boxes = json.loads(Path(file).read_text())
+    boxes["images"][0] |= dict(zip(("width", "height"), size_wh, strict=True))
+    boxes["annotations"][0]["bbox"] = [40, 40, -20, -20]
+    Path(file).write_text(json.dumps(boxes))
+    done = call("preannotate", "--project", str(PROJECT), "--coco", file)
+    assert (done.exit_code, said in done.stdout) == (int(bool(said)), True)
+    assert len(server.project.of(task)) == (not said)
+
+
+def test_boxes_that_look_like_corners_are_told_before_they_are_used(call, server, tmp_path):
+    fill(server, 1)
+    file = coco_file(tmp_path, ["0000.png"])
+    boxes = json.loads(Path(file).read_text())
+    boxes["annotations"][0]["bbox"] = [30, 30, 70, 50]
+    Path(file).write_text(json.dumps(boxes))
+    done = call("preannotate", "--project", str(PROJECT), "--coco", file)
+    assert done.exit_code == 0
+    assert f"{file}: 1 boxes reach beyond their images, and all would fit as x1, y1, x2, y2" in done.stderr
+
+
 def test_everything_is_found_within_limits_without_prompts(call, server):
     task = server.upload("scene.png", scene_file(5034).data)
     arguments = ("preannotate", "--project", str(PROJECT), "--from", "everything", "--points-per-side", "8")

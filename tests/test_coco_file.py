@@ -46,6 +46,31 @@ def test_pictures_and_masks_are_numbered_and_belong_together(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_categories_may_come_up_on_the_way_and_masks_be_written_as_polygons(tmp_path):
+    path, categories = tmp_path / "masks.json", [{"id": 1, "name": "Cat"}]
+    with CocoFile(path, "", categories) as file:
+        file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3), category_id=2, polygons=((1, 2, 4, 2, 4, 5, 1, 5),))])
+        categories.append({"id": 2, "name": "Größe"})
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["categories"] == categories
+    [row] = found["annotations"]
+    assert (row["category_id"], row["segmentation"]) == (2, [[1, 2, 4, 2, 4, 5, 1, 5]])
+    assert (row["area"], row["bbox"]) == (9, [1, 2, 3, 3])
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_what_is_discarded_leaves_an_older_file_as_it_was(tmp_path, error):
+    path = tmp_path / "masks.json"
+    path.write_text("older")
+    with contextlib.suppress(ValueError), CocoFile(path, "") as file:
+        file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3))])
+        file.discard()
+        if error is not None:
+            raise error
+    assert path.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_was_added_before_an_error_is_kept(tmp_path):
     path = tmp_path / "masks.json"
     with contextlib.suppress(KeyboardInterrupt), CocoFile(path, "") as file:

@@ -83,6 +83,19 @@ def test_where_nothing_is_wrong_everything_is_ok(look):
     assert "'Cats'" in found["project 7"].text
 
 
+def test_prompts_left_over_in_annotations_are_pointed_out_with_the_export_that_works(look, server):
+    point = {"id": "k", "type": "keypointlabels", "value": {"x": 5, "y": 5, "width": 1, "keypointlabels": ["Cat"]}}
+    mask = {"id": "m", "type": "brushlabels", "value": {"format": "rle", "rle": [0], "brushlabels": ["Cat"]}}
+    kept = [{"id": 1, "result": [mask, point]}, {"id": 2, "result": [point | {"id": "l"}]}]
+    server.routes["/api/tasks/1/annotations/"] = Reply(json.dumps(kept).encode())
+    finding = look(project=7)["annotations of project 7"]
+    assert finding.level is Level.HINT
+    assert finding.text.startswith("2 keypoints in the newest 1 annotated tasks")
+    assert "python -m backend export-coco --project 7" in finding.fix
+    server.routes["/api/tasks/1/annotations/"] = Reply(json.dumps([{"id": 1, "result": [mask]}]).encode())
+    assert "annotations of project 7" not in look(project=7)
+
+
 def test_weights_that_cannot_be_read_are_a_problem(look):
     finding = look(weights=refuse)["weights"]
     assert finding.level is Level.PROBLEM

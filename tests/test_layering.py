@@ -14,12 +14,13 @@ ROWS = [
     "backend backend.errors backend.shapes backend.controls backend.types backend.setting_types backend.settings "
     "backend.logs backend.signals",
     "backend.json_fields backend.protocol_context backend.protocol_saved backend.protocol backend.label_config "
-    "backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
-    "backend.saved_prompts backend.coco_prompts backend.regions backend.embedding_bytes",
+    "backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.shape_masks "
+    "backend.prompts backend.saved_prompts backend.file_names backend.coco_boxes backend.coco_prompts "
+    "backend.regions backend.embedding_bytes",
     "backend.addresses backend.locations backend.images backend.image_source backend.contents backend.tokens "
     "backend.label_studio_types backend.label_studio_http backend.label_studio backend.patience backend.pipeline "
     "backend.chunks backend.progress backend.tally backend.task_selection "
-    "backend.project_tasks backend.prediction_writer backend.store backend.metrics",
+    "backend.project_tasks backend.prediction_writer backend.task_reads backend.store backend.metrics",
     "backend.encoding backend.content_journal backend.encode_queue backend.direct_embeddings backend.ahead "
     "backend.waiting backend.fetchers backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
     "backend.lease backend.shared_contents backend.shared_embeddings backend.jobs backend.cluster "
@@ -27,13 +28,14 @@ ROWS = [
     "backend.listener backend.queued_embeddings",
     "backend.clicks backend.turns backend.errands backend.loading_decoder backend.drawing backend.task_objects "
     "backend.task_segmenter backend.claims backend.retrieval backend.pushing backend.segmenter backend.precompute "
-    "backend.preannotate backend.overlays backend.deliveries",
+    "backend.preannotate backend.overlays backend.deliveries backend.annotation_masks backend.coco_export",
     "backend.figures backend.answers backend.status backend.remedies backend.pictures backend.snapshot backend.app "
     "backend.worker",
     "backend.redis_parts backend.bootstrap backend.label_studio_ml backend.batch_parts",
     "backend.settings_help backend.health backend.server backend.doctor backend.redis_doctor backend.demo_processes "
     "backend.demo_project backend.demo backend.commands backend.batch_options backend.batch_run "
     "backend.preannotate_choice backend.precompute_command backend.preannotate_command backend.preannotation "
+    "backend.export_coco_command "
     "backend.__main__",
 ]
 

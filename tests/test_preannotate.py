@@ -235,13 +235,70 @@ def test_a_box_outside_its_image_is_told_and_the_other_drawn(run):
     assert len(run.regions(task)) == 1
 
 
+def oval(radius_x, radius_y, **more):
+    value = {"x": 50, "y": 50, "radiusX": radius_x, "radiusY": radius_y, "ellipselabels": ["Cat"]}
+    return box() | {"id": "oval", "type": "ellipselabels", "from_name": "oval", "value": value} | more
+
+
+def ring(*points):
+    value = {"points": points, "closed": True, "polygonlabels": ["Cat"]}
+    return box() | {"id": "ring", "type": "polygonlabels", "from_name": "ring", "value": value}
+
+
+@pytest.mark.parametrize(("region", "said"), [
+    (box(50, 50, 0, 0), "rectangle: expected at least 1 × 1 pixels, got 0 × 0"),
+    (box(50, 50, 0, 30), "got 0 × 18"),
+    (box(50, 50, 30, 0), "got 24 × 0"),
+    (box(50, 50, 0.6, 0.6), "got 0.48 × 0.36"),
+    (box(50, 50, -0.6, 20), "got 0.48 × 12"),
+    (box(50, 50, 0.5, 0.5, value={"x": 50, "y": 50, "width": 0.5, "height": 50, "rotation": 45}), "got 0.4 × 30"),
+    (oval(0, 0), "ellipse: expected at least 1 × 1 pixels, got 0 × 0"),
+    (oval(10, 0), "got 16 × 0"),
+    (oval(0.4, -0.4), "got 0.64 × 0.48"),
+    (ring((50, 50), (50, 50), (50, 50)), "polygon: expected at least 1 × 1 pixels, got 0 × 0"),
+    (ring((10, 10), (10, 90), (10, 50)), "got 0 × 48"),
+    (ring((10, 10), (90, 90), (50, 50)), "polygon: expected an area of at least 1 pixel, got 0"),
+], ids=str)  # fmt: skip
+def test_a_shape_that_goes_around_nothing_is_told_and_becomes_no_mask(run, region, said):
+    task = run.add(region | {"id": "flat"}, box(60, 20))
+    tally = run()
+    assert counts(tally) == {MADE: 1}
+    assert len(run.regions(task)) == 1
+    assert reasons(tally) == [(task, Reason.BAD_GEOMETRY)]
+    assert said in tally.failures[0].text
+    assert tally.failures[0].text.endswith("(id flat)")
+
+
+def test_of_a_task_that_holds_nothing_but_a_click_with_the_rectangle_tool_nothing_is_stored(run):
+    task = run.add(box(50, 50, 0, 0))
+    tally = run()
+    assert (counts(tally), reasons(tally)) == ({}, [(task, Reason.BAD_GEOMETRY)])
+    assert not run.project.of(task)
+
+
+@pytest.mark.parametrize("region", [box(99.9, 20, 30, 30), box(-29.9, 20, 30, 30), box(20, 99.9, 30, 30)], ids=str)
+def test_a_box_of_which_less_than_a_pixel_lies_in_the_image_is_told(run, region):
+    task = run.add(region)
+    assert reasons(run()) == [(task, Reason.OUTSIDE_IMAGE)]
+
+
+@pytest.mark.parametrize("region", [
+    box(50, 50, 100 / SIZE_WH[0], 100 / SIZE_WH[1]), box(100, 100, -100 / SIZE_WH[0], -100 / SIZE_WH[1]),
+    box(100 / 3, 100 / 3, 100 / SIZE_WH[0], 30), oval(50 / SIZE_WH[0], 50 / SIZE_WH[1]),
+    ring((10, 10), (90, 90), (90, 10), (10, 90)),
+], ids=str)  # fmt: skip
+def test_a_shape_around_a_pixel_or_one_that_crosses_itself_is_an_object(run, region):
+    task = run.add(region)
+    assert (counts(run()), len(run.regions(task))) == ({MADE: 1}, 1)
+
+
 def test_boxes_that_are_lost_are_told_with_their_number_and_why(run):
     task = run.add(box(), *(box(150, 20, id=f"off-{number}") for number in range(5)), box(10, 20, original_width=33))
     tally = run()
     assert counts(tally) == {MADE: 1}
     outside, other = sorted(tally.lines()[-2:])
     assert outside.startswith(f"    task {task}: outside_image: ")
-    assert outside.endswith("(5 times)")
+    assert outside.endswith("(5 times) (id off-0, off-1, off-2 and 2 more)")
     assert other.startswith(f"    task {task}: size_mismatch: ")
     assert "33" in other
 
@@ -249,7 +306,9 @@ def test_boxes_that_are_lost_are_told_with_their_number_and_why(run):
 def test_of_many_different_words_about_a_task_the_first_are_told_and_the_others_counted():
     skipped = tuple(Skipped(str(n), Reason.UNKNOWN_LABEL, f"no\nlabel {n // 2}") for n in range(10))
     [failure] = preannotate.failures_of(Task(1, {}), Prediction((), 0.0, VERSION, skipped=skipped))
-    assert failure.text == "no label 0 (2 times); no label 1 (2 times); no label 2 (2 times); and 4 more"
+    assert failure.text == (
+        "no label 0 (2 times) (id 0, 1); no label 1 (2 times) (id 2, 3); no label 2 (2 times) (id 4, 5); and 4 more"
+    )
 
 
 def test_a_defect_over_one_task_leaves_the_others(run):

@@ -85,6 +85,10 @@ def test_a_summary_names_every_failure_with_its_reason():
     assert not tally.is_clean
 
 
+def test_a_failure_of_no_task_names_none():
+    assert str(Failure(None, Reason.OUTSIDE_IMAGE, "a box")) == "outside_image: a box"
+
+
 def test_a_run_without_failures_is_clean():
     tally = Tally(("encoded",))
     tally.add("encoded")
