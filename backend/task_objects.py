@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from backend import label_config, prompts
+from backend import label_config, orientation, prompts
 from backend.controls import Controls, Output
-from backend.drawing import check_proportions
+from backend.drawing import turn_of
 from backend.errors import BackendError, Reason
 from backend.saved_prompts import TaskPrompts
 from backend.shapes import KeyPoint, Polygon, ShapeKind, Vector
@@ -92,16 +92,17 @@ def plan(
 def _in_pixels_of(
     embedding: Embedding, to_name: str, regions: Iterable[PromptRegion]
 ) -> tuple[list[PromptRegion], list[Skipped]]:
-    """Return the prompts as if drawn on the image itself; those drawn on another picture are left out."""
+    """Return the prompts as if drawn on the image itself, turned as they were, without those of another picture."""
     found: list[PromptRegion] = []
     skipped: list[Skipped] = []
     for region in regions:
         try:
-            check_proportions(embedding, region.original_size or embedding.original_size)
+            turn = turn_of(embedding, region.original_size or embedding.original_size)
         except BackendError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
             continue
-        found.append(replace(region, to_name=to_name, original_size=embedding.original_size))
+        size = orientation.turned_size(embedding.original_size, turn)
+        found.append(replace(region, to_name=to_name, original_size=size))
     return found, skipped
 
 
