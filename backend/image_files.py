@@ -32,6 +32,7 @@ _PILLOW_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 _TIFF_DIRECTORY = {b"II*\0": "<", b"MM\0*": ">"}
 _BIG_TIFF = (b"II+\0", b"MM\0+")
 _STRIPS, _TILES = 273, 324
+_JPEG_IN_TIFF = (6, 7)
 _LEAST_DETAIL = (
     2  # times the side that is needed: what a reduced JPEG keeps, and half of it where it would cost too much
 )
@@ -265,7 +266,11 @@ def _tiff(data: bytes) -> ImageFile:
         of_part = tags.get(322, size_wh[0]) * tags.get(323, min(tags.get(278, size_wh[1]), size_wh[1]))
         part_bytes = of_part * tags.get(277, 1) * max(tags.get(258, (8,))) // 8
         needed = _PILLOW_BYTES.get(image.mode, 4) * _pixels(size_wh) + (part_bytes if tags.get(259, 1) != 1 else 0)
-        turned = tags.get(274, 1)
+        turned, compression = tags.get(274, 1), tags.get(259, 1)
+    if compression in _JPEG_IN_TIFF and data.count(b"\xff\xda") > jpeg_file.MAX_SCANS + 4 * parts:
+        raise ImageError(
+            f"expected at most {jpeg_file.MAX_SCANS} scans in a TIFF's JPEGs, got more", Reason.IMAGE_TOO_LARGE
+        )
     ignored = orientation.inverse(turned) if turned in orientation.SWAPS_SIDES else 1
     advice = "save it in small strips or tiles, or as JPEG or PNG"
     return ImageFile(size_wh, needed, advice, lambda: _whole(_pillow(data, "TIFF")), ignored_turn=ignored)

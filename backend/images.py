@@ -30,6 +30,9 @@ from model.transforms import longest_side_size, resize_bands
 PIXELS_VERSION = "2"
 """Changes whenever the same file would give other pixels; part of every cache key."""
 
+MAX_SIDE = 1_000_000
+"""As browsers have it for PNG; a row is held as a whole, and resizing it takes 16 bytes for each of its pixels."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
@@ -158,6 +161,8 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
         )
     if min(width, height) < 1:
         raise ImageError(f"expected at least one pixel, got {width} × {height}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"expected sides of at most {MAX_SIDE:,}, got {width} × {height}", Reason.IMAGE_TOO_LARGE)
     if file.bytes_needed > (allowed := allowed_bytes(file.size_wh)):
         raise ImageError(
             f"expected a {kind} that takes at most {allowed // 10**6} MB to decode, got {width} × {height} that takes "

@@ -14,6 +14,9 @@ from backend.errors import ImageError, Reason
 MAX_SCANS = 100
 """More than any encoder writes; a progressive photo has about 10."""
 
+MAX_SCANNED_PIXELS = 1_500_000_000
+"""Of all scans together: 15 of a picture of 100 megapixels. libjpeg goes through 250 million a second."""
+
 MAX_SEGMENTS = 10_000
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
@@ -90,7 +93,9 @@ def read(data: bytes) -> Jpeg:
             break
         length = struct.unpack_from(">H", data, found.end())[0]
         body, at = view[found.end() + 2 : found.end() + length], found.end() + max(2, length)
-        if marker in _FRAMES and frame is None:
+        if marker in _FRAMES:
+            if frame is not None:  # a decoder would make room for the last, and read the first
+                raise ValueError("it has two frames")
             frame = _read_frame(marker, bytes(body))
         if marker == _SOS:
             if frame is None:
@@ -153,8 +158,12 @@ def _note_scan(frame: _Frame, body: bytes) -> None:
         ImageError: it is one too many (``image_too_large``).
     """
     frame.scans += 1
-    if frame.scans > MAX_SCANS:
-        raise ImageError(f"expected at most {MAX_SCANS} scans in a JPEG, got more", Reason.IMAGE_TOO_LARGE)
+    width, height = frame.size_wh
+    most = min(MAX_SCANS, max(1, MAX_SCANNED_PIXELS // max(1, width * height)))
+    if frame.scans > most:
+        raise ImageError(
+            f"expected at most {most} scans in a JPEG of {width} × {height}, got more", Reason.IMAGE_TOO_LARGE
+        )
     count = body[0] if body else 0
     if len(body) < 4 + 2 * count:
         return

@@ -37,7 +37,8 @@ def read(data: bytes) -> WebP:
     """
     found: dict[bytes, memoryview] = {}
     for name, body in _chunks(memoryview(data)):
-        found.setdefault(name, body)
+        if name != b"VP8X" or not found:  # it counts as the first chunk only
+            found.setdefault(name, body)
     flags = bytes(found.get(b"VP8X", b"\0")[:1])[0]
     is_animated = bool(flags & _ANIMATED)
     if is_animated:

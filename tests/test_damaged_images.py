@@ -4,12 +4,13 @@ import functools
 import io
 import random
 import struct
+import time
 import zlib
 
 import pytest
 from PIL import Image
 
-from backend import jpeg_file, png_file
+from backend import images, jpeg_file, png_file
 from backend.errors import ImageError, Reason
 from backend.images import Limits, check, decode
 from tests.damaged_files import Case, cases
@@ -164,6 +165,26 @@ def test_a_jpeg_of_more_scans_than_any_encoder_writes_is_refused_before_it_is_de
     check(scans(jpeg_file.MAX_SCANS - own), LIMITS)
 
 
+def test_a_header_that_lies_about_the_size_to_another_reader_makes_nobody_hold_such_a_picture():
+    data = jpeg(segment(0xC0, struct.pack(">BHHB", 8, 65_500, 65_500, 1) + b"\1\x11\0"), b"\xff\xda")
+    with pytest.raises(ImageError, match="a damaged JPEG: it has two frames"):
+        check(data, LIMITS)
+    picture = encoded(corners(), "WEBP", lossless=True)[12:]
+    canvas = b"VP8X\x0a\0\0\0\2\0\0\0" + struct.pack("<I", 15_999)[:3] * 2
+    assert "MB to decode" in refused(riff_of(canvas + picture))
+    assert decode(riff_of(picture + canvas), LIMITS).original_size == (32, 48)
+
+
+def riff_of(chunks):
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
+def test_the_scans_of_jpegs_in_a_tiff_are_counted_too():
+    data = bytearray(encoded(corners(), "TIFF", compression="jpeg"))
+    check(bytes(data), LIMITS)
+    assert "scans" in refused(bytes(data) + b"\xff\xda" * 200)
+
+
 def test_other_things_of_which_millions_fit_into_a_file_are_counted_too():
     assert "segments" in refused(jpeg(segment(0xFE, b"") * (jpeg_file.MAX_SEGMENTS + 1)))
     assert "chunks" in refused(png(chunk(b"abCd", b"") * (png_file.MAX_CHUNKS + 1)))
@@ -230,3 +251,27 @@ def test_a_webp_has_the_pixels_that_pillow_reads():
         data = encoded(corners(333, 222), "WEBP", **options)
         with Image.open(io.BytesIO(data)) as image:
             assert decode(data, LIMITS).pixels.tobytes() == image.convert("RGB").tobytes()
+
+
+@pytest.mark.slow
+def test_the_most_scans_that_are_allowed_take_seconds():
+    data = encoded(corners(6000, 6000), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    more = jpeg_file.MAX_SCANNED_PIXELS // 6000**2 - data.count(b"\xff\xda")
+    assert "scans" in refused(data[:-2] + last * (more + 1) + b"\xff\xd9")
+    data = data[:-2] + last * more + b"\xff\xd9"
+    start = time.thread_time()
+    decode(data, LIMITS)
+    assert time.thread_time() - start < 20
+
+
+@pytest.mark.parametrize(("width", "height"), [(images.MAX_SIDE + 1, 1), (1, images.MAX_SIDE + 1)])
+def test_a_side_that_no_browser_shows_is_refused(width, height):
+    assert "sides of at most" in refused(interlaced_header(width, height, interlaced=0))
+
+
+@pytest.mark.parametrize("size_wh", [(images.MAX_SIDE, 1), (1, images.MAX_SIDE), (300_000, 7)])
+def test_the_longest_sides_are_read(size_wh):
+    picture = decode(encoded(Image.new("RGB", size_wh, (9, 8, 7))), LIMITS)
+    assert picture.original_size == size_wh[::-1]
+    assert picture.pixels.reshape(-1, 3).tolist() == [[9, 8, 7]] * 1024
