@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -116,7 +117,7 @@ class OverlayFolder:
         for number, ((to_name, item_index), regions) in enumerate(places.items()):
             [image] = label_config.on_image(self._controls, to_name).images
             data = self._fetch(task_images.image_ref(image, made.task, self._project_id, item_index))
-            picture = images.decode(data, self._limits)
+            picture = images.decode(data, replace(self._limits, model_side=overlays.LONGEST_SIDE))
             name = f"task-{made.task.id}" + (f"-{number}" if len(places) > 1 else "")
             self._write(f"{name}.jpg", overlays.jpeg(overlays.over(picture.pixels, tuple(regions))))
 

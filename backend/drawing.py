@@ -1,6 +1,8 @@
 """From prompts about an image to the regions that show its objects: decode, then draw. Clicks and whole tasks share it.
 
 An image's embedding takes its prompts in pixels of any copy of the photo that has its proportions; see `at_size`.
+Browsers do not agree about which files are to be turned. Where the size that one shows fits only the photo turned the
+other way, prompts are turned as the embedding is, and its masks are turned back: no image is encoded twice.
 """
 
 import logging
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from backend import regions
+from backend import orientation, regions
 from backend.controls import Output
 from backend.encoding import is_out_of_memory
 from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
@@ -98,10 +100,16 @@ class Drawing:
         found: list[Region] = []
         for size in dict.fromkeys(one.original_size for one, _ in asked):  # one, unless a caller mixes several pictures
             chosen = [(one, output) for one, output in asked if one.original_size == size]
-            masks = self._decode(at_size(embedding, size), [one.prompt for one, _ in chosen])
+            turn = turn_of(embedding, size)
+            prompts = [one.prompt for one, _ in chosen]
+            if turn != 1:
+                back = orientation.inverse(turn)
+                prompts = [orientation.turned_prompt(prompt, back, size) for prompt in prompts]
+            masks = self._decode(at_size(embedding, size), prompts)
             for index, (one, output) in enumerate(chosen):
                 score = None if masks.iou_predictions is None else masks.iou_predictions[index][0]
-                found += self.show(masks.masks[index][0], one, output, score)
+                mask = masks.masks[index][0]
+                found += self.show(orientation.turned_mask(mask, turn) if turn != 1 else mask, one, output, score)
         return found
 
     def show(self, mask: Mask, prompt: ObjectPrompt, output: Output, score: float | None) -> tuple[Region, ...]:
@@ -135,29 +143,36 @@ def at_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None 
         size: of the copy.
         max_pixels: what no copy may have more of than the photo itself; None sets no such limit.
 
+    Returns:
+        The embedding, turned as it is: where the browser turns the photo the other way, its height is the copy's width.
+
     Raises:
-        ImageError: the photo is not a scaled copy, for instance because its EXIF orientation was read differently, or
-            it would have to be enlarged beyond reason (``size_mismatch``).
+        ImageError: the photo is not a scaled copy, however it is turned, or it would have to be enlarged beyond reason
+            (``size_mismatch``).
     """
-    check_proportions(embedding, size)
+    turn = turn_of(embedding, size)
     photo_pixels = math.prod(embedding.original_size)
     most = max(SHOWN_PIXELS, SHOWN_TIMES * photo_pixels)
     most = max(photo_pixels, most if max_pixels is None else min(most, max_pixels))
     if math.prod(size) > most:
         raise _mismatch(embedding, size, f"; expected at most {most:,} pixels")
-    return embedding if embedding.original_size == size else replace(embedding, original_size=size)
+    own = orientation.turned_size(size, turn)
+    return embedding if embedding.original_size == own else replace(embedding, original_size=own)
 
 
-def check_proportions(embedding: Embedding, size: tuple[int, int]) -> None:
-    """Return if a picture of ``size`` (height, width) may be a scaled copy of the photo.
+def turn_of(embedding: Embedding, size: tuple[int, int]) -> int:
+    """Return the orientation that takes the photo to a picture of ``size`` (height, width): 1 for a scaled copy.
 
     Raises:
         ImageError: it is another picture (``size_mismatch``).
     """
-    long, short = (0, 1) if embedding.original_size[0] >= embedding.original_size[1] else (1, 0)
-    expected = embedding.original_size[short] * size[long] / embedding.original_size[long]
-    if abs(size[short] - expected) > SCALE_TOLERANCE * expected + 1:  # a pixel, since sides are whole
-        raise _mismatch(embedding, size)
+    for turn in dict.fromkeys((1, embedding.other_orientation)):
+        photo = orientation.turned_size(embedding.original_size, turn)
+        long, short = (0, 1) if photo[0] >= photo[1] else (1, 0)
+        expected = photo[short] * size[long] / photo[long]
+        if abs(size[short] - expected) <= SCALE_TOLERANCE * expected + 1:  # a pixel, since sides are whole
+            return turn
+    raise _mismatch(embedding, size)
 
 
 def _mismatch(embedding: Embedding, size: tuple[int, int], detail: str = "") -> ImageError:

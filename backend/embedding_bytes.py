@@ -15,7 +15,7 @@ from model.types import Embedding
 
 Dtype: TypeAlias = Literal["float16", "float32"]
 
-FORMAT = "paddle-sam-embedding/1"
+FORMAT = "paddle-sam-embedding/2"
 _MAX_HEADER = 4096
 _LITTLE_ENDIAN: dict[str, np.dtype[np.floating]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 
@@ -28,6 +28,7 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     model_version: str
+    other_orientation: int = 1
     crc32: int = 0
 
 
@@ -58,6 +59,7 @@ def dump(embedding: Embedding, key: str, dtype: Dtype) -> bytes:
         embedding.original_size,
         embedding.input_size,
         embedding.model_version,
+        embedding.other_orientation,
     )
     header.crc32 = _checksum(header, numbers)
     return msgspec.json.encode(header) + b"\n" + numbers
@@ -82,7 +84,8 @@ def load(data: bytes, key: str) -> Embedding | None:
         return None
     array = np.frombuffer(numbers, dtype=dtype).astype(header.dtype, copy=False).reshape(header.shape)
     try:
-        return Embedding(array, header.original_size, header.input_size, header.model_version)
+        sizes = header.original_size, header.input_size
+        return Embedding(array, *sizes, header.model_version, header.other_orientation)
     except ValueError:
         return None
 

@@ -92,6 +92,7 @@ def _encode(encoder: Encoder, data: bytes, key: EmbeddingKey, limits: images.Lim
         picture = images.decode(data, limits)
     with stopwatch.stage("encode"):
         embedding = encoder.encode(picture.pixels)
-    if embedding.original_size != picture.original_size:  # it was decoded smaller
-        embedding = replace(embedding, original_size=picture.original_size)
+    embedding = replace(
+        embedding, original_size=picture.original_size, other_orientation=picture.other_orientation
+    )  # it may have been decoded smaller
     return rounded(embedding, key.dtype)

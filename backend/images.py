@@ -1,32 +1,37 @@
 """Bytes of an image file to pixels, as a browser shows them; nothing about where the bytes come from.
 
-What a browser shows is what an annotator clicks on, so orientation follows the EXIF tag and nothing else (Pillow's own
-``exif_transpose`` also obeys XMP, which browsers ignore). Colours become 8-bit sRGB: embedded ICC profiles are applied,
+What a browser shows is what an annotator clicks on, so a picture is turned where Chromium turns it (`orientation`),
+and what Chromium passes over in a file is passed over. Colours become 8-bit sRGB: embedded ICC profiles are applied,
 transparency lies on white, and 16-bit, 32-bit and float values are stretched between their 1st and 99th percentile,
 since scans and medical images often use a small part of their range. Animations and multi-page files give their first
 frame.
 
-Pillow decodes everything. OpenCV reads a 12-megapixel JPEG in 52 ms instead of 92, little beside an encode, and returns
-half an image where a file is cut short.
+A picture is no larger than the model wants it: the colours are converted and the rows resized a band at a time, and
+the pixels of the whole picture need not exist together.
 """
 
 import hashlib
-import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from backend import orientation
 from backend.errors import ImageError, Reason
-from model.colours import to_rgb
-from model.transforms import longest_side_size
+from backend.image_files import ImageFile, allowed_bytes, kind_of, open_file
+from model import colours
+from model.transforms import longest_side_size, resize_bands
 
-PIXELS_VERSION = "1"
+PIXELS_VERSION = "2"
 """Changes whenever the same file would give other pixels; part of every cache key."""
+
+MAX_SIDE = 1_000_000
+"""As browsers have it for PNG; a row is held as a whole, and resizing it takes 16 bytes for each of its pixels."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -45,24 +50,9 @@ _FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
 
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
-    NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError,
+    NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError, cv2.error,
 )  # fmt: skip
-"""What Pillow's decoders raise on damaged files, as found by feeding them such."""
-
-_TRANSPOSED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION_TAG = 0x0112
-
-# Pillow's limit is global, half as high as what aerial photos need, and a warning at first; ours is checked on the
-# header of every file, before a pixel is decoded.
-Image.MAX_IMAGE_PIXELS = None
+"""What decoders raise on damaged files, as found by feeding them such."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +62,9 @@ class Limits:
     Attributes:
         max_pixels: a larger one is refused.
         reduce_above_pixels: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size (by the JPEG's own transform, which
-            averages), as long as at least twice the model's input remains and the model's input keeps its exact size.
-            None: never.
-        model_side: longest side of the model's input.
+            averages), as long as at least twice the model's input remains, or where its scans take much memory, the
+            model's input. None: never.
+        model_side: longest side of the model's input; no picture is given larger.
     """
 
     max_pixels: int = 150_000_000
@@ -91,12 +81,16 @@ class Picture:
     """A decoded image.
 
     Attributes:
-        pixels: (h, w, 3) uint8 RGB, as a browser shows it; smaller than ``original_size`` if it was reduced.
+        pixels: (h, w, 3) uint8 RGB, as a browser shows it; of ``original_size``, or where that is larger than the model
+            wants it, scaled to the size of the model's input.
         original_size: (H, W) of the image in the browser; what clicks and masks refer to.
+        other_orientation: what takes the image to the one that a browser shows which obeys another orientation, as
+            the EXIF standard numbers them; 1 where there is none, or where its size is the same.
     """
 
     pixels: npt.NDArray[np.uint8]
     original_size: tuple[int, int]
+    other_orientation: int = 1
 
 
 def digest(data: bytes) -> str:
@@ -111,15 +105,12 @@ def is_web_page(data: bytes) -> bool:
 
 
 def check(data: bytes, limits: Limits) -> None:
-    """Refuse, from the header alone, what `decode` would refuse without having decoded anything.
+    """Refuse, from the headers alone, what `decode` would refuse without having decoded anything.
 
     Raises:
         ImageError: as `decode`.
     """
-    try:
-        _open(data, limits).close()
-    except _DECODER_ERRORS as error:
-        raise ImageError(f"the image cannot be read: {error}") from error
+    _open(data, limits)
 
 
 def decode(data: bytes, limits: Limits) -> Picture:
@@ -127,77 +118,68 @@ def decode(data: bytes, limits: Limits) -> Picture:
 
     Raises:
         ImageError: empty, damaged or cut short (``image_unreadable``), of a kind that is not read
-            (``unsupported_image_format``), or of more pixels than allowed (``image_too_large``).
+            (``unsupported_image_format``), or of more pixels than allowed, or such that decoding takes more memory or
+            time than its pixels give reason for (``image_too_large``).
     """
+    file = _open(data, limits)
+    original_size = orientation.turned_size((file.size_wh[1], file.size_wh[0]), file.turn)
+    wanted = original_size
+    if max(original_size) > limits.model_side:
+        wanted = longest_side_size(original_size, limits.model_side)
+    height, width = orientation.turned_size(wanted, file.turn)
     try:
-        with _open(data, limits) as image:
-            size_wh = image.size
-            reduced = _reduce(image, limits)
-            image.load()  # a TIFF turns itself here, a PNG finds its EXIF
-            turn = _TRANSPOSED.get(_orientation(image))
-            upright = to_rgb(image)
+        loaded_wh, bands = file.load()
+        picture = resize_bands(_in_rgb(bands, loaded_wh), loaded_wh[1], (width, height))
     except _DECODER_ERRORS as error:
-        raise ImageError(f"the image cannot be read: {error}") from error
-    if turn is not None:
-        upright = upright.transpose(turn)
-    pixels = np.asarray(upright)
-    if not reduced:
-        return Picture(pixels, (pixels.shape[0], pixels.shape[1]))
-    swapped = turn is not None and turn not in (_TRANSPOSED[2], _TRANSPOSED[3], _TRANSPOSED[4])
-    return Picture(pixels, (size_wh[0], size_wh[1]) if swapped else (size_wh[1], size_wh[0]))
+        raise _damaged(kind_of(data), error) from error
+    if file.turn != 1:
+        picture = picture.transpose(orientation.TRANSPOSED[file.turn])
+    other = orientation.inverse(file.turn) if file.turn != 1 else file.ignored_turn
+    return Picture(np.asarray(picture), original_size, other if other in orientation.SWAPS_SIDES else 1)
 
 
-def _open(data: bytes, limits: Limits) -> Image.Image:
-    """Return the image with its header read and its size checked, no pixel decoded."""
+def _open(data: bytes, limits: Limits) -> ImageFile:
+    """Return the file with its header read and its size checked, no pixel decoded."""
     if not data:
         raise ImageError("expected an image, got 0 bytes")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except _DECODER_ERRORS as error:
+    kind = kind_of(data)
+    if not kind:
         known = f"expected one of {', '.join(FORMATS)}"
         for name, matches in _FOREIGN:
             if matches(data[:1024]):
-                raise ImageError(f"{known}, got {name}", Reason.UNSUPPORTED_IMAGE_FORMAT) from error
-        raise ImageError(f"{known}, got neither ({data[:8]!r}...)") from error
-    width, height = image.size
+                raise ImageError(f"{known}, got {name}", Reason.UNSUPPORTED_IMAGE_FORMAT)
+        raise ImageError(f"{known}, got neither ({data[:8]!r}...)")
+    try:
+        file = open_file(data, kind, limits.model_side, limits.reduce_above_pixels)
+    except _DECODER_ERRORS as error:
+        raise _damaged(kind, error) from error
+    width, height = file.size_wh
     if width * height > limits.max_pixels:
-        image.close()
         raise ImageError(
             f"expected at most {limits.max_pixels:,} pixels, got {width} × {height}; see PADDLE_SAM_MAX_IMAGE_PIXELS",
             Reason.IMAGE_TOO_LARGE,
         )
     if min(width, height) < 1:
-        image.close()
         raise ImageError(f"expected at least one pixel, got {width} × {height}")
-    return image
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"expected sides of at most {MAX_SIDE:,}, got {width} × {height}", Reason.IMAGE_TOO_LARGE)
+    if file.bytes_needed > (allowed := allowed_bytes(file.size_wh)):
+        raise ImageError(
+            f"expected a {kind} that takes at most {allowed // 10**6} MB to decode, got {width} × {height} that takes "
+            f"{file.bytes_needed // 10**6} MB; {file.advice or 'make it smaller'}",
+            Reason.IMAGE_TOO_LARGE,
+        )
+    return file
 
 
-def _reduce(image: Image.Image, limits: Limits) -> bool:
-    """Ask a huge JPEG to decode at a fraction of its size; return whether it will."""
-    width, height = image.size
-    if image.format not in ("JPEG", "MPO") or limits.reduce_above_pixels is None:
-        return False
-    if width * height <= limits.reduce_above_pixels:
-        return False
-    wanted = longest_side_size((height, width), limits.model_side)
-    for factor in (8, 4, 2):
-        small = (-(-height // factor), -(-width // factor))
-        keeps_detail = max(small) >= 2 * limits.model_side and min(width, height) >= factor
-        if keeps_detail and longest_side_size(small, limits.model_side) == wanted:
-            image.draft(image.mode, (width // factor, height // factor))
-            return image.size != (width, height)
-    return False
+def _damaged(kind: str, error: Exception) -> ImageError:
+    return ImageError(f"expected a whole image, got a damaged {kind}: {error or type(error).__name__}")
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation 1 to 8; 1 where there is none or it makes no sense."""
-    data = image.info.get("exif")
-    if not isinstance(data, bytes):
-        return 1
-    exif = Image.Exif()
-    try:
-        exif.load(data)
-        value = exif.get(_ORIENTATION_TAG, 1)
-    except _DECODER_ERRORS:
-        return 1  # a browser shows the image all the same
-    return value if isinstance(value, int) else 1
+def _in_rgb(bands: Callable[[], Iterator[Image.Image]], size_wh: tuple[int, int]) -> Iterator[Image.Image]:
+    """Yield bands in the colours that a person sees; the values of deep ones are looked through first."""
+    gray_range = None
+    for band in bands():
+        if gray_range is None and colours.is_deep(band):
+            gray_range = colours.find_gray_range(bands(), size_wh[0] * size_wh[1])
+        yield colours.to_rgb(band, gray_range)

@@ -42,7 +42,7 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     Reason.TOO_MANY_POINTS: ("only the newest points of an object count", "begin the object anew"),
     Reason.SIZE_MISMATCH: (
         "browser and backend see pictures of different shape, or one many times the other",
-        "see whether the file changed, or its EXIF orientation is read differently",
+        "see whether the file changed, and which size the browser shows at its address",
     ),
     Reason.NOT_IN_COCO_FILE: (
         "no image of the COCO file is named as the task's is",
@@ -79,10 +79,11 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     ),
     Reason.IMAGE_TOO_LARGE: (
         "the image is beyond the limits",
-        "give smaller images, or raise PADDLE_SAM_MAX_IMAGE_BYTES or PADDLE_SAM_MAX_IMAGE_PIXELS",
+        "give smaller images or other formats as the log says, or raise PADDLE_SAM_MAX_IMAGE_BYTES or "
+        "PADDLE_SAM_MAX_IMAGE_PIXELS",
     ),
     Reason.IMAGE_UNREADABLE: (
-        "the file is damaged or no image",
+        "image data is damaged or missing, or it is no image",
         "open its address in a browser; if nothing shows, give another image",
     ),
     Reason.AUTH_FAILED: (

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from backend import label_config, marks, prompts
+from backend import label_config, marks, orientation, prompts
 from backend.controls import Controls, Output
-from backend.drawing import check_proportions
+from backend.drawing import turn_of
 from backend.errors import BackendError, PromptError, Reason
 from backend.saved_prompts import TaskPrompts
 from backend.shapes import KeyPoint, Polygon, ShapeKind, Vector
@@ -92,22 +92,23 @@ def plan(
 def _in_pixels_of(
     embedding: Embedding, controls: Controls, regions: Iterable[PromptRegion], outputs: Sequence[ShapeKind]
 ) -> tuple[list[PromptRegion], list[Skipped]]:
-    """Return the prompts as if drawn on the image itself; without those drawn on another picture, or around nothing."""
+    """Return the prompts as if drawn on the image itself, turned as they were; not those of another picture, or empty."""
     found: list[PromptRegion] = []
     skipped: list[Skipped] = []
     for region in regions:
         try:
-            check_proportions(embedding, region.original_size or embedding.original_size)
+            turn = turn_of(embedding, region.original_size or embedding.original_size)
         except BackendError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
             continue
+        size = orientation.turned_size(embedding.original_size, turn)
         try:
-            marks.check_area(region.shape, embedding.original_size)
+            marks.check_area(region.shape, size)
         except PromptError as error:
             if not _is_answer(region, label_config.choose_output(controls, region.labels, outputs)):
                 skipped.append(Skipped(region.id, error.reason, str(error)))
                 continue
-        found.append(replace(region, to_name=controls.images[0].name, original_size=embedding.original_size))
+        found.append(replace(region, to_name=controls.images[0].name, original_size=size))
     return found, skipped
 
 

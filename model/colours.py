@@ -5,6 +5,8 @@ their 1st and 99th percentile, since scans and medical images often use a small 
 """
 
 import io
+from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +15,15 @@ from PIL import Image, ImageCms
 _SAMPLES = 1_000_000  # enough pixels to know where a picture's darkest and brightest percent lie
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a picture of any mode that Pillow has in mode RGB; its pixels are loaded."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _stretched(np.asarray(image))
+def to_rgb(image: Image.Image, gray_range: tuple[float, float] | None = None) -> Image.Image:
+    """Return a picture of any mode that Pillow has in mode RGB; its pixels are loaded.
+
+    Args:
+        image: the picture, or a part of it.
+        gray_range: the values that become black and white where they are deep; None looks for them in ``image``.
+    """
+    if is_deep(image):
+        return _stretched(np.asarray(image), gray_range or find_gray_range((image,), image.width * image.height))
     profile = image.info.get("icc_profile")
     if image.has_transparency_data:
         if image.mode in ("La", "RGBa"):
@@ -30,17 +37,41 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return _in_srgb(image, profile)
 
 
+def is_deep(image: Image.Image) -> bool:
+    """Whether a picture holds gray values of more than 8 bits, which are stretched."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def find_gray_range(bands: Iterable[Image.Image], pixels: int) -> tuple[float, float]:
+    """Return the 1st and the 99th percentile of deep gray values, or the ends where these are alike.
+
+    Args:
+        bands: the parts of the picture, from top to bottom.
+        pixels: how many they have together.
+    """
+    step, start = max(1, pixels // _SAMPLES), 0
+    samples = []
+    for band in bands:
+        values = np.asarray(band).ravel()
+        samples.append(values[start::step].astype(np.float64))
+        start = (start - len(values)) % step
+    sample = np.concatenate(samples)
+    sample = sample[np.isfinite(sample)]
+    low, high = np.percentile(sample, (1, 99)) if len(sample) else (0.0, 0.0)
+    if high <= low and len(sample):
+        low, high = sample.min(), sample.max()
+    return float(low), float(high)
+
+
 def _in_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     """Return an 8-bit image as sRGB; by its ICC profile, or naively where it has none that fits."""
-    srgb = ImageCms.createProfile("sRGB")
     try:
         if icc:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            if image.mode != "RGB" or "srgb" not in ImageCms.getProfileDescription(profile).lower():
-                intent = ImageCms.Intent(ImageCms.getDefaultIntent(profile))
-                converted = ImageCms.profileToProfile(image, profile, srgb, intent, outputMode="RGB")
-                return image.convert("RGB") if converted is None else converted
+            transform = _to_srgb(icc, image.mode)
+            if transform is not None:
+                return transform.apply(image)
         elif image.mode == "LAB":
+            srgb = ImageCms.createProfile("sRGB")
             converted = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB")
             return image if converted is None else converted
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
@@ -48,14 +79,19 @@ def _in_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def _stretched(values: npt.NDArray[np.generic]) -> Image.Image:
-    """Return deep gray values, (H, W) of any number type, as 8-bit RGB: 1st percentile black, 99th white."""
-    numbers = np.asarray(values)
-    sample = numbers.ravel()[:: max(1, numbers.size // _SAMPLES)].astype(np.float64)
-    sample = sample[np.isfinite(sample)]
-    low, high = np.percentile(sample, (1, 99)) if len(sample) else (0.0, 0.0)
-    if high <= low and len(sample):
-        low, high = float(sample.min()), float(sample.max())
+@lru_cache(maxsize=4)  # a picture is converted in parts
+def _to_srgb(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return what takes a picture with this profile to sRGB; None where it is sRGB already."""
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    if mode == "RGB" and "srgb" in ImageCms.getProfileDescription(profile).lower():
+        return None
+    intent = ImageCms.Intent(ImageCms.getDefaultIntent(profile))
+    return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", intent)
+
+
+def _stretched(numbers: npt.NDArray[np.generic], gray_range: tuple[float, float]) -> Image.Image:
+    """Return deep gray values, (H, W) of any number type, as 8-bit RGB: the range's ends black and white."""
+    low, high = gray_range
     gray = np.zeros(numbers.shape, dtype=np.uint8)
     if high > low:
         for row in range(0, len(numbers), 512):  # in slices, since float64 takes eight times the room

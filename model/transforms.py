@@ -5,7 +5,7 @@ to the square, crop the padding, bilinear to the photo, > 0), and gives the same
 ``utils/transforms.py`` and ``modeling/sam.py``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import cv2
@@ -55,6 +55,26 @@ def to_model_input(image: npt.NDArray[np.uint8], image_size: int) -> tuple[Float
     for channel, (mean, std) in enumerate(zip(PIXEL_MEAN, PIXEL_STD, strict=True)):
         pixels[channel, :height, :width] = (image[..., channel] - np.float32(mean)) / np.float32(std)
     return pixels, (height, width)
+
+
+def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, int]) -> Image.Image:
+    """Return a picture that comes in parts as the encoder wants it, the same pixels as if it were resized as a whole.
+
+    Pillow resizes the rows first and then the columns; rows need no others, so only the columns wait for all parts.
+
+    Args:
+        bands: the parts from top to bottom, each RGB and of the whole width.
+        height: of all parts together.
+        size_wh: (width, height) of the result.
+    """
+    narrow = Image.new("RGB", (size_wh[0], height))
+    top = 0
+    for band in bands:
+        if band.width != size_wh[0]:
+            band = band.resize((size_wh[0], band.height), Image.Resampling.BILINEAR)
+        narrow.paste(band, (0, top))
+        top += band.height
+    return narrow if height == size_wh[1] else narrow.resize(size_wh, Image.Resampling.BILINEAR)
 
 
 def points_to_model(coords: npt.ArrayLike, original_size: tuple[int, int], input_size: tuple[int, int]) -> FloatArray:

@@ -135,6 +135,8 @@ class Embedding:
         original_size: (H, W) of the photo in pixels.
         input_size: (H, W) of the photo inside the square input, before padding.
         model_version: name and digest of the weights that made it, e.g. ``SAM-H_box@1a2b3c4d``.
+        other_orientation: what takes the photo to the one that a browser shows which obeys another orientation than
+            this was made with, as EXIF numbers them (5 to 8); 1 where there is none.
 
     Raises:
         ValueError: a wrong shape, dtype or size, or a value that is not finite.
@@ -144,6 +146,7 @@ class Embedding:
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     model_version: str
+    other_orientation: int = 1
 
     def __post_init__(self) -> None:
         array = self.image_embedding
@@ -157,6 +160,8 @@ class Embedding:
             size = getattr(self, name)
             if len(size) != 2 or min(size) < 1:
                 raise ValueError(f"{name}: expected (height, width) of at least 1, got {size}")
+        if self.other_orientation not in (1, 5, 6, 7, 8):
+            raise ValueError(f"other_orientation: expected 1 or 5 to 8, got {self.other_orientation}")
         array = array.view()
         _frozen(array)
         object.__setattr__(self, "image_embedding", array)

@@ -196,7 +196,7 @@ def test_an_image_decoded_smaller_keeps_its_original_size(setup):
     setup.source.contents["big"] = encoded(photo(1600, 1200), "JPEG")
     made = setup.build(limits=images.Limits(reduce_above_pixels=1_000_000, model_side=256))
     assert made.get(ref("big"), SOON_S).original_size == (1200, 1600)
-    assert setup.encoder.sizes == [(600, 800)]
+    assert setup.encoder.sizes == [(192, 256)]
 
 
 # Changed behind the address

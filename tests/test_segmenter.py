@@ -19,6 +19,7 @@ from backend.types import SetupRequest, WebhookEvent
 from model.errors import CapabilityError
 from model.types import Mask
 from tests.fakes import embedding, png
+from tests.orientation_files import plain, with_exif
 from tests.service import IMAGE, SIZE_WH, VERSION, FakeDecoder, FakeNextTasks, Service, tasks, wait_until
 from tests.wire import CONFIG, click, encoded, recorded, rectangle, result
 
@@ -131,6 +132,36 @@ def test_a_browser_that_shows_a_scaled_copy_gets_masks_of_its_size(service):
 def test_a_browser_that_shows_another_picture_gets_none(service):
     [answer] = service.segmenter.predict(asked(point(original_width=60, original_height=80)))
     assert (answer.result, answer.reasons) == ((), (Reason.SIZE_MISMATCH,))
+
+
+@pytest.mark.parametrize(("kind", "stored"), [("WebP", 6), ("WebP", 8), ("WebP", 5), ("JPEG", 6), ("PNG", 7)])
+def test_a_browser_that_turns_a_photo_the_other_way_gets_masks_of_what_it_shows(service, kind, stored):
+    """Chromium turns JPEG and PNG, not WebP: 48 x 32 as stored. A click whose size fits only the other way is right."""
+    service.source.contents[IMAGE] = with_exif(kind, plain(stored))
+    width, height = (32, 48) if kind == "WebP" else (48, 32)
+    shown = {"original_width": width, "original_height": height}
+    [answer] = service.segmenter.predict(asked(box(50, 0, 25, 50, **shown), box(0, 75, 25, 25, id="b", **shown)))
+    assert [region.original_size for region in answer.result] == [(height, width)] * 2
+    for region, (x, y) in zip(answer.result, ((0.625, 0.25), (0.125, 0.875)), strict=True):
+        middle = np.argwhere(rle.decode(region.shape.rle, (height, width)).to_array()).mean(axis=0)
+        assert middle == pytest.approx((y * height, x * width), abs=2), "where the annotator drew it"
+    assert service.decoder.calls[0][0].original_size == (width, height), "the embedding stays as it was made"
+    assert service.encoder.calls == 1
+
+
+def test_the_same_file_clicked_on_in_two_browsers_is_encoded_once(service):
+    service.source.contents[IMAGE] = with_exif("WebP", plain(6))
+    for width, height in ((48, 32), (32, 48), (320, 480)):
+        [answer] = service.segmenter.predict(asked(point(original_width=width, original_height=height)))
+        assert [region.original_size for region in answer.result] == [(height, width)]
+    assert service.encoder.calls == 1
+
+
+@pytest.mark.parametrize("stored", [1, 2, 3, 4])
+def test_orientations_that_keep_the_sides_are_no_reason_to_take_another_size(service, stored):
+    service.source.contents[IMAGE] = with_exif("WebP", plain(stored))
+    [answer] = service.segmenter.predict(asked(point(original_width=32, original_height=48)))
+    assert answer.reasons == (Reason.SIZE_MISMATCH,)
 
 
 def test_a_caller_that_tells_no_size_gets_masks_of_the_images_own(service):

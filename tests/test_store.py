@@ -35,8 +35,8 @@ def same(one, other):
     return (
         np.array_equal(one.image_embedding, other.image_embedding)
         and one.image_embedding.dtype == other.image_embedding.dtype
-        and (one.original_size, one.input_size, one.model_version)
-        == (other.original_size, other.input_size, other.model_version)
+        and (one.original_size, one.input_size, one.model_version, one.other_orientation)
+        == (other.original_size, other.input_size, other.model_version, other.other_orientation)
     )
 
 
@@ -141,7 +141,7 @@ def test_many_threads_may_use_a_store(make):
 
 
 def test_a_key_names_everything_that_decides_the_numbers():
-    assert str(key(1)) == f"{1:064x}:SAM@1a2b3c4d:float32:1.1"
+    assert str(key(1)) == f"{1:064x}:SAM@1a2b3c4d:float32:2.1"
 
 
 @pytest.mark.parametrize("digest", ["", "abc", "../../etc/passwd", "G" * 64])
@@ -160,10 +160,13 @@ sizes = st.tuples(st.integers(1, 9000), st.integers(1, 9000))
     input_size=sizes,
     model_version=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     dtype=st.sampled_from(["float16", "float32"]),
+    other_orientation=st.sampled_from([1, 5, 6, 7, 8]),
 )
 @settings(deadline=None)
-def test_embeddings_survive_the_trip_through_bytes(array, original_size, input_size, model_version, dtype):
-    before = Embedding(array, original_size, input_size, model_version)
+def test_embeddings_survive_the_trip_through_bytes(
+    array, original_size, input_size, model_version, dtype, other_orientation
+):
+    before = Embedding(array, original_size, input_size, model_version, other_orientation)
     after = load(dump(before, "a key", dtype), "a key")
     assert same(after, rounded(before, dtype))
     assert after.image_embedding.dtype == dtype
@@ -206,7 +209,7 @@ def test_a_value_under_another_key_is_a_miss():
 
 def test_a_value_of_another_format_version_is_a_miss():
     data = dump(embedding(), "a key", "float32")
-    assert load(data.replace(b"paddle-sam-embedding/1", b"paddle-sam-embedding/9"), "a key") is None
+    assert load(data.replace(b"paddle-sam-embedding/2", b"paddle-sam-embedding/1"), "a key") is None
 
 
 # Files

@@ -16,6 +16,7 @@ from backend.turns import Turns
 from backend.types import PromptRegion, Task
 from model.types import Mask
 from tests.fakes import embedding, png
+from tests.orientation_files import plain, with_exif
 from tests.service import IMAGE, SIZE_WH, VERSION, Service, wait_until
 from tests.wire import CONFIG, click, encoded, rectangle, result, saved, task_with
 
@@ -211,6 +212,19 @@ def test_answers_have_the_size_of_the_image_whatever_copy_the_prompts_were_drawn
     answer = segment(service, task(point(original_width=161, original_height=121)))
     assert [region.original_size for region in answer.result] == [(60, 80)]
     assert service.decoder.prompts[0].point_coords.tolist() == [[20.0, 30.0]]
+
+
+def test_prompts_drawn_where_another_browser_turned_the_photo_are_answered_as_it_shows_it(service):
+    service.source.contents[IMAGE] = with_exif("WebP", plain(6))
+    shown = [
+        point("a", (25, 75), original_width=32, original_height=48),
+        point("b", original_width=48, original_height=32),
+    ]
+    answer = segment(service, task(*shown))
+    assert {region.original_size for region in answer.result} == {(48, 32), (32, 48)}
+    assert service.encoder.calls == 1
+    points = {tuple(prompt.point_coords[0].tolist()) for prompt in service.decoder.prompts}
+    assert points == {(36.0, 24.0), (12.0, 16.0)}
 
 
 def test_prompts_drawn_on_another_picture_are_left_out_with_their_reason(service):

@@ -1,0 +1,176 @@
+"""What of a JPEG matters to its pixels: its tables, frame and scans, whatever lies between and behind them.
+
+Browsers pass over damaged metadata, garbage behind the picture and a missing end marker. So metadata is dropped before
+a decoder sees the file, but for the colour profile and what says how colours are stored, and the end is put where the
+last scan ends. The scans are counted first: each costs a pass over the picture, however few bytes it has.
+"""
+
+import re
+import struct
+from dataclasses import dataclass, field
+
+from backend.errors import ImageError, Reason
+
+MAX_SCANS = 100
+"""More than any encoder writes; a progressive photo has about 10."""
+
+MAX_SCANNED_PIXELS = 1_500_000_000
+"""Of all scans together: 15 of a picture of 100 megapixels. libjpeg goes through 250 million a second."""
+
+MAX_SEGMENTS = 10_000
+
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
+_TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD))
+_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # outside of a scan's data: no stuffing, fill or restart
+_EXIF_HEAD_BYTES = 6
+_COEFFICIENT_BYTES = 64 * 2
+_LEAST_PADDING = 16
+_ZEROS_OF_SCAN = 4  # a scan of an even picture ends in few of them, and each 0xff is followed by one
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """A JPEG whose segments were looked through.
+
+    Attributes:
+        size_wh: its (width, height).
+        parts: the file without metadata, from the beginning to the last scan's end, without an end marker.
+        exif: a TIFF block, empty where the file has none.
+        is_ended: whether the file itself has the end marker.
+        is_final: whether its scans bring all that the frame promises.
+        coefficients_bytes: what a decoder holds of the whole picture before it can give any of it: nothing where there
+            is one scan.
+    """
+
+    size_wh: tuple[int, int]
+    parts: tuple[bytes | memoryview, ...] = field(repr=False)
+    exif: bytes
+    is_ended: bool
+    is_final: bool
+    coefficients_bytes: int
+
+    def file(self, tail: bytes = b"") -> bytes:
+        """Return it as a file with an end marker, and ``tail`` before that."""
+        return b"".join((*self.parts, tail, b"\xff\xd9"))
+
+
+@dataclass
+class _Frame:
+    size_wh: tuple[int, int]
+    is_progressive: bool
+    blocks: dict[int, int]  # of each component
+    unknown: dict[tuple[int, int], int] = field(default_factory=dict)  # bits by component and coefficient
+    scans: int = 0
+
+
+def read(data: bytes) -> Jpeg:
+    """Return what matters of a JPEG.
+
+    Raises:
+        ValueError: it has no frame or no scan.
+        ImageError: it has more scans or segments than any encoder writes (``image_too_large``).
+    """
+    kept: list[bytes | memoryview] = [data[:2]]
+    view, exif, frame = memoryview(data), b"", None
+    at, begin, is_ended, end = 2, None, False, len(data)
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(data, at)
+        if found is None:
+            break
+        marker, start = data[found.start() + 1], found.start()
+        if marker == _EOI:
+            end, is_ended = start, True
+            break
+        if marker == _SOI and begin is not None:  # another picture
+            end = start
+            break
+        if marker in (_SOI, 0x01):
+            at = found.end()
+            continue
+        if found.end() + 2 > len(data):
+            break
+        length = struct.unpack_from(">H", data, found.end())[0]
+        body, at = view[found.end() + 2 : found.end() + length], found.end() + max(2, length)
+        if marker in _FRAMES:
+            if frame is not None:  # a decoder would make room for the last, and read the first
+                raise ValueError("it has two frames")
+            frame = _read_frame(marker, bytes(body))
+        if marker == _SOS:
+            if frame is None:
+                raise ValueError("it has a scan before any frame")
+            begin = start if begin is None else begin
+            _note_scan(frame, bytes(body))
+        elif begin is None:
+            if marker == 0xE1 and not exif and body[:5].tobytes() == b"Exif\0":
+                exif = bytes(body[_EXIF_HEAD_BYTES:])
+            if _matters(marker, body):
+                kept.append(view[start:at])
+    else:
+        raise ImageError(f"expected at most {MAX_SEGMENTS:,} segments in a JPEG, got more", Reason.IMAGE_TOO_LARGE)
+    if frame is None or begin is None:
+        raise ValueError("it is cut short: it has no frame" if frame is None else "it is cut short: it has no scan")
+    kept.append(view[begin:end] if is_ended else _without_padding(data[begin:end]))
+    buffered = frame.is_progressive or frame.scans > 1
+    coefficients = _COEFFICIENT_BYTES * sum(frame.blocks.values()) if buffered else 0
+    return Jpeg(frame.size_wh, tuple(kept), exif, is_ended, not any(frame.unknown.values()), coefficients)
+
+
+def _without_padding(scans: bytes) -> bytes:
+    """Return scans without what follows them where their end marker is missing: half of it, or room never filled."""
+    filled = scans.rstrip(b"\0")
+    if len(scans) - len(filled) < _LEAST_PADDING:
+        return scans[:-1] if scans.endswith(b"\xff") else scans
+    return scans[: len(filled) + _ZEROS_OF_SCAN]
+
+
+def _matters(marker: int, body: memoryview) -> bool:
+    """Whether pixels depend on a segment before the first scan."""
+    if marker in _TABLES or marker in _FRAMES:
+        return True
+    head = body[:12].tobytes()
+    return (
+        (marker == 0xE0 and head.startswith(b"JFIF\0") and len(body) >= 14)
+        or (marker == 0xEE and head.startswith(b"Adobe") and len(body) >= 12)
+        or (marker == 0xE2 and head == b"ICC_PROFILE\0" and len(body) > 14)
+    )
+
+
+def _read_frame(marker: int, body: bytes) -> _Frame:
+    if len(body) < 6 or len(body) < 6 + 3 * body[5] or not body[5]:
+        raise ValueError("its frame is damaged")
+    height, width = struct.unpack_from(">HH", body, 1)
+    factors = {body[i]: (body[i + 1] >> 4, body[i + 1] & 15) for i in range(6, 6 + 3 * body[5], 3)}
+    across, down = (max(factor[i] for factor in factors.values()) for i in (0, 1))
+    if min(min(factor) for factor in factors.values()) < 1:
+        raise ValueError("its frame is damaged")
+    mcus = -(-width // (8 * across)) * -(-height // (8 * down))
+    blocks = {name: mcus * horizontal * vertical for name, (horizontal, vertical) in factors.items()}
+    unknown = {(name, place): 16 for name in factors for place in range(64)}
+    return _Frame((width, height), marker in _PROGRESSIVE, blocks, unknown)
+
+
+def _note_scan(frame: _Frame, body: bytes) -> None:
+    """Count a scan, and note what it tells of which component.
+
+    Raises:
+        ImageError: it is one too many (``image_too_large``).
+    """
+    frame.scans += 1
+    width, height = frame.size_wh
+    most = min(MAX_SCANS, max(1, MAX_SCANNED_PIXELS // max(1, width * height)))
+    if frame.scans > most:
+        raise ImageError(
+            f"expected at most {most} scans in a JPEG of {width} × {height}, got more", Reason.IMAGE_TOO_LARGE
+        )
+    count = body[0] if body else 0
+    if len(body) < 4 + 2 * count:
+        return
+    first, last, approximation = body[1 + 2 * count : 4 + 2 * count]
+    low = approximation & 15 if frame.is_progressive else 0
+    places = range(first, min(last, 63) + 1) if frame.is_progressive else range(64)
+    for name in body[1 : 1 + 2 * count : 2]:
+        for place in places:
+            if (name, place) in frame.unknown:
+                frame.unknown[name, place] = low

@@ -1,0 +1,297 @@
+"""What of a PNG matters to its pixels, and its rows a few at a time.
+
+Browsers pass over damaged, huge and unknown ancillary chunks, so only the header, the palette, transparency, the colour
+profile and EXIF are read, each if its checksum holds. The rows are inflated as they are needed and never exist as a
+whole; a file that lacks some is cut short, whatever follows them.
+
+Filters of PNG are undone by Pillow, to which a few rows and the one above them are given as a small PNG.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from backend.errors import ImageError, Reason
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_CHUNKS = 200_000
+MAX_PROFILE_BYTES = 8 << 20
+_MAX_SIDE = 1 << 31
+_STEP = 1 << 20
+_FED_AT_ONCE = 1 << 16  # what was not consumed is copied each time
+_ZLIB_HEADER_BYTES = 2
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_MODES = {
+    (1, 0): ("1", "1"), (2, 0): ("L", "L;2"), (4, 0): ("L", "L;4"), (8, 0): ("L", "L"), (8, 2): ("RGB", "RGB"),
+    (1, 3): ("P", "P;1"), (2, 3): ("P", "P;2"), (4, 3): ("P", "P;4"), (8, 3): ("P", "P"), (8, 4): ("LA", "LA"),
+    (8, 6): ("RGBA", "RGBA"),
+}  # fmt: skip
+_COLOUR_OF_BYTES = {1: 0, 2: 4, 3: 2, 4: 6}  # the 8-bit colour type whose pixels take so many bytes
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Where each pass of an interlaced picture begins (x, y), and how far apart its pixels are."""
+
+
+@dataclass(frozen=True)
+class Png:
+    """A PNG whose chunks were looked through.
+
+    Attributes:
+        size_wh: its (width, height).
+        depth: bits of a channel.
+        colour: the standard's colour type.
+        is_interlaced: whether its rows come in seven passes.
+        pixels: the compressed rows, as they lie in the file.
+        palette: as the file holds it, empty where it has none.
+        transparency: likewise.
+        exif: a TIFF block, empty where none counts.
+        profile: an ICC profile, empty where none counts.
+    """
+
+    size_wh: tuple[int, int]
+    depth: int
+    colour: int
+    is_interlaced: bool
+    pixels: tuple[memoryview, ...] = field(repr=False)
+    palette: bytes = b""
+    transparency: bytes = b""
+    exif: bytes = b""
+    profile: bytes = b""
+
+    @property
+    def has_bands(self) -> bool:
+        """Whether `bands` can give it; if not, it is decoded as a `whole`."""
+        return not self.is_interlaced and self.depth <= 8
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes that each pixel takes where Pillow holds the whole picture."""
+        return {1: 1, 2: 1, 4: 1, 8: 1, 16: 2}[self.depth] if self.colour in (0, 3) else 4
+
+    def bands(self, rows: int) -> Iterator[Image.Image]:
+        """Yield the picture from top to bottom, ``rows`` at a time.
+
+        Raises:
+            ValueError, OSError: it is damaged or cut short.
+        """
+        width, height = self.size_wh
+        bits = self.depth * _CHANNELS[self.colour]
+        stride, step = (width * bits + 7) // 8, max(1, bits // 8)
+        unpacked = _inflated(self.pixels)
+        above, held = bytes(stride), bytearray()
+        for top in range(0, height, rows):
+            count = min(rows, height - top)
+            wanted = count * (stride + 1)
+            while len(held) < wanted:
+                held += _next(unpacked)
+            filtered = b"\0" + above + bytes(held[:wanted])
+            del held[:wanted]
+            raw = _unfiltered(filtered, stride // step, count + 1, step)
+            above = raw[-stride:]
+            mode, raw_mode = _MODES[self.depth, self.colour]
+            yield self._dressed(Image.frombytes(mode, (width, count), memoryview(raw)[stride:], "raw", raw_mode))
+
+    def whole(self) -> Image.Image:
+        """Return the picture, decoded.
+
+        Raises:
+            ValueError, OSError: it is damaged or cut short.
+        """
+        missing = self._raw_bytes()
+        unpacked = _inflated(self.pixels)
+        while missing > 0:
+            missing -= len(_next(unpacked))
+        parts: list[bytes | memoryview] = [
+            SIGNATURE,
+            _header(self.size_wh, self.depth, self.colour, self.is_interlaced),
+        ]
+        parts += [_chunk(b"PLTE", self.palette)] if self.colour == 3 else []
+        parts += [_chunk(b"tRNS", self.transparency)] if self.transparency else []
+        for part in self.pixels:
+            parts += [struct.pack(">I", len(part)), b"IDAT", part, bytes(4)]  # Pillow does not ask for their checksum
+        image: Image.Image = Image.open(io.BytesIO(b"".join((*parts, _chunk(b"IEND")))), formats=("PNG",))
+        image.load()
+        if self.profile:
+            image.info["icc_profile"] = self.profile
+        return image
+
+    def _dressed(self, image: Image.Image) -> Image.Image:
+        """Return rows with what the file says about all of them."""
+        if self.colour == 3:
+            image.putpalette(self.palette)
+        if self.transparency:
+            image.info["transparency"] = self._transparent()
+        if self.profile:
+            image.info["icc_profile"] = self.profile
+        return image
+
+    def _transparent(self) -> bytes | int | tuple[int, ...]:
+        if self.colour == 3:
+            return self.transparency
+        scale = 255 // ((1 << self.depth) - 1)  # Pillow's pixels reach to 255 whatever the depth
+        values = tuple(
+            (value & ((1 << self.depth) - 1)) * scale for (value,) in struct.iter_unpack(">H", self.transparency)
+        )
+        return values if self.colour == 2 else values[0]
+
+    def _raw_bytes(self) -> int:
+        """Return how many bytes the rows have when they are inflated."""
+        width, height = self.size_wh
+        bits = self.depth * _CHANNELS[self.colour]
+        grids = _PASSES if self.is_interlaced else ((0, 0, 1, 1),)
+        total = 0
+        for x, y, across, down in grids:
+            columns, rows = -(-(width - x) // across), -(-(height - y) // down)
+            if columns > 0 and rows > 0:
+                total += rows * (1 + (columns * bits + 7) // 8)
+        return total
+
+
+def read(data: bytes) -> Png:
+    """Return what matters of a PNG.
+
+    Raises:
+        ValueError: the header or the palette is damaged, or no row is there; the message says which.
+        ImageError: it has more chunks than any encoder writes (``image_too_large``).
+    """
+    view, size_wh = memoryview(data), (0, 0)
+    depth, colour, is_interlaced = 0, 0, False
+    kept: dict[bytes, bytes] = {}
+    pixels: list[memoryview] = []
+    for name, body, is_sound in _chunks(view):
+        if name == b"IDAT":
+            pixels.append(body)
+        elif pixels:
+            break  # rows lie together; nothing behind them counts
+        elif name == b"IHDR":
+            if not is_sound:
+                raise ValueError("the header's checksum is wrong")
+            size_wh, depth, colour, is_interlaced = _read_header(bytes(body))
+        elif name in (b"PLTE", b"tRNS", b"eXIf", b"iCCP") and is_sound:
+            kept.setdefault(name, bytes(body))
+    if not depth:
+        raise ValueError("it has no header")
+    if not pixels:
+        raise ValueError("it is cut short: it has no rows")
+    if colour == 3 and (not kept.get(b"PLTE") or len(kept[b"PLTE"]) % 3 or len(kept[b"PLTE"]) > 768):
+        raise ValueError("it has no palette, or a damaged one")
+    return Png(
+        size_wh,
+        depth,
+        colour,
+        is_interlaced,
+        tuple(pixels),
+        kept.get(b"PLTE", b""),
+        _usable_transparency(kept.get(b"tRNS", b""), colour),
+        kept.get(b"eXIf", b""),
+        _profile(kept.get(b"iCCP", b"")),
+    )
+
+
+def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
+    """Yield each chunk's name and body, and whether its checksum holds (not asked of rows); the last may be cut short.
+
+    Raises:
+        ImageError: there are more than any encoder writes (``image_too_large``).
+    """
+    at = len(SIGNATURE)
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > len(view):
+            return
+        length, name = struct.unpack_from(">I4s", view, at)
+        body = view[at + 8 : at + 8 + length]
+        if name == b"IEND":
+            return
+        end = at + 8 + length
+        is_sound = name == b"IDAT"
+        if not is_sound and name in (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"iCCP") and end + 4 <= len(view):
+            is_sound = zlib.crc32(body, zlib.crc32(name)) == struct.unpack_from(">I", view, end)[0]
+        yield name, body, is_sound
+        at = end + 4
+    raise ImageError(f"expected at most {MAX_CHUNKS:,} chunks in a PNG, got more", Reason.IMAGE_TOO_LARGE)
+
+
+def _read_header(body: bytes) -> tuple[tuple[int, int], int, int, bool]:
+    if len(body) != 13:
+        raise ValueError("the header has not its 13 bytes")
+    width, height, depth, colour, compression, filtering, interlacing = struct.unpack(">IIBBBBB", body)
+    if max(width, height) >= _MAX_SIDE or compression or filtering or interlacing > 1:
+        raise ValueError("the header makes no sense")
+    if depth not in _DEPTHS.get(colour, ()):
+        raise ValueError(f"colour type {colour} with {depth} bits does not exist")
+    return (width, height), depth, colour, interlacing == 1
+
+
+def _usable_transparency(body: bytes, colour: int) -> bytes:
+    """Return a tRNS chunk that fits the colour type; nothing where it does not."""
+    if colour == 3:
+        return body[:256]
+    wanted = {0: 2, 2: 6}.get(colour, 0)
+    return body[:wanted] if wanted and len(body) >= wanted else b""
+
+
+def _profile(body: bytes) -> bytes:
+    """Return the profile of an iCCP chunk, nothing where it is damaged or larger than any."""
+    name, _, rest = body.partition(b"\0")
+    if not 1 <= len(name) <= 79 or rest[:1] != b"\0":
+        return b""
+    unpacker = zlib.decompressobj()
+    try:
+        found = unpacker.decompress(rest[1:], MAX_PROFILE_BYTES)
+    except zlib.error:
+        return b""
+    return found if unpacker.eof else b""
+
+
+def _inflated(parts: tuple[memoryview, ...]) -> Iterator[bytes]:
+    """Yield the inflated bytes, a bounded number at a time; the stream's own sum at its end is not asked.
+
+    Raises:
+        ValueError: the stream is damaged.
+    """
+    unpacker, to_skip = zlib.decompressobj(-zlib.MAX_WBITS), _ZLIB_HEADER_BYTES
+    for part in parts:
+        for start in range(0, len(part), _FED_AT_ONCE):
+            skipped = min(to_skip, len(part))
+            waiting: bytes | memoryview = part[start + skipped : start + _FED_AT_ONCE]
+            to_skip -= skipped
+            while True:
+                try:
+                    found = unpacker.decompress(waiting, _STEP)
+                except zlib.error as error:
+                    raise ValueError(f"its rows cannot be unpacked: {error}") from error
+                if found:
+                    yield found
+                waiting = unpacker.unconsumed_tail
+                if unpacker.eof or (not waiting and len(found) < _STEP):
+                    break
+            if unpacker.eof:
+                return
+
+
+def _next(unpacked: Iterator[bytes]) -> bytes:
+    found = next(unpacked, b"")
+    if not found:
+        raise ValueError("it is cut short: rows are missing")
+    return found
+
+
+def _unfiltered(rows: bytes, width: int, height: int, pixel_bytes: int) -> bytes:
+    """Return rows of 8-bit pixels without PNG's filters."""
+    header = _header((width, height), 8, _COLOUR_OF_BYTES[pixel_bytes])
+    data = SIGNATURE + header + _chunk(b"IDAT", zlib.compress(rows, 0)) + _chunk(b"IEND")
+    image: Image.Image = Image.open(io.BytesIO(data), formats=("PNG",))
+    return image.tobytes()
+
+
+def _header(size_wh: tuple[int, int], depth: int, colour: int, is_interlaced: bool = False) -> bytes:
+    return _chunk(b"IHDR", struct.pack(">IIBBBBB", *size_wh, depth, colour, 0, 0, is_interlaced))
+
+
+def _chunk(name: bytes, body: bytes | memoryview = b"") -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
