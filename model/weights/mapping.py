@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from model.config import ConvConfig, SamConfig
 from model.weights import configuration, names
 from model.weights.program import Program
 from model.weights.tensors import Shape
@@ -32,33 +33,43 @@ _MASK_CONVS = [f"{names.MASK_DOWNSCALING}{at}.{part}" for at in (0, 3, 6) for pa
 _MASK_NORMS = [f"{names.MASK_DOWNSCALING}{at}.{part}" for at in (1, 4) for part in ("weight", "bias")]
 
 
-def assign(program: Program) -> dict[str, str]:
+def assign(program: Program, config: SamConfig | None = None) -> dict[str, str]:
     """Return the program's unique names, each with Meta's name of the parameter.
 
     Parameters that the program keeps without using them are told by their numbers; what is not SAM's among those is
     left out.
 
+    Args:
+        program: what was exported.
+        config: the network's sizes, where they are known; without them the trunk is a Vision Transformer.
+
     Raises:
         ValueError: the program is not SAM's, or the two orders disagree.
     """
-    image, prompt, decoder = _split(program.uses, program.parameters)
-    found = dict(zip(image, _image_names(len(image)), strict=True))
+    trunk = [] if config is None else _trunk_names(config)
+    image, prompt, decoder = _split(program.uses, program.parameters, len(trunk))
+    found = dict(zip(image, trunk or _image_names(len(image)), strict=True))
     found.update(_prompt_names(prompt, program))
     tokens = program.parameters[prompt[-1]][0]
     found.update(zip(decoder, _decoder_names(decoder, program.parameters, tokens), strict=True))
     found.update(_unused_names(program, found))
-    _check_creation_order(program, found)
+    _check_creation_order(program, found, config)
     return found
 
 
-def _split(uses: Sequence[str], shapes: Mapping[str, Shape]) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
-    """Cut the uses into image encoder, prompt encoder with the output tokens, and the rest of the decoder."""
+def _split(
+    uses: Sequence[str], shapes: Mapping[str, Shape], trunk: int
+) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """Cut the uses into image encoder, prompt encoder with the output tokens, and the rest of the decoder.
+
+    ``trunk`` is how many parameters the image encoder has, 0 where that is to be found out.
+    """
     convolutions = [at for at, name in enumerate(uses) if len(shapes[name]) == 4]
     # patch embedding, position embedding, two convolutions of the neck
     neck = [at for at in convolutions if at >= len(_STEM)]
-    if convolutions[:1] != [0] or len(neck) < 2:
+    if convolutions[:1] != [0] or len(neck) < 2 or len(uses) < trunk:
         raise ValueError("expected a program that begins with SAM's image encoder, got another network")
-    start = neck[0] + len(_NECK)
+    start = trunk or neck[0] + len(_NECK)
     rest = uses[start:]
     tokens = next((at for at, name in enumerate(rest) if _is_square(shapes[name])), None)
     if tokens is None:
@@ -76,6 +87,26 @@ def _image_names(count: int) -> list[str]:
         raise ValueError(f"expected {len(_BLOCK)} parameters in each block of the image encoder, got {left} left over")
     blocks = [f"blocks.{index}.{part}" for index in range(depth) for part in _BLOCK]
     return [f"image_encoder.{part}" for part in (*_STEM, *blocks, *_NECK)]
+
+
+def _trunk_names(config: SamConfig) -> list[str]:
+    """Return the parameters of a convolutional image encoder as `model.conv_encoder` creates and uses them."""
+    trunk = config.image_encoder
+    if not isinstance(trunk, ConvConfig):
+        return []
+    depth4, depth8, depth16 = trunk.depths
+    block = [f"{part}.{role}" for part in ("conv1", "conv2") for role in ("weight", "bias")]
+    attention = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.lin1", "mlp.lin2")
+    parts = ["stem.0.weight", "stem.0.bias", "stem.2.weight", "stem.2.bias"]
+    for stage, depth, down in (("stage4", depth4, "down8"), ("stage8", depth8, "down16"), ("stage16", depth16, None)):
+        parts += [f"{stage}.{index}.{part}" for index in range(depth) for part in block]
+        parts += [f"{down}.weight", f"{down}.bias"] if down else []
+    parts.append("pos_embed")
+    parts += [f"blocks.{at}.{one}.{role}" for at in range(trunk.attn_depth) for one in attention
+              for role in ("weight", "bias")]  # fmt: skip
+    parts += ["lateral.weight", "lateral.bias"]
+    parts += [f"fuse.{index}.{part}" for index in range(trunk.fuse_depth) for part in block]
+    return [f"image_encoder.{part}" for part in (*parts, *_NECK)]
 
 
 def _prompt_names(uses: Sequence[str], program: Program) -> dict[str, str]:
@@ -183,9 +214,10 @@ def _unused_names(program: Program, found: Mapping[str, str]) -> dict[str, str]:
     return unused
 
 
-def _check_creation_order(program: Program, found: Mapping[str, str]) -> None:
+def _check_creation_order(program: Program, found: Mapping[str, str], config: SamConfig | None) -> None:
     shapes = {meta: program.parameters[name] for name, meta in found.items()}
-    rank = {name: at for at, name in enumerate(names.parameters(configuration.infer(shapes)))}
+    config = config or configuration.infer(shapes)
+    rank = {name: at for at, name in enumerate([*_trunk_names(config), *names.parameters(config)])}
     groups: dict[str, list[str]] = defaultdict(list)
     for name in found:
         if _UNIQUE.match(name):
