@@ -71,8 +71,8 @@ def segment(
     centre of each.
 
     For PHOTO.jpg DIR gets PHOTO_mask_1.png and so on (white on the object), PHOTO_res.jpg (the masks over the
-    photo) and PHOTO_res.json. A picture that cannot be read is reported, the others are still done, and the exit
-    code is 1.
+    photo) and PHOTO_res.json. A picture that is not there or cannot be read is reported, the others are still done,
+    and the exit code is 1.
     """
     _check_options(boxes, points, everything, limits, out, coco_out)
     with refusing(), ExitStack() as stack:
@@ -81,7 +81,7 @@ def segment(
         requests = of_boxes_and_points(boxes, points)
         if everything:
             settings_of("", limits)  # what is wrong with them is said before the weights are loaded
-        jobs = find_jobs(inputs, out, coco_out)
+        jobs, missing = find_jobs(inputs, out, coco_out)
         model = choice.model()
         find = _everything(model, settings_of(model.network, limits)) if everything else _prompted(model, requests)
         coco = None
@@ -89,9 +89,12 @@ def segment(
             from model.coco_file import CocoFile
 
             coco = stack.enter_context(CocoFile(coco_out, f"Masks made by {model.model_version}"))
-        failed = _do_all(jobs, find, Files(out, coco, model.model_version))
+        for problem in missing:
+            click.echo(f"Error: {problem}", err=True)
+        failed = _do_all(jobs, find, Files(out, coco, model.model_version)) + len(missing)
     places = " and ".join(str(place) for place in (out, coco_out) if place is not None)
-    click.echo(f"{len(jobs) - failed} of {len(jobs)} pictures segmented, see {places}")
+    count = len(jobs) + len(missing)
+    click.echo(f"{count - failed} of {count} pictures segmented, see {places}")
     if failed:
         raise SystemExit(1)
 
@@ -133,10 +136,8 @@ def _do(job: Job, find: Find, files: Files) -> str | None:
 
     try:
         files.write(job, find(job.source.open()))
-    except InputError as error:
+    except (InputError, PromptError) as error:
         return str(error)
-    except PromptError as error:
-        return f"{job.source.path}: {error}"
     except OSError as error:
         return os_sentence(error)
     return None
