@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from model.colours import to_rgb
+from model.quiet import unlogged_requests
 from model.types import Embedding
 
 RgbImage = npt.NDArray[np.uint8]
@@ -182,7 +183,10 @@ def _download(address: str) -> bytes:
 
     data = bytearray()
     try:
-        with httpx.stream("GET", address, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT_S) as response:
+        with (
+            unlogged_requests(),
+            httpx.stream("GET", address, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT_S) as response,
+        ):
             response.raise_for_status()
             for block in response.iter_bytes():
                 data += block

@@ -11,6 +11,7 @@ import click
 from model.cli.choice import Choice, model_options
 from model.cli.everything import everything_options, settings_of
 from model.cli.jobs import Job, find_jobs
+from model.cli.progress import Progress, Silent, showing
 from model.cli.refusal import os_sentence, refusing
 from model.cli.writing import Files, Found
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
     from model.inputs import Picture
     from model.prompts import Request
 
-Find = Callable[["Picture"], Found]
+Find = Callable[["Picture", Progress], Found]
 
 Values = tuple[str, ...]
 
@@ -91,7 +92,8 @@ def segment(
             coco = stack.enter_context(CocoFile(coco_out, f"Masks made by {model.model_version}"))
         for problem in missing:
             click.echo(f"Error: {problem}", err=True)
-        failed = _do_all(jobs, find, Files(out, coco, model.model_version)) + len(missing)
+        progress = stack.enter_context(showing(len(jobs), sys.stderr)) if everything or len(jobs) > 1 else Silent()
+        failed = _do_all(jobs, find, Files(out, coco, model.model_version), progress) + len(missing)
     places = " and ".join(str(place) for place in (out, coco_out) if place is not None)
     count = len(jobs) + len(missing)
     click.echo(f"{count - failed} of {count} pictures segmented, see {places}")
@@ -116,26 +118,28 @@ def _check_options(
         raise click.UsageError("expected --out DIR, --coco-out FILE or both")
 
 
-def _do_all(jobs: Sequence[Job], find: Find, files: Files) -> int:
+def _do_all(jobs: Sequence[Job], find: Find, files: Files, progress: Progress) -> int:
     """Do every picture; return how many could not be done."""
     from tqdm import tqdm
 
     failed = 0
-    for job in tqdm(jobs, unit="picture", disable=None if len(jobs) > 1 else True):
-        problem = _do(job, find, files)
+    for job in jobs:
+        progress.begin(job.name)
+        problem = _do(job, find, files, progress)
+        progress.end()
         if problem:
             failed += 1
             tqdm.write(f"Error: {problem}", file=sys.stderr)
     return failed
 
 
-def _do(job: Job, find: Find, files: Files) -> str | None:
+def _do(job: Job, find: Find, files: Files, progress: Progress) -> str | None:
     """Segment one picture; return what went wrong, if it is the picture's fault."""
     from model.inputs import InputError
     from model.prompts import PromptError
 
     try:
-        files.write(job, find(job.source.open()))
+        files.write(job, find(job.source.open(), progress))
     except (InputError, PromptError) as error:
         return str(error)
     except OSError as error:
@@ -156,7 +160,7 @@ def _prompted(model: "SamModel", requests: "Sequence[Request]") -> Find:
     if not requests:
         click.echo("No --box or --point: segmenting what lies at the centre of each picture.", err=True)
 
-    def find(picture: "Picture") -> Found:
+    def find(picture: "Picture", _: Progress) -> Found:
         height, width = picture.original_size
         asked = requests or of_boxes_and_points([], [[width / 2, height / 2]])
         result = model.segment(picture, asked)
@@ -186,9 +190,9 @@ def _everything(model: "SamModel", settings: "AutomaticSettings") -> Find:
 
     generator = model.generator(settings)
 
-    def find(picture: "Picture") -> Found:
+    def find(picture: "Picture", progress: Progress) -> Found:
         assert not isinstance(picture.content, Embedding)  # pictures are files and addresses here
-        found = generator.generate(picture.content)
+        found = generator.generate(picture.content, progress.advance)
         if not found:
             tqdm.write(
                 f"{picture.path}: nothing passes the filters; --pred-iou-thresh {settings.pred_iou_thresh:g} and "
