@@ -103,6 +103,12 @@ def test_safetensors_are_read_under_any_of_these_names(tmp_path, names):
     assert checkpoints.differing(weights.read(tmp_path / "model.safetensors"), TENSORS) == []
 
 
+@pytest.mark.parametrize("prefix", ["", "sam."])
+def test_safetensors_in_paddles_layout_are_told_by_a_matrix(tmp_path, prefix):
+    save_file(prefixed(prefix, TENSORS), tmp_path / "model.safetensors", {"format": "np"})
+    assert checkpoints.differing(weights.read(tmp_path / "model.safetensors"), TENSORS) == []
+
+
 @pytest.mark.parametrize(("kind", "dtype"), [("F64", np.float64), ("F16", np.float16), ("BF16", np.uint16)])
 def test_safetensors_of_other_precisions_are_brought_to_float32(tmp_path, kind, dtype):
     stored = {name: _as(value, dtype) for name, value in TORCH.items()}
@@ -209,6 +215,11 @@ def test_an_adapter_in_the_network_is_refused_by_its_name(tmp_path):
 def test_a_part_beside_the_three_that_the_network_has_of_its_own_is_refused_by_its_name(tmp_path):
     head = {"class_head.weight": np.ones((3, 3), np.float32)}
     assert "class_head.weight (1 unknown" in refusal(torch_file.save({**TORCH, **head}, tmp_path / "best.pth"))
+
+
+def test_a_word_that_merely_contains_that_for_an_averaged_copy_is_a_network_too(tmp_path):
+    sentence = refusal(torch_file.save({"model": TORCH, "semantic": OTHERS}, tmp_path / "best.pth"))
+    assert "expected one SAM, got 2, under 2 entries: model., semantic." in sentence
 
 
 def test_two_networks_in_one_file_are_refused_with_where_they_are(tmp_path):

@@ -26,7 +26,7 @@ _WRAPPED = re.compile(rf"(?:(?<=\.)|^)(?:{'|'.join(_WRAPPERS)})\.")
 _ANCHOR = re.compile(rf"^(?P<prefix>(?:.*\.)?)mask_decoder\.(?:(?:{'|'.join(_WRAPPERS)})\.)*mask_tokens\.weight$")
 """Of all parameters the one that every SAM has, in every layout and however much of it was left out."""
 _ROOTS = ("image_encoder", "prompt_encoder", "mask_decoder", "vision_encoder", "shared_image_embedding")
-_COPY = re.compile(r"ema|average|swa|teacher|momentum|target", re.IGNORECASE)
+_COPY = re.compile(r"(?:^|[._])(?:ema|averaged?|avg|swa|teacher|momentum|target)(?:[._]|$)", re.IGNORECASE)
 """What trainers call a second, averaged copy of the same network."""
 _DICTS = {Name("collections", "OrderedDict"), Name("collections", "defaultdict")}
 _HARMLESS = (str, int, float, type(None))
