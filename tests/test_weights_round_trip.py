@@ -12,7 +12,7 @@ from PIL import Image
 from model import create_model, weights
 from model.api import DEMO_WEIGHTS
 from model.cli import main
-from model.config import SamConfig, VitConfig
+from model.config import SamConfig, VitConfig, demo
 from model.predictor import load_decoder, load_encoder
 from model.types import Prompt
 from model.weights import native, paddlex
@@ -141,6 +141,33 @@ def test_a_description_of_another_network_is_refused(directory, old, new, senten
     with pytest.raises(weights.WeightsError, match="expected") as caught:
         weights.read(directory)
     assert sentence in str(caught.value)
+
+
+def test_a_description_of_another_trunk_is_refused_in_a_sentence(tmp_path):
+    directory = export(network("demo"), tmp_path / "SAM-H_box_infer")
+    path = directory / paddlex.DESCRIPTION
+    whole = path.read_text()
+    for old, new in (
+        ('"depths": [2, 2, 1]', '"depths": [2, 1, 2]'),
+        ('"widths": [48, 96, 160]', '"widths": [40, 96, 160]'),
+        ('"fuse_depth": 2', '"fuse_depth": 3'),
+        ("PaddleSAM:", "Other:"),
+    ):
+        assert old in whole
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(weights.WeightsError, match=r"inference\.json: .*expected"):
+            weights.read(directory)
+
+
+def test_the_trunk_of_the_demo_model_has_the_parameters_that_are_listed():
+    from model.predictor import image_encoder
+    from model.weights import names
+
+    made = {f"image_encoder.{name}": tuple(one.shape) for name, one in image_encoder(demo()).named_parameters()}
+    listed = names.conv_trunk(demo())
+    assert listed == made
+    assert list(listed)[:2] == ["image_encoder.stem.0.weight", "image_encoder.stem.0.bias"]
+    assert names.conv_trunk(checkpoints.tiny()) == {}
 
 
 def test_a_native_file_reads_the_same_from_its_directory(tmp_path):

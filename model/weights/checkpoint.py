@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from model.config import PIXEL_MEAN, PIXEL_STD, SamConfig, VitConfig
-from model.weights import configuration, names, state_dicts
+from model.weights import configuration, names
 from model.weights.errors import WeightsError
 from model.weights.names import Capability
 from model.weights.tensors import FloatArray, LazyTensors, Shape, Stored, shapes_of
@@ -79,7 +79,7 @@ def assemble(
     try:
         config = configuration.infer({key: value.shape for key, value in kept.items()}, decoder_heads)
     except ValueError as error:
-        raise WeightsError(f"{path}: {error}, among {state_dicts.listed(kept)}") from error
+        raise WeightsError(f"{path}: {error}, among {names.listed(kept)}") from error
     fitted = _fit_relative_positions(kept, config)
     return Checkpoint(name or name_of(path), config, LazyTensors(fitted, path), digest, file_format, path)
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from model.config import ConvConfig, SamConfig
+from model.config import SamConfig
 from model.weights import configuration, names
 from model.weights.program import Program
 from model.weights.tensors import Shape
@@ -46,9 +46,12 @@ def assign(program: Program, config: SamConfig | None = None) -> dict[str, str]:
     Raises:
         ValueError: the program is not SAM's, or the two orders disagree.
     """
-    trunk = [] if config is None else _trunk_names(config)
+    trunk = {} if config is None else names.conv_trunk(config)
     image, prompt, decoder = _split(program.uses, program.parameters, len(trunk))
     found = dict(zip(image, trunk or _image_names(len(image)), strict=True))
+    for unique, meta in found.items():
+        if meta in trunk and program.parameters[unique] != trunk[meta]:
+            raise ValueError(f"{meta}: expected shape {trunk[meta]}, got {program.parameters[unique]}")
     found.update(_prompt_names(prompt, program))
     tokens = program.parameters[prompt[-1]][0]
     found.update(zip(decoder, _decoder_names(decoder, program.parameters, tokens), strict=True))
@@ -84,29 +87,12 @@ def _is_square(shape: Shape) -> bool:
 def _image_names(count: int) -> list[str]:
     depth, left = divmod(count - len(_STEM) - len(_NECK), len(_BLOCK))
     if left or depth < 1:
-        raise ValueError(f"expected {len(_BLOCK)} parameters in each block of the image encoder, got {left} left over")
+        raise ValueError(
+            f"expected {len(_BLOCK)} parameters in each block of the image encoder, got {left} left over; of another "
+            "trunk the description has to tell the sizes, as exports of today do"
+        )
     blocks = [f"blocks.{index}.{part}" for index in range(depth) for part in _BLOCK]
     return [f"image_encoder.{part}" for part in (*_STEM, *blocks, *_NECK)]
-
-
-def _trunk_names(config: SamConfig) -> list[str]:
-    """Return the parameters of a convolutional image encoder as `model.conv_encoder` creates and uses them."""
-    trunk = config.image_encoder
-    if not isinstance(trunk, ConvConfig):
-        return []
-    depth4, depth8, depth16 = trunk.depths
-    block = [f"{part}.{role}" for part in ("conv1", "conv2") for role in ("weight", "bias")]
-    attention = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.lin1", "mlp.lin2")
-    parts = ["stem.0.weight", "stem.0.bias", "stem.2.weight", "stem.2.bias"]
-    for stage, depth, down in (("stage4", depth4, "down8"), ("stage8", depth8, "down16"), ("stage16", depth16, None)):
-        parts += [f"{stage}.{index}.{part}" for index in range(depth) for part in block]
-        parts += [f"{down}.weight", f"{down}.bias"] if down else []
-    parts.append("pos_embed")
-    parts += [f"blocks.{at}.{one}.{role}" for at in range(trunk.attn_depth) for one in attention
-              for role in ("weight", "bias")]  # fmt: skip
-    parts += ["lateral.weight", "lateral.bias"]
-    parts += [f"fuse.{index}.{part}" for index in range(trunk.fuse_depth) for part in block]
-    return [f"image_encoder.{part}" for part in (*parts, *_NECK)]
 
 
 def _prompt_names(uses: Sequence[str], program: Program) -> dict[str, str]:
@@ -217,7 +203,7 @@ def _unused_names(program: Program, found: Mapping[str, str]) -> dict[str, str]:
 def _check_creation_order(program: Program, found: Mapping[str, str], config: SamConfig | None) -> None:
     shapes = {meta: program.parameters[name] for name, meta in found.items()}
     config = config or configuration.infer(shapes)
-    rank = {name: at for at, name in enumerate([*_trunk_names(config), *names.parameters(config)])}
+    rank = {name: at for at, name in enumerate([*names.conv_trunk(config), *names.parameters(config)])}
     groups: dict[str, list[str]] = defaultdict(list)
     for name in found:
         if _UNIQUE.match(name):

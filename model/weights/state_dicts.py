@@ -7,9 +7,9 @@ DistributedDataParallel), ``_orig_mod.`` (torch.compile), ``model.`` (Lightning)
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +32,6 @@ _DICTS = {Name("collections", "OrderedDict"), Name("collections", "defaultdict")
 _HARMLESS = (str, int, float, type(None))
 _WORTH_TELLING = (Call, tuple, pickles.Reference)
 _MOST_LEVELS, _MOST_ENTRIES, _LONGEST_NAME = 8, 1 << 16, 256
-_LONGEST_KEY, _LONGEST_LIST = 60, 140
 
 
 @dataclass(frozen=True)
@@ -94,16 +93,8 @@ def select(path: Path, saved: object, tensor: Callable[[str, object], T], kind: 
         selected[name] = tensor(entry.key, entry.value)
     others = [key for key in others if not _COPY.search(key)]
     if others:
-        logger.warning("%s: read what is under %s; left out %s", path, prefix, listed(others))
+        logger.warning("%s: read what is under %s; left out %s", path, prefix, names.listed(others))
     return selected
-
-
-def listed(keys: Iterable[object]) -> str:
-    """Return how many there are and the first few, in bounded length: ``190 entries: model.a, model.b, ...``."""
-    texts = [f"{key!s:.{_LONGEST_KEY}}" for key in keys]
-    lengths = accumulate(len(text) + 2 for text in texts)
-    shown = [text for text, length in zip(texts, lengths, strict=True) if length <= _LONGEST_LIST]
-    return f"{len(texts)} entries: {', '.join(shown)}{', ...' if len(shown) < len(texts) else ''}"
 
 
 def _entries(saved: object, prefix: str = "", container: str = "", level: int = 0) -> Iterator[_Entry]:
@@ -132,7 +123,7 @@ def _the_model(path: Path, anchors: list[tuple[str, _Entry]]) -> tuple[str, _Ent
     originals = [anchor for anchor in anchors if not _COPY.search(anchor[0])] or anchors
     if len(originals) > 1:
         raise WeightsError(
-            f"{path}: expected one SAM, got {len(originals)}, under {listed(prefix for prefix, _ in originals)}; "
+            f"{path}: expected one SAM, got {len(originals)}, under {names.listed(prefix for prefix, _ in originals)}; "
             "save the state dict of the one that is meant by itself"
         )
     return originals[0]
@@ -148,7 +139,7 @@ def _nothing_found(path: Path, saved: object, entries: list[_Entry], kind: str) 
             )
     if _items(saved) is None:
         return f"{path}: expected a state dict of SAM, got {pickles.told(saved)}"
-    found = listed(_told(entry) for entry in entries)
+    found = names.listed(_told(entry) for entry in entries)
     return f"{path}: expected parameter {names.MASK_TOKENS} as {kind}, got none among {found}"
 
 
