@@ -9,6 +9,7 @@ Example::
         result.save_to_img("output")
 """
 
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from model.result import SamResult as SamResult
     from model.types import Embedding as Embedding
     from model.types import Prompt as Prompt
+
+# Paddle says so at every import, to all who do not mean to compile anything. It is filtered here because whichever
+# module of this package imports Paddle first, this one has been imported before.
+warnings.filterwarnings("ignore", "No ccache found", UserWarning, "paddle")
 
 _HOMES = {
     "AutomaticMask": "model.automatic",

@@ -1,6 +1,7 @@
 """PaddleX's way to use a model, ``create_model(name).predict(image, prompts=...)``, with one encode per picture."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,14 +14,25 @@ from model.automatic.generator import Decodes as DecodesPoints
 from model.config import SamConfig
 from model.errors import CapabilityError
 from model.inputs import Input, InputError, Picture, Source
-from model.prompts import PromptsLike, Request, as_given, check_inside, parse
+from model.prompts import (
+    BOX_PROMPT,
+    POINT_PROMPT,
+    PromptError,
+    PromptsLike,
+    Request,
+    as_given,
+    check_inside,
+    parse,
+)
 from model.result import SamResult
 from model.types import Embedding, Masks, Prompt
-from model.weights import Checkpoint, WeightsError, read
+from model.weights import Checkpoint, WeightsError, model_names, read
 
-DEMO = "demo"
+DEMO = model_names.DEMO
 """The model that ships: for trying things out, not for labelling photographs."""
 DEMO_WEIGHTS = Path(__file__).parent / "demo" / "demo.safetensors"
+
+logger = logging.getLogger(__name__)
 
 
 class Encodes(Protocol):
@@ -67,25 +79,29 @@ class SamModel:
         Each is encoded once, however many prompts there are, and an `Embedding` not at all.
 
         Args:
-            input: array (BGR, as OpenCV reads), path, http(s) address, directory, `Embedding` from `encode`, or a list
-                of these.
+            input: array (BGR, as OpenCV reads), path, http(s) address, directory, `Embedding` from `encode`, a dict
+                ``{"img": ...}`` of one of these, or a list of these. Of a directory, pictures that cannot be read or
+                that a prompt lies outside of are named in the log and left out; the others are done.
             batch_size: as PaddleX takes it. Pictures are encoded one at a time whatever it says; results are the same.
             prompts: ``{"box_prompt": [[x1, y1, x2, y2], ...]}``, ``{"point_prompt": [[x, y], ...]}``, both (see
-                `model.prompts`), or `Prompt` values; in original pixels, the same for every picture.
+                `model.prompts`), or `Prompt` values; in original pixels, the same for every picture. Not optional,
+                although PaddleX's documentation gives None as the default.
 
         Yields:
             One result per picture, in order.
 
         Raises:
-            PromptError: the prompts cannot be understood, or (when its turn comes) lie outside of a picture.
+            PromptError: there are no prompts, they cannot be understood, or (when its turn comes) one lies outside of
+                a picture.
             InputError: an input is not there or of the wrong kind, or (when its turn comes) cannot be read.
             CapabilityError: these weights cannot take such prompts.
             ValueError: ``batch_size`` is not a positive whole number, or an embedding is of other weights.
         """
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size: expected a whole number of at least 1, got {batch_size!r}")
+        if prompts is None or (isinstance(prompts, Mapping) and not prompts):
+            raise PromptError(f"prompts: expected a dict, {self._examples()}, got {prompts}")
         requests = parse(prompts)
-        assert prompts is not None  # `parse` refuses it
         self.check(requests)
         return self._each(inputs.find(input), requests, prompts)
 
@@ -123,10 +139,13 @@ class SamModel:
             prompts: how the caller put it, for the result.
 
         Raises:
-            PromptError: a prompt lies outside of the picture.
+            PromptError: a prompt lies outside of the picture; the message names it.
             ValueError: the embedding is of other weights.
         """
-        check_inside(requests, picture.original_size)
+        try:
+            check_inside(requests, picture.original_size)
+        except PromptError as error:
+            raise PromptError(f"{picture.path}: {error}" if picture.path else str(error)) from error
         given, embedding = as_given(prompts, requests), self._seen(picture)
         return SamResult(picture, given, requests, self._decoder.decode(embedding, [one.prompt for one in requests]))
 
@@ -150,8 +169,24 @@ class SamModel:
     def _each(
         self, sources: Sequence[Source], requests: Sequence[Request], prompts: PromptsLike
     ) -> Iterator[SamResult]:
+        left_out: list[InputError | PromptError] = []
         for source in sources:
-            yield self.segment(source.open(), requests, prompts)
+            try:
+                result = self.segment(source.open(), requests, prompts)
+            except (InputError, PromptError) as error:
+                if not source.is_listed:
+                    raise
+                logger.warning("%s (left out)", error)
+                left_out.append(error)
+            else:
+                yield result
+        if left_out and len(left_out) == len(sources):
+            raise left_out[0]
+
+    def _examples(self) -> str:
+        """Return the prompts that these weights take, each as an example."""
+        examples = {"boxes": f"{{'{BOX_PROMPT}': [[x1, y1, x2, y2]]}}", "points": f"{{'{POINT_PROMPT}': [[x, y]]}}"}
+        return " or ".join(text for capability, text in examples.items() if capability in self.capabilities)
 
     def _seen(self, picture: Picture) -> Embedding:
         content = picture.content
@@ -165,24 +200,33 @@ def create_model(
     device: str | None = None,
     dtype: str = "float32",
     weights_dir: str | Path | None = None,
+    use_hpip: bool = False,
+    hpi_config: Mapping[str, object] | None = None,
 ) -> SamModel:
     """Load a model.
 
     Args:
         model_name: ``SAM-H_box``, ``SAM-H_point``, ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, or ``demo``, which
-            ships with the project and is for trying things out; with ``model_dir`` any name.
-        model_dir: file or directory of weights in any format that `model.weights.read` knows. None: the weights of
-            that name in ``weights_dir``, downloaded to it if they are not there.
+            ships with the project and is for trying things out.
+        model_dir: file or directory of that model's weights in any format that `model.weights.read` knows; networks
+            that have no name here are loaded by `load`. None: the weights of that name in ``weights_dir``, downloaded
+            to it if they are not there.
         device: ``auto``, ``cpu`` or ``gpu:N``; None is auto.
         dtype: what the encoder computes in: ``float32``, or on a GPU ``float16`` or ``bfloat16``.
         weights_dir: where downloaded weights are kept; None for the user's cache folder.
+        use_hpip: PaddleX's high-performance plugin; taken, and changes nothing: there is one way to compute here.
+        hpi_config: its configuration; likewise.
 
     Raises:
-        WeightsError: unknown name, weights that are not there, or that are not those of a SAM network.
+        WeightsError: unknown name, weights that are not there, that are not those of a SAM network, or those of
+            another model ("Model name mismatch").
         DeviceError: device or dtype are not to be had here.
     """
-    path = find_weights(model_name, weights_dir) if model_dir is None else model_dir
-    return load(read(path, model_name), device=device, dtype=dtype)
+    model_names.check(model_name, "any other network can be loaded with load(read(PATH)) of model and model.weights")
+    checkpoint = read(find_weights(model_name, weights_dir) if model_dir is None else model_dir, model_name)
+    if model_dir is not None:
+        model_names.check_weights(model_name, checkpoint)
+    return load(checkpoint, device=device, dtype=dtype)
 
 
 def load(checkpoint: Checkpoint, *, device: str | None = None, dtype: str = "float32") -> SamModel:
@@ -221,11 +265,9 @@ def find_weights(
     """
     if model_name == DEMO:
         return DEMO_WEIGHTS
-    from model.weights.download import SOURCES, default_folder, download
+    model_names.check(model_name, own)
+    from model.weights.download import default_folder, download
 
-    if model_name not in SOURCES:
-        known = ", ".join([DEMO, *SOURCES])
-        raise WeightsError(f"{model_name}: expected one of {known}; {own}")
     try:
         return download(model_name, default_folder() if weights_dir is None else Path(weights_dir), mirror=mirror)
     except WeightsError as error:

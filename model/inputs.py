@@ -6,7 +6,7 @@ animation or a multi-page file the first frame. Files are read when their turn c
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -16,10 +16,13 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from model.colours import to_rgb
+from model.quiet import unlogged_requests
 from model.types import Embedding
 
 RgbImage = npt.NDArray[np.uint8]
-Input = str | os.PathLike[str] | npt.NDArray[np.uint8] | Embedding
+Input = str | os.PathLike[str] | npt.NDArray[np.uint8] | Embedding | Mapping[str, object]
+IMAGE_KEY = "img"
+"""What PaddleX calls the picture in an input that is a dict."""
 
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -64,10 +67,12 @@ class Source:
     Attributes:
         path: as `Picture` has it.
         content: the same, where the caller gave an array or an embedding; otherwise None.
+        is_listed: whether the caller named the directory it is in, and not the picture.
     """
 
     path: str | None
     content: RgbImage | Embedding | None = None
+    is_listed: bool = False
 
     @property
     def name(self) -> str | None:
@@ -94,7 +99,7 @@ def find(given: Input | Sequence[Input]) -> tuple[Source, ...]:
 
     Args:
         given: (H, W, 3) uint8 array in BGR as OpenCV reads it (gray and BGRA too), path, http(s) address, directory,
-            `Embedding`, or a list of these.
+            `Embedding`, a dict ``{"img": ...}`` of one of these, or a list of these.
 
     Raises:
         InputError: a path does not exist, a directory holds no picture, or the value is of another kind.
@@ -135,6 +140,12 @@ def _sources(item: object) -> Iterator[Source]:
         yield Source(item)
     elif isinstance(item, (str, os.PathLike)):
         yield from _on_disk(Path(item))
+    elif isinstance(item, Mapping):
+        keys = [key for key in item if key != IMAGE_KEY]
+        if keys or isinstance(item.get(IMAGE_KEY), (Mapping, type(None))):
+            got = f"the key {keys[0]!r:.60}" if keys else "no picture in it"
+            raise InputError(f"input: expected a dict like {{'{IMAGE_KEY}': 'photo.jpg'}}, got {got}")
+        yield from _sources(item[IMAGE_KEY])
     else:
         raise InputError(f"input: expected an array, path, address or directory, got {type(item).__name__}")
 
@@ -148,7 +159,7 @@ def _on_disk(path: Path) -> Iterator[Source]:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and _is_shown(file, path))
     if not files:
         raise InputError(f"{path}: expected pictures in this directory, got none")
-    yield from (Source(str(file)) for file in files)
+    yield from (Source(str(file), is_listed=True) for file in files)
 
 
 def _is_shown(file: Path, root: Path) -> bool:
@@ -172,7 +183,10 @@ def _download(address: str) -> bytes:
 
     data = bytearray()
     try:
-        with httpx.stream("GET", address, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT_S) as response:
+        with (
+            unlogged_requests(),
+            httpx.stream("GET", address, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT_S) as response,
+        ):
             response.raise_for_status()
             for block in response.iter_bytes():
                 data += block

@@ -10,7 +10,7 @@ from model.encoder import Encoder
 from model.image_encoder import Attention, ImageEncoderViT, Parallel, Sequential
 from model.mask_decoder import MaskDecoder
 from model.prompt_encoder import PromptEncoder
-from model.weights import Checkpoint
+from model.weights import Checkpoint, WeightsError
 
 __all__ = ["Decoder", "Encoder", "image_encoder", "load_decoder", "load_encoder"]
 
@@ -87,5 +87,7 @@ def _fill(layer: nn.Layer, checkpoint: Checkpoint, prefix: str) -> None:
         if array is None:  # pruned, and guarded by the capabilities: the checkpoint was checked when it was read
             continue
         if list(array.shape) != list(parameter.shape):
-            raise ValueError(f"{prefix}{name}: expected shape {tuple(parameter.shape)}, got {tuple(array.shape)}")
+            raise WeightsError(
+                f"{checkpoint.path}: {prefix}{name}: expected shape {tuple(parameter.shape)}, got {tuple(array.shape)}"
+            )
         parameter.set_value(np.ascontiguousarray(array, dtype=np.float32))

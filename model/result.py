@@ -1,7 +1,9 @@
 """What `predict` gives for one picture: PaddleX's result, with the same keys, methods and file names."""
 
+import itertools
 import json
 import mimetypes
+import secrets
 import sys
 import time
 import uuid
@@ -19,6 +21,7 @@ from model.prompts import Request
 from model.types import Embedding, Masks
 
 _MASKS_DEPTH = 2  # {"masks": [ here
+_NUMBERS = itertools.count(secrets.randbelow(9000))  # one after the other: no two of one second are the same
 
 
 class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike values
@@ -123,8 +126,8 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
 
     @cached_property
     def _file_name(self) -> Path:
-        """What files are named after; a moment and a random word where the input has no name."""
-        return Path(self._name or f"{int(time.time())}_{uuid.uuid4().hex[:4]}")
+        """What files are named after; as in PaddleX the second and four digits where the input has no name."""
+        return Path(self._name or f"{int(time.time())}_{1000 + next(_NUMBERS) % 9000}")
 
     def _write_json(self, stream: IO[str], indent: int | None, ensure_ascii: bool) -> None:
         """Write what ``json.dump`` would write, with the masks' text made by numpy."""

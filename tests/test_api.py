@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 from model import SamModel, create_model, load
-from model.api import find_weights
+from model.api import DEMO_WEIGHTS, find_weights
 from model.errors import CapabilityError, DeviceError
 from model.inputs import InputError
 from model.prompts import PromptError
 from model.types import Embedding, Mask, Masks, Prompt
 from model.weights import WeightsError, native
 from tests.checkpoints import random_checkpoint
+from tests.weights_files import golden_directory
 
 BOX = {"box_prompt": [[10, 20, 60, 80]]}
 EVERYTHING = frozenset({"points", "negative_points", "boxes", "mask_input", "score"})
@@ -158,7 +159,12 @@ def test_prompts_may_be_values(model, decoder, bgr):
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
+        ({}, PromptError, r"expected a dict, {'box_prompt': \[\[x1, y1, x2, y2\]\]} or {'point_prompt': \[\[x, y"),
         ({"prompts": None}, PromptError, "prompts: expected a dict"),
+        ({"prompts": {}}, PromptError, "prompts: expected a dict"),
+        ({"prompts": BOX, "input": {"image": "a.png"}}, InputError, "a dict like {'img': 'photo.jpg'}, got the key 'i"),
+        ({"prompts": BOX, "input": {}}, InputError, "a dict like {'img': 'photo.jpg'}, got no picture in it"),
+        ({"prompts": BOX, "input": {"img": {"img": "a.png"}}}, InputError, "got no picture in it"),
         ({"prompts": {"box_prompt": [1, 2, 3]}}, PromptError, "for each object"),
         ({"prompts": BOX, "batch_size": 0}, ValueError, "batch_size: expected a whole number of at least 1, got 0"),
         ({"prompts": BOX, "batch_size": "2"}, ValueError, "got '2'"),
@@ -171,6 +177,51 @@ def test_a_mistake_is_refused_at_the_call(model, encoder, bgr, arguments, error,
     with pytest.raises(error, match=sentence):
         model.predict(**{"input": bgr, **arguments})
     assert encoder.seen == []
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [("boxes", "{'box_prompt': [[x1, y1, x2, y2]]}"), ("points", "{'point_prompt': [[x, y]]}")],
+)
+def test_weights_of_one_kind_of_prompt_say_which_is_missing(encoder, bgr, capability, expected):
+    model = SamModel("one", encoder, BoxDecoder(frozenset({capability})))
+    with pytest.raises(PromptError) as caught:
+        model.predict(bgr)
+    assert str(caught.value) == f"prompts: expected a dict, {expected}, got None"
+
+
+def test_a_dict_may_stand_around_any_input(model, photos, bgr):
+    given = [{"img": bgr}, {"img": str(photos / "a.png")}, {"img": photos}]
+    results = list(model.predict(given, prompts=BOX))
+    assert [result["input_path"] for result in results] == [
+        None, str(photos / "a.png"), str(photos / "a.png"), str(photos / "b.png"),
+    ]  # fmt: skip
+    assert len(list(model.predict({"img": photos}, prompts=BOX))) == 2
+
+
+def test_of_a_directory_the_pictures_that_cannot_be_done_are_named_and_the_others_are_done(model, photos, caplog):
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(photos / "aa.png")
+    (photos / "ab.png").write_text("no picture")
+    results = list(model.predict(str(photos), prompts=BOX))
+    assert [result["input_path"] for result in results] == [str(photos / "a.png"), str(photos / "b.png")]
+    small, broken = (record.getMessage() for record in caplog.records)
+    assert small.startswith(f"{photos / 'aa.png'}: box_prompt: expected a box in the picture of 9 × 9 pixels, got ")
+    assert small.endswith("(left out)")
+    assert broken.startswith(f"{photos / 'ab.png'}: expected a picture, got a file that begins with")
+
+
+def test_a_directory_of_which_nothing_can_be_done_is_refused(model, photos):
+    with pytest.raises(PromptError, match=r"a\.png: point_prompt: expected a point in the picture of 120 × 100"):
+        list(model.predict(str(photos), prompts={"point_prompt": [[500, 500]]}))
+
+
+def test_a_picture_that_the_caller_named_is_refused_by_its_name_and_nothing_after_it_takes_its_place(model, photos):
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(photos / "aa.png")
+    results = model.predict([str(photos / name) for name in ("a.png", "aa.png", "b.png")], prompts=BOX)
+    next(results)
+    with pytest.raises(PromptError, match=r"aa\.png: box_prompt: expected a box in the picture of 9 × 9 pixels"):
+        next(results)
+    assert list(results) == []
 
 
 def test_a_prompt_outside_of_the_picture_is_refused_before_it_is_encoded(model, encoder, bgr):
@@ -188,11 +239,11 @@ def test_prompts_that_the_weights_cannot_take_are_refused_before_anything_is_enc
     assert encoder.seen == []
 
 
-def test_weights_of_any_name_are_loaded_from_a_file_or_its_directory(tmp_path, bgr):
+def test_weights_of_a_named_model_are_loaded_from_a_file_or_its_directory(tmp_path, bgr):
     path = native.write(random_checkpoint(), tmp_path / "mine.safetensors")
     for place in (path, str(tmp_path)):
-        model = create_model("mine", place, device="cpu")
-        assert (model.model_name, model.model_version[:5]) == ("mine", "mine@")
+        model = create_model("SAM-H_box", place, device="cpu", use_hpip=False, hpi_config=None)
+        assert (model.model_name, model.model_version[:10]) == ("SAM-H_box", "SAM-H_box@")
         (result,) = model.predict(bgr, prompts=BOX)
         assert result["masks"][0].shape == (100, 120)
         assert 0 <= result["mask_infos"][0]["score"] <= 1
@@ -224,9 +275,59 @@ def test_an_embedding_of_other_weights_is_refused(bgr):
         next(second.predict(first.encode(bgr), prompts=BOX))
 
 
-def test_a_model_that_nobody_knows_is_refused_with_the_names_that_are_known():
-    with pytest.raises(WeightsError, match="SAM-H_boxx: expected one of demo, SAM-H_box, SAM-H_point"):
-        create_model("SAM-H_boxx")
+@pytest.fixture(scope="module")
+def of_boxes(tmp_path_factory):
+    """A directory as PaddleX has it for SAM-H_box."""
+    return golden_directory("legacy_box_2.6.2", tmp_path_factory.mktemp("weights") / "SAM-H_box_infer")
+
+
+@pytest.mark.parametrize("name", ["SAM-H_point", "sam_vit_b", "demo"])
+def test_a_directory_of_another_model_than_was_named_is_refused_at_once(of_boxes, name):
+    with pytest.raises(WeightsError) as caught:
+        create_model(name, of_boxes)
+    assert str(caught.value) == f"Model name mismatch: expected weights of {name}, got SAM-H_box in {of_boxes}"
+
+
+def test_a_directory_of_the_model_that_was_named_is_loaded(of_boxes, bgr):
+    (result,) = create_model("SAM-H_box", of_boxes, device="cpu").predict(bgr, prompts=BOX)
+    assert result["masks"][0].shape == (100, 120)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "got"),
+    [
+        ("SAM-H_box", ("boxes",), "got weights that take mask input, negative points, points in"),
+        ("SAM-H_point", ("points", "negative_points"), "got weights that take boxes, mask input in"),
+        ("sam_vit_b", (), "got a Vision Transformer of 3 blocks, 32 channels in"),
+        ("demo", (), "got a Vision Transformer of 3 blocks, 32 channels in"),
+    ],
+)
+def test_a_file_of_another_model_than_was_named_is_refused_at_once(tmp_path, name, missing, got):
+    path = native.write(random_checkpoint(without=missing), tmp_path / "mine.safetensors")
+    with pytest.raises(WeightsError, match=f"^Model name mismatch: expected weights of {name}, {got}"):
+        create_model(name, path)
+
+
+def test_the_demo_models_weights_are_those_of_no_published_network():
+    assert create_model("demo", DEMO_WEIGHTS, device="cpu").network == "demo"
+    with pytest.raises(WeightsError, match="expected weights of sam_vit_l, got a convolutional network in"):
+        create_model("sam_vit_l", DEMO_WEIGHTS)
+
+
+def test_the_names_that_are_known_are_those_that_can_be_downloaded_and_the_demo_model():
+    from model.weights.download import SOURCES
+    from model.weights.model_names import KNOWN
+
+    assert list(KNOWN) == ["demo", *SOURCES]
+
+
+@pytest.mark.parametrize("model_dir", [None, "weights"])
+def test_a_model_that_nobody_knows_is_refused_with_the_names_that_are_known(tmp_path, model_dir):
+    native.write(random_checkpoint(), tmp_path / "weights" / "mine.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"SAM-H_boxx: expected one of demo, SAM-H_box, SAM-H_point.*load\(read\(PATH"
+    ):
+        create_model("SAM-H_boxx", model_dir and tmp_path / model_dir)
 
 
 def test_a_directory_that_is_not_there_is_refused_by_name(tmp_path):

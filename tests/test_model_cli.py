@@ -73,7 +73,7 @@ def test_the_masks_are_those_of_predict(weights, photos, tmp_path):
     from model import create_model
 
     assert run("segment", photos / "a.jpg", "--weights", weights, "--point", "20,20", "--out", tmp_path).exit_code == 0
-    model = create_model("small", weights)
+    model = create_model("SAM-H_point", weights)
     (result,) = model.predict(str(photos / "a.jpg"), prompts={"point_prompt": [[20, 20]]})
     assert result["masks"][0].any()
     np.testing.assert_array_equal(pixels(tmp_path / "a_mask_1.png") == 255, result["masks"][0] == 1)
@@ -108,6 +108,19 @@ def test_bad_files_are_reported_and_the_others_are_done(weights, photos, tmp_pat
     assert "page.png: expected a picture, got a file that begins with b'<html>" in problems[1]
     assert "small.png: box_prompt: expected a box in the picture of 20 × 20 pixels" in problems[2]
     assert not [name for name in files_below(tmp_path / "out") if name.startswith(("half", "page", "small"))]
+
+
+def test_a_path_that_is_not_there_is_reported_and_the_others_are_done(weights, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = run("segment", "nowhere.jpg", photos / "a.jpg", tmp_path / "empty", photos / "more", "--weights", weights,
+               "--out", tmp_path / "out", "--coco-out", tmp_path / "masks.json")  # fmt: skip
+    assert done.exit_code == 1
+    assert done.stdout.startswith("2 of 4 pictures segmented")
+    problems = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "nowhere.jpg: expected a picture or a directory of pictures, got no such file" in problems[0]
+    assert f"{tmp_path / 'empty'}: expected pictures in this directory, got none" in problems[1]
+    assert [name for name in files_below(tmp_path / "out") if name.endswith("json")] == ["a_res.json", "b_res.json"]
+    assert len(json.loads((tmp_path / "masks.json").read_text())["images"]) == 2
 
 
 def test_photos_of_one_name_do_not_overwrite_each_other(weights, photos, tmp_path):
@@ -226,6 +239,45 @@ def test_inspect_tells_people_and_programs_the_same(weights):
     assert rows["sha256"].strip() == found["digest"]
     assert rows["model version"].strip() == found["model_version"]
     assert rows["can take"].strip() == "points, negative points, boxes, mask input"
+
+
+def test_inspect_takes_the_name_of_a_model_that_was_downloaded(weights, tmp_path):
+    path = tmp_path / "sam_vit_b_01ec64.pth"
+    path.write_bytes(weights.read_bytes())
+    found = json.loads(run("inspect", "sam_vit_b", "--weights-dir", tmp_path, "--json").stdout)
+    assert (found["path"], found["model_version"][:10]) == (str(path), "sam_vit_b@")
+    assert json.loads(run("inspect", "demo", "--json").stdout)["model_version"].startswith("demo@")
+
+
+def test_inspect_says_how_to_download_a_model_that_was_not(tmp_path):
+    done = run("inspect", "SAM-H_box", "--weights-dir", tmp_path)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"Error: SAM-H_box: expected its weights in {tmp_path}, got none there; "
+        "python -m model download SAM-H_box fetches them\n"
+    )
+
+
+def test_inspect_takes_a_path_by_a_models_name_for_the_path(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("export", "--format", "native", "--weights", weights, "sam_vit_b")
+    assert json.loads(run("inspect", "sam_vit_b", "--json").stdout)["config"]["name"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "sam_vit_b",
+            "Error: Model name mismatch: expected weights of sam_vit_b, got a Vision Transformer of 3 blocks",
+        ),
+        ("mine", "Error: mine: expected one of demo, SAM-H_box, "),
+    ],
+)
+def test_weights_of_another_model_than_was_named_are_refused(weights, photos, tmp_path, name, sentence):
+    done = run("segment", photos, "--model", name, "--weights", weights, "--out", tmp_path / "out")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(sentence)
 
 
 def test_export_writes_weights_that_give_the_same_masks(weights, photos, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from model.weights import native
+from model.weights.export import export
 from tests.reference.random_weights import photo
 
 pytestmark = pytest.mark.reference
@@ -76,3 +77,41 @@ def test_the_documented_example_writes_the_same_files(tmp_path, paddlex_python, 
         assert text == (theirs / name).read_text()
     with Image.open(ours / "photo_res.jpg") as one, Image.open(theirs / "photo_res.jpg") as other:
         assert one.size == other.size
+
+
+FACTS = """
+import importlib, json, re, sys, tempfile
+from pathlib import Path
+import numpy as np
+library, directory = sys.argv[1:]
+create_model = importlib.import_module(library).create_model
+facts = {}
+for name in ("SAM-H_point", "mine"):
+    try:
+        create_model(name, model_dir=directory)
+    except ValueError as error:
+        facts[name] = str(error).startswith("Model name mismatch") or "expected one of" in str(error)
+model = create_model("SAM-H_box", model_dir=directory, use_hpip=False, hpi_config=None)
+out = Path(tempfile.mkdtemp())
+for result in model.predict([np.zeros((40, 60, 3), np.uint8)] * 2, prompts={"box_prompt": [[1, 2, 30, 40]]}):
+    result.save_to_img(f"{out}/")
+    result.save_to_json(f"{out}/")
+facts["files"] = sorted({re.sub("[0-9]{10}_[1-9][0-9]{3}", "SECOND_NUMBER", path.name) for path in out.iterdir()})
+facts["count"] = len(list(out.iterdir()))
+try:
+    list(model.predict(np.zeros((40, 60, 3), np.uint8)))
+except (TypeError, ValueError) as error:
+    facts["no prompts"] = "prompts" in str(error)
+Path(sys.argv[0]).with_name(f"{library}.json").write_text(json.dumps(facts))
+"""
+
+
+def test_names_prompts_and_files_of_arrays_are_taken_as_paddlex_takes_them(tmp_path, paddlex_python, tiny_checkpoint):
+    directory = export(tiny_checkpoint, tmp_path / "SAM-H_box_infer")
+    (tmp_path / "facts.py").write_text(FACTS)
+    for python, library in ((paddlex_python, "paddlex"), (sys.executable, "model")):
+        run(python, tmp_path / "facts.py", library, directory)
+    theirs, ours = (json.loads((tmp_path / f"{library}.json").read_text()) for library in ("paddlex", "model"))
+    assert ours == theirs
+    assert ours["files"] == ["SECOND_NUMBER_res.json", "SECOND_NUMBER_res.png"]
+    assert (ours["SAM-H_point"], ours["mine"], ours["no prompts"]) == (True, True, True)

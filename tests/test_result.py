@@ -1,6 +1,7 @@
 """Results are printed and saved as PaddleX does."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -110,6 +111,15 @@ def test_an_array_has_no_name_so_both_files_share_one_of_its_own(tmp_path):
     first, second = (result_of({"box_prompt": [0, 0, 9, 9]}, [half()], pixels) for _ in range(2))
     assert first.save_to_json(tmp_path).stem == first.save_to_img(tmp_path).stem
     assert first.save_to_json(tmp_path) != second.save_to_json(tmp_path)
+    assert re.fullmatch(r"[0-9]{10}_[1-9][0-9]{3}_res\.json", first.save_to_json(tmp_path).name)  # as PaddleX's
+    assert first.save_to_img(tmp_path).suffix == ".png"
+
+
+def test_arrays_of_one_second_do_not_overwrite_each_other(tmp_path):
+    pixels = Picture(np.zeros((*SIZE, 3), np.uint8))
+    for _ in range(300):
+        result_of({"box_prompt": [0, 0, 9, 9]}, [half()], pixels).save_to_json(tmp_path, indent=None)
+    assert len(list(tmp_path.iterdir())) == 300
 
 
 def test_a_result_of_an_embedding_has_masks_but_no_picture(tmp_path):

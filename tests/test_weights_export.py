@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model import weights
+from model.api import DEMO_WEIGHTS
 from model.config import ConvConfig, SamConfig, vit_b
 from model.types import Prompt
 from model.weights import names
@@ -125,12 +126,12 @@ def answer_of_paddlex(directory: Path, name: str, image: np.ndarray, prompts: np
 
 @pytest.mark.reference
 @pytest.mark.parametrize("kind", ["box", "point"])
-@pytest.mark.parametrize("config", [MINUTE, vit_b(256)], ids=["minute", "vit_b at 256"])
+@pytest.mark.parametrize("config", [MINUTE, vit_b(256), None], ids=["minute", "vit_b at 256", "demo"])
 def test_paddlex_runs_an_exported_directory_and_gives_our_masks(tmp_path, config, kind):
     from model.predictor import load_decoder, load_encoder
 
     paddlex_python()
-    checkpoint = checkpoints.random_checkpoint(config, 3)
+    checkpoint = checkpoints.random_checkpoint(config, 3) if config else weights.read(DEMO_WEIGHTS)
     image, prompts = photo(150, 200), BOXES if kind == "box" else POINT
     directory = export(checkpoint, tmp_path / "exported", prompt=kind)
     theirs = answer_of_paddlex(directory, f"SAM-H_{kind}", image, prompts, tmp_path)
@@ -143,7 +144,7 @@ def test_paddlex_runs_an_exported_directory_and_gives_our_masks(tmp_path, config
     assert all(0 < mask.sum() < mask.size for mask in masks)  # empty masks would agree about nothing
 
 
-def test_a_network_with_another_trunk_is_exported_too(tmp_path):
+def test_a_network_with_another_trunk_is_exported_and_read_too(tmp_path):
     from model.predictor import image_encoder
 
     config = SamConfig("demo", ConvConfig((8, 8, 16), (1, 1, 1), 1, 2), 64, 8, prompt_embed_dim=32, decoder_mlp_dim=32)
@@ -154,4 +155,6 @@ def test_a_network_with_another_trunk_is_exported_too(tmp_path):
     }
     tensors = {**checkpoints.random_tensors(config), **trunk}
     checkpoint = weights.Checkpoint("demo", config, tensors, "0" * 64, "native", tmp_path)
-    assert (export(checkpoint, tmp_path / "demo") / "inference.json").stat().st_size > 0
+    found = weights.read(export(checkpoint, tmp_path / "demo"))
+    assert found.config == config
+    assert [name for name in found.tensors if not np.array_equal(found.tensors[name], tensors[name])] == []

@@ -251,14 +251,6 @@ def test_a_zip_of_something_else_is_refused(tmp_path):
         weights.read(tmp_path / "photos.zip")
 
 
-def test_a_pytorch_file_of_the_old_kind_is_named_as_such(tmp_path):
-    torch = pytest.importorskip("torch")
-
-    torch.save({"a": torch.ones(1)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    with pytest.raises(weights.WeightsError, match="older"):
-        weights.read(tmp_path / "old.pth")
-
-
 def test_another_network_in_safetensors_is_refused(tmp_path):
     save_file({"bert.embeddings.weight": np.ones((3, 4), np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(weights.WeightsError, match="expected parameter"):

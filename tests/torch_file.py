@@ -34,14 +34,16 @@ class _Storage(NamedTuple):
 class _Pickler(pickle._Pickler):  # the one in Python: only it lets a name be written that cannot be imported here
     dispatch = pickle._Pickler.dispatch.copy()
 
-    def __init__(self, stream):
+    def __init__(self, stream, device, is_old=False):
         super().__init__(stream, protocol=2)
         self.storages: list[_Storage] = []
+        self.device, self.is_old = device, is_old
 
     def persistent_id(self, obj):
         if not isinstance(obj, _Storage):
             return None
-        return "storage", _Global("torch", STORAGES[obj.array.dtype.name]), obj.key, "cpu", obj.array.size
+        kind = _Global("torch", STORAGES[obj.array.dtype.name])
+        return ("storage", kind, obj.key, self.device, obj.array.size, *[None] * self.is_old)
 
     def save_name(self, obj):
         self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
@@ -58,10 +60,10 @@ class _Pickler(pickle._Pickler):  # the one in Python: only it lets a name be wr
     dispatch[np.ndarray] = save_array
 
 
-def save(state: object, path: Path) -> Path:
-    """Write ``state`` as ``torch.save`` does; its numpy arrays become tensors."""
+def save(state: object, path: Path, device: str = "cpu") -> Path:
+    """Write ``state`` as ``torch.save`` does; its numpy arrays become tensors on ``device``."""
     stream = io.BytesIO()
-    pickler = _Pickler(stream)
+    pickler = _Pickler(stream, device)
     pickler.dump(state)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", stream.getvalue())
@@ -69,4 +71,18 @@ def save(state: object, path: Path) -> Path:
         for storage in pickler.storages:
             archive.writestr(f"archive/data/{storage.key}", storage.array.tobytes())
         archive.writestr("archive/version", "3\n")
+    return path
+
+
+def save_old(state: object, path: Path) -> Path:
+    """Write ``state`` as ``torch.save`` did before PyTorch 1.6: pickles, and the storages after them."""
+    with path.open("wb") as stream:
+        machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+        for value in (0x1950A86A20F9469CFC6C, 1001, machine):
+            pickle.dump(value, stream, protocol=2)
+        pickler = _Pickler(stream, "cpu", is_old=True)
+        pickler.dump(state)
+        pickle.dump([storage.key for storage in pickler.storages], stream, protocol=2)
+        for storage in pickler.storages:
+            stream.write(storage.array.size.to_bytes(8, "little") + storage.array.tobytes())
     return path

@@ -18,6 +18,8 @@ from model.errors import CapabilityError
 from model.types import Embedding, FloatArray, Mask, Prompt
 
 R = TypeVar("R")
+Advance = Callable[[int, int], None]
+"""Is told how many points have been asked at, and how many there are."""
 
 
 class Encodes(Protocol):
@@ -79,11 +81,12 @@ class AutomaticMaskGenerator:
         self.settings = settings or AutomaticSettings()
         self._decoder, self._encoder = decoder, encoder
 
-    def generate(self, image: npt.NDArray[np.uint8]) -> list[AutomaticMask]:
+    def generate(self, image: npt.NDArray[np.uint8], advance: Advance | None = None) -> list[AutomaticMask]:
         """Return the masks of a picture, by falling predicted IoU; with crops, those of smaller crops first.
 
         Args:
             image: (H, W, 3) uint8 RGB, as a person sees it.
+            advance: is told how many points have been asked at, and how many there are.
 
         Raises:
             ValueError: ``image`` has another shape or dtype, or there is no encoder.
@@ -94,10 +97,20 @@ class AutomaticMaskGenerator:
             raise ValueError(f"image: expected uint8 RGB of shape (H, W, 3), got {image.dtype} {image.shape}")
         size, settings = (image.shape[0], image.shape[1]), self.settings
         found: list[Candidate] = []
-        for crop in crops(size, settings.crop_n_layers, settings.crop_overlap_ratio):
+        all_crops = crops(size, settings.crop_n_layers, settings.crop_overlap_ratio)
+        asked, total = 0, sum(len(settings.points(crop.layer)) for crop in all_crops)
+
+        def note(count: int) -> None:
+            nonlocal asked
+            asked += count
+            if advance is not None:
+                advance(asked, total)
+
+        note(0)
+        for crop in all_crops:
             x1, y1, x2, y2 = crop.box
             embedding = self._encoder.encode(np.ascontiguousarray(image[y1:y2, x1:x2]))
-            found += self._of_crop(embedding, crop, size)
+            found += self._of_crop(embedding, crop, size, note)
         if settings.crop_n_layers:
             sizes = [1 / (one.crop.size[0] * one.crop.size[1]) for one in found]
             found = _apart(found, sizes, settings.crop_nms_thresh)
@@ -120,7 +133,13 @@ class AutomaticMaskGenerator:
         crop = Crop((0, 0, width, height), 0)
         return self._finished(self._of_crop(embedding, crop, embedding.original_size), embedding.original_size)
 
-    def _of_crop(self, embedding: Embedding, crop: Crop, original_size: tuple[int, int]) -> list[Candidate]:
+    def _of_crop(
+        self,
+        embedding: Embedding,
+        crop: Crop,
+        original_size: tuple[int, int],
+        note: Callable[[int], None] = lambda count: None,
+    ) -> list[Candidate]:
         """Ask at every point of a crop's grid; return what passes the filters, each once."""
         decoder, settings = self._decoder, self.settings
 
@@ -143,6 +162,7 @@ class AutomaticMaskGenerator:
 
             for kept in decoder.decode_each(embedding, prompts, True, finish):
                 found += kept
+            note(len(batch))
         return _apart(found, [one.rank for one in found], settings.box_nms_thresh)
 
     def _finished(self, found: list[Candidate], original_size: tuple[int, int]) -> list[AutomaticMask]:

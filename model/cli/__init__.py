@@ -1,8 +1,5 @@
 """The command line, ``python -m model COMMAND``. Commands import what they need when they run: help is quick."""
 
-import logging
-import warnings
-
 import click
 
 from model.cli.benchmark import benchmark
@@ -15,8 +12,6 @@ from model.cli.segment import segment
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """Segment Anything on PaddlePaddle: mark an object with a box or a point, get its mask."""
-    warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle says so at every import
-    logging.getLogger("stamina").setLevel(logging.ERROR)  # the progress bar shows retries well enough
 
 
 for _command in (segment, download, inspect, export, benchmark):

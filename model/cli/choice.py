@@ -73,7 +73,7 @@ class Choice:
             WeightsError: they are not there, or not those of a SAM network.
         """
         from model.api import find_weights
-        from model.weights import merge, read
+        from model.weights import merge, model_names, read
 
         if len(self.weights) > 2:
             raise click.UsageError(f"--weights: expected at most two, got {len(self.weights)}")
@@ -81,7 +81,11 @@ class Choice:
             name = self.model_name or DEFAULT_MODEL
             return read(find_weights(name, self.weights_dir, self.mirror, _OWN), name)
         first, *rest = [read(path, self.model_name) for path in self.weights]
-        return merge(first, rest[0]) if rest else first
+        checkpoint = merge(first, rest[0]) if rest else first
+        if self.model_name is not None:
+            model_names.check(self.model_name, "without --model any weights are taken")
+            model_names.check_weights(self.model_name, checkpoint)
+        return checkpoint
 
     def model(self) -> "SamModel":
         """Load the model.

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,15 +14,45 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Say what weights are.")
-@click.argument("path", metavar="PATH")
+@click.argument("path", metavar="PATH|NAME")
+@click.option(
+    "--weights-dir",
+    metavar="DIR",
+    envvar="MODEL_DIR",
+    help="Where downloaded weights are kept.  [env: MODEL_DIR; default: the user's cache folder]",
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def inspect(path: str, as_json: bool) -> None:
-    """Say which format weights have, what they can do and how they are configured; refuse what is not SAM's."""
+def inspect(path: str, weights_dir: str | None, as_json: bool) -> None:
+    """Say which format weights have, what they can do and how they are configured; refuse what is not SAM's.
+
+    PATH is a file or a directory, NAME a model that has been downloaded, or the demo model.
+    """
     with refusing():
         from model.weights import summary
 
-        found = summary.inspect(path)
+        found = summary.inspect(*_place(path, weights_dir))
     click.echo(_as_json(found) if as_json else _as_table(found))
+
+
+def _place(given: str, weights_dir: str | None) -> tuple[Path, str | None]:
+    """Return the file or directory that is meant, and the model's name if that was given.
+
+    Raises:
+        WeightsError: a known model that has not been downloaded.
+    """
+    from model.api import DEMO, DEMO_WEIGHTS
+    from model.weights import WeightsError
+    from model.weights.download import SOURCES, default_folder, downloaded
+
+    if Path(given).exists() or given not in (DEMO, *SOURCES):
+        return Path(given), None
+    folder = Path(weights_dir) if weights_dir else default_folder()
+    place = DEMO_WEIGHTS if given == DEMO else downloaded(given, folder)
+    if place is None:
+        raise WeightsError(
+            f"{given}: expected its weights in {folder}, got none there; python -m model download {given} fetches them"
+        )
+    return place, given
 
 
 def _as_json(found: "Summary") -> str:

@@ -27,8 +27,10 @@ class Job:
     target: Path
 
 
-def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = None) -> list[Job]:
-    """Return one job per picture; directories keep their structure, and no two jobs write the same file.
+def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = None) -> tuple[list[Job], list[str]]:
+    """Return one job per picture, and of what is given a sentence about each that is not there or holds no picture.
+
+    Directories keep their structure, and no two jobs write the same file.
 
     What an earlier run wrote below a directory is left out. No job writes over a picture that is among the jobs.
 
@@ -38,8 +40,8 @@ def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = No
         coco_out: the file for the masks of all pictures, if there is one.
 
     Raises:
-        InputError: one of them does not exist, a directory holds no picture, or ``out`` is the directory of the
-            pictures itself or has one of them where a file about another would go; or ``coco_out`` is a picture.
+        InputError: there is no picture at all, ``out`` is the directory of the pictures itself or has one of them
+            where a file about another would go, or ``coco_out`` is a picture.
     """
     from model.inputs import SUFFIXES, InputError, find
 
@@ -48,6 +50,7 @@ def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = No
             f"{coco_out}: expected another file to write to (--coco-out), such as masks.json, got a picture"
         )
     jobs: list[Job] = []
+    missing: list[str] = []
     names: set[str] = set()
     targets: set[Path] = set()
     for argument in given:
@@ -55,7 +58,12 @@ def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = No
         if is_directory and out is not None and Path(argument).resolve() == out.resolve():
             raise InputError(f"{out}: expected another directory to write to than that of the pictures (--out)")
         written = out.resolve() if out is not None and Path(argument).resolve() in out.resolve().parents else None
-        for source in find(argument):
+        try:
+            sources = find(argument)
+        except InputError as error:
+            missing.append(str(error))
+            continue
+        for source in sources:
             path = Path(source.path or "")
             if written is not None and written in path.resolve().parents:
                 continue
@@ -65,11 +73,13 @@ def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = No
             names.add(name)
             targets.add(target)
             jobs.append(Job(source, name, target))
+    if missing and not jobs:
+        raise InputError("; ".join(missing))
     if out is not None:
         _check_kept(jobs, out)
     if coco_out is not None:
         _check_apart(jobs, coco_out)
-    return jobs
+    return jobs, missing
 
 
 def _check_kept(jobs: Sequence[Job], out: Path) -> None:

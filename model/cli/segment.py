@@ -11,6 +11,7 @@ import click
 from model.cli.choice import Choice, model_options
 from model.cli.everything import everything_options, settings_of
 from model.cli.jobs import Job, find_jobs
+from model.cli.progress import Progress, Silent, showing
 from model.cli.refusal import os_sentence, refusing
 from model.cli.writing import Files, Found
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
     from model.inputs import Picture
     from model.prompts import Request
 
-Find = Callable[["Picture"], Found]
+Find = Callable[["Picture", Progress], Found]
 
 Values = tuple[str, ...]
 
@@ -71,8 +72,8 @@ def segment(
     centre of each.
 
     For PHOTO.jpg DIR gets PHOTO_mask_1.png and so on (white on the object), PHOTO_res.jpg (the masks over the
-    photo) and PHOTO_res.json. A picture that cannot be read is reported, the others are still done, and the exit
-    code is 1.
+    photo) and PHOTO_res.json. A picture that is not there or cannot be read is reported, the others are still done,
+    and the exit code is 1.
     """
     _check_options(boxes, points, everything, limits, out, coco_out)
     with refusing(), ExitStack() as stack:
@@ -81,7 +82,7 @@ def segment(
         requests = of_boxes_and_points(boxes, points)
         if everything:
             settings_of("", limits)  # what is wrong with them is said before the weights are loaded
-        jobs = find_jobs(inputs, out, coco_out)
+        jobs, missing = find_jobs(inputs, out, coco_out)
         model = choice.model()
         find = _everything(model, settings_of(model.network, limits)) if everything else _prompted(model, requests)
         coco = None
@@ -89,9 +90,13 @@ def segment(
             from model.coco_file import CocoFile
 
             coco = stack.enter_context(CocoFile(coco_out, f"Masks made by {model.model_version}"))
-        failed = _do_all(jobs, find, Files(out, coco, model.model_version))
+        for problem in missing:
+            click.echo(f"Error: {problem}", err=True)
+        progress = stack.enter_context(showing(len(jobs), sys.stderr)) if everything or len(jobs) > 1 else Silent()
+        failed = _do_all(jobs, find, Files(out, coco, model.model_version), progress) + len(missing)
     places = " and ".join(str(place) for place in (out, coco_out) if place is not None)
-    click.echo(f"{len(jobs) - failed} of {len(jobs)} pictures segmented, see {places}")
+    count = len(jobs) + len(missing)
+    click.echo(f"{count - failed} of {count} pictures segmented, see {places}")
     if failed:
         raise SystemExit(1)
 
@@ -113,30 +118,30 @@ def _check_options(
         raise click.UsageError("expected --out DIR, --coco-out FILE or both")
 
 
-def _do_all(jobs: Sequence[Job], find: Find, files: Files) -> int:
+def _do_all(jobs: Sequence[Job], find: Find, files: Files, progress: Progress) -> int:
     """Do every picture; return how many could not be done."""
     from tqdm import tqdm
 
     failed = 0
-    for job in tqdm(jobs, unit="picture", disable=None if len(jobs) > 1 else True):
-        problem = _do(job, find, files)
+    for job in jobs:
+        progress.begin(job.name)
+        problem = _do(job, find, files, progress)
+        progress.end()
         if problem:
             failed += 1
             tqdm.write(f"Error: {problem}", file=sys.stderr)
     return failed
 
 
-def _do(job: Job, find: Find, files: Files) -> str | None:
+def _do(job: Job, find: Find, files: Files, progress: Progress) -> str | None:
     """Segment one picture; return what went wrong, if it is the picture's fault."""
     from model.inputs import InputError
     from model.prompts import PromptError
 
     try:
-        files.write(job, find(job.source.open()))
-    except InputError as error:
+        files.write(job, find(job.source.open(), progress))
+    except (InputError, PromptError) as error:
         return str(error)
-    except PromptError as error:
-        return f"{job.source.path}: {error}"
     except OSError as error:
         return os_sentence(error)
     return None
@@ -155,7 +160,7 @@ def _prompted(model: "SamModel", requests: "Sequence[Request]") -> Find:
     if not requests:
         click.echo("No --box or --point: segmenting what lies at the centre of each picture.", err=True)
 
-    def find(picture: "Picture") -> Found:
+    def find(picture: "Picture", _: Progress) -> Found:
         height, width = picture.original_size
         asked = requests or of_boxes_and_points([], [[width / 2, height / 2]])
         result = model.segment(picture, asked)
@@ -185,9 +190,9 @@ def _everything(model: "SamModel", settings: "AutomaticSettings") -> Find:
 
     generator = model.generator(settings)
 
-    def find(picture: "Picture") -> Found:
+    def find(picture: "Picture", progress: Progress) -> Found:
         assert not isinstance(picture.content, Embedding)  # pictures are files and addresses here
-        found = generator.generate(picture.content)
+        found = generator.generate(picture.content, progress.advance)
         if not found:
             tqdm.write(
                 f"{picture.path}: nothing passes the filters; --pred-iou-thresh {settings.pred_iou_thresh:g} and "

@@ -79,7 +79,7 @@ def assemble(
     try:
         config = configuration.infer({key: value.shape for key, value in kept.items()}, decoder_heads)
     except ValueError as error:
-        raise WeightsError(f"{path}: {error}") from error
+        raise WeightsError(f"{path}: {error}, among {names.listed(kept)}") from error
     fitted = _fit_relative_positions(kept, config)
     return Checkpoint(name or name_of(path), config, LazyTensors(fitted, path), digest, file_format, path)
 

@@ -1,32 +1,68 @@
 """``inference.yml``: what PaddleX reads of a model beside its program."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from model.config import PIXEL_MEAN, PIXEL_STD
+from model.config import PIXEL_MEAN, PIXEL_STD, SamConfig
 from model.weights.errors import WeightsError
 
 _NULL = "tag:yaml.org,2002:null"
+_OURS = "PaddleSAM"
+"""A section that PaddleX does not look at: what neither program nor parameters tell, such as numbers of heads."""
 
 
-def image_size(path: Path) -> int | None:
-    """Return the side of the square input in pixels, None where the file does not tell.
+@dataclass(frozen=True)
+class Description:
+    """What the file says.
+
+    Attributes:
+        image_size: side of the square input in pixels, None where it does not tell.
+        model_name: what PaddleX calls the model, such as ``SAM-H_box``; None where it does not tell.
+        config: the network's sizes, where our own `write` made the file.
+    """
+
+    image_size: int | None = None
+    model_name: str | None = None
+    config: SamConfig | None = None
+
+
+def read(path: Path) -> Description:
+    """Read the file, if it is there.
 
     Only what is asked for is made of the text: its aliases can stand for more than any memory holds.
 
     Raises:
-        WeightsError: the file is no YAML, or its size is no number.
+        WeightsError: the file is no YAML, its size is no number, or its configuration is that of no network.
     """
+    if not path.is_file():
+        return Description()
     try:
-        processor = _value(yaml.compose(path.read_bytes(), yaml.SafeLoader), "Processor")
-        node = None if processor is None else _value(processor, "size")
+        root = yaml.compose(path.read_bytes(), yaml.SafeLoader)
+        node, name, config = (_scalar(root, *keys) for keys in (
+            ("Processor", "size"), ("Global", "model_name"), (_OURS, "config"),
+        ))  # fmt: skip
         size = yaml.safe_load(node.value) if isinstance(node, yaml.ScalarNode) else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: expected a description of PaddleX (YAML), got other text") from error
     if node is not None and node.tag != _NULL and (not isinstance(size, int) or size < 1):
         raise WeightsError(f"{path}: expected Processor.size in pixels, got {_told(node)}")
-    return size
+    try:
+        found = SamConfig.from_json(config.value) if isinstance(config, yaml.ScalarNode) else None
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return Description(size, name.value if isinstance(name, yaml.ScalarNode) else None, found)
+
+
+def _scalar(root: yaml.Node | None, section: str, key: str) -> yaml.Node | None:
+    """Return what lies under a key of a section, None if nothing.
+
+    Raises:
+        ValueError: one of the two is no mapping.
+    """
+    found = _value(root, section)
+    return None if found is None or found.tag == _NULL else _value(found, key)
 
 
 def _value(node: yaml.Node | None, key: str) -> yaml.Node | None:
@@ -47,11 +83,13 @@ def _told(node: yaml.Node) -> str:
     return "a mapping" if isinstance(node, yaml.MappingNode) else "a sequence"
 
 
-def write(path: Path, model_name: str, size: int) -> None:
-    """Write the description of a SAM whose square input has ``size`` pixels a side."""
+def write(path: Path, model_name: str, config: SamConfig) -> None:
+    """Write the description of a network; ``model_name`` is what PaddleX calls it."""
+    size = config.image_size
     described = {
         "Global": {"model_name": model_name},
         "Preprocess": [],
         "Processor": {"type": "SAMProcessor", "size": size, "mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)},
+        _OURS: {"config": config.to_json()},
     }
     path.write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import math
 import shutil
 import tarfile
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import httpx
 import platformdirs
-import stamina
+import tenacity
 from filelock import FileLock
 from tqdm import tqdm
 
+from model.quiet import unlogged_requests
 from model.weights import formats, paddlex
 from model.weights.checkpoint import digest_of
 from model.weights.errors import WeightsError
+
+logger = logging.getLogger(__name__)
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything"
 _PADDLEX = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_inference_model/paddle3.0.0"
@@ -215,9 +219,15 @@ def _unpack(url: str, archive: Path, directory: Path, free: Callable[[Path], int
 
 
 def _fetch(url: str, part: Path, show_progress: bool | None, attempts: int, free: Callable[[Path], int]) -> None:
-    retried = stamina.retry_context(on=_is_passing, attempts=attempts, timeout=None, wait_initial=0.5, wait_max=20.0)
+    retried = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_passing),
+        stop=tenacity.stop_after_attempt(attempts),
+        wait=tenacity.wait_exponential(0.5, max=20.0) + tenacity.wait_random(0.0, 1.0),
+        before_sleep=lambda state: logger.info("%s: attempt %d of %d broke off", url, state.attempt_number, attempts),
+        reraise=True,
+    )
     try:
-        with httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
+        with unlogged_requests(), httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
             for attempt in retried:
                 with attempt:
                     _fetch_rest(client, url, part, show_progress, free)
@@ -227,7 +237,7 @@ def _fetch(url: str, part: Path, show_progress: bool | None, attempts: int, free
         raise WeightsError(f"{url}: expected the whole file, got: {error or type(error).__name__}") from error
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_passing(error: BaseException) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in _RETRIED
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ExportFormat = Literal["paddlex", "native"]
 PromptKind = Literal["box", "point"]
 
-_MODEL_NAMES: dict[PromptKind, str] = {"box": "SAM-H_box", "point": "SAM-H_point"}
+MODEL_NAMES: dict[PromptKind, str] = {"box": "SAM-H_box", "point": "SAM-H_point"}
 """The names that PaddleX knows; it looks at nothing else to choose how prompts are taken."""
 NATIVE_FILE = "model.safetensors"
 
@@ -75,7 +75,7 @@ def _write_paddlex(checkpoint: Checkpoint, directory: Path, prompt: PromptKind) 
         network = _network(checkpoint, prompt)
         static = paddle.jit.to_static(network, input_spec=specs, full_graph=True)
         paddle.jit.save(static, str(directory / Path(paddlex.PIR).stem))
-    description.write(directory / paddlex.DESCRIPTION, _MODEL_NAMES[prompt], size)
+    description.write(directory / paddlex.DESCRIPTION, MODEL_NAMES[prompt], checkpoint.config)
 
 
 def _network(checkpoint: Checkpoint, prompt: PromptKind) -> "nn.Layer":

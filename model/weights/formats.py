@@ -1,15 +1,26 @@
 """Which format a file or directory has, told from what is inside, and the reader for it."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from model.weights import huggingface, meta_pth, native, paddlex, pdparams, safetensors_file
+from model.weights import (
+    layouts,
+    meta_pth,
+    native,
+    paddlex,
+    pdparams,
+    safetensors_file,
+    state_dicts,
+    torch_legacy,
+)
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
 
 _SUFFIXES = (".safetensors", ".pth", ".pdparams")
-_KNOWN = "a PaddleX inference directory, a .pth of Meta's, .safetensors or .pdparams"
-_OLD_PYTORCH = b"\x80\x02\x8a\x0a\x6c\xfc"  # the magic number that PyTorch wrote before 1.6
+_OTHER_SUFFIXES = (".pt", ".bin", ".ckpt")
+"""What else PyTorch's files end in; looked for only where there is none of the above, beside which they may lie."""
+_KNOWN = "a PaddleX inference directory, a .pth of PyTorch's, .safetensors or .pdparams"
 
 Reader = Callable[[Path, str | None], Checkpoint]
 
@@ -29,7 +40,7 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
 def _read_directory(path: Path, name: str | None) -> Checkpoint:
     if paddlex.is_inference_directory(path):
         return paddlex.read(path, name)
-    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+    files = _files(path, _SUFFIXES) or _files(path, _OTHER_SUFFIXES)
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise WeightsError(f"{path}: expected {_KNOWN} in this directory, once, got {found}")
@@ -43,11 +54,22 @@ def _reader_of(path: Path) -> Reader:
         head = stream.read(16)
     if head.startswith(b"PK\3\4"):
         return meta_pth.read
-    if head.startswith(_OLD_PYTORCH):
-        raise WeightsError(f"{path}: expected a PyTorch file of version 1.6 or newer (zip), got an older one")
+    if head.startswith(torch_legacy.MAGIC):
+        return torch_legacy.read
     if head[:1] == b"\x80":
         return pdparams.read
     if head[8:9] == b"{":
         metadata, _ = safetensors_file.read(path)
-        return native.read if metadata.get("format") == native.FORMAT else huggingface.read
+        return native.read if metadata.get("format") == native.FORMAT else _read_safetensors
     raise WeightsError(f"{path}: expected {_KNOWN}, got a file that begins with {head!r}")
+
+
+def _files(directory: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(file for file in directory.iterdir() if file.suffix in suffixes)
+
+
+def _read_safetensors(path: Path, name: str | None) -> Checkpoint:
+    """Read a safetensors file of PyTorch's libraries: Meta's names or those of ``transformers``, under any prefix."""
+    _, found = safetensors_file.read(path)
+    stored = state_dicts.select(path, found, partial(safetensors_file.tensor, path), "a tensor")
+    return layouts.from_torch(path, stored, name)

@@ -1,4 +1,4 @@
-"""Hugging Face's ``facebook/sam-vit-*``: safetensors with the parameters under other names."""
+"""Hugging Face's ``facebook/sam-vit-*`` and what was trained from them: the same parameters under other names."""
 
 import json
 import re
@@ -6,8 +6,7 @@ import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.weights import configuration, names, safetensors_file
-from model.weights.checkpoint import Checkpoint, assemble, digest_of
+from model.weights import configuration, names
 from model.weights.errors import WeightsError
 from model.weights.tensors import Stored
 
@@ -38,24 +37,20 @@ _MLP = re.compile(
 )
 
 
-def read(path: Path, name: str | None = None) -> Checkpoint:
-    """Read a ``model.safetensors`` of the library ``transformers``.
+def has_its_names(stored: Mapping[str, Stored]) -> bool:
+    """Whether these are the names that ``transformers`` gives the parameters of SAM."""
+    return any(key.startswith("vision_encoder.") for key in stored)
 
-    A ``config.json`` beside it may tell the heads of the decoder, which no shape does.
 
-    Raises:
-        WeightsError: the file is truncated or holds no SAM network.
-    """
-    _, stored = safetensors_file.read(path)
+def renamed(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return the tensors under Meta's names, in the layout that they have."""
     depths = _depths(stored)
-    renamed: dict[str, Stored] = {}
+    found: dict[str, Stored] = {}
     for key, value in stored.items():
         if key == "prompt_encoder.shared_embedding.positional_embedding" and _TIED in stored:
             continue  # the same numbers a second time: the two are tied
-        new = meta_name(key, depths)
-        renamed[new] = value.transposed() if names.is_linear_weight(new) and len(value.shape) == 2 else value
-    heads = _decoder_heads(path.with_name("config.json"))
-    return assemble(path, renamed, name=name, digest=digest_of([path]), file_format="huggingface", decoder_heads=heads)
+        found[meta_name(key, depths)] = value
+    return found
 
 
 def meta_name(name: str, depths: Mapping[str, int]) -> str:
@@ -78,7 +73,12 @@ def _depths(stored: Mapping[str, Stored]) -> dict[str, int]:
     return depths
 
 
-def _decoder_heads(path: Path) -> int:
+def decoder_heads(path: Path) -> int:
+    """Return the heads of the decoder's attention, which no shape tells but a ``config.json`` may.
+
+    Raises:
+        WeightsError: it tells a number that there cannot be.
+    """
     if not path.is_file():
         return configuration.DECODER_HEADS
     try:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from model.config import SamConfig
 from model.weights import configuration, names
 from model.weights.program import Program
 from model.weights.tensors import Shape
@@ -32,33 +33,46 @@ _MASK_CONVS = [f"{names.MASK_DOWNSCALING}{at}.{part}" for at in (0, 3, 6) for pa
 _MASK_NORMS = [f"{names.MASK_DOWNSCALING}{at}.{part}" for at in (1, 4) for part in ("weight", "bias")]
 
 
-def assign(program: Program) -> dict[str, str]:
+def assign(program: Program, config: SamConfig | None = None) -> dict[str, str]:
     """Return the program's unique names, each with Meta's name of the parameter.
 
     Parameters that the program keeps without using them are told by their numbers; what is not SAM's among those is
     left out.
 
+    Args:
+        program: what was exported.
+        config: the network's sizes, where they are known; without them the trunk is a Vision Transformer.
+
     Raises:
         ValueError: the program is not SAM's, or the two orders disagree.
     """
-    image, prompt, decoder = _split(program.uses, program.parameters)
-    found = dict(zip(image, _image_names(len(image)), strict=True))
+    trunk = {} if config is None else names.conv_trunk(config)
+    image, prompt, decoder = _split(program.uses, program.parameters, len(trunk))
+    found = dict(zip(image, trunk or _image_names(len(image)), strict=True))
+    for unique, meta in found.items():
+        if meta in trunk and program.parameters[unique] != trunk[meta]:
+            raise ValueError(f"{meta}: expected shape {trunk[meta]}, got {program.parameters[unique]}")
     found.update(_prompt_names(prompt, program))
     tokens = program.parameters[prompt[-1]][0]
     found.update(zip(decoder, _decoder_names(decoder, program.parameters, tokens), strict=True))
     found.update(_unused_names(program, found))
-    _check_creation_order(program, found)
+    _check_creation_order(program, found, config)
     return found
 
 
-def _split(uses: Sequence[str], shapes: Mapping[str, Shape]) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
-    """Cut the uses into image encoder, prompt encoder with the output tokens, and the rest of the decoder."""
+def _split(
+    uses: Sequence[str], shapes: Mapping[str, Shape], trunk: int
+) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """Cut the uses into image encoder, prompt encoder with the output tokens, and the rest of the decoder.
+
+    ``trunk`` is how many parameters the image encoder has, 0 where that is to be found out.
+    """
     convolutions = [at for at, name in enumerate(uses) if len(shapes[name]) == 4]
     # patch embedding, position embedding, two convolutions of the neck
     neck = [at for at in convolutions if at >= len(_STEM)]
-    if convolutions[:1] != [0] or len(neck) < 2:
+    if convolutions[:1] != [0] or len(neck) < 2 or len(uses) < trunk:
         raise ValueError("expected a program that begins with SAM's image encoder, got another network")
-    start = neck[0] + len(_NECK)
+    start = trunk or neck[0] + len(_NECK)
     rest = uses[start:]
     tokens = next((at for at, name in enumerate(rest) if _is_square(shapes[name])), None)
     if tokens is None:
@@ -73,7 +87,10 @@ def _is_square(shape: Shape) -> bool:
 def _image_names(count: int) -> list[str]:
     depth, left = divmod(count - len(_STEM) - len(_NECK), len(_BLOCK))
     if left or depth < 1:
-        raise ValueError(f"expected {len(_BLOCK)} parameters in each block of the image encoder, got {left} left over")
+        raise ValueError(
+            f"expected {len(_BLOCK)} parameters in each block of the image encoder, got {left} left over; of another "
+            "trunk the description has to tell the sizes, as exports of today do"
+        )
     blocks = [f"blocks.{index}.{part}" for index in range(depth) for part in _BLOCK]
     return [f"image_encoder.{part}" for part in (*_STEM, *blocks, *_NECK)]
 
@@ -183,9 +200,10 @@ def _unused_names(program: Program, found: Mapping[str, str]) -> dict[str, str]:
     return unused
 
 
-def _check_creation_order(program: Program, found: Mapping[str, str]) -> None:
+def _check_creation_order(program: Program, found: Mapping[str, str], config: SamConfig | None) -> None:
     shapes = {meta: program.parameters[name] for name, meta in found.items()}
-    rank = {name: at for at, name in enumerate(names.parameters(configuration.infer(shapes)))}
+    config = config or configuration.infer(shapes)
+    rank = {name: at for at, name in enumerate([*names.conv_trunk(config), *names.parameters(config)])}
     groups: dict[str, list[str]] = defaultdict(list)
     for name in found:
         if _UNIQUE.match(name):

@@ -3,8 +3,8 @@
 A Linear weight is [in, out] as in Paddle; everything else has the same shape in PyTorch and in Paddle.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from model.config import ConvConfig, SamConfig, VitConfig
@@ -23,6 +23,7 @@ TRANSFORMER = "mask_decoder.transformer"
 IOU_HEAD = "mask_decoder.iou_prediction_head."
 MASK_DOWNSCALING = "prompt_encoder.mask_downscaling."
 
+_LONGEST_KEY, _LONGEST_LIST = 60, 140
 _LINEAR_PARENTS = ("qkv", "proj", "q_proj", "k_proj", "v_proj", "out_proj", "lin1", "lin2")
 
 
@@ -70,6 +71,23 @@ def parameters(config: SamConfig) -> dict[str, Shape]:
     found.update(_transformer(config))
     found.update(_mask_decoder(config))
     return found
+
+
+def conv_trunk(config: SamConfig) -> dict[str, Shape]:
+    """Return name and shape of the parameters of a convolutional trunk, in the order of creation, which is that of use.
+
+    It is empty for a Vision Transformer.
+    """
+    encoder = config.image_encoder
+    return dict(_conv_encoder(config, encoder)) if isinstance(encoder, ConvConfig) else {}
+
+
+def listed(keys: Iterable[object]) -> str:
+    """Return how many there are and the first few, in bounded length: ``190 entries: model.a, model.b, ...``."""
+    texts = [f"{key!s:.{_LONGEST_KEY}}" for key in keys]
+    lengths = accumulate(len(text) + 2 for text in texts)
+    shown = [text for text, length in zip(texts, lengths, strict=True) if length <= _LONGEST_LIST]
+    return f"{len(texts)} entries: {', '.join(shown)}{', ...' if len(shown) < len(texts) else ''}"
 
 
 def check(config: SamConfig, shapes: Mapping[str, Shape]) -> frozenset[Capability]:
@@ -143,6 +161,44 @@ def _image_encoder(config: SamConfig, encoder: VitConfig) -> Iterator[tuple[str,
     yield from _norm("image_encoder.neck.1", out)
     yield "image_encoder.neck.2.weight", (out, out, 3, 3)
     yield from _norm("image_encoder.neck.3", out)
+
+
+def _conv(name: str, width_in: int, width_out: int, side: int = 3) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", (width_out, width_in, side, side)
+    yield f"{name}.bias", (width_out,)
+
+
+def _conv_blocks(name: str, depth: int, width: int) -> Iterator[tuple[str, Shape]]:
+    for index in range(depth):
+        yield from _conv(f"{name}.{index}.conv1", width, width)
+        yield from _conv(f"{name}.{index}.conv2", width, width)
+
+
+def _conv_encoder(config: SamConfig, encoder: ConvConfig) -> Iterator[tuple[str, Shape]]:
+    root, out, side = "image_encoder", config.prompt_embed_dim, config.image_size // 16
+    (width4, width8, width16), (depth4, depth8, depth16) = encoder.widths, encoder.depths
+    yield from _conv(f"{root}.stem.0", 3, width4 // 2)
+    yield from _conv(f"{root}.stem.2", width4 // 2, width4)
+    yield from _conv_blocks(f"{root}.stage4", depth4, width4)
+    yield from _conv(f"{root}.down8", width4, width8)
+    yield from _conv_blocks(f"{root}.stage8", depth8, width8)
+    yield from _conv(f"{root}.down16", width8, width16)
+    yield from _conv_blocks(f"{root}.stage16", depth16, width16)
+    yield f"{root}.pos_embed", (1, side, side, width16)
+    for index in range(encoder.attn_depth):
+        block = f"{root}.blocks.{index}"
+        yield from _norm(f"{block}.norm1", width16)
+        yield from _linear(f"{block}.attn.qkv", width16, 3 * width16)
+        yield from _linear(f"{block}.attn.proj", width16, width16)
+        yield from _norm(f"{block}.norm2", width16)
+        yield from _linear(f"{block}.mlp.lin1", width16, 4 * width16)
+        yield from _linear(f"{block}.mlp.lin2", 4 * width16, width16)
+    yield from _conv(f"{root}.lateral", width16, width8, 1)
+    yield from _conv_blocks(f"{root}.fuse", encoder.fuse_depth, width8)
+    yield f"{root}.neck.0.weight", (out, width8, 1, 1)
+    yield from _norm(f"{root}.neck.1", out)
+    yield f"{root}.neck.2.weight", (out, out, 3, 3)
+    yield from _norm(f"{root}.neck.3", out)
 
 
 def _prompt_encoder(config: SamConfig) -> Iterator[tuple[str, Shape]]:

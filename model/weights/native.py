@@ -31,7 +31,8 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
         config = SamConfig.from_json(metadata["config"])
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from error
-    return Checkpoint(name or name_of(path), config, LazyTensors(stored, path), digest_of([path]), "native", path)
+    tensors = {key: safetensors_file.tensor(path, key, value) for key, value in stored.items()}
+    return Checkpoint(name or name_of(path), config, LazyTensors(tensors, path), digest_of([path]), "native", path)
 
 
 def write(checkpoint: Checkpoint, path: Path, dtype: Literal["float32", "float16"] = "float32") -> Path:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from model.weights import description, mapping, pdiparams, program
-from model.weights.checkpoint import Checkpoint, assemble, digest_of
+from model.weights.checkpoint import Checkpoint, assemble, digest_of, name_of
 from model.weights.errors import WeightsError
 from model.weights.program import Program
-from model.weights.tensors import Stored
+from model.weights.tensors import LazyTensors, Stored
 
 PIR, LEGACY, PARAMETERS, DESCRIPTION = "inference.json", "inference.pdmodel", "inference.pdiparams", "inference.yml"
 FILES = (PIR, LEGACY, PARAMETERS, DESCRIPTION)
@@ -20,7 +20,8 @@ def is_inference_directory(path: Path) -> bool:
 def read(path: Path, name: str | None = None) -> Checkpoint:
     """Read an inference directory of SAM: ``inference.json`` or ``inference.pdmodel``, ``inference.pdiparams``.
 
-    An ``inference.yml`` may be absent; where it is there, its image size must be the program's.
+    An ``inference.yml`` may be absent; where it is there, its image size must be the program's. What our own export
+    says in it of the network's sizes is taken, and is part of the digest then.
 
     Raises:
         WeightsError: a file is missing or truncated, the program is not SAM's, or the files do not belong together.
@@ -29,19 +30,29 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
     if program_file is None or not (path / PARAMETERS).is_file():
         raise WeightsError(f"{path}: expected {PIR} or {LEGACY} and {PARAMETERS}, got {_listing(path)}")
     parsed = _parse(program_file)
+    described = description.read(path / DESCRIPTION)
     stored = pdiparams.read(path / PARAMETERS, parsed.parameters)
     try:
-        found = mapping.assign(parsed)
+        found = mapping.assign(parsed, described.config)
     except ValueError as error:
         raise WeightsError(f"{program_file}: {error}") from error
     other = [unique for unique in found if unique not in stored]
     if other:
         raise WeightsError(f"{path / PARAMETERS}: expected {other[0]} as floating point numbers as in the program")
     tensors: dict[str, Stored] = {meta: stored[unique] for unique, meta in found.items()}
-    digest = digest_of([path / PARAMETERS, program_file])
-    checkpoint = assemble(path, tensors, name=name, digest=digest, file_format="paddlex")
+    files = [path / PARAMETERS, program_file]
+    if described.config is None:
+        checkpoint = assemble(path, tensors, name=name, digest=digest_of(files), file_format="paddlex")
+    else:
+        digest = digest_of([*files, path / DESCRIPTION])
+        config = described.config
+        checkpoint = Checkpoint(name or name_of(path), config, LazyTensors(tensors, path), digest, "paddlex", path)
     _check_size(program_file, parsed, checkpoint.config.image_size)
-    _check_description(path / DESCRIPTION, checkpoint.config.image_size)
+    if described.image_size not in (None, checkpoint.config.image_size):
+        raise WeightsError(
+            f"{path / DESCRIPTION}: expected Processor.size {checkpoint.config.image_size} as in the weights, got "
+            f"{described.image_size}"
+        )
     return checkpoint
 
 
@@ -62,9 +73,3 @@ def _check_size(path: Path, parsed: Program, image_size: int) -> None:
     for shape in images:
         if any(side not in (-1, image_size) for side in shape[2:]):
             raise WeightsError(f"{path}: expected an image input of {image_size} as the weights say, got {shape}")
-
-
-def _check_description(path: Path, image_size: int) -> None:
-    size = description.image_size(path) if path.is_file() else None
-    if size not in (None, image_size):
-        raise WeightsError(f"{path}: expected Processor.size {image_size} as in the weights, got {size}")

@@ -2,12 +2,13 @@
 
 A pickle is a small program. This reader follows its stack machine but turns every "call this" into a `Call` that merely
 says what would have been called, for the format readers to recognise or refuse, and leaves the bytes of arrays in the
-file as a `Span`. An opcode outside the few that PyTorch and Paddle write is refused. Source of the opcodes: the
-standard library's ``pickletools``.
+file as a `Span`. An opcode outside those that training scripts' checkpoints need is refused. Source of the opcodes:
+the standard library's ``pickletools``.
 """
 
 import pickletools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -15,9 +16,13 @@ from model.weights.errors import WeightsError
 
 _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_ARGUMENTS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
-_BYTES_HEADER = {"SHORT_BINBYTES": 2, "BINBYTES": 5, "BINBYTES8": 9}
+_ARGUMENTS = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
+}
+_BYTES_HEADER = {"SHORT_BINBYTES": 2, "BINBYTES": 5, "BINBYTES8": 9, "BYTEARRAY8": 9}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_EMPTY: dict[str, Callable[[], object]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list}
 _DAMAGE = (ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError, MemoryError, OverflowError)
 """What a stack machine on damaged instructions runs into."""
 _LIMIT = 1 << 20
@@ -52,6 +57,16 @@ class Reference:
     value: Any  # Any: unvalidated content of the pickle
 
 
+class OddKey:
+    """Stands for a key of a dict that is neither text nor a number.
+
+    A tuple is hashed with all that is in it: of tuples of tuples that takes for ever, or overflows the stack.
+    """
+
+    def __str__(self) -> str:
+        return "a key that is no text or number"
+
+
 @dataclass(frozen=True)
 class Span:
     """Bytes that stay where they are: their place in the stream that was read."""
@@ -64,6 +79,8 @@ def told(value: object) -> str:
     """Return a few words on something in a pickle, whatever it is: its ``repr`` may be endless."""
     if isinstance(value, Call):
         return f"a call of {value.function}" if isinstance(value.function, Name) else "a call of something else"
+    if isinstance(value, Name):
+        return f"a mention of {value}"
     return type(value).__name__
 
 
@@ -120,8 +137,8 @@ class _Machine:
             push(_MARK)
         elif name == "TUPLE":
             push(tuple(self._take_to_mark()))
-        elif name in ("EMPTY_DICT", "EMPTY_LIST"):
-            push({} if name == "EMPTY_DICT" else [])
+        elif name in _EMPTY:
+            push(_EMPTY[name]())
         elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self._memo[len(self._memo) if name == "MEMOIZE" else argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
@@ -140,21 +157,26 @@ class _Machine:
             push(Name(module, global_name))
         elif name in ("REDUCE", "NEWOBJ"):
             push(Call(*self._take(2)))
+        elif name == "NEWOBJ_EX":
+            function, arguments, _ = self._take(3)
+            push(Call(function, arguments))
         elif name == "BUILD":
             state = stack.pop()
-            stack[-1].state = state
+            if isinstance(stack[-1], Call):
+                stack[-1].state = state
         elif name == "BINPERSID":
             push(Reference(stack.pop()))
         elif name in ("SETITEM", "SETITEMS"):
             pairs = self._take(2) if name == "SETITEM" else self._take_to_mark()
-            # A tuple is hashed with all that is in it: of tuples of tuples that takes for ever, or overflows the stack.
-            if not all(isinstance(key, str | int) for key in pairs[::2]):
-                raise WeightsError(f"{self._source}: expected a pickle of tensors, got a key that is no text or number")
+            keys = [key if isinstance(key, str | int) else OddKey() for key in pairs[::2]]
             target = stack[-1].items if isinstance(stack[-1], Call) else stack[-1]
-            target.update(zip(pairs[::2], pairs[1::2], strict=True))
-        elif name in ("APPEND", "APPENDS"):
+            target.update(zip(keys, pairs[1::2], strict=True))
+        elif name in ("APPEND", "APPENDS", "ADDITEMS"):
             values = self._take(1) if name == "APPEND" else self._take_to_mark()
-            stack[-1].extend(values)
+            if not isinstance(stack[-1], Call):  # what a class of its own makes of them does not matter here
+                stack[-1].extend(values)
+        elif name == "FROZENSET":
+            push(self._take_to_mark())
         else:
             raise WeightsError(f"{self._source}: expected a pickle of tensors only, got the instruction {name}")
 
