@@ -145,7 +145,9 @@ class Segmenter:
                 reasons += [one.reason for one in sketch.skipped]
                 drawn, left_out = self._segment(sketch, controls, ref, deadline, click)
             except BackendError as error:
-                logger.warning("event=click_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
+                logger.warning(
+                    "click failed: task=%s reason=%s detail=%r event=click_failed", task.id, error.reason, str(error)
+                )
                 reasons.append(error.reason)
                 continue
             except Exception:  # an error status would only hide the annotator's prompt

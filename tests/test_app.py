@@ -386,10 +386,10 @@ def test_every_answer_is_one_line_in_the_log(service, caplog):
     service.predict(small_click())
     service.source.contents[IMAGE] = png()
     service.predict(click())
-    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("event=predicted")]
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("click answered: ")]
     assert len(lines) == 2
-    assert "project=1 tasks=1 regions=1 reasons=- " in lines[0]
-    assert "project=1 tasks=1 regions=0 reasons=no_prompt " in lines[1]
+    assert "task=1 prompts='1 point' regions=1 score=0." in lines[0]
+    assert "task=1 prompts='none' regions=0 score=- reasons=no_prompt " in lines[1]
 
 
 def test_neither_bodies_nor_tokens_are_logged(service, caplog):
