@@ -21,8 +21,8 @@ LONGEST_EXCERPT = 300
 # M is not named: on a task that is opened with Auto-Annotation on, it goes from the smart point to the rectangle.
 LABEL_CONFIG = """
 <View>
-  <Header size="6" value="Auto-Annotation on. Click the purple, lowest tool until it shows three dots, then an object."/>
-  <Header size="6" value="Then the tick: without it the mask is lost at Submit, at another label, on leaving."/>
+  <Header size="6" value="Auto-Annotation on. Click the purple, lowest tool until it shows three dots, then an object"/>
+  <Header size="6" value="Then the tick: without it the mask is lost at Submit, at another label, on leaving"/>
   <Header size="6" value="On photographs draw a rectangle, same tool; or: PADDLE_SAM_WEIGHTS=sam_vit_b make demo"/>
   <Labels name="label" toName="image">
     <Label value="Object" background="#d4380d" selected="true"/>

@@ -109,7 +109,7 @@ class Segmenter:
             return answers
         if not request.context:
             self._warm(request, request.tasks)
-            reasons = (Reason.NO_PROMPT, *(skipped.reason for skipped in request.skipped))
+            reasons = [skipped.reason for skipped in request.skipped] or [Reason.NO_PROMPT]
             return tuple(self._empty(reasons) for _ in request.tasks)
         first, *others = request.tasks or (Task(None),)
         with self._clicks.enter((request.project_id, first.id), (region.id for region in request.context)) as click:
