@@ -41,6 +41,9 @@ def serve(port: int | None, host: str | None, weights: str | None, check: bool) 
     click.echo(f"{checkpoint.model_version} on http://{shown}:{settings.port}, its status page too", err=True)
     if settings.weights == "demo":
         click.echo("This is the demo model: for trying things out, not for labelling photographs.", err=True)
+        click.echo(
+            "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=sam_vit_b (0.4 GB).", err=True
+        )
     server.Server(settings, checkpoint).run()
 
 

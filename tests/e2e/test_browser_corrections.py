@@ -51,6 +51,8 @@ def test_the_hint_leads_to_a_labelled_mask_on_every_task_where_m_leads_to_a_clic
         annotator.click(targets[0].centre)
         assert labels(annotator.clicks[-1]["result"]) == [["Object"]]
         annotator.accept()
+    annotator.press("Escape")
+    assert annotator.chosen_labels == []
     opened("third.png")
     assert annotator.active_tool == ("key-point-tool", True)
     annotator.press("m")
@@ -119,6 +121,29 @@ def test_a_reload_loses_the_pending_mask_and_its_prompt(studio, annotator, opene
     assert annotator.page.locator(".lsf-outliner-item").count() == 0
 
 
+def test_the_cross_throws_a_mask_away_and_backspace_an_accepted_one(annotator, opened, targets):
+    opened()
+    rows = annotator.page.locator(".lsf-outliner-item")
+    annotator.take_smart_point()
+    annotator.click(targets[0].centre)
+    annotator.page.get_by_test_id("bottombar-reject-suggestions-button").click()
+    annotator.page.wait_for_timeout(1000)
+    assert rows.count() == 0
+    annotator.click(targets[0].centre)
+    annotator.accept()
+    annotator.click_in_vain(targets[0].centre)
+    annotator.press("Backspace")
+    assert rows.count() == 0
+
+
+def test_with_auto_accept_a_click_on_a_mask_only_selects_it(annotator, opened, targets):
+    opened()
+    annotator.auto_accept(True)
+    annotator.take_smart_point()
+    annotator.click(targets[0].centre)
+    annotator.click_in_vain(targets[0].centre)
+
+
 def test_before_the_tick_moving_a_prompt_asks_again_and_undoing_one_does_not(annotator, opened, targets):
     first, second = targets
     opened()
@@ -133,6 +158,7 @@ def test_before_the_tick_moving_a_prompt_asks_again_and_undoing_one_does_not(ann
     asked = len(annotator.clicks)
     annotator.press("Control+z")
     assert len(annotator.clicks) == asked
+    assert annotator.chosen_labels == []
 
 
 def test_after_the_tick_undo_brings_the_prompts_back_and_a_click_replaces_the_mask(studio, annotator, opened, targets):
@@ -167,8 +193,21 @@ def test_inside_an_accepted_mask_clicks_need_ctrl(studio, annotator, opened, tar
     annotator.click(first.centre, inside=True)
     annotator.accept()
     annotator.photograph("ctrl-click-inside")
+    assert annotator.click(first.centre, negative=True, inside=True)["data"]["result"] == []
+    annotator.press("Control+z")
     annotator.submit()
     assert kinds(studio.stored(task)) == ["brush", "labels"] * 3
+
+
+def test_inside_an_accepted_mask_a_smart_rectangle_can_be_drawn(annotator, opened, targets):
+    opened()
+    annotator.take_smart_point()
+    annotator.click(targets[0].centre)
+    annotator.accept()
+    annotator.choose("Object", 0, "rectangle-tool")
+    x, y = targets[0].centre
+    annotator.drag((x - 10, y - 10), (x + 10, y + 10))
+    assert "rectangle" in kinds(annotator.clicks[-1]["result"])
 
 
 def test_the_eraser_and_the_brush_change_the_mask_that_is_selected(studio, annotator, opened, targets, stored_masks):
