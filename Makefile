@@ -32,6 +32,7 @@ endef
 # Say every few seconds how long pip has taken and how much is there. pip runs in the foreground, so that Ctrl-C ends it;
 # the loop ends when the shell does, and its sleep holds no pipe open.
 define install
+	@echo "  $(@D): installing $< ..."
 	@(s=0; while sleep $(PROGRESS_S) >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
 		s=$$((s + $(PROGRESS_S))); echo "  $(@D): $$s s, $$(du -sm "$(@D)" 2>/dev/null | cut -f1) MB so far"; done) & \
 		trap "kill $$! 2>/dev/null || :" EXIT; "$(@D)/bin/python" $(PIP_INSTALL) $(1)
