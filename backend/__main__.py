@@ -82,10 +82,12 @@ def doctor(project: int | None) -> None:
     """Look for what keeps the backend from working, and say how to put it right."""
     settings = settings_of({})
     logging.getLogger("backend").addHandler(logging.NullHandler())  # what it finds is told once, below
-    from backend import bootstrap
+    from backend import bootstrap, logs
     from backend.doctor import Level, examine
     from backend.label_studio import LabelStudio
     from backend.redis_doctor import examine as examine_redis
+
+    logs.quiet_libraries()
 
     def weights() -> str:
         checkpoint = bootstrap.read_weights(settings)
