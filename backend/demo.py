@@ -182,6 +182,7 @@ def label_studio_environ(environ: Mapping[str, str], login: Login, data: Path) -
         "HTTPS_PROXY": NOWHERE,
         "NO_PROXY": f"localhost,{LOCALHOST}",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",  # its own; they would be taken for what it is doing while it starts
     }
 
 
