@@ -34,7 +34,7 @@ endef
 define install
 	@echo "  $(@D): installing $< ..."
 	@(s=0; while sleep $(PROGRESS_S) >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
-		s=$$((s + $(PROGRESS_S))); echo "  $(@D): $$s s, $$(du -sm "$(@D)" 2>/dev/null | cut -f1) MB so far"; done) & \
+		s=$$((s + $(PROGRESS_S))); echo "  $(@D): $$s s, $$(du -sm "$(@D)" 2>/dev/null | cut -f1) MB installed"; done) & \
 		trap "kill $$! 2>/dev/null || :" EXIT; "$(@D)/bin/python" $(PIP_INSTALL) $(1)
 endef
 

@@ -106,7 +106,7 @@ def test_while_an_environment_is_made_the_seconds_and_its_size_are_told_and_noth
     assert (done.returncode, done.stderr) == (0, "")
     first, *steps = done.stdout.splitlines()
     assert first == "Setting up .venv, once; this takes minutes ..."
-    assert steps == ["  .venv: installing requirements.txt ...", "  .venv: 1 s, 1 MB so far"]
+    assert steps == ["  .venv: installing requirements.txt ...", "  .venv: 1 s, 1 MB installed"]
 
 
 def test_an_installation_is_never_silent_for_more_than_ten_seconds():
