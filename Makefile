@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 LABEL_STUDIO_VENV := $(CACHE)/.venv-label-studio
 PADDLEX_VENV := $(CACHE)/.venv-paddlex
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PROGRESS_S := 10
 PARALLEL := -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-all test-wheel bench lint format clean
@@ -28,15 +29,24 @@ define fresh
 	@rm -f $@
 endef
 
+# Say every few seconds how long pip has taken and how much is there. pip runs in the foreground, so that Ctrl-C ends it;
+# the loop ends when the shell does, and its sleep holds no pipe open.
+define install
+	@echo "  $(@D): installing $< ..."
+	@(s=0; while sleep $(PROGRESS_S) >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
+		s=$$((s + $(PROGRESS_S))); echo "  $(@D): $$s s, $$(du -sm "$(@D)" 2>/dev/null | cut -f1) MB installed"; done) & \
+		trap "kill $$! 2>/dev/null || :" EXIT; "$(@D)/bin/python" $(PIP_INSTALL) $(1)
+endef
+
 $(VENV)/run.stamp: requirements.txt
 	$(fresh)
-	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt
+	$(call install,-r requirements.txt)
 	@touch $@
 
 # What is installed on top takes the stamps below it away while it does.
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 	@rm -f $(VENV)/run.stamp $@
-	@$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
+	$(call install,-r requirements-dev.txt)
 	@touch $(VENV)/run.stamp $@
 
 run: $(VENV)/run.stamp ## Serve Label Studio on port 9090 with the demo model, no download needed
@@ -48,14 +58,15 @@ demo: $(VENV)/run.stamp $(LABEL_STUDIO_VENV)/stamp ## The same beside a Label St
 # Label Studio lives in an environment of its own: its pins are not ours.
 $(LABEL_STUDIO_VENV)/stamp: tests/e2e/requirements-label-studio.txt
 	$(fresh)
-	@$(LABEL_STUDIO_VENV)/bin/python $(PIP_INSTALL) --use-pep517 -r tests/e2e/requirements-label-studio.txt
+	$(call install,--use-pep517 -r tests/e2e/requirements-label-studio.txt)
 	@touch $@
 
 # Where it may, the machine gets a redis-server; elsewhere the tests that need one say that they were skipped.
 .PHONY: redis
 redis:
 	@command -v redis-server >/dev/null \
-		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && apt-get -qq install -y redis-server >/dev/null; } \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "Installing redis-server ..." \
+			&& apt-get -qq update && apt-get -qq install -y redis-server >/dev/null; } \
 		|| echo "No redis-server here: the tests that need one are skipped." >&2
 
 test: redis $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
@@ -72,12 +83,12 @@ test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/s
 
 $(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp $(PADDLEX_VENV)/stamp
 	@rm -f $(VENV)/run.stamp $(VENV)/dev.stamp $@
-	@$(BIN)/python $(PIP_INSTALL) -r tests/reference/requirements.txt -r tests/e2e/requirements.txt
+	$(call install,-r tests/reference/requirements.txt -r tests/e2e/requirements.txt)
 	@touch $(VENV)/run.stamp $(VENV)/dev.stamp $@
 
 $(PADDLEX_VENV)/stamp: tests/reference/requirements-paddlex.txt
 	$(fresh)
-	@$(PADDLEX_VENV)/bin/python $(PIP_INSTALL) -r tests/reference/requirements-paddlex.txt
+	$(call install,-r tests/reference/requirements-paddlex.txt)
 	@touch $@
 
 bench: $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/stamp ## Measure speed against the reference implementations

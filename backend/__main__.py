@@ -41,6 +41,9 @@ def serve(port: int | None, host: str | None, weights: str | None, check: bool) 
     click.echo(f"{checkpoint.model_version} on http://{shown}:{settings.port}, its status page too", err=True)
     if settings.weights == "demo":
         click.echo("This is the demo model: for trying things out, not for labelling photographs.", err=True)
+        click.echo(
+            "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=sam_vit_b (0.4 GB).", err=True
+        )
     server.Server(settings, checkpoint).run()
 
 
@@ -79,10 +82,12 @@ def doctor(project: int | None) -> None:
     """Look for what keeps the backend from working, and say how to put it right."""
     settings = settings_of({})
     logging.getLogger("backend").addHandler(logging.NullHandler())  # what it finds is told once, below
-    from backend import bootstrap
+    from backend import bootstrap, logs
     from backend.doctor import Level, examine
     from backend.label_studio import LabelStudio
     from backend.redis_doctor import examine as examine_redis
+
+    logs.quiet_libraries()
 
     def weights() -> str:
         checkpoint = bootstrap.read_weights(settings)

@@ -1,10 +1,12 @@
 """Notes that an answer was given: in the metrics, and in one line of the log."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
-from backend.metrics import Metrics
-from backend.types import Prediction, PredictRequest
+from backend.metrics import AnsweredRequest, Metrics
+from backend.shapes import Brush, KeyPoint
+from backend.types import Prediction, PredictRequest, PromptRegion
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +30,36 @@ def note(
         total_s: how long everything took.
         body_bytes: size of the request.
     """
-    metrics.answered(asked, predictions, received_s=received_s, total_s=total_s, body_bytes=body_bytes)
-    logger.info(
-        "event=predicted project=%s tasks=%d regions=%d reasons=%s ms=%.1f bytes=%d",
-        asked.project_id,
-        len(predictions),
-        sum(len(one.result) for one in predictions),
-        ",".join(dict.fromkeys(str(reason) for one in predictions for reason in one.reasons)) or "-",
-        total_s * 1000,
-        body_bytes,
-    )
+    noted = metrics.answered(asked, predictions, received_s=received_s, total_s=total_s, body_bytes=body_bytes)
+    if asked.context is None:
+        logger.info("tasks answered: task=%s tasks=%d %s", noted.task_id, noted.tasks, _outcome(noted, predictions))
+    else:
+        prompts = describe_prompts(asked.context)
+        logger.info("click answered: task=%s prompts=%r %s", noted.task_id, prompts, _outcome(noted, predictions))
+
+
+def describe_prompts(context: Sequence[PromptRegion]) -> str:
+    """Return what a click holds in words, for instance ``2 points, 1 negative point, 1 rectangle``."""
+    counts = Counter(_kind(region) for region in context)
+    return ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items()) or "none"
+
+
+def _kind(region: PromptRegion) -> str:
+    if isinstance(region.shape, KeyPoint):
+        return "negative point" if region.is_positive is False else "point"
+    return "brush stroke" if isinstance(region.shape, Brush) else type(region.shape).__name__.lower()
+
+
+def _outcome(noted: AnsweredRequest, predictions: Sequence[Prediction]) -> str:
+    scores = [one.score for one in predictions if one.result]
+    fields = {
+        "regions": noted.regions,
+        "score": f"{sum(scores) / len(scores):.2f}" if scores else "-",
+        "reasons": ",".join(noted.reasons) or "-",
+        "ms": f"{noted.total_ms:.0f}",
+        "embedding": noted.tier or ("waited" if not noted.is_warm else "-"),
+        "project": noted.project_id,
+        "bytes": noted.body_bytes,
+        "event": "predicted",
+    }
+    return " ".join(f"{name}={value}" for name, value in fields.items())

@@ -35,7 +35,9 @@ from backend.demo_project import LabelStudioApi, prepare
 USERNAME = "demo@example.com"
 BACKEND_PORT = 9090
 LABEL_STUDIO_PORT = 8080
-BACKEND_TIMEOUT_S = 180.0
+BACKEND_TIMEOUT_S = 3600.0
+"""It may have to download the weights that were chosen first, up to 2.4 GB."""
+
 LABEL_STUDIO_TIMEOUT_S = 900.0
 """The first start sets up a database: half a minute here, many times that on a slow disk."""
 
@@ -180,6 +182,7 @@ def label_studio_environ(environ: Mapping[str, str], login: Login, data: Path) -
         "HTTPS_PROXY": NOWHERE,
         "NO_PROXY": f"localhost,{LOCALHOST}",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",  # its own; they would be taken for what it is doing while it starts
     }
 
 
@@ -250,8 +253,12 @@ def _welcome(login: Login, label_studio_url: str, project: int) -> str:
   Log in as   {login.username}
   Password    {login.password}
 
-  Open an image, switch on Auto-Annotation at the bottom, choose a label, press M (Auto-Detect) and click an object.
-  Alt+click takes away. The tick accepts the mask, Submit keeps it. Ctrl-C here stops everything.
+  Open an image and switch on Auto-Annotation at the bottom. Click the lowest tool at the right, the purple one, until
+  it shows three dots. Then click an object; Alt+click takes away. The tick accepts the mask, Submit keeps it.
+  Without the tick a mask is lost without a word: at Submit, at a click with another label, when you leave the task.
+  On photographs draw a rectangle (the same tool, one click further). This small model is for trying things out; real
+  weights, 0.4 GB to download:  PADDLE_SAM_WEIGHTS=sam_vit_b make demo
+  Ctrl-C here stops everything.
 """
 
 

@@ -19,6 +19,8 @@ import httpx
 LOCALHOST = "127.0.0.1"
 PORTS_TRIED = 50
 POLL_S = 0.25
+PROGRESS_S = 8.0
+LONGEST_PROGRESS = 90
 STOP_S = 15.0
 KILL_S = 1.0
 TAIL_LINES = 25
@@ -76,11 +78,18 @@ class Running:
 
     def log_tail(self) -> str:
         """Return where the log is and its last lines."""
+        shown = "\n".join(f"  | {line}" for line in self._last_lines()) or "  | (nothing)"
+        return f"The end of {self.program.log}:\n{shown}"
+
+    def doing(self) -> str:
+        """Return the last line of its log that says anything, shortened."""
+        lines = [line.strip() for line in self._last_lines() if line.strip()]
+        return lines[-1][:LONGEST_PROGRESS] if lines else "nothing in its log yet"
+
+    def _last_lines(self) -> list[str]:
         with self.program.log.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
-        shown = "\n".join(f"  | {line}" for line in lines) or "  | (nothing)"
-        return f"The end of {self.program.log}:\n{shown}"
+            return log.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
 
     def stop(self, timeout_s: float = STOP_S) -> None:
         """Ask the whole group to end and, when it does not, or on a second Ctrl-C, end it.
@@ -137,13 +146,18 @@ def start(program: Program, keep_open: IO[bytes] | None = None) -> Running:
     return Running(program, process)
 
 
-def wait_until_ready(programs: Sequence[Running], say: Callable[[str], None]) -> None:
+def wait_until_ready(programs: Sequence[Running], say: Callable[[str], None], progress_s: float = PROGRESS_S) -> None:
     """Return when every program answers, and tell each as it does.
+
+    Args:
+        programs: what was started.
+        say: is told.
+        progress_s: how often to tell what is still being waited for.
 
     Raises:
         DemoError: one ended, or did not answer in its time; the message closes with the end of its log.
     """
-    started = time.monotonic()
+    started = told = time.monotonic()
     waiting = list(programs)
     with httpx.Client(timeout=5, trust_env=False) as client:  # not through a proxy: this is the same machine
         while waiting:
@@ -159,6 +173,10 @@ def wait_until_ready(programs: Sequence[Running], say: Callable[[str], None]) ->
                         f"{running.program.name} did not answer at {running.program.ready_url} within "
                         f"{running.program.timeout_s:.0f} s.\n{running.log_tail()}"
                     )
+            if waiting and time.monotonic() - told >= progress_s:
+                told = time.monotonic()
+                for running in waiting:
+                    say(f"{running.program.name} is starting, {told - started:.0f} s: {running.doing()}")
             time.sleep(POLL_S)
 
 

@@ -17,11 +17,19 @@ LONGEST_EXCERPT = 300
 
 # One list of labels for all tools: choosing a label then leaves the tool alone, whereas that of a KeyPointLabels or
 # RectangleLabels switches to the ordinary tool. The output is not smart, for every smart control becomes a smart tool.
+# `selected`: else no label is chosen on a task that is opened, and its first mask has none.
+# M is not named: on a task that is opened with Auto-Annotation on, it goes from the smart point to the rectangle.
+# Small print: what stands above the image pushes it down.
 LABEL_CONFIG = """
 <View>
-  <Header size="6" value="Auto-Annotation on, choose a label, press M, click an object"/>
+  <Header style="font-size: 15px; margin: 0" size="6"
+    value="Auto-Annotation on. Click the lowest, purple tool until it shows three dots. Click an object."/>
+  <Header style="font-size: 15px; margin: 0" size="6"
+    value="Accept its mask with the tick, or the mask is lost: at Submit, at another label, on leaving."/>
+  <Header style="font-size: 15px; margin: 0 0 8px" size="6"
+    value="On photographs draw a rectangle. Real weights: PADDLE_SAM_WEIGHTS=sam_vit_b make demo"/>
   <Labels name="label" toName="image">
-    <Label value="Object" background="#d4380d"/>
+    <Label value="Object" background="#d4380d" selected="true"/>
     <Label value="Part" background="#1d39c4"/>
   </Labels>
   <Image name="image" value="$image" zoom="true" zoomControl="true"/>

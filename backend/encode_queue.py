@@ -188,7 +188,12 @@ class EncodeQueue:
         embedding = encoding.encode(self._encoder, job.data, job.key, self._limits, self._stopwatch)
         self._store.put(job.key, embedding)
         took = round((time.perf_counter() - start) * 1000)
-        logger.info("event=encoded image=%s priority=%s ms=%d", job.key.digest[:12], job.priority.name.lower(), took)
+        logger.info(
+            "image encoded: image=%s priority=%s ms=%d event=encoded",
+            job.key.digest[:12],
+            job.priority.name.lower(),
+            took,
+        )
         return embedding
 
 

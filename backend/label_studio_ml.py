@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from backend import answers, bootstrap, protocol
+from backend import answers, bootstrap, logs, protocol
 from backend.errors import BackendError, Reason
 from backend.settings import read
 from backend.types import Prediction, PredictRequest
@@ -91,6 +91,7 @@ def compose() -> bootstrap.Service:
         OSError: the weights cannot be read.
     """
     settings = read(os.environ)
+    logs.quiet_libraries()  # the server may let everything through from INFO up
     service = bootstrap.build(settings, bootstrap.read_weights(settings))
     atexit.register(service.close)
     service.start()

@@ -1,25 +1,30 @@
-"""How log lines look: one line an event, ``event=... key=value``, written to standard error."""
+"""How log lines look: one line an event, words and ``key=value`` fields, written to standard error."""
 
 import logging
 import re
 import sys
-import time
 import warnings
+from datetime import datetime
 
 import stamina.instrumentation
 
 logger = logging.getLogger(__name__)
 
+LIBRARIES = ("httpx", "httpcore", "stamina", "urllib3", "rq")
+"""They tell of every request at INFO, httpx with the address, which may be signed."""
+
 _BEFORE_CREDENTIALS = re.compile(r"//|^[a-z][a-z0-9+.-]*:[/\\]*", re.IGNORECASE)
 
 
 class _Line(logging.Formatter):
-    """UTC time, level, logger and the event's own fields."""
-
-    converter = staticmethod(time.gmtime)
+    """Local time with its offset from UTC, level, logger and the event's own fields."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """Return when it happened, as ISO 8601, for instance ``2026-11-29T03:41:57.123+02:00``."""
+        return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
 
 
 def without_credentials(address: str) -> str:
@@ -42,6 +47,13 @@ def configure(level: str) -> None:
     root.setLevel(logging.WARNING)
     for name in ("backend", "model"):
         logging.getLogger(name).setLevel(level.upper())
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries below WARNING out of any log, also one that another program has set up."""
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle says so at every import
     # By default retries are logged without a cause, and counted in prometheus' global registry, which nobody reads.
     stamina.instrumentation.set_on_retry_hooks([_log_retry])

@@ -40,6 +40,7 @@ class AnsweredRequest:
         is_click: whether it had prompts.
         project_id: the project it was about, None where it did not say.
         task_id: its first task, None where it did not say.
+        tier: where its embedding was found at once (``memory``, ``disk``); empty where it was waited for or not needed.
     """
 
     at: float
@@ -52,6 +53,7 @@ class AnsweredRequest:
     is_click: bool = False
     project_id: int | None = None
     task_id: int | None = None
+    tier: str = ""
 
     @property
     def is_warm(self) -> bool:
@@ -120,6 +122,7 @@ class Metrics:
     def looked_up(self, tier: str) -> None:
         """Count where an embedding was found, or that it was not (``miss``)."""
         self._cache.labels(tier).inc()
+        self._own.tier = tier
 
     def shared(self) -> None:
         """Count a request that joined an encode already on its way."""
@@ -137,8 +140,8 @@ class Metrics:
         received_s: float,
         total_s: float,
         body_bytes: int,
-    ) -> None:
-        """Note an answer; its stages are those that this thread timed since its last one.
+    ) -> AnsweredRequest:
+        """Note an answer, and return the note; its stages are those that this thread timed since its last one.
 
         Args:
             asked: the request.
@@ -154,6 +157,7 @@ class Metrics:
             self._tasks.labels("regions" if one.result else "empty").inc()
         for reason in reasons:
             self._reasons.labels(reason.value).inc()
+        tier: str = self._own.__dict__.get("tier", "")
         stages_ms = {name: round(seconds * 1000, 3) for name, seconds in self._forget().items()}
         note = AnsweredRequest(
             self._clock(),
@@ -166,11 +170,13 @@ class Metrics:
             bool(asked.context),
             asked.project_id,
             asked.tasks[0].id if asked.tasks else None,
+            tier,
         )
         with self._lock:
             self._recent.appendleft(note)
         if self._witness is not None:
             self._witness(predictions)
+        return note
 
     def refused(self, reason: Reason) -> None:
         """Count a request that got an error for an answer."""
@@ -237,6 +243,7 @@ class Metrics:
 
     def _forget(self) -> dict[str, float]:
         """Return the stages this thread has timed and begin anew."""
+        self._own.__dict__.pop("tier", None)
         stages: dict[str, float] = self._own.__dict__.pop("stages", {})
         return stages
 

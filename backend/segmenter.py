@@ -109,7 +109,7 @@ class Segmenter:
             return answers
         if not request.context:
             self._warm(request, request.tasks)
-            reasons = (Reason.NO_PROMPT, *(skipped.reason for skipped in request.skipped))
+            reasons = [skipped.reason for skipped in request.skipped] or [Reason.NO_PROMPT]
             return tuple(self._empty(reasons) for _ in request.tasks)
         first, *others = request.tasks or (Task(None),)
         with self._clicks.enter((request.project_id, first.id), (region.id for region in request.context)) as click:
@@ -145,7 +145,9 @@ class Segmenter:
                 reasons += [one.reason for one in sketch.skipped]
                 drawn, left_out = self._segment(sketch, controls, ref, deadline, click)
             except BackendError as error:
-                logger.warning("event=click_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
+                logger.warning(
+                    "click failed: task=%s reason=%s detail=%r event=click_failed", task.id, error.reason, str(error)
+                )
                 reasons.append(error.reason)
                 continue
             except Exception:  # an error status would only hide the annotator's prompt

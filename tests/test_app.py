@@ -59,7 +59,8 @@ def serve_images_of(body, service):
 
 def is_click(name):
     found = json.loads((GOLDEN / "requests" / f"{name}.json").read_text())
-    return found["path"] == "/predict" and bool((found["body"]["params"]["context"] or {}).get("result"))
+    context = found["body"]["params"]["context"] if found["path"] == "/predict" else None
+    return any("x" in entry["value"] for entry in (context or {}).get("result", ()))
 
 
 CLICKS = [path.stem for path in sorted((GOLDEN / "requests").glob("*.json")) if is_click(path.stem)]
@@ -85,6 +86,33 @@ def test_a_recorded_click_gets_masks_of_the_size_the_browser_shows(service, name
             assert entry[key] == context[0][key]
         assert entry.get("item_index") == context[0].get("item_index")
         assert mask_of(entry).any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("textarea", {"text": ["two things"]}), ("choices", {"choices": ["Blurred"]}), ("rating", {"rating": 4})],
+)
+def test_what_is_said_about_an_image_is_no_prompt_and_gets_no_region(service, caplog, kind, value):
+    """In Auto-Annotation mode the editor sends it as it sends a click; the request with a text is a recorded one."""
+    caplog.set_level(logging.INFO, "backend")
+    body = recorded("textarea")
+    [entry] = body["params"]["context"]["result"]
+    assert entry["type"] == "textarea"
+    entry |= {"type": kind, "value": value}
+    assert service.predict(body) == [{"result": [], "score": 0.0, "model_version": VERSION}]
+    assert service.count("paddle_sam_reasons_total", reason="not_a_prompt") == 1
+    assert service.count("paddle_sam_reasons_total", reason="no_prompt") == 0
+    assert "click answered: task=100 prompts='none' regions=0 score=- reasons=not_a_prompt " in caplog.text
+    assert not service.decoder.calls
+
+
+def test_a_text_beside_a_point_leaves_the_points_mask_alone(service):
+    body = small_click()
+    [text] = recorded("textarea")["params"]["context"]["result"]
+    body["params"]["context"]["result"].append(text)
+    [item] = service.predict(body)
+    [region] = item["result"]
+    assert region["type"] == "brushlabels"
 
 
 def test_a_recorded_opening_of_a_task_gets_no_prediction_so_that_it_is_asked_for_again(service):
@@ -386,10 +414,10 @@ def test_every_answer_is_one_line_in_the_log(service, caplog):
     service.predict(small_click())
     service.source.contents[IMAGE] = png()
     service.predict(click())
-    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("event=predicted")]
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("click answered: ")]
     assert len(lines) == 2
-    assert "project=1 tasks=1 regions=1 reasons=- " in lines[0]
-    assert "project=1 tasks=1 regions=0 reasons=no_prompt " in lines[1]
+    assert "task=1 prompts='1 point' regions=1 score=0." in lines[0]
+    assert "task=1 prompts='none' regions=0 score=- reasons=no_prompt " in lines[1]
 
 
 def test_neither_bodies_nor_tokens_are_logged(service, caplog):

@@ -91,6 +91,27 @@ def test_the_doctor_tells_of_redis_in_its_findings_and_not_in_log_lines_between_
     assert "event=" not in done.stderr
 
 
+def test_the_doctor_tells_of_an_image_that_is_tried_twice_in_its_findings_alone(weights):
+    with FakeLabelStudio() as server:
+        server.routes["/api/version"] = Reply(b'{"release": "1.23.2"}')
+        server.routes["/api/current-user/whoami"] = Reply(b'{"id": 1, "email": "me@example.com"}')
+        server.routes["/data/upload/7/a.png"] = Reply(b"busy", 503)
+        project = {"id": 7, "title": "Cats", "label_config": CONFIG}
+        server.routes["/api/projects/7/"] = Reply(json.dumps(project).encode())
+        found = {"tasks": [{"id": 1, "data": {"image": "/data/upload/7/a.png"}}], "total": 1}
+        server.routes["/api/tasks"] = Reply(json.dumps(found).encode())
+        environ = {"PADDLE_SAM_WEIGHTS": str(weights), "LABEL_STUDIO_URL": server.url}
+        done = subprocess.run(
+            [sys.executable, "-m", "backend", "doctor", "--project", "7"],
+            capture_output=True,
+            text=True,
+            env=environment() | environ | {"LABEL_STUDIO_API_KEY": LEGACY_TOKEN},
+            check=False,
+        )
+    assert "PROBLEM image of task 1: " in done.stdout
+    assert done.stderr == ""
+
+
 def test_the_doctor_ends_with_0_where_all_is_well(call, weights):
     with FakeLabelStudio() as server:
         server.routes["/api/version"] = Reply(b'{"release": "1.23.2"}')

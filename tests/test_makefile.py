@@ -25,6 +25,7 @@ case "$*" in
   "-m venv --clear "*) rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
   *"pip install"*) echo "half a package" > "$(dirname "$0")/package"
     if [ -n "$FAKE_PIP_HANGS" ]; then echo $$ > "$FAKE_LOG.pid"; exec sleep 60; fi
+    sleep "${FAKE_PIP_TAKES:-0}"
     exit ${FAKE_PIP_FAILS:-0} ;;
 esac
 """
@@ -98,6 +99,18 @@ def test_an_installation_that_failed_is_begun_anew(clone):
     assert clone.asked() == INSTALLS
     assert clone.make("run").returncode == 0
     assert clone.asked() == [*INSTALLS, SERVES]
+
+
+def test_while_an_environment_is_made_the_seconds_and_its_size_are_told_and_nothing_after_that(clone):
+    done = clone.make("run", "PROGRESS_S=1", FAKE_PIP_TAKES="1.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *steps = done.stdout.splitlines()
+    assert first == "Setting up .venv, once; this takes minutes ..."
+    assert steps == ["  .venv: installing requirements.txt ...", "  .venv: 1 s, 1 MB installed"]
+
+
+def test_an_installation_is_never_silent_for_more_than_ten_seconds():
+    assert re.search(r"^PROGRESS_S := (\d+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1] == "10"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -186,7 +199,7 @@ def test_another_python_is_refused_in_one_sentence_and_nothing_is_made(clone):
 def test_without_being_told_it_takes_a_python_that_is_there(clone):
     folder = clone.python.parent / "bin"
     folder.mkdir()
-    for tool in ("sh", "mkdir", "rm", "touch", "cp", "dirname"):
+    for tool in ("sh", "mkdir", "rm", "touch", "cp", "dirname", "sleep"):
         (folder / tool).symlink_to(shutil.which(tool))
     (folder / "python3.12").symlink_to(clone.python)
     done = subprocess.run([MAKE, "run"], capture_output=True, text=True, **clone.place({"PATH": str(folder)}))

@@ -132,16 +132,67 @@ class Annotator:
             x, y = 1 - y, x
         return box["x"] + box["width"] * x, box["y"] + box["height"] * y
 
-    def click(self, point: tuple[float, float], *, negative: bool = False) -> dict:
-        """Click; return what Label Studio answered the editor."""
-        x, y = self._on_screen(point)
+    def take_smart_point(self) -> None:
+        """Do what the demo's hint says: click the lowest tool at the right until it shows three dots and is framed."""
+        lowest = self.page.locator(".lsf-toolbar__group > .lsf-tool_smart")
+        for _ in range(4):
+            if self.active_tool == ("key-point-tool", True):
+                return
+            lowest.click()
+            self.page.mouse.move(5, 5)  # from the tools that open beside it
+            self.page.wait_for_timeout(SETTLE_MS)
+        raise AssertionError(f"the smart point was not reached, but {self.active_tool}")
+
+    @property
+    def active_tool(self) -> tuple[str, bool]:
+        """The tool that is framed, and whether it is a smart one."""
+        tool = self.page.locator(".lsf-tool_active[aria-label]").last
+        return tool.get_attribute("aria-label") or "", "lsf-tool_smart" in (tool.get_attribute("class") or "")
+
+    @property
+    def chosen_labels(self) -> list[str]:
+        """The labels that are chosen, of all rows."""
+        return [text.split()[0] for text in self.page.locator(".lsf-labels .lsf-label_selected").all_inner_texts()]
+
+    def choose_label(self, label: str) -> None:
+        """Click a label of the only row."""
+        self.page.locator(".lsf-labels .lsf-label", has_text=label).click()
+        self.page.wait_for_timeout(SETTLE_MS)
+
+    def press(self, keys: str) -> None:
+        """Press a key, or several at once (``Control+z``)."""
+        self.page.keyboard.press(keys)
+        self.page.wait_for_timeout(SETTLE_MS)
+
+    def click(self, point: tuple[float, float], *, negative: bool = False, inside: bool = False) -> dict:
+        """Click; return what Label Studio answered the editor. With Ctrl where that is ``inside`` an accepted mask."""
         with self._answer() as answered:
-            if negative:
-                self.page.keyboard.down("Alt")
-            self.page.mouse.click(x, y)
-            if negative:
-                self.page.keyboard.up("Alt")
+            self._click(point, negative, inside)
         return self._seen(answered)
+
+    def click_in_vain(self, point: tuple[float, float], *, negative: bool = False) -> None:
+        """Click where the editor asks nothing of the backend."""
+        before = len(self.clicks)
+        self._click(point, negative, inside=False)
+        self.page.wait_for_timeout(2 * SETTLE_MS)
+        assert len(self.clicks) == before, self.clicks[before:]
+
+    def _click(self, point: tuple[float, float], negative: bool, inside: bool) -> None:
+        held = [key for key, is_held in (("Control", inside), ("Alt", negative)) if is_held]
+        for key in held:
+            self.page.keyboard.down(key)
+        self.page.mouse.click(*self._on_screen(point))
+        for key in held:
+            self.page.keyboard.up(key)
+
+    def stroke(self, tool: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Draw with an ordinary tool (``eraser``, ``brush-tool``)."""
+        self.page.locator(f'.lsf-toolbar [aria-label="{tool}"]').first.click()
+        self.page.mouse.move(*self._on_screen(start))
+        self.page.mouse.down()
+        self.page.mouse.move(*self._on_screen(end), steps=8)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(SETTLE_MS)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> dict:
         """Draw a rectangle; return what Label Studio answered the editor."""

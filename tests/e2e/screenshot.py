@@ -1,6 +1,7 @@
 """Take the README's picture of the editor again: `python -m tests.e2e.screenshot SAMPLE OBJECT [OBJECT ...]`.
 
-Each of the numbered objects of the sample is clicked and accepted, the last one only suggested.
+Each of the numbered objects of the sample is clicked and accepted, the last one only suggested. Cut out of it: the bar
+of tools, and what lies between the switch of Auto-Annotation and Submit.
 """
 
 import json
@@ -16,9 +17,10 @@ from backend.demo_processes import free_port
 from tests.e2e.annotator import Annotator, chromium
 from tests.e2e.label_studio_server import ROOT, Studio, chromium_executable, label_studio_python
 
-TARGET = ROOT / "docs" / "images" / "annotator.png"
+IMAGES = ROOT / "docs" / "images"
 VIEWPORT = {"width": 1300, "height": 1000}
 COLOURS = 256
+MARGIN = 6
 
 
 def take(sample: str, objects: list[int], folder: Path) -> None:
@@ -41,11 +43,32 @@ def take(sample: str, objects: list[int], folder: Path) -> None:
                 if number != objects[-1]:
                     annotator.accept()
             picture = Image.open(annotator.photograph("annotator")).convert("RGB")
+            tools = picture.crop(_around(annotator, ".lsf-toolbar", ".lsf-toolbar"))
+            tick = picture.crop(
+                _around(
+                    annotator,
+                    '[data-testid="bottombar-auto-annotation-toggle"]',
+                    '[data-testid="bottombar-submit-button"]',
+                )
+            )
             annotator.close()
     finally:
         studio.stop()
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(TARGET, optimize=True)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    for name, one in (("annotator", picture), ("tools", tools), ("tick", tick)):
+        small = one.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        small.save(IMAGES / f"{name}.png", optimize=True)
+
+
+def _around(annotator: Annotator, first: str, last: str) -> tuple[int, int, int, int]:
+    """Return what to cut out, from one element of the page to another: left, top, right, bottom."""
+    boxes = [annotator.page.locator(selector).first.bounding_box() for selector in (first, last)]
+    start, end = boxes
+    assert start is not None
+    assert end is not None
+    top, bottom = min(start["y"], end["y"]), max(start["y"] + start["height"], end["y"] + end["height"])
+    left, right = start["x"], end["x"] + end["width"]
+    return round(left) - MARGIN, round(top) - MARGIN, round(right) + MARGIN, round(bottom) + MARGIN
 
 
 if __name__ == "__main__":
