@@ -33,6 +33,7 @@ def serve(port: int | None, host: str | None, weights: str | None, check: bool) 
 
     logs.configure(settings.log_level)
     try:
+        server.check_temporary_folder()
         server.check_port(settings.host, settings.port)
         checkpoint = bootstrap.read_weights(settings)
     except (ValueError, OSError) as error:

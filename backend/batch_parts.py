@@ -1,6 +1,7 @@
 """The composition root's half for runs over whole projects: an encoder here, or workers over Redis."""
 
 import math
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -82,6 +83,23 @@ def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, pati
         RetryLater: Redis does not answer, or no worker is running.
     """
     return _on_workers(settings, checkpoint) if settings.redis_url else _here(settings, checkpoint, client, patience)
+
+
+def check_cache(settings: Settings) -> None:
+    """Return if embeddings can be kept on disk, before the first one is made.
+
+    Raises:
+        ValueError: nothing can be written to the folder.
+    """
+    folder = settings.cache_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"PADDLE_SAM_CACHE_DIR={folder}: expected a folder that can be written to, got: {error.strerror}"
+        ) from error
 
 
 def pixel_limits(settings: Settings, checkpoint: Checkpoint) -> Limits:

@@ -16,6 +16,8 @@ from backend.types import Secret
 OUTPUT_KINDS = (ShapeKind.BRUSH, ShapeKind.BITMASK, ShapeKind.POLYGON, ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)
 """What an answer can be drawn as, in the order in which it is chosen when a labeling config offers several."""
 
+_QUOTES = " \"'`\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb"
+_HEADER = re.compile(r"^(authorization\s*:\s*)?(token|bearer)([\s:=]+|$)", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 
 
@@ -97,6 +99,24 @@ def _secret(value: object) -> object:
     return Secret(value.strip()) if isinstance(value, str) else value
 
 
+def unquoted(value: str) -> str:
+    """Return a value without the quotation marks around all of it, which ``docker --env-file`` leaves in."""
+    bare = value.strip()
+    return bare[1:-1].strip() if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" else value
+
+
+def _token(value: object) -> object:
+    """Take the token out of what was pasted: quotation marks, line ends, and words of an HTTP header around it."""
+    if not isinstance(value, str):
+        return value
+    text = "".join(" " if letter.isspace() else letter for letter in value if letter.isprintable() or letter.isspace())
+    text = _HEADER.sub("", text.strip(_QUOTES))
+    token = "".join(text.strip(_QUOTES).split())
+    if not token or not token.isascii():
+        raise ValueError("a token as Label Studio shows it, of ASCII letters, digits and dots")
+    return Secret(token)
+
+
 def _redis_url(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -143,6 +163,7 @@ Directory = Annotated[Path, BeforeValidator(_directory)]
 ExistingDirectory = Annotated[Path, BeforeValidator(_directory), AfterValidator(_existing)]
 Kinds = Annotated[tuple[ShapeKind, ...], BeforeValidator(_kinds)]
 Device = Annotated[str, BeforeValidator(_device)]
+Token = Annotated[Secret, BeforeValidator(_token)]
 SecretText = Annotated[Secret, BeforeValidator(_secret)]
 RedisUrl = Annotated[Secret, BeforeValidator(_redis_url)]
 RedisPrefix = Annotated[str, BeforeValidator(_redis_prefix)]

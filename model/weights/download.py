@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import platformdirs
 import stamina
 from filelock import FileLock
 from tqdm import tqdm
 
+from model.folders import cache_folder
 from model.weights import formats, paddlex
 from model.weights.checkpoint import digest_of
 from model.weights.errors import WeightsError
@@ -79,7 +79,7 @@ SOURCES: Mapping[str, Source] = {
 
 def default_folder() -> Path:
     """Return the folder for weights in the user's cache."""
-    return platformdirs.user_cache_path("paddle-sam") / "weights"
+    return cache_folder() / "weights"
 
 
 def free_bytes(folder: Path) -> int:
