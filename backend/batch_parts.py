@@ -171,7 +171,7 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patie
     made = DirectEmbeddings(
         bootstrap.image_source(settings, client),
         load_encoder(checkpoint, settings.device),
-        FileStore(settings.cache_dir, settings.disk_cache_mb * MB),
+        FileStore(settings.cache_dir, settings.disk_cache_mb * MB, shape=bootstrap.embedding_shape(checkpoint)),
         ContentJournal(settings.cache_dir / "contents.jsonl", settings.label_studio_url),
         Metrics(),
         limits=pixel_limits(settings, checkpoint),
@@ -194,9 +194,11 @@ def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
         others = f"; those that run encode with other weights: {', '.join(state.strangers)}" if state.strangers else ""
         raise RetryLater(
             f"no worker encodes with {checkpoint.model_version}{others}; start one with python -m backend worker",
-            Reason.MODEL_NOT_READY,
+            Reason.NO_WORKER,
         )
-    made, stores, _ = redis_parts.web(settings, checkpoint.model_version, Metrics())
+    made, stores, _ = redis_parts.web(
+        settings, checkpoint.model_version, Metrics(), bootstrap.embedding_shape(checkpoint)
+    )
     made.start()
     most_bytes = max(one.max_bytes for one in stores.stats() if one.name == "redis")
     usable = int(USABLE_SHARE * most_bytes)

@@ -56,6 +56,7 @@ ALLOWED = {
     "gunicorn": ("backend.server",),
     "redis": (
         "backend.redis_link",
+        "backend.redis_store",
         "backend.listener",
         "backend.shared_contents",
         "backend.jobs",
