@@ -79,7 +79,7 @@ def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, pati
     """Return what makes embeddings, ready for work.
 
     Raises:
-        ValueError: the encoder cannot be loaded.
+        ValueError: the encoder cannot be loaded, or Redis cannot be used as it is.
         RetryLater: Redis does not answer, or no worker is running.
     """
     return _on_workers(settings, checkpoint) if settings.redis_url else _here(settings, checkpoint, client, patience)
@@ -183,6 +183,7 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patie
 
 
 def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
+    redis_parts.require_usable(settings)
     link, _, _, cluster = redis_parts.link_and_cluster(settings, checkpoint.model_version)
     until = time.monotonic() + HEARD_WITHIN_S
     try:

@@ -128,7 +128,7 @@ def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Fin
         user = label_studio.user()
     except BackendError as error:
         fix = _NEW_KEY
-        if kind is TokenKind.LEGACY:
+        if kind is TokenKind.LEGACY and "no such token" not in str(error):
             fix += "; or have an administrator enable legacy tokens under Organization > API Tokens Settings"
         yield Finding(Level.PROBLEM, "API key", f"{error} ({kind.value})", fix)
         return

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from backend import answers, bootstrap, protocol
+from backend import answers, bootstrap, protocol, redis_parts
 from backend.errors import BackendError, Reason
 from backend.settings import read
 from backend.types import Prediction, PredictRequest
@@ -91,6 +91,7 @@ def compose() -> bootstrap.Service:
         OSError: the weights cannot be read.
     """
     settings = read(os.environ)
+    redis_parts.require_usable(settings)
     service = bootstrap.build(settings, bootstrap.read_weights(settings))
     atexit.register(service.close)
     service.start()

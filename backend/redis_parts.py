@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
+from backend import redis_check
 from backend.cluster import LOADING_S, Cluster
 from backend.encode_job import EncodeJob
 from backend.encode_queue import EncodeQueue, Priority
@@ -119,6 +120,21 @@ def worker(
         on_load=lambda: cluster.beat(name, LOADING_S),
         on_stop=lambda: cluster.leave(name),
     )
+
+
+def require_usable(settings: Settings) -> None:
+    """Return if there is no Redis, or one that can be used, or that does not answer yet.
+
+    Raises:
+        RedisUnusableError: it answers, and cannot be used as it is.
+    """
+    if settings.redis_url is None:
+        return
+    link, keys, _, _ = link_and_cluster(settings, "any")
+    try:
+        redis_check.require_usable(link, keys)
+    finally:
+        link.close()
 
 
 def has_worker(settings: Settings) -> bool:

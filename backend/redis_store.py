@@ -133,14 +133,16 @@ class RedisStore:
 
     def _count(self, client: "Redis") -> int:
         """Return how many embeddings there are; of a very large Redis an estimate from a part of its keys."""
-        cursor, found, looked_at, total = 0, 0, 0, int(client.dbsize())
-        while True:
-            cursor, names = client.scan(cursor, match=self._keys.embeddings, count=SCAN_KEYS)
-            found, looked_at = found + len(names), looked_at + SCAN_KEYS
-            if cursor == 0:
-                return found
-            if looked_at >= MOST_SCANNED:
-                return round(found * max(total, looked_at) / looked_at)
+        cursor, found, looked_at = 0, 0, 0
+        try:
+            while looked_at < MOST_SCANNED:
+                cursor, names = client.scan(cursor, match=self._keys.embeddings, count=SCAN_KEYS)
+                found, looked_at = found + len(names), looked_at + SCAN_KEYS
+                if cursor == 0:
+                    return found
+            return round(found * max(int(client.dbsize()), looked_at) / looked_at)
+        except ResponseError:  # its user may not ask; a number on a page is not worth more
+            return found
 
     def _forget(self, key: EmbeddingKey) -> None:
         with suppress(RetryLater):

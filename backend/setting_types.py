@@ -24,12 +24,13 @@ _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 def _url(value: object) -> object:
     if not isinstance(value, str):
         return value
-    parts = urlsplit(value)
     try:
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        parts = urlsplit(value)
+        has_host = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = has_host and not (parts.query or parts.fragment or "@" in parts.netloc)
     except ValueError:
         usable = False
-    if not usable or parts.query or parts.fragment or "@" in parts.netloc:
+    if not usable:
         raise ValueError("an address such as http://localhost:8080, without credentials or a query")
     return value.rstrip("/")
 
@@ -120,16 +121,41 @@ def _token(value: object) -> object:
 def _redis_url(value: object) -> object:
     if not isinstance(value, str):
         return value
-    parts = urlsplit(value.strip())
+    url = value.strip()
+    _check_credentials(url)
     try:
+        parts = urlsplit(url)
         usable = (parts.scheme in ("redis", "rediss") and bool(parts.hostname) and (parts.port or 1) > 0) or (
             parts.scheme == "unix" and bool(parts.path)
         )
     except ValueError:
         usable = False
-    if not usable:
+    if not usable or parts.fragment:
         raise ValueError("an address such as redis://:password@localhost:6379/0, rediss://... or unix:///path")
-    return Secret(value.strip())
+    _check_options(url)
+    return Secret(url)
+
+
+def _check_credentials(url: str) -> None:
+    """Refuse signs in a name and password that end them in an address: what follows would be taken for a host."""
+    _, _, rest = url.partition("://")
+    credentials, at, _ = rest.rpartition("@")
+    if not at or rest.startswith("/"):  # a socket's path
+        return
+    if re.search(r"[#@/?\[\]\s]|%(?![0-9a-fA-F]{2})", credentials):
+        raise ValueError(
+            "user and password percent-encoded, # as %23, / as %2F, @ as %40, ? as %3F, % as %25, such as "
+            "redis://:p%40ss@localhost:6379/0"
+        )
+
+
+def _check_options(url: str) -> None:
+    from redis import ConnectionPool  # here: most installations have none
+
+    try:
+        ConnectionPool.from_url(url).make_connection()  # connects to nothing yet
+    except (TypeError, ValueError):
+        raise ValueError("an address with options that redis-py knows, such as ?ssl_ca_certs=FILE") from None
 
 
 def _directory(value: object) -> object:

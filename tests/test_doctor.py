@@ -148,6 +148,25 @@ def test_a_refused_legacy_token_names_both_remedies(look, server):
     assert "enable legacy tokens" in finding.fix
 
 
+UNKNOWN = b'{"detail": "Invalid token.", "status_code": 401}'
+OFF = (
+    b'{"detail": "Authentication token no longer valid: legacy token authentication has been disabled for this '
+    b'organization"}'
+)
+
+
+@pytest.mark.parametrize(("said", "told", "is_off"), [
+    (UNKNOWN, "it knows no such token", False), (OFF, "switched off", True), (b"", "switched off", True),
+])  # fmt: skip
+def test_a_legacy_token_that_is_wrong_is_told_from_one_that_is_switched_off(look, server, said, told, is_off):
+    """Both get a 401 from Label Studio 1.23.2, in other words."""
+    server.routes["/api/current-user/whoami"] = Reply(said, 401)
+    finding = look(LABEL_STUDIO_API_KEY="0123456789abcdef0123456789abcdef01234567")["API key"]
+    assert finding.level is Level.PROBLEM
+    assert told in finding.text
+    assert ("enable legacy tokens" in finding.fix) is is_off
+
+
 def test_an_access_token_for_an_api_key_is_pointed_out_even_while_it_works(look, server):
     access = jwt(token_type="access", iat=1700000000, exp=1700000300)
     server.accepted.add(f"Bearer {access}")

@@ -271,6 +271,38 @@ def test_an_address_of_redis_may_hold_a_password_and_never_shows_it(url):
     assert "word" not in repr(settings)
 
 
+@pytest.mark.parametrize("password", [
+    "wo#rd", "wo/rd", "wo@rd", "wo?rd", "1/word", "6379/word", "wo[rd", "wo]rd", "wo%rd", "wo rd", "w\u2100rd",
+    "%zzword",
+])  # fmt: skip
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_a_password_that_cuts_an_address_short_is_to_be_percent_encoded_and_not_shown(scheme, password):
+    (problem,) = problems({"REDIS_URL": f"{scheme}://me:{password}@cache:6379/0"})
+    assert problem.startswith("REDIS_URL=***: expected ")
+    assert "rd" not in problem.replace("password", "")
+    if password != "w\u2100rd":  # taken apart by Python's own rules for names of hosts
+        assert "percent-encoded, # as %23" in problem
+
+
+def test_a_percent_encoded_password_is_taken():
+    url = "redis://me:w%23%2F%40%3F%25rd@cache:6379/0"
+    assert read({"REDIS_URL": url}).redis_url.value == url
+
+
+@pytest.mark.parametrize("options", ["?db=x", "?ssl=true", "?nonsense=1", "?socket_timeout=soon"])
+def test_an_option_that_the_client_does_not_know_is_refused_at_the_start(options):
+    (problem,) = problems({"REDIS_URL": f"redis://:word@cache:6379/0{options}"})
+    assert "options" in problem
+    assert "word" not in problem
+
+
+@pytest.mark.parametrize("name", ["LABEL_STUDIO_URL", "REDIS_URL", "PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL"])
+@pytest.mark.parametrize("url", ["http://[::1", "redis://[x", "http://a]b/"])
+def test_brackets_that_are_not_paired_are_no_address(name, url):
+    (problem,) = problems({name: url})
+    assert "expected an address such as" in problem
+
+
 @pytest.mark.parametrize("url", ["http://:word@redis", "redis:6379", "redis://:word@host:port", "unix:", "redis://"])
 def test_another_address_is_refused_without_showing_it(url):
     (problem,) = problems({"REDIS_URL": url})
