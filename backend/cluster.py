@@ -29,10 +29,7 @@ _BEAT = (
     _OURS
     + """
 if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
-local heard, most = now + tonumber(ARGV[2]), now + tonumber(ARGV[3])
-local before = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
-if before > heard and before <= most then heard = before end
-redis.call('ZADD', KEYS[1], heard, ARGV[1])
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600)
 redis.call('EXPIRE', KEYS[1], 3600)
 """
@@ -139,8 +136,7 @@ class Cluster:
         Raises:
             RetryLater: Redis does not answer.
         """
-        arguments = (name, str(ahead_s), str(LOADING_S))
-        self._link.call(lambda client: client.eval(_BEAT, 1, self._keys.workers, *arguments))
+        self._link.call(lambda client: client.eval(_BEAT, 1, self._keys.workers, name, str(ahead_s)))
 
     def leave(self, name: str) -> None:
         """Say that a worker has stopped; does not raise."""

@@ -130,7 +130,6 @@ def _commands(ours: str, more: str, queue: str, job: str, members: str, scores: 
     yield "SREM", members, "b"
     yield "ZADD", scores, "1", "a"
     yield "EXPIRE", scores, str(SCRATCH_S)
-    yield "ZSCORE", scores, "a"
     yield "ZRANGEBYSCORE", scores, "0", "1"
     yield "ZREMRANGEBYSCORE", scores, "2", "3"
     yield "ZREM", scores, "b"

@@ -96,7 +96,11 @@ def worker(
     store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage, shape=shape)
     warm = WarmLoad(load)
     queue = EncodeQueue(warm, TieredStore([MemoryStore(WORKER_MEMORY_MB * MB), store]), limits, metrics)
-    leases = Leases(link, keys.attempts, on_beat=lambda: cluster.beat(name))
+
+    def beat() -> None:
+        cluster.beat(name, 0 if warm.is_over.is_set() else LOADING_S)
+
+    leases = Leases(link, keys.attempts, on_beat=beat)
     job = EncodeJob(
         YieldingSource(source, queues.is_click_waiting),
         queue,
@@ -117,7 +121,7 @@ def worker(
         queue,
         warm,
         leases,
-        on_load=lambda: cluster.beat(name, LOADING_S),
+        announce=beat,
         on_stop=lambda: cluster.leave(name),
     )
 

@@ -191,6 +191,23 @@ def test_a_private_address_brings_label_studios_refusal_and_its_remedy(look):
         assert word in finding.fix
 
 
+@pytest.mark.parametrize(("release", "told"), [
+    (b'{"release": "1.22.0"}', "Label Studio 1.22.0 reaches such a backend, and from 1.23.1 on it does not"),
+    (b'{"release": "1.23.0"}', "Label Studio 1.23.0 reaches such a backend, and from 1.23.1 on it does not"),
+    (b'{"release": "1.23.1"}', "Label Studio 1.23.1 answers 403"),
+    (b'{"release": "1.24"}', "Label Studio 1.24 answers 403"),
+    (b'{"release": "develop"}', "Label Studio from 1.23.1 on answers 403"),
+    (b"<html>", "Label Studio from 1.23.1 on answers 403"),
+])  # fmt: skip
+def test_what_a_release_of_label_studio_does_about_a_private_address_is_told(look, server, release, told):
+    server.routes["/api/version"] = Reply(release)
+    finding = look().get("reserved address")
+    if finding is None:
+        pytest.skip("this machine has a public address")
+    assert told in finding.text
+    assert "no click arrives" in finding.text
+
+
 @pytest.mark.parametrize(("environ", "is_told"), [
     ({}, True), ({"HOST": "127.0.0.1"}, False), ({"BASIC_AUTH_USER": "a", "BASIC_AUTH_PASS": "b"}, False),
 ])  # fmt: skip

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from backend.cluster import LOADING_S
 from backend.contents import place_of
 from backend.encode_queue import Priority
 from backend.errors import BackendError, ImageError, Reason, RetryLater
@@ -273,22 +274,27 @@ def test_a_worker_of_another_model_is_none_and_is_named(cluster, redis_server): 
 def test_a_worker_that_is_busy_or_late_by_some_seconds_counts_as_alive(cluster, redis_server):  # noqa: F811
     web = cluster.web()
     with redis_server.client() as client:
-        client.zadd(KEYS.workers, {f"busy:1 {KEYS.model}": client.time()[0] - 8})
+        client.zadd(KEYS.workers, {f"busy:1 {KEYS.model}": client.time()[0] - 5})
     with pytest.raises(RetryLater) as caught:
         web.get(ref("red"), 0.5)
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
 
 
-def test_a_worker_that_loads_its_model_counts_as_alive_also_where_that_keeps_it_from_saying_so(cluster):
+def test_a_worker_that_loads_its_model_counts_as_alive_also_where_that_keeps_it_from_saying_so(cluster, redis_server):  # noqa: F811
     """Importing a library may hold Python's lock for seconds."""
     web = cluster.web()
-    cluster.announce()  # what a worker says before it loads
     link, keys, _, seen = link_and_cluster(read(cluster.environ), VERSION)
-    seen.beat(f"busy:1 {keys.model}")  # and what it says meanwhile takes nothing back
-    link.close()
+    seen.beat(f"busy:1 {keys.model}", LOADING_S)  # what a worker says before it loads
+    with redis_server.client() as client:
+        client.zincrby(KEYS.workers, -25, f"busy:1 {KEYS.model}")  # 25 s later
     with pytest.raises(RetryLater) as caught:
         web.get(ref("red"), 0.5)
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
+    seen.beat(f"busy:1 {keys.model}")  # it is ready: from here on it is heard of all the time
+    with redis_server.client() as client:
+        client.zincrby(KEYS.workers, -11, f"busy:1 {KEYS.model}")
+    link.close()
+    assert refused(web, "blue")[0].reason is Reason.NO_WORKER
 
 
 def test_clicks_that_wait_are_told_when_the_last_worker_leaves(cluster, redis_server):  # noqa: F811
