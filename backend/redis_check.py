@@ -4,6 +4,7 @@ A Redis Cluster, a user with too few rights and an old or hosted server all answ
 What is missing shows with the commands themselves, on keys of a moment that are named like the real ones.
 """
 
+import logging
 import re
 import secrets
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from backend.errors import RetryLater
 from backend.redis_keys import Keys
 from backend.redis_link import Link
 
+logger = logging.getLogger(__name__)
+
 SCRATCH_S = 10
 HEARD_WITHIN_S = 2.0
 
@@ -39,7 +42,7 @@ class Trouble:
     Attributes:
         text: what it is.
         fix: what to do about it.
-        is_lasting: whether it stays until somebody does; a full Redis or a replica may be another one in a moment.
+        is_lasting: whether Redis has to be another one; a password, a replica or a full Redis may change in a moment.
     """
 
     text: str
@@ -48,11 +51,11 @@ class Trouble:
 
 
 class RedisUnusableError(ValueError):
-    """This Redis cannot be used until somebody changes it, its user, or REDIS_URL; one line for each trouble."""
+    """This Redis cannot be used, now or later: change it, its user's rights, or REDIS_URL; a line for each trouble."""
 
 
 def require_usable(link: Link, keys: Keys) -> None:
-    """Return if this Redis can be used, or cannot be asked now: it may come up later than those who use it.
+    """Return if this Redis can be used, or may be later: it may come up after those who use it. Troubles are logged.
 
     Raises:
         RedisUnusableError: it answers, and cannot be used as it is.
@@ -61,6 +64,9 @@ def require_usable(link: Link, keys: Keys) -> None:
         troubles = find_troubles(link, keys)
     except RetryLater:
         return
+    for one in troubles:
+        if not one.is_lasting:
+            logger.warning("event=redis_not_usable detail=%r remedy=%r", one.text, one.fix)
     lasting = [f"REDIS_URL: {one.text}; {one.fix}" for one in troubles if one.is_lasting]
     if lasting:
         raise RedisUnusableError("\n".join(lasting))
@@ -184,7 +190,7 @@ def _trouble(error: RedisError, keys: Keys) -> Trouble:
     text = str(error)[:200]
     if isinstance(error, AuthenticationError):
         fix = "write user and password into it, redis://user:password@host:6379/0, percent-encoded"
-        return Trouble(f"Redis refuses the password: {text}", fix)
+        return Trouble(f"Redis refuses the password: {text}", fix, is_lasting=False)
     if isinstance(error, NoPermissionError):
         fix = f"allow ~{keys.prefix}:* and ~rq:*, and the channels &{keys.prefix}:* (ACL SETUSER)"
         return Trouble("this user of Redis may not use our keys or channels", fix)
