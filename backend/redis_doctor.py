@@ -40,13 +40,15 @@ def examine(settings: Settings) -> Iterator[Finding]:
         waiting = ", ".join(f"{queue.name} {queue.depth}" for queue in state.queues)
         yield Finding(Level.OK, "queues", f"{waiting}; Redis answers in {state.round_trip_s * 1000:.1f} ms")
     except RetryLater as error:
-        yield Finding(Level.PROBLEM, "Redis", str(error), _unreachable(settings.redis_url.value))
+        yield Finding(Level.PROBLEM, "Redis", str(error), _unreachable(settings.redis_url.value, str(error)))
     finally:
         link.close()
 
 
-def _unreachable(url: str) -> str:
+def _unreachable(url: str, why: str) -> str:
     """Return what to do about a Redis that does not answer; one that speaks TLS hangs up on who does not."""
+    if "certificate verify failed" in why.lower():
+        return "give REDIS_URL the certificate of the authority that signed its own: ?ssl_ca_certs=FILE"
     scheme, other = ("rediss", "redis") if url.startswith("rediss:") else ("redis", "rediss")
     tls = "speaks no TLS" if scheme == "rediss" else "speaks TLS only"
     unix = url.startswith("unix:")
