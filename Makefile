@@ -10,7 +10,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PROGRESS_S := 10
 PARALLEL := -n 2 --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-all test-wheel bench lint format clean
+.PHONY: help run demo test test-all test-wheel test-label-studio-versions bench lint format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/s
 	$(BIN)/python -m pytest $(PARALLEL) -m "not browser"
 	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(abspath $(LABEL_STUDIO_VENV))/bin/python} $(BIN)/python -m pytest -m browser
 	$(BIN)/python -m tests.wheel
+
+test-label-studio-versions: $(VENV)/dev.stamp $(VENV)/reference.stamp ## The core of the browser tests against other releases (half an hour)
+	$(BIN)/python -m tests.e2e.label_studio_versions --folder $(CACHE)
 
 $(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp $(PADDLEX_VENV)/stamp
 	@rm -f $(VENV)/run.stamp $(VENV)/dev.stamp $@

@@ -29,11 +29,13 @@ def serve(port: int | None, host: str | None, weights: str | None, check: bool) 
     settings = settings_of({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights})
     if check:
         sys.exit(GOOD if health.is_up(settings.host, settings.port) else PROBLEMS_FOUND)
-    from backend import bootstrap, logs, server  # here: --help must not wait for them
+    from backend import bootstrap, logs, redis_parts, server  # here: --help must not wait for them
 
     logs.configure(settings.log_level)
     try:
+        server.check_temporary_folder()
         server.check_port(settings.host, settings.port)
+        redis_parts.require_usable(settings)
         checkpoint = bootstrap.read_weights(settings)
     except (ValueError, OSError) as error:
         refuse(str(error))
@@ -68,6 +70,7 @@ def worker(weights: str | None, device: str | None, check: bool) -> None:
             refuse(str(error))
     logs.configure(settings.log_level)
     try:
+        redis_parts.require_usable(settings)
         checkpoint = bootstrap.read_weights(settings)
     except (ValueError, OSError) as error:
         refuse(str(error))

@@ -1,6 +1,7 @@
 """The composition root's half for runs over whole projects: an encoder here, or workers over Redis."""
 
 import math
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -78,10 +79,27 @@ def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, pati
     """Return what makes embeddings, ready for work.
 
     Raises:
-        ValueError: the encoder cannot be loaded.
+        ValueError: the encoder cannot be loaded, or Redis cannot be used as it is.
         RetryLater: Redis does not answer, or no worker is running.
     """
     return _on_workers(settings, checkpoint) if settings.redis_url else _here(settings, checkpoint, client, patience)
+
+
+def check_cache(settings: Settings) -> None:
+    """Return if embeddings can be kept on disk, before the first one is made.
+
+    Raises:
+        ValueError: nothing can be written to the folder.
+    """
+    folder = settings.cache_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"PADDLE_SAM_CACHE_DIR={folder}: expected a folder that can be written to, got: {error.strerror}"
+        ) from error
 
 
 def pixel_limits(settings: Settings, checkpoint: Checkpoint) -> Limits:
@@ -153,7 +171,7 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patie
     made = DirectEmbeddings(
         bootstrap.image_source(settings, client),
         load_encoder(checkpoint, settings.device),
-        FileStore(settings.cache_dir, settings.disk_cache_mb * MB),
+        FileStore(settings.cache_dir, settings.disk_cache_mb * MB, shape=bootstrap.embedding_shape(checkpoint)),
         ContentJournal(settings.cache_dir / "contents.jsonl", settings.label_studio_url),
         Metrics(),
         limits=pixel_limits(settings, checkpoint),
@@ -165,6 +183,7 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patie
 
 
 def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
+    redis_parts.require_usable(settings)
     link, _, _, cluster = redis_parts.link_and_cluster(settings, checkpoint.model_version)
     until = time.monotonic() + HEARD_WITHIN_S
     try:
@@ -176,9 +195,11 @@ def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
         others = f"; those that run encode with other weights: {', '.join(state.strangers)}" if state.strangers else ""
         raise RetryLater(
             f"no worker encodes with {checkpoint.model_version}{others}; start one with python -m backend worker",
-            Reason.MODEL_NOT_READY,
+            Reason.NO_WORKER,
         )
-    made, stores, _ = redis_parts.web(settings, checkpoint.model_version, Metrics())
+    made, stores, _ = redis_parts.web(
+        settings, checkpoint.model_version, Metrics(), bootstrap.embedding_shape(checkpoint)
+    )
     made.start()
     most_bytes = max(one.max_bytes for one in stores.stats() if one.name == "redis")
     usable = int(USABLE_SHARE * most_bytes)

@@ -31,7 +31,7 @@ from backend.segmenter import Policy, Segmenter
 from backend.settings import MB, Settings
 from backend.snapshot import Parts
 from backend.status import Team
-from backend.store import EmbeddingStore, FileStore, MemoryStore, TieredStore
+from backend.store import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
 from backend.task_segmenter import TaskSegmenter
 from backend.tokens import TokenKind
 from backend.worker import Worker
@@ -156,6 +156,7 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
         _pixel_limits(settings, checkpoint),
         image_source(settings, label_studio),
         lambda: _load_encoder(checkpoint, settings.device),
+        embedding_shape(checkpoint),
     )
 
 
@@ -176,8 +177,8 @@ def _engine(
 ) -> tuple[Engine, EmbeddingStore, Callable[[], Team | None]]:
     """Return what makes embeddings, what keeps them, and what tells of the workers."""
     if settings.redis_url is not None:
-        return redis_parts.web(settings, checkpoint.model_version, metrics)
-    store = _store(settings, metrics)
+        return redis_parts.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint))
+    store = _store(settings, checkpoint, metrics)
     embeddings = LocalEmbeddings(
         image_source(settings, label_studio),
         lambda: _load_encoder(checkpoint, settings.device),
@@ -188,6 +189,12 @@ def _engine(
         dtype=settings.embedding_dtype,
     )
     return embeddings, store, lambda: None
+
+
+def embedding_shape(checkpoint: Checkpoint) -> Shape:
+    """Return the shape of the embeddings that these weights make."""
+    side = checkpoint.config.embedding_size
+    return checkpoint.config.prompt_embed_dim, side, side
 
 
 def _pixel_limits(settings: Settings, checkpoint: Checkpoint) -> PixelLimits:
@@ -221,10 +228,17 @@ def _load_encoder(checkpoint: Checkpoint, device: str) -> Encoder:
     return encoder
 
 
-def _store(settings: Settings, metrics: Metrics) -> EmbeddingStore:
+def _store(settings: Settings, checkpoint: Checkpoint, metrics: Metrics) -> EmbeddingStore:
     tiers: list[EmbeddingStore] = []
     if settings.memory_cache_mb:
         tiers.append(MemoryStore(settings.memory_cache_mb * MB))
     if settings.disk_cache_mb:
-        tiers.append(FileStore(settings.cache_dir, settings.disk_cache_mb * MB))
+        tiers.append(
+            FileStore(
+                settings.cache_dir,
+                settings.disk_cache_mb * MB,
+                shape=embedding_shape(checkpoint),
+                on_drop=metrics.dropped,
+            )
+        )
     return TieredStore(tiers, metrics.looked_up)

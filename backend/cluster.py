@@ -12,20 +12,35 @@ from backend.encode_queue import Priority
 from backend.errors import RetryLater
 from backend.jobs import JobQueues, QueueState
 from backend.redis_keys import Keys
-from backend.redis_link import Link
+from backend.redis_link import Link, answers
 
 ALIVE_S = 10
 """A worker that has not been heard of for so long is dead or stopped."""
 
-_BEAT = """
+LOADING_S = 30
+"""For how long a worker that loads its model counts as alive unheard: Python may stand still while a library comes from
+a slow disk."""
+
+_OURS = """
+local kind = redis.call('TYPE', KEYS[1]).ok
 local now = tonumber(redis.call('TIME')[1])
-redis.call('ZADD', KEYS[1], now, ARGV[1])
+"""
+_BEAT = (
+    _OURS
+    + """
+if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600)
 redis.call('EXPIRE', KEYS[1], 3600)
 """
-_ALIVE = """
-return redis.call('ZRANGEBYSCORE', KEYS[1], tonumber(redis.call('TIME')[1]) - tonumber(ARGV[1]), '+inf')
+)
+_ALIVE = (
+    _OURS
+    + """
+if kind ~= 'zset' then return {} end
+return redis.call('ZRANGEBYSCORE', KEYS[1], now - tonumber(ARGV[1]), now + tonumber(ARGV[2]))
 """
+)
 
 
 @dataclass(frozen=True)
@@ -81,10 +96,9 @@ class Cluster:
         self._link.call(lambda client: client.ping())
         took = time.perf_counter() - start
         alive = self.alive()
-        counts = self._link.call(lambda client: client.hmget(self._keys.counts, ["encode", "fetch", "failure"]))
-        ours = tuple(name.split(" ")[0] for name in alive if name.endswith(f" {self._keys.model}"))
-        strangers = tuple(name for name in alive if not name.endswith(f" {self._keys.model}"))
-        encodes, fetches, failures = (int(one) if one is not None and one.isdigit() else 0 for one in counts)
+        ours = tuple(name.split(" ")[0] for name in alive if self._is_ours(name))
+        strangers = tuple(name for name in alive if not self._is_ours(name))
+        encodes, fetches, failures = self._counts()
         self.state = ClusterState(True, ours, strangers, self._queues.states(), encodes, fetches, failures, took)
         return self.state
 
@@ -99,16 +113,30 @@ class Cluster:
         Raises:
             RetryLater: Redis does not answer.
         """
-        found = self._link.call(lambda client: client.eval(_ALIVE, 1, self._keys.workers, str(ALIVE_S)))
+        arguments = (str(ALIVE_S), str(LOADING_S))
+        found = self._link.call(lambda client: client.eval(_ALIVE, 1, self._keys.workers, *arguments))
         return tuple(sorted(name.decode(errors="replace") for name in found if isinstance(name, bytes)))
 
-    def beat(self, name: str) -> None:
-        """Say that a worker is alive.
+    def strangers_alone(self) -> tuple[str, ...] | None:
+        """Return the workers of other models if none of ours is alive; None where one is.
 
         Raises:
             RetryLater: Redis does not answer.
         """
-        self._link.call(lambda client: client.eval(_BEAT, 1, self._keys.workers, name))
+        alive = self.alive()
+        return None if any(map(self._is_ours, alive)) else alive
+
+    def beat(self, name: str, ahead_s: int = 0) -> None:
+        """Say that a worker is alive.
+
+        Args:
+            name: the worker's.
+            ahead_s: for how long it cannot be expected to say so again, up to `LOADING_S`.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        self._link.call(lambda client: client.eval(_BEAT, 1, self._keys.workers, name, str(ahead_s)))
 
     def leave(self, name: str) -> None:
         """Say that a worker has stopped; does not raise."""
@@ -152,8 +180,21 @@ class Cluster:
                 pipeline.get(self._keys.asked(place, priority or Priority.INTERACTIVE))
             for priority in Priority:
                 pipeline.lrange(f"rq:queue:{self._keys.queue(priority)}", 0, -1)
-            *answers, interactive, ahead, bulk = pipeline.execute()
-            waiting = {*interactive, *ahead, *bulk}
-            return [bool(lease) or (job in waiting) for lease, job in zip(answers[::2], answers[1::2], strict=True)]
+            *found, interactive, ahead, bulk = answers(pipeline)
+            waiting = {*(interactive or ()), *(ahead or ()), *(bulk or ())}
+            return [bool(lease) or (job in waiting) for lease, job in zip(found[::2], found[1::2], strict=True)]
 
         return self._link.call(work)
+
+    def _is_ours(self, worker: str) -> bool:
+        return worker.endswith(f" {self._keys.model}")
+
+    def _counts(self) -> tuple[int, int, int]:
+        def work(client: "Redis") -> list[int]:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hmget(self._keys.counts, ["encode", "fetch", "failure"])
+            (found,) = answers(pipeline)
+            return [int(one) if one is not None and one.isdigit() else 0 for one in found or (None,) * 3]
+
+        encodes, fetches, failures = self._link.call(work)
+        return encodes, fetches, failures

@@ -4,6 +4,7 @@ Each check is a function that returns findings; none raises, none changes anythi
 """
 
 import ipaddress
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from backend.types import ImageRef, Task
 
 LOOKED_AT = 10
 """Annotated tasks; their masks may be large."""
+GUARDS_FROM = (1, 23, 1)
+"""The first release of Label Studio that does not reach private addresses; see tests/e2e/test_local_backends.py."""
 
 _NEW_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
 _INTERACTIVE = "switch Interactive preannotations on"
@@ -77,11 +80,12 @@ def examine(
         weights: reads the configured weights and describes them; raises ValueError where they cannot be used.
     """
     yield _weights(settings, weights)
-    reached = False
+    reached, release = False, ""
     for finding in _label_studio(settings, label_studio):
-        reached = reached or (finding.subject == "Label Studio" and finding.level is Level.OK)
+        if finding.subject == "Label Studio" and finding.level is Level.OK:
+            reached, release = True, finding.text.partition(" ")[0]
         yield finding
-    yield from _connection(settings)
+    yield from _connection(settings, release)
     if reached and project_id is not None:
         yield from _project(settings, label_studio, images, project_id)
 
@@ -135,7 +139,7 @@ def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Fin
         user = label_studio.user()
     except BackendError as error:
         fix = _NEW_KEY
-        if kind is TokenKind.LEGACY:
+        if kind is TokenKind.LEGACY and "no such token" not in str(error):
             fix += "; or have an administrator enable legacy tokens under Organization > API Tokens Settings"
         yield Finding(Level.PROBLEM, "API key", f"{error} ({kind.value})", fix)
         return
@@ -145,8 +149,13 @@ def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Fin
     yield Finding(Level.OK, "API key", f"{kind.value} of {user}")
 
 
-def _connection(settings: Settings) -> Iterator[Finding]:
-    """Say what stands between Label Studio 1.23 and a backend on a private address; it cannot be asked from here."""
+def _connection(settings: Settings, release: str) -> Iterator[Finding]:
+    """Say what stands between Label Studio and a backend on a private address; it cannot be asked from here.
+
+    Args:
+        settings: as the service would use them.
+        release: Label Studio's, empty where it is not known.
+    """
     try:
         address = socket.gethostbyname(socket.gethostname())
     except OSError:
@@ -155,8 +164,7 @@ def _connection(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             Level.HINT,
             "reserved address",
-            f"this machine's address {address} is private; "
-            "Label Studio 1.23 answers 403 when such a backend is connected",
+            f"this machine's address {address} is private; {_guard(release)}",
             "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false, or with ML_BLOCK_LOCAL_IP=false and "
             "SSRF_PROTECTION_ENABLED=false; ML_BLOCK_LOCAL_IP=false alone is not enough",
         )
@@ -167,6 +175,21 @@ def _connection(settings: Settings) -> Iterator[Finding]:
             f"anybody who reaches {settings.host}:{settings.port} may use this backend",
             "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and the same two in Label Studio's model connection",
         )
+
+
+def _guard(release: str) -> str:
+    """Return what this release of Label Studio does about a backend on a private address."""
+    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
+    if numbers is not None and tuple(int(one or 0) for one in numbers.groups()) < GUARDS_FROM:
+        return (
+            f"Label Studio {release} reaches such a backend, and from 1.23.1 on it does not: after an upgrade no click "
+            "arrives any more, without a word"
+        )
+    which = f"Label Studio {release}" if numbers is not None else "Label Studio from 1.23.1 on"
+    return (
+        f"{which} answers 403 when such a backend is connected, and does not reach one that was connected before an "
+        "upgrade: no click arrives, without a word"
+    )
 
 
 def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource, project_id: int) -> Iterator[Finding]:

@@ -67,6 +67,7 @@ class Reason(str, Enum):
     SUPERSEDED = "superseded"
     STORE_UNAVAILABLE = "store_unavailable"
     MODEL_NOT_READY = "model_not_ready"
+    NO_WORKER = "no_worker"
     ENCODE_FAILED = "encode_failed"
     DECODE_FAILED = "decode_failed"
     OUT_OF_MEMORY = "out_of_memory"

@@ -19,7 +19,7 @@ from backend.contents import Place
 from backend.encode_queue import Priority
 from backend.errors import ImageError, Reason, RequestError
 from backend.redis_keys import Keys
-from backend.redis_link import Link
+from backend.redis_link import Link, answers
 from backend.types import ImageRef
 
 FUNCTION = "backend.worker.encode"
@@ -131,7 +131,9 @@ class JobQueues:
         """
 
         def work(client: "Redis") -> bool:
-            job_id = client.get(self._keys.asked(place, priority))
+            pipeline = client.pipeline(transaction=False)
+            pipeline.get(self._keys.asked(place, priority))
+            (job_id,) = answers(pipeline)
             if not isinstance(job_id, bytes):
                 return False
             return client.lpos(self._queue(client, priority).key, job_id.decode(errors="replace")) is not None
@@ -171,9 +173,14 @@ class JobQueues:
 
 
 def _state(queue: Queue, priority: Priority, client: "Redis") -> QueueState:
-    depth, first = queue.count, client.lindex(queue.key, 0)
-    since = client.hget(Job.key_for(first.decode(errors="replace")), "enqueued_at") if isinstance(first, bytes) else b""
-    seconds, _ = client.time()
+    pipeline = client.pipeline(transaction=False)
+    pipeline.llen(queue.key)
+    pipeline.lindex(queue.key, 0)
+    depth, first = answers(pipeline)
+    depth = int(depth or 0)
+    pipeline.hget(Job.key_for(first.decode(errors="replace") if isinstance(first, bytes) else "none"), "enqueued_at")
+    pipeline.time()
+    since, (seconds, _) = answers(pipeline)
     try:
         text = since.decode() if isinstance(since, bytes) else ""
         moment = datetime.strptime(text, _RQ_TIME).replace(tzinfo=timezone.utc)

@@ -252,7 +252,7 @@ class LabelStudioHttp:
                 Reason.LABEL_STUDIO_NOT_CONFIGURED,
             )
         if status == httpx.codes.UNAUTHORIZED or (status == httpx.codes.FORBIDDEN and header is None):
-            return self.refusal(f"answers {status} to {path}", header)
+            return self.refusal(f"answers {status} to {path}", header, _excerpt(reply))
         if status == httpx.codes.FORBIDDEN:
             return ForbiddenError(str(self.refusal(f"answers {status} to {path}{_excerpt(reply)}", header)))
         if status in _TRANSIENT:
@@ -267,17 +267,33 @@ class LabelStudioHttp:
             )
         return RefusedError(f"Label Studio answers {status} to {path}{_excerpt(reply)}", status)
 
-    def refusal(self, what: str, header: str | None) -> AccessError:
-        """Return the error for a request that Label Studio refused, with what an operator can do about it."""
+    def refusal(self, what: str, header: str | None, said: str = "") -> AccessError:
+        """Return the error for a request that Label Studio refused, with what an operator can do about it.
+
+        Args:
+            what: was refused.
+            header: the value of ``Authorization`` that it was sent with.
+            said: Label Studio's own words, which tell a token that it does not know from one that is switched off.
+        """
         if header is None:
             return AccessError(
                 f"Label Studio {what}: LABEL_STUDIO_API_KEY is not set", Reason.LABEL_STUDIO_NOT_CONFIGURED
             )
         hint = {
-            TokenKind.LEGACY: "legacy tokens are switched off by default; use a personal access token",
+            TokenKind.LEGACY: _unknown_or_off(said),
             TokenKind.PERSONAL: "the token's user may not see this project, or the token was revoked",
         }.get(self.token_kind, "access tokens expire after minutes; use a personal access token")
         return AccessError(f"Label Studio {what}: {hint}")
+
+
+def _unknown_or_off(said: str) -> str:
+    """Return what keeps a legacy token from being accepted; without a word from Label Studio it may be either."""
+    if "invalid token" in said.lower():
+        return (
+            "it knows no such token; it was copied in part, was reset, or is another server's (what is no personal "
+            "access token counts as a legacy one)"
+        )
+    return "legacy tokens are switched off by default; use a personal access token"
 
 
 def _is_worth_another_try(error: Exception) -> bool:

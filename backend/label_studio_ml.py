@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from backend import answers, bootstrap, logs, protocol
+from backend import answers, bootstrap, logs, protocol, redis_parts
 from backend.errors import BackendError, Reason
 from backend.settings import read
 from backend.types import Prediction, PredictRequest
@@ -92,6 +92,7 @@ def compose() -> bootstrap.Service:
     """
     settings = read(os.environ)
     logs.quiet_libraries()  # the server may let everything through from INFO up
+    redis_parts.require_usable(settings)
     service = bootstrap.build(settings, bootstrap.read_weights(settings))
     atexit.register(service.close)
     service.start()

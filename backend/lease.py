@@ -21,24 +21,51 @@ LEASE_S = 5.0
 RENEW_EVERY_S = 1.25
 ATTEMPTS_S = 600
 
-_ACQUIRE = """
-if redis.call('GET', KEYS[2]) == ARGV[4] then redis.call('DEL', KEYS[2]) end
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
+_TEXT = """
+local function text(key)
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'string' then return redis.call('GET', key) end
+  if kind ~= 'none' then redis.call('DEL', key) end
+  return false
+end
+"""
+"""What a key holds; a value of another type than ours there is nobody's, and makes room."""
+
+# A lease lasts no longer than we let it: one from a restored dump, or that somebody wrote by hand, may have no end.
+_ACQUIRE = (
+    _TEXT
+    + """
+if text(KEYS[2]) == ARGV[4] then redis.call('DEL', KEYS[2]) end
+if text(KEYS[1]) then
+  local left = redis.call('PTTL', KEYS[1])
+  if left < 0 or left > tonumber(ARGV[5]) then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local before = text(KEYS[3])
+if before and not string.match(before, '^%d%d?%d?$') then redis.call('DEL', KEYS[3]) end
 local attempts = redis.call('INCR', KEYS[3])
 redis.call('EXPIRE', KEYS[3], ARGV[3])
 return attempts
 """
-_RENEW = """
-local holder = redis.call('GET', KEYS[1])
+)
+_RENEW = (
+    _TEXT
+    + """
+local holder = text(KEYS[1])
 if holder == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
 if not holder and ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1 end
 return 0
 """
-_RELEASE = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+)
+_RELEASE = (
+    _TEXT
+    + """
+if text(KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2])
 return 1
 """
+)
 
 
 class Lease:
@@ -117,7 +144,8 @@ class Leases:
         """
         token, now = secrets.token_hex(16), time.monotonic()
         keys = [key, asked_key or f"{key}:none", self._attempts_key(key)]
-        arguments = [token, str(int(self._lease_s * 1000)), str(ATTEMPTS_S), job_id or "none"]
+        lasts_ms, longest_ms = int(self._lease_s * 1000), int(max(self._lease_s, LEASE_S) * 1000)
+        arguments = [token, str(lasts_ms), str(ATTEMPTS_S), job_id or "none", str(longest_ms)]
         attempt = self._link.call(lambda client: client.eval(_ACQUIRE, len(keys), *keys, *arguments))
         if not isinstance(attempt, int) or attempt < 1:
             return None
@@ -134,11 +162,12 @@ class Leases:
             logger.info("event=lease_lapses detail=%r", str(error))
 
     def _work(self) -> None:
-        while not self._stopped.wait(self._renew_every_s):
-            for lease in list(self._held.values()):
-                self._renew(lease)
+        while not self._stopped.is_set():
             with suppress(RetryLater):  # the next beat tells
                 self._on_beat()
+            self._stopped.wait(self._renew_every_s)
+            for lease in list(self._held.values()):
+                self._renew(lease)
 
     def _renew(self, lease: Lease) -> None:
         """Renew a lease; one that Redis has lost before its time, in a restart, is written anew."""

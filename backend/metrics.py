@@ -90,6 +90,7 @@ class Metrics:
         self._reasons = self._counter("reasons", "Why answers were empty or requests refused.", "reason")
         self._background = self._counter("background_failures", "Why images could not be encoded ahead.", "reason")
         self._tasks = self._counter("tasks", "Tasks answered, with regions or without.", "outcome")
+        self._dropped = self._counter("embeddings_dropped", "Embeddings that could not be used, and where.", "tier")
         self._shared = self._counter("encodes_shared", "Requests that joined an encode already on its way.")
         self._waiting = Gauge(
             "paddle_sam_waiting", "Requests waiting for an embedding at the moment.", registry=self.registry
@@ -101,6 +102,8 @@ class Metrics:
         self._own = threading.local()
         for stage in STAGES:
             self._stage.labels(stage)
+        for tier in ("disk", "redis"):
+            self._dropped.labels(tier)
         for reason in Reason:  # from 0 on, else a rate over time does not see the first of its kind
             self._reasons.labels(reason.value)
 
@@ -123,6 +126,10 @@ class Metrics:
         """Count where an embedding was found, or that it was not (``miss``)."""
         self._cache.labels(tier).inc()
         self._own.tier = tier
+
+    def dropped(self, tier: str) -> None:
+        """Count an embedding that was found and could not be used: damaged, or of another shape than the network's."""
+        self._dropped.labels(tier).inc()
 
     def shared(self) -> None:
         """Count a request that joined an encode already on its way."""

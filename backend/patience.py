@@ -31,6 +31,7 @@ OUTAGES = frozenset(
         Reason.LABEL_STUDIO_UNREACHABLE,
         Reason.STORE_UNAVAILABLE,
         Reason.MODEL_NOT_READY,
+        Reason.NO_WORKER,
         Reason.OVERLOADED,
         Reason.BUDGET_EXCEEDED,
     )

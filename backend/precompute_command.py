@@ -28,6 +28,8 @@ def command(
         refuse("what is made would be lost with this process: expected PADDLE_SAM_DISK_CACHE_MB above 0, or REDIS_URL")
     from backend import batch_parts, batch_run, bootstrap, precompute, progress  # here: --help must not wait for them
 
+    if not settings.redis_url:
+        batch_run.trying(lambda: batch_parts.check_cache(settings))
     began = time.monotonic()
     with batch_run.begun(settings, batch_run.Wanted(project, view, filters, limit)) as run:
         checkpoint = batch_run.trying(lambda: bootstrap.read_weights(settings))

@@ -2,7 +2,8 @@
 
 A warm click costs what it costs in one process alone: two look-ups in memory. Otherwise the image is *on its way*: one
 look into Redis, one job if nobody has queued it yet, and then silence until a worker says on the notice channel that it
-is done or why it is not. One thread per process listens; every two seconds it also looks at everything that is on its
+is done or why it is not. Without a worker the image is queued for the next one, and the click is told at once. One
+thread per process listens; every two seconds it also looks at everything that is on its
 way at once, in one question, since a notice may be missed, a worker may die and Redis may restart empty.
 """
 
@@ -10,7 +11,7 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 ERRANDS = 16
 OUTAGE_S = 3.0
 """For how long a click that is already waiting outlasts a Redis that is away."""
+
+HEARD_AGAIN_S = 7.0
+"""So long after an outage of Redis, which may have forgotten them, every worker has been heard of again."""
 
 LINGER_S = 60.0
 """For how long an image stays on its way after the last click on it has left."""
@@ -199,8 +203,21 @@ class QueuedEmbeddings:
         """Return what to say to a click that has waited in vain, None where there is nothing special."""
         state = self.cluster
         if state.is_known and not state.workers and not self._link.is_down:
-            return RetryLater("no worker is running that could encode the image", Reason.MODEL_NOT_READY)
+            return _no_worker(state.strangers)
         return None
+
+    def _without_worker(self) -> RetryLater | None:
+        """Return what to say to those who wait where no worker is alive, busy or loading its model; None where one is.
+
+        None also where that cannot be told: while Redis is away, and so soon after that it may have forgotten them.
+        """
+        try:
+            strangers = self._cluster.strangers_alone()
+        except RetryLater:
+            return None
+        if strangers is None or self._link.up_s < HEARD_AGAIN_S:
+            return None
+        return _no_worker(strangers)
 
     # What happens to an image on its way, on the errands' threads
 
@@ -218,7 +235,9 @@ class QueuedEmbeddings:
         """Look whether the image is there already; ask for it if it is not."""
         if not self._landed(flight, self._made.known(flight.place)):
             self._observer.looked_up("miss")
-            self._ask(flight)
+            self._ask(flight)  # also without a worker: the next one begins with it
+            if (nobody := self._without_worker()) is not None:
+                self._settle(flight, nobody)
 
     def _landed(self, flight: _Flight, known: Known) -> bool:
         """Give a flight its end, if what is known of its address is one."""
@@ -297,6 +316,10 @@ class QueuedEmbeddings:
         for flight in flights:
             if now > flight.until:
                 self._settle(flight, RetryLater("nobody waits any more", Reason.BUDGET_EXCEEDED))
+        if flights and (nobody := self._without_worker()) is not None:
+            for flight in flights:
+                self._settle(flight, copy.copy(nobody))
+            return
         under_way = self._cluster.under_way([(flight.place, flight.asked) for flight in flights])
         for flight, is_waiting in zip(flights, under_way, strict=True):
             if is_waiting:
@@ -345,6 +368,11 @@ class QueuedEmbeddings:
             logger.info("event=recheck_failed project=%s reason=%s", ref.project_id, error.reason)
         except Exception:
             logger.exception("event=recheck_defect project=%s task=%s", ref.project_id, ref.task_id)
+
+
+def _no_worker(strangers: Sequence[str]) -> RetryLater:
+    others = f"; those that run encode with other weights: {', '.join(strangers)}" if strangers else ""
+    return RetryLater(f"no worker is alive that could encode the image{others}", Reason.NO_WORKER)
 
 
 def _stopping() -> RetryLater:

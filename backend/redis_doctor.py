@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from backend import redis_parts
+from backend import redis_check, redis_parts
 from backend.bootstrap import read_weights
 from backend.doctor import Finding, Level
 from backend.errors import RetryLater
+from backend.redis_store import memory_of
 from backend.settings import MB, Settings
 
 ROOM_MB = 64
@@ -21,11 +22,14 @@ def examine(settings: Settings) -> Iterator[Finding]:
         model_version = read_weights(settings).model_version
     except (ValueError, OSError):
         return  # said already; without a model there are no queues to look at
-    link, _, _, cluster = redis_parts.link_and_cluster(settings, model_version)
+    link, keys, _, cluster = redis_parts.link_and_cluster(settings, model_version)
     try:
-        memory: dict[str, Any] = dict(link.call(lambda client: client.info("memory")))  # Any: redis-py types INFO so
-        yield Finding(Level.OK, "Redis", f"answers, {int(memory.get('used_memory', 0)) / MB:.0f} MB used")
-        yield from _policy(memory)
+        troubles = redis_check.find_troubles(link, keys)
+        for trouble in troubles:
+            yield Finding(Level.PROBLEM, "Redis", trouble.text, trouble.fix)
+        if troubles:
+            return
+        yield from _memory(memory_of(link))
         state = cluster.look()
         if state.workers:
             yield Finding(Level.OK, "workers", f"{state.workers} alive: {', '.join(state.worker_names)}")
@@ -36,9 +40,29 @@ def examine(settings: Settings) -> Iterator[Finding]:
         waiting = ", ".join(f"{queue.name} {queue.depth}" for queue in state.queues)
         yield Finding(Level.OK, "queues", f"{waiting}; Redis answers in {state.round_trip_s * 1000:.1f} ms")
     except RetryLater as error:
-        yield Finding(Level.PROBLEM, "Redis", str(error), "check REDIS_URL, that Redis runs, and its password and ACL")
+        yield Finding(Level.PROBLEM, "Redis", str(error), _unreachable(settings.redis_url.value, str(error)))
     finally:
         link.close()
+
+
+def _unreachable(url: str, why: str) -> str:
+    """Return what to do about a Redis that does not answer; one that speaks TLS hangs up on who does not."""
+    if "certificate verify failed" in why.lower():
+        return "give REDIS_URL the certificate of the authority that signed its own: ?ssl_ca_certs=FILE"
+    scheme, other = ("rediss", "redis") if url.startswith("rediss:") else ("redis", "rediss")
+    tls = "speaks no TLS" if scheme == "rediss" else "speaks TLS only"
+    unix = url.startswith("unix:")
+    return "check REDIS_URL, and that Redis runs" + ("" if unix else f"; if its port {tls}, write {other}:// there")
+
+
+def _memory(memory: dict[str, Any]) -> Iterator[Finding]:  # Any: redis-py types the answer to INFO so
+    if not memory:
+        text = "answers; its user may not ask INFO, so its memory and policy cannot be looked at"
+        fix = f"allow INFO (ACL SETUSER <user> +info), or see to maxmemory and maxmemory-policy {POLICY} yourself"
+        yield Finding(Level.HINT, "Redis", text, fix)
+        return
+    yield Finding(Level.OK, "Redis", f"answers, {int(memory.get('used_memory', 0)) / MB:.0f} MB used")
+    yield from _policy(memory)
 
 
 def _policy(memory: dict[str, Any]) -> Iterator[Finding]:

@@ -42,6 +42,11 @@ class Keys:
         """An embedding, as `backend.embedding_bytes` writes it."""
         return f"{self.prefix}:embedding:{key}"
 
+    @property
+    def embeddings(self) -> str:
+        """The pattern of all embeddings of this installation, of every model."""
+        return f"{self.prefix}:embedding:*"
+
     def place(self, place: Place) -> str:
         """What lies behind an address; its age is told by what is left of its time."""
         return self._of("place", place)

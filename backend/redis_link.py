@@ -8,13 +8,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.client import PubSub
+from redis.client import Pipeline, PubSub
 from redis.exceptions import ConnectionError as NoConnection
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as TooSlow
 from redis.retry import Retry
 
@@ -51,6 +51,7 @@ class Link:
         self._pause_s, self._closed_until = FIRST_PAUSE_S, 0.0
         self._outage, self._refusal = "", ""
         self._down_since: float | None = None
+        self._back_at = float("-inf")
         self._refused_at = 0.0
 
     @property
@@ -70,6 +71,11 @@ class Link:
         """For how long Redis could not be reached."""
         since = self._down_since
         return 0.0 if since is None else self._clock() - since
+
+    @property
+    def up_s(self) -> float:
+        """For how long Redis has answered since it was away last."""
+        return 0.0 if self._down_since is not None else self._clock() - self._back_at
 
     def connect(self) -> "Redis":
         """Return another client, with connections of its own, for a library that wants to set them up its way."""
@@ -140,7 +146,8 @@ class Link:
             return
         with self._lock:
             if self._down_since is not None:
-                logger.warning("event=redis_back after_s=%.1f", self._clock() - self._down_since)
+                self._back_at = self._clock()
+                logger.warning("event=redis_back after_s=%.1f", self._back_at - self._down_since)
             self._down_since, self._pause_s, self._closed_until = None, FIRST_PAUSE_S, 0.0
 
     def _failed(self, error: Exception) -> RetryLater:
@@ -164,6 +171,24 @@ class Link:
 
     def _said(self, error: Exception) -> str:
         return str(error).replace(self._url.value, "***")[:200] or type(error).__name__
+
+
+def has_wrong_type(answer: object) -> bool:
+    """Whether Redis answers that a key holds a value of another type than ours there: not ours, as good as none."""
+    return isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE")
+
+
+def answers(pipeline: "Pipeline") -> list[Any]:
+    """Return what the commands of a pipeline answer; None of each whose key holds a value of another type.
+
+    Raises:
+        RedisError: the first other error among the answers.
+    """
+    found = [None if has_wrong_type(one) else one for one in pipeline.execute(raise_on_error=False)]
+    for one in found:
+        if isinstance(one, RedisError):
+            raise one
+    return found
 
 
 def _unavailable(text: str) -> RetryLater:

@@ -5,7 +5,8 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
-from backend.cluster import Cluster
+from backend import redis_check
+from backend.cluster import LOADING_S, Cluster
 from backend.encode_job import EncodeJob
 from backend.encode_queue import EncodeQueue, Priority
 from backend.encoding import Encoder
@@ -21,7 +22,7 @@ from backend.redis_store import RedisStore
 from backend.settings import MB, Settings
 from backend.shared_contents import SharedContents
 from backend.status import Problem, Queue, Row, Team
-from backend.store import EmbeddingStore, MemoryStore, TieredStore
+from backend.store import EmbeddingStore, MemoryStore, Shape, TieredStore
 from backend.worker import WarmLoad, Worker
 from backend.yielding_source import Source, YieldingSource
 
@@ -38,12 +39,19 @@ def link_and_cluster(settings: Settings, model_version: str) -> tuple[Link, Keys
 
 
 def web(
-    settings: Settings, model_version: str, metrics: Metrics
+    settings: Settings, model_version: str, metrics: Metrics, shape: Shape | None = None
 ) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], Team]]:
-    """Return a web process' embeddings, where they are kept, and what is to be said of the cluster."""
+    """Return a web process' embeddings, where they are kept, and what is to be said of the cluster.
+
+    Args:
+        settings: what to build; its ``redis_url`` is set.
+        model_version: of the workers' encoders and the decoder.
+        metrics: counts and times.
+        shape: of the network's embeddings; None takes any.
+    """
     link, keys, queues, cluster = link_and_cluster(settings, model_version)
     memory = MemoryStore(settings.memory_cache_mb * MB)
-    store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage)
+    store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage, shape=shape, on_drop=metrics.dropped)
     embeddings = QueuedEmbeddings(
         link,
         cluster,
@@ -65,7 +73,12 @@ def web(
 
 
 def worker(
-    settings: Settings, model_version: str, limits: Limits, source: Source, load: Callable[[], Encoder]
+    settings: Settings,
+    model_version: str,
+    limits: Limits,
+    source: Source,
+    load: Callable[[], Encoder],
+    shape: Shape | None = None,
 ) -> Worker:
     """Return a worker; nothing is loaded or connected yet.
 
@@ -75,14 +88,19 @@ def worker(
         limits: of the images.
         source: where image files come from.
         load: returns the encoder; called once.
+        shape: of its embeddings; None takes any.
     """
     link, keys, queues, cluster = link_and_cluster(settings, model_version)
     name = keys.worker(socket.gethostname(), os.getpid())
     metrics = Metrics()
-    store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage)
+    store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage, shape=shape)
     warm = WarmLoad(load)
     queue = EncodeQueue(warm, TieredStore([MemoryStore(WORKER_MEMORY_MB * MB), store]), limits, metrics)
-    leases = Leases(link, keys.attempts, on_beat=lambda: cluster.beat(name))
+
+    def beat() -> None:
+        cluster.beat(name, 0 if warm.is_over.is_set() else LOADING_S)
+
+    leases = Leases(link, keys.attempts, on_beat=beat)
     job = EncodeJob(
         YieldingSource(source, queues.is_click_waiting),
         queue,
@@ -96,7 +114,31 @@ def worker(
         ask_again=queues.ask,
         count=cluster.count,
     )
-    return Worker(link, keys, job, queue, warm, leases, on_stop=lambda: cluster.leave(name))
+    return Worker(
+        link,
+        keys,
+        job,
+        queue,
+        warm,
+        leases,
+        announce=beat,
+        on_stop=lambda: cluster.leave(name),
+    )
+
+
+def require_usable(settings: Settings) -> None:
+    """Return if there is no Redis, or one that can be used, or that does not answer yet.
+
+    Raises:
+        RedisUnusableError: it answers, and cannot be used as it is.
+    """
+    if settings.redis_url is None:
+        return
+    link, keys, _, _ = link_and_cluster(settings, "any")
+    try:
+        redis_check.require_usable(link, keys)
+    finally:
+        link.close()
 
 
 def has_worker(settings: Settings) -> bool:

@@ -114,6 +114,10 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     Reason.OVERLOADED: ("more requests wait than there are threads", "raise THREADS, or add web processes"),
     Reason.STORE_UNAVAILABLE: ("Redis does not answer", "it is tried again by itself; look at Redis"),
     Reason.MODEL_NOT_READY: ("the model is loading, or cannot be loaded", "wait a moment, or see the log"),
+    Reason.NO_WORKER: (
+        "no worker is alive that encodes with this model",
+        "start one with python -m backend worker, with the same REDIS_URL and PADDLE_SAM_WEIGHTS; then click again",
+    ),
     Reason.ENCODE_FAILED: ("the image cannot be encoded", "a defect: please report it with the log"),
     Reason.DECODE_FAILED: ("the prompts cannot be decoded", "a defect: please report it with the log"),
     Reason.OUT_OF_MEMORY: ("memory ran out", "take a smaller model, fewer WORKERS, or a larger machine"),

@@ -3,9 +3,11 @@
 The application is built in the worker process, after the fork: Paddle and CUDA do not survive one.
 """
 
+import errno
 import logging
 import os
 import socket
+import tempfile
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 STOP_WITHIN_S = 30
+_NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL)
 SPARE_THREADS = 8
 """For what never waits: /health and its like, while clicks wait in all of ``settings.threads``."""
 
 
 class PortTakenError(OSError):
     """Another program listens on the address already."""
+
+
+class HostError(OSError):
+    """``HOST`` is no address of this machine."""
 
 
 class WebWorker(ThreadWorker):
@@ -90,19 +97,37 @@ class Server(BaseApplication):
                 os._exit(0)  # what Paddle is still loading, or its threads, would abort a closing interpreter
 
 
+def check_temporary_folder() -> None:
+    """Refuse to start where no temporary file can be made, which the server needs for its processes.
+
+    Raises:
+        OSError: there is no folder for them.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise OSError("no temporary files can be written: mount a folder for them at /tmp, or set TMPDIR") from error
+
+
 def check_port(host: str, port: int) -> None:
     """Refuse an address on which nothing can listen, before anything is loaded.
 
     Raises:
-        PortTakenError: another program listens there, or the address is not this machine's.
+        PortTakenError: another program listens there.
+        HostError: the address is not this machine's, or no address at all.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise PortTakenError(
-                f"cannot listen on {host}:{port}: {error.strerror}; stop the program that does, "
-                "or choose another with PORT"
-            ) from error
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be looked up at all
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            if isinstance(error, socket.gaierror | ValueError) or error.errno in _NOT_OURS:
+                raise HostError(
+                    f"HOST={host}: cannot listen on {host}:{port}: {reason}; set HOST to 0.0.0.0 for all addresses of "
+                    "this machine (conda and some shells set HOST to something else), or give --host 0.0.0.0"
+                ) from error
+            is_reserved = error.errno == errno.EACCES
+            remedy = "choose one above 1023" if is_reserved else "stop the program that does, or choose another"
+            raise PortTakenError(f"cannot listen on {host}:{port}: {reason}; {remedy} with PORT") from error

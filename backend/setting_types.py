@@ -16,18 +16,21 @@ from backend.types import Secret
 OUTPUT_KINDS = (ShapeKind.BRUSH, ShapeKind.BITMASK, ShapeKind.POLYGON, ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)
 """What an answer can be drawn as, in the order in which it is chosen when a labeling config offers several."""
 
+_QUOTES = " \"'`\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb"
+_HEADER = re.compile(r"^(authorization\s*:\s*)?(token|bearer)([\s:=]+|$)", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 
 
 def _url(value: object) -> object:
     if not isinstance(value, str):
         return value
-    parts = urlsplit(value)
     try:
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        parts = urlsplit(value)
+        has_host = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = has_host and not (parts.query or parts.fragment or "@" in parts.netloc)
     except ValueError:
         usable = False
-    if not usable or parts.query or parts.fragment or "@" in parts.netloc:
+    if not usable:
         raise ValueError("an address such as http://localhost:8080, without credentials or a query")
     return value.rstrip("/")
 
@@ -97,19 +100,62 @@ def _secret(value: object) -> object:
     return Secret(value.strip()) if isinstance(value, str) else value
 
 
+def unquoted(value: str) -> str:
+    """Return a value without the quotation marks around all of it, which ``docker --env-file`` leaves in."""
+    bare = value.strip()
+    return bare[1:-1].strip() if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" else value
+
+
+def _token(value: object) -> object:
+    """Take the token out of what was pasted: quotation marks, line ends, and words of an HTTP header around it."""
+    if not isinstance(value, str):
+        return value
+    text = "".join(" " if letter.isspace() else letter for letter in value if letter.isprintable() or letter.isspace())
+    text = _HEADER.sub("", text.strip(_QUOTES))
+    token = "".join(text.strip(_QUOTES).split())
+    if not token or not token.isascii():
+        raise ValueError("a token as Label Studio shows it, of ASCII letters, digits and dots")
+    return Secret(token)
+
+
 def _redis_url(value: object) -> object:
     if not isinstance(value, str):
         return value
-    parts = urlsplit(value.strip())
+    url = value.strip()
+    _check_credentials(url)
     try:
+        parts = urlsplit(url)
         usable = (parts.scheme in ("redis", "rediss") and bool(parts.hostname) and (parts.port or 1) > 0) or (
             parts.scheme == "unix" and bool(parts.path)
         )
     except ValueError:
         usable = False
-    if not usable:
+    if not usable or parts.fragment:
         raise ValueError("an address such as redis://:password@localhost:6379/0, rediss://... or unix:///path")
-    return Secret(value.strip())
+    _check_options(url)
+    return Secret(url)
+
+
+def _check_credentials(url: str) -> None:
+    """Refuse signs in a name and password that end them in an address: what follows would be taken for a host."""
+    _, _, rest = url.partition("://")
+    credentials, at, _ = rest.rpartition("@")
+    if not at or rest.startswith("/"):  # a socket's path
+        return
+    if re.search(r"[#@/?\[\]\s]|%(?![0-9a-fA-F]{2})", credentials):
+        raise ValueError(
+            "user and password percent-encoded, # as %23, / as %2F, @ as %40, ? as %3F, % as %25, such as "
+            "redis://:p%40ss@localhost:6379/0"
+        )
+
+
+def _check_options(url: str) -> None:
+    from redis import ConnectionPool  # here: most installations have none
+
+    try:
+        ConnectionPool.from_url(url).make_connection()  # connects to nothing yet
+    except (TypeError, ValueError):
+        raise ValueError("an address with options that redis-py knows, such as ?ssl_ca_certs=FILE") from None
 
 
 def _directory(value: object) -> object:
@@ -143,6 +189,7 @@ Directory = Annotated[Path, BeforeValidator(_directory)]
 ExistingDirectory = Annotated[Path, BeforeValidator(_directory), AfterValidator(_existing)]
 Kinds = Annotated[tuple[ShapeKind, ...], BeforeValidator(_kinds)]
 Device = Annotated[str, BeforeValidator(_device)]
+Token = Annotated[Secret, BeforeValidator(_token)]
 SecretText = Annotated[Secret, BeforeValidator(_secret)]
 RedisUrl = Annotated[Secret, BeforeValidator(_redis_url)]
 RedisPrefix = Annotated[str, BeforeValidator(_redis_prefix)]

@@ -1,15 +1,15 @@
 """Every setting of the service: read from a mapping of environment variables, and checked at once.
 
 label-studio-ml's own names are kept where it has one; ours begin with ``PADDLE_SAM_``. An empty value counts as unset,
-since that is what ``NAME=${NAME:-}`` in a compose file gives. A name of ours that is not known is refused: it is almost
-always a slip of the pen, and the setting it was meant for would silently keep its default.
+since that is what ``NAME=${NAME:-}`` in a compose file gives. A name that is nearly one of ours is refused: it is
+almost always a slip of the pen, and the setting it was meant for would silently keep its default. Other names that
+begin like ours belong to other programs: Kubernetes makes seven of them for a service that is called ``paddle-sam``.
 """
 
 import difflib
 import re
 from collections.abc import Mapping
 
-import platformdirs
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -28,8 +28,11 @@ from backend.setting_types import (
     RedisPrefix,
     RedisUrl,
     SecretText,
+    Token,
     Url,
+    unquoted,
 )
+from model.folders import cache_folder
 
 PREFIX = "PADDLE_SAM_"
 MB = 1_000_000
@@ -68,7 +71,7 @@ class Settings(BaseModel):
         description="Where browsers reach Label Studio, if that is another address: what its own LABEL_STUDIO_HOST "
         "says. Images with this address are asked of LABEL_STUDIO_URL.",
     )
-    label_studio_api_key: SecretText | None = Field(
+    label_studio_api_key: Token | None = Field(
         None,
         validation_alias="LABEL_STUDIO_API_KEY",
         description="A personal access token or a legacy token; without it, uploaded images cannot be fetched.",
@@ -80,7 +83,7 @@ class Settings(BaseModel):
         None, validation_alias="BASIC_AUTH_PASS", description="See BASIC_AUTH_USER; both or neither."
     )
     model_dir: Directory = Field(
-        default_factory=lambda: platformdirs.user_cache_path("paddle-sam") / "weights",
+        default_factory=lambda: cache_folder() / "weights",
         validation_alias="MODEL_DIR",
         description="Where weights are looked for and downloaded to.",
     )
@@ -104,7 +107,7 @@ class Settings(BaseModel):
     host: str = Field(
         "0.0.0.0",  # noqa: S104 - label-studio-ml's default: Label Studio may run in a container
         validation_alias="HOST",
-        description="Address to listen on.",
+        description="Address to listen on. conda sets this variable too: give 0.0.0.0 there.",
     )
     port: int = Field(9090, ge=1, le=65535, validation_alias="PORT", description="Port to listen on.")
 
@@ -117,7 +120,7 @@ class Settings(BaseModel):
         "auto", validation_alias=AliasChoices(PREFIX + "DEVICE", "DEVICE"), description="auto, cpu, gpu or gpu:N."
     )
     cache_dir: Directory = Field(
-        default_factory=lambda: platformdirs.user_cache_path("paddle-sam") / "embeddings",
+        default_factory=lambda: cache_folder() / "embeddings",
         validation_alias=_ours("CACHE_DIR"),
         description="Where embeddings are kept on disk.",
     )
@@ -228,10 +231,10 @@ def read(environ: Mapping[str, str]) -> Settings:
     """Return the settings that ``environ`` (usually ``os.environ``) describes.
 
     Raises:
-        SettingsError: values that cannot be used, and names of ours that do not exist; all of them at once.
+        SettingsError: values that cannot be used, and names that are nearly ones of ours; all of them at once.
     """
-    given = {name: value for name, value in environ.items() if value.strip()}
-    problems = [_unknown(name) for name in sorted(given) if _OURS.match(name) and name not in NAMES]
+    given = {name: value if name in AS_GIVEN else unquoted(value) for name, value in environ.items() if value.strip()}
+    problems = [problem for name in sorted(given) if (problem := _misspelt(name, given[name]))]
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
@@ -256,7 +259,14 @@ SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "REDIS_URL")
 """Those whose value is never shown."""
 
 
-_OURS = re.compile("paddle_?sam", re.IGNORECASE)
+AS_GIVEN = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS")
+"""Those in which quotation marks count; around other values they are left over from a file that no shell has read."""
+
+_OURS = re.compile("paddle_?sam_", re.IGNORECASE)
+_OWN_PARTS = {name.removeprefix(PREFIX): name for name in reversed(NAMES)}
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?$")
+_NEAR = 0.75
+"""How much alike two names are of which one is the other misspelt: twice the letters in common over all letters."""
 
 _EXPECTED = {
     "int_parsing": "a whole number",
@@ -270,10 +280,31 @@ _EXPECTED = {
 SHOWN_LENGTH = 200
 
 
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name.upper(), NAMES, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(NAMES)}"
-    return f"{name}: not a setting; {hint}"
+def _misspelt(name: str, value: str) -> str:
+    """Return one line about a name that is nearly one of ours, empty for ours and for those of other programs."""
+    prefix = _OURS.match(name)
+    if prefix is None or name in NAMES or _is_service_link(name, value):
+        return ""
+    part = name[prefix.end() :].upper()
+    near = difflib.get_close_matches(part, _OWN_PARTS, n=1, cutoff=_NEAR)
+    words = set(part.split("_"))
+    shortened = [known for known in NAMES if words <= set(known.split("_")) and _could_be(known, value)]
+    meant = [_OWN_PARTS[one] for one in near] or shortened
+    return f"{name}: not a setting; did you mean {meant[0]}?" if meant else ""
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether this is what Kubernetes, and Docker before it, tells every program of a service, whatever its name."""
+    return bool(_SERVICE_LINK.search(name)) or value.startswith(("tcp://", "udp://", "sctp://"))
+
+
+def _could_be(name: str, value: str) -> bool:
+    """Whether a setting could have this value."""
+    try:
+        Settings.model_validate({name: value})
+    except ValidationError as error:
+        return all(not detail["loc"] for detail in error.errors())  # it takes another one beside it
+    return True
 
 
 def _problem(detail: ErrorDetails, given: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from backend.errors import AccessError, BackendError, ImageError, Reason, Reques
 from backend.image_source import Version
 from backend.lease import Lease
 from backend.redis_keys import Keys
-from backend.redis_link import Link
+from backend.redis_link import Link, answers
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _KINDS: dict[str, type[BackendError]] = {
 }
 
 _WRITE = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('TYPE', KEYS[1]).ok ~= 'string' or redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 redis.call('DEL', KEYS[3])
 return 1
@@ -116,10 +116,12 @@ class SharedContents:
             pipeline.get(key)
             pipeline.pttl(key)
             pipeline.get(failure_key)
-            return pipeline.execute()
+            pipeline.pttl(failure_key)
+            return answers(pipeline)
 
-        note, left_ms, failure = self._link.call(work)
-        return Known(_note(note, left_ms), _failure(failure))
+        note, left_ms, failure, failure_left_ms = self._link.call(work)
+        is_passing = 0 < failure_left_ms <= FAILURE_S * 1000  # one from a restored dump may have no end
+        return Known(_note(note, left_ms), _failure(failure) if is_passing else None)
 
     def put(self, place: Place, note: Note, lease: Lease) -> None:
         """Note what lies behind an address now, if the lease still holds, and tell everybody.
@@ -175,7 +177,8 @@ def _note(data: object, left_ms: int) -> Note | None:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     lasts_s = USABLE_FACTOR * (IMMUTABLE_FRESH_S if raw.immutable else FRESH_S)
-    return _unpacked(raw, max(0.0, lasts_s - left_ms / 1000)) if left_ms > 0 else None
+    is_passing = 0 < left_ms <= lasts_s * 1000
+    return _unpacked(raw, lasts_s - left_ms / 1000) if is_passing else None
 
 
 def _unpacked(raw: _Note | None, age_s: float) -> Note | None:

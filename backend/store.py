@@ -11,10 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from backend import images
-from backend.embedding_bytes import Dtype, dump, load
+from backend.embedding_bytes import Dtype, dump, load, rounded
 from model.transforms import PREPROCESSING_VERSION
 from model.types import Embedding
 
@@ -62,6 +62,22 @@ class StoreStats:
     nbytes: int
     max_bytes: int
     trouble: str = ""
+
+
+Shape: TypeAlias = tuple[int, int, int]
+"""(channels, height, width) of the embeddings that a network makes."""
+
+
+def is_usable(found: Embedding, key: EmbeddingKey, shape: Shape | None) -> bool:
+    """Whether what a medium held under this key is what belongs there: of the network's shape, in these numbers.
+
+    Args:
+        found: what was read.
+        key: what was looked for.
+        shape: of the network's embeddings; None where that is not known.
+    """
+    has_shape = shape in (None, found.image_embedding.shape)
+    return has_shape and rounded(found, key.dtype) is found  # float32 is kept where float16 cannot hold the numbers
 
 
 class EmbeddingStore(Protocol):
@@ -135,18 +151,28 @@ class FileStore:
     name = "disk"
 
     def __init__(
-        self, directory: Path, max_bytes: int, *, pause_s: float = 60.0, clock: Callable[[], float] = time.monotonic
+        self,
+        directory: Path,
+        max_bytes: int,
+        *,
+        shape: Shape | None = None,
+        on_drop: Callable[[str], None] = lambda tier: None,
+        pause_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Touch nothing yet; the directory is made when the first embedding is written.
 
         Args:
             directory: this store's own.
             max_bytes: of all files together.
+            shape: of the network's embeddings; None takes any.
+            on_drop: is told this store's name when it drops what cannot be used.
             pause_s: how long the disk is left alone after it failed.
             clock: seconds, monotonic.
         """
         self._directory, self._max_bytes = directory, max_bytes
         self._pause_s, self._clock = pause_s, clock
+        self._shape, self._on_drop = shape, on_drop
         self._trouble, self._paused_until = "", 0.0
         self._writing = threading.Lock()
         self._nbytes: int | None = None  # an upper bound, but for what other processes write
@@ -163,8 +189,12 @@ class FileStore:
             self._failed("read", error)
             return None
         found = load(data, str(key))
+        if found is not None and not is_usable(found, key, self._shape):
+            found = None
         try:
             if found is None:
+                self._on_drop(self.name)
+                logger.warning("event=embedding_dropped tier=%s file=%s", self.name, path.name)
                 path.unlink(missing_ok=True)
             else:
                 os.utime(path)

@@ -10,6 +10,7 @@ import signal
 import threading
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -25,6 +26,7 @@ from backend import jobs
 from backend.encode_job import EncodeJob
 from backend.encode_queue import EncodeQueue, Priority
 from backend.encoding import Encoder
+from backend.errors import RetryLater
 from backend.lease import Leases
 from backend.redis_keys import Keys
 from backend.redis_link import Link
@@ -79,6 +81,7 @@ class Worker:
         load: WarmLoad,
         leases: Leases,
         *,
+        announce: Callable[[], None] = lambda: None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         """Start nothing yet.
@@ -90,10 +93,11 @@ class Worker:
             queue: the encoder; it was given ``load`` to load it with.
             load: tells when that is over.
             leases: what the job holds.
+            announce: says that this worker is alive; called before the encoder is loaded, and once it is.
             on_stop: is called at the end.
         """
         self._link, self._keys, self._leases = link, keys, leases
-        self._job, self._queue, self._load, self._on_stop = job, queue, load, on_stop
+        self._job, self._queue, self._load, self._announce, self._on_stop = job, queue, load, announce, on_stop
         self._stop = threading.Event()
 
     def run(self, *, max_jobs: int | None = None) -> int:
@@ -107,18 +111,24 @@ class Worker:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked_to_stop)
-        self._queue.start()
-        while not self._load.is_over.wait(0.2) and not self._stop.is_set():
-            pass
-        if self._load.error is not None or self._stop.is_set():
-            return FAILED if self._load.error is not None else STOPPED
+        self._say_alive()
         self._leases.start()
-        logger.info("event=worker_ready queues=%s", ",".join(self._keys.queue(priority) for priority in Priority))
+        self._queue.start()
         try:
+            while not self._load.is_over.wait(0.2) and not self._stop.is_set():
+                pass
+            if self._load.error is not None or self._stop.is_set():
+                return FAILED if self._load.error is not None else STOPPED
+            self._say_alive()
+            logger.info("event=worker_ready queues=%s", ",".join(self._keys.queue(priority) for priority in Priority))
             return self._work(max_jobs)
         finally:
             self._leases.close()
             self._on_stop()
+
+    def _say_alive(self) -> None:
+        with suppress(RetryLater):  # it is said again and again, by the leases' thread
+            self._announce()
 
     def _work(self, max_jobs: int | None) -> int:
         pause_s = FIRST_PAUSE_S

@@ -82,6 +82,12 @@ class Cluster:
                 eventually(lambda: any(name in one for one in client.zrange(KEYS.workers, 0, -1)))
         return process
 
+    def announce(self, name="busy:1"):
+        """Say that a worker is alive that does nothing, as one that is busy with something else."""
+        link, keys, _, cluster = redis_parts.link_and_cluster(read(self.environ), VERSION)
+        cluster.beat(f"{name} {keys.model}", 30)
+        link.close()
+
     def spawn(self, module, *arguments, **options):
         strict = ["-W", "error"] if module.startswith("tests.cluster") else []  # Paddle warns as it is imported
         process = subprocess.Popen([sys.executable, *strict, "-m", module, *arguments], cwd=ROOT, **options)

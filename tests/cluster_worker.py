@@ -60,7 +60,12 @@ def main():
     logs.configure(settings.log_level)
     source = bootstrap.image_source(settings, LabelStudio(settings.label_studio_url, None))
     stand_in = StandIn(Path(log), float(encode_s), int(os.environ.get("CLUSTER_SIDE", "8")))
-    worker = redis_parts.worker(settings, VERSION, Limits(), source, lambda: stand_in)
+
+    def load():
+        time.sleep(float(os.environ.get("CLUSTER_LOAD_S", "0")))
+        return stand_in
+
+    worker = redis_parts.worker(settings, VERSION, Limits(), source, load)
     sys.exit(worker.run(max_jobs=int(rest[0]) if rest else None))
 
 

@@ -1,16 +1,25 @@
 """The command line: what it refuses, in which words and with which exit code."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+import platformdirs
 import pytest
 from click.testing import CliRunner
 
 from backend.__main__ import main
+from model.folders import cache_folder
 from tests.fakes import LEGACY_TOKEN, FakeLabelStudio, Reply, png
 from tests.processes import environment, free_port
 from tests.wire import CONFIG
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = str(ROOT / "model" / "demo" / "samples")
 
 
 @pytest.fixture
@@ -71,6 +80,75 @@ def test_weights_that_are_not_there_are_refused_in_one_line(call):
     assert done.exit_code == 2
     assert done.stderr.count("\n") == 1
     assert "SAM-H_box" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["x86_64-conda-linux-gnu", "10.255.255.1", "not a host", "a" * 80, "::zz"])
+def test_a_host_that_is_no_address_of_this_machine_is_named_with_what_to_do(call, weights, host):
+    """conda's compilers set HOST to the name of the platform."""
+    done = call("serve", PADDLE_SAM_WEIGHTS=weights, HOST=host, PORT=str(free_port()))
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: HOST={host}: cannot listen on {host}:")
+    assert "0.0.0.0" in done.stderr
+
+
+def test_a_cache_that_cannot_be_written_to_stops_precompute_before_it_begins(call, weights):
+    done = call("precompute", "--project", "1", PADDLE_SAM_WEIGHTS=weights, PADDLE_SAM_CACHE_DIR="/proc/cache")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: PADDLE_SAM_CACHE_DIR=/proc/cache: expected a folder that can be written to")
+
+
+UNKNOWN_USER = (
+    "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "--bounding-set=-all,+dac_read_search",
+    "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search",
+)  # fmt: skip
+"""A user who is in no list of users, and may read everything, since the interpreter may be root's."""
+
+
+@pytest.fixture
+def as_nobody(tmp_path):
+    """Run a command as an unknown user without HOME, in a folder that cannot be written to."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root, to become a user that the system does not know")
+    tmp_path.chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o777)
+
+    def run(module, *arguments, **environ):
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")} | environ
+        command = [*UNKNOWN_USER, sys.executable, "-m", module, *arguments]
+        return subprocess.run(command, env=environ, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+def test_an_unknown_user_without_a_home_gets_a_cache_among_the_temporary_files(as_nobody, tmp_path):
+    done = as_nobody("backend", "doctor", LABEL_STUDIO_URL="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "hint    weights: demo@" in done.stdout
+    assert done.stderr == ""
+    folder = tmp_path / "tmp" / "paddle-sam-12345"
+    assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (12345, 0o700)
+
+
+@pytest.mark.parametrize(("command", "told"), [
+    (("backend", "demo"), "Error: The demo keeps its data in .demo, which cannot be written to"),
+    (("model", "download", "sam_vit_b", "--weights-dir", "/proc/x"), "sam_vit_b_01ec64.pth: expected to write"),
+    (("model", "segment", SAMPLES, "--box", "10,10,50,50", "--out", "out"), "Error: out: Permission denied"),
+])  # fmt: skip
+def test_a_folder_that_cannot_be_written_to_is_told_without_a_traceback(as_nobody, command, told):
+    done = as_nobody(*command)
+    assert done.returncode != 0
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_somebody_elses_in_the_place_of_ours_is_not_used(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"paddle-sam-{os.getuid()}").symlink_to("/etc")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: Path("~/.cache") / name)  # older releases
+    assert cache_folder().parent == tmp_path
+    assert cache_folder().resolve() != Path("/etc")
 
 
 def test_the_doctor_ends_with_1_and_a_remedy_where_something_is_wrong(call, weights):

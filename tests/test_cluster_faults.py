@@ -142,6 +142,7 @@ def test_a_redis_that_restarts_empty_during_an_encode_loses_nobody(cluster, redi
 
 def test_a_redis_that_restarts_empty_loses_no_click_that_waits_for_its_turn(cluster, redis):
     web = cluster.web()
+    cluster.announce()
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(outcome, web, "red")
         with redis.client() as client:
@@ -171,6 +172,7 @@ def test_clicks_outlast_a_worker_that_is_killed(cluster, redis, moment):
     web = cluster.web()
     with ThreadPoolExecutor(3) as pool, redis.client() as client:
         if moment == "before":
+            cluster.announce()
             clicks = [pool.submit(outcome, web, "red") for _ in range(3)]
             eventually(lambda: client.lpop(f"rq:queue:{KEYS.queue(Priority.INTERACTIVE)}") is not None)
             cluster.worker(wait=False)

@@ -161,6 +161,25 @@ def test_a_refused_legacy_token_names_both_remedies(look, server):
     assert "enable legacy tokens" in finding.fix
 
 
+UNKNOWN = b'{"detail": "Invalid token.", "status_code": 401}'
+OFF = (
+    b'{"detail": "Authentication token no longer valid: legacy token authentication has been disabled for this '
+    b'organization"}'
+)
+
+
+@pytest.mark.parametrize(("said", "told", "is_off"), [
+    (UNKNOWN, "it knows no such token", False), (OFF, "switched off", True), (b"", "switched off", True),
+])  # fmt: skip
+def test_a_legacy_token_that_is_wrong_is_told_from_one_that_is_switched_off(look, server, said, told, is_off):
+    """Both get a 401 from Label Studio 1.23.2, in other words."""
+    server.routes["/api/current-user/whoami"] = Reply(said, 401)
+    finding = look(LABEL_STUDIO_API_KEY="0123456789abcdef0123456789abcdef01234567")["API key"]
+    assert finding.level is Level.PROBLEM
+    assert told in finding.text
+    assert ("enable legacy tokens" in finding.fix) is is_off
+
+
 def test_an_access_token_for_an_api_key_is_pointed_out_even_while_it_works(look, server):
     access = jwt(token_type="access", iat=1700000000, exp=1700000300)
     server.accepted.add(f"Bearer {access}")
@@ -183,6 +202,23 @@ def test_a_private_address_brings_label_studios_refusal_and_its_remedy(look):
     assert finding.level is Level.HINT
     for word in ("USE_DEFAULT_BANNED_SUBNETS=false", "ML_BLOCK_LOCAL_IP=false", "SSRF_PROTECTION_ENABLED=false"):
         assert word in finding.fix
+
+
+@pytest.mark.parametrize(("release", "told"), [
+    (b'{"release": "1.22.0"}', "Label Studio 1.22.0 reaches such a backend, and from 1.23.1 on it does not"),
+    (b'{"release": "1.23.0"}', "Label Studio 1.23.0 reaches such a backend, and from 1.23.1 on it does not"),
+    (b'{"release": "1.23.1"}', "Label Studio 1.23.1 answers 403"),
+    (b'{"release": "1.24"}', "Label Studio 1.24 answers 403"),
+    (b'{"release": "develop"}', "Label Studio from 1.23.1 on answers 403"),
+    (b"<html>", "Label Studio from 1.23.1 on answers 403"),
+])  # fmt: skip
+def test_what_a_release_of_label_studio_does_about_a_private_address_is_told(look, server, release, told):
+    server.routes["/api/version"] = Reply(release)
+    finding = look().get("reserved address")
+    if finding is None:
+        pytest.skip("this machine has a public address")
+    assert told in finding.text
+    assert "no click arrives" in finding.text
 
 
 @pytest.mark.parametrize(("environ", "is_told"), [

@@ -22,8 +22,8 @@ ROWS = [
     "backend.chunks backend.progress backend.tally backend.task_selection "
     "backend.project_tasks backend.prediction_writer backend.task_reads backend.store backend.metrics",
     "backend.encoding backend.content_journal backend.encode_queue backend.direct_embeddings backend.ahead "
-    "backend.waiting backend.fetchers backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
-    "backend.lease backend.shared_contents backend.shared_embeddings backend.jobs backend.cluster "
+    "backend.waiting backend.fetchers backend.embeddings backend.redis_keys backend.redis_link backend.redis_check "
+    "backend.redis_store backend.lease backend.shared_contents backend.shared_embeddings backend.jobs backend.cluster "
     "backend.yielding_source backend.encode_job "
     "backend.listener backend.queued_embeddings",
     "backend.clicks backend.turns backend.errands backend.loading_decoder backend.drawing backend.task_objects "
@@ -58,6 +58,9 @@ ALLOWED = {
     "gunicorn": ("backend.server",),
     "redis": (
         "backend.redis_link",
+        "backend.setting_types",
+        "backend.redis_check",
+        "backend.redis_store",
         "backend.listener",
         "backend.shared_contents",
         "backend.jobs",

@@ -8,11 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from backend.cluster import LOADING_S
 from backend.contents import place_of
 from backend.encode_queue import Priority
 from backend.errors import BackendError, ImageError, Reason, RetryLater
+from backend.redis_parts import link_and_cluster
+from backend.settings import read
 from tests.cluster import KEYS, SOON_S, Cluster, colour, eventually, ref
-from tests.cluster_worker import POISON, TOO_LARGE
+from tests.cluster_worker import POISON, TOO_LARGE, VERSION
 from tests.fakes import Reply, png
 from tests.redis_server import needs_redis, redis_module_server, redis_server  # noqa: F401 - fixtures
 
@@ -115,6 +118,7 @@ def test_memory_that_runs_out_is_tried_once_more_and_then_told(cluster):
 
 def test_an_image_that_kills_its_workers_is_given_up(cluster):
     cluster.add("poison", POISON)
+    cluster.announce()
     web = cluster.web()
     stopped = threading.Event()
 
@@ -209,6 +213,7 @@ def test_ten_annotators_prefetching_one_image_queue_it_once(cluster, redis_serve
 
 
 def test_a_click_on_a_prefetched_image_overtakes_its_own_prefetch(cluster):
+    cluster.announce()
     web = cluster.web()
     web.prefetch([ref("blue"), ref("green"), ref("red")])
     eventually(lambda: not web.ahead)
@@ -234,17 +239,74 @@ def test_a_click_that_cannot_wait_leaves_with_a_reason_and_the_work_goes_on(clus
     assert cluster.encodes() == [RED]
 
 
-def test_without_a_worker_a_click_says_so(cluster):
+def refused(web, name="red"):
+    """What a click with a minute's time is told, and how soon."""
+    start = time.monotonic()
+    with pytest.raises(RetryLater) as caught:
+        web.get(ref(name), SOON_S)
+    return caught.value, time.monotonic() - start
+
+
+def test_without_a_worker_a_click_is_told_so_at_once_and_a_worker_that_starts_later_serves_it(cluster):
     web = cluster.web()
     eventually(lambda: web.cluster.is_known)
-    with pytest.raises(RetryLater) as caught:
-        web.get(ref("red"), 0.2)
-    assert caught.value.reason is Reason.MODEL_NOT_READY
+    error, took_s = refused(web)
+    assert (error.reason, took_s < 2.0) == (Reason.NO_WORKER, True)
+    assert "no worker is alive" in str(error)
     assert not web.is_ready
     assert web.team().headline == "no worker is running"
+    assert refused(web)[0].reason is Reason.NO_WORKER
     cluster.worker()
     eventually(lambda: web.is_ready)
     assert colour(web.get(ref("red"), SOON_S)) == RED
+    assert cluster.downloads() == ["red"]
+
+
+def test_a_worker_of_another_model_is_none_and_is_named(cluster, redis_server):  # noqa: F811
+    with redis_server.client() as client:
+        seconds, _ = client.time()
+        client.zadd(KEYS.workers, {"other:7 SAM-H@1a2b3c4d": seconds})
+    error, took_s = refused(cluster.web())
+    assert (error.reason, took_s < 2.0) == (Reason.NO_WORKER, True)
+    assert "encode with other weights: other:7 SAM-H@1a2b3c4d" in str(error)
+
+
+def test_a_worker_that_is_busy_or_late_by_some_seconds_counts_as_alive(cluster, redis_server):  # noqa: F811
+    web = cluster.web()
+    with redis_server.client() as client:
+        client.zadd(KEYS.workers, {f"busy:1 {KEYS.model}": client.time()[0] - 5})
+    with pytest.raises(RetryLater) as caught:
+        web.get(ref("red"), 0.5)
+    assert caught.value.reason is Reason.BUDGET_EXCEEDED
+
+
+def test_a_worker_that_loads_its_model_counts_as_alive_also_where_that_keeps_it_from_saying_so(cluster, redis_server):  # noqa: F811
+    """Importing a library may hold Python's lock for seconds."""
+    web = cluster.web()
+    link, keys, _, seen = link_and_cluster(read(cluster.environ), VERSION)
+    seen.beat(f"busy:1 {keys.model}", LOADING_S)  # what a worker says before it loads
+    with redis_server.client() as client:
+        client.zincrby(KEYS.workers, -25, f"busy:1 {KEYS.model}")  # 25 s later
+    with pytest.raises(RetryLater) as caught:
+        web.get(ref("red"), 0.5)
+    assert caught.value.reason is Reason.BUDGET_EXCEEDED
+    seen.beat(f"busy:1 {keys.model}")  # it is ready: from here on it is heard of all the time
+    with redis_server.client() as client:
+        client.zincrby(KEYS.workers, -11, f"busy:1 {KEYS.model}")
+    link.close()
+    assert refused(web, "blue")[0].reason is Reason.NO_WORKER
+
+
+def test_clicks_that_wait_are_told_when_the_last_worker_leaves(cluster, redis_server):  # noqa: F811
+    cluster.announce()
+    web = cluster.web()
+    with ThreadPoolExecutor(1) as pool:
+        click = pool.submit(refused, web)
+        eventually(lambda: gauge(web, "waiting") == 1)
+        with redis_server.client() as client:
+            client.zrem(KEYS.workers, f"busy:1 {KEYS.model}")  # as a worker does that is told to stop
+        error, took_s = click.result()
+    assert (error.reason, took_s < 15.0) == (Reason.NO_WORKER, True)
 
 
 def test_a_changed_image_behind_the_same_address_is_noticed(cluster, redis_server):  # noqa: F811
@@ -279,6 +341,7 @@ def test_a_slow_image_server_holds_up_nobody_who_is_warm(cluster):
 
 def test_closing_lets_everybody_go_and_ends_every_thread(cluster):
     before = set(threading.enumerate())
+    cluster.announce()
     web = cluster.web()
     with ThreadPoolExecutor(3) as pool:
         clicks = [pool.submit(web.get, ref(name), SOON_S) for name in ("red", "blue", "red")]

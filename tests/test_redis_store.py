@@ -11,17 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backend.cluster import Cluster
 from backend.contents import place_of
 from backend.embedding_bytes import dump
+from backend.encode_queue import Priority
 from backend.errors import AccessError, BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.image_source import Version
-from backend.jobs import MAX_JOB_BYTES, parse
+from backend.jobs import MAX_JOB_BYTES, JobQueues, parse
 from backend.jobs import dump as dump_job
 from backend.lease import Leases
 from backend.redis_keys import Keys
 from backend.redis_link import Link
 from backend.redis_store import RedisStore
-from backend.shared_contents import Note, SharedContents, parse_notice
+from backend.shared_contents import Known, Note, SharedContents, parse_notice
 from backend.store import EmbeddingKey
 from backend.types import ImageRef, Secret
 from tests.fakes import FakeClock, embedding
@@ -100,6 +102,48 @@ def test_a_key_of_another_type_is_a_miss(store, redis_server):  # noqa: F811
     assert store.get(key()) is None
     store.put(key(), embedding())
     assert same(store.get(key()), embedding())
+
+
+@needs_redis
+def test_an_embedding_of_another_shape_than_the_networks_is_a_miss_is_dropped_and_counted(link):
+    dropped = []
+    RedisStore(link, KEYS, 60.0).put(key(), embedding(shape=(4, 2, 2)))
+    store = RedisStore(link, KEYS, 60.0, shape=(3, 8, 8), on_drop=dropped.append)
+    assert store.get(key()) is None
+    assert dropped == ["redis"]
+    assert not store.holds(key())
+    store.put(key(), embedding(shape=(3, 8, 8)))
+    assert store.get(key()) is not None
+
+
+@needs_redis
+def test_an_embedding_without_an_end_gets_one(store, redis_server):  # noqa: F811
+    """Redis lets nothing go that has none, however short room is."""
+    store.put(key(), embedding())
+    with redis_server.client() as client:
+        client.persist(KEYS.embedding(key()))
+        assert same(store.get(key()), embedding())
+        assert 59_000 < client.pttl(KEYS.embedding(key())) <= 60_000
+
+
+@needs_redis
+def test_the_embeddings_of_this_installation_are_counted_whatever_their_model_and_nothing_else(link, redis_server):  # noqa: F811
+    other = Keys("paddle-sam", "SAM-H@5e6f7a8b")
+    for number in range(3):
+        RedisStore(link, KEYS, 60.0).put(key(number), embedding())
+    for number in range(2):
+        one = EmbeddingKey(f"{number:064x}", other.model_version)
+        RedisStore(link, other, 60.0).put(one, embedding())
+    RedisStore(link, Keys("elsewhere", KEYS.model_version), 60.0).put(key(), embedding())
+    with redis_server.client() as client:
+        client.mset({f"cache:{number}": "x" for number in range(2500)} | {"paddle-sam:embedding": "x"})
+    clock = FakeClock()
+    store = RedisStore(link, KEYS, 60.0, clock=clock)
+    assert store.stats()[0].entries == 5
+    store.put(key(7), embedding())
+    assert store.stats()[0].entries == 5, "counted anew only now and then"
+    clock.advance(31)
+    assert store.stats()[0].entries == 6
 
 
 @needs_redis
@@ -274,6 +318,70 @@ def test_what_a_holder_that_was_stopped_for_a_while_writes_is_not_kept(link, red
     assert contents.get(PLACE).note.digest == "0" * 64
     assert contents.get(PLACE).failure is None
     slow.release(old)
+
+
+@needs_redis
+@pytest.mark.parametrize("end", [{}, {"px": 86_400_000}], ids=["never", "tomorrow"])
+def test_a_lease_that_does_not_lapse_by_itself_is_made_to(link, leases, redis_server, end):  # noqa: F811
+    """From a restored dump, or written by hand: the only worker would leave that image alone for ever."""
+    with redis_server.client() as client:
+        client.set("a", "somebody", **end)
+        assert leases.acquire("a") is None, "it may be somebody's, who renews it"
+        assert 0 < client.pttl("a") <= 5000
+        client.pexpire("a", 100)
+    eventually(lambda: leases.acquire("a") is not None, 5)
+
+
+@needs_redis
+@pytest.mark.parametrize("end", [{}, {"px": 86_400_000}], ids=["never", "tomorrow"])
+def test_a_note_or_failure_without_an_end_of_ours_is_as_good_as_none(link, leases, redis_server, end):  # noqa: F811
+    contents = SharedContents(link, KEYS)
+    with leases.acquire(KEYS.lease(PLACE)) as lease:
+        contents.put(PLACE, NOTE, lease)
+        contents.fail(PLACE, RetryLater("x", Reason.IMAGE_FETCH_FAILED), lease)
+    with redis_server.client() as client:
+        for name in (KEYS.place(PLACE), KEYS.failure(PLACE)):
+            client.set(name, client.get(name), **end)
+    assert contents.get(PLACE) == Known(None, None)
+
+
+@needs_redis
+def test_keys_of_another_type_than_ours_stop_nothing(link, leases, redis_server):  # noqa: F811
+    """Whatever lies at our names is made room for, or read as not there."""
+    contents, queues = SharedContents(link, KEYS), JobQueues(link, KEYS)
+    cluster, ref = Cluster(link, KEYS, queues), ImageRef("/a.png", 1, 1)
+    asked = KEYS.asked(PLACE, Priority.INTERACTIVE)
+    with redis_server.client() as client:
+        for name in (
+            KEYS.lease(PLACE),
+            KEYS.attempts(KEYS.lease(PLACE)),
+            asked,
+            KEYS.place(PLACE),
+            KEYS.failure(PLACE),
+        ):
+            client.hset(name, "a", "b")
+        for name in (KEYS.counts, KEYS.workers):
+            client.set(name, "x")
+    assert contents.get(PLACE) == Known(None, None)
+    assert not queues.is_queued(PLACE, Priority.INTERACTIVE)
+    assert cluster.under_way([(PLACE, Priority.INTERACTIVE)]) == [True], "a lease of sorts, until somebody wants it"
+    with leases.acquire(KEYS.lease(PLACE), asked_key=asked, job_id="1") as lease:
+        assert lease.attempt == 1
+        contents.put(PLACE, NOTE, lease)
+    assert contents.get(PLACE).note.digest == NOTE.digest
+    assert queues.ask(ref, PLACE, Priority.INTERACTIVE)
+    assert cluster.alive() == ()
+    cluster.beat(f"host:1 {KEYS.model}")
+    assert cluster.look().worker_names == ("host:1",)
+    assert not link.trouble
+
+
+@needs_redis
+def test_a_count_of_attempts_that_is_no_number_begins_anew(leases, redis_server):  # noqa: F811
+    with redis_server.client() as client:
+        client.set(KEYS.attempts("a"), "many")
+    with leases.acquire("a") as lease:
+        assert lease.attempt == 1
 
 
 @needs_redis

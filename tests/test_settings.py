@@ -126,13 +126,75 @@ def test_a_misspelt_name_of_ours_is_refused_with_the_likely_one():
         ("PADDLE_SAM_WEIGHT", "PADDLE_SAM_WEIGHTS"),
         ("paddle_sam_weights", "PADDLE_SAM_WEIGHTS"),
         ("PADDLESAM_CACHE_DIR", "PADDLE_SAM_CACHE_DIR"),
-        ("PADDLE_SAM_PORT", "PADDLE_SAM_WEIGHTS"),
+        ("PADDLE_SAM_PORT", "mean PORT?"),
+        ("PADDLE_SAM_LABEL_STUDIO_URL", "mean LABEL_STUDIO_URL?"),
+        ("PADDLE_SAM_BUDGET", "PADDLE_SAM_PREDICT_BUDGET_S"),
     ],
 )
 def test_every_way_of_writing_our_prefix_counts_as_ours(name, meant):
     (problem,) = problems({name: "1"})
     assert problem.startswith(f"{name}: not a setting; ")
     assert meant in problem
+
+
+SERVICE_LINKS = """\
+{0}_SERVICE_HOST=10.0.48.109
+{0}_SERVICE_PORT=9090
+{0}_SERVICE_PORT_HTTP=9090
+{0}_PORT=tcp://10.0.48.109:9090
+{0}_PORT_9090_TCP=tcp://10.0.48.109:9090
+{0}_PORT_9090_TCP_PROTO=tcp
+{0}_PORT_9090_TCP_PORT=9090
+{0}_PORT_9090_TCP_ADDR=10.0.48.109
+"""
+"""What Kubernetes tells every container of each service of its namespace, unless enableServiceLinks is false."""
+
+
+@pytest.mark.parametrize("service", [
+    "PADDLE_SAM", "PADDLE_SAM_REDIS", "PADDLE_SAM_WEIGHTS", "PADDLE_SAM_WORKERS", "PADDLE_SAM_LABEL_STUDIO",
+    "PADDLE_SAM_MAX_IMAGE_BYTES", "SAM", "REDIS", "LABEL_STUDIO", "LABEL_STUDIO_URL", "BASIC_AUTH", "MODEL", "DEVICE",
+])  # fmt: skip
+def test_what_kubernetes_says_of_a_service_of_any_name_is_not_taken_for_settings(service):
+    links = dict(line.split("=") for line in SERVICE_LINKS.format(service).splitlines())
+    assert read(links) == read({})
+
+
+@pytest.mark.parametrize("name", ["VERSION", "IMAGE_TAG", "NAMESPACE", "HOME", "REPLICAS", "COMMIT", "ENV"])
+def test_names_that_begin_like_ours_and_are_like_none_belong_to_other_programs(name):
+    assert read({f"PADDLE_SAM_{name}": "1"}) == read({})
+
+
+def test_the_name_of_a_container_image_is_not_taken_for_a_size():
+    assert read({"PADDLE_SAM_IMAGE": "registry.example.com/sam:1.0"}) == read({})
+
+
+@pytest.mark.parametrize("pasted", [
+    "{}", '"{}"', "'{}'", " {} ", "{}\n", "Token {}", "token  {}", "Bearer {}", '"Token {}"', 'Token "{}"', "Token: {}",
+    "Authorization: Token {}", "Authorization: Bearer {}", "\ufeff{}\u200b", "\u201c{}\u201d", "`{}`", "{}\r\n",
+])  # fmt: skip
+@pytest.mark.parametrize("token", ["0123456789abcdef0123456789abcdef01234567", "eyJh.eyJ0b2tlbl90eXBlIjoi.c2lnbmVk-_"])
+def test_a_token_may_be_pasted_with_what_stood_around_it(pasted, token):
+    key = read({"LABEL_STUDIO_API_KEY": pasted.format(token)}).label_studio_api_key
+    assert key is not None
+    assert key.value == token
+
+
+def test_a_token_that_was_broken_over_lines_is_put_together_again():
+    assert read({"LABEL_STUDIO_API_KEY": "eyJh.eyJ0\n  b2tl.c2ln"}).label_studio_api_key.value == "eyJh.eyJ0b2tl.c2ln"
+
+
+@pytest.mark.parametrize("wrong", ["\u00e9clair", '""', "Token ''", "\u200b"])
+def test_what_cannot_be_a_token_is_refused_without_showing_it(wrong):
+    (problem,) = problems({"LABEL_STUDIO_API_KEY": wrong})
+    assert problem.startswith("LABEL_STUDIO_API_KEY=***: expected a token")
+
+
+def test_quotation_marks_that_no_shell_took_away_do_not_count_but_in_a_login():
+    quoted = {"LABEL_STUDIO_URL": '"http://ls:8080"', "PORT": "'9191'", "REDIS_URL": '"redis://r:6379/0"'}
+    login = {"BASIC_AUTH_USER": '"me"', "BASIC_AUTH_PASS": '"word"'}
+    settings = read(quoted | login)
+    assert (settings.label_studio_url, settings.port) == ("http://ls:8080", 9191)
+    assert (settings.redis_url.value, settings.basic_auth_pass.value) == ("redis://r:6379/0", '"word"')
 
 
 def test_every_setting_says_what_it_is_for():
@@ -207,6 +269,38 @@ def test_an_address_of_redis_may_hold_a_password_and_never_shows_it(url):
     assert settings.redis_url is not None
     assert settings.redis_url.value == url
     assert "word" not in repr(settings)
+
+
+@pytest.mark.parametrize("password", [
+    "wo#rd", "wo/rd", "wo@rd", "wo?rd", "1/word", "6379/word", "wo[rd", "wo]rd", "wo%rd", "wo rd", "w\u2100rd",
+    "%zzword",
+])  # fmt: skip
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_a_password_that_cuts_an_address_short_is_to_be_percent_encoded_and_not_shown(scheme, password):
+    (problem,) = problems({"REDIS_URL": f"{scheme}://me:{password}@cache:6379/0"})
+    assert problem.startswith("REDIS_URL=***: expected ")
+    assert "rd" not in problem.replace("password", "")
+    if password != "w\u2100rd":  # taken apart by Python's own rules for names of hosts
+        assert "percent-encoded, # as %23" in problem
+
+
+def test_a_percent_encoded_password_is_taken():
+    url = "redis://me:w%23%2F%40%3F%25rd@cache:6379/0"
+    assert read({"REDIS_URL": url}).redis_url.value == url
+
+
+@pytest.mark.parametrize("options", ["?db=x", "?ssl=true", "?nonsense=1", "?socket_timeout=soon"])
+def test_an_option_that_the_client_does_not_know_is_refused_at_the_start(options):
+    (problem,) = problems({"REDIS_URL": f"redis://:word@cache:6379/0{options}"})
+    assert "options" in problem
+    assert "word" not in problem
+
+
+@pytest.mark.parametrize("name", ["LABEL_STUDIO_URL", "REDIS_URL", "PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL"])
+@pytest.mark.parametrize("url", ["http://[::1", "redis://[x", "http://a]b/"])
+def test_brackets_that_are_not_paired_are_no_address(name, url):
+    (problem,) = problems({name: url})
+    assert "expected an address such as" in problem
 
 
 @pytest.mark.parametrize("url", ["http://:word@redis", "redis:6379", "redis://:word@host:port", "unix:", "redis://"])

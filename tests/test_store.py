@@ -3,7 +3,9 @@
 import errno
 import os
 import threading
+import zlib
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -349,3 +351,42 @@ def test_a_failing_disk_leaves_memory_working(tmp_path):
     store = TieredStore([MemoryStore(10_000_000), FullDisk(tmp_path, 10_000_000)])
     store.put(key(), embedding())
     assert same(store.get(key()), embedding())
+
+
+@pytest.mark.parametrize("wrong", [
+    embedding(shape=(3, 8, 8)),
+    embedding(shape=(4, 4, 16)),
+    Embedding(np.full((4, 8, 8), 0.25, np.float16), (30, 40), (48, 64), "fake@00000000"),
+], ids=["channels", "sides", "half as exact"])  # fmt: skip
+def test_what_the_decoder_could_not_take_is_a_miss_is_dropped_and_counted(tmp_path, wrong):
+    """Under the right name, whole, and all the same not what this network makes."""
+    dropped = []
+    store = FileStore(tmp_path, 10_000_000, shape=(4, 8, 8), on_drop=dropped.append)
+    store.put(key(), embedding())
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(dump(wrong, str(key()), wrong.image_embedding.dtype.name))
+    assert store.get(key()) is None
+    assert dropped == ["disk"]
+    assert not list(tmp_path.iterdir())
+    store.put(key(), embedding())
+    assert same(store.get(key()), embedding())
+
+
+def test_numbers_that_float16_cannot_hold_are_kept_as_they_were_made(tmp_path):
+    store = FileStore(tmp_path, 10_000_000, shape=(4, 8, 8))
+    store.put(key(dtype="float16"), embedding(1e6))
+    assert same(store.get(key(dtype="float16")), embedding(1e6))
+
+
+def test_numbers_that_are_none_are_a_miss(tmp_path):
+    dropped = []
+    store = FileStore(tmp_path, 10_000_000, on_drop=dropped.append)
+    store.put(key(), embedding(1.0))
+    (file,) = tmp_path.iterdir()
+    line, _, numbers = file.read_bytes().partition(b"\n")
+    header = msgspec.json.decode(line) | {"crc32": 0}
+    numbers = np.full(4 * 8 * 8, np.nan, "<f4").tobytes()
+    header["crc32"] = zlib.crc32(numbers, zlib.crc32(msgspec.json.encode(header)))
+    file.write_bytes(msgspec.json.encode(header) + b"\n" + numbers)
+    assert store.get(key()) is None
+    assert dropped == ["disk"]

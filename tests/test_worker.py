@@ -1,6 +1,7 @@
 """The worker: what RQ is let do, how it starts and ends, and that it does not grow."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,6 +28,26 @@ def cluster(redis_server, tmp_path):  # noqa: F811
         cluster.add("red", RED)
         cluster.add("blue", BLUE)
         yield cluster
+
+
+@needs_redis
+def test_a_click_waits_for_a_worker_that_still_loads_its_model(cluster, redis_server):  # noqa: F811
+    arguments = json.dumps(cluster.environ), str(cluster.log), "0"
+    cluster.spawn("tests.cluster_worker", *arguments, env=os.environ | {"CLUSTER_LOAD_S": "2"})
+    with redis_server.client() as client:
+        eventually(lambda: client.zcard(KEYS.workers) == 1)
+    start = time.monotonic()
+    assert colour(cluster.web().get(ref("red"), SOON_S)) == RED
+    assert time.monotonic() - start > 1.0, "it was still loading"
+
+
+@needs_redis
+def test_a_worker_whose_model_cannot_be_loaded_takes_its_name_back(cluster, redis_server):  # noqa: F811
+    arguments = json.dumps(cluster.environ), str(cluster.log), "0"
+    worker = cluster.spawn("tests.cluster_worker", *arguments, env=os.environ | {"CLUSTER_LOAD_S": "-1"})
+    assert worker.wait(SOON_S) == 1
+    with redis_server.client() as client:
+        assert client.zcard(KEYS.workers) == 0
 
 
 def job(fields):

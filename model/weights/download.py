@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import platformdirs
 import tenacity
 from filelock import FileLock
 from tqdm import tqdm
 
+from model.folders import cache_folder
 from model.quiet import unlogged_requests
 from model.weights import formats, paddlex
 from model.weights.checkpoint import digest_of
@@ -83,7 +83,7 @@ SOURCES: Mapping[str, Source] = {
 
 def default_folder() -> Path:
     """Return the folder for weights in the user's cache."""
-    return platformdirs.user_cache_path("paddle-sam") / "weights"
+    return cache_folder() / "weights"
 
 
 def free_bytes(folder: Path) -> int:

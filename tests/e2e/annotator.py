@@ -26,6 +26,12 @@ FLAGS = (
 VIEWPORT: ViewportSize = {"width": 1300, "height": 1300}
 """High enough for an upright picture to be seen whole: what lies below the fold cannot be pointed at."""
 
+TOGGLES = {
+    "bottombar-auto-annotation-toggle": "Auto-Annotation",
+    "bottombar-auto-accept-toggle": "Auto-Accept Suggestions",
+}
+"""What people read beside them; Label Studio 1.22 has no other names for its switches."""
+
 PATIENCE_MS = 60_000
 SETTLE_MS = 700
 """The editor draws some time after it has got an answer; nothing in the page says when it is done."""
@@ -87,7 +93,7 @@ class Annotator:
         self._switch("bottombar-auto-accept-toggle", on)
 
     def _switch(self, name: str, on: bool) -> None:
-        toggle = self.page.get_by_test_id(name)
+        toggle = self.page.get_by_test_id(name).or_(self.page.get_by_label(TOGGLES[name]))
         toggle.wait_for(state="attached")
         if toggle.is_checked() != on:
             toggle.click(force=True)
@@ -213,7 +219,8 @@ class Annotator:
         return answer.json()
 
     def accept(self) -> None:
-        self.page.get_by_test_id("bottombar-accept-suggestions-button").click()
+        accept = self.page.get_by_test_id("bottombar-accept-suggestions-button")
+        accept.or_(self.page.locator(".lsf-auto-accept__action_type_accept")).click()
         self.page.wait_for_timeout(SETTLE_MS)
 
     def submit(self) -> list[dict]:
@@ -221,7 +228,8 @@ class Annotator:
         with self.page.expect_response(
             lambda answer: "/annotations" in answer.url and answer.request.method == "POST"
         ) as answered:
-            self.page.get_by_test_id("bottombar-submit-button").click()
+            submit = self.page.get_by_test_id("bottombar-submit-button")
+            submit.or_(self.page.locator('button[name="submit"]')).click()
         assert answered.value.status == 201, answered.value.text()
         return answered.value.json()["result"]
 

@@ -1,0 +1,52 @@
+"""Runs the core of the browser tests against several releases of Label Studio: ``make test-label-studio-versions``.
+
+``python -m tests.e2e.label_studio_versions --folder . 1.22.0 1.23.0`` installs each that is not there yet into
+``.venv-label-studio-<release>`` of the folder. The table in docs/troubleshooting.md says what came of it.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+RELEASES = ("1.22.0", "1.23.0", "1.23.2")
+CORE = {
+    "tests/e2e/test_browser_annotation.py": "becomes_a_mask or alt_click or one_list_of_labels",
+    "tests/e2e/test_browser_demo.py": "newcomer_who_clicks",
+    "tests/e2e/test_local_backends.py": "from_which_release",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the environments are kept")
+    parser.add_argument("releases", nargs="*", default=RELEASES)
+    arguments = parser.parse_args()
+    failed = [one for one in arguments.releases if not passes(one, installed(one, arguments.folder))]
+    print(f"Label Studio: {len(arguments.releases)} releases, failed: {', '.join(failed) or 'none'}")
+    sys.exit(bool(failed))
+
+
+def installed(release: str, folder: Path) -> Path:
+    """The interpreter of an environment with this release; one that was not finished is begun anew."""
+    place = folder.absolute() / f".venv-label-studio-{release}"
+    python, stamp = place / "bin" / "python", place / "stamp"
+    if not stamp.exists():
+        print(f"Installing Label Studio {release} into {place}; this takes minutes ...", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--use-pep517"]
+        subprocess.run([*pip, f"label-studio=={release}"], check=True)
+        stamp.touch()
+    return python
+
+
+def passes(release: str, python: Path) -> bool:
+    """Whether the core of the browser tests passes with it."""
+    print(f"== Label Studio {release}", flush=True)
+    command = [sys.executable, "-m", "pytest", "-m", "browser", "-rfEs", *CORE, "-k", " or ".join(CORE.values())]
+    return not subprocess.run(command, env=os.environ | {"LABEL_STUDIO_PYTHON": str(python)}).returncode
+
+
+if __name__ == "__main__":
+    main()
