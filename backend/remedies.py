@@ -87,7 +87,8 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     ),
     Reason.AUTH_FAILED: (
         "a token or password was refused",
-        "check that the user of LABEL_STUDIO_API_KEY may see the project; for callers, the BASIC_AUTH settings",
+        "check that the user of LABEL_STUDIO_API_KEY may see the project; of images elsewhere, let their server give "
+        "them to this machine; for callers, the BASIC_AUTH settings",
     ),
     Reason.FORBIDDEN_ADDRESS: (
         "images may not come from that address",
@@ -96,6 +97,11 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     Reason.FORBIDDEN_PATH: (
         "the path leads out of where the files of tasks lie",
         "check the task's data; of local files, PADDLE_SAM_LOCAL_FILES_ROOT",
+    ),
+    Reason.UNTRUSTED_CERTIFICATE: (
+        "a server's certificate is refused",
+        "set SSL_CERT_FILE to a PEM file with the certificate of your authority (CA), unless it has expired or is for "
+        "another name",
     ),
     Reason.LABEL_STUDIO_NOT_CONFIGURED: (
         "it is not known where Label Studio is, or with which token to ask it",

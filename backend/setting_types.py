@@ -112,6 +112,23 @@ def _redis_url(value: object) -> object:
     return Secret(value.strip())
 
 
+def _image_proxy(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    parts = urlsplit(value.strip())
+    try:
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = usable and parts.path in ("", "/") and not parts.query and not parts.fragment
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(
+            "an address such as http://proxy:3128 or https://user:password@proxy:3129; percent-encode # @ / and ? in "
+            "the password"
+        )
+    return Secret(value.strip())
+
+
 def _directory(value: object) -> object:
     """Put the home directory in place of ``~``, which no shell does in a service file."""
     if not isinstance(value, str):
@@ -145,6 +162,7 @@ Kinds = Annotated[tuple[ShapeKind, ...], BeforeValidator(_kinds)]
 Device = Annotated[str, BeforeValidator(_device)]
 SecretText = Annotated[Secret, BeforeValidator(_secret)]
 RedisUrl = Annotated[Secret, BeforeValidator(_redis_url)]
+ImageProxy = Annotated[Secret, BeforeValidator(_image_proxy)]
 RedisPrefix = Annotated[str, BeforeValidator(_redis_prefix)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 OpenedTasks = Annotated[Literal["auto", "always", "never"], BeforeValidator(_lower)]

@@ -9,7 +9,8 @@ import pytest
 
 from backend.addresses import AddressPolicy, Origin
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
-from backend.image_source import ImageSource, Limits, Version, _is_home, _target
+from backend.image_answers import address
+from backend.image_source import ImageSource, Limits, Version, _is_home
 from backend.label_studio import LabelStudio
 from backend.types import ImageRef, Secret
 from tests.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, HttpServer, Reply, png
@@ -381,7 +382,7 @@ def test_a_refused_address_does_not_hide_an_allowed_one(connect, other):
     ],
 )
 def test_the_token_follows_one_step_up_to_https_and_nowhere_else(url, label_studio, home):
-    assert _is_home(_target(url), Origin.of(label_studio)) is home
+    assert _is_home(address(url), Origin.of(label_studio)) is home
 
 
 def test_no_other_protocol_is_followed(connect, studio):
@@ -492,11 +493,14 @@ def test_each_status_has_its_reason(connect, other, status, kind, reason):
     assert_fails(kind, reason, connect(), other.url + "/a.png")
 
 
-@pytest.mark.parametrize(
-    "url", ["http://localhost:9/a.png", "http://nowhere.invalid/a.png", "http://" + "a" * 70 + ".com/"]
-)
+@pytest.mark.parametrize("url", ["http://localhost:9/a.png", "http://nowhere.invalid/a.png"])
 def test_nobody_there_may_be_tried_later(connect, url):
     assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(), url)
+
+
+@pytest.mark.parametrize("host", ["a" * 70 + ".com", "a" * 3000 + ".com"])
+def test_what_can_be_no_name_of_a_host_will_never_pass(connect, host):
+    assert_fails(ImageError, Reason.UNSUPPORTED_IMAGE_SOURCE, connect(), f"http://{host}/a.png")
 
 
 def test_a_web_page_from_elsewhere_is_left_to_the_decoder_to_name(connect, other):
