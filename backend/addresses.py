@@ -207,7 +207,8 @@ class GuardedNetwork:
         try:
             addresses = self._addresses(host, port)
         except httpcore.ConnectError:
-            if host.rpartition(".")[2].lower() in _PRIVATE_DOMAINS or "." not in host.strip("."):
+            name, _, domain = host.rstrip(".").lower().rpartition(".")
+            if not name or not domain[:1].isalpha() or domain in _PRIVATE_DOMAINS or ":" in host:
                 raise
             return True
         for address in addresses:

@@ -104,7 +104,7 @@ def read_head(stream: Stream) -> Head:
             if room < 0:
                 raise ImageError(f"the head of the server's answer is longer than {MAX_HEAD_BYTES:,} bytes")
             if not line.endswith(b"\n"):
-                _check_beginning(line if not lines else lines[0])
+                _check_beginning(b"".join([*lines, line]))
                 raise httpcore.RemoteProtocolError("the server closed the connection before it had answered")
             line = line.rstrip(b"\r\n")
             if not line and lines:
@@ -116,9 +116,10 @@ def read_head(stream: Stream) -> Head:
             return head
 
 
-def _check_beginning(line: bytes) -> None:
-    if len(line) >= 16 and b"HTTP" not in line[:8].upper():
-        raise ImageError(f"the server does not answer in HTTP, but with {line[:16]!r}...")
+def _check_beginning(data: bytes) -> None:
+    """Tell what is no HTTP from HTTP that is cut short."""
+    if len(data) >= 8 and b"HTTP" not in data[:8].upper():
+        raise ImageError(f"the server does not answer in HTTP, but with {data[:16]!r}...")
 
 
 def _parsed(lines: list[bytes]) -> Head:

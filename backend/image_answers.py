@@ -36,7 +36,8 @@ def address(url: str) -> httpx.URL:
     shown = without_credentials(url)
     try:
         parsed = httpx.URL(url).copy_with(userinfo=b"")
-        is_usable = parsed.scheme in ("http", "https") and bool(parsed.raw_host) and parsed.port != 0
+        is_usable = parsed.scheme in ("http", "https") and bool(parsed.raw_host)
+        is_usable = is_usable and (parsed.port is None or 0 < parsed.port < 65536)
         why = ""
     except (httpx.InvalidURL, UnicodeError, ValueError) as error:
         is_usable, why = False, f": {error}" if shown == url else ""  # which may quote a piece of a password
@@ -63,6 +64,8 @@ def redirected(here: httpx.URL, head: Head) -> httpx.URL:
     elif scheme:
         path = f"{scheme[1]}://{path[scheme.end() :]}"
     try:
+        if scheme and scheme.end() == len(found[1]):
+            raise ValueError("no host")
         return address(urljoin(str(here), path + rest))
     except ImageError as error:
         raise ImageError(f"redirected to {error}", Reason.UNSUPPORTED_IMAGE_SOURCE) from error

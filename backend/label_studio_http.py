@@ -233,11 +233,12 @@ class LabelStudioHttp:
                 headers=headers,
                 timeout=httpx.USE_CLIENT_DEFAULT if request.timeout_s is None else request.timeout_s,
             )
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             refusal = tls.refusal(error)
             if refusal is not None:
                 raise AccessError(f"Label Studio at {self.url}: {refusal}", Reason.UNTRUSTED_CERTIFICATE) from error
-            if "Invalid URL in location header" in str(error):  # what httpx says, which reads it before it is followed
+            # httpx reads a redirect's target though it does not follow it.
+            if isinstance(error, httpx.InvalidURL) or "Invalid URL in location header" in str(error):
                 raise AccessError(
                     f"Label Studio at {self.url} redirects to what is no address; set LABEL_STUDIO_URL to where it "
                     "really is",

@@ -87,8 +87,7 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     ),
     Reason.AUTH_FAILED: (
         "a token or password was refused",
-        "check that the user of LABEL_STUDIO_API_KEY may see the project; of images elsewhere, let their server give "
-        "them to this machine; for callers, the BASIC_AUTH settings",
+        "the log says by whom: check the user of LABEL_STUDIO_API_KEY, the BASIC_AUTH settings or the image's server",
     ),
     Reason.FORBIDDEN_ADDRESS: (
         "images may not come from that address",
@@ -100,8 +99,7 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     ),
     Reason.UNTRUSTED_CERTIFICATE: (
         "a server's certificate is refused",
-        "set SSL_CERT_FILE to a PEM file with the certificate of your authority (CA), unless it has expired or is for "
-        "another name",
+        "set SSL_CERT_FILE to your authority's certificate (PEM); renew one that has expired or is for another name",
     ),
     Reason.LABEL_STUDIO_NOT_CONFIGURED: (
         "it is not known where Label Studio is, or with which token to ask it",

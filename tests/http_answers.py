@@ -182,9 +182,6 @@ class AnswerServer:
 
             def handle(self):
                 try:
-                    if tls is not None:
-                        self.connection = tls.wrap_socket(self.connection, server_side=True)
-                        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb")
                     lines = [self.rfile.readline()]
                     while (line := self.rfile.readline()) not in (b"\r\n", b"\n", b""):
                         lines.append(line)
@@ -200,6 +197,12 @@ class AnswerServer:
         class Server(socketserver.ThreadingTCPServer):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
             daemon_threads, allow_reuse_address, request_queue_size = True, True, 200
+
+            def get_request(self):
+                connection, address = super().get_request()
+                if tls is not None:  # hands are shaken at the first read, on the connection's own thread
+                    connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                return connection, address
 
         self._server = Server((host, 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
