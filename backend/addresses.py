@@ -93,6 +93,13 @@ class Origin:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return cls(parts.scheme, parts.hostname.rstrip("."), port)
 
+    @property
+    def url(self) -> str:
+        """The origin as an address, without a slash at the end, and without the scheme's own port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        own = {"http": 80, "https": 443}.get(self.scheme)
+        return f"{self.scheme}://{host}" + ("" if self.port == own else f":{self.port}")
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"
 

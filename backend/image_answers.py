@@ -94,10 +94,10 @@ def failure(head: Head, size: int, host: str) -> BackendError | None:
         is_good = size > 0 or status == 200  # which is left to the decoder to name
         return None if is_good else ImageError(f"{host} answers {status} without an image", Reason.IMAGE_NOT_FOUND)
     if status in (401, 403):
-        wanted = "a login" if status == 401 else "a login, a Referer of its own pages or another kind of client"
+        wanted = "a login" if status == 401 else "a login, a Referer of its own pages or another User-Agent"
         return AccessError(
-            f"{host} answers {status}: it refuses the image to this program, which asks as {NAME}, without a Referer "
-            f"and without an API key. It may want {wanted}"
+            f"{host} answers {status}: it refuses the image to this program, which asks as {NAME}, with Label Studio's "
+            f"address as Referer and without an API key. It may want {wanted}"
         )
     if status in _PASSING and status not in _LASTING:
         return TransientError(f"{host} answers {status}", Reason.IMAGE_FETCH_FAILED)

@@ -178,6 +178,7 @@ class ImageSource:
         """
         self._authority, self._policy, self._limits = authority, policy, limits or Limits()
         self._home, self._root, self._proxy = Home(authority.url, public_url), local_files_root, proxy
+        self._page = Origin.of(public_url or authority.url)
         self._resolver, self._tls = Resolver(resolve), tls.client_context()
         self._budget = budget or ByteBudget(IMAGES * self._limits.max_bytes)
         self._retrying = stamina.RetryingCaller(attempts=2, wait_initial=retry_wait_s, wait_jitter=retry_wait_s).on(
@@ -299,6 +300,8 @@ class ImageSource:
         """Send one request; a ``share`` is room for the largest body that is allowed."""
         origin = Origin(trip.url.scheme, trip.url.host, port_of(trip.url))
         headers = {"User-Agent": _USER_AGENT, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+        if self._page.scheme == "http" or trip.url.scheme == "https":
+            headers["Referer"] = f"{self._page.url}/"  # as browsers name the page that shows an image: its origin alone
         headers |= {"Authorization": header} if header else {}
         headers |= {"If-None-Match": trip.known.etag} if trip.known.etag else {}
         headers |= {"If-Modified-Since": trip.known.last_modified} if trip.known.last_modified else {}

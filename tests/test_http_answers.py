@@ -136,8 +136,22 @@ def test_a_host_that_wants_a_browser_gets_an_honest_name_that_it_lets_pass(serve
     assert source.fetch(ImageRef(f"{server.url}/agent")).data == IMAGE
 
 
+@pytest.mark.parametrize(
+    ("public_url", "told"),
+    [(None, "http://localhost:9/"), ("http://labels.example.com/ls", "http://labels.example.com/")],
+)
+def test_the_page_that_shows_the_image_is_named_as_browsers_name_it(server, public_url, told):
+    image_source(public_url=public_url).fetch(ImageRef(f"{server.url}/plain"))
+    assert server.headers()["referer"] == told
+
+
+def test_a_page_that_came_over_tls_is_not_named_over_plain_http(server):
+    image_source(public_url="https://labels.example.com").fetch(ImageRef(f"{server.url}/plain"))
+    assert "referer" not in server.headers()
+
+
 def test_a_refused_image_says_what_was_refused(server, source):
-    RAW["hotlink"] = wants(lambda head: b"Referer" in head)
+    RAW["hotlink"] = wants(lambda head: b"Referer: http://elsewhere" in head)
     error = refusal(source, f"{server.url}/hotlink")
     assert isinstance(error, AccessError)
     assert "Referer" in str(error)
