@@ -233,6 +233,11 @@ class GuardedNetwork:
             raise httpcore.ConnectError(f"no address for {host}: {error}") from error
 
 
+def seconds_left(deadline: float) -> float:
+    """Return the seconds until a point on the monotonic clock; 0 after it."""
+    return max(0.0, deadline - time.monotonic())
+
+
 def _left(deadline: float, late: type[httpcore.TimeoutException]) -> float:
     left = deadline - time.monotonic()
     if left <= 0:

@@ -32,21 +32,26 @@ def unknown(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in _UNDO)
 
 
-def decoded(pieces: Iterable[bytes], names: tuple[str, ...]) -> Iterator[bytes]:
+def decoded(
+    pieces: Iterable[bytes],
+    names: tuple[str, ...],
+    limited: Callable[[Iterator[bytes]], Iterator[bytes]] = lambda content: content,
+) -> Iterator[bytes]:
     """Yield the content in pieces of at most a megabyte; codings that are not known are left as they are.
 
     Args:
         pieces: the coded content.
         names: as `codings` returned them.
+        limited: passes content on, and raises where it is too much; also what is unpacked on the way only.
 
     Raises:
         CodingError: it is coded otherwise, or more than `MOST_CODINGS` times.
     """
     if len(names) > MOST_CODINGS:
         raise CodingError(f"expected at most {MOST_CODINGS} content-encodings, got {len(names)}")
-    content = iter(pieces)
+    content = limited(iter(pieces))
     for name in reversed(names):
-        content = _UNDO[name](content) if name in _UNDO else content
+        content = limited(_UNDO[name](content)) if name in _UNDO else content
     return content
 
 

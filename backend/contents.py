@@ -111,7 +111,7 @@ class Contents:
         with self._lock:
             if not error.retry:
                 self._known.pop(place, None)
-            self._failures[place] = (error, until)
+            self._failures[place] = (_bare(error), until)
             self._failures.move_to_end(place)
             while len(self._failures) > MAX_ENTRIES:
                 self._failures.popitem(last=False)
@@ -124,3 +124,11 @@ class Contents:
                 return None if error is None else copy.copy(error)
             del self._failures[place]
             return None
+
+
+def _bare(error: BackendError) -> BackendError:
+    """Return an error without its traceback, which holds the frames that failed, with the image file in them."""
+    try:
+        return copy.copy(error)
+    except Exception:  # noqa: BLE001 - a defect of that error's class, which is told by whoever raises it
+        return error

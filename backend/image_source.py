@@ -9,52 +9,35 @@ checks. Answers are cached per project and address (see ``backend.embeddings``),
 a fetch that was made for it.
 """
 
-import io
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import httpcore
 import httpx
 import stamina
 
-from backend import content_codings, image_answers, image_connections
-from backend.addresses import AddressPolicy, GuardedNetwork, Origin
+from backend import image_answers
+from backend.addresses import AddressPolicy, Origin, seconds_left
 from backend.byte_budget import IMAGES, ByteBudget, Share
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.http_answers import Head
 from backend.image_answers import NAME, REDIRECTS, TransientError, address
-from backend.image_connections import Answer, Proxy, port_of
+from backend.image_connections import Proxy, port_of
+from backend.image_requests import ImageRequests, Limits, Reply
 from backend.images import is_web_page
 from backend.locations import Home, Inline, LocalFile, inline_size, resolve, serves_task_files
 from backend.logs import without_credentials
 from backend.name_resolution import Resolve, Resolver
 from backend.name_resolution import resolve as look_up
 from backend.types import ImageRef
-from model import tls
+
+__all__ = ["Authority", "Fetched", "ImageSource", "Limits", "Version"]
 
 _USER_AGENT = f"Mozilla/5.0 (compatible; {NAME})"
 """Hosts that want a browser let one pass that calls itself compatible, as search engines do; the name stays true."""
 
 _LOGIN_PATH = "/user/login"
-_UNKNOWN_SIZE_BYTES = 4_000_000
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much one image may cost.
-
-    Attributes:
-        max_bytes: a larger file is refused, before it is read where its size is announced.
-        timeout_s: for the whole of it: names, connections, redirects, every byte.
-        max_redirects: more are refused.
-    """
-
-    max_bytes: int = 200_000_000
-    timeout_s: float = 30.0
-    max_redirects: int = 5
 
 
 @dataclass(frozen=True)
@@ -109,17 +92,6 @@ class Authority(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Reply:
-    head: Head
-    data: bytes = b""
-    share: Share | None = None
-
-    @property
-    def status(self) -> int:
-        return self.head.status
-
-
 @dataclass
 class _Trip:
     """One fetch on its way through redirects.
@@ -140,11 +112,7 @@ class _Trip:
 
     @property
     def left_s(self) -> float:
-        return max(0.0, self.deadline - time.monotonic())
-
-
-class _NoRoom(Exception):  # noqa: N818 - not an error: the body of a size that was not announced needs more room
-    pass
+        return seconds_left(self.deadline)
 
 
 class ImageSource:
@@ -176,11 +144,11 @@ class ImageSource:
             budget: what all files in memory share; None for one of its own.
             retry_wait_s: about how long to wait before a failed fetch is tried once more.
         """
-        self._authority, self._policy, self._limits = authority, policy, limits or Limits()
-        self._home, self._root, self._proxy = Home(authority.url, public_url), local_files_root, proxy
+        self._authority, self._limits = authority, limits or Limits()
+        self._home, self._root = Home(authority.url, public_url), local_files_root
         self._page = Origin.of(public_url or authority.url)
-        self._resolver, self._tls = Resolver(resolve), tls.client_context()
         self._budget = budget or ByteBudget(IMAGES * self._limits.max_bytes)
+        self._requests = ImageRequests(policy, self._limits, Resolver(resolve), proxy, self._budget)
         self._retrying = stamina.RetryingCaller(attempts=2, wait_initial=retry_wait_s, wait_jitter=retry_wait_s).on(
             TransientError
         )
@@ -211,19 +179,12 @@ class ImageSource:
         except TransientError as error:
             raise RetryLater(str(error), error.reason) from error
 
-    def _check_size(self, size: int) -> None:
-        if size > self._limits.max_bytes:
-            raise ImageError(
-                f"expected at most {self._limits.max_bytes:,} bytes, got {size:,}; see PADDLE_SAM_MAX_IMAGE_BYTES",
-                Reason.IMAGE_TOO_LARGE,
-            )
-
     def _inline(self, ref: ImageRef, size: int) -> Fetched:
-        self._check_size(size)
+        self._limits.check_size(size)
         share = self._budget.take(size, self._limits.timeout_s)
         place = resolve(ref, self._home, self._root)
         assert isinstance(place, Inline)
-        self._check_size(len(place.data))
+        self._limits.check_size(len(place.data))
         return Fetched(place.data, immutable=True, share=share)
 
     def _read(self, path: Path, known: Version | None) -> Fetched | None:
@@ -233,7 +194,7 @@ class ImageSource:
                 version = Version(etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
                 if known == version:
                     return None
-                self._check_size(status.st_size)
+                self._limits.check_size(status.st_size)
                 share = self._budget.take(status.st_size, self._limits.timeout_s)
                 data = file.read(status.st_size)
         except OSError as error:
@@ -261,7 +222,7 @@ class ImageSource:
                 raise _without_key("asks for a login", here)
         raise ImageError(f"more than {self._limits.max_redirects} redirects", Reason.IMAGE_NOT_FOUND)
 
-    def _ask(self, trip: _Trip) -> _Reply:
+    def _ask(self, trip: _Trip) -> Reply:
         """Return the answer to one request; at home with the token, and with a new one after a 401."""
         header = self._header(trip) if trip.at_home else None
         reply = self._get(trip, header)
@@ -279,6 +240,23 @@ class ImageSource:
             raise failure
         return reply
 
+    def _get(self, trip: _Trip, header: str | None) -> Reply:
+        """Send one request and keep the cookies that its answer sets; none of Label Studio's."""
+        url, is_home = trip.url, self._is_home(trip.url)
+        origin = Origin(url.scheme, url.host, port_of(url))
+        headers = {"User-Agent": _USER_AGENT, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+        if self._page.scheme == "http" or url.scheme == "https":
+            headers["Referer"] = f"{self._page.url}/"  # as browsers name the page that shows an image: its origin alone
+        cookies = "; ".join(f"{name}={value}" for name, value in trip.cookies.get(origin, {}).items())
+        optional = {"Authorization": header, "Cookie": cookies}
+        optional |= {"If-None-Match": trip.known.etag, "If-Modified-Since": trip.known.last_modified}
+        headers |= {name: value for name, value in optional.items() if value}
+        may_use_proxy = header is None and not is_home and origin != self._page
+        reply = self._requests.send(url, headers, trip.deadline, may_use_proxy=may_use_proxy)
+        if header is None and not is_home:
+            image_answers.keep_cookies(reply.head, trip.cookies.setdefault(origin, {}))
+        return reply
+
     def _is_closed(self, target: httpx.URL) -> bool:
         """Whether an address is on Label Studio's origin, where it gets no token."""
         return self._is_home(target) and not _holds_task_files(target, self._authority.url)
@@ -288,89 +266,6 @@ class ImageSource:
 
     def _header(self, trip: _Trip, rejected: str | None = None) -> str | None:
         return self._authority.authorization(rejected, trip.left_s)
-
-    def _get(self, trip: _Trip, header: str | None) -> _Reply:
-        try:
-            return self._once(trip, header, None)
-        except _NoRoom:
-            # With no share in hand, so that it can be waited for.
-            return self._once(trip, header, self._budget.take(self._limits.max_bytes, trip.left_s))
-
-    def _once(self, trip: _Trip, header: str | None, share: Share | None) -> _Reply:
-        """Send one request; a ``share`` is room for the largest body that is allowed."""
-        origin = Origin(trip.url.scheme, trip.url.host, port_of(trip.url))
-        headers = {"User-Agent": _USER_AGENT, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
-        if self._page.scheme == "http" or trip.url.scheme == "https":
-            headers["Referer"] = f"{self._page.url}/"  # as browsers name the page that shows an image: its origin alone
-        headers |= {"Authorization": header} if header else {}
-        headers |= {"If-None-Match": trip.known.etag} if trip.known.etag else {}
-        headers |= {"If-Modified-Since": trip.known.last_modified} if trip.known.last_modified else {}
-        cookies = trip.cookies.get(origin)
-        headers |= {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())} if cookies else {}
-        network = GuardedNetwork(self._policy, trip.deadline, self._resolver)
-        proxy = None if header or self._is_home(trip.url) else self._proxy
-        try:
-            with image_connections.get(trip.url, headers, network, self._tls, proxy) as answer:
-                if header is None and not self._is_home(trip.url):
-                    image_answers.keep_cookies(answer.head, trip.cookies.setdefault(origin, {}))
-                if not 200 <= answer.head.status < 300:
-                    return _Reply(answer.head)
-                data, share = self._body(answer, share, trip)
-                return _Reply(answer.head, data, share)
-        except httpcore.TimeoutException as error:
-            raise RetryLater(
-                f"the image took longer than {self._limits.timeout_s:g} s to fetch ({error}); see "
-                "PADDLE_SAM_FETCH_TIMEOUT_S",
-                Reason.IMAGE_FETCH_FAILED,
-            ) from error
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise image_answers.broken(error, trip.url.host) from error
-
-    def _body(self, answer: Answer, share: Share | None, trip: _Trip) -> tuple[bytes, Share]:
-        """Return an answer's content and the room it holds.
-
-        Raises:
-            _NoRoom: it is larger than there is room for just now, and its size was not announced.
-        """
-        names = content_codings.codings(answer.head.text("content-encoding"))
-        announced = answer.head.length
-        self._check_size(announced or 0)
-        if share is None:
-            size = announced if announced is not None and not names else _UNKNOWN_SIZE_BYTES
-            share = self._budget.take(min(size, self._limits.max_bytes), trip.left_s)
-        content = io.BytesIO()  # gives its bytes away without copying them
-        try:
-            try:
-                for piece in content_codings.decoded(self._limited(answer), names):
-                    size = content.tell() + len(piece)
-                    self._check_size(size)
-                    if size > share.size and not share.resize(min(2 * size, self._limits.max_bytes)):
-                        raise _NoRoom
-                    content.write(piece)
-            except httpcore.RemoteProtocolError:
-                if not image_answers.is_whole(content.getvalue()):
-                    raise  # the connection broke; otherwise the server counts wrong, and the image is there
-            data = content.getvalue()
-            unknown = content_codings.unknown(names)
-            if unknown and not image_answers.begins_like_an_image(data):
-                raise ImageError(image_answers.unknown_coding(unknown, trip.url.host))
-        except BaseException as error:
-            share.release()
-            if isinstance(error, content_codings.CodingError):
-                raise ImageError(
-                    f"{trip.url.host} sends content-encoding {', '.join(names)[:80]!r}: {error}"
-                ) from error
-            raise
-        share.resize(len(data))
-        return data, share
-
-    def _limited(self, answer: Answer) -> Iterator[bytes]:
-        """Yield what comes over the wire, which is limited like what it is decoded to."""
-        size = 0
-        for piece in answer.body():
-            size += len(piece)
-            self._check_size(size)
-            yield piece
 
 
 def _validator(head: Head, name: str) -> str:

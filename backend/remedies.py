@@ -114,7 +114,10 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
         "the image, or a turn at the decoder, did not come in time; the image goes on",
         "click again; add workers or web processes if it happens often",
     ),
-    Reason.OVERLOADED: ("more requests wait than there are threads", "raise THREADS, or add web processes"),
+    Reason.OVERLOADED: (
+        "more requests or image files wait than there is room for",
+        "raise THREADS, or add web processes",
+    ),
     Reason.STORE_UNAVAILABLE: ("Redis does not answer", "it is tried again by itself; look at Redis"),
     Reason.MODEL_NOT_READY: ("the model is loading, or cannot be loaded", "wait a moment, or see the log"),
     Reason.ENCODE_FAILED: ("the image cannot be encoded", "a defect: please report it with the log"),

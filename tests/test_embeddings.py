@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -773,6 +774,24 @@ def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(s
     setup.source.gate.set()
     embeddings.get(ref(uri), 20)
     eventually(lambda: embeddings._addresses.taken == 0)
+
+
+def test_a_failure_that_is_remembered_holds_no_file():
+    class File:
+        pass
+
+    def fail():
+        file = File()
+        files.append(weakref.ref(file))
+        raise ImageError("damaged")
+
+    files, contents = [], Contents(FakeClock())
+    try:
+        fail()
+    except ImageError as error:
+        contents.fail(("p", "u"), error)
+    assert files[0]() is None
+    assert str(contents.failure(("p", "u"))) == "damaged"
 
 
 def test_a_new_content_forgets_the_failure_before_it():

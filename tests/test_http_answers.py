@@ -112,6 +112,14 @@ def test_a_bomb_is_refused_without_being_unpacked(server, source, times):
     assert peak < 20_000_000
 
 
+def test_what_unpacks_to_nothing_in_the_end_is_limited_on_the_way(server):
+    """Empty blocks of deflate, a hundred million bytes of them, packed into some kilobytes."""
+    empty = gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * 20_000_000
+    RAW["blocks"] = coded(b"gzip, gzip", gzip.compress(empty, 1))
+    source = image_source(limits=Limits(max_bytes=2_000_000, timeout_s=10))
+    assert refusal(source, f"{server.url}/blocks").reason is Reason.IMAGE_TOO_LARGE
+
+
 def test_codings_without_end_are_refused(server, source):
     RAW["codings"] = coded(b", ".join([b"gzip"] * 50), IMAGE)
     assert "at most 5" in str(refusal(source, f"{server.url}/codings"))

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from backend import bootstrap
 from backend.addresses import AddressPolicy, Origin
 from backend.errors import AccessError, Reason, RetryLater
 from backend.image_connections import Proxy
@@ -203,6 +204,13 @@ def test_a_proxy_that_is_away_is_named(proxy):
 
 
 # The setting
+
+
+def test_the_service_takes_its_proxy_from_the_setting(proxy):
+    settings = read({"PADDLE_SAM_IMAGE_PROXY": f"http://{proxy.address}"})
+    source = bootstrap.image_source(settings, LabelStudio(settings.label_studio_url))
+    assert source.fetch(ImageRef(f"http://{PUBLIC}/a.png")).data == IMAGE
+    assert proxy.heads[0].startswith(f"GET http://{PUBLIC}:80/a.png HTTP/1.1")
 
 
 @pytest.mark.parametrize(

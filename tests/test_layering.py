@@ -17,8 +17,8 @@ ROWS = [
     "backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
     "backend.saved_prompts backend.coco_prompts backend.regions backend.embedding_bytes",
     "backend.name_resolution backend.byte_budget backend.content_codings backend.http_answers "
-    "backend.image_answers backend.image_connections backend.addresses backend.locations backend.images "
-    "backend.image_source backend.contents backend.tokens "
+    "backend.image_answers backend.image_connections backend.image_requests backend.addresses "
+    "backend.locations backend.images backend.image_source backend.contents backend.tokens "
     "backend.label_studio_types backend.label_studio_http backend.label_studio backend.patience backend.pipeline "
     "backend.chunks backend.progress backend.tally backend.task_selection "
     "backend.project_tasks backend.prediction_writer backend.store backend.metrics",

@@ -161,6 +161,14 @@ def test_a_variable_that_names_nothing_is_one_line_at_the_start(name, tmp_path):
     assert "expected" in problem
 
 
+def test_the_tools_tell_it_too(unset, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere"))
+    with pytest.raises(WeightsError, match="SSL_CERT_FILE="):
+        load("https://localhost:9", tmp_path)
+    with pytest.raises(InputError, match="SSL_CERT_FILE="):
+        Source("https://localhost:9/a.png").open()
+
+
 def test_a_file_that_holds_no_certificate_is_refused(tmp_path):
     (tmp_path / "a.pem").write_text("nothing")
     for name, value in (("SSL_CERT_FILE", tmp_path / "a.pem"), ("SSL_CERT_DIR", tmp_path), ("SSL_CERT_FILE", tmp_path)):
