@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 import httpcore
+import httpx
 
 from backend.errors import AccessError, ImageError, Reason
 from backend.logs import without_credentials
@@ -74,7 +75,7 @@ _HOLD_IPV4 = tuple(
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a server is: scheme, lower-case host and port."""
+    """Where a server is: scheme, lower-case host as it goes over the wire (IDNA), and port."""
 
     scheme: str
     host: str
@@ -91,7 +92,7 @@ class Origin:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"expected an http or https address, got {without_credentials(url)[:80]!r}")
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        return cls(parts.scheme, parts.hostname.rstrip("."), port)
+        return cls(parts.scheme, _ascii_host(parts.hostname.rstrip(".")), port)
 
     @property
     def url(self) -> str:
@@ -102,6 +103,16 @@ class Origin:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"
+
+
+def _ascii_host(host: str) -> str:
+    """Return a host's name as both HTTP clients write it, in ASCII."""
+    if host.isascii():
+        return host
+    try:
+        return httpx.URL(f"http://{host}").raw_host.decode("ascii")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"expected the name of a host, got {host[:80]!r}") from error
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,12 @@ def connect(studio):
 
 
 def is_allowed(policy, host, address):
+    return is_allowed_at(policy, host, 80, address)
+
+
+def is_allowed_at(policy, host, port, address):
     try:
-        policy.check(host, 80, address)
+        policy.check(host, port, address)
     except AccessError:
         return False
     return True
@@ -379,10 +383,25 @@ def test_a_refused_address_does_not_hide_an_allowed_one(connect, other):
         ("http://LS:8080/a", "http://ls:8080", True),
         ("http://ls:8081/a", "http://ls:8080", False),
         ("http://ls.evil.com/a", "http://ls", False),
+        ("http://bücher.example/a", "http://bücher.example", True),
+        ("http://xn--bcher-kva.example/a", "http://Bücher.example", True),
+        ("http://bücher.example/a", "http://bucher.example", False),
+        ("http://[::1]:8080/a", "http://[::1]:8080", True),
     ],
 )
 def test_the_token_follows_one_step_up_to_https_and_nowhere_else(url, label_studio, home):
     assert _is_home(address(url), Origin.of(label_studio)) is home
+
+
+def test_a_name_in_other_letters_is_one_name_for_address_token_and_policy(connect, studio):
+    """Label Studio's own address stays its own, however it is spelled."""
+    port = studio.url.rpartition(":")[2]
+    url = f"http://bücher.example:{port}"
+    policy = AddressPolicy(Origin.of(url))
+    assert is_allowed_at(policy, "xn--bcher-kva.example", int(port), "127.0.0.1")
+    assert Origin.of(url) == Origin.of(f"http://xn--bcher-kva.example:{port}")
+    with pytest.raises(ValueError, match="expected the name of a host"):
+        Origin.of("http://\u2603\ufffd.example")
 
 
 def test_no_other_protocol_is_followed(connect, studio):
