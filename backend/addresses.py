@@ -8,23 +8,27 @@ differently the second time gains nothing. One deadline covers a whole fetch: a 
 off like a silent one.
 """
 
+import io
 import ipaddress
-import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 import httpcore
+import httpx
 
-from backend.errors import AccessError, Reason
+from backend.errors import AccessError, ImageError, Reason
 from backend.logs import without_credentials
+from backend.name_resolution import Resolver
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-Resolve: TypeAlias = Callable[[str, int], list[str]]
 
 _NEVER = tuple(
     map(
@@ -54,6 +58,8 @@ _PRIVATE = tuple(
 )
 """What `ipaddress` takes for public, in some versions of Python."""
 
+_PRIVATE_DOMAINS = ("localhost", "local", "internal", "intranet", "lan", "home", "corp")
+
 _HOLD_IPV4 = tuple(
     map(
         ipaddress.IPv6Network,
@@ -69,7 +75,7 @@ _HOLD_IPV4 = tuple(
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a server is: scheme, lower-case host and port."""
+    """Where a server is: scheme, lower-case host as it goes over the wire (IDNA), and port."""
 
     scheme: str
     host: str
@@ -86,10 +92,27 @@ class Origin:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"expected an http or https address, got {without_credentials(url)[:80]!r}")
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        return cls(parts.scheme, parts.hostname.rstrip("."), port)
+        return cls(parts.scheme, _ascii_host(parts.hostname.rstrip(".")), port)
+
+    @property
+    def url(self) -> str:
+        """The origin as an address, without a slash at the end, and without the scheme's own port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        own = {"http": 80, "https": 443}.get(self.scheme)
+        return f"{self.scheme}://{host}" + ("" if self.port == own else f":{self.port}")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"
+
+
+def _ascii_host(host: str) -> str:
+    """Return a host's name as both HTTP clients write it, in ASCII."""
+    if host.isascii():
+        return host
+    try:
+        return httpx.URL(f"http://{host}").raw_host.decode("ascii")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"expected the name of a host, got {host[:80]!r}") from error
 
 
 @dataclass(frozen=True)
@@ -151,55 +174,79 @@ def _unwrapped(address: IPAddress) -> IPAddress:
     return address
 
 
-def resolve(host: str, port: int) -> list[str]:
-    """Return the numeric addresses of ``host``, in the system's order of preference.
-
-    Raises:
-        OSError: there is no such host.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-class GuardedNetwork(httpcore.NetworkBackend):
+class GuardedNetwork:
     """Connects only where the policy allows, and only until the deadline; made for one fetch."""
 
-    def __init__(self, policy: AddressPolicy, deadline: float, resolve: Resolve = resolve) -> None:
+    def __init__(self, policy: AddressPolicy, deadline: float, resolver: Resolver) -> None:
         """``deadline`` is a point on the monotonic clock, in seconds."""
-        self._policy, self._deadline, self._resolve = policy, deadline, resolve
+        self._policy, self._deadline, self._resolver = policy, deadline, resolver
         self._inner = httpcore.SyncBackend()
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,  # Any: the many shapes socket.setsockopt takes
-    ) -> httpcore.NetworkStream:
+    def connect(self, host: str, port: int, *, is_checked: bool = True) -> "DeadlineStream":
         """Connect to the first address of ``host`` that is allowed and answers.
+
+        Args:
+            host: a name or a numeric address.
+            port: of it.
+            is_checked: whether the policy counts; it does not for a proxy, which the operator has named.
 
         Raises:
             AccessError: none of them is allowed.
             httpcore.ConnectError: there is no such host, or nobody answers.
             httpcore.ConnectTimeout: the deadline has passed.
         """
-        try:
-            addresses = self._resolve(host, port)
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"no address for {host}: {error}") from error
+        addresses = self._addresses(host, port)
         failure: Exception = httpcore.ConnectError(f"no address for {host}")
         for tried, address in enumerate(addresses):
             try:
-                self._policy.check(host, port, address)
+                if is_checked:
+                    self._policy.check(host, port, address)
                 # A share of the time each, so that one address that swallows everything leaves some for the next.
                 share = _left(self._deadline, httpcore.ConnectTimeout) / (len(addresses) - tried)
-                stream = self._inner.connect_tcp(address, port, share, local_address, socket_options)
+                stream = self._inner.connect_tcp(address, port, share)
             except (AccessError, httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
             else:
-                return _DeadlineStream(stream, self._deadline)
+                return DeadlineStream(stream, self._deadline)
         raise failure
+
+    def is_public(self, host: str, port: int) -> bool:
+        """Whether a host is to be reached through a proxy: all that its name resolves to here is public.
+
+        Behind a firewall that needs a proxy, public names often resolve nowhere but at the proxy; so a name that does
+        not resolve counts as public, unless it is one of a private network.
+
+        Raises:
+            AccessError: some of it is not allowed.
+            ImageError: it is no name.
+            httpcore.ConnectError: it is one of a private network, and there is no such host.
+            httpcore.ConnectTimeout: the deadline has passed.
+        """
+        try:
+            addresses = self._addresses(host, port)
+        except httpcore.ConnectError:
+            name, _, domain = host.rstrip(".").lower().rpartition(".")
+            if not name or not domain[:1].isalpha() or domain in _PRIVATE_DOMAINS or ":" in host:
+                raise
+            return True
+        for address in addresses:
+            self._policy.check(host, port, address)
+        return all(_is_public(_unwrapped(ipaddress.ip_address(one.partition("%")[0]))) for one in addresses)
+
+    def _addresses(self, host: str, port: int) -> list[str]:
+        try:
+            return self._resolver.addresses(host, port, _left(self._deadline, httpcore.ConnectTimeout))
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(str(error)) from error
+        except UnicodeError as error:
+            raise ImageError(f"{host[:80]!r} is no name of a host", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
+        except OSError as error:
+            raise httpcore.ConnectError(f"no address for {host}: {error}") from error
+
+
+def seconds_left(deadline: float) -> float:
+    """Return the seconds until a point on the monotonic clock; 0 after it."""
+    return max(0.0, deadline - time.monotonic())
 
 
 def _left(deadline: float, late: type[httpcore.TimeoutException]) -> float:
@@ -209,26 +256,37 @@ def _left(deadline: float, late: type[httpcore.TimeoutException]) -> float:
     return left
 
 
-class _DeadlineStream(httpcore.NetworkStream):
-    """A connection on which every wait ends at the deadline, however often a byte arrives."""
+class DeadlineStream(io.RawIOBase):
+    """A connection on which every wait ends at the deadline, however often a byte arrives.
+
+    Its methods raise httpcore's exceptions.
+    """
 
     def __init__(self, inner: httpcore.NetworkStream, deadline: float) -> None:
+        """``deadline`` is a point on the monotonic clock, in seconds."""
+        super().__init__()
         self._inner, self._deadline = inner, deadline
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _left(self._deadline, httpcore.ReadTimeout))
+    def readable(self) -> bool:
+        """Whether it can be read."""
+        return True
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _left(self._deadline, httpcore.WriteTimeout))
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Read what has come, waiting for some; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        data = self._inner.read(len(view), _left(self._deadline, httpcore.ReadTimeout))
+        view[: len(data)] = data
+        return len(data)
+
+    def send(self, data: bytes) -> None:
+        """Send all of it."""
+        self._inner.write(data, _left(self._deadline, httpcore.WriteTimeout))
+
+    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Secure the connection from here on; the certificate has to be that of ``host``."""
+        self._inner = self._inner.start_tls(context, host, _left(self._deadline, httpcore.ConnectTimeout))
 
     def close(self) -> None:
+        """Close the connection."""
+        super().close()
         self._inner.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        left = _left(self._deadline, httpcore.ConnectTimeout)
-        return _DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, left), self._deadline)
-
-    def get_extra_info(self, info: str) -> object:
-        return self._inner.get_extra_info(info)

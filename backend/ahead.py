@@ -8,6 +8,8 @@ from backend.contents import Place, place_of
 from backend.types import ImageRef
 
 MAX_WAITING = 1000
+MAX_WAITING_BYTES = 64_000_000
+"""Of their addresses, since a ``data:`` address holds the image itself."""
 
 
 class Ahead:
@@ -33,14 +35,15 @@ class Ahead:
                 self._thread.start()
 
     def add(self, refs: Iterable[ImageRef]) -> None:
-        """Put images before those that wait already, in their order; beyond `MAX_WAITING` the oldest are dropped."""
+        """Put images before those that wait already, in their order; beyond the limits the oldest are dropped."""
         with self._changed:
             for ref in reversed(list(refs)[:MAX_WAITING]):
                 place = place_of(ref)
                 self._waiting[place] = ref
                 self._waiting.move_to_end(place, last=False)
-            while len(self._waiting) > MAX_WAITING:
-                self._waiting.popitem()
+            size = sum(len(ref.uri) for ref in self._waiting.values())
+            while len(self._waiting) > MAX_WAITING or size > MAX_WAITING_BYTES:
+                size -= len(self._waiting.popitem()[1].uri)
             self._changed.notify()
 
     def close(self) -> None:

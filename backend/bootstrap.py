@@ -18,6 +18,7 @@ from backend.drawing import Drawing
 from backend.embeddings import Embeddings, LocalEmbeddings
 from backend.encoding import Encoder
 from backend.errands import Errands
+from backend.image_connections import Proxy
 from backend.image_source import ImageSource
 from backend.image_source import Limits as FetchLimits
 from backend.images import Limits as PixelLimits
@@ -214,6 +215,7 @@ def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
         FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s),
         public_url=settings.label_studio_public_url,
         local_files_root=settings.local_files_root,
+        proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value),
     )
 
 

@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 from backend.errors import BackendError
 from backend.image_source import Version
+from backend.locations import resolved_through
 from backend.types import ImageRef
 
 Place: TypeAlias = tuple[str, str]
@@ -33,8 +34,14 @@ MAX_ENTRIES = 20_000
 
 
 def place_of(ref: ImageRef) -> Place:
-    """Return whose address this is, and which."""
-    owner = f"project {ref.project_id}" if ref.project_id is not None else f"task {ref.task_id}"
+    """Return whose address this is, and which: all that decides what lies behind it.
+
+    A cloud address is resolved through its task, whatever project a caller says that is in; what lies behind it there
+    says nothing about the same address in another task. Other addresses are one for all tasks of a project.
+    """
+    owner = resolved_through(ref)
+    if owner is None:
+        owner = f"project {ref.project_id}" if ref.project_id is not None else f"task {ref.task_id}"
     return owner, hashlib.sha256(ref.uri.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -104,7 +111,7 @@ class Contents:
         with self._lock:
             if not error.retry:
                 self._known.pop(place, None)
-            self._failures[place] = (error, until)
+            self._failures[place] = (_bare(error), until)
             self._failures.move_to_end(place)
             while len(self._failures) > MAX_ENTRIES:
                 self._failures.popitem(last=False)
@@ -117,3 +124,11 @@ class Contents:
                 return None if error is None else copy.copy(error)
             del self._failures[place]
             return None
+
+
+def _bare(error: BackendError) -> BackendError:
+    """Return an error without its traceback, which holds the frames that failed, with the image file in them."""
+    try:
+        return copy.copy(error)
+    except Exception:  # noqa: BLE001 - a defect of that error's class, which is told by whoever raises it
+        return error

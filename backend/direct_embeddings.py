@@ -73,13 +73,13 @@ class DirectEmbeddings:
 
     def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.BULK, /) -> Embedding:
         """Return the embedding of an image; see `backend.embeddings.Embeddings.get`. However long it takes."""
-        key, data = self._find(ref)
-        if data is None:
+        key, file = self._find(ref)
+        if file is None:
             held = self._store.get(key)
             if held is not None:
                 return held
-            data = self._file(ref)  # the store has let go of it, or it is damaged
-        return self._made(key, data)
+            file = self._file(ref)  # the store has let go of it, or it is damaged
+        return self._made(key, file)
 
     def ensure(self, ref: ImageRef) -> bool:
         """Have the embedding of an image in the store; return whether it was made now.
@@ -87,10 +87,10 @@ class DirectEmbeddings:
         Raises:
             BackendError: see `get`; `RetryLater` where the store does not take it (``store_unavailable``).
         """
-        key, data = self._find(ref)
-        if data is None:
+        key, file = self._find(ref)
+        if file is None:
             return False
-        self._made(key, data)
+        self._made(key, file)
         if not self._store.holds(key):
             trouble = "; ".join(one.trouble for one in self._store.stats() if one.trouble)
             raise RetryLater(f"the embedding cannot be stored: {trouble or 'no room'}", Reason.STORE_UNAVAILABLE)
@@ -103,7 +103,7 @@ class DirectEmbeddings:
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
         """Do nothing: whoever asks here has nothing more urgent to do."""
 
-    def _find(self, ref: ImageRef) -> tuple[EmbeddingKey, bytes | None]:
+    def _find(self, ref: ImageRef) -> tuple[EmbeddingKey, Fetched | None]:
         """Return an image's key, and its file unless the embedding is in the store already."""
         place = place_of(ref)
         entry = self._journal.get(place)
@@ -120,20 +120,23 @@ class DirectEmbeddings:
         digest = images.digest(fetched.data)
         self._journal.put(place, Entry(digest, fetched.version, fetched.immutable))
         key = self._key(digest)
-        return key, None if self._store.holds(key) else fetched.data
+        return key, None if self._store.holds(key) else fetched
 
-    def _made(self, key: EmbeddingKey, data: bytes) -> Embedding:
-        with self._room:
-            self._check()
-            made = encoding.encode(self._encoder, data, key, self._limits, self._stopwatch)
+    def _made(self, key: EmbeddingKey, file: Fetched) -> Embedding:
+        try:
+            with self._room:
+                self._check()
+                made = encoding.encode(self._encoder, file.data, key, self._limits, self._stopwatch)
+        finally:
+            file.release()
         self._store.put(key, made)
         return made
 
-    def _file(self, ref: ImageRef) -> bytes:
+    def _file(self, ref: ImageRef) -> Fetched:
         with self._stopwatch.stage("fetch"):
             fetched = self._source.fetch(ref)
         assert fetched is not None  # no version was given
-        return fetched.data
+        return fetched
 
     def _key(self, digest: str) -> EmbeddingKey:
         return EmbeddingKey(digest, self._encoder.model_version, self._dtype)

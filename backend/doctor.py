@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from backend import label_config, protocol_context, protocol_saved, remedies, task_images, task_selection
 from backend.controls import Controls
-from backend.errors import BackendError
+from backend.errors import BackendError, Reason
 from backend.image_source import ImageSource
 from backend.images import Limits
 from backend.images import decode as decode_image
@@ -35,6 +35,10 @@ GUARDS_FROM = (1, 23, 1)
 
 _NEW_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
 _INTERACTIVE = "switch Interactive preannotations on"
+_IMAGE_PROXY = (
+    "; if this machine reaches the internet through a proxy alone, set PADDLE_SAM_IMAGE_PROXY (HTTP_PROXY and its like "
+    "do not count for images)"
+)
 _SEE_CONFIGS = "see the labeling configs in the README"
 
 
@@ -117,6 +121,9 @@ def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Fin
     try:
         release = label_studio.version()
     except BackendError as error:
+        if error.reason is Reason.UNTRUSTED_CERTIFICATE:
+            yield Finding(Level.PROBLEM, "Label Studio", str(error), remedies.remedy(error.reason))
+            return
         fix = (
             f"set LABEL_STUDIO_URL to the address at which this machine reaches Label Studio, now {url}, "
             "and start Label Studio if it does not run"
@@ -285,7 +292,11 @@ def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[Imag
         assert fetched is not None  # it was not asked whether it is still a known one
         picture = decode_image(fetched.data, Limits(max_pixels=settings.max_image_pixels))
     except BackendError as error:
-        fix = _public_address(settings, refs[0].uri.strip()) + remedies.remedy(error.reason)
+        is_elsewhere = error.reason is not Reason.UNTRUSTED_CERTIFICATE
+        fix = _public_address(settings, refs[0].uri.strip()) if is_elsewhere else ""
+        fix += remedies.remedy(error.reason)
+        if error.reason is Reason.IMAGE_FETCH_FAILED and settings.image_proxy is None:
+            fix += _IMAGE_PROXY
         return Finding(Level.PROBLEM, subject, f"{error} (reason {error.reason})", fix)
     height, width = picture.original_size
     took = round((time.perf_counter() - start) * 1000)

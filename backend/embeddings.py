@@ -17,6 +17,7 @@ from typing import Protocol
 
 from backend import images
 from backend.ahead import Ahead
+from backend.byte_budget import ADDRESSES_BYTES, ByteBudget, Share
 from backend.contents import Content, Contents, Place, place_of
 from backend.embedding_bytes import Dtype
 from backend.encode_queue import EncodeQueue, Priority
@@ -82,6 +83,7 @@ class _Flight:
     priority: Priority
     fetch: Fetch | None = None
     key: EmbeddingKey | None = None
+    address: Share | None = None
     future: "Future[Embedding]" = field(default_factory=Future)
 
 
@@ -120,6 +122,7 @@ class LocalEmbeddings:
         self._flights: dict[Place, _Flight] = {}
         self._asking: set[Place] = set()
         self._ahead = Ahead(self._encode_ahead)
+        self._addresses = ByteBudget(ADDRESSES_BYTES)
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -207,7 +210,7 @@ class LocalEmbeddings:
                 return flight.future
             if self._is_closed:
                 raise RetryLater("the service is stopping", Reason.MODEL_NOT_READY)
-            flight = self._flights[place] = _Flight(priority)
+            flight = self._flights[place] = _Flight(priority, address=self._addresses.take_address(ref.uri))
             flight.fetch = self._fetchers.submit(partial(self._fly, ref, place, flight), priority)
             return flight.future
 
@@ -235,13 +238,18 @@ class LocalEmbeddings:
             assert held is not None
             self._contents.confirm(place)
             return held
-        key = self._note(place, fetched)
-        held = self._store.get(key)
-        if held is not None:
-            return held
-        with self._lock:
-            flight.key = key
-            return self._queue.submit(key, fetched.data, flight.priority)
+        try:
+            key = self._note(place, fetched)
+            held = self._store.get(key)
+            if held is not None:
+                fetched.release()
+                return held
+            with self._lock:
+                flight.key = key
+                return self._queue.submit(key, fetched.data, flight.priority, fetched.share)
+        except BaseException:
+            fetched.release()
+            raise
 
     def _note(self, place: Place, fetched: Fetched) -> EmbeddingKey:
         """Remember what lies behind an address, if it is an image at all."""
@@ -255,6 +263,8 @@ class LocalEmbeddings:
             self._flights.pop(place, None)
             if isinstance(outcome, BackendError):
                 self._contents.fail(place, outcome)
+        if flight.address is not None:
+            flight.address.release()
         if isinstance(outcome, BaseException):
             flight.future.set_exception(outcome)
         else:
@@ -277,7 +287,7 @@ class LocalEmbeddings:
                 return
             key = self._note(place, fetched)
             if key.digest != content.digest and self._store.get(key) is None:
-                self._queue.submit(key, fetched.data, Priority.PREFETCH)
+                self._queue.submit(key, fetched.data, Priority.PREFETCH, fetched.share)
         except BackendError as error:
             logger.info("event=recheck_failed project=%s reason=%s", ref.project_id, error.reason)
             if not error.retry:

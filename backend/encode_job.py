@@ -128,9 +128,12 @@ class EncodeJob:
         if fetched is None:
             assert note is not None
             return Note(note.digest, note.version, note.immutable)
-        images.check(fetched.data, self._limits)
-        digest = images.digest(fetched.data)
-        self._encode(self._key(digest), fetched.data, priority)
+        try:
+            images.check(fetched.data, self._limits)
+            digest = images.digest(fetched.data)
+            self._encode(self._key(digest), fetched.data, priority)
+        finally:
+            fetched.release()
         return Note(digest, fetched.version, fetched.immutable)
 
     def _encode(self, key: EmbeddingKey, data: bytes, priority: Priority) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from backend import encoding, images
+from backend.byte_budget import Share
 from backend.encoding import Encoder, Stopwatch
 from backend.errors import BackendError, Reason, RetryLater
 from backend.store import EmbeddingKey, EmbeddingStore
@@ -32,8 +33,15 @@ class _Job:
     key: EmbeddingKey
     data: bytes
     priority: Priority
+    share: Share | None = None
     future: "Future[Embedding]" = field(default_factory=Future)
     is_taken: bool = False
+
+    def drop_file(self) -> None:
+        """Forget the file; the heap may still hold the job's earlier places."""
+        self.data = b""
+        if self.share is not None:
+            self.share.release()
 
 
 class EncodeQueue:
@@ -84,21 +92,27 @@ class EncodeQueue:
                 self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
                 self._thread.start()
 
-    def submit(self, key: EmbeddingKey, data: bytes, priority: Priority) -> "Future[Embedding]":
+    def submit(
+        self, key: EmbeddingKey, data: bytes, priority: Priority, share: Share | None = None
+    ) -> "Future[Embedding]":
         """Return the embedding to come of an image file; the one already on its way, if there is one.
 
-        The future fails with a `BackendError` and nothing else.
+        The future fails with a `BackendError` and nothing else. ``share``, of the memory for files, is released as soon
+        as the file is no longer needed.
         """
         with self._changed:
             job = self._jobs.get(key)
             if job is None:
-                job = _Job(key, data, priority)
+                job = _Job(key, data, priority, share)
                 if self._is_closed:
+                    job.drop_file()
                     job.future.set_exception(_stopping())
                     return job.future
                 self._jobs[key] = job
                 self._push(job)
             else:
+                if share is not None:
+                    share.release()
                 self._promote(job, priority)
             return job.future
 
@@ -120,6 +134,7 @@ class EncodeQueue:
             has_image_in_hand = bool(self._jobs)
             self._changed.notify_all()
         for job in waiting:
+            job.drop_file()
             _settle(job.future, _stopping())
         if self._thread is not None and (has_image_in_hand or self.is_ready):
             self._thread.join()
@@ -152,7 +167,7 @@ class EncodeQueue:
             outcome = self._outcome(job)
             with self._changed:
                 del self._jobs[job.key]
-            job.data = b""  # the heap may still hold the job's earlier places
+            job.drop_file()
             _settle(job.future, outcome)
 
     def _try_to_load(self) -> BackendError | None:

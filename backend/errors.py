@@ -57,6 +57,7 @@ class Reason(str, Enum):
     AUTH_FAILED = "auth_failed"
     FORBIDDEN_ADDRESS = "forbidden_address"
     FORBIDDEN_PATH = "forbidden_path"
+    UNTRUSTED_CERTIFICATE = "untrusted_certificate"
     LABEL_STUDIO_NOT_CONFIGURED = "label_studio_not_configured"
 
     # What passes.

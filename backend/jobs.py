@@ -18,6 +18,7 @@ from rq.serializers import JSONSerializer
 from backend.contents import Place
 from backend.encode_queue import Priority
 from backend.errors import ImageError, Reason, RequestError
+from backend.logs import without_credentials
 from backend.redis_keys import Keys
 from backend.redis_link import Link, answers
 from backend.types import ImageRef
@@ -48,9 +49,14 @@ def dump(ref: ImageRef) -> str:
     """Return a job's argument.
 
     Raises:
-        ImageError: the image stands in the task's data and is too large to travel (``image_too_large``).
+        ImageError: the image stands in the task's data and is too large to travel (``image_too_large``), or its address
+            is no text (``unsupported_image_source``).
     """
-    text = msgspec.json.encode(_Job(ref.uri, ref.task_id, ref.project_id, ref.item_index)).decode()
+    try:
+        text = msgspec.json.encode(_Job(ref.uri, ref.task_id, ref.project_id, ref.item_index)).decode()
+    except UnicodeEncodeError as error:  # half of a character of two
+        shown = ascii(without_credentials(ref.uri)[:80])
+        raise ImageError(f"{shown} is not an address", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
     if len(text) > MAX_JOB_BYTES:
         raise ImageError(
             f"an image inside the task's data: expected at most {MAX_JOB_BYTES} bytes, got {len(text)}",

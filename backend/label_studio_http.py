@@ -21,6 +21,7 @@ from backend.errors import AccessError, BackendError, Reason, RequestError, Retr
 from backend.logs import without_credentials
 from backend.tokens import TokenKind, lifetime_s, token_kind
 from backend.types import Secret
+from model import tls
 
 T = TypeVar("T")
 
@@ -119,7 +120,9 @@ class LabelStudioHttp:
         self._api_key, self._clock = api_key, clock
         # No proxies from the environment: the token goes to Label Studio and nowhere else.
         limits = httpx.Limits(max_keepalive_connections=KEPT_CONNECTIONS if keeps_connections else 0)
-        self._client = httpx.Client(timeout=timeout_s, trust_env=False, follow_redirects=False, limits=limits)
+        self._client = httpx.Client(
+            timeout=timeout_s, trust_env=False, verify=tls.client_context(), follow_redirects=False, limits=limits
+        )
         self._retrying = stamina.RetryingCaller(
             attempts=attempts, wait_initial=retry_wait_s, wait_jitter=retry_wait_s, wait_max=2.0
         ).on(_is_worth_another_try)
@@ -230,7 +233,17 @@ class LabelStudioHttp:
                 headers=headers,
                 timeout=httpx.USE_CLIENT_DEFAULT if request.timeout_s is None else request.timeout_s,
             )
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            refusal = tls.refusal(error)
+            if refusal is not None:
+                raise AccessError(f"Label Studio at {self.url}: {refusal}", Reason.UNTRUSTED_CERTIFICATE) from error
+            # httpx reads a redirect's target though it does not follow it.
+            if isinstance(error, httpx.InvalidURL) or "Invalid URL in location header" in str(error):
+                raise AccessError(
+                    f"Label Studio at {self.url} redirects to what is no address; set LABEL_STUDIO_URL to where it "
+                    "really is",
+                    Reason.LABEL_STUDIO_NOT_CONFIGURED,
+                ) from error
             raise RetryLater(
                 f"Label Studio at {self.url} cannot be reached: {error}", Reason.LABEL_STUDIO_UNREACHABLE
             ) from error

@@ -133,18 +133,36 @@ def resolve(ref: ImageRef, home: Home, local_files_root: Path | None = None) -> 
     raise ImageError(f"expected {kinds}, got {_quoted(uri)}", Reason.UNSUPPORTED_IMAGE_SOURCE)
 
 
+def inline_size(ref: ImageRef) -> int | None:
+    """Return how many bytes a ``data:`` address holds, counted without decoding it; None for any other address."""
+    uri = ref.uri.strip()
+    if uri[:5].lower() != "data:":
+        return None
+    head, _, content = uri.partition(",")
+    length = len(content) - 2 * content.count("%")
+    if not _is_base64(head):
+        return length
+    length -= sum(map(content.count, (" ", "\n", "\r", "\t", "%0A", "%0D", "%20")))
+    padding = content[-6:].upper().replace("%3D", "=").count("=")
+    return max(0, length // 4 * 3 + max(0, length % 4 - 1) - padding)
+
+
 def _inline(uri: str) -> bytes:
     head, comma, content = uri.partition(",")
     if not comma:
         raise ImageError("expected data:<type>;base64,<content>, got no comma", Reason.UNSUPPORTED_IMAGE_SOURCE)
-    raw = unquote_to_bytes(content)
-    if not head.lower().endswith(";base64"):
+    raw = unquote_to_bytes(content.encode("utf-8", "surrogatepass"))
+    if not _is_base64(head):
         return raw
     compact = bytes(raw.translate(bytes.maketrans(b"-_", b"+/"), b" \t\r\n"))
     try:
         return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
     except binascii.Error as error:
         raise ImageError(f"data: address is not base64: {error}") from error
+
+
+def _is_base64(head: str) -> bool:
+    return head.rstrip().lower().endswith(";base64")
 
 
 def _absolute(uri: str, home: Home, local_files_root: Path | None) -> Location:
@@ -233,15 +251,28 @@ def _below(root: Path, wanted: str) -> Path | None:
     return file
 
 
+def resolved_through(ref: ImageRef) -> str | None:
+    """Return what Label Studio is asked to resolve a cloud address with, which decides what lies behind it.
+
+    The same ``s3://`` address is another file in each project's storage. Of other addresses nothing is asked: None.
+
+    Returns:
+        ``tasks/<id>`` or ``projects/<id>``; empty for a cloud address of neither.
+    """
+    found = _SCHEME.match(ref.uri.strip())
+    if found is None or found[1].lower() not in _CLOUD:
+        return None
+    if ref.task_id is not None:
+        return f"tasks/{ref.task_id}"
+    return f"projects/{ref.project_id}" if ref.project_id is not None else ""
+
+
 def _presign(ref: ImageRef, uri: str, label_studio_url: str) -> str:
     """Return the address at which Label Studio redirects to a cloud file, or relays it."""
-    if ref.task_id is not None:
-        owner = f"tasks/{ref.task_id}"
-    elif ref.project_id is not None:
-        owner = f"projects/{ref.project_id}"
-    else:
+    owner = resolved_through(ref)
+    if not owner:
         raise ImageError(
             f"{_quoted(uri)}: expected a task to resolve it with, got none", Reason.UNSUPPORTED_IMAGE_SOURCE
         )
-    name = base64.urlsafe_b64encode(uri.encode()).decode()
+    name = base64.urlsafe_b64encode(uri.encode("utf-8", "replace")).decode()
     return f"{label_studio_url.rstrip('/')}/{owner}/presign/?fileuri={quote(name)}"

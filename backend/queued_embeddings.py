@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from backend.ahead import Ahead
+from backend.byte_budget import ADDRESSES_BYTES, ByteBudget, Share
 from backend.cluster import Cluster, ClusterState
 from backend.contents import Place, place_of
 from backend.embedding_bytes import Dtype
@@ -58,6 +59,7 @@ class _Flight:
     until: float
     asked: Priority | None = None
     suspect: bool = False
+    address: Share | None = None
     future: "Future[Embedding]" = field(default_factory=Future)
 
 
@@ -100,6 +102,7 @@ class QueuedEmbeddings:
         self._ahead = Ahead(self._ask_ahead)
         ears = Ears(self._heard, self._look_at_all, lambda: self._submit(self._cluster.refresh), self._sweep)
         self._listener = Listener(link, cluster.channel, ears, clock)
+        self._addresses = ByteBudget(ADDRESSES_BYTES)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -195,7 +198,8 @@ class QueuedEmbeddings:
                     flight.priority = priority
                     self._errands.submit(self._guarded, flight, self._ask)
                 return flight.future
-            flight = self._flights[place] = _Flight(ref, place, priority, until)
+            address = self._addresses.take_address(ref.uri)
+            flight = self._flights[place] = _Flight(ref, place, priority, until, address=address)
             self._errands.submit(self._guarded, flight, self._take_off)
             return flight.future
 
@@ -282,6 +286,8 @@ class QueuedEmbeddings:
             if self._flights.get(flight.place) is not flight:
                 return
             del self._flights[flight.place]
+        if flight.address is not None:
+            flight.address.release()
         if isinstance(outcome, BackendError):
             flight.future.set_exception(outcome)
         else:

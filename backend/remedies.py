@@ -88,7 +88,7 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     ),
     Reason.AUTH_FAILED: (
         "a token or password was refused",
-        "check that the user of LABEL_STUDIO_API_KEY may see the project; for callers, the BASIC_AUTH settings",
+        "the log says by whom: check the user of LABEL_STUDIO_API_KEY, the BASIC_AUTH settings or the image's server",
     ),
     Reason.FORBIDDEN_ADDRESS: (
         "images may not come from that address",
@@ -97,6 +97,10 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     Reason.FORBIDDEN_PATH: (
         "the path leads out of where the files of tasks lie",
         "check the task's data; of local files, PADDLE_SAM_LOCAL_FILES_ROOT",
+    ),
+    Reason.UNTRUSTED_CERTIFICATE: (
+        "a server's certificate is refused",
+        "set SSL_CERT_FILE to your authority's certificate (PEM); renew one that has expired or is for another name",
     ),
     Reason.LABEL_STUDIO_NOT_CONFIGURED: (
         "it is not known where Label Studio is, or with which token to ask it",
@@ -111,7 +115,10 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
         "the image, or a turn at the decoder, did not come in time; the image goes on",
         "click again; add workers or web processes if it happens often",
     ),
-    Reason.OVERLOADED: ("more requests wait than there are threads", "raise THREADS, or add web processes"),
+    Reason.OVERLOADED: (
+        "more requests or image files wait than there is room for",
+        "raise THREADS, or add web processes",
+    ),
     Reason.STORE_UNAVAILABLE: ("Redis does not answer", "it is tried again by itself; look at Redis"),
     Reason.MODEL_NOT_READY: ("the model is loading, or cannot be loaded", "wait a moment, or see the log"),
     Reason.NO_WORKER: (

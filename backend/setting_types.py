@@ -158,6 +158,23 @@ def _check_options(url: str) -> None:
         raise ValueError("an address with options that redis-py knows, such as ?ssl_ca_certs=FILE") from None
 
 
+def _image_proxy(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    parts = urlsplit(value.strip())
+    try:
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = usable and parts.path in ("", "/") and not parts.query and not parts.fragment
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(
+            "an address such as http://proxy:3128 or https://user:password@proxy:3129; percent-encode # @ / and ? in "
+            "the password"
+        )
+    return Secret(value.strip())
+
+
 def _directory(value: object) -> object:
     """Put the home directory in place of ``~``, which no shell does in a service file."""
     if not isinstance(value, str):
@@ -192,6 +209,7 @@ Device = Annotated[str, BeforeValidator(_device)]
 Token = Annotated[Secret, BeforeValidator(_token)]
 SecretText = Annotated[Secret, BeforeValidator(_secret)]
 RedisUrl = Annotated[Secret, BeforeValidator(_redis_url)]
+ImageProxy = Annotated[Secret, BeforeValidator(_image_proxy)]
 RedisPrefix = Annotated[str, BeforeValidator(_redis_prefix)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 OpenedTasks = Annotated[Literal["auto", "always", "never"], BeforeValidator(_lower)]

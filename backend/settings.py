@@ -21,6 +21,7 @@ from backend.setting_types import (
     EmbeddingDtype,
     ExistingDirectory,
     Hosts,
+    ImageProxy,
     Kinds,
     LogLevel,
     OpenedTasks,
@@ -32,6 +33,7 @@ from backend.setting_types import (
     Url,
     unquoted,
 )
+from model import tls
 from model.folders import cache_folder
 
 PREFIX = "PADDLE_SAM_"
@@ -188,6 +190,12 @@ class Settings(BaseModel):
         description="Hosts on private addresses that images may come from, such as minio:9000, 10.1.0.0/16; Label "
         "Studio's own always may.",
     )
+    image_proxy: ImageProxy | None = Field(
+        None,
+        validation_alias=_ours("IMAGE_PROXY"),
+        description="A proxy for images on public addresses, such as http://proxy:3128; never for Label Studio or the "
+        "token. HTTP_PROXY and its like do not count for images.",
+    )
     output_preference: Kinds = Field(
         OUTPUT_KINDS,
         validation_alias=_ours("OUTPUT_PREFERENCE"),
@@ -235,6 +243,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     """
     given = {name: value if name in AS_GIVEN else unquoted(value) for name, value in environ.items() if value.strip()}
     problems = [problem for name in sorted(given) if (problem := _misspelt(name, given[name]))]
+    problems += tls.problems(given)
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
@@ -255,7 +264,7 @@ def names(field: FieldInfo) -> tuple[str, ...]:
 NAMES = tuple(name for field in Settings.model_fields.values() for name in names(field))
 """Every variable that is read."""
 
-SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "REDIS_URL")
+SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "REDIS_URL", "PADDLE_SAM_IMAGE_PROXY")
 """Those whose value is never shown."""
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
+from backend.byte_budget import IMAGES
 from backend.contents import Place, place_of
 from backend.encode_queue import Priority
 from backend.errors import Reason, RetryLater
@@ -20,8 +21,8 @@ from backend.image_source import Fetched, Version
 from backend.types import ImageRef
 
 LOOK_EVERY_S = 0.25
-ASIDE = 4
-"""How many fetches may go on aside; each may hold a file of hundreds of megabytes."""
+ASIDE = IMAGES - 1
+"""How many fetches may go on aside: of the room for files, what a click needs is left."""
 
 ASIDE_S = 60.0
 """For how long one that was set aside is taken for what the server would say now."""

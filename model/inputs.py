@@ -181,11 +181,15 @@ def _read_file(path: str) -> bytes:
 def _download(address: str) -> bytes:
     import httpx  # here: 0.1 s that only addresses need
 
+    from model import tls
+
     data = bytearray()
     try:
         with (
             unlogged_requests(),
-            httpx.stream("GET", address, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT_S) as response,
+            httpx.stream(
+                "GET", address, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT_S, verify=tls.client_context()
+            ) as response,
         ):
             response.raise_for_status()
             for block in response.iter_bytes():
@@ -195,7 +199,10 @@ def _download(address: str) -> bytes:
     except httpx.HTTPStatusError as error:
         raise InputError(f"{address}: expected a picture, got status {error.response.status_code}") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise InputError(f"{address}: expected a picture, got: {error or type(error).__name__}") from error
+        cause = tls.refusal(error) or error or type(error).__name__
+        raise InputError(f"{address}: expected a picture, got: {cause}") from error
+    except tls.CertificatesError as error:
+        raise InputError(str(error)) from error
     return bytes(data)
 
 

@@ -9,7 +9,9 @@ from backend import bootstrap
 from backend.doctor import Level, examine
 from backend.label_studio import LabelStudio
 from backend.settings import read
+from tests.certificates import company
 from tests.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, Reply, jwt, png
+from tests.http_answers import AnswerServer
 from tests.wire import CONFIG
 
 IMAGE = "/data/upload/7/a.png"
@@ -340,3 +342,43 @@ def test_an_image_that_cannot_be_had_is_a_problem_with_its_reason_and_remedy(loo
     assert finding.level is Level.PROBLEM
     assert f"reason {reason}" in finding.text
     assert fix in finding.fix
+
+
+# Certificates and proxies
+
+
+@pytest.mark.parametrize(
+    ("certificate", "text", "fix"),
+    [
+        ("server", "unable to get local issuer certificate; set SSL_CERT_FILE", "SSL_CERT_FILE"),
+        ("expired", "expired; renew it", "expired"),
+        ("other", "for this name", "another name"),
+    ],
+)
+def test_a_certificate_that_is_refused_is_named_as_the_cause_with_the_setting_that_helps(
+    look, tmp_path, monkeypatch, certificate, text, fix
+):
+    own = company()
+    if certificate != "server":
+        monkeypatch.setenv("SSL_CERT_FILE", str(own.write(tmp_path / "company.pem")))
+    context = own.server("other.example.com") if certificate == "other" else getattr(own, certificate)()
+    with AnswerServer(tls=context) as secured:
+        found = look(LABEL_STUDIO_URL=secured.url)
+    finding = found["Label Studio"]
+    assert finding.level is Level.PROBLEM
+    assert text in finding.text
+    assert fix in finding.fix
+    assert "inside a container" not in finding.fix
+
+
+def test_an_image_whose_servers_certificate_is_refused_is_told_as_that(look, server):
+    with AnswerServer(tls=company().server()) as secured:
+        set_tasks(server, {"image": f"{secured.url}/plain"})
+        finding = look(project=7, PADDLE_SAM_ALLOWED_HOSTS="localhost")["image of task 1"]
+    assert "untrusted_certificate" in finding.text
+    assert finding.fix.startswith("set SSL_CERT_FILE")
+
+
+def test_an_image_that_cannot_be_reached_brings_up_the_proxy(look, server):
+    set_tasks(server, {"image": "http://nowhere.invalid/a.png"})
+    assert "PADDLE_SAM_IMAGE_PROXY" in look(project=7)["image of task 1"].fix

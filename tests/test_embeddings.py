@@ -2,12 +2,15 @@
 
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from backend import images
+from backend.byte_budget import ByteBudget
 from backend.contents import Contents, place_of
 from backend.embeddings import FETCHERS, SPARED, LocalEmbeddings, Priority
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
@@ -696,6 +699,99 @@ def test_long_addresses_take_no_more_room_than_short_ones():
 def test_without_a_project_an_address_belongs_to_its_task():
     assert place_of(ref(project_id=None, task_id=1)) != place_of(ref(project_id=None, task_id=2))
     assert place_of(ref(project_id=1, task_id=1)) == place_of(ref(project_id=1, task_id=2))
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a.png", " S3://bucket/a.png", "gs://b/a.png", "azure-blob://c/a.png"])
+def test_a_cloud_address_belongs_to_the_task_that_it_is_resolved_through(uri):
+    one, other = ImageRef(uri, 1, 7), ImageRef(uri, 2, 7)
+    assert place_of(one) != place_of(other), "whatever project a caller says that the other task is in"
+    assert place_of(one) == place_of(ImageRef(uri, 1, 8))
+    assert place_of(ImageRef(uri, None, 7)) != place_of(ImageRef(uri, None, 8))
+
+
+def test_no_caller_makes_an_address_of_one_project_another_tasks_image(setup):
+    """A direct caller names project 7 and a task of his own, whose storage holds another file at the same address."""
+    storages = {1: png(RED), 666: png(BLUE)}
+
+    class Storages:
+        gate = setup.source.gate
+
+        def fetch(self, ref, known=None, /):
+            return Fetched(storages[ref.task_id])
+
+    setup.source = Storages()
+    embeddings = setup.build()
+    planted = embeddings.get(ImageRef("s3://bucket/a.png", 666, 7), 20)
+    seen = embeddings.get(ImageRef("s3://bucket/a.png", 1, 7), 20)
+    assert not np.array_equal(planted.image_embedding, seen.image_embedding)
+
+
+def test_every_file_gives_its_room_back_once_it_is_encoded_or_is_not_needed(setup):
+    budget = ByteBudget(10_000_000)
+    inner = setup.source
+
+    class Counted:
+        gate = inner.gate
+
+        def fetch(self, ref, known=None, /):
+            found = inner.fetch(ref, known)
+            return None if found is None else replace(found, share=budget.take(len(found.data)))
+
+    inner.contents |= {"red again": png(RED), "broken": b"no image"}
+    setup.source = Counted()
+    setup.encoder.gate.clear()
+    embeddings = setup.build()
+    names = ("red", "red again", "blue")
+    threads = [threading.Thread(target=embeddings.get, args=(ref(name), 20)) for name in names]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: embeddings.encoding == 2 and len(inner.asked) == 3)
+    assert budget.taken == len(png(RED)) + len(png(BLUE))
+    with pytest.raises(ImageError):
+        embeddings.get(ref("broken"), 20)
+    setup.encoder.gate.set()
+    for thread in threads:
+        thread.join(20)
+    eventually(lambda: budget.taken == 0)
+    setup.clock.advance(61)
+    embeddings.get(ref("red"), 20)
+    eventually(lambda: inner.asked.count("red") == 2)
+    eventually(lambda: budget.taken == 0)
+
+
+def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(setup):
+    uri = "data:" + "A" * 80_000
+    setup.source.gate.clear()
+    setup.source.contents[uri] = png(RED)
+    embeddings = setup.build()
+    embeddings._addresses.max_bytes = 100_000
+    with pytest.raises(RetryLater) as caught:
+        embeddings.get(ref(uri), 0.01)
+    assert caught.value.reason is Reason.BUDGET_EXCEEDED
+    with pytest.raises(RetryLater) as caught:
+        embeddings.get(ref(uri + "A"), 20)
+    assert caught.value.reason is Reason.OVERLOADED
+    setup.source.gate.set()
+    embeddings.get(ref(uri), 20)
+    eventually(lambda: embeddings._addresses.taken == 0)
+
+
+def test_a_failure_that_is_remembered_holds_no_file():
+    class File:
+        pass
+
+    def fail():
+        file = File()
+        files.append(weakref.ref(file))
+        raise ImageError("damaged")
+
+    files, contents = [], Contents(FakeClock())
+    try:
+        fail()
+    except ImageError as error:
+        contents.fail(("p", "u"), error)
+    assert files[0]() is None
+    assert str(contents.failure(("p", "u"))) == "damaged"
 
 
 def test_a_new_content_forgets_the_failure_before_it():

@@ -9,7 +9,8 @@ import pytest
 
 from backend.addresses import AddressPolicy, Origin
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
-from backend.image_source import ImageSource, Limits, Version, _is_home, _target
+from backend.image_answers import address
+from backend.image_source import ImageSource, Limits, Version, _is_home
 from backend.label_studio import LabelStudio
 from backend.types import ImageRef, Secret
 from tests.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, HttpServer, Reply, png
@@ -50,8 +51,12 @@ def connect(studio):
 
 
 def is_allowed(policy, host, address):
+    return is_allowed_at(policy, host, 80, address)
+
+
+def is_allowed_at(policy, host, port, address):
     try:
-        policy.check(host, 80, address)
+        policy.check(host, port, address)
     except AccessError:
         return False
     return True
@@ -378,10 +383,25 @@ def test_a_refused_address_does_not_hide_an_allowed_one(connect, other):
         ("http://LS:8080/a", "http://ls:8080", True),
         ("http://ls:8081/a", "http://ls:8080", False),
         ("http://ls.evil.com/a", "http://ls", False),
+        ("http://bücher.example/a", "http://bücher.example", True),
+        ("http://xn--bcher-kva.example/a", "http://Bücher.example", True),
+        ("http://bücher.example/a", "http://bucher.example", False),
+        ("http://[::1]:8080/a", "http://[::1]:8080", True),
     ],
 )
 def test_the_token_follows_one_step_up_to_https_and_nowhere_else(url, label_studio, home):
-    assert _is_home(_target(url), Origin.of(label_studio)) is home
+    assert _is_home(address(url), Origin.of(label_studio)) is home
+
+
+def test_a_name_in_other_letters_is_one_name_for_address_token_and_policy(connect, studio):
+    """Label Studio's own address stays its own, however it is spelled."""
+    port = studio.url.rpartition(":")[2]
+    url = f"http://bücher.example:{port}"
+    policy = AddressPolicy(Origin.of(url))
+    assert is_allowed_at(policy, "xn--bcher-kva.example", int(port), "127.0.0.1")
+    assert Origin.of(url) == Origin.of(f"http://xn--bcher-kva.example:{port}")
+    with pytest.raises(ValueError, match="expected the name of a host"):
+        Origin.of("http://\u2603\ufffd.example")
 
 
 def test_no_other_protocol_is_followed(connect, studio):
@@ -492,11 +512,14 @@ def test_each_status_has_its_reason(connect, other, status, kind, reason):
     assert_fails(kind, reason, connect(), other.url + "/a.png")
 
 
-@pytest.mark.parametrize(
-    "url", ["http://localhost:9/a.png", "http://nowhere.invalid/a.png", "http://" + "a" * 70 + ".com/"]
-)
+@pytest.mark.parametrize("url", ["http://localhost:9/a.png", "http://nowhere.invalid/a.png"])
 def test_nobody_there_may_be_tried_later(connect, url):
     assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(), url)
+
+
+@pytest.mark.parametrize("host", ["a" * 70 + ".com", "a" * 3000 + ".com"])
+def test_what_can_be_no_name_of_a_host_will_never_pass(connect, host):
+    assert_fails(ImageError, Reason.UNSUPPORTED_IMAGE_SOURCE, connect(), f"http://{host}/a.png")
 
 
 def test_a_web_page_from_elsewhere_is_left_to_the_decoder_to_name(connect, other):

@@ -359,3 +359,24 @@ def test_an_image_inside_the_task_that_is_too_large_to_travel_is_told_so(cluster
     with pytest.raises(BackendError) as caught:
         web.get(large, SOON_S)
     assert caught.value.reason is Reason.IMAGE_TOO_LARGE
+
+
+def test_an_address_that_is_no_text_is_told_so(cluster):
+    web = cluster.web()
+    with pytest.raises(ImageError) as caught:
+        web.get(type(ref())("http://localhost/\ud800.png", 1, 1), SOON_S)
+    assert caught.value.reason is Reason.UNSUPPORTED_IMAGE_SOURCE
+
+
+def test_images_inside_tasks_that_are_on_their_way_are_bounded_and_a_click_beyond_is_told_so(cluster):
+    web = cluster.web()
+    web._addresses.max_bytes = 100_000
+    uris = ["data:image/png;base64," + letter * 80_000 for letter in "AB"]
+    with pytest.raises(RetryLater) as caught:
+        web.get(type(ref())(uris[0], 1, 1), 0.01)
+    assert caught.value.reason in (Reason.BUDGET_EXCEEDED, Reason.MODEL_NOT_READY)
+    with pytest.raises(RetryLater) as caught:
+        web.get(type(ref())(uris[1], 1, 1), SOON_S)
+    assert caught.value.reason is Reason.OVERLOADED
+    web.close()
+    assert web._addresses.taken == 0

@@ -15,6 +15,7 @@ import tenacity
 from filelock import FileLock
 from tqdm import tqdm
 
+from model import tls
 from model.folders import cache_folder
 from model.quiet import unlogged_requests
 from model.weights import formats, paddlex
@@ -227,17 +228,25 @@ def _fetch(url: str, part: Path, show_progress: bool | None, attempts: int, free
         reraise=True,
     )
     try:
-        with unlogged_requests(), httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
+        with (
+            unlogged_requests(),
+            httpx.Client(follow_redirects=True, timeout=_TIMEOUT, verify=tls.client_context()) as client,
+        ):
             for attempt in retried:
                 with attempt:
                     _fetch_rest(client, url, part, show_progress, free)
     except httpx.HTTPStatusError as error:
         raise WeightsError(f"{url}: expected the file, got HTTP status {error.response.status_code}") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise WeightsError(f"{url}: expected the whole file, got: {error or type(error).__name__}") from error
+        cause = tls.refusal(error) or error or type(error).__name__
+        raise WeightsError(f"{url}: expected the whole file, got: {cause}") from error
+    except tls.CertificatesError as error:
+        raise WeightsError(str(error)) from error
 
 
 def _is_passing(error: BaseException) -> bool:
+    if isinstance(error, httpx.TransportError) and tls.refusal(error) is not None:
+        return False
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in _RETRIED
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)

@@ -1,0 +1,180 @@
+"""Reads answers in HTTP/1 as browsers read them, which is laxer than what libraries accept.
+
+Annotators see what their browser makes of an old camera's or a home-made server's answer, so the same has to count
+here. The rules are Chromium's, checked with a real one by tests/e2e/test_browser_http_answers.py: a status line may
+lack its version or reason; a header line may have blanks before its colon, and one without a colon counts for nothing;
+lengths that are no numbers are ignored; lines may end in a bare LF.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import quote_from_bytes
+
+import httpcore
+
+from backend.errors import ImageError
+
+MAX_HEAD_BYTES = 256 * 1024
+PIECE_BYTES = 1 << 16
+_LONGEST_CHUNK_LINE = 16_384
+_STATUS = re.compile(rb".{0,4}?HTTP(?:/(\d+)(?:\.(\d+))?)?\s+(\d{3})", re.IGNORECASE | re.DOTALL)
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?")
+_WITHOUT_BODY = (204, 205, 304)
+
+
+class Stream(Protocol):
+    """What an answer is read from, such as an `io.BufferedReader`."""
+
+    def readline(self, size: int, /) -> bytes:
+        """Return a line with its end, or ``size`` bytes of it; less at the end of all."""
+        ...
+
+    def read1(self, size: int, /) -> bytes:
+        """Return what has come, at most ``size`` bytes; nothing at the end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Head:
+    """What comes before an answer's body.
+
+    Attributes:
+        status: a number of three digits.
+        version: of HTTP.
+        fields: lower-case names and values without the blanks around them, in their order.
+    """
+
+    status: int
+    version: tuple[int, int]
+    fields: tuple[tuple[str, bytes], ...]
+
+    def all(self, name: str) -> list[bytes]:
+        """Return the values of a field, one for each line."""
+        return [value for found, value in self.fields if found == name]
+
+    def text(self, name: str) -> str:
+        """Return the value of a field, empty where there is none; several lines that differ are joined by commas.
+
+        Bytes above 127 are ASCII's by no rule: UTF-8 where they are that, percent-encoded otherwise, as browsers send
+        them on.
+        """
+        value = b", ".join(dict.fromkeys(self.all(name)))
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return quote_from_bytes(value, safe=bytes(range(0x20, 0x7F)))
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the body comes in chunks."""
+        named = b",".join(self.all("transfer-encoding")).lower().split(b",")
+        return self.version >= (1, 1) and b"chunked" in (one.strip() for one in named)
+
+    @property
+    def length(self) -> int | None:
+        """The body's announced length in bytes, None where it is not known.
+
+        Raises:
+            ImageError: several are announced.
+        """
+        if self.is_chunked:
+            return None
+        told = b",".join(self.all("content-length")).split(b",")
+        lengths = {int(one) for one in (part.strip() for part in told) if one.isdigit() and len(one) < 19}
+        if len(lengths) > 1:
+            raise ImageError(f"the server announces several lengths: {sorted(lengths)[:3]}")
+        return lengths.pop() if lengths else None
+
+
+def read_head(stream: Stream) -> Head:
+    """Read an answer up to its body; what comes before it for information (1xx) is passed over.
+
+    Raises:
+        ImageError: it is not HTTP.
+        httpcore.RemoteProtocolError: it is cut short.
+    """
+    room = MAX_HEAD_BYTES
+    while True:
+        lines: list[bytes] = []
+        while True:
+            line = stream.readline(room + 1)
+            room -= len(line)
+            if room < 0:
+                raise ImageError(f"the head of the server's answer is longer than {MAX_HEAD_BYTES:,} bytes")
+            if not line.endswith(b"\n"):
+                _check_beginning(b"".join([*lines, line]))
+                raise httpcore.RemoteProtocolError("the server closed the connection before it had answered")
+            line = line.rstrip(b"\r\n")
+            if not line and lines:
+                break
+            if line:
+                lines.append(line)
+        head = _parsed(lines)
+        if not 100 <= head.status < 200:
+            return head
+
+
+def _check_beginning(data: bytes) -> None:
+    """Tell what is no HTTP from HTTP that is cut short."""
+    if len(data) >= 8 and b"HTTP" not in data[:8].upper():
+        raise ImageError(f"the server does not answer in HTTP, but with {data[:16]!r}...")
+
+
+def _parsed(lines: list[bytes]) -> Head:
+    found = _STATUS.match(lines[0])
+    if found is None and len(lines) > 1 and len(lines[0]) <= 3:
+        found = _STATUS.match(lines.pop(0) + lines[0])
+    if found is None or any(b"\0" in line for line in lines):
+        raise ImageError(f"the server does not answer in HTTP, but with {lines[0][:16]!r}...")
+    fields: list[tuple[str, bytes]] = []
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        if line[:1] in (b" ", b"\t") and fields:  # goes on from the line before, RFC 7230
+            fields[-1] = (fields[-1][0], fields[-1][1] + b" " + line.strip())
+        elif colon and name.strip():
+            fields.append((name.strip().decode("latin-1").lower(), value.strip()))
+    version = (int(found[1] or 1), int(found[2] or 0))
+    return Head(int(found[3]), version, tuple(fields))
+
+
+def read_body(head: Head, stream: Stream) -> Iterator[bytes]:
+    """Yield an answer's body in pieces, without its chunks' lines.
+
+    Raises:
+        ImageError: it breaks the rules of chunks.
+        httpcore.RemoteProtocolError: less came than was announced.
+    """
+    if head.status in _WITHOUT_BODY:
+        return iter(())
+    if head.is_chunked:
+        return _chunks(stream)
+    return _exactly(head.length, stream)
+
+
+def _exactly(length: int | None, stream: Stream) -> Iterator[bytes]:
+    while length is None or length > 0:
+        piece = stream.read1(PIECE_BYTES if length is None else min(length, PIECE_BYTES))
+        if not piece:
+            if length is None:
+                return
+            raise httpcore.RemoteProtocolError(f"the server closed the connection {length:,} bytes too early")
+        length = None if length is None else length - len(piece)
+        yield piece
+
+
+def _chunks(stream: Stream) -> Iterator[bytes]:
+    while True:
+        line = stream.readline(_LONGEST_CHUNK_LINE)
+        if not line.endswith(b"\n") and len(line) < _LONGEST_CHUNK_LINE:
+            raise httpcore.RemoteProtocolError("the server closed the connection before the last chunk")
+        found = _CHUNK.fullmatch(line.rstrip(b"\r\n"))
+        if found is None:
+            raise ImageError(f"expected the size of a chunk in the server's answer, got {line[:20]!r}")
+        size = int(found[1], 16)
+        if not size:
+            return
+        yield from _exactly(size, stream)
+        if stream.readline(2).strip(b"\r\n"):
+            raise ImageError("a chunk in the server's answer is longer than it was announced")
