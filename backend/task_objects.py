@@ -92,7 +92,7 @@ def plan(
 def _in_pixels_of(
     embedding: Embedding, controls: Controls, regions: Iterable[PromptRegion], outputs: Sequence[ShapeKind]
 ) -> tuple[list[PromptRegion], list[Skipped]]:
-    """Return the prompts as if drawn on the image itself, turned as they were; not those of another picture, or empty."""
+    """Return the prompts as if drawn on the image itself, turned as they were, and those that cannot be used."""
     found: list[PromptRegion] = []
     skipped: list[Skipped] = []
     for region in regions:

@@ -245,7 +245,7 @@ def _fetch(url: str, part: Path, show_progress: bool | None, attempts: int, free
 
 
 def _is_passing(error: BaseException) -> bool:
-    if isinstance(error, httpx.TransportError) and tls.refusal(error) is not None:
+    if tls.refusal(error) is not None:
         return False
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in _RETRIED
