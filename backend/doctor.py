@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import urlsplit
 
-from backend import label_config, remedies, task_images
+from backend import config_problems, label_config, remedies, shapes, task_images
 from backend.errors import BackendError
 from backend.image_source import ImageSource
 from backend.images import Limits
@@ -176,7 +176,7 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
     except BackendError as error:
         yield Finding(Level.PROBLEM, subject, str(error), _SEE_CONFIGS)
         return
-    problems = label_config.problems(controls)
+    problems = config_problems.problems(controls, shapes.in_order(settings.output_preference))
     for problem in problems:
         yield Finding(Level.PROBLEM, subject, problem, _SEE_CONFIGS)
     if not problems:
@@ -190,7 +190,12 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
         text = "no unfinished task whose image could be looked at"
         yield Finding(Level.HINT, f"images of {subject}", text, "import a task and look again")
     for task in tasks:
-        yield _image(settings, images, task, task_images.image_refs(controls, task, project_id))
+        try:
+            refs = task_images.image_refs(controls, task, project_id)
+        except BackendError as error:
+            yield Finding(Level.PROBLEM, f"image of task {task.id}", str(error), remedies.remedy(error.reason))
+            continue
+        yield _image(settings, images, task, refs)
 
 
 def _model(label_studio: LabelStudio, project_id: int) -> Finding:

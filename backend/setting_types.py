@@ -10,11 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
 
-from backend.shapes import ShapeKind
+from backend.shapes import OUTPUT_KINDS, ShapeKind
 from backend.types import Secret
-
-OUTPUT_KINDS = (ShapeKind.BRUSH, ShapeKind.BITMASK, ShapeKind.POLYGON, ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)
-"""What an answer can be drawn as, in the order in which it is chosen when a labeling config offers several."""
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 

@@ -15,7 +15,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from backend.setting_types import (
-    OUTPUT_KINDS,
     Device,
     Directory,
     EmbeddingDtype,
@@ -30,6 +29,7 @@ from backend.setting_types import (
     SecretText,
     Url,
 )
+from backend.shapes import OUTPUT_KINDS
 
 PREFIX = "PADDLE_SAM_"
 MB = 1_000_000

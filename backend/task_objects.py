@@ -9,12 +9,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from backend import label_config, prompts
+from backend import prompts
 from backend.controls import Controls, Output
 from backend.drawing import check_proportions
 from backend.errors import BackendError, Reason
+from backend.output_choice import Outputs
 from backend.saved_prompts import TaskPrompts
-from backend.shapes import KeyPoint, Polygon, ShapeKind, Vector
+from backend.shapes import OUTPUT_KINDS, KeyPoint, Polygon, ShapeKind, Vector
 from backend.types import ObjectPrompt, PromptRegion, Skipped
 from model.types import Embedding
 
@@ -62,7 +63,7 @@ def at_once(size: tuple[int, int]) -> int:
 
 
 def plan(
-    asked: TaskPrompts, embedding: Embedding, controls: Controls, outputs: Sequence[ShapeKind] = label_config.PREFERENCE
+    asked: TaskPrompts, embedding: Embedding, controls: Controls, outputs: Sequence[ShapeKind] = OUTPUT_KINDS
 ) -> Plan:
     """Return the objects that prompts mark on the one image of ``controls``.
 
@@ -79,8 +80,10 @@ def plan(
     found = prompts.translate([prompts.outlined(region) for region in on_image], are_apart=True)
     regions = {region.id: region for region in on_image}
     chosen: list[tuple[ObjectPrompt, Output]] = []
+    choice = Outputs(controls, outputs) if found.objects else None
     for one in found.objects:
-        output = label_config.choose_output(controls, one.labels, outputs)
+        assert choice is not None  # there are objects
+        output = choice.choose(one.labels)
         needless = _needless([regions[name] for name in one.region_ids], output, asked.areas_only)
         if needless:
             skipped.append(Skipped(one.region_ids[0], Reason.NOT_A_PROMPT, needless))

@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from backend import label_config
+from backend import config_problems, label_config
 from backend.demo_project import LABEL_CONFIG
+from backend.output_choice import choose_output
 from backend.shapes import ShapeKind
 from tests.documents import Block, document, documents
 
@@ -36,7 +37,7 @@ def images(block: Block) -> list[label_config.Controls]:
 
 @every_config
 def test_a_config_has_no_problems(block):
-    assert label_config.problems(label_config.parse(block.text)) == ()
+    assert config_problems.problems(label_config.parse(block.text)) == ()
 
 
 @every_config
@@ -44,15 +45,15 @@ def test_a_config_answers_with_what_the_text_says_and_keeps_every_label(block):
     for controls in images(block):
         labels = {label for one in (*controls.controls, *controls.labels) for label in one.labels}
         for label in labels:
-            output = label_config.choose_output(controls, (label,))
+            output = choose_output(controls, (label,))
             assert (output.control.kind, output.labels) == (claimed(block), (label,))
-        assert label_config.choose_output(controls).control.kind is claimed(block)
+        assert choose_output(controls).control.kind is claimed(block)
 
 
 @every_config
 def test_the_control_that_is_answered_with_is_no_smart_tool_and_points_are(block):
     for controls in images(block):
-        assert not label_config.choose_output(controls).control.is_smart
+        assert not choose_output(controls).control.is_smart
         assert ShapeKind.KEYPOINT in {one.kind for one in controls.controls if one.is_smart}
         assert {one.is_smart for one in controls.controls if one.is_output and one.kind is claimed(block)} >= {False}
 

@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     "model.types model.config model.transforms model.errors",
     "model.*",
-    "backend backend.errors backend.shapes backend.controls backend.types backend.setting_types backend.settings "
-    "backend.logs backend.signals",
-    "backend.json_fields backend.protocol_context backend.protocol_saved backend.protocol backend.label_config "
+    "backend backend.errors backend.budget backend.shapes backend.controls backend.types backend.setting_types "
+    "backend.settings backend.logs backend.signals",
+    "backend.json_fields backend.protocol_context backend.protocol_saved backend.protocol backend.config_xml "
+    "backend.label_config backend.output_choice backend.config_problems "
     "backend.task_images backend.rle backend.bitmask backend.outlines backend.marks backend.prompts "
     "backend.saved_prompts backend.coco_prompts backend.regions backend.embedding_bytes",
     "backend.addresses backend.locations backend.images backend.image_source backend.contents backend.tokens "
@@ -64,7 +65,7 @@ ALLOWED = {
     ),
     "rq": ("backend.jobs", "backend.worker"),
     "prometheus_client": ("backend.metrics",),
-    "defusedxml": ("backend.label_config",),
+    "defusedxml": ("backend.config_xml",),
     "label_studio_sdk": ("backend.label_studio",),
     "label_studio_ml": ("backend.label_studio_ml",),
     "pydantic_settings": ("backend.settings",),
