@@ -9,7 +9,18 @@ from backend.output_choice import Outputs, answering
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 
 SHOWN = 5  # names in a sentence
+LONGEST_NAME = 100  # characters of a name in a sentence
 MOST_IMAGES = 20  # that are looked at: a config with more is a list of the same
+
+JSON_ONLY = "JSON"
+EXPORTS = {
+    "brushlabels": "PNG, NumPy and brush to COCO",
+    "brush": "PNG and NumPy",
+    "polygonlabels": "COCO and YOLO",
+    "rectanglelabels": "COCO and YOLO",
+    "rectangle": "COCO and YOLO",
+}
+"""What label-studio-sdk 2.1.2 exports labelled regions of a type to, besides JSON; others to nothing."""
 
 
 def problems(controls: Controls, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> tuple[str, ...]:
@@ -29,13 +40,32 @@ def problems(controls: Controls, preference: Sequence[ShapeKind] = OUTPUT_KINDS)
             found.append(str(error))
         else:
             found += _labels(here, preference, is_alone=not controls.labels)
+        name = image.name[:LONGEST_NAME]
         if not any(control.is_smart for control in here.controls):
             found.append(
-                f"label_config: no control on image {image.name!r} is smart, so no click reaches this backend; add for "
-                f'instance <KeyPointLabels name="point" toName="{image.name}" smart="true"><Label value="Object"/>'
+                f"label_config: no control on image {name!r} is smart, so no click reaches this backend; add for "
+                f'instance <KeyPointLabels name="point" toName="{name}" smart="true"><Label value="Object"/>'
                 "</KeyPointLabels>"
             )
     return tuple(found)
+
+
+def export_hints(controls: Controls, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> tuple[str, ...]:
+    """Return which answers of a project Label Studio's own exporter leaves out of COCO.
+
+    Args:
+        controls: the project's labeling config.
+        preference: the kinds that may be answered with, the preferred ones first.
+    """
+    tags = {
+        answer.tag: EXPORTS.get(answer.type, JSON_ONLY)
+        for image in controls.images[:MOST_IMAGES]
+        for answer in answering(label_config.on_image(controls, image.name), preference)[:1]
+        if "COCO" not in EXPORTS.get(answer.type, JSON_ONLY)
+    }
+    return tuple(
+        f"answers are drawn with <{tag}>, which Label Studio exports to {where} only" for tag, where in tags.items()
+    )
 
 
 def _shared(tag: Control | LabelsTag) -> str:
@@ -54,7 +84,7 @@ def _labels(here: Controls, preference: Sequence[ShapeKind], is_alone: bool) -> 
         preference: the kinds that may be answered with.
         is_alone: whether no image of the config has separate ``<Labels>``.
     """
-    image = here.images[0].name
+    image = here.images[0].name[:LONGEST_NAME]
     asking = [one for one in here.controls if one.is_smart and one.kind not in PAINTED]
     prompts = list(_offers(asking, here.labels))
     offers = list(_offers(answering(here, preference), here.labels))

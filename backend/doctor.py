@@ -25,6 +25,7 @@ from backend.types import ImageRef, Task
 
 _NEW_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
 _INTERACTIVE = "switch Interactive preannotations on"
+_EXPORTABLE = "for COCO and YOLO draw them with <PolygonLabels>, for masks as images or COCO with <BrushLabels>"
 _SEE_CONFIGS = "see the labeling configs in the README"
 
 
@@ -176,11 +177,14 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
     except BackendError as error:
         yield Finding(Level.PROBLEM, subject, str(error), _SEE_CONFIGS)
         return
-    problems = config_problems.problems(controls, shapes.in_order(settings.output_preference))
+    preference = shapes.in_order(settings.output_preference)
+    problems = config_problems.problems(controls, preference)
     for problem in problems:
         yield Finding(Level.PROBLEM, subject, problem, _SEE_CONFIGS)
     if not problems:
         yield Finding(Level.OK, subject, f"labeling config of {project.title!r} can be answered")
+    for hint in config_problems.export_hints(controls, preference):
+        yield Finding(Level.HINT, f"export of {subject}", hint, _EXPORTABLE)
     try:
         tasks = label_studio.next_tasks(project_id, 0, 1)
     except BackendError as error:

@@ -110,7 +110,7 @@ def choose_output(
 
 
 def _no_output(controls: Controls) -> ConfigError:
-    name = controls.images[0].name
+    name = controls.images[0].name[:100]
     smart = next(
         (one for one in controls.controls if one.is_prompt and one.is_output and one.kind in OUTPUT_KINDS), None
     )

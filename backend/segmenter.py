@@ -41,9 +41,6 @@ logger = logging.getLogger(__name__)
 MOST_IMAGES = 16
 """Of one click, which comes from one image; a caller may ask about several at once."""
 
-MOST_OBJECTS = 256
-"""Of one image in a click: the newest ones are answered."""
-
 REMEMBERED_TASKS = 1000
 """For how many tasks it is remembered that those after them were asked for."""
 
@@ -195,7 +192,7 @@ class Segmenter:
         if not sketch.objects:
             return [], []
         outputs = Outputs(controls, self._policy.outputs)
-        objects = sketch.objects[-MOST_OBJECTS:]
+        objects = sketch.newest()
         asked = [(one, outputs.choose(one.labels)) for one in objects]
         embedding = self._embedding(ref, deadline)
         sizes = dict.fromkeys(one.original_size for one in objects)
@@ -203,7 +200,7 @@ class Segmenter:
             at_size(embedding, size, self._policy.max_pixels)
         step = task_objects.at_once(max(sizes, key=math.prod))
         found: list[Region] = []
-        left_out: list[Reason] = [Reason.TOO_COMPLEX] if len(sketch.objects) > MOST_OBJECTS else []
+        left_out: list[Reason] = [Reason.TOO_COMPLEX] if len(objects) < len(sketch.objects) else []
         for start in range(0, len(asked), step):
             if start and time.monotonic() > deadline:
                 left_out.append(Reason.BUDGET_EXCEEDED)

@@ -22,7 +22,7 @@ from model.types import Embedding
 CHUNK = 16
 """Objects decoded together at most: about as long as a click may have to wait for its turn."""
 
-CHUNK_PIXELS = 1 << 28
+CHUNK_PIXELS = 1 << 27
 """Pixels of all masks that are held at a time, a byte each, if every object filled its image."""
 
 

@@ -2,7 +2,7 @@
 
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MB = 1_000_000
@@ -18,11 +18,14 @@ def at_most(cpu_s: float) -> Iterator[None]:
 
 
 @contextmanager
-def memory_of_at_most(megabytes: float) -> Iterator[None]:
-    """Fail where Python's objects and NumPy's arrays take more memory inside than this at any time."""
+def memory_of_at_most(megabytes: float) -> Iterator[Callable[[], int]]:
+    """Fail where Python's objects and NumPy's arrays take more memory inside than this at any time.
+
+    Gives a function that tells how many bytes of what was made since then are still held.
+    """
     tracemalloc.start(1)
     try:
-        yield
+        yield lambda: tracemalloc.get_traced_memory()[0]
         peak = tracemalloc.get_traced_memory()[1] / MB
     finally:
         tracemalloc.stop()

@@ -58,19 +58,31 @@ def test_the_control_that_is_answered_with_is_no_smart_tool_and_points_are(block
         assert {one.is_smart for one in controls.controls if one.is_output and one.kind is claimed(block)} >= {False}
 
 
-def test_the_readme_has_a_brush_a_polygon_and_a_bitmask():
+def test_the_readme_has_the_configs_whose_masks_are_exported_brush_and_polygon():
     blocks = [block for block in document("README.md").blocks if block.language == "xml"]
-    assert [claimed(block) for block in blocks] == [ShapeKind.BRUSH, ShapeKind.POLYGON, ShapeKind.BITMASK]
-    changed = [set(one.text.splitlines()) ^ set(other.text.splitlines()) for one, other in pairwise(blocks)]
-    assert [len(lines) for lines in changed] == [2, 2]  # nothing but the control of the answer
+    assert [claimed(block) for block in blocks] == [ShapeKind.BRUSH, ShapeKind.POLYGON]
+    assert all(config_problems.export_hints(label_config.parse(block.text)) == () for block in blocks)
+    [changed] = [set(one.text.splitlines()) ^ set(other.text.splitlines()) for one, other in pairwise(blocks)]
+    assert len(changed) == 4  # nothing but the control of the answer, its beginning and its end
 
 
-def test_the_demo_uses_the_config_that_is_recommended():
-    recommended = label_config.parse(document("README.md").blocks[[*languages()].index("xml")].text)
+@every_config
+def test_a_row_of_labels_opens_with_its_first_label_chosen(block):
+    rows = re.findall(r"<Labels [^>]*>\s*<Label ([^>]*)/>", block.text)
+    assert len(rows) == block.text.count("<Labels ")
+    assert all('selected="true"' in attributes for attributes in rows)
+
+
+def test_the_demo_uses_a_config_that_is_documented():
     demo = label_config.parse(LABEL_CONFIG)
-    assert [one.tag for one in demo.controls] == [one.tag for one in recommended.controls]
-    assert [one.is_smart for one in demo.controls] == [one.is_smart for one in recommended.controls]
+    documented = [label_config.parse(block.text) for _, block in CONFIGS]
+    assert [(one.tag, one.is_smart) for one in demo.controls] in [
+        [(one.tag, one.is_smart) for one in controls.controls] for controls in documented
+    ]
 
 
-def languages() -> list[str]:
-    return [block.language for block in document("README.md").blocks]
+def test_every_config_that_is_exported_to_little_says_to_what():
+    for name, block in CONFIGS:
+        hints = config_problems.export_hints(label_config.parse(block.text))
+        around = re.sub(r"\s+", " ", block.before)
+        assert not hints or re.search(r"export to|exports", around), f"{name}:{block.line}"
