@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 MOST_IMAGES = 16
 """Of one click, which comes from one image; a caller may ask about several at once."""
 
+CLICK_PIXELS = 1 << 27
+"""Pixels of all masks of a click that are held at a time: a caller's word for a size may exceed the photo's."""
+
 REMEMBERED_TASKS = 1000
 """For how many tasks it is remembered that those after them were asked for."""
 
@@ -198,7 +201,7 @@ class Segmenter:
         sizes = dict.fromkeys(one.original_size for one in objects)
         for size in sizes:
             at_size(embedding, size, self._policy.max_pixels)
-        step = task_objects.at_once(max(sizes, key=math.prod))
+        step = task_objects.at_once(max(sizes, key=math.prod), CLICK_PIXELS)
         found: list[Region] = []
         left_out: list[Reason] = [Reason.TOO_COMPLEX] if len(objects) < len(sketch.objects) else []
         for start in range(0, len(asked), step):

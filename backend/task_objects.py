@@ -22,7 +22,7 @@ from model.types import Embedding
 CHUNK = 16
 """Objects decoded together at most: about as long as a click may have to wait for its turn."""
 
-CHUNK_PIXELS = 1 << 27
+CHUNK_PIXELS = 1 << 28
 """Pixels of all masks that are held at a time, a byte each, if every object filled its image."""
 
 
@@ -57,9 +57,12 @@ class Plan:
         return found[0] if found else one
 
 
-def at_once(size: tuple[int, int]) -> int:
-    """Return how many objects are to be decoded together at most, at least one, on an image of ``size`` (H, W)."""
-    return min(CHUNK, max(1, CHUNK_PIXELS // math.prod(size)))
+def at_once(size: tuple[int, int], pixels: int = CHUNK_PIXELS) -> int:
+    """Return how many objects are to be decoded together at most, at least one, on an image of ``size`` (H, W).
+
+    Their masks have no more than ``pixels`` together.
+    """
+    return min(CHUNK, max(1, pixels // math.prod(size)))
 
 
 def plan(
