@@ -16,7 +16,7 @@ from flask import Flask, Response, render_template, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from backend import answers, protocol
-from backend.errors import ProtocolError, Reason
+from backend.errors import ProtocolError, Reason, RequestError
 from backend.metrics import Metrics
 from backend.segmenter import Segmenter
 from backend.status import Status
@@ -137,6 +137,10 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
     """Check credentials before every route, and give every error its answer."""
     told = threading.Event()
 
+    def one_empty(reason: Reason) -> Response:
+        # It is what a click expects; for many tasks Label Studio then asks again, one by one.
+        return _json(protocol.dump_predictions([Prediction((), 0.0, segmenter.model_version, (reason,))]))
+
     @app.before_request
     def check_access() -> Response | None:
         given = request.authorization
@@ -166,15 +170,19 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
         logger.warning("event=bad_request path=%s detail=%r", request.path, str(error))
         return _json(protocol.dump_error(str(error)), 400)
 
+    @app.errorhandler(RequestError)
+    def too_complex(error: RequestError) -> Response:
+        metrics.refused(error.reason)
+        logger.warning("event=bad_request path=%s reason=%s detail=%r", request.path, error.reason, str(error))
+        return one_empty(error.reason)
+
     @app.errorhandler(RequestEntityTooLarge)
     def too_large(_: RequestEntityTooLarge) -> Response:
         metrics.refused(Reason.BODY_TOO_LARGE)
         logger.warning("event=body_too_large path=%s limit=%d", request.path, access.max_body_bytes)
         if request.path != "/predict":
             return _json(protocol.dump_error(f"expected at most {access.max_body_bytes} bytes"), 413)
-        # One empty answer is what a click expects; for many tasks Label Studio then asks again, one by one.
-        empty = Prediction((), 0.0, segmenter.model_version, (Reason.BODY_TOO_LARGE,))
-        return _json(protocol.dump_predictions([empty]))
+        return one_empty(Reason.BODY_TOO_LARGE)
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:

@@ -15,8 +15,9 @@ from backend.controls import Controls
 from backend.errors import BackendError, PromptError, Reason
 from backend.file_names import NamePath
 from backend.logs import without_credentials
+from backend.output_choice import Outputs
 from backend.saved_prompts import TaskPrompts
-from backend.shapes import Rectangle, ShapeKind
+from backend.shapes import OUTPUT_KINDS, Rectangle, ShapeKind
 from backend.types import PromptRegion, Skipped, Task
 
 _ByName = Mapping[str, Sequence[tuple[NamePath, CocoImage]]]
@@ -62,9 +63,7 @@ class CocoPrompts:
             unmet = self._unmet
             return sum(box.is_crowd for image in self.file.images if image not in unmet for box in image.boxes)
 
-    def prompts(
-        self, task: Task, controls: Controls, outputs: Sequence[ShapeKind] = label_config.PREFERENCE
-    ) -> TaskPrompts:
+    def prompts(self, task: Task, controls: Controls, outputs: Sequence[ShapeKind] = OUTPUT_KINDS) -> TaskPrompts:
         """Return the boxes of a task's images, labelled with their categories.
 
         Args:
@@ -99,9 +98,11 @@ class CocoPrompts:
         if isinstance(image, Skipped):
             return [image]
         found: list[PromptRegion | Skipped] = []
+        choice = Outputs(here, outputs) if image.boxes else None
         for box in image.boxes:
             try:
-                shape, labels = _rectangle(box, image), _labels(box, here, outputs)
+                assert choice is not None  # there are boxes
+                shape, labels = _rectangle(box, image), _labels(box, here, choice)
             except PromptError as error:
                 found.append(Skipped(box.name, error.reason, str(error)))
                 continue
@@ -188,16 +189,15 @@ def _rectangle(box: CocoBox, image: CocoImage) -> Rectangle:
     return Rectangle(100 * x / width, 100 * y / height, 100 * across / width, 100 * down / height)
 
 
-def _labels(box: CocoBox, controls: Controls, outputs: Sequence[ShapeKind]) -> tuple[str, ...]:
+def _labels(box: CocoBox, controls: Controls, outputs: Outputs) -> tuple[str, ...]:
     """Return a box's label as the labeling config spells it; none where that has none at all.
 
     Raises:
         PromptError: the category is no label of the config.
-        ConfigError: nothing on the image can hold an answer.
     """
-    labels = label_config.choose_output(controls, (box.category,) if box.category else (), outputs).labels
-    drawn = any(control.labels or control.labels_vary for control in controls.controls if control.is_output)
-    if not labels and (drawn or any(tag.labels or tag.labels_vary for tag in controls.labels)):
+    labels = outputs.choose((box.category,) if box.category else ()).labels
+    own = [control.own for control in controls.controls if control.is_output and control.own is not None]
+    if not labels and any(tag.labels or tag.labels_vary for tag in (*own, *controls.labels)):
         what = f"category {box.category!r}" if box.category else "a category without a name in the file"
         raise PromptError(f"{what} is no label of the labeling config", Reason.UNKNOWN_LABEL)
     return labels

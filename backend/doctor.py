@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import urlsplit
 
-from backend import label_config, protocol_context, protocol_saved, remedies, task_images, task_selection
+from backend import (
+    config_problems,
+    label_config,
+    protocol_context,
+    protocol_saved,
+    remedies,
+    shapes,
+    task_images,
+    task_selection,
+)
 from backend.controls import Controls
 from backend.errors import BackendError, Reason
 from backend.image_source import ImageSource
@@ -39,6 +48,7 @@ _IMAGE_PROXY = (
     "; if this machine reaches the internet through a proxy alone, set PADDLE_SAM_IMAGE_PROXY (HTTP_PROXY and its like "
     "do not count for images)"
 )
+_EXPORTABLE = "for COCO and YOLO draw them with <PolygonLabels>, for masks as images or COCO with <BrushLabels>"
 _SEE_CONFIGS = "see the labeling configs in the README"
 
 
@@ -213,11 +223,14 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
     except BackendError as error:
         yield Finding(Level.PROBLEM, subject, str(error), _SEE_CONFIGS)
         return
-    problems = label_config.problems(controls)
+    preference = shapes.in_order(settings.output_preference)
+    problems = config_problems.problems(controls, preference)
     for problem in problems:
         yield Finding(Level.PROBLEM, subject, problem, _SEE_CONFIGS)
     if not problems:
         yield Finding(Level.OK, subject, f"labeling config of {project.title!r} can be answered")
+    for hint in config_problems.export_hints(controls, preference):
+        yield Finding(Level.HINT, f"export of {subject}", hint, _EXPORTABLE)
     yield from _keypoints(label_studio, project, controls)
     try:
         tasks = label_studio.next_tasks(project_id, 0, 1)
@@ -228,7 +241,12 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
         text = "no unfinished task whose image could be looked at"
         yield Finding(Level.HINT, f"images of {subject}", text, "import a task and look again")
     for task in tasks:
-        yield _image(settings, images, task, task_images.image_refs(controls, task, project_id))
+        try:
+            refs = task_images.image_refs(controls, task, project_id)
+        except BackendError as error:
+            yield Finding(Level.PROBLEM, f"image of task {task.id}", str(error), remedies.remedy(error.reason))
+            continue
+        yield _image(settings, images, task, refs)
 
 
 def _keypoints(label_studio: LabelStudio, project: Project, controls: Controls) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ class Reason(str, Enum):
     UNSUPPORTED_PROMPT = "unsupported_prompt"
     NOT_A_PROMPT = "not_a_prompt"
     TOO_MANY_POINTS = "too_many_points"
+    TOO_COMPLEX = "too_complex"
     SIZE_MISMATCH = "size_mismatch"
     NOT_IN_COCO_FILE = "not_in_coco_file"
     AMBIGUOUS_FILE_NAME = "ambiguous_file_name"

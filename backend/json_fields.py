@@ -105,6 +105,12 @@ def pairs(fields: Fields, key: str) -> tuple[tuple[float, float], ...]:
         FieldError: the value is not such a list.
     """
     try:
+        found = msgspec.json.decode(fields.get(key, _NULL), type=tuple[tuple[float, float], ...])
+    except (msgspec.DecodeError, ValueError):
+        found = ()  # what is wrong with it is found out below
+    if found and all(math.isfinite(x) and math.isfinite(y) for x, y in found):
+        return found
+    try:
         raw = msgspec.json.decode(fields.get(key, _NULL), type=list[tuple[msgspec.Raw, msgspec.Raw]])
     except (msgspec.DecodeError, ValueError) as error:
         raise FieldError(f"{key}: expected pairs of numbers, got {shown(fields.get(key, _NULL))}") from error

@@ -1,60 +1,76 @@
-"""A labeling config's XML, read for what concerns images: which tags show them, which draw on them, with which labels.
+"""A labeling config, read for what concerns images: which tags show them, which draw on them, with which labels.
 
-Names of tags and attributes count whatever their case, as in the editor. Two attributes steer this backend:
-``smart="false"`` (Label Studio's own) says that what is drawn with a control is no prompt, and ``model_output="false"``
-(ours) that the backend must not answer with it. Of several controls left, ``PREFERENCE`` decides.
+It is read as the editor reads it, see `backend.config_xml`; what an answer is drawn with, `backend.output_choice` says.
 """
 
-import re
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
-from xml.etree.ElementTree import Element, ParseError
+import sys
+import threading
+from dataclasses import dataclass, field, replace
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
+from cachetools import LRUCache, cached
 
-from backend.controls import Control, Controls, ImageTag, LabelsTag, Output
+from backend import config_xml
+from backend.config_xml import Tag
+from backend.controls import Control, Controls, ImageTag, LabelsTag
 from backend.errors import ConfigError, Reason
-from backend.shapes import ShapeKind, kind_of
+from backend.shapes import kind_of
 
-PREFERENCE = (
-    ShapeKind.BRUSH,
-    ShapeKind.BITMASK,
-    ShapeKind.POLYGON,
-    ShapeKind.VECTOR,
-    ShapeKind.RECTANGLE,
-    ShapeKind.ELLIPSE,
-)
 INDEX_FLAG = "{{idx}}"
-EXAMPLE = '<BrushLabels name="brush" toName="{image}" smart="false"><Label value="Object"/></BrushLabels>'
+
+MOST_TAGS = 1000  # images, and tags that draw on them or label what is drawn
+LONGEST_NAME = 1000  # characters of a name or label: answers repeat them
+LONGEST_FILLED = 10_000  # characters of a value in which the index flags of repeaters are filled in
+LONGEST_INDEX = 9  # digits
+CACHE_BYTES = 32_000_000
+LABEL_BYTES = 400  # of a label or name that is kept, with what it is found by
+
+# The tags that the editor counts when a control does not say what it is for; Text and HyperText are not among them.
+OBJECT_TAGS = frozenset(
+    ("audio", "image", "list", "pairwise", "paragraphs", "pdf", "ranker", "table", "timeseries", "video")
+)
 
 
-@lru_cache(maxsize=64)
+@dataclass
+class _Found:
+    """What a config holds, as far as it has been read; controls that do not say what they are for wait in ``loose``."""
+
+    images: list[ImageTag] = field(default_factory=list)
+    controls: list[Control] = field(default_factory=list)
+    labels: list[LabelsTag] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A config in the cache, and how much memory it takes."""
+
+    controls: Controls
+    bytes: int
+
+
 def parse(text: str) -> Controls:
     """Return the controls of a labeling config.
 
     Raises:
-        ConfigError: there is no config, it is not XML, or it shows no image.
+        ConfigError: there is no config, it is not XML, it is larger than any that people write, or shows no image.
     """
+    return _kept(text).controls
+
+
+@cached(LRUCache[str, _Kept](CACHE_BYTES, getsizeof=lambda kept: kept.bytes), lock=threading.Lock())
+def _kept(text: str) -> _Kept:
     if not text.strip():
         raise ConfigError("label_config: expected XML, got nothing", Reason.NO_LABEL_CONFIG)
-    try:
-        root = fromstring(text)
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        raise ConfigError(f"label_config: expected XML, got something else: {error}") from error
-    images: list[ImageTag] = []
-    controls: list[Control] = []
-    labels: list[LabelsTag] = []
-    try:
-        _collect(root, (), images, controls, labels)
-    except RecursionError as error:
-        raise ConfigError("label_config: expected tags a few levels deep, got hundreds") from error
-    if not images:
+    found = _Found()
+    _collect(config_xml.read(text), (), found)
+    if not found.images:
         raise ConfigError(
             'label_config: expected an <Image name="image" value="$image"/>, got none', Reason.NO_IMAGE_TAG
         )
-    return Controls(tuple(images), tuple(controls), tuple(labels))
+    controls = _connected(found)
+    tags: list[Control | LabelsTag] = [*controls.controls, *controls.labels]
+    named = len(controls.images) + sum(len(one.labels) + len(one.to_names) + 1 for one in tags)
+    return _Kept(controls, 2 * sys.getsizeof(text) + LABEL_BYTES * named)
 
 
 def on_image(controls: Controls, to_name: str) -> Controls:
@@ -72,156 +88,121 @@ def on_image(controls: Controls, to_name: str) -> Controls:
         indices = _indices(image, to_name)
         if indices is not None:
             return _acting_on(controls, image, indices)
-    names = ", ".join(image.name for image in controls.images)
-    raise ConfigError(f"label_config: expected an image named one of {names}, got {to_name!r}", Reason.NO_IMAGE_TAG)
+    names = ", ".join(image.name[:40] for image in controls.images[:10])
+    raise ConfigError(
+        f"label_config: expected an image named one of {names}, got {to_name[:40]!r}", Reason.NO_IMAGE_TAG
+    )
 
 
-def choose_output(
-    controls: Controls, labels: Sequence[str] = (), preference: Sequence[ShapeKind] = PREFERENCE
-) -> Output:
-    """Return how an object with these labels is to be answered on the one image of ``controls`` (see ``on_image``).
-
-    The first control in order of preference that offers the labels wins; names that differ only in case or in spaces
-    around them count as second best. Labels that no control offers are dropped, never replaced; an object without
-    labels takes the only label of its control, where there is only one.
-
-    Raises:
-        ConfigError: nothing on that image can hold an answer.
-    """
-    fitting = [control for control in controls.controls if control.is_output and control.kind in preference]
-    fitting.sort(key=lambda control: preference.index(control.kind))
-    if not fitting:
-        name = controls.images[0].name
-        raise ConfigError(
-            f"label_config: expected a control on image {name!r} that can hold a mask, got none; add for instance "
-            + EXAMPLE.format(image=name),
-            Reason.NO_OUTPUT_CONTROL,
-        )
-    for is_exact in (True, False):
-        for control in fitting:
-            for holder in _label_holders(control, controls):
-                found = tuple(dict.fromkeys(word for label in labels if (word := _offered(holder, label, is_exact))))
-                if found:
-                    return Output(control, found, holder.name if isinstance(holder, LabelsTag) else None)
-    return _unlabelled(fitting[0], controls, has_labels=bool(labels))
-
-
-def problems(controls: Controls, preference: Sequence[ShapeKind] = PREFERENCE) -> tuple[str, ...]:
-    """Return what keeps this config from working with this backend, in words that say what to write."""
-    found = []
-    for image in controls.images:
-        here = _acting_on(controls, image, {})
-        try:
-            choose_output(here, (), preference)
-        except ConfigError as error:
-            found.append(str(error))
-        if not any(control.is_smart for control in here.controls):
-            found.append(
-                f"label_config: no control on image {image.name!r} is smart, so no click reaches this backend; add for "
-                f'instance <KeyPointLabels name="point" toName="{image.name}" smart="true"><Label value="Object"/>'
-                "</KeyPointLabels>"
-            )
-    return tuple(found)
-
-
-def _collect(
-    element: Element,
-    repeats: tuple[tuple[str, str], ...],
-    images: list[ImageTag],
-    controls: list[Control],
-    labels: list[LabelsTag],
-) -> None:
-    """Add the tags at and below ``element`` in document order."""
-    attributes = {key.lower(): value for key, value in element.attrib.items()}
-    name, tag = attributes.get("name", ""), element.tag
-    to_names = tuple(word for part in attributes.get("toname", "").split(",") if (word := part.strip()))
-    kind = kind_of(tag)
-    if tag.lower() == "repeater":
+def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], found: _Found) -> None:
+    """Add the tags at and below ``tag`` in document order."""
+    attributes, kind = tag.attributes, kind_of(tag.name)
+    name = attributes.get("name", "")
+    to_names = tuple(dict.fromkeys(word for part in attributes.get("toname", "").split(",") if (word := part.strip())))
+    if name and tag.kind in OBJECT_TAGS:
+        found.objects += [name] * (2 if repeats else 1)  # what is repeated is several
+    if tag.kind == "repeater":
         repeats = (*repeats, (attributes.get("on", ""), attributes.get("indexflag", INDEX_FLAG)))
-    elif tag.lower() == "image":
-        images.append(ImageTag(name, attributes.get("value", ""), attributes.get("valuelist", ""), repeats))
-    elif name and to_names and kind is not None:
-        controls.append(
-            Control(
-                name=name,
-                tag=tag,
-                kind=kind,
-                to_names=to_names,
-                labels=_labels(element) if tag.lower().endswith("labels") else (),
-                is_smart=attributes.get("smart") != "false",
-                is_output=attributes.get("model_output") != "false" and tag.lower() != "magicwand",
-                labels_vary="$" in attributes.get("value", ""),
+    elif tag.kind == "image":
+        found.images.append(ImageTag(name, attributes.get("value", ""), attributes.get("valuelist", ""), repeats))
+    elif name and (kind is not None or tag.kind == "labels"):
+        own = _labels_tag(tag, name, to_names) if tag.kind.endswith("labels") else None
+        if kind is None:
+            found.labels += [own] if own is not None else []
+        else:
+            found.controls.append(
+                Control(
+                    name=name,
+                    tag=tag.name,
+                    kind=kind,
+                    to_names=to_names,
+                    own=own,
+                    smart={"true": True, "false": False}.get(attributes.get("smart", "")),
+                    is_output=attributes.get("model_output") != "false" and tag.kind != "magicwand",
+                )
             )
-        )
-    elif name and to_names and tag.lower() == "labels":
-        labels.append(LabelsTag(name, to_names, _labels(element), "$" in attributes.get("value", "")))
-    for child in element:
-        _collect(child, repeats, images, controls, labels)
+    if len(name) > LONGEST_NAME:
+        raise ConfigError(f"label_config: expected names of at most {LONGEST_NAME} characters, got {name[:40]!r}...")
+    if len(found.images) + len(found.controls) + len(found.labels) > MOST_TAGS:
+        raise ConfigError(f"label_config: expected at most {MOST_TAGS} images and controls on them, got more")
+    for child in tag.children:
+        _collect(child, repeats, found)
 
 
-def _labels(element: Element) -> tuple[str, ...]:
-    """Return the labels below a control as results name them: by alias, else by value."""
-    found = []
-    for child in element.iter():
-        if child.tag.lower() == "label":
-            attributes = {key.lower(): value for key, value in child.attrib.items()}
-            found.append(attributes.get("alias") or attributes.get("value") or "")
-    return tuple(dict.fromkeys(label for label in found if label))
+def _connected(found: _Found) -> Controls:
+    """Return what was found; where there is only one object tag, it is what controls without ``toName`` are for."""
+    only = tuple(found.objects) if len(found.objects) == 1 else ()
+    return Controls(
+        tuple(found.images),
+        tuple(one if one.to_names else replace(one, to_names=only) for one in found.controls if one.to_names or only),
+        tuple(one if one.to_names else replace(one, to_names=only) for one in found.labels if one.to_names or only),
+    )
+
+
+def _labels_tag(tag: Tag, name: str, to_names: tuple[str, ...]) -> LabelsTag:
+    """Return the labels below a control."""
+    labels: dict[str, None] = {}
+    values: dict[str, str] = {}
+    waiting = tag.children[::-1]
+    while waiting:
+        child = waiting.pop()
+        waiting += child.children[::-1]
+        if child.kind != "label":
+            continue
+        value, alias = child.attributes.get("value", ""), child.attributes.get("alias", "")
+        if max(len(value), len(alias)) > LONGEST_NAME:
+            raise ConfigError(f"label_config: expected labels of at most {LONGEST_NAME} characters, got longer ones")
+        if alias or value:
+            labels[alias or value] = None
+        if alias and value:
+            values.setdefault(value, alias)
+    return LabelsTag(name, to_names, tuple(labels), tuple(values.items()), "$" in tag.attributes.get("value", ""))
 
 
 def _indices(image: ImageTag, to_name: str) -> dict[str, str] | None:
-    """Return what the index flags in an image's name stand for when it reads ``to_name``, None when it cannot."""
-    pattern = re.escape(image.name)
-    flags = [flag for _, flag in image.repeats if flag]
-    for number, flag in enumerate(flags):
-        escaped = re.escape(flag)
-        pattern = pattern.replace(escaped, f"(?P<i{number}>[0-9]+)", 1).replace(escaped, f"(?P=i{number})")
-    found = re.fullmatch(pattern, to_name) if flags else None
-    if found is None:
+    """Return what the index flags in an image's name stand for when it reads ``to_name``, None when it cannot.
+
+    Each flag takes all the digits that lie there, but for those that the name itself goes on with.
+    """
+    flags = [flag for _, flag in image.repeats if flag and flag in image.name]
+    if not flags or len(to_name) > LONGEST_NAME:
         return None
-    return {flag: found[f"i{number}"] for number, flag in enumerate(flags) if f"i{number}" in found.groupdict()}
+    indices: dict[str, str] = {}
+    name = image.name
+    for flag in sorted(flags, key=image.name.find):
+        start, found, rest = name.partition(flag)
+        if not found:  # it lies within another flag
+            continue
+        run = _digits(to_name[len(start) :])
+        index = run[: len(run) - len(_digits(rest)) - sum(rest.startswith(other) for other in flags)]
+        if not 0 < len(index) <= LONGEST_INDEX:
+            return None
+        indices[flag] = index
+        name = name.replace(flag, index)
+    return indices if name == to_name else None
+
+
+def _digits(text: str) -> str:
+    """Return the digits that a text begins with."""
+    end = next((place for place, letter in enumerate(text) if letter not in "0123456789"), len(text))
+    return text[:end]
 
 
 def _acting_on(controls: Controls, image: ImageTag, indices: dict[str, str]) -> Controls:
+    on_it = controls.controls_by_image.get(image.name, ())
+    labels = controls.labels_by_image.get(image.name, ())
+    if not indices:
+        return Controls((ImageTag(image.name, image.value, image.value_list),), on_it, labels)
+
     def fill(text: str) -> str:
         for flag, index in indices.items():
             text = text.replace(flag, index)
+            if len(text) > LONGEST_FILLED:
+                raise ConfigError(f"label_config: expected {flag[:40]!r} to fill in a short text, got a very long one")
         return text
 
     return Controls(
         images=(ImageTag(fill(image.name), fill(image.value), fill(image.value_list)),),
-        controls=tuple(
-            replace(control, name=fill(control.name), to_names=tuple(map(fill, control.to_names)))
-            for control in controls.controls
-            if image.name in control.to_names
-        ),
-        labels=tuple(
-            replace(tag, name=fill(tag.name), to_names=tuple(map(fill, tag.to_names)))
-            for tag in controls.labels
-            if image.name in tag.to_names
-        ),
+        controls=tuple(replace(one, name=fill(one.name), to_names=tuple(map(fill, one.to_names))) for one in on_it),
+        labels=tuple(replace(one, name=fill(one.name), to_names=tuple(map(fill, one.to_names))) for one in labels),
     )
-
-
-def _label_holders(control: Control, controls: Controls) -> Sequence[Control | LabelsTag]:
-    return (control,) if control.has_labels else controls.labels
-
-
-def _offered(holder: Control | LabelsTag, label: str, is_exact: bool) -> str | None:
-    """Return ``label`` as the holder spells it, None where it does not offer it."""
-    if label in holder.labels or holder.labels_vary:
-        return label
-    if is_exact:
-        return None
-    return next((own for own in holder.labels if own.strip().casefold() == label.strip().casefold()), None)
-
-
-def _unlabelled(control: Control, controls: Controls, has_labels: bool) -> Output:
-    if has_labels:
-        return Output(control)
-    holders = _label_holders(control, controls)
-    choices = [(holder, label) for holder in holders for label in holder.labels]
-    if len(choices) != 1 or any(holder.labels_vary for holder in holders):
-        return Output(control)
-    [(holder, label)] = choices
-    return Output(control, (label,), holder.name if isinstance(holder, LabelsTag) else None)

@@ -6,6 +6,7 @@ Pixels follow the model's convention: (x, y) with the pixel (0, 0) covering [0, 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import cv2
@@ -30,6 +31,14 @@ SMALLEST_PIXELS = 1 - 1e-6
 
 SUBPIXEL_BITS = 4
 COARSE_PIXELS = 1 << 20
+
+
+MOST_WORK = 600_000_000
+"""Nanoseconds, by rule of thumb, that drawing the areas of a click may take."""
+
+PIXEL_WORK = 3  # of each pixel of the image, for an area: to be drawn, measured, and looked through
+MASK_WORK = 6  # likewise, for a painted mask, which is unpacked too
+ROW_WORK = 50  # of each row that an edge of a polygon crosses
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +160,37 @@ def _enclosed(points: Sequence[Point], size: Size) -> float:
     height, width = size
     ring = shapely.Polygon([(x * width / 100, y * height / 100) for x, y in points])
     return float(ring.area if ring.is_valid else shapely.make_valid(ring).area)
+
+
+def work(shape: Shape, size: Size) -> int:
+    """Return about how long it takes to draw a shape on an image of ``size``, in nanoseconds; 0 for what is no area."""
+    match shape:
+        case Polygon() | Vector():
+            return PIXEL_WORK * math.prod(size) + outline_work(shape, size)
+        case Brush() | Bitmask():
+            return MASK_WORK * math.prod(size) + outline_work(shape, size)
+    return 0
+
+
+def outline_work(shape: Shape, size: Size) -> int:
+    """Return how much of `work` comes with corners and strokes: each may go over the whole image."""
+    match shape:
+        case Polygon(points) | Vector(points):
+            rises = sum(min(abs(y2 - y1), 200.0) for (_, y1), (_, y2) in pairwise((*points, *points[:1])))
+            return len(points) ** 2 + int(ROW_WORK * rises * size[0] / 100)
+        case Brush(_, strokes):
+            return sum(_stroke_work(stroke, size) for stroke in strokes)
+    return 0
+
+
+def _stroke_work(stroke: Stroke, size: Size) -> int:
+    height, width = size
+    across = min(abs(stroke.width), 100.0) * width / 100 + 1
+    lengths = (
+        min(math.hypot((x2 - x1) * width, (y2 - y1) * height) / 100, height + width)
+        for (x1, y1), (x2, y2) in pairwise((stroke.points[0], *stroke.points) if stroke.points else ())
+    )
+    return int(sum(min((length + across) * across, height * width) for length in lengths))
 
 
 def _check_range(*percents: float) -> None:

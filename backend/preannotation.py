@@ -13,6 +13,7 @@ from backend.coco_prompts import CocoPrompts
 from backend.controls import Controls
 from backend.errors import ConfigError
 from backend.images import Limits
+from backend.output_choice import choose_output
 from backend.preannotate import Means
 from backend.preannotate_choice import EVERYTHING, Choice
 from backend.prediction_writer import PredictionWriter
@@ -134,7 +135,7 @@ def _check_output(controls: Controls, outputs: Sequence[ShapeKind]) -> None:
     failures = []
     for image in controls.images:
         try:
-            label_config.choose_output(label_config.on_image(controls, image.name), (), outputs)
+            choose_output(label_config.on_image(controls, image.name), (), outputs)
         except ConfigError as error:
             failures.append(error)
     if len(failures) == len(controls.images):

@@ -87,7 +87,12 @@ def run(
 
     def while_there_is_room() -> Iterator[tuple[Task, tuple[ImageRef, ...]]]:
         for task in tasks:
-            refs = task_images.image_refs(controls, task, project_id)
+            try:
+                refs = task_images.image_refs(controls, task, project_id)
+            except BackendError as error:
+                tally.failures.append(Failure.of(task.id, error))
+                progress.advance()
+                continue
             more = {_name(ref) for ref in refs} - kept
             if means.room is not None and len(kept) + len(more) > means.room.embeddings:
                 tally.ended = f"the cache holds {means.room.embeddings} embeddings of this model; {means.room.remedy}"

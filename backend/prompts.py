@@ -18,6 +18,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
+from backend import marks
 from backend.errors import PromptError, Reason
 from backend.marks import Box, Mark, Point, Size, mark
 from backend.shapes import Bitmask, Brush, KeyPoint, Polygon, Rectangle, Vector
@@ -25,6 +28,7 @@ from backend.types import ObjectPrompt, PromptRegion, Skipped
 from model.types import Prompt
 
 MOST_POINTS = 64  # of one object; the newest count
+MOST_OBJECTS = 256  # of one click; the newest count
 MOST_PIXELS = 1 << 28  # a rough mask takes a byte for each
 
 
@@ -49,6 +53,12 @@ class Sketch:
     objects: tuple[ObjectPrompt, ...]
     skipped: tuple[Skipped, ...]
     regions: dict[str, PromptRegion]
+
+    def newest(self) -> tuple[ObjectPrompt, ...]:
+        """Return the newest objects, as many as one click may take: in number, and in areas to be drawn."""
+        objects = self.objects[-MOST_OBJECTS:]
+        affordable = _affordable([[self.regions[name] for name in one.region_ids] for one in objects])
+        return tuple(one for one, is_affordable in zip(objects, affordable, strict=True) if is_affordable)
 
     def draw(self, one: ObjectPrompt) -> Translation:
         """Return one of the objects as it is, its area drawn; none, and the reason, where that proves to be empty."""
@@ -120,13 +130,27 @@ def sketch(context: Sequence[PromptRegion]) -> Sketch:
     has_to_look = needs_masks(context)
     stand_ins: list[PromptRegion] = []
     skipped: list[Skipped] = []
-    for region in context:
+    affordable = _affordable([[region] if has_to_look and _is_painted(region) else [] for region in context])
+    for region, is_affordable in zip(context, affordable, strict=True):
         try:
+            if not is_affordable:
+                raise PromptError("drawing this area takes too much, or the newer ones did", Reason.TOO_COMPLEX)
             stand_ins.append(_around(region, has_to_look) if _is_painted(region) else outlined(region))
         except PromptError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
     found = translate(stand_ins)
     return Sketch(found.objects, (*skipped, *found.skipped), {region.id: region for region in context})
+
+
+def _affordable(groups: Sequence[Sequence[PromptRegion]]) -> list[bool]:
+    """Return which regions can be drawn with what work a click may cause; the newest, which come last, go first."""
+    left = marks.MOST_WORK
+    found: list[bool] = []
+    for regions in reversed(groups):
+        steps = sum(marks.work(region.shape, region.original_size or (1, 1)) for region in regions)
+        found.append(steps <= left or left == marks.MOST_WORK)  # one area alone may be as large as any image
+        left -= steps if found[-1] else 0
+    return found[::-1]
 
 
 def needs_masks(context: Iterable[PromptRegion]) -> bool:
@@ -177,6 +201,8 @@ def _mark(region: PromptRegion, image_size: Size | None, are_signed: bool) -> Ma
     size = image_size or original_size
     if max(math.prod(size), math.prod(original_size)) > MOST_PIXELS:
         raise PromptError(f"expected at most {MOST_PIXELS} pixels, got {original_size}", Reason.BAD_GEOMETRY)
+    if marks.outline_work(region.shape, size) > marks.MOST_WORK:
+        raise PromptError("expected a shape of fewer corners or strokes", Reason.TOO_COMPLEX)
     return mark(region.shape, size, original_size)
 
 
@@ -190,8 +216,12 @@ def _drafts(group: Iterable[tuple[int, PromptRegion, Mark]], skipped: list[Skipp
         else:
             areas.append(_Draft(place, found, region))
     homeless: list[tuple[int, _Signed]] = []
+    nested: dict[tuple[str, ...], _Nested] = {}
     for place, point in points:
-        home = _home(point, areas)
+        labels = point.region.labels
+        if labels not in nested:
+            nested[labels] = _Nested(areas, labels)
+        home = nested[labels].smallest_around(point.at)
         if home is None:
             homeless.append((place, point))
         else:
@@ -224,25 +254,29 @@ def _loose(points: Iterable[tuple[int, _Signed]], are_apart: bool) -> dict[tuple
     return found
 
 
-def _home(point: _Signed, areas: Iterable[_Draft]) -> _Draft | None:
-    """Return the smallest area that a point lies in and shares its label with."""
-    around = [
-        (_size(area.mark.extent), area.place, area)
-        for area in areas
-        if area.region is not None
-        and area.mark.extent is not None
-        and _holds(area.mark.extent, point.at)
-        and _share(point.region.labels, area.region.labels)
-    ]
-    return min(around, key=lambda found: found[:2])[2] if around else None
+class _Nested:
+    """The areas that points of one label may lie in, the smallest first; thousands of points look among thousands."""
+
+    def __init__(self, areas: Iterable[_Draft], labels: tuple[str, ...]) -> None:
+        sharing = [
+            (_size(area.mark.extent), area.place, area.mark.extent, area)
+            for area in areas
+            if area.region is not None and area.mark.extent is not None and _share(labels, area.region.labels)
+        ]
+        sharing.sort(key=lambda found: found[:2])
+        self._areas = [area for *_, area in sharing]
+        self._boxes = np.array([extent for _, _, extent, _ in sharing]).reshape(-1, 4).T
+
+    def smallest_around(self, at: Point) -> _Draft | None:
+        """Return the smallest area that a point lies in."""
+        x1, y1, x2, y2 = self._boxes
+        around = (x1 <= at[0]) & (at[0] <= x2) & (y1 <= at[1]) & (at[1] <= y2)
+        place = int(around.argmax()) if around.size else 0
+        return self._areas[place] if around.size and around[place] else None
 
 
 def _share(labels: tuple[str, ...], others: tuple[str, ...]) -> bool:
     return not labels or labels == others
-
-
-def _holds(box: Box, at: Point) -> bool:
-    return box[0] <= at[0] <= box[2] and box[1] <= at[1] <= box[3]
 
 
 def _size(box: Box) -> float:

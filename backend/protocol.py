@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from backend import json_fields, protocol_context, protocol_saved
-from backend.errors import ProtocolError
+from backend.errors import ProtocolError, Reason, RequestError
 from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, Vector
 from backend.types import (
     Prediction,
@@ -32,6 +32,9 @@ from backend.types import (
 # Whatever JSON value stands where an object was expected; msgspec needs the types spelled out to choose.
 _Other: TypeAlias = bool | int | float | str | list[msgspec.Raw] | None
 _T = TypeVar("_T", bound=msgspec.Struct)
+
+MOST_TASKS = 10_000
+"""Of one request. Asked for more, Label Studio gets one empty answer, and asks again for each task alone."""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -90,9 +93,13 @@ def parse_predict(body: bytes) -> PredictRequest:
 
     Raises:
         ProtocolError: the body is not a JSON object, or ``tasks`` is not a list.
+        RequestError: there are too many tasks (``too_complex``).
     """
     light = protocol_saved.without_masks(body)
     asked = _decode(light, _Predict)
+    if len(asked.tasks or ()) > MOST_TASKS:
+        message = f"tasks: expected at most {MOST_TASKS:,}, got {len(asked.tasks or ()):,}"
+        raise RequestError(message, Reason.TOO_COMPLEX)
     context, skipped = _context(asked)
     if light is not body and (skipped or any(_lacks_mask(region.shape) for region in context or ())):
         # The context's own masks may have been cut out as well, where a caller writes it in another place.
@@ -131,7 +138,7 @@ def parse_webhook(body: bytes) -> WebhookEvent:
     """
     told = _decode(body, _Webhook)
     project = told.project
-    tasks = tuple(_task(entry) for entry in told.tasks) if isinstance(told.tasks, list) else ()
+    tasks = tuple(map(_task, told.tasks[:MOST_TASKS])) if isinstance(told.tasks, list) else ()
     if not tasks and isinstance(told.annotation, _Annotation):
         task_id = json_fields.whole(told.annotation.task)
         tasks = (Task(task_id),) if task_id is not None else ()

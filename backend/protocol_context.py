@@ -27,6 +27,14 @@ from backend.shapes import (
 )
 from backend.types import PromptRegion, Skipped
 
+SMALLEST_ENTRY = 24
+"""Bytes of the shortest entry that can hold a shape, ``{"value":{"x":1,"y":1}}``; what is shorter is not looked at."""
+
+MOST_LABELS = 100
+"""Labels of one region; answers repeat them."""
+
+LONGEST_LABEL = 1000
+
 # Types of results that draw nothing: they say something about a region or about the task.
 NOT_DRAWN = frozenset(
     ("choices", "datetime", "labels", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "textarea")
@@ -65,8 +73,12 @@ def read(
     """
     groups: dict[str, list[_Entry]] = {}
     skipped: list[Skipped] = []
+    too_small: Skipped | None = None
     for place, raw in enumerate(result):
         name = f"#{place}"
+        if memoryview(raw).nbytes < SMALLEST_ENTRY:
+            too_small = too_small or Skipped(name, Reason.BAD_GEOMETRY, "not a region: too short to hold a shape")
+            continue
         try:
             entry = msgspec.json.decode(raw, type=_Entry)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -81,7 +93,7 @@ def read(
             skipped.append(Skipped(name, cause.reason, str(cause)))
         except ValueError as error:
             skipped.append(Skipped(name, Reason.BAD_GEOMETRY, str(error)))
-    return tuple(regions), tuple(skipped)
+    return tuple(regions), (*skipped, *((too_small,) if too_small is not None else ()))
 
 
 def _digest(raw: msgspec.Raw) -> str:
@@ -151,7 +163,7 @@ def _labels(entries: Sequence[_Entry], kind: ShapeKind) -> tuple[str, ...]:
         for entry in entries:
             for key, raw in (entry.value or {}).items():
                 if is_wanted(key) and (found := json_fields.strings(raw)):
-                    return found
+                    return tuple(label for label in found[:MOST_LABELS] if len(label) <= LONGEST_LABEL)
     return ()
 
 

@@ -13,6 +13,7 @@ import msgspec
 from backend import json_fields
 
 LARGE_BODY = 1 << 16
+SMALLEST_SAVED = 16  # bytes of what can hold a region; anything shorter is not looked at
 _CODE = re.compile(rb'"rle"\s*:\s*\[')
 _NOT_IN_CODES = (b'"', b"[", b"{")
 
@@ -78,6 +79,8 @@ def read(raw: msgspec.Raw) -> tuple[Saved, ...]:
     """Return the annotations, or the predictions, of a task in the order in which they stand there."""
     found = []
     for item in _listed(raw):
+        if memoryview(item).nbytes < SMALLEST_SAVED:
+            continue
         try:
             one = msgspec.json.decode(item, type=_Saved)
         except (msgspec.DecodeError, ValueError, RecursionError):

@@ -40,6 +40,10 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
         "prompt with keypoints, rectangles, ellipses, polygons or brush strokes",
     ),
     Reason.TOO_MANY_POINTS: ("only the newest points of an object count", "begin the object anew"),
+    Reason.TOO_COMPLEX: (
+        "the request asks for more work than one request may cause",
+        "see the log: a config that repeats without end, or hundreds of objects, of which the newest are answered",
+    ),
     Reason.SIZE_MISMATCH: (
         "browser and backend see pictures of different shape, or one many times the other",
         "see whether the file changed, and which size the browser shows at its address",
@@ -61,7 +65,7 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     Reason.NO_IMAGE_TAG: ("the labeling config has no image of that name", 'add <Image name="image" value="$image"/>'),
     Reason.NO_OUTPUT_CONTROL: (
         "nothing in the labeling config can hold a mask",
-        "add a Brush, Bitmask, Polygon, Rectangle or Ellipse tag",
+        'add a BrushLabels or PolygonLabels tag that says smart="false"',
     ),
     Reason.NO_IMAGE_IN_TASK: (
         "the task's data holds no address under the key that the config's Image names",

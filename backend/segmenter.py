@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from backend import label_config, prompts, task_images, task_objects
+from backend import config_problems, label_config, prompts, shapes, task_images, task_objects
+from backend.budget import Budget
 from backend.clicks import Click, Clicks
 from backend.controls import Controls, Output
 from backend.drawing import Drawing, at_size
 from backend.embeddings import Embeddings, Priority
 from backend.errors import BackendError, Reason, RetryLater
 from backend.metrics import Metrics
+from backend.output_choice import Outputs
 from backend.retrieval import Retrieval
 from backend.shapes import ShapeKind
 from backend.types import (
@@ -35,6 +37,12 @@ from backend.types import (
 from model.types import Embedding
 
 logger = logging.getLogger(__name__)
+
+MOST_IMAGES = 16
+"""Of one click, which comes from one image; a caller may ask about several at once."""
+
+CLICK_PIXELS = 1 << 27
+"""Pixels of all masks of a click that are held at a time: a caller's word for a size may exceed the photo's."""
 
 REMEMBERED_TASKS = 1000
 """For how many tasks it is remembered that those after them were asked for."""
@@ -74,7 +82,7 @@ class Policy:
     @property
     def outputs(self) -> tuple[ShapeKind, ...]:
         """Every kind of output, the preferred ones first."""
-        return tuple(dict.fromkeys((*self.output_preference, *label_config.PREFERENCE)))
+        return shapes.in_order(self.output_preference)
 
 
 class Segmenter:
@@ -119,7 +127,7 @@ class Segmenter:
     def setup(self, request: SetupRequest) -> None:
         """Take note of a project that is being connected or opened; says in the log what its config lacks."""
         try:
-            problems = label_config.problems(label_config.parse(request.label_config), self._policy.outputs)
+            problems = config_problems.problems(label_config.parse(request.label_config), self._policy.outputs)
         except BackendError as error:
             problems = (str(error),)
         for problem in problems:
@@ -135,12 +143,15 @@ class Segmenter:
         deadline = time.monotonic() + self._policy.budget_s
         reasons = [skipped.reason for skipped in request.skipped]
         found: list[Region] = []
-        for (to_name, item_index), context in _by_image(request.context or ()).items():
+        budget = Budget()
+        by_image = list(_by_image(request.context or ()).items())
+        reasons += [Reason.TOO_COMPLEX] if len(by_image) > MOST_IMAGES else []
+        for (to_name, item_index), context in by_image[-MOST_IMAGES:]:
             try:
                 controls = label_config.on_image(label_config.parse(request.label_config), to_name)
                 [image] = controls.images
                 context = [replace(region, to_name=image.name) for region in context]  # it may have named none
-                ref = task_images.image_ref(image, task, request.project_id, item_index)
+                ref = task_images.image_ref(image, task, request.project_id, item_index, budget)
                 sketch = self._sketch(context, ref, deadline)
                 reasons += [one.reason for one in sketch.skipped]
                 drawn, left_out = self._segment(sketch, controls, ref, deadline, click)
@@ -185,15 +196,16 @@ class Segmenter:
         """
         if not sketch.objects:
             return [], []
-        outputs = [label_config.choose_output(controls, one.labels, self._policy.outputs) for one in sketch.objects]
-        asked = list(zip(sketch.objects, outputs, strict=True))
+        outputs = Outputs(controls, self._policy.outputs)
+        objects = sketch.newest()
+        asked = [(one, outputs.choose(one.labels)) for one in objects]
         embedding = self._embedding(ref, deadline)
-        sizes = dict.fromkeys(one.original_size for one in sketch.objects)
+        sizes = dict.fromkeys(one.original_size for one in objects)
         for size in sizes:
             at_size(embedding, size, self._policy.max_pixels)
-        step = task_objects.at_once(max(sizes, key=math.prod))
+        step = task_objects.at_once(max(sizes, key=math.prod), CLICK_PIXELS)
         found: list[Region] = []
-        left_out: list[Reason] = []
+        left_out: list[Reason] = [Reason.TOO_COMPLEX] if len(objects) < len(sketch.objects) else []
         for start in range(0, len(asked), step):
             if start and time.monotonic() > deadline:
                 left_out.append(Reason.BUDGET_EXCEEDED)
@@ -266,7 +278,13 @@ class Segmenter:
             controls = label_config.parse(config)
         except BackendError:
             return  # a click will say so
-        refs = [ref for task in tasks for ref in task_images.image_refs(controls, task, project_id)]
+        budget = Budget()
+        refs: list[ImageRef] = []
+        try:
+            for task in tasks:
+                refs += task_images.image_refs(controls, task, project_id, budget)
+        except BackendError as error:
+            logger.warning("event=prefetch_cut project=%s reason=%s detail=%r", project_id, error.reason, str(error))
         if refs:
             self._embeddings.prefetch(refs)
 

@@ -10,11 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
 
-from backend.shapes import ShapeKind
+from backend.shapes import OUTPUT_KINDS, ShapeKind
 from backend.types import Secret
-
-OUTPUT_KINDS = (ShapeKind.BRUSH, ShapeKind.BITMASK, ShapeKind.POLYGON, ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)
-"""What an answer can be drawn as, in the order in which it is chosen when a labeling config offers several."""
 
 _QUOTES = " \"'`\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb"
 _HEADER = re.compile(r"^(authorization\s*:\s*)?(token|bearer)([\s:=]+|$)", re.IGNORECASE)

@@ -15,7 +15,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from backend.setting_types import (
-    OUTPUT_KINDS,
     Device,
     Directory,
     EmbeddingDtype,
@@ -33,6 +32,7 @@ from backend.setting_types import (
     Url,
     unquoted,
 )
+from backend.shapes import OUTPUT_KINDS
 from model import tls
 from model.folders import cache_folder
 

@@ -41,7 +41,7 @@ def _shown(default: object, is_made: bool) -> str:
     if default is None or default == ():
         return UNSET
     if isinstance(default, tuple):
-        return ",".join(map(str, default))
+        return ", ".join(map(str, default))
     return str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
 
 

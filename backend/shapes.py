@@ -3,6 +3,7 @@
 Frames: *percent* is percent of the image as the browser shows it, x of its width and y of its height.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -21,6 +22,22 @@ class ShapeKind(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+OUTPUT_KINDS = (
+    ShapeKind.BRUSH,
+    ShapeKind.BITMASK,
+    ShapeKind.POLYGON,
+    ShapeKind.VECTOR,
+    ShapeKind.RECTANGLE,
+    ShapeKind.ELLIPSE,
+)
+"""What an answer can be drawn as, in the order in which it is chosen when a labeling config offers several."""
+
+
+def in_order(preferred: Iterable[ShapeKind]) -> tuple[ShapeKind, ...]:
+    """Return every kind that an answer can be drawn as, the preferred ones first."""
+    return tuple(dict.fromkeys((*preferred, *OUTPUT_KINDS)))
 
 
 def kind_of(name: str) -> ShapeKind | None:

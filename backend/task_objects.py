@@ -9,12 +9,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from backend import label_config, marks, orientation, prompts
+from backend import marks, orientation, prompts
 from backend.controls import Controls, Output
 from backend.drawing import turn_of
 from backend.errors import BackendError, PromptError, Reason
+from backend.output_choice import Outputs
 from backend.saved_prompts import TaskPrompts
-from backend.shapes import KeyPoint, Polygon, ShapeKind, Vector
+from backend.shapes import OUTPUT_KINDS, KeyPoint, Polygon, ShapeKind, Vector
 from backend.types import ObjectPrompt, PromptRegion, Skipped
 from model.types import Embedding
 
@@ -56,13 +57,16 @@ class Plan:
         return found[0] if found else one
 
 
-def at_once(size: tuple[int, int]) -> int:
-    """Return how many objects are to be decoded together at most, at least one, on an image of ``size`` (H, W)."""
-    return min(CHUNK, max(1, CHUNK_PIXELS // math.prod(size)))
+def at_once(size: tuple[int, int], pixels: int = CHUNK_PIXELS) -> int:
+    """Return how many objects are to be decoded together at most, at least one, on an image of ``size`` (H, W).
+
+    Their masks have no more than ``pixels`` together.
+    """
+    return min(CHUNK, max(1, pixels // math.prod(size)))
 
 
 def plan(
-    asked: TaskPrompts, embedding: Embedding, controls: Controls, outputs: Sequence[ShapeKind] = label_config.PREFERENCE
+    asked: TaskPrompts, embedding: Embedding, controls: Controls, outputs: Sequence[ShapeKind] = OUTPUT_KINDS
 ) -> Plan:
     """Return the objects that prompts mark on the one image of ``controls``.
 
@@ -75,12 +79,14 @@ def plan(
     Raises:
         ConfigError: nothing on that image can hold an answer.
     """
-    on_image, skipped = _in_pixels_of(embedding, controls, asked.regions, outputs)
+    choice = Outputs(controls, outputs) if asked.regions else None
+    on_image, skipped = _in_pixels_of(embedding, controls.images[0].name, asked.regions, choice)
     found = prompts.translate([prompts.outlined(region) for region in on_image], are_apart=True)
     regions = {region.id: region for region in on_image}
     chosen: list[tuple[ObjectPrompt, Output]] = []
     for one in found.objects:
-        output = label_config.choose_output(controls, one.labels, outputs)
+        assert choice is not None  # objects are made of regions
+        output = choice.choose(one.labels)
         needless = _needless([regions[name] for name in one.region_ids], output, asked.areas_only)
         if needless:
             skipped.append(Skipped(one.region_ids[0], Reason.NOT_A_PROMPT, needless))
@@ -90,7 +96,7 @@ def plan(
 
 
 def _in_pixels_of(
-    embedding: Embedding, controls: Controls, regions: Iterable[PromptRegion], outputs: Sequence[ShapeKind]
+    embedding: Embedding, to_name: str, regions: Iterable[PromptRegion], choice: Outputs | None
 ) -> tuple[list[PromptRegion], list[Skipped]]:
     """Return the prompts as if drawn on the image itself, turned as they were, and those that cannot be used."""
     found: list[PromptRegion] = []
@@ -105,10 +111,10 @@ def _in_pixels_of(
         try:
             marks.check_area(region.shape, size)
         except PromptError as error:
-            if not _is_answer(region, label_config.choose_output(controls, region.labels, outputs)):
+            if choice is None or not _is_answer(region, choice.choose(region.labels)):
                 skipped.append(Skipped(region.id, error.reason, str(error)))
                 continue
-        found.append(replace(region, to_name=controls.images[0].name, original_size=size))
+        found.append(replace(region, to_name=to_name, original_size=size))
     return found, skipped
 
 

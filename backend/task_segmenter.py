@@ -17,8 +17,9 @@ from backend.controls import Controls
 from backend.drawing import Drawing
 from backend.embeddings import Embeddings, Priority
 from backend.errors import BackendError, Reason, RequestError, RetryLater
+from backend.output_choice import choose_output
 from backend.saved_prompts import TaskPrompts
-from backend.shapes import ShapeKind
+from backend.shapes import OUTPUT_KINDS, ShapeKind
 from backend.turns import Turns
 from backend.types import ImageRef, ObjectPrompt, Prediction, PromptRegion, Region, Skipped, Task
 from model.types import Embedding, Mask, Prompt
@@ -73,7 +74,7 @@ class TaskSegmenter:
         self,
         drawing: Drawing,
         embeddings: Embeddings,
-        outputs: Sequence[ShapeKind] = label_config.PREFERENCE,
+        outputs: Sequence[ShapeKind] = OUTPUT_KINDS,
         automatic: Automatic | None = None,
     ) -> None:
         """Put the parts together.
@@ -169,7 +170,7 @@ class TaskSegmenter:
     def _everything_on(self, place: _Place, image_s: float) -> list[Region]:
         if self._automatic is None:
             raise BackendError("expected a model that finds everything, got none", Reason.UNSUPPORTED_PROMPT)
-        output = label_config.choose_output(place.controls, (), self._outputs)
+        output = choose_output(place.controls, (), self._outputs)
         embedding = self._embedding(place.ref, image_s)
         found: list[Region] = []
         with self._turns:

@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from backend import label_config
+from backend import config_problems, label_config
 from backend.demo_project import LABEL_CONFIG
+from backend.output_choice import choose_output
 from backend.shapes import ShapeKind
 from tests.documents import Block, document, documents
 
@@ -36,7 +37,7 @@ def images(block: Block) -> list[label_config.Controls]:
 
 @every_config
 def test_a_config_has_no_problems(block):
-    assert label_config.problems(label_config.parse(block.text)) == ()
+    assert config_problems.problems(label_config.parse(block.text)) == ()
 
 
 @every_config
@@ -44,32 +45,44 @@ def test_a_config_answers_with_what_the_text_says_and_keeps_every_label(block):
     for controls in images(block):
         labels = {label for one in (*controls.controls, *controls.labels) for label in one.labels}
         for label in labels:
-            output = label_config.choose_output(controls, (label,))
+            output = choose_output(controls, (label,))
             assert (output.control.kind, output.labels) == (claimed(block), (label,))
-        assert label_config.choose_output(controls).control.kind is claimed(block)
+        assert choose_output(controls).control.kind is claimed(block)
 
 
 @every_config
 def test_the_control_that_is_answered_with_is_no_smart_tool_and_points_are(block):
     for controls in images(block):
-        assert not label_config.choose_output(controls).control.is_smart
+        assert not choose_output(controls).control.is_smart
         assert ShapeKind.KEYPOINT in {one.kind for one in controls.controls if one.is_smart}
         assert {one.is_smart for one in controls.controls if one.is_output and one.kind is claimed(block)} >= {False}
 
 
-def test_the_readme_has_a_brush_a_polygon_and_a_bitmask():
+def test_the_readme_has_the_configs_whose_masks_are_exported_brush_and_polygon():
     blocks = [block for block in document("README.md").blocks if block.language == "xml"]
-    assert [claimed(block) for block in blocks] == [ShapeKind.BRUSH, ShapeKind.POLYGON, ShapeKind.BITMASK]
-    changed = [set(one.text.splitlines()) ^ set(other.text.splitlines()) for one, other in pairwise(blocks)]
-    assert [len(lines) for lines in changed] == [2, 2]  # nothing but the control of the answer
+    assert [claimed(block) for block in blocks] == [ShapeKind.BRUSH, ShapeKind.POLYGON]
+    assert all(config_problems.export_hints(label_config.parse(block.text)) == () for block in blocks)
+    [changed] = [set(one.text.splitlines()) ^ set(other.text.splitlines()) for one, other in pairwise(blocks)]
+    assert len(changed) == 4  # nothing but the control of the answer, its beginning and its end
 
 
-def test_the_demo_uses_the_config_that_is_recommended():
-    recommended = label_config.parse(document("README.md").blocks[[*languages()].index("xml")].text)
+@every_config
+def test_a_row_of_labels_opens_with_its_first_label_chosen(block):
+    rows = re.findall(r"<Labels [^>]*>\s*<Label ([^>]*)/>", block.text)
+    assert len(rows) == block.text.count("<Labels ")
+    assert all('selected="true"' in attributes for attributes in rows)
+
+
+def test_the_demo_uses_a_config_that_is_documented():
     demo = label_config.parse(LABEL_CONFIG)
-    assert [one.tag for one in demo.controls] == [one.tag for one in recommended.controls]
-    assert [one.is_smart for one in demo.controls] == [one.is_smart for one in recommended.controls]
+    documented = [label_config.parse(block.text) for _, block in CONFIGS]
+    assert [(one.tag, one.is_smart) for one in demo.controls] in [
+        [(one.tag, one.is_smart) for one in controls.controls] for controls in documented
+    ]
 
 
-def languages() -> list[str]:
-    return [block.language for block in document("README.md").blocks]
+def test_every_config_that_is_exported_to_little_says_to_what():
+    for name, block in CONFIGS:
+        hints = config_problems.export_hints(label_config.parse(block.text))
+        around = re.sub(r"\s+", " ", block.before)
+        assert not hints or re.search(r"export to|exports", around), f"{name}:{block.line}"

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend import label_config, task_images
+from backend import config_problems, label_config, task_images
 from backend.controls import Controls, ImageTag, Output
 from backend.errors import ConfigError, Reason, RequestError
-from backend.shapes import ShapeKind
+from backend.output_choice import choose_output
+from backend.shapes import OUTPUT_KINDS, ShapeKind
 from backend.types import ImageRef, Task
 from tests.wire import CONFIG, JUNK, recorded
 
@@ -25,7 +26,7 @@ def config(*tags: str) -> Controls:
 
 
 def chosen(*tags: str, labels: tuple[str, ...] = ("Cat",)) -> Output:
-    return label_config.choose_output(label_config.on_image(config(*tags), "image"), labels)
+    return choose_output(label_config.on_image(config(*tags), "image"), labels)
 
 
 def resolved(value: str, data: object, item_index: int | None = None) -> str:
@@ -64,11 +65,24 @@ def test_no_config_is_named_as_such(text: str) -> None:
         "plain words",
         "<View>",
         "<View>&nbsp;</View>",
-        '<!DOCTYPE x [<!ENTITY a "aaaa">]><View>&a;</View>',
+        '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><View>&b;</View>',
+        '<!DOCTYPE x [<!ENTITY a "a long text that multiplies">]><View>&a;</View>',
+        "<!DOCTYPE x [<!ENTITY % a \"<!ENTITY b 'c'>\"> %a;]><View>&b;</View>",
+        '<!DOCTYPE x [<!ATTLIST View a CDATA "aaaa">]><View/>',
         '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><View>&a;</View>',
         "<View>" * 20_000 + "</View>" * 20_000,
     ],
-    ids=["words", "unclosed", "html entity", "entity", "outside entity", "deep"],
+    ids=[
+        "words",
+        "unclosed",
+        "html entity",
+        "nested",
+        "long entity",
+        "parameter",
+        "defaults",
+        "outside entity",
+        "deep",
+    ],
 )
 def test_what_is_no_safe_xml_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="label_config") as caught:
@@ -130,7 +144,7 @@ def test_the_most_exact_control_answers(tags: tuple[str, ...], name: str) -> Non
 
 def test_the_preference_can_be_set() -> None:
     here = label_config.on_image(config(BRUSH, POLYGON, RECTANGLE), "image")
-    output = label_config.choose_output(here, ("Cat",), (ShapeKind.RECTANGLE, ShapeKind.BRUSH))
+    output = choose_output(here, ("Cat",), (ShapeKind.RECTANGLE, ShapeKind.BRUSH))
     assert output.control.name == "box"
 
 
@@ -192,8 +206,8 @@ def test_a_region_goes_to_the_control_of_its_own_image() -> None:
         '<BrushLabels name="on_both" toName="right, left"><Label value="Cat"/></BrushLabels></View>'
     )
     left, right = (label_config.on_image(two, name) for name in ("left", "right"))
-    assert label_config.choose_output(left, ("Cat",)).control.name == "on_left"
-    assert label_config.choose_output(right, ("Cat",)).control.name == "on_both"
+    assert choose_output(left, ("Cat",)).control.name == "on_left"
+    assert choose_output(right, ("Cat",)).control.name == "on_both"
     assert (left.images[0].value, right.images[0].value) == ("$a", "$b")
 
 
@@ -206,9 +220,9 @@ def test_an_image_of_another_name_is_refused_and_no_name_means_the_only_one() ->
 
 
 def test_problems_name_what_is_missing() -> None:
-    assert label_config.problems(label_config.parse(CONFIG)) == ()
-    assert len(label_config.problems(config())) == 2
-    [problem] = label_config.problems(config(BRUSH.replace("toName", 'smart="false" toName')))
+    assert config_problems.problems(label_config.parse(CONFIG)) == ()
+    assert len(config_problems.problems(config())) == 2
+    [problem] = config_problems.problems(config(BRUSH.replace("toName", 'smart="false" toName')))
     assert "no control on image 'image' is smart" in problem
 
 
@@ -224,7 +238,7 @@ PAGES = (
 def test_a_repeaters_names_are_filled_in_as_the_click_has_them() -> None:
     here = label_config.on_image(label_config.parse(PAGES), "page_12")
     assert here.images == (ImageTag("page_12", "$pages[12].url"),)
-    assert label_config.choose_output(here, ("Cat",)).control.name == "brush_12"
+    assert choose_output(here, ("Cat",)).control.name == "brush_12"
 
 
 def test_a_repeater_may_name_its_index() -> None:
@@ -356,10 +370,10 @@ def test_any_config_and_data_give_an_answer_or_a_named_error(text: str, data: ob
     try:
         controls = label_config.parse(text)
         assert all(isinstance(ref.uri, str) for ref in task_images.image_refs(controls, Task(1, data)))
-        label_config.problems(controls)
+        config_problems.problems(controls)
         here = label_config.on_image(controls, to_name)
-        output = label_config.choose_output(here, ("Cat",))
-        assert output.control.kind in label_config.PREFERENCE
+        output = choose_output(here, ("Cat",))
+        assert output.control.kind in OUTPUT_KINDS
         assert task_images.image_ref(here.images[0], Task(1, data), None, 1).uri
     except RequestError:  # a word for what is wrong is all an annotator's config can ask for
         return

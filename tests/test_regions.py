@@ -19,6 +19,7 @@ from PIL import Image
 from backend import bitmask, label_config, outlines, prompts, protocol, regions, rle
 from backend.controls import Control, Output
 from backend.errors import ConfigError
+from backend.output_choice import choose_output
 from backend.shapes import Brush, Ellipse, Polygon, Rectangle, ShapeKind, Vector
 from backend.types import ObjectPrompt, Prediction, Region
 from model.types import Mask, Prompt
@@ -37,7 +38,7 @@ bool_arrays = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, 
 
 
 def output(tag: str, labels: tuple[str, ...] = ("Cat",)) -> Output:
-    return Output(Control("out", tag, TAGS[tag], ("image",), labels), labels)
+    return Output(Control("out", tag, TAGS[tag], ("image",)), labels)
 
 
 def prompt(size: tuple[int, int], **changes: object) -> ObjectPrompt:
@@ -378,7 +379,7 @@ def test_any_request_comes_out_as_a_well_formed_answer(body: dict) -> None:
     found: list[Region] = []
     for each in prompts.translate(request.context or ()).objects:
         try:
-            here = label_config.choose_output(label_config.on_image(controls, each.to_name), each.labels)
+            here = choose_output(label_config.on_image(controls, each.to_name), each.labels)
         except ConfigError:
             continue
         found.extend(regions.draw(Mask.from_array(disc(each.original_size, 5)), each, here, 0.5))

@@ -85,7 +85,7 @@ def test_a_device_may_be_named_in_the_usual_ways(name, value, device):
         ("DEVICE", "tpu", "auto, cpu, gpu or gpu:N"),
         ("PADDLE_SAM_PREDICT_BUDGET_S", "0", "greater than 0"),
         ("PADDLE_SAM_ALLOWED_HOSTS", "http://minio", "minio:9000"),
-        ("PADDLE_SAM_OUTPUT_PREFERENCE", "brush, keypoint", "brush, bitmask, polygon, rectangle, ellipse"),
+        ("PADDLE_SAM_OUTPUT_PREFERENCE", "brush, keypoint", "brush, bitmask, polygon, vector, rectangle, ellipse"),
         ("PADDLE_SAM_EMBEDDING_DTYPE", "int8", "'float16' or 'float32'"),
         ("PADDLE_SAM_REDIS_PREFIX", "a b", "letters, digits"),
         ("PADDLE_SAM_REDIS_TTL_S", "0", "greater than or equal to 1"),

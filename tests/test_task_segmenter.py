@@ -9,7 +9,7 @@ import pytest
 from backend import label_config, protocol, saved_prompts, task_objects
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.saved_prompts import Source, TaskPrompts
-from backend.shapes import Bitmask, Brush, Polygon, Rectangle, ShapeKind
+from backend.shapes import OUTPUT_KINDS, Bitmask, Brush, Polygon, Rectangle, ShapeKind
 from backend.task_objects import plan
 from backend.task_segmenter import TaskSegmenter
 from backend.turns import Turns
@@ -46,7 +46,7 @@ def task(*annotation, data=None, predictions=()):
     return found
 
 
-def segment(service, held, config=CONFIG, sources=ANY, image_s=SOON_S, outputs=label_config.PREFERENCE, **options):
+def segment(service, held, config=CONFIG, sources=ANY, image_s=SOON_S, outputs=OUTPUT_KINDS, **options):
     asked = saved_prompts.read(held, sources, VERSION)
     segmenter = TaskSegmenter(service.drawing, service.embeddings, outputs)
     return segmenter.segment(held, asked, label_config.parse(config), 1, image_s, **options)
@@ -75,7 +75,7 @@ def test_the_same_prompts_give_the_same_prediction(service):
 @pytest.mark.parametrize(("outputs", "kind"), [((ShapeKind.POLYGON, ShapeKind.BRUSH), Polygon), ((), Brush)])
 def test_masks_are_drawn_as_the_labeling_config_and_the_preference_say(service, outputs, kind):
     extra = '<PolygonLabels name="poly" toName="image"><Label value="Cat"/></PolygonLabels></View>'
-    answer = segment(service, task(box()), CONFIG.replace("</View>", extra), outputs=outputs or label_config.PREFERENCE)
+    answer = segment(service, task(box()), CONFIG.replace("</View>", extra), outputs=outputs or OUTPUT_KINDS)
     assert {type(region.shape) for region in answer.result} == {kind}
 
 

@@ -1,0 +1,32 @@
+"""What something costs: processor time of this thread, which other work does not lengthen, and memory."""
+
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+MB = 1_000_000
+
+
+@contextmanager
+def at_most(cpu_s: float) -> Iterator[None]:
+    """Fail where what is done inside takes this thread longer."""
+    start = time.thread_time()
+    yield
+    took = time.thread_time() - start
+    assert took <= cpu_s, f"expected at most {cpu_s} s of this thread, took {took:.2f} s"
+
+
+@contextmanager
+def memory_of_at_most(megabytes: float) -> Iterator[Callable[[], int]]:
+    """Fail where Python's objects and NumPy's arrays take more memory inside than this at any time.
+
+    Gives a function that tells how many bytes of what was made since then are still held.
+    """
+    tracemalloc.start(1)
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[0]
+        peak = tracemalloc.get_traced_memory()[1] / MB
+    finally:
+        tracemalloc.stop()
+    assert peak <= megabytes, f"expected at most {megabytes} MB, took {peak:.0f} MB"
