@@ -124,6 +124,15 @@ def test_numbers_of_heads_that_differ_are_models_that_differ(directory):
     assert changed.model_version != version
 
 
+def test_exports_that_differ_in_heads_alone_do_not_merge(directory):
+    other = export(network("of four heads"), directory.with_name("SAM-H_point_infer"), prompt="point")
+    assert weights.merge(weights.read(directory), weights.read(other)).config == network("of four heads").config
+    path = other / paddlex.DESCRIPTION
+    path.write_text(path.read_text().replace('"decoder_num_heads": 4', '"decoder_num_heads": 8'))
+    with pytest.raises(weights.WeightsError, match="expected exports of one network"):
+        weights.merge(weights.read(directory), weights.read(other))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [

@@ -255,6 +255,17 @@ def test_a_whole_module_is_named_by_its_class_and_never_made(tmp_path, write, sa
     assert "save its state_dict()" in sentence
 
 
+@pytest.mark.parametrize("write", [torch_file.save, torch_file.save_old])
+def test_keys_and_classes_of_any_text_are_told_on_one_line_of_bounded_length(tmp_path, write):
+    odd = "a\nb\x1b[31m" + "x" * 10_000
+    assert "entries: a?b?[31mxxx" in refusal(write({odd: np.ones(2, np.float32)}, tmp_path / "best.pth"))
+    assert "a?b?[31mxxx" in refusal(write({**TORCH, f"image_encoder.{odd}": 3}, tmp_path / "best.pth"))
+    pickled = b"\x80\x04}\x8c\x01a\x8c\x03a\nb" + b"X" + (9000).to_bytes(4, "little") + b"c" * 9000 + b"\x93)Rs."
+    with zipfile.ZipFile(tmp_path / "class.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    assert "a (a call of a?b.ccc" in refusal(tmp_path / "class.pth")
+
+
 def test_a_torchscript_program_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "sam.pt", "w") as archive:
         archive.writestr("sam/data.pkl", b"\x80\x02}.")

@@ -95,7 +95,8 @@ def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
     """
     first, second = sorted((first, second), key=in_order)
     where = f"{first.path} and {second.path}"
-    if (first.config.image_encoder, first.config.image_size) != (second.config.image_encoder, second.config.image_size):
+    sizes = [(one.config.image_encoder, one.config.image_size, one.config.decoder_num_heads) for one in (first, second)]
+    if sizes[0] != sizes[1]:
         raise WeightsError(f"{where}: expected exports of one network, got {first.config} and {second.config}")
     for key in first.tensors.keys() & second.tensors.keys():
         if not np.array_equal(first.tensors[key], second.tensors[key]):

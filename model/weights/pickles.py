@@ -25,8 +25,14 @@ _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _EMPTY: dict[str, Callable[[], object]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list}
 _DAMAGE = (ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError, MemoryError, OverflowError)
 """What a stack machine on damaged instructions runs into."""
+_LONGEST_NAME = 80
 _LIMIT = 1 << 20
 """Opcodes in a pickle; a SAM checkpoint needs about ten thousand."""
+
+
+def printable(text: str, length: int) -> str:
+    """Return the beginning of a text from a file, fit for a message of one line."""
+    return "".join(one if one.isprintable() else "?" for one in text[:length])
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Name:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return printable(f"{self.module}.{self.name}", _LONGEST_NAME)
 
 
 @dataclass

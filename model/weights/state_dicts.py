@@ -104,7 +104,7 @@ def _entries(saved: object, prefix: str = "", container: str = "", level: int = 
         yield _Entry(prefix, container, level, saved)
         return
     for key, value in items.items():
-        part = f"{key!s:.{_LONGEST_NAME}}"
+        part = pickles.printable(str(key), _LONGEST_NAME)
         yield from _entries(value, f"{prefix}.{part}" if level else part, prefix, level + 1)
 
 
@@ -154,4 +154,4 @@ def _class_of(module: Call) -> str:
     """Return the name of a pickled object's class."""
     parts = module.arguments if isinstance(module.arguments, tuple) else ()
     found = [part for part in (module.function, *parts[:1]) if isinstance(part, Name)]
-    return f"{found[-1]!s:.80}" if found else "of no name"
+    return str(found[-1]) if found else "of no name"
