@@ -14,7 +14,7 @@ from typing import TypeAlias
 import msgspec
 
 from backend import file_names, label_config, outlines, protocol_context, protocol_saved, shape_masks, task_images
-from backend.controls import Control, Controls, LabelsTag
+from backend.controls import Controls
 from backend.errors import BackendError, PromptError, Reason
 from backend.prompts import MOST_PIXELS
 from backend.shapes import Bitmask, Brush, KeyPoint, ShapeKind, Vector
@@ -91,8 +91,8 @@ class TaskMasks:
 
 def labels_of(controls: Controls) -> tuple[str, ...]:
     """Return the labels that masks may have, in the config's order."""
-    drawing = [one for one in controls.controls if one.kind is not ShapeKind.KEYPOINT]
-    tags: list[Control | LabelsTag] = [*controls.labels, *drawing]
+    own = [one.own for one in controls.controls if one.own is not None and one.kind is not ShapeKind.KEYPOINT]
+    tags = [*controls.labels, *own]
     found = tuple(dict.fromkeys(label for tag in tags for label in tag.labels))
     return found if found or any(tag.labels_vary for tag in tags) else (UNLABELLED,)
 
