@@ -41,4 +41,4 @@ def command(
         finally:
             engine.close()
         code = batch_run.finish(run, tally, began)
-    sys.exit(code)
+    batch_run.leave(run, code)
