@@ -18,7 +18,7 @@ ROWS = [
     "backend.saved_prompts backend.coco_prompts backend.regions backend.embedding_bytes",
     "backend.addresses backend.locations backend.images backend.image_source backend.contents backend.tokens "
     "backend.label_studio_types backend.label_studio_http backend.label_studio backend.patience backend.pipeline "
-    "backend.chunks backend.progress backend.tally backend.task_selection "
+    "backend.chunks backend.progress backend.tally backend.task_selection backend.bodies "
     "backend.project_tasks backend.prediction_writer backend.store backend.metrics",
     "backend.encoding backend.content_journal backend.encode_queue backend.direct_embeddings backend.ahead "
     "backend.waiting backend.fetchers backend.embeddings backend.redis_keys backend.redis_link backend.redis_store "
@@ -29,7 +29,7 @@ ROWS = [
     "backend.task_segmenter backend.claims backend.retrieval backend.pushing backend.segmenter backend.precompute "
     "backend.preannotate backend.overlays backend.deliveries",
     "backend.figures backend.answers backend.status backend.remedies backend.pictures backend.snapshot backend.app "
-    "backend.worker",
+    "backend.http_requests backend.http_connection backend.http_server backend.worker",
     "backend.redis_parts backend.bootstrap backend.label_studio_ml backend.batch_parts",
     "backend.settings_help backend.health backend.server backend.doctor backend.redis_doctor backend.demo_processes "
     "backend.demo_project backend.demo backend.commands backend.batch_options backend.batch_run "
@@ -54,6 +54,7 @@ ALLOWED = {
     "flask": ("backend.app", "backend.bootstrap"),
     "werkzeug": ("backend.app",),
     "gunicorn": ("backend.server",),
+    "waitress": ("backend.http_requests", "backend.http_connection", "backend.http_server"),
     "redis": (
         "backend.redis_link",
         "backend.listener",
