@@ -1,10 +1,11 @@
-"""The web server: gunicorn with threads, as label-studio-ml's own examples run it, started from Python.
+"""The web server's processes: started, watched and stopped by gunicorn, as label-studio-ml's own examples are.
 
 The application is built in the worker process, after the fork: Paddle and CUDA do not survive one.
 """
 
 import logging
 import os
+import resource
 import socket
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
-from gunicorn.workers.gthread import ThreadWorker
 
 from backend import bootstrap, logs
+from backend.app import ADMITS
+from backend.bodies import Bodies
+from backend.http_connection import Limits
+from backend.http_server import HttpServer
 from backend.settings import Settings
 from model.weights import Checkpoint
 
@@ -22,24 +26,47 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 STOP_WITHIN_S = 30
+LOOK_EVERY_S = 1.0
+DEFAULT_MAX_BODY_BYTES = 200_000_000
 SPARE_THREADS = 8
 """For what never waits: /health and its like, while clicks wait in all of ``settings.threads``."""
+
+SPARE_CONNECTIONS = 512
+"""How many may be silent, slow or idle beside those whose requests are in hand."""
+
+SPARE_FILES = 128
+"""How many of the files that a process may open are left for what is no connection of a caller's."""
 
 
 class PortTakenError(OSError):
     """Another program listens on the address already."""
 
 
-class WebWorker(ThreadWorker):
-    """gunicorn's worker with threads, which ends at once on Ctrl-C also where that comes at a bad moment."""
+class WebWorker(Worker):
+    """One process: gunicorn starts and stops it, `backend.http_server` answers. For ``gunicorn --worker-class`` too."""
 
-    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """End the process without waiting for requests.
+    _http: HttpServer | None = None
 
-        The handler that this replaces shuts the pool of threads down, and waits for ever where the signal interrupts
-        the pool in the middle of taking up a request. There is no need to: the process ends without its threads.
-        """
-        Worker.handle_quit(self, sig, frame)
+    def run(self) -> None:
+        """Serve until told to stop, then finish what is in hand."""
+        threads = self.cfg.threads
+        limits = Limits(idle_s=self.cfg.keepalive, connections=_most_connections(threads))
+        sockets = [getattr(one, "sock", one) for one in self.sockets]
+        config = getattr(self.wsgi, "config", {})  # of a Flask application
+        bodies = Bodies(config.get("MAX_CONTENT_LENGTH") or DEFAULT_MAX_BODY_BYTES)
+        admits = config.get(ADMITS, lambda authorization: True)
+        http = HttpServer(self.wsgi, sockets, bodies, threads=threads, limits=limits, admits=admits)
+        self._http = http
+        while self.alive and self.ppid == os.getppid():
+            self.notify()
+            http.turn(LOOK_EVERY_S)
+        http.finish(self.cfg.graceful_timeout - 1)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop as soon as the requests in hand are answered."""
+        super().handle_exit(sig, frame)
+        if self._http is not None:
+            self._http.wake()
 
 
 class Server(BaseApplication):
@@ -88,6 +115,13 @@ class Server(BaseApplication):
             if worker.booted:  # otherwise gunicorn is to learn from the exit code that it need not try again
                 logging.shutdown()
                 os._exit(0)  # what Paddle is still loading, or its threads, would abort a closing interpreter
+
+
+def _most_connections(threads: int) -> int:
+    """Return how many connections there may be: as many as have a use, as long as the system has files for them."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = threads + SPARE_CONNECTIONS
+    return most if files == resource.RLIM_INFINITY else max(1, min(most, files - SPARE_FILES))
 
 
 def check_port(host: str, port: int) -> None:
