@@ -36,7 +36,7 @@ class Bodies:
         """
         self.max_bytes = max_bytes
         self.budget_bytes = 2 * max_bytes if budget_bytes is None else budget_bytes
-        self._clock, self._lock = clock, threading.Lock()
+        self._clock, self._lock = clock, threading.RLock()  # a forgotten body is dropped by Python, at any moment
         self._held_bytes = 0
         self._receiving: dict[Body, float] = {}  # since when
 
