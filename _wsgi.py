@@ -1,8 +1,9 @@
 """For those who start a backend the way label-studio-ml's examples do.
 
-``gunicorn --bind 0.0.0.0:9090 --threads 40 --timeout 0 _wsgi:app``; without ``--bind`` it is on this machine's port
-8000 only. The same settings as ``python -m backend serve``, from the environment. Works with ``--preload`` too:
-building the application neither imports Paddle nor connects to anything, and its threads start with the first request.
+``gunicorn --bind 0.0.0.0:9090 --threads 40 --timeout 0 --worker-class backend.server.WebWorker _wsgi:app``; without
+``--bind`` it is on this machine's port 8000 only, without ``--worker-class`` slow callers can keep its threads. The
+same settings as ``python -m backend serve``, from the environment. Works with ``--preload`` too: building the
+application neither imports Paddle nor connects to anything, and its threads start with the first request.
 """
 
 import atexit

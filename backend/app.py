@@ -4,6 +4,7 @@ A click is never answered with an error status where an empty answer is possible
 from the annotator and leaves the prompt behind. The reason goes to the log, the metrics and the status page.
 """
 
+import base64
 import hmac
 import logging
 import secrets
@@ -13,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Flask, Response, render_template, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, ServiceUnavailable
 
 from backend import answers, protocol
+from backend.bodies import Body
 from backend.errors import ProtocolError, Reason, RequestError
 from backend.metrics import Metrics
 from backend.segmenter import Segmenter
@@ -27,7 +29,21 @@ logger = logging.getLogger(__name__)
 JSON = "application/json"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
+RETRY_AFTER_S = 5
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Of every answer. What the status page may load and do, it says itself; framing only a header can forbid."""
+
 CHUNK = 1 << 16
+ADMITS = "ADMITS"
+"""Where the application's ``config`` has what tells a server whose bodies are worth keeping."""
+
 DROP_AT_MOST = 8
 """How many times the largest body is read and dropped, for the caller to hear why it was not taken."""
 
@@ -69,6 +85,7 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = access.max_body_bytes
+    app.config[ADMITS] = lambda authorization: access.admits(*_credentials(authorization))
     _guard(app, access, segmenter, metrics)
     version = segmenter.model_version
     places = threading.BoundedSemaphore(access.max_predicts)
@@ -84,7 +101,7 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
         ):
             return _json(protocol.dump_health(version))
         page = render_template("status.html", status=status(), nonce=secrets.token_urlsafe(16))
-        return Response(page, mimetype="text/html", headers={"Cache-Control": "no-store"})
+        return Response(page, mimetype="text/html")
 
     @app.post("/setup")
     def setup() -> Response:
@@ -99,12 +116,15 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
     def predict() -> Response:
         start = time.perf_counter()
         body = _body(access)
-        received = time.perf_counter()
+        received, body_bytes = time.perf_counter(), len(body)
         asked = protocol.parse_predict(body)
+        if asked.context is not None:  # a click waits for seconds, and needs nothing of its body then
+            del body
+            _let_go()
         predictions = _predictions(asked, segmenter, places)
         answer = protocol.dump_predictions(predictions)
         took = time.perf_counter() - start
-        answers.note(metrics, asked, predictions, received_s=received - start, total_s=took, body_bytes=len(body))
+        answers.note(metrics, asked, predictions, received_s=received - start, total_s=took, body_bytes=body_bytes)
         return _json(answer)
 
     @app.post("/webhook")
@@ -143,10 +163,7 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
 
     @app.before_request
     def check_access() -> Response | None:
-        given = request.authorization
-        if request.path == "/health" or access.admits(
-            given.username if given else None, given.password if given else None
-        ):
+        if request.path == "/health" or access.admits(*_credentials(request.headers.get("Authorization", ""))):
             return None
         if request.path == "/webhook" and request.method == "POST" and "Authorization" not in request.headers:
             return _ignore_webhook(told)
@@ -157,6 +174,11 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
             {"WWW-Authenticate": 'Basic realm="paddle-sam"'},
             content_type=JSON,
         )
+
+    @app.after_request
+    def protect(response: Response) -> Response:
+        response.headers.update(_HEADERS)
+        return response
 
     @app.after_request
     def hear_out(response: Response) -> Response:
@@ -178,11 +200,21 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
 
     @app.errorhandler(RequestEntityTooLarge)
     def too_large(_: RequestEntityTooLarge) -> Response:
-        metrics.refused(Reason.BODY_TOO_LARGE)
         logger.warning("event=body_too_large path=%s limit=%d", request.path, access.max_body_bytes)
+        return unread(Reason.BODY_TOO_LARGE, f"expected at most {access.max_body_bytes} bytes", 413)
+
+    @app.errorhandler(ServiceUnavailable)
+    def overloaded(_: ServiceUnavailable) -> Response:
+        logger.warning("event=bodies_full path=%s", request.path)
+        answer = unread(Reason.OVERLOADED, "too many large requests at once; try again", 503)
+        answer.headers["Retry-After"] = RETRY_AFTER_S
+        return answer
+
+    def unread(reason: Reason, text: str, code: int) -> Response:
+        metrics.refused(reason)
         if request.path != "/predict":
-            return _json(protocol.dump_error(f"expected at most {access.max_body_bytes} bytes"), 413)
-        return one_empty(Reason.BODY_TOO_LARGE)
+            return _json(protocol.dump_error(text), code)
+        return one_empty(reason)
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
@@ -208,12 +240,46 @@ def _ignore_webhook(told: threading.Event) -> Response:
     return _json(b'{"status":"ignored"}')
 
 
+def _credentials(header: str) -> tuple[str | None, str | None]:
+    """Return the user and password of an ``Authorization`` header, None where it is not a well-formed Basic one.
+
+    Werkzeug's own reading raises at letters that are not ASCII, and takes a user and password of any scheme.
+    """
+    scheme, _, rest = header.partition(" ")
+    if scheme.lower() != "basic":
+        return None, None
+    try:
+        user, _, password = base64.b64decode(rest.strip(" \t"), validate=True).decode().partition(":")
+    except ValueError:
+        return None, None
+    return user, password
+
+
 def _body(access: Access) -> bytes:
-    """Return the request's body; what is too long raises, and is answered, as ``RequestEntityTooLarge``."""
-    body = request.get_data(cache=False)
+    """Return the request's body; what is not taken raises, and is answered, as an ``HTTPException``."""
+    stream = request.environ["wsgi.input"]
+    if isinstance(stream, Body):
+        if stream.refusal is Reason.BODY_TOO_LARGE:
+            raise RequestEntityTooLarge
+        if stream.refusal is not None:
+            raise ServiceUnavailable
+        return stream.take()
+    try:
+        body = request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception as error:  # servers have errors of their own for chunks that are none
+        raise ProtocolError(f"body: expected all of it, got {type(error).__name__}") from error
     if request.content_length is None and len(body) >= access.max_body_bytes:
         raise RequestEntityTooLarge  # Werkzeug cuts a body of unknown length off without a word
     return body
+
+
+def _let_go() -> None:
+    """Keep the request's body no longer, where the server leaves that to be said."""
+    stream = request.environ["wsgi.input"]
+    if isinstance(stream, Body):
+        stream.drop()
 
 
 def _drop_body(limit: int) -> None:
@@ -221,6 +287,8 @@ def _drop_body(limit: int) -> None:
     if not request.environ.get("wsgi.input_terminated"):
         return  # the server does not say where the body ends, and reading on would wait for ever
     stream = request.environ["wsgi.input"]
+    if isinstance(stream, Body):
+        return  # it was received before this was called
     try:
         while limit > 0 and (part := stream.read(min(CHUNK, limit))):
             limit -= len(part)

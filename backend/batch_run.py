@@ -1,5 +1,6 @@
 """One run over a project from the command line: what it needs to begin, how it is stopped, and how it ends."""
 
+import logging
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import click
 
@@ -20,6 +21,7 @@ from backend.errors import BackendError, RequestError
 from backend.label_studio import LabelStudio
 from backend.label_studio_types import Project
 from backend.patience import Patience, Stopped
+from backend.pipeline import STOP_WITHIN_S
 from backend.progress import duration
 from backend.project_tasks import ProjectTasks
 from backend.settings import Settings
@@ -87,7 +89,10 @@ class Stop(threading.Event):
             os._exit(128 + number)
         self.number = number
         self.set()
-        click.echo("\nstopping: what is in hand is finished; once more ends at once", err=True)
+        click.echo(
+            f"\nstopping: what is in hand has {STOP_WITHIN_S:.0f} seconds to be finished; once more ends at once",
+            err=True,
+        )
 
 
 @contextmanager
@@ -127,6 +132,16 @@ def finish(run: BatchRun, what: str, tally: Tally, began: float) -> int:
     if run.stop.number:
         return 128 + run.stop.number
     return GOOD if tally.is_clean else PROBLEMS_FOUND
+
+
+def leave(run: BatchRun, code: int) -> NoReturn:
+    """End the process; once the run was told to stop, without the threads that are still at what was given up."""
+    if run.stop.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _prepared(client: LabelStudio, wanted: Wanted, stop: Stop, patience: Patience) -> BatchRun:

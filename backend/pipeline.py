@@ -1,6 +1,8 @@
 """A few things in hand at a time: work in threads over what an iterator yields, and outcomes as they come."""
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -10,6 +12,8 @@ R = TypeVar("R")
 
 
 LOOK_EVERY_S = 0.25
+STOP_WITHIN_S = 10.0
+"""For how long what is in hand is waited for once a run is to stop; everything on a large image may take minutes."""
 
 
 def in_hand(
@@ -18,6 +22,7 @@ def in_hand(
     at_once: int,
     stop: threading.Event,
     on_stop: Callable[[], None] = lambda: None,
+    stop_within_s: float = STOP_WITHIN_S,
 ) -> Iterator[R]:
     """Yield what ``work`` makes of each item, in the order in which it is done.
 
@@ -25,17 +30,19 @@ def in_hand(
         items: taken one by one, and no more of them than are worked on.
         work: runs in threads of its own.
         at_once: how many items are in hand at a time.
-        stop: once it is set, no more are taken; what is in hand is finished.
+        stop: once it is set, no more are taken; what is in hand is finished, if that does not take too long.
         on_stop: is called when that is noticed, to hurry those who wait.
+        stop_within_s: what takes longer from then on is left to its threads, and comes to nothing.
 
     Raises:
         Exception: whatever ``items`` or ``work`` raises; what is in hand is finished and yielded first.
     """
     failure: Exception | None = None
     pending: set[Future[R]] = set()
-    source, is_open, has_hurried = iter(items), True, False
-    with ThreadPoolExecutor(at_once, thread_name_prefix="task") as pool:
-        while True:
+    source, is_open, gives_up_at = iter(items), True, math.inf
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="task")
+    try:
+        while time.monotonic() < gives_up_at:
             while is_open and len(pending) < at_once and not stop.is_set():
                 try:
                     pending.add(pool.submit(work, next(source)))
@@ -45,8 +52,8 @@ def in_hand(
                     failure, is_open = error, False
             if not pending:
                 break
-            if stop.is_set() and not has_hurried:
-                has_hurried = True
+            if stop.is_set() and gives_up_at == math.inf:
+                gives_up_at = time.monotonic() + stop_within_s
                 on_stop()
             done, pending = wait(pending, LOOK_EVERY_S, return_when=FIRST_COMPLETED)
             for future in done:
@@ -56,5 +63,7 @@ def in_hand(
                     failure, is_open = failure or error, False
                 else:
                     yield outcome
+    finally:
+        pool.shutdown(wait=not stop.is_set(), cancel_futures=True)
     if failure is not None:
         raise failure

@@ -1,6 +1,5 @@
 """``python -m backend preannotate``: masks for a whole project."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -109,4 +108,4 @@ def command(
         finally:
             engine.close()
         code = batch_run.finish(run, checkpoint.model_version, tally, began)
-    sys.exit(code)
+    batch_run.leave(run, code)

@@ -44,4 +44,4 @@ def command(
         finally:
             engine.close()
         code = batch_run.finish(run, checkpoint.model_version, tally, began)
-    sys.exit(code)
+    batch_run.leave(run, code)

@@ -1,4 +1,4 @@
-"""The web server: gunicorn with threads, as label-studio-ml's own examples run it, started from Python.
+"""The web server's processes: started, watched and stopped by gunicorn, as label-studio-ml's own examples are.
 
 The application is built in the worker process, after the fork: Paddle and CUDA do not survive one.
 """
@@ -6,6 +6,7 @@ The application is built in the worker process, after the fork: Paddle and CUDA 
 import errno
 import logging
 import os
+import resource
 import socket
 import tempfile
 from types import FrameType
@@ -14,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
-from gunicorn.workers.gthread import ThreadWorker
 
 from backend import bootstrap, logs
+from backend.app import ADMITS
+from backend.bodies import Bodies
+from backend.http_connection import Limits
+from backend.http_server import HttpServer
 from backend.settings import Settings
 from model.weights import Checkpoint
 
@@ -24,9 +28,17 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 STOP_WITHIN_S = 30
+LOOK_EVERY_S = 1.0
+DEFAULT_MAX_BODY_BYTES = 200_000_000
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL)
 SPARE_THREADS = 8
 """For what never waits: /health and its like, while clicks wait in all of ``settings.threads``."""
+
+SPARE_CONNECTIONS = 512
+"""How many may be silent, slow or idle beside those whose requests are in hand."""
+
+SPARE_FILES = 128
+"""How many of the files that a process may open are left for what is no connection of a caller's."""
 
 
 class PortTakenError(OSError):
@@ -37,16 +49,31 @@ class HostError(OSError):
     """``HOST`` is no address of this machine."""
 
 
-class WebWorker(ThreadWorker):
-    """gunicorn's worker with threads, which ends at once on Ctrl-C also where that comes at a bad moment."""
+class WebWorker(Worker):
+    """One process: gunicorn starts and stops it, `backend.http_server` answers. For ``gunicorn --worker-class`` too."""
 
-    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """End the process without waiting for requests.
+    _http: HttpServer | None = None
 
-        The handler that this replaces shuts the pool of threads down, and waits for ever where the signal interrupts
-        the pool in the middle of taking up a request. There is no need to: the process ends without its threads.
-        """
-        Worker.handle_quit(self, sig, frame)
+    def run(self) -> None:
+        """Serve until told to stop, then finish what is in hand."""
+        threads = self.cfg.threads
+        limits = Limits(idle_s=self.cfg.keepalive, connections=_most_connections(threads))
+        sockets = [getattr(one, "sock", one) for one in self.sockets]
+        config = getattr(self.wsgi, "config", {})  # of a Flask application
+        bodies = Bodies(config.get("MAX_CONTENT_LENGTH") or DEFAULT_MAX_BODY_BYTES)
+        admits = config.get(ADMITS, lambda authorization: True)
+        http = HttpServer(self.wsgi, sockets, bodies, threads=threads, limits=limits, admits=admits)
+        self._http = http
+        while self.alive and self.ppid == os.getppid():
+            self.notify()
+            http.turn(LOOK_EVERY_S)
+        http.finish(self.cfg.graceful_timeout - 1)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop as soon as the requests in hand are answered."""
+        super().handle_exit(sig, frame)
+        if self._http is not None:
+            self._http.wake()
 
 
 class Server(BaseApplication):
@@ -107,8 +134,6 @@ def check_temporary_folder() -> None:
         tempfile.gettempdir()
     except FileNotFoundError as error:
         raise OSError("no temporary files can be written: mount a folder for them at /tmp, or set TMPDIR") from error
-
-
 def check_port(host: str, port: int) -> None:
     """Refuse an address on which nothing can listen, before anything is loaded.
 
@@ -131,3 +156,10 @@ def check_port(host: str, port: int) -> None:
             is_reserved = error.errno == errno.EACCES
             remedy = "choose one above 1023" if is_reserved else "stop the program that does, or choose another"
             raise PortTakenError(f"cannot listen on {host}:{port}: {reason}; {remedy} with PORT") from error
+
+
+def _most_connections(threads: int) -> int:
+    """Return how many connections there may be: as many as have a use, as long as the system has files for them."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = threads + SPARE_CONNECTIONS
+    return most if files == resource.RLIM_INFINITY else max(1, min(most, files - SPARE_FILES))

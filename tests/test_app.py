@@ -288,8 +288,53 @@ def test_wrong_credentials_are_refused_and_counted(locked, headers):
     assert locked.count("paddle_sam_reasons_total", reason="auth_failed") == 1
 
 
+NO_CREDENTIALS = [
+    "Basic \xff", "Basic \xe9\xe8:\xe7", "\xff", "Basic \x80" * 50, "basic", "Basic ====", "Basic " + "A" * 60_000,
+    "Basic YW5ub3RhdG9y", "Basic YW5ub3RhdG9yOv8=", "Basic //79", "Basic YW5u b3Rh", "BASIC\tYTpi", "Bearer",
+    "Digest =",
+    "Digest username=annotator, password=paßwort:1", "Digest username*=UTF-8''annotator, password=x",
+    "Digest username*=no-such-charset''x", "Digest realm=\"", "Negotiate \xfe=", "Basic YTpi, Basic YTpi", " ", "\t",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/", "/predict", "/setup", "/webhook", "/versions", "/metrics", "/nowhere"])
+@pytest.mark.parametrize("header", NO_CREDENTIALS, ids=range(len(NO_CREDENTIALS)))
+def test_a_malformed_authorization_header_is_a_wrong_one_on_every_route(locked, caplog, path, header):
+    assert locked.client.post(path, data=b"{}", headers={"Authorization": header}).status_code == 401
+    assert locked.count("paddle_sam_reasons_total", reason="internal_error") == 0
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("header", NO_CREDENTIALS, ids=range(len(NO_CREDENTIALS)))
+def test_a_malformed_authorization_header_is_no_matter_where_nobody_asks_for_one(client, header):
+    assert client.get("/versions", headers={"Authorization": header}).status_code == 200
+
+
+def test_a_user_and_password_of_another_scheme_than_basic_open_nothing(locked):
+    headers = {"Authorization": 'Digest username="annotator", password="paßwort:1"'}
+    assert locked.client.get("/versions", headers=headers).status_code == 401
+
+
 def test_without_configured_credentials_any_are_fine(client):
     assert client.get("/versions", headers=basic("any", "body")).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [
+    ("GET", "/", 200), ("GET", "/health", 200), ("POST", "/setup", 200), ("POST", "/predict", 200),
+    ("GET", "/metrics", 200), ("GET", "/nowhere", 404), ("GET", "/predict", 405),
+])  # fmt: skip
+def test_no_browser_guesses_at_frames_or_keeps_an_answer(client, method, path, status):
+    answer = client.open(path, method=method, data=b"{}", headers={"Accept": BROWSER})
+    assert answer.status_code == status
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    assert answer.headers["X-Frame-Options"] == "DENY"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_a_refusal_for_want_of_credentials_has_these_headers_too(locked):
+    assert locked.client.get("/", headers={"Accept": BROWSER}).headers["X-Content-Type-Options"] == "nosniff"
 
 
 # What is no request of Label Studio's.
@@ -338,6 +383,23 @@ def test_a_click_of_unknown_length_too_large_to_be_read_gets_an_empty_answer(siz
         answer = service.client.post("/predict", input_stream=io.BytesIO(b" " * size), environ_overrides=unknown)
         assert answer.json == {"results": [{"result": [], "score": 0.0, "model_version": VERSION}]}
         assert service.count("paddle_sam_reasons_total", reason="body_too_large") == 1
+
+
+@pytest.mark.parametrize("path", ["/predict", "/setup", "/webhook"])
+def test_a_body_over_which_another_server_stumbles_is_refused_in_one_line(client, path):
+    class ChunkError(Exception):
+        """As gunicorn's threads raise one."""
+
+    class Malformed(io.BytesIO):
+        def read(self, size=-1):
+            raise ChunkError("zz")
+
+        readinto = read
+
+    unknown = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    answer = client.post(path, input_stream=Malformed(), environ_overrides=unknown)
+    assert answer.status_code == 400
+    assert answer.json == {"error": "body: expected all of it, got ChunkError"}
 
 
 @pytest.mark.parametrize("path", ["/setup", "/webhook"])

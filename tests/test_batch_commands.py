@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -487,6 +488,40 @@ def test_a_signal_stops_a_run_in_order(start, server, number, code):
     assert process.returncode == code, err
     assert "ended early: stopped" in out
     assert "failed   0" in out
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [
+    ["preannotate", "--from", "everything", "--points-per-side", "256", "--min-score", "0"], ["precompute"],
+])  # fmt: skip
+def test_a_run_that_is_stopped_over_something_long_ends_soon_and_stores_nothing_of_it(start, server, command):
+    """The first is at tens of thousands of prompts on one image, the second waits for an image that does not come."""
+    fill(server, 3)
+    gate, asked = threading.Event(), threading.Event()
+    image = Reply(png((1, 2, 3), (2400, 1800)))
+
+    def fetched(request):
+        asked.set()
+        if command == ["precompute"]:
+            gate.wait(60)
+        return image
+
+    for number in range(3):
+        server.routes[f"/data/upload/{PROJECT}/{number:04}.png"] = fetched
+    process = start(command[0], "--project", str(PROJECT), *command[1:])
+    try:
+        assert asked.wait(60)
+        threading.Event().wait(5)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 10 + 5
+    finally:
+        gate.set()
+    assert process.returncode == 130, err
+    assert "ended early: stopped" in out
+    assert server.project.stored == {}
     assert "Traceback" not in err
 
 

@@ -60,6 +60,33 @@ def test_stop_takes_no_more_and_finishes_what_is_in_hand():
     assert hurried == [True]
 
 
+def test_what_takes_too_long_after_a_stop_is_left(request):
+    stop, gate = threading.Event(), threading.Event()
+    request.addfinalizer(gate.set)
+
+    def work(number):
+        if number == 1:
+            stop.set()
+            return number
+        assert gate.wait(20)
+        return number
+
+    start = time.monotonic()
+    assert list(in_hand(range(1000), work, 2, stop, stop_within_s=0.3)) == [1]
+    assert 0.3 <= time.monotonic() - start < 5
+
+
+def test_what_is_done_soon_after_a_stop_is_waited_for():
+    stop = threading.Event()
+
+    def work(number):
+        stop.set()
+        time.sleep(0.5)
+        return number
+
+    assert sorted(in_hand(range(1000), work, 2, stop)) in ([0], [0, 1])
+
+
 def test_an_iterator_that_fails_fails_after_what_is_in_hand():
     def items():
         yield from (1, 2, 3)

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from gunicorn.config import Config
@@ -15,15 +15,23 @@ from backend.server import WebWorker
 from tests.answers import mask_of
 from tests.fakes import HttpServer, Reply, png
 from tests.processes import Server, free_port, run, serving
+from tests.raw_http import ATTACKS, HEALTH, Line, Served, attack, post, times_ms
 from tests.service import wait_until
 from tests.test_bootstrap import click_on, data_uri
-from tests.wire import encoded
+from tests.wire import encoded, recorded
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, weights):
     with serving(tmp_path_factory.mktemp("server"), PADDLE_SAM_WEIGHTS=weights, PADDLE_SAM_MAX_BODY_MB="1") as server:
         yield server
+
+
+def resident_mb(pid: int) -> float:
+    """Return the memory of a process and of those that it has started."""
+    own = int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1000
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return own + sum(resident_mb(int(child)) for child in children)
 
 
 def raw(server: Server, message: bytes, timeout_s: float = 30.0) -> bytes:
@@ -151,6 +159,17 @@ def test_an_address_of_another_machine_is_refused(weights):
     assert "Traceback" not in done.stderr
 
 
+def is_refused(port: int) -> bool:
+    """Whether nothing listens any more; a connection that is reset fails the test."""
+    try:
+        with Line(port) as line:
+            line.send(HEALTH)
+            assert line.answer().startswith(b"HTTP/1.1 200 ")
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_sigterm_lets_a_click_in_hand_finish_and_ends_well(tmp_path, weights):
     """A first click while the model still loads is the longest there is."""
     with serving(tmp_path, PADDLE_SAM_WEIGHTS=weights) as server:
@@ -185,6 +204,7 @@ def test_sigterm_lets_a_click_in_hand_finish_when_the_model_is_loaded_too(tmp_pa
         clicking.start()
         assert reached.wait(60)
         server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: is_refused(server.port))
         threading.Event().wait(1.0)
         go.set()
         assert server.process.wait(60) == 0
@@ -205,12 +225,13 @@ def test_ctrl_c_while_the_model_loads_ends_it_at_once_and_without_complaint(tmp_
 
 
 @pytest.mark.timeout(30)
-def test_ctrl_c_that_interrupts_the_pool_of_threads_ends_it_all_the_same():
-    """The signal's handler runs in the thread that it interrupts, which may hold the pool's lock."""
+def test_ctrl_c_that_interrupts_the_handing_out_of_a_request_ends_it_all_the_same():
+    """The signal's handler runs in the thread that it interrupts, which may hold any lock of the server."""
     worker = object.__new__(WebWorker)
-    worker.cfg, worker.tpool = Config(), ThreadPoolExecutor(1)
-    with worker.tpool._shutdown_lock, pytest.raises(SystemExit) as ended:
-        worker.handle_quit(signal.SIGINT, None)
+    with Served(lambda environ, start_response: []) as served:
+        worker.cfg, worker._http = Config(), served.http
+        with served.http.dispatcher._pool._shutdown_lock, pytest.raises(SystemExit) as ended:
+            worker.handle_quit(signal.SIGINT, None)
     assert ended.value.code == 0
     assert not worker.alive
 
@@ -220,3 +241,42 @@ def test_ctrl_c_ends_it_without_a_traceback(tmp_path, weights):
         assert server.stop(signal.SIGINT) == 0
     assert "Traceback" not in server.log
     assert "KeyboardInterrupt" not in server.log
+
+
+AT_MOST_MS = 250
+"""Of all requests but two of forty: the machine that runs the tests may be at something else meanwhile."""
+SETUP = post("/setup", encoded(recorded("setup")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trickles", [False, True], ids=["and say no more", "and trickle"])
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_hundreds_of_slow_connections_leave_health_and_setup_alone(server, kind, trickles):
+    wait_until(lambda: b">ready<" in server.ask("/", Accept="text/html")[1], 60)
+    with attack(kind, server.port, 400, trickles):
+        assert times_ms(server.port, [HEALTH, SETUP], 20)[-3] < AT_MOST_MS
+
+
+@pytest.mark.slow
+def test_more_connections_than_there_are_places_leave_health_and_setup_alone(server):
+    with contextlib.ExitStack() as stack:
+        for kind in ATTACKS:
+            stack.enter_context(attack(kind, server.port, 180))
+            assert times_ms(server.port, [HEALTH, SETUP], 20)[-3] < AT_MOST_MS
+    assert server.log.count("event=connections_full") == 1
+
+
+@pytest.mark.slow
+def test_many_large_bodies_at_once_take_no_more_memory_than_their_budget(tmp_path, weights):
+    """Forty bodies of the largest size, 50 MB, each received but for its last byte; 100 MB of them are kept."""
+    with serving(tmp_path, PADDLE_SAM_WEIGHTS=weights, PADDLE_SAM_MAX_BODY_MB="50") as server:
+        wait_until(lambda: b">ready<" in server.ask("/", Accept="text/html")[1])
+        server.ask("/predict", encoded(click_on(data_uri())))
+        before_mb = resident_mb(server.process.pid)
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                line = stack.enter_context(Line(server.port, 120))
+                line.send(post("/predict", b" " * 49_999_999, length=50_000_000))
+            assert resident_mb(server.process.pid) - before_mb < 150
+            assert server.ask("/predict", encoded(click_on(data_uri())))[0] == 200
+        wait_until(lambda: resident_mb(server.process.pid) - before_mb < 50)
