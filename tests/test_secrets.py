@@ -13,7 +13,8 @@ from tests.processes import environment, serving
 from tests.redis_server import PROGRAM, RedisServer, free_port
 from tests.wire import click, encoded
 
-KEY, PASSWORD, REDIS_PASSWORD = "5ec7e7a11ce", "5ec7e7b0b", "5ec7e7ca401"
+KEY, PASSWORD, REDIS_PASSWORD, PROXY_PASSWORD = "5ec7e7a11ce", "5ec7e7b0b", "5ec7e7ca401", "5ec7e7da7e"
+SECRET_WORDS = (KEY, PASSWORD, REDIS_PASSWORD, PROXY_PASSWORD)
 BASIC = {"BASIC_AUTH_USER": "me", "BASIC_AUTH_PASS": PASSWORD}
 HEADERS = {"Authorization": "Basic bWU6NWVjN2U3YjBi"}  # me and PASSWORD
 IMAGE = "/data/upload/1/a.png"
@@ -35,7 +36,7 @@ def run(monkeypatch):
 
 def hidden(text):
     """Whether none of the secrets shows, in words that say which does."""
-    return [secret for secret in (KEY, PASSWORD, REDIS_PASSWORD, HEADERS["Authorization"][6:]) if secret in text] == []
+    return [secret for secret in (*SECRET_WORDS, HEADERS["Authorization"][6:]) if secret in text] == []
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,13 @@ def test_the_doctor_does_not_show_them(run, environ):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"PORT": "x"}, {"REDIS_URL": f"http://:{REDIS_PASSWORD}@host"}, {"BASIC_AUTH_USER": ""}]
+    "wrong",
+    [
+        {"PORT": "x"},
+        {"REDIS_URL": f"http://:{REDIS_PASSWORD}@host"},
+        {"PADDLE_SAM_IMAGE_PROXY": f"socks5://:{PROXY_PASSWORD}@host"},
+        {"BASIC_AUTH_USER": ""},
+    ],
 )
 def test_refused_settings_do_not_show_them(run, environ, wrong):
     done = run("serve", **{**environ, **BASIC, **wrong})
@@ -110,7 +117,9 @@ def test_a_worker_that_cannot_enter_redis_does_not_show_them(run, environ):
 
 
 def test_every_secret_setting_is_one_that_does_not_print_itself():
+    proxy = f"http://me:{PROXY_PASSWORD}@proxy:3128"
     values = {"LABEL_STUDIO_API_KEY": KEY, "REDIS_URL": f"redis://:{REDIS_PASSWORD}@host", **BASIC}
+    values["PADDLE_SAM_IMAGE_PROXY"] = proxy
     assert set(SECRETS) <= set(values)
     settings = read(values)
     assert all(hidden(text) for text in (repr(settings), str(settings), f"{settings.redis_url}", str([settings])))
