@@ -12,6 +12,7 @@ from model.types import Mask
 PREFIX = "data:image/png;base64,"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = 4
+MOST_BITS = 8  # of a channel: more is no mask, and takes twice the memory
 ROW_ABOVE = 2  # PNG's filter that stores each byte's difference from the one above; 0 stores bytes as they are
 ZEROS = 1 << 16
 ADLER_MODULUS = 65521
@@ -50,15 +51,19 @@ def decode(data_url: str, size: tuple[int, int]) -> Mask:
     """
     head, _, payload = data_url.partition(",")
     data = base64.b64decode(payload, validate=True) if head.endswith(";base64") else b""
-    if not data.startswith(SIGNATURE) or len(data) < 24:
+    if not data.startswith(SIGNATURE) or len(data) < 25:
         raise ValueError(f"bitmask: expected a PNG as a data URL, got {head[:40]!r}")
-    width, height = struct.unpack(">II", data[16:24])
+    width, height, bits = struct.unpack(">IIB", data[16:25])
+    if bits > MOST_BITS:
+        raise ValueError(f"bitmask: expected at most {MOST_BITS} bits a channel, got {bits}")
     if (height, width) != size:  # known before anything is unpacked
         raise ValueError(f"bitmask: expected size {size}, got {(height, width)}")
     pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.shape[:2] != size:
         raise ValueError("bitmask: expected a PNG, got a damaged one")
-    return Mask.from_array((pixels if pixels.ndim == 2 else pixels[:, :, -1]) > 0)
+    painted = (pixels if pixels.ndim == 2 else pixels[:, :, -1]) > 0
+    del pixels  # four times the mask, which is copied next
+    return Mask.from_array(painted)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

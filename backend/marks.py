@@ -36,8 +36,9 @@ COARSE_PIXELS = 1 << 20
 MOST_WORK = 600_000_000
 """Nanoseconds, by rule of thumb, that drawing the areas of a click may take."""
 
-PIXEL_WORK = 3  # of each pixel of the image, for an area: to be drawn, measured, and looked through
-MASK_WORK = 6  # likewise, for a painted mask, which is unpacked too
+PIXEL_WORK = 4  # of each pixel of the image, for an area: to be drawn, measured, and looked through
+MASK_WORK = 8  # likewise, for a painted mask, which is unpacked too
+BITMASK_WORK = 16  # likewise, where it comes as a PNG
 ROW_WORK = 50  # of each row that an edge of a polygon crosses
 
 
@@ -167,8 +168,10 @@ def work(shape: Shape, size: Size) -> int:
     match shape:
         case Polygon() | Vector():
             return PIXEL_WORK * math.prod(size) + outline_work(shape, size)
-        case Brush() | Bitmask():
+        case Brush():
             return MASK_WORK * math.prod(size) + outline_work(shape, size)
+        case Bitmask():
+            return BITMASK_WORK * math.prod(size)
     return 0
 
 

@@ -9,6 +9,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 
 MOST_BYTES = 1_000_000
 IMAGE = "/data/upload/1/a.jpg"
@@ -50,11 +51,12 @@ def many(make: Callable[[int], object], each: int, room: int = 950_000) -> list:
     return [make(number) for number in range(room // each)]
 
 
-def png_url(size_wh):
+@cache
+def png_url(size_wh, bits=1, colour=0, channels=1):
     """A bitmask of one colour, a few bytes however large."""
     width, height = size_wh
-    rows = zlib.compress((b"\x00" + b"\xff" * ((width + 7) // 8)) * height, 9)
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    rows = zlib.compress((b"\x00" + b"\xff" * ((width * bits * channels + 7) // 8)) * height, 9)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
     data = b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
@@ -144,6 +146,11 @@ PREDICT: dict[str, Callable[[], object]] = {
     "large bitmasks and a point": lambda: click(
         point(size_wh=LARGE_WH),
         *many(lambda n: region("bitmask", {"imageDataURL": png_url(LARGE_WH)}, LARGE_WH), 28_000)),
+    "large bitmasks of four channels and a point": lambda: click(
+        point(size_wh=LARGE_WH),
+        *(region("bitmask", {"imageDataURL": png_url(LARGE_WH, 8, 6, 4)}, LARGE_WH) for _ in range(5))),
+    "large bitmasks of wide channels": lambda: click(
+        *(region("bitmask", {"imageDataURL": png_url(LARGE_WH, 16, 6, 4)}, LARGE_WH) for _ in range(2))),
     "large masks": lambda: click(
         *many(lambda n: region("bitmask", {"imageDataURL": png_url(LARGE_WH)}, LARGE_WH), 28_000)),
     "a run-length code of nothing": lambda: click(region("brush", {"format": "rle", "rle": [0] * 450_000})),
