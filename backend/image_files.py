@@ -24,6 +24,8 @@ BAND_PIXELS = 1 << 20
 
 FLOOR_BYTES = 300_000_000
 BYTES_PER_PIXEL = 3
+OVERHEAD_BYTES = 10_000_000
+"""Of a band in all its colours, and of what decoders hold beside the picture."""
 
 MAX_RLE_PIXELS = 16_000_000  # Pillow unpacks such a BMP pixel by pixel in Python
 MAX_TIFF_PARTS = 200_000
@@ -105,11 +107,11 @@ def open_file(data: bytes, kind: str, side: int, reduce_above_pixels: int | None
         case "JPEG":
             return _jpeg(jpeg_file.read(data), side, reduce_above_pixels)
         case "PNG":
-            return _png(png_file.read(data))
+            return _png(png_file.read(data), side)
         case "WEBP":
             return _webp(data)
         case "TIFF":
-            return _tiff(data)
+            return _tiff(data, side)
         case "BMP":
             return _bmp(data)
     with _pillow(data, kind) as image:
@@ -126,6 +128,11 @@ def _pixels(size_wh: tuple[int, int]) -> int:
 
 def _rows(width: int) -> int:
     return max(1, BAND_PIXELS // width)
+
+
+def _resizing_bytes(size_wh: tuple[int, int], side: int) -> int:
+    """Return what is held beside a whole picture while its rows are resized."""
+    return 4 * size_wh[1] * min(side, size_wh[0]) + OVERHEAD_BYTES
 
 
 def _whole(image: Image.Image) -> Loaded:
@@ -153,7 +160,7 @@ def _jpeg(jpeg: jpeg_file.Jpeg, side: int, reduce_above_pixels: int | None) -> I
         return _whole(_drafted(jpeg.file(), factor))
 
     advice = "save it as a baseline JPEG, not a progressive one" if jpeg.coefficients_bytes else ""
-    needed = jpeg.coefficients_bytes + 4 * pixels // factor**2
+    needed = jpeg.coefficients_bytes + 4 * pixels // factor**2 + OVERHEAD_BYTES
     return ImageFile(jpeg.size_wh, needed, advice, load, orientation.read(jpeg.exif))
 
 
@@ -192,13 +199,14 @@ def _check_ending(jpeg: jpeg_file.Jpeg, factor: int) -> None:
         raise ValueError("it is cut short: the last scan is not whole")
 
 
-def _png(png: png_file.Png) -> ImageFile:
+def _png(png: png_file.Png, side: int) -> ImageFile:
     size_wh, turn = png.size_wh, orientation.read(png.exif)
     if png.has_bands:
         rows = _rows(max(1, size_wh[0]))
         return ImageFile(size_wh, 0, "", lambda: (size_wh, partial(png.bands, rows)), turn)
     advice = "save it without interlacing and with 8 bits a channel"
-    return ImageFile(size_wh, png.pixel_bytes * _pixels(size_wh), advice, lambda: _whole(png.whole()), turn)
+    needed = 4 * _pixels(size_wh) + sum(map(len, png.pixels)) + _resizing_bytes(size_wh, side)
+    return ImageFile(size_wh, needed, advice, lambda: _whole(png.whole()), turn)
 
 
 def _webp(data: bytes) -> ImageFile:
@@ -255,7 +263,7 @@ def _raw_rows(data: bytes, header: Image.Image, offset: int, form: tuple[str, in
         yield band
 
 
-def _tiff(data: bytes) -> ImageFile:
+def _tiff(data: bytes, side: int) -> ImageFile:
     """Open a TIFF; Chromium shows none, so that it is turned as its tag says and a click's size may say otherwise."""
     if (parts := _tiff_parts(data)) > MAX_TIFF_PARTS:
         raise ImageError(
@@ -266,6 +274,7 @@ def _tiff(data: bytes) -> ImageFile:
         of_part = tags.get(322, size_wh[0]) * tags.get(323, min(tags.get(278, size_wh[1]), size_wh[1]))
         part_bytes = of_part * tags.get(277, 1) * max(tags.get(258, (8,))) // 8
         needed = _PILLOW_BYTES.get(image.mode, 4) * _pixels(size_wh) + (part_bytes if tags.get(259, 1) != 1 else 0)
+        needed += _resizing_bytes(size_wh, side)
         turned, compression = tags.get(274, 1), tags.get(259, 1)
     if compression in _JPEG_IN_TIFF and data.count(b"\xff\xda") > jpeg_file.MAX_SCANS + 4 * parts:
         raise ImageError(

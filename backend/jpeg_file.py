@@ -7,6 +7,7 @@ last scan ends. The scans are counted first: each costs a pass over the picture,
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from backend.errors import ImageError, Reason
@@ -20,6 +21,7 @@ MAX_SCANNED_PIXELS = 1_500_000_000
 MAX_SEGMENTS = 10_000
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_BARE = frozenset((_SOI, _EOI, 0x01))
 _FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
 _TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD))
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
@@ -74,25 +76,11 @@ def read(data: bytes) -> Jpeg:
     """
     kept: list[bytes | memoryview] = [data[:2]]
     view, exif, frame = memoryview(data), b"", None
-    at, begin, is_ended, end = 2, None, False, len(data)
-    for _ in range(MAX_SEGMENTS):
-        found = _MARKER.search(data, at)
-        if found is None:
+    begin, is_ended, end = None, False, len(data)
+    for marker, start, body in _segments(view, data):
+        if marker == _EOI or (marker == _SOI and begin is not None):  # the latter begins another picture
+            end, is_ended = start, marker == _EOI
             break
-        marker, start = data[found.start() + 1], found.start()
-        if marker == _EOI:
-            end, is_ended = start, True
-            break
-        if marker == _SOI and begin is not None:  # another picture
-            end = start
-            break
-        if marker in (_SOI, 0x01):
-            at = found.end()
-            continue
-        if found.end() + 2 > len(data):
-            break
-        length = struct.unpack_from(">H", data, found.end())[0]
-        body, at = view[found.end() + 2 : found.end() + length], found.end() + max(2, length)
         if marker in _FRAMES:
             if frame is not None:  # a decoder would make room for the last, and read the first
                 raise ValueError("it has two frames")
@@ -106,15 +94,36 @@ def read(data: bytes) -> Jpeg:
             if marker == 0xE1 and not exif and body[:5].tobytes() == b"Exif\0":
                 exif = bytes(body[_EXIF_HEAD_BYTES:])
             if _matters(marker, body):
-                kept.append(view[start:at])
-    else:
-        raise ImageError(f"expected at most {MAX_SEGMENTS:,} segments in a JPEG, got more", Reason.IMAGE_TOO_LARGE)
+                kept.append(view[start : start + 4 + len(body)])
     if frame is None or begin is None:
         raise ValueError("it is cut short: it has no frame" if frame is None else "it is cut short: it has no scan")
     kept.append(view[begin:end] if is_ended else _without_padding(data[begin:end]))
     buffered = frame.is_progressive or frame.scans > 1
     coefficients = _COEFFICIENT_BYTES * sum(frame.blocks.values()) if buffered else 0
     return Jpeg(frame.size_wh, tuple(kept), exif, is_ended, not any(frame.unknown.values()), coefficients)
+
+
+def _segments(view: memoryview, data: bytes) -> Iterator[tuple[int, int, memoryview]]:
+    """Yield each marker behind the first, where it lies, and its segment's body; scans are passed over.
+
+    Raises:
+        ImageError: there are more than any encoder writes (``image_too_large``).
+    """
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(data, at)
+        if found is None:
+            return
+        marker, at = data[found.start() + 1], found.end()
+        if marker in _BARE:
+            yield marker, found.start(), view[at:at]
+        elif at + 2 > len(data):
+            return
+        else:
+            length = max(2, struct.unpack_from(">H", data, at)[0])
+            yield marker, found.start(), view[at + 2 : at + length]
+            at += length
+    raise ImageError(f"expected at most {MAX_SEGMENTS:,} segments in a JPEG, got more", Reason.IMAGE_TOO_LARGE)
 
 
 def _without_padding(scans: bytes) -> bytes:

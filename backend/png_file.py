@@ -30,7 +30,7 @@ _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 
 _MODES = {
     (1, 0): ("1", "1"), (2, 0): ("L", "L;2"), (4, 0): ("L", "L;4"), (8, 0): ("L", "L"), (8, 2): ("RGB", "RGB"),
     (1, 3): ("P", "P;1"), (2, 3): ("P", "P;2"), (4, 3): ("P", "P;4"), (8, 3): ("P", "P"), (8, 4): ("LA", "LA"),
-    (8, 6): ("RGBA", "RGBA"),
+    (8, 6): ("RGBA", "RGBA"), (16, 0): ("I;16", "I;16B"),
 }  # fmt: skip
 _COLOUR_OF_BYTES = {1: 0, 2: 4, 3: 2, 4: 6}  # the 8-bit colour type whose pixels take so many bytes
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -66,12 +66,7 @@ class Png:
     @property
     def has_bands(self) -> bool:
         """Whether `bands` can give it; if not, it is decoded as a `whole`."""
-        return not self.is_interlaced and self.depth <= 8
-
-    @property
-    def pixel_bytes(self) -> int:
-        """Bytes that each pixel takes where Pillow holds the whole picture."""
-        return {1: 1, 2: 1, 4: 1, 8: 1, 16: 2}[self.depth] if self.colour in (0, 3) else 4
+        return not self.is_interlaced and (self.depth, self.colour) in _MODES
 
     def bands(self, rows: int) -> Iterator[Image.Image]:
         """Yield the picture from top to bottom, ``rows`` at a time.
@@ -133,7 +128,7 @@ class Png:
     def _transparent(self) -> bytes | int | tuple[int, ...]:
         if self.colour == 3:
             return self.transparency
-        scale = 255 // ((1 << self.depth) - 1)  # Pillow's pixels reach to 255 whatever the depth
+        scale = max(1, 255 // ((1 << self.depth) - 1))  # Pillow's pixels reach to 255 whatever the depth
         values = tuple(
             (value & ((1 << self.depth) - 1)) * scale for (value,) in struct.iter_unpack(">H", self.transparency)
         )

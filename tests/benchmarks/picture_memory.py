@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 KINDS = {
-    "JPEG": 10_000, "progressive JPEG": 9800, "progressive JPEG 4:4:4": 6900, "CMYK JPEG": 10_000, "PNG": 10_000,
-    "PNG with alpha": 10_000, "PNG of 16 bits": 10_000, "interlaced PNG": 8600, "WebP": 7000, "lossless WebP": 6100,
-    "WebP with alpha": 6100, "GIF": 10_000, "BMP": 10_000, "TIFF": 8600, "TIFF in one strip": 6500,
+    "JPEG": 10_000, "progressive JPEG": 9600, "progressive JPEG 4:4:4": 6700, "CMYK JPEG": 10_000, "PNG": 10_000,
+    "PNG with alpha": 10_000, "PNG of 16 bits": 10_000, "interlaced PNG": 6200, "WebP": 7000, "lossless WebP": 6100,
+    "WebP with alpha": 6100, "GIF": 10_000, "BMP": 10_000, "TIFF": 7900, "TIFF in one strip": 6100,
     "TIFF of 16 bits": 10_000,
 }  # fmt: skip
 """The largest square of each, in steps of a few hundred pixels, that is read; 10,000 where more are."""
