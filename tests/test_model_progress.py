@@ -101,9 +101,9 @@ main(sys.argv[1:], standalone_mode=False)
 def test_everything_shows_lines_on_standard_error_where_output_is_piped(tmp_path):
     Image.fromarray(np.zeros((80, 120, 3), np.uint8)).save(tmp_path / "a.png")
     command = [sys.executable, "-c", CODE, "segment", tmp_path / "a.png", "--everything", "--out", tmp_path / "out",
-               "--points-per-side", "10", "--points-per-batch", "10"]  # fmt: skip
+               "--points-per-side", "5", "--points-per-batch", "1"]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == f"1 of 1 pictures segmented, see {tmp_path / 'out'}\n"
     lines = [line for line in done.stderr.splitlines() if line.startswith("0 of 1 pictures done; a.png, ")]
     assert len(lines) > 1
-    assert lines[-1].endswith(" of 100 points")
+    assert lines[-1].endswith(" of 25 points")

@@ -21,8 +21,8 @@ from tests import checkpoints
 from tests.golden.paddlex.make import MINUTE
 from tests.reference.random_weights import photo
 
-SLOW = ("as vit_b", "as vit_l", "as vit_h")
-"""Paddle takes its time over the graphs of deep networks."""
+QUICK = ("demo", "of four heads")
+"""Of these two both exports are checked at every change: Paddle takes its time over a graph."""
 BOX, POINT = Prompt(box=np.array([20, 10, 90, 60])), Prompt(np.array([[50, 40]]), np.array([1]))
 
 
@@ -62,6 +62,24 @@ def masks(checkpoint: weights.Checkpoint, prompts: list[Prompt]) -> list[np.ndar
     return [row[0].to_array() for row in found.masks]
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Exports for PaddleX, each made once."""
+    folder = tmp_path_factory.mktemp("exports")
+
+    @cache
+    def make(name: str, prompt: str) -> Path:
+        return export(network(name), folder / name / f"SAM-H_{prompt}_infer", "paddlex", prompt)
+
+    return make
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    """Copies of exports, for a test to change."""
+    return lambda name, prompt: Path(shutil.copytree(exported(name, prompt), tmp_path / f"SAM-H_{prompt}_infer"))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_native_export_gives_the_same_numbers_and_masks(tmp_path, name):
     found = weights.read(export(network(name), tmp_path / "exported", "native"))
@@ -73,10 +91,10 @@ def test_a_native_export_gives_the_same_numbers_and_masks(tmp_path, name):
 
 @pytest.mark.parametrize("prompt", ["box", "point"])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NETWORKS]
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NETWORKS]
 )
-def test_a_paddlex_export_gives_the_same_numbers_and_masks(tmp_path, name, prompt):
-    found = weights.read(export(network(name), tmp_path / "exported", "paddlex", prompt))
+def test_a_paddlex_export_gives_the_same_numbers_and_masks(exported, name, prompt):
+    found = weights.read(exported(name, prompt))
     assert found.config == network(name).config
     assert [key for key in found.tensors if not np.array_equal(found.tensors[key], network(name).tensors[key])] == []
     asked, expected = (BOX, answers(name)[0]) if prompt == "box" else (POINT, answers(name)[1])
@@ -103,19 +121,8 @@ def test_the_exported_demo_model_is_read_by_every_command_and_by_create_model(tm
     assert weights.read(tmp_path / "again").config == network("demo").config
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """An export of the network of four heads."""
-    return export(network("of four heads"), tmp_path_factory.mktemp("exports") / "SAM-H_box_infer")
-
-
-@pytest.fixture
-def directory(exported, tmp_path):
-    """A copy of it, for a test to change."""
-    return Path(shutil.copytree(exported, tmp_path / "SAM-H_box_infer"))
-
-
-def test_numbers_of_heads_that_differ_are_models_that_differ(directory):
+def test_numbers_of_heads_that_differ_are_models_that_differ(copy):
+    directory = copy("of four heads", "box")
     version = weights.read(directory).model_version
     path = directory / paddlex.DESCRIPTION
     path.write_text(path.read_text().replace('"decoder_num_heads": 4', '"decoder_num_heads": 8'))
@@ -124,8 +131,8 @@ def test_numbers_of_heads_that_differ_are_models_that_differ(directory):
     assert changed.model_version != version
 
 
-def test_exports_that_differ_in_heads_alone_do_not_merge(directory):
-    other = export(network("of four heads"), directory.with_name("SAM-H_point_infer"), prompt="point")
+def test_exports_that_differ_in_heads_alone_do_not_merge(copy):
+    directory, other = (copy("of four heads", prompt) for prompt in ("box", "point"))
     assert weights.merge(weights.read(directory), weights.read(other)).config == network("of four heads").config
     path = other / paddlex.DESCRIPTION
     path.write_text(path.read_text().replace('"decoder_num_heads": 4', '"decoder_num_heads": 8'))
@@ -143,7 +150,8 @@ def test_exports_that_differ_in_heads_alone_do_not_merge(directory):
         ("size: 64", "size: 65", "expected Processor.size 64 as in the weights, got 65"),
     ],
 )
-def test_a_description_of_another_network_is_refused(directory, old, new, sentence):
+def test_a_description_of_another_network_is_refused(copy, old, new, sentence):
+    directory = copy("of four heads", "box")
     path = directory / paddlex.DESCRIPTION
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
@@ -152,8 +160,8 @@ def test_a_description_of_another_network_is_refused(directory, old, new, senten
     assert sentence in str(caught.value)
 
 
-def test_a_description_of_another_trunk_is_refused_in_a_sentence(tmp_path):
-    directory = export(network("demo"), tmp_path / "SAM-H_box_infer")
+def test_a_description_of_another_trunk_is_refused_in_a_sentence(copy):
+    directory = copy("demo", "box")
     path = directory / paddlex.DESCRIPTION
     whole = path.read_text()
     for old, new in (
