@@ -51,4 +51,4 @@ def command(
         with progress.showing("export-coco", run.total, sys.stderr) as shown:
             tally = batch_run.trying(lambda: coco_export.run(run.tasks, means, out, description, run.stop, shown))
         code = batch_run.finish(run, str(out), tally, began)
-    sys.exit(code)
+    batch_run.leave(run, code)

@@ -134,6 +134,8 @@ def check_temporary_folder() -> None:
         tempfile.gettempdir()
     except FileNotFoundError as error:
         raise OSError("no temporary files can be written: mount a folder for them at /tmp, or set TMPDIR") from error
+
+
 def check_port(host: str, port: int) -> None:
     """Refuse an address on which nothing can listen, before anything is loaded.
 
