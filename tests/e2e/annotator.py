@@ -93,12 +93,18 @@ class Annotator:
         self._switch("bottombar-auto-accept-toggle", on)
 
     def _switch(self, name: str, on: bool) -> None:
-        toggle = self.page.get_by_test_id(name).or_(self.page.get_by_label(TOGGLES[name]))
+        toggle = self._named(name, self.page.get_by_label(TOGGLES[name]))
         toggle.wait_for(state="attached")
         if toggle.is_checked() != on:
             toggle.click(force=True)
         assert toggle.is_checked() == on
         self.page.evaluate("document.activeElement.blur()")  # else it swallows the next keys
+
+    def _named(self, name: str, otherwise):
+        """What Label Studio from 1.23 on has named for tests; the other one in older releases."""
+        named = self.page.get_by_test_id(name)
+        named.or_(otherwise).first.wait_for(state="attached")
+        return named if named.count() else otherwise
 
     @property
     def _canvas(self):
@@ -219,8 +225,8 @@ class Annotator:
         return answer.json()
 
     def accept(self) -> None:
-        accept = self.page.get_by_test_id("bottombar-accept-suggestions-button")
-        accept.or_(self.page.locator(".lsf-auto-accept__action_type_accept")).click()
+        otherwise = self.page.locator(".lsf-auto-accept__action_type_accept")
+        self._named("bottombar-accept-suggestions-button", otherwise).click()
         self.page.wait_for_timeout(SETTLE_MS)
 
     def submit(self) -> list[dict]:
@@ -228,8 +234,7 @@ class Annotator:
         with self.page.expect_response(
             lambda answer: "/annotations" in answer.url and answer.request.method == "POST"
         ) as answered:
-            submit = self.page.get_by_test_id("bottombar-submit-button")
-            submit.or_(self.page.locator('button[name="submit"]')).click()
+            self._named("bottombar-submit-button", self.page.locator('button[name="submit"]')).click()
         assert answered.value.status == 201, answered.value.text()
         return answered.value.json()["result"]
 
