@@ -1,5 +1,6 @@
 """Environment variables to settings: typed, checked at once, secrets unseen."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from backend.settings import NAMES, Settings, SettingsError, read
-from backend.shapes import ShapeKind
+from backend.shapes import OUTPUT_KINDS, ShapeKind
+from tests.documents import document
 
 
 def problems(environ):
@@ -308,3 +310,10 @@ def test_another_address_is_refused_without_showing_it(url):
     (problem,) = problems({"REDIS_URL": url})
     assert problem.startswith("REDIS_URL=***: expected an address such as redis://")
     assert "word@host" not in problem
+
+
+def test_the_order_of_outputs_as_the_documentation_prints_it_can_be_set_and_is_the_default():
+    prose = " ".join("\n".join(document("docs/labeling-configs.md").prose).split())
+    [printed] = re.findall(r"order of `PADDLE_SAM_OUTPUT_PREFERENCE` \(([^)]+)\)", prose)
+    given = read({"PADDLE_SAM_OUTPUT_PREFERENCE": printed})
+    assert given.output_preference == read({}).output_preference == OUTPUT_KINDS
