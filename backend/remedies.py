@@ -83,8 +83,7 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     ),
     Reason.IMAGE_TOO_LARGE: (
         "the image is beyond the limits",
-        "give smaller images or other formats as the log says, or raise PADDLE_SAM_MAX_IMAGE_BYTES or "
-        "PADDLE_SAM_MAX_IMAGE_PIXELS",
+        "smaller images, or formats as the log says; PADDLE_SAM_MAX_IMAGE_BYTES, PADDLE_SAM_MAX_IMAGE_PIXELS higher",
     ),
     Reason.IMAGE_UNREADABLE: (
         "image data is damaged or missing, or it is no image",

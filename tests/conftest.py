@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from backend.logs import LIBRARIES
 from model.types import Embedding
 from model.weights import Checkpoint, native
 from tests.checkpoints import random_checkpoint, tiny
@@ -20,7 +21,7 @@ settings.load_profile("untimed")
 @pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:
     """Take back what a command that ran in this process did to the logs."""
-    loggers = [logging.getLogger(name) for name in ("", "backend", "model")]
+    loggers = [logging.getLogger(name) for name in ("", "backend", "model", *LIBRARIES)]
     levels, handlers = [one.level for one in loggers], list(loggers[0].handlers)
     yield
     for one, level in zip(loggers, levels, strict=True):

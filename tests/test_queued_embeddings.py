@@ -274,7 +274,7 @@ def test_a_worker_of_another_model_is_none_and_is_named(cluster, redis_server): 
 def test_a_worker_that_is_busy_or_late_by_some_seconds_counts_as_alive(cluster, redis_server):  # noqa: F811
     web = cluster.web()
     with redis_server.client() as client:
-        client.zadd(KEYS.workers, {f"busy:1 {KEYS.model}": client.time()[0] - 5})
+        client.zadd(KEYS.workers, {f"busy:1 {KEYS.model}": client.time()[0] - 3})
     with pytest.raises(RetryLater) as caught:
         web.get(ref("red"), 0.5)
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
@@ -286,7 +286,7 @@ def test_a_worker_that_loads_its_model_counts_as_alive_also_where_that_keeps_it_
     link, keys, _, seen = link_and_cluster(read(cluster.environ), VERSION)
     seen.beat(f"busy:1 {keys.model}", LOADING_S)  # what a worker says before it loads
     with redis_server.client() as client:
-        client.zincrby(KEYS.workers, -25, f"busy:1 {KEYS.model}")  # 25 s later
+        client.zincrby(KEYS.workers, -20, f"busy:1 {KEYS.model}")  # 20 s later
     with pytest.raises(RetryLater) as caught:
         web.get(ref("red"), 0.5)
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
@@ -369,6 +369,7 @@ def test_an_address_that_is_no_text_is_told_so(cluster):
 
 
 def test_images_inside_tasks_that_are_on_their_way_are_bounded_and_a_click_beyond_is_told_so(cluster):
+    cluster.announce()
     web = cluster.web()
     web._addresses.max_bytes = 100_000
     uris = ["data:image/png;base64," + letter * 80_000 for letter in "AB"]

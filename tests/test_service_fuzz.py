@@ -255,7 +255,7 @@ def test_the_fuzz_reaches_what_it_is_meant_to(service):
     found, reasons = set(), set()
 
     @given(body=REQUESTS)
-    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+    @settings(max_examples=900, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
     def collect(body):
         entries = [entry for item in ask(service, body) if item for entry in item["result"]]
         found.update(entry["type"].removesuffix("labels") for entry in entries)

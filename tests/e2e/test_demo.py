@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from defusedxml.ElementTree import fromstring
 from PIL import Image
 
+from backend.config_problems import problems
 from backend.demo import Demo, Login, backend_environ, command, label_studio_environ, run
 from backend.demo_processes import (
     PROGRESS_S,
@@ -33,7 +34,7 @@ from backend.demo_processes import (
     wait_until_ready,
 )
 from backend.demo_project import BACKEND_TITLE, LABEL_CONFIG, TITLE
-from backend.label_config import parse, problems
+from backend.label_config import parse
 
 HERE = Path(__file__).parent
 LOGIN = Login("demo@example.com", "a password", "0123456789abcdef")
