@@ -139,6 +139,8 @@ class Worker:
                 if worker.is_told_to_stop or max_jobs is not None:
                     break
                 pause_s = FIRST_PAUSE_S if did_something else pause_s
+            except StopRequested:  # it came before RQ was ready for it
+                break
             except (RedisError, OSError) as error:
                 logger.warning("event=worker_without_redis detail=%r pause_s=%.1f", str(error)[:200], pause_s)
             if len(self._queue):
@@ -150,7 +152,7 @@ class Worker:
         return STOPPED
 
     def _rq_worker(self) -> "_RqWorker":
-        return _RqWorker(
+        worker = _RqWorker(
             [self._keys.queue(priority) for priority in Priority],
             connection=self._link.connect(),
             job_class=_job_class(self._perform),
@@ -159,6 +161,8 @@ class Worker:
             default_result_ttl=0,
             log_job_description=False,
         )
+        worker.must_stop = self._stop.is_set
+        return worker
 
     def _perform(self, arguments: object, queue: str, job_id: str) -> None:
         ref = jobs.parse(arguments)
@@ -174,9 +178,16 @@ class _RqWorker(SimpleWorker):  # type: ignore[misc]  # RQ counts as untyped, se
 
     Attributes:
         is_told_to_stop: whether a signal has asked it to stop, rather than an error.
+        must_stop: whether one did so before its handlers were installed.
     """
 
     is_told_to_stop = False
+    must_stop: Callable[[], bool]
+
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()
+        if self.must_stop():
+            self.is_told_to_stop = self._stop_requested = True
 
     def execute_job(self, job: "_Job", queue: Any) -> None:  # noqa: ANN401 - RQ counts as untyped
         """Do a job; which queue it was in is known from where it was found, not from what it says."""

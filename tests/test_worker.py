@@ -154,6 +154,24 @@ def test_a_check_tells_whether_this_machines_worker_is_alive(cluster, redis_serv
 
 
 @needs_redis
+def test_a_worker_told_to_stop_just_before_it_listens_to_its_queues_stops(cluster, tmp_path):
+    script = tmp_path / "stopped.py"
+    script.write_text(
+        "import json, os, signal, sys\n"
+        "from backend import redis_parts\nfrom backend.images import Limits\nfrom backend.settings import read\n"
+        "from tests.cluster_worker import StandIn\n"
+        "settings = read(json.loads(sys.argv[1]))\n"
+        "worker = redis_parts.worker(settings, 'stand-in@00000000', Limits(), None, lambda: StandIn(None, 0, 64))\n"
+        "connect = worker._link.connect\n"
+        "def stopped_meanwhile():\n    os.kill(os.getpid(), signal.SIGTERM)\n    return connect()\n"
+        "worker._link.connect = stopped_meanwhile\n"
+        "sys.exit(worker.run())\n"
+    )
+    command = [sys.executable, str(script), json.dumps(cluster.environ)]
+    assert subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, timeout=SOON_S, check=False).returncode == 0
+
+
+@needs_redis
 def test_a_worker_that_cannot_load_its_encoder_ends_with_a_failure(cluster, tmp_path):
     script = tmp_path / "failing.py"
     script.write_text(
