@@ -2,7 +2,7 @@
 #   docker build --target cpu -t paddle-sam-backend:cpu .
 #   docker build --target gpu -t paddle-sam-backend:gpu .
 # What compiles or downloads stays in the build stages; weights come in through a volume.
-# `python -m tests.dockerfile_steps` runs the steps without Docker, as far as that goes.
+# `python -m tests.support.dockerfile_steps` runs the steps without Docker, as far as that goes.
 ARG PYTHON=3.11.14-slim-bookworm
 
 FROM python:${PYTHON} AS build

@@ -74,12 +74,12 @@ test: redis $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no n
 	$(BIN)/python -m pytest $(PARALLEL) -m "not reference and not browser and not slow"
 
 test-wheel: $(VENV)/dev.stamp ## Build the wheel and test it where the source tree is not to be seen (a minute, no network)
-	$(BIN)/python -m tests.wheel
+	$(BIN)/python -m tests.support.wheel
 
 test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/stamp ## All tests, also those against reference implementations
 	$(BIN)/python -m pytest $(PARALLEL) -m "not browser"
 	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(abspath $(LABEL_STUDIO_VENV))/bin/python} $(BIN)/python -m pytest -m browser
-	$(BIN)/python -m tests.wheel
+	$(BIN)/python -m tests.support.wheel
 
 test-label-studio-versions: $(VENV)/dev.stamp $(VENV)/reference.stamp ## The core of the browser tests against other releases (half an hour)
 	$(BIN)/python -m tests.e2e.label_studio_versions --folder $(CACHE)

@@ -6,9 +6,10 @@ import sys
 
 import click
 
-from backend import demo, export_coco_command, health, preannotate_command, precompute_command
-from backend.commands import GOOD, PROBLEMS_FOUND, refuse, settings_of, weights_option
-from backend.settings_help import CommandWithSettings
+from backend.cli import export_coco, health, preannotate, precompute
+from backend.cli.commands import GOOD, PROBLEMS_FOUND, refuse, settings_of, weights_option
+from backend.cli.settings_help import CommandWithSettings
+from backend.demo import command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -29,14 +30,16 @@ def serve(port: int | None, host: str | None, weights: str | None, check: bool) 
     settings = settings_of({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights})
     if check:
         sys.exit(GOOD if health.is_up(settings.host, settings.port) else PROBLEMS_FOUND)
-    from backend import bootstrap, logs, redis_parts, server  # here: --help must not wait for them
+    from backend import logs
+    from backend.composition import cluster, web
+    from backend.web import gunicorn_server  # here: --help must not wait for them
 
     logs.configure(settings.log_level)
     try:
-        server.check_temporary_folder()
-        server.check_port(settings.host, settings.port)
-        redis_parts.require_usable(settings)
-        checkpoint = bootstrap.read_weights(settings)
+        gunicorn_server.check_temporary_folder()
+        gunicorn_server.check_port(settings.host, settings.port)
+        cluster.require_usable(settings)
+        checkpoint = web.read_weights(settings)
     except (ValueError, OSError) as error:
         refuse(str(error))
     shown = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - only for showing
@@ -46,7 +49,7 @@ def serve(port: int | None, host: str | None, weights: str | None, check: bool) 
         click.echo(
             "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=sam_vit_b (0.4 GB).", err=True
         )
-    server.Server(settings, checkpoint).run()
+    gunicorn_server.Server(settings, lambda: web.build(settings, checkpoint)).run()
 
 
 @main.command(cls=CommandWithSettings)
@@ -60,21 +63,22 @@ def worker(weights: str | None, device: str | None, check: bool) -> None:
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     if settings.redis_url is None:
         refuse("a worker shares its work over Redis: set REDIS_URL, here and for the web processes")
-    from backend import bootstrap, logs, redis_parts
+    from backend import logs
+    from backend.composition import cluster, web
     from backend.errors import RetryLater
 
     if check:
         try:
-            sys.exit(GOOD if redis_parts.has_worker(settings) else PROBLEMS_FOUND)
+            sys.exit(GOOD if cluster.has_worker(settings) else PROBLEMS_FOUND)
         except RetryLater as error:
             refuse(str(error))
     logs.configure(settings.log_level)
     try:
-        redis_parts.require_usable(settings)
-        checkpoint = bootstrap.read_weights(settings)
+        cluster.require_usable(settings)
+        checkpoint = web.read_weights(settings)
     except (ValueError, OSError) as error:
         refuse(str(error))
-    sys.exit(bootstrap.build_worker(settings, checkpoint).run())
+    sys.exit(web.build_worker(settings, checkpoint).run())
 
 
 @main.command()
@@ -85,19 +89,20 @@ def doctor(project: int | None) -> None:
     """Look for what keeps the backend from working, and say how to put it right."""
     settings = settings_of({})
     logging.getLogger("backend").addHandler(logging.NullHandler())  # what it finds is told once, below
-    from backend import bootstrap, logs
-    from backend.doctor import Level, examine
-    from backend.label_studio import LabelStudio
-    from backend.redis_doctor import examine as examine_redis
+    from backend import logs
+    from backend.cli.doctor import Level, examine
+    from backend.cli.doctor_redis import examine as examine_redis
+    from backend.composition import web
+    from backend.label_studio.client import LabelStudio
 
     logs.quiet_libraries()
 
     def weights() -> str:
-        checkpoint = bootstrap.read_weights(settings)
+        checkpoint = web.read_weights(settings)
         return f"{checkpoint.model_version}, {checkpoint.format} format, from {checkpoint.path}"
 
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key, attempts=1)
-    images = bootstrap.image_source(settings, label_studio)
+    images = web.image_source(settings, label_studio)
     marks = {Level.OK: "ok     ", Level.HINT: "hint   ", Level.PROBLEM: "PROBLEM"}
     code = GOOD
     findings = itertools.chain(examine(settings, label_studio, images, project, weights), examine_redis(settings))
@@ -110,10 +115,10 @@ def doctor(project: int | None) -> None:
     sys.exit(code)
 
 
-main.add_command(precompute_command.command)
-main.add_command(preannotate_command.command)
-main.add_command(export_coco_command.command)
-main.add_command(demo.command, "demo")
+main.add_command(precompute.command)
+main.add_command(preannotate.command)
+main.add_command(export_coco.command)
+main.add_command(command.command, "demo")
 
 if __name__ == "__main__":
     main(prog_name="python -m backend")

@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from backend import answers, bootstrap, logs, protocol, redis_parts
+from backend import answers, logs
+from backend.composition import cluster, web
 from backend.errors import BackendError, Reason
+from backend.protocol import messages
 from backend.settings import read
 from backend.types import Prediction, PredictRequest
 
@@ -58,16 +60,16 @@ else:
 class OnePerProcess:
     """A service that is put together by the first who needs it; a forked child puts together its own."""
 
-    def __init__(self, compose: Callable[[], bootstrap.Service]) -> None:
+    def __init__(self, compose: Callable[[], web.Service]) -> None:
         """Compose nothing yet."""
         self._compose = compose
-        self._service: bootstrap.Service | None = None
+        self._service: web.Service | None = None
         self._forget()
         if hasattr(os, "register_at_fork"):
             # The parent's threads and Paddle do not live on in the child, and its lock may be held for ever.
             os.register_at_fork(after_in_child=self._forget)
 
-    def get(self) -> bootstrap.Service:
+    def get(self) -> web.Service:
         """Return the service; a failure to put it together is tried again by the next call.
 
         Raises:
@@ -83,7 +85,7 @@ class OnePerProcess:
         self._lock, self._service = threading.Lock(), None
 
 
-def compose() -> bootstrap.Service:
+def compose() -> web.Service:
     """Return the service that the environment describes, its model loading in the background.
 
     Raises:
@@ -92,8 +94,8 @@ def compose() -> bootstrap.Service:
     """
     settings = read(os.environ)
     logs.quiet_libraries()  # the server may let everything through from INFO up
-    redis_parts.require_usable(settings)
-    service = bootstrap.build(settings, bootstrap.read_weights(settings))
+    cluster.require_usable(settings)
+    service = web.build(settings, web.read_weights(settings))
     atexit.register(service.close)
     service.start()
     return service
@@ -168,10 +170,10 @@ class Hosted:
             "label_config": self.label_config,
             "params": {"context": context},
         }
-        return protocol.parse_predict(msgspec.json.encode(body))
+        return messages.parse_predict(msgspec.json.encode(body))
 
     def _response(self, predictions: Sequence[Prediction]) -> object:
-        items: list[Any] = msgspec.json.decode(protocol.dump_predictions(predictions))["results"]
+        items: list[Any] = msgspec.json.decode(messages.dump_predictions(predictions))["results"]
         if self.response_class is None:
             for item in items:
                 if item:  # an empty list stands for no prediction

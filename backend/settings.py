@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from backend.setting_types import (
+from backend.settings_fields import (
     Device,
     Directory,
     EmbeddingDtype,

@@ -104,7 +104,7 @@ class Stroke:
 
 @dataclass(frozen=True)
 class Brush:
-    """A painted mask: Label Studio's run-length code (``backend.rle``), then strokes upon it, oldest first."""
+    """A painted mask: Label Studio's run-length code (``backend.protocol.rle``), then strokes upon it, oldest first."""
 
     rle: bytes = b""
     strokes: tuple[Stroke, ...] = ()

@@ -5,6 +5,7 @@ height), *original pixels* are (x, y) in the image as the browser shows it. Size
 """
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import msgspec
 
@@ -69,7 +70,7 @@ class Task:
 
     Attributes:
         id: the task's id, None where the caller gave none.
-        data: the task's data, any JSON value; only ``backend.label_config`` looks inside.
+        data: the task's data, any JSON value; only ``backend.labeling.config`` looks inside.
         annotations: what annotators saved, as unread JSON; megabytes of masks, so nothing reads it unless it must.
         drafts: likewise, what they have not submitted yet.
         predictions: likewise, what models answered.
@@ -136,6 +137,14 @@ class WebhookEvent:
     project_id: int | None = None
     label_config: str = ""
     tasks: tuple[Task, ...] = ()
+
+
+class Priority(IntEnum):
+    """Whose turn comes first."""
+
+    INTERACTIVE = 0
+    PREFETCH = 1
+    BULK = 2
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model.api import SamModel as SamModel
-    from model.api import create_model as create_model
-    from model.api import load as load
     from model.automatic import AutomaticMask as AutomaticMask
     from model.automatic import AutomaticMaskGenerator as AutomaticMaskGenerator
     from model.automatic import AutomaticSettings as AutomaticSettings
-    from model.result import SamResult as SamResult
+    from model.paddlex.model import SamModel as SamModel
+    from model.paddlex.model import create_model as create_model
+    from model.paddlex.model import load as load
+    from model.paddlex.result import SamResult as SamResult
     from model.types import Embedding as Embedding
     from model.types import Prompt as Prompt
 
@@ -33,10 +33,10 @@ _HOMES = {
     "AutomaticSettings": "model.automatic",
     "Embedding": "model.types",
     "Prompt": "model.types",
-    "SamModel": "model.api",
-    "SamResult": "model.result",
-    "create_model": "model.api",
-    "load": "model.api",
+    "SamModel": "model.paddlex.model",
+    "SamResult": "model.paddlex.result",
+    "create_model": "model.paddlex.model",
+    "load": "model.paddlex.model",
 }
 
 __all__ = [

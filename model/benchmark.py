@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from model import device as devices
-from model.predictor import load_decoder, load_encoder
+from model.build import load_decoder, load_encoder
 from model.types import Prompt
 from model.weights import Checkpoint
 

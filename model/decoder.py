@@ -13,9 +13,9 @@ from paddle import Tensor
 
 from model import device as devices
 from model.errors import CapabilityError
-from model.image_encoder import Parallel, Sequential
-from model.mask_decoder import MaskDecoder
-from model.prompt_encoder import PromptEncoder
+from model.modeling.image_encoder import Parallel, Sequential
+from model.modeling.mask_decoder import MaskDecoder
+from model.modeling.prompt_encoder import PromptEncoder
 from model.transforms import mask_and_areas, mask_to_model, points_to_model
 from model.types import Embedding, FloatArray, Mask, Masks, Prompt, as_prompts
 from model.weights import Checkpoint

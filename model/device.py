@@ -155,7 +155,7 @@ def cpu_count() -> int:
 
 
 class ThreadPool:
-    """Maps over parts of the work on threads (see `model.image_encoder.Parallel`); one thread a part."""
+    """Maps over parts of the work on threads (see `model.modeling.image_encoder.Parallel`); one thread a part."""
 
     def __init__(self, parts: int) -> None:
         self.parts = parts

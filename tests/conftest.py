@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, settings
 
 from backend.logs import LIBRARIES
 from model.types import Embedding
-from model.weights import Checkpoint, native
-from tests.checkpoints import random_checkpoint, tiny
+from model.weights import Checkpoint
+from model.weights.formats import native
 from tests.reference.random_weights import lively_tensors, photo
+from tests.support.checkpoints import random_checkpoint, tiny
 
 # How long an example takes says nothing here: the first text of a fresh clone takes seconds to be made up.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -46,14 +47,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tiny_checkpoint: Checkpoint):
-    from model.predictor import load_encoder  # here, so that tests which need no Paddle do not wait for it
+    from model.build import load_encoder  # here, so that tests which need no Paddle do not wait for it
 
     return load_encoder(tiny_checkpoint, device="cpu")
 
 
 @pytest.fixture(scope="session")
 def tiny_decoder(tiny_checkpoint: Checkpoint):
-    from model.predictor import load_decoder
+    from model.build import load_decoder
 
     return load_decoder(tiny_checkpoint, device="cpu")
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model import coco
 from model.automatic.boxes import is_near_crop_edge
 from model.automatic.grids import Box, Crop
 from model.automatic.settings import AutomaticSettings
-from model.coco import Rle
+from model.coco import rle as coco_rle
+from model.coco.rle import Rle
 from model.types import FloatArray, Mask
 
 
@@ -91,4 +91,4 @@ class Sieve:
             return
         placed = Mask(mask.crop, (mask.offset[0] + left, mask.offset[1] + top), self.original_size)
         predicted = score if self.has_score else None
-        yield Candidate(coco.encode(placed), inclusive, predicted, float(stability), point, self.crop)
+        yield Candidate(coco_rle.encode(placed), inclusive, predicted, float(stability), point, self.crop)

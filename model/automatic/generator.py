@@ -7,13 +7,13 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from model import coco
 from model.automatic.boxes import non_maximum_suppression
 from model.automatic.candidates import Candidate, Sieve
 from model.automatic.grids import Box, Crop, crops
 from model.automatic.masks import AutomaticMask
 from model.automatic.settings import AutomaticSettings, OutputMode
 from model.automatic.small_regions import without_small_regions
+from model.coco import rle as coco_rle
 from model.errors import CapabilityError
 from model.types import Embedding, FloatArray, Mask, Prompt
 
@@ -195,7 +195,7 @@ def _distinct(found: list[Candidate], threshold: float) -> list[Candidate]:
         alike = (found[other].rle for other in kept)
         # The IoU of two masks is at most the ratio of their areas, which costs nothing to compare.
         alike = (other for other in alike if min(rle.area, other.area) > threshold * max(rle.area, other.area))
-        if not any(coco.iou(rle, other) > threshold for other in alike):
+        if not any(coco_rle.iou(rle, other) > threshold for other in alike):
             kept.append(index)
     return [found[index] for index in sorted(kept)]
 
@@ -204,11 +204,11 @@ def _cleaned(found: list[Candidate], settings: AutomaticSettings) -> list[Candid
     """Return masks without small regions, each once; those that had none win, and come first."""
     cleaned, ranks = [], []
     for one in found:
-        mask, changed = without_small_regions(coco.decode(one.rle), settings.min_mask_region_area)
+        mask, changed = without_small_regions(coco_rle.decode(one.rle), settings.min_mask_region_area)
         box = mask.box
         assert box is not None  # the largest island stays
         inclusive = (box[0], box[1], box[2] - 1, box[3] - 1)
-        cleaned.append(replace(one, rle=coco.encode(mask), box=inclusive) if changed else one)
+        cleaned.append(replace(one, rle=coco_rle.encode(mask), box=inclusive) if changed else one)
         ranks.append(float(not changed))
     return _apart(cleaned, ranks, max(settings.box_nms_thresh, settings.crop_nms_thresh))
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TypedDict
 
-from model import coco
 from model.automatic.grids import Box
 from model.automatic.settings import OutputMode
-from model.coco import Rle, RleObject
+from model.coco import rle as coco_rle
+from model.coco.rle import Rle, RleObject
 from model.types import BoolArray, Mask
 
 Segmentation = BoolArray | RleObject
@@ -61,7 +61,7 @@ class AutomaticMask:
     @property
     def mask(self) -> Mask:
         """The mask cut to its object; made anew at each use, since many large ones would not fit into memory."""
-        return coco.decode(self.rle)
+        return coco_rle.decode(self.rle)
 
     @property
     def segmentation(self) -> Segmentation:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
-    from model.api import SamModel
+    from model.paddlex.model import SamModel
     from model.weights import Checkpoint
 
 DEFAULT_MODEL = "demo"
@@ -72,7 +72,7 @@ class Choice:
         Raises:
             WeightsError: they are not there, or not those of a SAM network.
         """
-        from model.api import find_weights
+        from model.paddlex.model import find_weights
         from model.weights import merge, model_names, read
 
         if len(self.weights) > 2:
@@ -94,7 +94,7 @@ class Choice:
             WeightsError: as `checkpoint`.
             DeviceError: device or dtype are not to be had here.
         """
-        from model.api import load
+        from model.paddlex.model import load
 
         if not self.weights and self.model_name in (None, DEFAULT_MODEL):
             click.echo(f"{DEFAULT_MODEL} is for trying things out, not for labelling photographs.", err=True)

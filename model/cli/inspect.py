@@ -40,7 +40,7 @@ def _place(given: str, weights_dir: str | None) -> tuple[Path, str | None]:
     Raises:
         WeightsError: a known model that has not been downloaded.
     """
-    from model.api import DEMO, DEMO_WEIGHTS
+    from model.paddlex.model import DEMO, DEMO_WEIGHTS
     from model.weights import WeightsError
     from model.weights.download import SOURCES, default_folder, downloaded
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # at run time it would make ``--help`` wait for numpy
-    from model.inputs import Source
+    from model.paddlex.inputs import Source
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = No
         InputError: there is no picture at all, ``out`` is the directory of the pictures itself or has one of them
             where a file about another would go, or ``coco_out`` is a picture.
     """
-    from model.inputs import SUFFIXES, InputError, find
+    from model.paddlex.inputs import SUFFIXES, InputError, find
 
     if coco_out is not None and coco_out.suffix.lower() in SUFFIXES:  # most likely its name was left out
         raise InputError(
@@ -84,7 +84,7 @@ def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = No
 
 def _check_kept(jobs: Sequence[Job], out: Path) -> None:
     """Refuse jobs of which one would write its mask, overlay or JSON over the picture of another, or its own."""
-    from model.inputs import InputError
+    from model.paddlex.inputs import InputError
 
     paths = [Path(job.source.path or "") for job in jobs]
     pictures = {path.resolve() for path in paths}
@@ -108,8 +108,8 @@ def _check_kept(jobs: Sequence[Job], out: Path) -> None:
 
 def _check_apart(jobs: Sequence[Job], coco_out: Path) -> None:
     """Refuse jobs of which one has its picture where COCO's file, or its unfinished part, is to be written."""
-    from model.coco_file import part_of
-    from model.inputs import InputError
+    from model.coco.writer import part_of
+    from model.paddlex.inputs import InputError
 
     written = (coco_out, part_of(coco_out))
     for job in jobs:

@@ -16,8 +16,8 @@ class Refusal(click.ClickException):
 def refusing() -> Iterator[None]:
     """Turn what goes wrong for reasons outside of this program into a `Refusal`; let mistakes of ours through."""
     from model.errors import CapabilityError, DeviceError
-    from model.inputs import InputError
-    from model.prompts import PromptError
+    from model.paddlex.inputs import InputError
+    from model.paddlex.prompts import PromptError
     from model.weights import WeightsError
 
     try:

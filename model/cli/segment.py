@@ -16,10 +16,10 @@ from model.cli.refusal import os_sentence, refusing
 from model.cli.writing import Files, Found
 
 if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
-    from model.api import SamModel
     from model.automatic import AutomaticSettings
-    from model.inputs import Picture
-    from model.prompts import Request
+    from model.paddlex.inputs import Picture
+    from model.paddlex.model import SamModel
+    from model.paddlex.prompts import Request
 
 Find = Callable[["Picture", Progress], Found]
 
@@ -77,7 +77,7 @@ def segment(
     """
     _check_options(boxes, points, everything, limits, out, coco_out)
     with refusing(), ExitStack() as stack:
-        from model.prompts import of_boxes_and_points
+        from model.paddlex.prompts import of_boxes_and_points
 
         requests = of_boxes_and_points(boxes, points)
         if everything:
@@ -87,7 +87,7 @@ def segment(
         find = _everything(model, settings_of(model.network, limits)) if everything else _prompted(model, requests)
         coco = None
         if coco_out is not None:
-            from model.coco_file import CocoFile
+            from model.coco.writer import CocoFile
 
             coco = stack.enter_context(CocoFile(coco_out, f"Masks made by {model.model_version}"))
         for problem in missing:
@@ -135,8 +135,8 @@ def _do_all(jobs: Sequence[Job], find: Find, files: Files, progress: Progress) -
 
 def _do(job: Job, find: Find, files: Files, progress: Progress) -> str | None:
     """Segment one picture; return what went wrong, if it is the picture's fault."""
-    from model.inputs import InputError
-    from model.prompts import PromptError
+    from model.paddlex.inputs import InputError
+    from model.paddlex.prompts import PromptError
 
     try:
         files.write(job, find(job.source.open(), progress))
@@ -153,8 +153,8 @@ def _prompted(model: "SamModel", requests: "Sequence[Request]") -> Find:
     Raises:
         CapabilityError: the weights cannot take them.
     """
-    from model import coco
-    from model.prompts import of_boxes_and_points
+    from model.coco import rle as coco
+    from model.paddlex.prompts import of_boxes_and_points
 
     model.check(requests or of_boxes_and_points([], [[0, 0]]))
     if not requests:

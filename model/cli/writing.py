@@ -10,9 +10,9 @@ if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
     from PIL.Image import Image
 
     from model.cli.jobs import Job
-    from model.coco import Rle
-    from model.coco_file import CocoFile
-    from model.inputs import Picture
+    from model.coco.rle import Rle
+    from model.coco.writer import CocoFile
+    from model.paddlex.inputs import Picture
     from model.types import Prompt
 
 
@@ -51,7 +51,7 @@ class Files:
         Raises:
             OSError: something cannot be written.
         """
-        from model.coco_file import Annotation
+        from model.coco.writer import Annotation
 
         if self._out is not None:
             self._write_directory(self._out / job.target, found)
@@ -64,7 +64,7 @@ class Files:
         """Write masks, overlay and JSON; the JSON, which says that all is there, last."""
         from PIL import Image
 
-        from model import coco
+        from model.coco import rle as coco
 
         target.parent.mkdir(parents=True, exist_ok=True)
         names = []
@@ -82,7 +82,7 @@ def _overlay(found: Found) -> "Image":
     """Return the masks over the photo, those that nobody asked for one by one with the small ones on top."""
     from PIL import Image
 
-    from model import coco
+    from model.coco import rle as coco
     from model.overlay import draw
     from model.types import Embedding
 

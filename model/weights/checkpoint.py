@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from model.config import PIXEL_MEAN, PIXEL_STD, SamConfig, VitConfig
-from model.weights import configuration, names
+from model.weights import infer_config, parameters
 from model.weights.errors import WeightsError
-from model.weights.names import Capability
+from model.weights.parameters import Capability
 from model.weights.tensors import FloatArray, LazyTensors, Shape, Stored, shapes_of
 
 _BLOCK_BYTES = 1 << 20
@@ -46,7 +46,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         try:
-            capabilities = names.check(self.config, shapes_of(self.tensors))
+            capabilities = parameters.check(self.config, shapes_of(self.tensors))
         except ValueError as error:
             raise WeightsError(f"{self.path}: {error}") from error
         object.__setattr__(self, "capabilities", capabilities)
@@ -64,7 +64,7 @@ def assemble(
     name: str | None,
     digest: str,
     file_format: str,
-    decoder_heads: int = configuration.DECODER_HEADS,
+    decoder_heads: int = infer_config.DECODER_HEADS,
 ) -> Checkpoint:
     """Return the checkpoint of these unread tensors, its configuration inferred from their shapes.
 
@@ -77,9 +77,9 @@ def assemble(
         if not np.allclose(values, _PIXELS[key]):
             raise WeightsError(f"{path}: expected {key} {_PIXELS[key]}, got {values.tolist()}")
     try:
-        config = configuration.infer({key: value.shape for key, value in kept.items()}, decoder_heads)
+        config = infer_config.infer({key: value.shape for key, value in kept.items()}, decoder_heads)
     except ValueError as error:
-        raise WeightsError(f"{path}: {error}, among {names.listed(kept)}") from error
+        raise WeightsError(f"{path}: {error}, among {parameters.listed(kept)}") from error
     fitted = _fit_relative_positions(kept, config)
     return Checkpoint(name or name_of(path), config, LazyTensors(fitted, path), digest, file_format, path)
 

@@ -18,9 +18,10 @@ from tqdm import tqdm
 from model import tls
 from model.folders import cache_folder
 from model.quiet import unlogged_requests
-from model.weights import formats, paddlex
+from model.weights import formats
 from model.weights.checkpoint import digest_of
 from model.weights.errors import WeightsError
+from model.weights.formats import paddlex
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from model.weights import description, native, paddlex
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
+from model.weights.formats import native, paddlex, paddlex_yaml
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -75,7 +75,7 @@ def _write_paddlex(checkpoint: Checkpoint, directory: Path, prompt: PromptKind) 
         network = _network(checkpoint, prompt)
         static = paddle.jit.to_static(network, input_spec=specs, full_graph=True)
         paddle.jit.save(static, str(directory / Path(paddlex.PIR).stem))
-    description.write(directory / paddlex.DESCRIPTION, MODEL_NAMES[prompt], checkpoint.config)
+    paddlex_yaml.write(directory / paddlex.DESCRIPTION, MODEL_NAMES[prompt], checkpoint.config)
 
 
 def _network(checkpoint: Checkpoint, prompt: PromptKind) -> "nn.Layer":
@@ -83,9 +83,9 @@ def _network(checkpoint: Checkpoint, prompt: PromptKind) -> "nn.Layer":
     import paddle
     from paddle import nn
 
-    from model.mask_decoder import MaskDecoder
-    from model.predictor import image_encoder
-    from model.prompt_encoder import PromptEncoder
+    from model.build import image_encoder
+    from model.modeling.mask_decoder import MaskDecoder
+    from model.modeling.prompt_encoder import PromptEncoder
 
     class Sam(nn.Layer):
         def __init__(self) -> None:

@@ -1,10 +1,10 @@
 """Whether weights are those of the model that was named."""
 
 from model.config import ConvConfig, VitConfig, vit_b, vit_h, vit_l
-from model.weights import description, paddlex
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
-from model.weights.names import Capability
+from model.weights.formats import paddlex, paddlex_yaml
+from model.weights.parameters import Capability
 
 DEMO = "demo"
 _PRESETS = {"sam_vit_b": vit_b, "sam_vit_l": vit_l, "sam_vit_h": vit_h}
@@ -37,7 +37,7 @@ def check_weights(model_name: str, checkpoint: Checkpoint) -> None:
     """
     described = None
     if checkpoint.format == "paddlex":
-        described = description.read(checkpoint.path / paddlex.DESCRIPTION).model_name
+        described = paddlex_yaml.read(checkpoint.path / paddlex.DESCRIPTION).model_name
     got = _mismatch(model_name, checkpoint) if described is None else described
     if got not in (None, model_name):
         raise WeightsError(f"Model name mismatch: expected weights of {model_name}, got {got:.80} in {checkpoint.path}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model.config import SamConfig
 from model.weights import formats
-from model.weights.names import CAPABILITIES, Capability
+from model.weights.parameters import CAPABILITIES, Capability
 from model.weights.tensors import shapes_of
 
 

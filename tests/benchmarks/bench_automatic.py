@@ -1,6 +1,6 @@
 """Everything in a picture, against segment-anything's generator: time, and at 12 megapixels the most memory.
 
-Both find the same masks, see ``tests/test_reference_automatic.py``. The memory of each is that of a fresh process,
+Both find the same masks, see ``tests/reference/test_automatic.py``. The memory of each is that of a fresh process,
 ``python -m tests.benchmarks.bench_automatic ours|theirs``.
 """
 
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from model.api import DEMO_WEIGHTS
+from demo_training.scenes import render_scene
 from model.automatic import AutomaticMaskGenerator, AutomaticSettings
-from model.demo.scenes import render_scene
+from model.build import load_decoder, load_encoder
 from model.device import cpu_count
-from model.predictor import load_decoder, load_encoder
+from model.paddlex.model import DEMO_WEIGHTS
 from model.weights import Checkpoint, read
 from tests.benchmarks import subjects
 from tests.benchmarks.peak_memory import own_peak

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from werkzeug.test import EnvironBuilder
 
-from backend import bootstrap
+from backend.composition import web
 from backend.settings import read
-from model.predictor import Decoder
+from model.build import Decoder
 from tests.benchmarks.rows import Row, limit, say
-from tests.fakes import HttpServer, Reply
-from tests.processes import serving
-from tests.scenes import centre_click, largest, scene_file
-from tests.wire import click, encoded, recorded, result
+from tests.support.fakes import HttpServer, Reply
+from tests.support.processes import serving
+from tests.support.scenes import centre_click, largest, scene_file
+from tests.support.wire_bodies import click, encoded, recorded, result
 
 SMALL, LARGE = (600, 800), (3000, 4000)
 ROUNDS = 100
@@ -62,7 +62,7 @@ class Forward:
 class Bench:
     """A service with the demo model, and the clicks that are asked of it."""
 
-    service: bootstrap.Service
+    service: web.Service
     forward: Forward
 
     def ask(self, body: bytes) -> tuple[float, float]:
@@ -95,14 +95,14 @@ def bench() -> Iterator[tuple[Bench, HttpServer]]:
     """A service whose images come from a server on loopback."""
     with HttpServer() as images, tempfile.TemporaryDirectory() as folder:
         settings = read({"LABEL_STUDIO_URL": images.url, "PADDLE_SAM_CACHE_DIR": folder, "PADDLE_SAM_DEVICE": "cpu"})
-        service = bootstrap.build(settings, bootstrap.read_weights(settings))
+        service = web.build(settings, web.read_weights(settings))
         try:
             yield Bench(service, Forward(_decoder(service))), images
         finally:
             service.close()
 
 
-def _decoder(service: bootstrap.Service) -> Decoder:
+def _decoder(service: web.Service) -> Decoder:
     return service.segmenter._drawing._decoder._loaded().__self__
 
 

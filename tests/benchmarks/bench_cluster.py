@@ -17,21 +17,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from backend import bootstrap
-from backend.contents import place_of
-from backend.encode_queue import Priority
-from backend.jobs import JobQueues
-from backend.redis_keys import Keys
-from backend.redis_link import Link
-from backend.redis_store import RedisStore
+from backend.cluster.connection import Link
+from backend.cluster.keys import Keys
+from backend.cluster.queues import JobQueues
+from backend.cluster.store import RedisStore
+from backend.composition import web as composition_web
+from backend.embeddings.content_index import place_of
 from backend.settings import read
-from backend.types import ImageRef
+from backend.types import ImageRef, Priority
 from model.device import cpu_count
+from tests.backend.embeddings.test_stores import key
 from tests.benchmarks.rows import Row, limit, milliseconds, say
-from tests.cluster import KEYS, Cluster, eventually, ref
-from tests.fakes import embedding, png
-from tests.redis_server import PROGRAM, RedisServer
-from tests.test_store import key
+from tests.support.cluster import KEYS, Cluster, eventually, ref
+from tests.support.fakes import embedding, png
+from tests.support.redis_server import PROGRAM, RedisServer
 
 SCALING, ONLY_REPORTED = 1 / 1.8, 99.0
 STAND_IN_S, IMAGES, DEMO_IMAGES = 0.1, 60, 24
@@ -118,7 +117,7 @@ def _demo_workers(one: Cluster, workers: int) -> Keys:
             lambda: all(any(name in seen for seen in client.zrange(KEYS.workers, 0, -1)) for name in started),
             PATIENCE_S,
         )
-    return Keys(KEYS.prefix, bootstrap.read_weights(read(one.environ)).model_version)
+    return Keys(KEYS.prefix, composition_web.read_weights(read(one.environ)).model_version)
 
 
 def warm_clicks() -> Row:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model.predictor import load_decoder
+from model.build import load_decoder
 from model.types import Embedding, Prompt
 from tests.benchmarks import subjects
 from tests.benchmarks.rows import Row, compare

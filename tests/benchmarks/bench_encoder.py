@@ -1,6 +1,6 @@
 """ViT-B at 1024 on this machine's processor: a photo to its embedding, against Meta's code and against PaddleX."""
 
-from model.predictor import load_decoder, load_encoder
+from model.build import load_decoder, load_encoder
 from model.types import Prompt
 from tests.benchmarks import subjects
 from tests.benchmarks.rows import Row, compare

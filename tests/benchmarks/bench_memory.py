@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from model.weights import native
+from model.weights.formats import native
 from tests.benchmarks import subjects
 from tests.benchmarks.peak_memory import measure
 from tests.benchmarks.rows import Row, limit

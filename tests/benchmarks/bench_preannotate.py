@@ -2,8 +2,8 @@
 
 On the same photos, boxes and random weights, taking turns:
 
-- ours: `backend.preannotate` as the command runs it, from a task's annotations and image file to its stored prediction;
-  Label Studio is a stand-in in memory, everything else is the product's own;
+- ours: `backend.projects.preannotate` as the command runs it, from a task's annotations and image file to its stored
+  prediction; Label Studio is a stand-in in memory, everything else is the product's own;
 - encode and decode alone, in this program: what is left of ours beyond them is overhead;
 - `segment-anything`'s predictor: one encode and one call for all boxes of a photo, to masks at full size;
 - PaddleX, a call for each box, each of which encodes the photo again: one call is timed and taken times twenty.
@@ -19,24 +19,26 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from backend import deliveries, images, label_config, preannotate, saved_prompts
-from backend.content_journal import ContentJournal
-from backend.direct_embeddings import DirectEmbeddings
-from backend.drawing import Drawing
-from backend.image_source import Fetched
+from backend.concurrency.retry import Patience
+from backend.embeddings.content_journal import ContentJournal
+from backend.embeddings.direct import DirectEmbeddings
+from backend.embeddings.stores import FileStore
+from backend.images import decode
+from backend.images.fetch import Fetched
+from backend.label_studio.prediction_writer import PredictionWriter
+from backend.label_studio.task_iterator import ProjectTasks
+from backend.labeling import config, task_prompts
+from backend.labeling.task_prompts import Source
 from backend.metrics import Metrics
-from backend.patience import Patience
-from backend.prediction_writer import PredictionWriter
-from backend.project_tasks import ProjectTasks
-from backend.saved_prompts import Source
-from backend.store import FileStore
-from backend.task_segmenter import TaskSegmenter
-from model.predictor import Decoder, Encoder, load_decoder, load_encoder
+from backend.projects import preannotate, sinks
+from backend.segmentation.decoding import Drawing
+from backend.segmentation.tasks import TaskSegmenter
+from model.build import Decoder, Encoder, load_decoder, load_encoder
 from model.types import Prompt
 from tests.benchmarks import subjects
 from tests.benchmarks.rows import Row, compare, say
-from tests.fake_project import PROJECT, FakeProject
-from tests.wire import CONFIG
+from tests.support.fake_project import PROJECT, FakeProject
+from tests.support.wire_bodies import CONFIG
 
 IMAGES = 2
 ROUNDS = 3
@@ -102,7 +104,7 @@ class Silent:
 
 def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Path) -> None:
     """Pre-annotate a project of `IMAGES` new photos."""
-    project, controls, stop = FakeProject(CONFIG), label_config.parse(CONFIG), threading.Event()
+    project, controls, stop = FakeProject(CONFIG), config.parse(CONFIG), threading.Event()
     for _ in range(IMAGES):
         project.add({"image": photos.take()[0]}, annotations=[annotation()])
     patience = Patience(stop)
@@ -112,14 +114,14 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
         FileStore(folder / "embeddings", 1_000_000_000),
         ContentJournal(folder / "contents.jsonl", "benchmark"),
         Metrics(),
-        limits=images.Limits(),
+        limits=decode.Limits(),
         dtype="float16",
     )
     segmenter = TaskSegmenter(Drawing(decoder, Metrics(), 1), embeddings)
     means = preannotate.Means(
         project,
         lambda task: segmenter.segment(
-            task, saved_prompts.read(task, {Source.BOXES}, "none@0"), controls, PROJECT, 900.0
+            task, task_prompts.read(task, {Source.BOXES}, "none@0"), controls, PROJECT, 900.0
         ),
         needs_annotations=True,
         model_version=segmenter.model_version,
@@ -128,7 +130,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     )
     writer = PredictionWriter(project, patience, project.project_value)
     tasks = ProjectTasks(project, patience, project.project_value)
-    tally = preannotate.run(tasks, means, deliveries.into_label_studio(writer), stop, Silent())
+    tally = preannotate.run(tasks, means, sinks.into_label_studio(writer), stop, Silent())
     writer.tidy(segmenter.model_version)
     found = [len(msgspec.json.decode(one.raw, type=list[msgspec.Raw])) for one in project.stored.values()]
     if not tally.is_clean or found != [BOXES] * IMAGES:

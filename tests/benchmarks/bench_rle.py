@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backend import rle
+from backend.protocol import rle
 from model.types import Mask
 from tests.benchmarks.rows import Row, compare, say
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from model.predictor import load_encoder
+from model.build import load_encoder
 from tests.benchmarks import subjects
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 def main(path: str, work: str) -> None:
     """Do the work and print the peak, in bytes."""
     from model import weights
-    from model.predictor import load_decoder, load_encoder
+    from model.build import load_decoder, load_encoder
     from model.types import Prompt
     from tests.reference.random_weights import photo
 

@@ -60,7 +60,7 @@ def _write_interlaced(image: "Image.Image", path: Path) -> None:  # type: ignore
 
     import numpy as np
 
-    from tests.orientation_files import chunk
+    from tests.support.orientation_files import chunk
 
     pixels = np.asarray(image)
     packer, parts = zlib.compressobj(1), []
@@ -84,17 +84,17 @@ def decode(path: Path) -> None:
     """Decode a picture and print what it took."""
     import cv2
 
-    from backend import images
+    from backend.images import decode as images_decode
     from tests.benchmarks.peak_memory import own_peak
-    from tests.orientation_files import corners, encoded
+    from tests.support.orientation_files import corners, encoded
 
     cv2.setNumThreads(1)
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
-        images.decode(encoded(corners(), kind), images.Limits())  # whatever is loaded at the first use
+        images_decode.decode(encoded(corners(), kind), images_decode.Limits())  # whatever is loaded at the first use
     data = path.read_bytes()
     before, start = own_memory(), time.perf_counter()
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    picture = images.decode(data, images.Limits())
+    picture = images_decode.decode(data, images_decode.Limits())
     took, peak = time.perf_counter() - start, own_peak() - before
     del picture
     gc.collect()

@@ -59,7 +59,7 @@ def paddlex_engine() -> Iterator[subprocess.Popen[str] | None]:
     if not python.exists():
         yield None
         return
-    from tests.paddle_reference_network import build, save
+    from tests.support.paddle_reference_network import build, save
 
     with tempfile.TemporaryDirectory() as folder:
         save(build(vit_b(), tensors()), vit_b(), str(Path(folder, "inference")))

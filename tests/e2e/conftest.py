@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.demo_processes import free_port
+from backend.demo.processes import free_port
 from tests.e2e.label_studio_server import ROOT, Studio, chromium_executable, label_studio_python
 from tests.e2e.stored_masks import StoredMasks
 

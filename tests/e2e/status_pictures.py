@@ -17,15 +17,15 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from werkzeug.serving import make_server
 
-from backend import bootstrap
-from backend.demo import SAMPLES
+from backend.composition import web as composition_web
+from backend.demo.command import SAMPLES
 from backend.settings import read
-from tests.cluster import Cluster, eventually
 from tests.e2e.annotator import chromium
 from tests.e2e.label_studio_server import ROOT, chromium_executable
-from tests.fakes import HttpServer, Reply
-from tests.redis_server import PROGRAM, RedisServer
-from tests.wire import CONFIG, click, encoded, rectangle, result
+from tests.support.cluster import Cluster, eventually
+from tests.support.fakes import HttpServer, Reply
+from tests.support.redis_server import PROGRAM, RedisServer
+from tests.support.wire_bodies import CONFIG, click, encoded, rectangle, result
 
 TARGET = ROOT / "docs" / "images" / "status.png"
 COLOURS = 256
@@ -45,7 +45,7 @@ class Driver:
             "PADDLE_SAM_PREFETCH_TASKS": "0",
         }
         self.settings = read({**names, **environ})
-        self.service = bootstrap.build(self.settings, bootstrap.read_weights(self.settings))
+        self.service = composition_web.build(self.settings, composition_web.read_weights(self.settings))
         self.client = self.service.app.test_client()
         self.server = make_server("127.0.0.1", 0, self.service.app, threaded=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

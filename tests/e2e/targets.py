@@ -5,8 +5,8 @@ from functools import cache
 import cv2
 import numpy as np
 
-from model.demo.scenes import Mask
-from tests.scenes import SceneFile, box, centre_click, largest, scene_file
+from demo_training.scenes import Mask
+from tests.support.scenes import SceneFile, box, centre_click, largest, scene_file
 
 SIMPLE = ("rectangle", "ellipse", "polygon")
 CLEAR_PX = 20

@@ -2,9 +2,9 @@
 
 import pytest
 
-from backend.demo_project import LABEL_CONFIG
+from backend.demo.project import LABEL_CONFIG
 from tests.e2e.targets import Target, easy_pair, easy_target
-from tests.scenes import iou
+from tests.support.scenes import iou
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from backend.demo import SAMPLES
-from backend.demo_processes import is_free
-from backend.demo_project import TITLE
-from model.demo.scenes import Scene, render_scene
+from backend.demo.command import SAMPLES
+from backend.demo.processes import is_free
+from backend.demo.project import TITLE
+from demo_training.scenes import Scene, render_scene
 from tests.e2e.targets import is_whole
-from tests.scenes import iou
+from tests.support.scenes import iou
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 

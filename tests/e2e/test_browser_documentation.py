@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tests.documents import document
 from tests.e2e.targets import Target, easy_target
-from tests.scenes import iou
+from tests.support.markdown import document
+from tests.support.scenes import iou
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.http_answers import NOT_SHOWN, SHOWN, UNENDING, AnswerServer, answer
+from tests.support.http_answers import NOT_SHOWN, SHOWN, UNENDING, AnswerServer, answer
 
 pytestmark = pytest.mark.browser
 

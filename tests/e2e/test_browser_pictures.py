@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("playwright", reason="no playwright: see tests/e2e/requirements.txt")
 
-from backend.image_files import kind_of
-from tests import damaged_files, orientation_files
-from tests.orientation_files import SIZE_WH, UPRIGHT
+from backend.images.files.plan import kind_of
+from tests.support import damaged_files, orientation_files
+from tests.support.orientation_files import SIZE_WH, UPRIGHT
 
 pytestmark = pytest.mark.browser
 AT_ONCE_BYTES = 8_000_000

@@ -6,7 +6,7 @@ pytest.importorskip("playwright", reason="no playwright: see tests/e2e/requireme
 from playwright.sync_api import expect
 
 from tests.e2e.status_pictures import DESKTOP, PHONE, driver
-from tests.wire import click, result
+from tests.support.wire_bodies import click, result
 
 pytestmark = pytest.mark.browser
 SOON_MS = 30_000

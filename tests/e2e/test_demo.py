@@ -20,9 +20,8 @@ from click.testing import CliRunner
 from defusedxml.ElementTree import fromstring
 from PIL import Image
 
-from backend.config_problems import problems
-from backend.demo import Demo, Login, backend_environ, command, label_studio_environ, run
-from backend.demo_processes import (
+from backend.demo.command import Demo, Login, backend_environ, command, label_studio_environ, run
+from backend.demo.processes import (
     PROGRESS_S,
     DemoError,
     Program,
@@ -33,8 +32,9 @@ from backend.demo_processes import (
     start,
     wait_until_ready,
 )
-from backend.demo_project import BACKEND_TITLE, LABEL_CONFIG, TITLE
-from backend.label_config import parse
+from backend.demo.project import BACKEND_TITLE, LABEL_CONFIG, TITLE
+from backend.labeling.config import parse
+from backend.labeling.config_problems import problems
 
 HERE = Path(__file__).parent
 LOGIN = Login("demo@example.com", "a password", "0123456789abcdef")
@@ -255,7 +255,7 @@ def started(demo: Demo) -> Iterator[subprocess.Popen[str]]:
     """Start the demo as a process of its own, and give it as soon as it is ready."""
     # Ctrl-C is heard even where these tests run in the background, which their processes are told to ignore it in.
     starter = "import os, pickle, signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + (
-        "from backend.demo import run; "
+        "from backend.demo.command import run; "
         f"run(pickle.loads({pickle.dumps(demo)!r}), os.environ, lambda line: print(line, flush=True))"
     )
     with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as process:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend import bitmask, rle
-from model import coco
+from backend.protocol import bitmask, rle
+from model.coco import rle as coco_rle
 from model.types import Mask
 from tests.e2e.label_studio_server import Studio
 from tests.e2e.test_projects import run
@@ -76,4 +76,4 @@ def test_every_submitted_mask_is_in_the_file_where_label_studios_own_export_answ
         rows = [row for row in found["annotations"] if images[row["image_id"]] == names[task]]
         assert [row["category_id"] for row in rows] == [1, 2, 1]
         for row, expected in zip(rows, (one.to_array(), other.to_array(), box), strict=True):
-            assert np.array_equal(coco.decode(coco.parse(row["segmentation"])).to_array(), expected)
+            assert np.array_equal(coco_rle.decode(coco_rle.parse(row["segmentation"])).to_array(), expected)

@@ -17,8 +17,8 @@ import pytest
 from tests.e2e.annotator import SETTLE_MS, Annotator
 from tests.e2e.label_studio_server import ROOT, Studio
 from tests.e2e.targets import Target, easy_targets
-from tests.processes import environment
-from tests.scenes import iou
+from tests.support.processes import environment
+from tests.support.scenes import iou
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -10,8 +10,8 @@ import pytest
 from tests.e2e.annotator import SETTLE_MS
 from tests.e2e.label_studio_server import Studio
 from tests.e2e.targets import Target, easy_pair
-from tests.processes import serving
-from tests.scenes import iou
+from tests.support.processes import serving
+from tests.support.scenes import iou
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 

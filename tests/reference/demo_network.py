@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 
 from model.config import SamConfig
-from tests.checkpoints import to_torch_layout
 from tests.reference.meta import assemble
+from tests.support.checkpoints import to_torch_layout
 
 
 def build_demo(config: SamConfig, tensors: dict[str, np.ndarray]) -> Any:
     """Meta's ``Sam`` with these weights, in Paddle's layout."""
     import torch
 
-    from model.demo.export import paddle_state
-    from model.demo.network import ConvNorm, DemoSam
+    from demo_training.export import paddle_state
+    from demo_training.network import ConvNorm, DemoSam
 
     twin = DemoSam(config).eval()
     known = paddle_state(twin)

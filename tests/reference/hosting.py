@@ -1,6 +1,6 @@
 """Runs this backend in the label-studio-ml that is installed: prints each recorded request's answer beside our own.
 
-Run by `tests.test_reference_label_studio_ml` with the interpreter that LABEL_STUDIO_ML_PYTHON names.
+Run by `tests.reference.test_label_studio_ml` with the interpreter that LABEL_STUDIO_ML_PYTHON names.
 """
 
 import json
@@ -9,11 +9,11 @@ import tempfile
 
 from label_studio_ml.api import init_app
 
-from backend.bootstrap import Service as Composed
+from backend.composition.web import Service as Composed
 from backend.label_studio_ml import OnePerProcess, PaddleSam
-from tests.service import Service
-from tests.test_label_studio_ml import REQUESTS, give_images, setup_of
-from tests.wire import recorded
+from tests.backend.test_label_studio_ml import REQUESTS, give_images, setup_of
+from tests.support.service import Service
+from tests.support.wire_bodies import recorded
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from model.config import SamConfig, VitConfig
 from model.types import Prompt
-from tests.checkpoints import huggingface_name, to_torch_layout
+from tests.support.checkpoints import huggingface_name, to_torch_layout
 
 
 def build_model(config: SamConfig, tensors: dict[str, np.ndarray]) -> Any:

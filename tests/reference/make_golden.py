@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from model.transforms import longest_side_size
-from tests.checkpoints import tiny
 from tests.reference import logit_maps, prompts
 from tests.reference.meta import build_sam, postprocess, predict, predictor
 from tests.reference.random_weights import lively_tensors, photo
+from tests.support.checkpoints import tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sam"
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from model.config import SamConfig, VitConfig
 from model.types import Prompt
-from tests.checkpoints import to_torch_layout
 from tests.reference.torchvision_stand_in import torchvision_stand_in
+from tests.support.checkpoints import to_torch_layout
 
 
 def build_sam(config: SamConfig, tensors: dict[str, np.ndarray]) -> Any:

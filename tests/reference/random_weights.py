@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from model.config import SamConfig
-from tests.checkpoints import random_tensors
+from tests.support.checkpoints import random_tensors
 
 LOGIT_SCALE = 20.0
 """Logits of a random network stay within ±1, SAM's reach about ±20: so scaled, 1e-4 is as strict as for SAM."""

@@ -63,7 +63,7 @@ def torchvision_stand_in() -> Iterator[None]:
     """Let ``import segment_anything`` succeed within; nothing named torchvision remains afterwards.
 
     transformers asks at its own import whether torchvision is there, and must not find this one. Where
-    `model.demo.network` came first, segment_anything is there already, without what it would need of torchvision.
+    `demo_training.network` came first, segment_anything is there already, without what it would need of torchvision.
     """
     if "torchvision" in sys.modules:
         yield

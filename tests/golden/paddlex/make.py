@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from model.config import SamConfig, VitConfig
-from tests.checkpoints import random_tensors
+from tests.support.checkpoints import random_tensors
 
 MINUTE = SamConfig(
     "minute",
@@ -31,7 +31,7 @@ SEED = 7
 
 def main():
     name, kind = sys.argv[1:]
-    from tests import paddle_reference_network
+    from tests.support import paddle_reference_network
 
     directory = Path(__file__).parent / name
     directory.mkdir(exist_ok=True)

@@ -1,0 +1,48 @@
+"""The options that say which tasks of a project, and with which model; the same for every command over one."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import click
+
+from backend.cli.commands import weights_option
+
+C = TypeVar("C", bound=Callable[..., None])
+
+FILTER_HELP = (
+    "Only tasks for which this holds: COLUMN OPERATOR VALUE, such as 'data.city=Berlin'. Columns are those of the Data "
+    "Manager (data.NAME for a field of the task's data), operators = != < <= > >= ~ (contains) and !~; 'completed_at=' "
+    "means empty. Several conditions must all hold."
+)
+
+_TASKS = (
+    click.option("--project", type=click.IntRange(1), required=True, help="The project's number in Label Studio."),
+    click.option(
+        "--view", type=click.IntRange(1), help="Only the tasks that this tab of the Data Manager shows.  [default: all]"
+    ),
+    click.option("--filter", "filters", multiple=True, metavar="CONDITION", help=FILTER_HELP),
+    click.option("--limit", type=click.IntRange(1), help="Only the first so many tasks.  [default: all]"),
+)
+_MODEL = (
+    weights_option,
+    click.option(
+        "--device",
+        help="auto, cpu, gpu or gpu:N; where this process computes.  [env: PADDLE_SAM_DEVICE, DEVICE; default: auto]",
+    ),
+)
+
+
+def tasks_of_a_project(command: C) -> C:
+    """Add ``--project``, ``--view``, ``--filter`` and ``--limit`` to a command."""
+    return _added(command, _TASKS)
+
+
+def of_a_project(command: C) -> C:
+    """Add the same, and ``--weights`` and ``--device``, to a command."""
+    return _added(command, (*_TASKS, *_MODEL))
+
+
+def _added(command: C, options: Sequence[Callable[[C], C]]) -> C:
+    for option in reversed(options):
+        command = option(command)
+    return command

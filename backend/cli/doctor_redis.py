@@ -1,0 +1,87 @@
+"""Looks at Redis and the workers from where the service runs, and says how to put right what is wrong."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from backend.cli.doctor import Finding, Level
+from backend.cluster import check
+from backend.cluster.store import memory_of
+from backend.composition import cluster as composition_cluster
+from backend.composition.web import read_weights
+from backend.errors import RetryLater
+from backend.settings import MB, Settings
+
+ROOM_MB = 64
+POLICY = "volatile-lru"
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Yield findings about Redis, its policy, its memory and the workers; none without ``redis_url``."""
+    if settings.redis_url is None:
+        return
+    try:
+        model_version = read_weights(settings).model_version
+    except (ValueError, OSError):
+        return  # said already; without a model there are no queues to look at
+    link, keys, _, cluster = composition_cluster.link_and_cluster(settings, model_version)
+    try:
+        troubles = check.find_troubles(link, keys)
+        for trouble in troubles:
+            yield Finding(Level.PROBLEM, "Redis", trouble.text, trouble.fix)
+        if troubles:
+            return
+        yield from _memory(memory_of(link))
+        state = cluster.look()
+        if state.workers:
+            yield Finding(Level.OK, "workers", f"{state.workers} alive: {', '.join(state.worker_names)}")
+        else:
+            fix = "start one per device with python -m backend worker, with the same REDIS_URL and weights"
+            others = f", others are: {', '.join(state.strangers)}" if state.strangers else ""
+            yield Finding(Level.PROBLEM, "workers", f"none is alive that encodes with {model_version}{others}", fix)
+        waiting = ", ".join(f"{queue.name} {queue.depth}" for queue in state.queues)
+        yield Finding(Level.OK, "queues", f"{waiting}; Redis answers in {state.round_trip_s * 1000:.1f} ms")
+    except RetryLater as error:
+        yield Finding(Level.PROBLEM, "Redis", str(error), _unreachable(settings.redis_url.value, str(error)))
+    finally:
+        link.close()
+
+
+def _unreachable(url: str, why: str) -> str:
+    """Return what to do about a Redis that does not answer; one that speaks TLS hangs up on who does not."""
+    if "certificate verify failed" in why.lower():
+        return "give REDIS_URL the certificate of the authority that signed its own: ?ssl_ca_certs=FILE"
+    scheme, other = ("rediss", "redis") if url.startswith("rediss:") else ("redis", "rediss")
+    tls = "speaks no TLS" if scheme == "rediss" else "speaks TLS only"
+    unix = url.startswith("unix:")
+    return "check REDIS_URL, and that Redis runs" + ("" if unix else f"; if its port {tls}, write {other}:// there")
+
+
+def _memory(memory: dict[str, Any]) -> Iterator[Finding]:  # Any: redis-py types the answer to INFO so
+    if not memory:
+        text = "answers; its user may not ask INFO, so its memory and policy cannot be looked at"
+        fix = f"allow INFO (ACL SETUSER <user> +info), or see to maxmemory and maxmemory-policy {POLICY} yourself"
+        yield Finding(Level.HINT, "Redis", text, fix)
+        return
+    yield Finding(Level.OK, "Redis", f"answers, {int(memory.get('used_memory', 0)) / MB:.0f} MB used")
+    yield from _policy(memory)
+
+
+def _policy(memory: dict[str, Any]) -> Iterator[Finding]:
+    most, policy = int(memory.get("maxmemory", 0)), str(memory.get("maxmemory_policy", ""))
+    if not most:
+        yield Finding(
+            Level.PROBLEM,
+            "Redis memory",
+            "maxmemory is not set: embeddings fill the machine's memory",
+            f"start Redis with --maxmemory 2gb --maxmemory-policy {POLICY}",
+        )
+    elif most < ROOM_MB * MB:
+        yield Finding(
+            Level.PROBLEM, "Redis memory", f"maxmemory is {most / MB:.0f} MB", f"give it {ROOM_MB} MB or more"
+        )
+    if policy != POLICY:
+        fix = f"start Redis with --maxmemory-policy {POLICY}: embeddings may go when room is short, queues must not"
+        level = Level.PROBLEM if policy.startswith("allkeys") else Level.HINT
+        yield Finding(level, "Redis policy", f"maxmemory-policy is {policy or 'unknown'}", fix)
+    if most >= ROOM_MB * MB and policy == POLICY:
+        yield Finding(Level.OK, "Redis memory", f"at most {most / MB:.0f} MB, {policy}")

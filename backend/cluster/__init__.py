@@ -1,0 +1,1 @@
+"""The same over Redis: queues, leases, workers."""

@@ -1,0 +1,1 @@
+"""What is connected to what: the only modules that know every class."""

@@ -1,0 +1,209 @@
+"""The composition root's half for Redis: a web process without an encoder, and a worker without a web server."""
+
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+
+from backend.cluster import check
+from backend.cluster.connection import Link
+from backend.cluster.content_index import SharedContents
+from backend.cluster.encode_job import EncodeJob
+from backend.cluster.keys import Keys
+from backend.cluster.lease import Leases
+from backend.cluster.monitor import LOADING_S, Cluster
+from backend.cluster.queues import JobQueues
+from backend.cluster.remote import QueuedEmbeddings
+from backend.cluster.store import RedisStore
+from backend.cluster.worker import WarmLoad, Worker
+from backend.cluster.yielding_source import Source, YieldingSource
+from backend.embeddings.encode import Encoder
+from backend.embeddings.encoder_thread import EncodeQueue
+from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, TieredStore
+from backend.images.decode import Limits
+from backend.metrics import Metrics
+from backend.settings import MB, Settings
+from backend.types import Priority
+from backend.web.status.formatting import duration
+from backend.web.status.view import Problem, Queue, Row, Team
+
+WORKER_MEMORY_MB = 64
+"""What a worker has just made, for a Redis that was away when it was done."""
+
+
+def link_and_cluster(settings: Settings, model_version: str) -> tuple[Link, Keys, JobQueues, Cluster]:
+    """Return the connection to Redis and what is to be seen through it; nothing is connected yet."""
+    assert settings.redis_url is not None
+    link, keys = Link(settings.redis_url), Keys(settings.redis_prefix, model_version)
+    queues = JobQueues(link, keys)
+    return link, keys, queues, Cluster(link, keys, queues)
+
+
+def web(
+    settings: Settings, model_version: str, metrics: Metrics, shape: Shape | None = None
+) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], Team]]:
+    """Return a web process' embeddings, where they are kept, and what is to be said of the cluster.
+
+    Args:
+        settings: what to build; its ``redis_url`` is set.
+        model_version: of the workers' encoders and the decoder.
+        metrics: counts and times.
+        shape: of the network's embeddings; None takes any.
+    """
+    link, keys, queues, cluster = link_and_cluster(settings, model_version)
+    memory = MemoryStore(settings.memory_cache_mb * MB)
+    store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage, shape=shape, on_drop=metrics.dropped)
+    embeddings = QueuedEmbeddings(
+        link,
+        cluster,
+        memory,
+        store,
+        SharedContents(link, keys),
+        queues,
+        model_version,
+        metrics,
+        dtype=settings.embedding_dtype,
+    )
+    _watch(embeddings, metrics)
+    metrics.watch(
+        "redis_up",
+        "1 while Redis answers; while it does not, what is told of the cluster is old.",
+        lambda: 0.0 if link.is_down else 1.0,
+    )
+    return embeddings, TieredStore([memory, store]), lambda: _team(embeddings, link)
+
+
+def worker(
+    settings: Settings,
+    model_version: str,
+    limits: Limits,
+    source: Source,
+    load: Callable[[], Encoder],
+    shape: Shape | None = None,
+) -> Worker:
+    """Return a worker; nothing is loaded or connected yet.
+
+    Args:
+        settings: what to build; its ``redis_url`` is set.
+        model_version: of the encoder.
+        limits: of the images.
+        source: where image files come from.
+        load: returns the encoder; called once.
+        shape: of its embeddings; None takes any.
+    """
+    link, keys, queues, cluster = link_and_cluster(settings, model_version)
+    name = keys.worker(socket.gethostname(), os.getpid())
+    metrics = Metrics()
+    store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage, shape=shape)
+    warm = WarmLoad(load)
+    queue = EncodeQueue(warm, TieredStore([MemoryStore(WORKER_MEMORY_MB * MB), store]), limits, metrics)
+
+    def beat() -> None:
+        cluster.beat(name, 0 if warm.is_over.is_set() else LOADING_S)
+
+    leases = Leases(link, keys.attempts, on_beat=beat)
+    job = EncodeJob(
+        YieldingSource(source, queues.is_click_waiting),
+        queue,
+        store,
+        SharedContents(link, keys),
+        leases,
+        keys,
+        metrics,
+        dtype=settings.embedding_dtype,
+        limits=limits,
+        ask_again=queues.ask,
+        count=cluster.count,
+    )
+    return Worker(
+        link,
+        keys,
+        job,
+        queue,
+        warm,
+        leases,
+        announce=beat,
+        on_stop=lambda: cluster.leave(name),
+    )
+
+
+def require_usable(settings: Settings) -> None:
+    """Return if there is no Redis, or one that can be used, or that does not answer yet.
+
+    Raises:
+        RedisUnusableError: it answers, and cannot be used as it is.
+    """
+    if settings.redis_url is None:
+        return
+    link, keys, _, _ = link_and_cluster(settings, "any")
+    try:
+        check.require_usable(link, keys)
+    finally:
+        link.close()
+
+
+def has_worker(settings: Settings) -> bool:
+    """Whether a worker on this machine, or in this container, is alive.
+
+    Raises:
+        RetryLater: Redis does not answer.
+    """
+    link, _, _, cluster = link_and_cluster(settings, "")
+    try:
+        return any(name.startswith(f"{socket.gethostname()}:") for name in cluster.alive())
+    finally:
+        link.close()
+
+
+def _watch(embeddings: QueuedEmbeddings, metrics: Metrics) -> None:
+    """Expose the cluster as it was a few seconds ago; a slow Redis does not make a slow page."""
+    metrics.watch("workers", "Workers that are alive.", lambda: embeddings.cluster.workers)
+    metrics.watch(
+        "redis_round_trip_seconds", "How long Redis takes to answer.", lambda: embeddings.cluster.round_trip_s
+    )
+    for index, priority in enumerate(Priority):
+        name = f"queue_{priority.name.lower()}"
+        metrics.watch(f"{name}_depth", "Images in the queue.", partial(_depth, embeddings, index))
+        metrics.watch(
+            f"{name}_age_seconds",
+            "How long the first image in the queue has waited.",
+            partial(_age_s, embeddings, index),
+        )
+    metrics.watch("cluster_encodes", "Encodes by all workers together.", lambda: embeddings.cluster.encodes)
+    metrics.watch("cluster_fetches", "Images fetched by all workers together.", lambda: embeddings.cluster.fetches)
+    metrics.watch("cluster_failures", "Images all workers together gave up.", lambda: embeddings.cluster.failures)
+
+
+def _depth(embeddings: QueuedEmbeddings, index: int) -> float:
+    queues = embeddings.cluster.queues
+    return queues[index].depth if queues else 0
+
+
+def _age_s(embeddings: QueuedEmbeddings, index: int) -> float:
+    queues = embeddings.cluster.queues
+    return queues[index].age_s if queues else 0.0
+
+
+def _team(embeddings: QueuedEmbeddings, link: Link) -> Team:
+    state = embeddings.cluster
+    if link.is_down:
+        problem = Problem("Redis", link.trouble, "it is tried again by itself; look at Redis")
+        return Team(problems=(problem,), headline="Redis does not answer")
+    if not state.is_known:
+        return Team((Row("workers", "not looked yet"),))
+    problems = []
+    if not state.workers:
+        text = "none is running that could encode an image"
+        problems.append(Problem("workers", text, "start one with python -m backend worker"))
+    if state.strangers:
+        names = ", ".join(state.strangers)
+        problems.append(Problem("workers", f"with other weights: {names}", "give all of them one PADDLE_SAM_WEIGHTS"))
+    rows = (
+        Row("Redis answers in", duration(1000 * state.round_trip_s)),
+        Row("encoded by all workers", str(state.encodes)),
+        Row("fetched by all workers", str(state.fetches)),
+        Row("given up by all workers", str(state.failures)),
+    )
+    queues = tuple(Queue(one.name, one.depth, duration(1000 * one.age_s) if one.depth else "") for one in state.queues)
+    headline = "" if state.workers else "no worker is running"
+    return Team(rows, state.worker_names, queues, tuple(problems), headline)

@@ -1,0 +1,248 @@
+"""The composition root: the one module that knows every class, and puts them together as the settings say."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from flask import Flask
+
+from backend import paddle_import
+from backend.cluster.worker import Worker
+from backend.composition import cluster
+from backend.concurrency.background import Errands
+from backend.embeddings.encode import Encoder
+from backend.embeddings.local import Embeddings, LocalEmbeddings
+from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
+from backend.images.decode import Limits as PixelLimits
+from backend.images.fetch import ImageSource
+from backend.images.fetch import Limits as FetchLimits
+from backend.images.http.connections import Proxy
+from backend.images.network_policy import AddressPolicy, Origin
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.tokens import TokenKind
+from backend.metrics import Metrics
+from backend.segmentation.claims import Claims
+from backend.segmentation.decoding import Drawing
+from backend.segmentation.deferred import Pushing
+from backend.segmentation.lazy_decoder import LoadingDecoder
+from backend.segmentation.retrieval import Opened, Retrieval, RetrievalPolicy
+from backend.segmentation.service import Policy, Segmenter
+from backend.segmentation.tasks import TaskSegmenter
+from backend.settings import MB, Settings
+from backend.web.app import Access, create_app
+from backend.web.status import snapshot
+from backend.web.status.pictures import Pictures
+from backend.web.status.snapshot import Parts
+from backend.web.status.view import Team
+from model.paddlex.model import DEMO, find_weights
+from model.weights import Checkpoint, in_order, merge, read
+from model.weights.download import SOURCES, default_folder, downloaded
+
+logger = logging.getLogger(__name__)
+
+
+def read_weights(settings: Settings) -> Checkpoint:
+    """Read the configured weights: a published model's name, a path, or two of either to be merged, ``A,B`` or ``B,A``.
+
+    Raises:
+        WeightsError: they are not there, or are not those of a SAM network.
+    """
+    checkpoints = []
+    for name in (part.strip() for part in settings.weights.split(",")):
+        is_path = name not in (DEMO, *SOURCES) and Path(name).exists()  # a directory ./demo hides no model
+        checkpoints.append(read(name) if is_path else read(_published(name, settings.model_dir), name))
+    first, *others = sorted(checkpoints, key=in_order)
+    for other in others:
+        first = merge(first, other)
+    return first
+
+
+def _published(name: str, folder: Path | None) -> Path:
+    """Return where a known model's weights lie, downloaded first if they are not there, which takes minutes."""
+    folder = folder or default_folder()
+    if name in SOURCES and downloaded(name, folder) is None:
+        logger.info("event=downloading weights=%s folder=%s", name, folder)
+    return find_weights(name, folder, own="PADDLE_SAM_WEIGHTS takes the path of weights that you have")
+
+
+class Engine(Embeddings, snapshot.Work, Protocol):
+    """Embeddings and the threads behind them: `LocalEmbeddings`, or `QueuedEmbeddings` with Redis."""
+
+    def start(self) -> None:
+        """Begin; after a fork, not before."""
+        ...
+
+    def close(self) -> None:
+        """End, finishing what is in hand."""
+        ...
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything one web process runs.
+
+    Attributes:
+        app: the WSGI application.
+        segmenter: the use cases behind it, for callers without HTTP.
+        metrics: what was counted and timed.
+        start: begins loading the model in the background; after a fork, not before.
+        close: ends the threads, finishing what is in hand.
+    """
+
+    app: Flask
+    segmenter: Segmenter
+    metrics: Metrics
+    start: Callable[[], None]
+    close: Callable[[], None]
+
+
+def build(settings: Settings, checkpoint: Checkpoint) -> Service:
+    """Put a service together; nothing is loaded, connected or started yet.
+
+    Args:
+        settings: what to build.
+        checkpoint: the weights, as `read_weights` returned them.
+    """
+    pictures = Pictures() if settings.show_masks else None
+    metrics = Metrics(witness=pictures.add if pictures is not None else None)
+    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    decoder = LoadingDecoder(checkpoint, settings.device)
+    embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics)
+    metrics.watch("encodes_waiting", "Images waiting for the encoder or in it.", lambda: embeddings.encoding)
+    metrics.watch("prefetch_waiting", "Images waiting to be encoded ahead.", lambda: embeddings.ahead)
+    errands = Errands()
+    policy = Policy(
+        settings.predict_budget_s,
+        settings.output_preference,
+        settings.prefetch_tasks,
+        settings.max_image_pixels,
+    )
+    next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
+    at_once = _cores() + 1  # one is in Python while the others compute
+    drawing = Drawing(decoder, metrics, at_once, wait_for_decoder=decoder.wait)
+    retrieval, pushing = _retrieval(settings, TaskSegmenter(drawing, embeddings, policy.outputs), label_studio, metrics)
+    segmenter = Segmenter(drawing, embeddings, metrics, errands, next_tasks, policy, retrieval)
+
+    def start() -> None:
+        decoder.start()
+        embeddings.start()
+
+    def close() -> None:
+        errands.close()
+        pushing.stop()
+        embeddings.close()
+        pushing.close()
+        label_studio.close()
+
+    parts = Parts(settings, checkpoint, embeddings, decoder, store, metrics, team, pictures)
+    access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
+    return Service(
+        create_app(segmenter, metrics, lambda: snapshot.take(parts), access), segmenter, metrics, start, close
+    )
+
+
+def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
+    """Put a worker together; nothing is loaded, connected or started yet.
+
+    Args:
+        settings: what to build; its ``redis_url`` is set.
+        checkpoint: the weights, as `read_weights` returned them.
+    """
+    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    return cluster.worker(
+        settings,
+        checkpoint.model_version,
+        _pixel_limits(settings, checkpoint),
+        image_source(settings, label_studio),
+        lambda: _load_encoder(checkpoint, settings.device),
+        embedding_shape(checkpoint),
+    )
+
+
+def _retrieval(
+    settings: Settings, segmenter: TaskSegmenter, label_studio: LabelStudio, metrics: Metrics
+) -> tuple[Retrieval, Pushing]:
+    """Return what answers for whole tasks, and what stores the answers that come too late."""
+    claims = Claims(time.monotonic)
+    pushing = Pushing(segmenter, label_studio, claims, metrics)
+    metrics.watch("pushes_waiting", "Tasks whose predictions are still to be made and stored.", lambda: len(pushing))
+    can_store = label_studio.token_kind is not TokenKind.NONE
+    policy = RetrievalPolicy(settings.retrieve_budget_s, Opened(settings.answer_opened_tasks))
+    return Retrieval(segmenter, claims, pushing if can_store else None, policy), pushing
+
+
+def _engine(
+    settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics
+) -> tuple[Engine, EmbeddingStore, Callable[[], Team | None]]:
+    """Return what makes embeddings, what keeps them, and what tells of the workers."""
+    if settings.redis_url is not None:
+        return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint))
+    store = _store(settings, checkpoint, metrics)
+    embeddings = LocalEmbeddings(
+        image_source(settings, label_studio),
+        lambda: _load_encoder(checkpoint, settings.device),
+        checkpoint.model_version,
+        store,
+        metrics,
+        limits=_pixel_limits(settings, checkpoint),
+        dtype=settings.embedding_dtype,
+    )
+    return embeddings, store, lambda: None
+
+
+def embedding_shape(checkpoint: Checkpoint) -> Shape:
+    """Return the shape of the embeddings that these weights make."""
+    side = checkpoint.config.embedding_size
+    return checkpoint.config.prompt_embed_dim, side, side
+
+
+def _pixel_limits(settings: Settings, checkpoint: Checkpoint) -> PixelLimits:
+    return PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
+    """Return what fetches images, within the limits and addresses that the settings allow."""
+    return ImageSource(
+        label_studio,
+        AddressPolicy(Origin.of(settings.label_studio_url), settings.allowed_hosts),
+        FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s),
+        public_url=settings.label_studio_public_url,
+        local_files_root=settings.local_files_root,
+        proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value),
+    )
+
+
+def _load_encoder(checkpoint: Checkpoint, device: str) -> Encoder:
+    with paddle_import.kept():
+        from model.build import load_encoder  # here: Paddle must not be imported before a fork
+
+    start = time.monotonic()
+    encoder = load_encoder(checkpoint, device)
+    took = time.monotonic() - start
+    logger.info("event=encoder_loaded model=%s device=%s s=%.1f", encoder.model_version, encoder.device, took)
+    return encoder
+
+
+def _store(settings: Settings, checkpoint: Checkpoint, metrics: Metrics) -> EmbeddingStore:
+    tiers: list[EmbeddingStore] = []
+    if settings.memory_cache_mb:
+        tiers.append(MemoryStore(settings.memory_cache_mb * MB))
+    if settings.disk_cache_mb:
+        tiers.append(
+            FileStore(
+                settings.cache_dir,
+                settings.disk_cache_mb * MB,
+                shape=embedding_shape(checkpoint),
+                on_drop=metrics.dropped,
+            )
+        )
+    return TieredStore(tiers, metrics.looked_up)

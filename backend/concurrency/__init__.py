@@ -1,0 +1,1 @@
+"""Threads and queues, without anything of this domain."""

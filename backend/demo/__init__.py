@@ -1,0 +1,1 @@
+"""A Label Studio with sample images and this backend, for trying it out."""

@@ -1,0 +1,299 @@
+"""The demo: this backend beside a Label Studio of its own, with a project in which a click shows a mask.
+
+Everything lies in one folder. A start that was interrupted is taken up where it was left; the next one finds what was
+labelled. Both programs listen on this machine only, and neither looks for anything beyond it.
+"""
+
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import msgspec
+
+import model
+from backend.demo.processes import (
+    LOCALHOST,
+    DemoError,
+    Program,
+    Running,
+    choose_port,
+    note,
+    only_one,
+    start,
+    stopped_by_signals,
+    wait_until_ready,
+)
+from backend.demo.project import LabelStudioApi, prepare
+
+USERNAME = "demo@example.com"
+BACKEND_PORT = 9090
+LABEL_STUDIO_PORT = 8080
+BACKEND_TIMEOUT_S = 3600.0
+"""It may have to download the weights that were chosen first, up to 2.4 GB."""
+
+LABEL_STUDIO_TIMEOUT_S = 900.0
+"""The first start sets up a database: half a minute here, many times that on a slow disk."""
+
+FOLDER = Path(".demo")
+LABEL_STUDIO_PYTHON = Path(".venv-label-studio/bin/python")
+SAMPLES = Path(model.__file__).parent / "demo" / "samples"
+WATCH_S = 1.0
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+
+# Nothing else of the caller's environment reaches Label Studio, for it also reads HOST, PORT, DEBUG, USERNAME, ...
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
+NOT_PASSED_ON = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "REDIS_URL")  # the demo's backend is on its own
+NOWHERE = f"http://{LOCALHOST}:9"  # the discard port: where the proxy would be, nothing listens
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo is made of.
+
+    Attributes:
+        folder: where its data, logs and login are kept.
+        label_studio_python: the interpreter of the environment in which Label Studio is installed.
+        samples: the folder of the images to label.
+        backend_port: the backend's port; None takes 9090 or the next free one.
+        label_studio_port: Label Studio's port; None takes 8080 or the next free one.
+        serve: the command that starts the backend.
+    """
+
+    folder: Path
+    label_studio_python: Path
+    samples: Path
+    backend_port: int | None = None
+    label_studio_port: int | None = None
+    serve: tuple[str, ...] = (sys.executable, "-m", "backend", "serve")
+
+    @property
+    def data(self) -> Path:
+        """Label Studio's own folder."""
+        return self.folder / "label-studio"
+
+    @property
+    def complete(self) -> Path:
+        """The file that tells that Label Studio's folder was set up to the end."""
+        return self.folder / "label-studio.complete"
+
+
+class Login(msgspec.Struct, frozen=True):
+    """Who may enter the demo's Label Studio."""
+
+    username: str
+    password: str
+    token: str
+
+
+def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Start both programs, prepare the project, tell where it is, and wait for Ctrl-C, which stops both.
+
+    Raises:
+        DemoError: it cannot be started, or one of the programs ended by itself; nothing is left running.
+    """
+    images = _images(demo)
+    with stopped_by_signals(), only_one(demo.folder / "lock") as lock, ExitStack() as stack:
+        try:
+            backend, label_studio, login = _programs(demo, environ, say)
+            say(
+                "Starting Label Studio and the backend"
+                + ("" if demo.complete.exists() else "; about a minute")
+                + " ..."
+            )
+            running: list[Running] = []
+            for program in (label_studio, backend):
+                running.append(start(program, keep_open=lock))
+                stack.callback(running[-1].stop)
+            note(lock, "processes " + ", ".join(str(one.pid) for one in running))
+            wait_until_ready(running, say)
+            project = _prepare(demo, login, images, label_studio, backend)
+            say(_welcome(login, _origin(label_studio), project))
+            _watch(running)
+        except KeyboardInterrupt:
+            say("Stopping ...")
+
+
+def _programs(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> tuple[Program, Program, Login]:
+    """Return the backend, Label Studio and its login, on ports that are free."""
+    login = _login(demo.folder / "login.json")
+    backend_port = choose_port(demo.backend_port, BACKEND_PORT, "the backend", "--port", say)
+    label_studio_port = choose_port(
+        demo.label_studio_port, LABEL_STUDIO_PORT, "Label Studio", "--label-studio-port", say
+    )
+    backend = Program(
+        name="The backend",
+        arguments=demo.serve,
+        environ=backend_environ(environ, login, backend_port, label_studio_port, demo.folder),
+        folder=None,
+        log=demo.folder / "backend.log",
+        ready_url=f"http://{LOCALHOST}:{backend_port}/health",
+        timeout_s=BACKEND_TIMEOUT_S,
+    )
+    label_studio = Program(
+        name="Label Studio",
+        arguments=_label_studio_arguments(demo, label_studio_port),
+        environ=label_studio_environ(environ, login, demo.data),
+        folder=_data_folder(demo),
+        log=demo.folder / "label-studio.log",
+        ready_url=f"http://{LOCALHOST}:{label_studio_port}/health",
+        timeout_s=LABEL_STUDIO_TIMEOUT_S,
+    )
+    return backend, label_studio, login
+
+
+def _label_studio_arguments(demo: Demo, port: int) -> Sequence[str]:
+    python = demo.label_studio_python
+    if not os.access(python, os.X_OK):
+        raise DemoError(
+            f"Label Studio is not installed: there is no {python}. `make demo` installs it; elsewhere, install it into "
+            "an environment of its own and name that environment's interpreter with --label-studio-python."
+        )
+    # absolute() and not resolve(): through its link, a virtual environment's interpreter would forget its packages.
+    return (
+        str(python.absolute()), "-m", "label_studio.server", "start", "--no-browser",
+        "--internal-host", LOCALHOST, "--port", str(port), "--enable-legacy-api-token",
+    )  # fmt: skip
+
+
+def label_studio_environ(environ: Mapping[str, str], login: Login, data: Path) -> dict[str, str]:
+    """Return the whole environment of a Label Studio that may reach a backend on this machine and nothing beyond it."""
+    kept = {name: environ[name] for name in PASSED_ON if name in environ}
+    return kept | {
+        # Without this it refuses backends on loopback and private addresses.
+        "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
+        "LABEL_STUDIO_BASE_DATA_DIR": str(data.absolute()),
+        "LABEL_STUDIO_USERNAME": login.username,
+        "LABEL_STUDIO_PASSWORD": login.password,
+        "LABEL_STUDIO_USER_TOKEN": login.token,
+        "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+        # It reports errors, usage and its version, and fetches tips, unless it is kept from each.
+        "LABEL_STUDIO_COLLECT_ANALYTICS": "false",
+        "LABEL_STUDIO_LATEST_VERSION_CHECK": "false",
+        "LABEL_STUDIO_SENTRY_DSN": "",
+        "LABEL_STUDIO_FRONTEND_SENTRY_DSN": "",
+        "HTTP_PROXY": NOWHERE,
+        "HTTPS_PROXY": NOWHERE,
+        "NO_PROXY": f"localhost,{LOCALHOST}",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",  # its own; they would be taken for what it is doing while it starts
+    }
+
+
+def backend_environ(
+    environ: Mapping[str, str], login: Login, port: int, label_studio_port: int, folder: Path
+) -> dict[str, str]:
+    """Return the caller's environment, so that weights and device can be chosen, with what the demo decides."""
+    kept = {name: value for name, value in environ.items() if name not in NOT_PASSED_ON}
+    return kept | {
+        "HOST": LOCALHOST,
+        "PORT": str(port),
+        "LABEL_STUDIO_URL": f"http://{LOCALHOST}:{label_studio_port}",
+        "LABEL_STUDIO_API_KEY": login.token,
+        "PADDLE_SAM_CACHE_DIR": str((folder / "embeddings").absolute()),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _images(demo: Demo) -> list[Path]:
+    if not demo.samples.is_dir():
+        raise DemoError(f"There is no folder {demo.samples} with images to label.")
+    images = sorted(path for path in demo.samples.iterdir() if path.suffix.lower() in IMAGES)
+    if not images:
+        raise DemoError(f"There are no images to label in {demo.samples}; expected {', '.join(IMAGES)}.")
+    return images
+
+
+def _login(path: Path) -> Login:
+    """Return the login of the first start, which Label Studio's database holds from then on."""
+    if not path.exists():
+        login = Login(USERNAME, secrets.token_urlsafe(9), secrets.token_hex(20))
+        fresh = path.with_suffix(".part")
+        fresh.touch(mode=0o600)
+        fresh.write_bytes(msgspec.json.encode(login))
+        fresh.replace(path)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Login)
+    except msgspec.MsgspecError as error:
+        raise DemoError(f"{path} is damaged ({error}). Remove {path.parent} to begin anew.") from error
+
+
+def _data_folder(demo: Demo) -> Path:
+    """Return Label Studio's folder, empty when its first start did not come to its end."""
+    if not demo.complete.exists():
+        shutil.rmtree(demo.data, ignore_errors=True)
+    demo.data.mkdir(parents=True, exist_ok=True)
+    return demo.data
+
+
+def _prepare(demo: Demo, login: Login, images: Sequence[Path], label_studio: Program, backend: Program) -> int:
+    api = LabelStudioApi(_origin(label_studio), login.token)
+    try:
+        if not api.accepts_token():
+            raise DemoError(f"Label Studio does not accept the demo's own token. Remove {demo.folder} to begin anew.")
+        demo.complete.touch()
+        return prepare(api, images, _origin(backend))
+    finally:
+        api.close()
+
+
+def _origin(program: Program) -> str:
+    return program.ready_url.removesuffix("/health")
+
+
+def _welcome(login: Login, label_studio_url: str, project: int) -> str:
+    return f"""
+  Open        {label_studio_url}/projects/{project}/data
+  Log in as   {login.username}
+  Password    {login.password}
+
+  Open an image and switch on Auto-Annotation at the bottom. Click the lowest tool at the right, the purple one, until
+  it shows three dots. Then click an object; Alt+click takes away. The tick accepts the mask, Submit keeps it.
+  Without the tick a mask is lost without a word: at Submit, at a click with another label, when you leave the task.
+  On photographs draw a rectangle (the same tool, one click further). This small model is for trying things out; real
+  weights, 0.4 GB to download:  PADDLE_SAM_WEIGHTS=sam_vit_b make demo
+  Ctrl-C here stops everything.
+"""
+
+
+def _watch(running: Sequence[Running]) -> None:
+    """Never return, but raise when one of the programs has ended."""
+    while True:
+        for one in running:
+            one.check_alive()
+        time.sleep(WATCH_S)
+
+
+@click.command("demo")
+@click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where its data is.")
+@click.option(
+    "--label-studio-python",
+    type=click.Path(path_type=Path),
+    default=LABEL_STUDIO_PYTHON,
+    show_default=True,
+    help="The interpreter of the environment that Label Studio is installed in.",
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    default=SAMPLES,
+    help="The folder of the images to label.  [default: those of the demo model]",
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="The backend's port.  [default: 9090 or the next]")
+@click.option(
+    "--label-studio-port", type=click.IntRange(1, 65535), help="Label Studio's port.  [default: 8080 or the next]"
+)
+def command(
+    folder: Path, label_studio_python: Path, samples: Path, port: int | None, label_studio_port: int | None
+) -> None:
+    """Start this backend beside a Label Studio of its own, to try it in."""
+    try:
+        run(Demo(folder, label_studio_python, samples, port, label_studio_port), os.environ, click.echo)
+    except DemoError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,1 @@
+"""From an image's address to its pixels."""

@@ -1,0 +1,185 @@
+"""Bytes of an image file to pixels, as a browser shows them; nothing about where the bytes come from.
+
+What a browser shows is what an annotator clicks on, so a picture is turned where Chromium turns it (`orientation`),
+and what Chromium passes over in a file is passed over. Colours become 8-bit sRGB: embedded ICC profiles are applied,
+transparency lies on white, and 16-bit, 32-bit and float values are stretched between their 1st and 99th percentile,
+since scans and medical images often use a small part of their range. Animations and multi-page files give their first
+frame.
+
+A picture is no larger than the model wants it: the colours are converted and the rows resized a band at a time, and
+the pixels of the whole picture need not exist together.
+"""
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from backend.errors import ImageError, Reason
+from backend.images import orientation
+from backend.images.files.plan import ImageFile, allowed_bytes, kind_of, open_file
+from model import colours
+from model.transforms import longest_side_size, resize_bands
+
+PIXELS_VERSION = "2"
+"""Changes whenever the same file would give other pixels; part of every cache key."""
+
+MAX_SIDE = 1_000_000
+"""As browsers have it for PNG; a row is held as a whole, and resizing it takes 16 bytes for each of its pixels."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+_FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
+    ("HEIC or AVIF", lambda head: head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS),
+    ("a video", lambda head: head[4:8] == b"ftyp" or head.startswith(b"\x1aE\xdf\xa3")),
+    ("JPEG XL", lambda head: head.startswith((b"\xff\x0a", b"\x00\x00\x00\x0cJXL "))),
+    ("JPEG 2000", lambda head: head.startswith((b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"))),
+    ("PDF", lambda head: head.startswith(b"%PDF-")),
+    ("Photoshop", lambda head: head.startswith(b"8BPS")),
+    ("DICOM", lambda head: head[128:132] == b"DICM"),
+    ("SVG", lambda head: b"<svg" in head.lower()),
+    ("a web page", lambda head: is_web_page(head)),
+)
+
+_DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
+    NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError, cv2.error,
+)  # fmt: skip
+"""What decoders raise on damaged files, as found by feeding them such."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a picture may be.
+
+    Attributes:
+        max_pixels: a larger one is refused.
+        reduce_above_pixels: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size (by the JPEG's own transform, which
+            averages), as long as at least twice the model's input remains, or where its scans take much memory, the
+            model's input. None: never.
+        model_side: longest side of the model's input; no picture is given larger.
+    """
+
+    max_pixels: int = 150_000_000
+    reduce_above_pixels: int | None = 50_000_000
+    model_side: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1 or self.model_side < 1:
+            raise ValueError(f"limits: expected at least 1 pixel, got {self.max_pixels} and {self.model_side}")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded image.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB, as a browser shows it; of ``original_size``, or where that is larger than the model
+            wants it, scaled to the size of the model's input.
+        original_size: (H, W) of the image in the browser; what clicks and masks refer to.
+        other_orientation: what takes the image to the one that a browser shows which obeys another orientation, as
+            the EXIF standard numbers them; 1 where there is none, or where its size is the same.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    original_size: tuple[int, int]
+    other_orientation: int = 1
+
+
+def digest(data: bytes) -> str:
+    """Return the name of an image's content: the sha256 of its file, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def is_web_page(data: bytes) -> bool:
+    """Whether ``data`` begins like HTML."""
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return head.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
+
+
+def check(data: bytes, limits: Limits) -> None:
+    """Refuse, from the headers alone, what `decode` would refuse without having decoded anything.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    _open(data, limits)
+
+
+def decode(data: bytes, limits: Limits) -> Picture:
+    """Return the pixels of an image file.
+
+    Raises:
+        ImageError: empty, damaged or cut short (``image_unreadable``), of a kind that is not read
+            (``unsupported_image_format``), or of more pixels than allowed, or such that decoding takes more memory or
+            time than its pixels give reason for (``image_too_large``).
+    """
+    file = _open(data, limits)
+    original_size = orientation.turned_size((file.size_wh[1], file.size_wh[0]), file.turn)
+    wanted = original_size
+    if max(original_size) > limits.model_side:
+        wanted = longest_side_size(original_size, limits.model_side)
+    height, width = orientation.turned_size(wanted, file.turn)
+    try:
+        loaded_wh, bands = file.load()
+        picture = resize_bands(_in_rgb(bands, loaded_wh), loaded_wh[1], (width, height))
+    except _DECODER_ERRORS as error:
+        raise _damaged(kind_of(data), error) from error
+    if file.turn != 1:
+        picture = picture.transpose(orientation.TRANSPOSED[file.turn])
+    other = orientation.inverse(file.turn) if file.turn != 1 else file.ignored_turn
+    return Picture(np.asarray(picture), original_size, other if other in orientation.SWAPS_SIDES else 1)
+
+
+def _open(data: bytes, limits: Limits) -> ImageFile:
+    """Return the file with its header read and its size checked, no pixel decoded."""
+    if not data:
+        raise ImageError("expected an image, got 0 bytes")
+    kind = kind_of(data)
+    if not kind:
+        known = f"expected one of {', '.join(FORMATS)}"
+        for name, matches in _FOREIGN:
+            if matches(data[:1024]):
+                raise ImageError(f"{known}, got {name}", Reason.UNSUPPORTED_IMAGE_FORMAT)
+        raise ImageError(f"{known}, got neither ({data[:8]!r}...)")
+    try:
+        file = open_file(data, kind, limits.model_side, limits.reduce_above_pixels)
+    except _DECODER_ERRORS as error:
+        raise _damaged(kind, error) from error
+    width, height = file.size_wh
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"expected at most {limits.max_pixels:,} pixels, got {width} × {height}; see PADDLE_SAM_MAX_IMAGE_PIXELS",
+            Reason.IMAGE_TOO_LARGE,
+        )
+    if min(width, height) < 1:
+        raise ImageError(f"expected at least one pixel, got {width} × {height}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"expected sides of at most {MAX_SIDE:,}, got {width} × {height}", Reason.IMAGE_TOO_LARGE)
+    if file.bytes_needed > (allowed := allowed_bytes(file.size_wh)):
+        raise ImageError(
+            f"expected a {kind} that takes at most {allowed // 10**6} MB to decode, got {width} × {height} that takes "
+            f"{file.bytes_needed // 10**6} MB; {file.advice or 'make it smaller'}",
+            Reason.IMAGE_TOO_LARGE,
+        )
+    return file
+
+
+def _damaged(kind: str, error: Exception) -> ImageError:
+    return ImageError(f"expected a whole image, got a damaged {kind}: {error or type(error).__name__}")
+
+
+def _in_rgb(bands: Callable[[], Iterator[Image.Image]], size_wh: tuple[int, int]) -> Iterator[Image.Image]:
+    """Yield bands in the colours that a person sees; the values of deep ones are looked through first."""
+    gray_range = None
+    for band in bands():
+        if gray_range is None and colours.is_deep(band):
+            gray_range = colours.find_gray_range(bands(), size_wh[0] * size_wh[1])
+        yield colours.to_rgb(band, gray_range)

@@ -1,0 +1,308 @@
+"""Fetch the bytes of an image, within limits of size, time and address.
+
+Who may see what: every image is read with this service's own API key, so it reaches what that key's user may see in
+Label Studio, and no more. Whoever writes a task's data names the address, so the key goes only to the paths of Label
+Studio's own origin at which it serves the files of tasks (see `backend.images.locations.serves_task_files`): neither to
+its API and pages nor to another host, directly or through a redirect. What else there is on that origin is read as
+anybody may read it. Local files are read directly only where an operator shares a directory, and then without Label
+Studio's checks. Answers are cached per project and address (see ``backend.embeddings.local``), so a project only
+profits from a fetch that was made for it.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import stamina
+
+from backend.concurrency.byte_budget import IMAGES, ByteBudget, Share
+from backend.errors import AccessError, ImageError, Reason, RetryLater
+from backend.images.decode import is_web_page
+from backend.images.http import outcomes
+from backend.images.http.answers import Head
+from backend.images.http.connections import Proxy, port_of
+from backend.images.http.outcomes import NAME, REDIRECTS, TransientError, address
+from backend.images.http.requests import ImageRequests, Limits, Reply
+from backend.images.locations import Home, Inline, LocalFile, inline_size, resolve, serves_task_files
+from backend.images.name_resolution import Resolve, Resolver
+from backend.images.name_resolution import resolve as look_up
+from backend.images.network_policy import AddressPolicy, Origin, seconds_left
+from backend.logs import without_credentials
+from backend.types import ImageRef
+
+__all__ = ["Authority", "Fetched", "ImageSource", "Limits", "Version"]
+
+_USER_AGENT = f"Mozilla/5.0 (compatible; {NAME})"
+"""Hosts that want a browser let one pass that calls itself compatible, as search engines do; the name stays true."""
+
+_LOGIN_PATH = "/user/login"
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a server says of the content behind an address, so that it can be asked whether it changed."""
+
+    etag: str = ""
+    last_modified: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is anything to ask with."""
+        return bool(self.etag or self.last_modified)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A fetched image file.
+
+    Attributes:
+        data: its bytes.
+        version: what its server says of them.
+        immutable: whether the content behind this address never changes.
+        share: of the memory for images; to be released when the bytes are no longer needed.
+    """
+
+    data: bytes
+    version: Version = Version()
+    immutable: bool = False
+    share: Share | None = field(default=None, compare=False, repr=False)
+
+    def release(self) -> None:
+        """Say that the bytes are no longer needed."""
+        if self.share is not None:
+            self.share.release()
+
+
+class Authority(Protocol):
+    """Who vouches for this service at Label Studio; ``backend.label_studio.client.LabelStudio`` does."""
+
+    @property
+    def url(self) -> str:
+        """Label Studio's address, without a slash at the end."""
+        ...
+
+    def authorization(self, rejected: str | None = None, within_s: float | None = None) -> str | None:
+        """Return the ``Authorization`` header's value within a time, a new one if ``rejected`` is no longer good."""
+        ...
+
+    def refusal(self, what: str, header: str | None) -> AccessError:
+        """Return the error for a request that Label Studio refused."""
+        ...
+
+
+@dataclass
+class _Trip:
+    """One fetch on its way through redirects.
+
+    Attributes:
+        known: what need not be sent again.
+        deadline: on the monotonic clock, in seconds.
+        url: where it is.
+        at_home: whether it has only been where the token may go.
+        cookies: what each origin has set on the way, as browsers send it back there; none of Label Studio's.
+    """
+
+    known: Version
+    deadline: float
+    url: httpx.URL
+    at_home: bool = True
+    cookies: dict[Origin, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def left_s(self) -> float:
+        return seconds_left(self.deadline)
+
+
+class ImageSource:
+    """Fetches images from wherever a task's data says; safe from many threads."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        policy: AddressPolicy,
+        limits: Limits | None = None,
+        *,
+        public_url: str | None = None,
+        local_files_root: Path | None = None,
+        resolve: Resolve = look_up,
+        proxy: Proxy | None = None,
+        budget: ByteBudget | None = None,
+        retry_wait_s: float = 0.2,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            authority: Label Studio's address and token.
+            policy: where to connect.
+            limits: how much one image may cost.
+            public_url: Label Studio's address for browsers, if another; images there are asked of ``authority``.
+            local_files_root: a directory to read local files from; None never reads any.
+            resolve: names to numeric addresses.
+            proxy: for images on public addresses; never for what gets the token, nor for Label Studio's origin.
+            budget: what all files in memory share; None for one of its own.
+            retry_wait_s: about how long to wait before a failed fetch is tried once more.
+        """
+        self._authority, self._limits = authority, limits or Limits()
+        self._home, self._root = Home(authority.url, public_url), local_files_root
+        self._page = Origin.of(public_url or authority.url)
+        self._budget = budget or ByteBudget(IMAGES * self._limits.max_bytes)
+        self._requests = ImageRequests(policy, self._limits, Resolver(resolve), proxy, self._budget)
+        self._retrying = stamina.RetryingCaller(attempts=2, wait_initial=retry_wait_s, wait_jitter=retry_wait_s).on(
+            TransientError
+        )
+
+    def fetch(self, ref: ImageRef, known: Version | None = None) -> Fetched | None:
+        """Return the image file, or None if it is still the ``known`` one.
+
+        Raises:
+            ImageError: not there, too large, or an address that is not understood.
+            AccessError: a token, an address rule or a path forbids it; the message says what to change.
+            RetryLater: the network or a server failed, or it took too long.
+        """
+        deadline = time.monotonic() + self._limits.timeout_s
+        size = inline_size(ref)
+        if size is not None:
+            return self._inline(ref, size)
+        place = resolve(ref, self._home, self._root)
+        assert not isinstance(place, Inline)
+        if isinstance(place, LocalFile):
+            return self._read(place.path, known)
+
+        def download() -> Fetched | None:
+            trip = _Trip(_sendable(known or Version()), deadline, address(place.url))
+            return self._download(trip, immutable=place.immutable)
+
+        try:
+            return self._retrying(download)
+        except TransientError as error:
+            raise RetryLater(str(error), error.reason) from error
+
+    def _inline(self, ref: ImageRef, size: int) -> Fetched:
+        self._limits.check_size(size)
+        share = self._budget.take(size, self._limits.timeout_s)
+        place = resolve(ref, self._home, self._root)
+        assert isinstance(place, Inline)
+        self._limits.check_size(len(place.data))
+        return Fetched(place.data, immutable=True, share=share)
+
+    def _read(self, path: Path, known: Version | None) -> Fetched | None:
+        try:
+            with path.open("rb") as file:
+                status = path.stat()
+                version = Version(etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
+                if known == version:
+                    return None
+                self._limits.check_size(status.st_size)
+                share = self._budget.take(status.st_size, self._limits.timeout_s)
+                data = file.read(status.st_size)
+        except OSError as error:
+            raise AccessError(f"{path.name} cannot be read: {error.strerror}", Reason.FORBIDDEN_PATH) from error
+        return Fetched(data, version, share=share)
+
+    def _download(self, trip: _Trip, *, immutable: bool) -> Fetched | None:
+        """Follow redirects to the image; the token goes along until the first hop that leaves the task files."""
+        for _ in range(self._limits.max_redirects + 1):
+            here = trip.url
+            trip.at_home = trip.at_home and _holds_task_files(here, self._authority.url)
+            reply = self._ask(trip)
+            if reply.status == 304 and trip.known.is_known:
+                return None
+            if reply.status == 304:
+                raise ImageError("the server answers 304, not modified, to a first request", Reason.IMAGE_NOT_FOUND)
+            if reply.status not in REDIRECTS:
+                version = Version(_validator(reply.head, "etag"), _validator(reply.head, "last-modified"))
+                return Fetched(reply.data, version, immutable, reply.share)
+            trip.url = outcomes.redirected(here, reply.head)
+            asks_for_login = trip.url.path.rstrip("/").endswith(_LOGIN_PATH)
+            if trip.at_home and asks_for_login:
+                raise self._authority.refusal("asks for a login", self._header(trip))
+            if asks_for_login and self._is_closed(here):
+                raise _without_key("asks for a login", here)
+        raise ImageError(f"more than {self._limits.max_redirects} redirects", Reason.IMAGE_NOT_FOUND)
+
+    def _ask(self, trip: _Trip) -> Reply:
+        """Return the answer to one request; at home with the token, and with a new one after a 401."""
+        header = self._header(trip) if trip.at_home else None
+        reply = self._get(trip, header)
+        if trip.at_home and reply.status == 401 and header is not None:
+            renewed = self._header(trip, rejected=header)
+            if renewed != header:
+                reply = self._get(trip, renewed)
+        if trip.at_home and (reply.status in (401, 403) or (reply.status == 200 and is_web_page(reply.data))):
+            what = f"answers {reply.status} for an image" if reply.status != 200 else "answers with a web page"
+            raise self._authority.refusal(what, header)
+        if reply.status in (401, 403) and self._is_closed(trip.url):
+            raise _without_key(f"answers {reply.status}", trip.url)
+        failure = outcomes.failure(reply.head, len(reply.data), trip.url.host)
+        if failure is not None:
+            raise failure
+        return reply
+
+    def _get(self, trip: _Trip, header: str | None) -> Reply:
+        """Send one request and keep the cookies that its answer sets; none of Label Studio's."""
+        url, is_home = trip.url, self._is_home(trip.url)
+        origin = Origin(url.scheme, url.host, port_of(url))
+        headers = {"User-Agent": _USER_AGENT, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+        if self._page.scheme == "http" or url.scheme == "https":
+            headers["Referer"] = f"{self._page.url}/"  # as browsers name the page that shows an image: its origin alone
+        cookies = "; ".join(f"{name}={value}" for name, value in trip.cookies.get(origin, {}).items())
+        optional = {"Authorization": header, "Cookie": cookies}
+        optional |= {"If-None-Match": trip.known.etag, "If-Modified-Since": trip.known.last_modified}
+        headers |= {name: value for name, value in optional.items() if value}
+        may_use_proxy = header is None and not is_home and origin != self._page
+        reply = self._requests.send(url, headers, trip.deadline, may_use_proxy=may_use_proxy)
+        if header is None and not is_home:
+            outcomes.keep_cookies(reply.head, trip.cookies.setdefault(origin, {}))
+        return reply
+
+    def _is_closed(self, target: httpx.URL) -> bool:
+        """Whether an address is on Label Studio's origin, where it gets no token."""
+        return self._is_home(target) and not _holds_task_files(target, self._authority.url)
+
+    def _is_home(self, target: httpx.URL) -> bool:
+        return _is_home(target, Origin.of(self._authority.url))
+
+    def _header(self, trip: _Trip, rejected: str | None = None) -> str | None:
+        return self._authority.authorization(rejected, trip.left_s)
+
+
+def _validator(head: Head, name: str) -> str:
+    """Return what a server says of a content, empty where that cannot be sent back to it as it is."""
+    value = b", ".join(head.all(name)).decode("latin-1")
+    return value if value.isascii() and value.isprintable() else ""
+
+
+def _sendable(version: Version) -> Version:
+    """Return a version without what cannot be sent back to the server that told it."""
+    told = (version.etag, version.last_modified)
+    etag, last_modified = (one if one.isascii() and one.isprintable() else "" for one in told)
+    return Version(etag, last_modified)
+
+
+def _is_home(target: httpx.URL, home: Origin) -> bool:
+    """Whether an address is Label Studio's own, or the same host's one step up from http to https."""
+    origin = Origin(target.scheme, target.raw_host.decode("ascii"), port_of(target))
+    return origin == home or (home.port == 80 and origin == Origin("https", home.host, 443))
+
+
+def _holds_task_files(target: httpx.URL, label_studio_url: str) -> bool:
+    """Whether an address is one of Label Studio's own at which it serves the files of tasks."""
+    path, prefix = _path(target), _path(address(label_studio_url)).rstrip("/")
+    is_below = _is_home(target, Origin.of(label_studio_url)) and path.startswith(prefix + "/")
+    return is_below and serves_task_files(path[len(prefix) :])
+
+
+def _path(target: httpx.URL) -> str:
+    """Return the path that goes over the wire, without its query."""
+    return target.raw_path.decode("ascii").partition("?")[0]
+
+
+def _without_key(what: str, target: httpx.URL) -> AccessError:
+    """Return the error for a path of Label Studio's origin that is not public and gets no token."""
+    return AccessError(
+        f"Label Studio {what} at {without_credentials(_path(target))[:80]!r}, where it serves no files of tasks; its "
+        "API key does not go there",
+        Reason.FORBIDDEN_PATH,
+    )

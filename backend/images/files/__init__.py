@@ -1,0 +1,1 @@
+"""What of an image file matters to its pixels, one module per format."""

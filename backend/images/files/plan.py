@@ -1,0 +1,303 @@
+"""Image files of every kind that is read, opened: their headers checked, what they cost known, no pixel decoded.
+
+A file is given to a decoder only if that takes no more memory than `allowed_bytes`. JPEGs are reduced on the way, PNG
+and BMP are read a few rows at a time; the others are decoded as a whole, and their pixels taken in bands.
+"""
+
+import hashlib
+import io
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from backend.errors import ImageError, Reason
+from backend.images import orientation
+from backend.images.files import jpeg as files_jpeg
+from backend.images.files import png as files_png
+from backend.images.files import webp as files_webp
+
+BAND_PIXELS = 1 << 20
+"""Pixels that are converted at a time."""
+
+FLOOR_BYTES = 300_000_000
+BYTES_PER_PIXEL = 3
+OVERHEAD_BYTES = 10_000_000
+"""Of a band in all its colours, and of what decoders hold beside the picture."""
+
+MAX_RLE_PIXELS = 16_000_000  # Pillow unpacks such a BMP pixel by pixel in Python
+MAX_TIFF_PARTS = 200_000
+
+_PILLOW_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+_TIFF_DIRECTORY = {b"II*\0": "<", b"MM\0*": ">"}
+_BIG_TIFF = (b"II+\0", b"MM\0+")
+_STRIPS, _TILES = 273, 324
+_JPEG_IN_TIFF = (6, 7)
+_LEAST_DETAIL = (
+    2  # times the side that is needed: what a reduced JPEG keeps, and half of it where it would cost too much
+)
+
+# Pillow's limit is global, half as high as what aerial photos need, and a warning at first; ours is checked on the
+# header of every file, before a pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+
+Loaded: TypeAlias = tuple[tuple[int, int], Callable[[], Iterator[Image.Image]]]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file whose header was read.
+
+    Attributes:
+        size_wh: (width, height) of the picture as stored.
+        bytes_needed: what decoding it takes at its highest, beside the file.
+        advice: what its kind should be for less.
+        load: returns the picture's (width, height), of a JPEG perhaps smaller than ``size_wh``, and what yields its
+            parts from top to bottom.
+        turn: the EXIF orientation that a browser obeys; 1 where there is none.
+        ignored_turn: the one that is stored and that Chromium does not obey; 1 where there is none.
+    """
+
+    size_wh: tuple[int, int]
+    bytes_needed: int
+    advice: str
+    load: Callable[[], Loaded]
+    turn: int = 1
+    ignored_turn: int = 1
+
+
+def kind_of(data: bytes) -> str:
+    """Return the kind of file that ``data`` begins like, empty for one that is not read."""
+    head = data[:12]
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(files_png.SIGNATURE):
+        return "PNG"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        return "WEBP"
+    if head[:4] in _TIFF_DIRECTORY or head[:4] in _BIG_TIFF:
+        return "TIFF"
+    return "BMP" if head.startswith(b"BM") else ""
+
+
+def allowed_bytes(size_wh: tuple[int, int]) -> int:
+    """Return what decoding a picture may take: 300 MB, and 3 bytes for each pixel where that is more."""
+    return max(FLOOR_BYTES, BYTES_PER_PIXEL * size_wh[0] * size_wh[1])
+
+
+def open_file(data: bytes, kind: str, side: int, reduce_above_pixels: int | None) -> ImageFile:
+    """Return a file of a kind, its header read.
+
+    Args:
+        data: the file.
+        kind: see `kind_of`.
+        side: the longest side that is needed.
+        reduce_above_pixels: a JPEG of more is decoded smaller; None: never.
+
+    Raises:
+        ImageError: it would take more time than its size gives reason for (``image_too_large``).
+        ValueError, OSError: and what else decoders raise on damaged files.
+    """
+    match kind:
+        case "JPEG":
+            return _jpeg(files_jpeg.read(data), side, reduce_above_pixels)
+        case "PNG":
+            return _png(files_png.read(data), side)
+        case "WEBP":
+            return _webp(data)
+        case "TIFF":
+            return _tiff(data, side)
+        case "BMP":
+            return _bmp(data)
+    with _pillow(data, kind) as image:
+        return ImageFile(image.size, _pixels(image.size) * 2, "", lambda: _whole(_pillow(data, kind)))
+
+
+def _pillow(data: bytes, kind: str) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=(kind,))
+
+
+def _pixels(size_wh: tuple[int, int]) -> int:
+    return size_wh[0] * size_wh[1]
+
+
+def _rows(width: int) -> int:
+    return max(1, BAND_PIXELS // width)
+
+
+def _resizing_bytes(size_wh: tuple[int, int], side: int) -> int:
+    """Return what is held beside a whole picture while its rows are resized."""
+    return 4 * size_wh[1] * min(side, size_wh[0]) + OVERHEAD_BYTES
+
+
+def _whole(image: Image.Image) -> Loaded:
+    """Decode a picture as a whole and return it in bands."""
+    image.load()
+
+    def bands() -> Iterator[Image.Image]:
+        step = _rows(image.width)
+        for top in range(0, image.height, step):
+            yield image.crop((0, top, image.width, min(top + step, image.height)))
+
+    return image.size, bands
+
+
+def _jpeg(jpeg: files_jpeg.Jpeg, side: int, reduce_above_pixels: int | None) -> ImageFile:
+    pixels = _pixels(jpeg.size_wh)
+    is_costly = jpeg.coefficients_bytes + 4 * pixels > FLOOR_BYTES
+    is_reduced = reduce_above_pixels is not None and (is_costly or pixels > reduce_above_pixels)
+    detail = side if jpeg.coefficients_bytes > FLOOR_BYTES // 2 else _LEAST_DETAIL * side
+    factor = _factor(jpeg.size_wh, detail) if is_reduced else 1
+
+    def load() -> Loaded:
+        if not jpeg.is_ended:
+            _check_ending(jpeg, factor)
+        return _whole(_drafted(jpeg.file(), factor))
+
+    advice = "save it as a baseline JPEG, not a progressive one" if jpeg.coefficients_bytes else ""
+    needed = jpeg.coefficients_bytes + 4 * pixels // factor**2 + OVERHEAD_BYTES
+    return ImageFile(jpeg.size_wh, needed, advice, load, orientation.read(jpeg.exif))
+
+
+def _factor(size_wh: tuple[int, int], detail: int) -> int:
+    """Return by how much a JPEG's sides may be divided so that the longest one keeps so many pixels."""
+    fits = (factor for factor in (8, 4, 2) if max(size_wh) // factor >= detail and min(size_wh) >= factor)
+    return next(fits, 1)
+
+
+def _drafted(data: bytes, factor: int) -> Image.Image:
+    image = _pillow(data, "JPEG")
+    if factor > 1:
+        image.draft(image.mode, (image.width // factor, image.height // factor))
+    return image
+
+
+def _check_ending(jpeg: files_jpeg.Jpeg, factor: int) -> None:
+    """Return if a JPEG without its end marker lacks nothing else.
+
+    A decoder reads what follows the last scan's data only where some of these are missing: then two tails make two
+    pictures.
+
+    Raises:
+        ValueError: it is cut short.
+    """
+    if not jpeg.is_final:
+        raise ValueError("it is cut short: scans are missing")
+    noise = np.random.default_rng(0).integers(1, 255, 512, dtype=np.uint8).tobytes()
+    digests = set()
+    for tail in (b"", noise):
+        digest = hashlib.sha256()
+        for band in _whole(_drafted(jpeg.file(tail), factor))[1]():
+            digest.update(band.tobytes())
+        digests.add(digest.digest())
+    if len(digests) > 1:
+        raise ValueError("it is cut short: the last scan is not whole")
+
+
+def _png(png: files_png.Png, side: int) -> ImageFile:
+    size_wh, turn = png.size_wh, orientation.read(png.exif)
+    if png.has_bands:
+        rows = _rows(max(1, size_wh[0]))
+        return ImageFile(size_wh, 0, "", lambda: (size_wh, partial(png.bands, rows)), turn)
+    advice = "save it without interlacing and with 8 bits a channel"
+    needed = 4 * _pixels(size_wh) + sum(map(len, png.pixels)) + _resizing_bytes(size_wh, side)
+    return ImageFile(size_wh, needed, advice, lambda: _whole(png.whole()), turn)
+
+
+def _webp(data: bytes) -> ImageFile:
+    """Open a WebP; OpenCV decodes it, for which Pillow takes almost three times the room, unless it is animated."""
+    webp = files_webp.read(data)
+    needed = webp.pixel_bytes * _pixels(webp.size_wh)
+    load = (lambda: _whole(_pillow(data, "WEBP"))) if webp.is_animated else partial(_opencv, data, webp.profile)
+    return ImageFile(webp.size_wh, needed, "save it as JPEG or PNG", load, ignored_turn=orientation.read(webp.exif))
+
+
+def _opencv(data: bytes, profile: bytes) -> Loaded:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise ValueError("it is damaged or cut short")
+    height, width, channels = pixels.shape
+
+    def bands() -> Iterator[Image.Image]:
+        step = _rows(width)
+        for top in range(0, height, step):
+            order = cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGBA
+            band = Image.fromarray(cv2.cvtColor(pixels[top : top + step], order))
+            if profile:
+                band.info["icc_profile"] = profile
+            yield band
+
+    return (width, height), bands
+
+
+def _bmp(data: bytes) -> ImageFile:
+    with _pillow(data, "BMP") as image:
+        size_wh, header = image.size, image
+        decoder, _, offset, form = image.tile[0]
+    if decoder == "raw":
+        return ImageFile(size_wh, 0, "", lambda: (size_wh, partial(_raw_rows, data, header, offset, form)))
+    if _pixels(size_wh) > MAX_RLE_PIXELS:
+        raise ImageError(
+            f"expected at most {MAX_RLE_PIXELS:,} pixels in a run-length BMP, got {size_wh[0]} × {size_wh[1]}",
+            Reason.IMAGE_TOO_LARGE,
+        )
+    return ImageFile(size_wh, 3 * _pixels(size_wh), "", lambda: _whole(_pillow(data, "BMP")))
+
+
+def _raw_rows(data: bytes, header: Image.Image, offset: int, form: tuple[str, int, int]) -> Iterator[Image.Image]:
+    """Yield the rows of a picture that lie in the file as they are; ``form`` is their mode, stride and direction."""
+    (width, height), (mode, stride, direction) = header.size, form
+    step = _rows(max(1, width))
+    for top in range(0, height, step):
+        count = min(step, height - top)
+        first = top if direction > 0 else height - top - count
+        rows = memoryview(data)[offset + first * stride : offset + (first + count) * stride]
+        band = Image.frombytes(header.mode, (width, count), rows, "raw", mode, stride, direction)
+        if header.palette is not None and header.mode == "P":
+            band.putpalette(header.palette.palette, header.palette.rawmode or "RGB")
+        yield band
+
+
+def _tiff(data: bytes, side: int) -> ImageFile:
+    """Open a TIFF; Chromium shows none, so that it is turned as its tag says and a click's size may say otherwise."""
+    if (parts := _tiff_parts(data)) > MAX_TIFF_PARTS:
+        raise ImageError(
+            f"expected at most {MAX_TIFF_PARTS:,} strips or tiles in a TIFF, got {parts:,}", Reason.IMAGE_TOO_LARGE
+        )
+    with _pillow(data, "TIFF") as image:
+        size_wh, tags = image.size, image.tag_v2
+        of_part = tags.get(322, size_wh[0]) * tags.get(323, min(tags.get(278, size_wh[1]), size_wh[1]))
+        part_bytes = of_part * tags.get(277, 1) * max(tags.get(258, (8,))) // 8
+        needed = _PILLOW_BYTES.get(image.mode, 4) * _pixels(size_wh) + (part_bytes if tags.get(259, 1) != 1 else 0)
+        needed += _resizing_bytes(size_wh, side)
+        turned, compression = tags.get(274, 1), tags.get(259, 1)
+    if compression in _JPEG_IN_TIFF and data.count(b"\xff\xda") > files_jpeg.MAX_SCANS + 4 * parts:
+        raise ImageError(
+            f"expected at most {files_jpeg.MAX_SCANS} scans in a TIFF's JPEGs, got more", Reason.IMAGE_TOO_LARGE
+        )
+    ignored = orientation.inverse(turned) if turned in orientation.SWAPS_SIDES else 1
+    advice = "save it in small strips or tiles, or as JPEG or PNG"
+    return ImageFile(size_wh, needed, advice, lambda: _whole(_pillow(data, "TIFF")), ignored_turn=ignored)
+
+
+def _tiff_parts(data: bytes) -> int:
+    """Return how many strips or tiles the first directory tells of; Pillow makes an object of each to open the file."""
+    order = "<" if data[:2] == b"II" else ">"
+    is_big = data[:4] in _BIG_TIFF
+    at = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)[0]
+    [count] = struct.unpack_from(f"{order}{'Q' if is_big else 'H'}", data, at)
+    at, step, form = (at + 8, 20, "HHQ") if is_big else (at + 2, 12, "HHI")
+    parts = [0]
+    for place in range(at, min(at + count * step, len(data) - step + 1), step):
+        tag, _, values = struct.unpack_from(order + form, data, place)
+        if tag in (_STRIPS, _TILES):
+            parts.append(values)
+    return max(parts)

@@ -1,0 +1,1 @@
+"""One request for an image, answered as browsers read answers."""

@@ -1,0 +1,165 @@
+"""One GET over a connection of its own: directly to the image's server, or through the proxy that an operator names."""
+
+import base64
+import io
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+import httpcore
+import httpx
+
+from backend.errors import AccessError, ImageError, Reason
+from backend.images.http import answers
+from backend.images.http.answers import Head
+from backend.images.network_policy import DeadlineStream, GuardedNetwork
+
+_ILLEGAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Where images are asked for instead of at their own server; its credentials are in no repr.
+
+    Attributes:
+        scheme: http or https, of the way to the proxy.
+        host: its name or address.
+        port: of it.
+        authorization: the ``Proxy-Authorization`` header's value, empty for none.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    authorization: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, url: str) -> "Proxy":
+        """Return the proxy at an address such as ``http://user:password@proxy:3128``, which has been checked."""
+        parts = urlsplit(url)
+        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if "@" in parts.netloc else ""
+        authorization = f"Basic {base64.b64encode(login.encode()).decode()}" if login else ""
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return cls(parts.scheme, parts.hostname or "", port, authorization)
+
+    def __str__(self) -> str:
+        return f"the image proxy {self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer whose body is still to be read.
+
+    Attributes:
+        head: what came first.
+        stream: the connection.
+    """
+
+    head: Head
+    stream: answers.Stream
+
+    def body(self) -> Iterator[bytes]:
+        """Yield the body in pieces, see `backend.images.http.answers.read_body`."""
+        return answers.read_body(self.head, self.stream)
+
+
+def port_of(url: httpx.URL) -> int:
+    """Return the port that is connected to."""
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+@contextmanager
+def get(
+    url: httpx.URL, headers: Mapping[str, str], network: GuardedNetwork, tls: ssl.SSLContext, proxy: Proxy | None
+) -> Iterator[Answer]:
+    """Ask for what lies at an address; the connection lasts as long as the context.
+
+    Args:
+        url: http or https.
+        headers: beside Host and Connection.
+        network: makes the connection.
+        tls: secures it.
+        proxy: to be used where the address is a public one.
+
+    Raises:
+        AccessError: the host is not allowed, or the proxy refuses.
+        ImageError: the answer is not HTTP.
+        httpcore.TimeoutException: the deadline has passed.
+        httpcore.NetworkError, httpcore.ProtocolError: the connection failed.
+    """
+    host = url.raw_host.decode("ascii")
+    if proxy is not None and not network.is_public(host, port_of(url)):
+        proxy = None
+    stream = network.connect(host, port_of(url)) if proxy is None else _through(proxy, url, network, tls)
+    target, headers = url.raw_path, {**headers, "Connection": "close"}
+    try:
+        if url.scheme == "https":
+            stream.start_tls(tls, host)
+        elif proxy is not None:
+            target = b"http://" + _host_and_port(url).encode("ascii") + target
+            headers |= {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+        # httpx writes Host, for both of this program's clients: brackets around IPv6, no default port, no credentials.
+        request = httpx.Request("GET", url, headers=headers)
+        stream.send(_lines(b"GET " + target, request.headers.raw))
+        with io.BufferedReader(stream, answers.PIECE_BYTES) as reader:
+            head = answers.read_head(reader)
+            if proxy is not None and head.status == 407:
+                raise _refused(proxy, host, head.status)
+            yield Answer(head, reader)
+    finally:
+        stream.close()
+
+
+def _through(proxy: Proxy, url: httpx.URL, network: GuardedNetwork, tls: ssl.SSLContext) -> DeadlineStream:
+    """Return a connection to the proxy; for https, one through it to the image's server."""
+    try:
+        stream = network.connect(proxy.host, proxy.port, is_checked=False)
+        try:
+            if proxy.scheme == "https":
+                stream.start_tls(tls, proxy.host)
+            if url.scheme == "https":
+                _open_tunnel(proxy, url, stream)
+        except BaseException:
+            stream.close()
+            raise
+    except httpcore.ConnectError as error:
+        raise httpcore.ConnectError(f"{proxy}: {error}") from error
+    return stream
+
+
+def _open_tunnel(proxy: Proxy, url: httpx.URL, stream: DeadlineStream) -> None:
+    host = _host_and_port(url).encode("ascii")
+    headers = [(b"Host", host)]
+    headers += [(b"Proxy-Authorization", proxy.authorization.encode("ascii"))] if proxy.authorization else []
+    stream.send(_lines(b"CONNECT " + host, headers))
+    reader = io.BufferedReader(stream, 1)  # what comes after the head is no answer in HTTP any more
+    try:
+        status = answers.read_head(reader).status
+    finally:
+        reader.detach()
+    if status >= 500:
+        raise httpcore.RemoteProtocolError(f"{proxy} answers {status}")
+    if not 200 <= status < 300:
+        raise _refused(proxy, host.decode("ascii"), status)
+
+
+def _refused(proxy: Proxy, host: str, status: int) -> AccessError:
+    if status == 407:
+        return AccessError(f"{proxy} answers 407: it wants other credentials than PADDLE_SAM_IMAGE_PROXY has")
+    return AccessError(f"{proxy} answers {status} when asked for {host}", Reason.FORBIDDEN_ADDRESS)
+
+
+def _host_and_port(url: httpx.URL) -> str:
+    host = url.raw_host.decode("ascii")
+    return f"[{host}]:{port_of(url)}" if ":" in host else f"{host}:{port_of(url)}"
+
+
+def _lines(request: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    for name, value in headers:
+        if _ILLEGAL.search(value):
+            raise ImageError(f"{name.decode('latin-1')} cannot be sent: it holds a control character")
+    fields = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+    return request + b" HTTP/1.1\r\n" + fields + b"\r\n"

@@ -1,0 +1,278 @@
+"""What a task's data says of an image, read as a place to get it from. Nothing is fetched here.
+
+Label Studio's data holds many spellings: uploads and local files relative to Label Studio, with and without the first
+slash; absolute addresses; ``data:`` addresses; and cloud addresses, which Label Studio itself signs or relays.
+"""
+
+import base64
+import binascii
+import posixpath
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import parse_qs, quote, unquote, unquote_to_bytes, urlsplit
+
+from backend.errors import AccessError, ImageError, Reason
+from backend.images.network_policy import Origin
+from backend.logs import without_credentials
+from backend.types import ImageRef
+
+_CLOUD = ("s3", "gs", "azure-blob")
+_UPLOADS = ("/data/upload/", "/storage-data/uploaded")
+_LOCAL_FILES = "/data/local-files"
+_RELATIVE = re.compile(r"/|(data|upload|storage-data|tasks|projects)/")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_DECODED_AT_MOST = 4
+
+
+@dataclass(frozen=True)
+class Inline:
+    """An image that stands in the task's data itself."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file on this machine, below the directory an operator shares; symbolic links are resolved."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An http or https address.
+
+    Attributes:
+        url: absolute.
+        immutable: whether the content behind this address never changes, as with Label Studio's uploads, whose names
+            are made up anew for each.
+    """
+
+    url: str
+    immutable: bool = False
+
+
+Location: TypeAlias = Inline | LocalFile | Remote
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where Label Studio is; both addresses are without a slash at the end, and may have a path.
+
+    Attributes:
+        url: at which this process reaches it.
+        public_url: at which browsers reach it, if that is another: Label Studio writes it into tasks once it was told.
+    """
+
+    url: str
+    public_url: str | None = None
+
+    def path_of(self, uri: str) -> str | None:
+        """Return which path on Label Studio an absolute address may mean, with its query; None if it lies elsewhere.
+
+        On the origin of ``url`` every path may be Label Studio's, on that of ``public_url`` only what lies below its
+        own.
+
+        Raises:
+            ValueError: it is not an http or https address.
+        """
+        origin, parts = Origin.of(uri), urlsplit(uri)
+        is_own = origin == Origin.of(self.url)
+        prefixes = [_prefix(base) for base in self._bases() if Origin.of(base) == origin]
+        path = _without(prefixes, parts.path or "/") or (parts.path if is_own else None)
+        return None if path is None else path + (f"?{parts.query}" if parts.query else "")
+
+    def without_prefix(self, path: str) -> str:
+        """Return a path without the one that Label Studio lies below, where it begins with that."""
+        return _without([_prefix(base) for base in self._bases()], path) or path
+
+    def _bases(self) -> tuple[str, ...]:
+        return (self.url,) if self.public_url is None else (self.url, self.public_url)
+
+
+def _prefix(base: str) -> str:
+    return urlsplit(base).path.rstrip("/")
+
+
+def _without(prefixes: list[str], path: str) -> str | None:
+    """Return the path below the longest of the prefixes that it begins with; None if there is none such."""
+    for prefix in sorted(prefixes, key=len, reverse=True):
+        if path.startswith(prefix + "/"):
+            return path[len(prefix) :]
+    return None
+
+
+def resolve(ref: ImageRef, home: Home, local_files_root: Path | None = None) -> Location:
+    """Return where the image is.
+
+    Args:
+        ref: what the task's data says.
+        home: where Label Studio is.
+        local_files_root: directory that Label Studio's local storage is in, if it may be read directly.
+
+    Raises:
+        ImageError: a spelling that is not understood (``unsupported_image_source``), or broken ``data:``.
+        AccessError: a path that leads out of where it may (``forbidden_path``).
+    """
+    uri = ref.uri.strip()
+    found = _SCHEME.match(uri)
+    scheme = found[1].lower() if found else ""
+    if scheme == "data":
+        return Inline(_inline(uri))
+    if scheme in ("http", "https"):
+        return _absolute(uri, home, local_files_root)
+    if scheme in _CLOUD:
+        return Remote(_presign(ref, uri, home.url))
+    if uri.startswith("//"):  # a browser takes the scheme of the page that it is on
+        return _absolute(f"{urlsplit(home.public_url or home.url).scheme}:{uri}", home, local_files_root)
+    if not scheme and _RELATIVE.match(uri):
+        return _relative(home.without_prefix("/" + uri.lstrip("/")), home, local_files_root)
+    kinds = "an http(s), data, s3, gs or azure-blob address, or a path on Label Studio"
+    raise ImageError(f"expected {kinds}, got {_quoted(uri)}", Reason.UNSUPPORTED_IMAGE_SOURCE)
+
+
+def inline_size(ref: ImageRef) -> int | None:
+    """Return how many bytes a ``data:`` address holds, counted without decoding it; None for any other address."""
+    uri = ref.uri.strip()
+    if uri[:5].lower() != "data:":
+        return None
+    head, _, content = uri.partition(",")
+    length = len(content) - 2 * content.count("%")
+    if not _is_base64(head):
+        return length
+    length -= sum(map(content.count, (" ", "\n", "\r", "\t", "%0A", "%0D", "%20")))
+    padding = content[-6:].upper().replace("%3D", "=").count("=")
+    return max(0, length // 4 * 3 + max(0, length % 4 - 1) - padding)
+
+
+def _inline(uri: str) -> bytes:
+    head, comma, content = uri.partition(",")
+    if not comma:
+        raise ImageError("expected data:<type>;base64,<content>, got no comma", Reason.UNSUPPORTED_IMAGE_SOURCE)
+    raw = unquote_to_bytes(content.encode("utf-8", "surrogatepass"))
+    if not _is_base64(head):
+        return raw
+    compact = bytes(raw.translate(bytes.maketrans(b"-_", b"+/"), b" \t\r\n"))
+    try:
+        return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+    except binascii.Error as error:
+        raise ImageError(f"data: address is not base64: {error}") from error
+
+
+def _is_base64(head: str) -> bool:
+    return head.rstrip().lower().endswith(";base64")
+
+
+def _absolute(uri: str, home: Home, local_files_root: Path | None) -> Location:
+    try:
+        path = home.path_of(uri)
+    except ValueError as error:
+        message = f"expected an http(s) address, got {_quoted(uri)}"
+        raise ImageError(message, Reason.UNSUPPORTED_IMAGE_SOURCE) from error
+    if path is not None:
+        place = _relative(path, home, local_files_root)
+        if serves_task_files(_below_home(path).partition("?")[0]):
+            return place
+    return Remote(uri.partition("#")[0])  # whatever else the same server has is read like anybody's
+
+
+def serves_task_files(path: str) -> bool:
+    """Whether Label Studio serves the files of tasks at a path: the only ones that get its token.
+
+    Anybody who may write a task's data names the path, so it is read as strictly as any server on the way could.
+
+    Args:
+        path: percent-encoded, without query and without what Label Studio lies below.
+    """
+    match _segments(path):
+        case ["data", kind, *_]:
+            return kind != "avatars"
+        case ["storage-data", "uploaded", *_]:
+            return True
+        case ["tasks" | "projects", number, "presign" | "resolve"]:
+            return number.isascii() and number.isdecimal()
+    return False
+
+
+def _segments(path: str) -> list[str] | None:
+    """Return a path's segments as the last of several servers might read them; None where one of them climbs."""
+    for _ in range(_DECODED_AT_MOST):
+        path, before = unquote(path), path
+        if path == before:
+            found = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+            return None if ".." in found else found
+    return None
+
+
+def _below_home(uri: str) -> str:
+    """Return a path on Label Studio in its full spelling."""
+    uri = "/" + uri.partition("#")[0].lstrip("/")
+    return "/data" + uri if uri.startswith("/upload/") else uri
+
+
+def _relative(uri: str, home: Home, local_files_root: Path | None) -> Location:
+    """Return where a path on Label Studio leads; what Label Studio lies below is not part of it."""
+    uri = _below_home(uri)
+    path, _, query = uri.partition("?")
+    wanted = parse_qs(query).get("d", [""])[0] if path.rstrip("/") == _LOCAL_FILES else ""
+    if _segments(path) is None or _climbs(wanted):
+        raise AccessError(f"expected a path without '..', got {_quoted(uri)}", Reason.FORBIDDEN_PATH)
+    if wanted and local_files_root is not None:
+        file = _below(local_files_root, wanted)
+        if file is not None:
+            return LocalFile(file)
+    return Remote(home.url.rstrip("/") + uri, immutable=path.startswith(_UPLOADS))
+
+
+def _quoted(uri: str) -> str:
+    return repr(without_credentials(uri)[:80])
+
+
+def _climbs(path: str) -> bool:
+    return ".." in re.split(r"[/\\]", path)
+
+
+def _below(root: Path, wanted: str) -> Path | None:
+    """Return the existing file ``wanted`` below ``root``, None if there is none.
+
+    Raises:
+        AccessError: it exists and lies elsewhere, through a symbolic link.
+    """
+    try:
+        file = (root / posixpath.normpath(wanted).lstrip("/")).resolve()
+        if not file.is_file():
+            return None
+    except (OSError, ValueError, RuntimeError):  # a name too long, a NUL, a loop of links
+        return None
+    if not file.is_relative_to(root.resolve()):
+        raise AccessError(f"{wanted[:80]!r} leads out of the local files", Reason.FORBIDDEN_PATH)
+    return file
+
+
+def resolved_through(ref: ImageRef) -> str | None:
+    """Return what Label Studio is asked to resolve a cloud address with, which decides what lies behind it.
+
+    The same ``s3://`` address is another file in each project's storage. Of other addresses nothing is asked: None.
+
+    Returns:
+        ``tasks/<id>`` or ``projects/<id>``; empty for a cloud address of neither.
+    """
+    found = _SCHEME.match(ref.uri.strip())
+    if found is None or found[1].lower() not in _CLOUD:
+        return None
+    if ref.task_id is not None:
+        return f"tasks/{ref.task_id}"
+    return f"projects/{ref.project_id}" if ref.project_id is not None else ""
+
+
+def _presign(ref: ImageRef, uri: str, label_studio_url: str) -> str:
+    """Return the address at which Label Studio redirects to a cloud file, or relays it."""
+    owner = resolved_through(ref)
+    if not owner:
+        raise ImageError(
+            f"{_quoted(uri)}: expected a task to resolve it with, got none", Reason.UNSUPPORTED_IMAGE_SOURCE
+        )
+    name = base64.urlsafe_b64encode(uri.encode("utf-8", "replace")).decode()
+    return f"{label_studio_url.rstrip('/')}/{owner}/presign/?fileuri={quote(name)}"

@@ -1,0 +1,292 @@
+"""Which network addresses images may be fetched from, enforced on the address that is really connected to.
+
+A task's data can name any address, so a fetch must not become a way to look into the network this service runs in. The
+policy: link-local addresses (where cloud machines keep their credentials), multicast and "this host" are never
+connected to; public addresses always are; private ones only on Label Studio's own host and port, and on hosts an
+operator listed. The name is resolved here and the checked address is the one connected to, so a name that resolves
+differently the second time gains nothing. One deadline covers a whole fetch: a server that sends a byte a second is cut
+off like a silent one.
+"""
+
+import io
+import ipaddress
+import ssl
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+
+from backend.errors import AccessError, ImageError, Reason
+from backend.images.name_resolution import Resolver
+from backend.logs import without_credentials
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_NEVER = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "169.254.0.0/16",  # link-local: the metadata service of AWS, Azure, Google...
+            "fe80::/10",
+            "fd00:ec2::254/128",  # AWS's in IPv6
+            "100.100.100.200/32",  # Alibaba's
+            "192.0.0.192/32",  # Oracle's
+            "0.0.0.0/8",  # reaches this very host
+            "::/128",
+            "224.0.0.0/4",
+            "ff00::/8",
+            "240.0.0.0/4",
+        ),
+    )
+)
+_PRIVATE = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "fec0::/10",  # site-local, given up in RFC 3879 and still in use
+            "64:ff9b:1::/48",  # RFC 8215: a site's own translation, of which IPv4 address cannot be told
+        ),
+    )
+)
+"""What `ipaddress` takes for public, in some versions of Python."""
+
+_PRIVATE_DOMAINS = ("localhost", "local", "internal", "intranet", "lan", "home", "corp")
+
+_HOLD_IPV4 = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "64:ff9b::/96",  # NAT64, RFC 6052
+            "::ffff:0:0:0/96",  # translated by SIIT, RFC 2765
+            "::/96",  # compatible with IPv4, RFC 4291
+        ),
+    )
+)
+"""Networks whose addresses end in the IPv4 address that they stand for."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a server is: scheme, lower-case host as it goes over the wire (IDNA), and port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> "Origin":
+        """Return the origin of an http or https address.
+
+        Raises:
+            ValueError: another scheme, no host, or a port that is none.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"expected an http or https address, got {without_credentials(url)[:80]!r}")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return cls(parts.scheme, _ascii_host(parts.hostname.rstrip(".")), port)
+
+    @property
+    def url(self) -> str:
+        """The origin as an address, without a slash at the end, and without the scheme's own port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        own = {"http": 80, "https": 443}.get(self.scheme)
+        return f"{self.scheme}://{host}" + ("" if self.port == own else f":{self.port}")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+
+def _ascii_host(host: str) -> str:
+    """Return a host's name as both HTTP clients write it, in ASCII."""
+    if host.isascii():
+        return host
+    try:
+        return httpx.URL(f"http://{host}").raw_host.decode("ascii")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"expected the name of a host, got {host[:80]!r}") from error
+
+
+@dataclass(frozen=True)
+class AddressPolicy:
+    """What may be connected to.
+
+    Attributes:
+        label_studio: always allowed, unless link-local.
+        allowed_hosts: names, ``name:port`` pairs and networks whose private addresses are allowed too.
+    """
+
+    label_studio: Origin
+    allowed_hosts: tuple[str, ...] = ()
+
+    def check(self, host: str, port: int, address: str) -> None:
+        """Refuse to connect to ``address``, which ``host`` resolved to.
+
+        Raises:
+            AccessError: the policy forbids it (``forbidden_address``); the message says what would allow it.
+        """
+        numeric = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
+        if any(numeric in network for network in _NEVER if network.version == numeric.version):
+            raise AccessError(f"{host} is {numeric}, which images are never fetched from", Reason.FORBIDDEN_ADDRESS)
+        if _is_public(numeric) or self._allows(host.lower().rstrip("."), port, numeric):
+            return
+        raise AccessError(
+            f"{host}:{port} is {numeric}, a private address; to allow it, add it to PADDLE_SAM_ALLOWED_HOSTS; "
+            "if browsers reach Label Studio there, set PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL instead",
+            Reason.FORBIDDEN_ADDRESS,
+        )
+
+    def _allows(self, host: str, port: int, address: IPAddress) -> bool:
+        if (host, port) == (self.label_studio.host, self.label_studio.port):
+            return True
+        if host in self.allowed_hosts or f"{host}:{port}" in self.allowed_hosts:
+            return True
+        return any(network.version == address.version and address in network for network in self._networks())
+
+    def _networks(self) -> Iterable[IPNetwork]:
+        for entry in self.allowed_hosts:
+            try:
+                yield ipaddress.ip_network(entry)
+            except ValueError:
+                continue  # a name
+
+
+def _is_public(address: IPAddress) -> bool:
+    return address.is_global and not any(address in network for network in _PRIVATE)
+
+
+def _unwrapped(address: IPAddress) -> IPAddress:
+    """Return the IPv4 address that an IPv6 one stands for, where it does."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        is_itself = address.is_loopback or address.is_unspecified
+        if inner is None and not is_itself and any(address in network for network in _HOLD_IPV4):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        return inner or address
+    return address
+
+
+class GuardedNetwork:
+    """Connects only where the policy allows, and only until the deadline; made for one fetch."""
+
+    def __init__(self, policy: AddressPolicy, deadline: float, resolver: Resolver) -> None:
+        """``deadline`` is a point on the monotonic clock, in seconds."""
+        self._policy, self._deadline, self._resolver = policy, deadline, resolver
+        self._inner = httpcore.SyncBackend()
+
+    def connect(self, host: str, port: int, *, is_checked: bool = True) -> "DeadlineStream":
+        """Connect to the first address of ``host`` that is allowed and answers.
+
+        Args:
+            host: a name or a numeric address.
+            port: of it.
+            is_checked: whether the policy counts; it does not for a proxy, which the operator has named.
+
+        Raises:
+            AccessError: none of them is allowed.
+            httpcore.ConnectError: there is no such host, or nobody answers.
+            httpcore.ConnectTimeout: the deadline has passed.
+        """
+        addresses = self._addresses(host, port)
+        failure: Exception = httpcore.ConnectError(f"no address for {host}")
+        for tried, address in enumerate(addresses):
+            try:
+                if is_checked:
+                    self._policy.check(host, port, address)
+                # A share of the time each, so that one address that swallows everything leaves some for the next.
+                share = _left(self._deadline, httpcore.ConnectTimeout) / (len(addresses) - tried)
+                stream = self._inner.connect_tcp(address, port, share)
+            except (AccessError, httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+            else:
+                return DeadlineStream(stream, self._deadline)
+        raise failure
+
+    def is_public(self, host: str, port: int) -> bool:
+        """Whether a host is to be reached through a proxy: all that its name resolves to here is public.
+
+        Behind a firewall that needs a proxy, public names often resolve nowhere but at the proxy; so a name that does
+        not resolve counts as public, unless it is one of a private network.
+
+        Raises:
+            AccessError: some of it is not allowed.
+            ImageError: it is no name.
+            httpcore.ConnectError: it is one of a private network, and there is no such host.
+            httpcore.ConnectTimeout: the deadline has passed.
+        """
+        try:
+            addresses = self._addresses(host, port)
+        except httpcore.ConnectError:
+            name, _, domain = host.rstrip(".").lower().rpartition(".")
+            if not name or not domain[:1].isalpha() or domain in _PRIVATE_DOMAINS or ":" in host:
+                raise
+            return True
+        for address in addresses:
+            self._policy.check(host, port, address)
+        return all(_is_public(_unwrapped(ipaddress.ip_address(one.partition("%")[0]))) for one in addresses)
+
+    def _addresses(self, host: str, port: int) -> list[str]:
+        try:
+            return self._resolver.addresses(host, port, _left(self._deadline, httpcore.ConnectTimeout))
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(str(error)) from error
+        except UnicodeError as error:
+            raise ImageError(f"{host[:80]!r} is no name of a host", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
+        except OSError as error:
+            raise httpcore.ConnectError(f"no address for {host}: {error}") from error
+
+
+def seconds_left(deadline: float) -> float:
+    """Return the seconds until a point on the monotonic clock; 0 after it."""
+    return max(0.0, deadline - time.monotonic())
+
+
+def _left(deadline: float, late: type[httpcore.TimeoutException]) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise late("the deadline has passed")
+    return left
+
+
+class DeadlineStream(io.RawIOBase):
+    """A connection on which every wait ends at the deadline, however often a byte arrives.
+
+    Its methods raise httpcore's exceptions.
+    """
+
+    def __init__(self, inner: httpcore.NetworkStream, deadline: float) -> None:
+        """``deadline`` is a point on the monotonic clock, in seconds."""
+        super().__init__()
+        self._inner, self._deadline = inner, deadline
+
+    def readable(self) -> bool:
+        """Whether it can be read."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Read what has come, waiting for some; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        data = self._inner.read(len(view), _left(self._deadline, httpcore.ReadTimeout))
+        view[: len(data)] = data
+        return len(data)
+
+    def send(self, data: bytes) -> None:
+        """Send all of it."""
+        self._inner.write(data, _left(self._deadline, httpcore.WriteTimeout))
+
+    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Secure the connection from here on; the certificate has to be that of ``host``."""
+        self._inner = self._inner.start_tls(context, host, _left(self._deadline, httpcore.ConnectTimeout))
+
+    def close(self) -> None:
+        """Close the connection."""
+        super().close()
+        self._inner.close()

@@ -1,0 +1,122 @@
+"""What Label Studio tells and is told about projects, tasks and predictions; see `backend.label_studio.client`."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from backend.types import Task
+
+
+@dataclass(frozen=True)
+class Project:
+    """A Label Studio project.
+
+    Attributes:
+        id: its id.
+        title: its title.
+        label_config: its labeling config's XML.
+        asks_for_predictions: whether Label Studio asks this backend about every task that it lists.
+    """
+
+    id: int
+    title: str
+    label_config: str
+    asks_for_predictions: bool = False
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A model that is connected to a project.
+
+    Attributes:
+        url: its address as Label Studio calls it.
+        is_connected: whether Label Studio has just reached it.
+        is_interactive: whether it is asked on clicks.
+        state: what Label Studio says of it.
+    """
+
+    url: str
+    is_connected: bool
+    is_interactive: bool
+    state: str
+
+
+@dataclass(frozen=True)
+class ListedTask:
+    """A task as the Data Manager lists it; ``is_labeled`` says whether it has all annotations that it needs."""
+
+    task: Task
+    is_labeled: bool
+
+
+@dataclass(frozen=True)
+class TaskPage:
+    """Some tasks, and how many there are in all."""
+
+    tasks: tuple[ListedTask, ...]
+    total: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the Data Manager: ``data.image`` for a field of the task's data, and the type it is compared as."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True)
+class View:
+    """A tab of the Data Manager.
+
+    Attributes:
+        project_id: whose it is.
+        filters: its filters as Label Studio writes them, unread JSON; ``null`` where it has none.
+    """
+
+    project_id: int
+    filters: msgspec.Raw
+
+
+@dataclass(frozen=True)
+class NewPrediction:
+    """A prediction to be stored.
+
+    Attributes:
+        task_id: the task it is about.
+        result: JSON, the list of regions.
+        score: in [0, 1].
+        model_version: as in the answer to /setup.
+    """
+
+    task_id: int
+    result: msgspec.Raw
+    score: float
+    model_version: str
+
+
+@dataclass(frozen=True)
+class StoredPrediction:
+    """A prediction that Label Studio holds; ``result`` is unread JSON."""
+
+    id: int
+    model_version: str
+    result: msgspec.Raw
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it shows nothing."""
+        return not bytes(self.result).strip(b"[] \r\n\t") or bytes(self.result) == b"null"
+
+
+@dataclass(frozen=True)
+class TaskPredictions:
+    """The predictions of a task.
+
+    Attributes:
+        raw: as Label Studio writes them, a list of unread JSON.
+        stored: the same, with as much read as tells them apart.
+    """
+
+    raw: msgspec.Raw
+    stored: tuple[StoredPrediction, ...]

@@ -1,0 +1,1 @@
+"""The labeling config, and what annotators marked with its controls."""

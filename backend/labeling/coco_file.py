@@ -1,0 +1,321 @@
+"""What a COCO file of object detection holds: its images, and a box around each object, however its tool wrote them.
+
+Read are UTF-8 and UTF-16, with or without a byte order mark; numbers that are none (``NaN``) spoil only what they stand
+in; ids may be text. Where an annotation has no box, the one around its outline is taken: polygons, flat or nested, or a
+run-length code. What belongs to no image is told, see `CocoBoxes.left_out`.
+"""
+
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from backend.errors import Reason
+from backend.labeling import file_names
+from backend.labeling.file_names import NamePath
+from backend.protocol import json_fields
+from backend.types import Skipped
+from model.coco import rle
+
+MOST_BEYOND = 0.01
+"""How far boxes commonly reach beyond their image, as a share of its sides."""
+
+_WHOLE = re.compile(r"\s*-?[0-9]{1,18}\s*")
+
+
+class CocoError(ValueError):
+    """The file cannot be read, or is not what COCO's object detection files are."""
+
+
+class _Image(msgspec.Struct):
+    id: object = None
+    file_name: object = None
+    width: object = None
+    height: object = None
+
+
+class _Annotation(msgspec.Struct):
+    id: object = None
+    image_id: object = None
+    category_id: object = None
+    bbox: object = None
+    iscrowd: object = None
+
+
+class _Category(msgspec.Struct):
+    id: object = None
+    name: object = None
+
+
+class _File(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category] | None = None
+
+
+class _Outline(msgspec.Struct):
+    segmentation: object = None
+
+
+class _RawOutline(msgspec.Struct):
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _RawOutlines(msgspec.Struct):
+    """The same file, read once more where boxes are missing: outlines take most of it, and few of them are needed."""
+
+    annotations: list[_RawOutline]
+
+
+@dataclass(frozen=True)
+class CocoBox:
+    """One annotation.
+
+    Attributes:
+        name: its id.
+        category: its name; empty where the file has none.
+        bbox: x, y, width and height in pixels, from its outline where it has no usable one; else as written there.
+        is_crowd: whether it is around many objects.
+        trouble: why its outline is no use either; empty where nothing was the matter.
+    """
+
+    name: str
+    category: str
+    bbox: object
+    is_crowd: bool
+    trouble: str = ""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is a box with a width and a height."""
+        return self.has_numbers and isinstance(self.bbox, list) and all(self.bbox[2:])
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether its box is four numbers."""
+        return isinstance(self.bbox, list) and len(self.bbox) == 4 and _are_finite(self.bbox)
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image of the file, another one than those of other names or sizes.
+
+    Attributes:
+        paths: what its ``file_name`` may stand for, as it is first; see `backend.labeling.file_names`.
+        size: (H, W); None where the file does not say.
+        boxes: its annotations.
+    """
+
+    paths: tuple[NamePath, ...]
+    size: tuple[int, int] | None
+    boxes: tuple[CocoBox, ...] = field(default=(), compare=False)
+
+    @property
+    def name(self) -> str:
+        """Its folders and file name."""
+        return "/".join(self.paths[0])
+
+
+@dataclass(frozen=True)
+class CocoBoxes:
+    """What a file holds.
+
+    Attributes:
+        images: its images, each path once.
+        left_out: annotations that belong to none of them, by their ids, each with the reason.
+    """
+
+    images: tuple[CocoImage, ...]
+    left_out: tuple[Skipped, ...] = ()
+
+    @property
+    def reads_as_corners(self) -> int:
+        """How many boxes reach beyond their image, if all would lie in it as x1, y1, x2, y2; else 0."""
+        sized = [(box.bbox, one.size) for one in self.images if one.size for box in one.boxes if box.is_usable]
+        beyond = 0
+        for numbers, (height, width) in sized:
+            assert isinstance(numbers, list)  # it is usable
+            x, y, across, down = numbers
+            if not (0 <= x < across <= width and 0 <= y < down <= height):
+                return 0
+            beyond += x + across > (1 + MOST_BEYOND) * width or y + down > (1 + MOST_BEYOND) * height
+        return beyond
+
+
+def read(path: Path) -> CocoBoxes:
+    """Return what a COCO file of object detection holds.
+
+    Raises:
+        CocoError: it cannot be read, is no JSON, or lacks images or annotations.
+    """
+    try:
+        data = path.read_bytes()
+        file, outlines = _decoded(data)
+    except OSError as error:
+        raise CocoError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise CocoError(
+            f"{path}: expected a COCO file with images, annotations and categories, got something else: {error}"
+        ) from error
+    images = _Images(file.images)
+    if not images.boxes:
+        raise CocoError(f"{path}: expected images with a file_name, got none")
+    names = {_key(one.id): _text(one.name) for one in file.categories or ()}
+    left_out = []
+    for place, (one, outline) in enumerate(zip(file.annotations, outlines, strict=True)):
+        key = _key(one.id)
+        box = CocoBox(
+            name=_text(str(place if key is None else key)),
+            category=names.get(_key(one.category_id), ""),
+            bbox=one.bbox,
+            is_crowd=one.iscrowd in (1, "1"),
+        )
+        try:
+            image = images.find(_key(one.image_id))
+        except LookupError as error:
+            left_out.append(Skipped(box.name, Reason.NOT_IN_COCO_FILE, str(error)))
+            continue
+        images.boxes[image].append(_with_outline(box, outline, image.size))
+    return CocoBoxes(
+        tuple(replace(image, boxes=_named_apart(boxes)) for image, boxes in images.boxes.items()), tuple(left_out)
+    )
+
+
+class _Images:
+    """The images of a file, by their ids.
+
+    Attributes:
+        boxes: what belongs to each; of images that are listed twice, to the first.
+    """
+
+    def __init__(self, listed: Iterable[_Image]) -> None:
+        self.boxes: dict[CocoImage, list[CocoBox]] = {}
+        self._by_id: dict[object, dict[CocoImage, None]] = defaultdict(dict)
+        for one in listed:
+            key, paths = _key(one.id), file_names.of_file(_text(one.file_name))
+            named = self._by_id[key]
+            if paths:
+                image = CocoImage(paths, _size(one))
+                self.boxes.setdefault(image, [])
+                named[image] = None
+
+    def find(self, key: object) -> CocoImage:
+        """Return the image with an id.
+
+        Raises:
+            LookupError: there is none, or there are several.
+        """
+        if key is None:
+            raise LookupError("expected an image_id, got none")
+        if key not in self._by_id:
+            raise LookupError(f"no image of the file has the id {key}")
+        images = list(self._by_id[key])
+        if not images:
+            raise LookupError(f"image {key} has no file_name")
+        if len(images) > 1:
+            raise LookupError(f"several images have the id {key}: {', '.join(one.name for one in images[:3])}")
+        return images[0]
+
+
+def _decoded(data: bytes) -> tuple[_File, Sequence[object]]:
+    """Return a file, and the outline of each annotation, unread where it can be; all None where no box is missing.
+
+    What only Python's own reader takes is read by that: UTF-16, a byte order mark, NaN.
+
+    Raises:
+        msgspec.ValidationError: it is of another shape.
+        ValueError: it is no JSON in either's sense.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        file = msgspec.json.decode(data, type=_File)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, ValueError):
+        whole = json.loads(data)
+        file, outlined = msgspec.convert(whole, type=_File), msgspec.convert(whole["annotations"], type=list[_Outline])
+        return file, [one.segmentation for one in outlined]
+    if all(CocoBox("", "", one.bbox, False).is_usable for one in file.annotations):
+        return file, [None] * len(file.annotations)
+    return file, [one.segmentation for one in msgspec.json.decode(data, type=_RawOutlines).annotations]
+
+
+def _text(value: object) -> str:
+    """Return a string that can be written; halves of an emoji cannot."""
+    return json_fields.text(value).encode("utf-8", "replace").decode()
+
+
+def _key(value: object) -> object:
+    """Return an id that can be looked up; some tools write numbers as text."""
+    if isinstance(value, str):
+        return int(value) if _WHOLE.fullmatch(value) else value
+    return json_fields.whole(value)
+
+
+def _size(image: _Image) -> tuple[int, int] | None:
+    height, width = _key(image.height), _key(image.width)
+    are_sizes = isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
+    return (height, width) if are_sizes else None  # type: ignore[return-value]  # they are, as it says
+
+
+def _named_apart(boxes: Sequence[CocoBox]) -> tuple[CocoBox, ...]:
+    """Return boxes of which no two have one name; ids may come twice where files were put together."""
+    times = Counter(box.name for box in boxes)
+    return tuple(
+        box if times[box.name] == 1 else replace(box, name=f"{box.name}#{place}") for place, box in enumerate(boxes)
+    )
+
+
+def _with_outline(box: CocoBox, outline: object, size: tuple[int, int] | None) -> CocoBox:
+    """Return an annotation with the box around its outline, where it has no usable one."""
+    if box.is_usable or box.is_crowd:
+        return box
+    outline = json_fields.anything(outline) if isinstance(outline, msgspec.Raw) else outline
+    if not outline:
+        return box
+    try:
+        return replace(box, bbox=_around(outline, size))
+    except ValueError as error:
+        return replace(box, trouble=str(error))
+
+
+def _around(outline: object, size: tuple[int, int] | None) -> list[float]:
+    """Return x, y, width and height of the box around a polygon or mask, in pixels of an image of ``size``.
+
+    Raises:
+        ValueError: it goes around nothing, or cannot be read.
+    """
+    if isinstance(outline, Mapping):
+        code = rle.parse(outline)
+        if code.box is None:
+            raise ValueError("segmentation: expected a mask, got an empty one")
+        height, width = size or code.size
+        across, down = width / code.size[1], height / code.size[0]
+        return [side * scale for side, scale in zip(code.bbox, (across, down, across, down), strict=True)]
+    numbers = _corners(outline)
+    if len(numbers) < 6:
+        raise ValueError(f"segmentation: expected a run-length code or at least 3 corners, got {len(numbers)} numbers")
+    xs, ys = numbers[0::2], numbers[1::2]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _corners(outline: object) -> list[float]:
+    """Return x and y in turn, of polygons within lists of whatever depth.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if isinstance(outline, list) and any(isinstance(part, list) for part in outline):
+        return [number for part in outline for number in _corners(part)]
+    if not isinstance(outline, list) or not _are_finite(outline) or len(outline) % 2:
+        raise ValueError(f"segmentation: expected x and y of corners in turn, got {str(outline)[:60]}")
+    return outline
+
+
+def _are_finite(numbers: Iterable[object]) -> bool:
+    return all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in numbers)

@@ -1,0 +1,203 @@
+"""Prompts from a COCO file: the boxes of its annotations, for the tasks that show its images.
+
+Images are matched by their file name, see `backend.labeling.file_names`. Folders count where both sides have some:
+those of one must be the last ones of the other's, or `val/0001.jpg` would get the boxes of `train/0001.jpg`.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from backend.errors import BackendError, PromptError, Reason
+from backend.labeling import coco_file, config, file_names, task_images
+from backend.labeling.coco_file import CocoBox, CocoBoxes, CocoImage
+from backend.labeling.config_types import Controls
+from backend.labeling.file_names import NamePath
+from backend.labeling.output_choice import Outputs
+from backend.labeling.task_prompts import TaskPrompts
+from backend.logs import without_credentials
+from backend.shapes import OUTPUT_KINDS, Rectangle, ShapeKind
+from backend.types import PromptRegion, Skipped, Task
+
+_ByName = Mapping[str, Sequence[tuple[NamePath, CocoImage]]]
+
+
+class CocoPrompts:
+    """The images of a COCO file by their names; safe from many threads.
+
+    Attributes:
+        file: what it holds.
+    """
+
+    def __init__(self, file: CocoBoxes) -> None:
+        """Keep the images."""
+        named = [(path, image) for image in file.images for path in image.paths]
+        before = [
+            (path, image)
+            for whole, image in named
+            if file_names.begins_like_an_upload(whole)
+            if (path := file_names.before_upload(whole))
+        ]
+        self.file = file
+        self._by_name, self._by_uploaded_name = _by_name(named), _by_name(before)
+        self._unmet = {image for image in file.images if image.boxes}
+        self._asked: set[int | None] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """The images with boxes that no task has shown so far."""
+        with self._lock:
+            return tuple(sorted(image.name for image in self._unmet))
+
+    def has_asked(self, task_ids: Iterable[int | None]) -> bool:
+        """Whether all of these tasks were asked for their images."""
+        with self._lock:
+            return self._asked.issuperset(task_ids)
+
+    @property
+    def crowds(self) -> int:
+        """How many boxes around many objects the images have that some task has shown so far."""
+        with self._lock:
+            unmet = self._unmet
+            return sum(box.is_crowd for image in self.file.images if image not in unmet for box in image.boxes)
+
+    def prompts(self, task: Task, controls: Controls, outputs: Sequence[ShapeKind] = OUTPUT_KINDS) -> TaskPrompts:
+        """Return the boxes of a task's images, labelled with their categories.
+
+        Args:
+            task: its data is read.
+            controls: the project's labeling config. A category that it offers as no label, whatever the case, is left
+                out, unless it offers no labels at all.
+            outputs: what masks are drawn as, the preferred kinds first.
+        """
+        with self._lock:
+            self._asked.add(task.id)
+        regions: list[PromptRegion] = []
+        skipped: list[Skipped] = []
+        for place in task_images.places(controls, task):
+            try:
+                found = self._on_image(place, task, controls, outputs)
+            except BackendError as error:
+                skipped.append(Skipped("", error.reason, str(error)))
+                continue
+            for one in found:
+                if isinstance(one, Skipped):
+                    skipped.append(one)
+                else:
+                    regions.append(one)
+        return TaskPrompts(tuple(regions), tuple(skipped))
+
+    def _on_image(
+        self, place: tuple[str, int | None], task: Task, controls: Controls, outputs: Sequence[ShapeKind]
+    ) -> list[PromptRegion | Skipped]:
+        to_name, item_index = place
+        here = config.on_image(controls, to_name)
+        image = self._image(task_images.image_ref(here.images[0], task, None, item_index).uri)
+        if isinstance(image, Skipped):
+            return [image]
+        found: list[PromptRegion | Skipped] = []
+        choice = Outputs(here, outputs) if image.boxes else None
+        for box in image.boxes:
+            try:
+                assert choice is not None  # there are boxes
+                shape, labels = _rectangle(box, image), _labels(box, here, choice)
+            except PromptError as error:
+                found.append(Skipped(box.name, error.reason, str(error)))
+                continue
+            name = box.name if item_index is None else f"{item_index}:{box.name}"
+            found.append(
+                PromptRegion(name, shape, "", to_name, labels, original_size=image.size, item_index=item_index)
+            )
+        return found
+
+    def _image(self, uri: str) -> CocoImage | Skipped:
+        """Return the image that an address is about."""
+        shown = without_credentials(uri)[:200]
+        elsewhere: list[CocoImage] = []
+        for path, images in self._named_like(uri):
+            candidates: dict[CocoImage, tuple[bool, int, bool]] = {}
+            for other, image in images:
+                if file_names.may_be_one(path, other):
+                    fit = (*file_names.fit(path, other), other == image.paths[0])
+                    candidates[image] = max(fit, candidates.get(image, fit))
+                else:
+                    elsewhere.append(image)
+            if not candidates:
+                continue
+            best = [image for image, fit in candidates.items() if fit == max(candidates.values())]
+            if len(best) > 1:
+                names = ", ".join(image.name for image in best[:3])
+                return Skipped("", Reason.AMBIGUOUS_FILE_NAME, f"{shown} may be any of {names}")
+            with self._lock:
+                self._unmet.discard(best[0])
+            return best[0]
+        folders = f" there; {elsewhere[0].name} lies in other folders" if elsewhere else ""
+        return Skipped("", Reason.NOT_IN_COCO_FILE, f"no image of the COCO file is named like {shown}{folders}")
+
+    def _named_like(self, uri: str) -> Iterator[tuple[NamePath, Sequence[tuple[NamePath, CocoImage]]]]:
+        """Yield the paths that an address may stand for with the images of that name, the likelier ones first.
+
+        A file that Label Studio has written knows uploads by the names that they got there; in another project they
+        have got others.
+        """
+        paths = list(file_names.of_address(uri))
+        for path in paths:
+            yield path, self._by_name.get(file_names.plain(path[-1]), ())
+        for path in paths:
+            if file_names.is_upload(uri) or path == paths[0]:
+                yield path, self._by_uploaded_name.get(file_names.plain(path[-1]), ())
+
+
+def read(path: Path) -> CocoPrompts:
+    """Return what a COCO file of object detection holds.
+
+    Raises:
+        backend.labeling.coco_file.CocoError: it cannot be read, is no JSON, or lacks images or annotations.
+    """
+    return CocoPrompts(coco_file.read(path))
+
+
+def _by_name(named: Iterable[tuple[NamePath, CocoImage]]) -> _ByName:
+    """Return images by the names under which Label Studio may hold them."""
+    found: dict[str, dict[tuple[NamePath, CocoImage], None]] = defaultdict(dict)
+    for path, image in named:
+        for name in file_names.spellings(path[-1]):
+            found[name][path, image] = None
+    return {name: tuple(images) for name, images in found.items()}
+
+
+def _rectangle(box: CocoBox, image: CocoImage) -> Rectangle:
+    """Return a box in percent.
+
+    Raises:
+        PromptError: it is no box of one object, or of no image of known size.
+    """
+    if box.is_crowd:
+        raise PromptError("a box around many objects", Reason.NOT_A_PROMPT)
+    numbers = box.bbox
+    if not isinstance(numbers, list) or not box.has_numbers or box.trouble:
+        trouble = f"; {box.trouble}" if box.trouble else ""
+        raise PromptError(
+            f"bbox: expected x, y, width and height, got {str(box.bbox)[:60]}{trouble}", Reason.BAD_GEOMETRY
+        )
+    if image.size is None:
+        raise PromptError("image: expected width and height, got none", Reason.BAD_GEOMETRY)
+    height, width = image.size
+    x, y, across, down = numbers
+    return Rectangle(100 * x / width, 100 * y / height, 100 * across / width, 100 * down / height)
+
+
+def _labels(box: CocoBox, controls: Controls, outputs: Outputs) -> tuple[str, ...]:
+    """Return a box's label as the labeling config spells it; none where that has none at all.
+
+    Raises:
+        PromptError: the category is no label of the config.
+    """
+    labels = outputs.choose((box.category,) if box.category else ()).labels
+    own = [control.own for control in controls.controls if control.is_output and control.own is not None]
+    if not labels and any(tag.labels or tag.labels_vary for tag in (*own, *controls.labels)):
+        what = f"category {box.category!r}" if box.category else "a category without a name in the file"
+        raise PromptError(f"{what} is no label of the labeling config", Reason.UNKNOWN_LABEL)
+    return labels

@@ -1,0 +1,335 @@
+"""A click's context, translated into prompts for the model: one for every object that it marks.
+
+The rules, from what the editor sends: points of one label accumulate into one object; every rectangle, ellipse, polygon
+and painted mask is an object of its own; points that lie in one of those refine it; negative points alone mark nothing.
+Of two points on one pixel the later one counts. Ordinary points that an annotator drew by hand lack a sign and come
+along when a smart point of their label is drawn: where others have a sign, they are no prompts. In what a task already
+holds there was no click, so points without a sign are ``apart``: each marks an object of its own.
+
+An area that is drawn for the model takes a byte for each pixel of the image, and a small body may hold hundreds. So a
+context is sketched first, with boxes for areas, and each area is drawn when its turn comes.
+
+Coordinates need no turning: with a rotated view the editor still stores them for the upright image (it maps the pointer
+through the inverse of the view's transform), as it does masks; ``image_rotation`` is only echoed.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from backend.errors import PromptError, Reason
+from backend.labeling import shape_prompts
+from backend.labeling.shape_prompts import Box, Mark, Point, Size, mark
+from backend.shapes import Bitmask, Brush, KeyPoint, Polygon, Rectangle, Vector
+from backend.types import ObjectPrompt, PromptRegion, Skipped
+from model.types import Prompt
+
+MOST_POINTS = 64  # of one object; the newest count
+MOST_OBJECTS = 256  # of one click; the newest count
+MOST_PIXELS = 1 << 28  # a rough mask takes a byte for each
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The objects that a context marks, in the order in which they were begun, and what marks none."""
+
+    objects: tuple[ObjectPrompt, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The objects that a context marks, before any area is drawn.
+
+    Attributes:
+        objects: as a `Translation` has them, but with boxes for areas that are to be drawn.
+        skipped: what marks none.
+        regions: the context by its ids.
+    """
+
+    objects: tuple[ObjectPrompt, ...]
+    skipped: tuple[Skipped, ...]
+    regions: dict[str, PromptRegion]
+
+    def newest(self) -> tuple[ObjectPrompt, ...]:
+        """Return the newest objects, as many as one click may take: in number, and in areas to be drawn."""
+        objects = self.objects[-MOST_OBJECTS:]
+        affordable = _affordable([[self.regions[name] for name in one.region_ids] for one in objects])
+        return tuple(one for one, is_affordable in zip(objects, affordable, strict=True) if is_affordable)
+
+    def draw(self, one: ObjectPrompt) -> Translation:
+        """Return one of the objects as it is, its area drawn; none, and the reason, where that proves to be empty."""
+        regions = [self.regions[name] for name in one.region_ids]
+        is_drawn = any(_is_painted(region) or outlined(region) is not region for region in regions)
+        return translate(regions) if is_drawn else Translation((one,))
+
+
+@dataclass(frozen=True)
+class _Signed:
+    """A point that an annotator drew."""
+
+    region: PromptRegion
+    at: Point
+    is_positive: bool
+
+    @property
+    def pixel(self) -> tuple[int, int]:
+        return int(self.at[0]), int(self.at[1])
+
+
+@dataclass
+class _Draft:
+    """An object being put together."""
+
+    place: int
+    mark: Mark
+    region: PromptRegion | None
+    points: list[_Signed] = field(default_factory=list)
+
+
+def translate(
+    context: Sequence[PromptRegion], image_size: Size | None = None, *, are_apart: bool = False
+) -> Translation:
+    """Return the prompts that a context holds.
+
+    Args:
+        context: the click's regions, oldest first.
+        image_size: (H, W) of the image the model sees, where it differs from the regions' ``original_size``; prompts
+            are in its pixels. Answers must still have the ``original_size``.
+        are_apart: whether points without a sign mark an object each, unless they lie in one that is marked otherwise.
+    """
+    are_signed = not are_apart and any(
+        isinstance(region.shape, KeyPoint) and region.is_positive is not None for region in context
+    )
+    skipped: list[Skipped] = []
+    groups: dict[object, list[tuple[int, PromptRegion, Mark]]] = {}
+    for place, region in enumerate(context):
+        try:
+            found = _mark(region, image_size, are_signed)
+        except PromptError as error:
+            skipped.append(Skipped(region.id, error.reason, str(error)))
+            continue
+        where = (region.to_name, region.item_index, region.original_size)
+        groups.setdefault(where, []).append((place, region, found))
+    drafts: list[_Draft] = []
+    for group in groups.values():
+        drafts.extend(_drafts(group, skipped, are_apart))
+    drafts.sort(key=lambda draft: draft.place)
+    return Translation(tuple(_object(draft, image_size, skipped) for draft in drafts), tuple(skipped))
+
+
+def sketch(context: Sequence[PromptRegion]) -> Sketch:
+    """Return what a click's context marks, as `translate` does, without holding any drawn area.
+
+    Args:
+        context: the click's regions, oldest first, each with its ``original_size``.
+    """
+    has_to_look = needs_masks(context)
+    stand_ins: list[PromptRegion] = []
+    skipped: list[Skipped] = []
+    affordable = _affordable([[region] if has_to_look and _is_painted(region) else [] for region in context])
+    for region, is_affordable in zip(context, affordable, strict=True):
+        try:
+            if not is_affordable:
+                raise PromptError("drawing this area takes too much, or the newer ones did", Reason.TOO_COMPLEX)
+            stand_ins.append(_around(region, has_to_look) if _is_painted(region) else outlined(region))
+        except PromptError as error:
+            skipped.append(Skipped(region.id, error.reason, str(error)))
+    found = translate(stand_ins)
+    return Sketch(found.objects, (*skipped, *found.skipped), {region.id: region for region in context})
+
+
+def _affordable(groups: Sequence[Sequence[PromptRegion]]) -> list[bool]:
+    """Return which regions can be drawn with what work a click may cause; the newest, which come last, go first."""
+    left = shape_prompts.MOST_WORK
+    found: list[bool] = []
+    for regions in reversed(groups):
+        steps = sum(shape_prompts.work(region.shape, region.original_size or (1, 1)) for region in regions)
+        found.append(steps <= left or left == shape_prompts.MOST_WORK)  # one area alone may be as large as any image
+        left -= steps if found[-1] else 0
+    return found[::-1]
+
+
+def needs_masks(context: Iterable[PromptRegion]) -> bool:
+    """Whether masks have to be read to tell which points lie in them."""
+    shapes = [region.shape for region in context]
+    return any(isinstance(shape, KeyPoint) for shape in shapes) and any(
+        isinstance(shape, Brush | Bitmask) for shape in shapes
+    )
+
+
+def outlined(region: PromptRegion) -> PromptRegion:
+    """Return a polygon as the box around it, in which the same points lie; anything else as it is."""
+    match region.shape:
+        case Polygon(points) | Vector(points, True) if len(points) >= 3:
+            xs, ys = zip(*points, strict=True)
+            return replace(region, shape=Rectangle(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
+    return region
+
+
+def _is_painted(region: PromptRegion) -> bool:
+    return isinstance(region.shape, Brush | Bitmask)
+
+
+def _around(region: PromptRegion, has_to_look: bool) -> PromptRegion:
+    """Return a mask as the box around it, or around the whole image where nobody asks what lies in it.
+
+    Raises:
+        PromptError: the mask cannot be a prompt.
+    """
+    x1, y1, x2, y2 = 0.0, 0.0, 100.0, 100.0
+    if has_to_look and region.original_size is not None:
+        height, width = region.original_size
+        extent = _mark(region, None, are_signed=False).extent
+        assert extent is not None  # an empty mask raised
+        x1, y1, x2, y2 = (100 * place / side for place, side in zip(extent, (width, height) * 2, strict=True))
+    return replace(region, shape=Rectangle(x1, y1, x2 - x1, y2 - y1))
+
+
+def _mark(region: PromptRegion, image_size: Size | None, are_signed: bool) -> Mark:
+    is_point = isinstance(region.shape, KeyPoint)
+    if is_point and region.is_positive is None and are_signed:
+        raise PromptError("a point without a sign among signed ones", Reason.NOT_A_PROMPT)
+    if not is_point and region.is_positive is False:
+        raise PromptError("only points can be negative", Reason.UNSUPPORTED_PROMPT)
+    original_size = region.original_size or image_size
+    if original_size is None:
+        raise PromptError("expected original_width and original_height, got none", Reason.BAD_GEOMETRY)
+    size = image_size or original_size
+    if max(math.prod(size), math.prod(original_size)) > MOST_PIXELS:
+        raise PromptError(f"expected at most {MOST_PIXELS} pixels, got {original_size}", Reason.BAD_GEOMETRY)
+    if shape_prompts.outline_work(region.shape, size) > shape_prompts.MOST_WORK:
+        raise PromptError("expected a shape of fewer corners or strokes", Reason.TOO_COMPLEX)
+    return mark(region.shape, size, original_size)
+
+
+def _drafts(group: Iterable[tuple[int, PromptRegion, Mark]], skipped: list[Skipped], are_apart: bool) -> list[_Draft]:
+    """Return the objects marked on one image."""
+    areas: list[_Draft] = []
+    points: list[tuple[int, _Signed]] = []
+    for place, region, found in group:
+        if isinstance(region.shape, KeyPoint):
+            points.append((place, _Signed(region, found.points[0], region.is_positive is not False)))
+        else:
+            areas.append(_Draft(place, found, region))
+    homeless: list[tuple[int, _Signed]] = []
+    nested: dict[tuple[str, ...], _Nested] = {}
+    for place, point in points:
+        labels = point.region.labels
+        if labels not in nested:
+            nested[labels] = _Nested(areas, labels)
+        home = nested[labels].smallest_around(point.at)
+        if home is None:
+            homeless.append((place, point))
+        else:
+            home.points.append(point)
+    loose = _loose(homeless, are_apart)
+    for draft in (*areas, *loose.values()):
+        draft.points = _later_wins(draft.points)
+    for (labels, _), draft in loose.items():
+        if any(point.is_positive for point in draft.points):
+            areas.append(draft)
+        elif len(areas) == 1 and areas[0].region is not None and _share(labels, areas[0].region.labels):
+            areas[0].points.extend(draft.points)
+        else:
+            skipped.extend(
+                Skipped(point.region.id, Reason.ONLY_NEGATIVE_POINTS, "no positive point goes with it")
+                for point in draft.points
+            )
+    return areas
+
+
+def _loose(points: Iterable[tuple[int, _Signed]], are_apart: bool) -> dict[tuple[tuple[str, ...], str], _Draft]:
+    """Return the points that lie in no area, by their label, and where they are apart each by itself."""
+    points = list(points)
+    unsigned = Counter(point.region.labels for _, point in points if are_apart and point.region.is_positive is None)
+    found: dict[tuple[tuple[str, ...], str], _Draft] = {}
+    for place, point in points:
+        is_alone = unsigned[point.region.labels] > 1 and point.region.is_positive is None
+        name = point.region.id if is_alone else ""
+        found.setdefault((point.region.labels, name), _Draft(place, Mark(), None)).points.append(point)
+    return found
+
+
+class _Nested:
+    """The areas that points of one label may lie in, the smallest first; thousands of points look among thousands."""
+
+    def __init__(self, areas: Iterable[_Draft], labels: tuple[str, ...]) -> None:
+        sharing = [
+            (_size(area.mark.extent), area.place, area.mark.extent, area)
+            for area in areas
+            if area.region is not None and area.mark.extent is not None and _share(labels, area.region.labels)
+        ]
+        sharing.sort(key=lambda found: found[:2])
+        self._areas = [area for *_, area in sharing]
+        self._boxes = np.array([extent for _, _, extent, _ in sharing]).reshape(-1, 4).T
+
+    def smallest_around(self, at: Point) -> _Draft | None:
+        """Return the smallest area that a point lies in."""
+        x1, y1, x2, y2 = self._boxes
+        around = (x1 <= at[0]) & (at[0] <= x2) & (y1 <= at[1]) & (at[1] <= y2)
+        place = int(around.argmax()) if around.size else 0
+        return self._areas[place] if around.size and around[place] else None
+
+
+def _share(labels: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    return not labels or labels == others
+
+
+def _size(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _later_wins(points: Iterable[_Signed]) -> list[_Signed]:
+    """Return the points without those that a later one covers, oldest first."""
+    newest: dict[tuple[int, int], _Signed] = {}
+    for point in points:
+        newest.pop(point.pixel, None)
+        newest[point.pixel] = point
+    return list(newest.values())
+
+
+def _newest(points: list[_Signed], skipped: list[Skipped]) -> list[_Signed]:
+    """Return at most ``MOST_POINTS`` points, a positive one among them if there is any."""
+    if len(points) <= MOST_POINTS:
+        return points
+    older, kept = points[:-MOST_POINTS], points[-MOST_POINTS:]
+    positive = next((point for point in reversed(older) if point.is_positive), None)
+    if positive is not None and not any(point.is_positive for point in kept):
+        older = [point for point in older if point is not positive] + kept[:1]
+        kept = [positive, *kept[1:]]
+    skipped.extend(
+        Skipped(point.region.id, Reason.TOO_MANY_POINTS, f"only the newest {MOST_POINTS} count") for point in older
+    )
+    return kept
+
+
+def _object(draft: _Draft, image_size: Size | None, skipped: list[Skipped]) -> ObjectPrompt:
+    drawn = _newest(draft.points, skipped)
+    covered = {point.pixel for point in drawn}
+    own = [at for at in draft.mark.points if (int(at[0]), int(at[1])) not in covered]
+    coords = [*own, *(point.at for point in drawn)]
+    signs = [*(1 for _ in own), *(int(point.is_positive) for point in drawn)]
+    positive = [point.region for point in drawn if point.is_positive]
+    main = draft.region or positive[-1]
+    regions = [*([draft.region] if draft.region is not None else []), *(point.region for point in drawn)]
+    original_size = main.original_size or image_size
+    assert original_size is not None  # a region without a size was skipped
+    return ObjectPrompt(
+        prompt=Prompt(
+            point_coords=coords or None,  # type: ignore[arg-type]  # the constructor makes an array of it
+            point_labels=signs or None,  # type: ignore[arg-type]  # likewise
+            box=draft.mark.box,  # type: ignore[arg-type]  # likewise
+            rough_mask=draft.mark.rough_mask,
+        ),
+        region_ids=tuple(region.id for region in regions),
+        labels=main.labels,
+        from_name=main.from_name,
+        to_name=main.to_name,
+        original_size=original_size,
+        image_rotation=main.image_rotation,
+        item_index=main.item_index,
+    )

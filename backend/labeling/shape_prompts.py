@@ -1,0 +1,352 @@
+"""What one drawn shape tells the model, in pixels: points on the object, a box around it, a rough mask of it.
+
+Pixels follow the model's convention: (x, y) with the pixel (0, 0) covering [0, 1) × [0, 1); nothing is rounded.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from backend.errors import PromptError, Reason
+from backend.protocol import bitmask, rle
+from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, Stroke, Vector
+from model.types import BoolArray, Mask
+
+Size: TypeAlias = tuple[int, int]
+Point: TypeAlias = tuple[float, float]
+Box: TypeAlias = tuple[float, float, float, float]
+
+SLIP_PERCENT = 1.0  # a point dragged out of the image by no more than this still means its border
+FARTHEST_PERCENT = 1e6
+FAR_PIXELS = 1e5  # OpenCV draws with whole numbers; what lies farther out is outside all the same
+SMALLEST_PIXELS = 1 - 1e-6
+"""The least side of an area that may hold an object; a box of one pixel, in percent and back, is a little less."""
+
+SUBPIXEL_BITS = 4
+COARSE_PIXELS = 1 << 20
+
+
+MOST_WORK = 600_000_000
+"""Nanoseconds, by rule of thumb, that drawing the areas of a click may take."""
+
+PIXEL_WORK = 4  # of each pixel of the image, for an area: to be drawn, measured, and looked through
+MASK_WORK = 8  # likewise, for a painted mask, which is unpacked too
+BITMASK_WORK = 16  # likewise, where it comes as a PNG
+ROW_WORK = 50  # of each row that an edge of a polygon crosses
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """One shape in pixels.
+
+    Attributes:
+        points: (x, y) on the object, as far as the shape itself says.
+        box: x1, y1, x2, y2 around the object, inside the image; None where the shape does not say.
+        rough_mask: (H, W) bool, None where the shape is no area.
+        extent: the box that points have to lie in to be about the same object; None for a point.
+    """
+
+    points: tuple[Point, ...] = ()
+    box: Box | None = None
+    rough_mask: BoolArray | None = None
+    extent: Box | None = None
+
+
+def mark(shape: Shape, size: Size, original_size: Size) -> Mark:
+    """Return what a shape tells about an image of ``size`` (height, width).
+
+    Painted shapes are stored in pixels of ``original_size``, the image's size as the editor knows it; all others in
+    percent.
+
+    Raises:
+        PromptError: the shape lies outside the image, is damaged, or is of a kind that marks no object.
+    """
+    match shape:
+        case KeyPoint(x, y):
+            _check_range(x, y)
+            return Mark((_point(x, y, size),))
+        case Rectangle():
+            return _rectangle(shape, size)
+        case Ellipse():
+            return _ellipse(shape, size)
+        case Polygon(points):
+            return _polygon(points, size)
+        case Vector(points, True) if len(points) >= 3:
+            return _polygon(points, size)
+        case Vector():
+            raise PromptError("an open path marks no object", Reason.UNSUPPORTED_PROMPT)
+        case Brush() | Bitmask():
+            return _painted(painted(shape, original_size), size)
+
+
+def check_area(shape: Shape, size: Size) -> None:
+    """Return if a shape that goes around an object has room for one: a pixel of the image, each way.
+
+    A click with the rectangle tool leaves a box without an extent, which `mark` takes for a point. In what a task
+    holds, or in a file, there was no click: such a box is damaged.
+
+    Raises:
+        PromptError: it has none, or none inside an image of ``size`` (height, width); points and masks always have.
+    """
+    match shape:
+        case KeyPoint() | Brush() | Bitmask():
+            return
+        case Rectangle(_, _, across, down):
+            sides = across, down
+        case Ellipse(_, _, radius_x, radius_y):
+            sides = 2 * radius_x, 2 * radius_y
+        case Polygon(points) | Vector(points):
+            if not points:
+                return  # an empty path is open, and no prompt for that reason
+            xs, ys = zip(*points, strict=True)
+            sides = max(xs) - min(xs), max(ys) - min(ys)
+    _check_range(*sides)
+    height, width = size
+    across, down = abs(sides[0]) * width / 100, abs(sides[1]) * height / 100
+    if min(across, down) < SMALLEST_PIXELS:
+        name = type(shape).__name__.lower()
+        raise PromptError(f"{name}: expected at least 1 × 1 pixels, got {across:.3g} × {down:.3g}", Reason.BAD_GEOMETRY)
+    if isinstance(shape, Polygon | Vector) and (area := _enclosed(shape.points, size)) < SMALLEST_PIXELS:
+        raise PromptError(f"polygon: expected an area of at least 1 pixel, got {area:.3g}", Reason.BAD_GEOMETRY)
+    x1, y1, x2, y2 = bounds(shape, size)
+    seen = min(x2, float(width)) - max(x1, 0.0), min(y2, float(height)) - max(y1, 0.0)
+    if min(seen) < SMALLEST_PIXELS:
+        raise _outside((x1, y1, x2, y2), size)
+
+
+def bounds(shape: Rectangle | Ellipse | Polygon | Vector, size: Size) -> Box:
+    """Return the upright box around a shape in pixels, as it lies, inside the image or not; x1, y1, x2, y2.
+
+    Raises:
+        PromptError: a number is none that percent of an image can be.
+    """
+    height, width = size
+    match shape:
+        case Rectangle(x, y, across, down, rotation):
+            _check_range(x, y, across, down, rotation)
+            outline = corners(shape, size)
+        case Ellipse(x, y, radius_x, radius_y, rotation):
+            _check_range(x, y, radius_x, radius_y, rotation)
+            cosine, sine = _turn(rotation)
+            across, down = radius_x * width / 100, radius_y * height / 100
+            half_x, half_y = math.hypot(across * cosine, down * sine), math.hypot(across * sine, down * cosine)
+            centre_x, centre_y = x * width / 100, y * height / 100
+            outline = [(centre_x - half_x, centre_y - half_y), (centre_x + half_x, centre_y + half_y)]
+        case Polygon(points) | Vector(points):
+            _check_range(*(percent for point in points for percent in point))
+            outline = [(x * width / 100, y * height / 100) for x, y in points]
+    xs, ys = zip(*outline, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def corners(shape: Rectangle, size: Size) -> list[Point]:
+    """Return a rectangle's four corners in turn, which are turned about the first one, in pixels."""
+    height, width = size
+    x, y = shape.x * width / 100, shape.y * height / 100
+    across, down = shape.width * width / 100, shape.height * height / 100
+    cosine, sine = _turn(shape.rotation)
+    around = ((0.0, 0.0), (across, 0.0), (across, down), (0.0, down))
+    return [(x + dx * cosine - dy * sine, y + dx * sine + dy * cosine) for dx, dy in around]
+
+
+def _enclosed(points: Sequence[Point], size: Size) -> float:
+    """Return how many pixels a ring of corners in percent goes around; of one that crosses itself, all its parts."""
+    height, width = size
+    ring = shapely.Polygon([(x * width / 100, y * height / 100) for x, y in points])
+    return float(ring.area if ring.is_valid else shapely.make_valid(ring).area)
+
+
+def work(shape: Shape, size: Size) -> int:
+    """Return about how long it takes to draw a shape on an image of ``size``, in nanoseconds; 0 for what is no area."""
+    match shape:
+        case Polygon() | Vector():
+            return PIXEL_WORK * math.prod(size) + outline_work(shape, size)
+        case Brush():
+            return MASK_WORK * math.prod(size) + outline_work(shape, size)
+        case Bitmask():
+            return BITMASK_WORK * math.prod(size)
+    return 0
+
+
+def outline_work(shape: Shape, size: Size) -> int:
+    """Return how much of `work` comes with corners and strokes: each may go over the whole image."""
+    match shape:
+        case Polygon(points) | Vector(points):
+            rises = sum(min(abs(y2 - y1), 200.0) for (_, y1), (_, y2) in pairwise((*points, *points[:1])))
+            return len(points) ** 2 + int(ROW_WORK * rises * size[0] / 100)
+        case Brush(_, strokes):
+            return sum(_stroke_work(stroke, size) for stroke in strokes)
+    return 0
+
+
+def _stroke_work(stroke: Stroke, size: Size) -> int:
+    height, width = size
+    across = min(abs(stroke.width), 100.0) * width / 100 + 1
+    lengths = (
+        min(math.hypot((x2 - x1) * width, (y2 - y1) * height) / 100, height + width)
+        for (x1, y1), (x2, y2) in pairwise((stroke.points[0], *stroke.points) if stroke.points else ())
+    )
+    return int(sum(min((length + across) * across, height * width) for length in lengths))
+
+
+def _check_range(*percents: float) -> None:
+    if any(not abs(percent) <= FARTHEST_PERCENT for percent in percents):
+        raise PromptError(f"expected percent of the image, got {percents}", Reason.BAD_GEOMETRY)
+
+
+def _point(x_percent: float, y_percent: float, size: Size) -> Point:
+    if not all(-SLIP_PERCENT <= percent <= 100 + SLIP_PERCENT for percent in (x_percent, y_percent)):
+        raise PromptError(f"point at {x_percent:.1f} %, {y_percent:.1f} %", Reason.OUTSIDE_IMAGE)
+    return _inside(x_percent * size[1] / 100, y_percent * size[0] / 100, size)
+
+
+def _inside(x: float, y: float, size: Size) -> Point:
+    """Return the point moved into the image; the last value below the width is the right border's."""
+    height, width = size
+    last_x, last_y = (float(np.nextafter(np.float32(side), np.float32(0))) for side in (width, height))
+    return min(max(x, 0.0), last_x), min(max(y, 0.0), last_y)
+
+
+def _rectangle(shape: Rectangle, size: Size) -> Mark:
+    box = bounds(shape, size)
+    across, down = abs(shape.width) * size[1] / 100, abs(shape.height) * size[0] / 100
+    if across < 1 and down < 1:  # a click with the rectangle tool
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        return Mark((_point(x * 100 / size[1], y * 100 / size[0], size),))
+    box = _clipped(box, size)
+    return Mark(box=box, extent=box)
+
+
+def _ellipse(shape: Ellipse, size: Size) -> Mark:
+    """Return the box around an ellipse turned about its centre, and the centre as a point."""
+    box = bounds(shape, size)
+    height, width = size
+    x, y = shape.x * width / 100, shape.y * height / 100
+    if abs(shape.radius_x) * width / 100 < 0.5 and abs(shape.radius_y) * height / 100 < 0.5:
+        return Mark((_point(shape.x, shape.y, size),))
+    box = _clipped(box, size)
+    is_centre_inside = 0 <= x < width and 0 <= y < height
+    return Mark(((x, y),) if is_centre_inside else (), box, extent=box)
+
+
+def _turn(degrees: float) -> tuple[float, float]:
+    """Return cosine and sine, exact for quarter turns."""
+    quarters, rest = divmod(degrees % 360, 90)
+    if rest == 0:
+        return ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[int(quarters) % 4]
+    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+
+
+def _clipped(box: Box, size: Size) -> Box:
+    """Return the part of a box inside the image, each side grown to at least a pixel."""
+    height, width = size
+    x1, y1, x2, y2 = box
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        raise _outside(box, size)
+    (x1, x2), (y1, y2) = _span(x1, x2, width), _span(y1, y2, height)
+    return x1, y1, x2, y2
+
+
+def _outside(box: Box, size: Size) -> PromptError:
+    x1, y1, x2, y2 = box
+    return PromptError(f"box {x1:.0f}, {y1:.0f}, {x2:.0f}, {y2:.0f} of {size[1]} × {size[0]}", Reason.OUTSIDE_IMAGE)
+
+
+def _span(low: float, high: float, length: int) -> tuple[float, float]:
+    low, high = max(low, 0.0), min(high, float(length))
+    if high - low < 1:
+        low = min(max((low + high) / 2 - 0.5, 0.0), length - 1.0)
+        high = low + 1
+    return low, high
+
+
+def _polygon(points: tuple[Point, ...], size: Size) -> Mark:
+    x1, y1, x2, y2 = bounds(Vector(points), size)
+    pixels = np.array(points) * (size[1] / 100, size[0] / 100)
+    canvas = np.zeros(size, dtype=np.uint8)
+    cv2.fillPoly(canvas, [_drawable(pixels)], 1, shift=SUBPIXEL_BITS)
+    box = _clipped((x1, y1, x2, y2), size)
+    drawn = canvas.view(np.bool_)
+    if not drawn.any():
+        raise PromptError("polygon: no pixel of the image lies in it", Reason.OUTSIDE_IMAGE)
+    return Mark((_interior_point(Mask.from_array(drawn)),), box, drawn, box)
+
+
+def _drawable(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """Return points as OpenCV draws them: (0, 0) is a pixel's centre, in fixed point."""
+    near = np.clip(pixels - 0.5, -FAR_PIXELS, FAR_PIXELS)
+    return np.rint(near * (1 << SUBPIXEL_BITS)).astype(np.int32)
+
+
+def _painted(mask: Mask, size: Size) -> Mark:
+    """Return a painted mask, scaled to ``size``, with the point of it that lies farthest from its border."""
+    if not mask.area:
+        raise PromptError("nothing is painted", Reason.NO_PROMPT)
+    whole = mask.to_array()
+    if mask.original_size != size:
+        resized = cv2.resize(whole.view(np.uint8), size[::-1], interpolation=cv2.INTER_AREA)
+        whole = np.asarray(resized, dtype=np.bool_)
+        if not whole.any():
+            raise PromptError("nothing is left of what is painted", Reason.NO_PROMPT)
+        mask = Mask.from_array(whole)
+    return Mark((_interior_point(mask),), rough_mask=whole, extent=mask.box)
+
+
+def _interior_point(mask: Mask) -> Point:
+    """Return the (x, y) deep inside a mask, the centre of the pixel farthest from its border."""
+    step = 1 + math.isqrt(mask.crop.size // COARSE_PIXELS)
+    crop = mask.crop[::step, ::step]
+    if not crop.any():
+        step, crop = 1, mask.crop
+    framed = np.pad(crop.astype(np.uint8), 1)
+    row, column = np.unravel_index(int(np.argmax(cv2.distanceTransform(framed, cv2.DIST_L2, 3))), framed.shape)
+    return mask.offset[0] + (int(column) - 1) * step + 0.5, mask.offset[1] + (int(row) - 1) * step + 0.5
+
+
+def painted(shape: Brush | Bitmask, original_size: Size) -> Mask:
+    """Return a painted mask of an image of ``original_size`` (height, width).
+
+    Raises:
+        PromptError: it is damaged, or of an image of another size.
+    """
+    if isinstance(shape, Bitmask):
+        return _bitmask(shape.data_url, original_size)
+    mask = Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size)
+    if shape.rle:
+        try:
+            mask = rle.decode(shape.rle, original_size)
+        except ValueError as error:
+            raise PromptError(str(error), Reason.BAD_GEOMETRY) from error
+    if not shape.strokes:
+        return mask
+    canvas = mask.to_array().view(np.uint8)
+    for stroke in shape.strokes:
+        _draw(stroke, canvas)
+    return Mask.from_array(canvas.view(np.bool_))
+
+
+def _draw(stroke: Stroke, canvas: npt.NDArray[np.uint8]) -> None:
+    """Draw a stroke as the editor does: round ends, its width in percent of the image's width."""
+    if not stroke.points:
+        return
+    _check_range(stroke.width, *(percent for point in stroke.points for percent in point))
+    height, width = canvas.shape
+    pixels = _drawable(np.array(stroke.points) * (width / 100, height / 100))
+    thickness = max(1, min(round(abs(stroke.width) * width / 100), 32_000))
+    if len(pixels) == 1:
+        pixels = np.repeat(pixels, 2, axis=0)
+    cv2.polylines(canvas, [pixels], False, int(not stroke.erases), thickness, shift=SUBPIXEL_BITS)
+
+
+def _bitmask(data_url: str, original_size: Size) -> Mask:
+    try:
+        return bitmask.decode(data_url, original_size)
+    except ValueError as error:
+        raise PromptError(str(error), Reason.BAD_GEOMETRY) from error

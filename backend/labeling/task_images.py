@@ -1,0 +1,151 @@
+"""Where a task's images are: the values of ``<Image>`` tags looked up in the task's data, as the editor does it.
+
+Repeaters multiply, and so do variables in a text; how much work that makes is counted, see `backend.budget`.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+from backend.budget import Budget
+from backend.errors import Reason, RequestError
+from backend.labeling.config_types import Controls, ImageTag
+from backend.types import ImageRef, Task
+
+UNDEFINED = "$undefined$"  # the key under which Label Studio keeps data imported without a name
+MANY = 1000  # images of one task; a list longer than this is not listed to its end
+_VARIABLE = re.compile(r"\$[\w\[\].{}]+")
+_STEP = re.compile(r"[^.\[\]]+")
+
+
+def image_ref(
+    image: ImageTag,
+    task: Task,
+    project_id: int | None = None,
+    item_index: int | None = None,
+    budget: Budget | None = None,
+) -> ImageRef:
+    """Return the image that a tag shows for a task; of a list, the one at ``item_index`` (the first where None).
+
+    Raises:
+        RequestError: the task's data holds no address for that tag, or no such item, or finding it takes too much.
+    """
+    found = _values(image, task, budget or Budget())
+    index = item_index or 0
+    if not found:
+        wanted = (image.value_list or image.value)[:200]
+        raise RequestError(f"task {task.id}: expected an address under {wanted!r}, got none", Reason.NO_IMAGE_IN_TASK)
+    if not 0 <= index < len(found):
+        raise RequestError(
+            f"task {task.id}: expected an item from 0 to {len(found) - 1}, got {index}", Reason.ITEM_INDEX_OUT_OF_RANGE
+        )
+    uri = found[index]
+    if not isinstance(uri, str) or not uri.strip():
+        raise RequestError(f"task {task.id}: expected an address as item {index}, got none", Reason.NO_IMAGE_IN_TASK)
+    return ImageRef(uri.strip(), task.id, project_id, item_index)
+
+
+def image_refs(
+    controls: Controls, task: Task, project_id: int | None = None, budget: Budget | None = None
+) -> tuple[ImageRef, ...]:
+    """Return all images of a task, in the config's order and each once; none where its data holds none.
+
+    Raises:
+        RequestError: listing them takes more than the budget, one of its own where none is given.
+    """
+    found: dict[str, ImageRef] = {}
+    for image, index, uri in _shown(controls, task, budget or Budget()):
+        found.setdefault(uri, ImageRef(uri, task.id, project_id, index if image.value_list else None))
+        if len(found) == MANY:
+            break
+    return tuple(found.values())
+
+
+def places(controls: Controls, task: Task) -> tuple[tuple[str, int | None], ...]:
+    """Return where a task shows its images: the ``to_name`` and item index that regions on each of them carry.
+
+    Raises:
+        RequestError: see `image_refs`.
+    """
+    shown = ((image.name, index if image.value_list else None) for image, index, _ in _shown(controls, task, Budget()))
+    return tuple(islice(dict.fromkeys(shown), MANY))
+
+
+def lookup(value: str, data: object, budget: Budget | None = None) -> object:
+    """Return what a ``value`` attribute stands for, None where the data does not hold it.
+
+    ``$a.b[0]`` alone is whatever lies there; in other text, variables are filled in.
+
+    Raises:
+        RequestError: see `image_refs`.
+    """
+    budget = budget or Budget()
+    budget.spend(characters=len(value))
+    if not value:
+        return None
+    if _VARIABLE.fullmatch(value):
+        return _get(data, value[1:])
+    parts: list[str] = []
+    end = 0
+    for match in _VARIABLE.finditer(value):
+        part = _get(data, match[0][1:])
+        if part is None or isinstance(part, dict | list):
+            return None
+        parts += (value[end : match.start()], str(part))
+        budget.spend(characters=len(parts[-1]))
+        end = match.end()
+    return "".join((*parts, value[end:]))
+
+
+def _values(image: ImageTag, task: Task, budget: Budget) -> list[object]:
+    found = lookup(image.value_list or image.value, task.data, budget)
+    if isinstance(found, list):
+        return found
+    return [found] if isinstance(found, str) and found.strip() else []
+
+
+def _shown(controls: Controls, task: Task, budget: Budget) -> Iterator[tuple[ImageTag, int, str]]:
+    """Yield every image that a task shows: its tag, its place in the tag's list, its address."""
+    for tag in controls.images:
+        for image in _repeated(tag, task, budget):
+            for index, uri in enumerate(islice(_values(image, task, budget), MANY)):
+                budget.spend(characters=len(uri) if isinstance(uri, str) else 0)
+                if isinstance(uri, str) and uri.strip():
+                    yield image, index, uri.strip()
+
+
+def _get(data: object, path: str) -> object:
+    """Return what lies at a path like ``pages[0].url``; a key that reads like the whole path goes first."""
+    if not isinstance(data, dict):
+        return None
+    if path in data:
+        return data[path]
+    place: object = data
+    for step in _STEP.findall(path):
+        key = step.strip("'\"")
+        if isinstance(place, dict) and key in place:
+            place = place[key]
+        elif isinstance(place, list) and key.isdecimal() and len(key) < 10 and int(key) < len(place):
+            place = place[int(key)]
+        else:
+            return data.get(UNDEFINED)
+    return place
+
+
+def _repeated(image: ImageTag, task: Task, budget: Budget) -> Iterator[ImageTag]:
+    """Yield a tag once for every round of the repeaters around it."""
+    if not image.repeats:
+        yield image
+        return
+    (on, flag), *inner = image.repeats
+    items = lookup(on, task.data, budget)
+    for index in range(min(len(items), MANY) if isinstance(items, list) else 0):
+
+        def fill(text: str, index: str = str(index)) -> str:
+            budget.spend(characters=len(text))
+            return text.replace(flag, index) if flag else text
+
+        repeats = tuple((fill(name), other) for name, other in inner)
+        yield from _repeated(
+            ImageTag(fill(image.name), fill(image.value), fill(image.value_list), repeats), task, budget
+        )

@@ -1,0 +1,226 @@
+"""The masks that people have submitted on a task: those of one annotation, image by image, and what it has besides.
+
+Of several annotations one counts, as in `backend.labeling.task_prompts`: a ground truth, else the one that was changed
+last; skipped ones and drafts never do, nor do predictions. Sizes are those in which the annotator saw the image, so
+images need not be fetched.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import msgspec
+
+from backend.errors import BackendError, PromptError, Reason
+from backend.labeling import config, file_names, task_images
+from backend.labeling.config_types import Controls
+from backend.labeling.prompts import MOST_PIXELS
+from backend.protocol import annotations as protocol_annotations
+from backend.protocol import regions as protocol_regions
+from backend.segmentation import polygons as segmentation_polygons
+from backend.segmentation import shape_masks
+from backend.shapes import Bitmask, Brush, KeyPoint, ShapeKind, Vector
+from backend.types import ImageRef, PromptRegion, Skipped, Task
+from model.coco import rle as coco_rle
+from model.coco.rle import Rle
+from model.types import Mask
+
+Polygons: TypeAlias = tuple[tuple[float, ...], ...]
+
+UNLABELLED = "object"
+"""The category of all masks where a labeling config has no labels; COCO wants one."""
+
+KEYPOINTS = "keypoints left out"
+WITHOUT_SHAPE = "results without a shape left out"
+OTHERS = "further annotations of a task left out"
+UNANNOTATED = "tasks without an annotation"
+EMPTY_IMAGES = "images left out that nothing is drawn on"
+BOXES = "of the masks, boxes of a smart tool"
+"""Rectangles and ellipses that may be prompts left over; one that was meant looks the same."""
+
+_BOXES = (ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)
+_BETTER = (ShapeKind.BRUSH, ShapeKind.BITMASK, ShapeKind.POLYGON, ShapeKind.VECTOR)
+
+DIGITS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledMask:
+    """One object.
+
+    Attributes:
+        labels: its labels, at least one.
+        rle: its mask.
+        polygons: its outlines, x and y of the corners of each in turn, in pixels; None where they are not asked for.
+    """
+
+    labels: tuple[str, ...]
+    rle: Rle
+    polygons: Polygons | None = None
+
+
+@dataclass(frozen=True)
+class ImageMasks:
+    """One image that people have drawn on.
+
+    Attributes:
+        file_name: its folders and name.
+        uri: where it is to be had.
+        size: (H, W) as the annotator saw it.
+        masks: what was drawn, as far as it covers something.
+    """
+
+    file_name: str
+    uri: str
+    size: tuple[int, int]
+    masks: tuple[LabelledMask, ...]
+
+
+@dataclass(frozen=True)
+class TaskMasks:
+    """A task's masks.
+
+    Attributes:
+        images: those that people have drawn on.
+        counts: what is no mask, and nothing to worry about, by kind.
+        skipped: masks that cannot be had, each with its reason.
+    """
+
+    images: tuple[ImageMasks, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+
+
+def labels_of(controls: Controls) -> tuple[str, ...]:
+    """Return the labels that masks may have, in the config's order."""
+    own = [one.own for one in controls.controls if one.own is not None and one.kind is not ShapeKind.KEYPOINT]
+    tags = [*controls.labels, *own]
+    found = tuple(dict.fromkeys(label for tag in tags for label in tag.labels))
+    return found if found or any(tag.labels_vary for tag in tags) else (UNLABELLED,)
+
+
+def read(task: Task, annotations: msgspec.Raw, controls: Controls, *, as_polygons: bool) -> TaskMasks:
+    """Return the masks of a task's annotation; nothing raises, since one damaged mask must not cost the others.
+
+    Args:
+        task: its data is read.
+        annotations: all of its annotations.
+        controls: the project's labeling config.
+        as_polygons: whether outlines are asked for too.
+    """
+    submitted = protocol_annotations.newest_first(
+        one for one in protocol_annotations.read(annotations) if not one.is_cancelled
+    )
+    if not submitted:
+        return TaskMasks(counts={UNANNOTATED: 1})
+    regions, left_out = protocol_regions.read(submitted[0].result)
+    counts = Counter({OTHERS: len(submitted) - 1})
+    skipped: list[Skipped] = []
+    for one in left_out:
+        if one.reason is Reason.NOT_A_PROMPT:
+            counts[WITHOUT_SHAPE] += 1
+        else:
+            skipped.append(one)
+    drawn_on = _by_image(regions, task, controls, skipped)
+    images: list[ImageMasks] = []
+    for ref, drawn in drawn_on.items():
+        counts[KEYPOINTS] += sum(isinstance(region.shape, KeyPoint) for region in drawn)
+        shapes = [region for region in drawn if not isinstance(region.shape, KeyPoint)]
+        sizes = Counter(region.original_size for region in drawn if region.original_size is not None)
+        if not sizes:
+            text = "expected original_width and original_height, got none"
+            skipped += [Skipped(region.id, Reason.BAD_GEOMETRY, text) for region in shapes]
+            continue
+        [(size, _)] = sizes.most_common(1)
+        masks = tuple(_masks(shapes, size, controls, skipped, as_polygons=as_polygons))
+        counts[BOXES] += sum(_may_be_prompt(region, controls) for region in shapes)
+        images.append(ImageMasks(_file_name(ref), ref.uri, size, masks))
+    seen = {ref.uri for ref in drawn_on}
+    counts[EMPTY_IMAGES] = sum(ref.uri not in seen for ref in task_images.image_refs(controls, task))
+    return TaskMasks(tuple(images), +counts, tuple(skipped))
+
+
+def _by_image(
+    regions: Iterable[PromptRegion], task: Task, controls: Controls, skipped: list[Skipped]
+) -> dict[ImageRef, list[PromptRegion]]:
+    """Return regions by the image that each is drawn on; what is drawn on none is added to ``skipped``."""
+    found: dict[ImageRef, list[PromptRegion]] = {}
+    for region in regions:
+        try:
+            [image] = config.on_image(controls, region.to_name).images
+            index = (region.item_index or 0) if image.value_list else None
+            ref = task_images.image_ref(image, task, None, index)
+        except BackendError as error:
+            skipped.append(Skipped(region.id, error.reason, str(error)))
+            continue
+        found.setdefault(ref, []).append(region)
+    return found
+
+
+def _may_be_prompt(region: PromptRegion, controls: Controls) -> bool:
+    """Whether a region is a box of a smart tool where the config has something better to hold a mask."""
+    here = config.on_image(controls, region.to_name).controls
+    is_smart = any(one.name == region.from_name and one.kind in _BOXES and one.is_smart for one in here)
+    return is_smart and any(one.is_output and one.kind in _BETTER for one in here)
+
+
+def _file_name(ref: ImageRef) -> str:
+    name = file_names.name_of(ref.uri)
+    if name:
+        return name
+    kind = ref.uri.partition("image/")[2].partition(";")[0].partition(",")[0]
+    number = f"-{ref.item_index}" if ref.item_index is not None else ""
+    return f"task-{ref.task_id}{number}.{kind if kind.isalnum() else 'image'}"
+
+
+def _masks(
+    shapes: Iterable[PromptRegion],
+    size: tuple[int, int],
+    controls: Controls,
+    skipped: list[Skipped],
+    *,
+    as_polygons: bool,
+) -> Iterator[LabelledMask]:
+    """Yield the masks on an image of ``size``; what is none is added to ``skipped``."""
+    offered = labels_of(controls)
+    for region in shapes:
+        try:
+            mask = _mask(region, size)
+            labels = region.labels or (offered if offered == (UNLABELLED,) else ())
+            if not labels:
+                raise PromptError("a mask without a label", Reason.UNKNOWN_LABEL)
+        except BackendError as error:
+            skipped.append(Skipped(region.id, error.reason, str(error)))
+            continue
+        yield LabelledMask(labels, coco_rle.encode(mask), _polygons(region, mask, size) if as_polygons else None)
+
+
+def _mask(region: PromptRegion, size: tuple[int, int]) -> Mask:
+    """Return what a region covers.
+
+    Raises:
+        PromptError: it is damaged, is no area, or covers nothing of the image.
+    """
+    if math.prod(size) > MOST_PIXELS:
+        raise PromptError(f"expected at most {MOST_PIXELS} pixels, got {size}", Reason.BAD_GEOMETRY)
+    own = region.original_size or size
+    if own != size and isinstance(region.shape, Brush | Bitmask):
+        raise PromptError(
+            f"a mask of {own[1]} × {own[0]} pixels among others of {size[1]} × {size[0]}", Reason.SIZE_MISMATCH
+        )
+    if isinstance(region.shape, Vector) and region.shape.curved:
+        raise PromptError("a path with curves is not read", Reason.UNSUPPORTED_PROMPT)
+    mask = shape_masks.mask(region.shape, size)
+    if not mask.area:
+        raise PromptError("it covers no pixel of the image", Reason.EMPTY_MASK)
+    return mask
+
+
+def _polygons(region: PromptRegion, mask: Mask, size: tuple[int, int]) -> Polygons:
+    """Return a region's outlines as it is drawn; of painted masks, and of what passes the border, those of the mask."""
+    rings = shape_masks.rings(region.shape, size) if not isinstance(region.shape, Brush | Bitmask) else ()
+    if not rings or any((ring < 0).any() or (ring > size[::-1]).any() for ring in rings):
+        rings = segmentation_polygons.rings(mask)
+    return tuple(tuple(ring.round(DIGITS).ravel().tolist()) for ring in rings)

@@ -1,0 +1,72 @@
+"""Regions drawn over their image, for people who want to see what would be stored before it is."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from backend.labeling import shape_prompts
+from backend.segmentation import shape_masks
+from backend.shapes import Bitmask, Brush, KeyPoint
+from backend.types import Region
+from model.overlay import RgbImage, draw
+from model.types import Mask
+
+LONGEST_SIDE = 1600
+QUALITY = 90
+
+COMMENT = b"masks drawn by paddle-sam"
+_MARK = b"\xff\xfe" + (2 + len(COMMENT)).to_bytes(2, "big") + COMMENT
+_MARKED_WITHIN = 256  # bytes
+
+
+def over(pixels: RgbImage, regions: tuple[Region, ...]) -> RgbImage:
+    """Return an image with regions tinted over it, no larger than `LONGEST_SIDE`.
+
+    Args:
+        pixels: (h, w, 3) uint8 RGB, possibly smaller than the image that the regions are about.
+        regions: all about this image.
+
+    Raises:
+        PromptError: a region is damaged.
+    """
+    height, width = pixels.shape[:2]
+    scale = min(1.0, LONGEST_SIDE / max(height, width))
+    size_wh = max(1, round(width * scale)), max(1, round(height * scale))
+    small = pixels if scale == 1.0 else np.asarray(cv2.resize(pixels, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
+    return draw(small, [area(region, (size_wh[1], size_wh[0])) for region in regions], ())
+
+
+def area(region: Region, size: tuple[int, int]) -> Mask:
+    """Return what a region covers of an image that is shown at ``size`` (height, width).
+
+    Raises:
+        PromptError: the region is damaged.
+    """
+    match region.shape:
+        case Brush() | Bitmask():
+            found = shape_prompts.mark(region.shape, size, region.original_size).rough_mask
+            assert found is not None  # these shapes are areas
+            return Mask.from_array(found)
+        case KeyPoint():
+            return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)
+    return shape_masks.mask(region.shape, size)
+
+
+def jpeg(pixels: RgbImage) -> bytes:
+    """Return an RGB image as a file, with a comment by which `is_overlay` knows it."""
+    done, made = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    assert done  # an array of this form can be written
+    data = made.tobytes()
+    header = 4 + int.from_bytes(data[4:6], "big")  # JFIF's own segment has to come first
+    return data[:header] + _MARK + data[header:]
+
+
+def is_overlay(path: Path) -> bool:
+    """Whether a file is one that `jpeg` has made, or the beginning of one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return _MARK in file.read(_MARKED_WITHIN)

@@ -1,0 +1,170 @@
+"""One run of ``preannotate`` put together: where prompts come from, what answers them, and where the masks go."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from backend.composition import web
+from backend.errors import ConfigError
+from backend.images.decode import Limits
+from backend.label_studio.prediction_writer import PredictionWriter
+from backend.labeling import coco_prompts, config, task_prompts
+from backend.labeling.coco_prompts import CocoPrompts
+from backend.labeling.config_types import Controls
+from backend.labeling.output_choice import choose_output
+from backend.labeling.task_prompts import Source
+from backend.projects import engine as project_engine
+from backend.projects import preannotate, progress, sinks
+from backend.projects.engine import DEADLINE_S, Engine
+from backend.projects.preannotate import Means
+from backend.projects.preannotate_options import EVERYTHING, Choice
+from backend.projects.report import Tally, failures_about, noting_the_end
+from backend.projects.run import BatchRun
+from backend.segmentation.tasks import TaskSegmenter
+from backend.settings import Settings
+from backend.shapes import ShapeKind
+from backend.types import Prediction, Task
+from model.automatic import AutomaticSettings, settings_for
+from model.weights import Checkpoint
+
+DUPLICATES = "duplicates deleted"
+CROWDS = "boxes around crowds left out"
+SHOWN = 5
+"""How many of the file's images that no task shows are named."""
+
+
+def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Engine, choice: Choice) -> Tally:
+    """Make the predictions of a project's tasks, and see to it that each has one.
+
+    Raises:
+        ConfigError: the project's labeling config has nothing that could hold a mask.
+        RetryLater: Redis does not answer.
+        ValueError: the decoder cannot be loaded, or cannot do what is asked, or the COCO file is none.
+    """
+    outputs = project_engine.outputs(settings)
+    _check_output(batch.controls, outputs)
+    coco = _read(choice.coco) if choice.coco is not None else None
+    segmenter = project_engine.segmenter(
+        settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
+    )
+    batch.stop.listen()
+    means = Means(
+        batch.client,
+        _segment(segmenter, batch, choice, coco, outputs),
+        needs_annotations=not {Source.BOXES.value, Source.KEYPOINTS.value}.isdisjoint(choice.sources),
+        model_version=segmenter.model_version,
+        patience=batch.patience,
+        at_once=engine.at_once,
+        hurry=engine.close,
+        replaces=choice.replaces,
+        ignores_stored=choice.dry_run is not None,
+    )
+    if choice.dry_run is not None:
+        tally = _drawn(settings, project_engine.pixel_limits(settings, checkpoint), batch, means, choice.dry_run)
+    else:
+        with project_engine.only_run(settings, segmenter.model_version, batch.project.id, batch.stop, _say):
+            tally = _stored(batch, means)
+    if coco is None:
+        return tally
+    looked_for = not tally.ended and not tally.counts[preannotate.THERE]
+    if looked_for and coco.has_asked(failure.task_id for failure in tally.failures):
+        _tell_unmet(coco.unmet)
+    if coco.crowds:
+        tally.add(CROWDS, coco.crowds)
+    tally.failures += failures_about(None, coco.file.left_out)
+    return tally
+
+
+def _stored(batch: BatchRun, means: Means) -> Tally:
+    writer = PredictionWriter(batch.client, batch.patience, batch.project)
+    with progress.showing("preannotate", batch.total, sys.stderr) as shown:
+        tally = preannotate.run(batch.tasks, means, sinks.into_label_studio(writer), batch.stop, shown)
+    if tally.ended:  # the next run looks
+        return tally
+    with noting_the_end(tally, batch.stop):
+        deleted = writer.tidy(means.model_version)
+        if deleted:
+            tally.add(DUPLICATES, deleted)
+    return tally
+
+
+def _drawn(settings: Settings, limits: Limits, batch: BatchRun, means: Means, folder: Path) -> Tally:
+    folder.mkdir(parents=True, exist_ok=True)
+    source = web.image_source(settings, batch.client)
+    fetch = sinks.patiently(source, batch.patience, batch.client.version)
+    sink = sinks.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
+    with progress.showing("preannotate", batch.total, sys.stderr) as shown:
+        return preannotate.run(batch.tasks, means, sink, batch.stop, shown)
+
+
+def _segment(
+    segmenter: TaskSegmenter, batch: BatchRun, choice: Choice, coco: CocoPrompts | None, outputs: Sequence[ShapeKind]
+) -> Callable[[Task], Prediction]:
+    controls, project_id = batch.controls, batch.project.id
+    if EVERYTHING in choice.sources:
+        return lambda task: segmenter.segment_everything(task, controls, project_id, DEADLINE_S)
+    sources = {Source(name) for name in choice.sources}
+
+    def segment(task: Task) -> Prediction:
+        if coco is not None:
+            asked = coco.prompts(task, controls, outputs)
+        else:
+            asked = task_prompts.read(task, sources, segmenter.model_version)
+        return segmenter.segment(task, asked, controls, project_id, DEADLINE_S)
+
+    return segment
+
+
+def _everything(choice: Choice, network: str) -> AutomaticSettings | None:
+    if EVERYTHING not in choice.sources:
+        return None
+    return settings_for(
+        network,
+        points_per_side=choice.points_per_side,
+        pred_iou_thresh=choice.min_score,
+        max_masks=choice.max_masks,
+        min_area_share=choice.min_area / 100,
+    )
+
+
+def _check_output(controls: Controls, outputs: Sequence[ShapeKind]) -> None:
+    """Return if masks can be drawn on some image of a project.
+
+    Raises:
+        ConfigError: there is no control for any.
+    """
+    failures = []
+    for image in controls.images:
+        try:
+            choose_output(config.on_image(controls, image.name), (), outputs)
+        except ConfigError as error:
+            failures.append(error)
+    if len(failures) == len(controls.images):
+        raise failures[0]
+
+
+def _read(path: Path) -> CocoPrompts:
+    """Return the boxes of a file, and say so where they look like corners.
+
+    Raises:
+        ValueError: it is no COCO file.
+    """
+    coco = coco_prompts.read(path)
+    if beyond := coco.file.reads_as_corners:
+        _say(
+            f"{path}: {beyond} boxes reach beyond their images, and all would fit as x1, y1, x2, y2; expected x, y, "
+            "width, height, as COCO has it: look at the masks with --dry-run"
+        )
+    return coco
+
+
+def _tell_unmet(images: Sequence[str]) -> None:
+    if images:
+        more = f" and {len(images) - SHOWN} more" if len(images) > SHOWN else ""
+        _say(f"images of the COCO file with boxes that no task of this run shows: {', '.join(images[:SHOWN])}{more}")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,118 @@
+"""What a task already holds, as Label Studio writes it: its annotations and predictions, their regions still unread.
+
+Nothing raises: what cannot be read counts as not there, since one damaged annotation must not cost a task its masks.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import msgspec
+
+from backend.protocol import json_fields
+
+LARGE_BODY = 1 << 16
+SMALLEST_SAVED = 16  # bytes of what can hold a region; anything shorter is not looked at
+_CODE = re.compile(rb'"rle"\s*:\s*\[')
+_NOT_IN_CODES = (b'"', b"[", b"{")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One annotation or prediction.
+
+    Attributes:
+        id: its id, None where the caller gave none.
+        changed_at: when it was last changed, seconds since 1970; 0 where nothing says so.
+        result: its regions, each still JSON.
+        is_cancelled: whether the annotator skipped the task with it.
+        is_ground_truth: whether a reviewer marked it as the one to go by.
+        model_version: of a prediction; empty for annotations and where the caller gave none.
+    """
+
+    id: int | None
+    changed_at: float
+    result: tuple[msgspec.Raw, ...]
+    is_cancelled: bool = False
+    is_ground_truth: bool = False
+    model_version: str = ""
+
+
+class _Saved(msgspec.Struct):
+    id: object = None
+    result: msgspec.Raw = msgspec.Raw(b"[]")
+    was_cancelled: object = None
+    ground_truth: object = None
+    model_version: object = None
+    created_at: object = None
+    updated_at: object = None
+
+
+def without_masks(body: bytes) -> bytes:
+    """Return a large body of a click with the run-length codes before its context emptied; any other as it is.
+
+    Codes are lists of plain numbers, so each ends at the next ``]``; finding those is many times faster than any JSON
+    reader, which has to look at every number. Task data may use the same word for something else, which is left as it
+    is. Label Studio writes the context last.
+    """
+    end = body.rfind(b'"context"')
+    if len(body) < LARGE_BODY or end < 0 or body[end + len(b'"context"') :].lstrip(b" \t\r\n:").startswith(b"null"):
+        return body
+    kept, last, close, place = [], 0, 0, body.find(b'"rle"', 0, end)
+    while place >= 0:
+        found = _CODE.match(body, place)
+        place += len(b'"rle"')
+        if found and body[found.start() - 1 : found.start()] != b"\\":
+            start = found.end()
+            if close < start and (close := body.find(b"]", start, end)) < 0:
+                break
+            if all(body.find(sign, start, close) < 0 for sign in _NOT_IN_CODES):
+                kept.append(body[last:start])
+                last = place = close
+        place = body.find(b'"rle"', place, end)
+    kept.append(body[last:])
+    return b"".join(kept)
+
+
+def read(raw: msgspec.Raw) -> tuple[Saved, ...]:
+    """Return the annotations, or the predictions, of a task in the order in which they stand there."""
+    found = []
+    for item in _listed(raw):
+        if memoryview(item).nbytes < SMALLEST_SAVED:
+            continue
+        try:
+            one = msgspec.json.decode(item, type=_Saved)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            continue
+        found.append(
+            Saved(
+                id=json_fields.whole(one.id),
+                changed_at=max(_seconds(one.updated_at), _seconds(one.created_at)),
+                result=_listed(one.result),
+                is_cancelled=one.was_cancelled is True,
+                is_ground_truth=one.ground_truth is True,
+                model_version=json_fields.text(one.model_version),
+            )
+        )
+    return tuple(found)
+
+
+def newest_first(candidates: Iterable[Saved]) -> list[Saved]:
+    """Return annotations or predictions in the order in which they count: a ground truth, else the last changed."""
+    return sorted(candidates, key=lambda one: (one.is_ground_truth, one.changed_at, one.id or 0), reverse=True)
+
+
+def _listed(raw: msgspec.Raw) -> tuple[msgspec.Raw, ...]:
+    try:
+        return msgspec.json.decode(raw, type=tuple[msgspec.Raw, ...])
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return ()
+
+
+def _seconds(moment: object) -> float:
+    try:
+        found = msgspec.convert(moment, datetime)
+    except msgspec.ValidationError:
+        return 0.0
+    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()

@@ -1,0 +1,313 @@
+"""Label Studio's wire format: JSON bodies to values and values to JSON; with ``protocol_context`` the only place that
+spells its keys.
+
+Bodies are mostly masks saved earlier, which no click needs: they are stepped over, not read. Anything undeclared is
+ignored and anything of an unexpected type counts as missing, since an error would only hide the annotator's prompt.
+Only a body that is no JSON object is refused.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from backend.errors import ProtocolError, Reason, RequestError
+from backend.protocol import annotations as protocol_annotations
+from backend.protocol import json_fields, regions
+from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, Vector
+from backend.types import (
+    Prediction,
+    PredictRequest,
+    PromptRegion,
+    Region,
+    Secret,
+    SetupRequest,
+    Skipped,
+    Task,
+    WebhookEvent,
+)
+
+# Whatever JSON value stands where an object was expected; msgspec needs the types spelled out to choose.
+_Other: TypeAlias = bool | int | float | str | list[msgspec.Raw] | None
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+MOST_TASKS = 10_000
+"""Of one request. Asked for more, Label Studio gets one empty answer, and asks again for each task alone."""
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Task(msgspec.Struct):
+    id: object = None
+    data: object = None
+    annotations: msgspec.Raw = msgspec.Raw(b"[]")
+    drafts: msgspec.Raw = msgspec.Raw(b"[]")
+    predictions: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+class _Context(msgspec.Struct):
+    result: list[msgspec.Raw] | dict[str, msgspec.Raw] | bool | int | float | str | None = None
+
+
+class _Params(msgspec.Struct):
+    context: _Context | _Other = None
+
+
+class _Predict(msgspec.Struct):
+    tasks: list[_Task | _Other] | None = None
+    project: object = None
+    label_config: object = None
+    params: _Params | _Other = None
+
+
+class _Setup(msgspec.Struct):
+    project: object = None
+    schema: object = None
+    hostname: object = None
+    access_token: object = None
+
+
+class _Project(msgspec.Struct):
+    id: object = None
+    label_config: object = None
+
+
+class _Annotation(msgspec.Struct):
+    task: object = None
+
+
+class _Webhook(msgspec.Struct):
+    action: object = None
+    project: _Project | _Other = None
+    tasks: list[_Task | _Other] | dict[str, msgspec.Raw] | bool | int | float | str | None = None
+    annotation: _Annotation | _Other = None
+
+
+def parse_predict(body: bytes) -> PredictRequest:
+    """Return what ``POST /predict`` asks.
+
+    In a large body of a click, the run-length codes of saved masks are cut out unread: ``Task.annotations`` and its
+    like then hold regions without their masks. Requests that are no clicks keep them.
+
+    Raises:
+        ProtocolError: the body is not a JSON object, or ``tasks`` is not a list.
+        RequestError: there are too many tasks (``too_complex``).
+    """
+    light = protocol_annotations.without_masks(body)
+    asked = _decode(light, _Predict)
+    if len(asked.tasks or ()) > MOST_TASKS:
+        message = f"tasks: expected at most {MOST_TASKS:,}, got {len(asked.tasks or ()):,}"
+        raise RequestError(message, Reason.TOO_COMPLEX)
+    context, skipped = _context(asked)
+    if light is not body and (skipped or any(_lacks_mask(region.shape) for region in context or ())):
+        # The context's own masks may have been cut out as well, where a caller writes it in another place.
+        asked = _decode(body, _Predict)
+        context, skipped = _context(asked)
+    return PredictRequest(
+        tasks=tuple(_task(entry) for entry in asked.tasks or ()),
+        project_id=_project_id(asked.project),
+        label_config=json_fields.text(asked.label_config),
+        context=context,
+        skipped=skipped,
+    )
+
+
+def parse_setup(body: bytes) -> SetupRequest:
+    """Return what ``POST /setup`` says.
+
+    Raises:
+        ProtocolError: the body is not a JSON object.
+    """
+    said = _decode(body, _Setup)
+    token = json_fields.text(said.access_token)
+    return SetupRequest(
+        project_id=_project_id(said.project),
+        label_config=json_fields.text(said.schema),
+        hostname=json_fields.text(said.hostname),
+        access_token=Secret(token) if token else None,
+    )
+
+
+def parse_webhook(body: bytes) -> WebhookEvent:
+    """Return what ``POST /webhook`` tells.
+
+    Raises:
+        ProtocolError: the body is not a JSON object.
+    """
+    told = _decode(body, _Webhook)
+    project = told.project
+    tasks = tuple(map(_task, told.tasks[:MOST_TASKS])) if isinstance(told.tasks, list) else ()
+    if not tasks and isinstance(told.annotation, _Annotation):
+        task_id = json_fields.whole(told.annotation.task)
+        tasks = (Task(task_id),) if task_id is not None else ()
+    return WebhookEvent(
+        action=json_fields.text(told.action),
+        project_id=_project_id(project.id if isinstance(project, _Project) else project),
+        label_config=json_fields.text(project.label_config) if isinstance(project, _Project) else "",
+        tasks=tasks,
+    )
+
+
+def dump_predictions(predictions: Sequence[Prediction]) -> bytes:
+    """Return the answer to ``POST /predict``: one item per task, in the tasks' order.
+
+    Label Studio takes a list of predictions for an item as well; it stores none of an empty one, and asks again.
+    """
+    results = [
+        {"result": _result(one), "score": one.score, "model_version": one.model_version} if one.is_final else []
+        for one in predictions
+    ]
+    return msgspec.json.encode({"results": results})
+
+
+def dump_result(prediction: Prediction) -> bytes:
+    """Return a prediction's regions, the ``result`` of a prediction that is stored through Label Studio's API."""
+    return msgspec.json.encode(_result(prediction))
+
+
+def dump_setup(model_version: str) -> bytes:
+    """Return the answer to ``POST /setup``; the version has to equal that of the predictions."""
+    return msgspec.json.encode({"model_version": model_version})
+
+
+def dump_versions(model_versions: Sequence[str]) -> bytes:
+    """Return the answer to ``GET /versions``."""
+    return msgspec.json.encode({"versions": list(model_versions)})
+
+
+def dump_health(model_class: str) -> bytes:
+    """Return the answer to ``GET /health``."""
+    return msgspec.json.encode({"status": "UP", "model_class": model_class})
+
+
+def dump_error(message: str) -> bytes:
+    """Return the body of a refusal: one line, no traceback."""
+    return msgspec.json.encode({"error": " ".join(message.split())})
+
+
+def _decode(body: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        pass
+    try:
+        return msgspec.json.decode(_strict(body), type=kind)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"body: expected a JSON object as Label Studio sends it, got {error}") from error
+
+
+def _strict(body: bytes) -> str:
+    """Return what Python's json writes but others refuse as JSON that all of them read.
+
+    Numbers without end (``NaN``, ``1e999``) become null and halves of an emoji the sign for what is unreadable, so that
+    only the value they stand in suffers.
+
+    Raises:
+        ValueError: the body is no JSON in Python's sense either.
+        RecursionError: it is nested too deeply.
+    """
+    found = json.loads(body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_finite)
+    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(found, ensure_ascii=False))
+
+
+def _finite(digits: str) -> int | float | None:
+    number = float(digits)
+    if not math.isfinite(number):
+        return None
+    return int(digits) if digits.lstrip("-").isdecimal() else number
+
+
+def _lacks_mask(shape: Shape) -> bool:
+    return isinstance(shape, Brush) and not shape.rle
+
+
+def _context(asked: _Predict) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...]]:
+    """Return the prompts; none where a context holds none, and None where there is no context: this is no click."""
+    params = asked.params
+    context = params.context if isinstance(params, _Params) else None
+    if not isinstance(context, _Context):
+        return None, ()
+    return regions.read(context.result) if isinstance(context.result, list) else ((), ())
+
+
+def _task(entry: _Task | _Other) -> Task:
+    if not isinstance(entry, _Task):
+        return Task(None)
+    task_id = json_fields.whole(entry.id)
+    if task_id is None and (word := json_fields.text(entry.id)).isdecimal():
+        task_id = int(word[:18])
+    return Task(task_id, entry.data, entry.annotations, entry.drafts, entry.predictions)
+
+
+def _project_id(project: object) -> int | None:
+    """Return the id out of ``1.1795380049`` (id and creation time), or out of a plain 1."""
+    first = project.partition(".")[0] if isinstance(project, str) else project
+    if isinstance(first, str):
+        return int(first[:18]) if first.isascii() and first.isdecimal() else None
+    return int(first) if isinstance(first, int | float) and not isinstance(first, bool) and abs(first) < 1e18 else None
+
+
+def _result(prediction: Prediction) -> list[dict[str, object]]:
+    return [entry for region in prediction.result for entry in _entries(region)]
+
+
+def _entries(region: Region) -> list[dict[str, object]]:
+    """Return a region's entries: one, or two where a separate ``<Labels>`` holds its labels, as the editor saves it."""
+    shape = _value(region.shape)
+    if region.labels_control is None:
+        own = {region.type: list(region.labels)} if region.type.endswith("labels") else {}
+        return [_entry(region, region.control, region.type, shape | own)]
+    return [
+        _entry(region, region.control, region.type, shape),
+        _entry(region, region.labels_control, "labels", shape | {"labels": list(region.labels)}),
+    ]
+
+
+def _entry(region: Region, control: str, kind: str, value: dict[str, object]) -> dict[str, object]:
+    height, width = region.original_size
+    entry: dict[str, object] = {
+        "id": region.id,
+        "type": kind,
+        "from_name": control,
+        "to_name": region.to_name,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": region.image_rotation,
+        "value": value,
+        "origin": "manual",
+    }
+    if region.score is not None:
+        entry["score"] = region.score
+    if region.item_index is not None:
+        entry["item_index"] = region.item_index
+    return entry
+
+
+def _value(shape: Shape) -> dict[str, object]:
+    match shape:
+        case Brush(rle):
+            return {"format": "rle", "rle": list(rle)}
+        case Bitmask(data_url):
+            return {"imageDataURL": data_url}
+        case Polygon(points):
+            return {"points": points, "closed": True}
+        case Vector(points, closed):
+            return {"vertices": _vertices(points), "closed": closed}
+        case Rectangle(x, y, width, height, rotation):
+            return {"x": x, "y": y, "width": width, "height": height, "rotation": rotation}
+        case Ellipse(x, y, radius_x, radius_y, rotation):
+            return {"x": x, "y": y, "radiusX": radius_x, "radiusY": radius_y, "rotation": rotation}
+        case KeyPoint(x, y):
+            return {"x": x, "y": y, "width": 0.5}
+
+
+def _vertices(points: Sequence[tuple[float, float]]) -> list[dict[str, object]]:
+    """Return a path's corners as the editor keeps them: named, each pointing to the one before."""
+    names: list[str | None] = [None, *(f"p{number}" for number in range(len(points)))]
+    return [
+        {"id": names[number + 1], "x": x, "y": y, "prevPointId": names[number], "isBezier": False}
+        for number, (x, y) in enumerate(points)
+    ]

@@ -1,0 +1,239 @@
+"""A click's context as Label Studio writes it: the entries of its ``result``, translated into prompt regions.
+
+One region may take several entries of one id (the shape, its label, a choice made about it): the shape is taken once,
+the labels from whichever entry has them. What cannot be read becomes a ``Skipped`` with its reason; nothing raises.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import msgspec
+
+from backend.errors import Reason
+from backend.protocol import json_fields
+from backend.protocol.json_fields import FieldError, Fields
+from backend.shapes import (
+    Bitmask,
+    Brush,
+    Ellipse,
+    KeyPoint,
+    Polygon,
+    Rectangle,
+    Shape,
+    ShapeKind,
+    Stroke,
+    Vector,
+    kind_of,
+)
+from backend.types import PromptRegion, Skipped
+
+SMALLEST_ENTRY = 24
+"""Bytes of the shortest entry that can hold a shape, ``{"value":{"x":1,"y":1}}``; what is shorter is not looked at."""
+
+MOST_LABELS = 100
+"""Labels of one region; answers repeat them."""
+
+LONGEST_LABEL = 1000
+
+# Types of results that draw nothing: they say something about a region or about the task.
+NOT_DRAWN = frozenset(
+    ("choices", "datetime", "labels", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "textarea")
+)
+
+
+class _Entry(msgspec.Struct):
+    """One entry as it stands on the wire; every field may be missing or of any type."""
+
+    value: Fields | None = None
+    id: object = None
+    type: object = None
+    from_name: object = None
+    to_name: object = None
+    is_positive: object = None
+    original_width: object = None
+    original_height: object = None
+    image_rotation: object = None
+    item_index: object = None
+
+
+class _NotDrawn(Exception):  # noqa: N818 - not a failure: the region is left out
+    """The entries of an id hold no shape that can be a prompt."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def read(
+    result: Iterable[msgspec.Raw], kinds: Collection[ShapeKind] = tuple(ShapeKind)
+) -> tuple[tuple[PromptRegion, ...], tuple[Skipped, ...]]:
+    """Return the regions drawn in a ``result``, in order, and what was left out, each with its reason.
+
+    Shapes of other kinds than ``kinds`` are left out unread (``not_a_prompt``): a mask may take megabytes.
+    """
+    groups: dict[str, list[_Entry]] = {}
+    skipped: list[Skipped] = []
+    too_small: Skipped | None = None
+    for place, raw in enumerate(result):
+        name = f"#{place}"
+        if memoryview(raw).nbytes < SMALLEST_ENTRY:
+            too_small = too_small or Skipped(name, Reason.BAD_GEOMETRY, "not a region: too short to hold a shape")
+            continue
+        try:
+            entry = msgspec.json.decode(raw, type=_Entry)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            skipped.append(Skipped(name, Reason.BAD_GEOMETRY, f"not a region: {error}"))
+            continue
+        groups.setdefault(json_fields.text(entry.id) or f"{name}-{_digest(raw)}", []).append(entry)
+    regions: list[PromptRegion] = []
+    for name, entries in groups.items():
+        try:
+            regions.append(_region(name, entries, kinds))
+        except _NotDrawn as cause:
+            skipped.append(Skipped(name, cause.reason, str(cause)))
+        except ValueError as error:
+            skipped.append(Skipped(name, Reason.BAD_GEOMETRY, str(error)))
+    return tuple(regions), (*skipped, *((too_small,) if too_small is not None else ()))
+
+
+def _digest(raw: msgspec.Raw) -> str:
+    """Return what tells a region without an id from those of other calls: answers' ids are made of their prompts'."""
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def _region(name: str, entries: Sequence[_Entry], kinds: Collection[ShapeKind]) -> PromptRegion:
+    entry, kind = _drawn(entries)
+    if kind not in kinds:
+        raise _NotDrawn(Reason.NOT_A_PROMPT, f"a {kind} is not asked for")
+    height, width = json_fields.whole(entry.original_height), json_fields.whole(entry.original_width)
+    return PromptRegion(
+        id=name,
+        shape=_READERS[kind](entry.value or {}),
+        from_name=json_fields.text(entry.from_name),
+        to_name=json_fields.text(entry.to_name),
+        labels=_labels(entries, kind),
+        is_positive=_is_positive(entry),
+        original_size=(height, width) if height and width and min(height, width) > 0 else None,
+        image_rotation=(json_fields.whole(entry.image_rotation) or 0) % 360,
+        item_index=json_fields.whole(entry.item_index),
+    )
+
+
+def _drawn(entries: Sequence[_Entry]) -> tuple[_Entry, ShapeKind]:
+    """Return the entry that holds the shape of a region, and what it is."""
+    types = [json_fields.text(entry.type).lower() for entry in entries]
+    for entry, name in zip(entries, types, strict=True):
+        kind = kind_of(name)
+        if kind is not None:
+            return entry, kind
+    for entry, name in zip(entries, types, strict=True):
+        kind = _kind_by_keys(entry.value or {})
+        if name in ("", "labels") and kind is not None:
+            return entry, kind
+    strange = [name for name in types if name not in NOT_DRAWN]
+    if strange:
+        raise _NotDrawn(Reason.UNSUPPORTED_PROMPT, f"type {strange[0][:40]!r} is not read")
+    raise _NotDrawn(Reason.NOT_A_PROMPT, f"type {types[0]!r} draws nothing")
+
+
+def _kind_by_keys(value: Fields) -> ShapeKind | None:
+    """Return what a value of a separate ``<Labels>`` holds: the editor repeats the shape under that type."""
+    for keys, kind in (
+        ({"rle"}, ShapeKind.BRUSH),
+        ({"imageDataURL"}, ShapeKind.BITMASK),
+        ({"vertices"}, ShapeKind.VECTOR),
+        ({"points"}, ShapeKind.POLYGON),
+        ({"radiusX"}, ShapeKind.ELLIPSE),
+        ({"x", "y", "width", "height"}, ShapeKind.RECTANGLE),
+        ({"x", "y"}, ShapeKind.KEYPOINT),
+    ):
+        if keys <= value.keys():
+            return kind
+    return None
+
+
+def _labels(entries: Sequence[_Entry], kind: ShapeKind) -> tuple[str, ...]:
+    """Return the first labels found: under ``labels``, under the shape's own key, under any key that ends so."""
+    matches: tuple[Callable[[str], bool], ...] = (
+        lambda key: key == "labels",
+        lambda key: key == f"{kind}labels",
+        lambda key: key.endswith("labels"),
+    )
+    for is_wanted in matches:
+        for entry in entries:
+            for key, raw in (entry.value or {}).items():
+                if is_wanted(key) and (found := json_fields.strings(raw)):
+                    return tuple(label for label in found[:MOST_LABELS] if len(label) <= LONGEST_LABEL)
+    return ()
+
+
+def _is_positive(entry: _Entry) -> bool | None:
+    """Return the sign of a point: beside the value in the open-source editor, inside it in the Enterprise one."""
+    said = (entry.is_positive, json_fields.anything((entry.value or {}).get("positive")))
+    if any(word is False for word in said):
+        return False
+    return True if any(word is True for word in said) else None
+
+
+def _keypoint(value: Fields) -> Shape:
+    return KeyPoint(json_fields.number(value, "x"), json_fields.number(value, "y"))
+
+
+def _rectangle(value: Fields) -> Shape:
+    x, y, width, height = (json_fields.number(value, key) for key in ("x", "y", "width", "height"))
+    return Rectangle(x, y, width, height, json_fields.number(value, "rotation", 0.0))
+
+
+def _ellipse(value: Fields) -> Shape:
+    x, y, radius_x, radius_y = (json_fields.number(value, key) for key in ("x", "y", "radiusX", "radiusY"))
+    return Ellipse(x, y, radius_x, radius_y, json_fields.number(value, "rotation", 0.0))
+
+
+def _polygon(value: Fields) -> Shape:
+    return Polygon(json_fields.pairs(value, "points"))
+
+
+def _vector(value: Fields) -> Shape:
+    corners = json_fields.objects(value, "vertices")
+    points = tuple((json_fields.number(corner, "x"), json_fields.number(corner, "y")) for corner in corners)
+    curved = any(json_fields.anything(corner.get("isBezier")) is True for corner in corners)
+    return Vector(points, closed=json_fields.anything(value.get("closed")) is True, curved=curved)
+
+
+def _brush(value: Fields) -> Shape:
+    code = json_fields.octets(value, "rle")
+    if not code and "maskDataURL" in value:
+        return Bitmask(_url(value, "maskDataURL"))
+    strokes = tuple(_stroke(touch) for touch in json_fields.objects(value, "touches"))
+    if not code and not strokes:
+        raise FieldError("rle: expected bytes, got none")
+    return Brush(code, strokes)
+
+
+def _bitmask(value: Fields) -> Shape:
+    return Bitmask(_url(value, "imageDataURL"))
+
+
+_READERS: dict[ShapeKind, Callable[[Fields], Shape]] = {
+    ShapeKind.KEYPOINT: _keypoint,
+    ShapeKind.RECTANGLE: _rectangle,
+    ShapeKind.ELLIPSE: _ellipse,
+    ShapeKind.POLYGON: _polygon,
+    ShapeKind.VECTOR: _vector,
+    ShapeKind.BRUSH: _brush,
+    ShapeKind.BITMASK: _bitmask,
+}
+
+
+def _stroke(touch: Fields) -> Stroke:
+    flat = json_fields.numbers(touch, "relativePoints")
+    erases = json_fields.anything(touch.get("compositeOperation")) == "destination-out"
+    width = json_fields.number(touch, "relativeStrokeWidth")
+    return Stroke(tuple(zip(flat[0::2], flat[1::2], strict=False)), width, erases)
+
+
+def _url(value: Fields, key: str) -> str:
+    found = json_fields.text(json_fields.anything(value.get(key)))
+    if not found:
+        raise FieldError(f"{key}: expected a data URL, got nothing")
+    return found

@@ -1,0 +1,1 @@
+"""From embeddings and prompts to regions."""

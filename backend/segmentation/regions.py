@@ -1,0 +1,136 @@
+"""Masks, drawn as what a labeling config asks for: one region per mask, or one per part where regions are single rings.
+
+Ids are made of the prompts' ids, so that the same prompts give the same ids and an answer that comes twice replaces
+itself in the editor instead of piling up.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from backend.labeling.config_types import Output
+from backend.protocol import bitmask, rle
+from backend.segmentation import polygons
+from backend.shapes import Bitmask, Brush, Ellipse, Polygon, Rectangle, Shape, ShapeKind, Vector
+from backend.types import ObjectPrompt, Region
+from model.types import Mask
+
+ID_LENGTH = 12
+WIDEST_RADIUS = 50.0  # percent; label-studio-sdk refuses wider ellipses
+
+
+def draw(mask: Mask, prompt: ObjectPrompt, output: Output, score: float | None = None) -> tuple[Region, ...]:
+    """Return the regions that show ``mask``; none for an empty mask.
+
+    Args:
+        mask: the object, of ``prompt.original_size``.
+        prompt: what marked it; its ids, rotation and item go into the answer.
+        output: the control and labels to answer with.
+        score: how sure the model is; brought into [0, 1], dropped when it is not a finite number.
+
+    Raises:
+        ValueError: the mask has another size, or the control's kind holds no mask.
+    """
+    if mask.original_size != prompt.original_size:
+        raise ValueError(f"mask: expected size {prompt.original_size}, got {mask.original_size}")
+    kind = output.control.kind
+    if kind not in _SHAPES:
+        raise ValueError(f"control: expected one that holds a mask, got <{output.control.tag}>")
+    if not mask.area:
+        return ()
+    sure = min(max(float(score), 0.0), 1.0) if score is not None and math.isfinite(score) else None
+    return tuple(
+        Region(
+            id=region_id(prompt.region_ids, output.control.name, part),
+            control=output.control.name,
+            type=output.control.type,
+            to_name=prompt.to_name,
+            shape=shape,
+            labels=output.labels,
+            original_size=prompt.original_size,
+            labels_control=output.labels_control,
+            score=sure,
+            image_rotation=prompt.image_rotation,
+            item_index=prompt.item_index,
+        )
+        for part, shape in enumerate(_SHAPES[kind](mask))
+    )
+
+
+def region_id(prompt_ids: tuple[str, ...], control: str, part: int) -> str:
+    """Return the id of one part of the object marked by prompts of these ids: 12 characters, safe in a URL."""
+    seed = json.dumps([prompt_ids, control, part], ensure_ascii=True).encode("ascii")
+    return base64.urlsafe_b64encode(hashlib.sha256(seed).digest())[:ID_LENGTH].decode("ascii")
+
+
+def _brush(mask: Mask) -> tuple[Shape, ...]:
+    return (Brush(rle.encode(mask)),)
+
+
+def _bitmask(mask: Mask) -> tuple[Shape, ...]:
+    return (Bitmask(bitmask.encode(mask)),)
+
+
+def _polygons(mask: Mask) -> tuple[Shape, ...]:
+    return tuple(Polygon(_percent(ring, mask.original_size)) for ring in polygons.rings(mask))
+
+
+def _vectors(mask: Mask) -> tuple[Shape, ...]:
+    return tuple(Vector(_percent(ring, mask.original_size)) for ring in polygons.rings(mask))
+
+
+def _percent(ring: polygons.Ring, size: tuple[int, int]) -> tuple[tuple[float, float], ...]:
+    height, width = size
+    scaled = np.clip(ring * (100 / width, 100 / height), 0.0, 100.0)
+    return tuple((x, y) for x, y in scaled.tolist())
+
+
+def _rectangle(mask: Mask) -> tuple[Shape, ...]:
+    """Return the tight upright box."""
+    assert mask.box is not None  # the mask is not empty
+    x1, y1, x2, y2 = mask.box
+    height, width = mask.original_size
+    return (Rectangle(100 * x1 / width, 100 * y1 / height, 100 * (x2 - x1) / width, 100 * (y2 - y1) / height),)
+
+
+def _ellipse(mask: Mask) -> tuple[Shape, ...]:
+    """Return the ellipse of the same centre and second moments; where that is too wide, the one in the tight box."""
+    height, width = mask.original_size
+    moments = cv2.moments(mask.crop.view(np.uint8), binaryImage=True)
+    area = moments["m00"]
+    x, y = (mask.offset[side] + moments[key] / area + 0.5 for side, key in enumerate(("m10", "m01")))
+    # A pixel is a square, not a point: its own second moment is 1/12.
+    xx, yy, xy = moments["mu20"] / area + 1 / 12, moments["mu02"] / area + 1 / 12, moments["mu11"] / area
+    angle = 0.5 * math.atan2(2 * xy, xx - yy)
+    spread, middle = math.hypot((xx - yy) / 2, xy), (xx + yy) / 2
+    radius_x, radius_y = 2 * math.sqrt(middle + spread), 2 * math.sqrt(max(middle - spread, 1 / 12))
+    if abs(angle) > math.pi / 4:  # the long side is nearer to the vertical: name it y, which keeps the turn small
+        radius_x, radius_y = radius_y, radius_x
+        angle -= math.copysign(math.pi / 2, angle)
+    shape = Ellipse(
+        100 * x / width,
+        100 * y / height,
+        100 * radius_x / width,
+        100 * radius_y / height,
+        round(math.degrees(angle), 6) % 360,
+    )
+    if max(shape.radius_x, shape.radius_y) <= WIDEST_RADIUS:
+        return (shape,)
+    [box] = _rectangle(mask)
+    assert isinstance(box, Rectangle)
+    return (Ellipse(box.x + box.width / 2, box.y + box.height / 2, box.width / 2, box.height / 2),)
+
+
+_SHAPES: dict[ShapeKind, Callable[[Mask], tuple[Shape, ...]]] = {
+    ShapeKind.BRUSH: _brush,
+    ShapeKind.BITMASK: _bitmask,
+    ShapeKind.POLYGON: _polygons,
+    ShapeKind.VECTOR: _vectors,
+    ShapeKind.RECTANGLE: _rectangle,
+    ShapeKind.ELLIPSE: _ellipse,
+}

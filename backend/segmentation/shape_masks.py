@@ -1,0 +1,102 @@
+"""What a shape covers of its image: its outlines, and the pixels whose centres lie inside.
+
+Outlines are (N, 2) corners (x, y) in pixels, the last of which joins the first. An area that an outline goes around
+twice, in one direction, is covered, as in the editor.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import PromptError, Reason
+from backend.labeling import shape_prompts
+from backend.labeling.shape_prompts import Size
+from backend.segmentation import polygons
+from backend.segmentation.polygons import Ring
+from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, Vector
+from model.types import Mask
+
+ELLIPSE_CORNERS = 64
+EXACT_CORNERS = 720
+"""Of an ellipse whose pixels are wanted: a radius of 10,000 pixels is 0.1 too short between two of them."""
+
+CROSSINGS_AT_ONCE = 1 << 20
+"""Of edges and rows of pixels; a polygon may have thousands of edges as high as the image."""
+
+
+def rings(shape: Shape, size: Size) -> tuple[Ring, ...]:
+    """Return a shape's outlines on an image of ``size`` (height, width); painted masks have those of their parts.
+
+    Raises:
+        PromptError: it is damaged, or is no area.
+    """
+    if isinstance(shape, Brush | Bitmask):
+        return polygons.rings(shape_prompts.painted(shape, size))
+    return (_ring(shape, size, ELLIPSE_CORNERS),)
+
+
+def mask(shape: Shape, size: Size) -> Mask:
+    """Return the pixels that a shape covers of an image of ``size`` (height, width), none where it lies beside it.
+
+    Raises:
+        PromptError: it is damaged, or is no area.
+    """
+    if isinstance(shape, Brush | Bitmask):
+        return shape_prompts.painted(shape, size)
+    return _filled(_ring(shape, size, EXACT_CORNERS), size)
+
+
+def _ring(shape: Shape, size: Size, ellipse_corners: int) -> Ring:
+    match shape:
+        case Rectangle():
+            shape_prompts.bounds(shape, size)  # raises where a number is none
+            return np.array(shape_prompts.corners(shape, size))
+        case Ellipse():
+            return _ellipse(shape, size, ellipse_corners)
+        case Polygon(points) | Vector(points, True) if len(points) >= 3:
+            shape_prompts.bounds(Vector(points), size)
+            return np.array(points) * (size[1] / 100, size[0] / 100)
+        case KeyPoint():
+            raise PromptError("a point covers nothing", Reason.NOT_A_PROMPT)
+    raise PromptError("an open path covers nothing", Reason.UNSUPPORTED_PROMPT)
+
+
+def _ellipse(shape: Ellipse, size: Size, corners: int) -> Ring:
+    """Return points on an ellipse, which turns about its centre, in pixels."""
+    x1, y1, x2, y2 = shape_prompts.bounds(shape, size)
+    angles, turn = np.linspace(0, 2 * np.pi, corners, endpoint=False), np.radians(shape.rotation)
+    across = shape.radius_x * size[1] / 100 * np.cos(angles)
+    down = shape.radius_y * size[0] / 100 * np.sin(angles)
+    xs = (x1 + x2) / 2 + across * np.cos(turn) - down * np.sin(turn)
+    ys = (y1 + y2) / 2 + across * np.sin(turn) + down * np.cos(turn)
+    return np.stack((xs, ys), axis=1)
+
+
+def _filled(ring: Ring, size: Size) -> Mask:
+    """Return the pixels whose centres lie in a ring of corners: one line of them after the other, as in a scan."""
+    starts, ends = ring, np.roll(ring, -1, axis=0)
+    low, high = np.minimum(starts[:, 1], ends[:, 1]), np.maximum(starts[:, 1], ends[:, 1])
+    first, end = (np.ceil(np.clip(side - 0.5, 0, size[0])).astype(np.int64) for side in (low, high))
+    top, bottom = int(first.min()), int(end.max())
+    left, right = np.ceil(np.clip((ring[:, 0].min() - 0.5, ring[:, 0].max() - 0.5), 0, size[1])).astype(np.int64)
+    if top >= bottom or left >= right:
+        return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)
+    steps = np.zeros((bottom - top, int(right - left) + 1), dtype=np.int16)
+    passed = np.cumsum(end - first)
+    parts = np.searchsorted(passed, np.arange(CROSSINGS_AT_ONCE, passed[-1] + CROSSINGS_AT_ONCE, CROSSINGS_AT_ONCE))
+    for some in np.split(np.arange(len(ring)), np.unique(parts)):
+        rows, edges = _crossings(first[some], end[some])
+        (x1, y1), (x2, y2) = starts[some][edges].T, ends[some][edges].T
+        x = x1 + (rows + 0.5 - y1) * (x2 - x1) / (y2 - y1)
+        columns = np.clip(np.ceil(np.clip(x - 0.5, 0, size[1])).astype(np.int64), left, right)
+        np.add.at(steps, (rows - top, columns - left), np.where(y2 > y1, 1, -1).astype(np.int16))
+    np.cumsum(steps, axis=1, out=steps)
+    return Mask(steps[:, :-1] != 0, (int(left), top), size)
+
+
+def _crossings(
+    first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return every row of pixels that an edge from row to row crosses, and which edge it is."""
+    counts = end - first
+    edges = np.repeat(np.arange(len(counts)), counts)
+    return np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edges], edges

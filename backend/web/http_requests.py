@@ -1,0 +1,112 @@
+"""What comes over a connection, read by waitress' parser, and what that parser leaves to be refused."""
+
+from collections.abc import Callable
+
+from waitress.adjustments import Adjustments
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
+from waitress.utilities import BadRequest
+
+from backend.web.bodies import Bodies, Body
+
+DROP_AT_MOST = 8
+"""How many times the largest body is received and dropped, for the caller to hear why it was not taken."""
+
+PIECE_BYTES = 4096
+"""Chunks are looked for in so many bytes at a time; waitress copies what is left at each of them."""
+
+FRAMING_BYTES = 16_384
+"""How much of a chunked body may be sizes and line ends, besides as much again as there is content."""
+
+TRAILER_BYTES = 8192
+VERSIONS = ("1.0", "1.1")
+
+
+class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
+    """Receives one request; its body goes where bodies are counted.
+
+    Attributes:
+        body: what was received after the head; None where nothing was announced.
+        is_cut_off: whether it is too long to be received to its end, even to be dropped.
+    """
+
+    version = "1.1"  # in which what is no request is answered
+    completed: bool
+    error: BadRequest | None
+    body_rcv: FixedStreamReceiver | ChunkedReceiver | None
+
+    def __init__(self, adjustments: Adjustments, bodies: Bodies, admits: Callable[[str], bool]) -> None:
+        """Receive nothing yet.
+
+        Args:
+            adjustments: waitress' settings.
+            bodies: what keeps the body.
+            admits: whether the body of a caller with this ``Authorization`` header is kept.
+        """
+        super().__init__(adjustments)
+        self._bodies, self._admits = bodies, admits
+        self.body: Body | None = None
+        self.is_cut_off = False
+
+    def received(self, data: bytes) -> int:
+        """Take what comes next, and return how much of it belongs to this request."""
+        consumed = int(super().received(data))
+        if self.body is not None and not self.completed and self._is_endless(self.body):
+            self.is_cut_off = self.completed = True
+            self.expect_continue = False
+            self.body.refuse()
+        if self.error is not None:
+            self.version, self.expect_continue = "1.1", False
+        if self.completed and self.body is not None:
+            self.body.complete()
+        return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the head.
+
+        Raises:
+            ParsingError: it is none, or leaves open where its body ends.
+        """
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:  # an address such as http://[, or a length of thousands of digits
+            raise ParsingError(str(error)) from error
+        if self.version not in VERSIONS:
+            raise ParsingError("expected HTTP/1.0 or HTTP/1.1")
+        if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
+            raise ParsingError("expected a length or chunks, not both, and chunks in HTTP/1.1 only")
+        if self.body_rcv is None:
+            self.expect_continue = False  # waitress would wait for a body
+        else:
+            self.body = self._bodies.begin()
+            self.body_rcv = _Chunks(self.body) if self.chunked else FixedStreamReceiver(self.content_length, self.body)
+            if not self._admits(self.headers.get("AUTHORIZATION", "")):
+                self.body.refuse()
+
+    def close(self) -> None:
+        """Keep nothing of the body any more."""
+        if self.body is not None:
+            self.body.close()
+
+    def _is_endless(self, body: Body) -> bool:
+        return bool(max(self.content_length, body.received_bytes) > DROP_AT_MOST * self._bodies.max_bytes)
+
+
+class _Chunks(ChunkedReceiver):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
+    """Receives a chunked body, of which most is content."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(body)
+        self._body, self._taken_bytes = body, 0
+
+    error: BadRequest | None
+
+    def received(self, data: bytes) -> int:
+        consumed = 0
+        while consumed < len(data) and not self.completed and self.error is None:
+            consumed += super().received(data[consumed : consumed + PIECE_BYTES])
+            framing = self._taken_bytes + consumed - self._body.received_bytes
+            if framing > FRAMING_BYTES + self._body.received_bytes or len(self.trailer) > TRAILER_BYTES:
+                self.error = BadRequest("expected chunks that are mostly content")
+        self._taken_bytes += consumed
+        return consumed

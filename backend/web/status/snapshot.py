@@ -1,0 +1,239 @@
+"""Takes the snapshot that the status page shows: what one process' parts say of themselves, put into words."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from backend import remedies
+from backend.embeddings.stores import EmbeddingStore
+from backend.errors import Reason
+from backend.metrics import AnsweredRequest, Metrics
+from backend.segmentation.lazy_decoder import LoadingDecoder
+from backend.settings import Settings
+from backend.web.status.formatting import Speed, duration, size
+from backend.web.status.pictures import Pictures
+from backend.web.status.view import Cause, Outcomes, Problem, Project, Request, Row, Status, Team, Tier
+from model.weights import Checkpoint
+
+SHOWN_REQUESTS = 20
+SHOWN_PROJECTS = 20
+_NO_KEY = Problem(
+    "API key",
+    "LABEL_STUDIO_API_KEY is not set: images uploaded to Label Studio cannot be fetched",
+    "create a personal access token in Label Studio under Account & Settings, and set it",
+)
+_DEMO = "a demo: for trying things out, not for labelling photographs"
+
+
+class Work(Protocol):
+    """What is being encoded; see `backend.embeddings.local.LocalEmbeddings` and `backend.cluster.remote`."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an image that nobody has encoded yet can be."""
+        ...
+
+    @property
+    def failure(self) -> str:
+        """Why the encoder could not be loaded; empty when it could, or has not been tried."""
+        ...
+
+    @property
+    def encoding(self) -> int:
+        """How many images this process encodes or waits for."""
+        ...
+
+    @property
+    def ahead(self) -> int:
+        """How many images wait to be encoded ahead."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a web process that have something to say.
+
+    Attributes:
+        settings: what it was built from.
+        checkpoint: its weights.
+        work: what is being encoded.
+        decoder: may be loading, or have failed to.
+        store: where embeddings are kept.
+        metrics: what was counted and timed.
+        team: the workers; gives None without Redis.
+        pictures: the last masks, None where they are not to be shown.
+    """
+
+    settings: Settings
+    checkpoint: Checkpoint
+    work: Work
+    decoder: LoadingDecoder
+    store: EmbeddingStore
+    metrics: Metrics
+    team: Callable[[], Team | None]
+    pictures: Pictures | None
+
+
+def take(parts: Parts) -> Status:
+    """Return how a process is now."""
+    team, recent = parts.team(), parts.metrics.recent()
+    is_ready = parts.work.is_ready and bool(parts.decoder.device)
+    return Status(
+        headline="ready" if is_ready else _headline(parts, team),
+        is_ready=is_ready,
+        is_broken=_is_broken(parts, team) and not is_ready,
+        process=_process(parts),
+        problems=_problems(parts, team),
+        speeds=_speeds(recent, parts.metrics.encodes_ms(), has_encoder=team is None),
+        outcomes=_outcomes(recent),
+        causes=_causes(parts.metrics, recent),
+        model=_model(parts),
+        tiers=_tiers(parts),
+        cache=_cache(parts),
+        work=(
+            Row("being encoded or waiting", str(parts.work.encoding)),
+            Row("to be encoded ahead", str(parts.work.ahead)),
+        ),
+        team=team,
+        projects=_projects(parts.metrics),
+        pictures=parts.pictures.take() if parts.pictures is not None else None,
+        requests=tuple(map(_request, recent[:SHOWN_REQUESTS])),
+    )
+
+
+def _headline(parts: Parts, team: Team | None) -> str:
+    """Return why it is not ready."""
+    if parts.decoder.failure or parts.work.failure:
+        return "the model cannot be loaded"
+    if team is not None and team.headline:
+        return team.headline
+    return "loading the model" if team is None or not parts.decoder.device else "looking for workers"
+
+
+def _is_broken(parts: Parts, team: Team | None) -> bool:
+    return bool(parts.decoder.failure or parts.work.failure or (team is not None and team.headline))
+
+
+def _process(parts: Parts) -> str:
+    workers = parts.settings.workers
+    which = f"process {os.getpid()}" + (f", one of {workers} that each tell of themselves" if workers > 1 else "")
+    return f"{which}, up {duration(1000 * parts.metrics.up_s)}"
+
+
+def _problems(parts: Parts, team: Team | None) -> tuple[Problem, ...]:
+    problems = [
+        Problem("model", failure, "check PADDLE_SAM_WEIGHTS and PADDLE_SAM_DEVICE")
+        for failure in dict.fromkeys((parts.decoder.failure, parts.work.failure))
+        if failure
+    ]
+    problems += team.problems if team is not None else ()
+    if parts.settings.label_studio_api_key is None:
+        problems.append(_NO_KEY)
+    return tuple(problems)
+
+
+def _speeds(
+    recent: tuple[AnsweredRequest, ...], encodes_ms: tuple[float, ...], *, has_encoder: bool
+) -> tuple[Speed, ...]:
+    clicks = [one for one in recent if one.is_click and one.regions]
+    warm = tuple(one.total_ms for one in clicks if one.is_warm)
+    first = tuple(one.total_ms for one in clicks if not one.is_warm)
+    speeds = (
+        Speed("Warm clicks", "on images that were encoded before", warm),
+        Speed("First clicks", "which waited for their image", first),
+    )
+    return (*speeds, Speed("Encodes", "once per image", encodes_ms)) if has_encoder else speeds
+
+
+def _outcomes(recent: tuple[AnsweredRequest, ...]) -> Outcomes:
+    answered, failed = sum(one.regions > 0 for one in recent), sum(map(_is_failure, recent))
+    return Outcomes(answered, len(recent) - answered - failed, failed)
+
+
+def _is_failure(one: AnsweredRequest) -> bool:
+    """Whether somebody waited for a mask in vain."""
+    return not one.regions and any(reason not in remedies.HARMLESS for reason in one.reasons)
+
+
+def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[Cause, ...]:
+    last: dict[Reason, float] = {}
+    for one in recent:
+        for reason in one.reasons:
+            last.setdefault(reason, one.at)
+    causes = [
+        Cause(
+            str(reason),
+            count,
+            _clock(last[reason]) if reason in last else "",
+            remedies.meaning(reason),
+            remedies.remedy(reason),
+            reason in remedies.HARMLESS,
+        )
+        for reason, count in metrics.reason_counts().items()
+    ]
+    return tuple(sorted(causes, key=lambda cause: (cause.is_harmless, -cause.count, cause.reason)))
+
+
+def _model(parts: Parts) -> tuple[Row, ...]:
+    checkpoint, side = parts.checkpoint, parts.checkpoint.config.image_size
+    return (
+        Row("version", checkpoint.model_version),
+        *((Row("note", _DEMO),) if parts.settings.weights == "demo" else ()),
+        Row("weights", f"{checkpoint.format} format"),
+        Row("device", parts.decoder.device or f"{parts.settings.device}, not loaded yet"),
+        Row("input", f"{side} × {side} pixels"),
+        Row("takes", ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")),
+    )
+
+
+def _tiers(parts: Parts) -> tuple[Tier, ...]:
+    found = parts.metrics.lookups()
+    return tuple(
+        Tier(
+            one.name,
+            one.entries,
+            f"{size(one.nbytes)} of {size(one.max_bytes)}" if one.max_bytes else size(one.nbytes),
+            min(1.0, one.nbytes / one.max_bytes) if one.max_bytes else None,
+            found.get(one.name, 0),
+            one.trouble,
+        )
+        for one in parts.store.stats()
+    )
+
+
+def _cache(parts: Parts) -> tuple[Row, ...]:
+    found = dict(parts.metrics.lookups())
+    missed = found.pop("miss", 0)
+    total = sum(found.values()) + missed
+    share = f"{100 * (total - missed) / total:.0f} % of {total}" if total else "none yet"
+    return (Row("look-ups that found one", share), Row("numbers", parts.settings.embedding_dtype))
+
+
+def _projects(metrics: Metrics) -> tuple[Project, ...]:
+    found = [
+        Project("unnamed" if number is None else str(number), problems)
+        for number, problems in list(metrics.config_problems().items())[::-1]
+    ]
+    return tuple(sorted(found, key=lambda project: not project.problems)[:SHOWN_PROJECTS])
+
+
+def _request(one: AnsweredRequest) -> Request:
+    kind = "click" if one.is_click else "opened" if one.tasks == 1 else f"{one.tasks} tasks"
+    project = f"project {one.project_id}" if one.project_id is not None else ""
+    task = f"task {one.task_id}" if one.task_id is not None and one.tasks == 1 else ""
+    return Request(
+        _clock(one.at),
+        kind,
+        ", ".join(filter(None, (project, task))),
+        one.regions,
+        duration(one.total_ms),
+        ", ".join(f"{name} {took:.0f}" for name, took in one.stages_ms.items() if name != "total" and took >= 0.5),
+        tuple(map(str, one.reasons)),
+        _is_failure(one),
+    )
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(at))

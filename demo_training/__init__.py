@@ -1,0 +1,1 @@
+"""Trains and judges the demo model on scenes it draws itself; not part of the package."""

@@ -1,0 +1,93 @@
+"""Encode once, decode every prompt: the two halves of SAM, built and filled from a checkpoint."""
+
+import numpy as np
+from paddle import nn
+
+from model import device as devices
+from model.config import SamConfig, VitConfig
+from model.decoder import Decoder
+from model.encoder import Encoder
+from model.modeling.image_encoder import Attention, ImageEncoderViT, Parallel, Sequential
+from model.modeling.mask_decoder import MaskDecoder
+from model.modeling.prompt_encoder import PromptEncoder
+from model.weights import Checkpoint, WeightsError
+
+__all__ = ["Decoder", "Encoder", "image_encoder", "load_decoder", "load_encoder"]
+
+
+def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "float32") -> Encoder:
+    """Build the image encoder and fill it from a checkpoint.
+
+    Args:
+        checkpoint: what `model.weights.read` returned.
+        device: ``auto``, ``cpu`` or ``gpu:N``.
+        dtype: ``float32``, or on a GPU ``float16`` or ``bfloat16``; norms and softmax stay in float32.
+
+    Raises:
+        DeviceError: device or dtype are not to be had here.
+        WeightsError: the checkpoint does not fit the network.
+    """
+    place = devices.resolve(device)
+    devices.check_dtype(dtype, place)
+    devices.prepare_cpu()
+    devices.enter(place)
+    with devices.building():
+        network = image_encoder(checkpoint.config, _parallel(place, dtype))
+    _fill(network, checkpoint, "image_encoder.")
+    if dtype != "float32":
+        network = network.astype(dtype)
+        for layer in network.sublayers():
+            if isinstance(layer, Attention):
+                layer.fused = place != "cpu"
+    network.eval()
+    if place == "cpu":
+        devices.keep_memory()  # from now on: what reading the weights took has been given back
+    return Encoder(network, checkpoint.config, checkpoint.model_version, place, dtype)
+
+
+def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:
+    """Build prompt encoder and mask decoder, in float32, and fill them from a checkpoint.
+
+    Parts that the checkpoint lacks (see its ``capabilities``) stay zero and are never used.
+
+    Raises:
+        DeviceError: the device is not to be had here.
+        WeightsError: the checkpoint does not fit the network.
+    """
+    place = devices.resolve(device)
+    devices.prepare_cpu()
+    devices.enter(place)
+    with devices.building():
+        prompt_encoder, mask_decoder = PromptEncoder(checkpoint.config), MaskDecoder(checkpoint.config)
+    _fill(prompt_encoder, checkpoint, "prompt_encoder.")
+    _fill(mask_decoder, checkpoint, "mask_decoder.")
+    prompt_encoder.eval()
+    mask_decoder.eval()
+    return Decoder(prompt_encoder, mask_decoder, checkpoint, place)
+
+
+def image_encoder(config: SamConfig, parallel: Parallel | None = None) -> nn.Layer:
+    """Return the image encoder that ``config`` describes, its parameters zero."""
+    if isinstance(config.image_encoder, VitConfig):
+        return ImageEncoderViT(config, parallel)
+    from model.modeling.conv_encoder import ConvEncoder
+
+    return ConvEncoder(config)
+
+
+def _parallel(device: str, dtype: str) -> Parallel:
+    cores = devices.cpu_count()
+    return devices.ThreadPool(cores) if device == "cpu" and dtype == "float32" and cores > 1 else Sequential()
+
+
+def _fill(layer: nn.Layer, checkpoint: Checkpoint, prefix: str) -> None:
+    """Copy the checkpoint's tensors into ``layer``, one at a time so that no second copy of all exists."""
+    for name, parameter in layer.named_parameters():
+        array = checkpoint.tensors.get(prefix + name)
+        if array is None:  # pruned, and guarded by the capabilities: the checkpoint was checked when it was read
+            continue
+        if list(array.shape) != list(parameter.shape):
+            raise WeightsError(
+                f"{checkpoint.path}: {prefix}{name}: expected shape {tuple(parameter.shape)}, got {tuple(array.shape)}"
+            )
+        parameter.set_value(np.ascontiguousarray(array, dtype=np.float32))

@@ -1,0 +1,1 @@
+"""Masks as COCO keeps them: run-length encoding and files."""

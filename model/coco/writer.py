@@ -1,0 +1,144 @@
+"""COCO's annotation file, masks as run lengths, written as pictures come: only one picture's masks are held."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+
+from model.coco.rle import Rle
+
+CATEGORY = {"id": 1, "name": "object", "supercategory": ""}
+"""Masks have no names here, and COCO wants one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One object.
+
+    Attributes:
+        rle: its mask.
+        score: how good the mask is likely to be, 0 to 1; None where nothing says.
+        more: further fields, none of them COCO's own.
+        category_id: of one of the file's categories.
+        polygons: the mask's outlines, x and y of the corners of each in turn, in pixels; None to write its run lengths.
+    """
+
+    rle: Rle
+    score: float | None = None
+    more: Mapping[str, object] = field(default_factory=dict)
+    category_id: int = 1
+    polygons: tuple[tuple[float, ...], ...] | None = None
+
+
+def part_of(path: Path) -> Path:
+    """Return where a file is until it is whole."""
+    return path.with_name(f"{path.name}.part")
+
+
+class CocoFile:
+    """Writes one file: ``with CocoFile(path, description) as file: file.add(...)``.
+
+    What was added is there, whole and readable, also where the block ends with an error. Until then it is in
+    ``NAME.part``, and an older file of that name stays as it was; it does so too where nothing was added.
+    """
+
+    def __init__(self, path: Path, description: str, categories: Sequence[Mapping[str, object]] | None = None) -> None:
+        """Keep the names; nothing is written yet.
+
+        Args:
+            path: the file; folders on the way are made.
+            description: what ``info`` says of the masks.
+            categories: as COCO has them, read at the end, since some may come up on the way; None for the only one.
+        """
+        self._path, self._description, self._categories = path, description, categories
+        self._part = part_of(path)
+        self._images: list[Mapping[str, object]] = []
+        self._count = 0
+        self._stream: FileIO | None = None
+        self._is_discarded = False
+        self._end = 0  # bytes of it that are whole
+
+    def __enter__(self) -> "CocoFile":
+        """Begin.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.is_dir():
+            raise IsADirectoryError(21, "expected a file, got a directory", str(self._path))
+        self._stream = self._part.open("wb", buffering=0)
+        known = f'"categories": [{_text(CATEGORY)}],\n' if self._categories is None else ""
+        self._write(f'{{"info": {_text({"description": self._description})},\n{known}"annotations": [')
+        return self
+
+    def add(self, file_name: str, original_size: tuple[int, int], annotations: Iterable[Annotation]) -> None:
+        """Write the masks of a picture.
+
+        Args:
+            file_name: of the picture, as a reader of the file shall look for it.
+            original_size: (H, W).
+            annotations: what was found in it.
+
+        Raises:
+            OSError: they cannot be written; nothing of this picture is there then.
+        """
+        height, width = original_size
+        image_id = len(self._images) + 1
+        lines = []
+        for number, one in enumerate(annotations, start=self._count + 1):
+            fields: dict[str, object] = {
+                "id": number,
+                "image_id": image_id,
+                "category_id": one.category_id,
+                "segmentation": one.rle.to_compressed() if one.polygons is None else one.polygons,
+                "area": one.rle.area,
+                "bbox": list(one.rle.bbox),
+                "iscrowd": 0,
+            }
+            score = {} if one.score is None else {"score": one.score}
+            lines.append(f"{',' if number > 1 else ''}\n{_text({**fields, **score, **one.more})}")
+        self._write("".join(lines))
+        self._count += len(lines)
+        self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+
+    def discard(self) -> None:
+        """Drop what was added, also what is added later: an older file of that name is left alone."""
+        self._is_discarded = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._stream is not None  # entered
+        with self._stream:
+            if self._is_discarded:
+                self._part.unlink()
+                return
+            images = ",\n".join(_text(image) for image in self._images)
+            late = ",\n".join(_text(one) for one in self._categories or ())
+            known = f',\n"categories": [\n{late}]' if self._categories is not None else ""
+            self._write(f'],\n"images": [\n{images}]{known}}}\n')
+        if self._images:
+            self._part.replace(self._path)
+        else:
+            self._part.unlink()
+
+    def _write(self, text: str) -> None:
+        """Write all of a text, or nothing."""
+        assert self._stream is not None  # entered
+        left = memoryview(text.encode("utf-8"))
+        size = len(left)
+        try:
+            while left:
+                left = left[self._stream.write(left) :]
+        except BaseException:
+            self._stream.truncate(self._end)
+            self._stream.seek(self._end)
+            raise
+        self._end += size
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,278 @@
+"""The image encoder: a plain Vision Transformer with windowed and global attention (ViTDet, as in the SAM paper).
+
+Two things differ from Meta's code, neither of them in the numbers:
+
+- The decomposed relative position is part of the score product. With ``rel_h = q·Rh`` and ``rel_w = q·Rw``,
+  ``[q·s, rel_h, rel_w] @ [k, onehot_h, onehot_w]ᵀ`` equals ``(q·s)@kᵀ`` plus both broadcast terms, and what remains
+  is a plain softmax(QKᵀ)V that any attention kernel takes.
+- Every step is written over *parts* (runs of tokens, windows, heads) that need nothing from each other, and a
+  `Parallel` maps over them. Paddle's CPU kernels outside the matrix product use one core and release the GIL, so on a
+  CPU the parts run on a pool of threads; on a GPU and in an exported graph there is one part.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import functional
+
+from model.config import SamConfig, VitConfig
+from model.modeling.common import MLPBlock, layer_norm, linear, norm, zeros
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+QUERY_PART = 512
+"""Queries whose scores are held at once on a CPU: 512 x 4096 float32 are 8 MiB, which stays in cache."""
+
+
+class Parallel(Protocol):
+    """Maps a function over independent parts of the work."""
+
+    parts: int
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], /) -> list[R]:
+        """Return ``[function(item) for item in items]``, in any order of execution."""
+
+
+class Sequential:
+    """One part after the other, in the calling thread: for a GPU and for an exported graph."""
+
+    parts = 1
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], /) -> list[R]:
+        """Return ``[function(item) for item in items]``."""
+        return [function(item) for item in items]
+
+
+class PatchEmbed(nn.Layer):
+    """Cuts the image into patches and projects each to a token."""
+
+    def __init__(self, patch_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2D(3, embed_dim, patch_size, patch_size, weight_attr=zeros(), bias_attr=zeros())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map an image (B, 3, S, S) to tokens (B, S/patch, S/patch, C)."""
+        return _convolve(x, self.proj).transpose([0, 2, 3, 1])
+
+
+class Attention(nn.Layer):
+    """Multi-head attention over a (height, width) grid with decomposed relative position.
+
+    Attributes:
+        fused: use Paddle's fused attention kernel, which pays on a GPU in 16 bits only.
+    """
+
+    def __init__(self, dim: int, num_heads: int, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.input_size = num_heads, dim // num_heads, input_size
+        self.fused = False
+        height, width = input_size
+        self.qkv = linear(dim, 3 * dim)
+        self.proj = linear(dim, dim)
+        self.rel_pos_h = self.create_parameter([2 * height - 1, self.head_dim], attr=zeros())
+        self.rel_pos_w = self.create_parameter([2 * width - 1, self.head_dim], attr=zeros())
+
+    def relative_positions(self) -> tuple[Tensor, Tensor]:
+        """Return what queries meet along each axis, transposed: (h, d, h) and (w, d, w)."""
+        tables = []
+        for table, side in zip((self.rel_pos_h, self.rel_pos_w), self.input_size, strict=True):
+            index = paddle.arange(side).unsqueeze(1) - paddle.arange(side).unsqueeze(0) + (side - 1)
+            rows = paddle.gather(table, index.reshape([-1])).reshape([side, side, self.head_dim])
+            tables.append(rows.transpose([0, 2, 1]))
+        return tables[0], tables[1]
+
+    def position_keys(self) -> Tensor:
+        """Return the one-hot row and column of every key, (h*w, h + w)."""
+        height, width = self.input_size
+        dtype = self.qkv.weight.dtype
+        rows = paddle.eye(height, dtype=dtype).unsqueeze(1).expand([height, width, height])
+        columns = paddle.eye(width, dtype=dtype).unsqueeze(0).expand([height, width, width])
+        return paddle.concat([rows, columns], axis=-1).reshape([height * width, height + width])
+
+    def attend(
+        self, qkv: Tensor, rel_h: Tensor, rel_w: Tensor, position_keys: Tensor, query_part: int | None
+    ) -> Tensor:
+        """Attend within each grid.
+
+        Args:
+            qkv: (3, n, h*w, d), n grids or heads that have nothing to do with each other.
+            rel_h: (h, d, h) of `relative_positions`.
+            rel_w: (w, d, w) of `relative_positions`.
+            position_keys: (h*w, h + w) of `position_keys`.
+            query_part: queries whose scores exist at the same time; None means all.
+
+        Returns:
+            (n, h*w, d).
+        """
+        height, width = self.input_size
+        query, key, value = qkv[0], qkv[1], qkv[2]
+        n, d = query.shape[0], self.head_dim
+        grid = query.reshape([n, height, width, d])
+        by_row = paddle.matmul(grid, rel_h)  # (n, h, w, h)
+        by_column = paddle.matmul(grid.transpose([0, 2, 1, 3]), rel_w).transpose([0, 2, 1, 3])  # (n, h, w, w)
+        positions = paddle.concat([by_row, by_column], axis=-1).reshape([n, height * width, height + width])
+        query = paddle.concat([query * d**-0.5, positions], axis=-1)  # (n, hw, d + h + w)
+        key = paddle.concat([key, position_keys.expand([n, height * width, height + width])], axis=-1)
+        if self.fused:
+            return fused_attention(query, key, value)
+        step = height * width if query_part is None else query_part
+        parts = []
+        for start in range(0, height * width, step):
+            scores = paddle.matmul(query[:, start : start + step], key, transpose_y=True)  # (n, step, hw)
+            parts.append(paddle.matmul(functional.softmax(scores, axis=-1), value))  # (n, step, d)
+        return parts[0] if len(parts) == 1 else paddle.concat(parts, axis=1)
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax(query keyᵀ) value for (n, l, dq), (n, l, dq), (n, l, dv) without materialising the scores."""
+    width, depth = query.shape[-1], value.shape[-1]
+    query = query * width**0.5  # the kernel divides by it
+    value = functional.pad(value, [0, width - depth], data_format="NCL") if depth < width else value
+    q, k, v = (x.unsqueeze(2) for x in (query, key, value))  # (n, l, 1, dq)
+    return functional.scaled_dot_product_attention(q, k, v).squeeze(2)[:, :, :depth]
+
+
+class Block(nn.Layer):
+    """A transformer block, attending within windows of ``window_size`` tokens or, with 0, over the whole grid."""
+
+    def __init__(self, config: VitConfig, grid_size: int, window_size: int) -> None:
+        super().__init__()
+        self.grid_size, self.window_size = grid_size, window_size
+        side = window_size or grid_size
+        self.norm1 = norm(config.embed_dim)
+        self.attn = Attention(config.embed_dim, config.num_heads, (side, side))
+        self.norm2 = norm(config.embed_dim)
+        self.mlp = MLPBlock(config.embed_dim, int(config.embed_dim * config.mlp_ratio))
+
+    def forward(self, x: Tensor, parallel: Parallel) -> Tensor:
+        """Map tokens (B, g, g, C) to tokens (B, g, g, C)."""
+        batch, grid, _, dim = x.shape
+        tokens = x.reshape([batch * grid * grid, dim])
+        runs = _split(tokens, parallel.parts)
+        qkv = _join(parallel.map(lambda run: self.attn.qkv(layer_norm(run, self.norm1)), runs))  # (B*g*g, 3C)
+        qkv = qkv.reshape([batch, grid, grid, 3 * dim])
+        attended = self._windowed(qkv, parallel) if self.window_size else self._global(qkv, parallel)
+        attended = attended.reshape([batch * grid * grid, dim])
+
+        def rest(run: tuple[Tensor, Tensor]) -> Tensor:
+            shortcut, values = run
+            y = shortcut + self.attn.proj(values)
+            return y + self.mlp(layer_norm(y, self.norm2))
+
+        pairs = list(zip(runs, _split(attended, parallel.parts), strict=True))
+        return _join(parallel.map(rest, pairs)).reshape(x.shape)
+
+    def _global(self, qkv: Tensor, parallel: Parallel) -> Tensor:
+        """Attend over the whole grid: (B, g, g, 3C) to (B, g*g, C)."""
+        batch, grid, _, width = qkv.shape
+        heads, d = self.attn.num_heads, self.attn.head_dim
+        by_head = qkv.reshape([batch, grid * grid, 3, heads, d])
+        relative, keys = self.attn.relative_positions(), self.attn.position_keys()
+        alone = parallel.parts == 1
+
+        def attend(some: list[int]) -> Tensor:
+            part = by_head if alone else by_head[:, :, :, some[0] : some[-1] + 1]
+            part = part.transpose([2, 0, 3, 1, 4]).reshape([3, -1, grid * grid, d])  # (3, B*heads, g*g, d)
+            out = self.attn.attend(part, *relative, keys, None if alone else QUERY_PART)
+            return out.reshape([batch, -1, grid * grid, d]).transpose([0, 2, 1, 3])  # (B, g*g, heads, d)
+
+        groups = [list(range(heads))] if alone else [[head] for head in range(heads)]
+        return _join(parallel.map(attend, groups), axis=2).reshape([batch, grid * grid, width // 3])
+
+    def _windowed(self, qkv: Tensor, parallel: Parallel) -> Tensor:
+        """Attend within windows: (B, g, g, 3C) to (B, g, g, C).
+
+        The grid is padded to whole windows with tokens of zeros, whose query, key and value are the bias alone: they
+        are put in after the projection instead of being projected.
+        """
+        batch, grid, _, width = qkv.shape
+        side, heads, d = self.window_size, self.attn.num_heads, self.attn.head_dim
+        count = -(-grid // side)
+        padded = count * side
+        if padded > grid:
+            bias = self.attn.qkv.bias
+            right = bias.expand([batch, grid, padded - grid, width])
+            below = bias.expand([batch, padded - grid, padded, width])
+            qkv = paddle.concat([paddle.concat([qkv, right], axis=2), below], axis=1)  # (B, padded, padded, 3C)
+        strips = qkv.reshape([batch * count, side, padded, width])  # a strip: one row of windows
+        relative, keys = self.attn.relative_positions(), self.attn.position_keys()
+
+        def attend(strip: Tensor) -> Tensor:
+            n = strip.shape[0]
+            part = strip.reshape([n, side, count, side, 3, heads, d]).transpose([4, 0, 2, 5, 1, 3, 6])
+            part = part.reshape([3, n * count * heads, side * side, d])
+            out = self.attn.attend(part, *relative, keys, None).reshape([n, count, heads, side, side, d])
+            return out.transpose([0, 3, 1, 4, 2, 5]).reshape([n, side, padded, heads * d])
+
+        pieces = [strips] if parallel.parts == 1 else _split(strips, batch * count)
+        out = _join(parallel.map(attend, pieces)).reshape([batch, padded, padded, width // 3])
+        return out[:, :grid, :grid] if padded > grid else out
+
+
+class Neck(nn.Sequential):
+    """Brings the tokens to the prompt's width: 1x1 and 3x3 convolutions, each with a layer norm over channels."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2D(in_channels, out_channels, 1, bias_attr=False, weight_attr=zeros()),
+            norm(out_channels),
+            nn.Conv2D(out_channels, out_channels, 3, padding=1, bias_attr=False, weight_attr=zeros()),
+            norm(out_channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, g, g, C) to an embedding (B, out_channels, g, g)."""
+        first, first_norm, second, second_norm = self
+        weight = first.weight.reshape(first.weight.shape[:2]).transpose([1, 0])
+        x = layer_norm(paddle.matmul(x, weight), first_norm)  # (B, g, g, out)
+        x = _convolve(x.transpose([0, 3, 1, 2]), second).transpose([0, 2, 3, 1])
+        return layer_norm(x, second_norm).transpose([0, 3, 1, 2])  # (B, out, g, g)
+
+
+class ImageEncoderViT(nn.Layer):
+    """SAM's image encoder."""
+
+    def __init__(self, config: SamConfig, parallel: Parallel | None = None) -> None:
+        super().__init__()
+        vit = config.image_encoder
+        if not isinstance(vit, VitConfig):
+            raise TypeError(f"image_encoder: expected VitConfig, got {type(vit).__name__}")
+        grid = config.embedding_size
+        self._parallel: Parallel = parallel or Sequential()
+        self.patch_embed = PatchEmbed(config.patch_size, vit.embed_dim)
+        self.pos_embed = self.create_parameter([1, grid, grid, vit.embed_dim], attr=zeros())
+        self.blocks = nn.LayerList(
+            [Block(vit, grid, 0 if i in vit.global_attn_indexes else vit.window_size) for i in range(vit.depth)]
+        )
+        self.neck = Neck(vit.embed_dim, config.prompt_embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a normalised, padded image (B, 3, S, S) to its embedding (B, C, S/patch, S/patch)."""
+        x = self.patch_embed(x) + self.pos_embed
+        for block in self.blocks:
+            x = block(x, self._parallel)
+        return self.neck(x)
+
+
+def _convolve(x: Tensor, layer: nn.Conv2D) -> Tensor:
+    """Apply ``layer`` in float32 whatever the dtype of ``x``: Paddle has no other convolution on a CPU."""
+    if x.dtype == paddle.float32:
+        return layer(x)
+    weight, bias = (None if p is None else p.astype("float32") for p in (layer.weight, layer.bias))
+    return functional.conv2d(x.astype("float32"), weight, bias, layer._stride, layer._padding).astype(x.dtype)
+
+
+def _split(x: Tensor, parts: int) -> list[Tensor]:
+    """Cut ``x`` along its first axis into at most ``parts`` runs of nearly equal length."""
+    if parts <= 1:
+        return [x]
+    step = -(-x.shape[0] // parts)
+    return [x[start : start + step] for start in range(0, x.shape[0], step)]
+
+
+def _join(parts: list[Tensor], axis: int = 0) -> Tensor:
+    """Undo `_split`."""
+    return parts[0] if len(parts) == 1 else paddle.concat(parts, axis=axis)

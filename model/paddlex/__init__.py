@@ -1,0 +1,1 @@
+"""PaddleX's surface: models, prompts, results."""

@@ -1,0 +1,37 @@
+"""From parameters as PyTorch's libraries name and keep them to a checkpoint: Meta's names, Paddle's layout."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from model.weights import infer_config, parameters
+from model.weights.checkpoint import Checkpoint, assemble, digest_of
+from model.weights.formats import huggingface
+from model.weights.tensors import Stored
+
+
+def from_torch(path: Path, stored: Mapping[str, Stored], name: str | None) -> Checkpoint:
+    """Return the checkpoint of a state dict with Meta's names or those of ``transformers``.
+
+    Raises:
+        WeightsError: it is not that of a SAM network.
+    """
+    heads, file_format = infer_config.DECODER_HEADS, "meta"
+    if huggingface.has_its_names(stored):
+        stored = huggingface.renamed(stored)
+        heads, file_format = huggingface.decoder_heads(path.with_name("config.json")), "huggingface"
+    laid_out = stored if _is_paddles(stored) else {key: _transposed(key, value) for key, value in stored.items()}
+    digest = digest_of([path])
+    return assemble(path, laid_out, name=name, digest=digest, file_format=file_format, decoder_heads=heads)
+
+
+def _transposed(name: str, value: Stored) -> Stored:
+    """Return the matrix of a Linear layer, which PyTorch keeps as [out, in], as Paddle keeps it."""
+    return value.transposed() if parameters.is_linear_weight(name) and len(value.shape) == 2 else value
+
+
+def _is_paddles(stored: Mapping[str, Stored]) -> bool:
+    """Whether Linear weights are [in, out] already, as in safetensors of Paddle's libraries: one matrix tells."""
+    matrix, bias = (stored.get(f"image_encoder.blocks.0.mlp.lin1.{part}") for part in ("weight", "bias"))
+    if matrix is None or bias is None or len(matrix.shape) != 2:
+        return False
+    return matrix.shape[0] != matrix.shape[1] and (matrix.shape[1],) == bias.shape

@@ -1,0 +1,86 @@
+"""Help texts: every command, option, variable and default is told, and told as it is."""
+
+import re
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from backend.__main__ import main as backend
+from backend.cli import settings_help
+from backend.settings import NAMES, Settings, read
+from model.cli import main as model
+
+NOTE = re.compile(r"\[(?:env: (?P<env>[A-Z_, ]+))?(?:; )?(?:default: (?P<default>[^\]]+))?\]")
+COMMANDS = [
+    pytest.param(name, command, id=f"{name} {command.name}")
+    for name, group in (("backend", backend), ("model", model))
+    for command in group.commands.values()
+]
+OPTIONS = [
+    pytest.param(command.values[0], option, id=f"{command.id} {option.opts[0]}")
+    for command in COMMANDS
+    for option in command.values[1].params
+    if isinstance(option, click.Option)
+]
+
+
+def environment(option):
+    """The variables that an option's help names, and the default it tells."""
+    found = NOTE.search(option.help or "")
+    names = found["env"].split(", ") if found and found["env"] else []
+    return names, found["default"] if found else None
+
+
+@pytest.mark.parametrize(("package", "command"), COMMANDS)
+def test_a_command_says_what_it_does_in_the_list_and_in_its_own_help(package, command):
+    group = {"backend": backend, "model": model}[package]
+    listed = CliRunner().invoke(group, ["--help"])
+    assert re.search(rf"^  {command.name} +[A-Z].+\.$", listed.output, re.MULTILINE)
+    done = CliRunner().invoke(group, [command.name, "--help"])
+    assert done.exit_code == 0
+    assert len((command.help or "").split()) > 3
+    assert all(option in done.output for one in command.params for option in one.opts if option.startswith("--"))
+
+
+@pytest.mark.parametrize(("package", "option"), OPTIONS)
+def test_an_option_says_what_it_is_for_and_what_it_is_without_it(package, option):
+    assert len(re.sub(r"\[.*", "", option.help or "").split()) >= 2
+    _, default = environment(option)
+    assert option.is_flag or option.required or option.multiple or option.show_default or default
+
+
+@pytest.mark.parametrize(("package", "option"), OPTIONS)
+def test_the_variables_and_the_default_that_an_option_tells_are_those_it_has(package, option):
+    names, default = environment(option)
+    read_by_click = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
+    if package == "model" or read_by_click:
+        assert names == read_by_click
+        if isinstance(option.default, str):
+            assert default == option.default
+    elif names:  # read by the settings, and the option goes before them
+        variable = next(one for one in settings_help.variables() if one.names == tuple(names))
+        assert default == variable.default
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_the_help_of_what_runs_for_long_lists_every_setting_with_its_default(command):
+    output = " ".join(CliRunner().invoke(backend, [command, "--help"]).output.split())
+    listed = output.partition("Settings, from the environment: ")[2]
+    assert listed == " ".join(
+        f"{', '.join(one.names)} {one.meaning} [default: {one.default}]" for one in settings_help.variables()
+    )
+
+
+def test_every_variable_is_among_them_once():
+    assert [name for variable in settings_help.variables() for name in variable.names] == list(NAMES)
+
+
+def test_the_defaults_that_are_told_give_the_settings_that_they_are_the_defaults_of():
+    told = {
+        one.names[0]: one.default
+        for one in settings_help.variables()
+        if one.default not in (settings_help.UNSET, settings_help.USERS_FOLDER)
+    }
+    assert len(told) > len(Settings.model_fields) / 2
+    assert read(told) == read({})

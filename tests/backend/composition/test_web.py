@@ -1,0 +1,306 @@
+"""The composition root: what it puts together works, loads nothing too early, and says what cannot be loaded."""
+
+import base64
+import itertools
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from backend.composition import web
+from backend.errors import Reason
+from backend.settings import read
+from model import device
+from model.weights import WeightsError
+from model.weights import parameters as names
+from model.weights.formats import native
+from tests.support.checkpoints import random_checkpoint
+from tests.support.fakes import png
+from tests.support.service import wait_until
+from tests.support.wire_bodies import click, encoded, result
+from tests.support.wire_reader import checked, mask_of
+
+BROWSER = {"Accept": "text/html"}
+
+
+def settings(folder, **environ):
+    names = {"PADDLE_SAM_CACHE_DIR": str(folder / "cache"), "PADDLE_SAM_DEVICE": "cpu"}
+    return read(names | environ)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of weights of a very small network."""
+    return native.write(random_checkpoint(), tmp_path / "small.safetensors")
+
+
+@pytest.fixture
+def build(tmp_path, tiny_checkpoint):
+    made = []
+
+    def build(**environ):
+        made.append(web.build(settings(tmp_path, **environ), tiny_checkpoint))
+        return made[-1]
+
+    yield build
+    for service in made:
+        service.close()
+
+
+def data_uri(size_wh=(80, 60), colour=(200, 30, 40)):
+    return "data:image/png;base64," + base64.b64encode(png(colour, size_wh)).decode()
+
+
+def click_on(uri, size_wh=(80, 60)):
+    width, height = size_wh
+    return click(result(original_width=width, original_height=height), tasks=[{"id": 1, "data": {"image": uri}}])
+
+
+# Which weights.
+
+
+def test_weights_are_read_by_path(tmp_path, weights):
+    found = web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=str(weights)))
+    assert found.model_version.startswith("small@")
+
+
+def test_weights_of_two_halves_are_merged(tmp_path):
+    whole = random_checkpoint()
+    halves = []
+    for left_out in ("points", "boxes"):
+        tensors = {name: value for name, value in whole.tensors.items() if names.capability_of(name) != left_out}
+        halves.append(native.write(replace(whole, tensors=tensors), tmp_path / f"{left_out}.safetensors"))
+    box, point = halves
+    found = web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=f"{box}, {point}"))
+    assert {"boxes", "points"} <= found.capabilities
+
+
+def test_the_order_in_which_weights_are_named_makes_no_other_model(tmp_path):
+    whole, parts = random_checkpoint(), []
+    for left_out in ("points", "boxes", "mask_input"):
+        tensors = {name: value for name, value in whole.tensors.items() if names.capability_of(name) != left_out}
+        parts.append(str(native.write(replace(whole, tensors=tensors), tmp_path / f"{left_out}.safetensors")))
+    versions = {
+        web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=",".join(order))).model_version
+        for order in itertools.permutations(parts)
+    }
+    assert len(versions) == 1
+
+
+@pytest.mark.parametrize("name", ["SAM-X_box", "/nowhere/at/all", "small.safetensors"])
+def test_weights_that_are_not_there_are_refused_with_what_there_is(tmp_path, name):
+    with pytest.raises(WeightsError, match=r"SAM-H_box|expected"):
+        web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=name))
+
+
+@pytest.mark.parametrize("name", ["SAM-X_box", "/nowhere/at/all"])
+def test_weights_that_are_not_there_are_refused_with_the_setting_that_takes_a_path(tmp_path, name):
+    with pytest.raises(WeightsError, match=rf"^{name}: .*PADDLE_SAM_WEIGHTS takes the path") as refused:
+        web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=name))
+    assert "model_dir" not in str(refused.value), "a word of create_model, which the service has not"
+
+
+def test_published_weights_that_have_to_be_downloaded_first_are_announced(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder, so that nothing is fetched here")
+    chosen = settings(tmp_path, PADDLE_SAM_WEIGHTS="sam_vit_b", MODEL_DIR=str(tmp_path / "file" / "weights"))
+    with caplog.at_level("INFO"), pytest.raises(WeightsError, match="sam_vit_b cannot be had"):
+        web.read_weights(chosen)
+    assert f"event=downloading weights=sam_vit_b folder={tmp_path / 'file' / 'weights'}" in caplog.text
+
+
+def test_weights_that_are_there_are_not_announced_as_a_download(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        web.read_weights(settings(tmp_path))
+    assert "event=downloading" not in caplog.text
+
+
+def test_a_directory_called_like_a_model_does_not_hide_it_but_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert web.read_weights(settings(tmp_path)).model_version.startswith("demo@")
+    with pytest.raises(WeightsError, match=r"demo: expected .* in this directory"):
+        web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS="./demo"))
+
+
+def test_damaged_weights_are_refused(tmp_path, weights):
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="small"):
+        web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=str(weights)))
+
+
+# Building.
+
+
+def test_building_loads_and_starts_nothing(tmp_path):
+    code = (
+        "import sys, threading\n"
+        "from backend import bootstrap\nfrom backend.settings import read\n"
+        "from tests.support.checkpoints import random_checkpoint\n"
+        f"environ = {{'PADDLE_SAM_CACHE_DIR': {str(tmp_path)!r}}}\n"
+        "service = bootstrap.build(read(environ), random_checkpoint())\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+        "assert not {'paddle', 'torch'} & set(sys.modules), 'Paddle does not survive a fork'\n"
+        "service.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_service_answers_a_click_with_a_real_network(build, tiny_checkpoint):
+    service = build()
+    body = click_on(data_uri())
+    answer = service.app.test_client().post("/predict", data=encoded(body))
+    [item] = checked(body, answer, tiny_checkpoint.model_version)
+    assert all(mask_of(entry).shape == (60, 80) for entry in item["result"])
+    assert service.metrics.recent()[0].stages_ms["decoder"] > 0
+
+
+def test_a_second_service_finds_what_the_first_left_on_disk(build):
+    body = encoded(click_on(data_uri()))
+    for encodes in (1, 0):
+        service = build()
+        assert service.app.test_client().post("/predict", data=body).status_code == 200
+        done = service.metrics.registry.get_sample_value("paddle_sam_stage_seconds_count", {"stage": "encode"})
+        assert done == encodes
+
+
+def test_a_service_without_any_cache_answers(build):
+    service = build(PADDLE_SAM_MEMORY_CACHE_MB="0", PADDLE_SAM_DISK_CACHE_MB="0")
+    assert service.app.test_client().post("/predict", data=encoded(click_on(data_uri()))).status_code == 200
+    assert service.metrics.recent()[0].reasons in ((), (Reason.EMPTY_MASK,))
+
+
+def test_settings_reach_the_service(build):
+    service = build(
+        BASIC_AUTH_USER="a", BASIC_AUTH_PASS="b", PADDLE_SAM_MAX_BODY_MB="1", PADDLE_SAM_MAX_IMAGE_PIXELS="100"
+    )
+    client = service.app.test_client()
+    assert client.get("/versions").status_code == 401
+    client.post("/predict", data=b" " * 1_000_001, auth=("a", "b"))
+    client.post("/predict", data=encoded(click_on(data_uri())), auth=("a", "b"))
+    counts = {
+        reason: service.metrics.registry.get_sample_value("paddle_sam_reasons_total", {"reason": reason})
+        for reason in ("body_too_large", "image_too_large")
+    }
+    assert counts == {"body_too_large": 1, "image_too_large": 1}
+
+
+def test_the_limit_of_pictures_holds_for_the_sizes_that_clicks_tell_too(build, tiny_checkpoint):
+    service = build(PADDLE_SAM_MAX_IMAGE_PIXELS="20000")
+    for size_wh, reasons in (((160, 120), ()), ((240, 180), (Reason.SIZE_MISMATCH,))):
+        body = click_on(data_uri(), size_wh)
+        reply = service.app.test_client().post("/predict", data=encoded(body))
+        checked(body, reply, tiny_checkpoint.model_version)
+        assert service.metrics.recent()[0].reasons == reasons
+
+
+def test_closing_twice_or_before_a_start_is_fine(build):
+    service = build()
+    service.close()
+    service.close()
+    started = build()
+    started.start()
+    started.close()
+    assert [one.app.test_client().get("/health").status_code for one in (service, started)] == [200, 200]
+
+
+def test_a_click_after_closing_is_answered_with_a_reason(build):
+    service = build(LABEL_STUDIO_API_KEY="0" * 40)
+    service.close()
+    body = click_on(data_uri())
+    answer = service.app.test_client().post("/predict", data=encoded(body))
+    [item] = checked(body, answer, service.segmenter.model_version)
+    assert item["result"] == []
+    assert service.metrics.recent()[0].reasons == (Reason.MODEL_NOT_READY,)
+
+
+def test_the_waiting_are_counted_in_the_metrics(build):
+    text = build().metrics.exposition().decode()
+    assert "paddle_sam_encodes_waiting 0.0" in text
+    assert "paddle_sam_prefetch_waiting 0.0" in text
+
+
+# The status page.
+
+
+def test_the_status_page_turns_from_loading_to_ready(build, tiny_checkpoint):
+    service = build()
+    client = service.app.test_client()
+    assert "loading the model" in client.get("/", headers=BROWSER).text
+    service.start()
+    wait_until(lambda: ">ready<" in client.get("/", headers=BROWSER).text)
+    page = client.get("/", headers=BROWSER).text
+    for word in (
+        tiny_checkpoint.model_version,
+        "cpu",
+        "128 × 128 pixels",
+        "boxes, mask input, negative points, points",
+    ):
+        assert word in page
+
+
+def test_the_status_page_tells_of_the_last_requests_and_their_reasons(build):
+    service = build()
+    client = service.app.test_client()
+    client.post("/predict", data=encoded(click_on(data_uri())))
+    client.post("/predict", data=encoded(click_on("gopher://x/y")))
+    page = client.get("/", headers=BROWSER).text
+    assert "unsupported_image_source" in page
+    assert "total" not in page.split("Last requests")[1].split("<footer>")[0]
+    assert "encode" in page
+
+
+def test_the_status_page_tells_what_an_operator_should_look_at(build):
+    service = build()
+    client = service.app.test_client()
+    client.post("/setup", data=encoded({"project": "5.1", "schema": "<View><Image name='a' value='$b'/></View>"}))
+    page = client.get("/", headers=BROWSER).text
+    assert '<th scope="row">5</th>' in page
+    assert "expected a control on image" in page
+    assert "LABEL_STUDIO_API_KEY is not set" in page
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_the_status_page_shows_masks_only_to_those_who_switch_that_on(build, tiny_checkpoint, is_allowed):
+    service = build(PADDLE_SAM_SHOW_MASKS=str(is_allowed).lower())
+    client = service.app.test_client()
+    body = click_on(data_uri())
+    client.post("/predict", data=encoded(body))
+    page = client.get("/", headers=BROWSER).text
+    assert ("The last masks" in page) is is_allowed
+
+
+def test_the_status_page_tells_nothing_that_is_put_right(build):
+    service = build(LABEL_STUDIO_API_KEY="0" * 40)
+    assert "Look at" not in service.app.test_client().get("/", headers=BROWSER).text
+
+
+def test_a_click_leaves_in_time_while_the_decoder_is_being_loaded(build, tiny_checkpoint):
+    body = click_on(data_uri())
+    version = tiny_checkpoint.model_version
+
+    def ask(service):
+        return checked(body, service.app.test_client().post("/predict", data=encoded(body)), version)
+
+    ask(build())  # its embedding is on disk now
+    service = build(PADDLE_SAM_PREDICT_BUDGET_S="0.3")
+    with device.building():  # as another network that is built meanwhile
+        started = time.monotonic()
+        [answer] = ask(service)
+        assert time.monotonic() - started < 5
+    assert answer["result"] == []
+    assert service.metrics.recent()[0].reasons == (Reason.MODEL_NOT_READY,)
+    wait_until(lambda: ask(service)[0]["result"])
+
+
+def test_a_device_that_is_not_there_is_told_on_the_page_and_to_a_click(build):
+    service = build(PADDLE_SAM_DEVICE="gpu:7")
+    service.start()
+    client = service.app.test_client()
+    wait_until(lambda: "cannot be loaded" in client.get("/", headers=BROWSER).text)
+    assert "gpu:7" in client.get("/", headers=BROWSER).text
+    assert client.get("/health").status_code == 200
+    client.post("/predict", data=encoded(click_on(data_uri())))
+    assert service.metrics.recent()[0].reasons == (Reason.MODEL_NOT_READY,)

@@ -1,0 +1,100 @@
+"""Things delivered a few at a time: by number, by size, by age, in order, and nothing lost at the end."""
+
+import threading
+
+import pytest
+
+from backend.concurrency.batcher import MOST, OLDEST_S, Chunks
+from tests.support.fakes import FakeClock
+
+
+class Post:
+    """Takes deliveries; waits at a gate and fails when told."""
+
+    def __init__(self):
+        self.chunks, self.failures, self.gate = [], [], threading.Event()
+        self.gate.set()
+
+    def __call__(self, chunk):
+        assert self.gate.wait(20)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.chunks.append(list(chunk))
+        return [f"delivered {thing}" for thing in chunk]
+
+
+@pytest.fixture
+def post():
+    return Post()
+
+
+def chunks(post, size=lambda thing: 1, clock=None):
+    return Chunks(post, size, clock=clock or FakeClock())
+
+
+def test_a_few_things_wait_for_more(post):
+    with chunks(post) as gathered:
+        gathered.add(1)
+        assert list(gathered.delivered()) == []
+        assert list(gathered.finish()) == ["delivered 1"]
+
+
+def test_many_things_are_sent_off_in_order(post):
+    with chunks(post) as gathered:
+        found = []
+        for number in range(3 * MOST + 5):
+            gathered.add(number)
+            found += gathered.delivered()
+        found += gathered.finish()
+    assert found == [f"delivered {number}" for number in range(3 * MOST + 5)]
+    assert [len(chunk) for chunk in post.chunks] == [MOST, MOST, MOST, 5]
+
+
+def test_large_things_are_sent_off_sooner(post):
+    with chunks(post, size=lambda thing: 3_000_000) as gathered:
+        for number in range(4):
+            gathered.add(number)
+            list(gathered.delivered())
+        list(gathered.finish())
+    assert post.chunks == [[0, 1], [2, 3]]
+
+
+def test_old_things_are_sent_off_however_few(post):
+    clock = FakeClock()
+    with chunks(post, clock=clock) as gathered:
+        gathered.add(1)
+        clock.advance(OLDEST_S - 1)
+        list(gathered.delivered())
+        clock.advance(2)
+        list(gathered.delivered())
+        gathered.add(2)  # is not old because the first was
+        list(gathered.delivered())
+        list(gathered.finish())
+    assert post.chunks == [[1], [2]]
+
+
+def test_whoever_makes_more_than_can_be_delivered_waits(post):
+    post.gate.clear()
+    threading.Timer(0.1, post.gate.set).start()
+    with chunks(post) as gathered:
+        found = []
+        for number in range(4 * MOST):
+            gathered.add(number)
+            found += gathered.delivered()
+        assert found  # the fourth chunk was not sent before the first was taken
+        found += gathered.finish()
+    assert len(found) == 4 * MOST
+
+
+def test_what_a_delivery_raises_comes_out(post):
+    post.failures = [RuntimeError("the post is closed")]
+    with chunks(post) as gathered:
+        gathered.add(1)
+        with pytest.raises(RuntimeError, match="closed"):
+            list(gathered.finish())
+
+
+def test_nothing_gathered_is_nothing_sent(post):
+    with chunks(post) as gathered:
+        assert list(gathered.delivered()) == list(gathered.finish()) == []
+    assert post.chunks == []

@@ -1,0 +1,801 @@
+"""Embeddings made in this process: one fetch and one encode however many ask, in the right order, within a time."""
+
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backend.concurrency.byte_budget import ByteBudget
+from backend.concurrency.retry import Stopped
+from backend.embeddings.content_index import Contents, place_of
+from backend.embeddings.local import FETCHERS, SPARED, LocalEmbeddings
+from backend.embeddings.stores import EmbeddingKey, FileStore, MemoryStore, TieredStore
+from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
+from backend.images import decode
+from backend.images.fetch import Fetched, Version
+from backend.label_studio.http import RefusedError
+from backend.metrics import Metrics
+from backend.types import ImageRef, Priority
+from tests.backend.images.test_decode import encoded, photo
+from tests.support.fakes import FakeClock, FakeEncoder, png
+
+RED, BLUE, GREEN, GRAY = (250, 0, 0), (0, 0, 250), (0, 250, 0), (128, 128, 128)
+SOON_S = 10.0
+
+
+class FakeSource:
+    """Images by address; counts what it is asked, waits at a gate, fails when told.
+
+    Attributes:
+        contents: image files by address, or errors to raise.
+        versioned: whether contents carry a version, by which an unchanged one is told.
+        immutable: whether contents are said never to change.
+    """
+
+    def __init__(self):
+        self.contents, self.asked, self.known = {}, [], []
+        self.versioned, self.immutable = False, False
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def fetch(self, ref, known=None, /):
+        self.asked.append(ref.uri)
+        self.known.append(known)
+        assert self.gate.wait(20)
+        found = self.contents.get(ref.uri, ImageError("not there", Reason.IMAGE_NOT_FOUND))
+        if isinstance(found, Exception):
+            raise found
+        version = Version(etag=decode.digest(found)) if self.versioned else Version()
+        if known is not None and known.is_known and known == version:
+            return None
+        return Fetched(found, version, self.immutable)
+
+
+class Setup:
+    """A `LocalEmbeddings` with everything around it in reach."""
+
+    def __init__(self, folder):
+        self.source, self.encoder, self.clock, self.metrics = FakeSource(), FakeEncoder(), FakeClock(), Metrics()
+        for name, colour in (("red", RED), ("blue", BLUE), ("green", GREEN), ("gray", GRAY)):
+            self.source.contents[name] = png(colour)
+        self.folder, self.loads, self.open = folder, 0, []
+
+    def load(self):
+        self.loads += 1
+        return self.encoder
+
+    def build(self, load=None, memory=10_000_000, **options):
+        tiers = [MemoryStore(memory), FileStore(self.folder, 10_000_000)]
+        store = TieredStore(tiers, self.metrics.looked_up)
+        version = options.pop("model_version", self.encoder.model_version)
+        made = LocalEmbeddings(
+            self.source, load or self.load, version, store, self.metrics, clock=self.clock, **options
+        )
+        self.open.append(made)
+        return made
+
+    def close(self):
+        self.source.gate.set()
+        self.encoder.gate.set()
+        for made in self.open:
+            made.close()
+
+
+@pytest.fixture
+def setup(tmp_path):
+    setup = Setup(tmp_path)
+    yield setup
+    setup.close()
+
+
+@pytest.fixture
+def embeddings(setup):
+    return setup.build()
+
+
+def ref(uri="red", **fields):
+    return ImageRef(uri, **{"task_id": 1, "project_id": 1, **fields})
+
+
+def colour(embedding):
+    return tuple(round(float(value) * 255) for value in embedding.image_embedding[:, 0, 0])
+
+
+def eventually(condition):
+    """Wait until something becomes true."""
+    until = time.monotonic() + SOON_S
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.002)
+
+
+# Cached
+
+
+def test_a_first_click_fetches_and_encodes(setup, embeddings):
+    found = embeddings.get(ref(), SOON_S)
+    assert colour(found) == RED
+    assert found.original_size == (30, 40)
+    assert (setup.source.asked, setup.encoder.calls) == (["red"], 1)
+
+
+def test_a_warm_click_neither_downloads_nor_decodes(setup, embeddings):
+    first = embeddings.get(ref(), SOON_S)
+    again = [embeddings.get(ref(), 0.0) for _ in range(5)]
+    assert all(np.array_equal(one.image_embedding, first.image_embedding) for one in again)
+    assert (len(setup.source.asked), setup.encoder.calls) == (1, 1)
+
+
+def test_a_peek_finds_what_is_there_and_begins_nothing(setup, embeddings):
+    assert embeddings.peek(ref()) is None
+    assert (setup.source.asked, embeddings.encoding) == ([], 0)
+    embeddings.get(ref(), SOON_S)
+    assert colour(embeddings.peek(ref())) == RED
+    assert (setup.source.asked, setup.encoder.calls) == (["red"], 1)
+
+
+def test_every_tier_gives_the_very_same_numbers(setup, embeddings):
+    made = embeddings.get(ref(), SOON_S)
+    from_memory = embeddings.get(ref(), SOON_S)
+    from_disk = setup.build().get(ref(), SOON_S)
+    for one in (from_memory, from_disk):
+        assert one.image_embedding.dtype == np.float16
+        assert np.array_equal(one.image_embedding, made.image_embedding)
+
+
+def test_a_restart_finds_the_embedding_on_disk(setup, embeddings):
+    embeddings.get(ref(), SOON_S)
+    setup.build().get(ref(), SOON_S)
+    assert setup.encoder.calls == 1
+    assert setup.metrics.registry.get_sample_value("paddle_sam_cache_lookups_total", {"tier": "disk"}) == 1
+
+
+def test_another_address_with_the_same_bytes_is_not_encoded_again(setup, embeddings):
+    setup.source.contents["red?X-Amz-Signature=2"] = setup.source.contents["red"]
+    embeddings.get(ref(), SOON_S)
+    embeddings.get(ref("red?X-Amz-Signature=2"), SOON_S)
+    assert (len(setup.source.asked), setup.encoder.calls) == (2, 1)
+
+
+def test_other_weights_are_another_embedding(setup, embeddings):
+    embeddings.get(ref(), SOON_S)
+    setup.encoder.model_version = "other@11111111"
+    setup.build().get(ref(), SOON_S)
+    assert setup.encoder.calls == 2
+
+
+def test_two_projects_with_the_same_task_id_and_address_are_fetched_apart(setup, embeddings):
+    embeddings.get(ref(project_id=1), SOON_S)
+    embeddings.get(ref(project_id=2), SOON_S)
+    assert (len(setup.source.asked), setup.encoder.calls) == (2, 1)
+
+
+def test_what_one_project_may_fetch_another_must_be_allowed_itself(setup, embeddings):
+    embeddings.get(ref(project_id=1), SOON_S)
+    setup.source.contents["red"] = AccessError("not yours")
+    with pytest.raises(AccessError):
+        embeddings.get(ref(project_id=2), SOON_S)
+
+
+def test_alternating_between_two_images_encodes_each_once(setup, embeddings):
+    for _ in range(4):
+        assert colour(embeddings.get(ref("red"), SOON_S)) == RED
+        assert colour(embeddings.get(ref("blue"), SOON_S)) == BLUE
+    assert setup.encoder.calls == 2
+
+
+def test_without_any_cache_clicks_are_still_answered(setup, tmp_path):
+    made = LocalEmbeddings(setup.source, setup.load, setup.encoder.model_version, MemoryStore(0), setup.metrics)
+    setup.open.append(made)
+    assert colour(made.get(ref(), SOON_S)) == RED
+    assert colour(made.get(ref(), SOON_S)) == RED
+
+
+def test_an_image_decoded_smaller_keeps_its_original_size(setup):
+    setup.source.contents["big"] = encoded(photo(1600, 1200), "JPEG")
+    made = setup.build(limits=decode.Limits(reduce_above_pixels=1_000_000, model_side=256))
+    assert made.get(ref("big"), SOON_S).original_size == (1200, 1600)
+    assert setup.encoder.sizes == [(192, 256)]
+
+
+# Changed behind the address
+
+
+def test_an_image_is_not_asked_about_for_a_minute(setup, embeddings):
+    embeddings.get(ref(), SOON_S)
+    setup.clock.advance(59)
+    embeddings.get(ref(), SOON_S)
+    time.sleep(0.05)
+    assert len(setup.source.asked) == 1
+
+
+def test_after_a_minute_it_is_asked_about_while_the_click_is_answered(setup, embeddings):
+    setup.source.versioned = True
+    embeddings.get(ref(), SOON_S)
+    setup.clock.advance(61)
+    setup.source.gate.clear()
+    assert colour(embeddings.get(ref(), 0.0)) == RED
+    setup.source.gate.set()
+    eventually(lambda: len(setup.source.asked) == 2)
+    assert setup.source.known[1].is_known
+    eventually(lambda: not embeddings._asking)
+    embeddings.get(ref(), 0.0)
+    assert len(setup.source.asked) == 2
+
+
+def test_changed_bytes_behind_the_same_address_are_another_embedding(setup, embeddings):
+    assert colour(embeddings.get(ref(), SOON_S)) == RED
+    setup.source.contents["red"] = png(BLUE)
+    setup.clock.advance(61)
+    embeddings.get(ref(), SOON_S)
+    eventually(lambda: setup.encoder.calls == 2)
+    assert colour(embeddings.get(ref(), SOON_S)) == BLUE
+
+
+def test_after_ten_minutes_nothing_is_taken_for_granted(setup, embeddings):
+    embeddings.get(ref(), SOON_S)
+    setup.source.contents["red"] = png(BLUE)
+    setup.clock.advance(601)
+    assert colour(embeddings.get(ref(), SOON_S)) == BLUE
+
+
+def test_an_unchanged_image_is_not_read_again_even_then(setup, embeddings):
+    setup.source.versioned = True
+    embeddings.get(ref(), SOON_S)
+    setup.clock.advance(601)
+    assert colour(embeddings.get(ref(), SOON_S)) == RED
+    assert setup.source.known[1].is_known
+    assert setup.encoder.calls == 1
+
+
+def test_what_never_changes_is_asked_about_ten_times_less(setup, embeddings):
+    setup.source.immutable = True
+    embeddings.get(ref(), SOON_S)
+    setup.clock.advance(599)
+    embeddings.get(ref(), SOON_S)
+    time.sleep(0.05)
+    assert len(setup.source.asked) == 1
+
+
+def test_a_permission_that_was_withdrawn_is_noticed(setup, embeddings):
+    embeddings.get(ref(), SOON_S)
+    setup.source.contents["red"] = AccessError("revoked")
+    setup.clock.advance(61)
+    embeddings.get(ref(), SOON_S)
+    eventually(lambda: len(setup.source.asked) == 2 and not embeddings._asking)
+    with pytest.raises(AccessError, match="revoked"):
+        embeddings.get(ref(), SOON_S)
+
+
+def test_a_server_that_is_down_for_a_moment_is_not(setup, embeddings):
+    embeddings.get(ref(), SOON_S)
+    setup.source.contents["red"] = RetryLater("down", Reason.IMAGE_FETCH_FAILED)
+    setup.clock.advance(61)
+    embeddings.get(ref(), SOON_S)
+    eventually(lambda: len(setup.source.asked) == 2 and not embeddings._asking)
+    assert colour(embeddings.get(ref(), SOON_S)) == RED
+
+
+# Many at once
+
+
+def test_thirty_first_clicks_on_one_image_are_one_fetch_and_one_encode(setup, embeddings):
+    setup.encoder.gate.clear()
+    with ThreadPoolExecutor(30) as pool:
+        futures = [pool.submit(embeddings.get, ref(), SOON_S) for _ in range(30)]
+        eventually(lambda: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 30)
+        setup.encoder.gate.set()
+        assert {colour(future.result()) for future in futures} == {RED}
+    assert (setup.source.asked, setup.encoder.calls) == (["red"], 1)
+    assert setup.metrics.registry.get_sample_value("paddle_sam_encodes_shared_total") == 29
+    assert setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 0
+
+
+def test_two_addresses_of_one_content_at_once_are_one_encode(setup, embeddings):
+    setup.source.contents["red2"] = setup.source.contents["red"]
+    setup.encoder.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(embeddings.get, ref(uri), SOON_S) for uri in ("red", "red2")]
+        eventually(lambda: len(setup.source.asked) == 2 and setup.encoder.calls == 1)
+        time.sleep(0.05)
+        setup.encoder.gate.set()
+        assert [colour(future.result()) for future in futures] == [RED, RED]
+    assert setup.encoder.calls == 1
+
+
+def test_many_threads_on_many_images_each_get_their_own(setup):
+    setup.encoder.latency_s = 0.002
+    colours = {f"c{number}": (number * 15, 255 - number * 15, number * 7) for number in range(16)}
+    setup.source.contents |= {name: png(value) for name, value in colours.items()}
+    embeddings = setup.build(dtype="float32")
+    names = [f"c{number % 16}" for number in range(320)]
+    with ThreadPoolExecutor(32) as pool:
+        found = list(pool.map(lambda name: colour(embeddings.get(ref(name), SOON_S)), names))
+    assert found == [colours[name] for name in names]
+    assert setup.encoder.calls == 16
+
+
+def test_a_device_encodes_one_image_at_a_time(setup, embeddings):
+    setup.encoder.latency_s = 0.01
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: embeddings.get(ref(name), SOON_S), ["red", "blue", "green", "gray"]))
+    assert setup.encoder.most_at_once == 1
+
+
+# Within a time
+
+
+def test_a_click_that_cannot_wait_any_longer_leaves_and_the_next_one_is_warm(setup, embeddings):
+    setup.encoder.gate.clear()
+    started = time.monotonic()
+    with pytest.raises(RetryLater) as caught:
+        embeddings.get(ref(), 0.05)
+    assert caught.value.reason is Reason.BUDGET_EXCEEDED
+    assert time.monotonic() - started < 2
+    setup.encoder.gate.set()
+    eventually(lambda: not embeddings.encoding)
+    assert colour(embeddings.get(ref(), 0.0)) == RED
+    assert (len(setup.source.asked), setup.encoder.calls) == (1, 1)
+
+
+def test_a_slow_download_does_not_hold_a_click_beyond_its_time(setup, embeddings):
+    setup.source.gate.clear()
+    started = time.monotonic()
+    with pytest.raises(RetryLater) as caught:
+        embeddings.get(ref(), 0.05)
+    assert caught.value.reason is Reason.BUDGET_EXCEEDED
+    assert time.monotonic() - started < 2
+
+
+def test_warm_clicks_do_not_wait_for_cold_ones(setup, embeddings):
+    embeddings.get(ref("blue"), SOON_S)
+    setup.encoder.gate.clear()
+    with ThreadPoolExecutor(20) as pool:
+        futures = [pool.submit(embeddings.get, ref("red"), SOON_S) for _ in range(20)]
+        eventually(lambda: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 20)
+        started = time.monotonic()
+        assert colour(embeddings.get(ref("blue"), 0.0)) == BLUE
+        assert time.monotonic() - started < 0.5
+        setup.encoder.gate.set()
+        assert len([future.result() for future in futures]) == 20
+
+
+def test_the_encoder_is_loaded_in_the_background_and_the_first_click_waits_for_it(setup):
+    gate = threading.Event()
+
+    def load():
+        assert gate.wait(20)
+        return setup.encoder
+
+    embeddings = setup.build(load)
+    embeddings.start()
+    assert not embeddings.is_ready
+    with pytest.raises(RetryLater) as caught:
+        embeddings.get(ref(), 0.05)
+    assert caught.value.reason is Reason.BUDGET_EXCEEDED
+    gate.set()
+    assert colour(embeddings.get(ref(), SOON_S)) == RED
+    assert embeddings.is_ready
+
+
+# Failures
+
+
+def test_a_failed_fetch_wakes_everybody_with_its_reason(setup, embeddings):
+    setup.source.gate.clear()
+    with ThreadPoolExecutor(10) as pool:
+        futures = [pool.submit(embeddings.get, ref("none"), SOON_S) for _ in range(10)]
+        eventually(lambda: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 10)
+        setup.source.gate.set()
+        errors = [future.exception(SOON_S) for future in futures]
+    assert {error.reason for error in errors} == {Reason.IMAGE_NOT_FOUND}
+    assert len({id(error) for error in errors}) == 10
+    assert setup.source.asked == ["none"]
+
+
+def test_a_failed_encode_wakes_everybody_with_its_reason(setup, embeddings):
+    setup.encoder.gate.clear()
+    setup.encoder.failures = [RuntimeError("kernel exploded")]
+    with ThreadPoolExecutor(10) as pool:
+        futures = [pool.submit(embeddings.get, ref(), SOON_S) for _ in range(10)]
+        eventually(lambda: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 10)
+        setup.encoder.gate.set()
+        assert {future.exception(SOON_S).reason for future in futures} == {Reason.ENCODE_FAILED}
+    assert colour(embeddings.get(ref("blue"), SOON_S)) == BLUE
+
+
+def test_a_failure_is_remembered_for_thirty_seconds_and_not_for_ever(setup, embeddings):
+    for _ in range(3):
+        with pytest.raises(ImageError):
+            embeddings.get(ref("none"), SOON_S)
+    assert len(setup.source.asked) == 1
+    setup.source.contents["none"] = png(GREEN)
+    setup.clock.advance(29)
+    with pytest.raises(ImageError):
+        embeddings.get(ref("none"), SOON_S)
+    setup.clock.advance(2)
+    assert colour(embeddings.get(ref("none"), SOON_S)) == GREEN
+
+
+def test_a_passing_failure_is_remembered_for_three_seconds(setup, embeddings):
+    setup.source.contents["none"] = RetryLater("busy", Reason.IMAGE_FETCH_FAILED)
+    for _ in range(3):
+        with pytest.raises(RetryLater):
+            embeddings.get(ref("none"), SOON_S)
+    assert len(setup.source.asked) == 1
+    setup.clock.advance(4)
+    setup.source.contents["none"] = png(GREEN)
+    assert colour(embeddings.get(ref("none"), SOON_S)) == GREEN
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>oops</html>", Reason.UNSUPPORTED_IMAGE_FORMAT),
+        (b"", Reason.IMAGE_UNREADABLE),
+        (png(size_wh=(300, 300))[:-40], Reason.IMAGE_UNREADABLE),
+        (png(size_wh=(2000, 1)), Reason.IMAGE_TOO_LARGE),
+    ],
+    ids=["web page", "empty", "cut short", "too large"],
+)
+def test_an_image_that_cannot_be_read_has_its_reason_and_harms_no_other(setup, content, reason):
+    embeddings = setup.build(limits=decode.Limits(max_pixels=1999))
+    setup.source.contents["bad"] = content
+    if reason is Reason.IMAGE_UNREADABLE and content:
+        embeddings = setup.build()
+    with pytest.raises(ImageError) as caught:
+        embeddings.get(ref("bad"), SOON_S)
+    assert caught.value.reason is reason
+    assert colour(embeddings.get(ref("red"), SOON_S)) == RED
+
+
+def test_running_out_of_memory_is_tried_once_more(setup, embeddings):
+    setup.encoder.failures = [MemoryError("no room")]
+    assert colour(embeddings.get(ref(), SOON_S)) == RED
+    assert setup.encoder.calls == 2
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("no room"), RuntimeError("ResourceExhaustedError: Out of memory on GPU")]
+)
+def test_running_out_of_memory_twice_may_pass_and_harms_no_other(setup, embeddings, error):
+    setup.encoder.failures = [error, error]
+    with pytest.raises(RetryLater) as caught:
+        embeddings.get(ref(), SOON_S)
+    assert caught.value.reason is Reason.OUT_OF_MEMORY
+    assert colour(embeddings.get(ref("blue"), SOON_S)) == BLUE
+
+
+def test_an_encoder_that_cannot_be_loaded_is_told_and_tried_again(setup):
+    answers = [ValueError("weights are damaged"), ValueError("weights are damaged"), setup.encoder]
+
+    def load():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    embeddings = setup.build(load)
+    with pytest.raises(BackendError, match="weights are damaged") as caught:
+        embeddings.get(ref(), SOON_S)
+    assert caught.value.reason is Reason.MODEL_NOT_READY
+    assert colour(embeddings.get(ref("blue"), SOON_S)) == BLUE
+
+
+def test_an_encoder_of_other_weights_than_the_decoder_is_never_used(setup):
+    embeddings = setup.build(model_version="SAM@decoder")
+    with pytest.raises(BackendError, match="expected an encoder of SAM@decoder") as caught:
+        embeddings.get(ref(), SOON_S)
+    assert caught.value.reason is Reason.MODEL_NOT_READY
+
+
+def test_a_defect_in_the_source_is_a_reason_and_no_hang(setup, embeddings):
+    setup.source.contents["odd"] = ZeroDivisionError("a defect")
+    with pytest.raises(BackendError) as caught:
+        embeddings.get(ref("odd"), SOON_S)
+    assert caught.value.reason is Reason.INTERNAL_ERROR
+
+
+# Ahead of time
+
+
+def test_prefetched_images_are_warm(setup, embeddings):
+    embeddings.prefetch([ref("red"), ref("blue")])
+    eventually(lambda: setup.encoder.calls == 2 and not embeddings.encoding)
+    assert colour(embeddings.get(ref("red"), 0.0)) == RED
+    assert colour(embeddings.get(ref("blue"), 0.0)) == BLUE
+    assert setup.source.asked == ["red", "blue"]
+
+
+def test_prefetching_returns_at_once(setup, embeddings):
+    setup.source.gate.clear()
+    started = time.monotonic()
+    embeddings.prefetch(ref(f"image {number}") for number in range(5000))
+    assert time.monotonic() - started < 1
+    assert embeddings.ahead <= 1000
+
+
+def test_what_is_warm_is_not_prefetched(setup, embeddings):
+    embeddings.get(ref("red"), SOON_S)
+    embeddings.prefetch([ref("red"), ref("blue"), ref("red")])
+    eventually(lambda: setup.encoder.calls == 2)
+    assert setup.source.asked == ["red", "blue"]
+
+
+class SlowSource(FakeSource):
+    """Holds the fetches of some addresses until they are let go, as a slow server does."""
+
+    def __init__(self):
+        super().__init__()
+        self.let_go, self.slow, self.running = threading.Event(), set(), []
+
+    def fetch(self, ref, known=None, /):
+        self.running.append(ref.uri)
+        if ref.uri in self.slow:
+            assert self.let_go.wait(20)
+        return super().fetch(ref, known)
+
+
+@pytest.fixture
+def slow(setup):
+    source = setup.source = SlowSource()
+    source.contents = {f"bulk {number}": png((number, 0, 0)) for number in range(20)} | {"click": png(GREEN)}
+    source.slow = {f"bulk {number}" for number in range(20)}
+    yield source
+    source.let_go.set()
+
+
+@pytest.fixture
+def in_bulk(setup, slow):
+    """Embeddings that twenty images of a slow server are asked of, by nobody who waits at a screen."""
+    embeddings = setup.build()
+    with ThreadPoolExecutor(20) as pool:
+        for number in range(20):
+            pool.submit(embeddings.get, ref(f"bulk {number}"), SOON_S, Priority.BULK)
+        eventually(lambda: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 20)
+        yield embeddings
+        slow.let_go.set()
+
+
+def test_a_click_is_fetched_while_a_slow_server_holds_up_bulk_work(in_bulk):
+    assert colour(in_bulk.get(ref("click"), SOON_S)) == GREEN
+
+
+def test_a_click_on_an_image_whose_bulk_fetch_has_not_begun_has_it_fetched_at_once(in_bulk, slow):
+    eventually(lambda: len(slow.running) >= FETCHERS - SPARED)
+    waits = next(name for name in slow.slow if name not in slow.running)
+    slow.slow.remove(waits)
+    assert in_bulk.get(ref(waits), SOON_S) is not None
+    assert slow.running.count(waits) == 1
+
+
+def test_a_click_overtakes_what_is_encoded_ahead(setup, embeddings):
+    setup.encoder.gate.clear()
+    embeddings.prefetch([ref("gray"), ref("red"), ref("blue")])
+    eventually(setup.encoder.running.is_set)
+    with ThreadPoolExecutor(1) as pool:
+        click = pool.submit(embeddings.get, ref("green"), SOON_S)
+        eventually(lambda: embeddings.encoding == 2)
+        setup.encoder.gate.set()
+        assert colour(click.result()) == GREEN
+    eventually(lambda: setup.encoder.calls == 4)
+    assert setup.encoder.colours == [GRAY, GREEN, RED, BLUE]
+
+
+def test_a_click_on_an_image_that_waits_to_be_encoded_moves_it_forward(setup):
+    queue = setup.build()._queue
+    keys = {}
+    setup.encoder.gate.clear()
+    queue.start()
+    for name in ("gray", "red", "blue", "green"):
+        data = setup.source.contents[name]
+        keys[name] = EmbeddingKey(decode.digest(data), setup.encoder.model_version)
+        last = queue.submit(keys[name], data, Priority.PREFETCH)
+        if name == "gray":
+            eventually(setup.encoder.running.is_set)
+    queue.promote(keys["green"], Priority.INTERACTIVE)
+    assert queue.submit(keys["blue"], setup.source.contents["blue"], Priority.INTERACTIVE) is not last
+    setup.encoder.gate.set()
+    eventually(lambda: setup.encoder.calls == 4)
+    assert setup.encoder.colours == [GRAY, GREEN, BLUE, RED]
+
+
+def test_a_click_on_what_is_being_encoded_ahead_is_urgent_from_then_on(setup, embeddings):
+    setup.encoder.gate.clear()
+    with ThreadPoolExecutor(3) as pool:
+        clicks = [pool.submit(embeddings.get, ref("gray"), SOON_S)]
+        eventually(setup.encoder.running.is_set)
+        embeddings.prefetch([ref("red")])
+        eventually(lambda: embeddings.encoding == 2)
+        for name, waiting in (("red", 2), ("blue", 3)):
+            clicks.append(pool.submit(embeddings.get, ref(name), SOON_S))
+            eventually(lambda n=waiting: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == n)
+        eventually(lambda: embeddings.encoding == 3)
+        setup.encoder.gate.set()
+        assert [colour(click.result()) for click in clicks] == [GRAY, RED, BLUE]
+    assert setup.encoder.colours == [GRAY, RED, BLUE]
+
+
+def test_a_failure_ahead_of_time_is_counted_and_stops_nothing(setup, embeddings):
+    embeddings.prefetch([ref("none"), ref("red")])
+    eventually(lambda: setup.encoder.calls == 1)
+    count = setup.metrics.registry.get_sample_value(
+        "paddle_sam_background_failures_total", {"reason": "image_not_found"}
+    )
+    assert count == 1
+
+
+class UncopyableError(BackendError):
+    """An error with a defect."""
+
+    def __reduce__(self):
+        raise TypeError("cannot be copied")
+
+
+def test_a_defect_ahead_of_time_stops_nothing(setup, embeddings, caplog):
+    setup.source.contents["odd"] = UncopyableError("why")
+    with pytest.raises(TypeError):
+        embeddings.get(ref("odd"), SOON_S)
+    embeddings.prefetch([ref("odd"), ref("red")])
+    eventually(lambda: setup.encoder.calls == 1)
+    assert "event=prefetch_defect" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [RefusedError, Stopped])
+def test_an_error_of_any_kind_is_remembered_and_stops_nothing(setup, embeddings, kind):
+    setup.source.contents["odd"] = kind("no", 404) if kind is RefusedError else kind()
+    for _ in range(2):
+        with pytest.raises(kind):
+            embeddings.get(ref("odd"), SOON_S)
+    embeddings.prefetch([ref("odd"), ref("red")])
+    eventually(lambda: setup.encoder.calls == 1)
+
+
+# The end
+
+
+def test_closing_wakes_everybody_and_ends_every_thread(setup):
+    before = set(threading.enumerate())
+    embeddings = setup.build()
+    setup.encoder.gate.clear()
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(embeddings.get, ref(name), SOON_S) for name in ("red", "blue", "green")]
+        eventually(lambda: embeddings.encoding == 3)
+        closing = threading.Thread(target=embeddings.close)
+        closing.start()
+        eventually(lambda: sum(future.done() for future in futures) == 2)
+        setup.encoder.gate.set()
+        closing.join(SOON_S)
+        outcomes = [future.exception(SOON_S) for future in futures]
+    assert [outcome for outcome in outcomes if outcome is None] == [None]
+    assert {outcome.reason for outcome in outcomes if outcome} == {Reason.MODEL_NOT_READY}
+    assert set(threading.enumerate()) <= before
+
+
+def test_after_closing_a_click_gets_a_reason(setup, embeddings):
+    embeddings.get(ref("blue"), SOON_S)
+    embeddings.close()
+    with pytest.raises(RetryLater, match="stopping"):
+        embeddings.get(ref("red"), SOON_S)
+    assert colour(embeddings.get(ref("blue"), 0.0)) == BLUE
+
+
+def test_closing_what_never_started_is_fine(setup):
+    setup.build().close()
+    assert setup.loads == 0
+
+
+# What is known of addresses
+
+
+def test_long_addresses_take_no_more_room_than_short_ones():
+    assert len(str(place_of(ref("data:" + "A" * 1_000_000)))) < 200
+
+
+def test_without_a_project_an_address_belongs_to_its_task():
+    assert place_of(ref(project_id=None, task_id=1)) != place_of(ref(project_id=None, task_id=2))
+    assert place_of(ref(project_id=1, task_id=1)) == place_of(ref(project_id=1, task_id=2))
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a.png", " S3://bucket/a.png", "gs://b/a.png", "azure-blob://c/a.png"])
+def test_a_cloud_address_belongs_to_the_task_that_it_is_resolved_through(uri):
+    one, other = ImageRef(uri, 1, 7), ImageRef(uri, 2, 7)
+    assert place_of(one) != place_of(other), "whatever project a caller says that the other task is in"
+    assert place_of(one) == place_of(ImageRef(uri, 1, 8))
+    assert place_of(ImageRef(uri, None, 7)) != place_of(ImageRef(uri, None, 8))
+
+
+def test_no_caller_makes_an_address_of_one_project_another_tasks_image(setup):
+    """A direct caller names project 7 and a task of his own, whose storage holds another file at the same address."""
+    storages = {1: png(RED), 666: png(BLUE)}
+
+    class Storages:
+        gate = setup.source.gate
+
+        def fetch(self, ref, known=None, /):
+            return Fetched(storages[ref.task_id])
+
+    setup.source = Storages()
+    embeddings = setup.build()
+    planted = embeddings.get(ImageRef("s3://bucket/a.png", 666, 7), 20)
+    seen = embeddings.get(ImageRef("s3://bucket/a.png", 1, 7), 20)
+    assert not np.array_equal(planted.image_embedding, seen.image_embedding)
+
+
+def test_every_file_gives_its_room_back_once_it_is_encoded_or_is_not_needed(setup):
+    budget = ByteBudget(10_000_000)
+    inner = setup.source
+
+    class Counted:
+        gate = inner.gate
+
+        def fetch(self, ref, known=None, /):
+            found = inner.fetch(ref, known)
+            return None if found is None else replace(found, share=budget.take(len(found.data)))
+
+    inner.contents |= {"red again": png(RED), "broken": b"no image"}
+    setup.source = Counted()
+    setup.encoder.gate.clear()
+    embeddings = setup.build()
+    names = ("red", "red again", "blue")
+    threads = [threading.Thread(target=embeddings.get, args=(ref(name), 20)) for name in names]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: embeddings.encoding == 2 and len(inner.asked) == 3)
+    assert budget.taken == len(png(RED)) + len(png(BLUE))
+    with pytest.raises(ImageError):
+        embeddings.get(ref("broken"), 20)
+    setup.encoder.gate.set()
+    for thread in threads:
+        thread.join(20)
+    eventually(lambda: budget.taken == 0)
+    setup.clock.advance(61)
+    embeddings.get(ref("red"), 20)
+    eventually(lambda: inner.asked.count("red") == 2)
+    eventually(lambda: budget.taken == 0)
+
+
+def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(setup):
+    uri = "data:" + "A" * 80_000
+    setup.source.gate.clear()
+    setup.source.contents[uri] = png(RED)
+    embeddings = setup.build()
+    embeddings._addresses.max_bytes = 100_000
+    with pytest.raises(RetryLater) as caught:
+        embeddings.get(ref(uri), 0.01)
+    assert caught.value.reason is Reason.BUDGET_EXCEEDED
+    with pytest.raises(RetryLater) as caught:
+        embeddings.get(ref(uri + "A"), 20)
+    assert caught.value.reason is Reason.OVERLOADED
+    setup.source.gate.set()
+    embeddings.get(ref(uri), 20)
+    eventually(lambda: embeddings._addresses.taken == 0)
+
+
+def test_a_failure_that_is_remembered_holds_no_file():
+    class File:
+        pass
+
+    def fail():
+        file = File()
+        files.append(weakref.ref(file))
+        raise ImageError("damaged")
+
+    files, contents = [], Contents(FakeClock())
+    try:
+        fail()
+    except ImageError as error:
+        contents.fail(("p", "u"), error)
+    assert files[0]() is None
+    assert str(contents.failure(("p", "u"))) == "damaged"
+
+
+def test_a_new_content_forgets_the_failure_before_it():
+    contents = Contents(FakeClock())
+    contents.fail(("p", "u"), ImageError("bad"))
+    contents.put(("p", "u"), "0" * 64, Version(), immutable=False)
+    assert contents.failure(("p", "u")) is None

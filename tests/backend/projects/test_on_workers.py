@@ -1,0 +1,153 @@
+"""Whole projects on RQ workers with a real Redis: encoded there, once, and one run at a time."""
+
+import itertools
+import os
+import signal
+import time
+
+import pytest
+
+from tests.backend.projects.test_commands import RUN_S, fill, wait_for
+from tests.support.fake_project import PROJECT, FakeProject
+from tests.support.fake_project_server import FakeProjectServer
+from tests.support.fakes import LEGACY_TOKEN, Reply, png
+from tests.support.processes import commands
+from tests.support.redis_server import RedisServer, needs_redis
+from tests.support.wire_bodies import CONFIG
+
+pytestmark = [needs_redis, pytest.mark.slow]
+
+
+@pytest.fixture
+def redis(tmp_path):
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def server():
+    with FakeProjectServer(FakeProject(CONFIG)) as server:
+        yield server
+
+
+@pytest.fixture
+def start(redis, server, weights, tmp_path):
+    """Run a command as a process with that Redis; all are gone at the end of the test."""
+    settings = {
+        "LABEL_STUDIO_URL": server.url,
+        "LABEL_STUDIO_API_KEY": LEGACY_TOKEN,
+        "PADDLE_SAM_WEIGHTS": weights,
+        "PADDLE_SAM_CACHE_DIR": str(tmp_path / "cache"),
+        "REDIS_URL": redis.address,
+    }
+    numbers = itertools.count()
+
+    def start(*arguments):
+        log = tmp_path / f"{next(numbers)}.log"
+        with log.open("w") as sink:
+            process = run(*arguments, stderr=sink)
+        process.said = log.read_text
+        return process
+
+    with commands(**settings) as run:
+        yield start
+
+
+@pytest.fixture
+def worker(start):
+    """A worker that is ready."""
+    process = start("worker")
+    wait_for(lambda: "worker_ready" in process.said() or process.poll() is not None)
+    assert process.poll() is None, process.said()
+    return process
+
+
+def finished(process):
+    out = process.communicate(timeout=RUN_S)[0]
+    return process.returncode, out
+
+
+def downloads(server):
+    return [path for path in server.paths() if path.startswith("/data/upload")]
+
+
+def test_workers_encode_every_image_once_and_what_fails_is_told(start, server, worker, tmp_path):
+    fill(server, 12)
+    broken = server.upload("broken.png", b"\x89PNG")
+    code, out = finished(start("precompute", "--project", str(PROJECT)))
+    assert code == 1
+    assert "encoded  12" in out
+    assert f"task {broken}: image_unreadable" in out
+    assert worker.said().count("event=encoded") == 12
+    assert worker.said().count("priority=bulk") == 12
+    code, out = finished(start("precompute", "--project", str(PROJECT)))
+    assert "cached   12" in out
+    assert worker.said().count("event=encoded") == 12
+    assert not (tmp_path / "cache").exists()  # nothing is kept on this machine
+
+
+def test_masks_are_made_of_what_workers_encode(start, server, worker):
+    tasks = fill(server, 12)
+    code, out = finished(start("preannotate", "--project", str(PROJECT), "--from", "boxes"))
+    assert code == 0, out
+    assert [len(server.project.of(task)) for task in tasks] == [1] * 12
+    assert len(downloads(server)) == 12
+
+
+def test_a_second_run_waits_for_the_first(start, server, worker):
+    tasks = fill(server, 40)
+    first = start("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    wait_for(lambda: server.project.stored)
+    second = start("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert finished(first)[0] == 0
+    code, out = finished(second)
+    assert code == 0
+    assert "there already      40" in out
+    assert [len(server.project.of(task)) for task in tasks] == [1] * 40
+    assert worker.said().count("event=encoded") == 40
+
+
+def test_a_run_that_died_does_not_hold_the_project_for_long(start, server, worker):
+    fill(server, 40)
+    first = start("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    wait_for(lambda: server.project.stored)
+    first.kill()
+    code, _ = finished(start("preannotate", "--project", str(PROJECT), "--from", "boxes"))
+    assert code == 0
+    assert len(server.project.stored) == 40
+
+
+def test_a_run_goes_on_when_redis_restarts_empty(start, server, worker, redis):
+    tasks = fill(server, 40)
+    process = start("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    wait_for(lambda: server.project.stored)
+    redis.kill()
+    time.sleep(5)
+    redis.start()
+    code, out = finished(process)
+    assert code == 0, out + process.said()
+    assert [len(server.project.of(task)) for task in tasks] == [1] * 40
+
+
+def test_ctrl_c_does_not_wait_for_workers(start, server, worker):
+    fill(server, 200)
+    process = start("precompute", "--project", str(PROJECT))
+    wait_for(lambda: len(downloads(server)) > 3)
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        out = process.communicate(timeout=60)[0]
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    assert process.returncode == 130
+    assert "ended early: stopped" in out
+    assert time.monotonic() - started < 30
+
+
+def test_a_run_without_workers_says_how_to_start_one(start, server):
+    server.routes["/data/upload/7/a.png"] = Reply(png())
+    process = start("precompute", "--project", str(PROJECT))
+    assert finished(process)[0] == 2
+    assert "no worker encodes with small@" in process.said()
+    assert "python -m backend worker" in process.said()

@@ -1,0 +1,314 @@
+"""The HTTP server: callers that are slow, silent, many or malformed, and its end."""
+
+import contextlib
+import json
+import socket
+import statistics
+import threading
+import time
+
+import pytest
+
+from backend.types import Secret
+from backend.web.app import ADMITS, Access
+from backend.web.bodies import SMALL_BYTES, Bodies
+from backend.web.http_connection import Limits
+from backend.web.http_server import HttpServer
+from tests.support.raw_http import ATTACKS, HEALTH, Line, Served, attack, post, times_ms
+from tests.support.service import Service, wait_until
+from tests.support.wire_bodies import click, encoded, recorded, result
+
+AT_MOST_MS = 250
+"""Of most requests; the machine that runs the tests may be busy meanwhile. See test_gunicorn_server."""
+
+QUICK = Limits(head_s=0.3, body_s=0.6, idle_s=0.3, answer_s=0.5, linger_s=0.2, stop_s=0.4, connections=200)
+PATIENT = Limits(connections=200)
+SETUP = post("/setup", encoded(recorded("setup")))
+CLOSE = b"Connection: close\r\n"
+
+
+@pytest.fixture(scope="module")
+def service():
+    with Service() as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def served(service):
+    with Served(service.app) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def quick(service):
+    with Served(service.app, limits=QUICK) as served:
+        yield served
+
+
+def hangs_up_after_s(line: Line) -> float:
+    start = time.monotonic()
+    line.rest()
+    return time.monotonic() - start
+
+
+# Slow and silent callers.
+
+
+@pytest.mark.parametrize("trickles", [False, True], ids=["and say no more", "and trickle"])
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_many_slow_connections_leave_health_and_setup_alone(served, kind, trickles):
+    with attack(kind, served.port, 60, trickles):
+        assert statistics.median(times_ms(served.port, [HEALTH, SETUP], 5)) < AT_MOST_MS
+
+
+@pytest.mark.parametrize("trickles", [False, True], ids=["silent", "trickling"])
+@pytest.mark.parametrize(("kind", "within_s"), [
+    ("silent", QUICK.head_s), ("half a head", QUICK.head_s), ("half a body", QUICK.body_s),
+    ("half a chunk", QUICK.body_s), ("kept alive", QUICK.idle_s),
+])  # fmt: skip
+def test_whatever_trickles_in_a_request_has_to_be_there_in_time(quick, kind, within_s, trickles):
+    with attack(kind, quick.port, 1, trickles) as [line]:
+        assert hangs_up_after_s(line) < within_s + QUICK.linger_s + 1.5
+
+
+def test_a_caller_who_takes_too_long_is_told_so(quick):
+    with attack("half a body", quick.port, 1) as [line]:
+        assert line.rest().startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_request_that_takes_long_to_be_answered_is_not_given_up():
+    def slowly(environ, start_response):
+        threading.Event().wait(QUICK.idle_s + QUICK.head_s + 0.3)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    with Served(slowly, limits=QUICK) as served, Line(served.port) as line:
+        line.send(HEALTH)
+        assert line.answer().endswith(b"ok")
+        line.send(HEALTH)
+        assert line.answer().endswith(b"ok")
+
+
+def large(environ, start_response):
+    """Answer with far more than the system takes off a program's hands."""
+    body = b" " * (8_000_000 if environ["PATH_INFO"] == "/large" else 2)
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+
+
+def test_a_slow_reader_takes_no_thread_and_is_hung_up_on():
+    with Served(large, limits=QUICK, bodies=Bodies(100_000_000), threads=1) as served:
+        lines = [Line(served.port, receive_bytes=4096) for _ in range(3)]
+        for line in lines:
+            line.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert statistics.median(times_ms(served.port, [HEALTH], 3)) < AT_MOST_MS
+        wait_until(lambda: not served.http.connections, 5)
+        for line in lines:
+            line.close()
+
+
+def test_slow_readers_hold_no_more_than_the_budget_together():
+    with Served(large, limits=PATIENT, bodies=Bodies(100, budget_bytes=10_000_000), threads=2) as served:
+        lines = [Line(served.port, receive_bytes=4096) for _ in range(6)]
+        for line in lines:
+            line.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: 0 < len(served.http.connections) < 6, 10)
+        assert sum(one.unsent_bytes for one in served.http.connections.values()) <= 10_000_000
+        for line in lines:
+            line.close()
+
+
+def test_a_large_answer_arrives_whole(served):
+    with Served(large) as served, Line(served.port) as line:
+        line.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert len(line.answer()) > 8_000_000
+
+
+# Many callers.
+
+
+def test_where_all_places_are_taken_the_oldest_gives_its_own_to_the_newest(service):
+    with (
+        Served(service.app, limits=Limits(connections=20)) as served,
+        attack("kept alive", served.port, 5) as idle,
+        attack("half a head", served.port, 15) as receiving,
+        attack("silent", served.port, 3),
+    ):
+        assert [one.rest() for one in idle[:3]] == [b""] * 3
+        assert statistics.median(times_ms(served.port, [HEALTH], 1)) < AT_MOST_MS
+        receiving[-1].send(b"b\r\nContent-Length: 2\r\n\r\n{}")
+        assert receiving[-1].answer().startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_caller_for_whom_there_is_no_place_is_told_so():
+    go = threading.Event()
+
+    def waiting(environ, start_response):
+        assert go.wait(20)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    with Served(waiting, limits=Limits(connections=3), threads=1) as served:
+        lines = [Line(served.port) for _ in range(3)]
+        for line in lines:
+            line.send(HEALTH)
+        wait_until(lambda: sum(one.is_in_hand for one in served.http.connections.values()) == 3)
+        with Line(served.port) as line:
+            assert line.rest().startswith(b"HTTP/1.1 503 ")
+        go.set()
+        for line in lines:
+            assert line.answer().endswith(b"ok")
+            line.close()
+
+
+# Bodies.
+
+
+def test_large_bodies_at_once_are_bounded_and_those_for_which_there_is_no_room_hear_so(service):
+    most = 300_000
+    bodies = Bodies(most, budget_bytes=2 * most)
+    with Served(service.app, bodies=bodies, limits=PATIENT) as served:
+        unfinished = post("/predict", b" " * (most - 1), length=most)
+        with contextlib.ExitStack() as stack:
+            lines = [stack.enter_context(Line(served.port)) for _ in range(5)]
+            for line in lines:
+                line.send(unfinished)
+            wait_until(lambda: sum(one.request is not None for one in served.http.connections.values()) == 5)
+            wait_until(lambda: bodies.held_bytes > most)
+            assert bodies.held_bytes <= 2 * most
+            with Line(served.port) as line:
+                line.send(post("/setup", b" " * most))
+                answer = line.answer()
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"\r\nRetry-After: " in answer
+            assert statistics.median(times_ms(served.port, [HEALTH, SETUP], 1)) < AT_MOST_MS  # small ones always fit
+            for line in lines:
+                line.send(b" ")
+            answers = [line.answer() for line in lines]
+        assert sum(answer.startswith(b"HTTP/1.1 400 ") for answer in answers) == 2
+        empty = [json.loads(answer.partition(b"\r\n\r\n")[2]) for answer in answers if b" 200 OK" in answer]
+        assert [[item["result"] for item in one["results"]] for one in empty] == [[[]]] * 3
+        assert service.count("paddle_sam_reasons_total", reason="overloaded") == 4
+        wait_until(lambda: bodies.held_bytes == 0)
+
+
+def test_a_body_that_comes_slowly_gives_way_to_one_that_comes_quickly():
+    now = [0.0]
+    bodies = Bodies(10 * SMALL_BYTES, budget_bytes=10 * SMALL_BYTES, clock=lambda: now[0])
+    slow = bodies.begin()
+    slow.append(b" " * (9 * SMALL_BYTES))
+    now[0] = 5.0
+    quick = bodies.begin()
+    quick.append(b" " * (8 * SMALL_BYTES))
+    assert (str(slow.refusal), quick.refusal) == ("overloaded", None)
+    assert bodies.held_bytes == len(quick.take()) == 8 * SMALL_BYTES
+
+
+def test_a_body_that_is_whole_never_gives_way():
+    now = [0.0]
+    bodies = Bodies(10 * SMALL_BYTES, budget_bytes=10 * SMALL_BYTES, clock=lambda: now[0])
+    whole = bodies.begin()
+    whole.append(b" " * (9 * SMALL_BYTES))
+    whole.complete()
+    now[0] = 5.0
+    late = bodies.begin()
+    late.append(b" " * (8 * SMALL_BYTES))
+    assert (whole.refusal, str(late.refusal)) == (None, "overloaded")
+    whole.close()
+    assert bodies.held_bytes == 0
+
+
+def test_what_is_hung_up_on_in_the_middle_of_a_body_is_not_counted_any_more(served):
+    with Line(served.port) as line:
+        line.send(post("/predict", b" " * 500_000, length=900_000))
+        wait_until(lambda: served.bodies.held_bytes == 500_000)
+    wait_until(lambda: served.bodies.held_bytes == 0)
+
+
+def test_nothing_is_kept_of_a_caller_without_credentials():
+    locked = Access(1_000_000, user="annotator", password=Secret("secret"))
+    with Service(access=locked) as service, Served(service.app, admits=service.app.config[ADMITS]) as served:
+        with Line(served.port) as line:
+            line.send(post("/predict", b" " * 500_000, length=500_001))
+            wait_until(lambda: [one.request.body.received_bytes for one in receiving(served)] == [500_000])
+            assert served.bodies.held_bytes == 0
+            line.send(b" ")
+            assert line.answer().startswith(b"HTTP/1.1 401 ")
+        with Line(served.port) as line:
+            head = b"POST /setup HTTP/1.1\r\nAuthorization: Basic YW5ub3RhdG9yOnNlY3JldA==\r\nContent-Length: 2\r\n\r\n"
+            line.send(head + b"{}")
+            assert line.answer().startswith(b"HTTP/1.1 200 ")
+
+
+def receiving(served: Served) -> list:
+    return [one for one in served.http.connections.values() if one.request is not None]
+
+
+def test_a_click_keeps_its_body_no_longer_than_it_is_read(service, served):
+    body = click(result(original_width=80, original_height=60))
+    body["filler"] = "x" * 200_000
+    service.encoder.gate.clear()
+    service.source.contents["/data/upload/1/a.jpg"] += b"\0"  # one that is not encoded yet
+    try:
+        with Line(served.port) as line:
+            line.send(post("/predict", encoded(body)))
+            assert service.encoder.running.wait(10)
+            assert served.bodies.held_bytes == 0
+            service.encoder.gate.set()
+            assert b'"brushlabels"' in line.answer()
+    finally:
+        service.encoder.gate.set()
+
+
+# The end.
+
+
+def test_a_stop_answers_what_is_in_hand_and_what_was_accepted_and_refuses_the_rest():
+    reached, go = threading.Event(), threading.Event()
+
+    def waiting(environ, start_response):
+        reached.set()
+        assert go.wait(20)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    with Served(waiting, threads=1) as served, contextlib.ExitStack() as stack:
+        in_hand, begun, idle = (stack.enter_context(Line(served.port)) for _ in range(3))
+        in_hand.send(HEALTH)
+        assert reached.wait(10)
+        begun.send(HEALTH[:9])
+        served.begin_to_stop()
+        wait_until(lambda: served.http.stops_at < float("inf"))
+        with pytest.raises(ConnectionRefusedError):
+            Line(served.port)
+        begun.send(HEALTH[9:])
+        go.set()
+        for line in (in_hand, begun):
+            answer = line.rest()
+            assert answer.endswith(b"ok")
+            assert b"Connection: close" in answer
+        assert idle.rest() == b""
+
+
+def test_connections_that_the_system_has_accepted_are_answered_by_a_server_that_stops(service):
+    listening = socket.create_server(("127.0.0.1", 0))
+    http = HttpServer(service.app, [listening], Bodies(1000), threads=2)
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(Line(listening.getsockname()[1])) for _ in range(100)]
+        for line in lines:
+            line.send(HEALTH)
+        http.finish(10.0)
+        http.close()
+        assert all(b'"status":"UP"' in line.rest() for line in lines)
+
+
+def test_a_request_that_does_not_come_to_its_end_holds_up_no_stop(service):
+    with (
+        Served(service.app, limits=QUICK) as served,
+        attack("half a head", served.port, 2, trickles=True),
+        attack("half a body", served.port, 2, trickles=True),
+        attack("kept alive", served.port, 2),
+    ):
+        start = time.monotonic()
+        served.stop()
+        assert time.monotonic() - start < 3

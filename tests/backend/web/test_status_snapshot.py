@@ -1,0 +1,234 @@
+"""What a process says of itself: in time, in order, and in words that help."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from backend.embeddings.local import LocalEmbeddings
+from backend.embeddings.stores import MemoryStore, StoreStats
+from backend.errors import BackendError, Reason
+from backend.metrics import Metrics
+from backend.settings import read
+from backend.shapes import KeyPoint, Rectangle
+from backend.types import ImageRef, Prediction, PredictRequest, PromptRegion, Region, Task
+from backend.web.status import snapshot
+from backend.web.status.pictures import Pictures
+from backend.web.status.snapshot import SHOWN_PROJECTS, SHOWN_REQUESTS, Parts
+from backend.web.status.view import Problem, Team
+from tests.backend.embeddings.test_local import FakeSource
+from tests.support.fakes import FakeClock, png
+
+REGION = Region("a" * 12, "brush", "rectanglelabels", "image", Rectangle(0, 0, 50, 50), ("Cat",), (60, 80), score=0.5)
+CLICK = PredictRequest((Task(7),), 3, "", (PromptRegion("r", KeyPoint(1, 1), "point", "image"),))
+OPENED = PredictRequest((Task(7),), 3)
+PAGE = PredictRequest((Task(7), Task(8)))
+KEY = {"LABEL_STUDIO_API_KEY": "0" * 40}
+
+
+class FakeWork:
+    is_ready, failure, encoding, ahead = True, "", 2, 5
+
+
+class FakeStore:
+    name = "fake"
+
+    def __init__(self, *stats):
+        self._stats = stats
+
+    def stats(self):
+        return self._stats
+
+
+@pytest.fixture
+def clock():
+    return FakeClock(50_000.0)
+
+
+@pytest.fixture
+def metrics(clock):
+    return Metrics(clock=clock)
+
+
+@pytest.fixture
+def take(metrics, tiny_checkpoint):
+    """Takes a snapshot of a process that is as told."""
+
+    def take(*, environ=KEY, work=None, decoder=("cpu", ""), stats=(), team=None, pictures=None):
+        device, failure = decoder
+        parts = Parts(
+            read(environ), tiny_checkpoint, work or FakeWork(), SimpleNamespace(device=device, failure=failure),
+            FakeStore(*stats), metrics, lambda: team, pictures,
+        )  # fmt: skip
+        return snapshot.take(parts)
+
+    return take
+
+
+def answer(metrics, asked=CLICK, *, regions=1, reasons=(), total_s=0.01, waited=False):
+    if waited:
+        with metrics.waiting():
+            pass
+    predictions = tuple(Prediction((REGION,) * regions, 0.5, "SAM@1", tuple(reasons)) for _ in asked.tasks)
+    metrics.answered(asked, predictions, received_s=0, total_s=total_s, body_bytes=100)
+
+
+def work(**changes):
+    return SimpleNamespace(**{"is_ready": True, "failure": "", "encoding": 0, "ahead": 0, **changes})
+
+
+DOWN = Team(problems=(Problem("Redis", "refused"),), headline="Redis does not answer")
+
+
+@pytest.mark.parametrize(("changes", "headline", "is_broken"), [
+    ({}, "ready", False),
+    ({"decoder": ("", "")}, "loading the model", False),
+    ({"work": work(is_ready=False)}, "loading the model", False),
+    ({"decoder": ("", "no such device")}, "the model cannot be loaded", True),
+    ({"work": work(is_ready=False, failure="no room")}, "the model cannot be loaded", True),
+    ({"work": work(is_ready=False), "team": DOWN}, "Redis does not answer", True),
+    ({"work": work(is_ready=False), "team": Team()}, "looking for workers", False),
+    ({"decoder": ("", ""), "team": Team()}, "loading the model", False),
+])  # fmt: skip
+def test_the_headline_says_what_it_waits_for(take, changes, headline, is_broken):
+    status = take(**changes)
+    assert (status.headline, status.is_ready, status.is_broken) == (headline, headline == "ready", is_broken)
+
+
+def test_problems_come_with_the_worst_first(take):
+    status = take(environ={}, decoder=("", "no such device"), work=work(failure="no room"), team=DOWN)
+    assert [one.subject for one in status.problems] == ["model", "model", "Redis", "API key"]
+    assert "LABEL_STUDIO_API_KEY" in status.problems[-1].text
+
+
+def test_one_failure_of_both_halves_is_told_once(take):
+    assert len(take(decoder=("", "no room"), work=work(failure="no room")).problems) == 1
+
+
+def test_warm_clicks_first_clicks_and_encodes_are_timed_apart(take, metrics):
+    answer(metrics, total_s=0.02)
+    answer(metrics, total_s=0.03)
+    answer(metrics, total_s=1.5, waited=True)
+    answer(metrics, OPENED, total_s=9.0)  # was not a click
+    answer(metrics, regions=0, reasons=[Reason.EMPTY_MASK], total_s=8.0)  # showed nobody a mask
+    with metrics.stage("encode"):
+        pass
+    warm, first, encodes = take().speeds
+    assert (warm.name, warm.times_ms) == ("Warm clicks", (30.0, 20.0))
+    assert (first.name, first.times_ms) == ("First clicks", (1500.0,))
+    assert (encodes.name, len(encodes.times_ms)) == ("Encodes", 1)
+
+
+def test_with_redis_encodes_are_the_workers_to_tell(take):
+    assert [speed.name for speed in take(team=Team()).speeds] == ["Warm clicks", "First clicks"]
+
+
+def test_requests_are_answered_had_nothing_to_answer_or_failed(take, metrics):
+    answer(metrics)
+    answer(metrics, reasons=[Reason.NOT_A_PROMPT])
+    answer(metrics, regions=0, reasons=[Reason.NO_CONTEXT])
+    answer(metrics, regions=0, reasons=[Reason.NO_PROMPT, Reason.IMAGE_NOT_FOUND])
+    outcomes = take().outcomes
+    assert (outcomes.answered, outcomes.empty, outcomes.failed) == (2, 1, 1)
+
+
+def test_causes_are_sorted_failures_first_then_by_how_often_and_say_when(take, metrics, clock):
+    for reason, count in ((Reason.NO_CONTEXT, 5), (Reason.IMAGE_NOT_FOUND, 1), (Reason.SIZE_MISMATCH, 2)):
+        for _ in range(count):
+            clock.advance(60)
+            answer(metrics, regions=0, reasons=[reason])
+    metrics.refused(Reason.BAD_REQUEST)
+    metrics.background_failure(Reason.SIZE_MISMATCH)
+    causes = take().causes
+    assert [(one.reason, one.count, one.last) for one in causes] == [
+        ("size_mismatch", 3, "14:01:20"), ("bad_request", 1, ""), ("image_not_found", 1, "13:59:20"),
+        ("no_context", 5, "13:58:20"),
+    ]  # fmt: skip
+    assert [one.is_harmless for one in causes] == [False, False, False, True]
+    assert all(one.meaning for one in causes)
+
+
+def test_tiers_tell_how_full_they_are_and_how_often_they_helped(take, metrics):
+    for _ in range(3):
+        metrics.looked_up("memory")
+    metrics.looked_up("miss")
+    status = take(stats=(
+        StoreStats("memory", 4, 128_000_000, 512_000_000), StoreStats("redis", 9, 3_000_000, 0),
+        StoreStats("disk", 0, 5, 4, "full"),
+    ))  # fmt: skip
+    memory, redis, disk = status.tiers
+    assert (memory.used, memory.share, memory.found) == ("128 MB of 512 MB", 0.25, 3)
+    assert (redis.used, redis.share) == ("3 MB", None)
+    assert (disk.share, disk.trouble) == (1.0, "full")
+    assert status.cache[0].text == "75 % of 4"
+
+
+def test_before_any_look_up_no_share_is_made_up(take):
+    assert take().cache[0].text == "none yet"
+
+
+def test_the_process_says_how_long_it_runs_and_that_there_are_others(take, clock):
+    clock.advance(7200)
+    assert take().process.endswith(", up 2 h 0 min")
+    assert "one of 4" in take(environ={**KEY, "WORKERS": "4"}).process
+
+
+def test_requests_tell_what_they_were_about(take, metrics):
+    answer(metrics, CLICK, total_s=0.5, waited=True)
+    answer(metrics, OPENED, regions=0, reasons=[Reason.NO_CONTEXT])
+    answer(metrics, PAGE, regions=0, reasons=[Reason.NO_CONTEXT])
+    answer(metrics, CLICK, regions=0, reasons=[Reason.IMAGE_TOO_LARGE])
+    failed, page, opened, click = take().requests
+    assert (click.kind, click.subject, click.took, click.is_failure) == ("click", "project 3, task 7", "500 ms", False)
+    assert (opened.kind, opened.subject, opened.is_failure) == ("opened", "project 3, task 7", False)
+    assert (page.kind, page.subject) == ("2 tasks", "")
+    assert (failed.reasons, failed.is_failure) == (("image_too_large",), True)
+
+
+def test_only_the_last_requests_and_projects_are_shown(take, metrics):
+    for number in range(60):
+        answer(metrics)
+        metrics.configured(number, ())
+    metrics.configured(3, ("no control",))
+    status = take()
+    assert len(status.requests) == SHOWN_REQUESTS
+    assert len(status.projects) == SHOWN_PROJECTS
+    assert [one.name for one in status.projects[:3]] == ["3", "59", "58"], "trouble first, then the newest"
+
+
+def test_a_project_without_a_number_has_a_name_all_the_same(take, metrics):
+    metrics.configured(None, ())
+    assert take().projects[0].name == "unnamed"
+
+
+def test_masks_are_told_only_where_they_are_collected(take, clock):
+    assert take().pictures is None
+    pictures = Pictures()
+    answer(Metrics(clock=clock, witness=pictures.add))
+    [one] = take(pictures=pictures).pictures
+    assert one.caption == "Cat 0.50"
+
+
+def test_the_model_says_what_it_is_and_where(take, tiny_checkpoint):
+    rows = {row.name: row.text for row in take(environ={**KEY, "PADDLE_SAM_WEIGHTS": "SAM-H_box"}).model}
+    assert rows["version"] == tiny_checkpoint.model_version
+    assert rows["device"] == "cpu"
+    assert "note" not in rows
+    assert "trying things out" in {row.name: row.text for row in take().model}["note"]
+    assert "not loaded yet" in {row.name: row.text for row in take(decoder=("", "")).model}["device"]
+
+
+def test_an_encoder_that_cannot_be_loaded_is_told_of(metrics):
+    source, attempts = FakeSource(), [MemoryError("no room for the encoder")]
+    source.contents["/a.png"] = png()
+
+    def load():
+        raise attempts[0]
+
+    embeddings = LocalEmbeddings(source, load, "fake@00000000", MemoryStore(1000), metrics)
+    try:
+        assert embeddings.failure == ""
+        with pytest.raises(BackendError, match="no room"):
+            embeddings.get(ImageRef("/a.png"), 20.0)
+        assert embeddings.failure == "no room for the encoder"
+    finally:
+        embeddings.close()

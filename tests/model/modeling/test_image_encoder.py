@@ -1,0 +1,92 @@
+"""The image encoder gives the same numbers however its work is cut, on whichever path."""
+
+import numpy as np
+import paddle
+import pytest
+from paddle.nn import functional
+
+from model.config import SamConfig, VitConfig, demo
+from model.device import ThreadPool
+from model.modeling.image_encoder import Attention, ImageEncoderViT, Sequential, fused_attention
+from tests.reference.make_golden import GOLDEN
+from tests.support.checkpoints import random_tensors, tiny
+
+WINDOW_FITS = SamConfig("fits", VitConfig(32, 2, 2, (1,), window_size=4), 128, prompt_embed_dim=32)
+ONE_HEAD = SamConfig("one-head", VitConfig(24, 2, 1, (0,), window_size=5), 96, prompt_embed_dim=16)
+ONLY_GLOBAL = SamConfig("only-global", VitConfig(32, 2, 4, (0, 1), window_size=14), 64, prompt_embed_dim=32)
+
+
+def network(config: SamConfig, parallel) -> ImageEncoderViT:
+    encoder = ImageEncoderViT(config, parallel)
+    tensors = random_tensors(config)
+    for name, parameter in encoder.named_parameters():
+        parameter.set_value(tensors[f"image_encoder.{name}"])
+    return encoder
+
+
+def pixels(config: SamConfig, batch: int = 1) -> paddle.Tensor:
+    values = np.random.RandomState(0).standard_normal((batch, 3, config.image_size, config.image_size))
+    return paddle.to_tensor(values.astype(np.float32))
+
+
+def test_the_embedding_is_that_of_metas_code(embedding):
+    expected = np.load(GOLDEN / "network.npz")["embedding"]
+    np.testing.assert_allclose(embedding.image_embedding, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config", [tiny(), tiny(256), WINDOW_FITS, ONE_HEAD, ONLY_GLOBAL], ids=lambda c: f"{c.name}-{c.image_size}"
+)
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_threads_give_the_numbers_of_one_thread(config, parts):
+    x = pixels(config)
+    expected = network(config, Sequential())(x).numpy()
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(network(config, ThreadPool(parts))(x).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("parallel", [Sequential(), ThreadPool(2)], ids=["one thread", "two threads"])
+def test_a_batch_gives_the_numbers_of_its_images_alone(parallel):
+    config = tiny()
+    encoder, x = network(config, parallel), pixels(config, 3)
+    alone = np.concatenate([encoder(x[i : i + 1]).numpy() for i in range(3)])
+    np.testing.assert_allclose(encoder(x).numpy(), alone, atol=1e-5)
+
+
+def test_the_gpus_attention_is_a_plain_softmax_attention():
+    random = np.random.RandomState(0)
+    query, key = (paddle.to_tensor(random.standard_normal((3, 20, 24)).astype(np.float32)) for _ in range(2))
+    value = paddle.to_tensor(random.standard_normal((3, 20, 8)).astype(np.float32))
+    expected = paddle.matmul(functional.softmax(paddle.matmul(query, key, transpose_y=True)), value)
+    np.testing.assert_allclose(fused_attention(query, key, value).numpy(), expected.numpy(), atol=1e-5)
+    wide = paddle.concat([value, value, value], axis=-1)  # as wide as query and key: nothing to pad
+    expected = paddle.concat([expected, expected, expected], axis=-1)
+    np.testing.assert_allclose(fused_attention(query, key, wide).numpy(), expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("query_part", [None, 1, 5, 12, 100])
+def test_attention_adds_the_decomposed_relative_position_of_the_paper(query_part):
+    """Each score is q·k·d**-0.5 + q·Rh[row distance] + q·Rw[column distance] (ViTDet, appendix; Li et al. 2022)."""
+    height, width, dim = 3, 4, 8
+    attention = Attention(dim, 1, (height, width))
+    random = np.random.RandomState(0)
+    for parameter in attention.parameters():
+        parameter.set_value(random.standard_normal(parameter.shape).astype(np.float32))
+    q, k, v = random.standard_normal((3, height * width, dim)).astype(np.float32)
+    rel_h, rel_w = attention.rel_pos_h.numpy(), attention.rel_pos_w.numpy()
+    expected = np.zeros((height * width, dim))
+    for i in range(height * width):
+        scores = np.zeros(height * width)
+        for j in range(height * width):
+            rows, columns = i // width - j // width + height - 1, i % width - j % width + width - 1
+            scores[j] = q[i] @ k[j] * dim**-0.5 + q[i] @ rel_h[rows] + q[i] @ rel_w[columns]
+        weights = np.exp(scores - scores.max())
+        expected[i] = weights @ v / weights.sum()
+    qkv = paddle.to_tensor(np.stack([q, k, v])[:, None])  # (3, 1, h*w, d)
+    got = attention.attend(qkv, *attention.relative_positions(), attention.position_keys(), query_part)
+    np.testing.assert_allclose(got[0].numpy(), expected, atol=1e-4)
+
+
+def test_a_configuration_of_another_trunk_is_refused():
+    with pytest.raises(TypeError, match="expected VitConfig, got ConvConfig"):
+        ImageEncoderViT(demo())

@@ -1,0 +1,61 @@
+"""The mask decoder's shortcuts give the numbers of the plain computation, for one prompt and for many at once."""
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from model.modeling.mask_decoder import MaskDecoder
+from model.modeling.transformer import Attention
+from tests.support.checkpoints import random_tensors, tiny
+
+
+def random_layer(layer: nn.Layer, seed: int = 0) -> nn.Layer:
+    random = np.random.RandomState(seed)
+    for parameter in layer.parameters():
+        parameter.set_value((0.3 * random.standard_normal(parameter.shape)).astype(np.float32))
+    return layer
+
+
+def tokens(batch: int, count: int, width: int, seed: int) -> paddle.Tensor:
+    return paddle.to_tensor(np.random.RandomState(seed).standard_normal((batch, count, width)).astype(np.float32))
+
+
+@pytest.mark.parametrize(("batch", "image_batch"), [(1, 1), (3, 1), (3, 3)])
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_attention_with_moved_projections_is_plain_attention(batch, image_batch, count):
+    attention = random_layer(Attention(32, 4, 2))
+    prompt, other = tokens(batch, count, 32, 1), tokens(batch, count, 32, 2)
+    image, image_value = tokens(image_batch, 50, 32, 3), tokens(image_batch, 50, 32, 4)
+    whole, whole_value = image.expand([batch, 50, 32]), image_value.expand([batch, 50, 32])
+    np.testing.assert_allclose(
+        attention.to_image(prompt, image, image_value).numpy(),
+        attention(prompt, whole, whole_value).numpy(),
+        atol=2e-5,
+    )
+    np.testing.assert_allclose(
+        attention.from_image(image, prompt, other).numpy(), attention(whole, prompt, other).numpy(), atol=2e-5
+    )
+
+
+def test_a_width_that_heads_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="num_heads: expected a divisor of 32, got 5"):
+        Attention(32, 5)
+
+
+@pytest.mark.parametrize("has_own_images", [False, True])
+def test_a_batch_of_prompts_gets_the_answers_each_gets_alone(has_own_images):
+    config = tiny()
+    decoder, tensors = MaskDecoder(config), random_tensors(config)
+    for name, parameter in decoder.named_parameters():
+        parameter.set_value(tensors[f"mask_decoder.{name}"])
+    sparse, image_pe = tokens(3, 2, 32, 1), tokens(1, 64, 32, 2)
+    image = tokens(3 if has_own_images else 1, 64, 32, 3)
+    logits, scores = decoder(image, image_pe, sparse, [0, 1, 2, 3])
+    assert logits.shape == [3, 4, 32, 32]
+    for index in range(3):
+        own = image[index : index + 1] if has_own_images else image
+        alone, alone_scores = decoder(own, image_pe, sparse[index : index + 1], [0, 1, 2, 3])
+        np.testing.assert_allclose(logits[index].numpy(), alone[0].numpy(), atol=1e-4)
+        np.testing.assert_allclose(scores[index].numpy(), alone_scores[0].numpy(), atol=1e-4)
+    assert not np.allclose(logits[0].numpy(), logits[1].numpy(), atol=1e-2)

@@ -1,0 +1,203 @@
+"""The device asked for is used or refused in one sentence, and a CPU is told what it can do."""
+
+import os
+import platform
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import paddle
+import pytest
+
+from model import device as devices
+from model.build import load_encoder
+from model.errors import DeviceError
+
+WITHOUT_GPU = not paddle.device.is_compiled_with_cuda()
+
+AVX512 = "avx512f avx512dq avx512cd avx512bw avx512vl"
+
+
+def cpu_info(vendor: str, flags: str) -> str:
+    """What Linux tells of a processor, cut to what matters."""
+    lines = ["processor\t: 0", f"vendor_id\t: {vendor}", f"flags\t\t: fpu sse2 {flags}", "bugs\t\t: none"]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        (cpu_info("AuthenticAMD", f"avx2 fma {AVX512}"), "7"),
+        (cpu_info("AuthenticAMD", "avx2 fma avx512f"), "5"),  # a part of AVX-512 is not enough
+        (cpu_info("AuthenticAMD", "avx2 fma"), "5"),
+        (cpu_info("AuthenticAMD", "avx2"), None),
+        (cpu_info("AuthenticAMD", ""), None),
+        (cpu_info("GenuineIntel", f"avx2 fma {AVX512}"), None),  # MKL finds its own way there
+        ("CPU implementer\t: 0x41\nFeatures\t: fp asimd\n", None),
+        ("AuthenticAMD", None),
+        ("", None),
+    ],
+)
+def test_mkl_is_told_the_widest_instruction_set_of_an_amd_processor_alone(info, expected):
+    assert devices.mkl_instruction_set(info) == expected
+
+
+def test_an_instruction_set_that_the_user_chose_stays(monkeypatch):
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")
+    devices.prepare_cpu()
+    assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"
+
+
+def test_the_cpu_is_always_to_be_had():
+    assert devices.resolve("cpu") == "cpu"
+
+
+@pytest.mark.skipif(not WITHOUT_GPU, reason="this Paddle can use a GPU")
+def test_auto_is_the_cpu_where_there_is_no_gpu():
+    assert devices.resolve("auto") == "cpu"
+
+
+@pytest.fixture
+def gpu_build(tmp_path, monkeypatch):
+    """What pip leaves of a GPU build of Paddle over which it installed the CPU's."""
+    if paddle.device.is_compiled_with_cuda():
+        pytest.skip("this is a GPU build")
+    folder = tmp_path / "paddlepaddle_gpu-3.3.1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: paddlepaddle-gpu\nVersion: 3.3.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_gpu_build_that_the_cpus_lies_over_is_refused_with_the_way_out(gpu_build):
+    with pytest.raises(DeviceError, match="installed over paddlepaddle-gpu; pip install --force-reinstall --no-deps"):
+        devices.resolve("gpu")
+
+
+def test_auto_says_that_it_takes_the_cpu_because_a_gpu_build_is_hidden(gpu_build, caplog):
+    assert devices.resolve("auto") == "cpu"
+    assert "event=gpu_build_hidden" in caplog.text
+
+
+@pytest.mark.skipif(not WITHOUT_GPU, reason="this Paddle can use a GPU")
+@pytest.mark.parametrize("asked", ["gpu", "gpu:0", "gpu:3"])
+def test_a_gpu_that_is_missing_is_refused_with_the_way_out(asked, tiny_checkpoint):
+    with pytest.raises(DeviceError, match=f"'{asked}': this paddlepaddle has no GPU support; install paddlepaddle-gpu"):
+        load_encoder(tiny_checkpoint, device=asked)
+
+
+@pytest.mark.parametrize("asked", ["cuda", "gpu:x", "gpu:-1", "tpu", "", "CPU", "gpu:1.5", "cpu:0"])
+def test_another_word_for_a_device_is_refused(asked):
+    with pytest.raises(DeviceError, match=f"expected auto, cpu or gpu:N, got '{asked}'"):
+        devices.resolve(asked)
+
+
+def test_float16_on_a_cpu_is_refused(tiny_checkpoint):
+    with pytest.raises(DeviceError, match="'float16': expected a GPU, got cpu"):
+        load_encoder(tiny_checkpoint, device="cpu", dtype="float16")
+
+
+def test_an_unknown_dtype_is_refused_with_the_known_ones(tiny_checkpoint):
+    with pytest.raises(DeviceError, match="expected one of float32, float16, bfloat16, got 'int8'"):
+        load_encoder(tiny_checkpoint, device="cpu", dtype="int8")
+
+
+def test_bfloat16_gives_nearly_the_embedding_of_float32(tiny_checkpoint, embedding, landscape):
+    rough = load_encoder(tiny_checkpoint, device="cpu", dtype="bfloat16").encode(landscape)
+    assert rough.image_embedding.dtype == np.float32
+    error = np.abs(rough.image_embedding - embedding.image_embedding)
+    assert 1e-6 < error.mean() < 0.02  # bfloat16 keeps 8 bits, so something differs; the embedding's own scale is 1
+    assert error.max() < 0.15
+
+
+def test_a_thread_pool_keeps_order_uses_its_threads_and_passes_errors_on():
+    pool = devices.ThreadPool(2)
+    meet = threading.Barrier(2, timeout=10)  # passes only if two calls run at the same time
+
+    def work(item: int) -> int:
+        meet.wait()
+        return item * item
+
+    assert pool.map(work, [1, 2, 3, 4]) == [1, 4, 9, 16]
+    with pytest.raises(ZeroDivisionError):
+        pool.map(lambda item: 1 // item, [1, 0])
+
+
+def test_at_least_one_core_is_counted():
+    assert devices.cpu_count() >= 1
+
+
+def test_any_thread_computes_whichever_thread_imported_paddle_first():
+    script = """
+import threading
+def run(function):
+    thread = threading.Thread(target=function); thread.start(); thread.join()
+def import_paddle():
+    import paddle
+def compute():
+    from model import device
+    import paddle
+    device.enter("cpu")
+    print(float(paddle.matmul(paddle.ones([2, 2]), paddle.ones([2, 2])).sum()))
+run(import_paddle)
+run(compute)
+compute()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["8.0", "8.0"]
+
+
+def test_a_thread_that_begins_to_compute_leaves_the_names_of_a_network_that_is_being_built():
+    thread = threading.Thread(target=devices.enter, args=("cpu",))
+    with devices.building():
+        names = [paddle.nn.Linear(1, 1).weight.name for _ in range(10)]
+        thread.start()
+        thread.join(0.2)
+        names += [paddle.nn.Linear(1, 1).weight.name for _ in range(10)]
+    thread.join()
+    assert len(set(names)) == 20
+
+
+def test_networks_may_be_built_at_once(tiny_checkpoint):
+    built = []
+    threads = [threading.Thread(target=lambda: built.append(load_encoder(tiny_checkpoint, "cpu"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(built) == 4
+
+
+FAULTS_OF_THE_SECOND_BLOCK = """
+import resource
+from model import device
+print(device.keep_memory())
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    number = 50_000_000
+    b"x" * number
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def kept_memory(**variables):
+    """What `keep_memory` returned in a fresh process, and how many pages a second block took anew from the system."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(devices.ALLOCATOR_VARIABLES)}
+    command = [sys.executable, "-c", FAULTS_OF_THE_SECOND_BLOCK]
+    done = subprocess.run(command, env=environ | variables, capture_output=True, text=True, timeout=120, check=True)
+    kept, faults = done.stdout.split()
+    return kept == "True", int(faults)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is what is told")
+def test_freed_memory_serves_the_next_image():
+    kept, faults = kept_memory()
+    assert kept
+    assert faults < 1000  # of 12,000 pages
+
+
+@pytest.mark.parametrize("variable", [{"MALLOC_ARENA_MAX": "4"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}])
+def test_an_allocator_that_the_user_set_up_stays_as_it_is(variable):
+    kept, faults = kept_memory(**variable)
+    assert not kept
+    assert faults > 10_000

@@ -1,0 +1,215 @@
+"""What ``make`` sets up, with a stand-in for Python that writes down what it is asked to do."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.support.processes import ROOT
+
+MAKE = shutil.which("make")
+pytestmark = [
+    pytest.mark.skipif(MAKE is None, reason="needs make"),
+    pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="reads the source tree's own files"),
+]
+
+PYTHON = """\
+#!/bin/sh
+echo "$*" >> "$FAKE_LOG"
+case "$*" in
+  *version_info*) exit ${FAKE_VERSION_IS_WRONG:-0} ;;
+  "-m venv --clear "*) rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
+  *"pip install"*) echo "half a package" > "$(dirname "$0")/package"
+    if [ -n "$FAKE_PIP_HANGS" ]; then echo $$ > "$FAKE_LOG.pid"; exec sleep 60; fi
+    sleep "${FAKE_PIP_TAKES:-0}"
+    exit ${FAKE_PIP_FAILS:-0} ;;
+esac
+"""
+
+
+class Clone:
+    """A clone in which ``make`` runs with the stand-in.
+
+    Attributes:
+        folder: where it is.
+        environ: what ``make`` is given beside the stand-in's own.
+    """
+
+    def __init__(self, folder, home):
+        self.folder, self.environ = folder, {}
+        self._log = home / "log"
+        self.python = home / "python"
+        self.python.write_text(PYTHON)
+        self.python.chmod(0o755)
+        for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "tests/e2e/requirements-label-studio.txt"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+
+    def change(self, name):
+        """Make one file newer than everything else."""
+        for path in self.folder.rglob("*"):
+            os.utime(path, (time.time() - 3600,) * 2)
+        (self.folder / name).touch()
+
+    def make(self, *arguments, **environ):
+        return subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, timeout=60, **self.place(environ)
+        )
+
+    def command(self, *arguments):
+        return [MAKE, f"PYTHON={self.python}", *arguments]
+
+    def place(self, environ):
+        own = {"PATH": os.defpath, "FAKE_LOG": str(self._log)} | self.environ | environ
+        return {"cwd": self.folder, "env": own}
+
+    def asked(self):
+        """What Python was asked to do since the last time."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        self._log.unlink(missing_ok=True)
+        return [line for line in lines if "version_info" not in line]
+
+
+@pytest.fixture(params=["clone", "a clone with spaces"])
+def clone(tmp_path, request):
+    folder = tmp_path / request.param
+    folder.mkdir()
+    return Clone(folder, tmp_path)
+
+
+INSTALLS = ["-m venv --clear .venv", "-m pip install --quiet --disable-pip-version-check -r requirements.txt"]
+SERVES = "-m backend serve"
+
+
+def test_the_first_run_sets_up_and_serves_and_the_second_only_serves(clone):
+    first = clone.make("run")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert "Setting up .venv, once" in first.stdout
+    assert clone.asked() == [*INSTALLS, SERVES]
+    assert clone.make("run").stdout == ""
+    assert clone.asked() == [SERVES]
+
+
+def test_an_installation_that_failed_is_begun_anew(clone):
+    assert clone.make("run", FAKE_PIP_FAILS="1").returncode == 2
+    assert clone.asked() == INSTALLS
+    assert clone.make("run").returncode == 0
+    assert clone.asked() == [*INSTALLS, SERVES]
+
+
+def test_while_an_environment_is_made_the_seconds_and_its_size_are_told_and_nothing_after_that(clone):
+    done = clone.make("run", "PROGRESS_S=1", FAKE_PIP_TAKES="1.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *steps = done.stdout.splitlines()
+    assert first == "Setting up .venv, once; this takes minutes ..."
+    assert steps == ["  .venv: installing requirements.txt ...", "  .venv: 1 s, 1 MB installed"]
+
+
+def test_an_installation_is_never_silent_for_more_than_ten_seconds():
+    assert re.search(r"^PROGRESS_S := (\d+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1] == "10"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_installation_that_was_interrupted_is_begun_anew(clone, how):
+    with subprocess.Popen(
+        clone.command("run"),
+        **clone.place({"FAKE_PIP_HANGS": "1"}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    ) as process:
+        while not (clone.python.parent / "log.pid").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, how)
+    assert (clone.folder / ".venv/bin/package").exists()
+    clone.asked()
+    assert clone.make("run").returncode == 0
+    assert clone.asked() == [*INSTALLS, SERVES]
+
+
+def test_changed_requirements_are_installed_on_top_and_anew_where_that_was_interrupted(clone):
+    clone.make("run")
+    clone.asked()
+    clone.change("requirements.txt")
+    assert clone.make("run", FAKE_PIP_FAILS="1").returncode == 2
+    assert clone.asked() == INSTALLS[1:]
+    assert clone.make("run").returncode == 0
+    assert clone.asked() == [*INSTALLS, SERVES]
+
+
+def test_an_interpreter_that_is_gone_is_replaced(clone):
+    clone.make("run")
+    python = clone.folder / ".venv/bin/python"
+    python.unlink()
+    python.symlink_to("/nowhere/python3.11")
+    clone.asked()
+    assert clone.make("run").returncode == 0
+    assert clone.asked() == [*INSTALLS, SERVES]
+
+
+def test_what_the_tests_need_comes_on_top_and_a_half_of_it_spoils_all(clone):
+    tools = "-m pip install --quiet --disable-pip-version-check -r requirements-dev.txt"
+    clone.make("run")
+    clone.asked()
+    clone.make("test-wheel", FAKE_PIP_FAILS="1")
+    assert clone.asked() == [tools]
+    assert clone.make("test-wheel").returncode == 0
+    assert clone.asked() == [*INSTALLS, tools, "-m tests.support.wheel"]
+    clone.make("run")
+    clone.make("test-wheel")
+    assert clone.asked() == [SERVES, "-m tests.support.wheel"]
+
+
+def test_the_demo_gives_label_studio_an_environment_of_its_own(clone):
+    assert clone.make("demo").returncode == 0
+    asked = clone.asked()
+    assert asked[:3] == [*INSTALLS, "-m venv --clear .venv-label-studio"]
+    assert asked[3].endswith("-r tests/e2e/requirements-label-studio.txt")
+    assert asked[4] == "-m backend demo --folder ./.demo --label-studio-python ./.venv-label-studio/bin/python"
+
+
+def test_another_folder_may_hold_what_is_made(clone, tmp_path):
+    cache = tmp_path / "cache"
+    assert clone.make("demo", f"CACHE={cache}").returncode == 0
+    assert (cache / ".venv/run.stamp").exists()
+    assert f"--folder {cache}/.demo --label-studio-python {cache}/.venv-label-studio/bin/python" in clone.asked()[-1]
+    assert not list(clone.folder.glob(".venv*"))
+
+
+def test_a_folder_that_nothing_can_be_written_to_is_answered_with_a_way_out(clone):
+    done = clone.make("run", f"CACHE={clone.python}/below-a-file")  # root could write into any folder
+    assert done.returncode == 2
+    assert "try make run CACHE=/some/folder" in done.stderr
+    assert clone.asked() == []
+
+
+def test_another_python_is_refused_in_one_sentence_and_nothing_is_made(clone):
+    done = clone.make("run", FAKE_VERSION_IS_WRONG="1")
+    assert done.returncode == 2
+    assert "Python 3.10 to 3.13 is needed, e.g. make run PYTHON=python3.11" in done.stderr
+    assert not list(clone.folder.glob(".venv*"))
+
+
+def test_without_being_told_it_takes_a_python_that_is_there(clone):
+    folder = clone.python.parent / "bin"
+    folder.mkdir()
+    for tool in ("sh", "mkdir", "rm", "touch", "cp", "dirname", "sleep"):
+        (folder / tool).symlink_to(shutil.which(tool))
+    (folder / "python3.12").symlink_to(clone.python)
+    done = subprocess.run([MAKE, "run"], capture_output=True, text=True, **clone.place({"PATH": str(folder)}))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert clone.asked() == [*INSTALLS, SERVES]
+
+
+def test_help_lists_every_command(clone):
+    text = (ROOT / "Makefile").read_text()
+    named = set(re.search(r"^\.PHONY: (help.*)$", text, re.MULTILINE)[1].split())
+    listed = re.findall(r"^  make (\S+) +[A-Z]", clone.make("help").stdout, re.MULTILINE)
+    assert set(listed) == named
+    assert len(listed) == len(named)

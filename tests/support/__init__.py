@@ -1,0 +1,1 @@
+"""What tests share: fakes, servers, readers of what goes over the wire."""

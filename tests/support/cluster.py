@@ -1,0 +1,114 @@
+"""A small cluster on this machine: a real Redis, worker processes, web halves here or elsewhere, images over HTTP."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from backend.cluster.keys import Keys
+from backend.composition import cluster as composition_cluster
+from backend.metrics import Metrics
+from backend.settings import read
+from backend.types import ImageRef
+from tests.support.cluster_worker import VERSION
+from tests.support.fakes import HttpServer, Reply, png
+
+SOON_S = 60.0  # machines that run tests are often busy
+ROOT = Path(__file__).parents[2]
+KEYS = Keys("paddle-sam", VERSION)
+
+
+def ref(name="red", **fields):
+    return ImageRef(f"/data/upload/1/{name}.png", **{"task_id": 1, "project_id": 1, **fields})
+
+
+def colour(embedding):
+    return tuple(round(float(value) * 255) for value in embedding.image_embedding[:, 0, 0])
+
+
+def eventually(condition, within_s=SOON_S):
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.02)
+
+
+class Cluster:
+    """Everything in reach; a context manager that leaves nothing running.
+
+    Attributes:
+        images: the HTTP server; its ``requests`` are the downloads.
+        log: where the stand-in encoders write.
+    """
+
+    def __init__(self, redis, folder):
+        self.redis, self.folder, self.log = redis, folder, folder / "encodes.log"
+        self.log.touch()
+        self._stack, self.processes = ExitStack(), []
+        self.images = self._stack.enter_context(HttpServer())
+
+    @property
+    def environ(self):
+        return {
+            "REDIS_URL": self.redis.address,
+            "LABEL_STUDIO_URL": self.images.url,
+            "MODEL_DIR": str(self.folder),
+            "PADDLE_SAM_FETCH_TIMEOUT_S": "20",
+            "LOG_LEVEL": "warning",
+        }
+
+    def add(self, name, colour=(250, 0, 0), *, reply=None):
+        self.images.routes[f"/data/upload/1/{name}.png"] = reply or Reply(png(colour))
+
+    def web(self, **environ):
+        """A web process' embeddings, in this process."""
+        embeddings, _, team = composition_cluster.web(read({**self.environ, **environ}), VERSION, Metrics())
+        embeddings.metrics, embeddings.team = embeddings._observer, team
+        embeddings.start()
+        self._stack.callback(embeddings.close)
+        return embeddings
+
+    def worker(self, encode_s=0.0, *, wait=True, max_jobs=None, **environ):
+        """A worker process, ready for work unless told not to wait for that."""
+        arguments = [json.dumps({**self.environ, **environ}), str(self.log), str(encode_s)]
+        arguments += [str(max_jobs)] if max_jobs is not None else []
+        process = self.spawn("tests.support.cluster_worker", *arguments)
+        if wait:
+            with self.redis.client() as client:
+                name = f":{process.pid} ".encode()
+                eventually(lambda: any(name in one for one in client.zrange(KEYS.workers, 0, -1)))
+        return process
+
+    def announce(self, name="busy:1"):
+        """Say that a worker is alive that does nothing, as one that is busy with something else."""
+        link, keys, _, cluster = composition_cluster.link_and_cluster(read(self.environ), VERSION)
+        cluster.beat(f"{name} {keys.model}", 30)
+        link.close()
+
+    def spawn(self, module, *arguments, **options):
+        strict = ["-W", "error"] if module.startswith("tests.support.cluster") else []  # Paddle warns as it is imported
+        process = subprocess.Popen([sys.executable, *strict, "-m", module, *arguments], cwd=ROOT, **options)
+        self.processes.append(process)
+        return process
+
+    def encodes(self, what="begin"):
+        """The colours whose encode began (or ended), in order."""
+        lines = [line.split() for line in self.log.read_text().splitlines()]
+        return [tuple(map(int, line[3].split(","))) for line in lines if line[0] == what]
+
+    def downloads(self):
+        return [path.rsplit("/", 1)[1].removesuffix(".png") for path in self.images.paths()]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+        self._stack.close()

@@ -1,0 +1,74 @@
+"""A worker with a stand-in encoder: ``python -m tests.support.cluster_worker SETTINGS LOG ENCODE_S [MAX_JOBS]``.
+
+``SETTINGS`` is a JSON object of environment variables. Everything but the encoder is the product's own. What an image's
+first pixel says, the encoder does: see `POISON` and `TOO_LARGE`.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from backend import logs
+from backend.composition import cluster, web
+from backend.images.decode import Limits
+from backend.label_studio.client import LabelStudio
+from backend.settings import read
+from model.types import Embedding
+
+VERSION = "stand-in@00000000"
+POISON = (1, 2, 3)
+TOO_LARGE = (3, 2, 1)
+
+
+class StandIn:
+    """Takes as long as told; writes a line when an encode begins and one when it ends."""
+
+    model_version = VERSION
+
+    def __init__(self, log: Path, encode_s: float, side: int):
+        self.log, self.encode_s, self.side = log, encode_s, side
+        self.is_warm = False
+
+    def encode(self, image):
+        colour = tuple(image[0, 0].tolist())
+        if self.is_warm:
+            self.note("begin", colour)
+            if colour == POISON:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if colour == TOO_LARGE:
+                raise MemoryError("no room")
+            time.sleep(self.encode_s)
+        mean = image.reshape(-1, 3).mean(axis=0).astype(np.float32) / 255
+        array = np.broadcast_to(mean[:, None, None], (3, self.side, self.side)).copy()
+        if self.is_warm:
+            self.note("end", colour)
+        self.is_warm = True
+        return Embedding(array, image.shape[:2], (48, 64), VERSION)
+
+    def note(self, what, colour):
+        with self.log.open("a") as stream:  # one short write in append mode is whole, whoever else writes
+            stream.write(f"{what} {os.getpid()} {time.time():.3f} {','.join(map(str, colour))}\n")
+
+
+def main():
+    environ, log, encode_s, *rest = sys.argv[1:]
+    settings = read(json.loads(environ))
+    logs.configure(settings.log_level)
+    source = web.image_source(settings, LabelStudio(settings.label_studio_url, None))
+    stand_in = StandIn(Path(log), float(encode_s), int(os.environ.get("CLUSTER_SIDE", "8")))
+
+    def load():
+        time.sleep(float(os.environ.get("CLUSTER_LOAD_S", "0")))
+        return stand_in
+
+    worker = cluster.worker(settings, VERSION, Limits(), source, load)
+    sys.exit(worker.run(max_jobs=int(rest[0]) if rest else None))
+
+
+if __name__ == "__main__":
+    main()

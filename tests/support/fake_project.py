@@ -1,0 +1,209 @@
+"""A project of Label Studio as the batch commands see it, in memory, with whatever may go wrong.
+
+Filters and predictions behave as Label Studio 1.23.2 was seen to behave; `tests.e2e.test_projects` asks the real one.
+"""
+
+import json
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import msgspec
+
+from backend.errors import Reason, RetryLater
+from backend.label_studio.http import RefusedError
+from backend.label_studio.types import ListedTask, Project, StoredPrediction, TaskPage, TaskPredictions
+from backend.types import Task
+
+PROJECT = 7
+
+
+@dataclass
+class FakeTask:
+    id: int
+    data: object
+    is_labeled: bool = False
+    annotations: list = field(default_factory=list)
+
+
+@dataclass
+class FakePrediction:
+    """What is stored; ``raw`` is only read when somebody looks at it, for benchmarks to time the others."""
+
+    id: int
+    task: int
+    model_version: str
+    raw: bytes
+
+    @property
+    def result(self):
+        return json.loads(self.raw)
+
+
+def away(text="Label Studio cannot be reached", retry_after_s=None):
+    return RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE, retry_after_s)
+
+
+class FakeProject:
+    """Answers like `backend.label_studio.client.LabelStudio`.
+
+    Attributes:
+        tasks: by id.
+        stored: predictions by id.
+        calls: the names of the calls, in order.
+        failures: by the name of a call, what its next ones raise; None lets one through.
+        before: by the name of a call, a function that is called first; to slip something in between.
+        after: likewise, called when the call has had its effect; what it raises is the lost answer.
+        longest_page: as `TASK_API_PAGE_SIZE_MAX` shortens pages.
+        invalid: tasks whose predictions are not taken.
+    """
+
+    def __init__(self, label_config="<View/>", count=0):
+        self.project_value = Project(PROJECT, "A project", label_config)
+        self.tasks, self.stored, self.calls = {}, {}, []
+        self.failures = defaultdict(list)
+        self.before, self.after = {}, {}
+        self.longest_page, self.invalid = 1000, set()
+        self._lock, self._next = threading.RLock(), 1
+        for number in range(count):
+            self.add({"image": f"/data/upload/{PROJECT}/{number}.png"})
+
+    def add(self, data, is_labeled=False, annotations=()):
+        with self._lock:
+            task = FakeTask(max(self.tasks, default=0) + 1, data, is_labeled, list(annotations))
+            self.tasks[task.id] = task
+            return task.id
+
+    def delete(self, task_id):
+        with self._lock:
+            del self.tasks[task_id]
+            self.stored = {one.id: one for one in self.stored.values() if one.task != task_id}
+
+    def store(self, task_id, model_version, result):
+        with self._lock:
+            raw = bytes(result) if isinstance(result, msgspec.Raw) else json.dumps(result).encode()
+            made = FakePrediction(self._next, task_id, model_version, raw)
+            self.stored[made.id] = made
+            self._next += 1
+            return made.id
+
+    def of(self, task_id, model_version=None):
+        with self._lock:
+            return [
+                one
+                for one in self.stored.values()
+                if one.task == task_id and model_version in (None, one.model_version)
+            ]
+
+    def version(self):
+        with self._call("version"):
+            return "1.23.2"
+
+    def project(self, project_id):
+        with self._call("project"):
+            if project_id != PROJECT:
+                raise RefusedError("Label Studio answers 404", 404)
+            return self.project_value
+
+    def task_page(self, project_id, query, count, *, asks_for_predictions=False):
+        with self._call("task_page"):
+            asked = json.loads(query)
+            found = [task for task in self.tasks.values() if self._passes(task, asked)]
+            assert asked["ordering"] == ["-tasks:id"]
+            found.sort(key=lambda task: -task.id)
+            page = found[: min(count, self.longest_page)]
+            return TaskPage(tuple(ListedTask(Task(one.id, one.data), one.is_labeled) for one in page), len(found))
+
+    def annotations(self, task_id):
+        with self._call("annotations"):
+            if task_id not in self.tasks:
+                raise RefusedError("Label Studio answers 404", 404)
+            return msgspec.Raw(json.dumps(self.tasks[task_id].annotations).encode())
+
+    def predictions(self, task_id):
+        with self._call("predictions"):
+            if task_id not in self.tasks:
+                raise RefusedError("Label Studio answers 404", 404)
+            found = sorted(self.of(task_id), key=lambda one: one.id)
+        raw = [{"id": one.id, "model_version": one.model_version, "result": msgspec.Raw(one.raw)} for one in found]
+        stored = tuple(StoredPrediction(one.id, one.model_version, msgspec.Raw(one.raw)) for one in found)
+        return TaskPredictions(msgspec.Raw(msgspec.json.encode(raw)), stored)
+
+    def create_prediction(self, new):
+        with self._call("create_prediction"):
+            self._check(new)
+            self.store(new.task_id, new.model_version, new.result)
+
+    def import_predictions(self, project_id, new):
+        with self._call("import_predictions"):
+            for one in new:
+                if one.task_id not in self.tasks:
+                    raise RefusedError("Label Studio answers 400: invalid task", 400)
+            taken = [one for one in new if one.task_id not in self.invalid]
+            for one in taken:
+                self.store(one.task_id, one.model_version, one.result)
+            return len(taken)
+
+    def delete_prediction(self, prediction_id):
+        with self._call("delete_prediction"):
+            self.stored.pop(prediction_id, None)
+
+    def count_predictions(self, project_id):
+        with self._call("count_predictions"):
+            counts = defaultdict(int)
+            for one in self.stored.values():
+                counts[one.model_version] += 1
+            return dict(counts)
+
+    def _check(self, new):
+        if new.task_id not in self.tasks:
+            raise RefusedError("Label Studio answers 400: no such task", 400)
+        if new.task_id in self.invalid:
+            raise RefusedError("Label Studio answers 400: invalid prediction", 400)
+
+    def _passes(self, task, asked):
+        selected = asked.get("selectedItems")
+        if selected is not None and task.id not in selected["included"]:
+            return False
+        filters = asked.get("filters") or {"conjunction": "and", "items": []}
+        results = [self._holds(task, one) for one in filters["items"]]
+        return all(results) if filters["conjunction"] == "and" else any(results)
+
+    def _holds(self, task, one):
+        child = one.get("child_filter")
+        if child is not None and not self._holds(task, child):
+            return False
+        name, operator, value = one["filter"].removeprefix("filter:tasks:"), one["operator"], one["value"]
+        if name == "id":
+            return {"less": task.id < value, "greater": task.id > value}[operator]
+        if name == "predictions_model_versions" and operator == "contains":
+            return any(part in made.model_version for made in self.of(task.id) for part in value)
+        if name == "total_annotations" and operator == "greater":
+            return sum(not found.get("was_cancelled") for found in task.annotations) > value
+        if name == "completed_at" and operator == "empty":
+            return task.is_labeled is not value
+        raise AssertionError(f"not made for {one}")
+
+    def _call(self, name):
+        return _Call(self, name)
+
+
+class _Call:
+    def __init__(self, project, name):
+        self._project, self._name = project, name
+
+    def __enter__(self):
+        project, name = self._project, self._name
+        if name in project.before:
+            project.before[name]()
+        project.calls.append(name)
+        if project.failures[name]:
+            failure = project.failures[name].pop(0)
+            if failure is not None:
+                raise failure
+        project._lock.acquire()
+
+    def __exit__(self, kind, error, trace):
+        self._project._lock.release()
+        if error is None and self._name in self._project.after:
+            self._project.after[self._name]()

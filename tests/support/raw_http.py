@@ -1,0 +1,166 @@
+"""Callers that behave as no HTTP library would: bytes as they are, in pieces, or not at all."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from backend.web.bodies import Bodies
+from backend.web.http_connection import Limits
+from backend.web.http_server import HttpServer
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Line:
+    """A connection to a port of this machine."""
+
+    def __init__(self, port: int, timeout_s: float = 20.0, receive_bytes: int | None = None) -> None:
+        self.socket = socket.socket()
+        if receive_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.settimeout(timeout_s)
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive(self) -> bytes:
+        """Return what comes next; nothing once the server has hung up."""
+        return self.socket.recv(65536)
+
+    def rest(self) -> bytes:
+        """Return everything until the server hangs up."""
+        parts = []
+        while part := self.receive():
+            parts.append(part)
+        return b"".join(parts)
+
+    def answer(self) -> bytes:
+        """Return one answer that has a Content-Length, of a connection that goes on."""
+        received = b""
+        while b"\r\n\r\n" not in received:
+            part = self.receive()
+            if not part:
+                return received
+            received += part
+        head, _, body = received.partition(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        while len(body) < length:
+            body += self.receive()
+        return head + b"\r\n\r\n" + body
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def exchange(port: int, message: bytes) -> bytes:
+    """Send bytes as they are and return what comes back until the server hangs up."""
+    with Line(port) as line:
+        with contextlib.suppress(OSError):  # the server may have hung up already
+            line.send(message)
+            line.socket.shutdown(socket.SHUT_WR)
+        return line.rest()
+
+
+def post(path: str, body: bytes, *, length: int | None = None) -> bytes:
+    """Return a request that announces ``length`` bytes."""
+    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), length or len(body), body)
+
+
+ATTACKS = {
+    "silent": b"",
+    "half a head": b"POST /predict HTTP/1.1\r\nHost: x\r\nX-A: ",
+    "half a body": post("/predict", b"{", length=5000),
+    "half a chunk": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{",
+    "kept alive": HEALTH,
+}
+"""What each connection of an attack says before it falls silent."""
+
+
+@contextmanager
+def attack(kind: str, port: int, connections: int, trickles: bool = False) -> Iterator[list[Line]]:
+    """Hold connections of one kind until the block ends; those that trickle send a byte every now and then."""
+    with ExitStack() as stack:
+        lines = [stack.enter_context(Line(port)) for _ in range(connections)]
+        for line in lines:
+            line.send(ATTACKS[kind])
+            if kind == "kept alive":
+                line.answer()
+        over = threading.Event()
+
+        def trickle() -> None:
+            while not over.wait(0.1):
+                for line in lines:
+                    with contextlib.suppress(OSError):
+                        line.send(b" ")
+
+        thread = threading.Thread(target=trickle)
+        if trickles:
+            thread.start()
+        try:
+            yield lines
+        finally:
+            over.set()
+            if trickles:
+                thread.join()
+
+
+def times_ms(port: int, requests: list[bytes], rounds: int) -> list[float]:
+    """Return how long these requests took, each on a connection of its own, the quickest first."""
+    found = []
+    for request in requests * rounds:
+        start = time.perf_counter()
+        with Line(port) as line:
+            line.send(request)
+            assert line.answer().startswith(b"HTTP/1.1 200 ")
+        found.append((time.perf_counter() - start) * 1000)
+    return sorted(found)
+
+
+class Served:
+    """An application behind the product's HTTP server, in a thread of this process."""
+
+    def __init__(
+        self, application, *, limits: Limits | None = None, bodies: Bodies | None = None, threads: int = 4, **more
+    ):
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.port = listening.getsockname()[1]
+        self.bodies = bodies or Bodies(1_000_000)
+        self.http = HttpServer(application, [listening], self.bodies, threads=threads, limits=limits, **more)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            self.http.turn(0.05)
+        self.http.finish(10.0)
+
+    def begin_to_stop(self) -> None:
+        self._stop.set()
+        self.http.wake()
+
+    def stop(self) -> None:
+        self.begin_to_stop()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        self.http.close()
