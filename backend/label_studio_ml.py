@@ -57,7 +57,7 @@ else:
                 raise ImportError(f"label-studio-ml cannot be imported ({_missing}); {INSTALL}")
 
 
-class OnePerProcess:
+class ProcessSingleton:
     """A service that is put together by the first who needs it; a forked child puts together its own."""
 
     def __init__(self, compose: Callable[[], web.Service]) -> None:
@@ -101,7 +101,7 @@ def compose() -> web.Service:
     return service
 
 
-class Hosted:
+class MlBackendAdapter:
     """What label-studio-ml calls, for any of its base classes.
 
     Attributes:
@@ -109,7 +109,7 @@ class Hosted:
         response_class: 2.x's ``ModelResponse``, None under 1.x.
     """
 
-    service: ClassVar[OnePerProcess] = OnePerProcess(compose)
+    service: ClassVar[ProcessSingleton] = ProcessSingleton(compose)
     response_class: ClassVar[Callable[..., object] | None] = ModelResponse
 
     if TYPE_CHECKING:  # what the base class brings; get and set under 2.x only
@@ -183,5 +183,5 @@ class Hosted:
         return self.response_class(model_version=version, predictions=items)
 
 
-class PaddleSam(Hosted, LabelStudioMLBase):
+class PaddleSam(MlBackendAdapter, LabelStudioMLBase):
     """This backend, for a label-studio-ml server to make objects of."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from backend.cluster.connection import Link, answers
+from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
 from backend.cluster.queues import JobQueues, QueueState
-from backend.embeddings.content_index import Place
+from backend.embeddings.content_index import SourceKey
 from backend.errors import RetryLater
 from backend.types import Priority
 
@@ -73,10 +73,10 @@ class ClusterState:
         return len(self.worker_names)
 
 
-class Cluster:
+class ClusterMonitor:
     """Looks at the cluster, and tells it of a worker."""
 
-    def __init__(self, link: Link, keys: Keys, queues: JobQueues) -> None:
+    def __init__(self, link: RedisConnection, keys: Keys, queues: JobQueues) -> None:
         """Connect to nothing yet."""
         self._link, self._keys, self._queues = link, keys, queues
         self.state = ClusterState()
@@ -148,7 +148,7 @@ class Cluster:
         with suppress(RetryLater):  # a number on a page is not worth more
             self._link.call(lambda client: client.hincrby(self._keys.counts, what, 1))
 
-    def is_worked_on(self, place: Place) -> bool:
+    def is_worked_on(self, place: SourceKey) -> bool:
         """Whether a worker is at an address.
 
         Raises:
@@ -156,7 +156,7 @@ class Cluster:
         """
         return bool(self._link.call(lambda client: client.exists(self._keys.lease(place))))
 
-    def is_announced(self, place: Place, priority: Priority) -> bool:
+    def is_announced(self, place: SourceKey, priority: Priority) -> bool:
         """Whether a job for an address was queued that no worker has begun.
 
         Raises:
@@ -164,7 +164,7 @@ class Cluster:
         """
         return bool(self._link.call(lambda client: client.exists(self._keys.asked(place, priority))))
 
-    def under_way(self, flights: Sequence[tuple[Place, Priority | None]]) -> list[bool]:
+    def under_way(self, flights: Sequence[tuple[SourceKey, Priority | None]]) -> list[bool]:
         """Return of each address whether a worker is at it, or its job waits in a queue; one question for all.
 
         Raises:

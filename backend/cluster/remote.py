@@ -16,16 +16,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from backend.cluster.connection import Link
-from backend.cluster.content_index import Known, SharedContents, parse_notice
-from backend.cluster.listener import Ears, Listener
+from backend.cluster.connection import RedisConnection
+from backend.cluster.content_index import LookupResult, SharedContentIndex, parse_notice
+from backend.cluster.listener import Listener, ListenerCallbacks
 from backend.cluster.lookup import SharedEmbeddings
-from backend.cluster.monitor import Cluster, ClusterState
+from backend.cluster.monitor import ClusterMonitor, ClusterState
 from backend.cluster.queues import JobQueues
 from backend.cluster.store import RedisStore
 from backend.concurrency.byte_budget import ADDRESSES_BYTES, ByteBudget, Share
-from backend.embeddings.content_index import Place, place_of
-from backend.embeddings.prefetcher import Ahead
+from backend.embeddings.content_index import SourceKey, source_key
+from backend.embeddings.prefetcher import Prefetcher
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingStore
 from backend.embeddings.waiting import Observer, awaited
@@ -53,7 +53,7 @@ class _Flight:
     """One image on its way, with everybody in this process who waits for it."""
 
     ref: ImageRef
-    place: Place
+    place: SourceKey
     priority: Priority
     until: float
     asked: Priority | None = None
@@ -67,11 +67,11 @@ class QueuedEmbeddings:
 
     def __init__(
         self,
-        link: Link,
-        cluster: Cluster,
+        link: RedisConnection,
+        cluster: ClusterMonitor,
         memory: EmbeddingStore,
         store: RedisStore,
-        contents: SharedContents,
+        contents: SharedContentIndex,
         queues: JobQueues,
         model_version: str,
         observer: Observer,
@@ -95,11 +95,13 @@ class QueuedEmbeddings:
         """
         self._link, self._cluster, self._queues, self._observer, self._clock = link, cluster, queues, observer, clock
         self._made = SharedEmbeddings(link, memory, store, contents, model_version, dtype, clock)
-        self._flights: dict[Place, _Flight] = {}
-        self._asking: dict[Place, float] = {}
+        self._flights: dict[SourceKey, _Flight] = {}
+        self._asking: dict[SourceKey, float] = {}
         self._errands = ThreadPoolExecutor(ERRANDS, thread_name_prefix="redis")
-        self._ahead = Ahead(self._ask_ahead)
-        ears = Ears(self._heard, self._look_at_all, lambda: self._submit(self._cluster.refresh), self._sweep)
+        self._ahead = Prefetcher(self._ask_ahead)
+        ears = ListenerCallbacks(
+            self._heard, self._look_at_all, lambda: self._submit(self._cluster.refresh), self._sweep
+        )
         self._listener = Listener(link, cluster.channel, ears, clock)
         self._addresses = ByteBudget(ADDRESSES_BYTES)
         self._stopped = threading.Event()
@@ -150,7 +152,7 @@ class QueuedEmbeddings:
 
     def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
         """Return the embedding of an image; see `backend.embeddings.local.Embeddings.get`."""
-        place = place_of(ref)
+        place = source_key(ref)
         found = self._warm(ref, place)
         if found is not None:
             self._observer.looked_up("memory")
@@ -160,7 +162,7 @@ class QueuedEmbeddings:
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if somebody has made it; see `backend.embeddings.local.Embeddings.peek`."""
-        place = place_of(ref)
+        place = source_key(ref)
         found = self._warm(ref, place)
         if found is None:
             with suppress(BackendError):
@@ -173,7 +175,7 @@ class QueuedEmbeddings:
         self.start()
         self._ahead.add(refs)
 
-    def _warm(self, ref: ImageRef, place: Place) -> Embedding | None:
+    def _warm(self, ref: ImageRef, place: SourceKey) -> Embedding | None:
         """Return the embedding if this process holds it."""
         held = self._made.warm(place)
         if held is None:
@@ -182,7 +184,7 @@ class QueuedEmbeddings:
             self._ask_whether_changed(ref, place)
         return held.embedding
 
-    def _join(self, ref: ImageRef, place: Place, priority: Priority, deadline_s: float) -> "Future[Embedding]":
+    def _join(self, ref: ImageRef, place: SourceKey, priority: Priority, deadline_s: float) -> "Future[Embedding]":
         """Return the embedding on its way; set it on its way if this process has not."""
         self.start()
         until = self._clock() + deadline_s + LINGER_S
@@ -242,7 +244,7 @@ class QueuedEmbeddings:
             if (nobody := self._without_worker()) is not None:
                 self._settle(flight, nobody)
 
-    def _landed(self, flight: _Flight, known: Known) -> bool:
+    def _landed(self, flight: _Flight, known: LookupResult) -> bool:
         """Give a flight its end, if what is known of its address is one."""
         if known.failure is not None:
             self._settle(flight, known.failure)
@@ -309,7 +311,7 @@ class QueuedEmbeddings:
         if flight is not None:
             self._submit(self._guarded, flight, lambda flight: self._told(flight, notice.known))
 
-    def _told(self, flight: _Flight, known: Known) -> None:
+    def _told(self, flight: _Flight, known: LookupResult) -> None:
         if not self._landed(flight, known):
             self._look(flight)
 
@@ -342,7 +344,7 @@ class QueuedEmbeddings:
     # Ahead of time
 
     def _ask_ahead(self, ref: ImageRef) -> None:
-        place = place_of(ref)
+        place = source_key(ref)
         try:
             if self._warm(ref, place) is None and not self._made.is_done(place):
                 self._queues.ask(ref, place, Priority.PREFETCH)
@@ -352,7 +354,7 @@ class QueuedEmbeddings:
         except Exception:
             logger.exception("event=prefetch_defect task=%s", ref.task_id)
 
-    def _ask_whether_changed(self, ref: ImageRef, place: Place) -> None:
+    def _ask_whether_changed(self, ref: ImageRef, place: SourceKey) -> None:
         """Have a worker look whether an image has changed, while clicks on it go on being answered."""
         now = self._clock()
         with self._lock:
@@ -362,7 +364,7 @@ class QueuedEmbeddings:
             self._asking[place] = now + RECHECK_AGAIN_S
             self._errands.submit(self._recheck, ref, place)
 
-    def _recheck(self, ref: ImageRef, place: Place) -> None:
+    def _recheck(self, ref: ImageRef, place: SourceKey) -> None:
         try:
             known = self._made.known(place)
             if known.note is not None and known.note.is_fresh:

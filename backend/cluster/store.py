@@ -13,7 +13,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from backend.cluster.connection import Link, answers
+from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
 from backend.embeddings.serialization import dump, load
 from backend.embeddings.stores import EmbeddingKey, Shape, StoreStats, is_usable
@@ -37,7 +37,7 @@ class RedisStore:
 
     def __init__(
         self,
-        link: Link,
+        link: RedisConnection,
         keys: Keys,
         ttl_s: float,
         stage: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
@@ -149,7 +149,7 @@ class RedisStore:
             self._link.call(lambda client: client.delete(self._keys.embedding(key)))
 
 
-def memory_of(link: Link) -> dict[str, Any]:  # Any: redis-py types the answer to INFO so
+def memory_of(link: RedisConnection) -> dict[str, Any]:  # Any: redis-py types the answer to INFO so
     """Return what Redis says of its memory; nothing where its user may not ask.
 
     Raises:

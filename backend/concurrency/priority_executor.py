@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Fetch:
-    """A fetch that was asked for; for `Fetchers.promote`."""
+    """A fetch that was asked for; for `PriorityExecutor.promote`."""
 
     work: Callable[[], None]
     priority: Priority
     is_taken: bool = False
 
 
-class Fetchers:
+class PriorityExecutor:
     """Does fetches on a few threads, which begin when they are needed; safe from many threads."""
 
     def __init__(self, at_once: int, spared: int) -> None:

@@ -50,7 +50,7 @@ class OutageError(RetryLater):
     """Something has been away for longer than patience lasts."""
 
 
-class Patience:
+class OutageRetry:
     """Repeats calls for as long as it lasts; safe from many threads."""
 
     def __init__(

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
-from backend.concurrency.fifo_limiter import Turns
+from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.local import Embeddings
 from backend.errors import BackendError, Reason, RequestError, RetryLater
 from backend.labeling import config, task_images
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 from backend.labeling.output_choice import choose_output
 from backend.labeling.task_prompts import TaskPrompts
 from backend.segmentation import batches
-from backend.segmentation.decoding import Drawing
+from backend.segmentation.decoding import MaskService
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 from backend.types import ImageRef, ObjectPrompt, Prediction, Priority, PromptRegion, Region, Skipped, Task
 from model.types import Embedding, Mask, Prompt
@@ -57,7 +57,7 @@ class _Place:
     ref: ImageRef
     to_name: str
     item_index: int | None
-    controls: Controls
+    controls: LabelConfig
 
 
 _Where: TypeAlias = tuple[str, int | None]  # to_name and item_index
@@ -73,7 +73,7 @@ class TaskSegmenter:
 
     def __init__(
         self,
-        drawing: Drawing,
+        drawing: MaskService,
         embeddings: Embeddings,
         outputs: Sequence[ShapeKind] = OUTPUT_KINDS,
         automatic: Automatic | None = None,
@@ -88,13 +88,13 @@ class TaskSegmenter:
         """
         self.model_version = drawing.model_version
         self._drawing, self._embeddings, self._outputs = drawing, embeddings, tuple(outputs)
-        self._automatic, self._turns = automatic, Turns(1)
+        self._automatic, self._turns = automatic, FifoLimiter(1)
 
     def segment(
         self,
         task: Task,
         asked: TaskPrompts,
-        controls: Controls,
+        controls: LabelConfig,
         project_id: int | None,
         image_s: float,
         *,
@@ -135,7 +135,9 @@ class TaskSegmenter:
         nothing = [] if asked.regions else [Skipped("", Reason.NO_PROMPT)]
         return self._prediction(found, [*nothing, *asked.skipped, *skipped], is_whole)
 
-    def segment_everything(self, task: Task, controls: Controls, project_id: int | None, image_s: float) -> Prediction:
+    def segment_everything(
+        self, task: Task, controls: LabelConfig, project_id: int | None, image_s: float
+    ) -> Prediction:
         """Return masks of everything on a task's images, within the limits.
 
         They carry no label, except where the labeling config offers only one: which of several it is, nobody knows.
@@ -241,7 +243,7 @@ def _on_each(
     return found, skipped, is_whole
 
 
-def _place(controls: Controls, where: _Where, task: Task, project_id: int | None) -> _Place:
+def _place(controls: LabelConfig, where: _Where, task: Task, project_id: int | None) -> _Place:
     """Return where prompts lie.
 
     Raises:

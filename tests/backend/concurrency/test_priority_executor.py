@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from backend.concurrency.priority_executor import Fetchers
+from backend.concurrency.priority_executor import PriorityExecutor
 from backend.types import Priority
 from tests.support.service import wait_until
 
@@ -40,7 +40,7 @@ def open_site():
     sites = []
 
     def build(at_once=3, spared=1):
-        sites.append(Site(Fetchers(at_once, spared)))
+        sites.append(Site(PriorityExecutor(at_once, spared)))
         return sites[-1]
 
     yield build
@@ -131,7 +131,7 @@ def test_a_defect_of_one_fetch_leaves_the_next_ones_their_place(open_site, caplo
 
 def test_closing_drops_what_waits_ends_what_runs_and_takes_no_more():
     before = set(threading.enumerate())
-    site = Site(Fetchers(at_once=2, spared=1))
+    site = Site(PriorityExecutor(at_once=2, spared=1))
     fetches = [site.fetch(name, BULK) for name in ("running", "waiting")]
     site.has_begun("running")
     closing = threading.Thread(target=site.fetchers.close)
@@ -149,4 +149,4 @@ def test_closing_drops_what_waits_ends_what_runs_and_takes_no_more():
 @pytest.mark.parametrize(("at_once", "spared"), [(0, 0), (2, 2), (1, -1)])
 def test_places_for_nobody_are_refused(at_once, spared):
     with pytest.raises(ValueError, match="expected"):
-        Fetchers(at_once, spared)
+        PriorityExecutor(at_once, spared)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from backend.concurrency.retry import ATTEMPTS, OUTAGES, OutageError, Patience, Stopped
+from backend.concurrency.retry import ATTEMPTS, OUTAGES, OutageError, OutageRetry, Stopped
 from backend.errors import ImageError, Reason, RetryLater
 from tests.support.fake_project import away
 from tests.support.fakes import FakeClock
@@ -28,7 +28,7 @@ class Script:
 
 
 def patience(stop=None, **options):
-    return Patience(stop or threading.Event(), **({"first_wait_s": 0.001, "between_attempts_s": 0.001} | options))
+    return OutageRetry(stop or threading.Event(), **({"first_wait_s": 0.001, "between_attempts_s": 0.001} | options))
 
 
 @pytest.mark.parametrize("reason", sorted(OUTAGES))

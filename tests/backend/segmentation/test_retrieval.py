@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from backend.embeddings.local import FETCHERS, SPARED
 from backend.errors import Reason, RetryLater
 from backend.protocol import messages
-from backend.segmentation.claims import SETTLED_S
-from backend.segmentation.retrieval import HEAVY_BYTES, Opened, RetrievalPolicy
+from backend.segmentation.claims import DEDUP_WINDOW_S
+from backend.segmentation.retrieval import HEAVY_BYTES, OpenedTaskPolicy, RetrievalPolicy
 from tests.support.fakes import png
 from tests.support.service import IMAGE, SIZE_WH, VERSION, Service, wait_until
 from tests.support.wire_bodies import CONFIG, JUNK, RESULTS, click, encoded, rectangle, result, saved, task_with
@@ -62,7 +62,7 @@ def request(*tasks, **changes):
 
 def answers(service, *tasks, **changes):
     """What tasks are answered, some time after everything before has settled."""
-    service.clock.advance(SETTLED_S)
+    service.clock.advance(DEDUP_WINDOW_S)
     return service.segmenter.predict(messages.parse_predict(encoded(request(*tasks, **changes))))
 
 
@@ -265,7 +265,7 @@ def test_an_opened_task_with_boxes_is_handed_on_as_doubtful_so_that_its_project_
 
 
 def test_the_setting_lets_an_opened_task_have_masks_of_what_people_drew():
-    with Service(retrieval=RetrievalPolicy(opened=Opened.ALWAYS)) as service:
+    with Service(retrieval=RetrievalPolicy(opened=OpenedTaskPolicy.ALWAYS)) as service:
         assert service.predict(request(boxed(1))) == [[]]
         wait_until(lambda: service.encoder.calls == 1 and not service.embeddings.encoding)
         [item] = service.predict(request(boxed(1)))
@@ -274,7 +274,7 @@ def test_the_setting_lets_an_opened_task_have_masks_of_what_people_drew():
 
 def test_the_setting_keeps_opened_tasks_from_masks_whatever_was_asked_for_before():
     later = FakeLater()
-    with Service(retrieval=RetrievalPolicy(opened=Opened.NEVER), later=later) as service:
+    with Service(retrieval=RetrievalPolicy(opened=OpenedTaskPolicy.NEVER), later=later) as service:
         service.predict(request(boxed(1), boxed(2)))
         assert service.predict(request(boxed(3))) == [[]]
         assert later.late == []
