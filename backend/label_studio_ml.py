@@ -145,7 +145,7 @@ class MlBackendAdapter:
         except (ValueError, OSError, BackendError) as error:
             reason = error.reason if isinstance(error, BackendError) else Reason.MODEL_NOT_READY
             logger.error("event=predict_failed reason=%s detail=%r", reason, str(error))
-            return self._response((Prediction((), 0.0, "", (reason,), is_final=bool(context)),) * len(tasks))
+            return self._response((Prediction((), 0.0, "", (reason,), should_store=bool(context)),) * len(tasks))
         predictions = service.segmenter.predict(request)
         answers.note(service.metrics, request, predictions, total_s=time.perf_counter() - start)
         return self._response(predictions)

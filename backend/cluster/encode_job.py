@@ -92,7 +92,7 @@ class EncodeJob:
         makes_way = False
         with lease:
             try:
-                note = self._see_through(ref, place, priority, lease)
+                note = self._ensure_encoded(ref, place, priority, lease)
                 self._contents.put(place, note, lease)
             except Preempted:
                 makes_way = True
@@ -109,7 +109,7 @@ class EncodeJob:
         logger.info("event=job_failed project=%s task=%s reason=%s", ref.project_id, ref.task_id, error.reason)
         self._contents.fail(place, error, lease)
 
-    def _see_through(self, ref: ImageRef, place: SourceKey, priority: Priority, lease: Lease) -> SharedRecord:
+    def _ensure_encoded(self, ref: ImageRef, place: SourceKey, priority: Priority, lease: Lease) -> SharedRecord:
         if lease.attempt > MAX_ATTEMPTS:
             lease.ends_in_order = False
             raise ImageError(

@@ -59,7 +59,7 @@ class SharedEmbeddings:
     def warm(self, place: SourceKey) -> CachedEmbedding | None:
         """Return the embedding if this process holds it; as old as may be while nobody can be asked for a newer one."""
         content = self._contents.get(place)
-        if content is None or not (self._contents.is_usable(content) or self._link.is_down):
+        if content is None or not (self._contents.is_stale_usable(content) or self._link.is_down):
             return None
         found = self._memory.get(self._key(content.digest))
         if found is None:
@@ -107,7 +107,7 @@ class SharedEmbeddings:
         """Remember what lies behind an address."""
         self._contents.put(place, note.digest, note.version, immutable=note.immutable, age_s=note.age_s)
 
-    def relearn(self, place: SourceKey, note: SharedRecord) -> None:
+    def refresh(self, place: SourceKey, note: SharedRecord) -> None:
         """Remember what lies behind an address, if this process remembers anything of it."""
         if self._contents.get(place) is not None:
             self.learn(place, note)

@@ -50,7 +50,7 @@ class ClusterState:
     Attributes:
         is_known: whether it has been looked at yet.
         worker_names: host and process of each worker that is alive.
-        strangers: workers that are alive and encode with other weights, which their names end with.
+        other_models: workers that are alive and encode with other weights, which their names end with.
         queues: the most urgent first.
         encodes: how many the workers have made since Redis was last empty.
         fetches: how many images they fetched for it.
@@ -60,7 +60,7 @@ class ClusterState:
 
     is_known: bool = False
     worker_names: tuple[str, ...] = ()
-    strangers: tuple[str, ...] = ()
+    other_models: tuple[str, ...] = ()
     queues: tuple[QueueState, ...] = ()
     encodes: int = 0
     fetches: int = 0
@@ -97,9 +97,9 @@ class ClusterMonitor:
         took = time.perf_counter() - start
         alive = self.alive()
         ours = tuple(name.split(" ")[0] for name in alive if self._is_ours(name))
-        strangers = tuple(name for name in alive if not self._is_ours(name))
+        other_models = tuple(name for name in alive if not self._is_ours(name))
         encodes, fetches, failures = self._counts()
-        self.state = ClusterState(True, ours, strangers, self._queues.states(), encodes, fetches, failures, took)
+        self.state = ClusterState(True, ours, other_models, self._queues.states(), encodes, fetches, failures, took)
         return self.state
 
     def refresh(self) -> None:

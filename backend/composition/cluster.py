@@ -195,8 +195,8 @@ def _team(embeddings: QueuedEmbeddings, link: RedisConnection) -> ClusterView:
     if not state.workers:
         text = "none is running that could encode an image"
         problems.append(Problem("workers", text, "start one with python -m backend worker"))
-    if state.strangers:
-        names = ", ".join(state.strangers)
+    if state.other_models:
+        names = ", ".join(state.other_models)
         problems.append(Problem("workers", f"with other weights: {names}", "give all of them one PADDLE_SAM_WEIGHTS"))
     rows = (
         Field("Redis answers in", duration(1000 * state.round_trip_s)),

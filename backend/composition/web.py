@@ -108,7 +108,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         checkpoint: the weights, as `read_weights` returned them.
     """
     pictures = Pictures() if settings.show_masks else None
-    metrics = Metrics(witness=pictures.add if pictures is not None else None)
+    metrics = Metrics(on_answer=pictures.add if pictures is not None else None)
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
     decoder = LazyDecoder(checkpoint, settings.device)
     embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics)
@@ -245,4 +245,4 @@ def _store(settings: Settings, checkpoint: Checkpoint, metrics: Metrics) -> Embe
                 on_drop=metrics.dropped,
             )
         )
-    return TieredStore(tiers, metrics.looked_up)
+    return TieredStore(tiers, metrics.record_lookup)

@@ -28,16 +28,16 @@ class Fetch:
 class PriorityExecutor:
     """Does fetches on a few threads, which begin when they are needed; safe from many threads."""
 
-    def __init__(self, at_once: int, spared: int) -> None:
+    def __init__(self, at_once: int, reserved: int) -> None:
         """Start nothing yet.
 
         Args:
             at_once: how many fetches may run.
-            spared: how many of those places only `Priority.INTERACTIVE` may take.
+            reserved: how many of those places only `Priority.INTERACTIVE` may take.
         """
-        if not 0 <= spared < at_once:
-            raise ValueError(f"spared: expected from 0 to {at_once - 1}, got {spared}")
-        self._at_once, self._in_background = at_once, at_once - spared
+        if not 0 <= reserved < at_once:
+            raise ValueError(f"spared: expected from 0 to {at_once - 1}, got {reserved}")
+        self._at_once, self._in_background = at_once, at_once - reserved
         self._heap: list[tuple[Priority, int, Fetch]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()

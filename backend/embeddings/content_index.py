@@ -84,7 +84,7 @@ class ContentIndex:
         """Whether it may be used without asking."""
         return self._clock() - content.checked_at < content.fresh_s
 
-    def is_usable(self, content: ContentRecord) -> bool:
+    def is_stale_usable(self, content: ContentRecord) -> bool:
         """Whether it may be used while it is being asked about."""
         return self._clock() - content.checked_at < USABLE_FACTOR * content.fresh_s
 

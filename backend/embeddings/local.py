@@ -23,7 +23,7 @@ from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.prefetcher import Prefetcher
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
-from backend.embeddings.waiting import Observer, awaited
+from backend.embeddings.waiting import Observer, wait_for
 from backend.errors import BackendError, Reason, RetryLater
 from backend.images import decode
 from backend.images.fetch import Fetched, Validators
@@ -166,7 +166,7 @@ class LocalEmbeddings:
         if found is not None:
             return found
         future = self._join(ref, place, priority)
-        return awaited(future, deadline_s, self._observer)
+        return wait_for(future, deadline_s, self._observer)
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if it is there; see `Embeddings.peek`."""
@@ -183,11 +183,11 @@ class LocalEmbeddings:
     def _warm(self, ref: ImageRef, place: SourceKey) -> Embedding | None:
         """Return the embedding if it takes neither a download nor an encode."""
         content = self._contents.get(place)
-        if content is None or not self._contents.is_usable(content):
+        if content is None or not self._contents.is_stale_usable(content):
             return None
         found = self._store.get(self._key(content.digest))
         if found is not None and not self._contents.is_fresh(content):
-            self._ask_in_background(ref, place, content)
+            self._revalidate(ref, place, content)
         return found
 
     def _join(self, ref: ImageRef, place: SourceKey, priority: Priority) -> "Future[Embedding]":
@@ -270,7 +270,7 @@ class LocalEmbeddings:
         else:
             flight.future.set_result(outcome)
 
-    def _ask_in_background(self, ref: ImageRef, place: SourceKey, content: ContentRecord) -> None:
+    def _revalidate(self, ref: ImageRef, place: SourceKey, content: ContentRecord) -> None:
         """Find out whether an image has changed, while clicks on it go on being answered."""
         with self._lock:
             if place in self._asking or len(self._asking) >= RECHECKS or self._is_closed:

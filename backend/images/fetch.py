@@ -32,7 +32,7 @@ from backend.images.network_policy import AddressPolicy, Origin, seconds_left
 from backend.logs import without_credentials
 from backend.types import ImageRef
 
-__all__ = ["LabelStudioAuth", "Fetched", "ImageSource", "Limits", "Validators"]
+__all__ = ["Fetched", "ImageSource", "LabelStudioAuth", "Limits", "Validators"]
 
 _USER_AGENT = f"Mozilla/5.0 (compatible; {NAME})"
 """Hosts that want a browser let one pass that calls itself compatible, as search engines do; the name stays true."""
@@ -100,14 +100,14 @@ class _Trip:
         known: what need not be sent again.
         deadline: on the monotonic clock, in seconds.
         url: where it is.
-        at_home: whether it has only been where the token may go.
+        send_token: whether it has only been where the token may go.
         cookies: what each origin has set on the way, as browsers send it back there; none of Label Studio's.
     """
 
     known: Validators
     deadline: float
     url: httpx.URL
-    at_home: bool = True
+    send_token: bool = True
     cookies: dict[Origin, dict[str, str]] = field(default_factory=dict)
 
     @property
@@ -205,7 +205,7 @@ class ImageSource:
         """Follow redirects to the image; the token goes along until the first hop that leaves the task files."""
         for _ in range(self._limits.max_redirects + 1):
             here = trip.url
-            trip.at_home = trip.at_home and _holds_task_files(here, self._authority.url)
+            trip.send_token = trip.send_token and _holds_task_files(here, self._authority.url)
             reply = self._ask(trip)
             if reply.status == 304 and trip.known.is_known:
                 return None
@@ -216,7 +216,7 @@ class ImageSource:
                 return Fetched(reply.data, version, immutable, reply.share)
             trip.url = outcomes.redirected(here, reply.head)
             asks_for_login = trip.url.path.rstrip("/").endswith(_LOGIN_PATH)
-            if trip.at_home and asks_for_login:
+            if trip.send_token and asks_for_login:
                 raise self._authority.refusal("asks for a login", self._header(trip))
             if asks_for_login and self._is_closed(here):
                 raise _without_key("asks for a login", here)
@@ -224,13 +224,13 @@ class ImageSource:
 
     def _ask(self, trip: _Trip) -> Reply:
         """Return the answer to one request; at home with the token, and with a new one after a 401."""
-        header = self._header(trip) if trip.at_home else None
+        header = self._header(trip) if trip.send_token else None
         reply = self._get(trip, header)
-        if trip.at_home and reply.status == 401 and header is not None:
+        if trip.send_token and reply.status == 401 and header is not None:
             renewed = self._header(trip, rejected=header)
             if renewed != header:
                 reply = self._get(trip, renewed)
-        if trip.at_home and (reply.status in (401, 403) or (reply.status == 200 and is_web_page(reply.data))):
+        if trip.send_token and (reply.status in (401, 403) or (reply.status == 200 and is_web_page(reply.data))):
             what = f"answers {reply.status} for an image" if reply.status != 200 else "answers with a web page"
             raise self._authority.refusal(what, header)
         if reply.status in (401, 403) and self._is_closed(trip.url):

@@ -127,7 +127,7 @@ class PredictionWriter:
                     verdicts[one.task_id] = error
         return [(one, verdicts[one.task_id]) for one in chunk]
 
-    def tidy(self, model_version: str) -> int:
+    def delete_duplicates(self, model_version: str) -> int:
         """Delete all but one of this version's predictions of every task; return how many were deleted.
 
         Two questions tell whether there is anything to do.

@@ -91,7 +91,7 @@ class _ObjectBuilder:
 
 
 def translate(
-    context: Sequence[PromptRegion], image_size: Size | None = None, *, are_apart: bool = False
+    context: Sequence[PromptRegion], image_size: Size | None = None, *, one_object_per_point: bool = False
 ) -> ResolvedPrompts:
     """Return the prompts that a context holds.
 
@@ -99,9 +99,9 @@ def translate(
         context: the click's regions, oldest first.
         image_size: (H, W) of the image the model sees, where it differs from the regions' ``original_size``; prompts
             are in its pixels. Answers must still have the ``original_size``.
-        are_apart: whether points without a sign mark an object each, unless they lie in one that is marked otherwise.
+        one_object_per_point: whether points without a sign mark an object each, unless they lie in an area.
     """
-    are_signed = not are_apart and any(
+    are_signed = not one_object_per_point and any(
         isinstance(region.shape, KeyPoint) and region.is_positive is not None for region in context
     )
     skipped: list[Skipped] = []
@@ -116,7 +116,7 @@ def translate(
         groups.setdefault(where, []).append((place, region, found))
     drafts: list[_ObjectBuilder] = []
     for group in groups.values():
-        drafts.extend(_drafts(group, skipped, are_apart))
+        drafts.extend(_drafts(group, skipped, one_object_per_point))
     drafts.sort(key=lambda draft: draft.place)
     return ResolvedPrompts(tuple(_object(draft, image_size, skipped) for draft in drafts), tuple(skipped))
 
@@ -207,7 +207,7 @@ def _mark(region: PromptRegion, image_size: Size | None, are_signed: bool) -> Sh
 
 
 def _drafts(
-    group: Iterable[tuple[int, PromptRegion, ShapePrompt]], skipped: list[Skipped], are_apart: bool
+    group: Iterable[tuple[int, PromptRegion, ShapePrompt]], skipped: list[Skipped], one_object_per_point: bool
 ) -> list[_ObjectBuilder]:
     """Return the objects marked on one image."""
     areas: list[_ObjectBuilder] = []
@@ -217,7 +217,7 @@ def _drafts(
             points.append((place, _Point(region, found.points[0], region.is_positive is not False)))
         else:
             areas.append(_ObjectBuilder(place, found, region))
-    homeless: list[tuple[int, _Point]] = []
+    unassigned: list[tuple[int, _Point]] = []
     nested: dict[tuple[str, ...], _Nested] = {}
     for place, point in points:
         labels = point.region.labels
@@ -225,10 +225,10 @@ def _drafts(
             nested[labels] = _Nested(areas, labels)
         home = nested[labels].smallest_around(point.at)
         if home is None:
-            homeless.append((place, point))
+            unassigned.append((place, point))
         else:
             home.points.append(point)
-    loose = _loose(homeless, are_apart)
+    loose = _loose(unassigned, one_object_per_point)
     for draft in (*areas, *loose.values()):
         draft.points = _later_wins(draft.points)
     for (labels, _), draft in loose.items():
@@ -244,10 +244,14 @@ def _drafts(
     return areas
 
 
-def _loose(points: Iterable[tuple[int, _Point]], are_apart: bool) -> dict[tuple[tuple[str, ...], str], _ObjectBuilder]:
+def _loose(
+    points: Iterable[tuple[int, _Point]], one_object_per_point: bool
+) -> dict[tuple[tuple[str, ...], str], _ObjectBuilder]:
     """Return the points that lie in no area, by their label, and where they are apart each by itself."""
     points = list(points)
-    unsigned = Counter(point.region.labels for _, point in points if are_apart and point.region.is_positive is None)
+    unsigned = Counter(
+        point.region.labels for _, point in points if one_object_per_point and point.region.is_positive is None
+    )
     found: dict[tuple[tuple[str, ...], str], _ObjectBuilder] = {}
     for place, point in points:
         is_alone = unsigned[point.region.labels] > 1 and point.region.is_positive is None

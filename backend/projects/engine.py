@@ -193,7 +193,9 @@ def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
     finally:
         link.close()
     if not state.workers:
-        others = f"; those that run encode with other weights: {', '.join(state.strangers)}" if state.strangers else ""
+        others = (
+            f"; those that run encode with other weights: {', '.join(state.other_models)}" if state.other_models else ""
+        )
         raise RetryLater(
             f"no worker encodes with {checkpoint.model_version}{others}; start one with python -m backend worker",
             Reason.NO_WORKER,

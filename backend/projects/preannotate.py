@@ -109,7 +109,7 @@ class PreannotateContext:
         model_version: that predictions carry.
         patience: waits while something is away.
         at_once: how many tasks are in hand at a time.
-        hurry: is called once the run is to stop, so that whoever waits for others' work leaves.
+        cancel_waits: is called once the run is to stop, so that whoever waits for others' work leaves.
         replaces: whether predictions of this model that are there already are made anew.
         ignores_stored: whether to make predictions as if there were none; nothing is stored then.
     """
@@ -120,7 +120,7 @@ class PreannotateContext:
     model_version: str
     patience: OutageRetry
     at_once: int
-    hurry: Callable[[], None] = lambda: None
+    cancel_waits: Callable[[], None] = lambda: None
     replaces: bool = False
     ignores_stored: bool = False
 
@@ -148,7 +148,7 @@ def run(
 
     with Batcher(sink, lambda made: len(bytes(made.new.result))) as chunks:
         with recording_end(tally, stop):
-            for outcome in parallel_map(tasks, _Work(means), means.at_once, stop, means.hurry):
+            for outcome in parallel_map(tasks, _Work(means), means.at_once, stop, means.cancel_waits):
                 if isinstance(outcome, PendingPrediction):
                     chunks.add(outcome)
                 elif outcome is not None:
@@ -200,9 +200,9 @@ class _Work:
     def _made(self, task_id: int, task: Task, held: Sequence[StoredPrediction]) -> PendingPrediction | TaskOutcome:
         means = self._means
         means.patience.check()
-        prediction = means.patience.see_through(partial(means.segment, task), means.tasks.version)
+        prediction = means.patience.call_for_image(partial(means.segment, task), means.tasks.version)
         failures = failures_of(task, prediction)
-        if not prediction.is_whole:  # what is stored would hide from the next run that an image is missing
+        if not prediction.is_complete:  # what is stored would hide from the next run that an image is missing
             return TaskOutcome(failures=failures)
         if not prediction.result:
             return TaskOutcome("" if failures else NOTHING, failures)

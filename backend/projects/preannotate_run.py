@@ -57,7 +57,7 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         model_version=segmenter.model_version,
         patience=batch.patience,
         at_once=engine.at_once,
-        hurry=engine.close,
+        cancel_waits=engine.close,
         replaces=choice.replaces,
         ignores_stored=choice.dry_run is not None,
     )
@@ -84,7 +84,7 @@ def _stored(batch: BatchRun, means: PreannotateContext) -> RunReport:
     if tally.ended:  # the next run looks
         return tally
     with recording_end(tally, batch.stop):
-        deleted = writer.tidy(means.model_version)
+        deleted = writer.delete_duplicates(means.model_version)
         if deleted:
             tally.add(DUPLICATES, deleted)
     return tally

@@ -47,7 +47,7 @@ class PrecomputeContext:
         patience: waits while something is away.
         at_once: how many tasks are in hand at a time.
         room: how much the store can hold; None where it has no limit.
-        hurry: is called once the run is to stop, so that whoever waits for others' work leaves.
+        cancel_waits: is called once the run is to stop, so that whoever waits for others' work leaves.
     """
 
     ensure: Callable[[ImageRef], bool]
@@ -55,7 +55,7 @@ class PrecomputeContext:
     patience: OutageRetry
     at_once: int
     room: Room | None = None
-    hurry: Callable[[], None] = lambda: None
+    cancel_waits: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def run(
         return _task(task, refs, means)
 
     with recording_end(tally, stop):
-        for outcome in parallel_map(while_there_is_room(), work, means.at_once, stop, means.hurry):
+        for outcome in parallel_map(while_there_is_room(), work, means.at_once, stop, means.cancel_waits):
             kept.difference_update(map(_name, outcome.missing))
             tally.add(ENCODED, outcome.encoded)
             tally.add(CACHED, outcome.cached)
@@ -128,7 +128,7 @@ def _task(task: Task, refs: Sequence[ImageRef], means: PrecomputeContext) -> _Ou
         failures.append(Failure(task.id, Reason.NO_IMAGE_IN_TASK, "its data holds no address of an image"))
     for ref in refs:
         try:
-            made = means.patience.see_through(partial(means.ensure, ref), means.look)
+            made = means.patience.call_for_image(partial(means.ensure, ref), means.look)
         except Stopped:
             return _Outcome(frozenset(missing), encoded, cached, tuple(failures), is_left=True)
         except OutageError:

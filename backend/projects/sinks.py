@@ -51,7 +51,7 @@ def patiently(source: Source, patience: OutageRetry, look: Callable[[], object])
     """
 
     def fetch(ref: ImageRef) -> bytes:
-        fetched = patience.see_through(partial(source.fetch, ref), look)
+        fetched = patience.call_for_image(partial(source.fetch, ref), look)
         assert fetched is not None  # no version was given
         return fetched.data
 

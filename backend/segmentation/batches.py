@@ -54,7 +54,7 @@ class Plan:
         regions = [self.regions[name] for name in one.region_ids]
         if all(prompts.outlined(region) is region for region in regions):
             return one
-        found = prompts.translate(regions, are_apart=True).objects
+        found = prompts.translate(regions, one_object_per_point=True).objects
         return found[0] if found else one
 
 
@@ -82,7 +82,7 @@ def plan(
     """
     choice = Outputs(controls, outputs) if asked.regions else None
     on_image, skipped = _in_pixels_of(embedding, controls.images[0].name, asked.regions, choice)
-    found = prompts.translate([prompts.outlined(region) for region in on_image], are_apart=True)
+    found = prompts.translate([prompts.outlined(region) for region in on_image], one_object_per_point=True)
     regions = {region.id: region for region in on_image}
     chosen: list[tuple[ObjectPrompt, OutputTag]] = []
     for one in found.objects:

@@ -164,7 +164,7 @@ class DeferredPredictions:
 
     def _tidy(self, project_id: int) -> None:
         try:
-            self._writer(project_id).tidy(self._segmenter.model_version)
+            self._writer(project_id).delete_duplicates(self._segmenter.model_version)
         except BackendError as error:
             logger.info("event=not_tidied project=%s reason=%s", project_id, error.reason)
         except Exception:
@@ -188,11 +188,11 @@ class DeferredPredictions:
     def _push(self, late: DeferredTask) -> None:
         assert late.project_id is not None
         assert late.task.id is not None  # see `add`
-        if late.is_doubtful and not self._is_wanted(late.project_id):
+        if late.only_if_predictions_in_use and not self._is_wanted(late.project_id):
             return
         segment = partial(self._segmenter.segment, late.task, late.asked, late.controls, late.project_id, IMAGE_S)
-        made = self._patience.see_through(segment, self._studio.version)
-        if not made.result or not made.is_whole:
+        made = self._patience.call_for_image(segment, self._studio.version)
+        if not made.result or not made.is_complete:
             self._failed(late, made.reasons[0] if made.reasons else Reason.EMPTY_MASK, "nothing to store")
             return
         if not self._claims.take(late.key, late.asked_at):

@@ -53,7 +53,7 @@ class DeferredTask:
         controls: the project's labeling config.
         project_id: its project.
         asked_at: when it was asked for, see `backend.segmentation.claims.RecentlyAnswered`.
-        is_doubtful: whether its masks are wanted only where the project holds predictions of this model already.
+        only_if_predictions_in_use: whether its masks are wanted only where the project holds this model's predictions.
     """
 
     task: Task
@@ -61,7 +61,7 @@ class DeferredTask:
     controls: LabelConfig
     project_id: int | None
     asked_at: float
-    is_doubtful: bool = False
+    only_if_predictions_in_use: bool = False
 
     @property
     def key(self) -> Hashable:
@@ -113,12 +113,12 @@ class _Asked:
     Attributes:
         prompts: what it holds.
         answer: where there is nothing to be segmented.
-        is_doubtful: whether it may have to be segmented all the same.
+        only_if_predictions_in_use: whether it may have to be segmented all the same.
     """
 
     prompts: TaskPrompts
     answer: Prediction | None = None
-    is_doubtful: bool = False
+    only_if_predictions_in_use: bool = False
 
 
 class Retrieval:
@@ -152,13 +152,18 @@ class Retrieval:
         for place, task in enumerate(request.tasks):
             asked = self._prompts(task, project_id, is_alone)
             one = DeferredTask(
-                Task(task.id, task.data), asked.prompts, controls, project_id, asked_at, asked.is_doubtful
+                Task(task.id, task.data),
+                asked.prompts,
+                controls,
+                project_id,
+                asked_at,
+                asked.only_if_predictions_in_use,
             )
             if asked.answer is None:
                 marked[place] = one
             else:
                 answers[place] = asked.answer
-                late += [one] if asked.is_doubtful else []
+                late += [one] if asked.only_if_predictions_in_use else []
         answers |= self._segmented(marked, deadline, waits=not is_alone)
         late += [one for place, one in marked.items() if place not in answers]
         if self._later is not None:
@@ -178,9 +183,9 @@ class Retrieval:
             return _Asked(predicted)
         if drawn.regions:
             none = self._none(Reason.NO_CONTEXT, Reason.OPENED_TASK)
-            return _Asked(drawn, none, is_doubtful=self._policy.opened is OpenedTaskPolicy.AUTO)
+            return _Asked(drawn, none, only_if_predictions_in_use=self._policy.opened is OpenedTaskPolicy.AUTO)
         is_heavy = memoryview(task.annotations).nbytes > HEAVY_BYTES
-        return _Asked(drawn, Prediction((), 0.0, version, (Reason.NO_CONTEXT,), is_final=is_heavy))
+        return _Asked(drawn, Prediction((), 0.0, version, (Reason.NO_CONTEXT,), should_store=is_heavy))
 
     def _are_wanted(self, project_id: int | None, is_alone: bool) -> bool:
         """Whether masks of what people drew are wanted."""
@@ -214,7 +219,7 @@ class Retrieval:
             )
         except RetryLater:
             return {}
-        if not made.result or not made.is_whole:  # Label Studio would keep a half, and never ask again
+        if not made.result or not made.is_complete:  # Label Studio would keep a half, and never ask again
             return {place: self._none(*made.reasons)}
         is_known = late.project_id is not None and late.task.id is not None
         if is_known and not self._claims.take(late.key, late.asked_at):
@@ -227,4 +232,4 @@ class Retrieval:
         return self._none(Reason.BUDGET_EXCEEDED)
 
     def _none(self, *reasons: Reason) -> Prediction:
-        return Prediction((), 0.0, self._segmenter.model_version, tuple(dict.fromkeys(reasons)), is_final=False)
+        return Prediction((), 0.0, self._segmenter.model_version, tuple(dict.fromkeys(reasons)), should_store=False)

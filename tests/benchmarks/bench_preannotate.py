@@ -131,7 +131,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     writer = PredictionWriter(project, patience, project.project_value)
     tasks = ProjectTasks(project, patience, project.project_value)
     tally = preannotate.run(tasks, means, sinks.label_studio_sink(writer), stop, Silent())
-    writer.tidy(segmenter.model_version)
+    writer.delete_duplicates(segmenter.model_version)
     found = [len(msgspec.json.decode(one.raw, type=list[msgspec.Raw])) for one in project.stored.values()]
     if not tally.is_clean or found != [BOXES] * IMAGES:
         raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {found}; {tally.lines()}")

@@ -51,11 +51,11 @@ def test_stop_takes_no_more_and_finishes_what_is_in_hand():
         assert gate.wait(20)
         return number
 
-    def hurry():
+    def cancel_waits():
         hurried.append(True)
         gate.set()
 
-    outcomes = list(parallel_map(range(1000), work, 2, stop, hurry))
+    outcomes = list(parallel_map(range(1000), work, 2, stop, cancel_waits))
     assert 1 <= len(outcomes) <= 2
     assert hurried == [True]
 

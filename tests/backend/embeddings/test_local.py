@@ -70,7 +70,7 @@ class Setup:
 
     def build(self, load=None, memory=10_000_000, **options):
         tiers = [MemoryStore(memory), FileStore(self.folder, 10_000_000)]
-        store = TieredStore(tiers, self.metrics.looked_up)
+        store = TieredStore(tiers, self.metrics.record_lookup)
         version = options.pop("model_version", self.encoder.model_version)
         made = LocalEmbeddings(
             self.source, load or self.load, version, store, self.metrics, clock=self.clock, **options

@@ -156,7 +156,7 @@ def test_a_refusal_to_delete_the_old_one_is_told_and_the_next_run_finds_it(refus
     found = writer(project).write([ready(1, replaced=old[:1]), ready(2, replaced=old[1:])])
     assert verdicts(found) == [refusal, WriteResult.STORED]
     assert [marks(project, task) for task in (1, 2)] == [["old", "new"], ["new"]]
-    assert writer(project).tidy(VERSION) == 1
+    assert writer(project).delete_duplicates(VERSION) == 1
     assert marks(project, 1) == ["new"]
 
 
@@ -243,7 +243,7 @@ def test_tidy_asks_two_questions_where_all_is_well():
     for task in project.tasks:
         project.store(task, VERSION, [{"id": "a"}])
         project.store(task, "other@1", [{"id": "b"}])
-    assert writer(project).tidy(VERSION) == 0
+    assert writer(project).delete_duplicates(VERSION) == 0
     assert project.calls == ["count_predictions", "task_page"]
 
 
@@ -254,7 +254,7 @@ def test_tidy_keeps_one_of_each_task_and_touches_no_other_version():
             project.store(task, VERSION, [{"id": mark}] if mark else [])
     project.store(1, "other@1", [{"id": "a"}])
     project.store(1, "other@1", [{"id": "b"}])
-    assert writer(project).tidy(VERSION) == 5
+    assert writer(project).delete_duplicates(VERSION) == 5
     assert {task: marks(project, task) for task in project.tasks} == {1: ["c"], 2: ["a"], 3: ["a"], 4: []}
     assert len(project.of(4, VERSION)) == 1
     assert len(project.of(1, "other@1")) == 2
@@ -265,12 +265,12 @@ def test_a_version_whose_name_contains_this_one_hides_no_duplicates():
     project.store(1, VERSION, [{"id": "a"}])
     project.store(1, VERSION, [{"id": "b"}])
     project.store(2, f"big-{VERSION}", [{"id": "c"}])
-    assert writer(project).tidy(VERSION) == 1
+    assert writer(project).delete_duplicates(VERSION) == 1
     assert marks(project, 1) == ["b"]
 
 
 def test_tidy_of_a_project_without_predictions_has_nothing_to_do():
-    assert writer(FakeProject(count=3)).tidy(VERSION) == 0
+    assert writer(FakeProject(count=3)).delete_duplicates(VERSION) == 0
 
 
 @pytest.mark.parametrize("call", ["predictions", "delete_prediction"])
@@ -282,7 +282,7 @@ def test_tidy_goes_on_after_a_refusal_and_tells_it_in_the_end(refusal, call):
             project.store(task, VERSION, [{"id": mark}])
     project.failures[call] = [None, refusal]
     with pytest.raises(type(refusal)) as caught:
-        writer(project).tidy(VERSION)
+        writer(project).delete_duplicates(VERSION)
     assert caught.value is refusal
     assert sorted(len(project.of(task)) for task in project.tasks) == [1, 1, 2]
 
@@ -293,7 +293,7 @@ def test_tidy_passes_over_a_task_that_is_deleted_meanwhile():
         for mark in "ab":
             project.store(task, VERSION, [{"id": mark}])
     project.before["predictions"] = lambda: 2 in project.tasks and project.delete(2)
-    assert writer(project).tidy(VERSION) == 1
+    assert writer(project).delete_duplicates(VERSION) == 1
     assert marks(project, 1) == ["b"]
 
 
@@ -304,9 +304,9 @@ def test_tidy_ends_at_the_next_task_where_the_run_is_to_end():
             project.store(task, VERSION, [{"id": "a"}])
     project.after["delete_prediction"] = stop.set
     with pytest.raises(Stopped):
-        PredictionWriter(project, OutageRetry(stop), project.project_value).tidy(VERSION)
+        PredictionWriter(project, OutageRetry(stop), project.project_value).delete_duplicates(VERSION)
     assert len(project.stored) == 399
-    assert writer(project).tidy(VERSION) == 199
+    assert writer(project).delete_duplicates(VERSION) == 199
 
 
 def test_the_one_that_stays_shows_something_and_is_the_last():
@@ -342,7 +342,7 @@ def test_two_runs_that_meet_anywhere_leave_one_prediction_of_each_task(data):
         made = PredictionWriter(watched, patience(), project.project_value)
         if chunk:
             made.write(chunk)
-        made.tidy(VERSION)
+        made.delete_duplicates(VERSION)
 
     turns.run(run)
     for task in (1, 2):
@@ -440,7 +440,7 @@ def test_a_run_that_is_killed_at_any_call_is_made_up_for_by_the_next(calls, has_
         ]
         made = PredictionWriter(store, patience(), project.project_value)
         made.write(chunk)
-        made.tidy(VERSION)
+        made.delete_duplicates(VERSION)
 
     with contextlib.suppress(KilledError):
         run(Doomed())

@@ -105,7 +105,7 @@ class Run:
         tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
         tally = preannotate.run(tasks, means, sink, self.stop, self)
         if tidies and self.dry_run is None:
-            writer.tidy(VERSION)
+            writer.delete_duplicates(VERSION)
         return tally
 
     def advance(self, count=1):

@@ -39,11 +39,11 @@ class Run:
         embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.check)
         tasks = ProjectTasks(self.project, patience, self.project.project_value, limit=limit)
         means = PrecomputeContext(
-            embeddings.ensure, self.project.version, patience, self.at_once, self.room, self.hurry
+            embeddings.ensure, self.project.version, patience, self.at_once, self.room, self.cancel_waits
         )
         return precompute.run(tasks, PROJECT, labeling_config.parse(self.config), means, self.stop, self)
 
-    def hurry(self):
+    def cancel_waits(self):
         self.hurried += 1
 
     def advance(self, count=1):

@@ -106,7 +106,7 @@ def test_a_broken_image_leaves_the_other_tasks_their_masks(service):
     assert [one.reasons for one in found] == [
         (Reason.IMAGE_NOT_FOUND,), (), (Reason.NO_CONTEXT,), (Reason.NO_IMAGE_IN_TASK,),
     ]  # fmt: skip
-    assert [one.is_final for one in found] == [False, True, False, False]
+    assert [one.should_store for one in found] == [False, True, False, False]
 
 
 def test_a_task_one_of_whose_images_fails_gets_no_half_prediction_to_be_kept(service):
@@ -117,7 +117,7 @@ def test_a_task_one_of_whose_images_fails_gets_no_half_prediction_to_be_kept(ser
         task_with([drawn], task_id=n, data={"pages": pages}) for n, pages in enumerate([["a", "missing"], ["a", "b"]])
     ]
     half, whole = answers(service, *tasks, label_config=config)
-    assert (half.result, half.reasons, half.is_final) == ((), (Reason.IMAGE_NOT_FOUND,), False)
+    assert (half.result, half.reasons, half.should_store) == ((), (Reason.IMAGE_NOT_FOUND,), False)
     assert [region.item_index for region in whole.result] == [0, 1]
 
 
@@ -260,7 +260,7 @@ def test_an_opened_task_with_boxes_is_handed_on_as_doubtful_so_that_its_project_
     with Service(later=later) as service:
         answers(service, boxed(1))
         [late] = later.late
-        assert (late.task.id, late.is_doubtful) == (1, True)
+        assert (late.task.id, late.only_if_predictions_in_use) == (1, True)
         assert [region.id for region in late.asked.regions] == ["box-1"]
 
 

@@ -173,7 +173,7 @@ def test_one_broken_image_leaves_the_others_their_masks_and_is_told(service):
     answer = segment(service, held, config)
     assert [region.item_index for region in answer.result] == [0]
     assert answer.reasons == (Reason.IMAGE_NOT_FOUND,)
-    assert not answer.is_whole
+    assert not answer.is_complete
 
 
 @pytest.mark.parametrize("error", [ImageError("no", Reason.IMAGE_UNREADABLE), AccessError("no")])
@@ -249,7 +249,7 @@ def test_prompts_on_an_image_that_is_no_longer_in_the_config_are_told(service, t
     answer = segment(service, task(box(), box("gone", to_name=to_name)))
     assert len(answer.result) == 1
     assert answer.reasons == (reason,)
-    assert answer.is_whole
+    assert answer.is_complete
 
 
 def test_a_config_that_can_hold_no_answer_is_told(service):

@@ -149,8 +149,8 @@ def test_causes_are_sorted_failures_first_then_by_how_often_and_say_when(take, m
 
 def test_tiers_tell_how_full_they_are_and_how_often_they_helped(take, metrics):
     for _ in range(3):
-        metrics.looked_up("memory")
-    metrics.looked_up("miss")
+        metrics.record_lookup("memory")
+    metrics.record_lookup("miss")
     status = take(stats=(
         StoreStats("memory", 4, 128_000_000, 512_000_000), StoreStats("redis", 9, 3_000_000, 0),
         StoreStats("disk", 0, 5, 4, "full"),
@@ -203,7 +203,7 @@ def test_a_project_without_a_number_has_a_name_all_the_same(take, metrics):
 def test_masks_are_told_only_where_they_are_collected(take, clock):
     assert take().pictures is None
     pictures = Pictures()
-    answer(Metrics(clock=clock, witness=pictures.add))
+    answer(Metrics(clock=clock, on_answer=pictures.add))
     [one] = take(pictures=pictures).pictures
     assert one.caption == "Cat 0.50"
 
