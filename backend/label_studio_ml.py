@@ -57,7 +57,7 @@ else:
                 raise ImportError(f"label-studio-ml cannot be imported ({_missing}); {INSTALL}")
 
 
-class OnePerProcess:
+class ProcessSingleton:
     """A service that is put together by the first who needs it; a forked child puts together its own."""
 
     def __init__(self, compose: Callable[[], web.Service]) -> None:
@@ -101,7 +101,7 @@ def compose() -> web.Service:
     return service
 
 
-class Hosted:
+class MlBackendAdapter:
     """What label-studio-ml calls, for any of its base classes.
 
     Attributes:
@@ -109,7 +109,7 @@ class Hosted:
         response_class: 2.x's ``ModelResponse``, None under 1.x.
     """
 
-    service: ClassVar[OnePerProcess] = OnePerProcess(compose)
+    service: ClassVar[ProcessSingleton] = ProcessSingleton(compose)
     response_class: ClassVar[Callable[..., object] | None] = ModelResponse
 
     if TYPE_CHECKING:  # what the base class brings; get and set under 2.x only
@@ -145,7 +145,7 @@ class Hosted:
         except (ValueError, OSError, BackendError) as error:
             reason = error.reason if isinstance(error, BackendError) else Reason.MODEL_NOT_READY
             logger.error("event=predict_failed reason=%s detail=%r", reason, str(error))
-            return self._response((Prediction((), 0.0, "", (reason,), is_final=bool(context)),) * len(tasks))
+            return self._response((Prediction((), 0.0, "", (reason,), should_store=bool(context)),) * len(tasks))
         predictions = service.segmenter.predict(request)
         answers.note(service.metrics, request, predictions, total_s=time.perf_counter() - start)
         return self._response(predictions)
@@ -183,5 +183,5 @@ class Hosted:
         return self.response_class(model_version=version, predictions=items)
 
 
-class PaddleSam(Hosted, LabelStudioMLBase):
+class PaddleSam(MlBackendAdapter, LabelStudioMLBase):
     """This backend, for a label-studio-ml server to make objects of."""

@@ -68,17 +68,17 @@ class Metrics:
         self,
         registry: CollectorRegistry | None = None,
         clock: Callable[[], float] = time.time,
-        witness: Callable[[Sequence[Prediction]], None] | None = None,
+        on_answer: Callable[[Sequence[Prediction]], None] | None = None,
     ) -> None:
         """Count nothing yet.
 
         Args:
             registry: where to register; a new one if None.
             clock: seconds since 1970.
-            witness: is shown every answer.
+            on_answer: is shown every answer.
         """
         self.registry = CollectorRegistry() if registry is None else registry
-        self._clock, self._started_at, self._witness = clock, clock(), witness
+        self._clock, self._started_at, self._witness = clock, clock(), on_answer
         self._stage = Histogram(
             "paddle_sam_stage_seconds",
             "Time that each stage of an answer takes.",
@@ -122,7 +122,7 @@ class Metrics:
         with self._waiting.track_inprogress(), self.stage("embedding"):
             yield
 
-    def looked_up(self, tier: str) -> None:
+    def record_lookup(self, tier: str) -> None:
         """Count where an embedding was found, or that it was not (``miss``)."""
         self._cache.labels(tier).inc()
         self._own.tier = tier

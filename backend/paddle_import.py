@@ -22,7 +22,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def sigterm_guard() -> Iterator[None]:
     """Have the same handler of SIGTERM afterwards as before, and but for moments in between too.
 
     Paddle's import takes seconds after it has installed its own. Other threads that ask for the same wait their turn.

@@ -245,8 +245,8 @@ class Prediction:
         reasons: why the result is empty or some prompts went unused; for the log and the status page, not the wire.
         skipped: the same one by one, with what is to be said, where whole tasks are made; of an image that failed, the
             ``region_id`` is empty.
-        is_final: whether Label Studio is to keep it. If not, it stores nothing and asks for the task again.
-        is_whole: whether no image of the task failed as a whole; nobody may take what is not for all there is.
+        should_store: whether Label Studio is to keep it. If not, it stores nothing and asks for the task again.
+        is_complete: whether no image of the task failed as a whole; nobody may take what is not for all there is.
     """
 
     result: tuple[Region, ...]
@@ -254,11 +254,11 @@ class Prediction:
     model_version: str
     reasons: tuple[Reason, ...] = ()
     skipped: tuple[Skipped, ...] = ()
-    is_final: bool = True
-    is_whole: bool = True
+    should_store: bool = True
+    is_complete: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.score <= 1.0:
             raise ValueError(f"score: expected a number from 0 to 1, got {self.score}")
-        if self.result and not self.is_final:
+        if self.result and not self.should_store:
             raise ValueError("is_final: expected a prediction with regions to be final")

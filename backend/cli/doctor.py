@@ -17,14 +17,14 @@ from backend.errors import BackendError, Reason
 from backend.images.decode import Limits
 from backend.images.decode import decode as decode_image
 from backend.images.fetch import ImageSource
-from backend.images.locations import Home
+from backend.images.locations import LabelStudioOrigin
 from backend.label_studio import task_filters
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.task_filters import Selection
 from backend.label_studio.tokens import TokenKind
 from backend.label_studio.types import Project
 from backend.labeling import config, config_problems, task_images
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 from backend.logs import without_credentials
 from backend.protocol import annotations, regions
 from backend.settings import Settings
@@ -243,7 +243,7 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
         yield _image(settings, images, task, refs)
 
 
-def _keypoints(label_studio: LabelStudio, project: Project, controls: Controls) -> Iterator[Finding]:
+def _keypoints(label_studio: LabelStudio, project: Project, controls: LabelConfig) -> Iterator[Finding]:
     """Say whether the newest annotations hold keypoints, over which Label Studio's COCO export gives up."""
     if not any(one.kind is ShapeKind.KEYPOINT and one.has_labels for one in controls.controls):
         return
@@ -321,7 +321,7 @@ def _public_address(settings: Settings, uri: str) -> str:
     Only a person can tell: what Label Studio or its tasks say of it would be a way to be sent the token.
     """
     try:
-        if Home(settings.label_studio_url, settings.label_studio_public_url).path_of(uri) is not None:
+        if LabelStudioOrigin(settings.label_studio_url, settings.label_studio_public_url).path_of(uri) is not None:
             return ""
     except ValueError:  # no http or https address
         return ""

@@ -36,7 +36,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             yield Finding(Level.OK, "workers", f"{state.workers} alive: {', '.join(state.worker_names)}")
         else:
             fix = "start one per device with python -m backend worker, with the same REDIS_URL and weights"
-            others = f", others are: {', '.join(state.strangers)}" if state.strangers else ""
+            others = f", others are: {', '.join(state.other_models)}" if state.other_models else ""
             yield Finding(Level.PROBLEM, "workers", f"none is alive that encodes with {model_version}{others}", fix)
         waiting = ", ".join(f"{queue.name} {queue.depth}" for queue in state.queues)
         yield Finding(Level.OK, "queues", f"{waiting}; Redis answers in {state.round_trip_s * 1000:.1f} ms")

@@ -43,11 +43,11 @@ def command(
     settings = settings_of({})
     from backend.cli import run as cli_run  # here: --help must not wait for them
     from backend.projects import coco_export, progress
-    from backend.projects.run import Wanted
+    from backend.projects.run import TaskQuery
 
     cli_run.trying(lambda: coco_export.check_out(out))
     began = time.monotonic()
-    with cli_run.begun(settings, Wanted(project, view, filters, limit, annotated=True)) as run:
+    with cli_run.begun(settings, TaskQuery(project, view, filters, limit, annotated=True)) as run:
         means = coco_export.Means(run.client.annotations, run.controls, run.patience, segmentation == POLYGONS)
         description = f"Masks of Label Studio project {run.project.id} {run.project.title!r}"
         with progress.showing("export-coco", run.total, sys.stderr) as shown:

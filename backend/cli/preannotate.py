@@ -93,12 +93,12 @@ def command(
     from backend.composition import web
     from backend.projects import engine as project_engine
     from backend.projects import preannotate_run, sinks
-    from backend.projects.run import Wanted
+    from backend.projects.run import TaskQuery
 
     if (folder := chosen.dry_run) is not None:
         cli_run.trying(lambda: sinks.check_folder(folder))
     began = time.monotonic()
-    with cli_run.begun(settings, Wanted(project, view, filters, limit)) as run:
+    with cli_run.begun(settings, TaskQuery(project, view, filters, limit)) as run:
         checkpoint = cli_run.trying(lambda: web.read_weights(settings))
         engine = cli_run.trying(lambda: project_engine.engine(settings, checkpoint, run.client, run.patience))
         try:

@@ -30,15 +30,15 @@ def command(
     from backend.composition import web  # here: --help must not wait for them
     from backend.projects import engine as project_engine
     from backend.projects import precompute, progress
-    from backend.projects.run import Wanted
+    from backend.projects.run import TaskQuery
 
     if not settings.redis_url:
         cli_run.trying(lambda: project_engine.check_cache(settings))
     began = time.monotonic()
-    with cli_run.begun(settings, Wanted(project, view, filters, limit)) as run:
+    with cli_run.begun(settings, TaskQuery(project, view, filters, limit)) as run:
         checkpoint = cli_run.trying(lambda: web.read_weights(settings))
         engine = cli_run.trying(lambda: project_engine.engine(settings, checkpoint, run.client, run.patience))
-        means = precompute.Means(
+        means = precompute.PrecomputeContext(
             engine.ensure, run.client.version, run.patience, engine.at_once, engine.room, engine.close
         )
         run.stop.listen()

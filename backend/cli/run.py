@@ -13,18 +13,18 @@ import click
 
 from backend import logs
 from backend.cli.commands import GOOD, PROBLEMS_FOUND, STOPPED, refuse
-from backend.concurrency.retry import Patience, Stopped
+from backend.concurrency.retry import OutageRetry, Stopped
 from backend.errors import BackendError
 from backend.projects import engine, run
 from backend.projects.progress import duration
-from backend.projects.report import Tally
+from backend.projects.report import RunReport
 from backend.settings import Settings
 
 T = TypeVar("T")
 
 
 @contextmanager
-def begun(settings: Settings, wanted: run.Wanted) -> Iterator[run.BatchRun]:
+def begun(settings: Settings, wanted: run.TaskQuery) -> Iterator[run.BatchRun]:
     """Give what a run needs until the block ends; end the process where it cannot be had."""
     # A line for each image would bury the progress; whoever wants them asks for all.
     logs.configure("warning" if settings.log_level == "info" else settings.log_level)
@@ -33,7 +33,7 @@ def begun(settings: Settings, wanted: run.Wanted) -> Iterator[run.BatchRun]:
     stop.listen()
     client = engine.label_studio(settings)
     try:
-        patience = Patience(stop)
+        patience = OutageRetry(stop)
         yield trying(lambda: run.prepare(client, wanted, stop, patience))
     finally:
         client.close()
@@ -51,7 +51,7 @@ def trying(work: Callable[[], T]) -> T:
         refuse(" ".join(str(error).split()))
 
 
-def finish(batch: run.BatchRun, what: str, tally: Tally, began: float) -> int:
+def finish(batch: run.BatchRun, what: str, tally: RunReport, began: float) -> int:
     """Print the summary and return the exit status; ``what`` is the model, or the file, that it is about."""
     took = duration(time.monotonic() - began)
     click.echo(f"project {batch.project.id} {batch.project.title!r}, {what}, in {took}:")

@@ -23,7 +23,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from backend.cluster.connection import Link
+from backend.cluster.connection import RedisConnection
 from backend.cluster.keys import Keys
 from backend.errors import RetryLater
 
@@ -54,7 +54,7 @@ class RedisUnusableError(ValueError):
     """This Redis cannot be used, now or later: change it, its user's rights, or REDIS_URL; a line for each trouble."""
 
 
-def require_usable(link: Link, keys: Keys) -> None:
+def require_usable(link: RedisConnection, keys: Keys) -> None:
     """Return if this Redis can be used, or may be later: it may come up after those who use it. Troubles are logged.
 
     Raises:
@@ -72,7 +72,7 @@ def require_usable(link: Link, keys: Keys) -> None:
         raise RedisUnusableError("\n".join(lasting))
 
 
-def find_troubles(link: Link, keys: Keys) -> tuple[Trouble, ...]:
+def find_troubles(link: RedisConnection, keys: Keys) -> tuple[Trouble, ...]:
     """Try every command that is needed; return what is wrong, nothing where all of them work.
 
     Raises:

@@ -35,7 +35,7 @@ READ_BYTES = 4 << 20
 """An embedding in one piece: redis-py's 32 KiB make 64 pieces of it, and a busy machine may pause before each."""
 
 
-class Link:
+class RedisConnection:
     """One Redis, with as many connections as there are callers at a time; safe from many threads."""
 
     def __init__(self, url: Secret, clock: Callable[[], float] = time.monotonic) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from redis import Redis
 
-from backend.cluster.connection import Link, answers
+from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
 from backend.cluster.lease import Lease
 from backend.embeddings.content_index import (
@@ -21,10 +21,10 @@ from backend.embeddings.content_index import (
     IMMUTABLE_FRESH_S,
     PASSING_FAILURE_S,
     USABLE_FACTOR,
-    Place,
+    SourceKey,
 )
 from backend.errors import AccessError, BackendError, ImageError, Reason, RequestError, RetryLater
-from backend.images.fetch import Version
+from backend.images.fetch import Validators
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class _Notice(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Note:
+class SharedRecord:
     """What lies behind an address.
 
     Attributes:
@@ -73,7 +73,7 @@ class Note:
     """
 
     digest: str
-    version: Version
+    version: Validators
     immutable: bool
     age_s: float = 0.0
 
@@ -89,29 +89,29 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Known:
+class LookupResult:
     """What Redis holds about one address."""
 
-    note: Note | None = None
+    note: SharedRecord | None = None
     failure: BackendError | None = None
 
 
 @dataclass(frozen=True)
-class Notice:
+class CompletionEvent:
     """A worker has dealt with an address."""
 
-    place: Place
-    known: Known
+    place: SourceKey
+    known: LookupResult
 
 
-class SharedContents:
+class SharedContentIndex:
     """Addresses and their contents, as all processes see them."""
 
-    def __init__(self, link: Link, keys: Keys) -> None:
+    def __init__(self, link: RedisConnection, keys: Keys) -> None:
         """Connect to nothing yet."""
         self._link, self._keys = link, keys
 
-    def get(self, place: Place) -> Known:
+    def get(self, place: SourceKey) -> LookupResult:
         """Return what is known of an address.
 
         Raises:
@@ -129,9 +129,9 @@ class SharedContents:
 
         note, left_ms, failure, failure_left_ms = self._link.call(work)
         is_passing = 0 < failure_left_ms <= FAILURE_S * 1000  # one from a restored dump may have no end
-        return Known(_note(note, left_ms), _failure(failure) if is_passing else None)
+        return LookupResult(_note(note, left_ms), _failure(failure) if is_passing else None)
 
-    def put(self, place: Place, note: Note, lease: Lease) -> None:
+    def put(self, place: SourceKey, note: SharedRecord, lease: Lease) -> None:
         """Note what lies behind an address now, if the lease still holds, and tell everybody.
 
         Raises:
@@ -141,7 +141,7 @@ class SharedContents:
         self._write(lease, self._keys.place(place), raw, note.usable_s, forget=self._keys.failure(place))
         self._tell(_Notice(*place, note=raw))
 
-    def fail(self, place: Place, error: BackendError, lease: Lease) -> None:
+    def fail(self, place: SourceKey, error: BackendError, lease: Lease) -> None:
         """Remember a failure for a short while, if the lease still holds, and tell everybody.
 
         A Redis that has no room for it still passes the notice on.
@@ -168,16 +168,16 @@ class SharedContents:
         self._link.call(lambda client: client.publish(self._keys.notices, msgspec.json.encode(notice)))
 
 
-def parse_notice(data: bytes) -> Notice | None:
+def parse_notice(data: bytes) -> CompletionEvent | None:
     """Return what a message on the channel says, None if it is not one of ours."""
     try:
         raw = msgspec.json.decode(data, type=_Notice)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return Notice((raw.owner, raw.address), Known(_unpacked(raw.note, 0.0), _as_error(raw.failure)))
+    return CompletionEvent((raw.owner, raw.address), LookupResult(_unpacked(raw.note, 0.0), _as_error(raw.failure)))
 
 
-def _note(data: object, left_ms: int) -> Note | None:
+def _note(data: object, left_ms: int) -> SharedRecord | None:
     if not isinstance(data, bytes):
         return None
     try:
@@ -189,10 +189,10 @@ def _note(data: object, left_ms: int) -> Note | None:
     return _unpacked(raw, lasts_s - left_ms / 1000) if is_passing else None
 
 
-def _unpacked(raw: _Note | None, age_s: float) -> Note | None:
+def _unpacked(raw: _Note | None, age_s: float) -> SharedRecord | None:
     if raw is None or len(raw.digest) != 64 or not set(raw.digest) <= set("0123456789abcdef"):
         return None
-    return Note(raw.digest, Version(raw.etag, raw.last_modified), raw.immutable, age_s)
+    return SharedRecord(raw.digest, Validators(raw.etag, raw.last_modified), raw.immutable, age_s)
 
 
 def _failure(data: object) -> BackendError | None:

@@ -9,19 +9,19 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from backend.cluster.content_index import Note, SharedContents
+from backend.cluster.content_index import SharedContentIndex, SharedRecord
 from backend.cluster.keys import Keys
 from backend.cluster.lease import Lease, Leases
 from backend.cluster.store import RedisStore
-from backend.cluster.yielding_source import GaveWay
-from backend.embeddings.content_index import Place, place_of
+from backend.cluster.yielding_source import Preempted
+from backend.embeddings.content_index import SourceKey, source_key
 from backend.embeddings.encode import Stopwatch
-from backend.embeddings.encoder_thread import EncodeQueue
+from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, ImageError, Reason, RetryLater
 from backend.images import decode
-from backend.images.fetch import Fetched, Version
+from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ LOOK_EVERY_S = 0.1
 
 
 class Source(Protocol):
-    """Fetches image files; see `backend.cluster.yielding_source.YieldingSource`."""
+    """Fetches image files; see `backend.cluster.yielding_source.PreemptibleFetcher`."""
 
-    def fetch(self, ref: ImageRef, known: Version | None, priority: Priority, /) -> Fetched | None:
-        """Return the file, None if it is still the known one; raises `GaveWay` where the job is to be done later."""
+    def fetch(self, ref: ImageRef, known: Validators | None, priority: Priority, /) -> Fetched | None:
+        """Return the file, None if it is still the known one; raises `Preempted` where the job is to be done later."""
         ...
 
 
@@ -46,16 +46,16 @@ class EncodeJob:
     def __init__(
         self,
         source: Source,
-        queue: EncodeQueue,
+        queue: EncoderThread,
         store: RedisStore,
-        contents: SharedContents,
+        contents: SharedContentIndex,
         leases: Leases,
         keys: Keys,
         observer: Stopwatch,
         *,
         dtype: Dtype,
         limits: decode.Limits,
-        ask_again: Callable[[ImageRef, Place, Priority], object],
+        ask_again: Callable[[ImageRef, SourceKey, Priority], object],
         count: Callable[[str], None] = lambda what: None,
     ) -> None:
         """Start nothing.
@@ -83,7 +83,7 @@ class EncodeJob:
         Raises:
             RetryLater: Redis does not answer; those who wait will ask again.
         """
-        place = place_of(ref)
+        place = source_key(ref)
         lease = self._leases.acquire(
             self._keys.lease(place), asked_key=self._keys.asked(place, priority), job_id=job_id
         )
@@ -92,9 +92,9 @@ class EncodeJob:
         makes_way = False
         with lease:
             try:
-                note = self._see_through(ref, place, priority, lease)
+                note = self._ensure_encoded(ref, place, priority, lease)
                 self._contents.put(place, note, lease)
-            except GaveWay:
+            except Preempted:
                 makes_way = True
             except BackendError as error:
                 self._tell(place, error, lease, ref)
@@ -104,12 +104,12 @@ class EncodeJob:
         if makes_way:  # without the lease, or a worker that takes the job up at once would leave it to its holder
             self._ask_again(ref, place, priority)
 
-    def _tell(self, place: Place, error: BackendError, lease: Lease, ref: ImageRef) -> None:
+    def _tell(self, place: SourceKey, error: BackendError, lease: Lease, ref: ImageRef) -> None:
         self._count("failure")
         logger.info("event=job_failed project=%s task=%s reason=%s", ref.project_id, ref.task_id, error.reason)
         self._contents.fail(place, error, lease)
 
-    def _see_through(self, ref: ImageRef, place: Place, priority: Priority, lease: Lease) -> Note:
+    def _ensure_encoded(self, ref: ImageRef, place: SourceKey, priority: Priority, lease: Lease) -> SharedRecord:
         if lease.attempt > MAX_ATTEMPTS:
             lease.ends_in_order = False
             raise ImageError(
@@ -127,14 +127,14 @@ class EncodeJob:
         self._count("fetch")
         if fetched is None:
             assert note is not None
-            return Note(note.digest, note.version, note.immutable)
+            return SharedRecord(note.digest, note.version, note.immutable)
         try:
             decode.check(fetched.data, self._limits)
             digest = decode.digest(fetched.data)
             self._encode(self._key(digest), fetched.data, priority)
         finally:
             fetched.release()
-        return Note(digest, fetched.version, fetched.immutable)
+        return SharedRecord(digest, fetched.version, fetched.immutable)
 
     def _encode(self, key: EmbeddingKey, data: bytes, priority: Priority) -> None:
         """Have the embedding in the store, made here or by whoever is at work on the same content already."""

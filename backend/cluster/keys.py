@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from backend.embeddings.content_index import Place
+from backend.embeddings.content_index import SourceKey
 from backend.embeddings.stores import EmbeddingKey
 from backend.types import Priority
 
@@ -47,15 +47,15 @@ class Keys:
         """The pattern of all embeddings of this installation, of every model."""
         return f"{self.prefix}:embedding:*"
 
-    def place(self, place: Place) -> str:
+    def place(self, place: SourceKey) -> str:
         """What lies behind an address; its age is told by what is left of its time."""
         return self._of("place", place)
 
-    def failure(self, place: Place) -> str:
+    def failure(self, place: SourceKey) -> str:
         """Why the image behind an address could not be had a moment ago."""
         return self._of("failure", place)
 
-    def lease(self, place: Place) -> str:
+    def lease(self, place: SourceKey) -> str:
         """Who is at work on an address."""
         return self._of("lease", place)
 
@@ -71,7 +71,7 @@ class Keys:
         """Who is storing predictions of a whole project."""
         return f"{self.prefix}:{self.model}:lease:run:{project_id}"
 
-    def asked(self, place: Place, priority: Priority) -> str:
+    def asked(self, place: SourceKey, priority: Priority) -> str:
         """The id of the job that was queued for an address."""
         return self._of(f"asked:{priority.name.lower()}", place)
 
@@ -98,6 +98,6 @@ class Keys:
         """What all workers together have done since Redis was last empty."""
         return f"{self.prefix}:{self.model}:counts"
 
-    def _of(self, what: str, place: Place) -> str:
+    def _of(self, what: str, place: SourceKey) -> str:
         owner, address = place
         return f"{self.prefix}:{self.model}:{what}:{quote(owner, safe='')}:{address}"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
-from backend.cluster.connection import Link
+from backend.cluster.connection import RedisConnection
 from backend.errors import RetryLater
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Leases:
 
     def __init__(
         self,
-        link: Link,
+        link: RedisConnection,
         attempts_key: Callable[[str], str],
         *,
         lease_s: float = LEASE_S,

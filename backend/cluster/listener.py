@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from redis.client import PubSub
 
-from backend.cluster.connection import Link
+from backend.cluster.connection import RedisConnection
 from backend.errors import RetryLater
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ REFRESH_S = 5.0
 
 
 @dataclass(frozen=True)
-class Ears:
+class ListenerCallbacks:
     """What a listener does about what it notices; ``heard``, ``look`` and ``refresh`` may raise `RetryLater`.
 
     Attributes:
@@ -38,7 +38,9 @@ class Ears:
 class Listener:
     """Listens until closed, through every outage of Redis."""
 
-    def __init__(self, link: Link, channel: str, ears: Ears, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, link: RedisConnection, channel: str, ears: ListenerCallbacks, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Start nothing yet."""
         self._link, self._channel, self._ears, self._clock = link, channel, ears, clock
         self._stopped = threading.Event()

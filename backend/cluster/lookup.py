@@ -4,17 +4,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backend.cluster.connection import Link
-from backend.cluster.content_index import Known, Note, SharedContents
+from backend.cluster.connection import RedisConnection
+from backend.cluster.content_index import LookupResult, SharedContentIndex, SharedRecord
 from backend.cluster.store import RedisStore
-from backend.embeddings.content_index import Contents, Place
+from backend.embeddings.content_index import ContentIndex, SourceKey
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
 from model.types import Embedding
 
 
 @dataclass(frozen=True)
-class Held:
+class CachedEmbedding:
     """An embedding that is there.
 
     Attributes:
@@ -33,10 +33,10 @@ class SharedEmbeddings:
 
     def __init__(
         self,
-        link: Link,
+        link: RedisConnection,
         memory: EmbeddingStore,
         store: RedisStore,
-        contents: SharedContents,
+        contents: SharedContentIndex,
         model_version: str,
         dtype: Dtype = "float16",
         clock: Callable[[], float] = time.monotonic,
@@ -54,19 +54,19 @@ class SharedEmbeddings:
         """
         self._link, self._memory, self._store, self._shared = link, memory, store, contents
         self._model_version, self._dtype = model_version, dtype
-        self._contents = Contents(clock)
+        self._contents = ContentIndex(clock)
 
-    def warm(self, place: Place) -> Held | None:
+    def warm(self, place: SourceKey) -> CachedEmbedding | None:
         """Return the embedding if this process holds it; as old as may be while nobody can be asked for a newer one."""
         content = self._contents.get(place)
-        if content is None or not (self._contents.is_usable(content) or self._link.is_down):
+        if content is None or not (self._contents.is_stale_usable(content) or self._link.is_down):
             return None
         found = self._memory.get(self._key(content.digest))
         if found is None:
             return None
-        return Held(found, self._contents.is_fresh(content) or self._link.is_down, "memory")
+        return CachedEmbedding(found, self._contents.is_fresh(content) or self._link.is_down, "memory")
 
-    def known(self, place: Place) -> Known:
+    def known(self, place: SourceKey) -> LookupResult:
         """Return what everybody knows of an address.
 
         Raises:
@@ -74,7 +74,7 @@ class SharedEmbeddings:
         """
         return self._shared.get(place)
 
-    def held(self, place: Place, known: Known) -> Held | None:
+    def held(self, place: SourceKey, known: LookupResult) -> CachedEmbedding | None:
         """Return the embedding that is known to lie behind an address, from here on in this process' memory too.
 
         Raises:
@@ -90,9 +90,9 @@ class SharedEmbeddings:
         if found is None:
             return None
         self._memory.put(key, found)
-        return Held(found, known.note.is_fresh, tier)
+        return CachedEmbedding(found, known.note.is_fresh, tier)
 
-    def is_done(self, place: Place) -> bool:
+    def is_done(self, place: SourceKey) -> bool:
         """Whether somebody has made a fresh embedding, or found that none can be made for the time being.
 
         Raises:
@@ -103,11 +103,11 @@ class SharedEmbeddings:
             return True
         return known.note is not None and known.note.is_fresh and self._store.holds(self._key(known.note.digest))
 
-    def learn(self, place: Place, note: Note) -> None:
+    def learn(self, place: SourceKey, note: SharedRecord) -> None:
         """Remember what lies behind an address."""
         self._contents.put(place, note.digest, note.version, immutable=note.immutable, age_s=note.age_s)
 
-    def relearn(self, place: Place, note: Note) -> None:
+    def refresh(self, place: SourceKey, note: SharedRecord) -> None:
         """Remember what lies behind an address, if this process remembers anything of it."""
         if self._contents.get(place) is not None:
             self.learn(place, note)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from backend.cluster.connection import Link, answers
+from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
 from backend.cluster.queues import JobQueues, QueueState
-from backend.embeddings.content_index import Place
+from backend.embeddings.content_index import SourceKey
 from backend.errors import RetryLater
 from backend.types import Priority
 
@@ -50,7 +50,7 @@ class ClusterState:
     Attributes:
         is_known: whether it has been looked at yet.
         worker_names: host and process of each worker that is alive.
-        strangers: workers that are alive and encode with other weights, which their names end with.
+        other_models: workers that are alive and encode with other weights, which their names end with.
         queues: the most urgent first.
         encodes: how many the workers have made since Redis was last empty.
         fetches: how many images they fetched for it.
@@ -60,7 +60,7 @@ class ClusterState:
 
     is_known: bool = False
     worker_names: tuple[str, ...] = ()
-    strangers: tuple[str, ...] = ()
+    other_models: tuple[str, ...] = ()
     queues: tuple[QueueState, ...] = ()
     encodes: int = 0
     fetches: int = 0
@@ -73,10 +73,10 @@ class ClusterState:
         return len(self.worker_names)
 
 
-class Cluster:
+class ClusterMonitor:
     """Looks at the cluster, and tells it of a worker."""
 
-    def __init__(self, link: Link, keys: Keys, queues: JobQueues) -> None:
+    def __init__(self, link: RedisConnection, keys: Keys, queues: JobQueues) -> None:
         """Connect to nothing yet."""
         self._link, self._keys, self._queues = link, keys, queues
         self.state = ClusterState()
@@ -97,9 +97,9 @@ class Cluster:
         took = time.perf_counter() - start
         alive = self.alive()
         ours = tuple(name.split(" ")[0] for name in alive if self._is_ours(name))
-        strangers = tuple(name for name in alive if not self._is_ours(name))
+        other_models = tuple(name for name in alive if not self._is_ours(name))
         encodes, fetches, failures = self._counts()
-        self.state = ClusterState(True, ours, strangers, self._queues.states(), encodes, fetches, failures, took)
+        self.state = ClusterState(True, ours, other_models, self._queues.states(), encodes, fetches, failures, took)
         return self.state
 
     def refresh(self) -> None:
@@ -148,7 +148,7 @@ class Cluster:
         with suppress(RetryLater):  # a number on a page is not worth more
             self._link.call(lambda client: client.hincrby(self._keys.counts, what, 1))
 
-    def is_worked_on(self, place: Place) -> bool:
+    def is_worked_on(self, place: SourceKey) -> bool:
         """Whether a worker is at an address.
 
         Raises:
@@ -156,7 +156,7 @@ class Cluster:
         """
         return bool(self._link.call(lambda client: client.exists(self._keys.lease(place))))
 
-    def is_announced(self, place: Place, priority: Priority) -> bool:
+    def is_announced(self, place: SourceKey, priority: Priority) -> bool:
         """Whether a job for an address was queued that no worker has begun.
 
         Raises:
@@ -164,7 +164,7 @@ class Cluster:
         """
         return bool(self._link.call(lambda client: client.exists(self._keys.asked(place, priority))))
 
-    def under_way(self, flights: Sequence[tuple[Place, Priority | None]]) -> list[bool]:
+    def under_way(self, flights: Sequence[tuple[SourceKey, Priority | None]]) -> list[bool]:
         """Return of each address whether a worker is at it, or its job waits in a queue; one question for all.
 
         Raises:

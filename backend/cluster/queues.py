@@ -15,9 +15,9 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.cluster.connection import Link, answers
+from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
-from backend.embeddings.content_index import Place
+from backend.embeddings.content_index import SourceKey
 from backend.errors import ImageError, Reason, RequestError
 from backend.logs import without_credentials
 from backend.types import ImageRef, Priority
@@ -93,11 +93,11 @@ class QueueState:
 class JobQueues:
     """The queues of one installation, from the side that asks."""
 
-    def __init__(self, link: Link, keys: Keys) -> None:
+    def __init__(self, link: RedisConnection, keys: Keys) -> None:
         """Connect to nothing yet."""
         self._link, self._keys = link, keys
 
-    def ask(self, ref: ImageRef, place: Place, priority: Priority) -> bool:
+    def ask(self, ref: ImageRef, place: SourceKey, priority: Priority) -> bool:
         """Queue an image unless somebody has already; return whether this call did.
 
         Raises:
@@ -128,7 +128,7 @@ class JobQueues:
 
         return self._link.call(work)
 
-    def is_queued(self, place: Place, priority: Priority) -> bool:
+    def is_queued(self, place: SourceKey, priority: Priority) -> bool:
         """Whether the job that was announced for an address still waits in its queue.
 
         Raises:
@@ -153,7 +153,7 @@ class JobQueues:
         """
         return self._link.call(lambda client: bool(self._queue(client, Priority.INTERACTIVE).count))
 
-    def forget(self, place: Place, priority: Priority) -> None:
+    def forget(self, place: SourceKey, priority: Priority) -> None:
         """Take back the announcement of a job that got lost, so that it can be queued again.
 
         Raises:

@@ -16,19 +16,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from backend.cluster.connection import Link
-from backend.cluster.content_index import Known, SharedContents, parse_notice
-from backend.cluster.listener import Ears, Listener
+from backend.cluster.connection import RedisConnection
+from backend.cluster.content_index import LookupResult, SharedContentIndex, parse_notice
+from backend.cluster.listener import Listener, ListenerCallbacks
 from backend.cluster.lookup import SharedEmbeddings
-from backend.cluster.monitor import Cluster, ClusterState
+from backend.cluster.monitor import ClusterMonitor, ClusterState
 from backend.cluster.queues import JobQueues
 from backend.cluster.store import RedisStore
 from backend.concurrency.byte_budget import ADDRESSES_BYTES, ByteBudget, Share
-from backend.embeddings.content_index import Place, place_of
-from backend.embeddings.prefetcher import Ahead
+from backend.embeddings.content_index import SourceKey, source_key
+from backend.embeddings.prefetcher import Prefetcher
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingStore
-from backend.embeddings.waiting import Observer, awaited
+from backend.embeddings.waiting import Observer, wait_for
 from backend.errors import BackendError, Reason, RetryLater
 from backend.types import ImageRef, Priority
 from model.types import Embedding
@@ -53,11 +53,11 @@ class _Flight:
     """One image on its way, with everybody in this process who waits for it."""
 
     ref: ImageRef
-    place: Place
+    place: SourceKey
     priority: Priority
     until: float
     asked: Priority | None = None
-    suspect: bool = False
+    maybe_lost: bool = False
     address: Share | None = None
     future: "Future[Embedding]" = field(default_factory=Future)
 
@@ -67,11 +67,11 @@ class QueuedEmbeddings:
 
     def __init__(
         self,
-        link: Link,
-        cluster: Cluster,
+        link: RedisConnection,
+        cluster: ClusterMonitor,
         memory: EmbeddingStore,
         store: RedisStore,
-        contents: SharedContents,
+        contents: SharedContentIndex,
         queues: JobQueues,
         model_version: str,
         observer: Observer,
@@ -95,11 +95,13 @@ class QueuedEmbeddings:
         """
         self._link, self._cluster, self._queues, self._observer, self._clock = link, cluster, queues, observer, clock
         self._made = SharedEmbeddings(link, memory, store, contents, model_version, dtype, clock)
-        self._flights: dict[Place, _Flight] = {}
-        self._asking: dict[Place, float] = {}
+        self._flights: dict[SourceKey, _Flight] = {}
+        self._asking: dict[SourceKey, float] = {}
         self._errands = ThreadPoolExecutor(ERRANDS, thread_name_prefix="redis")
-        self._ahead = Ahead(self._ask_ahead)
-        ears = Ears(self._heard, self._look_at_all, lambda: self._submit(self._cluster.refresh), self._sweep)
+        self._ahead = Prefetcher(self._ask_ahead)
+        ears = ListenerCallbacks(
+            self._heard, self._look_at_all, lambda: self._submit(self._cluster.refresh), self._fail_all
+        )
         self._listener = Listener(link, cluster.channel, ears, clock)
         self._addresses = ByteBudget(ADDRESSES_BYTES)
         self._stopped = threading.Event()
@@ -150,17 +152,17 @@ class QueuedEmbeddings:
 
     def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
         """Return the embedding of an image; see `backend.embeddings.local.Embeddings.get`."""
-        place = place_of(ref)
+        place = source_key(ref)
         found = self._warm(ref, place)
         if found is not None:
-            self._observer.looked_up("memory")
+            self._observer.record_lookup("memory")
             return found
         future = self._join(ref, place, priority, deadline_s)
-        return awaited(future, deadline_s, self._observer, self._late)
+        return wait_for(future, deadline_s, self._observer, self._late)
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if somebody has made it; see `backend.embeddings.local.Embeddings.peek`."""
-        place = place_of(ref)
+        place = source_key(ref)
         found = self._warm(ref, place)
         if found is None:
             with suppress(BackendError):
@@ -173,7 +175,7 @@ class QueuedEmbeddings:
         self.start()
         self._ahead.add(refs)
 
-    def _warm(self, ref: ImageRef, place: Place) -> Embedding | None:
+    def _warm(self, ref: ImageRef, place: SourceKey) -> Embedding | None:
         """Return the embedding if this process holds it."""
         held = self._made.warm(place)
         if held is None:
@@ -182,7 +184,7 @@ class QueuedEmbeddings:
             self._ask_whether_changed(ref, place)
         return held.embedding
 
-    def _join(self, ref: ImageRef, place: Place, priority: Priority, deadline_s: float) -> "Future[Embedding]":
+    def _join(self, ref: ImageRef, place: SourceKey, priority: Priority, deadline_s: float) -> "Future[Embedding]":
         """Return the embedding on its way; set it on its way if this process has not."""
         self.start()
         until = self._clock() + deadline_s + LINGER_S
@@ -199,14 +201,14 @@ class QueuedEmbeddings:
                 return flight.future
             address = self._addresses.take_address(ref.uri)
             flight = self._flights[place] = _Flight(ref, place, priority, until, address=address)
-            self._errands.submit(self._guarded, flight, self._take_off)
+            self._errands.submit(self._guarded, flight, self._start)
             return flight.future
 
     def _late(self) -> RetryLater | None:
         """Return what to say to a click that has waited in vain, None where there is nothing special."""
         state = self.cluster
         if state.is_known and not state.workers and not self._link.is_down:
-            return _no_worker(state.strangers)
+            return _no_worker(state.other_models)
         return None
 
     def _without_worker(self) -> RetryLater | None:
@@ -215,12 +217,12 @@ class QueuedEmbeddings:
         None also where that cannot be told: while Redis is away, and so soon after that it may have forgotten them.
         """
         try:
-            strangers = self._cluster.strangers_alone()
+            other_models = self._cluster.strangers_alone()
         except RetryLater:
             return None
-        if strangers is None or self._link.up_s < HEARD_AGAIN_S:
+        if other_models is None or self._link.up_s < HEARD_AGAIN_S:
             return None
-        return _no_worker(strangers)
+        return _no_worker(other_models)
 
     # What happens to an image on its way, on the errands' threads
 
@@ -234,15 +236,15 @@ class QueuedEmbeddings:
             logger.exception("event=flight_defect project=%s task=%s", flight.ref.project_id, flight.ref.task_id)
             self._settle(flight, BackendError(f"internal error: {error}"))
 
-    def _take_off(self, flight: _Flight) -> None:
+    def _start(self, flight: _Flight) -> None:
         """Look whether the image is there already; ask for it if it is not."""
-        if not self._landed(flight, self._made.known(flight.place)):
-            self._observer.looked_up("miss")
+        if not self._finish_if_known(flight, self._made.known(flight.place)):
+            self._observer.record_lookup("miss")
             self._ask(flight)  # also without a worker: the next one begins with it
             if (nobody := self._without_worker()) is not None:
                 self._settle(flight, nobody)
 
-    def _landed(self, flight: _Flight, known: Known) -> bool:
+    def _finish_if_known(self, flight: _Flight, known: LookupResult) -> bool:
         """Give a flight its end, if what is known of its address is one."""
         if known.failure is not None:
             self._settle(flight, known.failure)
@@ -250,7 +252,7 @@ class QueuedEmbeddings:
         held = self._made.held(flight.place, known)
         if held is None:
             return False
-        self._observer.looked_up(held.tier)
+        self._observer.record_lookup(held.tier)
         self._settle(flight, held.embedding)
         if not held.is_fresh:
             self._ask_whether_changed(flight.ref, flight.place)
@@ -261,20 +263,20 @@ class QueuedEmbeddings:
         priority = flight.priority
         if not self._queues.ask(flight.ref, flight.place, priority):
             self._observer.shared()
-        flight.asked, flight.suspect = priority, False
+        flight.asked, flight.maybe_lost = priority, False
 
     def _look(self, flight: _Flight) -> None:
         """See how an image fares: there, being worked on, waiting for its turn, or lost on the way."""
-        if self._landed(flight, self._made.known(flight.place)):
+        if self._finish_if_known(flight, self._made.known(flight.place)):
             return
         if (
             flight.asked is None
             or self._cluster.is_worked_on(flight.place)
             or self._queues.is_queued(flight.place, flight.asked)
         ):
-            flight.suspect = False
-        elif not flight.suspect and self._cluster.is_announced(flight.place, flight.asked):
-            flight.suspect = True  # a worker may just be about to begin
+            flight.maybe_lost = False
+        elif not flight.maybe_lost and self._cluster.is_announced(flight.place, flight.asked):
+            flight.maybe_lost = True  # a worker may just be about to begin
         else:
             logger.warning("event=job_lost task=%s", flight.ref.task_id)
             self._queues.forget(flight.place, flight.asked)
@@ -303,14 +305,14 @@ class QueuedEmbeddings:
         if notice is None:
             return
         if notice.known.note is not None:
-            self._made.relearn(notice.place, notice.known.note)
+            self._made.refresh(notice.place, notice.known.note)
         with self._lock:
             flight = self._flights.get(notice.place)
         if flight is not None:
-            self._submit(self._guarded, flight, lambda flight: self._told(flight, notice.known))
+            self._submit(self._guarded, flight, lambda flight: self._on_event(flight, notice.known))
 
-    def _told(self, flight: _Flight, known: Known) -> None:
-        if not self._landed(flight, known):
+    def _on_event(self, flight: _Flight, known: LookupResult) -> None:
+        if not self._finish_if_known(flight, known):
             self._look(flight)
 
     def _look_at_all(self) -> None:
@@ -328,11 +330,11 @@ class QueuedEmbeddings:
         under_way = self._cluster.under_way([(flight.place, flight.asked) for flight in flights])
         for flight, is_waiting in zip(flights, under_way, strict=True):
             if is_waiting:
-                flight.suspect = False
+                flight.maybe_lost = False
             elif not flight.future.done():
                 self._submit(self._guarded, flight, self._look)
 
-    def _sweep(self, error: RetryLater) -> None:
+    def _fail_all(self, error: RetryLater) -> None:
         """Let everybody go once Redis has been away for too long."""
         if self._link.down_s < OUTAGE_S:
             return
@@ -342,7 +344,7 @@ class QueuedEmbeddings:
     # Ahead of time
 
     def _ask_ahead(self, ref: ImageRef) -> None:
-        place = place_of(ref)
+        place = source_key(ref)
         try:
             if self._warm(ref, place) is None and not self._made.is_done(place):
                 self._queues.ask(ref, place, Priority.PREFETCH)
@@ -352,7 +354,7 @@ class QueuedEmbeddings:
         except Exception:
             logger.exception("event=prefetch_defect task=%s", ref.task_id)
 
-    def _ask_whether_changed(self, ref: ImageRef, place: Place) -> None:
+    def _ask_whether_changed(self, ref: ImageRef, place: SourceKey) -> None:
         """Have a worker look whether an image has changed, while clicks on it go on being answered."""
         now = self._clock()
         with self._lock:
@@ -362,7 +364,7 @@ class QueuedEmbeddings:
             self._asking[place] = now + RECHECK_AGAIN_S
             self._errands.submit(self._recheck, ref, place)
 
-    def _recheck(self, ref: ImageRef, place: Place) -> None:
+    def _recheck(self, ref: ImageRef, place: SourceKey) -> None:
         try:
             known = self._made.known(place)
             if known.note is not None and known.note.is_fresh:
@@ -375,8 +377,8 @@ class QueuedEmbeddings:
             logger.exception("event=recheck_defect project=%s task=%s", ref.project_id, ref.task_id)
 
 
-def _no_worker(strangers: Sequence[str]) -> RetryLater:
-    others = f"; those that run encode with other weights: {', '.join(strangers)}" if strangers else ""
+def _no_worker(other_models: Sequence[str]) -> RetryLater:
+    others = f"; those that run encode with other weights: {', '.join(other_models)}" if other_models else ""
     return RetryLater(f"no worker is alive that could encode the image{others}", Reason.NO_WORKER)
 
 

@@ -13,10 +13,10 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from backend.cluster.connection import Link, answers
+from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
 from backend.embeddings.serialization import dump, load
-from backend.embeddings.stores import EmbeddingKey, Shape, StoreStats, is_usable
+from backend.embeddings.stores import EmbeddingKey, Shape, StoreStats, is_stale_usable
 from backend.errors import RetryLater
 from model.types import Embedding
 
@@ -37,7 +37,7 @@ class RedisStore:
 
     def __init__(
         self,
-        link: Link,
+        link: RedisConnection,
         keys: Keys,
         ttl_s: float,
         stage: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
@@ -96,7 +96,7 @@ class RedisStore:
         if data is None and left_ms == NOT_THERE:
             return None
         found = load(data, str(key)) if isinstance(data, bytes) else None
-        if found is not None and is_usable(found, key, self._shape):
+        if found is not None and is_stale_usable(found, key, self._shape):
             return found
         self._on_drop(self.name)
         logger.warning("event=embedding_dropped tier=%s key=%s", self.name, name)
@@ -149,7 +149,7 @@ class RedisStore:
             self._link.call(lambda client: client.delete(self._keys.embedding(key)))
 
 
-def memory_of(link: Link) -> dict[str, Any]:  # Any: redis-py types the answer to INFO so
+def memory_of(link: RedisConnection) -> dict[str, Any]:  # Any: redis-py types the answer to INFO so
     """Return what Redis says of its memory; nothing where its user may not ask.
 
     Raises:

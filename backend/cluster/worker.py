@@ -23,12 +23,12 @@ from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 
 from backend.cluster import queues
-from backend.cluster.connection import Link
+from backend.cluster.connection import RedisConnection
 from backend.cluster.encode_job import EncodeJob
 from backend.cluster.keys import Keys
 from backend.cluster.lease import Leases
 from backend.embeddings.encode import Encoder
-from backend.embeddings.encoder_thread import EncodeQueue
+from backend.embeddings.encoder_thread import EncoderThread
 from backend.errors import RetryLater
 from backend.types import Priority
 
@@ -75,10 +75,10 @@ class Worker:
 
     def __init__(
         self,
-        link: Link,
+        link: RedisConnection,
         keys: Keys,
         job: EncodeJob,
-        queue: EncodeQueue,
+        queue: EncoderThread,
         load: WarmLoad,
         leases: Leases,
         *,

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from backend.concurrency.byte_budget import IMAGES
-from backend.embeddings.content_index import Place, place_of
+from backend.embeddings.content_index import SourceKey, source_key
 from backend.errors import Reason, RetryLater
-from backend.images.fetch import Fetched, Version
+from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 
 LOOK_EVERY_S = 0.25
-ASIDE = IMAGES - 1
+MAX_DETACHED = IMAGES - 1
 """How many fetches may go on aside: of the room for files, what a click needs is left."""
 
 ASIDE_S = 60.0
@@ -30,12 +30,12 @@ ASIDE_S = 60.0
 class Source(Protocol):
     """Fetches image files; see `backend.images.fetch.ImageSource`."""
 
-    def fetch(self, ref: ImageRef, known: Version | None = None, /) -> Fetched | None:
+    def fetch(self, ref: ImageRef, known: Validators | None = None, /) -> Fetched | None:
         """Return the file, None if it is still the known one."""
         ...
 
 
-class GaveWay(RetryLater):
+class Preempted(RetryLater):
     """Something more urgent waits, so the job is to be done later; its fetch goes on."""
 
     default_reason = Reason.SUPERSEDED
@@ -43,12 +43,12 @@ class GaveWay(RetryLater):
 
 @dataclass(frozen=True)
 class _Aside:
-    known: Version | None
+    known: Validators | None
     future: "Future[Fetched | None]"
     since: float
 
 
-class YieldingSource:
+class PreemptibleFetcher:
     """Fetches images one at a time; to be used by one thread."""
 
     def __init__(
@@ -69,16 +69,16 @@ class YieldingSource:
         """
         self._source, self._is_urgent = source, is_urgent
         self._look_every_s, self._clock = look_every_s, clock
-        self._aside: OrderedDict[Place, _Aside] = OrderedDict()
+        self._aside: OrderedDict[SourceKey, _Aside] = OrderedDict()
 
-    def fetch(self, ref: ImageRef, known: Version | None, priority: Priority) -> Fetched | None:
+    def fetch(self, ref: ImageRef, known: Validators | None, priority: Priority) -> Fetched | None:
         """Return the image file, or None if it is still the ``known`` one.
 
         Raises:
             GaveWay: somebody at a screen waits for another job, and nobody for this one.
             BackendError: as the source does.
         """
-        place = place_of(ref)
+        place = source_key(ref)
         future = self._taken_up(place, known)
         if priority is Priority.INTERACTIVE:
             return self._source.fetch(ref, known) if future is None else future.result()
@@ -91,11 +91,11 @@ class YieldingSource:
             except concurrent.futures.TimeoutError:
                 if future.done():  # it came a moment late, or the fetch itself ended so
                     return future.result()
-                if len(self._aside) < ASIDE and self._has_to_yield():
+                if len(self._aside) < MAX_DETACHED and self._has_to_yield():
                     self._aside[place] = _Aside(known, future, self._clock())
-                    raise GaveWay("a click waits for its turn") from None
+                    raise Preempted("a click waits for its turn") from None
 
-    def _taken_up(self, place: Place, known: Version | None) -> "Future[Fetched | None] | None":
+    def _taken_up(self, place: SourceKey, known: Validators | None) -> "Future[Fetched | None] | None":
         """Return the fetch of an image that was set aside, None where there is none that is of use."""
         now = self._clock()
         for old in [one for one, aside in self._aside.items() if now - aside.since > ASIDE_S]:
@@ -109,7 +109,7 @@ class YieldingSource:
         except RetryLater:
             return False
 
-    def _fetch(self, ref: ImageRef, known: Version | None, future: "Future[Fetched | None]") -> None:
+    def _fetch(self, ref: ImageRef, known: Validators | None, future: "Future[Fetched | None]") -> None:
         try:
             fetched = self._source.fetch(ref, known)
         except BaseException as error:  # noqa: BLE001 - whoever comes for it raises it

@@ -6,42 +6,42 @@ from collections.abc import Callable
 from functools import partial
 
 from backend.cluster import check
-from backend.cluster.connection import Link
-from backend.cluster.content_index import SharedContents
+from backend.cluster.connection import RedisConnection
+from backend.cluster.content_index import SharedContentIndex
 from backend.cluster.encode_job import EncodeJob
 from backend.cluster.keys import Keys
 from backend.cluster.lease import Leases
-from backend.cluster.monitor import LOADING_S, Cluster
+from backend.cluster.monitor import LOADING_S, ClusterMonitor
 from backend.cluster.queues import JobQueues
 from backend.cluster.remote import QueuedEmbeddings
 from backend.cluster.store import RedisStore
 from backend.cluster.worker import WarmLoad, Worker
-from backend.cluster.yielding_source import Source, YieldingSource
+from backend.cluster.yielding_source import PreemptibleFetcher, Source
 from backend.embeddings.encode import Encoder
-from backend.embeddings.encoder_thread import EncodeQueue
+from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, TieredStore
 from backend.images.decode import Limits
 from backend.metrics import Metrics
 from backend.settings import MB, Settings
 from backend.types import Priority
 from backend.web.status.formatting import duration
-from backend.web.status.view import Problem, Queue, Row, Team
+from backend.web.status.view import ClusterView, Field, Problem, Queue
 
 WORKER_MEMORY_MB = 64
 """What a worker has just made, for a Redis that was away when it was done."""
 
 
-def link_and_cluster(settings: Settings, model_version: str) -> tuple[Link, Keys, JobQueues, Cluster]:
+def link_and_cluster(settings: Settings, model_version: str) -> tuple[RedisConnection, Keys, JobQueues, ClusterMonitor]:
     """Return the connection to Redis and what is to be seen through it; nothing is connected yet."""
     assert settings.redis_url is not None
-    link, keys = Link(settings.redis_url), Keys(settings.redis_prefix, model_version)
+    link, keys = RedisConnection(settings.redis_url), Keys(settings.redis_prefix, model_version)
     queues = JobQueues(link, keys)
-    return link, keys, queues, Cluster(link, keys, queues)
+    return link, keys, queues, ClusterMonitor(link, keys, queues)
 
 
 def web(
     settings: Settings, model_version: str, metrics: Metrics, shape: Shape | None = None
-) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], Team]]:
+) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], ClusterView]]:
     """Return a web process' embeddings, where they are kept, and what is to be said of the cluster.
 
     Args:
@@ -58,7 +58,7 @@ def web(
         cluster,
         memory,
         store,
-        SharedContents(link, keys),
+        SharedContentIndex(link, keys),
         queues,
         model_version,
         metrics,
@@ -96,17 +96,17 @@ def worker(
     metrics = Metrics()
     store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage, shape=shape)
     warm = WarmLoad(load)
-    queue = EncodeQueue(warm, TieredStore([MemoryStore(WORKER_MEMORY_MB * MB), store]), limits, metrics)
+    queue = EncoderThread(warm, TieredStore([MemoryStore(WORKER_MEMORY_MB * MB), store]), limits, metrics)
 
     def beat() -> None:
         cluster.beat(name, 0 if warm.is_over.is_set() else LOADING_S)
 
     leases = Leases(link, keys.attempts, on_beat=beat)
     job = EncodeJob(
-        YieldingSource(source, queues.is_click_waiting),
+        PreemptibleFetcher(source, queues.is_click_waiting),
         queue,
         store,
-        SharedContents(link, keys),
+        SharedContentIndex(link, keys),
         leases,
         keys,
         metrics,
@@ -184,26 +184,26 @@ def _age_s(embeddings: QueuedEmbeddings, index: int) -> float:
     return queues[index].age_s if queues else 0.0
 
 
-def _team(embeddings: QueuedEmbeddings, link: Link) -> Team:
+def _team(embeddings: QueuedEmbeddings, link: RedisConnection) -> ClusterView:
     state = embeddings.cluster
     if link.is_down:
         problem = Problem("Redis", link.trouble, "it is tried again by itself; look at Redis")
-        return Team(problems=(problem,), headline="Redis does not answer")
+        return ClusterView(problems=(problem,), headline="Redis does not answer")
     if not state.is_known:
-        return Team((Row("workers", "not looked yet"),))
+        return ClusterView((Field("workers", "not looked yet"),))
     problems = []
     if not state.workers:
         text = "none is running that could encode an image"
         problems.append(Problem("workers", text, "start one with python -m backend worker"))
-    if state.strangers:
-        names = ", ".join(state.strangers)
+    if state.other_models:
+        names = ", ".join(state.other_models)
         problems.append(Problem("workers", f"with other weights: {names}", "give all of them one PADDLE_SAM_WEIGHTS"))
     rows = (
-        Row("Redis answers in", duration(1000 * state.round_trip_s)),
-        Row("encoded by all workers", str(state.encodes)),
-        Row("fetched by all workers", str(state.fetches)),
-        Row("given up by all workers", str(state.failures)),
+        Field("Redis answers in", duration(1000 * state.round_trip_s)),
+        Field("encoded by all workers", str(state.encodes)),
+        Field("fetched by all workers", str(state.fetches)),
+        Field("given up by all workers", str(state.failures)),
     )
     queues = tuple(Queue(one.name, one.depth, duration(1000 * one.age_s) if one.depth else "") for one in state.queues)
     headline = "" if state.workers else "no worker is running"
-    return Team(rows, state.worker_names, queues, tuple(problems), headline)
+    return ClusterView(rows, state.worker_names, queues, tuple(problems), headline)

@@ -13,7 +13,7 @@ from flask import Flask
 from backend import paddle_import
 from backend.cluster.worker import Worker
 from backend.composition import cluster
-from backend.concurrency.background import Errands
+from backend.concurrency.background import BackgroundTasks
 from backend.embeddings.encode import Encoder
 from backend.embeddings.local import Embeddings, LocalEmbeddings
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
@@ -25,19 +25,19 @@ from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.tokens import TokenKind
 from backend.metrics import Metrics
-from backend.segmentation.claims import Claims
-from backend.segmentation.decoding import Drawing
-from backend.segmentation.deferred import Pushing
-from backend.segmentation.lazy_decoder import LoadingDecoder
-from backend.segmentation.retrieval import Opened, Retrieval, RetrievalPolicy
-from backend.segmentation.service import Policy, Segmenter
+from backend.segmentation.claims import RecentlyAnswered
+from backend.segmentation.decoding import MaskService
+from backend.segmentation.deferred import DeferredPredictions
+from backend.segmentation.lazy_decoder import LazyDecoder
+from backend.segmentation.retrieval import OpenedTaskPolicy, Retrieval, RetrievalPolicy
+from backend.segmentation.service import ClickPolicy, Segmenter
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
 from backend.web.app import Access, create_app
 from backend.web.status import snapshot
 from backend.web.status.pictures import Pictures
-from backend.web.status.snapshot import Parts
-from backend.web.status.view import Team
+from backend.web.status.snapshot import StatusSources
+from backend.web.status.view import ClusterView
 from model.paddlex.model import DEMO, find_weights
 from model.weights import Checkpoint, in_order, merge, read
 from model.weights.download import SOURCES, default_folder, downloaded
@@ -108,14 +108,14 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         checkpoint: the weights, as `read_weights` returned them.
     """
     pictures = Pictures() if settings.show_masks else None
-    metrics = Metrics(witness=pictures.add if pictures is not None else None)
+    metrics = Metrics(on_answer=pictures.add if pictures is not None else None)
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
-    decoder = LoadingDecoder(checkpoint, settings.device)
+    decoder = LazyDecoder(checkpoint, settings.device)
     embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics)
     metrics.watch("encodes_waiting", "Images waiting for the encoder or in it.", lambda: embeddings.encoding)
     metrics.watch("prefetch_waiting", "Images waiting to be encoded ahead.", lambda: embeddings.ahead)
-    errands = Errands()
-    policy = Policy(
+    errands = BackgroundTasks()
+    policy = ClickPolicy(
         settings.predict_budget_s,
         settings.output_preference,
         settings.prefetch_tasks,
@@ -123,7 +123,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     )
     next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
     at_once = _cores() + 1  # one is in Python while the others compute
-    drawing = Drawing(decoder, metrics, at_once, wait_for_decoder=decoder.wait)
+    drawing = MaskService(decoder, metrics, at_once, wait_for_decoder=decoder.wait)
     retrieval, pushing = _retrieval(settings, TaskSegmenter(drawing, embeddings, policy.outputs), label_studio, metrics)
     segmenter = Segmenter(drawing, embeddings, metrics, errands, next_tasks, policy, retrieval)
 
@@ -138,7 +138,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         pushing.close()
         label_studio.close()
 
-    parts = Parts(settings, checkpoint, embeddings, decoder, store, metrics, team, pictures)
+    parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, pictures)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
     return Service(
         create_app(segmenter, metrics, lambda: snapshot.take(parts), access), segmenter, metrics, start, close
@@ -165,19 +165,19 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
 
 def _retrieval(
     settings: Settings, segmenter: TaskSegmenter, label_studio: LabelStudio, metrics: Metrics
-) -> tuple[Retrieval, Pushing]:
+) -> tuple[Retrieval, DeferredPredictions]:
     """Return what answers for whole tasks, and what stores the answers that come too late."""
-    claims = Claims(time.monotonic)
-    pushing = Pushing(segmenter, label_studio, claims, metrics)
+    claims = RecentlyAnswered(time.monotonic)
+    pushing = DeferredPredictions(segmenter, label_studio, claims, metrics)
     metrics.watch("pushes_waiting", "Tasks whose predictions are still to be made and stored.", lambda: len(pushing))
     can_store = label_studio.token_kind is not TokenKind.NONE
-    policy = RetrievalPolicy(settings.retrieve_budget_s, Opened(settings.answer_opened_tasks))
+    policy = RetrievalPolicy(settings.retrieve_budget_s, OpenedTaskPolicy(settings.answer_opened_tasks))
     return Retrieval(segmenter, claims, pushing if can_store else None, policy), pushing
 
 
 def _engine(
     settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics
-) -> tuple[Engine, EmbeddingStore, Callable[[], Team | None]]:
+) -> tuple[Engine, EmbeddingStore, Callable[[], ClusterView | None]]:
     """Return what makes embeddings, what keeps them, and what tells of the workers."""
     if settings.redis_url is not None:
         return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint))
@@ -222,7 +222,7 @@ def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
 
 
 def _load_encoder(checkpoint: Checkpoint, device: str) -> Encoder:
-    with paddle_import.kept():
+    with paddle_import.sigterm_guard():
         from model.build import load_encoder  # here: Paddle must not be imported before a fork
 
     start = time.monotonic()
@@ -245,4 +245,4 @@ def _store(settings: Settings, checkpoint: Checkpoint, metrics: Metrics) -> Embe
                 on_drop=metrics.dropped,
             )
         )
-    return TieredStore(tiers, metrics.looked_up)
+    return TieredStore(tiers, metrics.record_lookup)

@@ -11,7 +11,7 @@ ERRANDS = 32
 """How many may wait; what comes beyond them is dropped."""
 
 
-class Errands:
+class BackgroundTasks:
     """Runs small background jobs on one thread, dropping them when too many wait."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ OLDEST_S = 5.0
 UNDER_WAY = 2
 
 
-class Chunks(Generic[T, R]):
+class Batcher(Generic[T, R]):
     """Gathers things until they are worth a delivery. For one thread, which also collects what became of them."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Chunks(Generic[T, R]):
         self._under_way: deque[Future[Sequence[R]]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="deliver")
 
-    def __enter__(self) -> "Chunks[T, R]":
+    def __enter__(self) -> "Batcher[T, R]":
         return self
 
     def __exit__(

@@ -14,7 +14,7 @@ from types import TracebackType
 from backend.errors import Reason, RetryLater
 
 
-class Turns:
+class FifoLimiter:
     """``with turns:`` waits for its turn; safe from many threads, and not to be entered twice by one."""
 
     def __init__(self, at_once: int) -> None:

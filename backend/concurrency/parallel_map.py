@@ -16,7 +16,7 @@ STOP_WITHIN_S = 10.0
 """For how long what is in hand is waited for once a run is to stop; everything on a large image may take minutes."""
 
 
-def in_hand(
+def parallel_map(
     items: Iterable[T],
     work: Callable[[T], R],
     at_once: int,

@@ -18,26 +18,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Fetch:
-    """A fetch that was asked for; for `Fetchers.promote`."""
+    """A fetch that was asked for; for `PriorityExecutor.promote`."""
 
     work: Callable[[], None]
     priority: Priority
     is_taken: bool = False
 
 
-class Fetchers:
+class PriorityExecutor:
     """Does fetches on a few threads, which begin when they are needed; safe from many threads."""
 
-    def __init__(self, at_once: int, spared: int) -> None:
+    def __init__(self, at_once: int, reserved: int) -> None:
         """Start nothing yet.
 
         Args:
             at_once: how many fetches may run.
-            spared: how many of those places only `Priority.INTERACTIVE` may take.
+            reserved: how many of those places only `Priority.INTERACTIVE` may take.
         """
-        if not 0 <= spared < at_once:
-            raise ValueError(f"spared: expected from 0 to {at_once - 1}, got {spared}")
-        self._at_once, self._in_background = at_once, at_once - spared
+        if not 0 <= reserved < at_once:
+            raise ValueError(f"spared: expected from 0 to {at_once - 1}, got {reserved}")
+        self._at_once, self._in_background = at_once, at_once - reserved
         self._heap: list[tuple[Priority, int, Fetch]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()

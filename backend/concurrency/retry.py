@@ -50,7 +50,7 @@ class OutageError(RetryLater):
     """Something has been away for longer than patience lasts."""
 
 
-class Patience:
+class OutageRetry:
     """Repeats calls for as long as it lasts; safe from many threads."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Patience:
             self._pause(max(asked_s, wait_s * random.uniform(0.5, 1.0)))  # noqa: S311 - so that not all come back at once
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    def see_through(self, work: Callable[[], T], look: Callable[[], object]) -> T:
+    def call_for_image(self, work: Callable[[], T], look: Callable[[], object]) -> T:
         """Return what ``work`` about one image returns: outages are waited for, its own failures tried a few times.
 
         Args:

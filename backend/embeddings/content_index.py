@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from backend.errors import BackendError
-from backend.images.fetch import Version
+from backend.images.fetch import Validators
 from backend.images.locations import resolved_through
 from backend.types import ImageRef
 
-Place: TypeAlias = tuple[str, str]
+SourceKey: TypeAlias = tuple[str, str]
 """An address as one project sees it; short, however long the address is."""
 
 FRESH_S = 60.0
@@ -33,7 +33,7 @@ PASSING_FAILURE_S = 3.0
 MAX_ENTRIES = 20_000
 
 
-def place_of(ref: ImageRef) -> Place:
+def source_key(ref: ImageRef) -> SourceKey:
     """Return whose address this is, and which: all that decides what lies behind it.
 
     A cloud address is resolved through its task, whatever project a caller says that is in; what lies behind it there
@@ -46,33 +46,33 @@ def place_of(ref: ImageRef) -> Place:
 
 
 @dataclass(frozen=True)
-class Content:
+class ContentRecord:
     """What lies behind an address.
 
     Attributes:
         digest: sha256 of the image file.
         version: what its server said of it.
-        checked_at: when that was so, on the clock of its `Contents`.
+        checked_at: when that was so, on the clock of its `ContentIndex`.
         fresh_s: for how long that needs no asking.
     """
 
     digest: str
-    version: Version
+    version: Validators
     checked_at: float
     fresh_s: float
 
 
-class Contents:
+class ContentIndex:
     """Addresses and their contents, the most recently used ones; safe from many threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """``clock`` gives seconds, monotonic."""
         self._clock = clock
-        self._known: OrderedDict[Place, Content] = OrderedDict()
-        self._failures: OrderedDict[Place, tuple[BackendError, float]] = OrderedDict()
+        self._known: OrderedDict[SourceKey, ContentRecord] = OrderedDict()
+        self._failures: OrderedDict[SourceKey, tuple[BackendError, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, place: Place) -> Content | None:
+    def get(self, place: SourceKey) -> ContentRecord | None:
         """Return what lay behind an address when it was last looked at."""
         with self._lock:
             found = self._known.get(place)
@@ -80,17 +80,17 @@ class Contents:
                 self._known.move_to_end(place)
             return found
 
-    def is_fresh(self, content: Content) -> bool:
+    def is_fresh(self, content: ContentRecord) -> bool:
         """Whether it may be used without asking."""
         return self._clock() - content.checked_at < content.fresh_s
 
-    def is_usable(self, content: Content) -> bool:
+    def is_stale_usable(self, content: ContentRecord) -> bool:
         """Whether it may be used while it is being asked about."""
         return self._clock() - content.checked_at < USABLE_FACTOR * content.fresh_s
 
-    def put(self, place: Place, digest: str, version: Version, *, immutable: bool, age_s: float = 0.0) -> None:
+    def put(self, place: SourceKey, digest: str, version: Validators, *, immutable: bool, age_s: float = 0.0) -> None:
         """Note what lies behind an address now, or lay so ``age_s`` ago."""
-        content = Content(digest, version, self._clock() - age_s, IMMUTABLE_FRESH_S if immutable else FRESH_S)
+        content = ContentRecord(digest, version, self._clock() - age_s, IMMUTABLE_FRESH_S if immutable else FRESH_S)
         with self._lock:
             self._known[place] = content
             self._known.move_to_end(place)
@@ -98,14 +98,14 @@ class Contents:
             while len(self._known) > MAX_ENTRIES:
                 self._known.popitem(last=False)
 
-    def confirm(self, place: Place) -> None:
+    def confirm(self, place: SourceKey) -> None:
         """Note that nothing has changed."""
         with self._lock:
             found = self._known.get(place)
             if found is not None:
                 self._known[place] = replace(found, checked_at=self._clock())
 
-    def fail(self, place: Place, error: BackendError) -> None:
+    def fail(self, place: SourceKey, error: BackendError) -> None:
         """Remember a failure for a short while, and forget the content where trying again would not help."""
         until = self._clock() + (PASSING_FAILURE_S if error.retry else FAILURE_S)
         with self._lock:
@@ -116,7 +116,7 @@ class Contents:
             while len(self._failures) > MAX_ENTRIES:
                 self._failures.popitem(last=False)
 
-    def failure(self, place: Place) -> BackendError | None:
+    def failure(self, place: SourceKey) -> BackendError | None:
         """Return the failure of a moment ago, to be raised by one caller."""
         with self._lock:
             error, until = self._failures.get(place, (None, 0.0))

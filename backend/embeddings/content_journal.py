@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from backend.embeddings.content_index import Place
-from backend.images.fetch import Version
+from backend.embeddings.content_index import SourceKey
+from backend.images.fetch import Validators
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Entry:
     """
 
     digest: str
-    version: Version
+    version: Validators
     immutable: bool
 
 
@@ -56,12 +56,12 @@ class ContentJournal:
         self._entries: dict[str, Entry] | None = None
         self._lock = threading.Lock()
 
-    def get(self, place: Place) -> Entry | None:
+    def get(self, place: SourceKey) -> Entry | None:
         """Return what lay behind an address."""
         with self._lock:
             return self._read().get(self._name(place))
 
-    def put(self, place: Place, entry: Entry) -> None:
+    def put(self, place: SourceKey, entry: Entry) -> None:
         """Note what lies behind an address; forgotten without an error where the file cannot be written."""
         name = self._name(place)
         with self._lock:
@@ -89,9 +89,9 @@ class ContentJournal:
                     found = msgspec.json.decode(line, type=_Line)
                 except (msgspec.MsgspecError, UnicodeDecodeError):
                     continue  # the last one of a run that was killed
-                version = Version(found.etag, found.last_modified)
+                version = Validators(found.etag, found.last_modified)
                 self._entries[found.place] = Entry(found.digest, version, found.immutable)
         return self._entries
 
-    def _name(self, place: Place) -> str:
+    def _name(self, place: SourceKey) -> str:
         return hashlib.sha256("\n".join((self._owner, *place)).encode()).hexdigest()[:32]

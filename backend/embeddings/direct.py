@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from backend.embeddings import encode
-from backend.embeddings.content_index import place_of
+from backend.embeddings.content_index import source_key
 from backend.embeddings.content_journal import ContentJournal, Entry
 from backend.embeddings.encode import Encoder, Stopwatch
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
 from backend.errors import Reason, RetryLater
 from backend.images import decode
-from backend.images.fetch import Fetched, Version
+from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 from model.types import Embedding
 
@@ -27,7 +27,7 @@ DECODED_AT_ONCE = 2
 class Source(Protocol):
     """Fetches image files; see `backend.images.fetch.ImageSource`."""
 
-    def fetch(self, ref: ImageRef, known: Version | None = None, /) -> Fetched | None:
+    def fetch(self, ref: ImageRef, known: Validators | None = None, /) -> Fetched | None:
         """Return the file, None if it is still the known one."""
         ...
 
@@ -105,7 +105,7 @@ class DirectEmbeddings:
 
     def _find(self, ref: ImageRef) -> tuple[EmbeddingKey, Fetched | None]:
         """Return an image's key, and its file unless the embedding is in the store already."""
-        place = place_of(ref)
+        place = source_key(ref)
         entry = self._journal.get(place)
         key = None if entry is None else self._key(entry.digest)
         is_held = key is not None and self._store.holds(key)

@@ -36,7 +36,7 @@ class Encoder(Protocol):
 class Stopwatch(Protocol):
     """Times and counts the work; see `backend.metrics.Metrics`."""
 
-    def looked_up(self, tier: str, /) -> None:
+    def record_lookup(self, tier: str, /) -> None:
         """Count where an embedding was found; ``miss`` is one that has to be made."""
         ...
 
@@ -64,7 +64,7 @@ def encode(encoder: Encoder, data: bytes, key: EmbeddingKey, limits: decode.Limi
         raise BackendError(
             f"expected an encoder of {key.model_version}, got {encoder.model_version}", Reason.MODEL_NOT_READY
         )
-    stopwatch.looked_up("miss")
+    stopwatch.record_lookup("miss")
     try:
         try:
             return _encode(encoder, data, key, limits, stopwatch)

@@ -37,7 +37,7 @@ class _Job:
             self.share.release()
 
 
-class EncodeQueue:
+class EncoderThread:
     """Encodes images one at a time, the urgent ones first, each content once however often it is asked for.
 
     Attributes:

@@ -16,17 +16,17 @@ from functools import partial
 from typing import Protocol
 
 from backend.concurrency.byte_budget import ADDRESSES_BYTES, ByteBudget, Share
-from backend.concurrency.priority_executor import Fetch, Fetchers
-from backend.embeddings.content_index import Content, Contents, Place, place_of
+from backend.concurrency.priority_executor import Fetch, PriorityExecutor
+from backend.embeddings.content_index import ContentIndex, ContentRecord, SourceKey, source_key
 from backend.embeddings.encode import Encoder
-from backend.embeddings.encoder_thread import EncodeQueue
-from backend.embeddings.prefetcher import Ahead
+from backend.embeddings.encoder_thread import EncoderThread
+from backend.embeddings.prefetcher import Prefetcher
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
-from backend.embeddings.waiting import Observer, awaited
+from backend.embeddings.waiting import Observer, wait_for
 from backend.errors import BackendError, Reason, RetryLater
 from backend.images import decode
-from backend.images.fetch import Fetched, Version
+from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 from model.types import Embedding
 
@@ -69,7 +69,7 @@ class Embeddings(Protocol):
 class Source(Protocol):
     """Fetches image files; see `backend.images.fetch.ImageSource`."""
 
-    def fetch(self, ref: ImageRef, known: Version | None = None, /) -> Fetched | None:
+    def fetch(self, ref: ImageRef, known: Validators | None = None, /) -> Fetched | None:
         """Return the file, None if it is still the known one."""
         ...
 
@@ -114,12 +114,12 @@ class LocalEmbeddings:
         """
         self._source, self._store, self._observer = source, store, observer
         self._model_version, self._dtype, self._limits = model_version, dtype, limits or decode.Limits()
-        self._queue = EncodeQueue(load_encoder, store, self._limits, observer)
-        self._contents = Contents(clock)
-        self._fetchers = Fetchers(FETCHERS, SPARED)
-        self._flights: dict[Place, _Flight] = {}
-        self._asking: set[Place] = set()
-        self._ahead = Ahead(self._encode_ahead)
+        self._queue = EncoderThread(load_encoder, store, self._limits, observer)
+        self._contents = ContentIndex(clock)
+        self._fetchers = PriorityExecutor(FETCHERS, SPARED)
+        self._flights: dict[SourceKey, _Flight] = {}
+        self._asking: set[SourceKey] = set()
+        self._ahead = Prefetcher(self._encode_ahead)
         self._addresses = ByteBudget(ADDRESSES_BYTES)
         self._lock = threading.Lock()
         self._is_closed = False
@@ -161,16 +161,16 @@ class LocalEmbeddings:
 
     def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
         """Return the embedding of an image; see `Embeddings.get`."""
-        place = place_of(ref)
+        place = source_key(ref)
         found = self._warm(ref, place)
         if found is not None:
             return found
         future = self._join(ref, place, priority)
-        return awaited(future, deadline_s, self._observer)
+        return wait_for(future, deadline_s, self._observer)
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if it is there; see `Embeddings.peek`."""
-        return self._warm(ref, place_of(ref))
+        return self._warm(ref, source_key(ref))
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
         """Encode images when nothing more urgent is to do: the newest call's first, in their order."""
@@ -180,17 +180,17 @@ class LocalEmbeddings:
     def _key(self, digest: str) -> EmbeddingKey:
         return EmbeddingKey(digest, self._model_version, self._dtype)
 
-    def _warm(self, ref: ImageRef, place: Place) -> Embedding | None:
+    def _warm(self, ref: ImageRef, place: SourceKey) -> Embedding | None:
         """Return the embedding if it takes neither a download nor an encode."""
         content = self._contents.get(place)
-        if content is None or not self._contents.is_usable(content):
+        if content is None or not self._contents.is_stale_usable(content):
             return None
         found = self._store.get(self._key(content.digest))
         if found is not None and not self._contents.is_fresh(content):
-            self._ask_in_background(ref, place, content)
+            self._revalidate(ref, place, content)
         return found
 
-    def _join(self, ref: ImageRef, place: Place, priority: Priority) -> "Future[Embedding]":
+    def _join(self, ref: ImageRef, place: SourceKey, priority: Priority) -> "Future[Embedding]":
         """Return the embedding on its way; set it on its way if nobody has."""
         self.start()
         with self._lock:
@@ -212,7 +212,7 @@ class LocalEmbeddings:
             flight.fetch = self._fetchers.submit(partial(self._fly, ref, place, flight), priority)
             return flight.future
 
-    def _fly(self, ref: ImageRef, place: Place, flight: _Flight) -> None:
+    def _fly(self, ref: ImageRef, place: SourceKey, flight: _Flight) -> None:
         """Fetch an image and hand it to the encoder; whatever happens, the flight gets its end."""
         try:
             outcome = self._fetched(ref, place, flight)
@@ -226,7 +226,9 @@ class LocalEmbeddings:
         else:
             self._settle(place, flight, outcome)
 
-    def _fetched(self, ref: ImageRef, place: Place, flight: _Flight) -> "Embedding | Future[Embedding] | BackendError":
+    def _fetched(
+        self, ref: ImageRef, place: SourceKey, flight: _Flight
+    ) -> "Embedding | Future[Embedding] | BackendError":
         content = self._contents.get(place)
         held = self._store.get(self._key(content.digest)) if content is not None else None
         known = content.version if content is not None and held is not None else None
@@ -249,14 +251,14 @@ class LocalEmbeddings:
             fetched.release()
             raise
 
-    def _note(self, place: Place, fetched: Fetched) -> EmbeddingKey:
+    def _note(self, place: SourceKey, fetched: Fetched) -> EmbeddingKey:
         """Remember what lies behind an address, if it is an image at all."""
         decode.check(fetched.data, self._limits)
         digest = decode.digest(fetched.data)
         self._contents.put(place, digest, fetched.version, immutable=fetched.immutable)
         return self._key(digest)
 
-    def _settle(self, place: Place, flight: _Flight, outcome: "Embedding | BaseException") -> None:
+    def _settle(self, place: SourceKey, flight: _Flight, outcome: "Embedding | BaseException") -> None:
         with self._lock:
             self._flights.pop(place, None)
             if isinstance(outcome, BackendError):
@@ -268,7 +270,7 @@ class LocalEmbeddings:
         else:
             flight.future.set_result(outcome)
 
-    def _ask_in_background(self, ref: ImageRef, place: Place, content: Content) -> None:
+    def _revalidate(self, ref: ImageRef, place: SourceKey, content: ContentRecord) -> None:
         """Find out whether an image has changed, while clicks on it go on being answered."""
         with self._lock:
             if place in self._asking or len(self._asking) >= RECHECKS or self._is_closed:
@@ -276,7 +278,7 @@ class LocalEmbeddings:
             self._asking.add(place)
             self._fetchers.submit(partial(self._ask, ref, place, content), Priority.PREFETCH)
 
-    def _ask(self, ref: ImageRef, place: Place, content: Content) -> None:
+    def _ask(self, ref: ImageRef, place: SourceKey, content: ContentRecord) -> None:
         try:
             with self._observer.stage("fetch"):
                 fetched = self._source.fetch(ref, content.version)
@@ -298,7 +300,7 @@ class LocalEmbeddings:
 
     def _encode_ahead(self, ref: ImageRef) -> None:
         try:
-            place = place_of(ref)
+            place = source_key(ref)
             if self._warm(ref, place) is None:
                 self._join(ref, place, Priority.PREFETCH).result()
         except BackendError as error:

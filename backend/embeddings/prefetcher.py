@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from backend.embeddings.content_index import Place, place_of
+from backend.embeddings.content_index import SourceKey, source_key
 from backend.types import ImageRef
 
 MAX_WAITING = 1000
@@ -12,13 +12,13 @@ MAX_WAITING_BYTES = 64_000_000
 """Of their addresses, since a ``data:`` address holds the image itself."""
 
 
-class Ahead:
+class Prefetcher:
     """Does one image after the other, so that few files are held in memory; the newest list comes first."""
 
     def __init__(self, encode: Callable[[ImageRef], None]) -> None:
         """Start nothing yet; ``encode`` sees an image through and does not raise."""
         self._encode = encode
-        self._waiting: OrderedDict[Place, ImageRef] = OrderedDict()
+        self._waiting: OrderedDict[SourceKey, ImageRef] = OrderedDict()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
@@ -38,7 +38,7 @@ class Ahead:
         """Put images before those that wait already, in their order; beyond the limits the oldest are dropped."""
         with self._changed:
             for ref in reversed(list(refs)[:MAX_WAITING]):
-                place = place_of(ref)
+                place = source_key(ref)
                 self._waiting[place] = ref
                 self._waiting.move_to_end(place, last=False)
             size = sum(len(ref.uri) for ref in self._waiting.values())

@@ -68,7 +68,7 @@ Shape: TypeAlias = tuple[int, int, int]
 """(channels, height, width) of the embeddings that a network makes."""
 
 
-def is_usable(found: Embedding, key: EmbeddingKey, shape: Shape | None) -> bool:
+def is_stale_usable(found: Embedding, key: EmbeddingKey, shape: Shape | None) -> bool:
     """Whether what a medium held under this key is what belongs there: of the network's shape, in these numbers.
 
     Args:
@@ -189,7 +189,7 @@ class FileStore:
             self._failed("read", error)
             return None
         found = load(data, str(key))
-        if found is not None and not is_usable(found, key, self._shape):
+        if found is not None and not is_stale_usable(found, key, self._shape):
             found = None
         try:
             if found is None:

@@ -28,7 +28,7 @@ class Observer(Stopwatch, Protocol):
         ...
 
 
-def awaited(
+def wait_for(
     future: "Future[Embedding]",
     within_s: float,
     observer: Observer,

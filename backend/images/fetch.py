@@ -25,14 +25,14 @@ from backend.images.http.answers import Head
 from backend.images.http.connections import Proxy, port_of
 from backend.images.http.outcomes import NAME, REDIRECTS, TransientError, address
 from backend.images.http.requests import ImageRequests, Limits, Reply
-from backend.images.locations import Home, Inline, LocalFile, inline_size, resolve, serves_task_files
+from backend.images.locations import Inline, LabelStudioOrigin, LocalFile, inline_size, resolve, serves_task_files
 from backend.images.name_resolution import Resolve, Resolver
 from backend.images.name_resolution import resolve as look_up
 from backend.images.network_policy import AddressPolicy, Origin, seconds_left
 from backend.logs import without_credentials
 from backend.types import ImageRef
 
-__all__ = ["Authority", "Fetched", "ImageSource", "Limits", "Version"]
+__all__ = ["Fetched", "ImageSource", "LabelStudioAuth", "Limits", "Validators"]
 
 _USER_AGENT = f"Mozilla/5.0 (compatible; {NAME})"
 """Hosts that want a browser let one pass that calls itself compatible, as search engines do; the name stays true."""
@@ -41,7 +41,7 @@ _LOGIN_PATH = "/user/login"
 
 
 @dataclass(frozen=True)
-class Version:
+class Validators:
     """What a server says of the content behind an address, so that it can be asked whether it changed."""
 
     etag: str = ""
@@ -65,7 +65,7 @@ class Fetched:
     """
 
     data: bytes
-    version: Version = Version()
+    version: Validators = Validators()
     immutable: bool = False
     share: Share | None = field(default=None, compare=False, repr=False)
 
@@ -75,7 +75,7 @@ class Fetched:
             self.share.release()
 
 
-class Authority(Protocol):
+class LabelStudioAuth(Protocol):
     """Who vouches for this service at Label Studio; ``backend.label_studio.client.LabelStudio`` does."""
 
     @property
@@ -100,14 +100,14 @@ class _Trip:
         known: what need not be sent again.
         deadline: on the monotonic clock, in seconds.
         url: where it is.
-        at_home: whether it has only been where the token may go.
+        send_token: whether it has only been where the token may go.
         cookies: what each origin has set on the way, as browsers send it back there; none of Label Studio's.
     """
 
-    known: Version
+    known: Validators
     deadline: float
     url: httpx.URL
-    at_home: bool = True
+    send_token: bool = True
     cookies: dict[Origin, dict[str, str]] = field(default_factory=dict)
 
     @property
@@ -120,7 +120,7 @@ class ImageSource:
 
     def __init__(
         self,
-        authority: Authority,
+        authority: LabelStudioAuth,
         policy: AddressPolicy,
         limits: Limits | None = None,
         *,
@@ -145,7 +145,7 @@ class ImageSource:
             retry_wait_s: about how long to wait before a failed fetch is tried once more.
         """
         self._authority, self._limits = authority, limits or Limits()
-        self._home, self._root = Home(authority.url, public_url), local_files_root
+        self._home, self._root = LabelStudioOrigin(authority.url, public_url), local_files_root
         self._page = Origin.of(public_url or authority.url)
         self._budget = budget or ByteBudget(IMAGES * self._limits.max_bytes)
         self._requests = ImageRequests(policy, self._limits, Resolver(resolve), proxy, self._budget)
@@ -153,7 +153,7 @@ class ImageSource:
             TransientError
         )
 
-    def fetch(self, ref: ImageRef, known: Version | None = None) -> Fetched | None:
+    def fetch(self, ref: ImageRef, known: Validators | None = None) -> Fetched | None:
         """Return the image file, or None if it is still the ``known`` one.
 
         Raises:
@@ -171,7 +171,7 @@ class ImageSource:
             return self._read(place.path, known)
 
         def download() -> Fetched | None:
-            trip = _Trip(_sendable(known or Version()), deadline, address(place.url))
+            trip = _Trip(_sendable(known or Validators()), deadline, address(place.url))
             return self._download(trip, immutable=place.immutable)
 
         try:
@@ -187,11 +187,11 @@ class ImageSource:
         self._limits.check_size(len(place.data))
         return Fetched(place.data, immutable=True, share=share)
 
-    def _read(self, path: Path, known: Version | None) -> Fetched | None:
+    def _read(self, path: Path, known: Validators | None) -> Fetched | None:
         try:
             with path.open("rb") as file:
                 status = path.stat()
-                version = Version(etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
+                version = Validators(etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
                 if known == version:
                     return None
                 self._limits.check_size(status.st_size)
@@ -205,18 +205,18 @@ class ImageSource:
         """Follow redirects to the image; the token goes along until the first hop that leaves the task files."""
         for _ in range(self._limits.max_redirects + 1):
             here = trip.url
-            trip.at_home = trip.at_home and _holds_task_files(here, self._authority.url)
+            trip.send_token = trip.send_token and _holds_task_files(here, self._authority.url)
             reply = self._ask(trip)
             if reply.status == 304 and trip.known.is_known:
                 return None
             if reply.status == 304:
                 raise ImageError("the server answers 304, not modified, to a first request", Reason.IMAGE_NOT_FOUND)
             if reply.status not in REDIRECTS:
-                version = Version(_validator(reply.head, "etag"), _validator(reply.head, "last-modified"))
+                version = Validators(_validator(reply.head, "etag"), _validator(reply.head, "last-modified"))
                 return Fetched(reply.data, version, immutable, reply.share)
             trip.url = outcomes.redirected(here, reply.head)
             asks_for_login = trip.url.path.rstrip("/").endswith(_LOGIN_PATH)
-            if trip.at_home and asks_for_login:
+            if trip.send_token and asks_for_login:
                 raise self._authority.refusal("asks for a login", self._header(trip))
             if asks_for_login and self._is_closed(here):
                 raise _without_key("asks for a login", here)
@@ -224,13 +224,13 @@ class ImageSource:
 
     def _ask(self, trip: _Trip) -> Reply:
         """Return the answer to one request; at home with the token, and with a new one after a 401."""
-        header = self._header(trip) if trip.at_home else None
+        header = self._header(trip) if trip.send_token else None
         reply = self._get(trip, header)
-        if trip.at_home and reply.status == 401 and header is not None:
+        if trip.send_token and reply.status == 401 and header is not None:
             renewed = self._header(trip, rejected=header)
             if renewed != header:
                 reply = self._get(trip, renewed)
-        if trip.at_home and (reply.status in (401, 403) or (reply.status == 200 and is_web_page(reply.data))):
+        if trip.send_token and (reply.status in (401, 403) or (reply.status == 200 and is_web_page(reply.data))):
             what = f"answers {reply.status} for an image" if reply.status != 200 else "answers with a web page"
             raise self._authority.refusal(what, header)
         if reply.status in (401, 403) and self._is_closed(trip.url):
@@ -274,11 +274,11 @@ def _validator(head: Head, name: str) -> str:
     return value if value.isascii() and value.isprintable() else ""
 
 
-def _sendable(version: Version) -> Version:
+def _sendable(version: Validators) -> Validators:
     """Return a version without what cannot be sent back to the server that told it."""
     told = (version.etag, version.last_modified)
     etag, last_modified = (one if one.isascii() and one.isprintable() else "" for one in told)
-    return Version(etag, last_modified)
+    return Validators(etag, last_modified)
 
 
 def _is_home(target: httpx.URL, home: Origin) -> bool:

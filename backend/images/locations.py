@@ -58,7 +58,7 @@ Location: TypeAlias = Inline | LocalFile | Remote
 
 
 @dataclass(frozen=True)
-class Home:
+class LabelStudioOrigin:
     """Where Label Studio is; both addresses are without a slash at the end, and may have a path.
 
     Attributes:
@@ -104,7 +104,7 @@ def _without(prefixes: list[str], path: str) -> str | None:
     return None
 
 
-def resolve(ref: ImageRef, home: Home, local_files_root: Path | None = None) -> Location:
+def resolve(ref: ImageRef, home: LabelStudioOrigin, local_files_root: Path | None = None) -> Location:
     """Return where the image is.
 
     Args:
@@ -165,7 +165,7 @@ def _is_base64(head: str) -> bool:
     return head.rstrip().lower().endswith(";base64")
 
 
-def _absolute(uri: str, home: Home, local_files_root: Path | None) -> Location:
+def _absolute(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) -> Location:
     try:
         path = home.path_of(uri)
     except ValueError as error:
@@ -212,7 +212,7 @@ def _below_home(uri: str) -> str:
     return "/data" + uri if uri.startswith("/upload/") else uri
 
 
-def _relative(uri: str, home: Home, local_files_root: Path | None) -> Location:
+def _relative(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) -> Location:
     """Return where a path on Label Studio leads; what Label Studio lies below is not part of it."""
     uri = _below_home(uri)
     path, _, query = uri.partition("?")

@@ -18,7 +18,7 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from backend.concurrency.retry import Patience
+from backend.concurrency.retry import OutageRetry
 from backend.errors import BackendError
 from backend.label_studio import task_filters
 from backend.label_studio.http import REFUSALS, FaultError, RefusedError
@@ -54,7 +54,7 @@ class PredictionStore(TaskLists, Protocol):
         ...
 
 
-class Written(Enum):
+class WriteResult(Enum):
     """What became of a prediction."""
 
     STORED = "stored"
@@ -66,7 +66,7 @@ class Written(Enum):
 
 
 @dataclass(frozen=True)
-class Ready:
+class WriteRequest:
     """A prediction to be stored.
 
     Attributes:
@@ -87,7 +87,7 @@ class Ready:
 class _Progress:
     """How far a chunk is: what became of tasks, which were tried, and how often Label Studio failed (0: over all)."""
 
-    verdicts: dict[int, Written | BackendError] = field(default_factory=dict)
+    verdicts: dict[int, WriteResult | BackendError] = field(default_factory=dict)
     tried: set[int] = field(default_factory=set)
     faults: Counter[int] = field(default_factory=Counter)
 
@@ -101,11 +101,11 @@ def own(stored: Iterable[StoredPrediction], model_version: str) -> tuple[StoredP
 class PredictionWriter:
     """Stores predictions of one project; several may be at it at once, in one process or in many."""
 
-    def __init__(self, store: PredictionStore, patience: Patience, project: Project) -> None:
+    def __init__(self, store: PredictionStore, patience: OutageRetry, project: Project) -> None:
         """Store nothing yet; ``patience`` waits while Label Studio is away."""
         self._store, self._patience, self._project = store, patience, project
 
-    def write(self, chunk: Sequence[Ready]) -> list[tuple[Ready, Written | BackendError]]:
+    def write(self, chunk: Sequence[WriteRequest]) -> list[tuple[WriteRequest, WriteResult | BackendError]]:
         """Store predictions of different tasks in one request, and return what became of each, in order.
 
         What Label Studio refuses about a task is that task's verdict, also where its new prediction is stored and an
@@ -120,14 +120,14 @@ class PredictionWriter:
         self._patience.call(lambda: self._attempt(chunk, progress))
         verdicts = progress.verdicts
         for one in chunk:
-            if one.replaced and verdicts[one.task_id] in (Written.STORED, Written.THERE):
+            if one.replaced and verdicts[one.task_id] in (WriteResult.STORED, WriteResult.THERE):
                 try:
                     self._delete(sorted(one.replaced))
                 except REFUSALS as error:
                     verdicts[one.task_id] = error
         return [(one, verdicts[one.task_id]) for one in chunk]
 
-    def tidy(self, model_version: str) -> int:
+    def delete_duplicates(self, model_version: str) -> int:
         """Delete all but one of this version's predictions of every task; return how many were deleted.
 
         Two questions tell whether there is anything to do.
@@ -159,19 +159,19 @@ class PredictionWriter:
             raise refusal
         return deleted
 
-    def _attempt(self, chunk: Sequence[Ready], progress: _Progress) -> None:
+    def _attempt(self, chunk: Sequence[WriteRequest], progress: _Progress) -> None:
         """Store what is not there yet; raises `RetryLater` to be called again."""
         waiting = self._not_there(chunk, progress)
         if not waiting:
             return
         progress.tried.update(one.task_id for one in waiting)
         if self._imported(waiting, progress.faults):
-            progress.verdicts.update({one.task_id: Written.STORED for one in waiting})
+            progress.verdicts.update({one.task_id: WriteResult.STORED for one in waiting})
             return
         for one in self._not_there(waiting, progress):
             progress.verdicts[one.task_id] = self._stored_alone(one, progress.faults)
 
-    def _imported(self, waiting: Sequence[Ready], faults: Counter[int]) -> bool:
+    def _imported(self, waiting: Sequence[WriteRequest], faults: Counter[int]) -> bool:
         """Store all in one request; return whether all were taken."""
         if faults[0] >= MOST_FAULTS:
             return False
@@ -183,7 +183,7 @@ class PredictionWriter:
             faults[0] += 1
             raise
 
-    def _stored_alone(self, one: Ready, faults: Counter[int]) -> Written | BackendError:
+    def _stored_alone(self, one: WriteRequest, faults: Counter[int]) -> WriteResult | BackendError:
         try:
             self._store.create_prediction(one.new)
         except REFUSALS as error:
@@ -193,9 +193,9 @@ class PredictionWriter:
             if faults[one.task_id] < MOST_FAULTS:
                 raise
             return error
-        return Written.STORED
+        return WriteResult.STORED
 
-    def _not_there(self, chunk: Sequence[Ready], progress: _Progress) -> list[Ready]:
+    def _not_there(self, chunk: Sequence[WriteRequest], progress: _Progress) -> list[WriteRequest]:
         """Return what is still to be stored, after noting the verdict on what is not."""
         waiting = []
         for one in chunk:
@@ -205,10 +205,12 @@ class PredictionWriter:
                 found = own(self._store.predictions(one.task_id).stored, one.new.model_version)
             except REFUSALS as error:
                 is_gone = isinstance(error, RefusedError) and error.is_gone
-                progress.verdicts[one.task_id] = Written.GONE if is_gone else error
+                progress.verdicts[one.task_id] = WriteResult.GONE if is_gone else error
                 continue
             if any(not other.is_empty and other.id not in one.replaced for other in found):
-                progress.verdicts[one.task_id] = Written.STORED if one.task_id in progress.tried else Written.THERE
+                progress.verdicts[one.task_id] = (
+                    WriteResult.STORED if one.task_id in progress.tried else WriteResult.THERE
+                )
             else:
                 waiting.append(one)
         return waiting

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Protocol
 
-from backend.concurrency.retry import Patience
+from backend.concurrency.retry import OutageRetry
 from backend.label_studio import task_filters
 from backend.label_studio.task_filters import Selection
 from backend.label_studio.types import ListedTask, Project, TaskPage
@@ -31,7 +31,7 @@ class ProjectTasks:
     def __init__(
         self,
         lists: TaskLists,
-        patience: Patience,
+        patience: OutageRetry,
         project: Project,
         selection: Selection | None = None,
         limit: int | None = None,

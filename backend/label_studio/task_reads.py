@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from backend.concurrency.retry import Patience
+from backend.concurrency.retry import OutageRetry
 from backend.errors import BackendError
 from backend.label_studio.http import FaultError
 from backend.label_studio.prediction_writer import MOST_FAULTS
@@ -15,7 +15,7 @@ T = TypeVar("T")
 class TaskReads:
     """Makes calls about tasks; safe from many threads."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: OutageRetry) -> None:
         """Ask nothing yet; ``patience`` waits while Label Studio is away."""
         self._patience, self._lock, self._so_far = patience, threading.Lock(), 0
 

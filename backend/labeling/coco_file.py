@@ -91,7 +91,7 @@ class CocoBox:
     trouble: str = ""
 
     @property
-    def is_usable(self) -> bool:
+    def is_stale_usable(self) -> bool:
         """Whether it is a box with a width and a height."""
         return self.has_numbers and isinstance(self.bbox, list) and all(self.bbox[2:])
 
@@ -136,7 +136,7 @@ class CocoBoxes:
     @property
     def reads_as_corners(self) -> int:
         """How many boxes reach beyond their image, if all would lie in it as x1, y1, x2, y2; else 0."""
-        sized = [(box.bbox, one.size) for one in self.images if one.size for box in one.boxes if box.is_usable]
+        sized = [(box.bbox, one.size) for one in self.images if one.size for box in one.boxes if box.is_stale_usable]
         beyond = 0
         for numbers, (height, width) in sized:
             assert isinstance(numbers, list)  # it is usable
@@ -240,7 +240,7 @@ def _decoded(data: bytes) -> tuple[_File, Sequence[object]]:
         whole = json.loads(data)
         file, outlined = msgspec.convert(whole, type=_File), msgspec.convert(whole["annotations"], type=list[_Outline])
         return file, [one.segmentation for one in outlined]
-    if all(CocoBox("", "", one.bbox, False).is_usable for one in file.annotations):
+    if all(CocoBox("", "", one.bbox, False).is_stale_usable for one in file.annotations):
         return file, [None] * len(file.annotations)
     return file, [one.segmentation for one in msgspec.json.decode(data, type=_RawOutlines).annotations]
 
@@ -273,7 +273,7 @@ def _named_apart(boxes: Sequence[CocoBox]) -> tuple[CocoBox, ...]:
 
 def _with_outline(box: CocoBox, outline: object, size: tuple[int, int] | None) -> CocoBox:
     """Return an annotation with the box around its outline, where it has no usable one."""
-    if box.is_usable or box.is_crowd:
+    if box.is_stale_usable or box.is_crowd:
         return box
     outline = json_fields.anything(outline) if isinstance(outline, msgspec.Raw) else outline
     if not outline:

@@ -12,7 +12,7 @@ from pathlib import Path
 from backend.errors import BackendError, PromptError, Reason
 from backend.labeling import coco_file, config, file_names, task_images
 from backend.labeling.coco_file import CocoBox, CocoBoxes, CocoImage
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 from backend.labeling.file_names import NamePath
 from backend.labeling.output_choice import Outputs
 from backend.labeling.task_prompts import TaskPrompts
@@ -63,7 +63,7 @@ class CocoPrompts:
             unmet = self._unmet
             return sum(box.is_crowd for image in self.file.images if image not in unmet for box in image.boxes)
 
-    def prompts(self, task: Task, controls: Controls, outputs: Sequence[ShapeKind] = OUTPUT_KINDS) -> TaskPrompts:
+    def prompts(self, task: Task, controls: LabelConfig, outputs: Sequence[ShapeKind] = OUTPUT_KINDS) -> TaskPrompts:
         """Return the boxes of a task's images, labelled with their categories.
 
         Args:
@@ -90,7 +90,7 @@ class CocoPrompts:
         return TaskPrompts(tuple(regions), tuple(skipped))
 
     def _on_image(
-        self, place: tuple[str, int | None], task: Task, controls: Controls, outputs: Sequence[ShapeKind]
+        self, place: tuple[str, int | None], task: Task, controls: LabelConfig, outputs: Sequence[ShapeKind]
     ) -> list[PromptRegion | Skipped]:
         to_name, item_index = place
         here = config.on_image(controls, to_name)
@@ -189,7 +189,7 @@ def _rectangle(box: CocoBox, image: CocoImage) -> Rectangle:
     return Rectangle(100 * x / width, 100 * y / height, 100 * across / width, 100 * down / height)
 
 
-def _labels(box: CocoBox, controls: Controls, outputs: Outputs) -> tuple[str, ...]:
+def _labels(box: CocoBox, controls: LabelConfig, outputs: Outputs) -> tuple[str, ...]:
     """Return a box's label as the labeling config spells it; none where that has none at all.
 
     Raises:

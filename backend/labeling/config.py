@@ -12,7 +12,7 @@ from cachetools import LRUCache, cached
 
 from backend.errors import ConfigError, Reason
 from backend.labeling import config_xml
-from backend.labeling.config_types import Control, Controls, ImageTag, LabelsTag
+from backend.labeling.config_types import Control, ImageTag, LabelConfig, LabelsTag
 from backend.labeling.config_xml import Tag
 from backend.shapes import kind_of
 
@@ -45,11 +45,11 @@ class _Found:
 class _Kept:
     """A config in the cache, and how much memory it takes."""
 
-    controls: Controls
+    controls: LabelConfig
     bytes: int
 
 
-def parse(text: str) -> Controls:
+def parse(text: str) -> LabelConfig:
     """Return the controls of a labeling config.
 
     Raises:
@@ -74,7 +74,7 @@ def _kept(text: str) -> _Kept:
     return _Kept(controls, 2 * sys.getsizeof(text) + LABEL_BYTES * named)
 
 
-def on_image(controls: Controls, to_name: str) -> Controls:
+def on_image(controls: LabelConfig, to_name: str) -> LabelConfig:
     """Return one image and what draws on it, with the index flags of repeaters filled in as in ``to_name``.
 
     An empty ``to_name`` means the only image, where there is only one.
@@ -130,10 +130,10 @@ def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], found: _Found) -> N
         _collect(child, repeats, found)
 
 
-def _connected(found: _Found) -> Controls:
+def _connected(found: _Found) -> LabelConfig:
     """Return what was found; where there is only one object tag, it is what controls without ``toName`` are for."""
     only = tuple(found.objects) if len(found.objects) == 1 else ()
-    return Controls(
+    return LabelConfig(
         tuple(found.images),
         tuple(one if one.to_names else replace(one, to_names=only) for one in found.controls if one.to_names or only),
         tuple(one if one.to_names else replace(one, to_names=only) for one in found.labels if one.to_names or only),
@@ -189,11 +189,11 @@ def _digits(text: str) -> str:
     return text[:end]
 
 
-def _acting_on(controls: Controls, image: ImageTag, indices: dict[str, str]) -> Controls:
+def _acting_on(controls: LabelConfig, image: ImageTag, indices: dict[str, str]) -> LabelConfig:
     on_it = controls.controls_by_image.get(image.name, ())
     labels = controls.labels_by_image.get(image.name, ())
     if not indices:
-        return Controls((ImageTag(image.name, image.value, image.value_list),), on_it, labels)
+        return LabelConfig((ImageTag(image.name, image.value, image.value_list),), on_it, labels)
 
     def fill(text: str) -> str:
         for flag, index in indices.items():
@@ -202,7 +202,7 @@ def _acting_on(controls: Controls, image: ImageTag, indices: dict[str, str]) -> 
                 raise ConfigError(f"label_config: expected {flag[:40]!r} to fill in a short text, got a very long one")
         return text
 
-    return Controls(
+    return LabelConfig(
         images=(ImageTag(fill(image.name), fill(image.value), fill(image.value_list)),),
         controls=tuple(replace(one, name=fill(one.name), to_names=tuple(map(fill, one.to_names))) for one in on_it),
         labels=tuple(replace(one, name=fill(one.name), to_names=tuple(map(fill, one.to_names))) for one in labels),

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from backend.errors import ConfigError
 from backend.labeling import config
-from backend.labeling.config_types import PAINTED, Control, Controls, LabelsTag
+from backend.labeling.config_types import PAINTED, Control, LabelConfig, LabelsTag
 from backend.labeling.output_choice import Outputs, answering
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 
@@ -23,7 +23,7 @@ EXPORTS = {
 """What label-studio-sdk 2.1.2 exports labelled regions of a type to, besides JSON; others to nothing."""
 
 
-def problems(controls: Controls, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> tuple[str, ...]:
+def problems(controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> tuple[str, ...]:
     """Return what keeps clicks of a project from being answered, or answered with their labels.
 
     Args:
@@ -50,7 +50,7 @@ def problems(controls: Controls, preference: Sequence[ShapeKind] = OUTPUT_KINDS)
     return tuple(found)
 
 
-def export_hints(controls: Controls, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> tuple[str, ...]:
+def export_hints(controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> tuple[str, ...]:
     """Return which answers of a project Label Studio's own exporter leaves out of COCO.
 
     Args:
@@ -76,7 +76,7 @@ def _shared(tag: Control | LabelsTag) -> str:
     )
 
 
-def _labels(here: Controls, preference: Sequence[ShapeKind], is_alone: bool) -> list[str]:
+def _labels(here: LabelConfig, preference: Sequence[ShapeKind], is_alone: bool) -> list[str]:
     """Return which labels of prompts on one image no answer can have, and which of answers no prompt.
 
     Args:

@@ -106,7 +106,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Controls:
+class LabelConfig:
     """A labeling config, as far as images are concerned.
 
     Attributes:
@@ -139,7 +139,7 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputTag:
     """How one object is to be answered: with which control, and with which labels it offers.
 
     Attributes:

@@ -9,13 +9,13 @@ to prompt with, so no answer is drawn with it, unless it paints: such tools ask 
 from collections.abc import Callable, Sequence
 
 from backend.errors import ConfigError, Reason
-from backend.labeling.config_types import OUTLINES, Control, Controls, LabelsTag, Output
+from backend.labeling.config_types import OUTLINES, Control, LabelConfig, LabelsTag, OutputTag
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 
 EXAMPLE = '<BrushLabels name="brush" toName="{image}" smart="false"><Label value="Object"/></BrushLabels>'
 
 
-def answering(controls: Controls, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> list[Control]:
+def answering(controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> list[Control]:
     """Return the controls on one image that an answer may be drawn with, the preferred ones first.
 
     A box or ellipse that does not say ``smart="false"`` is a tool to prompt with in the editor, so one counts only
@@ -36,7 +36,7 @@ def answering(controls: Controls, preference: Sequence[ShapeKind] = OUTPUT_KINDS
 class Outputs:
     """Chooses what objects on one image are answered with."""
 
-    def __init__(self, controls: Controls, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> None:
+    def __init__(self, controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> None:
         """Look up the labels of all controls, once for all objects.
 
         Args:
@@ -62,7 +62,7 @@ class Outputs:
         self._loose = self._places(lambda tag: tag.loose_spellings)
         self._any = next((place for place, (_, tag) in enumerate(self._offers) if tag.labels_vary), None)
 
-    def choose(self, labels: Sequence[str] = ()) -> Output:
+    def choose(self, labels: Sequence[str] = ()) -> OutputTag:
         """Return how an object with these labels is to be answered.
 
         The first control in order of preference that offers one of the labels wins; names that differ only in case or
@@ -86,21 +86,21 @@ class Outputs:
                 found.setdefault(name, place)
         return found
 
-    def _unlabelled(self, has_labels: bool) -> Output:
+    def _unlabelled(self, has_labels: bool) -> OutputTag:
         offers = [tag for control, tag in self._offers if control is self._first]
         choices = [(tag, label) for tag in offers for label in tag.labels[:2]]
         if has_labels or len(choices) != 1 or any(tag.labels_vary for tag in offers):
-            return Output(self._first)
+            return OutputTag(self._first)
         [(tag, label)] = choices
         return self._output(self._first, tag, (label,))
 
-    def _output(self, control: Control, tag: LabelsTag, labels: tuple[str, ...]) -> Output:
-        return Output(control, labels, None if control.has_labels else tag.name)
+    def _output(self, control: Control, tag: LabelsTag, labels: tuple[str, ...]) -> OutputTag:
+        return OutputTag(control, labels, None if control.has_labels else tag.name)
 
 
 def choose_output(
-    controls: Controls, labels: Sequence[str] = (), preference: Sequence[ShapeKind] = OUTPUT_KINDS
-) -> Output:
+    controls: LabelConfig, labels: Sequence[str] = (), preference: Sequence[ShapeKind] = OUTPUT_KINDS
+) -> OutputTag:
     """Return how one object is to be answered on the one image of ``controls``, see ``Outputs``.
 
     Raises:
@@ -109,7 +109,7 @@ def choose_output(
     return Outputs(controls, preference).choose(labels)
 
 
-def _no_output(controls: Controls) -> ConfigError:
+def _no_output(controls: LabelConfig) -> ConfigError:
     name = controls.images[0].name[:100]
     smart = next(
         (one for one in controls.controls if one.is_prompt and one.is_output and one.kind in OUTPUT_KINDS), None

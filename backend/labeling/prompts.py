@@ -22,7 +22,7 @@ import numpy as np
 
 from backend.errors import PromptError, Reason
 from backend.labeling import shape_prompts
-from backend.labeling.shape_prompts import Box, Mark, Point, Size, mark
+from backend.labeling.shape_prompts import Box, Point, ShapePrompt, Size, mark
 from backend.shapes import Bitmask, Brush, KeyPoint, Polygon, Rectangle, Vector
 from backend.types import ObjectPrompt, PromptRegion, Skipped
 from model.types import Prompt
@@ -33,7 +33,7 @@ MOST_PIXELS = 1 << 28  # a rough mask takes a byte for each
 
 
 @dataclass(frozen=True)
-class Translation:
+class ResolvedPrompts:
     """The objects that a context marks, in the order in which they were begun, and what marks none."""
 
     objects: tuple[ObjectPrompt, ...]
@@ -41,11 +41,11 @@ class Translation:
 
 
 @dataclass(frozen=True)
-class Sketch:
+class PromptPlan:
     """The objects that a context marks, before any area is drawn.
 
     Attributes:
-        objects: as a `Translation` has them, but with boxes for areas that are to be drawn.
+        objects: as a `ResolvedPrompts` has them, but with boxes for areas that are to be drawn.
         skipped: what marks none.
         regions: the context by its ids.
     """
@@ -60,15 +60,15 @@ class Sketch:
         affordable = _affordable([[self.regions[name] for name in one.region_ids] for one in objects])
         return tuple(one for one, is_affordable in zip(objects, affordable, strict=True) if is_affordable)
 
-    def draw(self, one: ObjectPrompt) -> Translation:
+    def draw(self, one: ObjectPrompt) -> ResolvedPrompts:
         """Return one of the objects as it is, its area drawn; none, and the reason, where that proves to be empty."""
         regions = [self.regions[name] for name in one.region_ids]
         is_drawn = any(_is_painted(region) or outlined(region) is not region for region in regions)
-        return translate(regions) if is_drawn else Translation((one,))
+        return translate(regions) if is_drawn else ResolvedPrompts((one,))
 
 
 @dataclass(frozen=True)
-class _Signed:
+class _Point:
     """A point that an annotator drew."""
 
     region: PromptRegion
@@ -81,31 +81,31 @@ class _Signed:
 
 
 @dataclass
-class _Draft:
+class _ObjectBuilder:
     """An object being put together."""
 
     place: int
-    mark: Mark
+    mark: ShapePrompt
     region: PromptRegion | None
-    points: list[_Signed] = field(default_factory=list)
+    points: list[_Point] = field(default_factory=list)
 
 
 def translate(
-    context: Sequence[PromptRegion], image_size: Size | None = None, *, are_apart: bool = False
-) -> Translation:
+    context: Sequence[PromptRegion], image_size: Size | None = None, *, one_object_per_point: bool = False
+) -> ResolvedPrompts:
     """Return the prompts that a context holds.
 
     Args:
         context: the click's regions, oldest first.
         image_size: (H, W) of the image the model sees, where it differs from the regions' ``original_size``; prompts
             are in its pixels. Answers must still have the ``original_size``.
-        are_apart: whether points without a sign mark an object each, unless they lie in one that is marked otherwise.
+        one_object_per_point: whether points without a sign mark an object each, unless they lie in an area.
     """
-    are_signed = not are_apart and any(
+    are_signed = not one_object_per_point and any(
         isinstance(region.shape, KeyPoint) and region.is_positive is not None for region in context
     )
     skipped: list[Skipped] = []
-    groups: dict[object, list[tuple[int, PromptRegion, Mark]]] = {}
+    groups: dict[object, list[tuple[int, PromptRegion, ShapePrompt]]] = {}
     for place, region in enumerate(context):
         try:
             found = _mark(region, image_size, are_signed)
@@ -114,14 +114,14 @@ def translate(
             continue
         where = (region.to_name, region.item_index, region.original_size)
         groups.setdefault(where, []).append((place, region, found))
-    drafts: list[_Draft] = []
+    drafts: list[_ObjectBuilder] = []
     for group in groups.values():
-        drafts.extend(_drafts(group, skipped, are_apart))
+        drafts.extend(_drafts(group, skipped, one_object_per_point))
     drafts.sort(key=lambda draft: draft.place)
-    return Translation(tuple(_object(draft, image_size, skipped) for draft in drafts), tuple(skipped))
+    return ResolvedPrompts(tuple(_object(draft, image_size, skipped) for draft in drafts), tuple(skipped))
 
 
-def sketch(context: Sequence[PromptRegion]) -> Sketch:
+def sketch(context: Sequence[PromptRegion]) -> PromptPlan:
     """Return what a click's context marks, as `translate` does, without holding any drawn area.
 
     Args:
@@ -139,7 +139,7 @@ def sketch(context: Sequence[PromptRegion]) -> Sketch:
         except PromptError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
     found = translate(stand_ins)
-    return Sketch(found.objects, (*skipped, *found.skipped), {region.id: region for region in context})
+    return PromptPlan(found.objects, (*skipped, *found.skipped), {region.id: region for region in context})
 
 
 def _affordable(groups: Sequence[Sequence[PromptRegion]]) -> list[bool]:
@@ -189,7 +189,7 @@ def _around(region: PromptRegion, has_to_look: bool) -> PromptRegion:
     return replace(region, shape=Rectangle(x1, y1, x2 - x1, y2 - y1))
 
 
-def _mark(region: PromptRegion, image_size: Size | None, are_signed: bool) -> Mark:
+def _mark(region: PromptRegion, image_size: Size | None, are_signed: bool) -> ShapePrompt:
     is_point = isinstance(region.shape, KeyPoint)
     if is_point and region.is_positive is None and are_signed:
         raise PromptError("a point without a sign among signed ones", Reason.NOT_A_PROMPT)
@@ -206,16 +206,18 @@ def _mark(region: PromptRegion, image_size: Size | None, are_signed: bool) -> Ma
     return mark(region.shape, size, original_size)
 
 
-def _drafts(group: Iterable[tuple[int, PromptRegion, Mark]], skipped: list[Skipped], are_apart: bool) -> list[_Draft]:
+def _drafts(
+    group: Iterable[tuple[int, PromptRegion, ShapePrompt]], skipped: list[Skipped], one_object_per_point: bool
+) -> list[_ObjectBuilder]:
     """Return the objects marked on one image."""
-    areas: list[_Draft] = []
-    points: list[tuple[int, _Signed]] = []
+    areas: list[_ObjectBuilder] = []
+    points: list[tuple[int, _Point]] = []
     for place, region, found in group:
         if isinstance(region.shape, KeyPoint):
-            points.append((place, _Signed(region, found.points[0], region.is_positive is not False)))
+            points.append((place, _Point(region, found.points[0], region.is_positive is not False)))
         else:
-            areas.append(_Draft(place, found, region))
-    homeless: list[tuple[int, _Signed]] = []
+            areas.append(_ObjectBuilder(place, found, region))
+    unassigned: list[tuple[int, _Point]] = []
     nested: dict[tuple[str, ...], _Nested] = {}
     for place, point in points:
         labels = point.region.labels
@@ -223,10 +225,10 @@ def _drafts(group: Iterable[tuple[int, PromptRegion, Mark]], skipped: list[Skipp
             nested[labels] = _Nested(areas, labels)
         home = nested[labels].smallest_around(point.at)
         if home is None:
-            homeless.append((place, point))
+            unassigned.append((place, point))
         else:
             home.points.append(point)
-    loose = _loose(homeless, are_apart)
+    loose = _loose(unassigned, one_object_per_point)
     for draft in (*areas, *loose.values()):
         draft.points = _later_wins(draft.points)
     for (labels, _), draft in loose.items():
@@ -242,22 +244,26 @@ def _drafts(group: Iterable[tuple[int, PromptRegion, Mark]], skipped: list[Skipp
     return areas
 
 
-def _loose(points: Iterable[tuple[int, _Signed]], are_apart: bool) -> dict[tuple[tuple[str, ...], str], _Draft]:
+def _loose(
+    points: Iterable[tuple[int, _Point]], one_object_per_point: bool
+) -> dict[tuple[tuple[str, ...], str], _ObjectBuilder]:
     """Return the points that lie in no area, by their label, and where they are apart each by itself."""
     points = list(points)
-    unsigned = Counter(point.region.labels for _, point in points if are_apart and point.region.is_positive is None)
-    found: dict[tuple[tuple[str, ...], str], _Draft] = {}
+    unsigned = Counter(
+        point.region.labels for _, point in points if one_object_per_point and point.region.is_positive is None
+    )
+    found: dict[tuple[tuple[str, ...], str], _ObjectBuilder] = {}
     for place, point in points:
         is_alone = unsigned[point.region.labels] > 1 and point.region.is_positive is None
         name = point.region.id if is_alone else ""
-        found.setdefault((point.region.labels, name), _Draft(place, Mark(), None)).points.append(point)
+        found.setdefault((point.region.labels, name), _ObjectBuilder(place, ShapePrompt(), None)).points.append(point)
     return found
 
 
 class _Nested:
     """The areas that points of one label may lie in, the smallest first; thousands of points look among thousands."""
 
-    def __init__(self, areas: Iterable[_Draft], labels: tuple[str, ...]) -> None:
+    def __init__(self, areas: Iterable[_ObjectBuilder], labels: tuple[str, ...]) -> None:
         sharing = [
             (_size(area.mark.extent), area.place, area.mark.extent, area)
             for area in areas
@@ -267,7 +273,7 @@ class _Nested:
         self._areas = [area for *_, area in sharing]
         self._boxes = np.array([extent for _, _, extent, _ in sharing]).reshape(-1, 4).T
 
-    def smallest_around(self, at: Point) -> _Draft | None:
+    def smallest_around(self, at: Point) -> _ObjectBuilder | None:
         """Return the smallest area that a point lies in."""
         x1, y1, x2, y2 = self._boxes
         around = (x1 <= at[0]) & (at[0] <= x2) & (y1 <= at[1]) & (at[1] <= y2)
@@ -283,16 +289,16 @@ def _size(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _later_wins(points: Iterable[_Signed]) -> list[_Signed]:
+def _later_wins(points: Iterable[_Point]) -> list[_Point]:
     """Return the points without those that a later one covers, oldest first."""
-    newest: dict[tuple[int, int], _Signed] = {}
+    newest: dict[tuple[int, int], _Point] = {}
     for point in points:
         newest.pop(point.pixel, None)
         newest[point.pixel] = point
     return list(newest.values())
 
 
-def _newest(points: list[_Signed], skipped: list[Skipped]) -> list[_Signed]:
+def _newest(points: list[_Point], skipped: list[Skipped]) -> list[_Point]:
     """Return at most ``MOST_POINTS`` points, a positive one among them if there is any."""
     if len(points) <= MOST_POINTS:
         return points
@@ -307,7 +313,7 @@ def _newest(points: list[_Signed], skipped: list[Skipped]) -> list[_Signed]:
     return kept
 
 
-def _object(draft: _Draft, image_size: Size | None, skipped: list[Skipped]) -> ObjectPrompt:
+def _object(draft: _ObjectBuilder, image_size: Size | None, skipped: list[Skipped]) -> ObjectPrompt:
     drawn = _newest(draft.points, skipped)
     covered = {point.pixel for point in drawn}
     own = [at for at in draft.mark.points if (int(at[0]), int(at[1])) not in covered]

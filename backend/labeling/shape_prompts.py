@@ -43,7 +43,7 @@ ROW_WORK = 50  # of each row that an edge of a polygon crosses
 
 
 @dataclass(frozen=True, eq=False)
-class Mark:
+class ShapePrompt:
     """One shape in pixels.
 
     Attributes:
@@ -59,7 +59,7 @@ class Mark:
     extent: Box | None = None
 
 
-def mark(shape: Shape, size: Size, original_size: Size) -> Mark:
+def mark(shape: Shape, size: Size, original_size: Size) -> ShapePrompt:
     """Return what a shape tells about an image of ``size`` (height, width).
 
     Painted shapes are stored in pixels of ``original_size``, the image's size as the editor knows it; all others in
@@ -71,7 +71,7 @@ def mark(shape: Shape, size: Size, original_size: Size) -> Mark:
     match shape:
         case KeyPoint(x, y):
             _check_range(x, y)
-            return Mark((_point(x, y, size),))
+            return ShapePrompt((_point(x, y, size),))
         case Rectangle():
             return _rectangle(shape, size)
         case Ellipse():
@@ -214,26 +214,26 @@ def _inside(x: float, y: float, size: Size) -> Point:
     return min(max(x, 0.0), last_x), min(max(y, 0.0), last_y)
 
 
-def _rectangle(shape: Rectangle, size: Size) -> Mark:
+def _rectangle(shape: Rectangle, size: Size) -> ShapePrompt:
     box = bounds(shape, size)
     across, down = abs(shape.width) * size[1] / 100, abs(shape.height) * size[0] / 100
     if across < 1 and down < 1:  # a click with the rectangle tool
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        return Mark((_point(x * 100 / size[1], y * 100 / size[0], size),))
+        return ShapePrompt((_point(x * 100 / size[1], y * 100 / size[0], size),))
     box = _clipped(box, size)
-    return Mark(box=box, extent=box)
+    return ShapePrompt(box=box, extent=box)
 
 
-def _ellipse(shape: Ellipse, size: Size) -> Mark:
+def _ellipse(shape: Ellipse, size: Size) -> ShapePrompt:
     """Return the box around an ellipse turned about its centre, and the centre as a point."""
     box = bounds(shape, size)
     height, width = size
     x, y = shape.x * width / 100, shape.y * height / 100
     if abs(shape.radius_x) * width / 100 < 0.5 and abs(shape.radius_y) * height / 100 < 0.5:
-        return Mark((_point(shape.x, shape.y, size),))
+        return ShapePrompt((_point(shape.x, shape.y, size),))
     box = _clipped(box, size)
     is_centre_inside = 0 <= x < width and 0 <= y < height
-    return Mark(((x, y),) if is_centre_inside else (), box, extent=box)
+    return ShapePrompt(((x, y),) if is_centre_inside else (), box, extent=box)
 
 
 def _turn(degrees: float) -> tuple[float, float]:
@@ -267,7 +267,7 @@ def _span(low: float, high: float, length: int) -> tuple[float, float]:
     return low, high
 
 
-def _polygon(points: tuple[Point, ...], size: Size) -> Mark:
+def _polygon(points: tuple[Point, ...], size: Size) -> ShapePrompt:
     x1, y1, x2, y2 = bounds(Vector(points), size)
     pixels = np.array(points) * (size[1] / 100, size[0] / 100)
     canvas = np.zeros(size, dtype=np.uint8)
@@ -276,7 +276,7 @@ def _polygon(points: tuple[Point, ...], size: Size) -> Mark:
     drawn = canvas.view(np.bool_)
     if not drawn.any():
         raise PromptError("polygon: no pixel of the image lies in it", Reason.OUTSIDE_IMAGE)
-    return Mark((_interior_point(Mask.from_array(drawn)),), box, drawn, box)
+    return ShapePrompt((_interior_point(Mask.from_array(drawn)),), box, drawn, box)
 
 
 def _drawable(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
@@ -285,7 +285,7 @@ def _drawable(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     return np.rint(near * (1 << SUBPIXEL_BITS)).astype(np.int32)
 
 
-def _painted(mask: Mask, size: Size) -> Mark:
+def _painted(mask: Mask, size: Size) -> ShapePrompt:
     """Return a painted mask, scaled to ``size``, with the point of it that lies farthest from its border."""
     if not mask.area:
         raise PromptError("nothing is painted", Reason.NO_PROMPT)
@@ -296,7 +296,7 @@ def _painted(mask: Mask, size: Size) -> Mark:
         if not whole.any():
             raise PromptError("nothing is left of what is painted", Reason.NO_PROMPT)
         mask = Mask.from_array(whole)
-    return Mark((_interior_point(mask),), rough_mask=whole, extent=mask.box)
+    return ShapePrompt((_interior_point(mask),), rough_mask=whole, extent=mask.box)
 
 
 def _interior_point(mask: Mask) -> Point:

@@ -9,7 +9,7 @@ from itertools import islice
 
 from backend.budget import Budget
 from backend.errors import Reason, RequestError
-from backend.labeling.config_types import Controls, ImageTag
+from backend.labeling.config_types import ImageTag, LabelConfig
 from backend.types import ImageRef, Task
 
 UNDEFINED = "$undefined$"  # the key under which Label Studio keeps data imported without a name
@@ -46,7 +46,7 @@ def image_ref(
 
 
 def image_refs(
-    controls: Controls, task: Task, project_id: int | None = None, budget: Budget | None = None
+    controls: LabelConfig, task: Task, project_id: int | None = None, budget: Budget | None = None
 ) -> tuple[ImageRef, ...]:
     """Return all images of a task, in the config's order and each once; none where its data holds none.
 
@@ -61,7 +61,7 @@ def image_refs(
     return tuple(found.values())
 
 
-def places(controls: Controls, task: Task) -> tuple[tuple[str, int | None], ...]:
+def places(controls: LabelConfig, task: Task) -> tuple[tuple[str, int | None], ...]:
     """Return where a task shows its images: the ``to_name`` and item index that regions on each of them carry.
 
     Raises:
@@ -104,7 +104,7 @@ def _values(image: ImageTag, task: Task, budget: Budget) -> list[object]:
     return [found] if isinstance(found, str) and found.strip() else []
 
 
-def _shown(controls: Controls, task: Task, budget: Budget) -> Iterator[tuple[ImageTag, int, str]]:
+def _shown(controls: LabelConfig, task: Task, budget: Budget) -> Iterator[tuple[ImageTag, int, str]]:
     """Yield every image that a task shows: its tag, its place in the tag's list, its address."""
     for tag in controls.images:
         for image in _repeated(tag, task, budget):

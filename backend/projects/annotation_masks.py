@@ -15,7 +15,7 @@ import msgspec
 
 from backend.errors import BackendError, PromptError, Reason
 from backend.labeling import config, file_names, task_images
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 from backend.labeling.prompts import MOST_PIXELS
 from backend.protocol import annotations as protocol_annotations
 from backend.protocol import regions as protocol_regions
@@ -93,7 +93,7 @@ class TaskMasks:
     skipped: tuple[Skipped, ...] = ()
 
 
-def labels_of(controls: Controls) -> tuple[str, ...]:
+def labels_of(controls: LabelConfig) -> tuple[str, ...]:
     """Return the labels that masks may have, in the config's order."""
     own = [one.own for one in controls.controls if one.own is not None and one.kind is not ShapeKind.KEYPOINT]
     tags = [*controls.labels, *own]
@@ -101,7 +101,7 @@ def labels_of(controls: Controls) -> tuple[str, ...]:
     return found if found or any(tag.labels_vary for tag in tags) else (UNLABELLED,)
 
 
-def read(task: Task, annotations: msgspec.Raw, controls: Controls, *, as_polygons: bool) -> TaskMasks:
+def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_polygons: bool) -> TaskMasks:
     """Return the masks of a task's annotation; nothing raises, since one damaged mask must not cost the others.
 
     Args:
@@ -143,7 +143,7 @@ def read(task: Task, annotations: msgspec.Raw, controls: Controls, *, as_polygon
 
 
 def _by_image(
-    regions: Iterable[PromptRegion], task: Task, controls: Controls, skipped: list[Skipped]
+    regions: Iterable[PromptRegion], task: Task, controls: LabelConfig, skipped: list[Skipped]
 ) -> dict[ImageRef, list[PromptRegion]]:
     """Return regions by the image that each is drawn on; what is drawn on none is added to ``skipped``."""
     found: dict[ImageRef, list[PromptRegion]] = {}
@@ -159,7 +159,7 @@ def _by_image(
     return found
 
 
-def _may_be_prompt(region: PromptRegion, controls: Controls) -> bool:
+def _may_be_prompt(region: PromptRegion, controls: LabelConfig) -> bool:
     """Whether a region is a box of a smart tool where the config has something better to hold a mask."""
     here = config.on_image(controls, region.to_name).controls
     is_smart = any(one.name == region.from_name and one.kind in _BOXES and one.is_smart for one in here)
@@ -178,7 +178,7 @@ def _file_name(ref: ImageRef) -> str:
 def _masks(
     shapes: Iterable[PromptRegion],
     size: tuple[int, int],
-    controls: Controls,
+    controls: LabelConfig,
     skipped: list[Skipped],
     *,
     as_polygons: bool,

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import msgspec
 
-from backend.concurrency.parallel_map import in_hand
-from backend.concurrency.retry import OutageError, Patience, Stopped
+from backend.concurrency.parallel_map import parallel_map
+from backend.concurrency.retry import OutageError, OutageRetry, Stopped
 from backend.errors import BackendError, Reason
 from backend.label_studio.http import RefusedError
 from backend.label_studio.task_reads import TaskReads
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 from backend.projects import annotation_masks
 from backend.projects.annotation_masks import ImageMasks, TaskMasks
 from backend.projects.progress import Progress
-from backend.projects.report import Failure, Tally, failures_about, noting_the_end
+from backend.projects.report import Failure, RunReport, failures_about, recording_end
 from backend.types import Task
 from model.coco.writer import Annotation, CocoFile, part_of
 
@@ -48,8 +48,8 @@ class Means:
     """
 
     annotations: Callable[[int], msgspec.Raw]
-    controls: Controls
-    patience: Patience
+    controls: LabelConfig
+    patience: OutageRetry
     as_polygons: bool = False
 
 
@@ -78,7 +78,7 @@ def check_out(path: Path) -> None:
 
 def run(
     tasks: Iterable[Task], means: Means, out: Path, description: str, stop: threading.Event, progress: Progress
-) -> Tally:
+) -> RunReport:
     """Write the masks of these tasks; return what became of them.
 
     Args:
@@ -92,13 +92,13 @@ def run(
     Raises:
         OSError: the file cannot be written.
     """
-    tally = Tally((TASKS, IMAGES, MASKS))
+    tally = RunReport((TASKS, IMAGES, MASKS))
     categories = _Categories(annotation_masks.labels_of(means.controls))
     with CocoFile(out, description, categories.rows) as file:
         writer = _Writer(file, categories, tally)
         try:
-            with noting_the_end(tally, stop):
-                for outcome in in_hand(enumerate(tasks), _Work(means), AT_ONCE, stop):
+            with recording_end(tally, stop):
+                for outcome in parallel_map(enumerate(tasks), _Work(means), AT_ONCE, stop):
                     writer.take(outcome)
                     progress.advance()
         except BaseException:
@@ -131,7 +131,7 @@ class _Categories:
 class _Writer:
     """Writes what is made of tasks in their order, in whichever it is done."""
 
-    def __init__(self, file: CocoFile, categories: _Categories, tally: Tally) -> None:
+    def __init__(self, file: CocoFile, categories: _Categories, tally: RunReport) -> None:
         self._file, self._categories, self._tally = file, categories, tally
         self._waiting: dict[int, _Outcome] = {}
         self._next = 0

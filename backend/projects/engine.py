@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from backend.cluster.lease import Leases
 from backend.composition import cluster as composition_cluster
 from backend.composition import web
-from backend.concurrency.retry import Patience, Stopped
+from backend.concurrency.retry import OutageRetry, Stopped
 from backend.embeddings.content_journal import ContentJournal
 from backend.embeddings.direct import DirectEmbeddings
 from backend.embeddings.local import Embeddings
@@ -21,8 +21,8 @@ from backend.images.decode import Limits
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
 from backend.projects.precompute import Room
-from backend.segmentation.decoding import Drawing
-from backend.segmentation.service import Policy
+from backend.segmentation.decoding import MaskService
+from backend.segmentation.service import ClickPolicy
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
 from backend.shapes import ShapeKind
@@ -75,7 +75,7 @@ def label_studio(settings: Settings) -> LabelStudio:
     )
 
 
-def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patience: Patience) -> Engine:
+def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patience: OutageRetry) -> Engine:
     """Return what makes embeddings, ready for work.
 
     Raises:
@@ -109,7 +109,7 @@ def pixel_limits(settings: Settings, checkpoint: Checkpoint) -> Limits:
 
 def outputs(settings: Settings) -> tuple[ShapeKind, ...]:
     """Return what masks may be drawn as, the preferred kinds first."""
-    return Policy(output_preference=settings.output_preference).outputs
+    return ClickPolicy(output_preference=settings.output_preference).outputs
 
 
 def segmenter(
@@ -125,7 +125,7 @@ def segmenter(
     decoder = load_decoder(checkpoint, settings.device)
     automatic = None if everything is None else AutomaticMaskGenerator(decoder, None, everything)
     return TaskSegmenter(
-        Drawing(decoder, Metrics(), decodes_at_once=1),
+        MaskService(decoder, Metrics(), decodes_at_once=1),
         embeddings,
         outputs(settings),
         None if automatic is None else automatic.generate_from_embedding,
@@ -166,7 +166,7 @@ def only_run(
         link.close()
 
 
-def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patience: Patience) -> Engine:
+def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patience: OutageRetry) -> Engine:
     from model.build import load_encoder  # here: see `segmenter`
 
     made = DirectEmbeddings(
@@ -193,7 +193,9 @@ def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
     finally:
         link.close()
     if not state.workers:
-        others = f"; those that run encode with other weights: {', '.join(state.strangers)}" if state.strangers else ""
+        others = (
+            f"; those that run encode with other weights: {', '.join(state.other_models)}" if state.other_models else ""
+        )
         raise RetryLater(
             f"no worker encodes with {checkpoint.model_version}{others}; start one with python -m backend worker",
             Reason.NO_WORKER,

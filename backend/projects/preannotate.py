@@ -14,16 +14,16 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from backend.concurrency.batcher import Chunks
-from backend.concurrency.parallel_map import in_hand
-from backend.concurrency.retry import OutageError, Patience, Stopped
+from backend.concurrency.batcher import Batcher
+from backend.concurrency.parallel_map import parallel_map
+from backend.concurrency.retry import OutageError, OutageRetry, Stopped
 from backend.errors import BackendError, Reason
 from backend.label_studio.http import RefusedError
 from backend.label_studio.prediction_writer import own
 from backend.label_studio.task_reads import TaskReads
 from backend.label_studio.types import NewPrediction, StoredPrediction, TaskPredictions
 from backend.projects.progress import Progress
-from backend.projects.report import Failure, Tally, failures_about, noting_the_end
+from backend.projects.report import Failure, RunReport, failures_about, recording_end
 from backend.protocol import messages
 from backend.types import Prediction, Task
 
@@ -63,7 +63,7 @@ class Tasks(Protocol):
 
 
 @dataclass(frozen=True)
-class Made:
+class PendingPrediction:
     """A task and the prediction that was made for it.
 
     Attributes:
@@ -82,7 +82,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Settled:
+class TaskOutcome:
     """What became of a task in the end; ``kind`` is empty where it failed."""
 
     kind: str = ""
@@ -92,13 +92,13 @@ class Settled:
 class Sink(Protocol):
     """Where predictions go."""
 
-    def __call__(self, chunk: Sequence[Made], /) -> Sequence[Settled]:
+    def __call__(self, chunk: Sequence[PendingPrediction], /) -> Sequence[TaskOutcome]:
         """Deliver predictions of different tasks, and return what became of each."""
         ...
 
 
 @dataclass(frozen=True)
-class Means:
+class PreannotateContext:
     """What a run works with.
 
     Attributes:
@@ -109,7 +109,7 @@ class Means:
         model_version: that predictions carry.
         patience: waits while something is away.
         at_once: how many tasks are in hand at a time.
-        hurry: is called once the run is to stop, so that whoever waits for others' work leaves.
+        cancel_waits: is called once the run is to stop, so that whoever waits for others' work leaves.
         replaces: whether predictions of this model that are there already are made anew.
         ignores_stored: whether to make predictions as if there were none; nothing is stored then.
     """
@@ -118,14 +118,16 @@ class Means:
     segment: Callable[[Task], Prediction]
     needs_annotations: bool
     model_version: str
-    patience: Patience
+    patience: OutageRetry
     at_once: int
-    hurry: Callable[[], None] = lambda: None
+    cancel_waits: Callable[[], None] = lambda: None
     replaces: bool = False
     ignores_stored: bool = False
 
 
-def run(tasks: Iterable[Task], means: Means, sink: Sink, stop: threading.Event, progress: Progress) -> Tally:
+def run(
+    tasks: Iterable[Task], means: PreannotateContext, sink: Sink, stop: threading.Event, progress: Progress
+) -> RunReport:
     """Make the predictions of these tasks and deliver them; return what became of them.
 
     Args:
@@ -135,24 +137,24 @@ def run(tasks: Iterable[Task], means: Means, sink: Sink, stop: threading.Event, 
         stop: once it is set, no more tasks are begun; what is made is delivered.
         progress: is told of every task that is done.
     """
-    tally = Tally((MADE, THERE, SAME, NOTHING, GONE))
+    tally = RunReport((MADE, THERE, SAME, NOTHING, GONE))
 
-    def settle(settled: Iterable[Settled]) -> None:
+    def settle(settled: Iterable[TaskOutcome]) -> None:
         for one in settled:
             if one.kind:
                 tally.add(one.kind)
             tally.failures += one.failures
             progress.advance()
 
-    with Chunks(sink, lambda made: len(bytes(made.new.result))) as chunks:
-        with noting_the_end(tally, stop):
-            for outcome in in_hand(tasks, _Work(means), means.at_once, stop, means.hurry):
-                if isinstance(outcome, Made):
+    with Batcher(sink, lambda made: len(bytes(made.new.result))) as chunks:
+        with recording_end(tally, stop):
+            for outcome in parallel_map(tasks, _Work(means), means.at_once, stop, means.cancel_waits):
+                if isinstance(outcome, PendingPrediction):
                     chunks.add(outcome)
                 elif outcome is not None:
                     settle([outcome])
                 settle(chunks.delivered())
-        with noting_the_end(tally, stop):
+        with recording_end(tally, stop):
             settle(chunks.finish())
     return tally
 
@@ -160,11 +162,11 @@ def run(tasks: Iterable[Task], means: Means, sink: Sink, stop: threading.Event, 
 class _Work:
     """What is done about one task; whatever happens to it, the others are left alone."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: PreannotateContext) -> None:
         self._means = means
         self._read = TaskReads(means.patience)
 
-    def __call__(self, task: Task) -> "Made | Settled | None":
+    def __call__(self, task: Task) -> "PendingPrediction | TaskOutcome | None":
         """Return what was made of a task, or what became of it; None where the run ended over it."""
         try:
             return self._done(task)
@@ -173,42 +175,42 @@ class _Work:
         except OutageError:
             raise
         except BackendError as error:
-            return Settled(failures=(Failure.of(task.id, error),))
+            return TaskOutcome(failures=(Failure.of(task.id, error),))
         except Exception as error:
             logger.exception("event=defect task=%s", task.id)
-            return Settled(failures=(Failure(task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"),))
+            return TaskOutcome(failures=(Failure(task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"),))
 
-    def _done(self, task: Task) -> Made | Settled:
+    def _done(self, task: Task) -> PendingPrediction | TaskOutcome:
         means, task_id = self._means, task.id
         assert task_id is not None
         try:
             found = self._read(partial(means.tasks.predictions, task_id))
             held = () if means.ignores_stored else own(found.stored, means.model_version)
             if held and not held[-1].is_empty and not means.replaces:
-                return Settled(THERE)
+                return TaskOutcome(THERE)
             whole = replace(task, predictions=found.raw)
             if means.needs_annotations:
                 whole = replace(whole, annotations=self._read(partial(means.tasks.annotations, task_id)))
         except RefusedError as error:
             if not error.is_gone:
                 raise
-            return Settled(GONE)
+            return TaskOutcome(GONE)
         return self._made(task_id, whole, held)
 
-    def _made(self, task_id: int, task: Task, held: Sequence[StoredPrediction]) -> Made | Settled:
+    def _made(self, task_id: int, task: Task, held: Sequence[StoredPrediction]) -> PendingPrediction | TaskOutcome:
         means = self._means
         means.patience.check()
-        prediction = means.patience.see_through(partial(means.segment, task), means.tasks.version)
+        prediction = means.patience.call_for_image(partial(means.segment, task), means.tasks.version)
         failures = failures_of(task, prediction)
-        if not prediction.is_whole:  # what is stored would hide from the next run that an image is missing
-            return Settled(failures=failures)
+        if not prediction.is_complete:  # what is stored would hide from the next run that an image is missing
+            return TaskOutcome(failures=failures)
         if not prediction.result:
-            return Settled("" if failures else NOTHING, failures)
+            return TaskOutcome("" if failures else NOTHING, failures)
         result = msgspec.Raw(messages.dump_result(prediction))
         if len(held) == 1 and _is_same(held[0].result, result):
-            return Settled(SAME, failures)
+            return TaskOutcome(SAME, failures)
         new = NewPrediction(task_id, result, prediction.score, means.model_version)
-        return Made(task, prediction, new, frozenset(one.id for one in held), failures)
+        return PendingPrediction(task, prediction, new, frozenset(one.id for one in held), failures)
 
 
 def failures_of(task: Task, prediction: Prediction) -> tuple[Failure, ...]:

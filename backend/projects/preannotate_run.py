@@ -12,15 +12,15 @@ from backend.images.decode import Limits
 from backend.label_studio.prediction_writer import PredictionWriter
 from backend.labeling import coco_prompts, config, task_prompts
 from backend.labeling.coco_prompts import CocoPrompts
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 from backend.labeling.output_choice import choose_output
 from backend.labeling.task_prompts import Source
 from backend.projects import engine as project_engine
 from backend.projects import preannotate, progress, sinks
 from backend.projects.engine import DEADLINE_S, Engine
-from backend.projects.preannotate import Means
+from backend.projects.preannotate import PreannotateContext
 from backend.projects.preannotate_options import EVERYTHING, Choice
-from backend.projects.report import Tally, failures_about, noting_the_end
+from backend.projects.report import RunReport, failures_about, recording_end
 from backend.projects.run import BatchRun
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import Settings
@@ -35,7 +35,7 @@ SHOWN = 5
 """How many of the file's images that no task shows are named."""
 
 
-def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Engine, choice: Choice) -> Tally:
+def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Engine, choice: Choice) -> RunReport:
     """Make the predictions of a project's tasks, and see to it that each has one.
 
     Raises:
@@ -50,14 +50,14 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
     )
     batch.stop.listen()
-    means = Means(
+    means = PreannotateContext(
         batch.client,
         _segment(segmenter, batch, choice, coco, outputs),
         needs_annotations=not {Source.BOXES.value, Source.KEYPOINTS.value}.isdisjoint(choice.sources),
         model_version=segmenter.model_version,
         patience=batch.patience,
         at_once=engine.at_once,
-        hurry=engine.close,
+        cancel_waits=engine.close,
         replaces=choice.replaces,
         ignores_stored=choice.dry_run is not None,
     )
@@ -77,20 +77,20 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
     return tally
 
 
-def _stored(batch: BatchRun, means: Means) -> Tally:
+def _stored(batch: BatchRun, means: PreannotateContext) -> RunReport:
     writer = PredictionWriter(batch.client, batch.patience, batch.project)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
-        tally = preannotate.run(batch.tasks, means, sinks.into_label_studio(writer), batch.stop, shown)
+        tally = preannotate.run(batch.tasks, means, sinks.label_studio_sink(writer), batch.stop, shown)
     if tally.ended:  # the next run looks
         return tally
-    with noting_the_end(tally, batch.stop):
-        deleted = writer.tidy(means.model_version)
+    with recording_end(tally, batch.stop):
+        deleted = writer.delete_duplicates(means.model_version)
         if deleted:
             tally.add(DUPLICATES, deleted)
     return tally
 
 
-def _drawn(settings: Settings, limits: Limits, batch: BatchRun, means: Means, folder: Path) -> Tally:
+def _drawn(settings: Settings, limits: Limits, batch: BatchRun, means: PreannotateContext, folder: Path) -> RunReport:
     folder.mkdir(parents=True, exist_ok=True)
     source = web.image_source(settings, batch.client)
     fetch = sinks.patiently(source, batch.patience, batch.client.version)
@@ -129,7 +129,7 @@ def _everything(choice: Choice, network: str) -> AutomaticSettings | None:
     )
 
 
-def _check_output(controls: Controls, outputs: Sequence[ShapeKind]) -> None:
+def _check_output(controls: LabelConfig, outputs: Sequence[ShapeKind]) -> None:
     """Return if masks can be drawn on some image of a project.
 
     Raises:

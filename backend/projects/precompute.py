@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from backend.concurrency.parallel_map import in_hand
-from backend.concurrency.retry import OutageError, Patience, Stopped
+from backend.concurrency.parallel_map import parallel_map
+from backend.concurrency.retry import OutageError, OutageRetry, Stopped
 from backend.errors import BackendError, Reason
 from backend.labeling import task_images
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 from backend.projects.progress import Progress
-from backend.projects.report import Failure, Tally, noting_the_end
+from backend.projects.report import Failure, RunReport, recording_end
 from backend.types import ImageRef, Task
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Means:
+class PrecomputeContext:
     """What a run works with.
 
     Attributes:
@@ -47,15 +47,15 @@ class Means:
         patience: waits while something is away.
         at_once: how many tasks are in hand at a time.
         room: how much the store can hold; None where it has no limit.
-        hurry: is called once the run is to stop, so that whoever waits for others' work leaves.
+        cancel_waits: is called once the run is to stop, so that whoever waits for others' work leaves.
     """
 
     ensure: Callable[[ImageRef], bool]
     look: Callable[[], object]
-    patience: Patience
+    patience: OutageRetry
     at_once: int
     room: Room | None = None
-    hurry: Callable[[], None] = lambda: None
+    cancel_waits: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,13 @@ class _Outcome:
 
 
 def run(
-    tasks: Iterable[Task], project_id: int, controls: Controls, means: Means, stop: threading.Event, progress: Progress
-) -> Tally:
+    tasks: Iterable[Task],
+    project_id: int,
+    controls: LabelConfig,
+    means: PrecomputeContext,
+    stop: threading.Event,
+    progress: Progress,
+) -> RunReport:
     """Have the embeddings of all images of these tasks in the store; return what became of them, counted in images.
 
     Args:
@@ -82,7 +87,7 @@ def run(
         stop: once it is set, no more tasks are begun.
         progress: is told of every task that is done.
     """
-    tally = Tally((ENCODED, CACHED))
+    tally = RunReport((ENCODED, CACHED))
     kept: set[bytes] = set()  # names of images that are in the store, or in hand
 
     def while_there_is_room() -> Iterator[tuple[Task, tuple[ImageRef, ...]]]:
@@ -104,8 +109,8 @@ def run(
         task, refs = item
         return _task(task, refs, means)
 
-    with noting_the_end(tally, stop):
-        for outcome in in_hand(while_there_is_room(), work, means.at_once, stop, means.hurry):
+    with recording_end(tally, stop):
+        for outcome in parallel_map(while_there_is_room(), work, means.at_once, stop, means.cancel_waits):
             kept.difference_update(map(_name, outcome.missing))
             tally.add(ENCODED, outcome.encoded)
             tally.add(CACHED, outcome.cached)
@@ -115,7 +120,7 @@ def run(
     return tally
 
 
-def _task(task: Task, refs: Sequence[ImageRef], means: Means) -> _Outcome:
+def _task(task: Task, refs: Sequence[ImageRef], means: PrecomputeContext) -> _Outcome:
     encoded, cached = 0, 0
     failures: list[Failure] = []
     missing = set(refs)
@@ -123,7 +128,7 @@ def _task(task: Task, refs: Sequence[ImageRef], means: Means) -> _Outcome:
         failures.append(Failure(task.id, Reason.NO_IMAGE_IN_TASK, "its data holds no address of an image"))
     for ref in refs:
         try:
-            made = means.patience.see_through(partial(means.ensure, ref), means.look)
+            made = means.patience.call_for_image(partial(means.ensure, ref), means.look)
         except Stopped:
             return _Outcome(frozenset(missing), encoded, cached, tuple(failures), is_left=True)
         except OutageError:

@@ -61,7 +61,7 @@ def _with_ids(text: str, ids: Sequence[str]) -> str:
     return f"{text}{times}{about}".lstrip()
 
 
-class Tally:
+class RunReport:
     """Counts, failures, and why a run ended early.
 
     Attributes:
@@ -97,7 +97,7 @@ class Tally:
 
 
 @contextmanager
-def noting_the_end(tally: Tally, stop: threading.Event) -> Iterator[None]:
+def recording_end(tally: RunReport, stop: threading.Event) -> Iterator[None]:
     """Note why what happens inside ends before its time: somebody said stop, or nothing more can be done."""
     try:
         yield

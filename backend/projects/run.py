@@ -11,7 +11,7 @@ from typing import TypeVar
 import click
 
 from backend.concurrency.parallel_map import STOP_WITHIN_S
-from backend.concurrency.retry import Patience
+from backend.concurrency.retry import OutageRetry
 from backend.errors import RequestError
 from backend.label_studio import task_filters
 from backend.label_studio.client import LabelStudio
@@ -19,7 +19,7 @@ from backend.label_studio.task_filters import Selection
 from backend.label_studio.task_iterator import ProjectTasks
 from backend.label_studio.types import Project
 from backend.labeling import config
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ BEGINS_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TaskQuery:
     """Which tasks a person asks for, see the options of the commands; or a command, which needs annotated ones."""
 
     project: int
@@ -55,11 +55,11 @@ class BatchRun:
 
     client: LabelStudio
     project: Project
-    controls: Controls
+    controls: LabelConfig
     tasks: ProjectTasks
     total: int
     stop: "Stop"
-    patience: Patience
+    patience: OutageRetry
 
 
 class Stop(threading.Event):
@@ -88,14 +88,14 @@ class Stop(threading.Event):
         )
 
 
-def prepare(client: LabelStudio, wanted: Wanted, stop: Stop, patience: Patience) -> BatchRun:
+def prepare(client: LabelStudio, wanted: TaskQuery, stop: Stop, patience: OutageRetry) -> BatchRun:
     """Return what a run begins with; Label Studio has a few seconds to be there.
 
     Raises:
         BackendError: Label Studio cannot be asked, refuses, or there is no such project, view or filter.
         Stopped: the run was stopped meanwhile.
     """
-    at_first = Patience(stop, lasts_s=BEGINS_WITHIN_S)
+    at_first = OutageRetry(stop, lasts_s=BEGINS_WITHIN_S)
     project = at_first.call(lambda: client.project(wanted.project))
     controls = config.parse(project.label_config)
     selection = at_first.call(lambda: _selection(client, wanted))
@@ -103,7 +103,7 @@ def prepare(client: LabelStudio, wanted: Wanted, stop: Stop, patience: Patience)
     return BatchRun(client, project, controls, tasks, tasks.count(), stop, patience)
 
 
-def _selection(client: LabelStudio, wanted: Wanted) -> Selection:
+def _selection(client: LabelStudio, wanted: TaskQuery) -> Selection:
     """Return which tasks are meant.
 
     Raises:

@@ -7,41 +7,41 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from backend.concurrency.retry import OutageError, Patience, Stopped
+from backend.concurrency.retry import OutageError, OutageRetry, Stopped
 from backend.embeddings.direct import Source
 from backend.errors import BackendError, Reason
 from backend.images import decode
-from backend.label_studio.prediction_writer import PredictionWriter, Ready, Written
+from backend.label_studio.prediction_writer import PredictionWriter, WriteRequest, WriteResult
 from backend.labeling import config, task_images
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 from backend.projects import overlays
-from backend.projects.preannotate import GONE, MADE, THERE, Made, Settled
+from backend.projects.preannotate import GONE, MADE, THERE, PendingPrediction, TaskOutcome
 from backend.projects.report import Failure
 from backend.types import ImageRef, Region
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"task-[0-9]+(-[0-9]+)?\.jpg", re.IGNORECASE)
-_KINDS = {Written.STORED: MADE, Written.THERE: THERE, Written.GONE: GONE}
+_KINDS = {WriteResult.STORED: MADE, WriteResult.THERE: THERE, WriteResult.GONE: GONE}
 
 
-def into_label_studio(writer: PredictionWriter) -> Callable[[Sequence[Made]], Sequence[Settled]]:
+def label_studio_sink(writer: PredictionWriter) -> Callable[[Sequence[PendingPrediction]], Sequence[TaskOutcome]]:
     """Return what stores predictions."""
 
-    def deliver(chunk: Sequence[Made]) -> Sequence[Settled]:
-        written = writer.write([Ready(made.new, made.replaced) for made in chunk])
+    def deliver(chunk: Sequence[PendingPrediction]) -> Sequence[TaskOutcome]:
+        written = writer.write([WriteRequest(made.new, made.replaced) for made in chunk])
         settled = []
         for made, (_, verdict) in zip(chunk, written, strict=True):
-            if isinstance(verdict, Written):
-                settled.append(Settled(_KINDS[verdict], made.failures))
+            if isinstance(verdict, WriteResult):
+                settled.append(TaskOutcome(_KINDS[verdict], made.failures))
             else:
-                settled.append(Settled(failures=(*made.failures, Failure.of(made.task.id, verdict))))
+                settled.append(TaskOutcome(failures=(*made.failures, Failure.of(made.task.id, verdict))))
         return settled
 
     return deliver
 
 
-def patiently(source: Source, patience: Patience, look: Callable[[], object]) -> Callable[[ImageRef], bytes]:
+def patiently(source: Source, patience: OutageRetry, look: Callable[[], object]) -> Callable[[ImageRef], bytes]:
     """Return what fetches an image file, through outages.
 
     Args:
@@ -51,7 +51,7 @@ def patiently(source: Source, patience: Patience, look: Callable[[], object]) ->
     """
 
     def fetch(ref: ImageRef) -> bytes:
-        fetched = patience.see_through(partial(source.fetch, ref), look)
+        fetched = patience.call_for_image(partial(source.fetch, ref), look)
         assert fetched is not None  # no version was given
         return fetched.data
 
@@ -78,7 +78,7 @@ class OverlayFolder:
         folder: Path,
         fetch: Callable[[ImageRef], bytes],
         limits: decode.Limits,
-        controls: Controls,
+        controls: LabelConfig,
         project_id: int,
     ) -> None:
         """Write nothing yet.
@@ -93,26 +93,26 @@ class OverlayFolder:
         self._folder, self._fetch, self._limits = folder, fetch, limits
         self._controls, self._project_id = controls, project_id
 
-    def __call__(self, chunk: Sequence[Made]) -> Sequence[Settled]:
+    def __call__(self, chunk: Sequence[PendingPrediction]) -> Sequence[TaskOutcome]:
         """Draw the predictions of a chunk."""
         return [self._settled(made) for made in chunk]
 
-    def _settled(self, made: Made) -> Settled:
+    def _settled(self, made: PendingPrediction) -> TaskOutcome:
         try:
             self._draw(made)
         except Stopped:
-            return Settled()
+            return TaskOutcome()
         except OutageError:
             raise
         except BackendError as error:
-            return Settled(failures=(*made.failures, Failure.of(made.task.id, error)))
+            return TaskOutcome(failures=(*made.failures, Failure.of(made.task.id, error)))
         except Exception as error:  # one drawing must not end a run
             logger.exception("event=defect task=%s", made.task.id)
             failure = Failure(made.task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
-            return Settled(failures=(*made.failures, failure))
-        return Settled(MADE, made.failures)
+            return TaskOutcome(failures=(*made.failures, failure))
+        return TaskOutcome(MADE, made.failures)
 
-    def _draw(self, made: Made) -> None:
+    def _draw(self, made: PendingPrediction) -> None:
         places: dict[tuple[str, int | None], list[Region]] = {}
         for region in made.prediction.result:
             places.setdefault((region.to_name, region.item_index), []).append(region)

@@ -157,7 +157,7 @@ def dump_predictions(predictions: Sequence[Prediction]) -> bytes:
     Label Studio takes a list of predictions for an item as well; it stores none of an empty one, and asks again.
     """
     results = [
-        {"result": _result(one), "score": one.score, "model_version": one.model_version} if one.is_final else []
+        {"result": _result(one), "score": one.score, "model_version": one.model_version} if one.should_store else []
         for one in predictions
     ]
     return msgspec.json.encode({"results": results})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from backend.errors import BackendError, PromptError, Reason
 from backend.images import orientation
 from backend.labeling import prompts, shape_prompts
-from backend.labeling.config_types import Controls, Output
+from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.labeling.task_prompts import TaskPrompts
 from backend.segmentation.decoding import turn_of
@@ -38,14 +38,14 @@ class Plan:
         regions: the prompts by their ids, in pixels of the image.
     """
 
-    chosen: tuple[tuple[ObjectPrompt, Output], ...]
+    chosen: tuple[tuple[ObjectPrompt, OutputTag], ...]
     skipped: tuple[Skipped, ...]
     size: tuple[int, int]
     regions: dict[str, PromptRegion]
 
-    def chunks(self) -> Iterator[list[tuple[ObjectPrompt, Output]]]:
+    def chunks(self) -> Iterator[list[tuple[ObjectPrompt, OutputTag]]]:
         """Yield the objects as they are to be decoded together."""
-        step = at_once(self.size)
+        step = batch_size(self.size)
         for start in range(0, len(self.chosen), step):
             yield [(self._exact(one), output) for one, output in self.chosen[start : start + step]]
 
@@ -54,11 +54,11 @@ class Plan:
         regions = [self.regions[name] for name in one.region_ids]
         if all(prompts.outlined(region) is region for region in regions):
             return one
-        found = prompts.translate(regions, are_apart=True).objects
+        found = prompts.translate(regions, one_object_per_point=True).objects
         return found[0] if found else one
 
 
-def at_once(size: tuple[int, int], pixels: int = CHUNK_PIXELS) -> int:
+def batch_size(size: tuple[int, int], pixels: int = CHUNK_PIXELS) -> int:
     """Return how many objects are to be decoded together at most, at least one, on an image of ``size`` (H, W).
 
     Their masks have no more than ``pixels`` together.
@@ -67,7 +67,7 @@ def at_once(size: tuple[int, int], pixels: int = CHUNK_PIXELS) -> int:
 
 
 def plan(
-    asked: TaskPrompts, embedding: Embedding, controls: Controls, outputs: Sequence[ShapeKind] = OUTPUT_KINDS
+    asked: TaskPrompts, embedding: Embedding, controls: LabelConfig, outputs: Sequence[ShapeKind] = OUTPUT_KINDS
 ) -> Plan:
     """Return the objects that prompts mark on the one image of ``controls``.
 
@@ -82,13 +82,13 @@ def plan(
     """
     choice = Outputs(controls, outputs) if asked.regions else None
     on_image, skipped = _in_pixels_of(embedding, controls.images[0].name, asked.regions, choice)
-    found = prompts.translate([prompts.outlined(region) for region in on_image], are_apart=True)
+    found = prompts.translate([prompts.outlined(region) for region in on_image], one_object_per_point=True)
     regions = {region.id: region for region in on_image}
-    chosen: list[tuple[ObjectPrompt, Output]] = []
+    chosen: list[tuple[ObjectPrompt, OutputTag]] = []
     for one in found.objects:
         assert choice is not None  # objects are made of regions
         output = choice.choose(one.labels)
-        needless = _needless([regions[name] for name in one.region_ids], output, asked.areas_only)
+        needless = _skip_reason([regions[name] for name in one.region_ids], output, asked.areas_only)
         if needless:
             skipped.append(Skipped(one.region_ids[0], Reason.NOT_A_PROMPT, needless))
         else:
@@ -119,7 +119,7 @@ def _in_pixels_of(
     return found, skipped
 
 
-def _needless(regions: Sequence[PromptRegion], output: Output, areas_only: bool) -> str:
+def _skip_reason(regions: Sequence[PromptRegion], output: OutputTag, areas_only: bool) -> str:
     """Return why an object is not to be segmented, empty where it is."""
     if areas_only and all(isinstance(region.shape, KeyPoint) for region in regions):
         return "a point that lies in no area"
@@ -128,6 +128,6 @@ def _needless(regions: Sequence[PromptRegion], output: Output, areas_only: bool)
     return ""
 
 
-def _is_answer(region: PromptRegion, output: Output) -> bool:
+def _is_answer(region: PromptRegion, output: OutputTag) -> bool:
     """Whether a region is drawn already as it would be answered."""
     return isinstance(region.shape, Polygon | Vector) and region.from_name == output.control.name

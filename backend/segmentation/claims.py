@@ -9,13 +9,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-SETTLED_S = 30.0
+DEDUP_WINDOW_S = 30.0
 """How long it may take from an answer until Label Studio asks for that task no more, whoever presses the button."""
 
 REMEMBERED = 100_000
 
 
-class Claims:
+class RecentlyAnswered:
     """The tasks that were answered lately; safe from many threads."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -32,7 +32,7 @@ class Claims:
         """Return whether a request made at ``asked_at`` may answer for a task; the first that asks so may."""
         with self._lock:
             taken_at = self._taken.get(task)
-            if taken_at is not None and taken_at + SETTLED_S > asked_at:
+            if taken_at is not None and taken_at + DEDUP_WINDOW_S > asked_at:
                 return False
             self._taken[task] = self._clock()
             self._taken.move_to_end(task)

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from backend.concurrency.fifo_limiter import Turns
+from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.encode import is_out_of_memory
 from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.images import orientation
-from backend.labeling.config_types import Output
+from backend.labeling.config_types import OutputTag
 from backend.metrics import Metrics
 from backend.segmentation import regions
 from backend.shapes import ShapeKind
@@ -46,7 +46,7 @@ class Decoder(Protocol):
         """Return one entry per prompt, in order."""
 
 
-class Drawing:
+class MaskService:
     """Decodes prompts and draws their masks; safe from many threads.
 
     Attributes:
@@ -68,10 +68,10 @@ class Drawing:
             metrics: times the work.
             decodes_at_once: how many threads may be at the decoder.
             wait_for_decoder: returns once the decoder is loaded, and raises where that takes longer than so many
-                seconds; see `backend.segmentation.lazy_decoder.LoadingDecoder.wait`.
+                seconds; see `backend.segmentation.lazy_decoder.LazyDecoder.wait`.
         """
         self.model_version = decoder.model_version
-        self.turns = Turns(decodes_at_once)
+        self.turns = FifoLimiter(decodes_at_once)
         self._decoder, self._metrics, self._wait_for_decoder = decoder, metrics, wait_for_decoder
 
     @contextmanager
@@ -92,7 +92,7 @@ class Drawing:
         with self.turns.within(deadline - time.monotonic()):
             yield
 
-    def draw(self, asked: Sequence[tuple[ObjectPrompt, Output]], embedding: Embedding) -> list[Region]:
+    def draw(self, asked: Sequence[tuple[ObjectPrompt, OutputTag]], embedding: Embedding) -> list[Region]:
         """Return the regions of objects on one image, all decoded together.
 
         Raises:
@@ -113,7 +113,7 @@ class Drawing:
                 found += self.show(orientation.turned_mask(mask, turn) if turn != 1 else mask, one, output, score)
         return found
 
-    def show(self, mask: Mask, prompt: ObjectPrompt, output: Output, score: float | None) -> tuple[Region, ...]:
+    def show(self, mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None) -> tuple[Region, ...]:
         """Return the regions that show a mask, see `backend.segmentation.regions.draw`; how long it took is noted."""
         with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
             return regions.draw(mask, prompt, output, score)

@@ -13,16 +13,16 @@ from typing import Protocol
 
 import msgspec
 
-from backend.concurrency.retry import Patience, Stopped
+from backend.concurrency.retry import OutageRetry, Stopped
 from backend.errors import BackendError, Reason
 from backend.label_studio import task_filters
-from backend.label_studio.prediction_writer import PredictionStore, PredictionWriter, Ready, Written, own
+from backend.label_studio.prediction_writer import PredictionStore, PredictionWriter, WriteRequest, WriteResult, own
 from backend.label_studio.task_filters import Selection
 from backend.label_studio.task_iterator import ProjectTasks
 from backend.label_studio.types import NewPrediction, Project
 from backend.protocol import messages
-from backend.segmentation.claims import SETTLED_S, Claims
-from backend.segmentation.retrieval import Late
+from backend.segmentation.claims import DEDUP_WINDOW_S, RecentlyAnswered
+from backend.segmentation.retrieval import DeferredTask
 from backend.segmentation.tasks import TaskSegmenter
 
 logger = logging.getLogger(__name__)
@@ -61,17 +61,17 @@ class Observer(Protocol):
         ...
 
 
-class Pushing:
+class DeferredPredictions:
     """Makes and stores predictions one after the other, the oldest first; safe from many threads."""
 
     def __init__(
         self,
         segmenter: TaskSegmenter,
         studio: Studio,
-        claims: Claims,
+        claims: RecentlyAnswered,
         observer: Observer,
-        patience: Callable[[threading.Event], Patience] = Patience,
-        settled_s: float = SETTLED_S,
+        patience: Callable[[threading.Event], OutageRetry] = OutageRetry,
+        settled_s: float = DEDUP_WINDOW_S,
     ) -> None:
         """Start nothing yet.
 
@@ -86,8 +86,8 @@ class Pushing:
         self._segmenter, self._studio, self._claims, self._observer = segmenter, studio, claims, observer
         self._stop = threading.Event()
         self._patience, self._settled_s = patience(self._stop), settled_s
-        self._waiting: OrderedDict[Hashable, Late] = OrderedDict()
-        self._in_hand: dict[Hashable, Late] = {}
+        self._waiting: OrderedDict[Hashable, DeferredTask] = OrderedDict()
+        self._in_hand: dict[Hashable, DeferredTask] = {}
         self._projects: dict[int, Project] = {}
         self._unwanted_until: dict[int, float] = {}
         self._tidy_at: dict[int, float] = {}
@@ -98,7 +98,7 @@ class Pushing:
         """How many tasks wait or are in hand."""
         return len(self._waiting) + len(self._in_hand)
 
-    def add(self, late: Iterable[Late], /) -> None:
+    def add(self, late: Iterable[DeferredTask], /) -> None:
         """See to tasks after those that wait already; of one that waits, the newest prompts count."""
         with self._changed:
             if self._stop.is_set():
@@ -146,7 +146,7 @@ class Pushing:
             else:
                 self._see_to(work)
 
-    def _next(self) -> Late | int | None:
+    def _next(self) -> DeferredTask | int | None:
         """Return a task, or a project to be tidied; None in the end."""
         with self._changed:
             while not self._stop.is_set():
@@ -164,13 +164,13 @@ class Pushing:
 
     def _tidy(self, project_id: int) -> None:
         try:
-            self._writer(project_id).tidy(self._segmenter.model_version)
+            self._writer(project_id).delete_duplicates(self._segmenter.model_version)
         except BackendError as error:
             logger.info("event=not_tidied project=%s reason=%s", project_id, error.reason)
         except Exception:
             logger.exception("event=tidy_defect project=%s", project_id)
 
-    def _see_to(self, late: Late) -> None:
+    def _see_to(self, late: DeferredTask) -> None:
         try:
             self._push(late)
         except Stopped:
@@ -185,14 +185,14 @@ class Pushing:
                 del self._in_hand[late.key]
                 self._changed.notify_all()
 
-    def _push(self, late: Late) -> None:
+    def _push(self, late: DeferredTask) -> None:
         assert late.project_id is not None
         assert late.task.id is not None  # see `add`
-        if late.is_doubtful and not self._is_wanted(late.project_id):
+        if late.only_if_predictions_in_use and not self._is_wanted(late.project_id):
             return
         segment = partial(self._segmenter.segment, late.task, late.asked, late.controls, late.project_id, IMAGE_S)
-        made = self._patience.see_through(segment, self._studio.version)
-        if not made.result or not made.is_whole:
+        made = self._patience.call_for_image(segment, self._studio.version)
+        if not made.result or not made.is_complete:
             self._failed(late, made.reasons[0] if made.reasons else Reason.EMPTY_MASK, "nothing to store")
             return
         if not self._claims.take(late.key, late.asked_at):
@@ -200,11 +200,11 @@ class Pushing:
         held = own(self._patience.call(partial(self._studio.predictions, late.task.id)).stored, made.model_version)
         new = NewPrediction(late.task.id, msgspec.Raw(messages.dump_result(made)), made.score, made.model_version)
         empty = frozenset(one.id for one in held if one.is_empty)
-        [(_, verdict)] = self._writer(late.project_id).write([Ready(new, empty)])
+        [(_, verdict)] = self._writer(late.project_id).write([WriteRequest(new, empty)])
         if isinstance(verdict, BackendError):
             raise verdict
         self.answered(late.project_id)
-        if verdict is Written.STORED:
+        if verdict is WriteResult.STORED:
             logger.info("event=pushed project=%s task=%s regions=%d", late.project_id, late.task.id, len(made.result))
 
     def _is_wanted(self, project_id: int) -> bool:
@@ -229,7 +229,7 @@ class Pushing:
     def _writer(self, project_id: int) -> PredictionWriter:
         return PredictionWriter(self._studio, self._patience, self._project(project_id))
 
-    def _failed(self, late: Late, reason: Reason, detail: str) -> None:
+    def _failed(self, late: DeferredTask, reason: Reason, detail: str) -> None:
         self._observer.background_failure(reason)
         logger.warning(
             "event=push_failed project=%s task=%s reason=%s detail=%r", late.project_id, late.task.id, reason, detail

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 Decode: TypeAlias = Callable[[Embedding, Sequence[Prompt], bool | None], Masks]
 
 
-class LoadingDecoder:
+class LazyDecoder:
     """A decoder that is loaded once, for the first who needs it or by `start`, on a thread of its own.
 
     So everybody who waits for it can leave when their time is up.
@@ -86,7 +86,7 @@ class LoadingDecoder:
 
     def _load(self) -> Decode:
         try:
-            with paddle_import.kept():
+            with paddle_import.sigterm_guard():
                 from model.build import load_decoder  # here: Paddle must not be imported before a fork
 
             decoder = load_decoder(self._checkpoint, self._wanted)

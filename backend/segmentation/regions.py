@@ -13,7 +13,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from backend.labeling.config_types import Output
+from backend.labeling.config_types import OutputTag
 from backend.protocol import bitmask, rle
 from backend.segmentation import polygons
 from backend.shapes import Bitmask, Brush, Ellipse, Polygon, Rectangle, Shape, ShapeKind, Vector
@@ -24,7 +24,7 @@ ID_LENGTH = 12
 WIDEST_RADIUS = 50.0  # percent; label-studio-sdk refuses wider ellipses
 
 
-def draw(mask: Mask, prompt: ObjectPrompt, output: Output, score: float | None = None) -> tuple[Region, ...]:
+def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None = None) -> tuple[Region, ...]:
     """Return the regions that show ``mask``; none for an empty mask.
 
     Args:

@@ -28,9 +28,9 @@ from typing import Protocol
 
 from backend.errors import BackendError, Reason, RetryLater
 from backend.labeling import config, task_prompts
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 from backend.labeling.task_prompts import Source, TaskPrompts
-from backend.segmentation.claims import Claims
+from backend.segmentation.claims import RecentlyAnswered
 from backend.segmentation.tasks import TaskSegmenter
 from backend.types import Prediction, PredictRequest, Task
 
@@ -44,7 +44,7 @@ _DRAWN = (Source.BOXES, Source.KEYPOINTS)
 
 
 @dataclass(frozen=True)
-class Late:
+class DeferredTask:
     """A task that was not ready in time.
 
     Attributes:
@@ -52,16 +52,16 @@ class Late:
         asked: its prompts.
         controls: the project's labeling config.
         project_id: its project.
-        asked_at: when it was asked for, see `backend.segmentation.claims.Claims`.
-        is_doubtful: whether its masks are wanted only where the project holds predictions of this model already.
+        asked_at: when it was asked for, see `backend.segmentation.claims.RecentlyAnswered`.
+        only_if_predictions_in_use: whether its masks are wanted only where the project holds this model's predictions.
     """
 
     task: Task
     asked: TaskPrompts
-    controls: Controls
+    controls: LabelConfig
     project_id: int | None
     asked_at: float
-    is_doubtful: bool = False
+    only_if_predictions_in_use: bool = False
 
     @property
     def key(self) -> Hashable:
@@ -69,17 +69,17 @@ class Late:
         return self.project_id, self.task.id
 
 
-class Later(Protocol):
-    """Makes predictions after the answer has gone out; see `backend.segmentation.deferred.Pushing`."""
+class DeferredQueue(Protocol):
+    """Makes predictions after the answer has gone out; see `backend.segmentation.deferred.DeferredPredictions`."""
 
-    def add(self, late: Iterable[Late], /) -> None:
+    def add(self, late: Iterable[DeferredTask], /) -> None:
         """See to these tasks soon."""
 
     def answered(self, project_id: int, /) -> None:
         """See in a while that no task of a project was answered twice."""
 
 
-class Opened(str, Enum):
+class OpenedTaskPolicy(str, Enum):
     """Whether what people drew on a task becomes masks when that task alone is asked for, as at its opening.
 
     ``AUTO``: where somebody wants predictions in its project.
@@ -103,7 +103,7 @@ class RetrievalPolicy:
     """
 
     budget_s: float = 60.0
-    opened: Opened = Opened.AUTO
+    opened: OpenedTaskPolicy = OpenedTaskPolicy.AUTO
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,20 @@ class _Asked:
     Attributes:
         prompts: what it holds.
         answer: where there is nothing to be segmented.
-        is_doubtful: whether it may have to be segmented all the same.
+        only_if_predictions_in_use: whether it may have to be segmented all the same.
     """
 
     prompts: TaskPrompts
     answer: Prediction | None = None
-    is_doubtful: bool = False
+    only_if_predictions_in_use: bool = False
 
 
 class Retrieval:
     """Answers requests about whole tasks; safe from many threads."""
 
-    def __init__(self, segmenter: TaskSegmenter, claims: Claims, later: Later | None, policy: RetrievalPolicy) -> None:
+    def __init__(
+        self, segmenter: TaskSegmenter, claims: RecentlyAnswered, later: DeferredQueue | None, policy: RetrievalPolicy
+    ) -> None:
         """Put the parts together.
 
         Args:
@@ -145,16 +147,23 @@ class Retrieval:
         asked_at, deadline = self._claims.now(), time.monotonic() + self._policy.budget_s
         is_alone, project_id = len(request.tasks) == 1, request.project_id
         answers: dict[int, Prediction] = {}
-        marked: dict[int, Late] = {}
-        late: list[Late] = []
+        marked: dict[int, DeferredTask] = {}
+        late: list[DeferredTask] = []
         for place, task in enumerate(request.tasks):
             asked = self._prompts(task, project_id, is_alone)
-            one = Late(Task(task.id, task.data), asked.prompts, controls, project_id, asked_at, asked.is_doubtful)
+            one = DeferredTask(
+                Task(task.id, task.data),
+                asked.prompts,
+                controls,
+                project_id,
+                asked_at,
+                asked.only_if_predictions_in_use,
+            )
             if asked.answer is None:
                 marked[place] = one
             else:
                 answers[place] = asked.answer
-                late += [one] if asked.is_doubtful else []
+                late += [one] if asked.only_if_predictions_in_use else []
         answers |= self._segmented(marked, deadline, waits=not is_alone)
         late += [one for place, one in marked.items() if place not in answers]
         if self._later is not None:
@@ -174,20 +183,20 @@ class Retrieval:
             return _Asked(predicted)
         if drawn.regions:
             none = self._none(Reason.NO_CONTEXT, Reason.OPENED_TASK)
-            return _Asked(drawn, none, is_doubtful=self._policy.opened is Opened.AUTO)
+            return _Asked(drawn, none, only_if_predictions_in_use=self._policy.opened is OpenedTaskPolicy.AUTO)
         is_heavy = memoryview(task.annotations).nbytes > HEAVY_BYTES
-        return _Asked(drawn, Prediction((), 0.0, version, (Reason.NO_CONTEXT,), is_final=is_heavy))
+        return _Asked(drawn, Prediction((), 0.0, version, (Reason.NO_CONTEXT,), should_store=is_heavy))
 
     def _are_wanted(self, project_id: int | None, is_alone: bool) -> bool:
         """Whether masks of what people drew are wanted."""
         if not is_alone:
             self._wanted_in.add(project_id)
             return True
-        if self._policy.opened is Opened.AUTO:
+        if self._policy.opened is OpenedTaskPolicy.AUTO:
             return project_id in self._wanted_in
-        return self._policy.opened is Opened.ALWAYS
+        return self._policy.opened is OpenedTaskPolicy.ALWAYS
 
-    def _segmented(self, marked: Mapping[int, Late], deadline: float, waits: bool) -> dict[int, Prediction]:
+    def _segmented(self, marked: Mapping[int, DeferredTask], deadline: float, waits: bool) -> dict[int, Prediction]:
         """Return the answers that are ready in time, by their place; those of encoded images are made first."""
         answers: dict[int, Prediction] = {}
         for place, one in marked.items():
@@ -199,7 +208,7 @@ class Retrieval:
                     answers |= found
         return answers
 
-    def _tried(self, place: int, late: Late, deadline: float, wait: bool) -> dict[int, Prediction]:
+    def _tried(self, place: int, late: DeferredTask, deadline: float, wait: bool) -> dict[int, Prediction]:
         """Return a task's answer; none where it takes longer, or what is wrong may pass."""
         left_s = deadline - time.monotonic()
         if left_s <= 0:
@@ -210,7 +219,7 @@ class Retrieval:
             )
         except RetryLater:
             return {}
-        if not made.result or not made.is_whole:  # Label Studio would keep a half, and never ask again
+        if not made.result or not made.is_complete:  # Label Studio would keep a half, and never ask again
             return {place: self._none(*made.reasons)}
         is_known = late.project_id is not None and late.task.id is not None
         if is_known and not self._claims.take(late.key, late.asked_at):
@@ -223,4 +232,4 @@ class Retrieval:
         return self._none(Reason.BUDGET_EXCEEDED)
 
     def _none(self, *reasons: Reason) -> Prediction:
-        return Prediction((), 0.0, self._segmenter.model_version, tuple(dict.fromkeys(reasons)), is_final=False)
+        return Prediction((), 0.0, self._segmenter.model_version, tuple(dict.fromkeys(reasons)), should_store=False)

@@ -18,12 +18,12 @@ from backend.embeddings.local import Embeddings
 from backend.errors import BackendError, Reason, RetryLater
 from backend.labeling import config as labeling_config
 from backend.labeling import config_problems, prompts, task_images
-from backend.labeling.config_types import Controls, Output
+from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.metrics import Metrics
 from backend.segmentation import batches
 from backend.segmentation.clicks import Click, Clicks
-from backend.segmentation.decoding import Drawing, at_size
+from backend.segmentation.decoding import MaskService, at_size
 from backend.segmentation.retrieval import Retrieval
 from backend.shapes import ShapeKind
 from backend.types import (
@@ -67,7 +67,7 @@ class NextTasks(Protocol):
 
 
 @dataclass(frozen=True)
-class Policy:
+class ClickPolicy:
     """How answers are given.
 
     Attributes:
@@ -98,12 +98,12 @@ class Segmenter:
 
     def __init__(
         self,
-        drawing: Drawing,
+        drawing: MaskService,
         embeddings: Embeddings,
         metrics: Metrics,
         background: Background,
         next_tasks: NextTasks | None,
-        policy: Policy,
+        policy: ClickPolicy,
         retrieval: Retrieval,
     ) -> None:
         self.model_version = drawing.model_version
@@ -178,7 +178,7 @@ class Segmenter:
         score = sum(scores) / len(scores) if scores else 0.0
         return Prediction(tuple(found), score, self.model_version, tuple(dict.fromkeys(reasons)))
 
-    def _sketch(self, context: Sequence[PromptRegion], ref: ImageRef, deadline: float) -> prompts.Sketch:
+    def _sketch(self, context: Sequence[PromptRegion], ref: ImageRef, deadline: float) -> prompts.PromptPlan:
         """Return the objects marked on one image.
 
         That is looked at where a caller gives no sizes, and before masks are read, which may claim to be of any size.
@@ -192,7 +192,7 @@ class Segmenter:
         return prompts.sketch(context)
 
     def _segment(
-        self, sketch: prompts.Sketch, controls: Controls, ref: ImageRef, deadline: float, click: Click
+        self, sketch: prompts.PromptPlan, controls: LabelConfig, ref: ImageRef, deadline: float, click: Click
     ) -> tuple[list[Region], list[Reason]]:
         """Return the regions of objects that lie on one image, the only one of ``controls``, and why some have none.
 
@@ -207,7 +207,7 @@ class Segmenter:
         sizes = dict.fromkeys(one.original_size for one in objects)
         for size in sizes:
             at_size(embedding, size, self._policy.max_pixels)
-        step = batches.at_once(max(sizes, key=math.prod), CLICK_PIXELS)
+        step = batches.batch_size(max(sizes, key=math.prod), CLICK_PIXELS)
         found: list[Region] = []
         left_out: list[Reason] = [Reason.TOO_COMPLEX] if len(objects) < len(sketch.objects) else []
         for start in range(0, len(asked), step):
@@ -229,7 +229,7 @@ class Segmenter:
         return found, left_out
 
     def _draw(
-        self, sketch: prompts.Sketch, asked: Sequence[tuple[ObjectPrompt, Output]], embedding: Embedding
+        self, sketch: prompts.PromptPlan, asked: Sequence[tuple[ObjectPrompt, OutputTag]], embedding: Embedding
     ) -> tuple[list[Region], list[Reason]]:
         """Return the regions of a few objects, and why some have none; what was drawn for the model is gone after."""
         drawn = [(sketch.draw(one), output) for one, output in asked]

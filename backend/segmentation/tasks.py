@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
-from backend.concurrency.fifo_limiter import Turns
+from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.local import Embeddings
 from backend.errors import BackendError, Reason, RequestError, RetryLater
 from backend.labeling import config, task_images
-from backend.labeling.config_types import Controls
+from backend.labeling.config_types import LabelConfig
 from backend.labeling.output_choice import choose_output
 from backend.labeling.task_prompts import TaskPrompts
 from backend.segmentation import batches
-from backend.segmentation.decoding import Drawing
+from backend.segmentation.decoding import MaskService
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 from backend.types import ImageRef, ObjectPrompt, Prediction, Priority, PromptRegion, Region, Skipped, Task
 from model.types import Embedding, Mask, Prompt
@@ -57,7 +57,7 @@ class _Place:
     ref: ImageRef
     to_name: str
     item_index: int | None
-    controls: Controls
+    controls: LabelConfig
 
 
 _Where: TypeAlias = tuple[str, int | None]  # to_name and item_index
@@ -73,7 +73,7 @@ class TaskSegmenter:
 
     def __init__(
         self,
-        drawing: Drawing,
+        drawing: MaskService,
         embeddings: Embeddings,
         outputs: Sequence[ShapeKind] = OUTPUT_KINDS,
         automatic: Automatic | None = None,
@@ -88,13 +88,13 @@ class TaskSegmenter:
         """
         self.model_version = drawing.model_version
         self._drawing, self._embeddings, self._outputs = drawing, embeddings, tuple(outputs)
-        self._automatic, self._turns = automatic, Turns(1)
+        self._automatic, self._turns = automatic, FifoLimiter(1)
 
     def segment(
         self,
         task: Task,
         asked: TaskPrompts,
-        controls: Controls,
+        controls: LabelConfig,
         project_id: int | None,
         image_s: float,
         *,
@@ -131,11 +131,13 @@ class TaskSegmenter:
             embedding = self._embedding(place.ref, min(image_s, deadline - time.monotonic()), wait)
             return self._segment_image(place, embedding, replace(asked, regions=tuple(by_image[where])), deadline)
 
-        found, skipped, is_whole = _on_each(by_image, on_image, task)
+        found, skipped, is_complete = _on_each(by_image, on_image, task)
         nothing = [] if asked.regions else [Skipped("", Reason.NO_PROMPT)]
-        return self._prediction(found, [*nothing, *asked.skipped, *skipped], is_whole)
+        return self._prediction(found, [*nothing, *asked.skipped, *skipped], is_complete)
 
-    def segment_everything(self, task: Task, controls: Controls, project_id: int | None, image_s: float) -> Prediction:
+    def segment_everything(
+        self, task: Task, controls: LabelConfig, project_id: int | None, image_s: float
+    ) -> Prediction:
         """Return masks of everything on a task's images, within the limits.
 
         They carry no label, except where the labeling config offers only one: which of several it is, nobody knows.
@@ -154,8 +156,8 @@ class TaskSegmenter:
             return self._everything_on(_place(controls, where, task, project_id), image_s), ()
 
         places = task_images.places(controls, task)
-        found, skipped, is_whole = _on_each(places, on_image, task)
-        return self._prediction(found, skipped if places else [Skipped("", Reason.NO_IMAGE_IN_TASK)], is_whole)
+        found, skipped, is_complete = _on_each(places, on_image, task)
+        return self._prediction(found, skipped if places else [Skipped("", Reason.NO_IMAGE_IN_TASK)], is_complete)
 
     def _segment_image(self, place: _Place, embedding: Embedding, asked: TaskPrompts, deadline: float) -> _Drawn:
         """Return the regions of all objects marked on one image, and what was left out."""
@@ -199,12 +201,12 @@ class TaskSegmenter:
             raise RetryLater("the image is not encoded yet", Reason.BUDGET_EXCEEDED)
         return found
 
-    def _prediction(self, found: Sequence[Region], skipped: Iterable[Skipped], is_whole: bool) -> Prediction:
+    def _prediction(self, found: Sequence[Region], skipped: Iterable[Skipped], is_complete: bool) -> Prediction:
         told = tuple(one for one in skipped if not (found and one.reason is Reason.NOT_A_PROMPT))
         reasons = tuple(dict.fromkeys(one.reason for one in told))
         scores = [region.score for region in found if region.score is not None]
         score = sum(scores) / len(scores) if scores else 0.0
-        return Prediction(tuple(found), score, self.model_version, reasons, told, is_whole=is_whole)
+        return Prediction(tuple(found), score, self.model_version, reasons, told, is_complete=is_complete)
 
 
 def _on_each(
@@ -220,7 +222,7 @@ def _on_each(
     """
     found: list[Region] = []
     skipped: list[Skipped] = []
-    is_whole = True
+    is_complete = True
     for where in places:
         try:
             drawn, left_out = work(where)
@@ -229,19 +231,19 @@ def _on_each(
                 raise
             logger.info("event=task_failed task=%s reason=%s detail=%r", task.id, error.reason, str(error))
             skipped.append(Skipped("", error.reason, str(error)))
-            is_whole = is_whole and isinstance(error, RequestError)
+            is_complete = is_complete and isinstance(error, RequestError)
             continue
         except Exception as error:  # one task must not end a run
             logger.exception("event=defect task=%s", task.id)
             skipped.append(Skipped("", Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"))
-            is_whole = False
+            is_complete = False
             continue
         found += drawn
         skipped += left_out if drawn or left_out else [Skipped("", Reason.EMPTY_MASK)]
-    return found, skipped, is_whole
+    return found, skipped, is_complete
 
 
-def _place(controls: Controls, where: _Where, task: Task, project_id: int | None) -> _Place:
+def _place(controls: LabelConfig, where: _Where, task: Task, project_id: int | None) -> _Place:
     """Return where prompts lie.
 
     Raises:

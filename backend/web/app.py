@@ -146,7 +146,7 @@ def _predictions(
     """Return an answer, an empty one where all places are taken; whole tasks are then to be asked for again."""
     if not places.acquire(blocking=False):
         is_click = asked.context is not None
-        empty = Prediction((), 0.0, segmenter.model_version, (Reason.OVERLOADED,), is_final=is_click)
+        empty = Prediction((), 0.0, segmenter.model_version, (Reason.OVERLOADED,), should_store=is_click)
         return (empty,) * max(1, len(asked.tasks))
     try:
         return segmenter.predict(asked)

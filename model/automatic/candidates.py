@@ -44,7 +44,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Sieve:
+class CandidateFilter:
     """Filters the answers about one crop.
 
     Attributes:

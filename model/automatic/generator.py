@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.automatic.boxes import non_maximum_suppression
-from model.automatic.candidates import Candidate, Sieve
+from model.automatic.candidates import Candidate, CandidateFilter
 from model.automatic.grids import Box, Crop, crops
 from model.automatic.masks import AutomaticMask
 from model.automatic.settings import AutomaticSettings, OutputMode
@@ -146,7 +146,7 @@ class AutomaticMaskGenerator:
         def interpolate(logits: FloatArray, levels: Sequence[float]) -> tuple[Mask, tuple[int, ...]]:
             return decoder.mask_and_areas(logits, embedding, levels)
 
-        sieve = Sieve(settings, crop, original_size, "score" in decoder.capabilities, interpolate)
+        sieve = CandidateFilter(settings, crop, original_size, "score" in decoder.capabilities, interpolate)
         points = settings.points(crop.layer) * crop.size[::-1]  # (N, 2), (x, y) in pixels of the crop
         found: list[Candidate] = []
         for start in range(0, len(points), settings.points_per_batch):

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from backend.composition.web import Service as Composed
 from backend.errors import Reason
-from backend.label_studio_ml import Hosted, OnePerProcess
+from backend.label_studio_ml import MlBackendAdapter, ProcessSingleton
 from model.weights import WeightsError
 from tests.support.fakes import png
 from tests.support.label_studio_ml_hosts import CACHE, Base1, Base2, ModelResponse, Server1, Server2
@@ -42,15 +42,15 @@ def composed(service):
 
 def hosted(service, release):
     """A server of a release that hosts ``service``."""
-    shared = OnePerProcess(lambda: composed(service))
+    shared = ProcessSingleton(lambda: composed(service))
     if release == 1:
 
-        class Model(Hosted, Base1):
+        class Model(MlBackendAdapter, Base1):
             service, response_class = shared, None
 
         return Server1(Model)
 
-    class Model(Hosted, Base2):
+    class Model(MlBackendAdapter, Base2):
         service, response_class = shared, ModelResponse
 
     return Server2(Model)
@@ -139,14 +139,14 @@ def test_no_tasks_are_no_reason_to_fail(service, release, tasks):
 
 def test_weights_that_are_not_there_fail_the_connection_under_2(service):
     server = hosted(service, 2)
-    server.model_class.service = OnePerProcess(fail)
+    server.model_class.service = ProcessSingleton(fail)
     with pytest.raises(WeightsError, match="no weights"):
         server.setup(setup_of(click()))
 
 
 def test_weights_that_are_not_there_leave_clicks_empty_under_1(service, caplog):
     server = hosted(service, 1)
-    server.model_class.service = OnePerProcess(fail)
+    server.model_class.service = ProcessSingleton(fail)
     assert ask(server, click(result(**SIZE))) == [{"result": [], "score": 0.0}]
     assert "reason=model_not_ready" in caplog.text
     assert "no weights" in caplog.text
@@ -157,7 +157,7 @@ def test_no_prediction_is_stored_for_an_opened_task_while_the_weights_are_missin
     server = hosted(service, release)
     body = click(params={"context": None})
     server.setup(setup_of(body))
-    server.model_class.service = OnePerProcess(fail)
+    server.model_class.service = ProcessSingleton(fail)
     server.model_class.setup = lambda self: None  # under 2.x it was there before, as it has a version
     assert server.predict(body)["results"] == [[]]
 
@@ -199,7 +199,7 @@ def test_many_objects_in_many_threads_share_one_service(service):
         return made[-1]
 
     server = hosted(service, 2)
-    server.model_class.service = OnePerProcess(compose)
+    server.model_class.service = ProcessSingleton(compose)
     body = click(result(**SIZE))
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: server.predict(body)["results"], range(16)))
@@ -210,7 +210,7 @@ def test_many_objects_in_many_threads_share_one_service(service):
 
 def test_a_failed_composition_is_tried_again(service):
     attempts = [fail, lambda: composed(service)]
-    shared = OnePerProcess(lambda: attempts.pop(0)())
+    shared = ProcessSingleton(lambda: attempts.pop(0)())
     with pytest.raises(WeightsError):
         shared.get()
     assert shared.get() is shared.get()

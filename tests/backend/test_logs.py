@@ -101,7 +101,7 @@ def line(caplog):
 
 def test_a_click_is_told_in_words_and_fields(line):
     metrics = Metrics()
-    metrics.looked_up("memory")
+    metrics.record_lookup("memory")
     context = (point("a"), point("b"), point("c", is_positive=False))
     assert line(context, [Prediction((region(),), 0.9261, "demo@1")], metrics) == (
         "click answered: task=12 prompts='2 points, 1 negative point' regions=1 score=0.93 reasons=- ms=143 "
@@ -120,7 +120,7 @@ def test_a_click_that_waited_for_its_image_says_so_and_one_without_a_mask_why(li
 
 def test_where_an_embedding_was_found_is_told_of_the_click_that_found_it_alone(line):
     metrics = Metrics()
-    metrics.looked_up("disk")
+    metrics.record_lookup("disk")
     assert "embedding=disk" in line((point("a"),), [Prediction((), 0.0, "demo@1")], metrics)
     assert "embedding=-" in line((point("a"),), [Prediction((), 0.0, "demo@1")], metrics)
 

@@ -107,7 +107,7 @@ def test_an_answer_is_noted_with_what_it_was_about(metrics):
 
 def test_a_witness_is_shown_every_answer():
     seen = []
-    answer(Metrics(witness=seen.append), EMPTY, EMPTY)
+    answer(Metrics(on_answer=seen.append), EMPTY, EMPTY)
     assert seen == [(EMPTY, EMPTY)]
 
 
@@ -128,8 +128,8 @@ def test_counts_can_be_read_without_prometheus(metrics):
     answer(metrics, EMPTY, EMPTY)
     metrics.refused(Reason.BAD_REQUEST)
     metrics.background_failure(Reason.NO_PROMPT)
-    metrics.looked_up("memory")
-    metrics.looked_up("memory")
+    metrics.record_lookup("memory")
+    metrics.record_lookup("memory")
     assert metrics.reason_counts() == {Reason.NO_PROMPT: 2, Reason.BAD_REQUEST: 1}
     assert metrics.lookups() == {"memory": 2}
 
@@ -144,7 +144,7 @@ def test_config_problems_are_remembered_per_project_and_not_for_ever(metrics):
 
 
 def test_caches_background_failures_and_shared_encodes_are_counted(metrics):
-    metrics.looked_up("memory")
+    metrics.record_lookup("memory")
     metrics.shared()
     metrics.background_failure(Reason.IMAGE_NOT_FOUND)
     assert value(metrics, "paddle_sam_cache_lookups_total", tier="memory") == 1

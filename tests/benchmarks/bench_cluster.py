@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from backend.cluster.connection import Link
+from backend.cluster.connection import RedisConnection
 from backend.cluster.keys import Keys
 from backend.cluster.queues import JobQueues
 from backend.cluster.store import RedisStore
 from backend.composition import web as composition_web
-from backend.embeddings.content_index import place_of
+from backend.embeddings.content_index import source_key
 from backend.settings import read
 from backend.types import ImageRef, Priority
 from model.device import cpu_count
@@ -62,7 +62,7 @@ def cluster() -> Iterator[Cluster]:
 def hit() -> Row:
     """How long a value of 2 MiB takes from Redis on loopback, checked and unpacked."""
     with cluster() as one:
-        link = Link(one.redis.url)
+        link = RedisConnection(one.redis.url)
         store, wanted = RedisStore(link, KEYS, 60.0), replace(key(), dtype="float16")
         store.put(wanted, embedding(shape=(256, 64, 64)))
         found = [milliseconds(lambda: store.fetch(wanted)) for _ in range(HITS)]
@@ -79,7 +79,7 @@ def encodes(encoder: str) -> Row:
 
 def _ms_per_image(encoder: str, workers: int) -> float:
     with cluster() as one:
-        link = Link(one.redis.url)
+        link = RedisConnection(one.redis.url)
         if encoder == "stand-in":
             keys, count = KEYS, IMAGES
             for _ in range(workers):
@@ -93,7 +93,7 @@ def _ms_per_image(encoder: str, workers: int) -> float:
         queues = JobQueues(link, keys)
         start = time.perf_counter()
         for item in refs:
-            queues.ask(item, place_of(item), Priority.BULK)
+            queues.ask(item, source_key(item), Priority.BULK)
         eventually(lambda: _done(link, keys) == count, PATIENCE_S)
         took = time.perf_counter() - start
         link.close()
@@ -101,7 +101,7 @@ def _ms_per_image(encoder: str, workers: int) -> float:
     return took / count * 1000
 
 
-def _done(link: Link, keys: Keys) -> int:
+def _done(link: RedisConnection, keys: Keys) -> int:
     return link.call(lambda client: sum(1 for _ in client.scan_iter(f"{keys.prefix}:*:place:*", count=1000)))
 
 

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from backend.concurrency.retry import Patience
+from backend.concurrency.retry import OutageRetry
 from backend.embeddings.content_journal import ContentJournal
 from backend.embeddings.direct import DirectEmbeddings
 from backend.embeddings.stores import FileStore
@@ -31,7 +31,7 @@ from backend.labeling import config, task_prompts
 from backend.labeling.task_prompts import Source
 from backend.metrics import Metrics
 from backend.projects import preannotate, sinks
-from backend.segmentation.decoding import Drawing
+from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from model.build import Decoder, Encoder, load_decoder, load_encoder
 from model.types import Prompt
@@ -107,7 +107,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     project, controls, stop = FakeProject(CONFIG), config.parse(CONFIG), threading.Event()
     for _ in range(IMAGES):
         project.add({"image": photos.take()[0]}, annotations=[annotation()])
-    patience = Patience(stop)
+    patience = OutageRetry(stop)
     embeddings = DirectEmbeddings(
         photos,
         encoder,
@@ -117,8 +117,8 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
         limits=decode.Limits(),
         dtype="float16",
     )
-    segmenter = TaskSegmenter(Drawing(decoder, Metrics(), 1), embeddings)
-    means = preannotate.Means(
+    segmenter = TaskSegmenter(MaskService(decoder, Metrics(), 1), embeddings)
+    means = preannotate.PreannotateContext(
         project,
         lambda task: segmenter.segment(
             task, task_prompts.read(task, {Source.BOXES}, "none@0"), controls, PROJECT, 900.0
@@ -130,8 +130,8 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     )
     writer = PredictionWriter(project, patience, project.project_value)
     tasks = ProjectTasks(project, patience, project.project_value)
-    tally = preannotate.run(tasks, means, sinks.into_label_studio(writer), stop, Silent())
-    writer.tidy(segmenter.model_version)
+    tally = preannotate.run(tasks, means, sinks.label_studio_sink(writer), stop, Silent())
+    writer.delete_duplicates(segmenter.model_version)
     found = [len(msgspec.json.decode(one.raw, type=list[msgspec.Raw])) for one in project.stored.values()]
     if not tally.is_clean or found != [BOXES] * IMAGES:
         raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {found}; {tally.lines()}")

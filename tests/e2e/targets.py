@@ -39,7 +39,7 @@ class Target:
         return int(columns[nearest]), int(rows[nearest])
 
 
-def is_whole(mask: Mask) -> bool:
+def is_complete(mask: Mask) -> bool:
     """Say whether a convex object shows all of itself: nothing covers it, and it is in one piece."""
     (outline, *rest), _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return not rest and cv2.contourArea(outline) > 0.97 * cv2.contourArea(cv2.convexHull(outline))
@@ -55,7 +55,7 @@ def _is_easy(made: SceneFile, index: int, shares: tuple[float, float]) -> bool:
         and index not in scene.parents
         and scene.parents[index] < 0
         and len(scene.kinds) < 6
-        and is_whole(scene.masks[index])
+        and is_complete(scene.masks[index])
     )
 
 

@@ -8,7 +8,7 @@ from backend.demo.command import SAMPLES
 from backend.demo.processes import is_free
 from backend.demo.project import TITLE
 from demo_training.scenes import Scene, render_scene
-from tests.e2e.targets import is_whole
+from tests.e2e.targets import is_complete
 from tests.support.scenes import iou
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
@@ -26,7 +26,7 @@ def plainest(samples: dict) -> tuple[str, Scene, int]:
     for name, sample in samples.items():
         scene = render_scene(sample["seed"], tuple(sample["size"]), sample["family"])
         for k, mask in enumerate(scene.masks):
-            if is_whole(mask) and k not in scene.parents:
+            if is_complete(mask) and k not in scene.parents:
                 found.append((mask.mean(), name, scene, k))
     return max(found, key=lambda one: one[0])[1:]
 

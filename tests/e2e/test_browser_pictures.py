@@ -69,5 +69,5 @@ def test_every_way_of_saying_an_orientation_counts_as_the_table_says(page):
 def test_damaged_files_are_shown_as_the_table_says(page):
     cases = damaged_files.cases()
     for case, seen in zip(cases, look(page, [case.data for case in cases]), strict=True):
-        is_whole = seen is not None and seen[2] == UPRIGHT[1]
-        assert is_whole == case.is_shown, (case.name, seen)
+        is_complete = seen is not None and seen[2] == UPRIGHT[1]
+        assert is_complete == case.is_shown, (case.name, seen)

@@ -10,7 +10,7 @@ import tempfile
 from label_studio_ml.api import init_app
 
 from backend.composition.web import Service as Composed
-from backend.label_studio_ml import OnePerProcess, PaddleSam
+from backend.label_studio_ml import PaddleSam, ProcessSingleton
 from tests.backend.test_label_studio_ml import REQUESTS, give_images, setup_of
 from tests.support.service import Service
 from tests.support.wire_bodies import recorded
@@ -21,7 +21,7 @@ def main() -> None:
     release = 1 if PaddleSam.response_class is None else 2
     with Service() as service, tempfile.TemporaryDirectory() as folder:
         composed = Composed(service.app, service.segmenter, service.metrics, lambda: None, service.close)
-        PaddleSam.service = OnePerProcess(lambda: composed)
+        PaddleSam.service = ProcessSingleton(lambda: composed)
         app = init_app(PaddleSam, model_dir=folder) if release == 1 else init_app(PaddleSam)
         client = app.test_client()
         answers = {}

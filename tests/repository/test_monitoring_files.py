@@ -47,7 +47,7 @@ def exported() -> dict[str, tuple[str, frozenset[str]]]:
     for environ in ({}, {"REDIS_URL": "redis://127.0.0.1:1/0"}):
         settings = read(environ)
         service = web.build(settings, web.read_weights(settings))
-        service.metrics.looked_up("miss")
+        service.metrics.record_lookup("miss")
         service.metrics.background_failure(Reason.IMAGE_NOT_FOUND)
         answer = service.app.test_client().post("/predict", json={"tasks": [{"id": 1}]})
         assert answer.status_code == 200

@@ -9,14 +9,14 @@ import numpy as np
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import MemoryStore
 from backend.metrics import Metrics
-from backend.segmentation.claims import Claims
-from backend.segmentation.decoding import Drawing
+from backend.segmentation.claims import RecentlyAnswered
+from backend.segmentation.decoding import MaskService
 from backend.segmentation.retrieval import Retrieval, RetrievalPolicy
-from backend.segmentation.service import Policy, Segmenter
+from backend.segmentation.service import ClickPolicy, Segmenter
 from backend.segmentation.tasks import TaskSegmenter
 from backend.types import Task
 from backend.web.app import Access, create_app
-from backend.web.status.view import Row, Status
+from backend.web.status.view import Field, Status
 from model.types import Mask, Masks
 from tests.backend.embeddings.test_local import FakeSource
 from tests.support.fakes import FakeClock, FakeEncoder, png
@@ -104,7 +104,7 @@ class Errands:
             self.waiting.pop(0)()
 
 
-STATUS = Status("ready", is_ready=True, model=(Row("version", VERSION),))
+STATUS = Status("ready", is_ready=True, model=(Field("version", VERSION),))
 
 
 class Service:
@@ -125,10 +125,10 @@ class Service:
         self.embeddings = LocalEmbeddings(
             self.source, lambda: self.encoder, VERSION, MemoryStore(10 * MB), self.metrics
         )
-        self.drawing = Drawing(self.decoder, self.metrics, decodes_at_once=4)
+        self.drawing = MaskService(self.decoder, self.metrics, decodes_at_once=4)
         self.tasks = TaskSegmenter(self.drawing, self.embeddings)
         self.clock = FakeClock()
-        self.claims, self.later = Claims(self.clock), later
+        self.claims, self.later = RecentlyAnswered(self.clock), later
         self.retrieval = Retrieval(self.tasks, self.claims, later, retrieval or RetrievalPolicy())
         self.segmenter = self.segmenting(policy=policy)
         self.app = create_app(self.segmenter, self.metrics, lambda: STATUS, access or Access(20 * MB))
@@ -142,7 +142,7 @@ class Service:
             self.metrics,
             errands or self.errands,
             next_tasks or self.next_tasks,
-            policy or Policy(budget_s=10.0),
+            policy or ClickPolicy(budget_s=10.0),
             self.retrieval,
         )
 

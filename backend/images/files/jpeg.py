@@ -41,7 +41,7 @@ class Jpeg:
         parts: the file without metadata, from the beginning to the last scan's end, without an end marker.
         exif: a TIFF block, empty where the file has none.
         is_ended: whether the file itself has the end marker.
-        is_final: whether its scans bring all that the frame promises.
+        should_store: whether its scans bring all that the frame promises.
         coefficients_bytes: what a decoder holds of the whole picture before it can give any of it: nothing where there
             is one scan.
     """
@@ -50,7 +50,7 @@ class Jpeg:
     parts: tuple[bytes | memoryview, ...] = field(repr=False)
     exif: bytes
     is_ended: bool
-    is_final: bool
+    should_store: bool
     coefficients_bytes: int
 
     def file(self, tail: bytes = b"") -> bytes:

@@ -189,7 +189,7 @@ def _check_ending(jpeg: files_jpeg.Jpeg, factor: int) -> None:
     Raises:
         ValueError: it is cut short.
     """
-    if not jpeg.is_final:
+    if not jpeg.should_store:
         raise ValueError("it is cut short: scans are missing")
     noise = np.random.default_rng(0).integers(1, 255, 512, dtype=np.uint8).tobytes()
     digests = set()

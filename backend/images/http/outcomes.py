@@ -36,12 +36,12 @@ def address(url: str) -> httpx.URL:
     shown = without_credentials(url)
     try:
         parsed = httpx.URL(url).copy_with(userinfo=b"")
-        is_usable = parsed.scheme in ("http", "https") and bool(parsed.raw_host)
-        is_usable = is_usable and (parsed.port is None or 0 < parsed.port < 65536)
+        is_stale_usable = parsed.scheme in ("http", "https") and bool(parsed.raw_host)
+        is_stale_usable = is_stale_usable and (parsed.port is None or 0 < parsed.port < 65536)
         why = ""
     except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-        is_usable, why = False, f": {error}" if shown == url else ""  # which may quote a piece of a password
-    if not is_usable:
+        is_stale_usable, why = False, f": {error}" if shown == url else ""  # which may quote a piece of a password
+    if not is_stale_usable:
         raise ImageError(f"{shown[:80]!r} is not an address{why}", Reason.UNSUPPORTED_IMAGE_SOURCE)
     return parsed
 
@@ -128,7 +128,7 @@ def begins_like_an_image(data: bytes) -> bool:
     return data.startswith(_BEGINNINGS)
 
 
-def is_whole(data: bytes) -> bool:
+def is_complete(data: bytes) -> bool:
     """Whether a file is an image that its own format says ends here; of TIFF it cannot be told."""
     if data.startswith(b"\xff\xd8\xff"):
         return data.rstrip(b"\0\r\n").endswith(b"\xff\xd9")

@@ -150,7 +150,7 @@ class ImageRequests:
                         raise _NoRoom
                     content.write(piece)
             except httpcore.RemoteProtocolError:
-                if not outcomes.is_whole(content.getvalue()):
+                if not outcomes.is_complete(content.getvalue()):
                     raise  # the connection broke; otherwise the server counts wrong, and the image is there
             data = content.getvalue()
             unknown = content_codings.unknown(names)

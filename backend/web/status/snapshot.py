@@ -10,11 +10,11 @@ from backend import remedies
 from backend.embeddings.stores import EmbeddingStore
 from backend.errors import Reason
 from backend.metrics import AnsweredRequest, Metrics
-from backend.segmentation.lazy_decoder import LoadingDecoder
+from backend.segmentation.lazy_decoder import LazyDecoder
 from backend.settings import Settings
 from backend.web.status.formatting import Speed, duration, size
 from backend.web.status.pictures import Pictures
-from backend.web.status.view import Cause, Outcomes, Problem, Project, Request, Row, Status, Team, Tier
+from backend.web.status.view import Cause, ClusterView, Field, Outcomes, Problem, Project, Request, Status, Tier
 from model.weights import Checkpoint
 
 SHOWN_REQUESTS = 20
@@ -52,7 +52,7 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class Parts:
+class StatusSources:
     """The parts of a web process that have something to say.
 
     Attributes:
@@ -69,14 +69,14 @@ class Parts:
     settings: Settings
     checkpoint: Checkpoint
     work: Work
-    decoder: LoadingDecoder
+    decoder: LazyDecoder
     store: EmbeddingStore
     metrics: Metrics
-    team: Callable[[], Team | None]
+    team: Callable[[], ClusterView | None]
     pictures: Pictures | None
 
 
-def take(parts: Parts) -> Status:
+def take(parts: StatusSources) -> Status:
     """Return how a process is now."""
     team, recent = parts.team(), parts.metrics.recent()
     is_ready = parts.work.is_ready and bool(parts.decoder.device)
@@ -93,8 +93,8 @@ def take(parts: Parts) -> Status:
         tiers=_tiers(parts),
         cache=_cache(parts),
         work=(
-            Row("being encoded or waiting", str(parts.work.encoding)),
-            Row("to be encoded ahead", str(parts.work.ahead)),
+            Field("being encoded or waiting", str(parts.work.encoding)),
+            Field("to be encoded ahead", str(parts.work.ahead)),
         ),
         team=team,
         projects=_projects(parts.metrics),
@@ -103,7 +103,7 @@ def take(parts: Parts) -> Status:
     )
 
 
-def _headline(parts: Parts, team: Team | None) -> str:
+def _headline(parts: StatusSources, team: ClusterView | None) -> str:
     """Return why it is not ready."""
     if parts.decoder.failure or parts.work.failure:
         return "the model cannot be loaded"
@@ -112,17 +112,17 @@ def _headline(parts: Parts, team: Team | None) -> str:
     return "loading the model" if team is None or not parts.decoder.device else "looking for workers"
 
 
-def _is_broken(parts: Parts, team: Team | None) -> bool:
+def _is_broken(parts: StatusSources, team: ClusterView | None) -> bool:
     return bool(parts.decoder.failure or parts.work.failure or (team is not None and team.headline))
 
 
-def _process(parts: Parts) -> str:
+def _process(parts: StatusSources) -> str:
     workers = parts.settings.workers
     which = f"process {os.getpid()}" + (f", one of {workers} that each tell of themselves" if workers > 1 else "")
     return f"{which}, up {duration(1000 * parts.metrics.up_s)}"
 
 
-def _problems(parts: Parts, team: Team | None) -> tuple[Problem, ...]:
+def _problems(parts: StatusSources, team: ClusterView | None) -> tuple[Problem, ...]:
     problems = [
         Problem("model", failure, "check PADDLE_SAM_WEIGHTS and PADDLE_SAM_DEVICE")
         for failure in dict.fromkeys((parts.decoder.failure, parts.work.failure))
@@ -176,19 +176,19 @@ def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[Caus
     return tuple(sorted(causes, key=lambda cause: (cause.is_harmless, -cause.count, cause.reason)))
 
 
-def _model(parts: Parts) -> tuple[Row, ...]:
+def _model(parts: StatusSources) -> tuple[Field, ...]:
     checkpoint, side = parts.checkpoint, parts.checkpoint.config.image_size
     return (
-        Row("version", checkpoint.model_version),
-        *((Row("note", _DEMO),) if parts.settings.weights == "demo" else ()),
-        Row("weights", f"{checkpoint.format} format"),
-        Row("device", parts.decoder.device or f"{parts.settings.device}, not loaded yet"),
-        Row("input", f"{side} × {side} pixels"),
-        Row("takes", ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")),
+        Field("version", checkpoint.model_version),
+        *((Field("note", _DEMO),) if parts.settings.weights == "demo" else ()),
+        Field("weights", f"{checkpoint.format} format"),
+        Field("device", parts.decoder.device or f"{parts.settings.device}, not loaded yet"),
+        Field("input", f"{side} × {side} pixels"),
+        Field("takes", ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")),
     )
 
 
-def _tiers(parts: Parts) -> tuple[Tier, ...]:
+def _tiers(parts: StatusSources) -> tuple[Tier, ...]:
     found = parts.metrics.lookups()
     return tuple(
         Tier(
@@ -203,12 +203,12 @@ def _tiers(parts: Parts) -> tuple[Tier, ...]:
     )
 
 
-def _cache(parts: Parts) -> tuple[Row, ...]:
+def _cache(parts: StatusSources) -> tuple[Field, ...]:
     found = dict(parts.metrics.lookups())
     missed = found.pop("miss", 0)
     total = sum(found.values()) + missed
     share = f"{100 * (total - missed) / total:.0f} % of {total}" if total else "none yet"
-    return (Row("look-ups that found one", share), Row("numbers", parts.settings.embedding_dtype))
+    return (Field("look-ups that found one", share), Field("numbers", parts.settings.embedding_dtype))
 
 
 def _projects(metrics: Metrics) -> tuple[Project, ...]:

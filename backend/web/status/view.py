@@ -6,7 +6,7 @@ from backend.web.status.formatting import Speed
 
 
 @dataclass(frozen=True)
-class Row:
+class Field:
     """A name and what is to be said of it."""
 
     name: str
@@ -59,7 +59,7 @@ class Queue:
 
 
 @dataclass(frozen=True)
-class Team:
+class ClusterView:
     """The workers behind Redis.
 
     Attributes:
@@ -70,7 +70,7 @@ class Team:
         headline: why no new image can be had, in a few words; empty where it can.
     """
 
-    rows: tuple[Row, ...] = ()
+    rows: tuple[Field, ...] = ()
     workers: tuple[str, ...] = ()
     queues: tuple[Queue, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -205,11 +205,11 @@ class Status:
     speeds: tuple[Speed, ...] = ()
     outcomes: Outcomes = field(default_factory=Outcomes)
     causes: tuple[Cause, ...] = ()
-    model: tuple[Row, ...] = ()
+    model: tuple[Field, ...] = ()
     tiers: tuple[Tier, ...] = ()
-    cache: tuple[Row, ...] = ()
-    work: tuple[Row, ...] = ()
-    team: Team | None = None
+    cache: tuple[Field, ...] = ()
+    work: tuple[Field, ...] = ()
+    team: ClusterView | None = None
     projects: tuple[Project, ...] = ()
     pictures: tuple[Picture, ...] | None = None
     requests: tuple[Request, ...] = ()

@@ -9,7 +9,7 @@ import pytest
 from backend.cli.doctor import Level
 from backend.cli.doctor_redis import examine
 from backend.cluster.check import RedisUnusableError, find_troubles, require_usable
-from backend.cluster.connection import Link
+from backend.cluster.connection import RedisConnection
 from backend.cluster.keys import Keys
 from backend.cluster.store import RedisStore
 from backend.errors import RetryLater
@@ -32,7 +32,7 @@ def look():
     links = []
 
     def look(address):
-        links.append(Link(Secret(address)))
+        links.append(RedisConnection(Secret(address)))
         return find_troubles(links[-1], KEYS)
 
     yield look
@@ -125,14 +125,14 @@ def test_a_password_that_is_wrong_or_missing_is_told_and_not_shown(look, tmp_pat
         assert "password" in trouble.text
         assert "percent-encoded" in trouble.fix
         assert "wrong-word" not in str(trouble)
-        require_usable(Link(Secret(address.format(server.port))), KEYS)  # it may be changed on either side
+        require_usable(RedisConnection(Secret(address.format(server.port))), KEYS)  # it may be changed on either side
     assert "event=redis_not_usable detail='Redis refuses the password" in caplog.text
     assert "wrong-word" not in caplog.text
 
 
 def test_what_no_password_can_mend_is_not_waited_for(redis_server):  # noqa: F811
     with pytest.raises(RedisUnusableError, match="REDIS_URL: this user of Redis may not use EVAL"):
-        require_usable(Link(Secret(as_user(redis_server, *RULES, "-eval"))), KEYS)
+        require_usable(RedisConnection(Secret(as_user(redis_server, *RULES, "-eval"))), KEYS)
 
 
 def test_a_replica_and_a_full_redis_are_told_and_waited_for(look, tmp_path):
@@ -140,18 +140,18 @@ def test_a_replica_and_a_full_redis_are_told_and_waited_for(look, tmp_path):
         client.replicaof("127.0.0.1", free_port())
         (trouble,) = look(server.address)
         assert "replica" in trouble.text
-        require_usable(Link(server.url), KEYS)
+        require_usable(RedisConnection(server.url), KEYS)
         client.replicaof("NO", "ONE")
         server.config(maxmemory_policy="noeviction", maxmemory="1")
         assert any("maxmemory" in trouble.text for trouble in look(server.address))
-        require_usable(Link(server.url), KEYS)
+        require_usable(RedisConnection(server.url), KEYS)
 
 
 def test_a_redis_that_does_not_answer_yet_is_waited_for():
-    nowhere = Link(Secret(f"redis://127.0.0.1:{free_port()}/0"))
+    nowhere = RedisConnection(Secret(f"redis://127.0.0.1:{free_port()}/0"))
     require_usable(nowhere, KEYS)
     with pytest.raises(RetryLater):
-        find_troubles(Link(Secret(f"redis://127.0.0.1:{free_port()}/0")), KEYS)
+        find_troubles(RedisConnection(Secret(f"redis://127.0.0.1:{free_port()}/0")), KEYS)
 
 
 # The doctor
@@ -197,7 +197,7 @@ def test_the_doctor_tells_a_port_that_speaks_tls_and_a_certificate_that_is_not_k
 
 
 def test_the_status_page_counts_nothing_and_complains_of_nothing_where_it_may_not_ask(redis_server):  # noqa: F811
-    link = Link(Secret(as_user(redis_server, *RULES, "-info", "-scan", "-dbsize")))
+    link = RedisConnection(Secret(as_user(redis_server, *RULES, "-info", "-scan", "-dbsize")))
     store = RedisStore(link, KEYS, 60.0)
     store.put(key(), embedding())
     (stats,) = store.stats()

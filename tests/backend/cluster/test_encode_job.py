@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from backend.cluster.yielding_source import ASIDE, ASIDE_S, GaveWay, YieldingSource
+from backend.cluster.yielding_source import ASIDE_S, MAX_DETACHED, Preempted, PreemptibleFetcher
 from backend.errors import ImageError, Reason, RetryLater
-from backend.images.fetch import Fetched, Version
+from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 from tests.support.fakes import FakeClock
 
@@ -30,7 +30,7 @@ class Slow:
 class Setup:
     def __init__(self):
         self.slow, self.clock, self.urgent = Slow(), FakeClock(), True
-        self.source = YieldingSource(self.slow, self.is_urgent, look_every_s=0.01, clock=self.clock)
+        self.source = PreemptibleFetcher(self.slow, self.is_urgent, look_every_s=0.01, clock=self.clock)
 
     def is_urgent(self):
         if isinstance(self.urgent, Exception):
@@ -41,7 +41,7 @@ class Setup:
         return self.source.fetch(ImageRef(name, 1, 1), known, priority)
 
     def yields(self, name, priority=BULK, known=None):
-        with pytest.raises(GaveWay) as caught:
+        with pytest.raises(Preempted) as caught:
             self.fetch(name, priority, known)
         return caught.value.retry
 
@@ -76,7 +76,7 @@ def test_where_nobody_is_known_to_wait_a_fetch_is_seen_through(setup, urgent):
 
 def test_what_is_fetched_at_once_makes_no_way(setup):
     setup.slow.gate.set()
-    setup.source = YieldingSource(setup.slow, setup.is_urgent, look_every_s=20)
+    setup.source = PreemptibleFetcher(setup.slow, setup.is_urgent, look_every_s=20)
     assert setup.fetch("a", BULK) == Fetched(b"a")
 
 
@@ -99,7 +99,7 @@ def test_a_fetch_that_ends_with_a_timeout_of_its_own_is_not_waited_for_again(set
 
 
 def test_no_more_than_a_few_fetches_go_on_aside(setup):
-    for number in range(ASIDE):
+    for number in range(MAX_DETACHED):
         setup.yields(f"aside {number}")
     threading.Timer(0.1, setup.slow.gate.set).start()
     assert setup.fetch("one more", BULK) == Fetched(b"one more")
@@ -107,9 +107,9 @@ def test_no_more_than_a_few_fetches_go_on_aside(setup):
 
 def test_what_was_set_aside_too_long_ago_or_was_asked_otherwise_is_fetched_anew(setup):
     setup.yields("a")
-    setup.yields("b", known=Version("1"))
+    setup.yields("b", known=Validators("1"))
     setup.slow.gate.set()
-    setup.fetch("b", BULK, Version("2"))
+    setup.fetch("b", BULK, Validators("2"))
     setup.clock.advance(ASIDE_S + 1)
     setup.fetch("a", BULK)
     assert [name for name, _ in setup.slow.asked] == ["a", "b", "b", "a"]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from backend.embeddings.content_index import place_of
+from backend.embeddings.content_index import source_key
 from backend.errors import Reason, RetryLater
 from backend.types import Priority
 from tests.support.cluster import KEYS, SOON_S, Cluster, colour, eventually, ref
@@ -186,8 +186,8 @@ def test_clicks_outlast_a_worker_that_is_killed(cluster, redis, moment):
             killed = time.monotonic()
         assert {click.result()[0] for click in clicks} == {RED}
         assert time.monotonic() - killed < RECOVERED_S + BUSY_S
-        assert client.exists(KEYS.lease(place_of(ref("red")))) == 0
-        assert client.exists(KEYS.asked(place_of(ref("red")), Priority.INTERACTIVE)) == 0
+        assert client.exists(KEYS.lease(source_key(ref("red")))) == 0
+        assert client.exists(KEYS.asked(source_key(ref("red")), Priority.INTERACTIVE)) == 0
     assert cluster.encodes() == [RED] * (1 if moment == "before" else 2)
 
 
@@ -227,7 +227,7 @@ def test_two_workers_given_the_same_image_encode_it_once(cluster, redis):
         cluster.worker(encode_s=1.5)
     one = ref("red")
     for priority in (Priority.INTERACTIVE, Priority.BULK):
-        web._queues.ask(one, place_of(one), priority)
+        web._queues.ask(one, source_key(one), priority)
     assert outcome(web, "red")[0] == RED
     assert cluster.encodes() == [RED]
     assert cluster.downloads() == ["red"]

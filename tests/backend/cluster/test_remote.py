@@ -10,7 +10,7 @@ import pytest
 
 from backend.cluster.monitor import LOADING_S
 from backend.composition.cluster import link_and_cluster
-from backend.embeddings.content_index import place_of
+from backend.embeddings.content_index import source_key
 from backend.errors import BackendError, ImageError, Reason, RetryLater
 from backend.settings import read
 from backend.types import Priority
@@ -102,8 +102,8 @@ def test_an_unreadable_image_fails_all_its_waiters_at_once_and_is_remembered_for
         other.get(ref("broken"), SOON_S)
     assert cluster.downloads() == ["broken"]
     with redis_server.client() as client:
-        assert 0 < client.ttl(KEYS.failure(place_of(ref("broken")))) <= 30
-        client.delete(KEYS.failure(place_of(ref("broken"))))  # as time does
+        assert 0 < client.ttl(KEYS.failure(source_key(ref("broken")))) <= 30
+        client.delete(KEYS.failure(source_key(ref("broken"))))  # as time does
     cluster.add("broken", GREEN)
     assert colour(web.get(ref("broken"), SOON_S)) == GREEN
 
@@ -149,7 +149,7 @@ def test_an_interactive_click_waits_for_the_job_in_hand_and_no_other(cluster):
         cluster.add(name, (number, 9, 9))
         for offset, priority in ((0, Priority.PREFETCH), (250, Priority.BULK)):
             one = ref(name, project_id=offset + 2)
-            web._queues.ask(one, place_of(one), priority)
+            web._queues.ask(one, source_key(one), priority)
     cluster.worker(encode_s=0.3)
     eventually(lambda: cluster.encodes())
     before = len(cluster.encodes())
@@ -318,7 +318,7 @@ def test_a_changed_image_behind_the_same_address_is_noticed(cluster, redis_serve
     moved = type(moved)("/elsewhere.png", 5, 1)
     assert colour(web.get(moved, SOON_S)) == RED
     cluster.images.routes["/elsewhere.png"] = Reply(png(BLUE))
-    place = place_of(moved)
+    place = source_key(moved)
     with redis_server.client() as client:
         client.pexpire(KEYS.place(place), 400_000)  # as if 200 of its 600 seconds had gone by
     known = web._made._contents.get(place)

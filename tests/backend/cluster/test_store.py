@@ -11,32 +11,32 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.cluster.connection import Link
-from backend.cluster.content_index import Known, Note, SharedContents, parse_notice
+from backend.cluster.connection import RedisConnection
+from backend.cluster.content_index import LookupResult, SharedContentIndex, SharedRecord, parse_notice
 from backend.cluster.keys import Keys
 from backend.cluster.lease import Leases
-from backend.cluster.monitor import Cluster
+from backend.cluster.monitor import ClusterMonitor
 from backend.cluster.queues import MAX_JOB_BYTES, JobQueues, parse
 from backend.cluster.queues import dump as dump_job
 from backend.cluster.store import RedisStore
-from backend.embeddings.content_index import place_of
+from backend.embeddings.content_index import source_key
 from backend.embeddings.serialization import dump
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import AccessError, BackendError, ImageError, Reason, RequestError, RetryLater
-from backend.images.fetch import Version
+from backend.images.fetch import Validators
 from backend.types import ImageRef, Priority, Secret
 from tests.backend.embeddings.test_stores import key, same
 from tests.support.fakes import FakeClock, embedding
 from tests.support.redis_server import RedisServer, free_port, needs_redis, redis_module_server, redis_server  # noqa: F401
 
 KEYS = Keys("paddle-sam", "SAM@1a2b3c4d")
-PLACE = place_of(ImageRef("/a.png", 1, 1))
-NOTE = Note("0" * 64, Version("tag"), immutable=False)
+PLACE = source_key(ImageRef("/a.png", 1, 1))
+NOTE = SharedRecord("0" * 64, Validators("tag"), immutable=False)
 
 
 @pytest.fixture
 def link(redis_server):  # noqa: F811
-    link = Link(redis_server.url)
+    link = RedisConnection(redis_server.url)
     yield link
     link.close()
 
@@ -154,7 +154,7 @@ def test_installations_with_other_prefixes_do_not_meet(link):
 @needs_redis
 def test_least_recently_used_embeddings_go_when_room_is_short_and_queues_stay(tmp_path):
     with RedisServer(tmp_path, maxmemory="6mb") as server:
-        link = Link(server.url)
+        link = RedisConnection(server.url)
         store, big = RedisStore(link, KEYS, 60.0), embedding(shape=(64, 64, 64))
         with server.client() as client:
             client.rpush("rq:queue:ours", "job")
@@ -169,7 +169,10 @@ def test_least_recently_used_embeddings_go_when_room_is_short_and_queues_stay(tm
 @needs_redis
 def test_a_password_is_used_and_never_shown(tmp_path, caplog):
     with RedisServer(tmp_path, password="open-sesame") as server, caplog.at_level(logging.DEBUG):
-        good, bad = Link(server.url), Link(Secret(server.address.replace("open-sesame", "wrong-word")))
+        good, bad = (
+            RedisConnection(server.url),
+            RedisConnection(Secret(server.address.replace("open-sesame", "wrong-word"))),
+        )
         RedisStore(good, KEYS, 60.0).put(key(), embedding())
         assert same(RedisStore(good, KEYS, 60.0).get(key()), embedding())
         with pytest.raises(RetryLater) as caught:
@@ -193,8 +196,8 @@ def test_an_encrypted_connection_is_made_where_the_certificate_is_known_and_nowh
     )
     tls = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(private)]
     with RedisServer(tmp_path, more=[*tls, "--tls-auth-clients", "no"]):
-        known = Link(Secret(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"))
-        unknown = Link(Secret(f"rediss://localhost:{port}/0"))
+        known = RedisConnection(Secret(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"))
+        unknown = RedisConnection(Secret(f"rediss://localhost:{port}/0"))
         RedisStore(known, KEYS, 60.0).put(key(), embedding())
         assert same(RedisStore(known, KEYS, 60.0).get(key()), embedding())
         with pytest.raises(RetryLater, match="certificate"):
@@ -208,7 +211,7 @@ def test_an_encrypted_connection_is_made_where_the_certificate_is_known_and_nowh
 
 def test_a_redis_that_is_not_there_is_asked_once_and_then_left_alone_for_a_moment():
     clock, asked = FakeClock(), []
-    link = Link(Secret(f"redis://127.0.0.1:{free_port()}/0"), clock=clock)
+    link = RedisConnection(Secret(f"redis://127.0.0.1:{free_port()}/0"), clock=clock)
 
     def work(client):
         asked.append(1)
@@ -234,7 +237,7 @@ def test_a_redis_that_is_not_there_is_asked_once_and_then_left_alone_for_a_momen
 def test_a_redis_that_is_back_is_used_again(tmp_path):
     clock = FakeClock()
     with RedisServer(tmp_path) as server:
-        link = Link(server.url, clock=clock)
+        link = RedisConnection(server.url, clock=clock)
         assert link.call(lambda client: client.ping())
         server.kill()
         with pytest.raises(RetryLater):
@@ -250,7 +253,7 @@ def test_a_redis_that_is_back_is_used_again(tmp_path):
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_a_redis_that_refuses_to_write_is_still_read(tmp_path, trouble):
     with RedisServer(tmp_path) as server:
-        link = Link(server.url)
+        link = RedisConnection(server.url)
         store = RedisStore(link, KEYS, 60.0)
         store.put(key(1), embedding())
         if trouble == "full":
@@ -307,12 +310,12 @@ def test_a_lease_that_redis_lost_in_a_restart_is_written_anew(link, leases, redi
 
 @needs_redis
 def test_what_a_holder_that_was_stopped_for_a_while_writes_is_not_kept(link, redis_server):  # noqa: F811
-    contents, slow = SharedContents(link, KEYS), Leases(link, KEYS.attempts, lease_s=0.2)
+    contents, slow = SharedContentIndex(link, KEYS), Leases(link, KEYS.attempts, lease_s=0.2)
     old = slow.acquire(KEYS.lease(PLACE))
     time.sleep(0.3)
     with slow.acquire(KEYS.lease(PLACE)) as new:
         contents.put(PLACE, NOTE, new)
-        contents.put(PLACE, Note("1" * 64, Version(), immutable=False), old)
+        contents.put(PLACE, SharedRecord("1" * 64, Validators(), immutable=False), old)
         contents.fail(PLACE, ImageError("late"), old)
     assert contents.get(PLACE).note.digest == "0" * 64
     assert contents.get(PLACE).failure is None
@@ -334,21 +337,21 @@ def test_a_lease_that_does_not_lapse_by_itself_is_made_to(link, leases, redis_se
 @needs_redis
 @pytest.mark.parametrize("end", [{}, {"px": 86_400_000}], ids=["never", "tomorrow"])
 def test_a_note_or_failure_without_an_end_of_ours_is_as_good_as_none(link, leases, redis_server, end):  # noqa: F811
-    contents = SharedContents(link, KEYS)
+    contents = SharedContentIndex(link, KEYS)
     with leases.acquire(KEYS.lease(PLACE)) as lease:
         contents.put(PLACE, NOTE, lease)
         contents.fail(PLACE, RetryLater("x", Reason.IMAGE_FETCH_FAILED), lease)
     with redis_server.client() as client:
         for name in (KEYS.place(PLACE), KEYS.failure(PLACE)):
             client.set(name, client.get(name), **end)
-    assert contents.get(PLACE) == Known(None, None)
+    assert contents.get(PLACE) == LookupResult(None, None)
 
 
 @needs_redis
 def test_keys_of_another_type_than_ours_stop_nothing(link, leases, redis_server):  # noqa: F811
     """Whatever lies at our names is made room for, or read as not there."""
-    contents, queues = SharedContents(link, KEYS), JobQueues(link, KEYS)
-    cluster, ref = Cluster(link, KEYS, queues), ImageRef("/a.png", 1, 1)
+    contents, queues = SharedContentIndex(link, KEYS), JobQueues(link, KEYS)
+    cluster, ref = ClusterMonitor(link, KEYS, queues), ImageRef("/a.png", 1, 1)
     asked = KEYS.asked(PLACE, Priority.INTERACTIVE)
     with redis_server.client() as client:
         for name in (
@@ -361,7 +364,7 @@ def test_keys_of_another_type_than_ours_stop_nothing(link, leases, redis_server)
             client.hset(name, "a", "b")
         for name in (KEYS.counts, KEYS.workers):
             client.set(name, "x")
-    assert contents.get(PLACE) == Known(None, None)
+    assert contents.get(PLACE) == LookupResult(None, None)
     assert not queues.is_queued(PLACE, Priority.INTERACTIVE)
     assert cluster.under_way([(PLACE, Priority.INTERACTIVE)]) == [True], "a lease of sorts, until somebody wants it"
     with leases.acquire(KEYS.lease(PLACE), asked_key=asked, job_id="1") as lease:
@@ -399,7 +402,7 @@ def test_many_threads_want_one_lease_and_one_gets_it(leases):
 
 @needs_redis
 def test_a_note_is_as_old_as_the_time_that_redis_has_taken_off_it(link, leases, redis_server):  # noqa: F811
-    contents = SharedContents(link, KEYS)
+    contents = SharedContentIndex(link, KEYS)
     with leases.acquire(KEYS.lease(PLACE)) as lease:
         contents.put(PLACE, NOTE, lease)
     assert contents.get(PLACE).note.is_fresh
@@ -423,7 +426,7 @@ def test_a_note_is_as_old_as_the_time_that_redis_has_taken_off_it(link, leases, 
     ids=lambda value: type(value).__name__,
 )
 def test_a_failure_keeps_its_kind_and_reason_and_is_remembered_for_a_while(link, leases, redis_server, error, lasts_s):  # noqa: F811
-    contents = SharedContents(link, KEYS)
+    contents = SharedContentIndex(link, KEYS)
     with leases.acquire(KEYS.lease(PLACE)) as lease:
         contents.fail(PLACE, error, lease)
     found = contents.get(PLACE).failure
@@ -440,7 +443,7 @@ def test_a_foreign_entry_about_an_address_is_as_good_as_none(link, redis_server,
     with redis_server.client() as client:
         client.set(KEYS.place(PLACE), value, ex=500)
         client.set(KEYS.failure(PLACE), value, ex=500)
-    found = SharedContents(link, KEYS).get(PLACE)
+    found = SharedContentIndex(link, KEYS).get(PLACE)
     assert (found.note, found.failure) == (None, None)
 
 

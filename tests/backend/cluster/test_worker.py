@@ -13,7 +13,7 @@ from rq.exceptions import NoSuchJobError
 
 from backend.cluster.queues import MAX_JOB_BYTES
 from backend.cluster.worker import _job_class
-from backend.embeddings.content_index import place_of
+from backend.embeddings.content_index import source_key
 from backend.types import Priority
 from tests.support.cluster import KEYS, ROOT, SOON_S, Cluster, colour, eventually, ref
 from tests.support.redis_server import needs_redis, redis_module_server, redis_server  # noqa: F401 - fixtures
@@ -202,7 +202,7 @@ def test_workers_of_another_model_leave_our_queue_alone(cluster, redis_server): 
     other = KEYS.__class__(KEYS.prefix, "other@11111111")
     with redis_server.client() as client:
         one = ref("red")
-        web._queues.ask(one, place_of(one), Priority.INTERACTIVE)
+        web._queues.ask(one, source_key(one), Priority.INTERACTIVE)
         assert client.llen(f"rq:queue:{KEYS.queue(Priority.INTERACTIVE)}") == 1
         assert client.llen(f"rq:queue:{other.queue(Priority.INTERACTIVE)}") == 0
 
@@ -228,7 +228,7 @@ def test_a_worker_does_not_grow_over_thousands_of_jobs(cluster, redis_server):  
         for number in range(first, first + count):
             cluster.add(f"n{number}", (number % 251, number // 251, 7))
             one = ref(f"n{number}")
-            web._queues.ask(one, place_of(one), Priority.INTERACTIVE)
+            web._queues.ask(one, source_key(one), Priority.INTERACTIVE)
         with redis_server.client() as client:
             eventually(lambda: not client.llen(f"rq:queue:{KEYS.queue(Priority.INTERACTIVE)}"), 200)
 

@@ -2,14 +2,14 @@
 
 import threading
 
-from backend.concurrency.background import ERRANDS, Errands
+from backend.concurrency.background import ERRANDS, BackgroundTasks
 from tests.support.service import wait_until
 
 SOON_S = 30.0
 
 
 def test_errands_run_one_after_the_other_and_a_failing_one_is_logged(caplog):
-    errands, done, last = Errands(), [], threading.Event()
+    errands, done, last = BackgroundTasks(), [], threading.Event()
     errands.submit(lambda: done.append(1 / 0))
     errands.submit(lambda: done.append("second"))
     errands.submit(last.set)
@@ -20,7 +20,7 @@ def test_errands_run_one_after_the_other_and_a_failing_one_is_logged(caplog):
 
 
 def test_too_many_errands_are_dropped_and_later_ones_taken_again():
-    errands, gate, done = Errands(), threading.Event(), []
+    errands, gate, done = BackgroundTasks(), threading.Event(), []
     errands.submit(lambda: gate.wait(SOON_S))
     for number in range(ERRANDS + 10):
         errands.submit(lambda number=number: done.append(number))
@@ -33,7 +33,7 @@ def test_too_many_errands_are_dropped_and_later_ones_taken_again():
 
 
 def test_errands_after_closing_are_dropped():
-    errands, done, before = Errands(), [], set(threading.enumerate())
+    errands, done, before = BackgroundTasks(), [], set(threading.enumerate())
     errands.close()
     errands.submit(lambda: done.append("was to be dropped"))
     assert not [one for one in set(threading.enumerate()) - before if one.name.startswith("errand")]

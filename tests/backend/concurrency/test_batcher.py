@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from backend.concurrency.batcher import MOST, OLDEST_S, Chunks
+from backend.concurrency.batcher import MOST, OLDEST_S, Batcher
 from tests.support.fakes import FakeClock
 
 
@@ -29,7 +29,7 @@ def post():
 
 
 def chunks(post, size=lambda thing: 1, clock=None):
-    return Chunks(post, size, clock=clock or FakeClock())
+    return Batcher(post, size, clock=clock or FakeClock())
 
 
 def test_a_few_things_wait_for_more(post):

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from backend.concurrency.byte_budget import ByteBudget
-from backend.embeddings.prefetcher import MAX_WAITING_BYTES, Ahead
+from backend.embeddings.prefetcher import MAX_WAITING_BYTES, Prefetcher
 from backend.errors import ImageError, Reason, RetryLater
 from backend.images.fetch import ImageSource, Limits
 from backend.images.network_policy import AddressPolicy, Origin
@@ -176,7 +176,7 @@ def test_addresses_that_hold_images_are_counted_where_they_wait():
 
 
 def test_what_is_encoded_ahead_is_bounded_by_the_bytes_of_its_addresses():
-    ahead = Ahead(lambda ref: None)
+    ahead = Prefetcher(lambda ref: None)
     size = MAX_WAITING_BYTES // 4
     ahead.add(ImageRef(f"data:{number}" + "A" * size) for number in range(10))
     assert len(ahead) == 3

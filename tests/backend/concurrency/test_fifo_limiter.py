@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from backend.concurrency.fifo_limiter import Turns
+from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.errors import Reason, RetryLater
 from tests.support.service import wait_until
 
 
 def test_threads_go_in_the_order_in_which_they_came():
-    turns, order, threads = Turns(1), [], []
+    turns, order, threads = FifoLimiter(1), [], []
 
     def go(number):
         with turns:
@@ -29,7 +29,7 @@ def test_threads_go_in_the_order_in_which_they_came():
 
 
 def test_no_more_than_the_given_number_are_inside_and_all_get_in():
-    turns, inside, most, lock, done = Turns(3), 0, 0, threading.Lock(), []
+    turns, inside, most, lock, done = FifoLimiter(3), 0, 0, threading.Lock(), []
 
     def go():
         nonlocal inside, most
@@ -53,7 +53,7 @@ def test_no_more_than_the_given_number_are_inside_and_all_get_in():
 
 
 def test_a_turn_that_fails_lets_the_next_one_in():
-    turns = Turns(1)
+    turns = FifoLimiter(1)
     with pytest.raises(ZeroDivisionError), turns:
         raise ZeroDivisionError
     with turns:
@@ -62,7 +62,7 @@ def test_a_turn_that_fails_lets_the_next_one_in():
 
 @pytest.mark.parametrize("seconds", [0.05, 0.0, -1.0])
 def test_whoever_cannot_wait_any_longer_leaves_with_a_reason_and_takes_nobodys_turn(seconds):
-    turns, inside = Turns(1), []
+    turns, inside = FifoLimiter(1), []
 
     def go(name):
         with turns:
@@ -84,14 +84,14 @@ def test_whoever_cannot_wait_any_longer_leaves_with_a_reason_and_takes_nobodys_t
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 5.0, math.inf])
 def test_a_free_turn_is_taken_however_little_time_is_left(seconds):
-    turns = Turns(1)
+    turns = FifoLimiter(1)
     with turns.within(seconds):
         assert turns._free == 0
     assert turns._free == 1
 
 
 def test_a_turn_that_comes_in_time_is_taken():
-    turns, inside = Turns(1), []
+    turns, inside = FifoLimiter(1), []
 
     def go(seconds):
         with turns.within(seconds):
@@ -108,7 +108,7 @@ def test_a_turn_that_comes_in_time_is_taken():
 
 
 def test_turns_that_come_as_time_runs_out_are_neither_lost_nor_doubled():
-    turns, inside, most, lock = Turns(2), 0, 0, threading.Lock()
+    turns, inside, most, lock = FifoLimiter(2), 0, 0, threading.Lock()
 
     def go():
         nonlocal inside, most
@@ -135,4 +135,4 @@ def test_turns_that_come_as_time_runs_out_are_neither_lost_nor_doubled():
 
 def test_nobody_at_all_is_refused():
     with pytest.raises(ValueError, match="at_once: expected at least 1, got 0"):
-        Turns(0)
+        FifoLimiter(0)

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from backend.concurrency.parallel_map import in_hand
+from backend.concurrency.parallel_map import parallel_map
 
 
 def test_every_item_comes_out_once():
-    made = list(in_hand(range(50), lambda number: number * number, 4, threading.Event()))
+    made = list(parallel_map(range(50), lambda number: number * number, 4, threading.Event()))
     assert sorted(made) == [number * number for number in range(50)]
 
 
@@ -27,7 +27,7 @@ def test_no_more_items_are_taken_than_are_in_hand():
         done.append(number)
         return number
 
-    assert len(list(in_hand(items(), work, 3, threading.Event()))) == 30
+    assert len(list(parallel_map(items(), work, 3, threading.Event()))) == 30
 
 
 def test_a_slow_item_does_not_hold_up_the_others():
@@ -37,7 +37,7 @@ def test_a_slow_item_does_not_hold_up_the_others():
         assert number or gate.wait(20)
         return number
 
-    outcomes = in_hand(range(10), work, 2, threading.Event())
+    outcomes = parallel_map(range(10), work, 2, threading.Event())
     assert [next(outcomes) for _ in range(9)] == list(range(1, 10))
     gate.set()
     assert list(outcomes) == [0]
@@ -51,11 +51,11 @@ def test_stop_takes_no_more_and_finishes_what_is_in_hand():
         assert gate.wait(20)
         return number
 
-    def hurry():
+    def cancel_waits():
         hurried.append(True)
         gate.set()
 
-    outcomes = list(in_hand(range(1000), work, 2, stop, hurry))
+    outcomes = list(parallel_map(range(1000), work, 2, stop, cancel_waits))
     assert 1 <= len(outcomes) <= 2
     assert hurried == [True]
 
@@ -72,7 +72,7 @@ def test_what_takes_too_long_after_a_stop_is_left(request):
         return number
 
     start = time.monotonic()
-    assert list(in_hand(range(1000), work, 2, stop, stop_within_s=0.3)) == [1]
+    assert list(parallel_map(range(1000), work, 2, stop, stop_within_s=0.3)) == [1]
     assert 0.3 <= time.monotonic() - start < 5
 
 
@@ -84,7 +84,7 @@ def test_what_is_done_soon_after_a_stop_is_waited_for():
         time.sleep(0.5)
         return number
 
-    assert sorted(in_hand(range(1000), work, 2, stop)) in ([0], [0, 1])
+    assert sorted(parallel_map(range(1000), work, 2, stop)) in ([0], [0, 1])
 
 
 def test_an_iterator_that_fails_fails_after_what_is_in_hand():
@@ -94,7 +94,7 @@ def test_an_iterator_that_fails_fails_after_what_is_in_hand():
 
     seen = []
     with pytest.raises(RuntimeError, match="no more pages"):
-        seen.extend(in_hand(items(), lambda number: number, 8, threading.Event()))
+        seen.extend(parallel_map(items(), lambda number: number, 8, threading.Event()))
     assert sorted(seen) == [1, 2, 3]
 
 
@@ -106,6 +106,6 @@ def test_work_that_fails_ends_the_run_after_what_is_in_hand():
 
     seen = []
     with pytest.raises(RuntimeError, match="a defect"):
-        seen.extend(in_hand(range(1000), work, 2, threading.Event()))
+        seen.extend(parallel_map(range(1000), work, 2, threading.Event()))
     assert {0, 1, 2} <= set(seen)
     assert len(seen) < 1000

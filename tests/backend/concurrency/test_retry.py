@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from backend.concurrency.retry import ATTEMPTS, OUTAGES, OutageError, Patience, Stopped
+from backend.concurrency.retry import ATTEMPTS, OUTAGES, OutageError, OutageRetry, Stopped
 from backend.errors import ImageError, Reason, RetryLater
 from tests.support.fake_project import away
 from tests.support.fakes import FakeClock
@@ -28,7 +28,7 @@ class Script:
 
 
 def patience(stop=None, **options):
-    return Patience(stop or threading.Event(), **({"first_wait_s": 0.001, "between_attempts_s": 0.001} | options))
+    return OutageRetry(stop or threading.Event(), **({"first_wait_s": 0.001, "between_attempts_s": 0.001} | options))
 
 
 @pytest.mark.parametrize("reason", sorted(OUTAGES))
@@ -112,7 +112,7 @@ def test_an_image_that_cannot_be_fetched_is_tried_a_few_times():
     failures = [RetryLater("no such host", Reason.IMAGE_FETCH_FAILED) for _ in range(ATTEMPTS)]
     script = Script(*failures)
     with pytest.raises(RetryLater) as caught:
-        patience().see_through(script, lambda: None)
+        patience().call_for_image(script, lambda: None)
     assert not isinstance(caught.value, OutageError)
     assert script.calls == ATTEMPTS
 
@@ -120,12 +120,12 @@ def test_an_image_that_cannot_be_fetched_is_tried_a_few_times():
 def test_an_image_that_label_studio_could_not_give_is_asked_for_again_when_that_is_back():
     look = Script(away(), away(), "1.23.2")
     script = Script(RetryLater("refused", Reason.IMAGE_FETCH_FAILED), "made")
-    assert patience().see_through(script, look) == "made"
+    assert patience().call_for_image(script, look) == "made"
     assert look.calls == 3
 
 
 def test_a_broken_image_is_not_tried_again():
     script = Script(ImageError("broken"))
     with pytest.raises(ImageError):
-        patience().see_through(script, lambda: None)
+        patience().call_for_image(script, lambda: None)
     assert script.calls == 1

@@ -11,7 +11,7 @@ from backend.embeddings.direct import DECODED_AT_ONCE
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import FileStore
 from backend.errors import BackendError, ImageError, Reason, RetryLater
-from backend.images.fetch import Version
+from backend.images.fetch import Validators
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
 from tests.backend.embeddings.test_local import FakeSource
@@ -206,7 +206,7 @@ def journal(folder, owner="http://localhost:8080"):
     return ContentJournal(folder / "contents.jsonl", owner)
 
 
-ENTRY = Entry("ab" * 32, Version('"v1"', "yesterday"), immutable=False)
+ENTRY = Entry("ab" * 32, Validators('"v1"', "yesterday"), immutable=False)
 PLACE = ("project 1", "cd" * 32)
 
 
@@ -216,7 +216,7 @@ def test_the_journal_outlives_its_process(tmp_path):
 
 
 def test_the_last_entry_counts(tmp_path):
-    changed = Entry("ef" * 32, Version(), immutable=True)
+    changed = Entry("ef" * 32, Validators(), immutable=True)
     first = journal(tmp_path)
     first.put(PLACE, ENTRY)
     first.put(PLACE, changed)

@@ -11,12 +11,12 @@ import pytest
 
 from backend.concurrency.byte_budget import ByteBudget
 from backend.concurrency.retry import Stopped
-from backend.embeddings.content_index import Contents, place_of
+from backend.embeddings.content_index import ContentIndex, source_key
 from backend.embeddings.local import FETCHERS, SPARED, LocalEmbeddings
 from backend.embeddings.stores import EmbeddingKey, FileStore, MemoryStore, TieredStore
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
 from backend.images import decode
-from backend.images.fetch import Fetched, Version
+from backend.images.fetch import Fetched, Validators
 from backend.label_studio.http import RefusedError
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
@@ -49,7 +49,7 @@ class FakeSource:
         found = self.contents.get(ref.uri, ImageError("not there", Reason.IMAGE_NOT_FOUND))
         if isinstance(found, Exception):
             raise found
-        version = Version(etag=decode.digest(found)) if self.versioned else Version()
+        version = Validators(etag=decode.digest(found)) if self.versioned else Validators()
         if known is not None and known.is_known and known == version:
             return None
         return Fetched(found, version, self.immutable)
@@ -70,7 +70,7 @@ class Setup:
 
     def build(self, load=None, memory=10_000_000, **options):
         tiers = [MemoryStore(memory), FileStore(self.folder, 10_000_000)]
-        store = TieredStore(tiers, self.metrics.looked_up)
+        store = TieredStore(tiers, self.metrics.record_lookup)
         version = options.pop("model_version", self.encoder.model_version)
         made = LocalEmbeddings(
             self.source, load or self.load, version, store, self.metrics, clock=self.clock, **options
@@ -693,20 +693,20 @@ def test_closing_what_never_started_is_fine(setup):
 
 
 def test_long_addresses_take_no_more_room_than_short_ones():
-    assert len(str(place_of(ref("data:" + "A" * 1_000_000)))) < 200
+    assert len(str(source_key(ref("data:" + "A" * 1_000_000)))) < 200
 
 
 def test_without_a_project_an_address_belongs_to_its_task():
-    assert place_of(ref(project_id=None, task_id=1)) != place_of(ref(project_id=None, task_id=2))
-    assert place_of(ref(project_id=1, task_id=1)) == place_of(ref(project_id=1, task_id=2))
+    assert source_key(ref(project_id=None, task_id=1)) != source_key(ref(project_id=None, task_id=2))
+    assert source_key(ref(project_id=1, task_id=1)) == source_key(ref(project_id=1, task_id=2))
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a.png", " S3://bucket/a.png", "gs://b/a.png", "azure-blob://c/a.png"])
 def test_a_cloud_address_belongs_to_the_task_that_it_is_resolved_through(uri):
     one, other = ImageRef(uri, 1, 7), ImageRef(uri, 2, 7)
-    assert place_of(one) != place_of(other), "whatever project a caller says that the other task is in"
-    assert place_of(one) == place_of(ImageRef(uri, 1, 8))
-    assert place_of(ImageRef(uri, None, 7)) != place_of(ImageRef(uri, None, 8))
+    assert source_key(one) != source_key(other), "whatever project a caller says that the other task is in"
+    assert source_key(one) == source_key(ImageRef(uri, 1, 8))
+    assert source_key(ImageRef(uri, None, 7)) != source_key(ImageRef(uri, None, 8))
 
 
 def test_no_caller_makes_an_address_of_one_project_another_tasks_image(setup):
@@ -785,7 +785,7 @@ def test_a_failure_that_is_remembered_holds_no_file():
         files.append(weakref.ref(file))
         raise ImageError("damaged")
 
-    files, contents = [], Contents(FakeClock())
+    files, contents = [], ContentIndex(FakeClock())
     try:
         fail()
     except ImageError as error:
@@ -795,7 +795,7 @@ def test_a_failure_that_is_remembered_holds_no_file():
 
 
 def test_a_new_content_forgets_the_failure_before_it():
-    contents = Contents(FakeClock())
+    contents = ContentIndex(FakeClock())
     contents.fail(("p", "u"), ImageError("bad"))
-    contents.put(("p", "u"), "0" * 64, Version(), immutable=False)
+    contents.put(("p", "u"), "0" * 64, Validators(), immutable=False)
     assert contents.failure(("p", "u")) is None

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from backend.cluster.connection import Link
+from backend.cluster.connection import RedisConnection
 from backend.cluster.keys import Keys
 from backend.cluster.store import RedisStore
 from backend.embeddings.serialization import dump, load, rounded
@@ -52,7 +52,7 @@ def store(request, tmp_path):
     if request.param != "redis":
         yield STORES[request.param](tmp_path, 10_000_000)
         return
-    link = Link(request.getfixturevalue("redis_server").url)
+    link = RedisConnection(request.getfixturevalue("redis_server").url)
     yield RedisStore(link, Keys("contract", "SAM@1a2b3c4d"), 60.0)
     link.close()
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits, Version, _is_home
+from backend.images.fetch import ImageSource, Limits, Validators, _is_home
 from backend.images.http.outcomes import address
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
@@ -543,9 +543,9 @@ def test_an_unchanged_image_is_not_sent_again(connect, other):
     other.routes["/a.png"] = answer
     source = connect()
     first = source.fetch(ImageRef(other.url + "/a.png"))
-    assert first.version == Version('"v1"', "yesterday")
+    assert first.version == Validators('"v1"', "yesterday")
     assert source.fetch(ImageRef(other.url + "/a.png"), first.version) is None
-    assert source.fetch(ImageRef(other.url + "/a.png"), Version('"v0"')).data == IMAGE
+    assert source.fetch(ImageRef(other.url + "/a.png"), Validators('"v0"')).data == IMAGE
 
 
 @pytest.mark.parametrize("etag", ['"caf\xe9"', '"\u0434"'.encode().decode("latin-1")])
@@ -554,7 +554,7 @@ def test_a_version_that_cannot_be_sent_back_is_none(connect, other, etag):
     source = connect()
     first = source.fetch(ImageRef(other.url + "/a.png"))
     assert not first.version.is_known
-    for known in (first.version, Version(etag), Version('"v1"', "g\xe9stern")):
+    for known in (first.version, Validators(etag), Validators('"v1"', "g\xe9stern")):
         assert source.fetch(ImageRef(other.url + "/a.png"), known).data == IMAGE
 
 

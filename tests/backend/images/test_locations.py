@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import AccessError, BackendError, ImageError, Reason
-from backend.images.locations import Home, Inline, LocalFile, Remote, resolve, serves_task_files
+from backend.images.locations import Inline, LabelStudioOrigin, LocalFile, Remote, resolve, serves_task_files
 from backend.types import ImageRef
 
 LS = "http://ls.example.com:8080"
 
 
 def place(uri, url=LS, root=None, public=None, **fields):
-    return resolve(ImageRef(uri, **fields), Home(url, public), root)
+    return resolve(ImageRef(uri, **fields), LabelStudioOrigin(url, public), root)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.concurrency.retry import OutageError, Patience, Stopped
+from backend.concurrency.retry import OutageError, OutageRetry, Stopped
 from backend.errors import AccessError, RequestError
 from backend.label_studio.http import FaultError, ForbiddenError, RefusedError
-from backend.label_studio.prediction_writer import PredictionWriter, Ready, Written, own
+from backend.label_studio.prediction_writer import PredictionWriter, WriteRequest, WriteResult, own
 from backend.label_studio.types import NewPrediction
 from tests.support.fake_project import FakeProject, away
 
@@ -20,7 +20,7 @@ VERSION = "SAM@12345678"
 
 
 def patience(stop=None, **options):
-    return Patience(stop or threading.Event(), **({"first_wait_s": 0.001} | options))
+    return OutageRetry(stop or threading.Event(), **({"first_wait_s": 0.001} | options))
 
 
 def writer(project, **options):
@@ -29,7 +29,7 @@ def writer(project, **options):
 
 def ready(task, mark="new", replaced=()):
     result = msgspec.Raw(json.dumps([{"id": mark}]).encode())
-    return Ready(NewPrediction(task, result, 0.5, VERSION), frozenset(replaced))
+    return WriteRequest(NewPrediction(task, result, 0.5, VERSION), frozenset(replaced))
 
 
 def marks(project, task):
@@ -47,7 +47,7 @@ def fault():
 def test_predictions_are_stored_in_one_request():
     project = FakeProject(count=3)
     found = writer(project).write([ready(1), ready(2), ready(3)])
-    assert verdicts(found) == [Written.STORED] * 3
+    assert verdicts(found) == [WriteResult.STORED] * 3
     assert project.calls.count("import_predictions") == 1
     assert "create_prediction" not in project.calls
     assert [len(project.of(task)) for task in (1, 2, 3)] == [1, 1, 1]
@@ -56,14 +56,14 @@ def test_predictions_are_stored_in_one_request():
 def test_a_task_that_somebody_else_has_filled_meanwhile_is_left_alone():
     project = FakeProject(count=2)
     project.store(1, VERSION, [{"id": "theirs"}])
-    assert verdicts(writer(project).write([ready(1), ready(2)])) == [Written.THERE, Written.STORED]
+    assert verdicts(writer(project).write([ready(1), ready(2)])) == [WriteResult.THERE, WriteResult.STORED]
     assert marks(project, 1) == ["theirs"]
 
 
 def test_predictions_of_other_models_do_not_count():
     project = FakeProject(count=1)
     project.store(1, VERSION + "0", [{"id": "other"}])
-    assert verdicts(writer(project).write([ready(1)])) == [Written.STORED]
+    assert verdicts(writer(project).write([ready(1)])) == [WriteResult.STORED]
     assert len(project.of(1)) == 2
 
 
@@ -75,7 +75,7 @@ def test_a_lost_answer_stores_nothing_twice():
             raise lost.pop()
 
     project.after["import_predictions"] = lose
-    assert verdicts(writer(project).write([ready(1), ready(2)])) == [Written.STORED] * 2
+    assert verdicts(writer(project).write([ready(1), ready(2)])) == [WriteResult.STORED] * 2
     assert project.calls.count("import_predictions") == 1
     assert [marks(project, task) for task in (1, 2)] == [["new"], ["new"]]
 
@@ -84,7 +84,7 @@ def test_a_refused_connection_and_a_full_server_are_waited_for():
     project = FakeProject(count=2)
     project.failures["import_predictions"] = [away(), away(retry_after_s=0.01)]
     project.failures["predictions"] = [None, away()]
-    assert verdicts(writer(project).write([ready(1), ready(2)])) == [Written.STORED] * 2
+    assert verdicts(writer(project).write([ready(1), ready(2)])) == [WriteResult.STORED] * 2
     assert [marks(project, task) for task in (1, 2)] == [["new"], ["new"]]
 
 
@@ -92,7 +92,7 @@ def test_a_task_that_was_deleted_meanwhile_keeps_nobody_else_from_being_stored()
     project = FakeProject(count=3)
     project.delete(2)
     assert verdicts(writer(project).write([ready(1), ready(2), ready(3)])) == [
-        Written.STORED, Written.GONE, Written.STORED,
+        WriteResult.STORED, WriteResult.GONE, WriteResult.STORED,
     ]  # fmt: skip
 
 
@@ -100,14 +100,14 @@ def test_a_task_that_is_deleted_at_the_last_moment_neither():
     project = FakeProject(count=3)
     project.before["import_predictions"] = lambda: 2 in project.tasks and project.delete(2)
     found = writer(project).write([ready(1), ready(2), ready(3)])
-    assert verdicts(found) == [Written.STORED, Written.GONE, Written.STORED]
+    assert verdicts(found) == [WriteResult.STORED, WriteResult.GONE, WriteResult.STORED]
 
 
 def test_a_prediction_that_label_studio_refuses_is_told_and_the_others_stored():
     project = FakeProject(count=3)
     project.invalid = {2}
     first, second, third = verdicts(writer(project).write([ready(1), ready(2), ready(3)]))
-    assert (first, third) == (Written.STORED, Written.STORED)
+    assert (first, third) == (WriteResult.STORED, WriteResult.STORED)
     assert isinstance(second, RequestError)
     assert "invalid prediction" in str(second)
     assert [len(project.of(task)) for task in (1, 2, 3)] == [1, 0, 1]
@@ -121,7 +121,11 @@ REFUSALS.append(ForbiddenError("Label Studio answers 403"))
 def test_a_task_that_label_studio_refuses_to_show_is_not_taken_for_deleted(refusal):
     project = FakeProject(count=3)
     project.failures["predictions"] = [None, refusal]
-    assert verdicts(writer(project).write([ready(1), ready(2), ready(3)])) == [Written.STORED, refusal, Written.STORED]
+    assert verdicts(writer(project).write([ready(1), ready(2), ready(3)])) == [
+        WriteResult.STORED,
+        refusal,
+        WriteResult.STORED,
+    ]
     assert [len(project.of(task)) for task in (1, 2, 3)] == [1, 0, 1]
 
 
@@ -136,7 +140,11 @@ def test_a_refusal_to_store_one_is_told_and_the_others_are_stored(refusal):
 
     project.failures["import_predictions"] = [refusal]
     project.create_prediction = refuse
-    assert verdicts(writer(project).write([ready(1), ready(2), ready(3)])) == [Written.STORED, refusal, Written.STORED]
+    assert verdicts(writer(project).write([ready(1), ready(2), ready(3)])) == [
+        WriteResult.STORED,
+        refusal,
+        WriteResult.STORED,
+    ]
     assert [len(project.of(task)) for task in (1, 2, 3)] == [1, 0, 1]
 
 
@@ -146,9 +154,9 @@ def test_a_refusal_to_delete_the_old_one_is_told_and_the_next_run_finds_it(refus
     old = [project.store(task, VERSION, [{"id": "old"}]) for task in (1, 2)]
     project.failures["delete_prediction"] = [refusal]
     found = writer(project).write([ready(1, replaced=old[:1]), ready(2, replaced=old[1:])])
-    assert verdicts(found) == [refusal, Written.STORED]
+    assert verdicts(found) == [refusal, WriteResult.STORED]
     assert [marks(project, task) for task in (1, 2)] == [["old", "new"], ["new"]]
-    assert writer(project).tidy(VERSION) == 1
+    assert writer(project).delete_duplicates(VERSION) == 1
     assert marks(project, 1) == ["new"]
 
 
@@ -164,14 +172,14 @@ def test_a_prediction_over_which_label_studio_always_fails_is_given_up_and_the_o
     project.create_prediction = fail
     first, second = verdicts(writer(project).write([ready(1), ready(2)]))
     assert isinstance(first, FaultError)
-    assert second is Written.STORED
+    assert second is WriteResult.STORED
     assert len(project.of(2)) == 1
 
 
 def test_a_busy_database_is_waited_for():
     project = FakeProject(count=1)
     project.failures["import_predictions"] = [fault(), fault()]
-    assert verdicts(writer(project).write([ready(1)])) == [Written.STORED]
+    assert verdicts(writer(project).write([ready(1)])) == [WriteResult.STORED]
     assert len(project.of(1)) == 1
 
 
@@ -192,7 +200,7 @@ def test_a_long_outage_ends_the_run():
 def test_stop_does_not_wait_for_an_outage_but_finishes_what_can_be_finished():
     stop, project = threading.Event(), FakeProject(count=1)
     stop.set()
-    assert verdicts(writer(project, stop=stop).write([ready(1)])) == [Written.STORED]
+    assert verdicts(writer(project, stop=stop).write([ready(1)])) == [WriteResult.STORED]
     project.failures["import_predictions"] = [away()]
     project.add({})
     with pytest.raises(Stopped):
@@ -207,7 +215,7 @@ def test_the_old_prediction_goes_after_the_new_one_is_there():
     old = project.store(1, VERSION, [{"id": "old"}])
     project.before["delete_prediction"] = lambda: seen.append(marks(project, 1))
     seen = []
-    assert verdicts(writer(project).write([ready(1, replaced=[old])])) == [Written.STORED]
+    assert verdicts(writer(project).write([ready(1, replaced=[old])])) == [WriteResult.STORED]
     assert seen == [["old", "new"]]
     assert marks(project, 1) == ["new"]
 
@@ -215,7 +223,7 @@ def test_the_old_prediction_goes_after_the_new_one_is_there():
 def test_an_empty_prediction_does_not_keep_a_task_from_getting_one():
     project = FakeProject(count=1)
     empty = project.store(1, VERSION, [])
-    assert verdicts(writer(project).write([ready(1, replaced=[empty])])) == [Written.STORED]
+    assert verdicts(writer(project).write([ready(1, replaced=[empty])])) == [WriteResult.STORED]
     assert [one.result for one in project.of(1)] == [[{"id": "new"}]]
 
 
@@ -235,7 +243,7 @@ def test_tidy_asks_two_questions_where_all_is_well():
     for task in project.tasks:
         project.store(task, VERSION, [{"id": "a"}])
         project.store(task, "other@1", [{"id": "b"}])
-    assert writer(project).tidy(VERSION) == 0
+    assert writer(project).delete_duplicates(VERSION) == 0
     assert project.calls == ["count_predictions", "task_page"]
 
 
@@ -246,7 +254,7 @@ def test_tidy_keeps_one_of_each_task_and_touches_no_other_version():
             project.store(task, VERSION, [{"id": mark}] if mark else [])
     project.store(1, "other@1", [{"id": "a"}])
     project.store(1, "other@1", [{"id": "b"}])
-    assert writer(project).tidy(VERSION) == 5
+    assert writer(project).delete_duplicates(VERSION) == 5
     assert {task: marks(project, task) for task in project.tasks} == {1: ["c"], 2: ["a"], 3: ["a"], 4: []}
     assert len(project.of(4, VERSION)) == 1
     assert len(project.of(1, "other@1")) == 2
@@ -257,12 +265,12 @@ def test_a_version_whose_name_contains_this_one_hides_no_duplicates():
     project.store(1, VERSION, [{"id": "a"}])
     project.store(1, VERSION, [{"id": "b"}])
     project.store(2, f"big-{VERSION}", [{"id": "c"}])
-    assert writer(project).tidy(VERSION) == 1
+    assert writer(project).delete_duplicates(VERSION) == 1
     assert marks(project, 1) == ["b"]
 
 
 def test_tidy_of_a_project_without_predictions_has_nothing_to_do():
-    assert writer(FakeProject(count=3)).tidy(VERSION) == 0
+    assert writer(FakeProject(count=3)).delete_duplicates(VERSION) == 0
 
 
 @pytest.mark.parametrize("call", ["predictions", "delete_prediction"])
@@ -274,7 +282,7 @@ def test_tidy_goes_on_after_a_refusal_and_tells_it_in_the_end(refusal, call):
             project.store(task, VERSION, [{"id": mark}])
     project.failures[call] = [None, refusal]
     with pytest.raises(type(refusal)) as caught:
-        writer(project).tidy(VERSION)
+        writer(project).delete_duplicates(VERSION)
     assert caught.value is refusal
     assert sorted(len(project.of(task)) for task in project.tasks) == [1, 1, 2]
 
@@ -285,7 +293,7 @@ def test_tidy_passes_over_a_task_that_is_deleted_meanwhile():
         for mark in "ab":
             project.store(task, VERSION, [{"id": mark}])
     project.before["predictions"] = lambda: 2 in project.tasks and project.delete(2)
-    assert writer(project).tidy(VERSION) == 1
+    assert writer(project).delete_duplicates(VERSION) == 1
     assert marks(project, 1) == ["b"]
 
 
@@ -296,9 +304,9 @@ def test_tidy_ends_at_the_next_task_where_the_run_is_to_end():
             project.store(task, VERSION, [{"id": "a"}])
     project.after["delete_prediction"] = stop.set
     with pytest.raises(Stopped):
-        PredictionWriter(project, Patience(stop), project.project_value).tidy(VERSION)
+        PredictionWriter(project, OutageRetry(stop), project.project_value).delete_duplicates(VERSION)
     assert len(project.stored) == 399
-    assert writer(project).tidy(VERSION) == 199
+    assert writer(project).delete_duplicates(VERSION) == 199
 
 
 def test_the_one_that_stays_shows_something_and_is_the_last():
@@ -334,7 +342,7 @@ def test_two_runs_that_meet_anywhere_leave_one_prediction_of_each_task(data):
         made = PredictionWriter(watched, patience(), project.project_value)
         if chunk:
             made.write(chunk)
-        made.tidy(VERSION)
+        made.delete_duplicates(VERSION)
 
     turns.run(run)
     for task in (1, 2):
@@ -432,7 +440,7 @@ def test_a_run_that_is_killed_at_any_call_is_made_up_for_by_the_next(calls, has_
         ]
         made = PredictionWriter(store, patience(), project.project_value)
         made.write(chunk)
-        made.tidy(VERSION)
+        made.delete_duplicates(VERSION)
 
     with contextlib.suppress(KilledError):
         run(Doomed())

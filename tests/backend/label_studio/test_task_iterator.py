@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.concurrency.retry import Patience, Stopped
+from backend.concurrency.retry import OutageRetry, Stopped
 from backend.errors import RequestError
 from backend.label_studio import task_filters, task_iterator
 from backend.label_studio.task_filters import Condition, Selection
@@ -38,7 +38,7 @@ def short_pages(monkeypatch):
 
 
 def listing(project, selection=None, limit=None, stop=None):
-    patience = Patience(stop or threading.Event(), first_wait_s=0.001)
+    patience = OutageRetry(stop or threading.Event(), first_wait_s=0.001)
     return ProjectTasks(project, patience, project.project_value, selection, limit)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from backend.errors import ConfigError, Reason, RequestError
 from backend.labeling import config as labeling_config
 from backend.labeling import config_problems, task_images
-from backend.labeling.config_types import Controls, ImageTag, Output
+from backend.labeling.config_types import ImageTag, LabelConfig, OutputTag
 from backend.labeling.output_choice import choose_output
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 from backend.types import ImageRef, Task
@@ -22,11 +22,11 @@ ELLIPSE = '<EllipseLabels name="ellipse" toName="image"><Label value="Cat"/></El
 POINT = '<KeyPointLabels name="point" toName="image" smart="true"><Label value="Cat"/></KeyPointLabels>'
 
 
-def config(*tags: str) -> Controls:
+def config(*tags: str) -> LabelConfig:
     return labeling_config.parse("<View>" + '<Image name="image" value="$image"/>' + "".join(tags) + "</View>")
 
 
-def chosen(*tags: str, labels: tuple[str, ...] = ("Cat",)) -> Output:
+def chosen(*tags: str, labels: tuple[str, ...] = ("Cat",)) -> OutputTag:
     return choose_output(labeling_config.on_image(config(*tags), "image"), labels)
 
 
@@ -162,7 +162,7 @@ def test_a_config_that_can_hold_no_mask_says_what_to_add(tags: tuple[str, ...]) 
 
 def test_a_control_that_offers_the_label_goes_before_a_preferred_one_that_does_not() -> None:
     bird = POLYGON.replace("Cat", "Bird")
-    assert chosen(BRUSH, bird, labels=("Bird",)) == Output(config(BRUSH, bird).controls[1], ("Bird",))
+    assert chosen(BRUSH, bird, labels=("Bird",)) == OutputTag(config(BRUSH, bird).controls[1], ("Bird",))
 
 
 def test_a_label_of_another_spelling_is_written_as_the_control_spells_it() -> None:

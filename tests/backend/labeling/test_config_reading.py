@@ -12,7 +12,7 @@ import pytest
 from backend.errors import ConfigError, Reason
 from backend.labeling import config as labeling_config
 from backend.labeling import config_problems, config_xml
-from backend.labeling.config_types import Controls, Output
+from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import choose_output
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 from tests.support.costs import at_most
@@ -23,15 +23,15 @@ IMAGE = '<Image name="image" value="$image"/>'
 LABELS = '<Label value="Cat"/><Label value="Dog"/>'
 
 
-def parsed(*tags: str) -> Controls:
+def parsed(*tags: str) -> LabelConfig:
     return labeling_config.parse("<View>" + "".join(tags) + "</View>")
 
 
-def on_image(*tags: str) -> Controls:
+def on_image(*tags: str) -> LabelConfig:
     return labeling_config.on_image(parsed(IMAGE, *tags), "image")
 
 
-def chosen(*tags: str, labels: tuple[str, ...] = ("Cat",)) -> Output:
+def chosen(*tags: str, labels: tuple[str, ...] = ("Cat",)) -> OutputTag:
     return choose_output(on_image(*tags), labels)
 
 

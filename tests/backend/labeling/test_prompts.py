@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backend.errors import Reason
 from backend.labeling import prompts
-from backend.labeling.prompts import Translation
+from backend.labeling.prompts import ResolvedPrompts
 from backend.protocol import bitmask, messages, rle
 from backend.types import ObjectPrompt
 from model.types import Mask
@@ -20,18 +20,18 @@ from tests.support.wire_bodies import BODIES, GOLDEN, click, encoded, recorded, 
 SIZE = (600, 800)
 
 
-def translated(*results: object, image_size: tuple[int, int] | None = None) -> Translation:
+def translated(*results: object, image_size: tuple[int, int] | None = None) -> ResolvedPrompts:
     request = messages.parse_predict(encoded(click(*results)))
     assert request.skipped == ()
     return prompts.translate(request.context, image_size)
 
 
-def only(translation: Translation) -> ObjectPrompt:
+def only(translation: ResolvedPrompts) -> ObjectPrompt:
     [found] = translation.objects
     return found
 
 
-def refused(translation: Translation) -> list[Reason]:
+def refused(translation: ResolvedPrompts) -> list[Reason]:
     assert translation.objects == ()
     return [left.reason for left in translation.skipped]
 
@@ -46,7 +46,7 @@ def shape(kind: str, **value: object) -> dict:
     return result(kind, value | {kind: ["Cat"]}, id=kind)
 
 
-def box_of(translation: Translation) -> list[float]:
+def box_of(translation: ResolvedPrompts) -> list[float]:
     return only(translation).prompt.box.tolist()
 
 
@@ -416,7 +416,7 @@ def test_a_size_beyond_any_photo_marks_nothing() -> None:
 
 
 def test_an_empty_context_marks_nothing() -> None:
-    assert translated() == Translation(())
+    assert translated() == ResolvedPrompts(())
 
 
 def test_the_same_context_gives_the_same_prompts() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.labeling.config_types import Control, Output
+from backend.labeling.config_types import Control, OutputTag
 from backend.projects import overlays
 from backend.segmentation import regions
 from backend.shapes import KeyPoint, Rectangle, Shape, ShapeKind
@@ -29,7 +29,7 @@ KINDS = {
 def drawn(kind, mask):
     """The only region of a mask drawn as a kind."""
     marked = ObjectPrompt(Prompt(box=np.array([0, 0, 9, 9], np.float32)), ("a",), (), "in", "image", mask.shape)
-    output = Output(Control("out", KINDS[kind], kind, ("image",)))
+    output = OutputTag(Control("out", KINDS[kind], kind, ("image",)))
     [region] = regions.draw(Mask.from_array(mask), marked, output)
     return region
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from backend.concurrency.retry import Patience
+from backend.concurrency.retry import OutageRetry
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.images import decode as images_decode
 from backend.label_studio.http import FaultError, ForbiddenError, RefusedError
@@ -19,9 +19,9 @@ from backend.labeling import task_prompts
 from backend.labeling.task_prompts import Source
 from backend.metrics import Metrics
 from backend.projects import preannotate, sinks
-from backend.projects.preannotate import GONE, MADE, NOTHING, SAME, THERE, Means
+from backend.projects.preannotate import GONE, MADE, NOTHING, SAME, THERE, PreannotateContext
 from backend.projects.sinks import OverlayFolder
-from backend.segmentation.decoding import Drawing
+from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from backend.types import Prediction, Skipped, Task
 from tests.backend.embeddings.test_local import FakeSource
@@ -76,10 +76,10 @@ class Run:
 
     def __call__(self, replaces=False, store=None, limit=None, tidies=True):
         store = store or self.project
-        patience = Patience(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
+        patience = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
         controls = labeling_config.parse(self.config)
         embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.check)
-        segmenter = TaskSegmenter(Drawing(self.decoder, Metrics(), 1), embeddings, automatic=self.automatic)
+        segmenter = TaskSegmenter(MaskService(self.decoder, Metrics(), 1), embeddings, automatic=self.automatic)
 
         def segment(task):
             if self.automatic is not None:
@@ -87,7 +87,7 @@ class Run:
             asked = task_prompts.read(task, self.sources, VERSION)
             return segmenter.segment(task, asked, controls, PROJECT, self.image_s)
 
-        means = Means(
+        means = PreannotateContext(
             store,
             segment,
             not {Source.BOXES, Source.KEYPOINTS}.isdisjoint(self.sources),
@@ -98,14 +98,14 @@ class Run:
             ignores_stored=self.dry_run is not None,
         )
         writer = PredictionWriter(store, patience, self.project.project_value)
-        sink = sinks.into_label_studio(writer)
+        sink = sinks.label_studio_sink(writer)
         if self.dry_run is not None:
             fetch = sinks.patiently(self.source, patience, store.version)
             sink = OverlayFolder(self.dry_run, fetch, images_decode.Limits(), controls, PROJECT)
         tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
         tally = preannotate.run(tasks, means, sink, self.stop, self)
         if tidies and self.dry_run is None:
-            writer.tidy(VERSION)
+            writer.delete_duplicates(VERSION)
         return tally
 
     def advance(self, count=1):

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from backend.concurrency.retry import Patience
+from backend.concurrency.retry import OutageRetry
 from backend.errors import ImageError, Reason, RetryLater
 from backend.label_studio.task_iterator import ProjectTasks
 from backend.labeling import config as labeling_config
 from backend.projects import precompute
-from backend.projects.precompute import CACHED, ENCODED, Means, Room
+from backend.projects.precompute import CACHED, ENCODED, PrecomputeContext, Room
 from tests.backend.embeddings.test_local import FakeSource
 from tests.support.direct import direct_embeddings
 from tests.support.fake_project import PROJECT, FakeProject, away
@@ -35,13 +35,15 @@ class Run:
         return self.project.add({"image": uri}, **more)
 
     def __call__(self, limit=None):
-        patience = Patience(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
+        patience = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
         embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.check)
         tasks = ProjectTasks(self.project, patience, self.project.project_value, limit=limit)
-        means = Means(embeddings.ensure, self.project.version, patience, self.at_once, self.room, self.hurry)
+        means = PrecomputeContext(
+            embeddings.ensure, self.project.version, patience, self.at_once, self.room, self.cancel_waits
+        )
         return precompute.run(tasks, PROJECT, labeling_config.parse(self.config), means, self.stop, self)
 
-    def hurry(self):
+    def cancel_waits(self):
         self.hurried += 1
 
     def advance(self, count=1):

@@ -8,7 +8,7 @@ import pytest
 from backend.concurrency.retry import Stopped
 from backend.errors import AccessError, ImageError, Reason
 from backend.projects.progress import Lines, duration, showing
-from backend.projects.report import Failure, Tally, noting_the_end
+from backend.projects.report import Failure, RunReport, recording_end
 from tests.support.fakes import FakeClock
 
 
@@ -71,7 +71,7 @@ def test_durations_are_told_in_hours_minutes_and_seconds(seconds, text):
 
 
 def test_a_summary_names_every_failure_with_its_reason():
-    tally = Tally(("encoded", "cached"))
+    tally = RunReport(("encoded", "cached"))
     tally.add("encoded", 2)
     tally.failures.append(Failure.of(17, ImageError("not\nan image")))
     tally.failures.append(Failure(18, Reason.OUTSIDE_IMAGE, ""))
@@ -90,17 +90,17 @@ def test_a_failure_of_no_task_names_none():
 
 
 def test_a_run_without_failures_is_clean():
-    tally = Tally(("encoded",))
+    tally = RunReport(("encoded",))
     tally.add("encoded")
-    with noting_the_end(tally, threading.Event()):
+    with recording_end(tally, threading.Event()):
         pass
     assert tally.is_clean
     assert tally.lines() == ["  encoded  1", "  failed   0"]
 
 
 def test_the_reason_for_an_early_end_is_noted():
-    tally = Tally(())
-    with noting_the_end(tally, threading.Event()):
+    tally = RunReport(())
+    with recording_end(tally, threading.Event()):
         raise AccessError("the token\nwas revoked")
     assert tally.lines()[-1] == "  ended early: the token was revoked"
     assert not tally.is_clean
@@ -108,9 +108,9 @@ def test_the_reason_for_an_early_end_is_noted():
 
 @pytest.mark.parametrize("raises", [True, False])
 def test_a_stopped_run_is_not_clean(raises):
-    tally, stop = Tally(()), threading.Event()
+    tally, stop = RunReport(()), threading.Event()
     stop.set()
-    with noting_the_end(tally, stop):
+    with recording_end(tally, stop):
         if raises:
             raise Stopped
     assert tally.ended == "stopped"
@@ -118,5 +118,5 @@ def test_a_stopped_run_is_not_clean(raises):
 
 
 def test_a_defect_is_not_taken_for_an_end():
-    with pytest.raises(ZeroDivisionError), noting_the_end(Tally(()), threading.Event()):
+    with pytest.raises(ZeroDivisionError), recording_end(RunReport(()), threading.Event()):
         1 / 0  # noqa: B018

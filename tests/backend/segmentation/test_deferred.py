@@ -2,14 +2,14 @@
 
 import pytest
 
-from backend.concurrency.retry import Patience
+from backend.concurrency.retry import OutageRetry
 from backend.errors import ImageError, Reason
 from backend.label_studio.http import RefusedError
 from backend.labeling import config
 from backend.labeling.task_prompts import TaskPrompts
-from backend.segmentation.claims import SETTLED_S, Claims
-from backend.segmentation.deferred import MAX_WAITING, Pushing
-from backend.segmentation.retrieval import Late, RetrievalPolicy
+from backend.segmentation.claims import DEDUP_WINDOW_S, RecentlyAnswered
+from backend.segmentation.deferred import MAX_WAITING, DeferredPredictions
+from backend.segmentation.retrieval import DeferredTask, RetrievalPolicy
 from backend.shapes import Rectangle
 from backend.types import PromptRegion, Task
 from tests.backend.segmentation.test_retrieval import bare, boxed, request
@@ -23,7 +23,7 @@ ASKED = TaskPrompts((PromptRegion("b", Rectangle(10, 10, 20, 20), "box", "image"
 
 
 def impatient(stop):
-    return Patience(stop, lasts_s=5.0, first_wait_s=0.001, between_attempts_s=0.001)
+    return OutageRetry(stop, lasts_s=5.0, first_wait_s=0.001, between_attempts_s=0.001)
 
 
 class Setup:
@@ -34,7 +34,7 @@ class Setup:
         for number in range(6):
             self.service.source.contents[f"{number}"] = png((40 * number, 0, 90), SIZE_WH)
             self.project.add({"image": f"{number}"})
-        self.pushing = Pushing(
+        self.pushing = DeferredPredictions(
             self.service.tasks,
             self.project,
             self.service.claims,
@@ -46,7 +46,7 @@ class Setup:
     def late(self, number, uri=None, asked=ASKED, project_id=PROJECT, **more):
         data = {"image": str(number - 1) if uri is None else uri}
         self.service.clock.advance(1)
-        return Late(Task(number, data), asked, CONTROLS, project_id, self.service.claims.now(), **more)
+        return DeferredTask(Task(number, data), asked, CONTROLS, project_id, self.service.claims.now(), **more)
 
     def done(self):
         wait_until(lambda: len(self.pushing) == 0)
@@ -140,7 +140,7 @@ def test_a_label_studio_that_cannot_be_tidied_ends_nothing(setup, caplog):
 
 def test_a_doubtful_task_is_stored_where_its_project_holds_predictions_of_this_version(setup):
     setup.project.store(2, VERSION, [{"id": "somebody wanted it"}])
-    setup.pushing.add([setup.late(1, is_doubtful=True)])
+    setup.pushing.add([setup.late(1, only_if_predictions_in_use=True)])
     setup.done()
     assert len(setup.project.of(1)) == 1
 
@@ -150,7 +150,7 @@ def test_a_doubtful_task_is_stored_where_its_project_holds_predictions_of_this_v
 )
 def test_a_doubtful_task_is_left_alone_where_nobody_wanted_predictions_of_this_version(setup, version, result):
     setup.project.store(2, version, result)
-    setup.pushing.add([setup.late(1, is_doubtful=True)])
+    setup.pushing.add([setup.late(1, only_if_predictions_in_use=True)])
     setup.done()
     assert setup.project.of(1) == []
     assert setup.service.source.asked == []
@@ -158,7 +158,7 @@ def test_a_doubtful_task_is_left_alone_where_nobody_wanted_predictions_of_this_v
 
 def test_a_project_without_predictions_is_not_looked_at_for_every_task_that_is_opened(setup):
     for number in (1, 2, 3):
-        setup.pushing.add([setup.late(number, is_doubtful=True)])
+        setup.pushing.add([setup.late(number, only_if_predictions_in_use=True)])
         setup.done()
     assert setup.project.calls.count("task_page") == 1
 
@@ -217,7 +217,7 @@ def test_an_empty_answer_is_not_stored(setup):
 
 
 def test_tasks_without_a_project_or_an_id_cannot_be_stored_and_are_left_out(setup):
-    nameless = Late(Task(None, {"image": "0"}), ASKED, CONTROLS, PROJECT, 0.0)
+    nameless = DeferredTask(Task(None, {"image": "0"}), ASKED, CONTROLS, PROJECT, 0.0)
     setup.pushing.add([nameless, setup.late(1, project_id=None)])
     assert len(setup.pushing) == 0
 
@@ -268,13 +268,13 @@ def test_the_button_then_the_background_leave_one_prediction_per_task():
 
 def test_the_first_who_answers_for_a_task_may_and_nobody_else_until_that_has_settled():
     clock = FakeClock()
-    claims = Claims(clock)
+    claims = RecentlyAnswered(clock)
     first, second = claims.now(), claims.now()
     clock.advance(1)
     assert claims.take("task", first)
     assert not claims.take("task", second)
     assert claims.take("another", second)
-    clock.advance(SETTLED_S - 1)
+    clock.advance(DEDUP_WINDOW_S - 1)
     assert not claims.take("task", claims.now())
     clock.advance(1)
     assert claims.take("task", claims.now())

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from backend.errors import BackendError, Reason, RetryLater
-from backend.segmentation.lazy_decoder import LoadingDecoder
+from backend.segmentation.lazy_decoder import LazyDecoder
 from model.types import Prompt
 
 
 def test_the_decoder_is_loaded_once_however_many_ask(tiny_checkpoint, tiny_encoder, landscape):
-    decoder = LoadingDecoder(tiny_checkpoint, "cpu")
+    decoder = LazyDecoder(tiny_checkpoint, "cpu")
     assert (decoder.model_version, decoder.device) == (tiny_checkpoint.model_version, "")
     seen = tiny_encoder.encode(landscape)
     prompt = Prompt(point_coords=[[20.0, 30.0]], point_labels=[1])
@@ -26,7 +26,7 @@ def test_the_decoder_is_loaded_once_however_many_ask(tiny_checkpoint, tiny_encod
 
 
 def test_a_decoder_that_cannot_be_loaded_says_why_and_is_tried_again(tiny_checkpoint, embedding):
-    decoder = LoadingDecoder(tiny_checkpoint, "gpu:7")
+    decoder = LazyDecoder(tiny_checkpoint, "gpu:7")
     for _ in range(2):
         with pytest.raises(BackendError, match="gpu:7") as caught:
             decoder.decode(embedding, [Prompt(box=[0, 0, 5, 5])])
@@ -37,7 +37,7 @@ def test_a_decoder_that_cannot_be_loaded_says_why_and_is_tried_again(tiny_checkp
     assert decoder.failure == ""
 
 
-class SlowDecoder(LoadingDecoder):
+class SlowDecoder(LazyDecoder):
     """Loads once its gate is open."""
 
     def __init__(self, checkpoint):
@@ -64,7 +64,7 @@ def test_whoever_cannot_wait_for_the_load_leaves_with_a_reason_and_the_load_goes
 
 
 def test_waiting_for_a_decoder_that_cannot_be_loaded_says_why(tiny_checkpoint):
-    decoder = LoadingDecoder(tiny_checkpoint, "gpu:7")
+    decoder = LazyDecoder(tiny_checkpoint, "gpu:7")
     for _ in range(2):
         with pytest.raises(BackendError, match="gpu:7") as caught:
             decoder.wait(20)

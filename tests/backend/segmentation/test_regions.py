@@ -19,7 +19,7 @@ from PIL import Image
 from backend.errors import ConfigError
 from backend.labeling import config as labeling_config
 from backend.labeling import prompts
-from backend.labeling.config_types import Control, Output
+from backend.labeling.config_types import Control, OutputTag
 from backend.labeling.output_choice import choose_output
 from backend.protocol import bitmask, messages, rle
 from backend.segmentation import polygons, regions
@@ -40,8 +40,8 @@ TAGS = {
 bool_arrays = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
 
 
-def output(tag: str, labels: tuple[str, ...] = ("Cat",)) -> Output:
-    return Output(Control("out", tag, TAGS[tag], ("image",)), labels)
+def output(tag: str, labels: tuple[str, ...] = ("Cat",)) -> OutputTag:
+    return OutputTag(Control("out", tag, TAGS[tag], ("image",)), labels)
 
 
 def prompt(size: tuple[int, int], **changes: object) -> ObjectPrompt:
@@ -165,7 +165,7 @@ def test_a_mask_of_another_size_is_refused() -> None:
 def test_a_control_that_holds_no_mask_is_refused() -> None:
     control = Control("point", "KeyPointLabels", ShapeKind.KEYPOINT, ("image",))
     with pytest.raises(ValueError, match="got <KeyPointLabels>"):
-        regions.draw(Mask.from_array(disc((6, 8), 2)), prompt((6, 8)), Output(control))
+        regions.draw(Mask.from_array(disc((6, 8), 2)), prompt((6, 8)), OutputTag(control))
 
 
 # Brush and bitmask
@@ -409,7 +409,7 @@ answer = [LabelInterface(config).validate_prediction(item, return_errors=True) f
     for tag, kind in TAGS.items():
         plain = tag.removesuffix("Labels")
         control = Control("out", plain, kind, ("image",))
-        found = regions.draw(Mask.from_array(array), prompt(array.shape), Output(control, ("Cat",), "names"), 0.9)
+        found = regions.draw(Mask.from_array(array), prompt(array.shape), OutputTag(control, ("Cat",), "names"), 0.9)
         config = (
             f'<View><Image name="image" value="$image"/><{plain} name="out" toName="image"/>'
             '<Labels name="names" toName="image"><Label value="Cat"/></Labels></View>'

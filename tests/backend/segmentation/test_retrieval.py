@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from backend.embeddings.local import FETCHERS, SPARED
 from backend.errors import Reason, RetryLater
 from backend.protocol import messages
-from backend.segmentation.claims import SETTLED_S
-from backend.segmentation.retrieval import HEAVY_BYTES, Opened, RetrievalPolicy
+from backend.segmentation.claims import DEDUP_WINDOW_S
+from backend.segmentation.retrieval import HEAVY_BYTES, OpenedTaskPolicy, RetrievalPolicy
 from tests.support.fakes import png
 from tests.support.service import IMAGE, SIZE_WH, VERSION, Service, wait_until
 from tests.support.wire_bodies import CONFIG, JUNK, RESULTS, click, encoded, rectangle, result, saved, task_with
@@ -62,7 +62,7 @@ def request(*tasks, **changes):
 
 def answers(service, *tasks, **changes):
     """What tasks are answered, some time after everything before has settled."""
-    service.clock.advance(SETTLED_S)
+    service.clock.advance(DEDUP_WINDOW_S)
     return service.segmenter.predict(messages.parse_predict(encoded(request(*tasks, **changes))))
 
 
@@ -106,7 +106,7 @@ def test_a_broken_image_leaves_the_other_tasks_their_masks(service):
     assert [one.reasons for one in found] == [
         (Reason.IMAGE_NOT_FOUND,), (), (Reason.NO_CONTEXT,), (Reason.NO_IMAGE_IN_TASK,),
     ]  # fmt: skip
-    assert [one.is_final for one in found] == [False, True, False, False]
+    assert [one.should_store for one in found] == [False, True, False, False]
 
 
 def test_a_task_one_of_whose_images_fails_gets_no_half_prediction_to_be_kept(service):
@@ -117,7 +117,7 @@ def test_a_task_one_of_whose_images_fails_gets_no_half_prediction_to_be_kept(ser
         task_with([drawn], task_id=n, data={"pages": pages}) for n, pages in enumerate([["a", "missing"], ["a", "b"]])
     ]
     half, whole = answers(service, *tasks, label_config=config)
-    assert (half.result, half.reasons, half.is_final) == ((), (Reason.IMAGE_NOT_FOUND,), False)
+    assert (half.result, half.reasons, half.should_store) == ((), (Reason.IMAGE_NOT_FOUND,), False)
     assert [region.item_index for region in whole.result] == [0, 1]
 
 
@@ -260,12 +260,12 @@ def test_an_opened_task_with_boxes_is_handed_on_as_doubtful_so_that_its_project_
     with Service(later=later) as service:
         answers(service, boxed(1))
         [late] = later.late
-        assert (late.task.id, late.is_doubtful) == (1, True)
+        assert (late.task.id, late.only_if_predictions_in_use) == (1, True)
         assert [region.id for region in late.asked.regions] == ["box-1"]
 
 
 def test_the_setting_lets_an_opened_task_have_masks_of_what_people_drew():
-    with Service(retrieval=RetrievalPolicy(opened=Opened.ALWAYS)) as service:
+    with Service(retrieval=RetrievalPolicy(opened=OpenedTaskPolicy.ALWAYS)) as service:
         assert service.predict(request(boxed(1))) == [[]]
         wait_until(lambda: service.encoder.calls == 1 and not service.embeddings.encoding)
         [item] = service.predict(request(boxed(1)))
@@ -274,7 +274,7 @@ def test_the_setting_lets_an_opened_task_have_masks_of_what_people_drew():
 
 def test_the_setting_keeps_opened_tasks_from_masks_whatever_was_asked_for_before():
     later = FakeLater()
-    with Service(retrieval=RetrievalPolicy(opened=Opened.NEVER), later=later) as service:
+    with Service(retrieval=RetrievalPolicy(opened=OpenedTaskPolicy.NEVER), later=later) as service:
         service.predict(request(boxed(1), boxed(2)))
         assert service.predict(request(boxed(3))) == [[]]
         assert later.late == []

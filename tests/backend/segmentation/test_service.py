@@ -9,12 +9,12 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from backend.concurrency.fifo_limiter import Turns
+from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.protocol import messages, rle
 from backend.segmentation import batches
-from backend.segmentation.decoding import Drawing, at_size
-from backend.segmentation.service import Policy
+from backend.segmentation.decoding import MaskService, at_size
+from backend.segmentation.service import ClickPolicy
 from backend.shapes import Bitmask, Brush, Polygon, ShapeKind
 from backend.types import SetupRequest, WebhookEvent
 from model.errors import CapabilityError
@@ -227,7 +227,7 @@ def test_no_size_beyond_the_limit_of_pictures_is_taken_but_a_photos_own():
 
 
 def test_the_limit_of_pictures_holds_for_what_a_click_says(service):
-    segmenter = service.segmenting(policy=Policy(budget_s=SOON_S, max_pixels=20_000))
+    segmenter = service.segmenting(policy=ClickPolicy(budget_s=SOON_S, max_pixels=20_000))
     [answer] = segmenter.predict(asked(point(original_width=160, original_height=120)))
     assert len(answer.result) == 1
     [answer] = segmenter.predict(asked(point(original_width=240, original_height=180)))
@@ -242,7 +242,7 @@ def test_a_size_that_no_scaling_explains_is_named_with_both(size):
 
 
 def test_a_click_that_takes_too_long_is_empty_and_the_next_one_is_warm():
-    with Service(policy=Policy(budget_s=0.05)) as service:
+    with Service(policy=ClickPolicy(budget_s=0.05)) as service:
         service.encoder.gate.clear()
         [answer] = service.segmenter.predict(asked(point()))
         assert (answer.result, answer.reasons) == ((), (Reason.BUDGET_EXCEEDED,))
@@ -264,7 +264,7 @@ def test_the_budget_is_one_for_all_images_of_a_click(service):
             raise RetryLater("not yet")
 
     slow = Slow()
-    segmenter = service.segmenting(embeddings=slow, policy=Policy(budget_s=0.05))
+    segmenter = service.segmenting(embeddings=slow, policy=ClickPolicy(budget_s=0.05))
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
     points = [point(item_index=index, id=f"p{index}") for index in range(8)]
     segmenter.predict(asked(*points, label_config=config, tasks=[{"id": 1, "data": {"pages": list("abcdefgh")}}]))
@@ -303,8 +303,8 @@ def polygons(count, **changes):
 
 def forgetful(service, **policy):
     decoder = ForgetfulDecoder()
-    service.drawing = Drawing(decoder, service.metrics, decodes_at_once=4)
-    return decoder, service.segmenting(policy=Policy(**policy))
+    service.drawing = MaskService(decoder, service.metrics, decodes_at_once=4)
+    return decoder, service.segmenting(policy=ClickPolicy(**policy))
 
 
 def test_a_click_of_many_areas_holds_a_bounded_number_of_them_drawn(service):
@@ -332,7 +332,7 @@ def hold_all_turns(drawing):
 
 
 def test_a_click_whose_turn_at_the_decoder_does_not_come_in_time_is_empty_with_the_reason(service):
-    segmenter = service.segmenting(policy=Policy(budget_s=0.2))
+    segmenter = service.segmenting(policy=ClickPolicy(budget_s=0.2))
     service.segmenter.predict(asked(point()))
     started = time.monotonic()
     with hold_all_turns(service.drawing):
@@ -345,7 +345,7 @@ def test_a_click_whose_turn_at_the_decoder_does_not_come_in_time_is_empty_with_t
 
 def test_a_click_of_many_areas_whose_next_turn_does_not_come_in_time_gets_those_that_were_done(service):
     decoder, segmenter = forgetful(service, budget_s=1.0)
-    turns = service.drawing.turns = Turns(1)
+    turns = service.drawing.turns = FifoLimiter(1)
     service.segmenter.predict(asked(point()))
 
     def hold():
@@ -369,8 +369,8 @@ def test_a_click_that_comes_before_the_decoder_is_loaded_is_empty_when_its_time_
         raise RetryLater("loading", Reason.MODEL_NOT_READY)
 
     waited = []
-    service.drawing = Drawing(service.decoder, service.metrics, decodes_at_once=1, wait_for_decoder=not_yet)
-    segmenter = service.segmenting(policy=Policy(budget_s=5.0))
+    service.drawing = MaskService(service.decoder, service.metrics, decodes_at_once=1, wait_for_decoder=not_yet)
+    segmenter = service.segmenting(policy=ClickPolicy(budget_s=5.0))
     [answer] = segmenter.predict(asked(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.MODEL_NOT_READY,))
     assert 0 < waited[0] <= 5.0
@@ -525,14 +525,14 @@ def test_a_config_that_can_hold_no_answer_is_told_without_an_encode(service):
 def test_the_preferred_of_several_outputs_answers(preference, kind):
     extra = ('<PolygonLabels name="poly" toName="image"><Label value="Cat"/></PolygonLabels>'
              '<BitmaskLabels name="bit" toName="image"><Label value="Cat"/></BitmaskLabels></View>')  # fmt: skip
-    with Service(policy=Policy(budget_s=SOON_S, output_preference=preference)) as service:
+    with Service(policy=ClickPolicy(budget_s=SOON_S, output_preference=preference)) as service:
         request = asked(point(), label_config=CONFIG.replace("</View>", extra))
         [answer] = service.segmenter.predict(request)
         assert [type(region.shape) for region in answer.result] == [kind]
 
 
 def test_a_preference_is_an_order_and_rules_nothing_out():
-    with Service(policy=Policy(budget_s=SOON_S, output_preference=(ShapeKind.POLYGON,))) as service:
+    with Service(policy=ClickPolicy(budget_s=SOON_S, output_preference=(ShapeKind.POLYGON,))) as service:
         config = ('<View><Image name="image" value="$image"/>'
                   '<VectorLabels name="path" toName="image"><Label value="Cat"/></VectorLabels></View>')  # fmt: skip
         for words in (CONFIG, config):
@@ -622,7 +622,7 @@ def test_without_an_api_key_nothing_is_asked_of_label_studio(service):
 
 def test_no_next_tasks_are_asked_for_where_the_setting_says_none():
     source = FakeNextTasks()
-    with Service(next_tasks=source, policy=Policy(prefetch_tasks=0)) as service:
+    with Service(next_tasks=source, policy=ClickPolicy(prefetch_tasks=0)) as service:
         service.segmenter.predict(opened())
         assert service.errands.waiting == []
 
@@ -676,7 +676,7 @@ def test_a_config_of_any_output_that_is_answered_is_not_complained_about():
     config = ('<View><Image name="image" value="$image"/><VectorLabels name="path" toName="image" smart="false">'
               '<Label value="Cat"/></VectorLabels><KeyPointLabels name="point" toName="image" smart="true">'
               '<Label value="Cat"/></KeyPointLabels></View>')  # fmt: skip
-    with Service(policy=Policy(output_preference=(ShapeKind.BRUSH,))) as service:
+    with Service(policy=ClickPolicy(output_preference=(ShapeKind.BRUSH,))) as service:
         service.segmenter.setup(SetupRequest(3, config))
         assert service.metrics.config_problems()[3] == ()
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from backend.concurrency.fifo_limiter import Turns
+from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.labeling import config as labeling_config
 from backend.labeling import task_prompts
@@ -173,7 +173,7 @@ def test_one_broken_image_leaves_the_others_their_masks_and_is_told(service):
     answer = segment(service, held, config)
     assert [region.item_index for region in answer.result] == [0]
     assert answer.reasons == (Reason.IMAGE_NOT_FOUND,)
-    assert not answer.is_whole
+    assert not answer.is_complete
 
 
 @pytest.mark.parametrize("error", [ImageError("no", Reason.IMAGE_UNREADABLE), AccessError("no")])
@@ -249,7 +249,7 @@ def test_prompts_on_an_image_that_is_no_longer_in_the_config_are_told(service, t
     answer = segment(service, task(box(), box("gone", to_name=to_name)))
     assert len(answer.result) == 1
     assert answer.reasons == (reason,)
-    assert answer.is_whole
+    assert answer.is_complete
 
 
 def test_a_config_that_can_hold_no_answer_is_told(service):
@@ -349,7 +349,7 @@ def test_of_many_polygons_only_those_are_drawn_whose_turn_it_is():
 
 def test_a_task_whose_turn_at_the_decoder_does_not_come_in_time_is_raised(service):
     segment(service, task(box()))
-    turns = service.drawing.turns = Turns(1)
+    turns = service.drawing.turns = FifoLimiter(1)
     with turns:
         started = time.monotonic()
         with pytest.raises(RetryLater) as caught:

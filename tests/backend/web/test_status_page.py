@@ -13,7 +13,19 @@ import backend.web
 from backend.types import Secret
 from backend.web.app import Access, create_app
 from backend.web.status.formatting import Speed
-from backend.web.status.view import Cause, Outcomes, Picture, Problem, Project, Queue, Request, Row, Status, Team, Tier
+from backend.web.status.view import (
+    Cause,
+    ClusterView,
+    Field,
+    Outcomes,
+    Picture,
+    Problem,
+    Project,
+    Queue,
+    Request,
+    Status,
+    Tier,
+)
 from tests.support.service import Service
 
 FULL = Status(
@@ -27,11 +39,11 @@ FULL = Status(
         Cause("image_not_found", 3, "12:00:00", "it is not there", "look for it", False),
         Cause("no_context", 5, "", "a task was opened", "", True),
     ),
-    model=(Row("version", "demo@1a2b3c4d"), Row("device", "cpu")),
+    model=(Field("version", "demo@1a2b3c4d"), Field("device", "cpu")),
     tiers=(Tier("memory", 12, "3 MB of 512 MB", 0.25, 40), Tier("disk", 0, "", None, 0, "No space left on device")),
-    cache=(Row("numbers", "float16"),),
-    work=(Row("being encoded or waiting", "2"),),
-    team=Team((Row("Redis answers in", "0.4 ms"),), ("vm:12", "vm:13"), (Queue("interactive", 4, "1.2 s"),)),
+    cache=(Field("numbers", "float16"),),
+    work=(Field("being encoded or waiting", "2"),),
+    team=ClusterView((Field("Redis answers in", "0.4 ms"),), ("vm:12", "vm:13"), (Queue("interactive", 4, "1.2 s"),)),
     projects=(Project("3", ("no control",)), Project("1")),
     pictures=(Picture(100.0, 75.0, "M0 0L10 0L10 10Z", "Cat 0.93"),),
     requests=(

@@ -13,8 +13,8 @@ from backend.shapes import KeyPoint, Rectangle
 from backend.types import ImageRef, Prediction, PredictRequest, PromptRegion, Region, Task
 from backend.web.status import snapshot
 from backend.web.status.pictures import Pictures
-from backend.web.status.snapshot import SHOWN_PROJECTS, SHOWN_REQUESTS, Parts
-from backend.web.status.view import Problem, Team
+from backend.web.status.snapshot import SHOWN_PROJECTS, SHOWN_REQUESTS, StatusSources
+from backend.web.status.view import ClusterView, Problem
 from tests.backend.embeddings.test_local import FakeSource
 from tests.support.fakes import FakeClock, png
 
@@ -55,7 +55,7 @@ def take(metrics, tiny_checkpoint):
 
     def take(*, environ=KEY, work=None, decoder=("cpu", ""), stats=(), team=None, pictures=None):
         device, failure = decoder
-        parts = Parts(
+        parts = StatusSources(
             read(environ), tiny_checkpoint, work or FakeWork(), SimpleNamespace(device=device, failure=failure),
             FakeStore(*stats), metrics, lambda: team, pictures,
         )  # fmt: skip
@@ -76,7 +76,7 @@ def work(**changes):
     return SimpleNamespace(**{"is_ready": True, "failure": "", "encoding": 0, "ahead": 0, **changes})
 
 
-DOWN = Team(problems=(Problem("Redis", "refused"),), headline="Redis does not answer")
+DOWN = ClusterView(problems=(Problem("Redis", "refused"),), headline="Redis does not answer")
 
 
 @pytest.mark.parametrize(("changes", "headline", "is_broken"), [
@@ -86,8 +86,8 @@ DOWN = Team(problems=(Problem("Redis", "refused"),), headline="Redis does not an
     ({"decoder": ("", "no such device")}, "the model cannot be loaded", True),
     ({"work": work(is_ready=False, failure="no room")}, "the model cannot be loaded", True),
     ({"work": work(is_ready=False), "team": DOWN}, "Redis does not answer", True),
-    ({"work": work(is_ready=False), "team": Team()}, "looking for workers", False),
-    ({"decoder": ("", ""), "team": Team()}, "loading the model", False),
+    ({"work": work(is_ready=False), "team": ClusterView()}, "looking for workers", False),
+    ({"decoder": ("", ""), "team": ClusterView()}, "loading the model", False),
 ])  # fmt: skip
 def test_the_headline_says_what_it_waits_for(take, changes, headline, is_broken):
     status = take(**changes)
@@ -119,7 +119,7 @@ def test_warm_clicks_first_clicks_and_encodes_are_timed_apart(take, metrics):
 
 
 def test_with_redis_encodes_are_the_workers_to_tell(take):
-    assert [speed.name for speed in take(team=Team()).speeds] == ["Warm clicks", "First clicks"]
+    assert [speed.name for speed in take(team=ClusterView()).speeds] == ["Warm clicks", "First clicks"]
 
 
 def test_requests_are_answered_had_nothing_to_answer_or_failed(take, metrics):
@@ -149,8 +149,8 @@ def test_causes_are_sorted_failures_first_then_by_how_often_and_say_when(take, m
 
 def test_tiers_tell_how_full_they_are_and_how_often_they_helped(take, metrics):
     for _ in range(3):
-        metrics.looked_up("memory")
-    metrics.looked_up("miss")
+        metrics.record_lookup("memory")
+    metrics.record_lookup("miss")
     status = take(stats=(
         StoreStats("memory", 4, 128_000_000, 512_000_000), StoreStats("redis", 9, 3_000_000, 0),
         StoreStats("disk", 0, 5, 4, "full"),
@@ -203,7 +203,7 @@ def test_a_project_without_a_number_has_a_name_all_the_same(take, metrics):
 def test_masks_are_told_only_where_they_are_collected(take, clock):
     assert take().pictures is None
     pictures = Pictures()
-    answer(Metrics(clock=clock, witness=pictures.add))
+    answer(Metrics(clock=clock, on_answer=pictures.add))
     [one] = take(pictures=pictures).pictures
     assert one.caption == "Cat 0.50"
 
