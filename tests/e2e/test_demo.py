@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from defusedxml.ElementTree import fromstring
 from PIL import Image
 
+from backend.config_problems import problems
 from backend.demo import Demo, Login, backend_environ, command, label_studio_environ, run
 from backend.demo_processes import (
     PROGRESS_S,
@@ -33,7 +34,7 @@ from backend.demo_processes import (
     wait_until_ready,
 )
 from backend.demo_project import BACKEND_TITLE, LABEL_CONFIG, TITLE
-from backend.label_config import parse, problems
+from backend.label_config import parse
 
 HERE = Path(__file__).parent
 LOGIN = Login("demo@example.com", "a password", "0123456789abcdef")
@@ -352,7 +353,7 @@ def test_what_an_annotator_must_know_is_said_at_the_start_and_in_the_project_and
 
 
 def test_the_first_label_is_chosen_on_every_task_that_is_opened():
-    labels = fromstring(LABEL_CONFIG).findall(".//Label")
+    labels = fromstring(LABEL_CONFIG).findall(".//Labels/Label")
     assert [label.get("selected") for label in labels] == ["true", None]
 
 
