@@ -3,6 +3,7 @@
 import pytest
 
 from backend.demo_project import LABEL_CONFIG
+from tests.documents import document
 from tests.e2e.targets import Target, easy_pair
 from tests.scenes import iou
 
@@ -116,6 +117,18 @@ def test_a_click_with_another_label_drops_the_pending_mask_and_the_tick_gives_it
     annotator.submit()
     kept = studio.stored(task)
     assert (labels(kept), labels(kept, "brushlabels")) == ([["Part"]], [["Object"]])
+
+
+def test_with_one_row_of_labels_the_tick_gives_a_pending_mask_the_new_label(studio, annotator, opened, targets):
+    config = next(block.text for block in document("docs/labeling-configs.md").blocks if block.language == "xml")
+    task = opened("one-row.png", config)
+    annotator.take_smart_point()
+    annotator.click(targets[0].centre)
+    annotator.choose_label("Dog")
+    annotator.accept()
+    annotator.submit()
+    kept = studio.stored(task)
+    assert (kinds(kept), labels(kept)) == (["brush", "labels"], [["Dog"]])
 
 
 def test_a_label_chosen_for_a_mask_that_is_selected_changes_that_of_the_brush_alone(studio, annotator, opened, targets):
