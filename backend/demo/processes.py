@@ -269,7 +269,10 @@ def note(lock: IO[bytes], text: str) -> None:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Turn a closed terminal and a polite kill into what Ctrl-C raises, so that one way of stopping serves all."""
+    """Turn a closed terminal and a polite kill into what Ctrl-C raises, so that one way of stopping serves all.
+
+    What the caller was started to ignore it goes on ignoring: a closed terminal under ``nohup``.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -277,7 +280,8 @@ def stopped_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

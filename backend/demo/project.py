@@ -28,12 +28,17 @@ LABEL_CONFIG = """
     value="Accept its mask with the tick, or the mask is lost: at Submit, at another label, on leaving."/>
   <Header style="font-size: 15px; margin: 0 0 8px" size="6"
     value="On photographs draw a rectangle. Real weights: PADDLE_SAM_WEIGHTS=sam_vit_b make demo"/>
-  <Labels name="label" toName="image">
-    <Label value="Object" background="#d4380d" selected="true"/>
-    <Label value="Part" background="#1d39c4"/>
-  </Labels>
+  <View visibleWhen="no-region-selected">
+    <Labels name="label" toName="image">
+      <Label value="Object" background="#d4380d" selected="true"/><Label value="Part" background="#1d39c4"/>
+    </Labels>
+  </View>
+  <View visibleWhen="region-selected">
+    <BrushLabels name="mask" toName="image" smart="false">
+      <Label value="Object" background="#d4380d"/><Label value="Part" background="#1d39c4"/>
+    </BrushLabels>
+  </View>
   <Image name="image" value="$image" zoom="true" zoomControl="true"/>
-  <Brush name="mask" toName="image" smart="false"/>
   <KeyPoint name="point" toName="image" smart="true"/>
   <Rectangle name="box" toName="image" smart="true"/>
 </View>

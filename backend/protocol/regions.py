@@ -153,10 +153,14 @@ def _kind_by_keys(value: Fields) -> ShapeKind | None:
 
 
 def _labels(entries: Sequence[_Entry], kind: ShapeKind) -> tuple[str, ...]:
-    """Return the first labels found: under ``labels``, under the shape's own key, under any key that ends so."""
+    """Return the first labels found: under the shape's own key, under ``labels``, under any key that ends so.
+
+    The own key is first, since a mask that is given another label after it was accepted has that one there alone, and
+    Label Studio's exporter goes by it.
+    """
     matches: tuple[Callable[[str], bool], ...] = (
-        lambda key: key == "labels",
         lambda key: key == f"{kind}labels",
+        lambda key: key == "labels",
         lambda key: key.endswith("labels"),
     )
     for is_wanted in matches:

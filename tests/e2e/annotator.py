@@ -167,8 +167,8 @@ class Annotator:
         return [text.split()[0] for text in self.page.locator(".lsf-labels .lsf-label_selected").all_inner_texts()]
 
     def choose_label(self, label: str) -> None:
-        """Click a label of the only row."""
-        self.page.locator(".lsf-labels .lsf-label", has_text=label).click()
+        """Click a label of the only row that is shown."""
+        self.page.locator(".lsf-labels .lsf-label:visible", has_text=label).click()
         self.page.wait_for_timeout(SETTLE_MS)
 
     def press(self, keys: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,12 +44,13 @@ class Studio:
         )
 
     def stop(self) -> int:
-        """Do what Ctrl-C does; return the exit status."""
+        """Stop it as Ctrl-C does, but with SIGTERM: what a script starts in the background ignores SIGINT, and so do
+        the processes it starts. Return the exit status."""
         process, self._process = self._process, None
         if process is None:
             return 0
         self.api.close()
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             self.said += process.communicate(timeout=60)[0]
         except subprocess.TimeoutExpired:

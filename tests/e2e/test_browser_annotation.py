@@ -21,6 +21,11 @@ OUTPUTS = {
     "polygon": f'<PolygonLabels name="mask" toName="image" smart="false">{LABELS}</PolygonLabels>',
     "bitmask": f'<BitmaskLabels name="mask" toName="image" smart="false">{LABELS}</BitmaskLabels>',
 }
+ONE_ROW = (
+    f'<View>{IMAGE}<Labels name="label" toName="image">{LABELS}</Labels>'
+    '<Brush name="mask" toName="image" smart="false"/><KeyPoint name="point" toName="image" smart="true"/>'
+    '<Rectangle name="box" toName="image" smart="true"/></View>'
+)
 GOOD = 0.8
 
 
@@ -126,17 +131,21 @@ def test_with_auto_accept_each_click_is_an_object_of_its_own(studio, annotator, 
     assert iou(masks[1], second.mask) >= GOOD
 
 
-def test_one_list_of_labels_for_all_tools_labels_the_mask_as_well(studio, annotator, opened, stored_masks, target):
-    task = opened(target, LABEL_CONFIG)
+@pytest.mark.parametrize(("label_config", "kind"), [(LABEL_CONFIG, "brushlabels"), (ONE_ROW, "brush")])
+def test_one_list_of_labels_for_all_tools_labels_the_mask_as_well(
+    studio, annotator, opened, stored_masks, target, label_config, kind
+):
+    task = opened(target, label_config)
     annotator.choose("Part", 0, "key-point-tool")
     annotator.click(target.centre)
     annotator.accept()
     annotator.photograph("labels")
     annotator.submit()
     kept = {region["type"]: region for region in studio.stored(task)}
-    assert kept.keys() == {"brush", "labels"}
+    assert kept.keys() == {kind, "labels"}
     assert kept["labels"]["value"]["labels"] == ["Part"]
-    assert iou(stored_masks.of(kept["brush"]), target.mask) >= GOOD
+    assert kept[kind]["value"].get("brushlabels", ["Part"]) == ["Part"]
+    assert iou(stored_masks.of(kept[kind]), target.mask) >= GOOD
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 7])

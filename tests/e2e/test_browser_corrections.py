@@ -4,13 +4,14 @@ import pytest
 
 from backend.demo.project import LABEL_CONFIG
 from tests.e2e.targets import Target, easy_pair
+from tests.support.markdown import document
 from tests.support.scenes import iou
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
 SIZE = (480, 640)
 GOOD = 0.8
-ASKED = '<TextArea name="words" toName="image"/></View>'
+ASKED = '<TextArea name="words" toName="image"/>'
 
 
 @pytest.fixture
@@ -37,8 +38,13 @@ def kinds(regions: list[dict]) -> list[str]:
     return [region["type"] for region in regions]
 
 
-def labels(regions: list[dict]) -> list[list[str]]:
-    return [region["value"]["labels"] for region in regions if region["type"] == "labels"]
+def labels(regions: list[dict], kind: str = "labels") -> list[list[str]]:
+    return [region["value"][kind] for region in regions if region["type"] == kind]
+
+
+def with_text_field(field: str) -> str:
+    """The demo's labeling config with one more control at its end."""
+    return LABEL_CONFIG.removesuffix("</View>") + field + "</View>"
 
 
 def test_the_hint_leads_to_a_labelled_mask_on_every_task_where_m_leads_to_a_click_without_a_request(
@@ -74,7 +80,8 @@ def test_with_selected_the_first_label_is_chosen_on_every_task_and_others_can_be
         annotator.accept()
         assert annotator.chosen_labels == [label], "it stays from mask to mask"
     annotator.submit()
-    assert labels(studio.stored(task)) == [["Object"], ["Part"]]
+    kept = studio.stored(task)
+    assert labels(kept) == labels(kept, "brushlabels") == [["Object"], ["Part"]]
     opened("second.png")
     assert annotator.chosen_labels == ["Object"]
 
@@ -87,7 +94,7 @@ def test_submit_with_a_pending_mask_keeps_the_prompt_and_not_the_mask(studio, an
     assert kinds(studio.stored(task)) == ["keypoint", "labels"]
 
 
-def test_a_click_with_another_label_drops_the_pending_mask_and_the_tick_gives_it_that_label(
+def test_a_click_with_another_label_drops_the_pending_mask_and_the_tick_gives_it_both(
     studio, annotator, opened, targets, stored_masks
 ):
     first, second = targets
@@ -99,7 +106,8 @@ def test_a_click_with_another_label_drops_the_pending_mask_and_the_tick_gives_it
     annotator.accept()
     annotator.submit()
     kept = studio.stored(task)
-    assert (kinds(kept), labels(kept)) == (["brush", "labels"], [["Part"]])
+    assert kinds(kept) == ["brushlabels", "labels"]
+    assert labels(kept) == labels(kept, "brushlabels") == [["Part"]]
     assert iou(stored_masks.of(kept[0]), second.mask) >= GOOD
     task = opened("relabelled.png")
     annotator.take_smart_point()
@@ -108,7 +116,31 @@ def test_a_click_with_another_label_drops_the_pending_mask_and_the_tick_gives_it
     annotator.accept()
     annotator.submit()
     kept = studio.stored(task)
-    assert (kinds(kept), labels(kept)) == (["brush", "labels"], [["Part"]])
+    assert (labels(kept), labels(kept, "brushlabels")) == ([["Part"]], [["Object"]])
+
+
+def test_with_one_row_of_labels_the_tick_gives_a_pending_mask_the_new_label(studio, annotator, opened, targets):
+    config = next(block.text for block in document("docs/labeling-configs.md").blocks if block.language == "xml")
+    task = opened("one-row.png", config)
+    annotator.take_smart_point()
+    annotator.click(targets[0].centre)
+    annotator.choose_label("Dog")
+    annotator.accept()
+    annotator.submit()
+    kept = studio.stored(task)
+    assert (kinds(kept), labels(kept)) == (["brush", "labels"], [["Dog"]])
+
+
+def test_a_label_chosen_for_a_mask_that_is_selected_changes_that_of_the_brush_alone(studio, annotator, opened, targets):
+    task = opened()
+    annotator.take_smart_point()
+    annotator.click(targets[0].centre)
+    annotator.accept()
+    annotator.click_in_vain(targets[0].centre)
+    annotator.choose_label("Part")
+    annotator.submit()
+    kept = studio.stored(task)
+    assert (labels(kept), labels(kept, "brushlabels")) == ([["Object"]], [["Part"]])
 
 
 def test_a_reload_loses_the_pending_mask_and_its_prompt(studio, annotator, opened, targets):
@@ -176,7 +208,7 @@ def test_after_the_tick_undo_brings_the_prompts_back_and_a_click_replaces_the_ma
     assert signs == [True, False]
     annotator.accept()
     annotator.submit()
-    assert (kinds(studio.stored(task)), labels(studio.stored(task))) == (["brush", "labels"], [["Object"]])
+    assert (kinds(studio.stored(task)), labels(studio.stored(task))) == (["brushlabels", "labels"], [["Object"]])
 
 
 def test_inside_an_accepted_mask_clicks_need_ctrl(studio, annotator, opened, targets):
@@ -196,7 +228,7 @@ def test_inside_an_accepted_mask_clicks_need_ctrl(studio, annotator, opened, tar
     assert annotator.click(first.centre, negative=True, inside=True)["data"]["result"] == []
     annotator.press("Control+z")
     annotator.submit()
-    assert kinds(studio.stored(task)) == ["brush", "labels"] * 3
+    assert kinds(studio.stored(task)) == ["brushlabels", "labels"] * 3
 
 
 def test_inside_an_accepted_mask_a_smart_rectangle_can_be_drawn(annotator, opened, targets):
@@ -222,7 +254,7 @@ def test_the_eraser_and_the_brush_change_the_mask_that_is_selected(studio, annot
     annotator.stroke("brush-tool", (far_x - 8, far_y), (far_x + 8, far_y))
     annotator.photograph("erased-and-painted")
     annotator.submit()
-    [region] = [region for region in studio.stored(task) if region["type"] == "brush"]
+    [region] = [region for region in studio.stored(task) if region["type"] == "brushlabels"]
     mask = stored_masks.of(region)
     assert not mask[y, x]
     assert mask[far_y, far_x]
@@ -236,7 +268,7 @@ def write(annotator, words: str) -> None:
 
 
 def test_a_text_about_the_image_asks_the_backend_and_is_kept_without_any_mask(studio, annotator, opened):
-    task = opened("words.png", LABEL_CONFIG.replace("</View>", ASKED))
+    task = opened("words.png", with_text_field(ASKED))
     with annotator.page.expect_response(lambda answer: "interactive-annotating" in answer.url) as answered:
         write(annotator, "two things")
     assert answered.value.json()["data"]["result"] == []
@@ -246,7 +278,7 @@ def test_a_text_about_the_image_asks_the_backend_and_is_kept_without_any_mask(st
 
 
 def test_a_text_field_with_smart_false_asks_nothing(studio, annotator, opened):
-    task = opened("words.png", LABEL_CONFIG.replace("</View>", ASKED.replace("/>", ' smart="false"/>')))
+    task = opened("words.png", with_text_field(ASKED.replace("/>", ' smart="false"/>')))
     write(annotator, "two things")
     assert annotator.clicks == []
     annotator.submit()

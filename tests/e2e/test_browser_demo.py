@@ -41,7 +41,7 @@ def test_a_newcomer_who_clicks_an_object_of_a_sample_sees_and_keeps_its_mask(stu
     annotator.photograph("demo")
     annotator.accept()
     annotator.submit()
-    (region,) = [region for region in studio.stored(task) if region["type"] == "brush"]
+    (region,) = [region for region in studio.stored(task) if region["type"] == "brushlabels"]
     assert iou(stored_masks.of(region), scene.masks[number]) >= 0.8
 
 

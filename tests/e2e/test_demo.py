@@ -30,6 +30,7 @@ from backend.demo.processes import (
     is_free,
     only_one,
     start,
+    stopped_by_signals,
     wait_until_ready,
 )
 from backend.demo.project import BACKEND_TITLE, LABEL_CONFIG, TITLE
@@ -253,9 +254,9 @@ def test_a_demo_that_is_already_running_is_not_started_twice(demo):
 @contextmanager
 def started(demo: Demo) -> Iterator[subprocess.Popen[str]]:
     """Start the demo as a process of its own, and give it as soon as it is ready."""
-    # Ctrl-C is heard even where these tests run in the background, which their processes are told to ignore it in.
+    # Both are heard even where these tests run in the background or under nohup, where their processes ignore them.
     starter = "import os, pickle, signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + (
-        "from backend.demo.command import run; "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); from backend.demo.command import run; "
         f"run(pickle.loads({pickle.dumps(demo)!r}), os.environ, lambda line: print(line, flush=True))"
     )
     with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as process:
@@ -284,6 +285,15 @@ def test_ctrl_c_a_kill_and_a_closed_terminal_all_stop_both_programs(demo, number
     assert process.returncode == 0
     assert is_free(demo.backend_port)
     assert is_free(demo.label_studio_port)
+
+
+def test_a_demo_that_nohup_started_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_missing_label_studio_is_told_with_the_command_that_installs_it(demo):
@@ -353,7 +363,7 @@ def test_what_an_annotator_must_know_is_said_at_the_start_and_in_the_project_and
 
 
 def test_the_first_label_is_chosen_on_every_task_that_is_opened():
-    labels = fromstring(LABEL_CONFIG).findall(".//Label")
+    labels = fromstring(LABEL_CONFIG).findall(".//Labels/Label")
     assert [label.get("selected") for label in labels] == ["true", None]
 
 

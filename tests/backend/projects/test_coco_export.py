@@ -177,6 +177,16 @@ def test_a_separate_list_of_labels_labels_a_plain_brush(export, server):
     assert (done.exit_code, [category for _, category, _ in masks(found)]) == (0, ["dog"])
 
 
+def test_a_mask_that_was_given_another_label_has_that_one_and_not_the_one_of_its_prompt(export, server):
+    mask = brush(labels=["dog"])
+    shape = {key: value for key, value in mask["value"].items() if not key.endswith("labels")}
+    of_the_row = {"type": "labels", "from_name": "label", "value": shape | {"labels": ["Cat"]}}
+    add(server, mask, mask | of_the_row)
+    add(server, mask | of_the_row, mask)
+    _, found = export()
+    assert [category for _, category, _ in masks(found)] == ["dog", "dog"]
+
+
 def test_without_labels_in_the_config_every_mask_is_an_object(export, server):
     config = '<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/></View>'
     object.__setattr__(server.project.project_value, "label_config", config)

@@ -269,7 +269,8 @@ def test_a_shape_under_a_separate_labels_tag_is_told_by_its_keys(value: dict, ki
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        ({"labels": ["A"], "keypointlabels": ["B"]}, ("A",)),
+        ({"labels": ["A"], "keypointlabels": ["B"]}, ("B",)),
+        ({"labels": ["A"], "keypointlabels": [], "rectanglelabels": ["C"]}, ("A",)),
         ({"labels": [], "keypointlabels": ["B"], "rectanglelabels": ["C"]}, ("B",)),
         ({"rectanglelabels": ["C"]}, ("C",)),
         ({"labels": "A"}, ("A",)),
@@ -278,7 +279,7 @@ def test_a_shape_under_a_separate_labels_tag_is_told_by_its_keys(value: dict, ki
         ({}, ()),
     ],
 )
-def test_labels_are_taken_from_labels_then_the_own_key_then_any(labels: dict, expected: tuple[str, ...]) -> None:
+def test_labels_are_taken_from_the_own_key_then_labels_then_any(labels: dict, expected: tuple[str, ...]) -> None:
     assert parsed(result(value={"x": 1.0, "y": 1.0} | labels)).context[0].labels == expected
 
 
