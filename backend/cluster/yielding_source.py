@@ -75,7 +75,7 @@ class PreemptibleFetcher:
         """Return the image file, or None if it is still the ``known`` one.
 
         Raises:
-            GaveWay: somebody at a screen waits for another job, and nobody for this one.
+            Preempted: somebody at a screen waits for another job, and nobody for this one.
             BackendError: as the source does.
         """
         place = source_key(ref)

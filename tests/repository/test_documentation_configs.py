@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from backend.demo.project import LABEL_CONFIG
-from backend.labeling import config, config_problems
+from backend.labeling import config, config_problems, config_types
 from backend.labeling.output_choice import choose_output
 from backend.shapes import ShapeKind
 from tests.support.markdown import Block, document, documents
@@ -30,7 +30,7 @@ def claimed(block: Block) -> ShapeKind:
     return CLAIMS[word]
 
 
-def images(block: Block) -> list[config.Controls]:
+def images(block: Block) -> list[config_types.LabelConfig]:
     controls = config.parse(block.text)
     return [config.on_image(controls, image.name) for image in controls.images]
 
