@@ -146,7 +146,7 @@ def test_closing_drops_what_waits_ends_what_runs_and_takes_no_more():
     assert set(threading.enumerate()) <= before
 
 
-@pytest.mark.parametrize(("at_once", "spared"), [(0, 0), (2, 2), (1, -1)])
+@pytest.mark.parametrize(("at_once", "reserved"), [(0, 0), (2, 2), (1, -1)])
 def test_places_for_nobody_are_refused(at_once, reserved):
     with pytest.raises(ValueError, match="expected"):
         PriorityExecutor(at_once, reserved)
