@@ -35,21 +35,24 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as unt
     error: BadRequest | None
     body_rcv: FixedStreamReceiver | ChunkedReceiver | None
 
-    def __init__(self, adjustments: Adjustments, bodies: Bodies, admits: Callable[[str], bool]) -> None:
+    def __init__(
+        self, adjustments: Adjustments, bodies: Bodies, admits: Callable[[str], bool], keep: Callable[[bytes], None]
+    ) -> None:
         """Receive nothing yet.
 
         Args:
             adjustments: waitress' settings.
             bodies: what keeps the body.
             admits: whether the body of a caller with this ``Authorization`` header is kept.
+            keep: is given what came together with this request and belongs to the next ones.
         """
         super().__init__(adjustments)
-        self._bodies, self._admits = bodies, admits
+        self._bodies, self._admits, self._keep = bodies, admits, keep
         self.body: Body | None = None
         self.is_cut_off = False
 
     def received(self, data: bytes) -> int:
-        """Take what comes next, and return how much of it belongs to this request."""
+        """Take what comes next, and return how much of it is dealt with: all of it, once the request is complete."""
         consumed = int(super().received(data))
         if self.body is not None and not self.completed and self._is_endless(self.body):
             self.is_cut_off = self.completed = True
@@ -57,9 +60,12 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as unt
             self.body.refuse()
         if self.error is not None:
             self.version, self.expect_continue = "1.1", False
-        if self.completed and self.body is not None:
+        if not self.completed:
+            return consumed
+        if self.body is not None:
             self.body.complete()
-        return consumed
+        self._keep(data[consumed:])
+        return len(data)
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the head.
