@@ -76,6 +76,9 @@ class Door(Protocol):
 class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
     """Receives requests one after the other, and sends their answers.
 
+    What a caller sends beyond the request in hand waits unread: 64 KB hold two thousand requests, and a few dozen
+    connections would keep the loop busy for seconds.
+
     Attributes:
         since: when that began which it is at, monotonic.
         request: what is being received, None between requests.
@@ -93,8 +96,9 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         map: dict[int, Any],  # noqa: A002 - waitress' own name
     ) -> None:
         self.hub = server.http
-        self.parser_class = partial(Parser, bodies=self.hub.bodies, admits=self.hub.admits)
+        self.parser_class = partial(Parser, bodies=self.hub.bodies, admits=self.hub.admits, keep=self._keep)
         self.since, self._has_spoken, self._lingers = time.monotonic(), False, False
+        self._surplus = b""
         super().__init__(server, sock, addr, adj, map)
 
     @property
@@ -135,9 +139,22 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         if self._lingers:
             return False
         if self.request is None:
+            data = data.lstrip()  # empty lines before a request are none
+            if not data:
+                return False
             self.since = time.monotonic()
         self._has_spoken = True
         return bool(super().received(data))
+
+    def readable(self) -> bool:
+        """Whether more is to be received; see waitress."""
+        return not self._surplus and bool(super().readable())
+
+    def go_on(self) -> None:
+        """Take in the next request, if it has come already and the one before it is answered."""
+        if self._surplus and super().readable():
+            data, self._surplus = self._surplus, b""
+            self.received(data)
 
     def write_soon(self, data: bytes) -> int:
         """Take a part of an answer; from another thread, which has the request in hand until all is written."""
@@ -172,6 +189,9 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.handle_close()
+
+    def _keep(self, surplus: bytes) -> None:
+        self._surplus = surplus
 
     def _forget_request(self) -> None:
         if self.request is not None:

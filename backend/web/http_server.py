@@ -8,6 +8,7 @@ have waited for the longest give way to new ones. On any system, in the process 
 
 import heapq
 import logging
+import os
 import select
 import socket
 import sys
@@ -84,6 +85,8 @@ class HttpServer:
     def turn(self, timeout_s: float) -> None:
         """Receive and send what is ready, waiting for it at most so long."""
         self._poll(min(timeout_s, LOOK_EVERY_S if self.connections else timeout_s), self.map)
+        for connection in list(self.connections.values()):
+            connection.go_on()
         now = time.monotonic()
         if now - self._looked_at > LOOK_EVERY_S:
             self._looked_at = now
@@ -187,6 +190,17 @@ class _Listener(BaseWSGIServer):  # type: ignore[misc]  # waitress counts as unt
             bind_socket=False,
         )
         self.active_channels = http.connections
+        if isinstance(self.trigger.trigger, int):  # a pipe; elsewhere it is a socket
+            os.set_blocking(self.trigger.trigger, False)
+        else:
+            self.trigger.trigger.setblocking(False)
+
+    def pull_trigger(self) -> None:
+        """Wake the loop up, which a full pipe will do as well: a thread that waited for room in it might hold a lock
+        that the loop needs.
+        """
+        with suppress(BlockingIOError):
+            super().pull_trigger()
 
     def getsockname(self) -> tuple[str, str]:
         host, port = self.socket.getsockname()[:2] if self._is_tcp else ("localhost", "")

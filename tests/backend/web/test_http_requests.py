@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 
+from tests.support.costs import at_most
 from tests.support.raw_http import HEALTH, Line, Served, exchange, post, times_ms
 from tests.support.service import Service
 from tests.support.wire_bodies import encoded, recorded
@@ -172,3 +173,22 @@ def test_no_bytes_at_all_bring_the_server_into_trouble(served, caplog):
         assert b"HTTP/1.1 500" not in answer, message
     assert [record for record in caplog.records if record.levelno >= logging.WARNING and record.exc_info] == []
     assert statistics.median(times_ms(served.port, [HEALTH], 3)) < AT_MOST_MS
+
+
+@pytest.mark.parametrize("spaces", [b" " * 60_000, b" \t" * 30_000, b" \r\n " * 15_000, b"\r\n \t" * 15_000])
+@pytest.mark.parametrize("before", [b"X:", b"X: a", b"X: a;"])
+def test_a_header_of_spaces_is_refused_at_once(served, before, spaces):
+    with at_most(0.5, of_process=True):
+        answer = exchange(served.port, b"GET /health HTTP/1.1\r\n" + before + spaces + b"\x01\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_header_may_be_aligned_with_spaces(served):
+    answer = exchange(served.port, b"GET /health HTTP/1.1\r\nX:" + b" " * 60 + b"a\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_of_tiny_chunks_is_refused_before_it_costs_much(served):
+    with at_most(0.5, of_process=True):
+        answer = exchange(served.port, CHUNKED + b"8\r\n        \r\n" * 60_000)
+    assert answer.startswith(b"HTTP/1.1 400 ")

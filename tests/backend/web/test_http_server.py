@@ -128,6 +128,87 @@ def test_a_large_answer_arrives_whole(served):
         assert len(line.answer()) > 8_000_000
 
 
+# Many requests.
+
+
+def test_many_requests_on_few_connections_leave_health_and_setup_alone(served):
+    over = threading.Event()
+
+    def flood(line):
+        with contextlib.suppress(OSError):
+            while not over.is_set():
+                line.send(HEALTH * 1500)
+
+    def read(line):
+        with contextlib.suppress(OSError):
+            while line.receive():
+                pass
+
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(Line(served.port, timeout_s=1.0)) for _ in range(20)]
+        threads = [threading.Thread(target=one, args=(line,)) for line in lines for one in (flood, read)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_until(lambda: len(served.http.connections) >= 20)
+            waits = times_ms(served.port, [HEALTH, SETUP], 5)
+        finally:
+            over.set()
+            for line in lines:
+                line.socket.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+    assert statistics.median(waits) < AT_MOST_MS
+
+
+def test_of_requests_that_were_sent_at_once_one_is_taken_in_at_a_time():
+    reached, go = threading.Event(), threading.Event()
+
+    def waiting(environ, start_response):
+        reached.set()
+        assert go.wait(20)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    with Served(waiting, threads=1) as served, Line(served.port) as line:
+        line.send(HEALTH * 1000)
+        assert reached.wait(10)
+        time.sleep(0.2)
+        assert [len(one.requests) for one in served.http.connections.values()] == [1]
+        go.set()
+        received = b""
+        while received.count(b"ok") < 1000:
+            received += line.receive()
+
+
+def test_empty_lines_before_a_request_are_none_and_do_not_keep_a_connection(quick):
+    with Line(quick.port) as line:
+        line.send(b"\r\n\r\n \r\n" * 5000 + HEALTH + b"\r\n\r\n")
+        assert b'"status":"UP"' in line.answer()
+        start = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() < start + 5:
+                line.send(b"\r\n\r\n")
+                time.sleep(0.05)
+        assert time.monotonic() - start < 3
+
+
+def test_a_server_that_was_woken_up_very_often_can_be_woken_up_again(service):
+    listening = socket.create_server(("127.0.0.1", 0))
+    http = HttpServer(service.app, [listening], Bodies(1000), threads=1)
+
+    def wake_often():
+        for _ in range(100_000):
+            http.wake()
+
+    thread = threading.Thread(target=wake_often, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    http.finish(1.0)
+    http.close()
+
+
 # Many callers.
 
 
