@@ -19,6 +19,8 @@ from backend.errors import ImageError
 MAX_HEAD_BYTES = 256 * 1024
 PIECE_BYTES = 1 << 16
 _LONGEST_CHUNK_LINE = 16_384
+FREE_FRAMING_BYTES = 65_536
+"""Of lines around chunks; beyond that they may take no more than the chunks themselves, or the reader is kept busy."""
 _STATUS = re.compile(rb".{0,4}?HTTP(?:/(\d+)(?:\.(\d+))?)?\s+(\d{3})", re.IGNORECASE | re.DOTALL)
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?")
 _WITHOUT_BODY = (204, 205, 304)
@@ -165,6 +167,7 @@ def _exactly(length: int | None, stream: Stream) -> Iterator[bytes]:
 
 
 def _chunks(stream: Stream) -> Iterator[bytes]:
+    framing_bytes, content_bytes = 0, 0
     while True:
         line = stream.readline(_LONGEST_CHUNK_LINE)
         if not line.endswith(b"\n") and len(line) < _LONGEST_CHUNK_LINE:
@@ -175,6 +178,9 @@ def _chunks(stream: Stream) -> Iterator[bytes]:
         size = int(found[1], 16)
         if not size:
             return
+        framing_bytes, content_bytes = framing_bytes + len(line) + 2, content_bytes + size
+        if framing_bytes > FREE_FRAMING_BYTES + content_bytes:
+            raise ImageError("the server sends the image in chunks of a few bytes, with more around them than in them")
         yield from _exactly(size, stream)
         if stream.readline(2).strip(b"\r\n"):
             raise ImageError("a chunk in the server's answer is longer than it was announced")

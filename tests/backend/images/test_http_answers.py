@@ -57,6 +57,15 @@ def test_what_a_browser_shows_is_read(server, source, name):
     assert source.fetch(ImageRef(f"{server.url}/{name}")).data == IMAGE
 
 
+def test_chunks_of_a_byte_each_are_refused_before_they_keep_the_reader_busy(server, source):
+    RAW["tiny-chunks"] = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n\xff\r\n" * 100_000 + b"0\r\n\r\n"
+    )
+    error = refusal(source, f"{server.url}/tiny-chunks")
+    assert isinstance(error, ImageError)
+    assert "chunks of a few bytes" in str(error)
+
+
 @pytest.mark.parametrize("name", UNENDING)
 def test_an_image_that_is_whole_by_its_own_format_counts_whatever_the_server_announced(server, source, name):
     before = len(server.asked)
