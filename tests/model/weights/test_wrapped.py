@@ -234,7 +234,7 @@ def test_one_parameter_under_two_names_is_refused(tmp_path):
 
 def test_a_parameter_that_is_no_tensor_of_floats_is_named(tmp_path):
     broken = {**TORCH, "image_encoder.pos_embed": "elsewhere"}
-    assert "model.modeling.image_encoder.pos_embed to be a tensor" in refusal(
+    assert "model.image_encoder.pos_embed to be a tensor" in refusal(
         torch_file.save({"model": broken}, tmp_path / "best.pth")
     )
 
