@@ -1,8 +1,8 @@
 """Which certificate authorities every connection of this program trusts, and what a refused certificate means.
 
-``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are OpenSSL's variables, ``REQUESTS_CA_BUNDLE`` (a file or a directory) is that
-of Python's requests. Where one is set, what it names replaces the public authorities of certifi, as it does there. All
-three together count as one list.
+``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` (directories, by colon) are OpenSSL's variables, ``REQUESTS_CA_BUNDLE`` (a file
+or a directory) is that of Python's requests. Where one is set, what it names replaces the public authorities of
+certifi, as it does there. All three together count as one list.
 """
 
 import functools
@@ -82,16 +82,21 @@ def _context(given: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
 
 
 def _load(context: ssl.SSLContext, name: str, path: str) -> None:
-    """Trust the certificates in a file, or in the files of a directory, whether or not their names are hashes."""
+    """Trust the certificates in a file, or in the files of directories, whether or not their names are hashes.
+
+    Of several directories those that are there count, as OpenSSL has it.
+    """
     wanted = {"SSL_CERT_FILE": "a file of certificates (PEM)", "SSL_CERT_DIR": "a directory of certificates (PEM)"}
     expected = wanted.get(name, "a file or a directory of certificates (PEM)")
-    place = Path(path).expanduser()
+    places = [Path(one).expanduser() for one in (path.split(os.pathsep) if name == "SSL_CERT_DIR" else [path])]
+    folders = [one for one in places if one.is_dir()] if name != "SSL_CERT_FILE" else []
     try:
-        if place.is_dir() and name != "SSL_CERT_FILE":
-            loaded = [_is_loaded(context, file) for file in sorted(place.iterdir()) if file.is_file()]
+        if folders:
+            files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
+            loaded = [_is_loaded(context, file) for file in files]
             cause = "" if any(loaded) else "no file in it is one"
         elif name != "SSL_CERT_DIR":
-            context.load_verify_locations(cafile=place)
+            context.load_verify_locations(cafile=places[0])
             cause = ""
         else:
             cause = "there is no such directory"

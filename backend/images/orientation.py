@@ -8,7 +8,7 @@ Orientation *o* of the EXIF standard takes the stored picture to the upright one
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +32,7 @@ TRANSPOSED = {
 
 _ORIENTATION, _CAMERA = 0x0112, 0x8769
 _SHORT, _LONG = 3, 4
+_INTEGERS = {1: "B", _SHORT: "H", _LONG: "I", 6: "b", 8: "h", 9: "i"}
 _ENTRY_BYTES = 12
 
 _POINTS: dict[int, Callable[[float, float, float, float], tuple[float, float]]] = {
@@ -46,26 +47,37 @@ _POINTS: dict[int, Callable[[float, float, float, float], tuple[float, float]]] 
 }
 
 
-def read(exif: bytes) -> int:
-    """Return the orientation 1 to 8 that an EXIF block (a TIFF header and its directories) tells, 1 if none."""
+def read(exif: bytes, kinds: Collection[int] = (_SHORT,)) -> int:
+    """Return the orientation 1 to 8 that an EXIF block (a TIFF header and its directories) tells, 1 if none.
+
+    Args:
+        exif: the block.
+        kinds: types of numbers that count.
+    """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None or len(exif) < 8:
         return 1
-    return _in_directory(exif, order, struct.unpack_from(f"{order}I", exif, 4)[0], is_first=True) or 1
+    return _in_directory(exif, order, struct.unpack_from(f"{order}I", exif, 4)[0], kinds, is_first=True) or 1
 
 
-def _in_directory(exif: bytes, order: str, at: int, is_first: bool) -> int | None:
+def read_any(exif: bytes) -> int:
+    """Return the orientation 1 to 8 that an EXIF block tells as a number of any type, as some programs write it."""
+    return read(exif, _INTEGERS)
+
+
+def _in_directory(exif: bytes, order: str, at: int, kinds: Collection[int], is_first: bool) -> int | None:
     if at + 2 > len(exif):
         return None
     count = min(struct.unpack_from(f"{order}H", exif, at)[0], (len(exif) - at - 2) // _ENTRY_BYTES)
     for place in range(at + 2, at + 2 + count * _ENTRY_BYTES, _ENTRY_BYTES):
         tag, kind, values = struct.unpack_from(f"{order}HHI", exif, place)
-        if tag == _ORIENTATION and kind == _SHORT and values == 1:
-            value = int(struct.unpack_from(f"{order}H", exif, place + 8)[0])
+        if tag == _ORIENTATION and kind in kinds and values == 1:
+            value = int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", exif, place + 8)[0])
             if 1 <= value <= 8:
                 return value
         if tag == _CAMERA and kind == _LONG and values == 1 and is_first:
-            below = _in_directory(exif, order, struct.unpack_from(f"{order}I", exif, place + 8)[0], is_first=False)
+            start = struct.unpack_from(f"{order}I", exif, place + 8)[0]
+            below = _in_directory(exif, order, start, kinds, is_first=False)
             if below is not None:
                 return below
     return None

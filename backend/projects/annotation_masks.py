@@ -134,9 +134,9 @@ def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_poly
             skipped += [Skipped(region.id, Reason.BAD_GEOMETRY, text) for region in shapes]
             continue
         [(size, _)] = sizes.most_common(1)
-        masks = tuple(_masks(shapes, size, controls, skipped, as_polygons=as_polygons))
-        counts[BOXES] += sum(_may_be_prompt(region, controls) for region in shapes)
-        images.append(ImageMasks(_file_name(ref), ref.uri, size, masks))
+        masks = list(_masks(shapes, size, controls, skipped, as_polygons=as_polygons))
+        counts[BOXES] += sum(_may_be_prompt(region, controls) for region, _ in masks)
+        images.append(ImageMasks(_file_name(ref), ref.uri, size, tuple(mask for _, mask in masks)))
     seen = {ref.uri for ref in drawn_on}
     counts[EMPTY_IMAGES] = sum(ref.uri not in seen for ref in task_images.image_refs(controls, task))
     return TaskMasks(tuple(images), +counts, tuple(skipped))
@@ -182,8 +182,8 @@ def _masks(
     skipped: list[Skipped],
     *,
     as_polygons: bool,
-) -> Iterator[LabelledMask]:
-    """Yield the masks on an image of ``size``; what is none is added to ``skipped``."""
+) -> Iterator[tuple[PromptRegion, LabelledMask]]:
+    """Yield the regions on an image of ``size`` with their masks; what is none is added to ``skipped``."""
     offered = labels_of(controls)
     for region in shapes:
         try:
@@ -194,7 +194,8 @@ def _masks(
         except BackendError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
             continue
-        yield LabelledMask(labels, coco_rle.encode(mask), _polygons(region, mask, size) if as_polygons else None)
+        outlines = _polygons(region, mask, size) if as_polygons else None
+        yield region, LabelledMask(labels, coco_rle.encode(mask), outlines)
 
 
 def _mask(region: PromptRegion, size: tuple[int, int]) -> Mask:

@@ -1,5 +1,5 @@
-"""Label Studio's wire format: JSON bodies to values and values to JSON; with ``protocol_context`` the only place that
-spells its keys.
+"""Label Studio's wire format: JSON bodies to values and values to JSON; with `regions` and `annotations` the only place
+that spells its keys.
 
 Bodies are mostly masks saved earlier, which no click needs: they are stepped over, not read. Anything undeclared is
 ignored and anything of an unexpected type counts as missing, since an error would only hide the annotator's prompt.

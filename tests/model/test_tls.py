@@ -1,6 +1,7 @@
 """A company's own authority counts for every connection, and what is refused says what to change."""
 
 import json
+import os
 import socket
 import ssl
 import threading
@@ -53,10 +54,16 @@ def place(own, tmp_path, form):
     folder.mkdir()
     own.write(folder / "company.crt")
     (folder / "README").write_text("not a certificate")
-    return folder
+    return f"{tmp_path / 'nowhere'}{os.pathsep}{folder}" if form == "folders" else folder
 
 
-WAYS = ("SSL_CERT_FILE-file", "SSL_CERT_DIR-folder", "REQUESTS_CA_BUNDLE-file", "REQUESTS_CA_BUNDLE-folder")
+WAYS = (
+    "SSL_CERT_FILE-file",
+    "SSL_CERT_DIR-folder",
+    "SSL_CERT_DIR-folders",
+    "REQUESTS_CA_BUNDLE-file",
+    "REQUESTS_CA_BUNDLE-folder",
+)
 
 
 @pytest.fixture(params=WAYS)

@@ -1,7 +1,7 @@
 """What ``torch.save`` writes, without torch: a zip of one pickle and the raw numbers.
 
-PyTorch's CPU build is not to be had everywhere, so the default tests do without; ``test_weights_formats`` reads these
-files with torch itself where it is installed.
+PyTorch's CPU build is not to be had everywhere, so the default tests do without; the tests of ``model/weights`` read
+these files with torch itself where it is installed.
 """
 
 import io

@@ -61,7 +61,7 @@ class ImageFile:
         load: returns the picture's (width, height), of a JPEG perhaps smaller than ``size_wh``, and what yields its
             parts from top to bottom.
         turn: the EXIF orientation that a browser obeys; 1 where there is none.
-        ignored_turn: the one that is stored and that Chromium does not obey; 1 where there is none.
+        ignored_turn: where Chromium turns nothing, the one that is stored all the same; 1 where there is none.
     """
 
     size_wh: tuple[int, int]
@@ -164,7 +164,8 @@ def _jpeg(jpeg: files_jpeg.Jpeg, side: int, reduce_above_pixels: int | None) -> 
 
     advice = "save it as a baseline JPEG, not a progressive one" if jpeg.coefficients_bytes else ""
     needed = jpeg.coefficients_bytes + 4 * pixels // factor**2 + OVERHEAD_BYTES
-    return ImageFile(jpeg.size_wh, needed, advice, load, orientation.read(jpeg.exif))
+    turn, ignored = orientation.read(jpeg.exif), orientation.read_any(jpeg.exif)
+    return ImageFile(jpeg.size_wh, needed, advice, load, turn, ignored)
 
 
 def _factor(size_wh: tuple[int, int], detail: int) -> int:
@@ -203,13 +204,13 @@ def _check_ending(jpeg: files_jpeg.Jpeg, factor: int) -> None:
 
 
 def _png(png: files_png.Png, side: int) -> ImageFile:
-    size_wh, turn = png.size_wh, orientation.read(png.exif)
+    size_wh, turn, ignored = png.size_wh, orientation.read(png.exif), orientation.read_any(png.exif or png.late_exif)
     if png.has_bands:
         rows = _rows(max(1, size_wh[0]))
-        return ImageFile(size_wh, 0, "", lambda: (size_wh, partial(png.bands, rows)), turn)
+        return ImageFile(size_wh, 0, "", lambda: (size_wh, partial(png.bands, rows)), turn, ignored)
     advice = "save it without interlacing and with 8 bits a channel"
     needed = 4 * _pixels(size_wh) + sum(map(len, png.pixels)) + _resizing_bytes(size_wh, side)
-    return ImageFile(size_wh, needed, advice, lambda: _whole(png.whole()), turn)
+    return ImageFile(size_wh, needed, advice, lambda: _whole(png.whole()), turn, ignored)
 
 
 def _webp(data: bytes) -> ImageFile:
@@ -217,7 +218,7 @@ def _webp(data: bytes) -> ImageFile:
     webp = files_webp.read(data)
     needed = webp.pixel_bytes * _pixels(webp.size_wh)
     load = (lambda: _whole(_pillow(data, "WEBP"))) if webp.is_animated else partial(_opencv, data, webp.profile)
-    return ImageFile(webp.size_wh, needed, "save it as JPEG or PNG", load, ignored_turn=orientation.read(webp.exif))
+    return ImageFile(webp.size_wh, needed, "save it as JPEG or PNG", load, ignored_turn=orientation.read_any(webp.exif))
 
 
 def _opencv(data: bytes, profile: bytes) -> Loaded:

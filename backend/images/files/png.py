@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from PIL import Image
 
@@ -20,6 +21,9 @@ from backend.errors import ImageError, Reason
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 200_000
 MAX_PROFILE_BYTES = 8 << 20
+_MOST_CHUNKS_BEHIND = 100
+"""Behind the pixels, chunks that are looked at."""
+
 _MAX_SIDE = 1 << 31
 _STEP = 1 << 20
 _FED_AT_ONCE = 1 << 16  # what was not consumed is copied each time
@@ -50,6 +54,7 @@ class Png:
         palette: as the file holds it, empty where it has none.
         transparency: likewise.
         exif: a TIFF block, empty where none counts.
+        late_exif: one behind the pixels, which Chromium does not read.
         profile: an ICC profile, empty where none counts.
     """
 
@@ -61,6 +66,7 @@ class Png:
     palette: bytes = b""
     transparency: bytes = b""
     exif: bytes = b""
+    late_exif: bytes = b""
     profile: bytes = b""
 
     @property
@@ -158,11 +164,15 @@ def read(data: bytes) -> Png:
     depth, colour, is_interlaced = 0, 0, False
     kept: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
-    for name, body, is_sound in _chunks(view):
+    late_exif = b""
+    chunks = _chunks(view)
+    for name, body, is_sound in chunks:
         if name == b"IDAT":
             pixels.append(body)
-        elif pixels:
-            break  # rows lie together; nothing behind them counts
+        elif pixels:  # rows lie together; nothing behind them counts for the picture
+            behind = chain([(name, body, is_sound)], islice(chunks, _MOST_CHUNKS_BEHIND))
+            late_exif = next((bytes(body) for name, body, is_sound in behind if name == b"eXIf" and is_sound), b"")
+            break
         elif name == b"IHDR":
             if not is_sound:
                 raise ValueError("the header's checksum is wrong")
@@ -184,6 +194,7 @@ def read(data: bytes) -> Png:
         kept.get(b"PLTE", b""),
         _usable_transparency(kept.get(b"tRNS", b""), colour),
         kept.get(b"eXIf", b""),
+        late_exif,
         _profile(kept.get(b"iCCP", b"")),
     )
 

@@ -128,8 +128,10 @@ def _parsed(lines: list[bytes]) -> Head:
     found = _STATUS.match(lines[0])
     if found is None and len(lines) > 1 and len(lines[0]) <= 3:
         found = _STATUS.match(lines.pop(0) + lines[0])
-    if found is None or any(b"\0" in line for line in lines):
+    if found is None:
         raise ImageError(f"the server does not answer in HTTP, but with {lines[0][:16]!r}...")
+    if any(b"\0" in line for line in lines):
+        raise ImageError("the head of the server's answer holds a zero byte, which no browser takes")
     fields: list[tuple[str, bytes]] = []
     for line in lines[1:]:
         name, colon, value = line.partition(b":")

@@ -93,7 +93,7 @@ class ImageRequests:
         Raises:
             ImageError: it is too large, or none that can be read.
             AccessError: the address, its certificate or the proxy forbids it.
-            RetryLater: the network failed (`image_answers.TransientError`), or time or memory ran out.
+            RetryLater: the network failed (`outcomes.TransientError`), or time or memory ran out.
         """
         try:
             return self._send(url, headers, deadline, None, may_use_proxy=may_use_proxy)

@@ -139,8 +139,9 @@ def _nothing_found(path: Path, saved: object, entries: list[_Entry], kind: str) 
                 f"{path}: expected a state dict, got a whole module ({_class_of(value)}), of which nothing is executed "
                 "here; save its state_dict() with PyTorch instead"
             )
-    if _items(saved) is None:
-        return f"{path}: expected a state dict of SAM, got {pickles.told(saved)}"
+    if not _items(saved):
+        told = pickles.told(saved) if _items(saved) is None else "an empty dict"
+        return f"{path}: expected a state dict of SAM, got {told}"
     found = parameters.listed(_told(entry) for entry in entries)
     return f"{path}: expected parameter {parameters.MASK_TOKENS} as {kind}, got none among {found}"
 

@@ -88,6 +88,12 @@ def test_a_coding_that_is_not_undone_is_named(server, source, name):
     assert told in str(refusal(source, f"{server.url}/{name}"))
 
 
+def test_a_head_that_browsers_refuse_is_not_called_another_protocol(server, source):
+    text = str(refusal(source, f"{server.url}/zero-byte-in-header"))
+    assert "zero byte" in text
+    assert "does not answer in HTTP" not in text
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [

@@ -44,6 +44,20 @@ def test_the_other_orientation_leads_to_the_picture_that_another_browser_shows(k
     assert quarters(other.astype(np.uint8) * 255) == UPRIGHT[stored if kind.startswith("WebP") else 1]
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "JPEG: LONG", "JPEG: LONG, big-endian", "JPEG: BYTE", "JPEG: SSHORT", "JPEG: SLONG", "PNG: LONG",
+        "PNG: after the pixels", "WebP: SHORT", "WebP: LONG",
+    ],
+)  # fmt: skip
+def test_an_orientation_that_chromium_ignores_is_known_for_browsers_that_obey_it(name):
+    for stored in range(1, 9):
+        picture = decode(BY_NAME[name].make(stored), LIMITS)
+        assert (quarters(picture.pixels), picture.other_orientation) == (UPRIGHT[1], stored if stored > 4 else 1)
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_masks_and_prompts_turn_as_the_picture_does(turn):
     whole = np.zeros((20, 30), bool)

@@ -219,6 +219,16 @@ def test_boxes_of_a_smart_tool_are_masks_and_counted_apart_where_the_config_hold
         assert ("of the masks, boxes of a smart tool  1" in done.stdout) == bool(count)
 
 
+def test_a_box_of_a_smart_tool_that_is_not_written_is_not_among_the_masks(export, server):
+    config = CONFIG.replace("</View>", f'<RectangleLabels name="box" toName="image">{LABELS}</RectangleLabels></View>')
+    object.__setattr__(server.project.project_value, "label_config", config)
+    flat = region("rectanglelabels", {**BOX, "width": 0, "height": 0}, from_name="box", name="flat")
+    add(server, brush(), flat, region("rectanglelabels", BOX, from_name="box", name="s"))
+    done, found = export()
+    assert (done.exit_code, len(found["annotations"])) == (1, 2)
+    assert "of the masks, boxes of a smart tool  1" in done.stdout
+
+
 def test_masks_that_cannot_be_had_are_told_and_the_others_written(export, server):
     broken = brush(name="broken")
     broken["value"]["rle"] = broken["value"]["rle"][:20]

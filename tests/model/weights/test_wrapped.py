@@ -289,6 +289,12 @@ def test_dicts_without_end_are_refused_at_once(tmp_path, end):
     assert "more than 65536 entries" in refusal(tmp_path / "sam.pth")
 
 
+def test_an_empty_dict_is_called_so(tmp_path):
+    with zipfile.ZipFile(tmp_path / "sam.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x04}.")
+    assert refusal(tmp_path / "sam.pth").endswith("expected a state dict of SAM, got an empty dict")
+
+
 def test_a_dict_in_itself_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "sam.pth", "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x04}\x94\x8c\x01ah\x00s.")
