@@ -220,8 +220,8 @@ def test_a_failed_composition_is_tried_again(service):
 def test_a_forked_child_puts_together_its_own():
     code = (
         "import os, sys\n"
-        "from backend.label_studio_ml import OnePerProcess\n"
-        "shared = OnePerProcess(os.getpid)\n"
+        "from backend.label_studio_ml import ProcessSingleton\n"
+        "shared = ProcessSingleton(os.getpid)\n"
         "assert shared.get() == os.getpid()\n"
         "shared._lock.acquire()  # as a thread that forks do not copy would hold it\n"
         "child = os.fork()\n"

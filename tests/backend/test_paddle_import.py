@@ -9,7 +9,7 @@ from tests.support.processes import ROOT
 
 PROGRAM = """
 import contextlib, ctypes, os, signal, threading, time
-from backend.paddle_import import kept
+from backend.paddle_import import sigterm_guard
 
 told = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: told.set())
@@ -32,7 +32,7 @@ raise SystemExit(7 if told.is_set() else 8)
 
 WHILE_LOADING = """
 import contextlib, ctypes, os, signal, threading, time
-from backend.paddle_import import kept
+from backend.paddle_import import sigterm_guard
 
 told, taken = threading.Event(), threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: told.set())
@@ -58,11 +58,11 @@ def ends_with(context: str, program: str = PROGRAM) -> int:
 
 
 def test_a_handler_is_there_again_after_several_threads_have_loaded_what_takes_it():
-    assert ends_with("kept()") == 7
+    assert ends_with("sigterm_guard()") == 7
 
 
 def test_a_handler_is_there_while_what_takes_it_is_still_being_loaded():
-    assert ends_with("kept()", WHILE_LOADING) == 7
+    assert ends_with("sigterm_guard()", WHILE_LOADING) == 7
 
 
 @pytest.mark.parametrize("program", [PROGRAM, WHILE_LOADING])
