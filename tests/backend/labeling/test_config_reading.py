@@ -17,7 +17,7 @@ from backend.labeling.output_choice import choose_output
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 from tests.support.costs import at_most
 
-CONFIGS = json.loads((Path(__file__).parent / "golden" / "label_studio" / "configs.json").read_text())
+CONFIGS = json.loads((Path(__file__).parents[2] / "golden" / "label_studio" / "configs.json").read_text())
 
 IMAGE = '<Image name="image" value="$image"/>'
 LABELS = '<Label value="Cat"/><Label value="Dog"/>'
