@@ -30,7 +30,7 @@ def claimed(block: Block) -> ShapeKind:
     return CLAIMS[word]
 
 
-def images(block: Block) -> list[config.Controls]:
+def images(block: Block) -> list[config.LabelConfig]:
     controls = config.parse(block.text)
     return [config.on_image(controls, image.name) for image in controls.images]
 
