@@ -32,7 +32,7 @@ def serve(port: int | None, host: str | None, weights: str | None, check: bool) 
         sys.exit(GOOD if health.is_up(settings.host, settings.port) else PROBLEMS_FOUND)
     from backend import logs
     from backend.composition import cluster, web
-    from backend.web import gunicorn_server  # here: --help must not wait for them
+    from backend.web import gunicorn_server  # imported here, so that --help is fast
 
     logs.configure(settings.log_level)
     try:
@@ -88,7 +88,7 @@ def worker(weights: str | None, device: str | None, check: bool) -> None:
 def doctor(project: int | None) -> None:
     """Look for what keeps the backend from working, and say how to put it right."""
     settings = settings_of({})
-    logging.getLogger("backend").addHandler(logging.NullHandler())  # what it finds is told once, below
+    logging.getLogger("backend").addHandler(logging.NullHandler())  # its problems are printed once, below
     from backend import logs
     from backend.cli.doctor import Level, examine
     from backend.cli.doctor_redis import examine as examine_redis

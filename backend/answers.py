@@ -1,4 +1,4 @@
-"""Notes that an answer was given: in the metrics, and in one line of the log."""
+"""Records answers in the metrics and in one log line each."""
 
 import logging
 from collections import Counter
@@ -20,14 +20,14 @@ def note(
     total_s: float,
     body_bytes: int = 0,
 ) -> None:
-    """Note an answer.
+    """Record an answer.
 
     Args:
-        metrics: counts it.
+        metrics: counts the answer.
         asked: the request.
         predictions: one per task.
         received_s: how long reading the request took.
-        total_s: how long everything took.
+        total_s: how long the whole request took.
         body_bytes: size of the request.
     """
     noted = metrics.answered(asked, predictions, received_s=received_s, total_s=total_s, body_bytes=body_bytes)
@@ -39,7 +39,13 @@ def note(
 
 
 def describe_prompts(context: Sequence[PromptRegion]) -> str:
-    """Return what a click holds in words, for instance ``2 points, 1 negative point, 1 rectangle``."""
+    """Return the prompts of a click in words.
+
+    >>> from backend.shapes import Rectangle
+    >>> point, box = KeyPoint(50, 50), Rectangle(10, 10, 30, 30)
+    >>> describe_prompts([PromptRegion("a", point, "tool", "image"), PromptRegion("b", box, "box", "image")])
+    '1 point, 1 rectangle'
+    """
     counts = Counter(_kind(region) for region in context)
     return ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items()) or "none"
 
@@ -51,7 +57,7 @@ def _kind(region: PromptRegion) -> str:
 
 
 def _outcome(noted: AnsweredRequest, predictions: Sequence[Prediction]) -> str:
-    scores = [one.score for one in predictions if one.result]
+    scores = [prediction.score for prediction in predictions if prediction.result]
     fields = {
         "regions": noted.regions,
         "score": f"{sum(scores) / len(scores):.2f}" if scores else "-",

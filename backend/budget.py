@@ -1,25 +1,38 @@
-"""A bound on the work that one request may cause, counted in steps: a small body can name things that multiply."""
+"""Bounds the work that one request may cause, counted in steps: in a small body, repeaters can multiply."""
 
 from backend.errors import Reason, RequestError
 
 STEPS = 100_000
-"""Of one request: a tenth of a second, and a hundred times what a task of hundreds of images takes."""
+"""Steps of one request: a tenth of a second, a hundred times what a task of hundreds of images takes."""
 
 CHARACTERS = 100
-"""Of text that count as a step."""
+"""Characters of text that count as one step."""
 
 
 class Budget:
-    """The steps that are left; for one request, in one thread."""
+    """The remaining steps of one request; for use in one thread.
+
+    >>> budget = Budget(steps=10)
+    >>> budget.spend(steps=7, characters=300)
+    >>> try:
+    ...     budget.spend()
+    ... except RequestError as error:
+    ...     print(error.reason)
+    too_complex
+    """
 
     def __init__(self, steps: int = STEPS) -> None:
         self._left = steps
 
     def spend(self, steps: int = 1, characters: int = 0) -> None:
-        """Count work that is about to be done.
+        """Take steps off the budget, before the work is done.
+
+        Args:
+            steps: number of steps.
+            characters: length of text to be processed; `CHARACTERS` of it are one step.
 
         Raises:
-            RequestError: it is more than what is left (``too_complex``).
+            RequestError: the budget is exhausted (``too_complex``).
         """
         self._left -= steps + characters // CHARACTERS
         if self._left < 0:

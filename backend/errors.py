@@ -1,13 +1,19 @@
-"""What can go wrong on Label Studio's side, sorted by what the caller can do about it.
+"""The exceptions of this backend, sorted by what the caller can do about them.
 
 BackendError            always carries a ``Reason`` and says whether trying again helps
-├── RequestError        the request asks for something that cannot be had: change the request
+├── RequestError        the request cannot be fulfilled: change the request
 │   ├── ProtocolError   the body is not what Label Studio sends: answer 400
 │   ├── ConfigError     the labeling config has to change: say which tag
 │   └── PromptError     the prompts do not mark an object: answer an empty result
-├── ImageError          this image cannot be segmented, now or later: give another image
+├── ImageError          this image cannot be segmented, now or later: use another image
 ├── AccessError         an operator has to change a token, an address rule or a setting
 └── RetryLater          nothing is wrong with the request: the same one may succeed later
+
+>>> error = ImageError("expected an image, got 0 bytes")
+>>> error.retry, error.reason.value
+(False, 'image_unreadable')
+>>> RetryLater("the network failed", Reason.IMAGE_FETCH_FAILED, retry_after_s=5).retry
+True
 """
 
 from enum import Enum
@@ -15,7 +21,7 @@ from typing import TypeVar
 
 
 class Reason(str, Enum):
-    """Why an answer is empty or an error was raised; the same words everywhere it is reported."""
+    """Why an answer is empty or an error was raised; log, metrics and status page report the same codes."""
 
     # Not a failure: there was nothing to segment.
     NO_CONTEXT = "no_context"
@@ -61,7 +67,7 @@ class Reason(str, Enum):
     UNTRUSTED_CERTIFICATE = "untrusted_certificate"
     LABEL_STUDIO_NOT_CONFIGURED = "label_studio_not_configured"
 
-    # What passes.
+    # Temporary failures.
     IMAGE_FETCH_FAILED = "image_fetch_failed"
     LABEL_STUDIO_UNREACHABLE = "label_studio_unreachable"
     BUDGET_EXCEEDED = "budget_exceeded"
@@ -82,7 +88,7 @@ class Reason(str, Enum):
 
 
 class BackendError(Exception):
-    """Anything this backend can name as the cause of an empty answer; can be copied, as several threads may raise it.
+    """An error with a reason that an empty answer can report; it can be copied, as several threads may raise it.
 
     Attributes:
         reason: the machine-readable cause.
@@ -97,7 +103,7 @@ class BackendError(Exception):
         self.reason = self.default_reason if reason is None else reason
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Python's own way calls the constructor with what str() tells, which fails where it takes anything else.
+        # The default calls the constructor with `args`, which fails for a subclass that takes other arguments.
         return _rebuilt, (type(self), self.args), self.__dict__
 
 
@@ -110,7 +116,7 @@ def _rebuilt(kind: type[_Kind], args: tuple[object, ...]) -> _Kind:
 
 
 class RequestError(BackendError):
-    """The request asks for something that cannot be had; the same request will fail again."""
+    """The request cannot be fulfilled; the same request will fail again."""
 
     default_reason = Reason.BAD_REQUEST
 
@@ -132,19 +138,19 @@ class PromptError(RequestError):
 
 
 class ImageError(BackendError):
-    """This image cannot be segmented: missing, too large, damaged, or of a kind that is not read."""
+    """This image cannot be segmented: it is missing, too large, damaged, or of an unsupported format."""
 
     default_reason = Reason.IMAGE_UNREADABLE
 
 
 class AccessError(BackendError):
-    """The image or Label Studio refuses this backend; an operator has to change a token, an address rule or a path."""
+    """The image's server or Label Studio refuses this backend; an operator has to change a token, a rule or a path."""
 
     default_reason = Reason.AUTH_FAILED
 
 
 class RetryLater(BackendError):  # noqa: N818 - says what to do, which an ...Error name would not
-    """Nothing is wrong with the request: a network, a store, memory or time failed it, and it may succeed later.
+    """The request failed for lack of a network, store, memory or time, and may succeed later as it is.
 
     Attributes:
         retry_after_s: seconds after which trying again makes sense, None when unknown.

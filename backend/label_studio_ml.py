@@ -1,16 +1,17 @@
-"""For those who run several models in one label-studio-ml server: this backend as a subclass of its base class.
+"""This backend as a model of a label-studio-ml server, for servers that run several models.
 
 In the server's ``model.py`` write ``from backend.label_studio_ml import PaddleSam``. Settings come from the
 environment, as for ``python -m backend serve``. Both releases of label-studio-ml work:
 
-- 1.x (PyPI): a model object whenever a project is opened, ``predict(tasks, **kwargs)`` with the context among the
-  keywords, a list of dicts for an answer;
-- 2.x (its git address): a model object *per request*, ``predict(tasks, context)``, a ``ModelResponse`` for an answer.
+- 1.x (PyPI): makes a model object whenever a project is opened, calls ``predict(tasks, **kwargs)`` with the context
+  among the keywords, and expects a list of dicts;
+- 2.x (its git address): makes a model object *per request*, calls ``predict(tasks, context)`` and expects a
+  ``ModelResponse``.
 
-Whatever it makes of this class, one process has one service behind it, put together when it is first needed.
+All model objects of a process share one service, which is composed when it is first needed.
 
-What the server keeps from us: it hands on no ``TASKS_CREATED``, so new tasks are encoded when they are opened; and 1.x
-knows only the labeling config of the project that was opened last, so give each project a server there, or take 2.x.
+Limits of the server: it does not forward ``TASKS_CREATED``, so new tasks are encoded only when they are opened; and 1.x
+keeps only the labeling config of the project that was opened last, so run one server per project, or use 2.x.
 """
 
 import atexit
@@ -34,12 +35,12 @@ logger = logging.getLogger(__name__)
 
 INSTALL = "pip install git+https://github.com/HumanSignal/label-studio-ml-backend.git"
 
-# Any, in this module: what label-studio-ml passes is JSON as it came, and its own types are not to be had without it.
+# Any, in this module: label-studio-ml passes JSON as it came, and its types exist only where it is installed.
 if TYPE_CHECKING:
     ModelResponse: Any = None
 
     class LabelStudioMLBase:
-        """Whichever release is installed."""
+        """The base class of the installed release."""
 else:
     try:
         from label_studio_ml.response import ModelResponse
@@ -51,26 +52,30 @@ else:
         _missing = str(error)
 
         class LabelStudioMLBase:
-            """Stands in where label-studio-ml is not installed: says so when it is used."""
+            """Replaces the base class where label-studio-ml is not installed; raises when it is used."""
 
             def __init__(self, *_args: object, **_kwargs: object) -> None:
                 raise ImportError(f"label-studio-ml cannot be imported ({_missing}); {INSTALL}")
 
 
 class ProcessSingleton:
-    """A service that is put together by the first who needs it; a forked child puts together its own."""
+    """A service that is composed on first use; a forked child process composes its own."""
 
     def __init__(self, compose: Callable[[], web.Service]) -> None:
-        """Compose nothing yet."""
+        """Keep the function that composes the service, and drop the parent's service after a fork.
+
+        Args:
+            compose: returns a new service; called once per process.
+        """
         self._compose = compose
         self._service: web.Service | None = None
         self._forget()
         if hasattr(os, "register_at_fork"):
-            # The parent's threads and Paddle do not live on in the child, and its lock may be held for ever.
+            # The parent's threads and Paddle do not exist in the child, and its lock may stay locked forever.
             os.register_at_fork(after_in_child=self._forget)
 
     def get(self) -> web.Service:
-        """Return the service; a failure to put it together is tried again by the next call.
+        """Return the service; after a failure to compose it, the next call tries again.
 
         Raises:
             ValueError: a setting or the weights cannot be used.
@@ -93,7 +98,7 @@ def compose() -> web.Service:
         OSError: the weights cannot be read.
     """
     settings = read(os.environ)
-    logs.quiet_libraries()  # the server may let everything through from INFO up
+    logs.quiet_libraries()  # the server may log everything from INFO up
     cluster.require_usable(settings)
     service = web.build(settings, web.read_weights(settings))
     atexit.register(service.close)
@@ -102,41 +107,41 @@ def compose() -> web.Service:
 
 
 class MlBackendAdapter:
-    """What label-studio-ml calls, for any of its base classes.
+    """The methods that label-studio-ml calls, for any of its base classes.
 
     Attributes:
-        service: what answers, shared by all objects of the process.
+        service: the service, shared by all objects of the process.
         response_class: 2.x's ``ModelResponse``, None under 1.x.
     """
 
     service: ClassVar[ProcessSingleton] = ProcessSingleton(compose)
     response_class: ClassVar[Callable[..., object] | None] = ModelResponse
 
-    if TYPE_CHECKING:  # what the base class brings; get and set under 2.x only
+    if TYPE_CHECKING:  # defined by the base class; get and set under 2.x only
         label_config: str | None
         get: Callable[[str], str | None]
         set: Callable[[str, str], None]
 
     def setup(self) -> None:
-        """Tell label-studio-ml 2.x our model version, which its answer to ``/setup`` repeats; 1.x does not call this.
+        """Set the model version, which the answer of label-studio-ml 2.x to ``/setup`` repeats; 1.x does not call this.
 
         Raises:
-            ValueError: a setting or the weights cannot be used; whoever connects the model is told.
+            ValueError: a setting or the weights cannot be used; Label Studio shows this when the model is connected.
             OSError: the weights cannot be read.
         """
         version = self.service.get().segmenter.model_version
-        if self.get("model_version") != version:  # every set writes to a database
+        if self.get("model_version") != version:  # each call of set writes to a database
             self.set("model_version", version)
 
     def predict(self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **_: object) -> object:
-        """Return one answer per task, as ``POST /predict`` of the service gives it.
+        """Return one answer per task, the same as from ``POST /predict`` of the service.
 
-        Under 1.x without ``model_version``: that release names versions by itself, and Label Studio takes the one it
-        was told at the connection.
+        Under 1.x the answers have no ``model_version``: that release makes up its own versions, and Label Studio uses
+        the one from when the model was connected.
 
         Args:
             tasks: as Label Studio sent them.
-            context: the prompts of a click, None or empty when this is none.
+            context: the prompts of a click, None or empty for any other request.
         """
         start = time.perf_counter()
         tasks = tasks if isinstance(tasks, list) else []
@@ -151,10 +156,10 @@ class MlBackendAdapter:
         return self._response(predictions)
 
     def fit(self, *_args: object, **_kwargs: object) -> None:
-        """Learn nothing: SAM is not trained by annotations.
+        """Do nothing, since SAM is not trained by annotations.
 
-        None, not an empty dict: 1.x would keep that as the result of a training, and count the model version up with
-        every annotation.
+        Returns None rather than an empty dict, which 1.x would store as the result of a training and raise the model
+        version with every annotation.
         """
 
     def _request(self, tasks: list[Any], context: dict[str, Any] | None) -> PredictRequest:
@@ -176,7 +181,7 @@ class MlBackendAdapter:
         items: list[Any] = msgspec.json.decode(messages.dump_predictions(predictions))["results"]
         if self.response_class is None:
             for item in items:
-                if item:  # an empty list stands for no prediction
+                if item:  # an empty list means no prediction
                     del item["model_version"]
             return items
         version = predictions[0].model_version if predictions else None
@@ -184,4 +189,4 @@ class MlBackendAdapter:
 
 
 class PaddleSam(MlBackendAdapter, LabelStudioMLBase):
-    """This backend, for a label-studio-ml server to make objects of."""
+    """This backend as a label-studio-ml model; the server instantiates it."""

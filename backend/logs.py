@@ -1,4 +1,4 @@
-"""How log lines look: one line an event, words and ``key=value`` fields, written to standard error."""
+"""Configures logging: one line per event, with words and ``key=value`` fields, on standard error."""
 
 import logging
 import re
@@ -11,29 +11,32 @@ import stamina.instrumentation
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("httpx", "httpcore", "stamina", "urllib3", "rq")
-"""They tell of every request at INFO, httpx with the address, which may be signed."""
+"""Libraries that log every request at INFO, httpx with the address, which may be signed."""
 
 _BEFORE_CREDENTIALS = re.compile(r"//|^[a-z][a-z0-9+.-]*:[/\\]*", re.IGNORECASE)
 
 
 class _Line(logging.Formatter):
-    """Local time with its offset from UTC, level, logger and the event's own fields."""
+    """Formats a line: local time with its offset from UTC, level, logger, the event's own fields."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
-        """Return when it happened, as ISO 8601, for instance ``2026-11-29T03:41:57.123+02:00``."""
+        """Return the time of the event in ISO 8601, for instance ``2026-11-29T03:41:57.123+02:00``."""
         return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
 
 
 def without_credentials(address: str) -> str:
-    """Return an address as a message may quote it: without the user name and password that some carry.
+    """Return an address as a message may quote it, without a user name and password.
 
-    All up to the last ``@`` goes, since passwords are written with slashes and the like in them.
+    Everything up to the last ``@`` is removed, since passwords may hold slashes and the like.
+
+    >>> without_credentials("https://me:p/w@example.org/a.png")
+    'https://***@example.org/a.png'
     """
-    found = _BEFORE_CREDENTIALS.search(address)
-    start = found.end() if found else len(address)
+    scheme = _BEFORE_CREDENTIALS.search(address)
+    start = scheme.end() if scheme else len(address)
     _, at, rest = address[start:].rpartition("@")
     return f"{address[:start]}***@{rest}" if at else address
 
@@ -51,14 +54,14 @@ def configure(level: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries below WARNING out of any log, also one that another program has set up."""
+    """Log only warnings and errors of the libraries, also where another program has set up logging."""
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle says so at every import
-    # By default retries are logged without a cause, and counted in prometheus' global registry, which nobody reads.
+    warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle warns of it at every import
+    # By default retries are logged without a cause, and counted in prometheus' global registry, which is not used.
     stamina.instrumentation.set_on_retry_hooks([_log_retry])
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
-    cause = type(details.caused_by).__name__  # no more of it: its text may quote an address that is signed
+    cause = type(details.caused_by).__name__  # only its type: its text may quote a signed address
     logger.warning("event=retry attempt=%d wait_s=%.1f cause=%s", details.retry_num, details.wait_for, cause)

@@ -1,6 +1,7 @@
-"""What the service counts and times: for Prometheus, and the last requests for the status page.
+"""Counters and timers for Prometheus, and a record of the last requests for the status page.
 
-The registry is given, never the library's global one, so that tests and several services in one process stay apart.
+The registry is passed in and is never the library's global one, so that tests and several services in one process stay
+separate.
 """
 
 import threading
@@ -17,8 +18,8 @@ from backend.errors import Reason
 from backend.types import Prediction, PredictRequest
 
 STAGES = ("receive", "fetch", "decode_image", "encode", "embedding", "decoder", "postprocess", "rle", "total")
-"""The parts of an answer that are timed: ``fetch``, ``decode_image`` and ``encode`` happen in the background, and
-``embedding`` is what a request waits for them."""
+"""The stages of an answer that are timed: ``fetch``, ``decode_image`` and ``encode`` happen in the background, and
+``embedding`` is how long a request waits for them."""
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 100.0)
 _RECENT = 300
@@ -31,16 +32,16 @@ class AnsweredRequest:
 
     Attributes:
         at: seconds since 1970.
-        tasks: how many tasks it was about.
-        regions: how many regions the answer holds.
-        reasons: why it holds none, or fewer than asked for.
+        tasks: number of tasks in the request.
+        regions: number of regions in the answer.
+        reasons: why the answer has no regions, or fewer than requested.
         total_ms: from the first byte read to the answer.
-        body_bytes: size of the request.
+        body_bytes: size of the request's body.
         stages_ms: how long each stage of it took in the request's own thread.
         is_click: whether it had prompts.
-        project_id: the project it was about, None where it did not say.
-        task_id: its first task, None where it did not say.
-        tier: where its embedding was found at once (``memory``, ``disk``); empty where it was waited for or not needed.
+        project_id: the project's id, None where the request had none.
+        task_id: the id of its first task, None where the request had none.
+        tier: where its embedding was found (``memory``, ``disk``); empty where the request waited or needed none.
     """
 
     at: float
@@ -70,12 +71,12 @@ class Metrics:
         clock: Callable[[], float] = time.time,
         on_answer: Callable[[Sequence[Prediction]], None] | None = None,
     ) -> None:
-        """Count nothing yet.
+        """Register all counters with a registry.
 
         Args:
             registry: where to register; a new one if None.
-            clock: seconds since 1970.
-            on_answer: is shown every answer.
+            clock: returns seconds since 1970.
+            on_answer: called with the predictions of every answer.
         """
         self.registry = CollectorRegistry() if registry is None else registry
         self._clock, self._started_at, self._witness = clock, clock(), on_answer
@@ -104,12 +105,12 @@ class Metrics:
             self._stage.labels(stage)
         for tier in ("disk", "redis"):
             self._dropped.labels(tier)
-        for reason in Reason:  # from 0 on, else a rate over time does not see the first of its kind
+        for reason in Reason:  # starts each at 0, else a rate over time misses the first event of its kind
             self._reasons.labels(reason.value)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, whether it succeeds or not."""
+        """Measure the time of a stage, whether it succeeds or fails."""
         start = time.perf_counter()
         try:
             yield
@@ -118,25 +119,25 @@ class Metrics:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count a request as waiting for its embedding, and time how long it does."""
+        """Count a request as waiting for its embedding, and measure how long it waits."""
         with self._waiting.track_inprogress(), self.stage("embedding"):
             yield
 
     def record_lookup(self, tier: str) -> None:
-        """Count where an embedding was found, or that it was not (``miss``)."""
+        """Count the tier in which an embedding was found, or ``miss``."""
         self._cache.labels(tier).inc()
         self._own.tier = tier
 
     def dropped(self, tier: str) -> None:
-        """Count an embedding that was found and could not be used: damaged, or of another shape than the network's."""
+        """Count a cached embedding that cannot be used: damaged, or not of the network's shape."""
         self._dropped.labels(tier).inc()
 
     def shared(self) -> None:
-        """Count a request that joined an encode already on its way."""
+        """Count a request that joined a running encode."""
         self._shared.inc()
 
     def background_failure(self, reason: Reason) -> None:
-        """Count an image that could not be encoded ahead."""
+        """Count an image that could not be encoded ahead of its click."""
         self._background.labels(reason.value).inc()
 
     def answered(
@@ -148,13 +149,13 @@ class Metrics:
         total_s: float,
         body_bytes: int,
     ) -> AnsweredRequest:
-        """Note an answer, and return the note; its stages are those that this thread timed since its last one.
+        """Record an answer and return the record, with the stages that this thread measured since its last answer.
 
         Args:
             asked: the request.
             predictions: one per task.
             received_s: how long reading the request took.
-            total_s: how long everything took.
+            total_s: how long the whole request took.
             body_bytes: size of the request.
         """
         self._took("receive", received_s)
@@ -186,12 +187,12 @@ class Metrics:
         return note
 
     def refused(self, reason: Reason) -> None:
-        """Count a request that got an error for an answer."""
+        """Count a request that was answered with an error."""
         self._reasons.labels(reason.value).inc()
         self._forget()
 
     def configured(self, project_id: int | None, problems: Sequence[str]) -> None:
-        """Note what a project's labeling config lacks; nothing, if it is fine."""
+        """Record the problems of a project's labeling config; an empty sequence clears them."""
         with self._lock:
             self._projects[project_id] = tuple(problems)
             self._projects.move_to_end(project_id)
@@ -210,31 +211,31 @@ class Metrics:
 
     @property
     def up_s(self) -> float:
-        """For how many seconds it has counted."""
+        """Seconds since these metrics were created."""
         return self._clock() - self._started_at
 
     def reason_counts(self) -> Mapping[Reason, int]:
-        """Return how often each reason was given since the start, for an answer or for an image to be encoded ahead."""
+        """Return how often each reason was given since the start, for answers and for images encoded ahead."""
         found: dict[Reason, int] = {}
         for word, count in (*_counts(self._reasons), *_counts(self._background)):
             found[Reason(word)] = found.get(Reason(word), 0) + count
         return found
 
     def lookups(self) -> Mapping[str, int]:
-        """Return how often embeddings were found in each tier, and how often they were not (``miss``)."""
+        """Return how often embeddings were found in each tier, and how often in none (``miss``)."""
         return dict(_counts(self._cache))
 
     def config_problems(self) -> Mapping[int | None, tuple[str, ...]]:
-        """Return what the labeling config of each project that was opened lacks."""
+        """Return the problems of the labeling config of each project that was opened."""
         with self._lock:
             return dict(self._projects)
 
     def watch(self, name: str, description: str, read: Callable[[], float]) -> None:
-        """Expose ``paddle_sam_<name>``, a number that is read whenever somebody asks."""
+        """Expose ``paddle_sam_<name>``, a gauge whose value is read at every scrape."""
         Gauge(f"paddle_sam_{name}", description, registry=self.registry).set_function(read)
 
     def exposition(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
@@ -249,14 +250,14 @@ class Metrics:
         stages[name] = stages.get(name, 0.0) + seconds
 
     def _forget(self) -> dict[str, float]:
-        """Return the stages this thread has timed and begin anew."""
+        """Return the stages that this thread has measured, and reset them."""
         self._own.__dict__.pop("tier", None)
         stages: dict[str, float] = self._own.__dict__.pop("stages", {})
         return stages
 
 
 def _counts(counter: Counter) -> Iterator[tuple[str, int]]:
-    """Yield the value of a counter's only label, and how often it was counted."""
+    """Yield each value of a counter's only label with its count."""
     for metric in counter.collect():
         for sample in metric.samples:
             if sample.name.endswith("_total"):

@@ -1,8 +1,8 @@
-"""Signal handlers that outlast libraries which install their own.
+"""Keeps this process's handler of SIGTERM while Paddle, which installs another one, is imported.
 
-Paddle brings glog's crash handler, and that takes SIGTERM too: a process that is told to stop would write of a crash
-and end at once, with clicks or an encode in hand. Python cannot put its handler back from a thread, which is where
-Paddle is imported, so the operating system's own record of it is kept and restored.
+Paddle installs glog's crash handler, for SIGTERM too: on SIGTERM a process would report a crash and exit at once, even
+while it answers clicks or encodes. Python can set signal handlers only in the main thread, and Paddle is imported in
+others, so the handler is saved and restored with the operating system's ``sigaction``.
 """
 
 import ctypes
@@ -12,41 +12,42 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_ROOM = 512
-"""Bytes, more than ``struct sigaction`` takes anywhere; it is only copied, never looked into."""
+_HANDLER_BYTES = 512
+"""More than ``struct sigaction`` takes on any platform. Its contents are only copied."""
 
-_AGAIN_S = 0.0005
-"""How often the handler is put back while a library is imported, and how soon the thread that does gets its turn."""
+_RESTORE_INTERVAL_S = 0.0005
+"""Interval at which the handler is restored during an import, and the switch interval of Python's threads."""
 
 _lock = threading.Lock()
 
 
 @contextmanager
 def sigterm_guard() -> Iterator[None]:
-    """Have the same handler of SIGTERM afterwards as before, and but for moments in between too.
+    """Keep the current SIGTERM handler while Paddle is imported.
 
-    Paddle's import takes seconds after it has installed its own. Other threads that ask for the same wait their turn.
+    The import takes seconds after Paddle has installed its handler, so the old one is restored again and again until
+    the block ends. A second thread waits until the first has left the block.
     """
     sigaction = getattr(ctypes.CDLL(None), "sigaction", None)
-    if sigaction is None:  # nothing to keep where there are no such signals
+    if sigaction is None:  # this platform has no such signals
         yield
         return
     with _lock:
-        before, is_over = ctypes.create_string_buffer(_ROOM), threading.Event()
+        before, is_imported = ctypes.create_string_buffer(_HANDLER_BYTES), threading.Event()
         sigaction(int(signal.SIGTERM), None, before)
 
-        def put_back() -> None:
-            while not is_over.wait(_AGAIN_S):
+        def restore() -> None:
+            while not is_imported.wait(_RESTORE_INTERVAL_S):
                 sigaction(int(signal.SIGTERM), before, None)
 
-        guard = threading.Thread(target=put_back, name="signals", daemon=True)
-        turns_s = sys.getswitchinterval()
-        sys.setswitchinterval(_AGAIN_S)
+        guard = threading.Thread(target=restore, name="signals", daemon=True)
+        switch_interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(_RESTORE_INTERVAL_S)
         guard.start()
         try:
             yield
         finally:
-            is_over.set()
+            is_imported.set()
             guard.join()
-            sys.setswitchinterval(turns_s)
+            sys.setswitchinterval(switch_interval_s)
             sigaction(int(signal.SIGTERM), before, None)

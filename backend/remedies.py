@@ -1,4 +1,4 @@
-"""What each reason means to whom it happened, and what can be done; told by the status page and the doctor."""
+"""What each reason means and what to do about it, for the status page and the doctor."""
 
 from backend.errors import Reason
 
@@ -14,7 +14,7 @@ HARMLESS = frozenset(
         Reason.SUPERSEDED,
     )
 )
-"""Reasons why there was nothing to answer; every other one kept somebody from a mask."""
+"""Reasons why there was nothing to answer; every other reason means that an expected mask is missing."""
 
 _REMEDIES: dict[Reason, tuple[str, str]] = {
     Reason.NO_CONTEXT: ("a task was opened, nothing was clicked", ""),
@@ -136,10 +136,18 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
 
 
 def meaning(reason: Reason) -> str:
-    """Return in a few words what has happened."""
+    """Return in a few words what has happened.
+
+    >>> meaning(Reason.OUTSIDE_IMAGE)
+    'a prompt lies beside the image'
+    """
     return _REMEDIES[reason][0]
 
 
 def remedy(reason: Reason) -> str:
-    """Return what can be done about it; empty where nothing has to be."""
+    """Return what to do about it; empty where nothing needs to be done.
+
+    >>> remedy(Reason.OUTSIDE_IMAGE)
+    'draw the prompt again, on the image'
+    """
     return _REMEDIES[reason][1]

@@ -1,9 +1,9 @@
-"""Every setting of the service: read from a mapping of environment variables, and checked at once.
+"""Every setting of the service, read from a mapping of environment variables and validated.
 
-label-studio-ml's own names are kept where it has one; ours begin with ``PADDLE_SAM_``. An empty value counts as unset,
-since that is what ``NAME=${NAME:-}`` in a compose file gives. A name that is nearly one of ours is refused: it is
-almost always a slip of the pen, and the setting it was meant for would silently keep its default. Other names that
-begin like ours belong to other programs: Kubernetes makes seven of them for a service that is called ``paddle-sam``.
+A setting that label-studio-ml has too keeps its name there; other names begin with ``PADDLE_SAM_``. An empty
+value counts as unset, since that is what ``NAME=${NAME:-}`` in a compose file gives. A name that is nearly one of ours
+is refused: it is almost always misspelt, and the setting that was meant would silently keep its default. Other names
+with our prefix belong to other programs: Kubernetes makes seven of them for a service that is called ``paddle-sam``.
 """
 
 import difflib
@@ -42,7 +42,7 @@ HALF_A_LOGIN = "BASIC_AUTH_USER and BASIC_AUTH_PASS: expected both or neither, g
 
 
 class SettingsError(ValueError):
-    """One or more settings cannot be used.
+    """One or more settings have values that cannot be used, or names that do not exist.
 
     Attributes:
         problems: one line each: the variable, its value (not that of a secret) and what was expected.
@@ -58,7 +58,7 @@ def _ours(name: str) -> AliasChoices:
 
 
 class Settings(BaseModel):
-    """The settings of one process; each says what it is for. Sizes are decimal megabytes or bytes, times seconds."""
+    """The settings of one process. Sizes are in decimal megabytes (``_mb``) or bytes, times in seconds (``_s``)."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="ignore", allow_inf_nan=False)
 
@@ -238,8 +238,17 @@ class Settings(BaseModel):
 def read(environ: Mapping[str, str]) -> Settings:
     """Return the settings that ``environ`` (usually ``os.environ``) describes.
 
+    >>> settings = read({"PORT": "9091", "PADDLE_SAM_WEIGHTS": "sam_vit_b"})
+    >>> settings.port, settings.weights, settings.predict_budget_s
+    (9091, 'sam_vit_b', 90.0)
+    >>> read({"PORT": "http", "PADDLE_SAM_WEIGTHS": "sam_vit_b"})
+    Traceback (most recent call last):
+        ...
+    backend.settings.SettingsError: PADDLE_SAM_WEIGTHS: not a setting; did you mean PADDLE_SAM_WEIGHTS?
+    PORT=http: expected a whole number
+
     Raises:
-        SettingsError: values that cannot be used, and names that are nearly ones of ours; all of them at once.
+        SettingsError: lists all values that cannot be used and all names that are nearly ones of ours.
     """
     given = {name: value if name in AS_GIVEN else unquoted(value) for name, value in environ.items() if value.strip()}
     problems = [problem for name in sorted(given) if (problem := _misspelt(name, given[name]))]
@@ -249,33 +258,33 @@ def read(environ: Mapping[str, str]) -> Settings:
     except ValidationError as error:
         problems += [_problem(detail, given) for detail in error.errors()]
         if ("BASIC_AUTH_USER" in given) != ("BASIC_AUTH_PASS" in given) and HALF_A_LOGIN not in problems:
-            problems.append(HALF_A_LOGIN)  # pydantic looks at two together only where each is right
+            problems.append(HALF_A_LOGIN)  # pydantic compares the two only where each is valid
     if problems:
         raise SettingsError(tuple(problems))
     return settings
 
 
 def names(field: FieldInfo) -> tuple[str, ...]:
-    """Return the variables that a setting is read from; the first that is set counts."""
+    """Return the variables that a setting is read from; the first one that is set is used."""
     alias = field.validation_alias
     return tuple(map(str, alias.choices)) if isinstance(alias, AliasChoices) else (str(alias),)
 
 
 NAMES = tuple(name for field in Settings.model_fields.values() for name in names(field))
-"""Every variable that is read."""
+"""All variables that are read."""
 
 SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "REDIS_URL", "PADDLE_SAM_IMAGE_PROXY")
-"""Those whose value is never shown."""
+"""Variables whose value is never shown."""
 
 
 AS_GIVEN = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS")
-"""Those in which quotation marks count; around other values they are left over from a file that no shell has read."""
+"""Variables whose quotation marks are part of the value; elsewhere they are left over from an env file and removed."""
 
 _OURS = re.compile("paddle_?sam_", re.IGNORECASE)
 _OWN_PARTS = {name.removeprefix(PREFIX): name for name in reversed(NAMES)}
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?$")
 _NEAR = 0.75
-"""How much alike two names are of which one is the other misspelt: twice the letters in common over all letters."""
+"""The least similarity of a misspelt name to the right one: twice the letters in common over all letters."""
 
 _EXPECTED = {
     "int_parsing": "a whole number",
@@ -284,26 +293,26 @@ _EXPECTED = {
     "float_parsing": "a number",
     "finite_number": "a number",
 }
-"""What pydantic's kinds of error say was expected, where its own words are for programmers."""
+"""What was expected, by pydantic's kind of error, where its own message is for programmers."""
 
 SHOWN_LENGTH = 200
 
 
 def _misspelt(name: str, value: str) -> str:
-    """Return one line about a name that is nearly one of ours, empty for ours and for those of other programs."""
+    """Return a one-line problem with a name that is nearly one of ours; empty for ours and those of other programs."""
     prefix = _OURS.match(name)
     if prefix is None or name in NAMES or _is_service_link(name, value):
         return ""
     part = name[prefix.end() :].upper()
     near = difflib.get_close_matches(part, _OWN_PARTS, n=1, cutoff=_NEAR)
     words = set(part.split("_"))
-    shortened = [known for known in NAMES if words <= set(known.split("_")) and _could_be(known, value)]
-    meant = [_OWN_PARTS[one] for one in near] or shortened
+    shortened = [own for own in NAMES if words <= set(own.split("_")) and _could_be(own, value)]
+    meant = [_OWN_PARTS[match] for match in near] or shortened
     return f"{name}: not a setting; did you mean {meant[0]}?" if meant else ""
 
 
 def _is_service_link(name: str, value: str) -> bool:
-    """Whether this is what Kubernetes, and Docker before it, tells every program of a service, whatever its name."""
+    """Whether Kubernetes, or Docker's links, set this variable to announce a service to every program."""
     return bool(_SERVICE_LINK.search(name)) or value.startswith(("tcp://", "udp://", "sctp://"))
 
 
@@ -312,12 +321,12 @@ def _could_be(name: str, value: str) -> bool:
     try:
         Settings.model_validate({name: value})
     except ValidationError as error:
-        return all(not detail["loc"] for detail in error.errors())  # it takes another one beside it
+        return all(not detail["loc"] for detail in error.errors())  # an error of two settings together
     return True
 
 
 def _problem(detail: ErrorDetails, given: Mapping[str, str]) -> str:
-    """Return one line about one refused value."""
+    """Return a one-line problem with a refused value."""
     cause = str(detail["ctx"]["error"]) if "error" in detail.get("ctx", {}) else detail["msg"]
     if not detail["loc"]:
         return cause
@@ -329,7 +338,7 @@ def _problem(detail: ErrorDetails, given: Mapping[str, str]) -> str:
 
 
 def _shown(name: str, value: str) -> str:
-    """Return a value as it may be told: not a secret, no credentials in an address, one line of sensible length."""
+    """Return a value as a message may show it: no secrets, no credentials in an address, one line, shortened."""
     if name in SECRETS:
         return "***"
     value = "".join(letter if letter.isprintable() else "?" for letter in re.sub(r"//.*@", "//***@", value))

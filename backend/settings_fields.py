@@ -1,4 +1,4 @@
-"""What the values of settings may look like: from a text to the value, or a sentence on what was expected."""
+"""Parses and validates the values of settings; a `ValueError` says what was expected."""
 
 import contextlib
 import ipaddress
@@ -33,7 +33,7 @@ def _url(value: object) -> object:
 
 
 def _reached_url(value: object) -> object:
-    """Check an address that is connected to; 0.0.0.0 is one to listen on, where images are never fetched from."""
+    """Check an address to connect to; 0.0.0.0 is only one to listen on, and images are never fetched from it."""
     url = _url(value)
     if isinstance(url, str) and _is_for_listening(urlsplit(url).hostname or ""):
         raise ValueError(
@@ -98,13 +98,17 @@ def _secret(value: object) -> object:
 
 
 def unquoted(value: str) -> str:
-    """Return a value without the quotation marks around all of it, which ``docker --env-file`` leaves in."""
+    """Return a value without the quotation marks around all of it, which ``docker --env-file`` leaves in.
+
+    >>> unquoted('"sam_vit_b"')
+    'sam_vit_b'
+    """
     bare = value.strip()
     return bare[1:-1].strip() if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" else value
 
 
 def _token(value: object) -> object:
-    """Take the token out of what was pasted: quotation marks, line ends, and words of an HTTP header around it."""
+    """Return the token in a pasted text, without quotation marks, line ends and the HTTP header around it."""
     if not isinstance(value, str):
         return value
     text = "".join(" " if letter.isspace() else letter for letter in value if letter.isprintable() or letter.isspace())
@@ -134,7 +138,7 @@ def _redis_url(value: object) -> object:
 
 
 def _check_credentials(url: str) -> None:
-    """Refuse signs in a name and password that end them in an address: what follows would be taken for a host."""
+    """Refuse characters that end a name or password in an address: the rest would be taken for a host."""
     _, _, rest = url.partition("://")
     credentials, at, _ = rest.rpartition("@")
     if not at or rest.startswith("/"):  # a socket's path
@@ -147,10 +151,10 @@ def _check_credentials(url: str) -> None:
 
 
 def _check_options(url: str) -> None:
-    from redis import ConnectionPool  # here: most installations have none
+    from redis import ConnectionPool  # imported here, as most installations have no Redis
 
     try:
-        ConnectionPool.from_url(url).make_connection()  # connects to nothing yet
+        ConnectionPool.from_url(url).make_connection()  # parses the options; connects only when it is used
     except (TypeError, ValueError):
         raise ValueError("an address with options that redis-py knows, such as ?ssl_ca_certs=FILE") from None
 
@@ -173,11 +177,11 @@ def _image_proxy(value: object) -> object:
 
 
 def _directory(value: object) -> object:
-    """Put the home directory in place of ``~``, which no shell does in a service file."""
+    """Replace ``~`` with the home directory, which no shell does in a service file."""
     if not isinstance(value, str):
         return value
     path = Path(value.strip())
-    with contextlib.suppress(RuntimeError):  # nobody's home: then it is a name like any other
+    with contextlib.suppress(RuntimeError):  # no such user: keep the name as it is
         path = path.expanduser()
     if os.path.isfile(path):  # noqa: PTH113 - is_file() raises where a folder above may not be looked into
         raise ValueError("a directory, not a file")

@@ -1,4 +1,4 @@
-"""What can be drawn on an image, on its own: no labels, no control, no image.
+"""The shapes that can be drawn on an image, without labels, control or image.
 
 Frames: *percent* is percent of the image as the browser shows it, x of its width and y of its height.
 """
@@ -32,16 +32,24 @@ OUTPUT_KINDS = (
     ShapeKind.RECTANGLE,
     ShapeKind.ELLIPSE,
 )
-"""What an answer can be drawn as, in the order in which it is chosen when a labeling config offers several."""
+"""The kinds that an answer can have, in order of preference where a labeling config offers several."""
 
 
 def in_order(preferred: Iterable[ShapeKind]) -> tuple[ShapeKind, ...]:
-    """Return every kind that an answer can be drawn as, the preferred ones first."""
+    """Return every kind that an answer can be drawn as, the preferred ones first.
+
+    >>> [str(kind) for kind in in_order([ShapeKind.POLYGON])][:3]
+    ['polygon', 'brush', 'bitmask']
+    """
     return tuple(dict.fromkeys((*preferred, *OUTPUT_KINDS)))
 
 
 def kind_of(name: str) -> ShapeKind | None:
-    """Return what a tag or region type draws, with or without its own labels (``Brush``, ``brushlabels``), or None."""
+    """Return what a tag or region type draws, None for one that draws nothing.
+
+    >>> str(kind_of("Brush")), str(kind_of("brushlabels")), kind_of("Choices")
+    ('brush', 'brush', None)
+    """
     plain = name.lower().removesuffix("labels")
     return ShapeKind.BRUSH if plain == "magicwand" else _KINDS.get(plain)
 
@@ -84,7 +92,13 @@ class Ellipse:
 
 @dataclass(frozen=True)
 class Polygon:
-    """A closed ring of (x, y) corners in percent; the last corner joins the first."""
+    """A closed ring of (x, y) corners in percent; the last corner joins the first.
+
+    >>> Polygon(((0, 0), (50, 0)))
+    Traceback (most recent call last):
+        ...
+    ValueError: points: expected at least 3 corners, got 2
+    """
 
     points: tuple[tuple[float, float], ...]
 
@@ -104,7 +118,7 @@ class Stroke:
 
 @dataclass(frozen=True)
 class Brush:
-    """A painted mask: Label Studio's run-length code (``backend.protocol.rle``), then strokes upon it, oldest first."""
+    """A painted mask: Label Studio's run-length code (``backend.protocol.rle``), then strokes over it, oldest first."""
 
     rle: bytes = b""
     strokes: tuple[Stroke, ...] = ()

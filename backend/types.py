@@ -1,4 +1,4 @@
-"""The values that pass between the backend's rooms: requests in, regions out. Frozen, checked, without the wire's keys.
+"""The values that the backend's folders exchange, from requests to regions: frozen and validated.
 
 Frames: *percent* is percent of the image as the browser shows it before the view is rotated (x of the width, y of the
 height), *original pixels* are (x, y) in the image as the browser shows it. Sizes are (height, width).
@@ -33,9 +33,9 @@ class PromptRegion:
         from_name: the control tag it was drawn with.
         to_name: the object tag it was drawn on.
         labels: its labels, most specific source first; empty when it has none.
-        is_positive: whether it marks the object (True) or what is not the object (False); None where the editor did
-            not say.
-        original_size: (H, W) of the image as the browser shows it, None where the editor did not say.
+        is_positive: whether it marks the object (True) or what is not the object (False); None where the editor
+            gave no sign.
+        original_size: (H, W) of the image as the browser shows it, None where the editor gave none.
         image_rotation: degrees clockwise by which the annotator has turned the view, 0, 90, 180 or 270.
         item_index: which image of a list it was drawn on, None on single images.
     """
@@ -71,9 +71,9 @@ class Task:
     Attributes:
         id: the task's id, None where the caller gave none.
         data: the task's data, any JSON value; only ``backend.labeling.config`` looks inside.
-        annotations: what annotators saved, as unread JSON; megabytes of masks, so nothing reads it unless it must.
-        drafts: likewise, what they have not submitted yet.
-        predictions: likewise, what models answered.
+        annotations: what annotators saved, as unread JSON; megabytes of masks, so it is parsed only where needed.
+        drafts: as `annotations`, what they have not submitted yet.
+        predictions: as `annotations`, what models answered.
     """
 
     id: int | None
@@ -85,10 +85,10 @@ class Task:
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What Label Studio asks: masks for a click (``context`` given), or for whole tasks (``context`` None).
+    """A request for masks: of a click (``context`` given), or of whole tasks (``context`` None).
 
     Attributes:
-        tasks: in the order in which the answer must come.
+        tasks: in the order that the answer must have.
         project_id: the project's id, None where the caller gave none.
         label_config: the labeling config's XML, empty where the caller gave none.
         context: the prompts of a click, oldest first; None when this is not a click.
@@ -114,7 +114,11 @@ class SetupRequest:
 
 @dataclass(frozen=True, repr=False)
 class Secret:
-    """A credential that does not show itself when printed."""
+    """A credential whose value is hidden when it is printed.
+
+    >>> Secret("s3cret")
+    Secret(***)
+    """
 
     value: str
 
@@ -124,11 +128,11 @@ class Secret:
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """Something that happened in a project.
+    """An event in a project, as a webhook delivers it.
 
     Attributes:
-        action: Label Studio's word for it, e.g. ``TASKS_CREATED``; empty where the caller gave none.
-        project_id: where it happened, None where the caller did not say.
+        action: Label Studio's name of the event, e.g. ``TASKS_CREATED``; empty where the caller gave none.
+        project_id: the project's id, None where the caller gave none.
         label_config: the project's labeling config, empty where the event does not carry it.
         tasks: the tasks it is about, with their data where the event carries them.
     """
@@ -140,7 +144,7 @@ class WebhookEvent:
 
 
 class Priority(IntEnum):
-    """Whose turn comes first."""
+    """The order in which waiting work is done; the lowest value first."""
 
     INTERACTIVE = 0
     PREFETCH = 1
@@ -149,7 +153,11 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Where an image is to be had: what a task's data says, and who asks. Plain values, so that it fits into a queue.
+    """The address of an image in a task's data, with its task and project; plain values, so that a queue can hold it.
+
+    >>> ImageRef("/data/upload/1/photo.jpg", task_id=7, project_id=1).item_index is None
+    True
+
 
     Attributes:
         uri: as the task's data spells it: absolute, relative to Label Studio, ``data:`` or a cloud address.
@@ -242,11 +250,11 @@ class Prediction:
         result: its regions; empty when there is nothing to show.
         score: of the whole answer, in [0, 1].
         model_version: name and digest of the weights, as in the answer to /setup.
-        reasons: why the result is empty or some prompts went unused; for the log and the status page, not the wire.
-        skipped: the same one by one, with what is to be said, where whole tasks are made; of an image that failed, the
+        reasons: why the result is empty or some prompts were not used; for the log and status page, not the wire.
+        skipped: of whole tasks, each unused prompt with its reason and a message; for an image that failed, the
             ``region_id`` is empty.
-        should_store: whether Label Studio is to keep it. If not, it stores nothing and asks for the task again.
-        is_complete: whether no image of the task failed as a whole; nobody may take what is not for all there is.
+        should_store: whether Label Studio should keep it. If not, it stores nothing and asks for the task again.
+        is_complete: whether every image of the task was segmented; an incomplete answer must not count as the whole.
     """
 
     result: tuple[Region, ...]

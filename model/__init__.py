@@ -1,4 +1,4 @@
-"""SAM in Paddle, split in two: an encoder that sees an image once, a decoder that answers every prompt about it.
+"""SAM in Paddle, split in two: an encoder that runs once per image, and a decoder that runs for every prompt.
 
 Example::
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from model.types import Embedding as Embedding
     from model.types import Prompt as Prompt
 
-# Paddle says so at every import, to all who do not mean to compile anything. It is filtered here because whichever
-# module of this package imports Paddle first, this one has been imported before.
+# Paddle warns of this at every import, also where nothing is compiled. It is filtered here because this module is
+# imported before any other module of the package, and so before Paddle.
 warnings.filterwarnings("ignore", "No ccache found", UserWarning, "paddle")
 
 _HOMES = {

@@ -1,7 +1,7 @@
-"""A picture's colours as a person sees them, in 8-bit sRGB.
+"""Converts the colours of images to 8-bit sRGB.
 
-Embedded ICC profiles are applied, transparency lies on white, and 16-bit, 32-bit and float values are stretched between
-their 1st and 99th percentile, since scans and medical images often use a small part of their range.
+Embedded ICC profiles are applied, transparency is blended with white, and 16-bit, 32-bit and float values are stretched
+between their 1st and 99th percentile, since scans and medical images often use a small part of their range.
 """
 
 import io
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-_SAMPLES = 1_000_000  # enough pixels to know where a picture's darkest and brightest percent lie
+_SAMPLES = 1_000_000  # pixels, enough to estimate the 1st and 99th percentile
 
 
 def to_rgb(image: Image.Image, gray_range: tuple[float, float] | None = None) -> Image.Image:
-    """Return a picture of any mode that Pillow has in mode RGB; its pixels are loaded.
+    """Return an image of any of Pillow's modes in mode RGB; its pixels are loaded.
 
     Args:
         image: the picture, or a part of it.
@@ -81,7 +81,7 @@ def _in_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=4)  # a picture is converted in parts
 def _to_srgb(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return what takes a picture with this profile to sRGB; None where it is sRGB already."""
+    """Return the transform from this profile to sRGB; None where the profile is sRGB already."""
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     if mode == "RGB" and "srgb" in ImageCms.getProfileDescription(profile).lower():
         return None

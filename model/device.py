@@ -1,4 +1,4 @@
-"""Which device the network runs on, and what a CPU needs to be told to run it well."""
+"""Chooses the device that the network runs on, and configures the CPU's math library and memory."""
 
 import ctypes
 import importlib.metadata
@@ -28,11 +28,11 @@ HIDDEN = (
 )
 
 NAMES = threading.RLock()
-"""Whoever holds it may change how Paddle counts names; see `building`."""
+"""Guards how Paddle counts names; see `building`."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: (1 << 31) - 1, M_ARENA_MAX: 2}
-"""What `keep_memory` tells glibc: no block comes from the system alone, the end of the heap is not given back before
+"""Settings of glibc that `keep_memory` makes: no block is mapped separately, the end of the heap is not returned before
 2 GiB of it are free, and threads share two heaps, for what one has freed to serve the others."""
 
 ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES")
@@ -41,13 +41,13 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 def resolve(device: str) -> str:
-    """Return the device to use in Paddle's words, ``cpu`` or ``gpu:N``.
+    """Return the device to use in Paddle's notation, ``cpu`` or ``gpu:N``.
 
     Args:
         device: ``auto`` (the first GPU if there is one), ``cpu``, ``gpu`` or ``gpu:N``.
 
     Raises:
-        DeviceError: another word, or a GPU that is not there.
+        DeviceError: another value, or a GPU that does not exist.
     """
     has_cuda = paddle.device.is_compiled_with_cuda()
     count = paddle.device.cuda.device_count() if has_cuda else 0
@@ -68,7 +68,7 @@ def resolve(device: str) -> str:
 
 
 def _is_gpu_build_hidden() -> bool:
-    """Whether both builds of Paddle are installed; they own the same files, and pip does not mind."""
+    """Whether both builds of Paddle are installed; they own the same files, and pip does not detect it."""
     return any(importlib.metadata.distributions(name="paddlepaddle-gpu"))
 
 
@@ -86,7 +86,7 @@ def check_dtype(dtype: str, device: str) -> str:
 
 
 def enter(device: str) -> None:
-    """Make ``device`` the calling thread's, and let that thread compute; Paddle keeps both per thread.
+    """Set the calling thread's device, and disable gradients in it; Paddle keeps both settings per thread.
 
     A thread other than the one that first imported Paddle would otherwise record graphs instead of computing. The first
     time this waits for networks that are being built: see `building`.
@@ -98,18 +98,18 @@ def enter(device: str) -> None:
 
 
 def building() -> AbstractContextManager[object]:
-    """Return what must be entered while a network is built.
+    """Return a context to enter while a network is built.
 
-    Paddle counts the names of parameters for the whole process, without a lock, and begins anew when a thread starts to
-    compute. Two networks that are built at once may then get one name twice, which Paddle refuses.
+    Paddle counts the names of parameters for the whole process, without a lock, and restarts the count when a thread
+    starts to compute. Two networks built at the same time may then get the same name, which Paddle refuses.
     """
     return NAMES
 
 
 def prepare_cpu() -> None:
-    """Let Paddle's matrix product use what the processor has.
+    """Let Paddle's matrix product use the processor's widest instruction set.
 
-    Paddle ships a 2019 MKL that takes its slowest path on a processor of another maker than Intel: 42 instead of 182
+    Paddle ships a 2019 MKL that uses its slowest code on processors not made by Intel: 42 instead of 182
     GFLOP/s per core, measured on an AMD EPYC with AVX-512. The variable names the instruction set outright; it is
     read at the first product, so it must be set before that, and it stays as it is where the user set it.
     """
@@ -119,13 +119,12 @@ def prepare_cpu() -> None:
 
 
 def keep_memory() -> bool:
-    """Let the memory that is freed stay with the process, for the next image; return whether that is so from now on.
+    """Keep freed memory in the process for the next image; return whether that is now the case.
 
-    The network asks for the same large blocks for every image. glibc takes each anew from the system and gives it
-    back, and the system fills it with zeros, page by page: a seventh of the time of ViT-B (see
-    ``tests/benchmarks/bench_kept_memory.py``). What the process holds stays at its peak instead. Nothing is changed
-    where the user told glibc how to behave, by variables that begin with `ALLOCATOR_VARIABLES`, and there is nothing
-    to change with another C library.
+    The network allocates the same large blocks for every image. glibc maps each from the system and returns it, and
+    the system fills it with zeros, page by page: a seventh of the time of ViT-B (see
+    ``tests/benchmarks/bench_kept_memory.py``). In exchange, the process's memory stays at its peak. Nothing is changed
+    where the user has configured glibc with variables that begin with `ALLOCATOR_VARIABLES`, or with another C library.
     """
     if any(name.startswith(ALLOCATOR_VARIABLES) for name in os.environ) or platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""A picture of what was found: masks tinted over the photo, with the boxes and points that asked for them."""
+"""Draws masks over a photo, with the boxes and points that prompted them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,7 +15,7 @@ COLOURS: tuple[Colour, ...] = (
     (0, 158, 255), (255, 99, 64), (0, 200, 130), (190, 90, 255), (255, 200, 0),
     (255, 80, 170), (0, 210, 230), (150, 210, 30), (255, 140, 0), (110, 120, 255),
 )  # fmt: skip
-"""Told apart by most eyes, next to each other too; taken in turn."""
+"""Colours that most people can distinguish, also side by side; used in turn."""
 
 OPACITY = 0.5
 _ON, _OFF, _WHITE = (40, 190, 60), (225, 45, 45), (255, 255, 255)
@@ -27,8 +27,8 @@ def draw(image: RgbImage, masks: Iterable[Mask], prompts: Sequence[Prompt]) -> R
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        masks: of this photo.
-        prompts: boxes are drawn in their mask's colour, points on the object green and off it red.
+        masks: masks of this photo.
+        prompts: the masks' prompts; boxes are drawn in their mask's colour, positive points green, negative ones red.
     """
     canvas = image.copy()
     width_px = max(_THINNEST_PX, round(max(image.shape[:2]) / _PHOTO_PER_PX))

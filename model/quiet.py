@@ -1,6 +1,6 @@
-"""Keeps the log lines of the HTTP client to itself where the model fetches something.
+"""Suppresses the HTTP client's log lines while the model downloads something.
 
-Someone who calls ``logging.basicConfig(level=logging.INFO)`` wants to read of his own requests, not of ours.
+A caller of ``logging.basicConfig(level=logging.INFO)`` wants log lines of their own requests, not of ours.
 """
 
 import logging
@@ -12,7 +12,7 @@ _IS_OURS = ContextVar("_IS_OURS", default=False)
 
 
 class _NotOurs(logging.Filter):
-    """Lets pass what the caller's own requests say."""
+    """Passes only records of the caller's own requests."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not _IS_OURS.get()
@@ -23,8 +23,8 @@ _NOT_OURS = _NotOurs()
 
 @contextmanager
 def unlogged_requests() -> Iterator[None]:
-    """Have ``httpx`` write no lines about the requests of this thread until the block ends."""
-    logging.getLogger("httpx").addFilter(_NOT_OURS)  # a second time changes nothing
+    """Suppress the log lines of ``httpx`` about requests of this thread until the block ends."""
+    logging.getLogger("httpx").addFilter(_NOT_OURS)  # adding it twice has no effect
     before = _IS_OURS.set(True)
     try:
         yield

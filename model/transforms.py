@@ -1,4 +1,4 @@
-"""The only pixel geometry: photo to model input, points and boxes with it, and logits back to masks of the photo.
+"""Geometry between photo and model: photos, points and boxes to the model's input, logits to masks of the photo.
 
 Resizing follows Meta's ``ResizeLongestSide`` (PIL's antialiased bilinear filter) and ``postprocess_masks`` (bilinear
 to the square, crop the padding, bilinear to the photo, > 0), and gives the same pixels. See segment-anything 1.0,
@@ -20,14 +20,18 @@ PREPROCESSING_VERSION = "1"
 """Changes whenever the same photo would give the encoder other numbers; part of every cache key."""
 
 ROUGH_LOGIT = 8.0
-"""How sure of itself a drawn mask is when it becomes a mask input; SAM's own logits reach about this far."""
+"""Absolute logit of a drawn mask as a mask input; SAM's own logits reach about this far."""
 
 ROWS_AT_ONCE = 64
 """Rows of a mask that are computed at a time: at 4000 columns 1 MiB of float32, which stays in cache."""
 
 
 def longest_side_size(original_size: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """Return the (height, width) of a photo scaled to a longest side of ``image_size``; at least one pixel each."""
+    """Return the (height, width) of a photo scaled to a longest side of ``image_size``; at least one pixel each.
+
+    >>> longest_side_size((3000, 4000), 1024)
+    (768, 1024)
+    """
     height, width = original_size
     scale = image_size / max(height, width)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
@@ -58,13 +62,13 @@ def to_model_input(image: npt.NDArray[np.uint8], image_size: int) -> tuple[Float
 
 
 def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, int]) -> Image.Image:
-    """Return a picture that comes in parts as the encoder wants it, the same pixels as if it were resized as a whole.
+    """Return an image that comes in bands, resized to the same pixels as if it were resized as a whole.
 
-    Pillow resizes the rows first and then the columns; rows need no others, so only the columns wait for all parts.
+    Pillow resizes rows first and then columns. Each row is independent, so only the columns need all bands.
 
     Args:
-        bands: the parts from top to bottom, each RGB and of the whole width.
-        height: of all parts together.
+        bands: the bands from top to bottom, each RGB and of the whole width.
+        height: of all bands together.
         size_wh: (width, height) of the result.
     """
     narrow = Image.new("RGB", (size_wh[0], height))
@@ -78,7 +82,11 @@ def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, 
 
 
 def points_to_model(coords: npt.ArrayLike, original_size: tuple[int, int], input_size: tuple[int, int]) -> FloatArray:
-    """Carry (x, y) points, shape (..., 2), from original pixels to the model's input."""
+    """Scale (x, y) points, shape (..., 2), from original pixels to the model's input.
+
+    >>> points_to_model([[2000, 1500]], (3000, 4000), (768, 1024)).tolist()
+    [[512.0, 384.0]]
+    """
     scale = [input_size[1] / original_size[1], input_size[0] / original_size[0]]
     return np.asarray(np.asarray(coords, dtype=np.float64) * scale, dtype=np.float32)
 

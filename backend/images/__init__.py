@@ -1,1 +1,1 @@
-"""From an image's address to its pixels."""
+"""Fetches and decodes images: from an address to pixels."""

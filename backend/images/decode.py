@@ -1,13 +1,13 @@
-"""Bytes of an image file to pixels, as a browser shows them; nothing about where the bytes come from.
+"""Decodes the bytes of an image file into pixels as a browser shows them.
 
-What a browser shows is what an annotator clicks on, so a picture is turned where Chromium turns it (`orientation`),
-and what Chromium passes over in a file is passed over. Colours become 8-bit sRGB: embedded ICC profiles are applied,
-transparency lies on white, and 16-bit, 32-bit and float values are stretched between their 1st and 99th percentile,
-since scans and medical images often use a small part of their range. Animations and multi-page files give their first
-frame.
+An annotator clicks on what the browser shows, so an image is rotated where Chromium rotates it (`orientation`), and the
+parts of a file that Chromium ignores are ignored. Colours become 8-bit sRGB: embedded ICC profiles are applied,
+transparency is blended with white, and 16-bit, 32-bit and float values are stretched between their 1st and 99th
+percentile, since scans and medical images often use a small part of their range. Animations and multi-page files give
+their first frame.
 
-A picture is no larger than the model wants it: the colours are converted and the rows resized a band at a time, and
-the pixels of the whole picture need not exist together.
+Pixels are reduced to the size of the model's input: the colours are converted and the rows resized a band at a time, so
+that the full-size pixels need not be in memory together.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ from model import colours
 from model.transforms import longest_side_size, resize_bands
 
 PIXELS_VERSION = "2"
-"""Changes whenever the same file would give other pixels; part of every cache key."""
+"""Changes whenever the same file would decode to other pixels; part of every cache key."""
 
 MAX_SIDE = 1_000_000
-"""As browsers have it for PNG; a row is held as a whole, and resizing it takes 16 bytes for each of its pixels."""
+"""Pixels; browsers' limit for PNG. A whole row is in memory, and resizing it takes 16 bytes per pixel."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -52,19 +52,19 @@ _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
     NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError, cv2.error,
 )  # fmt: skip
-"""What decoders raise on damaged files, as found by feeding them such."""
+"""What decoders raise on damaged files, as found by tests with damaged files."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a picture may be.
+    """Limits of an image's size.
 
     Attributes:
-        max_pixels: a larger one is refused.
+        max_pixels: a larger image is refused.
         reduce_above_pixels: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size (by the JPEG's own transform, which
             averages), as long as at least twice the model's input remains, or where its scans take much memory, the
             model's input. None: never.
-        model_side: longest side of the model's input; no picture is given larger.
+        model_side: longest side of the model's input in pixels; larger images are scaled down to it.
     """
 
     max_pixels: int = 150_000_000
@@ -81,11 +81,11 @@ class Picture:
     """A decoded image.
 
     Attributes:
-        pixels: (h, w, 3) uint8 RGB, as a browser shows it; of ``original_size``, or where that is larger than the model
-            wants it, scaled to the size of the model's input.
-        original_size: (H, W) of the image in the browser; what clicks and masks refer to.
-        other_orientation: what takes the image to the one that a browser shows which obeys another orientation, as
-            the EXIF standard numbers them; 1 where there is none, or where its size is the same.
+        pixels: (h, w, 3) uint8 RGB, as a browser shows it; of ``original_size``, or scaled down to the model's
+            input where that is smaller.
+        original_size: (H, W) of the image in the browser; clicks and masks refer to it.
+        other_orientation: the EXIF orientation that turns this image into what a browser shows that applies another
+            orientation of the file; 1 where there is none, or where the size is the same.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -94,18 +94,26 @@ class Picture:
 
 
 def digest(data: bytes) -> str:
-    """Return the name of an image's content: the sha256 of its file, in hex."""
+    """Return the sha256 of an image file in hex, the name of its content.
+
+    >>> digest(b"")[:8]
+    'e3b0c442'
+    """
     return hashlib.sha256(data).hexdigest()
 
 
 def is_web_page(data: bytes) -> bool:
-    """Whether ``data`` begins like HTML."""
+    """Whether ``data`` begins like HTML.
+
+    >>> is_web_page(b"<!DOCTYPE html><html>"), is_web_page(b"GIF89a")
+    (True, False)
+    """
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return head.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
 
 
 def check(data: bytes, limits: Limits) -> None:
-    """Refuse, from the headers alone, what `decode` would refuse without having decoded anything.
+    """Check an image file by its headers alone, with the checks that `decode` makes before it decodes pixels.
 
     Raises:
         ImageError: as `decode`.
@@ -117,9 +125,9 @@ def decode(data: bytes, limits: Limits) -> Picture:
     """Return the pixels of an image file.
 
     Raises:
-        ImageError: empty, damaged or cut short (``image_unreadable``), of a kind that is not read
-            (``unsupported_image_format``), or of more pixels than allowed, or such that decoding takes more memory or
-            time than its pixels give reason for (``image_too_large``).
+        ImageError: the file is empty, damaged or truncated (``image_unreadable``), of an unsupported format
+            (``unsupported_image_format``), or has more pixels than allowed, or takes more memory or time to decode than
+            its pixels justify (``image_too_large``).
     """
     file = _open(data, limits)
     original_size = orientation.turned_size((file.size_wh[1], file.size_wh[0]), file.turn)
@@ -139,7 +147,7 @@ def decode(data: bytes, limits: Limits) -> Picture:
 
 
 def _open(data: bytes, limits: Limits) -> ImageFile:
-    """Return the file with its header read and its size checked, no pixel decoded."""
+    """Return the file with its header parsed and its size checked; no pixel is decoded."""
     if not data:
         raise ImageError("expected an image, got 0 bytes")
     kind = kind_of(data)
@@ -177,7 +185,7 @@ def _damaged(kind: str, error: Exception) -> ImageError:
 
 
 def _in_rgb(bands: Callable[[], Iterator[Image.Image]], size_wh: tuple[int, int]) -> Iterator[Image.Image]:
-    """Yield bands in the colours that a person sees; the values of deep ones are looked through first."""
+    """Yield bands as 8-bit RGB; the range of deep ones is found in a first pass over all bands."""
     gray_range = None
     for band in bands():
         if gray_range is None and colours.is_deep(band):

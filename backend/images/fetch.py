@@ -1,12 +1,11 @@
-"""Fetch the bytes of an image, within limits of size, time and address.
+"""Fetches the bytes of an image, within limits of size, time and address.
 
-Who may see what: every image is read with this service's own API key, so it reaches what that key's user may see in
-Label Studio, and no more. Whoever writes a task's data names the address, so the key goes only to the paths of Label
-Studio's own origin at which it serves the files of tasks (see `backend.images.locations.serves_task_files`): neither to
-its API and pages nor to another host, directly or through a redirect. What else there is on that origin is read as
-anybody may read it. Local files are read directly only where an operator shares a directory, and then without Label
-Studio's checks. Answers are cached per project and address (see ``backend.embeddings.local``), so a project only
-profits from a fetch that was made for it.
+Access: images are read with this service's own API key, so it can read what that key's user may see in Label Studio,
+and no more. The author of a task's data chooses the address, so the key is sent only to the paths of Label Studio's own
+origin at which it serves the files of tasks (see `backend.images.locations.serves_task_files`): never to its API and
+pages nor to another host, directly or through a redirect. Other paths of that origin are read without the key. Local
+files are read from disk only where an operator shares a directory, and then without Label Studio's checks. Answers are
+cached per project and address (see ``backend.embeddings.local``), so a project uses only fetches that were made for it.
 """
 
 import time
@@ -35,21 +34,25 @@ from backend.types import ImageRef
 __all__ = ["Fetched", "ImageSource", "LabelStudioAuth", "Limits", "Validators"]
 
 _USER_AGENT = f"Mozilla/5.0 (compatible; {NAME})"
-"""Hosts that want a browser let one pass that calls itself compatible, as search engines do; the name stays true."""
+"""Hosts that require a browser accept a "compatible" one, as search engines call themselves; the name stays true."""
 
 _LOGIN_PATH = "/user/login"
 
 
 @dataclass(frozen=True)
 class Validators:
-    """What a server says of the content behind an address, so that it can be asked whether it changed."""
+    """The validators of a cached answer (RFC 9111), with which a server is asked whether the content has changed.
+
+    >>> Validators(etag='"abc"').is_known, Validators().is_known
+    (True, False)
+    """
 
     etag: str = ""
     last_modified: str = ""
 
     @property
     def is_known(self) -> bool:
-        """Whether there is anything to ask with."""
+        """Whether there is any validator to send."""
         return bool(self.etag or self.last_modified)
 
 
@@ -59,9 +62,9 @@ class Fetched:
 
     Attributes:
         data: its bytes.
-        version: what its server says of them.
-        immutable: whether the content behind this address never changes.
-        share: of the memory for images; to be released when the bytes are no longer needed.
+        version: the validators in the server's answer.
+        immutable: whether the content at this address never changes.
+        share: the share of the memory for images; release it when the bytes are no longer needed.
     """
 
     data: bytes
@@ -70,13 +73,13 @@ class Fetched:
     share: Share | None = field(default=None, compare=False, repr=False)
 
     def release(self) -> None:
-        """Say that the bytes are no longer needed."""
+        """Release the bytes' share of the memory for images."""
         if self.share is not None:
             self.share.release()
 
 
 class LabelStudioAuth(Protocol):
-    """Who vouches for this service at Label Studio; ``backend.label_studio.client.LabelStudio`` does."""
+    """Authenticates this service at Label Studio; ``backend.label_studio.client.LabelStudio`` does."""
 
     @property
     def url(self) -> str:
@@ -84,7 +87,7 @@ class LabelStudioAuth(Protocol):
         ...
 
     def authorization(self, rejected: str | None = None, within_s: float | None = None) -> str | None:
-        """Return the ``Authorization`` header's value within a time, a new one if ``rejected`` is no longer good."""
+        """Return the ``Authorization`` header's value within ``within_s``; a new one if ``rejected`` was refused."""
         ...
 
     def refusal(self, what: str, header: str | None) -> AccessError:
@@ -94,17 +97,17 @@ class LabelStudioAuth(Protocol):
 
 @dataclass
 class _Trip:
-    """One fetch on its way through redirects.
+    """The state of one fetch as it follows redirects.
 
     Attributes:
-        known: what need not be sent again.
+        cached: the validators of the cached content, which need not be sent again.
         deadline: on the monotonic clock, in seconds.
-        url: where it is.
-        send_token: whether it has only been where the token may go.
-        cookies: what each origin has set on the way, as browsers send it back there; none of Label Studio's.
+        url: the current address.
+        send_token: whether the token may be sent: all addresses so far serve files of tasks.
+        cookies: the cookies that each origin has set, sent back there as browsers do; none of Label Studio's.
     """
 
-    known: Validators
+    cached: Validators
     deadline: float
     url: httpx.URL
     send_token: bool = True
@@ -116,7 +119,7 @@ class _Trip:
 
 
 class ImageSource:
-    """Fetches images from wherever a task's data says; safe from many threads."""
+    """Fetches images from the addresses in tasks' data; safe from many threads."""
 
     def __init__(
         self,
@@ -131,21 +134,21 @@ class ImageSource:
         budget: ByteBudget | None = None,
         retry_wait_s: float = 0.2,
     ) -> None:
-        """Connect to nothing yet.
+        """Make a source; it connects for each fetch.
 
         Args:
             authority: Label Studio's address and token.
-            policy: where to connect.
-            limits: how much one image may cost.
-            public_url: Label Studio's address for browsers, if another; images there are asked of ``authority``.
-            local_files_root: a directory to read local files from; None never reads any.
-            resolve: names to numeric addresses.
-            proxy: for images on public addresses; never for what gets the token, nor for Label Studio's origin.
-            budget: what all files in memory share; None for one of its own.
-            retry_wait_s: about how long to wait before a failed fetch is tried once more.
+            policy: the addresses that may be connected to.
+            limits: limits of size and time of one image.
+            public_url: Label Studio's address for browsers, if another; its images are fetched from ``authority.url``.
+            local_files_root: a directory to read local files from; None to read none.
+            resolve: returns the numeric addresses of a name.
+            proxy: used for images on public addresses; never with the token, nor for Label Studio's origin.
+            budget: the memory that all files share; None for a new one.
+            retry_wait_s: about how long to wait before a failed fetch is retried once.
         """
         self._authority, self._limits = authority, limits or Limits()
-        self._home, self._root = LabelStudioOrigin(authority.url, public_url), local_files_root
+        self._label_studio, self._root = LabelStudioOrigin(authority.url, public_url), local_files_root
         self._page = Origin.of(public_url or authority.url)
         self._budget = budget or ByteBudget(IMAGES * self._limits.max_bytes)
         self._requests = ImageRequests(policy, self._limits, Resolver(resolve), proxy, self._budget)
@@ -154,10 +157,10 @@ class ImageSource:
         )
 
     def fetch(self, ref: ImageRef, known: Validators | None = None) -> Fetched | None:
-        """Return the image file, or None if it is still the ``known`` one.
+        """Return the image file, or None if it has not changed since ``known``.
 
         Raises:
-            ImageError: not there, too large, or an address that is not understood.
+            ImageError: the image is missing or too large, or its address is not supported.
             AccessError: a token, an address rule or a path forbids it; the message says what to change.
             RetryLater: the network or a server failed, or it took too long.
         """
@@ -165,14 +168,14 @@ class ImageSource:
         size = inline_size(ref)
         if size is not None:
             return self._inline(ref, size)
-        place = resolve(ref, self._home, self._root)
-        assert not isinstance(place, Inline)
-        if isinstance(place, LocalFile):
-            return self._read(place.path, known)
+        location = resolve(ref, self._label_studio, self._root)
+        assert not isinstance(location, Inline)
+        if isinstance(location, LocalFile):
+            return self._read(location.path, known)
 
         def download() -> Fetched | None:
-            trip = _Trip(_sendable(known or Validators()), deadline, address(place.url))
-            return self._download(trip, immutable=place.immutable)
+            trip = _Trip(_sendable(known or Validators()), deadline, address(location.url))
+            return self._download(trip, immutable=location.immutable)
 
         try:
             return self._retrying(download)
@@ -182,10 +185,10 @@ class ImageSource:
     def _inline(self, ref: ImageRef, size: int) -> Fetched:
         self._limits.check_size(size)
         share = self._budget.take(size, self._limits.timeout_s)
-        place = resolve(ref, self._home, self._root)
-        assert isinstance(place, Inline)
-        self._limits.check_size(len(place.data))
-        return Fetched(place.data, immutable=True, share=share)
+        location = resolve(ref, self._label_studio, self._root)
+        assert isinstance(location, Inline)
+        self._limits.check_size(len(location.data))
+        return Fetched(location.data, immutable=True, share=share)
 
     def _read(self, path: Path, known: Validators | None) -> Fetched | None:
         try:
@@ -202,12 +205,12 @@ class ImageSource:
         return Fetched(data, version, share=share)
 
     def _download(self, trip: _Trip, *, immutable: bool) -> Fetched | None:
-        """Follow redirects to the image; the token goes along until the first hop that leaves the task files."""
+        """Follow redirects to the image; the token is sent until the first redirect that leaves the task files."""
         for _ in range(self._limits.max_redirects + 1):
             here = trip.url
             trip.send_token = trip.send_token and _holds_task_files(here, self._authority.url)
             reply = self._ask(trip)
-            if reply.status == 304 and trip.known.is_known:
+            if reply.status == 304 and trip.cached.is_known:
                 return None
             if reply.status == 304:
                 raise ImageError("the server answers 304, not modified, to a first request", Reason.IMAGE_NOT_FOUND)
@@ -218,12 +221,12 @@ class ImageSource:
             asks_for_login = trip.url.path.rstrip("/").endswith(_LOGIN_PATH)
             if trip.send_token and asks_for_login:
                 raise self._authority.refusal("asks for a login", self._header(trip))
-            if asks_for_login and self._is_closed(here):
+            if asks_for_login and self._is_private_path(here):
                 raise _without_key("asks for a login", here)
         raise ImageError(f"more than {self._limits.max_redirects} redirects", Reason.IMAGE_NOT_FOUND)
 
     def _ask(self, trip: _Trip) -> Reply:
-        """Return the answer to one request; at home with the token, and with a new one after a 401."""
+        """Return the answer to one request; to Label Studio with the token, and with a new one after a 401."""
         header = self._header(trip) if trip.send_token else None
         reply = self._get(trip, header)
         if trip.send_token and reply.status == 401 and header is not None:
@@ -233,7 +236,7 @@ class ImageSource:
         if trip.send_token and (reply.status in (401, 403) or (reply.status == 200 and is_web_page(reply.data))):
             what = f"answers {reply.status} for an image" if reply.status != 200 else "answers with a web page"
             raise self._authority.refusal(what, header)
-        if reply.status in (401, 403) and self._is_closed(trip.url):
+        if reply.status in (401, 403) and self._is_private_path(trip.url):
             raise _without_key(f"answers {reply.status}", trip.url)
         failure = outcomes.failure(reply.head, len(reply.data), trip.url.host)
         if failure is not None:
@@ -241,61 +244,61 @@ class ImageSource:
         return reply
 
     def _get(self, trip: _Trip, header: str | None) -> Reply:
-        """Send one request and keep the cookies that its answer sets; none of Label Studio's."""
-        url, is_home = trip.url, self._is_home(trip.url)
+        """Send one request and store the cookies of its answer, except Label Studio's."""
+        url, is_label_studio = trip.url, self._is_label_studio(trip.url)
         origin = Origin(url.scheme, url.host, port_of(url))
         headers = {"User-Agent": _USER_AGENT, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
         if self._page.scheme == "http" or url.scheme == "https":
-            headers["Referer"] = f"{self._page.url}/"  # as browsers name the page that shows an image: its origin alone
+            headers["Referer"] = f"{self._page.url}/"  # as browsers send it for an image: the origin of the page
         cookies = "; ".join(f"{name}={value}" for name, value in trip.cookies.get(origin, {}).items())
         optional = {"Authorization": header, "Cookie": cookies}
-        optional |= {"If-None-Match": trip.known.etag, "If-Modified-Since": trip.known.last_modified}
+        optional |= {"If-None-Match": trip.cached.etag, "If-Modified-Since": trip.cached.last_modified}
         headers |= {name: value for name, value in optional.items() if value}
-        may_use_proxy = header is None and not is_home and origin != self._page
+        may_use_proxy = header is None and not is_label_studio and origin != self._page
         reply = self._requests.send(url, headers, trip.deadline, may_use_proxy=may_use_proxy)
-        if header is None and not is_home:
+        if header is None and not is_label_studio:
             outcomes.keep_cookies(reply.head, trip.cookies.setdefault(origin, {}))
         return reply
 
-    def _is_closed(self, target: httpx.URL) -> bool:
-        """Whether an address is on Label Studio's origin, where it gets no token."""
-        return self._is_home(target) and not _holds_task_files(target, self._authority.url)
+    def _is_private_path(self, target: httpx.URL) -> bool:
+        """Whether an address is on Label Studio's origin at a path that does not get the token."""
+        return self._is_label_studio(target) and not _holds_task_files(target, self._authority.url)
 
-    def _is_home(self, target: httpx.URL) -> bool:
-        return _is_home(target, Origin.of(self._authority.url))
+    def _is_label_studio(self, target: httpx.URL) -> bool:
+        return _is_label_studio(target, Origin.of(self._authority.url))
 
     def _header(self, trip: _Trip, rejected: str | None = None) -> str | None:
         return self._authority.authorization(rejected, trip.left_s)
 
 
 def _validator(head: Head, name: str) -> str:
-    """Return what a server says of a content, empty where that cannot be sent back to it as it is."""
+    """Return a validator of an answer; empty where it cannot be sent back unchanged."""
     value = b", ".join(head.all(name)).decode("latin-1")
     return value if value.isascii() and value.isprintable() else ""
 
 
 def _sendable(version: Validators) -> Validators:
-    """Return a version without what cannot be sent back to the server that told it."""
-    told = (version.etag, version.last_modified)
-    etag, last_modified = (one if one.isascii() and one.isprintable() else "" for one in told)
+    """Return validators without those that cannot be sent back unchanged."""
+    values = (version.etag, version.last_modified)
+    etag, last_modified = (value if value.isascii() and value.isprintable() else "" for value in values)
     return Validators(etag, last_modified)
 
 
-def _is_home(target: httpx.URL, home: Origin) -> bool:
-    """Whether an address is Label Studio's own, or the same host's one step up from http to https."""
+def _is_label_studio(target: httpx.URL, label_studio: Origin) -> bool:
+    """Whether an address is on Label Studio's origin, or on https of the same host where Label Studio's is http."""
     origin = Origin(target.scheme, target.raw_host.decode("ascii"), port_of(target))
-    return origin == home or (home.port == 80 and origin == Origin("https", home.host, 443))
+    return origin == label_studio or (label_studio.port == 80 and origin == Origin("https", label_studio.host, 443))
 
 
 def _holds_task_files(target: httpx.URL, label_studio_url: str) -> bool:
-    """Whether an address is one of Label Studio's own at which it serves the files of tasks."""
+    """Whether an address is one at which Label Studio serves the files of tasks."""
     path, prefix = _path(target), _path(address(label_studio_url)).rstrip("/")
-    is_below = _is_home(target, Origin.of(label_studio_url)) and path.startswith(prefix + "/")
+    is_below = _is_label_studio(target, Origin.of(label_studio_url)) and path.startswith(prefix + "/")
     return is_below and serves_task_files(path[len(prefix) :])
 
 
 def _path(target: httpx.URL) -> str:
-    """Return the path that goes over the wire, without its query."""
+    """Return the path as it is sent, without its query."""
     return target.raw_path.decode("ascii").partition("?")[0]
 
 

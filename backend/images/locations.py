@@ -1,6 +1,6 @@
-"""What a task's data says of an image, read as a place to get it from. Nothing is fetched here.
+"""Resolves an image's address in a task's data into the location to fetch it from.
 
-Label Studio's data holds many spellings: uploads and local files relative to Label Studio, with and without the first
+Tasks' data has many spellings: uploads and local files relative to Label Studio, with and without the first
 slash; absolute addresses; ``data:`` addresses; and cloud addresses, which Label Studio itself signs or relays.
 """
 
@@ -28,14 +28,14 @@ _DECODED_AT_MOST = 4
 
 @dataclass(frozen=True)
 class Inline:
-    """An image that stands in the task's data itself."""
+    """An image that is contained in the task's data."""
 
     data: bytes
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file on this machine, below the directory an operator shares; symbolic links are resolved."""
+    """A file on this machine, in the directory that an operator shares; symbolic links are resolved."""
 
     path: Path
 
@@ -45,9 +45,9 @@ class Remote:
     """An http or https address.
 
     Attributes:
-        url: absolute.
-        immutable: whether the content behind this address never changes, as with Label Studio's uploads, whose names
-            are made up anew for each.
+        url: the absolute address.
+        immutable: whether the content at this address never changes, as with Label Studio's uploads, each of which
+            gets a new name.
     """
 
     url: str
@@ -59,21 +59,23 @@ Location: TypeAlias = Inline | LocalFile | Remote
 
 @dataclass(frozen=True)
 class LabelStudioOrigin:
-    """Where Label Studio is; both addresses are without a slash at the end, and may have a path.
+    """Label Studio's addresses; without a slash at the end, and perhaps with a path.
 
     Attributes:
-        url: at which this process reaches it.
-        public_url: at which browsers reach it, if that is another: Label Studio writes it into tasks once it was told.
+        url: the address at which this process reaches it.
+        public_url: the address at which browsers reach it, if another; Label Studio may write it into tasks.
     """
 
     url: str
     public_url: str | None = None
 
     def path_of(self, uri: str) -> str | None:
-        """Return which path on Label Studio an absolute address may mean, with its query; None if it lies elsewhere.
+        """Return the path, with its query, that an absolute address may have on Label Studio; None if it is elsewhere.
 
-        On the origin of ``url`` every path may be Label Studio's, on that of ``public_url`` only what lies below its
-        own.
+        On the origin of ``url`` every path may be Label Studio's; on that of ``public_url`` only those below its path.
+
+        >>> LabelStudioOrigin("http://studio:8080").path_of("http://studio:8080/data/upload/1/a.png")
+        '/data/upload/1/a.png'
 
         Raises:
             ValueError: it is not an http or https address.
@@ -85,7 +87,7 @@ class LabelStudioOrigin:
         return None if path is None else path + (f"?{parts.query}" if parts.query else "")
 
     def without_prefix(self, path: str) -> str:
-        """Return a path without the one that Label Studio lies below, where it begins with that."""
+        """Return a path without the prefix of Label Studio's address, if it begins with that."""
         return _without([_prefix(base) for base in self._bases()], path) or path
 
     def _bases(self) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ def _prefix(base: str) -> str:
 
 
 def _without(prefixes: list[str], path: str) -> str | None:
-    """Return the path below the longest of the prefixes that it begins with; None if there is none such."""
+    """Return the rest of a path after the longest matching prefix; None if no prefix matches."""
     for prefix in sorted(prefixes, key=len, reverse=True):
         if path.startswith(prefix + "/"):
             return path[len(prefix) :]
@@ -105,27 +107,33 @@ def _without(prefixes: list[str], path: str) -> str | None:
 
 
 def resolve(ref: ImageRef, home: LabelStudioOrigin, local_files_root: Path | None = None) -> Location:
-    """Return where the image is.
+    """Return the location of an image.
+
+    >>> studio = LabelStudioOrigin("http://studio:8080")
+    >>> resolve(ImageRef("/data/upload/1/a.png", task_id=7), studio)
+    Remote(url='http://studio:8080/data/upload/1/a.png', immutable=True)
+    >>> resolve(ImageRef("data:image/gif;base64,R0lGODlh", task_id=7), studio)
+    Inline(data=b'GIF89a')
 
     Args:
-        ref: what the task's data says.
-        home: where Label Studio is.
-        local_files_root: directory that Label Studio's local storage is in, if it may be read directly.
+        ref: the address in the task's data.
+        home: Label Studio's addresses.
+        local_files_root: the directory of Label Studio's local storage, if its files may be read from disk.
 
     Raises:
-        ImageError: a spelling that is not understood (``unsupported_image_source``), or broken ``data:``.
-        AccessError: a path that leads out of where it may (``forbidden_path``).
+        ImageError: the address is not supported (``unsupported_image_source``), or is a broken ``data:`` address.
+        AccessError: the path leads out of the allowed directories (``forbidden_path``).
     """
     uri = ref.uri.strip()
-    found = _SCHEME.match(uri)
-    scheme = found[1].lower() if found else ""
+    match = _SCHEME.match(uri)
+    scheme = match[1].lower() if match else ""
     if scheme == "data":
         return Inline(_inline(uri))
     if scheme in ("http", "https"):
         return _absolute(uri, home, local_files_root)
     if scheme in _CLOUD:
         return Remote(_presign(ref, uri, home.url))
-    if uri.startswith("//"):  # a browser takes the scheme of the page that it is on
+    if uri.startswith("//"):  # a browser uses the scheme of the current page
         return _absolute(f"{urlsplit(home.public_url or home.url).scheme}:{uri}", home, local_files_root)
     if not scheme and _RELATIVE.match(uri):
         return _relative(home.without_prefix("/" + uri.lstrip("/")), home, local_files_root)
@@ -134,7 +142,11 @@ def resolve(ref: ImageRef, home: LabelStudioOrigin, local_files_root: Path | Non
 
 
 def inline_size(ref: ImageRef) -> int | None:
-    """Return how many bytes a ``data:`` address holds, counted without decoding it; None for any other address."""
+    """Return the size in bytes of a ``data:`` address, computed without decoding it; None for any other address.
+
+    >>> inline_size(ImageRef("data:image/gif;base64,R0lGODlh", task_id=7))
+    6
+    """
     uri = ref.uri.strip()
     if uri[:5].lower() != "data:":
         return None
@@ -172,19 +184,22 @@ def _absolute(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) 
         message = f"expected an http(s) address, got {_quoted(uri)}"
         raise ImageError(message, Reason.UNSUPPORTED_IMAGE_SOURCE) from error
     if path is not None:
-        place = _relative(path, home, local_files_root)
-        if serves_task_files(_below_home(path).partition("?")[0]):
-            return place
-    return Remote(uri.partition("#")[0])  # whatever else the same server has is read like anybody's
+        location = _relative(path, home, local_files_root)
+        if serves_task_files(_full_path(path).partition("?")[0]):
+            return location
+    return Remote(uri.partition("#")[0])  # other paths of that server are read without the token
 
 
 def serves_task_files(path: str) -> bool:
-    """Whether Label Studio serves the files of tasks at a path: the only ones that get its token.
+    """Whether Label Studio serves the files of tasks at a path; only such paths get the token.
 
-    Anybody who may write a task's data names the path, so it is read as strictly as any server on the way could.
+    The author of a task's data chooses the path, so it is parsed in every way in which a server may decode it.
+
+    >>> serves_task_files("/data/upload/1/a.png"), serves_task_files("/data/../api/users")
+    (True, False)
 
     Args:
-        path: percent-encoded, without query and without what Label Studio lies below.
+        path: percent-encoded, without query and without the prefix of Label Studio's address.
     """
     match _segments(path):
         case ["data", kind, *_]:
@@ -197,27 +212,27 @@ def serves_task_files(path: str) -> bool:
 
 
 def _segments(path: str) -> list[str] | None:
-    """Return a path's segments as the last of several servers might read them; None where one of them climbs."""
+    """Return a path's segments after repeated percent-decoding, as by several servers; None if one is ``..``."""
     for _ in range(_DECODED_AT_MOST):
         path, before = unquote(path), path
         if path == before:
-            found = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
-            return None if ".." in found else found
+            segments = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+            return None if ".." in segments else segments
     return None
 
 
-def _below_home(uri: str) -> str:
+def _full_path(uri: str) -> str:
     """Return a path on Label Studio in its full spelling."""
     uri = "/" + uri.partition("#")[0].lstrip("/")
     return "/data" + uri if uri.startswith("/upload/") else uri
 
 
 def _relative(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) -> Location:
-    """Return where a path on Label Studio leads; what Label Studio lies below is not part of it."""
-    uri = _below_home(uri)
+    """Return the location of a path on Label Studio, given without the prefix of Label Studio's address."""
+    uri = _full_path(uri)
     path, _, query = uri.partition("?")
     wanted = parse_qs(query).get("d", [""])[0] if path.rstrip("/") == _LOCAL_FILES else ""
-    if _segments(path) is None or _climbs(wanted):
+    if _segments(path) is None or _has_parent_step(wanted):
         raise AccessError(f"expected a path without '..', got {_quoted(uri)}", Reason.FORBIDDEN_PATH)
     if wanted and local_files_root is not None:
         file = _below(local_files_root, wanted)
@@ -230,7 +245,7 @@ def _quoted(uri: str) -> str:
     return repr(without_credentials(uri)[:80])
 
 
-def _climbs(path: str) -> bool:
+def _has_parent_step(path: str) -> bool:
     return ".." in re.split(r"[/\\]", path)
 
 
@@ -238,7 +253,7 @@ def _below(root: Path, wanted: str) -> Path | None:
     """Return the existing file ``wanted`` below ``root``, None if there is none.
 
     Raises:
-        AccessError: it exists and lies elsewhere, through a symbolic link.
+        AccessError: it exists but lies elsewhere, through a symbolic link.
     """
     try:
         file = (root / posixpath.normpath(wanted).lstrip("/")).resolve()
@@ -252,15 +267,15 @@ def _below(root: Path, wanted: str) -> Path | None:
 
 
 def resolved_through(ref: ImageRef) -> str | None:
-    """Return what Label Studio is asked to resolve a cloud address with, which decides what lies behind it.
+    """Return the task or project through which Label Studio resolves a cloud address.
 
-    The same ``s3://`` address is another file in each project's storage. Of other addresses nothing is asked: None.
+    The same ``s3://`` address may be another file in each project's storage.
 
     Returns:
-        ``tasks/<id>`` or ``projects/<id>``; empty for a cloud address of neither.
+        ``tasks/<id>`` or ``projects/<id>``; empty for a cloud address of neither; None for other addresses.
     """
-    found = _SCHEME.match(ref.uri.strip())
-    if found is None or found[1].lower() not in _CLOUD:
+    match = _SCHEME.match(ref.uri.strip())
+    if match is None or match[1].lower() not in _CLOUD:
         return None
     if ref.task_id is not None:
         return f"tasks/{ref.task_id}"
@@ -268,7 +283,7 @@ def resolved_through(ref: ImageRef) -> str | None:
 
 
 def _presign(ref: ImageRef, uri: str, label_studio_url: str) -> str:
-    """Return the address at which Label Studio redirects to a cloud file, or relays it."""
+    """Return the address at which Label Studio redirects to a cloud file, or serves it."""
     owner = resolved_through(ref)
     if not owner:
         raise ImageError(

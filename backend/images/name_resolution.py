@@ -1,4 +1,4 @@
-"""Names to numeric addresses, within a time; the system's own call takes none."""
+"""Resolves host names with a timeout, which the system's own call does not have."""
 
 import concurrent.futures
 import ipaddress
@@ -11,7 +11,7 @@ from typing import TypeAlias
 Resolve: TypeAlias = Callable[[str, int], list[str]]
 
 LOOKUPS_AT_ONCE = 16
-"""A look-up that hangs keeps its thread until the system gives it up; there are never more of them than these."""
+"""Largest number of look-ups at once; one that hangs keeps its thread until the system gives up."""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -20,15 +20,24 @@ def resolve(host: str, port: int) -> list[str]:
     Raises:
         OSError: there is no such host.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 class Resolver:
-    """Resolves names on threads of its own, so that the caller can leave in time; safe from many threads."""
+    """Resolves names on separate threads, so that callers can stop waiting; safe from many threads.
+
+    >>> Resolver().addresses("127.0.0.1", 80, within_s=1)
+    ['127.0.0.1']
+    """
 
     def __init__(self, resolve: Resolve = resolve, at_once: int = LOOKUPS_AT_ONCE) -> None:
-        """Take the function that resolves, and how many look-ups may be under way."""
+        """Make a resolver.
+
+        Args:
+            resolve: returns the numeric addresses of a host and port.
+            at_once: largest number of look-ups at once.
+        """
         self._resolve = resolve
         self._free = threading.BoundedSemaphore(at_once)
 
@@ -36,34 +45,34 @@ class Resolver:
         """Return the numeric addresses of ``host``, in the system's order of preference.
 
         Raises:
-            TimeoutError: it takes longer.
+            TimeoutError: it takes longer than ``within_s`` seconds.
             OSError: there is no such host.
-            UnicodeError: it is no name.
+            UnicodeError: it is not a valid name.
         """
         if _is_numeric(host):
             return self._resolve(host, port)
-        found: Future[list[str]] = Future()
+        result: Future[list[str]] = Future()
         if not self._free.acquire(timeout=max(0.0, within_s)):
             raise TimeoutError(f"{host} cannot be looked up: too many look-ups of names hang")
         try:
-            threading.Thread(target=self._look_up, args=(host, port, found), name="resolve", daemon=True).start()
-        except RuntimeError:  # no thread to be had
+            threading.Thread(target=self._look_up, args=(host, port, result), name="resolve", daemon=True).start()
+        except RuntimeError:  # no thread can be started
             self._free.release()
             raise
         try:
-            return found.result(max(0.0, within_s))
+            return result.result(max(0.0, within_s))
         except concurrent.futures.TimeoutError:
-            if found.done():
-                return found.result()
+            if result.done():
+                return result.result()
             raise TimeoutError(f"looking up {host} takes too long") from None
 
-    def _look_up(self, host: str, port: int, found: "Future[list[str]]") -> None:
+    def _look_up(self, host: str, port: int, result: "Future[list[str]]") -> None:
         try:
             addresses = self._resolve(host, port)
-        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
-            found.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
+            result.set_exception(error)
         else:
-            found.set_result(addresses)
+            result.set_result(addresses)
         finally:
             self._free.release()
 

@@ -1,11 +1,11 @@
-"""Which network addresses images may be fetched from, enforced on the address that is really connected to.
+"""Decides which network addresses images may be fetched from, and enforces it on the address connected to.
 
-A task's data can name any address, so a fetch must not become a way to look into the network this service runs in. The
+A task's data can name any address, so a fetch must not become a way to probe the network that this service runs in. The
 policy: link-local addresses (where cloud machines keep their credentials), multicast and "this host" are never
-connected to; public addresses always are; private ones only on Label Studio's own host and port, and on hosts an
-operator listed. The name is resolved here and the checked address is the one connected to, so a name that resolves
-differently the second time gains nothing. One deadline covers a whole fetch: a server that sends a byte a second is cut
-off like a silent one.
+connected to; public addresses always are; private ones only on Label Studio's own host and port, and on hosts that an
+operator lists. The name is resolved here and the checked address is the one connected to, so a name that resolves
+differently the second time has no effect. One deadline covers a whole fetch: it also ends one from a server that sends
+a byte a second.
 """
 
 import io
@@ -39,7 +39,7 @@ _NEVER = tuple(
             "fd00:ec2::254/128",  # AWS's in IPv6
             "100.100.100.200/32",  # Alibaba's
             "192.0.0.192/32",  # Oracle's
-            "0.0.0.0/8",  # reaches this very host
+            "0.0.0.0/8",  # reaches this host
             "::/128",
             "224.0.0.0/4",
             "ff00::/8",
@@ -51,12 +51,12 @@ _PRIVATE = tuple(
     map(
         ipaddress.ip_network,
         (
-            "fec0::/10",  # site-local, given up in RFC 3879 and still in use
-            "64:ff9b:1::/48",  # RFC 8215: a site's own translation, of which IPv4 address cannot be told
+            "fec0::/10",  # site-local, deprecated by RFC 3879 and still in use
+            "64:ff9b:1::/48",  # RFC 8215: a site's own translation; the IPv4 address is unknown
         ),
     )
 )
-"""What `ipaddress` takes for public, in some versions of Python."""
+"""Private networks that `ipaddress` considers public in some versions of Python."""
 
 _PRIVATE_DOMAINS = ("localhost", "local", "internal", "intranet", "lan", "home", "corp")
 
@@ -70,12 +70,16 @@ _HOLD_IPV4 = tuple(
         ),
     )
 )
-"""Networks whose addresses end in the IPv4 address that they stand for."""
+"""Networks whose addresses end in the IPv4 address that they represent."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a server is: scheme, lower-case host as it goes over the wire (IDNA), and port."""
+    """The origin of a server: scheme, lower-case host as it is sent (IDNA), and port.
+
+    >>> Origin.of("https://Example.org/a.png")
+    Origin(scheme='https', host='example.org', port=443)
+    """
 
     scheme: str
     host: str
@@ -86,7 +90,7 @@ class Origin:
         """Return the origin of an http or https address.
 
         Raises:
-            ValueError: another scheme, no host, or a port that is none.
+            ValueError: another scheme, no host, or an invalid port.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -96,7 +100,7 @@ class Origin:
 
     @property
     def url(self) -> str:
-        """The origin as an address, without a slash at the end, and without the scheme's own port."""
+        """The origin as an address, without a slash at the end and without the scheme's default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         own = {"http": 80, "https": 443}.get(self.scheme)
         return f"{self.scheme}://{host}" + ("" if self.port == own else f":{self.port}")
@@ -106,7 +110,7 @@ class Origin:
 
 
 def _ascii_host(host: str) -> str:
-    """Return a host's name as both HTTP clients write it, in ASCII."""
+    """Return a host's name in ASCII, as both HTTP clients write it."""
     if host.isascii():
         return host
     try:
@@ -117,10 +121,10 @@ def _ascii_host(host: str) -> str:
 
 @dataclass(frozen=True)
 class AddressPolicy:
-    """What may be connected to.
+    """The addresses that may be connected to.
 
     Attributes:
-        label_studio: always allowed, unless link-local.
+        label_studio: Label Studio's origin, always allowed unless link-local.
         allowed_hosts: names, ``name:port`` pairs and networks whose private addresses are allowed too.
     """
 
@@ -128,7 +132,7 @@ class AddressPolicy:
     allowed_hosts: tuple[str, ...] = ()
 
     def check(self, host: str, port: int, address: str) -> None:
-        """Refuse to connect to ``address``, which ``host`` resolved to.
+        """Check ``address``, which ``host`` resolved to.
 
         Raises:
             AccessError: the policy forbids it (``forbidden_address``); the message says what would allow it.
@@ -164,7 +168,7 @@ def _is_public(address: IPAddress) -> bool:
 
 
 def _unwrapped(address: IPAddress) -> IPAddress:
-    """Return the IPv4 address that an IPv6 one stands for, where it does."""
+    """Return the IPv4 address that an IPv6 one represents; any other address unchanged."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         is_itself = address.is_loopback or address.is_unspecified
@@ -188,11 +192,11 @@ class GuardedNetwork:
         Args:
             host: a name or a numeric address.
             port: of it.
-            is_checked: whether the policy counts; it does not for a proxy, which the operator has named.
+            is_checked: whether to apply the policy; not for a proxy, which the operator has configured.
 
         Raises:
             AccessError: none of them is allowed.
-            httpcore.ConnectError: there is no such host, or nobody answers.
+            httpcore.ConnectError: there is no such host, or it does not answer.
             httpcore.ConnectTimeout: the deadline has passed.
         """
         addresses = self._addresses(host, port)
@@ -201,7 +205,7 @@ class GuardedNetwork:
             try:
                 if is_checked:
                     self._policy.check(host, port, address)
-                # A share of the time each, so that one address that swallows everything leaves some for the next.
+                # A share of the time each, so that an address that does not answer leaves time for the next.
                 share = _left(self._deadline, httpcore.ConnectTimeout) / (len(addresses) - tried)
                 stream = self._inner.connect_tcp(address, port, share)
             except (AccessError, httpcore.ConnectError, httpcore.ConnectTimeout) as error:
@@ -211,15 +215,15 @@ class GuardedNetwork:
         raise failure
 
     def is_public(self, host: str, port: int) -> bool:
-        """Whether a host is to be reached through a proxy: all that its name resolves to here is public.
+        """Whether a host is reached through a proxy: all addresses that its name resolves to here are public.
 
-        Behind a firewall that needs a proxy, public names often resolve nowhere but at the proxy; so a name that does
-        not resolve counts as public, unless it is one of a private network.
+        Behind a firewall that requires a proxy, public names often resolve only at the proxy; so a name that does not
+        resolve counts as public, unless it is a name of a private network.
 
         Raises:
-            AccessError: some of it is not allowed.
-            ImageError: it is no name.
-            httpcore.ConnectError: it is one of a private network, and there is no such host.
+            AccessError: some of the addresses are not allowed.
+            ImageError: it is not a valid name.
+            httpcore.ConnectError: it is a name of a private network, and there is no such host.
             httpcore.ConnectTimeout: the deadline has passed.
         """
         try:
@@ -245,7 +249,7 @@ class GuardedNetwork:
 
 
 def seconds_left(deadline: float) -> float:
-    """Return the seconds until a point on the monotonic clock; 0 after it."""
+    """Return the seconds until a time on the monotonic clock; 0 after it."""
     return max(0.0, deadline - time.monotonic())
 
 
@@ -272,18 +276,18 @@ class DeadlineStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Read what has come, waiting for some; 0 at the end."""
+        """Wait for data and read it; return the number of bytes, 0 at the end."""
         view = memoryview(buffer).cast("B")
         data = self._inner.read(len(view), _left(self._deadline, httpcore.ReadTimeout))
         view[: len(data)] = data
         return len(data)
 
     def send(self, data: bytes) -> None:
-        """Send all of it."""
+        """Send all of ``data``."""
         self._inner.write(data, _left(self._deadline, httpcore.WriteTimeout))
 
     def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Secure the connection from here on; the certificate has to be that of ``host``."""
+        """Start TLS on the connection; the certificate must be that of ``host``."""
         self._inner = self._inner.start_tls(context, host, _left(self._deadline, httpcore.ConnectTimeout))
 
     def close(self) -> None:

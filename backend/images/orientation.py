@@ -1,10 +1,10 @@
-"""How a file says that its picture is to be turned, read as Chromium does, and pictures, prompts and masks turned.
+"""Reads the EXIF orientation of files as Chromium does, and rotates images, prompts and masks.
 
-Chromium (156, as the browser suite asks it) obeys EXIF orientation in JPEG and PNG, not in WebP, and only where it is
-one SHORT of 1 to 8. The first such entry counts, in the first directory or in the camera's below it; a directory that
-claims more entries than there are is read as far as it goes.
+Chromium (156, checked by the browser tests) applies the EXIF orientation of JPEG and PNG, not of WebP, and only if it
+is one SHORT of 1 to 8. The first such entry is used, in the first directory or in the camera's below it; a directory
+that declares more entries than it has is read as far as it goes.
 
-Orientation *o* of the EXIF standard takes the stored picture to the upright one.
+Orientation *o* of the EXIF standard transforms the stored image into the upright one.
 """
 
 import struct
@@ -18,7 +18,7 @@ from PIL import Image
 from model.types import Mask, Prompt
 
 SWAPS_SIDES = frozenset((5, 6, 7, 8))
-"""Orientations whose picture is as wide as the stored one is high."""
+"""Orientations that swap width and height."""
 
 TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,17 +84,25 @@ def _in_directory(exif: bytes, order: str, at: int, kinds: Collection[int], is_f
 
 
 def inverse(orientation: int) -> int:
-    """Return the orientation that undoes another one."""
+    """Return the orientation that reverses another one.
+
+    >>> inverse(6), inverse(3)
+    (8, 3)
+    """
     return {6: 8, 8: 6}.get(orientation, orientation)
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Return the (height, width) of a picture after it was turned."""
+    """Return the (height, width) of an image after rotation.
+
+    >>> turned_size((200, 300), 6)
+    (300, 200)
+    """
     return (size[1], size[0]) if orientation in SWAPS_SIDES else size
 
 
 def turned_array(array: npt.NDArray[np.bool_], orientation: int) -> npt.NDArray[np.bool_]:
-    """Return an (h, w) array turned as the picture that it covers."""
+    """Return an (h, w) array rotated like the image that it covers."""
     if orientation in SWAPS_SIDES:
         array = array.T
     if orientation in (2, 3, 6, 7):
@@ -105,10 +113,10 @@ def turned_array(array: npt.NDArray[np.bool_], orientation: int) -> npt.NDArray[
 
 
 def turned_prompt(prompt: Prompt, orientation: int, size: tuple[int, int]) -> Prompt:
-    """Return a prompt on a picture of ``size`` (height, width) as it lies on that picture turned.
+    """Return a prompt on an image of ``size`` (height, width), converted to the rotated image.
 
     Raises:
-        ValueError: it has a mask in the model's own frame, which belongs to one encode.
+        ValueError: it has a mask in the model's frame, which belongs to one encode.
     """
     if prompt.mask_input is not None:
         raise ValueError("mask_input: expected none on a picture that is turned")
@@ -130,7 +138,7 @@ def turned_prompt(prompt: Prompt, orientation: int, size: tuple[int, int]) -> Pr
 
 
 def turned_mask(mask: Mask, orientation: int) -> Mask:
-    """Return a mask of a picture as the mask of that picture turned."""
+    """Return a mask of an image, converted to the rotated image."""
     height, width = mask.original_size
     (x, y), (rows, columns) = mask.offset, mask.crop.shape
     corners = [_POINTS[orientation](*at, width, height) for at in ((x, y), (x + columns, y + rows))]

@@ -1,9 +1,9 @@
-"""The one client of Label Studio: its projects, tasks, annotations and predictions.
+"""The client of Label Studio's API: projects, tasks, annotations and predictions.
 
-A small client of our own on httpx rather than label-studio-sdk, of which it would use a dozen calls. The SDK 2.1.2
+It is a small client on httpx instead of label-studio-sdk, of which it would use a dozen calls. The SDK 2.1.2
 takes 2 to 3 s and 116 MB of memory to import (httpx 0.4 s and 32 MB), brings 73 packages and pins OpenCV's minor
-version; its download helper sends a personal access token as it is, which Label Studio refuses. The SDK remains the
-reference that tests compare with.
+version; its download helper sends a personal access token unexchanged, which Label Studio refuses. Tests compare this
+client with the SDK.
 """
 
 import json
@@ -30,7 +30,7 @@ from backend.label_studio.types import (
 from backend.types import Secret, Task
 
 WRITE_TIMEOUT_S = 120.0
-"""Label Studio checks and counts while it stores; what comes too late here is stored all the same."""
+"""Label Studio checks and counts while it stores; a request that times out here is still stored."""
 
 BAD_REQUEST = 400
 CONNECTED = "Connected"
@@ -52,7 +52,7 @@ class _Connection(msgspec.Struct):
 
 class _Task(msgspec.Struct):
     id: int
-    data: Any = None  # Any: whatever the project's tasks hold
+    data: Any = None  # Any: a task's data may be any JSON value
     is_labeled: bool = False
 
 
@@ -109,8 +109,13 @@ class _Imported(msgspec.Struct):
 class LabelStudio:
     """Label Studio's API, as one user; safe from many threads.
 
-    Whatever it is asked, it raises `AccessError` (the key is refused, or the address is wrong), `RequestError` (there
-    is no such thing, or it is refused) or `RetryLater` (Label Studio is away or overloaded).
+    Every request may raise `AccessError` (the key is refused, or the address is wrong), `RequestError` (the object does
+    not exist, or the request is refused) or `RetryLater` (Label Studio cannot be reached or is overloaded).
+
+    >>> studio = LabelStudio("http://localhost:8080/", Secret("0123456789abcdef"))
+    >>> studio
+    LabelStudio('http://localhost:8080', legacy token)
+    >>> studio.close()
     """
 
     def __init__(
@@ -124,17 +129,17 @@ class LabelStudio:
         keeps_connections: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Connect to nothing yet.
+        """Make a client; it connects with its first request.
 
         Args:
-            url: address of Label Studio.
-            api_key: a legacy or personal access token; None to ask without one.
+            url: Label Studio's address.
+            api_key: a legacy or personal access token; None to send no token.
             timeout_s: for each step of a request (connect, send, each read).
             attempts: how often a request that may be repeated is tried.
             retry_wait_s: about how long to wait before the second try.
-            keeps_connections: whether to use a connection more than once. A service calls rarely, and a connection
-                that the server has meanwhile closed would fail a request that may not be repeated.
-            clock: seconds, monotonic.
+            keeps_connections: whether to reuse connections. A service calls rarely, and a connection that the server
+                has meanwhile closed would fail a request that may not be repeated.
+            clock: returns monotonic seconds.
         """
         self._http = LabelStudioHttp(
             url,
@@ -156,7 +161,7 @@ class LabelStudio:
 
     @property
     def token_kind(self) -> TokenKind:
-        """What kind of API key is in use."""
+        """The kind of the API key."""
         return self._http.token_kind
 
     def close(self) -> None:
@@ -167,17 +172,18 @@ class LabelStudio:
         """Return the value of the ``Authorization`` header, None without an API key.
 
         Args:
-            rejected: a value that Label Studio has just answered 401; a personal access token is then exchanged anew.
-            within_s: for how long to wait for that; None waits until it is done or given up.
+            rejected: a header value that Label Studio has just answered with 401; a personal access token is then
+                exchanged again.
+            within_s: longest wait for the exchange, in seconds; None waits until it ends.
 
         Raises:
             AccessError: Label Studio refuses the personal access token.
-            RetryLater: Label Studio cannot be reached, or takes longer; the exchange goes on.
+            RetryLater: Label Studio cannot be reached, or takes longer; the exchange continues.
         """
         return self._http.authorization(rejected, within_s)
 
     def refusal(self, what: str, header: str | None) -> AccessError:
-        """Return the error for a request that Label Studio refused, with what an operator can do about it."""
+        """Return the error for a request that Label Studio refused, with advice for an operator."""
         return self._http.refusal(what, header)
 
     def version(self) -> str:
@@ -185,24 +191,25 @@ class LabelStudio:
         return self._http.get("/api/version", _Version, anonymous=True).release
 
     def user(self) -> str:
-        """Return who the API key belongs to."""
-        found = self._http.get("/api/current-user/whoami", _User)
-        return found.email or found.username
+        """Return the e-mail address or name of the API key's user."""
+        user = self._http.get("/api/current-user/whoami", _User)
+        return user.email or user.username
 
     def project(self, project_id: int) -> Project:
         """Return a project."""
-        found = self._http.get(f"/api/projects/{project_id}/", _Project)
-        return Project(found.id, found.title, found.label_config, found.evaluate_predictions_automatically)
+        project = self._http.get(f"/api/projects/{project_id}/", _Project)
+        return Project(project.id, project.title, project.label_config, project.evaluate_predictions_automatically)
 
     def connections(self, project_id: int) -> tuple[Connection, ...]:
-        """Return the models that are connected to a project; Label Studio calls each of them before it answers."""
-        found = self._http.get("/api/ml", list[_Connection], {"project": str(project_id)})
+        """Return the models connected to a project; Label Studio calls each of them before it answers."""
+        models = self._http.get("/api/ml", list[_Connection], {"project": str(project_id)})
         return tuple(
-            Connection(one.url, one.readable_state == CONNECTED, one.is_interactive, _state(one)) for one in found
+            Connection(model.url, model.readable_state == CONNECTED, model.is_interactive, _state(model))
+            for model in models
         )
 
     def next_tasks(self, project_id: int, after_task_id: int, count: int) -> tuple[Task, ...]:
-        """Return up to ``count`` unfinished tasks that follow a task in order of id, as an annotator meets them."""
+        """Return up to ``count`` unfinished tasks that follow a task in order of id, as annotators get them."""
         items = [
             {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": after_task_id},
             {"filter": "filter:tasks:completed_at", "operator": "empty", "type": "Datetime", "value": True},
@@ -217,8 +224,9 @@ class LabelStudio:
         Args:
             project_id: the project.
             query: filters, selection and ordering as JSON, see `backend.label_studio.task_filters`.
-            count: how many at most.
-            asks_for_predictions: what the project says; listing its tasks must not set off predictions of them.
+            count: the largest number of tasks.
+            asks_for_predictions: the project's setting; if it is on, the request keeps Label Studio from asking for
+                predictions of the listed tasks.
         """
         params = {
             "project": str(project_id),
@@ -232,24 +240,29 @@ class LabelStudio:
         return TaskPage(tasks, page.total)
 
     def columns(self, project_id: int) -> tuple[Column, ...]:
-        """Return what tasks of a project can be filtered by."""
-        found = self._http.get("/api/dm/columns", _Columns, {"project": str(project_id)}).columns
-        return tuple(Column(f"{one.parent}.{one.id}" if one.parent else one.id, one.type) for one in found)
+        """Return the columns by which tasks of a project can be filtered."""
+        columns = self._http.get("/api/dm/columns", _Columns, {"project": str(project_id)}).columns
+        return tuple(
+            Column(f"{column.parent}.{column.id}" if column.parent else column.id, column.type) for column in columns
+        )
 
     def view(self, view_id: int) -> View:
         """Return a tab of the Data Manager."""
-        found = self._http.get(f"/api/dm/views/{view_id}/", _View)
-        return View(found.project, (found.data or _ViewData()).filters)
+        view = self._http.get(f"/api/dm/views/{view_id}/", _View)
+        return View(view.project, (view.data or _ViewData()).filters)
 
     def annotations(self, task_id: int) -> msgspec.Raw:
         """Return a task's annotations, a list of unread JSON."""
         return self._http.get(f"/api/tasks/{task_id}/annotations/", msgspec.Raw)
 
     def predictions(self, task_id: int) -> TaskPredictions:
-        """Return a task's predictions; of a task that is gone, a `RefusedError` that says so.
+        """Return a task's predictions.
 
-        Label Studio takes the number of a task that it does not have for a filter without sense, and answers 400 as it
-        does for others. The way to a task's annotations begins with the task, and there it answers 404.
+        Label Studio answers 400 for a deleted task, as for any invalid filter. The address of a task's annotations
+        holds the task's id, and answers 404 for a deleted one, so that is requested to tell the two apart.
+
+        Raises:
+            RefusedError: the task does not exist (`RefusedError.is_gone`), or the request is refused.
         """
         try:
             raw = self._http.send(Request("GET", "/api/predictions/", {"task": str(task_id)}))
@@ -257,12 +270,15 @@ class LabelStudio:
             if error.status == BAD_REQUEST and (gone := self._gone(task_id)) is not None:
                 raise RefusedError(f"{error}: there is no such task", gone.status) from error
             raise
-        found = decoded(raw, list[_Prediction])
-        stored = tuple(StoredPrediction(one.id, one.model_version or "", one.result) for one in found)
+        predictions = decoded(raw, list[_Prediction])
+        stored = tuple(
+            StoredPrediction(prediction.id, prediction.model_version or "", prediction.result)
+            for prediction in predictions
+        )
         return TaskPredictions(msgspec.Raw(raw), stored)
 
     def _gone(self, task_id: int) -> RefusedError | None:
-        """Return what Label Studio says of a task that is gone; None if it is there."""
+        """Return Label Studio's refusal for a deleted task; None if the task exists."""
         try:
             self.annotations(task_id)
         except RefusedError as error:
@@ -270,21 +286,21 @@ class LabelStudio:
         return None
 
     def create_prediction(self, new: NewPrediction) -> None:
-        """Store a prediction; tried once, since repeating it could store two."""
+        """Store a prediction; sent once, since a repeated request could store two."""
         self._http.send(_write("/api/predictions/", msgspec.json.encode(_wire(new))))
 
     def import_predictions(self, project_id: int, new: Sequence[NewPrediction]) -> int:
-        """Store predictions in one request, tried once; return how many Label Studio took.
+        """Store predictions in one request, sent once; return how many Label Studio stored.
 
-        It takes none where one is about a task that is gone, and leaves out those that it finds invalid.
+        It stores none if the task of one is deleted, and leaves out invalid ones.
         """
-        body = msgspec.json.encode([_wire(one) for one in new])
+        body = msgspec.json.encode([_wire(prediction) for prediction in new])
         return decoded(
             self._http.send(_write(f"/api/projects/{project_id}/import/predictions", body)), _Imported
         ).created
 
     def delete_prediction(self, prediction_id: int) -> None:
-        """Delete a prediction, or find that somebody has."""
+        """Delete a prediction; one that is already deleted is no error."""
         try:
             self._http.send(Request("DELETE", f"/api/predictions/{prediction_id}/"))
         except RefusedError as error:
@@ -296,10 +312,10 @@ class LabelStudio:
         return self._http.get(f"/api/projects/{project_id}/model-versions/", dict[str, int])
 
 
-def _state(one: _Connection) -> str:
-    """Return what Label Studio says of a model's connection; of an error its first line."""
-    lines = (one.error_message or "").strip().splitlines()
-    return ": ".join([one.readable_state, *lines[:1]])
+def _state(model: _Connection) -> str:
+    """Return the state of a model's connection, and the first line of its error."""
+    lines = (model.error_message or "").strip().splitlines()
+    return ": ".join([model.readable_state, *lines[:1]])
 
 
 def _write(path: str, body: bytes) -> Request:

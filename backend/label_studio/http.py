@@ -1,6 +1,6 @@
-"""Requests to Label Studio's API: the token they carry, what a refusal means, and when one is tried again.
+"""Sends requests to Label Studio's API: adds the token, retries, and turns refusals into errors.
 
-Label Studio knows two kinds of API key. A *legacy token* goes into the header as it is, and is switched off by default.
+Label Studio has two kinds of API key. A *legacy token* is sent in the header unchanged, and is switched off by default.
 A *personal access token* is a JWT that must be exchanged for an access token, valid five minutes.
 """
 
@@ -37,12 +37,12 @@ class Request:
     """A request to the API; its body may hold a token, so it has no repr.
 
     Attributes:
-        method: of HTTP.
-        path: below Label Studio's address.
-        params: of the query.
+        method: the HTTP method.
+        path: the path below Label Studio's address.
+        params: the parameters of the query.
         body: JSON, empty where there is none.
-        is_repeatable: whether sending it twice does no more than sending it once.
-        timeout_s: for each step of it, where it takes longer than others.
+        is_repeatable: whether sending it twice has the same effect as sending it once.
+        timeout_s: timeout of each step (connect, send, each read); None for the client's default.
     """
 
     method: str
@@ -54,10 +54,10 @@ class Request:
 
 
 class RefusedError(RequestError):
-    """Label Studio says no to what it is asked.
+    """Label Studio refuses a request.
 
     Attributes:
-        status: of the HTTP answer.
+        status: the HTTP status of the answer.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -66,20 +66,20 @@ class RefusedError(RequestError):
 
     @property
     def is_gone(self) -> bool:
-        """Whether there is no such thing, or no more."""
+        """Whether the object does not exist, or no longer."""
         return self.status == httpx.codes.NOT_FOUND
 
 
 class ForbiddenError(AccessError):
-    """Label Studio knows the key, and does not allow this to its user; it may well allow other things."""
+    """Label Studio accepts the key, but does not allow its user this request; it may allow others."""
 
 
 REFUSALS = (RefusedError, ForbiddenError)
-"""What Label Studio says about one thing, and not about all that it is asked."""
+"""Errors that concern one object only, so that requests about others may succeed."""
 
 
 class FaultError(RetryLater):
-    """Label Studio has failed over a request (500): a database that was busy, or a defect of its own."""
+    """Label Studio failed on a request (500): its database was busy, or it has a defect."""
 
 
 class _Refresh(msgspec.Struct):
@@ -100,7 +100,7 @@ class LabelStudioHttp:
 
     Attributes:
         url: Label Studio's address, without a slash at the end.
-        token_kind: what kind of API key is in use.
+        token_kind: the kind of the API key.
     """
 
     def __init__(
@@ -114,11 +114,11 @@ class LabelStudioHttp:
         keeps_connections: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Connect to nothing yet; see `backend.label_studio.client.LabelStudio` for the arguments."""
+        """Make an HTTP client; see `backend.label_studio.client.LabelStudio` for the arguments."""
         self.url = url.rstrip("/")
         self.token_kind = token_kind(api_key)
         self._api_key, self._clock = api_key, clock
-        # No proxies from the environment: the token goes to Label Studio and nowhere else.
+        # No proxies from the environment: the token is sent to Label Studio only.
         limits = httpx.Limits(max_keepalive_connections=KEPT_CONNECTIONS if keeps_connections else 0)
         self._client = httpx.Client(
             timeout=timeout_s, trust_env=False, verify=tls.client_context(), follow_redirects=False, limits=limits
@@ -129,7 +129,7 @@ class LabelStudioHttp:
         self._lock = threading.Lock()
         self._access: str | None = None
         self._renew_at = 0.0
-        self._exchange: Future[str] | None = None  # the one under way
+        self._exchange: Future[str] | None = None  # the running exchange
 
     def close(self) -> None:
         """Close the connections."""
@@ -151,21 +151,21 @@ class LabelStudioHttp:
         return f"Bearer {self._access_token(self._api_key, rejected, within_s)}"
 
     def _access_token(self, api_key: Secret, rejected: str | None, within_s: float | None) -> str:
-        """Return an access token: exchanged once however many ask, who all get the same answer, be it a failure."""
+        """Return an access token; concurrent callers share one exchange and its result or failure."""
         with self._lock:
             is_good = self._access is not None and self._clock() < self._renew_at
             if self._access is not None and is_good and rejected != f"Bearer {self._access}":
                 return self._access
             exchange = self._exchange
             if exchange is None:
-                # In a thread of its own, so that everybody can leave when their time is up.
+                # In a separate thread, so that each caller can stop waiting at its own timeout.
                 exchange = Future()
                 threading.Thread(target=self._renew, args=(api_key, exchange), name="token", daemon=True).start()
                 self._exchange = exchange
         try:
             return exchange.result(within_s)
         except BackendError as error:
-            raise copy.copy(error) from error  # several threads raise it, each its own
+            raise copy.copy(error) from error  # several threads raise it, each a copy
         except concurrent.futures.TimeoutError:
             raise RetryLater(
                 f"Label Studio at {self.url} takes too long to exchange the personal access token",
@@ -173,14 +173,14 @@ class LabelStudioHttp:
             ) from None
 
     def _renew(self, api_key: Secret, exchange: "Future[str]") -> None:
-        """Exchange the personal access token; whatever happens, those who wait are told."""
-        asked_at = self._clock()
+        """Exchange the personal access token; set the result or the failure of ``exchange`` in any case."""
+        started_at = self._clock()
         access, renew_at, failure = None, 0.0, None
         try:
             body = msgspec.json.encode(_Refresh(api_key.value))
             access = decoded(self._retried(Request("POST", _REFRESH, body=body), None), _Refreshed).access
-            renew_at = asked_at + _RENEW_AT * lifetime_s(access)
-        except Exception as error:  # noqa: BLE001 - a defect must not leave anybody waiting; they raise it
+            renew_at = started_at + _RENEW_AT * lifetime_s(access)
+        except Exception as error:  # noqa: BLE001 - a defect must not leave callers waiting; they raise it
             failure = error
         with self._lock:
             self._access, self._renew_at, self._exchange = access, renew_at, None
@@ -190,18 +190,18 @@ class LabelStudioHttp:
             exchange.set_result(access)
 
     def get(self, path: str, kind: type[T], params: Mapping[str, str] | None = None, *, anonymous: bool = False) -> T:
-        """Return what lies at a path, as a msgspec type.
+        """Return the answer to a GET of a path, as a msgspec type.
 
         Raises:
-            AccessError: Label Studio refuses the key, or lives elsewhere.
-            RequestError: there is no such thing, or what is asked makes no sense.
-            RetryLater: it cannot be reached or is overloaded; ``retry_after_s`` is what it asks for.
+            AccessError: Label Studio refuses the key, or its address is another one.
+            RequestError: the object does not exist, or the request is invalid.
+            RetryLater: it cannot be reached or is overloaded; ``retry_after_s`` is the wait that it asks for.
         """
         request = Request("GET", path, params or {})
         return decoded(self._retried(request, None) if anonymous else self.send(request), kind)
 
     def send(self, request: Request) -> bytes:
-        """Send a request with the token, once more with a new one after a 401; return the answer's body.
+        """Send a request with the token, and again with a new one after a 401; return the answer's body.
 
         Raises:
             BackendError: see `get`.
@@ -215,7 +215,7 @@ class LabelStudioHttp:
         return self._retried(request, self.authorization(rejected=header))
 
     def _retried(self, request: Request, header: str | None) -> bytes:
-        def send() -> bytes:  # without arguments, since what retries logs them
+        def send() -> bytes:  # without arguments, since stamina logs them
             return self._once(request, header)
 
         return self._retrying(send) if request.is_repeatable else send()
@@ -237,7 +237,7 @@ class LabelStudioHttp:
             refusal = tls.refusal(error)
             if refusal is not None:
                 raise AccessError(f"Label Studio at {self.url}: {refusal}", Reason.UNTRUSTED_CERTIFICATE) from error
-            # httpx reads a redirect's target though it does not follow it.
+            # httpx parses a redirect's target although it does not follow it.
             if isinstance(error, httpx.InvalidURL) or "Invalid URL in location header" in str(error):
                 raise AccessError(
                     f"Label Studio at {self.url} redirects to what is no address; set LABEL_STUDIO_URL to where it "
@@ -280,28 +280,28 @@ class LabelStudioHttp:
             )
         return RefusedError(f"Label Studio answers {status} to {path}{_excerpt(reply)}", status)
 
-    def refusal(self, what: str, header: str | None, said: str = "") -> AccessError:
-        """Return the error for a request that Label Studio refused, with what an operator can do about it.
+    def refusal(self, what: str, header: str | None, detail: str = "") -> AccessError:
+        """Return the error for a request that Label Studio refused, with advice for an operator.
 
         Args:
-            what: was refused.
+            what: what was refused.
             header: the value of ``Authorization`` that it was sent with.
-            said: Label Studio's own words, which tell a token that it does not know from one that is switched off.
+            detail: Label Studio's own message, which differs between unknown and disabled tokens.
         """
         if header is None:
             return AccessError(
                 f"Label Studio {what}: LABEL_STUDIO_API_KEY is not set", Reason.LABEL_STUDIO_NOT_CONFIGURED
             )
         hint = {
-            TokenKind.LEGACY: _unknown_or_off(said),
+            TokenKind.LEGACY: _unknown_or_off(detail),
             TokenKind.PERSONAL: "the token's user may not see this project, or the token was revoked",
         }.get(self.token_kind, "access tokens expire after minutes; use a personal access token")
         return AccessError(f"Label Studio {what}: {hint}")
 
 
-def _unknown_or_off(said: str) -> str:
-    """Return what keeps a legacy token from being accepted; without a word from Label Studio it may be either."""
-    if "invalid token" in said.lower():
+def _unknown_or_off(detail: str) -> str:
+    """Return why a legacy token is refused; without a message from Label Studio, legacy tokens may be disabled."""
+    if "invalid token" in detail.lower():
         return (
             "it knows no such token; it was copied in part, was reset, or is another server's (what is no personal "
             "access token counts as a legacy one)"
@@ -310,22 +310,22 @@ def _unknown_or_off(said: str) -> str:
 
 
 def _is_worth_another_try(error: Exception) -> bool:
-    """Whether to try again at once; who is told when to come back does not come back sooner."""
+    """Whether to retry at once; a ``Retry-After`` time is left to the caller."""
     return isinstance(error, RetryLater) and error.retry_after_s is None
 
 
 def _retry_after_s(reply: httpx.Response) -> float | None:
-    said = reply.headers.get("retry-after", "")
-    return float(said) if said.isascii() and said.isdecimal() and len(said) < 7 else None
+    value = reply.headers.get("retry-after", "")
+    return float(value) if value.isascii() and value.isdecimal() and len(value) < 7 else None
 
 
 def _excerpt(reply: httpx.Response) -> str:
-    """Return what Label Studio says about a request it refuses, cut to a length; empty for a page."""
+    """Return Label Studio's message about a refused request, shortened; empty for an HTML page."""
     try:
-        said = msgspec.json.decode(reply.content, type=_Refusal)
+        refusal = msgspec.json.decode(reply.content, type=_Refusal)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return ""
-    text = said.validation_errors or said.detail
+    text = refusal.validation_errors or refusal.detail
     return f": {' '.join(str(text).split())[:LONGEST_EXCERPT]}" if text else ""
 
 
@@ -333,7 +333,7 @@ def decoded(data: bytes, kind: type[T]) -> T:
     """Return an answer's body as a msgspec type.
 
     Raises:
-        RetryLater: it is something else; a proxy's page, most likely.
+        RetryLater: it is something else, most likely a proxy's page.
     """
     try:
         return msgspec.json.decode(data, type=kind)

@@ -1,14 +1,14 @@
-"""Predictions stored through Label Studio's API so that each task ends up with exactly one of this model's version.
+"""Stores predictions through Label Studio's API so that each task ends up with exactly one of this model's version.
 
-Label Studio keeps as many predictions of a version as it is given, and has no way to ask for one only if there is none.
-So three things come together:
+Label Studio stores any number of predictions of a version, and has no request to store one only if there is none. So
+the writer works like this:
 
-- it is looked before anything is stored, and again before it is tried again: an answer that got lost is no reason to
-  store a second one;
-- what takes another one's place is stored before that is deleted, so that there is no moment without either;
-- two runs that store at the same time leave two, and whoever looks afterwards deletes all but one. Everybody keeps the
-  same one: that shows something rather than nothing, and of several the last. Whatever is deleted has been seen beside
-  a better one, so the best is never deleted, however many look at once.
+- it reads a task's predictions before it stores one, and again before each retry, since the answer to a stored
+  prediction may get lost;
+- it stores a new prediction before it deletes the old one, so that the task has one at any time;
+- two runs that store at the same time leave two predictions, and the next one to read them deletes all but one. All
+  keep the same one: the last that is not empty. A prediction is deleted only if a better one was seen beside it, so the
+  best one is never deleted, even by several writers at once.
 """
 
 from collections import Counter
@@ -27,11 +27,11 @@ from backend.label_studio.task_iterator import ProjectTasks, TaskLists
 from backend.label_studio.types import NewPrediction, Project, StoredPrediction, TaskPredictions
 
 MOST_FAULTS = 4
-"""How often Label Studio may fail over a prediction before it counts as the prediction's fault."""
+"""How often Label Studio may fail (500) on a prediction before that prediction counts as refused."""
 
 
 class PredictionStore(TaskLists, Protocol):
-    """Keeps predictions; see `backend.label_studio.client.LabelStudio`."""
+    """Stores predictions; see `backend.label_studio.client.LabelStudio`."""
 
     def predictions(self, task_id: int, /) -> TaskPredictions:
         """Return a task's predictions."""
@@ -42,11 +42,11 @@ class PredictionStore(TaskLists, Protocol):
         ...
 
     def import_predictions(self, project_id: int, new: Sequence[NewPrediction], /) -> int:
-        """Store predictions in one request, and return how many were taken."""
+        """Store predictions in one request, and return how many were stored."""
         ...
 
     def delete_prediction(self, prediction_id: int, /) -> None:
-        """Delete a prediction, or find that somebody has."""
+        """Delete a prediction; one that is already deleted is no error."""
         ...
 
     def count_predictions(self, project_id: int, /) -> dict[str, int]:
@@ -55,11 +55,11 @@ class PredictionStore(TaskLists, Protocol):
 
 
 class WriteResult(Enum):
-    """What became of a prediction."""
+    """The outcome of storing a prediction."""
 
     STORED = "stored"
     THERE = "there"
-    """Somebody else has stored one meanwhile, which stays."""
+    """Another run has stored one meanwhile, which is kept."""
 
     GONE = "gone"
     """The task has been deleted."""
@@ -70,8 +70,8 @@ class WriteRequest:
     """A prediction to be stored.
 
     Attributes:
-        new: what to store; shows something.
-        replaced: ids of the predictions whose place it takes, seen before it was made.
+        new: the prediction; not empty.
+        replaced: ids of the predictions that it replaces, read before it was made.
     """
 
     new: NewPrediction
@@ -79,67 +79,73 @@ class WriteRequest:
 
     @property
     def task_id(self) -> int:
-        """The task it is about."""
+        """The id of its task."""
         return self.new.task_id
 
 
 @dataclass
 class _Progress:
-    """How far a chunk is: what became of tasks, which were tried, and how often Label Studio failed (0: over all)."""
+    """Progress of a chunk by task id: outcomes, tasks tried, and failures of Label Studio (0: of the whole request)."""
 
-    verdicts: dict[int, WriteResult | BackendError] = field(default_factory=dict)
+    outcomes: dict[int, WriteResult | BackendError] = field(default_factory=dict)
     tried: set[int] = field(default_factory=set)
     faults: Counter[int] = field(default_factory=Counter)
 
 
 def own(stored: Iterable[StoredPrediction], model_version: str) -> tuple[StoredPrediction, ...]:
-    """Return the predictions of a version, the one that stays last; empty ones go before all others."""
-    found = (one for one in stored if one.model_version == model_version)
-    return tuple(sorted(found, key=lambda one: (not one.is_empty, one.id)))
+    """Return the predictions of a version, empty ones first and the one to keep last."""
+    of_version = (prediction for prediction in stored if prediction.model_version == model_version)
+    return tuple(sorted(of_version, key=lambda prediction: (not prediction.is_empty, prediction.id)))
 
 
 class PredictionWriter:
-    """Stores predictions of one project; several may be at it at once, in one process or in many."""
+    """Stores predictions of one project; several writers may run at once, in one process or many."""
 
-    def __init__(self, store: PredictionStore, patience: OutageRetry, project: Project) -> None:
-        """Store nothing yet; ``patience`` waits while Label Studio is away."""
-        self._store, self._patience, self._project = store, patience, project
+    def __init__(self, store: PredictionStore, retry: OutageRetry, project: Project) -> None:
+        """Make a writer for a project.
+
+        Args:
+            store: Label Studio.
+            retry: repeats calls while Label Studio cannot be reached.
+            project: the project of all predictions.
+        """
+        self._store, self._retry, self._project = store, retry, project
 
     def write(self, chunk: Sequence[WriteRequest]) -> list[tuple[WriteRequest, WriteResult | BackendError]]:
-        """Store predictions of different tasks in one request, and return what became of each, in order.
+        """Store predictions of different tasks in one request, and return the outcome of each, in order.
 
-        What Label Studio refuses about a task is that task's verdict, also where its new prediction is stored and an
-        old one may not be deleted.
+        A refusal that concerns one task is that task's outcome, also if its new prediction is stored and an old one
+        cannot be deleted.
 
         Raises:
-            Stopped: the run is to end, and Label Studio is away; what was not stored is lost.
-            OutageError: Label Studio has been away for too long.
+            Stopped: the run is being stopped while Label Studio cannot be reached; unstored predictions are lost.
+            OutageError: Label Studio has been unreachable for too long.
             AccessError: Label Studio refuses the API key.
         """
         progress = _Progress()
-        self._patience.call(lambda: self._attempt(chunk, progress))
-        verdicts = progress.verdicts
-        for one in chunk:
-            if one.replaced and verdicts[one.task_id] in (WriteResult.STORED, WriteResult.THERE):
+        self._retry.call(lambda: self._attempt(chunk, progress))
+        outcomes = progress.outcomes
+        for request in chunk:
+            if request.replaced and outcomes[request.task_id] in (WriteResult.STORED, WriteResult.THERE):
                 try:
-                    self._delete(sorted(one.replaced))
+                    self._delete(sorted(request.replaced))
                 except REFUSALS as error:
-                    verdicts[one.task_id] = error
-        return [(one, verdicts[one.task_id]) for one in chunk]
+                    outcomes[request.task_id] = error
+        return [(request, outcomes[request.task_id]) for request in chunk]
 
     def delete_duplicates(self, model_version: str) -> int:
         """Delete all but one of this version's predictions of every task; return how many were deleted.
 
-        Two questions tell whether there is anything to do.
+        Two requests find out whether there are any duplicates.
 
         Raises:
-            Stopped: the run is to end; what is left is found by whoever looks the next time.
-            BackendError: Label Studio refuses, or has been away for too long. What it refuses about one task is raised
-                once the others are seen to.
+            Stopped: the run is being stopped; the next call finds the remaining duplicates.
+            BackendError: Label Studio refuses, or has been unreachable for too long. A refusal that concerns one task
+                is raised after the other tasks are done.
         """
-        counts = self._patience.call(lambda: self._store.count_predictions(self._project.id))
+        counts = self._retry.call(lambda: self._store.count_predictions(self._project.id))
         holders = ProjectTasks(
-            self._store, self._patience, self._project, Selection((task_filters.holding(model_version),))
+            self._store, self._retry, self._project, Selection((task_filters.holding(model_version),))
         )
         has_lookalikes = any(model_version in other for other in counts if other != model_version)
         if counts.get(model_version, 0) < 2 or (not has_lookalikes and counts[model_version] <= holders.count()):
@@ -148,9 +154,9 @@ class PredictionWriter:
         refusal: BackendError | None = None
         for task in holders:
             assert task.id is not None
-            self._patience.check()
+            self._retry.check()
             try:
-                surplus = [one.id for one in self._held(task.id, model_version)[:-1]]
+                surplus = [prediction.id for prediction in self._own(task.id, model_version)[:-1]]
                 self._delete(surplus)
                 deleted += len(surplus)
             except REFUSALS as error:
@@ -160,64 +166,66 @@ class PredictionWriter:
         return deleted
 
     def _attempt(self, chunk: Sequence[WriteRequest], progress: _Progress) -> None:
-        """Store what is not there yet; raises `RetryLater` to be called again."""
-        waiting = self._not_there(chunk, progress)
+        """Store the predictions that are still missing; raises `RetryLater` to be called again."""
+        waiting = self._missing(chunk, progress)
         if not waiting:
             return
-        progress.tried.update(one.task_id for one in waiting)
-        if self._imported(waiting, progress.faults):
-            progress.verdicts.update({one.task_id: WriteResult.STORED for one in waiting})
+        progress.tried.update(request.task_id for request in waiting)
+        if self._import(waiting, progress.faults):
+            progress.outcomes.update({request.task_id: WriteResult.STORED for request in waiting})
             return
-        for one in self._not_there(waiting, progress):
-            progress.verdicts[one.task_id] = self._stored_alone(one, progress.faults)
+        for request in self._missing(waiting, progress):
+            progress.outcomes[request.task_id] = self._store_alone(request, progress.faults)
 
-    def _imported(self, waiting: Sequence[WriteRequest], faults: Counter[int]) -> bool:
-        """Store all in one request; return whether all were taken."""
+    def _import(self, waiting: Sequence[WriteRequest], faults: Counter[int]) -> bool:
+        """Store all in one request; return whether all were stored."""
         if faults[0] >= MOST_FAULTS:
             return False
         try:
-            return self._store.import_predictions(self._project.id, [one.new for one in waiting]) == len(waiting)
-        except REFUSALS:  # one of them spoils it for all
+            return self._store.import_predictions(self._project.id, [request.new for request in waiting]) == len(
+                waiting
+            )
+        except REFUSALS:  # one refused prediction makes the whole request fail
             return False
         except FaultError:
             faults[0] += 1
             raise
 
-    def _stored_alone(self, one: WriteRequest, faults: Counter[int]) -> WriteResult | BackendError:
+    def _store_alone(self, request: WriteRequest, faults: Counter[int]) -> WriteResult | BackendError:
         try:
-            self._store.create_prediction(one.new)
+            self._store.create_prediction(request.new)
         except REFUSALS as error:
             return error
         except FaultError as error:
-            faults[one.task_id] += 1
-            if faults[one.task_id] < MOST_FAULTS:
+            faults[request.task_id] += 1
+            if faults[request.task_id] < MOST_FAULTS:
                 raise
             return error
         return WriteResult.STORED
 
-    def _not_there(self, chunk: Sequence[WriteRequest], progress: _Progress) -> list[WriteRequest]:
-        """Return what is still to be stored, after noting the verdict on what is not."""
+    def _missing(self, chunk: Sequence[WriteRequest], progress: _Progress) -> list[WriteRequest]:
+        """Return the predictions still to be stored, and record the outcome of the others."""
         waiting = []
-        for one in chunk:
-            if one.task_id in progress.verdicts:
+        for request in chunk:
+            if request.task_id in progress.outcomes:
                 continue
             try:
-                found = own(self._store.predictions(one.task_id).stored, one.new.model_version)
+                existing = own(self._store.predictions(request.task_id).stored, request.new.model_version)
             except REFUSALS as error:
                 is_gone = isinstance(error, RefusedError) and error.is_gone
-                progress.verdicts[one.task_id] = WriteResult.GONE if is_gone else error
+                progress.outcomes[request.task_id] = WriteResult.GONE if is_gone else error
                 continue
-            if any(not other.is_empty and other.id not in one.replaced for other in found):
-                progress.verdicts[one.task_id] = (
-                    WriteResult.STORED if one.task_id in progress.tried else WriteResult.THERE
+            if any(not other.is_empty and other.id not in request.replaced for other in existing):
+                progress.outcomes[request.task_id] = (
+                    WriteResult.STORED if request.task_id in progress.tried else WriteResult.THERE
                 )
             else:
-                waiting.append(one)
+                waiting.append(request)
         return waiting
 
-    def _held(self, task_id: int, model_version: str) -> tuple[StoredPrediction, ...]:
+    def _own(self, task_id: int, model_version: str) -> tuple[StoredPrediction, ...]:
         try:
-            stored = self._patience.call(lambda: self._store.predictions(task_id)).stored
+            stored = self._retry.call(lambda: self._store.predictions(task_id)).stored
         except RefusedError as error:
             if not error.is_gone:
                 raise
@@ -226,4 +234,4 @@ class PredictionWriter:
 
     def _delete(self, ids: Iterable[int]) -> None:
         for prediction_id in ids:
-            self._patience.call(partial(self._store.delete_prediction, prediction_id))
+            self._retry.call(partial(self._store.delete_prediction, prediction_id))

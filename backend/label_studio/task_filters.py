@@ -1,7 +1,7 @@
-"""Which tasks of a project: what a person types, or a tab of the Data Manager holds, as a query for Label Studio.
+"""Selects tasks of a project: turns a typed filter, or a tab of the Data Manager, into a query for Label Studio.
 
 A filter reads ``COLUMN OPERATOR VALUE``: ``total_annotations>0``, ``data.city=Berlin``, ``file_upload~street``.
-Without a value, ``completed_at=`` asks for tasks that have none, ``completed_at!=`` for those that have one. Columns
+Without a value, ``completed_at=`` selects tasks that have none, ``completed_at!=`` those that have one. Columns
 are those of the Data Manager; fields of the task's data begin with ``data.``.
 """
 
@@ -29,10 +29,10 @@ class Condition:
 
     Attributes:
         filter: the column as Label Studio names it in filters.
-        operator: Label Studio's word for it.
-        type: what values are compared as.
-        value: JSON.
-        child: a filter that the same row has to pass as well.
+        operator: Label Studio's name of the operator.
+        type: the type as which values are compared.
+        value: the value as JSON.
+        child: a second filter that the same row must pass.
     """
 
     filter: str
@@ -44,16 +44,16 @@ class Condition:
 
 @dataclass(frozen=True)
 class Selection:
-    """Some of a project's tasks: those that pass all conditions, or any of them."""
+    """The tasks of a project that pass all conditions, or any of them if ``is_any``."""
 
     conditions: tuple[Condition, ...] = ()
     is_any: bool = False
 
     def and_also(self, more: Condition) -> "Selection":
-        """Return those of these tasks that also pass ``more``.
+        """Return the selection narrowed to the tasks that also pass ``more``.
 
         Raises:
-            RequestError: Label Studio cannot be asked for that.
+            RequestError: Label Studio has no query for that.
         """
         if not self.is_any or len(self.conditions) < 2:
             return Selection((*self.conditions, more))
@@ -89,10 +89,13 @@ class _Query(msgspec.Struct, rename={"selected": "selectedItems"}, omit_defaults
 
 
 def parse(text: str, columns: Sequence[Column]) -> Condition:
-    """Return the condition that a person has typed.
+    """Return the condition that a user has typed.
+
+    >>> parse("total_annotations>0", [Column("total_annotations", "Number")]).operator
+    'greater'
 
     Raises:
-        RequestError: it is none, or about a column that the project does not have.
+        RequestError: it is not a condition, or names a column that the project does not have.
     """
     found = _FILTER.fullmatch(text)
     if found is None:
@@ -125,20 +128,20 @@ def read_view(filters: msgspec.Raw) -> Selection:
     """Return the tasks that a tab of the Data Manager shows.
 
     Raises:
-        RequestError: its filters are of a form that is not known.
+        RequestError: its filters have an unknown form.
     """
     try:
-        found = msgspec.json.decode(filters, type=_Filters | None)
+        view_filters = msgspec.json.decode(filters, type=_Filters | None)
     except msgspec.MsgspecError as error:
         raise RequestError(f"the view's filters cannot be read: {error}") from error
-    if found is None:
+    if view_filters is None:
         return Selection()
-    return Selection(tuple(map(_from_wire, found.items)), found.conjunction == "or")
+    return Selection(tuple(map(_from_wire, view_filters.items)), view_filters.conjunction == "or")
 
 
 def dump(selection: Selection, included: Collection[int] | None = None) -> str:
-    """Return the query for these tasks, the newest first; of ``included`` only, where it is given."""
-    filters = _Filters("or" if selection.is_any else "and", [_to_wire(one) for one in selection.conditions])
+    """Return the query for these tasks, the newest first; only among the ids ``included``, where given."""
+    filters = _Filters("or" if selection.is_any else "and", [_to_wire(condition) for condition in selection.conditions])
     query = _Query(
         filters if selection.conditions else None,
         ("-tasks:id",),
@@ -157,7 +160,7 @@ def _column(name: str, columns: Sequence[Column]) -> Column:
 
 
 def _typed(column: Column, sign: str, text: str) -> Condition:
-    """Return a comparison of a column with a value, as the column's type wants it."""
+    """Return a comparison of a column with a value of the column's type."""
     if column.type == "List":
         return _member(column, sign, text)
     if column.type in _READERS:
@@ -167,7 +170,7 @@ def _typed(column: Column, sign: str, text: str) -> Condition:
     if sign in _COMPARED:
         return _condition(replace(column, type="Number"), _COMPARED[sign], _number(column, text))
     if sign in ("=", "!=") and column.name.startswith("data.") and _is_number(text):
-        # Tasks hold numbers as numbers or as text, and Label Studio does not take one for the other.
+        # Tasks hold numbers as numbers or as text, and Label Studio does not convert between the two.
         value = [text, float(text), int(text)] if text.lstrip("-").isdecimal() else [text, float(text)]
         return _condition(replace(column, type="String"), "in_list" if sign == "=" else "not_in_list", value)
     return _condition(replace(column, type="String"), _OPERATORS[sign], text)
@@ -219,9 +222,9 @@ def _condition(column: Column, operator: str, value: object) -> Condition:
     return Condition(_PREFIX + column.name, operator, column.type, msgspec.Raw(msgspec.json.encode(value)))
 
 
-def _from_wire(found: _Filter) -> Condition:
-    child = None if found.child_filter is None else _from_wire(found.child_filter)
-    return Condition(found.filter, found.operator, found.type, found.value, child)
+def _from_wire(wire: _Filter) -> Condition:
+    child = None if wire.child_filter is None else _from_wire(wire.child_filter)
+    return Condition(wire.filter, wire.operator, wire.type, wire.value, child)
 
 
 def _to_wire(condition: Condition) -> _Filter:

@@ -1,7 +1,7 @@
-"""The tasks of a project in the order in which people will want them: the newest first, unlabelled before labelled.
+"""Iterates over the tasks of a project in the order in which annotators need them: unlabelled first, newest first.
 
-Tasks come and go while a run goes through them. Pages that are counted would shift under it, so each page asks for the
-tasks below the last id of the one before: every task that stays is met once, whatever is added or deleted meanwhile.
+Tasks are added and deleted while a run iterates. Numbered pages would shift, so each request asks for the tasks below
+the last id of the page before: every task that remains is returned once, whatever is added or deleted meanwhile.
 """
 
 from collections.abc import Collection, Iterator
@@ -26,30 +26,30 @@ class TaskLists(Protocol):
 
 
 class ProjectTasks:
-    """Some tasks of a project, read as they are needed."""
+    """Some tasks of a project, read page by page as they are needed."""
 
     def __init__(
         self,
         lists: TaskLists,
-        patience: OutageRetry,
+        retry: OutageRetry,
         project: Project,
         selection: Selection | None = None,
         limit: int | None = None,
     ) -> None:
-        """Ask for nothing yet.
+        """Select the tasks; they are read on iteration.
 
         Args:
             lists: Label Studio.
-            patience: waits while that is away.
-            project: whose tasks.
-            selection: which of them; None is all.
-            limit: how many at most.
+            retry: repeats calls while Label Studio cannot be reached.
+            project: the project.
+            selection: the tasks to return; None for all.
+            limit: the largest number of tasks.
         """
-        self._lists, self._patience, self._project = lists, patience, project
+        self._lists, self._retry, self._project = lists, retry, project
         self._selection, self._limit = selection or Selection(), limit
 
     def count(self) -> int:
-        """Return how many there are at the moment.
+        """Return the current number of these tasks.
 
         Raises:
             BackendError: Label Studio refuses.
@@ -61,8 +61,8 @@ class ProjectTasks:
         """Yield every task once, with its data and without annotations or predictions.
 
         Raises:
-            Stopped: the run is to end.
-            BackendError: Label Studio refuses, or has been away for too long.
+            Stopped: the run is being stopped.
+            BackendError: Label Studio refuses, or has been unreachable for too long.
         """
         return islice(self._ordered(), self._limit)
 
@@ -72,13 +72,13 @@ class ProjectTasks:
             if not listed.is_labeled:
                 yield listed.task
             elif listed.task.id is not None:
-                labeled.append(listed.task.id)  # which it was when it was met: it does not come twice
+                labeled.append(listed.task.id)  # labelled when it was listed, so it is not returned twice
         for start in range(0, len(labeled), PAGE):
             for listed in self._newest_first(Selection(), labeled[start : start + PAGE]):
                 yield listed.task
 
     def _newest_first(self, selection: Selection, included: Collection[int] | None = None) -> Iterator[ListedTask]:
-        """Yield tasks in falling order of id; a short page is not the last, since Label Studio may shorten any."""
+        """Yield tasks by descending id; a short page need not be the last, since Label Studio may shorten any."""
         narrowed, last = selection, min(included) if included else 0
         while page := self._page(task_filters.dump(narrowed, included), PAGE).tasks:
             yield from page
@@ -89,6 +89,6 @@ class ProjectTasks:
 
     def _page(self, query: str, count: int) -> TaskPage:
         asks = self._project.asks_for_predictions
-        return self._patience.call(
+        return self._retry.call(
             lambda: self._lists.task_page(self._project.id, query, count, asks_for_predictions=asks)
         )

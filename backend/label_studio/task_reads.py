@@ -1,4 +1,4 @@
-"""What a run asks Label Studio about single tasks, through outages, and without waiting for one that always fails."""
+"""Reads single tasks from Label Studio, with retries in outages and a limit for a task that always fails."""
 
 import threading
 from collections.abc import Callable
@@ -13,34 +13,34 @@ T = TypeVar("T")
 
 
 class TaskReads:
-    """Makes calls about tasks; safe from many threads."""
+    """Calls Label Studio about single tasks; safe from many threads."""
 
-    def __init__(self, patience: OutageRetry) -> None:
-        """Ask nothing yet; ``patience`` waits while Label Studio is away."""
-        self._patience, self._lock, self._so_far = patience, threading.Lock(), 0
+    def __init__(self, retry: OutageRetry) -> None:
+        """Keep ``retry``, which repeats calls while Label Studio cannot be reached."""
+        self._retry, self._lock, self._reads = retry, threading.Lock(), 0
 
     def __call__(self, call: Callable[[], T]) -> T:
-        """Return what Label Studio tells of a task, through outages.
+        """Return the result of a call about one task, retried in outages.
 
         Raises:
-            Stopped: the run is to end.
-            BackendError: it refuses, or fails over this task again and again and answers about others in between.
+            Stopped: the run is being stopped.
+            BackendError: Label Studio refuses, or fails on this task repeatedly while it answers about others.
         """
-        faults, read_before = 0, self._so_far
+        faults, last_reads = 0, self._reads
 
         def read() -> T:
-            nonlocal faults, read_before
-            are_read = self._so_far  # before this is asked: an outage may end meanwhile
+            nonlocal faults, last_reads
+            reads_at_start = self._reads  # taken before the call: an outage may end meanwhile
             try:
-                found = call()
+                result = call()
             except FaultError as error:
-                faults += are_read > read_before
-                read_before = self._so_far
+                faults += reads_at_start > last_reads
+                last_reads = self._reads
                 if faults >= MOST_FAULTS:
                     raise BackendError(str(error), error.reason) from error
                 raise
             with self._lock:
-                self._so_far += 1
-            return found
+                self._reads += 1
+            return result
 
-        return self._patience.call(read)
+        return self._retry.call(read)

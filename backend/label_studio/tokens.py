@@ -1,4 +1,4 @@
-"""API keys of Label Studio, told apart by their form; what a token says of itself, and nothing of how it is used."""
+"""Recognises the kind and lifetime of Label Studio's API keys by their form."""
 
 import base64
 import binascii
@@ -9,11 +9,11 @@ import msgspec
 from backend.types import Secret
 
 LIFETIME_S = 300.0
-"""How long an access token lasts when it does not say."""
+"""Lifetime of an access token that does not contain one."""
 
 
 class TokenKind(str, Enum):
-    """What an API key is, told by its form."""
+    """The kind of an API key, recognised by its form."""
 
     NONE = "none"
     LEGACY = "legacy token"
@@ -29,25 +29,29 @@ class _Claims(msgspec.Struct):
 
 
 def lifetime_s(access: str) -> float:
-    """Return how long an access token lasts, in seconds from its making: two machines' clocks need not agree."""
+    """Return an access token's lifetime in seconds from its issue; the clocks of two machines need not agree."""
     claims = _claims(access) or _Claims()
     return claims.exp - claims.iat if 0 < claims.iat < claims.exp else LIFETIME_S
 
 
 def token_kind(api_key: Secret | None) -> TokenKind:
-    """Return what kind of token ``api_key`` is."""
+    """Return what kind of token ``api_key`` is.
+
+    >>> token_kind(Secret("0123456789abcdef")).value, token_kind(None).value
+    ('legacy token', 'none')
+    """
     if api_key is None or not api_key.value:
         return TokenKind.NONE
     claims = _claims(api_key.value)
     if claims is None:
-        # Label Studio shows a token whole when it is made, and in its list of tokens without the signature.
+        # Label Studio shows a complete token only when it is made; its list of tokens shows it without the signature.
         cut = _claims(api_key.value.rstrip(".") + ".")
         return TokenKind.CUT if cut is not None and cut.token_type else TokenKind.LEGACY
     return TokenKind.ACCESS if claims.token_type == "access" else TokenKind.PERSONAL  # noqa: S105 - a claim's name
 
 
 def _claims(token: str) -> _Claims | None:
-    """Return what a JWT says of itself, None for anything else; the signature is Label Studio's to check."""
+    """Return the claims of a JWT, None for anything else; Label Studio checks the signature."""
     parts = token.split(".")
     if len(parts) != 3:
         return None

@@ -1,4 +1,4 @@
-"""What Label Studio tells and is told about projects, tasks and predictions; see `backend.label_studio.client`."""
+"""Values that `backend.label_studio.client` returns and sends: projects, tasks and predictions."""
 
 from dataclasses import dataclass
 
@@ -31,8 +31,8 @@ class Connection:
     Attributes:
         url: its address as Label Studio calls it.
         is_connected: whether Label Studio has just reached it.
-        is_interactive: whether it is asked on clicks.
-        state: what Label Studio says of it.
+        is_interactive: whether Label Studio calls it on clicks.
+        state: the connection's state in Label Studio's words.
     """
 
     url: str
@@ -51,7 +51,7 @@ class ListedTask:
 
 @dataclass(frozen=True)
 class TaskPage:
-    """Some tasks, and how many there are in all."""
+    """One page of tasks, and the total number of tasks."""
 
     tasks: tuple[ListedTask, ...]
     total: int
@@ -70,7 +70,7 @@ class View:
     """A tab of the Data Manager.
 
     Attributes:
-        project_id: whose it is.
+        project_id: the id of its project.
         filters: its filters as Label Studio writes them, unread JSON; ``null`` where it has none.
     """
 
@@ -83,8 +83,8 @@ class NewPrediction:
     """A prediction to be stored.
 
     Attributes:
-        task_id: the task it is about.
-        result: JSON, the list of regions.
+        task_id: the id of its task.
+        result: the list of regions as JSON.
         score: in [0, 1].
         model_version: as in the answer to /setup.
     """
@@ -97,7 +97,7 @@ class NewPrediction:
 
 @dataclass(frozen=True)
 class StoredPrediction:
-    """A prediction that Label Studio holds; ``result`` is unread JSON."""
+    """A prediction stored in Label Studio; ``result`` is unread JSON."""
 
     id: int
     model_version: str
@@ -105,7 +105,7 @@ class StoredPrediction:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it shows nothing."""
+        """Whether it has no regions."""
         return not bytes(self.result).strip(b"[] \r\n\t") or bytes(self.result) == b"null"
 
 
@@ -115,7 +115,7 @@ class TaskPredictions:
 
     Attributes:
         raw: as Label Studio writes them, a list of unread JSON.
-        stored: the same, with as much read as tells them apart.
+        stored: the same predictions with id and version parsed.
     """
 
     raw: msgspec.Raw

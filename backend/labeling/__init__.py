@@ -1,1 +1,1 @@
-"""The labeling config, and what annotators marked with its controls."""
+"""Reads the labeling config, and turns the shapes that annotators drew into prompts."""

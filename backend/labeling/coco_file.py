@@ -1,8 +1,8 @@
-"""What a COCO file of object detection holds: its images, and a box around each object, however its tool wrote them.
+"""Reads a COCO file of object detection, as any tool writes it: its images, and a box for each object.
 
-Read are UTF-8 and UTF-16, with or without a byte order mark; numbers that are none (``NaN``) spoil only what they stand
-in; ids may be text. Where an annotation has no box, the one around its outline is taken: polygons, flat or nested, or a
-run-length code. What belongs to no image is told, see `CocoBoxes.left_out`.
+The file may be UTF-8 or UTF-16, with or without a byte order mark. A ``NaN`` makes only the value that holds it
+unusable; ids may be text. Where an annotation has no box, the box around its outline is used: polygons, flat or nested,
+or a run-length code. Annotations of no image are reported in `CocoBoxes.left_out`.
 """
 
 import json
@@ -23,13 +23,13 @@ from backend.types import Skipped
 from model.coco import rle
 
 MOST_BEYOND = 0.01
-"""How far boxes commonly reach beyond their image, as a share of its sides."""
+"""How far boxes of usual files extend beyond their image, as a share of its sides."""
 
 _WHOLE = re.compile(r"\s*-?[0-9]{1,18}\s*")
 
 
 class CocoError(ValueError):
-    """The file cannot be read, or is not what COCO's object detection files are."""
+    """The file cannot be read, or is not a COCO file of object detection."""
 
 
 class _Image(msgspec.Struct):
@@ -67,7 +67,7 @@ class _RawOutline(msgspec.Struct):
 
 
 class _RawOutlines(msgspec.Struct):
-    """The same file, read once more where boxes are missing: outlines take most of it, and few of them are needed."""
+    """The file read a second time where boxes are missing: outlines are most of it, and few of them are needed."""
 
     annotations: list[_RawOutline]
 
@@ -77,11 +77,12 @@ class CocoBox:
     """One annotation.
 
     Attributes:
-        name: its id.
-        category: its name; empty where the file has none.
-        bbox: x, y, width and height in pixels, from its outline where it has no usable one; else as written there.
-        is_crowd: whether it is around many objects.
-        trouble: why its outline is no use either; empty where nothing was the matter.
+        name: the annotation's id.
+        category: the category's name; empty where the file has none.
+        bbox: x, y, width and height in pixels, computed from the outline where the file has no usable box; else as
+            written in the file.
+        is_crowd: whether the box is around many objects.
+        trouble: why the outline cannot be used either; empty where there was no problem.
     """
 
     name: str
@@ -91,23 +92,23 @@ class CocoBox:
     trouble: str = ""
 
     @property
-    def is_stale_usable(self) -> bool:
-        """Whether it is a box with a width and a height."""
+    def is_usable(self) -> bool:
+        """Whether this is a box with a width and a height."""
         return self.has_numbers and isinstance(self.bbox, list) and all(self.bbox[2:])
 
     @property
     def has_numbers(self) -> bool:
-        """Whether its box is four numbers."""
+        """Whether the box is four finite numbers."""
         return isinstance(self.bbox, list) and len(self.bbox) == 4 and _are_finite(self.bbox)
 
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One image of the file, another one than those of other names or sizes.
+    """One image of the file; images of different names or sizes are different.
 
     Attributes:
-        paths: what its ``file_name`` may stand for, as it is first; see `backend.labeling.file_names`.
-        size: (H, W); None where the file does not say.
+        paths: the paths that its ``file_name`` may mean, the literal one first; see `backend.labeling.file_names`.
+        size: (H, W); None where the file has none.
         boxes: its annotations.
     """
 
@@ -123,11 +124,11 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoBoxes:
-    """What a file holds.
+    """The contents of a COCO file.
 
     Attributes:
         images: its images, each path once.
-        left_out: annotations that belong to none of them, by their ids, each with the reason.
+        left_out: annotations that belong to no image, by their ids, each with the reason.
     """
 
     images: tuple[CocoImage, ...]
@@ -135,8 +136,8 @@ class CocoBoxes:
 
     @property
     def reads_as_corners(self) -> int:
-        """How many boxes reach beyond their image, if all would lie in it as x1, y1, x2, y2; else 0."""
-        sized = [(box.bbox, one.size) for one in self.images if one.size for box in one.boxes if box.is_stale_usable]
+        """Number of boxes that extend beyond their image, if all would lie inside it as x1, y1, x2, y2; else 0."""
+        sized = [(box.bbox, image.size) for image in self.images if image.size for box in image.boxes if box.is_usable]
         beyond = 0
         for numbers, (height, width) in sized:
             assert isinstance(numbers, list)  # it is usable
@@ -148,10 +149,10 @@ class CocoBoxes:
 
 
 def read(path: Path) -> CocoBoxes:
-    """Return what a COCO file of object detection holds.
+    """Return the images and boxes of a COCO file of object detection.
 
     Raises:
-        CocoError: it cannot be read, is no JSON, or lacks images or annotations.
+        CocoError: it cannot be read, is not JSON, or lacks images or annotations.
     """
     try:
         data = path.read_bytes()
@@ -165,18 +166,18 @@ def read(path: Path) -> CocoBoxes:
     images = _Images(file.images)
     if not images.boxes:
         raise CocoError(f"{path}: expected images with a file_name, got none")
-    names = {_key(one.id): _text(one.name) for one in file.categories or ()}
+    names = {_key(category.id): _text(category.name) for category in file.categories or ()}
     left_out = []
-    for place, (one, outline) in enumerate(zip(file.annotations, outlines, strict=True)):
-        key = _key(one.id)
+    for index, (annotation, outline) in enumerate(zip(file.annotations, outlines, strict=True)):
+        key = _key(annotation.id)
         box = CocoBox(
-            name=_text(str(place if key is None else key)),
-            category=names.get(_key(one.category_id), ""),
-            bbox=one.bbox,
-            is_crowd=one.iscrowd in (1, "1"),
+            name=_text(str(index if key is None else key)),
+            category=names.get(_key(annotation.category_id), ""),
+            bbox=annotation.bbox,
+            is_crowd=annotation.iscrowd in (1, "1"),
         )
         try:
-            image = images.find(_key(one.image_id))
+            image = images.find(_key(annotation.image_id))
         except LookupError as error:
             left_out.append(Skipped(box.name, Reason.NOT_IN_COCO_FILE, str(error)))
             continue
@@ -190,17 +191,17 @@ class _Images:
     """The images of a file, by their ids.
 
     Attributes:
-        boxes: what belongs to each; of images that are listed twice, to the first.
+        boxes: the annotations of each image; those of an image that is listed twice belong to the first.
     """
 
     def __init__(self, listed: Iterable[_Image]) -> None:
         self.boxes: dict[CocoImage, list[CocoBox]] = {}
         self._by_id: dict[object, dict[CocoImage, None]] = defaultdict(dict)
-        for one in listed:
-            key, paths = _key(one.id), file_names.of_file(_text(one.file_name))
+        for entry in listed:
+            key, paths = _key(entry.id), file_names.of_file(_text(entry.file_name))
             named = self._by_id[key]
             if paths:
-                image = CocoImage(paths, _size(one))
+                image = CocoImage(paths, _size(entry))
                 self.boxes.setdefault(image, [])
                 named[image] = None
 
@@ -208,7 +209,7 @@ class _Images:
         """Return the image with an id.
 
         Raises:
-            LookupError: there is none, or there are several.
+            LookupError: there is no such image, or there are several.
         """
         if key is None:
             raise LookupError("expected an image_id, got none")
@@ -218,18 +219,18 @@ class _Images:
         if not images:
             raise LookupError(f"image {key} has no file_name")
         if len(images) > 1:
-            raise LookupError(f"several images have the id {key}: {', '.join(one.name for one in images[:3])}")
+            raise LookupError(f"several images have the id {key}: {', '.join(image.name for image in images[:3])}")
         return images[0]
 
 
 def _decoded(data: bytes) -> tuple[_File, Sequence[object]]:
-    """Return a file, and the outline of each annotation, unread where it can be; all None where no box is missing.
+    """Return a file and the outline of each annotation, unparsed where possible; all None where no box is missing.
 
-    What only Python's own reader takes is read by that: UTF-16, a byte order mark, NaN.
+    A file that msgspec refuses is read by Python's json, which accepts UTF-16, a byte order mark and NaN.
 
     Raises:
-        msgspec.ValidationError: it is of another shape.
-        ValueError: it is no JSON in either's sense.
+        msgspec.ValidationError: it has another structure.
+        ValueError: neither parser accepts it as JSON.
         RecursionError: it is nested too deeply.
     """
     try:
@@ -239,19 +240,20 @@ def _decoded(data: bytes) -> tuple[_File, Sequence[object]]:
     except (msgspec.DecodeError, ValueError):
         whole = json.loads(data)
         file, outlined = msgspec.convert(whole, type=_File), msgspec.convert(whole["annotations"], type=list[_Outline])
-        return file, [one.segmentation for one in outlined]
-    if all(CocoBox("", "", one.bbox, False).is_stale_usable for one in file.annotations):
+        return file, [annotation.segmentation for annotation in outlined]
+    if all(CocoBox("", "", annotation.bbox, False).is_usable for annotation in file.annotations):
         return file, [None] * len(file.annotations)
-    return file, [one.segmentation for one in msgspec.json.decode(data, type=_RawOutlines).annotations]
+    outlines = msgspec.json.decode(data, type=_RawOutlines)
+    return file, [annotation.segmentation for annotation in outlines.annotations]
 
 
 def _text(value: object) -> str:
-    """Return a string that can be written; halves of an emoji cannot."""
+    """Return a string that can be encoded, without lone surrogates (halves of an emoji)."""
     return json_fields.text(value).encode("utf-8", "replace").decode()
 
 
 def _key(value: object) -> object:
-    """Return an id that can be looked up; some tools write numbers as text."""
+    """Return an id in the form in which ids are compared; some tools write numbers as text."""
     if isinstance(value, str):
         return int(value) if _WHOLE.fullmatch(value) else value
     return json_fields.whole(value)
@@ -260,20 +262,20 @@ def _key(value: object) -> object:
 def _size(image: _Image) -> tuple[int, int] | None:
     height, width = _key(image.height), _key(image.width)
     are_sizes = isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
-    return (height, width) if are_sizes else None  # type: ignore[return-value]  # they are, as it says
+    return (height, width) if are_sizes else None  # type: ignore[return-value]  # `are_sizes` has checked it
 
 
 def _named_apart(boxes: Sequence[CocoBox]) -> tuple[CocoBox, ...]:
-    """Return boxes of which no two have one name; ids may come twice where files were put together."""
+    """Return boxes with unique names; ids may repeat where files were merged."""
     times = Counter(box.name for box in boxes)
     return tuple(
-        box if times[box.name] == 1 else replace(box, name=f"{box.name}#{place}") for place, box in enumerate(boxes)
+        box if times[box.name] == 1 else replace(box, name=f"{box.name}#{index}") for index, box in enumerate(boxes)
     )
 
 
 def _with_outline(box: CocoBox, outline: object, size: tuple[int, int] | None) -> CocoBox:
-    """Return an annotation with the box around its outline, where it has no usable one."""
-    if box.is_stale_usable or box.is_crowd:
+    """Return an annotation with the box around its outline, where it has no usable box."""
+    if box.is_usable or box.is_crowd:
         return box
     outline = json_fields.anything(outline) if isinstance(outline, msgspec.Raw) else outline
     if not outline:
@@ -288,7 +290,7 @@ def _around(outline: object, size: tuple[int, int] | None) -> list[float]:
     """Return x, y, width and height of the box around a polygon or mask, in pixels of an image of ``size``.
 
     Raises:
-        ValueError: it goes around nothing, or cannot be read.
+        ValueError: the outline is empty, or cannot be read.
     """
     if isinstance(outline, Mapping):
         code = rle.parse(outline)
@@ -305,10 +307,10 @@ def _around(outline: object, size: tuple[int, int] | None) -> list[float]:
 
 
 def _corners(outline: object) -> list[float]:
-    """Return x and y in turn, of polygons within lists of whatever depth.
+    """Return the alternating x and y of polygons, in lists of any depth.
 
     Raises:
-        ValueError: they are none.
+        ValueError: a list holds something else.
     """
     if isinstance(outline, list) and any(isinstance(part, list) for part in outline):
         return [number for part in outline for number in _corners(part)]
@@ -318,4 +320,6 @@ def _corners(outline: object) -> list[float]:
 
 
 def _are_finite(numbers: Iterable[object]) -> bool:
-    return all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in numbers)
+    return all(
+        isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number) for number in numbers
+    )

@@ -1,7 +1,7 @@
 """Prompts from a COCO file: the boxes of its annotations, for the tasks that show its images.
 
-Images are matched by their file name, see `backend.labeling.file_names`. Folders count where both sides have some:
-those of one must be the last ones of the other's, or `val/0001.jpg` would get the boxes of `train/0001.jpg`.
+Images are matched by their file name, see `backend.labeling.file_names`. Where both sides have folders, the folders of
+one must be the last ones of the other, or `val/0001.jpg` would get the boxes of `train/0001.jpg`.
 """
 
 import threading
@@ -24,14 +24,14 @@ _ByName = Mapping[str, Sequence[tuple[NamePath, CocoImage]]]
 
 
 class CocoPrompts:
-    """The images of a COCO file by their names; safe from many threads.
+    """Finds the images of a COCO file by their names; safe from many threads.
 
     Attributes:
-        file: what it holds.
+        file: the contents of the file.
     """
 
     def __init__(self, file: CocoBoxes) -> None:
-        """Keep the images."""
+        """Index the images of a file by their names."""
         named = [(path, image) for image in file.images for path in image.paths]
         before = [
             (path, image)
@@ -47,18 +47,18 @@ class CocoPrompts:
 
     @property
     def unmet(self) -> tuple[str, ...]:
-        """The images with boxes that no task has shown so far."""
+        """The names of the images with boxes that no task has shown so far."""
         with self._lock:
             return tuple(sorted(image.name for image in self._unmet))
 
     def has_asked(self, task_ids: Iterable[int | None]) -> bool:
-        """Whether all of these tasks were asked for their images."""
+        """Whether `prompts` was called for all of these tasks."""
         with self._lock:
             return self._asked.issuperset(task_ids)
 
     @property
     def crowds(self) -> int:
-        """How many boxes around many objects the images have that some task has shown so far."""
+        """Number of boxes around many objects (``iscrowd``) on the images that tasks have shown so far."""
         with self._lock:
             unmet = self._unmet
             return sum(box.is_crowd for image in self.file.images if image not in unmet for box in image.boxes)
@@ -67,8 +67,8 @@ class CocoPrompts:
         """Return the boxes of a task's images, labelled with their categories.
 
         Args:
-            task: its data is read.
-            controls: the project's labeling config. A category that it offers as no label, whatever the case, is left
+            task: the task; its data is read.
+            controls: the project's labeling config. Boxes whose category is none of its labels, in any case, are left
                 out, unless it offers no labels at all.
             outputs: what masks are drawn as, the preferred kinds first.
         """
@@ -78,15 +78,15 @@ class CocoPrompts:
         skipped: list[Skipped] = []
         for place in task_images.places(controls, task):
             try:
-                found = self._on_image(place, task, controls, outputs)
+                image_regions = self._on_image(place, task, controls, outputs)
             except BackendError as error:
                 skipped.append(Skipped("", error.reason, str(error)))
                 continue
-            for one in found:
-                if isinstance(one, Skipped):
-                    skipped.append(one)
+            for region in image_regions:
+                if isinstance(region, Skipped):
+                    skipped.append(region)
                 else:
-                    regions.append(one)
+                    regions.append(region)
         return TaskPrompts(tuple(regions), tuple(skipped))
 
     def _on_image(
@@ -97,23 +97,23 @@ class CocoPrompts:
         image = self._image(task_images.image_ref(here.images[0], task, None, item_index).uri)
         if isinstance(image, Skipped):
             return [image]
-        found: list[PromptRegion | Skipped] = []
+        regions: list[PromptRegion | Skipped] = []
         choice = Outputs(here, outputs) if image.boxes else None
         for box in image.boxes:
             try:
                 assert choice is not None  # there are boxes
                 shape, labels = _rectangle(box, image), _labels(box, here, choice)
             except PromptError as error:
-                found.append(Skipped(box.name, error.reason, str(error)))
+                regions.append(Skipped(box.name, error.reason, str(error)))
                 continue
             name = box.name if item_index is None else f"{item_index}:{box.name}"
-            found.append(
+            regions.append(
                 PromptRegion(name, shape, "", to_name, labels, original_size=image.size, item_index=item_index)
             )
-        return found
+        return regions
 
     def _image(self, uri: str) -> CocoImage | Skipped:
-        """Return the image that an address is about."""
+        """Return the image that an address names."""
         shown = without_credentials(uri)[:200]
         elsewhere: list[CocoImage] = []
         for path, images in self._named_like(uri):
@@ -137,10 +137,10 @@ class CocoPrompts:
         return Skipped("", Reason.NOT_IN_COCO_FILE, f"no image of the COCO file is named like {shown}{folders}")
 
     def _named_like(self, uri: str) -> Iterator[tuple[NamePath, Sequence[tuple[NamePath, CocoImage]]]]:
-        """Yield the paths that an address may stand for with the images of that name, the likelier ones first.
+        """Yield the paths that an address may mean with the images of that name, the likelier ones first.
 
-        A file that Label Studio has written knows uploads by the names that they got there; in another project they
-        have got others.
+        A file that Label Studio has exported holds the names that uploads got in that project; in another project the
+        same files have other names.
         """
         paths = list(file_names.of_address(uri))
         for path in paths:
@@ -151,28 +151,28 @@ class CocoPrompts:
 
 
 def read(path: Path) -> CocoPrompts:
-    """Return what a COCO file of object detection holds.
+    """Return the prompts of a COCO file of object detection.
 
     Raises:
-        backend.labeling.coco_file.CocoError: it cannot be read, is no JSON, or lacks images or annotations.
+        backend.labeling.coco_file.CocoError: it cannot be read, is not JSON, or lacks images or annotations.
     """
     return CocoPrompts(coco_file.read(path))
 
 
 def _by_name(named: Iterable[tuple[NamePath, CocoImage]]) -> _ByName:
-    """Return images by the names under which Label Studio may hold them."""
-    found: dict[str, dict[tuple[NamePath, CocoImage], None]] = defaultdict(dict)
+    """Return images by the names under which Label Studio may store them."""
+    images_by_name: dict[str, dict[tuple[NamePath, CocoImage], None]] = defaultdict(dict)
     for path, image in named:
         for name in file_names.spellings(path[-1]):
-            found[name][path, image] = None
-    return {name: tuple(images) for name, images in found.items()}
+            images_by_name[name][path, image] = None
+    return {name: tuple(images) for name, images in images_by_name.items()}
 
 
 def _rectangle(box: CocoBox, image: CocoImage) -> Rectangle:
     """Return a box in percent.
 
     Raises:
-        PromptError: it is no box of one object, or of no image of known size.
+        PromptError: it is not a box of one object, or the image's size is unknown.
     """
     if box.is_crowd:
         raise PromptError("a box around many objects", Reason.NOT_A_PROMPT)
@@ -190,7 +190,7 @@ def _rectangle(box: CocoBox, image: CocoImage) -> Rectangle:
 
 
 def _labels(box: CocoBox, controls: LabelConfig, outputs: Outputs) -> tuple[str, ...]:
-    """Return a box's label as the labeling config spells it; none where that has none at all.
+    """Return a box's label as the labeling config spells it; empty where the config has no labels.
 
     Raises:
         PromptError: the category is no label of the config.

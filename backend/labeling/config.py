@@ -1,7 +1,7 @@
-"""A labeling config, read for what concerns images: which tags show them, which draw on them, with which labels.
+"""Parses a labeling config: the tags that show images, the controls that draw on them, and their labels.
 
-It is read as the editor reads it, see `backend.labeling.config_xml`; what an answer is drawn with,
-`backend.labeling.output_choice` says.
+The XML is read as the editor reads it, see `backend.labeling.config_xml`; `backend.labeling.output_choice` chooses the
+control of an answer.
 """
 
 import sys
@@ -18,22 +18,22 @@ from backend.shapes import kind_of
 
 INDEX_FLAG = "{{idx}}"
 
-MOST_TAGS = 1000  # images, and tags that draw on them or label what is drawn
+MOST_TAGS = 1000  # images, controls and Labels tags
 LONGEST_NAME = 1000  # characters of a name or label: answers repeat them
 LONGEST_FILLED = 10_000  # characters of a value in which the index flags of repeaters are filled in
 LONGEST_INDEX = 9  # digits
 CACHE_BYTES = 32_000_000
-LABEL_BYTES = 400  # of a label or name that is kept, with what it is found by
+LABEL_BYTES = 400  # memory of a cached label or name, with its place in the indexes
 
-# The tags that the editor counts when a control does not say what it is for; Text and HyperText are not among them.
+# The object tags that the editor counts where a control has no toName; Text and HyperText are not among them.
 OBJECT_TAGS = frozenset(
     ("audio", "image", "list", "pairwise", "paragraphs", "pdf", "ranker", "table", "timeseries", "video")
 )
 
 
 @dataclass
-class _Found:
-    """What a config holds, as far as it has been read; controls that do not say what they are for wait in ``loose``."""
+class _Collected:
+    """The tags of a config collected so far; ``objects`` are the names of all object tags."""
 
     images: list[ImageTag] = field(default_factory=list)
     controls: list[Control] = field(default_factory=list)
@@ -42,40 +42,48 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A config in the cache, and how much memory it takes."""
+class _CachedConfig:
+    """A parsed config in the cache, and its memory in bytes."""
 
     controls: LabelConfig
     bytes: int
 
 
 def parse(text: str) -> LabelConfig:
-    """Return the controls of a labeling config.
+    """Return the images and controls of a labeling config; parsed configs are cached.
+
+    >>> parsed = parse('<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/></View>')
+    >>> parsed.images[0].value, parsed.controls[0].tag
+    ('$image', 'Brush')
+    >>> parse("<View/>")
+    Traceback (most recent call last):
+        ...
+    backend.errors.ConfigError: label_config: expected an <Image name="image" value="$image"/>, got none
 
     Raises:
-        ConfigError: there is no config, it is not XML, it is larger than any that people write, or shows no image.
+        ConfigError: the config is empty, is not XML, is larger than any that people write, or shows no image.
     """
-    return _kept(text).controls
+    return _cached(text).controls
 
 
-@cached(LRUCache[str, _Kept](CACHE_BYTES, getsizeof=lambda kept: kept.bytes), lock=threading.Lock())
-def _kept(text: str) -> _Kept:
+@cached(LRUCache[str, _CachedConfig](CACHE_BYTES, getsizeof=lambda entry: entry.bytes), lock=threading.Lock())
+def _cached(text: str) -> _CachedConfig:
     if not text.strip():
         raise ConfigError("label_config: expected XML, got nothing", Reason.NO_LABEL_CONFIG)
-    found = _Found()
-    _collect(config_xml.read(text), (), found)
-    if not found.images:
+    collected = _Collected()
+    _collect(config_xml.read(text), (), collected)
+    if not collected.images:
         raise ConfigError(
             'label_config: expected an <Image name="image" value="$image"/>, got none', Reason.NO_IMAGE_TAG
         )
-    controls = _connected(found)
+    controls = _with_default_target(collected)
     tags: list[Control | LabelsTag] = [*controls.controls, *controls.labels]
-    named = len(controls.images) + sum(len(one.labels) + len(one.to_names) + 1 for one in tags)
-    return _Kept(controls, 2 * sys.getsizeof(text) + LABEL_BYTES * named)
+    named = len(controls.images) + sum(len(tag.labels) + len(tag.to_names) + 1 for tag in tags)
+    return _CachedConfig(controls, 2 * sys.getsizeof(text) + LABEL_BYTES * named)
 
 
 def on_image(controls: LabelConfig, to_name: str) -> LabelConfig:
-    """Return one image and what draws on it, with the index flags of repeaters filled in as in ``to_name``.
+    """Return one image and its controls, with the index flags of repeaters filled in as in ``to_name``.
 
     An empty ``to_name`` means the only image, where there is only one.
 
@@ -95,23 +103,23 @@ def on_image(controls: LabelConfig, to_name: str) -> LabelConfig:
     )
 
 
-def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], found: _Found) -> None:
+def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], collected: _Collected) -> None:
     """Add the tags at and below ``tag`` in document order."""
     attributes, kind = tag.attributes, kind_of(tag.name)
     name = attributes.get("name", "")
     to_names = tuple(dict.fromkeys(word for part in attributes.get("toname", "").split(",") if (word := part.strip())))
     if name and tag.kind in OBJECT_TAGS:
-        found.objects += [name] * (2 if repeats else 1)  # what is repeated is several
+        collected.objects += [name] * (2 if repeats else 1)  # a repeated tag counts as several
     if tag.kind == "repeater":
         repeats = (*repeats, (attributes.get("on", ""), attributes.get("indexflag", INDEX_FLAG)))
     elif tag.kind == "image":
-        found.images.append(ImageTag(name, attributes.get("value", ""), attributes.get("valuelist", ""), repeats))
+        collected.images.append(ImageTag(name, attributes.get("value", ""), attributes.get("valuelist", ""), repeats))
     elif name and (kind is not None or tag.kind == "labels"):
         own = _labels_tag(tag, name, to_names) if tag.kind.endswith("labels") else None
         if kind is None:
-            found.labels += [own] if own is not None else []
+            collected.labels += [own] if own is not None else []
         else:
-            found.controls.append(
+            collected.controls.append(
                 Control(
                     name=name,
                     tag=tag.name,
@@ -124,19 +132,21 @@ def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], found: _Found) -> N
             )
     if len(name) > LONGEST_NAME:
         raise ConfigError(f"label_config: expected names of at most {LONGEST_NAME} characters, got {name[:40]!r}...")
-    if len(found.images) + len(found.controls) + len(found.labels) > MOST_TAGS:
+    if len(collected.images) + len(collected.controls) + len(collected.labels) > MOST_TAGS:
         raise ConfigError(f"label_config: expected at most {MOST_TAGS} images and controls on them, got more")
     for child in tag.children:
-        _collect(child, repeats, found)
+        _collect(child, repeats, collected)
 
 
-def _connected(found: _Found) -> LabelConfig:
-    """Return what was found; where there is only one object tag, it is what controls without ``toName`` are for."""
-    only = tuple(found.objects) if len(found.objects) == 1 else ()
+def _with_default_target(collected: _Collected) -> LabelConfig:
+    """Return the collected config; controls without ``toName`` belong to the only object tag, if there is only one."""
+    only = tuple(collected.objects) if len(collected.objects) == 1 else ()
     return LabelConfig(
-        tuple(found.images),
-        tuple(one if one.to_names else replace(one, to_names=only) for one in found.controls if one.to_names or only),
-        tuple(one if one.to_names else replace(one, to_names=only) for one in found.labels if one.to_names or only),
+        tuple(collected.images),
+        tuple(
+            tag if tag.to_names else replace(tag, to_names=only) for tag in collected.controls if tag.to_names or only
+        ),
+        tuple(tag if tag.to_names else replace(tag, to_names=only) for tag in collected.labels if tag.to_names or only),
     )
 
 
@@ -161,9 +171,9 @@ def _labels_tag(tag: Tag, name: str, to_names: tuple[str, ...]) -> LabelsTag:
 
 
 def _indices(image: ImageTag, to_name: str) -> dict[str, str] | None:
-    """Return what the index flags in an image's name stand for when it reads ``to_name``, None when it cannot.
+    """Return the values of the index flags with which an image's name becomes ``to_name``; None if there are none.
 
-    Each flag takes all the digits that lie there, but for those that the name itself goes on with.
+    Each flag takes all the digits at its position, except those with which the name itself continues.
     """
     flags = [flag for _, flag in image.repeats if flag and flag in image.name]
     if not flags or len(to_name) > LONGEST_NAME:
@@ -171,8 +181,8 @@ def _indices(image: ImageTag, to_name: str) -> dict[str, str] | None:
     indices: dict[str, str] = {}
     name = image.name
     for flag in sorted(flags, key=image.name.find):
-        start, found, rest = name.partition(flag)
-        if not found:  # it lies within another flag
+        start, matched, rest = name.partition(flag)
+        if not matched:  # this flag is part of another one
             continue
         run = _digits(to_name[len(start) :])
         index = run[: len(run) - len(_digits(rest)) - sum(rest.startswith(other) for other in flags)]
@@ -184,8 +194,8 @@ def _indices(image: ImageTag, to_name: str) -> dict[str, str] | None:
 
 
 def _digits(text: str) -> str:
-    """Return the digits that a text begins with."""
-    end = next((place for place, letter in enumerate(text) if letter not in "0123456789"), len(text))
+    """Return the digits at the beginning of a text."""
+    end = next((index for index, letter in enumerate(text) if letter not in "0123456789"), len(text))
     return text[:end]
 
 
@@ -204,6 +214,6 @@ def _acting_on(controls: LabelConfig, image: ImageTag, indices: dict[str, str]) 
 
     return LabelConfig(
         images=(ImageTag(fill(image.name), fill(image.value), fill(image.value_list)),),
-        controls=tuple(replace(one, name=fill(one.name), to_names=tuple(map(fill, one.to_names))) for one in on_it),
-        labels=tuple(replace(one, name=fill(one.name), to_names=tuple(map(fill, one.to_names))) for one in labels),
+        controls=tuple(replace(tag, name=fill(tag.name), to_names=tuple(map(fill, tag.to_names))) for tag in on_it),
+        labels=tuple(replace(tag, name=fill(tag.name), to_names=tuple(map(fill, tag.to_names))) for tag in labels),
     )

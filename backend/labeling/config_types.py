@@ -1,4 +1,4 @@
-"""A labeling config as values: which images it shows, what can be drawn on them, and with which labels."""
+"""A labeling config as values: its images, the controls that draw on them, and their labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from functools import cached_property
 from backend.shapes import ShapeKind
 
 PAINTED = (ShapeKind.BRUSH, ShapeKind.BITMASK)
-"""Kinds whose tools ask no model, smart or not."""
+"""Kinds whose tools call no model, smart or not."""
 
 OUTLINES = (ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)
-"""Kinds that hold a mask's extent and not the mask."""
+"""Kinds that hold only the extent of a mask."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class LabelsTag:
 
     Attributes:
         name: the ``from_name`` of results.
-        to_names: the object tags it is for.
+        to_names: the names of the object tags it applies to.
         labels: the labels as results name them, in order: by alias, else by value.
-        values: the value and the label of each label that has both.
-        labels_vary: whether the labels come with each task instead of the config, so that any label is one of them.
+        values: (value, alias) of each label that has both.
+        labels_vary: whether the labels come with each task instead of the config, so that any label is valid.
     """
 
     name: str
@@ -47,12 +47,12 @@ class LabelsTag:
 
     @cached_property
     def spellings(self) -> dict[str, str]:
-        """Every label by the names that mean it exactly: alias and value."""
+        """Every label by its exact names: alias and value."""
         return {**dict(reversed(self.values)), **{label: label for label in self.labels}}
 
     @cached_property
     def loose_spellings(self) -> dict[str, str]:
-        """Every label by its names without the spaces around them, whatever their case; the first one counts."""
+        """Every label by its case-folded names without surrounding spaces; the first of equal names wins."""
         return {name.strip().casefold(): label for name, label in reversed(self.spellings.items())}
 
 
@@ -62,12 +62,12 @@ class Control:
 
     Attributes:
         name: the region's ``from_name``.
-        tag: as written in the config, e.g. ``BrushLabels``.
-        kind: what it draws.
+        tag: the tag's name as written in the config, e.g. ``BrushLabels``.
+        kind: the kind of shape it draws.
         to_names: the object tags it draws on.
         own: the labels it offers; None for the kinds without labels (``Brush``, ``Rectangle``...).
-        smart: what the config says of it; the editor sends what is drawn with it to this backend unless that is
-            False.
+        smart: its ``smart`` attribute, None where the config has none; the editor sends the control's regions to this
+            backend unless it is False.
         is_output: whether this backend may answer with it; ``model_output="false"`` in the config says no.
     """
 
@@ -91,23 +91,23 @@ class Control:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels of its own, in order."""
+        """Its own labels, in order."""
         return self.own.labels if self.own is not None else ()
 
     @property
     def is_smart(self) -> bool:
-        """Whether the editor sends what is drawn with it to this backend."""
+        """Whether the editor sends regions of this control to this backend."""
         return self.smart is not False
 
     @property
     def is_prompt(self) -> bool:
-        """Whether the config says that it is there to prompt with."""
+        """Whether the config declares it a prompt tool."""
         return self.smart is True and self.kind not in PAINTED
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """A labeling config, as far as images are concerned.
+    """The part of a labeling config that concerns images.
 
     Attributes:
         images: the ``<Image>`` tags in document order.
@@ -121,30 +121,30 @@ class LabelConfig:
 
     @cached_property
     def controls_by_image(self) -> Mapping[str, tuple[Control, ...]]:
-        """The controls by the names of what they draw on."""
-        found: dict[str, dict[str, Control]] = {}
+        """The controls by the names of the images they draw on."""
+        by_image: dict[str, dict[str, Control]] = {}
         for control in self.controls:
             for to_name in control.to_names:
-                found.setdefault(to_name, {})[control.name] = control
-        return {to_name: tuple(those.values()) for to_name, those in found.items()}
+                by_image.setdefault(to_name, {})[control.name] = control
+        return {to_name: tuple(tags.values()) for to_name, tags in by_image.items()}
 
     @cached_property
     def labels_by_image(self) -> Mapping[str, tuple[LabelsTag, ...]]:
-        """The separate ``<Labels>`` by the names of what they are for."""
-        found: dict[str, dict[str, LabelsTag]] = {}
+        """The separate ``<Labels>`` by the names of the images they apply to."""
+        by_image: dict[str, dict[str, LabelsTag]] = {}
         for tag in self.labels:
             for to_name in tag.to_names:
-                found.setdefault(to_name, {})[tag.name] = tag
-        return {to_name: tuple(those.values()) for to_name, those in found.items()}
+                by_image.setdefault(to_name, {})[tag.name] = tag
+        return {to_name: tuple(tags.values()) for to_name, tags in by_image.items()}
 
 
 @dataclass(frozen=True)
 class OutputTag:
-    """How one object is to be answered: with which control, and with which labels it offers.
+    """The control that an object is answered with, and the labels of the answer.
 
     Attributes:
-        control: what the object's regions are drawn as.
-        labels: the object's labels as the config spells them; empty when it has none, or none that the config knows.
+        control: the control that the object's regions belong to.
+        labels: the object's labels as the config spells them; empty when it has none, or none of the config.
         labels_control: name of the separate ``<Labels>`` that holds them, None where the control itself does.
     """
 

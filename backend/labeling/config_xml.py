@@ -1,8 +1,8 @@
-"""A labeling config's XML as Label Studio's editor reads it in a browser: tags, their attributes, their text.
+"""Parses the XML of a labeling config as Label Studio's editor does in a browser: tags, attributes, text.
 
-As there, names of attributes are lower case, and text in a tag that holds no other tags is its ``value``. What lies in
-a ``HyperText`` is a page and not part of the config. Namespaces are not resolved: browsers keep them in the names, and
-resolved they would multiply a small config.
+As in the editor, names of attributes are lower case, and the text of a tag without child tags is its ``value``. The
+content of a ``HyperText`` is a page and not part of the config. Namespaces are not resolved: browsers keep them in the
+names, and resolved ones would multiply the size of a small config.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ MOST_CHARACTERS = 2_000_000
 MOST_TAGS = 20_000
 DEEPEST = 256
 LONGEST_ENTITY = 16
-"""Characters that an entity may stand for: enough for a space or a sign, too few to multiply a config."""
+"""Characters of an entity's replacement: enough for a space or a sign, too few to multiply a config."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Tag:
 
     Attributes:
         name: as written.
-        attributes: by their names in lower case; the last one counts where several differ in case only.
+        attributes: values by lower-case name; the last one wins where names differ only in case.
         children: the tags inside, in order.
     """
 
@@ -44,15 +44,19 @@ class Tag:
 
 
 def read(text: str) -> Tag:
-    """Return the root of a labeling config.
+    """Return the root tag of a labeling config.
+
+    >>> root = read('<View><Image name="image" VALUE="$image"/></View>')
+    >>> root.children[0].name, root.children[0].attributes
+    ('Image', {'name': 'image', 'value': '$image'})
 
     Raises:
-        ConfigError: it is not well-formed, or larger than any config that people write.
+        ConfigError: it is not well-formed XML, or is larger than any config that people write.
     """
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(f"label_config: expected at most {MOST_CHARACTERS:,} characters, got {len(text):,}")
     builder = _Builder()
-    parser = _Parser(forbid_external=False)  # nothing outside is ever read, but a DOCTYPE may name it
+    parser = _Parser(forbid_external=False)  # a DOCTYPE may name external entities; they are never read
     parser.setContentHandler(builder)
     parser.setProperty(property_lexical_handler, builder.lexical)
     try:
@@ -61,16 +65,16 @@ def read(text: str) -> Tag:
     except (SAXException, DefusedXmlException, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise ConfigError(f"label_config: expected XML, got something else: {detail}") from error
-    assert builder.root is not None  # the parser raises where there is none
+    assert builder.root is not None  # the parser raises where there is no root
     return builder.root
 
 
 class _Parser(DefusedExpatParser):
-    """Reads no entity but short plain text, such as a DOCTYPE declares for a space, and no defaults of attributes."""
+    """Refuses entities other than short plain text, as a DOCTYPE declares for a space, and defaults of attributes."""
 
     def reset(self) -> None:
         super().reset()
-        self._parser.AttlistDeclHandler = self._refuse_defaults  # type: ignore[attr-defined]  # xml.sax has it
+        self._parser.AttlistDeclHandler = self._refuse_defaults  # type: ignore[attr-defined]  # set by xml.sax
 
     def _refuse_defaults(self, element: str, *declared: object) -> None:
         raise ConfigError(f"label_config: expected no DOCTYPE with ATTLIST, got one of {element[:40]!r}")
@@ -90,7 +94,7 @@ class _Parser(DefusedExpatParser):
 
 
 class _Builder(ContentHandler):
-    """Puts tags together as a parser meets them."""
+    """Builds the tags from a parser's events."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,13 +130,13 @@ class _Builder(ContentHandler):
         self.note(f"<?{target} {data}?>")
 
     def note(self, written: str) -> None:
-        """Take down what is written inside the open tag, as a browser would show it in ``innerHTML``."""
+        """Append to the text of the open tag, as a browser would show it in ``innerHTML``."""
         if self._open:
             self._open[-1][1].append(written)
 
 
 class _Lexical(LexicalHandler):
-    """Notes what is no content, but counts as text of a tag in the editor."""
+    """Adds comments and CDATA marks, which count as text of a tag in the editor."""
 
     def __init__(self, builder: _Builder) -> None:
         self.is_cdata = False

@@ -1,9 +1,9 @@
-"""Which of a labeling config's controls an answer is drawn with, and with which labels.
+"""Chooses the control and the labels that an answer is drawn with.
 
-Two attributes steer this: ``smart="false"`` (Label Studio's own) says that what is drawn with a control is no prompt,
-and ``model_output="false"`` (ours) that the backend must not answer with it. A control with ``smart="true"`` is there
-to prompt with, so no answer is drawn with it, unless it paints: such tools ask no model. Of several controls left,
-``backend.shapes.OUTPUT_KINDS`` decides.
+Two attributes of a control matter: with ``smart="false"`` (Label Studio's own), its regions are no prompts; with
+``model_output="false"`` (ours), the backend must not answer with it. A control with ``smart="true"`` is a prompt tool,
+so no answer is drawn with it, unless it paints: painting tools call no model. Of several usable controls, the kind that
+comes first in ``backend.shapes.OUTPUT_KINDS`` wins.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,29 +18,41 @@ EXAMPLE = '<BrushLabels name="brush" toName="{image}" smart="false"><Label value
 def answering(controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> list[Control]:
     """Return the controls on one image that an answer may be drawn with, the preferred ones first.
 
-    A box or ellipse that does not say ``smart="false"`` is a tool to prompt with in the editor, so one counts only
-    where nothing that is preferred to it holds a mask.
+    A box or ellipse without ``smart="false"`` is a prompt tool in the editor, so it is used only where no preferred
+    control can hold a mask.
     """
-    usable = [one for one in controls.controls if one.is_output and not one.is_prompt and one.kind in preference]
+    usable = [
+        control
+        for control in controls.controls
+        if control.is_output and not control.is_prompt and control.kind in preference
+    ]
     usable.sort(key=lambda control: preference.index(control.kind))
-    found: list[Control] = []
+    chosen: list[Control] = []
     has_mask = False
     for control in usable:
         is_mask = control.kind not in OUTLINES or not control.is_smart
         if is_mask or not has_mask:
-            found.append(control)
+            chosen.append(control)
         has_mask = has_mask or is_mask
-    return found
+    return chosen
 
 
 class Outputs:
-    """Chooses what objects on one image are answered with."""
+    """Chooses the control and labels of objects on one image.
+
+    >>> from backend.labeling import config
+    >>> image, brush = '<Image name="image" value="$image"/>', '<BrushLabels name="brush" toName="image">'
+    >>> controls = config.parse(f'<View>{image}{brush}<Label value="Car"/><Label value="Dog"/></BrushLabels></View>')
+    >>> output = Outputs(controls).choose(["dog"])
+    >>> output.control.name, output.labels
+    ('brush', ('Dog',))
+    """
 
     def __init__(self, controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> None:
-        """Look up the labels of all controls, once for all objects.
+        """Index the labels of all controls, once for all objects.
 
         Args:
-            controls: those of one image, see ``on_image``.
+            controls: the config of one image, see ``on_image``.
             preference: the kinds that may be answered with, the preferred ones first.
 
         Raises:
@@ -55,36 +67,36 @@ class Outputs:
         for control in fitting:
             if control.own is not None:
                 self._offers.append((control, control.own))
-            elif not has_plain:  # those without labels share the separate ones, so the first of them is always chosen
+            elif not has_plain:  # controls without labels of their own share the <Labels>, so the first one wins
                 has_plain = True
                 self._offers += [(control, tag) for tag in controls.labels]
-        self._exact = self._places(lambda tag: tag.spellings)
-        self._loose = self._places(lambda tag: tag.loose_spellings)
-        self._any = next((place for place, (_, tag) in enumerate(self._offers) if tag.labels_vary), None)
+        self._exact = self._offer_by_name(lambda tag: tag.spellings)
+        self._loose = self._offer_by_name(lambda tag: tag.loose_spellings)
+        self._any = next((index for index, (_, tag) in enumerate(self._offers) if tag.labels_vary), None)
 
     def choose(self, labels: Sequence[str] = ()) -> OutputTag:
-        """Return how an object with these labels is to be answered.
+        """Return the control and labels of an answer for an object with these labels.
 
         The first control in order of preference that offers one of the labels wins; names that differ only in case or
-        in spaces around them count as second best. Labels that no control offers are dropped, never replaced; an
-        object without labels takes the only label of its control, where there is only one.
+        surrounding spaces match second. Labels that no control offers are dropped, never replaced; an object without
+        labels gets the label of its control, where that has only one.
         """
-        for places, is_exact in ((self._exact, True), (self._loose, False)):
-            found = [self._any] if self._any is not None and labels else []
-            found += [places[name] for label in labels if (name := _name(label, is_exact)) in places]
-            if found:
-                control, tag = self._offers[min(found)]
+        for index_by_name, is_exact in ((self._exact, True), (self._loose, False)):
+            matches = [self._any] if self._any is not None and labels else []
+            matches += [index_by_name[name] for label in labels if (name := _name(label, is_exact)) in index_by_name]
+            if matches:
+                control, tag = self._offers[min(matches)]
                 chosen = tuple(dict.fromkeys(word for label in labels if (word := _offered(tag, label, is_exact))))
                 return self._output(control, tag, chosen)
         return self._unlabelled(has_labels=bool(labels))
 
-    def _places(self, names: Callable[[LabelsTag], dict[str, str]]) -> dict[str, int]:
-        """Return by name the first offer of each label."""
-        found: dict[str, int] = {}
-        for place, (_, tag) in enumerate(self._offers):
+    def _offer_by_name(self, names: Callable[[LabelsTag], dict[str, str]]) -> dict[str, int]:
+        """Return, by name of each label, the index of the first offer of it."""
+        indexes: dict[str, int] = {}
+        for index, (_, tag) in enumerate(self._offers):
             for name in names(tag):
-                found.setdefault(name, place)
-        return found
+                indexes.setdefault(name, index)
+        return indexes
 
     def _unlabelled(self, has_labels: bool) -> OutputTag:
         offers = [tag for control, tag in self._offers if control is self._first]
@@ -101,7 +113,7 @@ class Outputs:
 def choose_output(
     controls: LabelConfig, labels: Sequence[str] = (), preference: Sequence[ShapeKind] = OUTPUT_KINDS
 ) -> OutputTag:
-    """Return how one object is to be answered on the one image of ``controls``, see ``Outputs``.
+    """Return the control and labels of one object on the only image of ``controls``, see ``Outputs``.
 
     Raises:
         ConfigError: nothing on that image can hold an answer.
@@ -112,7 +124,12 @@ def choose_output(
 def _no_output(controls: LabelConfig) -> ConfigError:
     name = controls.images[0].name[:100]
     smart = next(
-        (one for one in controls.controls if one.is_prompt and one.is_output and one.kind in OUTPUT_KINDS), None
+        (
+            control
+            for control in controls.controls
+            if control.is_prompt and control.is_output and control.kind in OUTPUT_KINDS
+        ),
+        None,
     )
     why = f', and <{smart.tag} name="{smart.name}"> says smart="true", so that it is a prompt' if smart else ""
     return ConfigError(
@@ -127,6 +144,6 @@ def _name(label: str, is_exact: bool) -> str:
 
 
 def _offered(tag: LabelsTag, label: str, is_exact: bool) -> str | None:
-    """Return ``label`` as the tag spells it, None where it does not offer it."""
+    """Return ``label`` as the tag spells it, None where the tag does not offer it."""
     names = tag.spellings if is_exact else tag.loose_spellings
     return names.get(_name(label, is_exact)) or (label if tag.labels_vary else None)

@@ -1,16 +1,16 @@
-"""A click's context, translated into prompts for the model: one for every object that it marks.
+"""Translates a click's context into prompts for the model, one for each object that it marks.
 
 The rules, from what the editor sends: points of one label accumulate into one object; every rectangle, ellipse, polygon
-and painted mask is an object of its own; points that lie in one of those refine it; negative points alone mark nothing.
-Of two points on one pixel the later one counts. Ordinary points that an annotator drew by hand lack a sign and come
-along when a smart point of their label is drawn: where others have a sign, they are no prompts. In what a task already
-holds there was no click, so points without a sign are ``apart``: each marks an object of its own.
+and painted mask is a separate object; points inside one of those refine it; negative points alone mark nothing. Of two
+points on one pixel the later one counts. Ordinary points that an annotator drew by hand have no sign, and the editor
+sends them along when a smart point of their label is drawn: where other points have a sign, they are no prompts. In the
+annotations of a task there was no click, so with ``one_object_per_point`` each point without a sign is an object.
 
-An area that is drawn for the model takes a byte for each pixel of the image, and a small body may hold hundreds. So a
-context is sketched first, with boxes for areas, and each area is drawn when its turn comes.
+An area that is rasterised for the model takes a byte for each pixel of the image, and a small body may hold hundreds.
+So `sketch` plans a context first, with boxes for areas, and each area is rasterised when it is decoded.
 
-Coordinates need no turning: with a rotated view the editor still stores them for the upright image (it maps the pointer
-through the inverse of the view's transform), as it does masks; ``image_rotation`` is only echoed.
+Coordinates are not rotated: with a rotated view the editor still stores them, and masks, for the upright image (it maps
+the pointer through the inverse of the view's transform); ``image_rotation`` is only echoed.
 """
 
 import math
@@ -27,14 +27,14 @@ from backend.shapes import Bitmask, Brush, KeyPoint, Polygon, Rectangle, Vector
 from backend.types import ObjectPrompt, PromptRegion, Skipped
 from model.types import Prompt
 
-MOST_POINTS = 64  # of one object; the newest count
-MOST_OBJECTS = 256  # of one click; the newest count
-MOST_PIXELS = 1 << 28  # a rough mask takes a byte for each
+MOST_POINTS = 64  # of one object; older ones are dropped
+MOST_OBJECTS = 256  # of one click; older ones are dropped
+MOST_PIXELS = 1 << 28  # of an image; a rough mask takes a byte for each
 
 
 @dataclass(frozen=True)
 class ResolvedPrompts:
-    """The objects that a context marks, in the order in which they were begun, and what marks none."""
+    """The objects that a context marks, in the order of their first regions, and the regions that mark none."""
 
     objects: tuple[ObjectPrompt, ...]
     skipped: tuple[Skipped, ...] = ()
@@ -42,12 +42,12 @@ class ResolvedPrompts:
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """The objects that a context marks, before any area is drawn.
+    """The objects that a context marks, before any area is rasterised.
 
     Attributes:
-        objects: as a `ResolvedPrompts` has them, but with boxes for areas that are to be drawn.
-        skipped: what marks none.
-        regions: the context by its ids.
+        objects: as in `ResolvedPrompts`, but with boxes for the areas that are rasterised later.
+        skipped: the regions that mark no object.
+        regions: the context's regions by their ids.
     """
 
     objects: tuple[ObjectPrompt, ...]
@@ -55,21 +55,21 @@ class PromptPlan:
     regions: dict[str, PromptRegion]
 
     def newest(self) -> tuple[ObjectPrompt, ...]:
-        """Return the newest objects, as many as one click may take: in number, and in areas to be drawn."""
+        """Return the newest objects within the limits of one click: `MOST_OBJECTS`, and the work to rasterise areas."""
         objects = self.objects[-MOST_OBJECTS:]
-        affordable = _affordable([[self.regions[name] for name in one.region_ids] for one in objects])
-        return tuple(one for one, is_affordable in zip(objects, affordable, strict=True) if is_affordable)
+        affordable = _affordable([[self.regions[name] for name in planned.region_ids] for planned in objects])
+        return tuple(planned for planned, is_affordable in zip(objects, affordable, strict=True) if is_affordable)
 
-    def draw(self, one: ObjectPrompt) -> ResolvedPrompts:
-        """Return one of the objects as it is, its area drawn; none, and the reason, where that proves to be empty."""
-        regions = [self.regions[name] for name in one.region_ids]
+    def draw(self, planned: ObjectPrompt) -> ResolvedPrompts:
+        """Return one of the objects with its area rasterised; none, and the reason, if the area is empty."""
+        regions = [self.regions[name] for name in planned.region_ids]
         is_drawn = any(_is_painted(region) or outlined(region) is not region for region in regions)
-        return translate(regions) if is_drawn else ResolvedPrompts((one,))
+        return translate(regions) if is_drawn else ResolvedPrompts((planned,))
 
 
 @dataclass(frozen=True)
 class _Point:
-    """A point that an annotator drew."""
+    """A point that an annotator drew, at (x, y) in pixels."""
 
     region: PromptRegion
     at: Point
@@ -82,9 +82,9 @@ class _Point:
 
 @dataclass
 class _ObjectBuilder:
-    """An object being put together."""
+    """An object whose points are being collected; ``index`` is that of its first region."""
 
-    place: int
+    index: int
     mark: ShapePrompt
     region: PromptRegion | None
     points: list[_Point] = field(default_factory=list)
@@ -93,36 +93,41 @@ class _ObjectBuilder:
 def translate(
     context: Sequence[PromptRegion], image_size: Size | None = None, *, one_object_per_point: bool = False
 ) -> ResolvedPrompts:
-    """Return the prompts that a context holds.
+    """Return the prompts of a context.
+
+    >>> size = (100, 200)
+    >>> point = PromptRegion("a", KeyPoint(50, 50), "point", "image", is_positive=True, original_size=size)
+    >>> translate([point]).objects[0].prompt.point_coords.tolist()
+    [[100.0, 50.0]]
 
     Args:
         context: the click's regions, oldest first.
         image_size: (H, W) of the image the model sees, where it differs from the regions' ``original_size``; prompts
-            are in its pixels. Answers must still have the ``original_size``.
-        one_object_per_point: whether points without a sign mark an object each, unless they lie in an area.
+            are in its pixels. Answers still have the ``original_size``.
+        one_object_per_point: whether each point without a sign marks an object, unless it lies in an area.
     """
     are_signed = not one_object_per_point and any(
         isinstance(region.shape, KeyPoint) and region.is_positive is not None for region in context
     )
     skipped: list[Skipped] = []
     groups: dict[object, list[tuple[int, PromptRegion, ShapePrompt]]] = {}
-    for place, region in enumerate(context):
+    for index, region in enumerate(context):
         try:
-            found = _mark(region, image_size, are_signed)
+            prompt = _mark(region, image_size, are_signed)
         except PromptError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
             continue
-        where = (region.to_name, region.item_index, region.original_size)
-        groups.setdefault(where, []).append((place, region, found))
-    drafts: list[_ObjectBuilder] = []
+        image = (region.to_name, region.item_index, region.original_size)
+        groups.setdefault(image, []).append((index, region, prompt))
+    builders: list[_ObjectBuilder] = []
     for group in groups.values():
-        drafts.extend(_drafts(group, skipped, one_object_per_point))
-    drafts.sort(key=lambda draft: draft.place)
-    return ResolvedPrompts(tuple(_object(draft, image_size, skipped) for draft in drafts), tuple(skipped))
+        builders.extend(_builders(group, skipped, one_object_per_point))
+    builders.sort(key=lambda builder: builder.index)
+    return ResolvedPrompts(tuple(_object(builder, image_size, skipped) for builder in builders), tuple(skipped))
 
 
 def sketch(context: Sequence[PromptRegion]) -> PromptPlan:
-    """Return what a click's context marks, as `translate` does, without holding any drawn area.
+    """Return the objects of a click's context, as `translate` does, but without rasterised areas.
 
     Args:
         context: the click's regions, oldest first, each with its ``original_size``.
@@ -138,23 +143,25 @@ def sketch(context: Sequence[PromptRegion]) -> PromptPlan:
             stand_ins.append(_around(region, has_to_look) if _is_painted(region) else outlined(region))
         except PromptError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
-    found = translate(stand_ins)
-    return PromptPlan(found.objects, (*skipped, *found.skipped), {region.id: region for region in context})
+    resolved = translate(stand_ins)
+    return PromptPlan(resolved.objects, (*skipped, *resolved.skipped), {region.id: region for region in context})
 
 
 def _affordable(groups: Sequence[Sequence[PromptRegion]]) -> list[bool]:
-    """Return which regions can be drawn with what work a click may cause; the newest, which come last, go first."""
+    """Return which groups of regions can be rasterised within the work of one click, chosen from last to first."""
     left = shape_prompts.MOST_WORK
-    found: list[bool] = []
+    are_affordable: list[bool] = []
     for regions in reversed(groups):
         steps = sum(shape_prompts.work(region.shape, region.original_size or (1, 1)) for region in regions)
-        found.append(steps <= left or left == shape_prompts.MOST_WORK)  # one area alone may be as large as any image
-        left -= steps if found[-1] else 0
-    return found[::-1]
+        are_affordable.append(
+            steps <= left or left == shape_prompts.MOST_WORK
+        )  # one area alone may be as large as any image
+        left -= steps if are_affordable[-1] else 0
+    return are_affordable[::-1]
 
 
 def needs_masks(context: Iterable[PromptRegion]) -> bool:
-    """Whether masks have to be read to tell which points lie in them."""
+    """Whether masks must be decoded to find the points inside them."""
     shapes = [region.shape for region in context]
     return any(isinstance(shape, KeyPoint) for shape in shapes) and any(
         isinstance(shape, Brush | Bitmask) for shape in shapes
@@ -162,7 +169,7 @@ def needs_masks(context: Iterable[PromptRegion]) -> bool:
 
 
 def outlined(region: PromptRegion) -> PromptRegion:
-    """Return a polygon as the box around it, in which the same points lie; anything else as it is."""
+    """Return a polygon replaced with the box around it, which holds the same points; any other region unchanged."""
     match region.shape:
         case Polygon(points) | Vector(points, True) if len(points) >= 3:
             xs, ys = zip(*points, strict=True)
@@ -175,7 +182,7 @@ def _is_painted(region: PromptRegion) -> bool:
 
 
 def _around(region: PromptRegion, has_to_look: bool) -> PromptRegion:
-    """Return a mask as the box around it, or around the whole image where nobody asks what lies in it.
+    """Return a mask replaced with the box around it, or around the whole image if its extent is not needed.
 
     Raises:
         PromptError: the mask cannot be a prompt.
@@ -184,8 +191,8 @@ def _around(region: PromptRegion, has_to_look: bool) -> PromptRegion:
     if has_to_look and region.original_size is not None:
         height, width = region.original_size
         extent = _mark(region, None, are_signed=False).extent
-        assert extent is not None  # an empty mask raised
-        x1, y1, x2, y2 = (100 * place / side for place, side in zip(extent, (width, height) * 2, strict=True))
+        assert extent is not None  # `mark` raises for an empty mask
+        x1, y1, x2, y2 = (100 * pixels / side for pixels, side in zip(extent, (width, height) * 2, strict=True))
     return replace(region, shape=Rectangle(x1, y1, x2 - x1, y2 - y1))
 
 
@@ -206,70 +213,72 @@ def _mark(region: PromptRegion, image_size: Size | None, are_signed: bool) -> Sh
     return mark(region.shape, size, original_size)
 
 
-def _drafts(
+def _builders(
     group: Iterable[tuple[int, PromptRegion, ShapePrompt]], skipped: list[Skipped], one_object_per_point: bool
 ) -> list[_ObjectBuilder]:
     """Return the objects marked on one image."""
     areas: list[_ObjectBuilder] = []
     points: list[tuple[int, _Point]] = []
-    for place, region, found in group:
+    for index, region, prompt in group:
         if isinstance(region.shape, KeyPoint):
-            points.append((place, _Point(region, found.points[0], region.is_positive is not False)))
+            points.append((index, _Point(region, prompt.points[0], region.is_positive is not False)))
         else:
-            areas.append(_ObjectBuilder(place, found, region))
+            areas.append(_ObjectBuilder(index, prompt, region))
     unassigned: list[tuple[int, _Point]] = []
     nested: dict[tuple[str, ...], _Nested] = {}
-    for place, point in points:
+    for index, point in points:
         labels = point.region.labels
         if labels not in nested:
             nested[labels] = _Nested(areas, labels)
-        home = nested[labels].smallest_around(point.at)
-        if home is None:
-            unassigned.append((place, point))
+        enclosing_area = nested[labels].smallest_around(point.at)
+        if enclosing_area is None:
+            unassigned.append((index, point))
         else:
-            home.points.append(point)
-    loose = _loose(unassigned, one_object_per_point)
-    for draft in (*areas, *loose.values()):
-        draft.points = _later_wins(draft.points)
-    for (labels, _), draft in loose.items():
-        if any(point.is_positive for point in draft.points):
-            areas.append(draft)
+            enclosing_area.points.append(point)
+    loose = _outside_areas(unassigned, one_object_per_point)
+    for builder in (*areas, *loose.values()):
+        builder.points = _later_wins(builder.points)
+    for (labels, _), builder in loose.items():
+        if any(point.is_positive for point in builder.points):
+            areas.append(builder)
         elif len(areas) == 1 and areas[0].region is not None and _share(labels, areas[0].region.labels):
-            areas[0].points.extend(draft.points)
+            areas[0].points.extend(builder.points)
         else:
             skipped.extend(
                 Skipped(point.region.id, Reason.ONLY_NEGATIVE_POINTS, "no positive point goes with it")
-                for point in draft.points
+                for point in builder.points
             )
     return areas
 
 
-def _loose(
+def _outside_areas(
     points: Iterable[tuple[int, _Point]], one_object_per_point: bool
 ) -> dict[tuple[tuple[str, ...], str], _ObjectBuilder]:
-    """Return the points that lie in no area, by their label, and where they are apart each by itself."""
+    """Return objects of the points that lie in no area: one per label, or one per point (``one_object_per_point``)."""
     points = list(points)
     unsigned = Counter(
         point.region.labels for _, point in points if one_object_per_point and point.region.is_positive is None
     )
-    found: dict[tuple[tuple[str, ...], str], _ObjectBuilder] = {}
-    for place, point in points:
+    builders: dict[tuple[tuple[str, ...], str], _ObjectBuilder] = {}
+    for index, point in points:
         is_alone = unsigned[point.region.labels] > 1 and point.region.is_positive is None
         name = point.region.id if is_alone else ""
-        found.setdefault((point.region.labels, name), _ObjectBuilder(place, ShapePrompt(), None)).points.append(point)
-    return found
+        builders.setdefault((point.region.labels, name), _ObjectBuilder(index, ShapePrompt(), None)).points.append(
+            point
+        )
+    return builders
 
 
 class _Nested:
-    """The areas that points of one label may lie in, the smallest first; thousands of points look among thousands."""
+    """Finds the smallest area around a point, among the areas of one label; fast for thousands of both."""
 
     def __init__(self, areas: Iterable[_ObjectBuilder], labels: tuple[str, ...]) -> None:
         sharing = [
-            (_size(area.mark.extent), area.place, area.mark.extent, area)
+            (_size(area.mark.extent), area.index, area.mark.extent, area)
             for area in areas
             if area.region is not None and area.mark.extent is not None and _share(labels, area.region.labels)
         ]
-        sharing.sort(key=lambda found: found[:2])
+        sharing.sort(key=lambda entry: entry[:2])
         self._areas = [area for *_, area in sharing]
         self._boxes = np.array([extent for _, _, extent, _ in sharing]).reshape(-1, 4).T
 
@@ -277,8 +286,8 @@ class _Nested:
         """Return the smallest area that a point lies in."""
         x1, y1, x2, y2 = self._boxes
         around = (x1 <= at[0]) & (at[0] <= x2) & (y1 <= at[1]) & (at[1] <= y2)
-        place = int(around.argmax()) if around.size else 0
-        return self._areas[place] if around.size and around[place] else None
+        index = int(around.argmax()) if around.size else 0
+        return self._areas[index] if around.size and around[index] else None
 
 
 def _share(labels: tuple[str, ...], others: tuple[str, ...]) -> bool:
@@ -290,7 +299,7 @@ def _size(box: Box) -> float:
 
 
 def _later_wins(points: Iterable[_Point]) -> list[_Point]:
-    """Return the points without those that a later one covers, oldest first."""
+    """Return the points, oldest first, without those that share a pixel with a later one."""
     newest: dict[tuple[int, int], _Point] = {}
     for point in points:
         newest.pop(point.pixel, None)
@@ -313,23 +322,23 @@ def _newest(points: list[_Point], skipped: list[Skipped]) -> list[_Point]:
     return kept
 
 
-def _object(draft: _ObjectBuilder, image_size: Size | None, skipped: list[Skipped]) -> ObjectPrompt:
-    drawn = _newest(draft.points, skipped)
+def _object(builder: _ObjectBuilder, image_size: Size | None, skipped: list[Skipped]) -> ObjectPrompt:
+    drawn = _newest(builder.points, skipped)
     covered = {point.pixel for point in drawn}
-    own = [at for at in draft.mark.points if (int(at[0]), int(at[1])) not in covered]
+    own = [at for at in builder.mark.points if (int(at[0]), int(at[1])) not in covered]
     coords = [*own, *(point.at for point in drawn)]
     signs = [*(1 for _ in own), *(int(point.is_positive) for point in drawn)]
     positive = [point.region for point in drawn if point.is_positive]
-    main = draft.region or positive[-1]
-    regions = [*([draft.region] if draft.region is not None else []), *(point.region for point in drawn)]
+    main = builder.region or positive[-1]
+    regions = [*([builder.region] if builder.region is not None else []), *(point.region for point in drawn)]
     original_size = main.original_size or image_size
     assert original_size is not None  # a region without a size was skipped
     return ObjectPrompt(
         prompt=Prompt(
             point_coords=coords or None,  # type: ignore[arg-type]  # the constructor makes an array of it
             point_labels=signs or None,  # type: ignore[arg-type]  # likewise
-            box=draft.mark.box,  # type: ignore[arg-type]  # likewise
-            rough_mask=draft.mark.rough_mask,
+            box=builder.mark.box,  # type: ignore[arg-type]  # likewise
+            rough_mask=builder.mark.rough_mask,
         ),
         region_ids=tuple(region.id for region in regions),
         labels=main.labels,

@@ -1,4 +1,4 @@
-"""What one drawn shape tells the model, in pixels: points on the object, a box around it, a rough mask of it.
+"""Converts one drawn shape into a prompt in pixels: points on the object, a box around it, a rough mask of it.
 
 Pixels follow the model's convention: (x, y) with the pixel (0, 0) covering [0, 1) × [0, 1); nothing is rounded.
 """
@@ -23,23 +23,23 @@ Size: TypeAlias = tuple[int, int]
 Point: TypeAlias = tuple[float, float]
 Box: TypeAlias = tuple[float, float, float, float]
 
-SLIP_PERCENT = 1.0  # a point dragged out of the image by no more than this still means its border
+SLIP_PERCENT = 1.0  # a point dragged out of the image by no more than this counts as on its border
 FARTHEST_PERCENT = 1e6
-FAR_PIXELS = 1e5  # OpenCV draws with whole numbers; what lies farther out is outside all the same
+FAR_PIXELS = 1e5  # OpenCV draws with integers; coordinates are clipped to this, far outside any image
 SMALLEST_PIXELS = 1 - 1e-6
-"""The least side of an area that may hold an object; a box of one pixel, in percent and back, is a little less."""
+"""The smallest side of an area: a pixel, less the rounding of a conversion to percent and back."""
 
 SUBPIXEL_BITS = 4
 COARSE_PIXELS = 1 << 20
 
 
 MOST_WORK = 600_000_000
-"""Nanoseconds, by rule of thumb, that drawing the areas of a click may take."""
+"""Estimated nanoseconds that rasterising the areas of one click may take."""
 
-PIXEL_WORK = 4  # of each pixel of the image, for an area: to be drawn, measured, and looked through
-MASK_WORK = 8  # likewise, for a painted mask, which is unpacked too
-BITMASK_WORK = 16  # likewise, where it comes as a PNG
-ROW_WORK = 50  # of each row that an edge of a polygon crosses
+PIXEL_WORK = 4  # nanoseconds per pixel of the image for an area: to draw, measure and search it
+MASK_WORK = 8  # likewise for a painted mask, which is also decoded
+BITMASK_WORK = 16  # likewise for a PNG
+ROW_WORK = 50  # nanoseconds per row that an edge of a polygon crosses
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +47,10 @@ class ShapePrompt:
     """One shape in pixels.
 
     Attributes:
-        points: (x, y) on the object, as far as the shape itself says.
-        box: x1, y1, x2, y2 around the object, inside the image; None where the shape does not say.
+        points: (x, y) on the object, where the shape gives some.
+        box: x1, y1, x2, y2 around the object, inside the image; None where the shape gives none.
         rough_mask: (H, W) bool, None where the shape is no area.
-        extent: the box that points have to lie in to be about the same object; None for a point.
+        extent: the box in which points belong to the same object; None for a point.
     """
 
     points: tuple[Point, ...] = ()
@@ -60,10 +60,12 @@ class ShapePrompt:
 
 
 def mark(shape: Shape, size: Size, original_size: Size) -> ShapePrompt:
-    """Return what a shape tells about an image of ``size`` (height, width).
+    """Return the prompt of a shape on an image of ``size`` (height, width).
 
-    Painted shapes are stored in pixels of ``original_size``, the image's size as the editor knows it; all others in
-    percent.
+    Painted shapes are in pixels of ``original_size``, the image's size in the editor; all others in percent.
+
+    >>> mark(Rectangle(25, 50, 50, 25), size=(100, 200), original_size=(100, 200)).box
+    (50.0, 50.0, 150.0, 75.0)
 
     Raises:
         PromptError: the shape lies outside the image, is damaged, or is of a kind that marks no object.
@@ -87,13 +89,13 @@ def mark(shape: Shape, size: Size, original_size: Size) -> ShapePrompt:
 
 
 def check_area(shape: Shape, size: Size) -> None:
-    """Return if a shape that goes around an object has room for one: a pixel of the image, each way.
+    """Check that a shape around an object covers at least a pixel of the image in each direction.
 
-    A click with the rectangle tool leaves a box without an extent, which `mark` takes for a point. In what a task
-    holds, or in a file, there was no click: such a box is damaged.
+    A click with the rectangle tool makes a box without an extent, which `mark` treats as a point. In annotations and
+    files there was no click: such a box is damaged.
 
     Raises:
-        PromptError: it has none, or none inside an image of ``size`` (height, width); points and masks always have.
+        PromptError: it covers less of an image of ``size`` (height, width); points and masks always pass.
     """
     match shape:
         case KeyPoint() | Brush() | Bitmask():
@@ -104,7 +106,7 @@ def check_area(shape: Shape, size: Size) -> None:
             sides = 2 * radius_x, 2 * radius_y
         case Polygon(points) | Vector(points):
             if not points:
-                return  # an empty path is open, and no prompt for that reason
+                return  # an empty path is open, and `mark` refuses that
             xs, ys = zip(*points, strict=True)
             sides = max(xs) - min(xs), max(ys) - min(ys)
     _check_range(*sides)
@@ -122,10 +124,10 @@ def check_area(shape: Shape, size: Size) -> None:
 
 
 def bounds(shape: Rectangle | Ellipse | Polygon | Vector, size: Size) -> Box:
-    """Return the upright box around a shape in pixels, as it lies, inside the image or not; x1, y1, x2, y2.
+    """Return the upright box x1, y1, x2, y2 around a shape in pixels, not clipped to the image.
 
     Raises:
-        PromptError: a number is none that percent of an image can be.
+        PromptError: a number is not a valid percent of an image.
     """
     height, width = size
     match shape:
@@ -147,7 +149,11 @@ def bounds(shape: Rectangle | Ellipse | Polygon | Vector, size: Size) -> Box:
 
 
 def corners(shape: Rectangle, size: Size) -> list[Point]:
-    """Return a rectangle's four corners in turn, which are turned about the first one, in pixels."""
+    """Return a rectangle's four corners in pixels, in order, rotated about the first one.
+
+    >>> corners(Rectangle(10, 10, 20, 20), (100, 100))
+    [(10.0, 10.0), (30.0, 10.0), (30.0, 30.0), (10.0, 30.0)]
+    """
     height, width = size
     x, y = shape.x * width / 100, shape.y * height / 100
     across, down = shape.width * width / 100, shape.height * height / 100
@@ -157,14 +163,14 @@ def corners(shape: Rectangle, size: Size) -> list[Point]:
 
 
 def _enclosed(points: Sequence[Point], size: Size) -> float:
-    """Return how many pixels a ring of corners in percent goes around; of one that crosses itself, all its parts."""
+    """Return the area in pixels of a ring of corners in percent; all parts of one that crosses itself."""
     height, width = size
     ring = shapely.Polygon([(x * width / 100, y * height / 100) for x, y in points])
     return float(ring.area if ring.is_valid else shapely.make_valid(ring).area)
 
 
 def work(shape: Shape, size: Size) -> int:
-    """Return about how long it takes to draw a shape on an image of ``size``, in nanoseconds; 0 for what is no area."""
+    """Return the estimated nanoseconds to rasterise a shape on an image of ``size``; 0 for shapes without an area."""
     match shape:
         case Polygon() | Vector():
             return PIXEL_WORK * math.prod(size) + outline_work(shape, size)
@@ -176,7 +182,7 @@ def work(shape: Shape, size: Size) -> int:
 
 
 def outline_work(shape: Shape, size: Size) -> int:
-    """Return how much of `work` comes with corners and strokes: each may go over the whole image."""
+    """Return the part of `work` for corners and strokes, each of which may cross the whole image."""
     match shape:
         case Polygon(points) | Vector(points):
             rises = sum(min(abs(y2 - y1), 200.0) for (_, y1), (_, y2) in pairwise((*points, *points[:1])))
@@ -208,7 +214,7 @@ def _point(x_percent: float, y_percent: float, size: Size) -> Point:
 
 
 def _inside(x: float, y: float, size: Size) -> Point:
-    """Return the point moved into the image; the last value below the width is the right border's."""
+    """Return the point moved into the image; at the right border, x is the last float below the width."""
     height, width = size
     last_x, last_y = (float(np.nextafter(np.float32(side), np.float32(0))) for side in (width, height))
     return min(max(x, 0.0), last_x), min(max(y, 0.0), last_y)
@@ -225,7 +231,7 @@ def _rectangle(shape: Rectangle, size: Size) -> ShapePrompt:
 
 
 def _ellipse(shape: Ellipse, size: Size) -> ShapePrompt:
-    """Return the box around an ellipse turned about its centre, and the centre as a point."""
+    """Return the box around an ellipse rotated about its centre, and the centre as a point."""
     box = bounds(shape, size)
     height, width = size
     x, y = shape.x * width / 100, shape.y * height / 100
@@ -245,7 +251,7 @@ def _turn(degrees: float) -> tuple[float, float]:
 
 
 def _clipped(box: Box, size: Size) -> Box:
-    """Return the part of a box inside the image, each side grown to at least a pixel."""
+    """Return the part of a box inside the image, with sides of at least a pixel."""
     height, width = size
     x1, y1, x2, y2 = box
     if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
@@ -280,13 +286,13 @@ def _polygon(points: tuple[Point, ...], size: Size) -> ShapePrompt:
 
 
 def _drawable(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
-    """Return points as OpenCV draws them: (0, 0) is a pixel's centre, in fixed point."""
+    """Return points in OpenCV's fixed-point coordinates, where (0, 0) is a pixel's centre."""
     near = np.clip(pixels - 0.5, -FAR_PIXELS, FAR_PIXELS)
     return np.rint(near * (1 << SUBPIXEL_BITS)).astype(np.int32)
 
 
 def _painted(mask: Mask, size: Size) -> ShapePrompt:
-    """Return a painted mask, scaled to ``size``, with the point of it that lies farthest from its border."""
+    """Return the prompt of a painted mask: the mask scaled to ``size``, and its point farthest from its border."""
     if not mask.area:
         raise PromptError("nothing is painted", Reason.NO_PROMPT)
     whole = mask.to_array()
@@ -300,7 +306,7 @@ def _painted(mask: Mask, size: Size) -> ShapePrompt:
 
 
 def _interior_point(mask: Mask) -> Point:
-    """Return the (x, y) deep inside a mask, the centre of the pixel farthest from its border."""
+    """Return the (x, y) centre of the pixel of a mask that is farthest from its border."""
     step = 1 + math.isqrt(mask.crop.size // COARSE_PIXELS)
     crop = mask.crop[::step, ::step]
     if not crop.any():
@@ -314,7 +320,7 @@ def painted(shape: Brush | Bitmask, original_size: Size) -> Mask:
     """Return a painted mask of an image of ``original_size`` (height, width).
 
     Raises:
-        PromptError: it is damaged, or of an image of another size.
+        PromptError: it is damaged, or belongs to an image of another size.
     """
     if isinstance(shape, Bitmask):
         return _bitmask(shape.data_url, original_size)
@@ -333,7 +339,7 @@ def painted(shape: Brush | Bitmask, original_size: Size) -> Mask:
 
 
 def _draw(stroke: Stroke, canvas: npt.NDArray[np.uint8]) -> None:
-    """Draw a stroke as the editor does: round ends, its width in percent of the image's width."""
+    """Draw a stroke as the editor does, with round ends and a width in percent of the image's width."""
     if not stroke.points:
         return
     _check_range(stroke.width, *(percent for point in stroke.points for percent in point))

@@ -1,6 +1,6 @@
-"""Where a task's images are: the values of ``<Image>`` tags looked up in the task's data, as the editor does it.
+"""Resolves the values of ``<Image>`` tags in a task's data, as the editor does.
 
-Repeaters multiply, and so do variables in a text; how much work that makes is counted, see `backend.budget`.
+Nested repeaters and variables in a text multiply, so the work is counted and bounded, see `backend.budget`.
 """
 
 import re
@@ -12,8 +12,8 @@ from backend.errors import Reason, RequestError
 from backend.labeling.config_types import ImageTag, LabelConfig
 from backend.types import ImageRef, Task
 
-UNDEFINED = "$undefined$"  # the key under which Label Studio keeps data imported without a name
-MANY = 1000  # images of one task; a list longer than this is not listed to its end
+UNDEFINED = "$undefined$"  # the key under which Label Studio stores data imported without a name
+MANY = 1000  # images of one task; the rest of a longer list is ignored
 _VARIABLE = re.compile(r"\$[\w\[\].{}]+")
 _STEP = re.compile(r"[^.\[\]]+")
 
@@ -25,21 +25,24 @@ def image_ref(
     item_index: int | None = None,
     budget: Budget | None = None,
 ) -> ImageRef:
-    """Return the image that a tag shows for a task; of a list, the one at ``item_index`` (the first where None).
+    """Return the image that a tag shows for a task; of a list, the item at ``item_index`` (the first where None).
+
+    >>> image_ref(ImageTag("image", "$image"), Task(7, {"image": "/data/upload/1/a.png"})).uri
+    '/data/upload/1/a.png'
 
     Raises:
-        RequestError: the task's data holds no address for that tag, or no such item, or finding it takes too much.
+        RequestError: the task's data holds no address for that tag, or no such item, or the budget is exhausted.
     """
-    found = _values(image, task, budget or Budget())
+    values = _values(image, task, budget or Budget())
     index = item_index or 0
-    if not found:
+    if not values:
         wanted = (image.value_list or image.value)[:200]
         raise RequestError(f"task {task.id}: expected an address under {wanted!r}, got none", Reason.NO_IMAGE_IN_TASK)
-    if not 0 <= index < len(found):
+    if not 0 <= index < len(values):
         raise RequestError(
-            f"task {task.id}: expected an item from 0 to {len(found) - 1}, got {index}", Reason.ITEM_INDEX_OUT_OF_RANGE
+            f"task {task.id}: expected an item from 0 to {len(values) - 1}, got {index}", Reason.ITEM_INDEX_OUT_OF_RANGE
         )
-    uri = found[index]
+    uri = values[index]
     if not isinstance(uri, str) or not uri.strip():
         raise RequestError(f"task {task.id}: expected an address as item {index}, got none", Reason.NO_IMAGE_IN_TASK)
     return ImageRef(uri.strip(), task.id, project_id, item_index)
@@ -48,21 +51,21 @@ def image_ref(
 def image_refs(
     controls: LabelConfig, task: Task, project_id: int | None = None, budget: Budget | None = None
 ) -> tuple[ImageRef, ...]:
-    """Return all images of a task, in the config's order and each once; none where its data holds none.
+    """Return all images of a task, in the config's order and each once; empty where its data holds none.
 
     Raises:
-        RequestError: listing them takes more than the budget, one of its own where none is given.
+        RequestError: the budget is exhausted; without ``budget``, a new one is used.
     """
-    found: dict[str, ImageRef] = {}
+    refs: dict[str, ImageRef] = {}
     for image, index, uri in _shown(controls, task, budget or Budget()):
-        found.setdefault(uri, ImageRef(uri, task.id, project_id, index if image.value_list else None))
-        if len(found) == MANY:
+        refs.setdefault(uri, ImageRef(uri, task.id, project_id, index if image.value_list else None))
+        if len(refs) == MANY:
             break
-    return tuple(found.values())
+    return tuple(refs.values())
 
 
 def places(controls: LabelConfig, task: Task) -> tuple[tuple[str, int | None], ...]:
-    """Return where a task shows its images: the ``to_name`` and item index that regions on each of them carry.
+    """Return the ``to_name`` and item index that regions on each image of a task carry.
 
     Raises:
         RequestError: see `image_refs`.
@@ -72,9 +75,12 @@ def places(controls: LabelConfig, task: Task) -> tuple[tuple[str, int | None], .
 
 
 def lookup(value: str, data: object, budget: Budget | None = None) -> object:
-    """Return what a ``value`` attribute stands for, None where the data does not hold it.
+    """Return the value that a ``value`` attribute refers to, None where the data does not hold it.
 
-    ``$a.b[0]`` alone is whatever lies there; in other text, variables are filled in.
+    ``$a.b[0]`` alone returns the JSON value at that path; in other text, variables are replaced.
+
+    >>> lookup("$pages[0].url", {"pages": [{"url": "/a.png"}]})
+    '/a.png'
 
     Raises:
         RequestError: see `image_refs`.
@@ -98,14 +104,14 @@ def lookup(value: str, data: object, budget: Budget | None = None) -> object:
 
 
 def _values(image: ImageTag, task: Task, budget: Budget) -> list[object]:
-    found = lookup(image.value_list or image.value, task.data, budget)
-    if isinstance(found, list):
-        return found
-    return [found] if isinstance(found, str) and found.strip() else []
+    value = lookup(image.value_list or image.value, task.data, budget)
+    if isinstance(value, list):
+        return value
+    return [value] if isinstance(value, str) and value.strip() else []
 
 
 def _shown(controls: LabelConfig, task: Task, budget: Budget) -> Iterator[tuple[ImageTag, int, str]]:
-    """Yield every image that a task shows: its tag, its place in the tag's list, its address."""
+    """Yield every image that a task shows: its tag, its index in the tag's list, its address."""
     for tag in controls.images:
         for image in _repeated(tag, task, budget):
             for index, uri in enumerate(islice(_values(image, task, budget), MANY)):
@@ -115,25 +121,25 @@ def _shown(controls: LabelConfig, task: Task, budget: Budget) -> Iterator[tuple[
 
 
 def _get(data: object, path: str) -> object:
-    """Return what lies at a path like ``pages[0].url``; a key that reads like the whole path goes first."""
+    """Return the value at a path like ``pages[0].url``; a key equal to the whole path has precedence."""
     if not isinstance(data, dict):
         return None
     if path in data:
         return data[path]
-    place: object = data
+    value: object = data
     for step in _STEP.findall(path):
         key = step.strip("'\"")
-        if isinstance(place, dict) and key in place:
-            place = place[key]
-        elif isinstance(place, list) and key.isdecimal() and len(key) < 10 and int(key) < len(place):
-            place = place[int(key)]
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal() and len(key) < 10 and int(key) < len(value):
+            value = value[int(key)]
         else:
             return data.get(UNDEFINED)
-    return place
+    return value
 
 
 def _repeated(image: ImageTag, task: Task, budget: Budget) -> Iterator[ImageTag]:
-    """Yield a tag once for every round of the repeaters around it."""
+    """Yield a tag once for every iteration of the repeaters around it."""
     if not image.repeats:
         yield image
         return

@@ -1,17 +1,17 @@
-"""Prompts that a task already holds: what annotators or another model drew on it, to be turned into masks.
+"""Reads the prompts that a task already holds: shapes that annotators or another model drew on it.
 
-Which of several annotations counts:
+Which of several annotations is used:
 
-- one annotation alone, as a whole: the same object marked by two annotators must not become two masks;
-- a ground truth goes before all others, then the one that was changed last;
-- skipped (cancelled) annotations never count, nor do drafts: nobody has submitted them;
-- an annotation that marks nothing gives way to the next. So does one that holds nothing but masks.
+- only one annotation: the same object marked by two annotators must not become two masks;
+- a ground truth comes before all others, then the annotation that was changed last;
+- skipped (cancelled) annotations are never used, nor are drafts, which have not been submitted;
+- an annotation without prompts, or with masks only, is passed over for the next one.
 
-Predictions are prompts only where no annotation is one, since people correct models and not the other way round; of
-several the newest counts, and never one of this model, whatever its version: a mask must not be made of a mask.
+Predictions are prompts only where no annotation is one, since people correct models and not the other way round. The
+newest is used, but never one of this model, in any version: a mask must not be made from a mask.
 
-Painted masks are no prompts: they are what the prompts are for. Points without a sign, the ones that people and other
-models draw, mark an object each; signed ones, left over from clicks, belong together as they do in a click.
+Painted masks are no prompts, since they are what the prompts should produce. Points without a sign, which people and
+other models draw, mark an object each; signed ones, left over from clicks, belong together as in a click.
 """
 
 from collections.abc import Collection, Iterable
@@ -25,7 +25,7 @@ from backend.shapes import KeyPoint, ShapeKind
 from backend.types import PromptRegion, Skipped, Task
 
 AREAS = frozenset((ShapeKind.RECTANGLE, ShapeKind.ELLIPSE, ShapeKind.POLYGON, ShapeKind.VECTOR))
-"""Shapes that go around an object."""
+"""Kinds of shapes that go around an object."""
 
 PROMPT_KINDS = AREAS | {ShapeKind.KEYPOINT}
 
@@ -33,8 +33,9 @@ PROMPT_KINDS = AREAS | {ShapeKind.KEYPOINT}
 class Source(str, Enum):
     """Where the prompts of a task come from.
 
-    ``BOXES`` and ``KEYPOINTS`` are what annotations hold: shapes around objects (rectangles, ellipses, polygons), and
-    points on them. ``PREDICTIONS`` is whatever another model drew. ``EVERYTHING`` takes no prompts at all.
+    ``BOXES`` and ``KEYPOINTS`` are shapes in annotations: shapes around objects (rectangles, ellipses, polygons), and
+    points on them. ``PREDICTIONS`` are shapes of both kinds that another model drew.
+    ``EVERYTHING`` takes no prompts at all.
     """
 
     BOXES = "boxes"
@@ -51,9 +52,9 @@ class TaskPrompts:
     """The prompts of one task, on any of its images.
 
     Attributes:
-        regions: what marks its objects.
-        skipped: what was left out, each with its reason.
-        areas_only: whether points that lie in no area are to be left out; those that lie in one still refine it.
+        regions: the shapes that mark its objects.
+        skipped: the regions left out, each with its reason.
+        areas_only: whether points outside all areas are ignored; those inside one still refine it.
     """
 
     regions: tuple[PromptRegion, ...] = ()
@@ -65,44 +66,52 @@ def read(task: Task, sources: Collection[Source], model_version: str) -> TaskPro
     """Return the prompts that a task holds.
 
     Args:
-        task: its annotations and predictions are read as far as they must be.
-        sources: which of them count; `Source.EVERYTHING` adds nothing.
-        model_version: this model's, ``name@digest``: predictions of the same name are not prompts.
+        task: the task; its annotations and predictions are parsed only as far as needed.
+        sources: which of them to use; `Source.EVERYTHING` adds nothing.
+        model_version: the version of this model, ``name@digest``; predictions of the same name are not prompts.
     """
     skipped: tuple[Skipped, ...] = ()
     if not {Source.BOXES, Source.KEYPOINTS}.isdisjoint(sources):
         kinds = (AREAS if Source.BOXES in sources else frozenset()) | {ShapeKind.KEYPOINT}
-        usable = (one for one in annotations.read(task.annotations) if not one.is_cancelled)
-        found = _newest(usable, kinds, areas_only=Source.KEYPOINTS not in sources)
-        if found.regions:
-            return found
-        skipped = found.skipped
+        usable = (annotation for annotation in annotations.read(task.annotations) if not annotation.is_cancelled)
+        prompts = _newest(usable, kinds, areas_only=Source.KEYPOINTS not in sources)
+        if prompts.regions:
+            return prompts
+        skipped = prompts.skipped
     if Source.PREDICTIONS in sources:
-        others = (one for one in annotations.read(task.predictions) if not is_own(one.model_version, model_version))
-        found = _newest(others, PROMPT_KINDS)
-        if found.regions:
-            return found
-        skipped += found.skipped
+        others = (
+            prediction
+            for prediction in annotations.read(task.predictions)
+            if not is_own(prediction.model_version, model_version)
+        )
+        prompts = _newest(others, PROMPT_KINDS)
+        if prompts.regions:
+            return prompts
+        skipped += prompts.skipped
     return TaskPrompts((), skipped)
 
 
 def is_own(model_version: str, own: str) -> bool:
-    """Whether a prediction's version is one of this model's, of these weights or of earlier ones of the same name."""
+    """Whether a prediction's version belongs to this model: these weights, or other ones of the same name.
+
+    >>> is_own("sam_vit_b@0123", "sam_vit_b@4567"), is_own("", "sam_vit_b@4567")
+    (True, False)
+    """
     return bool(model_version) and model_version.partition("@")[0] == own.partition("@")[0]
 
 
 def _newest(candidates: Iterable[Saved], kinds: Collection[ShapeKind], areas_only: bool = False) -> TaskPrompts:
-    """Return the prompts of the first candidate that holds any; the best candidate's reasons where none does."""
+    """Return the prompts of the first candidate that has any, else the reasons of the first that gives some."""
     best = TaskPrompts()
-    for one in annotations.newest_first(candidates):
-        regions, skipped = protocol_regions.read(one.result, kinds)
-        found = TaskPrompts(regions, skipped, areas_only)
+    for candidate in annotations.newest_first(candidates):
+        regions, skipped = protocol_regions.read(candidate.result, kinds)
+        prompts = TaskPrompts(regions, skipped, areas_only)
         if any(_marks(region, areas_only) for region in regions):
-            return found
+            return prompts
         best = best if best.skipped else TaskPrompts((), skipped)
     return best
 
 
 def _marks(region: PromptRegion, areas_only: bool) -> bool:
-    """Whether a region can begin an object."""
+    """Whether a region marks an object, alone or with others."""
     return not isinstance(region.shape, KeyPoint) or (region.is_positive is not False and not areas_only)

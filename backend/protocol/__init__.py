@@ -1,1 +1,1 @@
-"""Label Studio's JSON to values and back."""
+"""Label Studio's JSON parsed into values, and values written as its JSON."""

@@ -1,6 +1,6 @@
-"""What a task already holds, as Label Studio writes it: its annotations and predictions, their regions still unread.
+"""Reads the annotations and predictions of a task; their regions stay unread JSON.
 
-Nothing raises: what cannot be read counts as not there, since one damaged annotation must not cost a task its masks.
+Nothing raises: what cannot be read counts as missing, since one damaged annotation must not cost a task its masks.
 """
 
 import re
@@ -13,7 +13,7 @@ import msgspec
 from backend.protocol import json_fields
 
 LARGE_BODY = 1 << 16
-SMALLEST_SAVED = 16  # bytes of what can hold a region; anything shorter is not looked at
+SMALLEST_SAVED = 16  # bytes of the shortest list that can hold a region; anything shorter is not parsed
 _CODE = re.compile(rb'"rle"\s*:\s*\[')
 _NOT_IN_CODES = (b'"', b"[", b"{")
 
@@ -24,10 +24,10 @@ class Saved:
 
     Attributes:
         id: its id, None where the caller gave none.
-        changed_at: when it was last changed, seconds since 1970; 0 where nothing says so.
+        changed_at: time of its last change, seconds since 1970; 0 where it is unknown.
         result: its regions, each still JSON.
         is_cancelled: whether the annotator skipped the task with it.
-        is_ground_truth: whether a reviewer marked it as the one to go by.
+        is_ground_truth: whether a reviewer marked it as the ground truth.
         model_version: of a prediction; empty for annotations and where the caller gave none.
     """
 
@@ -50,11 +50,11 @@ class _Saved(msgspec.Struct):
 
 
 def without_masks(body: bytes) -> bytes:
-    """Return a large body of a click with the run-length codes before its context emptied; any other as it is.
+    """Return a large click body with the run-length codes before its context emptied; any other body unchanged.
 
     Codes are lists of plain numbers, so each ends at the next ``]``; finding those is many times faster than any JSON
-    reader, which has to look at every number. Task data may use the same word for something else, which is left as it
-    is. Label Studio writes the context last.
+    parser, which has to read every number. Task data may use the key for something else, which stays unchanged. Label
+    Studio writes the context last.
     """
     end = body.rfind(b'"context"')
     if len(body) < LARGE_BODY or end < 0 or body[end + len(b'"context"') :].lstrip(b" \t\r\n:").startswith(b"null"):
@@ -76,7 +76,7 @@ def without_masks(body: bytes) -> bytes:
 
 
 def read(raw: msgspec.Raw) -> tuple[Saved, ...]:
-    """Return the annotations, or the predictions, of a task in the order in which they stand there."""
+    """Return the annotations, or the predictions, of a task in their order in the JSON."""
     found = []
     for item in _listed(raw):
         if memoryview(item).nbytes < SMALLEST_SAVED:
@@ -99,7 +99,7 @@ def read(raw: msgspec.Raw) -> tuple[Saved, ...]:
 
 
 def newest_first(candidates: Iterable[Saved]) -> list[Saved]:
-    """Return annotations or predictions in the order in which they count: a ground truth, else the last changed."""
+    """Return annotations or predictions in order of precedence: ground truths first, then the last changed."""
     return sorted(candidates, key=lambda one: (one.is_ground_truth, one.changed_at, one.id or 0), reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""Label Studio's bitmasks, both ways: the data URL of an RGBA PNG, black everywhere, whose alpha is the mask."""
+"""Encodes and decodes Label Studio's bitmasks: data URLs of an all-black RGBA PNG whose alpha is the mask."""
 
 import base64
 import struct
@@ -12,16 +12,24 @@ from model.types import Mask
 PREFIX = "data:image/png;base64,"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = 4
-MOST_BITS = 8  # of a channel: more is no mask, and takes twice the memory
+MOST_BITS = 8  # of a channel; a PNG of 16 bits is no mask and takes twice the memory
 ROW_ABOVE = 2  # PNG's filter that stores each byte's difference from the one above; 0 stores bytes as they are
 ZEROS = 1 << 16
 ADLER_MODULUS = 65521
 
 
 def encode(mask: Mask) -> str:
-    """Return a mask as a data URL: alpha 255 on the object, 0 off it.
+    """Return a mask as a data URL: alpha 255 on the object, 0 elsewhere.
 
-    Only the rows that the object lies in are compressed; the empty ones around it are copies of one compressed block.
+    Only the rows that the object covers are compressed; the empty rows around it are copies of one compressed block.
+
+    >>> import numpy as np
+    >>> mask = Mask.from_array(np.array([[False, True], [False, False]]))
+    >>> url = encode(mask)
+    >>> url[:22]
+    'data:image/png;base64,'
+    >>> decode(url, (2, 2)).to_array().tolist()
+    [[False, True], [False, False]]
     """
     height, width = mask.original_size
     y = mask.offset[1]
@@ -44,7 +52,7 @@ def encode(mask: Mask) -> str:
 
 
 def decode(data_url: str, size: tuple[int, int]) -> Mask:
-    """Return the mask of a photo of ``size`` (height, width): true where a PNG's last channel is not 0.
+    """Return the mask of an image of ``size`` (height, width): true where the PNG's last channel is not 0.
 
     Raises:
         ValueError: it is not the data URL of a PNG, the PNG is damaged, or it has another size.
@@ -56,13 +64,13 @@ def decode(data_url: str, size: tuple[int, int]) -> Mask:
     width, height, bits = struct.unpack(">IIB", data[16:25])
     if bits > MOST_BITS:
         raise ValueError(f"bitmask: expected at most {MOST_BITS} bits a channel, got {bits}")
-    if (height, width) != size:  # known before anything is unpacked
+    if (height, width) != size:  # checked before anything is unpacked
         raise ValueError(f"bitmask: expected size {size}, got {(height, width)}")
     pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.shape[:2] != size:
         raise ValueError("bitmask: expected a PNG, got a damaged one")
     painted = (pixels if pixels.ndim == 2 else pixels[:, :, -1]) > 0
-    del pixels  # four times the mask, which is copied next
+    del pixels  # four times as large as the mask, which is copied next
     return Mask.from_array(painted)
 
 
@@ -71,7 +79,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _rows(mask: Mask) -> bytes:
-    """Return the rows of the object, filtered; the row after them, stored as it is, needs no difference."""
+    """Return the filtered rows of the object; the row after them is stored unfiltered."""
     width, x, (height, crop_width) = mask.original_size[1], mask.offset[0], mask.crop.shape
     if not height:
         return b""
@@ -86,7 +94,7 @@ def _rows(mask: Mask) -> bytes:
 
 
 def _deflated(data: bytes) -> bytes:
-    """Return compressed blocks that end on a byte and refer to nothing before them, so that they can be joined."""
+    """Return compressed blocks that end on a byte and refer to no earlier data, so that they can be joined."""
     packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
     return packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH)
 
@@ -97,6 +105,6 @@ def _deflated_zeros(count: int) -> bytes:
 
 
 def _adler_after_zeros(adler: int, count: int) -> int:
-    """Return zlib's checksum after so many more zero bytes: the low half stays, the high one grows by it each time."""
+    """Return zlib's checksum after ``count`` more zero bytes: the low half stays, the high one grows by it for each."""
     low, high = adler & 0xFFFF, adler >> 16
     return (high + count * low) % ADLER_MODULUS << 16 | low

@@ -1,4 +1,4 @@
-"""Reading single values out of JSON objects that others wrote: each is there and right, or says in words why not."""
+"""Validated access to single fields of untrusted JSON."""
 
 import math
 from typing import TypeAlias
@@ -11,11 +11,11 @@ _NULL = msgspec.Raw(b"null")
 
 
 class FieldError(ValueError):
-    """A value is missing or is not what its key promises."""
+    """A value is missing or of the wrong type."""
 
 
 def anything(raw: msgspec.Raw | None) -> object:
-    """Return any JSON value; None for none and for what cannot be held, such as a number without end."""
+    """Return any JSON value; None for a missing one and for one that Python cannot hold, such as 1e999."""
     if raw is None:
         return None
     try:
@@ -26,12 +26,16 @@ def anything(raw: msgspec.Raw | None) -> object:
 
 
 def text(value: object) -> str:
-    """Return a string, empty for anything else."""
+    """Return a string; an empty one for any other value."""
     return value if isinstance(value, str) else ""
 
 
 def whole(value: object) -> int | None:
-    """Return a whole number, None for anything else; some callers write 90.0 for 90."""
+    """Return a whole number, None for any other value; some callers write 90.0 for 90.
+
+    >>> whole(90.0), whole("90")
+    (90, None)
+    """
     if isinstance(value, bool):
         return None
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
@@ -47,10 +51,13 @@ def strings(raw: msgspec.Raw) -> tuple[str, ...]:
 
 
 def number(fields: Fields, key: str, default: float | None = None) -> float:
-    """Return a finite number; where a ``default`` is given it stands for a missing or null one.
+    """Return a finite number, or ``default``, where one is given, for a missing or null value.
+
+    >>> number({"x": msgspec.Raw(b"12.5")}, "x"), number({}, "rotation", 0.0)
+    (12.5, 0.0)
 
     Raises:
-        FieldError: the key is missing, or its value is no finite number.
+        FieldError: the key is missing, or its value is not a finite number.
     """
     raw = fields.get(key, _NULL)
     if default is not None and bytes(raw) == b"null":
@@ -62,7 +69,7 @@ def finite(raw: msgspec.Raw, key: str) -> float:
     """Return a finite number.
 
     Raises:
-        FieldError: it is not one; ``key`` says where.
+        FieldError: it is not a finite number; the message names ``key``.
     """
     try:
         found = msgspec.json.decode(raw, type=float)
@@ -107,7 +114,7 @@ def pairs(fields: Fields, key: str) -> tuple[tuple[float, float], ...]:
     try:
         found = msgspec.json.decode(fields.get(key, _NULL), type=tuple[tuple[float, float], ...])
     except (msgspec.DecodeError, ValueError):
-        found = ()  # what is wrong with it is found out below
+        found = ()  # the problem is reported below
     if found and all(math.isfinite(x) and math.isfinite(y) for x, y in found):
         return found
     try:
@@ -130,5 +137,5 @@ def octets(fields: Fields, key: str) -> bytes:
 
 
 def shown(raw: msgspec.Raw) -> str:
-    """Return the beginning of a value for a message."""
+    """Return the beginning of a value, for a message."""
     return bytes(raw)[:40].decode(errors="replace")

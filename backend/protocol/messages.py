@@ -1,9 +1,9 @@
-"""Label Studio's wire format: JSON bodies to values and values to JSON; with `regions` and `annotations` the only place
-that spells its keys.
+"""Parses Label Studio's request bodies into values, and writes the answers; with `regions` and `annotations`, the only
+user of its keys.
 
-Bodies are mostly masks saved earlier, which no click needs: they are stepped over, not read. Anything undeclared is
-ignored and anything of an unexpected type counts as missing, since an error would only hide the annotator's prompt.
-Only a body that is no JSON object is refused.
+Bodies are mostly masks saved earlier, which no click needs, so those are skipped. Undeclared fields are ignored, and
+fields of an unexpected type count as missing, since an error would only hide the annotator's prompt. Only a body that
+is not a JSON object is refused.
 """
 
 import json
@@ -30,12 +30,12 @@ from backend.types import (
     WebhookEvent,
 )
 
-# Whatever JSON value stands where an object was expected; msgspec needs the types spelled out to choose.
+# Any JSON value where an object was expected; msgspec needs the types listed to choose between them.
 _Other: TypeAlias = bool | int | float | str | list[msgspec.Raw] | None
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 MOST_TASKS = 10_000
-"""Of one request. Asked for more, Label Studio gets one empty answer, and asks again for each task alone."""
+"""Tasks of one request. For more, the answer is empty, and Label Studio asks again for each task alone."""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -87,10 +87,14 @@ class _Webhook(msgspec.Struct):
 
 
 def parse_predict(body: bytes) -> PredictRequest:
-    """Return what ``POST /predict`` asks.
+    """Return the request in a body of ``POST /predict``.
 
-    In a large body of a click, the run-length codes of saved masks are cut out unread: ``Task.annotations`` and its
-    like then hold regions without their masks. Requests that are no clicks keep them.
+    In a large click body, the run-length codes of saved masks are cut out unread: ``Task.annotations``, ``drafts`` and
+    ``predictions`` then hold regions without their masks. Other requests keep them.
+
+    >>> request = parse_predict(b'{"tasks": [{"id": 7, "data": {"image": "/a.png"}}], "project": "1.1795380049"}')
+    >>> request.tasks[0].id, request.tasks[0].data, request.project_id, request.context
+    (7, {'image': '/a.png'}, 1, None)
 
     Raises:
         ProtocolError: the body is not a JSON object, or ``tasks`` is not a list.
@@ -103,7 +107,7 @@ def parse_predict(body: bytes) -> PredictRequest:
         raise RequestError(message, Reason.TOO_COMPLEX)
     context, skipped = _context(asked)
     if light is not body and (skipped or any(_lacks_mask(region.shape) for region in context or ())):
-        # The context's own masks may have been cut out as well, where a caller writes it in another place.
+        # The context's own masks may have been cut out as well, where a caller does not write it last.
         asked = _decode(body, _Predict)
         context, skipped = _context(asked)
     return PredictRequest(
@@ -116,7 +120,7 @@ def parse_predict(body: bytes) -> PredictRequest:
 
 
 def parse_setup(body: bytes) -> SetupRequest:
-    """Return what ``POST /setup`` says.
+    """Return the request in a body of ``POST /setup``.
 
     Raises:
         ProtocolError: the body is not a JSON object.
@@ -132,7 +136,7 @@ def parse_setup(body: bytes) -> SetupRequest:
 
 
 def parse_webhook(body: bytes) -> WebhookEvent:
-    """Return what ``POST /webhook`` tells.
+    """Return the event in a body of ``POST /webhook``.
 
     Raises:
         ProtocolError: the body is not a JSON object.
@@ -154,7 +158,7 @@ def parse_webhook(body: bytes) -> WebhookEvent:
 def dump_predictions(predictions: Sequence[Prediction]) -> bytes:
     """Return the answer to ``POST /predict``: one item per task, in the tasks' order.
 
-    Label Studio takes a list of predictions for an item as well; it stores none of an empty one, and asks again.
+    An item may also be a list of predictions; for an empty list Label Studio stores none, and asks again.
     """
     results = [
         {"result": _result(one), "score": one.score, "model_version": one.model_version} if one.should_store else []
@@ -164,12 +168,16 @@ def dump_predictions(predictions: Sequence[Prediction]) -> bytes:
 
 
 def dump_result(prediction: Prediction) -> bytes:
-    """Return a prediction's regions, the ``result`` of a prediction that is stored through Label Studio's API."""
+    """Return a prediction's regions as JSON, the ``result`` to be stored through Label Studio's API."""
     return msgspec.json.encode(_result(prediction))
 
 
 def dump_setup(model_version: str) -> bytes:
-    """Return the answer to ``POST /setup``; the version has to equal that of the predictions."""
+    """Return the answer to ``POST /setup``; the version must equal that of the predictions.
+
+    >>> dump_setup("demo@0123456789ab")
+    b'{"model_version":"demo@0123456789ab"}'
+    """
     return msgspec.json.encode({"model_version": model_version})
 
 
@@ -184,7 +192,7 @@ def dump_health(model_class: str) -> bytes:
 
 
 def dump_error(message: str) -> bytes:
-    """Return the body of a refusal: one line, no traceback."""
+    """Return the body of an error answer: one line, no traceback."""
     return msgspec.json.encode({"error": " ".join(message.split())})
 
 
@@ -200,13 +208,13 @@ def _decode(body: bytes, kind: type[_T]) -> _T:
 
 
 def _strict(body: bytes) -> str:
-    """Return what Python's json writes but others refuse as JSON that all of them read.
+    """Return standard JSON for a body that only Python's json accepts.
 
-    Numbers without end (``NaN``, ``1e999``) become null and halves of an emoji the sign for what is unreadable, so that
-    only the value they stand in suffers.
+    ``NaN`` and numbers too large (``1e999``) become null, and lone surrogates (halves of an emoji) the replacement
+    character, so that only the value that holds them is lost.
 
     Raises:
-        ValueError: the body is no JSON in Python's sense either.
+        ValueError: Python's json refuses the body too.
         RecursionError: it is nested too deeply.
     """
     found = json.loads(body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_finite)
@@ -225,7 +233,7 @@ def _lacks_mask(shape: Shape) -> bool:
 
 
 def _context(asked: _Predict) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...]]:
-    """Return the prompts; none where a context holds none, and None where there is no context: this is no click."""
+    """Return the prompts of a context and its skipped regions; None without a context, when this is no click."""
     params = asked.params
     context = params.context if isinstance(params, _Params) else None
     if not isinstance(context, _Context):
@@ -243,7 +251,7 @@ def _task(entry: _Task | _Other) -> Task:
 
 
 def _project_id(project: object) -> int | None:
-    """Return the id out of ``1.1795380049`` (id and creation time), or out of a plain 1."""
+    """Return the id in ``1.1795380049`` (id and creation time), or in a plain 1."""
     first = project.partition(".")[0] if isinstance(project, str) else project
     if isinstance(first, str):
         return int(first[:18]) if first.isascii() and first.isdecimal() else None
@@ -255,7 +263,7 @@ def _result(prediction: Prediction) -> list[dict[str, object]]:
 
 
 def _entries(region: Region) -> list[dict[str, object]]:
-    """Return a region's entries: one, or two where a separate ``<Labels>`` holds its labels, as the editor saves it."""
+    """Return a region's entries as the editor saves them: two with a separate ``<Labels>`` for its labels, else one."""
     shape = _value(region.shape)
     if region.labels_control is None:
         own = {region.type: list(region.labels)} if region.type.endswith("labels") else {}
@@ -305,7 +313,7 @@ def _value(shape: Shape) -> dict[str, object]:
 
 
 def _vertices(points: Sequence[tuple[float, float]]) -> list[dict[str, object]]:
-    """Return a path's corners as the editor keeps them: named, each pointing to the one before."""
+    """Return a path's corners as the editor stores them: each has an id and names the corner before it."""
     names: list[str | None] = [None, *(f"p{number}" for number in range(len(points)))]
     return [
         {"id": names[number + 1], "x": x, "y": y, "prevPointId": names[number], "isBezier": False}

@@ -1,7 +1,8 @@
-"""A click's context as Label Studio writes it: the entries of its ``result``, translated into prompt regions.
+"""Parses the entries of a ``result``, of a click's context or an annotation, into prompt regions.
 
-One region may take several entries of one id (the shape, its label, a choice made about it): the shape is taken once,
-the labels from whichever entry has them. What cannot be read becomes a ``Skipped`` with its reason; nothing raises.
+One region may take several entries of one id (the shape, its label, a choice made about it): the shape is read once,
+the labels from the first entry that has them. What cannot be read becomes a ``Skipped`` with its reason; nothing
+raises.
 """
 
 import hashlib
@@ -28,21 +29,21 @@ from backend.shapes import (
 from backend.types import PromptRegion, Skipped
 
 SMALLEST_ENTRY = 24
-"""Bytes of the shortest entry that can hold a shape, ``{"value":{"x":1,"y":1}}``; what is shorter is not looked at."""
+"""Bytes of the shortest entry that can hold a shape, ``{"value":{"x":1,"y":1}}``; shorter ones are not parsed."""
 
 MOST_LABELS = 100
-"""Labels of one region; answers repeat them."""
+"""Labels of one region that are read; answers repeat them."""
 
 LONGEST_LABEL = 1000
 
-# Types of results that draw nothing: they say something about a region or about the task.
+# Types of results that draw nothing: they describe a region or the task.
 NOT_DRAWN = frozenset(
     ("choices", "datetime", "labels", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "textarea")
 )
 
 
 class _Entry(msgspec.Struct):
-    """One entry as it stands on the wire; every field may be missing or of any type."""
+    """One entry of a ``result``; every field may be missing or of any type."""
 
     value: Fields | None = None
     id: object = None
@@ -67,9 +68,9 @@ class _NotDrawn(Exception):  # noqa: N818 - not a failure: the region is left ou
 def read(
     result: Iterable[msgspec.Raw], kinds: Collection[ShapeKind] = tuple(ShapeKind)
 ) -> tuple[tuple[PromptRegion, ...], tuple[Skipped, ...]]:
-    """Return the regions drawn in a ``result``, in order, and what was left out, each with its reason.
+    """Return the regions drawn in a ``result``, in order, and the regions left out, each with its reason.
 
-    Shapes of other kinds than ``kinds`` are left out unread (``not_a_prompt``): a mask may take megabytes.
+    Shapes of kinds other than ``kinds`` are left out unread (``not_a_prompt``): a mask may take megabytes.
     """
     groups: dict[str, list[_Entry]] = {}
     skipped: list[Skipped] = []
@@ -97,7 +98,7 @@ def read(
 
 
 def _digest(raw: msgspec.Raw) -> str:
-    """Return what tells a region without an id from those of other calls: answers' ids are made of their prompts'."""
+    """Return a digest to name a region without an id: answers' ids derive from their prompts', and must differ."""
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
@@ -120,7 +121,7 @@ def _region(name: str, entries: Sequence[_Entry], kinds: Collection[ShapeKind]) 
 
 
 def _drawn(entries: Sequence[_Entry]) -> tuple[_Entry, ShapeKind]:
-    """Return the entry that holds the shape of a region, and what it is."""
+    """Return the entry that holds the shape of a region, and the kind of the shape."""
     types = [json_fields.text(entry.type).lower() for entry in entries]
     for entry, name in zip(entries, types, strict=True):
         kind = kind_of(name)
@@ -137,7 +138,7 @@ def _drawn(entries: Sequence[_Entry]) -> tuple[_Entry, ShapeKind]:
 
 
 def _kind_by_keys(value: Fields) -> ShapeKind | None:
-    """Return what a value of a separate ``<Labels>`` holds: the editor repeats the shape under that type."""
+    """Return the kind of shape in an entry of a separate ``<Labels>``, in which the editor repeats the shape."""
     for keys, kind in (
         ({"rle"}, ShapeKind.BRUSH),
         ({"imageDataURL"}, ShapeKind.BITMASK),
@@ -166,17 +167,17 @@ def _labels(entries: Sequence[_Entry], kind: ShapeKind) -> tuple[str, ...]:
     for is_wanted in matches:
         for entry in entries:
             for key, raw in (entry.value or {}).items():
-                if is_wanted(key) and (found := json_fields.strings(raw)):
-                    return tuple(label for label in found[:MOST_LABELS] if len(label) <= LONGEST_LABEL)
+                if is_wanted(key) and (labels := json_fields.strings(raw)):
+                    return tuple(label for label in labels[:MOST_LABELS] if len(label) <= LONGEST_LABEL)
     return ()
 
 
 def _is_positive(entry: _Entry) -> bool | None:
     """Return the sign of a point: beside the value in the open-source editor, inside it in the Enterprise one."""
-    said = (entry.is_positive, json_fields.anything((entry.value or {}).get("positive")))
-    if any(word is False for word in said):
+    signs = (entry.is_positive, json_fields.anything((entry.value or {}).get("positive")))
+    if any(sign is False for sign in signs):
         return False
-    return True if any(word is True for word in said) else None
+    return True if any(sign is True for sign in signs) else None
 
 
 def _keypoint(value: Fields) -> Shape:
@@ -237,7 +238,7 @@ def _stroke(touch: Fields) -> Stroke:
 
 
 def _url(value: Fields, key: str) -> str:
-    found = json_fields.text(json_fields.anything(value.get(key)))
-    if not found:
+    url = json_fields.text(json_fields.anything(value.get(key)))
+    if not url:
         raise FieldError(f"{key}: expected a data URL, got nothing")
-    return found
+    return url

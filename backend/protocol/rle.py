@@ -1,12 +1,19 @@
-"""Label Studio's run-length code for painted masks, both ways.
+"""Encodes and decodes Label Studio's run-length code of painted masks.
 
 The format is that of the npm package ``@thi.ng/rle-pack``, over the mask repeated to RGBA and read row by row. A header
 of 53 bits (32: number of values; 5: bits per value - 1; four times 4: bits of each of four run sizes - 1) is followed
 by codes, most significant bit first: 1 bit "a run" or "literal values", 2 bits naming a run size, that many bits for
 the count - 1, then one value (run) or count values (literals). Label Studio always uses 8 bits and sizes 3, 4, 8, 16.
 
-``encode`` writes the same bytes as ``mask2rle`` of label-studio-sdk does, its closing quirk included: 1 to 8 zero bits
-of padding, 8 when the codes already end on a byte.
+``encode`` writes the same bytes as ``mask2rle`` of label-studio-sdk, including its padding: 1 to 8 zero bits, 8 where
+the codes already end on a byte.
+
+>>> mask = Mask.from_array(np.array([[False, True], [False, False]]))
+>>> code = encode(mask)
+>>> code[:4].hex()
+'00000010'
+>>> decode(code, (2, 2)).to_array().tolist()
+[[False, True], [False, False]]
 """
 
 from typing import TypeAlias
@@ -29,12 +36,12 @@ FEW_RUNS = 20_000  # filling slice by slice beats one pass over all pixels up to
 
 
 def encode(mask: Mask) -> bytes:
-    """Return the code of a mask: 255 on the object, 0 off it, ``height * width * 4`` values in all.
+    """Return the code of a mask: 255 on the object, 0 elsewhere, ``height * width * 4`` values in all.
 
-    The cost grows with the mask's crop and its number of runs, not with the photo.
+    The cost grows with the mask's crop and its number of runs, not with the image.
 
     Raises:
-        ValueError: the photo has more pixels than the format's 32-bit count can say.
+        ValueError: the image has more pixels than the format's 32-bit count can hold.
     """
     height, width = mask.original_size
     total = height * width * CHANNELS
@@ -53,18 +60,18 @@ def encode(mask: Mask) -> bytes:
 
 
 def decode(code: bytes, size: tuple[int, int]) -> Mask:
-    """Return the mask of a photo of ``size`` (height, width), true where the editor shows it: where alpha is not 0.
+    """Return the mask of an image of ``size`` (height, width), true where alpha is not 0, as in the editor.
 
     Raises:
-        ValueError: the code is damaged, or is not about ``height * width * 4`` values.
+        ValueError: the code is damaged, or does not hold ``height * width * 4`` values.
     """
     height, width = size
     word_bits, run_sizes = _check_header(code, height * width * CHANNELS)
     lengths, values = _read_codes(code, word_bits, run_sizes)
     ends = np.cumsum(lengths)
     if not len(ends) or ends[-1] < height * width * CHANNELS:
-        found = int(ends[-1]) if len(ends) else 0
-        raise ValueError(f"rle: expected {height * width * CHANNELS} values, got {found}")
+        count = int(ends[-1]) if len(ends) else 0
+        raise ValueError(f"rle: expected {height * width * CHANNELS} values, got {count}")
     # Pixel k's alpha is value 4 k + 3, so the run [a, b) of values colours the pixels [a // 4, b // 4).
     ends = np.minimum(ends, height * width * CHANNELS) // CHANNELS
     starts = np.concatenate([[0], ends[:-1]])
@@ -73,12 +80,12 @@ def decode(code: bytes, size: tuple[int, int]) -> Mask:
 
 
 def _runs_of(mask: Mask) -> tuple[Ints, Ints]:
-    """Return where the runs of true pixels start and end in the whole photo read row by row."""
+    """Return where the runs of true pixels start and end in the whole image read row by row."""
     crop, (x, y), width = mask.crop, mask.offset, mask.original_size[1]
     if crop.size == 0:
         empty = np.zeros(0, dtype=np.int64)
         return empty, empty
-    if crop.shape[1] == width:  # rows touch, so a run may go on in the next one
+    if crop.shape[1] == width:  # no gap between rows, so a run may continue in the next one
         stride, flat = width, crop.reshape(-1)
     else:  # one false column ends every run with its row
         stride = crop.shape[1] + 1
@@ -139,13 +146,13 @@ def _pack(codes: Words, sizes: Ints) -> bytes:
 
 
 def _check_header(code: bytes, total: int) -> tuple[int, tuple[int, ...]]:
-    """Return the bits of a value and of the four run sizes, after checking that the code is about ``total`` values."""
+    """Return the bits of a value and of the four run sizes; check that the code holds ``total`` values."""
     if len(code) * 8 < HEADER_BITS:
         raise ValueError(f"rle: expected at least {(HEADER_BITS + 7) // 8} bytes, got {len(code)}")
     header = int.from_bytes(code[:7], "big") >> (56 - HEADER_BITS)
-    found, word_bits = header >> 21, ((header >> 16) & 31) + 1
-    if found != total:
-        raise ValueError(f"rle: expected {total} values, got {found}")
+    count, word_bits = header >> 21, ((header >> 16) & 31) + 1
+    if count != total:
+        raise ValueError(f"rle: expected {total} values, got {count}")
     if word_bits > WORD_BITS:
         raise ValueError(f"rle: expected values of at most {WORD_BITS} bits, got {word_bits}")
     return word_bits, tuple(((header >> shift) & 15) + 1 for shift in (12, 8, 4, 0))
@@ -170,13 +177,13 @@ def _read_codes(code: bytes, word_bits: int, run_sizes: tuple[int, ...]) -> tupl
 def _code_starts(code: bytes, word_bits: int, run_sizes: tuple[int, ...]) -> tuple[Ints, int]:
     """Return the bit at which each code starts, and how many of the codes hold literal values.
 
-    How long a code is stands in its own first bits, so they can only be walked one by one; what is looked up at every
-    step is prepared for all bits at once.
+    The length of a code is in its own first bits, so codes can only be walked one by one; the tables for each step are
+    computed for all bits at once.
     """
     bits = np.unpackbits(np.frombuffer(code, dtype=np.uint8))
     ahead = bits[:-2] * 4 + bits[1:-1] * 2 + bits[2:]
     table = bytes([0] * 4 + [3 + size + word_bits for size in run_sizes] + [0] * 248)
-    jumps = ahead.tobytes().translate(table)  # 0 stands for literals, whose count has to be read
+    jumps = ahead.tobytes().translate(table)  # 0 means literals, whose count must be read
     end = len(bits)
     starts: list[int] = []
     append, position, literals = starts.append, HEADER_BITS, 0
@@ -190,7 +197,7 @@ def _code_starts(code: bytes, word_bits: int, run_sizes: tuple[int, ...]) -> tup
             count = ((window >> (32 - ((position + 3) & 7) - size)) & ((1 << size) - 1)) + 1
             jump = 3 + size + count * word_bits
             literals += 1
-        if position + jump > end:  # padding, or a code cut off; the count of values tells which
+        if position + jump > end:  # padding, or a truncated code; the caller's count of values tells which
             literals -= not jumps[position]
             break
         append(position)
@@ -202,12 +209,12 @@ def _bits(data: npt.NDArray[np.uint8], starts: Ints, count: Ints | int) -> Words
     """Return up to 16 bits from each of the bit positions ``starts``."""
     at = starts >> 3
     window = data[at].astype(np.int64) << 16 | data[at + 1].astype(np.int64) << 8 | data[at + 2]
-    found: Ints = (window >> (24 - (starts & 7) - count)) & ((1 << np.asarray(count)) - 1)
-    return found.astype(np.uint64)
+    values: Ints = (window >> (24 - (starts & 7) - count)) & ((1 << np.asarray(count)) - 1)
+    return values.astype(np.uint64)
 
 
 def _fill(starts: Ints, ends: Ints, size: tuple[int, int]) -> Mask:
-    """Return the mask that is true on the pixels [starts, ends) of the photo read row by row."""
+    """Return the mask that is true on the pixels [starts, ends) of the image read row by row."""
     width = size[1]
     if not len(starts):
         return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)

@@ -1,4 +1,4 @@
-"""Boxes of masks that say the same twice, or were cut off by their crop.
+"""Finds boxes of masks that are duplicates, or cut off by their crop.
 
 See segment-anything 1.0, ``utils/amg.py``, and torchvision's ``ops.nms``. Boxes are x1, y1, x2, y2 of the first and
 the last pixel, both inclusive, as segment-anything has them: these numbers decide which masks stay.
@@ -16,14 +16,14 @@ EDGE_PX = 20
 
 
 def non_maximum_suppression(boxes: Sequence[Box], scores: Sequence[float], threshold: float) -> list[int]:
-    """Return which boxes stay, by falling score: a box goes if one that stays has a greater IoU with it.
+    """Return the indexes of the boxes to keep, by descending score, without those that overlap a kept one too much.
 
     Equal scores keep their order. Computed in float32, as torchvision does.
 
     Args:
-        boxes: N of them.
-        scores: N of them.
-        threshold: the IoU, exclusive.
+        boxes: (N, 4) boxes.
+        scores: (N,) scores.
+        threshold: a box is dropped if its IoU with a kept one is greater than this.
     """
     order = np.argsort(-np.array(scores, dtype=np.float32), kind="stable")
     corners = np.array(boxes, dtype=np.float32).reshape(-1, 4)[order]

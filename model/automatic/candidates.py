@@ -1,4 +1,4 @@
-"""From the network's answer to one point to the masks that are worth keeping.
+"""Filters the network's answer to one point down to the masks to keep.
 
 The steps are those of segment-anything 1.0, ``SamAutomaticMaskGenerator._process_batch``, in the same order; a mask is
 made of those logits alone whose predicted IoU lets them through, and kept as run lengths.
@@ -24,7 +24,7 @@ class Candidate:
     Attributes:
         rle: the mask in the picture.
         box: of its first and last pixels, x1, y1, x2, y2 in original pixels, inclusive.
-        predicted_iou: as the network says it; None without a score head.
+        predicted_iou: the network's estimate; None without a score head.
         stability_score: see `model.automatic.masks.AutomaticMask`.
         point: (x, y) in original pixels.
         crop: where it was found.
@@ -39,7 +39,7 @@ class Candidate:
 
     @property
     def rank(self) -> float:
-        """Which of two that say the same stays: the one of the higher rank."""
+        """Rank by which one of two duplicates is kept: the higher one."""
         return self.stability_score if self.predicted_iou is None else self.predicted_iou
 
 
@@ -63,7 +63,7 @@ class CandidateFilter:
     interpolate: Callable[[FloatArray, Sequence[float]], tuple[Mask, tuple[int, ...]]]
 
     def keep(self, logits: FloatArray, scores: FloatArray, point: tuple[float, float]) -> list[Candidate]:
-        """Return what is worth keeping of the answer to one point.
+        """Return the masks to keep of the answer to one point.
 
         Args:
             logits: (M, low_res_size, low_res_size) float32.

@@ -1,4 +1,4 @@
-"""The use case: a grid of points, the decoder's answers, what is left of them."""
+"""Segments everything in an image: decodes a grid of points, filters the masks and removes duplicates."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -19,18 +19,18 @@ from model.types import Embedding, FloatArray, Mask, Prompt
 
 R = TypeVar("R")
 Advance = Callable[[int, int], None]
-"""Is told how many points have been asked at, and how many there are."""
+"""Called with the number of points decoded so far, and of all points."""
 
 
 class Encodes(Protocol):
-    """What is needed of `model.encoder.Encoder`."""
+    """The part of `model.encoder.Encoder` that is used here."""
 
     def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
         """Return what the network sees in (H, W, 3) uint8 RGB."""
 
 
 class Decodes(Protocol):
-    """What is needed of `model.decoder.Decoder`."""
+    """The part of `model.decoder.Decoder` that is used here."""
 
     @property
     def model_version(self) -> str:
@@ -53,7 +53,7 @@ class Decodes(Protocol):
     def mask_and_areas(
         self, logits: FloatArray, embedding: Embedding, levels: Sequence[float], /
     ) -> tuple[Mask, tuple[int, ...]]:
-        """Return the mask that logits say, and how many pixels are above other levels."""
+        """Return the mask of logits, and the number of pixels above each of the other levels."""
 
 
 class AutomaticMaskGenerator:
@@ -64,13 +64,13 @@ class AutomaticMaskGenerator:
     the decoder works on, one mask for each of its threads, and the run lengths of what passed the filters.
 
     Attributes:
-        settings: what the masks shall be like.
+        settings: the parameters of the masks.
     """
 
     def __init__(
         self, decoder: Decodes, encoder: Encodes | None = None, settings: AutomaticSettings | None = None
     ) -> None:
-        """Keep the two halves of a model; without the encoder, `generate_from_embedding` is all there is.
+        """Use the two halves of a model; without the encoder, only `generate_from_embedding` works.
 
         Raises:
             CapabilityError: the weights take no points.
@@ -86,7 +86,7 @@ class AutomaticMaskGenerator:
 
         Args:
             image: (H, W, 3) uint8 RGB, as a person sees it.
-            advance: is told how many points have been asked at, and how many there are.
+            advance: called with the number of points decoded so far, and of all points.
 
         Raises:
             ValueError: ``image`` has another shape or dtype, or there is no encoder.
@@ -140,7 +140,7 @@ class AutomaticMaskGenerator:
         original_size: tuple[int, int],
         note: Callable[[int], None] = lambda count: None,
     ) -> list[Candidate]:
-        """Ask at every point of a crop's grid; return what passes the filters, each once."""
+        """Decode every point of a crop's grid; return the masks that pass the filters, without duplicates."""
         decoder, settings = self._decoder, self.settings
 
         def interpolate(logits: FloatArray, levels: Sequence[float]) -> tuple[Mask, tuple[int, ...]]:

@@ -13,7 +13,7 @@ Segmentation = BoolArray | RleObject
 
 
 class Facts(TypedDict):
-    """What segment-anything's generator says of a mask."""
+    """The fields of a mask in segment-anything's generator."""
 
     area: int
     bbox: list[int]
@@ -31,7 +31,7 @@ class Record(Facts):
 
 @dataclass(frozen=True, eq=False)
 class AutomaticMask:
-    """A mask with what segment-anything's generator says of it, in its words. Kept as run lengths: a few kilobytes.
+    """A mask with the fields of segment-anything's generator. Stored as run lengths, which take a few kilobytes.
 
     Attributes:
         rle: the mask.
@@ -60,12 +60,12 @@ class AutomaticMask:
 
     @property
     def mask(self) -> Mask:
-        """The mask cut to its object; made anew at each use, since many large ones would not fit into memory."""
+        """The mask cut to its object; computed at each use, since many large ones would not fit into memory."""
         return coco_rle.decode(self.rle)
 
     @property
     def segmentation(self) -> Segmentation:
-        """The mask as ``output_mode`` says, made anew at each use.
+        """The mask in the form of ``output_mode``, computed at each use.
 
         ``binary_mask``: (H, W) bool in original pixels; ``uncompressed_rle`` and ``coco_rle``: COCO's run lengths as a
         list and as text.
@@ -76,7 +76,7 @@ class AutomaticMask:
 
     @property
     def score(self) -> float:
-        """How good the mask is likely to be, 0 to 1: the predicted IoU, or without one the stability."""
+        """The estimated quality of the mask, 0 to 1: the predicted IoU, or without one the stability."""
         return min(max(self.stability_score if self.predicted_iou is None else self.predicted_iou, 0.0), 1.0)
 
     def facts(self) -> Facts:

@@ -1,4 +1,4 @@
-"""What automatic masks shall be like: segment-anything's parameters, and limits for those who have to look at them."""
+"""Parameters of automatic masks: segment-anything's, and limits on the number and size of masks."""
 
 import math
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ class AutomaticSettings:
 
     Attributes:
         points_per_side: points along each side of the grid that asks; its square is the number of prompts per crop.
-            None where ``point_grids`` says them.
+            None where ``point_grids`` gives them.
         points_per_batch: prompts handed to the decoder in one call, between which others get their turn.
-        pred_iou_thresh: least predicted IoU, exclusive; the score below which nobody wants to see a mask. Of no effect
+        pred_iou_thresh: least predicted IoU, exclusive; masks of lower scores are dropped. Of no effect
             for weights without a score head.
         stability_score_thresh: least `AutomaticMask.stability_score`.
         stability_score_offset: how far the cut-off of the logits is moved up and down for it.

@@ -1,9 +1,14 @@
-"""COCO's run-length code of masks, as pycocotools reads and writes it: plain counts or a short text.
+"""Encodes and decodes COCO's run-length code of masks, as pycocotools does: as plain counts or as text.
 
 Pixels are counted column by column, runs off and on the object in turn, beginning with those off it. The text form
 holds, per count, the difference to the count before the last, in groups of five bits: low groups first, each a
 character from ``0`` on, its sixth bit set where more follow (``rleToString`` in COCO's ``maskApi.c``). Label Studio's
 own code is another one, see ``backend.protocol.rle``.
+
+>>> from model.types import Mask
+>>> code = encode(Mask.from_array(np.array([[False, True], [False, True]])))
+>>> code.counts.tolist(), code.size, code.bbox
+([2, 2], (2, 2), (1, 0, 1, 2))
 """
 
 from collections.abc import Mapping, Sequence
@@ -106,7 +111,7 @@ def encode(mask: Mask) -> Rle:
     x, y = mask.offset
     column, row = np.divmod(changes, mask.crop.shape[0] + 1)
     bounds = (column + x) * height + row + y
-    if mask.crop.shape[0] == height:  # only then can a run go on in the next column
+    if mask.crop.shape[0] == height:  # only then can a run continue in the next column
         apart = np.ones(len(bounds), dtype=np.bool_)
         joined = np.flatnonzero(bounds[1:-1:2] == bounds[2::2])
         apart[2 * joined + 1] = apart[2 * joined + 2] = False
@@ -116,7 +121,7 @@ def encode(mask: Mask) -> Rle:
 
 
 def decode(rle: Rle) -> Mask:
-    """Return the mask that a code says, cut to its object."""
+    """Return the mask of a code, cropped to its object."""
     box, height = rle.box, rle.size[0]
     if box is None:
         return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), rle.size)
@@ -153,7 +158,7 @@ def parse(value: object) -> Rle:
         value: a mapping with ``size`` (height, width) and ``counts``: a list, text, or pycocotools' bytes.
 
     Raises:
-        ValueError: it is none, or is damaged.
+        ValueError: it is not a run-length code, or is damaged.
     """
     size = value.get("size") if isinstance(value, Mapping) else None
     if not isinstance(value, Mapping) or not _are_whole(size) or len(size) != 2:
@@ -200,7 +205,7 @@ def _to_text(counts: Counts) -> str:
 
 
 def _from_text(text: bytes) -> Counts:
-    """Return the counts that COCO's text says.
+    """Return the counts in COCO's text.
 
     Raises:
         ValueError: a character is none of the code's, the last count has no end, or a count is negative or too large.

@@ -1,4 +1,4 @@
-"""COCO's annotation file, masks as run lengths, written as pictures come: only one picture's masks are held."""
+"""Writes COCO's annotation file image by image, so that only one image's masks are in memory."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,9 +19,9 @@ class Annotation:
 
     Attributes:
         rle: its mask.
-        score: how good the mask is likely to be, 0 to 1; None where nothing says.
+        score: the estimated quality of the mask, 0 to 1; None where unknown.
         more: further fields, none of them COCO's own.
-        category_id: of one of the file's categories.
+        category_id: the id of one of the file's categories.
         polygons: the mask's outlines, x and y of the corners of each in turn, in pixels; None to write its run lengths.
     """
 
@@ -33,24 +33,24 @@ class Annotation:
 
 
 def part_of(path: Path) -> Path:
-    """Return where a file is until it is whole."""
+    """Return the path of a file while it is being written."""
     return path.with_name(f"{path.name}.part")
 
 
 class CocoFile:
     """Writes one file: ``with CocoFile(path, description) as file: file.add(...)``.
 
-    What was added is there, whole and readable, also where the block ends with an error. Until then it is in
-    ``NAME.part``, and an older file of that name stays as it was; it does so too where nothing was added.
+    At the end of the block, also after an error, the file holds everything that was added. Until then it is
+    ``NAME.part``, and an older file ``NAME`` is unchanged; it also stays unchanged if nothing was added.
     """
 
     def __init__(self, path: Path, description: str, categories: Sequence[Mapping[str, object]] | None = None) -> None:
-        """Keep the names; nothing is written yet.
+        """Describe the file; it is written from the start of the block.
 
         Args:
-            path: the file; folders on the way are made.
-            description: what ``info`` says of the masks.
-            categories: as COCO has them, read at the end, since some may come up on the way; None for the only one.
+            path: the file; missing folders are made.
+            description: the description in ``info``.
+            categories: COCO's categories, read at the end, since some may be added meanwhile; None for a single one.
         """
         self._path, self._description, self._categories = path, description, categories
         self._part = part_of(path)
@@ -58,10 +58,10 @@ class CocoFile:
         self._count = 0
         self._stream: FileIO | None = None
         self._is_discarded = False
-        self._end = 0  # bytes of it that are whole
+        self._end = 0  # bytes of complete records
 
     def __enter__(self) -> "CocoFile":
-        """Begin.
+        """Open the file.
 
         Raises:
             OSError: the file cannot be written.
@@ -75,15 +75,15 @@ class CocoFile:
         return self
 
     def add(self, file_name: str, original_size: tuple[int, int], annotations: Iterable[Annotation]) -> None:
-        """Write the masks of a picture.
+        """Write the masks of an image.
 
         Args:
-            file_name: of the picture, as a reader of the file shall look for it.
+            file_name: the image's file name, for readers of the file.
             original_size: (H, W).
-            annotations: what was found in it.
+            annotations: the image's objects.
 
         Raises:
-            OSError: they cannot be written; nothing of this picture is there then.
+            OSError: they cannot be written; the file then holds nothing of this image.
         """
         height, width = original_size
         image_id = len(self._images) + 1
@@ -105,7 +105,7 @@ class CocoFile:
         self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
 
     def discard(self) -> None:
-        """Drop what was added, also what is added later: an older file of that name is left alone."""
+        """Discard everything that was or will be added; an older file of that name stays unchanged."""
         self._is_discarded = True
 
     def __exit__(

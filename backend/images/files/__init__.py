@@ -1,1 +1,1 @@
-"""What of an image file matters to its pixels, one module per format."""
+"""Parses image files before they are decoded, with one module per format."""

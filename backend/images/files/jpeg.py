@@ -1,8 +1,8 @@
-"""What of a JPEG matters to its pixels: its tables, frame and scans, whatever lies between and behind them.
+"""Extracts the parts of a JPEG that its pixels depend on: tables, frame and scans.
 
-Browsers pass over damaged metadata, garbage behind the picture and a missing end marker. So metadata is dropped before
-a decoder sees the file, but for the colour profile and what says how colours are stored, and the end is put where the
-last scan ends. The scans are counted first: each costs a pass over the picture, however few bytes it has.
+Browsers ignore damaged metadata, garbage after the image and a missing end marker. So metadata is removed before the
+file is decoded, except the colour profile and the segments that say how colours are stored, and an end marker is put
+after the last scan. The scans are counted first: each costs a pass over the image, however few bytes it has.
 """
 
 import re
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from backend.errors import ImageError, Reason
 
 MAX_SCANS = 100
-"""More than any encoder writes; a progressive photo has about 10."""
+"""Largest number of scans, more than any encoder writes; a progressive photo has about 10."""
 
 MAX_SCANNED_PIXELS = 1_500_000_000
 """Of all scans together: 15 of a picture of 100 megapixels. libjpeg goes through 250 million a second."""
@@ -25,7 +25,7 @@ _BARE = frozenset((_SOI, _EOI, 0x01))
 _FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
 _TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD))
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # outside of a scan's data: no stuffing, fill or restart
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not in a scan's data: no stuffing, fill or restart
 _EXIF_HEAD_BYTES = 6
 _COEFFICIENT_BYTES = 64 * 2
 _LEAST_PADDING = 16
@@ -34,27 +34,26 @@ _ZEROS_OF_SCAN = 4  # a scan of an even picture ends in few of them, and each 0x
 
 @dataclass(frozen=True)
 class Jpeg:
-    """A JPEG whose segments were looked through.
+    """A JPEG whose segments were parsed.
 
     Attributes:
         size_wh: its (width, height).
-        parts: the file without metadata, from the beginning to the last scan's end, without an end marker.
+        parts: the file without metadata, up to the end of the last scan, without an end marker.
         exif: a TIFF block, empty where the file has none.
         is_ended: whether the file itself has the end marker.
-        should_store: whether its scans bring all that the frame promises.
-        coefficients_bytes: what a decoder holds of the whole picture before it can give any of it: nothing where there
-            is one scan.
+        is_complete: whether its scans have all the data that the frame declares.
+        coefficients_bytes: memory in which a decoder collects the whole image before it returns rows; 0 for one scan.
     """
 
     size_wh: tuple[int, int]
     parts: tuple[bytes | memoryview, ...] = field(repr=False)
     exif: bytes
     is_ended: bool
-    should_store: bool
+    is_complete: bool
     coefficients_bytes: int
 
     def file(self, tail: bytes = b"") -> bytes:
-        """Return it as a file with an end marker, and ``tail`` before that."""
+        """Return a JPEG file with an end marker, and ``tail`` before that."""
         return b"".join((*self.parts, tail, b"\xff\xd9"))
 
 
@@ -68,7 +67,7 @@ class _Frame:
 
 
 def read(data: bytes) -> Jpeg:
-    """Return what matters of a JPEG.
+    """Return the parts of a JPEG.
 
     Raises:
         ValueError: it has no frame or no scan.
@@ -78,11 +77,11 @@ def read(data: bytes) -> Jpeg:
     view, exif, frame = memoryview(data), b"", None
     begin, is_ended, end = None, False, len(data)
     for marker, start, body in _segments(view, data):
-        if marker == _EOI or (marker == _SOI and begin is not None):  # the latter begins another picture
+        if marker == _EOI or (marker == _SOI and begin is not None):  # a second SOI begins another image
             end, is_ended = start, marker == _EOI
             break
         if marker in _FRAMES:
-            if frame is not None:  # a decoder would make room for the last, and read the first
+            if frame is not None:  # a decoder would allocate memory for the last, and read the first
                 raise ValueError("it has two frames")
             frame = _read_frame(marker, bytes(body))
         if marker == _SOS:
@@ -104,7 +103,7 @@ def read(data: bytes) -> Jpeg:
 
 
 def _segments(view: memoryview, data: bytes) -> Iterator[tuple[int, int, memoryview]]:
-    """Yield each marker behind the first, where it lies, and its segment's body; scans are passed over.
+    """Yield each marker after the first, its position and its segment's body; scans are skipped.
 
     Raises:
         ImageError: there are more than any encoder writes (``image_too_large``).
@@ -127,7 +126,7 @@ def _segments(view: memoryview, data: bytes) -> Iterator[tuple[int, int, memoryv
 
 
 def _without_padding(scans: bytes) -> bytes:
-    """Return scans without what follows them where their end marker is missing: half of it, or room never filled."""
+    """Return scans without the bytes after them where the end marker is missing: half a marker, or padding."""
     filled = scans.rstrip(b"\0")
     if len(scans) - len(filled) < _LEAST_PADDING:
         return scans[:-1] if scans.endswith(b"\xff") else scans
@@ -135,7 +134,7 @@ def _without_padding(scans: bytes) -> bytes:
 
 
 def _matters(marker: int, body: memoryview) -> bool:
-    """Whether pixels depend on a segment before the first scan."""
+    """Whether the pixels depend on a segment before the first scan."""
     if marker in _TABLES or marker in _FRAMES:
         return True
     head = body[:12].tobytes()
@@ -161,10 +160,10 @@ def _read_frame(marker: int, body: bytes) -> _Frame:
 
 
 def _note_scan(frame: _Frame, body: bytes) -> None:
-    """Count a scan, and note what it tells of which component.
+    """Count a scan, and record the data that it has of each component.
 
     Raises:
-        ImageError: it is one too many (``image_too_large``).
+        ImageError: there are too many scans (``image_too_large``).
     """
     frame.scans += 1
     width, height = frame.size_wh

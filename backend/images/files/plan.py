@@ -1,7 +1,7 @@
-"""Image files of every kind that is read, opened: their headers checked, what they cost known, no pixel decoded.
+"""Opens image files of all supported formats: checks the headers and computes the memory to decode them.
 
-A file is given to a decoder only if that takes no more memory than `allowed_bytes`. JPEGs are reduced on the way, PNG
-and BMP are read a few rows at a time; the others are decoded as a whole, and their pixels taken in bands.
+A file is decoded only if that takes no more memory than `allowed_bytes`. JPEGs are reduced while they are decoded, PNG
+and BMP are read a few rows at a time; the others are decoded as a whole, and their pixels returned in bands.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from backend.images.files import png as files_png
 from backend.images.files import webp as files_webp
 
 BAND_PIXELS = 1 << 20
-"""Pixels that are converted at a time."""
+"""Number of pixels that are converted at a time."""
 
 FLOOR_BYTES = 300_000_000
 BYTES_PER_PIXEL = 3
 OVERHEAD_BYTES = 10_000_000
-"""Of a band in all its colours, and of what decoders hold beside the picture."""
+"""Memory of a band in all its colours, and of decoders beside the image."""
 
 MAX_RLE_PIXELS = 16_000_000  # Pillow unpacks such a BMP pixel by pixel in Python
 MAX_TIFF_PARTS = 200_000
@@ -55,13 +55,13 @@ class ImageFile:
     """A file whose header was read.
 
     Attributes:
-        size_wh: (width, height) of the picture as stored.
-        bytes_needed: what decoding it takes at its highest, beside the file.
-        advice: what its kind should be for less.
-        load: returns the picture's (width, height), of a JPEG perhaps smaller than ``size_wh``, and what yields its
-            parts from top to bottom.
-        turn: the EXIF orientation that a browser obeys; 1 where there is none.
-        ignored_turn: where Chromium turns nothing, the one that is stored all the same; 1 where there is none.
+        size_wh: (width, height) of the image as stored.
+        bytes_needed: peak memory to decode it, beside the file.
+        advice: how to change the file so that it needs less memory.
+        load: returns the image's (width, height), of a JPEG perhaps smaller than ``size_wh``, and a function that
+            yields its bands from top to bottom.
+        turn: the EXIF orientation that a browser applies; 1 where there is none.
+        ignored_turn: the stored orientation that Chromium does not apply; 1 where there is none.
     """
 
     size_wh: tuple[int, int]
@@ -73,7 +73,11 @@ class ImageFile:
 
 
 def kind_of(data: bytes) -> str:
-    """Return the kind of file that ``data`` begins like, empty for one that is not read."""
+    """Return the format that ``data`` begins like, empty for an unsupported one.
+
+    >>> kind_of(b"GIF89a"), kind_of(b"%PDF-1.7")
+    ('GIF', '')
+    """
     head = data[:12]
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -89,12 +93,16 @@ def kind_of(data: bytes) -> str:
 
 
 def allowed_bytes(size_wh: tuple[int, int]) -> int:
-    """Return what decoding a picture may take: 300 MB, and 3 bytes for each pixel where that is more."""
+    """Return the memory in bytes that decoding an image may take: 300 MB, or 3 bytes per pixel if that is more.
+
+    >>> allowed_bytes((1000, 1000))
+    300000000
+    """
     return max(FLOOR_BYTES, BYTES_PER_PIXEL * size_wh[0] * size_wh[1])
 
 
 def open_file(data: bytes, kind: str, side: int, reduce_above_pixels: int | None) -> ImageFile:
-    """Return a file of a kind, its header read.
+    """Open a file: read its header and plan how to decode it.
 
     Args:
         data: the file.
@@ -103,8 +111,8 @@ def open_file(data: bytes, kind: str, side: int, reduce_above_pixels: int | None
         reduce_above_pixels: a JPEG of more is decoded smaller; None: never.
 
     Raises:
-        ImageError: it would take more time than its size gives reason for (``image_too_large``).
-        ValueError, OSError: and what else decoders raise on damaged files.
+        ImageError: it would take more time than its size justifies (``image_too_large``).
+        ValueError, OSError: or another exception that decoders raise on damaged files.
     """
     match kind:
         case "JPEG":
@@ -134,12 +142,12 @@ def _rows(width: int) -> int:
 
 
 def _resizing_bytes(size_wh: tuple[int, int], side: int) -> int:
-    """Return what is held beside a whole picture while its rows are resized."""
+    """Return the memory in bytes, beside the whole image, to resize its rows."""
     return 4 * size_wh[1] * min(side, size_wh[0]) + OVERHEAD_BYTES
 
 
 def _whole(image: Image.Image) -> Loaded:
-    """Decode a picture as a whole and return it in bands."""
+    """Decode an image as a whole and return it in bands."""
     image.load()
 
     def bands() -> Iterator[Image.Image]:
@@ -169,7 +177,7 @@ def _jpeg(jpeg: files_jpeg.Jpeg, side: int, reduce_above_pixels: int | None) -> 
 
 
 def _factor(size_wh: tuple[int, int], detail: int) -> int:
-    """Return by how much a JPEG's sides may be divided so that the longest one keeps so many pixels."""
+    """Return the factor by which a JPEG's sides may be divided so that the longest keeps ``detail`` pixels."""
     fits = (factor for factor in (8, 4, 2) if max(size_wh) // factor >= detail and min(size_wh) >= factor)
     return next(fits, 1)
 
@@ -182,15 +190,15 @@ def _drafted(data: bytes, factor: int) -> Image.Image:
 
 
 def _check_ending(jpeg: files_jpeg.Jpeg, factor: int) -> None:
-    """Return if a JPEG without its end marker lacks nothing else.
+    """Check that a JPEG without its end marker lacks nothing else.
 
-    A decoder reads what follows the last scan's data only where some of these are missing: then two tails make two
-    pictures.
+    A decoder reads beyond the last scan's data only where some of it is missing: then two different tails give two
+    different images.
 
     Raises:
-        ValueError: it is cut short.
+        ValueError: it is truncated.
     """
-    if not jpeg.should_store:
+    if not jpeg.is_complete:
         raise ValueError("it is cut short: scans are missing")
     noise = np.random.default_rng(0).integers(1, 255, 512, dtype=np.uint8).tobytes()
     digests = set()
@@ -214,7 +222,7 @@ def _png(png: files_png.Png, side: int) -> ImageFile:
 
 
 def _webp(data: bytes) -> ImageFile:
-    """Open a WebP; OpenCV decodes it, for which Pillow takes almost three times the room, unless it is animated."""
+    """Open a WebP; OpenCV decodes it unless it is animated, as Pillow takes almost three times the memory."""
     webp = files_webp.read(data)
     needed = webp.pixel_bytes * _pixels(webp.size_wh)
     load = (lambda: _whole(_pillow(data, "WEBP"))) if webp.is_animated else partial(_opencv, data, webp.profile)
@@ -254,7 +262,7 @@ def _bmp(data: bytes) -> ImageFile:
 
 
 def _raw_rows(data: bytes, header: Image.Image, offset: int, form: tuple[str, int, int]) -> Iterator[Image.Image]:
-    """Yield the rows of a picture that lie in the file as they are; ``form`` is their mode, stride and direction."""
+    """Yield the rows of an uncompressed image; ``form`` is their mode, stride and direction."""
     (width, height), (mode, stride, direction) = header.size, form
     step = _rows(max(1, width))
     for top in range(0, height, step):
@@ -268,7 +276,7 @@ def _raw_rows(data: bytes, header: Image.Image, offset: int, form: tuple[str, in
 
 
 def _tiff(data: bytes, side: int) -> ImageFile:
-    """Open a TIFF; Chromium shows none, so that it is turned as its tag says and a click's size may say otherwise."""
+    """Open a TIFF; Chromium shows none, so it is rotated as its tag says unless a click's size differs."""
     if (parts := _tiff_parts(data)) > MAX_TIFF_PARTS:
         raise ImageError(
             f"expected at most {MAX_TIFF_PARTS:,} strips or tiles in a TIFF, got {parts:,}", Reason.IMAGE_TOO_LARGE
@@ -290,7 +298,7 @@ def _tiff(data: bytes, side: int) -> ImageFile:
 
 
 def _tiff_parts(data: bytes) -> int:
-    """Return how many strips or tiles the first directory tells of; Pillow makes an object of each to open the file."""
+    """Return the number of strips or tiles in the first directory; Pillow makes an object of each."""
     order = "<" if data[:2] == b"II" else ">"
     is_big = data[:4] in _BIG_TIFF
     at = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)[0]

@@ -1,10 +1,10 @@
-"""What of a PNG matters to its pixels, and its rows a few at a time.
+"""Parses a PNG, and decodes its rows a few at a time.
 
-Browsers pass over damaged, huge and unknown ancillary chunks, so only the header, the palette, transparency, the colour
-profile and EXIF are read, each if its checksum holds. The rows are inflated as they are needed and never exist as a
-whole; a file that lacks some is cut short, whatever follows them.
+Browsers ignore damaged, huge and unknown ancillary chunks, so only the header, the palette, transparency, the colour
+profile and EXIF are read, each if its checksum is right. The rows are inflated as they are needed and are never in
+memory together; a file that lacks some is truncated, whatever follows them.
 
-Filters of PNG are undone by Pillow, to which a few rows and the one above them are given as a small PNG.
+Pillow decodes PNG's filters: it gets a few rows and the one above them as a small PNG.
 """
 
 import io
@@ -26,7 +26,7 @@ _MOST_CHUNKS_BEHIND = 100
 
 _MAX_SIDE = 1 << 31
 _STEP = 1 << 20
-_FED_AT_ONCE = 1 << 16  # what was not consumed is copied each time
+_FED_AT_ONCE = 1 << 16  # unconsumed input is copied each time
 _ZLIB_HEADER_BYTES = 2
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -38,12 +38,12 @@ _MODES = {
 }  # fmt: skip
 _COLOUR_OF_BYTES = {1: 0, 2: 4, 3: 2, 4: 6}  # the 8-bit colour type whose pixels take so many bytes
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Where each pass of an interlaced picture begins (x, y), and how far apart its pixels are."""
+"""First pixel (x, y) of each pass of an interlaced image, and the distance of its pixels."""
 
 
 @dataclass(frozen=True)
 class Png:
-    """A PNG whose chunks were looked through.
+    """A PNG whose chunks were parsed.
 
     Attributes:
         size_wh: its (width, height).
@@ -71,11 +71,11 @@ class Png:
 
     @property
     def has_bands(self) -> bool:
-        """Whether `bands` can give it; if not, it is decoded as a `whole`."""
+        """Whether `bands` can decode it; if not, use `whole`."""
         return not self.is_interlaced and (self.depth, self.colour) in _MODES
 
     def bands(self, rows: int) -> Iterator[Image.Image]:
-        """Yield the picture from top to bottom, ``rows`` at a time.
+        """Yield the image from top to bottom, ``rows`` at a time.
 
         Raises:
             ValueError, OSError: it is damaged or cut short.
@@ -98,7 +98,7 @@ class Png:
             yield self._dressed(Image.frombytes(mode, (width, count), memoryview(raw)[stride:], "raw", raw_mode))
 
     def whole(self) -> Image.Image:
-        """Return the picture, decoded.
+        """Return the decoded image.
 
         Raises:
             ValueError, OSError: it is damaged or cut short.
@@ -114,7 +114,7 @@ class Png:
         parts += [_chunk(b"PLTE", self.palette)] if self.colour == 3 else []
         parts += [_chunk(b"tRNS", self.transparency)] if self.transparency else []
         for part in self.pixels:
-            parts += [struct.pack(">I", len(part)), b"IDAT", part, bytes(4)]  # Pillow does not ask for their checksum
+            parts += [struct.pack(">I", len(part)), b"IDAT", part, bytes(4)]  # Pillow does not check their checksum
         image: Image.Image = Image.open(io.BytesIO(b"".join((*parts, _chunk(b"IEND")))), formats=("PNG",))
         image.load()
         if self.profile:
@@ -122,7 +122,7 @@ class Png:
         return image
 
     def _dressed(self, image: Image.Image) -> Image.Image:
-        """Return rows with what the file says about all of them."""
+        """Return rows with the palette, transparency and profile of the file."""
         if self.colour == 3:
             image.putpalette(self.palette)
         if self.transparency:
@@ -141,7 +141,7 @@ class Png:
         return values if self.colour == 2 else values[0]
 
     def _raw_bytes(self) -> int:
-        """Return how many bytes the rows have when they are inflated."""
+        """Return the size in bytes of the inflated rows."""
         width, height = self.size_wh
         bits = self.depth * _CHANNELS[self.colour]
         grids = _PASSES if self.is_interlaced else ((0, 0, 1, 1),)
@@ -154,10 +154,10 @@ class Png:
 
 
 def read(data: bytes) -> Png:
-    """Return what matters of a PNG.
+    """Return the parts of a PNG.
 
     Raises:
-        ValueError: the header or the palette is damaged, or no row is there; the message says which.
+        ValueError: the header or the palette is damaged, or there are no rows; the message says which.
         ImageError: it has more chunks than any encoder writes (``image_too_large``).
     """
     view, size_wh = memoryview(data), (0, 0)
@@ -200,7 +200,7 @@ def read(data: bytes) -> Png:
 
 
 def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """Yield each chunk's name and body, and whether its checksum holds (not asked of rows); the last may be cut short.
+    """Yield each chunk's name and body, and whether its checksum is right (not checked for rows); the last may be cut.
 
     Raises:
         ImageError: there are more than any encoder writes (``image_too_large``).
@@ -234,7 +234,7 @@ def _read_header(body: bytes) -> tuple[tuple[int, int], int, int, bool]:
 
 
 def _usable_transparency(body: bytes, colour: int) -> bytes:
-    """Return a tRNS chunk that fits the colour type; nothing where it does not."""
+    """Return a tRNS chunk that fits the colour type; empty where it does not."""
     if colour == 3:
         return body[:256]
     wanted = {0: 2, 2: 6}.get(colour, 0)
@@ -242,7 +242,7 @@ def _usable_transparency(body: bytes, colour: int) -> bytes:
 
 
 def _profile(body: bytes) -> bytes:
-    """Return the profile of an iCCP chunk, nothing where it is damaged or larger than any."""
+    """Return the profile of an iCCP chunk; empty where it is damaged or too large."""
     name, _, rest = body.partition(b"\0")
     if not 1 <= len(name) <= 79 or rest[:1] != b"\0":
         return b""
@@ -255,7 +255,7 @@ def _profile(body: bytes) -> bytes:
 
 
 def _inflated(parts: tuple[memoryview, ...]) -> Iterator[bytes]:
-    """Yield the inflated bytes, a bounded number at a time; the stream's own sum at its end is not asked.
+    """Yield the inflated bytes, a bounded number at a time; the stream's checksum is not verified.
 
     Raises:
         ValueError: the stream is damaged.

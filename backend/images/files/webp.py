@@ -1,4 +1,4 @@
-"""What of a WebP says how it is to be decoded and what that takes; the decoder itself reads the file as it is."""
+"""Parses the chunks of a WebP that decide how it is decoded and how much memory that takes."""
 
 import struct
 from collections.abc import Iterator
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 _ANIMATED, _TRANSPARENT = 0x02, 0x10
 _MAX_CHUNKS = 100_000
 _LOSSY_BYTES, _LOSSLESS_BYTES, _ANIMATED_BYTES = 6, 8, 17
-"""Per pixel: of OpenCV for lossy pictures and for lossless or transparent ones, of Pillow for animations; measured."""
+"""Measured bytes per pixel: OpenCV for lossy images and for lossless or transparent ones; Pillow for animations."""
 
 
 @dataclass(frozen=True)
 class WebP:
-    """A WebP whose chunks were looked through.
+    """A WebP whose chunks were parsed.
 
     Attributes:
         size_wh: its (width, height).
         is_animated: whether it has frames.
-        pixel_bytes: what decoding takes for each pixel.
+        pixel_bytes: memory to decode it, in bytes per pixel.
         profile: an ICC profile, empty where it has none.
         exif: a TIFF block, empty where it has none.
     """
@@ -30,14 +30,14 @@ class WebP:
 
 
 def read(data: bytes) -> WebP:
-    """Return what a WebP says of itself.
+    """Return the parts of a WebP.
 
     Raises:
-        ValueError: it is damaged or cut short; the message says where.
+        ValueError: it is damaged or truncated; the message says where.
     """
     found: dict[bytes, memoryview] = {}
     for name, body in _chunks(memoryview(data)):
-        if name != b"VP8X" or not found:  # it counts as the first chunk only
+        if name != b"VP8X" or not found:  # VP8X is valid only as the first chunk
             found.setdefault(name, body)
     flags = bytes(found.get(b"VP8X", b"\0")[:1])[0]
     is_animated = bool(flags & _ANIMATED)
@@ -73,7 +73,7 @@ def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _size(found: dict[bytes, memoryview]) -> tuple[int, int]:
-    """Return the (width, height) of the canvas or of the only picture."""
+    """Return the (width, height) of the canvas or of the only image."""
     if len(body := found.get(b"VP8X", memoryview(b""))) >= 10:
         width, height = (int.from_bytes(body[i : i + 3], "little") + 1 for i in (4, 7))
         return width, height

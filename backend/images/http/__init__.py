@@ -1,1 +1,1 @@
-"""One request for an image, answered as browsers read answers."""
+"""Sends one HTTP request for an image, and reads the answer as browsers do."""

@@ -1,9 +1,9 @@
-"""Reads answers in HTTP/1 as browsers read them, which is laxer than what libraries accept.
+"""Parses HTTP/1 answers as browsers do, which accept more than HTTP libraries.
 
-Annotators see what their browser makes of an old camera's or a home-made server's answer, so the same has to count
-here. The rules are Chromium's, checked with a real one by tests/e2e/test_browser_http_answers.py: a status line may
-lack its version or reason; a header line may have blanks before its colon, and one without a colon counts for nothing;
-lengths that are no numbers are ignored; lines may end in a bare LF.
+Annotators see an image if their browser accepts the answer of an old camera or a custom server, so this parser must
+accept it too. The rules are Chromium's, checked with a real one by tests/e2e/test_browser_http_answers.py: a status
+line may lack its version or reason; a header line may have blanks before its colon, and one without a colon is ignored;
+invalid lengths are ignored; lines may end in a bare LF.
 """
 
 import re
@@ -27,25 +27,25 @@ _WITHOUT_BODY = (204, 205, 304)
 
 
 class Stream(Protocol):
-    """What an answer is read from, such as an `io.BufferedReader`."""
+    """A stream that an answer is read from, such as an `io.BufferedReader`."""
 
     def readline(self, size: int, /) -> bytes:
-        """Return a line with its end, or ``size`` bytes of it; less at the end of all."""
+        """Return a line with its end, or ``size`` bytes of it; less at the end of the stream."""
         ...
 
     def read1(self, size: int, /) -> bytes:
-        """Return what has come, at most ``size`` bytes; nothing at the end."""
+        """Return the available bytes, at most ``size``; empty at the end."""
         ...
 
 
 @dataclass(frozen=True)
 class Head:
-    """What comes before an answer's body.
+    """The status line and header of an answer.
 
     Attributes:
         status: a number of three digits.
-        version: of HTTP.
-        fields: lower-case names and values without the blanks around them, in their order.
+        version: the version of HTTP.
+        fields: lower-case names and values without surrounding blanks, in order.
     """
 
     status: int
@@ -59,8 +59,7 @@ class Head:
     def text(self, name: str) -> str:
         """Return the value of a field, empty where there is none; several lines that differ are joined by commas.
 
-        Bytes above 127 are ASCII's by no rule: UTF-8 where they are that, percent-encoded otherwise, as browsers send
-        them on.
+        Bytes above 127 are decoded as UTF-8 where they are valid, else percent-encoded, as browsers do.
         """
         value = b", ".join(dict.fromkeys(self.all(name)))
         try:
@@ -70,16 +69,16 @@ class Head:
 
     @property
     def is_chunked(self) -> bool:
-        """Whether the body comes in chunks."""
+        """Whether the body is sent in chunks."""
         named = b",".join(self.all("transfer-encoding")).lower().split(b",")
         return self.version >= (1, 1) and b"chunked" in (one.strip() for one in named)
 
     @property
     def length(self) -> int | None:
-        """The body's announced length in bytes, None where it is not known.
+        """The body's announced length in bytes, None where it is unknown.
 
         Raises:
-            ImageError: several are announced.
+            ImageError: several lengths are announced.
         """
         if self.is_chunked:
             return None
@@ -91,11 +90,11 @@ class Head:
 
 
 def read_head(stream: Stream) -> Head:
-    """Read an answer up to its body; what comes before it for information (1xx) is passed over.
+    """Read an answer up to its body; informational answers (1xx) before it are skipped.
 
     Raises:
         ImageError: it is not HTTP.
-        httpcore.RemoteProtocolError: it is cut short.
+        httpcore.RemoteProtocolError: it is truncated.
     """
     room = MAX_HEAD_BYTES
     while True:
@@ -119,7 +118,7 @@ def read_head(stream: Stream) -> Head:
 
 
 def _check_beginning(data: bytes) -> None:
-    """Tell what is no HTTP from HTTP that is cut short."""
+    """Raise the error for a beginning that is not HTTP, or for HTTP that is truncated."""
     if len(data) >= 8 and b"HTTP" not in data[:8].upper():
         raise ImageError(f"the server does not answer in HTTP, but with {data[:16]!r}...")
 
@@ -135,7 +134,7 @@ def _parsed(lines: list[bytes]) -> Head:
     fields: list[tuple[str, bytes]] = []
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        if line[:1] in (b" ", b"\t") and fields:  # goes on from the line before, RFC 7230
+        if line[:1] in (b" ", b"\t") and fields:  # continues the previous line, RFC 7230
             fields[-1] = (fields[-1][0], fields[-1][1] + b" " + line.strip())
         elif colon and name.strip():
             fields.append((name.strip().decode("latin-1").lower(), value.strip()))
@@ -144,11 +143,11 @@ def _parsed(lines: list[bytes]) -> Head:
 
 
 def read_body(head: Head, stream: Stream) -> Iterator[bytes]:
-    """Yield an answer's body in pieces, without its chunks' lines.
+    """Yield an answer's body in pieces, without the lines of chunks.
 
     Raises:
-        ImageError: it breaks the rules of chunks.
-        httpcore.RemoteProtocolError: less came than was announced.
+        ImageError: the chunks are invalid.
+        httpcore.RemoteProtocolError: the body is shorter than announced.
     """
     if head.status in _WITHOUT_BODY:
         return iter(())

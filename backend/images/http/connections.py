@@ -1,4 +1,4 @@
-"""One GET over a connection of its own: directly to the image's server, or through the proxy that an operator names."""
+"""Sends a GET over a new connection: to the image's server, or through the proxy that an operator configured."""
 
 import base64
 import io
@@ -22,12 +22,12 @@ _ILLEGAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Proxy:
-    """Where images are asked for instead of at their own server; its credentials are in no repr.
+    """A proxy through which images are fetched; its repr hides the credentials.
 
     Attributes:
-        scheme: http or https, of the way to the proxy.
-        host: its name or address.
-        port: of it.
+        scheme: http or https, for the connection to the proxy.
+        host: the proxy's name or address.
+        port: the proxy's port.
         authorization: the ``Proxy-Authorization`` header's value, empty for none.
     """
 
@@ -38,7 +38,7 @@ class Proxy:
 
     @classmethod
     def of(cls, url: str) -> "Proxy":
-        """Return the proxy at an address such as ``http://user:password@proxy:3128``, which has been checked."""
+        """Return the proxy at an address such as ``http://user:password@proxy:3128``, which has been validated."""
         parts = urlsplit(url)
         login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if "@" in parts.netloc else ""
         authorization = f"Basic {base64.b64encode(login.encode()).decode()}" if login else ""
@@ -51,10 +51,10 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer whose body is still to be read.
+    """An answer whose body is not read yet.
 
     Attributes:
-        head: what came first.
+        head: status line and header.
         stream: the connection.
     """
 
@@ -67,7 +67,7 @@ class Answer:
 
 
 def port_of(url: httpx.URL) -> int:
-    """Return the port that is connected to."""
+    """Return the port of an address, or its scheme's default port."""
     return url.port or (443 if url.scheme == "https" else 80)
 
 
@@ -75,14 +75,14 @@ def port_of(url: httpx.URL) -> int:
 def get(
     url: httpx.URL, headers: Mapping[str, str], network: GuardedNetwork, tls: ssl.SSLContext, proxy: Proxy | None
 ) -> Iterator[Answer]:
-    """Ask for what lies at an address; the connection lasts as long as the context.
+    """Send a GET for an address; the connection is open until the context ends.
 
     Args:
         url: http or https.
-        headers: beside Host and Connection.
+        headers: the headers other than Host and Connection.
         network: makes the connection.
-        tls: secures it.
-        proxy: to be used where the address is a public one.
+        tls: the TLS settings of the connection.
+        proxy: used if the address is public.
 
     Raises:
         AccessError: the host is not allowed, or the proxy refuses.
@@ -135,7 +135,7 @@ def _open_tunnel(proxy: Proxy, url: httpx.URL, stream: DeadlineStream) -> None:
     headers = [(b"Host", host)]
     headers += [(b"Proxy-Authorization", proxy.authorization.encode("ascii"))] if proxy.authorization else []
     stream.send(_lines(b"CONNECT " + host, headers))
-    reader = io.BufferedReader(stream, 1)  # what comes after the head is no answer in HTTP any more
+    reader = io.BufferedReader(stream, 1)  # the bytes after the head belong to the tunnel
     try:
         status = answers.read_head(reader).status
     finally:

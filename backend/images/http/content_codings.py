@@ -1,7 +1,7 @@
-"""Undoes the codings of a ``Content-Encoding`` header (RFC 9110, 8.4) as browsers do, in pieces of a bounded size.
+"""Decodes the content codings of a ``Content-Encoding`` header (RFC 9110, 8.4) as browsers do, in bounded pieces.
 
-Chromium undoes gzip and deflate, looks neither at gzip's checksum nor at what follows it, and takes a coding that it
-does not know for none. Many servers write there what is no coding at all, such as ``utf-8`` or S3's ``aws-chunked``.
+Chromium decodes gzip and deflate, ignores gzip's checksum and the bytes after it, and ignores a coding that it does
+not know. Many servers send values that are no codings, such as ``utf-8`` or S3's ``aws-chunked``.
 """
 
 import zlib
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 MOST_CODINGS = 5
-"""Each one can multiply what the server has to send by a thousand, and the time to read it with that."""
+"""Largest number of codings; each can multiply the sent bytes, and the time to decode them, by a thousand."""
 
 _PIECE_BYTES = 1 << 20
 _NO_CODING = ("", "identity", "none", "aws-chunked", "utf-8", "utf8", "binary", "8bit", "7bit")
@@ -23,12 +23,16 @@ class CodingError(ValueError):
 
 
 def codings(header: str) -> tuple[str, ...]:
-    """Return the codings that a header names, in the order in which they were applied, without those that are none."""
+    """Return the codings in a header, in the order in which they were applied, without values that are no codings.
+
+    >>> codings("gzip, utf-8")
+    ('gzip',)
+    """
     return tuple(one for one in (part.strip().lower() for part in header.split(",")) if one not in _NO_CODING)
 
 
 def unknown(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the codings that are not undone here."""
+    """Return the codings that are not supported."""
     return tuple(name for name in names if name not in _UNDO)
 
 
@@ -37,15 +41,15 @@ def decoded(
     names: tuple[str, ...],
     limited: Callable[[Iterator[bytes]], Iterator[bytes]] = lambda content: content,
 ) -> Iterator[bytes]:
-    """Yield the content in pieces of at most a megabyte; codings that are not known are left as they are.
+    """Yield the content in pieces of at most a megabyte; unknown codings are not decoded.
 
     Args:
         pieces: the coded content.
         names: as `codings` returned them.
-        limited: passes content on, and raises where it is too much; also what is unpacked on the way only.
+        limited: passes content on and raises if it is too long; applied to the result of each coding.
 
     Raises:
-        CodingError: it is coded otherwise, or more than `MOST_CODINGS` times.
+        CodingError: the content has another coding, or more than `MOST_CODINGS` times.
     """
     if len(names) > MOST_CODINGS:
         raise CodingError(f"expected at most {MOST_CODINGS} content-encodings, got {len(names)}")
@@ -70,10 +74,10 @@ def _gunzipped(pieces: _Pieces) -> _Pieces:
 
 
 def _end_of_gzip_header(data: bytearray) -> int | None:
-    """Return where the header ends, None if it is not there yet.
+    """Return where the header ends, None if ``data`` holds only a part of it.
 
     Raises:
-        CodingError: it is none.
+        CodingError: it is not a gzip header.
     """
     if not b"\x1f\x8b\x08".startswith(data[:3]) and data[:3] != b"\x1f\x8b\x08":
         raise CodingError("expected gzip, got something else")
@@ -94,7 +98,7 @@ def _end_of_gzip_header(data: bytearray) -> int | None:
 
 
 def _undeflated(pieces: _Pieces) -> _Pieces:
-    """Undo deflate: zlib's format by the standard, the bare one by many servers."""
+    """Decode deflate: in zlib's format, as the standard requires, or raw, as many servers send it."""
     head = b""
     for piece in pieces:
         head += piece
@@ -105,19 +109,19 @@ def _undeflated(pieces: _Pieces) -> _Pieces:
 
 
 def _inflated(first: bytes, pieces: _Pieces, wbits: int) -> _Pieces:
-    """Inflate; what follows the end is left alone, and a missing end is left to who reads the content."""
+    """Inflate; bytes after the end are ignored, and a missing end is left for the reader to find."""
     inflate = zlib.decompressobj(wbits)
     piece: bytes | None = first
     while piece is not None:
         while True:
             try:
-                found = inflate.decompress(piece, _PIECE_BYTES)
+                output = inflate.decompress(piece, _PIECE_BYTES)
             except zlib.error as error:
                 raise CodingError(f"the content cannot be inflated: {error}") from error
             piece = inflate.unconsumed_tail
-            if found:
-                yield found
-            if not piece and len(found) < _PIECE_BYTES:  # otherwise it may have kept something back
+            if output:
+                yield output
+            if not piece and len(output) < _PIECE_BYTES:  # otherwise more output may be buffered
                 break
         piece = None if inflate.eof else next(pieces, None)
 

@@ -1,4 +1,4 @@
-"""What an answer to a request for an image means: where it leads, why it is none, whether trying again makes sense."""
+"""Interprets answers to requests for images: redirects, errors, and whether a retry makes sense."""
 
 import re
 import ssl
@@ -16,7 +16,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 
 _PASSING = (408, 425, 429, *range(500, 600))
 _LASTING = (501, 505, 506, 508, 510, 511)
-"""Those of 5xx that say what a server cannot do, or that a login to the network is missing."""
+"""Statuses of 5xx that are permanent: the server lacks a feature, or the network requires a login."""
 
 _MOST_COOKIES, _LONGEST_COOKIE = 20, 4096
 _ADDRESS = re.compile(r"([^?#]*)(.*)", re.DOTALL)
@@ -24,60 +24,63 @@ _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM", b
 
 
 class TransientError(RetryLater):
-    """A failure after which one more try makes sense at once."""
+    """A failure after which an immediate retry makes sense."""
 
 
 def address(url: str) -> httpx.URL:
-    """Return an address as it goes over the wire; a user name or password in it goes nowhere.
+    """Return an address as it is sent, without a user name or password.
+
+    >>> str(address("https://me:secret@example.org/a b.png"))
+    'https://example.org/a%20b.png'
 
     Raises:
-        ImageError: it is none of http or https.
+        ImageError: it is not an http or https address.
     """
     shown = without_credentials(url)
     try:
         parsed = httpx.URL(url).copy_with(userinfo=b"")
-        is_stale_usable = parsed.scheme in ("http", "https") and bool(parsed.raw_host)
-        is_stale_usable = is_stale_usable and (parsed.port is None or 0 < parsed.port < 65536)
+        is_usable = parsed.scheme in ("http", "https") and bool(parsed.raw_host)
+        is_usable = is_usable and (parsed.port is None or 0 < parsed.port < 65536)
         why = ""
     except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-        is_stale_usable, why = False, f": {error}" if shown == url else ""  # which may quote a piece of a password
-    if not is_stale_usable:
+        is_usable, why = False, f": {error}" if shown == url else ""  # the error may quote a part of a password
+    if not is_usable:
         raise ImageError(f"{shown[:80]!r} is not an address{why}", Reason.UNSUPPORTED_IMAGE_SOURCE)
     return parsed
 
 
 def redirected(here: httpx.URL, head: Head) -> httpx.URL:
-    """Return where a redirect leads, read as browsers read it.
+    """Return the target of a redirect, parsed as browsers do.
 
     Raises:
-        ImageError: nowhere that images are fetched from.
+        ImageError: the target is not an http or https address.
     """
     if len(set(head.all("location"))) > 1:
         raise ImageError("the server redirects to several addresses at once", Reason.UNSUPPORTED_IMAGE_SOURCE)
-    told = re.sub(r"[\t\r\n]", "", head.text("location"))
-    found = _ADDRESS.match(told)
-    assert found is not None  # it matches everything
-    path, rest = found[1].replace("\\", "/"), found[2]
+    target = re.sub(r"[\t\r\n]", "", head.text("location"))
+    match = _ADDRESS.match(target)
+    assert match is not None  # the pattern matches any text
+    path, rest = match[1].replace("\\", "/"), match[2]
     scheme = re.match(r"(https?):(/*)", path, re.IGNORECASE)
     if scheme and len(scheme[2]) < 2 and scheme[1].lower() == here.scheme:
         path = path[len(scheme[1]) + 1 :]  # "http:/a" and "http:a" are relative
     elif scheme:
         path = f"{scheme[1]}://{path[scheme.end() :]}"
     try:
-        if scheme and scheme.end() == len(found[1]):
+        if scheme and scheme.end() == len(match[1]):
             raise ValueError("no host")
         return address(urljoin(str(here), path + rest))
     except ImageError as error:
         raise ImageError(f"redirected to {error}", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
     except ValueError as error:
-        shown = without_credentials(told)[:80]
+        shown = without_credentials(target)[:80]
         raise ImageError(
             f"redirected to {shown!r}, which is not an address", Reason.UNSUPPORTED_IMAGE_SOURCE
         ) from error
 
 
 def keep_cookies(head: Head, kept: dict[str, str]) -> None:
-    """Keep what an answer sets, for the next request to the same origin on the way to one image."""
+    """Store the cookies that an answer sets, for later requests of the same fetch to that origin."""
     for line in head.all("set-cookie"):
         name, equals, value = line.partition(b";")[0].decode("latin-1").partition("=")
         is_sendable = (name + value).isascii() and (name + value).isprintable() and len(line) <= _LONGEST_COOKIE
@@ -86,12 +89,12 @@ def keep_cookies(head: Head, kept: dict[str, str]) -> None:
 
 
 def failure(head: Head, size: int, host: str) -> BackendError | None:
-    """Return what the status of an answer of ``size`` bytes means, None if it is good."""
+    """Return the error that the status of an answer of ``size`` bytes means, None for a success."""
     status = head.status
     if status == 304 or (status in REDIRECTS and head.text("location")):
         return None
     if 200 <= status < 300:
-        is_good = size > 0 or status == 200  # which is left to the decoder to name
+        is_good = size > 0 or status == 200  # an empty 200 is left to the decoder
         return None if is_good else ImageError(f"{host} answers {status} without an image", Reason.IMAGE_NOT_FOUND)
     if status in (401, 403):
         wanted = "a login" if status == 401 else "a login, a Referer of its own pages or another User-Agent"
@@ -105,7 +108,7 @@ def failure(head: Head, size: int, host: str) -> BackendError | None:
 
 
 def broken(error: Exception, host: str) -> BackendError:
-    """Return what a failed connection means: most of them pass, those that TLS refuses do not."""
+    """Return the error of a failed connection: temporary, except for failures of TLS."""
     refusal = tls.refusal(error)
     if refusal is not None:
         return AccessError(f"{host}: {refusal}", Reason.UNTRUSTED_CERTIFICATE)
@@ -116,7 +119,7 @@ def broken(error: Exception, host: str) -> BackendError:
 
 
 def unknown_coding(names: tuple[str, ...], host: str) -> str:
-    """Return what to say about codings that are not undone."""
+    """Return the error message for unsupported codings."""
     return (
         f"{host} sends content-encoding {', '.join(names)[:80]!r}, which was not asked for and is not undone here: "
         "expected gzip, deflate or none"
@@ -124,12 +127,12 @@ def unknown_coding(names: tuple[str, ...], host: str) -> str:
 
 
 def begins_like_an_image(data: bytes) -> bool:
-    """Whether a file begins as those do that are read."""
+    """Whether a file begins like one of the supported image formats."""
     return data.startswith(_BEGINNINGS)
 
 
 def is_complete(data: bytes) -> bool:
-    """Whether a file is an image that its own format says ends here; of TIFF it cannot be told."""
+    """Whether an image file is complete according to its format; False for TIFF, which does not show it."""
     if data.startswith(b"\xff\xd8\xff"):
         return data.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
     if data.startswith(b"\x89PNG"):

@@ -1,4 +1,4 @@
-"""One request for an image: its answer's content, unpacked, within limits of time, size and memory."""
+"""Sends one request for an image and returns the decoded content, within limits of time, size and memory."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -17,17 +17,17 @@ from backend.images.network_policy import AddressPolicy, GuardedNetwork, seconds
 from model import tls
 
 _UNKNOWN_SIZE_BYTES = 4_000_000
-"""What is taken of the memory for images where a server does not say how large one is, before it turns out larger."""
+"""Memory reserved at first for an image whose size the server does not announce."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one image may cost.
+    """Limits of one fetch.
 
     Attributes:
-        max_bytes: a larger file is refused, before it is read where its size is announced.
-        timeout_s: for the whole of it: names, connections, redirects, every byte.
-        max_redirects: more are refused.
+        max_bytes: largest size of a file; an announced larger one is refused before it is read.
+        timeout_s: timeout of the whole fetch: names, connections, redirects, every byte.
+        max_redirects: largest number of redirects.
     """
 
     max_bytes: int = 200_000_000
@@ -35,10 +35,10 @@ class Limits:
     max_redirects: int = 5
 
     def check_size(self, size: int) -> None:
-        """Refuse what is larger.
+        """Check a size in bytes.
 
         Raises:
-            ImageError: it is (``image_too_large``).
+            ImageError: it exceeds `max_bytes` (``image_too_large``).
         """
         if size > self.max_bytes:
             raise ImageError(
@@ -52,9 +52,9 @@ class Reply:
     """An answer.
 
     Attributes:
-        head: what came first.
-        data: the content, unpacked; of 2xx only.
-        share: of the memory for images, which the content holds.
+        head: status line and header.
+        data: the decoded content; only of 2xx answers.
+        share: the content's share of the memory for images.
     """
 
     head: Head
@@ -63,42 +63,42 @@ class Reply:
 
     @property
     def status(self) -> int:
-        """Of HTTP."""
+        """The HTTP status."""
         return self.head.status
 
 
-class _NoRoom(Exception):  # noqa: N818 - not an error: the body of a size that was not announced needs more room
+class _NoRoom(Exception):  # noqa: N818 - not an error: a body of unannounced size needs more memory
     pass
 
 
 class ImageRequests:
-    """Sends requests, each over a connection of its own; safe from many threads."""
+    """Sends requests, each over a new connection; safe from many threads."""
 
     def __init__(
         self, policy: AddressPolicy, limits: Limits, resolver: Resolver, proxy: Proxy | None, budget: ByteBudget
     ) -> None:
-        """Connect to nothing yet; see `backend.images.fetch.ImageSource` for the arguments."""
+        """Make a sender; see `backend.images.fetch.ImageSource` for the arguments."""
         self._policy, self._limits, self._resolver = policy, limits, resolver
         self._proxy, self._budget, self._tls = proxy, budget, tls.client_context()
 
     def send(self, url: httpx.URL, headers: Mapping[str, str], deadline: float, *, may_use_proxy: bool) -> Reply:
-        """Ask for what lies at an address.
+        """Send a GET for an address.
 
         Args:
-            url: http or https.
-            headers: beside Host and Connection.
+            url: an http or https address.
+            headers: the headers other than Host and Connection.
             deadline: on the monotonic clock, in seconds.
-            may_use_proxy: whether the proxy may see it, if there is one.
+            may_use_proxy: whether to use the proxy, if there is one.
 
         Raises:
-            ImageError: it is too large, or none that can be read.
+            ImageError: the answer is too large, or cannot be read.
             AccessError: the address, its certificate or the proxy forbids it.
             RetryLater: the network failed (`outcomes.TransientError`), or time or memory ran out.
         """
         try:
             return self._send(url, headers, deadline, None, may_use_proxy=may_use_proxy)
         except _NoRoom:
-            pass  # and no share in hand any more, so that one can be waited for
+            pass  # its share is released, so that waiting for a larger one cannot deadlock
         share = self._budget.take(self._limits.max_bytes, seconds_left(deadline))
         try:
             reply = self._send(url, headers, deadline, share, may_use_proxy=may_use_proxy)
@@ -112,7 +112,7 @@ class ImageRequests:
     def _send(
         self, url: httpx.URL, headers: Mapping[str, str], deadline: float, share: Share | None, *, may_use_proxy: bool
     ) -> Reply:
-        """Send it once; a ``share`` is room for the largest body that is allowed."""
+        """Send a request once; a ``share`` is memory for the largest body that is allowed."""
         network = GuardedNetwork(self._policy, deadline, self._resolver)
         proxy = self._proxy if may_use_proxy else None
         try:
@@ -130,10 +130,10 @@ class ImageRequests:
             raise outcomes.broken(error, url.host) from error
 
     def _body(self, answer: Answer, host: str, deadline: float, share: Share | None) -> tuple[bytes, Share]:
-        """Return an answer's content and the room it holds.
+        """Return an answer's content and its share of the memory.
 
         Raises:
-            _NoRoom: it is larger than there is room for just now, and its size was not announced.
+            _NoRoom: its size was not announced, and is larger than the memory available now.
         """
         names = content_codings.codings(answer.head.text("content-encoding"))
         announced = answer.head.length
@@ -141,7 +141,7 @@ class ImageRequests:
         if share is None:
             size = announced if announced is not None and not names else _UNKNOWN_SIZE_BYTES
             share = self._budget.take(min(size, self._limits.max_bytes), seconds_left(deadline))
-        content = io.BytesIO()  # gives its bytes away without copying them
+        content = io.BytesIO()  # returns its bytes without copying them
         try:
             try:
                 for piece in content_codings.decoded(answer.body(), names, self._limited):
@@ -151,7 +151,7 @@ class ImageRequests:
                     content.write(piece)
             except httpcore.RemoteProtocolError:
                 if not outcomes.is_complete(content.getvalue()):
-                    raise  # the connection broke; otherwise the server counts wrong, and the image is there
+                    raise  # the connection broke; otherwise the announced length is wrong and the image complete
             data = content.getvalue()
             unknown = content_codings.unknown(names)
             if unknown and not outcomes.begins_like_an_image(data):
@@ -165,7 +165,7 @@ class ImageRequests:
         return data, share
 
     def _limited(self, content: Iterator[bytes]) -> Iterator[bytes]:
-        """Pass on as much as a file may have: of what comes over the wire, and of each step of unpacking it."""
+        """Pass on pieces up to the size limit: of the received bytes, and of the result of each coding."""
         size = 0
         for piece in content:
             size += len(piece)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits, Validators, _is_home
+from backend.images.fetch import ImageSource, Limits, Validators, _is_label_studio
 from backend.images.http.outcomes import address
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
@@ -390,7 +390,7 @@ def test_a_refused_address_does_not_hide_an_allowed_one(connect, other):
     ],
 )
 def test_the_token_follows_one_step_up_to_https_and_nowhere_else(url, label_studio, home):
-    assert _is_home(address(url), Origin.of(label_studio)) is home
+    assert _is_label_studio(address(url), Origin.of(label_studio)) is home
 
 
 def test_a_name_in_other_letters_is_one_name_for_address_token_and_policy(connect, studio):
