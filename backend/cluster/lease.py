@@ -154,7 +154,7 @@ class Leases:
         return lease
 
     def release(self, lease: Lease) -> None:
-        """Release a lease, and reset its attempts if it says so; does not raise."""
+        """Release a lease, and reset its attempts if ``resets_attempts``; does not raise."""
         self._leases.pop(lease.key, None)
         keys = [lease.key, self._attempts_key(lease.key) if lease.resets_attempts else f"{lease.key}:none"]
         try:
