@@ -137,9 +137,8 @@ class RedisConnection:
             RetryLater: see `call`.
         """
         try:
-            message = pubsub.get_message(
-                timeout=timeout_s
-            )  # no message does not prove that Redis works, so the breaker stays as it is
+            # A read without a message does not prove that Redis works, so it does not close the breaker.
+            message = pubsub.get_message(timeout=timeout_s)
         except (RedisError, OSError) as error:
             raise self._on_failure(error) from error
         data = message["data"] if message is not None and message["type"] == "message" else None
