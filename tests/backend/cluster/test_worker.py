@@ -158,7 +158,8 @@ def test_a_worker_told_to_stop_just_before_it_listens_to_its_queues_stops(cluste
     script = tmp_path / "stopped.py"
     script.write_text(
         "import json, os, signal, sys\n"
-        "from backend.composition import cluster as redis_parts\nfrom backend.images.decode import Limits\nfrom backend.settings import read\n"
+        "from backend.composition import cluster as redis_parts\n"
+        "from backend.images.decode import Limits\nfrom backend.settings import read\n"
         "from tests.support.cluster_worker import StandIn\n"
         "settings = read(json.loads(sys.argv[1]))\n"
         "worker = redis_parts.worker(settings, 'stand-in@00000000', Limits(), None, lambda: StandIn(None, 0, 64))\n"
@@ -176,7 +177,8 @@ def test_a_worker_that_cannot_load_its_encoder_ends_with_a_failure(cluster, tmp_
     script = tmp_path / "failing.py"
     script.write_text(
         "import json, sys\n"
-        "from backend.composition import cluster as redis_parts\nfrom backend.images.decode import Limits\nfrom backend.settings import read\n"
+        "from backend.composition import cluster as redis_parts\n"
+        "from backend.images.decode import Limits\nfrom backend.settings import read\n"
         "def load():\n    raise ValueError('weights are damaged')\n"
         "settings = read(json.loads(sys.argv[1]))\n"
         "sys.exit(redis_parts.worker(settings, 'm@1', Limits(), None, load).run())\n"
