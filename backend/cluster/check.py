@@ -1,7 +1,7 @@
-"""Whether a Redis can be used as it is: a scratch round trip with every command that web processes and workers send.
+"""Checks whether a Redis can be used: runs every command that web processes and workers send, on scratch keys.
 
 A Redis Cluster, a user with too few rights and an old or hosted server all answer ``PING`` and ``INFO`` like any other.
-What is missing shows with the commands themselves, on keys of a moment that are named like the real ones.
+Only the commands themselves show what is missing, on short-lived keys that are named like the real ones.
 """
 
 import logging
@@ -30,19 +30,19 @@ from backend.errors import RetryLater
 logger = logging.getLogger(__name__)
 
 SCRATCH_S = 10
-HEARD_WITHIN_S = 2.0
+LISTEN_S = 2.0
 
 _NO_COMMAND = re.compile(r"run the '([^']+)' command|unknown command [`'\"]?([A-Za-z_|]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """One thing that is wrong with a Redis.
+    """One problem of a Redis.
 
     Attributes:
-        text: what it is.
+        text: what is wrong.
         fix: what to do about it.
-        is_lasting: whether Redis has to be another one; a password, a replica or a full Redis may change in a moment.
+        is_lasting: whether the problem stays; a password, a replica or a full Redis may change at any time.
     """
 
     text: str
@@ -51,29 +51,29 @@ class Trouble:
 
 
 class RedisUnusableError(ValueError):
-    """This Redis cannot be used, now or later: change it, its user's rights, or REDIS_URL; a line for each trouble."""
+    """This Redis cannot be used, now or later: change it, its user's rights, or REDIS_URL; one line per problem."""
 
 
 def require_usable(link: RedisConnection, keys: Keys) -> None:
-    """Return if this Redis can be used, or may be later: it may come up after those who use it. Troubles are logged.
+    """Return if this Redis can be used, or may be usable later, e.g. because it starts after us; log its problems.
 
     Raises:
-        RedisUnusableError: it answers, and cannot be used as it is.
+        RedisUnusableError: Redis answers, and has a lasting problem.
     """
     try:
         troubles = find_troubles(link, keys)
     except RetryLater:
         return
-    for one in troubles:
-        if not one.is_lasting:
-            logger.warning("event=redis_not_usable detail=%r remedy=%r", one.text, one.fix)
-    lasting = [f"REDIS_URL: {one.text}; {one.fix}" for one in troubles if one.is_lasting]
+    for trouble in troubles:
+        if not trouble.is_lasting:
+            logger.warning("event=redis_not_usable detail=%r remedy=%r", trouble.text, trouble.fix)
+    lasting = [f"REDIS_URL: {trouble.text}; {trouble.fix}" for trouble in troubles if trouble.is_lasting]
     if lasting:
         raise RedisUnusableError("\n".join(lasting))
 
 
 def find_troubles(link: RedisConnection, keys: Keys) -> tuple[Trouble, ...]:
-    """Try every command that is needed; return what is wrong, nothing where all of them work.
+    """Try every command that is needed, and return the problems; an empty tuple if all commands work.
 
     Raises:
         RetryLater: Redis cannot be reached.
@@ -82,42 +82,42 @@ def find_troubles(link: RedisConnection, keys: Keys) -> tuple[Trouble, ...]:
         errors = link.call(lambda client: _errors(client, keys))
     except RetryLater as error:
         cause = error.__cause__
-        if isinstance(cause, AuthenticationError | ResponseError):  # already refused as the connection was made
+        if isinstance(cause, AuthenticationError | ResponseError):  # refused while connecting
             return _troubles([cause], keys)
         raise
     return _troubles(errors, keys)
 
 
 def _errors(client: "Redis", keys: Keys) -> list[RedisError]:
-    """Return what Redis says to each command that it refuses; nothing is left behind, but for some seconds."""
+    """Return the error of each command that Redis refuses; the scratch keys are deleted, or expire in seconds."""
     scratch = f"scratch-{secrets.token_hex(8)}"
-    ours, more = f"{keys.prefix}:{scratch}:1", f"{keys.prefix}:{scratch}:2"
-    names = [ours, more, *(f"rq:{kind}:{keys.prefix}-{scratch}" for kind in ("queue", "job", "workers", "wip"))]
+    key, other_key = f"{keys.prefix}:{scratch}:1", f"{keys.prefix}:{scratch}:2"
+    names = [key, other_key, *(f"rq:{kind}:{keys.prefix}-{scratch}" for kind in ("queue", "job", "workers", "wip"))]
     errors: list[RedisError] = []
-    for command in _commands(ours, more, *names[2:]):
+    for command in _commands(key, other_key, *names[2:]):
         try:
             client.execute_command(*command)  # type: ignore[no-untyped-call]
         except ResponseError as error:
             errors.append(error)
-    errors += _transaction(client, names) + _channel(client, keys.notices)
+    errors += _transaction(client, names) + _channel(client, keys.events)
     for name in names:
         try:
             client.delete(name)
         except ResponseError:
-            continue  # told above
+            continue  # reported above
     return errors
 
 
-def _commands(ours: str, more: str, queue: str, job: str, members: str, scores: str) -> Iterator[tuple[str, ...]]:
-    """Yield a harmless use of each command that this program and RQ send; what is made lasts for seconds."""
-    yield "SET", ours, "1", "NX", "PX", str(1000 * SCRATCH_S)
+def _commands(key: str, other_key: str, queue: str, job: str, members: str, scores: str) -> Iterator[tuple[str, ...]]:
+    """Yield a harmless use of each command that this program and RQ send; the keys expire within seconds."""
+    yield "SET", key, "1", "NX", "PX", str(1000 * SCRATCH_S)
     for command in ("GET", "PTTL", "EXISTS", "TYPE", "INCR"):
-        yield command, ours
-    yield "EVAL", "return redis.call('GET', KEYS[1])", "2", ours, more
-    yield "PEXPIRE", ours, str(1000 * SCRATCH_S)
+        yield command, key
+    yield "EVAL", "return redis.call('GET', KEYS[1])", "2", key, other_key
+    yield "PEXPIRE", key, str(1000 * SCRATCH_S)
     yield "HSET", job, "a", "1"
     yield "EXPIRE", job, str(SCRATCH_S)
-    yield "PERSIST", more
+    yield "PERSIST", other_key
     yield "HGET", job, "a"
     yield "HMGET", job, "a"
     yield "HGETALL", job
@@ -140,11 +140,11 @@ def _commands(ours: str, more: str, queue: str, job: str, members: str, scores: 
     yield "ZREMRANGEBYSCORE", scores, "2", "3"
     yield "ZREM", scores, "b"
     yield ("TIME",)
-    yield "DEL", more
+    yield "DEL", other_key
 
 
 def _transaction(client: "Redis", names: list[str]) -> list[RedisError]:
-    """Return what Redis says to a transaction over several keys, as RQ makes them."""
+    """Return the error of a transaction over several keys, as RQ sends them."""
     try:
         with client.pipeline(transaction=True) as pipeline:
             pipeline.watch(*names)  # type: ignore[no-untyped-call]
@@ -158,12 +158,12 @@ def _transaction(client: "Redis", names: list[str]) -> list[RedisError]:
 
 
 def _channel(client: "Redis", name: str) -> list[RedisError]:
-    """Return what Redis says to listening and speaking on the channel of notices."""
+    """Return the errors of subscribing and publishing to the channel of completion events."""
     errors: list[RedisError] = []
     pubsub: PubSub = client.pubsub()  # type: ignore[no-untyped-call]
     try:
         pubsub.subscribe(name)
-        pubsub.get_message(timeout=HEARD_WITHIN_S)
+        pubsub.get_message(timeout=LISTEN_S)
         client.publish(name, b"")
     except ResponseError as error:
         errors.append(error)
@@ -173,16 +173,16 @@ def _channel(client: "Redis", name: str) -> list[RedisError]:
 
 
 def _troubles(errors: list[RedisError], keys: Keys) -> tuple[Trouble, ...]:
-    if any(map(_is_of_a_cluster, errors)):
+    if any(map(_is_cluster_error, errors)):
         text = "this Redis is in cluster mode, where one command cannot touch several keys"
         return (Trouble(text, "use one Redis that is no cluster (cluster-enabled no), with a replica if need be"),)
-    commands = dict.fromkeys(filter(None, map(_missing, errors)))
+    commands = dict.fromkeys(filter(None, map(_missing_command, errors)))
     troubles = []
     if commands:
         text = f"this user of Redis may not use {', '.join(commands)}, or Redis has no such command"
         fix = "allow what is missing (ACL SETUSER <user> +<command>); of Redis itself 6.2 or later is needed"
         troubles.append(Trouble(text, fix))
-    troubles += [_trouble(error, keys) for error in errors if not _missing(error)]
+    troubles += [_trouble(error, keys) for error in errors if not _missing_command(error)]
     return tuple(dict.fromkeys(troubles))
 
 
@@ -201,11 +201,11 @@ def _trouble(error: RedisError, keys: Keys) -> Trouble:
     return Trouble(f"Redis refuses: {text}", fix, is_lasting=is_index)
 
 
-def _is_of_a_cluster(error: RedisError) -> bool:
+def _is_cluster_error(error: RedisError) -> bool:
     return isinstance(error, ClusterError | ClusterCrossSlotError | MovedError) or "cluster mode" in str(error)
 
 
-def _missing(error: RedisError) -> str:
-    """Return the command that an error is about, empty where it is about something else."""
-    found = _NO_COMMAND.search(str(error))
-    return (found[1] or found[2]).upper() if found else ""
+def _missing_command(error: RedisError) -> str:
+    """Return the missing command that an error names, empty if the error has another cause."""
+    match = _NO_COMMAND.search(str(error))
+    return (match[1] or match[2]).upper() if match else ""

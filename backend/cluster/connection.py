@@ -1,7 +1,7 @@
-"""The connection to Redis: made late, bounded in time, and left alone for a moment after it failed.
+"""The connection to Redis: opened on the first use, with timeouts and a circuit breaker.
 
-Nobody waits for a Redis that is not there: the first caller to notice opens a breaker, and until it closes again every
-other caller is told at once. Whatever goes wrong is a `RetryLater` with reason ``store_unavailable``.
+The first caller that cannot reach Redis opens the breaker; until it closes again, all other calls fail at once instead
+of waiting for a timeout. Every failure is a `RetryLater` with reason ``store_unavailable``.
 """
 
 import logging
@@ -32,56 +32,62 @@ LONGEST_PAUSE_S = 4.0
 REFUSAL_SHOWN_S = 30.0
 
 READ_BYTES = 4 << 20
-"""An embedding in one piece: redis-py's 32 KiB make 64 pieces of it, and a busy machine may pause before each."""
+"""Read size for a whole embedding; with redis-py's 32 KiB it takes 64 reads, and a busy machine may delay each."""
 
 
 class RedisConnection:
-    """One Redis, with as many connections as there are callers at a time; safe from many threads."""
+    """One Redis, with as many connections as there are concurrent callers; safe from many threads.
+
+    >>> link = RedisConnection(Secret("redis://localhost:6379/0"))
+    >>> link.is_down, link.trouble
+    (False, '')
+    >>> link.close()
+    """
 
     def __init__(self, url: Secret, clock: Callable[[], float] = time.monotonic) -> None:
-        """Connect to nothing yet.
+        """Use the Redis at ``url``; the first call connects.
 
         Args:
-            url: ``redis://``, ``rediss://`` or ``unix://``; may hold a password.
+            url: ``redis://``, ``rediss://`` or ``unix://``; may contain a password.
             clock: seconds, monotonic.
         """
         self._url, self._clock = url, clock
         self._client = self.connect()
         self._lock = threading.Lock()
-        self._pause_s, self._closed_until = FIRST_PAUSE_S, 0.0
-        self._outage, self._refusal = "", ""
+        self._pause_s, self._retry_at = FIRST_PAUSE_S, 0.0
+        self._outage_text, self._refusal_text = "", ""
         self._down_since: float | None = None
-        self._back_at = float("-inf")
+        self._recovered_at = float("-inf")
         self._refused_at = 0.0
 
     @property
     def trouble(self) -> str:
-        """What is wrong with Redis, or was a moment ago; empty when nothing is."""
+        """The current outage, or the last refusal within `REFUSAL_SHOWN_S`; empty if there is neither."""
         if self._down_since is not None:
-            return self._outage
-        return self._refusal if self._clock() - self._refused_at < REFUSAL_SHOWN_S else ""
+            return self._outage_text
+        return self._refusal_text if self._clock() - self._refused_at < REFUSAL_SHOWN_S else ""
 
     @property
     def is_down(self) -> bool:
-        """Whether Redis could not be reached when it was last asked."""
+        """Whether the last call could not reach Redis."""
         return self._down_since is not None
 
     @property
     def down_s(self) -> float:
-        """For how long Redis could not be reached."""
+        """Seconds since Redis became unreachable; 0 if it is reachable."""
         since = self._down_since
         return 0.0 if since is None else self._clock() - since
 
     @property
     def up_s(self) -> float:
-        """For how long Redis has answered since it was away last."""
-        return 0.0 if self._down_since is not None else self._clock() - self._back_at
+        """Seconds since the last outage of Redis ended; infinite if there was none, 0 during one."""
+        return 0.0 if self._down_since is not None else self._clock() - self._recovered_at
 
     def connect(self) -> "Redis":
-        """Return another client, with connections of its own, for a library that wants to set them up its way."""
+        """Return another client with its own connections, for a library that configures them itself."""
         return Redis.from_url(
             self._url.value,
-            retry=Retry(NoBackoff(), 1),  # a connection that the server closed while idle is opened anew
+            retry=Retry(NoBackoff(), 1),  # reopens a connection that the server closed while idle
             health_check_interval=10,
             socket_read_size=READ_BYTES,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -89,25 +95,25 @@ class RedisConnection:
         )
 
     def call(self, work: Callable[["Redis"], T]) -> T:
-        """Return what ``work`` returns.
+        """Return what ``work`` returns for the client.
 
         Raises:
             RetryLater: Redis cannot be reached or refuses (``store_unavailable``).
         """
-        if self._clock() < self._closed_until:
-            raise _unavailable(self._outage)
+        if self._clock() < self._retry_at:
+            raise _unavailable(self._outage_text)
         try:
-            found = work(self._client)
+            result = work(self._client)
         except (NoConnection, TooSlow, OSError) as error:
-            raise self._failed(error) from error
-        except RedisError as error:  # it is there, and says no: full, read-only, not allowed
-            self._worked()
-            raise self._refused(error) from error
-        self._worked()
-        return found
+            raise self._on_failure(error) from error
+        except RedisError as error:  # Redis answers with an error: full, read-only, not allowed
+            self._on_success()
+            raise self._on_refusal(error) from error
+        self._on_success()
+        return result
 
     def subscribe(self, channel: str) -> PubSub:
-        """Return a subscription to a channel, on a connection of its own.
+        """Return a subscription to a channel, on its own connection.
 
         Raises:
             RetryLater: see `call`.
@@ -125,70 +131,75 @@ class RedisConnection:
         return self.call(work)
 
     def read(self, pubsub: PubSub, timeout_s: float) -> bytes | None:
-        """Return the next message's bytes, None if none comes in time.
+        """Return the bytes of the next message, None if there is none within ``timeout_s``.
 
         Raises:
             RetryLater: see `call`.
         """
         try:
-            message = pubsub.get_message(timeout=timeout_s)  # silence proves nothing, so it closes no breaker
+            # A read without a message does not prove that Redis works, so it does not close the breaker.
+            message = pubsub.get_message(timeout=timeout_s)
         except (RedisError, OSError) as error:
-            raise self._failed(error) from error
+            raise self._on_failure(error) from error
         data = message["data"] if message is not None and message["type"] == "message" else None
         return data if isinstance(data, bytes) else None
 
     def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         self._client.close()
 
-    def _worked(self) -> None:
+    def _on_success(self) -> None:
         if self._down_since is None:
             return
         with self._lock:
             if self._down_since is not None:
-                self._back_at = self._clock()
-                logger.warning("event=redis_back after_s=%.1f", self._back_at - self._down_since)
-            self._down_since, self._pause_s, self._closed_until = None, FIRST_PAUSE_S, 0.0
+                self._recovered_at = self._clock()
+                logger.warning("event=redis_back after_s=%.1f", self._recovered_at - self._down_since)
+            self._down_since, self._pause_s, self._retry_at = None, FIRST_PAUSE_S, 0.0
 
-    def _failed(self, error: Exception) -> RetryLater:
+    def _on_failure(self, error: Exception) -> RetryLater:
         with self._lock:
             now = self._clock()
             if self._down_since is None:
                 self._down_since = now
-                logger.warning("event=redis_down detail=%r", self._said(error))
-            self._outage = f"Redis cannot be reached: {self._said(error)}"
-            if now >= self._closed_until:
-                self._closed_until = now + self._pause_s
+                logger.warning("event=redis_down detail=%r", self._describe(error))
+            self._outage_text = f"Redis cannot be reached: {self._describe(error)}"
+            if now >= self._retry_at:
+                self._retry_at = now + self._pause_s
                 self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-            return _unavailable(self._outage)
+            return _unavailable(self._outage_text)
 
-    def _refused(self, error: Exception) -> RetryLater:
-        text = f"Redis refuses: {self._said(error)}"
+    def _on_refusal(self, error: Exception) -> RetryLater:
+        text = f"Redis refuses: {self._describe(error)}"
         if not self.trouble:
-            logger.warning("event=redis_refuses detail=%r", self._said(error))
-        self._refusal, self._refused_at = text, self._clock()
+            logger.warning("event=redis_refuses detail=%r", self._describe(error))
+        self._refusal_text, self._refused_at = text, self._clock()
         return _unavailable(text)
 
-    def _said(self, error: Exception) -> str:
+    def _describe(self, error: Exception) -> str:
         return str(error).replace(self._url.value, "***")[:200] or type(error).__name__
 
 
 def has_wrong_type(answer: object) -> bool:
-    """Whether Redis answers that a key holds a value of another type than ours there: not ours, as good as none."""
+    """Whether an answer reports that a key holds a value of another type, which counts as a missing key.
+
+    >>> has_wrong_type(ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"))
+    True
+    """
     return isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE")
 
 
 def answers(pipeline: "Pipeline") -> list[Any]:
-    """Return what the commands of a pipeline answer; None of each whose key holds a value of another type.
+    """Return the answers of a pipeline's commands; None for each whose key holds a value of another type.
 
     Raises:
         RedisError: the first other error among the answers.
     """
-    found = [None if has_wrong_type(one) else one for one in pipeline.execute(raise_on_error=False)]
-    for one in found:
-        if isinstance(one, RedisError):
-            raise one
-    return found
+    replies = [None if has_wrong_type(reply) else reply for reply in pipeline.execute(raise_on_error=False)]
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply
+    return replies
 
 
 def _unavailable(text: str) -> RetryLater:

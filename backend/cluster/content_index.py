@@ -1,8 +1,8 @@
-"""What all processes know of the addresses images come from, and the notices by which they tell each other.
+"""The index of image addresses in Redis, shared by all processes, and the events that announce finished jobs.
 
-The counterpart of `backend.embeddings.content_index`, in Redis. How old an entry is follows from how much of its time
-is left there, so the clocks of the machines do not matter. Entries and notices are JSON of a fixed shape; anything else
-reads as nothing.
+The counterpart of `backend.embeddings.content_index`. The age of an entry is computed from its remaining time to live
+in Redis, so the clocks of the machines do not matter. Entries and events are JSON of a fixed shape; anything else
+counts as missing.
 """
 
 import logging
@@ -28,7 +28,7 @@ from backend.images.fetch import Validators
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_TEXT = 500
+_MAX_TEXT = 500
 _KINDS: dict[str, type[BackendError]] = {
     kind.__name__: kind for kind in (ImageError, AccessError, RetryLater, RequestError, BackendError)
 }
@@ -41,7 +41,7 @@ return 1
 """
 
 
-class _Note(msgspec.Struct, forbid_unknown_fields=True):
+class _Record(msgspec.Struct, forbid_unknown_fields=True):
     digest: str
     etag: str
     last_modified: str
@@ -54,22 +54,25 @@ class _Failure(msgspec.Struct, forbid_unknown_fields=True):
     text: str
 
 
-class _Notice(msgspec.Struct, forbid_unknown_fields=True):
+class _Event(msgspec.Struct, forbid_unknown_fields=True):
     owner: str
     address: str
-    note: _Note | None = None
+    note: _Record | None = None
     failure: _Failure | None = None
 
 
 @dataclass(frozen=True)
 class SharedRecord:
-    """What lies behind an address.
+    """The content last seen at an address.
+
+    >>> SharedRecord("00" * 32, Validators(), immutable=False, age_s=61.0).is_fresh
+    False
 
     Attributes:
-        digest: sha256 of the image file.
-        version: what its server said of it.
-        immutable: whether it never changes.
-        age_s: how long ago that was so.
+        digest: sha256 of the image file, in hex.
+        version: HTTP validators that the image's server sent with it.
+        immutable: whether the content at the address never changes.
+        age_s: seconds since the server last confirmed it.
     """
 
     digest: str
@@ -79,45 +82,45 @@ class SharedRecord:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it may be used without asking the image's server."""
+        """Whether the record may be used without revalidation at the image's server."""
         return self.age_s < (IMMUTABLE_FRESH_S if self.immutable else FRESH_S)
 
     @property
     def usable_s(self) -> float:
-        """For how long it may be used while its server is being asked."""
+        """Age in seconds up to which the record may be used while it is being revalidated."""
         return USABLE_FACTOR * (IMMUTABLE_FRESH_S if self.immutable else FRESH_S)
 
 
 @dataclass(frozen=True)
 class LookupResult:
-    """What Redis holds about one address."""
+    """The content and the failure that Redis holds for one address; each is None if missing."""
 
-    note: SharedRecord | None = None
+    record: SharedRecord | None = None
     failure: BackendError | None = None
 
 
 @dataclass(frozen=True)
 class CompletionEvent:
-    """A worker has dealt with an address."""
+    """A worker's announcement of its result for an address."""
 
-    place: SourceKey
-    known: LookupResult
+    address_key: SourceKey
+    result: LookupResult
 
 
 class SharedContentIndex:
-    """Addresses and their contents, as all processes see them."""
+    """Addresses and their contents in Redis, shared by all processes."""
 
     def __init__(self, link: RedisConnection, keys: Keys) -> None:
-        """Connect to nothing yet."""
+        """Use the names ``keys`` in the Redis at ``link``."""
         self._link, self._keys = link, keys
 
-    def get(self, place: SourceKey) -> LookupResult:
-        """Return what is known of an address.
+    def get(self, address_key: SourceKey) -> LookupResult:
+        """Return the content and the failure stored for an address.
 
         Raises:
             RetryLater: Redis does not answer.
         """
-        key, failure_key = self._keys.place(place), self._keys.failure(place)
+        key, failure_key = self._keys.content(address_key), self._keys.failure(address_key)
 
         def work(client: "Redis") -> list[Any]:  # Any: a pipeline's answers are of many types
             pipeline = client.pipeline(transaction=False)
@@ -127,88 +130,93 @@ class SharedContentIndex:
             pipeline.pttl(failure_key)
             return answers(pipeline)
 
-        note, left_ms, failure, failure_left_ms = self._link.call(work)
-        is_passing = 0 < failure_left_ms <= FAILURE_S * 1000  # one from a restored dump may have no end
-        return LookupResult(_note(note, left_ms), _failure(failure) if is_passing else None)
+        record, left_ms, failure, failure_left_ms = self._link.call(work)
+        is_current = 0 < failure_left_ms <= FAILURE_S * 1000  # a key of a restored dump may have no expiry
+        return LookupResult(_parse_record(record, left_ms), _parse_failure(failure) if is_current else None)
 
-    def put(self, place: SourceKey, note: SharedRecord, lease: Lease) -> None:
-        """Note what lies behind an address now, if the lease still holds, and tell everybody.
+    def put(self, address_key: SourceKey, record: SharedRecord, lease: Lease) -> None:
+        """Store the current content of an address, if the lease is still held, and publish a completion event.
 
         Raises:
             RetryLater: Redis does not answer, or has no room.
         """
-        raw = _Note(note.digest, note.version.etag, note.version.last_modified, note.immutable)
-        self._write(lease, self._keys.place(place), raw, note.usable_s, forget=self._keys.failure(place))
-        self._tell(_Notice(*place, note=raw))
+        raw = _Record(record.digest, record.version.etag, record.version.last_modified, record.immutable)
+        failure_key = self._keys.failure(address_key)
+        self._write(lease, self._keys.content(address_key), raw, record.usable_s, delete=failure_key)
+        self._publish(_Event(*address_key, note=raw))
 
-    def fail(self, place: SourceKey, error: BackendError, lease: Lease) -> None:
-        """Remember a failure for a short while, if the lease still holds, and tell everybody.
+    def fail(self, address_key: SourceKey, error: BackendError, lease: Lease) -> None:
+        """Cache a failure for a short time, if the lease is still held, and publish a completion event.
 
-        A Redis that has no room for it still passes the notice on.
+        The event is also published if Redis has no room for the failure.
 
         Raises:
             RetryLater: Redis does not answer.
         """
         kind = next(name for name, kind in _KINDS.items() if isinstance(error, kind))
-        raw = _Failure(kind, error.reason.value, str(error)[:_LONGEST_TEXT])
+        raw = _Failure(kind, error.reason.value, str(error)[:_MAX_TEXT])
         lasts_s = PASSING_FAILURE_S if error.retry else FAILURE_S
-        forget = lease.key + ":none" if error.retry else self._keys.place(place)
+        delete = lease.key + ":none" if error.retry else self._keys.content(address_key)
         try:
-            self._write(lease, self._keys.failure(place), raw, lasts_s, forget=forget)
+            self._write(lease, self._keys.failure(address_key), raw, lasts_s, delete=delete)
         except RetryLater as unavailable:
             logger.warning("event=failure_not_kept detail=%r", str(unavailable))
-        self._tell(_Notice(*place, failure=raw))
+        self._publish(_Event(*address_key, failure=raw))
 
-    def _write(self, lease: Lease, key: str, value: _Note | _Failure, lasts_s: float, *, forget: str) -> None:
-        keys, arguments = (lease.key, key, forget), (lease.token, msgspec.json.encode(value), int(lasts_s * 1000))
+    def _write(self, lease: Lease, key: str, value: _Record | _Failure, lasts_s: float, *, delete: str) -> None:
+        keys, arguments = (lease.key, key, delete), (lease.token, msgspec.json.encode(value), int(lasts_s * 1000))
         if not self._link.call(lambda client: client.eval(_WRITE, len(keys), *keys, *arguments)):
             logger.warning("event=lease_lost key=%s", lease.key)
 
-    def _tell(self, notice: _Notice) -> None:
-        self._link.call(lambda client: client.publish(self._keys.notices, msgspec.json.encode(notice)))
+    def _publish(self, event: _Event) -> None:
+        self._link.call(lambda client: client.publish(self._keys.events, msgspec.json.encode(event)))
 
 
-def parse_notice(data: bytes) -> CompletionEvent | None:
-    """Return what a message on the channel says, None if it is not one of ours."""
+def parse_event(data: bytes) -> CompletionEvent | None:
+    """Return the event in a message of the channel, None if the message has another form.
+
+    >>> parse_event(b"damaged") is None
+    True
+    """
     try:
-        raw = msgspec.json.decode(data, type=_Notice)
+        raw = msgspec.json.decode(data, type=_Event)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return CompletionEvent((raw.owner, raw.address), LookupResult(_unpacked(raw.note, 0.0), _as_error(raw.failure)))
+    return CompletionEvent((raw.owner, raw.address), LookupResult(_to_record(raw.note, 0.0), _to_error(raw.failure)))
 
 
-def _note(data: object, left_ms: int) -> SharedRecord | None:
+def _parse_record(data: object, left_ms: int) -> SharedRecord | None:
     if not isinstance(data, bytes):
         return None
     try:
-        raw = msgspec.json.decode(data, type=_Note)
+        raw = msgspec.json.decode(data, type=_Record)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     lasts_s = USABLE_FACTOR * (IMMUTABLE_FRESH_S if raw.immutable else FRESH_S)
-    is_passing = 0 < left_ms <= lasts_s * 1000
-    return _unpacked(raw, lasts_s - left_ms / 1000) if is_passing else None
+    is_current = 0 < left_ms <= lasts_s * 1000
+    return _to_record(raw, lasts_s - left_ms / 1000) if is_current else None
 
 
-def _unpacked(raw: _Note | None, age_s: float) -> SharedRecord | None:
+def _to_record(raw: _Record | None, age_s: float) -> SharedRecord | None:
     if raw is None or len(raw.digest) != 64 or not set(raw.digest) <= set("0123456789abcdef"):
         return None
     return SharedRecord(raw.digest, Validators(raw.etag, raw.last_modified), raw.immutable, age_s)
 
 
-def _failure(data: object) -> BackendError | None:
+def _parse_failure(data: object) -> BackendError | None:
     if not isinstance(data, bytes):
         return None
     try:
-        return _as_error(msgspec.json.decode(data, type=_Failure))
+        return _to_error(msgspec.json.decode(data, type=_Failure))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
-def _as_error(raw: _Failure | None) -> BackendError | None:
+def _to_error(raw: _Failure | None) -> BackendError | None:
     if raw is None:
         return None
     try:
         reason = Reason(raw.reason)
     except ValueError:
         reason = Reason.INTERNAL_ERROR
-    return _KINDS.get(raw.kind, BackendError)(raw.text[:_LONGEST_TEXT], reason)
+    return _KINDS.get(raw.kind, BackendError)(raw.text[:_MAX_TEXT], reason)

@@ -1,7 +1,7 @@
-"""What a worker does about one image: see whether it is done, fetch it, encode it, tell everybody.
+"""Processes one encode job: checks the cache, fetches the image, encodes it and publishes the result.
 
-Safe to run twice, on two workers at once, and after a worker died in the middle: an address and a content are each
-under a lease while they are worked on, and a lease lapses with its holder.
+A job may run twice, on two workers at once, or again after a worker died in the middle of it: a worker holds a lease on
+the address and on the content it works on, and the lease expires when the worker dies.
 """
 
 import logging
@@ -27,21 +27,21 @@ from backend.types import ImageRef, Priority
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-"""How many workers may die over an image before it is left alone for a while."""
+"""How many workers may die on an image before it fails for a while."""
 
-LOOK_EVERY_S = 0.1
+POLL_EVERY_S = 0.1
 
 
 class Source(Protocol):
     """Fetches image files; see `backend.cluster.yielding_source.PreemptibleFetcher`."""
 
-    def fetch(self, ref: ImageRef, known: Validators | None, priority: Priority, /) -> Fetched | None:
-        """Return the file, None if it is still the known one; raises `Preempted` where the job is to be done later."""
+    def fetch(self, ref: ImageRef, cached: Validators | None, priority: Priority, /) -> Fetched | None:
+        """Return the file, None if it is unchanged since ``cached``; raises `Preempted` if the job must run later."""
         ...
 
 
 class EncodeJob:
-    """Sees images through, one at a time; whatever happens to one, those who wait for it are told."""
+    """Processes jobs one at a time, and publishes the result of each, also after a defect."""
 
     def __init__(
         self,
@@ -58,76 +58,76 @@ class EncodeJob:
         ask_again: Callable[[ImageRef, SourceKey, Priority], object],
         count: Callable[[str], None] = lambda what: None,
     ) -> None:
-        """Start nothing.
+        """Combine fetcher, encoder and the shared state in Redis.
 
         Args:
-            source: where image files come from.
-            queue: the encoder; it writes to ``store`` too.
-            store: where the others look.
-            contents: where it is noted what lies behind an address.
-            leases: who is at work on what.
-            keys: how things are called in Redis.
+            source: fetches image files.
+            queue: the encoder; it also writes to ``store``.
+            store: the embeddings in Redis, read by the web processes.
+            contents: the content at each address, and the failures.
+            leases: acquires the leases on addresses and contents.
+            keys: the names in Redis.
             observer: times the work.
-            dtype: what embeddings are stored as.
-            limits: of the images.
-            ask_again: queues an image that made way.
-            count: is told of each ``fetch`` that succeeded, ``encode`` and ``failure``.
+            dtype: number format of the stored embeddings.
+            limits: limits on the size of an image.
+            ask_again: enqueues the job of an image again after it was preempted.
+            count: called with ``fetch`` after a successful fetch, ``encode`` before an encode, and ``failure``.
         """
         self._source, self._queue, self._store, self._contents = source, queue, store, contents
         self._leases, self._keys, self._observer, self._count = leases, keys, observer, count
         self._dtype, self._limits, self._ask_again = dtype, limits, ask_again
 
     def run(self, ref: ImageRef, priority: Priority, job_id: str) -> None:
-        """Make an image's embedding, unless it is there or somebody is about it; or queue it again, to make way.
+        """Encode an image unless it is cached or another worker has its lease; enqueue it again if it is preempted.
 
         Raises:
-            RetryLater: Redis does not answer; those who wait will ask again.
+            RetryLater: Redis does not answer; the waiting web processes will enqueue the image again.
         """
-        place = source_key(ref)
+        address_key = source_key(ref)
         lease = self._leases.acquire(
-            self._keys.lease(place), asked_key=self._keys.asked(place, priority), job_id=job_id
+            self._keys.lease(address_key), marker_key=self._keys.enqueued(address_key, priority), job_id=job_id
         )
         if lease is None:
-            return  # those who wait are told by whoever holds it, or ask again when it lapses
-        makes_way = False
+            return  # its holder publishes the result; if its lease expires, the web processes enqueue the image again
+        is_preempted = False
         with lease:
             try:
-                note = self._ensure_encoded(ref, place, priority, lease)
-                self._contents.put(place, note, lease)
+                record = self._ensure_encoded(ref, address_key, priority, lease)
+                self._contents.put(address_key, record, lease)
             except Preempted:
-                makes_way = True
+                is_preempted = True
             except BackendError as error:
-                self._tell(place, error, lease, ref)
+                self._report_failure(address_key, error, lease, ref)
             except Exception as error:  # a defect must not leave clicks waiting
                 logger.exception("event=job_defect project=%s task=%s", ref.project_id, ref.task_id)
-                self._tell(place, BackendError(f"internal error: {error}"), lease, ref)
-        if makes_way:  # without the lease, or a worker that takes the job up at once would leave it to its holder
-            self._ask_again(ref, place, priority)
+                self._report_failure(address_key, BackendError(f"internal error: {error}"), lease, ref)
+        if is_preempted:  # after the release of the lease; otherwise a worker that takes the job at once would skip it
+            self._ask_again(ref, address_key, priority)
 
-    def _tell(self, place: SourceKey, error: BackendError, lease: Lease, ref: ImageRef) -> None:
+    def _report_failure(self, address_key: SourceKey, error: BackendError, lease: Lease, ref: ImageRef) -> None:
         self._count("failure")
         logger.info("event=job_failed project=%s task=%s reason=%s", ref.project_id, ref.task_id, error.reason)
-        self._contents.fail(place, error, lease)
+        self._contents.fail(address_key, error, lease)
 
-    def _ensure_encoded(self, ref: ImageRef, place: SourceKey, priority: Priority, lease: Lease) -> SharedRecord:
+    def _ensure_encoded(self, ref: ImageRef, address_key: SourceKey, priority: Priority, lease: Lease) -> SharedRecord:
         if lease.attempt > MAX_ATTEMPTS:
-            lease.ends_in_order = False
+            lease.resets_attempts = False
             raise ImageError(
                 f"{lease.attempt - 1} workers in a row did not come back from this image", Reason.ENCODE_FAILED
             )
-        known = self._contents.get(place)
-        if known.failure is not None:
-            raise known.failure
-        note = known.note
-        held = note is not None and self._store.holds(self._key(note.digest))
-        if note is not None and held and note.is_fresh:
-            return note
+        cached = self._contents.get(address_key)
+        if cached.failure is not None:
+            raise cached.failure
+        record = cached.record
+        is_stored = record is not None and self._store.holds(self._key(record.digest))
+        if record is not None and is_stored and record.is_fresh:
+            return record
         with self._observer.stage("fetch"):
-            fetched = self._source.fetch(ref, note.version if note is not None and held else None, priority)
+            fetched = self._source.fetch(ref, record.version if record is not None and is_stored else None, priority)
         self._count("fetch")
         if fetched is None:
-            assert note is not None
-            return SharedRecord(note.digest, note.version, note.immutable)
+            assert record is not None
+            return SharedRecord(record.digest, record.version, record.immutable)
         try:
             decode.check(fetched.data, self._limits)
             digest = decode.digest(fetched.data)
@@ -137,9 +137,9 @@ class EncodeJob:
         return SharedRecord(digest, fetched.version, fetched.immutable)
 
     def _encode(self, key: EmbeddingKey, data: bytes, priority: Priority) -> None:
-        """Have the embedding in the store, made here or by whoever is at work on the same content already."""
+        """Put the embedding into the store; if another worker encodes the same content, wait for that one."""
         while (lease := self._leases.acquire(self._keys.content_lease(key))) is None:
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_EVERY_S)
             if self._store.holds(key):
                 return
         with lease:
@@ -147,7 +147,7 @@ class EncodeJob:
                 return
             self._count("encode")
             embedding = self._queue.submit(key, data, priority).result()
-            if not self._store.holds(key):  # Redis was away or restarted meanwhile
+            if not self._store.holds(key):  # Redis was unreachable or restarted meanwhile
                 self._store.put(key, embedding)
                 if not self._store.holds(key):
                     raise RetryLater(

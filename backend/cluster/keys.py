@@ -1,8 +1,9 @@
-"""Every name this service uses in Redis, in one place.
+"""All names that this service uses in Redis.
 
-Names begin with a prefix of the operator's choice, so that several installations may share one Redis. What depends on
-the weights names them too: during an upgrade, web processes and workers of the old model and of the new one run side by
-side without taking each other's work. RQ's own keys begin with ``rq:``; its queues carry our prefix in their names.
+Names begin with a prefix that the operator chooses, so that several installations can share one Redis. Names of values
+that depend on the weights also contain the model: during an upgrade, web processes and workers of the old and of the
+new model run side by side without taking each other's jobs. RQ's own keys begin with ``rq:``; the names of its queues
+contain our prefix.
 """
 
 import re
@@ -20,8 +21,11 @@ _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Keys:
     """The names of one installation with one model.
 
+    >>> Keys("paddle-sam", "SAM@1234").queue(Priority.BULK)
+    'paddle-sam:SAM@1234:bulk'
+
     Attributes:
-        prefix: what every name begins with.
+        prefix: the beginning of every name.
         model_version: name and digest of the weights.
     """
 
@@ -35,69 +39,69 @@ class Keys:
 
     @property
     def model(self) -> str:
-        """The model's part of a name; holds no colon, whatever the model is called."""
+        """The model's part of a name; percent-encoded, so that it contains no colon."""
         return quote(self.model_version, safe="@+")
 
     def embedding(self, key: EmbeddingKey) -> str:
-        """An embedding, as `backend.embeddings.serialization` writes it."""
+        """Key of an embedding, written by `backend.embeddings.serialization`."""
         return f"{self.prefix}:embedding:{key}"
 
     @property
     def embeddings(self) -> str:
-        """The pattern of all embeddings of this installation, of every model."""
+        """Pattern of the keys of all embeddings of this installation, of every model."""
         return f"{self.prefix}:embedding:*"
 
-    def place(self, place: SourceKey) -> str:
-        """What lies behind an address; its age is told by what is left of its time."""
-        return self._of("place", place)
+    def content(self, address_key: SourceKey) -> str:
+        """Key of the content last seen at an address; its age follows from its remaining time to live."""
+        return self._of("place", address_key)
 
-    def failure(self, place: SourceKey) -> str:
-        """Why the image behind an address could not be had a moment ago."""
-        return self._of("failure", place)
+    def failure(self, address_key: SourceKey) -> str:
+        """Key of the recent failure of an address."""
+        return self._of("failure", address_key)
 
-    def lease(self, place: SourceKey) -> str:
-        """Who is at work on an address."""
-        return self._of("lease", place)
+    def lease(self, address_key: SourceKey) -> str:
+        """Key of the lease of the worker that processes an address."""
+        return self._of("lease", address_key)
 
     def content_lease(self, key: EmbeddingKey) -> str:
-        """Who is encoding a content."""
+        """Key of the lease of the worker that encodes a content."""
         return f"{self.prefix}:lease:content:{key}"
 
     def attempts(self, lease: str) -> str:
-        """How many have taken a lease and not come back."""
+        """Key of the number of times a lease was acquired since it was last released cleanly."""
         return f"{self.prefix}:attempts:{lease.removeprefix(self.prefix)}"
 
     def run(self, project_id: int) -> str:
-        """Who is storing predictions of a whole project."""
+        """Key of the lease of the run that stores predictions of a whole project."""
         return f"{self.prefix}:{self.model}:lease:run:{project_id}"
 
-    def asked(self, place: SourceKey, priority: Priority) -> str:
-        """The id of the job that was queued for an address."""
-        return self._of(f"asked:{priority.name.lower()}", place)
+    def enqueued(self, address_key: SourceKey, priority: Priority) -> str:
+        """Key of the marker of an enqueued address; its value is the job's id."""
+        return self._of(f"asked:{priority.name.lower()}", address_key)
 
     def queue(self, priority: Priority) -> str:
-        """The name of an RQ queue."""
+        """Name of the RQ queue of a priority."""
         return f"{self.prefix}:{self.model}:{priority.name.lower()}"
 
     @property
-    def notices(self) -> str:
-        """The channel on which workers say what they have done."""
+    def events(self) -> str:
+        """Channel on which workers publish completion events."""
         return f"{self.prefix}:{self.model}:notices"
 
     @property
     def workers(self) -> str:
-        """The worker processes of all models, each with when it was last heard of on Redis' own clock."""
+        """Key of the set of worker processes of all models; a score is the last heartbeat on Redis' clock, in s."""
         return f"{self.prefix}:workers"
 
     def worker(self, host: str, pid: int) -> str:
-        """What a worker is called among them."""
+        """Name of a worker in that set."""
         return f"{host}:{pid} {self.model}"
 
     @property
     def counts(self) -> str:
-        """What all workers together have done since Redis was last empty."""
+        """Key of the counts of all workers' work since Redis was last empty."""
         return f"{self.prefix}:{self.model}:counts"
 
-    def _of(self, what: str, place: SourceKey) -> str:
-        owner, address = place
-        return f"{self.prefix}:{self.model}:{what}:{quote(owner, safe='')}:{address}"
+    def _of(self, kind: str, address_key: SourceKey) -> str:
+        owner, address = address_key
+        return f"{self.prefix}:{self.model}:{kind}:{quote(owner, safe='')}:{address}"

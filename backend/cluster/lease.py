@@ -1,7 +1,7 @@
-"""Who is at work on what: a key in Redis that lapses by itself when its holder dies, and is renewed while it lives.
+"""Leases: a key in Redis that names the holder of a piece of work, renewed while the holder lives, and expiring after.
 
-The holder's token is the fence: what it writes under a lease is written by a script that looks whether the lease is
-still its own, so a worker that was stopped for a while cannot overwrite what its successor found out.
+The holder's token is a fence: everything written under a lease is written by a script that checks that the lease still
+has this token. A worker that was paused for a while therefore cannot overwrite the results of its successor.
 """
 
 import logging
@@ -29,9 +29,9 @@ local function text(key)
   return false
 end
 """
-"""What a key holds; a value of another type than ours there is nobody's, and makes room."""
+"""Lua function that returns the string at a key; a value of another type is not ours and is deleted."""
 
-# A lease lasts no longer than we let it: one from a restored dump, or that somebody wrote by hand, may have no end.
+# The script limits the time to live of a lease: one from a restored dump, or written by hand, may have no expiry.
 _ACQUIRE = (
     _TEXT
     + """
@@ -69,19 +69,20 @@ return 1
 
 
 class Lease:
-    """One lease, held until it is released or lapses; a context manager that releases it.
+    """One lease, held until it is released or expires; a context manager that releases it.
 
     Attributes:
         key: its name in Redis.
-        token: what tells its holder.
-        attempt: the how-manieth in a row this is without one having ended in order.
-        ends_in_order: whether its end lets the next attempt be the first again; it does unless told otherwise.
+        token: random text that identifies its holder.
+        attempt: how many times in a row this lease has been taken without a clean release, including this time.
+        resets_attempts: whether its release resets that count; True unless the holder changes it.
+        renewed_at: when it was last renewed, on `time.monotonic`.
     """
 
     def __init__(self, leases: "Leases", key: str, token: str, attempt: int, renewed_at: float) -> None:
         self.key, self.token, self.attempt = key, token, attempt
-        self.renewed_at, self.ends_in_order = renewed_at, True
-        self._leases = leases
+        self.renewed_at, self.resets_attempts = renewed_at, True
+        self._owner = leases
 
     def __enter__(self) -> "Lease":
         return self
@@ -89,11 +90,11 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leases.release(self)
+        self._owner.release(self)
 
 
 class Leases:
-    """Takes leases and keeps those it holds from lapsing, on one thread for all of them."""
+    """Acquires leases, and renews those it holds on one thread."""
 
     def __init__(
         self,
@@ -104,58 +105,58 @@ class Leases:
         renew_every_s: float = RENEW_EVERY_S,
         on_beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start nothing yet.
+        """Keep leases in the Redis at ``link``; `start` begins the renewals.
 
         Args:
-            link: to Redis.
-            attempts_key: where the attempts at a lease are counted.
-            lease_s: after which a lease lapses that is not renewed.
-            renew_every_s: how often leases are renewed.
-            on_beat: is called each time, with or without leases.
+            link: connection to Redis.
+            attempts_key: returns the key that counts the attempts at a lease.
+            lease_s: seconds after which a lease expires that is not renewed.
+            renew_every_s: seconds between renewals.
+            on_beat: called before each renewal, also if no lease is held.
         """
         self._link, self._attempts_key, self._on_beat = link, attempts_key, on_beat
         self._lease_s, self._renew_every_s = lease_s, renew_every_s
-        self._held: dict[str, Lease] = {}
+        self._leases: dict[str, Lease] = {}
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin renewing."""
+        """Start the thread that renews leases."""
         self._thread = threading.Thread(target=self._work, name="leases", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; leases that are still held lapse."""
+        """End the thread; leases that are still held will expire."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
 
-    def acquire(self, key: str, *, asked_key: str = "", job_id: str = "") -> Lease | None:
-        """Return the lease, None if somebody else has it.
+    def acquire(self, key: str, *, marker_key: str = "", job_id: str = "") -> Lease | None:
+        """Return the lease, None if another process holds it.
 
         Args:
             key: its name.
-            asked_key: where the job that this is for was announced; the announcement goes as the lease comes, so that
-                there is no moment at which the work seems lost.
-            job_id: that job; an announcement of another one stays.
+            marker_key: key of the marker of the enqueued job; the script that acquires the lease also deletes the
+                marker, so that one of the two always exists and the job never appears to be lost.
+            job_id: the job's id; the marker of another job stays.
 
         Raises:
             RetryLater: Redis does not answer.
         """
         token, now = secrets.token_hex(16), time.monotonic()
-        keys = [key, asked_key or f"{key}:none", self._attempts_key(key)]
+        keys = [key, marker_key or f"{key}:none", self._attempts_key(key)]
         lasts_ms, longest_ms = int(self._lease_s * 1000), int(max(self._lease_s, LEASE_S) * 1000)
         arguments = [token, str(lasts_ms), str(ATTEMPTS_S), job_id or "none", str(longest_ms)]
         attempt = self._link.call(lambda client: client.eval(_ACQUIRE, len(keys), *keys, *arguments))
         if not isinstance(attempt, int) or attempt < 1:
             return None
-        lease = self._held[key] = Lease(self, key, token, attempt, now)
+        lease = self._leases[key] = Lease(self, key, token, attempt, now)
         return lease
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back, and forget the attempts at it; does not raise."""
-        self._held.pop(lease.key, None)
-        keys = [lease.key, self._attempts_key(lease.key) if lease.ends_in_order else f"{lease.key}:none"]
+        """Release a lease, and reset its attempts if ``resets_attempts``; does not raise."""
+        self._leases.pop(lease.key, None)
+        keys = [lease.key, self._attempts_key(lease.key) if lease.resets_attempts else f"{lease.key}:none"]
         try:
             self._link.call(lambda client: client.eval(_RELEASE, len(keys), *keys, lease.token))
         except RetryLater as error:
@@ -163,14 +164,14 @@ class Leases:
 
     def _work(self) -> None:
         while not self._stopped.is_set():
-            with suppress(RetryLater):  # the next beat tells
+            with suppress(RetryLater):  # the next heartbeat tries again
                 self._on_beat()
             self._stopped.wait(self._renew_every_s)
-            for lease in list(self._held.values()):
+            for lease in list(self._leases.values()):
                 self._renew(lease)
 
     def _renew(self, lease: Lease) -> None:
-        """Renew a lease; one that Redis has lost before its time, in a restart, is written anew."""
+        """Renew a lease; write it again if Redis lost it before it could expire, e.g. in a restart."""
         now = time.monotonic()
         cannot_have_lapsed = now - lease.renewed_at < self._lease_s
         arguments = [lease.token, str(int(self._lease_s * 1000)), "1" if cannot_have_lapsed else "0"]
@@ -180,5 +181,5 @@ class Leases:
             return
         if renewed == 1:
             lease.renewed_at = now
-        elif self._held.pop(lease.key, None) is not None:
+        elif self._leases.pop(lease.key, None) is not None:
             logger.warning("event=lease_lost key=%s", lease.key)

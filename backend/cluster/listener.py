@@ -1,4 +1,4 @@
-"""One thread that listens to a channel in Redis, and looks around at times, since a message may be missed."""
+"""A thread that listens to a channel in Redis, and polls at intervals because messages may be missed."""
 
 import logging
 import threading
@@ -13,42 +13,46 @@ from backend.errors import RetryLater
 
 logger = logging.getLogger(__name__)
 
-LISTEN_S = 0.5
-LOOK_EVERY_S = 2.0
-REFRESH_S = 5.0
+READ_TIMEOUT_S = 0.5
+POLL_EVERY_S = 2.0
+REFRESH_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
 class ListenerCallbacks:
-    """What a listener does about what it notices; ``heard``, ``look`` and ``refresh`` may raise `RetryLater`.
+    """Functions that a `Listener` calls on its thread; all but ``on_outage`` may raise `RetryLater`.
 
     Attributes:
-        heard: is given each message.
-        look: is called every `LOOK_EVERY_S`, and when listening begins anew.
-        refresh: is called every `REFRESH_S`.
-        lost: is told why nothing can be heard, again and again.
+        on_message: called with each message.
+        on_poll: called every `POLL_EVERY_S`, and whenever the subscription is renewed.
+        on_refresh: called every `REFRESH_EVERY_S`.
+        on_outage: called with the error of each failed try to listen.
     """
 
-    heard: Callable[[bytes], None]
-    look: Callable[[], None]
-    refresh: Callable[[], None]
-    lost: Callable[[RetryLater], None]
+    on_message: Callable[[bytes], None]
+    on_poll: Callable[[], None]
+    on_refresh: Callable[[], None]
+    on_outage: Callable[[RetryLater], None]
 
 
 class Listener:
-    """Listens until closed, through every outage of Redis."""
+    """Listens until it is closed, and subscribes again after an outage of Redis."""
 
     def __init__(
-        self, link: RedisConnection, channel: str, ears: ListenerCallbacks, clock: Callable[[], float] = time.monotonic
+        self,
+        link: RedisConnection,
+        channel: str,
+        callbacks: ListenerCallbacks,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start nothing yet."""
-        self._link, self._channel, self._ears, self._clock = link, channel, ears, clock
+        """Call ``callbacks`` for ``channel``, on a thread that `start` begins; ``clock`` is in s, monotonic."""
+        self._link, self._channel, self._callbacks, self._clock = link, channel, callbacks, clock
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Begin; the second call does nothing."""
+        """Start the thread; a second call does nothing."""
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
                 self._thread = threading.Thread(target=self._work, name="notices", daemon=True)
@@ -66,30 +70,30 @@ class Listener:
             try:
                 pubsub = self._link.subscribe(self._channel)
             except RetryLater as error:
-                self._ears.lost(error)
-                self._stopped.wait(LISTEN_S)
+                self._callbacks.on_outage(error)
+                self._stopped.wait(READ_TIMEOUT_S)
                 continue
             try:
                 self._listen(pubsub)
             except RetryLater as error:
-                self._ears.lost(error)
+                self._callbacks.on_outage(error)
             except Exception:
                 if not self._stopped.is_set():
                     logger.exception("event=listener_defect")
-                    self._stopped.wait(LISTEN_S)
+                    self._stopped.wait(READ_TIMEOUT_S)
             finally:
                 pubsub.close()
 
     def _listen(self, pubsub: PubSub) -> None:
-        looked = refreshed = float("-inf")  # what was said while nobody listened is looked for at once
+        polled_at = refreshed_at = float("-inf")  # poll at once, for earlier messages
         while not self._stopped.is_set():
             now = self._clock()
-            if now - refreshed > REFRESH_S:
-                refreshed = now
-                self._ears.refresh()
-            if now - looked > LOOK_EVERY_S:
-                looked = now
-                self._ears.look()
-            data = self._link.read(pubsub, LISTEN_S)
+            if now - refreshed_at > REFRESH_EVERY_S:
+                refreshed_at = now
+                self._callbacks.on_refresh()
+            if now - polled_at > POLL_EVERY_S:
+                polled_at = now
+                self._callbacks.on_poll()
+            data = self._link.read(pubsub, READ_TIMEOUT_S)
             if data is not None:
-                self._ears.heard(data)
+                self._callbacks.on_message(data)

@@ -1,4 +1,4 @@
-"""Embeddings that somebody has made already: in this process' memory, or in Redis, where they are everybody's."""
+"""Looks up existing embeddings, in this process' memory and in Redis, where all processes share them."""
 
 import time
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from model.types import Embedding
 
 @dataclass(frozen=True)
 class CachedEmbedding:
-    """An embedding that is there.
+    """An embedding found in a cache.
 
     Attributes:
-        embedding: of what lies behind the address.
-        is_fresh: whether that needs no asking.
+        embedding: the embedding of the content at the address.
+        is_fresh: whether the content record needs no revalidation.
         tier: where the embedding was found, ``memory`` or ``redis``.
     """
 
@@ -29,7 +29,7 @@ class CachedEmbedding:
 
 
 class SharedEmbeddings:
-    """What the team has made, as one web process sees it; safe from many threads."""
+    """Embeddings that one web process can read from its memory and from Redis; safe from many threads."""
 
     def __init__(
         self,
@@ -41,76 +41,77 @@ class SharedEmbeddings:
         dtype: Dtype = "float16",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Connect to nothing yet.
+        """Combine this process' memory with the shared state in Redis.
 
         Args:
-            link: to Redis.
-            memory: this process' own embeddings.
-            store: everybody's.
-            contents: what everybody knows of the addresses.
-            model_version: of the embeddings.
-            dtype: what embeddings are stored as.
+            link: connection to Redis.
+            memory: embeddings of this process.
+            store: embeddings in Redis.
+            contents: the content at each address, in Redis.
+            model_version: name and digest of the weights that made the embeddings.
+            dtype: number format of the stored embeddings.
             clock: seconds, monotonic.
         """
         self._link, self._memory, self._store, self._shared = link, memory, store, contents
         self._model_version, self._dtype = model_version, dtype
         self._contents = ContentIndex(clock)
 
-    def warm(self, place: SourceKey) -> CachedEmbedding | None:
-        """Return the embedding if this process holds it; as old as may be while nobody can be asked for a newer one."""
-        content = self._contents.get(place)
-        if content is None or not (self._contents.is_stale_usable(content) or self._link.is_down):
+    def get_local(self, address_key: SourceKey) -> CachedEmbedding | None:
+        """Return the embedding if it is in this process' memory; during an outage of Redis, regardless of its age."""
+        record = self._contents.get(address_key)
+        if record is None or not (self._contents.is_stale_usable(record) or self._link.is_down):
             return None
-        found = self._memory.get(self._key(content.digest))
-        if found is None:
+        embedding = self._memory.get(self._key(record.digest))
+        if embedding is None:
             return None
-        return CachedEmbedding(found, self._contents.is_fresh(content) or self._link.is_down, "memory")
+        return CachedEmbedding(embedding, self._contents.is_fresh(record) or self._link.is_down, "memory")
 
-    def known(self, place: SourceKey) -> LookupResult:
-        """Return what everybody knows of an address.
+    def look_up(self, address_key: SourceKey) -> LookupResult:
+        """Return the content and the failure that Redis holds for an address.
 
         Raises:
             RetryLater: Redis does not answer.
         """
-        return self._shared.get(place)
+        return self._shared.get(address_key)
 
-    def held(self, place: SourceKey, known: LookupResult) -> CachedEmbedding | None:
-        """Return the embedding that is known to lie behind an address, from here on in this process' memory too.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
-        if known.note is None:
-            return None
-        self.learn(place, known.note)
-        key = self._key(known.note.digest)
-        found, tier = self._memory.get(key), "memory"
-        if found is None:
-            found, tier = self._store.fetch(key), "redis"
-        if found is None:
-            return None
-        self._memory.put(key, found)
-        return CachedEmbedding(found, known.note.is_fresh, tier)
-
-    def is_done(self, place: SourceKey) -> bool:
-        """Whether somebody has made a fresh embedding, or found that none can be made for the time being.
+    def fetch(self, address_key: SourceKey, looked_up: LookupResult) -> CachedEmbedding | None:
+        """Return the embedding of a looked-up content from memory or Redis, and keep it in memory; None if missing.
 
         Raises:
             RetryLater: Redis does not answer.
         """
-        known = self._shared.get(place)
-        if known.failure is not None:
+        if looked_up.record is None:
+            return None
+        self.learn(address_key, looked_up.record)
+        key = self._key(looked_up.record.digest)
+        embedding, tier = self._memory.get(key), "memory"
+        if embedding is None:
+            embedding, tier = self._store.fetch(key), "redis"
+        if embedding is None:
+            return None
+        self._memory.put(key, embedding)
+        return CachedEmbedding(embedding, looked_up.record.is_fresh, tier)
+
+    def is_done(self, address_key: SourceKey) -> bool:
+        """Whether Redis holds a fresh embedding of an address, or a recent failure.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        looked_up = self._shared.get(address_key)
+        if looked_up.failure is not None:
             return True
-        return known.note is not None and known.note.is_fresh and self._store.holds(self._key(known.note.digest))
+        record = looked_up.record
+        return record is not None and record.is_fresh and self._store.holds(self._key(record.digest))
 
-    def learn(self, place: SourceKey, note: SharedRecord) -> None:
-        """Remember what lies behind an address."""
-        self._contents.put(place, note.digest, note.version, immutable=note.immutable, age_s=note.age_s)
+    def learn(self, address_key: SourceKey, record: SharedRecord) -> None:
+        """Keep the content of an address in this process' index."""
+        self._contents.put(address_key, record.digest, record.version, immutable=record.immutable, age_s=record.age_s)
 
-    def refresh(self, place: SourceKey, note: SharedRecord) -> None:
-        """Remember what lies behind an address, if this process remembers anything of it."""
-        if self._contents.get(place) is not None:
-            self.learn(place, note)
+    def refresh(self, address_key: SourceKey, record: SharedRecord) -> None:
+        """Update the content of an address, if this process' index has the address."""
+        if self._contents.get(address_key) is not None:
+            self.learn(address_key, record)
 
     def _key(self, digest: str) -> EmbeddingKey:
         return EmbeddingKey(digest, self._model_version, self._dtype)

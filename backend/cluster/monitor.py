@@ -1,4 +1,4 @@
-"""What goes on in the cluster: which workers are alive, what waits in the queues, and what is being worked on."""
+"""The state of the cluster: which workers are alive, how full the queues are, and which images are in progress."""
 
 import time
 from collections.abc import Sequence
@@ -15,11 +15,10 @@ from backend.errors import RetryLater
 from backend.types import Priority
 
 ALIVE_S = 10
-"""A worker that has not been heard of for so long is dead or stopped."""
+"""A worker without a heartbeat for this long is dead or stopped."""
 
 LOADING_S = 30
-"""For how long a worker that loads its model counts as alive unheard: Python may stand still while a library comes from
-a slow disk."""
+"""Seconds that a worker may load its model without a heartbeat; loading a library from a slow disk can block Python."""
 
 _OURS = """
 local kind = redis.call('TYPE', KEYS[1]).ok
@@ -45,17 +44,17 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], now - tonumber(ARGV[1]), now + tonum
 
 @dataclass(frozen=True)
 class ClusterState:
-    """A look at the cluster.
+    """A snapshot of the cluster.
 
     Attributes:
-        is_known: whether it has been looked at yet.
-        worker_names: host and process of each worker that is alive.
-        other_models: workers that are alive and encode with other weights, which their names end with.
+        is_known: whether a snapshot has been taken yet.
+        worker_names: ``host:pid`` of each worker that is alive.
+        other_models: names of the live workers that encode with other weights; a name ends with the model.
         queues: the most urgent first.
-        encodes: how many the workers have made since Redis was last empty.
-        fetches: how many images they fetched for it.
-        failures: how many images they gave up.
-        round_trip_s: how long Redis takes to answer.
+        encodes: number of encodes of all workers since Redis was last empty.
+        fetches: number of images that they fetched.
+        failures: number of images that they could not encode.
+        round_trip_s: time of one request to Redis.
     """
 
     is_known: bool = False
@@ -69,56 +68,56 @@ class ClusterState:
 
     @property
     def workers(self) -> int:
-        """How many workers are alive."""
+        """Number of live workers of this model."""
         return len(self.worker_names)
 
 
 class ClusterMonitor:
-    """Looks at the cluster, and tells it of a worker."""
+    """Reads the state of the cluster, and writes the heartbeats and counts of a worker."""
 
     def __init__(self, link: RedisConnection, keys: Keys, queues: JobQueues) -> None:
-        """Connect to nothing yet."""
+        """Use the names ``keys`` in the Redis at ``link``; ``state`` is unknown until the first `look`."""
         self._link, self._keys, self._queues = link, keys, queues
         self.state = ClusterState()
 
     @property
     def channel(self) -> str:
-        """Where workers say what they have done."""
-        return self._keys.notices
+        """Channel on which workers publish completion events."""
+        return self._keys.events
 
     def look(self) -> ClusterState:
-        """Return how the cluster is now.
+        """Return the current state of the cluster, and keep it as ``state``.
 
         Raises:
             RetryLater: Redis does not answer.
         """
         start = time.perf_counter()
         self._link.call(lambda client: client.ping())
-        took = time.perf_counter() - start
+        took_s = time.perf_counter() - start
         alive = self.alive()
         ours = tuple(name.split(" ")[0] for name in alive if self._is_ours(name))
         other_models = tuple(name for name in alive if not self._is_ours(name))
         encodes, fetches, failures = self._counts()
-        self.state = ClusterState(True, ours, other_models, self._queues.states(), encodes, fetches, failures, took)
+        self.state = ClusterState(True, ours, other_models, self._queues.states(), encodes, fetches, failures, took_s)
         return self.state
 
     def refresh(self) -> None:
-        """Take a new look; the old one stays where that fails."""
-        with suppress(RetryLater):  # the link's trouble is shown beside
+        """Update ``state``; keep the old one if Redis does not answer."""
+        with suppress(RetryLater):  # the link's trouble is shown separately
             self.look()
 
     def alive(self) -> tuple[str, ...]:
-        """Return the names of the workers that are alive, of all models.
+        """Return the names of the live workers of all models.
 
         Raises:
             RetryLater: Redis does not answer.
         """
         arguments = (str(ALIVE_S), str(LOADING_S))
-        found = self._link.call(lambda client: client.eval(_ALIVE, 1, self._keys.workers, *arguments))
-        return tuple(sorted(name.decode(errors="replace") for name in found if isinstance(name, bytes)))
+        names = self._link.call(lambda client: client.eval(_ALIVE, 1, self._keys.workers, *arguments))
+        return tuple(sorted(name.decode(errors="replace") for name in names if isinstance(name, bytes)))
 
-    def strangers_alone(self) -> tuple[str, ...] | None:
-        """Return the workers of other models if none of ours is alive; None where one is.
+    def other_models_if_alone(self) -> tuple[str, ...] | None:
+        """Return the live workers of other models if no worker of this model is alive; None if one is.
 
         Raises:
             RetryLater: Redis does not answer.
@@ -127,11 +126,11 @@ class ClusterMonitor:
         return None if any(map(self._is_ours, alive)) else alive
 
     def beat(self, name: str, ahead_s: int = 0) -> None:
-        """Say that a worker is alive.
+        """Write a worker's heartbeat.
 
         Args:
-            name: the worker's.
-            ahead_s: for how long it cannot be expected to say so again, up to `LOADING_S`.
+            name: the worker's name, see `Keys.worker`.
+            ahead_s: seconds that the next heartbeat may be late, up to `LOADING_S`.
 
         Raises:
             RetryLater: Redis does not answer.
@@ -139,50 +138,53 @@ class ClusterMonitor:
         self._link.call(lambda client: client.eval(_BEAT, 1, self._keys.workers, name, str(ahead_s)))
 
     def leave(self, name: str) -> None:
-        """Say that a worker has stopped; does not raise."""
-        with suppress(RetryLater):  # it will be missed soon enough
+        """Remove a worker that stops; does not raise."""
+        with suppress(RetryLater):  # without heartbeats it counts as dead soon
             self._link.call(lambda client: client.zrem(self._keys.workers, name))
 
     def count(self, what: str) -> None:
-        """Count what a worker did; does not raise."""
-        with suppress(RetryLater):  # a number on a page is not worth more
+        """Count a worker's ``encode``, ``fetch`` or ``failure``; does not raise."""
+        with suppress(RetryLater):  # a number on the status page is not worth an error
             self._link.call(lambda client: client.hincrby(self._keys.counts, what, 1))
 
-    def is_worked_on(self, place: SourceKey) -> bool:
-        """Whether a worker is at an address.
+    def is_worked_on(self, address_key: SourceKey) -> bool:
+        """Whether a worker processes an address.
 
         Raises:
             RetryLater: Redis does not answer.
         """
-        return bool(self._link.call(lambda client: client.exists(self._keys.lease(place))))
+        return bool(self._link.call(lambda client: client.exists(self._keys.lease(address_key))))
 
-    def is_announced(self, place: SourceKey, priority: Priority) -> bool:
-        """Whether a job for an address was queued that no worker has begun.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
-        return bool(self._link.call(lambda client: client.exists(self._keys.asked(place, priority))))
-
-    def under_way(self, flights: Sequence[tuple[SourceKey, Priority | None]]) -> list[bool]:
-        """Return of each address whether a worker is at it, or its job waits in a queue; one question for all.
+    def is_announced(self, address_key: SourceKey, priority: Priority) -> bool:
+        """Whether a job for an address was enqueued that no worker has begun.
 
         Raises:
             RetryLater: Redis does not answer.
         """
-        if not flights:
+        return bool(self._link.call(lambda client: client.exists(self._keys.enqueued(address_key, priority))))
+
+    def are_in_progress(self, jobs: Sequence[tuple[SourceKey, Priority | None]]) -> list[bool]:
+        """Return for each address whether a worker processes it or its job waits in a queue, in one round trip.
+
+        Args:
+            jobs: the addresses, each with the priority of its enqueued job; None if none was enqueued yet.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        if not jobs:
             return []
 
         def work(client: "Redis") -> list[bool]:
             pipeline = client.pipeline(transaction=False)
-            for place, priority in flights:
-                pipeline.exists(self._keys.lease(place))
-                pipeline.get(self._keys.asked(place, priority or Priority.INTERACTIVE))
+            for address_key, priority in jobs:
+                pipeline.exists(self._keys.lease(address_key))
+                pipeline.get(self._keys.enqueued(address_key, priority or Priority.INTERACTIVE))
             for priority in Priority:
                 pipeline.lrange(f"rq:queue:{self._keys.queue(priority)}", 0, -1)
-            *found, interactive, ahead, bulk = answers(pipeline)
-            waiting = {*(interactive or ()), *(ahead or ()), *(bulk or ())}
-            return [bool(lease) or (job in waiting) for lease, job in zip(found[::2], found[1::2], strict=True)]
+            *replies, interactive, prefetch, bulk = answers(pipeline)
+            waiting = {*(interactive or ()), *(prefetch or ()), *(bulk or ())}
+            return [bool(lease) or (job in waiting) for lease, job in zip(replies[::2], replies[1::2], strict=True)]
 
         return self._link.call(work)
 
@@ -193,8 +195,8 @@ class ClusterMonitor:
         def work(client: "Redis") -> list[int]:
             pipeline = client.pipeline(transaction=False)
             pipeline.hmget(self._keys.counts, ["encode", "fetch", "failure"])
-            (found,) = answers(pipeline)
-            return [int(one) if one is not None and one.isdigit() else 0 for one in found or (None,) * 3]
+            (counts,) = answers(pipeline)
+            return [int(count) if count is not None and count.isdigit() else 0 for count in counts or (None,) * 3]
 
         encodes, fetches, failures = self._link.call(work)
         return encodes, fetches, failures

@@ -1,7 +1,7 @@
-"""What is asked of the workers: one job shape, three queues. RQ carries it and nothing more.
+"""The job queues: one kind of job in three queues, which RQ transports.
 
-A job holds the address of an image as plain JSON. What comes out of a queue is read as if a stranger had put it there:
-of a known shape and size, without anything in it that names code.
+A job holds the address of an image as plain JSON. A job that comes out of a queue is untrusted input: its shape and
+size are checked, and nothing in it names code.
 """
 
 import secrets
@@ -23,17 +23,17 @@ from backend.logs import without_credentials
 from backend.types import ImageRef, Priority
 
 FUNCTION = "backend.cluster.worker.encode"
-"""What the jobs name; workers of ours do not look at it, others would not find it."""
+"""The function that the jobs name; our workers ignore it, and other RQ workers cannot import it."""
 
 MAX_JOB_BYTES = 16_000_000
-"""An image that stands in the task's data itself travels in its job; one that is larger does not."""
+"""Largest job; an image inside the task's data is a part of its job, and is refused if it is larger."""
 
 MAX_WAITING = 1000
-"""How many images may wait to be encoded ahead."""
+"""Most images that may wait in the queue of prefetches, and in that of bulk work."""
 
 JOB_TIMEOUT_S = 900
 FAILURE_TTL_S = 60
-ASKED_S = 3600.0
+MARKER_TTL_S = 3600.0
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -47,13 +47,16 @@ class _Job(msgspec.Struct, forbid_unknown_fields=True):
 def dump(ref: ImageRef) -> str:
     """Return a job's argument.
 
+    >>> dump(ImageRef("/data/upload/1/a.png", task_id=7, project_id=1))
+    '{"uri":"/data/upload/1/a.png","task_id":7,"project_id":1,"item_index":null}'
+
     Raises:
-        ImageError: the image stands in the task's data and is too large to travel (``image_too_large``), or its address
-            is no text (``unsupported_image_source``).
+        ImageError: the image is a part of the task's data and larger than a job may be (``image_too_large``), or its
+            address is not valid Unicode text (``unsupported_image_source``).
     """
     try:
         text = msgspec.json.encode(_Job(ref.uri, ref.task_id, ref.project_id, ref.item_index)).decode()
-    except UnicodeEncodeError as error:  # half of a character of two
+    except UnicodeEncodeError as error:  # an unpaired surrogate
         shown = ascii(without_credentials(ref.uri)[:80])
         raise ImageError(f"{shown} is not an address", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
     if len(text) > MAX_JOB_BYTES:
@@ -65,10 +68,13 @@ def dump(ref: ImageRef) -> str:
 
 
 def parse(arguments: object) -> ImageRef:
-    """Return the image that a job is about.
+    """Return the image reference in a job's arguments.
+
+    >>> parse(['{"uri":"/data/upload/1/a.png","task_id":7}']).task_id
+    7
 
     Raises:
-        RequestError: this is not a job of ours.
+        RequestError: the arguments do not have the shape that `dump` writes.
     """
     if not isinstance(arguments, list | tuple) or len(arguments) != 1 or not isinstance(arguments[0], str):
         raise RequestError("job: expected one text as its argument")
@@ -83,7 +89,7 @@ def parse(arguments: object) -> ImageRef:
 
 @dataclass(frozen=True)
 class QueueState:
-    """How full a queue is; ``age_s`` is how long its first job has waited."""
+    """The number of jobs in a queue, and for how many seconds the first one has waited."""
 
     name: str
     depth: int
@@ -91,25 +97,25 @@ class QueueState:
 
 
 class JobQueues:
-    """The queues of one installation, from the side that asks."""
+    """The queues of one installation, as the web processes and runs that enqueue jobs see them."""
 
     def __init__(self, link: RedisConnection, keys: Keys) -> None:
-        """Connect to nothing yet."""
+        """Use the names ``keys`` in the Redis at ``link``."""
         self._link, self._keys = link, keys
 
-    def ask(self, ref: ImageRef, place: SourceKey, priority: Priority) -> bool:
-        """Queue an image unless somebody has already; return whether this call did.
+    def ask(self, ref: ImageRef, address_key: SourceKey, priority: Priority) -> bool:
+        """Enqueue an image unless it is enqueued or its background queue is full; return whether this call did.
 
         Raises:
             ImageError: see `dump`.
             RetryLater: Redis does not answer, or has no room.
         """
-        text, job_id, asked = dump(ref), secrets.token_hex(16), self._keys.asked(place, priority)
+        text, job_id, marker_key = dump(ref), secrets.token_hex(16), self._keys.enqueued(address_key, priority)
 
         def work(client: "Redis") -> bool:
             if priority is not Priority.INTERACTIVE and self._queue(client, priority).count >= MAX_WAITING:
                 return False
-            if not client.set(asked, job_id, nx=True, px=int(ASKED_S * 1000)):
+            if not client.set(marker_key, job_id, nx=True, px=int(MARKER_TTL_S * 1000)):
                 return False
             try:
                 self._queue(client, priority).enqueue_call(
@@ -119,17 +125,17 @@ class JobQueues:
                     timeout=JOB_TIMEOUT_S,
                     result_ttl=0,
                     failure_ttl=FAILURE_TTL_S,
-                    description="encode",  # RQ's own would show the address
+                    description="encode",  # RQ's default would contain the address
                 )
             except RedisError:
-                client.delete(asked)
+                client.delete(marker_key)
                 raise
             return True
 
         return self._link.call(work)
 
-    def is_queued(self, place: SourceKey, priority: Priority) -> bool:
-        """Whether the job that was announced for an address still waits in its queue.
+    def is_queued(self, address_key: SourceKey, priority: Priority) -> bool:
+        """Whether the job that was enqueued for an address still waits in its queue.
 
         Raises:
             RetryLater: Redis does not answer.
@@ -137,7 +143,7 @@ class JobQueues:
 
         def work(client: "Redis") -> bool:
             pipeline = client.pipeline(transaction=False)
-            pipeline.get(self._keys.asked(place, priority))
+            pipeline.get(self._keys.enqueued(address_key, priority))
             (job_id,) = answers(pipeline)
             if not isinstance(job_id, bytes):
                 return False
@@ -146,23 +152,23 @@ class JobQueues:
         return self._link.call(work)
 
     def is_click_waiting(self) -> bool:
-        """Whether an image that somebody at a screen waits for is in its queue.
+        """Whether an image that an annotator waits for is in the interactive queue.
 
         Raises:
             RetryLater: Redis does not answer.
         """
         return self._link.call(lambda client: bool(self._queue(client, Priority.INTERACTIVE).count))
 
-    def forget(self, place: SourceKey, priority: Priority) -> None:
-        """Take back the announcement of a job that got lost, so that it can be queued again.
+    def clear_marker(self, address_key: SourceKey, priority: Priority) -> None:
+        """Delete the marker of a lost job, so that the image can be enqueued again.
 
         Raises:
             RetryLater: Redis does not answer.
         """
-        self._link.call(lambda client: client.delete(self._keys.asked(place, priority)))
+        self._link.call(lambda client: client.delete(self._keys.enqueued(address_key, priority)))
 
     def states(self) -> tuple[QueueState, ...]:
-        """Return how full the queues are, the most urgent first.
+        """Return the state of each queue, the most urgent first.
 
         Raises:
             RetryLater: Redis does not answer.

@@ -1,10 +1,10 @@
-"""Embeddings made by workers elsewhere: asked for over a queue, waited for without asking again and again.
+"""Embeddings made by worker processes: images are enqueued in Redis, and results arrive as completion events.
 
-A warm click costs what it costs in one process alone: two look-ups in memory. Otherwise the image is *on its way*: one
-look into Redis, one job if nobody has queued it yet, and then silence until a worker says on the notice channel that it
-is done or why it is not. Without a worker the image is queued for the next one, and the click is told at once. One
-thread per process listens; every two seconds it also looks at everything that is on its
-way at once, in one question, since a notice may be missed, a worker may die and Redis may restart empty.
+A click on a cached image costs the same as in a single process: two look-ups in memory. Otherwise the image is
+*pending*: one look-up in Redis, one job if none is enqueued yet, and then no further request until a worker publishes
+on the event channel that the image is done or why it failed. If no worker is alive, the image is enqueued for the next
+one, and the click fails at once. One thread per process listens. Every two seconds it also checks all pending images in
+one round trip, since an event may be missed, a worker may die and Redis may restart empty.
 """
 
 import copy
@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from backend.cluster.connection import RedisConnection
-from backend.cluster.content_index import LookupResult, SharedContentIndex, parse_notice
+from backend.cluster.content_index import LookupResult, SharedContentIndex, parse_event
 from backend.cluster.listener import Listener, ListenerCallbacks
 from backend.cluster.lookup import SharedEmbeddings
 from backend.cluster.monitor import ClusterMonitor, ClusterState
@@ -35,35 +35,50 @@ from model.types import Embedding
 
 logger = logging.getLogger(__name__)
 
-ERRANDS = 16
+POOL_THREADS = 16
 OUTAGE_S = 3.0
-"""For how long a click that is already waiting outlasts a Redis that is away."""
+"""Seconds for which waiting clicks survive an outage of Redis."""
 
-HEARD_AGAIN_S = 7.0
-"""So long after an outage of Redis, which may have forgotten them, every worker has been heard of again."""
+RECOVERY_S = 7.0
+"""Seconds after an outage of Redis, which may have lost their heartbeats, until all workers have sent one again."""
 
 LINGER_S = 60.0
-"""For how long an image stays on its way after the last click on it has left."""
+"""Seconds for which an image stays pending after the deadline of the last click on it."""
 
 RECHECK_AGAIN_S = 30.0
 
 
 @dataclass
-class _Flight:
-    """One image on its way, with everybody in this process who waits for it."""
+class _PendingImage:
+    """An image that this process waits for.
+
+    It is looked up until ``enqueued_as`` is set, then enqueued or leased by a worker, and done or failed once
+    ``future`` is resolved.
+
+    Attributes:
+        ref: the image.
+        address_key: its key in ``_pending`` and in Redis.
+        priority: the most urgent one of its requests.
+        until: time on the clock at which it is given up.
+        enqueued_as: priority of its job; None before it is enqueued.
+        maybe_lost: whether the last check found the job's marker, but neither the job in its queue nor a lease; if the
+            next check finds the same, the job is lost and the image is enqueued again.
+        address_share: bytes held for a long ``data:`` address.
+        future: resolved with the embedding or the error.
+    """
 
     ref: ImageRef
-    place: SourceKey
+    address_key: SourceKey
     priority: Priority
     until: float
-    asked: Priority | None = None
+    enqueued_as: Priority | None = None
     maybe_lost: bool = False
-    address: Share | None = None
+    address_share: Share | None = None
     future: "Future[Embedding]" = field(default_factory=Future)
 
 
 class QueuedEmbeddings:
-    """Embeddings made by workers; safe from many threads, and without an encoder of its own."""
+    """Gets embeddings from workers, without an encoder in this process; safe from many threads."""
 
     def __init__(
         self,
@@ -79,298 +94,302 @@ class QueuedEmbeddings:
         dtype: Dtype = "float16",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start nothing yet, connect to nothing.
+        """Combine this process' memory with the shared state in Redis; `start` begins the threads.
 
         Args:
-            link: to Redis.
-            cluster: knows the workers and the queues.
-            memory: this process' own embeddings.
-            store: everybody's.
-            contents: what everybody knows of the addresses.
-            queues: where images are asked for.
-            model_version: of the workers' encoders and this process' decoder.
-            observer: is told what happens.
-            dtype: what embeddings are stored as.
+            link: connection to Redis.
+            cluster: monitors the workers and the queues.
+            memory: embeddings of this process.
+            store: embeddings in Redis.
+            contents: the content at each address, in Redis.
+            queues: the job queues.
+            model_version: name and digest of the weights of the workers' encoders and of this process' decoder.
+            observer: counts and times the work.
+            dtype: number format of the stored embeddings.
             clock: seconds, monotonic.
         """
         self._link, self._cluster, self._queues, self._observer, self._clock = link, cluster, queues, observer, clock
-        self._made = SharedEmbeddings(link, memory, store, contents, model_version, dtype, clock)
-        self._flights: dict[SourceKey, _Flight] = {}
-        self._asking: dict[SourceKey, float] = {}
-        self._errands = ThreadPoolExecutor(ERRANDS, thread_name_prefix="redis")
-        self._ahead = Prefetcher(self._ask_ahead)
-        ears = ListenerCallbacks(
-            self._heard, self._look_at_all, lambda: self._submit(self._cluster.refresh), self._fail_all
+        self._cached = SharedEmbeddings(link, memory, store, contents, model_version, dtype, clock)
+        self._pending: dict[SourceKey, _PendingImage] = {}
+        self._revalidated_until: dict[SourceKey, float] = {}
+        self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="redis")
+        self._prefetcher = Prefetcher(self._prefetch)
+        callbacks = ListenerCallbacks(
+            self._on_message, self._check_all, lambda: self._submit(self._cluster.refresh), self._fail_all
         )
-        self._listener = Listener(link, cluster.channel, ears, clock)
+        self._listener = Listener(link, cluster.channel, callbacks, clock)
         self._addresses = ByteBudget(ADDRESSES_BYTES)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
     @property
     def is_ready(self) -> bool:
-        """Whether cold images can be had: Redis answers and a worker is alive."""
+        """Whether images can be encoded: Redis is reachable and a worker is alive."""
         return not self._link.is_down and self.cluster.workers > 0
 
     @property
     def failure(self) -> str:
-        """Nothing: the workers have the encoders, and tell of them in their logs."""
+        """Always empty: the encoders are in the workers, which log their failures."""
         return ""
 
     @property
     def encoding(self) -> int:
-        """How many images this process waits for."""
-        return len(self._flights)
+        """Number of images that this process waits for."""
+        return len(self._pending)
 
     @property
     def ahead(self) -> int:
-        """How many images this process has yet to queue to be encoded ahead."""
-        return len(self._ahead)
+        """Number of images that this process has yet to enqueue for prefetching."""
+        return len(self._prefetcher)
 
     @property
     def cluster(self) -> ClusterState:
-        """The workers and the queues, as they were a few seconds ago."""
+        """State of the workers and the queues a few seconds ago."""
         return self._cluster.state
 
     def start(self) -> None:
-        """Begin listening; after a fork, not before. Done by the first request otherwise."""
+        """Begin listening; call it after a fork, not before. The first request calls it too."""
         self._listener.start()
-        self._ahead.start()
+        self._prefetcher.start()
 
     def close(self) -> None:
-        """Let everybody go and end the threads."""
+        """Fail all requests, and end the threads."""
         with self._lock:
             self._stopped.set()
-        for flight in list(self._flights.values()):
-            self._settle(flight, _stopping())
-        self._errands.shutdown(wait=True, cancel_futures=True)
-        for flight in list(self._flights.values()):  # that came between
-            self._settle(flight, _stopping())
+        for pending in list(self._pending.values()):
+            self._finish(pending, _stopping())
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pending in list(self._pending.values()):  # added before the pool ended
+            self._finish(pending, _stopping())
         self._listener.close()
-        self._ahead.close()
+        self._prefetcher.close()
         self._link.close()
 
     def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
         """Return the embedding of an image; see `backend.embeddings.local.Embeddings.get`."""
-        place = source_key(ref)
-        found = self._warm(ref, place)
-        if found is not None:
+        address_key = source_key(ref)
+        embedding = self._get_local(ref, address_key)
+        if embedding is not None:
             self._observer.record_lookup("memory")
-            return found
-        future = self._join(ref, place, priority, deadline_s)
-        return wait_for(future, deadline_s, self._observer, self._late)
+            return embedding
+        future = self._join(ref, address_key, priority, deadline_s)
+        return wait_for(future, deadline_s, self._observer, self._timeout_error)
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
-        """Return the embedding of an image if somebody has made it; see `backend.embeddings.local.Embeddings.peek`."""
-        place = source_key(ref)
-        found = self._warm(ref, place)
-        if found is None:
+        """Return the embedding of an image if it is cached; see `backend.embeddings.local.Embeddings.peek`."""
+        address_key = source_key(ref)
+        embedding = self._get_local(ref, address_key)
+        if embedding is None:
             with suppress(BackendError):
-                held = self._made.held(place, self._made.known(place))
-                found = held.embedding if held is not None else None
-        return found
+                cached = self._cached.fetch(address_key, self._cached.look_up(address_key))
+                embedding = cached.embedding if cached is not None else None
+        return embedding
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
-        """Have images encoded when nothing more urgent is to do; the team's prefetches of one image are one."""
+        """Have images encoded when no more urgent work waits; each image once for all web processes."""
         self.start()
-        self._ahead.add(refs)
+        self._prefetcher.add(refs)
 
-    def _warm(self, ref: ImageRef, place: SourceKey) -> Embedding | None:
-        """Return the embedding if this process holds it."""
-        held = self._made.warm(place)
-        if held is None:
+    def _get_local(self, ref: ImageRef, address_key: SourceKey) -> Embedding | None:
+        """Return the embedding if it is in this process' memory; revalidate a stale one in the background."""
+        cached = self._cached.get_local(address_key)
+        if cached is None:
             return None
-        if not held.is_fresh:
-            self._ask_whether_changed(ref, place)
-        return held.embedding
+        if not cached.is_fresh:
+            self._revalidate(ref, address_key)
+        return cached.embedding
 
-    def _join(self, ref: ImageRef, place: SourceKey, priority: Priority, deadline_s: float) -> "Future[Embedding]":
-        """Return the embedding on its way; set it on its way if this process has not."""
+    def _join(
+        self, ref: ImageRef, address_key: SourceKey, priority: Priority, deadline_s: float
+    ) -> "Future[Embedding]":
+        """Return the future of an image's embedding; start the look-up if the image is not pending yet."""
         self.start()
         until = self._clock() + deadline_s + LINGER_S
         with self._lock:
             if self._stopped.is_set():
                 raise _stopping()
-            flight = self._flights.get(place)
-            if flight is not None:
+            pending = self._pending.get(address_key)
+            if pending is not None:
                 self._observer.shared()
-                flight.until = max(flight.until, until)
-                if priority < flight.priority:
-                    flight.priority = priority
-                    self._errands.submit(self._guarded, flight, self._ask)
-                return flight.future
-            address = self._addresses.take_address(ref.uri)
-            flight = self._flights[place] = _Flight(ref, place, priority, until, address=address)
-            self._errands.submit(self._guarded, flight, self._start)
-            return flight.future
+                pending.until = max(pending.until, until)
+                if priority < pending.priority:
+                    pending.priority = priority
+                    self._pool.submit(self._run_step, pending, self._enqueue)
+                return pending.future
+            address_share = self._addresses.take_address(ref.uri)
+            pending = _PendingImage(ref, address_key, priority, until, address_share=address_share)
+            self._pending[address_key] = pending
+            self._pool.submit(self._run_step, pending, self._start)
+            return pending.future
 
-    def _late(self) -> RetryLater | None:
-        """Return what to say to a click that has waited in vain, None where there is nothing special."""
+    def _timeout_error(self) -> RetryLater | None:
+        """Return the error of a click whose deadline passed while no worker was alive; None if one was."""
         state = self.cluster
         if state.is_known and not state.workers and not self._link.is_down:
             return _no_worker(state.other_models)
         return None
 
-    def _without_worker(self) -> RetryLater | None:
-        """Return what to say to those who wait where no worker is alive, busy or loading its model; None where one is.
+    def _no_worker_error(self) -> RetryLater | None:
+        """Return the error of waiting requests if no worker is alive, busy or loading its model; None if one is.
 
-        None also where that cannot be told: while Redis is away, and so soon after that it may have forgotten them.
+        None also if that is unknown: during an outage of Redis, and for `RECOVERY_S` after it, since Redis may have
+        lost the workers' heartbeats.
         """
         try:
-            other_models = self._cluster.strangers_alone()
+            other_models = self._cluster.other_models_if_alone()
         except RetryLater:
             return None
-        if other_models is None or self._link.up_s < HEARD_AGAIN_S:
+        if other_models is None or self._link.up_s < RECOVERY_S:
             return None
         return _no_worker(other_models)
 
-    # What happens to an image on its way, on the errands' threads
+    # Steps of a pending image, on the pool's threads
 
-    def _guarded(self, flight: _Flight, step: Callable[[_Flight], None]) -> None:
-        """Take a step; whatever happens, the flight goes on or gets its end."""
+    def _run_step(self, pending: _PendingImage, step: Callable[[_PendingImage], None]) -> None:
+        """Run a step of a pending image; any error, also a defect, resolves its future."""
         try:
-            step(flight)
+            step(pending)
         except BackendError as error:
-            self._settle(flight, error)
+            self._finish(pending, error)
         except Exception as error:  # a defect must not leave clicks waiting
-            logger.exception("event=flight_defect project=%s task=%s", flight.ref.project_id, flight.ref.task_id)
-            self._settle(flight, BackendError(f"internal error: {error}"))
+            logger.exception("event=flight_defect project=%s task=%s", pending.ref.project_id, pending.ref.task_id)
+            self._finish(pending, BackendError(f"internal error: {error}"))
 
-    def _start(self, flight: _Flight) -> None:
-        """Look whether the image is there already; ask for it if it is not."""
-        if not self._finish_if_known(flight, self._made.known(flight.place)):
+    def _start(self, pending: _PendingImage) -> None:
+        """Look the image up in Redis; enqueue it if it is missing."""
+        if not self._finish_if_known(pending, self._cached.look_up(pending.address_key)):
             self._observer.record_lookup("miss")
-            self._ask(flight)  # also without a worker: the next one begins with it
-            if (nobody := self._without_worker()) is not None:
-                self._settle(flight, nobody)
+            self._enqueue(pending)  # also without a worker, for the next one that starts
+            if (no_worker := self._no_worker_error()) is not None:
+                self._finish(pending, no_worker)
 
-    def _finish_if_known(self, flight: _Flight, known: LookupResult) -> bool:
-        """Give a flight its end, if what is known of its address is one."""
-        if known.failure is not None:
-            self._settle(flight, known.failure)
+    def _finish_if_known(self, pending: _PendingImage, looked_up: LookupResult) -> bool:
+        """Resolve the future if the look-up has a failure or a cached embedding; return whether it did."""
+        if looked_up.failure is not None:
+            self._finish(pending, looked_up.failure)
             return True
-        held = self._made.held(flight.place, known)
-        if held is None:
+        cached = self._cached.fetch(pending.address_key, looked_up)
+        if cached is None:
             return False
-        self._observer.record_lookup(held.tier)
-        self._settle(flight, held.embedding)
-        if not held.is_fresh:
-            self._ask_whether_changed(flight.ref, flight.place)
+        self._observer.record_lookup(cached.tier)
+        self._finish(pending, cached.embedding)
+        if not cached.is_fresh:
+            self._revalidate(pending.ref, pending.address_key)
         return True
 
-    def _ask(self, flight: _Flight) -> None:
-        """Queue the image, unless somebody has."""
-        priority = flight.priority
-        if not self._queues.ask(flight.ref, flight.place, priority):
+    def _enqueue(self, pending: _PendingImage) -> None:
+        """Enqueue the image, unless another process has."""
+        priority = pending.priority
+        if not self._queues.ask(pending.ref, pending.address_key, priority):
             self._observer.shared()
-        flight.asked, flight.maybe_lost = priority, False
+        pending.enqueued_as, pending.maybe_lost = priority, False
 
-    def _look(self, flight: _Flight) -> None:
-        """See how an image fares: there, being worked on, waiting for its turn, or lost on the way."""
-        if self._finish_if_known(flight, self._made.known(flight.place)):
+    def _check(self, pending: _PendingImage) -> None:
+        """Check whether an image is done, leased, enqueued or lost; enqueue a lost one again."""
+        if self._finish_if_known(pending, self._cached.look_up(pending.address_key)):
             return
         if (
-            flight.asked is None
-            or self._cluster.is_worked_on(flight.place)
-            or self._queues.is_queued(flight.place, flight.asked)
+            pending.enqueued_as is None
+            or self._cluster.is_worked_on(pending.address_key)
+            or self._queues.is_queued(pending.address_key, pending.enqueued_as)
         ):
-            flight.maybe_lost = False
-        elif not flight.maybe_lost and self._cluster.is_announced(flight.place, flight.asked):
-            flight.maybe_lost = True  # a worker may just be about to begin
+            pending.maybe_lost = False
+        elif not pending.maybe_lost and self._cluster.is_announced(pending.address_key, pending.enqueued_as):
+            pending.maybe_lost = True  # a worker may just be about to begin
         else:
-            logger.warning("event=job_lost task=%s", flight.ref.task_id)
-            self._queues.forget(flight.place, flight.asked)
-            self._ask(flight)
+            logger.warning("event=job_lost task=%s", pending.ref.task_id)
+            self._queues.clear_marker(pending.address_key, pending.enqueued_as)
+            self._enqueue(pending)
 
-    def _settle(self, flight: _Flight, outcome: "Embedding | BackendError") -> None:
+    def _finish(self, pending: _PendingImage, outcome: "Embedding | BackendError") -> None:
         with self._lock:
-            if self._flights.get(flight.place) is not flight:
+            if self._pending.get(pending.address_key) is not pending:
                 return
-            del self._flights[flight.place]
-        if flight.address is not None:
-            flight.address.release()
+            del self._pending[pending.address_key]
+        if pending.address_share is not None:
+            pending.address_share.release()
         if isinstance(outcome, BackendError):
-            flight.future.set_exception(outcome)
+            pending.future.set_exception(outcome)
         else:
-            flight.future.set_result(outcome)
+            pending.future.set_result(outcome)
 
-    def _submit(self, errand: Callable[..., None], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the errands end before the listener does
-            self._errands.submit(errand, *arguments)
+    def _submit(self, function: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the pool is shut down before the listener ends
+            self._pool.submit(function, *arguments)
 
-    # What the listener's thread does
+    # Callbacks of the listener's thread
 
-    def _heard(self, data: bytes) -> None:
-        notice = parse_notice(data)
-        if notice is None:
+    def _on_message(self, data: bytes) -> None:
+        event = parse_event(data)
+        if event is None:
             return
-        if notice.known.note is not None:
-            self._made.refresh(notice.place, notice.known.note)
+        if event.result.record is not None:
+            self._cached.refresh(event.address_key, event.result.record)
         with self._lock:
-            flight = self._flights.get(notice.place)
-        if flight is not None:
-            self._submit(self._guarded, flight, lambda flight: self._on_event(flight, notice.known))
+            pending = self._pending.get(event.address_key)
+        if pending is not None:
+            self._submit(self._run_step, pending, lambda pending: self._on_event(pending, event.result))
 
-    def _on_event(self, flight: _Flight, known: LookupResult) -> None:
-        if not self._finish_if_known(flight, known):
-            self._look(flight)
+    def _on_event(self, pending: _PendingImage, looked_up: LookupResult) -> None:
+        if not self._finish_if_known(pending, looked_up):
+            self._check(pending)
 
-    def _look_at_all(self) -> None:
-        """See how everything on its way fares; most of it waits for its turn, which one question tells of all."""
+    def _check_all(self) -> None:
+        """Check all pending images; one round trip covers those that are leased or enqueued, which most are."""
         now = self._clock()
         with self._lock:
-            flights = list(self._flights.values())
-        for flight in flights:
-            if now > flight.until:
-                self._settle(flight, RetryLater("nobody waits any more", Reason.BUDGET_EXCEEDED))
-        if flights and (nobody := self._without_worker()) is not None:
-            for flight in flights:
-                self._settle(flight, copy.copy(nobody))
+            images = list(self._pending.values())
+        for pending in images:
+            if now > pending.until:
+                self._finish(pending, RetryLater("nobody waits any more", Reason.BUDGET_EXCEEDED))
+        if images and (no_worker := self._no_worker_error()) is not None:
+            for pending in images:
+                self._finish(pending, copy.copy(no_worker))
             return
-        under_way = self._cluster.under_way([(flight.place, flight.asked) for flight in flights])
-        for flight, is_waiting in zip(flights, under_way, strict=True):
-            if is_waiting:
-                flight.maybe_lost = False
-            elif not flight.future.done():
-                self._submit(self._guarded, flight, self._look)
+        jobs = [(pending.address_key, pending.enqueued_as) for pending in images]
+        for pending, is_in_progress in zip(images, self._cluster.are_in_progress(jobs), strict=True):
+            if is_in_progress:
+                pending.maybe_lost = False
+            elif not pending.future.done():
+                self._submit(self._run_step, pending, self._check)
 
     def _fail_all(self, error: RetryLater) -> None:
-        """Let everybody go once Redis has been away for too long."""
+        """Fail all requests once an outage of Redis has lasted for `OUTAGE_S`."""
         if self._link.down_s < OUTAGE_S:
             return
-        for flight in list(self._flights.values()):
-            self._settle(flight, copy.copy(error))
+        for pending in list(self._pending.values()):
+            self._finish(pending, copy.copy(error))
 
-    # Ahead of time
+    # Background work
 
-    def _ask_ahead(self, ref: ImageRef) -> None:
-        place = source_key(ref)
+    def _prefetch(self, ref: ImageRef) -> None:
+        address_key = source_key(ref)
         try:
-            if self._warm(ref, place) is None and not self._made.is_done(place):
-                self._queues.ask(ref, place, Priority.PREFETCH)
+            if self._get_local(ref, address_key) is None and not self._cached.is_done(address_key):
+                self._queues.ask(ref, address_key, Priority.PREFETCH)
         except BackendError as error:
             self._observer.background_failure(error.reason)
             logger.info("event=prefetch_failed task=%s reason=%s", ref.task_id, error.reason)
         except Exception:
             logger.exception("event=prefetch_defect task=%s", ref.task_id)
 
-    def _ask_whether_changed(self, ref: ImageRef, place: SourceKey) -> None:
-        """Have a worker look whether an image has changed, while clicks on it go on being answered."""
+    def _revalidate(self, ref: ImageRef, address_key: SourceKey) -> None:
+        """Have a worker check whether an image has changed, while clicks on it are still answered."""
         now = self._clock()
         with self._lock:
-            if self._asking.get(place, 0.0) > now or self._stopped.is_set():
+            if self._revalidated_until.get(address_key, 0.0) > now or self._stopped.is_set():
                 return
-            self._asking = {one: until for one, until in self._asking.items() if until > now}
-            self._asking[place] = now + RECHECK_AGAIN_S
-            self._errands.submit(self._recheck, ref, place)
+            self._revalidated_until = {key: until for key, until in self._revalidated_until.items() if until > now}
+            self._revalidated_until[address_key] = now + RECHECK_AGAIN_S
+            self._pool.submit(self._recheck, ref, address_key)
 
-    def _recheck(self, ref: ImageRef, place: SourceKey) -> None:
+    def _recheck(self, ref: ImageRef, address_key: SourceKey) -> None:
         try:
-            known = self._made.known(place)
-            if known.note is not None and known.note.is_fresh:
-                self._made.learn(place, known.note)
+            looked_up = self._cached.look_up(address_key)
+            if looked_up.record is not None and looked_up.record.is_fresh:
+                self._cached.learn(address_key, looked_up.record)
             else:
-                self._queues.ask(ref, place, Priority.PREFETCH)
+                self._queues.ask(ref, address_key, Priority.PREFETCH)
         except BackendError as error:
             logger.info("event=recheck_failed project=%s reason=%s", ref.project_id, error.reason)
         except Exception:

@@ -1,7 +1,7 @@
-"""Embeddings in Redis, shared by all processes: bytes that describe and check themselves, for a limited time.
+"""Embeddings in Redis, shared by all processes, with a limited time to live.
 
-Nothing that comes from Redis is run or trusted: a value that is damaged, cut short, of another key or another format
-reads as not there.
+Data from Redis is never executed or trusted: a value that is damaged, truncated, of another key or of another format
+counts as missing.
 """
 
 import logging
@@ -23,15 +23,15 @@ from model.types import Embedding
 logger = logging.getLogger(__name__)
 
 NO_END, NOT_THERE = -1, -2
-"""What Redis says of the time that is left of a key."""
+"""Redis' answers to ``PTTL`` for a key without expiry, and for a missing key."""
 
 COUNT_EVERY_S = 30.0
-SCAN_KEYS, MOST_SCANNED = 1000, 100_000
-"""How many keys are looked at in one step, and at most, to count the embeddings among them."""
+SCAN_KEYS, MAX_SCANNED = 1000, 100_000
+"""Number of keys scanned in one step, and at most, to count the embeddings among them."""
 
 
 class RedisStore:
-    """Keeps embeddings in Redis until their time is up, or Redis needs the room (``maxmemory-policy volatile-lru``)."""
+    """Keeps embeddings in Redis until they expire or Redis evicts them (``maxmemory-policy volatile-lru``)."""
 
     name = "redis"
 
@@ -46,15 +46,15 @@ class RedisStore:
         on_drop: Callable[[str], None] = lambda tier: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Connect to nothing yet.
+        """Keep embeddings for ``ttl_s`` in the Redis at ``link``.
 
         Args:
-            link: to Redis.
-            keys: how things are called there.
-            ttl_s: for how long an embedding is kept after it was written.
+            link: connection to Redis.
+            keys: the names in Redis.
+            ttl_s: time to live of an embedding, in seconds.
             stage: times ``redis_get`` and ``redis_put``.
-            shape: of the network's embeddings; None takes any.
-            on_drop: is told this store's name when it drops what cannot be used.
+            shape: shape of the network's embeddings; None accepts any.
+            on_drop: called with this store's name when it deletes an unusable embedding.
             clock: seconds, monotonic.
         """
         self._link, self._keys, self._ttl_s, self._stage = link, keys, ttl_s, stage
@@ -63,18 +63,18 @@ class RedisStore:
 
     @property
     def trouble(self) -> str:
-        """What is wrong with Redis, empty when nothing is."""
+        """The current problem of Redis, empty if there is none."""
         return self._link.trouble
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
-        """Return the embedding, None if it is not there, not usable, or Redis does not answer."""
+        """Return the embedding, None if it is missing or unusable, or Redis does not answer."""
         try:
             return self.fetch(key)
         except RetryLater:
             return None
 
     def fetch(self, key: EmbeddingKey) -> Embedding | None:
-        """Return the embedding, None if it is not there or not usable.
+        """Return the embedding, None if it is missing or unusable.
 
         Raises:
             RetryLater: Redis does not answer.
@@ -86,8 +86,8 @@ class RedisStore:
             pipeline.get(name)
             pipeline.pttl(name)
             data, left_ms = answers(pipeline)
-            if left_ms == NO_END:  # of a restored dump: Redis could not let it go when room is short
-                with suppress(ResponseError):  # a replica only reads
+            if left_ms == NO_END:  # from a restored dump; volatile-lru could not evict it
+                with suppress(ResponseError):  # a replica is read-only
                     client.pexpire(name, longest_ms)
             return data, left_ms
 
@@ -95,25 +95,25 @@ class RedisStore:
             data, left_ms = self._link.call(work)
         if data is None and left_ms == NOT_THERE:
             return None
-        found = load(data, str(key)) if isinstance(data, bytes) else None
-        if found is not None and is_stale_usable(found, key, self._shape):
-            return found
+        embedding = load(data, str(key)) if isinstance(data, bytes) else None
+        if embedding is not None and is_stale_usable(embedding, key, self._shape):
+            return embedding
         self._on_drop(self.name)
         logger.warning("event=embedding_dropped tier=%s key=%s", self.name, name)
-        self._forget(key)
+        self._delete(key)
         return None
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
-        """Keep an embedding; dropped without a word if Redis does not take it, see `holds`."""
+        """Keep an embedding; if Redis refuses it, it is dropped without an error, see `holds`."""
         data = dump(embedding, str(key), key.dtype)
         try:
             with self._stage("redis_put"):
                 self._link.call(lambda client: client.set(self._keys.embedding(key), data, px=int(self._ttl_s * 1000)))
         except RetryLater:
-            pass  # the link's trouble says why, in the log and on the status page
+            pass  # the link's trouble is in the log and on the status page
 
     def holds(self, key: EmbeddingKey) -> bool:
-        """Whether an embedding is there, without reading it.
+        """Whether Redis holds an embedding, without reading it.
 
         Raises:
             RetryLater: Redis does not answer.
@@ -121,36 +121,36 @@ class RedisStore:
         return bool(self._link.call(lambda client: client.exists(self._keys.embedding(key))))
 
     def stats(self) -> tuple[StoreStats, ...]:
-        """Return how full Redis is: embeddings of this installation, of every model; bytes of all that is there."""
+        """Return the fill level: number of this installation's embeddings of all models, bytes of all of Redis."""
         try:
             memory = memory_of(self._link)
             if self._clock() - self._counted_at >= COUNT_EVERY_S:
                 self._entries, self._counted_at = self._link.call(self._count), self._clock()
         except RetryLater as error:
             return (StoreStats(self.name, 0, 0, 0, str(error)),)
-        used, most = int(memory.get("used_memory", 0)), int(memory.get("maxmemory", 0))
-        return (StoreStats(self.name, self._entries, used, most, self._link.trouble),)
+        used, max_bytes = int(memory.get("used_memory", 0)), int(memory.get("maxmemory", 0))
+        return (StoreStats(self.name, self._entries, used, max_bytes, self._link.trouble),)
 
     def _count(self, client: "Redis") -> int:
-        """Return how many embeddings there are; of a very large Redis an estimate from a part of its keys."""
-        cursor, found, looked_at = 0, 0, 0
+        """Return the number of embeddings; for a very large Redis, an estimate from a part of its keys."""
+        cursor, count, scanned = 0, 0, 0
         try:
-            while looked_at < MOST_SCANNED:
+            while scanned < MAX_SCANNED:
                 cursor, names = client.scan(cursor, match=self._keys.embeddings, count=SCAN_KEYS)
-                found, looked_at = found + len(names), looked_at + SCAN_KEYS
+                count, scanned = count + len(names), scanned + SCAN_KEYS
                 if cursor == 0:
-                    return found
-            return round(found * max(int(client.dbsize()), looked_at) / looked_at)
-        except ResponseError:  # its user may not ask; a number on a page is not worth more
-            return found
+                    return count
+            return round(count * max(int(client.dbsize()), scanned) / scanned)
+        except ResponseError:  # its user may not scan; a number on the status page is not worth an error
+            return count
 
-    def _forget(self, key: EmbeddingKey) -> None:
+    def _delete(self, key: EmbeddingKey) -> None:
         with suppress(RetryLater):
             self._link.call(lambda client: client.delete(self._keys.embedding(key)))
 
 
 def memory_of(link: RedisConnection) -> dict[str, Any]:  # Any: redis-py types the answer to INFO so
-    """Return what Redis says of its memory; nothing where its user may not ask.
+    """Return Redis' ``INFO memory``; an empty dictionary if its user may not use ``INFO``.
 
     Raises:
         RetryLater: Redis does not answer.
@@ -159,7 +159,7 @@ def memory_of(link: RedisConnection) -> dict[str, Any]:  # Any: redis-py types t
     def work(client: "Redis") -> dict[str, Any]:
         try:
             return dict(client.info("memory"))
-        except ResponseError:  # an ACL, or a hosted Redis that has no INFO
+        except ResponseError:  # an ACL, or a hosted Redis without INFO
             return {}
 
     return link.call(work)

@@ -1,8 +1,8 @@
-"""The worker: takes jobs off the queues, one at a time, and holds the encoder that does them.
+"""The worker process: takes jobs off the queues, one at a time, and encodes their images.
 
-RQ's `SimpleWorker` runs jobs in its own process: a worker that forks for each would load the model for each, and CUDA
-does not survive a fork. Of what lies in Redis it takes nothing but an image's address: jobs cannot name a function, a
-callback or a web hook, and commands from Redis are not listened to.
+RQ's `SimpleWorker` runs jobs in its own process: a worker that forks for each job would load the model for each, and
+CUDA does not work after a fork. The only data it uses from a job is an image's address: a job cannot name a function,
+a callback or a webhook, and RQ's commands over Redis are ignored.
 """
 
 import logging
@@ -35,21 +35,21 @@ from backend.types import Priority
 logger = logging.getLogger(__name__)
 
 WORKER_TTL_S = 30
-"""RQ asks Redis for work this many seconds at a time, less fifteen."""
+"""RQ waits for a job for this many seconds, minus fifteen, in one command."""
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 5.0
-_TAKEN = (b"data", b"created_at", b"enqueued_at", b"origin", b"status")
+_ACCEPTED_FIELDS = (b"data", b"created_at", b"enqueued_at", b"origin", b"status")
 
 STOPPED, FAILED = 0, 1
 
 
 class WarmLoad:
-    """Loads an encoder and lets it encode once, so that the first image is no slower than the second.
+    """Loads an encoder and encodes one blank image, so that the first real image is no slower than the second.
 
     Attributes:
-        is_over: set when it has succeeded or failed.
-        error: why it has failed.
+        is_over: set when loading has succeeded or failed.
+        error: the error if it failed.
     """
 
     def __init__(self, load: Callable[[], Encoder]) -> None:
@@ -71,7 +71,7 @@ class WarmLoad:
 
 
 class Worker:
-    """One process' worth of work: runs until it is told to stop, through every outage of Redis."""
+    """The main loop of a worker process: runs until it is stopped, also through outages of Redis."""
 
     def __init__(
         self,
@@ -85,34 +85,34 @@ class Worker:
         announce: Callable[[], None] = lambda: None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start nothing yet.
+        """Combine the parts of a worker; `run` starts it.
 
         Args:
-            link: to Redis; RQ gets connections of its own.
-            keys: the queues' names.
-            job: what is done about an image.
-            queue: the encoder; it was given ``load`` to load it with.
-            load: tells when that is over.
-            leases: what the job holds.
-            announce: says that this worker is alive; called before the encoder is loaded, and once it is.
-            on_stop: is called at the end.
+            link: connection to Redis; RQ gets its own connections.
+            keys: names of the queues.
+            job: processes the image of one job.
+            queue: the encoder; it loads with ``load``.
+            load: signals when loading is over.
+            leases: the leases that ``job`` holds.
+            announce: sends a heartbeat; called before and after the encoder is loaded.
+            on_stop: called at the end.
         """
         self._link, self._keys, self._leases = link, keys, leases
         self._job, self._queue, self._load, self._announce, self._on_stop = job, queue, load, announce, on_stop
         self._stop = threading.Event()
 
     def run(self, *, max_jobs: int | None = None) -> int:
-        """Work until SIGTERM or SIGINT, then finish the job in hand; in the main thread, for the signals' sake.
+        """Work until SIGTERM or SIGINT, then finish the current job; must run in the main thread, for its signals.
 
         Args:
-            max_jobs: stop after so many.
+            max_jobs: stop after this many jobs.
 
         Returns:
-            `STOPPED`, or `FAILED` if there is no encoder or it hangs; whoever started the worker starts it again.
+            `STOPPED`, or `FAILED` if the encoder cannot be loaded or hangs; then the supervisor must restart it.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._asked_to_stop)
-        self._say_alive()
+            signal.signal(number, self._on_signal)
+        self._send_heartbeat()
         self._leases.start()
         self._queue.start()
         try:
@@ -120,15 +120,15 @@ class Worker:
                 pass
             if self._load.error is not None or self._stop.is_set():
                 return FAILED if self._load.error is not None else STOPPED
-            self._say_alive()
+            self._send_heartbeat()
             logger.info("event=worker_ready queues=%s", ",".join(self._keys.queue(priority) for priority in Priority))
             return self._work(max_jobs)
         finally:
             self._leases.close()
             self._on_stop()
 
-    def _say_alive(self) -> None:
-        with suppress(RetryLater):  # it is said again and again, by the leases' thread
+    def _send_heartbeat(self) -> None:
+        with suppress(RetryLater):  # the leases' thread repeats it
             self._announce()
 
     def _work(self, max_jobs: int | None) -> int:
@@ -136,11 +136,11 @@ class Worker:
         while not self._stop.is_set():
             try:
                 worker = self._rq_worker()
-                did_something = worker.work(logging_level="WARNING", max_jobs=max_jobs)
-                if worker.is_told_to_stop or max_jobs is not None:
+                has_worked = worker.work(logging_level="WARNING", max_jobs=max_jobs)
+                if worker.got_stop_signal or max_jobs is not None:
                     break
-                pause_s = FIRST_PAUSE_S if did_something else pause_s
-            except StopRequested:  # it came before RQ was ready for it
+                pause_s = FIRST_PAUSE_S if has_worked else pause_s
+            except StopRequested:  # the signal came before RQ was ready for it
                 break
             except (RedisError, OSError) as error:
                 logger.warning("event=worker_without_redis detail=%r pause_s=%.1f", str(error)[:200], pause_s)
@@ -167,73 +167,73 @@ class Worker:
 
     def _perform(self, arguments: object, queue: str, job_id: str) -> None:
         ref = queues.parse(arguments)
-        priority = next((one for one in Priority if self._keys.queue(one) == queue), Priority.BULK)
+        priority = next((level for level in Priority if self._keys.queue(level) == queue), Priority.BULK)
         self._job.run(ref, priority, job_id)
 
-    def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop.set()
 
 
 class _RqWorker(SimpleWorker):  # type: ignore[misc]  # RQ counts as untyped, see pyproject
-    """RQ's worker in one process, without what would let Redis command it.
+    """RQ's worker in one process, without the commands that RQ accepts over Redis.
 
     Attributes:
-        is_told_to_stop: whether a signal has asked it to stop, rather than an error.
-        must_stop: whether one did so before its handlers were installed.
+        got_stop_signal: whether it stops because of a signal, not of an error.
+        must_stop: returns whether a signal came before RQ's handlers were installed.
     """
 
-    is_told_to_stop = False
+    got_stop_signal = False
     must_stop: Callable[[], bool]
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()
         if self.must_stop():
-            self.is_told_to_stop = self._stop_requested = True
+            self.got_stop_signal = self._stop_requested = True
 
     def execute_job(self, job: "_Job", queue: Any) -> None:  # noqa: ANN401 - RQ counts as untyped
-        """Do a job; which queue it was in is known from where it was found, not from what it says."""
+        """Run a job, with the name of the queue it was taken from; the job's own field is not trusted."""
         job.found_in = queue.name
         super().execute_job(job, queue)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Stop after the job in hand, at once if there is none; however often it is asked."""
-        self.is_told_to_stop = True
+        """Stop after the current job, or at once if there is none; may be called several times."""
+        self.got_stop_signal = True
         if self.get_state() != WorkerStatus.BUSY:
             raise StopRequested
         self._stop_requested = True
 
     def subscribe(self) -> None:
-        """Listen to no commands."""
+        """Override RQ's subscription to commands with nothing."""
 
 
 class _Job(Job):  # type: ignore[misc]  # RQ counts as untyped, see pyproject
-    """A job of which only the argument is taken from Redis, up to a size."""
+    """A job that accepts only the argument from Redis, up to a size."""
 
     found_in = ""
     run: Callable[[object, str, str], None]
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Take over what is harmless; a job that does not look like one is as good as none."""
-        taken = {name: raw_data[name] for name in _TAKEN if name in raw_data}
+        """Read the harmless fields; raise `NoSuchJobError`, as for a missing job, if they are malformed."""
+        accepted = {name: raw_data[name] for name in _ACCEPTED_FIELDS if name in raw_data}
         unpacker = zlib.decompressobj()
         try:
-            data = unpacker.decompress(taken.get(b"data", b""), 2 * queues.MAX_JOB_BYTES)
+            data = unpacker.decompress(accepted.get(b"data", b""), 2 * queues.MAX_JOB_BYTES)
         except zlib.error:
             data = b""
         if not data or unpacker.unconsumed_tail:
             raise NoSuchJobError("expected a job of ours")
         try:
-            super().restore({**taken, b"data": b"-"})  # RQ would unpack it to any size
+            super().restore({**accepted, b"data": b"-"})  # RQ would decompress it to any size
         except (ValueError, TypeError, KeyError) as error:
             raise NoSuchJobError("expected a job of ours") from error
         self.data = data
         self.timeout, self.result_ttl, self.failure_ttl = queues.JOB_TIMEOUT_S, 0, queues.FAILURE_TTL_S
 
     def perform(self) -> None:
-        """Do what this worker does, whatever function the job names."""
+        """Call this worker's own function, and ignore the function that the job names."""
         type(self).run(self.args, self.found_in, self.id)
 
 
 def _job_class(run: Callable[[object, str, str], None]) -> type[_Job]:
-    """Return the class of this worker's jobs; RQ makes them itself, so that what to do has to be part of the class."""
+    """Return a job class that calls ``run``; RQ creates the jobs itself, so the function must be part of the class."""
     return type("_Job", (_Job,), {"run": staticmethod(run)})

@@ -1,7 +1,7 @@
-"""Fetches that make way: a worker does one job at a time, and a slow download of bulk work must not hold up a click.
+"""Fetches that can be preempted: a worker runs one job at a time, and a slow bulk download must not delay a click.
 
-A fetch for which nobody waits at a screen is given up by the job, not by the network: it goes on in its thread, and
-whoever comes for the same image next, the job itself or a click, finds it there.
+When a background job is preempted, its download is not cancelled: it goes on in its own thread, and the next job for
+the same image, the same one again or a click, uses its result.
 """
 
 import concurrent.futures
@@ -19,89 +19,89 @@ from backend.errors import Reason, RetryLater
 from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 
-LOOK_EVERY_S = 0.25
+POLL_EVERY_S = 0.25
 MAX_DETACHED = IMAGES - 1
-"""How many fetches may go on aside: of the room for files, what a click needs is left."""
+"""Most fetches that may be detached from their jobs; the budget for files keeps room for one image of a click."""
 
-ASIDE_S = 60.0
-"""For how long one that was set aside is taken for what the server would say now."""
+DETACHED_S = 60.0
+"""Seconds for which the result of a detached fetch is used without a new request."""
 
 
 class Source(Protocol):
     """Fetches image files; see `backend.images.fetch.ImageSource`."""
 
-    def fetch(self, ref: ImageRef, known: Validators | None = None, /) -> Fetched | None:
-        """Return the file, None if it is still the known one."""
+    def fetch(self, ref: ImageRef, cached: Validators | None = None, /) -> Fetched | None:
+        """Return the file, None if it is unchanged since the ``cached`` validators."""
         ...
 
 
 class Preempted(RetryLater):
-    """Something more urgent waits, so the job is to be done later; its fetch goes on."""
+    """A more urgent job waits, so this job must run later; its fetch goes on."""
 
     default_reason = Reason.SUPERSEDED
 
 
 @dataclass(frozen=True)
-class _Aside:
-    known: Validators | None
+class _DetachedFetch:
+    cached: Validators | None
     future: "Future[Fetched | None]"
     since: float
 
 
 class PreemptibleFetcher:
-    """Fetches images one at a time; to be used by one thread."""
+    """Fetches images one at a time; used by one thread."""
 
     def __init__(
         self,
         source: Source,
         is_urgent: Callable[[], bool],
         *,
-        look_every_s: float = LOOK_EVERY_S,
+        poll_every_s: float = POLL_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start nothing.
+        """Fetch with ``source``, and preempt background fetches when ``is_urgent`` returns True.
 
         Args:
-            source: where image files come from.
-            is_urgent: whether somebody at a screen waits for his turn; may raise `RetryLater` where that is not known.
-            look_every_s: how often that is asked while a fetch takes its time.
+            source: fetches image files.
+            is_urgent: returns whether a click waits in the queue; raises `RetryLater` if that is unknown.
+            poll_every_s: seconds between calls of ``is_urgent`` during a fetch.
             clock: seconds, monotonic.
         """
         self._source, self._is_urgent = source, is_urgent
-        self._look_every_s, self._clock = look_every_s, clock
-        self._aside: OrderedDict[SourceKey, _Aside] = OrderedDict()
+        self._poll_every_s, self._clock = poll_every_s, clock
+        self._detached: OrderedDict[SourceKey, _DetachedFetch] = OrderedDict()
 
-    def fetch(self, ref: ImageRef, known: Validators | None, priority: Priority) -> Fetched | None:
-        """Return the image file, or None if it is still the ``known`` one.
+    def fetch(self, ref: ImageRef, cached: Validators | None, priority: Priority) -> Fetched | None:
+        """Return the image file, or None if it is unchanged since the ``cached`` validators.
 
         Raises:
-            Preempted: somebody at a screen waits for another job, and nobody for this one.
-            BackendError: as the source does.
+            Preempted: a click waits for another image, and ``priority`` is not `Priority.INTERACTIVE`.
+            BackendError: as raised by the source.
         """
-        place = source_key(ref)
-        future = self._taken_up(place, known)
+        address_key = source_key(ref)
+        future = self._take_detached(address_key, cached)
         if priority is Priority.INTERACTIVE:
-            return self._source.fetch(ref, known) if future is None else future.result()
+            return self._source.fetch(ref, cached) if future is None else future.result()
         if future is None:
             future = Future()
-            threading.Thread(target=self._fetch, args=(ref, known, future), name="fetch", daemon=True).start()
+            threading.Thread(target=self._fetch, args=(ref, cached, future), name="fetch", daemon=True).start()
         while True:
             try:
-                return future.result(self._look_every_s)
+                return future.result(self._poll_every_s)
             except concurrent.futures.TimeoutError:
-                if future.done():  # it came a moment late, or the fetch itself ended so
+                if future.done():  # it finished just now, or the fetch itself timed out
                     return future.result()
-                if len(self._aside) < MAX_DETACHED and self._has_to_yield():
-                    self._aside[place] = _Aside(known, future, self._clock())
+                if len(self._detached) < MAX_DETACHED and self._has_to_yield():
+                    self._detached[address_key] = _DetachedFetch(cached, future, self._clock())
                     raise Preempted("a click waits for its turn") from None
 
-    def _taken_up(self, place: SourceKey, known: Validators | None) -> "Future[Fetched | None] | None":
-        """Return the fetch of an image that was set aside, None where there is none that is of use."""
+    def _take_detached(self, address_key: SourceKey, cached: Validators | None) -> "Future[Fetched | None] | None":
+        """Return the detached fetch of an image, None if there is none with these validators that is recent enough."""
         now = self._clock()
-        for old in [one for one, aside in self._aside.items() if now - aside.since > ASIDE_S]:
-            del self._aside[old]
-        found = self._aside.pop(place, None)
-        return None if found is None or found.known != known else found.future
+        for old in [key for key, detached in self._detached.items() if now - detached.since > DETACHED_S]:
+            del self._detached[old]
+        detached = self._detached.pop(address_key, None)
+        return None if detached is None or detached.cached != cached else detached.future
 
     def _has_to_yield(self) -> bool:
         try:
@@ -109,10 +109,10 @@ class PreemptibleFetcher:
         except RetryLater:
             return False
 
-    def _fetch(self, ref: ImageRef, known: Validators | None, future: "Future[Fetched | None]") -> None:
+    def _fetch(self, ref: ImageRef, cached: Validators | None, future: "Future[Fetched | None]") -> None:
         try:
-            fetched = self._source.fetch(ref, known)
-        except BaseException as error:  # noqa: BLE001 - whoever comes for it raises it
+            fetched = self._source.fetch(ref, cached)
+        except BaseException as error:  # noqa: BLE001 - raised by the job that uses the result
             future.set_exception(error)
         else:
             future.set_result(fetched)

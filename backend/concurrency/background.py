@@ -1,4 +1,4 @@
-"""Small jobs in the background, after the answer has gone out."""
+"""Small tasks that run in the background, after the response has been sent."""
 
 import logging
 import threading
@@ -7,33 +7,38 @@ from concurrent.futures import ThreadPoolExecutor
 
 logger = logging.getLogger(__name__)
 
-ERRANDS = 32
-"""How many may wait; what comes beyond them is dropped."""
+MAX_WAITING = 32
+"""Most tasks that may wait; further ones are dropped."""
 
 
 class BackgroundTasks:
-    """Runs small background jobs on one thread, dropping them when too many wait."""
+    """Runs small background tasks on one thread, and drops them when too many wait.
+
+    >>> tasks = BackgroundTasks()
+    >>> tasks.submit(lambda: None)
+    >>> tasks.close()
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="errand")
-        self._free = threading.Semaphore(ERRANDS)
+        self._free = threading.Semaphore(MAX_WAITING)
 
-    def submit(self, errand: Callable[[], None]) -> None:
-        """Run ``errand`` soon; dropped without a word when ``ERRANDS`` wait already, since they only warm things up."""
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run ``task`` soon; dropped silently when ``MAX_WAITING`` tasks wait, since they only fill caches."""
         if not self._free.acquire(blocking=False):
             return
         try:
-            self._pool.submit(_logged, errand).add_done_callback(lambda _: self._free.release())
-        except RuntimeError:  # closed while a click was being answered
+            self._pool.submit(_run_logged, task).add_done_callback(lambda _: self._free.release())
+        except RuntimeError:  # closed while a request was being answered
             self._free.release()
 
     def close(self) -> None:
-        """Drop what waits."""
+        """Drop the tasks that wait; the one that runs is finished in the background."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _logged(errand: Callable[[], None]) -> None:
+def _run_logged(task: Callable[[], None]) -> None:
     try:
-        errand()
-    except Exception:  # nobody waits for it
+        task()
+    except Exception:  # no caller waits for the result
         logger.exception("event=errand_defect")

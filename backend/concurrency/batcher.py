@@ -1,4 +1,4 @@
-"""Things delivered a few at a time, in order, by one thread of their own, while more of them are made."""
+"""Delivers items in batches, in order, on a thread of its own, while the caller makes more of them."""
 
 import time
 from collections import deque
@@ -10,14 +10,21 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST = 16
-MOST_BYTES = 4_000_000
-OLDEST_S = 5.0
-UNDER_WAY = 2
+MAX_ITEMS = 16
+MAX_BYTES = 4_000_000
+MAX_AGE_S = 5.0
+MAX_PENDING = 2
 
 
 class Batcher(Generic[T, R]):
-    """Gathers things until they are worth a delivery. For one thread, which also collects what became of them."""
+    """Collects items into batches and delivers them. Used by one thread, which also reads the results.
+
+    >>> with Batcher(lambda batch: [len(item) for item in batch], size_bytes=len) as batcher:
+    ...     batcher.add("one")
+    ...     batcher.add("three")
+    ...     list(batcher.finish())
+    [3, 5]
+    """
 
     def __init__(
         self,
@@ -26,17 +33,17 @@ class Batcher(Generic[T, R]):
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Gather nothing yet.
+        """Use ``deliver`` for batches of at most about `MAX_BYTES`, `MAX_ITEMS` items and `MAX_AGE_S` of age.
 
         Args:
-            deliver: takes a chunk, and returns what became of each part of it.
-            size_bytes: of one thing; a chunk is at most about `MOST_BYTES`, `MOST` things and `OLDEST_S` old.
+            deliver: takes a batch, and returns one result for each item of it.
+            size_bytes: returns the size of one item, in bytes.
             clock: seconds, monotonic.
         """
         self._deliver, self._size_bytes, self._clock = deliver, size_bytes, clock
-        self._gathered: list[T] = []
-        self._nbytes, self._since = 0, 0.0
-        self._under_way: deque[Future[Sequence[R]]] = deque()
+        self._batch: list[T] = []
+        self._nbytes, self._batch_began_at = 0, 0.0
+        self._pending: deque[Future[Sequence[R]]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="deliver")
 
     def __enter__(self) -> "Batcher[T, R]":
@@ -47,37 +54,37 @@ class Batcher(Generic[T, R]):
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def add(self, thing: T) -> None:
-        """Gather something."""
-        self._since = self._since if self._gathered else self._clock()
-        self._gathered.append(thing)
-        self._nbytes += self._size_bytes(thing)
+    def add(self, item: T) -> None:
+        """Add an item to the current batch."""
+        self._batch_began_at = self._batch_began_at if self._batch else self._clock()
+        self._batch.append(item)
+        self._nbytes += self._size_bytes(item)
 
     def delivered(self) -> Iterator[R]:
-        """Send off what is gathered if it is time, and yield what became of what has been delivered.
+        """Deliver the current batch if it is full or old enough, and yield the results that are ready.
 
-        Waits where more is made than can be delivered.
+        Waits while more than `MAX_PENDING` batches are being delivered.
 
         Raises:
-            Exception: whatever a delivery has raised.
+            Exception: any error that a delivery raised.
         """
-        is_old = self._clock() - self._since >= OLDEST_S
-        if len(self._gathered) >= MOST or self._nbytes >= MOST_BYTES or (self._gathered and is_old):
+        is_old = self._clock() - self._batch_began_at >= MAX_AGE_S
+        if len(self._batch) >= MAX_ITEMS or self._nbytes >= MAX_BYTES or (self._batch and is_old):
             self._send()
-        while self._under_way and (self._under_way[0].done() or len(self._under_way) > UNDER_WAY):
-            yield from self._under_way.popleft().result()
+        while self._pending and (self._pending[0].done() or len(self._pending) > MAX_PENDING):
+            yield from self._pending.popleft().result()
 
     def finish(self) -> Iterator[R]:
-        """Deliver everything that is left, and yield what became of it.
+        """Deliver all remaining items, and yield the remaining results.
 
         Raises:
-            Exception: whatever a delivery has raised.
+            Exception: any error that a delivery raised.
         """
-        if self._gathered:
+        if self._batch:
             self._send()
-        while self._under_way:
-            yield from self._under_way.popleft().result()
+        while self._pending:
+            yield from self._pending.popleft().result()
 
     def _send(self) -> None:
-        self._under_way.append(self._pool.submit(self._deliver, self._gathered))
-        self._gathered, self._nbytes = [], 0
+        self._pending.append(self._pool.submit(self._deliver, self._batch))
+        self._batch, self._nbytes = [], 0

@@ -1,4 +1,4 @@
-"""Bounds how many bytes of images are in memory at a time, however many ask; each single one has a limit of its own."""
+"""Bounds how many bytes of images are in memory at a time, over all requests; each image also has its own limit."""
 
 import threading
 import time
@@ -6,34 +6,46 @@ import time
 from backend.errors import Reason, RetryLater
 
 IMAGES = 4
-"""How many images of the largest size that is allowed fit into a budget."""
+"""Number of images of the largest allowed size that fit into a budget."""
 
 ADDRESSES_BYTES = 256_000_000
-"""How much of ``data:`` addresses, which hold images themselves, one process keeps for what is on its way."""
+"""Most bytes of ``data:`` addresses, which hold the image itself, that one process keeps for pending images."""
 
 _LONG_ADDRESS = 10_000
 
 
 class ByteBudget:
-    """Room for so many bytes; safe from many threads."""
+    """A limit on the sum of bytes taken; safe from many threads.
+
+    >>> budget = ByteBudget(100)
+    >>> share = budget.take(60)
+    >>> budget.taken
+    60
+    >>> share.resize(120)
+    False
+    >>> share.release()
+    >>> budget.taken
+    0
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        """Take the bound of the sum."""
+        """Allow at most ``max_bytes`` to be taken at a time; a single share may be larger when no other is taken."""
         self.max_bytes = max_bytes
         self._taken = 0
         self._changed = threading.Condition()
 
     @property
     def taken(self) -> int:
-        """How many bytes are taken now."""
+        """Bytes taken now."""
         return self._taken
 
     def take(self, size: int, within_s: float = 0.0) -> "Share":
-        """Take room for ``size`` bytes, waiting for it. To be called with no share in hand, or two could wait for each
-        other.
+        """Take ``size`` bytes, waiting up to ``within_s`` for them.
+
+        The caller must hold no share of this budget; otherwise two callers could wait for each other.
 
         Raises:
-            RetryLater: there is none in time (``overloaded``).
+            RetryLater: the bytes did not become free in time (``overloaded``).
         """
         deadline = time.monotonic() + within_s
         with self._changed:
@@ -50,15 +62,15 @@ class ByteBudget:
         return Share(self, size)
 
     def take_address(self, uri: str) -> "Share | None":
-        """Take room for an address, without waiting; None for one of ordinary length.
+        """Take the bytes of a long address, without waiting; return None for an address of ordinary length.
 
         Raises:
-            RetryLater: there is none (``overloaded``).
+            RetryLater: there is no room for it (``overloaded``).
         """
         return self.take(len(uri)) if len(uri) > _LONG_ADDRESS else None
 
     def add(self, size: int) -> bool:
-        """Take ``size`` bytes more, or give them back if it is negative; return whether there was room."""
+        """Take ``size`` bytes, or give them back if ``size`` is negative; return whether there was room."""
         with self._changed:
             if size > 0 and not self._fits(size):
                 return False
@@ -71,10 +83,10 @@ class ByteBudget:
 
 
 class Share:
-    """Bytes of a budget that one image holds until it is released, at the latest when nobody knows of it any more."""
+    """Bytes of a budget held for one image until `release`, at the latest when the object is garbage-collected."""
 
     def __init__(self, budget: ByteBudget, size: int) -> None:
-        """Made by `ByteBudget.take`."""
+        """Hold ``size`` bytes that `ByteBudget.take` has already counted."""
         self._budget, self.size = budget, size
 
     def resize(self, size: int) -> bool:

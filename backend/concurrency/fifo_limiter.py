@@ -1,7 +1,7 @@
-"""Lets a few threads through at a time, in the order in which they came.
+"""Limits how many threads run a section at a time, and admits them in the order of arrival.
 
-More threads than cores do not finish sooner together, they only get in each other's way; and among threads that fight
-for the interpreter, or for a `threading.Semaphore`, some go before others that came long before them.
+More threads than cores do not finish sooner together; they only slow each other down. Neither the interpreter lock nor
+`threading.Semaphore` is fair: some threads run before others that arrived long before them.
 """
 
 import math
@@ -15,10 +15,17 @@ from backend.errors import Reason, RetryLater
 
 
 class FifoLimiter:
-    """``with turns:`` waits for its turn; safe from many threads, and not to be entered twice by one."""
+    """A fair semaphore: ``with limiter:`` waits for a slot; one thread must not enter it twice.
+
+    >>> limiter = FifoLimiter(2)
+    >>> with limiter:
+    ...     with limiter.within(0.5):
+    ...         "both slots are taken"
+    'both slots are taken'
+    """
 
     def __init__(self, at_once: int) -> None:
-        """``at_once`` threads, at least one, may be inside."""
+        """Admit ``at_once`` threads, at least one, at a time."""
         if at_once < 1:
             raise ValueError(f"at_once: expected at least 1, got {at_once}")
         self._free = at_once
@@ -26,28 +33,28 @@ class FifoLimiter:
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
-        self._take(math.inf)
+        self._acquire(math.inf)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        self._release()
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Wait for a turn, but no longer than ``seconds``; one that is free is taken however little that is.
+        """Wait for a slot, at most ``seconds``; a free slot is taken however short that is, even zero or negative.
 
         Raises:
-            RetryLater: the turn did not come in time (``budget_exceeded``).
+            RetryLater: no slot became free in time (``budget_exceeded``).
         """
-        if not self._take(seconds):
+        if not self._acquire(seconds):
             raise RetryLater(f"no turn came within {max(0.0, seconds):.1f} s", Reason.BUDGET_EXCEEDED)
         try:
             yield
         finally:
-            self._leave()
+            self._release()
 
-    def _take(self, within_s: float) -> bool:
+    def _acquire(self, within_s: float) -> bool:
         with self._lock:
             if self._free:
                 self._free -= 1
@@ -55,16 +62,16 @@ class FifoLimiter:
             gate = threading.Lock()
             gate.acquire()
             self._waiting.append(gate)
-        # Whoever leaves hands its place over, so nobody slips in between.
+        # A thread that leaves hands its slot to the first in the queue, so that no later one can take it.
         if gate.acquire(timeout=min(max(0.0, within_s), threading.TIMEOUT_MAX)):
             return True
         with self._lock:
             if gate not in self._waiting:
-                return True  # the place was handed over a moment ago
+                return True  # the slot was handed over just before the lock was taken
             self._waiting.remove(gate)
             return False
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().release()

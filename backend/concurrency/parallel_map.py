@@ -1,4 +1,4 @@
-"""A few things in hand at a time: work in threads over what an iterator yields, and outcomes as they come."""
+"""Runs a function over an iterator's items in a few threads, and yields the results as they come."""
 
 import math
 import threading
@@ -11,9 +11,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-LOOK_EVERY_S = 0.25
+POLL_EVERY_S = 0.25
 STOP_WITHIN_S = 10.0
-"""For how long what is in hand is waited for once a run is to stop; everything on a large image may take minutes."""
+"""How long to wait for running items once a run must stop; one item may take minutes on a large image."""
 
 
 def parallel_map(
@@ -24,25 +24,28 @@ def parallel_map(
     on_stop: Callable[[], None] = lambda: None,
     stop_within_s: float = STOP_WITHIN_S,
 ) -> Iterator[R]:
-    """Yield what ``work`` makes of each item, in the order in which it is done.
+    """Yield ``work(item)`` of each item, in the order in which the results are ready.
+
+    >>> sorted(parallel_map([1, 2, 3], lambda number: 10 * number, at_once=2, stop=threading.Event()))
+    [10, 20, 30]
 
     Args:
-        items: taken one by one, and no more of them than are worked on.
-        work: runs in threads of its own.
-        at_once: how many items are in hand at a time.
-        stop: once it is set, no more are taken; what is in hand is finished, if that does not take too long.
-        on_stop: is called when that is noticed, to hurry those who wait.
-        stop_within_s: what takes longer from then on is left to its threads, and comes to nothing.
+        items: read one by one, and only when a thread is free to work on the next one.
+        work: called in other threads.
+        at_once: how many items are worked on at a time.
+        stop: once it is set, no more items are read; running ones are finished within ``stop_within_s``.
+        on_stop: called once when ``stop`` is noticed, to cancel waits inside ``work``.
+        stop_within_s: seconds after which running items are left to their threads and their results are lost.
 
     Raises:
-        Exception: whatever ``items`` or ``work`` raises; what is in hand is finished and yielded first.
+        Exception: the first error that ``items`` or ``work`` raises, after the running items were finished and yielded.
     """
     failure: Exception | None = None
     pending: set[Future[R]] = set()
-    source, is_open, gives_up_at = iter(items), True, math.inf
+    source, is_open, deadline = iter(items), True, math.inf
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="task")
     try:
-        while time.monotonic() < gives_up_at:
+        while time.monotonic() < deadline:
             while is_open and len(pending) < at_once and not stop.is_set():
                 try:
                     pending.add(pool.submit(work, next(source)))
@@ -52,17 +55,17 @@ def parallel_map(
                     failure, is_open = error, False
             if not pending:
                 break
-            if stop.is_set() and gives_up_at == math.inf:
-                gives_up_at = time.monotonic() + stop_within_s
+            if stop.is_set() and deadline == math.inf:
+                deadline = time.monotonic() + stop_within_s
                 on_stop()
-            done, pending = wait(pending, LOOK_EVERY_S, return_when=FIRST_COMPLETED)
+            done, pending = wait(pending, POLL_EVERY_S, return_when=FIRST_COMPLETED)
             for future in done:
                 try:
-                    outcome = future.result()
+                    result = future.result()
                 except Exception as error:  # noqa: BLE001 - likewise
                     failure, is_open = failure or error, False
                 else:
-                    yield outcome
+                    yield result
     finally:
         pool.shutdown(wait=not stop.is_set(), cancel_futures=True)
     if failure is not None:

@@ -1,7 +1,7 @@
-"""Threads that fetch images, the urgent ones first, with places that are spared for those that somebody waits for.
+"""Threads that fetch images by priority; some of them are reserved for images that an annotator waits for.
 
-A fetch may take half a minute, and one that has begun is not given up for another. So bulk work and what is encoded
-ahead never take every place, or a slow server of theirs would make annotators wait who look at other images.
+A fetch may take half a minute, and a running one is not interrupted for another. Bulk work and prefetching therefore
+never use every thread; otherwise one slow server would delay annotators who look at images from other servers.
 """
 
 import heapq
@@ -18,54 +18,63 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Fetch:
-    """A fetch that was asked for; for `PriorityExecutor.promote`."""
+    """A submitted fetch; the argument of `PriorityExecutor.promote`."""
 
     work: Callable[[], None]
     priority: Priority
-    is_taken: bool = False
+    has_started: bool = False
 
 
 class PriorityExecutor:
-    """Does fetches on a few threads, which begin when they are needed; safe from many threads."""
+    """Runs fetches on a few threads, which are started on demand; safe from many threads.
 
-    def __init__(self, at_once: int, reserved: int) -> None:
-        """Start nothing yet.
+    >>> executor = PriorityExecutor(threads=2, reserved=1)
+    >>> fetch = executor.submit(lambda: None, Priority.BULK)
+    >>> executor.promote(fetch, Priority.INTERACTIVE)
+    >>> executor.close()
+    """
+
+    def __init__(self, threads: int, reserved: int) -> None:
+        """Allow ``threads`` fetches at a time.
 
         Args:
-            at_once: how many fetches may run.
-            reserved: how many of those places only `Priority.INTERACTIVE` may take.
+            threads: how many fetches may run at a time.
+            reserved: how many of the threads run only `Priority.INTERACTIVE` fetches.
+
+        Raises:
+            ValueError: ``reserved`` is negative, or leaves no thread for other fetches.
         """
-        if not 0 <= reserved < at_once:
-            raise ValueError(f"spared: expected from 0 to {at_once - 1}, got {reserved}")
-        self._at_once, self._in_background = at_once, at_once - reserved
+        if not 0 <= reserved < threads:
+            raise ValueError(f"reserved: expected from 0 to {threads - 1}, got {reserved}")
+        self._max_threads, self._max_background = threads, threads - reserved
         self._heap: list[tuple[Priority, int, Fetch]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
-        self._background = 0  # that run
+        self._running_background = 0  # how many that are not interactive run now
         self._is_closed = False
 
     def submit(self, work: Callable[[], None], priority: Priority) -> Fetch:
-        """Do ``work`` in its turn; after closing it is dropped."""
+        """Queue ``work`` with a priority; it is dropped if the executor is closed."""
         fetch = Fetch(work, priority)
         with self._changed:
             if not self._is_closed:
                 self._push(fetch)
-                if len(self._threads) < self._at_once:
+                if len(self._threads) < self._max_threads:
                     thread = threading.Thread(target=self._work, name=f"fetch-{len(self._threads)}", daemon=True)
                     self._threads.append(thread)
                     thread.start()
         return fetch
 
     def promote(self, fetch: Fetch, priority: Priority) -> None:
-        """Move a fetch forward if it still waits."""
+        """Raise the priority of a fetch that has not started yet."""
         with self._changed:
-            if priority < fetch.priority and not fetch.is_taken and not self._is_closed:
+            if priority < fetch.priority and not fetch.has_started and not self._is_closed:
                 fetch.priority = priority
-                self._push(fetch)  # its old place in the heap is passed over when it comes up
+                self._push(fetch)  # the older heap entry is skipped when it is popped
 
     def close(self) -> None:
-        """Drop what waits, finish what runs, and end the threads."""
+        """Drop waiting fetches, wait for the running ones, and end the threads."""
         with self._changed:
             self._is_closed = True
             self._heap.clear()
@@ -82,31 +91,35 @@ class PriorityExecutor:
             is_background = fetch.priority is not Priority.INTERACTIVE
             try:
                 fetch.work()
-            except Exception:  # the thread outlives any defect
+            except Exception:  # a defect must not end the thread
                 logger.exception("event=fetch_defect")
             with self._changed:
-                self._background -= is_background
+                self._running_background -= is_background
                 self._changed.notify_all()
 
     def _next(self) -> Fetch | None:
-        """Return the most urgent fetch that there is a place for, waiting for one; None when closed."""
+        """Return the most urgent fetch that may run now, waiting for one; None when closed."""
         with self._changed:
             while not self._is_closed:
                 fetch = self._first()
                 if fetch is not None:
-                    fetch.is_taken = True
-                    self._background += fetch.priority is not Priority.INTERACTIVE
+                    fetch.has_started = True
+                    self._running_background += fetch.priority is not Priority.INTERACTIVE
                     return fetch
                 self._changed.wait()
             return None
 
     def _first(self) -> Fetch | None:
-        """Take the most urgent fetch off the heap, None where there is none or no place for it."""
+        """Pop the most urgent fetch; return None if there is none, or only the reserved threads are free for it."""
         while self._heap:
             priority, _, fetch = self._heap[0]
-            if not fetch.is_taken and priority is not Priority.INTERACTIVE and self._background >= self._in_background:
+            if (
+                not fetch.has_started
+                and priority is not Priority.INTERACTIVE
+                and self._running_background >= self._max_background
+            ):
                 return None
             heapq.heappop(self._heap)
-            if not fetch.is_taken:
+            if not fetch.has_started:
                 return fetch
         return None

@@ -1,6 +1,6 @@
-"""Sees calls through outages: tried again, ever less often, until they succeed, somebody says stop, or time is up.
+"""Retries a call with backoff during an outage, until it succeeds, the run stops, or time is up.
 
-A service answers at once that something is away; a run over a whole project rather waits until it is back.
+The service reports an outage to its client at once; a run over a whole project waits until the outage is over.
 """
 
 import logging
@@ -19,12 +19,12 @@ T = TypeVar("T")
 LASTS_S = 600.0
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 5.0
-TOLD_EVERY_S = 60.0
+LOG_EVERY_S = 60.0
 ATTEMPTS = 3
-"""How often what may be wrong with one image alone is tried."""
+"""How often a call is tried whose error may concern one image only."""
 
 BETWEEN_ATTEMPTS_S = 4.0
-"""Longer than a passing failure of an image is remembered, see `backend.embeddings.content_index`."""
+"""Longer than a transient failure of an image is cached, see `backend.embeddings.content_index`."""
 
 OUTAGES = frozenset(
     (
@@ -36,22 +36,27 @@ OUTAGES = frozenset(
         Reason.BUDGET_EXCEEDED,
     )
 )
-"""What goes wrong for everything at once, and passes."""
+"""Reasons that concern all images at once, and are transient."""
 
 
 class Stopped(RetryLater):
-    """The run is to end; what has not begun is left for the next one."""
+    """The run must end; work that has not begun is left for the next run."""
 
     def __init__(self) -> None:
         super().__init__("the run was stopped", Reason.SUPERSEDED)
 
 
 class OutageError(RetryLater):
-    """Something has been away for longer than patience lasts."""
+    """An outage has lasted longer than `OutageRetry` waits."""
 
 
 class OutageRetry:
-    """Repeats calls for as long as it lasts; safe from many threads."""
+    """Repeats calls during an outage; safe from many threads.
+
+    >>> retry = OutageRetry(threading.Event())
+    >>> retry.call(lambda: "done")
+    'done'
+    """
 
     def __init__(
         self,
@@ -62,53 +67,54 @@ class OutageRetry:
         between_attempts_s: float = BETWEEN_ATTEMPTS_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Wait for nothing yet.
+        """Retry until ``stop`` is set or an outage has lasted ``lasts_s``.
 
         Args:
-            stop: is set when the run is to end; whoever waits then stops waiting.
-            lasts_s: for how long an outage is waited for.
-            first_wait_s: about how long to wait before the second try; every further wait is twice as long.
+            stop: set when the run must end; it also interrupts waits.
+            lasts_s: how long to wait for the end of an outage.
+            first_wait_s: about how long to wait before the second try; each further wait is twice as long, up to
+                `LONGEST_WAIT_S`.
             between_attempts_s: how long to wait before an image is tried again.
             clock: seconds, monotonic.
         """
         self._stop, self._lasts_s, self._first_wait_s, self._clock = stop, lasts_s, first_wait_s, clock
         self._between_attempts_s = between_attempts_s
-        self._lock, self._told_at = threading.Lock(), float("-inf")
+        self._lock, self._logged_at = threading.Lock(), float("-inf")
 
     def call(self, work: Callable[[], T]) -> T:
-        """Return what ``work`` returns, after however many tries; the first is made in any case.
+        """Return what ``work`` returns, retrying during outages; the first try is made even if ``stop`` is set.
 
         Raises:
-            Stopped: the run is to end, and there is something to wait for.
-            OutageError: it has failed for too long with a reason that is one of `OUTAGES`.
-            BackendError: whatever else ``work`` raises.
+            Stopped: the run must end, and the call would have to be retried.
+            OutageError: ``work`` has failed for ``lasts_s`` with a reason that is one of `OUTAGES`.
+            BackendError: any other error that ``work`` raises.
         """
-        wait_s, since = self._first_wait_s, float("inf")
+        wait_s, failing_since = self._first_wait_s, float("inf")
         while True:
             try:
                 return work()
             except RetryLater as error:
                 if error.reason not in OUTAGES:
                     raise
-                since = min(since, self._clock())
-                if self._clock() - since >= self._lasts_s:
-                    raise OutageError(f"for {_span(self._lasts_s)}: {error}", error.reason) from error
-                asked_s = min(error.retry_after_s or 0.0, self._lasts_s)
-                self._tell(error)
-            self._pause(max(asked_s, wait_s * random.uniform(0.5, 1.0)))  # noqa: S311 - so that not all come back at once
+                failing_since = min(failing_since, self._clock())
+                if self._clock() - failing_since >= self._lasts_s:
+                    raise OutageError(f"for {_format_seconds(self._lasts_s)}: {error}", error.reason) from error
+                requested_s = min(error.retry_after_s or 0.0, self._lasts_s)
+                self._log_outage(error)
+            self._sleep(max(requested_s, wait_s * random.uniform(0.5, 1.0)))  # noqa: S311 - spreads the retries of many threads
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def call_for_image(self, work: Callable[[], T], look: Callable[[], object]) -> T:
-        """Return what ``work`` about one image returns: outages are waited for, its own failures tried a few times.
+        """Return what ``work`` about one image returns, retrying outages with `call` and other failures a few times.
 
         Args:
             work: fetches an image, among other things.
-            look: asks Label Studio for something; an image cannot be fetched while that is away.
+            look: makes a request to Label Studio, since no image can be fetched from it during an outage.
 
         Raises:
-            Stopped: the run is to end.
-            OutageError: something has been away for too long.
-            BackendError: it cannot be done.
+            Stopped: the run must end.
+            OutageError: an outage has lasted too long.
+            BackendError: the last of `ATTEMPTS` tries failed, or a try failed for good.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -118,7 +124,7 @@ class OutageRetry:
             except RetryLater:
                 if attempt == ATTEMPTS:
                     raise
-            self._pause(self._between_attempts_s)
+            self._sleep(self._between_attempts_s)
             self.call(look)
         raise AssertionError("the last attempt returns or raises")
 
@@ -126,23 +132,23 @@ class OutageRetry:
         """Return if the run goes on.
 
         Raises:
-            Stopped: it is to end.
+            Stopped: the run must end.
         """
         if self._stop.is_set():
             raise Stopped
 
-    def _tell(self, error: RetryLater) -> None:
-        """Note an outage in the log, now and then while it lasts."""
+    def _log_outage(self, error: RetryLater) -> None:
+        """Log an outage, at most once in `LOG_EVERY_S`."""
         with self._lock:
-            if self._clock() - self._told_at < TOLD_EVERY_S:
+            if self._clock() - self._logged_at < LOG_EVERY_S:
                 return
-            self._told_at = self._clock()
+            self._logged_at = self._clock()
         logger.warning("event=waiting reason=%s detail=%r", error.reason, str(error))
 
-    def _pause(self, seconds: float) -> None:
+    def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Stopped
 
 
-def _span(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

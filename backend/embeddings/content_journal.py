@@ -1,8 +1,8 @@
-"""What lay behind which address, kept in a file from one run to the next, so that a rerun downloads little.
+"""A file with the content last seen at each address, kept between runs so that a rerun downloads little.
 
-`backend.embeddings.content_index` remembers the same for minutes, in memory; whoever goes through a whole project again
-after a day wants to know of yesterday's contents. What never changes needs no asking, of the rest the server is asked
-whether it has changed. A line that cannot be read counts as missing, and so does the whole file.
+`backend.embeddings.content_index` keeps the same for minutes, in memory; a second run over a whole project, a day
+later, needs the records of the first. Contents that never change are used without a request; for the others the server
+is asked whether they changed. A line or a file that cannot be read counts as missing.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """What lay behind an address.
+    """The content last seen at an address.
 
     Attributes:
         digest: sha256 of the image file, in hex.
-        version: what its server said of it.
-        immutable: whether it never changes.
+        version: HTTP validators that the server sent with it.
+        immutable: whether the content at the address never changes.
     """
 
     digest: str
@@ -43,27 +43,31 @@ class _Line(msgspec.Struct, omit_defaults=True):
 
 
 class ContentJournal:
-    """Addresses and their contents; safe from many threads, and several processes may write to one file."""
+    """Addresses and their contents; safe from many threads, and several processes may write to one file.
+
+    >>> ContentJournal(Path("missing.jsonl"), "http://localhost:8080").get(("project 1", "ab" * 32)) is None
+    True
+    """
 
     def __init__(self, path: Path, owner: str) -> None:
-        """Read nothing yet.
+        """Use the file at ``path``, which is read at the first call and created at the first write.
 
         Args:
-            path: the file; made when there is something to write.
-            owner: address of the Label Studio whose projects are meant.
+            path: the file.
+            owner: address of the Label Studio that the projects belong to.
         """
         self._path, self._owner = path, owner
         self._entries: dict[str, Entry] | None = None
         self._lock = threading.Lock()
 
-    def get(self, place: SourceKey) -> Entry | None:
-        """Return what lay behind an address."""
+    def get(self, address_key: SourceKey) -> Entry | None:
+        """Return the content last seen at an address, None if there is none."""
         with self._lock:
-            return self._read().get(self._name(place))
+            return self._read().get(self._name(address_key))
 
-    def put(self, place: SourceKey, entry: Entry) -> None:
-        """Note what lies behind an address; forgotten without an error where the file cannot be written."""
-        name = self._name(place)
+    def put(self, address_key: SourceKey, entry: Entry) -> None:
+        """Store the content of an address; if the file cannot be written, log it and keep the entry for this run."""
+        name = self._name(address_key)
         with self._lock:
             entries = self._read()
             if entries.get(name) == entry:
@@ -86,12 +90,12 @@ class ContentJournal:
                 lines = []
             for line in lines:
                 try:
-                    found = msgspec.json.decode(line, type=_Line)
+                    parsed = msgspec.json.decode(line, type=_Line)
                 except (msgspec.MsgspecError, UnicodeDecodeError):
-                    continue  # the last one of a run that was killed
-                version = Validators(found.etag, found.last_modified)
-                self._entries[found.place] = Entry(found.digest, version, found.immutable)
+                    continue  # e.g. the last line of a run that was killed
+                version = Validators(parsed.etag, parsed.last_modified)
+                self._entries[parsed.place] = Entry(parsed.digest, version, parsed.immutable)
         return self._entries
 
-    def _name(self, place: SourceKey) -> str:
-        return hashlib.sha256("\n".join((self._owner, *place)).encode()).hexdigest()[:32]
+    def _name(self, address_key: SourceKey) -> str:
+        return hashlib.sha256("\n".join((self._owner, *address_key)).encode()).hexdigest()[:32]

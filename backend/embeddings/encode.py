@@ -1,4 +1,4 @@
-"""From an image file to its embedding, as every cache keeps it; whatever fails on the way gets a reason."""
+"""From an image file to its embedding, rounded as every cache stores it; every failure gets a `Reason`."""
 
 import gc
 import logging
@@ -37,7 +37,7 @@ class Stopwatch(Protocol):
     """Times and counts the work; see `backend.metrics.Metrics`."""
 
     def record_lookup(self, tier: str, /) -> None:
-        """Count where an embedding was found; ``miss`` is one that has to be made."""
+        """Count a look-up by the cache that had the embedding; ``miss`` if it has to be encoded."""
         ...
 
     def stage(self, name: str, /) -> AbstractContextManager[None]:
@@ -49,16 +49,16 @@ def encode(encoder: Encoder, data: bytes, key: EmbeddingKey, limits: decode.Limi
     """Return the embedding of an image file.
 
     Args:
-        encoder: of the model that the key names.
+        encoder: encoder of the model that the key names.
         data: the file.
-        key: what the embedding will be kept as.
-        limits: of the image.
+        key: the key under which the embedding will be stored; its ``dtype`` is the number format.
+        limits: limits on the size of an image.
         stopwatch: times ``decode_image`` and ``encode``, and counts a ``miss``.
 
     Raises:
         ImageError: the file cannot be read.
         RetryLater: memory ran out, twice.
-        BackendError: anything else; a defect, or an encoder of another model.
+        BackendError: the encoder is of another model (``model_not_ready``), or has a defect (``encode_failed``).
     """
     if encoder.model_version != key.model_version:
         raise BackendError(
@@ -71,7 +71,7 @@ def encode(encoder: Encoder, data: bytes, key: EmbeddingKey, limits: decode.Limi
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        gc.collect()  # once more with what the failed try held given back
+        gc.collect()  # try again, after the memory of the failed try is freed
         return _encode(encoder, data, key, limits, stopwatch)
     except BackendError:
         raise
@@ -83,16 +83,20 @@ def encode(encoder: Encoder, data: bytes, key: EmbeddingKey, limits: decode.Limi
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, the device's or the machine's; Paddle has no type of its own for that."""
+    """Whether the device or the machine ran out of memory; Paddle raises no specific type for that.
+
+    >>> is_out_of_memory(RuntimeError("ResourceExhaustedError: Out of memory error on GPU 0"))
+    True
+    """
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY)
 
 
 def _encode(encoder: Encoder, data: bytes, key: EmbeddingKey, limits: decode.Limits, stopwatch: Stopwatch) -> Embedding:
     with stopwatch.stage("decode_image"):
-        picture = decode.decode(data, limits)
+        image = decode.decode(data, limits)
     with stopwatch.stage("encode"):
-        embedding = encoder.encode(picture.pixels)
+        embedding = encoder.encode(image.pixels)
     embedding = replace(
-        embedding, original_size=picture.original_size, other_orientation=picture.other_orientation
-    )  # it may have been decoded smaller
+        embedding, original_size=image.original_size, other_orientation=image.other_orientation
+    )  # the image may have been decoded at a reduced size
     return rounded(embedding, key.dtype)

@@ -1,4 +1,4 @@
-"""One thread that owns a device's encoder: images go in by priority, embeddings come out, once per content."""
+"""One thread that owns a device's encoder: it encodes images by priority, each content once."""
 
 import heapq
 import itertools
@@ -28,20 +28,20 @@ class _Job:
     priority: Priority
     share: Share | None = None
     future: "Future[Embedding]" = field(default_factory=Future)
-    is_taken: bool = False
+    has_started: bool = False
 
     def drop_file(self) -> None:
-        """Forget the file; the heap may still hold the job's earlier places."""
+        """Free the file; the heap may hold older entries of this job."""
         self.data = b""
         if self.share is not None:
             self.share.release()
 
 
 class EncoderThread:
-    """Encodes images one at a time, the urgent ones first, each content once however often it is asked for.
+    """Encodes images one at a time, the most urgent first; concurrent requests for one content share one encode.
 
     Attributes:
-        failure: why the encoder could not be loaded; empty when it could, or has not been tried.
+        failure: why the encoder could not be loaded; empty if it was loaded, or if loading has not been tried.
     """
 
     def __init__(
@@ -51,12 +51,13 @@ class EncoderThread:
         limits: decode.Limits,
         stopwatch: Stopwatch,
     ) -> None:
-        """Load nothing yet.
+        """Encode with the encoder that ``load`` returns, on a thread that `start` begins.
 
         Args:
-            load: returns the encoder; called on the queue's own thread, so that nobody waits who need not.
-            store: where embeddings go.
-            limits: of the images.
+            load: returns the encoder; called on the encoder's own thread, so that requests for cached images do not
+                wait for it.
+            store: receives the embeddings.
+            limits: limits on the size of an image.
             stopwatch: times ``decode_image`` and ``encode``.
         """
         self._load, self._store, self._limits, self._stopwatch = load, store, limits, stopwatch
@@ -75,11 +76,11 @@ class EncoderThread:
         return self._encoder is not None
 
     def __len__(self) -> int:
-        """How many images wait or are being encoded."""
+        """Number of images that wait or are being encoded."""
         return len(self._jobs)
 
     def start(self) -> None:
-        """Begin loading the encoder, in the background; the second call does nothing."""
+        """Begin loading the encoder in the background; a second call does nothing."""
         with self._changed:
             if self._thread is None and not self._is_closed:
                 self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
@@ -88,10 +89,10 @@ class EncoderThread:
     def submit(
         self, key: EmbeddingKey, data: bytes, priority: Priority, share: Share | None = None
     ) -> "Future[Embedding]":
-        """Return the embedding to come of an image file; the one already on its way, if there is one.
+        """Return a future of an image file's embedding; the existing one if the content is already queued.
 
-        The future fails with a `BackendError` and nothing else. ``share``, of the memory for files, is released as soon
-        as the file is no longer needed.
+        The future fails only with a `BackendError`. ``share``, a part of the memory budget for files, is released as
+        soon as the file is no longer needed.
         """
         with self._changed:
             job = self._jobs.get(key)
@@ -110,32 +111,32 @@ class EncoderThread:
             return job.future
 
     def promote(self, key: EmbeddingKey, priority: Priority) -> None:
-        """Move an image forward if it still waits."""
+        """Raise the priority of an image that is not being encoded yet."""
         with self._changed:
             job = self._jobs.get(key)
             if job is not None:
                 self._promote(job, priority)
 
     def close(self) -> None:
-        """Finish the image in hand, fail the others, and let the thread end; nobody waits for an encoder to load."""
+        """Finish the current image, fail the waiting ones, and end the thread; do not wait for an encoder to load."""
         with self._changed:
             self._is_closed = True
-            waiting = [job for job in self._jobs.values() if not job.is_taken]
+            waiting = [job for job in self._jobs.values() if not job.has_started]
             for job in waiting:
-                job.is_taken = True
+                job.has_started = True
                 del self._jobs[job.key]
-            has_image_in_hand = bool(self._jobs)
+            is_encoding = bool(self._jobs)
             self._changed.notify_all()
         for job in waiting:
             job.drop_file()
-            _settle(job.future, _stopping())
-        if self._thread is not None and (has_image_in_hand or self.is_ready):
+            _resolve(job.future, _stopping())
+        if self._thread is not None and (is_encoding or self.is_ready):
             self._thread.join()
 
     def _promote(self, job: _Job, priority: Priority) -> None:
-        if priority < job.priority and not job.is_taken:
+        if priority < job.priority and not job.has_started:
             job.priority = priority
-            self._push(job)  # its old place in the heap is passed over when it comes up
+            self._push(job)  # the older heap entry is skipped when it is popped
 
     def _push(self, job: _Job) -> None:
         heapq.heappush(self._heap, (job.priority, next(self._order), job))
@@ -147,8 +148,8 @@ class EncoderThread:
             while True:
                 while self._heap:
                     job = heapq.heappop(self._heap)[2]
-                    if not job.is_taken:
-                        job.is_taken = True
+                    if not job.has_started:
+                        job.has_started = True
                         return job
                 if self._is_closed:
                     return None
@@ -157,24 +158,24 @@ class EncoderThread:
     def _work(self) -> None:
         self._try_to_load()
         while (job := self._next()) is not None:
-            outcome = self._outcome(job)
+            outcome = self._run(job)
             with self._changed:
                 del self._jobs[job.key]
             job.drop_file()
-            _settle(job.future, outcome)
+            _resolve(job.future, outcome)
 
     def _try_to_load(self) -> BackendError | None:
-        """Load the encoder; return why it cannot be, None if it is there."""
+        """Load the encoder; return the error if that fails, None if it succeeds."""
         try:
             self._encoder = self._load()
-        except Exception as error:  # noqa: BLE001 - whatever it is, clicks get a reason and the next one tries again
+        except Exception as error:  # noqa: BLE001 - any error becomes a reason, and the next image tries again
             self.failure = str(error) or type(error).__name__
             logger.error("event=encoder_not_loaded detail=%r", self.failure)
             return BackendError(f"the encoder cannot be loaded: {error}", Reason.MODEL_NOT_READY)
         self.failure = ""
         return None
 
-    def _outcome(self, job: _Job) -> Embedding | BackendError:
+    def _run(self, job: _Job) -> Embedding | BackendError:
         if self._encoder is None:
             failure = self._try_to_load()
             if failure is not None:
@@ -183,36 +184,36 @@ class EncoderThread:
             return self._encode(job)
         except BackendError as error:
             return error
-        except Exception as error:  # the thread outlives any defect, and its waiters learn the reason
+        except Exception as error:  # a defect must not end the thread; the waiting requests get its text
             logger.exception("event=encode_defect image=%s", job.key.digest[:12])
             return BackendError(f"internal error: {error}")
 
     def _encode(self, job: _Job) -> Embedding:
         assert self._encoder is not None
-        held = self._store.get(job.key)
-        if held is not None:  # made since it was asked for, here or by another process
-            return held
+        cached = self._store.get(job.key)
+        if cached is not None:  # encoded since it was submitted, here or by another process
+            return cached
         start = time.perf_counter()
         embedding = encode.encode(self._encoder, job.data, job.key, self._limits, self._stopwatch)
         self._store.put(job.key, embedding)
-        took = round((time.perf_counter() - start) * 1000)
+        took_ms = round((time.perf_counter() - start) * 1000)
         logger.info(
             "image encoded: image=%s priority=%s ms=%d event=encoded",
             job.key.digest[:12],
             job.priority.name.lower(),
-            took,
+            took_ms,
         )
         return embedding
 
 
-def _settle(future: "Future[Embedding]", outcome: Embedding | BackendError) -> None:
+def _resolve(future: "Future[Embedding]", outcome: Embedding | BackendError) -> None:
     try:
         if isinstance(outcome, BackendError):
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
     except InvalidStateError:
-        pass  # somebody cancelled it
+        pass  # it was cancelled
 
 
 def _stopping() -> RetryLater:

@@ -1,9 +1,9 @@
-"""From an image's address to its embedding: cached, fetched and encoded once however many ask, within a time.
+"""From an image's address to its embedding: cached, fetched once and encoded once for all requests, with a deadline.
 
-`LocalEmbeddings` does it all in this process. A warm click costs two look-ups: which content lies behind the address,
-and that content's embedding. Otherwise the image is fetched in the background and encoded, each in its turn: what
-somebody waits for at a screen goes first. Every click on it waits for the same fetch and the same encode. A click that
-cannot wait any longer leaves; the work goes on.
+`LocalEmbeddings` does all of it in this process. A click on a cached image costs two look-ups: the content at the
+address, and the embedding of that content. Otherwise the image is fetched in the background and then encoded, both by
+priority, images that an annotator waits for first. All clicks on it wait for the same fetch and the same encode. A
+click whose deadline passes gets an error; the work goes on.
 """
 
 import logging
@@ -34,59 +34,67 @@ logger = logging.getLogger(__name__)
 
 FETCHERS = 8
 SPARED = 3
-"""How many of the fetchers are kept for images that somebody waits for at a screen."""
+"""Number of the fetchers that are reserved for images that an annotator waits for."""
 
 RECHECKS = 2
 
 
 class Embeddings(Protocol):
-    """Where the segmenter gets embeddings from."""
+    """Supplies embeddings to the segmentation service."""
 
     def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
         """Return the embedding of an image.
 
         Args:
             ref: the image.
-            deadline_s: seconds from now by which it must be there.
-            priority: whose turn comes first.
+            deadline_s: how long to wait, in seconds from now.
+            priority: its place in the queues of fetches and encodes, if the image is not cached.
 
         Raises:
             ImageError: the image cannot be segmented.
             AccessError: it may not be fetched.
-            RetryLater: time ran out (``budget_exceeded``; the work goes on), or something failed that may pass.
+            RetryLater: time ran out (``budget_exceeded``; the work goes on), or a transient failure occurred.
         """
         ...
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
-        """Return the embedding of an image if that takes neither download nor encode; begins none, never raises."""
+        """Return the embedding of an image if it is cached, else None; starts no download or encode, never raises."""
         ...
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
-        """Encode images when nothing more urgent is to do; returns at once and never raises."""
+        """Encode images in the background, after all interactive requests; returns at once and never raises."""
         ...
 
 
 class Source(Protocol):
     """Fetches image files; see `backend.images.fetch.ImageSource`."""
 
-    def fetch(self, ref: ImageRef, known: Validators | None = None, /) -> Fetched | None:
-        """Return the file, None if it is still the known one."""
+    def fetch(self, ref: ImageRef, cached: Validators | None = None, /) -> Fetched | None:
+        """Return the file, None if it is unchanged since the ``cached`` validators."""
         ...
 
 
 @dataclass
-class _Flight:
-    """One image on its way, with everybody who waits for it."""
+class _PendingImage:
+    """An image that is being fetched or encoded, and the future that its requests wait for.
+
+    Attributes:
+        priority: the most urgent one of its requests.
+        fetch: the submitted fetch.
+        key: set once the file was fetched and handed to the encoder.
+        address_share: bytes held for a long ``data:`` address.
+        future: resolved with the embedding or the error.
+    """
 
     priority: Priority
     fetch: Fetch | None = None
     key: EmbeddingKey | None = None
-    address: Share | None = None
+    address_share: Share | None = None
     future: "Future[Embedding]" = field(default_factory=Future)
 
 
 class LocalEmbeddings:
-    """Embeddings made in this process; safe from many threads."""
+    """Makes embeddings in this process; safe from many threads."""
 
     def __init__(
         self,
@@ -100,26 +108,26 @@ class LocalEmbeddings:
         dtype: Dtype = "float16",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start nothing yet.
+        """Connect source, encoder and store; `start` begins the threads.
 
         Args:
-            source: where image files come from.
-            load_encoder: returns the encoder; called once, in the background.
-            model_version: of the encoder that will be loaded.
-            store: where embeddings are kept.
-            observer: is told what happens.
-            limits: of the images.
-            dtype: what embeddings are stored as.
-            clock: seconds, monotonic; for how long things are remembered.
+            source: fetches image files.
+            load_encoder: returns the encoder; called in the background, and again after a failure.
+            model_version: name and digest of the weights of the encoder that will be loaded.
+            store: keeps the embeddings.
+            observer: counts and times the work.
+            limits: limits on the size of an image.
+            dtype: number format of the stored embeddings.
+            clock: seconds, monotonic; measures the age of content records.
         """
         self._source, self._store, self._observer = source, store, observer
         self._model_version, self._dtype, self._limits = model_version, dtype, limits or decode.Limits()
-        self._queue = EncoderThread(load_encoder, store, self._limits, observer)
+        self._encoder = EncoderThread(load_encoder, store, self._limits, observer)
         self._contents = ContentIndex(clock)
         self._fetchers = PriorityExecutor(FETCHERS, SPARED)
-        self._flights: dict[SourceKey, _Flight] = {}
-        self._asking: set[SourceKey] = set()
-        self._ahead = Prefetcher(self._encode_ahead)
+        self._pending: dict[SourceKey, _PendingImage] = {}
+        self._revalidating: set[SourceKey] = set()
+        self._prefetcher = Prefetcher(self._prefetch)
         self._addresses = ByteBudget(ADDRESSES_BYTES)
         self._lock = threading.Lock()
         self._is_closed = False
@@ -127,184 +135,187 @@ class LocalEmbeddings:
     @property
     def is_ready(self) -> bool:
         """Whether the encoder is loaded."""
-        return self._queue.is_ready
+        return self._encoder.is_ready
 
     @property
     def failure(self) -> str:
-        """Why the encoder could not be loaded; empty when it could, or has not been tried."""
-        return self._queue.failure
+        """Why the encoder could not be loaded; empty if it was loaded, or if loading has not been tried."""
+        return self._encoder.failure
 
     @property
     def encoding(self) -> int:
-        """How many images wait for the encoder or are in it."""
-        return len(self._queue)
+        """Number of images that wait for the encoder or are being encoded."""
+        return len(self._encoder)
 
     @property
     def ahead(self) -> int:
-        """How many images wait to be encoded ahead."""
-        return len(self._ahead)
+        """Number of images that wait to be prefetched."""
+        return len(self._prefetcher)
 
     def start(self) -> None:
-        """Begin loading the encoder; after a fork, not before. Done by the first request otherwise."""
-        self._queue.start()
-        self._ahead.start()
+        """Begin loading the encoder; call it after a fork, not before. The first request calls it too."""
+        self._encoder.start()
+        self._prefetcher.start()
 
     def close(self) -> None:
-        """Finish the image in hand, let everybody else go, and end the threads."""
+        """Finish the current image, fail all other requests, and end the threads."""
         with self._lock:
             self._is_closed = True
         self._fetchers.close()
-        self._queue.close()
-        for place, flight in list(self._flights.items()):  # those whose fetch had not begun
-            self._settle(place, flight, RetryLater("the service is stopping", Reason.MODEL_NOT_READY))
-        self._ahead.close()
+        self._encoder.close()
+        for address_key, pending in list(self._pending.items()):  # images whose fetch has not begun
+            self._finish(address_key, pending, RetryLater("the service is stopping", Reason.MODEL_NOT_READY))
+        self._prefetcher.close()
 
     def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
         """Return the embedding of an image; see `Embeddings.get`."""
-        place = source_key(ref)
-        found = self._warm(ref, place)
-        if found is not None:
-            return found
-        future = self._join(ref, place, priority)
+        address_key = source_key(ref)
+        cached = self._get_cached(ref, address_key)
+        if cached is not None:
+            return cached
+        future = self._join(ref, address_key, priority)
         return wait_for(future, deadline_s, self._observer)
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
-        """Return the embedding of an image if it is there; see `Embeddings.peek`."""
-        return self._warm(ref, source_key(ref))
+        """Return the embedding of an image if it is cached; see `Embeddings.peek`."""
+        return self._get_cached(ref, source_key(ref))
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
-        """Encode images when nothing more urgent is to do: the newest call's first, in their order."""
+        """Encode images when no more urgent work waits: those of the newest call first, in their order."""
         self.start()
-        self._ahead.add(refs)
+        self._prefetcher.add(refs)
 
     def _key(self, digest: str) -> EmbeddingKey:
         return EmbeddingKey(digest, self._model_version, self._dtype)
 
-    def _warm(self, ref: ImageRef, place: SourceKey) -> Embedding | None:
-        """Return the embedding if it takes neither a download nor an encode."""
-        content = self._contents.get(place)
-        if content is None or not self._contents.is_stale_usable(content):
+    def _get_cached(self, ref: ImageRef, address_key: SourceKey) -> Embedding | None:
+        """Return the embedding if it needs no download and no encode; revalidate a stale one in the background."""
+        record = self._contents.get(address_key)
+        if record is None or not self._contents.is_stale_usable(record):
             return None
-        found = self._store.get(self._key(content.digest))
-        if found is not None and not self._contents.is_fresh(content):
-            self._revalidate(ref, place, content)
-        return found
+        cached = self._store.get(self._key(record.digest))
+        if cached is not None and not self._contents.is_fresh(record):
+            self._revalidate(ref, address_key, record)
+        return cached
 
-    def _join(self, ref: ImageRef, place: SourceKey, priority: Priority) -> "Future[Embedding]":
-        """Return the embedding on its way; set it on its way if nobody has."""
+    def _join(self, ref: ImageRef, address_key: SourceKey, priority: Priority) -> "Future[Embedding]":
+        """Return the future of an image's embedding; submit the fetch if the image is not pending yet."""
         self.start()
         with self._lock:
-            failure = self._contents.failure(place)
+            failure = self._contents.failure(address_key)
             if failure is not None:
                 raise failure
-            flight = self._flights.get(place)
-            if flight is not None:
+            pending = self._pending.get(address_key)
+            if pending is not None:
                 self._observer.shared()
-                flight.priority = min(flight.priority, priority)
-                if flight.fetch is not None:
-                    self._fetchers.promote(flight.fetch, priority)
-                if flight.key is not None:
-                    self._queue.promote(flight.key, priority)
-                return flight.future
+                pending.priority = min(pending.priority, priority)
+                if pending.fetch is not None:
+                    self._fetchers.promote(pending.fetch, priority)
+                if pending.key is not None:
+                    self._encoder.promote(pending.key, priority)
+                return pending.future
             if self._is_closed:
                 raise RetryLater("the service is stopping", Reason.MODEL_NOT_READY)
-            flight = self._flights[place] = _Flight(priority, address=self._addresses.take_address(ref.uri))
-            flight.fetch = self._fetchers.submit(partial(self._fly, ref, place, flight), priority)
-            return flight.future
+            address_share = self._addresses.take_address(ref.uri)
+            pending = self._pending[address_key] = _PendingImage(priority, address_share=address_share)
+            pending.fetch = self._fetchers.submit(partial(self._fetch_and_submit, ref, address_key, pending), priority)
+            return pending.future
 
-    def _fly(self, ref: ImageRef, place: SourceKey, flight: _Flight) -> None:
-        """Fetch an image and hand it to the encoder; whatever happens, the flight gets its end."""
+    def _fetch_and_submit(self, ref: ImageRef, address_key: SourceKey, pending: _PendingImage) -> None:
+        """Fetch an image and hand it to the encoder; every outcome, also a defect, resolves the future."""
         try:
-            outcome = self._fetched(ref, place, flight)
+            outcome = self._fetch(ref, address_key, pending)
         except BackendError as error:
             outcome = error
         except Exception as error:  # a defect must not leave clicks waiting
             logger.exception("event=fetch_defect project=%s task=%s", ref.project_id, ref.task_id)
             outcome = BackendError(f"internal error: {error}")
         if isinstance(outcome, Future):
-            outcome.add_done_callback(lambda done: self._settle(place, flight, done.exception() or done.result()))
+            outcome.add_done_callback(
+                lambda done: self._finish(address_key, pending, done.exception() or done.result())
+            )
         else:
-            self._settle(place, flight, outcome)
+            self._finish(address_key, pending, outcome)
 
-    def _fetched(
-        self, ref: ImageRef, place: SourceKey, flight: _Flight
+    def _fetch(
+        self, ref: ImageRef, address_key: SourceKey, pending: _PendingImage
     ) -> "Embedding | Future[Embedding] | BackendError":
-        content = self._contents.get(place)
-        held = self._store.get(self._key(content.digest)) if content is not None else None
-        known = content.version if content is not None and held is not None else None
+        record = self._contents.get(address_key)
+        cached = self._store.get(self._key(record.digest)) if record is not None else None
+        validators = record.version if record is not None and cached is not None else None
         with self._observer.stage("fetch"):
-            fetched = self._source.fetch(ref, known)
+            fetched = self._source.fetch(ref, validators)
         if fetched is None:
-            assert held is not None
-            self._contents.confirm(place)
-            return held
+            assert cached is not None
+            self._contents.mark_fresh(address_key)
+            return cached
         try:
-            key = self._note(place, fetched)
-            held = self._store.get(key)
-            if held is not None:
+            key = self._record_content(address_key, fetched)
+            cached = self._store.get(key)
+            if cached is not None:
                 fetched.release()
-                return held
+                return cached
             with self._lock:
-                flight.key = key
-                return self._queue.submit(key, fetched.data, flight.priority, fetched.share)
+                pending.key = key
+                return self._encoder.submit(key, fetched.data, pending.priority, fetched.share)
         except BaseException:
             fetched.release()
             raise
 
-    def _note(self, place: SourceKey, fetched: Fetched) -> EmbeddingKey:
-        """Remember what lies behind an address, if it is an image at all."""
+    def _record_content(self, address_key: SourceKey, fetched: Fetched) -> EmbeddingKey:
+        """Check that the file is an image, store the content of its address, and return the embedding's key."""
         decode.check(fetched.data, self._limits)
         digest = decode.digest(fetched.data)
-        self._contents.put(place, digest, fetched.version, immutable=fetched.immutable)
+        self._contents.put(address_key, digest, fetched.version, immutable=fetched.immutable)
         return self._key(digest)
 
-    def _settle(self, place: SourceKey, flight: _Flight, outcome: "Embedding | BaseException") -> None:
+    def _finish(self, address_key: SourceKey, pending: _PendingImage, outcome: "Embedding | BaseException") -> None:
         with self._lock:
-            self._flights.pop(place, None)
+            self._pending.pop(address_key, None)
             if isinstance(outcome, BackendError):
-                self._contents.fail(place, outcome)
-        if flight.address is not None:
-            flight.address.release()
+                self._contents.fail(address_key, outcome)
+        if pending.address_share is not None:
+            pending.address_share.release()
         if isinstance(outcome, BaseException):
-            flight.future.set_exception(outcome)
+            pending.future.set_exception(outcome)
         else:
-            flight.future.set_result(outcome)
+            pending.future.set_result(outcome)
 
-    def _revalidate(self, ref: ImageRef, place: SourceKey, content: ContentRecord) -> None:
-        """Find out whether an image has changed, while clicks on it go on being answered."""
+    def _revalidate(self, ref: ImageRef, address_key: SourceKey, record: ContentRecord) -> None:
+        """Check in the background whether an image has changed, while clicks on it are still answered."""
         with self._lock:
-            if place in self._asking or len(self._asking) >= RECHECKS or self._is_closed:
+            if address_key in self._revalidating or len(self._revalidating) >= RECHECKS or self._is_closed:
                 return
-            self._asking.add(place)
-            self._fetchers.submit(partial(self._ask, ref, place, content), Priority.PREFETCH)
+            self._revalidating.add(address_key)
+            self._fetchers.submit(partial(self._recheck, ref, address_key, record), Priority.PREFETCH)
 
-    def _ask(self, ref: ImageRef, place: SourceKey, content: ContentRecord) -> None:
+    def _recheck(self, ref: ImageRef, address_key: SourceKey, record: ContentRecord) -> None:
         try:
             with self._observer.stage("fetch"):
-                fetched = self._source.fetch(ref, content.version)
+                fetched = self._source.fetch(ref, record.version)
             if fetched is None:
-                self._contents.confirm(place)
+                self._contents.mark_fresh(address_key)
                 return
-            key = self._note(place, fetched)
-            if key.digest != content.digest and self._store.get(key) is None:
-                self._queue.submit(key, fetched.data, Priority.PREFETCH, fetched.share)
+            key = self._record_content(address_key, fetched)
+            if key.digest != record.digest and self._store.get(key) is None:
+                self._encoder.submit(key, fetched.data, Priority.PREFETCH, fetched.share)
         except BackendError as error:
             logger.info("event=recheck_failed project=%s reason=%s", ref.project_id, error.reason)
             if not error.retry:
-                self._contents.fail(place, error)
+                self._contents.fail(address_key, error)
         except Exception:
             logger.exception("event=recheck_defect project=%s task=%s", ref.project_id, ref.task_id)
         finally:
             with self._lock:
-                self._asking.discard(place)
+                self._revalidating.discard(address_key)
 
-    def _encode_ahead(self, ref: ImageRef) -> None:
+    def _prefetch(self, ref: ImageRef) -> None:
         try:
-            place = source_key(ref)
-            if self._warm(ref, place) is None:
-                self._join(ref, place, Priority.PREFETCH).result()
+            address_key = source_key(ref)
+            if self._get_cached(ref, address_key) is None:
+                self._join(ref, address_key, Priority.PREFETCH).result()
         except BackendError as error:
             self._observer.background_failure(error.reason)
             logger.info("event=prefetch_failed task=%s reason=%s", ref.task_id, error.reason)
-        except Exception:  # a defect must not end the thread that sees to the next image
+        except Exception:  # a defect must not end the prefetch thread
             logger.exception("event=prefetch_defect task=%s", ref.task_id)

@@ -1,4 +1,4 @@
-"""What is to be done when nothing more urgent is: a bounded list of images and one thread that works through it."""
+"""A bounded list of images to prefetch, and the thread that works through it."""
 
 import threading
 from collections import OrderedDict
@@ -9,14 +9,20 @@ from backend.types import ImageRef
 
 MAX_WAITING = 1000
 MAX_WAITING_BYTES = 64_000_000
-"""Of their addresses, since a ``data:`` address holds the image itself."""
+"""Total size of the waiting addresses; a ``data:`` address holds the image itself."""
 
 
 class Prefetcher:
-    """Does one image after the other, so that few files are held in memory; the newest list comes first."""
+    """Encodes one image after the other, so that few files are in memory; the newest list comes first.
+
+    >>> prefetcher = Prefetcher(encode=lambda ref: None)
+    >>> prefetcher.add([ImageRef("/data/upload/1/a.png", task_id=7, project_id=1)])
+    >>> len(prefetcher)
+    1
+    """
 
     def __init__(self, encode: Callable[[ImageRef], None]) -> None:
-        """Start nothing yet; ``encode`` sees an image through and does not raise."""
+        """Call ``encode`` for each image, on a thread that `start` begins; ``encode`` must not raise."""
         self._encode = encode
         self._waiting: OrderedDict[SourceKey, ImageRef] = OrderedDict()
         self._changed = threading.Condition()
@@ -24,30 +30,30 @@ class Prefetcher:
         self._is_closed = False
 
     def __len__(self) -> int:
-        """How many images wait."""
+        """Number of images that wait."""
         return len(self._waiting)
 
     def start(self) -> None:
-        """Begin; the second call does nothing."""
+        """Start the thread; a second call does nothing."""
         with self._changed:
             if self._thread is None and not self._is_closed:
                 self._thread = threading.Thread(target=self._work, name="ahead", daemon=True)
                 self._thread.start()
 
     def add(self, refs: Iterable[ImageRef]) -> None:
-        """Put images before those that wait already, in their order; beyond the limits the oldest are dropped."""
+        """Insert images in order before those that already wait; beyond the limits the oldest are dropped."""
         with self._changed:
             for ref in reversed(list(refs)[:MAX_WAITING]):
-                place = source_key(ref)
-                self._waiting[place] = ref
-                self._waiting.move_to_end(place, last=False)
+                address_key = source_key(ref)
+                self._waiting[address_key] = ref
+                self._waiting.move_to_end(address_key, last=False)
             size = sum(len(ref.uri) for ref in self._waiting.values())
             while len(self._waiting) > MAX_WAITING or size > MAX_WAITING_BYTES:
                 size -= len(self._waiting.popitem()[1].uri)
             self._changed.notify()
 
     def close(self) -> None:
-        """Drop what waits and end the thread once the image in hand is done."""
+        """Drop the waiting images, and end the thread once the current image is done."""
         with self._changed:
             self._is_closed = True
             self._waiting.clear()

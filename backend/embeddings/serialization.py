@@ -1,7 +1,7 @@
-"""Embeddings as bytes and back: one line of JSON that says everything, then the raw little-endian numbers.
+"""Embeddings as bytes and back: one line of JSON as the header, then the raw little-endian numbers.
 
-The line is plain to read (``head -1``) and holds no code; a checksum over line and numbers tells a damaged value, and
-the key in it tells one that is somebody else's. Anything that does not fit in every respect reads as nothing.
+The header can be read with ``head -1`` and holds no code. A checksum over header and numbers detects damaged values;
+the key in the header detects a value stored under another key's name. Bytes that fail any of these checks load as None.
 """
 
 import zlib
@@ -33,9 +33,9 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def rounded(embedding: Embedding, dtype: Dtype) -> Embedding:
-    """Return the embedding with its numbers as ``dtype``; unchanged if some would become infinite.
+    """Return the embedding with its numbers converted to ``dtype``; unchanged if some would become infinite.
 
-    Every cache then holds the very same numbers, and an answer does not depend on which of them served it.
+    All caches then hold the same numbers, and a mask does not depend on the cache that returned the embedding.
     """
     if embedding.image_embedding.dtype == dtype:
         return embedding
@@ -45,7 +45,7 @@ def rounded(embedding: Embedding, dtype: Dtype) -> Embedding:
 
 
 def dump(embedding: Embedding, key: str, dtype: Dtype) -> bytes:
-    """Return an embedding as bytes, its numbers as ``dtype`` where that can hold them."""
+    """Return an embedding as bytes, with its numbers as ``dtype`` if that can represent them, as float32 otherwise."""
     embedding = rounded(embedding, dtype)
     array = embedding.image_embedding
     name: Dtype = "float16" if array.dtype == np.float16 else "float32"
@@ -66,7 +66,11 @@ def dump(embedding: Embedding, key: str, dtype: Dtype) -> bytes:
 
 
 def load(data: bytes, key: str) -> Embedding | None:
-    """Return the embedding in ``data``, or None if it is damaged, of another format or not of this key."""
+    """Return the embedding in ``data``; None if the bytes are damaged, of another format or of another key.
+
+    >>> load(b"damaged", "a key") is None
+    True
+    """
     end = data.find(b"\n", 0, _MAX_HEADER)
     if end < 0:
         return None
@@ -91,5 +95,5 @@ def load(data: bytes, key: str) -> Embedding | None:
 
 
 def _checksum(header: _Header, numbers: bytes | memoryview) -> int:
-    bare = msgspec.structs.replace(header, crc32=0)
-    return zlib.crc32(numbers, zlib.crc32(msgspec.json.encode(bare)))
+    without_checksum = msgspec.structs.replace(header, crc32=0)
+    return zlib.crc32(numbers, zlib.crc32(msgspec.json.encode(without_checksum)))

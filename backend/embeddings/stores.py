@@ -1,4 +1,4 @@
-"""Where embeddings are kept: one key, one store protocol, and stores in memory, on disk and in tiers."""
+"""Stores of embeddings: the key, the store protocol, and stores in memory, on disk and in tiers."""
 
 import hashlib
 import logging
@@ -21,7 +21,7 @@ from model.types import Embedding
 logger = logging.getLogger(__name__)
 
 PIXELS = f"{decode.PIXELS_VERSION}.{PREPROCESSING_VERSION}"
-"""How a file becomes what the network sees: our reading of files, and the model's own preparation."""
+"""Version of the path from file to network input: the decoding of files, and the model's preprocessing."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SUFFIX = ".embedding"
@@ -31,13 +31,16 @@ _SCAN_EVERY = 64
 
 @dataclass(frozen=True)
 class EmbeddingKey:
-    """What an embedding is of, and how it was made; equal keys hold equal numbers.
+    """The content of an embedding and how it was made; embeddings of equal keys hold equal numbers.
+
+    >>> str(EmbeddingKey("00" * 32, "SAM@1234", preprocessing="1.1"))[-22:]
+    '0:SAM@1234:float16:1.1'
 
     Attributes:
         digest: sha256 of the image file, in hex.
         model_version: name and digest of the weights.
-        dtype: what it is stored as.
-        preprocessing: version of the way from file to network input.
+        dtype: number format it is stored in.
+        preprocessing: version of the path from file to network input, see `PIXELS`.
     """
 
     digest: str
@@ -55,7 +58,7 @@ class EmbeddingKey:
 
 @dataclass(frozen=True)
 class StoreStats:
-    """How full one store is; ``trouble`` says why it is passed over at the moment, empty when it works."""
+    """The fill level of one store; ``trouble`` is why it is not used at the moment, empty if it works."""
 
     name: str
     entries: int
@@ -65,23 +68,25 @@ class StoreStats:
 
 
 Shape: TypeAlias = tuple[int, int, int]
-"""(channels, height, width) of the embeddings that a network makes."""
+"""(channels, height, width) of the embeddings of a network."""
 
 
 def is_stale_usable(found: Embedding, key: EmbeddingKey, shape: Shape | None) -> bool:
-    """Whether what a medium held under this key is what belongs there: of the network's shape, in these numbers.
+    """Whether an embedding read under this key has the network's shape and the key's number format.
 
     Args:
-        found: what was read.
-        key: what was looked for.
-        shape: of the network's embeddings; None where that is not known.
+        found: the embedding that was read.
+        key: the key under which it was read.
+        shape: shape of the network's embeddings; None if that is unknown, which accepts any shape.
     """
     has_shape = shape in (None, found.image_embedding.shape)
-    return has_shape and rounded(found, key.dtype) is found  # float32 is kept where float16 cannot hold the numbers
+    return has_shape and rounded(found, key.dtype) is found  # float32 is valid where float16 would overflow
 
 
 class EmbeddingStore(Protocol):
-    """Keeps embeddings for a while. Never raises for what the medium does: a failing store misses and forgets.
+    """Keeps embeddings for a while, without raising errors of its medium.
+
+    While a medium fails, `get` returns None and `put` keeps nothing.
 
     Attributes:
         name: for metrics and the status page.
@@ -89,11 +94,11 @@ class EmbeddingStore(Protocol):
 
     @property
     def name(self) -> str:
-        """What metrics and the status page call it."""
+        """The store's name in metrics and on the status page."""
         ...
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
-        """Return the embedding, None if it is not there or not usable any more."""
+        """Return the embedding, None if the store does not hold it or it is not usable any more."""
         ...
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
@@ -101,12 +106,19 @@ class EmbeddingStore(Protocol):
         ...
 
     def stats(self) -> Sequence[StoreStats]:
-        """Return how full the store is, one entry per medium."""
+        """Return the fill level, one entry per medium."""
         ...
 
 
 class MemoryStore:
-    """Keeps the most recently used embeddings in this process, up to a number of bytes."""
+    """Keeps the most recently used embeddings in this process, up to a number of bytes; safe from many threads.
+
+    >>> store = MemoryStore(max_bytes=1_000_000)
+    >>> store.get(EmbeddingKey("00" * 32, "SAM@1234")) is None
+    True
+    >>> store.stats()
+    (StoreStats(name='memory', entries=0, nbytes=0, max_bytes=1000000, trouble=''),)
+    """
 
     name = "memory"
 
@@ -116,7 +128,7 @@ class MemoryStore:
         self._lock = threading.Lock()
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
-        """Return the embedding, None if it is not there."""
+        """Return the embedding, None if the store does not hold it."""
         with self._lock:
             found = self._entries.get(key)
             if found is not None:
@@ -124,7 +136,7 @@ class MemoryStore:
             return found
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
-        """Keep an embedding and let go of the least recently used ones that no longer fit."""
+        """Keep an embedding, and evict the least recently used ones that no longer fit."""
         with self._lock:
             replaced = self._entries.pop(key, None)
             self._nbytes -= replaced.nbytes if replaced is not None else 0
@@ -136,7 +148,7 @@ class MemoryStore:
                 self._nbytes -= self._entries.popitem(last=False)[1].nbytes
 
     def stats(self) -> tuple[StoreStats, ...]:
-        """Return how full it is."""
+        """Return the fill level."""
         with self._lock:
             return (StoreStats(self.name, len(self._entries), self._nbytes, self._max_bytes),)
 
@@ -144,8 +156,12 @@ class MemoryStore:
 class FileStore:
     """Keeps the most recently used embeddings as files, up to a number of bytes; several processes may share them.
 
-    A file is written beside its place and renamed, so it is whole or not there. What was used last is told by the
-    file's time. A full or read-only disk is passed over for a minute, then tried again.
+    A file is written under a temporary name and renamed, so it is complete or missing. The modification time of a file
+    is the time of its last use. A full or read-only disk is not written to for a minute, then tried again.
+
+    >>> store = FileStore(Path("missing"), max_bytes=1_000_000)
+    >>> store.get(EmbeddingKey("00" * 32, "SAM@1234")) is None
+    True
     """
 
     name = "disk"
@@ -160,26 +176,26 @@ class FileStore:
         pause_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Touch nothing yet; the directory is made when the first embedding is written.
+        """Use ``directory``, which is created when the first embedding is written.
 
         Args:
-            directory: this store's own.
-            max_bytes: of all files together.
-            shape: of the network's embeddings; None takes any.
-            on_drop: is told this store's name when it drops what cannot be used.
-            pause_s: how long the disk is left alone after it failed.
+            directory: holds only the files of stores of this kind.
+            max_bytes: limit on the total size of all files.
+            shape: shape of the network's embeddings; None accepts any.
+            on_drop: called with this store's name when it deletes an unusable embedding.
+            pause_s: how long the disk is not written to after it failed.
             clock: seconds, monotonic.
         """
         self._directory, self._max_bytes = directory, max_bytes
         self._pause_s, self._clock = pause_s, clock
         self._shape, self._on_drop = shape, on_drop
         self._trouble, self._paused_until = "", 0.0
-        self._writing = threading.Lock()
-        self._nbytes: int | None = None  # an upper bound, but for what other processes write
+        self._write_lock = threading.Lock()
+        self._nbytes: int | None = None  # an upper bound on the own files; other processes may have written more
         self._since_scan = 0
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
-        """Return the embedding, None if its file is missing, damaged or another key's."""
+        """Return the embedding, None if its file is missing, damaged or of another key."""
         path = self._path(key)
         try:
             data = path.read_bytes()
@@ -199,11 +215,11 @@ class FileStore:
             else:
                 os.utime(path)
         except OSError:
-            pass  # a read-only disk still serves what it holds
+            pass  # files on a read-only disk can still be read
         return found
 
     def holds(self, key: EmbeddingKey) -> bool:
-        """Whether an embedding's file is there, without reading it; whoever asks has a use for it."""
+        """Whether an embedding's file exists, without reading it; counts as a use of the file."""
         try:
             os.utime(self._path(key))
         except FileNotFoundError:
@@ -213,21 +229,21 @@ class FileStore:
         return True
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
-        """Write an embedding, after removing the least recently used ones it needs the room of."""
+        """Write an embedding, after removing as many of the least recently used files as it needs room for."""
         data = dump(embedding, str(key), key.dtype)
         if len(data) > self._max_bytes or self._clock() < self._paused_until:
             return
         path = self._path(key)
-        beside = path.with_name(f"{secrets.token_hex(8)}.part")
+        partial = path.with_name(f"{secrets.token_hex(8)}.part")
         try:
-            with self._writing:
+            with self._write_lock:
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._keep_within(len(data), path.name)
+                self._make_room_if_needed(len(data), path.name)
                 try:
-                    beside.write_bytes(data)
-                    beside.replace(path)
+                    partial.write_bytes(data)
+                    partial.replace(path)
                 except BaseException:
-                    beside.unlink(missing_ok=True)
+                    partial.unlink(missing_ok=True)
                     raise
                 self._nbytes = (self._nbytes or 0) + len(data)
         except OSError as error:
@@ -236,7 +252,7 @@ class FileStore:
             self._trouble = ""
 
     def stats(self) -> tuple[StoreStats, ...]:
-        """Return how full it is."""
+        """Return the fill level."""
         try:
             files = self._files()
         except OSError:
@@ -245,11 +261,11 @@ class FileStore:
         return (StoreStats(self.name, len(files), nbytes, self._max_bytes, self._trouble),)
 
     def _path(self, key: EmbeddingKey) -> Path:
-        maker = hashlib.sha256(str(key).encode()).hexdigest()[:16]  # a model's name may hold anything
-        return self._directory / f"{key.digest}-{maker}{_SUFFIX}"
+        key_hash = hashlib.sha256(str(key).encode()).hexdigest()[:16]  # a model's name may hold any character
+        return self._directory / f"{key.digest}-{key_hash}{_SUFFIX}"
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """Return (time of last use, bytes, path) of every file that is an embedding."""
+        """Return (time of last use in s, size in bytes, path) of each embedding file."""
         if not self._directory.is_dir():
             return []
         found = []
@@ -258,22 +274,22 @@ class FileStore:
                 try:
                     status = entry.stat()
                 except FileNotFoundError:
-                    continue  # another process was quicker
+                    continue  # another process has removed it
                 if entry.name.endswith(_SUFFIX):
                     found.append((status.st_mtime, status.st_size, Path(entry.path)))
                 elif entry.name.endswith(".part") and time.time() - status.st_mtime > _STALE_S:
-                    Path(entry.path).unlink(missing_ok=True)  # what a killed process left behind
+                    Path(entry.path).unlink(missing_ok=True)  # left behind by a killed process
         return found
 
-    def _keep_within(self, needed: int, name: str) -> None:
-        """Make room for ``needed`` bytes; the directory is looked through only when that may be necessary."""
+    def _make_room_if_needed(self, needed: int, name: str) -> None:
+        """Make room for ``needed`` bytes; the directory is listed only when that may be necessary."""
         self._since_scan += 1
         if self._nbytes is None or self._nbytes + needed > self._max_bytes or self._since_scan > _SCAN_EVERY:
             self._nbytes = self._make_room(needed, name)
             self._since_scan = 0
 
     def _make_room(self, needed: int, name: str) -> int:
-        """Remove the least recently used files until ``needed`` bytes fit beside them; return the bytes that stay."""
+        """Remove the least recently used files until ``needed`` more bytes fit; return the bytes that remain."""
         files = sorted((file for file in self._files() if file[2].name != name), key=lambda file: file[0])
         kept = sum(size for _, size, _ in files)
         for _, size, path in files:
@@ -290,7 +306,7 @@ class FileStore:
 
 
 class TieredStore:
-    """Looks through several stores, fastest first, and fills the faster ones with what a slower one had."""
+    """Looks an embedding up in several stores, fastest first, and copies a hit into the faster ones."""
 
     name = "tiers"
 
@@ -299,12 +315,12 @@ class TieredStore:
 
         Args:
             tiers: fastest first.
-            on_hit: is told which store had what was looked for.
+            on_hit: called with the name of the store that had the embedding.
         """
         self._tiers, self._on_hit = tuple(tiers), on_hit
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
-        """Return the embedding from the first store that has it."""
+        """Return the embedding from the first store that holds it, None if no store does."""
         for index, tier in enumerate(self._tiers):
             found = tier.get(key)
             if found is not None:
@@ -320,5 +336,5 @@ class TieredStore:
             tier.put(key, embedding)
 
     def stats(self) -> tuple[StoreStats, ...]:
-        """Return how full each store is, fastest first."""
+        """Return the fill level of each store, fastest first."""
         return tuple(entry for tier in self._tiers for entry in tier.stats())

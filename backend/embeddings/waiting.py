@@ -1,4 +1,4 @@
-"""Waiting for an embedding that is on its way: counted, no longer than told, each waiter with an error of its own."""
+"""Waits for an embedding with a timeout, counts the waiting requests, and gives each its own copy of an error."""
 
 import concurrent.futures
 import copy
@@ -13,44 +13,44 @@ from model.types import Embedding
 
 
 class Observer(Stopwatch, Protocol):
-    """Is told what happens; see `backend.metrics.Metrics`."""
+    """Counts and times events; see `backend.metrics.Metrics`."""
 
     def waiting(self) -> AbstractContextManager[None]:
-        """Count a request as waiting while inside."""
+        """Count a request as waiting inside the context."""
         ...
 
     def shared(self) -> None:
-        """Count a request that joined work already on its way."""
+        """Count a request that joined a fetch or an encode already in progress."""
         ...
 
     def background_failure(self, reason: Reason, /) -> None:
-        """Count an image that could not be encoded ahead."""
+        """Count an image that could not be prefetched."""
         ...
 
 
 def wait_for(
     future: "Future[Embedding]",
-    within_s: float,
+    timeout_s: float,
     observer: Observer,
-    late: Callable[[], RetryLater | None] = lambda: None,
+    on_timeout: Callable[[], RetryLater | None] = lambda: None,
 ) -> Embedding:
-    """Return an embedding when it is there.
+    """Return an embedding when it is ready.
 
     Args:
-        future: the embedding to come.
-        within_s: for how long to wait.
-        observer: counts who waits.
-        late: says why it is late, None where it simply takes its time.
+        future: the embedding.
+        timeout_s: how long to wait.
+        observer: counts the waiting requests.
+        on_timeout: called when time is up; returns a specific error to raise, or None for the general one.
 
     Raises:
-        RetryLater: time is up; the work goes on.
-        BackendError: what the future failed with.
+        RetryLater: time is up (``budget_exceeded``, or as ``on_timeout`` says); the work goes on.
+        BackendError: the error of the future.
     """
     with observer.waiting():
         try:
-            return future.result(within_s)
+            return future.result(timeout_s)
         except concurrent.futures.TimeoutError:
-            text = f"the image was not ready within {within_s:.1f} s; it will be soon"
-            raise late() or RetryLater(text, Reason.BUDGET_EXCEEDED) from None
+            text = f"the image was not ready within {timeout_s:.1f} s; it will be soon"
+            raise on_timeout() or RetryLater(text, Reason.BUDGET_EXCEEDED) from None
         except BackendError as error:
-            raise copy.copy(error) from error  # several threads raise it, each its own
+            raise copy.copy(error) from error  # several threads raise it, so each needs its own copy

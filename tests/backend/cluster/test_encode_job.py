@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from backend.cluster.yielding_source import ASIDE_S, MAX_DETACHED, Preempted, PreemptibleFetcher
+from backend.cluster.yielding_source import DETACHED_S, MAX_DETACHED, Preempted, PreemptibleFetcher
 from backend.errors import ImageError, Reason, RetryLater
 from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
@@ -30,7 +30,7 @@ class Slow:
 class Setup:
     def __init__(self):
         self.slow, self.clock, self.urgent = Slow(), FakeClock(), True
-        self.source = PreemptibleFetcher(self.slow, self.is_urgent, look_every_s=0.01, clock=self.clock)
+        self.source = PreemptibleFetcher(self.slow, self.is_urgent, poll_every_s=0.01, clock=self.clock)
 
     def is_urgent(self):
         if isinstance(self.urgent, Exception):
@@ -76,7 +76,7 @@ def test_where_nobody_is_known_to_wait_a_fetch_is_seen_through(setup, urgent):
 
 def test_what_is_fetched_at_once_makes_no_way(setup):
     setup.slow.gate.set()
-    setup.source = PreemptibleFetcher(setup.slow, setup.is_urgent, look_every_s=20)
+    setup.source = PreemptibleFetcher(setup.slow, setup.is_urgent, poll_every_s=20)
     assert setup.fetch("a", BULK) == Fetched(b"a")
 
 
@@ -110,6 +110,6 @@ def test_what_was_set_aside_too_long_ago_or_was_asked_otherwise_is_fetched_anew(
     setup.yields("b", known=Validators("1"))
     setup.slow.gate.set()
     setup.fetch("b", BULK, Validators("2"))
-    setup.clock.advance(ASIDE_S + 1)
+    setup.clock.advance(DETACHED_S + 1)
     setup.fetch("a", BULK)
     assert [name for name, _ in setup.slow.asked] == ["a", "b", "b", "a"]

@@ -187,7 +187,7 @@ def test_clicks_outlast_a_worker_that_is_killed(cluster, redis, moment):
         assert {click.result()[0] for click in clicks} == {RED}
         assert time.monotonic() - killed < RECOVERED_S + BUSY_S
         assert client.exists(KEYS.lease(source_key(ref("red")))) == 0
-        assert client.exists(KEYS.asked(source_key(ref("red")), Priority.INTERACTIVE)) == 0
+        assert client.exists(KEYS.enqueued(source_key(ref("red")), Priority.INTERACTIVE)) == 0
     assert cluster.encodes() == [RED] * (1 if moment == "before" else 2)
 
 
@@ -265,7 +265,7 @@ def test_clocks_that_differ_do_not_matter(cluster, redis):
     web.get(ref("red"), SOON_S)
     for other, off_s in ((early, -86_400.0), (late, 86_400.0)):
         clock = lambda off_s=off_s: time.monotonic() + off_s  # noqa: E731
-        other._clock = other._made._contents._clock = clock
+        other._clock = other._cached._contents._clock = clock
         assert outcome(other, "red")[0] == RED
         assert outcome(other, "red", 0.0)[0] == RED
     assert cluster.downloads() == ["red"]
@@ -314,7 +314,7 @@ def test_while_redis_is_away_for_long_what_a_process_holds_is_served_however_old
     redis.kill()
     assert outcome(web, "blue")[0] is Reason.STORE_UNAVAILABLE
     offset = 86_400.0
-    web._made._contents._clock = lambda: time.monotonic() + offset
+    web._cached._contents._clock = lambda: time.monotonic() + offset
     assert outcome(web, "red", 0.0)[0] == RED
 
 

@@ -320,9 +320,9 @@ def test_a_changed_image_behind_the_same_address_is_noticed(cluster, redis_serve
     cluster.images.routes["/elsewhere.png"] = Reply(png(BLUE))
     place = source_key(moved)
     with redis_server.client() as client:
-        client.pexpire(KEYS.place(place), 400_000)  # as if 200 of its 600 seconds had gone by
-    known = web._made._contents.get(place)
-    web._made._contents.put(place, known.digest, known.version, immutable=False, age_s=200.0)
+        client.pexpire(KEYS.content(place), 400_000)  # as if 200 of its 600 seconds had gone by
+    known = web._cached._contents.get(place)
+    web._cached._contents.put(place, known.digest, known.version, immutable=False, age_s=200.0)
     assert colour(web.get(moved, SOON_S)) == RED  # answered at once, and looked into meanwhile
     eventually(lambda: colour(web.get(moved, SOON_S)) == BLUE)
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.cluster.connection import RedisConnection
-from backend.cluster.content_index import LookupResult, SharedContentIndex, SharedRecord, parse_notice
+from backend.cluster.content_index import LookupResult, SharedContentIndex, SharedRecord, parse_event
 from backend.cluster.keys import Keys
 from backend.cluster.lease import Leases
 from backend.cluster.monitor import ClusterMonitor
@@ -317,7 +317,7 @@ def test_what_a_holder_that_was_stopped_for_a_while_writes_is_not_kept(link, red
         contents.put(PLACE, NOTE, new)
         contents.put(PLACE, SharedRecord("1" * 64, Validators(), immutable=False), old)
         contents.fail(PLACE, ImageError("late"), old)
-    assert contents.get(PLACE).note.digest == "0" * 64
+    assert contents.get(PLACE).record.digest == "0" * 64
     assert contents.get(PLACE).failure is None
     slow.release(old)
 
@@ -342,7 +342,7 @@ def test_a_note_or_failure_without_an_end_of_ours_is_as_good_as_none(link, lease
         contents.put(PLACE, NOTE, lease)
         contents.fail(PLACE, RetryLater("x", Reason.IMAGE_FETCH_FAILED), lease)
     with redis_server.client() as client:
-        for name in (KEYS.place(PLACE), KEYS.failure(PLACE)):
+        for name in (KEYS.content(PLACE), KEYS.failure(PLACE)):
             client.set(name, client.get(name), **end)
     assert contents.get(PLACE) == LookupResult(None, None)
 
@@ -352,13 +352,13 @@ def test_keys_of_another_type_than_ours_stop_nothing(link, leases, redis_server)
     """Whatever lies at our names is made room for, or read as not there."""
     contents, queues = SharedContentIndex(link, KEYS), JobQueues(link, KEYS)
     cluster, ref = ClusterMonitor(link, KEYS, queues), ImageRef("/a.png", 1, 1)
-    asked = KEYS.asked(PLACE, Priority.INTERACTIVE)
+    marker = KEYS.enqueued(PLACE, Priority.INTERACTIVE)
     with redis_server.client() as client:
         for name in (
             KEYS.lease(PLACE),
             KEYS.attempts(KEYS.lease(PLACE)),
-            asked,
-            KEYS.place(PLACE),
+            marker,
+            KEYS.content(PLACE),
             KEYS.failure(PLACE),
         ):
             client.hset(name, "a", "b")
@@ -366,11 +366,13 @@ def test_keys_of_another_type_than_ours_stop_nothing(link, leases, redis_server)
             client.set(name, "x")
     assert contents.get(PLACE) == LookupResult(None, None)
     assert not queues.is_queued(PLACE, Priority.INTERACTIVE)
-    assert cluster.under_way([(PLACE, Priority.INTERACTIVE)]) == [True], "a lease of sorts, until somebody wants it"
-    with leases.acquire(KEYS.lease(PLACE), asked_key=asked, job_id="1") as lease:
+    assert cluster.are_in_progress([(PLACE, Priority.INTERACTIVE)]) == [True], (
+        "a lease of sorts, until somebody wants it"
+    )
+    with leases.acquire(KEYS.lease(PLACE), marker_key=marker, job_id="1") as lease:
         assert lease.attempt == 1
         contents.put(PLACE, NOTE, lease)
-    assert contents.get(PLACE).note.digest == NOTE.digest
+    assert contents.get(PLACE).record.digest == NOTE.digest
     assert queues.ask(ref, PLACE, Priority.INTERACTIVE)
     assert cluster.alive() == ()
     cluster.beat(f"host:1 {KEYS.model}")
@@ -405,10 +407,10 @@ def test_a_note_is_as_old_as_the_time_that_redis_has_taken_off_it(link, leases, 
     contents = SharedContentIndex(link, KEYS)
     with leases.acquire(KEYS.lease(PLACE)) as lease:
         contents.put(PLACE, NOTE, lease)
-    assert contents.get(PLACE).note.is_fresh
+    assert contents.get(PLACE).record.is_fresh
     with redis_server.client() as client:
-        client.pexpire(KEYS.place(PLACE), 500_000)
-    found = contents.get(PLACE).note
+        client.pexpire(KEYS.content(PLACE), 500_000)
+    found = contents.get(PLACE).record
     assert 100 <= found.age_s < 110
     assert not found.is_fresh
 
@@ -441,10 +443,10 @@ def test_a_failure_keeps_its_kind_and_reason_and_is_remembered_for_a_while(link,
 )
 def test_a_foreign_entry_about_an_address_is_as_good_as_none(link, redis_server, value):  # noqa: F811
     with redis_server.client() as client:
-        client.set(KEYS.place(PLACE), value, ex=500)
+        client.set(KEYS.content(PLACE), value, ex=500)
         client.set(KEYS.failure(PLACE), value, ex=500)
     found = SharedContentIndex(link, KEYS).get(PLACE)
-    assert (found.note, found.failure) == (None, None)
+    assert (found.record, found.failure) == (None, None)
 
 
 @given(
@@ -452,7 +454,7 @@ def test_a_foreign_entry_about_an_address_is_as_good_as_none(link, redis_server,
     | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())
 )
 def test_a_foreign_notice_is_as_good_as_none(data):
-    assert parse_notice(data) is None
+    assert parse_event(data) is None
 
 
 # Jobs
@@ -514,8 +516,8 @@ def test_a_prefix_is_a_plain_word(prefix):
 
 def test_models_do_not_take_each_others_work_whatever_they_are_called():
     ours, theirs = Keys("p", "SAM@1"), Keys("p", "a:b/c d@1")
-    for name in ("place", "failure", "lease"):
+    for name in ("content", "failure", "lease"):
         assert getattr(ours, name)(PLACE) != getattr(theirs, name)(PLACE)
-    assert ours.notices != theirs.notices
+    assert ours.events != theirs.events
     assert theirs.model.count(":") == 0
     assert EmbeddingKey("0" * 64, "SAM@1").__str__() in ours.embedding(EmbeddingKey("0" * 64, "SAM@1"))

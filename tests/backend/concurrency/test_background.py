@@ -2,7 +2,7 @@
 
 import threading
 
-from backend.concurrency.background import ERRANDS, BackgroundTasks
+from backend.concurrency.background import MAX_WAITING, BackgroundTasks
 from tests.support.service import wait_until
 
 SOON_S = 30.0
@@ -22,11 +22,11 @@ def test_errands_run_one_after_the_other_and_a_failing_one_is_logged(caplog):
 def test_too_many_errands_are_dropped_and_later_ones_taken_again():
     errands, gate, done = BackgroundTasks(), threading.Event(), []
     errands.submit(lambda: gate.wait(SOON_S))
-    for number in range(ERRANDS + 10):
+    for number in range(MAX_WAITING + 10):
         errands.submit(lambda number=number: done.append(number))
     gate.set()
-    wait_until(lambda: errands._free._value == ERRANDS)
-    assert done == list(range(ERRANDS - 1))  # the first one is the gate
+    wait_until(lambda: errands._free._value == MAX_WAITING)
+    assert done == list(range(MAX_WAITING - 1))  # the first one is the gate
     errands.submit(lambda: done.append("later"))
     wait_until(lambda: "later" in done)
     errands.close()

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from backend.concurrency.batcher import MOST, OLDEST_S, Batcher
+from backend.concurrency.batcher import MAX_AGE_S, MAX_ITEMS, Batcher
 from tests.support.fakes import FakeClock
 
 
@@ -42,12 +42,12 @@ def test_a_few_things_wait_for_more(post):
 def test_many_things_are_sent_off_in_order(post):
     with chunks(post) as gathered:
         found = []
-        for number in range(3 * MOST + 5):
+        for number in range(3 * MAX_ITEMS + 5):
             gathered.add(number)
             found += gathered.delivered()
         found += gathered.finish()
-    assert found == [f"delivered {number}" for number in range(3 * MOST + 5)]
-    assert [len(chunk) for chunk in post.chunks] == [MOST, MOST, MOST, 5]
+    assert found == [f"delivered {number}" for number in range(3 * MAX_ITEMS + 5)]
+    assert [len(chunk) for chunk in post.chunks] == [MAX_ITEMS, MAX_ITEMS, MAX_ITEMS, 5]
 
 
 def test_large_things_are_sent_off_sooner(post):
@@ -63,7 +63,7 @@ def test_old_things_are_sent_off_however_few(post):
     clock = FakeClock()
     with chunks(post, clock=clock) as gathered:
         gathered.add(1)
-        clock.advance(OLDEST_S - 1)
+        clock.advance(MAX_AGE_S - 1)
         list(gathered.delivered())
         clock.advance(2)
         list(gathered.delivered())
@@ -78,12 +78,12 @@ def test_whoever_makes_more_than_can_be_delivered_waits(post):
     threading.Timer(0.1, post.gate.set).start()
     with chunks(post) as gathered:
         found = []
-        for number in range(4 * MOST):
+        for number in range(4 * MAX_ITEMS):
             gathered.add(number)
             found += gathered.delivered()
         assert found  # the fourth chunk was not sent before the first was taken
         found += gathered.finish()
-    assert len(found) == 4 * MOST
+    assert len(found) == 4 * MAX_ITEMS
 
 
 def test_what_a_delivery_raises_comes_out(post):

@@ -39,8 +39,8 @@ class Site:
 def open_site():
     sites = []
 
-    def build(at_once=3, reserved=1):
-        sites.append(Site(PriorityExecutor(at_once, reserved)))
+    def build(threads=3, reserved=1):
+        sites.append(Site(PriorityExecutor(threads, reserved)))
         return sites[-1]
 
     yield build
@@ -50,7 +50,7 @@ def open_site():
 
 
 def test_bulk_work_leaves_places_to_those_that_somebody_waits_for(open_site):
-    site = open_site(at_once=3, reserved=1)
+    site = open_site(threads=3, reserved=1)
     for number in range(5):
         site.fetch(f"bulk {number}", BULK)
     site.has_begun("bulk 0", "bulk 1")
@@ -62,7 +62,7 @@ def test_bulk_work_leaves_places_to_those_that_somebody_waits_for(open_site):
 
 
 def test_what_is_encoded_ahead_takes_no_spared_place_either(open_site):
-    site = open_site(at_once=2, reserved=1)
+    site = open_site(threads=2, reserved=1)
     site.fetch("ahead 0", PREFETCH)
     site.fetch("ahead 1", PREFETCH)
     site.fetch("click", INTERACTIVE)
@@ -70,7 +70,7 @@ def test_what_is_encoded_ahead_takes_no_spared_place_either(open_site):
 
 
 def test_those_that_somebody_waits_for_may_take_every_place(open_site):
-    site = open_site(at_once=3, reserved=1)
+    site = open_site(threads=3, reserved=1)
     for name in "abcd":
         site.fetch(name, INTERACTIVE)
     site.has_begun("a", "b", "c")
@@ -79,7 +79,7 @@ def test_those_that_somebody_waits_for_may_take_every_place(open_site):
 
 
 def test_the_urgent_ones_go_first_and_equals_in_the_order_in_which_they_came(open_site):
-    site = open_site(at_once=1, reserved=0)
+    site = open_site(threads=1, reserved=0)
     site.fetch("first", BULK)
     site.has_begun("first")
     for name, priority in (("bulk 0", BULK), ("bulk 1", BULK), ("ahead", PREFETCH), ("click", INTERACTIVE)):
@@ -90,7 +90,7 @@ def test_the_urgent_ones_go_first_and_equals_in_the_order_in_which_they_came(ope
 
 
 def test_bulk_work_that_somebody_begins_to_wait_for_goes_first(open_site):
-    site = open_site(at_once=2, reserved=1)
+    site = open_site(threads=2, reserved=1)
     fetches = {name: site.fetch(name, BULK) for name in ("bulk 0", "bulk 1", "bulk 2")}
     site.has_begun("bulk 0")
     site.fetchers.promote(fetches["bulk 2"], INTERACTIVE)
@@ -102,7 +102,7 @@ def test_bulk_work_that_somebody_begins_to_wait_for_goes_first(open_site):
 
 
 def test_a_place_that_a_click_leaves_is_no_place_for_bulk_work(open_site):
-    site = open_site(at_once=2, reserved=1)
+    site = open_site(threads=2, reserved=1)
     site.fetch("bulk 0", BULK)
     site.fetch("click", INTERACTIVE)
     site.has_begun("bulk 0", "click")
@@ -113,7 +113,7 @@ def test_a_place_that_a_click_leaves_is_no_place_for_bulk_work(open_site):
 
 
 def test_bulk_work_that_waits_goes_on_when_clicks_have_been_served(open_site):
-    site = open_site(at_once=2, reserved=1)
+    site = open_site(threads=2, reserved=1)
     names = [f"bulk {number}" for number in range(20)] + [f"click {number}" for number in range(20)]
     for name in names:
         site.fetch(name, INTERACTIVE if "click" in name else BULK)
@@ -122,7 +122,7 @@ def test_bulk_work_that_waits_goes_on_when_clicks_have_been_served(open_site):
 
 
 def test_a_defect_of_one_fetch_leaves_the_next_ones_their_place(open_site, caplog):
-    site = open_site(at_once=1, reserved=0)
+    site = open_site(threads=1, reserved=0)
     site.fetchers.submit(lambda: 1 / 0, BULK)
     site.fetch("next", BULK)
     site.has_begun("next")
@@ -131,7 +131,7 @@ def test_a_defect_of_one_fetch_leaves_the_next_ones_their_place(open_site, caplo
 
 def test_closing_drops_what_waits_ends_what_runs_and_takes_no_more():
     before = set(threading.enumerate())
-    site = Site(PriorityExecutor(at_once=2, reserved=1))
+    site = Site(PriorityExecutor(threads=2, reserved=1))
     fetches = [site.fetch(name, BULK) for name in ("running", "waiting")]
     site.has_begun("running")
     closing = threading.Thread(target=site.fetchers.close)
@@ -146,7 +146,7 @@ def test_closing_drops_what_waits_ends_what_runs_and_takes_no_more():
     assert set(threading.enumerate()) <= before
 
 
-@pytest.mark.parametrize(("at_once", "reserved"), [(0, 0), (2, 2), (1, -1)])
-def test_places_for_nobody_are_refused(at_once, reserved):
+@pytest.mark.parametrize(("threads", "reserved"), [(0, 0), (2, 2), (1, -1)])
+def test_places_for_nobody_are_refused(threads, reserved):
     with pytest.raises(ValueError, match="expected"):
-        PriorityExecutor(at_once, reserved)
+        PriorityExecutor(threads, reserved)

@@ -222,7 +222,7 @@ def test_after_a_minute_it_is_asked_about_while_the_click_is_answered(setup, emb
     setup.source.gate.set()
     eventually(lambda: len(setup.source.asked) == 2)
     assert setup.source.known[1].is_known
-    eventually(lambda: not embeddings._asking)
+    eventually(lambda: not embeddings._revalidating)
     embeddings.get(ref(), 0.0)
     assert len(setup.source.asked) == 2
 
@@ -266,7 +266,7 @@ def test_a_permission_that_was_withdrawn_is_noticed(setup, embeddings):
     setup.source.contents["red"] = AccessError("revoked")
     setup.clock.advance(61)
     embeddings.get(ref(), SOON_S)
-    eventually(lambda: len(setup.source.asked) == 2 and not embeddings._asking)
+    eventually(lambda: len(setup.source.asked) == 2 and not embeddings._revalidating)
     with pytest.raises(AccessError, match="revoked"):
         embeddings.get(ref(), SOON_S)
 
@@ -276,7 +276,7 @@ def test_a_server_that_is_down_for_a_moment_is_not(setup, embeddings):
     setup.source.contents["red"] = RetryLater("down", Reason.IMAGE_FETCH_FAILED)
     setup.clock.advance(61)
     embeddings.get(ref(), SOON_S)
-    eventually(lambda: len(setup.source.asked) == 2 and not embeddings._asking)
+    eventually(lambda: len(setup.source.asked) == 2 and not embeddings._revalidating)
     assert colour(embeddings.get(ref(), SOON_S)) == RED
 
 
@@ -587,7 +587,7 @@ def test_a_click_overtakes_what_is_encoded_ahead(setup, embeddings):
 
 
 def test_a_click_on_an_image_that_waits_to_be_encoded_moves_it_forward(setup):
-    queue = setup.build()._queue
+    queue = setup.build()._encoder
     keys = {}
     setup.encoder.gate.clear()
     queue.start()
