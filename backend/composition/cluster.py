@@ -24,7 +24,7 @@ from backend.images.decode import Limits
 from backend.metrics import Metrics
 from backend.settings import MB, Settings
 from backend.types import Priority
-from backend.web.status.formatting import duration
+from backend.web.status.formatting import format_ms
 from backend.web.status.view import ClusterView, Field, Problem, Queue
 
 WORKER_MEMORY_MB = 64
@@ -199,11 +199,11 @@ def _team(embeddings: QueuedEmbeddings, link: RedisConnection) -> ClusterView:
         names = ", ".join(state.other_models)
         problems.append(Problem("workers", f"with other weights: {names}", "give all of them one PADDLE_SAM_WEIGHTS"))
     rows = (
-        Field("Redis answers in", duration(1000 * state.round_trip_s)),
+        Field("Redis answers in", format_ms(1000 * state.round_trip_s)),
         Field("encoded by all workers", str(state.encodes)),
         Field("fetched by all workers", str(state.fetches)),
         Field("given up by all workers", str(state.failures)),
     )
-    queues = tuple(Queue(one.name, one.depth, duration(1000 * one.age_s) if one.depth else "") for one in state.queues)
+    queues = tuple(Queue(one.name, one.depth, format_ms(1000 * one.age_s) if one.depth else "") for one in state.queues)
     headline = "" if state.workers else "no worker is running"
     return ClusterView(rows, state.worker_names, queues, tuple(problems), headline)
