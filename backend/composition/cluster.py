@@ -204,6 +204,8 @@ def _cluster_view(embeddings: QueuedEmbeddings, link: RedisConnection) -> Cluste
         Field("fetched by all workers", str(state.fetches)),
         Field("given up by all workers", str(state.failures)),
     )
-    queues = tuple(Queue(one.name, one.depth, format_ms(1000 * one.age_s) if one.depth else "") for one in state.queues)
+    queues = tuple(
+        Queue(queue.name, queue.depth, format_ms(1000 * queue.age_s) if queue.depth else "") for queue in state.queues
+    )
     headline = "" if state.workers else "no worker is running"
     return ClusterView(rows, state.worker_names, queues, tuple(problems), headline)

@@ -204,7 +204,7 @@ def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
         settings, checkpoint.model_version, Metrics(), web.embedding_shape(checkpoint)
     )
     made.start()
-    most_bytes = max(one.max_bytes for one in stores.stats() if one.name == "redis")
+    most_bytes = max(stats.max_bytes for stats in stores.stats() if stats.name == "redis")
     usable = int(USABLE_SHARE * most_bytes)
     room = _room(settings, checkpoint, usable, "set Redis' maxmemory higher") if usable else None
 

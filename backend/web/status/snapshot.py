@@ -118,7 +118,7 @@ def _is_broken(parts: StatusSources, team: ClusterView | None) -> bool:
 
 def _process(parts: StatusSources) -> str:
     workers = parts.settings.workers
-    which = f"process {os.getpid()}" + (f", one of {workers} that each tell of themselves" if workers > 1 else "")
+    which = f"process {os.getpid()}" + (f", one of {workers}, each with figures of its own" if workers > 1 else "")
     return f"{which}, up {format_ms(1000 * parts.metrics.up_s)}"
 
 
@@ -189,14 +189,14 @@ def _model(parts: StatusSources) -> tuple[Field, ...]:
 
 
 def _tiers(parts: StatusSources) -> tuple[Tier, ...]:
-    found = parts.metrics.lookups()
+    hits = parts.metrics.lookups()
     return tuple(
         Tier(
             stats.name,
             stats.entries,
             format_bytes(stats.nbytes) + (f" of {format_bytes(stats.max_bytes)}" if stats.max_bytes else ""),
             min(1.0, stats.nbytes / stats.max_bytes) if stats.max_bytes else None,
-            found.get(stats.name, 0),
+            hits.get(stats.name, 0),
             stats.trouble,
         )
         for stats in parts.store.stats()
