@@ -1,4 +1,4 @@
-"""The options that say which tasks of a project, and with which model; the same for every command over one."""
+"""The options of all commands over a project: its tasks, and the model."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -38,7 +38,7 @@ def tasks_of_a_project(command: C) -> C:
 
 
 def of_a_project(command: C) -> C:
-    """Add the same, and ``--weights`` and ``--device``, to a command."""
+    """Add the options of `tasks_of_a_project`, ``--weights`` and ``--device`` to a command."""
     return _added(command, (*_TASKS, *_MODEL))
 
 

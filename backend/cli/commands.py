@@ -1,4 +1,4 @@
-"""What commands have in common: the settings they read, how they refuse, their exit codes, and an option."""
+"""Shared by all commands: reading settings, printing errors, exit codes, and the option ``--weights``."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ weights_option = click.option(
 
 
 def settings_of(options: dict[str, str | int | None]) -> Settings:
-    """Return the environment's settings, overridden by the options that were given; end where they make no sense."""
+    """Return the environment's settings, overridden by the given options; end the process if they are invalid."""
     given = {name: str(value) for name, value in options.items() if value is not None}
     try:
         return read({**os.environ, **given})
@@ -25,7 +25,7 @@ def settings_of(options: dict[str, str | int | None]) -> Settings:
 
 
 def refuse(message: str) -> NoReturn:
-    """Say why a command cannot do what it is asked, a line each, and end."""
+    """Print an error message, one line per problem, and end the process with `BAD_SETTINGS`."""
     for line in message.splitlines():
         click.echo(f"error: {line}", err=True)
     sys.exit(BAD_SETTINGS)

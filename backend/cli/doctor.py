@@ -1,6 +1,6 @@
-"""Looks at an installation from where it runs, and says of everything that is wrong how to put it right.
+"""Checks an installation from the machine it runs on, and reports each problem with its fix.
 
-Each check is a function that returns findings; none raises, none changes anything.
+Each check is a function that returns or yields findings; none raises, and none changes anything.
 """
 
 import ipaddress
@@ -32,9 +32,9 @@ from backend.shapes import ShapeKind
 from backend.types import ImageRef, Task
 
 LOOKED_AT = 10
-"""Annotated tasks; their masks may be large."""
+"""How many annotated tasks to check; their masks may be large."""
 GUARDS_FROM = (1, 23, 1)
-"""The first release of Label Studio that does not reach private addresses; see tests/e2e/test_local_backends.py."""
+"""The first release of Label Studio that refuses private addresses; see tests/e2e/test_local_backends.py."""
 
 _NEW_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
 _INTERACTIVE = "switch Interactive preannotations on"
@@ -47,7 +47,7 @@ _SEE_CONFIGS = "see the labeling configs in the README"
 
 
 class Level(str, Enum):
-    """How a finding bears on the work."""
+    """The severity of a finding."""
 
     OK = "ok"
     HINT = "hint"
@@ -56,13 +56,13 @@ class Level(str, Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        level: whether it works.
-        subject: what was looked at.
-        text: what was found.
-        fix: what to do about it; empty where nothing is wrong.
+        level: its severity.
+        subject: what was checked.
+        text: the result.
+        fix: what to do about it; empty if nothing is wrong.
     """
 
     level: Level
@@ -81,11 +81,11 @@ def examine(
     """Yield findings, the basic ones first.
 
     Args:
-        settings: as the service would use them.
+        settings: the service's settings.
         label_studio: a client made from them.
-        images: fetches images as the service would.
-        project_id: the project whose model, labeling config and first image are looked at; None to leave that out.
-        weights: reads the configured weights and describes them; raises ValueError where they cannot be used.
+        images: fetches images as the service does.
+        project_id: the project whose model, labeling config and first image to check; None skips these checks.
+        weights: reads the configured weights and describes them; raises ValueError if they cannot be used.
     """
     yield _weights(settings, weights)
     reached, release = False, ""
@@ -161,11 +161,11 @@ def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Fin
 
 
 def _connection(settings: Settings, release: str) -> Iterator[Finding]:
-    """Say what stands between Label Studio and a backend on a private address; it cannot be asked from here.
+    """Yield hints about a backend on a private address and about access; the connection itself cannot be checked here.
 
     Args:
-        settings: as the service would use them.
-        release: Label Studio's, empty where it is not known.
+        settings: the service's settings.
+        release: Label Studio's release, empty if it is unknown.
     """
     try:
         address = socket.gethostbyname(socket.gethostname())
@@ -189,9 +189,9 @@ def _connection(settings: Settings, release: str) -> Iterator[Finding]:
 
 
 def _guard(release: str) -> str:
-    """Return what this release of Label Studio does about a backend on a private address."""
+    """Return how this release of Label Studio treats a backend on a private address."""
     numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
-    if numbers is not None and tuple(int(one or 0) for one in numbers.groups()) < GUARDS_FROM:
+    if numbers is not None and tuple(int(number or 0) for number in numbers.groups()) < GUARDS_FROM:
         return (
             f"Label Studio {release} reaches such a backend, and from 1.23.1 on it does not: after an upgrade no click "
             "arrives any more, without a word"
@@ -244,8 +244,8 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
 
 
 def _keypoints(label_studio: LabelStudio, project: Project, controls: LabelConfig) -> Iterator[Finding]:
-    """Say whether the newest annotations hold keypoints, over which Label Studio's COCO export gives up."""
-    if not any(one.kind is ShapeKind.KEYPOINT and one.has_labels for one in controls.controls):
+    """Yield a hint if the newest annotations hold keypoints, with which Label Studio's COCO export fails."""
+    if not any(control.kind is ShapeKind.KEYPOINT and control.has_labels for control in controls.controls):
         return
     kinds, counts = (ShapeKind.KEYPOINT,), []
     try:
@@ -254,9 +254,9 @@ def _keypoints(label_studio: LabelStudio, project: Project, controls: LabelConfi
         page = label_studio.task_page(project.id, query, LOOKED_AT, asks_for_predictions=asks)
         for listed in page.tasks[:LOOKED_AT]:
             saved = annotations.read(label_studio.annotations(listed.task.id or 0))
-            counts.append(sum(len(regions.read(one.result, kinds)[0]) for one in saved))
+            counts.append(sum(len(regions.read(annotation.result, kinds)[0]) for annotation in saved))
     except BackendError:
-        return  # others have told why
+        return  # another check reports it
     if any(counts):
         yield Finding(
             Level.HINT,
@@ -268,7 +268,7 @@ def _keypoints(label_studio: LabelStudio, project: Project, controls: LabelConfi
 
 
 def _model(label_studio: LabelStudio, project_id: int) -> Finding:
-    """Say whether Label Studio reaches a model and asks it on clicks; it does not tell which one this is."""
+    """Return whether Label Studio reaches a connected model and uses it for clicks, this backend or another one."""
     subject = f"model of project {project_id}"
     try:
         connections = label_studio.connections(project_id)
@@ -277,20 +277,20 @@ def _model(label_studio: LabelStudio, project_id: int) -> Finding:
     if not connections:
         fix = f"in the project's Settings, Model choose Connect Model, and {_INTERACTIVE}"
         return Finding(Level.PROBLEM, subject, "none is connected, so no click arrives here", fix)
-    reached = [one for one in connections if one.is_connected]
+    reached = [connection for connection in connections if connection.is_connected]
     if not reached:
-        told = ", ".join(f"{without_credentials(one.url)} ({one.state})" for one in connections)
+        urls = ", ".join(f"{without_credentials(connection.url)} ({connection.state})" for connection in connections)
         fix = (
             "enter the address at which Label Studio's own machine or container reaches this backend, and "
             "BASIC_AUTH_USER and BASIC_AUTH_PASS if they are set, while the backend runs"
         )
-        return Finding(Level.PROBLEM, subject, f"Label Studio does not reach {told}", fix)
-    asked = [one for one in reached if one.is_interactive]
-    told = ", ".join(without_credentials(one.url) for one in asked or reached)
-    if not asked:
-        text = f"Label Studio reaches {told}, but does not ask it on clicks"
+        return Finding(Level.PROBLEM, subject, f"Label Studio does not reach {urls}", fix)
+    interactive = [connection for connection in reached if connection.is_interactive]
+    urls = ", ".join(without_credentials(connection.url) for connection in interactive or reached)
+    if not interactive:
+        text = f"Label Studio reaches {urls}, but does not ask it on clicks"
         return Finding(Level.PROBLEM, subject, text, f"in the project's Settings, Model edit it, and {_INTERACTIVE}")
-    return Finding(Level.OK, subject, f"Label Studio reaches {told}, and asks it on clicks")
+    return Finding(Level.OK, subject, f"Label Studio reaches {urls}, and asks it on clicks")
 
 
 def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[ImageRef, ...]) -> Finding:
@@ -301,7 +301,7 @@ def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[Imag
     start = time.perf_counter()
     try:
         fetched = images.fetch(refs[0])
-        assert fetched is not None  # it was not asked whether it is still a known one
+        assert fetched is not None  # only a conditional request may return None
         picture = decode_image(fetched.data, Limits(max_pixels=settings.max_image_pixels))
     except BackendError as error:
         is_elsewhere = error.reason is not Reason.UNTRUSTED_CERTIFICATE
@@ -316,9 +316,9 @@ def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[Imag
 
 
 def _public_address(settings: Settings, uri: str) -> str:
-    """Return what to do if an address that is not known as Label Studio's is the one at which browsers reach it.
+    """Return what to do if an address outside Label Studio's known ones is the one at which browsers reach it.
 
-    Only a person can tell: what Label Studio or its tasks say of it would be a way to be sent the token.
+    Only the operator may confirm it: if a task's data or Label Studio could, that would be a way to obtain the token.
     """
     try:
         if LabelStudioOrigin(settings.label_studio_url, settings.label_studio_public_url).path_of(uri) is not None:

@@ -1,4 +1,4 @@
-"""Looks at Redis and the workers from where the service runs, and says how to put right what is wrong."""
+"""Checks Redis and the workers from the machine that the service runs on, and reports each problem with its fix."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,13 +16,13 @@ POLICY = "volatile-lru"
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield findings about Redis, its policy, its memory and the workers; none without ``redis_url``."""
+    """Yield findings about Redis, its memory, its eviction policy and the workers; none without ``redis_url``."""
     if settings.redis_url is None:
         return
     try:
         model_version = read_weights(settings).model_version
     except (ValueError, OSError):
-        return  # said already; without a model there are no queues to look at
+        return  # reported by another check; queues belong to a model
     link, keys, _, cluster = composition_cluster.link_and_cluster(settings, model_version)
     try:
         troubles = check.find_troubles(link, keys)
@@ -47,7 +47,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _unreachable(url: str, why: str) -> str:
-    """Return what to do about a Redis that does not answer; one that speaks TLS hangs up on who does not."""
+    """Return what to do about a Redis that does not answer; one with TLS closes connections without it."""
     if "certificate verify failed" in why.lower():
         return "give REDIS_URL the certificate of the authority that signed its own: ?ssl_ca_certs=FILE"
     scheme, other = ("rediss", "redis") if url.startswith("rediss:") else ("redis", "rediss")

@@ -45,12 +45,14 @@ def command(
     from backend.projects import coco_export, progress
     from backend.projects.run import TaskQuery
 
-    cli_run.trying(lambda: coco_export.check_out(out))
+    cli_run.exit_on_error(lambda: coco_export.check_out(out))
     began = time.monotonic()
-    with cli_run.begun(settings, TaskQuery(project, view, filters, limit, annotated=True)) as run:
-        means = coco_export.Means(run.client.annotations, run.controls, run.patience, segmentation == POLYGONS)
+    with cli_run.open_run(settings, TaskQuery(project, view, filters, limit, annotated=True)) as run:
+        context = coco_export.ExportContext(run.client.annotations, run.controls, run.retry, segmentation == POLYGONS)
         description = f"Masks of Label Studio project {run.project.id} {run.project.title!r}"
         with progress.showing("export-coco", run.total, sys.stderr) as shown:
-            tally = cli_run.trying(lambda: coco_export.run(run.tasks, means, out, description, run.stop, shown))
-        code = cli_run.finish(run, str(out), tally, began)
+            report = cli_run.exit_on_error(
+                lambda: coco_export.run(run.tasks, context, out, description, run.stop, shown)
+            )
+        code = cli_run.finish(run, str(out), report, began)
     cli_run.leave(run, code)

@@ -1,4 +1,4 @@
-"""Asks the service on this machine whether it is up: what a container's health check runs."""
+"""Checks whether the service on this machine is up, for a container's health check."""
 
 import http.client
 
@@ -8,7 +8,7 @@ EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only looke
 
 
 def is_up(host: str, port: int) -> bool:
-    """Return whether a service that listens on this address answers; never by way of a proxy."""
+    """Return whether a service that listens on this address answers; the request never uses a proxy."""
     connection = http.client.HTTPConnection(EVERY_ADDRESS.get(host, host), port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", PATH)

@@ -96,14 +96,14 @@ def command(
     from backend.projects.run import TaskQuery
 
     if (folder := chosen.dry_run) is not None:
-        cli_run.trying(lambda: sinks.check_folder(folder))
+        cli_run.exit_on_error(lambda: sinks.check_folder(folder))
     began = time.monotonic()
-    with cli_run.begun(settings, TaskQuery(project, view, filters, limit)) as run:
-        checkpoint = cli_run.trying(lambda: web.read_weights(settings))
-        engine = cli_run.trying(lambda: project_engine.engine(settings, checkpoint, run.client, run.patience))
+    with cli_run.open_run(settings, TaskQuery(project, view, filters, limit)) as run:
+        checkpoint = cli_run.exit_on_error(lambda: web.read_weights(settings))
+        engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client, run.retry))
         try:
-            tally = cli_run.trying(lambda: preannotate_run.run(settings, checkpoint, run, engine, chosen))
+            report = cli_run.exit_on_error(lambda: preannotate_run.run(settings, checkpoint, run, engine, chosen))
         finally:
             engine.close()
-        code = cli_run.finish(run, checkpoint.model_version, tally, began)
+        code = cli_run.finish(run, checkpoint.model_version, report, began)
     cli_run.leave(run, code)

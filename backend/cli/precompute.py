@@ -33,19 +33,19 @@ def command(
     from backend.projects.run import TaskQuery
 
     if not settings.redis_url:
-        cli_run.trying(lambda: project_engine.check_cache(settings))
+        cli_run.exit_on_error(lambda: project_engine.check_cache(settings))
     began = time.monotonic()
-    with cli_run.begun(settings, TaskQuery(project, view, filters, limit)) as run:
-        checkpoint = cli_run.trying(lambda: web.read_weights(settings))
-        engine = cli_run.trying(lambda: project_engine.engine(settings, checkpoint, run.client, run.patience))
-        means = precompute.PrecomputeContext(
-            engine.ensure, run.client.version, run.patience, engine.at_once, engine.room, engine.close
+    with cli_run.open_run(settings, TaskQuery(project, view, filters, limit)) as run:
+        checkpoint = cli_run.exit_on_error(lambda: web.read_weights(settings))
+        engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client, run.retry))
+        context = precompute.PrecomputeContext(
+            engine.ensure, run.client.version, run.retry, engine.at_once, engine.room, engine.close
         )
         run.stop.listen()
         try:
             with progress.showing("precompute", run.total, sys.stderr) as shown:
-                tally = precompute.run(run.tasks, project, run.controls, means, run.stop, shown)
+                report = precompute.run(run.tasks, project, run.controls, context, run.stop, shown)
         finally:
             engine.close()
-        code = cli_run.finish(run, checkpoint.model_version, tally, began)
+        code = cli_run.finish(run, checkpoint.model_version, report, began)
     cli_run.leave(run, code)

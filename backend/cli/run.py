@@ -1,4 +1,4 @@
-"""How the commands that go through whole projects begin and end."""
+"""Opens and finishes a run, for the commands over whole projects."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from backend.cli.commands import GOOD, PROBLEMS_FOUND, STOPPED, refuse
 from backend.concurrency.retry import OutageRetry, Stopped
 from backend.errors import BackendError
 from backend.projects import engine, run
-from backend.projects.progress import duration
+from backend.projects.progress import format_seconds
 from backend.projects.report import RunReport
 from backend.settings import Settings
 
@@ -24,25 +24,25 @@ T = TypeVar("T")
 
 
 @contextmanager
-def begun(settings: Settings, wanted: run.TaskQuery) -> Iterator[run.BatchRun]:
-    """Give what a run needs until the block ends; end the process where it cannot be had."""
-    # A line for each image would bury the progress; whoever wants them asks for all.
+def open_run(settings: Settings, query: run.TaskQuery) -> Iterator[run.BatchRun]:
+    """Provide the parts of a run until the block ends; end the process if they cannot be prepared."""
+    # A log line per image would hide the progress; the level "debug" shows them.
     logs.configure("warning" if settings.log_level == "info" else settings.log_level)
     stop = run.Stop()
     before = {number: signal.getsignal(number) for number in run.SIGNALS}
     stop.listen()
     client = engine.label_studio(settings)
     try:
-        patience = OutageRetry(stop)
-        yield trying(lambda: run.prepare(client, wanted, stop, patience))
+        retry = OutageRetry(stop)
+        yield exit_on_error(lambda: run.prepare(client, query, stop, retry))
     finally:
         client.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def trying(work: Callable[[], T]) -> T:
-    """Return what ``work`` returns; say why it cannot, and end the process, where it raises something foreseen."""
+def exit_on_error(work: Callable[[], T]) -> T:
+    """Return the result of ``work``; on an expected error, print it and end the process."""
     try:
         return work()
     except Stopped:
@@ -51,19 +51,19 @@ def trying(work: Callable[[], T]) -> T:
         refuse(" ".join(str(error).split()))
 
 
-def finish(batch: run.BatchRun, what: str, tally: RunReport, began: float) -> int:
-    """Print the summary and return the exit status; ``what`` is the model, or the file, that it is about."""
-    took = duration(time.monotonic() - began)
+def finish(batch: run.BatchRun, what: str, report: RunReport, began: float) -> int:
+    """Print the summary and return the exit status; ``what`` is the model's version or the file."""
+    took = format_seconds(time.monotonic() - began)
     click.echo(f"project {batch.project.id} {batch.project.title!r}, {what}, in {took}:")
-    for line in tally.lines():
+    for line in report.lines():
         click.echo(line)
     if batch.stop.number:
         return 128 + batch.stop.number
-    return GOOD if tally.is_clean else PROBLEMS_FOUND
+    return GOOD if report.is_clean else PROBLEMS_FOUND
 
 
 def leave(batch: run.BatchRun, code: int) -> NoReturn:
-    """End the process; once the run was told to stop, without the threads that are still at what was given up."""
+    """End the process; after a stop, without waiting for threads that still run abandoned work."""
     if batch.stop.is_set():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Settings as the help of a command shows them: variable, default, what it is for."""
+"""Shows settings in a command's help: environment variable, meaning, default."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Variable:
     """One setting.
 
     Attributes:
-        names: the environment variables that it is read from, the first one first.
-        default: its value where none of them is set, as one would write it.
-        meaning: what it is for; whole sentences.
+        names: the environment variables that it is read from, in order of precedence.
+        default: its value if none of them is set, as text.
+        meaning: its description, in whole sentences.
     """
 
     names: tuple[str, ...]
@@ -31,11 +31,11 @@ def variables() -> Iterator[Variable]:
     """Yield every setting, in the order in which they are declared."""
     for field in Settings.model_fields.values():
         yield Variable(
-            names_of(field), _shown(field.default, field.default_factory is not None), field.description or ""
+            names_of(field), _format_default(field.default, field.default_factory is not None), field.description or ""
         )
 
 
-def _shown(default: object, is_made: bool) -> str:
+def _format_default(default: object, is_made: bool) -> str:
     if is_made:
         return USERS_FOLDER
     if default is None or default == ():
@@ -46,10 +46,13 @@ def _shown(default: object, is_made: bool) -> str:
 
 
 class CommandWithSettings(click.Command):
-    """A command whose help closes with every setting."""
+    """A command whose help ends with a list of all settings."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the settings as a list of definitions."""
         with formatter.section("Settings, from the environment"):
-            rows = [(", ".join(one.names), f"{one.meaning}  [default: {one.default}]") for one in variables()]
+            rows = [
+                (", ".join(variable.names), f"{variable.meaning}  [default: {variable.default}]")
+                for variable in variables()
+            ]
             formatter.write_dl(rows)

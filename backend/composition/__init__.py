@@ -1,1 +1,1 @@
-"""What is connected to what: the only modules that know every class."""
+"""Connects the parts: the only modules that import every class."""

@@ -1,4 +1,4 @@
-"""The composition root's half for Redis: a web process without an encoder, and a worker without a web server."""
+"""Builds the parts that use Redis: a web process without an encoder, and a worker without a web server."""
 
 import os
 import socket
@@ -24,15 +24,15 @@ from backend.images.decode import Limits
 from backend.metrics import Metrics
 from backend.settings import MB, Settings
 from backend.types import Priority
-from backend.web.status.formatting import duration
+from backend.web.status.formatting import format_ms
 from backend.web.status.view import ClusterView, Field, Problem, Queue
 
 WORKER_MEMORY_MB = 64
-"""What a worker has just made, for a Redis that was away when it was done."""
+"""Size of a worker's memory store, which keeps new embeddings if Redis was unavailable when they were made."""
 
 
 def link_and_cluster(settings: Settings, model_version: str) -> tuple[RedisConnection, Keys, JobQueues, ClusterMonitor]:
-    """Return the connection to Redis and what is to be seen through it; nothing is connected yet."""
+    """Return the connection to Redis, its keys, job queues and monitor; the first call connects."""
     assert settings.redis_url is not None
     link, keys = RedisConnection(settings.redis_url), Keys(settings.redis_prefix, model_version)
     queues = JobQueues(link, keys)
@@ -42,10 +42,10 @@ def link_and_cluster(settings: Settings, model_version: str) -> tuple[RedisConne
 def web(
     settings: Settings, model_version: str, metrics: Metrics, shape: Shape | None = None
 ) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], ClusterView]]:
-    """Return a web process' embeddings, where they are kept, and what is to be said of the cluster.
+    """Return a web process' embeddings, their store, and a function that returns the state of the cluster.
 
     Args:
-        settings: what to build; its ``redis_url`` is set.
+        settings: with ``redis_url`` set.
         model_version: of the workers' encoders and the decoder.
         metrics: counts and times.
         shape: of the network's embeddings; None takes any.
@@ -70,7 +70,7 @@ def web(
         "1 while Redis answers; while it does not, what is told of the cluster is old.",
         lambda: 0.0 if link.is_down else 1.0,
     )
-    return embeddings, TieredStore([memory, store]), lambda: _team(embeddings, link)
+    return embeddings, TieredStore([memory, store]), lambda: _cluster_view(embeddings, link)
 
 
 def worker(
@@ -81,13 +81,13 @@ def worker(
     load: Callable[[], Encoder],
     shape: Shape | None = None,
 ) -> Worker:
-    """Return a worker; nothing is loaded or connected yet.
+    """Return a worker, which loads and connects when it runs.
 
     Args:
-        settings: what to build; its ``redis_url`` is set.
+        settings: with ``redis_url`` set.
         model_version: of the encoder.
         limits: of the images.
-        source: where image files come from.
+        source: fetches image files.
         load: returns the encoder; called once.
         shape: of its embeddings; None takes any.
     """
@@ -128,7 +128,7 @@ def worker(
 
 
 def require_usable(settings: Settings) -> None:
-    """Return if there is no Redis, or one that can be used, or that does not answer yet.
+    """Check that the configured Redis, if any, can be used; one that does not answer yet passes.
 
     Raises:
         RedisUnusableError: it answers, and cannot be used as it is.
@@ -156,7 +156,7 @@ def has_worker(settings: Settings) -> bool:
 
 
 def _watch(embeddings: QueuedEmbeddings, metrics: Metrics) -> None:
-    """Expose the cluster as it was a few seconds ago; a slow Redis does not make a slow page."""
+    """Register the cluster's metrics, which are a few seconds old, so that a slow Redis does not delay the page."""
     metrics.watch("workers", "Workers that are alive.", lambda: embeddings.cluster.workers)
     metrics.watch(
         "redis_round_trip_seconds", "How long Redis takes to answer.", lambda: embeddings.cluster.round_trip_s
@@ -184,7 +184,7 @@ def _age_s(embeddings: QueuedEmbeddings, index: int) -> float:
     return queues[index].age_s if queues else 0.0
 
 
-def _team(embeddings: QueuedEmbeddings, link: RedisConnection) -> ClusterView:
+def _cluster_view(embeddings: QueuedEmbeddings, link: RedisConnection) -> ClusterView:
     state = embeddings.cluster
     if link.is_down:
         problem = Problem("Redis", link.trouble, "it is tried again by itself; look at Redis")
@@ -199,11 +199,13 @@ def _team(embeddings: QueuedEmbeddings, link: RedisConnection) -> ClusterView:
         names = ", ".join(state.other_models)
         problems.append(Problem("workers", f"with other weights: {names}", "give all of them one PADDLE_SAM_WEIGHTS"))
     rows = (
-        Field("Redis answers in", duration(1000 * state.round_trip_s)),
+        Field("Redis answers in", format_ms(1000 * state.round_trip_s)),
         Field("encoded by all workers", str(state.encodes)),
         Field("fetched by all workers", str(state.fetches)),
         Field("given up by all workers", str(state.failures)),
     )
-    queues = tuple(Queue(one.name, one.depth, duration(1000 * one.age_s) if one.depth else "") for one in state.queues)
+    queues = tuple(
+        Queue(queue.name, queue.depth, format_ms(1000 * queue.age_s) if queue.depth else "") for queue in state.queues
+    )
     headline = "" if state.workers else "no worker is running"
     return ClusterView(rows, state.worker_names, queues, tuple(problems), headline)

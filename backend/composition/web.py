@@ -1,4 +1,4 @@
-"""The composition root: the one module that knows every class, and puts them together as the settings say."""
+"""The composition root: creates all objects of a service and connects them as the settings say."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ def read_weights(settings: Settings) -> Checkpoint:
     """Read the configured weights: a published model's name, a path, or two of either to be merged, ``A,B`` or ``B,A``.
 
     Raises:
-        WeightsError: they are not there, or are not those of a SAM network.
+        WeightsError: they do not exist, or are not those of a SAM network.
     """
     checkpoints = []
     for name in (part.strip() for part in settings.weights.split(",")):
@@ -62,7 +62,7 @@ def read_weights(settings: Settings) -> Checkpoint:
 
 
 def _published(name: str, folder: Path | None) -> Path:
-    """Return where a known model's weights lie, downloaded first if they are not there, which takes minutes."""
+    """Return the path of a published model's weights, after downloading them if necessary, which takes minutes."""
     folder = folder or default_folder()
     if name in SOURCES and downloaded(name, folder) is None:
         logger.info("event=downloading weights=%s folder=%s", name, folder)
@@ -73,24 +73,24 @@ class Engine(Embeddings, snapshot.Work, Protocol):
     """Embeddings and the threads behind them: `LocalEmbeddings`, or `QueuedEmbeddings` with Redis."""
 
     def start(self) -> None:
-        """Begin; after a fork, not before."""
+        """Start the threads; after a fork, not before."""
         ...
 
     def close(self) -> None:
-        """End, finishing what is in hand."""
+        """Stop the threads, after finishing the work in progress."""
         ...
 
 
 @dataclass(frozen=True)
 class Service:
-    """Everything one web process runs.
+    """The parts of one web process.
 
     Attributes:
         app: the WSGI application.
-        segmenter: the use cases behind it, for callers without HTTP.
-        metrics: what was counted and timed.
-        start: begins loading the model in the background; after a fork, not before.
-        close: ends the threads, finishing what is in hand.
+        segmenter: answers requests, for callers without HTTP.
+        metrics: counts and times.
+        start: starts loading the model in the background; after a fork, not before.
+        close: stops the threads, after finishing the work in progress.
     """
 
     app: Flask
@@ -101,10 +101,10 @@ class Service:
 
 
 def build(settings: Settings, checkpoint: Checkpoint) -> Service:
-    """Put a service together; nothing is loaded, connected or started yet.
+    """Build a web service; its ``start`` loads the model and starts the threads.
 
     Args:
-        settings: what to build.
+        settings: the settings to build it from.
         checkpoint: the weights, as `read_weights` returned them.
     """
     pictures = Pictures() if settings.show_masks else None
@@ -114,7 +114,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics)
     metrics.watch("encodes_waiting", "Images waiting for the encoder or in it.", lambda: embeddings.encoding)
     metrics.watch("prefetch_waiting", "Images waiting to be encoded ahead.", lambda: embeddings.ahead)
-    errands = BackgroundTasks()
+    background = BackgroundTasks()
     policy = ClickPolicy(
         settings.predict_budget_s,
         settings.output_preference,
@@ -122,20 +122,20 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.max_image_pixels,
     )
     next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
-    at_once = _cores() + 1  # one is in Python while the others compute
-    drawing = MaskService(decoder, metrics, at_once, wait_for_decoder=decoder.wait)
-    retrieval, pushing = _retrieval(settings, TaskSegmenter(drawing, embeddings, policy.outputs), label_studio, metrics)
-    segmenter = Segmenter(drawing, embeddings, metrics, errands, next_tasks, policy, retrieval)
+    decodes_at_once = _cores() + 1  # one runs Python code while the others compute
+    masks = MaskService(decoder, metrics, decodes_at_once, wait_for_decoder=decoder.wait)
+    retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
+    segmenter = Segmenter(masks, embeddings, metrics, background, next_tasks, policy, retrieval)
 
     def start() -> None:
         decoder.start()
         embeddings.start()
 
     def close() -> None:
-        errands.close()
-        pushing.stop()
+        background.close()
+        deferred.stop()
         embeddings.close()
-        pushing.close()
+        deferred.close()
         label_studio.close()
 
     parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, pictures)
@@ -146,10 +146,10 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
 
 
 def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
-    """Put a worker together; nothing is loaded, connected or started yet.
+    """Build a worker, which loads the encoder and connects when it runs.
 
     Args:
-        settings: what to build; its ``redis_url`` is set.
+        settings: the settings to build it from, with ``redis_url`` set.
         checkpoint: the weights, as `read_weights` returned them.
     """
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
@@ -166,19 +166,19 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
 def _retrieval(
     settings: Settings, segmenter: TaskSegmenter, label_studio: LabelStudio, metrics: Metrics
 ) -> tuple[Retrieval, DeferredPredictions]:
-    """Return what answers for whole tasks, and what stores the answers that come too late."""
-    claims = RecentlyAnswered(time.monotonic)
-    pushing = DeferredPredictions(segmenter, label_studio, claims, metrics)
-    metrics.watch("pushes_waiting", "Tasks whose predictions are still to be made and stored.", lambda: len(pushing))
+    """Return the service that answers whole tasks, and the queue that makes and stores late predictions."""
+    answered = RecentlyAnswered(time.monotonic)
+    deferred = DeferredPredictions(segmenter, label_studio, answered, metrics)
+    metrics.watch("pushes_waiting", "Tasks whose predictions are still to be made and stored.", lambda: len(deferred))
     can_store = label_studio.token_kind is not TokenKind.NONE
     policy = RetrievalPolicy(settings.retrieve_budget_s, OpenedTaskPolicy(settings.answer_opened_tasks))
-    return Retrieval(segmenter, claims, pushing if can_store else None, policy), pushing
+    return Retrieval(segmenter, answered, deferred if can_store else None, policy), deferred
 
 
 def _engine(
     settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics
 ) -> tuple[Engine, EmbeddingStore, Callable[[], ClusterView | None]]:
-    """Return what makes embeddings, what keeps them, and what tells of the workers."""
+    """Return the embeddings, their store, and a function that returns the workers, or None without Redis."""
     if settings.redis_url is not None:
         return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint))
     store = _store(settings, checkpoint, metrics)
@@ -195,7 +195,7 @@ def _engine(
 
 
 def embedding_shape(checkpoint: Checkpoint) -> Shape:
-    """Return the shape of the embeddings that these weights make."""
+    """Return the shape of these weights' embeddings, (C, H, W)."""
     side = checkpoint.config.embedding_size
     return checkpoint.config.prompt_embed_dim, side, side
 
@@ -210,7 +210,7 @@ def _cores() -> int:
 
 
 def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
-    """Return what fetches images, within the limits and addresses that the settings allow."""
+    """Return the source that fetches images, within the limits and addresses that the settings allow."""
     return ImageSource(
         label_studio,
         AddressPolicy(Origin.of(settings.label_studio_url), settings.allowed_hosts),

@@ -1,1 +1,1 @@
-"""A Label Studio with sample images and this backend, for trying it out."""
+"""The demo: this backend and a Label Studio, started together with a prepared project."""

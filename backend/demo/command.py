@@ -1,7 +1,7 @@
-"""The demo: this backend beside a Label Studio of its own, with a project in which a click shows a mask.
+"""The demo command: starts this backend and a Label Studio with a project in which a click shows a mask.
 
-Everything lies in one folder. A start that was interrupted is taken up where it was left; the next one finds what was
-labelled. Both programs listen on this machine only, and neither looks for anything beyond it.
+All data is in one folder. The next start continues an interrupted one, and keeps the annotations. Both programs listen
+on this machine only, and neither connects to another machine, except to download weights.
 """
 
 import os
@@ -36,10 +36,10 @@ USERNAME = "demo@example.com"
 BACKEND_PORT = 9090
 LABEL_STUDIO_PORT = 8080
 BACKEND_TIMEOUT_S = 3600.0
-"""It may have to download the weights that were chosen first, up to 2.4 GB."""
+"""Includes the download of the chosen weights, up to 2.4 GB."""
 
 LABEL_STUDIO_TIMEOUT_S = 900.0
-"""The first start sets up a database: half a minute here, many times that on a slow disk."""
+"""The first start creates a database: about half a minute, many times that on a slow disk."""
 
 FOLDER = Path(".demo")
 LABEL_STUDIO_PYTHON = Path(".venv-label-studio/bin/python")
@@ -47,15 +47,15 @@ SAMPLES = Path(model.__file__).parent / "demo" / "samples"
 WATCH_S = 1.0
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
-# Nothing else of the caller's environment reaches Label Studio, for it also reads HOST, PORT, DEBUG, USERNAME, ...
+# No other variable of the caller's environment reaches Label Studio, which also reads HOST, PORT, DEBUG, USERNAME, ...
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
-NOT_PASSED_ON = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "REDIS_URL")  # the demo's backend is on its own
-NOWHERE = f"http://{LOCALHOST}:9"  # the discard port: where the proxy would be, nothing listens
+NOT_PASSED_ON = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "REDIS_URL")  # the demo's backend runs alone
+NOWHERE = f"http://{LOCALHOST}:9"  # a proxy at the discard port, where nothing listens
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo is made of.
+    """The demo's folders, ports and commands.
 
     Attributes:
         folder: where its data, logs and login are kept.
@@ -75,17 +75,17 @@ class Demo:
 
     @property
     def data(self) -> Path:
-        """Label Studio's own folder."""
+        """Label Studio's data folder."""
         return self.folder / "label-studio"
 
     @property
     def complete(self) -> Path:
-        """The file that tells that Label Studio's folder was set up to the end."""
+        """The file that marks Label Studio's folder as set up completely."""
         return self.folder / "label-studio.complete"
 
 
 class Login(msgspec.Struct, frozen=True):
-    """Who may enter the demo's Label Studio."""
+    """The login of the demo's Label Studio."""
 
     username: str
     password: str
@@ -93,10 +93,10 @@ class Login(msgspec.Struct, frozen=True):
 
 
 def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """Start both programs, prepare the project, tell where it is, and wait for Ctrl-C, which stops both.
+    """Start both programs, prepare the project, print its address, and wait for Ctrl-C, which stops both.
 
     Raises:
-        DemoError: it cannot be started, or one of the programs ended by itself; nothing is left running.
+        DemoError: a program cannot be started, or ended by itself; both are stopped.
     """
     images = _images(demo)
     with stopped_by_signals(), only_one(demo.folder / "lock") as lock, ExitStack() as stack:
@@ -111,7 +111,7 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
             for program in (label_studio, backend):
                 running.append(start(program, keep_open=lock))
                 stack.callback(running[-1].stop)
-            note(lock, "processes " + ", ".join(str(one.pid) for one in running))
+            note(lock, "processes " + ", ".join(str(program.pid) for program in running))
             wait_until_ready(running, say)
             project = _prepare(demo, login, images, label_studio, backend)
             say(_welcome(login, _origin(label_studio), project))
@@ -155,7 +155,7 @@ def _label_studio_arguments(demo: Demo, port: int) -> Sequence[str]:
             f"Label Studio is not installed: there is no {python}. `make demo` installs it; elsewhere, install it into "
             "an environment of its own and name that environment's interpreter with --label-studio-python."
         )
-    # absolute() and not resolve(): through its link, a virtual environment's interpreter would forget its packages.
+    # absolute() and not resolve(): a virtual environment's interpreter finds its packages only through its link.
     return (
         str(python.absolute()), "-m", "label_studio.server", "start", "--no-browser",
         "--internal-host", LOCALHOST, "--port", str(port), "--enable-legacy-api-token",
@@ -163,7 +163,7 @@ def _label_studio_arguments(demo: Demo, port: int) -> Sequence[str]:
 
 
 def label_studio_environ(environ: Mapping[str, str], login: Login, data: Path) -> dict[str, str]:
-    """Return the whole environment of a Label Studio that may reach a backend on this machine and nothing beyond it."""
+    """Return the environment of a Label Studio that connects to a backend on this machine and to no other machine."""
     kept = {name: environ[name] for name in PASSED_ON if name in environ}
     return kept | {
         # Without this it refuses backends on loopback and private addresses.
@@ -173,7 +173,7 @@ def label_studio_environ(environ: Mapping[str, str], login: Login, data: Path) -
         "LABEL_STUDIO_PASSWORD": login.password,
         "LABEL_STUDIO_USER_TOKEN": login.token,
         "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
-        # It reports errors, usage and its version, and fetches tips, unless it is kept from each.
+        # It reports errors, usage and its version, and fetches tips, unless each is switched off.
         "LABEL_STUDIO_COLLECT_ANALYTICS": "false",
         "LABEL_STUDIO_LATEST_VERSION_CHECK": "false",
         "LABEL_STUDIO_SENTRY_DSN": "",
@@ -182,14 +182,14 @@ def label_studio_environ(environ: Mapping[str, str], login: Login, data: Path) -
         "HTTPS_PROXY": NOWHERE,
         "NO_PROXY": f"localhost,{LOCALHOST}",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore",  # its own; they would be taken for what it is doing while it starts
+        "PYTHONWARNINGS": "ignore",  # its warnings would be shown as the progress of its start
     }
 
 
 def backend_environ(
     environ: Mapping[str, str], login: Login, port: int, label_studio_port: int, folder: Path
 ) -> dict[str, str]:
-    """Return the caller's environment, so that weights and device can be chosen, with what the demo decides."""
+    """Return the caller's environment, which may set weights and device, with the demo's own settings."""
     kept = {name: value for name, value in environ.items() if name not in NOT_PASSED_ON}
     return kept | {
         "HOST": LOCALHOST,
@@ -211,7 +211,7 @@ def _images(demo: Demo) -> list[Path]:
 
 
 def _login(path: Path) -> Login:
-    """Return the login of the first start, which Label Studio's database holds from then on."""
+    """Return the login, which the first start creates and Label Studio's database holds from then on."""
     if not path.exists():
         login = Login(USERNAME, secrets.token_urlsafe(9), secrets.token_hex(20))
         fresh = path.with_suffix(".part")
@@ -225,7 +225,7 @@ def _login(path: Path) -> Login:
 
 
 def _data_folder(demo: Demo) -> Path:
-    """Return Label Studio's folder, empty when its first start did not come to its end."""
+    """Return Label Studio's folder, emptied if its first start was not completed."""
     if not demo.complete.exists():
         shutil.rmtree(demo.data, ignore_errors=True)
     demo.data.mkdir(parents=True, exist_ok=True)
@@ -263,10 +263,10 @@ def _welcome(login: Login, label_studio_url: str, project: int) -> str:
 
 
 def _watch(running: Sequence[Running]) -> None:
-    """Never return, but raise when one of the programs has ended."""
+    """Check the programs in an endless loop; raises DemoError when one of them has ended."""
     while True:
-        for one in running:
-            one.check_alive()
+        for program in running:
+            program.check_alive()
         time.sleep(WATCH_S)
 
 

@@ -1,4 +1,4 @@
-"""Child processes of the demo: started with a log file, awaited until they answer, stopped without leaving anything."""
+"""Starts the demo's child processes with log files, waits until they answer, and stops their process groups."""
 
 import errno
 import fcntl
@@ -28,12 +28,12 @@ TAIL_BYTES = 16_384
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says why, and what to do about it."""
+    """The demo cannot continue; the message gives the cause and a remedy."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to start and how to know that it is ready.
+    """A program to start, and how to check that it is ready.
 
     Attributes:
         name: for messages.
@@ -41,8 +41,8 @@ class Program:
         environ: its whole environment.
         folder: the directory it runs in; None is the current one.
         log: the file that takes what it prints.
-        ready_url: answers 2xx as soon as the program can be used.
-        timeout_s: how long that may take.
+        ready_url: answers 2xx as soon as the program is ready.
+        timeout_s: maximum time until it is ready.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Running:
         return f"The end of {self.program.log}:\n{shown}"
 
     def doing(self) -> str:
-        """Return the last line of its log that says anything, shortened."""
+        """Return the last non-empty line of its log, shortened."""
         lines = [line.strip() for line in self._last_lines() if line.strip()]
         return lines[-1][:LONGEST_PROGRESS] if lines else "nothing in its log yet"
 
@@ -92,9 +92,9 @@ class Running:
             return log.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
 
     def stop(self, timeout_s: float = STOP_S) -> None:
-        """Ask the whole group to end and, when it does not, or on a second Ctrl-C, end it.
+        """Send SIGTERM to the process group; after ``timeout_s``, or on a second Ctrl-C, kill it.
 
-        It returns when nobody is left who could still hold a port or a file.
+        It returns when no process of the group is left that could hold a port or a file.
         """
         try:
             self._signal(signal.SIGTERM)
@@ -102,23 +102,23 @@ class Running:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             pass
         finally:
-            self._signal(signal.SIGKILL)  # also what the leader may have left behind
+            self._signal(signal.SIGKILL)  # also the leader's remaining children
             self._process.wait()
-            until = time.monotonic() + KILL_S  # where nobody takes note of dead orphans, the group never becomes empty
+            until = time.monotonic() + KILL_S  # if init does not reap dead orphans, the group never becomes empty
             while self._signal(signal.SIGKILL) and time.monotonic() < until:
                 time.sleep(0.01)
 
     def _signal(self, number: signal.Signals) -> bool:
-        """Send a signal to whoever is in the group; say whether there was anybody."""
+        """Send a signal to the process group, and return whether it had a process."""
         try:
             os.killpg(self._process.pid, number)
-        except (ProcessLookupError, PermissionError):  # gone; macOS says so with the second
+        except (ProcessLookupError, PermissionError):  # no such group; macOS raises the second
             return False
         return True
 
 
 def start(program: Program, keep_open: IO[bytes] | None = None) -> Running:
-    """Start a program in a process group of its own, so that a Ctrl-C reaches only the one who then stops it in order.
+    """Start a program in its own process group, so that Ctrl-C reaches only this process, which then stops it cleanly.
 
     Args:
         program: what to start.
@@ -147,17 +147,17 @@ def start(program: Program, keep_open: IO[bytes] | None = None) -> Running:
 
 
 def wait_until_ready(programs: Sequence[Running], say: Callable[[str], None], progress_s: float = PROGRESS_S) -> None:
-    """Return when every program answers, and tell each as it does.
+    """Return when every program answers, and print each one when it does.
 
     Args:
-        programs: what was started.
-        say: is told.
-        progress_s: how often to tell what is still being waited for.
+        programs: the started programs.
+        say: prints a line.
+        progress_s: seconds between two lines about a program that is still starting.
 
     Raises:
-        DemoError: one ended, or did not answer in its time; the message closes with the end of its log.
+        DemoError: one ended, or did not answer within its timeout; the message closes with the end of its log.
     """
-    started = told = time.monotonic()
+    started = reported = time.monotonic()
     waiting = list(programs)
     with httpx.Client(timeout=5, trust_env=False) as client:  # not through a proxy: this is the same machine
         while waiting:
@@ -173,10 +173,10 @@ def wait_until_ready(programs: Sequence[Running], say: Callable[[str], None], pr
                         f"{running.program.name} did not answer at {running.program.ready_url} within "
                         f"{running.program.timeout_s:.0f} s.\n{running.log_tail()}"
                     )
-            if waiting and time.monotonic() - told >= progress_s:
-                told = time.monotonic()
+            if waiting and time.monotonic() - reported >= progress_s:
+                reported = time.monotonic()
                 for running in waiting:
-                    say(f"{running.program.name} is starting, {told - started:.0f} s: {running.doing()}")
+                    say(f"{running.program.name} is starting, {reported - started:.0f} s: {running.doing()}")
             time.sleep(POLL_S)
 
 
@@ -187,27 +187,27 @@ def _answers(client: httpx.Client, url: str) -> bool:
         return False
 
 
-def choose_port(asked: int | None, usual: int, name: str, option: str, say: Callable[[str], None]) -> int:
-    """Return the port that was asked for, else the usual one or the next free one, and say where it is not the usual.
+def choose_port(requested: int | None, usual: int, name: str, option: str, say: Callable[[str], None]) -> int:
+    """Return the requested port, else the usual one or the next free one; print a line if it is not the usual one.
 
     Raises:
-        DemoError: the one that was asked for is taken.
+        DemoError: the requested port is taken.
     """
-    if asked is None:
+    if requested is None:
         port = free_port(usual, name)
         if port != usual:
             say(f"Port {usual} is taken: {name} gets {port}.")
         return port
-    if not is_free(asked):
-        raise DemoError(f"Port {asked} is taken. Choose another for {name} with {option}, or leave it out.")
-    return asked
+    if not is_free(requested):
+        raise DemoError(f"Port {requested} is taken. Choose another for {name} with {option}, or leave it out.")
+    return requested
 
 
 def free_port(first: int, name: str) -> int:
     """Return the first port from ``first`` on that nothing listens on.
 
     Raises:
-        DemoError: there is none among the next ones.
+        DemoError: none of the next `PORTS_TRIED` ports is free.
     """
     for port in range(first, min(first + PORTS_TRIED, 65536)):
         if is_free(port):
@@ -216,7 +216,7 @@ def free_port(first: int, name: str) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Say whether a server could listen on this port of every address of this machine."""
+    """Return whether a server could listen on this port of every address of this machine."""
     for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::1")):  # noqa: S104 - only tried
         try:
             probe = socket.socket(family, socket.SOCK_STREAM)
@@ -235,33 +235,33 @@ def is_free(port: int) -> bool:
 
 @contextmanager
 def only_one(lock: Path) -> Iterator[IO[bytes]]:
-    """Hold a lock file, and give it open, to be inherited by what must be over before the next one may begin.
+    """Hold a lock file and yield it open; child processes inherit it, so that it stays locked until they have ended.
 
     Raises:
-        DemoError: another one holds it, or its folder cannot be written to.
+        DemoError: another demo holds it, or its folder cannot be written to.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        held = lock.open("ab+")
+        opened = lock.open("ab+")
     except OSError as error:
         raise DemoError(
             f"The demo keeps its data in {lock.parent}, which cannot be written to ({error.strerror}). "
             "Name another one, with --folder or as make demo CACHE=/some/folder."
         ) from error
-    with held as file:
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            who = file.read().decode(errors="replace").strip() or "unknown processes"
+            ids = file.read().decode(errors="replace").strip() or "unknown processes"
             raise DemoError(
-                f"The demo in {lock.parent} is already running. Stop it with Ctrl-C where it was started, or end {who}."
+                f"The demo in {lock.parent} is already running. Stop it with Ctrl-C where it was started, or end {ids}."
             ) from error
         yield file
 
 
 def note(lock: IO[bytes], text: str) -> None:
-    """Write into a held lock file what the one who finds it locked is told."""
+    """Write the holders of a lock file into it, for the error message of another start."""
     lock.truncate(0)
     lock.write(text.encode())
     lock.flush()
@@ -269,15 +269,15 @@ def note(lock: IO[bytes], text: str) -> None:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Turn a closed terminal and a polite kill into what Ctrl-C raises, so that one way of stopping serves all.
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP, as Ctrl-C does, so that all three stop the demo the same way.
 
-    What the caller was started to ignore it goes on ignoring: a closed terminal under ``nohup``.
+    A signal that the process was started to ignore stays ignored: SIGHUP under ``nohup``.
     """
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+    if threading.current_thread() is not threading.main_thread():  # handlers can only be set in the main thread
         yield
         return
     heard = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]

@@ -1,4 +1,4 @@
-"""The demo's Label Studio project: made through Label Studio's API as far as it is missing, else left alone."""
+"""Creates the missing parts of the demo's project through Label Studio's API, and leaves existing ones unchanged."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -72,7 +72,7 @@ class _Webhook(msgspec.Struct):
 
 
 class LabelStudioApi:
-    """The few calls that setting up a project takes, with a user's legacy token."""
+    """A client for the calls that set up a project, with a user's legacy token."""
 
     def __init__(self, url: str, token: str) -> None:
         self._client = httpx.Client(
@@ -84,13 +84,13 @@ class LabelStudioApi:
         self._client.close()
 
     def accepts_token(self) -> bool:
-        """Say whether the token is that of a user."""
+        """Return whether the token belongs to a user."""
         return self._send("GET", "/api/current-user/whoami").status_code == httpx.codes.OK
 
     def find_project(self, title: str) -> int | None:
         """Return the id of the oldest project of this title."""
-        found = self._call("GET", "/api/projects/", _Projects, params={"page_size": 1000, "include": "id,title"})
-        return min((project.id for project in found.results if project.title == title), default=None)
+        projects = self._call("GET", "/api/projects/", _Projects, params={"page_size": 1000, "include": "id,title"})
+        return min((project.id for project in projects.results if project.title == title), default=None)
 
     def create_project(self, title: str, label_config: str) -> int:
         """Create a project and return its id."""
@@ -109,7 +109,8 @@ class LabelStudioApi:
     def connect_backend(self, project: int, title: str, url: str) -> None:
         """Connect a project to the interactive backend of this title at this address, and to no other of this title.
 
-        The webhook that comes with a backend does not follow when its address is changed, nor does it go with it.
+        Label Studio neither updates a backend's webhook when its address changes nor deletes it with the backend, so it
+        is deleted here.
         """
         connected = self._call("GET", "/api/ml", list[_Backend], params={"project": project})
         ours = [backend for backend in connected if backend.title == title]
@@ -124,7 +125,7 @@ class LabelStudioApi:
 
     def _send(self, method: str, path: str, **request: object) -> httpx.Response:
         try:
-            # What httpx takes is of many types, and these calls are all in this file.
+            # httpx takes arguments of many types; all these calls are in this file.
             return self._client.request(method, path, **request)  # type: ignore[arg-type]
         except httpx.HTTPError as error:
             raise DemoError(f"Label Studio did not answer {method} {path}: {error}") from error
@@ -147,9 +148,9 @@ def _detail(response: httpx.Response) -> str:
 
 
 def prepare(api: LabelStudioApi, images: Sequence[Path], backend_url: str) -> int:
-    """Return the id of the demo's project, after making whatever of it is missing.
+    """Return the id of the demo's project, after creating its missing parts.
 
-    Each step looks for its own result first, so that one that was interrupted is made up for the next time.
+    Each step checks for its own result first, so that the next start completes an interrupted one.
 
     Raises:
         DemoError: Label Studio does not answer, or refuses a step.

@@ -1,1 +1,1 @@
-"""Runs over whole projects."""
+"""Runs over whole projects: precompute, preannotate and COCO export."""

@@ -1,7 +1,7 @@
-"""The masks that people have submitted on a task: those of one annotation, image by image, and what it has besides.
+"""Reads the masks of a task's annotation, image by image, and counts the results that are no masks.
 
-Of several annotations one counts, as in `backend.labeling.task_prompts`: a ground truth, else the one that was changed
-last; skipped ones and drafts never do, nor do predictions. Sizes are those in which the annotator saw the image, so
+Of several annotations one counts, as in `backend.labeling.task_prompts`: a ground truth, else the one changed last;
+skipped annotations, drafts and predictions do not count. Sizes are those in which the annotator saw the image, so that
 images need not be fetched.
 """
 
@@ -30,7 +30,7 @@ from model.types import Mask
 Polygons: TypeAlias = tuple[tuple[float, ...], ...]
 
 UNLABELLED = "object"
-"""The category of all masks where a labeling config has no labels; COCO wants one."""
+"""The category of all masks if a labeling config has no labels; COCO requires one."""
 
 KEYPOINTS = "keypoints left out"
 WITHOUT_SHAPE = "results without a shape left out"
@@ -38,7 +38,7 @@ OTHERS = "further annotations of a task left out"
 UNANNOTATED = "tasks without an annotation"
 EMPTY_IMAGES = "images left out that nothing is drawn on"
 BOXES = "of the masks, boxes of a smart tool"
-"""Rectangles and ellipses that may be prompts left over; one that was meant looks the same."""
+"""Rectangles and ellipses that may be leftover prompts; an intended one looks the same."""
 
 _BOXES = (ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)
 _BETTER = (ShapeKind.BRUSH, ShapeKind.BITMASK, ShapeKind.POLYGON, ShapeKind.VECTOR)
@@ -53,7 +53,7 @@ class LabelledMask:
     Attributes:
         labels: its labels, at least one.
         rle: its mask.
-        polygons: its outlines, x and y of the corners of each in turn, in pixels; None where they are not asked for.
+        polygons: its outlines, x and y of the corners of each in turn, in pixels; None if they are not requested.
     """
 
     labels: tuple[str, ...]
@@ -63,13 +63,13 @@ class LabelledMask:
 
 @dataclass(frozen=True)
 class ImageMasks:
-    """One image that people have drawn on.
+    """One annotated image.
 
     Attributes:
         file_name: its folders and name.
-        uri: where it is to be had.
+        uri: its address.
         size: (H, W) as the annotator saw it.
-        masks: what was drawn, as far as it covers something.
+        masks: its masks that cover at least one pixel.
     """
 
     file_name: str
@@ -83,9 +83,9 @@ class TaskMasks:
     """A task's masks.
 
     Attributes:
-        images: those that people have drawn on.
-        counts: what is no mask, and nothing to worry about, by kind.
-        skipped: masks that cannot be had, each with its reason.
+        images: the annotated images.
+        counts: how many results are no masks and no failures, by kind.
+        skipped: masks that cannot be read, each with its reason.
     """
 
     images: tuple[ImageMasks, ...] = ()
@@ -95,34 +95,38 @@ class TaskMasks:
 
 def labels_of(controls: LabelConfig) -> tuple[str, ...]:
     """Return the labels that masks may have, in the config's order."""
-    own = [one.own for one in controls.controls if one.own is not None and one.kind is not ShapeKind.KEYPOINT]
+    own = [
+        control.own
+        for control in controls.controls
+        if control.own is not None and control.kind is not ShapeKind.KEYPOINT
+    ]
     tags = [*controls.labels, *own]
-    found = tuple(dict.fromkeys(label for tag in tags for label in tag.labels))
-    return found if found or any(tag.labels_vary for tag in tags) else (UNLABELLED,)
+    labels = tuple(dict.fromkeys(label for tag in tags for label in tag.labels))
+    return labels if labels or any(tag.labels_vary for tag in tags) else (UNLABELLED,)
 
 
 def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_polygons: bool) -> TaskMasks:
-    """Return the masks of a task's annotation; nothing raises, since one damaged mask must not cost the others.
+    """Return the masks of a task's annotation; a damaged mask is skipped rather than raised, to keep the others.
 
     Args:
         task: its data is read.
         annotations: all of its annotations.
         controls: the project's labeling config.
-        as_polygons: whether outlines are asked for too.
+        as_polygons: whether to return outlines too.
     """
     submitted = protocol_annotations.newest_first(
-        one for one in protocol_annotations.read(annotations) if not one.is_cancelled
+        annotation for annotation in protocol_annotations.read(annotations) if not annotation.is_cancelled
     )
     if not submitted:
         return TaskMasks(counts={UNANNOTATED: 1})
     regions, left_out = protocol_regions.read(submitted[0].result)
     counts = Counter({OTHERS: len(submitted) - 1})
     skipped: list[Skipped] = []
-    for one in left_out:
-        if one.reason is Reason.NOT_A_PROMPT:
+    for result in left_out:
+        if result.reason is Reason.NOT_A_PROMPT:
             counts[WITHOUT_SHAPE] += 1
         else:
-            skipped.append(one)
+            skipped.append(result)
     drawn_on = _by_image(regions, task, controls, skipped)
     images: list[ImageMasks] = []
     for ref, drawn in drawn_on.items():
@@ -145,8 +149,8 @@ def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_poly
 def _by_image(
     regions: Iterable[PromptRegion], task: Task, controls: LabelConfig, skipped: list[Skipped]
 ) -> dict[ImageRef, list[PromptRegion]]:
-    """Return regions by the image that each is drawn on; what is drawn on none is added to ``skipped``."""
-    found: dict[ImageRef, list[PromptRegion]] = {}
+    """Return regions by the image that each is drawn on; regions without an image are added to ``skipped``."""
+    by_image: dict[ImageRef, list[PromptRegion]] = {}
     for region in regions:
         try:
             [image] = config.on_image(controls, region.to_name).images
@@ -155,15 +159,17 @@ def _by_image(
         except BackendError as error:
             skipped.append(Skipped(region.id, error.reason, str(error)))
             continue
-        found.setdefault(ref, []).append(region)
-    return found
+        by_image.setdefault(ref, []).append(region)
+    return by_image
 
 
 def _may_be_prompt(region: PromptRegion, controls: LabelConfig) -> bool:
-    """Whether a region is a box of a smart tool where the config has something better to hold a mask."""
-    here = config.on_image(controls, region.to_name).controls
-    is_smart = any(one.name == region.from_name and one.kind in _BOXES and one.is_smart for one in here)
-    return is_smart and any(one.is_output and one.kind in _BETTER for one in here)
+    """Whether a region is a box of a smart tool while the config has a control that can hold a mask."""
+    on_image = config.on_image(controls, region.to_name).controls
+    is_smart = any(
+        control.name == region.from_name and control.kind in _BOXES and control.is_smart for control in on_image
+    )
+    return is_smart and any(control.is_output and control.kind in _BETTER for control in on_image)
 
 
 def _file_name(ref: ImageRef) -> str:
@@ -183,7 +189,7 @@ def _masks(
     *,
     as_polygons: bool,
 ) -> Iterator[tuple[PromptRegion, LabelledMask]]:
-    """Yield the regions on an image of ``size`` with their masks; what is none is added to ``skipped``."""
+    """Yield the regions on an image of ``size`` with their masks; others are added to ``skipped``."""
     offered = labels_of(controls)
     for region in shapes:
         try:
@@ -199,10 +205,10 @@ def _masks(
 
 
 def _mask(region: PromptRegion, size: tuple[int, int]) -> Mask:
-    """Return what a region covers.
+    """Return the pixels that a region covers.
 
     Raises:
-        PromptError: it is damaged, is no area, or covers nothing of the image.
+        PromptError: it is damaged, is no area, or covers no pixel of the image.
     """
     if math.prod(size) > MOST_PIXELS:
         raise PromptError(f"expected at most {MOST_PIXELS} pixels, got {size}", Reason.BAD_GEOMETRY)
@@ -220,7 +226,7 @@ def _mask(region: PromptRegion, size: tuple[int, int]) -> Mask:
 
 
 def _polygons(region: PromptRegion, mask: Mask, size: tuple[int, int]) -> Polygons:
-    """Return a region's outlines as it is drawn; of painted masks, and of what passes the border, those of the mask."""
+    """Return a region's outlines as drawn; for a painted mask, or a shape beyond the border, those of its mask."""
     rings = shape_masks.rings(region.shape, size) if not isinstance(region.shape, Brush | Bitmask) else ()
     if not rings or any((ring < 0).any() or (ring > size[::-1]).any() for ring in rings):
         rings = segmentation_polygons.rings(mask)

@@ -1,6 +1,6 @@
-"""The masks of a project's annotations as one COCO file, written as tasks are read: a run that can be stopped.
+"""Exports the masks of a project's annotations to one COCO file, written as tasks are read; a run can be stopped.
 
-The file is there when the run is through, and then it is whole: a run that ends before leaves an older one as it is.
+The file appears when the run is complete; a run that ends early leaves an older file unchanged.
 """
 
 import logging
@@ -33,87 +33,94 @@ AT_ONCE = 4
 
 LOOKED_AT_BYTES = 4096
 _COCO = (b'"info"', b'"images"', b'"annotations"', b'"categories"')
-"""What a COCO file begins with."""
+"""Keys, one of which is at the start of a COCO file."""
 
 
 @dataclass(frozen=True)
-class Means:
-    """What a run works with.
+class ExportContext:
+    """What a run needs.
 
     Attributes:
         annotations: returns a task's annotations.
         controls: the project's labeling config.
-        patience: waits while Label Studio is away.
+        retry: retries calls while Label Studio is unavailable.
         as_polygons: whether masks are written as polygons instead of run lengths.
     """
 
     annotations: Callable[[int], msgspec.Raw]
     controls: LabelConfig
-    patience: OutageRetry
+    retry: OutageRetry
     as_polygons: bool = False
 
 
 @dataclass(frozen=True)
 class _Outcome:
     number: int
-    found: TaskMasks | None = None
+    masks: TaskMasks | None = None
     failures: tuple[Failure, ...] = ()
     kind: str = ""
 
 
 def check_out(path: Path) -> None:
-    """Return if a COCO file may be written to a path.
+    """Check that a COCO file may be written to a path.
 
     Raises:
         ValueError: there is a file of another kind, such as a picture.
-        OSError: what is there cannot be read.
+        OSError: an existing file cannot be read.
     """
-    for one in (path, part_of(path)):
-        if one.exists() and not one.is_dir():
-            with one.open("rb") as file:
-                begins = file.read(LOOKED_AT_BYTES)
-            if begins and not any(word in begins for word in _COCO):
-                raise ValueError(f"{path}: expected another file to write to (--out), got one where {one.name} is lost")
+    for existing in (path, part_of(path)):
+        if existing.exists() and not existing.is_dir():
+            with existing.open("rb") as file:
+                start = file.read(LOOKED_AT_BYTES)
+            if start and not any(key in start for key in _COCO):
+                raise ValueError(
+                    f"{path}: expected another file to write to (--out), got one where {existing.name} is lost"
+                )
 
 
 def run(
-    tasks: Iterable[Task], means: Means, out: Path, description: str, stop: threading.Event, progress: Progress
+    tasks: Iterable[Task],
+    context: ExportContext,
+    out: Path,
+    description: str,
+    stop: threading.Event,
+    progress: Progress,
 ) -> RunReport:
-    """Write the masks of these tasks; return what became of them.
+    """Write the masks of these tasks, and return a report.
 
     Args:
-        tasks: in the order in which their images are to stand in the file.
-        means: what to work with.
+        tasks: in the order of their images in the file.
+        context: what the run needs.
         out: the file.
-        description: what it is to say of itself.
-        stop: once it is set, no more tasks are begun, and the file is not written.
-        progress: is told of every task that is done.
+        description: the file's ``description``.
+        stop: once it is set, no more tasks are started, and the file is not written.
+        progress: is advanced for every finished task.
 
     Raises:
         OSError: the file cannot be written.
     """
-    tally = RunReport((TASKS, IMAGES, MASKS))
-    categories = _Categories(annotation_masks.labels_of(means.controls))
+    report = RunReport((TASKS, IMAGES, MASKS))
+    categories = _Categories(annotation_masks.labels_of(context.controls))
     with CocoFile(out, description, categories.rows) as file:
-        writer = _Writer(file, categories, tally)
+        writer = _Writer(file, categories, report)
         try:
-            with recording_end(tally, stop):
-                for outcome in parallel_map(enumerate(tasks), _Work(means), AT_ONCE, stop):
-                    writer.take(outcome)
+            with recording_end(report, stop):
+                for outcome in parallel_map(enumerate(tasks), _Work(context), AT_ONCE, stop):
+                    writer.add(outcome)
                     progress.advance()
         except BaseException:
             file.discard()
             raise
-        if not tally.ended and not tally.counts[IMAGES]:
-            tally.ended = "no annotation holds a region"
-        if tally.ended:
-            tally.ended += f"; {out} was not written"
+        if not report.ended and not report.counts[IMAGES]:
+            report.ended = "no annotation holds a region"
+        if report.ended:
+            report.ended += f"; {out} was not written"
             file.discard()
-    return tally
+    return report
 
 
 class _Categories:
-    """The file's categories: the labels of the config in their order, then those that come up besides."""
+    """The file's categories: the labels of the config in their order, then other labels as they occur."""
 
     def __init__(self, labels: Iterable[str]) -> None:
         self.rows: list[Mapping[str, object]] = []
@@ -129,16 +136,16 @@ class _Categories:
 
 
 class _Writer:
-    """Writes what is made of tasks in their order, in whichever it is done."""
+    """Writes the outcomes of tasks in the order of the tasks, whatever the order in which they finish."""
 
-    def __init__(self, file: CocoFile, categories: _Categories, tally: RunReport) -> None:
-        self._file, self._categories, self._tally = file, categories, tally
+    def __init__(self, file: CocoFile, categories: _Categories, report: RunReport) -> None:
+        self._file, self._categories, self._report = file, categories, report
         self._waiting: dict[int, _Outcome] = {}
         self._next = 0
         self._uris: dict[str, str] = {}
 
-    def take(self, outcome: _Outcome) -> None:
-        """Write a task's masks, when it is its turn.
+    def add(self, outcome: _Outcome) -> None:
+        """Write a task's masks, once those of all tasks before it are written.
 
         Raises:
             OSError: they cannot be written.
@@ -146,42 +153,42 @@ class _Writer:
         self._waiting[outcome.number] = outcome
         while (ready := self._waiting.pop(self._next, None)) is not None:
             self._next += 1
-            self._tally.failures += ready.failures
+            self._report.failures += ready.failures
             if ready.kind:
-                self._tally.add(ready.kind)
-            if ready.found is not None:
-                self._write(ready.found)
+                self._report.add(ready.kind)
+            if ready.masks is not None:
+                self._write(ready.masks)
 
-    def _write(self, found: TaskMasks) -> None:
-        self._tally.add(TASKS)
-        for kind, count in found.counts.items():
-            self._tally.add(kind, count)
-        for image in found.images:
+    def _write(self, masks: TaskMasks) -> None:
+        self._report.add(TASKS)
+        for kind, count in masks.counts.items():
+            self._report.add(kind, count)
+        for image in masks.images:
             annotations = self._annotations(image)
             self._file.add(image.file_name, image.size, annotations)
-            self._tally.add(IMAGES)
-            self._tally.add(MASKS, len(annotations))
+            self._report.add(IMAGES)
+            self._report.add(MASKS, len(annotations))
             if self._uris.setdefault(image.file_name, image.uri) != image.uri:
-                self._tally.add(NAMED_TWICE)
+                self._report.add(NAMED_TWICE)
 
     def _annotations(self, image: ImageMasks) -> list[Annotation]:
         return [
-            Annotation(one.rle, category_id=self._categories.id_of(label), polygons=one.polygons)
-            for one in image.masks
-            for label in dict.fromkeys(one.labels)
+            Annotation(mask.rle, category_id=self._categories.id_of(label), polygons=mask.polygons)
+            for mask in image.masks
+            for label in dict.fromkeys(mask.labels)
         ]
 
 
 class _Work:
-    """What is done about one task; whatever happens to it, the others are left alone."""
+    """Processes one task; its failure does not affect the other tasks."""
 
-    def __init__(self, means: Means) -> None:
-        self._means, self._read = means, TaskReads(means.patience)
+    def __init__(self, context: ExportContext) -> None:
+        self._context, self._read = context, TaskReads(context.retry)
 
     def __call__(self, item: tuple[int, Task]) -> _Outcome:
         number, task = item
         try:
-            return self._done(number, task)
+            return self._process(number, task)
         except Stopped:
             return _Outcome(number)
         except OutageError:
@@ -195,9 +202,9 @@ class _Work:
             text = f"{type(error).__name__}: {error}"
             return _Outcome(number, failures=(Failure(task.id, Reason.INTERNAL_ERROR, text),))
 
-    def _done(self, number: int, task: Task) -> _Outcome:
-        means = self._means
+    def _process(self, number: int, task: Task) -> _Outcome:
+        context = self._context
         assert task.id is not None  # it was listed
-        annotations = self._read(partial(means.annotations, task.id))
-        found = annotation_masks.read(task, annotations, means.controls, as_polygons=means.as_polygons)
-        return _Outcome(number, found, failures_about(task.id, found.skipped))
+        annotations = self._read(partial(context.annotations, task.id))
+        masks = annotation_masks.read(task, annotations, context.controls, as_polygons=context.as_polygons)
+        return _Outcome(number, masks, failures_about(task.id, masks.skipped))

@@ -1,4 +1,4 @@
-"""The composition root's half for runs over whole projects: an encoder here, or workers over Redis."""
+"""Builds the parts of a run over a whole project: an encoder in this process, or workers over Redis."""
 
 import math
 import tempfile
@@ -33,28 +33,28 @@ from model.weights import Checkpoint
 AT_ONCE_HERE = 4
 AT_ONCE_ON_WORKERS = 16
 DEADLINE_S = 900.0
-"""For how long workers may be busy with something else before an image counts as not to be had."""
+"""How long to wait for workers to encode an image before it counts as failed."""
 
 HEARD_WITHIN_S = 4.0
-"""A worker is heard of this long after it has begun, at the latest."""
+"""Longest time from a worker's start to its first heartbeat."""
 
 TIMEOUT_S = 60.0
 LOOK_EVERY_S = 1.0
 HEADER_BYTES = 1024
 USABLE_SHARE = 0.9
-"""Of Redis' memory; the rest is for what is not embeddings."""
+"""Share of Redis' memory that embeddings may take; the rest is for other data."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What makes embeddings for a run.
+    """Makes the embeddings of a run.
 
     Attributes:
-        embeddings: makes and finds them.
-        ensure: has one in the store, and returns whether it was made for that.
-        at_once: how many tasks are worth having in hand.
-        room: how many of them the store can hold; None where it has no limit.
-        close: ends the threads, and lets everybody go who waits.
+        embeddings: makes and looks up embeddings.
+        ensure: makes sure that an embedding is in the store, and returns whether it had to be made.
+        at_once: how many tasks to process at a time.
+        room: how many embeddings the store can hold; None if it has no limit.
+        close: stops the threads, and ends all waits.
     """
 
     embeddings: Embeddings
@@ -65,28 +65,28 @@ class Engine:
 
 
 def label_studio(settings: Settings) -> LabelStudio:
-    """Return a client for thousands of calls."""
+    """Return a client for thousands of calls, with kept connections and a long timeout."""
     return LabelStudio(
         settings.label_studio_url,
         settings.label_studio_api_key,
         timeout_s=TIMEOUT_S,
-        attempts=1,  # patience tries again
+        attempts=1,  # `OutageRetry` repeats calls
         keeps_connections=True,
     )
 
 
-def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patience: OutageRetry) -> Engine:
-    """Return what makes embeddings, ready for work.
+def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry: OutageRetry) -> Engine:
+    """Return the engine of a run, with the encoder loaded or the workers connected.
 
     Raises:
         ValueError: the encoder cannot be loaded, or Redis cannot be used as it is.
         RetryLater: Redis does not answer, or no worker is running.
     """
-    return _on_workers(settings, checkpoint) if settings.redis_url else _here(settings, checkpoint, client, patience)
+    return _on_workers(settings, checkpoint) if settings.redis_url else _here(settings, checkpoint, client, retry)
 
 
 def check_cache(settings: Settings) -> None:
-    """Return if embeddings can be kept on disk, before the first one is made.
+    """Check that embeddings can be kept on disk, before the first one is made.
 
     Raises:
         ValueError: nothing can be written to the folder.
@@ -108,19 +108,19 @@ def pixel_limits(settings: Settings, checkpoint: Checkpoint) -> Limits:
 
 
 def outputs(settings: Settings) -> tuple[ShapeKind, ...]:
-    """Return what masks may be drawn as, the preferred kinds first."""
+    """Return the kinds of region that masks may become, the preferred kinds first."""
     return ClickPolicy(output_preference=settings.output_preference).outputs
 
 
 def segmenter(
     settings: Settings, checkpoint: Checkpoint, embeddings: Embeddings, everything: AutomaticSettings | None
 ) -> TaskSegmenter:
-    """Return what makes the predictions of tasks; ``everything`` is what automatic masks shall be like.
+    """Return the segmenter of tasks; ``everything`` are the settings of automatic masks, None without them.
 
     Raises:
-        ValueError: the decoder cannot be loaded, or cannot do what is asked.
+        ValueError: the decoder cannot be loaded, or does not support the settings.
     """
-    from model.build import load_decoder  # here: Paddle has much to say while logs are not set up
+    from model.build import load_decoder  # here: Paddle logs a lot before logging is configured
 
     decoder = load_decoder(checkpoint, settings.device)
     automatic = None if everything is None else AutomaticMaskGenerator(decoder, None, everything)
@@ -136,13 +136,13 @@ def segmenter(
 def only_run(
     settings: Settings, model_version: str, project_id: int, stop: threading.Event, say: Callable[[str], None]
 ) -> Iterator[None]:
-    """Hold the project while inside, where runs share a Redis; wait for another one's end.
+    """Hold a lease on the project while inside, where runs share a Redis; wait until another run has ended.
 
-    Without Redis, or where it forgets, two runs do the same work twice and `backend.label_studio.prediction_writer`
-    makes up for it.
+    Without Redis, or where it loses the lease, two runs do the same work twice and
+    `backend.label_studio.prediction_writer` removes the duplicates.
 
     Raises:
-        Stopped: this run is to end before that.
+        Stopped: this run is stopped while it waits.
         RetryLater: Redis does not answer.
     """
     if settings.redis_url is None:
@@ -152,11 +152,11 @@ def only_run(
     leases = Leases(link, keys.attempts)
     leases.start()
     try:
-        waits = False
+        has_said_so = False
         while (lease := leases.acquire(keys.run(project_id))) is None:
-            if not waits:
+            if not has_said_so:
                 say(f"another run is at project {project_id}: waiting for its end")
-            waits = True
+            has_said_so = True
             if stop.wait(LOOK_EVERY_S):
                 raise Stopped
         with lease:
@@ -166,7 +166,7 @@ def only_run(
         link.close()
 
 
-def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patience: OutageRetry) -> Engine:
+def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry: OutageRetry) -> Engine:
     from model.build import load_encoder  # here: see `segmenter`
 
     made = DirectEmbeddings(
@@ -177,7 +177,7 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, patie
         Metrics(),
         limits=pixel_limits(settings, checkpoint),
         dtype=settings.embedding_dtype,
-        check=patience.check,
+        check=retry.check,
     )
     room = _room(settings, checkpoint, settings.disk_cache_mb * MB, "set PADDLE_SAM_DISK_CACHE_MB higher")
     return Engine(made, made.ensure, AT_ONCE_HERE, room, lambda: None)
@@ -204,7 +204,7 @@ def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
         settings, checkpoint.model_version, Metrics(), web.embedding_shape(checkpoint)
     )
     made.start()
-    most_bytes = max(one.max_bytes for one in stores.stats() if one.name == "redis")
+    most_bytes = max(stats.max_bytes for stats in stores.stats() if stats.name == "redis")
     usable = int(USABLE_SHARE * most_bytes)
     room = _room(settings, checkpoint, usable, "set Redis' maxmemory higher") if usable else None
 

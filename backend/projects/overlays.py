@@ -1,4 +1,4 @@
-"""Regions drawn over their image, for people who want to see what would be stored before it is."""
+"""Draws regions over their image, to show predictions before they are stored."""
 
 from pathlib import Path
 
@@ -38,32 +38,34 @@ def over(pixels: RgbImage, regions: tuple[Region, ...]) -> RgbImage:
 
 
 def area(region: Region, size: tuple[int, int]) -> Mask:
-    """Return what a region covers of an image that is shown at ``size`` (height, width).
+    """Return the pixels that a region covers on an image that is shown at ``size`` (height, width).
 
     Raises:
         PromptError: the region is damaged.
     """
     match region.shape:
         case Brush() | Bitmask():
-            found = shape_prompts.mark(region.shape, size, region.original_size).rough_mask
-            assert found is not None  # these shapes are areas
-            return Mask.from_array(found)
+            mask = shape_prompts.mark(region.shape, size, region.original_size).rough_mask
+            assert mask is not None  # these shapes are areas
+            return Mask.from_array(mask)
         case KeyPoint():
             return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)
     return shape_masks.mask(region.shape, size)
 
 
 def jpeg(pixels: RgbImage) -> bytes:
-    """Return an RGB image as a file, with a comment by which `is_overlay` knows it."""
-    done, made = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    assert done  # an array of this form can be written
-    data = made.tobytes()
+    """Return an RGB image as a JPEG file, with a comment that `is_overlay` recognizes."""
+    is_encoded, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+    )
+    assert is_encoded  # an array of this form can be written
+    data = encoded.tobytes()
     header = 4 + int.from_bytes(data[4:6], "big")  # JFIF's own segment has to come first
     return data[:header] + _MARK + data[header:]
 
 
 def is_overlay(path: Path) -> bool:
-    """Whether a file is one that `jpeg` has made, or the beginning of one.
+    """Whether a file was made by `jpeg`, completely or in part.
 
     Raises:
         OSError: it cannot be read.

@@ -1,8 +1,8 @@
-"""Masks for a project's tasks, from the prompts that these hold: a run that can be stopped, killed and taken up again.
+"""Makes masks for a project's tasks from the prompts that they hold; a run can be stopped, killed and resumed.
 
-Each task is done for itself, in threads: its predictions are looked at, its prompts read, its masks made. What is made
-is delivered in chunks, by one thread: to Label Studio, or as pictures into a folder. A task that holds a prediction of
-this model already is passed over, unless predictions are to be replaced; then one that is the same already is left.
+Tasks are processed independently, in threads: each one's predictions and prompts are read, and its masks are made. One
+thread delivers the predictions in chunks: to Label Studio, or as pictures into a folder. A task that already holds a
+prediction of this model is skipped, unless predictions are replaced; then an identical one is kept.
 """
 
 import logging
@@ -43,11 +43,11 @@ NO_FAILURE = frozenset(
         Reason.NOT_IN_COCO_FILE,
     )
 )
-"""Why a task may have no masks although nothing went wrong."""
+"""Reasons why a task may have no masks that are not failures."""
 
 
 class Tasks(Protocol):
-    """Knows what a task holds; see `backend.label_studio.client.LabelStudio`."""
+    """Reads the annotations and predictions of a task; see `backend.label_studio.client.LabelStudio`."""
 
     def annotations(self, task_id: int, /) -> msgspec.Raw:
         """Return a task's annotations."""
@@ -58,7 +58,7 @@ class Tasks(Protocol):
         ...
 
     def version(self) -> str:
-        """Return something small."""
+        """Return Label Studio's release, a small request that shows whether it is available."""
         ...
 
 
@@ -67,11 +67,11 @@ class PendingPrediction:
     """A task and the prediction that was made for it.
 
     Attributes:
-        task: the task, with what was read of it.
-        prediction: shows something.
-        new: the same, as it is stored.
-        replaced: ids of the predictions whose place it takes.
-        failures: what could not be made.
+        task: the task, with its predictions and, if needed, annotations.
+        prediction: the prediction, with at least one region.
+        new: the same, in the form in which it is stored.
+        replaced: ids of the predictions that it replaces.
+        failures: the prompts and images that failed.
     """
 
     task: Task
@@ -83,42 +83,42 @@ class PendingPrediction:
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """What became of a task in the end; ``kind`` is empty where it failed."""
+    """The outcome of a task; ``kind`` is empty if it failed."""
 
     kind: str = ""
     failures: tuple[Failure, ...] = ()
 
 
 class Sink(Protocol):
-    """Where predictions go."""
+    """Delivers predictions."""
 
     def __call__(self, chunk: Sequence[PendingPrediction], /) -> Sequence[TaskOutcome]:
-        """Deliver predictions of different tasks, and return what became of each."""
+        """Deliver predictions of different tasks, and return the outcome of each."""
         ...
 
 
 @dataclass(frozen=True)
 class PreannotateContext:
-    """What a run works with.
+    """What a run needs.
 
     Attributes:
         tasks: Label Studio.
-        segment: makes the prediction of a task from what it holds, or from whatever else it knows; raises `RetryLater`
-            to be called again.
-        needs_annotations: whether ``segment`` looks at a task's annotations.
-        model_version: that predictions carry.
-        patience: waits while something is away.
-        at_once: how many tasks are in hand at a time.
-        cancel_waits: is called once the run is to stop, so that whoever waits for others' work leaves.
-        replaces: whether predictions of this model that are there already are made anew.
-        ignores_stored: whether to make predictions as if there were none; nothing is stored then.
+        segment: makes the prediction of a task from its prompts, or from other sources; raises `RetryLater` to be
+            called again.
+        needs_annotations: whether ``segment`` reads a task's annotations.
+        model_version: of the predictions.
+        retry: retries calls during an outage.
+        at_once: how many tasks to process at a time.
+        cancel_waits: is called when the run is stopped, to end waits for work of other processes.
+        replaces: whether existing predictions of this model are made again.
+        ignores_stored: whether to make predictions as if none were stored; nothing is stored then.
     """
 
     tasks: Tasks
     segment: Callable[[Task], Prediction]
     needs_annotations: bool
     model_version: str
-    patience: OutageRetry
+    retry: OutageRetry
     at_once: int
     cancel_waits: Callable[[], None] = lambda: None
     replaces: bool = False
@@ -126,50 +126,50 @@ class PreannotateContext:
 
 
 def run(
-    tasks: Iterable[Task], means: PreannotateContext, sink: Sink, stop: threading.Event, progress: Progress
+    tasks: Iterable[Task], context: PreannotateContext, sink: Sink, stop: threading.Event, progress: Progress
 ) -> RunReport:
-    """Make the predictions of these tasks and deliver them; return what became of them.
+    """Make the predictions of these tasks, deliver them, and return a report.
 
     Args:
-        tasks: in the order in which their masks are wanted.
-        means: what to work with.
-        sink: where predictions go.
-        stop: once it is set, no more tasks are begun; what is made is delivered.
-        progress: is told of every task that is done.
+        tasks: in the order in which they are processed.
+        context: what the run needs.
+        sink: delivers predictions.
+        stop: once it is set, no more tasks are started; predictions that are made are delivered.
+        progress: is advanced for every finished task.
     """
-    tally = RunReport((MADE, THERE, SAME, NOTHING, GONE))
+    report = RunReport((MADE, THERE, SAME, NOTHING, GONE))
 
-    def settle(settled: Iterable[TaskOutcome]) -> None:
-        for one in settled:
-            if one.kind:
-                tally.add(one.kind)
-            tally.failures += one.failures
+    def record(outcomes: Iterable[TaskOutcome]) -> None:
+        for outcome in outcomes:
+            if outcome.kind:
+                report.add(outcome.kind)
+            report.failures += outcome.failures
             progress.advance()
 
     with Batcher(sink, lambda made: len(bytes(made.new.result))) as chunks:
-        with recording_end(tally, stop):
-            for outcome in parallel_map(tasks, _Work(means), means.at_once, stop, means.cancel_waits):
+        with recording_end(report, stop):
+            for outcome in parallel_map(tasks, _Work(context), context.at_once, stop, context.cancel_waits):
                 if isinstance(outcome, PendingPrediction):
                     chunks.add(outcome)
                 elif outcome is not None:
-                    settle([outcome])
-                settle(chunks.delivered())
-        with recording_end(tally, stop):
-            settle(chunks.finish())
-    return tally
+                    record([outcome])
+                record(chunks.delivered())
+        with recording_end(report, stop):
+            record(chunks.finish())
+    return report
 
 
 class _Work:
-    """What is done about one task; whatever happens to it, the others are left alone."""
+    """Processes one task; its failure does not affect the other tasks."""
 
-    def __init__(self, means: PreannotateContext) -> None:
-        self._means = means
-        self._read = TaskReads(means.patience)
+    def __init__(self, context: PreannotateContext) -> None:
+        self._context = context
+        self._read = TaskReads(context.retry)
 
     def __call__(self, task: Task) -> "PendingPrediction | TaskOutcome | None":
-        """Return what was made of a task, or what became of it; None where the run ended over it."""
+        """Return a task's prediction or its outcome; None if the run was stopped while processing it."""
         try:
-            return self._done(task)
+            return self._process(task)
         except Stopped:
             return None
         except OutageError:
@@ -180,42 +180,42 @@ class _Work:
             logger.exception("event=defect task=%s", task.id)
             return TaskOutcome(failures=(Failure(task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"),))
 
-    def _done(self, task: Task) -> PendingPrediction | TaskOutcome:
-        means, task_id = self._means, task.id
+    def _process(self, task: Task) -> PendingPrediction | TaskOutcome:
+        context, task_id = self._context, task.id
         assert task_id is not None
         try:
-            found = self._read(partial(means.tasks.predictions, task_id))
-            held = () if means.ignores_stored else own(found.stored, means.model_version)
-            if held and not held[-1].is_empty and not means.replaces:
+            predictions = self._read(partial(context.tasks.predictions, task_id))
+            stored = () if context.ignores_stored else own(predictions.stored, context.model_version)
+            if stored and not stored[-1].is_empty and not context.replaces:
                 return TaskOutcome(THERE)
-            whole = replace(task, predictions=found.raw)
-            if means.needs_annotations:
-                whole = replace(whole, annotations=self._read(partial(means.tasks.annotations, task_id)))
+            complete = replace(task, predictions=predictions.raw)
+            if context.needs_annotations:
+                complete = replace(complete, annotations=self._read(partial(context.tasks.annotations, task_id)))
         except RefusedError as error:
             if not error.is_gone:
                 raise
             return TaskOutcome(GONE)
-        return self._made(task_id, whole, held)
+        return self._predict(task_id, complete, stored)
 
-    def _made(self, task_id: int, task: Task, held: Sequence[StoredPrediction]) -> PendingPrediction | TaskOutcome:
-        means = self._means
-        means.patience.check()
-        prediction = means.patience.call_for_image(partial(means.segment, task), means.tasks.version)
+    def _predict(self, task_id: int, task: Task, stored: Sequence[StoredPrediction]) -> PendingPrediction | TaskOutcome:
+        context = self._context
+        context.retry.check()
+        prediction = context.retry.call_for_image(partial(context.segment, task), context.tasks.version)
         failures = failures_of(task, prediction)
-        if not prediction.is_complete:  # what is stored would hide from the next run that an image is missing
+        if not prediction.is_complete:  # the next run would skip a task with a stored prediction
             return TaskOutcome(failures=failures)
         if not prediction.result:
             return TaskOutcome("" if failures else NOTHING, failures)
         result = msgspec.Raw(messages.dump_result(prediction))
-        if len(held) == 1 and _is_same(held[0].result, result):
+        if len(stored) == 1 and _is_same(stored[0].result, result):
             return TaskOutcome(SAME, failures)
-        new = NewPrediction(task_id, result, prediction.score, means.model_version)
-        return PendingPrediction(task, prediction, new, frozenset(one.id for one in held), failures)
+        new = NewPrediction(task_id, result, prediction.score, context.model_version)
+        return PendingPrediction(task, prediction, new, frozenset(old.id for old in stored), failures)
 
 
 def failures_of(task: Task, prediction: Prediction) -> tuple[Failure, ...]:
-    """Return one failure for each reason, with how often it was met, what was said and about which regions."""
-    return failures_about(task.id, (one for one in prediction.skipped if one.reason not in NO_FAILURE))
+    """Return one failure for each reason, with its count, details and region ids."""
+    return failures_about(task.id, (skipped for skipped in prediction.skipped if skipped.reason not in NO_FAILURE))
 
 
 def _is_same(stored: msgspec.Raw, made: msgspec.Raw) -> bool:

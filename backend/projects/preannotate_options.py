@@ -1,4 +1,4 @@
-"""What ``preannotate`` is asked to do, as its options say it."""
+"""The options of ``preannotate``, as values."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +9,17 @@ SOURCES = ("boxes", "keypoints", "predictions", EVERYTHING)
 
 @dataclass(frozen=True)
 class Choice:
-    """What to make masks of, and what to do with them; see the options.
+    """Which prompts to use, and how to deliver the masks.
 
     Attributes:
-        sources: of `SOURCES`; none where boxes come from a file.
-        coco: a COCO file whose boxes are the prompts, in place of what tasks hold; None without one.
-        replaces: whether predictions of this model that are there already are made anew.
+        sources: of `SOURCES`; empty if boxes come from a file.
+        coco: a COCO file whose boxes are the prompts, instead of the tasks' own; None without one.
+        replaces: whether existing predictions of this model are made again.
         dry_run: the folder for overlays; None to store predictions.
         points_per_side: of the grid, with everything.
         max_masks: per image, with everything.
-        min_score: least predicted IoU, with everything; None for what suits the weights.
-        min_area: least percent of the image, with everything.
+        min_score: minimum predicted IoU, with everything; None for the default of the weights.
+        min_area: minimum percent of the image, with everything.
     """
 
     sources: tuple[str, ...]

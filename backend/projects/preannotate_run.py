@@ -1,4 +1,4 @@
-"""One run of ``preannotate`` put together: where prompts come from, what answers them, and where the masks go."""
+"""Builds one run of ``preannotate``: the source of prompts, the segmenter, and the sink of the masks."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -32,16 +32,16 @@ from model.weights import Checkpoint
 DUPLICATES = "duplicates deleted"
 CROWDS = "boxes around crowds left out"
 SHOWN = 5
-"""How many of the file's images that no task shows are named."""
+"""How many of the file's images without a task are listed."""
 
 
 def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Engine, choice: Choice) -> RunReport:
-    """Make the predictions of a project's tasks, and see to it that each has one.
+    """Make the predictions of a project's tasks, deliver them, and delete duplicates.
 
     Raises:
-        ConfigError: the project's labeling config has nothing that could hold a mask.
+        ConfigError: the project's labeling config has no control that can hold a mask.
         RetryLater: Redis does not answer.
-        ValueError: the decoder cannot be loaded, or cannot do what is asked, or the COCO file is none.
+        ValueError: the decoder cannot be loaded or does not support the options, or the COCO file is not one.
     """
     outputs = project_engine.outputs(settings)
     _check_output(batch.controls, outputs)
@@ -50,53 +50,53 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
     )
     batch.stop.listen()
-    means = PreannotateContext(
+    context = PreannotateContext(
         batch.client,
         _segment(segmenter, batch, choice, coco, outputs),
         needs_annotations=not {Source.BOXES.value, Source.KEYPOINTS.value}.isdisjoint(choice.sources),
         model_version=segmenter.model_version,
-        patience=batch.patience,
+        retry=batch.retry,
         at_once=engine.at_once,
         cancel_waits=engine.close,
         replaces=choice.replaces,
         ignores_stored=choice.dry_run is not None,
     )
     if choice.dry_run is not None:
-        tally = _drawn(settings, project_engine.pixel_limits(settings, checkpoint), batch, means, choice.dry_run)
+        report = _draw(settings, project_engine.pixel_limits(settings, checkpoint), batch, context, choice.dry_run)
     else:
         with project_engine.only_run(settings, segmenter.model_version, batch.project.id, batch.stop, _say):
-            tally = _stored(batch, means)
+            report = _store(batch, context)
     if coco is None:
-        return tally
-    looked_for = not tally.ended and not tally.counts[preannotate.THERE]
-    if looked_for and coco.has_asked(failure.task_id for failure in tally.failures):
-        _tell_unmet(coco.unmet)
+        return report
+    is_full_run = not report.ended and not report.counts[preannotate.THERE]
+    if is_full_run and coco.has_asked(failure.task_id for failure in report.failures):
+        _report_unmet(coco.unmet)
     if coco.crowds:
-        tally.add(CROWDS, coco.crowds)
-    tally.failures += failures_about(None, coco.file.left_out)
-    return tally
+        report.add(CROWDS, coco.crowds)
+    report.failures += failures_about(None, coco.file.left_out)
+    return report
 
 
-def _stored(batch: BatchRun, means: PreannotateContext) -> RunReport:
-    writer = PredictionWriter(batch.client, batch.patience, batch.project)
+def _store(batch: BatchRun, context: PreannotateContext) -> RunReport:
+    writer = PredictionWriter(batch.client, batch.retry, batch.project)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
-        tally = preannotate.run(batch.tasks, means, sinks.label_studio_sink(writer), batch.stop, shown)
-    if tally.ended:  # the next run looks
-        return tally
-    with recording_end(tally, batch.stop):
-        deleted = writer.delete_duplicates(means.model_version)
+        report = preannotate.run(batch.tasks, context, sinks.label_studio_sink(writer), batch.stop, shown)
+    if report.ended:  # the next run deletes duplicates
+        return report
+    with recording_end(report, batch.stop):
+        deleted = writer.delete_duplicates(context.model_version)
         if deleted:
-            tally.add(DUPLICATES, deleted)
-    return tally
+            report.add(DUPLICATES, deleted)
+    return report
 
 
-def _drawn(settings: Settings, limits: Limits, batch: BatchRun, means: PreannotateContext, folder: Path) -> RunReport:
+def _draw(settings: Settings, limits: Limits, batch: BatchRun, context: PreannotateContext, folder: Path) -> RunReport:
     folder.mkdir(parents=True, exist_ok=True)
     source = web.image_source(settings, batch.client)
-    fetch = sinks.patiently(source, batch.patience, batch.client.version)
+    fetch = sinks.retrying_fetch(source, batch.retry, batch.client.version)
     sink = sinks.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
-        return preannotate.run(batch.tasks, means, sink, batch.stop, shown)
+        return preannotate.run(batch.tasks, context, sink, batch.stop, shown)
 
 
 def _segment(
@@ -109,10 +109,10 @@ def _segment(
 
     def segment(task: Task) -> Prediction:
         if coco is not None:
-            asked = coco.prompts(task, controls, outputs)
+            prompts = coco.prompts(task, controls, outputs)
         else:
-            asked = task_prompts.read(task, sources, segmenter.model_version)
-        return segmenter.segment(task, asked, controls, project_id, DEADLINE_S)
+            prompts = task_prompts.read(task, sources, segmenter.model_version)
+        return segmenter.segment(task, prompts, controls, project_id, DEADLINE_S)
 
     return segment
 
@@ -130,10 +130,10 @@ def _everything(choice: Choice, network: str) -> AutomaticSettings | None:
 
 
 def _check_output(controls: LabelConfig, outputs: Sequence[ShapeKind]) -> None:
-    """Return if masks can be drawn on some image of a project.
+    """Check that some image of a project has a control that can hold masks.
 
     Raises:
-        ConfigError: there is no control for any.
+        ConfigError: no image has such a control.
     """
     failures = []
     for image in controls.images:
@@ -146,10 +146,10 @@ def _check_output(controls: LabelConfig, outputs: Sequence[ShapeKind]) -> None:
 
 
 def _read(path: Path) -> CocoPrompts:
-    """Return the boxes of a file, and say so where they look like corners.
+    """Return the boxes of a file, and print a warning if they look like corners.
 
     Raises:
-        ValueError: it is no COCO file.
+        ValueError: it is not a COCO file.
     """
     coco = coco_prompts.read(path)
     if beyond := coco.file.reads_as_corners:
@@ -160,7 +160,7 @@ def _read(path: Path) -> CocoPrompts:
     return coco
 
 
-def _tell_unmet(images: Sequence[str]) -> None:
+def _report_unmet(images: Sequence[str]) -> None:
     if images:
         more = f" and {len(images) - SHOWN} more" if len(images) > SHOWN else ""
         _say(f"images of the COCO file with boxes that no task of this run shows: {', '.join(images[:SHOWN])}{more}")

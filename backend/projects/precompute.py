@@ -1,6 +1,6 @@
-"""The embeddings of a project's images, made before anybody opens a task: a run that can be stopped and taken up again.
+"""Makes the embeddings of a project's images before annotators open its tasks; a run can be stopped and resumed.
 
-What is in the store already is passed over, so a second run only does what is left of the first.
+Images whose embeddings are in the store are skipped, so a second run only does the rest of the first.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ ENCODED, CACHED = "encoded", "cached"
 
 @dataclass(frozen=True)
 class Room:
-    """How much the store can hold; more would push out what was made first, which is wanted most.
+    """The store's capacity; further embeddings would evict those of the first tasks, which are needed first.
 
     Attributes:
-        embeddings: of this model.
-        remedy: how to have more.
+        embeddings: maximum number of embeddings of this model.
+        remedy: how to increase it.
     """
 
     embeddings: int
@@ -39,20 +39,20 @@ class Room:
 
 @dataclass(frozen=True)
 class PrecomputeContext:
-    """What a run works with.
+    """What a run needs.
 
     Attributes:
-        ensure: has the embedding of an image in the store, and returns whether it was made for that.
-        look: asks Label Studio for something small, to see whether it is there.
-        patience: waits while something is away.
-        at_once: how many tasks are in hand at a time.
-        room: how much the store can hold; None where it has no limit.
-        cancel_waits: is called once the run is to stop, so that whoever waits for others' work leaves.
+        ensure: makes sure that the embedding of an image is in the store, and returns whether it had to be made.
+        look: sends a small request to Label Studio, to check that it is available.
+        retry: retries calls during an outage.
+        at_once: how many tasks to process at a time.
+        room: the store's capacity; None if it has no limit.
+        cancel_waits: is called when the run is stopped, to end waits for work of other processes.
     """
 
     ensure: Callable[[ImageRef], bool]
     look: Callable[[], object]
-    patience: OutageRetry
+    retry: OutageRetry
     at_once: int
     room: Room | None = None
     cancel_waits: Callable[[], None] = lambda: None
@@ -60,67 +60,69 @@ class PrecomputeContext:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of a task; ``missing`` are those of its images that are not in the store."""
+    """The outcome of a task; ``missing`` are its images whose embeddings are not in the store."""
 
     missing: frozenset[ImageRef] = frozenset()
     encoded: int = 0
     cached: int = 0
     failures: tuple[Failure, ...] = ()
-    is_left: bool = False
+    is_stopped: bool = False
 
 
 def run(
     tasks: Iterable[Task],
     project_id: int,
     controls: LabelConfig,
-    means: PrecomputeContext,
+    context: PrecomputeContext,
     stop: threading.Event,
     progress: Progress,
 ) -> RunReport:
-    """Have the embeddings of all images of these tasks in the store; return what became of them, counted in images.
+    """Make the embeddings of all images of these tasks that are not in the store; return a report, counted in images.
 
     Args:
-        tasks: in the order in which their embeddings are wanted.
-        project_id: whose they are.
+        tasks: in the order in which they are processed.
+        project_id: the tasks' project.
         controls: the project's labeling config.
-        means: what to work with.
-        stop: once it is set, no more tasks are begun.
-        progress: is told of every task that is done.
+        context: what the run needs.
+        stop: once it is set, no more tasks are started.
+        progress: is advanced for every finished task.
     """
-    tally = RunReport((ENCODED, CACHED))
-    kept: set[bytes] = set()  # names of images that are in the store, or in hand
+    report = RunReport((ENCODED, CACHED))
+    kept: set[bytes] = set()  # digests of images that are in the store or being processed
 
-    def while_there_is_room() -> Iterator[tuple[Task, tuple[ImageRef, ...]]]:
+    def while_capacity_lasts() -> Iterator[tuple[Task, tuple[ImageRef, ...]]]:
         for task in tasks:
             try:
                 refs = task_images.image_refs(controls, task, project_id)
             except BackendError as error:
-                tally.failures.append(Failure.of(task.id, error))
+                report.failures.append(Failure.of(task.id, error))
                 progress.advance()
                 continue
-            more = {_name(ref) for ref in refs} - kept
-            if means.room is not None and len(kept) + len(more) > means.room.embeddings:
-                tally.ended = f"the cache holds {means.room.embeddings} embeddings of this model; {means.room.remedy}"
+            more = {_digest(ref) for ref in refs} - kept
+            if context.room is not None and len(kept) + len(more) > context.room.embeddings:
+                report.ended = (
+                    f"the cache holds {context.room.embeddings} embeddings of this model; {context.room.remedy}"
+                )
                 return
             kept.update(more)
             yield task, refs
 
     def work(item: tuple[Task, tuple[ImageRef, ...]]) -> _Outcome:
         task, refs = item
-        return _task(task, refs, means)
+        return _process(task, refs, context)
 
-    with recording_end(tally, stop):
-        for outcome in parallel_map(while_there_is_room(), work, means.at_once, stop, means.cancel_waits):
-            kept.difference_update(map(_name, outcome.missing))
-            tally.add(ENCODED, outcome.encoded)
-            tally.add(CACHED, outcome.cached)
-            tally.failures += outcome.failures
-            if not outcome.is_left:
+    with recording_end(report, stop):
+        for outcome in parallel_map(while_capacity_lasts(), work, context.at_once, stop, context.cancel_waits):
+            kept.difference_update(map(_digest, outcome.missing))
+            report.add(ENCODED, outcome.encoded)
+            report.add(CACHED, outcome.cached)
+            report.failures += outcome.failures
+            if not outcome.is_stopped:
                 progress.advance()
-    return tally
+    return report
 
 
-def _task(task: Task, refs: Sequence[ImageRef], means: PrecomputeContext) -> _Outcome:
+def _process(task: Task, refs: Sequence[ImageRef], context: PrecomputeContext) -> _Outcome:
     encoded, cached = 0, 0
     failures: list[Failure] = []
     missing = set(refs)
@@ -128,9 +130,9 @@ def _task(task: Task, refs: Sequence[ImageRef], means: PrecomputeContext) -> _Ou
         failures.append(Failure(task.id, Reason.NO_IMAGE_IN_TASK, "its data holds no address of an image"))
     for ref in refs:
         try:
-            made = means.patience.call_for_image(partial(means.ensure, ref), means.look)
+            made = context.retry.call_for_image(partial(context.ensure, ref), context.look)
         except Stopped:
-            return _Outcome(frozenset(missing), encoded, cached, tuple(failures), is_left=True)
+            return _Outcome(frozenset(missing), encoded, cached, tuple(failures), is_stopped=True)
         except OutageError:
             raise
         except BackendError as error:
@@ -144,6 +146,6 @@ def _task(task: Task, refs: Sequence[ImageRef], means: PrecomputeContext) -> _Ou
     return _Outcome(frozenset(missing), encoded, cached, tuple(failures))
 
 
-def _name(ref: ImageRef) -> bytes:
-    """Return what tells images apart, short also where the address holds the image itself."""
+def _digest(ref: ImageRef) -> bytes:
+    """Return a digest that identifies an image, short even if the address is a data URI."""
     return hashlib.sha256(ref.uri.encode("utf-8", "surrogatepass")).digest()

@@ -1,4 +1,4 @@
-"""How far a run is: a bar in a terminal, a line now and then elsewhere; both with the rate and the time left."""
+"""Shows a run's progress, with the rate and the time left: a bar in a terminal, a line every 10 s elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,15 +9,15 @@ LINE_EVERY_S = 10.0
 
 
 class Progress(Protocol):
-    """Is told of everything that is done."""
+    """Shows how many tasks are done."""
 
     def advance(self, count: int = 1, /) -> None:
-        """Note that ``count`` more are done."""
+        """Add ``count`` finished tasks."""
         ...
 
 
 class Lines:
-    """Plain lines, for logs."""
+    """Shows progress as plain lines, for logs."""
 
     def __init__(
         self,
@@ -28,50 +28,50 @@ class Lines:
         every_s: float = LINE_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Say that it begins.
+        """Write the first line.
 
         Args:
-            what: is being done, e.g. ``precompute``.
+            what: name of the work, e.g. ``precompute``.
             total: how many tasks there are.
-            stream: takes the lines.
-            every_s: seconds between two of them.
-            clock: seconds, monotonic.
+            stream: where to write the lines.
+            every_s: seconds between two lines.
+            clock: returns seconds, monotonic.
         """
         self._what, self._total, self._stream, self._every_s, self._clock = what, total, stream, every_s, clock
         self._done, self._began = 0, clock()
-        self._said = self._began
-        self._say(f"{what}: {total} tasks")
+        self._written_at = self._began
+        self._write(f"{what}: {total} tasks")
 
     def advance(self, count: int = 1) -> None:
-        """Note that more are done, and say so if it is time."""
+        """Add finished tasks, and write a line if one is due."""
         self._done += count
         now = self._clock()
-        if now - self._said >= self._every_s or self._done == self._total:
-            self._said = now
+        if now - self._written_at >= self._every_s or self._done == self._total:
+            self._written_at = now
             rate = self._done / max(now - self._began, 1e-9)
-            left = duration(max(self._total - self._done, 0) / rate)
-            self._say(f"{self._what}: {self._done} of {self._total} tasks, {rate:.2f} per second, {left} left")
+            left = format_seconds(max(self._total - self._done, 0) / rate)
+            self._write(f"{self._what}: {self._done} of {self._total} tasks, {rate:.2f} per second, {left} left")
 
-    def _say(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         self._stream.write(text + "\n")
         self._stream.flush()
 
 
 class Bar:
-    """A bar that is drawn anew."""
+    """Shows progress as a bar that is redrawn in place."""
 
     def __init__(self, what: str, total: int, stream: TextIO) -> None:
-        """Draw it."""
+        """Draw the bar."""
         from tqdm import tqdm  # here: --help must not wait for it
 
         self._bar = tqdm(desc=what, total=total, unit=" tasks", file=stream, dynamic_ncols=True, smoothing=0.05)
 
     def advance(self, count: int = 1) -> None:
-        """Note that more are done."""
+        """Add finished tasks."""
         self._bar.update(count)
 
     def close(self) -> None:
-        """Leave it as it is, and go to the next line."""
+        """Leave the bar as it is, and go to the next line."""
         self._bar.close()
 
 
@@ -88,7 +88,11 @@ def showing(what: str, total: int, stream: TextIO) -> Iterator[Progress]:
         bar.close()
 
 
-def duration(seconds: float) -> str:
-    """Return a time span as ``1:02:03``."""
+def format_seconds(seconds: float) -> str:
+    """Return a time span as hours, minutes and seconds.
+
+    >>> format_seconds(3723)
+    '1:02:03'
+    """
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

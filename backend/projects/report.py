@@ -1,4 +1,4 @@
-"""What became of a run over a project: counted by kind, every failure with its reason."""
+"""The report of a run over a project: outcomes counted by kind, and every failure with its reason."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,18 +9,21 @@ from backend.concurrency.retry import Stopped
 from backend.errors import BackendError, Reason
 from backend.types import Skipped
 
-TOLD = 3
-"""How many different things are said about a task for one reason, and of how many regions the ids."""
+LISTED = 3
+"""How many different details of a task are listed for one reason, and how many region ids for one detail."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that was not done.
+    """A task, image or prompt that could not be processed.
 
     Attributes:
-        task_id: of which task; None of none.
+        task_id: its task; None if it belongs to none.
         reason: the machine-readable cause.
-        text: the same for people, on one line.
+        text: the cause as text, on one line.
+
+    >>> str(Failure(7, Reason.EMPTY_MASK, "the box holds nothing"))
+    'task 7: empty_mask: the box holds nothing'
     """
 
     task_id: int | None
@@ -29,7 +32,7 @@ class Failure:
 
     @staticmethod
     def of(task_id: int | None, error: BackendError) -> "Failure":
-        """Return the failure that an error means."""
+        """Return the failure that corresponds to an error."""
         return Failure(task_id, error.reason, " ".join(str(error).split()))
 
     def __str__(self) -> str:
@@ -38,26 +41,26 @@ class Failure:
 
 
 def failures_about(task_id: int | None, skipped: Iterable[Skipped]) -> tuple[Failure, ...]:
-    """Return one failure for each reason, with how often it was met, what was said and about which regions."""
+    """Return one failure for each reason, with its details, their counts and region ids."""
     by_reason: dict[Reason, dict[str, list[str]]] = {}
-    for one in skipped:
-        by_reason.setdefault(one.reason, {}).setdefault(" ".join(one.detail.split()), []).append(one.region_id)
-    return tuple(Failure(task_id, reason, _summed_up(said)) for reason, said in by_reason.items())
+    for skip in skipped:
+        by_reason.setdefault(skip.reason, {}).setdefault(" ".join(skip.detail.split()), []).append(skip.region_id)
+    return tuple(Failure(task_id, reason, _summary(ids_by_detail)) for reason, ids_by_detail in by_reason.items())
 
 
-def _summed_up(said: Mapping[str, Sequence[str]]) -> str:
-    most = sorted(said.items(), key=lambda item: -len(item[1]))
-    texts = [_with_ids(text, ids) for text, ids in most[:TOLD]]
-    more = sum(len(ids) for _, ids in most[TOLD:])
+def _summary(ids_by_detail: Mapping[str, Sequence[str]]) -> str:
+    most = sorted(ids_by_detail.items(), key=lambda item: -len(item[1]))
+    texts = [_with_ids(text, ids) for text, ids in most[:LISTED]]
+    more = sum(len(ids) for _, ids in most[LISTED:])
     return "; ".join(filter(None, [*texts, f"and {more} more" if more else ""]))
 
 
 def _with_ids(text: str, ids: Sequence[str]) -> str:
-    """Return what was said, how often, and the ids of the regions it was said about; an image has none."""
-    named = [one for one in ids if one]
-    more = f" and {len(named) - TOLD} more" if len(named) > TOLD else ""
+    """Return a detail with its count and the ids of its regions; an image has an empty id, which is left out."""
+    named = [region_id for region_id in ids if region_id]
+    more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
     times = f" ({len(ids)} times)" if len(ids) > 1 else ""
-    about = f" (id {', '.join(named[:TOLD])}{more})" if named else ""
+    about = f" (id {', '.join(named[:LISTED])}{more})" if named else ""
     return f"{text}{times}{about}".lstrip()
 
 
@@ -67,26 +70,31 @@ class RunReport:
     Attributes:
         counts: by kind, in the order in which they are shown.
         failures: in the order in which they happened.
-        ended: why the run ended before its time; empty where it did not.
+        ended: why the run ended early; empty if it did not.
+
+    >>> report = RunReport(("encoded",))
+    >>> report.add("encoded", 3)
+    >>> report.lines()[0]
+    '  encoded  3'
     """
 
     def __init__(self, kinds: Sequence[str]) -> None:
-        """Begin with nothing of each kind."""
+        """Create a report with a count of 0 for each kind."""
         self.counts = dict.fromkeys(kinds, 0)
         self.failures: list[Failure] = []
         self.ended = ""
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything was done."""
+        """Whether the run is complete and without failures."""
         return not self.failures and not self.ended
 
     def add(self, kind: str, count: int = 1) -> None:
-        """Count something."""
+        """Add to the count of a kind."""
         self.counts[kind] = self.counts.get(kind, 0) + count
 
     def lines(self) -> list[str]:
-        """Return the summary for a person."""
+        """Return the summary, as lines of text."""
         counted = {**self.counts, "failed": len(self.failures)}
         width = max(map(len, counted))
         return [
@@ -97,13 +105,13 @@ class RunReport:
 
 
 @contextmanager
-def recording_end(tally: RunReport, stop: threading.Event) -> Iterator[None]:
-    """Note why what happens inside ends before its time: somebody said stop, or nothing more can be done."""
+def recording_end(report: RunReport, stop: threading.Event) -> Iterator[None]:
+    """Record why the block ended early: the run was stopped, or an error affects all further tasks."""
     try:
         yield
     except Stopped:
         pass
     except BackendError as error:
-        tally.ended = " ".join(str(error).split())
+        report.ended = " ".join(str(error).split())
     if stop.is_set():
-        tally.ended = "stopped"
+        report.ended = "stopped"

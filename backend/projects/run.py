@@ -1,4 +1,4 @@
-"""One run over a project: which tasks it is about, what it begins with, and how it is stopped."""
+"""Prepares one run over a project: its tasks, its Label Studio client, and the signals that stop it."""
 
 import os
 import signal
@@ -25,12 +25,12 @@ T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BEGINS_WITHIN_S = 5.0
-"""For how long Label Studio may be away before anything has begun: its address may be wrong, and somebody waits."""
+"""How long Label Studio may be unavailable at the start of a run; short, because its address may be wrong."""
 
 
 @dataclass(frozen=True)
 class TaskQuery:
-    """Which tasks a person asks for, see the options of the commands; or a command, which needs annotated ones."""
+    """Which tasks of a project to process, see the commands' options; ``annotated``: only annotated tasks."""
 
     project: int
     view: int | None = None
@@ -41,16 +41,16 @@ class TaskQuery:
 
 @dataclass(frozen=True)
 class BatchRun:
-    """Everything that a run begins with.
+    """The parts that every run over a project needs.
 
     Attributes:
         client: Label Studio.
         project: the project.
         controls: its labeling config.
-        tasks: those that are asked for.
-        total: how many they are at the moment.
-        stop: is set when the run is to end.
-        patience: waits while something is away.
+        tasks: the tasks to process.
+        total: the number of tasks at the start.
+        stop: is set to stop the run.
+        retry: retries calls during an outage.
     """
 
     client: LabelStudio
@@ -59,11 +59,11 @@ class BatchRun:
     tasks: ProjectTasks
     total: int
     stop: "Stop"
-    patience: OutageRetry
+    retry: OutageRetry
 
 
 class Stop(threading.Event):
-    """Is set by a signal; a second one ends the process at once, which is safe at any moment.
+    """An event that is set by a signal; a second signal ends the process at once, which is safe at any moment.
 
     Attributes:
         number: of the signal, 0 before there was one.
@@ -72,12 +72,12 @@ class Stop(threading.Event):
     number = 0
 
     def listen(self) -> None:
-        """Take the signals, once more after Paddle is loaded: that takes SIGTERM away when it is imported."""
+        """Install the signal handler; again after Paddle is imported, which replaces the handler of SIGTERM."""
         for number in SIGNALS:
             signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take note of a signal."""
+        """Handle a signal: set the event, or end the process if it is set."""
         if self.is_set():
             os._exit(128 + number)
         self.number = number
@@ -88,42 +88,40 @@ class Stop(threading.Event):
         )
 
 
-def prepare(client: LabelStudio, wanted: TaskQuery, stop: Stop, patience: OutageRetry) -> BatchRun:
-    """Return what a run begins with; Label Studio has a few seconds to be there.
+def prepare(client: LabelStudio, query: TaskQuery, stop: Stop, retry: OutageRetry) -> BatchRun:
+    """Return the parts of a run; Label Studio has to answer within `BEGINS_WITHIN_S`.
 
     Raises:
-        BackendError: Label Studio cannot be asked, refuses, or there is no such project, view or filter.
+        BackendError: Label Studio does not answer or refuses, or there is no such project, view or filter.
         Stopped: the run was stopped meanwhile.
     """
-    at_first = OutageRetry(stop, lasts_s=BEGINS_WITHIN_S)
-    project = at_first.call(lambda: client.project(wanted.project))
+    short_retry = OutageRetry(stop, lasts_s=BEGINS_WITHIN_S)
+    project = short_retry.call(lambda: client.project(query.project))
     controls = config.parse(project.label_config)
-    selection = at_first.call(lambda: _selection(client, wanted))
-    tasks = ProjectTasks(client, patience, project, selection, wanted.limit)
-    return BatchRun(client, project, controls, tasks, tasks.count(), stop, patience)
+    selection = short_retry.call(lambda: _selection(client, query))
+    tasks = ProjectTasks(client, retry, project, selection, query.limit)
+    return BatchRun(client, project, controls, tasks, tasks.count(), stop, retry)
 
 
-def _selection(client: LabelStudio, wanted: TaskQuery) -> Selection:
-    """Return which tasks are meant.
+def _selection(client: LabelStudio, query: TaskQuery) -> Selection:
+    """Return the selection of tasks that a query describes.
 
     Raises:
-        RequestError: a filter makes no sense, or the view is another project's or of a form that has no second page.
+        RequestError: a filter is invalid, or the view belongs to another project or cannot be read page by page.
     """
     selection = Selection()
-    if wanted.view is not None:
-        view = client.view(wanted.view)
-        if view.project_id != wanted.project:
-            raise RequestError(f"view {wanted.view}: expected one of project {wanted.project}, got {view.project_id}'s")
+    if query.view is not None:
+        view = client.view(query.view)
+        if view.project_id != query.project:
+            raise RequestError(f"view {query.view}: expected one of project {query.project}, got {view.project_id}'s")
         selection = task_filters.read_view(view.filters)
-    if wanted.filters:
-        columns = client.columns(wanted.project)
+    if query.filters:
+        columns = client.columns(query.project)
         if selection.is_any and len(selection.conditions) > 1:
-            raise RequestError(
-                f"view {wanted.view} joins its filters with 'or': --filter cannot narrow it down further"
-            )
-        for text in wanted.filters:
+            raise RequestError(f"view {query.view} joins its filters with 'or': --filter cannot narrow it down further")
+        for text in query.filters:
             selection = selection.and_also(task_filters.parse(text, columns))
-    if wanted.annotated and not (selection.is_any and len(selection.conditions) > 1):  # pages narrow those down already
+    if query.annotated and not (selection.is_any and len(selection.conditions) > 1):  # 'or' cannot be narrowed down
         selection = selection.and_also(task_filters.annotated())
-    selection.and_also(task_filters.below(1))  # as every page after the first one asks; better refused before it
+    selection.and_also(task_filters.below(1))  # as every page after the first one does; raises here, before the first
     return selection

@@ -1,4 +1,4 @@
-"""Where the predictions of a run go: into Label Studio, or as pictures into a folder and nowhere else."""
+"""The sinks for a run's predictions: Label Studio, or a folder of pictures."""
 
 import logging
 import re
@@ -26,32 +26,32 @@ _KINDS = {WriteResult.STORED: MADE, WriteResult.THERE: THERE, WriteResult.GONE: 
 
 
 def label_studio_sink(writer: PredictionWriter) -> Callable[[Sequence[PendingPrediction]], Sequence[TaskOutcome]]:
-    """Return what stores predictions."""
+    """Return a sink that stores predictions in Label Studio."""
 
     def deliver(chunk: Sequence[PendingPrediction]) -> Sequence[TaskOutcome]:
-        written = writer.write([WriteRequest(made.new, made.replaced) for made in chunk])
-        settled = []
-        for made, (_, verdict) in zip(chunk, written, strict=True):
-            if isinstance(verdict, WriteResult):
-                settled.append(TaskOutcome(_KINDS[verdict], made.failures))
+        written = writer.write([WriteRequest(pending.new, pending.replaced) for pending in chunk])
+        outcomes = []
+        for pending, (_, result) in zip(chunk, written, strict=True):
+            if isinstance(result, WriteResult):
+                outcomes.append(TaskOutcome(_KINDS[result], pending.failures))
             else:
-                settled.append(TaskOutcome(failures=(*made.failures, Failure.of(made.task.id, verdict))))
-        return settled
+                outcomes.append(TaskOutcome(failures=(*pending.failures, Failure.of(pending.task.id, result))))
+        return outcomes
 
     return deliver
 
 
-def patiently(source: Source, patience: OutageRetry, look: Callable[[], object]) -> Callable[[ImageRef], bytes]:
-    """Return what fetches an image file, through outages.
+def retrying_fetch(source: Source, retry: OutageRetry, look: Callable[[], object]) -> Callable[[ImageRef], bytes]:
+    """Return a function that fetches an image file, with retries during an outage.
 
     Args:
-        source: where image files come from.
-        patience: waits while something is away.
-        look: asks Label Studio for something small.
+        source: fetches image files.
+        retry: retries calls during an outage.
+        look: sends a small request to Label Studio, to check that it is available.
     """
 
     def fetch(ref: ImageRef) -> bytes:
-        fetched = patience.call_for_image(partial(source.fetch, ref), look)
+        fetched = retry.call_for_image(partial(source.fetch, ref), look)
         assert fetched is not None  # no version was given
         return fetched.data
 
@@ -59,10 +59,10 @@ def patiently(source: Source, patience: OutageRetry, look: Callable[[], object])
 
 
 def check_folder(folder: Path) -> None:
-    """Return if drawings may be put into a folder.
+    """Check that overlays may be written into a folder.
 
     Raises:
-        ValueError: it holds a file that one of them would be written over, and that is none itself.
+        ValueError: a file in it that is not an overlay would be overwritten.
         OSError: it cannot be read.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -71,7 +71,7 @@ def check_folder(folder: Path) -> None:
 
 
 class OverlayFolder:
-    """Draws predictions over their images: ``task-12.jpg``, or ``task-12-0.jpg`` and so on where there are several."""
+    """Draws predictions over their images: ``task-12.jpg``, or ``task-12-0.jpg`` and so on for several images."""
 
     def __init__(
         self,
@@ -81,46 +81,46 @@ class OverlayFolder:
         controls: LabelConfig,
         project_id: int,
     ) -> None:
-        """Write nothing yet.
+        """Create the sink; the first prediction creates the folder.
 
         Args:
-            folder: is made if it is not there.
-            fetch: returns an image file; see `patiently`.
+            folder: where to write the overlays.
+            fetch: returns an image file; see `retrying_fetch`.
             limits: of the images.
             controls: the project's labeling config.
-            project_id: whose tasks they are.
+            project_id: the tasks' project.
         """
         self._folder, self._fetch, self._limits = folder, fetch, limits
         self._controls, self._project_id = controls, project_id
 
     def __call__(self, chunk: Sequence[PendingPrediction]) -> Sequence[TaskOutcome]:
         """Draw the predictions of a chunk."""
-        return [self._settled(made) for made in chunk]
+        return [self._deliver(pending) for pending in chunk]
 
-    def _settled(self, made: PendingPrediction) -> TaskOutcome:
+    def _deliver(self, pending: PendingPrediction) -> TaskOutcome:
         try:
-            self._draw(made)
+            self._draw(pending)
         except Stopped:
             return TaskOutcome()
         except OutageError:
             raise
         except BackendError as error:
-            return TaskOutcome(failures=(*made.failures, Failure.of(made.task.id, error)))
+            return TaskOutcome(failures=(*pending.failures, Failure.of(pending.task.id, error)))
         except Exception as error:  # one drawing must not end a run
-            logger.exception("event=defect task=%s", made.task.id)
-            failure = Failure(made.task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
-            return TaskOutcome(failures=(*made.failures, failure))
-        return TaskOutcome(MADE, made.failures)
+            logger.exception("event=defect task=%s", pending.task.id)
+            failure = Failure(pending.task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+            return TaskOutcome(failures=(*pending.failures, failure))
+        return TaskOutcome(MADE, pending.failures)
 
-    def _draw(self, made: PendingPrediction) -> None:
-        places: dict[tuple[str, int | None], list[Region]] = {}
-        for region in made.prediction.result:
-            places.setdefault((region.to_name, region.item_index), []).append(region)
-        for number, ((to_name, item_index), regions) in enumerate(places.items()):
+    def _draw(self, pending: PendingPrediction) -> None:
+        by_image: dict[tuple[str, int | None], list[Region]] = {}
+        for region in pending.prediction.result:
+            by_image.setdefault((region.to_name, region.item_index), []).append(region)
+        for number, ((to_name, item_index), regions) in enumerate(by_image.items()):
             [image] = config.on_image(self._controls, to_name).images
-            data = self._fetch(task_images.image_ref(image, made.task, self._project_id, item_index))
+            data = self._fetch(task_images.image_ref(image, pending.task, self._project_id, item_index))
             picture = decode.decode(data, replace(self._limits, model_side=overlays.LONGEST_SIDE))
-            name = f"task-{made.task.id}" + (f"-{number}" if len(places) > 1 else "")
+            name = f"task-{pending.task.id}" + (f"-{number}" if len(by_image) > 1 else "")
             self._write(f"{name}.jpg", overlays.jpeg(overlays.over(picture.pixels, tuple(regions))))
 
     def _write(self, name: str, data: bytes) -> None:

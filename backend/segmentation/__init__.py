@@ -1,1 +1,1 @@
-"""From embeddings and prompts to regions."""
+"""Turns embeddings and prompts into regions: clicks, whole tasks, and predictions made in the background."""

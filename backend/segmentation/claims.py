@@ -1,8 +1,8 @@
-"""Who may answer for a task, where several are at it: the first; whoever asks before that is settled gets nothing.
+"""Prevents two requests from answering the same task within 30 s.
 
-Two people press the button at once, or one presses it again while the first answer is still on its way. Label Studio
-chooses the tasks it asks for some time before it asks, and stores an answer some time after it got it; whatever is
-answered in between is stored as well, one beside the other.
+Two people press "Retrieve predictions" at once, or one presses it again before the first answer arrives. Label Studio
+chooses the tasks to request some time before it sends the request, and stores an answer some time after it received
+it. A second answer in that time would be stored as a duplicate of the first.
 """
 
 import threading
@@ -10,32 +10,39 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 DEDUP_WINDOW_S = 30.0
-"""How long it may take from an answer until Label Studio asks for that task no more, whoever presses the button."""
+"""Longest time after an answer in which Label Studio may still request the same task, for any user."""
 
 REMEMBERED = 100_000
+"""Maximum number of tasks in memory; the oldest are forgotten first."""
 
 
 class RecentlyAnswered:
-    """The tasks that were answered lately; safe from many threads."""
+    """The tasks that were answered recently; thread-safe.
+
+    >>> answered = RecentlyAnswered(lambda: 0.0)
+    >>> requested_at = answered.now()
+    >>> answered.try_claim(7, requested_at), answered.try_claim(7, requested_at)
+    (True, False)
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """``clock`` gives seconds, monotonic."""
+        """``clock`` returns seconds, monotonic."""
         self._clock = clock
-        self._taken: OrderedDict[Hashable, float] = OrderedDict()
+        self._claimed_at: OrderedDict[Hashable, float] = OrderedDict()
         self._lock = threading.Lock()
 
     def now(self) -> float:
-        """Return the time to be given to `take` later on."""
+        """Return the current time, to pass to `try_claim` later."""
         return self._clock()
 
-    def take(self, task: Hashable, asked_at: float) -> bool:
-        """Return whether a request made at ``asked_at`` may answer for a task; the first that asks so may."""
+    def try_claim(self, task: Hashable, requested_at: float) -> bool:
+        """Return whether a request made at ``requested_at`` may answer a task; only the first caller may."""
         with self._lock:
-            taken_at = self._taken.get(task)
-            if taken_at is not None and taken_at + DEDUP_WINDOW_S > asked_at:
+            claimed_at = self._claimed_at.get(task)
+            if claimed_at is not None and claimed_at + DEDUP_WINDOW_S > requested_at:
                 return False
-            self._taken[task] = self._clock()
-            self._taken.move_to_end(task)
-            while len(self._taken) > REMEMBERED:
-                self._taken.popitem(last=False)
+            self._claimed_at[task] = self._clock()
+            self._claimed_at.move_to_end(task)
+            while len(self._claimed_at) > REMEMBERED:
+                self._claimed_at.popitem(last=False)
             return True

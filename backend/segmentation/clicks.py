@@ -1,8 +1,8 @@
-"""Clicks in hand, so that one to which the annotator has added since is not decoded any more.
+"""Tracks running clicks, so that one superseded by a later click is skipped.
 
-Every click carries all prompts so far. While an image is encoded several pile up, and the editor uses the answer to the
-last alone. A region's id is random and its annotator's own, so a click whose ids are all among a later one's is an
-earlier click of the same annotator.
+Every click carries all prompts so far. While an image is encoded several clicks pile up, and the editor uses only the
+answer to the last. A region's id is random and belongs to one annotator, so a click whose ids are a proper subset of a
+later click's ids is an earlier click of the same annotator.
 """
 
 import threading
@@ -12,10 +12,11 @@ from contextlib import contextmanager
 
 
 class Click:
-    """One click in hand.
+    """One running click.
 
     Attributes:
-        is_superseded: whether a later click, of the same annotator on the same task, holds its prompts and more.
+        ids: the ids of its prompts; empty where they do not identify the annotator.
+        is_superseded: whether a later click of the same annotator on the same task holds its prompts and more.
     """
 
     def __init__(self, ids: frozenset[str]) -> None:
@@ -24,31 +25,38 @@ class Click:
 
 
 class Clicks:
-    """The clicks that are being answered; safe from many threads."""
+    """The running clicks; thread-safe.
+
+    >>> clicks = Clicks()
+    >>> with clicks.enter("task", ["a"]) as first, clicks.enter("task", ["a", "b"]) as second:
+    ...     first.is_superseded, second.is_superseded
+    (True, False)
+    """
 
     def __init__(self) -> None:
-        self._in_hand: dict[Hashable, list[Click]] = defaultdict(list)
+        self._running: dict[Hashable, list[Click]] = defaultdict(list)
         self._lock = threading.Lock()
 
     @contextmanager
     def enter(self, task: Hashable, ids: Iterable[str]) -> Iterator[Click]:
-        """Count a click with prompts of these ids as in hand while inside.
+        """Count a click with prompts of these ids as running while inside.
 
         Args:
-            task: names the task, its project's included.
-            ids: of the prompts; where any was made up for a caller who gave none (``#0-…``), they tell nobody apart.
+            task: identifies the task, including its project.
+            ids: of the prompts; where any was generated for a caller who gave none (``#0-…``), they do not identify
+                the annotator and the click is never superseded.
         """
         click = Click(frozenset(ids))
-        if any(name.startswith("#") for name in click.ids):
+        if any(region_id.startswith("#") for region_id in click.ids):
             click = Click(frozenset())
         with self._lock:
-            for earlier in self._in_hand[task]:
+            for earlier in self._running[task]:
                 earlier.is_superseded = earlier.is_superseded or bool(earlier.ids and earlier.ids < click.ids)
-            self._in_hand[task].append(click)
+            self._running[task].append(click)
         try:
             yield click
         finally:
             with self._lock:
-                self._in_hand[task].remove(click)
-                if not self._in_hand[task]:
-                    del self._in_hand[task]
+                self._running[task].remove(click)
+                if not self._running[task]:
+                    del self._running[task]

@@ -1,8 +1,9 @@
-"""From prompts about an image to the regions that show its objects: decode, then draw. Clicks and whole tasks share it.
+"""Decodes prompts about an image into masks and converts these to regions; used for clicks and whole tasks.
 
 An image's embedding takes its prompts in pixels of any copy of the photo that has its proportions; see `at_size`.
-Browsers do not agree about which files are to be turned. Where the size that one shows fits only the photo turned the
-other way, prompts are turned as the embedding is, and its masks are turned back: no image is encoded twice.
+Browsers disagree about which files to rotate. Where the size that a browser shows fits only the photo in the other
+orientation, prompts are rotated to the embedding's orientation and its masks are rotated back, so that no image is
+encoded twice.
 """
 
 import logging
@@ -28,13 +29,13 @@ from model.types import Embedding, Mask, Masks, Prompt
 logger = logging.getLogger(__name__)
 
 SCALE_TOLERANCE = 0.01
-"""How far the two sides of a picture may be scaled apart before it counts as another picture."""
+"""Maximum relative difference between the scales of the two sides; beyond it the size is another picture's."""
 
 SHOWN_PIXELS = 1 << 25
-"""What a browser may show of however small a photo: a camera's picture, of which a thumbnail was fetched."""
+"""Pixels that a browser may show of a photo of any size: a camera's picture, of which a thumbnail was fetched."""
 
 SHOWN_TIMES = 4
-"""How many times the pixels of a photo a browser may show where that is more: twice its width and height."""
+"""How many times the photo's pixels a browser may show, if that is more than `SHOWN_PIXELS`: twice width and height."""
 
 
 class Decoder(Protocol):
@@ -47,11 +48,11 @@ class Decoder(Protocol):
 
 
 class MaskService:
-    """Decodes prompts and draws their masks; safe from many threads.
+    """Decodes prompts and converts their masks to regions; thread-safe.
 
     Attributes:
         model_version: name and digest of the weights.
-        turns: at the decoder; see `turn`.
+        slots: limits how many threads use the decoder; see `slot`.
     """
 
     def __init__(
@@ -61,67 +62,75 @@ class MaskService:
         decodes_at_once: int,
         wait_for_decoder: Callable[[float], None] = lambda within_s: None,
     ) -> None:
-        """Put the parts together.
+        """Create the service around a decoder.
 
         Args:
             decoder: turns prompts into masks.
             metrics: times the work.
-            decodes_at_once: how many threads may be at the decoder.
-            wait_for_decoder: returns once the decoder is loaded, and raises where that takes longer than so many
+            decodes_at_once: how many threads may use the decoder at a time.
+            wait_for_decoder: returns once the decoder is loaded, and raises if that takes longer than its argument in
                 seconds; see `backend.segmentation.lazy_decoder.LazyDecoder.wait`.
         """
         self.model_version = decoder.model_version
-        self.turns = FifoLimiter(decodes_at_once)
+        self.slots = FifoLimiter(decodes_at_once)
         self._decoder, self._metrics, self._wait_for_decoder = decoder, metrics, wait_for_decoder
 
     @contextmanager
-    def turn(self, deadline: float = math.inf) -> Iterator[None]:
-        """Take a turn, to be held around `draw`, so that few are decoded at a time and the others wait in order.
+    def slot(self, deadline: float = math.inf) -> Iterator[None]:
+        """Hold a decoder slot around `segment`: few threads decode at a time and the others wait in order.
 
-        Nobody holds a turn while the decoder is being loaded.
+        No slot is held while the decoder is being loaded.
 
         Args:
-            deadline: how long to wait for both, in seconds on the monotonic clock.
+            deadline: until when to wait for the decoder and the slot, in seconds on the monotonic clock.
 
         Raises:
-            RetryLater: the decoder was not loaded in time (``model_not_ready``), or the turn did not come
+            RetryLater: the decoder was not loaded in time (``model_not_ready``), or no slot became free
                 (``budget_exceeded``).
             BackendError: the decoder cannot be loaded.
         """
         self._wait_for_decoder(max(0.0, deadline - time.monotonic()))
-        with self.turns.within(deadline - time.monotonic()):
+        with self.slots.within(deadline - time.monotonic()):
             yield
 
-    def draw(self, asked: Sequence[tuple[ObjectPrompt, OutputTag]], embedding: Embedding) -> list[Region]:
+    def segment(self, objects: Sequence[tuple[ObjectPrompt, OutputTag]], embedding: Embedding) -> list[Region]:
         """Return the regions of objects on one image, all decoded together.
+
+        Args:
+            objects: what marks each object, and the control and labels to answer with.
+            embedding: of the image.
 
         Raises:
             BackendError: the prompts cannot be decoded, or are about another picture.
         """
-        found: list[Region] = []
-        for size in dict.fromkeys(one.original_size for one, _ in asked):  # one, unless a caller mixes several pictures
-            chosen = [(one, output) for one, output in asked if one.original_size == size]
+        segmented: list[Region] = []
+        for size in dict.fromkeys(prompt.original_size for prompt, _ in objects):  # one size, unless pictures are mixed
+            chosen = [(prompt, output) for prompt, output in objects if prompt.original_size == size]
             turn = turn_of(embedding, size)
-            prompts = [one.prompt for one, _ in chosen]
+            prompts = [prompt.prompt for prompt, _ in chosen]
             if turn != 1:
                 back = orientation.inverse(turn)
                 prompts = [orientation.turned_prompt(prompt, back, size) for prompt in prompts]
             masks = self._decode(at_size(embedding, size), prompts)
-            for index, (one, output) in enumerate(chosen):
+            for index, (marked, output) in enumerate(chosen):
                 score = None if masks.iou_predictions is None else masks.iou_predictions[index][0]
                 mask = masks.masks[index][0]
-                found += self.show(orientation.turned_mask(mask, turn) if turn != 1 else mask, one, output, score)
-        return found
+                if turn != 1:
+                    mask = orientation.turned_mask(mask, turn)
+                segmented += self.to_regions(mask, marked, output, score)
+        return segmented
 
-    def show(self, mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None) -> tuple[Region, ...]:
-        """Return the regions that show a mask, see `backend.segmentation.regions.draw`; how long it took is noted."""
+    def to_regions(
+        self, mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None
+    ) -> tuple[Region, ...]:
+        """Return the regions that show a mask, see `backend.segmentation.regions.draw`, and time that as a stage."""
         with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
             return regions.draw(mask, prompt, output, score)
 
-    def _decode(self, embedding: Embedding, asked: Sequence[Prompt]) -> Masks:
+    def _decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Masks:
         try:
             with self._metrics.stage("decoder"):
-                return self._decoder.decode(embedding, asked)
+                return self._decoder.decode(embedding, prompts)
         except BackendError:
             raise
         except CapabilityError as error:
@@ -134,22 +143,23 @@ class MaskService:
 
 
 def at_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None = None) -> Embedding:
-    """Return the embedding as if the photo had ``size`` (height, width), the size the annotator's browser tells.
+    """Return the embedding as if the photo had ``size`` (height, width), the size that the annotator's browser reports.
 
-    A browser may hold a scaled copy of the photo; prompts and masks are then in pixels of that copy. They take memory
-    and time by that size, which is no more than what somebody says: see `SHOWN_TIMES`.
+    A browser may show a scaled copy of the photo; prompts and masks are then in pixels of that copy. Their memory and
+    time grow with that size, which the caller chooses freely, so it is limited: see `SHOWN_TIMES`.
 
     Args:
         embedding: of the photo.
         size: of the copy.
-        max_pixels: what no copy may have more of than the photo itself; None sets no such limit.
+        max_pixels: maximum pixels of a copy that is larger than the photo; None sets no such limit.
 
     Returns:
-        The embedding, turned as it is: where the browser turns the photo the other way, its height is the copy's width.
+        The embedding in its own orientation: where the browser rotates the photo the other way, the embedding's height
+        is the copy's width.
 
     Raises:
-        ImageError: the photo is not a scaled copy, however it is turned, or it would have to be enlarged beyond reason
-            (``size_mismatch``).
+        ImageError: the copy does not have the photo's proportions in any orientation, or it has more pixels than
+            allowed (``size_mismatch``).
     """
     turn = turn_of(embedding, size)
     photo_pixels = math.prod(embedding.original_size)
@@ -162,10 +172,10 @@ def at_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None 
 
 
 def turn_of(embedding: Embedding, size: tuple[int, int]) -> int:
-    """Return the orientation that takes the photo to a picture of ``size`` (height, width): 1 for a scaled copy.
+    """Return the EXIF orientation that takes the photo to a picture of ``size`` (height, width): 1 for a scaled copy.
 
     Raises:
-        ImageError: it is another picture (``size_mismatch``).
+        ImageError: no orientation of the photo has these proportions (``size_mismatch``).
     """
     for turn in dict.fromkeys((1, embedding.other_orientation)):
         photo = orientation.turned_size(embedding.original_size, turn)

@@ -1,4 +1,4 @@
-"""A decoder that loads itself when it is first needed, so that a service answers from its first moment on."""
+"""A decoder that loads on first use, so that the service answers requests from its start."""
 
 import concurrent.futures
 import copy
@@ -20,31 +20,31 @@ Decode: TypeAlias = Callable[[Embedding, Sequence[Prompt], bool | None], Masks]
 
 
 class LazyDecoder:
-    """A decoder that is loaded once, for the first who needs it or by `start`, on a thread of its own.
+    """A decoder that is loaded once, on its first use or by `start`, in a separate thread.
 
-    So everybody who waits for it can leave when their time is up.
+    A caller that waits for it can therefore give up when its time is over.
 
     Attributes:
-        model_version: known before anything is loaded.
+        model_version: of the weights; available before loading.
         device: where it runs, empty until it is loaded.
-        failure: why it could not be loaded, empty when it could or has not been tried.
+        failure: why it could not be loaded, empty if it could or was not tried.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         self.model_version, self.device, self.failure = checkpoint.model_version, "", ""
-        self._checkpoint, self._wanted = checkpoint, device
+        self._checkpoint, self._requested_device = checkpoint, device
         self._lock = threading.Lock()
-        self._loading: Future[Decode] | None = None  # under way, or done
+        self._load_future: Future[Decode] | None = None  # running, or done
 
     def start(self) -> None:
         """Load in the background."""
-        self._begun()
+        self._start_loading()
 
     def wait(self, within_s: float) -> None:
         """Return once it is loaded.
 
         Raises:
-            RetryLater: that takes longer than ``within_s`` (``model_not_ready``); the load goes on.
+            RetryLater: loading takes longer than ``within_s`` (``model_not_ready``); it continues.
             BackendError: it cannot be loaded; the next call tries again.
         """
         self._loaded(within_s)
@@ -59,27 +59,29 @@ class LazyDecoder:
 
     def _loaded(self, within_s: float = math.inf) -> Decode:
         try:
-            return self._begun().result(min(max(0.0, within_s), threading.TIMEOUT_MAX))
+            return self._start_loading().result(min(max(0.0, within_s), threading.TIMEOUT_MAX))
         except BackendError as error:
-            raise copy.copy(error) from error  # several threads raise it, each its own
+            raise copy.copy(error) from error  # several threads raise it, each its own copy
         except concurrent.futures.TimeoutError:
             raise RetryLater("the decoder is still being loaded", Reason.MODEL_NOT_READY) from None
 
-    def _begun(self) -> "Future[Decode]":
-        """Return the load that is under way or done; begin one where there is none."""
+    def _start_loading(self) -> "Future[Decode]":
+        """Return the future of the running or finished load; start a load where there is none."""
         with self._lock:
-            if self._loading is None:
-                self._loading = Future()
-                threading.Thread(target=self._see_to, args=(self._loading,), name="load-decoder", daemon=True).start()
-            return self._loading
+            if self._load_future is None:
+                self._load_future = Future()
+                threading.Thread(
+                    target=self._finish_loading, args=(self._load_future,), name="load-decoder", daemon=True
+                ).start()
+            return self._load_future
 
-    def _see_to(self, loading: "Future[Decode]") -> None:
-        """Load; whatever happens, those who wait are told."""
+    def _finish_loading(self, loading: "Future[Decode]") -> None:
+        """Load the decoder and resolve the future, with an exception where loading fails."""
         try:
             decode = self._load()
-        except BaseException as error:  # noqa: BLE001 - they raise it
+        except BaseException as error:  # noqa: BLE001 - the callers of `result` raise it
             with self._lock:
-                self._loading = None  # the next call tries again
+                self._load_future = None  # the next call tries again
             loading.set_exception(error)
         else:
             loading.set_result(decode)
@@ -89,7 +91,7 @@ class LazyDecoder:
             with paddle_import.sigterm_guard():
                 from model.build import load_decoder  # here: Paddle must not be imported before a fork
 
-            decoder = load_decoder(self._checkpoint, self._wanted)
+            decoder = load_decoder(self._checkpoint, self._requested_device)
         except Exception as error:
             self.failure = str(error) or type(error).__name__
             logger.error("event=decoder_not_loaded detail=%r", self.failure)

@@ -1,7 +1,7 @@
-"""Masks, drawn as what a labeling config asks for: one region per mask, or one per part where regions are single rings.
+"""Converts masks to the regions that a labeling config asks for: one per mask, or one per part for single rings.
 
-Ids are made of the prompts' ids, so that the same prompts give the same ids and an answer that comes twice replaces
-itself in the editor instead of piling up.
+Ids are derived from the prompts' ids: the same prompts give the same ids, so a repeated answer replaces the first one
+in the editor instead of being added to it.
 """
 
 import base64
@@ -25,13 +25,13 @@ WIDEST_RADIUS = 50.0  # percent; label-studio-sdk refuses wider ellipses
 
 
 def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None = None) -> tuple[Region, ...]:
-    """Return the regions that show ``mask``; none for an empty mask.
+    """Return the regions that show ``mask``; an empty mask has none.
 
     Args:
         mask: the object, of ``prompt.original_size``.
         prompt: what marked it; its ids, rotation and item go into the answer.
         output: the control and labels to answer with.
-        score: how sure the model is; brought into [0, 1], dropped when it is not a finite number.
+        score: the model's confidence; clipped to [0, 1], dropped if it is not a finite number.
 
     Raises:
         ValueError: the mask has another size, or the control's kind holds no mask.
@@ -43,7 +43,7 @@ def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | Non
         raise ValueError(f"control: expected one that holds a mask, got <{output.control.tag}>")
     if not mask.area:
         return ()
-    sure = min(max(float(score), 0.0), 1.0) if score is not None and math.isfinite(score) else None
+    confidence = min(max(float(score), 0.0), 1.0) if score is not None and math.isfinite(score) else None
     return tuple(
         Region(
             id=region_id(prompt.region_ids, output.control.name, part),
@@ -54,7 +54,7 @@ def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | Non
             labels=output.labels,
             original_size=prompt.original_size,
             labels_control=output.labels_control,
-            score=sure,
+            score=confidence,
             image_rotation=prompt.image_rotation,
             item_index=prompt.item_index,
         )
@@ -63,7 +63,11 @@ def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | Non
 
 
 def region_id(prompt_ids: tuple[str, ...], control: str, part: int) -> str:
-    """Return the id of one part of the object marked by prompts of these ids: 12 characters, safe in a URL."""
+    """Return the id of one part of the object marked by prompts of these ids: 12 characters, safe in a URL.
+
+    >>> region_id(("prompt",), "mask", 0) == region_id(("prompt",), "mask", 0) != region_id(("prompt",), "mask", 1)
+    True
+    """
     seed = json.dumps([prompt_ids, control, part], ensure_ascii=True).encode("ascii")
     return base64.urlsafe_b64encode(hashlib.sha256(seed).digest())[:ID_LENGTH].decode("ascii")
 
@@ -91,7 +95,7 @@ def _percent(ring: polygons.Ring, size: tuple[int, int]) -> tuple[tuple[float, f
 
 
 def _rectangle(mask: Mask) -> tuple[Shape, ...]:
-    """Return the tight upright box."""
+    """Return the tight, axis-aligned box."""
     assert mask.box is not None  # the mask is not empty
     x1, y1, x2, y2 = mask.box
     height, width = mask.original_size
@@ -99,7 +103,7 @@ def _rectangle(mask: Mask) -> tuple[Shape, ...]:
 
 
 def _ellipse(mask: Mask) -> tuple[Shape, ...]:
-    """Return the ellipse of the same centre and second moments; where that is too wide, the one in the tight box."""
+    """Return the ellipse of the same centre and second moments; if that is too wide, the one inside the tight box."""
     height, width = mask.original_size
     moments = cv2.moments(mask.crop.view(np.uint8), binaryImage=True)
     area = moments["m00"]
@@ -109,7 +113,7 @@ def _ellipse(mask: Mask) -> tuple[Shape, ...]:
     angle = 0.5 * math.atan2(2 * xy, xx - yy)
     spread, middle = math.hypot((xx - yy) / 2, xy), (xx + yy) / 2
     radius_x, radius_y = 2 * math.sqrt(middle + spread), 2 * math.sqrt(max(middle - spread, 1 / 12))
-    if abs(angle) > math.pi / 4:  # the long side is nearer to the vertical: name it y, which keeps the turn small
+    if abs(angle) > math.pi / 4:  # the long axis is nearer to the vertical: make it y, which keeps the rotation small
         radius_x, radius_y = radius_y, radius_x
         angle -= math.copysign(math.pi / 2, angle)
     shape = Ellipse(

@@ -1,22 +1,23 @@
-"""Whole tasks: what Label Studio asks when a task is opened, and when somebody presses "Retrieve predictions".
+"""Answers requests about whole tasks: those of an opened task and of the button "Retrieve predictions".
 
-Both look alike: no click, and tasks with the annotations and predictions they hold. As Label Studio 1.23.2 does it:
+Label Studio sends the same request for both: no click, and tasks with their annotations and predictions. Label Studio
+1.23.2 handles the answers as follows:
 
-- The page of an opened task waits for the answer, and the button for that of all selected tasks, 100 s at most.
-- An answer is stored as a prediction, an empty one too, and a task that has one of the current model version is never
-  asked for again. An empty one would cost the task its masks for good when somebody draws boxes later. So a task that
-  gets none is answered with no prediction at all. The exception are tasks that hold megabytes of masks and nothing to
-  be made a mask: those would be sent with every opening.
-- A task is asked for at its opening as long as it has no prediction whatever.
+- The page of an opened task waits for the answer, and the button for the answers of all selected tasks, at most 100 s.
+- An answer is stored as a prediction, even an empty one, and a task that has a prediction of the current model version
+  is never requested again. An empty prediction would therefore prevent masks for boxes that an annotator draws later,
+  so a task without masks is answered with no prediction at all. The exception is a task that holds megabytes of masks
+  and no prompts: without a stored prediction it would be sent at every opening.
+- A task is requested at its opening as long as it has no prediction of any version.
 
-What people drew becomes masks where several tasks are asked for, which is always the button. One task alone may be an
-opening, and whoever opens a task on which a colleague drew boxes must neither find predictions of them nor be led by
-them, unless somebody wants predictions in that project: pressed the button there, or had some stored before. What
-another model predicted is used even then: a task with predictions is not asked for at its opening, except where the
-project prelabels tasks with this backend.
+Annotators' shapes become masks in a request for several tasks, which always comes from the button. A request for a
+single task may come from opening it. An annotator who opens a task on which a colleague drew boxes must neither see
+predictions for them nor be influenced by them, unless predictions are in use in that project: the button was pressed
+there, or the project stores some. Another model's predictions are used even then: a task with predictions is not
+requested at its opening, except where the project prelabels tasks with this backend.
 
-Tasks whose images are encoded are answered first. What is not ready in time goes on in the background and is stored
-through Label Studio's API, where there is a key for it; without one, the button finds it encoded the next time.
+Tasks whose images are encoded are answered first. Tasks that are not ready in time are processed in the background and
+stored through Label Studio's API if an API key is set; without one, the next press of the button finds them encoded.
 """
 
 import time
@@ -35,12 +36,12 @@ from backend.segmentation.tasks import TaskSegmenter
 from backend.types import Prediction, PredictRequest, Task
 
 AT_ONCE = 8
-"""Tasks in hand at a time: enough for several workers, few enough for their image files to fit into memory."""
+"""Tasks processed at a time: enough for several workers, few enough for their image files to fit into memory."""
 
 HEAVY_BYTES = 1 << 20
-"""Annotations larger than this are not to be sent with every opening of their task."""
+"""A task with larger annotations and no prompts is answered with an empty prediction, so that it is not sent again."""
 
-_DRAWN = (Source.BOXES, Source.KEYPOINTS)
+_ANNOTATED = (Source.BOXES, Source.KEYPOINTS)
 
 
 @dataclass(frozen=True)
@@ -48,41 +49,41 @@ class DeferredTask:
     """A task that was not ready in time.
 
     Attributes:
-        task: its id and data; what it held is in ``asked``.
-        asked: its prompts.
+        task: its id and data; its annotations and predictions are left out.
+        prompts: its prompts.
         controls: the project's labeling config.
         project_id: its project.
-        asked_at: when it was asked for, see `backend.segmentation.claims.RecentlyAnswered`.
-        only_if_predictions_in_use: whether its masks are wanted only where the project holds this model's predictions.
+        requested_at: time of the request, see `backend.segmentation.claims.RecentlyAnswered`.
+        only_if_predictions_in_use: whether to make its masks only if the project holds this model's predictions.
     """
 
     task: Task
-    asked: TaskPrompts
+    prompts: TaskPrompts
     controls: LabelConfig
     project_id: int | None
-    asked_at: float
+    requested_at: float
     only_if_predictions_in_use: bool = False
 
     @property
     def key(self) -> Hashable:
-        """Tells tasks apart."""
+        """Identifies the task: its project's id and its own."""
         return self.project_id, self.task.id
 
 
 class DeferredQueue(Protocol):
-    """Makes predictions after the answer has gone out; see `backend.segmentation.deferred.DeferredPredictions`."""
+    """Makes predictions after the answer was sent; see `backend.segmentation.deferred.DeferredPredictions`."""
 
-    def add(self, late: Iterable[DeferredTask], /) -> None:
-        """See to these tasks soon."""
+    def add(self, tasks: Iterable[DeferredTask], /) -> None:
+        """Queue these tasks."""
 
     def answered(self, project_id: int, /) -> None:
-        """See in a while that no task of a project was answered twice."""
+        """Schedule the deletion of duplicate predictions in a project."""
 
 
 class OpenedTaskPolicy(str, Enum):
-    """Whether what people drew on a task becomes masks when that task alone is asked for, as at its opening.
+    """Whether annotators' shapes become masks in a request for a single task, as sent at its opening.
 
-    ``AUTO``: where somebody wants predictions in its project.
+    ``AUTO``: if predictions are in use in its project.
     """
 
     AUTO = "auto"
@@ -95,11 +96,11 @@ class OpenedTaskPolicy(str, Enum):
 
 @dataclass(frozen=True)
 class RetrievalPolicy:
-    """How requests about whole tasks are answered.
+    """Settings for requests about whole tasks.
 
     Attributes:
-        budget_s: how long one of them may take; below Label Studio's own 100 s.
-        opened: what is answered where one task alone is asked for.
+        budget_s: how long a request may take; below Label Studio's own timeout of 100 s.
+        opened: how a request for a single task is answered.
     """
 
     budget_s: float = 60.0
@@ -107,13 +108,13 @@ class RetrievalPolicy:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a task is asked for.
+class _Decision:
+    """What to do for a task.
 
     Attributes:
-        prompts: what it holds.
-        answer: where there is nothing to be segmented.
-        only_if_predictions_in_use: whether it may have to be segmented all the same.
+        prompts: the prompts of the task.
+        answer: the answer, if it is not segmented now; None if it is.
+        only_if_predictions_in_use: whether to segment it in the background if the project holds predictions.
     """
 
     prompts: TaskPrompts
@@ -122,114 +123,118 @@ class _Asked:
 
 
 class Retrieval:
-    """Answers requests about whole tasks; safe from many threads."""
+    """Answers requests about whole tasks; thread-safe."""
 
     def __init__(
-        self, segmenter: TaskSegmenter, claims: RecentlyAnswered, later: DeferredQueue | None, policy: RetrievalPolicy
+        self,
+        segmenter: TaskSegmenter,
+        answered: RecentlyAnswered,
+        deferred: DeferredQueue | None,
+        policy: RetrievalPolicy,
     ) -> None:
-        """Put the parts together.
+        """Create the answerer of whole tasks.
 
         Args:
             segmenter: makes the predictions.
-            claims: sees to it that a task is answered once; shared with ``later``.
-            later: makes those that are not ready in time; None where they cannot be stored.
+            answered: ensures that a task is answered once; shared with ``deferred``.
+            deferred: makes the predictions that are not ready in time; None if they cannot be stored.
             policy: how to answer.
         """
-        self._segmenter, self._claims, self._later, self._policy = segmenter, claims, later, policy
-        self._wanted_in: set[int | None] = set()
+        self._segmenter, self._answered, self._deferred, self._policy = segmenter, answered, deferred, policy
+        self._requested_projects: set[int | None] = set()
 
     def answer(self, request: PredictRequest) -> tuple[Prediction, ...]:
-        """Return one prediction per task, in order; those that are empty have their reasons."""
+        """Return one prediction per task, in order; empty ones carry their reasons."""
         try:
             controls = config.parse(request.label_config)
-        except BackendError:  # a click will say so
-            return tuple(self._none(Reason.NO_CONTEXT) for _ in request.tasks)
-        asked_at, deadline = self._claims.now(), time.monotonic() + self._policy.budget_s
+        except BackendError:  # a click reports it
+            return tuple(self._no_prediction(Reason.NO_CONTEXT) for _ in request.tasks)
+        requested_at, deadline = self._answered.now(), time.monotonic() + self._policy.budget_s
         is_alone, project_id = len(request.tasks) == 1, request.project_id
         answers: dict[int, Prediction] = {}
-        marked: dict[int, DeferredTask] = {}
-        late: list[DeferredTask] = []
-        for place, task in enumerate(request.tasks):
-            asked = self._prompts(task, project_id, is_alone)
-            one = DeferredTask(
+        to_segment: dict[int, DeferredTask] = {}
+        to_defer: list[DeferredTask] = []
+        for index, task in enumerate(request.tasks):
+            decision = self._decide(task, project_id, is_alone)
+            deferrable = DeferredTask(
                 Task(task.id, task.data),
-                asked.prompts,
+                decision.prompts,
                 controls,
                 project_id,
-                asked_at,
-                asked.only_if_predictions_in_use,
+                requested_at,
+                decision.only_if_predictions_in_use,
             )
-            if asked.answer is None:
-                marked[place] = one
+            if decision.answer is None:
+                to_segment[index] = deferrable
             else:
-                answers[place] = asked.answer
-                late += [one] if asked.only_if_predictions_in_use else []
-        answers |= self._segmented(marked, deadline, waits=not is_alone)
-        late += [one for place, one in marked.items() if place not in answers]
-        if self._later is not None:
-            self._later.add(late)
-            if project_id is not None and any(one.result for one in answers.values()):
-                self._later.answered(project_id)
-        return tuple(answers.get(place) or self._left_over() for place in range(len(request.tasks)))
+                answers[index] = decision.answer
+                to_defer += [deferrable] if decision.only_if_predictions_in_use else []
+        answers |= self._segment_all(to_segment, deadline, waits=not is_alone)
+        to_defer += [deferrable for index, deferrable in to_segment.items() if index not in answers]
+        if self._deferred is not None:
+            self._deferred.add(to_defer)
+            if project_id is not None and any(answer.result for answer in answers.values()):
+                self._deferred.answered(project_id)
+        return tuple(answers.get(index) or self._not_in_time() for index in range(len(request.tasks)))
 
-    def _prompts(self, task: Task, project_id: int | None, is_alone: bool) -> _Asked:
-        """Return what a task is to be asked for, or its answer where that is nothing."""
+    def _decide(self, task: Task, project_id: int | None, is_alone: bool) -> _Decision:
+        """Return the prompts to segment for a task, or its answer where there are none to segment now."""
         version = self._segmenter.model_version
-        drawn = task_prompts.read(task, _DRAWN, version)
-        if drawn.regions and self._are_wanted(project_id, is_alone):
-            return _Asked(drawn)
+        annotated = task_prompts.read(task, _ANNOTATED, version)
+        if annotated.regions and self._uses_annotations(project_id, is_alone):
+            return _Decision(annotated)
         predicted = task_prompts.read(task, (Source.PREDICTIONS,), version)
         if predicted.regions:
-            return _Asked(predicted)
-        if drawn.regions:
-            none = self._none(Reason.NO_CONTEXT, Reason.OPENED_TASK)
-            return _Asked(drawn, none, only_if_predictions_in_use=self._policy.opened is OpenedTaskPolicy.AUTO)
+            return _Decision(predicted)
+        if annotated.regions:
+            answer = self._no_prediction(Reason.NO_CONTEXT, Reason.OPENED_TASK)
+            return _Decision(annotated, answer, only_if_predictions_in_use=self._policy.opened is OpenedTaskPolicy.AUTO)
         is_heavy = memoryview(task.annotations).nbytes > HEAVY_BYTES
-        return _Asked(drawn, Prediction((), 0.0, version, (Reason.NO_CONTEXT,), should_store=is_heavy))
+        return _Decision(annotated, Prediction((), 0.0, version, (Reason.NO_CONTEXT,), should_store=is_heavy))
 
-    def _are_wanted(self, project_id: int | None, is_alone: bool) -> bool:
-        """Whether masks of what people drew are wanted."""
+    def _uses_annotations(self, project_id: int | None, is_alone: bool) -> bool:
+        """Whether annotators' shapes become masks."""
         if not is_alone:
-            self._wanted_in.add(project_id)
+            self._requested_projects.add(project_id)
             return True
         if self._policy.opened is OpenedTaskPolicy.AUTO:
-            return project_id in self._wanted_in
+            return project_id in self._requested_projects
         return self._policy.opened is OpenedTaskPolicy.ALWAYS
 
-    def _segmented(self, marked: Mapping[int, DeferredTask], deadline: float, waits: bool) -> dict[int, Prediction]:
-        """Return the answers that are ready in time, by their place; those of encoded images are made first."""
+    def _segment_all(self, tasks: Mapping[int, DeferredTask], deadline: float, waits: bool) -> dict[int, Prediction]:
+        """Return the answers that are ready in time, by the task's index; those of encoded images are made first."""
         answers: dict[int, Prediction] = {}
-        for place, one in marked.items():
-            answers |= self._tried(place, one, deadline, wait=False)
-        rest = [(place, one) for place, one in marked.items() if place not in answers]
+        for index, task in tasks.items():
+            answers |= self._try(index, task, deadline, wait=False)
+        rest = [(index, task) for index, task in tasks.items() if index not in answers]
         if rest and waits:
             with ThreadPoolExecutor(min(AT_ONCE, len(rest)), thread_name_prefix="retrieve") as pool:
-                for found in pool.map(lambda one: self._tried(one[0], one[1], deadline, wait=True), rest):
-                    answers |= found
+                for answer in pool.map(lambda item: self._try(item[0], item[1], deadline, wait=True), rest):
+                    answers |= answer
         return answers
 
-    def _tried(self, place: int, late: DeferredTask, deadline: float, wait: bool) -> dict[int, Prediction]:
-        """Return a task's answer; none where it takes longer, or what is wrong may pass."""
+    def _try(self, index: int, task: DeferredTask, deadline: float, wait: bool) -> dict[int, Prediction]:
+        """Return a task's answer by its index; nothing where it takes longer or a later attempt may succeed."""
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             return {}
         try:
-            made = self._segmenter.segment(
-                late.task, late.asked, late.controls, late.project_id, left_s, deadline_s=left_s, wait=wait
+            prediction = self._segmenter.segment(
+                task.task, task.prompts, task.controls, task.project_id, left_s, deadline_s=left_s, wait=wait
             )
         except RetryLater:
             return {}
-        if not made.result or not made.is_complete:  # Label Studio would keep a half, and never ask again
-            return {place: self._none(*made.reasons)}
-        is_known = late.project_id is not None and late.task.id is not None
-        if is_known and not self._claims.take(late.key, late.asked_at):
-            return {place: self._none(Reason.JUST_ANSWERED)}
-        return {place: made}
+        if not prediction.result or not prediction.is_complete:  # Label Studio would store it, and never ask again
+            return {index: self._no_prediction(*prediction.reasons)}
+        has_ids = task.project_id is not None and task.task.id is not None
+        if has_ids and not self._answered.try_claim(task.key, task.requested_at):
+            return {index: self._no_prediction(Reason.JUST_ANSWERED)}
+        return {index: prediction}
 
-    def _left_over(self) -> Prediction:
-        if self._later is None:
-            return self._none(Reason.BUDGET_EXCEEDED, Reason.LABEL_STUDIO_NOT_CONFIGURED)
-        return self._none(Reason.BUDGET_EXCEEDED)
+    def _not_in_time(self) -> Prediction:
+        if self._deferred is None:
+            return self._no_prediction(Reason.BUDGET_EXCEEDED, Reason.LABEL_STUDIO_NOT_CONFIGURED)
+        return self._no_prediction(Reason.BUDGET_EXCEEDED)
 
-    def _none(self, *reasons: Reason) -> Prediction:
+    def _no_prediction(self, *reasons: Reason) -> Prediction:
         return Prediction((), 0.0, self._segmenter.model_version, tuple(dict.fromkeys(reasons)), should_store=False)

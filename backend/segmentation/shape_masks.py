@@ -1,7 +1,7 @@
-"""What a shape covers of its image: its outlines, and the pixels whose centres lie inside.
+"""Converts a shape to its outlines, and to the mask of the pixels whose centres lie inside.
 
-Outlines are (N, 2) corners (x, y) in pixels, the last of which joins the first. An area that an outline goes around
-twice, in one direction, is covered, as in the editor.
+Outlines are (N, 2) corners (x, y) in pixels, the last of which joins the first. The fill rule is non-zero, as in the
+editor: an area that an outline encloses twice in one direction is covered.
 """
 
 import numpy as np
@@ -17,17 +17,21 @@ from model.types import Mask
 
 ELLIPSE_CORNERS = 64
 EXACT_CORNERS = 720
-"""Of an ellipse whose pixels are wanted: a radius of 10,000 pixels is 0.1 too short between two of them."""
+"""Corners of an ellipse that becomes a mask: a radius of 10,000 pixels is 0.1 pixels too short between two corners."""
 
 CROSSINGS_AT_ONCE = 1 << 20
-"""Of edges and rows of pixels; a polygon may have thousands of edges as high as the image."""
+"""Crossings of edges and rows computed at a time; a polygon may have thousands of edges as high as the image."""
 
 
 def rings(shape: Shape, size: Size) -> tuple[Ring, ...]:
-    """Return a shape's outlines on an image of ``size`` (height, width); painted masks have those of their parts.
+    """Return a shape's outlines on an image of ``size`` (height, width); a painted mask has one per connected part.
 
     Raises:
-        PromptError: it is damaged, or is no area.
+        PromptError: the shape is damaged, or covers no area.
+
+    >>> [ring] = rings(Rectangle(25, 50, 50, 50), (100, 200))
+    >>> ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
+    ([50.0, 50.0], [150.0, 100.0])
     """
     if isinstance(shape, Brush | Bitmask):
         return polygons.rings(shape_prompts.painted(shape, size))
@@ -35,10 +39,13 @@ def rings(shape: Shape, size: Size) -> tuple[Ring, ...]:
 
 
 def mask(shape: Shape, size: Size) -> Mask:
-    """Return the pixels that a shape covers of an image of ``size`` (height, width), none where it lies beside it.
+    """Return the pixels that a shape covers on an image of ``size`` (height, width), none where it lies outside.
 
     Raises:
-        PromptError: it is damaged, or is no area.
+        PromptError: the shape is damaged, or covers no area.
+
+    >>> mask(Rectangle(25, 50, 50, 50), (100, 200)).area
+    5000
     """
     if isinstance(shape, Brush | Bitmask):
         return shape_prompts.painted(shape, size)
@@ -48,7 +55,7 @@ def mask(shape: Shape, size: Size) -> Mask:
 def _ring(shape: Shape, size: Size, ellipse_corners: int) -> Ring:
     match shape:
         case Rectangle():
-            shape_prompts.bounds(shape, size)  # raises where a number is none
+            shape_prompts.bounds(shape, size)  # raises if a coordinate is not a finite number
             return np.array(shape_prompts.corners(shape, size))
         case Ellipse():
             return _ellipse(shape, size, ellipse_corners)
@@ -61,7 +68,7 @@ def _ring(shape: Shape, size: Size, ellipse_corners: int) -> Ring:
 
 
 def _ellipse(shape: Ellipse, size: Size, corners: int) -> Ring:
-    """Return points on an ellipse, which turns about its centre, in pixels."""
+    """Return points on an ellipse, rotated about its centre, in pixels."""
     x1, y1, x2, y2 = shape_prompts.bounds(shape, size)
     angles, turn = np.linspace(0, 2 * np.pi, corners, endpoint=False), np.radians(shape.rotation)
     across = shape.radius_x * size[1] / 100 * np.cos(angles)
@@ -72,7 +79,7 @@ def _ellipse(shape: Ellipse, size: Size, corners: int) -> Ring:
 
 
 def _filled(ring: Ring, size: Size) -> Mask:
-    """Return the pixels whose centres lie in a ring of corners: one line of them after the other, as in a scan."""
+    """Return the pixels whose centres lie in a ring of corners, by a scanline fill."""
     starts, ends = ring, np.roll(ring, -1, axis=0)
     low, high = np.minimum(starts[:, 1], ends[:, 1]), np.maximum(starts[:, 1], ends[:, 1])
     first, end = (np.ceil(np.clip(side - 0.5, 0, size[0])).astype(np.int64) for side in (low, high))
@@ -83,9 +90,9 @@ def _filled(ring: Ring, size: Size) -> Mask:
     steps = np.zeros((bottom - top, int(right - left) + 1), dtype=np.int16)
     passed = np.cumsum(end - first)
     parts = np.searchsorted(passed, np.arange(CROSSINGS_AT_ONCE, passed[-1] + CROSSINGS_AT_ONCE, CROSSINGS_AT_ONCE))
-    for some in np.split(np.arange(len(ring)), np.unique(parts)):
-        rows, edges = _crossings(first[some], end[some])
-        (x1, y1), (x2, y2) = starts[some][edges].T, ends[some][edges].T
+    for chunk in np.split(np.arange(len(ring)), np.unique(parts)):
+        rows, edges = _crossings(first[chunk], end[chunk])
+        (x1, y1), (x2, y2) = starts[chunk][edges].T, ends[chunk][edges].T
         x = x1 + (rows + 0.5 - y1) * (x2 - x1) / (y2 - y1)
         columns = np.clip(np.ceil(np.clip(x - 0.5, 0, size[1])).astype(np.int64), left, right)
         np.add.at(steps, (rows - top, columns - left), np.where(y2 > y1, 1, -1).astype(np.int16))

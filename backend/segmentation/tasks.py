@@ -1,8 +1,8 @@
-"""One task, one prediction: masks for the prompts that it holds, or for everything on its images.
+"""Makes one prediction per task: masks for the prompts that it holds, or for everything on its images.
 
-All objects of an image are decoded together, a bounded number at a time, and bulk work takes only one of the turns at
-the decoder, so that clicks find the others free. Answers are in pixels of the image itself, whatever copy of it the
-prompts were drawn on: that is the size in which Label Studio shows a stored prediction.
+The objects of an image are decoded in batches, and bulk work takes only one of the decoder's slots, which leaves the
+others free for clicks. Answers are in pixels of the image itself, whatever copy of it the prompts were drawn on: that
+is the size in which Label Studio shows a stored prediction.
 """
 
 import logging
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class FoundMask(Protocol):
-    """A mask that nobody asked for; see `model.automatic.AutomaticMask`."""
+    """A mask that was found without prompts; see `model.automatic.AutomaticMask`."""
 
     @property
     def mask(self) -> Mask:
@@ -38,12 +38,12 @@ class FoundMask(Protocol):
 
     @property
     def score(self) -> float:
-        """How good it is likely to be, in [0, 1]."""
+        """The predicted quality of the mask, in [0, 1]."""
         ...
 
 
 class Automatic(Protocol):
-    """Finds everything on an image, within limits of its own; see `model.automatic.AutomaticMaskGenerator`."""
+    """Finds all objects on an image, within its own limits; see `model.automatic.AutomaticMaskGenerator`."""
 
     def __call__(self, embedding: Embedding, /) -> Iterable[FoundMask]:
         """Return the masks of an image, the best first."""
@@ -51,8 +51,8 @@ class Automatic(Protocol):
 
 
 @dataclass(frozen=True)
-class _Place:
-    """One image of a task, and what may be drawn on it."""
+class _TaskImage:
+    """One image of a task, with the part of the labeling config that applies to it."""
 
     ref: ImageRef
     to_name: str
@@ -60,40 +60,40 @@ class _Place:
     controls: LabelConfig
 
 
-_Where: TypeAlias = tuple[str, int | None]  # to_name and item_index
-_Drawn: TypeAlias = tuple[Sequence[Region], Sequence[Skipped]]
+_ImageKey: TypeAlias = tuple[str, int | None]  # to_name and item_index
+_Segmented: TypeAlias = tuple[Sequence[Region], Sequence[Skipped]]
 
 
 class TaskSegmenter:
-    """Makes predictions for whole tasks; safe from many threads.
+    """Makes predictions for whole tasks; thread-safe.
 
     Attributes:
-        model_version: name and digest of the weights, as every prediction carries it.
+        model_version: name and digest of the weights, as in every prediction.
     """
 
     def __init__(
         self,
-        drawing: MaskService,
+        masks: MaskService,
         embeddings: Embeddings,
         outputs: Sequence[ShapeKind] = OUTPUT_KINDS,
         automatic: Automatic | None = None,
     ) -> None:
-        """Put the parts together.
+        """Create the segmenter around its parts.
 
         Args:
-            drawing: decodes and draws.
+            masks: decodes prompts and converts masks to regions.
             embeddings: of the tasks' images.
-            outputs: what masks are drawn as when a labeling config offers several kinds, the preferred ones first.
-            automatic: finds everything; None where only prompts are answered.
+            outputs: kinds of region to answer with where a labeling config offers several, the preferred ones first.
+            automatic: finds all objects on an image; None where only prompts are answered.
         """
-        self.model_version = drawing.model_version
-        self._drawing, self._embeddings, self._outputs = drawing, embeddings, tuple(outputs)
-        self._automatic, self._turns = automatic, FifoLimiter(1)
+        self.model_version = masks.model_version
+        self._masks, self._embeddings, self._outputs = masks, embeddings, tuple(outputs)
+        self._automatic, self._bulk_slot = automatic, FifoLimiter(1)
 
     def segment(
         self,
         task: Task,
-        asked: TaskPrompts,
+        prompts: TaskPrompts,
         controls: LabelConfig,
         project_id: int | None,
         image_s: float,
@@ -104,128 +104,130 @@ class TaskSegmenter:
         """Return the masks of a task's prompts, on all its images.
 
         Args:
-            task: its data is read; prompts come from ``asked`` alone.
-            asked: what to segment, see `backend.labeling.task_prompts.read`.
+            task: its data is read; its annotations and predictions are not, see ``prompts``.
+            prompts: what to segment, see `backend.labeling.task_prompts.read`.
             controls: the project's labeling config.
             project_id: the task's project.
-            image_s: for how many seconds the embedding of each image is waited for.
-            deadline_s: seconds from now by which it must be done; decodes that have begun are finished. Without one,
-                masks take as long as they take: asked again, a task of hundreds of objects would only begin from the
-                start.
-            wait: whether images that are not encoded yet are waited for; if not, nothing is begun for them.
+            image_s: how many seconds to wait for the embedding of each image.
+            deadline_s: seconds from now by which it must be done; decodes that have begun are finished. Without a
+                deadline the decodes are not limited: a task of hundreds of objects would start over at each retry.
+            wait: whether to wait for images that are not encoded yet; if not, they are not fetched either.
 
         Returns:
-            One prediction, its score the mean of its regions'. What failed for good (a broken image, a prompt outside
-            it) is told in its ``reasons``, and the rest is there; where an image failed, it is not whole.
+            One prediction, whose score is the mean of its regions' scores. Its ``reasons`` name what failed permanently
+            (a broken image, a prompt outside it); the other masks are in it. If an image failed, ``is_complete`` is
+            false.
 
         Raises:
-            RetryLater: not all of it could be done for now; nothing is lost by asking again.
+            RetryLater: some of it cannot be done at the moment; the call can be repeated.
         """
         deadline = time.monotonic() + deadline_s
-        by_image: dict[_Where, list[PromptRegion]] = {}
-        for region in asked.regions:
+        by_image: dict[_ImageKey, list[PromptRegion]] = {}
+        for region in prompts.regions:
             by_image.setdefault((region.to_name, region.item_index), []).append(region)
 
-        def on_image(where: _Where) -> _Drawn:
-            place = _place(controls, where, task, project_id)
-            embedding = self._embedding(place.ref, min(image_s, deadline - time.monotonic()), wait)
-            return self._segment_image(place, embedding, replace(asked, regions=tuple(by_image[where])), deadline)
+        def on_image(key: _ImageKey) -> _Segmented:
+            image = _task_image(controls, key, task, project_id)
+            embedding = self._embedding(image.ref, min(image_s, deadline - time.monotonic()), wait)
+            return self._segment_image(image, embedding, replace(prompts, regions=tuple(by_image[key])), deadline)
 
-        found, skipped, is_complete = _on_each(by_image, on_image, task)
-        nothing = [] if asked.regions else [Skipped("", Reason.NO_PROMPT)]
-        return self._prediction(found, [*nothing, *asked.skipped, *skipped], is_complete)
+        regions, skipped, is_complete = _on_each(by_image, on_image, task)
+        no_prompt = [] if prompts.regions else [Skipped("", Reason.NO_PROMPT)]
+        return self._prediction(regions, [*no_prompt, *prompts.skipped, *skipped], is_complete)
 
     def segment_everything(
         self, task: Task, controls: LabelConfig, project_id: int | None, image_s: float
     ) -> Prediction:
-        """Return masks of everything on a task's images, within the limits.
+        """Return masks of all objects on a task's images, within the limits.
 
-        They carry no label, except where the labeling config offers only one: which of several it is, nobody knows.
+        They carry no label, except where the labeling config offers only one: the model does not classify.
 
         Args:
             task: its data is read.
             controls: the project's labeling config.
             project_id: the task's project.
-            image_s: for how many seconds the embedding of each image is waited for.
+            image_s: how many seconds to wait for the embedding of each image.
 
         Raises:
-            RetryLater: not all of it could be done for now; nothing is lost by asking again.
+            RetryLater: some of it cannot be done at the moment; the call can be repeated.
         """
 
-        def on_image(where: _Where) -> _Drawn:
-            return self._everything_on(_place(controls, where, task, project_id), image_s), ()
+        def on_image(key: _ImageKey) -> _Segmented:
+            return self._everything_on(_task_image(controls, key, task, project_id), image_s), ()
 
-        places = task_images.places(controls, task)
-        found, skipped, is_complete = _on_each(places, on_image, task)
-        return self._prediction(found, skipped if places else [Skipped("", Reason.NO_IMAGE_IN_TASK)], is_complete)
+        keys = task_images.places(controls, task)
+        regions, skipped, is_complete = _on_each(keys, on_image, task)
+        return self._prediction(regions, skipped if keys else [Skipped("", Reason.NO_IMAGE_IN_TASK)], is_complete)
 
-    def _segment_image(self, place: _Place, embedding: Embedding, asked: TaskPrompts, deadline: float) -> _Drawn:
+    def _segment_image(
+        self, image: _TaskImage, embedding: Embedding, prompts: TaskPrompts, deadline: float
+    ) -> _Segmented:
         """Return the regions of all objects marked on one image, and what was left out."""
-        plan = batches.plan(asked, embedding, place.controls, self._outputs)
-        found: list[Region] = []
+        plan = batches.plan(prompts, embedding, image.controls, self._outputs)
+        regions: list[Region] = []
         for chunk in plan.chunks():
-            if found and time.monotonic() > deadline:
+            if regions and time.monotonic() > deadline:
                 raise RetryLater("there was no time for all objects", Reason.BUDGET_EXCEEDED)
-            with self._turns.within(deadline - time.monotonic()), self._drawing.turn(deadline):
-                found += self._drawing.draw(chunk, embedding)
-        return found, plan.skipped
+            with self._bulk_slot.within(deadline - time.monotonic()), self._masks.slot(deadline):
+                regions += self._masks.segment(chunk, embedding)
+        return regions, plan.skipped
 
-    def _everything_on(self, place: _Place, image_s: float) -> list[Region]:
+    def _everything_on(self, image: _TaskImage, image_s: float) -> list[Region]:
         if self._automatic is None:
             raise BackendError("expected a model that finds everything, got none", Reason.UNSUPPORTED_PROMPT)
-        output = choose_output(place.controls, (), self._outputs)
-        embedding = self._embedding(place.ref, image_s)
-        found: list[Region] = []
-        with self._turns:
-            for number, one in enumerate(self._automatic(embedding)):
-                mask = one.mask
+        output = choose_output(image.controls, (), self._outputs)
+        embedding = self._embedding(image.ref, image_s)
+        regions: list[Region] = []
+        with self._bulk_slot:
+            for number, found in enumerate(self._automatic(embedding)):
+                mask = found.mask
                 if mask.box is None:
                     continue
-                marked = ObjectPrompt(
+                prompt = ObjectPrompt(
                     prompt=Prompt(box=mask.box),  # type: ignore[arg-type]  # the constructor makes an array of it
-                    region_ids=("everything", place.to_name, str(place.item_index), str(number)),
+                    region_ids=("everything", image.to_name, str(image.item_index), str(number)),
                     labels=(),
                     from_name="",
-                    to_name=place.to_name,
+                    to_name=image.to_name,
                     original_size=embedding.original_size,
-                    item_index=place.item_index,
+                    item_index=image.item_index,
                 )
-                found += self._drawing.show(mask, marked, output, one.score)
-        return found
+                regions += self._masks.to_regions(mask, prompt, output, found.score)
+        return regions
 
     def _embedding(self, ref: ImageRef, image_s: float, wait: bool = True) -> Embedding:
         if wait:
             return self._embeddings.get(ref, max(0.0, image_s), Priority.BULK)
-        found = self._embeddings.peek(ref)
-        if found is None:
+        embedding = self._embeddings.peek(ref)
+        if embedding is None:
             raise RetryLater("the image is not encoded yet", Reason.BUDGET_EXCEEDED)
-        return found
+        return embedding
 
-    def _prediction(self, found: Sequence[Region], skipped: Iterable[Skipped], is_complete: bool) -> Prediction:
-        told = tuple(one for one in skipped if not (found and one.reason is Reason.NOT_A_PROMPT))
-        reasons = tuple(dict.fromkeys(one.reason for one in told))
-        scores = [region.score for region in found if region.score is not None]
+    def _prediction(self, regions: Sequence[Region], skipped: Iterable[Skipped], is_complete: bool) -> Prediction:
+        reported = tuple(skip for skip in skipped if not (regions and skip.reason is Reason.NOT_A_PROMPT))
+        reasons = tuple(dict.fromkeys(skip.reason for skip in reported))
+        scores = [region.score for region in regions if region.score is not None]
         score = sum(scores) / len(scores) if scores else 0.0
-        return Prediction(tuple(found), score, self.model_version, reasons, told, is_complete=is_complete)
+        return Prediction(tuple(regions), score, self.model_version, reasons, reported, is_complete=is_complete)
 
 
 def _on_each(
-    places: Iterable[_Where], work: Callable[[_Where], _Drawn], task: Task
+    keys: Iterable[_ImageKey], work: Callable[[_ImageKey], _Segmented], task: Task
 ) -> tuple[list[Region], list[Skipped], bool]:
-    """Return what is drawn on a task's images, what is not, and whether no image failed.
+    """Return the regions on a task's images, what was skipped, and whether no image failed.
 
-    Prompts on an image that the task or the labeling config no longer has fail for their own reason: no later run will
-    find it. An image that cannot be had, or decoded, may be there again.
+    A prompt on an image that the task or the labeling config no longer has is skipped permanently: no later run finds
+    that image. An image that cannot be fetched or decoded may be available later.
 
     Raises:
         RetryLater: see `TaskSegmenter.segment`.
     """
-    found: list[Region] = []
+    segmented: list[Region] = []
     skipped: list[Skipped] = []
     is_complete = True
-    for where in places:
+    for key in keys:
         try:
-            drawn, left_out = work(where)
+            regions, left_out = work(key)
         except BackendError as error:
             if error.retry:
                 raise
@@ -238,19 +240,19 @@ def _on_each(
             skipped.append(Skipped("", Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"))
             is_complete = False
             continue
-        found += drawn
-        skipped += left_out if drawn or left_out else [Skipped("", Reason.EMPTY_MASK)]
-    return found, skipped, is_complete
+        segmented += regions
+        skipped += left_out if regions or left_out else [Skipped("", Reason.EMPTY_MASK)]
+    return segmented, skipped, is_complete
 
 
-def _place(controls: LabelConfig, where: _Where, task: Task, project_id: int | None) -> _Place:
-    """Return where prompts lie.
+def _task_image(controls: LabelConfig, key: _ImageKey, task: Task, project_id: int | None) -> _TaskImage:
+    """Return an image of a task.
 
     Raises:
         ConfigError: no image of the labeling config has that name.
         RequestError: the task's data holds no such image.
     """
-    to_name, item_index = where
-    here = config.on_image(controls, to_name)
-    [image] = here.images
-    return _Place(task_images.image_ref(image, task, project_id, item_index), image.name, item_index, here)
+    to_name, item_index = key
+    on_image = config.on_image(controls, to_name)
+    [image] = on_image.images
+    return _TaskImage(task_images.image_ref(image, task, project_id, item_index), image.name, item_index, on_image)

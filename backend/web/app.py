@@ -1,7 +1,7 @@
-"""The HTTP routes of Label Studio's ML backend contract: who may call, how much, and what an error looks like.
+"""The HTTP routes of Label Studio's ML backend contract, with access control, limits and error answers.
 
 A click is never answered with an error status where an empty answer is possible: Label Studio hides error answers
-from the annotator and leaves the prompt behind. The reason goes to the log, the metrics and the status page.
+from the annotator and leaves the prompt on the image. The reason goes to the log, the metrics and the status page.
 """
 
 import base64
@@ -39,26 +39,31 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-"""Of every answer. What the status page may load and do, it says itself; framing only a header can forbid."""
+"""Headers of every answer. The status page sets its own policy in a meta element, which cannot forbid framing."""
 
 CHUNK = 1 << 16
 ADMITS = "ADMITS"
-"""Where the application's ``config`` has what tells a server whose bodies are worth keeping."""
+"""Key in the application's ``config`` of a function: whether a server keeps the body of a caller with this header."""
 
 DROP_AT_MOST = 8
-"""How many times the largest body is read and dropped, for the caller to hear why it was not taken."""
+"""How many times the largest body size is read and dropped, so that the caller receives the reason for the refusal."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may call, with how large a body, and how many at once.
+    """Credentials, and limits on the size and number of requests.
 
     Attributes:
-        max_body_bytes: a larger request is not taken in, only read to its end and dropped.
-        max_predicts: how many predictions may be in hand, most of them waiting; what comes beyond them is answered
-            empty at once, so that the threads left over go on answering that the service is up.
-        user: Basic auth user, None to let everybody in.
+        max_body_bytes: a larger request is refused: its body is only read to its end and dropped.
+        max_predicts: how many predictions may run at a time, most of them waiting; further ones are answered empty at
+            once, so that the remaining threads still answer ``/health``.
+        user: Basic auth user; None admits every caller.
         password: Basic auth password.
+
+    >>> Access(1000).admits(None, None)
+    True
+    >>> Access(1000, user="ada", password=Secret("key")).admits("ada", "guess")
+    False
     """
 
     max_body_bytes: int
@@ -67,7 +72,7 @@ class Access:
     password: Secret | None = None
 
     def admits(self, user: str | None, password: str | None) -> bool:
-        """Whether these credentials open the door; compared in constant time."""
+        """Whether a caller with these credentials is admitted; compared in constant time."""
         if self.user is None or self.password is None:
             return True
         same_user = hmac.compare_digest((user or "").encode(), self.user.encode())
@@ -89,7 +94,7 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
     app.config[ADMITS] = lambda authorization: access.admits(*_credentials(authorization))
     _guard(app, access, segmenter, metrics)
     version = segmenter.model_version
-    places = threading.BoundedSemaphore(access.max_predicts)
+    predict_slots = threading.BoundedSemaphore(access.max_predicts)
 
     @app.get("/health")
     def health() -> Response:
@@ -118,14 +123,16 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
         start = time.perf_counter()
         body = _body(access)
         received, body_bytes = time.perf_counter(), len(body)
-        asked = messages.parse_predict(body)
-        if asked.context is not None:  # a click waits for seconds, and needs nothing of its body then
+        predict_request = messages.parse_predict(body)
+        if predict_request.context is not None:  # a click may wait for seconds, and does not need its body meanwhile
             del body
-            _let_go()
-        predictions = _predictions(asked, segmenter, places)
+            _release_body()
+        predictions = _predictions(predict_request, segmenter, predict_slots)
         answer = messages.dump_predictions(predictions)
-        took = time.perf_counter() - start
-        answers.note(metrics, asked, predictions, received_s=received - start, total_s=took, body_bytes=body_bytes)
+        total_s = time.perf_counter() - start
+        answers.note(
+            metrics, predict_request, predictions, received_s=received - start, total_s=total_s, body_bytes=body_bytes
+        )
         return _json(answer)
 
     @app.post("/webhook")
@@ -141,25 +148,25 @@ def create_app(segmenter: Segmenter, metrics: Metrics, status: Callable[[], Stat
 
 
 def _predictions(
-    asked: PredictRequest, segmenter: Segmenter, places: threading.BoundedSemaphore
+    predict_request: PredictRequest, segmenter: Segmenter, slots: threading.BoundedSemaphore
 ) -> tuple[Prediction, ...]:
-    """Return an answer, an empty one where all places are taken; whole tasks are then to be asked for again."""
-    if not places.acquire(blocking=False):
-        is_click = asked.context is not None
+    """Return the answers; empty ones if all slots are taken, not to be stored for whole tasks: the caller retries."""
+    if not slots.acquire(blocking=False):
+        is_click = predict_request.context is not None
         empty = Prediction((), 0.0, segmenter.model_version, (Reason.OVERLOADED,), should_store=is_click)
-        return (empty,) * max(1, len(asked.tasks))
+        return (empty,) * max(1, len(predict_request.tasks))
     try:
-        return segmenter.predict(asked)
+        return segmenter.predict(predict_request)
     finally:
-        places.release()
+        slots.release()
 
 
 def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -> None:
-    """Check credentials before every route, and give every error its answer."""
-    told = threading.Event()
+    """Check credentials before every route, and register an answer for every kind of error."""
+    has_warned = threading.Event()
 
     def one_empty(reason: Reason) -> Response:
-        # It is what a click expects; for many tasks Label Studio then asks again, one by one.
+        # A click expects one answer; a request for many tasks is then repeated by Label Studio, one by one.
         return _json(messages.dump_predictions([Prediction((), 0.0, segmenter.model_version, (reason,))]))
 
     @app.before_request
@@ -167,7 +174,7 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
         if request.path == "/health" or access.admits(*_credentials(request.headers.get("Authorization", ""))):
             return None
         if request.path == "/webhook" and request.method == "POST" and "Authorization" not in request.headers:
-            return _ignore_webhook(told)
+            return _ignore_webhook(has_warned)
         metrics.refused(Reason.AUTH_FAILED)
         return Response(
             b'{"detail":"wrong or missing credentials"}',
@@ -182,8 +189,8 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
         return response
 
     @app.after_request
-    def hear_out(response: Response) -> Response:
-        # Hung up on in the middle of its body, a caller sees a broken connection and never the answer.
+    def read_to_end(response: Response) -> Response:
+        # If the connection closes while the caller is still sending, the caller sees an error and not the answer.
         _drop_body(DROP_AT_MOST * access.max_body_bytes)
         return response
 
@@ -230,21 +237,21 @@ def _guard(app: Flask, access: Access, segmenter: Segmenter, metrics: Metrics) -
         return _json(messages.dump_error("internal error; the log has the details"), 500)
 
 
-def _ignore_webhook(told: threading.Event) -> Response:
-    """Answer a webhook without credentials: Label Studio registers it so, and calls it for every saved annotation."""
+def _ignore_webhook(has_warned: threading.Event) -> Response:
+    """Answer a webhook without credentials: that is how Label Studio registers it, and calls it for each annotation."""
     logger.log(
-        logging.DEBUG if told.is_set() else logging.WARNING,
+        logging.DEBUG if has_warned.is_set() else logging.WARNING,
         "event=webhook_ignored detail='no credentials; to have new tasks encoded ahead, add an Authorization header "
         "under Settings > Webhooks of the project in Label Studio'",
     )
-    told.set()
+    has_warned.set()
     return _json(b'{"status":"ignored"}')
 
 
 def _credentials(header: str) -> tuple[str | None, str | None]:
     """Return the user and password of an ``Authorization`` header, None where it is not a well-formed Basic one.
 
-    Werkzeug's own reading raises at letters that are not ASCII, and takes a user and password of any scheme.
+    Werkzeug's own parser raises at characters that are not ASCII, and accepts a user and password of any scheme.
     """
     scheme, _, rest = header.partition(" ")
     if scheme.lower() != "basic":
@@ -257,7 +264,12 @@ def _credentials(header: str) -> tuple[str | None, str | None]:
 
 
 def _body(access: Access) -> bytes:
-    """Return the request's body; what is not taken raises, and is answered, as an ``HTTPException``."""
+    """Return the request's body.
+
+    Raises:
+        HTTPException: the body is refused; it becomes the answer.
+        ProtocolError: the body cannot be read to its end.
+    """
     stream = request.environ["wsgi.input"]
     if isinstance(stream, Body):
         if stream.refusal is Reason.BODY_TOO_LARGE:
@@ -269,15 +281,15 @@ def _body(access: Access) -> bytes:
         body = request.get_data(cache=False)
     except HTTPException:
         raise
-    except Exception as error:  # servers have errors of their own for chunks that are none
+    except Exception as error:  # servers raise their own errors for malformed chunks
         raise ProtocolError(f"body: expected all of it, got {type(error).__name__}") from error
     if request.content_length is None and len(body) >= access.max_body_bytes:
-        raise RequestEntityTooLarge  # Werkzeug cuts a body of unknown length off without a word
+        raise RequestEntityTooLarge  # Werkzeug truncates a body of unknown length without an error
     return body
 
 
-def _let_go() -> None:
-    """Keep the request's body no longer, where the server leaves that to be said."""
+def _release_body() -> None:
+    """Free the memory of the request's body, where the server keeps it as a `Body`."""
     stream = request.environ["wsgi.input"]
     if isinstance(stream, Body):
         stream.drop()
@@ -286,14 +298,14 @@ def _let_go() -> None:
 def _drop_body(limit: int) -> None:
     """Read what is left of the request's body, at most ``limit`` bytes of it."""
     if not request.environ.get("wsgi.input_terminated"):
-        return  # the server does not say where the body ends, and reading on would wait for ever
+        return  # the server does not mark the end of the body, and reading further would block for ever
     stream = request.environ["wsgi.input"]
     if isinstance(stream, Body):
         return  # it was received before this was called
     try:
         while limit > 0 and (part := stream.read(min(CHUNK, limit))):
             limit -= len(part)
-    except Exception as error:  # noqa: BLE001 - servers have errors of their own for a caller that is gone
+    except Exception as error:  # noqa: BLE001 - servers raise their own errors when the caller has disconnected
         logger.debug("event=body_ended path=%s detail=%r", request.path, str(error))
 
 

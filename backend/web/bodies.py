@@ -1,4 +1,4 @@
-"""The bodies of requests, kept in memory while they are received and read, all of them together within a budget."""
+"""Request bodies in memory, while they are received and read, within one budget for all of them."""
 
 import io
 import mmap
@@ -13,49 +13,56 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 SMALL_BYTES = 65_536
-"""A smaller body is not counted: a click without saved masks is received however many large bodies there are."""
+"""A body up to this size is not counted: a click without saved masks is received while large bodies fill the budget."""
 
 SEGMENT_BYTES = 1 << 20
 
 GRACE_S = 2.0
-"""For how long a body is received before it may have to give way to others."""
+"""How long a body is received before it may be refused to free memory for others."""
 
 
 class Bodies:
-    """All bodies that one process holds; safe from many threads."""
+    """All request bodies of one process; thread-safe.
+
+    >>> bodies = Bodies(max_bytes=1000)
+    >>> body = bodies.begin()
+    >>> body.append(b"{}")
+    >>> body.take()
+    b'{}'
+    """
 
     def __init__(
         self, max_bytes: int, budget_bytes: int | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Hold nothing yet.
+        """Create an empty collection.
 
         Args:
-            max_bytes: a larger body is not kept.
-            budget_bytes: of all bodies together; twice the largest one, if None.
-            clock: seconds, monotonic.
+            max_bytes: maximum size of a body; a larger one is refused.
+            budget_bytes: maximum size of all counted bodies together; None takes twice ``max_bytes``.
+            clock: returns seconds, monotonic.
         """
         self.max_bytes = max_bytes
         self.budget_bytes = 2 * max_bytes if budget_bytes is None else budget_bytes
-        self._clock, self._lock = clock, threading.RLock()  # a forgotten body is dropped by Python, at any moment
+        self._clock, self._lock = clock, threading.RLock()  # reentrant: the garbage collector may close a body here
         self._held_bytes = 0
         self._receiving: dict[Body, float] = {}  # since when
 
     @property
     def held_bytes(self) -> int:
-        """How much is held of bodies that are not small."""
+        """Size of all bodies larger than `SMALL_BYTES` together."""
         return self._held_bytes
 
     def begin(self) -> "Body":
-        """Return a body of which nothing is received yet."""
+        """Return a new, empty body."""
         body = Body(self)
         with self._lock:
             self._receiving[body] = self._clock()
         return body
 
     def add(self, body: "Body", data: bytes) -> None:
-        """Keep what was received of a body; where it is too much for all of them, the slowest one is given up.
+        """Append received bytes to a body; while the budget is exceeded, refuse the slowest one.
 
-        A caller that sends on and on, but slowly, would otherwise leave no room for others.
+        A caller that sends slowly for a long time would otherwise block the memory that others need.
         """
         with self._lock:
             if body.refusal is not None:
@@ -71,17 +78,17 @@ class Bodies:
                 self._refuse(self._slowest() or body, Reason.OVERLOADED)
 
     def refuse(self, body: "Body", reason: Reason) -> None:
-        """Keep nothing of a body, nor of what is still to come of it."""
+        """Drop a body's bytes, and ignore those that arrive later."""
         with self._lock:
             self._refuse(body, reason)
 
     def received(self, body: "Body") -> None:
-        """Note that a body is complete, so that it need not give way any more."""
+        """Mark a body as complete, so that it is not refused any more."""
         with self._lock:
             self._receiving.pop(body, None)
 
     def drop(self, body: "Body") -> None:
-        """Hold nothing of a body any more."""
+        """Drop a body's bytes and forget it."""
         with self._lock:
             self._receiving.pop(body, None)
             self._empty(body)
@@ -106,9 +113,9 @@ class Bodies:
 
 
 class _Memory:
-    """Bytes that are added to; beyond a few, in memory that goes back to the system as soon as it is not needed.
+    """A growing byte buffer; beyond `SMALL_BYTES` in mapped memory, which returns to the system when it is cleared.
 
-    What Python's allocator takes for a large body stays with the process, see `model.device`.
+    Memory that Python's allocator takes for a large body stays with the process, see `model.device`.
     """
 
     def __init__(self) -> None:
@@ -124,15 +131,15 @@ class _Memory:
             self._first += data
             return
         with memoryview(data) as rest:
-            place = 0
-            while place < len(rest):
+            position = 0
+            while position < len(rest):
                 if not self._segments or self._segments[-1].tell() == SEGMENT_BYTES:
                     self._segments.append(mmap.mmap(-1, SEGMENT_BYTES))
-                room = SEGMENT_BYTES - self._segments[-1].tell()
-                place += self._segments[-1].write(rest[place : place + room])
+                free_bytes = SEGMENT_BYTES - self._segments[-1].tell()
+                position += self._segments[-1].write(rest[position : position + free_bytes])
 
     def take(self) -> bytes:
-        """Return everything, and keep nothing."""
+        """Return all bytes, and clear the buffer."""
         if not self._segments:
             return bytes(self._first)
         *full, last = self._segments
@@ -142,20 +149,20 @@ class _Memory:
         return data
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Drop all bytes."""
         for segment in self._segments:
             segment.close()
         self._first, self._segments = bytearray(), []
 
 
 class Body(io.RawIOBase):
-    """One request's body, a file for whoever reads it.
+    """One request's body, readable as a binary file.
 
     Attributes:
-        refusal: why it is not kept, None while it is.
-        received_bytes: how much has come of it, kept or not.
-        counted_bytes: how much it takes of the budget.
-        kept: what is kept.
+        refusal: why its bytes are dropped, None while they are kept.
+        received_bytes: how many bytes have arrived, kept or not.
+        counted_bytes: how many bytes of the budget it takes.
+        kept: the bytes that are kept.
     """
 
     def __init__(self, bodies: Bodies) -> None:
@@ -171,41 +178,41 @@ class Body(io.RawIOBase):
         return self.kept.nbytes
 
     def append(self, data: bytes) -> None:
-        """Take what comes next; without a word where nothing is kept any more."""
+        """Append received bytes; they are ignored if the body was refused."""
         self.received_bytes += len(data)
         self._bodies.add(self, data)
 
     def refuse(self) -> None:
-        """Keep nothing of it, however small it is: nobody will read it."""
+        """Drop its bytes, of any size: the application does not read them."""
         self._bodies.refuse(self, Reason.BODY_TOO_LARGE)
 
     def complete(self) -> None:
-        """Note that everything is there."""
+        """Mark it as complete."""
         self._bodies.received(self)
 
     def getfile(self) -> "Body":
-        """Return a file of what was received."""
+        """Return the body itself, as waitress' receivers expect."""
         return self
 
     def take(self) -> bytes:
-        """Return everything, once; it stays counted until it is dropped."""
+        """Return all bytes, once; they stay counted until `drop`."""
         return self.kept.take()
 
     def drop(self) -> None:
-        """Keep nothing of it any more."""
+        """Drop its bytes and take it out of the budget."""
         self._bodies.drop(self)
 
     def readable(self) -> bool:
-        """Whether it can be read."""
+        """Whether it can be read: always."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Read what fits, and return how much that is; see `io.RawIOBase`."""
+        """Read into ``buffer`` and return how many bytes were read; see `io.RawIOBase`."""
         if self._file is None:
             self._file = io.BytesIO(self.take())
         return self._file.readinto(buffer)
 
     def close(self) -> None:
-        """Keep nothing of it any more, nor read of it."""
+        """Drop its bytes and close the file."""
         self.drop()
         super().close()

@@ -1,4 +1,4 @@
-"""The web server's processes: started, watched and stopped by gunicorn, as label-studio-ml's own examples are.
+"""Runs the web server's processes under gunicorn, as label-studio-ml's own examples do.
 
 The application is built in the worker process, after the fork: Paddle and CUDA do not survive one.
 """
@@ -29,37 +29,37 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 STOP_WITHIN_S = 30
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 DEFAULT_MAX_BODY_BYTES = 200_000_000
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL)
 SPARE_THREADS = 8
-"""For what never waits: /health and its like, while clicks wait in all of ``settings.threads``."""
+"""Threads for requests that never wait, such as /health, while clicks wait in all of ``settings.threads``."""
 
 SPARE_CONNECTIONS = 512
-"""How many may be silent, slow or idle beside those whose requests are in hand."""
+"""How many connections may be silent, slow or idle beside those whose requests are being answered."""
 
 SPARE_FILES = 128
-"""How many of the files that a process may open are left for what is no connection of a caller's."""
+"""How many of a process' file descriptors are reserved for other uses than callers' connections."""
 
 
 class PortTakenError(OSError):
-    """Another program listens on the address already."""
+    """Another program already listens on the address."""
 
 
 class HostError(OSError):
-    """``HOST`` is no address of this machine."""
+    """``HOST`` is not an address of this machine."""
 
 
 class WebWorker(Worker):
-    """One process, which gunicorn starts and stops; `backend.web.http_server` answers. Also for ``--worker-class``."""
+    """A gunicorn worker class, also for ``--worker-class``: one process that runs `backend.web.http_server`."""
 
     _http: HttpServer | None = None
 
     def run(self) -> None:
-        """Serve until told to stop, then finish what is in hand."""
+        """Serve until a stop is requested, then finish the requests in progress."""
         threads = self.cfg.threads
         limits = Limits(idle_s=self.cfg.keepalive, connections=_most_connections(threads))
-        sockets = [getattr(one, "sock", one) for one in self.sockets]
+        sockets = [getattr(sock, "sock", sock) for sock in self.sockets]
         config = getattr(self.wsgi, "config", {})  # of a Flask application
         bodies = Bodies(config.get("MAX_CONTENT_LENGTH") or DEFAULT_MAX_BODY_BYTES)
         admits = config.get(ADMITS, lambda authorization: True)
@@ -67,18 +67,18 @@ class WebWorker(Worker):
         self._http = http
         while self.alive and self.ppid == os.getppid():
             self.notify()
-            http.turn(LOOK_EVERY_S)
+            http.serve_once(CHECK_EVERY_S)
         http.finish(self.cfg.graceful_timeout - 1)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop as soon as the requests in hand are answered."""
+        """Stop as soon as the requests in progress are answered."""
         super().handle_exit(sig, frame)
         if self._http is not None:
             self._http.wake()
 
 
 class Service(Protocol):
-    """What the server serves; see `backend.composition.web.Service`."""
+    """The application and its threads; see `backend.composition.web.Service`."""
 
     @property
     def app(self) -> Flask:
@@ -86,11 +86,11 @@ class Service(Protocol):
         ...
 
     def start(self) -> None:
-        """Begin loading the model."""
+        """Start loading the model."""
         ...
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         ...
 
 
@@ -104,7 +104,7 @@ class Server(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
-        """Tell gunicorn what the settings say."""
+        """Set gunicorn's options from the settings."""
         options: dict[str, Any] = {  # Any: gunicorn's options are of many types
             "bind": f"{self._settings.host}:{self._settings.port}",
             "workers": self._settings.workers,
@@ -138,16 +138,16 @@ class Server(BaseApplication):
         try:
             self._service.close()
         finally:  # also on a second signal, which raises
-            if worker.booted:  # otherwise gunicorn is to learn from the exit code that it need not try again
+            if worker.booted:  # otherwise the exit code must reach gunicorn, which then does not start another worker
                 logging.shutdown()
-                os._exit(0)  # what Paddle is still loading, or its threads, would abort a closing interpreter
+                os._exit(0)  # a load that is still running in Paddle, or its threads, would abort a closing interpreter
 
 
 def check_temporary_folder() -> None:
-    """Refuse to start where no temporary file can be made, which the server needs for its processes.
+    """Check that a temporary file can be made, which the server needs for its processes.
 
     Raises:
-        OSError: there is no folder for them.
+        OSError: there is no writable folder for temporary files.
     """
     try:
         tempfile.gettempdir()
@@ -156,18 +156,18 @@ def check_temporary_folder() -> None:
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse an address on which nothing can listen, before anything is loaded.
+    """Check that the server can listen on an address, before anything is loaded.
 
     Raises:
-        PortTakenError: another program listens there.
-        HostError: the address is not this machine's, or no address at all.
+        PortTakenError: another program listens there, or the port is reserved.
+        HostError: the address is not this machine's, or not a valid address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except (OSError, ValueError) as error:  # ValueError: a name that cannot be looked up at all
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be encoded for a look-up
             reason = error.strerror if isinstance(error, OSError) else str(error)
             if isinstance(error, socket.gaierror | ValueError) or error.errno in _NOT_OURS:
                 raise HostError(
@@ -180,7 +180,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def _most_connections(threads: int) -> int:
-    """Return how many connections there may be: as many as have a use, as long as the system has files for them."""
+    """Return the maximum number of connections, limited by the file descriptors that the process may open."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = threads + SPARE_CONNECTIONS
     return most if files == resource.RLIM_INFINITY else max(1, min(most, files - SPARE_FILES))

@@ -1,4 +1,4 @@
-"""One connection of the HTTP server: what it is at, until when, and how it ends."""
+"""One connection of the HTTP server: its state, its deadline, and how it is closed."""
 
 import json
 import socket
@@ -20,16 +20,16 @@ TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Lengt
 
 @dataclass(frozen=True)
 class Limits:
-    """For how long a connection may be at what, and how many there may be.
+    """Timeouts of a connection's states, and the maximum number of connections.
 
     Attributes:
-        head_s: from the first byte of a request, or the beginning of a connection, to the end of the head.
-        body_s: from the first byte of a request to its last; Label Studio gives up after 100.
+        head_s: from the first byte of a request, or the start of a connection, to the end of the head.
+        body_s: from the first byte of a request to its last; Label Studio's own timeout is 100.
         idle_s: between two requests.
-        answer_s: from the end of an answer's making to that of its sending.
-        linger_s: after the last answer, for what the caller is still sending.
-        stop_s: what is left of ``head_s`` and ``body_s`` once the server is to stop.
-        connections: at a time, those whose requests are in hand among them.
+        answer_s: from the end of an answer's computation to the end of its transfer.
+        linger_s: after the last answer, for bytes that the caller is still sending.
+        stop_s: limit on ``head_s`` and ``body_s`` after the server was asked to stop.
+        connections: maximum number at a time, including those whose requests are being answered.
     """
 
     head_s: float = 10.0
@@ -41,17 +41,17 @@ class Limits:
     connections: int = 512
 
 
-class Hub(Protocol):
-    """What all connections of a server have in common; see `backend.web.http_server.HttpServer`."""
+class ServerState(Protocol):
+    """The state that all connections of a server share; see `backend.web.http_server.HttpServer`."""
 
     @property
     def limits(self) -> Limits:
-        """Deadlines, and how many connections there may be."""
+        """Timeouts, and the maximum number of connections."""
         ...
 
     @property
     def bodies(self) -> Bodies:
-        """What keeps bodies."""
+        """Keeps the bodies of requests."""
         ...
 
     def admits(self, authorization: str, /) -> bool:
@@ -60,15 +60,15 @@ class Hub(Protocol):
 
     @property
     def stops_at(self) -> float:
-        """When the server was told to stop, monotonic; infinite before that."""
+        """When the server was asked to stop, monotonic; infinite before that."""
         ...
 
 
-class Door(Protocol):
-    """The listening socket that a connection came in by."""
+class Listener(Protocol):
+    """The listening socket that accepted a connection."""
 
     @property
-    def http(self) -> Hub:
+    def http(self) -> ServerState:
         """The server."""
         ...
 
@@ -80,8 +80,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
     connections would keep the loop busy for seconds.
 
     Attributes:
-        since: when that began which it is at, monotonic.
-        request: what is being received, None between requests.
+        since: when the current state began, monotonic.
+        request: the request that is being received, None between requests.
     """
 
     request: Parser | None
@@ -89,32 +89,34 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
 
     def __init__(
         self,
-        server: Door,
+        server: Listener,
         sock: socket.socket,
         addr: tuple[object, ...],
         adj: Adjustments,
         map: dict[int, Any],  # noqa: A002 - waitress' own name
     ) -> None:
-        self.hub = server.http
-        self.parser_class = partial(Parser, bodies=self.hub.bodies, admits=self.hub.admits, keep=self._keep)
-        self.since, self._has_spoken, self._lingers = time.monotonic(), False, False
+        self.server_state = server.http
+        self.parser_class = partial(
+            Parser, bodies=self.server_state.bodies, admits=self.server_state.admits, keep=self._keep
+        )
+        self.since, self._has_received, self._is_lingering = time.monotonic(), False, False
         self._surplus = b""
         super().__init__(server, sock, addr, adj, map)
 
     @property
     def is_in_hand(self) -> bool:
-        """Whether a whole request is waiting for its answer."""
+        """Whether a complete request is waiting for its answer."""
         return bool(self.requests)
 
     @property
     def unsent_bytes(self) -> int:
-        """How much of answers the caller has yet to take."""
+        """How many bytes of answers are not sent yet."""
         return int(self.total_outbufs_len)
 
-    def ends_at(self) -> float:
-        """Return when it has to be over with what it is at, monotonic."""
-        limits, stops_at = self.hub.limits, self.hub.stops_at
-        if self._lingers:
+    def deadline(self) -> float:
+        """Return when the current state times out, monotonic; infinity while a request is being answered."""
+        limits, stops_at = self.server_state.limits, self.server_state.stops_at
+        if self._is_lingering:
             return self.since + limits.linger_s
         if self.is_in_hand:
             return float("inf")
@@ -123,11 +125,11 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         if self.request is not None:
             within_s = limits.body_s if self.request.headers_finished else limits.head_s
             return min(self.since + within_s, stops_at + limits.stop_s)
-        return min(self.since + (limits.idle_s if self._has_spoken else limits.head_s), stops_at + limits.linger_s)
+        return min(self.since + (limits.idle_s if self._has_received else limits.head_s), stops_at + limits.linger_s)
 
-    def give_up(self) -> None:
-        """Hang up, telling a caller who is sending a request that it took too long."""
-        if self._lingers or self.request is None:
+    def time_out(self) -> None:
+        """Close the connection; a caller that is sending a request gets the status 408 first."""
+        if self._is_lingering or self.request is None:
             self.handle_close()
             return
         with suppress(OSError):
@@ -135,15 +137,15 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         self._linger()
 
     def received(self, data: bytes) -> bool:
-        """Take what has come; see waitress."""
-        if self._lingers:
+        """Process received bytes; see waitress."""
+        if self._is_lingering:
             return False
         if self.request is None:
             data = data.lstrip()  # empty lines before a request are none
             if not data:
                 return False
             self.since = time.monotonic()
-        self._has_spoken = True
+        self._has_received = True
         return bool(super().received(data))
 
     def readable(self) -> bool:
@@ -157,17 +159,17 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
             self.received(data)
 
     def write_soon(self, data: bytes) -> int:
-        """Take a part of an answer; from another thread, which has the request in hand until all is written."""
+        """Queue a part of an answer; called from the thread that answers the request, until all is written."""
         self.since = time.monotonic()
         return int(super().write_soon(data))
 
     def send_now(self) -> None:
-        """Send what the system takes, from the thread that has made it; the loop would have to wake up first."""
+        """Send as much as the system accepts, from the answering thread; waking up the loop would take longer."""
         with self.outbuf_lock:
             self._flush_exception(self._flush_some, do_close=False)
 
     def handle_write(self) -> None:
-        """Send what the system takes, and hang up after the last answer; see waitress."""
+        """Send as much as the system accepts, and close the connection after the last answer; see waitress."""
         is_last, self.close_when_flushed = self.close_when_flushed, False
         super().handle_write()
         if is_last and self.connected:
@@ -177,14 +179,14 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
                 self._linger()
 
     def handle_close(self) -> None:
-        """Hang up."""
-        self._forget_request()
+        """Close the connection."""
+        self._drop_request()
         super().handle_close()
 
     def _linger(self) -> None:
-        """Send no more, and wait for the caller to hang up: one that is still sending would not see the answer."""
-        self._forget_request()
-        self._lingers, self.since = True, time.monotonic()
+        """Stop sending, and wait until the caller closes: a caller that is still sending would not see the answer."""
+        self._drop_request()
+        self._is_lingering, self.since = True, time.monotonic()
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -193,7 +195,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
     def _keep(self, surplus: bytes) -> None:
         self._surplus = surplus
 
-    def _forget_request(self) -> None:
+    def _drop_request(self) -> None:
         if self.request is not None:
             self.request.close()
             self.request = None
@@ -203,7 +205,7 @@ class _Task(WSGITask):  # type: ignore[misc]  # waitress counts as untyped, see 
     """Answers a request."""
 
     def build_response_header(self) -> bytes:
-        is_last = self.request.is_cut_off or self.channel.hub.stops_at < float("inf")
+        is_last = self.request.is_cut_off or self.channel.server_state.stops_at < float("inf")
         if is_last:
             self.set_close_on_finish()
         return bytes(super().build_response_header())
@@ -214,7 +216,7 @@ class _Task(WSGITask):  # type: ignore[misc]  # waitress counts as untyped, see 
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
-    """Answers what is no request, in JSON like everything else."""
+    """Answers a malformed request, in JSON like all other answers."""
 
     def execute(self) -> None:
         error = self.request.error

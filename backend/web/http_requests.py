@@ -1,4 +1,4 @@
-"""What comes over a connection, read by waitress' parser, and what that parser leaves to be refused."""
+"""Parses the requests of a connection with waitress' parser, and refuses what that parser accepts wrongly."""
 
 from collections.abc import Callable
 
@@ -10,30 +10,30 @@ from waitress.utilities import BadRequest
 from backend.web.bodies import Bodies, Body
 
 DROP_AT_MOST = 8
-"""How many times the largest body is received and dropped, for the caller to hear why it was not taken."""
+"""How many times the largest body size is received and dropped, so that the caller gets the reason for the refusal."""
 
 PIECE_BYTES = 4096
-"""Chunks are looked for in so many bytes at a time; waitress copies what is left at each of them."""
+"""Bytes that are searched for chunks at a time; waitress copies the rest at each chunk."""
 
 FRAMING_BYTES = 16_384
-"""How much of a chunked body may be sizes and line ends, besides an eighth of what there is of content."""
+"""How many bytes of sizes and line ends a chunked body may hold in addition to an eighth of its content."""
 
 MOST_SPACES = 64
-"""In a row in a head: waitress tries every way to share out spaces, which took 14 s for 60,000 of them."""
+"""In a row in a head: waitress tries every way to divide spaces, which took 14 s for 60,000 of them."""
 
 TRAILER_BYTES = 8192
 VERSIONS = ("1.0", "1.1")
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
-    """Receives one request; its body goes where bodies are counted.
+    """Receives one request; its body is kept in `Bodies`, which counts it.
 
     Attributes:
-        body: what was received after the head; None where nothing was announced.
-        is_cut_off: whether it is too long to be received to its end, even to be dropped.
+        body: the bytes received after the head; None if the head announces no body.
+        is_cut_off: whether the body is too long to be received to its end, even to be dropped.
     """
 
-    version = "1.1"  # in which what is no request is answered
+    version = "1.1"  # of the answer to a malformed request
     completed: bool
     error: BadRequest | None
     body_rcv: FixedStreamReceiver | ChunkedReceiver | None
@@ -41,11 +41,11 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as unt
     def __init__(
         self, adjustments: Adjustments, bodies: Bodies, admits: Callable[[str], bool], keep: Callable[[bytes], None]
     ) -> None:
-        """Receive nothing yet.
+        """Create the parser of one request.
 
         Args:
             adjustments: waitress' settings.
-            bodies: what keeps the body.
+            bodies: keeps the body.
             admits: whether the body of a caller with this ``Authorization`` header is kept.
             keep: is given what came together with this request and belongs to the next ones.
         """
@@ -55,7 +55,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as unt
         self.is_cut_off = False
 
     def received(self, data: bytes) -> int:
-        """Take what comes next, and return how much of it is dealt with: all of it, once the request is complete."""
+        """Parse received bytes, and return how many of them were taken: all, once the request is complete."""
         consumed = int(super().received(data))
         if self.body is not None and not self.completed and self._is_endless(self.body):
             self.is_cut_off = self.completed = True
@@ -71,10 +71,10 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as unt
         return len(data)
 
     def parse_header(self, header_plus: bytes) -> None:
-        """Read the head.
+        """Parse the head.
 
         Raises:
-            ParsingError: it is none, or leaves open where its body ends.
+            ParsingError: it is malformed, or its body's end is ambiguous.
         """
         if b" " * MOST_SPACES in header_plus.replace(b"\t", b" ").replace(
             b"\r\n ", b" "
@@ -97,7 +97,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as unt
                 self.body.refuse()
 
     def close(self) -> None:
-        """Keep nothing of the body any more."""
+        """Drop the body."""
         if self.body is not None:
             self.body.close()
 
@@ -106,11 +106,11 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as unt
 
 
 class _Chunks(ChunkedReceiver):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
-    """Receives a chunked body, of which most is content."""
+    """Receives a chunked body, and refuses one that holds more framing than content."""
 
     def __init__(self, body: Body) -> None:
         super().__init__(body)
-        self._body, self._taken_bytes = body, 0
+        self._body, self._consumed_bytes = body, 0
 
     error: BadRequest | None
 
@@ -118,8 +118,8 @@ class _Chunks(ChunkedReceiver):  # type: ignore[misc]  # waitress counts as unty
         consumed = 0
         while consumed < len(data) and not self.completed and self.error is None:
             consumed += super().received(data[consumed : consumed + PIECE_BYTES])
-            framing = self._taken_bytes + consumed - self._body.received_bytes
+            framing = self._consumed_bytes + consumed - self._body.received_bytes
             if framing > FRAMING_BYTES + self._body.received_bytes // 8 or len(self.trailer) > TRAILER_BYTES:
                 self.error = BadRequest("expected chunks that are mostly content")
-        self._taken_bytes += consumed
+        self._consumed_bytes += consumed
         return consumed

@@ -1,9 +1,9 @@
-"""An HTTP server whose threads see whole requests only: waitress, with deadlines, and a bound on connections.
+"""An HTTP server whose threads see complete requests only: waitress, with timeouts and a limit on connections.
 
-One thread receives and sends for all connections, so one that is slow or silent takes up nothing but its place. Every
-stage of a request has to be over in time, whatever trickles in meanwhile; and where all places are taken, those that
-have waited for the longest give way to new ones. On any system, in the process that makes it;
-`backend.web.gunicorn_server` starts it in several.
+One thread receives and sends for all connections, so a slow or silent one occupies only its connection. Every stage of
+a request has a timeout that arriving bytes do not extend. If the maximum number of connections is reached, those that
+have waited longest are closed for new ones. The server runs in the process that creates it, on any system;
+`backend.web.gunicorn_server` starts it in several processes.
 """
 
 import heapq
@@ -31,14 +31,14 @@ MAX_HEAD_BYTES = 65_536
 RECEIVE_BYTES = 65_536
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 64
-LOOK_EVERY_S = 0.25
-TOLD_EVERY_S = 60.0
+CHECK_EVERY_S = 0.25
+WARN_EVERY_S = 60.0
 
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
 
 
 class HttpServer:
-    """Answers what comes in on sockets that listen; for one thread, which calls `turn` again and again."""
+    """Answers requests on listening sockets; one thread calls `serve_once` in a loop."""
 
     def __init__(
         self,
@@ -50,22 +50,22 @@ class HttpServer:
         limits: Limits | None = None,
         admits: Callable[[str], bool] = lambda authorization: True,
     ) -> None:
-        """Begin to listen, and start the threads.
+        """Start listening, and start the threads.
 
         Args:
-            application: is called with whole requests.
-            sockets: bound ones; they are closed with the server.
-            bodies: what keeps them.
-            threads: how many requests are in hand at a time.
-            limits: of connections.
+            application: is called with complete requests.
+            sockets: bound sockets; they are closed with the server.
+            bodies: keeps the bodies of requests.
+            threads: how many requests are answered at a time.
+            limits: timeouts, and the maximum number of connections.
             admits: whether the body of a caller with this ``Authorization`` header is kept for the application.
         """
         self.application, self.bodies, self.limits, self.admits = application, bodies, limits or Limits(), admits
-        self.map: dict[int, Any] = {}  # Any: what waitress' loop takes has no type of its own
+        self.map: dict[int, Any] = {}  # Any: the objects of waitress' loop have no common type
         self.connections: dict[int, Connection] = {}
         self.stops_at = float("inf")
         self.dispatcher = _Dispatcher(threads)
-        self._looked_at = self._told_at = float("-inf")
+        self._checked_at = self._warned_at = float("-inf")
         self.adjustments = Adjustments(
             ident="",
             server_name="localhost",
@@ -79,28 +79,28 @@ class HttpServer:
             log_socket_errors=False,
             clear_untrusted_proxy_headers=False,
         )
-        self._listeners = [_Listener(self, one) for one in sockets]
+        self._listeners = [_Listener(self, sock) for sock in sockets]
         self._poll = wasyncore.poll2 if hasattr(select, "poll") else wasyncore.poll
 
-    def turn(self, timeout_s: float) -> None:
-        """Receive and send what is ready, waiting for it at most so long."""
-        self._poll(min(timeout_s, LOOK_EVERY_S if self.connections else timeout_s), self.map)
+    def serve_once(self, timeout_s: float) -> None:
+        """Receive and send what is ready, waiting for it at most ``timeout_s``."""
+        self._poll(min(timeout_s, CHECK_EVERY_S if self.connections else timeout_s), self.map)
         for connection in list(self.connections.values()):
             connection.go_on()
         now = time.monotonic()
-        if now - self._looked_at > LOOK_EVERY_S:
-            self._looked_at = now
-            self._look_after(now)
+        if now - self._checked_at > CHECK_EVERY_S:
+            self._checked_at = now
+            self._close_overdue(now)
 
     def wake(self) -> None:
-        """End a `turn` that waits; from any thread or signal handler."""
+        """End a `serve_once` that is waiting; from any thread or signal handler."""
         for listener in self._listeners:
             listener.pull_trigger()
 
     def finish(self, within_s: float) -> None:
-        """Take no more connections, and answer what is in hand or on its way.
+        """Stop listening, and answer the requests that are in progress or being received, at most ``within_s``.
 
-        Connections that the system has accepted for this server are answered too, rather than reset.
+        Connections that the system has already accepted for this server are answered too, rather than reset.
         """
         for listener in self._listeners:
             while listener.accept_some():
@@ -109,41 +109,41 @@ class HttpServer:
         self.stops_at = time.monotonic()
         until = self.stops_at + within_s
         while self.connections and time.monotonic() < until:
-            self.turn(0.05)
+            self.serve_once(0.05)
 
     def close(self) -> None:
-        """End the threads that are idle, and hang up."""
+        """Stop the idle threads, and close all connections."""
         self.dispatcher.close()
-        for one in list(self.map.values()):
+        for dispatcher in list(self.map.values()):
             with suppress(OSError):
-                one.close()
+                dispatcher.close()
 
-    def make_room(self) -> bool:
-        """Return whether there is a place for one more connection; others give theirs up for it, if need be."""
+    def free_connection(self) -> bool:
+        """Return whether one more connection can be accepted, after closing the longest waiting ones if necessary."""
         if len(self.connections) < self.limits.connections:
             return True
         self.warn("event=connections_full connections=%d", len(self.connections))
-        waiting, at_once = self._waiting(), max(1, self.limits.connections // 32)  # looking at all of them takes time
+        waiting, at_once = self._waiting(), max(1, self.limits.connections // 32)  # several, as finding them takes time
         for connection in heapq.nsmallest(at_once, waiting, key=_since):
             connection.handle_close()
         return bool(waiting)
 
     def warn(self, message: str, *values: object) -> None:
-        """Log a warning, unless one was logged a moment ago: an attack is no reason to fill a disk."""
+        """Log a warning, unless one was logged less than `WARN_EVERY_S` ago: an attack must not fill the disk."""
         now = time.monotonic()
-        if now - self._told_at > TOLD_EVERY_S:
-            self._told_at = now
+        if now - self._warned_at > WARN_EVERY_S:
+            self._warned_at = now
             logger.warning(message, *values)
 
     def _waiting(self) -> list[Connection]:
-        """Return the connections that wait for their callers."""
+        """Return the connections that are not being answered."""
         return [connection for connection in self.connections.values() if not connection.is_in_hand]
 
-    def _look_after(self, now: float) -> None:
+    def _close_overdue(self, now: float) -> None:
         for connection in list(self.connections.values()):
-            if now >= connection.ends_at():
-                connection.give_up()
-        unsent_bytes = sum(one.unsent_bytes for one in self.connections.values())
+            if now >= connection.deadline():
+                connection.time_out()
+        unsent_bytes = sum(connection.unsent_bytes for connection in self.connections.values())
         if unsent_bytes <= self.bodies.budget_bytes:
             return
         for connection in sorted(self._waiting(), key=_since):
@@ -153,10 +153,11 @@ class HttpServer:
 
 
 class _Dispatcher:
-    """Hands requests to threads.
+    """Runs requests in threads.
 
-    Waitress' own has them take turns. This takes one that is idle, and begins another only where none is: each thread
-    in which Paddle computes has helpers and memory of its own, and a click in a new one takes twice as long.
+    Waitress' own dispatcher uses all threads in rotation. This one uses an idle thread and starts another only if none
+    is idle: Paddle has helper threads and memory for each thread that computes, and a click in a new one takes twice as
+    long.
     """
 
     def __init__(self, threads: int) -> None:
@@ -174,7 +175,7 @@ def _since(connection: Connection) -> float:
 
 
 class _Listener(BaseWSGIServer):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
-    """A socket that listens; what waitress calls a server."""
+    """A listening socket, which waitress calls a server."""
 
     channel_class = Connection
 
@@ -222,19 +223,19 @@ class _Listener(BaseWSGIServer):  # type: ignore[misc]  # waitress counts as unt
                 return False
             if accepted is None:
                 return False
-            self._welcome(*accepted)
+            self._open_connection(*accepted)
         return True
 
-    def _welcome(self, connection: socket.socket, address: tuple[object, ...]) -> None:
+    def _open_connection(self, connection: socket.socket, address: tuple[object, ...]) -> None:
         try:
             connection.setblocking(False)
             if self._is_tcp:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if not self.http.make_room():
+            if not self.http.free_connection():
                 connection.send(FULL)
                 connection.close()
                 return
-        except OSError:  # it is gone already
+        except OSError:  # the caller has already disconnected
             connection.close()
             return
         Connection(self, connection, address if self._is_tcp else ("localhost", None), self.adj, self._map)

@@ -125,7 +125,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
         ),
         needs_annotations=True,
         model_version=segmenter.model_version,
-        patience=patience,
+        retry=patience,
         at_once=4,
     )
     writer = PredictionWriter(project, patience, project.project_value)

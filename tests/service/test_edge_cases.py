@@ -235,7 +235,7 @@ def test_clicks_that_are_done_leave_nothing_behind():
         clicks.enter("other task", ["a", "b", "c"]),
     ):
         assert (first.is_superseded, second.is_superseded) == (True, False)
-    assert not clicks._in_hand
+    assert not clicks._running
 
 
 @pytest.mark.parametrize(("earlier", "later"), [

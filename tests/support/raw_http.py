@@ -146,7 +146,7 @@ class Served:
 
     def _serve(self) -> None:
         while not self._stop.is_set():
-            self.http.turn(0.05)
+            self.http.serve_once(0.05)
         self.http.finish(10.0)
 
     def begin_to_stop(self) -> None:

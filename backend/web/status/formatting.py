@@ -1,4 +1,4 @@
-"""Figures for people: times, sizes and percentiles in words, and the last times as a chart."""
+"""Formats times, sizes and percentiles for the status page, and the last times as a bar chart."""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +11,22 @@ def percentile(values: Sequence[float], share: float) -> float:
     """Return the smallest of ``values`` that at least ``share`` of them do not exceed.
 
     Raises:
-        ValueError: there are none.
+        ValueError: ``values`` is empty.
+
+    >>> percentile([1, 2, 3, 4], 0.5)
+    2
     """
     if not values:
         raise ValueError("values: expected at least one, got none")
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def duration(milliseconds: float) -> str:
-    """Return a time in the unit that reads well: ``0.8 ms``, ``34 ms``, ``1.2 s``, ``25 s``, ``2 h 5 min``."""
+def format_ms(milliseconds: float) -> str:
+    """Return a time span with a unit that fits its size.
+
+    >>> [format_ms(value) for value in (0.8, 34, 1200, 25_000, 7_500_000)]
+    ['0.8 ms', '34 ms', '1.2 s', '25 s', '2 h 5 min']
+    """
     if milliseconds < 9.95:
         return f"{milliseconds:.1f} ms"
     if milliseconds < 999.5:
@@ -36,14 +43,18 @@ def duration(milliseconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
 
 
-def size(nbytes: float) -> str:
-    """Return a number of bytes in decimal megabytes or gigabytes."""
+def format_bytes(nbytes: float) -> str:
+    """Return a number of bytes in decimal megabytes or gigabytes.
+
+    >>> format_bytes(3_000_000), format_bytes(2_400_000_000)
+    ('3 MB', '2.4 GB')
+    """
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a chart of width 100 and height 100, and what it stands for."""
+    """One bar of a chart of width 100 and height 100, and its text; ``is_cut`` if it is higher than the chart."""
 
     x: float
     y: float
@@ -55,12 +66,15 @@ class Bar:
 
 @dataclass(frozen=True)
 class Speed:
-    """How long something took lately.
+    """The last times of one kind of work.
 
     Attributes:
-        name: what.
-        note: what exactly is timed, or why there is nothing yet.
-        times_ms: the last ones, newest first.
+        name: the kind of work.
+        note: what exactly is timed.
+        times_ms: the last times, newest first.
+
+    >>> Speed("Encodes", "once per image", (120.0, 80.0, 90.0)).median
+    '90 ms'
     """
 
     name: str
@@ -69,32 +83,32 @@ class Speed:
 
     @property
     def median(self) -> str:
-        """Half of them took no longer; a dash where there were none."""
-        return duration(percentile(self.times_ms, 0.5)) if self.times_ms else "–"
+        """The median; a dash if there are no times."""
+        return format_ms(percentile(self.times_ms, 0.5)) if self.times_ms else "–"
 
     @property
     def p95(self) -> str:
-        """95 of 100 took no longer."""
-        return duration(percentile(self.times_ms, 0.95)) if self.times_ms else "–"
+        """The 95th percentile; a dash if there are no times."""
+        return format_ms(percentile(self.times_ms, 0.95)) if self.times_ms else "–"
 
     @property
     def slowest(self) -> str:
-        """The longest."""
-        return duration(max(self.times_ms)) if self.times_ms else "–"
+        """The longest time; a dash if there are no times."""
+        return format_ms(max(self.times_ms)) if self.times_ms else "–"
 
     @property
     def bars(self) -> tuple[Bar, ...]:
-        """The last ones as bars from the left, oldest first; those far beyond the 95th percentile are cut off."""
+        """The last times as bars from the left, oldest first; those far beyond the 95th percentile are cut off."""
         shown = self.times_ms[:MOST_BARS][::-1]
         if not shown:
             return ()
         top = min(max(shown), 1.5 * percentile(shown, 0.95)) or 1.0
         step = 100 / MOST_BARS
         bars = []
-        for place, took in enumerate(shown):
+        for index, took in enumerate(shown):
             height = max(2.0, min(100.0, 100 * took / top))
             bars.append(
-                Bar(round(place * step, 2), round(100 - height, 1), round(0.75 * step, 2), round(height, 1),
-                    duration(took), took > top)
+                Bar(round(index * step, 2), round(100 - height, 1), round(0.75 * step, 2), round(height, 1),
+                    format_ms(took), took > top)
             )  # fmt: skip
         return tuple(bars)

@@ -1,6 +1,6 @@
-"""The outlines of the last masks, for the status page of an operator who allows it.
+"""The outlines of the last masks, for the status page, if the setting allows it.
 
-An answer is only put aside when it is given; it is drawn when somebody looks, once. The photograph is never kept.
+Answers are stored as they are, and drawn once, when the status page is opened. The photograph is never kept.
 """
 
 import threading
@@ -22,7 +22,7 @@ SIDE = 100.0
 
 
 class Pictures:
-    """The last answers that held masks, at most ``KEPT``, each of at most ``MOST_BYTES``; safe from many threads."""
+    """The last answers that held masks, at most ``KEPT``, each of at most ``MOST_BYTES``; thread-safe."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Region, ...]] = deque(maxlen=KEPT)
@@ -30,9 +30,9 @@ class Pictures:
         self._lock = threading.Lock()
 
     def add(self, predictions: Sequence[Prediction]) -> None:
-        """Put the masks of an answer aside; nothing is drawn yet."""
-        for one in predictions:
-            chosen = one.result[:MOST_REGIONS]
+        """Store the masks of an answer; `take` draws them."""
+        for prediction in predictions:
+            chosen = prediction.result[:MOST_REGIONS]
             if chosen and sum(map(_nbytes, chosen)) <= MOST_BYTES:
                 self._waiting.append(chosen)
 
@@ -46,13 +46,13 @@ class Pictures:
             return tuple(reversed(self._drawn))
 
 
-def draw(found: Sequence[Region]) -> Picture | None:
-    """Return the outlines of regions on one image; None for none that can be drawn."""
-    height, width = found[0].original_size
+def draw(regions: Sequence[Region]) -> Picture | None:
+    """Return the outlines of regions on one image; None if none of them can be drawn."""
+    height, width = regions[0].original_size
     scale = SIDE / max(height, width)
     parts: list[str] = []
     points = 0
-    for region in found:
+    for region in regions:
         if region.original_size != (height, width):
             continue
         for ring in _rings(region):
@@ -62,8 +62,8 @@ def draw(found: Sequence[Region]) -> Picture | None:
             parts.append("M" + "L".join(f"{x * scale:.1f} {y * scale:.1f}" for x, y in ring.tolist()) + "Z")
     if not parts:
         return None
-    labels = dict.fromkeys(label for region in found for label in region.labels)
-    scores = [region.score for region in found if region.score is not None]
+    labels = dict.fromkeys(label for region in regions for label in region.labels)
+    scores = [region.score for region in regions if region.score is not None]
     caption = ", ".join(labels) + (f" {sum(scores) / len(scores):.2f}" if scores else "")
     return Picture(round(width * scale, 1), round(height * scale, 1), "".join(parts), caption.strip())
 

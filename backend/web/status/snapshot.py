@@ -1,4 +1,4 @@
-"""Takes the snapshot that the status page shows: what one process' parts say of themselves, put into words."""
+"""Takes the snapshot that the status page shows: the state of one process' parts, as text."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from backend.errors import Reason
 from backend.metrics import AnsweredRequest, Metrics
 from backend.segmentation.lazy_decoder import LazyDecoder
 from backend.settings import Settings
-from backend.web.status.formatting import Speed, duration, size
+from backend.web.status.formatting import Speed, format_bytes, format_ms
 from backend.web.status.pictures import Pictures
 from backend.web.status.view import Cause, ClusterView, Field, Outcomes, Problem, Project, Request, Status, Tier
 from model.weights import Checkpoint
@@ -28,16 +28,16 @@ _DEMO = "a demo: for trying things out, not for labelling photographs"
 
 
 class Work(Protocol):
-    """What is being encoded; see `backend.embeddings.local.LocalEmbeddings` and `backend.cluster.remote`."""
+    """The state of encoding; see `backend.embeddings.local.LocalEmbeddings` and `backend.cluster.remote`."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether an image that nobody has encoded yet can be."""
+        """Whether a new image can be encoded."""
         ...
 
     @property
     def failure(self) -> str:
-        """Why the encoder could not be loaded; empty when it could, or has not been tried."""
+        """Why the encoder could not be loaded; empty if it could or was not tried."""
         ...
 
     @property
@@ -53,17 +53,17 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class StatusSources:
-    """The parts of a web process that have something to say.
+    """The parts of a web process whose state the status page shows.
 
     Attributes:
-        settings: what it was built from.
+        settings: the settings it was built from.
         checkpoint: its weights.
-        work: what is being encoded.
-        decoder: may be loading, or have failed to.
+        work: the state of encoding.
+        decoder: its device is empty while it is loading; its failure is set if it could not be loaded.
         store: where embeddings are kept.
-        metrics: what was counted and timed.
-        team: the workers; gives None without Redis.
-        pictures: the last masks, None where they are not to be shown.
+        metrics: counts and times.
+        team: returns the workers; None without Redis.
+        pictures: the last masks, None if they are not shown.
     """
 
     settings: Settings
@@ -77,7 +77,7 @@ class StatusSources:
 
 
 def take(parts: StatusSources) -> Status:
-    """Return how a process is now."""
+    """Return the current state of a process."""
     team, recent = parts.team(), parts.metrics.recent()
     is_ready = parts.work.is_ready and bool(parts.decoder.device)
     return Status(
@@ -104,7 +104,7 @@ def take(parts: StatusSources) -> Status:
 
 
 def _headline(parts: StatusSources, team: ClusterView | None) -> str:
-    """Return why it is not ready."""
+    """Return why the process is not ready, in a few words."""
     if parts.decoder.failure or parts.work.failure:
         return "the model cannot be loaded"
     if team is not None and team.headline:
@@ -118,8 +118,8 @@ def _is_broken(parts: StatusSources, team: ClusterView | None) -> bool:
 
 def _process(parts: StatusSources) -> str:
     workers = parts.settings.workers
-    which = f"process {os.getpid()}" + (f", one of {workers} that each tell of themselves" if workers > 1 else "")
-    return f"{which}, up {duration(1000 * parts.metrics.up_s)}"
+    which = f"process {os.getpid()}" + (f", one of {workers}, each with figures of its own" if workers > 1 else "")
+    return f"{which}, up {format_ms(1000 * parts.metrics.up_s)}"
 
 
 def _problems(parts: StatusSources, team: ClusterView | None) -> tuple[Problem, ...]:
@@ -137,9 +137,9 @@ def _problems(parts: StatusSources, team: ClusterView | None) -> tuple[Problem, 
 def _speeds(
     recent: tuple[AnsweredRequest, ...], encodes_ms: tuple[float, ...], *, has_encoder: bool
 ) -> tuple[Speed, ...]:
-    clicks = [one for one in recent if one.is_click and one.regions]
-    warm = tuple(one.total_ms for one in clicks if one.is_warm)
-    first = tuple(one.total_ms for one in clicks if not one.is_warm)
+    clicks = [request for request in recent if request.is_click and request.regions]
+    warm = tuple(click.total_ms for click in clicks if click.is_warm)
+    first = tuple(click.total_ms for click in clicks if not click.is_warm)
     speeds = (
         Speed("Warm clicks", "on images that were encoded before", warm),
         Speed("First clicks", "which waited for their image", first),
@@ -148,20 +148,20 @@ def _speeds(
 
 
 def _outcomes(recent: tuple[AnsweredRequest, ...]) -> Outcomes:
-    answered, failed = sum(one.regions > 0 for one in recent), sum(map(_is_failure, recent))
+    answered, failed = sum(request.regions > 0 for request in recent), sum(map(_is_failure, recent))
     return Outcomes(answered, len(recent) - answered - failed, failed)
 
 
-def _is_failure(one: AnsweredRequest) -> bool:
-    """Whether somebody waited for a mask in vain."""
-    return not one.regions and any(reason not in remedies.HARMLESS for reason in one.reasons)
+def _is_failure(request: AnsweredRequest) -> bool:
+    """Whether a request that expected a mask got none."""
+    return not request.regions and any(reason not in remedies.HARMLESS for reason in request.reasons)
 
 
 def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[Cause, ...]:
     last: dict[Reason, float] = {}
-    for one in recent:
-        for reason in one.reasons:
-            last.setdefault(reason, one.at)
+    for request in recent:
+        for reason in request.reasons:
+            last.setdefault(reason, request.at)
     causes = [
         Cause(
             str(reason),
@@ -189,51 +189,52 @@ def _model(parts: StatusSources) -> tuple[Field, ...]:
 
 
 def _tiers(parts: StatusSources) -> tuple[Tier, ...]:
-    found = parts.metrics.lookups()
+    hits = parts.metrics.lookups()
     return tuple(
         Tier(
-            one.name,
-            one.entries,
-            f"{size(one.nbytes)} of {size(one.max_bytes)}" if one.max_bytes else size(one.nbytes),
-            min(1.0, one.nbytes / one.max_bytes) if one.max_bytes else None,
-            found.get(one.name, 0),
-            one.trouble,
+            stats.name,
+            stats.entries,
+            format_bytes(stats.nbytes) + (f" of {format_bytes(stats.max_bytes)}" if stats.max_bytes else ""),
+            min(1.0, stats.nbytes / stats.max_bytes) if stats.max_bytes else None,
+            hits.get(stats.name, 0),
+            stats.trouble,
         )
-        for one in parts.store.stats()
+        for stats in parts.store.stats()
     )
 
 
 def _cache(parts: StatusSources) -> tuple[Field, ...]:
-    found = dict(parts.metrics.lookups())
-    missed = found.pop("miss", 0)
-    total = sum(found.values()) + missed
+    hits = dict(parts.metrics.lookups())
+    missed = hits.pop("miss", 0)
+    total = sum(hits.values()) + missed
     share = f"{100 * (total - missed) / total:.0f} % of {total}" if total else "none yet"
     return (Field("look-ups that found one", share), Field("numbers", parts.settings.embedding_dtype))
 
 
 def _projects(metrics: Metrics) -> tuple[Project, ...]:
-    found = [
+    projects = [
         Project("unnamed" if number is None else str(number), problems)
         for number, problems in list(metrics.config_problems().items())[::-1]
     ]
-    return tuple(sorted(found, key=lambda project: not project.problems)[:SHOWN_PROJECTS])
+    return tuple(sorted(projects, key=lambda project: not project.problems)[:SHOWN_PROJECTS])
 
 
-def _request(one: AnsweredRequest) -> Request:
-    kind = "click" if one.is_click else "opened" if one.tasks == 1 else f"{one.tasks} tasks"
-    project = f"project {one.project_id}" if one.project_id is not None else ""
-    task = f"task {one.task_id}" if one.task_id is not None and one.tasks == 1 else ""
+def _request(answered: AnsweredRequest) -> Request:
+    kind = "click" if answered.is_click else "opened" if answered.tasks == 1 else f"{answered.tasks} tasks"
+    project = f"project {answered.project_id}" if answered.project_id is not None else ""
+    task = f"task {answered.task_id}" if answered.task_id is not None and answered.tasks == 1 else ""
     return Request(
-        _clock(one.at),
+        _clock(answered.at),
         kind,
         ", ".join(filter(None, (project, task))),
-        one.regions,
-        duration(one.total_ms),
-        ", ".join(f"{name} {took:.0f}" for name, took in one.stages_ms.items() if name != "total" and took >= 0.5),
-        tuple(map(str, one.reasons)),
-        _is_failure(one),
+        answered.regions,
+        format_ms(answered.total_ms),
+        ", ".join(f"{name} {took:.0f}" for name, took in answered.stages_ms.items() if name != "total" and took >= 0.5),
+        tuple(map(str, answered.reasons)),
+        _is_failure(answered),
     )
 
 
 def _clock(at: float) -> str:
+    """Return a Unix time as ``HH:MM:SS`` UTC."""
     return time.strftime("%H:%M:%S", time.gmtime(at))

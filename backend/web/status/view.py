@@ -1,4 +1,4 @@
-"""What the status page says: a snapshot of one process, as plain values."""
+"""The content of the status page: a snapshot of one process, as plain values."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from backend.web.status.formatting import Speed
 
 @dataclass(frozen=True)
 class Field:
-    """A name and what is to be said of it."""
+    """A label and its text."""
 
     name: str
     text: str
@@ -15,12 +15,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that an operator should look at.
+    """A problem that needs an operator's attention.
 
     Attributes:
-        subject: what it is about.
+        subject: the part that has the problem.
         text: what is wrong.
-        fix: what to do about it, empty where that is in the text.
+        fix: what to do about it, empty if the text says so.
     """
 
     subject: str
@@ -30,15 +30,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Tier:
-    """One place where embeddings are kept.
+    """One tier of the embedding cache.
 
     Attributes:
         name: e.g. ``memory``.
-        entries: how many it holds.
-        used: how many bytes, in words.
-        share: of its room that is taken, in [0, 1]; None where it has no bound.
-        found: how often an embedding was found there.
-        trouble: why it is passed over, empty when it works.
+        entries: how many embeddings it holds.
+        used: its size in bytes, formatted.
+        share: of its capacity that is used, in [0, 1]; None if it has no limit.
+        found: how many look-ups found an embedding there.
+        trouble: why it is not used, empty if it works.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Tier:
 
 @dataclass(frozen=True)
 class Queue:
-    """Images that wait for a worker."""
+    """A queue of images that wait for a worker: its name, length, and the age of its first image, formatted."""
 
     name: str
     depth: int
@@ -60,14 +60,14 @@ class Queue:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """The workers behind Redis.
+    """Redis and its workers.
 
     Attributes:
-        rows: what is to be said of Redis and of what the workers did.
-        workers: host and process of each that is alive.
+        rows: figures about Redis and about the workers' work.
+        workers: host and process of each worker that is alive.
         queues: the most urgent first.
         problems: what is wrong with it.
-        headline: why no new image can be had, in a few words; empty where it can.
+        headline: why no new image can be encoded, in a few words; empty if it can.
     """
 
     rows: tuple[Field, ...] = ()
@@ -79,12 +79,12 @@ class ClusterView:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of the last requests.
+    """The last requests, counted by outcome.
 
     Attributes:
-        answered: got regions.
-        empty: had nothing to be answered with, such as a task that was only opened.
-        failed: got none although somebody waited for a mask.
+        answered: requests that got regions.
+        empty: requests that called for no regions, such as that of a task that was only opened.
+        failed: requests that expected regions and got none.
     """
 
     answered: int = 0
@@ -93,27 +93,27 @@ class Outcomes:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of requests."""
         return self.answered + self.empty + self.failed
 
     @property
     def shares(self) -> tuple[float, float, float]:
-        """The three in percent of all."""
+        """The three counts in percent of all."""
         total = self.total or 1
         return 100 * self.answered / total, 100 * self.empty / total, 100 * self.failed / total
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A reason that was given, and how often.
+    """A reason of empty answers, and how often it was given.
 
     Attributes:
         reason: its code.
         count: since the start of this process.
-        last: when it was given last, ``HH:MM:SS`` UTC; empty where that is long ago.
+        last: when it was given last, ``HH:MM:SS`` UTC; empty if that is longer ago than the last requests.
         meaning: what has happened, in a few words.
-        remedy: what to do about it; empty where nothing has to be.
-        is_harmless: whether there was nothing to answer.
+        remedy: what to do about it; empty if nothing has to be done.
+        is_harmless: whether the request called for no regions.
     """
 
     reason: str
@@ -126,7 +126,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Project:
-    """A project that was opened or connected, and what its labeling config lacks."""
+    """A project that was opened or connected, and the problems of its labeling config."""
 
     name: str
     problems: tuple[str, ...] = ()
@@ -141,10 +141,10 @@ class Request:
         kind: ``click``, ``opened``, or ``N tasks``.
         subject: project and task.
         regions: how many regions the answer held.
-        took: from the first byte to the answer.
-        stages: where the time went.
-        reasons: why it was empty or prompts went unused.
-        is_failure: whether somebody waited for a mask in vain.
+        took: time from the first byte to the answer, formatted.
+        stages: the milliseconds of each stage, formatted.
+        reasons: why it was empty or prompts were not used.
+        is_failure: whether it expected a mask and got none.
     """
 
     at: str
@@ -164,7 +164,7 @@ class Picture:
     Attributes:
         width: of the drawing; the longer side is 100.
         height: of the drawing.
-        path: the outlines, in SVG's words.
+        path: the outlines, as SVG path data.
         caption: label and score.
     """
 
@@ -176,24 +176,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class Status:
-    """What one process knows of itself.
+    """The state of one process.
 
     Attributes:
         headline: whether it can answer clicks, in a few words.
-        is_ready: whether it can.
-        is_broken: whether it will not, unless somebody does something about it.
-        process: which process this is, since when.
+        is_ready: whether it can answer clicks.
+        is_broken: whether it stays unable to until an operator acts.
+        process: its process id and how long it has run.
         problems: what an operator should look at.
-        speeds: how fast it was lately.
-        outcomes: what became of the last requests.
+        speeds: the last times of clicks and encodes.
+        outcomes: the last requests, counted by outcome.
         causes: why answers were empty, failures first, the most frequent first.
         model: name, device and state of the network.
-        tiers: where embeddings are kept.
-        cache: what else is to be said of them.
-        work: what is being encoded.
+        tiers: the tiers of the embedding cache.
+        cache: further figures about the cache.
+        work: how many images are being encoded.
         team: the workers; None without Redis.
-        projects: those that were opened.
-        pictures: the last masks; None where they are not to be shown.
+        projects: the projects that were opened or connected.
+        pictures: the last masks; None if they are not shown.
         requests: the last requests, newest first.
     """
 

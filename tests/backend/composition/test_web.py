@@ -136,10 +136,10 @@ def test_damaged_weights_are_refused(tmp_path, weights):
 def test_building_loads_and_starts_nothing(tmp_path):
     code = (
         "import sys, threading\n"
-        "from backend.composition import web as bootstrap\nfrom backend.settings import read\n"
+        "from backend.composition import web\nfrom backend.settings import read\n"
         "from tests.support.checkpoints import random_checkpoint\n"
         f"environ = {{'PADDLE_SAM_CACHE_DIR': {str(tmp_path)!r}}}\n"
-        "service = bootstrap.build(read(environ), random_checkpoint())\n"
+        "service = web.build(read(environ), random_checkpoint())\n"
         "assert threading.active_count() == 1, threading.enumerate()\n"
         "assert not {'paddle', 'torch'} & set(sys.modules), 'Paddle does not survive a fork'\n"
         "service.close()\n"

@@ -100,7 +100,7 @@ class Run:
         writer = PredictionWriter(store, patience, self.project.project_value)
         sink = sinks.label_studio_sink(writer)
         if self.dry_run is not None:
-            fetch = sinks.patiently(self.source, patience, store.version)
+            fetch = sinks.retrying_fetch(self.source, patience, store.version)
             sink = OverlayFolder(self.dry_run, fetch, images_decode.Limits(), controls, PROJECT)
         tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
         tally = preannotate.run(tasks, means, sink, self.stop, self)

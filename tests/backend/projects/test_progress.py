@@ -7,7 +7,7 @@ import pytest
 
 from backend.concurrency.retry import Stopped
 from backend.errors import AccessError, ImageError, Reason
-from backend.projects.progress import Lines, duration, showing
+from backend.projects.progress import Lines, format_seconds, showing
 from backend.projects.report import Failure, RunReport, recording_end
 from tests.support.fakes import FakeClock
 
@@ -67,7 +67,7 @@ def test_elsewhere_there_is_no_bar():
     ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (360000, "100:00:00")]
 )
 def test_durations_are_told_in_hours_minutes_and_seconds(seconds, text):
-    assert duration(seconds) == text
+    assert format_seconds(seconds) == text
 
 
 def test_a_summary_names_every_failure_with_its_reason():

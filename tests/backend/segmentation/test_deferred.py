@@ -39,8 +39,8 @@ class Setup:
             self.project,
             self.service.claims,
             self.service.metrics,
-            patience=impatient,
-            settled_s=0.02,
+            retry=impatient,
+            dedup_delay_s=0.02,
         )
 
     def late(self, number, uri=None, asked=ASKED, project_id=PROJECT, **more):
@@ -103,7 +103,7 @@ def test_an_empty_prediction_of_this_version_gives_way(setup):
 
 def test_what_was_answered_in_time_after_all_is_not_stored_again(setup):
     late = setup.late(1)
-    assert setup.service.claims.take(late.key, setup.service.claims.now())
+    assert setup.service.claims.try_claim(late.key, setup.service.claims.now())
     setup.pushing.add([late])
     setup.done()
     assert setup.project.of(1) == []
@@ -132,7 +132,7 @@ def test_a_label_studio_that_cannot_be_tidied_ends_nothing(setup, caplog):
     ]
     for _ in range(2):
         setup.pushing.answered(PROJECT)
-        wait_until(lambda: not setup.pushing._tidy_at)
+        wait_until(lambda: not setup.pushing._dedup_at)
     setup.pushing.add([setup.late(1)])
     setup.done()
     assert len(setup.project.of(1)) == 1
@@ -245,7 +245,7 @@ def test_the_button_then_the_background_leave_one_prediction_per_task():
     """The whole way: some tasks are answered in time, the others stored later, and none twice."""
     setup = Setup(retrieval=RetrievalPolicy(budget_s=0.3))
     try:
-        setup.service.retrieval._later = setup.pushing
+        setup.service.retrieval._deferred = setup.pushing
         setup.service.predict(request(bare(1, "0"), bare(2, "1"), project=f"{PROJECT}.1"))
         wait_until(lambda: setup.service.encoder.calls == 2 and not setup.service.embeddings.encoding)
         setup.service.encoder.gate.clear()
@@ -271,10 +271,10 @@ def test_the_first_who_answers_for_a_task_may_and_nobody_else_until_that_has_set
     claims = RecentlyAnswered(clock)
     first, second = claims.now(), claims.now()
     clock.advance(1)
-    assert claims.take("task", first)
-    assert not claims.take("task", second)
-    assert claims.take("another", second)
+    assert claims.try_claim("task", first)
+    assert not claims.try_claim("task", second)
+    assert claims.try_claim("another", second)
     clock.advance(DEDUP_WINDOW_S - 1)
-    assert not claims.take("task", claims.now())
+    assert not claims.try_claim("task", claims.now())
     clock.advance(1)
-    assert claims.take("task", claims.now())
+    assert claims.try_claim("task", claims.now())

@@ -32,7 +32,7 @@ def test_a_decoder_that_cannot_be_loaded_says_why_and_is_tried_again(tiny_checkp
             decoder.decode(embedding, [Prompt(box=[0, 0, 5, 5])])
         assert caught.value.reason is Reason.MODEL_NOT_READY
     assert "gpu:7" in decoder.failure
-    decoder._wanted = "cpu"
+    decoder._requested_device = "cpu"
     assert len(decoder.decode(embedding, [Prompt(box=[0, 0, 5, 5])])) == 1
     assert decoder.failure == ""
 

@@ -205,7 +205,7 @@ def test_with_an_api_key_what_is_not_ready_in_time_is_left_to_be_stored_later():
         found = answers(service, boxed(1, "a"), boxed(2, "b"), boxed(3, "a"))
         assert [one.reasons for one in found] == [(Reason.BUDGET_EXCEEDED,), (), (Reason.BUDGET_EXCEEDED,)]
         assert [(one.project_id, one.task.id) for one in later.late] == [(1, 1), (1, 3)]
-        assert [region.id for region in later.late[1].asked.regions] == ["box-3"]
+        assert [region.id for region in later.late[1].prompts.regions] == ["box-3"]
         assert bytes(later.late[0].task.annotations) == b"[]", "the megabytes of a task must not wait with it"
 
 
@@ -261,7 +261,7 @@ def test_an_opened_task_with_boxes_is_handed_on_as_doubtful_so_that_its_project_
         answers(service, boxed(1))
         [late] = later.late
         assert (late.task.id, late.only_if_predictions_in_use) == (1, True)
-        assert [region.id for region in late.asked.regions] == ["box-1"]
+        assert [region.id for region in late.prompts.regions] == ["box-1"]
 
 
 def test_the_setting_lets_an_opened_task_have_masks_of_what_people_drew():

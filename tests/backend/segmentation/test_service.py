@@ -326,8 +326,8 @@ def test_a_click_of_more_areas_than_there_is_time_for_gets_those_that_were_done(
 def hold_all_turns(drawing):
     """Take every turn at the decoder; return what gives them back."""
     held = ExitStack()
-    while drawing.turns._free:
-        held.enter_context(drawing.turns)
+    while drawing.slots._free:
+        held.enter_context(drawing.slots)
     return held
 
 
@@ -345,7 +345,7 @@ def test_a_click_whose_turn_at_the_decoder_does_not_come_in_time_is_empty_with_t
 
 def test_a_click_of_many_areas_whose_next_turn_does_not_come_in_time_gets_those_that_were_done(service):
     decoder, segmenter = forgetful(service, budget_s=1.0)
-    turns = service.drawing.turns = FifoLimiter(1)
+    turns = service.drawing.slots = FifoLimiter(1)
     service.segmenter.predict(asked(point()))
 
     def hold():
@@ -374,7 +374,7 @@ def test_a_click_that_comes_before_the_decoder_is_loaded_is_empty_when_its_time_
     [answer] = segmenter.predict(asked(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.MODEL_NOT_READY,))
     assert 0 < waited[0] <= 5.0
-    assert service.drawing.turns._free == 1
+    assert service.drawing.slots._free == 1
 
 
 @pytest.mark.parametrize("is_refined", [False, True])

@@ -349,7 +349,7 @@ def test_of_many_polygons_only_those_are_drawn_whose_turn_it_is():
 
 def test_a_task_whose_turn_at_the_decoder_does_not_come_in_time_is_raised(service):
     segment(service, task(box()))
-    turns = service.drawing.turns = FifoLimiter(1)
+    turns = service.drawing.slots = FifoLimiter(1)
     with turns:
         started = time.monotonic()
         with pytest.raises(RetryLater) as caught:

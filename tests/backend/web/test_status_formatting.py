@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from backend.web.status.formatting import Bar, Speed, duration, percentile, size
+from backend.web.status.formatting import Bar, Speed, format_bytes, format_ms, percentile
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 3), (0.95, 5), (0.2, 1), (0.0, 1), (1.0, 5)])
@@ -23,12 +23,12 @@ def test_a_percentile_of_nothing_is_refused():
     (172_800_000, "2 days"),
 ])  # fmt: skip
 def test_times_are_told_in_the_unit_that_reads_well(milliseconds, expected):
-    assert duration(milliseconds) == expected
+    assert format_ms(milliseconds) == expected
 
 
 @pytest.mark.parametrize(("nbytes", "expected"), [(0, "0 MB"), (512_000_000, "512 MB"), (4_096_000_000, "4.1 GB")])
 def test_sizes_are_told_in_decimal_units(nbytes, expected):
-    assert size(nbytes) == expected
+    assert format_bytes(nbytes) == expected
 
 
 def test_bars_stand_from_the_oldest_to_the_newest_and_an_outlier_is_cut():
