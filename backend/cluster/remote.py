@@ -226,7 +226,7 @@ class QueuedEmbeddings:
         """Return the error of a click whose deadline passed while no worker was alive; None if one was."""
         state = self.cluster
         if state.is_known and not state.workers and not self._link.is_down:
-            return _no_worker(state.other_models)
+            return self._no_worker_error()  # asked anew: one may have started since the state was taken
         return None
 
     def _no_worker_error(self) -> RetryLater | None:
