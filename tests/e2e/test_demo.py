@@ -57,7 +57,7 @@ def demo(tmp_path: Path) -> Demo:
     python = script(tmp_path / "python", f'exec {sys.executable} {HERE / "fake_label_studio.py"} "$@"')
     serve = (sys.executable, str(HERE / "fake_backend.py"))
     first = free_port(20000 + os.getpid() % 20000, "a test")
-    return Demo(tmp_path / "demo", python, samples, first, free_port(first + 1, "a test"), serve)
+    return Demo(tmp_path / "demo", python, samples, first, free_port(first + 1, "a test"), serve=serve)
 
 
 def stop_when_ready(lines: list[str]):
