@@ -358,7 +358,7 @@ def test_what_an_annotator_must_know_is_said_at_the_start_and_in_the_project_and
         assert "three dots" in text
         assert re.search(r"mask\s+is lost", text)
         assert "On photographs draw a rectangle" in text
-        assert "PADDLE_SAM_WEIGHTS=sam_vit_b make demo" in text
+        assert "make demo WEIGHTS=mobile_sam" in text
         assert not re.search(r"\b[Pp]ress M\b", text)
 
 

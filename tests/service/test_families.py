@@ -11,7 +11,7 @@ from backend.__main__ import main as backend
 from backend.cluster.keys import Keys
 from backend.composition import web
 from backend.settings import read
-from model import create_model, weights
+from model import load, weights
 from model.build import load_decoder, load_encoder
 from model.cli import main as model
 from model.types import Embedding
@@ -186,7 +186,7 @@ def test_everything_in_a_picture_is_segmented(path, picture, tmp_path):
 
 
 def test_paddlexs_surface_gives_results(path, picture):
-    [found] = create_model("any", path, device="cpu").predict(str(picture), prompts={"box_prompt": [[10, 10, 60, 70]]})
+    [found] = load(weights.read(path), device="cpu").predict(str(picture), prompts={"box_prompt": [[10, 10, 60, 70]]})
     assert found["masks"][0].shape == PHOTO_SIZE
 
 
