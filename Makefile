@@ -49,11 +49,15 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 	$(call install,-r requirements-dev.txt)
 	@touch $(VENV)/run.stamp $@
 
-run: $(VENV)/run.stamp ## Serve Label Studio on port 9090 with the demo model, no download needed
-	@$(BIN)/python -m backend serve
+# Weights other than the demo model's, by name or path: make run WEIGHTS=mobile_sam downloads them once.
+WEIGHTS ?=
+WITH_WEIGHTS := $(if $(WEIGHTS), --weights "$(WEIGHTS)")
+
+run: $(VENV)/run.stamp ## Serve Label Studio on port 9090 with the demo model, or with WEIGHTS=mobile_sam
+	@$(BIN)/python -m backend serve$(WITH_WEIGHTS)
 
 demo: $(VENV)/run.stamp $(LABEL_STUDIO_VENV)/stamp ## The same beside a Label Studio of its own: a project to click in
-	@$(BIN)/python -m backend demo --folder $(CACHE)/.demo --label-studio-python $(LABEL_STUDIO_VENV)/bin/python
+	@$(BIN)/python -m backend demo --folder $(CACHE)/.demo --label-studio-python $(LABEL_STUDIO_VENV)/bin/python$(WITH_WEIGHTS)
 
 # Label Studio lives in an environment of its own: its pins are not ours.
 $(LABEL_STUDIO_VENV)/stamp: tests/e2e/requirements-label-studio.txt

@@ -47,7 +47,7 @@ def serve(port: int | None, host: str | None, weights: str | None, check: bool) 
     if settings.weights == "demo":
         click.echo("This is the demo model: for trying things out, not for labelling photographs.", err=True)
         click.echo(
-            "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=sam_vit_b (0.4 GB).", err=True
+            "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=mobile_sam (41 MB).", err=True
         )
     gunicorn_server.Server(settings, lambda: web.build(settings, checkpoint)).run()
 

@@ -4,12 +4,13 @@ import numpy as np
 from paddle import nn
 
 from model import device as devices
-from model.config import SamConfig, VitConfig
+from model.config import SamConfig, TinyVitConfig, VitConfig
 from model.decoder import Decoder
 from model.encoder import Encoder
 from model.modeling.image_encoder import Attention, ImageEncoderViT, Parallel, Sequential
 from model.modeling.mask_decoder import MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
+from model.modeling.tiny_vit import TinyVit
 from model.weights import Checkpoint, WeightsError
 
 __all__ = ["Decoder", "Encoder", "image_encoder", "load_decoder", "load_encoder"]
@@ -70,6 +71,8 @@ def image_encoder(config: SamConfig, parallel: Parallel | None = None) -> nn.Lay
     """Return the image encoder that ``config`` describes, its parameters zero."""
     if isinstance(config.image_encoder, VitConfig):
         return ImageEncoderViT(config, parallel)
+    if isinstance(config.image_encoder, TinyVitConfig):
+        return TinyVit(config, parallel)
     from model.modeling.conv_encoder import ConvEncoder
 
     return ConvEncoder(config)

@@ -2,7 +2,7 @@
 
 import json
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -65,11 +65,42 @@ class ConvConfig:
 
 
 @dataclass(frozen=True)
+class TinyVitConfig:
+    """MobileSAM's trunk: a convolutional stage and three that attend within windows (Wu et al., "TinyViT", 2022).
+
+    ``embed_dims`` are the channels of the four stages, ``depths`` their blocks; ``num_heads`` and ``window_sizes``
+    those of the last three. The stages are at strides 4, 8, 16 and 16; the embedding leaves at the last, which is
+    ``SamConfig.patch_size``.
+    """
+
+    embed_dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_sizes: tuple[int, ...]
+    mlp_ratio: float = 4.0
+    expand_ratio: float = 4.0
+    kind: Literal["tiny_vit"] = "tiny_vit"
+
+    def __post_init__(self) -> None:
+        _check_list("embed_dims", self.embed_dims, least=2, length=4)
+        _check_list("depths", self.depths, least=1, most=_DEEPEST, length=4)
+        _check_list("num_heads", self.num_heads, least=1, length=3)
+        _check_list("window_sizes", self.window_sizes, least=1, most=_DEEPEST, length=3)
+        for name in ("mlp_ratio", "expand_ratio"):
+            ratio = getattr(self, name)
+            if not isinstance(ratio, int | float) or not 1 / min(self.embed_dims) <= ratio <= _LARGEST:
+                raise ValueError(f"{name}: expected a positive number, got {reprlib.repr(ratio)}")
+        for dim, heads in zip(self.embed_dims[1:], self.num_heads, strict=True):
+            if dim % heads:
+                raise ValueError(f"num_heads: expected a divisor of {dim}, got {heads}")
+
+
+@dataclass(frozen=True)
 class SamConfig:
     """One SAM network; sizes in pixels of the model's square input, widths in channels."""
 
     name: str
-    image_encoder: VitConfig | ConvConfig
+    image_encoder: VitConfig | ConvConfig | TinyVitConfig
     image_size: int = 1024
     patch_size: int = 16
     prompt_embed_dim: int = 256
@@ -121,10 +152,16 @@ class SamConfig:
             fields: dict[str, Any] = json.loads(text)  # Any: unvalidated JSON, checked by the constructors below
             encoder: dict[str, Any] = fields.pop("image_encoder")  # Any: likewise
             encoder = {k: tuple(v) if isinstance(v, list) else v for k, v in encoder.items()}
-            kinds: dict[str, type[VitConfig] | type[ConvConfig]] = {"vit": VitConfig, "conv": ConvConfig}
-            return cls(image_encoder=kinds[encoder["kind"]](**encoder), **fields)
+            return cls(image_encoder=_KINDS[encoder["kind"]](**encoder), **fields)
         except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"expected a SAM configuration as JSON, got {text[:80]!r}") from error
+
+
+_KINDS: Mapping[str, type[VitConfig] | type[ConvConfig] | type[TinyVitConfig]] = {
+    "vit": VitConfig,
+    "conv": ConvConfig,
+    "tiny_vit": TinyVitConfig,
+}
 
 
 def _check_sizes(config: object, *names: str, least: int = 1, most: int = _LARGEST) -> None:
@@ -159,6 +196,11 @@ def vit_l(image_size: int = 1024) -> SamConfig:
 def vit_h(image_size: int = 1024) -> SamConfig:
     """Return the configuration of ``sam_vit_h`` (636 M encoder parameters)."""
     return SamConfig("vit_h", VitConfig(1280, 32, 16, (7, 15, 23, 31)), image_size)
+
+
+def mobile_sam() -> SamConfig:
+    """Return the configuration of ``mobile_sam`` (6 M encoder parameters): for CPUs."""
+    return SamConfig("mobile_sam", TinyVitConfig((64, 128, 160, 320), (2, 2, 6, 2), (4, 5, 10), (7, 14, 7)))
 
 
 def demo() -> SamConfig:

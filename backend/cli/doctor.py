@@ -114,7 +114,7 @@ def _weights(settings: Settings, weights: Callable[[], str]) -> Finding:
             Level.HINT,
             "weights",
             f"{text}; the demo model is for trying things out, not for labelling photographs",
-            "python -m model download sam_vit_b, then PADDLE_SAM_WEIGHTS=sam_vit_b; "
+            "python -m model download mobile_sam, then PADDLE_SAM_WEIGHTS=mobile_sam; "
             "or PaddleX's, PADDLE_SAM_WEIGHTS=SAM-H_box,SAM-H_point, 2.4 GB each",
         )
     return Finding(Level.OK, "weights", text)

@@ -38,9 +38,10 @@ from backend.web.status import snapshot
 from backend.web.status.pictures import Pictures
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
-from model.paddlex.model import DEMO, find_weights
+from model.paddlex.model import find_weights
 from model.weights import Checkpoint, in_order, merge, read
-from model.weights.download import SOURCES, default_folder, downloaded
+from model.weights.catalogue import NAMED, SOURCES
+from model.weights.download import default_folder, downloaded
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def read_weights(settings: Settings) -> Checkpoint:
     """
     checkpoints = []
     for name in (part.strip() for part in settings.weights.split(",")):
-        is_path = name not in (DEMO, *SOURCES) and Path(name).exists()  # a directory ./demo hides no model
+        is_path = name not in NAMED and Path(name).exists()  # a directory ./demo hides no model
         checkpoints.append(read(name) if is_path else read(_published(name, settings.model_dir), name))
     first, *others = sorted(checkpoints, key=in_order)
     for other in others:

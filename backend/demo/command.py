@@ -50,6 +50,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 # No other variable of the caller's environment reaches Label Studio, which also reads HOST, PORT, DEBUG, USERNAME, ...
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
 NOT_PASSED_ON = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "REDIS_URL")  # the demo's backend runs alone
+WEIGHTS, MODEL_DIR = "PADDLE_SAM_WEIGHTS", "MODEL_DIR"
 NOWHERE = f"http://{LOCALHOST}:9"  # a proxy at the discard port, where nothing listens
 
 
@@ -63,6 +64,7 @@ class Demo:
         samples: the folder of the images to label.
         backend_port: the backend's port; None takes 9090 or the next free one.
         label_studio_port: Label Studio's port; None takes 8080 or the next free one.
+        weights: a model's name or a path; None for what the environment says.
         serve: the command that starts the backend.
     """
 
@@ -71,6 +73,7 @@ class Demo:
     samples: Path
     backend_port: int | None = None
     label_studio_port: int | None = None
+    weights: str | None = None
     serve: tuple[str, ...] = (sys.executable, "-m", "backend", "serve")
 
     @property
@@ -99,8 +102,11 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
         DemoError: a program cannot be started, or ended by itself; both are stopped.
     """
     images = _images(demo)
+    if demo.weights is not None:
+        environ = {**environ, WEIGHTS: demo.weights}
     with stopped_by_signals(), only_one(demo.folder / "lock") as lock, ExitStack() as stack:
         try:
+            _have_weights(environ)
             backend, label_studio, login = _programs(demo, environ, say)
             say(
                 "Starting Label Studio and the backend"
@@ -118,6 +124,23 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
             _watch(running)
         except KeyboardInterrupt:
             say("Stopping ...")
+
+
+def _have_weights(environ: Mapping[str, str]) -> None:
+    """Download the weights here, where the progress is seen and waited for, if the backend would have to.
+
+    Raises:
+        DemoError: they cannot be had, or cannot be used.
+    """
+    if not environ.get(WEIGHTS, "").strip():
+        return
+    from backend import settings
+    from backend.composition import web  # here: --help must not wait for it
+
+    try:
+        web.read_weights(settings.read({name: environ[name] for name in (WEIGHTS, MODEL_DIR) if name in environ}))
+    except (ValueError, OSError) as error:
+        raise DemoError(str(error)) from error
 
 
 def _programs(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> tuple[Program, Program, Login]:
@@ -257,7 +280,7 @@ def _welcome(login: Login, label_studio_url: str, project: int) -> str:
   it shows three dots. Then click an object; Alt+click takes away. The tick accepts the mask, Submit keeps it.
   Without the tick a mask is lost without a word: at Submit, at a click with another label, when you leave the task.
   On photographs draw a rectangle (the same tool, one click further). This small model is for trying things out; real
-  weights, 0.4 GB to download:  PADDLE_SAM_WEIGHTS=sam_vit_b make demo
+  weights, 41 MB to download:  make demo WEIGHTS=mobile_sam
   Ctrl-C here stops everything.
 """
 
@@ -289,11 +312,17 @@ def _watch(running: Sequence[Running]) -> None:
 @click.option(
     "--label-studio-port", type=click.IntRange(1, 65535), help="Label Studio's port.  [default: 8080 or the next]"
 )
+@click.option("--weights", help="Model name or path.  [env: PADDLE_SAM_WEIGHTS; default: demo]")
 def command(
-    folder: Path, label_studio_python: Path, samples: Path, port: int | None, label_studio_port: int | None
+    folder: Path,
+    label_studio_python: Path,
+    samples: Path,
+    port: int | None,
+    label_studio_port: int | None,
+    weights: str | None,
 ) -> None:
     """Start this backend beside a Label Studio of its own, to try it in."""
     try:
-        run(Demo(folder, label_studio_python, samples, port, label_studio_port), os.environ, click.echo)
+        run(Demo(folder, label_studio_python, samples, port, label_studio_port, weights), os.environ, click.echo)
     except DemoError as error:
         raise click.ClickException(str(error)) from error

@@ -6,6 +6,7 @@ from model.cli.benchmark import benchmark
 from model.cli.download import download
 from model.cli.export import export
 from model.cli.inspect import inspect
+from model.cli.list_models import list_models
 from model.cli.segment import segment
 
 
@@ -14,5 +15,5 @@ def main() -> None:
     """Segment Anything on PaddlePaddle: mark an object with a box or a point, get its mask."""
 
 
-for _command in (segment, download, inspect, export, benchmark):
+for _command in (segment, list_models, download, inspect, export, benchmark):
     main.add_command(_command)

@@ -21,9 +21,9 @@ _WEIGHTS_OPTIONS = (
     click.option("--model", "model_name", metavar="NAME", help=f"Name of the model.  [default: {DEFAULT_MODEL}]"),
     click.option(
         "--weights",
-        metavar="PATH",
+        metavar="NAME|PATH",
         multiple=True,
-        help="Weights in any format; twice to merge a box and a point export.",
+        help="A model's name, or weights in any format; twice to merge a box and a point export.",
     ),
     click.option(
         "--weights-dir",
@@ -80,12 +80,22 @@ class Choice:
         if not self.weights:
             name = self.model_name or DEFAULT_MODEL
             return read(find_weights(name, self.weights_dir, self.mirror, _OWN), name)
-        first, *rest = [read(path, self.model_name) for path in self.weights]
+        first, *rest = [self._read(given) for given in self.weights]
         checkpoint = merge(first, rest[0]) if rest else first
         if self.model_name is not None:
             model_names.check(self.model_name, "without --model any weights are taken")
             model_names.check_weights(self.model_name, checkpoint)
         return checkpoint
+
+    def _read(self, given: str) -> "Checkpoint":
+        """Read one of ``weights``: a published model's name, whatever is called so here, or a path."""
+        from model.paddlex.model import find_weights
+        from model.weights import read
+        from model.weights.catalogue import NAMED
+
+        if given not in NAMED:
+            return read(given, self.model_name)
+        return read(find_weights(given, self.weights_dir, self.mirror, _OWN), self.model_name or given)
 
     def model(self) -> "SamModel":
         """Load the model.

@@ -22,7 +22,7 @@ from model.cli.refusal import refusing
     help="A folder with the published files, instead of their publishers'.  [env: MODEL_MIRROR; default: none]",
 )
 def download(name: str, weights_dir: str | None, mirror: str | None) -> None:
-    """Download SAM-H_box, SAM-H_point, sam_vit_b, sam_vit_l or sam_vit_h; go on where a download was cut off."""
+    """Download weights that `list` names, and verify them; go on where a download was cut off."""
     with refusing():
         from model.weights import download as weights
 

@@ -40,11 +40,11 @@ def _place(given: str, weights_dir: str | None) -> tuple[Path, str | None]:
     Raises:
         WeightsError: a known model that has not been downloaded.
     """
-    from model.paddlex.model import DEMO, DEMO_WEIGHTS
     from model.weights import WeightsError
-    from model.weights.download import SOURCES, default_folder, downloaded
+    from model.weights.catalogue import DEMO, DEMO_WEIGHTS, NAMED
+    from model.weights.download import default_folder, downloaded
 
-    if Path(given).exists() or given not in (DEMO, *SOURCES):
+    if Path(given).exists() or given not in NAMED:
         return Path(given), None
     folder = Path(weights_dir) if weights_dir else default_folder()
     place = DEMO_WEIGHTS if given == DEMO else downloaded(given, folder)

@@ -55,7 +55,7 @@ class PatchEmbed(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an image (B, 3, S, S) to tokens (B, S/patch, S/patch, C)."""
-        return _convolve(x, self.proj).transpose([0, 2, 3, 1])
+        return convolve(x, self.proj).transpose([0, 2, 3, 1])
 
 
 class Attention(nn.Layer):
@@ -152,7 +152,7 @@ class Block(nn.Layer):
         batch, grid, _, dim = x.shape
         tokens = x.reshape([batch * grid * grid, dim])
         runs = _split(tokens, parallel.parts)
-        qkv = _join(parallel.map(lambda run: self.attn.qkv(layer_norm(run, self.norm1)), runs))  # (B*g*g, 3C)
+        qkv = join(parallel.map(lambda run: self.attn.qkv(layer_norm(run, self.norm1)), runs))  # (B*g*g, 3C)
         qkv = qkv.reshape([batch, grid, grid, 3 * dim])
         attended = self._windowed(qkv, parallel) if self.window_size else self._global(qkv, parallel)
         attended = attended.reshape([batch * grid * grid, dim])
@@ -163,7 +163,7 @@ class Block(nn.Layer):
             return y + self.mlp(layer_norm(y, self.norm2))
 
         pairs = list(zip(runs, _split(attended, parallel.parts), strict=True))
-        return _join(parallel.map(rest, pairs)).reshape(x.shape)
+        return join(parallel.map(rest, pairs)).reshape(x.shape)
 
     def _global(self, qkv: Tensor, parallel: Parallel) -> Tensor:
         """Attend over the whole grid: (B, g, g, 3C) to (B, g*g, C)."""
@@ -180,7 +180,7 @@ class Block(nn.Layer):
             return out.reshape([batch, -1, grid * grid, d]).transpose([0, 2, 1, 3])  # (B, g*g, heads, d)
 
         groups = [list(range(heads))] if alone else [[head] for head in range(heads)]
-        return _join(parallel.map(attend, groups), axis=2).reshape([batch, grid * grid, width // 3])
+        return join(parallel.map(attend, groups), axis=2).reshape([batch, grid * grid, width // 3])
 
     def _windowed(self, qkv: Tensor, parallel: Parallel) -> Tensor:
         """Attend within windows: (B, g, g, 3C) to (B, g, g, C).
@@ -208,7 +208,7 @@ class Block(nn.Layer):
             return out.transpose([0, 3, 1, 4, 2, 5]).reshape([n, side, padded, heads * d])
 
         pieces = [strips] if parallel.parts == 1 else _split(strips, batch * count)
-        out = _join(parallel.map(attend, pieces)).reshape([batch, padded, padded, width // 3])
+        out = join(parallel.map(attend, pieces)).reshape([batch, padded, padded, width // 3])
         return out[:, :grid, :grid] if padded > grid else out
 
 
@@ -223,13 +223,17 @@ class Neck(nn.Sequential):
             norm(out_channels),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, parallel: Parallel) -> Tensor:
         """Map tokens (B, g, g, C) to an embedding (B, out_channels, g, g)."""
         first, first_norm, second, second_norm = self
         weight = first.weight.reshape(first.weight.shape[:2]).transpose([1, 0])
-        x = layer_norm(paddle.matmul(x, weight), first_norm)  # (B, g, g, out)
-        x = _convolve(x.transpose([0, 3, 1, 2]), second).transpose([0, 2, 3, 1])
-        return layer_norm(x, second_norm).transpose([0, 3, 1, 2])  # (B, out, g, g)
+        x = layer_norm(paddle.matmul(x, weight), first_norm).transpose([0, 3, 1, 2])  # (B, out, g, g)
+
+        def rows(span: range) -> Tensor:
+            y = convolve_rows(x, second, span.start, span.stop).transpose([0, 2, 3, 1])
+            return layer_norm(y, second_norm).transpose([0, 3, 1, 2])
+
+        return join(parallel.map(rows, _spans(x.shape[2], parallel.parts)), axis=2)  # (B, out, g, g)
 
 
 class ImageEncoderViT(nn.Layer):
@@ -254,15 +258,47 @@ class ImageEncoderViT(nn.Layer):
         x = self.patch_embed(x) + self.pos_embed
         for block in self.blocks:
             x = block(x, self._parallel)
-        return self.neck(x)
+        return self.neck(x, self._parallel)
 
 
-def _convolve(x: Tensor, layer: nn.Conv2D) -> Tensor:
-    """Apply ``layer`` in float32 whatever the dtype of ``x``: Paddle has no other convolution on a CPU."""
-    if x.dtype == paddle.float32:
+def convolve(x: Tensor, layer: nn.Conv2D, padding: list[int] | None = None) -> Tensor:
+    """Apply ``layer`` in float32 whatever the dtype of ``x``: Paddle has no other convolution on a CPU.
+
+    Args:
+        x: (B, C, H, W).
+        layer: the convolution.
+        padding: above, below, at the left and at the right, instead of the layer's own.
+    """
+    if padding is None and x.dtype == paddle.float32:
         return layer(x)
     weight, bias = (None if p is None else p.astype("float32") for p in (layer.weight, layer.bias))
-    return functional.conv2d(x.astype("float32"), weight, bias, layer._stride, layer._padding).astype(x.dtype)
+    padded = layer._padding if padding is None else padding
+    return functional.conv2d(x.astype("float32"), weight, bias, layer._stride, padded).astype(x.dtype)
+
+
+def convolve_rows(
+    x: Tensor, layer: nn.Conv2D, first: int, last: int, above: int = 0, height: int | None = None
+) -> Tensor:
+    """Return the rows from ``first`` to before ``last`` that a 3x3 convolution with padding 1 gives.
+
+    Args:
+        x: (B, C, H, W), all rows of the input or at least those that are needed.
+        layer: the convolution.
+        first: the first row of the output.
+        last: the row after its last.
+        above: how many rows of the input ``x`` lacks above.
+        height: rows of the input; None where ``x`` holds all.
+    """
+    height, stride = height or x.shape[2], layer._stride[0]
+    low, high = first * stride - 1, (last - 1) * stride + 2
+    rows = x[:, :, max(low, 0) - above : min(high, height) - above]
+    return convolve(rows, layer, [max(-low, 0), max(high - height, 0), 1, 1])
+
+
+def _spans(count: int, parts: int) -> list[range]:
+    """Return the numbers below ``count`` in at most ``parts`` runs of nearly equal length."""
+    step = -(-count // parts)
+    return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _split(x: Tensor, parts: int) -> list[Tensor]:
@@ -273,6 +309,6 @@ def _split(x: Tensor, parts: int) -> list[Tensor]:
     return [x[start : start + step] for start in range(0, x.shape[0], step)]
 
 
-def _join(parts: list[Tensor], axis: int = 0) -> Tensor:
-    """Undo `_split`."""
+def join(parts: list[Tensor], axis: int = 0) -> Tensor:
+    """Return the parts as one tensor again."""
     return parts[0] if len(parts) == 1 else paddle.concat(parts, axis=axis)

@@ -27,10 +27,7 @@ from model.paddlex.prompts import (
 from model.paddlex.result import SamResult
 from model.types import Embedding, Masks, Prompt
 from model.weights import Checkpoint, WeightsError, model_names, read
-
-DEMO = model_names.DEMO
-"""The model that ships: for trying things out, not for labelling photographs."""
-DEMO_WEIGHTS = Path(__file__).parents[1] / "demo" / "demo.safetensors"
+from model.weights.catalogue import DEMO, DEMO_WEIGHTS, SOURCES
 
 logger = logging.getLogger(__name__)
 
@@ -206,8 +203,8 @@ def create_model(
     """Load a model.
 
     Args:
-        model_name: ``SAM-H_box``, ``SAM-H_point``, ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, or ``demo``, which
-            ships with the project and is for trying things out.
+        model_name: a name of `model.weights.catalogue`, such as ``mobile_sam``, ``SAM-H_box`` or ``demo``, which ships
+            with the project and is for trying things out.
         model_dir: file or directory of that model's weights in any format that `model.weights.read` knows; networks
             that have no name here are loaded by `load`. None: the weights of that name in ``weights_dir``, downloaded
             to it if they are not there.
@@ -266,9 +263,12 @@ def find_weights(
     if model_name == DEMO:
         return DEMO_WEIGHTS
     model_names.check(model_name, own)
-    from model.weights.download import default_folder, download
+    from model.weights.download import default_folder, download  # here: what ships needs no client
 
+    folder = default_folder() if weights_dir is None else Path(weights_dir)
     try:
-        return download(model_name, default_folder() if weights_dir is None else Path(weights_dir), mirror=mirror)
+        return download(model_name, folder, mirror=mirror)
     except WeightsError as error:
-        raise WeightsError(f"{model_name} cannot be had: {error}; {own}") from error
+        source = SOURCES[model_name]
+        by_hand = f"{'unpack' if source.is_archive else 'put'} {source.url} as {folder / source.stored_name}"
+        raise WeightsError(f"{model_name} cannot be had: {error}; without a network, {by_hand}; {own}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from model.config import PIXEL_MEAN, PIXEL_STD, SamConfig, VitConfig
-from model.weights import infer_config, parameters
+from model.weights import infer_config, parameters, tiny_vit
 from model.weights.errors import WeightsError
 from model.weights.parameters import Capability
 from model.weights.tensors import FloatArray, LazyTensors, Shape, Stored, shapes_of
@@ -77,6 +77,7 @@ def assemble(
         if not np.allclose(values, _PIXELS[key]):
             raise WeightsError(f"{path}: expected {key} {_PIXELS[key]}, got {values.tolist()}")
     try:
+        kept = tiny_vit.fold(kept)
         config = infer_config.infer({key: value.shape for key, value in kept.items()}, decoder_heads)
     except ValueError as error:
         raise WeightsError(f"{path}: {error}, among {parameters.listed(kept)}") from error
@@ -162,7 +163,8 @@ def _fit_relative_positions(stored: Mapping[str, Stored], config: SamConfig) -> 
     """
     fitted = dict(stored)
     encoder = config.image_encoder
-    assert isinstance(encoder, VitConfig)
+    if not isinstance(encoder, VitConfig):
+        return fitted
     length = 2 * config.embedding_size - 1
     for index in encoder.global_attn_indexes:
         for axis in "hw":

@@ -7,7 +7,6 @@ import math
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -19,68 +18,18 @@ from model import tls
 from model.folders import cache_folder
 from model.quiet import unlogged_requests
 from model.weights import formats
+from model.weights.catalogue import SOURCES, Source
 from model.weights.checkpoint import digest_of
 from model.weights.errors import WeightsError
 from model.weights.formats import paddlex
 
 logger = logging.getLogger(__name__)
 
-_META = "https://dl.fbaipublicfiles.com/segment_anything"
-_PADDLEX = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_inference_model/paddle3.0.0"
 _CHUNK = 1 << 20
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MB = 1_000_000
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where weights come from.
-
-    Attributes:
-        url: of a single file, or of a tar with a PaddleX inference directory inside.
-        sha256: of the file that the URL gives, None where its publisher tells none.
-    """
-
-    url: str
-    sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.sha256 is not None and len(self.sha256) != 64:
-            raise ValueError(f"sha256: expected 64 hexadecimal digits, got {self.sha256!r}")
-
-    @property
-    def file_name(self) -> str:
-        """The last part of the URL."""
-        return self.url.rsplit("/", 1)[-1]
-
-    @property
-    def is_archive(self) -> bool:
-        """Whether the URL gives a tar."""
-        return self.file_name.endswith(".tar")
-
-    @property
-    def stored_name(self) -> str:
-        """What the weights are called in the folder."""
-        return self.file_name.removesuffix(".tar")
-
-
-# Meta publishes six digits of each file's MD5, in the file's name. The SHA-256 are those of the files with these MD5 as
-# the model registries of other projects (micro-sam among them) carry them. Nothing is published for PaddleX's archives.
-SOURCES: Mapping[str, Source] = {
-    "SAM-H_box": Source(f"{_PADDLEX}/SAM-H_box_infer.tar"),
-    "SAM-H_point": Source(f"{_PADDLEX}/SAM-H_point_infer.tar"),
-    "sam_vit_b": Source(
-        f"{_META}/sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
-    ),
-    "sam_vit_l": Source(
-        f"{_META}/sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
-    ),
-    "sam_vit_h": Source(
-        f"{_META}/sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
-    ),
-}
 
 
 def default_folder() -> Path:

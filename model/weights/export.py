@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from model.config import TinyVitConfig
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
 from model.weights.formats import native, paddlex, paddlex_yaml
@@ -36,9 +37,15 @@ def export(
         prompt: for ``paddlex``, what its graph takes: boxes (N, 4) or one positive point (1, 1, 2), in model pixels.
 
     Raises:
-        WeightsError: the weights cannot answer this kind of prompt, or the directory cannot be written.
+        WeightsError: PaddleX has no such network, the weights cannot answer this kind of prompt, or the directory
+            cannot be written.
     """
     target = Path(directory)
+    if file_format == "paddlex" and isinstance(checkpoint.config.image_encoder, TinyVitConfig):
+        raise WeightsError(
+            f"{checkpoint.path}: expected weights of SAM's own network, got {checkpoint.config.name}, which PaddleX "
+            "does not know; --format native writes them as one safetensors file"
+        )
     capability = "boxes" if prompt == "box" else "points"
     if file_format == "paddlex" and capability not in checkpoint.capabilities:
         raise WeightsError(

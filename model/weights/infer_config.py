@@ -3,17 +3,24 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isqrt
 
-from model.config import SamConfig, VitConfig, vit_b, vit_h, vit_l
+from model.config import SamConfig, TinyVitConfig, VitConfig, mobile_sam, vit_b, vit_h, vit_l
 from model.weights import parameters
 from model.weights.tensors import Shape
 
 _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
+_STAGE_BLOCK = re.compile(r"image_encoder\.layers\.(\d+)\.blocks\.")
+_MOBILE = "image_encoder.patch_embed.seq.0.weight"
 _DECODER_LAYER = re.compile(r"mask_decoder\.transformer\.layers\.(\d+)\.")
 _IOU_LAYER = re.compile(r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\.weight")
 
 DECODER_HEADS = 8
 """Heads of the decoder's attention: the one number no shape tells; every published SAM has 8."""
+MOBILE_IMAGE_SIZE, MOBILE_PATCH_SIZE = 1024, 16
+"""Of MobileSAM, whose encoder has no parameter for a place in the image that would tell."""
+STAGES = 4
+"""Of TinyViT."""
 MASK_IN_CHANS = 16
 """Channels of the mask input where an export has left that path out; nothing uses it then."""
 
@@ -29,8 +36,7 @@ def infer(shapes: Mapping[str, Shape], decoder_heads: int = DECODER_HEADS) -> Sa
         ValueError: a parameter that tells a size is missing or has another number of axes.
     """
     tokens, width = _shape(shapes, parameters.MASK_TOKENS, 2)
-    grid = _shape(shapes, "image_encoder.pos_embed", 4)[1]
-    patch = _shape(shapes, "image_encoder.patch_embed.proj.weight", 4)[2]
+    encoder, grid, patch = _mobile(shapes) if _MOBILE in shapes else _vit(shapes)
     decoder_depth = _count(_DECODER_LAYER, shapes)
     if not decoder_depth:
         raise ValueError(f"expected parameters named {parameters.TRANSFORMER}.layers.0.*, got none")
@@ -38,7 +44,7 @@ def infer(shapes: Mapping[str, Shape], decoder_heads: int = DECODER_HEADS) -> Sa
     mask_in = f"{parameters.MASK_DOWNSCALING}3.weight"
     config = SamConfig(
         name="sam",
-        image_encoder=_encoder(shapes, grid),
+        image_encoder=encoder,
         image_size=grid * patch,
         patch_size=patch,
         prompt_embed_dim=width,
@@ -51,6 +57,36 @@ def infer(shapes: Mapping[str, Shape], decoder_heads: int = DECODER_HEADS) -> Sa
         num_multimask_outputs=tokens - 1,
     )
     return replace(config, name=_name(config))
+
+
+def _mobile(shapes: Mapping[str, Shape]) -> tuple[TinyVitConfig, int, int]:
+    """Return MobileSAM's encoder, with the side of its embedding in tokens and of a token in pixels."""
+    stages = len({match[1] for match in map(_STAGE_BLOCK.match, shapes) if match})
+    if stages != STAGES:
+        raise ValueError(f"expected parameters named image_encoder.layers.*.blocks.* of {STAGES} stages, got {stages}")
+    hidden, first = _shape(shapes, "image_encoder.layers.0.blocks.0.conv1.weight", 4)[:2]
+    dims, heads, windows, ratios = [first], [], [], set()
+    for stage in range(1, STAGES):
+        block = f"image_encoder.layers.{stage}.blocks.0"
+        width, inner = _shape(shapes, f"{block}.mlp.fc1.weight", 2)
+        head_count, distances = _shape(shapes, f"{block}.attn.attention_biases", 2)
+        dims.append(width)
+        heads.append(head_count)
+        windows.append(isqrt(distances))
+        ratios.add(inner / width)
+    depths = (
+        _count(re.compile(rf"image_encoder\.layers\.{stage}\.blocks\.(\d+)\."), shapes) for stage in range(STAGES)
+    )
+    encoder = TinyVitConfig(
+        tuple(dims), tuple(depths), tuple(heads), tuple(windows), mlp_ratio=max(ratios), expand_ratio=hidden / first
+    )
+    return encoder, MOBILE_IMAGE_SIZE // MOBILE_PATCH_SIZE, MOBILE_PATCH_SIZE
+
+
+def _vit(shapes: Mapping[str, Shape]) -> tuple[VitConfig, int, int]:
+    """Return SAM's encoder, with the side of its embedding in tokens and of a token in pixels."""
+    grid = _shape(shapes, "image_encoder.pos_embed", 4)[1]
+    return _encoder(shapes, grid), grid, _shape(shapes, "image_encoder.patch_embed.proj.weight", 4)[2]
 
 
 def _encoder(shapes: Mapping[str, Shape], grid: int) -> VitConfig:
@@ -89,11 +125,13 @@ def _global_length(lengths: list[int], full: int) -> int:
 
 def _name(config: SamConfig) -> str:
     encoder = config.image_encoder
-    assert isinstance(encoder, VitConfig)
-    for preset in (vit_b(), vit_l(), vit_h()):
+    for preset in (vit_b(), vit_l(), vit_h(), mobile_sam()):
         if preset.image_encoder == encoder:
             return preset.name
-    return f"vit_{encoder.embed_dim}x{encoder.depth}"
+    if isinstance(encoder, VitConfig):
+        return f"vit_{encoder.embed_dim}x{encoder.depth}"
+    assert isinstance(encoder, TinyVitConfig)
+    return f"tiny_vit_{encoder.embed_dims[-1]}x{sum(encoder.depths)}"
 
 
 def _shape(shapes: Mapping[str, Shape], name: str, axes: int) -> Shape:

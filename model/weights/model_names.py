@@ -1,15 +1,10 @@
 """Whether weights are those of the model that was named."""
 
-from model.config import ConvConfig, VitConfig, vit_b, vit_h, vit_l
+from model.config import ConvConfig, SamConfig, TinyVitConfig, VitConfig
+from model.weights.catalogue import NAMED
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
 from model.weights.formats import paddlex, paddlex_yaml
-from model.weights.parameters import Capability
-
-DEMO = "demo"
-_PRESETS = {"sam_vit_b": vit_b, "sam_vit_l": vit_l, "sam_vit_h": vit_h}
-_PROMPTS: dict[str, Capability] = {"SAM-H_box": "boxes", "SAM-H_point": "points"}
-KNOWN = (DEMO, *_PROMPTS, *_PRESETS)
 
 
 def check(model_name: str, otherwise: str) -> None:
@@ -18,8 +13,8 @@ def check(model_name: str, otherwise: str) -> None:
     Raises:
         WeightsError: with the names that are known.
     """
-    if model_name not in KNOWN:
-        raise WeightsError(f"{model_name!s:.80}: expected one of {', '.join(KNOWN)}; {otherwise}")
+    if model_name not in NAMED:
+        raise WeightsError(f"{model_name!s:.80}: expected one of {', '.join(NAMED)}; {otherwise}")
 
 
 def check_weights(model_name: str, checkpoint: Checkpoint) -> None:
@@ -29,7 +24,7 @@ def check_weights(model_name: str, checkpoint: Checkpoint) -> None:
     ``sam_vit_*`` are Meta's for its size.
 
     Args:
-        model_name: one of `KNOWN`.
+        model_name: one of `model.weights.catalogue.NAMED`.
         checkpoint: the weights.
 
     Raises:
@@ -45,20 +40,25 @@ def check_weights(model_name: str, checkpoint: Checkpoint) -> None:
 
 def _mismatch(model_name: str, checkpoint: Checkpoint) -> str | None:
     """Return what the weights are instead, as far as that can be told of a file without a name in it."""
-    if model_name in _PROMPTS:
+    entry = NAMED[model_name]
+    if entry.config is None:
         able = ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")
-        return None if _PROMPTS[model_name] in checkpoint.capabilities else f"weights that take {able}"
-    encoder = checkpoint.config.image_encoder
-    if model_name == DEMO or isinstance(encoder, ConvConfig):
-        return None if model_name == DEMO and isinstance(encoder, ConvConfig) else _kind(checkpoint)
-    expected = _PRESETS[model_name]().image_encoder
-    assert isinstance(expected, VitConfig)
-    sizes = ((one.embed_dim, one.depth, one.num_heads) for one in (expected, encoder))
-    return None if len(set(sizes)) == 1 else _kind(checkpoint)
+        return None if checkpoint.capabilities.issuperset(entry.capabilities) else f"weights that take {able}"
+    return None if _sizes(entry.config()) == _sizes(checkpoint.config) else _kind(checkpoint.config)
 
 
-def _kind(checkpoint: Checkpoint) -> str:
-    encoder = checkpoint.config.image_encoder
+def _sizes(config: SamConfig) -> tuple[object, ...]:
+    """Return what tells one named network from another; every convolutional one is the demo model's."""
+    encoder = config.image_encoder
+    if isinstance(encoder, VitConfig):
+        return encoder.kind, encoder.embed_dim, encoder.depth, encoder.num_heads
+    return (encoder.kind, encoder) if isinstance(encoder, TinyVitConfig) else (encoder.kind,)
+
+
+def _kind(config: SamConfig) -> str:
+    encoder = config.image_encoder
     if isinstance(encoder, ConvConfig):
         return "a convolutional network"
+    if isinstance(encoder, TinyVitConfig):
+        return f"a TinyViT of {sum(encoder.depths)} blocks, {encoder.embed_dims[-1]} channels"
     return f"a Vision Transformer of {encoder.depth} blocks, {encoder.embed_dim} channels"

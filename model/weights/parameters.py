@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from model.config import ConvConfig, SamConfig, VitConfig
+from model.config import ConvConfig, SamConfig, TinyVitConfig, VitConfig
+from model.weights import tiny_vit
 from model.weights.tensors import Shape
 
 Capability = Literal["points", "negative_points", "boxes", "mask_input", "score"]
@@ -24,7 +25,7 @@ IOU_HEAD = "mask_decoder.iou_prediction_head."
 MASK_DOWNSCALING = "prompt_encoder.mask_downscaling."
 
 _LONGEST_KEY, _LONGEST_LIST = 60, 140
-_LINEAR_PARENTS = ("qkv", "proj", "q_proj", "k_proj", "v_proj", "out_proj", "lin1", "lin2")
+_LINEAR_PARENTS = ("qkv", "proj", "q_proj", "k_proj", "v_proj", "out_proj", "lin1", "lin2", "fc1", "fc2")
 
 
 def point_embedding(index: int) -> str:
@@ -67,6 +68,8 @@ def parameters(config: SamConfig) -> dict[str, Shape]:
     found: dict[str, Shape] = {}
     if isinstance(config.image_encoder, VitConfig):
         found.update(_image_encoder(config, config.image_encoder))
+    elif isinstance(config.image_encoder, TinyVitConfig):
+        found.update(tiny_vit.parameters(config, config.image_encoder))
     found.update(_prompt_encoder(config))
     found.update(_transformer(config))
     found.update(_mask_decoder(config))

@@ -57,7 +57,7 @@ def demo(tmp_path: Path) -> Demo:
     python = script(tmp_path / "python", f'exec {sys.executable} {HERE / "fake_label_studio.py"} "$@"')
     serve = (sys.executable, str(HERE / "fake_backend.py"))
     first = free_port(20000 + os.getpid() % 20000, "a test")
-    return Demo(tmp_path / "demo", python, samples, first, free_port(first + 1, "a test"), serve)
+    return Demo(tmp_path / "demo", python, samples, first, free_port(first + 1, "a test"), serve=serve)
 
 
 def stop_when_ready(lines: list[str]):
@@ -358,7 +358,7 @@ def test_what_an_annotator_must_know_is_said_at_the_start_and_in_the_project_and
         assert "three dots" in text
         assert re.search(r"mask\s+is lost", text)
         assert "On photographs draw a rectangle" in text
-        assert "PADDLE_SAM_WEIGHTS=sam_vit_b make demo" in text
+        assert "make demo WEIGHTS=mobile_sam" in text
         assert not re.search(r"\b[Pp]ress M\b", text)
 
 

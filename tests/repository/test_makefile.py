@@ -94,6 +94,13 @@ def test_the_first_run_sets_up_and_serves_and_the_second_only_serves(clone):
     assert clone.asked() == [SERVES]
 
 
+def test_weights_can_be_chosen_by_name_or_by_a_path_with_spaces(clone):
+    assert clone.make("run", "WEIGHTS=mobile_sam").returncode == 0
+    assert clone.asked()[-1] == f"{SERVES} --weights mobile_sam"
+    assert clone.make("demo", "WEIGHTS=my weights/mobile_sam.pt").returncode == 0
+    assert clone.asked()[-1].endswith("/bin/python --weights my weights/mobile_sam.pt")
+
+
 def test_an_installation_that_failed_is_begun_anew(clone):
     assert clone.make("run", FAKE_PIP_FAILS="1").returncode == 2
     assert clone.asked() == INSTALLS

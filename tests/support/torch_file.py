@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage"}
+STORAGES = {"int64": "LongStorage", "float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage"}
 
 
 class _Global(NamedTuple):
@@ -50,7 +50,7 @@ class _Pickler(pickle._Pickler):  # the one in Python: only it lets a name be wr
         self.memoize(obj)
 
     def save_array(self, obj):
-        storage = _Storage(str(len(self.storages)), np.ascontiguousarray(obj))
+        storage = _Storage(str(len(self.storages)), np.asarray(obj, order="C"))
         self.storages.append(storage)
         strides = tuple(stride // obj.itemsize for stride in storage.array.strides)
         arguments = storage, 0, obj.shape, strides, False, OrderedDict()

@@ -8,6 +8,9 @@ from model.weights.checkpoint import Checkpoint, assemble, digest_of
 from model.weights.formats import huggingface
 from model.weights.tensors import Stored
 
+_TELLING = ("image_encoder.blocks.0.mlp.lin1", "image_encoder.layers.1.blocks.0.mlp.fc1")
+"""A Linear layer of SAM's and one of MobileSAM's encoder, with more outputs than inputs."""
+
 
 def from_torch(path: Path, stored: Mapping[str, Stored], name: str | None) -> Checkpoint:
     """Return the checkpoint of a state dict with Meta's names or those of ``transformers``.
@@ -31,7 +34,8 @@ def _transposed(name: str, value: Stored) -> Stored:
 
 def _is_paddles(stored: Mapping[str, Stored]) -> bool:
     """Whether Linear weights are [in, out] already, as in safetensors of Paddle's libraries: one matrix tells."""
-    matrix, bias = (stored.get(f"image_encoder.blocks.0.mlp.lin1.{part}") for part in ("weight", "bias"))
+    layer = next((layer for layer in _TELLING if f"{layer}.weight" in stored), _TELLING[0])
+    matrix, bias = (stored.get(f"{layer}.{part}") for part in ("weight", "bias"))
     if matrix is None or bias is None or len(matrix.shape) != 2:
         return False
     return matrix.shape[0] != matrix.shape[1] and (matrix.shape[1],) == bias.shape

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from model.weights import parameters
+from model.weights import parameters, tiny_vit
 from model.weights.errors import WeightsError
 from model.weights.formats import pickles
 from model.weights.formats.pickles import Call, Name
@@ -89,6 +89,8 @@ def select(path: Path, saved: object, tensor: Callable[[str, object], T], kind: 
         is_part = name.partition(".")[0] in _ROOTS
         if not is_part and (entry.level > anchor.level or isinstance(entry.value, _HARMLESS)):
             continue  # an optimizer's state, an epoch
+        if tiny_vit.is_unused(name):
+            continue  # among them counters and indexes, which are no floating point numbers
         if name in selected:
             raise WeightsError(f"{path}: expected one {name}, got two, the second as {entry.key:.80}")
         selected[name] = tensor(entry.key, entry.value)

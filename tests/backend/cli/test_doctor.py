@@ -109,7 +109,7 @@ def test_the_demo_model_is_pointed_out_as_one(look):
     finding = look(PADDLE_SAM_WEIGHTS="demo")["weights"]
     assert finding.level is Level.HINT
     assert "PADDLE_SAM_WEIGHTS=SAM-H_box" in finding.fix
-    assert "PADDLE_SAM_WEIGHTS=sam_vit_b" in finding.fix, "the smallest, and it takes points too"
+    assert "PADDLE_SAM_WEIGHTS=mobile_sam" in finding.fix, "the smallest, and it takes points too"
 
 
 def test_nobody_at_the_address_is_a_problem_and_ends_what_depends_on_it(look):

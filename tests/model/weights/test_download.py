@@ -359,7 +359,7 @@ def test_a_mirror_that_is_no_web_address_is_an_error_at_once(tmp_path, mirror):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(weights.WeightsError, match="SAM-X: expected one of SAM-H_box, SAM-H_point, sam_vit_b"):
+    with pytest.raises(weights.WeightsError, match="SAM-X: expected one of mobile_sam, sam_vit_b, sam_vit_l"):
         download("SAM-X", tmp_path)
 
 
@@ -389,7 +389,7 @@ def test_progress_is_shown_on_standard_error_when_asked_for(server, content, tmp
 
 
 def test_published_sources_are_files_on_https_and_metas_carry_checksums():
-    assert set(SOURCES) == {"SAM-H_box", "SAM-H_point", "sam_vit_b", "sam_vit_l", "sam_vit_h"}
+    assert set(SOURCES) == {"SAM-H_box", "SAM-H_point", "mobile_sam", "sam_vit_b", "sam_vit_l", "sam_vit_h"}
     assert all(source.url.startswith("https://") for source in SOURCES.values())
     assert all((source.sha256 is None) == source.is_archive for source in SOURCES.values())
 

@@ -1,0 +1,283 @@
+"""MobileSAM's image encoder: TinyViT, with its batch norms folded into the convolutions.
+
+Same numbers as the authors' code, other arrangement. Behind the stem everything is (B, H, W, C), so that
+1x1 convolutions are matrix products. As in `model.modeling.image_encoder` every step is written over parts that
+need nothing from each other: strips of rows, with as many rows more as the convolutions in them look beyond. On a CPU a
+strip's activations stay in the cache, and the strips run on a pool of threads; on a GPU there is one strip.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from model.config import SamConfig, TinyVitConfig
+from model.modeling.common import layer_norm, linear, norm, zeros
+from model.modeling.cpu_kernels import add, affine, attention_weights, depthwise, depthwise_planes, gelu, permute
+from model.modeling.image_encoder import Neck, Parallel, Sequential, convolve_rows, join
+
+STRIDES = (2, 2, 1)
+"""Between one stage and the next; the last keeps its resolution, unlike in TinyViT as a classifier."""
+STRIP_BYTES = 4 << 20
+"""How large the widest activation of a strip may be on a CPU: it is read again before it leaves the cache."""
+PLANES_BYTES = 16 << 20
+"""The same where OpenCV filters planes, which should be large."""
+NORM_EPSILON = 1e-5
+"""Of the layer norms inside TinyViT; those of the neck have SAM's 1e-6."""
+
+
+class MBConv(nn.Layer):
+    """An inverted bottleneck: to more channels, a depthwise 3x3 convolution, and back, around a shortcut."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.conv1 = _convolution(channels, hidden, 1)
+        self.conv2 = _convolution(hidden, hidden, 3, groups=hidden)
+        self.conv3 = _convolution(hidden, channels, 1)
+
+    def forward(self, x: Tensor, parallel: Parallel) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H, W)."""
+
+        def rows(first: int, last: int) -> Tensor:
+            wider, inner = _halo(first, last, x.shape[2])
+            y = gelu(_mix_planes(x[:, :, wider], self.conv1))
+            y = gelu(depthwise_planes(y, self.conv2, inner))
+            return gelu(add(_mix_planes(y, self.conv3), x[:, :, first:last]))
+
+        values = self.conv1.weight.shape[0] * x.shape[3] * STRIP_BYTES // PLANES_BYTES
+        return _by_rows(rows, x.shape[2], values, parallel, axis=2)
+
+
+class PatchMerging(nn.Layer):
+    """Brings tokens to another width and, with a stride of 2, to half the resolution."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv1 = _convolution(channels, out_channels, 1)
+        self.conv2 = _convolution(out_channels, out_channels, 3, stride, groups=out_channels)
+        self.conv3 = _convolution(out_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, parallel: Parallel) -> Tensor:
+        """Map (B, H, W, C) to (B, H/stride, W/stride, out)."""
+        height = x.shape[1]
+
+        def rows(first: int, last: int) -> Tensor:
+            wider, inner = _halo(first * self.stride, min(last * self.stride, height), height)
+            y = gelu(_pointwise(x[:, wider], self.conv1))
+            y = gelu(depthwise(y, self.conv2, inner))
+            return _pointwise(y, self.conv3)
+
+        values = self.conv1.weight.shape[0] * x.shape[2] * self.stride
+        return _by_rows(rows, -(-height // self.stride), values, parallel)
+
+
+class Attention(nn.Layer):
+    """Multi-head attention within square windows, with a learned bias for each distance between two tokens."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+        super().__init__()
+        self.num_heads, self.window_size = num_heads, window_size
+        self.norm = norm(dim, NORM_EPSILON)
+        self.qkv = linear(dim, 3 * dim)
+        self.proj = linear(dim, dim)
+        self.attention_biases = self.create_parameter([num_heads, window_size**2], attr=zeros())
+        self._bias: Tensor | None = None
+
+    def expand_biases(self) -> None:
+        """Look the bias of each pair of tokens up, once: (heads, w*w, w*w)."""
+        side = np.arange(self.window_size)
+        apart = np.abs(side[:, None] - side)  # (w, w)
+        index = apart[:, None, :, None] * self.window_size + apart[None, :, None, :]  # (w, w, w, w)
+        length = self.window_size**2
+        bias = paddle.gather(self.attention_biases, paddle.to_tensor(index.ravel()), axis=1)
+        self._bias = bias.reshape([self.num_heads, length, length]).detach()
+
+    def forward(self, x: Tensor, filler: Tensor) -> Tensor:
+        """Attend within the windows of rows of tokens.
+
+        Args:
+            x: (B, r, W, C), as many rows as a window has, or fewer at the lower edge.
+            filler: (3C,) query, key and value of the zeros that fill up the windows at the right and lower edge.
+
+        Returns:
+            (B, r, W, C).
+        """
+        batch, rows, width, dim = x.shape
+        side, heads = self.window_size, self.num_heads
+        count = -(-width // side)
+        qkv = _linear(layer_norm(x, self.norm), self.qkv)  # (B, r, W, 3C)
+        if width < count * side:
+            qkv = paddle.concat([qkv, filler.expand([batch, rows, count * side - width, 3 * dim])], axis=2)
+        if rows < side:
+            qkv = paddle.concat([qkv, filler.expand([batch, side - rows, count * side, 3 * dim])], axis=1)
+        # Every head has its query, key and value side by side.
+        qkv = permute(qkv.reshape([batch, side, count, side, heads, 3, dim // heads]), [5, 0, 2, 4, 1, 3, 6])
+        query, key, value = qkv.reshape([3, batch * count, heads, side * side, dim // heads])
+        scores = paddle.matmul(query * (dim // heads) ** -0.5, key, transpose_y=True).add_(self._bias)
+        out = paddle.matmul(attention_weights(scores), value)  # (B*count, heads, w*w, d)
+        out = permute(out.reshape([batch, count, heads, side, side, dim // heads]), [0, 3, 1, 4, 2, 5])
+        return _linear(out.reshape([batch, side, count * side, dim])[:, :rows, :width], self.proj)
+
+
+class Mlp(nn.Layer):
+    """The two-layer perceptron of a transformer block, with the norm before it."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = norm(dim, NORM_EPSILON)
+        self.fc1 = linear(dim, hidden)
+        self.fc2 = linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., C)."""
+        return _linear(gelu(_linear(layer_norm(x, self.norm), self.fc1)), self.fc2)
+
+
+class TinyVitBlock(nn.Layer):
+    """Attention within windows, a depthwise 3x3 convolution, a perceptron."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, hidden: int) -> None:
+        super().__init__()
+        self.attn = Attention(dim, num_heads, window_size)
+        self.local_conv = _convolution(dim, dim, 3, groups=dim)
+        self.mlp = Mlp(dim, hidden)
+
+    def forward(self, x: Tensor, parallel: Parallel) -> Tensor:
+        """Map tokens (B, H, W, C) to tokens (B, H, W, C)."""
+        _, height, width, _ = x.shape
+        side = self.attn.window_size
+        filler = self.attn.qkv(self.attn.norm.bias)  # the norm of zeros is its bias
+
+        def attend(top: int) -> Tensor:
+            strip = x[:, top : top + side]
+            return self.attn(strip, filler).add_(strip)
+
+        attended = join(parallel.map(attend, range(0, height, side)), axis=1)
+
+        def rest(first: int, last: int) -> Tensor:
+            wider, inner = _halo(first, last, height)
+            y = depthwise(attended[:, wider], self.local_conv, inner)
+            return self.mlp(y).add_(y)
+
+        return _by_rows(rest, height, self.mlp.fc1.weight.shape[1] * width, parallel)
+
+
+class Stage(nn.Layer):
+    """Blocks of one resolution, and what leads to the next."""
+
+    def __init__(self, blocks: list[nn.Layer], downsample: nn.Layer | None) -> None:
+        super().__init__()
+        self.blocks = nn.LayerList(blocks)
+        self.downsample = downsample
+
+
+class TinyVit(nn.Layer):
+    """MobileSAM's image encoder.
+
+    Raises:
+        TypeError: the configuration is of another kind of encoder.
+        ValueError: its embedding is not at stride 16.
+    """
+
+    def __init__(self, config: SamConfig, parallel: Parallel | None = None) -> None:
+        super().__init__()
+        encoder = config.image_encoder
+        if not isinstance(encoder, TinyVitConfig):
+            raise TypeError(f"image_encoder: expected TinyVitConfig, got {type(encoder).__name__}")
+        if config.patch_size != 16:
+            raise ValueError(f"expected patch_size=16, got {config.patch_size}")
+        dims = encoder.embed_dims
+        self._parallel: Parallel = parallel or Sequential()
+        self.patch_embed = nn.Layer()
+        self.patch_embed.seq = nn.Sequential(
+            _convolution(3, dims[0] // 2, 3, 2), nn.GELU(), _convolution(dims[0] // 2, dims[0], 3, 2)
+        )
+        hidden = int(dims[0] * encoder.expand_ratio)
+        stages = [[MBConv(dims[0], hidden) for _ in range(encoder.depths[0])]]
+        for dim, depth, heads, window in zip(
+            dims[1:], encoder.depths[1:], encoder.num_heads, encoder.window_sizes, strict=True
+        ):
+            stages.append([TinyVitBlock(dim, heads, window, int(dim * encoder.mlp_ratio)) for _ in range(depth)])
+        merging = [*(PatchMerging(dims[i], dims[i + 1], s) for i, s in enumerate(STRIDES)), None]
+        self.layers = nn.LayerList([Stage(blocks, after) for blocks, after in zip(stages, merging, strict=True)])
+        self.neck = Neck(dims[-1], config.prompt_embed_dim)
+
+    def eval(self) -> None:
+        """As `nn.Layer.eval`; call it once the parameters are filled, for it also expands the attention's biases."""
+        super().eval()
+        for layer in self.sublayers():
+            if isinstance(layer, Attention):
+                layer.expand_biases()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a normalised, padded image (B, 3, S, S) to its embedding (B, C, S/16, S/16)."""
+        x = self._stem(x)
+        for stage in self.layers:
+            for block in stage.blocks:
+                x = block(x, self._parallel)
+            if stage.downsample is not None:
+                x = stage.downsample(x.transpose([0, 2, 3, 1]) if stage is self.layers[0] else x, self._parallel)
+        return self.neck(x, self._parallel)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """Map an image (B, 3, S, S) to (B, C, S/4, S/4)."""
+        first_conv, _, second_conv = self.patch_embed.seq
+        middle = -(-x.shape[2] // 2)
+
+        def rows(first: int, last: int) -> Tensor:
+            top, bottom = max(2 * first - 1, 0), min(2 * last, middle)
+            y = gelu(convolve_rows(x, first_conv, top, bottom))
+            return convolve_rows(y, second_conv, first, last, above=top, height=middle)
+
+        return _by_rows(rows, -(-middle // 2), 2 * first_conv.weight.shape[0] * middle, self._parallel, axis=2)
+
+
+def _mix_planes(x: Tensor, layer: nn.Conv2D) -> Tensor:
+    """Apply a 1x1 convolution to (B, C, H, W) as one matrix product."""
+    batch, channels, height, width = x.shape
+    y = paddle.matmul(layer.weight.reshape([-1, channels]), x.reshape([batch, channels, height * width]))
+    return add(y, layer.bias.unsqueeze(-1)).reshape([batch, -1, height, width])
+
+
+def _pointwise(x: Tensor, layer: nn.Conv2D) -> Tensor:
+    """Apply a 1x1 convolution to (B, H, W, C) as one matrix product."""
+    return affine(x, layer.weight.reshape(layer.weight.shape[:2]), layer.bias, transpose=True)
+
+
+def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    return affine(x, layer.weight, layer.bias)
+
+
+def _convolution(channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2D:
+    return nn.Conv2D(
+        channels, out_channels, size, stride, size // 2, groups=groups, weight_attr=zeros(), bias_attr=zeros()
+    )
+
+
+def _by_rows(
+    function: Callable[[int, int], Tensor], count: int, values: int, parallel: Parallel, axis: int = 1
+) -> Tensor:
+    """Return ``function(0, count)``, made of strips.
+
+    Args:
+        function: gives the rows from ``first`` to before ``last`` of the result.
+        count: how many rows there are.
+        values: numbers in a row of the widest activation.
+        parallel: maps over the strips.
+        axis: of the rows in the result.
+    """
+    if parallel.parts == 1:
+        return function(0, count)
+    strips = -(-4 * count * values // STRIP_BYTES)
+    strips = min(-(-strips // parallel.parts) * parallel.parts, count)  # as many for each thread
+    edges = [count * number // strips for number in range(strips + 1)]
+    return join(parallel.map(lambda span: function(*span), list(pairwise(edges))), axis)
+
+
+def _halo(first: int, last: int, count: int) -> tuple[slice, slice]:
+    """Return rows with those that a 3x3 convolution also looks at, and where the rows themselves are among them."""
+    top, bottom = max(first - 1, 0), min(last + 1, count)
+    return slice(top, bottom), slice(first - top, last - top)

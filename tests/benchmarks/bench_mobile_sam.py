@@ -1,0 +1,59 @@
+"""MobileSAM at 1024 on this machine's processor: a photo to its embedding against our ViT-B and the authors' code.
+
+A click and the memory of a process beside it. The weights are random, which costs the same.
+"""
+
+import tempfile
+from pathlib import Path
+
+from model import weights
+from model.build import load_decoder, load_encoder
+from model.config import mobile_sam
+from model.device import cpu_count
+from model.types import Prompt
+from tests.benchmarks import subjects
+from tests.benchmarks.peak_memory import measure
+from tests.benchmarks.rows import Row, compare, limit, say
+from tests.support.mobile_files import published_state, write_published
+
+ROUNDS, CLICKS = 5, 15
+MOST_MEMORY_MB = 900
+
+
+def run() -> list[Row]:
+    """Compare encoder, click and memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_published(mobile_sam(), Path(folder, "mobile_sam.pt"))
+        mobile, base = weights.read(path), subjects.checkpoint()
+        say("measuring the memory of a MobileSAM process")
+        memory = limit("peak memory, MobileSAM", measure(path, "answer") / 1e6, MOST_MEMORY_MB, "MB")
+        image, box = subjects.image(), Prompt(box=subjects.BOX)
+        ours, vit_b = (load_encoder(one, device="cpu") for one in (mobile, base))
+        click, vit_b_click = (load_decoder(one, device="cpu") for one in (mobile, base))
+        seen, vit_b_seen = ours.encode(image), vit_b.encode(image)
+    theirs = authors_predictor()
+    return [
+        compare(
+            "encoder, MobileSAM", lambda: ours.encode(image), lambda: vit_b.encode(image),
+            against="our ViT-B", goal=0.2, rounds=ROUNDS,
+        ),
+        compare(
+            "encoder, MobileSAM", lambda: ours.encode(image), lambda: theirs.set_image(image),
+            against="mobilesam-mirror, torch eager", goal=0.8, rounds=ROUNDS,
+        ),
+        compare(
+            "warm click, MobileSAM", lambda: click.decode(seen, box), lambda: vit_b_click.decode(vit_b_seen, box),
+            against="our ViT-B", goal=1.1, rounds=CLICKS,
+        ),
+        memory,
+    ]  # fmt: skip
+
+
+def authors_predictor():
+    """Their predictor with those weights and as many threads as cores."""
+    import torch
+
+    from tests.reference.mobile import build_mobile, predictor
+
+    torch.set_num_threads(cpu_count())
+    return predictor(build_mobile(mobile_sam(), published_state(mobile_sam())), subjects.image())
