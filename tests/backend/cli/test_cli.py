@@ -12,6 +12,7 @@ import platformdirs
 import pytest
 from click.testing import CliRunner
 
+import model
 from backend.__main__ import main
 from model.folders import cache_folder
 from tests.support.fakes import LEGACY_TOKEN, FakeLabelStudio, Reply, png
@@ -19,7 +20,7 @@ from tests.support.processes import environment, free_port
 from tests.support.wire_bodies import CONFIG
 
 ROOT = Path(__file__).parents[3]
-SAMPLES = str(ROOT / "model" / "demo" / "samples")
+SAMPLES = str(Path(model.__file__).parent / "demo" / "samples")
 
 
 @pytest.fixture
