@@ -88,9 +88,10 @@ test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/s
 test-label-studio-versions: $(VENV)/dev.stamp $(VENV)/reference.stamp ## The core of the browser tests against other releases (half an hour)
 	$(BIN)/python -m tests.e2e.label_studio_versions --folder $(CACHE)
 
-$(VENV)/reference.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp $(PADDLEX_VENV)/stamp
+$(VENV)/reference.stamp: tests/reference/requirements.txt tests/reference/requirements-sam2.txt tests/e2e/requirements.txt $(VENV)/dev.stamp $(PADDLEX_VENV)/stamp
 	@rm -f $(VENV)/run.stamp $(VENV)/dev.stamp $@
 	$(call install,-r tests/reference/requirements.txt -r tests/e2e/requirements.txt)
+	@SAM2_BUILD_CUDA=0 $(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -r tests/reference/requirements-sam2.txt
 	@touch $(VENV)/run.stamp $(VENV)/dev.stamp $@
 
 $(PADDLEX_VENV)/stamp: tests/reference/requirements-paddlex.txt

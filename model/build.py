@@ -4,11 +4,13 @@ import numpy as np
 from paddle import nn
 
 from model import device as devices
-from model.config import SamConfig, TinyVitConfig, VitConfig
-from model.decoder import Decoder
-from model.encoder import Encoder
+from model.config import HieraConfig, SamConfig, TinyVitConfig, VitConfig
+from model.decoder import Decoder, Sam2Decoder
+from model.encoder import Encoder, Sam2Encoder
+from model.errors import DeviceError
+from model.modeling import hiera
 from model.modeling.image_encoder import Attention, ImageEncoderViT, Parallel, Sequential
-from model.modeling.mask_decoder import MaskDecoder
+from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
 from model.modeling.tiny_vit import TinyVit
 from model.weights import Checkpoint, WeightsError
@@ -30,6 +32,10 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
     """
     place = devices.resolve(device)
     devices.check_dtype(dtype, place)
+    is_sam2 = checkpoint.config.family == "sam2"
+    if is_sam2 and place == "cpu" and dtype != "float32":
+        name = checkpoint.config.name
+        raise DeviceError(f"dtype {dtype!r}: expected a GPU for {name}, got cpu; use float32 there")
     devices.prepare_cpu()
     devices.enter(place)
     with devices.building():
@@ -38,12 +44,13 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
     if dtype != "float32":
         network = network.astype(dtype)
         for layer in network.sublayers():
-            if isinstance(layer, Attention):
+            if isinstance(layer, Attention | hiera.Attention):
                 layer.fused = place != "cpu"
     network.eval()
     if place == "cpu":
         devices.keep_memory()  # from now on: what reading the weights took has been given back
-    return Encoder(network, checkpoint.config, checkpoint.model_version, place, dtype)
+    made = Sam2Encoder if is_sam2 else Encoder
+    return made(network, checkpoint.config, checkpoint.model_version, place, dtype)
 
 
 def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:
@@ -55,16 +62,18 @@ def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:
         DeviceError: the device is not to be had here.
         WeightsError: the checkpoint does not fit the network.
     """
+    is_sam2 = checkpoint.config.family == "sam2"
     place = devices.resolve(device)
     devices.prepare_cpu()
     devices.enter(place)
     with devices.building():
-        prompt_encoder, mask_decoder = PromptEncoder(checkpoint.config), MaskDecoder(checkpoint.config)
+        prompt_encoder = PromptEncoder(checkpoint.config)
+        mask_decoder = (Sam2MaskDecoder if is_sam2 else MaskDecoder)(checkpoint.config)
     _fill(prompt_encoder, checkpoint, "prompt_encoder.")
     _fill(mask_decoder, checkpoint, "mask_decoder.")
     prompt_encoder.eval()
     mask_decoder.eval()
-    return Decoder(prompt_encoder, mask_decoder, checkpoint, place)
+    return (Sam2Decoder if is_sam2 else Decoder)(prompt_encoder, mask_decoder, checkpoint, place)
 
 
 def image_encoder(config: SamConfig, parallel: Parallel | None = None) -> nn.Layer:
@@ -73,6 +82,8 @@ def image_encoder(config: SamConfig, parallel: Parallel | None = None) -> nn.Lay
         return ImageEncoderViT(config, parallel)
     if isinstance(config.image_encoder, TinyVitConfig):
         return TinyVit(config, parallel)
+    if isinstance(config.image_encoder, HieraConfig):
+        return hiera.Sam2ImageEncoder(config, parallel)
     from model.modeling.conv_encoder import ConvEncoder
 
     return ConvEncoder(config)

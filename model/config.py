@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+UNIT_MEAN = (0.485, 0.456, 0.406)
+UNIT_STD = (0.229, 0.224, 0.225)
+"""The same as SAM 2 writes them, for pixels from 0 to 1."""
 
 _LARGEST = 1 << 16
 _DEEPEST = 1 << 10
@@ -96,11 +99,54 @@ class TinyVitConfig:
 
 
 @dataclass(frozen=True)
+class HieraConfig:
+    """SAM 2's trunk: stages at strides 4, 8, 16 and 32, each with twice the channels and heads of the one before.
+
+    ``depths`` are the blocks of the four stages, ``window_sizes`` the sides of their windows in tokens (the first block
+    of a stage still has the window of the stage before), ``global_attn_indexes`` the blocks that attend over the whole
+    grid. ``background_size`` is the side of the coarse half of the position embedding. ``SamConfig``'s ``patch_size``
+    is the stride of the image embedding, 16.
+    """
+
+    embed_dim: int
+    num_heads: int
+    depths: tuple[int, ...]
+    global_attn_indexes: tuple[int, ...]
+    background_size: int
+    window_sizes: tuple[int, ...] = (8, 4, 14, 7)
+    mlp_ratio: float = 4.0
+    kind: Literal["hiera"] = "hiera"
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "embed_dim", "num_heads", "background_size")
+        _check_list("depths", self.depths, least=1, most=_DEEPEST, length=4)
+        _check_list("window_sizes", self.window_sizes, least=1, most=_DEEPEST, length=4)
+        _check_list("global_attn_indexes", self.global_attn_indexes, least=0)
+        if not isinstance(self.mlp_ratio, int | float) or not 1 / self.embed_dim <= self.mlp_ratio <= _LARGEST:
+            raise ValueError(f"mlp_ratio: expected a positive number, got {reprlib.repr(self.mlp_ratio)}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim: expected a multiple of num_heads={self.num_heads}, got {self.embed_dim}")
+        if any(side % 2 for side in self.window_sizes[:3]):
+            raise ValueError(f"window_sizes: expected even sides but for the last, got {self.window_sizes}")
+        able = set(range(1, sum(self.depths))) - set(self.stage_starts)
+        if not able >= set(self.global_attn_indexes):
+            raise ValueError(
+                f"global_attn_indexes: expected blocks below {sum(self.depths)} that begin no stage, "
+                f"got {reprlib.repr(self.global_attn_indexes)}"
+            )
+
+    @property
+    def stage_starts(self) -> tuple[int, ...]:
+        """The first blocks of the second, third and fourth stage, which halve the grid."""
+        return tuple(sum(self.depths[:stage]) for stage in (1, 2, 3))
+
+
+@dataclass(frozen=True)
 class SamConfig:
     """One SAM network; sizes in pixels of the model's square input, widths in channels."""
 
     name: str
-    image_encoder: VitConfig | ConvConfig | TinyVitConfig
+    image_encoder: VitConfig | ConvConfig | TinyVitConfig | HieraConfig
     image_size: int = 1024
     patch_size: int = 16
     prompt_embed_dim: int = 256
@@ -122,10 +168,19 @@ class SamConfig:
         _check_sizes(self, "prompt_embed_dim", least=8)
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size: expected a multiple of patch_size={self.patch_size}, got {self.image_size}")
+        if isinstance(self.image_encoder, HieraConfig):
+            self._check_hiera(self.image_encoder)
         # Attention between tokens and image has half the width.
         if self.prompt_embed_dim % 2 or self.prompt_embed_dim // 2 % self.decoder_num_heads:
             half = self.prompt_embed_dim / 2
             raise ValueError(f"decoder_num_heads: expected a divisor of {half:g}, got {self.decoder_num_heads}")
+
+    def _check_hiera(self, encoder: HieraConfig) -> None:
+        if self.patch_size != 16:
+            raise ValueError(f"patch_size: expected 16 for a Hiera encoder, got {self.patch_size}")
+        if self.image_size % 32 or self.image_size // 4 % encoder.window_sizes[0]:
+            window = encoder.window_sizes[0]
+            raise ValueError(f"image_size: expected a multiple of 32 and of 4 x {window}, got {self.image_size}")
 
     @property
     def embedding_size(self) -> int:
@@ -136,6 +191,21 @@ class SamConfig:
     def low_res_size(self) -> int:
         """Side of the square low-resolution logits and of a mask input."""
         return 4 * self.embedding_size
+
+    @property
+    def family(self) -> str:
+        """The kind of network, ``sam`` or ``sam2``: the decoder of one has no use for an embedding of the other."""
+        return "sam2" if isinstance(self.image_encoder, HieraConfig) else "sam"
+
+    @property
+    def embedding_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Names and shapes (C, h, w) of an embedding's maps, the main one first."""
+        width, side = self.prompt_embed_dim, self.embedding_size
+        shapes = {"image_embedding": (width, side, side)}
+        if self.family == "sam2":
+            shapes["high_res_feat_s0"] = (width // 8, 4 * side, 4 * side)
+            shapes["high_res_feat_s1"] = (width // 4, 2 * side, 2 * side)
+        return shapes
 
     def to_json(self) -> str:
         """Return the configuration as one line of JSON (what our safetensors files carry as metadata)."""
@@ -157,10 +227,11 @@ class SamConfig:
             raise ValueError(f"expected a SAM configuration as JSON, got {text[:80]!r}") from error
 
 
-_KINDS: Mapping[str, type[VitConfig] | type[ConvConfig] | type[TinyVitConfig]] = {
+_KINDS: Mapping[str, type[VitConfig] | type[ConvConfig] | type[TinyVitConfig] | type[HieraConfig]] = {
     "vit": VitConfig,
     "conv": ConvConfig,
     "tiny_vit": TinyVitConfig,
+    "hiera": HieraConfig,
 }
 
 
@@ -201,6 +272,26 @@ def vit_h(image_size: int = 1024) -> SamConfig:
 def mobile_sam() -> SamConfig:
     """Return the configuration of ``mobile_sam`` (6 M encoder parameters): for CPUs."""
     return SamConfig("mobile_sam", TinyVitConfig((64, 128, 160, 320), (2, 2, 6, 2), (4, 5, 10), (7, 14, 7)))
+
+
+def sam2_1_hiera_tiny() -> SamConfig:
+    """Return the configuration of ``sam2.1_hiera_tiny`` (27 M encoder parameters)."""
+    return SamConfig("sam2.1_hiera_tiny", HieraConfig(96, 1, (1, 2, 7, 2), (5, 7, 9), 7))
+
+
+def sam2_1_hiera_small() -> SamConfig:
+    """Return the configuration of ``sam2.1_hiera_small`` (34 M encoder parameters)."""
+    return SamConfig("sam2.1_hiera_small", HieraConfig(96, 1, (1, 2, 11, 2), (7, 10, 13), 7))
+
+
+def sam2_1_hiera_base_plus() -> SamConfig:
+    """Return the configuration of ``sam2.1_hiera_base_plus`` (69 M encoder parameters)."""
+    return SamConfig("sam2.1_hiera_base_plus", HieraConfig(112, 2, (2, 3, 16, 3), (12, 16, 20), 14))
+
+
+def sam2_1_hiera_large() -> SamConfig:
+    """Return the configuration of ``sam2.1_hiera_large`` (212 M encoder parameters)."""
+    return SamConfig("sam2.1_hiera_large", HieraConfig(144, 2, (2, 6, 36, 4), (23, 33, 43), 7, (8, 4, 16, 8)))
 
 
 def demo() -> SamConfig:

@@ -1,7 +1,8 @@
 """The light half of SAM: an embedding and prompts in, masks out; without state, safe from many threads."""
 
+import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -14,10 +15,10 @@ from paddle import Tensor
 from model import device as devices
 from model.errors import CapabilityError
 from model.modeling.image_encoder import Parallel, Sequential
-from model.modeling.mask_decoder import MaskDecoder
+from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
 from model.transforms import mask_and_areas, mask_to_model, points_to_model
-from model.types import Embedding, FloatArray, Mask, Masks, Prompt, as_prompts
+from model.types import MAIN_MAP, Embedding, FloatArray, Mask, Masks, Prompt, as_prompts
 from model.weights import Checkpoint
 
 R = TypeVar("R")
@@ -26,6 +27,12 @@ GPU_BATCH = 16
 """Prompts that a GPU decodes at once: bounds its memory. On a CPU each prompt is decoded by itself, as many at a time
 as there are cores: the maps of one prompt stay in cache, those of several do not.
 """
+
+HIGH_RES_MAPS = ("high_res_feat_s1", "high_res_feat_s0")
+"""What SAM 2's mask decoder adds as it upscales, in the order in which it does."""
+
+LARGEST_LOGIT = 32.0
+"""What SAM 2 cuts the logits to that it gives back, for them to be a mask input later."""
 
 SINGLE_MASK = (0,)
 AMBIGUOUS_MASKS = (1, 2, 3)
@@ -108,9 +115,7 @@ class Decoder:
         asked = as_prompts(prompts)
         self._check(embedding, asked)
         devices.enter(self.device)
-        features = np.asarray(embedding.image_embedding, dtype=np.float32).reshape(self.config.prompt_embed_dim, -1)
-        # (1, g*g, C); numpy's and Paddle's own transposition take six times as long.
-        image = paddle.to_tensor(cv2.transpose(features)[np.newaxis])
+        features = self._features(embedding)
         groups: dict[_Shape, list[int]] = defaultdict(list)
         for index, prompt in enumerate(asked):
             groups[self._shape(prompt, multimask_output)].append(index)
@@ -122,7 +127,7 @@ class Decoder:
 
         def answer(part: tuple[_Shape, list[int]]) -> list[R]:
             shape, indexes = part
-            found = self._forward(image, [asked[i] for i in indexes], shape, embedding)
+            found = self._forward(features, [asked[i] for i in indexes], shape, embedding)
             return [finish(*one) for one in zip(indexes, *found, strict=True)]
 
         answers: dict[int, R] = {}
@@ -145,12 +150,17 @@ class Decoder:
         return mask_and_areas(logits, *sizes, levels, product=product)
 
     def _check(self, embedding: Embedding, prompts: Sequence[Prompt]) -> None:
-        size, low = self.config.embedding_size, self.config.low_res_size
-        expected = (self.config.prompt_embed_dim, size, size)
-        if embedding.model_version != self.model_version or embedding.image_embedding.shape != expected:
+        low, expected = self.config.low_res_size, self.config.embedding_shapes
+        if embedding.family != self.config.family:
             raise ValueError(
-                f"embedding: expected {expected} made by {self.model_version}, "
-                f"got {embedding.image_embedding.shape} made by {embedding.model_version}"
+                f"embedding: expected one of a {self.config.family} network, {self.model_version}, "
+                f"got one of a {embedding.family} network, {embedding.model_version}"
+            )
+        shapes = {name: array.shape for name, array in embedding.maps.items()}
+        if embedding.model_version != self.model_version or shapes != expected:
+            raise ValueError(
+                f"embedding: expected {_told(expected)} made by {self.model_version}, "
+                f"got {_told(shapes)} made by {embedding.model_version}"
             )
         for prompt in prompts:
             for capability in sorted(prompt.needs - self.capabilities):
@@ -171,12 +181,26 @@ class Decoder:
             outputs=AMBIGUOUS_MASKS[: self.config.num_multimask_outputs] if several else SINGLE_MASK,
         )
 
+    def _features(self, embedding: Embedding) -> tuple[Tensor, ...]:
+        """Return what the network takes of an embedding: the image tokens (1, g*g, C), then what else it needs."""
+        return (channels_last(embedding.image_embedding),)
+
     def _forward(
-        self, image: Tensor, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding
+        self, features: tuple[Tensor, ...], prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding
     ) -> tuple[FloatArray, npt.NDArray[np.float32]]:
         """Decode prompts of one shape: logits (B, M, L, L) and scores (B, M)."""
-        sizes = embedding.original_size, embedding.input_size
-        encoder, tokens = self._prompt_encoder, []
+        tokens = self._tokens(prompts, shape, embedding)
+        empty = paddle.zeros([len(prompts), 0, self.config.prompt_embed_dim])
+        sparse = paddle.concat(tokens, axis=1) if tokens else empty  # (B, n, C)
+        masks = paddle.to_tensor(self._mask_inputs(prompts, embedding)) if shape.has_mask else None
+        image = features[0] + self._prompt_encoder.dense(masks)
+        logits, scores = self._mask_decoder(image, self._image_pe, sparse, list(shape.outputs), *features[1:])
+        return logits.numpy(), scores.numpy()
+
+    def _tokens(self, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding) -> list[Tensor]:
+        """Return the tokens of points and boxes, each (B, n, C)."""
+        sizes, tokens = (embedding.original_size, embedding.input_size), []
+        encoder = self._prompt_encoder
         if shape.points:
             coords = np.stack([points_to_model(p.point_coords, *sizes) for p in prompts if p.point_coords is not None])
             labels = np.stack([p.point_labels for p in prompts if p.point_labels is not None]).astype(np.float32)
@@ -184,11 +208,7 @@ class Decoder:
         if shape.has_box:
             corners = np.stack([points_to_model(p.box.reshape(2, 2), *sizes) for p in prompts if p.box is not None])
             tokens.append(encoder.boxes(paddle.to_tensor(corners.reshape(-1, 4))))
-        empty = paddle.zeros([len(prompts), 0, self.config.prompt_embed_dim])
-        sparse = paddle.concat(tokens, axis=1) if tokens else empty  # (B, n, C)
-        dense = encoder.dense(paddle.to_tensor(self._mask_inputs(prompts, embedding)) if shape.has_mask else None)
-        logits, scores = self._mask_decoder(image + dense, self._image_pe, sparse, list(shape.outputs))
-        return logits.numpy(), scores.numpy()
+        return tokens
 
     def _mask_inputs(self, prompts: Sequence[Prompt], embedding: Embedding) -> FloatArray:
         low, rows = self.config.low_res_size, []
@@ -214,6 +234,51 @@ class Decoder:
         return masks, tuple(float(score) for score in np.clip(scores, 0.0, 1.0)), logits
 
 
+class Sam2Decoder(Decoder):
+    """SAM 2's: it looks at maps of higher resolution too, and the photo fills the square input.
+
+    What it makes of an embedding before the first prompt is kept until it gets another embedding: 20 MB at 1024.
+    """
+
+    def __init__(
+        self, prompt_encoder: PromptEncoder, mask_decoder: Sam2MaskDecoder, checkpoint: Checkpoint, device: str
+    ) -> None:
+        super().__init__(prompt_encoder, mask_decoder, checkpoint, device)
+        self._biases = [bias.numpy() for bias in mask_decoder.upscaling_biases()]
+        self._last: tuple[weakref.ref[Embedding], tuple[Tensor, ...]] | None = None
+
+    def mask_and_areas(
+        self, logits: FloatArray, embedding: Embedding, levels: Sequence[float] = ()
+    ) -> tuple[Mask, tuple[int, ...]]:
+        """Return the mask of the photo that logits say, and its areas at other levels; see `Decoder`.
+
+        SAM 2 stretches the logits to the photo in one step, not by way of the square.
+        """
+        side = len(logits)
+        return mask_and_areas(logits, (side, side), embedding.original_size, side, levels, product=product)
+
+    def _answer(
+        self, logits: FloatArray, scores: FloatArray, embedding: Embedding, multimask_output: bool | None
+    ) -> "_Answer":
+        masks, ious, logits = super()._answer(logits, scores, embedding, multimask_output)
+        return masks, ious, logits.clip(-LARGEST_LOGIT, LARGEST_LOGIT)
+
+    def _features(self, embedding: Embedding) -> tuple[Tensor, ...]:
+        last = self._last
+        if last is not None and last[0]() is embedding:
+            return last[1]
+        maps = zip((embedding.further_maps[name] for name in HIGH_RES_MAPS), self._biases, strict=True)
+        skips = [sub_pixels(array, self.config.embedding_size, bias) for array, bias in maps]
+        found = (*super()._features(embedding), *skips)
+        self._last = weakref.ref(embedding), found
+        return found
+
+    def _tokens(self, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding) -> list[Tensor]:
+        tokens = super()._tokens(prompts, shape, embedding)
+        # Corners of a box are points to SAM 2, and it says "not a point" after all that came.
+        return [*tokens, self._prompt_encoder.nothing(len(prompts))] if shape.has_box else tokens
+
+
 _Answer: TypeAlias = tuple[tuple[Mask, ...], tuple[float, ...], FloatArray]
 
 
@@ -225,6 +290,31 @@ class _Shape:
     has_box: bool
     has_mask: bool
     outputs: tuple[int, ...]
+
+
+def channels_last(array: npt.NDArray[np.floating]) -> Tensor:
+    """Return a map (C, h, w) as float32 tokens (1, h*w, C)."""
+    features = np.asarray(array, dtype=np.float32).reshape(len(array), -1)
+    # numpy's and Paddle's own transposition take six times as long.
+    return paddle.to_tensor(cv2.transpose(features)[np.newaxis])
+
+
+def sub_pixels(array: npt.NDArray[np.floating], grid: int, bias: FloatArray) -> Tensor:
+    """Return a map (C, h, w) plus a bias (C,) as (1, h*w, C) in the order in which image tokens are upscaled.
+
+    Row and column of the token come first, then those within it, of each halving of the grid at a time.
+    """
+    channels, side = len(array), array.shape[1]
+    tokens = channels_last(array)
+    halvings = (side // grid).bit_length() - 1
+    shape = [grid, *[2] * halvings, grid, *[2] * halvings, channels]
+    order = [axis + start for axis in range(halvings + 1) for start in (0, halvings + 1)]
+    placed = np.add(tokens.numpy().reshape(shape).transpose([*order, len(shape) - 1]), bias, order="C")
+    return paddle.to_tensor(placed.reshape(1, -1, channels))
+
+
+def _told(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" if name != MAIN_MAP else str(shape) for name, shape in shapes.items())
 
 
 def product(first: FloatArray, second: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.config import PIXEL_MEAN, PIXEL_STD
+from model.config import PIXEL_MEAN, PIXEL_STD, UNIT_MEAN, UNIT_STD
 from model.types import BoolArray, FloatArray, Mask
 
 PREPROCESSING_VERSION = "1"
@@ -50,8 +50,7 @@ def to_model_input(image: npt.NDArray[np.uint8], image_size: int) -> tuple[Float
     Raises:
         ValueError: ``image`` is not (H, W, 3) uint8 with at least one pixel.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise ValueError(f"image: expected uint8 RGB of shape (H, W, 3), got {image.dtype} {image.shape}")
+    _check_image(image)
     height, width = longest_side_size((image.shape[0], image.shape[1]), image_size)
     if (height, width) != image.shape[:2]:
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
@@ -79,6 +78,36 @@ def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, 
         narrow.paste(band, (0, top))
         top += band.height
     return narrow if height == size_wh[1] else narrow.resize(size_wh, Image.Resampling.BILINEAR)
+
+
+def to_squashed_input(image: npt.NDArray[np.uint8], image_size: int) -> tuple[FloatArray, tuple[int, int]]:
+    """Stretch a photo to a square, whatever its shape, and normalise it, as SAM 2's ``SAM2Transforms`` does.
+
+    Theirs resizes numbers that are not rounded; what Pillow makes of bytes differs from it by less than one of 255.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        image_size: side S of the model's square input.
+
+    Returns:
+        (3, S, S) float32, and (S, S), the (height, width) of the photo within.
+
+    Raises:
+        ValueError: ``image`` is not (H, W, 3) uint8 with at least one pixel.
+    """
+    _check_image(image)
+    if image.shape[:2] != (image_size, image_size):
+        image = np.asarray(Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BILINEAR))
+    pixels = np.empty((3, image_size, image_size), dtype=np.float32)
+    for channel, (mean, std) in enumerate(zip(UNIT_MEAN, UNIT_STD, strict=True)):
+        table = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
+        np.take(table, image[..., channel], out=pixels[channel])
+    return pixels, (image_size, image_size)
+
+
+def _check_image(image: npt.NDArray[np.uint8]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise ValueError(f"image: expected uint8 RGB of shape (H, W, 3), got {image.dtype} {image.shape}")
 
 
 def points_to_model(coords: npt.ArrayLike, original_size: tuple[int, int], input_size: tuple[int, int]) -> FloatArray:

@@ -5,15 +5,19 @@ Frames: *original pixels* are those of the photo the caller holds, (x, y) with t
 (height, width).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+
+MAIN_MAP = "image_embedding"
+"""The one of an embedding's maps that every network has."""
 
 
 def _frozen(array: npt.NDArray[np.generic]) -> None:
@@ -131,7 +135,9 @@ class Embedding:
     """What the encoder knows of one image: all that a decoder needs to answer any prompt about it.
 
     Attributes:
-        image_embedding: (C, h, w) float32 or float16, the encoder's output for the padded square input.
+        image_embedding: (C, h, w) float32 or float16, the encoder's output for the square input.
+        further_maps: maps of other resolutions by their names, each (C', h', w') of the same dtype; empty for SAM.
+        family: the kind of network that made it, ``SamConfig.family``: another kind's decoder has no use for it.
         original_size: (H, W) of the photo in pixels.
         input_size: (H, W) of the photo inside the square input, before padding.
         model_version: name and digest of the weights that made it, e.g. ``SAM-H_box@1a2b3c4d``.
@@ -143,33 +149,49 @@ class Embedding:
     """
 
     image_embedding: npt.NDArray[np.floating]
+    further_maps: Mapping[str, npt.NDArray[np.floating]] = field(default_factory=dict, kw_only=True)
+    family: str = field(default="sam", kw_only=True)
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     model_version: str
     other_orientation: int = 1
 
     def __post_init__(self) -> None:
-        array = self.image_embedding
-        if array.ndim != 3 or array.dtype not in (np.float32, np.float16):
-            raise ValueError(
-                f"image_embedding: expected float32 or float16 of shape (C, h, w), got {array.dtype} {array.shape}"
-            )
-        if not _is_finite(array):
-            raise ValueError("image_embedding: expected finite numbers, got NaN or infinity")
+        if MAIN_MAP in self.further_maps:
+            raise ValueError(f"further_maps: expected other names than {MAIN_MAP}, got it")
+        dtype = self.image_embedding.dtype
+        maps = {name: _map(name, array, dtype) for name, array in self.maps.items()}
         for name in ("original_size", "input_size"):
             size = getattr(self, name)
             if len(size) != 2 or min(size) < 1:
                 raise ValueError(f"{name}: expected (height, width) of at least 1, got {size}")
         if self.other_orientation not in (1, 5, 6, 7, 8):
             raise ValueError(f"other_orientation: expected 1 or 5 to 8, got {self.other_orientation}")
-        array = array.view()
-        _frozen(array)
-        object.__setattr__(self, "image_embedding", array)
+        object.__setattr__(self, "image_embedding", maps.pop(MAIN_MAP))
+        object.__setattr__(self, "further_maps", MappingProxyType(maps))
+
+    @property
+    def maps(self) -> dict[str, npt.NDArray[np.floating]]:
+        """All maps by their names, ``image_embedding`` first."""
+        return {MAIN_MAP: self.image_embedding, **self.further_maps}
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the numbers take."""
-        return self.image_embedding.nbytes
+        """Bytes that the numbers of all maps take."""
+        return sum(array.nbytes for array in self.maps.values())
+
+
+def _map(name: str, array: npt.NDArray[np.floating], dtype: np.dtype[np.floating]) -> npt.NDArray[np.floating]:
+    """Return a read-only view of one of an embedding's maps, checked; ``dtype`` is that of the first one."""
+    if array.ndim != 3 or array.dtype not in (np.float32, np.float16):
+        raise ValueError(f"{name}: expected float32 or float16 of shape (C, h, w), got {array.dtype} {array.shape}")
+    if array.dtype != dtype:
+        raise ValueError(f"{name}: expected {dtype} as {MAIN_MAP}, got {array.dtype}")
+    if not _is_finite(array):
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    array = array.view()
+    _frozen(array)
+    return array
 
 
 @dataclass(frozen=True, eq=False)

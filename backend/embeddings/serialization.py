@@ -1,4 +1,4 @@
-"""Embeddings as bytes and back: one line of JSON as the header, then the raw little-endian numbers.
+"""Embeddings as bytes and back: one line of JSON as the header, then the raw little-endian numbers of each map.
 
 The header can be read with ``head -1`` and holds no code. A checksum over header and numbers detects damaged values;
 the key in the header detects a value stored under another key's name. Bytes that fail any of these checks load as None.
@@ -6,25 +6,33 @@ the key in the header detects a value stored under another key's name. Bytes tha
 
 import zlib
 from dataclasses import replace
+from math import prod
 from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from model.types import Embedding
+from model.types import MAIN_MAP, Embedding
 
 Dtype: TypeAlias = Literal["float16", "float32"]
 
-FORMAT = "paddle-sam-embedding/2"
+FORMAT = "paddle-sam-embedding/3"
 _MAX_HEADER = 4096
 _LITTLE_ENDIAN: dict[str, np.dtype[np.floating]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+
+
+class _Map(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    shape: tuple[int, int, int]
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
     format: str
     key: str
     dtype: Dtype
-    shape: tuple[int, int, int]
+    maps: tuple[_Map, ...]
+    family: str
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     model_version: str
@@ -40,22 +48,24 @@ def rounded(embedding: Embedding, dtype: Dtype) -> Embedding:
     if embedding.image_embedding.dtype == dtype:
         return embedding
     with np.errstate(over="ignore"):
-        array = embedding.image_embedding.astype(dtype)
-    return replace(embedding, image_embedding=array) if np.isfinite(array).all() else embedding
+        maps = {name: array.astype(dtype) for name, array in embedding.maps.items()}
+    if not all(np.isfinite(array).all() for array in maps.values()):
+        return embedding
+    return replace(embedding, image_embedding=maps.pop(MAIN_MAP), further_maps=maps)
 
 
 def dump(embedding: Embedding, key: str, dtype: Dtype) -> bytes:
     """Return an embedding as bytes, with its numbers as ``dtype`` if that can represent them, as float32 otherwise."""
     embedding = rounded(embedding, dtype)
-    array = embedding.image_embedding
-    name: Dtype = "float16" if array.dtype == np.float16 else "float32"
-    numbers = np.ascontiguousarray(array, dtype=_LITTLE_ENDIAN[name]).tobytes()
-    channels, height, width = array.shape
+    name: Dtype = "float16" if embedding.image_embedding.dtype == np.float16 else "float32"
+    arrays = [np.ascontiguousarray(array, dtype=_LITTLE_ENDIAN[name]) for array in embedding.maps.values()]
+    numbers = b"".join(array.data.cast("B") for array in arrays)
     header = _Header(
         FORMAT,
         key,
         name,
-        (channels, height, width),
+        tuple(_Map(each, _shape(array)) for each, array in embedding.maps.items()),
+        embedding.family,
         embedding.original_size,
         embedding.input_size,
         embedding.model_version,
@@ -80,18 +90,39 @@ def load(data: bytes, key: str) -> Embedding | None:
         return None
     numbers = memoryview(data)[end + 1 :]
     dtype = _LITTLE_ENDIAN[header.dtype]
-    if header.format != FORMAT or header.key != key or min(header.shape) < 1:
+    if header.format != FORMAT or header.key != key or _smallest(header) < 1:
         return None
-    if len(numbers) != header.shape[0] * header.shape[1] * header.shape[2] * dtype.itemsize:
+    if len(numbers) != sum(prod(each.shape) for each in header.maps) * dtype.itemsize:
         return None
     if header.crc32 != _checksum(header, numbers):
         return None
-    array = np.frombuffer(numbers, dtype=dtype).astype(header.dtype, copy=False).reshape(header.shape)
+    every = np.frombuffer(numbers, dtype=dtype).astype(header.dtype, copy=False)
+    maps, start = {}, 0
+    for each in header.maps:
+        end = start + prod(each.shape)
+        maps[each.name], start = every[start:end].reshape(each.shape), end
     try:
-        sizes = header.original_size, header.input_size
-        return Embedding(array, *sizes, header.model_version, header.other_orientation)
-    except ValueError:
+        return Embedding(
+            maps.pop(MAIN_MAP),
+            header.original_size,
+            header.input_size,
+            header.model_version,
+            header.other_orientation,
+            further_maps=maps,
+            family=header.family,
+        )
+    except (ValueError, KeyError):
         return None
+
+
+def _shape(array: npt.NDArray[np.floating]) -> tuple[int, int, int]:
+    channels, height, width = array.shape
+    return channels, height, width
+
+
+def _smallest(header: _Header) -> int:
+    """Return the shortest side of any map, 0 where there is none."""
+    return min((side for each in header.maps for side in each.shape), default=0)
 
 
 def _checksum(header: _Header, numbers: bytes | memoryview) -> int:

@@ -219,5 +219,6 @@ def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
 
 def _room(settings: Settings, checkpoint: Checkpoint, most_bytes: int, remedy: str) -> Room:
     config, per_number = checkpoint.config, 2 if settings.embedding_dtype == "float16" else 4
-    each = config.prompt_embed_dim * config.embedding_size**2 * per_number + HEADER_BYTES
+    numbers = sum(math.prod(shape) for shape in config.embedding_shapes.values())
+    each = numbers * per_number + HEADER_BYTES
     return Room(most_bytes // each, f"{remedy}: a thousand of them take {math.ceil(1000 * each / MB)} MB")

@@ -73,10 +73,7 @@ def _as_table(found: "Summary") -> str:
         ("parameters", f"{found.parameter_count / 1e6:.1f} million"),
         ("size on disk", f"{found.nbytes / 1e6:.1f} MB"),
         ("image encoder", f"{found.config.image_encoder.kind}: {encoder}"),
-        (
-            "embedding",
-            f"{found.config.prompt_embed_dim} × {found.config.embedding_size} × {found.config.embedding_size}",
-        ),
+        ("embedding", ", ".join(" × ".join(map(str, shape)) for shape in found.config.embedding_shapes.values())),
         ("low-res masks", f"{found.config.low_res_size} × {found.config.low_res_size}"),
     )
     width_of_names = max(len(name) for name, _ in rows)

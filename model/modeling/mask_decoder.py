@@ -1,5 +1,7 @@
 """The mask decoder: prompt tokens and an image embedding become low-resolution masks and their predicted IoU."""
 
+from collections.abc import Sequence
+
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
@@ -7,6 +9,9 @@ from paddle.nn import functional
 from model.config import SamConfig
 from model.modeling.common import MLP, embedding, layer_norm, norm, zeros
 from model.modeling.transformer import TwoWayTransformer
+
+STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
+"""How far from zero a mask is cut to see whether it is stable, and the share of its area that must stay."""
 
 
 class MaskDecoder(nn.Layer):
@@ -49,20 +54,34 @@ class MaskDecoder(nn.Layer):
         Returns:
             Logits (B, len(outputs), 4g, 4g) and predicted IoU (B, len(outputs)).
         """
-        batch = sparse.shape[0]
-        learned = paddle.concat([self.iou_token.weight, self.mask_tokens.weight])  # (1 + tokens, C)
-        tokens = paddle.concat([learned.unsqueeze(0).expand([batch, *learned.shape]), sparse], axis=1)
-        hidden, image = self.transformer(image, image_pe, tokens)
+        hidden, image = self._attended(image, image_pe, sparse, [self.iou_token, self.mask_tokens])
+        return self._predicted(hidden, image, outputs)
+
+    def _attended(
+        self, image: Tensor, image_pe: Tensor, sparse: Tensor, learned: Sequence[nn.Embedding]
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the transformer makes of the learned and the prompt's tokens, and of the image's."""
+        tables = paddle.concat([table.weight for table in learned])  # (1 + tokens, C)
+        tokens = paddle.concat([tables.unsqueeze(0).expand([sparse.shape[0], *tables.shape]), sparse], axis=1)
+        found: tuple[Tensor, Tensor] = self.transformer(image, image_pe, tokens)
+        return found
+
+    def _predicted(self, hidden: Tensor, image: Tensor, outputs: list[int], *skips: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and predicted IoU of the ``outputs``, given tokens that begin with the IoU's and the masks'."""
         kernels = [self.output_hypernetworks_mlps[i](hidden[:, 1 + i]) for i in outputs]  # each (B, C/8)
-        logits = self._masks(image, paddle.stack(kernels, axis=-1))
+        logits = self._masks(image, paddle.stack(kernels, axis=-1), *skips)
         scores = self.iou_prediction_head(hidden[:, 0])  # (B, tokens)
         return logits, paddle.stack([scores[:, i] for i in outputs], axis=1)
 
-    def _masks(self, image: Tensor, kernels: Tensor) -> Tensor:
-        """Upscale image tokens (B, g*g, C) fourfold and meet them with kernels (B, C/8, M): (B, M, 4g, 4g)."""
+    def _masks(self, image: Tensor, kernels: Tensor, *skips: Tensor) -> Tensor:
+        """Upscale image tokens (B, g*g, C) fourfold and meet them with kernels (B, C/8, M): (B, M, 4g, 4g).
+
+        ``skips`` are what SAM 2 adds after each step in place of its bias: (1, g*g*4, C/4) and (1, g*g*16, C/8).
+        """
         first, first_norm, _, second, _ = self.output_upscaling
-        x = functional.gelu(layer_norm(_quadruple(image, first), first_norm))  # (B, g*g*4, C/4)
-        x = functional.gelu(_quadruple(x, second))  # (B, g*g*16, C/8)
+        first_skip, second_skip = skips or (first.bias, second.bias)
+        x = functional.gelu(layer_norm(_quadruple(image, first, first_skip), first_norm))  # (B, g*g*4, C/4)
+        x = functional.gelu(_quadruple(x, second, second_skip))  # (B, g*g*16, C/8)
         x = paddle.matmul(x, kernels)  # (B, g*g*16, M)
         grid, count = self._grid, kernels.shape[-1]
         x = x.reshape([-1, grid, grid, 2, 2, 2, 2, count])  # row, column, then row and column within, twice
@@ -70,9 +89,74 @@ class MaskDecoder(nn.Layer):
         return x.reshape([-1, count, 4 * grid, 4 * grid])
 
 
-def _quadruple(x: Tensor, layer: nn.Conv2DTranspose) -> Tensor:
-    """Apply a 2x2 transposed convolution of stride 2: (B, n, C) to (B, n*4, C'), the four in row-major order."""
+class Sam2MaskDecoder(MaskDecoder):
+    """SAM 2's: it adds maps of higher resolution as it upscales, and knows whether there is an object at all."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__(config)
+        dim = config.prompt_embed_dim
+        self.obj_score_token = embedding(1, dim)
+        self.pred_obj_score_head = MLP(dim, dim, 1, 3)
+
+    def forward(
+        self, image: Tensor, image_pe: Tensor, sparse: Tensor, outputs: list[int], *skips: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decode a batch of prompts about one image; see `MaskDecoder`.
+
+        Where the single mask is asked for and it is not stable, the best of the others stands in for it, as SAM 2's
+        ``dynamic_multimask_via_stability`` has it.
+
+        Args:
+            image: as there.
+            image_pe: as there.
+            sparse: as there.
+            outputs: as there.
+            *skips: (1, g*g*4, C/4) and (1, g*g*16, C/8), in the order in which tokens are upscaled, each with the
+                bias of `upscaling_biases` added.
+        """
+        return self.with_object_score(image, image_pe, sparse, outputs, *skips)[:2]
+
+    def upscaling_biases(self) -> list[Tensor]:
+        """Return the biases of the two steps of upscaling, (C/4,) and (C/8,)."""
+        first, _, _, second, _ = self.output_upscaling
+        return [first.bias, second.bias]
+
+    def with_object_score(
+        self, image: Tensor, image_pe: Tensor, sparse: Tensor, outputs: list[int], *skips: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward` does and the logit (B, 1) of an object being there, which videos need."""
+        learned = [self.obj_score_token, self.iou_token, self.mask_tokens]
+        hidden, image = self._attended(image, image_pe, sparse, learned)
+        is_single = outputs == [0] and self.num_mask_tokens > 1
+        wanted = list(range(self.num_mask_tokens)) if is_single else outputs
+        logits, scores = self._predicted(hidden[:, 1:], image, wanted, *skips)
+        scores = functional.sigmoid(scores)
+        if is_single:
+            logits, scores = stable(logits, scores)
+        return logits, scores, self.pred_obj_score_head(hidden[:, 0])
+
+
+def stable(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return per prompt the first of its masks (B, M, h, w) or, where that is not stable, the best of the others.
+
+    Stable is a mask whose area hardly changes with the level at which its logits are cut.
+    """
+    first = logits[:, :1].flatten(1)
+    inner = (first > STABILITY_DELTA).astype("float32").sum(axis=1)
+    outer = (first > -STABILITY_DELTA).astype("float32").sum(axis=1)
+    is_stable = inner >= STABILITY_THRESHOLD * outer  # also where both are 0
+    best = paddle.where(is_stable, paddle.zeros_like(inner).astype("int64"), 1 + scores[:, 1:].argmax(axis=1))
+    rows = paddle.arange(best.shape[0])
+    at = paddle.stack([rows, best], axis=1)
+    return paddle.gather_nd(logits, at).unsqueeze(1), paddle.gather_nd(scores, at).unsqueeze(1)
+
+
+def _quadruple(x: Tensor, layer: nn.Conv2DTranspose, added: Tensor) -> Tensor:
+    """Apply a 2x2 transposed convolution of stride 2: (B, n, C) to (B, n*4, C'), the four in row-major order.
+
+    ``added`` is its bias (C',), or what takes its place.
+    """
     inputs, outputs = layer.weight.shape[:2]
     weight = layer.weight.transpose([0, 2, 3, 1]).reshape([inputs, 4 * outputs])
     out = paddle.matmul(x, weight).reshape([x.shape[0], -1, outputs])
-    return out + layer.bias
+    return out + added

@@ -88,8 +88,11 @@ class PromptEncoder(nn.Layer):
         tokens = tokens + paddle.where(labels.unsqueeze(-1) == 1, on, off)  # (B, N, C)
         if not pad:
             return tokens
-        nothing = self.not_a_point_embed.weight.expand([tokens.shape[0], 1, self._dim])
-        return paddle.concat([tokens, nothing], axis=1)
+        return paddle.concat([tokens, self.nothing(tokens.shape[0])], axis=1)
+
+    def nothing(self, batch: int) -> Tensor:
+        """Return the token that says "not a point", (batch, 1, C)."""
+        return self.not_a_point_embed.weight.expand([batch, 1, self._dim])
 
     def boxes(self, boxes: Tensor) -> Tensor:
         """Encode boxes (B, 4) float32 XYXY as their two corners, (B, 2, C)."""

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from model.config import SamConfig, demo, mobile_sam, vit_b, vit_h, vit_l
+from model.config import (
+    SamConfig,
+    demo,
+    mobile_sam,
+    sam2_1_hiera_base_plus,
+    sam2_1_hiera_large,
+    sam2_1_hiera_small,
+    sam2_1_hiera_tiny,
+    vit_b,
+    vit_h,
+    vit_l,
+)
 from model.weights.parameters import CAPABILITIES, Capability
 
 Family = Literal["demo", "sam", "mobile_sam", "sam2.1"]
@@ -69,7 +80,6 @@ class Entry:
         config: the network that the name stands for; None where it stands for what the weights take, in any size.
         capabilities: which prompts they take, and whether with a score.
         licence: SPDX identifier.
-        is_supported: whether this release can run them.
     """
 
     name: str
@@ -80,7 +90,6 @@ class Entry:
     config: Callable[[], SamConfig] | None = None
     capabilities: tuple[Capability, ...] = CAPABILITIES
     licence: str = "Apache-2.0"
-    is_supported: bool = True
 
 
 ENTRIES: tuple[Entry, ...] = (
@@ -112,14 +121,14 @@ ENTRIES: tuple[Entry, ...] = (
         Source(
             f"{_META_2_1}/sam2.1_hiera_tiny.pt", "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"
         ),
-        is_supported=False,
+        sam2_1_hiera_tiny,
     ),
     Entry(
         "sam2.1_hiera_small", "sam2.1", 184.4, 1024,
         Source(
             f"{_META_2_1}/sam2.1_hiera_small.pt", "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"
         ),
-        is_supported=False,
+        sam2_1_hiera_small,
     ),
     Entry(
         "sam2.1_hiera_base_plus", "sam2.1", 323.6, 1024,
@@ -127,20 +136,20 @@ ENTRIES: tuple[Entry, ...] = (
             f"{_META_2_1}/sam2.1_hiera_base_plus.pt",
             "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
         ),
-        is_supported=False,
+        sam2_1_hiera_base_plus,
     ),
     Entry(
         "sam2.1_hiera_large", "sam2.1", 898.1, 1024,
         Source(
             f"{_META_2_1}/sam2.1_hiera_large.pt", "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"
         ),
-        is_supported=False,
+        sam2_1_hiera_large,
     ),
 )  # fmt: skip
 """All of them, the smallest of each family first."""
 
-NAMED: Mapping[str, Entry] = {entry.name: entry for entry in ENTRIES if entry.is_supported}
-"""Those that can be used, by name."""
+NAMED: Mapping[str, Entry] = {entry.name: entry for entry in ENTRIES}
+"""The same by name."""
 
 SOURCES: Mapping[str, Source] = {name: entry.source for name, entry in NAMED.items() if entry.source is not None}
 """Where each of those that can be downloaded comes from."""

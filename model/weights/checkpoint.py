@@ -3,12 +3,12 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from model.config import PIXEL_MEAN, PIXEL_STD, SamConfig, VitConfig
+from model.config import PIXEL_MEAN, PIXEL_STD, HieraConfig, SamConfig, VitConfig
 from model.weights import infer_config, parameters, tiny_vit
 from model.weights.errors import WeightsError
 from model.weights.parameters import Capability
@@ -65,8 +65,20 @@ def assemble(
     digest: str,
     file_format: str,
     decoder_heads: int = infer_config.DECODER_HEADS,
+    trunk: HieraConfig | None = None,
+    image_size: int | None = None,
 ) -> Checkpoint:
     """Return the checkpoint of these unread tensors, its configuration inferred from their shapes.
+
+    Args:
+        path: of the file.
+        stored: our names of parameters to tensors in Paddle's layout.
+        name: what to call the model; by default derived from the path.
+        digest: of the file.
+        file_format: see `Checkpoint`.
+        decoder_heads: of the mask decoder.
+        trunk: SAM 2's, where something else than the shapes tells it.
+        image_size: likewise, in pixels.
 
     Raises:
         WeightsError: they are not the parameters of a SAM network.
@@ -78,7 +90,8 @@ def assemble(
             raise WeightsError(f"{path}: expected {key} {_PIXELS[key]}, got {values.tolist()}")
     try:
         kept = tiny_vit.fold(kept)
-        config = infer_config.infer({key: value.shape for key, value in kept.items()}, decoder_heads)
+        config = infer_config.infer({key: value.shape for key, value in kept.items()}, decoder_heads, trunk)
+        config = replace(config, image_size=image_size or config.image_size)
     except ValueError as error:
         raise WeightsError(f"{path}: {error}, among {parameters.listed(kept)}") from error
     fitted = _fit_relative_positions(kept, config)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from model.config import TinyVitConfig
+from model.config import ConvConfig, VitConfig
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
 from model.weights.formats import native, paddlex, paddlex_yaml
@@ -41,7 +41,7 @@ def export(
             cannot be written.
     """
     target = Path(directory)
-    if file_format == "paddlex" and isinstance(checkpoint.config.image_encoder, TinyVitConfig):
+    if file_format == "paddlex" and not isinstance(checkpoint.config.image_encoder, VitConfig | ConvConfig):
         raise WeightsError(
             f"{checkpoint.path}: expected weights of SAM's own network, got {checkpoint.config.name}, which PaddleX "
             "does not know; --format native writes them as one safetensors file"

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import isqrt
 
-from model.config import SamConfig, TinyVitConfig, VitConfig, mobile_sam, vit_b, vit_h, vit_l
-from model.weights import parameters
+from model.config import HieraConfig, SamConfig, TinyVitConfig, VitConfig, mobile_sam, vit_b, vit_h, vit_l
+from model.weights import hiera, parameters
 from model.weights.tensors import Shape
 
 _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
@@ -25,18 +25,29 @@ MASK_IN_CHANS = 16
 """Channels of the mask input where an export has left that path out; nothing uses it then."""
 
 
-def infer(shapes: Mapping[str, Shape], decoder_heads: int = DECODER_HEADS) -> SamConfig:
+def infer(
+    shapes: Mapping[str, Shape], decoder_heads: int = DECODER_HEADS, trunk: HieraConfig | None = None
+) -> SamConfig:
     """Return the configuration of the network that has these parameters (Meta's names, Paddle's layout).
 
     The number of heads follows from the width of the relative positions, the window from their length: blocks whose
     relative positions span the whole embedding attend globally (Li et al., "Exploring Plain Vision Transformer
     Backbones for Object Detection", 2022).
 
+    Args:
+        shapes: of the parameters.
+        decoder_heads: of the mask decoder.
+        trunk: SAM 2's, where something else than the shapes tells it; by default one of the published sizes.
+
     Raises:
         ValueError: a parameter that tells a size is missing or has another number of axes.
     """
     tokens, width = _shape(shapes, parameters.MASK_TOKENS, 2)
-    encoder, grid, patch = _mobile(shapes) if _MOBILE in shapes else _vit(shapes)
+    encoder: VitConfig | TinyVitConfig | HieraConfig
+    if _MOBILE in shapes:
+        encoder, grid, patch = _mobile(shapes)
+    else:
+        encoder, grid, patch = _hiera(shapes, trunk) if hiera.POSITION in shapes else _vit(shapes)
     decoder_depth = _count(_DECODER_LAYER, shapes)
     if not decoder_depth:
         raise ValueError(f"expected parameters named {parameters.TRANSFORMER}.layers.0.*, got none")
@@ -83,6 +94,11 @@ def _mobile(shapes: Mapping[str, Shape]) -> tuple[TinyVitConfig, int, int]:
     return encoder, MOBILE_IMAGE_SIZE // MOBILE_PATCH_SIZE, MOBILE_PATCH_SIZE
 
 
+def _hiera(shapes: Mapping[str, Shape], trunk: HieraConfig | None) -> tuple[HieraConfig, int, int]:
+    """Return SAM 2's encoder, with the side of its embedding in tokens and of a token in pixels."""
+    return trunk or hiera.recognise(shapes), hiera.IMAGE_SIZE // hiera.PATCH_SIZE, hiera.PATCH_SIZE
+
+
 def _vit(shapes: Mapping[str, Shape]) -> tuple[VitConfig, int, int]:
     """Return SAM's encoder, with the side of its embedding in tokens and of a token in pixels."""
     grid = _shape(shapes, "image_encoder.pos_embed", 4)[1]
@@ -125,11 +141,13 @@ def _global_length(lengths: list[int], full: int) -> int:
 
 def _name(config: SamConfig) -> str:
     encoder = config.image_encoder
-    for preset in (vit_b(), vit_l(), vit_h(), mobile_sam()):
+    for preset in (vit_b(), vit_l(), vit_h(), mobile_sam(), *hiera.PUBLISHED):
         if preset.image_encoder == encoder:
             return preset.name
     if isinstance(encoder, VitConfig):
         return f"vit_{encoder.embed_dim}x{encoder.depth}"
+    if isinstance(encoder, HieraConfig):
+        return f"hiera_{encoder.embed_dim}x{sum(encoder.depths)}"
     assert isinstance(encoder, TinyVitConfig)
     return f"tiny_vit_{encoder.embed_dims[-1]}x{sum(encoder.depths)}"
 

@@ -1,6 +1,6 @@
 """Whether weights are those of the model that was named."""
 
-from model.config import ConvConfig, SamConfig, TinyVitConfig, VitConfig
+from model.config import ConvConfig, HieraConfig, SamConfig, TinyVitConfig, VitConfig
 from model.weights.catalogue import NAMED
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
@@ -52,7 +52,7 @@ def _sizes(config: SamConfig) -> tuple[object, ...]:
     encoder = config.image_encoder
     if isinstance(encoder, VitConfig):
         return encoder.kind, encoder.embed_dim, encoder.depth, encoder.num_heads
-    return (encoder.kind, encoder) if isinstance(encoder, TinyVitConfig) else (encoder.kind,)
+    return (encoder.kind, encoder) if isinstance(encoder, TinyVitConfig | HieraConfig) else (encoder.kind,)
 
 
 def _kind(config: SamConfig) -> str:
@@ -61,4 +61,6 @@ def _kind(config: SamConfig) -> str:
         return "a convolutional network"
     if isinstance(encoder, TinyVitConfig):
         return f"a TinyViT of {sum(encoder.depths)} blocks, {encoder.embed_dims[-1]} channels"
+    if isinstance(encoder, HieraConfig):
+        return f"a Hiera of {sum(encoder.depths)} blocks, {encoder.embed_dim} channels at first"
     return f"a Vision Transformer of {encoder.depth} blocks, {encoder.embed_dim} channels"

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from model.config import ConvConfig, SamConfig, TinyVitConfig, VitConfig
-from model.weights import tiny_vit
+from model.config import ConvConfig, HieraConfig, SamConfig, TinyVitConfig, VitConfig
+from model.weights import hiera, tiny_vit
 from model.weights.tensors import Shape
 
 Capability = Literal["points", "negative_points", "boxes", "mask_input", "score"]
@@ -63,6 +63,8 @@ def is_linear_weight(name: str) -> bool:
 def parameters(config: SamConfig) -> dict[str, Shape]:
     """Return name and shape of all parameters, in the order in which Meta's code creates its layers.
 
+    SAM 2's have the names of SAM's where they mean the same; `model.weights.sam2_names` tells them apart.
+
     For a convolutional trunk the ``image_encoder.*`` names are not SAM's and are left out.
     """
     found: dict[str, Shape] = {}
@@ -70,9 +72,13 @@ def parameters(config: SamConfig) -> dict[str, Shape]:
         found.update(_image_encoder(config, config.image_encoder))
     elif isinstance(config.image_encoder, TinyVitConfig):
         found.update(tiny_vit.parameters(config, config.image_encoder))
+    elif isinstance(config.image_encoder, HieraConfig):
+        found.update(hiera.image_encoder(config, config.image_encoder))
     found.update(_prompt_encoder(config))
     found.update(_transformer(config))
     found.update(_mask_decoder(config))
+    if isinstance(config.image_encoder, HieraConfig):
+        found.update(hiera.object_score(config))
     return found
 
 

@@ -32,6 +32,10 @@ class Stored:
         """Return the same tensor with its two axes swapped (PyTorch keeps a Linear weight as [out, in])."""
         return Stored(self.shape[::-1], lambda: self.load().T)
 
+    def row(self, index: int) -> "Stored":
+        """Return one row of it, still with two axes."""
+        return Stored((1, *self.shape[1:]), lambda: self.load()[index : index + 1])
+
 
 class LazyTensors(Mapping[str, FloatArray]):
     """Names to float32 arrays, each read from its file anew when it is asked for.

@@ -181,6 +181,12 @@ def test_an_embedding_of_another_model_is_refused_with_both_names(tiny_decoder, 
         tiny_decoder.decode(foreign, point(1, 1))
 
 
+def test_an_embedding_of_another_family_of_networks_is_refused_in_one_sentence(tiny_decoder, embedding):
+    foreign = replace(embedding, family="sam2")
+    with pytest.raises(ValueError, match=r"^embedding: expected one of a sam network, .*, got one of a sam2 network, "):
+        tiny_decoder.decode(foreign, point(1, 1))
+
+
 def test_a_float16_embedding_gives_nearly_the_same_masks(tiny_decoder, embedding):
     half = Embedding(
         embedding.image_embedding.astype(np.float16),

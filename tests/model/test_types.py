@@ -91,6 +91,10 @@ def test_as_prompts_takes_one_or_several_and_refuses_none():
         ({"original_size": (0, 4)}, r"original_size: expected \(height, width\) of at least 1, got \(0, 4\)"),
         ({"original_size": (4, 4, 3)}, r"original_size: expected \(height, width\)"),
         ({"input_size": (4, -1)}, "input_size: expected"),
+        ({"further_maps": {"fine": np.zeros((4, 4), dtype=np.float32)}}, r"fine: expected .* of shape \(C, h, w\)"),
+        ({"further_maps": {"fine": np.zeros((2, 4, 4), np.float16)}}, "fine: expected float32 as image_embedding"),
+        ({"further_maps": {"fine": np.full((2, 4, 4), np.nan, np.float32)}}, "fine: expected finite numbers"),
+        ({"further_maps": {"image_embedding": np.zeros((2, 4, 4), np.float32)}}, "expected other names than image_em"),
     ],
 )
 def test_an_embedding_of_wrong_shape_dtype_or_value_is_refused(change, message):

@@ -14,6 +14,8 @@ from PIL import Image
 
 from model.types import Embedding
 
+FURTHER_SHAPES = {"high_res_feat_s0": (1, 32, 32), "high_res_feat_s1": (2, 16, 16)}
+
 
 def png(colour=(200, 30, 40), size_wh=(40, 30)):
     """A small image file; another colour is another content."""
@@ -25,6 +27,13 @@ def png(colour=(200, 30, 40), size_wh=(40, 30)):
 def embedding(value=0.5, shape=(4, 8, 8), original_size=(30, 40), input_size=(48, 64), model_version="fake@00000000"):
     """An embedding filled with one value."""
     return Embedding(np.full(shape, value, np.float32), original_size, input_size, model_version)
+
+
+def embedding_of_several_maps(value=0.5, dtype=np.float32):
+    """An embedding as SAM 2 makes them: two maps of higher resolution beside the main one."""
+    further = {name: np.full(shape, value + 1, dtype) for name, shape in FURTHER_SHAPES.items()}
+    sizes = (30, 40), (64, 64), "fake@00000000"
+    return Embedding(np.full((4, 8, 8), value, dtype), *sizes, further_maps=further, family="sam2")
 
 
 class FakeClock:

@@ -13,6 +13,7 @@ from model.weights.formats import native
 from tests.reference.random_weights import lively_tensors
 from tests.support.checkpoints import tiny
 from tests.support.mobile_files import tiny_mobile
+from tests.support.sam2_files import tiny_sam2
 
 
 def random_network(config: SamConfig) -> Checkpoint:
@@ -28,6 +29,7 @@ FAMILIES: dict[str, Callable[[], Checkpoint]] = {
     "demo": lambda: weights.read(DEMO_WEIGHTS),
     "sam": lambda: random_network(tiny()),
     "mobile_sam": lambda: random_network(tiny_mobile()),
+    "sam2.1": lambda: random_network(tiny_sam2()),
 }
 """By the name that `model.weights.catalogue` gives a family."""
 

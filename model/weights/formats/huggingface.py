@@ -6,6 +6,7 @@ import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from model.config import HieraConfig
 from model.weights import infer_config, parameters
 from model.weights.errors import WeightsError
 from model.weights.tensors import Stored
@@ -51,6 +52,33 @@ def renamed(stored: Mapping[str, Stored]) -> dict[str, Stored]:
             continue  # the same numbers a second time: the two are tied
         found[meta_name(key, depths)] = value
     return found
+
+
+def trunk(path: Path) -> tuple[HieraConfig | None, int | None]:
+    """Return SAM 2's trunk and the side of its input as a ``config.json`` tells them, None where it does not.
+
+    Raises:
+        WeightsError: it tells of sizes that make no network.
+    """
+    try:
+        told = json.loads(path.read_bytes())["vision_config"]["backbone_config"]
+        sizes = (
+            told["hidden_size"],
+            told["num_attention_heads"],
+            tuple(told["blocks_per_stage"]),
+            tuple(told["global_attention_blocks"]),
+            told["window_positional_embedding_background_size"][0],
+            tuple(told["window_size_per_stage"]),
+        )
+        image_size = told["image_size"][0]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return None, None  # none, some other file of that name, or one that leaves out what is as published
+    try:
+        if not isinstance(image_size, int) or image_size < 1:
+            raise ValueError(f"image_size: expected a whole number of at least 1, got {reprlib.repr(image_size)}")
+        return HieraConfig(*sizes), image_size
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def meta_name(name: str, depths: Mapping[str, int]) -> str:

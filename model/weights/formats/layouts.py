@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.weights import infer_config, parameters
+from model.weights import infer_config, parameters, sam2_names
 from model.weights.checkpoint import Checkpoint, assemble, digest_of
 from model.weights.formats import huggingface
 from model.weights.tensors import Stored
 
-_TELLING = ("image_encoder.blocks.0.mlp.lin1", "image_encoder.layers.1.blocks.0.mlp.fc1")
-"""A Linear layer of SAM's and one of MobileSAM's encoder, with more outputs than inputs."""
+_TELLING = (
+    "image_encoder.blocks.0.mlp.lin1",
+    "image_encoder.layers.1.blocks.0.mlp.fc1",
+    "image_encoder.trunk.blocks.0.mlp.lin1",
+)
+"""A Linear layer of SAM's, one of MobileSAM's and one of SAM 2's encoder, with more outputs than inputs."""
 
 
 def from_torch(path: Path, stored: Mapping[str, Stored], name: str | None) -> Checkpoint:
@@ -18,13 +22,28 @@ def from_torch(path: Path, stored: Mapping[str, Stored], name: str | None) -> Ch
     Raises:
         WeightsError: it is not that of a SAM network.
     """
-    heads, file_format = infer_config.DECODER_HEADS, "meta"
+    heads, file_format, trunk, image_size = infer_config.DECODER_HEADS, "meta", None, None
     if huggingface.has_its_names(stored):
-        stored = huggingface.renamed(stored)
-        heads, file_format = huggingface.decoder_heads(path.with_name("config.json")), "huggingface"
+        told = path.with_name("config.json")
+        heads, file_format = huggingface.decoder_heads(told), "huggingface"
+        if sam2_names.is_huggingface(stored):
+            stored = sam2_names.from_huggingface(stored)
+            trunk, image_size = huggingface.trunk(told)
+        else:
+            stored = huggingface.renamed(stored)
+    elif sam2_names.is_meta(stored):
+        stored = sam2_names.from_meta(stored)
     laid_out = stored if _is_paddles(stored) else {key: _transposed(key, value) for key, value in stored.items()}
-    digest = digest_of([path])
-    return assemble(path, laid_out, name=name, digest=digest, file_format=file_format, decoder_heads=heads)
+    return assemble(
+        path,
+        laid_out,
+        name=name,
+        digest=digest_of([path]),
+        file_format=file_format,
+        decoder_heads=heads,
+        trunk=trunk,
+        image_size=image_size,
+    )
 
 
 def _transposed(name: str, value: Stored) -> Stored:

@@ -1,4 +1,5 @@
-"""PyTorch's files, Meta's ``sam_vit_*.pth`` among them: a zip of a pickle, which names the tensors, and their storages.
+"""PyTorch's files, Meta's ``sam_vit_*.pth`` and ``sam2.1_*.pt`` among them: a zip of a pickle, which names the tensors,
+and their storages.
 
 They are read without PyTorch.
 """

@@ -24,9 +24,19 @@ logger = logging.getLogger(__name__)
 
 _WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _WRAPPED = re.compile(rf"(?:(?<=\.)|^)(?:{'|'.join(_WRAPPERS)})\.")
-_ANCHOR = re.compile(rf"^(?P<prefix>(?:.*\.)?)mask_decoder\.(?:(?:{'|'.join(_WRAPPERS)})\.)*mask_tokens\.weight$")
+_ANCHOR = re.compile(
+    rf"^(?P<prefix>(?:.*\.)?)(?:sam_)?mask_decoder\.(?:(?:{'|'.join(_WRAPPERS)})\.)*mask_tokens\.weight$"
+)
 """Of all parameters the one that every SAM has, in every layout and however much of it was left out."""
-_ROOTS = ("image_encoder", "prompt_encoder", "mask_decoder", "vision_encoder", "shared_image_embedding")
+_ROOTS = (
+    "image_encoder",
+    "prompt_encoder",
+    "mask_decoder",
+    "vision_encoder",
+    "shared_image_embedding",
+    "sam_prompt_encoder",
+    "sam_mask_decoder",
+)
 _COPY = re.compile(r"(?:^|[._])(?:ema|averaged?|avg|swa|teacher|momentum|target)(?:[._]|$)", re.IGNORECASE)
 """What trainers call a second, averaged copy of the same network."""
 _DICTS = {Name("collections", "OrderedDict"), Name("collections", "defaultdict")}

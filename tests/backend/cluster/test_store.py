@@ -78,7 +78,7 @@ def test_a_value_is_forgotten_after_its_time(link, redis_server):  # noqa: F811
         lambda data: data[:-3],
         lambda data: b"",
         lambda data: b"\x80\x04\x95cbuiltins\nexit\n(tR.",
-        lambda data: data.replace(b"/2", b"/1", 1),
+        lambda data: data.replace(b"/3", b"/2", 1),
         lambda data: dump(embedding(), "another key", "float32"),
         lambda data: data[:-1] + bytes([data[-1] ^ 1]),
     ],

@@ -7,10 +7,13 @@ import pytest
 
 from backend.embeddings.serialization import dump, load
 from model.build import load_decoder, load_encoder
-from model.config import vit_b
+from model.config import sam2_1_hiera_tiny, vit_b
 from model.types import Prompt
 from model.weights import Checkpoint, read
 from tests.reference.random_weights import lively_tensors, photo
+from tests.reference.sam2_weights import lively_sam2
+from tests.support.checkpoints import checkpoint_of
+from tests.support.sam2_files import tiny_sam2
 from tests.support.scenes import box, centre_click, largest, scene_file
 
 DEMO = Path(__file__).parents[3] / "model" / "demo" / "demo.safetensors"
@@ -62,6 +65,17 @@ def test_the_demo_models_masks_stay_the_same(seed):
 
 def test_a_small_random_networks_masks_stay_the_same(tiny_checkpoint):
     assert agreement(tiny_checkpoint, photo(200, 300), prompts(200, 300)) >= SAME
+
+
+def test_a_small_random_sam2s_masks_stay_the_same():
+    checkpoint = checkpoint_of(tiny_sam2(), lively_sam2(tiny_sam2()))
+    assert agreement(checkpoint, photo(200, 300), prompts(200, 300)) >= SAME
+
+
+@pytest.mark.slow
+def test_a_random_sam2_tinys_masks_stay_the_same():
+    checkpoint = checkpoint_of(sam2_1_hiera_tiny(), lively_sam2(sam2_1_hiera_tiny()))
+    assert agreement(checkpoint, photo(600, 800), prompts(600, 800)) >= SAME
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """Embedding stores: one contract for all of them, then what is particular to each."""
 
 import errno
+import json
 import os
 import threading
 import zlib
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -18,7 +20,7 @@ from backend.cluster.store import RedisStore
 from backend.embeddings.serialization import dump, load, rounded
 from backend.embeddings.stores import EmbeddingKey, FileStore, MemoryStore, TieredStore
 from model.types import Embedding
-from tests.support.fakes import FakeClock, embedding
+from tests.support.fakes import FakeClock, embedding, embedding_of_several_maps
 from tests.support.redis_server import redis_module_server, redis_server  # noqa: F401 - fixtures
 
 ENTRY = embedding(0.5).nbytes
@@ -35,10 +37,11 @@ def key(number=0, **fields):
 
 def same(one, other):
     return (
-        np.array_equal(one.image_embedding, other.image_embedding)
-        and one.image_embedding.dtype == other.image_embedding.dtype
-        and (one.original_size, one.input_size, one.model_version, one.other_orientation)
-        == (other.original_size, other.input_size, other.model_version, other.other_orientation)
+        list(one.maps) == list(other.maps)
+        and all(np.array_equal(one.maps[name], other.maps[name]) for name in one.maps)
+        and all(one.maps[name].dtype == other.maps[name].dtype for name in one.maps)
+        and (one.original_size, one.input_size, one.model_version, one.other_orientation, one.family)
+        == (other.original_size, other.input_size, other.model_version, other.other_orientation, other.family)
     )
 
 
@@ -174,6 +177,59 @@ def test_embeddings_survive_the_trip_through_bytes(
     assert after.image_embedding.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_every_map_of_an_embedding_survives_the_trip_through_bytes(dtype):
+    before = embedding_of_several_maps()
+    after = load(dump(before, "a key", dtype), "a key")
+    assert same(after, rounded(before, dtype))
+    assert {name: array.shape for name, array in after.maps.items()} == {
+        "image_embedding": (4, 8, 8),
+        "high_res_feat_s0": (1, 32, 32),
+        "high_res_feat_s1": (2, 16, 16),
+    }
+    assert after.family == "sam2"
+
+
+def test_a_further_map_with_numbers_too_large_for_float16_keeps_all_in_float32():
+    large = {"high_res_feat_s0": np.full((1, 4, 4), 1e6, np.float32)}
+    before = replace(embedding(), further_maps=large)
+    assert rounded(before, "float16") is before
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_value_as_it_was_written_before_there_were_several_maps_is_a_miss(version):
+    header = {
+        "format": f"paddle-sam-embedding/{version}",
+        "key": "a key",
+        "dtype": "float32",
+        "shape": [1, 1, 1],
+        "original_size": [30, 40],
+        "input_size": [48, 64],
+        "model_version": "fake@00000000",
+        **({"other_orientation": 1} if version == 2 else {}),
+        "crc32": 0,
+    }
+    number = np.zeros(1, "<f4").tobytes()
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    sealed = encoded.replace(b'"crc32":0', f'"crc32":{zlib.crc32(number, zlib.crc32(encoded))}'.encode())
+    assert load(sealed + b"\n" + number, "a key") is None
+
+
+@pytest.mark.parametrize(
+    ("found", "put_in"),
+    [
+        (b'"image_embedding"', b'"high_res_feat_s1"'),
+        (b"[2,16,16]", b"[2,16,99]"),
+        (b'"maps":[{', b'"maps":[],"m":[{'),
+        (b'"family":"sam2"', b'"family":"sam3"'),
+    ],
+)
+def test_a_value_whose_maps_are_told_wrongly_is_a_miss(found, put_in):
+    data = dump(embedding_of_several_maps(), "a key", "float32")
+    assert found in data
+    assert load(data.replace(found, put_in), "a key") is None
+
+
 def test_numbers_too_large_for_float16_stay_float32():
     large = embedding(1e6)
     assert rounded(large, "float16") is large
@@ -211,7 +267,7 @@ def test_a_value_under_another_key_is_a_miss():
 
 def test_a_value_of_another_format_version_is_a_miss():
     data = dump(embedding(), "a key", "float32")
-    assert load(data.replace(b"paddle-sam-embedding/2", b"paddle-sam-embedding/1"), "a key") is None
+    assert load(data.replace(b"paddle-sam-embedding/3", b"paddle-sam-embedding/2"), "a key") is None
 
 
 # Files
@@ -234,6 +290,21 @@ def files(store_folder):
 def test_files_survive_a_restart(tmp_path):
     FileStore(tmp_path, 10_000_000).put(key(), embedding())
     assert same(FileStore(tmp_path, 10_000_000).get(key()), embedding())
+
+
+def test_an_embedding_of_several_maps_comes_back_whole_from_every_store(store):
+    store.put(key(), embedding_of_several_maps())
+    assert same(store.get(key()), embedding_of_several_maps())
+
+
+def test_memory_counts_the_bytes_of_every_map():
+    one = embedding_of_several_maps()
+    assert one.nbytes == 4 * (4 * 8 * 8 + 32 * 32 + 2 * 16 * 16)
+    memory = MemoryStore(2 * one.nbytes)
+    for number in range(3):
+        memory.put(key(number), one)
+    assert memory.stats()[0].entries == 2
+    assert memory.stats()[0].nbytes == 2 * one.nbytes
 
 
 def test_a_lower_limit_after_a_restart_is_kept_to(tmp_path):

@@ -389,7 +389,8 @@ def test_progress_is_shown_on_standard_error_when_asked_for(server, content, tmp
 
 
 def test_published_sources_are_files_on_https_and_metas_carry_checksums():
-    assert set(SOURCES) == {"SAM-H_box", "SAM-H_point", "mobile_sam", "sam_vit_b", "sam_vit_l", "sam_vit_h"}
+    sam2 = {f"sam2.1_hiera_{size}" for size in ("tiny", "small", "base_plus", "large")}
+    assert set(SOURCES) == sam2 | {"SAM-H_box", "SAM-H_point", "mobile_sam", "sam_vit_b", "sam_vit_l", "sam_vit_h"}
     assert all(source.url.startswith("https://") for source in SOURCES.values())
     assert all((source.sha256 is None) == source.is_archive for source in SOURCES.values())
 

@@ -1,0 +1,73 @@
+"""SAM 2.1 on this machine's processor: a photo to its embedding against Meta's code, and a click beside ViT-B's."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from model.build import load_decoder, load_encoder
+from model.config import SamConfig, sam2_1_hiera_base_plus, sam2_1_hiera_small, sam2_1_hiera_tiny
+from model.device import cpu_count
+from model.transforms import to_model_input
+from model.types import Embedding, Prompt
+from tests.benchmarks import subjects
+from tests.benchmarks.rows import Row, compare, say
+from tests.reference.sam2_weights import lively_sam2
+from tests.support.checkpoints import checkpoint_of
+
+ROUNDS = 5
+CLICKS = 15
+SIZES = ((sam2_1_hiera_tiny, 0.9), (sam2_1_hiera_small, None), (sam2_1_hiera_base_plus, None))
+
+
+def run() -> list[Row]:
+    """Compare each size's encoder with Meta's, and a warm click with one of ViT-B."""
+    rows = [_click(sam2_1_hiera_tiny())]
+    if find_spec("sam2") is None:
+        say("sam2 is not installed: its encoders are not measured")
+        return rows
+    return rows + [_encode(make(), goal) for make, goal in SIZES]
+
+
+def _encode(config: SamConfig, goal: float | None) -> Row:
+    image, tensors = subjects.image(), lively_sam2(config)
+    encoder = load_encoder(checkpoint_of(config, tensors), device="cpu")
+    theirs = _meta(config, tensors)
+    return compare(
+        f"encoder, {config.name} at {config.image_size}",
+        lambda: encoder.encode(image),
+        lambda: theirs.set_image(image),
+        against="sam2, torch eager",
+        goal=goal,
+        rounds=ROUNDS,
+    )
+
+
+def _meta(config: SamConfig, tensors: dict[str, np.ndarray]) -> Any:
+    import torch
+
+    from tests.reference import sam2_meta
+
+    torch.set_num_threads(cpu_count())
+    return sam2_meta.predictor(sam2_meta.build_sam2(config, tensors), subjects.image())
+
+
+def _click(config: SamConfig) -> Row:
+    checkpoint = checkpoint_of(config, lively_sam2(config))
+    random = np.random.RandomState(0)
+    ours, other = load_decoder(checkpoint, device="cpu"), load_decoder(subjects.checkpoint(), device="cpu")
+    maps = {name: random.standard_normal(shape).astype(np.float16) for name, shape in config.embedding_shapes.items()}
+    size, square = subjects.PHOTO_SIZE, (config.image_size, config.image_size)
+    main = maps.pop("image_embedding")
+    seen = Embedding(main, size, square, ours.model_version, further_maps=maps, family=config.family)
+    _, input_size = to_model_input(subjects.image(), config.image_size)
+    vit_b = Embedding(main, size, input_size, other.model_version)
+    click = Prompt(point_coords=[[300.0, 200.0]], point_labels=[1])
+    return compare(
+        f"warm click, {config.name}",
+        lambda: ours.decode(seen, click),
+        lambda: other.decode(vit_b, click),
+        against="a warm click of ViT-B",
+        goal=1.1,
+        rounds=CLICKS,
+    )
