@@ -356,6 +356,7 @@ def test_closing_lets_everybody_go_and_ends_every_thread(cluster):
 
 
 def test_an_image_inside_the_task_that_is_too_large_to_travel_is_told_so(cluster):
+    cluster.announce()
     web = cluster.web()
     large = type(ref())("data:image/png;base64," + "A" * 17_000_000, 1, 1)
     with pytest.raises(BackendError) as caught:
@@ -364,6 +365,7 @@ def test_an_image_inside_the_task_that_is_too_large_to_travel_is_told_so(cluster
 
 
 def test_an_address_that_is_no_text_is_told_so(cluster):
+    cluster.announce()
     web = cluster.web()
     with pytest.raises(ImageError) as caught:
         web.get(type(ref())("http://localhost/\ud800.png", 1, 1), SOON_S)
