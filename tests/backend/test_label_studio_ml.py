@@ -1,6 +1,5 @@
 """A label-studio-ml server that hosts this backend answers as the service itself does."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,16 +14,21 @@ from backend.composition.web import Service as Composed
 from backend.errors import Reason
 from backend.label_studio_ml import MlBackendAdapter, ProcessSingleton
 from model.weights import WeightsError
-from tests.support.fakes import png
-from tests.support.label_studio_ml_hosts import CACHE, Base1, Base2, ModelResponse, Server1, Server2
-from tests.support.service import IMAGE, SIZE_WH, VERSION, Service
-from tests.support.wire_bodies import CONFIG, GOLDEN, click, encoded, recorded, result
-
-REQUESTS = sorted(
-    path.stem
-    for path in (GOLDEN / "requests").glob("*.json")
-    if json.loads(path.read_text())["path"].endswith("/predict")
+from tests.support.label_studio_ml_hosts import (
+    CACHE,
+    REQUESTS,
+    Base1,
+    Base2,
+    ModelResponse,
+    Server1,
+    Server2,
+    give_images,
+    setup_of,
+    without_versions,
 )
+from tests.support.service import IMAGE, SIZE_WH, VERSION, Service
+from tests.support.wire_bodies import CONFIG, click, encoded, recorded, result
+
 SIZE = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
 
 
@@ -56,27 +60,9 @@ def hosted(service, release):
     return Server2(Model)
 
 
-def setup_of(body):
-    return {"project": body.get("project"), "schema": body.get("label_config"), "hostname": "", "access_token": ""}
-
-
 def ask(server, body):
     server.setup(setup_of(body))
     return server.predict(body)["results"]
-
-
-def without_versions(items):
-    return [item and {key: value for key, value in item.items() if key != "model_version"} for item in items]
-
-
-def give_images(service, body):
-    """Put a picture of the size that the request tells behind each address of its tasks."""
-    told = ((body["params"] or {}).get("context") or {}).get("result") or [{}]
-    size = told[0].get("original_width", 80), told[0].get("original_height", 60)
-    for task in body["tasks"]:
-        for value in task["data"].values():
-            for uri in value if isinstance(value, list) else [value]:
-                service.source.contents[uri] = png(size_wh=size)
 
 
 @pytest.mark.parametrize("release", [1, 2])

@@ -7,6 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support.fakes import png
+from tests.support.wire_bodies import GOLDEN
+
 
 class Base1:
     """1.x's base class: takes whatever the server knows of a project; says nothing of versions."""
@@ -117,3 +120,28 @@ class Server2:
             return {"status": "Unknown event"}
         project = data["project"]
         return {"result": self._model(project["id"], project["label_config"]).fit(event, data), "status": "ok"}
+
+
+REQUESTS = sorted(
+    path.stem
+    for path in (GOLDEN / "requests").glob("*.json")
+    if json.loads(path.read_text())["path"].endswith("/predict")
+)
+
+
+def setup_of(body):
+    return {"project": body.get("project"), "schema": body.get("label_config"), "hostname": "", "access_token": ""}
+
+
+def without_versions(items):
+    return [item and {key: value for key, value in item.items() if key != "model_version"} for item in items]
+
+
+def give_images(service, body):
+    """Put a picture of the size that the request tells behind each address of its tasks."""
+    told = ((body["params"] or {}).get("context") or {}).get("result") or [{}]
+    size = told[0].get("original_width", 80), told[0].get("original_height", 60)
+    for task in body["tasks"]:
+        for value in task["data"].values():
+            for uri in value if isinstance(value, list) else [value]:
+                service.source.contents[uri] = png(size_wh=size)

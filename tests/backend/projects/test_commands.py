@@ -18,8 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from backend.__main__ import main
-from tests.backend.projects.test_preannotate import SIZE_WH, box
-from tests.support.fake_project import PROJECT, FakeProject, away
+from tests.support.fake_project import PROJECT, SIZE_WH, FakeProject, away, box
 from tests.support.fake_project_server import FakeProjectServer
 from tests.support.fakes import LEGACY_TOKEN, Reply, png
 from tests.support.processes import commands, environment
