@@ -99,16 +99,16 @@ class Server2:
     def __init__(self, model_class):
         self.model_class = model_class
 
-    def _model(self, project: Any, label_config: Any) -> Any:
+    def model_for(self, project: Any, label_config: Any) -> Any:
         return self.model_class(project_id=str(project).split(".", 1)[0], label_config=label_config)
 
     def setup(self, body: dict[str, Any]) -> dict[str, Any]:
-        return {"model_version": self._model(body["project"], body["schema"]).get("model_version")}
+        return {"model_version": self.model_for(body["project"], body["schema"]).get("model_version")}
 
     def predict(self, body: dict[str, Any]) -> dict[str, Any]:
         params = dict(body.get("params", {}))
         context = params.pop("context", {})
-        model = self._model(body.get("project"), body.get("label_config"))
+        model = self.model_for(body.get("project"), body.get("label_config"))
         response = model.predict(body.get("tasks"), context=context, **params)
         assert isinstance(response, ModelResponse)
         return json.loads(json.dumps({"results": response.model_dump()["predictions"]}))
@@ -119,7 +119,7 @@ class Server2:
         if event not in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_DELETED", "START_TRAINING"):
             return {"status": "Unknown event"}
         project = data["project"]
-        return {"result": self._model(project["id"], project["label_config"]).fit(event, data), "status": "ok"}
+        return {"result": self.model_for(project["id"], project["label_config"]).fit(event, data), "status": "ok"}
 
 
 REQUESTS = sorted(

@@ -20,9 +20,8 @@ from backend.images.fetch import Fetched, Validators
 from backend.label_studio.http import RefusedError
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
-from tests.backend.images.test_decode import encoded
 from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, png
-from tests.support.orientation_files import photo
+from tests.support.orientation_files import encoded, photo
 
 RED, BLUE, GREEN, GRAY = (250, 0, 0), (0, 0, 250), (0, 250, 0), (128, 128, 128)
 SOON_S = 10.0
