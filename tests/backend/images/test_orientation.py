@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from backend.images import orientation
 from backend.images.decode import Limits, decode
+from model.images import orientation
 from model.types import Mask, Prompt
 from tests.support.orientation_files import UPRIGHT, cases, corners, encoded, plain, quarters
 
