@@ -145,8 +145,6 @@ class Settings(BaseModel):
     """What an answer is drawn as when a labeling config offers several kinds."""
     max_body_mb: int = Field(200, ge=1)
     """A larger request is refused."""
-    show_masks: bool = False
-    """Draw the outlines of the last masks on the status page, without the images, for whoever opens it."""
     redis_url: RedisUrl | None = None
     """Where web processes and workers share embeddings and work, such as redis://:password@host:6379/0. Set, the
     disk keeps no embeddings; unset, everything is in one process."""

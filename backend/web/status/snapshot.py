@@ -12,7 +12,6 @@ from backend.metrics import AnsweredRequest, Metrics
 from backend.segmentation.lazy_decoder import LazyDecoder
 from backend.settings import Settings
 from backend.web.status.formatting import Speed, format_bytes, format_ms
-from backend.web.status.pictures import Pictures
 from backend.web.status.view import Cause, ClusterView, Field, Outcomes, Problem, Project, Request, Status, Tier
 from model.weights import Checkpoint
 
@@ -62,7 +61,6 @@ class StatusSources:
         store: where embeddings are kept.
         metrics: counts and times.
         team: returns the workers; None without Redis.
-        pictures: the last masks, None if they are not shown.
     """
 
     settings: Settings
@@ -72,7 +70,6 @@ class StatusSources:
     store: EmbeddingStore
     metrics: Metrics
     team: Callable[[], ClusterView | None]
-    pictures: Pictures | None
 
 
 def take(parts: StatusSources) -> Status:
@@ -97,7 +94,6 @@ def take(parts: StatusSources) -> Status:
         ),
         team=team,
         projects=_projects(parts.metrics),
-        pictures=parts.pictures.take() if parts.pictures is not None else None,
         requests=tuple(map(_request, recent[:SHOWN_REQUESTS])),
     )
 

@@ -249,16 +249,6 @@ def test_the_status_page_tells_what_an_operator_should_look_at(build):
     assert "LABEL_STUDIO_API_KEY is not set" in page
 
 
-@pytest.mark.parametrize("is_allowed", [True, False])
-def test_the_status_page_shows_masks_only_to_those_who_switch_that_on(build, tiny_checkpoint, is_allowed):
-    service = build(PADDLE_SAM_SHOW_MASKS=str(is_allowed).lower())
-    client = service.app.test_client()
-    body = click_on(data_uri())
-    client.post("/predict", data=encoded(body))
-    page = client.get("/", headers=BROWSER).text
-    assert ("The last masks" in page) is is_allowed
-
-
 def test_the_status_page_tells_nothing_that_is_put_right(build):
     service = build(LABEL_STUDIO_API_KEY="0" * 40)
     assert "Look at" not in service.app.test_client().get("/", headers=BROWSER).text
