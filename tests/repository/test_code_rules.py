@@ -31,7 +31,6 @@ TOO_LARGE = {
     "backend.embeddings.local.LocalEmbeddings",
     "backend.images.fetch.ImageSource",
     "backend.label_studio.client.LabelStudio",
-    "backend.metrics.Metrics",
     "backend.projects.precompute.run",
     "backend.segmentation.deferred.DeferredPredictions",
     "backend.web.app._guard",
