@@ -25,6 +25,11 @@ def png(colour=(200, 30, 40), size_wh=(40, 30)):
     return stream.getvalue()
 
 
+def data_uri(size_wh=(80, 60), colour=(200, 30, 40)):
+    """An address that holds an image of one colour itself."""
+    return "data:image/png;base64," + base64.b64encode(png(colour, size_wh)).decode()
+
+
 def embedding(value=0.5, shape=(4, 8, 8), original_size=(30, 40), input_size=(48, 64), model_version="fake@00000000"):
     """An embedding filled with one value."""
     return Embedding(np.full(shape, value, np.float32), original_size, input_size, model_version)

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "label_studio"
 
+BROWSER = {"Accept": "text/html"}
+
 CONFIG = (
     '<View><Image name="image" value="$image"/>'
     '<BrushLabels name="brush" toName="image" smart="false"><Label value="Cat"/><Label value="Dog"/></BrushLabels>'
@@ -56,6 +58,12 @@ def click(*results: Any, **changes: Any) -> dict[str, Any]:
         "params": {"login": None, "password": None, "context": {"result": list(results)}},
     }
     return body | changes
+
+
+def click_on(uri: str, size_wh: tuple[int, int] = (80, 60)) -> dict[str, Any]:
+    """Return the body of a click on the image at an address."""
+    width, height = size_wh
+    return click(result(original_width=width, original_height=height), tasks=[{"id": 1, "data": {"image": uri}}])
 
 
 def saved(*results: Any, **fields: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from backend.embeddings.stores import EmbeddingKey
 from backend.errors import AccessError, BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.images.fetch import Validators
 from backend.types import ImageRef, Priority, Secret
-from tests.backend.embeddings.test_stores import key, same
+from tests.support.embeddings import key, same
 from tests.support.fakes import FakeClock, embedding
 from tests.support.redis_server import RedisServer, free_port, needs_redis, redis_module_server, redis_server  # noqa: F401
 
