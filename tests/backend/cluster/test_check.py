@@ -16,8 +16,7 @@ from backend.errors import RetryLater
 from backend.settings import read
 from backend.types import Secret
 from tests.support.cluster import Cluster, colour, eventually, ref
-from tests.support.embeddings import key
-from tests.support.fakes import embedding
+from tests.support.fakes import embedding, key
 from tests.support.processes import run
 from tests.support.redis_server import RedisServer, free_port, needs_redis, redis_module_server, redis_server  # noqa: F401
 

@@ -16,9 +16,8 @@ from model.weights import WeightsError
 from model.weights import parameters as names
 from model.weights.formats import native
 from tests.support.checkpoints import random_checkpoint
-from tests.support.fakes import data_uri
 from tests.support.service import wait_until
-from tests.support.wire_bodies import BROWSER, click_on, encoded
+from tests.support.wire_bodies import BROWSER, click_on, data_uri, encoded
 from tests.support.wire_reader import checked, mask_of
 
 
@@ -248,16 +247,6 @@ def test_the_status_page_tells_what_an_operator_should_look_at(build):
     assert '<th scope="row">5</th>' in page
     assert "expected a control on image" in page
     assert "LABEL_STUDIO_API_KEY is not set" in page
-
-
-@pytest.mark.parametrize("is_allowed", [True, False])
-def test_the_status_page_shows_masks_only_to_those_who_switch_that_on(build, tiny_checkpoint, is_allowed):
-    service = build(PADDLE_SAM_SHOW_MASKS=str(is_allowed).lower())
-    client = service.app.test_client()
-    body = click_on(data_uri())
-    client.post("/predict", data=encoded(body))
-    page = client.get("/", headers=BROWSER).text
-    assert ("The last masks" in page) is is_allowed
 
 
 def test_the_status_page_tells_nothing_that_is_put_right(build):

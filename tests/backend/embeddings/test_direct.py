@@ -15,8 +15,7 @@ from backend.images.fetch import Validators
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
 from tests.support.direct import direct_embeddings
-from tests.support.embeddings import FakeSource
-from tests.support.fakes import FakeEncoder, fake_spec, png
+from tests.support.fakes import FakeEncoder, FakeSource, fake_spec, png
 
 RED, BLUE = (200, 30, 40), (20, 30, 200)
 

@@ -21,8 +21,7 @@ from backend.images.fetch import Fetched, Validators
 from backend.label_studio.http import RefusedError
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
-from tests.support.embeddings import FakeSource
-from tests.support.fakes import FakeClock, FakeEncoder, fake_spec, png
+from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, fake_spec, png
 from tests.support.orientation_files import encoded
 
 RED, BLUE, GREEN, GRAY = (250, 0, 0), (0, 0, 250), (0, 250, 0), (128, 128, 128)

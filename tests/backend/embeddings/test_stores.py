@@ -20,8 +20,7 @@ from backend.cluster.store import RedisStore
 from backend.embeddings.serialization import dump, load, rounded
 from backend.embeddings.stores import EmbeddingKey, FileStore, MemoryStore, TieredStore
 from model.types import Embedding
-from tests.support.embeddings import key, same
-from tests.support.fakes import FakeClock, embedding, embedding_of_several_maps
+from tests.support.fakes import FakeClock, embedding, embedding_of_several_maps, key, same
 from tests.support.redis_server import redis_module_server, redis_server  # noqa: F401 - fixtures
 
 ENTRY = embedding(0.5).nbytes
