@@ -14,7 +14,7 @@ from backend.types import ImageRef, Prediction, PredictRequest, PromptRegion, Re
 from backend.web.status import snapshot
 from backend.web.status.snapshot import SHOWN_PROJECTS, SHOWN_REQUESTS, StatusSources
 from backend.web.status.view import ClusterView, Problem
-from tests.support.fakes import FakeClock, FakeSource, png
+from tests.support.fakes import FakeClock, FakeSource, fake_spec, png
 
 REGION = Region("a" * 12, "brush", "rectanglelabels", "image", Rectangle(0, 0, 50, 50), ("Cat",), (60, 80), score=0.5)
 CLICK = PredictRequest((Task(7),), 3, "", (PromptRegion("r", KeyPoint(1, 1), "point", "image"),))
@@ -214,7 +214,7 @@ def test_an_encoder_that_cannot_be_loaded_is_told_of(metrics):
     def load():
         raise attempts[0]
 
-    embeddings = LocalEmbeddings(source, load, "fake@00000000", MemoryStore(1000), metrics)
+    embeddings = LocalEmbeddings(source, load, fake_spec(), MemoryStore(1000), metrics)
     try:
         assert embeddings.failure == ""
         with pytest.raises(BackendError, match="no room"):
