@@ -120,7 +120,7 @@ _REMEDIES: dict[Reason, tuple[str, str]] = {
     ),
     Reason.OVERLOADED: (
         "more requests or image files wait than there is room for",
-        "raise THREADS, or add web processes",
+        "raise THREADS or PADDLE_SAM_BUFFER_MB, or add web processes",
     ),
     Reason.STORE_UNAVAILABLE: ("Redis does not answer", "it is tried again by itself; look at Redis"),
     Reason.MODEL_NOT_READY: ("the model is loading, or cannot be loaded", "wait a moment, or see the log"),
