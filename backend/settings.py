@@ -160,7 +160,7 @@ class Settings(BaseModel):
         "auto",
         validation_alias=_ours("ANSWER_OPENED_TASKS"),
         description="Whether what people drew on a task becomes masks when it is opened, or asked for alone: auto is "
-        "in projects that hold such predictions already, or where several tasks were asked for; always, never.",
+        "in projects where several tasks were asked for since the start; always, never.",
     )
     prefetch_tasks: int = Field(
         3,

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from backend import remedies
 from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.embeddings.stores import EmbeddingStore
-from backend.errors import Reason
+from backend.errors import Kind, Reason
 from backend.metrics import AnsweredRequest, Metrics
 from backend.segmentation.lazy_decoder import LazyDecoder
 from backend.settings import Settings
@@ -154,7 +153,7 @@ def _outcomes(recent: tuple[AnsweredRequest, ...]) -> Outcomes:
 
 def _is_failure(request: AnsweredRequest) -> bool:
     """Whether a request that expected a mask got none."""
-    return not request.regions and any(reason not in remedies.HARMLESS for reason in request.reasons)
+    return not request.regions and any(reason.kind is not Kind.HARMLESS for reason in request.reasons)
 
 
 def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[Cause, ...]:
@@ -167,9 +166,9 @@ def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[Caus
             str(reason),
             count,
             _clock(last[reason]) if reason in last else "",
-            remedies.meaning(reason),
-            remedies.remedy(reason),
-            reason in remedies.HARMLESS,
+            reason.meaning,
+            reason.remedy,
+            reason.kind is Kind.HARMLESS,
         )
         for reason, count in metrics.reason_counts().items()
     ]

@@ -1,6 +1,5 @@
 """The composition root: what it puts together works, loads nothing too early, and says what cannot be loaded."""
 
-import base64
 import itertools
 import subprocess
 import sys
@@ -18,12 +17,9 @@ from model.weights import WeightsError
 from model.weights import parameters as names
 from model.weights.formats import native
 from tests.support.checkpoints import random_checkpoint
-from tests.support.fakes import png
 from tests.support.service import wait_until
-from tests.support.wire_bodies import click, encoded, result
+from tests.support.wire_bodies import BROWSER, click_on, data_uri, encoded
 from tests.support.wire_reader import checked, mask_of
-
-BROWSER = {"Accept": "text/html"}
 
 
 def settings(folder, **environ):
@@ -48,15 +44,6 @@ def build(tmp_path, tiny_checkpoint):
     yield build
     for service in made:
         service.close()
-
-
-def data_uri(size_wh=(80, 60), colour=(200, 30, 40)):
-    return "data:image/png;base64," + base64.b64encode(png(colour, size_wh)).decode()
-
-
-def click_on(uri, size_wh=(80, 60)):
-    width, height = size_wh
-    return click(result(original_width=width, original_height=height), tasks=[{"id": 1, "data": {"image": uri}}])
 
 
 # Which weights.

@@ -15,8 +15,7 @@ from backend.types import ImageRef, Prediction, PredictRequest, PromptRegion, Re
 from backend.web.status import snapshot
 from backend.web.status.snapshot import SHOWN_PROJECTS, SHOWN_REQUESTS, StatusSources
 from backend.web.status.view import ClusterView, Problem
-from tests.backend.embeddings.test_local import FakeSource
-from tests.support.fakes import FakeClock, png
+from tests.support.fakes import FakeClock, FakeSource, png
 
 REGION = Region("a" * 12, "brush", "rectanglelabels", "image", Rectangle(0, 0, 50, 50), ("Cat",), (60, 80), score=0.5)
 CLICK = PredictRequest((Task(7),), 3, "", (PromptRegion("r", KeyPoint(1, 1), "point", "image"),))
