@@ -38,6 +38,10 @@ from model.folders import cache_folder
 
 PREFIX = "PADDLE_SAM_"
 MB = 1_000_000
+DEFAULT_BUFFER_MB = 1000
+SMALL_REQUESTS_MB = 100
+"""Memory for requests of at most 64 kB, which are not counted: as many as there are connections."""
+
 HALF_A_LOGIN = "BASIC_AUTH_USER and BASIC_AUTH_PASS: expected both or neither, got one of them"
 
 
@@ -204,6 +208,13 @@ class Settings(BaseModel):
     max_body_mb: int = Field(
         200, ge=1, validation_alias=_ours("MAX_BODY_MB"), description="A larger request is refused."
     )
+    buffer_mb: int | None = Field(
+        None,
+        validation_alias=_ours("BUFFER_MB"),
+        description="Memory of one process for requests that are being received, data: addresses that are waited for "
+        "and image files that wait for the encoder, together; unset: 1000, or as much as the limits of one request "
+        "and one file need.",
+    )
     redis_url: RedisUrl | None = Field(
         None,
         validation_alias="REDIS_URL",
@@ -227,7 +238,22 @@ class Settings(BaseModel):
     def _check_together(self) -> "Settings":
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise ValueError(HALF_A_LOGIN)
+        if self.buffer_mb is not None and self.buffer_mb < self._least_buffer_mb:
+            raise ValueError(
+                f"{PREFIX}BUFFER_MB: expected at least {self._least_buffer_mb}: {SMALL_REQUESTS_MB} for small "
+                f"requests, twice {PREFIX}MAX_BODY_MB, and {PREFIX}MAX_IMAGE_BYTES; got {self.buffer_mb}"
+            )
         return self
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Memory for bodies, ``data:`` addresses and files, without `SMALL_REQUESTS_MB`."""
+        total_mb = self.buffer_mb or max(DEFAULT_BUFFER_MB, self._least_buffer_mb)
+        return (total_mb - SMALL_REQUESTS_MB) * MB
+
+    @property
+    def _least_buffer_mb(self) -> int:
+        return SMALL_REQUESTS_MB + 2 * self.max_body_mb + -(-self.max_image_bytes // MB)
 
 
 def read(environ: Mapping[str, str]) -> Settings:

@@ -15,6 +15,7 @@ from backend import paddle_import
 from backend.cluster.worker import Worker
 from backend.composition import cluster
 from backend.concurrency.background import BackgroundTasks
+from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.local import Embeddings, LocalEmbeddings
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
@@ -34,7 +35,8 @@ from backend.segmentation.retrieval import OpenedTaskPolicy, Retrieval, Retrieva
 from backend.segmentation.service import ClickPolicy, Segmenter
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
-from backend.web.app import Access, create_app
+from backend.web.app import BODIES, Access, create_app
+from backend.web.bodies import Bodies
 from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
@@ -112,9 +114,11 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     metrics = Metrics()
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
     decoder = LazyDecoder(checkpoint, settings.device)
-    embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics)
+    budget = byte_budget(settings)
+    embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics, budget)
     metrics.watch("encodes_waiting", "Images waiting for the encoder or in it.", lambda: embeddings.encoding)
     metrics.watch("prefetch_waiting", "Images waiting to be encoded ahead.", lambda: embeddings.ahead)
+    _watch_memory(budget, metrics)
     background = BackgroundTasks()
     policy = ClickPolicy(
         settings.predict_budget_s,
@@ -139,11 +143,11 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         deferred.close()
         label_studio.close()
 
-    parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team)
+    parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, budget)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
-    return Service(
-        create_app(segmenter, metrics, lambda: snapshot.take(parts), access), segmenter, metrics, start, close
-    )
+    app = create_app(segmenter, metrics, lambda: snapshot.take(parts), access)
+    app.config[BODIES] = Bodies(access.max_body_bytes, budget)
+    return Service(app, segmenter, metrics, start, close)
 
 
 def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
@@ -176,18 +180,19 @@ def _retrieval(
 
 
 def _engine(
-    settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics
+    settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics, budget: ByteBudget
 ) -> tuple[Engine, EmbeddingStore, Callable[[], ClusterView | None]]:
     """Return the embeddings, their store, and a function that returns the workers, or None without Redis."""
     if settings.redis_url is not None:
-        return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint))
+        return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint), budget)
     store = _store(settings, checkpoint, metrics)
     embeddings = LocalEmbeddings(
-        image_source(settings, label_studio),
+        image_source(settings, label_studio, budget),
         lambda: _load_encoder(checkpoint, settings.device),
         encode_spec(settings, checkpoint),
         store,
         metrics,
+        budget=budget,
     )
     return embeddings, store, lambda: None
 
@@ -213,7 +218,21 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
+def byte_budget(settings: Settings) -> ByteBudget:
+    """Return the memory for bodies, ``data:`` addresses and files; one of the largest size of each always fits."""
+    body = settings.max_body_mb * MB
+    return ByteBudget(
+        settings.buffer_bytes, {Use.BODIES: body, Use.ADDRESSES: body, Use.FILES: settings.max_image_bytes}
+    )
+
+
+def _watch_memory(budget: ByteBudget, metrics: Metrics) -> None:
+    for use in Use:
+        metrics.watch(f"buffered_{use.value}_bytes", f"Memory taken by {use.value}.", partial(budget.taken_for, use))
+    metrics.watch("buffer_bytes", "Memory for bodies, addresses and files together.", lambda: budget.max_bytes)
+
+
+def image_source(settings: Settings, label_studio: LabelStudio, budget: ByteBudget | None = None) -> ImageSource:
     """Return the source that fetches images, within the limits and addresses that the settings allow."""
     return ImageSource(
         label_studio,
@@ -222,6 +241,7 @@ def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
         public_url=settings.label_studio_public_url,
         local_files_root=settings.local_files_root,
         proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value),
+        budget=budget or byte_budget(settings),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import httpx
 import stamina
 
-from backend.concurrency.byte_budget import IMAGES, ByteBudget, Share
+from backend.concurrency.byte_budget import DEFAULT_BYTES, ByteBudget, Share
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.images.decode import is_web_page
 from backend.images.http import outcomes
@@ -144,13 +144,13 @@ class ImageSource:
             local_files_root: a directory to read local files from; None to read none.
             resolve: returns the numeric addresses of a name.
             proxy: used for images on public addresses; never with the token, nor for Label Studio's origin.
-            budget: the memory that all files share; None for a new one.
+            budget: the memory for files; None for a new one.
             retry_wait_s: about how long to wait before a failed fetch is retried once.
         """
         self._authority, self._limits = authority, limits or Limits()
         self._label_studio, self._root = LabelStudioOrigin(authority.url, public_url), local_files_root
         self._page = Origin.of(public_url or authority.url)
-        self._budget = budget or ByteBudget(IMAGES * self._limits.max_bytes)
+        self._budget = budget or ByteBudget(max(DEFAULT_BYTES, self._limits.max_bytes))
         self._requests = ImageRequests(policy, self._limits, Resolver(resolve), proxy, self._budget)
         self._retrying = stamina.RetryingCaller(attempts=2, wait_initial=retry_wait_s, wait_jitter=retry_wait_s).on(
             TransientError
