@@ -36,7 +36,7 @@ def open_run(settings: Settings, query: run.TaskQuery) -> Iterator[run.BatchRun]
         retry = OutageRetry(stop)
         yield exit_on_error(lambda: run.prepare(client, query, stop, retry))
     finally:
-        client.close()
+        client.http.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -23,6 +23,7 @@ from backend.images.fetch import Limits as FetchLimits
 from backend.images.http.connections import Proxy
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.label_studio.tokens import TokenKind
 from backend.metrics import Metrics
 from backend.segmentation.claims import RecentlyAnswered
@@ -110,7 +111,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     """
     pictures = Pictures() if settings.show_masks else None
     metrics = Metrics(on_answer=pictures.add if pictures is not None else None)
-    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     decoder = LazyDecoder(checkpoint, settings.device)
     embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics)
     metrics.watch("encodes_waiting", "Images waiting for the encoder or in it.", lambda: embeddings.encoding)
@@ -122,7 +123,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.prefetch_tasks,
         settings.max_image_pixels,
     )
-    next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
+    next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
     decodes_at_once = _cores() + 1  # one runs Python code while the others compute
     masks = MaskService(decoder, metrics, decodes_at_once, wait_for_decoder=decoder.wait)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
@@ -137,7 +138,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         deferred.stop()
         embeddings.close()
         deferred.close()
-        label_studio.close()
+        label_studio.http.close()
 
     parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, pictures)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
@@ -153,7 +154,7 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
         settings: the settings to build it from, with ``redis_url`` set.
         checkpoint: the weights, as `read_weights` returned them.
     """
-    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     return cluster.worker(
         settings,
         checkpoint.model_version,
@@ -171,7 +172,7 @@ def _retrieval(
     answered = RecentlyAnswered(time.monotonic)
     deferred = DeferredPredictions(segmenter, label_studio, answered, metrics)
     metrics.watch("pushes_waiting", "Tasks whose predictions are still to be made and stored.", lambda: len(deferred))
-    can_store = label_studio.token_kind is not TokenKind.NONE
+    can_store = label_studio.http.token_kind is not TokenKind.NONE
     policy = RetrievalPolicy(settings.retrieve_budget_s, OpenedTaskPolicy(settings.answer_opened_tasks))
     return Retrieval(segmenter, answered, deferred if can_store else None, policy), deferred
 
@@ -213,7 +214,7 @@ def _cores() -> int:
 def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
     """Return the source that fetches images, within the limits and addresses that the settings allow."""
     return ImageSource(
-        label_studio,
+        label_studio.http,
         AddressPolicy(Origin.of(settings.label_studio_url), settings.allowed_hosts),
         FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s),
         public_url=settings.label_studio_public_url,

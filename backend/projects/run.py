@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
@@ -34,7 +33,6 @@ class TaskQuery:
 
     project: int
     view: int | None = None
-    filters: Sequence[str] = ()
     limit: int | None = None
     annotated: bool = False
 
@@ -92,7 +90,7 @@ def prepare(client: LabelStudio, query: TaskQuery, stop: Stop, retry: OutageRetr
     """Return the parts of a run; Label Studio has to answer within `BEGINS_WITHIN_S`.
 
     Raises:
-        BackendError: Label Studio does not answer or refuses, or there is no such project, view or filter.
+        BackendError: Label Studio does not answer or refuses, or there is no such project or view.
         Stopped: the run was stopped meanwhile.
     """
     short_retry = OutageRetry(stop, lasts_s=BEGINS_WITHIN_S)
@@ -107,7 +105,7 @@ def _selection(client: LabelStudio, query: TaskQuery) -> Selection:
     """Return the selection of tasks that a query describes.
 
     Raises:
-        RequestError: a filter is invalid, or the view belongs to another project or cannot be read page by page.
+        RequestError: the view belongs to another project or cannot be read page by page.
     """
     selection = Selection()
     if query.view is not None:
@@ -115,12 +113,6 @@ def _selection(client: LabelStudio, query: TaskQuery) -> Selection:
         if view.project_id != query.project:
             raise RequestError(f"view {query.view}: expected one of project {query.project}, got {view.project_id}'s")
         selection = task_filters.read_view(view.filters)
-    if query.filters:
-        columns = client.columns(query.project)
-        if selection.is_any and len(selection.conditions) > 1:
-            raise RequestError(f"view {query.view} joins its filters with 'or': --filter cannot narrow it down further")
-        for text in query.filters:
-            selection = selection.and_also(task_filters.parse(text, columns))
     if query.annotated and not (selection.is_any and len(selection.conditions) > 1):  # 'or' cannot be narrowed down
         selection = selection.and_also(task_filters.annotated())
     selection.and_also(task_filters.below(1))  # as every page after the first one does; raises here, before the first
