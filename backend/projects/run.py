@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
@@ -60,6 +61,9 @@ class BatchRun:
     retry: OutageRetry
 
 
+ABORT_AFTER_S = STOP_WITHIN_S - 1
+
+
 class Stop(threading.Event):
     """An event that is set by a signal; a second signal ends the process at once, which is safe at any moment.
 
@@ -67,7 +71,11 @@ class Stop(threading.Event):
         number: of the signal, 0 before there was one.
     """
 
-    number = 0
+    def __init__(self, abort: Callable[[], None], abort_after_s: float = ABORT_AFTER_S) -> None:
+        """Call ``abort`` some time after the signal, to end what then still waits for Label Studio."""
+        super().__init__()
+        self.number = 0
+        self._abort, self._abort_after_s = abort, abort_after_s
 
     def listen(self) -> None:
         """Install the signal handler; again after Paddle is imported, which replaces the handler of SIGTERM."""
@@ -80,6 +88,9 @@ class Stop(threading.Event):
             os._exit(128 + number)
         self.number = number
         self.set()
+        timer = threading.Timer(self._abort_after_s, self._abort)
+        timer.daemon = True
+        timer.start()
         click.echo(
             f"\nstopping: what is in hand has {STOP_WITHIN_S:.0f} seconds to be finished; once more ends at once",
             err=True,

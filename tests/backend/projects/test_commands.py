@@ -522,6 +522,35 @@ def test_a_run_that_is_stopped_over_something_long_ends_soon_and_stores_nothing_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", ["/api/tasks", "/api/predictions/", f"/api/projects/{PROJECT}/import/predictions"])
+def test_a_run_that_is_stopped_while_label_studio_does_not_answer_ends_soon(start, server, path):
+    fill(server, 300)
+    gate, asked = threading.Event(), threading.Event()
+    answers = []
+
+    def hang(request):
+        answers.append(request)
+        if len(answers) > 2:
+            asked.set()
+            gate.wait(60)
+        return server._routed(request)
+
+    server.routes[path] = hang
+    process = start("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    try:
+        assert asked.wait(60)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 10 + 2
+    finally:
+        gate.set()
+    assert process.returncode == 130, err
+    assert "ended early: stopped" in out
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(start, server):
     fill(server, 5)
     waiting, gate = threading.Event(), threading.Event()
