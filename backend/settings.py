@@ -204,11 +204,6 @@ class Settings(BaseModel):
     max_body_mb: int = Field(
         200, ge=1, validation_alias=_ours("MAX_BODY_MB"), description="A larger request is refused."
     )
-    show_masks: bool = Field(
-        False,
-        validation_alias=_ours("SHOW_MASKS"),
-        description="Draw the outlines of the last masks on the status page, without the images, for whoever opens it.",
-    )
     redis_url: RedisUrl | None = Field(
         None,
         validation_alias="REDIS_URL",
