@@ -25,6 +25,7 @@ from backend.images.fetch import Limits as FetchLimits
 from backend.images.http.connections import Proxy
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.label_studio.tokens import TokenKind
 from backend.metrics import Metrics
 from backend.segmentation.claims import RecentlyAnswered
@@ -112,7 +113,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         checkpoint: the weights, as `read_weights` returned them.
     """
     metrics = Metrics()
-    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     decoder = LazyDecoder(checkpoint, settings.device)
     budget = byte_budget(settings)
     embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics, budget)
@@ -126,7 +127,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.prefetch_tasks,
         settings.max_image_pixels,
     )
-    next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
+    next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
     decodes_at_once = _cores() + 1  # one runs Python code while the others compute
     masks = MaskService(decoder, metrics, decodes_at_once, wait_for_decoder=decoder.wait)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
@@ -141,7 +142,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         deferred.stop()
         embeddings.close()
         deferred.close()
-        label_studio.close()
+        label_studio.http.close()
 
     parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, budget)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
@@ -157,7 +158,7 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
         settings: the settings to build it from, with ``redis_url`` set.
         checkpoint: the weights, as `read_weights` returned them.
     """
-    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     return cluster.worker(
         settings,
         encode_spec(settings, checkpoint),
@@ -174,7 +175,7 @@ def _retrieval(
     answered = RecentlyAnswered(time.monotonic)
     deferred = DeferredPredictions(segmenter, label_studio, answered, metrics)
     metrics.watch("pushes_waiting", "Tasks whose predictions are still to be made and stored.", lambda: len(deferred))
-    can_store = label_studio.token_kind is not TokenKind.NONE
+    can_store = label_studio.http.token_kind is not TokenKind.NONE
     policy = RetrievalPolicy(settings.retrieve_budget_s, OpenedTaskPolicy(settings.answer_opened_tasks))
     return Retrieval(segmenter, answered, deferred if can_store else None, policy), deferred
 
@@ -235,7 +236,7 @@ def _watch_memory(budget: ByteBudget, metrics: Metrics) -> None:
 def image_source(settings: Settings, label_studio: LabelStudio, budget: ByteBudget | None = None) -> ImageSource:
     """Return the source that fetches images, within the limits and addresses that the settings allow."""
     return ImageSource(
-        label_studio,
+        label_studio.http,
         AddressPolicy(Origin.of(settings.label_studio_url), settings.allowed_hosts),
         FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s),
         public_url=settings.label_studio_public_url,

@@ -25,10 +25,11 @@ from backend.images.http.connections import Proxy, port_of
 from backend.images.http.outcomes import NAME, REDIRECTS, TransientError, address
 from backend.images.http.requests import ImageRequests, Limits, Reply
 from backend.images.locations import Inline, LabelStudioOrigin, LocalFile, inline_size, resolve, serves_task_files
-from backend.images.name_resolution import Resolve, Resolver
-from backend.images.name_resolution import resolve as look_up
-from backend.images.network_policy import AddressPolicy, Origin, seconds_left
+from backend.images.network_policy import AddressPolicy, Origin
 from backend.logs import without_credentials
+from backend.network.deadlines import seconds_left
+from backend.network.name_resolution import Resolve, Resolver
+from backend.network.name_resolution import resolve as look_up
 from backend.types import ImageRef
 
 __all__ = ["Fetched", "ImageSource", "LabelStudioAuth", "Limits", "Validators"]
@@ -79,7 +80,7 @@ class Fetched:
 
 
 class LabelStudioAuth(Protocol):
-    """Authenticates this service at Label Studio; ``backend.label_studio.client.LabelStudio`` does."""
+    """Authenticates this service at Label Studio; ``backend.label_studio.http.LabelStudioHttp`` does."""
 
     @property
     def url(self) -> str:
