@@ -37,6 +37,9 @@ from model.folders import cache_folder
 
 PREFIX = "PADDLE_SAM_"
 MB = 1_000_000
+DEFAULT_BUFFER_MB = 1000
+SMALL_REQUESTS_MB = 100
+"""Memory for requests of at most 64 kB, which are not counted: as many as there are connections."""
 SHARED = (
     "label_studio_url", "label_studio_api_key", "basic_auth_user", "basic_auth_pass", "model_dir", "log_level",
     "workers", "threads", "host", "port", "redis_url",
@@ -123,7 +126,7 @@ class Settings(BaseModel):
     later, with LABEL_STUDIO_API_KEY."""
     answer_opened_tasks: OpenedTasks = "auto"
     """Whether what people drew on a task becomes masks when it is opened, or asked for alone: auto is in projects
-    that hold such predictions already, or where several tasks were asked for; always, never."""
+    where several tasks were asked for since the start; always, never."""
     prefetch_tasks: int = Field(3, ge=0, le=100)
     """How many of the project's next tasks are encoded ahead; needs LABEL_STUDIO_API_KEY."""
     max_image_bytes: int = Field(200 * MB, ge=1)
@@ -145,6 +148,9 @@ class Settings(BaseModel):
     """What an answer is drawn as when a labeling config offers several kinds."""
     max_body_mb: int = Field(200, ge=1)
     """A larger request is refused."""
+    buffer_mb: int | None = None
+    """Memory of one process for requests that are being received, data: addresses that are waited for and image files
+    that wait for the encoder, together; unset: 1000, or as much as the limits of one request and one file need."""
     redis_url: RedisUrl | None = None
     """Where web processes and workers share embeddings and work, such as redis://:password@host:6379/0. Set, the
     disk keeps no embeddings; unset, everything is in one process."""
@@ -157,7 +163,22 @@ class Settings(BaseModel):
     def _check_together(self) -> "Settings":
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise ValueError(HALF_A_LOGIN)
+        if self.buffer_mb is not None and self.buffer_mb < self._least_buffer_mb:
+            raise ValueError(
+                f"{PREFIX}BUFFER_MB: expected at least {self._least_buffer_mb}: {SMALL_REQUESTS_MB} for small "
+                f"requests, twice {PREFIX}MAX_BODY_MB, and {PREFIX}MAX_IMAGE_BYTES; got {self.buffer_mb}"
+            )
         return self
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Memory for bodies, ``data:`` addresses and files, without `SMALL_REQUESTS_MB`."""
+        total_mb = self.buffer_mb or max(DEFAULT_BUFFER_MB, self._least_buffer_mb)
+        return (total_mb - SMALL_REQUESTS_MB) * MB
+
+    @property
+    def _least_buffer_mb(self) -> int:
+        return SMALL_REQUESTS_MB + 2 * self.max_body_mb + -(-self.max_image_bytes // MB)
 
 
 def read(environ: Mapping[str, str]) -> Settings:
