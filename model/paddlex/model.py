@@ -72,7 +72,7 @@ class SamModel:
     ) -> Iterator[SamResult]:
         """Segment what the prompts mark in each picture.
 
-        Prompts and inputs are checked at the call; pictures are read and encoded one by one, as results are asked for.
+        Prompts and inputs are checked at the call; pictures are read and encoded one by one, as results are consumed.
         Each is encoded once, however many prompts there are, and an `Embedding` not at all.
 
         Args:
@@ -132,7 +132,7 @@ class SamModel:
 
         Args:
             picture: as `model.paddlex.inputs` reads it.
-            requests: what is asked, as `model.paddlex.prompts` returns it.
+            requests: the objects, as `model.paddlex.prompts` returns it.
             prompts: how the caller put it, for the result.
 
         Raises:
@@ -144,7 +144,9 @@ class SamModel:
         except PromptError as error:
             raise PromptError(f"{picture.path}: {error}" if picture.path else str(error)) from error
         given, embedding = as_given(prompts, requests), self._seen(picture)
-        return SamResult(picture, given, requests, self._decoder.decode(embedding, [one.prompt for one in requests]))
+        return SamResult(
+            picture, given, requests, self._decoder.decode(embedding, [request.prompt for request in requests])
+        )
 
     def generator(self, settings: AutomaticSettings | None = None) -> AutomaticMaskGenerator:
         """Return what finds everything in a picture with these weights.
