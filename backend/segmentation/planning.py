@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from backend.errors import BackendError, PromptError, Reason
-from backend.images import orientation
+from model.images import orientation
 from backend.labeling.config_types import OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.segmentation import prompts, shape_prompts
