@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from backend.errors import BackendError, PromptError, Reason
-from model.images import orientation
 from backend.labeling.config_types import OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.segmentation import prompts, shape_prompts
 from backend.segmentation.decoding import check_size, turn_of
 from backend.shapes import KeyPoint, Polygon, Vector
 from backend.types import ObjectPrompt, PromptRegion, Skipped
+from model.images import orientation
 from model.types import Embedding
 
 
