@@ -37,6 +37,15 @@ def longest_side_size(original_size: tuple[int, int], image_size: int) -> tuple[
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
+def input_size(original_size: tuple[int, int], image_size: int, keeps_shape: bool = True) -> tuple[int, int]:
+    """Return the (height, width) that a photo has inside a square input of side ``image_size``.
+
+    >>> input_size((3000, 4000), 1024), input_size((3000, 4000), 1024, keeps_shape=False)
+    ((768, 1024), (1024, 1024))
+    """
+    return longest_side_size(original_size, image_size) if keeps_shape else (image_size, image_size)
+
+
 def preprocess(image: npt.NDArray[np.uint8], config: SamConfig) -> ModelInput:
     """Resize a photo to the input of a network; the first half of an encode, which needs no weights.
 
@@ -52,8 +61,8 @@ def preprocess(image: npt.NDArray[np.uint8], config: SamConfig) -> ModelInput:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ValueError(f"image: expected uint8 RGB of shape (H, W, 3), got {image.dtype} {image.shape}")
-    original_size, side = (image.shape[0], image.shape[1]), config.image_size
-    size = (side, side) if config.family == "sam2" else longest_side_size(original_size, side)
+    original_size = image.shape[0], image.shape[1]
+    size = input_size(original_size, config.image_size, config.keeps_shape)
     if size != original_size:
         image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return ModelInput(image, original_size)
@@ -83,21 +92,43 @@ def normalize(pixels: npt.NDArray[np.uint8], config: SamConfig) -> FloatArray:
 def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, int]) -> Image.Image:
     """Return an image that comes in bands, resized to the same pixels as if it were resized as a whole.
 
-    Pillow resizes rows first and then columns. Each row is independent, so only the columns need all bands.
+    Pillow resizes rows first and then columns, so each band is made narrow when it comes. A row of the result needs
+    only the rows around it, so a band is forgotten when the rows that need it are made.
 
     Args:
         bands: the bands from top to bottom, each RGB and of the whole width.
         height: of all bands together.
-        size_wh: (width, height) of the result.
+        size_wh: (width, height) of the result, no higher than ``height``.
     """
-    narrow = Image.new("RGB", (size_wh[0], height))
-    top = 0
+    width, rows = size_wh
+    result, kept, scale = Image.new("RGB", size_wh), Image.new("RGB", (width, 0)), height / rows
+    top = done = 0  # the row of the image at which ``kept`` begins, and how many rows of the result are made
     for band in bands:
-        if band.width != size_wh[0]:
-            band = band.resize((size_wh[0], band.height), Image.Resampling.BILINEAR)
-        narrow.paste(band, (0, top))
-        top += band.height
-    return narrow if height == size_wh[1] else narrow.resize(size_wh, Image.Resampling.BILINEAR)
+        if band.width != width:
+            band = band.resize((width, band.height), Image.Resampling.BILINEAR)
+        if rows == height:
+            result.paste(band, (0, top))
+            top += band.height
+            continue
+        kept = _stacked(kept, band)
+        bottom = top + kept.height
+        ready = rows if bottom == height else max(done, int((bottom - scale) / scale - 0.5))
+        if ready > done:
+            box = (0, done * scale - top, width, min(ready * scale - top, kept.height))
+            result.paste(kept.resize((width, ready - done), Image.Resampling.BILINEAR, box), (0, done))
+            done = ready
+        spent = max(0, int((done - 0.5) * scale) - 1 - top)
+        kept, top = kept.crop((0, spent, width, kept.height)), top + spent
+    return result
+
+
+def _stacked(upper: Image.Image, lower: Image.Image) -> Image.Image:
+    if not upper.height:
+        return lower
+    both = Image.new("RGB", (upper.width, upper.height + lower.height))
+    both.paste(upper)
+    both.paste(lower, (0, upper.height))
+    return both
 
 
 def points_to_model(coords: npt.ArrayLike, original_size: tuple[int, int], input_size: tuple[int, int]) -> FloatArray:
