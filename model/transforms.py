@@ -22,6 +22,9 @@ PREPROCESSING_VERSION = "1"
 ROUGH_LOGIT = 8.0
 """Absolute logit of a drawn mask as a mask input; SAM's own logits reach about this far."""
 
+NARROW_BYTES = 64_000_000
+"""The most that an image may take whose rows, but not columns, are resized; only stretching to a square needs more."""
+
 ROWS_AT_ONCE = 64
 """Rows of a mask that are computed at a time: at 4000 columns 1 MiB of float32, which stays in cache."""
 
@@ -90,45 +93,53 @@ def normalize(pixels: npt.NDArray[np.uint8], config: SamConfig) -> FloatArray:
 
 
 def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, int]) -> Image.Image:
-    """Return an image that comes in bands, resized to the same pixels as if it were resized as a whole.
+    """Return an image that comes in bands, resized as if it were whole.
 
-    Pillow resizes rows first and then columns, so each band is made narrow when it comes. A row of the result needs
-    only the rows around it, so a band is forgotten when the rows that need it are made.
+    Rows are resized first and then columns, as Pillow does it too, but for tall images. Each row is independent, so
+    only the columns need all bands. Where these would take more than `NARROW_BYTES`, columns are resized band by band.
+    The order and the bands change a pixel by one of 255 at most.
 
     Args:
         bands: the bands from top to bottom, each RGB and of the whole width.
         height: of all bands together.
-        size_wh: (width, height) of the result, no higher than ``height``.
+        size_wh: (width, height) of the result; no higher than ``height``.
     """
     width, rows = size_wh
+    narrow = (_resize(band, (width, band.height)) for band in bands)
+    if rows < height and 4 * width * height > NARROW_BYTES:
+        return _resize_columns(narrow, height, size_wh)
+    return _resize(_stacked(narrow, (width, height)), size_wh)
+
+
+def _resize_columns(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, int]) -> Image.Image:
+    """Make each row of the result from the bands around it, when they are there."""
+    width, rows = size_wh
     result, kept, scale = Image.new("RGB", size_wh), Image.new("RGB", (width, 0)), height / rows
-    top = done = 0  # the row of the image at which ``kept`` begins, and how many rows of the result are made
+    top = done = 0  # the row of the image at which `kept` begins, and how many rows of the result are made
     for band in bands:
-        if band.width != width:
-            band = band.resize((width, band.height), Image.Resampling.BILINEAR)
-        if rows == height:
-            result.paste(band, (0, top))
-            top += band.height
-            continue
-        kept = _stacked(kept, band)
+        kept = _stacked([kept, band], (width, kept.height + band.height))
         bottom = top + kept.height
-        ready = rows if bottom == height else max(done, int((bottom - scale) / scale - 0.5))
-        if ready > done:
-            box = (0, done * scale - top, width, min(ready * scale - top, kept.height))
-            result.paste(kept.resize((width, ready - done), Image.Resampling.BILINEAR, box), (0, done))
-            done = ready
+        ready = rows if bottom == height else int(bottom / scale - 1.5)
+        if ready <= done:
+            continue
+        box = (0, done * scale - top, width, min(ready * scale - top, kept.height))
+        result.paste(kept.resize((width, ready - done), Image.Resampling.BILINEAR, box), (0, done))
+        done = ready
         spent = max(0, int((done - 0.5) * scale) - 1 - top)
         kept, top = kept.crop((0, spent, width, kept.height)), top + spent
     return result
 
 
-def _stacked(upper: Image.Image, lower: Image.Image) -> Image.Image:
-    if not upper.height:
-        return lower
-    both = Image.new("RGB", (upper.width, upper.height + lower.height))
-    both.paste(upper)
-    both.paste(lower, (0, upper.height))
-    return both
+def _resize(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
+    return image if image.size == size_wh else image.resize(size_wh, Image.Resampling.BILINEAR)
+
+
+def _stacked(bands: Iterable[Image.Image], size_wh: tuple[int, int]) -> Image.Image:
+    whole, top = Image.new("RGB", size_wh), 0
+    for band in bands:
+        whole.paste(band, (0, top))
+        top += band.height
+    return whole
 
 
 def points_to_model(coords: npt.ArrayLike, original_size: tuple[int, int], input_size: tuple[int, int]) -> FloatArray:
