@@ -28,7 +28,7 @@ BACKEND = (
 
 MODEL = (
     ("types", "config", "errors", "transforms", "folders", "tls", "quiet", "device", "colours", "overlay"),
-    ("coco", "modeling", "weights", "encoder", "decoder", "build", "benchmark"),
+    ("coco", "modeling", "weights", "detection", "encoder", "decoder", "build", "benchmark"),
     ("automatic", "paddlex"),
     ("cli",),
 )
@@ -42,6 +42,7 @@ TRAINING = "demo_training"
 ALLOWED = {
     # library: the modules or folders that may import it
     "paddle": ("model",),
+    "tokenizers": ("model.detection.tokenizers",),
     "torch": (TRAINING,),
     "segment_anything": (TRAINING,),
     "transformers": (),
