@@ -17,13 +17,13 @@ from typing import Protocol
 from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.encode import is_out_of_memory
 from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
-from backend.images import orientation
 from backend.labeling.config_types import OutputTag
 from backend.metrics import Metrics
 from backend.segmentation import regions
 from backend.shapes import ShapeKind
 from backend.types import ObjectPrompt, Region
 from model.errors import CapabilityError
+from model.images import orientation
 from model.types import Embedding, Mask, Masks, Prompt
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,8 @@ from backend.errors import BackendError, ImageError, Reason, RetryLater
 from backend.images.fetch import Validators
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
-from tests.backend.embeddings.test_local import FakeSource
 from tests.support.direct import direct_embeddings
-from tests.support.fakes import FakeEncoder, png
+from tests.support.fakes import FakeEncoder, FakeSource, png
 
 RED, BLUE = (200, 30, 40), (20, 30, 200)
 

@@ -20,39 +20,11 @@ from backend.images.fetch import Fetched, Validators
 from backend.label_studio.http import RefusedError
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
-from tests.backend.images.test_decode import encoded, photo
-from tests.support.fakes import FakeClock, FakeEncoder, png
+from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, png
+from tests.support.orientation_files import encoded, photo
 
 RED, BLUE, GREEN, GRAY = (250, 0, 0), (0, 0, 250), (0, 250, 0), (128, 128, 128)
 SOON_S = 10.0
-
-
-class FakeSource:
-    """Images by address; counts what it is asked, waits at a gate, fails when told.
-
-    Attributes:
-        contents: image files by address, or errors to raise.
-        versioned: whether contents carry a version, by which an unchanged one is told.
-        immutable: whether contents are said never to change.
-    """
-
-    def __init__(self):
-        self.contents, self.asked, self.known = {}, [], []
-        self.versioned, self.immutable = False, False
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def fetch(self, ref, known=None, /):
-        self.asked.append(ref.uri)
-        self.known.append(known)
-        assert self.gate.wait(20)
-        found = self.contents.get(ref.uri, ImageError("not there", Reason.IMAGE_NOT_FOUND))
-        if isinstance(found, Exception):
-            raise found
-        version = Validators(etag=decode.digest(found)) if self.versioned else Validators()
-        if known is not None and known.is_known and known == version:
-            return None
-        return Fetched(found, version, self.immutable)
 
 
 class Setup:

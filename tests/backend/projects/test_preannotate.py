@@ -24,23 +24,13 @@ from backend.projects.sinks import OverlayFolder
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from backend.types import Prediction, Skipped, Task
-from tests.backend.embeddings.test_local import FakeSource
 from tests.support.direct import direct_embeddings
-from tests.support.fake_project import PROJECT, FakeProject, away
-from tests.support.fakes import FakeEncoder, png
+from tests.support.fake_project import PROJECT, SIZE_WH, FakeProject, away, box
+from tests.support.fakes import FakeEncoder, FakeSource, png
 from tests.support.service import FakeDecoder
 from tests.support.wire_bodies import CONFIG
 
 VERSION = FakeDecoder().model_version
-SIZE_WH = (80, 60)
-
-
-def box(x=10.0, y=20.0, width=30.0, height=40.0, label="Cat", **more):
-    value = {"x": x, "y": y, "width": width, "height": height, "rotation": 0, "rectanglelabels": [label]}
-    return {
-        "id": f"box-{x}-{y}", "type": "rectanglelabels", "from_name": "box", "to_name": "image",
-        "original_width": SIZE_WH[0], "original_height": SIZE_WH[1], "image_rotation": 0, "value": value,
-    } | more  # fmt: skip
 
 
 def point(x=50.0, y=50.0, label="Dog"):

@@ -10,10 +10,9 @@ from backend.label_studio.task_iterator import ProjectTasks
 from backend.labeling import config as labeling_config
 from backend.projects import precompute
 from backend.projects.precompute import CACHED, ENCODED, PrecomputeContext, Room
-from tests.backend.embeddings.test_local import FakeSource
 from tests.support.direct import direct_embeddings
 from tests.support.fake_project import PROJECT, FakeProject, away
-from tests.support.fakes import FakeEncoder, png
+from tests.support.fakes import FakeEncoder, FakeSource, png
 from tests.support.wire_bodies import CONFIG
 
 SEVERAL = CONFIG.replace('value="$image"', 'valueList="$images"')
