@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from model.detection.engine import Engine
 from model.detection.types import Architecture, Detection, RgbImage
 from model.detection.words import check_words
 from model.weights import WeightsError
+
+if TYPE_CHECKING:  # at run time it would import Paddle
+    from model.detection.engine import Engine
 
 _KEPT_TEXTS = 16
 
@@ -23,7 +25,7 @@ class Detector:
     """
 
     def __init__(
-        self, name: str, version: str, architecture: Architecture[Any], engine: Engine
+        self, name: str, version: str, architecture: Architecture[Any], engine: "Engine"
     ) -> None:  # Any: its own
         self.name, self.version = name, version
         self.classes, self.threshold = architecture.classes, architecture.threshold

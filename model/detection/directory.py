@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import yaml
 
-from model.detection import tokenizers
 from model.detection.closed_vocabulary import ClosedVocabulary, Preprocessing
 from model.detection.grounding_dino import GroundingDino
 from model.detection.program import DetectorProgram, read_checked
@@ -15,9 +14,17 @@ from model.detection.types import Architecture
 from model.detection.yolo_world import YoloWorld
 from model.weights import WeightsError
 from model.weights.checkpoint import digest_of
-from model.weights.formats.paddlex import DESCRIPTION, LEGACY, PARAMETERS, PIR
+from model.weights.formats.paddlex import (
+    DESCRIPTION,
+    LEGACY,
+    PARAMETERS,
+    PIR,
+    TOKENIZER_FILES,
+    TOKENIZER_FOLDER,
+)
 
 _LARGEST_DESCRIPTION_BYTES = 4 << 20
+_GROUNDING_DINO, _YOLO_WORLD = "GroundingDINO", "YOLO-World"  # in the names that PaddleX gives
 _SUPPORTED_STEPS = ("Resize", "NormalizeImage", "Permute")
 
 
@@ -115,18 +122,32 @@ def read(path: str | Path) -> DetectorDirectory:
             f"{program_file}: expected {counts} inputs and 2 outputs, as {described.Global.model_name} has, got "
             f"{len(program.inputs)} and {program.outputs}"
         )
-    words = [folder / tokenizers.TOKENIZER_FOLDER / file for file in tokenizers.FILES]
+    words = [folder / TOKENIZER_FOLDER / file for file in TOKENIZER_FILES]
     files = [folder / PARAMETERS, program_file, folder / DESCRIPTION, *(file for file in words if file.is_file())]
     nbytes = sum(file.stat().st_size for file in files)
     return DetectorDirectory(folder, described.Global.model_name, kind, architecture, program, digest_of(files), nbytes)
 
 
+def is_detector(path: str | Path) -> bool:
+    """Whether a directory describes itself as one of a detector."""
+    place = Path(path) / DESCRIPTION
+    try:
+        described = _describe(place) if place.is_file() else None
+    except WeightsError:
+        return False
+    return described is not None and (described.label_list is not None or _takes_words(described.Global.model_name))
+
+
+def _takes_words(name: str) -> bool:
+    return _GROUNDING_DINO in name or _YOLO_WORLD in name
+
+
 def _architecture(folder: Path, described: _Description, program: DetectorProgram) -> tuple[str, Architecture[Any]]:
     name, place = described.Global.model_name, folder / DESCRIPTION
-    if "GroundingDINO" in name:
+    if _GROUNDING_DINO in name:
         dino = _step(place, described, "GroundingDINOProcessor", _GroundingDinoStep)
         return "grounding_dino", GroundingDino(folder, described.box_threshold, dino.text_max_words)
-    if "YOLO-World" in name:
+    if _YOLO_WORLD in name:
         yolo = _step(place, described, "YOLOWorldProcessor", _YoloWorldStep)
         mean, std = _three(yolo.image_mean), _three(yolo.image_std)
         return "yolo_world", YoloWorld(folder, described.threshold, _pair(yolo.image_target_size), mean, std)

@@ -10,6 +10,7 @@ from PIL import Image
 from model.detection import tokenizers
 from model.detection.types import Arrays, Detection, RgbImage
 from model.detection.words import WordsError
+from model.weights.formats.paddlex import TOKENIZER_FOLDER
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -51,7 +52,7 @@ class GroundingDino:
             WeightsError: the tokenizer cannot be read.
         """
         self.threshold, self._max_tokens = threshold, max_tokens
-        self._tokenizer = tokenizers.bert(folder / tokenizers.TOKENIZER_FOLDER)
+        self._tokenizer = tokenizers.bert(folder / TOKENIZER_FOLDER)
         self._begin, self._end, self._stop = (self._tokenizer.id_of(token) for token in ("[CLS]", "[SEP]", "."))
 
     def prepare_words(self, words: tuple[str, ...]) -> list[GroundedText]:

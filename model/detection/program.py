@@ -29,11 +29,13 @@ class DetectorProgram:
         path: ``inference.json`` or ``inference.pdmodel``.
         inputs: the NumPy dtype of each input, by name.
         outputs: how many arrays it returns.
+        operators: the names of its operators, sorted.
     """
 
     path: Path
     inputs: Mapping[str, str]
     outputs: int
+    operators: tuple[str, ...]
 
     @property
     def is_pir(self) -> bool:
@@ -63,13 +65,14 @@ def read_checked(path: Path) -> DetectorProgram:
             operators, inputs = _read_legacy(path.read_bytes())
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: expected a whole program of Paddle, got: {error!r:.80} (truncated?)") from error
-    refused = sorted(name for name in set(operators) if not _is_allowed(name, path.suffix == ".json"))
+    names = tuple(sorted(set(operators)))
+    refused = [name for name in names if not _is_allowed(name, path.suffix == ".json")]
     if refused:
         raise WeightsError(
             f"{path}: expected a program that only computes, got the operators {', '.join(refused)[:200]}; "
             "a program is executed, so files and connections, Python and custom operators are refused"
         )
-    return DetectorProgram(path, inputs, operators.count("1.fetch") + operators.count("fetch"))
+    return DetectorProgram(path, inputs, operators.count("1.fetch") + operators.count("fetch"), names)
 
 
 def _is_allowed(name: str, is_pir: bool) -> bool:

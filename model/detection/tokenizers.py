@@ -8,17 +8,6 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from model.weights import WeightsError
 
-TOKENIZER_FOLDER = "tokenizer"
-FILES = (
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-"""What PaddleX's archives hold in that folder and detectors need."""
-
 _LARGEST_FILE_BYTES = 16 << 20
 _UNKNOWN, _CLIP_END = "[UNK]", "<|endoftext|>"
 _CLIP_WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""

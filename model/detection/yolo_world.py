@@ -11,6 +11,7 @@ from model.detection import tokenizers
 from model.detection.closed_vocabulary import rows
 from model.detection.types import Arrays, Detection, RgbImage
 from model.detection.words import WordsError, spelling
+from model.weights.formats.paddlex import TOKENIZER_FOLDER
 
 _PADDING = (144, 144, 144)
 _MAX_TOKENS = 77  # CLIP's text encoder has as many positions
@@ -53,7 +54,7 @@ class YoloWorld:
         """
         self.threshold, self._target = threshold, target_size
         self._mean, self._std = (np.array(values).reshape(1, 3, 1, 1) for values in (mean, std))
-        place = folder / tokenizers.TOKENIZER_FOLDER
+        place = folder / TOKENIZER_FOLDER
         self._tokenizer = tokenizers.clip(place)
         self._begin, self._end = self._tokenizer.id_of(_BEGIN), self._tokenizer.id_of(_END)
         self._filler = self._tokenizer.id_of(tokenizers.pad_token(place, _END))
