@@ -220,9 +220,12 @@ class Decoder:
             if prompt.rough_mask is None:
                 rows.append(prompt.mask_input)
                 continue
-            if prompt.rough_mask.shape != embedding.original_size:
+            (height, width), (rows_, columns) = embedding.original_size, prompt.rough_mask.shape
+            is_larger = rows_ > height or columns > width
+            if is_larger or abs(rows_ * width - columns * height) > max(height, width):  # a pixel, as sides are whole
                 raise ValueError(
-                    f"rough_mask: expected the photo's size {embedding.original_size}, got {prompt.rough_mask.shape}"
+                    f"rough_mask: expected the photo's size {embedding.original_size}, got {prompt.rough_mask.shape}, "
+                    "which is not that of a smaller copy either"
                 )
             rows.append(mask_to_model(prompt.rough_mask, embedding.input_size, self.config.image_size, low))
         return np.stack([row for row in rows if row is not None])[:, np.newaxis]  # (B, 1, L, L)

@@ -10,12 +10,15 @@ Orientation *o* of the EXIF standard transforms the stored image into the uprigh
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from model.types import Mask, Prompt
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 SWAPS_SIDES = frozenset((5, 6, 7, 8))
 """Orientations that swap width and height."""
@@ -101,7 +104,7 @@ def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (size[1], size[0]) if orientation in SWAPS_SIDES else size
 
 
-def turned_array(array: npt.NDArray[np.bool_], orientation: int) -> npt.NDArray[np.bool_]:
+def turned_array(array: npt.NDArray[Pixel], orientation: int) -> npt.NDArray[Pixel]:
     """Return an (h, w) array rotated like the image that it covers."""
     if orientation in SWAPS_SIDES:
         array = array.T
