@@ -39,7 +39,7 @@ class RedisConnection:
     """One Redis, with as many connections as there are concurrent callers; safe from many threads.
 
     >>> link = RedisConnection(Secret("redis://localhost:6379/0"))
-    >>> link.is_down, link.trouble
+    >>> link.is_down, link.last_error
     (False, '')
     >>> link.close()
     """
@@ -61,7 +61,7 @@ class RedisConnection:
         self._refused_at = 0.0
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """The current outage, or the last refusal within `REFUSAL_SHOWN_S`; empty if there is neither."""
         if self._down_since is not None:
             return self._outage_text
@@ -171,7 +171,7 @@ class RedisConnection:
 
     def _on_refusal(self, error: Exception) -> RetryLater:
         text = f"Redis refuses: {self._describe(error)}"
-        if not self.trouble:
+        if not self.last_error:
             logger.warning("event=redis_refuses detail=%r", self._describe(error))
         self._refusal_text, self._refused_at = text, self._clock()
         return _unavailable(text)

@@ -53,7 +53,7 @@ _RENEW = (
     _TEXT
     + """
 local holder = text(KEYS[1])
-if holder == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
+if holder == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 + redis.call('DEL', KEYS[2]) end
 if not holder and ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1 end
 return 0
 """
@@ -77,11 +77,13 @@ class Lease:
         attempt: how many times in a row this lease has been taken without a clean release, including this time.
         resets_attempts: whether its release resets that count; True unless the holder changes it.
         renewed_at: when it was last renewed, on `time.monotonic`.
+        on_urgent: called when a click waits for the work of the holder, see `Leases.expedite`; set by the holder.
     """
 
     def __init__(self, leases: "Leases", key: str, token: str, attempt: int, renewed_at: float) -> None:
         self.key, self.token, self.attempt = key, token, attempt
         self.renewed_at, self.resets_attempts = renewed_at, True
+        self.on_urgent: Callable[[], None] = lambda: None
         self._owner = leases
 
     def __enter__(self) -> "Lease":
@@ -99,30 +101,26 @@ class Leases:
     def __init__(
         self,
         link: RedisConnection,
-        attempts_key: Callable[[str], str],
         *,
         lease_s: float = LEASE_S,
         renew_every_s: float = RENEW_EVERY_S,
-        on_beat: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep leases in the Redis at ``link``; `start` begins the renewals.
 
         Args:
             link: connection to Redis.
-            attempts_key: returns the key that counts the attempts at a lease.
             lease_s: seconds after which a lease expires that is not renewed.
             renew_every_s: seconds between renewals.
-            on_beat: called before each renewal, also if no lease is held.
         """
-        self._link, self._attempts_key, self._on_beat = link, attempts_key, on_beat
+        self._link = link
         self._lease_s, self._renew_every_s = lease_s, renew_every_s
         self._leases: dict[str, Lease] = {}
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Start the thread that renews leases."""
-        self._thread = threading.Thread(target=self._work, name="leases", daemon=True)
+    def start(self, heartbeat: Callable[[], None] = lambda: None) -> None:
+        """Start the thread that renews leases; it also calls ``heartbeat`` at each interval."""
+        self._thread = threading.Thread(target=self._work, args=(heartbeat,), name="leases", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -144,7 +142,7 @@ class Leases:
             RetryLater: Redis does not answer.
         """
         token, now = secrets.token_hex(16), time.monotonic()
-        keys = [key, marker_key or f"{key}:none", self._attempts_key(key)]
+        keys = [key, marker_key or f"{key}:none", attempts_key(key)]
         lasts_ms, longest_ms = int(self._lease_s * 1000), int(max(self._lease_s, LEASE_S) * 1000)
         arguments = [token, str(lasts_ms), str(ATTEMPTS_S), job_id or "none", str(longest_ms)]
         attempt = self._link.call(lambda client: client.eval(_ACQUIRE, len(keys), *keys, *arguments))
@@ -156,16 +154,28 @@ class Leases:
     def release(self, lease: Lease) -> None:
         """Release a lease, and reset its attempts if ``resets_attempts``; does not raise."""
         self._leases.pop(lease.key, None)
-        keys = [lease.key, self._attempts_key(lease.key) if lease.resets_attempts else f"{lease.key}:none"]
+        keys = [lease.key, attempts_key(lease.key) if lease.resets_attempts else f"{lease.key}:none"]
         try:
             self._link.call(lambda client: client.eval(_RELEASE, len(keys), *keys, lease.token))
         except RetryLater as error:
             logger.info("event=lease_lapses detail=%r", str(error))
 
-    def _work(self) -> None:
+    def expedite(self, key: str) -> None:
+        """Have the holder of a lease call the lease's ``on_urgent``: now if it is here, at its next renewal elsewhere.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        lease = self._leases.get(key)
+        if lease is not None:
+            lease.on_urgent()
+        else:
+            self._link.call(lambda client: client.set(_urgent_key(key), "1", px=int(self._lease_s * 1000)))
+
+    def _work(self, heartbeat: Callable[[], None]) -> None:
         while not self._stopped.is_set():
             with suppress(RetryLater):  # the next heartbeat tries again
-                self._on_beat()
+                heartbeat()
             self._stopped.wait(self._renew_every_s)
             for lease in list(self._leases.values()):
                 self._renew(lease)
@@ -175,11 +185,23 @@ class Leases:
         now = time.monotonic()
         cannot_have_lapsed = now - lease.renewed_at < self._lease_s
         arguments = [lease.token, str(int(self._lease_s * 1000)), "1" if cannot_have_lapsed else "0"]
+        keys = lease.key, _urgent_key(lease.key)
         try:
-            renewed = self._link.call(lambda client: client.eval(_RENEW, 1, lease.key, *arguments))
+            renewed = self._link.call(lambda client: client.eval(_RENEW, 2, *keys, *arguments))
         except RetryLater:
             return
-        if renewed == 1:
+        if renewed:
             lease.renewed_at = now
+            if renewed == 2:
+                lease.on_urgent()
         elif self._leases.pop(lease.key, None) is not None:
             logger.warning("event=lease_lost key=%s", lease.key)
+
+
+def attempts_key(key: str) -> str:
+    """Return the key that counts how often a lease was acquired since it was last released cleanly."""
+    return f"{key}:attempts"
+
+
+def _urgent_key(key: str) -> str:
+    return f"{key}:urgent"

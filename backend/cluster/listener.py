@@ -31,7 +31,7 @@ class ListenerCallbacks:
 
     on_message: Callable[[bytes], None]
     on_poll: Callable[[], None]
-    on_refresh: Callable[[], None]
+    on_refresh: Callable[[], object]
     on_outage: Callable[[RetryLater], None]
 
 

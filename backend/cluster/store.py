@@ -62,9 +62,9 @@ class RedisStore:
         self._entries, self._counted_at = 0, float("-inf")
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """The current problem of Redis, empty if there is none."""
-        return self._link.trouble
+        return self._link.last_error
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding, None if it is missing or unusable, or Redis does not answer."""
@@ -129,14 +129,14 @@ class RedisStore:
         except RetryLater as error:
             return (StoreStats(self.name, 0, 0, 0, str(error)),)
         used, max_bytes = int(memory.get("used_memory", 0)), int(memory.get("maxmemory", 0))
-        return (StoreStats(self.name, self._entries, used, max_bytes, self._link.trouble),)
+        return (StoreStats(self.name, self._entries, used, max_bytes, self._link.last_error),)
 
     def _count(self, client: "Redis") -> int:
         """Return the number of embeddings; for a very large Redis, an estimate from a part of its keys."""
         cursor, count, scanned = 0, 0, 0
         try:
             while scanned < MAX_SCANNED:
-                cursor, names = client.scan(cursor, match=self._keys.embeddings, count=SCAN_KEYS)
+                cursor, names = client.scan(cursor, match=self._keys.embedding("*"), count=SCAN_KEYS)
                 count, scanned = count + len(names), scanned + SCAN_KEYS
                 if cursor == 0:
                     return count

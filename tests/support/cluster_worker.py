@@ -1,4 +1,4 @@
-"""A worker with a stand-in encoder: ``python -m tests.support.cluster_worker SETTINGS LOG ENCODE_S [MAX_JOBS]``.
+"""A worker with a stand-in encoder: ``python -m tests.support.cluster_worker SETTINGS LOG ENCODE_S``.
 
 ``SETTINGS`` is a JSON object of environment variables. Everything but the encoder is the product's own. What an image's
 first pixel says, the encoder does: see `POISON` and `TOO_LARGE`.
@@ -56,7 +56,7 @@ class StandIn:
 
 
 def main():
-    environ, log, encode_s, *rest = sys.argv[1:]
+    environ, log, encode_s = sys.argv[1:]
     settings = read(json.loads(environ))
     logs.configure(settings.log_level)
     source = web.image_source(settings, LabelStudio(settings.label_studio_url, None))
@@ -67,7 +67,7 @@ def main():
         return stand_in
 
     worker = cluster.worker(settings, VERSION, Limits(), source, load)
-    sys.exit(worker.run(max_jobs=int(rest[0]) if rest else None))
+    sys.exit(worker.run())
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@ import threading
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.cluster.connection import RedisConnection
 from backend.cluster.content_index import LookupResult, SharedContentIndex, SharedRecord, parse_event
 from backend.cluster.keys import Keys
-from backend.cluster.lease import Leases
+from backend.cluster.lease import Leases, attempts_key
 from backend.cluster.monitor import ClusterMonitor
-from backend.cluster.queues import MAX_JOB_BYTES, JobQueues, parse
-from backend.cluster.queues import dump as dump_job
+from backend.cluster.queues import JobQueues, JobState
 from backend.cluster.store import RedisStore
 from backend.embeddings.content_index import source_key
 from backend.embeddings.serialization import dump
@@ -48,7 +47,7 @@ def store(link):
 
 @pytest.fixture
 def leases(link):
-    leases = Leases(link, KEYS.attempts, lease_s=0.5, renew_every_s=0.1)
+    leases = Leases(link, lease_s=0.5, renew_every_s=0.1)
     leases.start()
     yield leases
     leases.close()
@@ -178,7 +177,7 @@ def test_a_password_is_used_and_never_shown(tmp_path, caplog):
         with pytest.raises(RetryLater) as caught:
             bad.call(lambda client: client.ping())
         assert "invalid username-password" in str(caught.value)
-        assert "wrong-word" not in str(caught.value) + caplog.text + bad.trouble
+        assert "wrong-word" not in str(caught.value) + caplog.text + bad.last_error
         good.close()
         bad.close()
 
@@ -245,7 +244,7 @@ def test_a_redis_that_is_back_is_used_again(tmp_path):
         server.start()
         clock.advance(1)
         assert link.call(lambda client: client.ping())
-        assert (link.is_down, link.trouble) == (False, "")
+        assert (link.is_down, link.last_error) == (False, "")
         link.close()
 
 
@@ -263,7 +262,7 @@ def test_a_redis_that_refuses_to_write_is_still_read(tmp_path, trouble):
                 client.replicaof("127.0.0.1", free_port())
         store.put(key(2), embedding())
         assert not store.holds(key(2))
-        assert "Redis refuses" in store.trouble
+        assert "Redis refuses" in store.last_error
         assert same(store.get(key(1)), embedding())
         assert not link.is_down
         link.close()
@@ -284,7 +283,7 @@ def test_a_lease_has_one_holder_and_is_renewed_while_held(leases):
 
 @needs_redis
 def test_a_lease_whose_holder_died_lapses(link, leases):
-    dead = Leases(link, KEYS.attempts, lease_s=0.3)  # never started, so it renews nothing
+    dead = Leases(link, lease_s=0.3)  # never started, so it renews nothing
     assert dead.acquire("a") is not None
     assert leases.acquire("a") is None
     taken = []
@@ -310,7 +309,7 @@ def test_a_lease_that_redis_lost_in_a_restart_is_written_anew(link, leases, redi
 
 @needs_redis
 def test_what_a_holder_that_was_stopped_for_a_while_writes_is_not_kept(link, redis_server):  # noqa: F811
-    contents, slow = SharedContentIndex(link, KEYS), Leases(link, KEYS.attempts, lease_s=0.2)
+    contents, slow = SharedContentIndex(link, KEYS), Leases(link, lease_s=0.2)
     old = slow.acquire(KEYS.lease(PLACE))
     time.sleep(0.3)
     with slow.acquire(KEYS.lease(PLACE)) as new:
@@ -356,7 +355,7 @@ def test_keys_of_another_type_than_ours_stop_nothing(link, leases, redis_server)
     with redis_server.client() as client:
         for name in (
             KEYS.lease(PLACE),
-            KEYS.attempts(KEYS.lease(PLACE)),
+            attempts_key(KEYS.lease(PLACE)),
             marker,
             KEYS.content(PLACE),
             KEYS.failure(PLACE),
@@ -365,25 +364,22 @@ def test_keys_of_another_type_than_ours_stop_nothing(link, leases, redis_server)
         for name in (KEYS.counts, KEYS.workers):
             client.set(name, "x")
     assert contents.get(PLACE) == LookupResult(None, None)
-    assert not queues.is_queued(PLACE, Priority.INTERACTIVE)
-    assert cluster.are_in_progress([(PLACE, Priority.INTERACTIVE)]) == [True], (
-        "a lease of sorts, until somebody wants it"
-    )
+    assert queues.job_states([(PLACE, Priority.INTERACTIVE)]) == [JobState.LEASED], "until a worker acquires the lease"
     with leases.acquire(KEYS.lease(PLACE), marker_key=marker, job_id="1") as lease:
         assert lease.attempt == 1
         contents.put(PLACE, NOTE, lease)
     assert contents.get(PLACE).record.digest == NOTE.digest
-    assert queues.ask(ref, PLACE, Priority.INTERACTIVE)
+    assert queues.enqueue(ref, PLACE, Priority.INTERACTIVE)
     assert cluster.alive() == ()
-    cluster.beat(f"host:1 {KEYS.model}")
+    cluster.heartbeat(f"host:1 {KEYS.model}")
     assert cluster.look().worker_names == ("host:1",)
-    assert not link.trouble
+    assert not link.last_error
 
 
 @needs_redis
 def test_a_count_of_attempts_that_is_no_number_begins_anew(leases, redis_server):  # noqa: F811
     with redis_server.client() as client:
-        client.set(KEYS.attempts("a"), "many")
+        client.set(attempts_key("a"), "many")
     with leases.acquire("a") as lease:
         assert lease.attempt == 1
 
@@ -455,54 +451,6 @@ def test_a_foreign_entry_about_an_address_is_as_good_as_none(link, redis_server,
 )
 def test_a_foreign_notice_is_as_good_as_none(data):
     assert parse_event(data) is None
-
-
-# Jobs
-
-
-@given(
-    uri=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50),
-    numbers=st.tuples(*[st.none() | st.integers(-(2**62), 2**62)] * 3),
-)
-def test_a_job_survives_the_trip_through_redis(uri, numbers):
-    ref = ImageRef(uri, *numbers)
-    assert parse([dump_job(ref)]) == ref
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    )
-)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_lies_in_a_queue_is_a_job_or_refused(value):
-    for arguments in (value, [value], [json.dumps(value)]):
-        with pytest.raises(RequestError, match="job: "):
-            parse(arguments)
-
-
-@pytest.mark.parametrize(
-    "argument",
-    [
-        '{"uri": ""}',
-        '{"uri": "a", "task_id": "1"}',
-        '{"uri": "a", "task_id": 1.5}',
-        '{"uri": "a", "command": "rm"}',
-        '{"uri": ["a"]}',
-        '{"uri": "a"',
-        " " * (MAX_JOB_BYTES + 1),
-    ],
-)
-def test_a_job_of_another_shape_is_refused(argument):
-    with pytest.raises(RequestError):
-        parse([argument])
-
-
-def test_an_image_too_large_to_travel_is_told_so():
-    with pytest.raises(ImageError) as caught:
-        dump_job(ImageRef("data:image/png;base64," + "A" * MAX_JOB_BYTES))
-    assert caught.value.reason is Reason.IMAGE_TOO_LARGE
 
 
 # Names
