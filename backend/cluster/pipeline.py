@@ -18,15 +18,13 @@ from backend.cluster.parts import ClusterParts
 from backend.cluster.queues import TakenJob
 from backend.cluster.store import RedisStore
 from backend.embeddings.content_index import SourceKey, source_key
-from backend.embeddings.encode import Stopwatch
+from backend.embeddings.encode import EncodeSpec, Preprocessor, Stopwatch
 from backend.embeddings.encoder_thread import EncoderThread
-from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, ImageError, Reason, RetryLater
-from backend.images import decode
 from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
-from model.types import Embedding
+from model.types import Embedding, ModelInput
 
 logger = logging.getLogger(__name__)
 
@@ -71,26 +69,24 @@ class EncodePipeline:
     def __init__(
         self,
         parts: ClusterParts,
+        spec: EncodeSpec,
         source: Source,
         encoder: EncoderThread,
         store: RedisStore,
         observer: Stopwatch,
-        limits: decode.Limits,
-        dtype: Dtype,
     ) -> None:
         """Combine fetcher, encoder and the shared state in Redis.
 
         Args:
             parts: leases, contents, queues and counts in Redis.
+            spec: how files become embeddings.
             source: fetches image files.
             encoder: encodes one image at a time, the most urgent first.
             store: the embeddings in Redis, read by the web processes.
             observer: times the work.
-            limits: limits on the size of an image.
-            dtype: number format of the stored embeddings.
         """
-        self._parts, self._source, self._encoder, self._store = parts, source, encoder, store
-        self._observer, self._limits, self._dtype = observer, limits, dtype
+        self._parts, self._spec, self._source, self._encoder, self._store = parts, spec, source, encoder, store
+        self._observer, self._preprocessor = observer, Preprocessor(spec, observer)
         self._in_progress: set[_Work] = set()
         self._is_stopping = self.encoder_hangs = False
         self._encoded_at = 0.0
@@ -160,24 +156,35 @@ class EncodePipeline:
         if cached.failure is not None:
             raise cached.failure
         record = cached.record
-        is_stored = record is not None and self._store.holds(self._key(record.digest))
-        if record is not None and is_stored and record.is_fresh:
+        if record is not None and not self._store.holds(self._spec.key(record.digest)):
+            record = None
+        if record is not None and record.is_fresh:
             return record
+        record, model_input = self._fetch(ref, record)
+        if model_input is not None:
+            work.key = self._spec.key(record.digest)
+            self._encode(work, work.key, model_input)
+        return record
+
+    def _fetch(self, ref: ImageRef, known: SharedRecord | None) -> tuple[SharedRecord, ModelInput | None]:
+        """Return the image's content and the network's input for it, None if its embedding is stored.
+
+        The file is freed on return, so that only the few megabytes of the input wait for the encoder.
+        """
         with self._observer.stage("fetch"):
-            fetched = self._source.fetch(ref, record.version if record is not None and is_stored else None)
+            fetched = self._source.fetch(ref, None if known is None else known.version)
         self._parts.monitor.count("fetch")
         if fetched is None:
-            assert record is not None
-            return SharedRecord(record.digest, record.version, record.immutable)
+            assert known is not None
+            return SharedRecord(known.digest, known.version, known.immutable), None
         try:
-            decode.check(fetched.data, self._limits)
-            work.key = self._key(decode.digest(fetched.data))
-            self._encode(work, work.key, fetched)
+            key = self._spec.key_of(fetched.data)
+            record = SharedRecord(key.digest, fetched.version, fetched.immutable)
+            return record, None if self._store.holds(key) else self._preprocessor.prepare(fetched.data, key)
         finally:
             fetched.release()
-        return SharedRecord(work.key.digest, fetched.version, fetched.immutable)
 
-    def _encode(self, work: _Work, key: EmbeddingKey, fetched: Fetched) -> None:
+    def _encode(self, work: _Work, key: EmbeddingKey, model_input: ModelInput) -> None:
         """Put the embedding into the store; if the content is being encoded for another address, wait for that."""
         leases, lease_key = self._parts.leases, self._parts.keys.content_lease(key)
         while (lease := leases.acquire(lease_key)) is None:
@@ -191,7 +198,7 @@ class EncodePipeline:
             if self._store.holds(key):
                 return
             self._parts.monitor.count("encode")
-            future = self._encoder.submit(key, fetched.data, work.priority, fetched.share)
+            future = self._encoder.submit(key, model_input, work.priority)
             self._encoder.promote(key, work.priority)  # it may have become urgent in between
             self._store.put(key, self._wait_for(future))
             if not self._store.holds(key):
@@ -210,6 +217,3 @@ class EncodePipeline:
             else:
                 self._encoded_at = time.monotonic()
                 return embedding
-
-    def _key(self, digest: str) -> EmbeddingKey:
-        return EmbeddingKey(digest, self._parts.keys.model_version, self._dtype)

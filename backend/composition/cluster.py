@@ -11,10 +11,9 @@ from backend.cluster.remote import QueuedEmbeddings
 from backend.cluster.store import RedisStore
 from backend.cluster.worker import WarmLoad, Worker
 from backend.concurrency.byte_budget import ByteBudget
-from backend.embeddings.encode import Encoder
+from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, TieredStore
-from backend.images.decode import Limits
 from backend.metrics import Metrics
 from backend.settings import MB, Settings
 from backend.types import Priority
@@ -68,8 +67,7 @@ def web(
 
 def worker(
     settings: Settings,
-    model_version: str,
-    limits: Limits,
+    spec: EncodeSpec,
     source: Source,
     load: Callable[[], Encoder],
     shape: Shape | None = None,
@@ -78,16 +76,15 @@ def worker(
 
     Args:
         settings: with ``redis_url`` set.
-        model_version: of the encoder.
-        limits: of the images.
+        spec: how files become embeddings.
         source: fetches image files.
         load: returns the encoder; called once.
         shape: of its embeddings; None takes any.
     """
-    parts, metrics, warm_load = connect(settings, model_version), Metrics(), WarmLoad(load)
+    parts, metrics, warm_load = connect(settings, spec.model_version), Metrics(), WarmLoad(load, spec)
     store = RedisStore(parts.link, parts.keys, settings.redis_ttl_s, metrics.stage, shape=shape)
-    encoder = EncoderThread(warm_load, MemoryStore(WORKER_MEMORY_MB * MB), limits, metrics)
-    pipeline = EncodePipeline(parts, source, encoder, store, metrics, limits, settings.embedding_dtype)
+    encoder = EncoderThread(warm_load, MemoryStore(WORKER_MEMORY_MB * MB), metrics)
+    pipeline = EncodePipeline(parts, spec, source, encoder, store, metrics)
     return Worker(parts, pipeline, encoder, warm_load)
 
 

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from backend import paddle_import
 from backend.cluster.worker import Worker
 from backend.composition import cluster
 from backend.concurrency.background import BackgroundTasks
-from backend.embeddings.encode import Encoder
+from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.local import Embeddings, LocalEmbeddings
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
 from backend.images.decode import Limits as PixelLimits
@@ -39,6 +40,7 @@ from backend.web.status.pictures import Pictures
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
 from model.paddlex.model import find_weights
+from model.transforms import preprocess
 from model.weights import Checkpoint, in_order, merge, read
 from model.weights.catalogue import NAMED, SOURCES
 from model.weights.download import default_folder, downloaded
@@ -156,8 +158,7 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
     return cluster.worker(
         settings,
-        checkpoint.model_version,
-        _pixel_limits(settings, checkpoint),
+        encode_spec(settings, checkpoint),
         image_source(settings, label_studio),
         lambda: _load_encoder(checkpoint, settings.device),
         embedding_shape(checkpoint),
@@ -186,11 +187,9 @@ def _engine(
     embeddings = LocalEmbeddings(
         image_source(settings, label_studio),
         lambda: _load_encoder(checkpoint, settings.device),
-        checkpoint.model_version,
+        encode_spec(settings, checkpoint),
         store,
         metrics,
-        limits=_pixel_limits(settings, checkpoint),
-        dtype=settings.embedding_dtype,
     )
     return embeddings, store, lambda: None
 
@@ -201,8 +200,14 @@ def embedding_shape(checkpoint: Checkpoint) -> Shape:
     return checkpoint.config.prompt_embed_dim, side, side
 
 
-def _pixel_limits(settings: Settings, checkpoint: Checkpoint) -> PixelLimits:
-    return PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size)
+def encode_spec(settings: Settings, checkpoint: Checkpoint) -> EncodeSpec:
+    """Return how image files become embeddings of these weights."""
+    return EncodeSpec(
+        checkpoint.model_version,
+        partial(preprocess, config=checkpoint.config),
+        PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size),
+        settings.embedding_dtype,
+    )
 
 
 def _cores() -> int:

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from model.types import Embedding
+from backend.embeddings.encode import EncodeSpec
+from model.types import Embedding, ModelInput
 
 FURTHER_SHAPES = {"high_res_feat_s0": (1, 32, 32), "high_res_feat_s1": (2, 16, 16)}
 
@@ -49,6 +50,11 @@ class FakeClock:
         self.now += seconds
 
 
+def fake_spec(model_version="fake@00000000", **options):
+    """How files become embeddings of a `FakeEncoder`, which takes images of any size."""
+    return EncodeSpec(model_version, lambda pixels: ModelInput(pixels, pixels.shape[:2]), **options)
+
+
 class FakeEncoder:
     """Counts its calls, takes as long as told, fails when told; the embedding holds the image's mean colour.
 
@@ -73,8 +79,8 @@ class FakeEncoder:
 
     def encode(self, image):
         with self._lock:
-            self.sizes.append(image.shape[:2])
-            self.colours.append(tuple(image[0, 0].tolist()))
+            self.sizes.append(image.pixels.shape[:2])
+            self.colours.append(tuple(image.pixels[0, 0].tolist()))
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         self.running.set()
@@ -83,9 +89,9 @@ class FakeEncoder:
             threading.Event().wait(self.latency_s)
             if self.failures:
                 raise self.failures.pop(0)
-            mean = image.reshape(-1, 3).mean(axis=0).astype(np.float32) / 255
+            mean = image.pixels.reshape(-1, 3).mean(axis=0).astype(np.float32) / 255
             array = np.broadcast_to(mean[:, None, None], (3, 8, 8)).copy()
-            return Embedding(array, image.shape[:2], (48, 64), self.model_version)
+            return Embedding(array, image.original_size, (48, 64), self.model_version, image.other_orientation)
         finally:
             with self._lock:
                 self.at_once -= 1

@@ -16,7 +16,7 @@ from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
 from tests.backend.embeddings.test_local import FakeSource
 from tests.support.direct import direct_embeddings
-from tests.support.fakes import FakeEncoder, png
+from tests.support.fakes import FakeEncoder, fake_spec, png
 
 RED, BLUE = (200, 30, 40), (20, 30, 200)
 
@@ -52,7 +52,7 @@ def test_the_service_on_this_machine_finds_what_was_made(setup):
     made = setup.build().get(ref(), 1.0)
     metrics = Metrics()
     store = FileStore(setup.folder / "embeddings", 10_000_000)
-    service = LocalEmbeddings(setup.source, lambda: setup.encoder, setup.encoder.model_version, store, metrics)
+    service = LocalEmbeddings(setup.source, lambda: setup.encoder, fake_spec(), store, metrics)
     try:
         found = service.get(ref(), 10.0)
     finally:

@@ -13,7 +13,7 @@ from backend.concurrency.byte_budget import ByteBudget
 from backend.concurrency.retry import Stopped
 from backend.embeddings.content_index import ContentIndex, source_key
 from backend.embeddings.local import FETCHERS, SPARED, LocalEmbeddings
-from backend.embeddings.stores import EmbeddingKey, FileStore, MemoryStore, TieredStore
+from backend.embeddings.stores import FileStore, MemoryStore, TieredStore
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
 from backend.images import decode
 from backend.images.fetch import Fetched, Validators
@@ -21,7 +21,7 @@ from backend.label_studio.http import RefusedError
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
 from tests.backend.images.test_decode import encoded, photo
-from tests.support.fakes import FakeClock, FakeEncoder, png
+from tests.support.fakes import FakeClock, FakeEncoder, fake_spec, png
 
 RED, BLUE, GREEN, GRAY = (250, 0, 0), (0, 0, 250), (0, 250, 0), (128, 128, 128)
 SOON_S = 10.0
@@ -71,10 +71,8 @@ class Setup:
     def build(self, load=None, memory=10_000_000, **options):
         tiers = [MemoryStore(memory), FileStore(self.folder, 10_000_000)]
         store = TieredStore(tiers, self.metrics.record_lookup)
-        version = options.pop("model_version", self.encoder.model_version)
-        made = LocalEmbeddings(
-            self.source, load or self.load, version, store, self.metrics, clock=self.clock, **options
-        )
+        spec = fake_spec(**{"model_version": self.encoder.model_version, **options})
+        made = LocalEmbeddings(self.source, load or self.load, spec, store, self.metrics, clock=self.clock)
         self.open.append(made)
         return made
 
@@ -189,7 +187,7 @@ def test_alternating_between_two_images_encodes_each_once(setup, embeddings):
 
 
 def test_without_any_cache_clicks_are_still_answered(setup, tmp_path):
-    made = LocalEmbeddings(setup.source, setup.load, setup.encoder.model_version, MemoryStore(0), setup.metrics)
+    made = LocalEmbeddings(setup.source, setup.load, fake_spec(), MemoryStore(0), setup.metrics)
     setup.open.append(made)
     assert colour(made.get(ref(), SOON_S)) == RED
     assert colour(made.get(ref(), SOON_S)) == RED
@@ -584,24 +582,6 @@ def test_a_click_overtakes_what_is_encoded_ahead(setup, embeddings):
         assert colour(click.result()) == GREEN
     eventually(lambda: setup.encoder.calls == 4)
     assert setup.encoder.colours == [GRAY, GREEN, RED, BLUE]
-
-
-def test_a_click_on_an_image_that_waits_to_be_encoded_moves_it_forward(setup):
-    queue = setup.build()._encoder
-    keys = {}
-    setup.encoder.gate.clear()
-    queue.start()
-    for name in ("gray", "red", "blue", "green"):
-        data = setup.source.contents[name]
-        keys[name] = EmbeddingKey(decode.digest(data), setup.encoder.model_version)
-        last = queue.submit(keys[name], data, Priority.PREFETCH)
-        if name == "gray":
-            eventually(setup.encoder.running.is_set)
-    queue.promote(keys["green"], Priority.INTERACTIVE)
-    assert queue.submit(keys["blue"], setup.source.contents["blue"], Priority.INTERACTIVE) is not last
-    setup.encoder.gate.set()
-    eventually(lambda: setup.encoder.calls == 4)
-    assert setup.encoder.colours == [GRAY, GREEN, BLUE, RED]
 
 
 def test_a_click_on_what_is_being_encoded_ahead_is_urgent_from_then_on(setup, embeddings):

@@ -16,7 +16,7 @@ from backend.web.status.pictures import Pictures
 from backend.web.status.snapshot import SHOWN_PROJECTS, SHOWN_REQUESTS, StatusSources
 from backend.web.status.view import ClusterView, Problem
 from tests.backend.embeddings.test_local import FakeSource
-from tests.support.fakes import FakeClock, png
+from tests.support.fakes import FakeClock, fake_spec, png
 
 REGION = Region("a" * 12, "brush", "rectanglelabels", "image", Rectangle(0, 0, 50, 50), ("Cat",), (60, 80), score=0.5)
 CLICK = PredictRequest((Task(7),), 3, "", (PromptRegion("r", KeyPoint(1, 1), "point", "image"),))
@@ -224,7 +224,7 @@ def test_an_encoder_that_cannot_be_loaded_is_told_of(metrics):
     def load():
         raise attempts[0]
 
-    embeddings = LocalEmbeddings(source, load, "fake@00000000", MemoryStore(1000), metrics)
+    embeddings = LocalEmbeddings(source, load, fake_spec(), MemoryStore(1000), metrics)
     try:
         assert embeddings.failure == ""
         with pytest.raises(BackendError, match="no room"):
