@@ -20,71 +20,157 @@ from enum import Enum
 from typing import TypeVar
 
 
-class Reason(str, Enum):
-    """Why an answer is empty or an error was raised; log, metrics and status page report the same codes."""
+class Kind(Enum):
+    """What a reason means for those who wait for a mask."""
 
-    # Not a failure: there was nothing to segment.
-    NO_CONTEXT = "no_context"
-    OPENED_TASK = "opened_task"
-    JUST_ANSWERED = "just_answered"
-    NO_PROMPT = "no_prompt"
-    ONLY_NEGATIVE_POINTS = "only_negative_points"
-    EMPTY_MASK = "empty_mask"
+    HARMLESS = "there was nothing to answer"
+    FAILURE = "a mask is missing"
+    OUTAGE = "a mask is missing; the same holds for all images, and it may pass"
+
+
+class Reason(str, Enum):
+    """Why an answer is empty or an error was raised; log, metrics and status page report the same codes.
+
+    Attributes:
+        kind: what it means for those who wait for a mask.
+        meaning: in a few words, what has happened.
+        remedy: what to do about it; empty where nothing needs to be done.
+
+    >>> Reason("outside_image").meaning, Reason.OUTSIDE_IMAGE.remedy
+    ('a prompt lies beside the image', 'draw the prompt again, on the image')
+    """
+
+    kind: Kind
+    meaning: str
+    remedy: str
+
+    def __new__(cls, code: str, kind: Kind = Kind.FAILURE, meaning: str = "", remedy: str = "") -> "Reason":
+        """Return the member with a code, which is its value."""
+        reason = str.__new__(cls, code)
+        reason._value_, reason.kind, reason.meaning, reason.remedy = code, kind, meaning, remedy
+        return reason
+
+    # fmt: off
+    # There was nothing to segment.
+    NO_CONTEXT = ("no_context", Kind.HARMLESS, "a task was opened, nothing was clicked", "")
+    OPENED_TASK = ("opened_task", Kind.HARMLESS,
+        "one task alone was asked for, which may be its opening, and people have drawn on it",
+        "select several tasks for masks of what they drew, or set PADDLE_SAM_ANSWER_OPENED_TASKS to always")
+    JUST_ANSWERED = ("just_answered", Kind.HARMLESS,
+        "the task was answered a moment ago, and a second answer would be stored beside that",
+        "if it still has no prediction after half a minute, retrieve predictions again")
+    NO_PROMPT = ("no_prompt", Kind.HARMLESS, "the prompt was deleted, or was an ordinary annotation", "")
+    ONLY_NEGATIVE_POINTS = ("only_negative_points", Kind.HARMLESS,
+        "nothing says where the object is", "click the object first, then what is not")
+    EMPTY_MASK = ("empty_mask", Kind.HARMLESS,
+        "the model finds nothing there", "draw a box, or click somewhere else on the object")
 
     # The request.
-    BAD_REQUEST = "bad_request"
-    BODY_TOO_LARGE = "body_too_large"
-    BAD_GEOMETRY = "bad_geometry"
-    OUTSIDE_IMAGE = "outside_image"
-    UNSUPPORTED_PROMPT = "unsupported_prompt"
-    NOT_A_PROMPT = "not_a_prompt"
-    TOO_MANY_POINTS = "too_many_points"
-    TOO_COMPLEX = "too_complex"
-    SIZE_MISMATCH = "size_mismatch"
-    NOT_IN_COCO_FILE = "not_in_coco_file"
-    AMBIGUOUS_FILE_NAME = "ambiguous_file_name"
-    UNKNOWN_LABEL = "unknown_label"
+    BAD_REQUEST = ("bad_request", Kind.FAILURE,
+        "the caller does not speak as Label Studio does", "see who calls this address")
+    BODY_TOO_LARGE = ("body_too_large", Kind.FAILURE,
+        "the request carries too many saved masks", "raise PADDLE_SAM_MAX_BODY_MB")
+    BAD_GEOMETRY = ("bad_geometry", Kind.FAILURE, "a prompt's numbers make no shape", "draw the prompt again")
+    OUTSIDE_IMAGE = ("outside_image", Kind.FAILURE,
+        "a prompt lies beside the image", "draw the prompt again, on the image")
+    UNSUPPORTED_PROMPT = ("unsupported_prompt", Kind.FAILURE,
+        "this kind of prompt is not read, or not by these weights",
+        "prompt with keypoints, rectangles, ellipses, polygons or brush strokes")
+    NOT_A_PROMPT = ("not_a_prompt", Kind.HARMLESS, "a region that draws nothing came along", "")
+    TOO_MANY_POINTS = ("too_many_points", Kind.FAILURE,
+        "only the newest points of an object count", "begin the object anew")
+    TOO_COMPLEX = ("too_complex", Kind.FAILURE,
+        "the request asks for more work than one request may cause",
+        "see the log: a config that repeats without end, or hundreds of objects, of which the newest are answered")
+    SIZE_MISMATCH = ("size_mismatch", Kind.FAILURE,
+        "browser and backend see pictures of different shape, or one many times the other",
+        "see whether the file changed, and which size the browser shows at its address")
+    NOT_IN_COCO_FILE = ("not_in_coco_file", Kind.HARMLESS,
+        "no image of the COCO file is named as the task's is", "compare the file's file_name with the task's data")
+    AMBIGUOUS_FILE_NAME = ("ambiguous_file_name", Kind.FAILURE,
+        "several images of the COCO file are named as the task's is", "write their folders into file_name as well")
+    UNKNOWN_LABEL = ("unknown_label", Kind.FAILURE,
+        "a category of the COCO file is no label of the labeling config", "add the label, or rename the category")
 
     # The labeling config.
-    NO_LABEL_CONFIG = "no_label_config"
-    BAD_LABEL_CONFIG = "bad_label_config"
-    NO_IMAGE_TAG = "no_image_tag"
-    NO_OUTPUT_CONTROL = "no_output_control"
+    NO_LABEL_CONFIG = ("no_label_config", Kind.FAILURE,
+        "the request carries no labeling config", "open the project's labeling settings and save")
+    BAD_LABEL_CONFIG = ("bad_label_config", Kind.FAILURE,
+        "the labeling config cannot be read", "the log names the tag; compare with the README")
+    NO_IMAGE_TAG = ("no_image_tag", Kind.FAILURE,
+        "the labeling config has no image of that name", 'add <Image name="image" value="$image"/>')
+    NO_OUTPUT_CONTROL = ("no_output_control", Kind.FAILURE,
+        "nothing in the labeling config can hold a mask",
+        'add a BrushLabels or PolygonLabels tag that says smart="false"')
 
     # The task and its image.
-    NO_IMAGE_IN_TASK = "no_image_in_task"
-    ITEM_INDEX_OUT_OF_RANGE = "item_index_out_of_range"
-    UNSUPPORTED_IMAGE_SOURCE = "unsupported_image_source"
-    UNSUPPORTED_IMAGE_FORMAT = "unsupported_image_format"
-    IMAGE_NOT_FOUND = "image_not_found"
-    IMAGE_TOO_LARGE = "image_too_large"
-    IMAGE_UNREADABLE = "image_unreadable"
+    NO_IMAGE_IN_TASK = ("no_image_in_task", Kind.FAILURE,
+        "the task's data holds no address under the key that the config's Image names",
+        "compare the config's value=\"$…\" with the task's data")
+    ITEM_INDEX_OUT_OF_RANGE = ("item_index_out_of_range", Kind.FAILURE,
+        "the task has fewer images than the prompt says", "reload the task")
+    UNSUPPORTED_IMAGE_SOURCE = ("unsupported_image_source", Kind.FAILURE,
+        "addresses of this kind are not read", "use http(s), uploads or a cloud storage")
+    UNSUPPORTED_IMAGE_FORMAT = ("unsupported_image_format", Kind.FAILURE,
+        "pictures of this format are not read", "convert them to JPEG, PNG, WebP or TIFF")
+    IMAGE_NOT_FOUND = ("image_not_found", Kind.FAILURE,
+        "the image's server does not have it",
+        "see whether the file is still there, and the task's data spells its address right")
+    IMAGE_TOO_LARGE = ("image_too_large", Kind.FAILURE,
+        "the image is beyond the limits",
+        "smaller images, or formats as the log says; PADDLE_SAM_MAX_IMAGE_BYTES, PADDLE_SAM_MAX_IMAGE_PIXELS higher")
+    IMAGE_UNREADABLE = ("image_unreadable", Kind.FAILURE,
+        "image data is damaged or missing, or it is no image",
+        "open its address in a browser; if nothing shows, give another image")
 
     # What an operator can change.
-    AUTH_FAILED = "auth_failed"
-    FORBIDDEN_ADDRESS = "forbidden_address"
-    FORBIDDEN_PATH = "forbidden_path"
-    UNTRUSTED_CERTIFICATE = "untrusted_certificate"
-    LABEL_STUDIO_NOT_CONFIGURED = "label_studio_not_configured"
+    AUTH_FAILED = ("auth_failed", Kind.FAILURE,
+        "a token or password was refused",
+        "the log says by whom: check the user of LABEL_STUDIO_API_KEY, the BASIC_AUTH settings or the image's server")
+    FORBIDDEN_ADDRESS = ("forbidden_address", Kind.FAILURE,
+        "images may not come from that address",
+        "add its host to PADDLE_SAM_ALLOWED_HOSTS; if it is Label Studio, set PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL")
+    FORBIDDEN_PATH = ("forbidden_path", Kind.FAILURE,
+        "the path leads out of where the files of tasks lie",
+        "check the task's data; of local files, PADDLE_SAM_LOCAL_FILES_ROOT")
+    UNTRUSTED_CERTIFICATE = ("untrusted_certificate", Kind.FAILURE,
+        "a server's certificate is refused",
+        "set SSL_CERT_FILE to your authority's certificate (PEM); renew one that has expired or is for another name")
+    LABEL_STUDIO_NOT_CONFIGURED = ("label_studio_not_configured", Kind.FAILURE,
+        "it is not known where Label Studio is, or with which token to ask it",
+        "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
 
     # Temporary failures.
-    IMAGE_FETCH_FAILED = "image_fetch_failed"
-    LABEL_STUDIO_UNREACHABLE = "label_studio_unreachable"
-    BUDGET_EXCEEDED = "budget_exceeded"
-    OVERLOADED = "overloaded"
-    SUPERSEDED = "superseded"
-    STORE_UNAVAILABLE = "store_unavailable"
-    MODEL_NOT_READY = "model_not_ready"
-    NO_WORKER = "no_worker"
-    ENCODE_FAILED = "encode_failed"
-    DECODE_FAILED = "decode_failed"
-    OUT_OF_MEMORY = "out_of_memory"
+    IMAGE_FETCH_FAILED = ("image_fetch_failed", Kind.FAILURE,
+        "the image's server failed", "try again; if it stays so, look at that server's log")
+    LABEL_STUDIO_UNREACHABLE = ("label_studio_unreachable", Kind.OUTAGE,
+        "Label Studio does not answer", "try again; if it stays so, check LABEL_STUDIO_URL and its log")
+    BUDGET_EXCEEDED = ("budget_exceeded", Kind.OUTAGE,
+        "the image, or a turn at the decoder, did not come in time; the image goes on",
+        "click again; add workers or web processes if it happens often")
+    OVERLOADED = ("overloaded", Kind.OUTAGE,
+        "more requests or image files wait than there is room for", "raise THREADS, or add web processes")
+    SUPERSEDED = ("superseded", Kind.HARMLESS, "the annotator went on before it was ready", "")
+    STORE_UNAVAILABLE = ("store_unavailable", Kind.OUTAGE,
+        "Redis does not answer", "it is tried again by itself; look at Redis")
+    MODEL_NOT_READY = ("model_not_ready", Kind.OUTAGE,
+        "the model is loading, or cannot be loaded", "wait a moment, or see the log")
+    NO_WORKER = ("no_worker", Kind.OUTAGE,
+        "no worker is alive that encodes with this model",
+        "start one with python -m backend worker, with the same REDIS_URL and PADDLE_SAM_WEIGHTS; then click again")
+    ENCODE_FAILED = ("encode_failed", Kind.FAILURE,
+        "the image cannot be encoded", "a defect: please report it with the log")
+    DECODE_FAILED = ("decode_failed", Kind.FAILURE,
+        "the prompts cannot be decoded", "a defect: please report it with the log")
+    OUT_OF_MEMORY = ("out_of_memory", Kind.FAILURE,
+        "memory ran out", "take a smaller model, fewer WORKERS, or a larger machine")
 
     # A defect of this program.
-    INTERNAL_ERROR = "internal_error"
+    INTERNAL_ERROR = ("internal_error", Kind.FAILURE, "this program has a defect", "please report it with the log")
+    # fmt: on
 
     def __str__(self) -> str:
-        return self.value
+        return str(self.value)
 
 
 class BackendError(Exception):

@@ -65,21 +65,15 @@ class AnsweredRequest:
 class Metrics:
     """Counters, timers and the last requests of one service; safe from many threads."""
 
-    def __init__(
-        self,
-        registry: CollectorRegistry | None = None,
-        clock: Callable[[], float] = time.time,
-        on_answer: Callable[[Sequence[Prediction]], None] | None = None,
-    ) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None, clock: Callable[[], float] = time.time) -> None:
         """Register all counters with a registry.
 
         Args:
             registry: where to register; a new one if None.
             clock: returns seconds since 1970.
-            on_answer: called with the predictions of every answer.
         """
         self.registry = CollectorRegistry() if registry is None else registry
-        self._clock, self._started_at, self._witness = clock, clock(), on_answer
+        self._clock, self._started_at = clock, clock()
         self._stage = Histogram(
             "paddle_sam_stage_seconds",
             "Time that each stage of an answer takes.",
@@ -182,8 +176,6 @@ class Metrics:
         )
         with self._lock:
             self._recent.appendleft(note)
-        if self._witness is not None:
-            self._witness(predictions)
         return note
 
     def refused(self, reason: Reason) -> None:

@@ -156,7 +156,7 @@ class Settings(BaseModel):
         "auto",
         validation_alias=_ours("ANSWER_OPENED_TASKS"),
         description="Whether what people drew on a task becomes masks when it is opened, or asked for alone: auto is "
-        "in projects that hold such predictions already, or where several tasks were asked for; always, never.",
+        "in projects where several tasks were asked for since the start; always, never.",
     )
     prefetch_tasks: int = Field(
         3,
@@ -203,11 +203,6 @@ class Settings(BaseModel):
     )
     max_body_mb: int = Field(
         200, ge=1, validation_alias=_ours("MAX_BODY_MB"), description="A larger request is refused."
-    )
-    show_masks: bool = Field(
-        False,
-        validation_alias=_ours("SHOW_MASKS"),
-        description="Draw the outlines of the last masks on the status page, without the images, for whoever opens it.",
     )
     redis_url: RedisUrl | None = Field(
         None,

@@ -5,7 +5,7 @@ between their 1st and 99th percentile, since scans and medical images often use 
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -35,6 +35,20 @@ def to_rgb(image: Image.Image, gray_range: tuple[float, float] | None = None) ->
     if image.mode in ("1", "P", "PA"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     return _in_srgb(image, profile)
+
+
+def bands_to_rgb(bands: Callable[[], Iterable[Image.Image]], size_wh: tuple[int, int]) -> Iterator[Image.Image]:
+    """Yield the bands of an image in mode RGB; the range of deep ones is found in a first pass over all bands.
+
+    Args:
+        bands: yields them from top to bottom, each time it is called.
+        size_wh: (width, height) of the image.
+    """
+    gray_range = None
+    for band in bands():
+        if gray_range is None and is_deep(band):
+            gray_range = find_gray_range(bands(), size_wh[0] * size_wh[1])
+        yield to_rgb(band, gray_range)
 
 
 def is_deep(image: Image.Image) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import urlsplit
 
-from backend import remedies, shapes
+from backend import shapes
 from backend.errors import BackendError, Reason
 from backend.images.decode import Limits
 from backend.images.decode import decode as decode_image
@@ -126,7 +126,7 @@ def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Fin
         release = label_studio.version()
     except BackendError as error:
         if error.reason is Reason.UNTRUSTED_CERTIFICATE:
-            yield Finding(Level.PROBLEM, "Label Studio", str(error), remedies.remedy(error.reason))
+            yield Finding(Level.PROBLEM, "Label Studio", str(error), error.reason.remedy)
             return
         fix = (
             f"set LABEL_STUDIO_URL to the address at which this machine reaches Label Studio, now {url}, "
@@ -229,7 +229,7 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
     try:
         tasks = label_studio.next_tasks(project_id, 0, 1)
     except BackendError as error:
-        yield Finding(Level.PROBLEM, f"images of {subject}", str(error), remedies.remedy(error.reason))
+        yield Finding(Level.PROBLEM, f"images of {subject}", str(error), error.reason.remedy)
         return
     if not tasks:
         text = "no unfinished task whose image could be looked at"
@@ -238,7 +238,7 @@ def _project(settings: Settings, label_studio: LabelStudio, images: ImageSource,
         try:
             refs = task_images.image_refs(controls, task, project_id)
         except BackendError as error:
-            yield Finding(Level.PROBLEM, f"image of task {task.id}", str(error), remedies.remedy(error.reason))
+            yield Finding(Level.PROBLEM, f"image of task {task.id}", str(error), error.reason.remedy)
             continue
         yield _image(settings, images, task, refs)
 
@@ -306,7 +306,7 @@ def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[Imag
     except BackendError as error:
         is_elsewhere = error.reason is not Reason.UNTRUSTED_CERTIFICATE
         fix = _public_address(settings, refs[0].uri.strip()) if is_elsewhere else ""
-        fix += remedies.remedy(error.reason)
+        fix += error.reason.remedy
         if error.reason is Reason.IMAGE_FETCH_FAILED and settings.image_proxy is None:
             fix += _IMAGE_PROXY
         return Finding(Level.PROBLEM, subject, f"{error} (reason {error.reason})", fix)

@@ -36,7 +36,6 @@ from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
 from backend.web.app import Access, create_app
 from backend.web.status import snapshot
-from backend.web.status.pictures import Pictures
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
 from model.paddlex.model import find_weights
@@ -110,8 +109,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings: the settings to build it from.
         checkpoint: the weights, as `read_weights` returned them.
     """
-    pictures = Pictures() if settings.show_masks else None
-    metrics = Metrics(on_answer=pictures.add if pictures is not None else None)
+    metrics = Metrics()
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
     decoder = LazyDecoder(checkpoint, settings.device)
     embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics)
@@ -141,7 +139,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         deferred.close()
         label_studio.close()
 
-    parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, pictures)
+    parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
     return Service(
         create_app(segmenter, metrics, lambda: snapshot.take(parts), access), segmenter, metrics, start, close

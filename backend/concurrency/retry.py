@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from backend.errors import Reason, RetryLater
+from backend.errors import Kind, Reason, RetryLater
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +25,6 @@ ATTEMPTS = 3
 
 BETWEEN_ATTEMPTS_S = 4.0
 """Longer than a transient failure of an image is cached, see `backend.embeddings.content_index`."""
-
-OUTAGES = frozenset(
-    (
-        Reason.LABEL_STUDIO_UNREACHABLE,
-        Reason.STORE_UNAVAILABLE,
-        Reason.MODEL_NOT_READY,
-        Reason.NO_WORKER,
-        Reason.OVERLOADED,
-        Reason.BUDGET_EXCEEDED,
-    )
-)
-"""Reasons that concern all images at once, and are transient."""
 
 
 class Stopped(RetryLater):
@@ -86,7 +74,7 @@ class OutageRetry:
 
         Raises:
             Stopped: the run must end, and the call would have to be retried.
-            OutageError: ``work`` has failed for ``lasts_s`` with a reason that is one of `OUTAGES`.
+            OutageError: ``work`` has failed for ``lasts_s`` with a reason of the kind `Kind.OUTAGE`.
             BackendError: any other error that ``work`` raises.
         """
         wait_s, failing_since = self._first_wait_s, float("inf")
@@ -94,7 +82,7 @@ class OutageRetry:
             try:
                 return work()
             except RetryLater as error:
-                if error.reason not in OUTAGES:
+                if error.reason.kind is not Kind.OUTAGE:
                     raise
                 failing_since = min(failing_since, self._clock())
                 if self._clock() - failing_since >= self._lasts_s:
@@ -128,7 +116,7 @@ class OutageRetry:
             self.call(look)
         raise AssertionError("the last attempt returns or raises")
 
-    def check(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Return if the run goes on.
 
         Raises:

@@ -11,27 +11,21 @@ that the full-size pixels need not be in memory together.
 """
 
 import hashlib
-import struct
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from backend.errors import ImageError, Reason
-from backend.images import orientation
-from backend.images.files.plan import ImageFile, allowed_bytes, kind_of, open_file
 from model import colours
+from model.errors import CostError
+from model.images import orientation
+from model.images.files import DECODER_ERRORS, MAX_SIDE, ImageFile, allowed_bytes, kind_of, open_file
 from model.transforms import longest_side_size, resize_bands
 
 PIXELS_VERSION = "2"
 """Changes whenever the same file would decode to other pixels; part of every cache key."""
-
-MAX_SIDE = 1_000_000
-"""Pixels; browsers' limit for PNG. A whole row is in memory, and resizing it takes 16 bytes per pixel."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -47,12 +41,6 @@ _FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
     ("SVG", lambda head: b"<svg" in head.lower()),
     ("a web page", lambda head: is_web_page(head)),
 )
-
-_DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
-    NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError, cv2.error,
-)  # fmt: skip
-"""What decoders raise on damaged files, as found by tests with damaged files."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +125,8 @@ def decode(data: bytes, limits: Limits) -> Picture:
     height, width = orientation.turned_size(wanted, file.turn)
     try:
         loaded_wh, bands = file.load()
-        picture = resize_bands(_in_rgb(bands, loaded_wh), loaded_wh[1], (width, height))
-    except _DECODER_ERRORS as error:
+        picture = resize_bands(colours.bands_to_rgb(bands, loaded_wh), loaded_wh[1], (width, height))
+    except DECODER_ERRORS as error:
         raise _damaged(kind_of(data), error) from error
     if file.turn != 1:
         picture = picture.transpose(orientation.TRANSPOSED[file.turn])
@@ -159,7 +147,9 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
         raise ImageError(f"{known}, got neither ({data[:8]!r}...)")
     try:
         file = open_file(data, kind, limits.model_side, limits.reduce_above_pixels)
-    except _DECODER_ERRORS as error:
+    except CostError as error:
+        raise ImageError(str(error), Reason.IMAGE_TOO_LARGE) from error
+    except DECODER_ERRORS as error:
         raise _damaged(kind, error) from error
     width, height = file.size_wh
     if width * height > limits.max_pixels:
@@ -182,12 +172,3 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
 
 def _damaged(kind: str, error: Exception) -> ImageError:
     return ImageError(f"expected a whole image, got a damaged {kind}: {error or type(error).__name__}")
-
-
-def _in_rgb(bands: Callable[[], Iterator[Image.Image]], size_wh: tuple[int, int]) -> Iterator[Image.Image]:
-    """Yield bands as 8-bit RGB; the range of deep ones is found in a first pass over all bands."""
-    gray_range = None
-    for band in bands():
-        if gray_range is None and colours.is_deep(band):
-            gray_range = colours.find_gray_range(bands(), size_wh[0] * size_wh[1])
-        yield colours.to_rgb(band, gray_range)

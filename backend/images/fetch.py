@@ -156,8 +156,8 @@ class ImageSource:
             TransientError
         )
 
-    def fetch(self, ref: ImageRef, known: Validators | None = None) -> Fetched | None:
-        """Return the image file, or None if it has not changed since ``known``.
+    def fetch(self, ref: ImageRef, cached: Validators | None = None) -> Fetched | None:
+        """Return the image file, or None if it has not changed since ``cached``.
 
         Raises:
             ImageError: the image is missing or too large, or its address is not supported.
@@ -171,10 +171,10 @@ class ImageSource:
         location = resolve(ref, self._label_studio, self._root)
         assert not isinstance(location, Inline)
         if isinstance(location, LocalFile):
-            return self._read(location.path, known)
+            return self._read(location.path, cached)
 
         def download() -> Fetched | None:
-            trip = _Trip(_sendable(known or Validators()), deadline, address(location.url))
+            trip = _Trip(_sendable(cached or Validators()), deadline, address(location.url))
             return self._download(trip, immutable=location.immutable)
 
         try:
@@ -190,12 +190,12 @@ class ImageSource:
         self._limits.check_size(len(location.data))
         return Fetched(location.data, immutable=True, share=share)
 
-    def _read(self, path: Path, known: Validators | None) -> Fetched | None:
+    def _read(self, path: Path, cached: Validators | None) -> Fetched | None:
         try:
             with path.open("rb") as file:
                 status = path.stat()
                 version = Validators(etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
-                if known == version:
+                if cached == version:
                     return None
                 self._limits.check_size(status.st_size)
                 share = self._budget.take(status.st_size, self._limits.timeout_s)

@@ -174,7 +174,7 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry
         ContentJournal(settings.cache_dir / "contents.jsonl", settings.label_studio_url),
         Metrics(),
         spec=web.encode_spec(settings, checkpoint),
-        check=retry.check,
+        check=retry.raise_if_stopped,
     )
     room = _room(settings, checkpoint, settings.disk_cache_mb * MB, "set PADDLE_SAM_DISK_CACHE_MB higher")
     return Engine(made, made.ensure, AT_ONCE_HERE, room, lambda: None)

@@ -17,7 +17,7 @@ import msgspec
 from backend.concurrency.batcher import Batcher
 from backend.concurrency.parallel_map import parallel_map
 from backend.concurrency.retry import OutageError, OutageRetry, Stopped
-from backend.errors import BackendError, Reason
+from backend.errors import BackendError, Kind, Reason
 from backend.label_studio.http import RefusedError
 from backend.label_studio.prediction_writer import own
 from backend.label_studio.task_reads import TaskReads
@@ -32,18 +32,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MADE, THERE, SAME, NOTHING, GONE = "made", "there already", "unchanged", "nothing marked", "deleted meanwhile"
-
-NO_FAILURE = frozenset(
-    (
-        Reason.NO_CONTEXT,
-        Reason.NO_PROMPT,
-        Reason.NOT_A_PROMPT,
-        Reason.ONLY_NEGATIVE_POINTS,
-        Reason.EMPTY_MASK,
-        Reason.NOT_IN_COCO_FILE,
-    )
-)
-"""Reasons why a task may have no masks that are not failures."""
 
 
 class Tasks(Protocol):
@@ -153,9 +141,9 @@ def run(
                     chunks.add(outcome)
                 elif outcome is not None:
                     record([outcome])
-                record(chunks.delivered())
+                record(chunks.poll())
         with recording_end(report, stop):
-            record(chunks.finish())
+            record(chunks.flush())
     return report
 
 
@@ -199,7 +187,7 @@ class _Work:
 
     def _predict(self, task_id: int, task: Task, stored: Sequence[StoredPrediction]) -> PendingPrediction | TaskOutcome:
         context = self._context
-        context.retry.check()
+        context.retry.raise_if_stopped()
         prediction = context.retry.call_for_image(partial(context.segment, task), context.tasks.version)
         failures = failures_of(task, prediction)
         if not prediction.is_complete:  # the next run would skip a task with a stored prediction
@@ -215,7 +203,8 @@ class _Work:
 
 def failures_of(task: Task, prediction: Prediction) -> tuple[Failure, ...]:
     """Return one failure for each reason, with its count, details and region ids."""
-    return failures_about(task.id, (skipped for skipped in prediction.skipped if skipped.reason not in NO_FAILURE))
+    failed = (skipped for skipped in prediction.skipped if skipped.reason.kind is not Kind.HARMLESS)
+    return failures_about(task.id, failed)
 
 
 def _is_same(stored: msgspec.Raw, made: msgspec.Raw) -> bool:

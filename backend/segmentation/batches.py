@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from backend.errors import BackendError, PromptError, Reason
-from backend.images import orientation
 from backend.labeling import prompts, shape_prompts
 from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
@@ -18,6 +17,7 @@ from backend.labeling.task_prompts import TaskPrompts
 from backend.segmentation.decoding import turn_of
 from backend.shapes import OUTPUT_KINDS, KeyPoint, Polygon, ShapeKind, Vector
 from backend.types import ObjectPrompt, PromptRegion, Skipped
+from model.images import orientation
 from model.types import Embedding
 
 CHUNK = 16

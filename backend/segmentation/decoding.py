@@ -17,13 +17,13 @@ from typing import Protocol
 from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.encode import is_out_of_memory
 from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
-from backend.images import orientation
 from backend.labeling.config_types import OutputTag
 from backend.metrics import Metrics
 from backend.segmentation import regions
 from backend.shapes import ShapeKind
 from backend.types import ObjectPrompt, Region
 from model.errors import CapabilityError
+from model.images import orientation
 from model.types import Embedding, Mask, Masks, Prompt
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class MaskService:
             BackendError: the decoder cannot be loaded.
         """
         self._wait_for_decoder(max(0.0, deadline - time.monotonic()))
-        with self.slots.within(deadline - time.monotonic()):
+        with self.slots.slot(deadline - time.monotonic()):
             yield
 
     def segment(self, objects: Sequence[tuple[ObjectPrompt, OutputTag]], embedding: Embedding) -> list[Region]:

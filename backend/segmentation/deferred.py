@@ -16,10 +16,7 @@ import msgspec
 
 from backend.concurrency.retry import OutageRetry, Stopped
 from backend.errors import BackendError, Reason
-from backend.label_studio import task_filters
 from backend.label_studio.prediction_writer import PredictionStore, PredictionWriter, WriteRequest, WriteResult, own
-from backend.label_studio.task_filters import Selection
-from backend.label_studio.task_iterator import ProjectTasks
 from backend.label_studio.types import NewPrediction, Project
 from backend.protocol import messages
 from backend.segmentation.claims import DEDUP_WINDOW_S, RecentlyAnswered
@@ -34,12 +31,6 @@ AT_ONCE = 4
 
 IMAGE_S = 600.0
 """How long one attempt waits for each of a task's images."""
-
-SAMPLED = 20
-"""How many of a project's tasks with predictions of this version are searched for one that holds regions."""
-
-UNWANTED_S = 300.0
-"""How long a project is remembered as one in which no prediction holds regions."""
 
 
 class Studio(PredictionStore, Protocol):
@@ -90,7 +81,6 @@ class DeferredPredictions:
         self._waiting: OrderedDict[Hashable, DeferredTask] = OrderedDict()
         self._running: dict[Hashable, DeferredTask] = {}
         self._projects: dict[int, Project] = {}
-        self._unused_until: dict[int, float] = {}
         self._dedup_at: dict[int, float] = {}
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -190,8 +180,6 @@ class DeferredPredictions:
         project_id, task_id = task.project_id, task.task.id
         assert project_id is not None
         assert task_id is not None  # see `add`
-        if task.only_if_predictions_in_use and not self._uses_predictions(project_id):
-            return
         segment = partial(self._segmenter.segment, task.task, task.prompts, task.controls, project_id, IMAGE_S)
         made = self._retry.call_for_image(segment, self._studio.version)
         if not made.result or not made.is_complete:
@@ -208,20 +196,6 @@ class DeferredPredictions:
         self.answered(project_id)
         if result is WriteResult.STORED:
             logger.info("event=pushed project=%s task=%s regions=%d", project_id, task_id, len(made.result))
-
-    def _uses_predictions(self, project_id: int) -> bool:
-        """Whether predictions of this version are in use in a project; an empty one only keeps a task from requests."""
-        project, version = self._project(project_id), self._segmenter.model_version
-        if self._unused_until.get(project.id, 0.0) > self._answered.now():
-            return False
-        selection = Selection((task_filters.holding(version),))
-        for task in ProjectTasks(self._studio, self._retry, project, selection, SAMPLED):
-            assert task.id is not None
-            stored = self._retry.call(partial(self._studio.predictions, task.id)).stored
-            if any(not prediction.is_empty for prediction in own(stored, version)):
-                return True
-        self._unused_until[project.id] = self._answered.now() + UNWANTED_S
-        return False
 
     def _project(self, project_id: int) -> Project:
         if project_id not in self._projects:

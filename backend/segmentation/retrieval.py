@@ -12,9 +12,9 @@ Label Studio sends the same request for both: no click, and tasks with their ann
 
 Annotators' shapes become masks in a request for several tasks, which always comes from the button. A request for a
 single task may come from opening it. An annotator who opens a task on which a colleague drew boxes must neither see
-predictions for them nor be influenced by them, unless predictions are in use in that project: the button was pressed
-there, or the project stores some. Another model's predictions are used even then: a task with predictions is not
-requested at its opening, except where the project prelabels tasks with this backend.
+predictions for them nor be influenced by them, unless the button was pressed in that project before. Another model's
+predictions are used even then: a task with predictions is not requested at its opening, except where the project
+prelabels tasks with this backend.
 
 Tasks whose images are encoded are answered first. Tasks that are not ready in time are processed in the background and
 stored through Label Studio's API if an API key is set; without one, the next press of the button finds them encoded.
@@ -54,7 +54,6 @@ class DeferredTask:
         controls: the project's labeling config.
         project_id: its project.
         requested_at: time of the request, see `backend.segmentation.claims.RecentlyAnswered`.
-        only_if_predictions_in_use: whether to make its masks only if the project holds this model's predictions.
     """
 
     task: Task
@@ -62,7 +61,6 @@ class DeferredTask:
     controls: LabelConfig
     project_id: int | None
     requested_at: float
-    only_if_predictions_in_use: bool = False
 
     @property
     def key(self) -> Hashable:
@@ -83,7 +81,7 @@ class DeferredQueue(Protocol):
 class OpenedTaskPolicy(str, Enum):
     """Whether annotators' shapes become masks in a request for a single task, as sent at its opening.
 
-    ``AUTO``: if predictions are in use in its project.
+    ``AUTO``: if several tasks of its project were requested at once before.
     """
 
     AUTO = "auto"
@@ -114,12 +112,10 @@ class _Decision:
     Attributes:
         prompts: the prompts of the task.
         answer: the answer, if it is not segmented now; None if it is.
-        only_if_predictions_in_use: whether to segment it in the background if the project holds predictions.
     """
 
     prompts: TaskPrompts
     answer: Prediction | None = None
-    only_if_predictions_in_use: bool = False
 
 
 class Retrieval:
@@ -153,24 +149,16 @@ class Retrieval:
         is_alone, project_id = len(request.tasks) == 1, request.project_id
         answers: dict[int, Prediction] = {}
         to_segment: dict[int, DeferredTask] = {}
-        to_defer: list[DeferredTask] = []
         for index, task in enumerate(request.tasks):
             decision = self._decide(task, project_id, is_alone)
-            deferrable = DeferredTask(
-                Task(task.id, task.data),
-                decision.prompts,
-                controls,
-                project_id,
-                requested_at,
-                decision.only_if_predictions_in_use,
-            )
-            if decision.answer is None:
-                to_segment[index] = deferrable
-            else:
+            if decision.answer is not None:
                 answers[index] = decision.answer
-                to_defer += [deferrable] if decision.only_if_predictions_in_use else []
+                continue
+            to_segment[index] = DeferredTask(
+                Task(task.id, task.data), decision.prompts, controls, project_id, requested_at
+            )
         answers |= self._segment_all(to_segment, deadline, waits=not is_alone)
-        to_defer += [deferrable for index, deferrable in to_segment.items() if index not in answers]
+        to_defer = [task for index, task in to_segment.items() if index not in answers]
         if self._deferred is not None:
             self._deferred.add(to_defer)
             if project_id is not None and any(answer.result for answer in answers.values()):
@@ -187,8 +175,7 @@ class Retrieval:
         if predicted.regions:
             return _Decision(predicted)
         if annotated.regions:
-            answer = self._no_prediction(Reason.NO_CONTEXT, Reason.OPENED_TASK)
-            return _Decision(annotated, answer, only_if_predictions_in_use=self._policy.opened is OpenedTaskPolicy.AUTO)
+            return _Decision(annotated, self._no_prediction(Reason.NO_CONTEXT, Reason.OPENED_TASK))
         is_heavy = memoryview(task.annotations).nbytes > HEAVY_BYTES
         return _Decision(annotated, Prediction((), 0.0, version, (Reason.NO_CONTEXT,), should_store=is_heavy))
 

@@ -1,7 +1,7 @@
 """What a caller of `predict` may call an image, to pixels: arrays, files, addresses, directories, lists of these.
 
-A picture is read as a person sees it: turned by its EXIF orientation, in the colours of `model.colours`, and of an
-animation or a multi-page file the first frame. Files are read when their turn comes, not before.
+An image is read as a browser shows it: rotated as `model.images.orientation` says, in the colours of `model.colours`,
+and of an animation or a multi-page file the first frame. Files are read when they are needed.
 """
 
 import io
@@ -13,10 +13,13 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from model.colours import to_rgb
+from model.colours import bands_to_rgb, to_rgb
+from model.images import files
+from model.images.orientation import TRANSPOSED
 from model.quiet import unlogged_requests
+from model.transforms import resize_bands
 from model.types import Embedding
 
 RgbImage = npt.NDArray[np.uint8]
@@ -112,23 +115,36 @@ def find(given: Input | Sequence[Input]) -> tuple[Source, ...]:
 
 
 def decode(data: bytes, name: str) -> RgbImage:
-    """Return the pixels of an image file, (H, W, 3) uint8 RGB.
+    """Return the pixels of an image file, (H, W, 3) uint8 RGB, as a browser shows it.
 
     Args:
         data: the file.
         name: what to call it in errors.
 
     Raises:
-        InputError: the bytes are no picture that Pillow reads, or end before it does.
+        InputError: the bytes are no image that Pillow reads, or end before it does.
     """
+    kind = files.kind_of(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return np.array(to_rgb(ImageOps.exif_transpose(image)))
+        return np.array(_as_browsers_show_it(data, kind) if kind else _as_pillow_reads_it(data))
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: expected a picture, got a file that begins with {data[:12]!r}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name}: expected a readable picture, got: {error}") from error
+    except files.DECODER_ERRORS as error:
+        raise InputError(f"{name}: expected a readable picture, got: {error or type(error).__name__}") from error
+
+
+def _as_browsers_show_it(data: bytes, kind: str) -> Image.Image:
+    file = files.open_file(data, kind, side=files.MAX_SIDE, reduce_above_pixels=None)
+    if min(file.size_wh) < 1:
+        raise ValueError("it has no pixel")
+    size_wh, bands = file.load()
+    image = resize_bands(bands_to_rgb(bands, size_wh), size_wh[1], size_wh)
+    return image if file.turn == 1 else image.transpose(TRANSPOSED[file.turn])
+
+
+def _as_pillow_reads_it(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        return to_rgb(image)
 
 
 def _sources(item: object) -> Iterator[Source]:

@@ -1,6 +1,5 @@
 """A label-studio-ml server that hosts this backend answers as the service itself does."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,16 +14,21 @@ from backend.composition.web import Service as Composed
 from backend.errors import Reason
 from backend.label_studio_ml import MlBackendAdapter, ProcessSingleton
 from model.weights import WeightsError
-from tests.support.fakes import png
-from tests.support.label_studio_ml_hosts import CACHE, Base1, Base2, ModelResponse, Server1, Server2
-from tests.support.service import IMAGE, SIZE_WH, VERSION, Service
-from tests.support.wire_bodies import CONFIG, GOLDEN, click, encoded, recorded, result
-
-REQUESTS = sorted(
-    path.stem
-    for path in (GOLDEN / "requests").glob("*.json")
-    if json.loads(path.read_text())["path"].endswith("/predict")
+from tests.support.label_studio_ml_hosts import (
+    CACHE,
+    REQUESTS,
+    Base1,
+    Base2,
+    ModelResponse,
+    Server1,
+    Server2,
+    give_images,
+    setup_of,
+    without_versions,
 )
+from tests.support.service import IMAGE, SIZE_WH, VERSION, Service
+from tests.support.wire_bodies import CONFIG, click, encoded, recorded, result
+
 SIZE = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
 
 
@@ -56,27 +60,9 @@ def hosted(service, release):
     return Server2(Model)
 
 
-def setup_of(body):
-    return {"project": body.get("project"), "schema": body.get("label_config"), "hostname": "", "access_token": ""}
-
-
 def ask(server, body):
     server.setup(setup_of(body))
     return server.predict(body)["results"]
-
-
-def without_versions(items):
-    return [item and {key: value for key, value in item.items() if key != "model_version"} for item in items]
-
-
-def give_images(service, body):
-    """Put a picture of the size that the request tells behind each address of its tasks."""
-    told = ((body["params"] or {}).get("context") or {}).get("result") or [{}]
-    size = told[0].get("original_width", 80), told[0].get("original_height", 60)
-    for task in body["tasks"]:
-        for value in task["data"].values():
-            for uri in value if isinstance(value, list) else [value]:
-                service.source.contents[uri] = png(size_wh=size)
 
 
 @pytest.mark.parametrize("release", [1, 2])
@@ -178,15 +164,27 @@ def test_events_teach_it_nothing_and_change_no_version(service, name, release):
     assert not service.decoder.calls
 
 
+class Recorder:
+    """A segmenter that keeps its requests."""
+
+    def __init__(self, segmenter):
+        self.segmenter, self.requests, self.model_version = segmenter, [], segmenter.model_version
+
+    def predict(self, request):
+        self.requests.append(request)
+        return self.segmenter.predict(request)
+
+
 def test_saved_masks_do_not_travel_with_a_click(service):
+    service.segmenter = recorder = Recorder(service.segmenter)
     server = hosted(service, 2)
     saved = {"result": [{"type": "brushlabels", "value": {"rle": [0] * 1000}}]}
     task = {"id": 1, "data": {"image": IMAGE}, "annotations": [saved], "drafts": [saved], "predictions": [saved]}
     body = click(result(**SIZE), tasks=[task])
-    model = server._model(body["project"], body["label_config"])
-    [kept] = model._request(body["tasks"], body["params"]["context"]).tasks
-    assert [msgspec.json.decode(raw) for raw in (kept.annotations, kept.drafts, kept.predictions)] == [[], [], []]
-    [opened] = model._request(body["tasks"], None).tasks
+    server.predict(body)
+    server.predict(body | {"params": {"context": None}})
+    [clicked], [opened] = (request.tasks for request in recorder.requests)
+    assert [msgspec.json.decode(raw) for raw in (clicked.annotations, clicked.drafts, clicked.predictions)] == [[]] * 3
     assert msgspec.json.decode(opened.annotations) == [saved]
 
 
@@ -218,17 +216,27 @@ def test_a_failed_composition_is_tried_again(service):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_puts_together_its_own():
-    code = (
-        "import os, sys\n"
-        "from backend.label_studio_ml import ProcessSingleton\n"
-        "shared = ProcessSingleton(os.getpid)\n"
-        "assert shared.get() == os.getpid()\n"
-        "shared._lock.acquire()  # as a thread that forks do not copy would hold it\n"
-        "child = os.fork()\n"
-        "if not child:\n"
-        "    os._exit(0 if shared.get() == os.getpid() else 1)\n"
-        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
-    )
+    code = """if True:
+        import os, sys, threading
+        from backend.label_studio_ml import ProcessSingleton
+
+        parent, is_composing = os.getpid(), threading.Event()
+
+        def compose():
+            if os.getpid() == parent:  # forks do not copy the thread that holds the lock
+                is_composing.set()
+                threading.Event().wait()
+            return os.getpid()
+
+        composed, composing = ProcessSingleton(os.getpid), ProcessSingleton(compose)
+        assert composed.get() == parent
+        threading.Thread(target=composing.get, daemon=True).start()
+        is_composing.wait()
+        child = os.fork()
+        if not child:
+            os._exit(0 if composed.get() == composing.get() == os.getpid() else 1)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

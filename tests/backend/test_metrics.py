@@ -105,12 +105,6 @@ def test_an_answer_is_noted_with_what_it_was_about(metrics):
     assert (opened.is_click, opened.is_warm, opened.task_id) == (False, True, 7)
 
 
-def test_a_witness_is_shown_every_answer():
-    seen = []
-    answer(Metrics(on_answer=seen.append), EMPTY, EMPTY)
-    assert seen == [(EMPTY, EMPTY)]
-
-
 def test_the_last_encodes_are_kept_newest_first(metrics):
     for _ in range(310):
         with metrics.stage("encode"):

@@ -34,7 +34,7 @@ def test_gunicorn_serves_it_and_ends_well(tmp_path, worker_class):
         process = subprocess.Popen([sys.executable, *command, "_wsgi:app"], cwd=ROOT, env=own, stdout=sink, stderr=sink)
     server = Server(process, port, log)
     try:
-        wait_until(server._is_up, 60)
+        wait_until(server.is_up, 60)
         assert exchange(port, CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n").startswith(b"HTTP/1.1 400 ")
         assert server.stop(signal.SIGTERM) == 0
     finally:

@@ -26,10 +26,9 @@ from backend.embeddings.content_index import source_key
 from backend.settings import read
 from backend.types import ImageRef, Priority
 from model.device import cpu_count
-from tests.backend.embeddings.test_stores import key
 from tests.benchmarks.rows import Row, limit, milliseconds, say
 from tests.support.cluster import KEYS, Cluster, eventually, ref
-from tests.support.fakes import Reply, Request, embedding, png
+from tests.support.fakes import Reply, Request, embedding, key, png
 from tests.support.redis_server import PROGRAM, RedisServer
 
 SCALING, ONLY_REPORTED = 1 / 1.8, 99.0

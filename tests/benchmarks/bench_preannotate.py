@@ -67,7 +67,7 @@ class Photos:
         self.files[address] = stream.getvalue()
         return address, pixels
 
-    def fetch(self, ref: Any, known: object = None) -> Fetched:
+    def fetch(self, ref: Any, cached: object = None) -> Fetched:
         """Return the file of a photo, as an image source does."""
         return Fetched(self.files[ref.uri], immutable=True)
 

@@ -135,7 +135,7 @@ def alone(browser: Browser, folder: Path, work: Path) -> None:
     """Every state of a process without Redis."""
     with driver(work, LABEL_STUDIO_API_KEY="") as fresh:
         photograph(browser, fresh.url, folder / "1-fresh.png", viewport=DESKTOP)
-    with driver(work, PADDLE_SAM_SHOW_MASKS="true") as busy:
+    with driver(work) as busy:
         busy.start()
         busy.work(3)
         photograph(browser, busy.url, folder / "2-busy.png", viewport=DESKTOP)
@@ -166,7 +166,7 @@ def team(browser: Browser, folder: Path, work: Path) -> None:
 
 def readme(browser: Browser, target: Path, work: Path) -> None:
     """The README's picture: work, and one thing to look at."""
-    with driver(work, PADDLE_SAM_SHOW_MASKS="true") as busy:
+    with driver(work) as busy:
         busy.start()
         busy.work(3)
         busy.predict(click(result(), tasks=[{"id": 90, "data": {"image": "/data/upload/1/gone.jpg"}}]))

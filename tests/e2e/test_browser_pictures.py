@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="no playwright: see tests/e2e/requirements.txt")
 
-from backend.images.files.plan import kind_of
+from model.images.files import kind_of
 from tests.support import damaged_files, orientation_files
 from tests.support.orientation_files import SIZE_WH, UPRIGHT
 

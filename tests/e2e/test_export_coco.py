@@ -11,8 +11,8 @@ from PIL import Image
 from backend.protocol import bitmask, rle
 from model.coco import rle as coco_rle
 from model.types import Mask
+from tests.e2e.commands import run
 from tests.e2e.label_studio_server import Studio
-from tests.e2e.test_projects import run
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 

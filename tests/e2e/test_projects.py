@@ -3,21 +3,18 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.e2e.annotator import SETTLE_MS, Annotator
-from tests.e2e.label_studio_server import ROOT, Studio
+from tests.e2e.commands import RUN_S, run, running
+from tests.e2e.label_studio_server import Studio
 from tests.e2e.targets import Target, easy_targets
-from tests.support.processes import environment
 from tests.support.scenes import iou
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -32,7 +29,6 @@ CONFIG = (
     f'<View><Image name="image" value="$image"/><BrushLabels name="mask" toName="image" smart="false">{LABELS}'
     f'</BrushLabels><RectangleLabels name="box" toName="image" smart="true">{LABELS}</RectangleLabels></View>'
 )
-RUN_S = 600
 FROM = ("--from", "boxes", "--from", "predictions")
 
 
@@ -75,32 +71,6 @@ class Project:
         """How many predictions of this model there are."""
         counts = self.studio.counts(self.number)
         return sum(count for version, count in counts.items() if version != OTHER)
-
-
-@contextmanager
-def running(studio: Studio, cache: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A command over a project as a process, which is gone after the block."""
-    settings = {
-        "LABEL_STUDIO_URL": studio.url,
-        "LABEL_STUDIO_API_KEY": studio.token,
-        "PADDLE_SAM_CACHE_DIR": str(cache),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "backend", *arguments],
-        env=environment(**settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def run(studio: Studio, cache: Path, *arguments: str) -> tuple[int, str]:
-    with running(studio, cache, *arguments) as process:
-        said = process.communicate(timeout=RUN_S)[0]
-        return process.returncode, said
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

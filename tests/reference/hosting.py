@@ -11,7 +11,7 @@ from label_studio_ml.api import init_app
 
 from backend.composition.web import Service as Composed
 from backend.label_studio_ml import PaddleSam, ProcessSingleton
-from tests.backend.test_label_studio_ml import REQUESTS, give_images, setup_of
+from tests.support.label_studio_ml_hosts import REQUESTS, give_images, setup_of
 from tests.support.service import Service
 from tests.support.wire_bodies import recorded
 

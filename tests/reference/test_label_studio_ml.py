@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backend.test_label_studio_ml import REQUESTS, without_versions
+from tests.support.label_studio_ml_hosts import REQUESTS, without_versions
 from tests.support.service import VERSION
 
 PYTHON = os.environ.get("LABEL_STUDIO_ML_PYTHON") or (find_spec("label_studio_ml") and sys.executable)

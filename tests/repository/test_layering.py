@@ -28,7 +28,7 @@ BACKEND = (
 
 MODEL = (
     ("types", "config", "errors", "transforms", "folders", "tls", "quiet", "device", "colours", "overlay"),
-    ("coco", "modeling", "weights", "encoder", "decoder", "build", "benchmark"),
+    ("coco", "images", "modeling", "weights", "encoder", "decoder", "build", "benchmark"),
     ("automatic", "paddlex"),
     ("cli",),
 )

@@ -18,9 +18,8 @@ from packaging.requirements import Requirement
 import backend
 import model
 from backend.demo.command import SAMPLES
-from tests.backend.composition.test_web import click_on, data_uri
 from tests.support.processes import ROOT, environment, serving
-from tests.support.wire_bodies import encoded
+from tests.support.wire_bodies import click_on, data_uri, encoded
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -12,10 +12,9 @@ from backend.composition import web
 from backend.segmentation.clicks import Clicks
 from backend.settings import read
 from model.types import Mask
-from tests.backend.composition.test_web import data_uri
 from tests.support.fakes import FakeEncoder, png
 from tests.support.service import IMAGE, SIZE_WH, VERSION, Service, wait_until
-from tests.support.wire_bodies import CONFIG, GOLDEN, click, encoded, recorded, rectangle, result
+from tests.support.wire_bodies import CONFIG, GOLDEN, click, data_uri, encoded, recorded, rectangle, result
 from tests.support.wire_reader import checked, mask_of
 
 SIZE = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}

@@ -17,18 +17,16 @@ from model.build import load_decoder, load_encoder
 from model.cli import main as model
 from model.types import Embedding
 from model.weights import catalogue
-from tests.backend.composition.test_web import BROWSER, data_uri
-from tests.backend.projects.test_preannotate import SIZE_WH, box
 from tests.reference.prompts import KINDS, prompt
 from tests.reference.random_weights import photo
 from tests.support.cluster import SOON_S, Cluster, eventually
-from tests.support.fake_project import PROJECT, FakeProject
+from tests.support.fake_project import PROJECT, SIZE_WH, FakeProject, box
 from tests.support.fake_project_server import FakeProjectServer
 from tests.support.fakes import LEGACY_TOKEN, png
 from tests.support.families import FAMILIES, write_family
 from tests.support.processes import environment
 from tests.support.redis_server import needs_redis, redis_module_server, redis_server  # noqa: F401 - fixtures
-from tests.support.wire_bodies import CONFIG, click, encoded, rectangle, result
+from tests.support.wire_bodies import BROWSER, CONFIG, click, data_uri, encoded, rectangle, result
 from tests.support.wire_reader import checked
 
 PHOTO_SIZE = (90, 120)

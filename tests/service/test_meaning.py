@@ -16,7 +16,7 @@ from PIL import Image
 
 from backend.protocol import rle
 from model.types import Mask
-from tests.backend.images.test_decode import exif_bytes
+from tests.support.orientation_files import exif_bytes
 from tests.support.scenes import iou
 from tests.support.wire_bodies import encoded
 from tests.support.wire_reader import checked, mask_of

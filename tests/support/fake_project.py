@@ -207,3 +207,14 @@ class _Call:
         self._project._lock.release()
         if error is None and self._name in self._project.after:
             self._project.after[self._name]()
+
+
+SIZE_WH = (80, 60)
+
+
+def box(x=10.0, y=20.0, width=30.0, height=40.0, label="Cat", **more):
+    value = {"x": x, "y": y, "width": width, "height": height, "rotation": 0, "rectanglelabels": [label]}
+    return {
+        "id": f"box-{x}-{y}", "type": "rectanglelabels", "from_name": "box", "to_name": "image",
+        "original_width": SIZE_WH[0], "original_height": SIZE_WH[1], "image_rotation": 0, "value": value,
+    } | more  # fmt: skip

@@ -27,10 +27,10 @@ class FakeProjectServer(FakeLabelStudio):
 
     def reply(self, request):
         if request.path.startswith("/api/") and request.path not in self.routes and "token" not in request.path:
-            self.routes[request.path] = self._routed
+            self.routes[request.path] = self.routed
         return super().reply(request)
 
-    def _routed(self, request):
+    def routed(self, request):
         try:
             return self._answer_api(request)
         except RefusedError as error:

@@ -7,6 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support.fakes import png
+from tests.support.wire_bodies import GOLDEN
+
 
 class Base1:
     """1.x's base class: takes whatever the server knows of a project; says nothing of versions."""
@@ -96,16 +99,16 @@ class Server2:
     def __init__(self, model_class):
         self.model_class = model_class
 
-    def _model(self, project: Any, label_config: Any) -> Any:
+    def model_for(self, project: Any, label_config: Any) -> Any:
         return self.model_class(project_id=str(project).split(".", 1)[0], label_config=label_config)
 
     def setup(self, body: dict[str, Any]) -> dict[str, Any]:
-        return {"model_version": self._model(body["project"], body["schema"]).get("model_version")}
+        return {"model_version": self.model_for(body["project"], body["schema"]).get("model_version")}
 
     def predict(self, body: dict[str, Any]) -> dict[str, Any]:
         params = dict(body.get("params", {}))
         context = params.pop("context", {})
-        model = self._model(body.get("project"), body.get("label_config"))
+        model = self.model_for(body.get("project"), body.get("label_config"))
         response = model.predict(body.get("tasks"), context=context, **params)
         assert isinstance(response, ModelResponse)
         return json.loads(json.dumps({"results": response.model_dump()["predictions"]}))
@@ -116,4 +119,29 @@ class Server2:
         if event not in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_DELETED", "START_TRAINING"):
             return {"status": "Unknown event"}
         project = data["project"]
-        return {"result": self._model(project["id"], project["label_config"]).fit(event, data), "status": "ok"}
+        return {"result": self.model_for(project["id"], project["label_config"]).fit(event, data), "status": "ok"}
+
+
+REQUESTS = sorted(
+    path.stem
+    for path in (GOLDEN / "requests").glob("*.json")
+    if json.loads(path.read_text())["path"].endswith("/predict")
+)
+
+
+def setup_of(body):
+    return {"project": body.get("project"), "schema": body.get("label_config"), "hostname": "", "access_token": ""}
+
+
+def without_versions(items):
+    return [item and {key: value for key, value in item.items() if key != "model_version"} for item in items]
+
+
+def give_images(service, body):
+    """Put a picture of the size that the request tells behind each address of its tasks."""
+    told = ((body["params"] or {}).get("context") or {}).get("result") or [{}]
+    size = told[0].get("original_width", 80), told[0].get("original_height", 60)
+    for task in body["tasks"]:
+        for value in task["data"].values():
+            for uri in value if isinstance(value, list) else [value]:
+                service.source.contents[uri] = png(size_wh=size)

@@ -290,3 +290,22 @@ def cases() -> tuple[Case, ...]:
         for name, way in EXIF
     ]
     return (*ways, *(Case(name, make, name in _TURNED_AT) for name, make in PLACES))
+
+
+def photo(width, height, seed=0):
+    small = np.random.default_rng(seed).integers(0, 256, (max(2, height // 40), max(2, width // 40), 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def quarters(pixels):
+    """The colours at the middles of the four quarters, row by row."""
+    height, width = pixels.shape[:2]
+    spots = [(height // 4, width // 4), (height // 4, 3 * width // 4), (3 * height // 4, width // 4)]
+    spots.append((3 * height // 4, 3 * width // 4))
+    return [tuple(int(c > 127) * 255 for c in pixels[y, x]) for y, x in spots]
+
+
+def exif_bytes(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()

@@ -85,7 +85,8 @@ class Server:
         self.process.send_signal(how)
         return self.process.wait(60)
 
-    def _is_up(self) -> bool:
+    def is_up(self) -> bool:
+        """Whether it answers."""
         try:
             return self.ask("/health", timeout_s=5)[0] == 200
         except OSError:
@@ -103,7 +104,7 @@ def serving(folder: Path, command: tuple[str, ...] = (sys.executable, "-m", "bac
     server, pause = Server(process, port, log), threading.Event()
     try:
         for _ in range(int(START_S / 0.1)):
-            if process.poll() is not None or server._is_up():
+            if process.poll() is not None or server.is_up():
                 break
             pause.wait(0.1)
         assert process.poll() is None, server.log

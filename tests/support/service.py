@@ -18,8 +18,7 @@ from backend.types import Task
 from backend.web.app import Access, create_app
 from backend.web.status.view import Field, Status
 from model.types import Mask, Masks
-from tests.backend.embeddings.test_local import FakeSource
-from tests.support.fakes import FakeClock, FakeEncoder, fake_spec, png
+from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, fake_spec, png
 from tests.support.wire_bodies import encoded
 from tests.support.wire_reader import checked
 

@@ -1,12 +1,17 @@
 """Bodies as Label Studio writes them, for tests: recorded ones, made ones, and random ones for hypothesis."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.support.fakes import png
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "label_studio"
+
+BROWSER = {"Accept": "text/html"}
 
 CONFIG = (
     '<View><Image name="image" value="$image"/>'
@@ -165,3 +170,12 @@ BODIES = st.fixed_dictionaries(
         "params": st.one_of(JUNK, st.fixed_dictionaries({"context": CONTEXTS})),
     },
 )
+
+
+def data_uri(size_wh=(80, 60), colour=(200, 30, 40)):
+    return "data:image/png;base64," + base64.b64encode(png(colour, size_wh)).decode()
+
+
+def click_on(uri, size_wh=(80, 60)):
+    width, height = size_wh
+    return click(result(original_width=width, original_height=height), tasks=[{"id": 1, "data": {"image": uri}}])

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from backend import remedies
 from backend.embeddings.stores import EmbeddingStore
-from backend.errors import Reason
+from backend.errors import Kind, Reason
 from backend.metrics import AnsweredRequest, Metrics
 from backend.segmentation.lazy_decoder import LazyDecoder
 from backend.settings import Settings
 from backend.web.status.formatting import Speed, format_bytes, format_ms
-from backend.web.status.pictures import Pictures
 from backend.web.status.view import Cause, ClusterView, Field, Outcomes, Problem, Project, Request, Status, Tier
 from model.weights import Checkpoint
 
@@ -63,7 +61,6 @@ class StatusSources:
         store: where embeddings are kept.
         metrics: counts and times.
         team: returns the workers; None without Redis.
-        pictures: the last masks, None if they are not shown.
     """
 
     settings: Settings
@@ -73,7 +70,6 @@ class StatusSources:
     store: EmbeddingStore
     metrics: Metrics
     team: Callable[[], ClusterView | None]
-    pictures: Pictures | None
 
 
 def take(parts: StatusSources) -> Status:
@@ -98,7 +94,6 @@ def take(parts: StatusSources) -> Status:
         ),
         team=team,
         projects=_projects(parts.metrics),
-        pictures=parts.pictures.take() if parts.pictures is not None else None,
         requests=tuple(map(_request, recent[:SHOWN_REQUESTS])),
     )
 
@@ -154,7 +149,7 @@ def _outcomes(recent: tuple[AnsweredRequest, ...]) -> Outcomes:
 
 def _is_failure(request: AnsweredRequest) -> bool:
     """Whether a request that expected a mask got none."""
-    return not request.regions and any(reason not in remedies.HARMLESS for reason in request.reasons)
+    return not request.regions and any(reason.kind is not Kind.HARMLESS for reason in request.reasons)
 
 
 def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[Cause, ...]:
@@ -167,9 +162,9 @@ def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[Caus
             str(reason),
             count,
             _clock(last[reason]) if reason in last else "",
-            remedies.meaning(reason),
-            remedies.remedy(reason),
-            reason in remedies.HARMLESS,
+            reason.meaning,
+            reason.remedy,
+            reason.kind is Kind.HARMLESS,
         )
         for reason, count in metrics.reason_counts().items()
     ]

@@ -158,23 +158,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """The outline of one answer's masks.
-
-    Attributes:
-        width: of the drawing; the longer side is 100.
-        height: of the drawing.
-        path: the outlines, as SVG path data.
-        caption: label and score.
-    """
-
-    width: float
-    height: float
-    path: str
-    caption: str
-
-
-@dataclass(frozen=True)
 class Status:
     """The state of one process.
 
@@ -193,7 +176,6 @@ class Status:
         work: how many images are being encoded.
         team: the workers; None without Redis.
         projects: the projects that were opened or connected.
-        pictures: the last masks; None if they are not shown.
         requests: the last requests, newest first.
     """
 
@@ -211,5 +193,4 @@ class Status:
     work: tuple[Field, ...] = ()
     team: ClusterView | None = None
     projects: tuple[Project, ...] = ()
-    pictures: tuple[Picture, ...] | None = None
     requests: tuple[Request, ...] = ()

@@ -15,9 +15,8 @@ from backend.cluster.store import RedisStore
 from backend.errors import RetryLater
 from backend.settings import read
 from backend.types import Secret
-from tests.backend.embeddings.test_stores import key
 from tests.support.cluster import Cluster, colour, eventually, ref
-from tests.support.fakes import embedding
+from tests.support.fakes import embedding, key
 from tests.support.processes import run
 from tests.support.redis_server import RedisServer, free_port, needs_redis, redis_module_server, redis_server  # noqa: F401
 

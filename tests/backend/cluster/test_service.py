@@ -10,11 +10,10 @@ from backend.cli.doctor_redis import examine
 from backend.composition import web
 from backend.settings import read
 from model.weights.formats import native
-from tests.backend.composition.test_web import BROWSER, click_on, data_uri
 from tests.support.checkpoints import random_checkpoint
 from tests.support.cluster import KEYS, SOON_S, Cluster, eventually
 from tests.support.redis_server import RedisServer, needs_redis, redis_module_server, redis_server  # noqa: F401 - fixtures
-from tests.support.wire_bodies import encoded
+from tests.support.wire_bodies import BROWSER, click_on, data_uri, encoded
 from tests.support.wire_reader import checked
 
 pytestmark = [needs_redis, pytest.mark.timeout(240)]

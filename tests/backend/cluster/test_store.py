@@ -24,8 +24,7 @@ from backend.embeddings.stores import EmbeddingKey
 from backend.errors import AccessError, BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.images.fetch import Validators
 from backend.types import ImageRef, Priority, Secret
-from tests.backend.embeddings.test_stores import key, same
-from tests.support.fakes import FakeClock, embedding
+from tests.support.fakes import FakeClock, embedding, key, same
 from tests.support.redis_server import RedisServer, free_port, needs_redis, redis_module_server, redis_server  # noqa: F401
 
 KEYS = Keys("paddle-sam", "SAM@1a2b3c4d")

@@ -1,6 +1,5 @@
 """The composition root: what it puts together works, loads nothing too early, and says what cannot be loaded."""
 
-import base64
 import itertools
 import subprocess
 import sys
@@ -17,12 +16,9 @@ from model.weights import WeightsError
 from model.weights import parameters as names
 from model.weights.formats import native
 from tests.support.checkpoints import random_checkpoint
-from tests.support.fakes import png
 from tests.support.service import wait_until
-from tests.support.wire_bodies import click, encoded, result
+from tests.support.wire_bodies import BROWSER, click_on, data_uri, encoded
 from tests.support.wire_reader import checked, mask_of
-
-BROWSER = {"Accept": "text/html"}
 
 
 def settings(folder, **environ):
@@ -47,15 +43,6 @@ def build(tmp_path, tiny_checkpoint):
     yield build
     for service in made:
         service.close()
-
-
-def data_uri(size_wh=(80, 60), colour=(200, 30, 40)):
-    return "data:image/png;base64," + base64.b64encode(png(colour, size_wh)).decode()
-
-
-def click_on(uri, size_wh=(80, 60)):
-    width, height = size_wh
-    return click(result(original_width=width, original_height=height), tasks=[{"id": 1, "data": {"image": uri}}])
 
 
 # Which weights.
@@ -260,16 +247,6 @@ def test_the_status_page_tells_what_an_operator_should_look_at(build):
     assert '<th scope="row">5</th>' in page
     assert "expected a control on image" in page
     assert "LABEL_STUDIO_API_KEY is not set" in page
-
-
-@pytest.mark.parametrize("is_allowed", [True, False])
-def test_the_status_page_shows_masks_only_to_those_who_switch_that_on(build, tiny_checkpoint, is_allowed):
-    service = build(PADDLE_SAM_SHOW_MASKS=str(is_allowed).lower())
-    client = service.app.test_client()
-    body = click_on(data_uri())
-    client.post("/predict", data=encoded(body))
-    page = client.get("/", headers=BROWSER).text
-    assert ("The last masks" in page) is is_allowed
 
 
 def test_the_status_page_tells_nothing_that_is_put_right(build):

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from backend.concurrency.retry import ATTEMPTS, OUTAGES, OutageError, OutageRetry, Stopped
-from backend.errors import ImageError, Reason, RetryLater
+from backend.concurrency.retry import ATTEMPTS, OutageError, OutageRetry, Stopped
+from backend.errors import ImageError, Kind, Reason, RetryLater
 from tests.support.fake_project import away
 from tests.support.fakes import FakeClock
 
@@ -31,7 +31,7 @@ def patience(stop=None, **options):
     return OutageRetry(stop or threading.Event(), **({"first_wait_s": 0.001, "between_attempts_s": 0.001} | options))
 
 
-@pytest.mark.parametrize("reason", sorted(OUTAGES))
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.kind is Kind.OUTAGE])
 def test_a_call_is_repeated_until_the_outage_is_over(reason):
     script = Script(RetryLater("away", reason), RetryLater("away", reason), "back")
     assert patience().call(script) == "back"
@@ -102,10 +102,10 @@ def test_a_call_that_succeeds_is_made_even_after_stop():
 
 def test_check_tells_that_the_run_is_to_end():
     stop = threading.Event()
-    patience(stop).check()
+    patience(stop).raise_if_stopped()
     stop.set()
     with pytest.raises(Stopped):
-        patience(stop).check()
+        patience(stop).raise_if_stopped()
 
 
 def test_an_image_that_cannot_be_fetched_is_tried_a_few_times():

@@ -14,9 +14,8 @@ from backend.errors import BackendError, ImageError, Reason, RetryLater
 from backend.images.fetch import Validators
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
-from tests.backend.embeddings.test_local import FakeSource
 from tests.support.direct import direct_embeddings
-from tests.support.fakes import FakeEncoder, fake_spec, png
+from tests.support.fakes import FakeEncoder, FakeSource, fake_spec, png
 
 RED, BLUE = (200, 30, 40), (20, 30, 200)
 
@@ -73,7 +72,7 @@ def test_what_may_change_is_asked_about_and_not_fetched(setup):
     setup.source.versioned = True
     setup.build().ensure(ref())
     assert not setup.build().ensure(ref())
-    assert [known is not None for known in setup.source.known] == [False, True]
+    assert [cached is not None for cached in setup.source.cached] == [False, True]
 
 
 def test_what_has_changed_is_encoded_anew_after_one_fetch(setup):

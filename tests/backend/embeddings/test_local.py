@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from backend.concurrency.byte_budget import ByteBudget
 from backend.concurrency.retry import Stopped
@@ -20,39 +21,11 @@ from backend.images.fetch import Fetched, Validators
 from backend.label_studio.http import RefusedError
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
-from tests.backend.images.test_decode import encoded, photo
-from tests.support.fakes import FakeClock, FakeEncoder, fake_spec, png
+from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, fake_spec, png
+from tests.support.orientation_files import encoded
 
 RED, BLUE, GREEN, GRAY = (250, 0, 0), (0, 0, 250), (0, 250, 0), (128, 128, 128)
 SOON_S = 10.0
-
-
-class FakeSource:
-    """Images by address; counts what it is asked, waits at a gate, fails when told.
-
-    Attributes:
-        contents: image files by address, or errors to raise.
-        versioned: whether contents carry a version, by which an unchanged one is told.
-        immutable: whether contents are said never to change.
-    """
-
-    def __init__(self):
-        self.contents, self.asked, self.known = {}, [], []
-        self.versioned, self.immutable = False, False
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def fetch(self, ref, known=None, /):
-        self.asked.append(ref.uri)
-        self.known.append(known)
-        assert self.gate.wait(20)
-        found = self.contents.get(ref.uri, ImageError("not there", Reason.IMAGE_NOT_FOUND))
-        if isinstance(found, Exception):
-            raise found
-        version = Validators(etag=decode.digest(found)) if self.versioned else Validators()
-        if known is not None and known.is_known and known == version:
-            return None
-        return Fetched(found, version, self.immutable)
 
 
 class Setup:
@@ -194,7 +167,7 @@ def test_without_any_cache_clicks_are_still_answered(setup, tmp_path):
 
 
 def test_an_image_decoded_smaller_keeps_its_original_size(setup):
-    setup.source.contents["big"] = encoded(photo(1600, 1200), "JPEG")
+    setup.source.contents["big"] = encoded(Image.new("RGB", (1600, 1200), RED), "JPEG")
     made = setup.build(limits=decode.Limits(reduce_above_pixels=1_000_000, model_side=256))
     assert made.get(ref("big"), SOON_S).original_size == (1200, 1600)
     assert setup.encoder.sizes == [(192, 256)]
@@ -219,7 +192,7 @@ def test_after_a_minute_it_is_asked_about_while_the_click_is_answered(setup, emb
     assert colour(embeddings.get(ref(), 0.0)) == RED
     setup.source.gate.set()
     eventually(lambda: len(setup.source.asked) == 2)
-    assert setup.source.known[1].is_known
+    assert setup.source.cached[1].is_known
     eventually(lambda: not embeddings._revalidating)
     embeddings.get(ref(), 0.0)
     assert len(setup.source.asked) == 2
@@ -246,7 +219,7 @@ def test_an_unchanged_image_is_not_read_again_even_then(setup, embeddings):
     embeddings.get(ref(), SOON_S)
     setup.clock.advance(601)
     assert colour(embeddings.get(ref(), SOON_S)) == RED
-    assert setup.source.known[1].is_known
+    assert setup.source.cached[1].is_known
     assert setup.encoder.calls == 1
 
 
@@ -531,11 +504,11 @@ class SlowSource(FakeSource):
         super().__init__()
         self.let_go, self.slow, self.running = threading.Event(), set(), []
 
-    def fetch(self, ref, known=None, /):
+    def fetch(self, ref, cached=None, /):
         self.running.append(ref.uri)
         if ref.uri in self.slow:
             assert self.let_go.wait(20)
-        return super().fetch(ref, known)
+        return super().fetch(ref, cached)
 
 
 @pytest.fixture
@@ -696,7 +669,7 @@ def test_no_caller_makes_an_address_of_one_project_another_tasks_image(setup):
     class Storages:
         gate = setup.source.gate
 
-        def fetch(self, ref, known=None, /):
+        def fetch(self, ref, cached=None, /):
             return Fetched(storages[ref.task_id])
 
     setup.source = Storages()
@@ -713,8 +686,8 @@ def test_every_file_gives_its_room_back_once_it_is_encoded_or_is_not_needed(setu
     class Counted:
         gate = inner.gate
 
-        def fetch(self, ref, known=None, /):
-            found = inner.fetch(ref, known)
+        def fetch(self, ref, cached=None, /):
+            found = inner.fetch(ref, cached)
             return None if found is None else replace(found, share=budget.take(len(found.data)))
 
     inner.contents |= {"red again": png(RED), "broken": b"no image"}

@@ -20,7 +20,7 @@ from backend.cluster.store import RedisStore
 from backend.embeddings.serialization import dump, load, rounded
 from backend.embeddings.stores import EmbeddingKey, FileStore, MemoryStore, TieredStore
 from model.types import Embedding
-from tests.support.fakes import FakeClock, embedding, embedding_of_several_maps
+from tests.support.fakes import FakeClock, embedding, embedding_of_several_maps, key, same
 from tests.support.redis_server import redis_module_server, redis_server  # noqa: F401 - fixtures
 
 ENTRY = embedding(0.5).nbytes
@@ -29,20 +29,6 @@ STORES = {
     "disk": lambda folder, limit: FileStore(folder / "cache", limit),
     "tiers": lambda folder, limit: TieredStore([MemoryStore(limit), FileStore(folder / "cache", limit)]),
 }
-
-
-def key(number=0, **fields):
-    return EmbeddingKey(f"{number:064x}", **{"model_version": "SAM@1a2b3c4d", "dtype": "float32", **fields})
-
-
-def same(one, other):
-    return (
-        list(one.maps) == list(other.maps)
-        and all(np.array_equal(one.maps[name], other.maps[name]) for name in one.maps)
-        and all(one.maps[name].dtype == other.maps[name].dtype for name in one.maps)
-        and (one.original_size, one.input_size, one.model_version, one.other_orientation, one.family)
-        == (other.original_size, other.input_size, other.model_version, other.other_orientation, other.family)
-    )
 
 
 @pytest.fixture(params=STORES)

@@ -13,11 +13,10 @@ from PIL import Image
 from backend.errors import ImageError, Reason
 from backend.images import decode as images_decode
 from backend.images.decode import Limits, check, decode
-from backend.images.files import jpeg as files_jpeg
-from backend.images.files import png as files_png
-from tests.backend.images.test_decode import quarters
+from model.images import jpeg as files_jpeg
+from model.images import png as files_png
 from tests.support.damaged_files import Case, cases
-from tests.support.orientation_files import UPRIGHT, chunk, corners, encoded, jpeg, png, segment
+from tests.support.orientation_files import UPRIGHT, chunk, corners, encoded, jpeg, png, quarters, segment
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns about what it finds in damaged files
 LIMITS = Limits()

@@ -15,28 +15,20 @@ from backend.errors import ImageError, Reason
 from backend.images.decode import Limits, check, decode, digest
 from model.transforms import normalize, preprocess
 from tests.support.checkpoints import tiny
-from tests.support.orientation_files import BLUE, GREEN, RED, UPRIGHT, WHITE, corners, encoded
+from tests.support.orientation_files import (
+    BLUE,
+    GREEN,
+    RED,
+    UPRIGHT,
+    WHITE,
+    corners,
+    encoded,
+    exif_bytes,
+    photo,
+    quarters,
+)
 
 LIMITS = Limits()
-
-
-def photo(width, height, seed=0):
-    small = np.random.default_rng(seed).integers(0, 256, (max(2, height // 40), max(2, width // 40), 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def quarters(pixels):
-    """The colours at the middles of the four quarters, row by row."""
-    height, width = pixels.shape[:2]
-    spots = [(height // 4, width // 4), (height // 4, 3 * width // 4), (3 * height // 4, width // 4)]
-    spots.append((3 * height // 4, 3 * width // 4))
-    return [tuple(int(c > 127) * 255 for c in pixels[y, x]) for y, x in spots]
-
-
-def exif_bytes(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif.tobytes()
 
 
 def test_the_recorded_exif_6_photo_is_taller_than_wide():

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from backend.images import orientation
 from backend.images.decode import Limits, decode
+from model.images import orientation
 from model.types import Mask, Prompt
-from tests.backend.images.test_decode import quarters
-from tests.support.orientation_files import UPRIGHT, cases, corners, encoded, plain
+from tests.support.orientation_files import UPRIGHT, cases, corners, encoded, plain, quarters
 
 LIMITS = Limits()
 BY_NAME = {case.name: case for case in cases()}

@@ -450,7 +450,7 @@ def test_a_run_that_ends_early_leaves_the_older_file(export, server, tmp_path):
 
     def list_tasks(request):
         pages.append(request)
-        return server._routed(request) if len(pages) < 3 else Reply(b'{"detail": "Invalid token."}', 401)
+        return server.routed(request) if len(pages) < 3 else Reply(b'{"detail": "Invalid token."}', 401)
 
     server.routes["/api/tasks"] = list_tasks
     done, _ = export()

@@ -18,8 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from backend.__main__ import main
-from tests.backend.projects.test_preannotate import SIZE_WH, box
-from tests.support.fake_project import PROJECT, FakeProject, away
+from tests.support.fake_project import PROJECT, SIZE_WH, FakeProject, away, box
 from tests.support.fake_project_server import FakeProjectServer
 from tests.support.fakes import LEGACY_TOKEN, Reply, png
 from tests.support.processes import commands, environment
@@ -149,7 +148,7 @@ def test_preannotate_stores_one_prediction_for_each_task_and_ends_with_0(call, s
 @pytest.mark.parametrize("status", [400, 403, 413, 422])
 def test_preannotate_ends_with_1_and_goes_on_where_label_studio_refuses_a_task(call, server, status):
     tasks = fill(server, 3)
-    refused, route = str(tasks[1]), server._routed
+    refused, route = str(tasks[1]), server.routed
 
     def refuse(request):
         if refused in parse_qs(request.query).get("task", []):
@@ -430,7 +429,7 @@ def test_label_studio_may_be_busy_when_a_run_begins(call, server, status):
     paths = (f"/api/projects/{PROJECT}/", "/api/dm/columns", "/api/dm/views/5/")
     for path in paths:
         busy = [Reply(b"", status, {"Retry-After": "0"}), Reply(b"", status)]
-        server.routes[path] = lambda request, busy=busy: busy.pop() if busy else server._routed(request)
+        server.routes[path] = lambda request, busy=busy: busy.pop() if busy else server.routed(request)
     done = call("precompute", "--project", str(PROJECT), "--view", "5", "--filter", "id>0")
     assert done.exit_code == 0, done.output
     assert "encoded  1" in done.stdout
@@ -443,7 +442,7 @@ def test_a_run_that_ends_early_asks_for_nothing_more(call, server):
 
     def list_tasks(request):
         pages.append(request)
-        return server._routed(request) if len(pages) < 3 else Reply(b'{"detail": "Invalid token."}', 401)
+        return server.routed(request) if len(pages) < 3 else Reply(b'{"detail": "Invalid token."}', 401)
 
     server.routes["/api/tasks"] = list_tasks
     done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")

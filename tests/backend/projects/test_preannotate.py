@@ -24,23 +24,13 @@ from backend.projects.sinks import OverlayFolder
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from backend.types import Prediction, Skipped, Task
-from tests.backend.embeddings.test_local import FakeSource
 from tests.support.direct import direct_embeddings
-from tests.support.fake_project import PROJECT, FakeProject, away
-from tests.support.fakes import FakeEncoder, png
+from tests.support.fake_project import PROJECT, SIZE_WH, FakeProject, away, box
+from tests.support.fakes import FakeEncoder, FakeSource, png
 from tests.support.service import FakeDecoder
 from tests.support.wire_bodies import CONFIG
 
 VERSION = FakeDecoder().model_version
-SIZE_WH = (80, 60)
-
-
-def box(x=10.0, y=20.0, width=30.0, height=40.0, label="Cat", **more):
-    value = {"x": x, "y": y, "width": width, "height": height, "rotation": 0, "rectanglelabels": [label]}
-    return {
-        "id": f"box-{x}-{y}", "type": "rectanglelabels", "from_name": "box", "to_name": "image",
-        "original_width": SIZE_WH[0], "original_height": SIZE_WH[1], "image_rotation": 0, "value": value,
-    } | more  # fmt: skip
 
 
 def point(x=50.0, y=50.0, label="Dog"):
@@ -78,7 +68,7 @@ class Run:
         store = store or self.project
         patience = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
         controls = labeling_config.parse(self.config)
-        embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.check)
+        embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.raise_if_stopped)
         segmenter = TaskSegmenter(MaskService(self.decoder, Metrics(), 1), embeddings, automatic=self.automatic)
 
         def segment(task):
@@ -553,11 +543,11 @@ def test_a_dry_run_tells_what_it_cannot_draw(run, tmp_path):
     task = run.add(box())
     fetch, fetched = run.source.fetch, []
 
-    def vanishes(ref, known=None):
+    def vanishes(ref, cached=None):
         fetched.append(ref)
         if len(fetched) > 1:
             raise ImageError("gone", Reason.IMAGE_NOT_FOUND)
-        return fetch(ref, known)
+        return fetch(ref, cached)
 
     run.source.fetch = vanishes
     tally = run()
@@ -571,10 +561,10 @@ def test_a_dry_run_waits_for_an_image_that_cannot_be_had_for_a_moment(run, tmp_p
     run()
     fetch, failures = run.source.fetch, [RetryLater("refused", Reason.IMAGE_FETCH_FAILED), away()]
 
-    def is_away_for_a_moment(ref, known=None):
-        if known is None and failures:  # the embedding is there; the file is wanted for the drawing
+    def is_away_for_a_moment(ref, cached=None):
+        if cached is None and failures:  # the embedding is there; the file is wanted for the drawing
             raise failures.pop()
-        return fetch(ref, known)
+        return fetch(ref, cached)
 
     run.source.fetch = is_away_for_a_moment
     tally = run()
@@ -588,11 +578,11 @@ def test_a_dry_run_that_is_stopped_over_a_drawing_leaves_that_task_undone(run, t
     run()
     fetch = run.source.fetch
 
-    def stops(ref, known=None):
-        if known is None:
+    def stops(ref, cached=None):
+        if cached is None:
             run.stop.set()
             raise away()
-        return fetch(ref, known)
+        return fetch(ref, cached)
 
     run.source.fetch = stops
     tally = run()
@@ -606,8 +596,8 @@ def test_a_defect_over_one_drawing_leaves_the_others(run, tmp_path):
     (run.dry_run / f"task-{first}.jpg").unlink()
     fetch = run.source.fetch
 
-    def is_odd(ref, known=None):
-        return None if known is None and ref.task_id == first else fetch(ref, known)
+    def is_odd(ref, cached=None):
+        return None if cached is None and ref.task_id == first else fetch(ref, cached)
 
     run.source.fetch = is_odd
     tally = run()

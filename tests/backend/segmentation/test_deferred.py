@@ -138,31 +138,6 @@ def test_a_label_studio_that_cannot_be_tidied_ends_nothing(setup, caplog):
     assert len(setup.project.of(1)) == 1
 
 
-def test_a_doubtful_task_is_stored_where_its_project_holds_predictions_of_this_version(setup):
-    setup.project.store(2, VERSION, [{"id": "somebody wanted it"}])
-    setup.pushing.add([setup.late(1, only_if_predictions_in_use=True)])
-    setup.done()
-    assert len(setup.project.of(1)) == 1
-
-
-@pytest.mark.parametrize(
-    ("version", "result"), [(VERSION, []), ("yolo", [{"id": "x"}]), (VERSION + "0", [{"id": "x"}])]
-)
-def test_a_doubtful_task_is_left_alone_where_nobody_wanted_predictions_of_this_version(setup, version, result):
-    setup.project.store(2, version, result)
-    setup.pushing.add([setup.late(1, only_if_predictions_in_use=True)])
-    setup.done()
-    assert setup.project.of(1) == []
-    assert setup.service.source.asked == []
-
-
-def test_a_project_without_predictions_is_not_looked_at_for_every_task_that_is_opened(setup):
-    for number in (1, 2, 3):
-        setup.pushing.add([setup.late(number, only_if_predictions_in_use=True)])
-        setup.done()
-    assert setup.project.calls.count("task_page") == 1
-
-
 def test_a_label_studio_that_is_away_for_a_while_is_waited_for(setup):
     for name in ("project", "predictions", "import_predictions"):
         setup.project.failures[name] = [away(), away()]

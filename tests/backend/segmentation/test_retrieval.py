@@ -255,13 +255,11 @@ def test_pages_of_tasks_that_nobody_drew_on_do_not_count_as_the_button(service):
     assert service.predict(request(boxed(3))) == [[]]
 
 
-def test_an_opened_task_with_boxes_is_handed_on_as_doubtful_so_that_its_project_is_looked_at():
+def test_an_opened_task_with_boxes_is_not_segmented_in_the_background_either():
     later = FakeLater()
     with Service(later=later) as service:
         answers(service, boxed(1))
-        [late] = later.late
-        assert (late.task.id, late.only_if_predictions_in_use) == (1, True)
-        assert [region.id for region in late.prompts.regions] == ["box-1"]
+        assert later.late == []
 
 
 def test_the_setting_lets_an_opened_task_have_masks_of_what_people_drew():

@@ -12,12 +12,11 @@ import pytest
 from gunicorn.config import Config
 
 from backend.web.gunicorn_server import WebWorker
-from tests.backend.composition.test_web import click_on, data_uri
 from tests.support.fakes import HttpServer, Reply, png
 from tests.support.processes import Server, free_port, run, serving
 from tests.support.raw_http import ATTACKS, HEALTH, Line, Served, attack, post, times_ms
 from tests.support.service import wait_until
-from tests.support.wire_bodies import encoded, recorded
+from tests.support.wire_bodies import click_on, data_uri, encoded, recorded
 from tests.support.wire_reader import mask_of
 
 

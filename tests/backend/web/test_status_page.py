@@ -18,7 +18,6 @@ from backend.web.status.view import (
     ClusterView,
     Field,
     Outcomes,
-    Picture,
     Problem,
     Project,
     Queue,
@@ -45,7 +44,6 @@ FULL = Status(
     work=(Field("being encoded or waiting", "2"),),
     team=ClusterView((Field("Redis answers in", "0.4 ms"),), ("vm:12", "vm:13"), (Queue("interactive", 4, "1.2 s"),)),
     projects=(Project("3", ("no control",)), Project("1")),
-    pictures=(Picture(100.0, 75.0, "M0 0L10 0L10 10Z", "Cat 0.93"),),
     requests=(
         Request("12:34:56", "click", "project 1, task 5", 2, "1.2 s", "embedding 1200, decoder 30"),
         Request("12:00:00", "3 tasks", "", 0, "7.0 ms", "", ("no_context", "size_mismatch"), True),
@@ -206,17 +204,6 @@ def test_problems_have_a_place_of_their_own_only_where_there_are_any(page):
     place = texts.index(("h2", "Look at"))
     assert texts[place + 1 : place + 4] == [("b", "API key"), ("span", "is not set"), ("li", "→ set it")]
     assert ("h2", "Look at") not in page(replace(FULL, problems=())).texts
-
-
-def test_masks_are_shown_only_where_that_is_allowed(page):
-    shown = page(FULL)
-    assert {"d": "M0 0L10 0L10 10Z"} in shown.of("path")
-    assert "Cat 0.93" in shown.said("span")
-    assert any("no photographs" in text for text in shown.said("p"))
-    hidden = page(replace(FULL, pictures=None))
-    assert not hidden.of("path")
-    assert "The last masks" not in hidden.said("h2")
-    assert "None yet." in page(replace(FULL, pictures=())).said("p")
 
 
 def test_it_shows_the_last_requests_newest_first(page):

@@ -12,11 +12,9 @@ from backend.settings import read
 from backend.shapes import KeyPoint, Rectangle
 from backend.types import ImageRef, Prediction, PredictRequest, PromptRegion, Region, Task
 from backend.web.status import snapshot
-from backend.web.status.pictures import Pictures
 from backend.web.status.snapshot import SHOWN_PROJECTS, SHOWN_REQUESTS, StatusSources
 from backend.web.status.view import ClusterView, Problem
-from tests.backend.embeddings.test_local import FakeSource
-from tests.support.fakes import FakeClock, fake_spec, png
+from tests.support.fakes import FakeClock, FakeSource, fake_spec, png
 
 REGION = Region("a" * 12, "brush", "rectanglelabels", "image", Rectangle(0, 0, 50, 50), ("Cat",), (60, 80), score=0.5)
 CLICK = PredictRequest((Task(7),), 3, "", (PromptRegion("r", KeyPoint(1, 1), "point", "image"),))
@@ -53,11 +51,11 @@ def metrics(clock):
 def take(metrics, tiny_checkpoint):
     """Takes a snapshot of a process that is as told."""
 
-    def take(*, environ=KEY, work=None, decoder=("cpu", ""), stats=(), team=None, pictures=None):
+    def take(*, environ=KEY, work=None, decoder=("cpu", ""), stats=(), team=None):
         device, failure = decoder
         parts = StatusSources(
             read(environ), tiny_checkpoint, work or FakeWork(), SimpleNamespace(device=device, failure=failure),
-            FakeStore(*stats), metrics, lambda: team, pictures,
+            FakeStore(*stats), metrics, lambda: team,
         )  # fmt: skip
         return snapshot.take(parts)
 
@@ -198,14 +196,6 @@ def test_only_the_last_requests_and_projects_are_shown(take, metrics):
 def test_a_project_without_a_number_has_a_name_all_the_same(take, metrics):
     metrics.configured(None, ())
     assert take().projects[0].name == "unnamed"
-
-
-def test_masks_are_told_only_where_they_are_collected(take, clock):
-    assert take().pictures is None
-    pictures = Pictures()
-    answer(Metrics(clock=clock, on_answer=pictures.add))
-    [one] = take(pictures=pictures).pictures
-    assert one.caption == "Cat 0.50"
 
 
 def test_the_model_says_what_it_is_and_where(take, tiny_checkpoint):

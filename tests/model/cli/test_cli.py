@@ -6,41 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from model.cli import main
 from model.weights.formats import native
 from tests.reference.random_weights import photo
 from tests.support.checkpoints import random_checkpoint
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Weights of a small random network, as a file."""
-    return native.write(random_checkpoint(), tmp_path_factory.mktemp("weights") / "small.safetensors")
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """A directory with two photos, one of them in a directory of its own."""
-    for index, name in enumerate(("photos/a.jpg", "photos/more/b.png")):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(photo(80, 120, index)).save(tmp_path / name)
-    return tmp_path / "photos"
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
-def files_below(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
+from tests.support.command_line import files_below, pixels, run
 
 
 def test_segment_writes_masks_a_picture_and_json_for_every_photo_in_a_directory(weights, photos, tmp_path):

@@ -9,8 +9,8 @@ from PIL import Image
 from model.coco import rle as coco_rle
 from model.paddlex.model import DEMO_WEIGHTS
 from model.weights.formats import native
-from tests.model.cli.test_cli import files_below, photos, pixels, run, weights  # noqa: F401 - fixtures
 from tests.support.checkpoints import random_checkpoint
+from tests.support.command_line import files_below, pixels, run
 
 LOOSE = (
     "--everything", "--points-per-side", 3, "--pred-iou-thresh", 0, "--stability-score-thresh", 0,
@@ -18,7 +18,7 @@ LOOSE = (
 )  # fmt: skip
 
 
-def test_everything_in_a_photo_becomes_masks_an_overlay_and_json(weights, photos, tmp_path):  # noqa: F811
+def test_everything_in_a_photo_becomes_masks_an_overlay_and_json(weights, photos, tmp_path):
     out = tmp_path / "out"
     done = run("segment", photos / "a.jpg", "--weights", weights, *LOOSE, "--out", out)
     assert (done.exit_code, done.stdout) == (0, f"1 of 1 pictures segmented, see {out}\n")
@@ -39,7 +39,7 @@ def test_everything_in_a_photo_becomes_masks_an_overlay_and_json(weights, photos
     assert pixels(out / "a_res.jpg").shape == (80, 120, 3)
 
 
-def test_one_coco_file_holds_the_masks_of_all_pictures_as_the_pngs_show_them(weights, photos, tmp_path):  # noqa: F811
+def test_one_coco_file_holds_the_masks_of_all_pictures_as_the_pngs_show_them(weights, photos, tmp_path):
     out, path = tmp_path / "out", tmp_path / "masks" / "coco.json"
     done = run("segment", photos, "--weights", weights, *LOOSE, "--max-masks", 4, "--out", out, "--coco-out", path)
     assert (done.exit_code, done.stdout) == (0, f"2 of 2 pictures segmented, see {out} and {path}\n")
@@ -55,7 +55,7 @@ def test_one_coco_file_holds_the_masks_of_all_pictures_as_the_pngs_show_them(wei
     assert found["info"]["description"].startswith("Masks made by small@")
 
 
-def test_masks_of_boxes_and_points_go_into_a_coco_file_too_and_need_no_directory(weights, photos, tmp_path):  # noqa: F811
+def test_masks_of_boxes_and_points_go_into_a_coco_file_too_and_need_no_directory(weights, photos, tmp_path):
     path = tmp_path / "coco.json"
     done = run("segment", photos / "a.jpg", "--weights", weights, "--box", "10,10,60,70", "--point", "90,40",
                "--coco-out", path)  # fmt: skip
@@ -67,7 +67,7 @@ def test_masks_of_boxes_and_points_go_into_a_coco_file_too_and_need_no_directory
     assert all(coco_rle.parse(one["segmentation"]).size == (80, 120) for one in annotations)
 
 
-def test_a_photo_that_cannot_be_read_is_not_in_the_coco_file(weights, photos, tmp_path):  # noqa: F811
+def test_a_photo_that_cannot_be_read_is_not_in_the_coco_file(weights, photos, tmp_path):
     (photos / "half.jpg").write_bytes((photos / "a.jpg").read_bytes()[:900])
     done = run("segment", photos, "--weights", weights, *LOOSE, "--coco-out", tmp_path / "coco.json")
     assert done.exit_code == 1
@@ -76,7 +76,7 @@ def test_a_photo_that_cannot_be_read_is_not_in_the_coco_file(weights, photos, tm
     assert [image["file_name"] for image in found["images"]] == ["a.jpg", "more/b.png"]
 
 
-def test_pictures_of_one_name_are_told_apart_by_their_paths(weights, photos, tmp_path):  # noqa: F811
+def test_pictures_of_one_name_are_told_apart_by_their_paths(weights, photos, tmp_path):
     done = run("segment", photos / "a.jpg", photos, "--weights", weights, *LOOSE, "--max-masks", 1,
                "--coco-out", tmp_path / "coco.json")  # fmt: skip
     assert done.exit_code == 0
@@ -84,7 +84,7 @@ def test_pictures_of_one_name_are_told_apart_by_their_paths(weights, photos, tmp
     assert [image["file_name"] for image in images] == ["a.jpg", str(photos / "a.jpg"), "more/b.png"]
 
 
-def test_where_nothing_passes_the_filters_it_is_said_which(weights, photos, tmp_path):  # noqa: F811
+def test_where_nothing_passes_the_filters_it_is_said_which(weights, photos, tmp_path):
     out = tmp_path / "out"
     done = run("segment", photos / "a.jpg", "--weights", weights, "--everything", "--points-per-side", 2, "--out", out)
     assert done.exit_code == 0
@@ -124,7 +124,7 @@ def test_the_demo_model_has_thresholds_of_its_own(tmp_path):
         (["--box", "1,2,30,40", "--coco-out", "photos/a.jpg/coco.json"], "photos/a.jpg: "),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_sentence_and_writes_nothing(weights, photos, monkeypatch, arguments, sentence):  # noqa: F811
+def test_a_mistake_is_one_sentence_and_writes_nothing(weights, photos, monkeypatch, arguments, sentence):
     monkeypatch.chdir(photos.parent)
     done = run("segment", "photos", "--weights", weights, *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
@@ -148,7 +148,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(weights, photos, monkeypat
         (["plain"], "coco"),
     ],
 )
-def test_a_picture_is_never_overwritten_by_the_coco_file(photos, monkeypatch, inputs, file):  # noqa: F811
+def test_a_picture_is_never_overwritten_by_the_coco_file(photos, monkeypatch, inputs, file):
     monkeypatch.chdir(photos)
     for name in ("plain", "coco.json.part"):
         (photos / name).write_bytes((photos / "a.jpg").read_bytes())
@@ -164,7 +164,7 @@ def test_a_picture_is_never_overwritten_by_the_coco_file(photos, monkeypatch, in
     assert {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()} == before
 
 
-def test_a_picture_that_is_taken_for_the_coco_file_is_left_alone(photos, monkeypatch):  # noqa: F811
+def test_a_picture_that_is_taken_for_the_coco_file_is_left_alone(photos, monkeypatch):
     monkeypatch.chdir(photos)
     before = (photos / "a.jpg").read_bytes()
     done = run("segment", "--coco-out", "a.jpg", "more/b.png", "--weights", "nowhere.pth", "--everything")
@@ -173,7 +173,7 @@ def test_a_picture_that_is_taken_for_the_coco_file_is_left_alone(photos, monkeyp
     assert (photos / "a.jpg").read_bytes() == before
 
 
-def test_the_coco_file_may_lie_among_the_pictures_and_be_written_again(weights, photos):  # noqa: F811
+def test_the_coco_file_may_lie_among_the_pictures_and_be_written_again(weights, photos):
     for _ in range(2):
         done = run(
             "segment", photos, "--weights", weights, *LOOSE, "--max-masks", 1, "--coco-out", photos / "coco.json"
@@ -182,7 +182,7 @@ def test_the_coco_file_may_lie_among_the_pictures_and_be_written_again(weights, 
     assert len(json.loads((photos / "coco.json").read_text())["images"]) == 2
 
 
-def test_weights_without_points_are_refused_before_anything_is_written(photos, tmp_path):  # noqa: F811
+def test_weights_without_points_are_refused_before_anything_is_written(photos, tmp_path):
     path = native.write(random_checkpoint(without=("points",)), tmp_path / "boxes.safetensors")
     done = run("segment", photos, "--weights", path, "--everything", "--out", tmp_path / "out",
                "--coco-out", tmp_path / "coco.json")  # fmt: skip

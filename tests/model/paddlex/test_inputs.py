@@ -12,6 +12,7 @@ from PIL import Image
 
 from model.paddlex.inputs import InputError, decode, find
 from model.types import Embedding
+from tests.support.orientation_files import UPRIGHT, cases, corners, encoded, quarters
 
 
 def png(image):
@@ -145,7 +146,7 @@ def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path, content):
 def test_half_a_photo_is_refused():
     stream = io.BytesIO()
     Image.effect_noise((200, 200), 80).convert("RGB").save(stream, "JPEG")
-    with pytest.raises(InputError, match="truncated"):
+    with pytest.raises(InputError, match="cut short"):
         decode(stream.getvalue()[: len(stream.getvalue()) // 2], "half.jpg")
 
 
@@ -161,6 +162,23 @@ def test_a_photo_is_turned_as_its_exif_says(colours, orientation):
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(stored[orientation])).save(stream, "PNG", exif=exif)
     np.testing.assert_array_equal(decode(stream.getvalue(), "turned.png"), colours)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns about some of the EXIF
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_a_file_is_turned_where_browsers_turn_it(case):
+    for orientation in (1, 3, 6):
+        expected = UPRIGHT[orientation if case.is_turned else 1]
+        assert quarters(decode(case.make(orientation), "a")) == expected, orientation
+
+
+def test_a_photo_without_its_end_marker_is_read_as_browsers_read_it():
+    whole = encoded(corners(), "JPEG", quality=95)
+    np.testing.assert_array_equal(decode(whole[:-2], "a.jpg"), decode(whole, "a.jpg"))
+
+
+def test_a_format_that_no_browser_shows_is_read_by_pillow():
+    assert decode(encoded(corners(), "PPM"), "a.ppm").shape == (32, 48, 3)
 
 
 def test_transparency_lies_on_white():

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from model import weights
 from model.config import ConvConfig
 from model.weights.formats import native, pdiparams
+from model.weights.formats.paddle_program import parse_pir
 from tests.golden.paddlex import make as golden
 from tests.support import checkpoints, torch_file
 from tests.support.weights_files import golden_directory
@@ -193,10 +194,14 @@ def test_inputs_whose_shapes_are_no_numbers_are_refused(directory, side):
 
 
 def test_an_operation_of_very_many_operands_is_put_in_order_at_once():
-    from model.weights.formats.paddle_program import _first_uses
-
-    operands = [f"linear_{index}.{role}" for index in range(50_000) for role in ("b_0", "w_0")]
-    assert _first_uses([operands])[:4] == ["linear_0.w_0", "linear_0.b_0", "linear_1.w_0", "linear_1.b_0"]
+    names = [f"linear_{index}.{role}" for index in range(50_000) for role in ("b_0", "w_0")]
+    kind = {"D": [{"#": "0.t_f32"}, [1]]}
+    parameters = [{"#": "p", "O": {"%": at, "TT": kind}, "A": [0, 0, 0, name]} for at, name in enumerate(names)]
+    operation = {"#": "1.concat", "I": [{"%": at} for at in range(len(names))]}
+    blocks = [{"ops": [*parameters, operation]}]
+    content = {"base_code": {"magic": "pir"}, "program": {"regions": [{"blocks": blocks}]}}
+    program = parse_pir(json.dumps(content).encode())
+    assert program.uses[:4] == ["linear_0.w_0", "linear_0.b_0", "linear_1.w_0", "linear_1.b_0"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from backend.errors import ImageError, Reason
+from model.errors import CostError
 
 MAX_SCANS = 100
 """Largest number of scans, more than any encoder writes; a progressive photo has about 10."""
@@ -71,7 +71,7 @@ def read(data: bytes) -> Jpeg:
 
     Raises:
         ValueError: it has no frame or no scan.
-        ImageError: it has more scans or segments than any encoder writes (``image_too_large``).
+        CostError: it has more scans or segments than any encoder writes.
     """
     kept: list[bytes | memoryview] = [data[:2]]
     view, exif, frame = memoryview(data), b"", None
@@ -106,7 +106,7 @@ def _segments(view: memoryview, data: bytes) -> Iterator[tuple[int, int, memoryv
     """Yield each marker after the first, its position and its segment's body; scans are skipped.
 
     Raises:
-        ImageError: there are more than any encoder writes (``image_too_large``).
+        CostError: there are more than any encoder writes.
     """
     at = 2
     for _ in range(MAX_SEGMENTS):
@@ -122,7 +122,7 @@ def _segments(view: memoryview, data: bytes) -> Iterator[tuple[int, int, memoryv
             length = max(2, struct.unpack_from(">H", data, at)[0])
             yield marker, found.start(), view[at + 2 : at + length]
             at += length
-    raise ImageError(f"expected at most {MAX_SEGMENTS:,} segments in a JPEG, got more", Reason.IMAGE_TOO_LARGE)
+    raise CostError(f"expected at most {MAX_SEGMENTS:,} segments in a JPEG, got more")
 
 
 def _without_padding(scans: bytes) -> bytes:
@@ -163,15 +163,13 @@ def _note_scan(frame: _Frame, body: bytes) -> None:
     """Count a scan, and record the data that it has of each component.
 
     Raises:
-        ImageError: there are too many scans (``image_too_large``).
+        CostError: there are too many scans.
     """
     frame.scans += 1
     width, height = frame.size_wh
     most = min(MAX_SCANS, max(1, MAX_SCANNED_PIXELS // max(1, width * height)))
     if frame.scans > most:
-        raise ImageError(
-            f"expected at most {most} scans in a JPEG of {width} × {height}, got more", Reason.IMAGE_TOO_LARGE
-        )
+        raise CostError(f"expected at most {most} scans in a JPEG of {width} × {height}, got more")
     count = body[0] if body else 0
     if len(body) < 4 + 2 * count:
         return

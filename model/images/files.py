@@ -7,6 +7,7 @@ and BMP are read a few rows at a time; the others are decoded as a whole, and th
 import hashlib
 import io
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +17,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from backend.errors import ImageError, Reason
-from backend.images import orientation
-from backend.images.files import jpeg as files_jpeg
-from backend.images.files import png as files_png
-from backend.images.files import webp as files_webp
+from model.errors import CostError
+from model.images import jpeg, orientation, png, webp
 
 BAND_PIXELS = 1 << 20
 """Number of pixels that are converted at a time."""
+
+MAX_SIDE = 1_000_000
+"""Pixels; browsers' limit for PNG. A whole row is in memory, and resizing it takes 16 bytes per pixel."""
 
 FLOOR_BYTES = 300_000_000
 BYTES_PER_PIXEL = 3
@@ -46,6 +47,12 @@ _LEAST_DETAIL = (
 # header of every file, before a pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
+
+DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
+    NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError, cv2.error,
+)  # fmt: skip
+"""What decoders raise on damaged files, as found by tests with damaged files."""
 
 Loaded: TypeAlias = tuple[tuple[int, int], Callable[[], Iterator[Image.Image]]]
 
@@ -81,7 +88,7 @@ def kind_of(data: bytes) -> str:
     head = data[:12]
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    if head.startswith(files_png.SIGNATURE):
+    if head.startswith(png.SIGNATURE):
         return "PNG"
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "GIF"
@@ -111,14 +118,14 @@ def open_file(data: bytes, kind: str, side: int, reduce_above_pixels: int | None
         reduce_above_pixels: a JPEG of more is decoded smaller; None: never.
 
     Raises:
-        ImageError: it would take more time than its size justifies (``image_too_large``).
-        ValueError, OSError: or another exception that decoders raise on damaged files.
+        CostError: it would take more time than its size justifies.
+        Exception: another one of `DECODER_ERRORS`: it is damaged.
     """
     match kind:
         case "JPEG":
-            return _jpeg(files_jpeg.read(data), side, reduce_above_pixels)
+            return _jpeg(jpeg.read(data), side, reduce_above_pixels)
         case "PNG":
-            return _png(files_png.read(data), side)
+            return _png(png.read(data), side)
         case "WEBP":
             return _webp(data)
         case "TIFF":
@@ -158,22 +165,22 @@ def _whole(image: Image.Image) -> Loaded:
     return image.size, bands
 
 
-def _jpeg(jpeg: files_jpeg.Jpeg, side: int, reduce_above_pixels: int | None) -> ImageFile:
-    pixels = _pixels(jpeg.size_wh)
-    is_costly = jpeg.coefficients_bytes + 4 * pixels > FLOOR_BYTES
+def _jpeg(photo: jpeg.Jpeg, side: int, reduce_above_pixels: int | None) -> ImageFile:
+    pixels = _pixels(photo.size_wh)
+    is_costly = photo.coefficients_bytes + 4 * pixels > FLOOR_BYTES
     is_reduced = reduce_above_pixels is not None and (is_costly or pixels > reduce_above_pixels)
-    detail = side if jpeg.coefficients_bytes > FLOOR_BYTES // 2 else _LEAST_DETAIL * side
-    factor = _factor(jpeg.size_wh, detail) if is_reduced else 1
+    detail = side if photo.coefficients_bytes > FLOOR_BYTES // 2 else _LEAST_DETAIL * side
+    factor = _factor(photo.size_wh, detail) if is_reduced else 1
 
     def load() -> Loaded:
-        if not jpeg.is_ended:
-            _check_ending(jpeg, factor)
-        return _whole(_drafted(jpeg.file(), factor))
+        if not photo.is_ended:
+            _check_ending(photo, factor)
+        return _whole(_drafted(photo.file(), factor))
 
-    advice = "save it as a baseline JPEG, not a progressive one" if jpeg.coefficients_bytes else ""
-    needed = jpeg.coefficients_bytes + 4 * pixels // factor**2 + OVERHEAD_BYTES
-    turn, ignored = orientation.read(jpeg.exif), orientation.read_any(jpeg.exif)
-    return ImageFile(jpeg.size_wh, needed, advice, load, turn, ignored)
+    advice = "save it as a baseline JPEG, not a progressive one" if photo.coefficients_bytes else ""
+    needed = photo.coefficients_bytes + 4 * pixels // factor**2 + OVERHEAD_BYTES
+    turn, ignored = orientation.read(photo.exif), orientation.read_any(photo.exif)
+    return ImageFile(photo.size_wh, needed, advice, load, turn, ignored)
 
 
 def _factor(size_wh: tuple[int, int], detail: int) -> int:
@@ -189,7 +196,7 @@ def _drafted(data: bytes, factor: int) -> Image.Image:
     return image
 
 
-def _check_ending(jpeg: files_jpeg.Jpeg, factor: int) -> None:
+def _check_ending(photo: jpeg.Jpeg, factor: int) -> None:
     """Check that a JPEG without its end marker lacks nothing else.
 
     A decoder reads beyond the last scan's data only where some of it is missing: then two different tails give two
@@ -198,35 +205,37 @@ def _check_ending(jpeg: files_jpeg.Jpeg, factor: int) -> None:
     Raises:
         ValueError: it is truncated.
     """
-    if not jpeg.is_complete:
+    if not photo.is_complete:
         raise ValueError("it is cut short: scans are missing")
     noise = np.random.default_rng(0).integers(1, 255, 512, dtype=np.uint8).tobytes()
     digests = set()
     for tail in (b"", noise):
         digest = hashlib.sha256()
-        for band in _whole(_drafted(jpeg.file(tail), factor))[1]():
+        for band in _whole(_drafted(photo.file(tail), factor))[1]():
             digest.update(band.tobytes())
         digests.add(digest.digest())
     if len(digests) > 1:
         raise ValueError("it is cut short: the last scan is not whole")
 
 
-def _png(png: files_png.Png, side: int) -> ImageFile:
-    size_wh, turn, ignored = png.size_wh, orientation.read(png.exif), orientation.read_any(png.exif or png.late_exif)
-    if png.has_bands:
+def _png(image: png.Png, side: int) -> ImageFile:
+    size_wh, turn = image.size_wh, orientation.read(image.exif)
+    ignored = orientation.read_any(image.exif or image.late_exif)
+    if image.has_bands:
         rows = _rows(max(1, size_wh[0]))
-        return ImageFile(size_wh, 0, "", lambda: (size_wh, partial(png.bands, rows)), turn, ignored)
+        return ImageFile(size_wh, 0, "", lambda: (size_wh, partial(image.bands, rows)), turn, ignored)
     advice = "save it without interlacing and with 8 bits a channel"
-    needed = 4 * _pixels(size_wh) + sum(map(len, png.pixels)) + _resizing_bytes(size_wh, side)
-    return ImageFile(size_wh, needed, advice, lambda: _whole(png.whole()), turn, ignored)
+    needed = 4 * _pixels(size_wh) + sum(map(len, image.pixels)) + _resizing_bytes(size_wh, side)
+    return ImageFile(size_wh, needed, advice, lambda: _whole(image.whole()), turn, ignored)
 
 
 def _webp(data: bytes) -> ImageFile:
     """Open a WebP; OpenCV decodes it unless it is animated, as Pillow takes almost three times the memory."""
-    webp = files_webp.read(data)
-    needed = webp.pixel_bytes * _pixels(webp.size_wh)
-    load = (lambda: _whole(_pillow(data, "WEBP"))) if webp.is_animated else partial(_opencv, data, webp.profile)
-    return ImageFile(webp.size_wh, needed, "save it as JPEG or PNG", load, ignored_turn=orientation.read_any(webp.exif))
+    image = webp.read(data)
+    needed = image.pixel_bytes * _pixels(image.size_wh)
+    load = (lambda: _whole(_pillow(data, "WEBP"))) if image.is_animated else partial(_opencv, data, image.profile)
+    ignored = orientation.read_any(image.exif)
+    return ImageFile(image.size_wh, needed, "save it as JPEG or PNG", load, ignored_turn=ignored)
 
 
 def _opencv(data: bytes, profile: bytes) -> Loaded:
@@ -254,9 +263,8 @@ def _bmp(data: bytes) -> ImageFile:
     if decoder == "raw":
         return ImageFile(size_wh, 0, "", lambda: (size_wh, partial(_raw_rows, data, header, offset, form)))
     if _pixels(size_wh) > MAX_RLE_PIXELS:
-        raise ImageError(
+        raise CostError(
             f"expected at most {MAX_RLE_PIXELS:,} pixels in a run-length BMP, got {size_wh[0]} × {size_wh[1]}",
-            Reason.IMAGE_TOO_LARGE,
         )
     return ImageFile(size_wh, 3 * _pixels(size_wh), "", lambda: _whole(_pillow(data, "BMP")))
 
@@ -278,9 +286,7 @@ def _raw_rows(data: bytes, header: Image.Image, offset: int, form: tuple[str, in
 def _tiff(data: bytes, side: int) -> ImageFile:
     """Open a TIFF; Chromium shows none, so it is rotated as its tag says unless a click's size differs."""
     if (parts := _tiff_parts(data)) > MAX_TIFF_PARTS:
-        raise ImageError(
-            f"expected at most {MAX_TIFF_PARTS:,} strips or tiles in a TIFF, got {parts:,}", Reason.IMAGE_TOO_LARGE
-        )
+        raise CostError(f"expected at most {MAX_TIFF_PARTS:,} strips or tiles in a TIFF, got {parts:,}")
     with _pillow(data, "TIFF") as image:
         size_wh, tags = image.size, image.tag_v2
         of_part = tags.get(322, size_wh[0]) * tags.get(323, min(tags.get(278, size_wh[1]), size_wh[1]))
@@ -288,10 +294,8 @@ def _tiff(data: bytes, side: int) -> ImageFile:
         needed = _PILLOW_BYTES.get(image.mode, 4) * _pixels(size_wh) + (part_bytes if tags.get(259, 1) != 1 else 0)
         needed += _resizing_bytes(size_wh, side)
         turned, compression = tags.get(274, 1), tags.get(259, 1)
-    if compression in _JPEG_IN_TIFF and data.count(b"\xff\xda") > files_jpeg.MAX_SCANS + 4 * parts:
-        raise ImageError(
-            f"expected at most {files_jpeg.MAX_SCANS} scans in a TIFF's JPEGs, got more", Reason.IMAGE_TOO_LARGE
-        )
+    if compression in _JPEG_IN_TIFF and data.count(b"\xff\xda") > jpeg.MAX_SCANS + 4 * parts:
+        raise CostError(f"expected at most {jpeg.MAX_SCANS} scans in a TIFF's JPEGs, got more")
     ignored = orientation.inverse(turned) if turned in orientation.SWAPS_SIDES else 1
     advice = "save it in small strips or tiles, or as JPEG or PNG"
     return ImageFile(size_wh, needed, advice, lambda: _whole(_pillow(data, "TIFF")), ignored_turn=ignored)

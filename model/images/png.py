@@ -16,7 +16,7 @@ from itertools import chain, islice
 
 from PIL import Image
 
-from backend.errors import ImageError, Reason
+from model.errors import CostError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 200_000
@@ -158,7 +158,7 @@ def read(data: bytes) -> Png:
 
     Raises:
         ValueError: the header or the palette is damaged, or there are no rows; the message says which.
-        ImageError: it has more chunks than any encoder writes (``image_too_large``).
+        CostError: it has more chunks than any encoder writes.
     """
     view, size_wh = memoryview(data), (0, 0)
     depth, colour, is_interlaced = 0, 0, False
@@ -203,7 +203,7 @@ def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
     """Yield each chunk's name and body, and whether its checksum is right (not checked for rows); the last may be cut.
 
     Raises:
-        ImageError: there are more than any encoder writes (``image_too_large``).
+        CostError: there are more than any encoder writes.
     """
     at = len(SIGNATURE)
     for _ in range(MAX_CHUNKS):
@@ -219,7 +219,7 @@ def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
             is_sound = zlib.crc32(body, zlib.crc32(name)) == struct.unpack_from(">I", view, end)[0]
         yield name, body, is_sound
         at = end + 4
-    raise ImageError(f"expected at most {MAX_CHUNKS:,} chunks in a PNG, got more", Reason.IMAGE_TOO_LARGE)
+    raise CostError(f"expected at most {MAX_CHUNKS:,} chunks in a PNG, got more")
 
 
 def _read_header(body: bytes) -> tuple[tuple[int, int], int, int, bool]:

@@ -1,1 +1,0 @@
-"""Parses image files before they are decoded, with one module per format."""

@@ -1,0 +1,189 @@
+"""What holds for all code: sizes of files, classes and functions; tests that use public names and no other test."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+MOST_METHODS = 15
+MOST_ARGUMENTS = 7
+"""Of a constructor; the fields of a dataclass are its values and not counted."""
+
+MOST_LINES_OF_A_FUNCTION = 50
+
+MOST_LINES_OF_THE_BACKEND = 22_000
+"""The goal is 14,800. Lower it with every change that makes the package smaller."""
+
+NETWORKS = ("model.modeling",)
+"""Packages of networks, whose constructors and passes are as long as the diagram of the paper."""
+
+TOO_LARGE = {
+    "backend.cluster.encode_job.EncodeJob",
+    "backend.cluster.keys.Keys",
+    "backend.cluster.remote.QueuedEmbeddings",
+    "backend.cluster.worker.Worker",
+    "backend.composition.cluster.worker",
+    "backend.concurrency.parallel_map.parallel_map",
+    "backend.embeddings.direct.DirectEmbeddings",
+    "backend.embeddings.local.LocalEmbeddings",
+    "backend.images.fetch.ImageSource",
+    "backend.label_studio.client.LabelStudio",
+    "backend.metrics.Metrics",
+    "backend.projects.precompute.run",
+    "backend.segmentation.deferred.DeferredPredictions",
+    "backend.web.app._guard",
+    "backend.web.app.create_app",
+    "model.cli.jobs.find_jobs",
+    "model.transforms.mask_and_areas",
+    "model.weights.download.download",
+}
+"""Classes and functions that are still larger; only ever shorten this list."""
+
+USES_PRIVATE_NAMES = {
+    "tests/backend/cluster/test_check.py",
+    "tests/backend/cluster/test_faults.py",
+    "tests/backend/cluster/test_remote.py",
+    "tests/backend/cluster/test_worker.py",
+    "tests/backend/concurrency/test_background.py",
+    "tests/backend/concurrency/test_fifo_limiter.py",
+    "tests/backend/concurrency/test_priority_executor.py",
+    "tests/backend/embeddings/test_local.py",
+    "tests/backend/embeddings/test_stores.py",
+    "tests/backend/images/test_fetch.py",
+    "tests/backend/labeling/test_config_reading.py",
+    "tests/backend/label_studio/test_client.py",
+    "tests/backend/projects/test_preannotate.py",
+    "tests/backend/segmentation/test_deferred.py",
+    "tests/backend/segmentation/test_lazy_decoder.py",
+    "tests/backend/segmentation/test_service.py",
+    "tests/backend/web/test_gunicorn_server.py",
+    "tests/benchmarks/bench_click.py",
+    "tests/model/modeling/test_tiny_vit.py",
+    "tests/model/test_sam2.py",
+    "tests/reference/test_sam2.py",
+    "tests/service/test_edge_cases.py",
+    "tests/service/test_fuzz.py",
+    "tests/service/test_request_costs.py",
+    "tests/support/cluster.py",
+}
+"""Tests that still do; only ever shorten this list."""
+
+USES_OTHER_TESTS = {
+    "tests/backend/projects/test_coco_export.py",
+    "tests/backend/projects/test_on_workers.py",
+    "tests/backend/segmentation/test_deferred.py",
+    "tests/service/test_meaning_of_tasks.py",
+}
+"""Tests that still do; only ever shorten this list."""
+
+OF_OTHERS = {"_Pickler", "_exit", "_bb_feat_sizes", "_features", "_transforms"}
+"""Private names of Python and of Meta's SAM 2, which have no public ones."""
+
+
+def sources(*folders: str) -> dict[str, ast.Module]:
+    """The modules below these folders, by their paths."""
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in paths}
+
+
+PRODUCT = sources("backend", "model")
+TESTS = sources("tests")
+
+
+# Sizes
+
+
+def too_large(module: str, tree: ast.Module) -> Iterator[str]:
+    """The dotted names of the classes and functions of a module that are larger than they may be."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+            taken = [each.args for each in methods if each.name == "__init__"]
+            if len(methods) > MOST_METHODS or any(len(a.args) - 1 + len(a.kwonlyargs) > MOST_ARGUMENTS for a in taken):
+                yield f"{module}.{node.name}"
+        elif isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            if node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION:
+                yield f"{module}.{node.name}"
+
+
+def test_classes_constructors_and_functions_are_small():
+    found = set()
+    for path, tree in PRODUCT.items():
+        module = path.removesuffix(".py").replace("/", ".")
+        if not module.startswith(NETWORKS):
+            found |= set(too_large(module, tree))
+    assert found - TOO_LARGE == set()
+
+
+def test_a_class_of_16_methods_is_too_large():
+    methods = "\n".join(f"    def m{number}(self): ..." for number in range(16))
+    assert list(too_large("m", ast.parse(f"class C:\n{methods}"))) == ["m.C"]
+
+
+def test_the_backend_grows_no_more():
+    lines = sum(len((ROOT / path).read_text().splitlines()) for path in PRODUCT if path.startswith("backend/"))
+    assert lines <= MOST_LINES_OF_THE_BACKEND
+
+
+# Tests
+
+
+def private_names(tree: ast.Module) -> Iterator[str]:
+    """The private names of other modules that one uses, in the scripts that it runs too."""
+    own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_own(node.value)}
+    own |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and not is_own(node.value):
+            yield from {node.attr} - own if is_private(node.attr) else ()
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names if is_private(alias.name))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("setattr", "delattr", "patch")):
+            words = [word.value for word in node.args if isinstance(word, ast.Constant)]
+            yield from (word for word in words if isinstance(word, str) and is_private(word.rpartition(".")[2]))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "import " in node.value:
+            yield from script_names(node.value)
+
+
+def script_names(text: str) -> Iterator[str]:
+    try:
+        yield from private_names(ast.parse(text))
+    except SyntaxError:
+        return  # prose
+
+
+def is_own(value: ast.expr) -> bool:
+    is_super = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "super"
+    return is_super or (isinstance(value, ast.Name) and value.id in ("self", "cls"))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in OF_OTHERS
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a.NAME", "from m import NAME", "monkeypatch.setattr(m, 'NAME', 1)", "patch('m.NAME')", "run('import m; m.NAME')"],
+)
+def test_a_private_name_is_seen_wherever_it_is_used(text):
+    assert list(private_names(ast.parse(text.replace("NAME", "_name")))) != []
+    assert list(private_names(ast.parse(text))) == []
+
+
+def test_tests_use_no_private_names():
+    found = {path: sorted(set(private_names(tree))) for path, tree in TESTS.items()}
+    assert {path: names for path, names in found.items() if names and path not in USES_PRIVATE_NAMES} == {}
+
+
+def test_no_test_imports_from_another_test():
+    """Helpers lie in tests/support, the fixtures of a folder in its conftest."""
+    found = {
+        path
+        for path, tree in TESTS.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).rpartition(".")[2].startswith("test_")
+    }
+    assert found - USES_OTHER_TESTS == set()
