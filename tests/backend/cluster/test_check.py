@@ -76,7 +76,7 @@ def test_a_user_with_the_rights_that_operations_names_is_enough_for_everything(l
         rights = {"REDIS_URL": address}
         web, _ = cluster.web(**rights), cluster.worker(**rights)
         assert colour(web.get(ref("red"), 60)) == (250, 0, 0)
-        (_, stats) = web._cached._memory.stats() + web._cached._store.stats()
+        (_, stats) = web.store.stats()
         assert (stats.entries, stats.nbytes, stats.trouble) == (1, 0, "")
 
 
