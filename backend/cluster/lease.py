@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
+from dataclasses import dataclass, field
 
 from backend.cluster.connection import RedisConnection
 from backend.errors import RetryLater
@@ -71,53 +71,45 @@ return 1
 )
 
 
+@dataclass(eq=False)
 class Lease:
     """One lease, held until it is released or expires; a context manager that releases it.
 
     Attributes:
+        owner: releases it.
         key: its name in Redis.
         token: random text that identifies its holder.
         attempt: how many times in a row this lease has been taken without a clean release, including this time.
-        resets_attempts: whether its release resets that count; True unless the holder changes it.
         renewed_at: when it was last renewed, on `time.monotonic`.
-        on_urgent: called when a click waits for the work of the holder, see `Leases.expedite`; set by the holder.
+        resets_attempts: whether its release resets that count.
+        on_urgent: called when a click waits for the work of the holder, see `Leases.expedite`.
         lock: keeps a renewal from writing the lease again while it is being released.
     """
 
-    def __init__(self, leases: "Leases", key: str, token: str, attempt: int, renewed_at: float) -> None:
-        self.key, self.token, self.attempt = key, token, attempt
-        self.renewed_at, self.resets_attempts = renewed_at, True
-        self.on_urgent: Callable[[], None] = lambda: None
-        self._owner, self.lock = leases, threading.Lock()
+    owner: "Leases"
+    key: str
+    token: str
+    attempt: int
+    renewed_at: float
+    resets_attempts: bool = True
+    on_urgent: Callable[[], None] = lambda: None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> "Lease":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._owner.release(self)
+    def __exit__(self, *exception: object) -> None:
+        self.owner.release(self)
 
 
 class Leases:
     """Acquires leases, and renews those it holds on one thread."""
 
     def __init__(
-        self,
-        link: RedisConnection,
-        *,
-        lease_s: float = LEASE_S,
-        renew_every_s: float = RENEW_EVERY_S,
+        self, link: RedisConnection, *, lease_s: float = LEASE_S, renew_every_s: float = RENEW_EVERY_S
     ) -> None:
-        """Keep leases in the Redis at ``link``; `start` begins the renewals.
-
-        Args:
-            link: connection to Redis.
-            lease_s: seconds after which a lease expires that is not renewed.
-            renew_every_s: seconds between renewals.
-        """
-        self._link = link
-        self._lease_s, self._renew_every_s = lease_s, renew_every_s
+        """Keep leases that expire after ``lease_s`` unless they are renewed; `start` begins the renewals."""
+        self._link, self._lease_s, self._renew_every_s = link, lease_s, renew_every_s
         self._leases: dict[str, Lease] = {}
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -141,9 +133,6 @@ class Leases:
             marker_key: key of the marker of the enqueued job; the script that acquires the lease also deletes the
                 marker, so that one of the two always exists and the job never appears to be lost.
             job_id: the job's id; the marker of another job stays.
-
-        Raises:
-            RetryLater: Redis does not answer.
         """
         token, now = secrets.token_hex(16), time.monotonic()
         keys = [key, marker_key or f"{key}:none", attempts_key(key)]
@@ -166,16 +155,12 @@ class Leases:
             logger.info("event=lease_lapses detail=%r", str(error))
 
     def expedite(self, key: str) -> None:
-        """Have the holder of a lease call the lease's ``on_urgent``: now if it is here, at its next renewal elsewhere.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Have the holder of a lease call its ``on_urgent``: now if it is here, at the next renewal if elsewhere."""
         lease = self._leases.get(key)
         if lease is not None:
             lease.on_urgent()
         else:
-            self._link.call(lambda client: client.set(_urgent_key(key), "1", px=int(self._lease_s * 1000)))
+            self._link.call(lambda client: client.set(f"{key}:urgent", "1", px=int(self._lease_s * 1000)))
 
     def _work(self, heartbeat: Callable[[], None]) -> None:
         while not self._stopped.is_set():
@@ -187,7 +172,7 @@ class Leases:
 
     def _renew(self, lease: Lease) -> None:
         """Renew a lease; write it again if Redis lost it before it could expire, e.g. in a restart."""
-        keys, is_urgent = (lease.key, _urgent_key(lease.key)), False
+        keys, is_urgent = (lease.key, f"{lease.key}:urgent"), False
         with lease.lock, suppress(RetryLater):
             if self._leases.get(lease.key) is not lease:
                 return
@@ -207,7 +192,3 @@ class Leases:
 def attempts_key(key: str) -> str:
     """Return the key that counts how often a lease was acquired since it was last released cleanly."""
     return f"{key}:attempts"
-
-
-def _urgent_key(key: str) -> str:
-    return f"{key}:urgent"

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from redis.client import PubSub
@@ -38,15 +39,9 @@ class ListenerCallbacks:
 class Listener:
     """Listens until it is closed, and subscribes again after an outage of Redis."""
 
-    def __init__(
-        self,
-        link: RedisConnection,
-        channel: str,
-        callbacks: ListenerCallbacks,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Call ``callbacks`` for ``channel``, on a thread that `start` begins; ``clock`` is in s, monotonic."""
-        self._link, self._channel, self._callbacks, self._clock = link, channel, callbacks, clock
+    def __init__(self, link: RedisConnection, channel: str, callbacks: ListenerCallbacks) -> None:
+        """Call ``callbacks`` for ``channel``, on a thread that `start` begins."""
+        self._link, self._channel, self._callbacks = link, channel, callbacks
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -68,26 +63,18 @@ class Listener:
     def _work(self) -> None:
         while not self._stopped.is_set():
             try:
-                pubsub = self._link.subscribe(self._channel)
-            except RetryLater as error:
-                self._callbacks.on_outage(error)
-                self._stopped.wait(READ_TIMEOUT_S)
-                continue
-            try:
-                self._listen(pubsub)
+                with closing(self._link.subscribe(self._channel)) as pubsub:
+                    self._listen(pubsub)
             except RetryLater as error:
                 self._callbacks.on_outage(error)
             except Exception:
-                if not self._stopped.is_set():
-                    logger.exception("event=listener_defect")
-                    self._stopped.wait(READ_TIMEOUT_S)
-            finally:
-                pubsub.close()
+                logger.exception("event=listener_defect")
+            self._stopped.wait(READ_TIMEOUT_S)
 
     def _listen(self, pubsub: PubSub) -> None:
         polled_at = refreshed_at = float("-inf")  # poll at once, for earlier messages
         while not self._stopped.is_set():
-            now = self._clock()
+            now = time.monotonic()
             if now - refreshed_at > REFRESH_EVERY_S:
                 refreshed_at = now
                 self._callbacks.on_refresh()

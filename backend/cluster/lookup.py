@@ -47,16 +47,7 @@ class SharedEmbeddings:
         dtype: Dtype,
         clock: Callable[[], float],
     ) -> None:
-        """Combine this process' memory with the shared state in Redis.
-
-        Args:
-            parts: the shared state in Redis.
-            memory: embeddings of this process.
-            store: embeddings in Redis.
-            pool: runs the revalidations.
-            dtype: number format of the stored embeddings.
-            clock: seconds, monotonic.
-        """
+        """Combine this process' memory with the shared state in Redis; revalidations run on the threads of ``pool``."""
         self._parts, self._memory, self._store, self._pool, self._dtype = parts, memory, store, pool, dtype
         self._contents = ContentIndex(clock)
         self._rechecked: TTLCache[SourceKey, bool] = TTLCache(MAX_ENTRIES, RECHECK_AGAIN_S, timer=clock)
@@ -73,19 +64,11 @@ class SharedEmbeddings:
         return embedding
 
     def look_up(self, address_key: SourceKey) -> LookupResult:
-        """Return the content and the failure that Redis holds for an address.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the content and the failure that Redis holds for an address."""
         return self._parts.contents.get(address_key)
 
     def fetch(self, address_key: SourceKey, looked_up: LookupResult) -> CachedEmbedding | None:
-        """Return the embedding of a looked-up content from memory or Redis, and keep it in memory; None if missing.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the embedding of a looked-up content from memory or Redis, and keep it in memory; None if missing."""
         record = looked_up.record
         if record is None:
             return None
@@ -100,11 +83,7 @@ class SharedEmbeddings:
         return CachedEmbedding(embedding, tier)
 
     def is_done(self, address_key: SourceKey) -> bool:
-        """Whether Redis holds a fresh embedding of an address, or a recent failure.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Whether Redis holds a fresh embedding of an address, or a recent failure."""
         looked_up = self.look_up(address_key)
         record = looked_up.record
         return looked_up.failure is not None or (

@@ -81,11 +81,7 @@ class ClusterMonitor:
         self.state = ClusterState()
 
     def look(self) -> ClusterState:
-        """Return the current state of the cluster, and keep it as ``state``.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the current state of the cluster, and keep it as ``state``."""
         start = time.perf_counter()
         self._link.call(lambda client: client.ping())
         took_s = time.perf_counter() - start
@@ -102,11 +98,7 @@ class ClusterMonitor:
             self.look()
 
     def alive(self) -> tuple[str, ...]:
-        """Return the names of the live workers of all models.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the names of the live workers of all models."""
         arguments = (str(ALIVE_S), str(LOADING_S))
         names = self._link.call(lambda client: client.eval(_ALIVE, 1, self._keys.workers, *arguments))
         return tuple(sorted(name.decode(errors="replace") for name in names if isinstance(name, bytes)))
@@ -132,9 +124,6 @@ class ClusterMonitor:
         Args:
             name: the worker's name, see `Keys.worker`.
             ahead_s: seconds that the next heartbeat may be late, up to `LOADING_S`.
-
-        Raises:
-            RetryLater: Redis does not answer.
         """
         self._link.call(lambda client: client.eval(_HEARTBEAT, 1, self._keys.workers, name, str(ahead_s)))
 

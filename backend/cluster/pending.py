@@ -71,16 +71,7 @@ class PendingImages:
         clock: Callable[[], float],
         addresses: ByteBudget | None = None,
     ) -> None:
-        """Look images up in ``cached`` and enqueue them with ``parts``, on the threads of ``pool``.
-
-        Args:
-            parts: the shared state in Redis.
-            cached: the existing embeddings.
-            pool: runs the steps of each image.
-            observer: counts and times the work.
-            clock: seconds, monotonic.
-            addresses: the memory for long ``data:`` addresses; None for `ADDRESSES_BYTES`.
-        """
+        """Look images up and enqueue them on the threads of ``pool``; ``addresses`` bounds long ``data:`` addresses."""
         self._parts, self._cached, self._pool = parts, cached, pool
         self._observer, self._clock = observer, clock
         self._addresses = addresses or ByteBudget(ADDRESSES_BYTES)

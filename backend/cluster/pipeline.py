@@ -75,16 +75,7 @@ class EncodePipeline:
         store: RedisStore,
         observer: Stopwatch,
     ) -> None:
-        """Combine fetcher, encoder and the shared state in Redis.
-
-        Args:
-            parts: leases, contents, queues and counts in Redis.
-            spec: how files become embeddings.
-            source: fetches image files.
-            encoder: encodes one image at a time, the most urgent first.
-            store: the embeddings in Redis, read by the web processes.
-            observer: times the work.
-        """
+        """Combine fetcher, encoder and the shared state in Redis; ``spec`` says how files become embeddings."""
         self._parts, self._spec, self._source, self._encoder, self._store = parts, spec, source, encoder, store
         self._observer, self._preprocessor = observer, Preprocessor(spec, observer)
         self._in_progress: set[_Work] = set()
@@ -94,8 +85,7 @@ class EncodePipeline:
     def run(self, job: TakenJob) -> None:
         """Encode an image unless it is cached or in work; an urgent job raises the priority of the work in progress.
 
-        Raises:
-            RetryLater: Redis does not answer; the waiting web processes will enqueue the image again.
+        If Redis does not answer, the job is lost, and the waiting web processes enqueue the image again.
         """
         address_key, leases, keys = source_key(job.ref), self._parts.leases, self._parts.keys
         lease_key, marker_key = keys.lease(address_key), keys.enqueued(address_key, job.priority)

@@ -134,7 +134,6 @@ class JobQueues:
 
         Raises:
             ImageError: see `dump`.
-            RetryLater: Redis does not answer, or has no room.
         """
         text, job_id, marker_key = dump(ref), secrets.token_hex(16), self._keys.enqueued(address_key, priority)
 
@@ -158,7 +157,6 @@ class JobQueues:
 
         Raises:
             RequestError: the job is not one of ours; it is dropped.
-            RetryLater: Redis does not answer.
         """
 
         def work(client: "Redis") -> tuple[_Job, str] | None:
@@ -180,19 +178,11 @@ class JobQueues:
         return TakenJob(parse(job.arguments), priority, job.id)
 
     def clear_marker(self, address_key: SourceKey, priority: Priority) -> None:
-        """Delete the marker of a lost job, so that the image can be enqueued again.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Delete the marker of a lost job, so that the image can be enqueued again."""
         self._link.call(lambda client: client.delete(self._keys.enqueued(address_key, priority)))
 
     def job_states(self, jobs: Sequence[tuple[SourceKey, Priority]]) -> list[JobState]:
-        """Return how far the jobs of images are, in one round trip; each image with the priority of its job.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return how far the jobs of images are, in one round trip; each image with the priority of its job."""
         if not jobs:
             return []
 
@@ -210,11 +200,7 @@ class JobQueues:
         return self._link.call(work)
 
     def states(self) -> tuple[QueueState, ...]:
-        """Return the state of each queue, the most urgent first.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the state of each queue, the most urgent first."""
 
         def work(client: "Redis") -> tuple[QueueState, ...]:
             return tuple(_state(self._queue(client, priority), priority, client) for priority in Priority)

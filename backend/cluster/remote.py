@@ -48,17 +48,7 @@ class QueuedEmbeddings:
         clock: Callable[[], float] = time.monotonic,
         addresses: ByteBudget | None = None,
     ) -> None:
-        """Combine this process' memory with the shared state in Redis; `start` begins the threads.
-
-        Args:
-            parts: the shared state in Redis.
-            memory: embeddings of this process.
-            store: embeddings in Redis.
-            observer: counts and times the work.
-            dtype: number format of the stored embeddings.
-            clock: seconds, monotonic.
-            addresses: the memory for long ``data:`` addresses of pending images; None for a new one.
-        """
+        """Combine this process' memory with the shared state in Redis; `start` begins the threads."""
         self._parts, self._observer = parts, observer
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="redis")
         self._cached = SharedEmbeddings(parts, memory, store, pool, dtype, clock)
@@ -70,7 +60,7 @@ class QueuedEmbeddings:
             lambda: pool.submit(parts.monitor.refresh),
             self._pending.on_outage,
         )
-        self._listener = Listener(parts.link, parts.keys.events, callbacks, clock)
+        self._listener = Listener(parts.link, parts.keys.events, callbacks)
 
     @property
     def is_ready(self) -> bool:

@@ -46,16 +46,10 @@ class RedisStore:
         on_drop: Callable[[str], None] = lambda tier: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep embeddings for ``ttl_s`` in the Redis at ``link``.
+        """Keep embeddings of a ``shape``, None for any, for ``ttl_s`` seconds in the Redis at ``link``.
 
-        Args:
-            link: connection to Redis.
-            keys: the names in Redis.
-            ttl_s: time to live of an embedding, in seconds.
-            stage: times ``redis_get`` and ``redis_put``.
-            shape: shape of the network's embeddings; None accepts any.
-            on_drop: called with this store's name when it deletes an unusable embedding.
-            clock: seconds, monotonic.
+        ``stage`` times ``redis_get`` and ``redis_put``; ``on_drop`` gets this store's name when it deletes an unusable
+        embedding; ``clock`` is in s, monotonic.
         """
         self._link, self._keys, self._ttl_s, self._stage = link, keys, ttl_s, stage
         self._shape, self._on_drop, self._clock = shape, on_drop, clock
@@ -74,11 +68,7 @@ class RedisStore:
             return None
 
     def fetch(self, key: EmbeddingKey) -> Embedding | None:
-        """Return the embedding, None if it is missing or unusable.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the embedding, None if it is missing or unusable."""
         name, longest_ms = self._keys.embedding(key), int(self._ttl_s * 1000)
 
         def work(client: "Redis") -> tuple[bytes | None, int]:
@@ -113,11 +103,7 @@ class RedisStore:
             pass  # the link's trouble is in the log and on the status page
 
     def holds(self, key: EmbeddingKey) -> bool:
-        """Whether Redis holds an embedding, without reading it.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Whether Redis holds an embedding, without reading it."""
         return bool(self._link.call(lambda client: client.exists(self._keys.embedding(key))))
 
     def stats(self) -> tuple[StoreStats, ...]:
@@ -150,11 +136,7 @@ class RedisStore:
 
 
 def memory_of(link: RedisConnection) -> dict[str, Any]:  # Any: redis-py types the answer to INFO so
-    """Return Redis' ``INFO memory``; an empty dictionary if its user may not use ``INFO``.
-
-    Raises:
-        RetryLater: Redis does not answer.
-    """
+    """Return Redis' ``INFO memory``; an empty dictionary if its user may not use ``INFO``."""
 
     def work(client: "Redis") -> dict[str, Any]:
         try:

@@ -67,14 +67,7 @@ class Worker:
     """The main loop of a worker process: runs until it is stopped, also through outages of Redis."""
 
     def __init__(self, parts: ClusterParts, pipeline: EncodePipeline, encoder: EncoderThread, load: WarmLoad) -> None:
-        """Combine the parts of a worker; `run` starts it.
-
-        Args:
-            parts: the job queues, the leases that ``pipeline`` holds, and the list of workers.
-            pipeline: processes the jobs.
-            encoder: the encoder; it loads with ``load``.
-            load: signals when loading is over.
-        """
+        """Take jobs for ``pipeline``, whose ``encoder`` loads with ``load``; `run` starts it."""
         self._parts, self._pipeline, self._encoder, self._load = parts, pipeline, encoder, load
         self._name = parts.keys.worker(socket.gethostname(), os.getpid())
         self._is_told_to_stop = False
