@@ -18,7 +18,7 @@ from backend.cluster.content_index import LookupResult, parse_event
 from backend.cluster.lookup import SharedEmbeddings
 from backend.cluster.parts import ClusterParts
 from backend.cluster.queues import JobState
-from backend.concurrency.byte_budget import ADDRESSES_BYTES, ByteBudget, Share
+from backend.concurrency.byte_budget import ByteBudget, Share
 from backend.embeddings.content_index import SourceKey
 from backend.embeddings.waiting import Observer
 from backend.errors import BackendError, Reason, RetryLater
@@ -69,12 +69,12 @@ class PendingImages:
         pool: ThreadPoolExecutor,
         observer: Observer,
         clock: Callable[[], float],
-        addresses: ByteBudget | None = None,
+        budget: ByteBudget | None = None,
     ) -> None:
-        """Look images up and enqueue them on the threads of ``pool``; ``addresses`` bounds long ``data:`` addresses."""
+        """Look images up and enqueue them on the threads of ``pool``; ``budget`` bounds long ``data:`` addresses."""
         self._parts, self._cached, self._pool = parts, cached, pool
         self._observer, self._clock = observer, clock
-        self._addresses = addresses or ByteBudget(ADDRESSES_BYTES)
+        self._budget = budget or ByteBudget()
         self._images: dict[SourceKey, _PendingImage] = {}
         self._is_closed = False
         self._lock = threading.Lock()
@@ -95,7 +95,7 @@ class PendingImages:
                 raise _stopping()
             pending = self._images.get(address_key)
             if pending is None:
-                address_share = self._addresses.take_address(ref.uri)
+                address_share = self._budget.take_address(ref.uri)
                 pending = _PendingImage(ref, address_key, priority, until, address_share=address_share)
                 self._images[address_key] = pending
                 self._pool.submit(self._run_step, pending, self._start)

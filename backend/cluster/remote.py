@@ -46,13 +46,13 @@ class QueuedEmbeddings:
         dtype: Dtype = "float16",
         *,
         clock: Callable[[], float] = time.monotonic,
-        addresses: ByteBudget | None = None,
+        budget: ByteBudget | None = None,
     ) -> None:
         """Combine this process' memory with the shared state in Redis; `start` begins the threads."""
         self._parts, self._observer = parts, observer
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="redis")
         self._cached = SharedEmbeddings(parts, memory, store, pool, dtype, clock)
-        self._pending = PendingImages(parts, self._cached, pool, observer, clock, addresses)
+        self._pending = PendingImages(parts, self._cached, pool, observer, clock, budget)
         self._prefetcher = Prefetcher(self._prefetch)
         callbacks = ListenerCallbacks(
             self._pending.on_message,

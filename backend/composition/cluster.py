@@ -35,9 +35,8 @@ def web(
     model_version: str,
     metrics: Metrics,
     shape: Shape | None = None,
-    *,
+    budget: ByteBudget | None = None,
     clock: Callable[[], float] = time.monotonic,
-    addresses: ByteBudget | None = None,
 ) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], ClusterView]]:
     """Return a web process' embeddings, their store, and a function that returns the state of the cluster.
 
@@ -46,17 +45,15 @@ def web(
         model_version: of the workers' encoders and the decoder.
         metrics: counts and times.
         shape: of the network's embeddings; None takes any.
+        budget: the memory for long ``data:`` addresses; None for a new one.
         clock: seconds, monotonic.
-        addresses: the memory for long ``data:`` addresses; None for a new one.
     """
     parts = connect(settings, model_version)
     memory = MemoryStore(settings.memory_cache_mb * MB)
     store = RedisStore(
         parts.link, parts.keys, settings.redis_ttl_s, metrics.stage, shape=shape, on_drop=metrics.dropped
     )
-    embeddings = QueuedEmbeddings(
-        parts, memory, store, metrics, settings.embedding_dtype, clock=clock, addresses=addresses
-    )
+    embeddings = QueuedEmbeddings(parts, memory, store, metrics, settings.embedding_dtype, clock=clock, budget=budget)
     _watch(parts, metrics)
 
     def view() -> ClusterView:

@@ -16,7 +16,7 @@ from typing import Protocol
 import httpx
 import stamina
 
-from backend.concurrency.byte_budget import IMAGES, ByteBudget, Share
+from backend.concurrency.byte_budget import DEFAULT_BYTES, ByteBudget, Share
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.images.decode import is_web_page
 from backend.images.http import outcomes
@@ -25,10 +25,11 @@ from backend.images.http.connections import Proxy, port_of
 from backend.images.http.outcomes import NAME, REDIRECTS, TransientError, address
 from backend.images.http.requests import ImageRequests, Limits, Reply
 from backend.images.locations import Inline, LabelStudioOrigin, LocalFile, inline_size, resolve, serves_task_files
-from backend.images.name_resolution import Resolve, Resolver
-from backend.images.name_resolution import resolve as look_up
-from backend.images.network_policy import AddressPolicy, Origin, seconds_left
+from backend.images.network_policy import AddressPolicy, Origin
 from backend.logs import without_credentials
+from backend.network.deadlines import seconds_left
+from backend.network.name_resolution import Resolve, Resolver
+from backend.network.name_resolution import resolve as look_up
 from backend.types import ImageRef
 
 __all__ = ["Fetched", "ImageSource", "LabelStudioAuth", "Limits", "Validators"]
@@ -79,7 +80,7 @@ class Fetched:
 
 
 class LabelStudioAuth(Protocol):
-    """Authenticates this service at Label Studio; ``backend.label_studio.client.LabelStudio`` does."""
+    """Authenticates this service at Label Studio; ``backend.label_studio.http.LabelStudioHttp`` does."""
 
     @property
     def url(self) -> str:
@@ -144,13 +145,13 @@ class ImageSource:
             local_files_root: a directory to read local files from; None to read none.
             resolve: returns the numeric addresses of a name.
             proxy: used for images on public addresses; never with the token, nor for Label Studio's origin.
-            budget: the memory that all files share; None for a new one.
+            budget: the memory for files; None for a new one.
             retry_wait_s: about how long to wait before a failed fetch is retried once.
         """
         self._authority, self._limits = authority, limits or Limits()
         self._label_studio, self._root = LabelStudioOrigin(authority.url, public_url), local_files_root
         self._page = Origin.of(public_url or authority.url)
-        self._budget = budget or ByteBudget(IMAGES * self._limits.max_bytes)
+        self._budget = budget or ByteBudget(max(DEFAULT_BYTES, self._limits.max_bytes))
         self._requests = ImageRequests(policy, self._limits, Resolver(resolve), proxy, self._budget)
         self._retrying = stamina.RetryingCaller(attempts=2, wait_initial=retry_wait_s, wait_jitter=retry_wait_s).on(
             TransientError

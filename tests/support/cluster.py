@@ -64,10 +64,10 @@ class Cluster:
     def add(self, name, colour=(250, 0, 0), *, reply=None):
         self.images.routes[f"/data/upload/1/{name}.png"] = reply or Reply(png(colour))
 
-    def web(self, *, clock=time.monotonic, addresses=None, **environ):
+    def web(self, *, clock=time.monotonic, budget=None, **environ):
         """A web process' embeddings, in this process."""
         metrics, settings = Metrics(), read({**self.environ, **environ})
-        embeddings, store, view = composition_cluster.web(settings, VERSION, metrics, clock=clock, addresses=addresses)
+        embeddings, store, view = composition_cluster.web(settings, VERSION, metrics, clock=clock, budget=budget)
         embeddings.metrics, embeddings.store, embeddings.view = metrics, store, view
         embeddings.start()
         self._stack.callback(embeddings.close)

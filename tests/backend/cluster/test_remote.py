@@ -372,8 +372,8 @@ def test_an_address_that_is_no_text_is_told_so(cluster):
 
 def test_images_inside_tasks_that_are_on_their_way_are_bounded_and_a_click_beyond_is_told_so(cluster):
     cluster.announce()
-    addresses = ByteBudget(100_000)
-    web = cluster.web(addresses=addresses)
+    budget = ByteBudget(100_000)
+    web = cluster.web(budget=budget)
     uris = ["data:image/png;base64," + letter * 80_000 for letter in "AB"]
     with pytest.raises(RetryLater) as caught:
         web.get(ImageRef(uris[0], 1, 1), 0.01)
@@ -382,4 +382,4 @@ def test_images_inside_tasks_that_are_on_their_way_are_bounded_and_a_click_beyon
         web.get(ImageRef(uris[1], 1, 1), SOON_S)
     assert caught.value.reason is Reason.OVERLOADED
     web.close()
-    assert addresses.taken == 0
+    assert budget.taken == 0

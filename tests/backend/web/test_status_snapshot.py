@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from backend.concurrency.byte_budget import ByteBudget
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import MemoryStore, StoreStats
 from backend.errors import BackendError, Reason
@@ -55,7 +56,7 @@ def take(metrics, tiny_checkpoint):
         device, failure = decoder
         parts = StatusSources(
             read(environ), tiny_checkpoint, work or FakeWork(), SimpleNamespace(device=device, failure=failure),
-            FakeStore(*stats), metrics, lambda: team,
+            FakeStore(*stats), metrics, lambda: team, ByteBudget(1000),
         )  # fmt: skip
         return snapshot.take(parts)
 
