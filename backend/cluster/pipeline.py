@@ -71,12 +71,17 @@ class EncodePipeline:
         parts: ClusterParts,
         spec: EncodeSpec,
         source: Source,
+        click_source: Source,
         encoder: EncoderThread,
         store: RedisStore,
         observer: Stopwatch,
     ) -> None:
-        """Combine fetcher, encoder and the shared state in Redis; ``spec`` says how files become embeddings."""
-        self._parts, self._spec, self._source, self._encoder, self._store = parts, spec, source, encoder, store
+        """Combine fetcher, encoder and the shared state in Redis; ``spec`` says how files become embeddings.
+
+        ``click_source`` fetches the images that annotators wait for, in memory of its own.
+        """
+        self._parts, self._spec, self._encoder, self._store = parts, spec, encoder, store
+        self._source, self._click_source = source, click_source
         self._observer, self._preprocessor = observer, Preprocessor(spec, observer)
         self._in_progress: set[_Work] = set()
         self._is_stopping = self.encoder_hangs = False
@@ -150,19 +155,22 @@ class EncodePipeline:
             record = None
         if record is not None and record.is_fresh:
             return record
-        record, model_input = self._fetch(ref, record)
+        source = self._click_source if work.priority is Priority.INTERACTIVE else self._source
+        record, model_input = self._fetch(source, ref, record)
         if model_input is not None:
             work.key = self._spec.key(record.digest)
             self._encode(work, work.key, model_input)
         return record
 
-    def _fetch(self, ref: ImageRef, known: SharedRecord | None) -> tuple[SharedRecord, ModelInput | None]:
+    def _fetch(
+        self, source: Source, ref: ImageRef, known: SharedRecord | None
+    ) -> tuple[SharedRecord, ModelInput | None]:
         """Return the image's content and the network's input for it, None if its embedding is stored.
 
         The file is freed on return, so that only the few megabytes of the input wait for the encoder.
         """
         with self._observer.stage("fetch"):
-            fetched = self._source.fetch(ref, None if known is None else known.version)
+            fetched = source.fetch(ref, None if known is None else known.version)
         self._parts.monitor.count("fetch")
         if fetched is None:
             assert known is not None

@@ -65,7 +65,7 @@ def web(
 def worker(
     settings: Settings,
     spec: EncodeSpec,
-    source: Source,
+    source: Callable[[ByteBudget], Source],
     load: Callable[[], Encoder],
     shape: Shape | None = None,
 ) -> Worker:
@@ -74,14 +74,16 @@ def worker(
     Args:
         settings: with ``redis_url`` set.
         spec: how files become embeddings.
-        source: fetches image files.
+        source: returns what fetches image files, in memory of that size.
         load: returns the encoder; called once.
         shape: of its embeddings; None takes any.
     """
     parts, metrics, warm_load = connect(settings, spec.model_version), Metrics(), WarmLoad(load, spec)
     store = RedisStore(parts.link, parts.keys, settings.redis_ttl_s, metrics.stage, shape=shape)
     encoder = EncoderThread(warm_load, MemoryStore(WORKER_MEMORY_MB * MB), metrics)
-    pipeline = EncodePipeline(parts, spec, source, encoder, store, metrics)
+    largest = settings.max_image_bytes
+    clicks, others = ByteBudget(largest), ByteBudget(max(largest, settings.buffer_bytes - largest))
+    pipeline = EncodePipeline(parts, spec, source(others), source(clicks), encoder, store, metrics)
     return Worker(parts, pipeline, encoder, warm_load)
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def main():
     environ, log, encode_s = sys.argv[1:]
     settings = read(json.loads(environ))
     logs.configure(settings.log_level)
-    source = web.image_source(settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
+    source = partial(web.image_source, settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
     stand_in = StandIn(Path(log), float(encode_s), int(os.environ.get("CLUSTER_SIDE", "8")))
 
     def load():

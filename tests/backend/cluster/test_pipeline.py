@@ -54,6 +54,16 @@ def test_clicks_are_fetched_while_slow_downloads_of_bulk_work_hold_every_other_t
         let_go.set()
 
 
+def test_clicks_have_memory_of_their_own_while_large_downloads_of_bulk_work_fill_the_rest(cluster):
+    for number in range(AHEAD):
+        cluster.add(f"large{number}", reply=Reply(bytes(1_000_000), drip_s=0.005))
+        cluster.enqueue(ref(f"large{number}"), Priority.BULK)
+    cluster.worker(PADDLE_SAM_MAX_IMAGE_BYTES="1000000", PADDLE_SAM_MAX_BODY_MB="1", PADDLE_SAM_BUFFER_MB="103")
+    eventually(lambda: len(cluster.downloads()) == AHEAD)
+    time.sleep(2.0)  # now the answers' heads have come
+    assert colour(cluster.web().get(ref("red"), 10.0)) == RED
+
+
 def test_a_click_on_an_image_that_waits_for_the_encoder_as_background_work_is_encoded_next(cluster):
     enqueue(cluster, AHEAD, Priority.PREFETCH)
     cluster.worker(encode_s=1.0)

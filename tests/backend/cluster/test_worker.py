@@ -90,7 +90,7 @@ def test_a_worker_told_to_stop_just_before_it_listens_to_its_queues_stops(cluste
         "def load():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return StandIn(None, 0, 64)\n"
-        "sys.exit(redis_parts.worker(settings, fake_spec('stand-in@00000000'), None, load).run())\n",
+        "sys.exit(redis_parts.worker(settings, fake_spec('stand-in@00000000'), print, load).run())\n",
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -100,7 +100,7 @@ def test_a_worker_that_cannot_load_its_encoder_ends_with_a_failure(cluster):
     done = script(
         cluster,
         "def load():\n    raise ValueError('weights are damaged')\n"
-        "sys.exit(redis_parts.worker(settings, fake_spec('m@1'), None, load).run())\n",
+        "sys.exit(redis_parts.worker(settings, fake_spec('m@1'), print, load).run())\n",
     )
     assert done.returncode == 1
     assert "weights are damaged" in done.stderr
@@ -115,7 +115,8 @@ def test_a_worker_whose_encoder_hangs_fails_the_click_and_ends_so_that_it_is_sta
         done = script(
             cluster,
             "pipeline.ENCODE_TIMEOUT_S = 0.5\n"
-            "source = web.image_source(settings, LabelStudio(settings.label_studio_url, None))\n"
+            "label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, None))\n"
+            "source = functools.partial(web.image_source, settings, label_studio)\n"
             f"stand_in = StandIn(pathlib.Path({str(cluster.log)!r}), 300, 8)\n"
             "sys.exit(redis_parts.worker(settings, fake_spec('stand-in@00000000'), source, lambda: stand_in).run())\n",
         )
@@ -127,10 +128,11 @@ def test_a_worker_whose_encoder_hangs_fails_the_click_and_ends_so_that_it_is_sta
 def script(cluster, code):
     """Run a worker with parts of its own."""
     head = (
-        "import json, logging, os, pathlib, signal, sys\n"
+        "import functools, json, logging, os, pathlib, signal, sys\n"
         "from backend.cluster import pipeline\n"
         "from backend.composition import cluster as redis_parts, web\n"
         "from backend.label_studio.client import LabelStudio\n"
+        "from backend.label_studio.http import LabelStudioHttp\n"
         "from backend.settings import read\n"
         "from tests.support.cluster_worker import StandIn\n"
         "from tests.support.fakes import fake_spec\n"
