@@ -96,14 +96,6 @@ class LookupResult:
     failure: BackendError | None = None
 
 
-@dataclass(frozen=True)
-class CompletionEvent:
-    """A worker's announcement of its result for an address."""
-
-    address_key: SourceKey
-    result: LookupResult
-
-
 class SharedContentIndex:
     """Addresses and their contents in Redis, shared by all processes."""
 
@@ -161,8 +153,8 @@ class SharedContentIndex:
         self._link.call(lambda client: client.publish(self._keys.events, msgspec.json.encode(event)))
 
 
-def parse_event(data: bytes) -> CompletionEvent | None:
-    """Return the event in a message of the channel, None if the message has another form.
+def parse_event(data: bytes) -> tuple[SourceKey, LookupResult] | None:
+    """Return the address and the result in a message of the channel, None if the message has another form.
 
     >>> parse_event(b"damaged") is None
     True
@@ -172,7 +164,7 @@ def parse_event(data: bytes) -> CompletionEvent | None:
         return None
     record = None if raw.note is None else _to_record(raw.note, 0.0)
     failure = None if raw.failure is None else _to_error(raw.failure)
-    return CompletionEvent((raw.owner, raw.address), LookupResult(record, failure))
+    return (raw.owner, raw.address), LookupResult(record, failure)
 
 
 def _decode(data: object, kind: type[T]) -> T | None:

@@ -120,11 +120,12 @@ class PendingImages:
         event = parse_event(data)
         if event is None:
             return
-        if event.result.record is not None:
-            self._cached.refresh(event.address_key, event.result.record)
-        pending = self._images.get(event.address_key)
+        address_key, result = event
+        if result.record is not None:
+            self._cached.refresh(address_key, result.record)
+        pending = self._images.get(address_key)
         if pending is not None:
-            self._pool.submit(self._run_step, pending, lambda pending: self._check(pending, event.result))
+            self._pool.submit(self._run_step, pending, lambda pending: self._check(pending, result))
 
     def check(self) -> None:
         """Check all pending images; one round trip covers those that are leased or enqueued, which most are."""

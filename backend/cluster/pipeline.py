@@ -188,6 +188,8 @@ class EncodePipeline:
         while (lease := leases.acquire(lease_key)) is None:
             if work.priority is Priority.INTERACTIVE:
                 leases.expedite(lease_key)
+            if self._is_stopping:
+                raise RetryLater("the worker is stopping", Reason.MODEL_NOT_READY)
             time.sleep(POLL_EVERY_S)
             if self._store.holds(key):
                 return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from backend.cluster.listener import Listener, ListenerCallbacks
+from backend.cluster.listener import Listener
 from backend.cluster.lookup import SharedEmbeddings
 from backend.cluster.monitor import ClusterState
 from backend.cluster.parts import ClusterParts
@@ -54,13 +54,14 @@ class QueuedEmbeddings:
         self._cached = SharedEmbeddings(parts, memory, store, pool, dtype, clock)
         self._pending = PendingImages(parts, self._cached, pool, observer, clock, budget)
         self._prefetcher = Prefetcher(self._prefetch)
-        callbacks = ListenerCallbacks(
-            self._pending.on_message,
-            self._pending.check,
-            lambda: pool.submit(parts.monitor.refresh),
-            self._pending.on_outage,
+        self._listener = Listener(
+            parts.link,
+            parts.keys.events,
+            on_message=self._pending.on_message,
+            on_poll=self._pending.check,
+            on_refresh=lambda: pool.submit(parts.monitor.refresh),
+            on_outage=self._pending.on_outage,
         )
-        self._listener = Listener(parts.link, parts.keys.events, callbacks)
 
     @property
     def is_ready(self) -> bool:

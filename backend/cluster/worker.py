@@ -37,38 +37,19 @@ POLL_EVERY_S = 0.1
 STOPPED, FAILED = 0, 1
 
 
-class WarmLoad:
-    """Loads an encoder and encodes one blank image, so that the first real image is no slower than the second.
-
-    Attributes:
-        is_over: set when loading has succeeded or failed.
-        error: the error if it failed.
-    """
-
-    def __init__(self, load: Callable[[], Encoder], spec: EncodeSpec) -> None:
-        self._load, self._spec = load, spec
-        self.is_over = threading.Event()
-        self.error: Exception | None = None
-
-    def __call__(self) -> Encoder:
-        """Return the encoder, warm."""
-        try:
-            encoder = self._load()
-            encoder.encode(self._spec.preprocess(np.zeros((64, 64, 3), np.uint8)))
-        except Exception as error:
-            self.error = error
-            raise
-        finally:
-            self.is_over.set()
-        return encoder
+def load_warm(load: Callable[[], Encoder], spec: EncodeSpec) -> Encoder:
+    """Load an encoder and encode one blank image, so that the first real image is no slower than the second."""
+    encoder = load()
+    encoder.encode(spec.preprocess(np.zeros((64, 64, 3), np.uint8)))
+    return encoder
 
 
 class Worker:
     """The main loop of a worker process: runs until it is stopped, also through outages of Redis."""
 
-    def __init__(self, parts: ClusterParts, pipeline: EncodePipeline, encoder: EncoderThread, load: WarmLoad) -> None:
-        """Take jobs for ``pipeline``, whose ``encoder`` loads with ``load``; `run` starts it."""
-        self._parts, self._pipeline, self._encoder, self._load = parts, pipeline, encoder, load
+    def __init__(self, parts: ClusterParts, pipeline: EncodePipeline, encoder: EncoderThread) -> None:
+        """Take jobs for ``pipeline``, which uses ``encoder``; `run` starts it."""
+        self._parts, self._pipeline, self._encoder = parts, pipeline, encoder
         self._name = parts.keys.worker(socket.gethostname(), os.getpid())
         self._is_told_to_stop = False
         self._stop = threading.Event()
@@ -86,9 +67,9 @@ class Worker:
         self._parts.leases.start(self._heartbeat)
         self._encoder.start()
         try:
-            while not self._load.is_over.wait(POLL_EVERY_S) and not self._is_told_to_stop:
-                pass
-            if self._load.error is not None:
+            while not (self._encoder.is_ready or self._encoder.failure or self._is_told_to_stop):
+                time.sleep(POLL_EVERY_S)
+            if self._encoder.failure:
                 return FAILED
             return STOPPED if self._is_told_to_stop else self._work()
         finally:
@@ -96,7 +77,7 @@ class Worker:
             self._parts.monitor.deregister(self._name)
 
     def _heartbeat(self) -> None:
-        self._parts.monitor.heartbeat(self._name, 0 if self._load.is_over.is_set() else LOADING_S)
+        self._parts.monitor.heartbeat(self._name, 0 if self._encoder.is_ready else LOADING_S)
 
     def _work(self) -> int:
         threads = [

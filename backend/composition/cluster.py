@@ -3,13 +3,14 @@
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 from backend.cluster import check
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pipeline import EncodePipeline, Source
 from backend.cluster.remote import QueuedEmbeddings
 from backend.cluster.store import RedisStore
-from backend.cluster.worker import WarmLoad, Worker
+from backend.cluster.worker import Worker, load_warm
 from backend.concurrency.byte_budget import ByteBudget
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.encoder_thread import EncoderThread
@@ -78,13 +79,13 @@ def worker(
         load: returns the encoder; called once.
         shape: of its embeddings; None takes any.
     """
-    parts, metrics, warm_load = connect(settings, spec.model_version), Metrics(), WarmLoad(load, spec)
+    parts, metrics = connect(settings, spec.model_version), Metrics()
     store = RedisStore(parts.link, parts.keys, settings.redis_ttl_s, metrics.stage, shape=shape)
-    encoder = EncoderThread(warm_load, MemoryStore(WORKER_MEMORY_MB * MB), metrics)
+    encoder = EncoderThread(partial(load_warm, load, spec), MemoryStore(WORKER_MEMORY_MB * MB), metrics)
     largest = settings.max_image_bytes
     clicks, others = ByteBudget(largest), ByteBudget(max(largest, settings.buffer_bytes - largest))
     pipeline = EncodePipeline(parts, spec, source(others), source(clicks), encoder, store, metrics)
-    return Worker(parts, pipeline, encoder, warm_load)
+    return Worker(parts, pipeline, encoder)
 
 
 def require_usable(settings: Settings) -> None:
