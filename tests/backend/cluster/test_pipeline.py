@@ -11,7 +11,7 @@ from backend.embeddings.content_index import source_key
 from backend.types import Priority
 from tests.support.cluster import KEYS, SOON_S, Cluster, colour, eventually, ref
 from tests.support.fakes import Reply, png
-from tests.support.redis_server import needs_redis, redis_module_server, redis_server  # noqa: F401 - fixtures
+from tests.support.redis_server import needs_redis
 
 pytestmark = [needs_redis, pytest.mark.timeout(180)]
 RED = (250, 0, 0)
@@ -19,7 +19,7 @@ AHEAD = THREADS - RESERVED
 
 
 @pytest.fixture
-def cluster(redis_server, tmp_path):  # noqa: F811
+def cluster(redis_server, tmp_path):
     with Cluster(redis_server, tmp_path) as cluster:
         cluster.add("red", RED)
         yield cluster
@@ -86,7 +86,7 @@ def test_a_click_on_an_address_whose_content_waits_for_the_encoder_for_another_a
     assert cluster.encodes().count((last, 9, 9)) == 1
 
 
-def test_a_worker_told_to_stop_gives_back_the_background_jobs_that_wait_for_the_encoder(cluster, redis_server):  # noqa: F811
+def test_a_worker_told_to_stop_gives_back_the_background_jobs_that_wait_for_the_encoder(cluster, redis_server):
     enqueue(cluster, AHEAD)
     worker = cluster.worker(encode_s=2.0)
     eventually(lambda: len(cluster.downloads()) == AHEAD and len(cluster.encodes()) == 1)
@@ -117,7 +117,7 @@ def test_a_worker_told_to_stop_finishes_the_clicks_that_it_has_taken(cluster):
 
 
 @pytest.mark.slow
-def test_jobs_in_work_of_a_killed_worker_are_done_by_another(cluster, redis_server):  # noqa: F811
+def test_jobs_in_work_of_a_killed_worker_are_done_by_another(cluster, redis_server):
     web = cluster.web()
     worker = cluster.worker(encode_s=30.0)
     with ThreadPoolExecutor(AHEAD) as pool:

@@ -13,7 +13,7 @@ from backend.cluster.queues import MAX_JOB_BYTES, JobState, TakenJob, dump, pars
 from backend.embeddings.content_index import source_key
 from backend.errors import ImageError, Reason, RequestError
 from backend.types import ImageRef, Priority
-from tests.support.redis_server import needs_redis, redis_module_server, redis_server  # noqa: F401 - fixtures
+from tests.support.redis_server import needs_redis
 
 KEYS = Keys("paddle-sam", "SAM@1a2b3c4d")
 REF = ImageRef("/a.png", 1, 1)
@@ -21,7 +21,7 @@ INTERACTIVE, PREFETCH, BULK = Priority
 
 
 @pytest.fixture
-def parts(redis_server):  # noqa: F811
+def parts(redis_server):
     parts = ClusterParts.connect(redis_server.url, KEYS.prefix, KEYS.model_version)
     yield parts
     parts.link.close()
@@ -44,7 +44,7 @@ def push(server, fields, job_id="1" * 32):
 
 
 @needs_redis
-def test_jobs_are_taken_in_the_order_of_their_priorities_and_leave_nothing_behind(parts, redis_server):  # noqa: F811
+def test_jobs_are_taken_in_the_order_of_their_priorities_and_leave_nothing_behind(parts, redis_server):
     for priority in reversed(Priority):
         assert parts.queues.enqueue(REF, source_key(REF), priority)
         assert not parts.queues.enqueue(REF, source_key(REF), priority), "it is enqueued"
@@ -54,7 +54,7 @@ def test_jobs_are_taken_in_the_order_of_their_priorities_and_leave_nothing_behin
 
 
 @needs_redis
-def test_a_job_of_another_priority_is_left_to_others(parts, redis_server):  # noqa: F811
+def test_a_job_of_another_priority_is_left_to_others(parts, redis_server):
     parts.queues.enqueue(REF, source_key(REF), BULK)
     assert take(parts, INTERACTIVE) is None
     parts.queues.enqueue(REF, source_key(REF), INTERACTIVE)
@@ -81,7 +81,7 @@ def test_the_state_of_a_job_follows_it_from_its_queue_to_its_lease(parts):
 
 
 @needs_redis
-def test_nothing_but_the_argument_of_a_job_is_read(parts, redis_server):  # noqa: F811
+def test_nothing_but_the_argument_of_a_job_is_read(parts, redis_server):
     fields = {
         "data": packed(["os.abort", "os", [dump(REF)], {"more": 1}]),
         "status": "odd",
@@ -118,7 +118,7 @@ def test_nothing_but_the_argument_of_a_job_is_read(parts, redis_server):  # noqa
     ],
     ids=["empty", "no data", "not packed", "damaged", "no call", "no argument", "a bomb"],
 )
-def test_what_does_not_look_like_a_job_is_refused_and_dropped(parts, redis_server, fields):  # noqa: F811
+def test_what_does_not_look_like_a_job_is_refused_and_dropped(parts, redis_server, fields):
     push(redis_server, fields)
     with pytest.raises(RequestError):
         take(parts)
@@ -128,7 +128,7 @@ def test_what_does_not_look_like_a_job_is_refused_and_dropped(parts, redis_serve
 
 
 @needs_redis
-def test_an_entry_without_a_job_is_as_good_as_none(parts, redis_server):  # noqa: F811
+def test_an_entry_without_a_job_is_as_good_as_none(parts, redis_server):
     push(redis_server, {})
     parts.queues.enqueue(REF, source_key(REF), INTERACTIVE)
     assert take(parts).ref == REF

@@ -16,7 +16,7 @@ from backend.types import ImageRef, Priority
 from tests.support.cluster import KEYS, SOON_S, Cluster, colour, eventually, ref
 from tests.support.cluster_worker import POISON, TOO_LARGE
 from tests.support.fakes import Reply, png
-from tests.support.redis_server import needs_redis, redis_module_server, redis_server  # noqa: F401 - fixtures
+from tests.support.redis_server import needs_redis
 
 pytestmark = [needs_redis, pytest.mark.timeout(180)]
 
@@ -24,7 +24,7 @@ RED, BLUE, GREEN = (250, 0, 0), (0, 0, 250), (0, 250, 0)
 
 
 @pytest.fixture
-def cluster(redis_server, tmp_path):  # noqa: F811
+def cluster(redis_server, tmp_path):
     with Cluster(redis_server, tmp_path) as cluster:
         for name, value in (("red", RED), ("blue", BLUE), ("green", GREEN)):
             cluster.add(name, value)
@@ -91,7 +91,7 @@ def test_two_addresses_of_one_content_on_two_workers_at_once_are_one_encode(clus
     assert cluster.encodes() == [RED]
 
 
-def test_an_unreadable_image_fails_all_its_waiters_at_once_and_is_remembered_for_half_a_minute(cluster, redis_server):  # noqa: F811
+def test_an_unreadable_image_fails_all_its_waiters_at_once_and_is_remembered_for_half_a_minute(cluster, redis_server):
     cluster.add("broken", reply=Reply(png(size_wh=(300, 300))[:-40]))
     web, other, _ = cluster.web(), cluster.web(), cluster.worker()
     with ThreadPoolExecutor(10) as pool:
@@ -196,7 +196,7 @@ def test_a_click_on_an_image_that_is_being_downloaded_for_bulk_work_takes_that_d
     assert cluster.downloads() == ["slow"]
 
 
-def test_ten_annotators_prefetching_one_image_queue_it_once(cluster, redis_server):  # noqa: F811
+def test_ten_annotators_prefetching_one_image_queue_it_once(cluster, redis_server):
     webs = [cluster.web() for _ in range(3)]
     for _ in range(4):
         for web in webs:
@@ -263,7 +263,7 @@ def test_without_a_worker_a_click_is_told_so_at_once_and_a_worker_that_starts_la
     assert cluster.downloads() == ["red"]
 
 
-def test_a_worker_of_another_model_is_none_and_is_named(cluster, redis_server):  # noqa: F811
+def test_a_worker_of_another_model_is_none_and_is_named(cluster, redis_server):
     with redis_server.client() as client:
         seconds, _ = client.time()
         client.zadd(KEYS.workers, {"other:7 SAM-H@1a2b3c4d": seconds})
@@ -272,7 +272,7 @@ def test_a_worker_of_another_model_is_none_and_is_named(cluster, redis_server): 
     assert "encode with other weights: other:7 SAM-H@1a2b3c4d" in str(error)
 
 
-def test_a_worker_that_is_busy_or_late_by_some_seconds_counts_as_alive(cluster, redis_server):  # noqa: F811
+def test_a_worker_that_is_busy_or_late_by_some_seconds_counts_as_alive(cluster, redis_server):
     web = cluster.web()
     with redis_server.client() as client:
         client.zadd(KEYS.workers, {f"busy:1 {KEYS.model}": client.time()[0] - 3})
@@ -281,7 +281,7 @@ def test_a_worker_that_is_busy_or_late_by_some_seconds_counts_as_alive(cluster, 
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
 
 
-def test_a_worker_that_loads_its_model_counts_as_alive_also_where_that_keeps_it_from_saying_so(cluster, redis_server):  # noqa: F811
+def test_a_worker_that_loads_its_model_counts_as_alive_also_where_that_keeps_it_from_saying_so(cluster, redis_server):
     """Importing a library may hold Python's lock for seconds."""
     web = cluster.web()
     with cluster.parts() as parts:
@@ -298,7 +298,7 @@ def test_a_worker_that_loads_its_model_counts_as_alive_also_where_that_keeps_it_
     assert refused(web, "blue")[0].reason is Reason.NO_WORKER
 
 
-def test_clicks_that_wait_are_told_when_the_last_worker_leaves(cluster, redis_server):  # noqa: F811
+def test_clicks_that_wait_are_told_when_the_last_worker_leaves(cluster, redis_server):
     cluster.announce()
     web = cluster.web()
     with ThreadPoolExecutor(1) as pool:
@@ -310,7 +310,7 @@ def test_clicks_that_wait_are_told_when_the_last_worker_leaves(cluster, redis_se
     assert (error.reason, took_s < 15.0) == (Reason.NO_WORKER, True)
 
 
-def test_a_changed_image_behind_the_same_address_is_noticed(cluster, redis_server):  # noqa: F811
+def test_a_changed_image_behind_the_same_address_is_noticed(cluster, redis_server):
     offset_s = 0.0
     web, _ = cluster.web(clock=lambda: time.monotonic() + offset_s), cluster.worker()
     cluster.images.routes["/elsewhere.png"] = Reply(png(RED))

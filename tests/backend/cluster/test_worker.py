@@ -13,14 +13,14 @@ import pytest
 from backend.errors import Reason
 from backend.types import Priority
 from tests.support.cluster import KEYS, ROOT, SOON_S, Cluster, colour, eventually, ref
-from tests.support.redis_server import needs_redis, redis_module_server, redis_server  # noqa: F401 - fixtures
+from tests.support.redis_server import needs_redis
 
 pytestmark = pytest.mark.timeout(240)
 RED, BLUE = (250, 0, 0), (0, 0, 250)
 
 
 @pytest.fixture
-def cluster(redis_server, tmp_path):  # noqa: F811
+def cluster(redis_server, tmp_path):
     with Cluster(redis_server, tmp_path) as cluster:
         cluster.add("red", RED)
         cluster.add("blue", BLUE)
@@ -28,7 +28,7 @@ def cluster(redis_server, tmp_path):  # noqa: F811
 
 
 @needs_redis
-def test_a_click_waits_for_a_worker_that_still_loads_its_model(cluster, redis_server):  # noqa: F811
+def test_a_click_waits_for_a_worker_that_still_loads_its_model(cluster, redis_server):
     arguments = json.dumps(cluster.environ), str(cluster.log), "0"
     cluster.spawn("tests.support.cluster_worker", *arguments, env=os.environ | {"CLUSTER_LOAD_S": "2"})
     with redis_server.client() as client:
@@ -39,7 +39,7 @@ def test_a_click_waits_for_a_worker_that_still_loads_its_model(cluster, redis_se
 
 
 @needs_redis
-def test_a_worker_whose_model_cannot_be_loaded_takes_its_name_back(cluster, redis_server):  # noqa: F811
+def test_a_worker_whose_model_cannot_be_loaded_takes_its_name_back(cluster, redis_server):
     arguments = json.dumps(cluster.environ), str(cluster.log), "0"
     worker = cluster.spawn("tests.support.cluster_worker", *arguments, env=os.environ | {"CLUSTER_LOAD_S": "-1"})
     assert worker.wait(SOON_S) == 1
@@ -75,7 +75,7 @@ def test_weights_that_are_not_there_are_told(tmp_path):
 
 
 @needs_redis
-def test_a_check_tells_whether_this_machines_worker_is_alive(cluster, redis_server):  # noqa: F811
+def test_a_check_tells_whether_this_machines_worker_is_alive(cluster, redis_server):
     environ = {"REDIS_URL": redis_server.address}
     assert command("--check", **environ).returncode == 1
     cluster.worker()
@@ -151,7 +151,7 @@ def script(cluster, code):
 
 
 @needs_redis
-def test_workers_of_another_model_leave_our_queue_alone(cluster, redis_server):  # noqa: F811
+def test_workers_of_another_model_leave_our_queue_alone(cluster, redis_server):
     other = KEYS.__class__(KEYS.prefix, "other@11111111")
     with redis_server.client() as client:
         one = ref("red")
@@ -173,7 +173,7 @@ def resident_mb(pid):
 @pytest.mark.slow
 @needs_redis
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
-def test_a_worker_does_not_grow_over_thousands_of_jobs(cluster, redis_server):  # noqa: F811
+def test_a_worker_does_not_grow_over_thousands_of_jobs(cluster, redis_server):
     web, worker = cluster.web(), cluster.worker()
     assert colour(web.get(ref("blue"), SOON_S)) == BLUE
 
