@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 
 from cachetools import TTLCache
 
@@ -25,14 +24,6 @@ from model.types import Embedding
 logger = logging.getLogger(__name__)
 
 RECHECK_AGAIN_S = 30.0
-
-
-@dataclass(frozen=True)
-class CachedEmbedding:
-    """An embedding, and the cache that it was found in: ``memory`` or ``redis``."""
-
-    embedding: Embedding
-    tier: str
 
 
 class SharedEmbeddings:
@@ -67,8 +58,11 @@ class SharedEmbeddings:
         """Return the content and the failure that Redis holds for an address."""
         return self._parts.contents.get(address_key)
 
-    def fetch(self, address_key: SourceKey, looked_up: LookupResult) -> CachedEmbedding | None:
-        """Return the embedding of a looked-up content from memory or Redis, and keep it in memory; None if missing."""
+    def fetch(self, address_key: SourceKey, looked_up: LookupResult) -> tuple[Embedding, str] | None:
+        """Return the embedding of a looked-up content and its tier, ``memory`` or ``redis``; None if it is missing.
+
+        It is kept in memory.
+        """
         record = looked_up.record
         if record is None:
             return None
@@ -80,7 +74,7 @@ class SharedEmbeddings:
         if embedding is None:
             return None
         self._memory.put(key, embedding)
-        return CachedEmbedding(embedding, tier)
+        return embedding, tier
 
     def is_done(self, address_key: SourceKey) -> bool:
         """Whether Redis holds a fresh embedding of an address, or a recent failure."""

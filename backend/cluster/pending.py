@@ -174,8 +174,9 @@ class PendingImages:
         cached = self._cached.fetch(pending.address_key, looked_up)
         if cached is None:
             return False
-        self._observer.record_lookup(cached.tier)
-        self._finish(pending, cached.embedding)
+        embedding, tier = cached
+        self._observer.record_lookup(tier)
+        self._finish(pending, embedding)
         if looked_up.record is not None and not looked_up.record.is_fresh:
             self._cached.revalidate(pending.ref, pending.address_key)
         return True

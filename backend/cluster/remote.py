@@ -113,7 +113,7 @@ class QueuedEmbeddings:
         if embedding is None:
             with suppress(BackendError):
                 cached = self._cached.fetch(address_key, self._cached.look_up(address_key))
-                embedding = cached.embedding if cached is not None else None
+                embedding = cached[0] if cached is not None else None
         return embedding
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
