@@ -9,6 +9,7 @@ import concurrent.futures
 import logging
 import time
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,8 +18,9 @@ from backend.cluster.lease import Lease
 from backend.cluster.parts import ClusterParts
 from backend.cluster.queues import TakenJob
 from backend.cluster.store import RedisStore
+from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.content_index import SourceKey, source_key
-from backend.embeddings.encode import EncodeSpec, Preprocessor, Stopwatch
+from backend.embeddings.encode import DECODED_AT_ONCE, EncodeSpec, Preprocessor, Stopwatch
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, ImageError, Reason, RetryLater
@@ -83,6 +85,7 @@ class EncodePipeline:
         self._parts, self._spec, self._encoder, self._store = parts, spec, encoder, store
         self._source, self._click_source = source, click_source
         self._observer, self._preprocessor = observer, Preprocessor(spec, observer)
+        self._background_gate = FifoLimiter(DECODED_AT_ONCE)  # only what it lets through queues before clicks' images
         self._in_progress: set[_Work] = set()
         self._is_stopping = self.encoder_hangs = False
         self._encoded_at = 0.0
@@ -155,20 +158,20 @@ class EncodePipeline:
             record = None
         if record is not None and record.is_fresh:
             return record
-        source = self._click_source if work.priority is Priority.INTERACTIVE else self._source
-        record, model_input = self._fetch(source, ref, record)
+        record, model_input = self._fetch(ref, record, is_click=work.priority is Priority.INTERACTIVE)
         if model_input is not None:
             work.key = self._spec.key(record.digest)
             self._encode(work, work.key, model_input)
         return record
 
     def _fetch(
-        self, source: Source, ref: ImageRef, known: SharedRecord | None
+        self, ref: ImageRef, known: SharedRecord | None, *, is_click: bool
     ) -> tuple[SharedRecord, ModelInput | None]:
         """Return the image's content and the network's input for it, None if its embedding is stored.
 
         The file is freed on return, so that only the few megabytes of the input wait for the encoder.
         """
+        source, gate = (self._click_source, nullcontext()) if is_click else (self._source, self._background_gate)
         with self._observer.stage("fetch"):
             fetched = source.fetch(ref, None if known is None else known.version)
         self._parts.monitor.count("fetch")
@@ -178,7 +181,10 @@ class EncodePipeline:
         try:
             key = self._spec.key_of(fetched.data)
             record = SharedRecord(key.digest, fetched.version, fetched.immutable)
-            return record, None if self._store.holds(key) else self._preprocessor.prepare(fetched.data, key)
+            if self._store.holds(key):
+                return record, None
+            with gate:
+                return record, self._preprocessor.prepare(fetched.data, key)
         finally:
             fetched.release()
 

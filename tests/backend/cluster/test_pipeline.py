@@ -8,6 +8,7 @@ import pytest
 
 from backend.cluster.worker import RESERVED, THREADS
 from backend.embeddings.content_index import source_key
+from backend.embeddings.encode import DECODED_AT_ONCE
 from backend.types import Priority
 from tests.support.cluster import KEYS, SOON_S, Cluster, colour, eventually, ref
 from tests.support.fakes import Reply, png
@@ -62,6 +63,18 @@ def test_clicks_have_memory_of_their_own_while_large_downloads_of_bulk_work_fill
     eventually(lambda: len(cluster.downloads()) == AHEAD)
     time.sleep(2.0)  # now the answers' heads have come
     assert colour(cluster.web().get(ref("red"), 10.0)) == RED
+
+
+@pytest.mark.slow
+def test_a_click_does_not_wait_for_large_images_of_bulk_work_that_wait_to_be_decoded(cluster):
+    for number in range(AHEAD):
+        cluster.add(f"large{number}", reply=Reply(png((number, 9, 9), size_wh=(9000, 9000))))
+        cluster.enqueue(ref(f"large{number}"), Priority.BULK)
+    web = cluster.web()
+    cluster.worker()
+    eventually(lambda: len(cluster.downloads()) == AHEAD)
+    assert colour(web.get(ref("red"), SOON_S)) == RED
+    assert cluster.encodes().index(RED) <= DECODED_AT_ONCE, "after those that are being decoded"
 
 
 def test_a_click_on_an_image_that_waits_for_the_encoder_as_background_work_is_encoded_next(cluster):
