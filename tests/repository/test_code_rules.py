@@ -49,7 +49,6 @@ USES_PRIVATE_NAMES = {
     "tests/backend/segmentation/test_service.py",
     "tests/backend/web/test_gunicorn_server.py",
     "tests/benchmarks/bench_click.py",
-    "tests/model/modeling/test_tiny_vit.py",
     "tests/service/test_edge_cases.py",
     "tests/service/test_fuzz.py",
     "tests/service/test_request_costs.py",
