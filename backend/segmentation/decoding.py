@@ -90,7 +90,7 @@ class MaskService:
             BackendError: the decoder cannot be loaded.
         """
         self._wait_for_decoder(max(0.0, deadline - time.monotonic()))
-        with self.slots.within(deadline - time.monotonic()):
+        with self.slots.slot(deadline - time.monotonic()):
             yield
 
     def decode(self, objects: Sequence[ObjectPrompt], embedding: Embedding) -> list[tuple[Mask, float | None]]:

@@ -163,7 +163,7 @@ class Pipeline:
             RetryLater: no slot became free before the deadline.
         """
         is_bulk = job.priority is Priority.BULK
-        with self.bulk_slot.within(job.left_s) if is_bulk else nullcontext(), self.masks.slot(job.deadline):
+        with self.bulk_slot.slot(job.left_s) if is_bulk else nullcontext(), self.masks.slot(job.deadline):
             yield
 
     def decode_and_draw(self, plan: PromptPlan, embedding: Embedding, job: Job) -> Outcome:

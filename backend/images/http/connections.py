@@ -15,7 +15,8 @@ import httpx
 from backend.errors import AccessError, ImageError, Reason
 from backend.images.http import answers
 from backend.images.http.answers import Head
-from backend.images.network_policy import DeadlineStream, GuardedNetwork
+from backend.images.network_policy import GuardedNetwork
+from backend.network.deadlines import DeadlineStream
 
 _ILLEGAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 

@@ -12,8 +12,9 @@ from backend.errors import ImageError, Reason, RetryLater
 from backend.images.http import connections, content_codings, outcomes
 from backend.images.http.answers import Head
 from backend.images.http.connections import Answer, Proxy
-from backend.images.name_resolution import Resolver
-from backend.images.network_policy import AddressPolicy, GuardedNetwork, seconds_left
+from backend.images.network_policy import AddressPolicy, GuardedNetwork
+from backend.network.deadlines import seconds_left
+from backend.network.name_resolution import Resolver
 from model import tls
 
 _UNKNOWN_SIZE_BYTES = 4_000_000

@@ -11,7 +11,7 @@ from backend.errors import AccessError, BackendError, ImageError, Reason, RetryL
 from backend.images.fetch import ImageSource, Limits, Validators, _is_label_studio
 from backend.images.http.outcomes import address
 from backend.images.network_policy import AddressPolicy, Origin
-from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef, Secret
 from tests.support.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, HttpServer, Reply, png
 
@@ -39,7 +39,7 @@ def connect(studio):
     clients = []
 
     def open_source(token=PERSONAL_TOKEN, allowed=("localhost",), url=None, root=None, limits=None, **options):
-        client = LabelStudio(url or studio.url, Secret(token) if token else None, retry_wait_s=0.001)
+        client = LabelStudioHttp(url or studio.url, Secret(token) if token else None, retry_wait_s=0.001)
         clients.append(client)
         policy = AddressPolicy(Origin.of(client.url), tuple(allowed))
         limits = limits or Limits(timeout_s=10)

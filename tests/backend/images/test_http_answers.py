@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
 from backend.images.fetch import ImageSource, Limits
 from backend.images.network_policy import AddressPolicy, Origin
-from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef, Secret
 from tests.support.fakes import LEGACY_TOKEN, FakeLabelStudio, Reply
 from tests.support.http_answers import ANSWERS, IMAGE, NOT_SHOWN, SHOWN, UNENDING, AnswerServer, answer, coded, found_at
@@ -27,7 +27,7 @@ def server():
 
 
 def image_source(url="http://localhost:9", limits=None, **options):
-    client = LabelStudio(url, Secret(LEGACY_TOKEN), retry_wait_s=0.001)
+    client = LabelStudioHttp(url, Secret(LEGACY_TOKEN), retry_wait_s=0.001)
     policy = AddressPolicy(Origin.of(url), ("localhost", "127.0.0.1"))
     return ImageSource(client, policy, limits or Limits(timeout_s=10), retry_wait_s=0.001, **options)
 
