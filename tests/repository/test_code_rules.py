@@ -53,20 +53,13 @@ USES_PRIVATE_NAMES = {
     "tests/backend/embeddings/test_local.py",
     "tests/backend/embeddings/test_stores.py",
     "tests/backend/images/test_fetch.py",
-    "tests/backend/labeling/test_config_reading.py",
     "tests/backend/label_studio/test_client.py",
     "tests/backend/projects/test_preannotate.py",
-    "tests/backend/segmentation/test_deferred.py",
-    "tests/backend/segmentation/test_lazy_decoder.py",
-    "tests/backend/segmentation/test_service.py",
     "tests/backend/web/test_gunicorn_server.py",
     "tests/benchmarks/bench_click.py",
     "tests/model/modeling/test_tiny_vit.py",
     "tests/model/test_sam2.py",
     "tests/reference/test_sam2.py",
-    "tests/service/test_edge_cases.py",
-    "tests/service/test_fuzz.py",
-    "tests/service/test_request_costs.py",
     "tests/support/cluster.py",
 }
 """Tests that still do; only ever shorten this list."""
@@ -74,8 +67,6 @@ USES_PRIVATE_NAMES = {
 USES_OTHER_TESTS = {
     "tests/backend/projects/test_coco_export.py",
     "tests/backend/projects/test_on_workers.py",
-    "tests/backend/segmentation/test_deferred.py",
-    "tests/service/test_meaning_of_tasks.py",
 }
 """Tests that still do; only ever shorten this list."""
 
