@@ -114,7 +114,7 @@ class Segmenter:
             problems = (str(error),)
         for problem in problems:
             logger.warning("event=label_config project=%s problem=%r", request.project_id, problem)
-        self._metrics.configured(request.project_id, problems)
+        self._metrics.configs.record(request.project_id, problems)
 
     def webhook(self, event: WebhookEvent) -> None:
         """Prefetch the images of tasks that were just created; other events are ignored."""

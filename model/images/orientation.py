@@ -51,7 +51,7 @@ _POINTS: dict[int, Callable[[float, float, float, float], tuple[float, float]]] 
 
 
 def read(exif: bytes, kinds: Collection[int] = (_SHORT,)) -> int:
-    """Return the orientation 1 to 8 that an EXIF block (a TIFF header and its directories) tells, 1 if none.
+    """Return the orientation 1 to 8 that an EXIF block (a TIFF header and its directories) contains, 1 if none.
 
     Args:
         exif: the block.
@@ -64,7 +64,7 @@ def read(exif: bytes, kinds: Collection[int] = (_SHORT,)) -> int:
 
 
 def read_any(exif: bytes) -> int:
-    """Return the orientation 1 to 8 that an EXIF block tells as a number of any type, as some programs write it."""
+    """Return the orientation 1 to 8 that an EXIF block contains as a number of any type, as some programs write it."""
     return read(exif, _INTEGERS)
 
 
@@ -72,14 +72,14 @@ def _in_directory(exif: bytes, order: str, at: int, kinds: Collection[int], is_f
     if at + 2 > len(exif):
         return None
     count = min(struct.unpack_from(f"{order}H", exif, at)[0], (len(exif) - at - 2) // _ENTRY_BYTES)
-    for place in range(at + 2, at + 2 + count * _ENTRY_BYTES, _ENTRY_BYTES):
-        tag, kind, values = struct.unpack_from(f"{order}HHI", exif, place)
+    for offset in range(at + 2, at + 2 + count * _ENTRY_BYTES, _ENTRY_BYTES):
+        tag, kind, values = struct.unpack_from(f"{order}HHI", exif, offset)
         if tag == _ORIENTATION and kind in kinds and values == 1:
-            value = int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", exif, place + 8)[0])
+            value = int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", exif, offset + 8)[0])
             if 1 <= value <= 8:
                 return value
         if tag == _CAMERA and kind == _LONG and values == 1 and is_first:
-            start = struct.unpack_from(f"{order}I", exif, place + 8)[0]
+            start = struct.unpack_from(f"{order}I", exif, offset + 8)[0]
             below = _in_directory(exif, order, start, kinds, is_first=False)
             if below is not None:
                 return below

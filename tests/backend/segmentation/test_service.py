@@ -660,15 +660,15 @@ def test_other_events_encode_nothing(service):
 def test_what_a_config_lacks_is_noted_until_it_is_put_right(service):
     poor = '<View><Image name="image" value="$image"/></View>'
     service.segmenter.setup(SetupRequest(3, poor))
-    assert service.metrics.config_problems()[3]
+    assert service.metrics.configs.by_project()[3]
     service.segmenter.setup(SetupRequest(3, CONFIG))
-    assert service.metrics.config_problems()[3] == ()
+    assert service.metrics.configs.by_project()[3] == ()
 
 
 @pytest.mark.parametrize("config", ["", "<View>", "<View/>", "not xml"])
 def test_a_config_that_cannot_be_read_is_noted_in_one_line(service, config):
     service.segmenter.setup(SetupRequest(3, config))
-    [problem] = service.metrics.config_problems()[3]
+    [problem] = service.metrics.configs.by_project()[3]
     assert problem.startswith("label_config: expected")
 
 
@@ -678,7 +678,7 @@ def test_a_config_of_any_output_that_is_answered_is_not_complained_about():
               '<Label value="Cat"/></KeyPointLabels></View>')  # fmt: skip
     with Service(policy=ClickPolicy(output_preference=(ShapeKind.BRUSH,))) as service:
         service.segmenter.setup(SetupRequest(3, config))
-        assert service.metrics.config_problems()[3] == ()
+        assert service.metrics.configs.by_project()[3] == ()
 
 
 def test_stages_of_a_click_are_timed(service):
