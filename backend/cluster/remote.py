@@ -113,7 +113,7 @@ class QueuedEmbeddings:
         self._pending: dict[SourceKey, _PendingImage] = {}
         self._revalidated_until: dict[SourceKey, float] = {}
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="redis")
-        self._prefetcher = Prefetcher(self._prefetch)
+        self._prefetcher = Prefetcher(self._prefetch, observer)
         callbacks = ListenerCallbacks(
             self._on_message, self._check_all, lambda: self._submit(self._cluster.refresh), self._fail_all
         )

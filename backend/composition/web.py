@@ -15,6 +15,8 @@ from backend import paddle_import
 from backend.cluster.worker import Worker
 from backend.composition import cluster
 from backend.concurrency.background import BackgroundTasks
+from backend.embeddings.content_index import ContentIndex
+from backend.embeddings.content_records import ContentDatabase
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.local import Embeddings, LocalEmbeddings
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
@@ -182,14 +184,30 @@ def _engine(
     if settings.redis_url is not None:
         return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint))
     store = _store(settings, checkpoint, metrics)
-    embeddings = LocalEmbeddings(
+    embeddings = local_embeddings(
+        settings, checkpoint, label_studio, lambda: _load_encoder(checkpoint, settings.device), store, metrics
+    )
+    return embeddings, store, lambda: None
+
+
+def local_embeddings(
+    settings: Settings,
+    checkpoint: Checkpoint,
+    label_studio: LabelStudio,
+    load_encoder: Callable[[], Encoder],
+    store: EmbeddingStore,
+    metrics: Metrics,
+) -> LocalEmbeddings:
+    """Return embeddings made in this process; what lies at an address is kept beside those on disk, if any are."""
+    database = ContentDatabase(settings.cache_dir / "contents.db", settings.label_studio_url)
+    return LocalEmbeddings(
         image_source(settings, label_studio),
-        lambda: _load_encoder(checkpoint, settings.device),
+        load_encoder,
         encode_spec(settings, checkpoint),
         store,
         metrics,
+        ContentIndex(database=database if settings.disk_cache_mb else None),
     )
-    return embeddings, store, lambda: None
 
 
 def embedding_shape(checkpoint: Checkpoint) -> Shape:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from backend.cluster.lease import Leases
 from backend.composition import cluster as composition_cluster
 from backend.composition import web
-from backend.concurrency.retry import OutageRetry, Stopped
-from backend.embeddings.content_journal import ContentJournal
-from backend.embeddings.direct import DirectEmbeddings
+from backend.concurrency.retry import Stopped
 from backend.embeddings.local import Embeddings
+from backend.embeddings.pipeline import RESERVED, THREADS
 from backend.embeddings.stores import FileStore
 from backend.errors import Reason, RetryLater
 from backend.images.decode import Limits
@@ -30,7 +29,7 @@ from backend.types import ImageRef, Priority
 from model.automatic import AutomaticMaskGenerator, AutomaticSettings
 from model.weights import Checkpoint
 
-AT_ONCE_HERE = 4
+AT_ONCE_HERE = THREADS - RESERVED
 AT_ONCE_ON_WORKERS = 16
 DEADLINE_S = 900.0
 """How long to wait for workers to encode an image before it counts as failed."""
@@ -75,14 +74,14 @@ def label_studio(settings: Settings) -> LabelStudio:
     )
 
 
-def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry: OutageRetry) -> Engine:
+def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> Engine:
     """Return the engine of a run, with the encoder loaded or the workers connected.
 
     Raises:
         ValueError: the encoder cannot be loaded, or Redis cannot be used as it is.
         RetryLater: Redis does not answer, or no worker is running.
     """
-    return _on_workers(settings, checkpoint) if settings.redis_url else _here(settings, checkpoint, client, retry)
+    return _on_workers(settings, checkpoint) if settings.redis_url else _here(settings, checkpoint, client)
 
 
 def check_cache(settings: Settings) -> None:
@@ -166,20 +165,14 @@ def only_run(
         link.close()
 
 
-def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry: OutageRetry) -> Engine:
+def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> Engine:
     from model.build import load_encoder  # here: see `segmenter`
 
-    made = DirectEmbeddings(
-        web.image_source(settings, client),
-        load_encoder(checkpoint, settings.device),
-        FileStore(settings.cache_dir, settings.disk_cache_mb * MB, shape=web.embedding_shape(checkpoint)),
-        ContentJournal(settings.cache_dir / "contents.jsonl", settings.label_studio_url),
-        Metrics(),
-        spec=web.encode_spec(settings, checkpoint),
-        check=retry.raise_if_stopped,
-    )
-    room = _room(settings, checkpoint, settings.disk_cache_mb * MB, "set PADDLE_SAM_DISK_CACHE_MB higher")
-    return Engine(made, made.ensure, AT_ONCE_HERE, room, lambda: None)
+    encoder, most_bytes = load_encoder(checkpoint, settings.device), settings.disk_cache_mb * MB
+    store = FileStore(settings.cache_dir, most_bytes, shape=web.embedding_shape(checkpoint))
+    made = web.local_embeddings(settings, checkpoint, client, lambda: encoder, store, Metrics())
+    room = _room(settings, checkpoint, most_bytes, "set PADDLE_SAM_DISK_CACHE_MB higher")
+    return Engine(made, made.ensure, AT_ONCE_HERE, room, made.close)
 
 
 def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
