@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Protocol
 
-from backend.concurrency.byte_budget import ADDRESSES_BYTES, ByteBudget
+from backend.concurrency.byte_budget import ByteBudget
 from backend.embeddings.content_index import ContentIndex, source_key
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.pipeline import EmbeddingPipeline, Result, Source
@@ -62,7 +62,7 @@ class LocalEmbeddings:
         store: EmbeddingStore,
         observer: Observer,
         contents: ContentIndex | None = None,
-        addresses: ByteBudget | None = None,
+        budget: ByteBudget | None = None,
     ) -> None:
         """Connect source, encoder and store; `start` begins the threads.
 
@@ -73,12 +73,13 @@ class LocalEmbeddings:
             store: keeps the embeddings.
             observer: counts and times the work.
             contents: the content at each address; in memory alone by default.
-            addresses: bounds the bytes of ``data:`` addresses that wait; `ADDRESSES_BYTES` by default.
+            budget: the memory for ``data:`` addresses; None for a new one.
         """
         self._spec, self._store, self._observer = spec, store, observer
         self._contents = contents or ContentIndex()
-        addresses = addresses or ByteBudget(ADDRESSES_BYTES)
-        self._pipeline = EmbeddingPipeline(source, load_encoder, spec, store, observer, self._contents, addresses)
+        self._pipeline = EmbeddingPipeline(
+            source, load_encoder, spec, store, observer, self._contents, budget or ByteBudget()
+        )
         self._revalidations = threading.BoundedSemaphore(REVALIDATED_AT_ONCE)
         self._prefetcher = Prefetcher(self._prefetch, observer)
 

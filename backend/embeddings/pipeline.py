@@ -65,11 +65,11 @@ class EmbeddingPipeline:
         store: EmbeddingStore,
         observer: Observer,
         contents: ContentIndex,
-        addresses: ByteBudget,
+        budget: ByteBudget,
     ) -> None:
         """Connect the steps; see `backend.embeddings.local.LocalEmbeddings` for the arguments."""
         self._source, self._spec, self._store, self._observer = source, spec, store, observer
-        self._contents, self._addresses = contents, addresses
+        self._contents, self._budget = contents, budget
         self._preprocessor = Preprocessor(spec, observer)
         self._threads = PriorityExecutor(THREADS, RESERVED, name="image")
         self._flights = SingleFlight[SourceKey, Result](self._threads, on_join=observer.shared)
@@ -100,7 +100,7 @@ class EmbeddingPipeline:
         failure = self._contents.failure(address_key)
         if failure is not None:
             raise failure
-        share = None if address_key in self._flights else self._addresses.take_address(ref.uri)
+        share = None if address_key in self._flights else self._budget.take_address(ref.uri)
         look_up = self._read if reads else self._look_up
 
         def work(task: Task[Result]) -> Result:

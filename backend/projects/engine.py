@@ -18,6 +18,7 @@ from backend.embeddings.stores import FileStore
 from backend.errors import Reason, RetryLater
 from backend.images.decode import Limits
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.metrics import Metrics
 from backend.projects.precompute import Room
 from backend.segmentation.decoding import MaskService
@@ -66,11 +67,13 @@ class Engine:
 def label_studio(settings: Settings) -> LabelStudio:
     """Return a client for thousands of calls, with kept connections and a long timeout."""
     return LabelStudio(
-        settings.label_studio_url,
-        settings.label_studio_api_key,
-        timeout_s=TIMEOUT_S,
-        attempts=1,  # `OutageRetry` repeats calls
-        keeps_connections=True,
+        LabelStudioHttp(
+            settings.label_studio_url,
+            settings.label_studio_api_key,
+            timeout_s=TIMEOUT_S,
+            attempts=1,  # `OutageRetry` repeats calls
+            keeps_connections=True,
+        )
     )
 
 
@@ -170,7 +173,9 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> En
 
     encoder, most_bytes = load_encoder(checkpoint, settings.device), settings.disk_cache_mb * MB
     store = FileStore(settings.cache_dir, most_bytes, shape=web.embedding_shape(checkpoint))
-    made = web.local_embeddings(settings, checkpoint, client, lambda: encoder, store, Metrics())
+    budget = web.byte_budget(settings)
+    source = web.image_source(settings, client, budget)
+    made = web.local_embeddings(settings, checkpoint, source, lambda: encoder, store, Metrics(), budget)
     room = _room(settings, checkpoint, most_bytes, "set PADDLE_SAM_DISK_CACHE_MB higher")
     return Engine(made, made.ensure, AT_ONCE_HERE, room, made.close)
 

@@ -39,7 +39,7 @@ class Setup:
         for name, colour in (("red", RED), ("blue", BLUE), ("green", GREEN), ("gray", GRAY)):
             self.source.contents[name] = png(colour)
         self.folder, self.loads, self.open = folder, 0, []
-        self.addresses, self.contents = ByteBudget(10_000_000), None
+        self.budget, self.contents = ByteBudget(10_000_000), None
 
     def load(self):
         self.loads += 1
@@ -51,7 +51,7 @@ class Setup:
         store = TieredStore(tiers if memory else tiers[1:], self.metrics.record_lookup)
         spec = fake_spec(**{"model_version": self.encoder.model_version, **options})
         self.contents = ContentIndex(self.clock, ContentDatabase(self.folder / "contents.db", "here"))
-        made = LocalEmbeddings(self.source, load or self.load, spec, store, self.metrics, self.contents, self.addresses)
+        made = LocalEmbeddings(self.source, load or self.load, spec, store, self.metrics, self.contents, self.budget)
         self.open.append(made)
         return made
 
@@ -889,7 +889,7 @@ def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(s
     uri = "data:" + "A" * 80_000
     setup.source.gate.clear()
     setup.source.contents[uri] = png(RED)
-    setup.addresses = ByteBudget(100_000)
+    setup.budget = ByteBudget(100_000)
     embeddings = setup.build()
     with pytest.raises(RetryLater) as caught:
         embeddings.get(ref(uri), 0.01)
@@ -899,4 +899,4 @@ def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(s
     assert caught.value.reason is Reason.OVERLOADED
     setup.source.gate.set()
     embeddings.get(ref(uri), 20)
-    eventually(lambda: setup.addresses.taken == 0)
+    eventually(lambda: setup.budget.taken == 0)
