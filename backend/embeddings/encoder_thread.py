@@ -67,9 +67,9 @@ class EncoderThread:
         """Raise the priority of an image that is not being encoded yet."""
         self._flights.promote(key, priority)
 
-    def close(self) -> None:
-        """Finish the current image, fail the waiting ones, and end the thread; do not wait for an encoder to load."""
-        self._executor.close(wait=self._is_encoding or self.is_ready)
+    def close(self, *, wait: bool = True) -> None:
+        """Fail the waiting images, and end the thread; ``wait`` for the current image, never for an encoder to load."""
+        self._executor.close(wait=wait and (self._is_encoding or self.is_ready))
 
     def _try_to_load(self) -> BackendError | None:
         """Load the encoder; return the error if that fails, None if it succeeds."""

@@ -108,9 +108,13 @@ class LocalEmbeddings:
         self._pipeline.encoder.start()
         self._prefetcher.start()
 
-    def close(self) -> None:
-        """Finish the current image, fail all other requests, and end the threads."""
-        self._pipeline.close()
+    def close(self, *, wait: bool = True) -> None:
+        """Fail all requests except the current encode, and end the threads.
+
+        Args:
+            wait: whether to wait for the current encode and the current fetches, which may take half a minute.
+        """
+        self._pipeline.close(wait=wait)
         self._prefetcher.close()
 
     def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:

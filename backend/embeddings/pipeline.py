@@ -79,10 +79,10 @@ class EmbeddingPipeline:
         """Whether an image is being fetched or encoded, or waits for that."""
         return address_key in self._flights
 
-    def close(self) -> None:
-        """Finish the current encode, fail all other requests, and end the threads."""
-        self.encoder.close()
-        self._threads.close()
+    def close(self, *, wait: bool) -> None:
+        """Fail all requests except the current encode, and end the threads; ``wait`` for them."""
+        self.encoder.close(wait=wait)
+        self._threads.close(wait=wait)
 
     def submit(self, ref: ImageRef, priority: Priority, *, reads: bool = True) -> "Future[Result]":
         """Return the future of an image's embedding, which fails only with a `BackendError`.

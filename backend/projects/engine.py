@@ -54,7 +54,7 @@ class Engine:
         ensure: makes sure that an embedding is in the store, and returns whether it had to be made.
         at_once: how many tasks to process at a time.
         room: how many embeddings the store can hold; None if it has no limit.
-        close: stops the threads, and ends all waits.
+        close: stops the threads, and ends all waits; it does not wait for work in progress.
     """
 
     embeddings: Embeddings
@@ -177,7 +177,7 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> En
     source = web.image_source(settings, client, budget)
     made = web.local_embeddings(settings, checkpoint, source, lambda: encoder, store, Metrics(), budget)
     room = _room(settings, checkpoint, most_bytes, "set PADDLE_SAM_DISK_CACHE_MB higher")
-    return Engine(made, made.ensure, AT_ONCE_HERE, room, made.close)
+    return Engine(made, made.ensure, AT_ONCE_HERE, room, lambda: made.close(wait=False))
 
 
 def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
