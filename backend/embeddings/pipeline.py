@@ -72,7 +72,7 @@ class EmbeddingPipeline:
         self._contents, self._budget = contents, budget
         self._preprocessor = Preprocessor(spec, observer)
         self._threads = PriorityExecutor(THREADS, RESERVED, name="image")
-        self._flights = SingleFlight[SourceKey, Result](self._threads, on_join=observer.shared)
+        self._flights = SingleFlight[SourceKey, Result](self._threads, on_join=observer.record_join)
         self.encoder = EncoderThread(load_encoder, store, observer)
 
     def __contains__(self, address_key: object) -> bool:

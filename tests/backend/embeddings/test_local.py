@@ -729,7 +729,7 @@ def test_a_run_that_ends_begins_no_encode(setup, embeddings):
     setup.encoder.gate.clear()
     with ThreadPoolExecutor(3) as pool:
         runs = [pool.submit(embeddings.ensure, ref(name)) for name in ("red", "blue", "green")]
-        eventually(lambda: embeddings.encoding == 3)
+        eventually(lambda: embeddings.encoding == 3 and setup.encoder.running.is_set())
         threading.Timer(0.1, setup.encoder.gate.set).start()
         embeddings.close()
         errors = [run.exception(SOON_S) for run in runs]
@@ -790,7 +790,7 @@ def test_closing_wakes_everybody_and_ends_every_thread(setup):
     setup.encoder.gate.clear()
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(embeddings.get, ref(name), SOON_S) for name in ("red", "blue", "green")]
-        eventually(lambda: embeddings.encoding == 3)
+        eventually(lambda: embeddings.encoding == 3 and setup.encoder.running.is_set())
         closing = threading.Thread(target=embeddings.close)
         closing.start()
         eventually(lambda: sum(future.done() for future in futures) == 2)
