@@ -18,6 +18,8 @@ import click
 import msgspec
 
 import model
+from backend.demo import environment
+from backend.demo.environment import InstallError
 from backend.demo.processes import (
     LOCALHOST,
     DemoError,
@@ -30,7 +32,11 @@ from backend.demo.processes import (
     stopped_by_signals,
     wait_until_ready,
 )
-from backend.demo.project import LabelStudioApi, prepare
+from backend.demo.project import LABEL_CONFIG, WITH_REAL_WEIGHTS, prepare
+from backend.errors import AccessError, BackendError
+from backend.label_studio.http import LabelStudioHttp
+from backend.types import Secret
+from model.folders import cache_folder
 
 USERNAME = "demo@example.com"
 BACKEND_PORT = 9090
@@ -41,8 +47,9 @@ BACKEND_TIMEOUT_S = 3600.0
 LABEL_STUDIO_TIMEOUT_S = 900.0
 """The first start creates a database: about half a minute, many times that on a slow disk."""
 
-FOLDER = Path(".demo")
-LABEL_STUDIO_PYTHON = Path(".venv-label-studio/bin/python")
+API_TIMEOUT_S = 120.0
+REQUIREMENTS = Path(__file__).with_name("requirements-label-studio.txt")
+REAL, DEMO_MODEL = "mobile_sam", "demo"
 SAMPLES = Path(model.__file__).parent / "demo" / "samples"
 WATCH_S = 1.0
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
@@ -60,7 +67,8 @@ class Demo:
 
     Attributes:
         folder: where its data, logs and login are kept.
-        label_studio_python: the interpreter of the environment in which Label Studio is installed.
+        label_studio_python: the interpreter of the environment in which Label Studio is installed; None makes one in
+            ``folder``.
         samples: the folder of the images to label.
         backend_port: the backend's port; None takes 9090 or the next free one.
         label_studio_port: Label Studio's port; None takes 8080 or the next free one.
@@ -69,7 +77,7 @@ class Demo:
     """
 
     folder: Path
-    label_studio_python: Path
+    label_studio_python: Path | None
     samples: Path
     backend_port: int | None = None
     label_studio_port: int | None = None
@@ -85,6 +93,11 @@ class Demo:
     def complete(self) -> Path:
         """The file that marks Label Studio's folder as set up completely."""
         return self.folder / "label-studio.complete"
+
+    @property
+    def with_real_weights(self) -> str:
+        """The command that starts the demo with real weights."""
+        return f"paddle-sam-backend demo --weights {REAL}" if self.label_studio_python is None else WITH_REAL_WEIGHTS
 
 
 class Login(msgspec.Struct, frozen=True):
@@ -107,7 +120,8 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
     with stopped_by_signals(), only_one(demo.folder / "lock") as lock, ExitStack() as stack:
         try:
             _have_weights(environ)
-            backend, label_studio, login = _programs(demo, environ, say)
+            python = demo.label_studio_python or _label_studio(demo.folder / "environment", say)
+            backend, label_studio, login = _programs(demo, python, environ, say)
             say(
                 "Starting Label Studio and the backend"
                 + ("" if demo.complete.exists() else "; about a minute")
@@ -120,10 +134,26 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
             note(lock, "processes " + ", ".join(str(program.pid) for program in running))
             wait_until_ready(running, say)
             project = _prepare(demo, login, images, label_studio, backend)
-            say(_welcome(login, _origin(label_studio), project))
+            say(_welcome(demo, login, f"{_origin(label_studio)}/projects/{project}/data", environ))
             _watch(running)
         except KeyboardInterrupt:
             say("Stopping ...")
+
+
+def _label_studio(folder: Path, say: Callable[[str], None]) -> Path:
+    """Return the interpreter of an environment with Label Studio, which is made unless it is complete.
+
+    Raises:
+        DemoError: it cannot be made.
+    """
+    stamp = folder / "stamp"
+    if not environment.is_complete(stamp, REQUIREMENTS):
+        try:
+            arguments = ("--use-pep517", "-r", str(REQUIREMENTS))
+            environment.install(stamp, arguments, say, text=REQUIREMENTS.read_bytes())
+        except InstallError as error:
+            raise DemoError(str(error)) from error
+    return environment.python_of(folder)
 
 
 def _have_weights(environ: Mapping[str, str]) -> None:
@@ -143,7 +173,9 @@ def _have_weights(environ: Mapping[str, str]) -> None:
         raise DemoError(str(error)) from error
 
 
-def _programs(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> tuple[Program, Program, Login]:
+def _programs(
+    demo: Demo, python: Path, environ: Mapping[str, str], say: Callable[[str], None]
+) -> tuple[Program, Program, Login]:
     """Return the backend, Label Studio and its login, on ports that are free."""
     login = _login(demo.folder / "login.json")
     backend_port = choose_port(demo.backend_port, BACKEND_PORT, "the backend", "--port", say)
@@ -161,7 +193,7 @@ def _programs(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]
     )
     label_studio = Program(
         name="Label Studio",
-        arguments=_label_studio_arguments(demo, label_studio_port),
+        arguments=_label_studio_arguments(python, label_studio_port),
         environ=label_studio_environ(environ, login, demo.data),
         folder=_data_folder(demo),
         log=demo.folder / "label-studio.log",
@@ -171,12 +203,11 @@ def _programs(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]
     return backend, label_studio, login
 
 
-def _label_studio_arguments(demo: Demo, port: int) -> Sequence[str]:
-    python = demo.label_studio_python
+def _label_studio_arguments(python: Path, port: int) -> Sequence[str]:
     if not os.access(python, os.X_OK):
         raise DemoError(
-            f"Label Studio is not installed: there is no {python}. `make demo` installs it; elsewhere, install it into "
-            "an environment of its own and name that environment's interpreter with --label-studio-python."
+            f"Label Studio is not installed: there is no {python}. `make demo` installs it, and so does this command "
+            "without --label-studio-python."
         )
     # absolute() and not resolve(): a virtual environment's interpreter finds its packages only through its link.
     return (
@@ -256,32 +287,39 @@ def _data_folder(demo: Demo) -> Path:
 
 
 def _prepare(demo: Demo, login: Login, images: Sequence[Path], label_studio: Program, backend: Program) -> int:
-    api = LabelStudioApi(_origin(label_studio), login.token)
+    http = LabelStudioHttp(_origin(label_studio), Secret(login.token), timeout_s=API_TIMEOUT_S)
     try:
-        if not api.accepts_token():
-            raise DemoError(f"Label Studio does not accept the demo's own token. Remove {demo.folder} to begin anew.")
+        http.get("/api/current-user/whoami", msgspec.Raw)
         demo.complete.touch()
-        return prepare(api, images, _origin(backend))
+        label_config = LABEL_CONFIG.replace(WITH_REAL_WEIGHTS, demo.with_real_weights)
+        return prepare(http, images, _origin(backend), label_config)
+    except AccessError as error:
+        text = f"Label Studio does not accept the demo's own token. Remove {demo.folder} to begin anew."
+        raise DemoError(text) from error
+    except BackendError as error:
+        raise DemoError(str(error)) from error
     finally:
-        api.close()
+        http.close()
 
 
 def _origin(program: Program) -> str:
     return program.ready_url.removesuffix("/health")
 
 
-def _welcome(login: Login, label_studio_url: str, project: int) -> str:
+def _welcome(demo: Demo, login: Login, url: str, environ: Mapping[str, str]) -> str:
+    about_weights = f"""
+  On photographs draw a rectangle (the same tool, one click further). This small model is for trying things out; real
+  weights, 41 MB to download:  {demo.with_real_weights}"""
     return f"""
-  Open        {label_studio_url}/projects/{project}/data
+  Open        {url}
   Log in as   {login.username}
   Password    {login.password}
 
   Open an image and switch on Auto-Annotation at the bottom. Click the lowest tool at the right, the purple one, until
   it shows three dots. Then click an object; Alt+click takes away. The tick accepts the mask, Submit keeps it.
-  Without the tick a mask is lost without a word: at Submit, at a click with another label, when you leave the task.
-  On photographs draw a rectangle (the same tool, one click further). This small model is for trying things out; real
-  weights, 41 MB to download:  make demo WEIGHTS=mobile_sam
-  Ctrl-C here stops everything.
+  Without the tick a mask is lost without a word: at Submit, at a click with another label, when you leave the task.\
+{about_weights if environ.get(WEIGHTS, "").strip() in ("", DEMO_MODEL) else ""}
+  All of it is kept in {demo.folder}. Ctrl-C here stops everything.
 """
 
 
@@ -294,13 +332,15 @@ def _watch(running: Sequence[Running]) -> None:
 
 
 @click.command("demo")
-@click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where its data is.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    help="Where its data is, and Label Studio.  [default: paddle-sam/demo in the user's cache folder]",
+)
 @click.option(
     "--label-studio-python",
     type=click.Path(path_type=Path),
-    default=LABEL_STUDIO_PYTHON,
-    show_default=True,
-    help="The interpreter of the environment that Label Studio is installed in.",
+    help="The interpreter of an environment that Label Studio is installed in.  [default: one is made in the folder]",
 )
 @click.option(
     "--samples",
@@ -314,14 +354,18 @@ def _watch(running: Sequence[Running]) -> None:
 )
 @click.option("--weights", help="Model name or path.  [env: PADDLE_SAM_WEIGHTS; default: demo]")
 def command(
-    folder: Path,
-    label_studio_python: Path,
+    folder: Path | None,
+    label_studio_python: Path | None,
     samples: Path,
     port: int | None,
     label_studio_port: int | None,
     weights: str | None,
 ) -> None:
-    """Start this backend beside a Label Studio of its own, to try it in."""
+    """Start this backend beside a Label Studio of its own, to try it in.
+
+    The first start downloads Label Studio, about 150 MB, and installs it into an environment of its own.
+    """
+    folder = folder or cache_folder() / "demo"
     try:
         run(Demo(folder, label_studio_python, samples, port, label_studio_port, weights), os.environ, click.echo)
     except DemoError as error:
