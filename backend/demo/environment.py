@@ -59,13 +59,14 @@ def install(
         _run([sys.executable, "-m", "venv", "--clear", str(folder)], f"Python cannot make an environment in {folder}")
     for path in (*stamps, stamp):
         path.unlink(missing_ok=True)
-    say(f"  {folder}: installing {arguments[-1]} ...")
+    packages = Path(arguments[-1]).name
+    say(f"  {folder}: installing {packages} ...")
     began = time.monotonic()
 
     def tick() -> None:
         say(f"  {folder}: {time.monotonic() - began:.0f} s, {_megabytes(folder)} MB installed")
 
-    _run([str(python_of(folder)), *PIP, *arguments], f"{arguments[-1]} was not installed into {folder}", tick, every_s)
+    _run([str(python_of(folder)), *PIP, *arguments], f"{packages} was not installed into {folder}", tick, every_s)
     for path, changed_at in stamps.items():
         path.touch()
         os.utime(path, ns=(changed_at, changed_at))
