@@ -5,7 +5,6 @@ on this machine only, and neither connects to another machine, except to downloa
 """
 
 import os
-import secrets
 import shutil
 import sys
 import time
@@ -18,10 +17,9 @@ import click
 import msgspec
 
 import model
-from backend.demo import environment
+from backend.demo import environment, programs
 from backend.demo.environment import InstallError
 from backend.demo.processes import (
-    LOCALHOST,
     DemoError,
     Program,
     Running,
@@ -32,21 +30,15 @@ from backend.demo.processes import (
     stopped_by_signals,
     wait_until_ready,
 )
+from backend.demo.programs import Login
 from backend.demo.project import LABEL_CONFIG, WITH_REAL_WEIGHTS, prepare
 from backend.errors import AccessError, BackendError
 from backend.label_studio.http import LabelStudioHttp
 from backend.types import Secret
 from model.folders import cache_folder
 
-USERNAME = "demo@example.com"
 BACKEND_PORT = 9090
 LABEL_STUDIO_PORT = 8080
-BACKEND_TIMEOUT_S = 3600.0
-"""Includes the download of the chosen weights, up to 2.4 GB."""
-
-LABEL_STUDIO_TIMEOUT_S = 900.0
-"""The first start creates a database: about half a minute, many times that on a slow disk."""
-
 API_TIMEOUT_S = 120.0
 REQUIREMENTS = Path(__file__).with_name("requirements-label-studio.txt")
 REAL, DEMO_MODEL = "mobile_sam", "demo"
@@ -54,11 +46,7 @@ SAMPLES = Path(model.__file__).parent / "demo" / "samples"
 WATCH_S = 1.0
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
-# No other variable of the caller's environment reaches Label Studio, which also reads HOST, PORT, DEBUG, USERNAME, ...
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
-NOT_PASSED_ON = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "REDIS_URL")  # the demo's backend runs alone
 WEIGHTS, MODEL_DIR = "PADDLE_SAM_WEIGHTS", "MODEL_DIR"
-NOWHERE = f"http://{LOCALHOST}:9"  # a proxy at the discard port, where nothing listens
 
 
 @dataclass(frozen=True)
@@ -100,14 +88,6 @@ class Demo:
         return f"paddle-sam-backend demo --weights {REAL}" if self.label_studio_python is None else WITH_REAL_WEIGHTS
 
 
-class Login(msgspec.Struct, frozen=True):
-    """The login of the demo's Label Studio."""
-
-    username: str
-    password: str
-    token: str
-
-
 def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
     """Start both programs, prepare the project, print its address, and wait for Ctrl-C, which stops both.
 
@@ -121,7 +101,15 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
         try:
             _have_weights(environ)
             python = demo.label_studio_python or _label_studio(demo.folder / "environment", say)
-            backend, label_studio, login = _programs(demo, python, environ, say)
+            login = programs.read_login(demo.folder / "login.json")
+            port = choose_port(demo.backend_port, BACKEND_PORT, "the backend", "--port", say)
+            studio_port = choose_port(
+                demo.label_studio_port, LABEL_STUDIO_PORT, "Label Studio", "--label-studio-port", say
+            )
+            backend_environ = programs.backend_environ(environ, login, port, studio_port, demo.folder)
+            backend = programs.backend(demo.serve, backend_environ, port, demo.folder)
+            studio_environ = programs.label_studio_environ(environ, login, demo.data)
+            label_studio = programs.label_studio(python, studio_environ, studio_port, _data_folder(demo))
             say(
                 "Starting Label Studio and the backend"
                 + ("" if demo.complete.exists() else "; about a minute")
@@ -134,7 +122,7 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
             note(lock, "processes " + ", ".join(str(program.pid) for program in running))
             wait_until_ready(running, say)
             project = _prepare(demo, login, images, label_studio, backend)
-            say(_welcome(demo, login, f"{_origin(label_studio)}/projects/{project}/data", environ))
+            say(_welcome(demo, login, f"{label_studio.url}/projects/{project}/data", environ))
             _watch(running)
         except KeyboardInterrupt:
             say("Stopping ...")
@@ -173,88 +161,6 @@ def _have_weights(environ: Mapping[str, str]) -> None:
         raise DemoError(str(error)) from error
 
 
-def _programs(
-    demo: Demo, python: Path, environ: Mapping[str, str], say: Callable[[str], None]
-) -> tuple[Program, Program, Login]:
-    """Return the backend, Label Studio and its login, on ports that are free."""
-    login = _login(demo.folder / "login.json")
-    backend_port = choose_port(demo.backend_port, BACKEND_PORT, "the backend", "--port", say)
-    label_studio_port = choose_port(
-        demo.label_studio_port, LABEL_STUDIO_PORT, "Label Studio", "--label-studio-port", say
-    )
-    backend = Program(
-        name="The backend",
-        arguments=demo.serve,
-        environ=backend_environ(environ, login, backend_port, label_studio_port, demo.folder),
-        folder=None,
-        log=demo.folder / "backend.log",
-        ready_url=f"http://{LOCALHOST}:{backend_port}/health",
-        timeout_s=BACKEND_TIMEOUT_S,
-    )
-    label_studio = Program(
-        name="Label Studio",
-        arguments=_label_studio_arguments(python, label_studio_port),
-        environ=label_studio_environ(environ, login, demo.data),
-        folder=_data_folder(demo),
-        log=demo.folder / "label-studio.log",
-        ready_url=f"http://{LOCALHOST}:{label_studio_port}/health",
-        timeout_s=LABEL_STUDIO_TIMEOUT_S,
-    )
-    return backend, label_studio, login
-
-
-def _label_studio_arguments(python: Path, port: int) -> Sequence[str]:
-    if not os.access(python, os.X_OK):
-        raise DemoError(
-            f"Label Studio is not installed: there is no {python}. `make demo` installs it, and so does this command "
-            "without --label-studio-python."
-        )
-    # absolute() and not resolve(): a virtual environment's interpreter finds its packages only through its link.
-    return (
-        str(python.absolute()), "-m", "label_studio.server", "start", "--no-browser",
-        "--internal-host", LOCALHOST, "--port", str(port), "--enable-legacy-api-token",
-    )  # fmt: skip
-
-
-def label_studio_environ(environ: Mapping[str, str], login: Login, data: Path) -> dict[str, str]:
-    """Return the environment of a Label Studio that connects to a backend on this machine and to no other machine."""
-    kept = {name: environ[name] for name in PASSED_ON if name in environ}
-    return kept | {
-        # Without this it refuses backends on loopback and private addresses.
-        "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
-        "LABEL_STUDIO_BASE_DATA_DIR": str(data.absolute()),
-        "LABEL_STUDIO_USERNAME": login.username,
-        "LABEL_STUDIO_PASSWORD": login.password,
-        "LABEL_STUDIO_USER_TOKEN": login.token,
-        "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
-        # It reports errors, usage and its version, and fetches tips, unless each is switched off.
-        "LABEL_STUDIO_COLLECT_ANALYTICS": "false",
-        "LABEL_STUDIO_LATEST_VERSION_CHECK": "false",
-        "LABEL_STUDIO_SENTRY_DSN": "",
-        "LABEL_STUDIO_FRONTEND_SENTRY_DSN": "",
-        "HTTP_PROXY": NOWHERE,
-        "HTTPS_PROXY": NOWHERE,
-        "NO_PROXY": f"localhost,{LOCALHOST}",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore",  # its warnings would be shown as the progress of its start
-    }
-
-
-def backend_environ(
-    environ: Mapping[str, str], login: Login, port: int, label_studio_port: int, folder: Path
-) -> dict[str, str]:
-    """Return the caller's environment, which may set weights and device, with the demo's own settings."""
-    kept = {name: value for name, value in environ.items() if name not in NOT_PASSED_ON}
-    return kept | {
-        "HOST": LOCALHOST,
-        "PORT": str(port),
-        "LABEL_STUDIO_URL": f"http://{LOCALHOST}:{label_studio_port}",
-        "LABEL_STUDIO_API_KEY": login.token,
-        "PADDLE_SAM_CACHE_DIR": str((folder / "embeddings").absolute()),
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
 def _images(demo: Demo) -> list[Path]:
     if not demo.samples.is_dir():
         raise DemoError(f"There is no folder {demo.samples} with images to label.")
@@ -262,20 +168,6 @@ def _images(demo: Demo) -> list[Path]:
     if not images:
         raise DemoError(f"There are no images to label in {demo.samples}; expected {', '.join(IMAGES)}.")
     return images
-
-
-def _login(path: Path) -> Login:
-    """Return the login, which the first start creates and Label Studio's database holds from then on."""
-    if not path.exists():
-        login = Login(USERNAME, secrets.token_urlsafe(9), secrets.token_hex(20))
-        fresh = path.with_suffix(".part")
-        fresh.touch(mode=0o600)
-        fresh.write_bytes(msgspec.json.encode(login))
-        fresh.replace(path)
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Login)
-    except msgspec.MsgspecError as error:
-        raise DemoError(f"{path} is damaged ({error}). Remove {path.parent} to begin anew.") from error
 
 
 def _data_folder(demo: Demo) -> Path:
@@ -287,12 +179,12 @@ def _data_folder(demo: Demo) -> Path:
 
 
 def _prepare(demo: Demo, login: Login, images: Sequence[Path], label_studio: Program, backend: Program) -> int:
-    http = LabelStudioHttp(_origin(label_studio), Secret(login.token), timeout_s=API_TIMEOUT_S)
+    http = LabelStudioHttp(label_studio.url, Secret(login.token), timeout_s=API_TIMEOUT_S)
     try:
         http.get("/api/current-user/whoami", msgspec.Raw)
         demo.complete.touch()
         label_config = LABEL_CONFIG.replace(WITH_REAL_WEIGHTS, demo.with_real_weights)
-        return prepare(http, images, _origin(backend), label_config)
+        return prepare(http, images, backend.url, label_config)
     except AccessError as error:
         text = f"Label Studio does not accept the demo's own token. Remove {demo.folder} to begin anew."
         raise DemoError(text) from error
@@ -300,10 +192,6 @@ def _prepare(demo: Demo, login: Login, images: Sequence[Path], label_studio: Pro
         raise DemoError(str(error)) from error
     finally:
         http.close()
-
-
-def _origin(program: Program) -> str:
-    return program.ready_url.removesuffix("/health")
 
 
 def _welcome(demo: Demo, login: Login, url: str, environ: Mapping[str, str]) -> str:
