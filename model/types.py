@@ -131,6 +131,21 @@ class Prompt:
 
 
 @dataclass(frozen=True, eq=False)
+class ModelInput:
+    """A photo resized for a network, before its colours are normalised; `model.transforms.preprocess` makes it.
+
+    Attributes:
+        pixels: (h, w, 3) uint8, RGB, the photo inside the square input; about 3 MB for a square of 1024.
+        original_size: (H, W) of the photo in pixels.
+        other_orientation: see `Embedding`.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    original_size: tuple[int, int]
+    other_orientation: int = 1
+
+
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """What the encoder knows of one image: all that a decoder needs to answer any prompt about it.
 

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,8 @@ from backend import paddle_import
 from backend.cluster.worker import Worker
 from backend.composition import cluster
 from backend.concurrency.background import BackgroundTasks
-from backend.embeddings.encode import Encoder
+from backend.concurrency.byte_budget import ByteBudget, Use
+from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.local import Embeddings, LocalEmbeddings
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
 from backend.images.decode import Limits as PixelLimits
@@ -34,11 +36,13 @@ from backend.segmentation.retrieval import OpenedTaskPolicy, Retrieval, Retrieva
 from backend.segmentation.service import ClickPolicy, Segmenter
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
-from backend.web.app import Access, create_app
+from backend.web.app import BODIES, Access, create_app
+from backend.web.bodies import Bodies
 from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
 from model.paddlex.model import find_weights
+from model.transforms import preprocess
 from model.weights import Checkpoint, in_order, merge, read
 from model.weights.catalogue import NAMED, SOURCES
 from model.weights.download import default_folder, downloaded
@@ -111,9 +115,11 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     metrics = Metrics()
     label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     decoder = LazyDecoder(checkpoint, settings.device)
-    embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics)
+    budget = byte_budget(settings)
+    embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics, budget)
     metrics.watch("encodes_waiting", "Images waiting for the encoder or in it.", lambda: embeddings.encoding)
     metrics.watch("prefetch_waiting", "Images waiting to be encoded ahead.", lambda: embeddings.ahead)
+    _watch_memory(budget, metrics)
     background = BackgroundTasks()
     policy = ClickPolicy(
         settings.predict_budget_s,
@@ -138,11 +144,11 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         deferred.close()
         label_studio.http.close()
 
-    parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team)
+    parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, budget)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
-    return Service(
-        create_app(segmenter, metrics, lambda: snapshot.take(parts), access), segmenter, metrics, start, close
-    )
+    app = create_app(segmenter, metrics, lambda: snapshot.take(parts), access)
+    app.config[BODIES] = Bodies(access.max_body_bytes, budget)
+    return Service(app, segmenter, metrics, start, close)
 
 
 def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
@@ -155,8 +161,7 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
     label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     return cluster.worker(
         settings,
-        checkpoint.model_version,
-        _pixel_limits(settings, checkpoint),
+        encode_spec(settings, checkpoint),
         image_source(settings, label_studio),
         lambda: _load_encoder(checkpoint, settings.device),
         embedding_shape(checkpoint),
@@ -176,20 +181,19 @@ def _retrieval(
 
 
 def _engine(
-    settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics
+    settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics, budget: ByteBudget
 ) -> tuple[Engine, EmbeddingStore, Callable[[], ClusterView | None]]:
     """Return the embeddings, their store, and a function that returns the workers, or None without Redis."""
     if settings.redis_url is not None:
-        return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint))
+        return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint), budget)
     store = _store(settings, checkpoint, metrics)
     embeddings = LocalEmbeddings(
-        image_source(settings, label_studio),
+        image_source(settings, label_studio, budget),
         lambda: _load_encoder(checkpoint, settings.device),
-        checkpoint.model_version,
+        encode_spec(settings, checkpoint),
         store,
         metrics,
-        limits=_pixel_limits(settings, checkpoint),
-        dtype=settings.embedding_dtype,
+        budget=budget,
     )
     return embeddings, store, lambda: None
 
@@ -200,8 +204,14 @@ def embedding_shape(checkpoint: Checkpoint) -> Shape:
     return checkpoint.config.prompt_embed_dim, side, side
 
 
-def _pixel_limits(settings: Settings, checkpoint: Checkpoint) -> PixelLimits:
-    return PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size)
+def encode_spec(settings: Settings, checkpoint: Checkpoint) -> EncodeSpec:
+    """Return how image files become embeddings of these weights."""
+    return EncodeSpec(
+        checkpoint.model_version,
+        partial(preprocess, config=checkpoint.config),
+        PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size),
+        settings.embedding_dtype,
+    )
 
 
 def _cores() -> int:
@@ -209,7 +219,21 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
+def byte_budget(settings: Settings) -> ByteBudget:
+    """Return the memory for bodies, ``data:`` addresses and files; one of the largest size of each always fits."""
+    body = settings.max_body_mb * MB
+    return ByteBudget(
+        settings.buffer_bytes, {Use.BODIES: body, Use.ADDRESSES: body, Use.FILES: settings.max_image_bytes}
+    )
+
+
+def _watch_memory(budget: ByteBudget, metrics: Metrics) -> None:
+    for use in Use:
+        metrics.watch(f"buffered_{use.value}_bytes", f"Memory taken by {use.value}.", partial(budget.taken_for, use))
+    metrics.watch("buffer_bytes", "Memory for bodies, addresses and files together.", lambda: budget.max_bytes)
+
+
+def image_source(settings: Settings, label_studio: LabelStudio, budget: ByteBudget | None = None) -> ImageSource:
     """Return the source that fetches images, within the limits and addresses that the settings allow."""
     return ImageSource(
         label_studio.http,
@@ -218,6 +242,7 @@ def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
         public_url=settings.label_studio_public_url,
         local_files_root=settings.local_files_root,
         proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value),
+        budget=budget or byte_budget(settings),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import httpx
 import stamina
 
-from backend.concurrency.byte_budget import IMAGES, ByteBudget, Share
+from backend.concurrency.byte_budget import DEFAULT_BYTES, ByteBudget, Share
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.images.decode import is_web_page
 from backend.images.http import outcomes
@@ -145,20 +145,20 @@ class ImageSource:
             local_files_root: a directory to read local files from; None to read none.
             resolve: returns the numeric addresses of a name.
             proxy: used for images on public addresses; never with the token, nor for Label Studio's origin.
-            budget: the memory that all files share; None for a new one.
+            budget: the memory for files; None for a new one.
             retry_wait_s: about how long to wait before a failed fetch is retried once.
         """
         self._authority, self._limits = authority, limits or Limits()
         self._label_studio, self._root = LabelStudioOrigin(authority.url, public_url), local_files_root
         self._page = Origin.of(public_url or authority.url)
-        self._budget = budget or ByteBudget(IMAGES * self._limits.max_bytes)
+        self._budget = budget or ByteBudget(max(DEFAULT_BYTES, self._limits.max_bytes))
         self._requests = ImageRequests(policy, self._limits, Resolver(resolve), proxy, self._budget)
         self._retrying = stamina.RetryingCaller(attempts=2, wait_initial=retry_wait_s, wait_jitter=retry_wait_s).on(
             TransientError
         )
 
-    def fetch(self, ref: ImageRef, known: Validators | None = None) -> Fetched | None:
-        """Return the image file, or None if it has not changed since ``known``.
+    def fetch(self, ref: ImageRef, cached: Validators | None = None) -> Fetched | None:
+        """Return the image file, or None if it has not changed since ``cached``.
 
         Raises:
             ImageError: the image is missing or too large, or its address is not supported.
@@ -172,10 +172,10 @@ class ImageSource:
         location = resolve(ref, self._label_studio, self._root)
         assert not isinstance(location, Inline)
         if isinstance(location, LocalFile):
-            return self._read(location.path, known)
+            return self._read(location.path, cached)
 
         def download() -> Fetched | None:
-            trip = _Trip(_sendable(known or Validators()), deadline, address(location.url))
+            trip = _Trip(_sendable(cached or Validators()), deadline, address(location.url))
             return self._download(trip, immutable=location.immutable)
 
         try:
@@ -191,12 +191,12 @@ class ImageSource:
         self._limits.check_size(len(location.data))
         return Fetched(location.data, immutable=True, share=share)
 
-    def _read(self, path: Path, known: Validators | None) -> Fetched | None:
+    def _read(self, path: Path, cached: Validators | None) -> Fetched | None:
         try:
             with path.open("rb") as file:
                 status = path.stat()
                 version = Validators(etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
-                if known == version:
+                if cached == version:
                     return None
                 self._limits.check_size(status.st_size)
                 share = self._budget.take(status.st_size, self._limits.timeout_s)

@@ -178,9 +178,8 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry
         FileStore(settings.cache_dir, settings.disk_cache_mb * MB, shape=web.embedding_shape(checkpoint)),
         ContentJournal(settings.cache_dir / "contents.jsonl", settings.label_studio_url),
         Metrics(),
-        limits=pixel_limits(settings, checkpoint),
-        dtype=settings.embedding_dtype,
-        check=retry.check,
+        spec=web.encode_spec(settings, checkpoint),
+        check=retry.raise_if_stopped,
     )
     room = _room(settings, checkpoint, settings.disk_cache_mb * MB, "set PADDLE_SAM_DISK_CACHE_MB higher")
     return Engine(made, made.ensure, AT_ONCE_HERE, room, lambda: None)

@@ -90,7 +90,7 @@ class MaskService:
             BackendError: the decoder cannot be loaded.
         """
         self._wait_for_decoder(max(0.0, deadline - time.monotonic()))
-        with self.slots.within(deadline - time.monotonic()):
+        with self.slots.slot(deadline - time.monotonic()):
             yield
 
     def segment(self, objects: Sequence[tuple[ObjectPrompt, OutputTag]], embedding: Embedding) -> list[Region]:

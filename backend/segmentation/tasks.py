@@ -168,7 +168,7 @@ class TaskSegmenter:
         for chunk in plan.chunks():
             if regions and time.monotonic() > deadline:
                 raise RetryLater("there was no time for all objects", Reason.BUDGET_EXCEEDED)
-            with self._bulk_slot.within(deadline - time.monotonic()), self._masks.slot(deadline):
+            with self._bulk_slot.slot(deadline - time.monotonic()), self._masks.slot(deadline):
                 regions += self._masks.segment(chunk, embedding)
         return regions, plan.skipped
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from backend.concurrency.byte_budget import ByteBudget
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import MemoryStore, StoreStats
 from backend.errors import BackendError, Reason
@@ -14,7 +15,7 @@ from backend.types import ImageRef, Prediction, PredictRequest, PromptRegion, Re
 from backend.web.status import snapshot
 from backend.web.status.snapshot import SHOWN_PROJECTS, SHOWN_REQUESTS, StatusSources
 from backend.web.status.view import ClusterView, Problem
-from tests.support.fakes import FakeClock, FakeSource, png
+from tests.support.fakes import FakeClock, FakeSource, fake_spec, png
 
 REGION = Region("a" * 12, "brush", "rectanglelabels", "image", Rectangle(0, 0, 50, 50), ("Cat",), (60, 80), score=0.5)
 CLICK = PredictRequest((Task(7),), 3, "", (PromptRegion("r", KeyPoint(1, 1), "point", "image"),))
@@ -55,7 +56,7 @@ def take(metrics, tiny_checkpoint):
         device, failure = decoder
         parts = StatusSources(
             read(environ), tiny_checkpoint, work or FakeWork(), SimpleNamespace(device=device, failure=failure),
-            FakeStore(*stats), metrics, lambda: team,
+            FakeStore(*stats), metrics, lambda: team, ByteBudget(1000),
         )  # fmt: skip
         return snapshot.take(parts)
 
@@ -214,7 +215,7 @@ def test_an_encoder_that_cannot_be_loaded_is_told_of(metrics):
     def load():
         raise attempts[0]
 
-    embeddings = LocalEmbeddings(source, load, "fake@00000000", MemoryStore(1000), metrics)
+    embeddings = LocalEmbeddings(source, load, fake_spec(), MemoryStore(1000), metrics)
     try:
         assert embeddings.failure == ""
         with pytest.raises(BackendError, match="no room"):
