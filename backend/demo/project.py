@@ -24,7 +24,7 @@ LABEL_CONFIG = """
   <Header style="font-size: 15px; margin: 0" size="6"
     value="Accept its mask with the tick, or the mask is lost: at Submit, at another label, on leaving."/>
   <Header style="font-size: 15px; margin: 0 0 8px" size="6"
-    value="On photographs draw a rectangle, with the demo model. Real weights: make demo WEIGHTS=mobile_sam"/>
+    value="On photographs draw a rectangle. Real weights: make demo WEIGHTS=mobile_sam"/>
   <View visibleWhen="no-region-selected">
     <Labels name="label" toName="image">
       <Label value="Object" background="#d4380d" selected="true"/><Label value="Part" background="#1d39c4"/>
