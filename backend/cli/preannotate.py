@@ -1,6 +1,5 @@
 """``python -m backend preannotate``: masks for a whole project."""
 
-import time
 from pathlib import Path
 
 import click
@@ -88,21 +87,18 @@ def command(
             if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
                 refuse(f"--{name.replace('_', '-')}: expected --from everything beside it")
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
-    from backend.cli import run as cli_run
-    from backend.composition import web
-    from backend.projects import engine as project_engine
+    from backend.cli.run import execute, exit_on_error, with_engine  # here: --help must not wait for them
     from backend.projects import preannotate_run, sinks
     from backend.projects.run import TaskQuery
 
     if (folder := chosen.dry_run) is not None:
-        cli_run.exit_on_error(lambda: sinks.check_folder(folder))
-    began = time.monotonic()
-    with cli_run.open_run(settings, TaskQuery(project, view, limit)) as run:
-        checkpoint = cli_run.exit_on_error(lambda: web.read_weights(settings))
-        engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client, run.retry))
-        try:
-            report = cli_run.exit_on_error(lambda: preannotate_run.run(settings, checkpoint, run, engine, chosen))
-        finally:
-            engine.close()
-        code = cli_run.finish(run, checkpoint.model_version, report, began)
-    cli_run.leave(run, code)
+        exit_on_error(lambda: sinks.check_folder(folder))
+    execute(
+        settings,
+        TaskQuery(project, view, limit),
+        lambda batch: with_engine(
+            settings,
+            batch,
+            lambda checkpoint, engine: preannotate_run.run(settings, checkpoint, batch, engine, chosen),
+        ),
+    )
