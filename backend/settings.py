@@ -87,7 +87,7 @@ class Settings(BaseModel):
     """Where this process reaches Label Studio; from a container, not localhost."""
     label_studio_public_url: Url | None = None
     """Where browsers reach Label Studio, if that is another address: what its own LABEL_STUDIO_HOST says. Images
-    with this address are asked of LABEL_STUDIO_URL."""
+    with this address are fetched from LABEL_STUDIO_URL."""
     label_studio_api_key: Token | None = None
     """A personal access token or a legacy token; without it, uploaded images cannot be fetched."""
     basic_auth_user: str | None = None

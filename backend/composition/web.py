@@ -20,7 +20,7 @@ from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.local import Embeddings, LocalEmbeddings
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
 from backend.images.decode import Limits as PixelLimits
-from backend.images.fetch import ImageSource
+from backend.images.fetch import ImageSource, Route
 from backend.images.fetch import Limits as FetchLimits
 from backend.images.http.connections import Proxy
 from backend.images.network_policy import AddressPolicy, Origin
@@ -206,10 +206,11 @@ def embedding_shape(checkpoint: Checkpoint) -> Shape:
 
 def encode_spec(settings: Settings, checkpoint: Checkpoint) -> EncodeSpec:
     """Return how image files become embeddings of these weights."""
+    config = checkpoint.config
     return EncodeSpec(
         checkpoint.model_version,
-        partial(preprocess, config=checkpoint.config),
-        PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size),
+        partial(preprocess, config=config),
+        PixelLimits(settings.max_image_pixels, model_side=config.image_size, keeps_shape=config.keeps_shape),
         settings.embedding_dtype,
     )
 
@@ -241,7 +242,7 @@ def image_source(settings: Settings, label_studio: LabelStudio, budget: ByteBudg
         FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s),
         public_url=settings.label_studio_public_url,
         local_files_root=settings.local_files_root,
-        proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value),
+        route=Route(proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value)),
         budget=budget or byte_budget(settings),
     )
 

@@ -94,6 +94,11 @@ class Origin:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return cls(parts.scheme, _ascii_host(parts.hostname.rstrip(".")), port)
 
+    @classmethod
+    def at(cls, url: httpx.URL) -> "Origin":
+        """Return the origin of an http or https address."""
+        return cls(url.scheme, url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80))
+
     @property
     def url(self) -> str:
         """The origin as an address, without a slash at the end and without the scheme's default port."""

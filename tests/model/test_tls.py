@@ -77,7 +77,7 @@ def trusted(request, own, unset, tmp_path, monkeypatch):
 def fetch(url):
     client = LabelStudioHttp("http://localhost:9", None)
     policy = AddressPolicy(Origin.of(client.url), ("localhost",))
-    return ImageSource(client, policy, Limits(timeout_s=10), retry_wait_s=0.001).fetch(ImageRef(url))
+    return ImageSource(client, policy, Limits(timeout_s=10, retry_wait_s=0.001)).fetch(ImageRef(url))
 
 
 def ask(url):

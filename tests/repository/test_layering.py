@@ -29,7 +29,7 @@ BACKEND = (
 
 MODEL = (
     ("types", "config", "errors", "transforms", "folders", "tls", "quiet", "device", "colours", "overlay"),
-    ("coco", "images", "modeling", "weights", "encoder", "decoder", "build", "benchmark"),
+    ("coco", "images", "modeling", "weights", "detection", "encoder", "decoder", "build", "benchmark"),
     ("automatic", "paddlex"),
     ("cli",),
 )
@@ -43,6 +43,7 @@ TRAINING = "demo_training"
 ALLOWED = {
     # library: the modules or folders that may import it
     "paddle": ("model",),
+    "tokenizers": ("model.detection.tokenizers",),
     "torch": (TRAINING,),
     "segment_anything": (TRAINING,),
     "transformers": (),

@@ -29,11 +29,13 @@ class Limits:
         max_bytes: largest size of a file; an announced larger one is refused before it is read.
         timeout_s: timeout of the whole fetch: names, connections, redirects, every byte.
         max_redirects: largest number of redirects.
+        retry_wait_s: about how long to wait before a failed fetch is retried once.
     """
 
     max_bytes: int = 200_000_000
     timeout_s: float = 30.0
     max_redirects: int = 5
+    retry_wait_s: float = 0.2
 
     def check_size(self, size: int) -> None:
         """Check a size in bytes.

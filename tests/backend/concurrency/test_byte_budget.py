@@ -107,7 +107,7 @@ def server():
 def image_source(budget, timeout_s=10.0, max_bytes=SIZE):
     client = LabelStudioHttp("http://localhost:9", None)
     policy = AddressPolicy(Origin.of(client.url), ("localhost",))
-    return ImageSource(client, policy, Limits(max_bytes, timeout_s), budget=budget, retry_wait_s=0.001)
+    return ImageSource(client, policy, Limits(max_bytes, timeout_s, retry_wait_s=0.001), budget=budget)
 
 
 @pytest.mark.parametrize("name", ["a", "unknown"])

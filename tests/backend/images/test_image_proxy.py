@@ -11,7 +11,7 @@ import pytest
 
 from backend.composition import web
 from backend.errors import AccessError, Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits
+from backend.images.fetch import ImageSource, Limits, Route
 from backend.images.http.connections import Proxy
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
@@ -106,7 +106,7 @@ def image_source(proxy, login="", url="http://localhost:9", allowed=()):
     client = LabelStudioHttp(url, Secret(LEGACY_TOKEN), retry_wait_s=0.001)
     policy = AddressPolicy(Origin.of(url), allowed)
     way = Proxy.of(f"{proxy.scheme}://{login}{proxy.address}")
-    return ImageSource(client, policy, Limits(timeout_s=5), proxy=way, resolve=lookup, retry_wait_s=0.001)
+    return ImageSource(client, policy, Limits(timeout_s=5, retry_wait_s=0.001), route=Route(lookup, way))
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_a_proxy_that_is_away_is_named(proxy):
         free.bind(("127.0.0.1", 0))
         proxy_url = f"http://localhost:{free.getsockname()[1]}"
     client = LabelStudioHttp("http://localhost:9", None)
-    source = ImageSource(client, AddressPolicy(Origin.of(client.url)), proxy=Proxy.of(proxy_url), resolve=lookup)
+    source = ImageSource(client, AddressPolicy(Origin.of(client.url)), route=Route(lookup, Proxy.of(proxy_url)))
     assert "the image proxy localhost" in str(refusal(RetryLater, source, "http://pictures.example.com/a.png"))
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from backend.errors import Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits
+from backend.images.fetch import ImageSource, Limits, Route
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.http import LabelStudioHttp
 from backend.network.name_resolution import Resolver
@@ -31,7 +31,7 @@ def hanging():
 def test_a_look_up_that_hangs_ends_with_the_fetchs_time(hanging):
     client = LabelStudioHttp("http://localhost:9", None)
     limits = Limits(timeout_s=0.2)
-    source = ImageSource(client, AddressPolicy(Origin.of(client.url)), limits, resolve=hanging)
+    source = ImageSource(client, AddressPolicy(Origin.of(client.url)), limits, route=Route(hanging))
     started = time.monotonic()
     with pytest.raises(RetryLater) as caught:
         source.fetch(ImageRef("http://slow.example.com/a.png"))

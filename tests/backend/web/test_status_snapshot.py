@@ -186,8 +186,8 @@ def test_requests_tell_what_they_were_about(take, metrics):
 def test_only_the_last_requests_and_projects_are_shown(take, metrics):
     for number in range(60):
         answer(metrics)
-        metrics.configured(number, ())
-    metrics.configured(3, ("no control",))
+        metrics.configs.record(number, ())
+    metrics.configs.record(3, ("no control",))
     status = take()
     assert len(status.requests) == SHOWN_REQUESTS
     assert len(status.projects) == SHOWN_PROJECTS
@@ -195,7 +195,7 @@ def test_only_the_last_requests_and_projects_are_shown(take, metrics):
 
 
 def test_a_project_without_a_number_has_a_name_all_the_same(take, metrics):
-    metrics.configured(None, ())
+    metrics.configs.record(None, ())
     assert take().projects[0].name == "unnamed"
 
 
