@@ -29,8 +29,6 @@ TOO_LARGE = {
     "backend.concurrency.parallel_map.parallel_map",
     "backend.embeddings.direct.DirectEmbeddings",
     "backend.embeddings.local.LocalEmbeddings",
-    "backend.label_studio.client.LabelStudio",
-    "backend.projects.precompute.run",
     "backend.segmentation.deferred.DeferredPredictions",
     "backend.web.app._guard",
     "backend.web.app.create_app",
@@ -51,8 +49,6 @@ USES_PRIVATE_NAMES = {
     "tests/backend/embeddings/test_local.py",
     "tests/backend/embeddings/test_stores.py",
     "tests/backend/labeling/test_config_reading.py",
-    "tests/backend/label_studio/test_client.py",
-    "tests/backend/projects/test_preannotate.py",
     "tests/backend/segmentation/test_deferred.py",
     "tests/backend/segmentation/test_lazy_decoder.py",
     "tests/backend/segmentation/test_service.py",
@@ -66,8 +62,6 @@ USES_PRIVATE_NAMES = {
 """Tests that still do; only ever shorten this list."""
 
 USES_OTHER_TESTS = {
-    "tests/backend/projects/test_coco_export.py",
-    "tests/backend/projects/test_on_workers.py",
     "tests/backend/segmentation/test_deferred.py",
     "tests/service/test_meaning_of_tasks.py",
 }

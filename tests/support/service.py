@@ -57,11 +57,11 @@ class FakeDecoder:
             raise self.failures.pop(0)
         if self.masks is not None:
             return Masks(tuple((mask,) for mask in self.masks), None, tuple(np.zeros((1, 4, 4)) for _ in self.masks))
-        masks = tuple((self._mask(prompt, embedding.original_size),) for prompt in prompts)
+        masks = tuple((self.mask(prompt, embedding.original_size),) for prompt in prompts)
         scores = None if self.score is None else tuple((self.score,) for _ in prompts)
         return Masks(masks, scores, tuple(np.zeros((1, 4, 4), np.float32) for _ in prompts))
 
-    def _mask(self, prompt, size):
+    def mask(self, prompt, size):
         if self.is_blind:
             return Mask(np.zeros((0, 0), bool), (0, 0), size)
         if prompt.box is not None:

@@ -20,11 +20,11 @@ from backend.protocol import bitmask, rle
 from backend.types import Task
 from model.coco import rle as coco_rle
 from model.types import Mask
-from tests.backend.projects.test_commands import call, settings, start, wait_for  # noqa: F401 - fixtures
 from tests.support.fake_project import PROJECT, FakeProject, away
 from tests.support.fake_project_server import FakeProjectServer
 from tests.support.fakes import LEGACY_TOKEN, Reply, png
 from tests.support.processes import environment
+from tests.support.project_commands import wait_for
 from tests.support.wire_bodies import JUNK
 
 SIZE = (60, 80)
@@ -44,7 +44,7 @@ def server():
 
 
 @pytest.fixture
-def export(call, tmp_path):  # noqa: F811
+def export(call, tmp_path):
     """Run the command; return what it says and the file, None where there is none."""
     out = tmp_path / "masks.json"
 
@@ -412,7 +412,7 @@ def test_label_studio_may_be_away_for_a_moment(export, server):
     assert (done.exit_code, len(found["images"])) == (0, 5)
 
 
-def test_an_older_export_is_replaced_and_any_other_file_left_alone(export, call, server, tmp_path):  # noqa: F811
+def test_an_older_export_is_replaced_and_any_other_file_left_alone(export, call, server, tmp_path):
     add(server, brush())
     for _ in range(2):
         assert export()[0].exit_code == 0
@@ -434,7 +434,7 @@ def test_nothing_to_write_writes_nothing_and_says_so(export, server):
     assert "ended early: no annotation holds a region; " in done.stdout
 
 
-def test_a_folder_that_cannot_be_written_is_refused(call, server, tmp_path):  # noqa: F811
+def test_a_folder_that_cannot_be_written_is_refused(call, server, tmp_path):
     (tmp_path / "file").write_text("{}")
     add(server, brush())
     done = call("export-coco", "--project", str(PROJECT), "--out", str(tmp_path / "file" / "masks.json"))
@@ -463,7 +463,7 @@ def test_a_run_that_ends_early_leaves_the_older_file(export, server, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
 
 
-def test_ctrl_c_leaves_no_half_file(start, server, tmp_path):  # noqa: F811
+def test_ctrl_c_leaves_no_half_file(start, server, tmp_path):
     for _ in range(40):
         add(server, brush())
     waiting, gate = threading.Event(), threading.Event()
