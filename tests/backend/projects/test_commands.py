@@ -401,7 +401,7 @@ def test_a_run_that_ends_early_asks_for_nothing_more(call, server):
 
 
 def test_a_labeling_config_without_a_place_for_masks_is_refused(call, server):
-    object.__setattr__(server.project.project_value, "label_config", '<View><Image name="i" value="$image"/></View>')
+    server.project.configure('<View><Image name="i" value="$image"/></View>')
     done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
     assert done.exit_code == 2
     assert "expected a control on image 'i' that can hold a mask" in done.stderr
