@@ -231,8 +231,18 @@ def convolve_rows(
     """
     height, stride = height or x.shape[2], layer._stride[0]
     low, high = first * stride - 1, (last - 1) * stride + 2
-    rows = x[:, :, max(low, 0) - above : min(high, height) - above]
-    return convolve(rows, layer, [max(-low, 0), max(high - height, 0), 1, 1])
+    rows = slice(max(low, 0) - above, min(high, height) - above)
+    if not is_on_cpu(x):
+        return convolve(x[:, :, rows], layer, [max(-low, 0), max(high - height, 0), 1, 1])
+    seen = memory(x)[:, :, rows]
+    batch, channels, count, width = seen.shape
+    padded = np.zeros((batch, channels, high - low, width + 2), np.float32)
+    padded[:, :, max(-low, 0) : max(-low, 0) + count, 1:-1] = seen
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::stride, ::stride]
+    patches = np.ascontiguousarray(patches.transpose(0, 1, 4, 5, 2, 3)).reshape(batch, 9 * channels, -1)
+    out = paddle.matmul(layer.weight.reshape([-1, 9 * channels]), paddle.from_dlpack(patches))
+    out = out if layer.bias is None else add(out, layer.bias.unsqueeze(-1))
+    return out.reshape([batch, out.shape[1], last - first, -1])
 
 
 def depthwise_planes(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:

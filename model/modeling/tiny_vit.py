@@ -36,7 +36,7 @@ STRIDES = (2, 2, 1)
 """Between one stage and the next; the last keeps its resolution, unlike in TinyViT as a classifier."""
 STRIP_BYTES = 4 << 20
 """How large the widest activation of a strip may be on a CPU: it is read again before it leaves the cache."""
-PLANES_BYTES = 16 << 20
+PLANES_BYTES = 64 << 20
 """The same where OpenCV filters planes, which should be large."""
 NORM_EPSILON = 1e-5
 """Of the layer norms inside TinyViT; those of the neck have SAM's 1e-6."""
