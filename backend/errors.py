@@ -149,7 +149,8 @@ class Reason(str, Enum):
         "the image, or a turn at the decoder, did not come in time; the image goes on",
         "click again; add workers or web processes if it happens often")
     OVERLOADED = ("overloaded", Kind.OUTAGE,
-        "more requests or image files wait than there is room for", "raise THREADS, or add web processes")
+        "more requests or image files wait than there is room for",
+        "raise THREADS or PADDLE_SAM_BUFFER_MB, or add web processes")
     SUPERSEDED = ("superseded", Kind.HARMLESS, "the annotator went on before it was ready", "")
     STORE_UNAVAILABLE = ("store_unavailable", Kind.OUTAGE,
         "Redis does not answer", "it is tried again by itself; look at Redis")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from model.config import PIXEL_MEAN, PIXEL_STD, UNIT_MEAN, UNIT_STD, SamConfig
-from model.types import BoolArray, FloatArray, Mask, ModelInput
+from model.types import FloatArray, Mask, ModelInput
 
 PREPROCESSING_VERSION = "1"
 """Changes whenever the same photo would give the encoder other numbers; part of every cache key."""
@@ -152,11 +152,13 @@ def points_to_model(coords: npt.ArrayLike, original_size: tuple[int, int], input
     return np.asarray(np.asarray(coords, dtype=np.float64) * scale, dtype=np.float32)
 
 
-def mask_to_model(mask: BoolArray, input_size: tuple[int, int], image_size: int, low_res_size: int) -> FloatArray:
+def mask_to_model(
+    mask: npt.NDArray[np.bool_ | np.uint8], input_size: tuple[int, int], image_size: int, low_res_size: int
+) -> FloatArray:
     """Turn a drawn mask of the photo into a mask input.
 
     Args:
-        mask: (H, W) bool in original pixels.
+        mask: (h, w) of the photo or a smaller copy: bool, or uint8 with the covered share of each pixel, 255 for all.
         input_size: (height, width) of the photo within the square input.
         image_size: side of the square input.
         low_res_size: side of the mask input.
@@ -167,7 +169,8 @@ def mask_to_model(mask: BoolArray, input_size: tuple[int, int], image_size: int,
     height, width = (max(1, round(side * low_res_size / image_size)) for side in input_size)
     shrinks = height <= mask.shape[0] and width <= mask.shape[1]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    cover = cv2.resize(mask.astype(np.float32), (width, height), interpolation=interpolation)
+    drawn = mask.astype(np.float32) / (1 if mask.dtype == np.bool_ else 255)
+    cover = cv2.resize(drawn, (width, height), interpolation=interpolation)
     logits = np.full((low_res_size, low_res_size), -ROUGH_LOGIT, dtype=np.float32)
     logits[:height, :width] = (2 * cover - 1) * ROUGH_LOGIT
     return logits

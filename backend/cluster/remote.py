@@ -23,7 +23,7 @@ from backend.cluster.lookup import SharedEmbeddings
 from backend.cluster.monitor import ClusterMonitor, ClusterState
 from backend.cluster.queues import JobQueues
 from backend.cluster.store import RedisStore
-from backend.concurrency.byte_budget import ADDRESSES_BYTES, ByteBudget, Share
+from backend.concurrency.byte_budget import ByteBudget, Share
 from backend.embeddings.content_index import SourceKey, source_key
 from backend.embeddings.prefetcher import Prefetcher
 from backend.embeddings.serialization import Dtype
@@ -92,6 +92,7 @@ class QueuedEmbeddings:
         observer: Observer,
         *,
         dtype: Dtype = "float16",
+        budget: ByteBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Combine this process' memory with the shared state in Redis; `start` begins the threads.
@@ -106,6 +107,7 @@ class QueuedEmbeddings:
             model_version: name and digest of the weights of the workers' encoders and of this process' decoder.
             observer: counts and times the work.
             dtype: number format of the stored embeddings.
+            budget: the memory for ``data:`` addresses; None for a new one.
             clock: seconds, monotonic.
         """
         self._link, self._cluster, self._queues, self._observer, self._clock = link, cluster, queues, observer, clock
@@ -118,7 +120,7 @@ class QueuedEmbeddings:
             self._on_message, self._check_all, lambda: self._submit(self._cluster.refresh), self._fail_all
         )
         self._listener = Listener(link, cluster.channel, callbacks, clock)
-        self._addresses = ByteBudget(ADDRESSES_BYTES)
+        self._budget = budget or ByteBudget()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -216,7 +218,7 @@ class QueuedEmbeddings:
                     pending.priority = priority
                     self._pool.submit(self._run_step, pending, self._enqueue)
                 return pending.future
-            address_share = self._addresses.take_address(ref.uri)
+            address_share = self._budget.take_address(ref.uri)
             pending = _PendingImage(ref, address_key, priority, until, address_share=address_share)
             self._pending[address_key] = pending
             self._pool.submit(self._run_step, pending, self._start)

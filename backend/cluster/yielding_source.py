@@ -13,15 +13,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from backend.concurrency.byte_budget import IMAGES
 from backend.embeddings.content_index import SourceKey, source_key
 from backend.errors import Reason, RetryLater
 from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 
 POLL_EVERY_S = 0.25
-MAX_DETACHED = IMAGES - 1
-"""Most fetches that may be detached from their jobs; the budget for files keeps room for one image of a click."""
+MAX_DETACHED = 3
+"""Most fetches that may be detached from their jobs, so that the budget for files has room for one image of a click."""
 
 DETACHED_S = 60.0
 """Seconds for which the result of a detached fetch is used without a new request."""

@@ -17,6 +17,7 @@ from backend.cluster.remote import QueuedEmbeddings
 from backend.cluster.store import RedisStore
 from backend.cluster.worker import WarmLoad, Worker
 from backend.cluster.yielding_source import PreemptibleFetcher, Source
+from backend.concurrency.byte_budget import ByteBudget
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, TieredStore
@@ -39,7 +40,11 @@ def link_and_cluster(settings: Settings, model_version: str) -> tuple[RedisConne
 
 
 def web(
-    settings: Settings, model_version: str, metrics: Metrics, shape: Shape | None = None
+    settings: Settings,
+    model_version: str,
+    metrics: Metrics,
+    shape: Shape | None = None,
+    budget: ByteBudget | None = None,
 ) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], ClusterView]]:
     """Return a web process' embeddings, their store, and a function that returns the state of the cluster.
 
@@ -48,6 +53,7 @@ def web(
         model_version: of the workers' encoders and the decoder.
         metrics: counts and times.
         shape: of the network's embeddings; None takes any.
+        budget: the memory for ``data:`` addresses; None for a new one.
     """
     link, keys, queues, cluster = link_and_cluster(settings, model_version)
     memory = MemoryStore(settings.memory_cache_mb * MB)
@@ -62,6 +68,7 @@ def web(
         model_version,
         metrics,
         dtype=settings.embedding_dtype,
+        budget=budget,
     )
     _watch(embeddings, metrics)
     metrics.watch(

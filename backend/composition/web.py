@@ -15,15 +15,17 @@ from backend import paddle_import
 from backend.cluster.worker import Worker
 from backend.composition import cluster
 from backend.concurrency.background import BackgroundTasks
+from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.local import Embeddings, LocalEmbeddings
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
 from backend.images.decode import Limits as PixelLimits
-from backend.images.fetch import ImageSource
+from backend.images.fetch import ImageSource, Route
 from backend.images.fetch import Limits as FetchLimits
 from backend.images.http.connections import Proxy
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.label_studio.tokens import TokenKind
 from backend.metrics import Metrics
 from backend.segmentation.claims import RecentlyAnswered
@@ -34,7 +36,8 @@ from backend.segmentation.retrieval import OpenedTaskPolicy, Retrieval, Retrieva
 from backend.segmentation.service import ClickPolicy, Segmenter
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
-from backend.web.app import Access, create_app
+from backend.web.app import BODIES, Access, create_app
+from backend.web.bodies import Bodies
 from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
@@ -110,11 +113,13 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         checkpoint: the weights, as `read_weights` returned them.
     """
     metrics = Metrics()
-    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     decoder = LazyDecoder(checkpoint, settings.device)
-    embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics)
+    budget = byte_budget(settings)
+    embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics, budget)
     metrics.watch("encodes_waiting", "Images waiting for the encoder or in it.", lambda: embeddings.encoding)
     metrics.watch("prefetch_waiting", "Images waiting to be encoded ahead.", lambda: embeddings.ahead)
+    _watch_memory(budget, metrics)
     background = BackgroundTasks()
     policy = ClickPolicy(
         settings.predict_budget_s,
@@ -122,7 +127,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.prefetch_tasks,
         settings.max_image_pixels,
     )
-    next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
+    next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
     decodes_at_once = _cores() + 1  # one runs Python code while the others compute
     masks = MaskService(decoder, metrics, decodes_at_once, wait_for_decoder=decoder.wait)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
@@ -137,13 +142,13 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         deferred.stop()
         embeddings.close()
         deferred.close()
-        label_studio.close()
+        label_studio.http.close()
 
-    parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team)
+    parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, budget)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
-    return Service(
-        create_app(segmenter, metrics, lambda: snapshot.take(parts), access), segmenter, metrics, start, close
-    )
+    app = create_app(segmenter, metrics, lambda: snapshot.take(parts), access)
+    app.config[BODIES] = Bodies(access.max_body_bytes, budget)
+    return Service(app, segmenter, metrics, start, close)
 
 
 def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
@@ -153,7 +158,7 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
         settings: the settings to build it from, with ``redis_url`` set.
         checkpoint: the weights, as `read_weights` returned them.
     """
-    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     return cluster.worker(
         settings,
         encode_spec(settings, checkpoint),
@@ -170,24 +175,25 @@ def _retrieval(
     answered = RecentlyAnswered(time.monotonic)
     deferred = DeferredPredictions(segmenter, label_studio, answered, metrics)
     metrics.watch("pushes_waiting", "Tasks whose predictions are still to be made and stored.", lambda: len(deferred))
-    can_store = label_studio.token_kind is not TokenKind.NONE
+    can_store = label_studio.http.token_kind is not TokenKind.NONE
     policy = RetrievalPolicy(settings.retrieve_budget_s, OpenedTaskPolicy(settings.answer_opened_tasks))
     return Retrieval(segmenter, answered, deferred if can_store else None, policy), deferred
 
 
 def _engine(
-    settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics
+    settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics, budget: ByteBudget
 ) -> tuple[Engine, EmbeddingStore, Callable[[], ClusterView | None]]:
     """Return the embeddings, their store, and a function that returns the workers, or None without Redis."""
     if settings.redis_url is not None:
-        return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint))
+        return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint), budget)
     store = _store(settings, checkpoint, metrics)
     embeddings = LocalEmbeddings(
-        image_source(settings, label_studio),
+        image_source(settings, label_studio, budget),
         lambda: _load_encoder(checkpoint, settings.device),
         encode_spec(settings, checkpoint),
         store,
         metrics,
+        budget=budget,
     )
     return embeddings, store, lambda: None
 
@@ -214,15 +220,30 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def image_source(settings: Settings, label_studio: LabelStudio) -> ImageSource:
+def byte_budget(settings: Settings) -> ByteBudget:
+    """Return the memory for bodies, ``data:`` addresses and files; one of the largest size of each always fits."""
+    body = settings.max_body_mb * MB
+    return ByteBudget(
+        settings.buffer_bytes, {Use.BODIES: body, Use.ADDRESSES: body, Use.FILES: settings.max_image_bytes}
+    )
+
+
+def _watch_memory(budget: ByteBudget, metrics: Metrics) -> None:
+    for use in Use:
+        metrics.watch(f"buffered_{use.value}_bytes", f"Memory taken by {use.value}.", partial(budget.taken_for, use))
+    metrics.watch("buffer_bytes", "Memory for bodies, addresses and files together.", lambda: budget.max_bytes)
+
+
+def image_source(settings: Settings, label_studio: LabelStudio, budget: ByteBudget | None = None) -> ImageSource:
     """Return the source that fetches images, within the limits and addresses that the settings allow."""
     return ImageSource(
-        label_studio,
+        label_studio.http,
         AddressPolicy(Origin.of(settings.label_studio_url), settings.allowed_hosts),
         FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s),
         public_url=settings.label_studio_public_url,
         local_files_root=settings.local_files_root,
-        proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value),
+        route=Route(proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value)),
+        budget=budget or byte_budget(settings),
     )
 
 

@@ -1,65 +1,93 @@
-"""Bounds how many bytes of images are in memory at a time, over all requests; each image also has its own limit."""
+"""Bounds how many bytes of bodies, addresses and files are in memory at a time, over all requests.
+
+Each body, address and file also has its own limit.
+"""
 
 import threading
 import time
+from collections.abc import Mapping
+from enum import Enum
 
 from backend.errors import Reason, RetryLater
 
-IMAGES = 4
-"""Number of images of the largest allowed size that fit into a budget."""
-
-ADDRESSES_BYTES = 256_000_000
-"""Most bytes of ``data:`` addresses, which hold the image itself, that one process keeps for pending images."""
+DEFAULT_BYTES = 900_000_000
 
 _LONG_ADDRESS = 10_000
 
 
-class ByteBudget:
-    """A limit on the sum of bytes taken; safe from many threads.
+class Use(Enum):
+    """What bytes of a budget are taken for."""
 
-    >>> budget = ByteBudget(100)
+    BODIES = "bodies"
+    """Request bodies that are being received or read."""
+
+    ADDRESSES = "addresses"
+    """``data:`` addresses, which hold the image itself, of images that are waited for."""
+
+    FILES = "files"
+    """Image files that are being fetched or wait for the encoder."""
+
+
+class ByteBudget:
+    """A limit on the sum of bytes taken, with a guaranteed minimum for each use; safe from many threads.
+
+    Bytes of one use may fill the budget, except what the minimums of the others leave unused.
+
+    >>> budget = ByteBudget(100, {Use.BODIES: 30})
     >>> share = budget.take(60)
     >>> budget.taken
     60
-    >>> share.resize(120)
+    >>> share.resize(80)
     False
+    >>> budget.add(40, Use.BODIES)
+    True
     >>> share.release()
     >>> budget.taken
-    0
+    40
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        """Allow at most ``max_bytes`` to be taken at a time; a single share may be larger when no other is taken."""
+    def __init__(self, max_bytes: int = DEFAULT_BYTES, minimums: Mapping[Use, int] | None = None) -> None:
+        """Allow at most ``max_bytes`` to be taken at a time.
+
+        Args:
+            max_bytes: limit of all uses together.
+            minimums: bytes that are kept free for a use.
+        """
         self.max_bytes = max_bytes
-        self._taken = 0
-        self._changed = threading.Condition()
+        self.lock = threading.RLock()
+        self._minimums = {use: (minimums or {}).get(use, 0) for use in Use}
+        self._taken = dict.fromkeys(Use, 0)
+        self._changed = threading.Condition(self.lock)
 
     @property
     def taken(self) -> int:
-        """Bytes taken now."""
-        return self._taken
+        """Bytes that are taken now, for all uses together."""
+        return sum(self._taken.values())
 
-    def take(self, size: int, within_s: float = 0.0) -> "Share":
+    def taken_for(self, use: Use) -> int:
+        """Return the bytes that are taken now for one use."""
+        return self._taken[use]
+
+    def take(self, size: int, within_s: float = 0.0, use: Use = Use.FILES) -> "Share":
         """Take ``size`` bytes, waiting up to ``within_s`` for them.
 
-        The caller must hold no share of this budget; otherwise two callers could wait for each other.
+        The caller must hold no share for this use; otherwise two callers could wait for each other.
 
         Raises:
             RetryLater: the bytes did not become free in time (``overloaded``).
         """
         deadline = time.monotonic() + within_s
         with self._changed:
-            while not self._fits(size):
+            while not self.add(size, use):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise RetryLater(
-                        f"{self._taken:,} bytes of images are in memory to be encoded, and {size:,} more would be over "
-                        f"their limit of {self.max_bytes:,}",
+                        f"{self.taken:,} bytes of requests and images are in memory, {self.taken_for(use):,} of them "
+                        f"{use.value}, and {size:,} more would exceed the {self.max_bytes:,} of PADDLE_SAM_BUFFER_MB",
                         Reason.OVERLOADED,
                     )
                 self._changed.wait(left)
-            self._taken += size
-        return Share(self, size)
+        return Share(self, size, use)
 
     def take_address(self, uri: str) -> "Share | None":
         """Take the bytes of a long address, without waiting; return None for an address of ordinary length.
@@ -67,31 +95,34 @@ class ByteBudget:
         Raises:
             RetryLater: there is no room for it (``overloaded``).
         """
-        return self.take(len(uri)) if len(uri) > _LONG_ADDRESS else None
+        return self.take(len(uri), use=Use.ADDRESSES) if len(uri) > _LONG_ADDRESS else None
 
-    def add(self, size: int) -> bool:
+    def add(self, size: int, use: Use = Use.FILES) -> bool:
         """Take ``size`` bytes, or give them back if ``size`` is negative; return whether there was room."""
         with self._changed:
-            if size > 0 and not self._fits(size):
+            if size > 0 and not self._has_room(size, use):
                 return False
-            self._taken += size
-            self._changed.notify_all()
+            self._taken[use] += size
+            if size < 0:
+                self._changed.notify_all()
             return True
 
-    def _fits(self, size: int) -> bool:
-        return self._taken + size <= self.max_bytes or not self._taken
+    def _has_room(self, size: int, use: Use) -> bool:
+        after = self._taken | {use: self._taken[use] + size}
+        reserved = sum(max(after[each], self._minimums[each]) for each in Use)
+        return reserved <= self.max_bytes
 
 
 class Share:
-    """Bytes of a budget held for one image until `release`, at the latest when the object is garbage-collected."""
+    """Bytes of a budget held until `release`, at the latest until the object is garbage-collected."""
 
-    def __init__(self, budget: ByteBudget, size: int) -> None:
+    def __init__(self, budget: ByteBudget, size: int, use: Use) -> None:
         """Hold ``size`` bytes that `ByteBudget.take` has already counted."""
-        self._budget, self.size = budget, size
+        self._budget, self.size, self._use = budget, size, use
 
     def resize(self, size: int) -> bool:
         """Hold ``size`` bytes instead, without waiting; return whether there was room."""
-        fits = self._budget.add(size - self.size)
+        fits = self._budget.add(size - self.size, self._use)
         self.size = size if fits else self.size
         return fits
 
@@ -99,7 +130,7 @@ class Share:
         """Give the bytes back; the second call does nothing."""
         size, self.size = self.size, 0
         if size:
-            self._budget.add(-size)
+            self._budget.add(-size, self._use)
 
     def __del__(self) -> None:
         self.release()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from backend.concurrency.byte_budget import ADDRESSES_BYTES, ByteBudget, Share
+from backend.concurrency.byte_budget import ByteBudget, Share
 from backend.concurrency.priority_executor import Fetch, PriorityExecutor
 from backend.embeddings.content_index import ContentIndex, ContentRecord, SourceKey, source_key
 from backend.embeddings.encode import Encoder, EncodeSpec, Preprocessor
@@ -102,6 +102,7 @@ class LocalEmbeddings:
         store: EmbeddingStore,
         observer: Observer,
         *,
+        budget: ByteBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Connect source, encoder and store; `start` begins the threads.
@@ -112,6 +113,7 @@ class LocalEmbeddings:
             spec: how files become embeddings of the encoder that will be loaded.
             store: keeps the embeddings.
             observer: counts and times the work.
+            budget: the memory for ``data:`` addresses; None for a new one.
             clock: seconds, monotonic; measures the age of content records.
         """
         self._source, self._store, self._observer = source, store, observer
@@ -122,7 +124,7 @@ class LocalEmbeddings:
         self._pending: dict[SourceKey, _PendingImage] = {}
         self._revalidating: set[SourceKey] = set()
         self._prefetcher = Prefetcher(self._prefetch)
-        self._addresses = ByteBudget(ADDRESSES_BYTES)
+        self._budget = budget or ByteBudget()
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -207,7 +209,7 @@ class LocalEmbeddings:
                 return pending.future
             if self._is_closed:
                 raise RetryLater("the service is stopping", Reason.MODEL_NOT_READY)
-            address_share = self._addresses.take_address(ref.uri)
+            address_share = self._budget.take_address(ref.uri)
             pending = self._pending[address_key] = _PendingImage(priority, address_share=address_share)
             pending.fetch = self._fetchers.submit(partial(self._fetch_and_submit, ref, address_key, pending), priority)
             return pending.future

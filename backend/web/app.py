@@ -45,6 +45,9 @@ CHUNK = 1 << 16
 ADMITS = "ADMITS"
 """Key in the application's ``config`` of a function: whether a server keeps the body of a caller with this header."""
 
+BODIES = "BODIES"
+"""Key in the application's ``config`` of the `Bodies` in which a server keeps the bodies of requests."""
+
 DROP_AT_MOST = 8
 """How many times the largest body size is read and dropped, so that the caller receives the reason for the refusal."""
 

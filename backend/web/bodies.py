@@ -1,12 +1,12 @@
-"""Request bodies in memory, while they are received and read, within one budget for all of them."""
+"""Request bodies in memory, while they are received and read, within the memory budget of the process."""
 
 import io
 import mmap
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.errors import Reason
 
 if TYPE_CHECKING:
@@ -32,25 +32,20 @@ class Bodies:
     """
 
     def __init__(
-        self, max_bytes: int, budget_bytes: int | None = None, clock: Callable[[], float] = time.monotonic
+        self, max_bytes: int, budget: ByteBudget | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Create an empty collection.
 
         Args:
             max_bytes: maximum size of a body; a larger one is refused.
-            budget_bytes: maximum size of all counted bodies together; None takes twice ``max_bytes``.
+            budget: counts all bodies larger than `SMALL_BYTES`; None for a new one of twice ``max_bytes``.
             clock: returns seconds, monotonic.
         """
         self.max_bytes = max_bytes
-        self.budget_bytes = 2 * max_bytes if budget_bytes is None else budget_bytes
-        self._clock, self._lock = clock, threading.RLock()  # reentrant: the garbage collector may close a body here
-        self._held_bytes = 0
+        self._budget = budget or ByteBudget(2 * max_bytes)
+        self._clock = clock
+        self._lock = self._budget.lock  # one for both: the garbage collector may close a body while either is held
         self._receiving: dict[Body, float] = {}  # since when
-
-    @property
-    def held_bytes(self) -> int:
-        """Size of all bodies larger than `SMALL_BYTES` together."""
-        return self._held_bytes
 
     def begin(self) -> "Body":
         """Return a new, empty body."""
@@ -67,15 +62,18 @@ class Bodies:
         with self._lock:
             if body.refusal is not None:
                 return
-            body.kept.write(data)
-            nbytes = body.kept.nbytes
+            nbytes = body.kept.nbytes + len(data)
             if nbytes > self.max_bytes:
                 self._refuse(body, Reason.BODY_TOO_LARGE)
-            elif nbytes > SMALL_BYTES:
-                self._held_bytes += nbytes - body.counted_bytes
+                return
+            if nbytes > SMALL_BYTES:
+                while not self._budget.add(nbytes - body.counted_bytes, Use.BODIES):
+                    slowest = self._slowest() or body
+                    self._refuse(slowest, Reason.OVERLOADED)
+                    if slowest is body:
+                        return
                 body.counted_bytes = nbytes
-            while self._held_bytes > self.budget_bytes and body.refusal is None:
-                self._refuse(self._slowest() or body, Reason.OVERLOADED)
+            body.kept.write(data)
 
     def refuse(self, body: "Body", reason: Reason) -> None:
         """Drop a body's bytes, and ignore those that arrive later."""
@@ -98,7 +96,7 @@ class Bodies:
         self._empty(body)
 
     def _empty(self, body: "Body") -> None:
-        self._held_bytes -= body.counted_bytes
+        self._budget.add(-body.counted_bytes, Use.BODIES)
         body.counted_bytes = 0
         body.kept.clear()
 

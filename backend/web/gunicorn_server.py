@@ -20,7 +20,7 @@ from gunicorn.workers.base import Worker
 
 from backend import logs
 from backend.settings import Settings
-from backend.web.app import ADMITS
+from backend.web.app import ADMITS, BODIES
 from backend.web.bodies import Bodies
 from backend.web.http_connection import Limits
 from backend.web.http_server import HttpServer
@@ -61,7 +61,7 @@ class WebWorker(Worker):
         limits = Limits(idle_s=self.cfg.keepalive, connections=_most_connections(threads))
         sockets = [getattr(sock, "sock", sock) for sock in self.sockets]
         config = getattr(self.wsgi, "config", {})  # of a Flask application
-        bodies = Bodies(config.get("MAX_CONTENT_LENGTH") or DEFAULT_MAX_BODY_BYTES)
+        bodies = config.get(BODIES) or Bodies(config.get("MAX_CONTENT_LENGTH") or DEFAULT_MAX_BODY_BYTES)
         admits = config.get(ADMITS, lambda authorization: True)
         http = HttpServer(self.wsgi, sockets, bodies, threads=threads, limits=limits, admits=admits)
         self._http = http

@@ -30,6 +30,7 @@ class Limits:
         linger_s: after the last answer, for bytes that the caller is still sending.
         stop_s: limit on ``head_s`` and ``body_s`` after the server was asked to stop.
         connections: maximum number at a time, including those whose requests are being answered.
+        unsent_bytes: maximum size of all answers that wait to be sent; the slowest readers are disconnected.
     """
 
     head_s: float = 10.0
@@ -39,6 +40,7 @@ class Limits:
     linger_s: float = 1.0
     stop_s: float = 5.0
     connections: int = 512
+    unsent_bytes: int = 200_000_000
 
 
 class ServerState(Protocol):

@@ -144,10 +144,10 @@ class HttpServer:
             if now >= connection.deadline():
                 connection.time_out()
         unsent_bytes = sum(connection.unsent_bytes for connection in self.connections.values())
-        if unsent_bytes <= self.bodies.budget_bytes:
+        if unsent_bytes <= self.limits.unsent_bytes:
             return
         for connection in sorted(self._waiting(), key=_since):
-            if connection.unsent_bytes and unsent_bytes > self.bodies.budget_bytes:
+            if connection.unsent_bytes and unsent_bytes > self.limits.unsent_bytes:
                 unsent_bytes -= connection.unsent_bytes
                 connection.handle_close()
 

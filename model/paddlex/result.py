@@ -1,11 +1,7 @@
 """What `predict` gives for one picture: PaddleX's result, with the same keys, methods and file names."""
 
-import itertools
 import json
-import mimetypes
-import secrets
 import sys
-import time
 import uuid
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,13 +11,12 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from model.paddlex import mask_json
+from model.paddlex import mask_json, result_files
 from model.paddlex.inputs import Picture
 from model.paddlex.prompts import Request
 from model.types import Embedding, Masks
 
 _MASKS_DEPTH = 2  # {"masks": [ here
-_NUMBERS = itertools.count(secrets.randbelow(9000))  # one after the other: no two of one second are the same
 
 
 class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike values
@@ -100,10 +95,7 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
             indent: spaces per level, None for one line.
             ensure_ascii: escape everything that is not ASCII.
         """
-        path = Path(save_path)
-        if mimetypes.guess_type(path.name)[0] != "application/json":
-            path = path / f"{self._file_name.stem}_res.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = result_files.json_path(save_path, self._file_name)
         with path.open("w", encoding="utf-8", newline="\n") as stream:
             self._write_json(stream, indent, ensure_ascii)
         return path
@@ -115,19 +107,14 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
             save_path: an image file, or a directory, where it becomes ``<stem>_res`` with the input's suffix (``.png``
                 where the input has none that can be written).
         """
-        path = Path(save_path)
-        if path.suffix.lower() not in _writable_suffixes():
-            suffix = self._file_name.suffix
-            path = path / f"{self._file_name.stem}_res{suffix if suffix.lower() in _writable_suffixes() else '.png'}"
         drawn = self.img["res"]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = result_files.image_path(save_path, self._file_name)
         drawn.save(path)
         return path
 
     @cached_property
     def _file_name(self) -> Path:
-        """What files are named after; as in PaddleX the second and four digits where the input has no name."""
-        return Path(self._name or f"{int(time.time())}_{1000 + next(_NUMBERS) % 9000}")
+        return result_files.file_name(self._name)
 
     def _write_json(self, stream: IO[str], indent: int | None, ensure_ascii: bool) -> None:
         """Write what ``json.dump`` would write, with the masks' text made by numpy."""
@@ -143,8 +130,3 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
 def _info(request: Request, score: float | None) -> dict[str, Any]:
     info: dict[str, Any] = {"label": request.label, "prompt": request.given, "score": score}
     return {**info, "points": list(request.points)} if request.points else info
-
-
-def _writable_suffixes() -> frozenset[str]:
-    Image.init()
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE) - {".pdf"}

@@ -113,21 +113,45 @@ def _install(source: Source, url: str, whole: Path, target: Path, free: Callable
     unpacked = target.with_name(f".{target.name}.unpacked")
     _remove(unpacked)  # of a process that was killed
     try:
-        if source.sha256 not in (None, found := digest_of([whole])):
-            raise WeightsError(f"{url}: expected a file of SHA-256 {source.sha256}, got {found}")
+        digest = digest_of([whole])
+        if source.sha256 not in (None, digest):
+            raise WeightsError(f"{url}: expected a file of SHA-256 {source.sha256}, got {digest}")
+        pin = whole.with_name(f"{whole.name}.sha256")
+        if source.sha256 is None and pin.exists() and (first := pin.read_text(encoding="ascii").strip()) != digest:
+            raise WeightsError(
+                f"{url}: expected the file of SHA-256 {first} that was downloaded at first, got {digest}; delete {pin} "
+                "if its publisher has replaced it"
+            )
         if source.is_archive:
             _unpack(url, whole, unpacked, free)
         complete = unpacked if source.is_archive else whole
-        try:
-            formats.read(complete)
-        except WeightsError as error:
-            raise WeightsError(f"{url}: expected weights of SAM, got: {error}") from error
+        _check_content(source, url, complete)
+        if source.sha256 is None:
+            pin.write_text(f"{digest}\n", encoding="ascii")
         complete.replace(target)
     except WeightsError:
         whole.unlink()
         raise
     finally:
         _remove(unpacked)
+
+
+def _check_content(source: Source, url: str, path: Path) -> None:
+    """Read what was downloaded, without executing any of it.
+
+    Raises:
+        WeightsError: it is not what the source should hold.
+    """
+    try:
+        if source.holds == "sam":
+            formats.read(path)
+        else:
+            from model.detection import directory  # here: only detectors need its tokenizers
+
+            directory.read(path)
+    except WeightsError as error:
+        expected = "weights of SAM" if source.holds == "sam" else "a detector"
+        raise WeightsError(f"{url}: expected {expected}, got: {error}") from error
 
 
 def _check_room(folder: Path, needed: int, free: Callable[[Path], int]) -> None:
@@ -142,7 +166,7 @@ def _check_room(folder: Path, needed: int, free: Callable[[Path], int]) -> None:
 
 
 def _unpack(url: str, archive: Path, directory: Path, free: Callable[[Path], int]) -> None:
-    """Copy the files of an inference directory out of a tar, by their names alone: no path in it is followed.
+    """Copy the files of an inference directory, and of its tokenizer, out of a tar; no path in it is followed.
 
     Raises:
         WeightsError: it is no such tar.
@@ -151,14 +175,15 @@ def _unpack(url: str, archive: Path, directory: Path, free: Callable[[Path], int
     directory.mkdir()
     try:
         with tarfile.open(archive, "r:") as tar:
-            members = [one for one in tar if one.isfile() and one.name.rsplit("/", 1)[-1] in paddlex.FILES]
-            needed = sum(one.size for one in members)
+            members = [(member, name) for member in tar if member.isfile() and (name := _wanted(member.name))]
+            needed = sum(member.size for member, _ in members)
             _check_room(directory.parent, needed, free)
             try:
-                for member in members:
+                for member, name in members:
                     content = tar.extractfile(member)
                     assert content is not None  # it is a file
-                    with (directory / member.name.rsplit("/", 1)[-1]).open("xb") as copy:
+                    (directory / name).parent.mkdir(exist_ok=True)
+                    with (directory / name).open("xb") as copy:
                         shutil.copyfileobj(content, copy, _CHUNK)
             except OSError as error:
                 if error.errno in _FULL:  # somebody else has written meanwhile
@@ -167,6 +192,14 @@ def _unpack(url: str, archive: Path, directory: Path, free: Callable[[Path], int
                 raise
     except (tarfile.TarError, EOFError, FileExistsError) as error:
         raise WeightsError(f"{url}: expected a tar of one inference directory, got: {error}") from error
+
+
+def _wanted(path: str) -> str | None:
+    """Return where a tar's member is put in the directory, None if it is left out."""
+    *folders, name = path.split("/")
+    if folders[-1:] == [paddlex.TOKENIZER_FOLDER]:
+        return f"{paddlex.TOKENIZER_FOLDER}/{name}" if name in paddlex.TOKENIZER_FILES else None
+    return name if name in paddlex.FILES else None
 
 
 def _fetch(url: str, part: Path, show_progress: bool | None, attempts: int, free: Callable[[Path], int]) -> None:

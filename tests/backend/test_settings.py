@@ -230,6 +230,16 @@ def test_half_a_basic_auth_is_refused(given):
     assert "both or neither" in problem
 
 
+def test_memory_for_what_waits_has_room_for_the_largest_request_and_file():
+    given = {"PADDLE_SAM_MAX_BODY_MB": "50", "PADDLE_SAM_MAX_IMAGE_BYTES": "70000000", "PADDLE_SAM_BUFFER_MB": "269"}
+    (problem,) = problems(given)
+    assert "PADDLE_SAM_BUFFER_MB: expected at least 270" in problem
+    assert "got 269" in problem
+    assert read(given | {"PADDLE_SAM_BUFFER_MB": "270"}).buffer_bytes == 170_000_000
+    assert read({}).buffer_bytes == 900_000_000
+    assert read({"PADDLE_SAM_MAX_BODY_MB": "500"}).buffer_bytes == 1_200_000_000, "it follows the limits where unset"
+
+
 def test_a_local_files_root_must_exist(tmp_path):
     assert read({"PADDLE_SAM_LOCAL_FILES_ROOT": str(tmp_path)}).local_files_root == tmp_path
     (problem,) = problems({"PADDLE_SAM_LOCAL_FILES_ROOT": str(tmp_path / "none")})

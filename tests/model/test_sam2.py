@@ -76,11 +76,11 @@ def test_boxes_of_one_batch_get_the_answers_each_gets_alone(decoder, embedding):
     """A GPU decodes prompts of one shape together; so does this."""
     x, y = 30.0, 20.0
     asked = [Prompt(box=[x, y, x + 60 * n, y + 50 * n]) for n in (1, 2, 3)]
-    in_one, decoder._batch = decoder._batch, 16
+    in_one, decoder.batch_size = decoder.batch_size, 16
     try:
         together = decoder.decode(embedding, asked)
     finally:
-        decoder._batch = in_one
+        decoder.batch_size = in_one
     for index, one in enumerate(asked):
         alone = decoder.decode(embedding, one)
         np.testing.assert_allclose(together.low_res_masks[index], alone.low_res_masks[0], atol=1e-4)

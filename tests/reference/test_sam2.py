@@ -119,12 +119,12 @@ def test_the_score_of_an_object_is_that_of_transformers(small):
 
     asked = prompt("box", small.size, small.low)
     *_, theirs = sam2_huggingface.predict(small.transformers, small.their_maps, asked, small.scale, True)
-    decoder, network = small.decoder, small.decoder._mask_decoder
+    decoder, network = small.decoder, small.decoder.mask_decoder
     corners = paddle.to_tensor((asked.box * np.tile(small.scale, 2)).astype(np.float32)[None])
-    sparse = paddle.concat([decoder._prompt_encoder.boxes(corners), decoder._prompt_encoder.nothing(1)], axis=1)
-    image, *skips = decoder._features(small.embedding)
-    image = image + decoder._prompt_encoder.dense(None)
-    *_, ours = network.with_object_score(image, decoder._image_pe, sparse, [0], *skips)
+    sparse = paddle.concat([decoder.prompt_encoder.boxes(corners), decoder.prompt_encoder.nothing(1)], axis=1)
+    image, *skips = decoder.features(small.embedding)
+    image = image + decoder.prompt_encoder.dense(None)
+    *_, ours = network.with_object_score(image, decoder.image_pe, sparse, [0], *skips)
     assert np.abs(ours.numpy()[0] - theirs).max() <= SCORES
 
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 BACKEND = (
     "",
     "concurrency",
+    "network",
     "protocol",
     "labeling",
     "label_studio",
@@ -28,7 +29,7 @@ BACKEND = (
 
 MODEL = (
     ("types", "config", "errors", "transforms", "folders", "tls", "quiet", "device", "colours", "overlay"),
-    ("coco", "images", "modeling", "weights", "encoder", "decoder", "build", "benchmark"),
+    ("coco", "images", "modeling", "weights", "detection", "encoder", "decoder", "build", "benchmark"),
     ("automatic", "paddlex"),
     ("cli",),
 )
@@ -42,6 +43,7 @@ TRAINING = "demo_training"
 ALLOWED = {
     # library: the modules or folders that may import it
     "paddle": ("model",),
+    "tokenizers": ("model.detection.tokenizers",),
     "torch": (TRAINING,),
     "segment_anything": (TRAINING,),
     "transformers": (),
@@ -53,7 +55,7 @@ ALLOWED = {
     "rq": ("backend.cluster.queues", "backend.cluster.worker"),
     "prometheus_client": ("backend.metrics",),
     "defusedxml": ("backend.labeling.config_xml",),
-    "httpcore": ("backend.images",),
+    "httpcore": ("backend.network", "backend.label_studio.http", "backend.images"),
     "label_studio_sdk": (),
     "label_studio_ml": ("backend.label_studio_ml",),
     "pickle": (),  # loading one runs code

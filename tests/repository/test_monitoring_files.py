@@ -25,7 +25,7 @@ LEFT_OUT: dict[str, str] = {}
 
 COLUMNS = 24
 KINDS = ("timeseries", "stat", "row")
-UNITS = ("short", "s", "ops", "percentunit")
+UNITS = ("short", "s", "ops", "percentunit", "bytes")
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 NOT_OURS = {"up": frozenset(("job", "instance"))}
 FROM_PROMETHEUS = {"job", "instance", "le"}

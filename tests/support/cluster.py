@@ -63,9 +63,10 @@ class Cluster:
     def add(self, name, colour=(250, 0, 0), *, reply=None):
         self.images.routes[f"/data/upload/1/{name}.png"] = reply or Reply(png(colour))
 
-    def web(self, **environ):
+    def web(self, budget=None, **environ):
         """A web process' embeddings, in this process."""
-        embeddings, _, team = composition_cluster.web(read({**self.environ, **environ}), VERSION, Metrics())
+        settings = read({**self.environ, **environ})
+        embeddings, _, team = composition_cluster.web(settings, VERSION, Metrics(), budget=budget)
         embeddings.metrics, embeddings.team = embeddings._observer, team
         embeddings.start()
         self._stack.callback(embeddings.close)

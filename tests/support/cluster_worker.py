@@ -16,6 +16,7 @@ import numpy as np
 from backend import logs
 from backend.composition import cluster, web
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.settings import read
 from model.types import Embedding
 from tests.support.fakes import fake_spec
@@ -59,7 +60,7 @@ def main():
     environ, log, encode_s, *rest = sys.argv[1:]
     settings = read(json.loads(environ))
     logs.configure(settings.log_level)
-    source = web.image_source(settings, LabelStudio(settings.label_studio_url, None))
+    source = web.image_source(settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
     stand_in = StandIn(Path(log), float(encode_s), int(os.environ.get("CLUSTER_SIDE", "8")))
 
     def load():

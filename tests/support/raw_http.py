@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from backend.concurrency.byte_budget import ByteBudget
 from backend.web.bodies import Bodies
 from backend.web.http_connection import Limits
 from backend.web.http_server import HttpServer
@@ -138,7 +139,8 @@ class Served:
     ):
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
-        self.bodies = bodies or Bodies(1_000_000)
+        self.budget = ByteBudget(2_000_000)
+        self.bodies = bodies or Bodies(1_000_000, self.budget)
         self.http = HttpServer(application, [listening], self.bodies, threads=threads, limits=limits, **more)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.embeddings.stores import EmbeddingStore
 from backend.errors import Kind, Reason
 from backend.metrics import AnsweredRequest, Metrics
@@ -61,6 +62,7 @@ class StatusSources:
         store: where embeddings are kept.
         metrics: counts and times.
         team: returns the workers; None without Redis.
+        budget: the memory for bodies, ``data:`` addresses and files.
     """
 
     settings: Settings
@@ -70,6 +72,7 @@ class StatusSources:
     store: EmbeddingStore
     metrics: Metrics
     team: Callable[[], ClusterView | None]
+    budget: ByteBudget
 
 
 def take(parts: StatusSources) -> Status:
@@ -82,7 +85,7 @@ def take(parts: StatusSources) -> Status:
         is_broken=_is_broken(parts, team) and not is_ready,
         process=_process(parts),
         problems=_problems(parts, team),
-        speeds=_speeds(recent, parts.metrics.encodes_ms(), has_encoder=team is None),
+        speeds=_speeds(recent, parts.metrics.times.encodes_ms(), has_encoder=team is None),
         outcomes=_outcomes(recent),
         causes=_causes(parts.metrics, recent),
         model=_model(parts),
@@ -91,6 +94,7 @@ def take(parts: StatusSources) -> Status:
         work=(
             Field("being encoded or waiting", str(parts.work.encoding)),
             Field("to be encoded ahead", str(parts.work.ahead)),
+            Field("memory for what waits", _buffered(parts.budget)),
         ),
         team=team,
         projects=_projects(parts.metrics),
@@ -198,6 +202,11 @@ def _tiers(parts: StatusSources) -> tuple[Tier, ...]:
     )
 
 
+def _buffered(budget: ByteBudget) -> str:
+    taken = ", ".join(f"{format_bytes(budget.taken_for(use))} {use.value}" for use in Use)
+    return f"{taken}, of {format_bytes(budget.max_bytes)}"
+
+
 def _cache(parts: StatusSources) -> tuple[Field, ...]:
     hits = dict(parts.metrics.lookups())
     missed = hits.pop("miss", 0)
@@ -209,7 +218,7 @@ def _cache(parts: StatusSources) -> tuple[Field, ...]:
 def _projects(metrics: Metrics) -> tuple[Project, ...]:
     projects = [
         Project("unnamed" if number is None else str(number), problems)
-        for number, problems in list(metrics.config_problems().items())[::-1]
+        for number, problems in list(metrics.configs.by_project().items())[::-1]
     ]
     return tuple(sorted(projects, key=lambda project: not project.problems)[:SHOWN_PROJECTS])
 

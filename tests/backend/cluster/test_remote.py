@@ -10,6 +10,7 @@ import pytest
 
 from backend.cluster.monitor import LOADING_S
 from backend.composition.cluster import link_and_cluster
+from backend.concurrency.byte_budget import ByteBudget
 from backend.embeddings.content_index import source_key
 from backend.errors import BackendError, ImageError, Reason, RetryLater
 from backend.settings import read
@@ -374,8 +375,8 @@ def test_an_address_that_is_no_text_is_told_so(cluster):
 
 def test_images_inside_tasks_that_are_on_their_way_are_bounded_and_a_click_beyond_is_told_so(cluster):
     cluster.announce()
-    web = cluster.web()
-    web._addresses.max_bytes = 100_000
+    budget = ByteBudget(100_000)
+    web = cluster.web(budget)
     uris = ["data:image/png;base64," + letter * 80_000 for letter in "AB"]
     with pytest.raises(RetryLater) as caught:
         web.get(type(ref())(uris[0], 1, 1), 0.01)
@@ -384,4 +385,4 @@ def test_images_inside_tasks_that_are_on_their_way_are_bounded_and_a_click_beyon
         web.get(type(ref())(uris[1], 1, 1), SOON_S)
     assert caught.value.reason is Reason.OVERLOADED
     web.close()
-    assert web._addresses.taken == 0
+    assert budget.taken == 0

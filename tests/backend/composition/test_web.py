@@ -11,6 +11,7 @@ import pytest
 from backend.composition import web
 from backend.errors import Reason
 from backend.settings import read
+from backend.web.app import BODIES
 from model import device
 from model.weights import WeightsError
 from model.weights import parameters as names
@@ -281,3 +282,21 @@ def test_a_device_that_is_not_there_is_told_on_the_page_and_to_a_click(build):
     assert client.get("/health").status_code == 200
     client.post("/predict", data=encoded(click_on(data_uri())))
     assert service.metrics.recent()[0].reasons == (Reason.MODEL_NOT_READY,)
+
+
+def test_bodies_addresses_and_files_share_one_budget_and_none_keeps_the_others_out(build):
+    service = build(PADDLE_SAM_MAX_BODY_MB="1", PADDLE_SAM_MAX_IMAGE_BYTES="1000000", PADDLE_SAM_BUFFER_MB="104")
+    bodies = service.app.config[BODIES]
+    kept = [bodies.begin() for _ in range(4)]
+    for body in kept:
+        body.append(b" " * 900_000)
+    assert [str(body.refusal) for body in kept] == ["None", "None", "overloaded", "overloaded"]
+    exposition = service.metrics.exposition().decode()
+    assert "\npaddle_sam_buffered_bodies_bytes 1.8e+06\n" in exposition
+    assert "\npaddle_sam_buffer_bytes 4e+06\n" in exposition
+    page = service.app.test_client().get("/", headers=BROWSER).text
+    assert "2 MB bodies, 0 MB addresses, 0 MB files, of 4 MB" in page
+    service.start()
+    body = click_on(data_uri())
+    answer = service.app.test_client().post("/predict", data=encoded(body)).json
+    assert answer["results"][0]["result"], "an address and a file have room of their own"

@@ -5,13 +5,15 @@ import threading
 import tracemalloc
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backend.concurrency.byte_budget import ByteBudget
+from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.embeddings.prefetcher import MAX_WAITING_BYTES, Prefetcher
 from backend.errors import ImageError, Reason, RetryLater
 from backend.images.fetch import ImageSource, Limits
 from backend.images.network_policy import AddressPolicy, Origin
-from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef
 from tests.support.fakes import HttpServer, Reply
 
@@ -58,6 +60,42 @@ def test_nobody_who_forgets_a_share_keeps_its_room():
     assert budget.taken == 0
 
 
+def test_one_use_leaves_the_others_their_minimum():
+    budget = ByteBudget(100, {Use.BODIES: 20, Use.FILES: 30})
+    files = budget.take(80)
+    assert not files.resize(81)
+    assert budget.add(20, Use.BODIES)
+    assert not budget.add(1, Use.BODIES)
+    assert not budget.add(1, Use.ADDRESSES)
+    files.release()
+    assert budget.add(50, Use.BODIES)
+    assert (budget.taken_for(Use.BODIES), budget.taken_for(Use.FILES)) == (70, 0)
+    assert budget.take(30).size == 30
+
+
+def test_room_that_one_use_gives_back_lets_another_go_on():
+    budget = ByteBudget(10)
+    assert budget.add(6, Use.BODIES)
+    threading.Timer(0.05, budget.add, (-6, Use.BODIES)).start()
+    assert budget.take(10, 10).size == 10
+
+
+SIZES = st.integers(1, 60)
+
+
+@given(st.lists(st.tuples(st.sampled_from(Use), SIZES, st.booleans()), max_size=40))
+def test_the_sum_is_never_exceeded_and_every_minimum_can_always_be_taken(steps):
+    minimums = {Use.BODIES: 30, Use.ADDRESSES: 10, Use.FILES: 25}
+    budget, taken = ByteBudget(100, minimums), dict.fromkeys(Use, 0)
+    for use, size, gives_back in steps:
+        size = -min(size, taken[use]) if gives_back else size
+        fits = budget.add(size, use)
+        assert fits or taken[use] + size > minimums[use]
+        taken[use] += size if fits else 0
+        assert {each: budget.taken_for(each) for each in Use} == taken
+        assert budget.taken == sum(taken.values()) <= 100
+
+
 @pytest.fixture
 def server():
     with HttpServer() as server:
@@ -67,9 +105,9 @@ def server():
 
 
 def image_source(budget, timeout_s=10.0, max_bytes=SIZE):
-    client = LabelStudio("http://localhost:9")
+    client = LabelStudioHttp("http://localhost:9", None)
     policy = AddressPolicy(Origin.of(client.url), ("localhost",))
-    return ImageSource(client, policy, Limits(max_bytes, timeout_s), budget=budget, retry_wait_s=0.001)
+    return ImageSource(client, policy, Limits(max_bytes, timeout_s, retry_wait_s=0.001), budget=budget)
 
 
 @pytest.mark.parametrize("name", ["a", "unknown"])

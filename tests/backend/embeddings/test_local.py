@@ -716,8 +716,8 @@ def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(s
     uri = "data:" + "A" * 80_000
     setup.source.gate.clear()
     setup.source.contents[uri] = png(RED)
-    embeddings = setup.build()
-    embeddings._addresses.max_bytes = 100_000
+    budget = ByteBudget(100_000)
+    embeddings = setup.build(budget=budget)
     with pytest.raises(RetryLater) as caught:
         embeddings.get(ref(uri), 0.01)
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
@@ -726,7 +726,7 @@ def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(s
     assert caught.value.reason is Reason.OVERLOADED
     setup.source.gate.set()
     embeddings.get(ref(uri), 20)
-    eventually(lambda: embeddings._addresses.taken == 0)
+    eventually(lambda: budget.taken == 0)
 
 
 def test_a_failure_that_is_remembered_holds_no_file():

@@ -268,7 +268,8 @@ def test_more_connections_than_there_are_places_leave_health_and_setup_alone(ser
 @pytest.mark.slow
 def test_many_large_bodies_at_once_take_no_more_memory_than_their_budget(tmp_path, weights):
     """Forty bodies of the largest size, 50 MB, each received but for its last byte; 100 MB of them are kept."""
-    with serving(tmp_path, PADDLE_SAM_WEIGHTS=weights, PADDLE_SAM_MAX_BODY_MB="50") as server:
+    limits = {"PADDLE_SAM_MAX_BODY_MB": "50", "PADDLE_SAM_BUFFER_MB": "450"}
+    with serving(tmp_path, PADDLE_SAM_WEIGHTS=weights, **limits) as server:
         wait_until(lambda: b">ready<" in server.ask("/", Accept="text/html")[1])
         server.ask("/predict", encoded(click_on(data_uri())))
         before_mb = resident_mb(server.process.pid)

@@ -6,9 +6,11 @@ import socket
 import statistics
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
+from backend.concurrency.byte_budget import ByteBudget
 from backend.types import Secret
 from backend.web.app import ADMITS, Access
 from backend.web.bodies import SMALL_BYTES, Bodies
@@ -108,7 +110,7 @@ def test_a_slow_reader_takes_no_thread_and_is_hung_up_on():
 
 
 def test_slow_readers_hold_no_more_than_the_budget_together():
-    with Served(large, limits=PATIENT, bodies=Bodies(100, budget_bytes=10_000_000), threads=2) as served:
+    with Served(large, limits=replace(PATIENT, unsent_bytes=10_000_000), threads=2) as served:
         lines = [Line(served.port, receive_bytes=4096) for _ in range(6)]
         for line in lines:
             line.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -251,7 +253,8 @@ def test_a_caller_for_whom_there_is_no_place_is_told_so():
 
 def test_large_bodies_at_once_are_bounded_and_those_for_which_there_is_no_room_hear_so(service):
     most = 300_000
-    bodies = Bodies(most, budget_bytes=2 * most)
+    budget = ByteBudget(2 * most)
+    bodies = Bodies(most, budget)
     with Served(service.app, bodies=bodies, limits=PATIENT) as served:
         unfinished = post("/predict", b" " * (most - 1), length=most)
         with contextlib.ExitStack() as stack:
@@ -259,8 +262,8 @@ def test_large_bodies_at_once_are_bounded_and_those_for_which_there_is_no_room_h
             for line in lines:
                 line.send(unfinished)
             wait_until(lambda: sum(one.request is not None for one in served.http.connections.values()) == 5)
-            wait_until(lambda: bodies.held_bytes > most)
-            assert bodies.held_bytes <= 2 * most
+            wait_until(lambda: budget.taken > most)
+            assert budget.taken <= 2 * most
             with Line(served.port) as line:
                 line.send(post("/setup", b" " * most))
                 answer = line.answer()
@@ -274,24 +277,26 @@ def test_large_bodies_at_once_are_bounded_and_those_for_which_there_is_no_room_h
         empty = [json.loads(answer.partition(b"\r\n\r\n")[2]) for answer in answers if b" 200 OK" in answer]
         assert [[item["result"] for item in one["results"]] for one in empty] == [[[]]] * 3
         assert service.count("paddle_sam_reasons_total", reason="overloaded") == 4
-        wait_until(lambda: bodies.held_bytes == 0)
+        wait_until(lambda: budget.taken == 0)
 
 
 def test_a_body_that_comes_slowly_gives_way_to_one_that_comes_quickly():
     now = [0.0]
-    bodies = Bodies(10 * SMALL_BYTES, budget_bytes=10 * SMALL_BYTES, clock=lambda: now[0])
+    budget = ByteBudget(10 * SMALL_BYTES)
+    bodies = Bodies(10 * SMALL_BYTES, budget, clock=lambda: now[0])
     slow = bodies.begin()
     slow.append(b" " * (9 * SMALL_BYTES))
     now[0] = 5.0
     quick = bodies.begin()
     quick.append(b" " * (8 * SMALL_BYTES))
     assert (str(slow.refusal), quick.refusal) == ("overloaded", None)
-    assert bodies.held_bytes == len(quick.take()) == 8 * SMALL_BYTES
+    assert budget.taken == len(quick.take()) == 8 * SMALL_BYTES
 
 
 def test_a_body_that_is_whole_never_gives_way():
     now = [0.0]
-    bodies = Bodies(10 * SMALL_BYTES, budget_bytes=10 * SMALL_BYTES, clock=lambda: now[0])
+    budget = ByteBudget(10 * SMALL_BYTES)
+    bodies = Bodies(10 * SMALL_BYTES, budget, clock=lambda: now[0])
     whole = bodies.begin()
     whole.append(b" " * (9 * SMALL_BYTES))
     whole.complete()
@@ -300,14 +305,14 @@ def test_a_body_that_is_whole_never_gives_way():
     late.append(b" " * (8 * SMALL_BYTES))
     assert (whole.refusal, str(late.refusal)) == (None, "overloaded")
     whole.close()
-    assert bodies.held_bytes == 0
+    assert budget.taken == 0
 
 
 def test_what_is_hung_up_on_in_the_middle_of_a_body_is_not_counted_any_more(served):
     with Line(served.port) as line:
         line.send(post("/predict", b" " * 500_000, length=900_000))
-        wait_until(lambda: served.bodies.held_bytes == 500_000)
-    wait_until(lambda: served.bodies.held_bytes == 0)
+        wait_until(lambda: served.budget.taken == 500_000)
+    wait_until(lambda: served.budget.taken == 0)
 
 
 def test_nothing_is_kept_of_a_caller_without_credentials():
@@ -316,7 +321,7 @@ def test_nothing_is_kept_of_a_caller_without_credentials():
         with Line(served.port) as line:
             line.send(post("/predict", b" " * 500_000, length=500_001))
             wait_until(lambda: [one.request.body.received_bytes for one in receiving(served)] == [500_000])
-            assert served.bodies.held_bytes == 0
+            assert served.budget.taken == 0
             line.send(b" ")
             assert line.answer().startswith(b"HTTP/1.1 401 ")
         with Line(served.port) as line:
@@ -338,7 +343,7 @@ def test_a_click_keeps_its_body_no_longer_than_it_is_read(service, served):
         with Line(served.port) as line:
             line.send(post("/predict", encoded(body)))
             assert service.encoder.running.wait(10)
-            assert served.bodies.held_bytes == 0
+            assert served.budget.taken == 0
             service.encoder.gate.set()
             assert b'"brushlabels"' in line.answer()
     finally:

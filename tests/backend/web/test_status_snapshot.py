@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from backend.concurrency.byte_budget import ByteBudget
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import MemoryStore, StoreStats
 from backend.errors import BackendError, Reason
@@ -55,7 +56,7 @@ def take(metrics, tiny_checkpoint):
         device, failure = decoder
         parts = StatusSources(
             read(environ), tiny_checkpoint, work or FakeWork(), SimpleNamespace(device=device, failure=failure),
-            FakeStore(*stats), metrics, lambda: team,
+            FakeStore(*stats), metrics, lambda: team, ByteBudget(1000),
         )  # fmt: skip
         return snapshot.take(parts)
 
@@ -185,8 +186,8 @@ def test_requests_tell_what_they_were_about(take, metrics):
 def test_only_the_last_requests_and_projects_are_shown(take, metrics):
     for number in range(60):
         answer(metrics)
-        metrics.configured(number, ())
-    metrics.configured(3, ("no control",))
+        metrics.configs.record(number, ())
+    metrics.configs.record(3, ("no control",))
     status = take()
     assert len(status.requests) == SHOWN_REQUESTS
     assert len(status.projects) == SHOWN_PROJECTS
@@ -194,7 +195,7 @@ def test_only_the_last_requests_and_projects_are_shown(take, metrics):
 
 
 def test_a_project_without_a_number_has_a_name_all_the_same(take, metrics):
-    metrics.configured(None, ())
+    metrics.configs.record(None, ())
     assert take().projects[0].name == "unnamed"
 
 
