@@ -18,7 +18,7 @@ from paddle import Tensor, nn
 
 from model.config import SamConfig, VitConfig
 from model.modeling.common import MLPBlock, layer_norm, linear, norm, zeros
-from model.modeling.kernels import add, affine, attend, convolve, convolve_rows, max_norm, permute
+from model.modeling.kernels import add, affine, attend, convolve, convolve_rows, permute
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -110,8 +110,7 @@ class Attention(nn.Layer):
         positions = paddle.concat([by_row, by_column], axis=-1).reshape([n, height * width, height + width])
         query = paddle.concat([query * d**-0.5, positions], axis=-1)  # (n, hw, d + h + w)
         key = paddle.concat([key, position_keys.expand([n, height * width, height + width])], axis=-1)
-        bound = max_norm(query) * max_norm(key)
-        return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), self.fused, bound).squeeze(1)
+        return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), self.fused).squeeze(1)
 
 
 class Block(nn.Layer):
