@@ -223,8 +223,11 @@ def convolve_rows(
     batch, channels, count, width = seen.shape
     padded = np.zeros((batch, channels, high - low, width + 2), np.float32)
     padded[:, :, max(-low, 0) : max(-low, 0) + count, 1:-1] = seen
-    patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::stride, ::stride]
-    patches = np.ascontiguousarray(patches.transpose(0, 1, 4, 5, 2, 3)).reshape(batch, 9 * channels, -1)
+    whole, plane, row, number = padded.strides
+    shape = batch, channels, 3, 3, last - first, (width - 1) // stride + 1
+    steps = whole, plane, row, number, row * stride, number * stride
+    patches = np.ascontiguousarray(np.lib.stride_tricks.as_strided(padded, shape, steps))
+    patches = patches.reshape(batch, 9 * channels, -1)
     out = paddle.matmul(layer.weight.reshape([-1, 9 * channels]), paddle.from_dlpack(patches))
     out = out if layer.bias is None else add(out, layer.bias.unsqueeze(-1))
     return out.reshape([batch, out.shape[1], last - first, -1])
