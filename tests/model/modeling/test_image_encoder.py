@@ -47,6 +47,14 @@ def test_threads_give_the_numbers_of_one_thread(config, parts):
     np.testing.assert_allclose(network(config, ThreadPool(parts))(x).numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", [tiny(), WINDOW_FITS, ONE_HEAD], ids=lambda c: c.name)
+def test_paddles_own_kernels_which_a_gpu_runs_give_the_same_numbers(config, monkeypatch):
+    x = pixels(config)
+    expected = network(config, Sequential())(x).numpy()
+    monkeypatch.setattr(kernels, "is_on_cpu", lambda x: False)
+    np.testing.assert_allclose(network(config, Sequential())(x).numpy(), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("parallel", [Sequential(), ThreadPool(2)], ids=["one thread", "two threads"])
 def test_a_batch_gives_the_numbers_of_its_images_alone(parallel):
     config = tiny()
