@@ -21,10 +21,6 @@ NETWORKS = ("model.modeling",)
 """Packages of networks, whose constructors and passes are as long as the diagram of the paper."""
 
 TOO_LARGE = {
-    "backend.cluster.encode_job.EncodeJob",
-    "backend.cluster.keys.Keys",
-    "backend.cluster.remote.QueuedEmbeddings",
-    "backend.cluster.worker.Worker",
     "backend.concurrency.parallel_map.parallel_map",
     "backend.embeddings.local.LocalEmbeddings",
     "backend.projects.precompute.run",
@@ -35,10 +31,6 @@ TOO_LARGE = {
 """Classes and functions that are still larger; only ever shorten this list."""
 
 USES_PRIVATE_NAMES = {
-    "tests/backend/cluster/test_check.py",
-    "tests/backend/cluster/test_faults.py",
-    "tests/backend/cluster/test_remote.py",
-    "tests/backend/cluster/test_worker.py",
     "tests/backend/concurrency/test_background.py",
     "tests/backend/concurrency/test_fifo_limiter.py",
     "tests/backend/concurrency/test_priority_executor.py",
@@ -52,7 +44,6 @@ USES_PRIVATE_NAMES = {
     "tests/service/test_edge_cases.py",
     "tests/service/test_fuzz.py",
     "tests/service/test_request_costs.py",
-    "tests/support/cluster.py",
 }
 """Tests that still do; only ever shorten this list."""
 
