@@ -32,6 +32,17 @@ def memory(x: Tensor) -> Floats:
     return np.asarray(np.from_dlpack(x), np.float32)
 
 
+def tensor(values: Floats) -> Tensor:
+    """Return a tensor on this memory, or on a copy where the memory is another tensor's.
+
+    Paddle holds a lock while it frees memory that came by DLPack, and waits for itself if that frees more of the kind.
+    """
+    owner = values
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return paddle.from_dlpack(values if owner.base is None else values.copy())
+
+
 def add(x: Tensor, y: Tensor) -> Tensor:
     """Return ``x + y``, on a CPU in the memory of ``x``; ``y`` may have fewer axes."""
     if not is_on_cpu(x):
@@ -60,7 +71,7 @@ def gelu(x: Tensor) -> Tensor:
         part = values[start : start + BLOCK_VALUES]
         if part.size != block.size:
             block = np.empty(part.size, np.float32)
-            shared = paddle.from_dlpack(block)
+            shared = tensor(block)
         np.multiply(part, np.float32(0.5**0.5), out=block)
         paddle.erf_(shared)
         np.add(block, np.float32(1), out=block)
@@ -73,7 +84,7 @@ def permute(x: Tensor, axes: list[int]) -> Tensor:
     """Return ``x`` with its axes in another order, in memory too; Paddle takes ten times as long beyond four axes."""
     if not is_on_cpu(x):
         return x.transpose(axes)
-    return paddle.from_dlpack(np.ascontiguousarray(memory(x).transpose(axes)))
+    return tensor(np.ascontiguousarray(memory(x).transpose(axes)))
 
 
 def pool(x: Tensor, rows: int, columns: int, width: int) -> Tensor:
@@ -85,7 +96,7 @@ def pool(x: Tensor, rows: int, columns: int, width: int) -> Tensor:
         return pairs.max(axis=3).reshape([n, -1, width])
     values = memory(x)[:, :, :width].reshape(cells)  # splits axes: no copy
     upper = np.maximum(values[:, :, 0], values[:, :, 1])
-    return paddle.from_dlpack(np.maximum(upper[:, :, :, 0], upper[:, :, :, 1]).reshape(n, -1, width))
+    return tensor(np.maximum(upper[:, :, :, 0], upper[:, :, :, 1]).reshape(n, -1, width))
 
 
 def cut_windows(x: Tensor, where: tuple[slice, ...], cells: list[int]) -> Tensor:
@@ -95,7 +106,7 @@ def cut_windows(x: Tensor, where: tuple[slice, ...], cells: list[int]) -> Tensor
     if not is_on_cpu(x):
         return x[where].reshape(cells).transpose(order).reshape([-1, rows * columns, channels])
     values = memory(x)[where].reshape(cells).transpose(order)  # splits axes: no copy until here
-    return paddle.from_dlpack(np.ascontiguousarray(values).reshape(-1, rows * columns, channels))
+    return tensor(np.ascontiguousarray(values).reshape(-1, rows * columns, channels))
 
 
 def split_heads(x: Tensor, num_heads: int, part: slice, scale: float = 1.0) -> Tensor:
@@ -107,8 +118,8 @@ def split_heads(x: Tensor, num_heads: int, part: slice, scale: float = 1.0) -> T
         return x if scale == 1 else x * scale
     values = memory(x)[:, :, part].reshape(apart).transpose(0, 2, 1, 3)
     if scale == 1:
-        return paddle.from_dlpack(np.ascontiguousarray(values))
-    return paddle.from_dlpack(np.multiply(values, np.float32(scale), order="C"))
+        return tensor(np.ascontiguousarray(values))
+    return tensor(np.multiply(values, np.float32(scale), order="C"))
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -116,7 +127,7 @@ def merge_heads(x: Tensor) -> Tensor:
     n, heads, length, width = x.shape
     if not is_on_cpu(x):
         return x.transpose([0, 2, 1, 3]).reshape([n, length, heads * width])
-    return paddle.from_dlpack(np.ascontiguousarray(memory(x).transpose(0, 2, 1, 3)).reshape(n, length, heads * width))
+    return tensor(np.ascontiguousarray(memory(x).transpose(0, 2, 1, 3)).reshape(n, length, heads * width))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, fused: bool, bias: Tensor | None = None) -> Tensor:
@@ -149,7 +160,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, fused: bool, bias: Tensor 
         for start in range(0, n, some):
             group = slice(start, start + some)
             out[group] = memory(_softmax_values(query[group], key[group], value[group], ones, bias))
-        return paddle.from_dlpack(out)
+        return tensor(out)
     step = max(1, SCORES_AT_ONCE // length)
     for index in range(n):
         for head in range(heads):
@@ -159,7 +170,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, fused: bool, bias: Tensor 
                 more = None if bias is None else bias[head, queries]
                 found = _softmax_values(part, key[index, head], value[index, head], ones, more)
                 out[index, head, queries] = memory(found)
-    return paddle.from_dlpack(out)
+    return tensor(out)
 
 
 def _softmax_values(query: Tensor, key: Tensor, value: Tensor, ones: Tensor, bias: Tensor | None) -> Tensor:
@@ -228,7 +239,7 @@ def convolve_rows(
     steps = whole, plane, row, number, row * stride, number * stride
     patches = np.ascontiguousarray(np.lib.stride_tricks.as_strided(padded, shape, steps))
     patches = patches.reshape(batch, 9 * channels, -1)
-    out = paddle.matmul(layer.weight.reshape([-1, 9 * channels]), paddle.from_dlpack(patches))
+    out = paddle.matmul(layer.weight.reshape([-1, 9 * channels]), tensor(patches))
     out = out if layer.bias is None else add(out, layer.bias.unsqueeze(-1))
     return out.reshape([batch, out.shape[1], last - first, -1])
 
@@ -256,7 +267,7 @@ def depthwise_planes(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
         for channel, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             cv2.filter2D(image[channel], -1, weight, filtered, delta=bias, borderType=cv2.BORDER_CONSTANT)
             result[channel] = filtered[rows]
-    return paddle.from_dlpack(out)
+    return tensor(out)
 
 
 def depthwise(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
@@ -294,7 +305,7 @@ def depthwise(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
                 seen = seen[: len(block), :width]
                 np.multiply(seen, weight, out=product if tap else block)
                 np.add(block, product if tap else bias, out=block)
-    return paddle.from_dlpack(out)
+    return tensor(out)
 
 
 class Canvas:

@@ -98,6 +98,16 @@ def test_attention_adds_the_decomposed_relative_position_of_the_paper(scores_at_
     np.testing.assert_allclose(got[0].numpy(), expected, atol=1e-4)
 
 
+@pytest.mark.timeout(60)
+def test_a_tensor_may_be_freed_whose_memory_came_from_a_tensor_of_numpys():
+    first = kernels.permute(paddle.ones([2, 3, 4]), [1, 0, 2])
+    second = kernels.permute(first.unsqueeze(0), [1, 0, 2, 3])  # in the same order in memory
+    del first
+    expected = second.numpy()
+    del second  # Paddle would wait for itself here
+    assert (expected == 1).all()
+
+
 def test_scores_whose_exponentials_float32_cannot_hold_give_the_same_attention():
     random = np.random.RandomState(0)
     query, key, value = (paddle.to_tensor(random.standard_normal((2, 3, 20, 8)).astype(np.float32)) for _ in range(3))
