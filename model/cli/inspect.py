@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from model.cli.choice import weights_dir_option
 from model.cli.refusal import refusing
 
 if TYPE_CHECKING:
@@ -18,12 +19,7 @@ Rows = tuple[tuple[str, object], ...]
 
 @click.command(short_help="Say what weights are.")
 @click.argument("path", metavar="PATH|NAME")
-@click.option(
-    "--weights-dir",
-    metavar="DIR",
-    envvar="MODEL_DIR",
-    help="Where downloaded weights are kept.  [env: MODEL_DIR; default: the user's cache folder]",
-)
+@weights_dir_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def inspect(path: str, weights_dir: str | None, as_json: bool) -> None:
     """Say which format weights have, what they can do and how they are configured; refuse what is not SAM's or a

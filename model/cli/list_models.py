@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from model.cli.choice import weights_dir_option
 from model.cli.refusal import refusing
 
 if TYPE_CHECKING:  # at run time it would make ``--help`` wait for numpy
@@ -15,12 +16,7 @@ if TYPE_CHECKING:  # at run time it would make ``--help`` wait for numpy
 
 
 @click.command("list", short_help="List the weights that are known by name.")
-@click.option(
-    "--weights-dir",
-    metavar="DIR",
-    envvar="MODEL_DIR",
-    help="Where downloaded weights are kept.  [env: MODEL_DIR; default: the user's cache folder]",
-)
+@weights_dir_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def list_models(weights_dir: str | None, as_json: bool) -> None:
     """List the weights that --weights, --model and PADDLE_SAM_WEIGHTS know by name, the detectors that --detector

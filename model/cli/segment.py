@@ -200,7 +200,7 @@ def _prompted(model: "SamModel", requests: "Sequence[Request]") -> Find:
         return Found(
             picture,
             result.fields(),
-            [coco.encode(row[0]) for row in result.found.masks],
+            [coco.encode(row[0]) for row in result.outputs.masks],
             infos,
             [info["score"] for info in infos],
             [{} for _ in infos],

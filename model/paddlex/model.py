@@ -74,7 +74,7 @@ class SamModel:
     ) -> Iterator[SamResult]:
         """Segment what the prompts mark in each picture.
 
-        Prompts and inputs are checked at the call; pictures are read and encoded one by one, as results are asked for.
+        Prompts and inputs are checked at the call; pictures are read and encoded one by one, as results are consumed.
         Each is encoded once, however many prompts there are, and an `Embedding` not at all.
 
         Args:
@@ -134,7 +134,7 @@ class SamModel:
 
         Args:
             picture: as `model.paddlex.inputs` reads it.
-            requests: what is asked, as `model.paddlex.prompts` returns it.
+            requests: the objects, as `model.paddlex.prompts` returns it.
             prompts: how the caller put it, for the result.
 
         Raises:
@@ -145,8 +145,8 @@ class SamModel:
             check_inside(requests, picture.original_size)
         except PromptError as error:
             raise PromptError(f"{picture.path}: {error}" if picture.path else str(error)) from error
-        found = self.decode(picture, [one.prompt for one in requests])
-        return SamResult(picture, as_given(prompts, requests), requests, found)
+        outputs = self.decode(picture, [request.prompt for request in requests])
+        return SamResult(picture, as_given(prompts, requests), requests, outputs)
 
     def decode(self, picture: Picture, prompts: Sequence[Prompt]) -> Masks:
         """Return the masks of prompts about a picture: one encode, one batch.

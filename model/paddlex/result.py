@@ -25,30 +25,34 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
     Keys:
         input_path: file or address, None for an array or an embedding.
         input_img: (H, W, 3) uint8 RGB, None for an embedding.
-        prompts: what was asked, as lists.
+        prompts: the prompts, as lists.
         masks: one (H, W) int8 array per object, 1 on it.
         mask_infos: per object a dict of ``label`` (``box_prompt``, ``point_prompt``), ``prompt`` (the box, or the
             points), ``score`` (predicted IoU; None where the weights have no score head) and, for a box refined by
             points, ``points``.
 
     Attributes:
-        found: the same masks as values, cut to their objects, with their low-resolution logits.
-        requests: what was asked, one per mask.
+        outputs: the same masks as values, cut to their objects, with their low-resolution logits.
+        requests: the requested objects, one per mask.
     """
 
-    def __init__(self, picture: Picture, prompts: dict[str, object], requests: Sequence[Request], found: Masks) -> None:
-        self.found, self.requests, self._name = found, tuple(requests), picture.name
-        scores = [None] * len(found) if found.iou_predictions is None else [row[0] for row in found.iou_predictions]
+    def __init__(
+        self, picture: Picture, prompts: dict[str, object], requests: Sequence[Request], outputs: Masks
+    ) -> None:
+        self.outputs, self.requests, self._name = outputs, tuple(requests), picture.name
+        scores = (
+            [None] * len(outputs) if outputs.iou_predictions is None else [row[0] for row in outputs.iou_predictions]
+        )
         super().__init__(
             input_path=picture.path,
             input_img=None if isinstance(picture.content, Embedding) else picture.content,
             prompts=prompts,
-            masks=[row[0].to_array().view(np.int8) for row in found.masks],
+            masks=[row[0].to_array().view(np.int8) for row in outputs.masks],
             mask_infos=[_info(request, score) for request, score in zip(requests, scores, strict=True)],
         )
 
     def fields(self) -> dict[str, Any]:
-        """Return what JSON begins with: where the picture came from and what was asked."""
+        """Return what JSON begins with: the picture's path and the prompts."""
         return {"input_path": self["input_path"], "prompts": self["prompts"]}
 
     @property
@@ -68,7 +72,9 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
 
         if self["input_img"] is None:
             raise ValueError("img: expected a result made from a picture, got one made from an embedding")
-        drawn = draw(self["input_img"], [row[0] for row in self.found.masks], [one.prompt for one in self.requests])
+        drawn = draw(
+            self["input_img"], [row[0] for row in self.outputs.masks], [request.prompt for request in self.requests]
+        )
         return {"res": Image.fromarray(drawn)}
 
     def print(
