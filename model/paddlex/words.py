@@ -97,12 +97,12 @@ def segment_picture(
     found = select(detector.detect(pixels_of(picture), words, threshold), picture.original_size, limit)
     if not found:
         return []
-    prompts = [Prompt(box=np.array(one.box, dtype=np.float32)) for one in found]
+    prompts = [Prompt(box=np.array(detection.box, dtype=np.float32)) for detection in found]
     masks = model.decode(picture if embedding is None else Picture(embedding), prompts)
     scores = [None] * len(found) if masks.iou_predictions is None else [row[0] for row in masks.iou_predictions]
     return [
-        LabelledMask(one.label, one.score, one.box, row[0], score)
-        for one, row, score in zip(found, masks.masks, scores, strict=True)
+        LabelledMask(detection.label, detection.score, detection.box, row[0], score)
+        for detection, row, score in zip(found, masks.masks, scores, strict=True)
     ]
 
 
@@ -121,14 +121,14 @@ def select(
     """
     height, width = original_size
     inside = []
-    for one in detections:
-        x1, x2 = (min(max(x, 0.0), float(width)) for x in one.box[::2])
-        y1, y2 = (min(max(y, 0.0), float(height)) for y in one.box[1::2])
+    for detection in detections:
+        x1, x2 = (min(max(x, 0.0), float(width)) for x in detection.box[::2])
+        y1, y2 = (min(max(y, 0.0), float(height)) for y in detection.box[1::2])
         if x2 - x1 >= 1 and y2 - y1 >= 1:
-            inside.append(Detection(one.label, one.score, (x1, y1, x2, y2)))
+            inside.append(Detection(detection.label, detection.score, (x1, y1, x2, y2)))
     kept = []
-    for label in dict.fromkeys(one.label for one in inside):
-        same = [one for one in inside if one.label == label]
-        boxes, scores = [one.box for one in same], [one.score for one in same]
+    for label in dict.fromkeys(detection.label for detection in inside):
+        same = [detection for detection in inside if detection.label == label]
+        boxes, scores = [detection.box for detection in same], [detection.score for detection in same]
         kept += [same[index] for index in non_maximum_suppression(boxes, scores, SAME_OBJECT_IOU)]
-    return sorted(kept, key=lambda one: -one.score)[:limit]
+    return sorted(kept, key=lambda detection: -detection.score)[:limit]
