@@ -36,7 +36,7 @@ USES_PRIVATE_NAMES = {
 }
 """Tests that still do; only ever shorten this list."""
 
-USES_OTHER_TESTS = {}
+USES_OTHER_TESTS: set[str] = set()
 """Tests that still do; only ever shorten this list."""
 
 OF_OTHERS = {"_Pickler", "_exit", "_bb_feat_sizes", "_features", "_transforms"}
