@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
@@ -14,6 +14,9 @@ from waitress.task import ErrorTask, WSGITask
 
 from backend.web.bodies import Bodies
 from backend.web.http_requests import Parser
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsItems
 
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -43,6 +46,40 @@ class Limits:
     unsent_bytes: int = 200_000_000
 
 
+class Answer(Protocol):
+    """An answer that is known before a thread is taken."""
+
+    @property
+    def status(self) -> str:
+        """Code and phrase, such as ``200 OK``."""
+        ...
+
+    @property
+    def headers(self) -> "SupportsItems[str, str]":
+        """Names and values; ``Content-Length`` is among them."""
+        ...
+
+    def get_data(self) -> bytes:
+        """Return the body."""
+        ...
+
+
+class Gate(Protocol):
+    """Decides about requests before they take memory or a thread; see `backend.web.access.Gate`."""
+
+    def admits(self, authorization: str, /) -> bool:
+        """Whether the body of a caller with this header is kept."""
+        ...
+
+    def may_wait(self, path: str, /) -> bool:
+        """Whether the application may wait for seconds before it answers a request to this path."""
+        ...
+
+    def answer(self, method: str, path: str, authorization: str, /) -> Answer | None:
+        """Return the answer to a request that needs no thread; called from the receiving loop."""
+        ...
+
+
 class ServerState(Protocol):
     """The state that all connections of a server share; see `backend.web.http_server.HttpServer`."""
 
@@ -56,8 +93,9 @@ class ServerState(Protocol):
         """Keeps the bodies of requests."""
         ...
 
-    def admits(self, authorization: str, /) -> bool:
-        """Whether the body of a caller with this header is kept."""
+    @property
+    def gate(self) -> Gate:
+        """Decides about requests."""
         ...
 
     @property
@@ -84,6 +122,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
     Attributes:
         since: when the current state began, monotonic.
         request: the request that is being received, None between requests.
+        known_answer: the answer to the request in hand, if it needs no thread.
     """
 
     request: Parser | None
@@ -99,10 +138,14 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
     ) -> None:
         self.server_state = server.http
         self.parser_class = partial(
-            Parser, bodies=self.server_state.bodies, admits=self.server_state.admits, keep=self._keep
+            Parser,
+            bodies=self.server_state.bodies,
+            admits=self.server_state.gate.admits,
+            keep=partial(setattr, self, "_surplus"),
         )
         self.since, self._has_received, self._is_lingering = time.monotonic(), False, False
-        self._surplus = b""
+        self._surplus, self._needs_no_thread = b"", False
+        self.known_answer: Answer | None = None
         super().__init__(server, sock, addr, adj, map)
 
     @property
@@ -148,17 +191,34 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
                 return False
             self.since = time.monotonic()
         self._has_received = True
-        return bool(super().received(data))
+        was_taken = bool(super().received(data))
+        if self._needs_no_thread:
+            self._needs_no_thread = False
+            self.service()
+        return was_taken
+
+    def needs_no_thread(self) -> bool:
+        """Return whether the request in hand is answered by the receiving loop, which does it next."""
+        request = self.requests[0]
+        if request.error is None:
+            authorization = request.headers.get("AUTHORIZATION", "")
+            self.known_answer = self.server_state.gate.answer(request.command, request.path, authorization)
+        self._needs_no_thread = request.error is not None or self.known_answer is not None
+        return self._needs_no_thread
 
     def readable(self) -> bool:
         """Whether more is to be received; see waitress."""
         return not self._surplus and bool(super().readable())
 
+    @property
+    def has_next(self) -> bool:
+        """Whether the next request has come already, and the one before it is answered."""
+        return bool(self._surplus and super().readable())
+
     def go_on(self) -> None:
-        """Take in the next request, if it has come already and the one before it is answered."""
-        if self._surplus and super().readable():
-            data, self._surplus = self._surplus, b""
-            self.received(data)
+        """Take in the next request."""
+        data, self._surplus = self._surplus, b""
+        self.received(data)
 
     def write_soon(self, data: bytes) -> int:
         """Queue a part of an answer; called from the thread that answers the request, until all is written."""
@@ -194,9 +254,6 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         except OSError:
             self.handle_close()
 
-    def _keep(self, surplus: bytes) -> None:
-        self._surplus = surplus
-
     def _drop_request(self) -> None:
         if self.request is not None:
             self.request.close()
@@ -205,6 +262,16 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
 
 class _Task(WSGITask):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
     """Answers a request."""
+
+    def execute(self) -> None:
+        answer, self.channel.known_answer = self.channel.known_answer, None
+        if answer is None:
+            super().execute()
+            return
+        self.complete, self.status, self.response_headers = True, answer.status, list(answer.headers.items())
+        body = b"" if self.request.command == "HEAD" else answer.get_data()
+        self.channel.write_soon(self.build_response_header() + body)
+        self.wrote_header = True
 
     def build_response_header(self) -> bytes:
         is_last = self.request.is_cut_off or self.channel.server_state.stops_at < float("inf")

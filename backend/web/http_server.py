@@ -23,7 +23,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer
 
 from backend.web.bodies import Bodies
-from backend.web.http_connection import Connection, Limits
+from backend.web.http_connection import Connection, Gate, Limits
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ BACKLOG = 2048
 ACCEPTED_AT_ONCE = 64
 CHECK_EVERY_S = 0.25
 WARN_EVERY_S = 60.0
+GO_ON_S = 0.02
+"""How long the loop is at requests of callers who do not wait for answers, before it looks at the others again."""
+QUICK_THREADS = 2
+"""Threads for requests that do not wait: many that compute would keep the receiving loop from its turn in Python."""
 
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
 
@@ -48,7 +52,7 @@ class HttpServer:
         *,
         threads: int,
         limits: Limits | None = None,
-        admits: Callable[[str], bool] = lambda authorization: True,
+        gate: Gate | None = None,
     ) -> None:
         """Start listening, and start the threads.
 
@@ -56,15 +60,15 @@ class HttpServer:
             application: is called with complete requests.
             sockets: bound sockets; they are closed with the server.
             bodies: keeps the bodies of requests.
-            threads: how many requests are answered at a time.
+            threads: how many requests that may wait are answered at a time.
             limits: timeouts, and the maximum number of connections.
-            admits: whether the body of a caller with this ``Authorization`` header is kept for the application.
+            gate: decides about requests before they take a thread; None admits all, each of which may wait.
         """
-        self.application, self.bodies, self.limits, self.admits = application, bodies, limits or Limits(), admits
+        self.application, self.bodies, self.limits, self.gate = application, bodies, limits or Limits(), gate or _Open()
         self.map: dict[int, Any] = {}  # Any: the objects of waitress' loop have no common type
         self.connections: dict[int, Connection] = {}
         self.stops_at = float("inf")
-        self.dispatcher = _Dispatcher(threads)
+        self.dispatcher = _Dispatcher(threads, self.gate)
         self._checked_at = self._warned_at = float("-inf")
         self.adjustments = Adjustments(
             ident="",
@@ -85,8 +89,7 @@ class HttpServer:
     def serve_once(self, timeout_s: float) -> None:
         """Receive and send what is ready, waiting for it at most ``timeout_s``."""
         self._poll(min(timeout_s, CHECK_EVERY_S if self.connections else timeout_s), self.map)
-        for connection in list(self.connections.values()):
-            connection.go_on()
+        self._go_on()
         now = time.monotonic()
         if now - self._checked_at > CHECK_EVERY_S:
             self._checked_at = now
@@ -135,6 +138,15 @@ class HttpServer:
             self._warned_at = now
             logger.warning(message, *values)
 
+    def _go_on(self) -> None:
+        """Take in requests that came together with earlier ones, those first that have waited longest."""
+        until = time.monotonic() + GO_ON_S
+        for connection in sorted((each for each in self.connections.values() if each.has_next), key=_since):
+            connection.go_on()
+            if time.monotonic() > until:
+                self.wake()
+                return
+
     def _waiting(self) -> list[Connection]:
         """Return the connections that are not being answered."""
         return [connection for connection in self.connections.values() if not connection.is_in_hand]
@@ -152,22 +164,40 @@ class HttpServer:
                 connection.handle_close()
 
 
+class _Open:
+    """A gate that lets every request pass."""
+
+    def admits(self, authorization: str, /) -> bool:
+        return True
+
+    def may_wait(self, path: str, /) -> bool:
+        return True
+
+    def answer(self, method: str, path: str, authorization: str, /) -> None:
+        return None
+
+
 class _Dispatcher:
-    """Runs requests in threads.
+    """Runs requests in threads; those that do not wait in a few of their own, in which none keeps them up.
 
     Waitress' own dispatcher uses all threads in rotation. This one uses an idle thread and starts another only if none
     is idle: Paddle has helper threads and memory for each thread that computes, and a click in a new one takes twice as
     long.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request")
+    def __init__(self, threads: int, gate: Gate) -> None:
+        self._gate = gate
+        self._waiting = ThreadPoolExecutor(threads, thread_name_prefix="request")
+        self._quick = ThreadPoolExecutor(QUICK_THREADS, thread_name_prefix="quick")
 
     def add_task(self, connection: Connection) -> None:
-        self._pool.submit(connection.service)
+        if not connection.needs_no_thread():
+            pool = self._waiting if self._gate.may_wait(connection.requests[0].path) else self._quick
+            pool.submit(connection.service)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._waiting, self._quick):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _since(connection: Connection) -> float:
