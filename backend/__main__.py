@@ -94,6 +94,7 @@ def doctor(project: int | None) -> None:
     from backend.cli.doctor_redis import examine as examine_redis
     from backend.composition import web
     from backend.label_studio.client import LabelStudio
+    from backend.label_studio.http import LabelStudioHttp
 
     logs.quiet_libraries()
 
@@ -101,7 +102,7 @@ def doctor(project: int | None) -> None:
         checkpoint = web.read_weights(settings)
         return f"{checkpoint.model_version}, {checkpoint.format} format, from {checkpoint.path}"
 
-    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key, attempts=1)
+    label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key, attempts=1))
     images = web.image_source(settings, label_studio)
     marks = {Level.OK: "ok     ", Level.HINT: "hint   ", Level.PROBLEM: "PROBLEM"}
     code = GOOD
@@ -111,7 +112,7 @@ def doctor(project: int | None) -> None:
         if finding.fix:
             click.echo(f"        -> {finding.fix}")
         code = PROBLEMS_FOUND if finding.level is Level.PROBLEM else code
-    label_studio.close()
+    label_studio.http.close()
     sys.exit(code)
 
 

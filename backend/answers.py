@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 def note(
     metrics: Metrics,
-    asked: PredictRequest,
+    request: PredictRequest,
     predictions: Sequence[Prediction],
     *,
     received_s: float = 0.0,
@@ -24,18 +24,18 @@ def note(
 
     Args:
         metrics: counts the answer.
-        asked: the request.
+        request: the request.
         predictions: one per task.
         received_s: how long reading the request took.
         total_s: how long the whole request took.
         body_bytes: size of the request.
     """
-    noted = metrics.answered(asked, predictions, received_s=received_s, total_s=total_s, body_bytes=body_bytes)
-    if asked.context is None:
-        logger.info("tasks answered: task=%s tasks=%d %s", noted.task_id, noted.tasks, _outcome(noted, predictions))
+    record = metrics.answered(request, predictions, received_s=received_s, total_s=total_s, body_bytes=body_bytes)
+    if request.context is None:
+        logger.info("tasks answered: task=%s tasks=%d %s", record.task_id, record.tasks, _outcome(record, predictions))
     else:
-        prompts = describe_prompts(asked.context)
-        logger.info("click answered: task=%s prompts=%r %s", noted.task_id, prompts, _outcome(noted, predictions))
+        prompts = describe_prompts(request.context)
+        logger.info("click answered: task=%s prompts=%r %s", record.task_id, prompts, _outcome(record, predictions))
 
 
 def describe_prompts(context: Sequence[PromptRegion]) -> str:
@@ -56,16 +56,16 @@ def _kind(region: PromptRegion) -> str:
     return "brush stroke" if isinstance(region.shape, Brush) else type(region.shape).__name__.lower()
 
 
-def _outcome(noted: AnsweredRequest, predictions: Sequence[Prediction]) -> str:
+def _outcome(record: AnsweredRequest, predictions: Sequence[Prediction]) -> str:
     scores = [prediction.score for prediction in predictions if prediction.result]
     fields = {
-        "regions": noted.regions,
+        "regions": record.regions,
         "score": f"{sum(scores) / len(scores):.2f}" if scores else "-",
-        "reasons": ",".join(noted.reasons) or "-",
-        "ms": f"{noted.total_ms:.0f}",
-        "embedding": noted.tier or ("waited" if not noted.is_warm else "-"),
-        "project": noted.project_id,
-        "bytes": noted.body_bytes,
+        "reasons": ",".join(record.reasons) or "-",
+        "ms": f"{record.total_ms:.0f}",
+        "embedding": record.tier or ("waited" if not record.is_warm else "-"),
+        "project": record.project_id,
+        "bytes": record.body_bytes,
         "event": "predicted",
     }
     return " ".join(f"{name}={value}" for name, value in fields.items())

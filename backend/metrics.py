@@ -6,10 +6,11 @@ separate.
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -62,8 +63,73 @@ class AnsweredRequest:
         return "embedding" not in self.stages_ms
 
 
+class StageTimes:
+    """Times the stages of answers: all of them in a histogram, and those of each thread since its last answer."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register the histogram."""
+        self._seconds = Histogram(
+            "paddle_sam_stage_seconds",
+            "Time that each stage of an answer takes.",
+            ["stage"],
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+        for stage in STAGES:
+            self._seconds.labels(stage)
+        self._encodes_ms: deque[float] = deque(maxlen=_RECENT)
+        self._lock, self._own = threading.Lock(), threading.local()
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Record how long a stage took in this thread."""
+        self._seconds.labels(stage).observe(seconds)
+        if stage == "encode":
+            with self._lock:
+                self._encodes_ms.appendleft(seconds * 1000)
+        stages: dict[str, float] = self._own.__dict__.setdefault("stages", {})
+        stages[stage] = stages.get(stage, 0.0) + seconds
+
+    def take(self) -> Mapping[str, float]:
+        """Return the milliseconds of each stage that this thread has recorded, and forget them."""
+        stages: dict[str, float] = self._own.__dict__.pop("stages", {})
+        return MappingProxyType({stage: round(seconds * 1000, 3) for stage, seconds in stages.items()})
+
+    def encodes_ms(self) -> tuple[float, ...]:
+        """Return how long the last encodes of this process took, newest first."""
+        with self._lock:
+            return tuple(self._encodes_ms)
+
+
+class ConfigProblems:
+    """The problems of the labeling config of each project that was opened; of the last hundred projects."""
+
+    def __init__(self) -> None:
+        """Record none."""
+        self._problems: dict[int | None, tuple[str, ...]] = {}
+        self._lock = threading.Lock()
+
+    def record(self, project_id: int | None, problems: Sequence[str]) -> None:
+        """Record the problems of a project; an empty sequence clears them."""
+        with self._lock:
+            self._problems.pop(project_id, None)
+            self._problems[project_id] = tuple(problems)
+            if len(self._problems) > _PROJECTS:
+                del self._problems[next(iter(self._problems))]
+
+    def by_project(self) -> Mapping[int | None, tuple[str, ...]]:
+        """Return the problems of each project, of the one that was opened last at the end."""
+        with self._lock:
+            return dict(self._problems)
+
+
 class Metrics:
-    """Counters, timers and the last requests of one service; safe from many threads."""
+    """Counters, timers and the last requests of one service; safe from many threads.
+
+    Attributes:
+        registry: where everything is registered.
+        times: the times of stages.
+        configs: the problems of labeling configs.
+    """
 
     def __init__(self, registry: CollectorRegistry | None = None, clock: Callable[[], float] = time.time) -> None:
         """Register all counters with a registry.
@@ -73,30 +139,20 @@ class Metrics:
             clock: returns seconds since 1970.
         """
         self.registry = CollectorRegistry() if registry is None else registry
+        self.times, self.configs = StageTimes(self.registry), ConfigProblems()
         self._clock, self._started_at = clock, clock()
-        self._stage = Histogram(
-            "paddle_sam_stage_seconds",
-            "Time that each stage of an answer takes.",
-            ["stage"],
-            buckets=_BUCKETS_S,
-            registry=self.registry,
-        )
-        self._cache = self._counter("cache_lookups", "Where embeddings were found, or miss.", "tier")
-        self._reasons = self._counter("reasons", "Why answers were empty or requests refused.", "reason")
-        self._background = self._counter("background_failures", "Why images could not be encoded ahead.", "reason")
-        self._tasks = self._counter("tasks", "Tasks answered, with regions or without.", "outcome")
-        self._dropped = self._counter("embeddings_dropped", "Embeddings that could not be used, and where.", "tier")
-        self._shared = self._counter("encodes_shared", "Requests that joined an encode already on its way.")
+        counter = partial(_counter, self.registry)
+        self._cache = counter("cache_lookups", "Where embeddings were found, or miss.", "tier")
+        self._reasons = counter("reasons", "Why answers were empty or requests refused.", "reason")
+        self._background = counter("background_failures", "Why images could not be encoded ahead.", "reason")
+        self._tasks = counter("tasks", "Tasks answered, with regions or without.", "outcome")
+        self._dropped = counter("embeddings_dropped", "Embeddings that could not be used, and where.", "tier")
+        self._shared = counter("encodes_shared", "Requests that joined an encode already on its way.")
         self._waiting = Gauge(
             "paddle_sam_waiting", "Requests waiting for an embedding at the moment.", registry=self.registry
         )
         self._recent: deque[AnsweredRequest] = deque(maxlen=_RECENT)
-        self._encodes_ms: deque[float] = deque(maxlen=_RECENT)
-        self._projects: OrderedDict[int | None, tuple[str, ...]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._own = threading.local()
-        for stage in STAGES:
-            self._stage.labels(stage)
+        self._lock, self._own = threading.Lock(), threading.local()
         for tier in ("disk", "redis"):
             self._dropped.labels(tier)
         for reason in Reason:  # starts each at 0, else a rate over time misses the first event of its kind
@@ -109,7 +165,7 @@ class Metrics:
         try:
             yield
         finally:
-            self._took(name, time.perf_counter() - start)
+            self.times.add(name, time.perf_counter() - start)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -136,7 +192,7 @@ class Metrics:
 
     def answered(
         self,
-        asked: PredictRequest,
+        request: PredictRequest,
         predictions: Sequence[Prediction],
         *,
         received_s: float,
@@ -146,60 +202,46 @@ class Metrics:
         """Record an answer and return the record, with the stages that this thread measured since its last answer.
 
         Args:
-            asked: the request.
+            request: the request.
             predictions: one per task.
             received_s: how long reading the request took.
             total_s: how long the whole request took.
             body_bytes: size of the request.
         """
-        self._took("receive", received_s)
-        self._took("total", total_s)
-        reasons = tuple(dict.fromkeys(reason for one in predictions for reason in one.reasons))
-        for one in predictions:
-            self._tasks.labels("regions" if one.result else "empty").inc()
+        self.times.add("receive", received_s)
+        self.times.add("total", total_s)
+        reasons = tuple(dict.fromkeys(reason for prediction in predictions for reason in prediction.reasons))
+        for prediction in predictions:
+            self._tasks.labels("regions" if prediction.result else "empty").inc()
         for reason in reasons:
             self._reasons.labels(reason.value).inc()
-        tier: str = self._own.__dict__.get("tier", "")
-        stages_ms = {name: round(seconds * 1000, 3) for name, seconds in self._forget().items()}
-        note = AnsweredRequest(
+        record = AnsweredRequest(
             self._clock(),
             len(predictions),
-            sum(len(one.result) for one in predictions),
+            sum(len(prediction.result) for prediction in predictions),
             reasons,
             round(total_s * 1000, 3),
             body_bytes,
-            MappingProxyType(stages_ms),
-            bool(asked.context),
-            asked.project_id,
-            asked.tasks[0].id if asked.tasks else None,
-            tier,
+            self.times.take(),
+            bool(request.context),
+            request.project_id,
+            request.tasks[0].id if request.tasks else None,
+            self._own.__dict__.pop("tier", ""),
         )
         with self._lock:
-            self._recent.appendleft(note)
-        return note
+            self._recent.appendleft(record)
+        return record
 
     def refused(self, reason: Reason) -> None:
         """Count a request that was answered with an error."""
         self._reasons.labels(reason.value).inc()
-        self._forget()
-
-    def configured(self, project_id: int | None, problems: Sequence[str]) -> None:
-        """Record the problems of a project's labeling config; an empty sequence clears them."""
-        with self._lock:
-            self._projects[project_id] = tuple(problems)
-            self._projects.move_to_end(project_id)
-            while len(self._projects) > _PROJECTS:
-                self._projects.popitem(last=False)
+        self.times.take()
+        self._own.__dict__.clear()
 
     def recent(self) -> tuple[AnsweredRequest, ...]:
         """Return the last requests, newest first."""
         with self._lock:
             return tuple(self._recent)
-
-    def encodes_ms(self) -> tuple[float, ...]:
-        """Return how long the last encodes of this process took, newest first."""
-        with self._lock:
-            return tuple(self._encodes_ms)
 
     @property
     def up_s(self) -> float:
@@ -208,19 +250,14 @@ class Metrics:
 
     def reason_counts(self) -> Mapping[Reason, int]:
         """Return how often each reason was given since the start, for answers and for images encoded ahead."""
-        found: dict[Reason, int] = {}
-        for word, count in (*_counts(self._reasons), *_counts(self._background)):
-            found[Reason(word)] = found.get(Reason(word), 0) + count
-        return found
+        counts: dict[Reason, int] = {}
+        for code, count in (*_counts(self._reasons), *_counts(self._background)):
+            counts[Reason(code)] = counts.get(Reason(code), 0) + count
+        return counts
 
     def lookups(self) -> Mapping[str, int]:
         """Return how often embeddings were found in each tier, and how often in none (``miss``)."""
         return dict(_counts(self._cache))
-
-    def config_problems(self) -> Mapping[int | None, tuple[str, ...]]:
-        """Return the problems of the labeling config of each project that was opened."""
-        with self._lock:
-            return dict(self._projects)
 
     def watch(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Expose ``paddle_sam_<name>``, a gauge whose value is read at every scrape."""
@@ -230,22 +267,9 @@ class Metrics:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def _counter(self, name: str, description: str, *labels: str) -> Counter:
-        return Counter(f"paddle_sam_{name}", description, labels, registry=self.registry)
 
-    def _took(self, name: str, seconds: float) -> None:
-        self._stage.labels(name).observe(seconds)
-        if name == "encode":
-            with self._lock:
-                self._encodes_ms.appendleft(seconds * 1000)
-        stages: dict[str, float] = self._own.__dict__.setdefault("stages", {})
-        stages[name] = stages.get(name, 0.0) + seconds
-
-    def _forget(self) -> dict[str, float]:
-        """Return the stages that this thread has measured, and reset them."""
-        self._own.__dict__.pop("tier", None)
-        stages: dict[str, float] = self._own.__dict__.pop("stages", {})
-        return stages
+def _counter(registry: CollectorRegistry, name: str, description: str, *labels: str) -> Counter:
+    return Counter(f"paddle_sam_{name}", description, labels, registry=registry)
 
 
 def _counts(counter: Counter) -> Iterator[tuple[str, int]]:

@@ -10,8 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from backend.settings_fields import (
@@ -41,6 +40,11 @@ MB = 1_000_000
 DEFAULT_BUFFER_MB = 1000
 SMALL_REQUESTS_MB = 100
 """Memory for requests of at most 64 kB, which are not counted: as many as there are connections."""
+SHARED = (
+    "label_studio_url", "label_studio_api_key", "basic_auth_user", "basic_auth_pass", "model_dir", "log_level",
+    "workers", "threads", "host", "port", "redis_url",
+)  # fmt: skip
+"""Settings whose variables have no prefix, as in label-studio-ml."""
 
 HALF_A_LOGIN = "BASIC_AUTH_USER and BASIC_AUTH_PASS: expected both or neither, got one of them"
 
@@ -57,182 +61,103 @@ class SettingsError(ValueError):
         self.problems = problems
 
 
-def _ours(name: str) -> AliasChoices:
-    return AliasChoices(PREFIX + name)
+def variables(name: str) -> tuple[str, ...]:
+    """Return the environment variables that a setting is read from; the first one that is set is used.
+
+    >>> variables("port"), variables("cache_dir"), variables("device")
+    (('PORT',), ('PADDLE_SAM_CACHE_DIR',), ('PADDLE_SAM_DEVICE', 'DEVICE'))
+    """
+    own, shared = PREFIX + name.upper(), name.upper()
+    return (own, shared) if name == "device" else (shared,) if name in SHARED else (own,)
 
 
 class Settings(BaseModel):
     """The settings of one process. Sizes are in decimal megabytes (``_mb``) or bytes, times in seconds (``_s``)."""
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        arbitrary_types_allowed=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(*variables(name))),
+    )
 
-    label_studio_url: ReachedUrl = Field(
-        "http://localhost:8080",
-        validation_alias="LABEL_STUDIO_URL",
-        description="Where this process reaches Label Studio; from a container, not localhost.",
-    )
-    label_studio_public_url: Url | None = Field(
-        None,
-        validation_alias=_ours("LABEL_STUDIO_PUBLIC_URL"),
-        description="Where browsers reach Label Studio, if that is another address: what its own LABEL_STUDIO_HOST "
-        "says. Images with this address are asked of LABEL_STUDIO_URL.",
-    )
-    label_studio_api_key: Token | None = Field(
-        None,
-        validation_alias="LABEL_STUDIO_API_KEY",
-        description="A personal access token or a legacy token; without it, uploaded images cannot be fetched.",
-    )
-    basic_auth_user: str | None = Field(
-        None, validation_alias="BASIC_AUTH_USER", description="With BASIC_AUTH_PASS: what callers must present."
-    )
-    basic_auth_pass: SecretText | None = Field(
-        None, validation_alias="BASIC_AUTH_PASS", description="See BASIC_AUTH_USER; both or neither."
-    )
-    model_dir: Directory = Field(
-        default_factory=lambda: cache_folder() / "weights",
-        validation_alias="MODEL_DIR",
-        description="Where weights are looked for and downloaded to.",
-    )
-    log_level: LogLevel = Field(
-        "info", validation_alias="LOG_LEVEL", description="debug, info, warning or error; of this program's own log."
-    )
-    workers: int = Field(
-        1,
-        ge=1,
-        le=64,
-        validation_alias="WORKERS",
-        description="Web processes; each holds its own model, so more than one wants a shared cache.",
-    )
-    threads: int = Field(
-        32,
-        ge=1,
-        le=1024,
-        validation_alias="THREADS",
-        description="Requests that one process answers or lets wait at a time.",
-    )
-    host: str = Field(
-        "0.0.0.0",  # noqa: S104 - label-studio-ml's default: Label Studio may run in a container
-        validation_alias="HOST",
-        description="Address to listen on. conda sets this variable too: give 0.0.0.0 there.",
-    )
-    port: int = Field(9090, ge=1, le=65535, validation_alias="PORT", description="Port to listen on.")
+    label_studio_url: ReachedUrl = "http://localhost:8080"
+    """Where this process reaches Label Studio; from a container, not localhost."""
+    label_studio_public_url: Url | None = None
+    """Where browsers reach Label Studio, if that is another address: what its own LABEL_STUDIO_HOST says. Images
+    with this address are fetched from LABEL_STUDIO_URL."""
+    label_studio_api_key: Token | None = None
+    """A personal access token or a legacy token; without it, uploaded images cannot be fetched."""
+    basic_auth_user: str | None = None
+    """With BASIC_AUTH_PASS: what callers must present."""
+    basic_auth_pass: SecretText | None = None
+    """See BASIC_AUTH_USER; both or neither."""
+    model_dir: Directory = Field(default_factory=lambda: cache_folder() / "weights")
+    """Where weights are looked for and downloaded to."""
+    log_level: LogLevel = "info"
+    """debug, info, warning or error; of this program's own log."""
+    workers: int = Field(1, ge=1, le=64)
+    """Web processes; each holds its own model, so more than one wants a shared cache."""
+    threads: int = Field(32, ge=1, le=1024)
+    """Requests that one process answers or lets wait at a time."""
+    host: str = "0.0.0.0"  # noqa: S104 - label-studio-ml's default: Label Studio may run in a container
+    """Address to listen on. conda sets this variable too: give 0.0.0.0 there."""
+    port: int = Field(9090, ge=1, le=65535)
+    """Port to listen on."""
 
-    weights: str = Field(
-        "demo",
-        validation_alias=_ours("WEIGHTS"),
-        description="A model's name or a path; two joined by a comma are merged.",
-    )
-    device: Device = Field(
-        "auto", validation_alias=AliasChoices(PREFIX + "DEVICE", "DEVICE"), description="auto, cpu, gpu or gpu:N."
-    )
-    cache_dir: Directory = Field(
-        default_factory=lambda: cache_folder() / "embeddings",
-        validation_alias=_ours("CACHE_DIR"),
-        description="Where embeddings are kept on disk.",
-    )
-    memory_cache_mb: int = Field(
-        512, ge=0, validation_alias=_ours("MEMORY_CACHE_MB"), description="Bound of the embeddings in memory; 0: none."
-    )
-    disk_cache_mb: int = Field(
-        4096, ge=0, validation_alias=_ours("DISK_CACHE_MB"), description="Bound of the embeddings on disk; 0: none."
-    )
-    embedding_dtype: EmbeddingDtype = Field(
-        "float16",
-        validation_alias=_ours("EMBEDDING_DTYPE"),
-        description="What embeddings are stored as: float16 or float32.",
-    )
-    predict_budget_s: float = Field(
-        90.0,
-        gt=0,
-        le=3600,
-        validation_alias=_ours("PREDICT_BUDGET_S"),
-        description="How long a click may wait for its image and the decoder; below Label Studio's own 100.",
-    )
-    retrieve_budget_s: float = Field(
-        60.0,
-        gt=0,
-        le=3600,
-        validation_alias=_ours("RETRIEVE_BUDGET_S"),
-        description="How long 'Retrieve predictions' may take; below Label Studio's own 100. What is not ready in time "
-        "is stored later, with LABEL_STUDIO_API_KEY.",
-    )
-    answer_opened_tasks: OpenedTasks = Field(
-        "auto",
-        validation_alias=_ours("ANSWER_OPENED_TASKS"),
-        description="Whether what people drew on a task becomes masks when it is opened, or asked for alone: auto is "
-        "in projects where several tasks were asked for since the start; always, never.",
-    )
-    prefetch_tasks: int = Field(
-        3,
-        ge=0,
-        le=100,
-        validation_alias=_ours("PREFETCH_TASKS"),
-        description="How many of the project's next tasks are encoded ahead; needs LABEL_STUDIO_API_KEY.",
-    )
-    max_image_bytes: int = Field(
-        200 * MB, ge=1, validation_alias=_ours("MAX_IMAGE_BYTES"), description="A larger file is not read."
-    )
-    max_image_pixels: int = Field(
-        150_000_000, ge=1, validation_alias=_ours("MAX_IMAGE_PIXELS"), description="A larger picture is not decoded."
-    )
-    fetch_timeout_s: float = Field(
-        30.0,
-        gt=0,
-        le=3600,
-        validation_alias=_ours("FETCH_TIMEOUT_S"),
-        description="For one image's download as a whole, redirects included.",
-    )
-    local_files_root: ExistingDirectory | None = Field(
-        None,
-        validation_alias=_ours("LOCAL_FILES_ROOT"),
-        description="A directory shared with Label Studio's local storage: images in it are read from disk rather than "
-        "through Label Studio, which then cannot check who may see them.",
-    )
-    allowed_hosts: Hosts = Field(
-        (),
-        validation_alias=_ours("ALLOWED_HOSTS"),
-        description="Hosts on private addresses that images may come from, such as minio:9000, 10.1.0.0/16; Label "
-        "Studio's own always may.",
-    )
-    image_proxy: ImageProxy | None = Field(
-        None,
-        validation_alias=_ours("IMAGE_PROXY"),
-        description="A proxy for images on public addresses, such as http://proxy:3128; never for Label Studio or the "
-        "token. HTTP_PROXY and its like do not count for images.",
-    )
-    output_preference: Kinds = Field(
-        OUTPUT_KINDS,
-        validation_alias=_ours("OUTPUT_PREFERENCE"),
-        description="What an answer is drawn as when a labeling config offers several kinds.",
-    )
-    max_body_mb: int = Field(
-        200, ge=1, validation_alias=_ours("MAX_BODY_MB"), description="A larger request is refused."
-    )
-    buffer_mb: int | None = Field(
-        None,
-        validation_alias=_ours("BUFFER_MB"),
-        description="Memory of one process for requests that are being received, data: addresses that are waited for "
-        "and image files that wait for the encoder, together; unset: 1000, or as much as the limits of one request "
-        "and one file need.",
-    )
-    redis_url: RedisUrl | None = Field(
-        None,
-        validation_alias="REDIS_URL",
-        description="Where web processes and workers share embeddings and work, such as redis://:password@host:6379/0. "
-        "Set, the disk keeps no embeddings; unset, everything is in one process.",
-    )
-    redis_prefix: RedisPrefix = Field(
-        "paddle-sam",
-        validation_alias=_ours("REDIS_PREFIX"),
-        description="What every name in Redis begins with; of its own for each installation that shares one.",
-    )
-    redis_ttl_s: float = Field(
-        604_800.0,
-        ge=1,
-        le=31_536_000,
-        validation_alias=_ours("REDIS_TTL_S"),
-        description="For how long an embedding stays in Redis, unless it needs the room.",
-    )
+    weights: str = "demo"
+    """A model's name or a path; two joined by a comma are merged."""
+    device: Device = "auto"
+    """auto, cpu, gpu or gpu:N."""
+    cache_dir: Directory = Field(default_factory=lambda: cache_folder() / "embeddings")
+    """Where embeddings are kept on disk."""
+    memory_cache_mb: int = Field(512, ge=0)
+    """Bound of the embeddings in memory; 0: none."""
+    disk_cache_mb: int = Field(4096, ge=0)
+    """Bound of the embeddings on disk; 0: none."""
+    embedding_dtype: EmbeddingDtype = "float16"
+    """What embeddings are stored as: float16 or float32."""
+    predict_budget_s: float = Field(90.0, gt=0, le=3600)
+    """How long a click may wait for its image and the decoder; below Label Studio's own 100."""
+    retrieve_budget_s: float = Field(60.0, gt=0, le=3600)
+    """How long 'Retrieve predictions' may take; below Label Studio's own 100. What is not ready in time is stored
+    later, with LABEL_STUDIO_API_KEY."""
+    answer_opened_tasks: OpenedTasks = "auto"
+    """Whether what people drew on a task becomes masks when it is opened, or asked for alone: auto is in projects
+    where several tasks were asked for since the start; always, never."""
+    prefetch_tasks: int = Field(3, ge=0, le=100)
+    """How many of the project's next tasks are encoded ahead; needs LABEL_STUDIO_API_KEY."""
+    max_image_bytes: int = Field(200 * MB, ge=1)
+    """A larger file is not read."""
+    max_image_pixels: int = Field(150_000_000, ge=1)
+    """A larger picture is not decoded."""
+    fetch_timeout_s: float = Field(30.0, gt=0, le=3600)
+    """For one image's download as a whole, redirects included."""
+    local_files_root: ExistingDirectory | None = None
+    """A directory shared with Label Studio's local storage: images in it are read from disk rather than through
+    Label Studio, which then cannot check who may see them."""
+    allowed_hosts: Hosts = ()
+    """Hosts on private addresses that images may come from, such as minio:9000, 10.1.0.0/16; Label Studio's own
+    always may."""
+    image_proxy: ImageProxy | None = None
+    """A proxy for images on public addresses, such as http://proxy:3128; never for Label Studio or the token.
+    HTTP_PROXY and its like do not count for images."""
+    output_preference: Kinds = OUTPUT_KINDS
+    """What an answer is drawn as when a labeling config offers several kinds."""
+    max_body_mb: int = Field(200, ge=1)
+    """A larger request is refused."""
+    buffer_mb: int | None = None
+    """Memory of one process for requests that are being received, data: addresses that are waited for and image files
+    that wait for the encoder, together; unset: 1000, or as much as the limits of one request and one file need."""
+    redis_url: RedisUrl | None = None
+    """Where web processes and workers share embeddings and work, such as redis://:password@host:6379/0. Set, the
+    disk keeps no embeddings; unset, everything is in one process."""
+    redis_prefix: RedisPrefix = "paddle-sam"
+    """What every name in Redis begins with; of its own for each installation that shares one."""
+    redis_ttl_s: float = Field(604_800.0, ge=1, le=31_536_000)
+    """For how long an embedding stays in Redis, unless it needs the room."""
 
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":
@@ -285,13 +210,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def names(field: FieldInfo) -> tuple[str, ...]:
-    """Return the variables that a setting is read from; the first one that is set is used."""
-    alias = field.validation_alias
-    return tuple(map(str, alias.choices)) if isinstance(alias, AliasChoices) else (str(alias),)
-
-
-NAMES = tuple(name for field in Settings.model_fields.values() for name in names(field))
+NAMES = tuple(variable for name in Settings.model_fields for variable in variables(name))
 """All variables that are read."""
 
 SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "REDIS_URL", "PADDLE_SAM_IMAGE_PROXY")

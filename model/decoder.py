@@ -47,6 +47,10 @@ class Decoder:
         capabilities: what these weights can do, of ``points``, ``negative_points``, ``boxes``, ``mask_input``,
         ``score``.
         device: ``cpu`` or ``gpu:N``.
+        batch_size: largest number of prompts of one shape that are decoded together; 1 on a CPU.
+        prompt_encoder: the network's part for points, boxes and masks.
+        mask_decoder: the network's part that makes masks.
+        image_pe: the positional encoding of the image tokens, (1, g*g, C).
     """
 
     def __init__(
@@ -54,12 +58,12 @@ class Decoder:
     ) -> None:
         self.config, self.model_version = checkpoint.config, checkpoint.model_version
         self.capabilities, self.device = checkpoint.capabilities, device
-        self._prompt_encoder, self._mask_decoder = prompt_encoder, mask_decoder
+        self.prompt_encoder, self.mask_decoder = prompt_encoder, mask_decoder
         on_cpu = device == "cpu"
-        self._batch = 1 if on_cpu else GPU_BATCH
+        self.batch_size = 1 if on_cpu else GPU_BATCH
         self._parallel: Parallel = devices.ThreadPool(devices.cpu_count()) if on_cpu else Sequential()
         devices.enter(device)
-        self._image_pe = prompt_encoder.image_pe()
+        self.image_pe = prompt_encoder.image_pe()
 
     def decode(
         self, embedding: Embedding, prompts: Prompt | Iterable[Prompt], multimask_output: bool | None = None
@@ -115,14 +119,14 @@ class Decoder:
         asked = as_prompts(prompts)
         self._check(embedding, asked)
         devices.enter(self.device)
-        features = self._features(embedding)
+        features = self.features(embedding)
         groups: dict[_Shape, list[int]] = defaultdict(list)
         for index, prompt in enumerate(asked):
             groups[self._shape(prompt, multimask_output)].append(index)
         parts = [
-            (shape, indexes[start : start + self._batch])
+            (shape, indexes[start : start + self.batch_size])
             for shape, indexes in groups.items()
-            for start in range(0, len(indexes), self._batch)
+            for start in range(0, len(indexes), self.batch_size)
         ]
 
         def answer(part: tuple[_Shape, list[int]]) -> list[R]:
@@ -181,7 +185,7 @@ class Decoder:
             outputs=AMBIGUOUS_MASKS[: self.config.num_multimask_outputs] if several else SINGLE_MASK,
         )
 
-    def _features(self, embedding: Embedding) -> tuple[Tensor, ...]:
+    def features(self, embedding: Embedding) -> tuple[Tensor, ...]:
         """Return what the network takes of an embedding: the image tokens (1, g*g, C), then what else it needs."""
         return (channels_last(embedding.image_embedding),)
 
@@ -193,14 +197,14 @@ class Decoder:
         empty = paddle.zeros([len(prompts), 0, self.config.prompt_embed_dim])
         sparse = paddle.concat(tokens, axis=1) if tokens else empty  # (B, n, C)
         masks = paddle.to_tensor(self._mask_inputs(prompts, embedding)) if shape.has_mask else None
-        image = features[0] + self._prompt_encoder.dense(masks)
-        logits, scores = self._mask_decoder(image, self._image_pe, sparse, list(shape.outputs), *features[1:])
+        image = features[0] + self.prompt_encoder.dense(masks)
+        logits, scores = self.mask_decoder(image, self.image_pe, sparse, list(shape.outputs), *features[1:])
         return logits.numpy(), scores.numpy()
 
     def _tokens(self, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding) -> list[Tensor]:
         """Return the tokens of points and boxes, each (B, n, C)."""
         sizes, tokens = (embedding.original_size, embedding.input_size), []
-        encoder = self._prompt_encoder
+        encoder = self.prompt_encoder
         if shape.points:
             coords = np.stack([points_to_model(p.point_coords, *sizes) for p in prompts if p.point_coords is not None])
             labels = np.stack([p.point_labels for p in prompts if p.point_labels is not None]).astype(np.float32)
@@ -216,9 +220,12 @@ class Decoder:
             if prompt.rough_mask is None:
                 rows.append(prompt.mask_input)
                 continue
-            if prompt.rough_mask.shape != embedding.original_size:
+            (height, width), (rows_, columns) = embedding.original_size, prompt.rough_mask.shape
+            is_larger = rows_ > height or columns > width
+            if is_larger or abs(rows_ * width - columns * height) > max(height, width):  # a pixel, as sides are whole
                 raise ValueError(
-                    f"rough_mask: expected the photo's size {embedding.original_size}, got {prompt.rough_mask.shape}"
+                    f"rough_mask: expected the photo's size {embedding.original_size}, got {prompt.rough_mask.shape}, "
+                    "which is not that of a smaller copy either"
                 )
             rows.append(mask_to_model(prompt.rough_mask, embedding.input_size, self.config.image_size, low))
         return np.stack([row for row in rows if row is not None])[:, np.newaxis]  # (B, 1, L, L)
@@ -263,20 +270,21 @@ class Sam2Decoder(Decoder):
         masks, ious, logits = super()._answer(logits, scores, embedding, multimask_output)
         return masks, ious, logits.clip(-LARGEST_LOGIT, LARGEST_LOGIT)
 
-    def _features(self, embedding: Embedding) -> tuple[Tensor, ...]:
+    def features(self, embedding: Embedding) -> tuple[Tensor, ...]:
+        """Return the image tokens, then the two maps of higher resolution; those of the last embedding are kept."""
         last = self._last
         if last is not None and last[0]() is embedding:
             return last[1]
         maps = zip((embedding.further_maps[name] for name in HIGH_RES_MAPS), self._biases, strict=True)
         skips = [sub_pixels(array, self.config.embedding_size, bias) for array, bias in maps]
-        found = (*super()._features(embedding), *skips)
-        self._last = weakref.ref(embedding), found
-        return found
+        features = (*super().features(embedding), *skips)
+        self._last = weakref.ref(embedding), features
+        return features
 
     def _tokens(self, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding) -> list[Tensor]:
         tokens = super()._tokens(prompts, shape, embedding)
         # Corners of a box are points to SAM 2, and it says "not a point" after all that came.
-        return [*tokens, self._prompt_encoder.nothing(len(prompts))] if shape.has_box else tokens
+        return [*tokens, self.prompt_encoder.nothing(len(prompts))] if shape.has_box else tokens
 
 
 _Answer: TypeAlias = tuple[tuple[Mask, ...], tuple[float, ...], FloatArray]

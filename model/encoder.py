@@ -10,8 +10,8 @@ from paddle import Tensor, nn
 
 from model import device as devices
 from model.config import SamConfig
-from model.transforms import to_model_input, to_squashed_input
-from model.types import MAIN_MAP, Embedding, FloatArray
+from model.transforms import normalize, preprocess
+from model.types import MAIN_MAP, Embedding, ModelInput
 
 
 class Encoder:
@@ -31,28 +31,34 @@ class Encoder:
         self._network = network
         self._turn = threading.Lock()
 
-    def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
+    def encode(self, image: npt.NDArray[np.uint8] | ModelInput) -> Embedding:
         """Return what the network sees in a photo.
 
         Args:
-            image: (H, W, 3) uint8, RGB, as a person sees it (EXIF orientation applied).
+            image: (H, W, 3) uint8, RGB, as a person sees it (EXIF orientation applied); or what
+                `model.transforms.preprocess` made of it, with this network's configuration.
 
         Raises:
             ValueError: ``image`` has another shape or dtype.
         """
-        pixels, input_size = self._input(image)
+        if not isinstance(image, ModelInput):
+            image = preprocess(image, self.config)
+        pixels = normalize(image.pixels, self.config)
         with self._turn:
             devices.enter(self.device)
             batch = paddle.to_tensor(pixels[np.newaxis]).astype(self.dtype)
-            found = [output.astype("float32")[0].numpy() for output in self._outputs(batch)]
-        maps = dict(zip(self.config.embedding_shapes, found, strict=True))
-        sizes = (image.shape[0], image.shape[1]), input_size
-        main, family = maps.pop(MAIN_MAP), self.config.family
-        return Embedding(main, *sizes, self.model_version, further_maps=maps, family=family)
-
-    def _input(self, image: npt.NDArray[np.uint8]) -> tuple[FloatArray, tuple[int, int]]:
-        """Return what the network takes, (3, S, S), and the (height, width) of the photo within."""
-        return to_model_input(image, self.config.image_size)
+            outputs = [output.astype("float32")[0].numpy() for output in self._outputs(batch)]
+        maps = dict(zip(self.config.embedding_shapes, outputs, strict=True))
+        height, width, _ = image.pixels.shape
+        return Embedding(
+            maps.pop(MAIN_MAP),
+            image.original_size,
+            (height, width),
+            self.model_version,
+            image.other_orientation,
+            further_maps=maps,
+            family=self.config.family,
+        )
 
     def _outputs(self, batch: Tensor) -> Sequence[Tensor]:
         """Return the maps of the embedding in the order of the configuration's ``embedding_shapes``."""
@@ -60,10 +66,7 @@ class Encoder:
 
 
 class Sam2Encoder(Encoder):
-    """SAM 2's: the photo fills the square, and the network gives several maps."""
-
-    def _input(self, image: npt.NDArray[np.uint8]) -> tuple[FloatArray, tuple[int, int]]:
-        return to_squashed_input(image, self.config.image_size)
+    """SAM 2's, whose network gives several maps."""
 
     def _outputs(self, batch: Tensor) -> Sequence[Tensor]:
         maps: Sequence[Tensor] = self._network(batch)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.config import PIXEL_MEAN, PIXEL_STD, UNIT_MEAN, UNIT_STD
-from model.types import BoolArray, FloatArray, Mask
+from model.config import PIXEL_MEAN, PIXEL_STD, UNIT_MEAN, UNIT_STD, SamConfig
+from model.types import FloatArray, Mask, ModelInput
 
 PREPROCESSING_VERSION = "1"
 """Changes whenever the same photo would give the encoder other numbers; part of every cache key."""
@@ -37,27 +37,47 @@ def longest_side_size(original_size: tuple[int, int], image_size: int) -> tuple[
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def to_model_input(image: npt.NDArray[np.uint8], image_size: int) -> tuple[FloatArray, tuple[int, int]]:
-    """Scale, normalise and pad a photo.
+def preprocess(image: npt.NDArray[np.uint8], config: SamConfig) -> ModelInput:
+    """Resize a photo to the input of a network; the first half of an encode, which needs no weights.
+
+    SAM 2 stretches every photo to the square, as its ``SAM2Transforms`` does; theirs resizes numbers that are not
+    rounded, and what Pillow makes of bytes differs from it by less than one of 255. The others keep the photo's shape.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
-        image_size: side S of the model's square input.
-
-    Returns:
-        (3, S, S) float32, zero right of and below the photo, and the (height, width) of the photo within.
+        image: (H, W, 3) uint8, RGB, as a person sees it (EXIF orientation applied).
+        config: of the network.
 
     Raises:
         ValueError: ``image`` is not (H, W, 3) uint8 with at least one pixel.
     """
-    _check_image(image)
-    height, width = longest_side_size((image.shape[0], image.shape[1]), image_size)
-    if (height, width) != image.shape[:2]:
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    pixels = np.zeros((3, image_size, image_size), dtype=np.float32)
-    for channel, (mean, std) in enumerate(zip(PIXEL_MEAN, PIXEL_STD, strict=True)):
-        pixels[channel, :height, :width] = (image[..., channel] - np.float32(mean)) / np.float32(std)
-    return pixels, (height, width)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise ValueError(f"image: expected uint8 RGB of shape (H, W, 3), got {image.dtype} {image.shape}")
+    original_size, side = (image.shape[0], image.shape[1]), config.image_size
+    size = (side, side) if config.family == "sam2" else longest_side_size(original_size, side)
+    if size != original_size:
+        image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return ModelInput(image, original_size)
+
+
+def normalize(pixels: npt.NDArray[np.uint8], config: SamConfig) -> FloatArray:
+    """Normalise the colours of a `ModelInput`'s pixels, and pad them with zeros to the network's square.
+
+    Returns:
+        (3, S, S) float32, zero right of and below the photo.
+
+    Raises:
+        ValueError: the pixels are larger than the square.
+    """
+    side, (height, width) = config.image_size, pixels.shape[:2]
+    if max(height, width) > side:
+        raise ValueError(f"pixels: expected at most {side} × {side}, got {width} × {height}")
+    is_sam2 = config.family == "sam2"
+    means, stds = (UNIT_MEAN, UNIT_STD) if is_sam2 else (PIXEL_MEAN, PIXEL_STD)
+    normalized = np.zeros((3, side, side), dtype=np.float32)
+    for channel, (mean, std) in enumerate(zip(means, stds, strict=True)):
+        values = pixels[..., channel] / np.float32(255) if is_sam2 else pixels[..., channel]
+        normalized[channel, :height, :width] = (values - np.float32(mean)) / np.float32(std)
+    return normalized
 
 
 def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, int]) -> Image.Image:
@@ -80,36 +100,6 @@ def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, 
     return narrow if height == size_wh[1] else narrow.resize(size_wh, Image.Resampling.BILINEAR)
 
 
-def to_squashed_input(image: npt.NDArray[np.uint8], image_size: int) -> tuple[FloatArray, tuple[int, int]]:
-    """Stretch a photo to a square, whatever its shape, and normalise it, as SAM 2's ``SAM2Transforms`` does.
-
-    Theirs resizes numbers that are not rounded; what Pillow makes of bytes differs from it by less than one of 255.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        image_size: side S of the model's square input.
-
-    Returns:
-        (3, S, S) float32, and (S, S), the (height, width) of the photo within.
-
-    Raises:
-        ValueError: ``image`` is not (H, W, 3) uint8 with at least one pixel.
-    """
-    _check_image(image)
-    if image.shape[:2] != (image_size, image_size):
-        image = np.asarray(Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BILINEAR))
-    pixels = np.empty((3, image_size, image_size), dtype=np.float32)
-    for channel, (mean, std) in enumerate(zip(UNIT_MEAN, UNIT_STD, strict=True)):
-        table = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
-        np.take(table, image[..., channel], out=pixels[channel])
-    return pixels, (image_size, image_size)
-
-
-def _check_image(image: npt.NDArray[np.uint8]) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise ValueError(f"image: expected uint8 RGB of shape (H, W, 3), got {image.dtype} {image.shape}")
-
-
 def points_to_model(coords: npt.ArrayLike, original_size: tuple[int, int], input_size: tuple[int, int]) -> FloatArray:
     """Scale (x, y) points, shape (..., 2), from original pixels to the model's input.
 
@@ -120,11 +110,13 @@ def points_to_model(coords: npt.ArrayLike, original_size: tuple[int, int], input
     return np.asarray(np.asarray(coords, dtype=np.float64) * scale, dtype=np.float32)
 
 
-def mask_to_model(mask: BoolArray, input_size: tuple[int, int], image_size: int, low_res_size: int) -> FloatArray:
+def mask_to_model(
+    mask: npt.NDArray[np.bool_ | np.uint8], input_size: tuple[int, int], image_size: int, low_res_size: int
+) -> FloatArray:
     """Turn a drawn mask of the photo into a mask input.
 
     Args:
-        mask: (H, W) bool in original pixels.
+        mask: (h, w) of the photo or a smaller copy: bool, or uint8 with the covered share of each pixel, 255 for all.
         input_size: (height, width) of the photo within the square input.
         image_size: side of the square input.
         low_res_size: side of the mask input.
@@ -135,7 +127,8 @@ def mask_to_model(mask: BoolArray, input_size: tuple[int, int], image_size: int,
     height, width = (max(1, round(side * low_res_size / image_size)) for side in input_size)
     shrinks = height <= mask.shape[0] and width <= mask.shape[1]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    cover = cv2.resize(mask.astype(np.float32), (width, height), interpolation=interpolation)
+    drawn = mask.astype(np.float32) / (1 if mask.dtype == np.bool_ else 255)
+    cover = cv2.resize(drawn, (width, height), interpolation=interpolation)
     logits = np.full((low_res_size, low_res_size), -ROUGH_LOGIT, dtype=np.float32)
     logits[:height, :width] = (2 * cover - 1) * ROUGH_LOGIT
     return logits

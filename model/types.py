@@ -56,7 +56,8 @@ class Prompt:
         box: (4,) float32, x1, y1, x2, y2 in original pixels, or None.
         mask_input: (low_res_size, low_res_size) float32 logits in the model's frame, as ``Masks.low_res_masks`` gives
             them back, or None.
-        rough_mask: (H, W) bool in original pixels, a drawing of roughly where the object is; the decoder turns it into
+        rough_mask: (h, w), a drawing of roughly where the object is, in pixels of the photo or of a smaller copy: bool,
+            or uint8 with the share of each pixel that the object covers, 255 for all of it. The decoder turns it into
             a mask input. Not together with ``mask_input``.
 
     Raises:
@@ -67,7 +68,7 @@ class Prompt:
     point_labels: npt.NDArray[np.int32] | None = None
     box: FloatArray | None = None
     mask_input: FloatArray | None = None
-    rough_mask: BoolArray | None = None
+    rough_mask: npt.NDArray[np.bool_ | np.uint8] | None = None
 
     def __post_init__(self) -> None:
         if (self.point_coords is None) != (self.point_labels is None):
@@ -85,7 +86,7 @@ class Prompt:
             object.__setattr__(self, "mask_input", _floats("mask_input", self.mask_input, "(h, w)", 2))
         if self.rough_mask is not None:
             rough = np.array(self.rough_mask)
-            if rough.ndim != 2 or rough.dtype != np.bool_:
+            if rough.ndim != 2 or rough.dtype not in (np.bool_, np.uint8):
                 raise ValueError(f"rough_mask: expected bool of shape (H, W), got {rough.dtype} {rough.shape}")
             _frozen(rough)
             object.__setattr__(self, "rough_mask", rough)
@@ -128,6 +129,21 @@ class Prompt:
             "mask_input": self.mask_input is not None or self.rough_mask is not None,
         }
         return frozenset(capability for capability, is_needed in wanted.items() if is_needed)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInput:
+    """A photo resized for a network, before its colours are normalised; `model.transforms.preprocess` makes it.
+
+    Attributes:
+        pixels: (h, w, 3) uint8, RGB, the photo inside the square input; about 3 MB for a square of 1024.
+        original_size: (H, W) of the photo in pixels.
+        other_orientation: see `Embedding`.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    original_size: tuple[int, int]
+    other_orientation: int = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,18 +9,11 @@ from backend.cli.commands import weights_option
 
 C = TypeVar("C", bound=Callable[..., None])
 
-FILTER_HELP = (
-    "Only tasks for which this holds: COLUMN OPERATOR VALUE, such as 'data.city=Berlin'. Columns are those of the Data "
-    "Manager (data.NAME for a field of the task's data), operators = != < <= > >= ~ (contains) and !~; 'completed_at=' "
-    "means empty. Several conditions must all hold."
-)
-
 _TASKS = (
     click.option("--project", type=click.IntRange(1), required=True, help="The project's number in Label Studio."),
     click.option(
         "--view", type=click.IntRange(1), help="Only the tasks that this tab of the Data Manager shows.  [default: all]"
     ),
-    click.option("--filter", "filters", multiple=True, metavar="CONDITION", help=FILTER_HELP),
     click.option("--limit", type=click.IntRange(1), help="Only the first so many tasks.  [default: all]"),
 )
 _MODEL = (
@@ -33,7 +26,7 @@ _MODEL = (
 
 
 def tasks_of_a_project(command: C) -> C:
-    """Add ``--project``, ``--view``, ``--filter`` and ``--limit`` to a command."""
+    """Add ``--project``, ``--view`` and ``--limit`` to a command."""
     return _added(command, _TASKS)
 
 

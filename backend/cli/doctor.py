@@ -137,7 +137,7 @@ def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Fin
         yield Finding(Level.PROBLEM, "Label Studio", str(error), fix)
         return
     yield Finding(Level.OK, "Label Studio", f"{release or 'unknown release'} at {url}")
-    kind = label_studio.token_kind
+    kind = label_studio.http.token_kind
     if kind is TokenKind.NONE:
         yield Finding(
             Level.PROBLEM,

@@ -28,9 +28,7 @@ RLE, POLYGONS = "rle", "polygons"
     show_default=True,
     help="How masks are written: rle (run lengths, every pixel) or polygons (outlines; of painted masks, simplified).",
 )
-def command(
-    project: int, view: int | None, filters: tuple[str, ...], limit: int | None, out: Path, segmentation: str
-) -> None:
+def command(project: int, view: int | None, limit: int | None, out: Path, segmentation: str) -> None:
     """Write the masks of a project's annotations into a COCO file.
 
     Masks are what people have submitted, whatever it is drawn with: brush, bitmask, polygon, vector, rectangle or
@@ -47,7 +45,7 @@ def command(
 
     cli_run.exit_on_error(lambda: coco_export.check_out(out))
     began = time.monotonic()
-    with cli_run.open_run(settings, TaskQuery(project, view, filters, limit, annotated=True)) as run:
+    with cli_run.open_run(settings, TaskQuery(project, view, limit, annotated=True)) as run:
         context = coco_export.ExportContext(run.client.annotations, run.controls, run.retry, segmentation == POLYGONS)
         description = f"Masks of Label Studio project {run.project.id} {run.project.title!r}"
         with progress.showing("export-coco", run.total, sys.stderr) as shown:

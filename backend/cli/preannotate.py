@@ -64,7 +64,6 @@ _OF_EVERYTHING = ("points_per_side", "max_masks", "min_score", "min_area")
 def command(
     project: int,
     view: int | None,
-    filters: tuple[str, ...],
     limit: int | None,
     weights: str | None,
     device: str | None,
@@ -98,7 +97,7 @@ def command(
     if (folder := chosen.dry_run) is not None:
         cli_run.exit_on_error(lambda: sinks.check_folder(folder))
     began = time.monotonic()
-    with cli_run.open_run(settings, TaskQuery(project, view, filters, limit)) as run:
+    with cli_run.open_run(settings, TaskQuery(project, view, limit)) as run:
         checkpoint = cli_run.exit_on_error(lambda: web.read_weights(settings))
         engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client, run.retry))
         try:

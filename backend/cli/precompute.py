@@ -11,9 +11,7 @@ from backend.cli.commands import refuse, settings_of
 
 @click.command("precompute")
 @of_a_project
-def command(
-    project: int, view: int | None, filters: tuple[str, ...], limit: int | None, weights: str | None, device: str | None
-) -> None:
+def command(project: int, view: int | None, limit: int | None, weights: str | None, device: str | None) -> None:
     """Encode a project's images, so that every first click finds its image ready.
 
     The newest unlabelled tasks come first. What is in the cache is passed over, so a run that was stopped, killed or
@@ -35,7 +33,7 @@ def command(
     if not settings.redis_url:
         cli_run.exit_on_error(lambda: project_engine.check_cache(settings))
     began = time.monotonic()
-    with cli_run.open_run(settings, TaskQuery(project, view, filters, limit)) as run:
+    with cli_run.open_run(settings, TaskQuery(project, view, limit)) as run:
         checkpoint = cli_run.exit_on_error(lambda: web.read_weights(settings))
         engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client, run.retry))
         context = precompute.PrecomputeContext(

@@ -28,15 +28,15 @@ def open_run(settings: Settings, query: run.TaskQuery) -> Iterator[run.BatchRun]
     """Provide the parts of a run until the block ends; end the process if they cannot be prepared."""
     # A log line per image would hide the progress; the level "debug" shows them.
     logs.configure("warning" if settings.log_level == "info" else settings.log_level)
-    stop = run.Stop()
+    client = engine.label_studio(settings)
+    stop = run.Stop(client.http.abort)
     before = {number: signal.getsignal(number) for number in run.SIGNALS}
     stop.listen()
-    client = engine.label_studio(settings)
     try:
         retry = OutageRetry(stop)
         yield exit_on_error(lambda: run.prepare(client, query, stop, retry))
     finally:
-        client.close()
+        client.http.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import click
 
+from backend import settings
 from backend.settings import Settings
-from backend.settings import names as names_of
 
 UNSET = "unset"
 USERS_FOLDER = "the user's cache folder"
@@ -29,10 +29,9 @@ class Variable:
 
 def variables() -> Iterator[Variable]:
     """Yield every setting, in the order in which they are declared."""
-    for field in Settings.model_fields.values():
-        yield Variable(
-            names_of(field), _format_default(field.default, field.default_factory is not None), field.description or ""
-        )
+    for name, field in Settings.model_fields.items():
+        default = _format_default(field.default, field.default_factory is not None)
+        yield Variable(settings.variables(name), default, " ".join((field.description or "").split()))
 
 
 def _format_default(default: object, is_made: bool) -> str:

@@ -15,12 +15,10 @@ from backend.cluster.lease import Lease, Leases
 from backend.cluster.store import RedisStore
 from backend.cluster.yielding_source import Preempted
 from backend.embeddings.content_index import SourceKey, source_key
-from backend.embeddings.encode import Stopwatch
+from backend.embeddings.encode import EncodeSpec, Preprocessor, Stopwatch
 from backend.embeddings.encoder_thread import EncoderThread
-from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, ImageError, Reason, RetryLater
-from backend.images import decode
 from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 
@@ -53,8 +51,7 @@ class EncodeJob:
         keys: Keys,
         observer: Stopwatch,
         *,
-        dtype: Dtype,
-        limits: decode.Limits,
+        spec: EncodeSpec,
         ask_again: Callable[[ImageRef, SourceKey, Priority], object],
         count: Callable[[str], None] = lambda what: None,
     ) -> None:
@@ -68,14 +65,13 @@ class EncodeJob:
             leases: acquires the leases on addresses and contents.
             keys: the names in Redis.
             observer: times the work.
-            dtype: number format of the stored embeddings.
-            limits: limits on the size of an image.
+            spec: how files become embeddings.
             ask_again: enqueues the job of an image again after it was preempted.
             count: called with ``fetch`` after a successful fetch, ``encode`` before an encode, and ``failure``.
         """
         self._source, self._queue, self._store, self._contents = source, queue, store, contents
         self._leases, self._keys, self._observer, self._count = leases, keys, observer, count
-        self._dtype, self._limits, self._ask_again = dtype, limits, ask_again
+        self._spec, self._preprocessor, self._ask_again = spec, Preprocessor(spec, observer), ask_again
 
     def run(self, ref: ImageRef, priority: Priority, job_id: str) -> None:
         """Encode an image unless it is cached or another worker has its lease; enqueue it again if it is preempted.
@@ -119,7 +115,7 @@ class EncodeJob:
         if cached.failure is not None:
             raise cached.failure
         record = cached.record
-        is_stored = record is not None and self._store.holds(self._key(record.digest))
+        is_stored = record is not None and self._store.holds(self._spec.key(record.digest))
         if record is not None and is_stored and record.is_fresh:
             return record
         with self._observer.stage("fetch"):
@@ -129,12 +125,11 @@ class EncodeJob:
             assert record is not None
             return SharedRecord(record.digest, record.version, record.immutable)
         try:
-            decode.check(fetched.data, self._limits)
-            digest = decode.digest(fetched.data)
-            self._encode(self._key(digest), fetched.data, priority)
+            key = self._spec.key_of(fetched.data)
+            self._encode(key, fetched.data, priority)
         finally:
             fetched.release()
-        return SharedRecord(digest, fetched.version, fetched.immutable)
+        return SharedRecord(key.digest, fetched.version, fetched.immutable)
 
     def _encode(self, key: EmbeddingKey, data: bytes, priority: Priority) -> None:
         """Put the embedding into the store; if another worker encodes the same content, wait for that one."""
@@ -146,7 +141,8 @@ class EncodeJob:
             if self._store.holds(key):
                 return
             self._count("encode")
-            embedding = self._queue.submit(key, data, priority).result()
+            model_input = self._preprocessor.prepare(data, key)
+            embedding = self._queue.submit(key, model_input, priority).result()
             if not self._store.holds(key):  # Redis was unreachable or restarted meanwhile
                 self._store.put(key, embedding)
                 if not self._store.holds(key):
@@ -154,6 +150,3 @@ class EncodeJob:
                         f"the embedding cannot be stored: {self._store.trouble or 'Redis does not keep it'}",
                         Reason.STORE_UNAVAILABLE,
                     )
-
-    def _key(self, digest: str) -> EmbeddingKey:
-        return EmbeddingKey(digest, self._keys.model_version, self._dtype)

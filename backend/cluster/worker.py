@@ -27,7 +27,7 @@ from backend.cluster.connection import RedisConnection
 from backend.cluster.encode_job import EncodeJob
 from backend.cluster.keys import Keys
 from backend.cluster.lease import Leases
-from backend.embeddings.encode import Encoder
+from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.errors import RetryLater
 from backend.types import Priority
@@ -52,8 +52,8 @@ class WarmLoad:
         error: the error if it failed.
     """
 
-    def __init__(self, load: Callable[[], Encoder]) -> None:
-        self._load = load
+    def __init__(self, load: Callable[[], Encoder], spec: EncodeSpec) -> None:
+        self._load, self._spec = load, spec
         self.is_over = threading.Event()
         self.error: Exception | None = None
 
@@ -61,7 +61,7 @@ class WarmLoad:
         """Return the encoder, warm."""
         try:
             encoder = self._load()
-            encoder.encode(np.zeros((64, 64, 3), np.uint8))
+            encoder.encode(self._spec.preprocess(np.zeros((64, 64, 3), np.uint8)))
         except Exception as error:
             self.error = error
             raise

@@ -18,10 +18,9 @@ from backend.cluster.store import RedisStore
 from backend.cluster.worker import WarmLoad, Worker
 from backend.cluster.yielding_source import PreemptibleFetcher, Source
 from backend.concurrency.byte_budget import ByteBudget
-from backend.embeddings.encode import Encoder
+from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, TieredStore
-from backend.images.decode import Limits
 from backend.metrics import Metrics
 from backend.settings import MB, Settings
 from backend.types import Priority
@@ -82,8 +81,7 @@ def web(
 
 def worker(
     settings: Settings,
-    model_version: str,
-    limits: Limits,
+    spec: EncodeSpec,
     source: Source,
     load: Callable[[], Encoder],
     shape: Shape | None = None,
@@ -92,18 +90,17 @@ def worker(
 
     Args:
         settings: with ``redis_url`` set.
-        model_version: of the encoder.
-        limits: of the images.
+        spec: how files become embeddings.
         source: fetches image files.
         load: returns the encoder; called once.
         shape: of its embeddings; None takes any.
     """
-    link, keys, queues, cluster = link_and_cluster(settings, model_version)
+    link, keys, queues, cluster = link_and_cluster(settings, spec.model_version)
     name = keys.worker(socket.gethostname(), os.getpid())
     metrics = Metrics()
     store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage, shape=shape)
-    warm = WarmLoad(load)
-    queue = EncoderThread(warm, TieredStore([MemoryStore(WORKER_MEMORY_MB * MB), store]), limits, metrics)
+    warm = WarmLoad(load, spec)
+    queue = EncoderThread(warm, TieredStore([MemoryStore(WORKER_MEMORY_MB * MB), store]), metrics)
 
     def beat() -> None:
         cluster.beat(name, 0 if warm.is_over.is_set() else LOADING_S)
@@ -117,8 +114,7 @@ def worker(
         leases,
         keys,
         metrics,
-        dtype=settings.embedding_dtype,
-        limits=limits,
+        spec=spec,
         ask_again=queues.ask,
         count=cluster.count,
     )

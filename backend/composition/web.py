@@ -16,15 +16,16 @@ from backend.cluster.worker import Worker
 from backend.composition import cluster
 from backend.concurrency.background import BackgroundTasks
 from backend.concurrency.byte_budget import ByteBudget, Use
-from backend.embeddings.encode import Encoder
+from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.local import Embeddings, LocalEmbeddings
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
 from backend.images.decode import Limits as PixelLimits
-from backend.images.fetch import ImageSource
+from backend.images.fetch import ImageSource, Route
 from backend.images.fetch import Limits as FetchLimits
 from backend.images.http.connections import Proxy
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.label_studio.tokens import TokenKind
 from backend.metrics import Metrics
 from backend.segmentation.claims import RecentlyAnswered
@@ -42,6 +43,7 @@ from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
 from model.paddlex.model import find_weights
+from model.transforms import preprocess
 from model.weights import Checkpoint, in_order, merge, read
 from model.weights.catalogue import NAMED, SOURCES
 from model.weights.download import default_folder, downloaded
@@ -112,7 +114,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         checkpoint: the weights, as `read_weights` returned them.
     """
     metrics = Metrics()
-    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     decoder = LazyDecoder(checkpoint, settings.device)
     budget = byte_budget(settings)
     embeddings, store, team = _engine(settings, checkpoint, label_studio, metrics, budget)
@@ -126,7 +128,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.prefetch_tasks,
         settings.max_image_pixels,
     )
-    next_tasks = None if label_studio.token_kind is TokenKind.NONE else label_studio
+    next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
     decodes_at_once = _cores() + 1  # one runs Python code while the others compute
     masks = MaskService(decoder, metrics, decodes_at_once, wait_for_decoder=decoder.wait)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
@@ -141,7 +143,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         deferred.stop()
         embeddings.close()
         deferred.close()
-        label_studio.close()
+        label_studio.http.close()
 
     parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, budget)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
@@ -157,11 +159,10 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
         settings: the settings to build it from, with ``redis_url`` set.
         checkpoint: the weights, as `read_weights` returned them.
     """
-    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     return cluster.worker(
         settings,
-        checkpoint.model_version,
-        _pixel_limits(settings, checkpoint),
+        encode_spec(settings, checkpoint),
         image_source(settings, label_studio),
         lambda: _load_encoder(checkpoint, settings.device),
         embedding_shape(checkpoint),
@@ -175,7 +176,7 @@ def _retrieval(
     answered = RecentlyAnswered(time.monotonic)
     deferred = DeferredPredictions(segmenter, label_studio, answered, metrics)
     metrics.watch("pushes_waiting", "Tasks whose predictions are still to be made and stored.", lambda: len(deferred))
-    can_store = label_studio.token_kind is not TokenKind.NONE
+    can_store = label_studio.http.token_kind is not TokenKind.NONE
     policy = RetrievalPolicy(settings.retrieve_budget_s, OpenedTaskPolicy(settings.answer_opened_tasks))
     return Retrieval(segmenter, answered, deferred if can_store else None, policy), deferred
 
@@ -190,11 +191,9 @@ def _engine(
     embeddings = LocalEmbeddings(
         image_source(settings, label_studio, budget),
         lambda: _load_encoder(checkpoint, settings.device),
-        checkpoint.model_version,
+        encode_spec(settings, checkpoint),
         store,
         metrics,
-        limits=_pixel_limits(settings, checkpoint),
-        dtype=settings.embedding_dtype,
         budget=budget,
     )
     return embeddings, store, lambda: None
@@ -206,8 +205,14 @@ def embedding_shape(checkpoint: Checkpoint) -> Shape:
     return checkpoint.config.prompt_embed_dim, side, side
 
 
-def _pixel_limits(settings: Settings, checkpoint: Checkpoint) -> PixelLimits:
-    return PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size)
+def encode_spec(settings: Settings, checkpoint: Checkpoint) -> EncodeSpec:
+    """Return how image files become embeddings of these weights."""
+    return EncodeSpec(
+        checkpoint.model_version,
+        partial(preprocess, config=checkpoint.config),
+        PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size),
+        settings.embedding_dtype,
+    )
 
 
 def _cores() -> int:
@@ -232,12 +237,12 @@ def _watch_memory(budget: ByteBudget, metrics: Metrics) -> None:
 def image_source(settings: Settings, label_studio: LabelStudio, budget: ByteBudget | None = None) -> ImageSource:
     """Return the source that fetches images, within the limits and addresses that the settings allow."""
     return ImageSource(
-        label_studio,
+        label_studio.http,
         AddressPolicy(Origin.of(settings.label_studio_url), settings.allowed_hosts),
         FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s),
         public_url=settings.label_studio_public_url,
         local_files_root=settings.local_files_root,
-        proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value),
+        route=Route(proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value)),
         budget=budget or byte_budget(settings),
     )
 

@@ -22,7 +22,7 @@ class Batcher(Generic[T, R]):
     >>> with Batcher(lambda batch: [len(item) for item in batch], size_bytes=len) as batcher:
     ...     batcher.add("one")
     ...     batcher.add("three")
-    ...     list(batcher.finish())
+    ...     list(batcher.flush())
     [3, 5]
     """
 
@@ -60,7 +60,7 @@ class Batcher(Generic[T, R]):
         self._batch.append(item)
         self._nbytes += self._size_bytes(item)
 
-    def delivered(self) -> Iterator[R]:
+    def poll(self) -> Iterator[R]:
         """Deliver the current batch if it is full or old enough, and yield the results that are ready.
 
         Waits while more than `MAX_PENDING` batches are being delivered.
@@ -74,7 +74,7 @@ class Batcher(Generic[T, R]):
         while self._pending and (self._pending[0].done() or len(self._pending) > MAX_PENDING):
             yield from self._pending.popleft().result()
 
-    def finish(self) -> Iterator[R]:
+    def flush(self) -> Iterator[R]:
         """Deliver all remaining items, and yield the remaining results.
 
         Raises:

@@ -19,7 +19,7 @@ class FifoLimiter:
 
     >>> limiter = FifoLimiter(2)
     >>> with limiter:
-    ...     with limiter.within(0.5):
+    ...     with limiter.slot(0.5):
     ...         "both slots are taken"
     'both slots are taken'
     """
@@ -41,20 +41,20 @@ class FifoLimiter:
         self._release()
 
     @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """Wait for a slot, at most ``seconds``; a free slot is taken however short that is, even zero or negative.
+    def slot(self, timeout_s: float) -> Iterator[None]:
+        """Wait for a slot, at most ``timeout_s``; a free slot is taken however short that is, even zero or negative.
 
         Raises:
             RetryLater: no slot became free in time (``budget_exceeded``).
         """
-        if not self._acquire(seconds):
-            raise RetryLater(f"no turn came within {max(0.0, seconds):.1f} s", Reason.BUDGET_EXCEEDED)
+        if not self._acquire(timeout_s):
+            raise RetryLater(f"no turn came within {max(0.0, timeout_s):.1f} s", Reason.BUDGET_EXCEEDED)
         try:
             yield
         finally:
             self._release()
 
-    def _acquire(self, within_s: float) -> bool:
+    def _acquire(self, timeout_s: float) -> bool:
         with self._lock:
             if self._free:
                 self._free -= 1
@@ -63,7 +63,7 @@ class FifoLimiter:
             gate.acquire()
             self._waiting.append(gate)
         # A thread that leaves hands its slot to the first in the queue, so that no later one can take it.
-        if gate.acquire(timeout=min(max(0.0, within_s), threading.TIMEOUT_MAX)):
+        if gate.acquire(timeout=min(max(0.0, timeout_s), threading.TIMEOUT_MAX)):
             return True
         with self._lock:
             if gate not in self._waiting:

@@ -116,7 +116,7 @@ class OutageRetry:
             self.call(look)
         raise AssertionError("the last attempt returns or raises")
 
-    def check(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Return if the run goes on.
 
         Raises:

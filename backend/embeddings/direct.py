@@ -11,11 +11,9 @@ from typing import Protocol
 from backend.embeddings import encode
 from backend.embeddings.content_index import source_key
 from backend.embeddings.content_journal import ContentJournal, Entry
-from backend.embeddings.encode import Encoder, Stopwatch
-from backend.embeddings.serialization import Dtype
+from backend.embeddings.encode import Encoder, EncodeSpec, Preprocessor, Stopwatch
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
 from backend.errors import Reason, RetryLater
-from backend.images import decode
 from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 from model.types import Embedding
@@ -51,8 +49,7 @@ class DirectEmbeddings:
         journal: ContentJournal,
         stopwatch: Stopwatch,
         *,
-        limits: decode.Limits,
-        dtype: Dtype,
+        spec: EncodeSpec,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """Encode with ``encoder`` what ``store`` does not hold.
@@ -63,12 +60,12 @@ class DirectEmbeddings:
             store: receives the embeddings, and may hold them already.
             journal: the content last seen at each address.
             stopwatch: times the work.
-            limits: limits on the size of an image.
-            dtype: number format of the stored embeddings.
+            spec: how files become embeddings.
             check: called before an encode; raises if the run must end.
         """
         self._source, self._encoder, self._store, self._journal = source, encoder, store, journal
-        self._stopwatch, self._limits, self._dtype, self._check = stopwatch, limits, dtype, check
+        self._stopwatch, self._spec, self._check = stopwatch, spec, check
+        self._preprocessor = Preprocessor(spec, stopwatch)
         self._slots = threading.BoundedSemaphore(DECODED_AT_ONCE)
 
     def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.BULK, /) -> Embedding:
@@ -107,7 +104,7 @@ class DirectEmbeddings:
         """Return the embedding's key, and the image file unless the store holds the embedding already."""
         address_key = source_key(ref)
         entry = self._journal.get(address_key)
-        key = None if entry is None else self._key(entry.digest)
+        key = None if entry is None else self._spec.key(entry.digest)
         is_cached = key is not None and self._store.holds(key)
         if entry is not None and key is not None and is_cached and entry.immutable:
             return key, None
@@ -116,17 +113,16 @@ class DirectEmbeddings:
         if fetched is None:
             assert key is not None  # a version was given
             return key, None
-        decode.check(fetched.data, self._limits)
-        digest = decode.digest(fetched.data)
-        self._journal.put(address_key, Entry(digest, fetched.version, fetched.immutable))
-        key = self._key(digest)
+        key = self._spec.key_of(fetched.data)
+        self._journal.put(address_key, Entry(key.digest, fetched.version, fetched.immutable))
         return key, None if self._store.holds(key) else fetched
 
     def _encode(self, key: EmbeddingKey, file: Fetched) -> Embedding:
         try:
             with self._slots:
                 self._check()
-                embedding = encode.encode(self._encoder, file.data, key, self._limits, self._stopwatch)
+                model_input = self._preprocessor.prepare(file.data, key)
+                embedding = encode.encode(self._encoder, model_input, key, self._stopwatch)
         finally:
             file.release()
         self._store.put(key, embedding)
@@ -137,6 +133,3 @@ class DirectEmbeddings:
             fetched = self._source.fetch(ref)
         assert fetched is not None  # no version was given
         return fetched
-
-    def _key(self, digest: str) -> EmbeddingKey:
-        return EmbeddingKey(digest, self._encoder.model_version, self._dtype)

@@ -1,21 +1,32 @@
-"""From an image file to its embedding, rounded as every cache stores it; every failure gets a `Reason`."""
+"""From an image file to its embedding in two steps, each of whose failures has a `Reason`.
+
+`Preprocessor` turns a file into the network's input, `encode` the input into an embedding, rounded as every cache
+stores it. The first needs no weights, so images are made ready while another one is encoded.
+"""
 
 import gc
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.embeddings.serialization import rounded
+from backend.concurrency.fifo_limiter import FifoLimiter
+from backend.embeddings.serialization import Dtype, rounded
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, Reason, RetryLater
 from backend.images import decode
-from model.types import Embedding
+from model.types import Embedding, ModelInput
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DECODED_AT_ONCE = 2
+"""How many files are decoded at a time; each may take hundreds of megabytes."""
 
 _OUT_OF_MEMORY = ("out of memory", "resourceexhausted")
 
@@ -28,8 +39,8 @@ class Encoder(Protocol):
         """Name and digest of the weights."""
         ...
 
-    def encode(self, image: npt.NDArray[np.uint8], /) -> Embedding:
-        """Return the embedding of an (H, W, 3) uint8 RGB image."""
+    def encode(self, image: ModelInput, /) -> Embedding:
+        """Return the embedding of a photo that was resized for this encoder's network."""
         ...
 
 
@@ -45,18 +56,76 @@ class Stopwatch(Protocol):
         ...
 
 
-def encode(encoder: Encoder, data: bytes, key: EmbeddingKey, limits: decode.Limits, stopwatch: Stopwatch) -> Embedding:
-    """Return the embedding of an image file.
+@dataclass(frozen=True)
+class EncodeSpec:
+    """How image files become embeddings of one model.
+
+    Attributes:
+        model_version: name and digest of the encoder's weights.
+        preprocess: resizes the pixels of an image, (H, W, 3) uint8 RGB, for the network; see
+            `model.transforms.preprocess`.
+        limits: limits on the size of an image.
+        dtype: number format of the stored embeddings.
+    """
+
+    model_version: str
+    preprocess: Callable[[npt.NDArray[np.uint8]], ModelInput]
+    limits: decode.Limits = field(default_factory=decode.Limits)
+    dtype: Dtype = "float16"
+
+    def key(self, digest: str) -> EmbeddingKey:
+        """Return the key of the embedding of an image file by the sha256 of the file, in hex."""
+        return EmbeddingKey(digest, self.model_version, self.dtype)
+
+    def key_of(self, data: bytes) -> EmbeddingKey:
+        """Check an image file by its headers, and return the key of its embedding.
+
+        Raises:
+            ImageError: see `backend.images.decode.check`.
+        """
+        decode.check(data, self.limits)
+        return self.key(decode.digest(data))
+
+
+class Preprocessor:
+    """Decodes image files and resizes them for the network, a few at a time; safe from many threads."""
+
+    def __init__(self, spec: EncodeSpec, stopwatch: Stopwatch) -> None:
+        """Decode as ``spec`` says; ``stopwatch`` times ``decode_image``."""
+        self._spec, self._stopwatch = spec, stopwatch
+        self._limiter = FifoLimiter(DECODED_AT_ONCE)
+
+    def prepare(self, data: bytes, key: EmbeddingKey) -> ModelInput:
+        """Return the network's input for an image file; ``key`` names the image in the log.
+
+        Raises:
+            ImageError: the file cannot be read.
+            RetryLater: memory ran out, twice.
+            BackendError: a defect (``encode_failed``).
+        """
+        with self._limiter:
+            return _with_reasons(lambda: self._prepare(data), key)
+
+    def _prepare(self, data: bytes) -> ModelInput:
+        with self._stopwatch.stage("decode_image"):
+            image = decode.decode(data, self._spec.limits)
+            return replace(
+                self._spec.preprocess(image.pixels),
+                original_size=image.original_size,  # the image may have been decoded at a reduced size
+                other_orientation=image.other_orientation,
+            )
+
+
+def encode(encoder: Encoder, model_input: ModelInput, key: EmbeddingKey, stopwatch: Stopwatch) -> Embedding:
+    """Return the embedding of an image.
 
     Args:
         encoder: encoder of the model that the key names.
-        data: the file.
+        model_input: the image, as `Preprocessor.prepare` returned it.
         key: the key under which the embedding will be stored; its ``dtype`` is the number format.
-        limits: limits on the size of an image.
-        stopwatch: times ``decode_image`` and ``encode``, and counts a ``miss``.
+        stopwatch: times ``encode``, and counts a ``miss``.
 
     Raises:
-        ImageError: the file cannot be read.
         RetryLater: memory ran out, twice.
         BackendError: the encoder is of another model (``model_not_ready``), or has a defect (``encode_failed``).
     """
@@ -65,21 +134,12 @@ def encode(encoder: Encoder, data: bytes, key: EmbeddingKey, limits: decode.Limi
             f"expected an encoder of {key.model_version}, got {encoder.model_version}", Reason.MODEL_NOT_READY
         )
     stopwatch.record_lookup("miss")
-    try:
-        try:
-            return _encode(encoder, data, key, limits, stopwatch)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        gc.collect()  # try again, after the memory of the failed try is freed
-        return _encode(encoder, data, key, limits, stopwatch)
-    except BackendError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise RetryLater(f"not enough memory to encode the image: {error}", Reason.OUT_OF_MEMORY) from error
-        logger.exception("event=encode_failed image=%s", key.digest[:12])
-        raise BackendError(f"the image cannot be encoded: {error}", Reason.ENCODE_FAILED) from error
+
+    def work() -> Embedding:
+        with stopwatch.stage("encode"):
+            return rounded(encoder.encode(model_input), key.dtype)
+
+    return _with_reasons(work, key)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -91,12 +151,20 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY)
 
 
-def _encode(encoder: Encoder, data: bytes, key: EmbeddingKey, limits: decode.Limits, stopwatch: Stopwatch) -> Embedding:
-    with stopwatch.stage("decode_image"):
-        image = decode.decode(data, limits)
-    with stopwatch.stage("encode"):
-        embedding = encoder.encode(image.pixels)
-    embedding = replace(
-        embedding, original_size=image.original_size, other_orientation=image.other_orientation
-    )  # the image may have been decoded at a reduced size
-    return rounded(embedding, key.dtype)
+def _with_reasons(work: Callable[[], T], key: EmbeddingKey) -> T:
+    """Return what ``work`` returns; try again if memory runs out, and give every other error a reason."""
+    try:
+        try:
+            return work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        gc.collect()  # try again, after the memory of the failed try is freed
+        return work()
+    except BackendError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise RetryLater(f"not enough memory to encode the image: {error}", Reason.OUT_OF_MEMORY) from error
+        logger.exception("event=encode_failed image=%s", key.digest[:12])
+        raise BackendError(f"the image cannot be encoded: {error}", Reason.ENCODE_FAILED) from error

@@ -14,9 +14,8 @@ from backend.embeddings import encode
 from backend.embeddings.encode import Encoder, Stopwatch
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
 from backend.errors import BackendError, Reason, RetryLater
-from backend.images import decode
 from backend.types import Priority
-from model.types import Embedding
+from model.types import Embedding, ModelInput
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +23,15 @@ logger = logging.getLogger(__name__)
 @dataclass
 class _Job:
     key: EmbeddingKey
-    data: bytes
+    model_input: ModelInput | None
     priority: Priority
     share: Share | None = None
     future: "Future[Embedding]" = field(default_factory=Future)
     has_started: bool = False
 
-    def drop_file(self) -> None:
-        """Free the file; the heap may hold older entries of this job."""
-        self.data = b""
+    def drop_input(self) -> None:
+        """Free the image; the heap may hold older entries of this job."""
+        self.model_input = None
         if self.share is not None:
             self.share.release()
 
@@ -48,7 +47,6 @@ class EncoderThread:
         self,
         load: Callable[[], Encoder],
         store: EmbeddingStore,
-        limits: decode.Limits,
         stopwatch: Stopwatch,
     ) -> None:
         """Encode with the encoder that ``load`` returns, on a thread that `start` begins.
@@ -57,10 +55,9 @@ class EncoderThread:
             load: returns the encoder; called on the encoder's own thread, so that requests for cached images do not
                 wait for it.
             store: receives the embeddings.
-            limits: limits on the size of an image.
-            stopwatch: times ``decode_image`` and ``encode``.
+            stopwatch: times ``encode``.
         """
-        self._load, self._store, self._limits, self._stopwatch = load, store, limits, stopwatch
+        self._load, self._store, self._stopwatch = load, store, stopwatch
         self._encoder: Encoder | None = None
         self.failure = ""
         self._heap: list[tuple[Priority, int, _Job]] = []
@@ -87,19 +84,19 @@ class EncoderThread:
                 self._thread.start()
 
     def submit(
-        self, key: EmbeddingKey, data: bytes, priority: Priority, share: Share | None = None
+        self, key: EmbeddingKey, model_input: ModelInput, priority: Priority, share: Share | None = None
     ) -> "Future[Embedding]":
-        """Return a future of an image file's embedding; the existing one if the content is already queued.
+        """Return a future of an image's embedding; the existing one if the content is already queued.
 
-        The future fails only with a `BackendError`. ``share``, a part of the memory budget for files, is released as
-        soon as the file is no longer needed.
+        The future fails only with a `BackendError`. ``share``, a part of the memory budget for images, is
+        released as soon as the input is no longer needed.
         """
         with self._changed:
             job = self._jobs.get(key)
             if job is None:
-                job = _Job(key, data, priority, share)
+                job = _Job(key, model_input, priority, share)
                 if self._is_closed:
-                    job.drop_file()
+                    job.drop_input()
                     job.future.set_exception(_stopping())
                     return job.future
                 self._jobs[key] = job
@@ -128,7 +125,7 @@ class EncoderThread:
             is_encoding = bool(self._jobs)
             self._changed.notify_all()
         for job in waiting:
-            job.drop_file()
+            job.drop_input()
             _resolve(job.future, _stopping())
         if self._thread is not None and (is_encoding or self.is_ready):
             self._thread.join()
@@ -161,7 +158,7 @@ class EncoderThread:
             outcome = self._run(job)
             with self._changed:
                 del self._jobs[job.key]
-            job.drop_file()
+            job.drop_input()
             _resolve(job.future, outcome)
 
     def _try_to_load(self) -> BackendError | None:
@@ -190,11 +187,12 @@ class EncoderThread:
 
     def _encode(self, job: _Job) -> Embedding:
         assert self._encoder is not None
+        assert job.model_input is not None
         cached = self._store.get(job.key)
         if cached is not None:  # encoded since it was submitted, here or by another process
             return cached
         start = time.perf_counter()
-        embedding = encode.encode(self._encoder, job.data, job.key, self._limits, self._stopwatch)
+        embedding = encode.encode(self._encoder, job.model_input, job.key, self._stopwatch)
         self._store.put(job.key, embedding)
         took_ms = round((time.perf_counter() - start) * 1000)
         logger.info(

@@ -18,14 +18,12 @@ from typing import Protocol
 from backend.concurrency.byte_budget import ByteBudget, Share
 from backend.concurrency.priority_executor import Fetch, PriorityExecutor
 from backend.embeddings.content_index import ContentIndex, ContentRecord, SourceKey, source_key
-from backend.embeddings.encode import Encoder
+from backend.embeddings.encode import Encoder, EncodeSpec, Preprocessor
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.prefetcher import Prefetcher
-from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
 from backend.embeddings.waiting import Observer, wait_for
 from backend.errors import BackendError, Reason, RetryLater
-from backend.images import decode
 from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 from model.types import Embedding
@@ -100,12 +98,10 @@ class LocalEmbeddings:
         self,
         source: Source,
         load_encoder: Callable[[], Encoder],
-        model_version: str,
+        spec: EncodeSpec,
         store: EmbeddingStore,
         observer: Observer,
         *,
-        limits: decode.Limits | None = None,
-        dtype: Dtype = "float16",
         budget: ByteBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -114,17 +110,15 @@ class LocalEmbeddings:
         Args:
             source: fetches image files.
             load_encoder: returns the encoder; called in the background, and again after a failure.
-            model_version: name and digest of the weights of the encoder that will be loaded.
+            spec: how files become embeddings of the encoder that will be loaded.
             store: keeps the embeddings.
             observer: counts and times the work.
-            limits: limits on the size of an image.
-            dtype: number format of the stored embeddings.
             budget: the memory for ``data:`` addresses; None for a new one.
             clock: seconds, monotonic; measures the age of content records.
         """
         self._source, self._store, self._observer = source, store, observer
-        self._model_version, self._dtype, self._limits = model_version, dtype, limits or decode.Limits()
-        self._encoder = EncoderThread(load_encoder, store, self._limits, observer)
+        self._spec, self._preprocessor = spec, Preprocessor(spec, observer)
+        self._encoder = EncoderThread(load_encoder, store, observer)
         self._contents = ContentIndex(clock)
         self._fetchers = PriorityExecutor(FETCHERS, SPARED)
         self._pending: dict[SourceKey, _PendingImage] = {}
@@ -187,15 +181,12 @@ class LocalEmbeddings:
         self.start()
         self._prefetcher.add(refs)
 
-    def _key(self, digest: str) -> EmbeddingKey:
-        return EmbeddingKey(digest, self._model_version, self._dtype)
-
     def _get_cached(self, ref: ImageRef, address_key: SourceKey) -> Embedding | None:
         """Return the embedding if it needs no download and no encode; revalidate a stale one in the background."""
         record = self._contents.get(address_key)
         if record is None or not self._contents.is_stale_usable(record):
             return None
-        cached = self._store.get(self._key(record.digest))
+        cached = self._store.get(self._spec.key(record.digest))
         if cached is not None and not self._contents.is_fresh(record):
             self._revalidate(ref, address_key, record)
         return cached
@@ -243,7 +234,7 @@ class LocalEmbeddings:
         self, ref: ImageRef, address_key: SourceKey, pending: _PendingImage
     ) -> "Embedding | Future[Embedding] | BackendError":
         record = self._contents.get(address_key)
-        cached = self._store.get(self._key(record.digest)) if record is not None else None
+        cached = self._store.get(self._spec.key(record.digest)) if record is not None else None
         validators = record.version if record is not None and cached is not None else None
         with self._observer.stage("fetch"):
             fetched = self._source.fetch(ref, validators)
@@ -257,19 +248,19 @@ class LocalEmbeddings:
             if cached is not None:
                 fetched.release()
                 return cached
+            model_input = self._preprocessor.prepare(fetched.data, key)
             with self._lock:
                 pending.key = key
-                return self._encoder.submit(key, fetched.data, pending.priority, fetched.share)
+                return self._encoder.submit(key, model_input, pending.priority, fetched.share)
         except BaseException:
             fetched.release()
             raise
 
     def _record_content(self, address_key: SourceKey, fetched: Fetched) -> EmbeddingKey:
         """Check that the file is an image, store the content of its address, and return the embedding's key."""
-        decode.check(fetched.data, self._limits)
-        digest = decode.digest(fetched.data)
-        self._contents.put(address_key, digest, fetched.version, immutable=fetched.immutable)
-        return self._key(digest)
+        key = self._spec.key_of(fetched.data)
+        self._contents.put(address_key, key.digest, fetched.version, immutable=fetched.immutable)
+        return key
 
     def _finish(self, address_key: SourceKey, pending: _PendingImage, outcome: "Embedding | BaseException") -> None:
         with self._lock:
@@ -300,7 +291,8 @@ class LocalEmbeddings:
                 return
             key = self._record_content(address_key, fetched)
             if key.digest != record.digest and self._store.get(key) is None:
-                self._encoder.submit(key, fetched.data, Priority.PREFETCH, fetched.share)
+                model_input = self._preprocessor.prepare(fetched.data, key)
+                self._encoder.submit(key, model_input, Priority.PREFETCH, fetched.share)
         except BackendError as error:
             logger.info("event=recheck_failed project=%s reason=%s", ref.project_id, error.reason)
             if not error.retry:

@@ -69,6 +69,11 @@ class LabelStudioOrigin:
     url: str
     public_url: str | None = None
 
+    def is_at(self, origin: Origin) -> bool:
+        """Whether an origin is that of ``url``, or https of the same host where that is http on port 80."""
+        own = Origin.of(self.url)
+        return origin == own or (own.port == 80 and origin == Origin("https", own.host, 443))
+
     def path_of(self, uri: str) -> str | None:
         """Return the path, with its query, that an absolute address may have on Label Studio; None if it is elsewhere.
 

@@ -4,28 +4,24 @@ A task's data can name any address, so a fetch must not become a way to probe th
 policy: link-local addresses (where cloud machines keep their credentials), multicast and "this host" are never
 connected to; public addresses always are; private ones only on Label Studio's own host and port, and on hosts that an
 operator lists. The name is resolved here and the checked address is the one connected to, so a name that resolves
-differently the second time has no effect. One deadline covers a whole fetch: it also ends one from a server that sends
-a byte a second.
+differently the second time has no effect.
 """
 
-import io
 import ipaddress
-import ssl
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import httpcore
 import httpx
 
 from backend.errors import AccessError, ImageError, Reason
-from backend.images.name_resolution import Resolver
 from backend.logs import without_credentials
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from backend.network import deadlines
+from backend.network.deadlines import DeadlineStream
+from backend.network.name_resolution import Resolver
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -97,6 +93,11 @@ class Origin:
             raise ValueError(f"expected an http or https address, got {without_credentials(url)[:80]!r}")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return cls(parts.scheme, _ascii_host(parts.hostname.rstrip(".")), port)
+
+    @classmethod
+    def at(cls, url: httpx.URL) -> "Origin":
+        """Return the origin of an http or https address."""
+        return cls(url.scheme, url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80))
 
     @property
     def url(self) -> str:
@@ -184,9 +185,8 @@ class GuardedNetwork:
     def __init__(self, policy: AddressPolicy, deadline: float, resolver: Resolver) -> None:
         """``deadline`` is a point on the monotonic clock, in seconds."""
         self._policy, self._deadline, self._resolver = policy, deadline, resolver
-        self._inner = httpcore.SyncBackend()
 
-    def connect(self, host: str, port: int, *, is_checked: bool = True) -> "DeadlineStream":
+    def connect(self, host: str, port: int, *, is_checked: bool = True) -> DeadlineStream:
         """Connect to the first address of ``host`` that is allowed and answers.
 
         Args:
@@ -199,20 +199,13 @@ class GuardedNetwork:
             httpcore.ConnectError: there is no such host, or it does not answer.
             httpcore.ConnectTimeout: the deadline has passed.
         """
-        addresses = self._addresses(host, port)
-        failure: Exception = httpcore.ConnectError(f"no address for {host}")
-        for tried, address in enumerate(addresses):
-            try:
-                if is_checked:
-                    self._policy.check(host, port, address)
-                # A share of the time each, so that an address that does not answer leaves time for the next.
-                share = _left(self._deadline, httpcore.ConnectTimeout) / (len(addresses) - tried)
-                stream = self._inner.connect_tcp(address, port, share)
-            except (AccessError, httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-            else:
-                return DeadlineStream(stream, self._deadline)
-        raise failure
+
+        def check(address: str) -> None:
+            if is_checked:
+                self._policy.check(host, port, address)
+
+        with _valid_name(host):
+            return deadlines.connect(self._resolver, host, port, self._deadline, check)
 
     def is_public(self, host: str, port: int) -> bool:
         """Whether a host is reached through a proxy: all addresses that its name resolves to here are public.
@@ -227,7 +220,8 @@ class GuardedNetwork:
             httpcore.ConnectTimeout: the deadline has passed.
         """
         try:
-            addresses = self._addresses(host, port)
+            with _valid_name(host):
+                addresses = deadlines.addresses(self._resolver, host, port, self._deadline)
         except httpcore.ConnectError:
             name, _, domain = host.rstrip(".").lower().rpartition(".")
             if not name or not domain[:1].isalpha() or domain in _PRIVATE_DOMAINS or ":" in host:
@@ -237,60 +231,10 @@ class GuardedNetwork:
             self._policy.check(host, port, address)
         return all(_is_public(_unwrapped(ipaddress.ip_address(one.partition("%")[0]))) for one in addresses)
 
-    def _addresses(self, host: str, port: int) -> list[str]:
-        try:
-            return self._resolver.addresses(host, port, _left(self._deadline, httpcore.ConnectTimeout))
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout(str(error)) from error
-        except UnicodeError as error:
-            raise ImageError(f"{host[:80]!r} is no name of a host", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
-        except OSError as error:
-            raise httpcore.ConnectError(f"no address for {host}: {error}") from error
 
-
-def seconds_left(deadline: float) -> float:
-    """Return the seconds until a time on the monotonic clock; 0 after it."""
-    return max(0.0, deadline - time.monotonic())
-
-
-def _left(deadline: float, late: type[httpcore.TimeoutException]) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise late("the deadline has passed")
-    return left
-
-
-class DeadlineStream(io.RawIOBase):
-    """A connection on which every wait ends at the deadline, however often a byte arrives.
-
-    Its methods raise httpcore's exceptions.
-    """
-
-    def __init__(self, inner: httpcore.NetworkStream, deadline: float) -> None:
-        """``deadline`` is a point on the monotonic clock, in seconds."""
-        super().__init__()
-        self._inner, self._deadline = inner, deadline
-
-    def readable(self) -> bool:
-        """Whether it can be read."""
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Wait for data and read it; return the number of bytes, 0 at the end."""
-        view = memoryview(buffer).cast("B")
-        data = self._inner.read(len(view), _left(self._deadline, httpcore.ReadTimeout))
-        view[: len(data)] = data
-        return len(data)
-
-    def send(self, data: bytes) -> None:
-        """Send all of ``data``."""
-        self._inner.write(data, _left(self._deadline, httpcore.WriteTimeout))
-
-    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Start TLS on the connection; the certificate must be that of ``host``."""
-        self._inner = self._inner.start_tls(context, host, _left(self._deadline, httpcore.ConnectTimeout))
-
-    def close(self) -> None:
-        """Close the connection."""
-        super().close()
-        self._inner.close()
+@contextmanager
+def _valid_name(host: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeError as error:
+        raise ImageError(f"{host[:80]!r} is no name of a host", Reason.UNSUPPORTED_IMAGE_SOURCE) from error

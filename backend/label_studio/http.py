@@ -5,29 +5,31 @@ A *personal access token* is a JWT that must be exchanged for an access token, v
 """
 
 import concurrent.futures
-import copy
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import httpcore
 import httpx
 import msgspec
 import stamina
 
 from backend.errors import AccessError, BackendError, Reason, RequestError, RetryLater
-from backend.label_studio.tokens import TokenKind, lifetime_s, token_kind
+from backend.label_studio.tokens import TokenExchange, TokenKind, token_kind
 from backend.logs import without_credentials
+from backend.network.deadlines import DeadlineBackend
 from backend.types import Secret
 from model import tls
 
 T = TypeVar("T")
 
+NAME = "paddle-sam-backend"
 KEPT_CONNECTIONS = 16
+KEPT_S = 5.0
+"""How long an unused connection is kept; Label Studio's own server closes them later."""
+
 LONGEST_EXCERPT = 300
-_RENEW_AT = 0.8
 _REFRESH = "/api/token/refresh"
 _TRANSIENT = (429, 500, 502, 503, 504)
 
@@ -40,15 +42,17 @@ class Request:
         method: the HTTP method.
         path: the path below Label Studio's address.
         params: the parameters of the query.
-        body: JSON, empty where there is none.
+        body: empty where there is none.
+        content_type: of the body.
         is_repeatable: whether sending it twice has the same effect as sending it once.
-        timeout_s: timeout of each step (connect, send, each read); None for the client's default.
+        timeout_s: timeout of the whole request; None for the client's default.
     """
 
     method: str
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    content_type: str = "application/json"
     is_repeatable: bool = True
     timeout_s: float | None = None
 
@@ -108,35 +112,59 @@ class LabelStudioHttp:
         url: str,
         api_key: Secret | None,
         *,
-        timeout_s: float,
-        attempts: int,
-        retry_wait_s: float,
-        keeps_connections: bool,
+        timeout_s: float = 10.0,
+        attempts: int = 3,
+        retry_wait_s: float = 0.2,
+        keeps_connections: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make an HTTP client; see `backend.label_studio.client.LabelStudio` for the arguments."""
+        """Make an HTTP client; it connects with its first request.
+
+        Args:
+            url: Label Studio's address.
+            api_key: a legacy or personal access token; None to send no token.
+            timeout_s: for a whole request, from the look-up of the name to the last byte of the answer.
+            attempts: how often a request that may be repeated is tried.
+            retry_wait_s: about how long to wait before the second try.
+            keeps_connections: whether to reuse connections. A service calls rarely, and a connection that the server
+                has meanwhile closed would fail a request that may not be repeated.
+            clock: returns monotonic seconds.
+        """
         self.url = url.rstrip("/")
         self.token_kind = token_kind(api_key)
-        self._api_key, self._clock = api_key, clock
+        self._api_key = api_key
+        self._timeout_s, self._network = timeout_s, DeadlineBackend()
         # No proxies from the environment: the token is sent to Label Studio only.
-        limits = httpx.Limits(max_keepalive_connections=KEPT_CONNECTIONS if keeps_connections else 0)
-        self._client = httpx.Client(
-            timeout=timeout_s, trust_env=False, verify=tls.client_context(), follow_redirects=False, limits=limits
+        self._pool = httpcore.ConnectionPool(
+            tls.client_context(),
+            max_keepalive_connections=KEPT_CONNECTIONS if keeps_connections else 0,
+            keepalive_expiry=KEPT_S,
+            network_backend=self._network,
         )
         self._retrying = stamina.RetryingCaller(
             attempts=attempts, wait_initial=retry_wait_s, wait_jitter=retry_wait_s, wait_max=2.0
         ).on(_is_worth_another_try)
-        self._lock = threading.Lock()
-        self._access: str | None = None
-        self._renew_at = 0.0
-        self._exchange: Future[str] | None = None  # the running exchange
+        self._exchange = TokenExchange(self._new_access_token, clock)
+
+    def __repr__(self) -> str:
+        return f"LabelStudioHttp({self.url!r}, {self.token_kind.value})"
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._pool.close()
 
     def authorization(self, rejected: str | None = None, within_s: float | None = None) -> str | None:
-        """Return the value of the ``Authorization`` header; see `LabelStudio.authorization`."""
+        """Return the value of the ``Authorization`` header, None without an API key.
+
+        Args:
+            rejected: a header value that Label Studio has just answered with 401; a personal access token is then
+                exchanged again.
+            within_s: longest wait for the exchange, in seconds; None waits until it ends.
+
+        Raises:
+            AccessError: Label Studio refuses the personal access token.
+            RetryLater: Label Studio cannot be reached, or takes longer; the exchange continues.
+        """
         if self._api_key is None or self.token_kind is TokenKind.NONE:
             return None
         if self.token_kind is TokenKind.CUT:
@@ -148,46 +176,22 @@ class LabelStudioHttp:
             return f"Token {self._api_key.value}"
         if self.token_kind is TokenKind.ACCESS:
             return f"Bearer {self._api_key.value}"
-        return f"Bearer {self._access_token(self._api_key, rejected, within_s)}"
-
-    def _access_token(self, api_key: Secret, rejected: str | None, within_s: float | None) -> str:
-        """Return an access token; concurrent callers share one exchange and its result or failure."""
-        with self._lock:
-            is_good = self._access is not None and self._clock() < self._renew_at
-            if self._access is not None and is_good and rejected != f"Bearer {self._access}":
-                return self._access
-            exchange = self._exchange
-            if exchange is None:
-                # In a separate thread, so that each caller can stop waiting at its own timeout.
-                exchange = Future()
-                threading.Thread(target=self._renew, args=(api_key, exchange), name="token", daemon=True).start()
-                self._exchange = exchange
         try:
-            return exchange.result(within_s)
-        except BackendError as error:
-            raise copy.copy(error) from error  # several threads raise it, each a copy
+            return self._exchange.authorization(rejected, within_s)
         except concurrent.futures.TimeoutError:
             raise RetryLater(
                 f"Label Studio at {self.url} takes too long to exchange the personal access token",
                 Reason.LABEL_STUDIO_UNREACHABLE,
             ) from None
 
-    def _renew(self, api_key: Secret, exchange: "Future[str]") -> None:
-        """Exchange the personal access token; set the result or the failure of ``exchange`` in any case."""
-        started_at = self._clock()
-        access, renew_at, failure = None, 0.0, None
-        try:
-            body = msgspec.json.encode(_Refresh(api_key.value))
-            access = decoded(self._retried(Request("POST", _REFRESH, body=body), None), _Refreshed).access
-            renew_at = started_at + _RENEW_AT * lifetime_s(access)
-        except Exception as error:  # noqa: BLE001 - a defect must not leave callers waiting; they raise it
-            failure = error
-        with self._lock:
-            self._access, self._renew_at, self._exchange = access, renew_at, None
-        if access is None:
-            exchange.set_exception(failure)
-        else:
-            exchange.set_result(access)
+    def abort(self) -> None:
+        """End all requests, running and future ones; each fails as if Label Studio could not be reached."""
+        self._network.abort()
+
+    def _new_access_token(self) -> str:
+        assert self._api_key is not None  # a personal access token
+        body = msgspec.json.encode(_Refresh(self._api_key.value))
+        return decoded(self._retried(Request("POST", _REFRESH, body=body), None), _Refreshed).access
 
     def get(self, path: str, kind: type[T], params: Mapping[str, str] | None = None, *, anonymous: bool = False) -> T:
         """Return the answer to a GET of a path, as a msgspec type.
@@ -221,35 +225,47 @@ class LabelStudioHttp:
         return self._retrying(send) if request.is_repeatable else send()
 
     def _once(self, request: Request, header: str | None) -> bytes:
-        headers = {"Content-Type": "application/json"} if request.body else {}
-        if header:
-            headers["Authorization"] = header
+        timeout_s = request.timeout_s or self._timeout_s
         try:
-            reply = self._client.request(
-                request.method,
-                self.url + request.path,
-                params=request.params,
-                content=request.body,
-                headers=headers,
-                timeout=httpx.USE_CLIENT_DEFAULT if request.timeout_s is None else request.timeout_s,
-            )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            refusal = tls.refusal(error)
-            if refusal is not None:
+            reply = self._exchanged(request, header, time.monotonic() + timeout_s)
+        except httpcore.TimeoutException as error:
+            raise RetryLater(
+                f"Label Studio at {self.url} cannot be reached, or takes longer than {timeout_s:g} s to answer "
+                f"{request.path}: {error}",
+                Reason.LABEL_STUDIO_UNREACHABLE,
+            ) from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise AccessError(
+                f"{self.url} is no address of a Label Studio; set LABEL_STUDIO_URL to where it is: {error}",
+                Reason.LABEL_STUDIO_NOT_CONFIGURED,
+            ) from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpx.DecodingError) as error:
+            if (refusal := tls.refusal(error)) is not None:
                 raise AccessError(f"Label Studio at {self.url}: {refusal}", Reason.UNTRUSTED_CERTIFICATE) from error
-            # httpx parses a redirect's target although it does not follow it.
-            if isinstance(error, httpx.InvalidURL) or "Invalid URL in location header" in str(error):
-                raise AccessError(
-                    f"Label Studio at {self.url} redirects to what is no address; set LABEL_STUDIO_URL to where it "
-                    "really is",
-                    Reason.LABEL_STUDIO_NOT_CONFIGURED,
-                ) from error
             raise RetryLater(
                 f"Label Studio at {self.url} cannot be reached: {error}", Reason.LABEL_STUDIO_UNREACHABLE
             ) from error
         if reply.is_success:
             return reply.content
         raise self._failure(reply, request.path, header)
+
+    def _exchanged(self, request: Request, header: str | None, deadline: float) -> httpx.Response:
+        """Return the answer to a request, read and decoded; httpx writes and reads headers as for images."""
+        headers = {"Accept": "*/*", "Accept-Encoding": "gzip, deflate", "User-Agent": NAME}
+        headers |= {"Content-Type": request.content_type} if request.body else {}
+        headers |= {"Authorization": header} if header else {}
+        written = httpx.Request(
+            request.method, self.url + request.path, params=request.params, headers=headers, content=request.body
+        )
+        url = written.url
+        answer = self._pool.request(
+            request.method,
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=written.headers.raw,
+            content=request.body,
+            extensions={"timeout": dict.fromkeys(("connect", "write", "read"), deadline)},  # see DeadlineBackend
+        )
+        return httpx.Response(answer.status, headers=answer.headers, content=answer.content)
 
     def _failure(self, reply: httpx.Response, path: str, header: str | None) -> BackendError:
         status = reply.status_code

@@ -154,7 +154,7 @@ class PredictionWriter:
         refusal: BackendError | None = None
         for task in holders:
             assert task.id is not None
-            self._retry.check()
+            self._retry.raise_if_stopped()
             try:
                 surplus = [prediction.id for prediction in self._own(task.id, model_version)[:-1]]
                 self._delete(surplus)

@@ -58,14 +58,6 @@ class TaskPage:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the Data Manager: ``data.image`` for a field of the task's data, and the type it is compared as."""
-
-    name: str
-    type: str
-
-
-@dataclass(frozen=True)
 class View:
     """A tab of the Data Manager.
 

@@ -16,11 +16,11 @@ import msgspec
 from backend.errors import BackendError, PromptError, Reason
 from backend.labeling import config, file_names, task_images
 from backend.labeling.config_types import LabelConfig
-from backend.labeling.prompts import MOST_PIXELS
 from backend.protocol import annotations as protocol_annotations
 from backend.protocol import regions as protocol_regions
 from backend.segmentation import polygons as segmentation_polygons
 from backend.segmentation import shape_masks
+from backend.segmentation.prompts import MOST_PIXELS
 from backend.shapes import Bitmask, Brush, KeyPoint, ShapeKind, Vector
 from backend.types import ImageRef, PromptRegion, Skipped, Task
 from model.coco import rle as coco_rle

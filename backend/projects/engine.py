@@ -19,6 +19,7 @@ from backend.embeddings.stores import FileStore
 from backend.errors import Reason, RetryLater
 from backend.images.decode import Limits
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.metrics import Metrics
 from backend.projects.precompute import Room
 from backend.segmentation.decoding import MaskService
@@ -67,11 +68,13 @@ class Engine:
 def label_studio(settings: Settings) -> LabelStudio:
     """Return a client for thousands of calls, with kept connections and a long timeout."""
     return LabelStudio(
-        settings.label_studio_url,
-        settings.label_studio_api_key,
-        timeout_s=TIMEOUT_S,
-        attempts=1,  # `OutageRetry` repeats calls
-        keeps_connections=True,
+        LabelStudioHttp(
+            settings.label_studio_url,
+            settings.label_studio_api_key,
+            timeout_s=TIMEOUT_S,
+            attempts=1,  # `OutageRetry` repeats calls
+            keeps_connections=True,
+        )
     )
 
 
@@ -175,9 +178,8 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry
         FileStore(settings.cache_dir, settings.disk_cache_mb * MB, shape=web.embedding_shape(checkpoint)),
         ContentJournal(settings.cache_dir / "contents.jsonl", settings.label_studio_url),
         Metrics(),
-        limits=pixel_limits(settings, checkpoint),
-        dtype=settings.embedding_dtype,
-        check=retry.check,
+        spec=web.encode_spec(settings, checkpoint),
+        check=retry.raise_if_stopped,
     )
     room = _room(settings, checkpoint, settings.disk_cache_mb * MB, "set PADDLE_SAM_DISK_CACHE_MB higher")
     return Engine(made, made.ensure, AT_ONCE_HERE, room, lambda: None)

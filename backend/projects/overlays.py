@@ -5,7 +5,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backend.labeling import shape_prompts
 from backend.segmentation import shape_masks
 from backend.shapes import Bitmask, Brush, KeyPoint
 from backend.types import Region
@@ -45,9 +44,7 @@ def area(region: Region, size: tuple[int, int]) -> Mask:
     """
     match region.shape:
         case Brush() | Bitmask():
-            mask = shape_prompts.mark(region.shape, size, region.original_size).rough_mask
-            assert mask is not None  # these shapes are areas
-            return Mask.from_array(mask)
+            return shape_masks.scaled(shape_masks.mask(region.shape, region.original_size), size)
         case KeyPoint():
             return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)
     return shape_masks.mask(region.shape, size)

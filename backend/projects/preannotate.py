@@ -141,9 +141,9 @@ def run(
                     chunks.add(outcome)
                 elif outcome is not None:
                     record([outcome])
-                record(chunks.delivered())
+                record(chunks.poll())
         with recording_end(report, stop):
-            record(chunks.finish())
+            record(chunks.flush())
     return report
 
 
@@ -187,7 +187,7 @@ class _Work:
 
     def _predict(self, task_id: int, task: Task, stored: Sequence[StoredPrediction]) -> PendingPrediction | TaskOutcome:
         context = self._context
-        context.retry.check()
+        context.retry.raise_if_stopped()
         prediction = context.retry.call_for_image(partial(context.segment, task), context.tasks.version)
         failures = failures_of(task, prediction)
         if not prediction.is_complete:  # the next run would skip a task with a stored prediction

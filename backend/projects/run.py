@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
@@ -34,7 +34,6 @@ class TaskQuery:
 
     project: int
     view: int | None = None
-    filters: Sequence[str] = ()
     limit: int | None = None
     annotated: bool = False
 
@@ -62,6 +61,9 @@ class BatchRun:
     retry: OutageRetry
 
 
+ABORT_AFTER_S = STOP_WITHIN_S - 1
+
+
 class Stop(threading.Event):
     """An event that is set by a signal; a second signal ends the process at once, which is safe at any moment.
 
@@ -69,7 +71,11 @@ class Stop(threading.Event):
         number: of the signal, 0 before there was one.
     """
 
-    number = 0
+    def __init__(self, abort: Callable[[], None], abort_after_s: float = ABORT_AFTER_S) -> None:
+        """Call ``abort`` some time after the signal, to end what then still waits for Label Studio."""
+        super().__init__()
+        self.number = 0
+        self._abort, self._abort_after_s = abort, abort_after_s
 
     def listen(self) -> None:
         """Install the signal handler; again after Paddle is imported, which replaces the handler of SIGTERM."""
@@ -82,6 +88,9 @@ class Stop(threading.Event):
             os._exit(128 + number)
         self.number = number
         self.set()
+        timer = threading.Timer(self._abort_after_s, self._abort)
+        timer.daemon = True
+        timer.start()
         click.echo(
             f"\nstopping: what is in hand has {STOP_WITHIN_S:.0f} seconds to be finished; once more ends at once",
             err=True,
@@ -92,7 +101,7 @@ def prepare(client: LabelStudio, query: TaskQuery, stop: Stop, retry: OutageRetr
     """Return the parts of a run; Label Studio has to answer within `BEGINS_WITHIN_S`.
 
     Raises:
-        BackendError: Label Studio does not answer or refuses, or there is no such project, view or filter.
+        BackendError: Label Studio does not answer or refuses, or there is no such project or view.
         Stopped: the run was stopped meanwhile.
     """
     short_retry = OutageRetry(stop, lasts_s=BEGINS_WITHIN_S)
@@ -107,7 +116,7 @@ def _selection(client: LabelStudio, query: TaskQuery) -> Selection:
     """Return the selection of tasks that a query describes.
 
     Raises:
-        RequestError: a filter is invalid, or the view belongs to another project or cannot be read page by page.
+        RequestError: the view belongs to another project or cannot be read page by page.
     """
     selection = Selection()
     if query.view is not None:
@@ -115,12 +124,6 @@ def _selection(client: LabelStudio, query: TaskQuery) -> Selection:
         if view.project_id != query.project:
             raise RequestError(f"view {query.view}: expected one of project {query.project}, got {view.project_id}'s")
         selection = task_filters.read_view(view.filters)
-    if query.filters:
-        columns = client.columns(query.project)
-        if selection.is_any and len(selection.conditions) > 1:
-            raise RequestError(f"view {query.view} joins its filters with 'or': --filter cannot narrow it down further")
-        for text in query.filters:
-            selection = selection.and_also(task_filters.parse(text, columns))
     if query.annotated and not (selection.is_any and len(selection.conditions) > 1):  # 'or' cannot be narrowed down
         selection = selection.and_also(task_filters.annotated())
     selection.and_also(task_filters.below(1))  # as every page after the first one does; raises here, before the first

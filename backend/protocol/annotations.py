@@ -14,8 +14,8 @@ from backend.protocol import json_fields
 
 LARGE_BODY = 1 << 16
 SMALLEST_SAVED = 16  # bytes of the shortest list that can hold a region; anything shorter is not parsed
+_KEY = b'"rle"'
 _CODE = re.compile(rb'"rle"\s*:\s*\[')
-_NOT_IN_CODES = (b'"', b"[", b"{")
 
 
 @dataclass(frozen=True)
@@ -59,60 +59,54 @@ def without_masks(body: bytes) -> bytes:
     end = body.rfind(b'"context"')
     if len(body) < LARGE_BODY or end < 0 or body[end + len(b'"context"') :].lstrip(b" \t\r\n:").startswith(b"null"):
         return body
-    kept, last, close, place = [], 0, 0, body.find(b'"rle"', 0, end)
-    while place >= 0:
-        found = _CODE.match(body, place)
-        place += len(b'"rle"')
-        if found and body[found.start() - 1 : found.start()] != b"\\":
-            start = found.end()
+    kept, last, close, at = [], 0, 0, body.find(_KEY, 0, end)
+    while at >= 0:
+        code = _CODE.match(body, at)
+        at += len(_KEY)
+        if code and body[code.start() - 1 : code.start()] != b"\\":
+            start = code.end()
             if close < start and (close := body.find(b"]", start, end)) < 0:
                 break
-            if all(body.find(sign, start, close) < 0 for sign in _NOT_IN_CODES):
+            if all(body.find(sign, start, close) < 0 for sign in (b'"', b"[", b"{")):
                 kept.append(body[last:start])
-                last = place = close
-        place = body.find(b'"rle"', place, end)
+                last = at = close
+        at = body.find(_KEY, at, end)
     kept.append(body[last:])
     return b"".join(kept)
 
 
 def read(raw: msgspec.Raw) -> tuple[Saved, ...]:
     """Return the annotations, or the predictions, of a task in their order in the JSON."""
-    found = []
-    for item in _listed(raw):
-        if memoryview(item).nbytes < SMALLEST_SAVED:
-            continue
-        try:
-            one = msgspec.json.decode(item, type=_Saved)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            continue
-        found.append(
-            Saved(
-                id=json_fields.whole(one.id),
-                changed_at=max(_seconds(one.updated_at), _seconds(one.created_at)),
-                result=_listed(one.result),
-                is_cancelled=one.was_cancelled is True,
-                is_ground_truth=one.ground_truth is True,
-                model_version=json_fields.text(one.model_version),
-            )
+    read = (_decoded(item) for item in json_fields.items(raw) if memoryview(item).nbytes >= SMALLEST_SAVED)
+    return tuple(
+        Saved(
+            id=json_fields.whole(item.id),
+            changed_at=max(_seconds(item.updated_at), _seconds(item.created_at)),
+            result=json_fields.items(item.result),
+            is_cancelled=item.was_cancelled is True,
+            is_ground_truth=item.ground_truth is True,
+            model_version=json_fields.text(item.model_version),
         )
-    return tuple(found)
+        for item in read
+        if item is not None
+    )
 
 
 def newest_first(candidates: Iterable[Saved]) -> list[Saved]:
     """Return annotations or predictions in order of precedence: ground truths first, then the last changed."""
-    return sorted(candidates, key=lambda one: (one.is_ground_truth, one.changed_at, one.id or 0), reverse=True)
+    return sorted(candidates, key=lambda saved: (saved.is_ground_truth, saved.changed_at, saved.id or 0), reverse=True)
 
 
-def _listed(raw: msgspec.Raw) -> tuple[msgspec.Raw, ...]:
+def _decoded(item: msgspec.Raw) -> _Saved | None:
     try:
-        return msgspec.json.decode(raw, type=tuple[msgspec.Raw, ...])
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return ()
+        return msgspec.json.decode(item, type=_Saved)
+    except json_fields.DECODE_ERRORS:
+        return None
 
 
 def _seconds(moment: object) -> float:
     try:
-        found = msgspec.convert(moment, datetime)
+        time = msgspec.convert(moment, datetime)
     except msgspec.ValidationError:
         return 0.0
-    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()

@@ -1,12 +1,16 @@
-"""Validated access to single fields of untrusted JSON."""
+"""Validated access to single fields of untrusted JSON. Numbers are finite: msgspec refuses any other."""
 
-import math
-from typing import TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
 Fields: TypeAlias = dict[str, msgspec.Raw]
 
+DECODE_ERRORS = (msgspec.DecodeError, ValueError, RecursionError)
+"""What msgspec raises for JSON that is damaged, nested too deeply or of another type."""
+
+_Octet: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
+_T = TypeVar("_T")
 _NULL = msgspec.Raw(b"null")
 
 
@@ -16,13 +20,19 @@ class FieldError(ValueError):
 
 def anything(raw: msgspec.Raw | None) -> object:
     """Return any JSON value; None for a missing one and for one that Python cannot hold, such as 1e999."""
-    if raw is None:
-        return None
     try:
-        found: object = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, ValueError, RecursionError):
+        value: object = msgspec.json.decode(_NULL if raw is None else raw)
+    except DECODE_ERRORS:
         return None
-    return found
+    return value
+
+
+def items(raw: msgspec.Raw) -> tuple[msgspec.Raw, ...]:
+    """Return the unread items of a list; none for any other value."""
+    try:
+        return msgspec.json.decode(raw, type=tuple[msgspec.Raw, ...])
+    except DECODE_ERRORS:
+        return ()
 
 
 def text(value: object) -> str:
@@ -36,48 +46,47 @@ def whole(value: object) -> int | None:
     >>> whole(90.0), whole("90")
     (90, None)
     """
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+    if isinstance(value, float) and value.is_integer():
         return int(value)
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def strings(raw: msgspec.Raw) -> tuple[str, ...]:
     """Return the non-empty strings of a list, or a string alone."""
-    found = anything(raw)
-    listed = found if isinstance(found, list) else [found]
-    return tuple(item for item in listed if isinstance(item, str) and item)
+    value = anything(raw)
+    return tuple(item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str) and item)
 
 
 def number(fields: Fields, key: str, default: float | None = None) -> float:
-    """Return a finite number, or ``default``, where one is given, for a missing or null value.
+    """Return a number, or ``default``, where one is given, for a missing or null value.
 
     >>> number({"x": msgspec.Raw(b"12.5")}, "x"), number({}, "rotation", 0.0)
     (12.5, 0.0)
 
     Raises:
-        FieldError: the key is missing, or its value is not a finite number.
+        FieldError: the key is missing, or its value is not a number.
     """
-    raw = fields.get(key, _NULL)
-    if default is not None and bytes(raw) == b"null":
+    if default is not None and not _is_given(fields, key):
         return default
-    return finite(raw, key)
+    return _decoded(fields, key, float, "a number")
 
 
-def finite(raw: msgspec.Raw, key: str) -> float:
-    """Return a finite number.
+def numbers(fields: Fields, key: str) -> list[float]:
+    """Return a list of numbers.
 
     Raises:
-        FieldError: it is not a finite number; the message names ``key``.
+        FieldError: the value is not such a list.
     """
-    try:
-        found = msgspec.json.decode(raw, type=float)
-    except (msgspec.DecodeError, ValueError, OverflowError) as error:
-        raise FieldError(f"{key}: expected a number, got {shown(raw)}") from error
-    if not math.isfinite(found):
-        raise FieldError(f"{key}: expected a finite number, got {found}")
-    return found
+    return _decoded(fields, key, list[float], "a list of numbers")
+
+
+def pairs(fields: Fields, key: str) -> tuple[tuple[float, float], ...]:
+    """Return a list of pairs of numbers.
+
+    Raises:
+        FieldError: the value is not such a list.
+    """
+    return _decoded(fields, key, tuple[tuple[float, float], ...], "pairs of numbers")
 
 
 def objects(fields: Fields, key: str) -> list[Fields]:
@@ -86,42 +95,7 @@ def objects(fields: Fields, key: str) -> list[Fields]:
     Raises:
         FieldError: the value is not a list of objects.
     """
-    try:
-        return msgspec.json.decode(fields.get(key, msgspec.Raw(b"[]")), type=list[Fields])
-    except (msgspec.DecodeError, ValueError) as error:
-        raise FieldError(f"{key}: expected a list of objects, got {shown(fields[key])}") from error
-
-
-def numbers(fields: Fields, key: str) -> list[float]:
-    """Return a list of finite numbers.
-
-    Raises:
-        FieldError: the value is not such a list.
-    """
-    try:
-        raw = msgspec.json.decode(fields.get(key, _NULL), type=list[msgspec.Raw])
-    except (msgspec.DecodeError, ValueError) as error:
-        raise FieldError(f"{key}: expected a list of numbers, got {shown(fields.get(key, _NULL))}") from error
-    return [finite(item, key) for item in raw]
-
-
-def pairs(fields: Fields, key: str) -> tuple[tuple[float, float], ...]:
-    """Return a list of pairs of finite numbers.
-
-    Raises:
-        FieldError: the value is not such a list.
-    """
-    try:
-        found = msgspec.json.decode(fields.get(key, _NULL), type=tuple[tuple[float, float], ...])
-    except (msgspec.DecodeError, ValueError):
-        found = ()  # the problem is reported below
-    if found and all(math.isfinite(x) and math.isfinite(y) for x, y in found):
-        return found
-    try:
-        raw = msgspec.json.decode(fields.get(key, _NULL), type=list[tuple[msgspec.Raw, msgspec.Raw]])
-    except (msgspec.DecodeError, ValueError) as error:
-        raise FieldError(f"{key}: expected pairs of numbers, got {shown(fields.get(key, _NULL))}") from error
-    return tuple((finite(first, key), finite(second, key)) for first, second in raw)
+    return _decoded(fields, key, list[Fields], "a list of objects") if key in fields else []
 
 
 def octets(fields: Fields, key: str) -> bytes:
@@ -130,12 +104,20 @@ def octets(fields: Fields, key: str) -> bytes:
     Raises:
         FieldError: the value is not such a list.
     """
+    return bytes(_decoded(fields, key, list[_Octet], "numbers from 0 to 255") if _is_given(fields, key) else ())
+
+
+def _is_given(fields: Fields, key: str) -> bool:
+    return bytes(fields.get(key, _NULL)) != b"null"
+
+
+def _decoded(fields: Fields, key: str, kind: type[_T], expected: str) -> _T:
+    raw = fields.get(key, _NULL)
     try:
-        return bytes(msgspec.json.decode(fields.get(key, _NULL), type=list[int] | None) or ())
-    except (msgspec.DecodeError, ValueError) as error:
-        raise FieldError(f"{key}: expected numbers from 0 to 255, got {shown(fields[key])}") from error
+        return msgspec.json.decode(raw, type=kind)
+    except DECODE_ERRORS as error:
+        raise FieldError(f"{key}: expected {expected}, got {_beginning(raw)}") from error
 
 
-def shown(raw: msgspec.Raw) -> str:
-    """Return the beginning of a value, for a message."""
+def _beginning(raw: msgspec.Raw) -> str:
     return bytes(raw)[:40].decode(errors="replace")

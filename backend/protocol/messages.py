@@ -49,7 +49,7 @@ class _Task(msgspec.Struct):
 
 
 class _Context(msgspec.Struct):
-    result: list[msgspec.Raw] | dict[str, msgspec.Raw] | bool | int | float | str | None = None
+    result: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 class _Params(msgspec.Struct):
@@ -101,19 +101,19 @@ def parse_predict(body: bytes) -> PredictRequest:
         RequestError: there are too many tasks (``too_complex``).
     """
     light = protocol_annotations.without_masks(body)
-    asked = _decode(light, _Predict)
-    if len(asked.tasks or ()) > MOST_TASKS:
-        message = f"tasks: expected at most {MOST_TASKS:,}, got {len(asked.tasks or ()):,}"
-        raise RequestError(message, Reason.TOO_COMPLEX)
-    context, skipped = _context(asked)
+    request = _decode(light, _Predict)
+    tasks = request.tasks or ()
+    if len(tasks) > MOST_TASKS:
+        raise RequestError(f"tasks: expected at most {MOST_TASKS:,}, got {len(tasks):,}", Reason.TOO_COMPLEX)
+    context, skipped = _context(request)
     if light is not body and (skipped or any(_lacks_mask(region.shape) for region in context or ())):
         # The context's own masks may have been cut out as well, where a caller does not write it last.
-        asked = _decode(body, _Predict)
-        context, skipped = _context(asked)
+        request = _decode(body, _Predict)
+        context, skipped = _context(request)
     return PredictRequest(
-        tasks=tuple(_task(entry) for entry in asked.tasks or ()),
-        project_id=_project_id(asked.project),
-        label_config=json_fields.text(asked.label_config),
+        tasks=tuple(map(_task, request.tasks or ())),
+        project_id=_project_id(request.project),
+        label_config=json_fields.text(request.label_config),
         context=context,
         skipped=skipped,
     )
@@ -125,12 +125,12 @@ def parse_setup(body: bytes) -> SetupRequest:
     Raises:
         ProtocolError: the body is not a JSON object.
     """
-    said = _decode(body, _Setup)
-    token = json_fields.text(said.access_token)
+    setup = _decode(body, _Setup)
+    token = json_fields.text(setup.access_token)
     return SetupRequest(
-        project_id=_project_id(said.project),
-        label_config=json_fields.text(said.schema),
-        hostname=json_fields.text(said.hostname),
+        project_id=_project_id(setup.project),
+        label_config=json_fields.text(setup.schema),
+        hostname=json_fields.text(setup.hostname),
         access_token=Secret(token) if token else None,
     )
 
@@ -141,14 +141,14 @@ def parse_webhook(body: bytes) -> WebhookEvent:
     Raises:
         ProtocolError: the body is not a JSON object.
     """
-    told = _decode(body, _Webhook)
-    project = told.project
-    tasks = tuple(map(_task, told.tasks[:MOST_TASKS])) if isinstance(told.tasks, list) else ()
-    if not tasks and isinstance(told.annotation, _Annotation):
-        task_id = json_fields.whole(told.annotation.task)
+    event = _decode(body, _Webhook)
+    project = event.project
+    tasks = tuple(map(_task, event.tasks[:MOST_TASKS])) if isinstance(event.tasks, list) else ()
+    if not tasks and isinstance(event.annotation, _Annotation):
+        task_id = json_fields.whole(event.annotation.task)
         tasks = (Task(task_id),) if task_id is not None else ()
     return WebhookEvent(
-        action=json_fields.text(told.action),
+        action=json_fields.text(event.action),
         project_id=_project_id(project.id if isinstance(project, _Project) else project),
         label_config=json_fields.text(project.label_config) if isinstance(project, _Project) else "",
         tasks=tasks,
@@ -161,8 +161,8 @@ def dump_predictions(predictions: Sequence[Prediction]) -> bytes:
     An item may also be a list of predictions; for an empty list Label Studio stores none, and asks again.
     """
     results = [
-        {"result": _result(one), "score": one.score, "model_version": one.model_version} if one.should_store else []
-        for one in predictions
+        {"result": _result(made), "score": made.score, "model_version": made.model_version} if made.should_store else []
+        for made in predictions
     ]
     return msgspec.json.encode({"results": results})
 
@@ -199,11 +199,11 @@ def dump_error(message: str) -> bytes:
 def _decode(body: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, ValueError, RecursionError):
+    except json_fields.DECODE_ERRORS:
         pass
     try:
         return msgspec.json.decode(_strict(body), type=kind)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except json_fields.DECODE_ERRORS as error:
         raise ProtocolError(f"body: expected a JSON object as Label Studio sends it, got {error}") from error
 
 
@@ -217,8 +217,8 @@ def _strict(body: bytes) -> str:
         ValueError: Python's json refuses the body too.
         RecursionError: it is nested too deeply.
     """
-    found = json.loads(body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_finite)
-    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(found, ensure_ascii=False))
+    value = json.loads(body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_finite)
+    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(value, ensure_ascii=False))
 
 
 def _finite(digits: str) -> int | float | None:
@@ -232,13 +232,13 @@ def _lacks_mask(shape: Shape) -> bool:
     return isinstance(shape, Brush) and not shape.rle
 
 
-def _context(asked: _Predict) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...]]:
+def _context(request: _Predict) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...]]:
     """Return the prompts of a context and its skipped regions; None without a context, when this is no click."""
-    params = asked.params
+    params = request.params
     context = params.context if isinstance(params, _Params) else None
     if not isinstance(context, _Context):
         return None, ()
-    return regions.read(context.result) if isinstance(context.result, list) else ((), ())
+    return regions.read(json_fields.items(context.result))
 
 
 def _task(entry: _Task | _Other) -> Task:

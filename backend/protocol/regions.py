@@ -57,7 +57,7 @@ class _Entry(msgspec.Struct):
     item_index: object = None
 
 
-class _NotDrawn(Exception):  # noqa: N818 - not a failure: the region is left out
+class _NotDrawn(ValueError):  # noqa: N818 - not a failure: the region is left out
     """The entries of an id hold no shape that can be a prompt."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -75,14 +75,14 @@ def read(
     groups: dict[str, list[_Entry]] = {}
     skipped: list[Skipped] = []
     too_small: Skipped | None = None
-    for place, raw in enumerate(result):
-        name = f"#{place}"
+    for index, raw in enumerate(result):
+        name = f"#{index}"
         if memoryview(raw).nbytes < SMALLEST_ENTRY:
             too_small = too_small or Skipped(name, Reason.BAD_GEOMETRY, "not a region: too short to hold a shape")
             continue
         try:
             entry = msgspec.json.decode(raw, type=_Entry)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        except json_fields.DECODE_ERRORS as error:
             skipped.append(Skipped(name, Reason.BAD_GEOMETRY, f"not a region: {error}"))
             continue
         groups.setdefault(json_fields.text(entry.id) or f"{name}-{_digest(raw)}", []).append(entry)
@@ -90,10 +90,9 @@ def read(
     for name, entries in groups.items():
         try:
             regions.append(_region(name, entries, kinds))
-        except _NotDrawn as cause:
-            skipped.append(Skipped(name, cause.reason, str(cause)))
         except ValueError as error:
-            skipped.append(Skipped(name, Reason.BAD_GEOMETRY, str(error)))
+            reason = error.reason if isinstance(error, _NotDrawn) else Reason.BAD_GEOMETRY
+            skipped.append(Skipped(name, reason, str(error)))
     return tuple(regions), (*skipped, *((too_small,) if too_small is not None else ()))
 
 
@@ -123,13 +122,14 @@ def _region(name: str, entries: Sequence[_Entry], kinds: Collection[ShapeKind]) 
 def _drawn(entries: Sequence[_Entry]) -> tuple[_Entry, ShapeKind]:
     """Return the entry that holds the shape of a region, and the kind of the shape."""
     types = [json_fields.text(entry.type).lower() for entry in entries]
-    for entry, name in zip(entries, types, strict=True):
-        kind = kind_of(name)
+    named = ((entry, kind_of(name)) for entry, name in zip(entries, types, strict=True))
+    repeated = (
+        (entry, _kind_by_keys(entry.value or {}))
+        for entry, name in zip(entries, types, strict=True)
+        if name in ("", "labels")
+    )
+    for entry, kind in (*named, *repeated):
         if kind is not None:
-            return entry, kind
-    for entry, name in zip(entries, types, strict=True):
-        kind = _kind_by_keys(entry.value or {})
-        if name in ("", "labels") and kind is not None:
             return entry, kind
     strange = [name for name in types if name not in NOT_DRAWN]
     if strange:
@@ -137,20 +137,20 @@ def _drawn(entries: Sequence[_Entry]) -> tuple[_Entry, ShapeKind]:
     raise _NotDrawn(Reason.NOT_A_PROMPT, f"type {types[0]!r} draws nothing")
 
 
+_KEYS: tuple[tuple[set[str], ShapeKind], ...] = (
+    ({"rle"}, ShapeKind.BRUSH),
+    ({"imageDataURL"}, ShapeKind.BITMASK),
+    ({"vertices"}, ShapeKind.VECTOR),
+    ({"points"}, ShapeKind.POLYGON),
+    ({"radiusX"}, ShapeKind.ELLIPSE),
+    ({"x", "y", "width", "height"}, ShapeKind.RECTANGLE),
+    ({"x", "y"}, ShapeKind.KEYPOINT),
+)
+
+
 def _kind_by_keys(value: Fields) -> ShapeKind | None:
     """Return the kind of shape in an entry of a separate ``<Labels>``, in which the editor repeats the shape."""
-    for keys, kind in (
-        ({"rle"}, ShapeKind.BRUSH),
-        ({"imageDataURL"}, ShapeKind.BITMASK),
-        ({"vertices"}, ShapeKind.VECTOR),
-        ({"points"}, ShapeKind.POLYGON),
-        ({"radiusX"}, ShapeKind.ELLIPSE),
-        ({"x", "y", "width", "height"}, ShapeKind.RECTANGLE),
-        ({"x", "y"}, ShapeKind.KEYPOINT),
-    ):
-        if keys <= value.keys():
-            return kind
-    return None
+    return next((kind for keys, kind in _KEYS if keys <= value.keys()), None)
 
 
 def _labels(entries: Sequence[_Entry], kind: ShapeKind) -> tuple[str, ...]:
@@ -159,16 +159,10 @@ def _labels(entries: Sequence[_Entry], kind: ShapeKind) -> tuple[str, ...]:
     The own key is first, since a mask that is given another label after it was accepted has that one there alone, and
     Label Studio's exporter goes by it.
     """
-    matches: tuple[Callable[[str], bool], ...] = (
-        lambda key: key == f"{kind}labels",
-        lambda key: key == "labels",
-        lambda key: key.endswith("labels"),
-    )
-    for is_wanted in matches:
-        for entry in entries:
-            for key, raw in (entry.value or {}).items():
-                if is_wanted(key) and (labels := json_fields.strings(raw)):
-                    return tuple(label for label in labels[:MOST_LABELS] if len(label) <= LONGEST_LABEL)
+    written = [(key, raw) for entry in entries for key, raw in (entry.value or {}).items() if key.endswith("labels")]
+    for _, raw in sorted(written, key=lambda field: (field[0] != f"{kind}labels", field[0] != "labels")):
+        if labels := json_fields.strings(raw):
+            return tuple(label for label in labels[:MOST_LABELS] if len(label) <= LONGEST_LABEL)
     return ()
 
 
@@ -180,27 +174,13 @@ def _is_positive(entry: _Entry) -> bool | None:
     return True if any(sign is True for sign in signs) else None
 
 
-def _keypoint(value: Fields) -> Shape:
-    return KeyPoint(json_fields.number(value, "x"), json_fields.number(value, "y"))
-
-
-def _rectangle(value: Fields) -> Shape:
-    x, y, width, height = (json_fields.number(value, key) for key in ("x", "y", "width", "height"))
-    return Rectangle(x, y, width, height, json_fields.number(value, "rotation", 0.0))
-
-
-def _ellipse(value: Fields) -> Shape:
-    x, y, radius_x, radius_y = (json_fields.number(value, key) for key in ("x", "y", "radiusX", "radiusY"))
-    return Ellipse(x, y, radius_x, radius_y, json_fields.number(value, "rotation", 0.0))
-
-
-def _polygon(value: Fields) -> Shape:
-    return Polygon(json_fields.pairs(value, "points"))
+def _numbers(value: Fields, *keys: str) -> list[float]:
+    return [json_fields.number(value, key, 0.0 if key == "rotation" else None) for key in keys]
 
 
 def _vector(value: Fields) -> Shape:
     corners = json_fields.objects(value, "vertices")
-    points = tuple((json_fields.number(corner, "x"), json_fields.number(corner, "y")) for corner in corners)
+    points = tuple((x, y) for x, y in (_numbers(corner, "x", "y") for corner in corners))
     curved = any(json_fields.anything(corner.get("isBezier")) is True for corner in corners)
     return Vector(points, closed=json_fields.anything(value.get("closed")) is True, curved=curved)
 
@@ -215,18 +195,14 @@ def _brush(value: Fields) -> Shape:
     return Brush(code, strokes)
 
 
-def _bitmask(value: Fields) -> Shape:
-    return Bitmask(_url(value, "imageDataURL"))
-
-
 _READERS: dict[ShapeKind, Callable[[Fields], Shape]] = {
-    ShapeKind.KEYPOINT: _keypoint,
-    ShapeKind.RECTANGLE: _rectangle,
-    ShapeKind.ELLIPSE: _ellipse,
-    ShapeKind.POLYGON: _polygon,
+    ShapeKind.KEYPOINT: lambda value: KeyPoint(*_numbers(value, "x", "y")),
+    ShapeKind.RECTANGLE: lambda value: Rectangle(*_numbers(value, "x", "y", "width", "height", "rotation")),
+    ShapeKind.ELLIPSE: lambda value: Ellipse(*_numbers(value, "x", "y", "radiusX", "radiusY", "rotation")),
+    ShapeKind.POLYGON: lambda value: Polygon(json_fields.pairs(value, "points")),
     ShapeKind.VECTOR: _vector,
     ShapeKind.BRUSH: _brush,
-    ShapeKind.BITMASK: _bitmask,
+    ShapeKind.BITMASK: lambda value: Bitmask(_url(value, "imageDataURL")),
 }
 
 

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 
+from backend.errors import Reason, RetryLater
+
 
 class Click:
     """One running click.
@@ -22,6 +24,15 @@ class Click:
     def __init__(self, ids: frozenset[str]) -> None:
         self.ids = ids
         self.is_superseded = False
+
+    def check(self) -> None:
+        """Raise where the click is superseded.
+
+        Raises:
+            RetryLater: the annotator has added to it (``superseded``).
+        """
+        if self.is_superseded:
+            raise RetryLater("the annotator has added to this click meanwhile", Reason.SUPERSEDED)
 
 
 class Clicks:

@@ -90,39 +90,35 @@ class MaskService:
             BackendError: the decoder cannot be loaded.
         """
         self._wait_for_decoder(max(0.0, deadline - time.monotonic()))
-        with self.slots.within(deadline - time.monotonic()):
+        with self.slots.slot(deadline - time.monotonic()):
             yield
 
-    def segment(self, objects: Sequence[tuple[ObjectPrompt, OutputTag]], embedding: Embedding) -> list[Region]:
-        """Return the regions of objects on one image, all decoded together.
+    def decode(self, objects: Sequence[ObjectPrompt], embedding: Embedding) -> list[tuple[Mask, float | None]]:
+        """Return the mask and score of each object on one image, all decoded together.
 
         Args:
-            objects: what marks each object, and the control and labels to answer with.
+            objects: what marks them; each mask has the object's ``original_size``.
             embedding: of the image.
 
         Raises:
             BackendError: the prompts cannot be decoded, or are about another picture.
         """
-        segmented: list[Region] = []
-        for size in dict.fromkeys(prompt.original_size for prompt, _ in objects):  # one size, unless pictures are mixed
-            chosen = [(prompt, output) for prompt, output in objects if prompt.original_size == size]
+        answers: dict[int, tuple[Mask, float | None]] = {}
+        for size in dict.fromkeys(prompt.original_size for prompt in objects):  # one, unless pictures are mixed
+            indexes = [index for index, prompt in enumerate(objects) if prompt.original_size == size]
             turn = turn_of(embedding, size)
-            prompts = [prompt.prompt for prompt, _ in chosen]
+            prompts = [objects[index].prompt for index in indexes]
             if turn != 1:
                 back = orientation.inverse(turn)
                 prompts = [orientation.turned_prompt(prompt, back, size) for prompt in prompts]
             masks = self._decode(at_size(embedding, size), prompts)
-            for index, (marked, output) in enumerate(chosen):
-                score = None if masks.iou_predictions is None else masks.iou_predictions[index][0]
-                mask = masks.masks[index][0]
-                if turn != 1:
-                    mask = orientation.turned_mask(mask, turn)
-                segmented += self.to_regions(mask, marked, output, score)
-        return segmented
+            for row, index in enumerate(indexes):
+                mask = masks.masks[row][0]
+                score = None if masks.iou_predictions is None else masks.iou_predictions[row][0]
+                answers[index] = (mask if turn == 1 else orientation.turned_mask(mask, turn)), score
+        return [answers[index] for index in range(len(objects))]
 
-    def to_regions(
-        self, mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None
-    ) -> tuple[Region, ...]:
+    def draw(self, mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None) -> tuple[Region, ...]:
         """Return the regions that show a mask, see `backend.segmentation.regions.draw`, and time that as a stage."""
         with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
             return regions.draw(mask, prompt, output, score)
@@ -142,20 +138,32 @@ class MaskService:
             raise BackendError(f"the prompts cannot be decoded: {error}", Reason.DECODE_FAILED) from error
 
 
-def at_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None = None) -> Embedding:
+def at_size(embedding: Embedding, size: tuple[int, int]) -> Embedding:
     """Return the embedding as if the photo had ``size`` (height, width), the size that the annotator's browser reports.
 
-    A browser may show a scaled copy of the photo; prompts and masks are then in pixels of that copy. Their memory and
-    time grow with that size, which the caller chooses freely, so it is limited: see `SHOWN_TIMES`.
-
-    Args:
-        embedding: of the photo.
-        size: of the copy.
-        max_pixels: maximum pixels of a copy that is larger than the photo; None sets no such limit.
+    A browser may show a scaled copy of the photo; prompts and masks are then in pixels of that copy.
 
     Returns:
         The embedding in its own orientation: where the browser rotates the photo the other way, the embedding's height
         is the copy's width.
+
+    Raises:
+        ImageError: see `check_size`.
+    """
+    own = orientation.turned_size(size, check_size(embedding, size))
+    return embedding if embedding.original_size == own else replace(embedding, original_size=own)
+
+
+def check_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None = None) -> int:
+    """Check that a browser may show the photo at a size, and return the orientation of that copy, see `turn_of`.
+
+    The memory and time of masks grow with that size, which the caller chooses freely, so it is limited: see
+    `SHOWN_TIMES`.
+
+    Args:
+        embedding: of the photo.
+        size: (height, width) of the copy.
+        max_pixels: maximum pixels of a copy that is larger than the photo; None sets no such limit.
 
     Raises:
         ImageError: the copy does not have the photo's proportions in any orientation, or it has more pixels than
@@ -167,8 +175,7 @@ def at_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None 
     most = max(photo_pixels, most if max_pixels is None else min(most, max_pixels))
     if math.prod(size) > most:
         raise _mismatch(embedding, size, f"; expected at most {most:,} pixels")
-    own = orientation.turned_size(size, turn)
-    return embedding if embedding.original_size == own else replace(embedding, original_size=own)
+    return turn
 
 
 def turn_of(embedding: Embedding, size: tuple[int, int]) -> int:

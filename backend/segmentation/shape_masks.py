@@ -4,14 +4,14 @@ Outlines are (N, 2) corners (x, y) in pixels, the last of which joins the first.
 editor: an area that an outline encloses twice in one direction is covered.
 """
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from backend.errors import PromptError, Reason
-from backend.labeling import shape_prompts
-from backend.labeling.shape_prompts import Size
-from backend.segmentation import polygons
+from backend.segmentation import polygons, shape_prompts
 from backend.segmentation.polygons import Ring
+from backend.segmentation.shape_prompts import Size
 from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, Vector
 from model.types import Mask
 
@@ -50,6 +50,14 @@ def mask(shape: Shape, size: Size) -> Mask:
     if isinstance(shape, Brush | Bitmask):
         return shape_prompts.painted(shape, size)
     return _filled(_ring(shape, size, EXACT_CORNERS), size)
+
+
+def scaled(mask: Mask, size: Size) -> Mask:
+    """Return a mask on a copy of its image of ``size`` (height, width)."""
+    if mask.original_size == size:
+        return mask
+    pixels = cv2.resize(mask.to_array().view(np.uint8), size[::-1], interpolation=cv2.INTER_AREA)
+    return Mask.from_array(np.asarray(pixels, dtype=np.bool_))
 
 
 def _ring(shape: Shape, size: Size, ellipse_corners: int) -> Ring:

@@ -225,11 +225,6 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         self.since = time.monotonic()
         return int(super().write_soon(data))
 
-    def send_now(self) -> None:
-        """Send as much as the system accepts, from the answering thread; waking up the loop would take longer."""
-        with self.outbuf_lock:
-            self._flush_exception(self._flush_some, do_close=False)
-
     def handle_write(self) -> None:
         """Send as much as the system accepts, and close the connection after the last answer; see waitress."""
         is_last, self.close_when_flushed = self.close_when_flushed, False
@@ -281,7 +276,9 @@ class _Task(WSGITask):  # type: ignore[misc]  # waitress counts as untyped, see 
 
     def finish(self) -> None:
         super().finish()
-        self.channel.send_now()
+        channel = self.channel
+        with channel.outbuf_lock:  # waking up the loop to send would take longer
+            channel._flush_exception(channel._flush_some, do_close=False)
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress counts as untyped, see pyproject

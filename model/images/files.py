@@ -309,8 +309,8 @@ def _tiff_parts(data: bytes) -> int:
     [count] = struct.unpack_from(f"{order}{'Q' if is_big else 'H'}", data, at)
     at, step, form = (at + 8, 20, "HHQ") if is_big else (at + 2, 12, "HHI")
     parts = [0]
-    for place in range(at, min(at + count * step, len(data) - step + 1), step):
-        tag, _, values = struct.unpack_from(order + form, data, place)
+    for offset in range(at, min(at + count * step, len(data) - step + 1), step):
+        tag, _, values = struct.unpack_from(order + form, data, offset)
         if tag in (_STRIPS, _TILES):
             parts.append(values)
     return max(parts)

@@ -29,7 +29,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not in a scan's data: no s
 _EXIF_HEAD_BYTES = 6
 _COEFFICIENT_BYTES = 64 * 2
 _LEAST_PADDING = 16
-_ZEROS_OF_SCAN = 4  # a scan of an even picture ends in few of them, and each 0xff is followed by one
+_ZEROS_OF_SCAN = 4  # a scan of an even picture ends in few zeros, and each 0xff is followed by one
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,17 @@ def _segments(view: memoryview, data: bytes) -> Iterator[tuple[int, int, memoryv
     """
     at = 2
     for _ in range(MAX_SEGMENTS):
-        found = _MARKER.search(data, at)
-        if found is None:
+        match = _MARKER.search(data, at)
+        if match is None:
             return
-        marker, at = data[found.start() + 1], found.end()
+        marker, at = data[match.start() + 1], match.end()
         if marker in _BARE:
-            yield marker, found.start(), view[at:at]
+            yield marker, match.start(), view[at:at]
         elif at + 2 > len(data):
             return
         else:
             length = max(2, struct.unpack_from(">H", data, at)[0])
-            yield marker, found.start(), view[at + 2 : at + length]
+            yield marker, match.start(), view[at + 2 : at + length]
             at += length
     raise CostError(f"expected at most {MAX_SEGMENTS:,} segments in a JPEG, got more")
 
@@ -155,7 +155,7 @@ def _read_frame(marker: int, body: bytes) -> _Frame:
         raise ValueError("its frame is damaged")
     mcus = -(-width // (8 * across)) * -(-height // (8 * down))
     blocks = {name: mcus * horizontal * vertical for name, (horizontal, vertical) in factors.items()}
-    unknown = {(name, place): 16 for name in factors for place in range(64)}
+    unknown = {(name, index): 16 for name in factors for index in range(64)}
     return _Frame((width, height), marker in _PROGRESSIVE, blocks, unknown)
 
 
@@ -175,8 +175,8 @@ def _note_scan(frame: _Frame, body: bytes) -> None:
         return
     first, last, approximation = body[1 + 2 * count : 4 + 2 * count]
     low = approximation & 15 if frame.is_progressive else 0
-    places = range(first, min(last, 63) + 1) if frame.is_progressive else range(64)
+    indexes = range(first, min(last, 63) + 1) if frame.is_progressive else range(64)
     for name in body[1 : 1 + 2 * count : 2]:
-        for place in places:
-            if (name, place) in frame.unknown:
-                frame.unknown[name, place] = low
+        for index in indexes:
+            if (name, index) in frame.unknown:
+                frame.unknown[name, index] = low

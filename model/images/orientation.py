@@ -10,12 +10,15 @@ Orientation *o* of the EXIF standard transforms the stored image into the uprigh
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from model.types import Mask, Prompt
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 SWAPS_SIDES = frozenset((5, 6, 7, 8))
 """Orientations that swap width and height."""
@@ -48,7 +51,7 @@ _POINTS: dict[int, Callable[[float, float, float, float], tuple[float, float]]] 
 
 
 def read(exif: bytes, kinds: Collection[int] = (_SHORT,)) -> int:
-    """Return the orientation 1 to 8 that an EXIF block (a TIFF header and its directories) tells, 1 if none.
+    """Return the orientation 1 to 8 that an EXIF block (a TIFF header and its directories) contains, 1 if none.
 
     Args:
         exif: the block.
@@ -61,7 +64,7 @@ def read(exif: bytes, kinds: Collection[int] = (_SHORT,)) -> int:
 
 
 def read_any(exif: bytes) -> int:
-    """Return the orientation 1 to 8 that an EXIF block tells as a number of any type, as some programs write it."""
+    """Return the orientation 1 to 8 that an EXIF block contains as a number of any type, as some programs write it."""
     return read(exif, _INTEGERS)
 
 
@@ -69,14 +72,14 @@ def _in_directory(exif: bytes, order: str, at: int, kinds: Collection[int], is_f
     if at + 2 > len(exif):
         return None
     count = min(struct.unpack_from(f"{order}H", exif, at)[0], (len(exif) - at - 2) // _ENTRY_BYTES)
-    for place in range(at + 2, at + 2 + count * _ENTRY_BYTES, _ENTRY_BYTES):
-        tag, kind, values = struct.unpack_from(f"{order}HHI", exif, place)
+    for offset in range(at + 2, at + 2 + count * _ENTRY_BYTES, _ENTRY_BYTES):
+        tag, kind, values = struct.unpack_from(f"{order}HHI", exif, offset)
         if tag == _ORIENTATION and kind in kinds and values == 1:
-            value = int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", exif, place + 8)[0])
+            value = int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", exif, offset + 8)[0])
             if 1 <= value <= 8:
                 return value
         if tag == _CAMERA and kind == _LONG and values == 1 and is_first:
-            start = struct.unpack_from(f"{order}I", exif, place + 8)[0]
+            start = struct.unpack_from(f"{order}I", exif, offset + 8)[0]
             below = _in_directory(exif, order, start, kinds, is_first=False)
             if below is not None:
                 return below
@@ -101,7 +104,7 @@ def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (size[1], size[0]) if orientation in SWAPS_SIDES else size
 
 
-def turned_array(array: npt.NDArray[np.bool_], orientation: int) -> npt.NDArray[np.bool_]:
+def turned_array(array: npt.NDArray[Pixel], orientation: int) -> npt.NDArray[Pixel]:
     """Return an (h, w) array rotated like the image that it covers."""
     if orientation in SWAPS_SIDES:
         array = array.T

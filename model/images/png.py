@@ -84,14 +84,14 @@ class Png:
         bits = self.depth * _CHANNELS[self.colour]
         stride, step = (width * bits + 7) // 8, max(1, bits // 8)
         unpacked = _inflated(self.pixels)
-        above, held = bytes(stride), bytearray()
+        above, buffer = bytes(stride), bytearray()
         for top in range(0, height, rows):
             count = min(rows, height - top)
             wanted = count * (stride + 1)
-            while len(held) < wanted:
-                held += _next(unpacked)
-            filtered = b"\0" + above + bytes(held[:wanted])
-            del held[:wanted]
+            while len(buffer) < wanted:
+                buffer += _next(unpacked)
+            filtered = b"\0" + above + bytes(buffer[:wanted])
+            del buffer[:wanted]
             raw = _unfiltered(filtered, stride // step, count + 1, step)
             above = raw[-stride:]
             mode, raw_mode = _MODES[self.depth, self.colour]
@@ -248,10 +248,10 @@ def _profile(body: bytes) -> bytes:
         return b""
     unpacker = zlib.decompressobj()
     try:
-        found = unpacker.decompress(rest[1:], MAX_PROFILE_BYTES)
+        profile = unpacker.decompress(rest[1:], MAX_PROFILE_BYTES)
     except zlib.error:
         return b""
-    return found if unpacker.eof else b""
+    return profile if unpacker.eof else b""
 
 
 def _inflated(parts: tuple[memoryview, ...]) -> Iterator[bytes]:
@@ -268,23 +268,23 @@ def _inflated(parts: tuple[memoryview, ...]) -> Iterator[bytes]:
             to_skip -= skipped
             while True:
                 try:
-                    found = unpacker.decompress(waiting, _STEP)
+                    output = unpacker.decompress(waiting, _STEP)
                 except zlib.error as error:
                     raise ValueError(f"its rows cannot be unpacked: {error}") from error
-                if found:
-                    yield found
+                if output:
+                    yield output
                 waiting = unpacker.unconsumed_tail
-                if unpacker.eof or (not waiting and len(found) < _STEP):
+                if unpacker.eof or (not waiting and len(output) < _STEP):
                     break
             if unpacker.eof:
                 return
 
 
 def _next(unpacked: Iterator[bytes]) -> bytes:
-    found = next(unpacked, b"")
-    if not found:
+    output = next(unpacked, b"")
+    if not output:
         raise ValueError("it is cut short: rows are missing")
-    return found
+    return output
 
 
 def _unfiltered(rows: bytes, width: int, height: int, pixel_bytes: int) -> bytes:

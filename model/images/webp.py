@@ -35,26 +35,26 @@ def read(data: bytes) -> WebP:
     Raises:
         ValueError: it is damaged or truncated; the message says where.
     """
-    found: dict[bytes, memoryview] = {}
+    chunks: dict[bytes, memoryview] = {}
     for name, body in _chunks(memoryview(data)):
-        if name != b"VP8X" or not found:  # VP8X is valid only as the first chunk
-            found.setdefault(name, body)
-    flags = bytes(found.get(b"VP8X", b"\0")[:1])[0]
+        if name != b"VP8X" or not chunks:  # VP8X is valid only as the first chunk
+            chunks.setdefault(name, body)
+    flags = bytes(chunks.get(b"VP8X", b"\0")[:1])[0]
     is_animated = bool(flags & _ANIMATED)
     if is_animated:
         pixel_bytes = _ANIMATED_BYTES
-    elif b"VP8L" in found or flags & _TRANSPARENT:
+    elif b"VP8L" in chunks or flags & _TRANSPARENT:
         pixel_bytes = _LOSSLESS_BYTES
-    elif b"VP8 " in found:
+    elif b"VP8 " in chunks:
         pixel_bytes = _LOSSY_BYTES
     else:
         raise ValueError("it holds no picture")
     return WebP(
-        _size(found),
+        _size(chunks),
         is_animated,
         pixel_bytes,
-        bytes(found.get(b"ICCP", b"")),
-        bytes(found.get(b"EXIF", b"")).removeprefix(b"Exif\0\0"),
+        bytes(chunks.get(b"ICCP", b"")),
+        bytes(chunks.get(b"EXIF", b"")).removeprefix(b"Exif\0\0"),
     )
 
 
@@ -72,15 +72,15 @@ def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         at += 8 + length + length % 2
 
 
-def _size(found: dict[bytes, memoryview]) -> tuple[int, int]:
+def _size(chunks: dict[bytes, memoryview]) -> tuple[int, int]:
     """Return the (width, height) of the canvas or of the only image."""
-    if len(body := found.get(b"VP8X", memoryview(b""))) >= 10:
+    if len(body := chunks.get(b"VP8X", memoryview(b""))) >= 10:
         width, height = (int.from_bytes(body[i : i + 3], "little") + 1 for i in (4, 7))
         return width, height
-    if len(body := found.get(b"VP8L", memoryview(b""))) >= 5:
+    if len(body := chunks.get(b"VP8L", memoryview(b""))) >= 5:
         bits = int.from_bytes(body[1:5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if len(body := found.get(b"VP8 ", memoryview(b""))) >= 10:
+    if len(body := chunks.get(b"VP8 ", memoryview(b""))) >= 10:
         width, height = struct.unpack_from("<HH", body, 6)
         return width & 0x3FFF, height & 0x3FFF
     raise ValueError("it holds no picture")

@@ -113,7 +113,7 @@ def test_the_last_encodes_are_kept_newest_first(metrics):
         threading.Event().wait(0.02)
     with metrics.stage("decoder"):
         pass
-    took = metrics.encodes_ms()
+    took = metrics.times.encodes_ms()
     assert len(took) == 300
     assert took[0] >= 20 > took[1]
 
@@ -130,9 +130,9 @@ def test_counts_can_be_read_without_prometheus(metrics):
 
 def test_config_problems_are_remembered_per_project_and_not_for_ever(metrics):
     for project in range(200):
-        metrics.configured(project, ("no output control",))
-    metrics.configured(199, ())
-    problems = metrics.config_problems()
+        metrics.configs.record(project, ("no output control",))
+    metrics.configs.record(199, ())
+    problems = metrics.configs.by_project()
     assert len(problems) == 100
     assert problems[199] == ()
 

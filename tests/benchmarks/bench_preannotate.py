@@ -12,6 +12,7 @@ On the same photos, boxes and random weights, taking turns:
 import io
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from PIL import Image
 from backend.concurrency.retry import OutageRetry
 from backend.embeddings.content_journal import ContentJournal
 from backend.embeddings.direct import DirectEmbeddings
+from backend.embeddings.encode import EncodeSpec
 from backend.embeddings.stores import FileStore
-from backend.images import decode
 from backend.images.fetch import Fetched
 from backend.label_studio.prediction_writer import PredictionWriter
 from backend.label_studio.task_iterator import ProjectTasks
@@ -34,6 +35,7 @@ from backend.projects import preannotate, sinks
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from model.build import Decoder, Encoder, load_decoder, load_encoder
+from model.transforms import preprocess
 from model.types import Prompt
 from tests.benchmarks import subjects
 from tests.benchmarks.rows import Row, compare, say
@@ -65,7 +67,7 @@ class Photos:
         self.files[address] = stream.getvalue()
         return address, pixels
 
-    def fetch(self, ref: Any, known: object = None) -> Fetched:
+    def fetch(self, ref: Any, cached: object = None) -> Fetched:
         """Return the file of a photo, as an image source does."""
         return Fetched(self.files[ref.uri], immutable=True)
 
@@ -114,8 +116,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
         FileStore(folder / "embeddings", 1_000_000_000),
         ContentJournal(folder / "contents.jsonl", "benchmark"),
         Metrics(),
-        limits=decode.Limits(),
-        dtype="float16",
+        spec=EncodeSpec(encoder.model_version, partial(preprocess, config=encoder.config)),
     )
     segmenter = TaskSegmenter(MaskService(decoder, Metrics(), 1), embeddings)
     means = preannotate.PreannotateContext(

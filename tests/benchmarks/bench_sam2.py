@@ -8,7 +8,7 @@ import numpy as np
 from model.build import load_decoder, load_encoder
 from model.config import SamConfig, sam2_1_hiera_base_plus, sam2_1_hiera_small, sam2_1_hiera_tiny
 from model.device import cpu_count
-from model.transforms import to_model_input
+from model.transforms import longest_side_size
 from model.types import Embedding, Prompt
 from tests.benchmarks import subjects
 from tests.benchmarks.rows import Row, compare, say
@@ -60,7 +60,7 @@ def _click(config: SamConfig) -> Row:
     size, square = subjects.PHOTO_SIZE, (config.image_size, config.image_size)
     main = maps.pop("image_embedding")
     seen = Embedding(main, size, square, ours.model_version, further_maps=maps, family=config.family)
-    _, input_size = to_model_input(subjects.image(), config.image_size)
+    input_size = longest_side_size(size, config.image_size)
     vit_b = Embedding(main, size, input_size, other.model_version)
     click = Prompt(point_coords=[[300.0, 200.0]], point_labels=[1])
     return compare(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from model.build import load_decoder, load_encoder
 from model.modeling.mask_decoder import STABILITY_DELTA, STABILITY_THRESHOLD, stable
-from model.transforms import to_squashed_input
+from model.transforms import normalize, preprocess
 from model.types import Embedding, Prompt
 from tests.reference.make_sam2_golden import GOLDEN, SIZE
 from tests.reference.prompts import KINDS, blob, prompt
@@ -76,11 +76,11 @@ def test_boxes_of_one_batch_get_the_answers_each_gets_alone(decoder, embedding):
     """A GPU decodes prompts of one shape together; so does this."""
     x, y = 30.0, 20.0
     asked = [Prompt(box=[x, y, x + 60 * n, y + 50 * n]) for n in (1, 2, 3)]
-    in_one, decoder._batch = decoder._batch, 16
+    in_one, decoder.batch_size = decoder.batch_size, 16
     try:
         together = decoder.decode(embedding, asked)
     finally:
-        decoder._batch = in_one
+        decoder.batch_size = in_one
     for index, one in enumerate(asked):
         alone = decoder.decode(embedding, one)
         np.testing.assert_allclose(together.low_res_masks[index], alone.low_res_masks[0], atol=1e-4)
@@ -136,8 +136,10 @@ def test_an_embedding_without_the_maps_of_higher_resolution_is_refused(decoder, 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 40), (40, 5000), (128, 128), (300, 401)])
 def test_a_photo_of_any_shape_fills_the_square_as_pillow_stretches_it(size):
     image = photo(*size)
-    pixels, input_size = to_squashed_input(image, 128)
-    assert (pixels.shape, pixels.dtype, input_size) == ((3, 128, 128), np.float32, (128, 128))
+    model_input = preprocess(image, tiny_sam2(128))
+    assert (model_input.pixels.shape, model_input.original_size) == ((128, 128, 3), size)
+    pixels = normalize(model_input.pixels, tiny_sam2(128))
+    assert (pixels.shape, pixels.dtype) == ((3, 128, 128), np.float32)
     stretched = np.asarray(Image.fromarray(image).resize((128, 128), Image.Resampling.BILINEAR), np.float64)
     expected = (stretched / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(pixels, expected.transpose(2, 0, 1), atol=1e-5)
@@ -152,7 +154,7 @@ def test_masks_have_the_shape_of_the_photo(checkpoint, decoder, size):
 
 def test_what_is_no_photo_is_refused():
     with pytest.raises(ValueError, match=r"image: expected uint8 RGB of shape \(H, W, 3\), got uint8 \(4, 4\)"):
-        to_squashed_input(np.zeros((4, 4), np.uint8), 128)
+        preprocess(np.zeros((4, 4), np.uint8), tiny_sam2(128))
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.3, 3.0])

@@ -12,6 +12,7 @@ from backend.errors import AccessError, ImageError, Reason
 from backend.images.fetch import ImageSource, Limits
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.settings import SettingsError, read
 from backend.types import ImageRef
 from model import tls
@@ -74,17 +75,17 @@ def trusted(request, own, unset, tmp_path, monkeypatch):
 
 
 def fetch(url):
-    client = LabelStudio("http://localhost:9")
+    client = LabelStudioHttp("http://localhost:9", None)
     policy = AddressPolicy(Origin.of(client.url), ("localhost",))
-    return ImageSource(client, policy, Limits(timeout_s=10), retry_wait_s=0.001).fetch(ImageRef(url))
+    return ImageSource(client, policy, Limits(timeout_s=10, retry_wait_s=0.001)).fetch(ImageRef(url))
 
 
 def ask(url):
-    client = LabelStudio(url, attempts=1)
+    client = LabelStudio(LabelStudioHttp(url, None, attempts=1))
     try:
         return client.version()
     finally:
-        client.close()
+        client.http.close()
 
 
 def load(url, folder):

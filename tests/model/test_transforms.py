@@ -10,12 +10,14 @@ from model.transforms import (
     longest_side_size,
     mask_and_areas,
     mask_to_model,
+    normalize,
     points_to_model,
-    to_model_input,
+    preprocess,
 )
 from tests.reference.logit_maps import KINDS, logit_map
 from tests.reference.make_golden import GOLDEN, POSTPROCESS
 from tests.reference.random_weights import photo
+from tests.support.checkpoints import tiny
 
 sides = st.integers(1, 6000)
 sizes = st.tuples(sides, sides)
@@ -50,7 +52,9 @@ def test_sizes_round_to_the_nearest_pixel_and_never_to_none(size, expected):
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1), (2, 2), (37, 500), (128, 64), (128, 128)])
 def test_a_photo_of_any_shape_fills_the_input_from_its_top_left_corner(size):
-    pixels, input_size = to_model_input(np.full((*size, 3), 255, dtype=np.uint8), 128)
+    model_input = preprocess(np.full((*size, 3), 255, dtype=np.uint8), tiny(128))
+    pixels, input_size = normalize(model_input.pixels, tiny(128)), model_input.pixels.shape[:2]
+    assert model_input.original_size == size
     assert pixels.shape == (3, 128, 128)
     assert pixels.dtype == np.float32
     inside = np.zeros((128, 128), dtype=bool)
@@ -64,8 +68,9 @@ def test_a_photo_of_any_shape_fills_the_input_from_its_top_left_corner(size):
 
 def test_a_photo_of_the_models_size_is_only_normalised():
     image = photo(128, 96)
-    pixels, input_size = to_model_input(image, 128)
-    assert input_size == (128, 96)
+    resized = preprocess(image, tiny(128)).pixels
+    assert np.array_equal(resized, image)
+    pixels = normalize(resized, tiny(128))
     back = pixels[:, :, :96].transpose(1, 2, 0) * np.float32([58.395, 57.12, 57.375]) + np.float32(
         [123.675, 116.28, 103.53]
     )
@@ -75,7 +80,7 @@ def test_a_photo_of_the_models_size_is_only_normalised():
 def test_the_order_of_channels_is_red_green_blue():
     image = np.zeros((4, 4, 3), dtype=np.uint8)
     image[..., 0] = 255
-    pixels, _ = to_model_input(image, 128)
+    pixels = normalize(preprocess(image, tiny(128)).pixels, tiny(128))
     assert pixels[0].min() > 0 > pixels[1].max()
     assert pixels[2].max() < 0
 
@@ -92,7 +97,12 @@ def test_the_order_of_channels_is_red_green_blue():
 )
 def test_what_is_no_rgb_photo_is_refused_with_expected_and_got(image):
     with pytest.raises(ValueError, match=r"expected uint8 RGB of shape \(H, W, 3\), got .* \("):
-        to_model_input(image, 128)
+        preprocess(image, tiny(128))
+
+
+def test_pixels_larger_than_the_input_are_refused():
+    with pytest.raises(ValueError, match=r"^pixels: expected at most 128 × 128, got 129 × 4$"):
+        normalize(np.zeros((4, 129, 3), np.uint8), tiny(128))
 
 
 @given(sizes, image_sizes, st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5))

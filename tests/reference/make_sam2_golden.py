@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.transforms import to_squashed_input
+from model.transforms import normalize, preprocess
 from tests.reference import prompts, sam2_meta
 from tests.reference.random_weights import photo
 from tests.reference.sam2_weights import lively_sam2
@@ -17,7 +17,7 @@ SIZE = (200, 300)
 def network() -> dict[str, np.ndarray]:
     """What the small network makes of one photo and every kind of prompt, one mask and three."""
     config, image = tiny_sam2(), photo(*SIZE)
-    pixels, _ = to_squashed_input(image, config.image_size)
+    pixels = normalize(preprocess(image, config).pixels, config)
     seen = sam2_meta.predictor(sam2_meta.build_sam2(config, lively_sam2(config)), image, pixels)
     maps = [seen._features["image_embed"], *seen._features["high_res_feats"]]
     found = dict(zip(config.embedding_shapes, (each[0].numpy() for each in maps), strict=True))

@@ -15,7 +15,7 @@ from model.config import (
     sam2_1_hiera_small,
     sam2_1_hiera_tiny,
 )
-from model.transforms import to_squashed_input
+from model.transforms import normalize, preprocess
 from model.types import Embedding, Masks, Prompt
 from model.weights.parameters import is_linear_weight
 from tests.reference.prompts import KINDS, prompt
@@ -47,7 +47,7 @@ class Subject:
         checkpoint = checkpoint_of(config, tensors)
         self.decoder = load_decoder(checkpoint, device="cpu")
         self.embedding: Embedding = load_encoder(checkpoint, device="cpu").encode(image)
-        pixels, _ = to_squashed_input(image, config.image_size)
+        pixels = normalize(preprocess(image, config).pixels, config)
         self.scale = np.array([config.image_size / size[1], config.image_size / size[0]])
         self.meta = sam2_meta.predictor(sam2_meta.build_sam2(config, tensors), image, pixels)
         self.transformers = sam2_huggingface.build_model(config, tensors)
@@ -119,12 +119,12 @@ def test_the_score_of_an_object_is_that_of_transformers(small):
 
     asked = prompt("box", small.size, small.low)
     *_, theirs = sam2_huggingface.predict(small.transformers, small.their_maps, asked, small.scale, True)
-    decoder, network = small.decoder, small.decoder._mask_decoder
+    decoder, network = small.decoder, small.decoder.mask_decoder
     corners = paddle.to_tensor((asked.box * np.tile(small.scale, 2)).astype(np.float32)[None])
-    sparse = paddle.concat([decoder._prompt_encoder.boxes(corners), decoder._prompt_encoder.nothing(1)], axis=1)
-    image, *skips = decoder._features(small.embedding)
-    image = image + decoder._prompt_encoder.dense(None)
-    *_, ours = network.with_object_score(image, decoder._image_pe, sparse, [0], *skips)
+    sparse = paddle.concat([decoder.prompt_encoder.boxes(corners), decoder.prompt_encoder.nothing(1)], axis=1)
+    image, *skips = decoder.features(small.embedding)
+    image = image + decoder.prompt_encoder.dense(None)
+    *_, ours = network.with_object_score(image, decoder.image_pe, sparse, [0], *skips)
     assert np.abs(ours.numpy()[0] - theirs).max() <= SCORES
 
 
@@ -136,7 +136,7 @@ def test_preprocessing_is_theirs_to_one_of_255_levels(size):
         from sam2.utils.transforms import SAM2Transforms
 
         theirs = SAM2Transforms(256, 0.0)(photo(*size)).numpy()
-    ours, _ = to_squashed_input(photo(*size), 256)
+    ours = normalize(preprocess(photo(*size), tiny_sam2(256)).pixels, tiny_sam2(256))
     deviation = np.array([0.229, 0.224, 0.225])[:, None, None]
     assert np.abs((ours - theirs) * deviation).max() <= 1 / 255
 

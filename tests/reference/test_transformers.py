@@ -5,7 +5,7 @@ import pytest
 
 from model import weights
 from model.build import load_decoder, load_encoder
-from model.transforms import to_model_input
+from model.transforms import normalize, preprocess
 from tests.reference.prompts import prompt
 from tests.reference.random_weights import lively_tensors, photo
 from tests.support.checkpoints import tiny
@@ -52,7 +52,8 @@ def test_embedding_logits_and_scores_are_those_of_transformers(theirs, ours, siz
 
     encoder, decoder = ours
     asked, image = prompt(kind, size, tiny().low_res_size), photo(*size)
-    pixels, input_size = to_model_input(image, tiny().image_size)
+    resized = preprocess(image, tiny()).pixels
+    pixels, input_size = normalize(resized, tiny()), resized.shape[:2]
     scale = np.array([input_size[1] / size[1], input_size[0] / size[0]])
     embedding, low_res, scores = predict(theirs, pixels, asked, scale, multimask_output)
     seen = encoder.encode(image)

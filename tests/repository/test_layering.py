@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 BACKEND = (
     "",
     "concurrency",
+    "network",
     "protocol",
     "labeling",
     "label_studio",
@@ -53,7 +54,7 @@ ALLOWED = {
     "rq": ("backend.cluster.queues", "backend.cluster.worker"),
     "prometheus_client": ("backend.metrics",),
     "defusedxml": ("backend.labeling.config_xml",),
-    "httpcore": ("backend.images",),
+    "httpcore": ("backend.network", "backend.label_studio.http", "backend.images"),
     "label_studio_sdk": (),
     "label_studio_ml": ("backend.label_studio_ml",),
     "pickle": (),  # loading one runs code

@@ -15,10 +15,11 @@ import numpy as np
 
 from backend import logs
 from backend.composition import cluster, web
-from backend.images.decode import Limits
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.settings import read
 from model.types import Embedding
+from tests.support.fakes import fake_spec
 
 VERSION = "stand-in@00000000"
 POISON = (1, 2, 3)
@@ -35,7 +36,7 @@ class StandIn:
         self.is_warm = False
 
     def encode(self, image):
-        colour = tuple(image[0, 0].tolist())
+        colour = tuple(image.pixels[0, 0].tolist())
         if self.is_warm:
             self.note("begin", colour)
             if colour == POISON:
@@ -43,12 +44,12 @@ class StandIn:
             if colour == TOO_LARGE:
                 raise MemoryError("no room")
             time.sleep(self.encode_s)
-        mean = image.reshape(-1, 3).mean(axis=0).astype(np.float32) / 255
+        mean = image.pixels.reshape(-1, 3).mean(axis=0).astype(np.float32) / 255
         array = np.broadcast_to(mean[:, None, None], (3, self.side, self.side)).copy()
         if self.is_warm:
             self.note("end", colour)
         self.is_warm = True
-        return Embedding(array, image.shape[:2], (48, 64), VERSION)
+        return Embedding(array, image.original_size, (48, 64), VERSION, image.other_orientation)
 
     def note(self, what, colour):
         with self.log.open("a") as stream:  # one short write in append mode is whole, whoever else writes
@@ -59,14 +60,14 @@ def main():
     environ, log, encode_s, *rest = sys.argv[1:]
     settings = read(json.loads(environ))
     logs.configure(settings.log_level)
-    source = web.image_source(settings, LabelStudio(settings.label_studio_url, None))
+    source = web.image_source(settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
     stand_in = StandIn(Path(log), float(encode_s), int(os.environ.get("CLUSTER_SIDE", "8")))
 
     def load():
         time.sleep(float(os.environ.get("CLUSTER_LOAD_S", "0")))
         return stand_in
 
-    worker = cluster.worker(settings, VERSION, Limits(), source, load)
+    worker = cluster.worker(settings, fake_spec(VERSION), source, load)
     sys.exit(worker.run(max_jobs=int(rest[0]) if rest else None))
 
 

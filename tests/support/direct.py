@@ -6,8 +6,8 @@ from backend.embeddings.content_journal import ContentJournal
 from backend.embeddings.direct import DirectEmbeddings, Source
 from backend.embeddings.encode import Encoder
 from backend.embeddings.stores import FileStore
-from backend.images import decode
 from backend.metrics import Metrics
+from tests.support.fakes import fake_spec
 
 
 def direct_embeddings(
@@ -17,5 +17,5 @@ def direct_embeddings(
     store = FileStore(folder / "embeddings", room)
     journal = ContentJournal(folder / "contents.jsonl", "http://localhost:8080")
     return DirectEmbeddings(
-        source, encoder, store, journal, Metrics(), limits=decode.Limits(), dtype="float16", **options
+        source, encoder, store, journal, Metrics(), spec=fake_spec(encoder.model_version), **options
     )

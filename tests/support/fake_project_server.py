@@ -67,8 +67,6 @@ class FakeProjectServer(FakeLabelStudio):
                 return Reply(b"", 204)
             case "GET", ["projects", number, "model-versions"]:
                 return self._json(project.count_predictions(int(number)))
-            case "GET", ["dm", "columns"]:
-                return self._json({"columns": [{"id": "id", "type": "Number"}, {"id": "image", "parent": "data"}]})
             case "GET", ["dm", "views", number] if int(number) in self.views:
                 owner, filters = self.views[int(number)]
                 return self._json({"id": int(number), "project": owner, "data": {"filters": filters}})

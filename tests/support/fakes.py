@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
+from backend.embeddings.encode import EncodeSpec
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import ImageError, Reason
 from backend.images import decode
 from backend.images.fetch import Fetched, Validators
-from model.types import Embedding
+from model.types import Embedding, ModelInput
 
 FURTHER_SHAPES = {"high_res_feat_s0": (1, 32, 32), "high_res_feat_s1": (2, 16, 16)}
 
@@ -53,6 +54,11 @@ class FakeClock:
         self.now += seconds
 
 
+def fake_spec(model_version="fake@00000000", **options):
+    """How files become embeddings of a `FakeEncoder`, which takes images of any size."""
+    return EncodeSpec(model_version, lambda pixels: ModelInput(pixels, pixels.shape[:2]), **options)
+
+
 class FakeEncoder:
     """Counts its calls, takes as long as told, fails when told; the embedding holds the image's mean colour.
 
@@ -77,8 +83,8 @@ class FakeEncoder:
 
     def encode(self, image):
         with self._lock:
-            self.sizes.append(image.shape[:2])
-            self.colours.append(tuple(image[0, 0].tolist()))
+            self.sizes.append(image.pixels.shape[:2])
+            self.colours.append(tuple(image.pixels[0, 0].tolist()))
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         self.running.set()
@@ -87,9 +93,9 @@ class FakeEncoder:
             threading.Event().wait(self.latency_s)
             if self.failures:
                 raise self.failures.pop(0)
-            mean = image.reshape(-1, 3).mean(axis=0).astype(np.float32) / 255
+            mean = image.pixels.reshape(-1, 3).mean(axis=0).astype(np.float32) / 255
             array = np.broadcast_to(mean[:, None, None], (3, 8, 8)).copy()
-            return Embedding(array, image.shape[:2], (48, 64), self.model_version)
+            return Embedding(array, image.original_size, (48, 64), self.model_version, image.other_orientation)
         finally:
             with self._lock:
                 self.at_once -= 1
@@ -251,20 +257,20 @@ class FakeSource:
     """
 
     def __init__(self):
-        self.contents, self.asked, self.known = {}, [], []
+        self.contents, self.asked, self.cached = {}, [], []
         self.versioned, self.immutable = False, False
         self.gate = threading.Event()
         self.gate.set()
 
-    def fetch(self, ref, known=None, /):
+    def fetch(self, ref, cached=None, /):
         self.asked.append(ref.uri)
-        self.known.append(known)
+        self.cached.append(cached)
         assert self.gate.wait(20)
         found = self.contents.get(ref.uri, ImageError("not there", Reason.IMAGE_NOT_FOUND))
         if isinstance(found, Exception):
             raise found
         version = Validators(etag=decode.digest(found)) if self.versioned else Validators()
-        if known is not None and known.is_known and known == version:
+        if cached is not None and cached.is_known and cached == version:
             return None
         return Fetched(found, version, self.immutable)
 

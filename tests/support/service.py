@@ -19,7 +19,7 @@ from backend.web.access import Access
 from backend.web.app import create_app
 from backend.web.status.view import Field, Status
 from model.types import Mask, Masks
-from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, png
+from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, fake_spec, png
 from tests.support.wire_bodies import encoded
 from tests.support.wire_reader import checked
 
@@ -123,7 +123,7 @@ class Service:
         self.source.contents[IMAGE] = png(size_wh=SIZE_WH)
         self.metrics, self.errands, self.next_tasks = Metrics(), Errands(), next_tasks
         self.embeddings = LocalEmbeddings(
-            self.source, lambda: self.encoder, VERSION, MemoryStore(10 * MB), self.metrics
+            self.source, lambda: self.encoder, fake_spec(VERSION), MemoryStore(10 * MB), self.metrics
         )
         self.drawing = MaskService(self.decoder, self.metrics, decodes_at_once=4)
         self.tasks = TaskSegmenter(self.drawing, self.embeddings)

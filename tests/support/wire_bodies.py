@@ -11,6 +11,8 @@ from tests.support.fakes import png
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "label_studio"
 
+BROWSER = {"Accept": "text/html"}
+
 CONFIG = (
     '<View><Image name="image" value="$image"/>'
     '<BrushLabels name="brush" toName="image" smart="false"><Label value="Cat"/><Label value="Dog"/></BrushLabels>'
@@ -168,9 +170,6 @@ BODIES = st.fixed_dictionaries(
         "params": st.one_of(JUNK, st.fixed_dictionaries({"context": CONTEXTS})),
     },
 )
-
-
-BROWSER = {"Accept": "text/html"}
 
 
 def data_uri(size_wh=(80, 60), colour=(200, 30, 40)):

@@ -54,7 +54,7 @@ class Head:
 
     def all(self, name: str) -> list[bytes]:
         """Return the values of a field, one for each line."""
-        return [value for found, value in self.fields if found == name]
+        return [value for key, value in self.fields if key == name]
 
     def text(self, name: str) -> str:
         """Return the value of a field, empty where there is none; several lines that differ are joined by commas.
@@ -71,7 +71,7 @@ class Head:
     def is_chunked(self) -> bool:
         """Whether the body is sent in chunks."""
         named = b",".join(self.all("transfer-encoding")).lower().split(b",")
-        return self.version >= (1, 1) and b"chunked" in (one.strip() for one in named)
+        return self.version >= (1, 1) and b"chunked" in (name.strip() for name in named)
 
     @property
     def length(self) -> int | None:
@@ -82,8 +82,8 @@ class Head:
         """
         if self.is_chunked:
             return None
-        told = b",".join(self.all("content-length")).split(b",")
-        lengths = {int(one) for one in (part.strip() for part in told) if one.isdigit() and len(one) < 19}
+        values = (value.strip() for value in b",".join(self.all("content-length")).split(b","))
+        lengths = {int(value) for value in values if value.isdigit() and len(value) < 19}
         if len(lengths) > 1:
             raise ImageError(f"the server announces several lengths: {sorted(lengths)[:3]}")
         return lengths.pop() if lengths else None
@@ -124,10 +124,10 @@ def _check_beginning(data: bytes) -> None:
 
 
 def _parsed(lines: list[bytes]) -> Head:
-    found = _STATUS.match(lines[0])
-    if found is None and len(lines) > 1 and len(lines[0]) <= 3:
-        found = _STATUS.match(lines.pop(0) + lines[0])
-    if found is None:
+    match = _STATUS.match(lines[0])
+    if match is None and len(lines) > 1 and len(lines[0]) <= 3:
+        match = _STATUS.match(lines.pop(0) + lines[0])
+    if match is None:
         raise ImageError(f"the server does not answer in HTTP, but with {lines[0][:16]!r}...")
     if any(b"\0" in line for line in lines):
         raise ImageError("the head of the server's answer holds a zero byte, which no browser takes")
@@ -138,8 +138,8 @@ def _parsed(lines: list[bytes]) -> Head:
             fields[-1] = (fields[-1][0], fields[-1][1] + b" " + line.strip())
         elif colon and name.strip():
             fields.append((name.strip().decode("latin-1").lower(), value.strip()))
-    version = (int(found[1] or 1), int(found[2] or 0))
-    return Head(int(found[3]), version, tuple(fields))
+    version = (int(match[1] or 1), int(match[2] or 0))
+    return Head(int(match[3]), version, tuple(fields))
 
 
 def read_body(head: Head, stream: Stream) -> Iterator[bytes]:
@@ -173,10 +173,10 @@ def _chunks(stream: Stream) -> Iterator[bytes]:
         line = stream.readline(_LONGEST_CHUNK_LINE)
         if not line.endswith(b"\n") and len(line) < _LONGEST_CHUNK_LINE:
             raise httpcore.RemoteProtocolError("the server closed the connection before the last chunk")
-        found = _CHUNK.fullmatch(line.rstrip(b"\r\n"))
-        if found is None:
+        match = _CHUNK.fullmatch(line.rstrip(b"\r\n"))
+        if match is None:
             raise ImageError(f"expected the size of a chunk in the server's answer, got {line[:20]!r}")
-        size = int(found[1], 16)
+        size = int(match[1], 16)
         if not size:
             return
         framing_bytes, content_bytes = framing_bytes + len(line) + 2, content_bytes + size

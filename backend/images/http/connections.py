@@ -15,7 +15,8 @@ import httpx
 from backend.errors import AccessError, ImageError, Reason
 from backend.images.http import answers
 from backend.images.http.answers import Head
-from backend.images.network_policy import DeadlineStream, GuardedNetwork
+from backend.images.network_policy import GuardedNetwork, Origin
+from backend.network.deadlines import DeadlineStream
 
 _ILLEGAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -66,11 +67,6 @@ class Answer:
         return answers.read_body(self.head, self.stream)
 
 
-def port_of(url: httpx.URL) -> int:
-    """Return the port of an address, or its scheme's default port."""
-    return url.port or (443 if url.scheme == "https" else 80)
-
-
 @contextmanager
 def get(
     url: httpx.URL, headers: Mapping[str, str], network: GuardedNetwork, tls: ssl.SSLContext, proxy: Proxy | None
@@ -90,10 +86,11 @@ def get(
         httpcore.TimeoutException: the deadline has passed.
         httpcore.NetworkError, httpcore.ProtocolError: the connection failed.
     """
-    host = url.raw_host.decode("ascii")
-    if proxy is not None and not network.is_public(host, port_of(url)):
+    origin = Origin.at(url)
+    host = origin.host
+    if proxy is not None and not network.is_public(host, origin.port):
         proxy = None
-    stream = network.connect(host, port_of(url)) if proxy is None else _through(proxy, url, network, tls)
+    stream = network.connect(host, origin.port) if proxy is None else _through(proxy, url, network, tls)
     target, headers = url.raw_path, {**headers, "Connection": "close"}
     try:
         if url.scheme == "https":
@@ -153,8 +150,8 @@ def _refused(proxy: Proxy, host: str, status: int) -> AccessError:
 
 
 def _host_and_port(url: httpx.URL) -> str:
-    host = url.raw_host.decode("ascii")
-    return f"[{host}]:{port_of(url)}" if ":" in host else f"{host}:{port_of(url)}"
+    origin = Origin.at(url)
+    return f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
 
 
 def _lines(request: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:

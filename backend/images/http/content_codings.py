@@ -19,7 +19,7 @@ _Pieces: TypeAlias = Iterator[bytes]
 
 
 class CodingError(ValueError):
-    """The content is not coded as its header says."""
+    """The content has another coding than its header names."""
 
 
 def codings(header: str) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def codings(header: str) -> tuple[str, ...]:
     >>> codings("gzip, utf-8")
     ('gzip',)
     """
-    return tuple(one for one in (part.strip().lower() for part in header.split(",")) if one not in _NO_CODING)
+    return tuple(name for name in (part.strip().lower() for part in header.split(",")) if name not in _NO_CODING)
 
 
 def unknown(names: Iterable[str]) -> tuple[str, ...]:

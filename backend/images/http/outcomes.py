@@ -121,8 +121,8 @@ def broken(error: Exception, host: str) -> BackendError:
 def unknown_coding(names: tuple[str, ...], host: str) -> str:
     """Return the error message for unsupported codings."""
     return (
-        f"{host} sends content-encoding {', '.join(names)[:80]!r}, which was not asked for and is not undone here: "
-        "expected gzip, deflate or none"
+        f"{host} sends content-encoding {', '.join(names)[:80]!r}, which this program did not request and cannot "
+        "decode: expected gzip, deflate or none"
     )
 
 

@@ -12,8 +12,9 @@ from backend.errors import ImageError, Reason, RetryLater
 from backend.images.http import connections, content_codings, outcomes
 from backend.images.http.answers import Head
 from backend.images.http.connections import Answer, Proxy
-from backend.images.name_resolution import Resolver
-from backend.images.network_policy import AddressPolicy, GuardedNetwork, seconds_left
+from backend.images.network_policy import AddressPolicy, GuardedNetwork
+from backend.network.deadlines import seconds_left
+from backend.network.name_resolution import Resolver
 from model import tls
 
 _UNKNOWN_SIZE_BYTES = 4_000_000
@@ -28,11 +29,13 @@ class Limits:
         max_bytes: largest size of a file; an announced larger one is refused before it is read.
         timeout_s: timeout of the whole fetch: names, connections, redirects, every byte.
         max_redirects: largest number of redirects.
+        retry_wait_s: about how long to wait before a failed fetch is retried once.
     """
 
     max_bytes: int = 200_000_000
     timeout_s: float = 30.0
     max_redirects: int = 5
+    retry_wait_s: float = 0.2
 
     def check_size(self, size: int) -> None:
         """Check a size in bytes.

@@ -84,7 +84,7 @@ def take(parts: StatusSources) -> Status:
         is_broken=bool(reason) and _is_broken(parts, team),
         process=_process(parts),
         problems=_problems(parts, team),
-        speeds=_speeds(recent, parts.metrics.encodes_ms(), has_encoder=team is None),
+        speeds=_speeds(recent, parts.metrics.times.encodes_ms(), has_encoder=team is None),
         outcomes=_outcomes(recent),
         causes=_causes(parts.metrics, recent),
         model=_model(parts),
@@ -220,7 +220,7 @@ def _cache(parts: StatusSources) -> tuple[Field, ...]:
 def _projects(metrics: Metrics) -> tuple[Project, ...]:
     projects = [
         Project("unnamed" if number is None else str(number), problems)
-        for number, problems in list(metrics.config_problems().items())[::-1]
+        for number, problems in list(metrics.configs.by_project().items())[::-1]
     ]
     return tuple(sorted(projects, key=lambda project: not project.problems)[:SHOWN_PROJECTS])
 

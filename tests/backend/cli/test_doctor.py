@@ -8,6 +8,7 @@ import pytest
 from backend.cli.doctor import Level, examine
 from backend.composition import web
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.settings import read
 from tests.support.certificates import company
 from tests.support.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, Reply, jwt, png
@@ -59,12 +60,12 @@ def look(server):
             {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": PERSONAL_TOKEN, "PADDLE_SAM_WEIGHTS": "small"}
             | environ
         )
-        client = LabelStudio(settings.label_studio_url, settings.label_studio_api_key, attempts=1)
+        client = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key, attempts=1))
         try:
             images = web.image_source(settings, client)
             found = list(examine(settings, client, images, project, weights))
         finally:
-            client.close()
+            client.http.close()
         assert all(bool(finding.fix) == (finding.level is not Level.OK) for finding in found), "each with its fix"
         return {finding.subject: finding for finding in found}
 

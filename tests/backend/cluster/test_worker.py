@@ -159,10 +159,10 @@ def test_a_worker_told_to_stop_just_before_it_listens_to_its_queues_stops(cluste
     script.write_text(
         "import json, os, signal, sys\n"
         "from backend.composition import cluster as redis_parts\n"
-        "from backend.images.decode import Limits\nfrom backend.settings import read\n"
-        "from tests.support.cluster_worker import StandIn\n"
+        "from backend.settings import read\n"
+        "from tests.support.cluster_worker import StandIn\nfrom tests.support.fakes import fake_spec\n"
         "settings = read(json.loads(sys.argv[1]))\n"
-        "worker = redis_parts.worker(settings, 'stand-in@00000000', Limits(), None, lambda: StandIn(None, 0, 64))\n"
+        "worker = redis_parts.worker(settings, fake_spec('stand-in@00000000'), None, lambda: StandIn(None, 0, 64))\n"
         "connect = worker._link.connect\n"
         "def stopped_meanwhile():\n    os.kill(os.getpid(), signal.SIGTERM)\n    return connect()\n"
         "worker._link.connect = stopped_meanwhile\n"
@@ -178,10 +178,10 @@ def test_a_worker_that_cannot_load_its_encoder_ends_with_a_failure(cluster, tmp_
     script.write_text(
         "import json, sys\n"
         "from backend.composition import cluster as redis_parts\n"
-        "from backend.images.decode import Limits\nfrom backend.settings import read\n"
+        "from backend.settings import read\nfrom tests.support.fakes import fake_spec\n"
         "def load():\n    raise ValueError('weights are damaged')\n"
         "settings = read(json.loads(sys.argv[1]))\n"
-        "sys.exit(redis_parts.worker(settings, 'm@1', Limits(), None, load).run())\n"
+        "sys.exit(redis_parts.worker(settings, fake_spec('m@1'), None, load).run())\n"
     )
     done = subprocess.run(
         [sys.executable, str(script), json.dumps(cluster.environ)],

@@ -35,8 +35,8 @@ def chunks(post, size=lambda thing: 1, clock=None):
 def test_a_few_things_wait_for_more(post):
     with chunks(post) as gathered:
         gathered.add(1)
-        assert list(gathered.delivered()) == []
-        assert list(gathered.finish()) == ["delivered 1"]
+        assert list(gathered.poll()) == []
+        assert list(gathered.flush()) == ["delivered 1"]
 
 
 def test_many_things_are_sent_off_in_order(post):
@@ -44,8 +44,8 @@ def test_many_things_are_sent_off_in_order(post):
         found = []
         for number in range(3 * MAX_ITEMS + 5):
             gathered.add(number)
-            found += gathered.delivered()
-        found += gathered.finish()
+            found += gathered.poll()
+        found += gathered.flush()
     assert found == [f"delivered {number}" for number in range(3 * MAX_ITEMS + 5)]
     assert [len(chunk) for chunk in post.chunks] == [MAX_ITEMS, MAX_ITEMS, MAX_ITEMS, 5]
 
@@ -54,8 +54,8 @@ def test_large_things_are_sent_off_sooner(post):
     with chunks(post, size=lambda thing: 3_000_000) as gathered:
         for number in range(4):
             gathered.add(number)
-            list(gathered.delivered())
-        list(gathered.finish())
+            list(gathered.poll())
+        list(gathered.flush())
     assert post.chunks == [[0, 1], [2, 3]]
 
 
@@ -64,12 +64,12 @@ def test_old_things_are_sent_off_however_few(post):
     with chunks(post, clock=clock) as gathered:
         gathered.add(1)
         clock.advance(MAX_AGE_S - 1)
-        list(gathered.delivered())
+        list(gathered.poll())
         clock.advance(2)
-        list(gathered.delivered())
+        list(gathered.poll())
         gathered.add(2)  # is not old because the first was
-        list(gathered.delivered())
-        list(gathered.finish())
+        list(gathered.poll())
+        list(gathered.flush())
     assert post.chunks == [[1], [2]]
 
 
@@ -80,9 +80,9 @@ def test_whoever_makes_more_than_can_be_delivered_waits(post):
         found = []
         for number in range(4 * MAX_ITEMS):
             gathered.add(number)
-            found += gathered.delivered()
+            found += gathered.poll()
         assert found  # the fourth chunk was not sent before the first was taken
-        found += gathered.finish()
+        found += gathered.flush()
     assert len(found) == 4 * MAX_ITEMS
 
 
@@ -91,10 +91,10 @@ def test_what_a_delivery_raises_comes_out(post):
     with chunks(post) as gathered:
         gathered.add(1)
         with pytest.raises(RuntimeError, match="closed"):
-            list(gathered.finish())
+            list(gathered.flush())
 
 
 def test_nothing_gathered_is_nothing_sent(post):
     with chunks(post) as gathered:
-        assert list(gathered.delivered()) == list(gathered.finish()) == []
+        assert list(gathered.poll()) == list(gathered.flush()) == []
     assert post.chunks == []

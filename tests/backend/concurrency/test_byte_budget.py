@@ -13,7 +13,7 @@ from backend.embeddings.prefetcher import MAX_WAITING_BYTES, Prefetcher
 from backend.errors import ImageError, Reason, RetryLater
 from backend.images.fetch import ImageSource, Limits
 from backend.images.network_policy import AddressPolicy, Origin
-from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef
 from tests.support.fakes import HttpServer, Reply
 
@@ -105,9 +105,9 @@ def server():
 
 
 def image_source(budget, timeout_s=10.0, max_bytes=SIZE):
-    client = LabelStudio("http://localhost:9")
+    client = LabelStudioHttp("http://localhost:9", None)
     policy = AddressPolicy(Origin.of(client.url), ("localhost",))
-    return ImageSource(client, policy, Limits(max_bytes, timeout_s), budget=budget, retry_wait_s=0.001)
+    return ImageSource(client, policy, Limits(max_bytes, timeout_s, retry_wait_s=0.001), budget=budget)
 
 
 @pytest.mark.parametrize("name", ["a", "unknown"])

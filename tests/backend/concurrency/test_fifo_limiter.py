@@ -70,7 +70,7 @@ def test_whoever_cannot_wait_any_longer_leaves_with_a_reason_and_takes_nobodys_t
 
     with turns:
         started = time.monotonic()
-        with pytest.raises(RetryLater) as caught, turns.within(seconds):
+        with pytest.raises(RetryLater) as caught, turns.slot(seconds):
             inside.append("was not to get in")
         assert time.monotonic() - started < 2
         later = threading.Thread(target=go, args=("later",))
@@ -85,7 +85,7 @@ def test_whoever_cannot_wait_any_longer_leaves_with_a_reason_and_takes_nobodys_t
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 5.0, math.inf])
 def test_a_free_turn_is_taken_however_little_time_is_left(seconds):
     turns = FifoLimiter(1)
-    with turns.within(seconds):
+    with turns.slot(seconds):
         assert turns._free == 0
     assert turns._free == 1
 
@@ -94,7 +94,7 @@ def test_a_turn_that_comes_in_time_is_taken():
     turns, inside = FifoLimiter(1), []
 
     def go(seconds):
-        with turns.within(seconds):
+        with turns.slot(seconds):
             inside.append(seconds)
 
     with turns:
@@ -114,7 +114,7 @@ def test_turns_that_come_as_time_runs_out_are_neither_lost_nor_doubled():
         nonlocal inside, most
         for _ in range(100):
             try:
-                with turns.within(0.0002):
+                with turns.slot(0.0002):
                     with lock:
                         inside += 1
                         most = max(most, inside)

@@ -102,10 +102,10 @@ def test_a_call_that_succeeds_is_made_even_after_stop():
 
 def test_check_tells_that_the_run_is_to_end():
     stop = threading.Event()
-    patience(stop).check()
+    patience(stop).raise_if_stopped()
     stop.set()
     with pytest.raises(Stopped):
-        patience(stop).check()
+        patience(stop).raise_if_stopped()
 
 
 def test_an_image_that_cannot_be_fetched_is_tried_a_few_times():

@@ -15,7 +15,7 @@ from backend.images.fetch import Validators
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
 from tests.support.direct import direct_embeddings
-from tests.support.fakes import FakeEncoder, FakeSource, png
+from tests.support.fakes import FakeEncoder, FakeSource, fake_spec, png
 
 RED, BLUE = (200, 30, 40), (20, 30, 200)
 
@@ -51,7 +51,7 @@ def test_the_service_on_this_machine_finds_what_was_made(setup):
     made = setup.build().get(ref(), 1.0)
     metrics = Metrics()
     store = FileStore(setup.folder / "embeddings", 10_000_000)
-    service = LocalEmbeddings(setup.source, lambda: setup.encoder, setup.encoder.model_version, store, metrics)
+    service = LocalEmbeddings(setup.source, lambda: setup.encoder, fake_spec(), store, metrics)
     try:
         found = service.get(ref(), 10.0)
     finally:
@@ -72,7 +72,7 @@ def test_what_may_change_is_asked_about_and_not_fetched(setup):
     setup.source.versioned = True
     setup.build().ensure(ref())
     assert not setup.build().ensure(ref())
-    assert [known is not None for known in setup.source.known] == [False, True]
+    assert [cached is not None for cached in setup.source.cached] == [False, True]
 
 
 def test_what_has_changed_is_encoded_anew_after_one_fetch(setup):

@@ -8,20 +8,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from backend.concurrency.byte_budget import ByteBudget
 from backend.concurrency.retry import Stopped
 from backend.embeddings.content_index import ContentIndex, source_key
 from backend.embeddings.local import FETCHERS, SPARED, LocalEmbeddings
-from backend.embeddings.stores import EmbeddingKey, FileStore, MemoryStore, TieredStore
+from backend.embeddings.stores import FileStore, MemoryStore, TieredStore
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
 from backend.images import decode
 from backend.images.fetch import Fetched, Validators
 from backend.label_studio.http import RefusedError
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
-from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, png
-from tests.support.orientation_files import encoded, photo
+from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, fake_spec, png
+from tests.support.orientation_files import encoded
 
 RED, BLUE, GREEN, GRAY = (250, 0, 0), (0, 0, 250), (0, 250, 0), (128, 128, 128)
 SOON_S = 10.0
@@ -43,10 +44,8 @@ class Setup:
     def build(self, load=None, memory=10_000_000, **options):
         tiers = [MemoryStore(memory), FileStore(self.folder, 10_000_000)]
         store = TieredStore(tiers, self.metrics.record_lookup)
-        version = options.pop("model_version", self.encoder.model_version)
-        made = LocalEmbeddings(
-            self.source, load or self.load, version, store, self.metrics, clock=self.clock, **options
-        )
+        spec = fake_spec(**{"model_version": self.encoder.model_version, **options})
+        made = LocalEmbeddings(self.source, load or self.load, spec, store, self.metrics, clock=self.clock)
         self.open.append(made)
         return made
 
@@ -161,14 +160,14 @@ def test_alternating_between_two_images_encodes_each_once(setup, embeddings):
 
 
 def test_without_any_cache_clicks_are_still_answered(setup, tmp_path):
-    made = LocalEmbeddings(setup.source, setup.load, setup.encoder.model_version, MemoryStore(0), setup.metrics)
+    made = LocalEmbeddings(setup.source, setup.load, fake_spec(), MemoryStore(0), setup.metrics)
     setup.open.append(made)
     assert colour(made.get(ref(), SOON_S)) == RED
     assert colour(made.get(ref(), SOON_S)) == RED
 
 
 def test_an_image_decoded_smaller_keeps_its_original_size(setup):
-    setup.source.contents["big"] = encoded(photo(1600, 1200), "JPEG")
+    setup.source.contents["big"] = encoded(Image.new("RGB", (1600, 1200), RED), "JPEG")
     made = setup.build(limits=decode.Limits(reduce_above_pixels=1_000_000, model_side=256))
     assert made.get(ref("big"), SOON_S).original_size == (1200, 1600)
     assert setup.encoder.sizes == [(192, 256)]
@@ -193,7 +192,7 @@ def test_after_a_minute_it_is_asked_about_while_the_click_is_answered(setup, emb
     assert colour(embeddings.get(ref(), 0.0)) == RED
     setup.source.gate.set()
     eventually(lambda: len(setup.source.asked) == 2)
-    assert setup.source.known[1].is_known
+    assert setup.source.cached[1].is_known
     eventually(lambda: not embeddings._revalidating)
     embeddings.get(ref(), 0.0)
     assert len(setup.source.asked) == 2
@@ -220,7 +219,7 @@ def test_an_unchanged_image_is_not_read_again_even_then(setup, embeddings):
     embeddings.get(ref(), SOON_S)
     setup.clock.advance(601)
     assert colour(embeddings.get(ref(), SOON_S)) == RED
-    assert setup.source.known[1].is_known
+    assert setup.source.cached[1].is_known
     assert setup.encoder.calls == 1
 
 
@@ -505,11 +504,11 @@ class SlowSource(FakeSource):
         super().__init__()
         self.let_go, self.slow, self.running = threading.Event(), set(), []
 
-    def fetch(self, ref, known=None, /):
+    def fetch(self, ref, cached=None, /):
         self.running.append(ref.uri)
         if ref.uri in self.slow:
             assert self.let_go.wait(20)
-        return super().fetch(ref, known)
+        return super().fetch(ref, cached)
 
 
 @pytest.fixture
@@ -556,24 +555,6 @@ def test_a_click_overtakes_what_is_encoded_ahead(setup, embeddings):
         assert colour(click.result()) == GREEN
     eventually(lambda: setup.encoder.calls == 4)
     assert setup.encoder.colours == [GRAY, GREEN, RED, BLUE]
-
-
-def test_a_click_on_an_image_that_waits_to_be_encoded_moves_it_forward(setup):
-    queue = setup.build()._encoder
-    keys = {}
-    setup.encoder.gate.clear()
-    queue.start()
-    for name in ("gray", "red", "blue", "green"):
-        data = setup.source.contents[name]
-        keys[name] = EmbeddingKey(decode.digest(data), setup.encoder.model_version)
-        last = queue.submit(keys[name], data, Priority.PREFETCH)
-        if name == "gray":
-            eventually(setup.encoder.running.is_set)
-    queue.promote(keys["green"], Priority.INTERACTIVE)
-    assert queue.submit(keys["blue"], setup.source.contents["blue"], Priority.INTERACTIVE) is not last
-    setup.encoder.gate.set()
-    eventually(lambda: setup.encoder.calls == 4)
-    assert setup.encoder.colours == [GRAY, GREEN, BLUE, RED]
 
 
 def test_a_click_on_what_is_being_encoded_ahead_is_urgent_from_then_on(setup, embeddings):
@@ -688,7 +669,7 @@ def test_no_caller_makes_an_address_of_one_project_another_tasks_image(setup):
     class Storages:
         gate = setup.source.gate
 
-        def fetch(self, ref, known=None, /):
+        def fetch(self, ref, cached=None, /):
             return Fetched(storages[ref.task_id])
 
     setup.source = Storages()
@@ -705,8 +686,8 @@ def test_every_file_gives_its_room_back_once_it_is_encoded_or_is_not_needed(setu
     class Counted:
         gate = inner.gate
 
-        def fetch(self, ref, known=None, /):
-            found = inner.fetch(ref, known)
+        def fetch(self, ref, cached=None, /):
+            found = inner.fetch(ref, cached)
             return None if found is None else replace(found, share=budget.take(len(found.data)))
 
     inner.contents |= {"red again": png(RED), "broken": b"no image"}

@@ -13,7 +13,8 @@ from PIL import Image, ImageCms
 import model.paddlex.inputs
 from backend.errors import ImageError, Reason
 from backend.images.decode import Limits, check, decode, digest
-from model.transforms import to_model_input
+from model.transforms import normalize, preprocess
+from tests.support.checkpoints import tiny
 from tests.support.orientation_files import (
     BLUE,
     GREEN,
@@ -157,7 +158,7 @@ def test_animations_and_multi_page_files_give_their_first_frame(kind):
 def test_extreme_shapes_are_read(size_wh):
     picture = decode(encoded(Image.new("RGB", size_wh, RED)), LIMITS)
     assert picture.original_size == (size_wh[1], size_wh[0])
-    to_model_input(picture.pixels, 1024)
+    preprocess(picture.pixels, tiny(1024))
 
 
 @pytest.mark.parametrize(
@@ -229,9 +230,10 @@ def test_a_jpeg_decoded_smaller_gives_the_model_almost_the_same_input():
     data = encoded(photo(1600, 1200), "JPEG", quality=95)
     whole = decode(data, Limits(reduce_above_pixels=None)).pixels
     small = decode(data, Limits(reduce_above_pixels=1_000_000, model_side=256)).pixels
-    (one, size), (other, same_size) = to_model_input(whole, 256), to_model_input(small, 256)
-    assert size == same_size
-    assert np.abs(one - other).mean() * 58 < 1  # of 255 gray levels; one standard deviation of the model is 58
+    one, other = (preprocess(pixels, tiny(256)).pixels for pixels in (whole, small))
+    assert one.shape == other.shape
+    difference = normalize(one, tiny(256)) - normalize(other, tiny(256))
+    assert np.abs(difference).mean() * 58 < 1  # of 255 gray levels; one standard deviation of the model is 58
 
 
 @given(width=st.integers(600, 1400), height=st.integers(300, 900))
@@ -240,8 +242,8 @@ def test_reducing_never_changes_the_size_of_the_models_input(width, height):
     data = encoded(Image.new("RGB", (width, height)), "JPEG")
     picture = decode(data, Limits(reduce_above_pixels=1, model_side=128))
     assert picture.original_size == (height, width)
-    whole = to_model_input(np.zeros((height, width, 3), np.uint8), 128)[1]
-    assert to_model_input(picture.pixels, 128)[1] == whole
+    whole = preprocess(np.zeros((height, width, 3), np.uint8), tiny(128)).pixels
+    assert preprocess(picture.pixels, tiny(128)).pixels.shape == whole.shape
 
 
 def test_the_digest_is_that_of_the_file():

@@ -4,14 +4,16 @@ import contextlib
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits, Validators, _is_label_studio
+from backend.images.fetch import ImageSource, Limits, Route, Validators
 from backend.images.http.outcomes import address
+from backend.images.locations import LabelStudioOrigin
 from backend.images.network_policy import AddressPolicy, Origin
-from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef, Secret
 from tests.support.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, HttpServer, Reply, png
 
@@ -39,11 +41,11 @@ def connect(studio):
     clients = []
 
     def open_source(token=PERSONAL_TOKEN, allowed=("localhost",), url=None, root=None, limits=None, **options):
-        client = LabelStudio(url or studio.url, Secret(token) if token else None, retry_wait_s=0.001)
+        client = LabelStudioHttp(url or studio.url, Secret(token) if token else None, retry_wait_s=0.001)
         clients.append(client)
         policy = AddressPolicy(Origin.of(client.url), tuple(allowed))
-        limits = limits or Limits(timeout_s=10)
-        return ImageSource(client, policy, limits, local_files_root=root, retry_wait_s=0.001, **options)
+        limits = replace(limits or Limits(timeout_s=10), retry_wait_s=0.001)
+        return ImageSource(client, policy, limits, local_files_root=root, **options)
 
     yield open_source
     for client in clients:
@@ -300,7 +302,7 @@ def test_a_redirect_into_the_private_network_is_refused(connect, studio, other):
 def test_the_address_connected_to_is_the_one_checked(connect, other):
     """A name that resolves to a public address first and to loopback the second time reaches neither by surprise."""
     answers = [["127.0.0.1"], ["93.184.216.34"]]
-    source = connect(allowed=(), resolve=lambda host, port: answers.pop(0))
+    source = connect(allowed=(), route=Route(lambda host, port: answers.pop(0)))
     assert_fails(AccessError, Reason.FORBIDDEN_ADDRESS, source, f"http://rebind.example.com:{other.port}/a.png")
     assert len(answers) == 1
 
@@ -363,12 +365,12 @@ def test_public_addresses_are_allowed(address):
 
 
 def test_an_address_that_nobody_answers_leaves_the_next_one_its_turn(connect, other):
-    source = connect(allowed=("127.0.0.0/8",), resolve=lambda host, port: ["127.0.0.2", "127.0.0.1"])
+    source = connect(allowed=("127.0.0.0/8",), route=Route(lambda host, port: ["127.0.0.2", "127.0.0.1"]))
     assert source.fetch(ImageRef(f"http://two.example.com:{other.port}/a.png")).data == IMAGE
 
 
 def test_a_refused_address_does_not_hide_an_allowed_one(connect, other):
-    source = connect(allowed=("127.0.0.0/8",), resolve=lambda host, port: ["169.254.169.254", "127.0.0.1"])
+    source = connect(allowed=("127.0.0.0/8",), route=Route(lambda host, port: ["169.254.169.254", "127.0.0.1"]))
     assert source.fetch(ImageRef(f"http://two.example.com:{other.port}/a.png")).data == IMAGE
 
 
@@ -390,7 +392,7 @@ def test_a_refused_address_does_not_hide_an_allowed_one(connect, other):
     ],
 )
 def test_the_token_follows_one_step_up_to_https_and_nowhere_else(url, label_studio, home):
-    assert _is_label_studio(address(url), Origin.of(label_studio)) is home
+    assert LabelStudioOrigin(label_studio).is_at(Origin.at(address(url))) is home
 
 
 def test_a_name_in_other_letters_is_one_name_for_address_token_and_policy(connect, studio):

@@ -2,15 +2,16 @@
 
 import gzip
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits
+from backend.images.fetch import ImageSource, Limits, Route
 from backend.images.network_policy import AddressPolicy, Origin
-from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef, Secret
 from tests.support.fakes import LEGACY_TOKEN, FakeLabelStudio, Reply
 from tests.support.http_answers import ANSWERS, IMAGE, NOT_SHOWN, SHOWN, UNENDING, AnswerServer, answer, coded, found_at
@@ -27,9 +28,9 @@ def server():
 
 
 def image_source(url="http://localhost:9", limits=None, **options):
-    client = LabelStudio(url, Secret(LEGACY_TOKEN), retry_wait_s=0.001)
+    client = LabelStudioHttp(url, Secret(LEGACY_TOKEN), retry_wait_s=0.001)
     policy = AddressPolicy(Origin.of(url), ("localhost", "127.0.0.1"))
-    return ImageSource(client, policy, limits or Limits(timeout_s=10), retry_wait_s=0.001, **options)
+    return ImageSource(client, policy, replace(limits or Limits(timeout_s=10), retry_wait_s=0.001), **options)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ addresses = st.one_of(
 @settings(max_examples=120, deadline=None)
 @given(addresses)
 def test_no_address_in_a_task_is_a_defect(uri):
-    source = image_source("http://127.0.0.1:9", Limits(timeout_s=0.5), resolve=lambda host, port: ["127.0.0.1"])
+    source = image_source("http://127.0.0.1:9", Limits(timeout_s=0.5), route=Route(lambda host, port: ["127.0.0.1"]))
     assert outcome(source, uri or "/") is not Reason.INTERNAL_ERROR
 
 

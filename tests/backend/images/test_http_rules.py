@@ -9,6 +9,7 @@ from backend.errors import AccessError, BackendError, ImageError
 from backend.images.fetch import ImageSource, Limits
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef
 from tests.support.http_answers import NOT_SHOWN, AnswerServer, answer
 
@@ -16,17 +17,17 @@ ANSWER = {"api/version": answer(body=json.dumps({"release": "1.23.2"}).encode())
 
 
 def ask_for_an_image(url):
-    client = LabelStudio("http://localhost:9")
+    client = LabelStudioHttp("http://localhost:9", None)
     policy = AddressPolicy(Origin.of(client.url), ("localhost", "127.0.0.1", "::1"))
-    ImageSource(client, policy, Limits(timeout_s=5), retry_wait_s=0.001).fetch(ImageRef(f"{url}/api/version"))
+    ImageSource(client, policy, Limits(timeout_s=5, retry_wait_s=0.001)).fetch(ImageRef(f"{url}/api/version"))
 
 
 def ask_the_api(url):
-    client = LabelStudio(url, attempts=1)
+    client = LabelStudio(LabelStudioHttp(url, None, attempts=1))
     try:
         client.version()
     finally:
-        client.close()
+        client.http.close()
 
 
 both = pytest.mark.parametrize("ask", [ask_for_an_image, ask_the_api])

@@ -11,10 +11,11 @@ import pytest
 
 from backend.composition import web
 from backend.errors import AccessError, Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits
+from backend.images.fetch import ImageSource, Limits, Route
 from backend.images.http.connections import Proxy
 from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
 from backend.settings import SettingsError, read
 from backend.types import ImageRef, Secret
 from tests.support.certificates import company
@@ -102,10 +103,10 @@ def lookup(host, port):
 
 
 def image_source(proxy, login="", url="http://localhost:9", allowed=()):
-    client = LabelStudio(url, Secret(LEGACY_TOKEN), retry_wait_s=0.001)
+    client = LabelStudioHttp(url, Secret(LEGACY_TOKEN), retry_wait_s=0.001)
     policy = AddressPolicy(Origin.of(url), allowed)
     way = Proxy.of(f"{proxy.scheme}://{login}{proxy.address}")
-    return ImageSource(client, policy, Limits(timeout_s=5), proxy=way, resolve=lookup, retry_wait_s=0.001)
+    return ImageSource(client, policy, Limits(timeout_s=5, retry_wait_s=0.001), route=Route(lookup, way))
 
 
 @pytest.fixture
@@ -198,8 +199,8 @@ def test_a_proxy_that_is_away_is_named(proxy):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         proxy_url = f"http://localhost:{free.getsockname()[1]}"
-    client = LabelStudio("http://localhost:9")
-    source = ImageSource(client, AddressPolicy(Origin.of(client.url)), proxy=Proxy.of(proxy_url), resolve=lookup)
+    client = LabelStudioHttp("http://localhost:9", None)
+    source = ImageSource(client, AddressPolicy(Origin.of(client.url)), route=Route(lookup, Proxy.of(proxy_url)))
     assert "the image proxy localhost" in str(refusal(RetryLater, source, "http://pictures.example.com/a.png"))
 
 
@@ -208,7 +209,7 @@ def test_a_proxy_that_is_away_is_named(proxy):
 
 def test_the_service_takes_its_proxy_from_the_setting(proxy):
     settings = read({"PADDLE_SAM_IMAGE_PROXY": f"http://{proxy.address}"})
-    source = web.image_source(settings, LabelStudio(settings.label_studio_url))
+    source = web.image_source(settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
     assert source.fetch(ImageRef(f"http://{PUBLIC}/a.png")).data == IMAGE
     assert proxy.heads[0].startswith(f"GET http://{PUBLIC}:80/a.png HTTP/1.1")
 

@@ -12,9 +12,9 @@ import pytest
 
 from backend.errors import AccessError, Reason, RequestError, RetryLater
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.http import ForbiddenError, RefusedError
-from backend.label_studio.tokens import TokenKind, lifetime_s, token_kind
-from backend.label_studio.types import Column, NewPrediction, StoredPrediction
+from backend.label_studio.http import ForbiddenError, LabelStudioHttp, RefusedError
+from backend.label_studio.tokens import TokenExchange, TokenKind, lifetime_s, token_kind
+from backend.label_studio.types import NewPrediction, StoredPrediction
 from backend.types import Secret
 from tests.support.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeClock, FakeLabelStudio, Reply, jwt
 
@@ -32,12 +32,12 @@ def connect(server):
 
     def open_client(token=PERSONAL_TOKEN, url=None, **options):
         secret = None if token is None else Secret(token)
-        clients.append(LabelStudio(url or server.url, secret, retry_wait_s=0.001, **options))
+        clients.append(LabelStudio(LabelStudioHttp(url or server.url, secret, retry_wait_s=0.001, **options)))
         return clients[-1]
 
     yield open_client
     for client in clients:
-        client.close()
+        client.http.close()
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_a_401_renews_the_access_token_once(connect, server):
 
 def test_many_threads_meeting_a_401_exchange_the_token_once(connect, server):
     client = connect()
-    header = client.authorization()
+    header = client.http.authorization()
     server.expire()
-    threads = [threading.Thread(target=client.authorization, args=(header,)) for _ in range(8)]
+    threads = [threading.Thread(target=client.http.authorization, args=(header,)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -119,7 +119,7 @@ def test_many_threads_share_the_failure_of_one_exchange(connect, server):
     server.refresh = fail
     client = connect()
     with ThreadPoolExecutor(8) as pool:
-        failures = [one.exception() for one in [pool.submit(client.authorization) for _ in range(8)]]
+        failures = [one.exception() for one in [pool.submit(client.http.authorization) for _ in range(8)]]
     assert {failure.reason for failure in failures} == {Reason.LABEL_STUDIO_UNREACHABLE}
     assert len({id(failure) for failure in failures}) == 8
     assert server.refreshes == 3
@@ -134,19 +134,21 @@ def test_nobody_waits_longer_for_an_exchange_than_told_and_it_goes_on(connect, s
     client = connect()
     for _ in range(2):
         with pytest.raises(RetryLater, match="takes too long") as caught:
-            client.authorization(within_s=0.01)
+            client.http.authorization(within_s=0.01)
         assert caught.value.reason is Reason.LABEL_STUDIO_UNREACHABLE
     answer.set()
-    assert client.authorization() == f"Bearer {jwt(token_type='access')}"
+    assert client.http.authorization() == f"Bearer {jwt(token_type='access')}"
     assert server.refreshes == 1
 
 
-def test_a_defect_in_an_exchange_leaves_nobody_waiting(connect):
-    client = connect()
-    client.close()
+def test_a_defect_in_an_exchange_leaves_no_caller_waiting():
+    def fail():
+        raise ZeroDivisionError("slip")
+
+    exchange = TokenExchange(fail, FakeClock())
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="closed"):
-            client.authorization(within_s=10)
+        with pytest.raises(ZeroDivisionError, match="slip"):
+            exchange.authorization(None, 10)
 
 
 def test_a_revoked_personal_token_is_an_access_error_that_says_what_to_do(connect, server):
@@ -269,7 +271,7 @@ def test_tokens_never_show_in_reprs_logs_or_errors(connect, server, caplog):
     for token in (PERSONAL_TOKEN, LEGACY_TOKEN):
         client = connect(token)
         client.user()
-        shown += [repr(client), repr(vars(client)), repr(vars(client._http)["_api_key"])]
+        shown += [repr(client), repr(vars(client)), repr(vars(client.http))]
     server.routes["/api/version"] = Reply(b"", 503)
     with pytest.raises(RetryLater) as caught:
         client.version()
@@ -323,12 +325,6 @@ def test_listing_a_project_that_predicts_by_itself_sets_nothing_off(connect, ser
     server.routes["/api/tasks"] = Reply(b'{"tasks": [], "total": 0}')
     connect().task_page(3, "{}", 1, asks_for_predictions=True)
     assert parse_qs(server.requests[-1].query)["review"] == ["true"]
-
-
-def test_columns_of_the_data_are_named_as_label_studio_filters_them(connect, server):
-    columns = [{"id": "image", "type": "Image", "parent": "data"}, {"id": "created_at", "type": "Datetime"}]
-    server.routes["/api/dm/columns"] = Reply(json.dumps({"columns": columns}).encode())
-    assert connect().columns(3) == (Column("data.image", "Image"), Column("created_at", "Datetime"))
 
 
 def test_a_view_holds_its_filters_or_none(connect, server):

@@ -1,6 +1,5 @@
 """The tasks of a project in their order, each once, whatever happens to the project meanwhile."""
 
-import contextlib
 import json
 import threading
 
@@ -14,22 +13,7 @@ from backend.errors import RequestError
 from backend.label_studio import task_filters, task_iterator
 from backend.label_studio.task_filters import Condition, Selection
 from backend.label_studio.task_iterator import ProjectTasks
-from backend.label_studio.types import Column
 from tests.support.fake_project import FakeProject, away
-
-COLUMNS = (
-    Column("data.image", "Image"),
-    Column("data.city", "Unknown"),
-    Column("id", "Number"),
-    Column("total_annotations", "Number"),
-    Column("created_at", "Datetime"),
-    Column("completed_at", "Datetime"),
-    Column("draft_exists", "Boolean"),
-    Column("annotators", "List"),
-    Column("predictions_model_versions", "List"),
-    Column("file_upload", "String"),
-    Column("avg_lead_time", "Time"),
-)
 
 
 @pytest.fixture(autouse=True)
@@ -154,73 +138,6 @@ def test_an_or_with_filters_below_its_filters_is_refused():
     nested = Condition("filter:tasks:id", "greater", "Number", msgspec.Raw(b"1"), child)
     with pytest.raises(RequestError, match="cannot be narrowed down"):
         Selection((nested, child), is_any=True).and_also(child)
-
-
-# What people type
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("total_annotations>0", ("total_annotations", "greater", "Number", 0)),
-        ("total_annotations <= 2.5", ("total_annotations", "less_or_equal", "Number", 2.5)),
-        ("id!=7", ("id", "not_equal", "Number", 7)),
-        ("data.city=Berlin", ("data.city", "equal", "String", "Berlin")),
-        ("data.city = New York ", ("data.city", "equal", "String", "New York")),
-        ("data.city!=a=b", ("data.city", "not_equal", "String", "a=b")),
-        ("data.city~erl", ("data.city", "contains", "String", "erl")),
-        ("data.city!~erl", ("data.city", "not_contains", "String", "erl")),
-        ("data.city=12", ("data.city", "in_list", "String", ["12", 12.0, 12])),
-        ("data.city!=1.5", ("data.city", "not_in_list", "String", ["1.5", 1.5])),
-        ("data.city>12", ("data.city", "greater", "Number", 12)),
-        ("file_upload~street", ("file_upload", "contains", "String", "street")),
-        ("created_at>2026-01-31", ("created_at", "greater", "Datetime", "2026-01-31T00:00:00.000000Z")),
-        ("created_at<2026-01-31T18:30+02:00", ("created_at", "less", "Datetime", "2026-01-31T16:30:00.000000Z")),
-        ("created_at<2026-01-31T18:30:00Z", ("created_at", "less", "Datetime", "2026-01-31T18:30:00.000000Z")),
-        ("completed_at=", ("completed_at", "empty", "Datetime", True)),
-        ("completed_at!=", ("completed_at", "empty", "Datetime", False)),
-        ("draft_exists=True", ("draft_exists", "equal", "Boolean", True)),
-        ("annotators=3", ("annotators", "contains", "List", 3)),
-        ("annotators!=3", ("annotators", "not_contains", "List", 3)),
-        ("predictions_model_versions~SAM@1", ("predictions_model_versions", "contains", "List", ["SAM@1"])),
-        ("avg_lead_time>30", ("avg_lead_time", "greater", "Number", 30)),
-    ],
-)
-def test_a_filter_becomes_a_condition_of_its_columns_type(text, expected):
-    found = task_filters.parse(text, COLUMNS)
-    column, operator, kind, value = expected
-    assert (found.filter, found.operator, found.type) == (f"filter:tasks:{column}", operator, kind)
-    assert json.loads(bytes(found.value)) == value
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "COLUMN OPERATOR VALUE"),
-        ("city", "COLUMN OPERATOR VALUE"),
-        ("=3", "COLUMN OPERATOR VALUE"),
-        ("data.citi=3", "did you mean data.city"),
-        ("zzz=3", "expected one of annotators, avg_lead_time"),
-        ("total_annotations>", "expected a value after >"),
-        ("total_annotations>many", "expected a number for total_annotations"),
-        ("total_annotations~3", "expected =, !="),
-        ("data.city<nan", "expected a number"),
-        ("created_at>yesterday", "such as 2026-01-31"),
-        ("draft_exists=1", "expected true or false"),
-        ("annotators=Ada", "expected a user's id"),
-        ("annotators>3", "expected =, !=, ~ or !~"),
-    ],
-)
-def test_a_filter_that_makes_no_sense_says_what_would(text, words):
-    with pytest.raises(RequestError) as caught:
-        task_filters.parse(text, COLUMNS)
-    assert words in str(caught.value)
-
-
-@given(st.text(max_size=40))
-def test_no_filter_text_fails_otherwise(text):
-    with contextlib.suppress(RequestError):
-        assert task_filters.parse(text, COLUMNS).filter.startswith("filter:tasks:")
 
 
 def test_a_view_is_read_and_written_as_label_studio_has_it():

@@ -383,10 +383,12 @@ def test_the_file_is_in_the_order_of_tasks_and_its_images_are_found_again_by_it(
         assert [one.labels for one in asked.regions] == [("Cat",)]
 
 
-def test_a_limit_and_a_filter_choose_tasks(export, server):
+def test_a_limit_and_a_view_choose_tasks(export, server):
+    item = {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": 4}
+    server.views[5] = PROJECT, {"conjunction": "and", "items": [item]}
     for _ in range(5):
         add(server, brush())
-    done, found = export("--filter", "id<4", "--limit", "2")
+    done, found = export("--view", "5", "--limit", "2")
     assert (done.exit_code, len(found["images"])) == (0, 2)
     assert "export-coco: 2 of 2 tasks" in done.stderr
 

@@ -87,7 +87,7 @@ def version_of(server):
 def test_help_tells_every_option_and_exit_code(call, command):
     done = call(command, "--help")
     assert done.exit_code == 0
-    words = ["--project", "--view", "--filter", "--limit", "--weights", "--device", "Exit status", "Ctrl-C"]
+    words = ["--project", "--view", "--limit", "--weights", "--device", "Exit status", "Ctrl-C"]
     words += ["--from", "--replace", "--dry-run", "--max-masks", "--min-score"] if command == "preannotate" else []
     assert [word for word in words if word not in done.output] == []
 
@@ -333,9 +333,14 @@ def test_everything_is_found_within_limits_without_prompts(call, server):
     assert [region["score"] for region in found.result] == scores[:1]
 
 
-def test_a_limit_and_a_filter_choose_tasks(call, server):
+def test_a_limit_and_a_view_choose_tasks(call, server):
     fill(server, 9)
-    done = call("precompute", "--project", str(PROJECT), "--filter", "id>3", "--filter", "id<8", "--limit", "3")
+    items = [
+        {"filter": "filter:tasks:id", "operator": operator, "type": "Number", "value": value}
+        for operator, value in (("greater", 3), ("less", 8))
+    ]
+    server.views[5] = PROJECT, {"conjunction": "and", "items": items}
+    done = call("precompute", "--project", str(PROJECT), "--view", "5", "--limit", "3")
     assert done.exit_code == 0, done.output
     assert "encoded  3" in done.stdout
     fetched = [path[-8:-4] for path in server.paths() if path.startswith("/data/upload")]
@@ -352,14 +357,6 @@ def test_a_view_chooses_tasks(call, server):
     other = call("precompute", "--project", str(PROJECT), "--view", "6")
     assert other.exit_code == 2
     assert "error: view 6: expected one of project 7, got 8's" in other.stderr
-
-
-def test_a_view_that_joins_with_or_takes_no_further_filter(call, server):
-    items = [{"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": value} for value in (3, 4)]
-    server.views[5] = PROJECT, {"conjunction": "or", "items": items}
-    done = call("precompute", "--project", str(PROJECT), "--view", "5", "--filter", "id>1")
-    assert done.exit_code == 2
-    assert "--filter cannot narrow it down" in done.stderr
 
 
 def test_a_view_whose_tasks_cannot_be_asked_for_page_by_page_is_refused_before_any_is_done(call, server):
@@ -379,7 +376,6 @@ def test_a_view_whose_tasks_cannot_be_asked_for_page_by_page_is_refused_before_a
         (["precompute", "--project", "0"], "--project"),
         (["precompute", "--project", "99"], "error: Label Studio answers 404"),
         (["precompute", "--project", "7", "--view", "9"], "error: Label Studio answers 404"),
-        (["precompute", "--project", "7", "--filter", "idd=3"], "did you mean id?"),
         (["precompute", "--project", "7", "--weights", "/nowhere"], "error: "),
         (["preannotate", "--project", "7"], "expected --from or --coco"),
         (["preannotate", "--project", "7", "--from", "boxes", "--coco", __file__], "expected --from or --coco"),
@@ -426,11 +422,11 @@ def test_settings_that_cannot_work_are_refused_before_anything_begins(call, chan
 def test_label_studio_may_be_busy_when_a_run_begins(call, server, status):
     fill(server, 1)
     server.views[5] = PROJECT, None
-    paths = (f"/api/projects/{PROJECT}/", "/api/dm/columns", "/api/dm/views/5/")
+    paths = (f"/api/projects/{PROJECT}/", "/api/dm/views/5/")
     for path in paths:
         busy = [Reply(b"", status, {"Retry-After": "0"}), Reply(b"", status)]
         server.routes[path] = lambda request, busy=busy: busy.pop() if busy else server.routed(request)
-    done = call("precompute", "--project", str(PROJECT), "--view", "5", "--filter", "id>0")
+    done = call("precompute", "--project", str(PROJECT), "--view", "5")
     assert done.exit_code == 0, done.output
     assert "encoded  1" in done.stdout
 
@@ -521,6 +517,35 @@ def test_a_run_that_is_stopped_over_something_long_ends_soon_and_stores_nothing_
     assert process.returncode == 130, err
     assert "ended early: stopped" in out
     assert server.project.stored == {}
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/api/tasks", "/api/predictions/", f"/api/projects/{PROJECT}/import/predictions"])
+def test_a_run_that_is_stopped_while_label_studio_does_not_answer_ends_soon(start, server, path):
+    fill(server, 300)
+    gate, asked = threading.Event(), threading.Event()
+    answers = []
+
+    def hang(request):
+        answers.append(request)
+        if len(answers) > 2:
+            asked.set()
+            gate.wait(60)
+        return server.routed(request)
+
+    server.routes[path] = hang
+    process = start("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    try:
+        assert asked.wait(60)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 10 + 2
+    finally:
+        gate.set()
+    assert process.returncode == 130, err
+    assert "ended early: stopped" in out
     assert "Traceback" not in err
 
 

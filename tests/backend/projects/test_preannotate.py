@@ -68,7 +68,7 @@ class Run:
         store = store or self.project
         patience = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
         controls = labeling_config.parse(self.config)
-        embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.check)
+        embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.raise_if_stopped)
         segmenter = TaskSegmenter(MaskService(self.decoder, Metrics(), 1), embeddings, automatic=self.automatic)
 
         def segment(task):
@@ -543,11 +543,11 @@ def test_a_dry_run_tells_what_it_cannot_draw(run, tmp_path):
     task = run.add(box())
     fetch, fetched = run.source.fetch, []
 
-    def vanishes(ref, known=None):
+    def vanishes(ref, cached=None):
         fetched.append(ref)
         if len(fetched) > 1:
             raise ImageError("gone", Reason.IMAGE_NOT_FOUND)
-        return fetch(ref, known)
+        return fetch(ref, cached)
 
     run.source.fetch = vanishes
     tally = run()
@@ -561,10 +561,10 @@ def test_a_dry_run_waits_for_an_image_that_cannot_be_had_for_a_moment(run, tmp_p
     run()
     fetch, failures = run.source.fetch, [RetryLater("refused", Reason.IMAGE_FETCH_FAILED), away()]
 
-    def is_away_for_a_moment(ref, known=None):
-        if known is None and failures:  # the embedding is there; the file is wanted for the drawing
+    def is_away_for_a_moment(ref, cached=None):
+        if cached is None and failures:  # the embedding is there; the file is wanted for the drawing
             raise failures.pop()
-        return fetch(ref, known)
+        return fetch(ref, cached)
 
     run.source.fetch = is_away_for_a_moment
     tally = run()
@@ -578,11 +578,11 @@ def test_a_dry_run_that_is_stopped_over_a_drawing_leaves_that_task_undone(run, t
     run()
     fetch = run.source.fetch
 
-    def stops(ref, known=None):
-        if known is None:
+    def stops(ref, cached=None):
+        if cached is None:
             run.stop.set()
             raise away()
-        return fetch(ref, known)
+        return fetch(ref, cached)
 
     run.source.fetch = stops
     tally = run()
@@ -596,8 +596,8 @@ def test_a_defect_over_one_drawing_leaves_the_others(run, tmp_path):
     (run.dry_run / f"task-{first}.jpg").unlink()
     fetch = run.source.fetch
 
-    def is_odd(ref, known=None):
-        return None if known is None and ref.task_id == first else fetch(ref, known)
+    def is_odd(ref, cached=None):
+        return None if cached is None and ref.task_id == first else fetch(ref, cached)
 
     run.source.fetch = is_odd
     tally = run()

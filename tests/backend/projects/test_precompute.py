@@ -35,7 +35,7 @@ class Run:
 
     def __call__(self, limit=None):
         patience = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
-        embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.check)
+        embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.raise_if_stopped)
         tasks = ProjectTasks(self.project, patience, self.project.project_value, limit=limit)
         means = PrecomputeContext(
             embeddings.ensure, self.project.version, patience, self.at_once, self.room, self.cancel_waits
@@ -149,9 +149,9 @@ def test_label_studio_may_restart_while_a_run_goes_on(make):
     answers = {f"{number}.png": [refused, png((number, 0, 0))] for number in range(6)}
     fetch = run.source.fetch
 
-    def fails_first(ref, known=None):
+    def fails_first(ref, cached=None):
         run.source.contents[ref.uri] = answers[ref.uri].pop(0)
-        return fetch(ref, known)
+        return fetch(ref, cached)
 
     run.source.fetch = fails_first
     run.project.failures["version"] = [away(), away(), away()]

@@ -4,7 +4,6 @@ import threading
 import time
 import tracemalloc
 import weakref
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -12,9 +11,10 @@ import pytest
 from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.protocol import messages, rle
-from backend.segmentation import batches
-from backend.segmentation.decoding import MaskService, at_size
+from backend.segmentation import pipeline
+from backend.segmentation.decoding import MaskService, at_size, check_size
 from backend.segmentation.service import ClickPolicy
+from backend.segmentation.shape_prompts import ROUGH_SIDE
 from backend.shapes import Bitmask, Brush, Polygon, ShapeKind
 from backend.types import SetupRequest, WebhookEvent
 from model.errors import CapabilityError
@@ -219,10 +219,10 @@ def test_a_size_many_times_the_photos_is_refused_though_the_proportions_are_righ
 
 
 def test_no_size_beyond_the_limit_of_pictures_is_taken_but_a_photos_own():
-    assert at_size(embedding(original_size=(300, 400)), (600, 800), 480_000).original_size == (600, 800)
-    assert at_size(embedding(original_size=(300, 400)), (300, 400), 100).original_size == (300, 400)
+    photo = embedding(original_size=(300, 400))
+    assert check_size(photo, (600, 800), 480_000) == check_size(photo, (300, 400), 100) == 1
     with pytest.raises(ImageError, match="expected at most 479,999") as caught:
-        at_size(embedding(original_size=(300, 400)), (600, 800), 479_999)
+        check_size(photo, (600, 800), 479_999)
     assert caught.value.reason is Reason.SIZE_MISMATCH
 
 
@@ -278,19 +278,23 @@ class ForgetfulDecoder:
 
     Attributes:
         drawn: how many drawn masks there were at each call, those of earlier calls included.
+        drawn_bytes: how much memory they took.
         takes_s: how long each call takes.
         before: is called at the beginning of each call.
     """
 
     def __init__(self):
-        self.model_version, self.drawn, self.takes_s, self.before = VERSION, [], 0.0, lambda: None
+        self.model_version, self.takes_s, self.before = VERSION, 0.0, lambda: None
+        self.drawn, self.drawn_bytes = [], []
         self._masks = weakref.WeakSet()
 
     def decode(self, embedding, prompts, multimask_output=None):
         self.before()
         for prompt in prompts:
             self._masks.add(prompt)
-        self.drawn.append(sum(prompt.rough_mask is not None for prompt in self._masks))
+        drawn = [prompt.rough_mask.nbytes for prompt in self._masks if prompt.rough_mask is not None]
+        self.drawn.append(len(drawn))
+        self.drawn_bytes.append(sum(drawn))
         time.sleep(self.takes_s)
         return FakeDecoder().decode(embedding, prompts)
 
@@ -307,12 +311,13 @@ def forgetful(service, **policy):
     return decoder, service.segmenting(policy=ClickPolicy(**policy))
 
 
-def test_a_click_of_many_areas_holds_a_bounded_number_of_them_drawn(service):
+@pytest.mark.parametrize("size_wh", [SIZE_WH, (6400, 4800)])
+def test_a_click_of_many_areas_holds_few_bytes_of_them_drawn_whatever_size_the_browser_shows(service, size_wh):
     decoder, segmenter = forgetful(service)
-    [answer] = segmenter.predict(asked(*polygons(50)))
-    assert (len(answer.result), answer.reasons) == (50, ())
-    assert sum(decoder.drawn) == 50
-    assert max(decoder.drawn) <= batches.CHUNK
+    [answer] = segmenter.predict(asked(*polygons(18, original_width=size_wh[0], original_height=size_wh[1])))
+    assert (len(answer.result), answer.reasons) == (18, ())
+    assert max(decoder.drawn) == 18
+    assert max(decoder.drawn_bytes) <= 18 * ROUGH_SIDE**2
 
 
 def test_a_click_of_more_areas_than_there_is_time_for_gets_those_that_were_done(service):
@@ -320,22 +325,15 @@ def test_a_click_of_more_areas_than_there_is_time_for_gets_those_that_were_done(
     service.segmenter.predict(asked(point()))
     decoder.takes_s = 0.6
     [answer] = segmenter.predict(asked(*polygons(50)))
-    assert (len(answer.result), answer.reasons) == (batches.CHUNK, (Reason.BUDGET_EXCEEDED,))
-
-
-def hold_all_turns(drawing):
-    """Take every turn at the decoder; return what gives them back."""
-    held = ExitStack()
-    while drawing.slots._free:
-        held.enter_context(drawing.slots)
-    return held
+    assert (len(answer.result), answer.reasons) == (pipeline.BATCH, (Reason.BUDGET_EXCEEDED,))
 
 
 def test_a_click_whose_turn_at_the_decoder_does_not_come_in_time_is_empty_with_the_reason(service):
+    service.drawing = MaskService(service.decoder, service.metrics, decodes_at_once=1)
     segmenter = service.segmenting(policy=ClickPolicy(budget_s=0.2))
     service.segmenter.predict(asked(point()))
     started = time.monotonic()
-    with hold_all_turns(service.drawing):
+    with service.drawing.slots:
         [answer] = segmenter.predict(asked(point()))
     assert time.monotonic() - started < 2
     assert (answer.result, answer.reasons) == ((), (Reason.BUDGET_EXCEEDED,))
@@ -353,14 +351,15 @@ def test_a_click_of_many_areas_whose_next_turn_does_not_come_in_time_gets_those_
             time.sleep(1.5)
 
     def come_in_between():
-        other.start()
-        wait_until(lambda: len(turns._waiting) == 1)
+        if not other.ident:
+            other.start()
+            time.sleep(0.1)  # until it waits for its turn
 
     other = threading.Thread(target=hold)
     decoder.before = come_in_between
     [answer] = segmenter.predict(asked(*polygons(50)))
     other.join()
-    assert (len(answer.result), answer.reasons) == (batches.CHUNK, (Reason.BUDGET_EXCEEDED,))
+    assert (len(answer.result), answer.reasons) == (pipeline.BATCH, (Reason.BUDGET_EXCEEDED,))
 
 
 def test_a_click_that_comes_before_the_decoder_is_loaded_is_empty_when_its_time_is_up(service):
@@ -374,7 +373,8 @@ def test_a_click_that_comes_before_the_decoder_is_loaded_is_empty_when_its_time_
     [answer] = segmenter.predict(asked(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.MODEL_NOT_READY,))
     assert 0 < waited[0] <= 5.0
-    assert service.drawing.slots._free == 1
+    with service.drawing.slots.within(0.0):
+        pass  # the slot is free
 
 
 @pytest.mark.parametrize("is_refined", [False, True])
@@ -660,15 +660,15 @@ def test_other_events_encode_nothing(service):
 def test_what_a_config_lacks_is_noted_until_it_is_put_right(service):
     poor = '<View><Image name="image" value="$image"/></View>'
     service.segmenter.setup(SetupRequest(3, poor))
-    assert service.metrics.config_problems()[3]
+    assert service.metrics.configs.by_project()[3]
     service.segmenter.setup(SetupRequest(3, CONFIG))
-    assert service.metrics.config_problems()[3] == ()
+    assert service.metrics.configs.by_project()[3] == ()
 
 
 @pytest.mark.parametrize("config", ["", "<View>", "<View/>", "not xml"])
 def test_a_config_that_cannot_be_read_is_noted_in_one_line(service, config):
     service.segmenter.setup(SetupRequest(3, config))
-    [problem] = service.metrics.config_problems()[3]
+    [problem] = service.metrics.configs.by_project()[3]
     assert problem.startswith("label_config: expected")
 
 
@@ -678,7 +678,7 @@ def test_a_config_of_any_output_that_is_answered_is_not_complained_about():
               '<Label value="Cat"/></KeyPointLabels></View>')  # fmt: skip
     with Service(policy=ClickPolicy(output_preference=(ShapeKind.BRUSH,))) as service:
         service.segmenter.setup(SetupRequest(3, config))
-        assert service.metrics.config_problems()[3] == ()
+        assert service.metrics.configs.by_project()[3] == ()
 
 
 def test_stages_of_a_click_are_timed(service):

@@ -10,10 +10,12 @@ from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.labeling import config as labeling_config
 from backend.labeling import task_prompts
+from backend.labeling.output_choice import Outputs
 from backend.labeling.task_prompts import Source, TaskPrompts
 from backend.protocol import messages
-from backend.segmentation import batches
-from backend.segmentation.batches import plan
+from backend.segmentation import pipeline
+from backend.segmentation.planning import Rules, plan
+from backend.segmentation.shape_prompts import ROUGH_SIDE
 from backend.segmentation.tasks import TaskSegmenter
 from backend.shapes import OUTPUT_KINDS, Bitmask, Brush, Polygon, Rectangle, ShapeKind
 from backend.types import PromptRegion, Task
@@ -321,30 +323,43 @@ def regions(shape, count, size):
     return tuple(PromptRegion(f"r{n}", shape, "box", "image", ("Cat",), original_size=size) for n in range(count))
 
 
+class EmbeddingOfSize:
+    """Has the embedding of an image of one size, whatever image is asked for."""
+
+    def __init__(self, size):
+        self.embedding = embedding(original_size=size)
+
+    def get(self, ref, deadline_s, priority):
+        return self.embedding
+
+
 @pytest.mark.parametrize(("size", "most"), [((600, 800), 16), ((3000, 4000), 16), ((9000, 12000), 2)])
-def test_objects_are_decoded_so_many_at_a_time_that_their_masks_stay_within_bounds(size, most):
+def test_objects_are_decoded_so_many_at_a_time_that_their_masks_stay_within_bounds(service, size, most):
+    service.decoder.is_blind = True
+    segmenter = TaskSegmenter(service.drawing, EmbeddingOfSize(size))
+    prompts = TaskPrompts(regions(Rectangle(10, 10, 20, 20), 40, size))
+    segmenter.segment(task(), prompts, labeling_config.parse(CONFIG), 1, SOON_S)
+    batches = [len(prompts) for _, prompts in service.decoder.calls]
+    assert max(batches) == most
+    assert sum(batches) == 40
+    assert max(batches) * math.prod(size) <= pipeline.BATCH_PIXELS or max(batches) == 1
+
+
+def planned(prompts, size):
     controls = labeling_config.on_image(labeling_config.parse(CONFIG), "image")
-    asked = TaskPrompts(regions(Rectangle(10, 10, 20, 20), 40, size))
-    chunks = [len(chunk) for chunk in plan(asked, embedding(original_size=size), controls).chunks()]
-    assert max(chunks) == most
-    assert sum(chunks) == 40
-    assert max(chunks) * math.prod(size) <= batches.CHUNK_PIXELS or max(chunks) == 1
+    return plan(prompts, embedding(original_size=size), "image", Outputs(controls), Rules(is_click=False))
 
 
 def test_prompts_drawn_on_a_copy_many_times_larger_are_answered_in_the_images_own_size():
-    controls = labeling_config.on_image(labeling_config.parse(CONFIG), "image")
-    asked = TaskPrompts(regions(Rectangle(10, 10, 20, 20), 1, (12000, 16000)))
-    found = plan(asked, embedding(original_size=(60, 80)), controls)
-    assert [one.original_size for one, _ in found.chosen] == [(60, 80)]
+    found = planned(regions(Rectangle(10, 10, 20, 20), 1, (12000, 16000)), (60, 80))
+    assert [prompt.original_size for prompt, _ in found.objects] == [(60, 80)]
 
 
-def test_of_many_polygons_only_those_are_drawn_whose_turn_it_is():
-    size = (600, 800)
-    controls = labeling_config.on_image(labeling_config.parse(CONFIG), "image")
+def test_many_polygons_on_a_large_image_take_no_more_memory_than_the_decoder_needs_of_them():
     shape = Polygon(((10, 10), (40, 10), (40, 40)))
-    found = plan(TaskPrompts(regions(shape, 40, size)), embedding(original_size=size), controls)
-    assert all(one.prompt.rough_mask is None for one, _ in found.chosen)
-    assert all(one.prompt.rough_mask is not None for chunk in found.chunks() for one, _ in chunk)
+    found = planned(regions(shape, 300, (6000, 8000)), (6000, 8000))
+    assert len(found.objects) == 300
+    assert all(prompt.prompt.rough_mask.nbytes <= ROUGH_SIDE**2 for prompt, _ in found.objects)
 
 
 def test_a_task_whose_turn_at_the_decoder_does_not_come_in_time_is_raised(service):

@@ -15,7 +15,7 @@ from backend.types import ImageRef, Prediction, PredictRequest, PromptRegion, Re
 from backend.web.status import snapshot
 from backend.web.status.snapshot import SHOWN_PROJECTS, SHOWN_REQUESTS, StatusSources
 from backend.web.status.view import ClusterView, Problem
-from tests.support.fakes import FakeClock, FakeSource, png
+from tests.support.fakes import FakeClock, FakeSource, fake_spec, png
 
 REGION = Region("a" * 12, "brush", "rectanglelabels", "image", Rectangle(0, 0, 50, 50), ("Cat",), (60, 80), score=0.5)
 CLICK = PredictRequest((Task(7),), 3, "", (PromptRegion("r", KeyPoint(1, 1), "point", "image"),))
@@ -192,8 +192,8 @@ def test_requests_tell_what_they_were_about(take, metrics):
 def test_only_the_last_requests_and_projects_are_shown(take, metrics):
     for number in range(60):
         answer(metrics)
-        metrics.configured(number, ())
-    metrics.configured(3, ("no control",))
+        metrics.configs.record(number, ())
+    metrics.configs.record(3, ("no control",))
     status = take()
     assert len(status.requests) == SHOWN_REQUESTS
     assert len(status.projects) == SHOWN_PROJECTS
@@ -201,7 +201,7 @@ def test_only_the_last_requests_and_projects_are_shown(take, metrics):
 
 
 def test_a_project_without_a_number_has_a_name_all_the_same(take, metrics):
-    metrics.configured(None, ())
+    metrics.configs.record(None, ())
     assert take().projects[0].name == "unnamed"
 
 
@@ -221,7 +221,7 @@ def test_an_encoder_that_cannot_be_loaded_is_told_of(metrics):
     def load():
         raise attempts[0]
 
-    embeddings = LocalEmbeddings(source, load, "fake@00000000", MemoryStore(1000), metrics)
+    embeddings = LocalEmbeddings(source, load, fake_spec(), MemoryStore(1000), metrics)
     try:
         assert embeddings.failure == ""
         with pytest.raises(BackendError, match="no room"):

@@ -80,7 +80,7 @@ def test_the_exported_graph_gives_the_decoders_logits(checkpoint, tmp_path, coun
     import paddle
 
     from model.build import load_decoder, load_encoder
-    from model.transforms import to_model_input
+    from model.transforms import normalize, preprocess
 
     # First of all: a thread that another network's pool starts meanwhile would begin Paddle's count of names anew.
     directory = export(checkpoint, tmp_path / "box")
@@ -89,7 +89,7 @@ def test_the_exported_graph_gives_the_decoders_logits(checkpoint, tmp_path, coun
     embedding = load_encoder(checkpoint, "cpu").encode(image)
     ours = load_decoder(checkpoint, "cpu").decode(embedding, prompts, multimask_output=False)
     graph = paddle.jit.load(str(directory / "inference"))
-    pixels, _ = to_model_input(image, MINUTE.image_size)
+    pixels = normalize(preprocess(image, MINUTE).pixels, MINUTE)
     theirs = graph(paddle.to_tensor(pixels[np.newaxis]), paddle.to_tensor(np.stack([p.box for p in prompts]))).numpy()
     np.testing.assert_allclose(theirs, np.stack(ours.low_res_masks), atol=1e-4)
 

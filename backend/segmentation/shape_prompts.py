@@ -32,11 +32,16 @@ SMALLEST_PIXELS = 1 - 1e-6
 SUBPIXEL_BITS = 4
 COARSE_PIXELS = 1 << 20
 
+RASTER_SIDE = 1024
+"""Longer side in pixels to which a polygon is rasterised at most: the side of SAM's input."""
+
+ROUGH_SIDE = 256
+"""Longer side in pixels of a rough mask: the decoder's own grid, to which it would shrink a larger one."""
 
 MOST_WORK = 600_000_000
 """Estimated nanoseconds that rasterising the areas of one click may take."""
 
-PIXEL_WORK = 4  # nanoseconds per pixel of the image for an area: to draw, measure and search it
+PIXEL_WORK = 1  # nanoseconds per pixel of the image for a polygon: mostly to write the mask of the answer
 MASK_WORK = 8  # likewise for a painted mask, which is also decoded
 BITMASK_WORK = 16  # likewise for a PNG
 ROW_WORK = 50  # nanoseconds per row that an edge of a polygon crosses
@@ -49,22 +54,20 @@ class ShapePrompt:
     Attributes:
         points: (x, y) on the object, where the shape gives some.
         box: x1, y1, x2, y2 around the object, inside the image; None where the shape gives none.
-        rough_mask: (H, W) bool, None where the shape is no area.
-        extent: the box in which points belong to the same object; None for a point.
+        rough_mask: see `model.types.Prompt`, its longer side at most `ROUGH_SIDE`; None where the shape is no area.
+        bounds: the box in which points belong to the same object; None for a point.
     """
 
     points: tuple[Point, ...] = ()
     box: Box | None = None
-    rough_mask: BoolArray | None = None
-    extent: Box | None = None
+    rough_mask: npt.NDArray[np.bool_ | np.uint8] | None = None
+    bounds: Box | None = None
 
 
-def mark(shape: Shape, size: Size, original_size: Size) -> ShapePrompt:
+def shape_to_prompt(shape: Shape, size: Size) -> ShapePrompt:
     """Return the prompt of a shape on an image of ``size`` (height, width).
 
-    Painted shapes are in pixels of ``original_size``, the image's size in the editor; all others in percent.
-
-    >>> mark(Rectangle(25, 50, 50, 25), size=(100, 200), original_size=(100, 200)).box
+    >>> shape_to_prompt(Rectangle(25, 50, 50, 25), (100, 200)).box
     (50.0, 50.0, 150.0, 75.0)
 
     Raises:
@@ -85,14 +88,17 @@ def mark(shape: Shape, size: Size, original_size: Size) -> ShapePrompt:
         case Vector():
             raise PromptError("an open path marks no object", Reason.UNSUPPORTED_PROMPT)
         case Brush() | Bitmask():
-            return _painted(painted(shape, original_size), size)
+            mask = painted(shape, size)
+            if not mask.area:
+                raise PromptError("nothing is painted", Reason.NO_PROMPT)
+            return ShapePrompt((_interior_point(mask),), None, _rough(mask.to_array()), mask.box)
 
 
 def check_area(shape: Shape, size: Size) -> None:
     """Check that a shape around an object covers at least a pixel of the image in each direction.
 
-    A click with the rectangle tool makes a box without an extent, which `mark` treats as a point. In annotations and
-    files there was no click: such a box is damaged.
+    A click with the rectangle tool makes a box without an extent, which `shape_to_prompt` treats as a point. In
+    annotations and files there was no click: such a box is damaged.
 
     Raises:
         PromptError: it covers less of an image of ``size`` (height, width); points and masks always pass.
@@ -106,7 +112,7 @@ def check_area(shape: Shape, size: Size) -> None:
             sides = 2 * radius_x, 2 * radius_y
         case Polygon(points) | Vector(points):
             if not points:
-                return  # an empty path is open, and `mark` refuses that
+                return  # an empty path is open, and `shape_to_prompt` refuses that
             xs, ys = zip(*points, strict=True)
             sides = max(xs) - min(xs), max(ys) - min(ys)
     _check_range(*sides)
@@ -186,7 +192,7 @@ def outline_work(shape: Shape, size: Size) -> int:
     match shape:
         case Polygon(points) | Vector(points):
             rises = sum(min(abs(y2 - y1), 200.0) for (_, y1), (_, y2) in pairwise((*points, *points[:1])))
-            return len(points) ** 2 + int(ROW_WORK * rises * size[0] / 100)
+            return len(points) ** 2 + int(ROW_WORK * rises * _shrunk(size, RASTER_SIDE)[0] / 100)
         case Brush(_, strokes):
             return sum(_stroke_work(stroke, size) for stroke in strokes)
     return 0
@@ -227,7 +233,7 @@ def _rectangle(shape: Rectangle, size: Size) -> ShapePrompt:
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         return ShapePrompt((_point(x * 100 / size[1], y * 100 / size[0], size),))
     box = _clipped(box, size)
-    return ShapePrompt(box=box, extent=box)
+    return ShapePrompt(box=box, bounds=box)
 
 
 def _ellipse(shape: Ellipse, size: Size) -> ShapePrompt:
@@ -239,7 +245,7 @@ def _ellipse(shape: Ellipse, size: Size) -> ShapePrompt:
         return ShapePrompt((_point(shape.x, shape.y, size),))
     box = _clipped(box, size)
     is_centre_inside = 0 <= x < width and 0 <= y < height
-    return ShapePrompt(((x, y),) if is_centre_inside else (), box, extent=box)
+    return ShapePrompt(((x, y),) if is_centre_inside else (), box, bounds=box)
 
 
 def _turn(degrees: float) -> tuple[float, float]:
@@ -274,35 +280,37 @@ def _span(low: float, high: float, length: int) -> tuple[float, float]:
 
 
 def _polygon(points: tuple[Point, ...], size: Size) -> ShapePrompt:
-    x1, y1, x2, y2 = bounds(Vector(points), size)
-    pixels = np.array(points) * (size[1] / 100, size[0] / 100)
-    canvas = np.zeros(size, dtype=np.uint8)
-    cv2.fillPoly(canvas, [_drawable(pixels)], 1, shift=SUBPIXEL_BITS)
-    box = _clipped((x1, y1, x2, y2), size)
+    box = _clipped(bounds(Vector(points), size), size)
+    height, width = _shrunk(size, RASTER_SIDE)
+    canvas = np.zeros((height, width), dtype=np.uint8)
+    cv2.fillPoly(canvas, [_drawable(np.array(points) * (width / 100, height / 100))], 1, shift=SUBPIXEL_BITS)
     drawn = canvas.view(np.bool_)
     if not drawn.any():
         raise PromptError("polygon: no pixel of the image lies in it", Reason.OUTSIDE_IMAGE)
-    return ShapePrompt((_interior_point(Mask.from_array(drawn)),), box, drawn, box)
+    x, y = _interior_point(Mask.from_array(drawn))
+    return ShapePrompt(((x * size[1] / width, y * size[0] / height),), box, _rough(drawn), box)
+
+
+def _shrunk(size: Size, longest: int) -> Size:
+    """Return the size of a copy whose longer side is at most ``longest`` pixels."""
+    scale = min(1.0, longest / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _rough(drawn: BoolArray) -> npt.NDArray[np.bool_ | np.uint8]:
+    """Return an area shrunk to `ROUGH_SIDE`, or unchanged where it is no larger."""
+    rows, columns = drawn.shape
+    height, width = _shrunk((rows, columns), ROUGH_SIDE)
+    if (height, width) == (rows, columns):
+        return drawn
+    shares = drawn.view(np.uint8) * np.uint8(255)
+    return np.asarray(cv2.resize(shares, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def _drawable(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     """Return points in OpenCV's fixed-point coordinates, where (0, 0) is a pixel's centre."""
     near = np.clip(pixels - 0.5, -FAR_PIXELS, FAR_PIXELS)
     return np.rint(near * (1 << SUBPIXEL_BITS)).astype(np.int32)
-
-
-def _painted(mask: Mask, size: Size) -> ShapePrompt:
-    """Return the prompt of a painted mask: the mask scaled to ``size``, and its point farthest from its border."""
-    if not mask.area:
-        raise PromptError("nothing is painted", Reason.NO_PROMPT)
-    whole = mask.to_array()
-    if mask.original_size != size:
-        resized = cv2.resize(whole.view(np.uint8), size[::-1], interpolation=cv2.INTER_AREA)
-        whole = np.asarray(resized, dtype=np.bool_)
-        if not whole.any():
-            raise PromptError("nothing is left of what is painted", Reason.NO_PROMPT)
-        mask = Mask.from_array(whole)
-    return ShapePrompt((_interior_point(mask),), rough_mask=whole, extent=mask.box)
 
 
 def _interior_point(mask: Mask) -> Point:

@@ -6,10 +6,10 @@ import time
 import pytest
 
 from backend.errors import Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits
-from backend.images.name_resolution import Resolver
+from backend.images.fetch import ImageSource, Limits, Route
 from backend.images.network_policy import AddressPolicy, Origin
-from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
+from backend.network.name_resolution import Resolver
 from backend.types import ImageRef
 
 
@@ -29,9 +29,9 @@ def hanging():
 
 
 def test_a_look_up_that_hangs_ends_with_the_fetchs_time(hanging):
-    client = LabelStudio("http://localhost:9")
+    client = LabelStudioHttp("http://localhost:9", None)
     limits = Limits(timeout_s=0.2)
-    source = ImageSource(client, AddressPolicy(Origin.of(client.url)), limits, resolve=hanging)
+    source = ImageSource(client, AddressPolicy(Origin.of(client.url)), limits, route=Route(hanging))
     started = time.monotonic()
     with pytest.raises(RetryLater) as caught:
         source.fetch(ImageRef("http://slow.example.com/a.png"))

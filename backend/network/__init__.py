@@ -1,0 +1,1 @@
+"""Connections that end at a deadline, for every HTTP client."""

@@ -1,0 +1,259 @@
+"""The way from prompts on a task's images to regions: locate, embed, plan prompts, decode, draw.
+
+Clicks and whole tasks go the same way; a click's prompts come from the request, and its priority and deadline differ.
+Requests are read before, and answers written after, by `backend.protocol`. Objects are decoded in batches, which bounds
+the masks in memory. Bulk work takes only one of the decoder's slots, which leaves the others free for clicks.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from backend.budget import Budget
+from backend.concurrency.fifo_limiter import FifoLimiter
+from backend.embeddings.local import Embeddings
+from backend.errors import BackendError, PromptError, Reason, RequestError, RetryLater
+from backend.labeling import config, task_images
+from backend.labeling.config_types import LabelConfig, OutputTag
+from backend.labeling.output_choice import Outputs
+from backend.segmentation import planning
+from backend.segmentation.decoding import MaskService
+from backend.segmentation.planning import PromptPlan, Rules
+from backend.shapes import KeyPoint, ShapeKind
+from backend.types import ImageRef, ObjectPrompt, Prediction, Priority, PromptRegion, Region, Skipped, Task
+from model.types import Embedding
+
+logger = logging.getLogger(__name__)
+
+BATCH = 16
+"""Maximum number of objects decoded together. It bounds how long a click waits for the decoder."""
+
+BATCH_PIXELS = 1 << 28
+"""Maximum pixels of all masks in memory at a time, one byte each, if every object filled its image."""
+
+CLICK_PIXELS = 1 << 27
+"""The same for a click: the size that its caller gives may exceed the photo's."""
+
+ImageKey: TypeAlias = tuple[str, int | None]
+"""The ``to_name`` and item index of an image of a task."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """How one request is served.
+
+    Attributes:
+        task: its data names the images.
+        project_id: the task's project.
+        rules: how its prompts are read.
+        priority: of its images, where they are not cached.
+        deadline: until when to answer, in seconds on the monotonic clock.
+        image_s: longest wait for the embedding of one image; None uses cached embeddings only.
+        check: called before each decode; raises where the answer is no longer needed.
+        budget: the work that finding its images may take.
+    """
+
+    task: Task
+    project_id: int | None
+    rules: Rules
+    priority: Priority
+    deadline: float = math.inf
+    image_s: float | None = math.inf
+    check: Callable[[], None] = lambda: None
+    budget: Budget = field(default_factory=Budget)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline, negative after it."""
+        return self.deadline - time.monotonic()
+
+
+@dataclass(frozen=True)
+class TaskImage:
+    """One image of a task, with the part of the labeling config that applies to it, and what answers are drawn with."""
+
+    ref: ImageRef
+    to_name: str
+    outputs: Outputs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The regions on a task's images, what was left out, and whether every image was segmented."""
+
+    regions: tuple[Region, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    is_complete: bool = True
+
+    @property
+    def score(self) -> float:
+        """The mean of the regions' scores."""
+        scores = [region.score for region in self.regions if region.score is not None]
+        return sum(scores) / len(scores) if scores else 0.0
+
+    def prediction(self, model_version: str) -> Prediction:
+        """Return the answer for the task."""
+        reasons = tuple(dict.fromkeys(skip.reason for skip in self.skipped))
+        return Prediction(self.regions, self.score, model_version, reasons, self.skipped, is_complete=self.is_complete)
+
+
+class Pipeline:
+    """Segments what is marked on the images of tasks; thread-safe."""
+
+    def __init__(self, masks: MaskService, embeddings: Embeddings, outputs: Sequence[ShapeKind]) -> None:
+        """Create the pipeline.
+
+        Args:
+            masks: decodes prompts and draws masks.
+            embeddings: of the images.
+            outputs: the kinds of region to answer with, the preferred ones first.
+        """
+        self.masks = masks
+        self._embeddings, self._outputs, self.bulk_slot = embeddings, outputs, FifoLimiter(1)
+
+    def segment(self, regions: Sequence[PromptRegion], key: ImageKey, controls: LabelConfig, job: Job) -> Outcome:
+        """Return the regions of all objects that prompts mark on one image.
+
+        Raises:
+            BackendError: the image cannot be segmented; see the steps.
+        """
+        image = self.locate(key, controls, job)
+        if job.rules.is_click and all(_is_negative_point(region) for region in regions):  # without waiting
+            raise PromptError("no positive point goes with it", Reason.ONLY_NEGATIVE_POINTS)
+        embedding = self.embed(image.ref, job)
+        plan = planning.plan(regions, embedding, image.to_name, image.outputs, job.rules)
+        return self.decode_and_draw(plan, embedding, job)
+
+    def locate(self, key: ImageKey, controls: LabelConfig, job: Job) -> TaskImage:
+        """Return an image of a task.
+
+        Raises:
+            ConfigError: no image of the labeling config has that name, or no control on it can hold an answer.
+            RequestError: the task's data holds no such image.
+        """
+        to_name, item_index = key
+        on_image = config.on_image(controls, to_name)
+        [image] = on_image.images
+        ref = task_images.image_ref(image, job.task, job.project_id, item_index, job.budget)
+        return TaskImage(ref, image.name, Outputs(on_image, self._outputs))
+
+    def embed(self, ref: ImageRef, job: Job) -> Embedding:
+        """Return the embedding of an image.
+
+        Raises:
+            BackendError: see `backend.embeddings.local.Embeddings.get`; ``budget_exceeded`` where only cached ones are
+                used and it is none.
+        """
+        if job.image_s is not None:
+            return self._embeddings.get(ref, max(0.0, min(job.image_s, job.left_s)), job.priority)
+        embedding = self._embeddings.peek(ref)
+        if embedding is None:
+            raise RetryLater("the image is not encoded yet", Reason.BUDGET_EXCEEDED)
+        return embedding
+
+    @contextmanager
+    def slot(self, job: Job) -> Iterator[None]:
+        """Hold a decoder slot; bulk work shares one.
+
+        Raises:
+            RetryLater: no slot became free before the deadline.
+        """
+        is_bulk = job.priority is Priority.BULK
+        with self.bulk_slot.slot(job.left_s) if is_bulk else nullcontext(), self.masks.slot(job.deadline):
+            yield
+
+    def decode_and_draw(self, plan: PromptPlan, embedding: Embedding, job: Job) -> Outcome:
+        """Return the regions of planned objects; where time runs out between batches, those that were done."""
+        regions: list[Region] = []
+        skipped = list(plan.skipped)
+        for batch in _batches(plan.objects, CLICK_PIXELS if job.rules.is_click else BATCH_PIXELS):
+            is_first = batch[0] is plan.objects[0]
+            try:
+                if not is_first and job.left_s < 0:
+                    raise RetryLater("there was no time for all objects", Reason.BUDGET_EXCEEDED)
+                with self.slot(job):
+                    job.check()
+                    masks = self.masks.decode([prompt for prompt, _ in batch], embedding)
+                    for (prompt, output), (mask, score) in zip(batch, masks, strict=True):
+                        regions += self.masks.draw(mask, prompt, output, score)
+            except RetryLater as error:
+                if is_first or error.reason is not Reason.BUDGET_EXCEEDED or not job.rules.is_click:
+                    raise
+                skipped.append(Skipped("", error.reason, str(error)))
+                break
+        if plan.objects and not regions:
+            skipped.append(Skipped("", Reason.EMPTY_MASK))
+        return Outcome(tuple(regions), tuple(skipped))
+
+
+def by_image(regions: Iterable[PromptRegion]) -> dict[ImageKey, list[PromptRegion]]:
+    """Return regions by the image they lie on."""
+    regions_by_image: dict[ImageKey, list[PromptRegion]] = {}
+    for region in regions:
+        regions_by_image.setdefault((region.to_name, region.item_index), []).append(region)
+    return regions_by_image
+
+
+def on_each(keys: Iterable[ImageKey], work: Callable[[ImageKey], Outcome], job: Job) -> Outcome:
+    """Return what work makes of a task's images together; an image that fails leaves the others their regions.
+
+    A prompt on an image that the task or the labeling config no longer has is skipped permanently: no later run finds
+    that image. An image that cannot be fetched or decoded may be available later.
+
+    Raises:
+        RetryLater: one of a task's images cannot be segmented at the moment; a click's failures are in its outcome.
+    """
+    regions: list[Region] = []
+    skipped: list[Skipped] = []
+    is_complete = True
+    for key in keys:
+        try:
+            outcome = work(key)
+        except BackendError as error:
+            if error.retry and not job.rules.is_click:
+                raise
+            kind, level = ("click", logging.WARNING) if job.rules.is_click else ("task", logging.INFO)
+            logger.log(
+                level,
+                "%s failed: task=%s reason=%s detail=%r event=%s_failed",
+                kind, job.task.id, error.reason, str(error), kind,
+            )  # fmt: skip
+            skipped.append(Skipped("", error.reason, str(error)))
+            is_complete = is_complete and isinstance(error, RequestError)
+        except Exception as error:  # an error status would hide a click's prompt, and end a run over many tasks
+            logger.exception("event=defect task=%s", job.task.id)
+            skipped.append(Skipped("", Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"))
+            is_complete = False
+        else:
+            regions += outcome.regions
+            skipped += outcome.skipped
+    return Outcome(tuple(regions), tuple(skipped), is_complete)
+
+
+def batch_size(size: tuple[int, int], pixels: int = BATCH_PIXELS) -> int:
+    """Return how many objects to decode together, at least one, on an image of ``size`` (H, W).
+
+    The masks of more than one object have at most ``pixels`` pixels together.
+
+    >>> batch_size((1080, 1920))
+    16
+    >>> batch_size((8000, 8000))
+    4
+    """
+    return min(BATCH, max(1, pixels // math.prod(size)))
+
+
+def _batches(
+    objects: Sequence[tuple[ObjectPrompt, OutputTag]], pixels: int
+) -> Iterator[Sequence[tuple[ObjectPrompt, OutputTag]]]:
+    sizes = (prompt.original_size for prompt, _ in objects)
+    step = batch_size(max(sizes, key=math.prod, default=(1, 1)), pixels)
+    return (objects[start : start + step] for start in range(0, len(objects), step))
+
+
+def _is_negative_point(region: PromptRegion) -> bool:
+    return isinstance(region.shape, KeyPoint) and region.is_positive is False
