@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from model.automatic import AutomaticMask as AutomaticMask
     from model.automatic import AutomaticMaskGenerator as AutomaticMaskGenerator
     from model.automatic import AutomaticSettings as AutomaticSettings
+    from model.paddlex.detection import DetectionModel as DetectionModel
+    from model.paddlex.detection import DetectionResult as DetectionResult
     from model.paddlex.model import SamModel as SamModel
     from model.paddlex.model import create_model as create_model
     from model.paddlex.model import load as load
     from model.paddlex.result import SamResult as SamResult
+    from model.paddlex.words import LabelledMask as LabelledMask
+    from model.paddlex.words import segment_words as segment_words
     from model.types import Embedding as Embedding
     from model.types import Prompt as Prompt
 
@@ -31,24 +35,32 @@ _HOMES = {
     "AutomaticMask": "model.automatic",
     "AutomaticMaskGenerator": "model.automatic",
     "AutomaticSettings": "model.automatic",
+    "DetectionModel": "model.paddlex.detection",
+    "DetectionResult": "model.paddlex.detection",
     "Embedding": "model.types",
+    "LabelledMask": "model.paddlex.words",
     "Prompt": "model.types",
     "SamModel": "model.paddlex.model",
     "SamResult": "model.paddlex.result",
     "create_model": "model.paddlex.model",
     "load": "model.paddlex.model",
+    "segment_words": "model.paddlex.words",
 }
 
 __all__ = [
     "AutomaticMask",
     "AutomaticMaskGenerator",
     "AutomaticSettings",
+    "DetectionModel",
+    "DetectionResult",
     "Embedding",
+    "LabelledMask",
     "Prompt",
     "SamModel",
     "SamResult",
     "create_model",
     "load",
+    "segment_words",
 ]
 
 

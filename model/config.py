@@ -198,6 +198,11 @@ class SamConfig:
         return "sam2" if isinstance(self.image_encoder, HieraConfig) else "sam"
 
     @property
+    def keeps_shape(self) -> bool:
+        """Whether a photo keeps its shape inside the square input; SAM 2 stretches it to the square."""
+        return self.family != "sam2"
+
+    @property
     def embedding_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Names and shapes (C, h, w) of an embedding's maps, the main one first."""
         width, side = self.prompt_embed_dim, self.embedding_size

@@ -22,6 +22,9 @@ PREPROCESSING_VERSION = "1"
 ROUGH_LOGIT = 8.0
 """Absolute logit of a drawn mask as a mask input; SAM's own logits reach about this far."""
 
+NARROW_BYTES = 64_000_000
+"""The most that an image may take whose rows, but not columns, are resized; only stretching to a square needs more."""
+
 ROWS_AT_ONCE = 64
 """Rows of a mask that are computed at a time: at 4000 columns 1 MiB of float32, which stays in cache."""
 
@@ -35,6 +38,15 @@ def longest_side_size(original_size: tuple[int, int], image_size: int) -> tuple[
     height, width = original_size
     scale = image_size / max(height, width)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def input_size(original_size: tuple[int, int], image_size: int, keeps_shape: bool = True) -> tuple[int, int]:
+    """Return the (height, width) that a photo has inside a square input of side ``image_size``.
+
+    >>> input_size((3000, 4000), 1024), input_size((3000, 4000), 1024, keeps_shape=False)
+    ((768, 1024), (1024, 1024))
+    """
+    return longest_side_size(original_size, image_size) if keeps_shape else (image_size, image_size)
 
 
 def preprocess(image: npt.NDArray[np.uint8], config: SamConfig) -> ModelInput:
@@ -52,8 +64,8 @@ def preprocess(image: npt.NDArray[np.uint8], config: SamConfig) -> ModelInput:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ValueError(f"image: expected uint8 RGB of shape (H, W, 3), got {image.dtype} {image.shape}")
-    original_size, side = (image.shape[0], image.shape[1]), config.image_size
-    size = (side, side) if config.family == "sam2" else longest_side_size(original_size, side)
+    original_size = image.shape[0], image.shape[1]
+    size = input_size(original_size, config.image_size, config.keeps_shape)
     if size != original_size:
         image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return ModelInput(image, original_size)
@@ -81,23 +93,53 @@ def normalize(pixels: npt.NDArray[np.uint8], config: SamConfig) -> FloatArray:
 
 
 def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, int]) -> Image.Image:
-    """Return an image that comes in bands, resized to the same pixels as if it were resized as a whole.
+    """Return an image that comes in bands, resized as if it were whole.
 
-    Pillow resizes rows first and then columns. Each row is independent, so only the columns need all bands.
+    Rows are resized first and then columns, as Pillow does it too, but for tall images. Each row is independent, so
+    only the columns need all bands. Where these would take more than `NARROW_BYTES`, columns are resized band by band.
+    The order and the bands change a pixel by one of 255 at most.
 
     Args:
         bands: the bands from top to bottom, each RGB and of the whole width.
         height: of all bands together.
-        size_wh: (width, height) of the result.
+        size_wh: (width, height) of the result; no higher than ``height``.
     """
-    narrow = Image.new("RGB", (size_wh[0], height))
-    top = 0
+    width, rows = size_wh
+    narrow = (_resize(band, (width, band.height)) for band in bands)
+    if rows < height and 4 * width * height > NARROW_BYTES:
+        return _resize_columns(narrow, height, size_wh)
+    return _resize(_stacked(narrow, (width, height)), size_wh)
+
+
+def _resize_columns(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, int]) -> Image.Image:
+    """Make each row of the result from the bands around it, when they are there."""
+    width, rows = size_wh
+    result, kept, scale = Image.new("RGB", size_wh), Image.new("RGB", (width, 0)), height / rows
+    top = done = 0  # the row of the image at which `kept` begins, and how many rows of the result are made
     for band in bands:
-        if band.width != size_wh[0]:
-            band = band.resize((size_wh[0], band.height), Image.Resampling.BILINEAR)
-        narrow.paste(band, (0, top))
+        kept = _stacked([kept, band], (width, kept.height + band.height))
+        bottom = top + kept.height
+        ready = rows if bottom == height else int(bottom / scale - 1.5)
+        if ready <= done:
+            continue
+        box = (0, done * scale - top, width, min(ready * scale - top, kept.height))
+        result.paste(kept.resize((width, ready - done), Image.Resampling.BILINEAR, box), (0, done))
+        done = ready
+        spent = max(0, int((done - 0.5) * scale) - 1 - top)
+        kept, top = kept.crop((0, spent, width, kept.height)), top + spent
+    return result
+
+
+def _resize(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
+    return image if image.size == size_wh else image.resize(size_wh, Image.Resampling.BILINEAR)
+
+
+def _stacked(bands: Iterable[Image.Image], size_wh: tuple[int, int]) -> Image.Image:
+    whole, top = Image.new("RGB", size_wh), 0
+    for band in bands:
+        whole.paste(band, (0, top))
         top += band.height
-    return narrow if height == size_wh[1] else narrow.resize(size_wh, Image.Resampling.BILINEAR)
+    return whole
 
 
 def points_to_model(coords: npt.ArrayLike, original_size: tuple[int, int], input_size: tuple[int, int]) -> FloatArray:

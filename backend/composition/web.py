@@ -163,7 +163,7 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
     return cluster.worker(
         settings,
         encode_spec(settings, checkpoint),
-        image_source(settings, label_studio),
+        partial(image_source, settings, label_studio),
         lambda: _load_encoder(checkpoint, settings.device),
         embedding_shape(checkpoint),
     )
@@ -207,10 +207,11 @@ def embedding_shape(checkpoint: Checkpoint) -> Shape:
 
 def encode_spec(settings: Settings, checkpoint: Checkpoint) -> EncodeSpec:
     """Return how image files become embeddings of these weights."""
+    config = checkpoint.config
     return EncodeSpec(
         checkpoint.model_version,
-        partial(preprocess, config=checkpoint.config),
-        PixelLimits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size),
+        partial(preprocess, config=config),
+        PixelLimits(settings.max_image_pixels, model_side=config.image_size, keeps_shape=config.keeps_shape),
         settings.embedding_dtype,
     )
 

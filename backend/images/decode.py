@@ -22,9 +22,9 @@ from model import colours
 from model.errors import CostError
 from model.images import orientation
 from model.images.files import DECODER_ERRORS, MAX_SIDE, ImageFile, allowed_bytes, kind_of, open_file
-from model.transforms import longest_side_size, resize_bands
+from model.transforms import input_size, resize_bands
 
-PIXELS_VERSION = "2"
+PIXELS_VERSION = "3"
 """Changes whenever the same file would decode to other pixels; part of every cache key."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -51,13 +51,16 @@ class Limits:
         max_pixels: a larger image is refused.
         reduce_above_pixels: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size (by the JPEG's own transform, which
             averages), as long as at least twice the model's input remains, or where its scans take much memory, the
-            model's input. None: never.
-        model_side: longest side of the model's input in pixels; larger images are scaled down to it.
+            model's input; further if it would take too much memory otherwise. None: never.
+        model_side: side of the model's square input in pixels; larger images are scaled down to it.
+        keeps_shape: whether an image keeps its shape inside the input; False for a model to whose square every image
+            is stretched.
     """
 
     max_pixels: int = 150_000_000
     reduce_above_pixels: int | None = 50_000_000
     model_side: int = 1024
+    keeps_shape: bool = True
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1 or self.model_side < 1:
@@ -119,9 +122,9 @@ def decode(data: bytes, limits: Limits) -> Picture:
     """
     file = _open(data, limits)
     original_size = orientation.turned_size((file.size_wh[1], file.size_wh[0]), file.turn)
-    wanted = original_size
-    if max(original_size) > limits.model_side:
-        wanted = longest_side_size(original_size, limits.model_side)
+    fitted = input_size(original_size, limits.model_side, limits.keeps_shape)
+    # Each axis only shrinks here: what a model enlarges, it enlarges itself.
+    wanted = min(fitted[0], original_size[0]), min(fitted[1], original_size[1])
     height, width = orientation.turned_size(wanted, file.turn)
     try:
         loaded_wh, bands = file.load()
@@ -146,7 +149,7 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
                 raise ImageError(f"{known}, got {name}", Reason.UNSUPPORTED_IMAGE_FORMAT)
         raise ImageError(f"{known}, got neither ({data[:8]!r}...)")
     try:
-        file = open_file(data, kind, limits.model_side, limits.reduce_above_pixels)
+        file = open_file(data, kind, limits.model_side, limits.reduce_above_pixels, limits.keeps_shape)
     except CostError as error:
         raise ImageError(str(error), Reason.IMAGE_TOO_LARGE) from error
     except DECODER_ERRORS as error:

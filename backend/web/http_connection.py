@@ -6,17 +6,19 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask, WSGITask
 
+from backend.web.access import Gate
 from backend.web.bodies import Bodies
 from backend.web.http_requests import Parser
 
 if TYPE_CHECKING:
-    from _typeshed import SupportsItems
+    from flask import Response
 
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -46,71 +48,21 @@ class Limits:
     unsent_bytes: int = 200_000_000
 
 
-class Answer(Protocol):
-    """An answer that is known before a thread is taken."""
+@dataclass
+class ServerState:
+    """What all connections of a server share.
 
-    @property
-    def status(self) -> str:
-        """Code and phrase, such as ``200 OK``."""
-        ...
+    Attributes:
+        bodies: keeps the bodies of requests.
+        limits: timeouts, and the maximum number of connections.
+        gate: decides about requests before they take a thread; None admits all, each of which may wait.
+        stops_at: when the server was asked to stop, monotonic; infinite before that.
+    """
 
-    @property
-    def headers(self) -> "SupportsItems[str, str]":
-        """Names and values; ``Content-Length`` is among them."""
-        ...
-
-    def get_data(self) -> bytes:
-        """Return the body."""
-        ...
-
-
-class Gate(Protocol):
-    """Decides about requests before they take memory or a thread; see `backend.web.access.Gate`."""
-
-    def admits(self, authorization: str, /) -> bool:
-        """Whether the body of a caller with this header is kept."""
-        ...
-
-    def may_wait(self, path: str, /) -> bool:
-        """Whether the application may wait for seconds before it answers a request to this path."""
-        ...
-
-    def answer(self, method: str, path: str, authorization: str, /) -> Answer | None:
-        """Return the answer to a request that needs no thread; called from the receiving loop."""
-        ...
-
-
-class ServerState(Protocol):
-    """The state that all connections of a server share; see `backend.web.http_server.HttpServer`."""
-
-    @property
-    def limits(self) -> Limits:
-        """Timeouts, and the maximum number of connections."""
-        ...
-
-    @property
-    def bodies(self) -> Bodies:
-        """Keeps the bodies of requests."""
-        ...
-
-    @property
-    def gate(self) -> Gate:
-        """Decides about requests."""
-        ...
-
-    @property
-    def stops_at(self) -> float:
-        """When the server was asked to stop, monotonic; infinite before that."""
-        ...
-
-
-class Listener(Protocol):
-    """The listening socket that accepted a connection."""
-
-    @property
-    def http(self) -> ServerState:
-        """The server."""
-        ...
+    bodies: Bodies
+    limits: Limits
+    gate: Gate | None
+    stops_at: float = float("inf")
 
 
 class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
@@ -130,22 +82,23 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
 
     def __init__(
         self,
-        server: Listener,
+        server: BaseWSGIServer,
         sock: socket.socket,
         addr: tuple[object, ...],
         adj: Adjustments,
         map: dict[int, Any],  # noqa: A002 - waitress' own name
     ) -> None:
-        self.server_state = server.http
+        self.server_state: ServerState = server.state
+        gate = self.server_state.gate
         self.parser_class = partial(
             Parser,
             bodies=self.server_state.bodies,
-            admits=self.server_state.gate.admits,
+            admits=gate.admits if gate is not None else lambda authorization: True,
             keep=partial(setattr, self, "_surplus"),
         )
         self.since, self._has_received, self._is_lingering = time.monotonic(), False, False
         self._surplus, self._needs_no_thread = b"", False
-        self.known_answer: Answer | None = None
+        self.known_answer: Response | None = None
         super().__init__(server, sock, addr, adj, map)
 
     @property
@@ -199,10 +152,10 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
 
     def needs_no_thread(self) -> bool:
         """Return whether the request in hand is answered by the receiving loop, which does it next."""
-        request = self.requests[0]
-        if request.error is None:
+        request, gate = self.requests[0], self.server_state.gate
+        if request.error is None and gate is not None:
             authorization = request.headers.get("AUTHORIZATION", "")
-            self.known_answer = self.server_state.gate.answer(request.command, request.path, authorization)
+            self.known_answer = gate.answer(request.command, request.path, authorization)
         self._needs_no_thread = request.error is not None or self.known_answer is not None
         return self._needs_no_thread
 

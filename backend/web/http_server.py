@@ -22,8 +22,9 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer
 
+from backend.web.access import Gate
 from backend.web.bodies import Bodies
-from backend.web.http_connection import Connection, Gate, Limits
+from backend.web.http_connection import Connection, Limits, ServerState
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +65,11 @@ class HttpServer:
             limits: timeouts, and the maximum number of connections.
             gate: decides about requests before they take a thread; None admits all, each of which may wait.
         """
-        self.application, self.bodies, self.limits, self.gate = application, bodies, limits or Limits(), gate or _Open()
+        self.application, self.limits = application, limits or Limits()
+        self.state = ServerState(bodies, self.limits, gate)
         self.map: dict[int, Any] = {}  # Any: the objects of waitress' loop have no common type
         self.connections: dict[int, Connection] = {}
-        self.stops_at = float("inf")
-        self.dispatcher = _Dispatcher(threads, self.gate)
+        self.dispatcher = _Dispatcher(threads, gate)
         self._checked_at = self._warned_at = float("-inf")
         self.adjustments = Adjustments(
             ident="",
@@ -109,8 +110,8 @@ class HttpServer:
             while listener.accept_some():
                 pass
             wasyncore.dispatcher.close(listener)  # its trigger is needed until the end
-        self.stops_at = time.monotonic()
-        until = self.stops_at + within_s
+        self.state.stops_at = time.monotonic()
+        until = self.state.stops_at + within_s
         while self.connections and time.monotonic() < until:
             self.serve_once(0.05)
 
@@ -164,19 +165,6 @@ class HttpServer:
                 connection.handle_close()
 
 
-class _Open:
-    """A gate that lets every request pass."""
-
-    def admits(self, authorization: str, /) -> bool:
-        return True
-
-    def may_wait(self, path: str, /) -> bool:
-        return True
-
-    def answer(self, method: str, path: str, authorization: str, /) -> None:
-        return None
-
-
 class _Dispatcher:
     """Runs requests in threads; those that do not wait in a few of their own, in which none keeps them up.
 
@@ -185,15 +173,15 @@ class _Dispatcher:
     long.
     """
 
-    def __init__(self, threads: int, gate: Gate) -> None:
+    def __init__(self, threads: int, gate: Gate | None) -> None:
         self._gate = gate
         self._waiting = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._quick = ThreadPoolExecutor(QUICK_THREADS, thread_name_prefix="quick")
 
     def add_task(self, connection: Connection) -> None:
         if not connection.needs_no_thread():
-            pool = self._waiting if self._gate.may_wait(connection.requests[0].path) else self._quick
-            pool.submit(connection.service)
+            may_wait = self._gate is None or self._gate.may_wait(connection.requests[0].path)
+            (self._waiting if may_wait else self._quick).submit(connection.service)
 
     def close(self) -> None:
         for pool in (self._waiting, self._quick):
@@ -210,7 +198,7 @@ class _Listener(BaseWSGIServer):  # type: ignore[misc]  # waitress counts as unt
     channel_class = Connection
 
     def __init__(self, http: HttpServer, sock: socket.socket) -> None:
-        self.http, self._is_tcp = http, sock.family in (socket.AF_INET, socket.AF_INET6)
+        self.http, self.state, self._is_tcp = http, http.state, sock.family in (socket.AF_INET, socket.AF_INET6)
         super().__init__(
             http.application,
             http.map,

@@ -15,7 +15,7 @@ EDGE_PX = 20
 """How near to the edge of its crop a box is taken to be cut off by it."""
 
 
-def non_maximum_suppression(boxes: Sequence[Box], scores: Sequence[float], threshold: float) -> list[int]:
+def non_maximum_suppression(boxes: Sequence[Sequence[float]], scores: Sequence[float], threshold: float) -> list[int]:
     """Return the indexes of the boxes to keep, by descending score, without those that overlap a kept one too much.
 
     Equal scores keep their order. Computed in float32, as torchvision does.

@@ -27,7 +27,7 @@ class Candidate:
         predicted_iou: the network's estimate; None without a score head.
         stability_score: see `model.automatic.masks.AutomaticMask`.
         point: (x, y) in original pixels.
-        crop: where it was found.
+        crop: the part of the image that it was found in.
     """
 
     rle: Rle
@@ -70,7 +70,9 @@ class CandidateFilter:
             scores: (M,) predicted IoU.
             point: (x, y) in original pixels.
         """
-        return [one for pair in zip(logits, scores.tolist(), strict=True) for one in self._mask(*pair, point)]
+        return [
+            candidate for pair in zip(logits, scores.tolist(), strict=True) for candidate in self._mask(*pair, point)
+        ]
 
     def _mask(self, logits: FloatArray, score: float, point: tuple[float, float]) -> Iterator[Candidate]:
         settings = self.settings

@@ -60,7 +60,7 @@ class AutomaticMaskGenerator:
     """Finds everything in a picture: segment-anything's ``SamAutomaticMaskGenerator``, without state.
 
     Any number of threads may use one at once. With the same weights and settings it gives the same masks. The cost is
-    an encode per crop and a decode per point of the grid. What is held at a time are the logits of the prompts that
+    an encode per crop and a decode per point of the grid. In memory at a time are the logits of the prompts that
     the decoder works on, one mask for each of its threads, and the run lengths of what passed the filters.
 
     Attributes:
@@ -96,25 +96,25 @@ class AutomaticMaskGenerator:
         if image.ndim != 3 or 0 in image.shape:
             raise ValueError(f"image: expected uint8 RGB of shape (H, W, 3), got {image.dtype} {image.shape}")
         size, settings = (image.shape[0], image.shape[1]), self.settings
-        found: list[Candidate] = []
+        candidates: list[Candidate] = []
         all_crops = crops(size, settings.crop_n_layers, settings.crop_overlap_ratio)
-        asked, total = 0, sum(len(settings.points(crop.layer)) for crop in all_crops)
+        decoded, total = 0, sum(len(settings.points(crop.layer)) for crop in all_crops)
 
         def note(count: int) -> None:
-            nonlocal asked
-            asked += count
+            nonlocal decoded
+            decoded += count
             if advance is not None:
-                advance(asked, total)
+                advance(decoded, total)
 
         note(0)
         for crop in all_crops:
             x1, y1, x2, y2 = crop.box
             embedding = self._encoder.encode(np.ascontiguousarray(image[y1:y2, x1:x2]))
-            found += self._of_crop(embedding, crop, size, note)
+            candidates += self._of_crop(embedding, crop, size, note)
         if settings.crop_n_layers:
-            sizes = [1 / (one.crop.size[0] * one.crop.size[1]) for one in found]
-            found = _apart(found, sizes, settings.crop_nms_thresh)
-        return self._finished(found, size)
+            sizes = [1 / (candidate.crop.size[0] * candidate.crop.size[1]) for candidate in candidates]
+            candidates = _apart(candidates, sizes, settings.crop_nms_thresh)
+        return self._finished(candidates, size)
 
     def generate_from_embedding(self, embedding: Embedding) -> list[AutomaticMask]:
         """Return the masks of a picture that was encoded before, by falling predicted IoU.
@@ -148,7 +148,7 @@ class AutomaticMaskGenerator:
 
         sieve = CandidateFilter(settings, crop, original_size, "score" in decoder.capabilities, interpolate)
         points = settings.points(crop.layer) * crop.size[::-1]  # (N, 2), (x, y) in pixels of the crop
-        found: list[Candidate] = []
+        candidates: list[Candidate] = []
         for start in range(0, len(points), settings.points_per_batch):
             batch = points[start : start + settings.points_per_batch]
             placed = batch + crop.box[:2]  # in original pixels
@@ -161,66 +161,73 @@ class AutomaticMaskGenerator:
                 return sieve.keep(logits, scores, (x, y))
 
             for kept in decoder.decode_each(embedding, prompts, True, finish):
-                found += kept
+                candidates += kept
             note(len(batch))
-        return _apart(found, [one.rank for one in found], settings.box_nms_thresh)
+        return _apart(candidates, [candidate.rank for candidate in candidates], settings.box_nms_thresh)
 
-    def _finished(self, found: list[Candidate], original_size: tuple[int, int]) -> list[AutomaticMask]:
+    def _finished(self, candidates: list[Candidate], original_size: tuple[int, int]) -> list[AutomaticMask]:
         """Clean masks up, and take no more than are wanted; their order stays."""
         settings = self.settings
         if settings.min_mask_region_area:
-            found = [one for one in _cleaned(found, settings) if settings.fits(one.rle.area, original_size)]
+            candidates = [
+                candidate
+                for candidate in _cleaned(candidates, settings)
+                if settings.fits(candidate.rle.area, original_size)
+            ]
         if settings.mask_nms_thresh < 1:
-            found = _distinct(found, settings.mask_nms_thresh)
+            candidates = _distinct(candidates, settings.mask_nms_thresh)
         if settings.max_masks is not None:
-            best = _by_rank(found)[: settings.max_masks]
-            found = [found[index] for index in sorted(best)]
-        return [_result(one, settings.output_mode) for one in found]
+            best = _by_rank(candidates)[: settings.max_masks]
+            candidates = [candidates[index] for index in sorted(best)]
+        return [_result(candidate, settings.output_mode) for candidate in candidates]
 
 
-def _apart(found: list[Candidate], ranks: Sequence[float], threshold: float) -> list[Candidate]:
+def _apart(candidates: list[Candidate], ranks: Sequence[float], threshold: float) -> list[Candidate]:
     """Return by falling rank those whose boxes are not too much like one of a higher rank."""
-    return [found[index] for index in non_maximum_suppression([one.box for one in found], ranks, threshold)]
+    return [
+        candidates[index]
+        for index in non_maximum_suppression([candidate.box for candidate in candidates], ranks, threshold)
+    ]
 
 
-def _by_rank(found: list[Candidate]) -> list[int]:
-    return sorted(range(len(found)), key=lambda index: -found[index].rank)
+def _by_rank(candidates: list[Candidate]) -> list[int]:
+    return sorted(range(len(candidates)), key=lambda index: -candidates[index].rank)
 
 
-def _distinct(found: list[Candidate], threshold: float) -> list[Candidate]:
+def _distinct(candidates: list[Candidate], threshold: float) -> list[Candidate]:
     """Return those whose masks are not too much like one of a higher rank."""
     kept: list[int] = []
-    for index in _by_rank(found):
-        rle = found[index].rle
-        alike = (found[other].rle for other in kept)
+    for index in _by_rank(candidates):
+        rle = candidates[index].rle
+        alike = (candidates[other].rle for other in kept)
         # The IoU of two masks is at most the ratio of their areas, which costs nothing to compare.
         alike = (other for other in alike if min(rle.area, other.area) > threshold * max(rle.area, other.area))
         if not any(coco_rle.iou(rle, other) > threshold for other in alike):
             kept.append(index)
-    return [found[index] for index in sorted(kept)]
+    return [candidates[index] for index in sorted(kept)]
 
 
-def _cleaned(found: list[Candidate], settings: AutomaticSettings) -> list[Candidate]:
+def _cleaned(candidates: list[Candidate], settings: AutomaticSettings) -> list[Candidate]:
     """Return masks without small regions, each once; those that had none win, and come first."""
     cleaned, ranks = [], []
-    for one in found:
-        mask, changed = without_small_regions(coco_rle.decode(one.rle), settings.min_mask_region_area)
+    for candidate in candidates:
+        mask, changed = without_small_regions(coco_rle.decode(candidate.rle), settings.min_mask_region_area)
         box = mask.box
         assert box is not None  # the largest island stays
         inclusive = (box[0], box[1], box[2] - 1, box[3] - 1)
-        cleaned.append(replace(one, rle=coco_rle.encode(mask), box=inclusive) if changed else one)
+        cleaned.append(replace(candidate, rle=coco_rle.encode(mask), box=inclusive) if changed else candidate)
         ranks.append(float(not changed))
     return _apart(cleaned, ranks, max(settings.box_nms_thresh, settings.crop_nms_thresh))
 
 
-def _result(one: Candidate, output_mode: OutputMode) -> AutomaticMask:
+def _result(candidate: Candidate, output_mode: OutputMode) -> AutomaticMask:
     return AutomaticMask(
-        rle=one.rle,
-        bbox=_xywh(one.box),
-        predicted_iou=one.predicted_iou,
-        point_coords=(one.point,),
-        stability_score=one.stability_score,
-        crop_box=_xywh(one.crop.box),
+        rle=candidate.rle,
+        bbox=_xywh(candidate.box),
+        predicted_iou=candidate.predicted_iou,
+        point_coords=(candidate.point,),
+        stability_score=candidate.stability_score,
+        crop_box=_xywh(candidate.crop.box),
         output_mode=output_mode,
     )
 

@@ -48,7 +48,7 @@ def crops(original_size: tuple[int, int], layers: int, overlap_ratio: float) -> 
         overlap_ratio: by which share of the shorter side the crops of layer 1 overlap; half as much in each next layer.
     """
     height, width = original_size
-    found = [Crop((0, 0, width, height), 0)]
+    crops = [Crop((0, 0, width, height), 0)]
     for layer in range(1, layers + 1):
         count = 2**layer
         overlap = int(overlap_ratio * min(height, width) * (2 / count))
@@ -57,5 +57,5 @@ def crops(original_size: tuple[int, int], layers: int, overlap_ratio: float) -> 
             x, y = (crop_width - overlap) * column, (crop_height - overlap) * row
             box = (x, y, min(x + crop_width, width), min(y + crop_height, height))
             if box[0] < box[2] and box[1] < box[3]:  # a picture of a few pixels has not as many crops
-                found.append(Crop(box, layer))
-    return found
+                crops.append(Crop(box, layer))
+    return crops

@@ -139,7 +139,7 @@ class AutomaticSettings:
 
 
 def settings_for(network: str, **given: object) -> AutomaticSettings:
-    """Return settings with thresholds that suit a network, where the caller says none.
+    """Return settings with thresholds that suit a network, where the caller states none.
 
     Args:
         network: the name in its configuration (`model.config.SamConfig.name`).
@@ -148,9 +148,9 @@ def settings_for(network: str, **given: object) -> AutomaticSettings:
     Raises:
         ValueError: as `AutomaticSettings`.
     """
-    said = {name: value for name, value in given.items() if value is not None}
-    values: dict[str, Any] = {**_THRESHOLDS.get(network, {}), **said}  # Any: checked by the constructor
-    if "point_grids" in said:
+    stated = {name: value for name, value in given.items() if value is not None}
+    values: dict[str, Any] = {**_THRESHOLDS.get(network, {}), **stated}  # Any: checked by the constructor
+    if "point_grids" in stated:
         values.setdefault("points_per_side", None)
     return AutomaticSettings(**values)
 

@@ -17,6 +17,12 @@ Command = Callable[..., None]
 
 _OWN = "--weights takes the path of weights that you have"
 
+weights_dir_option = click.option(
+    "--weights-dir",
+    metavar="DIR",
+    envvar="MODEL_DIR",
+    help="Where downloaded weights are kept.  [env: MODEL_DIR; default: the user's cache folder]",
+)
 _WEIGHTS_OPTIONS = (
     click.option("--model", "model_name", metavar="NAME", help=f"Name of the model.  [default: {DEFAULT_MODEL}]"),
     click.option(
@@ -25,12 +31,7 @@ _WEIGHTS_OPTIONS = (
         multiple=True,
         help="A model's name, or weights in any format; twice to merge a box and a point export.",
     ),
-    click.option(
-        "--weights-dir",
-        metavar="DIR",
-        envvar="MODEL_DIR",
-        help="Where downloaded weights are kept.  [env: MODEL_DIR; default: the user's cache folder]",
-    ),
+    weights_dir_option,
     click.option(
         "--mirror",
         metavar="URL",

@@ -22,9 +22,10 @@ from model.cli.refusal import refusing
     help="A folder with the published files, instead of their publishers'.  [env: MODEL_MIRROR; default: none]",
 )
 def download(name: str, weights_dir: str | None, mirror: str | None) -> None:
-    """Download weights that `list` names, and verify them; go on where a download was cut off."""
+    """Download weights or a detector that `list` names, and verify them; go on where a download was cut off."""
     with refusing():
         from model.weights import download as weights
+        from model.weights.catalogue import DETECTOR_SOURCES, SOURCES
 
         folder = Path(weights_dir) if weights_dir else weights.default_folder()
-        click.echo(weights.download(name, folder, mirror=mirror))
+        click.echo(weights.download(name, folder, mirror=mirror, sources={**SOURCES, **DETECTOR_SOURCES}))

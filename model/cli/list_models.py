@@ -6,39 +6,40 @@ from typing import TYPE_CHECKING
 
 import click
 
+from model.cli.choice import weights_dir_option
 from model.cli.refusal import refusing
 
 if TYPE_CHECKING:  # at run time it would make ``--help`` wait for numpy
-    from model.weights.catalogue import Entry
+    from model.weights.catalogue import DetectorEntry, Entry
+
+    Known = Entry | DetectorEntry
 
 
 @click.command("list", short_help="List the weights that are known by name.")
-@click.option(
-    "--weights-dir",
-    metavar="DIR",
-    envvar="MODEL_DIR",
-    help="Where downloaded weights are kept.  [env: MODEL_DIR; default: the user's cache folder]",
-)
+@weights_dir_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def list_models(weights_dir: str | None, as_json: bool) -> None:
-    """List the weights that --weights, --model and PADDLE_SAM_WEIGHTS know by name, and which of them are here."""
+    """List the weights that --weights, --model and PADDLE_SAM_WEIGHTS know by name, the detectors that --detector
+    knows, and which of them are here.
+    """
     with refusing():
-        from model.weights.catalogue import NAMED
+        from model.weights.catalogue import DETECTORS, NAMED
         from model.weights.download import default_folder
 
         folder = Path(weights_dir) if weights_dir else default_folder()
-        entries = [(entry, _path(entry, folder)) for entry in NAMED.values()]
+        known: list[Known] = [*NAMED.values(), *DETECTORS.values()]
+        entries = [(entry, _path(entry, folder)) for entry in known]
     click.echo(_as_json(entries) if as_json else _as_table(entries, folder))
 
 
-def _path(entry: "Entry", folder: Path) -> Path | None:
+def _path(entry: "Known", folder: Path) -> Path | None:
     from model.weights.catalogue import DEMO_WEIGHTS
     from model.weights.download import downloaded
 
-    return DEMO_WEIGHTS if entry.source is None else downloaded(entry.name, folder)
+    return DEMO_WEIGHTS if entry.source is None else downloaded(entry.name, folder, {entry.name: entry.source})
 
 
-def _as_json(entries: "list[tuple[Entry, Path | None]]") -> str:
+def _as_json(entries: "list[tuple[Known, Path | None]]") -> str:
     rows = [
         {
             "name": entry.name,
@@ -56,7 +57,7 @@ def _as_json(entries: "list[tuple[Entry, Path | None]]") -> str:
     return json.dumps(rows, indent=2)
 
 
-def _as_table(entries: "list[tuple[Entry, Path | None]]", folder: Path) -> str:
+def _as_table(entries: "list[tuple[Known, Path | None]]", folder: Path) -> str:
     head = ("name", "family", "MB", "input", "takes", "licence", "here")
     rows = [head]
     for entry, path in entries:

@@ -15,6 +15,7 @@ class Refusal(click.ClickException):
 @contextmanager
 def refusing() -> Iterator[None]:
     """Turn what goes wrong for reasons outside of this program into a `Refusal`; let mistakes of ours through."""
+    from model.detection.words import WordsError
     from model.errors import CapabilityError, DeviceError
     from model.paddlex.inputs import InputError
     from model.paddlex.prompts import PromptError
@@ -22,7 +23,7 @@ def refusing() -> Iterator[None]:
 
     try:
         yield
-    except (CapabilityError, DeviceError, InputError, PromptError, WeightsError) as error:
+    except (CapabilityError, DeviceError, InputError, PromptError, WeightsError, WordsError) as error:
         raise Refusal(str(error)) from error
     except OSError as error:
         raise Refusal(os_sentence(error)) from error

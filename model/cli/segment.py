@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from model.cli.choice import Choice, model_options
+from model.cli.detection import DetectorChoice, detector_options, named
 from model.cli.everything import everything_options, settings_of
 from model.cli.jobs import Job, find_jobs
 from model.cli.progress import Progress, Silent, showing
@@ -53,6 +54,10 @@ def _numbers(pattern: str, *counts: int) -> Callable[[click.Context, click.Param
               )  # fmt: skip
 @click.option("--everything", is_flag=True, help="Find all objects without a prompt; the next options say which.")
 @everything_options
+@click.option(
+    "--text", metavar="WORDS", help='What to find, such as "cat, walking man"; with --detector.  [default: none]'
+)
+@detector_options
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Where to write masks, overlays and JSON; made if it is not there.  [default: nowhere]")  # fmt: skip
 @click.option("--coco-out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -64,18 +69,21 @@ def segment(
     points: Sequence[list[float]],
     everything: bool,
     limits: Mapping[str, object],
+    text: str | None,
+    detection: DetectorChoice,
     out: Path | None,
     coco_out: Path | None,
     choice: Choice,
 ) -> None:
-    """Segment pictures with the same boxes and points, or everything in them; without any of these, what lies at the
-    centre of each.
+    """Segment pictures with the same boxes and points, what words name in them, or everything; without any of these,
+    what lies at the centre of each.
 
     For PHOTO.jpg DIR gets PHOTO_mask_1.png and so on (white on the object), PHOTO_res.jpg (the masks over the
     photo) and PHOTO_res.json. A picture that is not there or cannot be read is reported, the others are still done,
     and the exit code is 1.
     """
     _check_options(boxes, points, everything, limits, out, coco_out)
+    words = _words(text, detection, bool(boxes or points or everything))
     with refusing(), ExitStack() as stack:
         from model.paddlex.prompts import of_boxes_and_points
 
@@ -83,13 +91,19 @@ def segment(
         if everything:
             settings_of("", limits)  # what is wrong with them is said before the weights are loaded
         jobs, missing = find_jobs(inputs, out, coco_out)
+        detector = detection.load(words, choice) if words else None  # first: its mistakes need no weights
         model = choice.model()
-        find = _everything(model, settings_of(model.network, limits)) if everything else _prompted(model, requests)
+        if detector is not None:
+            find = named(model, detector, words, detection)
+        else:
+            find = _everything(model, settings_of(model.network, limits)) if everything else _prompted(model, requests)
         coco = None
         if coco_out is not None:
             from model.coco.writer import CocoFile
 
-            coco = stack.enter_context(CocoFile(coco_out, f"Masks made by {model.model_version}"))
+            categories = [{"id": index, "name": word, "supercategory": ""} for index, word in enumerate(words, 1)]
+            about = f"Masks made by {model.model_version}" + (f" and {detector.version}" if detector else "")
+            coco = stack.enter_context(CocoFile(coco_out, about, categories or None))
         for problem in missing:
             click.echo(f"Error: {problem}", err=True)
         progress = stack.enter_context(showing(len(jobs), sys.stderr)) if everything or len(jobs) > 1 else Silent()
@@ -116,6 +130,24 @@ def _check_options(
         raise click.UsageError(f"--{next(iter(limits)).replace('_', '-')}: expected --everything beside it")
     if out is None and coco_out is None:
         raise click.UsageError("expected --out DIR, --coco-out FILE or both")
+
+
+def _words(text: str | None, detection: DetectorChoice, has_prompts: bool) -> tuple[str, ...]:
+    """Return what ``--text`` names; refuse options that do not go together."""
+    if text is None:
+        if detection != DetectorChoice():
+            raise click.UsageError('--detector, --min-score, --max-objects: expected --text "WORDS" beside them')
+        return ()
+    from model.detection.words import split_text
+
+    words = split_text(text)
+    if has_prompts:
+        raise click.UsageError("--text: expected no --box, --point or --everything beside it")
+    if not words:
+        raise click.UsageError(f'--text: expected words such as "cat, walking man", got {text!r:.60}')
+    if detection.name is None:
+        raise click.UsageError("--text: expected --detector beside it, a name such as GroundingDINO-T or a directory")
+    return words
 
 
 def _do_all(jobs: Sequence[Job], find: Find, files: Files, progress: Progress) -> int:
@@ -168,7 +200,7 @@ def _prompted(model: "SamModel", requests: "Sequence[Request]") -> Find:
         return Found(
             picture,
             result.fields(),
-            [coco.encode(row[0]) for row in result.found.masks],
+            [coco.encode(row[0]) for row in result.outputs.masks],
             infos,
             [info["score"] for info in infos],
             [{} for _ in infos],

@@ -28,6 +28,7 @@ class Found:
         scores: how good each is likely to be, 0 to 1, or None.
         facts: what COCO's file says of each beyond its own fields.
         prompts: what the overlay shows of the question.
+        category_ids: in COCO's file; empty where it has a single category.
     """
 
     picture: "Picture"
@@ -37,6 +38,7 @@ class Found:
     scores: Sequence[float | None]
     facts: Sequence[Mapping[str, object]]
     prompts: Sequence["Prompt"] = ()
+    category_ids: Sequence[int] = ()
 
 
 class Files:
@@ -56,8 +58,9 @@ class Files:
         if self._out is not None:
             self._write_directory(self._out / job.target, found)
         if self._coco is not None:
-            objects = zip(found.masks, found.scores, found.facts, strict=True)
-            annotations = (Annotation(rle, score, facts) for rle, score, facts in objects)
+            categories = found.category_ids or [1] * len(found.masks)
+            objects = zip(found.masks, found.scores, found.facts, categories, strict=True)
+            annotations = (Annotation(*each) for each in objects)
             self._coco.add(job.name, found.picture.original_size, annotations)
 
     def _write_directory(self, target: Path, found: Found) -> None:

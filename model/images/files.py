@@ -108,7 +108,9 @@ def allowed_bytes(size_wh: tuple[int, int]) -> int:
     return max(FLOOR_BYTES, BYTES_PER_PIXEL * size_wh[0] * size_wh[1])
 
 
-def open_file(data: bytes, kind: str, side: int, reduce_above_pixels: int | None) -> ImageFile:
+def open_file(
+    data: bytes, kind: str, side: int, reduce_above_pixels: int | None, keeps_shape: bool = True
+) -> ImageFile:
     """Open a file: read its header and plan how to decode it.
 
     Args:
@@ -116,6 +118,7 @@ def open_file(data: bytes, kind: str, side: int, reduce_above_pixels: int | None
         kind: see `kind_of`.
         side: the longest side that is needed.
         reduce_above_pixels: a JPEG of more is decoded smaller; None: never.
+        keeps_shape: whether ``side`` is of the longest side only; False: of both.
 
     Raises:
         CostError: it would take more time than its size justifies.
@@ -123,13 +126,13 @@ def open_file(data: bytes, kind: str, side: int, reduce_above_pixels: int | None
     """
     match kind:
         case "JPEG":
-            return _jpeg(jpeg.read(data), side, reduce_above_pixels)
+            return _jpeg(jpeg.read(data), side, reduce_above_pixels, keeps_shape)
         case "PNG":
-            return _png(png.read(data), side)
+            return _png(png.read(data))
         case "WEBP":
             return _webp(data)
         case "TIFF":
-            return _tiff(data, side)
+            return _tiff(data)
         case "BMP":
             return _bmp(data)
     with _pillow(data, kind) as image:
@@ -148,11 +151,6 @@ def _rows(width: int) -> int:
     return max(1, BAND_PIXELS // width)
 
 
-def _resizing_bytes(size_wh: tuple[int, int], side: int) -> int:
-    """Return the memory in bytes, beside the whole image, to resize its rows."""
-    return 4 * size_wh[1] * min(side, size_wh[0]) + OVERHEAD_BYTES
-
-
 def _whole(image: Image.Image) -> Loaded:
     """Decode an image as a whole and return it in bands."""
     image.load()
@@ -165,12 +163,14 @@ def _whole(image: Image.Image) -> Loaded:
     return image.size, bands
 
 
-def _jpeg(photo: jpeg.Jpeg, side: int, reduce_above_pixels: int | None) -> ImageFile:
+def _jpeg(photo: jpeg.Jpeg, side: int, reduce_above_pixels: int | None, keeps_shape: bool) -> ImageFile:
     pixels = _pixels(photo.size_wh)
     is_costly = photo.coefficients_bytes + 4 * pixels > FLOOR_BYTES
     is_reduced = reduce_above_pixels is not None and (is_costly or pixels > reduce_above_pixels)
     detail = side if photo.coefficients_bytes > FLOOR_BYTES // 2 else _LEAST_DETAIL * side
-    factor = _factor(photo.size_wh, detail) if is_reduced else 1
+    decisive = max(photo.size_wh) if keeps_shape else min(photo.size_wh)
+    memory = allowed_bytes(photo.size_wh) - photo.coefficients_bytes - OVERHEAD_BYTES
+    factor = _factor(photo.size_wh, decisive // detail, memory) if is_reduced else 1
 
     def load() -> Loaded:
         if not photo.is_ended:
@@ -183,10 +183,12 @@ def _jpeg(photo: jpeg.Jpeg, side: int, reduce_above_pixels: int | None) -> Image
     return ImageFile(photo.size_wh, needed, advice, load, turn, ignored)
 
 
-def _factor(size_wh: tuple[int, int], detail: int) -> int:
-    """Return the factor by which a JPEG's sides may be divided so that the longest keeps ``detail`` pixels."""
-    fits = (factor for factor in (8, 4, 2) if max(size_wh) // factor >= detail and min(size_wh) >= factor)
-    return next(fits, 1)
+def _factor(size_wh: tuple[int, int], most: int, memory: int) -> int:
+    """Return what to divide a JPEG's sides by: at most ``most``, or what its pixels need to fit into the memory."""
+    factors = [factor for factor in (1, 2, 4, 8) if factor <= min(size_wh)]
+    wanted = max((factor for factor in factors if factor <= most), default=1)
+    fitting = (factor for factor in factors if factor >= wanted and 4 * _pixels(size_wh) // factor**2 <= memory)
+    return next(fitting, wanted)
 
 
 def _drafted(data: bytes, factor: int) -> Image.Image:
@@ -218,14 +220,14 @@ def _check_ending(photo: jpeg.Jpeg, factor: int) -> None:
         raise ValueError("it is cut short: the last scan is not whole")
 
 
-def _png(image: png.Png, side: int) -> ImageFile:
+def _png(image: png.Png) -> ImageFile:
     size_wh, turn = image.size_wh, orientation.read(image.exif)
     ignored = orientation.read_any(image.exif or image.late_exif)
     if image.has_bands:
         rows = _rows(max(1, size_wh[0]))
         return ImageFile(size_wh, 0, "", lambda: (size_wh, partial(image.bands, rows)), turn, ignored)
     advice = "save it without interlacing and with 8 bits a channel"
-    needed = 4 * _pixels(size_wh) + sum(map(len, image.pixels)) + _resizing_bytes(size_wh, side)
+    needed = 4 * _pixels(size_wh) + sum(map(len, image.pixels)) + OVERHEAD_BYTES
     return ImageFile(size_wh, needed, advice, lambda: _whole(image.whole()), turn, ignored)
 
 
@@ -283,7 +285,7 @@ def _raw_rows(data: bytes, header: Image.Image, offset: int, form: tuple[str, in
         yield band
 
 
-def _tiff(data: bytes, side: int) -> ImageFile:
+def _tiff(data: bytes) -> ImageFile:
     """Open a TIFF; Chromium shows none, so it is rotated as its tag says unless a click's size differs."""
     if (parts := _tiff_parts(data)) > MAX_TIFF_PARTS:
         raise CostError(f"expected at most {MAX_TIFF_PARTS:,} strips or tiles in a TIFF, got {parts:,}")
@@ -292,7 +294,7 @@ def _tiff(data: bytes, side: int) -> ImageFile:
         of_part = tags.get(322, size_wh[0]) * tags.get(323, min(tags.get(278, size_wh[1]), size_wh[1]))
         part_bytes = of_part * tags.get(277, 1) * max(tags.get(258, (8,))) // 8
         needed = _PILLOW_BYTES.get(image.mode, 4) * _pixels(size_wh) + (part_bytes if tags.get(259, 1) != 1 else 0)
-        needed += _resizing_bytes(size_wh, side)
+        needed += OVERHEAD_BYTES
         turned, compression = tags.get(274, 1), tags.get(259, 1)
     if compression in _JPEG_IN_TIFF and data.count(b"\xff\xda") > jpeg.MAX_SCANS + 4 * parts:
         raise CostError(f"expected at most {jpeg.MAX_SCANS} scans in a TIFF's JPEGs, got more")

@@ -19,8 +19,19 @@ from paddle.nn import functional
 
 from model.config import HieraConfig, SamConfig
 from model.modeling.common import MLPBlock, layer_norm, linear, norm, zeros
-from model.modeling.hiera_kernels import Canvas, add, affine, attend, by_head, longest, pool, together, windows
 from model.modeling.image_encoder import Parallel, Sequential
+from model.modeling.kernels import (
+    Canvas,
+    add,
+    affine,
+    attend,
+    cut_windows,
+    gelu,
+    max_norm,
+    merge_heads,
+    pool,
+    split_heads,
+)
 
 ROWS_AT_ONCE = 8
 """Rows of tokens that patches are projected to at a time on a CPU."""
@@ -72,7 +83,7 @@ class Attention(nn.Layer):
 
     def query(self, qkv: Tensor) -> Tensor:
         """Return the queries (n, heads, l, d), scaled, of what the weights alone make of tokens, (n, l, >= width)."""
-        return add(by_head(qkv, self.num_heads, slice(0, self.width), self.scale), self.query_bias)
+        return add(split_heads(qkv, self.num_heads, slice(0, self.width), self.scale), self.query_bias)
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,7 @@ class Block(nn.Layer):
         """
         normed, attn = layer_norm(x, self.norm1), self.attn
         qkv, width = paddle.matmul(normed, attn.qkv.weight), attn.width
-        key, value = (by_head(qkv, attn.num_heads, slice(first, first + width)) for first in (width, 2 * width))
+        key, value = (split_heads(qkv, attn.num_heads, slice(first, first + width)) for first in (width, 2 * width))
         if self.pools:
             x = pool(affine(normed, self.proj.weight, self.proj.bias), rows, columns, width)
             qkv = pool(qkv, rows, columns, width)
@@ -148,7 +159,7 @@ class Block(nn.Layer):
                 some = qkv[:, :, first : first + width]
                 canvas.put((slice(None), slice(None), here), some, shape, [0, 2, 1, 3])
             query = self.attn.query(qkv)
-            return query, longest(query), longest(keys.tensor[:, :, here])
+            return query, max_norm(query), max_norm(keys.tensor[:, :, here])
 
         starts = range(0, length, step)
         queries, *lengths = zip(*parallel.map(project, starts), strict=True)
@@ -167,8 +178,8 @@ class Block(nn.Layer):
     def _rest(self, shortcut: Tensor, attended: Tensor) -> Tensor:
         """Return the block's tokens (n, l, C), given what its attention (n, heads, l, d) adds to the shortcut."""
         first, second = self.mlp.lin1, self.mlp.lin2
-        y = add(affine(together(attended), self.attn.proj.weight, self.attn.last_bias), shortcut)
-        hidden = functional.gelu(affine(layer_norm(y, self.norm2), first.weight, first.bias))
+        y = add(affine(merge_heads(attended), self.attn.proj.weight, self.attn.last_bias), shortcut)
+        hidden = gelu(affine(layer_norm(y, self.norm2), first.weight, first.bias))
         return add(affine(hidden, second.weight, second.bias), y)
 
 
@@ -396,4 +407,4 @@ def _cut(x: Tensor, tile: Tile) -> Tensor:
     """Return the windows of a tile of (B, h, w, C) as (B*down*across, rows*columns, C)."""
     down, across = tile.where()
     cells = [len(x), tile.down, tile.rows, tile.across, tile.columns, x.shape[-1]]
-    return windows(x, (slice(None), down, across), cells)
+    return cut_windows(x, (slice(None), down, across), cells)

@@ -19,6 +19,7 @@ from paddle.nn import functional
 
 from model.config import SamConfig, VitConfig
 from model.modeling.common import MLPBlock, layer_norm, linear, norm, zeros
+from model.modeling.kernels import convolve, convolve_rows, fused_attention
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -124,15 +125,6 @@ class Attention(nn.Layer):
             scores = paddle.matmul(query[:, start : start + step], key, transpose_y=True)  # (n, step, hw)
             parts.append(paddle.matmul(functional.softmax(scores, axis=-1), value))  # (n, step, d)
         return parts[0] if len(parts) == 1 else paddle.concat(parts, axis=1)
-
-
-def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return softmax(query keyᵀ) value for (n, l, dq), (n, l, dq), (n, l, dv) without materialising the scores."""
-    width, depth = query.shape[-1], value.shape[-1]
-    query = query * width**0.5  # the kernel divides by it
-    value = functional.pad(value, [0, width - depth], data_format="NCL") if depth < width else value
-    q, k, v = (x.unsqueeze(2) for x in (query, key, value))  # (n, l, 1, dq)
-    return functional.scaled_dot_product_attention(q, k, v).squeeze(2)[:, :, :depth]
 
 
 class Block(nn.Layer):
@@ -259,40 +251,6 @@ class ImageEncoderViT(nn.Layer):
         for block in self.blocks:
             x = block(x, self._parallel)
         return self.neck(x, self._parallel)
-
-
-def convolve(x: Tensor, layer: nn.Conv2D, padding: list[int] | None = None) -> Tensor:
-    """Apply ``layer`` in float32 whatever the dtype of ``x``: Paddle has no other convolution on a CPU.
-
-    Args:
-        x: (B, C, H, W).
-        layer: the convolution.
-        padding: above, below, at the left and at the right, instead of the layer's own.
-    """
-    if padding is None and x.dtype == paddle.float32:
-        return layer(x)
-    weight, bias = (None if p is None else p.astype("float32") for p in (layer.weight, layer.bias))
-    padded = layer._padding if padding is None else padding
-    return functional.conv2d(x.astype("float32"), weight, bias, layer._stride, padded).astype(x.dtype)
-
-
-def convolve_rows(
-    x: Tensor, layer: nn.Conv2D, first: int, last: int, above: int = 0, height: int | None = None
-) -> Tensor:
-    """Return the rows from ``first`` to before ``last`` that a 3x3 convolution with padding 1 gives.
-
-    Args:
-        x: (B, C, H, W), all rows of the input or at least those that are needed.
-        layer: the convolution.
-        first: the first row of the output.
-        last: the row after its last.
-        above: how many rows of the input ``x`` lacks above.
-        height: rows of the input; None where ``x`` holds all.
-    """
-    height, stride = height or x.shape[2], layer._stride[0]
-    low, high = first * stride - 1, (last - 1) * stride + 2
-    rows = x[:, :, max(low, 0) - above : min(high, height) - above]
-    return convolve(rows, layer, [max(-low, 0), max(high - height, 0), 1, 1])
 
 
 def _spans(count: int, parts: int) -> list[range]:

@@ -12,11 +12,25 @@ from itertools import pairwise
 import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddle.nn import functional
 
 from model.config import SamConfig, TinyVitConfig
 from model.modeling.common import layer_norm, linear, norm, zeros
-from model.modeling.cpu_kernels import add, affine, attention_weights, depthwise, depthwise_planes, gelu, permute
-from model.modeling.image_encoder import Neck, Parallel, Sequential, convolve_rows, join
+from model.modeling.image_encoder import Neck, Parallel, Sequential
+from model.modeling.kernels import (
+    Canvas,
+    add,
+    affine,
+    attend,
+    convolve_rows,
+    cut_windows,
+    depthwise,
+    depthwise_planes,
+    gelu,
+    max_norm,
+    merge_heads,
+    split_heads,
+)
 
 STRIDES = (2, 2, 1)
 """Between one stage and the next; the last keeps its resolution, unlike in TinyViT as a classifier."""
@@ -84,42 +98,33 @@ class Attention(nn.Layer):
         self.qkv = linear(dim, 3 * dim)
         self.proj = linear(dim, dim)
         self.attention_biases = self.create_parameter([num_heads, window_size**2], attr=zeros())
-        self._bias: Tensor | None = None
 
-    def expand_biases(self) -> None:
-        """Look the bias of each pair of tokens up, once: (heads, w*w, w*w)."""
-        side = np.arange(self.window_size)
+    def prepare(self) -> None:
+        """Compute, once the layer is filled, what is the same for every image.
+
+        The bias of each pair of tokens is looked up, and query, key and value, which lie side by side for each head,
+        are put one behind the other.
+        """
+        side, length, heads = np.arange(self.window_size), self.window_size**2, self.num_heads
         apart = np.abs(side[:, None] - side)  # (w, w)
         index = apart[:, None, :, None] * self.window_size + apart[None, :, None, :]  # (w, w, w, w)
-        length = self.window_size**2
         bias = paddle.gather(self.attention_biases, paddle.to_tensor(index.ravel()), axis=1)
-        self._bias = bias.reshape([self.num_heads, length, length]).detach()
+        self.bias = bias.reshape([heads, length, length]).detach()
+        self._max_bias = float(self.bias.abs().max())
+        dim = self.proj.weight.shape[0]
+        weight = self.qkv.weight.reshape([dim, heads, 3, dim // heads]).transpose([0, 2, 1, 3])
+        self._weight = weight.reshape([dim, 3 * dim])
+        self._qkv_bias = self.qkv.bias.reshape([heads, 3, dim // heads]).transpose([1, 0, 2]).flatten()
 
-    def forward(self, x: Tensor, filler: Tensor) -> Tensor:
-        """Attend within the windows of rows of tokens.
-
-        Args:
-            x: (B, r, W, C), as many rows as a window has, or fewer at the lower edge.
-            filler: (3C,) query, key and value of the zeros that fill up the windows at the right and lower edge.
-
-        Returns:
-            (B, r, W, C).
-        """
-        batch, rows, width, dim = x.shape
-        side, heads = self.window_size, self.num_heads
-        count = -(-width // side)
-        qkv = _linear(layer_norm(x, self.norm), self.qkv)  # (B, r, W, 3C)
-        if width < count * side:
-            qkv = paddle.concat([qkv, filler.expand([batch, rows, count * side - width, 3 * dim])], axis=2)
-        if rows < side:
-            qkv = paddle.concat([qkv, filler.expand([batch, side - rows, count * side, 3 * dim])], axis=1)
-        # Every head has its query, key and value side by side.
-        qkv = permute(qkv.reshape([batch, side, count, side, heads, 3, dim // heads]), [5, 0, 2, 4, 1, 3, 6])
-        query, key, value = qkv.reshape([3, batch * count, heads, side * side, dim // heads])
-        scores = paddle.matmul(query * (dim // heads) ** -0.5, key, transpose_y=True).add_(self._bias)
-        out = paddle.matmul(attention_weights(scores), value)  # (B*count, heads, w*w, d)
-        out = permute(out.reshape([batch, count, heads, side, side, dim // heads]), [0, 3, 1, 4, 2, 5])
-        return _linear(out.reshape([batch, side, count * side, dim])[:, :rows, :width], self.proj)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Attend within windows: (n, w*w, C) to (n, w*w, C)."""
+        heads, dim = self.num_heads, tokens.shape[-1]
+        qkv = affine(layer_norm(tokens, self.norm), self._weight, self._qkv_bias)
+        query = split_heads(qkv, heads, slice(0, dim), (dim // heads) ** -0.5)
+        key, value = (split_heads(qkv, heads, slice(first, first + dim)) for first in (dim, 2 * dim))
+        bound = max_norm(query) * max_norm(key) + self._max_bias
+        out = merge_heads(attend(query, key, value, False, bound, self.bias))
+        return affine(out, self.proj.weight, self.proj.bias)
 
 
 class Mlp(nn.Layer):
@@ -133,7 +138,8 @@ class Mlp(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
-        return _linear(gelu(_linear(layer_norm(x, self.norm), self.fc1)), self.fc2)
+        hidden = gelu(affine(layer_norm(x, self.norm), self.fc1.weight, self.fc1.bias))
+        return affine(hidden, self.fc2.weight, self.fc2.bias)
 
 
 class TinyVitBlock(nn.Layer):
@@ -147,20 +153,26 @@ class TinyVitBlock(nn.Layer):
 
     def forward(self, x: Tensor, parallel: Parallel) -> Tensor:
         """Map tokens (B, H, W, C) to tokens (B, H, W, C)."""
-        _, height, width, _ = x.shape
+        batch, height, width, dim = x.shape
         side = self.attn.window_size
-        filler = self.attn.qkv(self.attn.norm.bias)  # the norm of zeros is its bias
+        down, across = -(-height // side), -(-width // side)
+        padded = [batch, down * side, across * side, dim]
+        if padded != x.shape:
+            x = functional.pad(x, [0, padded[2] - width, 0, padded[1] - height], data_format="NHWC")
+        attended = Canvas(padded, x)
 
-        def attend(top: int) -> Tensor:
-            strip = x[:, top : top + side]
-            return self.attn(strip, filler).add_(strip)
+        def attend_row(top: int) -> None:
+            rows = (slice(None), slice(top, top + side))
+            tokens = cut_windows(x, rows, [batch, 1, side, across, side, dim])
+            tokens = add(self.attn(tokens), tokens)
+            attended.put(rows, tokens, [batch, across, side, side, dim], [0, 2, 1, 3, 4])
 
-        attended = join(parallel.map(attend, range(0, height, side)), axis=1)
+        parallel.map(attend_row, range(0, height, side))
 
         def rest(first: int, last: int) -> Tensor:
             wider, inner = _halo(first, last, height)
-            y = depthwise(attended[:, wider], self.local_conv, inner)
-            return self.mlp(y).add_(y)
+            y = depthwise(attended.tensor[:, wider, :width], self.local_conv, inner)
+            return add(self.mlp(y), y)
 
         return _by_rows(rest, height, self.mlp.fc1.weight.shape[1] * width, parallel)
 
@@ -206,11 +218,11 @@ class TinyVit(nn.Layer):
         self.neck = Neck(dims[-1], config.prompt_embed_dim)
 
     def eval(self) -> None:
-        """As `nn.Layer.eval`; call it once the parameters are filled, for it also expands the attention's biases."""
+        """As `nn.Layer.eval`; call it once the parameters are filled, for it also prepares the attention."""
         super().eval()
         for layer in self.sublayers():
             if isinstance(layer, Attention):
-                layer.expand_biases()
+                layer.prepare()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a normalised, padded image (B, 3, S, S) to its embedding (B, C, S/16, S/16)."""
@@ -244,11 +256,7 @@ def _mix_planes(x: Tensor, layer: nn.Conv2D) -> Tensor:
 
 def _pointwise(x: Tensor, layer: nn.Conv2D) -> Tensor:
     """Apply a 1x1 convolution to (B, H, W, C) as one matrix product."""
-    return affine(x, layer.weight.reshape(layer.weight.shape[:2]), layer.bias, transpose=True)
-
-
-def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    return affine(x, layer.weight, layer.bias)
+    return affine(x, layer.weight.reshape(layer.weight.shape[:2]).transpose([1, 0]), layer.bias)
 
 
 def _convolution(channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2D:
@@ -274,7 +282,8 @@ def _by_rows(
     strips = -(-4 * count * values // STRIP_BYTES)
     strips = min(-(-strips // parallel.parts) * parallel.parts, count)  # as many for each thread
     edges = [count * number // strips for number in range(strips + 1)]
-    return join(parallel.map(lambda span: function(*span), list(pairwise(edges))), axis)
+    parts = parallel.map(lambda span: function(*span), list(pairwise(edges)))
+    return parts[0] if len(parts) == 1 else paddle.concat(parts, axis)
 
 
 def _halo(first: int, last: int, count: int) -> tuple[slice, slice]:

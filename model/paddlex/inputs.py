@@ -65,7 +65,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One picture that was asked for, and that is read when it is opened.
+    """One requested picture, which is read when it is opened.
 
     Attributes:
         path: as `Picture` has it.
@@ -98,7 +98,7 @@ class Source:
 
 
 def find(given: Input | Sequence[Input]) -> tuple[Source, ...]:
-    """Return every picture that is asked for; directories give the pictures below them, sorted by path.
+    """Return every requested picture; directories give the pictures below them, sorted by path.
 
     Args:
         given: (H, W, 3) uint8 array in BGR as OpenCV reads it (gray and BGRA too), path, http(s) address, directory,
@@ -108,10 +108,10 @@ def find(given: Input | Sequence[Input]) -> tuple[Source, ...]:
         InputError: a path does not exist, a directory holds no picture, or the value is of another kind.
     """
     items = given if isinstance(given, (list, tuple)) else [given]
-    found = tuple(source for item in items for source in _sources(item))
-    if not found:
+    sources = tuple(source for item in items for source in _sources(item))
+    if not sources:
         raise InputError("input: expected at least one picture, got an empty list")
-    return found
+    return sources
 
 
 def decode(data: bytes, name: str) -> RgbImage:

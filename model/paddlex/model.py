@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,10 @@ import numpy.typing as npt
 from model.automatic import AutomaticMaskGenerator, AutomaticSettings, settings_for
 from model.automatic.generator import Decodes as DecodesPoints
 from model.config import SamConfig
+from model.detection.directory import is_detector
 from model.errors import CapabilityError
 from model.paddlex import inputs
+from model.paddlex.detection import DetectionModel, create_detector
 from model.paddlex.inputs import Input, InputError, Picture, Source
 from model.paddlex.prompts import (
     BOX_PROMPT,
@@ -27,7 +29,7 @@ from model.paddlex.prompts import (
 from model.paddlex.result import SamResult
 from model.types import Embedding, Masks, Prompt
 from model.weights import Checkpoint, WeightsError, model_names, read
-from model.weights.catalogue import DEMO, DEMO_WEIGHTS, SOURCES
+from model.weights.catalogue import DEMO, DEMO_WEIGHTS, DETECTORS, SOURCES
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ class SamModel:
     ) -> Iterator[SamResult]:
         """Segment what the prompts mark in each picture.
 
-        Prompts and inputs are checked at the call; pictures are read and encoded one by one, as results are asked for.
+        Prompts and inputs are checked at the call; pictures are read and encoded one by one, as results are consumed.
         Each is encoded once, however many prompts there are, and an `Embedding` not at all.
 
         Args:
@@ -132,7 +134,7 @@ class SamModel:
 
         Args:
             picture: as `model.paddlex.inputs` reads it.
-            requests: what is asked, as `model.paddlex.prompts` returns it.
+            requests: the objects, as `model.paddlex.prompts` returns it.
             prompts: how the caller put it, for the result.
 
         Raises:
@@ -143,8 +145,17 @@ class SamModel:
             check_inside(requests, picture.original_size)
         except PromptError as error:
             raise PromptError(f"{picture.path}: {error}" if picture.path else str(error)) from error
-        given, embedding = as_given(prompts, requests), self._seen(picture)
-        return SamResult(picture, given, requests, self._decoder.decode(embedding, [one.prompt for one in requests]))
+        outputs = self.decode(picture, [request.prompt for request in requests])
+        return SamResult(picture, as_given(prompts, requests), requests, outputs)
+
+    def decode(self, picture: Picture, prompts: Sequence[Prompt]) -> Masks:
+        """Return the masks of prompts about a picture: one encode, one batch.
+
+        Raises:
+            CapabilityError: the weights cannot take a prompt.
+            ValueError: the embedding is of other weights.
+        """
+        return self._decoder.decode(self._seen(picture), prompts)
 
     def generator(self, settings: AutomaticSettings | None = None) -> AutomaticMaskGenerator:
         """Return what finds everything in a picture with these weights.
@@ -190,6 +201,17 @@ class SamModel:
         return content if isinstance(content, Embedding) else self._encoder.encode(content)
 
 
+@overload
+def create_model(  # type: ignore[overload-overlap]  # the two names are strings too
+    model_name: Literal["GroundingDINO-T", "YOLO-Worldv2-L"],
+    model_dir: str | Path | None = None,
+    *,
+    device: str | None = None,
+    weights_dir: str | Path | None = None,
+) -> DetectionModel: ...
+
+
+@overload
 def create_model(
     model_name: str,
     model_dir: str | Path | None = None,
@@ -199,12 +221,25 @@ def create_model(
     weights_dir: str | Path | None = None,
     use_hpip: bool = False,
     hpi_config: Mapping[str, object] | None = None,
-) -> SamModel:
+) -> SamModel: ...
+
+
+def create_model(
+    model_name: str,
+    model_dir: str | Path | None = None,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    weights_dir: str | Path | None = None,
+    use_hpip: bool = False,
+    hpi_config: Mapping[str, object] | None = None,
+) -> SamModel | DetectionModel:
     """Load a model.
 
     Args:
         model_name: a name of `model.weights.catalogue`, such as ``mobile_sam``, ``SAM-H_box`` or ``demo``, which ships
-            with the project and is for trying things out.
+            with the project and is for trying things out. The names of detectors, such as ``GroundingDINO-T``, and the
+            directories of detectors give a `DetectionModel`, as `model.paddlex.detection.create_detector` does.
         model_dir: file or directory of that model's weights in any format that `model.weights.read` knows; networks
             that have no name here are loaded by `load`. None: the weights of that name in ``weights_dir``, downloaded
             to it if they are not there.
@@ -219,6 +254,8 @@ def create_model(
             another model ("Model name mismatch").
         DeviceError: device or dtype are not to be had here.
     """
+    if model_name in DETECTORS or (model_dir is not None and is_detector(model_dir)):
+        return create_detector(model_name, model_dir, device=device, weights_dir=weights_dir)
     model_names.check(model_name, "any other network can be loaded with load(read(PATH)) of model and model.weights")
     checkpoint = read(find_weights(model_name, weights_dir) if model_dir is None else model_dir, model_name)
     if model_dir is not None:

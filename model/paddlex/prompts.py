@@ -1,11 +1,11 @@
-"""What a caller of `predict` asks for, in PaddleX's words, to the decoder's prompts; every mistake is one sentence.
+"""Parses the prompts of `predict`, in PaddleX's words, into the decoder's; every mistake is one sentence.
 
 PaddleX's words are a dict with ``box_prompt`` or ``point_prompt``. Here both may be given, points may carry a label and
 several points may mark one object:
 
     {"box_prompt": [[x1, y1, x2, y2], ...]}            one object per box
     {"point_prompt": [[x, y], ...]}                    one object per point
-    {"point_prompt": [[[x, y], [x, y, 0]], ...]}       one object per group; a third number says on (1) or off (0) it
+    {"point_prompt": [[[x, y], [x, y, 0]], ...]}       one object per group; the third number is 1 on it, 0 beside it
     both, points plain                                 a point refines the smallest box that holds it; outside of every
                                                        box it is an object of its own
     both, points in groups                             the first group refines the first box, and so on
@@ -36,7 +36,7 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One object that was asked for.
+    """One requested object.
 
     Attributes:
         label: ``box_prompt``, ``point_prompt`` or ``mask_prompt``, the part that says most.
@@ -85,8 +85,8 @@ def of_boxes_and_points(boxes: Sequence[Numbers], points: Sequence[Numbers]) -> 
     given = _rows(BOX_PROMPT, boxes)
     corners = [_box(box) for box in given]
     refining, loose = _share(corners, [_point(point) for point in _rows(POINT_PROMPT, points)])
-    asked = [_of_box(*args) for args in zip(corners, given, refining, strict=True)]
-    return (*asked, _of_points(loose, loose)) if loose else tuple(asked)
+    requests = [_of_box(*args) for args in zip(corners, given, refining, strict=True)]
+    return (*requests, _of_points(loose, loose)) if loose else tuple(requests)
 
 
 def check_inside(requests: Sequence[Request], original_size: tuple[int, int]) -> None:
@@ -146,11 +146,11 @@ def _of_plain_points(corners: list[Numbers], boxes: list[object], points: list[o
     """Boxes, each refined by the plain points in it, then the points in none of them."""
     marked = [_point(point) for point in points]
     refining, loose = _share(corners, marked)
-    asked = [_of_box(*args) for args in zip(corners, boxes, refining, strict=True)]
+    requests = [_of_box(*args) for args in zip(corners, boxes, refining, strict=True)]
     for point, given in zip(marked, points, strict=True):
         if point in loose:
-            asked.append(_of_points([point], given))
-    return tuple(asked)
+            requests.append(_of_points([point], given))
+    return tuple(requests)
 
 
 def _share(corners: Sequence[Numbers], points: Sequence[Numbers]) -> tuple[list[list[Numbers]], list[Numbers]]:

@@ -1,11 +1,7 @@
 """What `predict` gives for one picture: PaddleX's result, with the same keys, methods and file names."""
 
-import itertools
 import json
-import mimetypes
-import secrets
 import sys
-import time
 import uuid
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,13 +11,12 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from model.paddlex import mask_json
+from model.paddlex import mask_json, result_files
 from model.paddlex.inputs import Picture
 from model.paddlex.prompts import Request
 from model.types import Embedding, Masks
 
 _MASKS_DEPTH = 2  # {"masks": [ here
-_NUMBERS = itertools.count(secrets.randbelow(9000))  # one after the other: no two of one second are the same
 
 
 class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike values
@@ -30,30 +25,34 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
     Keys:
         input_path: file or address, None for an array or an embedding.
         input_img: (H, W, 3) uint8 RGB, None for an embedding.
-        prompts: what was asked, as lists.
+        prompts: the prompts, as lists.
         masks: one (H, W) int8 array per object, 1 on it.
         mask_infos: per object a dict of ``label`` (``box_prompt``, ``point_prompt``), ``prompt`` (the box, or the
             points), ``score`` (predicted IoU; None where the weights have no score head) and, for a box refined by
             points, ``points``.
 
     Attributes:
-        found: the same masks as values, cut to their objects, with their low-resolution logits.
-        requests: what was asked, one per mask.
+        outputs: the same masks as values, cut to their objects, with their low-resolution logits.
+        requests: the requested objects, one per mask.
     """
 
-    def __init__(self, picture: Picture, prompts: dict[str, object], requests: Sequence[Request], found: Masks) -> None:
-        self.found, self.requests, self._name = found, tuple(requests), picture.name
-        scores = [None] * len(found) if found.iou_predictions is None else [row[0] for row in found.iou_predictions]
+    def __init__(
+        self, picture: Picture, prompts: dict[str, object], requests: Sequence[Request], outputs: Masks
+    ) -> None:
+        self.outputs, self.requests, self._name = outputs, tuple(requests), picture.name
+        scores = (
+            [None] * len(outputs) if outputs.iou_predictions is None else [row[0] for row in outputs.iou_predictions]
+        )
         super().__init__(
             input_path=picture.path,
             input_img=None if isinstance(picture.content, Embedding) else picture.content,
             prompts=prompts,
-            masks=[row[0].to_array().view(np.int8) for row in found.masks],
+            masks=[row[0].to_array().view(np.int8) for row in outputs.masks],
             mask_infos=[_info(request, score) for request, score in zip(requests, scores, strict=True)],
         )
 
     def fields(self) -> dict[str, Any]:
-        """Return what JSON begins with: where the picture came from and what was asked."""
+        """Return what JSON begins with: the picture's path and the prompts."""
         return {"input_path": self["input_path"], "prompts": self["prompts"]}
 
     @property
@@ -73,7 +72,9 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
 
         if self["input_img"] is None:
             raise ValueError("img: expected a result made from a picture, got one made from an embedding")
-        drawn = draw(self["input_img"], [row[0] for row in self.found.masks], [one.prompt for one in self.requests])
+        drawn = draw(
+            self["input_img"], [row[0] for row in self.outputs.masks], [request.prompt for request in self.requests]
+        )
         return {"res": Image.fromarray(drawn)}
 
     def print(
@@ -100,10 +101,7 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
             indent: spaces per level, None for one line.
             ensure_ascii: escape everything that is not ASCII.
         """
-        path = Path(save_path)
-        if mimetypes.guess_type(path.name)[0] != "application/json":
-            path = path / f"{self._file_name.stem}_res.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = result_files.json_path(save_path, self._file_name)
         with path.open("w", encoding="utf-8", newline="\n") as stream:
             self._write_json(stream, indent, ensure_ascii)
         return path
@@ -115,19 +113,14 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
             save_path: an image file, or a directory, where it becomes ``<stem>_res`` with the input's suffix (``.png``
                 where the input has none that can be written).
         """
-        path = Path(save_path)
-        if path.suffix.lower() not in _writable_suffixes():
-            suffix = self._file_name.suffix
-            path = path / f"{self._file_name.stem}_res{suffix if suffix.lower() in _writable_suffixes() else '.png'}"
         drawn = self.img["res"]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = result_files.image_path(save_path, self._file_name)
         drawn.save(path)
         return path
 
     @cached_property
     def _file_name(self) -> Path:
-        """What files are named after; as in PaddleX the second and four digits where the input has no name."""
-        return Path(self._name or f"{int(time.time())}_{1000 + next(_NUMBERS) % 9000}")
+        return result_files.file_name(self._name)
 
     def _write_json(self, stream: IO[str], indent: int | None, ensure_ascii: bool) -> None:
         """Write what ``json.dump`` would write, with the masks' text made by numpy."""
@@ -143,8 +136,3 @@ class SamResult(dict[str, Any]):  # Any: PaddleX's results are dicts of unlike v
 def _info(request: Request, score: float | None) -> dict[str, Any]:
     info: dict[str, Any] = {"label": request.label, "prompt": request.given, "score": score}
     return {**info, "points": list(request.points)} if request.points else info
-
-
-def _writable_suffixes() -> frozenset[str]:
-    Image.init()
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE) - {".pdf"}

@@ -41,11 +41,14 @@ class Source:
 
     Attributes:
         url: of a single file, or of a tar with a PaddleX inference directory inside.
-        sha256: of the file that the URL gives, None where its publisher tells none.
+        sha256: of the file that the URL gives, None where its publisher tells none: then that of the first download
+            is kept, and a later one has to have it too.
+        holds: weights of SAM, or a detector.
     """
 
     url: str
     sha256: str | None = None
+    holds: Literal["sam", "detector"] = "sam"
 
     def __post_init__(self) -> None:
         if self.sha256 is not None and len(self.sha256) != 64:
@@ -153,3 +156,43 @@ NAMED: Mapping[str, Entry] = {entry.name: entry for entry in ENTRIES}
 
 SOURCES: Mapping[str, Source] = {name: entry.source for name, entry in NAMED.items() if entry.source is not None}
 """Where each of those that can be downloaded comes from."""
+
+
+@dataclass(frozen=True)
+class DetectorEntry:
+    """A detector that has a name: it turns words into boxes.
+
+    Attributes:
+        name: what commands and settings call it; PaddleX's name.
+        megabytes: size of the file that is downloaded, in 10^6 bytes, as PaddleX's documentation gives it.
+        source: where it is published.
+        licence: SPDX identifier of the weights' licence.
+        family: as `Entry` has it.
+        input_size: likewise; its programs take pictures of several sizes.
+        capabilities: what it takes.
+    """
+
+    name: str
+    megabytes: float
+    source: Source
+    licence: str
+    family: Literal["detector"] = "detector"
+    input_size: None = None
+    capabilities: tuple[Literal["words"], ...] = ("words",)
+
+
+DETECTORS: Mapping[str, DetectorEntry] = {
+    entry.name: entry
+    for entry in (
+        DetectorEntry(
+            "GroundingDINO-T", 658.3, Source(f"{_PADDLEX}/GroundingDINO-T_infer.tar", holds="detector"), "Apache-2.0"
+        ),
+        DetectorEntry(
+            "YOLO-Worldv2-L", 421.4, Source(f"{_PADDLEX}/YOLO-Worldv2-L_infer.tar", holds="detector"), "GPL-3.0-only"
+        ),
+    )
+}
+"""The detectors that take any words, by name. Those with fixed classes are given by their directories."""
+
+DETECTOR_SOURCES: Mapping[str, Source] = {name: entry.source for name, entry in DETECTORS.items()}
+"""Where each comes from."""

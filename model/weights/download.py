@@ -60,38 +60,35 @@ def download(
 ) -> Path:
     """Download published weights, unless they are there already, and return their file or directory.
 
-    Broken off, for want of room or by a kill, it leaves a hidden file ``.NAME.part``, or ``.NAME`` once nothing is
-    lacking. The next call goes on from there. What is refused leaves nothing.
+    A download that is interrupted leaves a hidden file ``.NAME.part``, or ``.NAME`` once it is complete, and the next
+    call resumes it. A refused one leaves nothing.
 
     Args:
         name: one of ``sources``.
-        folder: where to put them; made if it is not there.
-        mirror: the address of a folder that holds the same files, instead of the publisher's.
+        folder: where to put them; created if missing.
+        mirror: the address of a folder with the same files, used instead of the publisher's.
         show_progress: a bar on standard error; None shows it on a terminal only.
         attempts: how often to try before giving up on a connection that breaks.
         sources: what can be downloaded.
-        free: tells how many bytes may still be written to a folder.
+        free: returns how many bytes may still be written to a folder.
 
     Raises:
-        WeightsError: the name is unknown, the server does not give the file, or it gives another than was published;
-            or there is no room for it, and then how much is missing.
+        WeightsError: the name is unknown, the server has not the published file, or there is too little room.
     """
     if name not in sources:
         raise WeightsError(f"{name}: expected one of {', '.join(sources)}")
     source = sources[name]
     url = f"{mirror.rstrip('/')}/{source.file_name}" if mirror else source.url
-    target = folder / source.stored_name
-    whole = folder / f".{source.file_name}"
-    part = folder / f"{whole.name}.part"
+    target, whole, part = (folder / each for each in (source.stored_name, *_hidden(source)))
     try:
         if not target.exists():  # it gets its name when it is complete; its folder may be one that cannot be written
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f"{whole.name}.lock"):
-                if not target.exists():  # another process may have had the lock
-                    if not whole.exists():
-                        _fetch(url, part, show_progress, attempts, free)
-                        part.replace(whole)
-                        _discard(part)
+                if not (target.exists() or whole.exists()):  # another process may have had the lock
+                    _fetch(url, part, show_progress, attempts, free)
+                    part.replace(whole)
+                    _discard(part)
+                if not target.exists():
                     _install(source, url, whole, target, free)
     except OSError as error:
         kept = "; what was downloaded is kept for the next try" if whole.exists() or part.exists() else ""
@@ -101,6 +98,11 @@ def download(
         whole.unlink(missing_ok=True)  # of a process that was killed before it came to this
         _discard(part)
     return target
+
+
+def _hidden(source: Source) -> tuple[str, str]:
+    """Return the names of the complete file before it gets its name, and of an incomplete one."""
+    return f".{source.file_name}", f".{source.file_name}.part"
 
 
 def _install(source: Source, url: str, whole: Path, target: Path, free: Callable[[Path], int]) -> None:
@@ -113,21 +115,45 @@ def _install(source: Source, url: str, whole: Path, target: Path, free: Callable
     unpacked = target.with_name(f".{target.name}.unpacked")
     _remove(unpacked)  # of a process that was killed
     try:
-        if source.sha256 not in (None, found := digest_of([whole])):
-            raise WeightsError(f"{url}: expected a file of SHA-256 {source.sha256}, got {found}")
+        digest = digest_of([whole])
+        if source.sha256 not in (None, digest):
+            raise WeightsError(f"{url}: expected a file of SHA-256 {source.sha256}, got {digest}")
+        pin = whole.with_name(f"{whole.name}.sha256")
+        if source.sha256 is None and pin.exists() and (first := pin.read_text(encoding="ascii").strip()) != digest:
+            raise WeightsError(
+                f"{url}: expected the file of SHA-256 {first} that was downloaded at first, got {digest}; delete {pin} "
+                "if its publisher has replaced it"
+            )
         if source.is_archive:
             _unpack(url, whole, unpacked, free)
         complete = unpacked if source.is_archive else whole
-        try:
-            formats.read(complete)
-        except WeightsError as error:
-            raise WeightsError(f"{url}: expected weights of SAM, got: {error}") from error
+        _check_content(source, url, complete)
+        if source.sha256 is None:
+            pin.write_text(f"{digest}\n", encoding="ascii")
         complete.replace(target)
     except WeightsError:
         whole.unlink()
         raise
     finally:
         _remove(unpacked)
+
+
+def _check_content(source: Source, url: str, path: Path) -> None:
+    """Read what was downloaded, without executing any of it.
+
+    Raises:
+        WeightsError: it is not what the source should hold.
+    """
+    try:
+        if source.holds == "sam":
+            formats.read(path)
+        else:
+            from model.detection import directory  # here: only detectors need its tokenizers
+
+            directory.read(path)
+    except WeightsError as error:
+        expected = "weights of SAM" if source.holds == "sam" else "a detector"
+        raise WeightsError(f"{url}: expected {expected}, got: {error}") from error
 
 
 def _check_room(folder: Path, needed: int, free: Callable[[Path], int]) -> None:
@@ -142,7 +168,7 @@ def _check_room(folder: Path, needed: int, free: Callable[[Path], int]) -> None:
 
 
 def _unpack(url: str, archive: Path, directory: Path, free: Callable[[Path], int]) -> None:
-    """Copy the files of an inference directory out of a tar, by their names alone: no path in it is followed.
+    """Copy the files of an inference directory, and of its tokenizer, out of a tar; no path in it is followed.
 
     Raises:
         WeightsError: it is no such tar.
@@ -151,14 +177,15 @@ def _unpack(url: str, archive: Path, directory: Path, free: Callable[[Path], int
     directory.mkdir()
     try:
         with tarfile.open(archive, "r:") as tar:
-            members = [one for one in tar if one.isfile() and one.name.rsplit("/", 1)[-1] in paddlex.FILES]
-            needed = sum(one.size for one in members)
+            members = [(member, name) for member in tar if member.isfile() and (name := _wanted(member.name))]
+            needed = sum(member.size for member, _ in members)
             _check_room(directory.parent, needed, free)
             try:
-                for member in members:
+                for member, name in members:
                     content = tar.extractfile(member)
                     assert content is not None  # it is a file
-                    with (directory / member.name.rsplit("/", 1)[-1]).open("xb") as copy:
+                    (directory / name).parent.mkdir(exist_ok=True)
+                    with (directory / name).open("xb") as copy:
                         shutil.copyfileobj(content, copy, _CHUNK)
             except OSError as error:
                 if error.errno in _FULL:  # somebody else has written meanwhile
@@ -167,6 +194,14 @@ def _unpack(url: str, archive: Path, directory: Path, free: Callable[[Path], int
                 raise
     except (tarfile.TarError, EOFError, FileExistsError) as error:
         raise WeightsError(f"{url}: expected a tar of one inference directory, got: {error}") from error
+
+
+def _wanted(path: str) -> str | None:
+    """Return where a tar's member is put in the directory, None if it is left out."""
+    *folders, name = path.split("/")
+    if folders[-1:] == [paddlex.TOKENIZER_FOLDER]:
+        return f"{paddlex.TOKENIZER_FOLDER}/{name}" if name in paddlex.TOKENIZER_FILES else None
+    return name if name in paddlex.FILES else None
 
 
 def _fetch(url: str, part: Path, show_progress: bool | None, attempts: int, free: Callable[[Path], int]) -> None:

@@ -25,6 +25,18 @@ _META = (
     (r"((?:blocks|transformer\.layers)\.\d+\.mlp)\.layers\.0\.", r"\1.lin1."),
     (r"((?:blocks|transformer\.layers)\.\d+\.mlp)\.layers\.1\.", r"\1.lin2."),
 )
+HUGGINGFACE_HEADS = (
+    (r"^prompt_encoder\.mask_embed\.conv1\.", "prompt_encoder.mask_downscaling.0."),
+    (r"^prompt_encoder\.mask_embed\.layer_norm1\.", "prompt_encoder.mask_downscaling.1."),
+    (r"^prompt_encoder\.mask_embed\.conv2\.", "prompt_encoder.mask_downscaling.3."),
+    (r"^prompt_encoder\.mask_embed\.layer_norm2\.", "prompt_encoder.mask_downscaling.4."),
+    (r"^prompt_encoder\.mask_embed\.conv3\.", "prompt_encoder.mask_downscaling.6."),
+    (r"^mask_decoder\.upscale_conv1\.", "mask_decoder.output_upscaling.0."),
+    (r"^mask_decoder\.upscale_layer_norm\.", "mask_decoder.output_upscaling.1."),
+    (r"^mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
+)
+"""Names of transformers' mask prompts and mask decoder, which SAM and SAM 2 share."""
+
 _HUGGINGFACE = (
     (r"^no_memory_embedding$", "image_encoder.no_mem_embed"),
     (r"^shared_image_embedding\.positional_embedding$", parameters.GAUSSIAN),
@@ -36,14 +48,7 @@ _HUGGINGFACE = (
     (r"((?:blocks|transformer\.layers)\.\d+\.mlp)\.proj_in\.", r"\1.lin1."),
     (r"((?:blocks|transformer\.layers)\.\d+\.mlp)\.proj_out\.", r"\1.lin2."),
     (r"\.o_proj\.", ".out_proj."),
-    (r"^prompt_encoder\.mask_embed\.conv1\.", "prompt_encoder.mask_downscaling.0."),
-    (r"^prompt_encoder\.mask_embed\.layer_norm1\.", "prompt_encoder.mask_downscaling.1."),
-    (r"^prompt_encoder\.mask_embed\.conv2\.", "prompt_encoder.mask_downscaling.3."),
-    (r"^prompt_encoder\.mask_embed\.layer_norm2\.", "prompt_encoder.mask_downscaling.4."),
-    (r"^prompt_encoder\.mask_embed\.conv3\.", "prompt_encoder.mask_downscaling.6."),
-    (r"^mask_decoder\.upscale_conv1\.", "mask_decoder.output_upscaling.0."),
-    (r"^mask_decoder\.upscale_layer_norm\.", "mask_decoder.output_upscaling.1."),
-    (r"^mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
+    *HUGGINGFACE_HEADS,
     (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|\w+_head))\.layers\.(\d+)\.", r"\1.inner.\2."),
     (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|\w+_head))\.proj_in\.", r"\1.layers.0."),
     (r"\.layer_norm_final_attn\.", ".norm_final_attn."),

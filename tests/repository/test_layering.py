@@ -29,7 +29,7 @@ BACKEND = (
 
 MODEL = (
     ("types", "config", "errors", "transforms", "folders", "tls", "quiet", "device", "colours", "overlay"),
-    ("coco", "images", "modeling", "weights", "encoder", "decoder", "build", "benchmark"),
+    ("coco", "images", "modeling", "weights", "detection", "encoder", "decoder", "build", "benchmark"),
     ("automatic", "paddlex"),
     ("cli",),
 )
@@ -43,6 +43,7 @@ TRAINING = "demo_training"
 ALLOWED = {
     # library: the modules or folders that may import it
     "paddle": ("model",),
+    "tokenizers": ("model.detection.tokenizers",),
     "torch": (TRAINING,),
     "segment_anything": (TRAINING,),
     "transformers": (),
@@ -51,7 +52,7 @@ ALLOWED = {
     "waitress": ("backend.web",),
     "gunicorn": ("backend.web.gunicorn_server",),
     "redis": ("backend.cluster", "backend.settings_fields"),
-    "rq": ("backend.cluster.queues", "backend.cluster.worker"),
+    "rq": ("backend.cluster.queues",),
     "prometheus_client": ("backend.metrics",),
     "defusedxml": ("backend.labeling.config_xml",),
     "httpcore": ("backend.network", "backend.label_studio.http", "backend.images"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from model.config import HieraConfig
-from model.weights import infer_config, parameters
+from model.weights import infer_config, parameters, sam2_names
 from model.weights.errors import WeightsError
 from model.weights.tensors import Stored
 
@@ -22,14 +22,7 @@ _RENAMES = (
     (r"^vision_encoder\.neck\.layer_norm2\.", "image_encoder.neck.3."),
     (r"^vision_encoder\.", "image_encoder."),
     (r"^prompt_encoder\.point_embed\.", "prompt_encoder.point_embeddings."),
-    (r"^prompt_encoder\.mask_embed\.conv1\.", "prompt_encoder.mask_downscaling.0."),
-    (r"^prompt_encoder\.mask_embed\.layer_norm1\.", "prompt_encoder.mask_downscaling.1."),
-    (r"^prompt_encoder\.mask_embed\.conv2\.", "prompt_encoder.mask_downscaling.3."),
-    (r"^prompt_encoder\.mask_embed\.layer_norm2\.", "prompt_encoder.mask_downscaling.4."),
-    (r"^prompt_encoder\.mask_embed\.conv3\.", "prompt_encoder.mask_downscaling.6."),
-    (r"^mask_decoder\.upscale_conv1\.", "mask_decoder.output_upscaling.0."),
-    (r"^mask_decoder\.upscale_layer_norm\.", "mask_decoder.output_upscaling.1."),
-    (r"^mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
+    *sam2_names.HUGGINGFACE_HEADS,
     (r"\.layer_norm_final_attn\.", ".norm_final_attn."),
     (r"\.layer_norm(\d)\.", r".norm\1."),
 )

@@ -46,7 +46,7 @@ def parse_pir(data: bytes) -> Program:
         content = json.loads(data)
         if content["base_code"]["magic"] != "pir":
             raise ValueError("expected a program of Paddle 3 (PIR)")
-        operations = list(_operations(content["program"]))
+        operations = list(pir_operations(content["program"]))
         parameters = {op["O"]["%"]: op for op in operations if op["#"] == "p"}
         shapes = {_name(op["A"][3]): _shape(op["O"]["TT"]["D"][1]) for op in parameters.values()}
         weights = {at: op["A"][3] for at, op in parameters.items() if op["O"]["TT"]["D"][0]["#"] in _PIR_FLOATS}
@@ -57,12 +57,13 @@ def parse_pir(data: bytes) -> Program:
     return Program(shapes, _first_uses(uses), inputs)
 
 
-def _operations(holder: Any) -> Iterator[Any]:  # noqa: ANN401  # unvalidated JSON; the caller answers for its shape
+def pir_operations(holder: Any) -> Iterator[Any]:  # noqa: ANN401  # unvalidated JSON; the caller answers for its shape
+    """Yield the operations of a PIR program and of every block inside it."""
     for region in holder.get("regions", ()):
         for block in region["blocks"]:
             for operation in block["ops"]:
                 yield operation
-                yield from _operations(operation)
+                yield from pir_operations(operation)
 
 
 def _pir_input(operation: Any) -> tuple[str, Shape]:  # noqa: ANN401  # as above

@@ -10,6 +10,11 @@ from model.weights.tensors import LazyTensors, Stored
 
 PIR, LEGACY, PARAMETERS, DESCRIPTION = "inference.json", "inference.pdmodel", "inference.pdiparams", "inference.yml"
 FILES = (PIR, LEGACY, PARAMETERS, DESCRIPTION)
+TOKENIZER_FOLDER = "tokenizer"
+TOKENIZER_FILES = (
+    "vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+"""What the folder holds in the directory of a detector that takes words."""
 
 
 def is_inference_directory(path: Path) -> bool:

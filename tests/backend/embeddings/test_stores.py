@@ -132,7 +132,7 @@ def test_many_threads_may_use_a_store(make):
 
 
 def test_a_key_names_everything_that_decides_the_numbers():
-    assert str(key(1)) == f"{1:064x}:SAM@1a2b3c4d:float32:2.1"
+    assert str(key(1)) == f"{1:064x}:SAM@1a2b3c4d:float32:3.1"
 
 
 @pytest.mark.parametrize("digest", ["", "abc", "../../etc/passwd", "G" * 64])

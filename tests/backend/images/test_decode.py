@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image, ImageCms
 import model.paddlex.inputs
 from backend.errors import ImageError, Reason
 from backend.images.decode import Limits, check, decode, digest
+from model import transforms
+from model.images import files
 from model.transforms import normalize, preprocess
 from tests.support.checkpoints import tiny
 from tests.support.orientation_files import (
@@ -27,6 +30,7 @@ from tests.support.orientation_files import (
     photo,
     quarters,
 )
+from tests.support.sam2_files import tiny_sam2
 
 LIMITS = Limits()
 
@@ -244,6 +248,45 @@ def test_reducing_never_changes_the_size_of_the_models_input(width, height):
     assert picture.original_size == (height, width)
     whole = preprocess(np.zeros((height, width, 3), np.uint8), tiny(128)).pixels
     assert preprocess(picture.pixels, tiny(128)).pixels.shape == whole.shape
+
+
+def stretched(pixels, side):
+    """(side, side, 3) of the whole image, without rounding."""
+    channels = [Image.fromarray(pixels[..., c].astype(np.float32)) for c in range(3)]
+    return np.stack([np.asarray(c.resize((side, side), Image.Resampling.BILINEAR)) for c in channels], axis=-1)
+
+
+@pytest.mark.parametrize("size_wh", [(1, 1), (500, 4), (3, 900), (400, 300), (60, 700), (129, 40)])
+@pytest.mark.parametrize("turn", [1, 6])
+def test_an_image_for_a_model_that_stretches_is_resized_once_on_each_axis(size_wh, turn):
+    data = encoded(photo(*size_wh), "PNG", exif=exif_bytes(turn))
+    whole = decode(data, Limits(model_side=10_000)).pixels
+    picture = decode(data, Limits(model_side=128, keeps_shape=False))
+    assert picture.original_size == whole.shape[:2]
+    assert picture.pixels.shape[:2] == tuple(min(128, side) for side in whole.shape[:2])
+    assert np.abs(preprocess(picture.pixels, tiny_sam2(128)).pixels - stretched(whole, 128)).max() <= 1 + 1e-3
+
+
+def test_columns_that_would_take_much_memory_are_resized_band_by_band_to_the_same_image(monkeypatch):
+    data = encoded(photo(300, 2000), "PNG")
+    limits = Limits(model_side=128, keeps_shape=False)
+    expected = decode(data, limits).pixels.astype(int)
+    monkeypatch.setattr(files, "BAND_PIXELS", 10_000)
+    monkeypatch.setattr(transforms, "NARROW_BYTES", 100_000)
+    assert np.abs(decode(data, limits).pixels - expected).max() <= 1
+
+
+def test_a_jpeg_for_a_model_that_stretches_keeps_detail_on_its_short_side():
+    data = encoded(photo(3000, 500), "JPEG", quality=95)
+    limits = Limits(reduce_above_pixels=1, model_side=256, keeps_shape=False)
+    whole = decode(data, replace(limits, reduce_above_pixels=None)).pixels
+    assert np.array_equal(decode(data, limits).pixels, whole)
+
+
+def test_a_long_jpeg_that_would_take_too_much_memory_whole_is_read_smaller():
+    data = encoded(Image.new("RGB", (60_000, 1300)), "JPEG")
+    picture = decode(data, Limits(keeps_shape=False))
+    assert (picture.original_size, picture.pixels.shape) == ((1300, 60_000), (1024, 1024, 3))
 
 
 def test_the_digest_is_that_of_the_file():

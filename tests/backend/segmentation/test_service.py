@@ -373,7 +373,7 @@ def test_a_click_that_comes_before_the_decoder_is_loaded_is_empty_when_its_time_
     [answer] = segmenter.predict(asked(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.MODEL_NOT_READY,))
     assert 0 < waited[0] <= 5.0
-    with service.drawing.slots.within(0.0):
+    with service.drawing.slots.slot(0.0):
         pass  # the slot is free
 
 

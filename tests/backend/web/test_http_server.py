@@ -460,7 +460,7 @@ def test_a_stop_answers_what_is_in_hand_and_what_was_accepted_and_refuses_the_re
         assert reached.wait(10)
         begun.send(HEALTH[:9])
         served.begin_to_stop()
-        wait_until(lambda: served.http.stops_at < float("inf"))
+        wait_until(lambda: served.http.state.stops_at < float("inf"))
         with pytest.raises(ConnectionRefusedError):
             Line(served.port)
         begun.send(HEALTH[9:])

@@ -7,7 +7,8 @@ from paddle.nn import functional
 
 from model.config import SamConfig, VitConfig, demo
 from model.device import ThreadPool
-from model.modeling.image_encoder import Attention, ImageEncoderViT, Sequential, fused_attention
+from model.modeling.image_encoder import Attention, ImageEncoderViT, Sequential
+from model.modeling.kernels import fused_attention
 from tests.reference.make_golden import GOLDEN
 from tests.support.checkpoints import random_tensors, tiny
 

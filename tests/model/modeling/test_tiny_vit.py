@@ -7,7 +7,7 @@ import pytest
 from model.build import load_decoder, load_encoder
 from model.config import SamConfig, TinyVitConfig, demo
 from model.device import ThreadPool
-from model.modeling import cpu_kernels, tiny_vit
+from model.modeling import kernels, tiny_vit
 from model.modeling.image_encoder import Sequential
 from model.modeling.tiny_vit import TinyVit
 from tests.reference.make_golden import SIZE
@@ -77,7 +77,7 @@ def test_threads_give_the_numbers_of_one_thread(config, parts):
 def test_paddles_own_kernels_which_a_gpu_runs_give_the_same_numbers(config, monkeypatch):
     x = pixels(config)
     expected = network(config, Sequential())(x).numpy()
-    monkeypatch.setattr(cpu_kernels, "is_on_cpu", lambda x: False)
+    monkeypatch.setattr(kernels, "is_on_cpu", lambda x: False)
     np.testing.assert_allclose(network(config, Sequential())(x).numpy(), expected, atol=1e-5)
 
 
@@ -94,12 +94,12 @@ def test_attention_adds_a_bias_for_each_distance_of_two_tokens():
     attention = tiny_vit.Attention(4, 2, 3)
     table = np.arange(18, dtype=np.float32).reshape(2, 9)
     attention.attention_biases.set_value(table)
-    attention.expand_biases()
+    attention.prepare()
     for head in range(2):
         for i in range(9):
             for j in range(9):
                 distance = abs(i // 3 - j // 3) * 3 + abs(i % 3 - j % 3)
-                assert float(attention._bias[head, i, j]) == table[head, distance]
+                assert float(attention.bias[head, i, j]) == table[head, distance]
 
 
 @pytest.mark.parametrize(("config", "complaint"), [

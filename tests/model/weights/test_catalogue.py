@@ -10,7 +10,7 @@ from model import create_model, weights
 from model.cli import main
 from model.config import demo, mobile_sam, vit_b, vit_h, vit_l
 from model.weights import catalogue
-from model.weights.catalogue import DEMO, ENTRIES, NAMED, SOURCES, Source
+from model.weights.catalogue import DEMO, DETECTORS, ENTRIES, NAMED, SOURCES, Source
 from model.weights.download import download
 from model.weights.parameters import CAPABILITIES, parameters
 from tests.support.fakes import HttpServer, Reply
@@ -78,7 +78,7 @@ def test_list_tells_people_what_there_is_and_what_is_here(folder):
     lines = run("list", "--weights-dir", folder).stdout.splitlines()
     assert lines[0].split() == ["name", "family", "MB", "input", "takes", "licence", "here"]
     found = {line.split()[0]: line.split() for line in lines[1:-1]}
-    assert set(found) == set(NAMED)
+    assert set(found) == {*NAMED, *DETECTORS}
     assert (found["mobile_sam"][2], found["mobile_sam"][-2:]) == ("40.7", ["Apache-2.0", "yes"])
     assert found["sam_vit_b"][-1] == "no"
     assert found["demo"][-1] == "ships"
@@ -87,7 +87,7 @@ def test_list_tells_people_what_there_is_and_what_is_here(folder):
 
 def test_list_tells_programs_the_same(folder):
     rows = {row["name"]: row for row in json.loads(run("list", "--weights-dir", folder, "--json").stdout)}
-    assert set(rows) == set(NAMED)
+    assert set(rows) == {*NAMED, *DETECTORS}
     assert rows["mobile_sam"]["path"] == str(folder / "mobile_sam.pt")
     assert rows["mobile_sam"]["sha256"] == NAMED["mobile_sam"].source.sha256
     assert rows["sam_vit_b"]["path"] is None

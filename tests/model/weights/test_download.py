@@ -3,6 +3,7 @@
 import hashlib
 import io
 import resource
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,9 +16,12 @@ from pathlib import Path
 import pytest
 
 from model import weights
+from model.detection import directory
+from model.weights import WeightsError
 from model.weights.download import SOURCES, Source, download, downloaded
 from tests.golden.paddlex import make as golden
 from tests.support import checkpoints
+from tests.support import detector_directories as directories
 from tests.support.weights_files import golden_directory
 
 
@@ -118,7 +122,7 @@ def visible(folder: Path) -> list[str]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith((".lock", ".sha256")))
 
 
 def test_a_file_arrives_whole_under_its_own_name(server, content, tmp_path):
@@ -404,3 +408,36 @@ def test_weights_that_are_there_are_found_in_a_folder_that_cannot_be_written(ser
     finally:
         tmp_path.chmod(0o755)
     assert server.asked == []
+
+
+def test_a_file_whose_publisher_gives_no_checksum_has_to_stay_the_one_that_came_first(server, archive, tmp_path):
+    sources = source(server, "SAM-H_box_infer.tar")
+    server.files["SAM-H_box_infer.tar"] = archive
+    shutil.rmtree(download("it", tmp_path, sources=sources))
+    server.files["SAM-H_box_infer.tar"] = archive + bytes(512)
+    with pytest.raises(WeightsError, match=r"that was downloaded at first, got .*; delete .*sha256 if its publisher"):
+        download("it", tmp_path, sources=sources)
+    assert (visible(tmp_path), leftovers(tmp_path)) == ([], [])
+    server.files["SAM-H_box_infer.tar"] = archive
+    assert weights.read(download("it", tmp_path, sources=sources)).name == "SAM-H_box"
+
+
+def test_a_detector_arrives_with_its_tokenizer_and_can_be_read(server, tmp_path):
+    made = directories.write_grounding_dino(tmp_path / "made" / "GroundingDINO-T_infer")
+    (made / "tokenizer" / "setup.py").write_text("1 / 0")
+    server.files["GroundingDINO-T_infer.tar"] = tar_of(made)
+    sources = {"it": Source(f"{server.address}/GroundingDINO-T_infer.tar", holds="detector")}
+    path = download("it", tmp_path / "weights", sources=sources)
+    assert directory.read(path).name == "GroundingDINO-T"
+    assert not (path / "tokenizer" / "setup.py").exists()
+
+
+def test_a_detector_whose_program_does_more_than_compute_is_not_installed(server, tmp_path):
+    made = directories.write_closed(tmp_path / "made" / "PicoDet-S_infer", "PicoDet-S", ["cat"])
+    program = (made / "inference.json").read_text()
+    (made / "inference.json").write_text(program.replace('"1.sigmoid"', '"1.py_func"'))
+    server.files["PicoDet-S_infer.tar"] = tar_of(made)
+    sources = {"it": Source(f"{server.address}/PicoDet-S_infer.tar", holds="detector")}
+    with pytest.raises(WeightsError, match=r"expected a detector, got: .* got the operators 1\.py_func"):
+        download("it", tmp_path / "weights", sources=sources)
+    assert visible(tmp_path / "weights") == []

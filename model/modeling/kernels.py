@@ -1,0 +1,321 @@
+"""Steps of the image encoders that Paddle's own CPU kernels do slowly.
+
+On a CPU, NumPy and OpenCV do them on the tensors' own memory, in place and block by block: they release the GIL and use
+the processor's vector instructions. On a GPU and in an exported graph, Paddle does the same. Results differ only by the
+order of sums.
+"""
+
+import math
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import functional
+
+Floats = npt.NDArray[np.float32]
+
+BLOCK_VALUES = 1 << 16
+"""Numbers that a step works on at a time, so that they stay in the cache."""
+SCORES_AT_ONCE = 1 << 19
+"""Attention scores that exist at a time: 2 MiB."""
+SAFE_SCORE = 60.0
+"""Scores up to this size have exponentials that float32 holds, and so does their sum."""
+
+
+def is_on_cpu(x: Tensor) -> bool:
+    """Whether NumPy can work on this tensor's memory."""
+    return paddle.in_dynamic_mode() and bool(x.place.is_cpu_place()) and x.dtype == paddle.float32
+
+
+def memory(x: Tensor) -> Floats:
+    """Return the memory of a float32 tensor on the CPU, to read and to write."""
+    return np.asarray(np.from_dlpack(x), np.float32)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """Return ``x + y``, on a CPU in the memory of ``x``; ``y`` may have fewer axes."""
+    if not is_on_cpu(x):
+        return x + y
+    values = memory(x)
+    np.add(values, memory(y.detach()), out=values)
+    return x
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return ``x @ weight + bias`` over the last axis."""
+    if not is_on_cpu(x):
+        return paddle.matmul(x, weight) + bias
+    rows = x.reshape([-1, x.shape[-1]])
+    return paddle.addmm(bias, rows, weight).reshape([*x.shape[:-1], weight.shape[-1]])
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Return the exact GELU of ``x``, on a CPU in its memory."""
+    if not is_on_cpu(x):
+        return functional.gelu(x)
+    x = x.contiguous()
+    values = memory(x).reshape(-1)
+    block: Floats = np.empty(0, np.float32)
+    for start in range(0, values.size, BLOCK_VALUES):
+        part = values[start : start + BLOCK_VALUES]
+        if part.size != block.size:
+            block = np.empty(part.size, np.float32)
+            shared = paddle.from_dlpack(block)
+        np.multiply(part, np.float32(0.5**0.5), out=block)
+        paddle.erf_(shared)
+        np.add(block, np.float32(1), out=block)
+        np.multiply(block, part, out=part)
+        np.multiply(part, np.float32(0.5), out=part)
+    return x
+
+
+def permute(x: Tensor, axes: list[int]) -> Tensor:
+    """Return ``x`` with its axes in another order, in memory too; Paddle takes ten times as long beyond four axes."""
+    if not is_on_cpu(x):
+        return x.transpose(axes)
+    return paddle.from_dlpack(np.ascontiguousarray(memory(x).transpose(axes)))
+
+
+def pool(x: Tensor, rows: int, columns: int, width: int) -> Tensor:
+    """Return the largest of every 2x2 tokens: (n, rows*columns, >= width) to (n, rows*columns/4, width)."""
+    n = x.shape[0]
+    cells = [n, rows // 2, 2, columns // 2, 2, width]
+    if not is_on_cpu(x):
+        pairs = x[:, :, :width].reshape(cells).max(axis=2)
+        return pairs.max(axis=3).reshape([n, -1, width])
+    values = memory(x)[:, :, :width].reshape(cells)  # splits axes: no copy
+    upper = np.maximum(values[:, :, 0], values[:, :, 1])
+    return paddle.from_dlpack(np.maximum(upper[:, :, :, 0], upper[:, :, :, 1]).reshape(n, -1, width))
+
+
+def cut_windows(x: Tensor, where: tuple[slice, ...], cells: list[int]) -> Tensor:
+    """Return windows of a part of (B, h, w, C), given as (B, down, rows, across, columns, C): (n, rows*columns, C)."""
+    rows, columns, channels = cells[2], cells[4], cells[5]
+    order = [0, 1, 3, 2, 4, 5]
+    if not is_on_cpu(x):
+        return x[where].reshape(cells).transpose(order).reshape([-1, rows * columns, channels])
+    values = memory(x)[where].reshape(cells).transpose(order)  # splits axes: no copy until here
+    return paddle.from_dlpack(np.ascontiguousarray(values).reshape(-1, rows * columns, channels))
+
+
+def split_heads(x: Tensor, num_heads: int, part: slice, scale: float = 1.0) -> Tensor:
+    """Return ``scale`` times a part of the channels by head: (n, l, C) to (n, heads, l, d)."""
+    n, length, _ = x.shape
+    apart = [n, length, num_heads, (part.stop - part.start) // num_heads]
+    if not is_on_cpu(x):
+        x = x[:, :, part].reshape(apart).transpose([0, 2, 1, 3])
+        return x if scale == 1 else x * scale
+    values = memory(x)[:, :, part].reshape(apart).transpose(0, 2, 1, 3)
+    if scale == 1:
+        return paddle.from_dlpack(np.ascontiguousarray(values))
+    return paddle.from_dlpack(np.multiply(values, np.float32(scale), order="C"))
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """Undo `split_heads`: (n, heads, l, d) to (n, l, heads*d)."""
+    n, heads, length, width = x.shape
+    if not is_on_cpu(x):
+        return x.transpose([0, 2, 1, 3]).reshape([n, length, heads * width])
+    return paddle.from_dlpack(np.ascontiguousarray(memory(x).transpose(0, 2, 1, 3)).reshape(n, length, heads * width))
+
+
+def max_norm(x: Tensor) -> float:
+    """Return the length of the longest vector along the last axis; infinity where that is not cheap to compute."""
+    if not is_on_cpu(x):
+        return math.inf
+    values = memory(x)
+    return math.sqrt(float(np.einsum("...d,...d->...", values, values).max()))
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, fused: bool, score_bound: float = math.inf, bias: Tensor | None = None
+) -> Tensor:
+    """Return softmax(query keyᵀ + bias) value.
+
+    Args:
+        query: (n, heads, q, d), scaled.
+        key: (n, heads, l, d).
+        value: (n, heads, l, d).
+        fused: use Paddle's fused attention kernel, which pays on a GPU in 16 bits only.
+        score_bound: no score with its bias is further from zero.
+        bias: (heads, q, l); not with ``fused``.
+
+    Returns:
+        (n, heads, q, d).
+    """
+    n, heads, count, width = query.shape
+    length = key.shape[2]
+    if fused:
+        query, key, value = (x.reshape([n * heads, -1, width]) for x in (query, key, value))
+        return fused_attention(query, key, value).reshape([n, heads, count, width])
+    if not is_on_cpu(query):
+        scores = paddle.matmul(query, key, transpose_y=True)
+        scores = scores if bias is None else scores + bias
+        return paddle.matmul(functional.softmax(scores, axis=-1), value)
+    ones = paddle.ones([length, 1])
+    if (some := SCORES_AT_ONCE // (heads * count * length)) >= n:
+        return _softmax_values(query, key, value, ones, score_bound, bias)
+    out = np.empty((n, heads, count, value.shape[-1]), np.float32)
+    if some:
+        for start in range(0, n, some):
+            group = slice(start, start + some)
+            out[group] = memory(_softmax_values(query[group], key[group], value[group], ones, score_bound, bias))
+        return paddle.from_dlpack(out)
+    step = max(1, SCORES_AT_ONCE // length)
+    for index in range(n):
+        for head in range(heads):
+            for start in range(0, count, step):
+                queries = slice(start, start + step)
+                part = query[index, head, queries]
+                more = None if bias is None else bias[head, queries]
+                found = _softmax_values(part, key[index, head], value[index, head], ones, score_bound, more)
+                out[index, head, queries] = memory(found)
+    return paddle.from_dlpack(out)
+
+
+def _softmax_values(
+    query: Tensor, key: Tensor, value: Tensor, ones: Tensor, score_bound: float, bias: Tensor | None
+) -> Tensor:
+    """Attend with all scores at once; the sum of a query's weights divides what they made of the values."""
+    scores = paddle.matmul(query, key, transpose_y=True)
+    weights = memory(scores)
+    if bias is not None:
+        np.add(weights, memory(bias), out=weights)
+    if score_bound > SAFE_SCORE:
+        np.subtract(weights, weights.max(axis=-1, keepdims=True), out=weights)
+    np.exp(weights, out=weights)
+    out = paddle.matmul(scores, value)
+    values = memory(out)
+    np.divide(values, memory(paddle.matmul(scores, ones)), out=values)
+    return out
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax(query keyᵀ) value for (n, l, dq), (n, l, dq), (n, l, dv) without materialising the scores."""
+    width, depth = query.shape[-1], value.shape[-1]
+    query = query * width**0.5  # the kernel divides by it
+    value = functional.pad(value, [0, width - depth], data_format="NCL") if depth < width else value
+    q, k, v = (x.unsqueeze(2) for x in (query, key, value))  # (n, l, 1, dq)
+    return functional.scaled_dot_product_attention(q, k, v).squeeze(2)[:, :, :depth]
+
+
+def convolve(x: Tensor, layer: nn.Conv2D, padding: list[int] | None = None) -> Tensor:
+    """Apply ``layer`` in float32 whatever the dtype of ``x``: Paddle has no other convolution on a CPU.
+
+    Args:
+        x: (B, C, H, W).
+        layer: the convolution.
+        padding: above, below, at the left and at the right, instead of the layer's own.
+    """
+    if padding is None and x.dtype == paddle.float32:
+        return layer(x)
+    weight, bias = (None if p is None else p.astype("float32") for p in (layer.weight, layer.bias))
+    padded = layer._padding if padding is None else padding
+    return functional.conv2d(x.astype("float32"), weight, bias, layer._stride, padded).astype(x.dtype)
+
+
+def convolve_rows(
+    x: Tensor, layer: nn.Conv2D, first: int, last: int, above: int = 0, height: int | None = None
+) -> Tensor:
+    """Return the rows from ``first`` to before ``last`` that a 3x3 convolution with padding 1 gives.
+
+    Args:
+        x: (B, C, H, W), all rows of the input or at least those that are needed.
+        layer: the convolution.
+        first: the first row of the output.
+        last: the row after its last.
+        above: how many rows of the input ``x`` lacks above.
+        height: rows of the input; None where ``x`` holds all.
+    """
+    height, stride = height or x.shape[2], layer._stride[0]
+    low, high = first * stride - 1, (last - 1) * stride + 2
+    rows = x[:, :, max(low, 0) - above : min(high, height) - above]
+    return convolve(rows, layer, [max(-low, 0), max(high - height, 0), 1, 1])
+
+
+def depthwise_planes(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
+    """Apply a depthwise 3x3 convolution with padding 1 and stride 1 to planes that are large.
+
+    OpenCV's filter takes a third of the time per number, but as long as a few thousand of them to begin each plane.
+
+    Args:
+        x: (B, C, r, W), rows of an image; where the image goes on above or below, so does ``x`` by a row.
+        layer: the convolution.
+        rows: the rows of ``x`` at which windows of the convolution are centred; on a GPU all.
+
+    Returns:
+        (B, C, rows, W).
+    """
+    if not is_on_cpu(x):
+        return convolve(x, layer)
+    planes = np.from_dlpack(x)
+    weights, biases = layer.weight.numpy()[:, 0], layer.bias.numpy().tolist()
+    out = np.empty((*planes.shape[:2], rows.stop - rows.start, planes.shape[3]), np.float32)
+    filtered = np.empty(planes.shape[2:], np.float32)
+    for image, result in zip(planes, out, strict=True):
+        for channel, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            cv2.filter2D(image[channel], -1, weight, filtered, delta=bias, borderType=cv2.BORDER_CONSTANT)
+            result[channel] = filtered[rows]
+    return paddle.from_dlpack(out)
+
+
+def depthwise(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
+    """Apply a depthwise 3x3 convolution with padding 1: nine products, added up block by block.
+
+    Args:
+        x: (B, r, W, C), rows of an image; where the image goes on above or below, so does ``x`` by a row.
+        layer: the convolution.
+        rows: the rows of ``x`` at which windows of the convolution are centred; on a GPU all.
+
+    Returns:
+        (B, rows/stride, W/stride, C).
+    """
+    if not is_on_cpu(x):
+        return convolve(x.transpose([0, 3, 1, 2]), layer).transpose([0, 2, 3, 1])
+    stride = layer._stride[0]
+    batch, given, width, channels = x.shape
+    centres = rows.stop - rows.start
+    padded = np.zeros((batch, centres + 2, width + 2, channels), np.float32)
+    padded[:, 1 - rows.start : 1 - rows.start + given, 1:-1] = np.from_dlpack(x)
+    height, width = -(-centres // stride), -(-width // stride)
+    # A factor for each number of a row, not for each channel: NumPy's loops are then as long as a row.
+    taps = np.tile(layer.weight.numpy().reshape([channels, 9]).T[:, np.newaxis], (1, width, 1))  # (9, W, C)
+    bias = np.tile(layer.bias.numpy(), (width, 1))
+    out = np.empty((batch, height, width, channels), np.float32)
+    step = max(1, BLOCK_VALUES // (width * channels))
+    scratch = np.empty((step, width, channels), np.float32)
+    for image, result in zip(padded, out, strict=True):
+        for top in range(0, height, step):
+            block = result[top : top + step]
+            product = scratch[: len(block)]
+            for tap, weight in enumerate(taps):
+                down, right = top * stride + tap // 3, tap % 3
+                seen = image[down : down + stride * len(block) : stride, right : right + stride * width : stride]
+                seen = seen[: len(block), :width]
+                np.multiply(seen, weight, out=product if tap else block)
+                np.add(block, product if tap else bias, out=block)
+    return paddle.from_dlpack(out)
+
+
+class Canvas:
+    """A map (B, ...) that is put together from parts, which threads may write at the same time.
+
+    Attributes:
+        tensor: the map; what no part has covered is not defined.
+    """
+
+    def __init__(self, shape: list[int], like: Tensor) -> None:
+        self.tensor = paddle.empty(shape, dtype=like.dtype)
+        self._memory = memory(self.tensor) if is_on_cpu(like) else None
+
+    def put(self, where: tuple[slice, ...], values: Tensor, shape: list[int], order: list[int]) -> None:
+        """Write ``values``, seen as ``shape`` with its axes in ``order``, to a part of the map."""
+        if self._memory is None:
+            placed = values.reshape(shape).transpose(order)
+            self.tensor[where] = placed.reshape(self.tensor[where].shape)
+            return
+        target = self._memory[where]
+        source = memory(values).reshape(shape).transpose(order)
+        target.reshape(source.shape)[...] = source  # splits axes: what is written to is the map itself
