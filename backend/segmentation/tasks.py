@@ -102,7 +102,7 @@ class TaskSegmenter:
         Arguments and errors are those of `segment`.
         """
         job = Job(task, project_id, Rules(is_click=False), Priority.BULK, image_s=image_s)
-        keys = task_images.places(controls, task)
+        keys = task_images.image_keys(controls, task)
         outcome = pipeline.on_each(keys, lambda key: self._everything_on(key, controls, job), job)
         if not keys:
             outcome = Outcome(skipped=(Skipped("", Reason.NO_IMAGE_IN_TASK),))
