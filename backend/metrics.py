@@ -182,7 +182,7 @@ class Metrics:
         """Count a cached embedding that cannot be used: damaged, or not of the network's shape."""
         self._dropped.labels(tier).inc()
 
-    def shared(self) -> None:
+    def record_join(self) -> None:
         """Count a request that joined a running encode."""
         self._shared.inc()
 

@@ -109,6 +109,8 @@ class Settings(BaseModel):
 
     weights: str = "demo"
     """A model's name or a path; two joined by a comma are merged."""
+    detector: str | None = None
+    """A detector's name or directory; it finds the words of preannotate, and its program is executed."""
     device: Device = "auto"
     """auto, cpu, gpu or gpu:N."""
     cache_dir: Directory = Field(default_factory=lambda: cache_folder() / "embeddings")

@@ -23,15 +23,15 @@ def examine(settings: Settings) -> Iterator[Finding]:
         model_version = read_weights(settings).model_version
     except (ValueError, OSError):
         return  # reported by another check; queues belong to a model
-    link, keys, _, cluster = composition_cluster.link_and_cluster(settings, model_version)
+    parts = composition_cluster.connect(settings, model_version)
     try:
-        troubles = check.find_troubles(link, keys)
+        troubles = check.find_troubles(parts.link, parts.keys)
         for trouble in troubles:
             yield Finding(Level.PROBLEM, "Redis", trouble.text, trouble.fix)
         if troubles:
             return
-        yield from _memory(memory_of(link))
-        state = cluster.look()
+        yield from _memory(memory_of(parts.link))
+        state = parts.monitor.look()
         if state.workers:
             yield Finding(Level.OK, "workers", f"{state.workers} alive: {', '.join(state.worker_names)}")
         else:
@@ -43,7 +43,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     except RetryLater as error:
         yield Finding(Level.PROBLEM, "Redis", str(error), _unreachable(settings.redis_url.value, str(error)))
     finally:
-        link.close()
+        parts.link.close()
 
 
 def _unreachable(url: str, why: str) -> str:

@@ -8,20 +8,23 @@ from click.core import ParameterSource
 
 from backend.cli.batch_options import of_a_project
 from backend.cli.commands import refuse, settings_of
-from backend.projects.preannotate_options import EVERYTHING, SOURCES, Choice
+from backend.projects.preannotate_options import EVERYTHING, LABELS, SOURCES, TEXT, Choice
 
-_OF_EVERYTHING = ("points_per_side", "max_masks", "min_score", "min_area")
+_OF_EVERYTHING = ("points_per_side", "min_area")
+_OF_EVERYTHING_AND_WORDS = ("max_masks", "min_score")
 
 
 @click.command("preannotate")
 @of_a_project
+@click.argument("words", required=False)
 @click.option(
     "--from",
     "sources",
     type=click.Choice(SOURCES),
     multiple=True,
     help="What to make masks of: boxes (rectangles, ellipses, polygons) or keypoints in the annotations, another "
-    "model's predictions, or everything on the image. Of several, predictions count where annotations mark nothing.  "
+    "model's predictions, everything on the image, the objects that the config's labels name, or those that WORDS name "
+    '(text), such as "walking man=Person, bus". Of several, predictions count where annotations mark nothing.  '
     "[required without --coco]",
 )
 @click.option(
@@ -30,6 +33,12 @@ _OF_EVERYTHING = ("points_per_side", "max_masks", "min_score", "min_area")
     metavar="FILE",
     help="Make masks of the boxes in a COCO file instead; its images are found by their file names, its categories are "
     "the labels.  [default: none]",
+)
+@click.option(
+    "--detector",
+    metavar="NAME|DIR",
+    help="With labels and text: what finds them, GroundingDINO-T, YOLO-Worldv2-L, or PaddleX's inference directory of "
+    "a detector.  [env: PADDLE_SAM_DETECTOR; default: unset]",
 )
 @click.option("--replace", "replaces", is_flag=True, help="Make predictions of this model anew where there are some.")
 @click.option(
@@ -46,13 +55,17 @@ _OF_EVERYTHING = ("points_per_side", "max_masks", "min_score", "min_area")
     help="With everything: points of the grid along each side of the image.",
 )
 @click.option(
-    "--max-masks", type=click.IntRange(1), default=100, show_default=True, help="With everything: masks per image."
+    "--max-masks",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With everything, labels and text: masks per image.  [default: 100; with labels and text all]",
 )
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
     metavar="X",
-    help="With everything: least predicted IoU of a mask.  [default: 0.88; for the demo model 0.65]",
+    help="With everything: least predicted IoU of a mask; with labels and text: least score of a box.  [default: 0.88; "
+    "for the demo model 0.65; with labels and text the detector's own]",
 )
 @click.option(
     "--min-area",
@@ -67,9 +80,10 @@ def command(
     limit: int | None,
     weights: str | None,
     device: str | None,
+    detector: str | None,
     **choice: object,
 ) -> None:
-    """Turn what a project's tasks hold into masks, stored as predictions.
+    """Turn what a project's tasks hold, or what words name in their images, into masks, stored as predictions.
 
     All objects of an image are decoded together, labels are kept, and the labeling config says what masks are drawn as.
     Every task gets exactly one prediction of this model, however often this is run, killed, or run by two people at
@@ -79,15 +93,10 @@ def command(
     if stopped with Ctrl-C.
     """
     chosen = Choice(**choice)  # type: ignore[arg-type]  # click has seen to the types
-    if EVERYTHING in chosen.sources and len(set(chosen.sources)) > 1:
-        refuse("--from everything takes no prompts: expected it alone")
-    if bool(chosen.sources) == bool(chosen.coco):
-        refuse("expected --from or --coco, one of the two, to say what to make masks of")
-    if EVERYTHING not in chosen.sources:
-        for name in _OF_EVERYTHING:
-            if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
-                refuse(f"--{name.replace('_', '-')}: expected --from everything beside it")
-    settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
+    settings = settings_of(
+        {"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device, "PADDLE_SAM_DETECTOR": detector}
+    )
+    _check(chosen, detector, settings.detector)
     from backend.cli import run as cli_run
     from backend.composition import web
     from backend.projects import engine as project_engine
@@ -106,3 +115,23 @@ def command(
             engine.close()
         code = cli_run.finish(run, checkpoint.model_version, report, began)
     cli_run.leave(run, code)
+
+
+def _check(chosen: Choice, option: str | None, configured: str | None) -> None:
+    """Refuse options that do not go together; ``option`` and ``configured`` name a detector."""
+    for source in (EVERYTHING, LABELS, TEXT):
+        if source in chosen.sources and len(set(chosen.sources)) > 1:
+            refuse(f"--from {source} takes no prompts: expected it alone")
+    if bool(chosen.sources) == bool(chosen.coco):
+        refuse("expected --from or --coco, one of the two, to say what to make masks of")
+    for names, fitting in ((_OF_EVERYTHING, (EVERYTHING,)), (_OF_EVERYTHING_AND_WORDS, (EVERYTHING, LABELS, TEXT))):
+        for name in names if set(fitting).isdisjoint(chosen.sources) else ():
+            if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
+                beside = " or ".join(", ".join(fitting).rsplit(", ", 1))
+                refuse(f"--{name.replace('_', '-')}: expected --from {beside} beside it")
+    if (TEXT in chosen.sources) != (chosen.words is not None):
+        refuse('expected --from text "WORDS", with both or neither of them')
+    if option is not None and not chosen.names_objects:
+        refuse("--detector: expected --from labels or --from text beside it")
+    if chosen.names_objects and configured is None:
+        refuse("expected --detector or PADDLE_SAM_DETECTOR: GroundingDINO-T, YOLO-Worldv2-L, or a detector's directory")

@@ -7,11 +7,11 @@ Only the commands themselves show what is missing, on short-lived keys that are 
 import logging
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from redis import Redis
-from redis.client import PubSub
 from redis.exceptions import (
     AuthenticationError,
     ClusterCrossSlotError,
@@ -29,8 +29,17 @@ from backend.errors import RetryLater
 
 logger = logging.getLogger(__name__)
 
-SCRATCH_S = 10
 LISTEN_S = 2.0
+
+_COMMANDS = """
+SET key 1 NX PX 10000; GET key; PTTL key; EXISTS key; TYPE key; INCR key; PEXPIRE key 10000; DEL other
+EVAL return{redis.call('GET',KEYS[1])} 2 key other; TIME
+HSET job a 1; EXPIRE job 10; HGET job a; HMGET job a; HGETALL job; HINCRBY job a 1
+RPUSH queue a b; EXPIRE queue 10; LLEN queue; LINDEX queue 0; LRANGE queue 0 -1; LPOS queue b; BLPOP queue 1
+SADD queues a; EXPIRE queues 10
+ZADD scores 1 a; EXPIRE scores 10; ZRANGEBYSCORE scores 0 1; ZREMRANGEBYSCORE scores 2 3; ZREM scores b
+"""
+"""A harmless use of each command that this program and RQ send; the words `_errors` names are scratch keys."""
 
 _NO_COMMAND = re.compile(r"run the '([^']+)' command|unknown command [`'\"]?([A-Za-z_|]+)", re.IGNORECASE)
 
@@ -91,85 +100,42 @@ def find_troubles(link: RedisConnection, keys: Keys) -> tuple[Trouble, ...]:
 def _errors(client: "Redis", keys: Keys) -> list[RedisError]:
     """Return the error of each command that Redis refuses; the scratch keys are deleted, or expire in seconds."""
     scratch = f"scratch-{secrets.token_hex(8)}"
-    key, other_key = f"{keys.prefix}:{scratch}:1", f"{keys.prefix}:{scratch}:2"
-    names = [key, other_key, *(f"rq:{kind}:{keys.prefix}-{scratch}" for kind in ("queue", "job", "workers", "wip"))]
+    names = {name: f"{keys.prefix}:{scratch}:{name}" for name in ("key", "other", "scores")}
+    names |= {name: f"rq:{name}:{keys.prefix}-{scratch}" for name in ("queue", "job", "queues")}
+    commands = [command.split() for command in _COMMANDS.replace("\n", ";").split(";") if command.strip()]
+    attempts: list[Callable[[], object]] = [
+        *(partial(_execute, client, [names.get(word, word) for word in command]) for command in commands),
+        partial(_transaction, client, list(names.values())),
+        partial(_listen, client, keys.events),
+        partial(client.publish, keys.events, b""),
+        partial(client.delete, *names.values()),
+    ]
     errors: list[RedisError] = []
-    for command in _commands(key, other_key, *names[2:]):
+    for attempt in attempts:
         try:
-            client.execute_command(*command)  # type: ignore[no-untyped-call]
+            attempt()
         except ResponseError as error:
             errors.append(error)
-    errors += _transaction(client, names) + _channel(client, keys.events)
-    for name in names:
-        try:
-            client.delete(name)
-        except ResponseError:
-            continue  # reported above
     return errors
 
 
-def _commands(key: str, other_key: str, queue: str, job: str, members: str, scores: str) -> Iterator[tuple[str, ...]]:
-    """Yield a harmless use of each command that this program and RQ send; the keys expire within seconds."""
-    yield "SET", key, "1", "NX", "PX", str(1000 * SCRATCH_S)
-    for command in ("GET", "PTTL", "EXISTS", "TYPE", "INCR"):
-        yield command, key
-    yield "EVAL", "return redis.call('GET', KEYS[1])", "2", key, other_key
-    yield "PEXPIRE", key, str(1000 * SCRATCH_S)
-    yield "HSET", job, "a", "1"
-    yield "EXPIRE", job, str(SCRATCH_S)
-    yield "PERSIST", other_key
-    yield "HGET", job, "a"
-    yield "HMGET", job, "a"
-    yield "HGETALL", job
-    yield "HINCRBY", job, "a", "1"
-    yield "HINCRBYFLOAT", job, "a", "1"
-    yield "RPUSH", queue, "a", "b"
-    yield "EXPIRE", queue, str(SCRATCH_S)
-    yield "LLEN", queue
-    yield "LINDEX", queue, "0"
-    yield "LRANGE", queue, "0", "-1"
-    yield "LPOS", queue, "b"
-    yield "BLPOP", queue, "1"
-    yield "SADD", members, "a"
-    yield "EXPIRE", members, str(SCRATCH_S)
-    yield "SMEMBERS", members
-    yield "SREM", members, "b"
-    yield "ZADD", scores, "1", "a"
-    yield "EXPIRE", scores, str(SCRATCH_S)
-    yield "ZRANGEBYSCORE", scores, "0", "1"
-    yield "ZREMRANGEBYSCORE", scores, "2", "3"
-    yield "ZREM", scores, "b"
-    yield ("TIME",)
-    yield "DEL", other_key
+def _execute(client: "Redis", command: list[str]) -> None:
+    client.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
-def _transaction(client: "Redis", names: list[str]) -> list[RedisError]:
-    """Return the error of a transaction over several keys, as RQ sends them."""
-    try:
-        with client.pipeline(transaction=True) as pipeline:
-            pipeline.watch(*names)  # type: ignore[no-untyped-call]
-            pipeline.multi()
-            for name in names:
-                pipeline.exists(name)
-            pipeline.execute()
-    except ResponseError as error:
-        return [error]
-    return []
-
-
-def _channel(client: "Redis", name: str) -> list[RedisError]:
-    """Return the errors of subscribing and publishing to the channel of completion events."""
-    errors: list[RedisError] = []
-    pubsub: PubSub = client.pubsub()  # type: ignore[no-untyped-call]
-    try:
-        pubsub.subscribe(name)
+def _listen(client: "Redis", channel: str) -> None:
+    with client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+        pubsub.subscribe(channel)
         pubsub.get_message(timeout=LISTEN_S)
-        client.publish(name, b"")
-    except ResponseError as error:
-        errors.append(error)
-    finally:
-        pubsub.close()
-    return errors
+
+
+def _transaction(client: "Redis", names: list[str]) -> None:
+    """Run a transaction over several keys, as RQ does."""
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.watch(*names)  # type: ignore[no-untyped-call]
+        pipeline.multi()
+        pipeline.exists(*names)
+        pipeline.execute()
 
 
 def _troubles(errors: list[RedisError], keys: Keys) -> tuple[Trouble, ...]:

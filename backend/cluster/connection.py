@@ -39,20 +39,22 @@ class RedisConnection:
     """One Redis, with as many connections as there are concurrent callers; safe from many threads.
 
     >>> link = RedisConnection(Secret("redis://localhost:6379/0"))
-    >>> link.is_down, link.trouble
+    >>> link.is_down, link.last_error
     (False, '')
     >>> link.close()
     """
 
     def __init__(self, url: Secret, clock: Callable[[], float] = time.monotonic) -> None:
-        """Use the Redis at ``url``; the first call connects.
-
-        Args:
-            url: ``redis://``, ``rediss://`` or ``unix://``; may contain a password.
-            clock: seconds, monotonic.
-        """
+        """Use the Redis at ``url``; the first call connects. ``clock`` is in s, monotonic."""
         self._url, self._clock = url, clock
-        self._client = self.connect()
+        self._client = Redis.from_url(
+            url.value,
+            retry=Retry(NoBackoff(), 1),  # reopens a connection that the server closed while idle
+            health_check_interval=10,
+            socket_read_size=READ_BYTES,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=TIMEOUT_S,
+        )
         self._lock = threading.Lock()
         self._pause_s, self._retry_at = FIRST_PAUSE_S, 0.0
         self._outage_text, self._refusal_text = "", ""
@@ -61,7 +63,7 @@ class RedisConnection:
         self._refused_at = 0.0
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """The current outage, or the last refusal within `REFUSAL_SHOWN_S`; empty if there is neither."""
         if self._down_since is not None:
             return self._outage_text
@@ -83,23 +85,8 @@ class RedisConnection:
         """Seconds since the last outage of Redis ended; infinite if there was none, 0 during one."""
         return 0.0 if self._down_since is not None else self._clock() - self._recovered_at
 
-    def connect(self) -> "Redis":
-        """Return another client with its own connections, for a library that configures them itself."""
-        return Redis.from_url(
-            self._url.value,
-            retry=Retry(NoBackoff(), 1),  # reopens a connection that the server closed while idle
-            health_check_interval=10,
-            socket_read_size=READ_BYTES,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=TIMEOUT_S,
-        )
-
     def call(self, work: Callable[["Redis"], T]) -> T:
-        """Return what ``work`` returns for the client.
-
-        Raises:
-            RetryLater: Redis cannot be reached or refuses (``store_unavailable``).
-        """
+        """Return what ``work`` returns for the client."""
         if self._clock() < self._retry_at:
             raise _unavailable(self._outage_text)
         try:
@@ -113,11 +100,7 @@ class RedisConnection:
         return result
 
     def subscribe(self, channel: str) -> PubSub:
-        """Return a subscription to a channel, on its own connection.
-
-        Raises:
-            RetryLater: see `call`.
-        """
+        """Return a subscription to a channel, on its own connection."""
 
         def work(client: "Redis") -> PubSub:
             pubsub: PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
@@ -131,11 +114,7 @@ class RedisConnection:
         return self.call(work)
 
     def read(self, pubsub: PubSub, timeout_s: float) -> bytes | None:
-        """Return the bytes of the next message, None if there is none within ``timeout_s``.
-
-        Raises:
-            RetryLater: see `call`.
-        """
+        """Return the bytes of the next message, None if there is none within ``timeout_s``."""
         try:
             # A read without a message does not prove that Redis works, so it does not close the breaker.
             message = pubsub.get_message(timeout=timeout_s)
@@ -149,8 +128,6 @@ class RedisConnection:
         self._client.close()
 
     def _on_success(self) -> None:
-        if self._down_since is None:
-            return
         with self._lock:
             if self._down_since is not None:
                 self._recovered_at = self._clock()
@@ -171,7 +148,7 @@ class RedisConnection:
 
     def _on_refusal(self, error: Exception) -> RetryLater:
         text = f"Redis refuses: {self._describe(error)}"
-        if not self.trouble:
+        if not self.last_error:
             logger.warning("event=redis_refuses detail=%r", self._describe(error))
         self._refusal_text, self._refused_at = text, self._clock()
         return _unavailable(text)
@@ -180,24 +157,17 @@ class RedisConnection:
         return str(error).replace(self._url.value, "***")[:200] or type(error).__name__
 
 
-def has_wrong_type(answer: object) -> bool:
-    """Whether an answer reports that a key holds a value of another type, which counts as a missing key.
-
-    >>> has_wrong_type(ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"))
-    True
-    """
-    return isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE")
-
-
 def answers(pipeline: "Pipeline") -> list[Any]:
     """Return the answers of a pipeline's commands; None for each whose key holds a value of another type.
 
     Raises:
         RedisError: the first other error among the answers.
     """
-    replies = [None if has_wrong_type(reply) else reply for reply in pipeline.execute(raise_on_error=False)]
-    for reply in replies:
-        if isinstance(reply, RedisError):
+    replies = pipeline.execute(raise_on_error=False)
+    for index, reply in enumerate(replies):
+        if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
+            replies[index] = None
+        elif isinstance(reply, RedisError):
             raise reply
     return replies
 

@@ -7,7 +7,7 @@ counts as missing.
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from redis import Redis
@@ -28,6 +28,8 @@ from backend.images.fetch import Validators
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _MAX_TEXT = 500
 _KINDS: dict[str, type[BackendError]] = {
     kind.__name__: kind for kind in (ImageError, AccessError, RetryLater, RequestError, BackendError)
@@ -42,7 +44,7 @@ return 1
 
 
 class _Record(msgspec.Struct, forbid_unknown_fields=True):
-    digest: str
+    digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     etag: str
     last_modified: str
     immutable: bool
@@ -83,12 +85,7 @@ class SharedRecord:
     @property
     def is_fresh(self) -> bool:
         """Whether the record may be used without revalidation at the image's server."""
-        return self.age_s < (IMMUTABLE_FRESH_S if self.immutable else FRESH_S)
-
-    @property
-    def usable_s(self) -> float:
-        """Age in seconds up to which the record may be used while it is being revalidated."""
-        return USABLE_FACTOR * (IMMUTABLE_FRESH_S if self.immutable else FRESH_S)
+        return self.age_s < _fresh_s(immutable=self.immutable)
 
 
 @dataclass(frozen=True)
@@ -99,14 +96,6 @@ class LookupResult:
     failure: BackendError | None = None
 
 
-@dataclass(frozen=True)
-class CompletionEvent:
-    """A worker's announcement of its result for an address."""
-
-    address_key: SourceKey
-    result: LookupResult
-
-
 class SharedContentIndex:
     """Addresses and their contents in Redis, shared by all processes."""
 
@@ -115,11 +104,7 @@ class SharedContentIndex:
         self._link, self._keys = link, keys
 
     def get(self, address_key: SourceKey) -> LookupResult:
-        """Return the content and the failure stored for an address.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the content and the failure stored for an address."""
         key, failure_key = self._keys.content(address_key), self._keys.failure(address_key)
 
         def work(client: "Redis") -> list[Any]:  # Any: a pipeline's answers are of many types
@@ -130,41 +115,37 @@ class SharedContentIndex:
             pipeline.pttl(failure_key)
             return answers(pipeline)
 
-        record, left_ms, failure, failure_left_ms = self._link.call(work)
-        is_current = 0 < failure_left_ms <= FAILURE_S * 1000  # a key of a restored dump may have no expiry
-        return LookupResult(_parse_record(record, left_ms), _parse_failure(failure) if is_current else None)
+        data, left_ms, failure_data, failure_left_ms = self._link.call(work)
+        raw, failure, record = _decode(data, _Record), _decode(failure_data, _Failure), None
+        if raw is not None and 0 < left_ms <= _usable_ms(raw):  # a key of a restored dump may have no expiry
+            record = _to_record(raw, (_usable_ms(raw) - left_ms) / 1000)
+        is_current = 0 < failure_left_ms <= FAILURE_S * 1000
+        return LookupResult(record, _to_error(failure) if failure is not None and is_current else None)
 
     def put(self, address_key: SourceKey, record: SharedRecord, lease: Lease) -> None:
-        """Store the current content of an address, if the lease is still held, and publish a completion event.
-
-        Raises:
-            RetryLater: Redis does not answer, or has no room.
-        """
+        """Store the current content of an address, if the lease is still held, and publish a completion event."""
         raw = _Record(record.digest, record.version.etag, record.version.last_modified, record.immutable)
         failure_key = self._keys.failure(address_key)
-        self._write(lease, self._keys.content(address_key), raw, record.usable_s, delete=failure_key)
+        self._write(lease, self._keys.content(address_key), raw, _usable_ms(raw), delete=failure_key)
         self._publish(_Event(*address_key, note=raw))
 
     def fail(self, address_key: SourceKey, error: BackendError, lease: Lease) -> None:
         """Cache a failure for a short time, if the lease is still held, and publish a completion event.
 
         The event is also published if Redis has no room for the failure.
-
-        Raises:
-            RetryLater: Redis does not answer.
         """
         kind = next(name for name, kind in _KINDS.items() if isinstance(error, kind))
         raw = _Failure(kind, error.reason.value, str(error)[:_MAX_TEXT])
         lasts_s = PASSING_FAILURE_S if error.retry else FAILURE_S
         delete = lease.key + ":none" if error.retry else self._keys.content(address_key)
         try:
-            self._write(lease, self._keys.failure(address_key), raw, lasts_s, delete=delete)
+            self._write(lease, self._keys.failure(address_key), raw, int(lasts_s * 1000), delete=delete)
         except RetryLater as unavailable:
             logger.warning("event=failure_not_kept detail=%r", str(unavailable))
         self._publish(_Event(*address_key, failure=raw))
 
-    def _write(self, lease: Lease, key: str, value: _Record | _Failure, lasts_s: float, *, delete: str) -> None:
-        keys, arguments = (lease.key, key, delete), (lease.token, msgspec.json.encode(value), int(lasts_s * 1000))
+    def _write(self, lease: Lease, key: str, value: _Record | _Failure, lasts_ms: int, *, delete: str) -> None:
+        keys, arguments = (lease.key, key, delete), (lease.token, msgspec.json.encode(value), lasts_ms)
         if not self._link.call(lambda client: client.eval(_WRITE, len(keys), *keys, *arguments)):
             logger.warning("event=lease_lost key=%s", lease.key)
 
@@ -172,51 +153,43 @@ class SharedContentIndex:
         self._link.call(lambda client: client.publish(self._keys.events, msgspec.json.encode(event)))
 
 
-def parse_event(data: bytes) -> CompletionEvent | None:
-    """Return the event in a message of the channel, None if the message has another form.
+def parse_event(data: bytes) -> tuple[SourceKey, LookupResult] | None:
+    """Return the address and the result in a message of the channel, None if the message has another form.
 
     >>> parse_event(b"damaged") is None
     True
     """
+    raw = _decode(data, _Event)
+    if raw is None:
+        return None
+    record = None if raw.note is None else _to_record(raw.note, 0.0)
+    failure = None if raw.failure is None else _to_error(raw.failure)
+    return (raw.owner, raw.address), LookupResult(record, failure)
+
+
+def _decode(data: object, kind: type[T]) -> T | None:
+    """Return a value of a fixed shape; None for anything else."""
     try:
-        raw = msgspec.json.decode(data, type=_Event)
+        return msgspec.json.decode(data, type=kind) if isinstance(data, bytes) else None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return CompletionEvent((raw.owner, raw.address), LookupResult(_to_record(raw.note, 0.0), _to_error(raw.failure)))
 
 
-def _parse_record(data: object, left_ms: int) -> SharedRecord | None:
-    if not isinstance(data, bytes):
-        return None
-    try:
-        raw = msgspec.json.decode(data, type=_Record)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-    lasts_s = USABLE_FACTOR * (IMMUTABLE_FRESH_S if raw.immutable else FRESH_S)
-    is_current = 0 < left_ms <= lasts_s * 1000
-    return _to_record(raw, lasts_s - left_ms / 1000) if is_current else None
+def _fresh_s(*, immutable: bool) -> float:
+    return IMMUTABLE_FRESH_S if immutable else FRESH_S
 
 
-def _to_record(raw: _Record | None, age_s: float) -> SharedRecord | None:
-    if raw is None or len(raw.digest) != 64 or not set(raw.digest) <= set("0123456789abcdef"):
-        return None
+def _usable_ms(raw: _Record) -> int:
+    return int(1000 * USABLE_FACTOR * _fresh_s(immutable=raw.immutable))
+
+
+def _to_record(raw: _Record, age_s: float) -> SharedRecord:
     return SharedRecord(raw.digest, Validators(raw.etag, raw.last_modified), raw.immutable, age_s)
 
 
-def _parse_failure(data: object) -> BackendError | None:
-    if not isinstance(data, bytes):
-        return None
-    try:
-        return _to_error(msgspec.json.decode(data, type=_Failure))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
-def _to_error(raw: _Failure | None) -> BackendError | None:
-    if raw is None:
-        return None
+def _to_error(raw: _Failure) -> BackendError:
     try:
         reason = Reason(raw.reason)
-    except ValueError:
+    except ValueError:  # of a newer version
         reason = Reason.INTERNAL_ERROR
     return _KINDS.get(raw.kind, BackendError)(raw.text[:_MAX_TEXT], reason)

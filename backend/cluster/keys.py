@@ -42,14 +42,9 @@ class Keys:
         """The model's part of a name; percent-encoded, so that it contains no colon."""
         return quote(self.model_version, safe="@+")
 
-    def embedding(self, key: EmbeddingKey) -> str:
-        """Key of an embedding, written by `backend.embeddings.serialization`."""
+    def embedding(self, key: EmbeddingKey | str) -> str:
+        """Key of an embedding, written by `backend.embeddings.serialization`; ``*`` for the pattern of all of them."""
         return f"{self.prefix}:embedding:{key}"
-
-    @property
-    def embeddings(self) -> str:
-        """Pattern of the keys of all embeddings of this installation, of every model."""
-        return f"{self.prefix}:embedding:*"
 
     def content(self, address_key: SourceKey) -> str:
         """Key of the content last seen at an address; its age follows from its remaining time to live."""
@@ -66,10 +61,6 @@ class Keys:
     def content_lease(self, key: EmbeddingKey) -> str:
         """Key of the lease of the worker that encodes a content."""
         return f"{self.prefix}:lease:content:{key}"
-
-    def attempts(self, lease: str) -> str:
-        """Key of the number of times a lease was acquired since it was last released cleanly."""
-        return f"{self.prefix}:attempts:{lease.removeprefix(self.prefix)}"
 
     def run(self, project_id: int) -> str:
         """Key of the lease of the run that stores predictions of a whole project."""

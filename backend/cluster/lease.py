@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
+from dataclasses import dataclass, field
 
 from backend.cluster.connection import RedisConnection
 from backend.errors import RetryLater
@@ -53,11 +53,14 @@ _RENEW = (
     _TEXT
     + """
 local holder = text(KEYS[1])
-if holder == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
+if holder == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 + redis.call('DEL', KEYS[2]) end
 if not holder and ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1 end
 return 0
 """
 )
+_URGENT = 2
+"""Answer of that script if another process called `Leases.expedite`."""
+
 _RELEASE = (
     _TEXT
     + """
@@ -68,61 +71,52 @@ return 1
 )
 
 
+@dataclass(eq=False)
 class Lease:
     """One lease, held until it is released or expires; a context manager that releases it.
 
     Attributes:
+        owner: releases it.
         key: its name in Redis.
         token: random text that identifies its holder.
         attempt: how many times in a row this lease has been taken without a clean release, including this time.
-        resets_attempts: whether its release resets that count; True unless the holder changes it.
         renewed_at: when it was last renewed, on `time.monotonic`.
+        resets_attempts: whether its release resets that count.
+        on_urgent: called when a click waits for the work of the holder, see `Leases.expedite`.
+        lock: keeps a renewal from writing the lease again while it is being released.
     """
 
-    def __init__(self, leases: "Leases", key: str, token: str, attempt: int, renewed_at: float) -> None:
-        self.key, self.token, self.attempt = key, token, attempt
-        self.renewed_at, self.resets_attempts = renewed_at, True
-        self._owner = leases
+    owner: "Leases"
+    key: str
+    token: str
+    attempt: int
+    renewed_at: float
+    resets_attempts: bool = True
+    on_urgent: Callable[[], None] = lambda: None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> "Lease":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._owner.release(self)
+    def __exit__(self, *exception: object) -> None:
+        self.owner.release(self)
 
 
 class Leases:
     """Acquires leases, and renews those it holds on one thread."""
 
     def __init__(
-        self,
-        link: RedisConnection,
-        attempts_key: Callable[[str], str],
-        *,
-        lease_s: float = LEASE_S,
-        renew_every_s: float = RENEW_EVERY_S,
-        on_beat: Callable[[], None] = lambda: None,
+        self, link: RedisConnection, *, lease_s: float = LEASE_S, renew_every_s: float = RENEW_EVERY_S
     ) -> None:
-        """Keep leases in the Redis at ``link``; `start` begins the renewals.
-
-        Args:
-            link: connection to Redis.
-            attempts_key: returns the key that counts the attempts at a lease.
-            lease_s: seconds after which a lease expires that is not renewed.
-            renew_every_s: seconds between renewals.
-            on_beat: called before each renewal, also if no lease is held.
-        """
-        self._link, self._attempts_key, self._on_beat = link, attempts_key, on_beat
-        self._lease_s, self._renew_every_s = lease_s, renew_every_s
+        """Keep leases that expire after ``lease_s`` unless they are renewed; `start` begins the renewals."""
+        self._link, self._lease_s, self._renew_every_s = link, lease_s, renew_every_s
         self._leases: dict[str, Lease] = {}
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Start the thread that renews leases."""
-        self._thread = threading.Thread(target=self._work, name="leases", daemon=True)
+    def start(self, heartbeat: Callable[[], None] = lambda: None) -> None:
+        """Start the thread that renews leases; it also calls ``heartbeat`` at each interval."""
+        self._thread = threading.Thread(target=self._work, args=(heartbeat,), name="leases", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -139,12 +133,9 @@ class Leases:
             marker_key: key of the marker of the enqueued job; the script that acquires the lease also deletes the
                 marker, so that one of the two always exists and the job never appears to be lost.
             job_id: the job's id; the marker of another job stays.
-
-        Raises:
-            RetryLater: Redis does not answer.
         """
         token, now = secrets.token_hex(16), time.monotonic()
-        keys = [key, marker_key or f"{key}:none", self._attempts_key(key)]
+        keys = [key, marker_key or f"{key}:none", attempts_key(key)]
         lasts_ms, longest_ms = int(self._lease_s * 1000), int(max(self._lease_s, LEASE_S) * 1000)
         arguments = [token, str(lasts_ms), str(ATTEMPTS_S), job_id or "none", str(longest_ms)]
         attempt = self._link.call(lambda client: client.eval(_ACQUIRE, len(keys), *keys, *arguments))
@@ -155,31 +146,49 @@ class Leases:
 
     def release(self, lease: Lease) -> None:
         """Release a lease, and reset its attempts if ``resets_attempts``; does not raise."""
-        self._leases.pop(lease.key, None)
-        keys = [lease.key, self._attempts_key(lease.key) if lease.resets_attempts else f"{lease.key}:none"]
+        keys = [lease.key, attempts_key(lease.key) if lease.resets_attempts else f"{lease.key}:none"]
         try:
-            self._link.call(lambda client: client.eval(_RELEASE, len(keys), *keys, lease.token))
+            with lease.lock:
+                self._leases.pop(lease.key, None)
+                self._link.call(lambda client: client.eval(_RELEASE, len(keys), *keys, lease.token))
         except RetryLater as error:
             logger.info("event=lease_lapses detail=%r", str(error))
 
-    def _work(self) -> None:
+    def expedite(self, key: str) -> None:
+        """Have the holder of a lease call its ``on_urgent``: now if it is here, at the next renewal if elsewhere."""
+        lease = self._leases.get(key)
+        if lease is not None:
+            lease.on_urgent()
+        else:
+            self._link.call(lambda client: client.set(f"{key}:urgent", "1", px=int(self._lease_s * 1000)))
+
+    def _work(self, heartbeat: Callable[[], None]) -> None:
         while not self._stopped.is_set():
             with suppress(RetryLater):  # the next heartbeat tries again
-                self._on_beat()
+                heartbeat()
             self._stopped.wait(self._renew_every_s)
             for lease in list(self._leases.values()):
                 self._renew(lease)
 
     def _renew(self, lease: Lease) -> None:
         """Renew a lease; write it again if Redis lost it before it could expire, e.g. in a restart."""
-        now = time.monotonic()
-        cannot_have_lapsed = now - lease.renewed_at < self._lease_s
-        arguments = [lease.token, str(int(self._lease_s * 1000)), "1" if cannot_have_lapsed else "0"]
-        try:
-            renewed = self._link.call(lambda client: client.eval(_RENEW, 1, lease.key, *arguments))
-        except RetryLater:
-            return
-        if renewed == 1:
-            lease.renewed_at = now
-        elif self._leases.pop(lease.key, None) is not None:
-            logger.warning("event=lease_lost key=%s", lease.key)
+        keys, is_urgent = (lease.key, f"{lease.key}:urgent"), False
+        with lease.lock, suppress(RetryLater):
+            if self._leases.get(lease.key) is not lease:
+                return
+            now = time.monotonic()
+            cannot_have_lapsed = now - lease.renewed_at < self._lease_s
+            arguments = [lease.token, str(int(self._lease_s * 1000)), "1" if cannot_have_lapsed else "0"]
+            renewed = self._link.call(lambda client: client.eval(_RENEW, len(keys), *keys, *arguments))
+            if renewed:
+                lease.renewed_at, is_urgent = now, renewed == _URGENT
+            else:
+                del self._leases[lease.key]
+                logger.warning("event=lease_lost key=%s", lease.key)
+        if is_urgent:
+            lease.on_urgent()
+
+
+def attempts_key(key: str) -> str:
+    """Return the key that counts how often a lease was acquired since it was last released cleanly."""
+    return f"{key}:attempts"

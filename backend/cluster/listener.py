@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import closing
 
 from redis.client import PubSub
 
@@ -18,23 +18,6 @@ POLL_EVERY_S = 2.0
 REFRESH_EVERY_S = 5.0
 
 
-@dataclass(frozen=True)
-class ListenerCallbacks:
-    """Functions that a `Listener` calls on its thread; all but ``on_outage`` may raise `RetryLater`.
-
-    Attributes:
-        on_message: called with each message.
-        on_poll: called every `POLL_EVERY_S`, and whenever the subscription is renewed.
-        on_refresh: called every `REFRESH_EVERY_S`.
-        on_outage: called with the error of each failed try to listen.
-    """
-
-    on_message: Callable[[bytes], None]
-    on_poll: Callable[[], None]
-    on_refresh: Callable[[], None]
-    on_outage: Callable[[RetryLater], None]
-
-
 class Listener:
     """Listens until it is closed, and subscribes again after an outage of Redis."""
 
@@ -42,11 +25,23 @@ class Listener:
         self,
         link: RedisConnection,
         channel: str,
-        callbacks: ListenerCallbacks,
-        clock: Callable[[], float] = time.monotonic,
+        on_message: Callable[[bytes], None],
+        on_poll: Callable[[], None],
+        on_refresh: Callable[[], object],
+        on_outage: Callable[[RetryLater], None],
     ) -> None:
-        """Call ``callbacks`` for ``channel``, on a thread that `start` begins; ``clock`` is in s, monotonic."""
-        self._link, self._channel, self._callbacks, self._clock = link, channel, callbacks, clock
+        """Listen to ``channel``, on a thread that `start` begins and that calls the functions.
+
+        Args:
+            link: connection to Redis.
+            channel: the name of the channel.
+            on_message: called with each message.
+            on_poll: called every `POLL_EVERY_S`, and whenever the subscription is renewed.
+            on_refresh: called every `REFRESH_EVERY_S`.
+            on_outage: called with the error of each failed try to listen; must not raise.
+        """
+        self._link, self._channel, self._on_message = link, channel, on_message
+        self._on_poll, self._on_refresh, self._on_outage = on_poll, on_refresh, on_outage
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -68,32 +63,24 @@ class Listener:
     def _work(self) -> None:
         while not self._stopped.is_set():
             try:
-                pubsub = self._link.subscribe(self._channel)
+                with closing(self._link.subscribe(self._channel)) as pubsub:
+                    self._listen(pubsub)
             except RetryLater as error:
-                self._callbacks.on_outage(error)
-                self._stopped.wait(READ_TIMEOUT_S)
-                continue
-            try:
-                self._listen(pubsub)
-            except RetryLater as error:
-                self._callbacks.on_outage(error)
+                self._on_outage(error)
             except Exception:
-                if not self._stopped.is_set():
-                    logger.exception("event=listener_defect")
-                    self._stopped.wait(READ_TIMEOUT_S)
-            finally:
-                pubsub.close()
+                logger.exception("event=listener_defect")
+            self._stopped.wait(READ_TIMEOUT_S)
 
     def _listen(self, pubsub: PubSub) -> None:
         polled_at = refreshed_at = float("-inf")  # poll at once, for earlier messages
         while not self._stopped.is_set():
-            now = self._clock()
+            now = time.monotonic()
             if now - refreshed_at > REFRESH_EVERY_S:
                 refreshed_at = now
-                self._callbacks.on_refresh()
+                self._on_refresh()
             if now - polled_at > POLL_EVERY_S:
                 polled_at = now
-                self._callbacks.on_poll()
+                self._on_poll()
             data = self._link.read(pubsub, READ_TIMEOUT_S)
             if data is not None:
-                self._callbacks.on_message(data)
+                self._on_message(data)

@@ -1,31 +1,29 @@
-"""Looks up existing embeddings, in this process' memory and in Redis, where all processes share them."""
+"""Looks up existing embeddings, in this process' memory and in Redis, where all processes share them.
 
-import time
+A stale embedding is used, and a worker checks meanwhile whether its image has changed.
+"""
+
+import logging
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-from backend.cluster.connection import RedisConnection
-from backend.cluster.content_index import LookupResult, SharedContentIndex, SharedRecord
+from cachetools import TTLCache
+
+from backend.cluster.content_index import LookupResult, SharedRecord
+from backend.cluster.parts import ClusterParts
 from backend.cluster.store import RedisStore
-from backend.embeddings.content_index import ContentIndex, SourceKey
+from backend.embeddings.content_index import MAX_ENTRIES, ContentIndex, SourceKey
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
+from backend.errors import BackendError
+from backend.types import ImageRef, Priority
 from model.types import Embedding
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class CachedEmbedding:
-    """An embedding found in a cache.
-
-    Attributes:
-        embedding: the embedding of the content at the address.
-        is_fresh: whether the content record needs no revalidation.
-        tier: where the embedding was found, ``memory`` or ``redis``.
-    """
-
-    embedding: Embedding
-    is_fresh: bool
-    tier: str
+RECHECK_AGAIN_S = 30.0
 
 
 class SharedEmbeddings:
@@ -33,85 +31,87 @@ class SharedEmbeddings:
 
     def __init__(
         self,
-        link: RedisConnection,
+        parts: ClusterParts,
         memory: EmbeddingStore,
         store: RedisStore,
-        contents: SharedContentIndex,
-        model_version: str,
-        dtype: Dtype = "float16",
-        clock: Callable[[], float] = time.monotonic,
+        pool: ThreadPoolExecutor,
+        dtype: Dtype,
+        clock: Callable[[], float],
     ) -> None:
-        """Combine this process' memory with the shared state in Redis.
-
-        Args:
-            link: connection to Redis.
-            memory: embeddings of this process.
-            store: embeddings in Redis.
-            contents: the content at each address, in Redis.
-            model_version: name and digest of the weights that made the embeddings.
-            dtype: number format of the stored embeddings.
-            clock: seconds, monotonic.
-        """
-        self._link, self._memory, self._store, self._shared = link, memory, store, contents
-        self._model_version, self._dtype = model_version, dtype
+        """Combine this process' memory with the shared state in Redis; revalidations run on the threads of ``pool``."""
+        self._parts, self._memory, self._store, self._pool, self._dtype = parts, memory, store, pool, dtype
         self._contents = ContentIndex(clock)
+        self._rechecked: TTLCache[SourceKey, bool] = TTLCache(MAX_ENTRIES, RECHECK_AGAIN_S, timer=clock)
+        self._lock = threading.Lock()
 
-    def get_local(self, address_key: SourceKey) -> CachedEmbedding | None:
+    def get_local(self, ref: ImageRef, address_key: SourceKey) -> Embedding | None:
         """Return the embedding if it is in this process' memory; during an outage of Redis, regardless of its age."""
-        record = self._contents.get(address_key)
-        if record is None or not (self._contents.is_stale_usable(record) or self._link.is_down):
+        record, is_down = self._contents.get(address_key), self._parts.link.is_down
+        if record is None or not (self._contents.is_stale_usable(record) or is_down):
             return None
         embedding = self._memory.get(self._key(record.digest))
-        if embedding is None:
-            return None
-        return CachedEmbedding(embedding, self._contents.is_fresh(record) or self._link.is_down, "memory")
+        if embedding is not None and not (self._contents.is_fresh(record) or is_down):
+            self.revalidate(ref, address_key)
+        return embedding
 
     def look_up(self, address_key: SourceKey) -> LookupResult:
-        """Return the content and the failure that Redis holds for an address.
+        """Return the content and the failure that Redis holds for an address."""
+        return self._parts.contents.get(address_key)
 
-        Raises:
-            RetryLater: Redis does not answer.
+    def fetch(self, address_key: SourceKey, looked_up: LookupResult) -> tuple[Embedding, str] | None:
+        """Return the embedding of a looked-up content and its tier, ``memory`` or ``redis``; None if it is missing.
+
+        It is kept in memory.
         """
-        return self._shared.get(address_key)
-
-    def fetch(self, address_key: SourceKey, looked_up: LookupResult) -> CachedEmbedding | None:
-        """Return the embedding of a looked-up content from memory or Redis, and keep it in memory; None if missing.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
-        if looked_up.record is None:
+        record = looked_up.record
+        if record is None:
             return None
-        self.learn(address_key, looked_up.record)
-        key = self._key(looked_up.record.digest)
+        self._learn(address_key, record)
+        key = self._key(record.digest)
         embedding, tier = self._memory.get(key), "memory"
         if embedding is None:
             embedding, tier = self._store.fetch(key), "redis"
         if embedding is None:
             return None
         self._memory.put(key, embedding)
-        return CachedEmbedding(embedding, looked_up.record.is_fresh, tier)
+        return embedding, tier
 
     def is_done(self, address_key: SourceKey) -> bool:
-        """Whether Redis holds a fresh embedding of an address, or a recent failure.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
-        looked_up = self._shared.get(address_key)
-        if looked_up.failure is not None:
-            return True
+        """Whether Redis holds a fresh embedding of an address, or a recent failure."""
+        looked_up = self.look_up(address_key)
         record = looked_up.record
-        return record is not None and record.is_fresh and self._store.holds(self._key(record.digest))
-
-    def learn(self, address_key: SourceKey, record: SharedRecord) -> None:
-        """Keep the content of an address in this process' index."""
-        self._contents.put(address_key, record.digest, record.version, immutable=record.immutable, age_s=record.age_s)
+        return looked_up.failure is not None or (
+            record is not None and record.is_fresh and self._store.holds(self._key(record.digest))
+        )
 
     def refresh(self, address_key: SourceKey, record: SharedRecord) -> None:
         """Update the content of an address, if this process' index has the address."""
         if self._contents.get(address_key) is not None:
-            self.learn(address_key, record)
+            self._learn(address_key, record)
+
+    def _learn(self, address_key: SourceKey, record: SharedRecord) -> None:
+        self._contents.put(address_key, record.digest, record.version, immutable=record.immutable, age_s=record.age_s)
+
+    def revalidate(self, ref: ImageRef, address_key: SourceKey) -> None:
+        """Have a worker check whether an image has changed, at most once in `RECHECK_AGAIN_S`."""
+        with self._lock:
+            if address_key in self._rechecked:
+                return
+            self._rechecked[address_key] = True
+        with suppress(RuntimeError):  # the process is stopping
+            self._pool.submit(self._recheck, ref, address_key)
+
+    def _recheck(self, ref: ImageRef, address_key: SourceKey) -> None:
+        try:
+            record = self.look_up(address_key).record
+            if record is not None and record.is_fresh:
+                self._learn(address_key, record)
+            else:
+                self._parts.queues.enqueue(ref, address_key, Priority.PREFETCH)
+        except BackendError as error:
+            logger.info("event=recheck_failed project=%s reason=%s", ref.project_id, error.reason)
+        except Exception:
+            logger.exception("event=recheck_defect project=%s task=%s", ref.project_id, ref.task_id)
 
     def _key(self, digest: str) -> EmbeddingKey:
-        return EmbeddingKey(digest, self._model_version, self._dtype)
+        return EmbeddingKey(digest, self._parts.keys.model_version, self._dtype)

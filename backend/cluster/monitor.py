@@ -1,7 +1,6 @@
-"""The state of the cluster: which workers are alive, how full the queues are, and which images are in progress."""
+"""The state of the cluster: which workers are alive, how full the queues are, and what was done."""
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,9 +9,7 @@ from redis import Redis
 from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
 from backend.cluster.queues import JobQueues, QueueState
-from backend.embeddings.content_index import SourceKey
-from backend.errors import RetryLater
-from backend.types import Priority
+from backend.errors import Reason, RetryLater
 
 ALIVE_S = 10
 """A worker without a heartbeat for this long is dead or stopped."""
@@ -20,11 +17,14 @@ ALIVE_S = 10
 LOADING_S = 30
 """Seconds that a worker may load its model without a heartbeat; loading a library from a slow disk can block Python."""
 
+RECOVERY_S = 7.0
+"""Seconds after an outage of Redis, which may have lost their heartbeats, until all workers have sent one again."""
+
 _OURS = """
 local kind = redis.call('TYPE', KEYS[1]).ok
 local now = tonumber(redis.call('TIME')[1])
 """
-_BEAT = (
+_HEARTBEAT = (
     _OURS
     + """
 if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
@@ -80,17 +80,8 @@ class ClusterMonitor:
         self._link, self._keys, self._queues = link, keys, queues
         self.state = ClusterState()
 
-    @property
-    def channel(self) -> str:
-        """Channel on which workers publish completion events."""
-        return self._keys.events
-
     def look(self) -> ClusterState:
-        """Return the current state of the cluster, and keep it as ``state``.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the current state of the cluster, and keep it as ``state``."""
         start = time.perf_counter()
         self._link.call(lambda client: client.ping())
         took_s = time.perf_counter() - start
@@ -107,37 +98,36 @@ class ClusterMonitor:
             self.look()
 
     def alive(self) -> tuple[str, ...]:
-        """Return the names of the live workers of all models.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the names of the live workers of all models."""
         arguments = (str(ALIVE_S), str(LOADING_S))
         names = self._link.call(lambda client: client.eval(_ALIVE, 1, self._keys.workers, *arguments))
         return tuple(sorted(name.decode(errors="replace") for name in names if isinstance(name, bytes)))
 
-    def other_models_if_alone(self) -> tuple[str, ...] | None:
-        """Return the live workers of other models if no worker of this model is alive; None if one is.
+    def no_worker_error(self) -> RetryLater | None:
+        """Return the error of waiting requests if no worker of this model is alive, busy or loading; None if one is.
 
-        Raises:
-            RetryLater: Redis does not answer.
+        None also if that is unknown: during an outage of Redis, and for `RECOVERY_S` after it, since Redis may have
+        lost the workers' heartbeats.
         """
-        alive = self.alive()
-        return None if any(map(self._is_ours, alive)) else alive
+        try:
+            alive = self.alive()
+        except RetryLater:
+            return None
+        if any(map(self._is_ours, alive)) or self._link.up_s < RECOVERY_S:
+            return None
+        others = f"; those that run encode with other weights: {', '.join(alive)}" if alive else ""
+        return RetryLater(f"no worker is alive that could encode the image{others}", Reason.NO_WORKER)
 
-    def beat(self, name: str, ahead_s: int = 0) -> None:
+    def heartbeat(self, name: str, ahead_s: int = 0) -> None:
         """Write a worker's heartbeat.
 
         Args:
             name: the worker's name, see `Keys.worker`.
             ahead_s: seconds that the next heartbeat may be late, up to `LOADING_S`.
-
-        Raises:
-            RetryLater: Redis does not answer.
         """
-        self._link.call(lambda client: client.eval(_BEAT, 1, self._keys.workers, name, str(ahead_s)))
+        self._link.call(lambda client: client.eval(_HEARTBEAT, 1, self._keys.workers, name, str(ahead_s)))
 
-    def leave(self, name: str) -> None:
+    def deregister(self, name: str) -> None:
         """Remove a worker that stops; does not raise."""
         with suppress(RetryLater):  # without heartbeats it counts as dead soon
             self._link.call(lambda client: client.zrem(self._keys.workers, name))
@@ -146,47 +136,6 @@ class ClusterMonitor:
         """Count a worker's ``encode``, ``fetch`` or ``failure``; does not raise."""
         with suppress(RetryLater):  # a number on the status page is not worth an error
             self._link.call(lambda client: client.hincrby(self._keys.counts, what, 1))
-
-    def is_worked_on(self, address_key: SourceKey) -> bool:
-        """Whether a worker processes an address.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
-        return bool(self._link.call(lambda client: client.exists(self._keys.lease(address_key))))
-
-    def is_announced(self, address_key: SourceKey, priority: Priority) -> bool:
-        """Whether a job for an address was enqueued that no worker has begun.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
-        return bool(self._link.call(lambda client: client.exists(self._keys.enqueued(address_key, priority))))
-
-    def are_in_progress(self, jobs: Sequence[tuple[SourceKey, Priority | None]]) -> list[bool]:
-        """Return for each address whether a worker processes it or its job waits in a queue, in one round trip.
-
-        Args:
-            jobs: the addresses, each with the priority of its enqueued job; None if none was enqueued yet.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
-        if not jobs:
-            return []
-
-        def work(client: "Redis") -> list[bool]:
-            pipeline = client.pipeline(transaction=False)
-            for address_key, priority in jobs:
-                pipeline.exists(self._keys.lease(address_key))
-                pipeline.get(self._keys.enqueued(address_key, priority or Priority.INTERACTIVE))
-            for priority in Priority:
-                pipeline.lrange(f"rq:queue:{self._keys.queue(priority)}", 0, -1)
-            *replies, interactive, prefetch, bulk = answers(pipeline)
-            waiting = {*(interactive or ()), *(prefetch or ()), *(bulk or ())}
-            return [bool(lease) or (job in waiting) for lease, job in zip(replies[::2], replies[1::2], strict=True)]
-
-        return self._link.call(work)
 
     def _is_ours(self, worker: str) -> bool:
         return worker.endswith(f" {self._keys.model}")

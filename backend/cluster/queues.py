@@ -1,17 +1,21 @@
-"""The job queues: one kind of job in three queues, which RQ transports.
+"""The job queues: one kind of job in three queues, which RQ transports; the only module that knows RQ.
 
 A job holds the address of an image as plain JSON. A job that comes out of a queue is untrusted input: its shape and
-size are checked, and nothing in it names code.
+size are checked, and the function, callbacks and webhooks that it may name are ignored.
 """
 
 import secrets
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from enum import Enum
 
 import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue
+from rq.exceptions import DequeueTimeout, DeserializationError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -23,7 +27,7 @@ from backend.logs import without_credentials
 from backend.types import ImageRef, Priority
 
 FUNCTION = "backend.cluster.worker.encode"
-"""The function that the jobs name; our workers ignore it, and other RQ workers cannot import it."""
+"""The function that the jobs name; it does not exist: our workers ignore it, and other RQ workers cannot import it."""
 
 MAX_JOB_BYTES = 16_000_000
 """Largest job; an image inside the task's data is a part of its job, and is refused if it is larger."""
@@ -31,13 +35,11 @@ MAX_JOB_BYTES = 16_000_000
 MAX_WAITING = 1000
 """Most images that may wait in the queue of prefetches, and in that of bulk work."""
 
-JOB_TIMEOUT_S = 900
-FAILURE_TTL_S = 60
 MARKER_TTL_S = 3600.0
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
-class _Job(msgspec.Struct, forbid_unknown_fields=True):
+class _Payload(msgspec.Struct, forbid_unknown_fields=True):
     uri: str
     task_id: int | None = None
     project_id: int | None = None
@@ -55,7 +57,7 @@ def dump(ref: ImageRef) -> str:
             address is not valid Unicode text (``unsupported_image_source``).
     """
     try:
-        text = msgspec.json.encode(_Job(ref.uri, ref.task_id, ref.project_id, ref.item_index)).decode()
+        text = msgspec.json.encode(_Payload(ref.uri, ref.task_id, ref.project_id, ref.item_index)).decode()
     except UnicodeEncodeError as error:  # an unpaired surrogate
         shown = ascii(without_credentials(ref.uri)[:80])
         raise ImageError(f"{shown} is not an address", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
@@ -81,10 +83,25 @@ def parse(arguments: object) -> ImageRef:
     if len(arguments[0]) > MAX_JOB_BYTES:
         raise RequestError(f"job: expected at most {MAX_JOB_BYTES} bytes, got {len(arguments[0])}")
     try:
-        raw = msgspec.json.decode(arguments[0], type=_Job)
+        raw = msgspec.json.decode(arguments[0], type=_Payload)
         return ImageRef(raw.uri, raw.task_id, raw.project_id, raw.item_index)
     except (msgspec.MsgspecError, ValueError) as error:
         raise RequestError(f"job: {str(error)[:200]}") from error
+
+
+@dataclass(frozen=True)
+class TakenJob:
+    """A job that a worker took off a queue.
+
+    Attributes:
+        ref: the image.
+        priority: of the queue that it was in.
+        job_id: the value of the image's marker.
+    """
+
+    ref: ImageRef
+    priority: Priority
+    job_id: str
 
 
 @dataclass(frozen=True)
@@ -96,37 +113,38 @@ class QueueState:
     age_s: float
 
 
+class JobState(Enum):
+    """How far the job of an image is, before it is done or failed."""
+
+    QUEUED = "queued"
+    TAKEN = "taken"  # it left its queue, and the worker that took it, if it lives, has not begun yet
+    LEASED = "leased"  # a worker holds the image's lease
+    LOST = "lost"
+
+
 class JobQueues:
-    """The queues of one installation, as the web processes and runs that enqueue jobs see them."""
+    """The queues of one installation: web processes and runs enqueue jobs, and workers take them."""
 
     def __init__(self, link: RedisConnection, keys: Keys) -> None:
         """Use the names ``keys`` in the Redis at ``link``."""
         self._link, self._keys = link, keys
 
-    def ask(self, ref: ImageRef, address_key: SourceKey, priority: Priority) -> bool:
+    def enqueue(self, ref: ImageRef, address_key: SourceKey, priority: Priority) -> bool:
         """Enqueue an image unless it is enqueued or its background queue is full; return whether this call did.
 
         Raises:
             ImageError: see `dump`.
-            RetryLater: Redis does not answer, or has no room.
         """
         text, job_id, marker_key = dump(ref), secrets.token_hex(16), self._keys.enqueued(address_key, priority)
 
         def work(client: "Redis") -> bool:
-            if priority is not Priority.INTERACTIVE and self._queue(client, priority).count >= MAX_WAITING:
+            queue = self._queue(client, priority)
+            if priority is not Priority.INTERACTIVE and queue.count >= MAX_WAITING:
                 return False
             if not client.set(marker_key, job_id, nx=True, px=int(MARKER_TTL_S * 1000)):
                 return False
-            try:
-                self._queue(client, priority).enqueue_call(
-                    FUNCTION,
-                    args=(text,),
-                    job_id=job_id,
-                    timeout=JOB_TIMEOUT_S,
-                    result_ttl=0,
-                    failure_ttl=FAILURE_TTL_S,
-                    description="encode",  # RQ's default would contain the address
-                )
+            try:  # RQ's default description would contain the address
+                queue.enqueue_call(FUNCTION, args=(text,), job_id=job_id, description="encode")
             except RedisError:
                 client.delete(marker_key)
                 raise
@@ -134,45 +152,55 @@ class JobQueues:
 
         return self._link.call(work)
 
-    def is_queued(self, address_key: SourceKey, priority: Priority) -> bool:
-        """Whether the job that was enqueued for an address still waits in its queue.
+    def take(self, priorities: Sequence[Priority], within_s: int) -> TakenJob | None:
+        """Take the first job of the first queue that has any off it; None if all stay empty for ``within_s`` seconds.
 
         Raises:
-            RetryLater: Redis does not answer.
+            RequestError: the job is not one of ours; it is dropped.
         """
 
-        def work(client: "Redis") -> bool:
+        def work(client: "Redis") -> tuple[_Job, str] | None:
+            # Twice, because RQ keeps a job that comes from a single queue in a list that only its own workers clear.
+            queues = 2 * [self._queue(client, priority) for priority in priorities]
+            try:
+                taken = Queue.dequeue_any(queues, within_s, client, job_class=_Job, serializer=JSONSerializer)
+            except DequeueTimeout:
+                return None
+            assert taken is not None
+            client.delete(taken[0].key)  # from here on, the lease shows that the image is in progress
+            return taken[0], taken[1].name
+
+        taken = self._link.call(work)
+        if taken is None:
+            return None
+        job, queue = taken
+        priority = next(level for level in priorities if self._keys.queue(level) == queue)
+        return TakenJob(parse(job.arguments), priority, job.id)
+
+    def clear_marker(self, address_key: SourceKey, priority: Priority) -> None:
+        """Delete the marker of a lost job, so that the image can be enqueued again."""
+        self._link.call(lambda client: client.delete(self._keys.enqueued(address_key, priority)))
+
+    def job_states(self, jobs: Sequence[tuple[SourceKey, Priority]]) -> list[JobState]:
+        """Return how far the jobs of images are, in one round trip; each image with the priority of its job."""
+        if not jobs:
+            return []
+
+        def work(client: "Redis") -> list[JobState]:
             pipeline = client.pipeline(transaction=False)
-            pipeline.get(self._keys.enqueued(address_key, priority))
-            (job_id,) = answers(pipeline)
-            if not isinstance(job_id, bytes):
-                return False
-            return client.lpos(self._queue(client, priority).key, job_id.decode(errors="replace")) is not None
+            for address_key, priority in jobs:
+                pipeline.exists(self._keys.lease(address_key))
+                pipeline.get(self._keys.enqueued(address_key, priority))
+            for priority in Priority:
+                pipeline.lrange(self._queue(client, priority).key, 0, -1)
+            *replies, interactive, prefetch, bulk = answers(pipeline)
+            waiting = {*(interactive or ()), *(prefetch or ()), *(bulk or ())}
+            return [_job_state(*pair, waiting) for pair in zip(replies[::2], replies[1::2], strict=True)]
 
         return self._link.call(work)
 
-    def is_click_waiting(self) -> bool:
-        """Whether an image that an annotator waits for is in the interactive queue.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
-        return self._link.call(lambda client: bool(self._queue(client, Priority.INTERACTIVE).count))
-
-    def clear_marker(self, address_key: SourceKey, priority: Priority) -> None:
-        """Delete the marker of a lost job, so that the image can be enqueued again.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
-        self._link.call(lambda client: client.delete(self._keys.enqueued(address_key, priority)))
-
     def states(self) -> tuple[QueueState, ...]:
-        """Return the state of each queue, the most urgent first.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the state of each queue, the most urgent first."""
 
         def work(client: "Redis") -> tuple[QueueState, ...]:
             return tuple(_state(self._queue(client, priority), priority, client) for priority in Priority)
@@ -181,6 +209,34 @@ class JobQueues:
 
     def _queue(self, client: "Redis", priority: Priority) -> Queue:
         return Queue(self._keys.queue(priority), connection=client, serializer=JSONSerializer)
+
+
+class _Job(Job):  # type: ignore[misc]  # RQ counts as untyped, see pyproject
+    """A job of which only the argument is read, up to a size."""
+
+    def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
+        """Read the packed call, and nothing else; RQ would unpack it to any size."""
+        unpacker = zlib.decompressobj()
+        try:
+            self.data = unpacker.decompress(raw_data.get(b"data", b""), 2 * MAX_JOB_BYTES)
+        except zlib.error:
+            self.data = b""
+
+    @property
+    def arguments(self) -> object:
+        """The call's arguments; None if they cannot be read."""
+        try:
+            return self.args
+        except DeserializationError:
+            return None
+
+
+def _job_state(is_leased: bool, job_id: bytes | None, waiting: set[bytes]) -> JobState:
+    if is_leased:
+        return JobState.LEASED
+    if job_id is None:
+        return JobState.LOST
+    return JobState.QUEUED if job_id in waiting else JobState.TAKEN
 
 
 def _state(queue: Queue, priority: Priority, client: "Redis") -> QueueState:

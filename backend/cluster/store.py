@@ -46,25 +46,19 @@ class RedisStore:
         on_drop: Callable[[str], None] = lambda tier: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep embeddings for ``ttl_s`` in the Redis at ``link``.
+        """Keep embeddings of a ``shape``, None for any, for ``ttl_s`` seconds in the Redis at ``link``.
 
-        Args:
-            link: connection to Redis.
-            keys: the names in Redis.
-            ttl_s: time to live of an embedding, in seconds.
-            stage: times ``redis_get`` and ``redis_put``.
-            shape: shape of the network's embeddings; None accepts any.
-            on_drop: called with this store's name when it deletes an unusable embedding.
-            clock: seconds, monotonic.
+        ``stage`` times ``redis_get`` and ``redis_put``; ``on_drop`` gets this store's name when it deletes an unusable
+        embedding; ``clock`` is in s, monotonic.
         """
         self._link, self._keys, self._ttl_s, self._stage = link, keys, ttl_s, stage
         self._shape, self._on_drop, self._clock = shape, on_drop, clock
         self._entries, self._counted_at = 0, float("-inf")
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """The current problem of Redis, empty if there is none."""
-        return self._link.trouble
+        return self._link.last_error
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding, None if it is missing or unusable, or Redis does not answer."""
@@ -74,11 +68,7 @@ class RedisStore:
             return None
 
     def fetch(self, key: EmbeddingKey) -> Embedding | None:
-        """Return the embedding, None if it is missing or unusable.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Return the embedding, None if it is missing or unusable."""
         name, longest_ms = self._keys.embedding(key), int(self._ttl_s * 1000)
 
         def work(client: "Redis") -> tuple[bytes | None, int]:
@@ -113,11 +103,7 @@ class RedisStore:
             pass  # the link's trouble is in the log and on the status page
 
     def holds(self, key: EmbeddingKey) -> bool:
-        """Whether Redis holds an embedding, without reading it.
-
-        Raises:
-            RetryLater: Redis does not answer.
-        """
+        """Whether Redis holds an embedding, without reading it."""
         return bool(self._link.call(lambda client: client.exists(self._keys.embedding(key))))
 
     def stats(self) -> tuple[StoreStats, ...]:
@@ -129,14 +115,14 @@ class RedisStore:
         except RetryLater as error:
             return (StoreStats(self.name, 0, 0, 0, str(error)),)
         used, max_bytes = int(memory.get("used_memory", 0)), int(memory.get("maxmemory", 0))
-        return (StoreStats(self.name, self._entries, used, max_bytes, self._link.trouble),)
+        return (StoreStats(self.name, self._entries, used, max_bytes, self._link.last_error),)
 
     def _count(self, client: "Redis") -> int:
         """Return the number of embeddings; for a very large Redis, an estimate from a part of its keys."""
         cursor, count, scanned = 0, 0, 0
         try:
             while scanned < MAX_SCANNED:
-                cursor, names = client.scan(cursor, match=self._keys.embeddings, count=SCAN_KEYS)
+                cursor, names = client.scan(cursor, match=self._keys.embedding("*"), count=SCAN_KEYS)
                 count, scanned = count + len(names), scanned + SCAN_KEYS
                 if cursor == 0:
                     return count
@@ -150,11 +136,7 @@ class RedisStore:
 
 
 def memory_of(link: RedisConnection) -> dict[str, Any]:  # Any: redis-py types the answer to INFO so
-    """Return Redis' ``INFO memory``; an empty dictionary if its user may not use ``INFO``.
-
-    Raises:
-        RetryLater: Redis does not answer.
-    """
+    """Return Redis' ``INFO memory``; an empty dictionary if its user may not use ``INFO``."""
 
     def work(client: "Redis") -> dict[str, Any]:
         try:

@@ -1,22 +1,16 @@
 """Builds the parts that use Redis: a web process without an encoder, and a worker without a web server."""
 
-import os
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 
 from backend.cluster import check
-from backend.cluster.connection import RedisConnection
-from backend.cluster.content_index import SharedContentIndex
-from backend.cluster.encode_job import EncodeJob
-from backend.cluster.keys import Keys
-from backend.cluster.lease import Leases
-from backend.cluster.monitor import LOADING_S, ClusterMonitor
-from backend.cluster.queues import JobQueues
+from backend.cluster.parts import ClusterParts
+from backend.cluster.pipeline import EncodePipeline, Source
 from backend.cluster.remote import QueuedEmbeddings
 from backend.cluster.store import RedisStore
-from backend.cluster.worker import WarmLoad, Worker
-from backend.cluster.yielding_source import PreemptibleFetcher, Source
+from backend.cluster.worker import Worker, load_warm
 from backend.concurrency.byte_budget import ByteBudget
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.encoder_thread import EncoderThread
@@ -24,19 +18,17 @@ from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, Tiered
 from backend.metrics import Metrics
 from backend.settings import MB, Settings
 from backend.types import Priority
-from backend.web.status.formatting import format_ms
-from backend.web.status.view import ClusterView, Field, Problem, Queue
+from backend.web.status.cluster import cluster_view
+from backend.web.status.view import ClusterView
 
 WORKER_MEMORY_MB = 64
 """Size of a worker's memory store, which keeps new embeddings if Redis was unavailable when they were made."""
 
 
-def link_and_cluster(settings: Settings, model_version: str) -> tuple[RedisConnection, Keys, JobQueues, ClusterMonitor]:
-    """Return the connection to Redis, its keys, job queues and monitor; the first call connects."""
+def connect(settings: Settings, model_version: str) -> ClusterParts:
+    """Return the parts that use the Redis of the settings; the first call of one connects."""
     assert settings.redis_url is not None
-    link, keys = RedisConnection(settings.redis_url), Keys(settings.redis_prefix, model_version)
-    queues = JobQueues(link, keys)
-    return link, keys, queues, ClusterMonitor(link, keys, queues)
+    return ClusterParts.connect(settings.redis_url, settings.redis_prefix, model_version)
 
 
 def web(
@@ -45,6 +37,7 @@ def web(
     metrics: Metrics,
     shape: Shape | None = None,
     budget: ByteBudget | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], ClusterView]]:
     """Return a web process' embeddings, their store, and a function that returns the state of the cluster.
 
@@ -53,36 +46,27 @@ def web(
         model_version: of the workers' encoders and the decoder.
         metrics: counts and times.
         shape: of the network's embeddings; None takes any.
-        budget: the memory for ``data:`` addresses; None for a new one.
+        budget: the memory for long ``data:`` addresses; None for a new one.
+        clock: seconds, monotonic.
     """
-    link, keys, queues, cluster = link_and_cluster(settings, model_version)
+    parts = connect(settings, model_version)
     memory = MemoryStore(settings.memory_cache_mb * MB)
-    store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage, shape=shape, on_drop=metrics.dropped)
-    embeddings = QueuedEmbeddings(
-        link,
-        cluster,
-        memory,
-        store,
-        SharedContentIndex(link, keys),
-        queues,
-        model_version,
-        metrics,
-        dtype=settings.embedding_dtype,
-        budget=budget,
+    store = RedisStore(
+        parts.link, parts.keys, settings.redis_ttl_s, metrics.stage, shape=shape, on_drop=metrics.dropped
     )
-    _watch(embeddings, metrics)
-    metrics.watch(
-        "redis_up",
-        "1 while Redis answers; while it does not, what is told of the cluster is old.",
-        lambda: 0.0 if link.is_down else 1.0,
-    )
-    return embeddings, TieredStore([memory, store]), lambda: _cluster_view(embeddings, link)
+    embeddings = QueuedEmbeddings(parts, memory, store, metrics, settings.embedding_dtype, clock=clock, budget=budget)
+    _watch(parts, metrics)
+
+    def view() -> ClusterView:
+        return cluster_view(parts.monitor.state, parts.link.last_error if parts.link.is_down else "")
+
+    return embeddings, TieredStore([memory, store]), view
 
 
 def worker(
     settings: Settings,
     spec: EncodeSpec,
-    source: Source,
+    source: Callable[[ByteBudget], Source],
     load: Callable[[], Encoder],
     shape: Shape | None = None,
 ) -> Worker:
@@ -91,43 +75,17 @@ def worker(
     Args:
         settings: with ``redis_url`` set.
         spec: how files become embeddings.
-        source: fetches image files.
+        source: returns what fetches image files, in memory of that size.
         load: returns the encoder; called once.
         shape: of its embeddings; None takes any.
     """
-    link, keys, queues, cluster = link_and_cluster(settings, spec.model_version)
-    name = keys.worker(socket.gethostname(), os.getpid())
-    metrics = Metrics()
-    store = RedisStore(link, keys, settings.redis_ttl_s, metrics.stage, shape=shape)
-    warm = WarmLoad(load, spec)
-    queue = EncoderThread(warm, TieredStore([MemoryStore(WORKER_MEMORY_MB * MB), store]), metrics)
-
-    def beat() -> None:
-        cluster.beat(name, 0 if warm.is_over.is_set() else LOADING_S)
-
-    leases = Leases(link, keys.attempts, on_beat=beat)
-    job = EncodeJob(
-        PreemptibleFetcher(source, queues.is_click_waiting),
-        queue,
-        store,
-        SharedContentIndex(link, keys),
-        leases,
-        keys,
-        metrics,
-        spec=spec,
-        ask_again=queues.ask,
-        count=cluster.count,
-    )
-    return Worker(
-        link,
-        keys,
-        job,
-        queue,
-        warm,
-        leases,
-        announce=beat,
-        on_stop=lambda: cluster.leave(name),
-    )
+    parts, metrics = connect(settings, spec.model_version), Metrics()
+    store = RedisStore(parts.link, parts.keys, settings.redis_ttl_s, metrics.stage, shape=shape)
+    encoder = EncoderThread(partial(load_warm, load, spec), MemoryStore(WORKER_MEMORY_MB * MB), metrics)
+    largest = settings.max_image_bytes
+    clicks, others = ByteBudget(largest), ByteBudget(max(largest, settings.buffer_bytes - largest))
+    pipeline = EncodePipeline(parts, spec, source(others), source(clicks), encoder, store, metrics)
+    return Worker(parts, pipeline, encoder)
 
 
 def require_usable(settings: Settings) -> None:
@@ -138,11 +96,11 @@ def require_usable(settings: Settings) -> None:
     """
     if settings.redis_url is None:
         return
-    link, keys, _, _ = link_and_cluster(settings, "any")
+    parts = connect(settings, "any")
     try:
-        check.require_usable(link, keys)
+        check.require_usable(parts.link, parts.keys)
     finally:
-        link.close()
+        parts.link.close()
 
 
 def has_worker(settings: Settings) -> bool:
@@ -151,64 +109,32 @@ def has_worker(settings: Settings) -> bool:
     Raises:
         RetryLater: Redis does not answer.
     """
-    link, _, _, cluster = link_and_cluster(settings, "")
+    parts = connect(settings, "")
     try:
-        return any(name.startswith(f"{socket.gethostname()}:") for name in cluster.alive())
+        return any(name.startswith(f"{socket.gethostname()}:") for name in parts.monitor.alive())
     finally:
-        link.close()
+        parts.link.close()
 
 
-def _watch(embeddings: QueuedEmbeddings, metrics: Metrics) -> None:
+def _watch(parts: ClusterParts, metrics: Metrics) -> None:
     """Register the cluster's metrics, which are a few seconds old, so that a slow Redis does not delay the page."""
-    metrics.watch("workers", "Workers that are alive.", lambda: embeddings.cluster.workers)
-    metrics.watch(
-        "redis_round_trip_seconds", "How long Redis takes to answer.", lambda: embeddings.cluster.round_trip_s
-    )
-    for index, priority in enumerate(Priority):
-        name = f"queue_{priority.name.lower()}"
-        metrics.watch(f"{name}_depth", "Images in the queue.", partial(_depth, embeddings, index))
-        metrics.watch(
-            f"{name}_age_seconds",
-            "How long the first image in the queue has waited.",
-            partial(_age_s, embeddings, index),
-        )
-    metrics.watch("cluster_encodes", "Encodes by all workers together.", lambda: embeddings.cluster.encodes)
-    metrics.watch("cluster_fetches", "Images fetched by all workers together.", lambda: embeddings.cluster.fetches)
-    metrics.watch("cluster_failures", "Images all workers together gave up.", lambda: embeddings.cluster.failures)
+    monitor, link = parts.monitor, parts.link
+    up = "1 while Redis answers; while it does not, the other figures of the cluster are old."
+    metrics.watch("redis_up", up, lambda: 0.0 if link.is_down else 1.0)
+    metrics.watch("workers", "Workers that are alive.", lambda: monitor.state.workers)
+    metrics.watch("redis_round_trip_seconds", "How long Redis takes to answer.", lambda: monitor.state.round_trip_s)
+    metrics.watch("cluster_encodes", "Encodes by all workers together.", lambda: monitor.state.encodes)
+    metrics.watch("cluster_fetches", "Images fetched by all workers together.", lambda: monitor.state.fetches)
+    metrics.watch("cluster_failures", "Images all workers together gave up.", lambda: monitor.state.failures)
+    for priority in Priority:
+        _watch_queue(parts, metrics, priority)
 
 
-def _depth(embeddings: QueuedEmbeddings, index: int) -> float:
-    queues = embeddings.cluster.queues
-    return queues[index].depth if queues else 0
+def _watch_queue(parts: ClusterParts, metrics: Metrics, priority: Priority) -> None:
+    def figure(name: str) -> float:
+        queues = {queue.name: queue for queue in parts.monitor.state.queues}
+        return float(getattr(queues[priority.name.lower()], name)) if queues else 0.0
 
-
-def _age_s(embeddings: QueuedEmbeddings, index: int) -> float:
-    queues = embeddings.cluster.queues
-    return queues[index].age_s if queues else 0.0
-
-
-def _cluster_view(embeddings: QueuedEmbeddings, link: RedisConnection) -> ClusterView:
-    state = embeddings.cluster
-    if link.is_down:
-        problem = Problem("Redis", link.trouble, "it is tried again by itself; look at Redis")
-        return ClusterView(problems=(problem,), headline="Redis does not answer")
-    if not state.is_known:
-        return ClusterView((Field("workers", "not looked yet"),))
-    problems = []
-    if not state.workers:
-        text = "none is running that could encode an image"
-        problems.append(Problem("workers", text, "start one with python -m backend worker"))
-    if state.other_models:
-        names = ", ".join(state.other_models)
-        problems.append(Problem("workers", f"with other weights: {names}", "give all of them one PADDLE_SAM_WEIGHTS"))
-    rows = (
-        Field("Redis answers in", format_ms(1000 * state.round_trip_s)),
-        Field("encoded by all workers", str(state.encodes)),
-        Field("fetched by all workers", str(state.fetches)),
-        Field("given up by all workers", str(state.failures)),
-    )
-    queues = tuple(
-        Queue(queue.name, queue.depth, format_ms(1000 * queue.age_s) if queue.depth else "") for queue in state.queues
-    )
-    headline = "" if state.workers else "no worker is running"
-    return ClusterView(rows, state.worker_names, queues, tuple(problems), headline)
+    name, age = f"queue_{priority.name.lower()}", "How long the first image in the queue has waited."
+    metrics.watch(f"{name}_depth", "Images in the queue.", lambda: figure("depth"))
+    metrics.watch(f"{name}_age_seconds", age, lambda: figure("age_s"))

@@ -162,7 +162,7 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
     return cluster.worker(
         settings,
         encode_spec(settings, checkpoint),
-        image_source(settings, label_studio),
+        partial(image_source, settings, label_studio),
         lambda: _load_encoder(checkpoint, settings.device),
         embedding_shape(checkpoint),
     )

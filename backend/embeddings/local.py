@@ -200,7 +200,7 @@ class LocalEmbeddings:
                 raise failure
             pending = self._pending.get(address_key)
             if pending is not None:
-                self._observer.shared()
+                self._observer.record_join()
                 pending.priority = min(pending.priority, priority)
                 if pending.fetch is not None:
                     self._fetchers.promote(pending.fetch, priority)

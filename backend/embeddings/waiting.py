@@ -19,7 +19,7 @@ class Observer(Stopwatch, Protocol):
         """Count a request as waiting inside the context."""
         ...
 
-    def shared(self) -> None:
+    def record_join(self) -> None:
         """Count a request that joined a fetch or an encode already in progress."""
         ...
 

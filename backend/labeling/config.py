@@ -155,20 +155,30 @@ def _labels_tag(tag: Tag, name: str, to_names: tuple[str, ...]) -> LabelsTag:
     """Return the labels below a control."""
     labels: dict[str, None] = {}
     values: dict[str, str] = {}
+    prompts: dict[str, str] = {}
     waiting = tag.children[::-1]
     while waiting:
         child = waiting.pop()
         waiting += child.children[::-1]
         if child.kind != "label":
             continue
-        value, alias = child.attributes.get("value", ""), child.attributes.get("alias", "")
-        if max(len(value), len(alias)) > LONGEST_NAME:
+        value, alias, prompt = (child.attributes.get(name, "") for name in ("value", "alias", "prompt"))
+        if max(len(value), len(alias), len(prompt)) > LONGEST_NAME:
             raise ConfigError(f"label_config: expected labels of at most {LONGEST_NAME} characters, got longer ones")
         if alias or value:
             labels[alias or value] = None
         if alias and value:
             values.setdefault(value, alias)
-    return LabelsTag(name, to_names, tuple(labels), tuple(values.items()), "$" in tag.attributes.get("value", ""))
+        if prompt:
+            prompts.setdefault(alias or value, prompt)
+    return LabelsTag(
+        name,
+        to_names,
+        tuple(labels),
+        tuple(values.items()),
+        "$" in tag.attributes.get("value", ""),
+        tuple(prompts.items()),
+    )
 
 
 def _indices(image: ImageTag, to_name: str) -> dict[str, str] | None:

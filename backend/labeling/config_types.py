@@ -38,6 +38,7 @@ class LabelsTag:
         labels: the labels as results name them, in order: by alias, else by value.
         values: (value, alias) of each label that has both.
         labels_vary: whether the labels come with each task instead of the config, so that any label is valid.
+        prompts: (label, words) of each label with a ``prompt``, which spells it for a detector.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LabelsTag:
     labels: tuple[str, ...] = ()
     values: tuple[tuple[str, str], ...] = ()
     labels_vary: bool = False
+    prompts: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def spellings(self) -> dict[str, str]:

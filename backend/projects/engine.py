@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from backend.cluster.lease import Leases
 from backend.composition import cluster as composition_cluster
 from backend.composition import web
 from backend.concurrency.retry import OutageRetry, Stopped
@@ -151,12 +150,11 @@ def only_run(
     if settings.redis_url is None:
         yield
         return
-    link, keys, _, _ = composition_cluster.link_and_cluster(settings, model_version)
-    leases = Leases(link, keys.attempts)
-    leases.start()
+    cluster = composition_cluster.connect(settings, model_version)
+    cluster.leases.start()
     try:
         has_said_so = False
-        while (lease := leases.acquire(keys.run(project_id))) is None:
+        while (lease := cluster.leases.acquire(cluster.keys.run(project_id))) is None:
             if not has_said_so:
                 say(f"another run is at project {project_id}: waiting for its end")
             has_said_so = True
@@ -165,8 +163,8 @@ def only_run(
         with lease:
             yield
     finally:
-        leases.close()
-        link.close()
+        cluster.leases.close()
+        cluster.link.close()
 
 
 def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry: OutageRetry) -> Engine:
@@ -187,13 +185,13 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry
 
 def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
     composition_cluster.require_usable(settings)
-    link, _, _, cluster = composition_cluster.link_and_cluster(settings, checkpoint.model_version)
+    cluster = composition_cluster.connect(settings, checkpoint.model_version)
     until = time.monotonic() + HEARD_WITHIN_S
     try:
-        while not (state := cluster.look()).workers and time.monotonic() < until:
+        while not (state := cluster.monitor.look()).workers and time.monotonic() < until:
             time.sleep(0.25)
     finally:
-        link.close()
+        cluster.link.close()
     if not state.workers:
         others = (
             f"; those that run encode with other weights: {', '.join(state.other_models)}" if state.other_models else ""

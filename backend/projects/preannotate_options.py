@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 EVERYTHING = "everything"
-SOURCES = ("boxes", "keypoints", "predictions", EVERYTHING)
+LABELS, TEXT = "labels", "text"
+SOURCES = ("boxes", "keypoints", "predictions", EVERYTHING, LABELS, TEXT)
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,11 @@ class Choice:
         replaces: whether existing predictions of this model are made again.
         dry_run: the folder for overlays; None to store predictions.
         points_per_side: of the grid, with everything.
-        max_masks: per image, with everything.
-        min_score: minimum predicted IoU, with everything; None for the default of the weights.
+        max_masks: per image, with everything and with words; None for 100, and for all that words name.
+        min_score: minimum predicted IoU with everything, minimum score of a box with words; None for the default of
+            the weights or of the detector.
         min_area: minimum percent of the image, with everything.
+        words: what to look for, with ``text``.
     """
 
     sources: tuple[str, ...]
@@ -27,6 +30,12 @@ class Choice:
     replaces: bool
     dry_run: Path | None
     points_per_side: int
-    max_masks: int
+    max_masks: int | None
     min_score: float | None
     min_area: float
+    words: str | None = None
+
+    @property
+    def names_objects(self) -> bool:
+        """Whether words say what to make masks of."""
+        return not {LABELS, TEXT}.isdisjoint(self.sources)

@@ -16,7 +16,7 @@ from backend.labeling.config_types import LabelConfig
 from backend.labeling.output_choice import choose_output
 from backend.labeling.task_prompts import Source
 from backend.projects import engine as project_engine
-from backend.projects import preannotate, progress, sinks
+from backend.projects import preannotate, progress, sinks, words
 from backend.projects.engine import DEADLINE_S, Engine
 from backend.projects.preannotate import PreannotateContext
 from backend.projects.preannotate_options import EVERYTHING, Choice
@@ -28,6 +28,9 @@ from backend.shapes import ShapeKind
 from backend.types import Prediction, Task
 from model.automatic import AutomaticSettings, settings_for
 from model.weights import Checkpoint
+
+MAX_MASKS = 100
+"""Per image, with everything, by default."""
 
 DUPLICATES = "duplicates deleted"
 CROWDS = "boxes around crowds left out"
@@ -49,10 +52,16 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
     segmenter = project_engine.segmenter(
         settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
     )
+    if choice.names_objects:
+        source, limits = web.image_source(settings, batch.client), project_engine.pixel_limits(settings, checkpoint)
+        finder = words.finder(settings, batch.controls, source, limits, choice, _say)
+        segment = finder.segmenting(segmenter, batch.controls, batch.project.id)
+    else:
+        segment = _segment(segmenter, batch, choice, coco, outputs)
     batch.stop.listen()
     context = PreannotateContext(
         batch.client,
-        _segment(segmenter, batch, choice, coco, outputs),
+        segment,
         needs_annotations=not {Source.BOXES.value, Source.KEYPOINTS.value}.isdisjoint(choice.sources),
         model_version=segmenter.model_version,
         retry=batch.retry,
@@ -124,7 +133,7 @@ def _everything(choice: Choice, network: str) -> AutomaticSettings | None:
         network,
         points_per_side=choice.points_per_side,
         pred_iou_thresh=choice.min_score,
-        max_masks=choice.max_masks,
+        max_masks=choice.max_masks or MAX_MASKS,
         min_area_share=choice.min_area / 100,
     )
 

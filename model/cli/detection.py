@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +22,7 @@ _OPTIONS = (
         "--detector",
         metavar="NAME|DIR",
         help="What finds the words: GroundingDINO-T or YOLO-Worldv2-L, downloaded if necessary, or PaddleX's inference "
-        "directory of a detector. Its program is executed.",
+        "directory of a detector. Its program is executed.  [default: none]",
     ),
     click.option(
         "--min-score",
@@ -63,14 +62,10 @@ class DetectorChoice:
             WordsError: it cannot look for a word.
             DeviceError: the device is not available here.
         """
-        from model.detection.load import load_detector
-        from model.paddlex.detection import find_detector
+        from model.paddlex.detection import open_detector
 
         assert self.name is not None  # it was checked with the other options
-        path = Path(self.name)
-        detector = load_detector(
-            path if path.is_dir() else find_detector(self.name, choice.weights_dir, choice.mirror), choice.device
-        )
+        detector = open_detector(self.name, choice.weights_dir, choice.mirror, choice.device)
         detector.check(words)
         return detector
 

@@ -43,36 +43,24 @@ def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = No
         InputError: there is no picture at all, ``out`` is the directory of the pictures itself or has one of them
             where a file about another would go, or ``coco_out`` is a picture.
     """
-    from model.paddlex.inputs import SUFFIXES, InputError, find
+    from model.paddlex.inputs import SUFFIXES, InputError
 
+    if out is not None and any(
+        Path(argument).is_dir() and Path(argument).resolve() == out.resolve() for argument in given
+    ):
+        raise InputError(f"{out}: expected another directory to write to than that of the pictures (--out)")
     if coco_out is not None and coco_out.suffix.lower() in SUFFIXES:  # most likely its name was left out
         raise InputError(
             f"{coco_out}: expected another file to write to (--coco-out), such as masks.json, got a picture"
         )
     jobs: list[Job] = []
     missing: list[str] = []
-    names: set[str] = set()
-    targets: set[Path] = set()
+    names, targets = set[str](), set[Path]()
     for argument in given:
-        is_directory = Path(argument).is_dir()
-        if is_directory and out is not None and Path(argument).resolve() == out.resolve():
-            raise InputError(f"{out}: expected another directory to write to than that of the pictures (--out)")
-        written = out.resolve() if out is not None and Path(argument).resolve() in out.resolve().parents else None
         try:
-            sources = find(argument)
+            jobs += _jobs_of(argument, out, names, targets)
         except InputError as error:
             missing.append(str(error))
-            continue
-        for source in sources:
-            path = Path(source.path or "")
-            if written is not None and written in path.resolve().parents:
-                continue
-            relative = path.relative_to(argument) if is_directory else Path(source.name or "picture")
-            name = relative.as_posix() if relative.as_posix() not in names else str(source.path)
-            target = next(target for target in _candidates(relative) if target not in targets)
-            names.add(name)
-            targets.add(target)
-            jobs.append(Job(source, name, target))
     if missing and not jobs:
         raise InputError("; ".join(missing))
     if out is not None:
@@ -80,6 +68,30 @@ def find_jobs(given: Sequence[str], out: Path | None, coco_out: Path | None = No
     if coco_out is not None:
         _check_apart(jobs, coco_out)
     return jobs, missing
+
+
+def _jobs_of(argument: str, out: Path | None, names: set[str], targets: set[Path]) -> list[Job]:
+    """Return the jobs of one argument, and add their names and targets to those that are taken.
+
+    Raises:
+        InputError: there is no picture.
+    """
+    from model.paddlex.inputs import find
+
+    root, jobs = Path(argument), list[Job]()
+    is_directory = root.is_dir()
+    written = out.resolve() if out is not None and root.resolve() in out.resolve().parents else None
+    for source in find(argument):
+        path = Path(source.path or "")
+        if written is not None and written in path.resolve().parents:
+            continue
+        relative = path.relative_to(argument) if is_directory else Path(source.name or "picture")
+        name = relative.as_posix() if relative.as_posix() not in names else str(source.path)
+        target = next(target for target in _candidates(relative) if target not in targets)
+        names.add(name)
+        targets.add(target)
+        jobs.append(Job(source, name, target))
+    return jobs
 
 
 def _check_kept(jobs: Sequence[Job], out: Path) -> None:

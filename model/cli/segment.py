@@ -54,7 +54,9 @@ def _numbers(pattern: str, *counts: int) -> Callable[[click.Context, click.Param
               )  # fmt: skip
 @click.option("--everything", is_flag=True, help="Find all objects without a prompt; the next options say which.")
 @everything_options
-@click.option("--text", metavar="WORDS", help='What to find, such as "cat, walking man"; with --detector.')
+@click.option(
+    "--text", metavar="WORDS", help='What to find, such as "cat, walking man"; with --detector.  [default: none]'
+)
 @detector_options
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Where to write masks, overlays and JSON; made if it is not there.  [default: nowhere]")  # fmt: skip

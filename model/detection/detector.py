@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from model.detection.types import Architecture, Detection, RgbImage
-from model.detection.words import check_words
+from model.detection.words import check_words, spelling
 from model.weights import WeightsError
 
 if TYPE_CHECKING:  # at run time it would import Paddle
@@ -39,6 +39,11 @@ class Detector:
             WordsError: there is no word, one is empty, two have the same spelling, or the detector does not know one.
         """
         self._prepare_words(check_words(words))
+
+    def unknown(self, words: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the words that are no class of a detector with fixed classes; of any other none."""
+        known = None if self.classes is None else {spelling(name) for name in self.classes}
+        return () if known is None else tuple(word for word in words if spelling(word) not in known)
 
     def detect(self, image: RgbImage, words: Iterable[str], threshold: float | None = None) -> list[Detection]:
         """Return the objects in a picture that the words name.

@@ -202,6 +202,19 @@ def find_detector(model_name: str, weights_dir: str | Path | None = None, mirror
         raise WeightsError(f"{model_name} cannot be had: {error}; without a network, {by_hand}") from error
 
 
+def open_detector(
+    given: str, weights_dir: str | Path | None = None, mirror: str | None = None, device: str = "auto"
+) -> Detector:
+    """Load a detector that is given by its name or by the path of its directory; arguments as in `create_detector`.
+
+    Raises:
+        WeightsError: there is no such detector, or its program does more than compute.
+        DeviceError: the device is not available here.
+    """
+    path = Path(given)
+    return load_detector(path if path.is_dir() else find_detector(given, weights_dir, mirror), device)
+
+
 def pixels_of(picture: Picture) -> RgbImage:
     """Return a picture's pixels, (H, W, 3) uint8 RGB.
 

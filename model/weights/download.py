@@ -60,38 +60,35 @@ def download(
 ) -> Path:
     """Download published weights, unless they are there already, and return their file or directory.
 
-    Broken off, for want of room or by a kill, it leaves a hidden file ``.NAME.part``, or ``.NAME`` once nothing is
-    lacking. The next call goes on from there. What is refused leaves nothing.
+    A download that is interrupted leaves a hidden file ``.NAME.part``, or ``.NAME`` once it is complete, and the next
+    call resumes it. A refused one leaves nothing.
 
     Args:
         name: one of ``sources``.
-        folder: where to put them; made if it is not there.
-        mirror: the address of a folder that holds the same files, instead of the publisher's.
+        folder: where to put them; created if missing.
+        mirror: the address of a folder with the same files, used instead of the publisher's.
         show_progress: a bar on standard error; None shows it on a terminal only.
         attempts: how often to try before giving up on a connection that breaks.
         sources: what can be downloaded.
-        free: tells how many bytes may still be written to a folder.
+        free: returns how many bytes may still be written to a folder.
 
     Raises:
-        WeightsError: the name is unknown, the server does not give the file, or it gives another than was published;
-            or there is no room for it, and then how much is missing.
+        WeightsError: the name is unknown, the server has not the published file, or there is too little room.
     """
     if name not in sources:
         raise WeightsError(f"{name}: expected one of {', '.join(sources)}")
     source = sources[name]
     url = f"{mirror.rstrip('/')}/{source.file_name}" if mirror else source.url
-    target = folder / source.stored_name
-    whole = folder / f".{source.file_name}"
-    part = folder / f"{whole.name}.part"
+    target, whole, part = (folder / each for each in (source.stored_name, *_hidden(source)))
     try:
         if not target.exists():  # it gets its name when it is complete; its folder may be one that cannot be written
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f"{whole.name}.lock"):
-                if not target.exists():  # another process may have had the lock
-                    if not whole.exists():
-                        _fetch(url, part, show_progress, attempts, free)
-                        part.replace(whole)
-                        _discard(part)
+                if not (target.exists() or whole.exists()):  # another process may have had the lock
+                    _fetch(url, part, show_progress, attempts, free)
+                    part.replace(whole)
+                    _discard(part)
+                if not target.exists():
                     _install(source, url, whole, target, free)
     except OSError as error:
         kept = "; what was downloaded is kept for the next try" if whole.exists() or part.exists() else ""
@@ -101,6 +98,11 @@ def download(
         whole.unlink(missing_ok=True)  # of a process that was killed before it came to this
         _discard(part)
     return target
+
+
+def _hidden(source: Source) -> tuple[str, str]:
+    """Return the names of the complete file before it gets its name, and of an incomplete one."""
+    return f".{source.file_name}", f".{source.file_name}.part"
 
 
 def _install(source: Source, url: str, whole: Path, target: Path, free: Callable[[Path], int]) -> None:

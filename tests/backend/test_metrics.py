@@ -139,7 +139,7 @@ def test_config_problems_are_remembered_per_project_and_not_for_ever(metrics):
 
 def test_caches_background_failures_and_shared_encodes_are_counted(metrics):
     metrics.record_lookup("memory")
-    metrics.shared()
+    metrics.record_join()
     metrics.background_failure(Reason.IMAGE_NOT_FOUND)
     assert value(metrics, "paddle_sam_cache_lookups_total", tier="memory") == 1
     assert value(metrics, "paddle_sam_encodes_shared_total") == 1

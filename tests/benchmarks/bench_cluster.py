@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +28,7 @@ from backend.types import ImageRef, Priority
 from model.device import cpu_count
 from tests.benchmarks.rows import Row, limit, milliseconds, say
 from tests.support.cluster import KEYS, Cluster, eventually, ref
-from tests.support.fakes import embedding, key, png
+from tests.support.fakes import Reply, Request, embedding, key, png
 from tests.support.redis_server import PROGRAM, RedisServer
 
 SCALING, ONLY_REPORTED = 1 / 1.8, 99.0
@@ -37,6 +37,8 @@ CLICKS_S = 8.0
 HIT_LIMIT_MS, HITS = 3.0, 200
 WAITERS, WAITING_GOAL = 200, 2.0
 PATIENCE_S = 300.0
+SLOW_SERVER_S, SLOW_IMAGES, PIPELINE_GOAL_MS = 0.2, 64, 1000 / 9
+CLICK_EVERY_S, CLICKS, CLICK_LIMIT_MS = 0.3, 20, 540.0
 
 
 def run() -> list[Row]:
@@ -44,7 +46,7 @@ def run() -> list[Row]:
     if PROGRAM is None:
         say("skipped cluster: needs redis-server on the PATH (apt-get install redis-server)")
         return []
-    return [hit(), encodes("stand-in"), encodes("demo"), warm_clicks(), waiting()]
+    return [hit(), encodes("stand-in"), encodes("demo"), *pipeline(), warm_clicks(), waiting()]
 
 
 @contextmanager
@@ -92,12 +94,54 @@ def _ms_per_image(encoder: str, workers: int) -> float:
         queues = JobQueues(link, keys)
         start = time.perf_counter()
         for item in refs:
-            queues.ask(item, source_key(item), Priority.BULK)
+            queues.enqueue(item, source_key(item), Priority.BULK)
         eventually(lambda: _done(link, keys) == count, PATIENCE_S)
         took = time.perf_counter() - start
         link.close()
     say(f"measured {workers} workers, {encoder}: {count / took:.1f} images/s")
     return took / count * 1000
+
+
+def pipeline() -> list[Row]:
+    """One worker, images that take 200 ms to fetch and 100 ms to encode: bulk work, and clicks during it."""
+    with cluster() as one:
+        link, web = RedisConnection(one.redis.url), one.web()
+        one.worker(STAND_IN_S)
+        start = time.perf_counter()
+        _enqueue_slow_images(one, JobQueues(link, KEYS), "alone", SLOW_IMAGES)
+        eventually(lambda: _done(link, KEYS) == SLOW_IMAGES, PATIENCE_S)
+        took_ms = (time.perf_counter() - start) * 1000
+        say(f"measured one worker, slow server: {1000 * SLOW_IMAGES / took_ms:.1f} images/s")
+        _enqueue_slow_images(one, JobQueues(link, KEYS), "meanwhile", 3 * SLOW_IMAGES)
+        clicks = []
+        for number in range(CLICKS):
+            one.add(f"click{number}", reply=_slow((7, number, 9)))
+            clicks.append(milliseconds(lambda name=f"click{number}": web.get(ref(name), PATIENCE_S)))
+            time.sleep(CLICK_EVERY_S)
+        is_bulk_over = _done(link, KEYS) == 4 * SLOW_IMAGES + CLICKS
+        link.close()
+    say(f"measured clicks during bulk work: median {statistics.median(clicks):.0f} ms, bulk over: {is_bulk_over}")
+    return [
+        limit("per image, one worker, slow server", took_ms / SLOW_IMAGES, PIPELINE_GOAL_MS, "ms"),
+        limit("worst click during that bulk work", max(clicks), CLICK_LIMIT_MS, "ms"),
+    ]
+
+
+def _enqueue_slow_images(one: Cluster, queues: JobQueues, name: str, count: int) -> None:
+    for number in range(count):
+        one.add(f"{name}{number}", reply=_slow((len(name), number, 8)))
+        item = ref(f"{name}{number}")
+        queues.enqueue(item, source_key(item), Priority.BULK)
+
+
+def _slow(colour: tuple[int, int, int]) -> Callable[[Request], Reply]:
+    image = png(colour)
+
+    def answer(request: Request) -> Reply:
+        time.sleep(SLOW_SERVER_S)
+        return Reply(image)
+
+    return answer
 
 
 def _done(link: RedisConnection, keys: Keys) -> int:

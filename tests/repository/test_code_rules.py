@@ -14,47 +14,30 @@ MOST_ARGUMENTS = 7
 
 MOST_LINES_OF_A_FUNCTION = 50
 
-MOST_LINES_OF_THE_BACKEND = 22_000
+MOST_LINES_OF_THE_BACKEND = 21_750
 """The goal is 14,800. Lower it with every change that makes the package smaller."""
 
 NETWORKS = ("model.modeling",)
 """Packages of networks, whose constructors and passes are as long as the diagram of the paper."""
 
 TOO_LARGE = {
-    "backend.cluster.encode_job.EncodeJob",
-    "backend.cluster.keys.Keys",
-    "backend.cluster.remote.QueuedEmbeddings",
-    "backend.cluster.worker.Worker",
-    "backend.composition.cluster.worker",
     "backend.concurrency.parallel_map.parallel_map",
-    "backend.embeddings.direct.DirectEmbeddings",
     "backend.embeddings.local.LocalEmbeddings",
-    "backend.label_studio.client.LabelStudio",
     "backend.projects.precompute.run",
-    "backend.segmentation.deferred.DeferredPredictions",
     "backend.web.app._guard",
     "backend.web.app.create_app",
-    "model.cli.jobs.find_jobs",
     "model.transforms.mask_and_areas",
-    "model.weights.download.download",
 }
 """Classes and functions that are still larger; only ever shorten this list."""
 
 USES_PRIVATE_NAMES = {
-    "tests/backend/cluster/test_check.py",
-    "tests/backend/cluster/test_faults.py",
-    "tests/backend/cluster/test_remote.py",
-    "tests/backend/cluster/test_worker.py",
     "tests/backend/concurrency/test_background.py",
     "tests/backend/concurrency/test_fifo_limiter.py",
     "tests/backend/concurrency/test_priority_executor.py",
     "tests/backend/embeddings/test_local.py",
-    "tests/backend/embeddings/test_stores.py",
-    "tests/backend/label_studio/test_client.py",
     "tests/backend/projects/test_preannotate.py",
     "tests/backend/web/test_gunicorn_server.py",
     "tests/benchmarks/bench_click.py",
-    "tests/support/cluster.py",
 }
 """Tests that still do; only ever shorten this list."""
 

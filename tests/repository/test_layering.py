@@ -52,7 +52,7 @@ ALLOWED = {
     "waitress": ("backend.web",),
     "gunicorn": ("backend.web.gunicorn_server",),
     "redis": ("backend.cluster", "backend.settings_fields"),
-    "rq": ("backend.cluster.queues", "backend.cluster.worker"),
+    "rq": ("backend.cluster.queues",),
     "prometheus_client": ("backend.metrics",),
     "defusedxml": ("backend.labeling.config_xml",),
     "httpcore": ("backend.network", "backend.label_studio.http", "backend.images"),

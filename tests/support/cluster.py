@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from backend.cluster.keys import Keys
 from backend.composition import cluster as composition_cluster
+from backend.embeddings.content_index import source_key
 from backend.metrics import Metrics
 from backend.settings import read
 from backend.types import ImageRef
@@ -63,19 +64,18 @@ class Cluster:
     def add(self, name, colour=(250, 0, 0), *, reply=None):
         self.images.routes[f"/data/upload/1/{name}.png"] = reply or Reply(png(colour))
 
-    def web(self, budget=None, **environ):
+    def web(self, *, clock=time.monotonic, budget=None, **environ):
         """A web process' embeddings, in this process."""
-        settings = read({**self.environ, **environ})
-        embeddings, _, team = composition_cluster.web(settings, VERSION, Metrics(), budget=budget)
-        embeddings.metrics, embeddings.team = embeddings._observer, team
+        metrics, settings = Metrics(), read({**self.environ, **environ})
+        embeddings, store, view = composition_cluster.web(settings, VERSION, metrics, clock=clock, budget=budget)
+        embeddings.metrics, embeddings.store, embeddings.view = metrics, store, view
         embeddings.start()
         self._stack.callback(embeddings.close)
         return embeddings
 
-    def worker(self, encode_s=0.0, *, wait=True, max_jobs=None, **environ):
+    def worker(self, encode_s=0.0, *, wait=True, **environ):
         """A worker process, ready for work unless told not to wait for that."""
         arguments = [json.dumps({**self.environ, **environ}), str(self.log), str(encode_s)]
-        arguments += [str(max_jobs)] if max_jobs is not None else []
         process = self.spawn("tests.support.cluster_worker", *arguments)
         if wait:
             with self.redis.client() as client:
@@ -85,9 +85,22 @@ class Cluster:
 
     def announce(self, name="busy:1"):
         """Say that a worker is alive that does nothing, as one that is busy with something else."""
-        link, keys, _, cluster = composition_cluster.link_and_cluster(read(self.environ), VERSION)
-        cluster.beat(f"{name} {keys.model}", 30)
-        link.close()
+        with self.parts() as parts:
+            parts.monitor.heartbeat(f"{name} {KEYS.model}", 30)
+
+    @contextmanager
+    def parts(self):
+        """What processes use to reach Redis, for a test to use too."""
+        parts = composition_cluster.connect(read(self.environ), VERSION)
+        try:
+            yield parts
+        finally:
+            parts.link.close()
+
+    def enqueue(self, image, priority):
+        """Enqueue an image as a web process does."""
+        with self.parts() as parts:
+            return parts.queues.enqueue(image, source_key(image), priority)
 
     def spawn(self, module, *arguments, **options):
         strict = ["-W", "error"] if module.startswith("tests.support.cluster") else []  # Paddle warns as it is imported

@@ -1,4 +1,4 @@
-"""A worker with a stand-in encoder: ``python -m tests.support.cluster_worker SETTINGS LOG ENCODE_S [MAX_JOBS]``.
+"""A worker with a stand-in encoder: ``python -m tests.support.cluster_worker SETTINGS LOG ENCODE_S``.
 
 ``SETTINGS`` is a JSON object of environment variables. Everything but the encoder is the product's own. What an image's
 first pixel says, the encoder does: see `POISON` and `TOO_LARGE`.
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,10 @@ class StandIn:
 
 
 def main():
-    environ, log, encode_s, *rest = sys.argv[1:]
+    environ, log, encode_s = sys.argv[1:]
     settings = read(json.loads(environ))
     logs.configure(settings.log_level)
-    source = web.image_source(settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
+    source = partial(web.image_source, settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
     stand_in = StandIn(Path(log), float(encode_s), int(os.environ.get("CLUSTER_SIDE", "8")))
 
     def load():
@@ -68,7 +69,7 @@ def main():
         return stand_in
 
     worker = cluster.worker(settings, fake_spec(VERSION), source, load)
-    sys.exit(worker.run(max_jobs=int(rest[0]) if rest else None))
+    sys.exit(worker.run())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from backend.types import Secret
 from tests.support.cluster import Cluster, colour, eventually, ref
 from tests.support.fakes import embedding, key
 from tests.support.processes import run
-from tests.support.redis_server import RedisServer, free_port, needs_redis, redis_module_server, redis_server  # noqa: F401
+from tests.support.redis_server import RedisServer, free_port, needs_redis
 
 pytestmark = needs_redis
 KEYS = Keys("paddle-sam", "SAM@1a2b3c4d")
@@ -62,13 +62,13 @@ def in_cluster_mode(request, tmp_path):
         yield server.address.replace("/0", "/3" if request.param == "of another number" else "/0")
 
 
-def test_a_redis_that_can_be_used_has_no_troubles_and_nothing_is_left_in_it(look, redis_server):  # noqa: F811
+def test_a_redis_that_can_be_used_has_no_troubles_and_nothing_is_left_in_it(look, redis_server):
     assert look(redis_server.address) == ()
     with redis_server.client() as client:
         assert client.dbsize() == 0
 
 
-def test_a_user_with_the_rights_that_operations_names_is_enough_for_everything(look, redis_server, tmp_path):  # noqa: F811
+def test_a_user_with_the_rights_that_operations_names_is_enough_for_everything(look, redis_server, tmp_path):
     address = as_user(redis_server, *RULES, "-@dangerous", "-@admin")
     assert look(address) == ()
     with Cluster(redis_server, tmp_path) as cluster:
@@ -76,7 +76,7 @@ def test_a_user_with_the_rights_that_operations_names_is_enough_for_everything(l
         rights = {"REDIS_URL": address}
         web, _ = cluster.web(**rights), cluster.worker(**rights)
         assert colour(web.get(ref("red"), 60)) == (250, 0, 0)
-        (_, stats) = web._cached._memory.stats() + web._cached._store.stats()
+        (_, stats) = web.store.stats()
         assert (stats.entries, stats.nbytes, stats.trouble) == (1, 0, "")
 
 
@@ -97,7 +97,7 @@ def test_cluster_mode_stops_the_start_with_one_line(tmp_path, weights, command):
 
 
 @pytest.mark.parametrize("command", ["EVAL", "BLPOP", "PUBLISH", "HGETALL", "WATCH", "ZADD", "LPOS", "SUBSCRIBE"])
-def test_a_command_that_a_user_may_not_use_is_named(look, redis_server, command):  # noqa: F811
+def test_a_command_that_a_user_may_not_use_is_named(look, redis_server, command):
     (trouble,) = look(as_user(redis_server, *RULES, f"-{command.lower()}"))
     assert re.search(rf"may not use .*\b{command}\b", trouble.text)
     assert trouble.is_lasting
@@ -111,7 +111,7 @@ def test_a_command_that_redis_does_not_have_is_named(look, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["~paddle-sam:*", "~rq:*", "&paddle-sam:*"])
-def test_keys_and_channels_that_a_user_may_not_use_are_named(look, redis_server, missing):  # noqa: F811
+def test_keys_and_channels_that_a_user_may_not_use_are_named(look, redis_server, missing):
     (trouble,) = look(as_user(redis_server, *(rule for rule in RULES if rule != missing)))
     assert "keys or channels" in trouble.text
     assert missing in trouble.fix
@@ -129,7 +129,7 @@ def test_a_password_that_is_wrong_or_missing_is_told_and_not_shown(look, tmp_pat
     assert "wrong-word" not in caplog.text
 
 
-def test_what_no_password_can_mend_is_not_waited_for(redis_server):  # noqa: F811
+def test_what_no_password_can_mend_is_not_waited_for(redis_server):
     with pytest.raises(RedisUnusableError, match="REDIS_URL: this user of Redis may not use EVAL"):
         require_usable(RedisConnection(Secret(as_user(redis_server, *RULES, "-eval"))), KEYS)
 
@@ -169,7 +169,7 @@ def test_the_doctor_names_cluster_mode_and_no_more(in_cluster_mode, weights):
     assert "cluster mode" in found["Redis"].text
 
 
-def test_the_doctor_goes_on_where_it_may_not_ask_info(redis_server, weights):  # noqa: F811
+def test_the_doctor_goes_on_where_it_may_not_ask_info(redis_server, weights):
     found = findings(as_user(redis_server, *RULES, "-info"), weights)
     assert found["Redis"].level is Level.HINT
     assert "INFO" in found["Redis"].text
@@ -195,7 +195,7 @@ def test_the_doctor_tells_a_port_that_speaks_tls_and_a_certificate_that_is_not_k
     assert "?ssl_ca_certs=FILE" in fixes[1]
 
 
-def test_the_status_page_counts_nothing_and_complains_of_nothing_where_it_may_not_ask(redis_server):  # noqa: F811
+def test_the_status_page_counts_nothing_and_complains_of_nothing_where_it_may_not_ask(redis_server):
     link = RedisConnection(Secret(as_user(redis_server, *RULES, "-info", "-scan", "-dbsize")))
     store = RedisStore(link, KEYS, 60.0)
     store.put(key(), embedding())

@@ -59,7 +59,7 @@ def test_redis_that_is_not_there_at_the_start_is_waited_for(cluster, redis):
     found, took_s = outcome(web, "red")
     assert found is Reason.STORE_UNAVAILABLE
     assert took_s < BUSY_S
-    assert web.team().headline == "Redis does not answer"
+    assert web.view().headline == "Redis does not answer"
     redis.start()
     answers_again(web, "red", RED)
     assert cluster.encodes() == [RED]
@@ -110,7 +110,7 @@ def test_a_full_redis_is_told_at_once_and_used_again_when_there_is_room(cluster,
     assert found is Reason.STORE_UNAVAILABLE
     assert took_s < BUSY_S
     assert outcome(web, "blue", 0.5)[0] == BLUE
-    assert "OOM" in web._link.trouble or "maxmemory" in web._link.trouble
+    assert any("OOM" in stats.trouble or "maxmemory" in stats.trouble for stats in web.store.stats())
     redis.config(maxmemory="64mb", maxmemory_policy="volatile-lru")
     answers_again(web, "red", RED)
 
@@ -227,7 +227,7 @@ def test_two_workers_given_the_same_image_encode_it_once(cluster, redis):
         cluster.worker(encode_s=1.5)
     one = ref("red")
     for priority in (Priority.INTERACTIVE, Priority.BULK):
-        web._queues.ask(one, source_key(one), priority)
+        cluster.enqueue(one, priority)
     assert outcome(web, "red")[0] == RED
     assert cluster.encodes() == [RED]
     assert cluster.downloads() == ["red"]
@@ -261,11 +261,9 @@ def test_a_web_process_that_is_killed_while_waiting_leaves_its_work_to_the_other
 def test_clocks_that_differ_do_not_matter(cluster, redis):
     """A web process whose clocks are a day off: what it goes by is how much time Redis says is left."""
     cluster.worker()
-    web, early, late = cluster.web(), cluster.web(), cluster.web()
-    web.get(ref("red"), SOON_S)
-    for other, off_s in ((early, -86_400.0), (late, 86_400.0)):
-        clock = lambda off_s=off_s: time.monotonic() + off_s  # noqa: E731
-        other._clock = other._cached._contents._clock = clock
+    cluster.web().get(ref("red"), SOON_S)
+    for off_s in (-86_400.0, 86_400.0):
+        other = cluster.web(clock=lambda off_s=off_s: time.monotonic() + off_s)
         assert outcome(other, "red")[0] == RED
         assert outcome(other, "red", 0.0)[0] == RED
     assert cluster.downloads() == ["red"]
@@ -309,12 +307,12 @@ def test_a_command_from_redis_does_not_stop_a_worker(cluster, redis):
 
 
 def test_while_redis_is_away_for_long_what_a_process_holds_is_served_however_old(cluster, redis):
-    web, _ = cluster.web(), cluster.worker()
+    offset_s = 0.0
+    web, _ = cluster.web(clock=lambda: time.monotonic() + offset_s), cluster.worker()
     web.get(ref("red"), SOON_S)
     redis.kill()
     assert outcome(web, "blue")[0] is Reason.STORE_UNAVAILABLE
-    offset = 86_400.0
-    web._cached._contents._clock = lambda: time.monotonic() + offset
+    offset_s = 86_400.0
     assert outcome(web, "red", 0.0)[0] == RED
 
 
@@ -325,5 +323,5 @@ def test_no_thread_is_left_behind_by_an_outage(cluster, redis):
         redis.kill()
         outcome(web, "red", 1.0)
         redis.start()
-        eventually(lambda: not web._link.is_down)
+        eventually(lambda: web.view().headline != "Redis does not answer")
     assert threading.active_count() <= before + 16 + 1  # the errands' threads and the prefetcher

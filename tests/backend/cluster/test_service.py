@@ -12,7 +12,7 @@ from backend.settings import read
 from model.weights.formats import native
 from tests.support.checkpoints import random_checkpoint
 from tests.support.cluster import KEYS, SOON_S, Cluster, eventually
-from tests.support.redis_server import RedisServer, needs_redis, redis_module_server, redis_server  # noqa: F401 - fixtures
+from tests.support.redis_server import needs_redis
 from tests.support.wire_bodies import BROWSER, click_on, data_uri, encoded
 from tests.support.wire_reader import checked
 
@@ -20,7 +20,7 @@ pytestmark = [needs_redis, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
-def cluster(redis_server, tmp_path):  # noqa: F811
+def cluster(redis_server, tmp_path):
     with Cluster(redis_server, tmp_path) as cluster:
         cluster.weights = native.write(random_checkpoint(), tmp_path / "small.safetensors")
         yield cluster
@@ -143,7 +143,7 @@ def test_the_doctor_tells_that_no_worker_is_alive_and_names_those_with_other_wei
     ],
 )
 def test_the_doctor_tells_what_is_wrong_with_redis_and_how_to_start_it(
-    cluster, redis_server, maxmemory, policy, subject, level  # noqa: F811
+    cluster, redis_server, maxmemory, policy, subject, level
 ):  # fmt: skip
     redis_server.config(maxmemory=maxmemory, maxmemory_policy=policy)
     try:

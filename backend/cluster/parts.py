@@ -1,0 +1,45 @@
+"""The objects that each process of a cluster uses to reach the shared state in Redis."""
+
+from dataclasses import dataclass
+
+from backend.cluster.connection import RedisConnection
+from backend.cluster.content_index import SharedContentIndex
+from backend.cluster.keys import Keys
+from backend.cluster.lease import Leases
+from backend.cluster.monitor import ClusterMonitor
+from backend.cluster.queues import JobQueues
+from backend.types import Secret
+
+
+@dataclass(frozen=True)
+class ClusterParts:
+    """One installation's state in Redis, as the processes of one model see it.
+
+    Attributes:
+        link: connection to Redis.
+        keys: the names in Redis.
+        leases: acquires leases; once started, it renews them.
+        queues: the job queues.
+        contents: the content at each address, and the failures.
+        monitor: the workers that are alive, and the counts of their work.
+    """
+
+    link: RedisConnection
+    keys: Keys
+    leases: Leases
+    queues: JobQueues
+    contents: SharedContentIndex
+    monitor: ClusterMonitor
+
+    @classmethod
+    def connect(cls, url: Secret, prefix: str, model_version: str) -> "ClusterParts":
+        """Return the parts that use the Redis at ``url``; the first call of one connects.
+
+        >>> parts = ClusterParts.connect(Secret("redis://localhost:6379/0"), "paddle-sam", "SAM@1234")
+        >>> parts.keys.events
+        'paddle-sam:SAM@1234:notices'
+        >>> parts.link.close()
+        """
+        link, keys = RedisConnection(url), Keys(prefix, model_version)
+        queues = JobQueues(link, keys)
+        return cls(link, keys, Leases(link), queues, SharedContentIndex(link, keys), ClusterMonitor(link, keys, queues))

@@ -1,0 +1,175 @@
+"""``preannotate --from labels`` and ``--from text`` as commands: what they store, refuse, and leave when killed."""
+
+import os
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from backend.__main__ import main
+from tests.support import detector_directories as directories
+from tests.support.fake_project import PROJECT, FakeProject
+from tests.support.fake_project_server import FakeProjectServer
+from tests.support.fakes import LEGACY_TOKEN
+from tests.support.processes import commands, environment
+from tests.support.scenes import scene_file
+from tests.support.wire_bodies import CONFIG
+
+RUN_S = 240
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """An untrained detector that knows Cat and Dog, among others."""
+    folder = tmp_path_factory.mktemp("detectors") / "PicoDet-S_infer"
+    return str(directories.write_closed(folder, "PicoDet-S", ["Dog", "walking man", "Cat"]))
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory):
+    """An untrained detector that takes any words."""
+    return str(directories.write_grounding_dino(tmp_path_factory.mktemp("detectors") / "GroundingDINO-T_infer"))
+
+
+@pytest.fixture
+def server():
+    with FakeProjectServer(FakeProject(CONFIG)) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(server, weights, tmp_path):
+    return {
+        "LABEL_STUDIO_URL": server.url,
+        "LABEL_STUDIO_API_KEY": LEGACY_TOKEN,
+        "PADDLE_SAM_WEIGHTS": weights,
+        "PADDLE_SAM_CACHE_DIR": str(tmp_path / "cache"),
+        "PADDLE_SAM_DEVICE": "cpu",
+    }
+
+
+@pytest.fixture
+def call(settings, monkeypatch):
+    """Run ``preannotate`` in this process."""
+
+    def call(*arguments, **changes):
+        for name in [name for name in os.environ if name not in environment()]:
+            monkeypatch.delenv(name)
+        for name, value in (environment() | settings | changes).items():
+            monkeypatch.setenv(name, value)
+        given = ["preannotate", "--project", str(PROJECT), *arguments]
+        return CliRunner().invoke(main, given, catch_exceptions=False)
+
+    return call
+
+
+def fill(server, count):
+    return [server.upload(f"{number:04}.png", scene_file(5000 + number).data) for number in range(count)]
+
+
+def labels(prediction):
+    return {label for region in prediction.result for label in region["value"]["brushlabels"]}
+
+
+def test_the_labels_of_the_config_find_their_objects_once(call, server, detector):
+    tasks = fill(server, 2)
+    done = call("--from", "labels", "--detector", detector, "--max-masks", "3")
+    assert done.exit_code == 0, done.output
+    for task in tasks:
+        [made] = server.project.of(task)
+        assert 1 <= len(made.result) <= 3
+        assert labels(made) <= {"Cat", "Dog"}
+        assert all(region["score"] > 0.5 for region in made.result)
+    again = call("--from", "labels", "--detector", detector)
+    assert "there already      2" in again.stdout
+    assert len(server.project.stored) == 2
+
+
+def test_words_of_a_text_get_the_labels_that_they_are_mapped_to(call, server, dino):
+    [task] = fill(server, 1)
+    text = "walking man=Cat, bus=dog"
+    done = call("--from", "text", text, "--max-masks", "4", PADDLE_SAM_DETECTOR=dino)
+    assert done.exit_code == 0, done.output
+    [made] = server.project.of(task)
+    assert labels(made) <= {"Cat", "Dog"}
+    assert made.result
+
+
+def test_a_dry_run_draws_what_the_words_find(call, server, detector, tmp_path):
+    [task] = fill(server, 1)
+    done = call("--from", "labels", "--detector", detector, "--max-masks", "2", "--dry-run", str(tmp_path / "shown"))
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (tmp_path / "shown").iterdir()] == [f"task-{task}.jpg"]
+    assert not server.project.stored
+
+
+def test_images_without_such_an_object_get_no_prediction_and_are_no_failure(call, server, detector):
+    fill(server, 1)
+    done = call("--from", "labels", "--detector", detector, "--min-score", "1")
+    assert done.exit_code == 0, done.output
+    assert "nothing marked     1" in done.stdout
+    assert not server.project.stored
+
+
+def test_labels_that_the_detector_has_no_class_for_are_named_and_left_out(call, server, tmp_path):
+    fill(server, 1)
+    only = directories.write_closed(tmp_path / "PicoDet-S_infer", "PicoDet-S", ["cat"])
+    done = call("--from", "labels", "--detector", str(only), "--max-masks", "2")
+    assert done.exit_code == 0, done.output
+    assert "the detector has no class for Dog: left out" in done.stderr
+    assert labels(next(iter(server.project.stored.values()))) == {"Cat"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--from", "labels"], "expected --detector or PADDLE_SAM_DETECTOR: GroundingDINO-T, YOLO-Worldv2-L"),
+        (["--from", "labels", "--from", "boxes", "--detector", "x"], "--from labels takes no prompts"),
+        (["--from", "text", "--detector", "x"], 'expected --from text "WORDS", with both or neither of them'),
+        (["--from", "labels", "cat", "--detector", "x"], 'expected --from text "WORDS", with both or neither of them'),
+        (["--from", "boxes", "--detector", "x"], "--detector: expected --from labels or --from text beside it"),
+        (["--from", "labels", "--detector", "x", "--min-area", "1"], "--min-area: expected --from everything"),
+        (["--from", "boxes", "--min-score", "0.5"], "--min-score: expected --from everything, labels or text"),
+        (["--from", "labels", "--detector", "x"], "x: expected one of GroundingDINO-T, YOLO-Worldv2-L, or PaddleX's"),
+        (["--from", "text", "tram", "--detector", "x"], "'tram': expected one of the config's labels, Cat, Dog"),
+    ],
+)
+def test_what_cannot_be_begun_ends_with_2_and_says_why(call, server, arguments, words):
+    fill(server, 1)
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.output
+    assert not server.project.stored
+
+
+def test_a_program_that_does_more_than_compute_is_refused_before_any_task(call, server, detector, tmp_path):
+    fill(server, 1)
+    hostile = directories.write_closed(tmp_path / "PicoDet-S_infer", "PicoDet-S", ["Cat"])
+    program = (hostile / "inference.json").read_text()
+    (hostile / "inference.json").write_text(program.replace('"1.sigmoid"', '"1.save_combine"'))
+    done = call("--from", "labels", "--detector", str(hostile))
+    assert done.exit_code == 2
+    assert "expected a program that only computes, got the operators 1.save_combine" in done.stderr
+    assert not server.project.stored
+
+
+@pytest.mark.slow
+def test_a_killed_run_over_40_scenes_is_taken_up_where_it_was_left(settings, server, detector):
+    tasks = fill(server, 40)
+    given = ("preannotate", "--project", str(PROJECT), "--from", "labels", "--detector", detector, "--max-masks", "3")
+    with commands(**settings) as start:
+        process = start(*given)
+        until = time.monotonic() + RUN_S
+        while len(server.project.stored) < 8:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.kill()
+        process.communicate()
+        stored = len(server.project.stored)
+        assert 8 <= stored < 40
+        process = start(*given)
+        out, err = process.communicate(timeout=RUN_S)
+    assert process.returncode == 0, err
+    assert [len(server.project.of(task)) for task in tasks] == [1] * 40
+    assert f"there already      {stored}" in out
