@@ -35,7 +35,6 @@ USES_PRIVATE_NAMES = {
     "tests/backend/concurrency/test_fifo_limiter.py",
     "tests/backend/concurrency/test_priority_executor.py",
     "tests/backend/embeddings/test_local.py",
-    "tests/backend/projects/test_preannotate.py",
     "tests/backend/web/test_gunicorn_server.py",
     "tests/benchmarks/bench_click.py",
 }
