@@ -58,7 +58,7 @@ class Finder:
 
         def segment(task: Task) -> Prediction:
             boxes, skipped, is_complete = list[tuple[PromptRegion, float]](), list[Skipped](), True
-            for to_name, item_index in task_images.places(controls, task):
+            for to_name, item_index in task_images.image_keys(controls, task):
                 try:
                     [image] = config.on_image(controls, to_name).images
                     boxes += self._on_image(task_images.image_ref(image, task, project_id, item_index), to_name)

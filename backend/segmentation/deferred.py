@@ -59,7 +59,7 @@ class DeferredPredictions:
         Args:
             segmenter: makes the predictions.
             studio: stores them.
-            answered: ensures that a task is answered once; shared with `backend.segmentation.retrieval.Retrieval`.
+            answered: shared with `backend.segmentation.retrieval.Retrieval`.
             observer: counts failures.
             retry: returns what retries calls during an outage, until the event is set.
             dedup_delay_s: how long after the last answer in a project duplicates are deleted.
