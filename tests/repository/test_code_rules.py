@@ -14,7 +14,7 @@ MOST_ARGUMENTS = 7
 
 MOST_LINES_OF_A_FUNCTION = 50
 
-MOST_LINES_OF_THE_BACKEND = 21_750
+MOST_LINES_OF_THE_BACKEND = 21_700
 """The goal is 14,800. Lower it with every change that makes the package smaller."""
 
 NETWORKS = ("model.modeling",)
@@ -26,7 +26,6 @@ TOO_LARGE = {
     "backend.projects.precompute.run",
     "backend.web.app._guard",
     "backend.web.app.create_app",
-    "model.transforms.mask_and_areas",
 }
 """Classes and functions that are still larger; only ever shorten this list."""
 
