@@ -1,4 +1,4 @@
-"""Which format a file or directory has, told from what is inside, and the reader for it."""
+"""Recognises the format of a file or directory by its contents, and reads it."""
 
 from collections.abc import Callable
 from functools import partial
