@@ -22,7 +22,6 @@ NETWORKS = ("model.modeling",)
 
 TOO_LARGE = {
     "backend.concurrency.parallel_map.parallel_map",
-    "backend.embeddings.local.LocalEmbeddings",
     "backend.projects.precompute.run",
     "model.transforms.mask_and_areas",
 }
@@ -31,8 +30,6 @@ TOO_LARGE = {
 USES_PRIVATE_NAMES = {
     "tests/backend/concurrency/test_background.py",
     "tests/backend/concurrency/test_fifo_limiter.py",
-    "tests/backend/concurrency/test_priority_executor.py",
-    "tests/backend/embeddings/test_local.py",
     "tests/backend/projects/test_preannotate.py",
     "tests/benchmarks/bench_click.py",
 }
