@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from backend.concurrency.parallel_map import parallel_map
 from backend.concurrency.retry import OutageError, OutageRetry, Stopped
@@ -22,6 +23,8 @@ from backend.types import ImageRef, Task
 logger = logging.getLogger(__name__)
 
 ENCODED, CACHED = "encoded", "cached"
+
+_TaskImages: TypeAlias = tuple[Task, tuple[ImageRef, ...]]
 
 
 @dataclass(frozen=True)
@@ -90,29 +93,19 @@ def run(
     report = RunReport((ENCODED, CACHED))
     kept: set[bytes] = set()  # digests of images that are in the store or being processed
 
-    def while_capacity_lasts() -> Iterator[tuple[Task, tuple[ImageRef, ...]]]:
+    def with_images() -> Iterator[_TaskImages]:
         for task in tasks:
             try:
-                refs = task_images.image_refs(controls, task, project_id)
+                yield task, task_images.image_refs(controls, task, project_id)
             except BackendError as error:
                 report.failures.append(Failure.of(task.id, error))
                 progress.advance()
-                continue
-            more = {_digest(ref) for ref in refs} - kept
-            if context.room is not None and len(kept) + len(more) > context.room.embeddings:
-                report.ended = (
-                    f"the cache holds {context.room.embeddings} embeddings of this model; {context.room.remedy}"
-                )
-                return
-            kept.update(more)
-            yield task, refs
 
-    def work(item: tuple[Task, tuple[ImageRef, ...]]) -> _Outcome:
-        task, refs = item
-        return _process(task, refs, context)
-
+    items = _while_room_lasts(with_images(), context.room, kept, report)
     with recording_end(report, stop):
-        for outcome in parallel_map(while_capacity_lasts(), work, context.at_once, stop, context.cancel_waits):
+        for outcome in parallel_map(
+            items, lambda item: _process(*item, context), context.at_once, stop, context.cancel_waits
+        ):
             kept.difference_update(map(_digest, outcome.missing))
             report.add(ENCODED, outcome.encoded)
             report.add(CACHED, outcome.cached)
@@ -120,6 +113,19 @@ def run(
             if not outcome.is_stopped:
                 progress.advance()
     return report
+
+
+def _while_room_lasts(
+    items: Iterable[_TaskImages], room: Room | None, kept: set[bytes], report: RunReport
+) -> Iterator[_TaskImages]:
+    """Yield tasks and add their images to ``kept``; end the run before there are more than the store has room for."""
+    for task, refs in items:
+        more = {_digest(ref) for ref in refs} - kept
+        if room is not None and len(kept) + len(more) > room.embeddings:
+            report.ended = f"the cache holds {room.embeddings} embeddings of this model; {room.remedy}"
+            return
+        kept.update(more)
+        yield task, refs
 
 
 def _process(task: Task, refs: Sequence[ImageRef], context: PrecomputeContext) -> _Outcome:

@@ -21,8 +21,6 @@ NETWORKS = ("model.modeling",)
 """Packages of networks, whose constructors and passes are as long as the diagram of the paper."""
 
 TOO_LARGE = {
-    "backend.concurrency.parallel_map.parallel_map",
-    "backend.projects.precompute.run",
     "backend.web.app._guard",
     "backend.web.app.create_app",
     "model.transforms.mask_and_areas",
@@ -30,8 +28,6 @@ TOO_LARGE = {
 """Classes and functions that are still larger; only ever shorten this list."""
 
 USES_PRIVATE_NAMES = {
-    "tests/backend/concurrency/test_background.py",
-    "tests/backend/concurrency/test_fifo_limiter.py",
     "tests/backend/labeling/test_config_reading.py",
     "tests/backend/projects/test_preannotate.py",
     "tests/backend/segmentation/test_deferred.py",
