@@ -28,23 +28,15 @@ TOO_LARGE = {
 """Classes and functions that are still larger; only ever shorten this list."""
 
 USES_PRIVATE_NAMES = {
-    "tests/backend/labeling/test_config_reading.py",
     "tests/backend/projects/test_preannotate.py",
-    "tests/backend/segmentation/test_deferred.py",
-    "tests/backend/segmentation/test_lazy_decoder.py",
     "tests/backend/web/test_gunicorn_server.py",
     "tests/benchmarks/bench_click.py",
-    "tests/service/test_edge_cases.py",
-    "tests/service/test_fuzz.py",
-    "tests/service/test_request_costs.py",
 }
 """Tests that still do; only ever shorten this list."""
 
 USES_OTHER_TESTS = {
     "tests/backend/projects/test_coco_export.py",
     "tests/backend/projects/test_on_workers.py",
-    "tests/backend/segmentation/test_deferred.py",
-    "tests/service/test_meaning_of_tasks.py",
 }
 """Tests that still do; only ever shorten this list."""
 

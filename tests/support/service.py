@@ -57,11 +57,12 @@ class FakeDecoder:
             raise self.failures.pop(0)
         if self.masks is not None:
             return Masks(tuple((mask,) for mask in self.masks), None, tuple(np.zeros((1, 4, 4)) for _ in self.masks))
-        masks = tuple((self._mask(prompt, embedding.original_size),) for prompt in prompts)
+        masks = tuple((self.mask(prompt, embedding.original_size),) for prompt in prompts)
         scores = None if self.score is None else tuple((self.score,) for _ in prompts)
         return Masks(masks, scores, tuple(np.zeros((1, 4, 4), np.float32) for _ in prompts))
 
-    def _mask(self, prompt, size):
+    def mask(self, prompt, size):
+        """Return the mask of one prompt."""
         if self.is_blind:
             return Mask(np.zeros((0, 0), bool), (0, 0), size)
         if prompt.box is not None:
@@ -117,8 +118,8 @@ class Service:
         clock: by which it is known who was answered for a task last.
     """
 
-    def __init__(self, *, next_tasks=None, policy=None, access=None, retrieval=None, later=None):
-        self.source, self.encoder, self.decoder = FakeSource(), FakeEncoder(), FakeDecoder()
+    def __init__(self, *, next_tasks=None, policy=None, access=None, retrieval=None, later=None, decoder=None):
+        self.source, self.encoder, self.decoder = FakeSource(), FakeEncoder(), decoder or FakeDecoder()
         self.source.contents[IMAGE] = png(size_wh=SIZE_WH)
         self.metrics, self.errands, self.next_tasks = Metrics(), Errands(), next_tasks
         self.embeddings = LocalEmbeddings(
