@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
 from backend.embeddings.serialization import dump, load
-from backend.embeddings.stores import EmbeddingKey, Shape, StoreStats, is_stale_usable
+from backend.embeddings.stores import EmbeddingKey, Shape, StoreStats, is_valid
 from backend.errors import RetryLater
 from model.types import Embedding
 
@@ -86,7 +86,7 @@ class RedisStore:
         if data is None and left_ms == NOT_THERE:
             return None
         embedding = load(data, str(key)) if isinstance(data, bytes) else None
-        if embedding is not None and is_stale_usable(embedding, key, self._shape):
+        if embedding is not None and is_valid(embedding, key, self._shape):
             return embedding
         self._on_drop(self.name)
         logger.warning("event=embedding_dropped tier=%s key=%s", self.name, name)

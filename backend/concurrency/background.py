@@ -20,7 +20,7 @@ class BackgroundTasks:
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="errand")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="background")
         self._free = threading.Semaphore(MAX_WAITING)
 
     def submit(self, task: Callable[[], None]) -> None:
@@ -41,4 +41,4 @@ def _run_logged(task: Callable[[], None]) -> None:
     try:
         task()
     except Exception:  # no caller waits for the result
-        logger.exception("event=errand_defect")
+        logger.exception("event=background_defect")

@@ -32,6 +32,16 @@ class FifoLimiter:
         self._waiting: deque[threading.Lock] = deque()
         self._lock = threading.Lock()
 
+    @property
+    def free(self) -> int:
+        """Number of free slots."""
+        return self._free
+
+    @property
+    def waiting(self) -> int:
+        """Number of threads that wait for a slot."""
+        return len(self._waiting)
+
     def __enter__(self) -> None:
         self._acquire(math.inf)
 

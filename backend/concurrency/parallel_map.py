@@ -35,12 +35,12 @@ def parallel_map(
         at_once: how many items are worked on at a time.
         stop: once it is set, no more items are read; running ones are finished within ``stop_within_s``.
         on_stop: called once when ``stop`` is noticed, to cancel waits inside ``work``.
-        stop_within_s: seconds after which running items are left to their threads and their results are lost.
+        stop_within_s: seconds after which running items are left to their threads, and their results are lost.
 
     Raises:
         Exception: the first error that ``items`` or ``work`` raises, after the running items were finished and yielded.
     """
-    failure: Exception | None = None
+    failure: BaseException | None = None
     pending: set[Future[R]] = set()
     source, is_open, deadline = iter(items), True, math.inf
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="task")
@@ -49,10 +49,8 @@ def parallel_map(
             while is_open and len(pending) < at_once and not stop.is_set():
                 try:
                     pending.add(pool.submit(work, next(source)))
-                except StopIteration:
-                    is_open = False
                 except Exception as error:  # noqa: BLE001 - raised again once the others are done
-                    failure, is_open = error, False
+                    failure, is_open = None if isinstance(error, StopIteration) else error, False
             if not pending:
                 break
             if stop.is_set() and deadline == math.inf:
@@ -60,12 +58,10 @@ def parallel_map(
                 on_stop()
             done, pending = wait(pending, POLL_EVERY_S, return_when=FIRST_COMPLETED)
             for future in done:
-                try:
-                    result = future.result()
-                except Exception as error:  # noqa: BLE001 - likewise
-                    failure, is_open = failure or error, False
+                if future.exception() is None:
+                    yield future.result()
                 else:
-                    yield result
+                    failure, is_open = failure or future.exception(), False
     finally:
         pool.shutdown(wait=not stop.is_set(), cancel_futures=True)
     if failure is not None:

@@ -7,11 +7,12 @@ import re
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
+
+from cachetools import LRUCache
 
 from backend.embeddings.serialization import Dtype, dump, load, rounded
 from backend.images import decode
@@ -71,16 +72,16 @@ Shape: TypeAlias = tuple[int, int, int]
 """(channels, height, width) of the embeddings of a network."""
 
 
-def is_stale_usable(found: Embedding, key: EmbeddingKey, shape: Shape | None) -> bool:
+def is_valid(embedding: Embedding, key: EmbeddingKey, shape: Shape | None) -> bool:
     """Whether an embedding read under this key has the network's shape and the key's number format.
 
     Args:
-        found: the embedding that was read.
+        embedding: the embedding that was read.
         key: the key under which it was read.
         shape: shape of the network's embeddings; None if that is unknown, which accepts any shape.
     """
-    has_shape = shape in (None, found.image_embedding.shape)
-    return has_shape and rounded(found, key.dtype) is found  # float32 is valid where float16 would overflow
+    has_shape = shape in (None, embedding.image_embedding.shape)
+    return has_shape and rounded(embedding, key.dtype) is embedding  # float32 is valid where float16 would overflow
 
 
 class EmbeddingStore(Protocol):
@@ -127,17 +128,13 @@ class MemoryStore:
     name = "memory"
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._nbytes = max_bytes, 0
-        self._entries: OrderedDict[EmbeddingKey, Embedding] = OrderedDict()
+        self._entries: LRUCache[EmbeddingKey, Embedding] = LRUCache(max_bytes, getsizeof=lambda value: value.nbytes)
         self._lock = threading.Lock()
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding, None if the store does not hold it."""
         with self._lock:
-            found = self._entries.get(key)
-            if found is not None:
-                self._entries.move_to_end(key)
-            return found
+            return self._entries.get(key)
 
     def holds(self, key: EmbeddingKey) -> bool:
         """Whether the store holds an embedding."""
@@ -146,19 +143,15 @@ class MemoryStore:
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keep an embedding, and evict the least recently used ones that no longer fit."""
         with self._lock:
-            replaced = self._entries.pop(key, None)
-            self._nbytes -= replaced.nbytes if replaced is not None else 0
-            if embedding.nbytes > self._max_bytes:
-                return
-            self._entries[key] = embedding
-            self._nbytes += embedding.nbytes
-            while self._nbytes > self._max_bytes:
-                self._nbytes -= self._entries.popitem(last=False)[1].nbytes
+            self._entries.pop(key, None)
+            if embedding.nbytes <= self._entries.maxsize:
+                self._entries[key] = embedding
 
     def stats(self) -> tuple[StoreStats, ...]:
         """Return the fill level."""
         with self._lock:
-            return (StoreStats(self.name, len(self._entries), self._nbytes, self._max_bytes),)
+            entries = self._entries
+            return (StoreStats(self.name, len(entries), int(entries.currsize), int(entries.maxsize)),)
 
 
 class FileStore:
@@ -212,11 +205,11 @@ class FileStore:
         except OSError as error:
             self._failed("read", error)
             return None
-        found = load(data, str(key))
-        if found is not None and not is_stale_usable(found, key, self._shape):
-            found = None
+        embedding = load(data, str(key))
+        if embedding is not None and not is_valid(embedding, key, self._shape):
+            embedding = None
         try:
-            if found is None:
+            if embedding is None:
                 self._on_drop(self.name)
                 logger.warning("event=embedding_dropped tier=%s file=%s", self.name, path.name)
                 path.unlink(missing_ok=True)
@@ -224,7 +217,7 @@ class FileStore:
                 os.utime(path)
         except OSError:
             pass  # files on a read-only disk can still be read
-        return found
+        return embedding
 
     def holds(self, key: EmbeddingKey) -> bool:
         """Whether an embedding's file exists, without reading it; counts as a use of the file."""
@@ -276,7 +269,7 @@ class FileStore:
         """Return (time of last use in s, size in bytes, path) of each embedding file."""
         if not self._directory.is_dir():
             return []
-        found = []
+        files = []
         with os.scandir(self._directory) as entries:
             for entry in entries:
                 try:
@@ -284,10 +277,10 @@ class FileStore:
                 except FileNotFoundError:
                     continue  # another process has removed it
                 if entry.name.endswith(_SUFFIX):
-                    found.append((status.st_mtime, status.st_size, Path(entry.path)))
+                    files.append((status.st_mtime, status.st_size, Path(entry.path)))
                 elif entry.name.endswith(".part") and time.time() - status.st_mtime > _STALE_S:
                     Path(entry.path).unlink(missing_ok=True)  # left behind by a killed process
-        return found
+        return files
 
     def _make_room_if_needed(self, needed: int, name: str) -> None:
         """Make room for ``needed`` bytes; the directory is listed only when that may be necessary."""
@@ -330,12 +323,12 @@ class TieredStore:
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding from the first store that holds it, None if no store does."""
         for index, tier in enumerate(self._tiers):
-            found = tier.get(key)
-            if found is not None:
+            embedding = tier.get(key)
+            if embedding is not None:
                 for faster in self._tiers[:index]:
-                    faster.put(key, found)
+                    faster.put(key, embedding)
                 self._on_hit(tier.name)
-                return found
+                return embedding
         return None
 
     def holds(self, key: EmbeddingKey) -> bool:

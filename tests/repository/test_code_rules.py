@@ -21,13 +21,10 @@ NETWORKS = ("model.modeling",)
 """Packages of networks, whose constructors and passes are as long as the diagram of the paper."""
 
 TOO_LARGE = {
-    "backend.concurrency.parallel_map.parallel_map",
 }
 """Classes and functions that are still larger; only ever shorten this list."""
 
 USES_PRIVATE_NAMES = {
-    "tests/backend/concurrency/test_background.py",
-    "tests/backend/concurrency/test_fifo_limiter.py",
     "tests/benchmarks/bench_click.py",
 }
 """Tests that still do; only ever shorten this list."""

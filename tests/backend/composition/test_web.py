@@ -17,6 +17,7 @@ from model.weights import WeightsError
 from model.weights import parameters as names
 from model.weights.formats import native
 from tests.support.checkpoints import random_checkpoint
+from tests.support.fakes import LEGACY_TOKEN, FakeLabelStudio, Reply, png
 from tests.support.service import wait_until
 from tests.support.wire_bodies import BROWSER, click_on, data_uri, encoded
 from tests.support.wire_reader import checked, mask_of
@@ -152,6 +153,19 @@ def test_a_second_service_finds_what_the_first_left_on_disk(build):
         assert service.app.test_client().post("/predict", data=body).status_code == 200
         done = service.metrics.registry.get_sample_value("paddle_sam_stage_seconds_count", {"stage": "encode"})
         assert done == encodes
+
+
+def test_a_second_service_does_not_download_what_the_first_one_did(build):
+    with FakeLabelStudio() as label_studio:
+        label_studio.routes["/data/upload/1/a.png"] = Reply(png(size_wh=(80, 60)))
+        for _ in range(2):
+            service = build(LABEL_STUDIO_URL=label_studio.url, LABEL_STUDIO_API_KEY=LEGACY_TOKEN)
+            body = click_on("/data/upload/1/a.png")
+            answer = service.app.test_client().post("/predict", data=encoded(body))
+            [item] = checked(body, answer, service.segmenter.model_version)
+            assert item["result"]
+            service.close()
+        assert label_studio.paths().count("/data/upload/1/a.png") == 1
 
 
 def test_a_service_without_any_cache_answers(build):

@@ -22,7 +22,7 @@ def test_threads_go_in_the_order_in_which_they_came():
         for number in range(20):
             threads.append(threading.Thread(target=go, args=(number,)))
             threads[-1].start()
-            wait_until(lambda number=number: len(turns._waiting) == number + 1)
+            wait_until(lambda number=number: turns.waiting == number + 1)
     for thread in threads:
         thread.join()
     assert order == list(range(20))
@@ -49,7 +49,7 @@ def test_no_more_than_the_given_number_are_inside_and_all_get_in():
         thread.join()
     assert len(done) == 12
     assert most <= 3
-    assert turns._free == 3
+    assert turns.free == 3
 
 
 def test_a_turn_that_fails_lets_the_next_one_in():
@@ -75,19 +75,19 @@ def test_whoever_cannot_wait_any_longer_leaves_with_a_reason_and_takes_nobodys_t
         assert time.monotonic() - started < 2
         later = threading.Thread(target=go, args=("later",))
         later.start()
-        wait_until(lambda: len(turns._waiting) == 1)
+        wait_until(lambda: turns.waiting == 1)
     later.join()
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
     assert inside == ["later"]
-    assert turns._free == 1
+    assert turns.free == 1
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 5.0, math.inf])
 def test_a_free_turn_is_taken_however_little_time_is_left(seconds):
     turns = FifoLimiter(1)
     with turns.slot(seconds):
-        assert turns._free == 0
-    assert turns._free == 1
+        assert turns.free == 0
+    assert turns.free == 1
 
 
 def test_a_turn_that_comes_in_time_is_taken():
@@ -101,7 +101,7 @@ def test_a_turn_that_comes_in_time_is_taken():
         threads = [threading.Thread(target=go, args=(seconds,)) for seconds in (30.0, math.inf)]
         for number, thread in enumerate(threads, 1):
             thread.start()
-            wait_until(lambda number=number: len(turns._waiting) == number)
+            wait_until(lambda number=number: turns.waiting == number)
     for thread in threads:
         thread.join()
     assert inside == [30.0, math.inf]
@@ -130,7 +130,7 @@ def test_turns_that_come_as_time_runs_out_are_neither_lost_nor_doubled():
     for thread in threads:
         thread.join()
     assert most <= 2
-    assert (turns._free, len(turns._waiting)) == (2, 0)
+    assert (turns.free, turns.waiting) == (2, 0)
 
 
 def test_nobody_at_all_is_refused():
