@@ -108,7 +108,7 @@ def command(
     began = time.monotonic()
     with cli_run.open_run(settings, TaskQuery(project, view, limit)) as run:
         checkpoint = cli_run.exit_on_error(lambda: web.read_weights(settings))
-        engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client, run.retry))
+        engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client))
         try:
             report = cli_run.exit_on_error(lambda: preannotate_run.run(settings, checkpoint, run, engine, chosen))
         finally:

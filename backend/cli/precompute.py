@@ -35,7 +35,7 @@ def command(project: int, view: int | None, limit: int | None, weights: str | No
     began = time.monotonic()
     with cli_run.open_run(settings, TaskQuery(project, view, limit)) as run:
         checkpoint = cli_run.exit_on_error(lambda: web.read_weights(settings))
-        engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client, run.retry))
+        engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client))
         context = precompute.PrecomputeContext(
             engine.ensure, run.client.version, run.retry, engine.at_once, engine.room, engine.close
         )

@@ -22,7 +22,6 @@ NETWORKS = ("model.modeling",)
 
 TOO_LARGE = {
     "backend.concurrency.parallel_map.parallel_map",
-    "backend.embeddings.local.LocalEmbeddings",
     "backend.projects.precompute.run",
     "backend.web.app._guard",
     "backend.web.app.create_app",
@@ -33,8 +32,6 @@ TOO_LARGE = {
 USES_PRIVATE_NAMES = {
     "tests/backend/concurrency/test_background.py",
     "tests/backend/concurrency/test_fifo_limiter.py",
-    "tests/backend/concurrency/test_priority_executor.py",
-    "tests/backend/embeddings/test_local.py",
     "tests/backend/projects/test_preannotate.py",
     "tests/backend/web/test_gunicorn_server.py",
     "tests/benchmarks/bench_click.py",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.embeddings.local import FETCHERS, SPARED
+from backend.embeddings.pipeline import RESERVED, THREADS
 from backend.errors import Reason, RetryLater
 from backend.protocol import messages
 from backend.segmentation.claims import DEDUP_WINDOW_S
@@ -205,9 +205,9 @@ def test_few_images_are_in_hand_at_a_time_however_many_tasks_are_asked_for():
         service.source.gate.clear()
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(answers, service, *(boxed(n, name) for n, name in enumerate(names)))
-            wait_until(lambda: len(service.source.asked) == FETCHERS - SPARED, SOON_S)
+            wait_until(lambda: len(service.source.asked) == THREADS - RESERVED, SOON_S)
             asked.result(SOON_S)
-        assert len(service.source.asked) <= FETCHERS - SPARED + 1, "one more is encoded ahead, after the answer"
+        assert len(service.source.asked) <= THREADS - RESERVED + 1, "one more is encoded ahead, after the answer"
         service.source.gate.set()  # or the end would wait for those in hand
 
 
