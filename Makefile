@@ -6,8 +6,6 @@ VENV := $(CACHE)/.venv
 BIN := $(VENV)/bin
 LABEL_STUDIO_VENV := $(CACHE)/.venv-label-studio
 PADDLEX_VENV := $(CACHE)/.venv-paddlex
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
-PROGRESS_S := 10
 PARALLEL := -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-all test-wheel test-label-studio-versions bench lint format clean
@@ -15,9 +13,7 @@ PARALLEL := -n 2 --dist loadfile
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-# A stamp is written last and taken away first. An environment without one was never finished, or was being changed when
-# that was interrupted; pip would take half a package for a whole one, so it is begun anew.
-# The same goes for one whose interpreter is gone.
+# What a stamp is, backend/demo/environment.py says, which makes all environments. One whose interpreter is gone has none.
 IGNORED := $(foreach made,$(VENV) $(LABEL_STUDIO_VENV) $(PADDLEX_VENV),$(shell test -x $(made)/bin/python || rm -f $(made)/*stamp))
 
 define fresh
@@ -25,45 +21,33 @@ define fresh
 		|| { echo "Nothing can be written to $(abspath $(CACHE)); try make $(or $(MAKECMDGOALS),run) CACHE=/some/folder" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "Python 3.10 to 3.13 is needed, e.g. make run PYTHON=python3.11" >&2; exit 1; }
-	@test -e $@ || { echo "Setting up $(@D), once; this takes minutes ..."; $(PYTHON) -m venv --clear $(@D); }
-	@rm -f $@
 endef
 
-# Say every few seconds how long pip has taken and how much is there. pip runs in the foreground, so that Ctrl-C ends it;
-# the loop ends when the shell does, and its sleep holds no pipe open.
 define install
-	@echo "  $(@D): installing $< ..."
-	@(s=0; while sleep $(PROGRESS_S) >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
-		s=$$((s + $(PROGRESS_S))); echo "  $(@D): $$s s, $$(du -sm "$(@D)" 2>/dev/null | cut -f1) MB installed"; done) & \
-		trap "kill $$! 2>/dev/null || :" EXIT; "$(@D)/bin/python" $(PIP_INSTALL) $(1)
+	@$(PYTHON) -m backend.demo.environment $@ $(1)
 endef
 
 $(VENV)/run.stamp: requirements.txt
 	$(fresh)
 	$(call install,-r requirements.txt)
-	@touch $@
 
-# What is installed on top takes the stamps below it away while it does.
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
-	@rm -f $(VENV)/run.stamp $@
 	$(call install,-r requirements-dev.txt)
-	@touch $(VENV)/run.stamp $@
 
 # Weights other than the demo model's, by name or path: make run WEIGHTS=mobile_sam downloads them once.
 WEIGHTS ?=
 WITH_WEIGHTS := $(if $(WEIGHTS), --weights "$(WEIGHTS)")
 
-run: $(VENV)/run.stamp ## Serve Label Studio on port 9090 with the demo model, or with WEIGHTS=mobile_sam
+run: $(VENV)/run.stamp ## Serve Label Studio on port 9090 with the demo model, or WEIGHTS=mobile_sam (downloads packages once)
 	@$(BIN)/python -m backend serve$(WITH_WEIGHTS)
 
-demo: $(VENV)/run.stamp $(LABEL_STUDIO_VENV)/stamp ## The same beside a Label Studio of its own: a project to click in
+demo: $(VENV)/run.stamp $(LABEL_STUDIO_VENV)/stamp ## The same beside a Label Studio of its own, downloaded once too: a project to click in
 	@$(BIN)/python -m backend demo --folder $(CACHE)/.demo --label-studio-python $(LABEL_STUDIO_VENV)/bin/python$(WITH_WEIGHTS)
 
 # Label Studio lives in an environment of its own: its pins are not ours.
-$(LABEL_STUDIO_VENV)/stamp: tests/e2e/requirements-label-studio.txt
+$(LABEL_STUDIO_VENV)/stamp: backend/demo/requirements-label-studio.txt
 	$(fresh)
-	$(call install,--use-pep517 -r tests/e2e/requirements-label-studio.txt)
-	@touch $@
+	$(call install,--use-pep517 -r backend/demo/requirements-label-studio.txt)
 
 # Where it may, the machine gets a redis-server; elsewhere the tests that need one say that they were skipped.
 .PHONY: redis
@@ -88,16 +72,15 @@ test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/s
 test-label-studio-versions: $(VENV)/dev.stamp $(VENV)/reference.stamp ## The core of the browser tests against other releases (half an hour)
 	$(BIN)/python -m tests.e2e.label_studio_versions --folder $(CACHE)
 
-$(VENV)/reference.stamp: tests/reference/requirements.txt tests/reference/requirements-sam2.txt tests/e2e/requirements.txt $(VENV)/dev.stamp $(PADDLEX_VENV)/stamp
-	@rm -f $(VENV)/run.stamp $(VENV)/dev.stamp $@
+$(VENV)/torch.stamp: tests/reference/requirements.txt tests/e2e/requirements.txt $(VENV)/dev.stamp
 	$(call install,-r tests/reference/requirements.txt -r tests/e2e/requirements.txt)
-	@SAM2_BUILD_CUDA=0 $(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -r tests/reference/requirements-sam2.txt
-	@touch $(VENV)/run.stamp $(VENV)/dev.stamp $@
+
+$(VENV)/reference.stamp: tests/reference/requirements-sam2.txt $(VENV)/torch.stamp $(PADDLEX_VENV)/stamp
+	@SAM2_BUILD_CUDA=0 $(PYTHON) -m backend.demo.environment $@ --no-deps --no-build-isolation -r tests/reference/requirements-sam2.txt
 
 $(PADDLEX_VENV)/stamp: tests/reference/requirements-paddlex.txt
 	$(fresh)
 	$(call install,-r tests/reference/requirements-paddlex.txt)
-	@touch $@
 
 bench: $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/stamp ## Measure speed against the reference implementations
 	$(BIN)/python -m tests.benchmarks

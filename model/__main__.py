@@ -1,6 +1,14 @@
-"""``python -m model``."""
+"""``python -m model``, and the command ``paddle-sam``."""
 
-from model.cli import main
+from model import cli
+from model.cli.sigterm import end_as_on_ctrl_c
+
+
+def main(prog_name: str | None = None) -> None:
+    """Run the command line."""
+    end_as_on_ctrl_c()
+    cli.main(prog_name=prog_name)
+
 
 if __name__ == "__main__":
-    main(prog_name="python -m model")
+    main("python -m model")

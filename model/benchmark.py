@@ -37,7 +37,7 @@ class Measured:
         threads: processor cores that this process may use.
         load_ms: reading the weights into both networks.
         encode_ms: one photo of 640 × 480 to its embedding.
-        prompt: what was asked with, ``box`` or (where the weights take none) ``point``.
+        prompt: the kind of prompt, ``box`` or (where the weights take none) ``point``.
         decode_one_ms: one prompt to its mask at the photo's size.
         decode_many_ms: as many prompts as ``many`` in one call.
         many: see there.
@@ -70,7 +70,7 @@ def measure(checkpoint: Checkpoint, device: str = "auto", dtype: str = "float32"
         runs: encodes to take the median of; the decoder, being quicker, runs more often.
 
     Raises:
-        DeviceError: device or dtype are not to be had here.
+        DeviceError: the device or dtype is not available on this machine.
     """
     start = perf_counter()
     encoder, decoder = load_encoder(checkpoint, device, dtype), load_decoder(checkpoint, device)
@@ -162,7 +162,7 @@ def _machine(device: str) -> str:
 
 
 def _processor() -> str | None:
-    """Return the processor's name as Linux tells it."""
+    """Return the processor's name as Linux reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -27,7 +27,7 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
         dtype: ``float32``, or on a GPU ``float16`` or ``bfloat16``; norms and softmax stay in float32.
 
     Raises:
-        DeviceError: device or dtype are not to be had here.
+        DeviceError: the device or dtype is not available on this machine.
         WeightsError: the checkpoint does not fit the network.
     """
     place = devices.resolve(device)
@@ -59,7 +59,7 @@ def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:
     Parts that the checkpoint lacks (see its ``capabilities``) stay zero and are never used.
 
     Raises:
-        DeviceError: the device is not to be had here.
+        DeviceError: the device is not available on this machine.
         WeightsError: the checkpoint does not fit the network.
     """
     is_sam2 = checkpoint.config.family == "sam2"

@@ -2,7 +2,7 @@
 
 ValueError
 ├── CapabilityError     the loaded weights lack the part that this prompt needs (a pruned export)
-├── DeviceError         the device or dtype asked for is not to be had on this machine
+├── DeviceError         the requested device or dtype is not available on this machine
 └── CostError           decoding a file would take more memory or time than its size justifies
 """
 
@@ -12,7 +12,7 @@ class CapabilityError(ValueError):
 
 
 class DeviceError(ValueError):
-    """The device or dtype asked for is not to be had on this machine: choose another in the settings."""
+    """The requested device or dtype is not available on this machine: choose another in the settings."""
 
 
 class CostError(ValueError):

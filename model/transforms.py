@@ -189,8 +189,7 @@ def mask_and_areas(
     Both of Meta's bilinear steps are linear in each axis, so together they are ``rows @ logits @ columnsᵀ`` with two
     narrow-banded matrices that depend on sizes alone. Only the rows and columns that a logit above the lowest level
     reaches are computed: an interpolated value cannot be above it elsewhere. The product over rows is taken a few rows
-    at a time, with just the logits that these need, while their values are in cache; the photo's logits never exist
-    as a whole.
+    at a time, while their values are in cache; the photo's logits never exist as a whole.
 
     Args:
         logits: (low_res_size, low_res_size) float32.

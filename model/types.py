@@ -271,7 +271,7 @@ class Masks:
     """What the decoder answers to a batch of prompts, one entry per prompt, in their order.
 
     Attributes:
-        masks: per prompt a tuple of masks: one, or all three when the caller asked for them.
+        masks: per prompt a tuple of masks: one, or all three where the caller wants them.
         iou_predictions: per prompt as many predicted IoUs as masks, each in [0, 1]; None where the weights hold no
             score head (a pruned export).
         low_res_masks: per prompt (M, low_res_size, low_res_size) float32 logits; fit for ``Prompt.mask_input``.

@@ -1,13 +1,16 @@
 """``python -m backend export-coco``: the masks of a project's annotations as one COCO file."""
 
 import sys
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from backend.cli.batch_options import tasks_of_a_project
 from backend.cli.commands import settings_of
+
+if TYPE_CHECKING:
+    from backend.projects.report import RunReport
 
 RLE, POLYGONS = "rle", "polygons"
 
@@ -39,18 +42,17 @@ def command(project: int, view: int | None, limit: int | None, out: Path, segmen
     nothing could be begun, 130 if stopped with Ctrl-C.
     """
     settings = settings_of({})
-    from backend.cli import run as cli_run  # here: --help must not wait for them
+    from backend.cli.run import execute, exit_on_error  # here: --help must not wait for them
     from backend.projects import coco_export, progress
-    from backend.projects.run import TaskQuery
+    from backend.projects.run import BatchRun, TaskQuery
 
-    cli_run.exit_on_error(lambda: coco_export.check_out(out))
-    began = time.monotonic()
-    with cli_run.open_run(settings, TaskQuery(project, view, limit, annotated=True)) as run:
-        context = coco_export.ExportContext(run.client.annotations, run.controls, run.retry, segmentation == POLYGONS)
-        description = f"Masks of Label Studio project {run.project.id} {run.project.title!r}"
-        with progress.showing("export-coco", run.total, sys.stderr) as shown:
-            report = cli_run.exit_on_error(
-                lambda: coco_export.run(run.tasks, context, out, description, run.stop, shown)
-            )
-        code = cli_run.finish(run, str(out), report, began)
-    cli_run.leave(run, code)
+    def export(batch: BatchRun) -> "tuple[str, RunReport]":
+        context = coco_export.ExportContext(
+            batch.client.annotations, batch.controls, batch.retry, segmentation == POLYGONS
+        )
+        description = f"Masks of Label Studio project {batch.project.id} {batch.project.title!r}"
+        with progress.showing("export-coco", batch.total, sys.stderr) as shown:
+            return str(out), coco_export.run(batch.tasks, context, out, description, batch.stop, shown)
+
+    exit_on_error(lambda: coco_export.check_out(out))
+    execute(settings, TaskQuery(project, view, limit, annotated=True), export)

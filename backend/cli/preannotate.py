@@ -1,6 +1,5 @@
 """``python -m backend preannotate``: masks for a whole project."""
 
-import time
 from pathlib import Path
 
 import click
@@ -97,24 +96,21 @@ def command(
         {"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device, "PADDLE_SAM_DETECTOR": detector}
     )
     _check(chosen, detector, settings.detector)
-    from backend.cli import run as cli_run
-    from backend.composition import web
-    from backend.projects import engine as project_engine
+    from backend.cli.run import execute, exit_on_error, with_engine  # here: --help must not wait for them
     from backend.projects import preannotate_run, sinks
     from backend.projects.run import TaskQuery
 
     if (folder := chosen.dry_run) is not None:
-        cli_run.exit_on_error(lambda: sinks.check_folder(folder))
-    began = time.monotonic()
-    with cli_run.open_run(settings, TaskQuery(project, view, limit)) as run:
-        checkpoint = cli_run.exit_on_error(lambda: web.read_weights(settings))
-        engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client))
-        try:
-            report = cli_run.exit_on_error(lambda: preannotate_run.run(settings, checkpoint, run, engine, chosen))
-        finally:
-            engine.close()
-        code = cli_run.finish(run, checkpoint.model_version, report, began)
-    cli_run.leave(run, code)
+        exit_on_error(lambda: sinks.check_folder(folder))
+    execute(
+        settings,
+        TaskQuery(project, view, limit),
+        lambda batch: with_engine(
+            settings,
+            batch,
+            lambda checkpoint, engine: preannotate_run.run(settings, checkpoint, batch, engine, chosen),
+        ),
+    )
 
 
 def _check(chosen: Choice, option: str | None, configured: str | None) -> None:

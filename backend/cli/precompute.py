@@ -1,12 +1,15 @@
 """``python -m backend precompute``: the embeddings of a whole project."""
 
 import sys
-import time
+from typing import TYPE_CHECKING
 
 import click
 
 from backend.cli.batch_options import of_a_project
 from backend.cli.commands import refuse, settings_of
+
+if TYPE_CHECKING:
+    from backend.projects.report import RunReport
 
 
 @click.command("precompute")
@@ -24,26 +27,22 @@ def command(project: int, view: int | None, limit: int | None, weights: str | No
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     if not settings.redis_url and not settings.disk_cache_mb:
         refuse("what is made would be lost with this process: expected PADDLE_SAM_DISK_CACHE_MB above 0, or REDIS_URL")
-    from backend.cli import run as cli_run
-    from backend.composition import web  # here: --help must not wait for them
-    from backend.projects import engine as project_engine
-    from backend.projects import precompute, progress
-    from backend.projects.run import TaskQuery
+    from backend.cli.run import execute, exit_on_error, with_engine  # here: --help must not wait for them
+    from backend.projects import engine, precompute, progress
+    from backend.projects.run import BatchRun, TaskQuery
 
     if not settings.redis_url:
-        cli_run.exit_on_error(lambda: project_engine.check_cache(settings))
-    began = time.monotonic()
-    with cli_run.open_run(settings, TaskQuery(project, view, limit)) as run:
-        checkpoint = cli_run.exit_on_error(lambda: web.read_weights(settings))
-        engine = cli_run.exit_on_error(lambda: project_engine.engine(settings, checkpoint, run.client))
+        exit_on_error(lambda: engine.check_cache(settings))
+
+    def encode(batch: BatchRun, made: engine.Engine) -> "RunReport":
         context = precompute.PrecomputeContext(
-            engine.ensure, run.client.version, run.retry, engine.at_once, engine.room, engine.close
+            made.ensure, batch.client.version, batch.retry, made.at_once, made.room, made.close
         )
-        run.stop.listen()
-        try:
-            with progress.showing("precompute", run.total, sys.stderr) as shown:
-                report = precompute.run(run.tasks, project, run.controls, context, run.stop, shown)
-        finally:
-            engine.close()
-        code = cli_run.finish(run, checkpoint.model_version, report, began)
-    cli_run.leave(run, code)
+        with progress.showing("precompute", batch.total, sys.stderr) as shown:
+            return precompute.run(batch.tasks, project, batch.controls, context, batch.stop, shown)
+
+    execute(
+        settings,
+        TaskQuery(project, view, limit),
+        lambda batch: with_engine(settings, batch, lambda _, made: encode(batch, made)),
+    )

@@ -1,4 +1,4 @@
-"""Opens and finishes a run, for the commands over whole projects."""
+"""Runs a command over a whole project, from the settings to the exit code."""
 
 import logging
 import os
@@ -13,19 +13,54 @@ import click
 
 from backend import logs
 from backend.cli.commands import GOOD, PROBLEMS_FOUND, STOPPED, refuse
+from backend.composition import web
 from backend.concurrency.retry import OutageRetry, Stopped
 from backend.errors import BackendError
 from backend.projects import engine, run
+from backend.projects.engine import Engine
 from backend.projects.progress import format_seconds
 from backend.projects.report import RunReport
 from backend.settings import Settings
+from model.weights import Checkpoint
 
 T = TypeVar("T")
 
 
+def execute(
+    settings: Settings, query: run.TaskQuery, work: Callable[[run.BatchRun], tuple[str, RunReport]]
+) -> NoReturn:
+    """Do ``work`` over a project, print its report, and end the process; ``work`` also returns what it worked with."""
+    began = time.monotonic()
+    with _opened(settings, query) as batch:
+        what, report = exit_on_error(lambda: work(batch))
+        took = format_seconds(time.monotonic() - began)
+        click.echo(f"project {batch.project.id} {batch.project.title!r}, {what}, in {took}:")
+        for line in report.lines():
+            click.echo(line)
+    code = GOOD if report.is_clean else PROBLEMS_FOUND
+    if not batch.stop.is_set():
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    os._exit(128 + batch.stop.number)  # without waiting for threads that still run abandoned work
+
+
+def with_engine(
+    settings: Settings, batch: run.BatchRun, work: Callable[[Checkpoint, Engine], RunReport]
+) -> tuple[str, RunReport]:
+    """Return the model's version and the report of ``work``, which gets the weights and what makes embeddings."""
+    checkpoint = web.read_weights(settings)
+    made = engine.engine(settings, checkpoint, batch.client)
+    batch.stop.listen()  # again, since Paddle has been imported
+    try:
+        return checkpoint.model_version, work(checkpoint, made)
+    finally:
+        made.close()
+
+
 @contextmanager
-def open_run(settings: Settings, query: run.TaskQuery) -> Iterator[run.BatchRun]:
-    """Provide the parts of a run until the block ends; end the process if they cannot be prepared."""
+def _opened(settings: Settings, query: run.TaskQuery) -> Iterator[run.BatchRun]:
     # A log line per image would hide the progress; the level "debug" shows them.
     logs.configure("warning" if settings.log_level == "info" else settings.log_level)
     client = engine.label_studio(settings)
@@ -33,8 +68,7 @@ def open_run(settings: Settings, query: run.TaskQuery) -> Iterator[run.BatchRun]
     before = {number: signal.getsignal(number) for number in run.SIGNALS}
     stop.listen()
     try:
-        retry = OutageRetry(stop)
-        yield exit_on_error(lambda: run.prepare(client, query, stop, retry))
+        yield exit_on_error(lambda: run.prepare(client, query, stop, OutageRetry(stop)))
     finally:
         client.http.close()
         for number, handler in before.items():
@@ -49,24 +83,3 @@ def exit_on_error(work: Callable[[], T]) -> T:
         sys.exit(STOPPED)
     except (BackendError, ValueError, OSError) as error:
         refuse(" ".join(str(error).split()))
-
-
-def finish(batch: run.BatchRun, what: str, report: RunReport, began: float) -> int:
-    """Print the summary and return the exit status; ``what`` is the model's version or the file."""
-    took = format_seconds(time.monotonic() - began)
-    click.echo(f"project {batch.project.id} {batch.project.title!r}, {what}, in {took}:")
-    for line in report.lines():
-        click.echo(line)
-    if batch.stop.number:
-        return 128 + batch.stop.number
-    return GOOD if report.is_clean else PROBLEMS_FOUND
-
-
-def leave(batch: run.BatchRun, code: int) -> NoReturn:
-    """End the process; after a stop, without waiting for threads that still run abandoned work."""
-    if batch.stop.is_set():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        logging.shutdown()
-        os._exit(code)
-    sys.exit(code)

@@ -38,7 +38,8 @@ from backend.segmentation.retrieval import OpenedTaskPolicy, Retrieval, Retrieva
 from backend.segmentation.service import ClickPolicy, Segmenter
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
-from backend.web.app import BODIES, Access, create_app
+from backend.web.access import Access
+from backend.web.app import BODIES, create_app
 from backend.web.bodies import Bodies
 from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
@@ -148,7 +149,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
 
     parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, budget)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
-    app = create_app(segmenter, metrics, lambda: snapshot.take(parts), access)
+    app = create_app(segmenter, metrics, lambda: snapshot.take(parts), access, lambda: snapshot.unready(parts))
     app.config[BODIES] = Bodies(access.max_body_bytes, budget)
     return Service(app, segmenter, metrics, start, close)
 

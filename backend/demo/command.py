@@ -5,7 +5,6 @@ on this machine only, and neither connects to another machine, except to downloa
 """
 
 import os
-import secrets
 import shutil
 import sys
 import time
@@ -18,8 +17,9 @@ import click
 import msgspec
 
 import model
+from backend.demo import environment, programs
+from backend.demo.environment import InstallError
 from backend.demo.processes import (
-    LOCALHOST,
     DemoError,
     Program,
     Running,
@@ -30,28 +30,23 @@ from backend.demo.processes import (
     stopped_by_signals,
     wait_until_ready,
 )
-from backend.demo.project import LabelStudioApi, prepare
+from backend.demo.programs import Login
+from backend.demo.project import LABEL_CONFIG, WITH_REAL_WEIGHTS, prepare
+from backend.errors import AccessError, BackendError
+from backend.label_studio.http import LabelStudioHttp
+from backend.types import Secret
+from model.folders import cache_folder
 
-USERNAME = "demo@example.com"
 BACKEND_PORT = 9090
 LABEL_STUDIO_PORT = 8080
-BACKEND_TIMEOUT_S = 3600.0
-"""Includes the download of the chosen weights, up to 2.4 GB."""
-
-LABEL_STUDIO_TIMEOUT_S = 900.0
-"""The first start creates a database: about half a minute, many times that on a slow disk."""
-
-FOLDER = Path(".demo")
-LABEL_STUDIO_PYTHON = Path(".venv-label-studio/bin/python")
+API_TIMEOUT_S = 120.0
+REQUIREMENTS = Path(__file__).with_name("requirements-label-studio.txt")
+REAL, DEMO_MODEL = "mobile_sam", "demo"
 SAMPLES = Path(model.__file__).parent / "demo" / "samples"
 WATCH_S = 1.0
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
-# No other variable of the caller's environment reaches Label Studio, which also reads HOST, PORT, DEBUG, USERNAME, ...
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
-NOT_PASSED_ON = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "REDIS_URL")  # the demo's backend runs alone
 WEIGHTS, MODEL_DIR = "PADDLE_SAM_WEIGHTS", "MODEL_DIR"
-NOWHERE = f"http://{LOCALHOST}:9"  # a proxy at the discard port, where nothing listens
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,8 @@ class Demo:
 
     Attributes:
         folder: where its data, logs and login are kept.
-        label_studio_python: the interpreter of the environment in which Label Studio is installed.
+        label_studio_python: the interpreter of the environment in which Label Studio is installed; None makes one in
+            ``folder``.
         samples: the folder of the images to label.
         backend_port: the backend's port; None takes 9090 or the next free one.
         label_studio_port: Label Studio's port; None takes 8080 or the next free one.
@@ -69,7 +65,7 @@ class Demo:
     """
 
     folder: Path
-    label_studio_python: Path
+    label_studio_python: Path | None
     samples: Path
     backend_port: int | None = None
     label_studio_port: int | None = None
@@ -86,13 +82,10 @@ class Demo:
         """The file that marks Label Studio's folder as set up completely."""
         return self.folder / "label-studio.complete"
 
-
-class Login(msgspec.Struct, frozen=True):
-    """The login of the demo's Label Studio."""
-
-    username: str
-    password: str
-    token: str
+    @property
+    def with_real_weights(self) -> str:
+        """The command that starts the demo with real weights."""
+        return f"paddle-sam-backend demo --weights {REAL}" if self.label_studio_python is None else WITH_REAL_WEIGHTS
 
 
 def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
@@ -107,7 +100,16 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
     with stopped_by_signals(), only_one(demo.folder / "lock") as lock, ExitStack() as stack:
         try:
             _have_weights(environ)
-            backend, label_studio, login = _programs(demo, environ, say)
+            python = demo.label_studio_python or _label_studio(demo.folder / "environment", say)
+            login = programs.read_login(demo.folder / "login.json")
+            port = choose_port(demo.backend_port, BACKEND_PORT, "the backend", "--port", say)
+            studio_port = choose_port(
+                demo.label_studio_port, LABEL_STUDIO_PORT, "Label Studio", "--label-studio-port", say
+            )
+            backend_environ = programs.backend_environ(environ, login, port, studio_port, demo.folder)
+            backend = programs.backend(demo.serve, backend_environ, port, demo.folder)
+            studio_environ = programs.label_studio_environ(environ, login, demo.data)
+            label_studio = programs.label_studio(python, studio_environ, studio_port, _data_folder(demo))
             say(
                 "Starting Label Studio and the backend"
                 + ("" if demo.complete.exists() else "; about a minute")
@@ -120,10 +122,26 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
             note(lock, "processes " + ", ".join(str(program.pid) for program in running))
             wait_until_ready(running, say)
             project = _prepare(demo, login, images, label_studio, backend)
-            say(_welcome(login, _origin(label_studio), project))
+            say(_welcome(demo, login, f"{label_studio.url}/projects/{project}/data", environ))
             _watch(running)
         except KeyboardInterrupt:
             say("Stopping ...")
+
+
+def _label_studio(folder: Path, say: Callable[[str], None]) -> Path:
+    """Return the interpreter of an environment with Label Studio, which is made unless it is complete.
+
+    Raises:
+        DemoError: it cannot be made.
+    """
+    stamp = folder / "stamp"
+    if not environment.is_complete(stamp, REQUIREMENTS):
+        try:
+            arguments = ("--use-pep517", "-r", str(REQUIREMENTS))
+            environment.install(stamp, arguments, say, text=REQUIREMENTS.read_bytes())
+        except InstallError as error:
+            raise DemoError(str(error)) from error
+    return environment.python_of(folder)
 
 
 def _have_weights(environ: Mapping[str, str]) -> None:
@@ -143,87 +161,6 @@ def _have_weights(environ: Mapping[str, str]) -> None:
         raise DemoError(str(error)) from error
 
 
-def _programs(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> tuple[Program, Program, Login]:
-    """Return the backend, Label Studio and its login, on ports that are free."""
-    login = _login(demo.folder / "login.json")
-    backend_port = choose_port(demo.backend_port, BACKEND_PORT, "the backend", "--port", say)
-    label_studio_port = choose_port(
-        demo.label_studio_port, LABEL_STUDIO_PORT, "Label Studio", "--label-studio-port", say
-    )
-    backend = Program(
-        name="The backend",
-        arguments=demo.serve,
-        environ=backend_environ(environ, login, backend_port, label_studio_port, demo.folder),
-        folder=None,
-        log=demo.folder / "backend.log",
-        ready_url=f"http://{LOCALHOST}:{backend_port}/health",
-        timeout_s=BACKEND_TIMEOUT_S,
-    )
-    label_studio = Program(
-        name="Label Studio",
-        arguments=_label_studio_arguments(demo, label_studio_port),
-        environ=label_studio_environ(environ, login, demo.data),
-        folder=_data_folder(demo),
-        log=demo.folder / "label-studio.log",
-        ready_url=f"http://{LOCALHOST}:{label_studio_port}/health",
-        timeout_s=LABEL_STUDIO_TIMEOUT_S,
-    )
-    return backend, label_studio, login
-
-
-def _label_studio_arguments(demo: Demo, port: int) -> Sequence[str]:
-    python = demo.label_studio_python
-    if not os.access(python, os.X_OK):
-        raise DemoError(
-            f"Label Studio is not installed: there is no {python}. `make demo` installs it; elsewhere, install it into "
-            "an environment of its own and name that environment's interpreter with --label-studio-python."
-        )
-    # absolute() and not resolve(): a virtual environment's interpreter finds its packages only through its link.
-    return (
-        str(python.absolute()), "-m", "label_studio.server", "start", "--no-browser",
-        "--internal-host", LOCALHOST, "--port", str(port), "--enable-legacy-api-token",
-    )  # fmt: skip
-
-
-def label_studio_environ(environ: Mapping[str, str], login: Login, data: Path) -> dict[str, str]:
-    """Return the environment of a Label Studio that connects to a backend on this machine and to no other machine."""
-    kept = {name: environ[name] for name in PASSED_ON if name in environ}
-    return kept | {
-        # Without this it refuses backends on loopback and private addresses.
-        "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
-        "LABEL_STUDIO_BASE_DATA_DIR": str(data.absolute()),
-        "LABEL_STUDIO_USERNAME": login.username,
-        "LABEL_STUDIO_PASSWORD": login.password,
-        "LABEL_STUDIO_USER_TOKEN": login.token,
-        "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
-        # It reports errors, usage and its version, and fetches tips, unless each is switched off.
-        "LABEL_STUDIO_COLLECT_ANALYTICS": "false",
-        "LABEL_STUDIO_LATEST_VERSION_CHECK": "false",
-        "LABEL_STUDIO_SENTRY_DSN": "",
-        "LABEL_STUDIO_FRONTEND_SENTRY_DSN": "",
-        "HTTP_PROXY": NOWHERE,
-        "HTTPS_PROXY": NOWHERE,
-        "NO_PROXY": f"localhost,{LOCALHOST}",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore",  # its warnings would be shown as the progress of its start
-    }
-
-
-def backend_environ(
-    environ: Mapping[str, str], login: Login, port: int, label_studio_port: int, folder: Path
-) -> dict[str, str]:
-    """Return the caller's environment, which may set weights and device, with the demo's own settings."""
-    kept = {name: value for name, value in environ.items() if name not in NOT_PASSED_ON}
-    return kept | {
-        "HOST": LOCALHOST,
-        "PORT": str(port),
-        "LABEL_STUDIO_URL": f"http://{LOCALHOST}:{label_studio_port}",
-        "LABEL_STUDIO_API_KEY": login.token,
-        "PADDLE_SAM_CACHE_DIR": str((folder / "embeddings").absolute()),
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
 def _images(demo: Demo) -> list[Path]:
     if not demo.samples.is_dir():
         raise DemoError(f"There is no folder {demo.samples} with images to label.")
@@ -231,20 +168,6 @@ def _images(demo: Demo) -> list[Path]:
     if not images:
         raise DemoError(f"There are no images to label in {demo.samples}; expected {', '.join(IMAGES)}.")
     return images
-
-
-def _login(path: Path) -> Login:
-    """Return the login, which the first start creates and Label Studio's database holds from then on."""
-    if not path.exists():
-        login = Login(USERNAME, secrets.token_urlsafe(9), secrets.token_hex(20))
-        fresh = path.with_suffix(".part")
-        fresh.touch(mode=0o600)
-        fresh.write_bytes(msgspec.json.encode(login))
-        fresh.replace(path)
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Login)
-    except msgspec.MsgspecError as error:
-        raise DemoError(f"{path} is damaged ({error}). Remove {path.parent} to begin anew.") from error
 
 
 def _data_folder(demo: Demo) -> Path:
@@ -256,32 +179,35 @@ def _data_folder(demo: Demo) -> Path:
 
 
 def _prepare(demo: Demo, login: Login, images: Sequence[Path], label_studio: Program, backend: Program) -> int:
-    api = LabelStudioApi(_origin(label_studio), login.token)
+    http = LabelStudioHttp(label_studio.url, Secret(login.token), timeout_s=API_TIMEOUT_S)
     try:
-        if not api.accepts_token():
-            raise DemoError(f"Label Studio does not accept the demo's own token. Remove {demo.folder} to begin anew.")
+        http.get("/api/current-user/whoami", msgspec.Raw)
         demo.complete.touch()
-        return prepare(api, images, _origin(backend))
+        label_config = LABEL_CONFIG.replace(WITH_REAL_WEIGHTS, demo.with_real_weights)
+        return prepare(http, images, backend.url, label_config)
+    except AccessError as error:
+        text = f"Label Studio does not accept the demo's own token. Remove {demo.folder} to begin anew."
+        raise DemoError(text) from error
+    except BackendError as error:
+        raise DemoError(str(error)) from error
     finally:
-        api.close()
+        http.close()
 
 
-def _origin(program: Program) -> str:
-    return program.ready_url.removesuffix("/health")
-
-
-def _welcome(login: Login, label_studio_url: str, project: int) -> str:
+def _welcome(demo: Demo, login: Login, url: str, environ: Mapping[str, str]) -> str:
+    about_weights = f"""
+  On photographs draw a rectangle (the same tool, one click further). This small model is for trying things out; real
+  weights, 41 MB to download:  {demo.with_real_weights}"""
     return f"""
-  Open        {label_studio_url}/projects/{project}/data
+  Open        {url}
   Log in as   {login.username}
   Password    {login.password}
 
   Open an image and switch on Auto-Annotation at the bottom. Click the lowest tool at the right, the purple one, until
   it shows three dots. Then click an object; Alt+click takes away. The tick accepts the mask, Submit keeps it.
-  Without the tick a mask is lost without a word: at Submit, at a click with another label, when you leave the task.
-  On photographs draw a rectangle (the same tool, one click further). This small model is for trying things out; real
-  weights, 41 MB to download:  make demo WEIGHTS=mobile_sam
-  Ctrl-C here stops everything.
+  Without the tick a mask is lost without a word: at Submit, at a click with another label, when you leave the task.\
+{about_weights if environ.get(WEIGHTS, "").strip() in ("", DEMO_MODEL) else ""}
+  All of it is kept in {demo.folder}. Ctrl-C here stops everything.
 """
 
 
@@ -294,13 +220,15 @@ def _watch(running: Sequence[Running]) -> None:
 
 
 @click.command("demo")
-@click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where its data is.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    help="Where its data is, and Label Studio.  [default: paddle-sam/demo in the user's cache folder]",
+)
 @click.option(
     "--label-studio-python",
     type=click.Path(path_type=Path),
-    default=LABEL_STUDIO_PYTHON,
-    show_default=True,
-    help="The interpreter of the environment that Label Studio is installed in.",
+    help="The interpreter of an environment that Label Studio is installed in.  [default: one is made in the folder]",
 )
 @click.option(
     "--samples",
@@ -314,14 +242,18 @@ def _watch(running: Sequence[Running]) -> None:
 )
 @click.option("--weights", help="Model name or path.  [env: PADDLE_SAM_WEIGHTS; default: demo]")
 def command(
-    folder: Path,
-    label_studio_python: Path,
+    folder: Path | None,
+    label_studio_python: Path | None,
     samples: Path,
     port: int | None,
     label_studio_port: int | None,
     weights: str | None,
 ) -> None:
-    """Start this backend beside a Label Studio of its own, to try it in."""
+    """Start this backend beside a Label Studio of its own, to try it in.
+
+    The first start downloads Label Studio, about 150 MB, and installs it into an environment of its own.
+    """
+    folder = folder or cache_folder() / "demo"
     try:
         run(Demo(folder, label_studio_python, samples, port, label_studio_port, weights), os.environ, click.echo)
     except DemoError as error:

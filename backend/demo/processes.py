@@ -53,6 +53,11 @@ class Program:
     ready_url: str
     timeout_s: float
 
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self.ready_url.removesuffix("/health")
+
 
 class Running:
     """A started program, the leader of its own process group."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from backend.errors import ImageError, Reason
 from model import colours
@@ -41,6 +42,11 @@ _FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
     ("SVG", lambda head: b"<svg" in head.lower()),
     ("a web page", lambda head: is_web_page(head)),
 )
+
+
+# Pillow's limit is global, half as high as what aerial photos need, and a warning at first; ours is checked on the
+# header of every file, before a pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True)

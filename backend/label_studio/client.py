@@ -31,21 +31,6 @@ WRITE_TIMEOUT_S = 120.0
 """Label Studio checks and counts while it stores; a request that times out here is still stored."""
 
 BAD_REQUEST, GONE = 400, 404
-CONNECTED = "Connected"
-
-
-class _Project(msgspec.Struct):
-    id: int
-    title: str = ""
-    label_config: str = ""
-    evaluate_predictions_automatically: bool = False
-
-
-class _Connection(msgspec.Struct):
-    url: str = ""
-    readable_state: str = ""
-    error_message: str | None = None
-    is_interactive: bool = False
 
 
 class _Task(msgspec.Struct):
@@ -59,15 +44,6 @@ class _TaskPage(msgspec.Struct):
     total: int = 0
 
 
-class _ViewData(msgspec.Struct):
-    filters: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _View(msgspec.Struct):
-    project: int
-    data: _ViewData | None = None
-
-
 class _Version(msgspec.Struct):
     release: str = ""
 
@@ -75,13 +51,6 @@ class _Version(msgspec.Struct):
 class _User(msgspec.Struct):
     username: str = ""
     email: str = ""
-
-
-class _NewPrediction(msgspec.Struct):
-    task: int
-    result: msgspec.Raw
-    score: float
-    model_version: str
 
 
 class _Prediction(msgspec.Struct):
@@ -124,16 +93,11 @@ class LabelStudio:
 
     def project(self, project_id: int) -> Project:
         """Return a project."""
-        project = self.http.get(f"/api/projects/{project_id}/", _Project)
-        return Project(project.id, project.title, project.label_config, project.evaluate_predictions_automatically)
+        return self.http.get(f"/api/projects/{project_id}/", Project)
 
     def connections(self, project_id: int) -> tuple[Connection, ...]:
         """Return the models connected to a project; Label Studio calls each of them before it answers."""
-        models = self.http.get("/api/ml", list[_Connection], {"project": str(project_id)})
-        return tuple(
-            Connection(model.url, model.readable_state == CONNECTED, model.is_interactive, _state(model))
-            for model in models
-        )
+        return self.http.get("/api/ml", tuple[Connection, ...], {"project": str(project_id)})
 
     def next_tasks(self, project_id: int, after_task_id: int, count: int) -> tuple[Task, ...]:
         """Return up to ``count`` unfinished tasks that follow a task in order of id, as annotators get them."""
@@ -164,8 +128,7 @@ class LabelStudio:
 
     def view(self, view_id: int) -> View:
         """Return a tab of the Data Manager."""
-        view = self.http.get(f"/api/dm/views/{view_id}/", _View)
-        return View(view.project, (view.data or _ViewData()).filters)
+        return self.http.get(f"/api/dm/views/{view_id}/", View)
 
     def annotations(self, task_id: int) -> msgspec.Raw:
         """Return a task's annotations, a list of unread JSON."""
@@ -195,14 +158,14 @@ class LabelStudio:
 
     def create_prediction(self, new: NewPrediction) -> None:
         """Store a prediction; sent once, since a repeated request could store two."""
-        self.http.send(_write("/api/predictions/", msgspec.json.encode(_wire(new))))
+        self.http.send(_write("/api/predictions/", msgspec.json.encode(new)))
 
     def import_predictions(self, project_id: int, new: Sequence[NewPrediction]) -> int:
         """Store predictions in one request, sent once; return how many Label Studio stored.
 
         It stores none if the task of one is deleted, and leaves out invalid ones.
         """
-        body = msgspec.json.encode([_wire(prediction) for prediction in new])
+        body = msgspec.json.encode(new)
         return decoded(
             self.http.send(_write(f"/api/projects/{project_id}/import/predictions", body)), _Imported
         ).created
@@ -231,15 +194,5 @@ def _is_gone(request: Callable[[], object]) -> bool:
     return False
 
 
-def _state(model: _Connection) -> str:
-    """Return the state of a model's connection, and the first line of its error."""
-    lines = (model.error_message or "").strip().splitlines()
-    return ": ".join([model.readable_state, *lines[:1]])
-
-
 def _write(path: str, body: bytes) -> Request:
     return Request("POST", path, body=body, is_repeatable=False, timeout_s=WRITE_TIMEOUT_S)
-
-
-def _wire(new: NewPrediction) -> _NewPrediction:
-    return _NewPrediction(new.task_id, new.result, new.score, new.model_version)

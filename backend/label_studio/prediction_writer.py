@@ -16,42 +16,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from typing import Protocol
 
 from backend.concurrency.retry import OutageRetry
 from backend.errors import BackendError
 from backend.label_studio import task_filters
+from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import REFUSALS, FaultError, RefusedError
 from backend.label_studio.task_filters import Selection
-from backend.label_studio.task_iterator import ProjectTasks, TaskLists
-from backend.label_studio.types import NewPrediction, Project, StoredPrediction, TaskPredictions
+from backend.label_studio.task_iterator import ProjectTasks
+from backend.label_studio.types import NewPrediction, Project, StoredPrediction
 
 MOST_FAULTS = 4
 """How often Label Studio may fail (500) on a prediction before that prediction counts as refused."""
-
-
-class PredictionStore(TaskLists, Protocol):
-    """Stores predictions; see `backend.label_studio.client.LabelStudio`."""
-
-    def predictions(self, task_id: int, /) -> TaskPredictions:
-        """Return a task's predictions."""
-        ...
-
-    def create_prediction(self, new: NewPrediction, /) -> None:
-        """Store a prediction."""
-        ...
-
-    def import_predictions(self, project_id: int, new: Sequence[NewPrediction], /) -> int:
-        """Store predictions in one request, and return how many were stored."""
-        ...
-
-    def delete_prediction(self, prediction_id: int, /) -> None:
-        """Delete a prediction; one that is already deleted is no error."""
-        ...
-
-    def count_predictions(self, project_id: int, /) -> dict[str, int]:
-        """Return how many predictions of each model version a project holds."""
-        ...
 
 
 class WriteResult(Enum):
@@ -101,7 +77,7 @@ def own(stored: Iterable[StoredPrediction], model_version: str) -> tuple[StoredP
 class PredictionWriter:
     """Stores predictions of one project; several writers may run at once, in one process or many."""
 
-    def __init__(self, store: PredictionStore, retry: OutageRetry, project: Project) -> None:
+    def __init__(self, store: LabelStudio, retry: OutageRetry, project: Project) -> None:
         """Make a writer for a project.
 
         Args:

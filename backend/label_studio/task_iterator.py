@@ -6,10 +6,10 @@ the last id of the page before: every task that remains is returned once, whatev
 
 from collections.abc import Collection, Iterator
 from itertools import islice
-from typing import Protocol
 
 from backend.concurrency.retry import OutageRetry
 from backend.label_studio import task_filters
+from backend.label_studio.client import LabelStudio
 from backend.label_studio.task_filters import Selection
 from backend.label_studio.types import ListedTask, Project, TaskPage
 from backend.types import Task
@@ -17,20 +17,12 @@ from backend.types import Task
 PAGE = 100
 
 
-class TaskLists(Protocol):
-    """Lists tasks; see `backend.label_studio.client.LabelStudio`."""
-
-    def task_page(self, project_id: int, query: str, count: int, *, asks_for_predictions: bool = False) -> TaskPage:
-        """Return the first tasks that a query finds."""
-        ...
-
-
 class ProjectTasks:
     """Some tasks of a project, read page by page as they are needed."""
 
     def __init__(
         self,
-        lists: TaskLists,
+        lists: LabelStudio,
         retry: OutageRetry,
         project: Project,
         selection: Selection | None = None,

@@ -7,8 +7,7 @@ import msgspec
 from backend.types import Task
 
 
-@dataclass(frozen=True)
-class Project:
+class Project(msgspec.Struct, frozen=True, rename={"asks_for_predictions": "evaluate_predictions_automatically"}):
     """A Label Studio project.
 
     Attributes:
@@ -19,26 +18,36 @@ class Project:
     """
 
     id: int
-    title: str
-    label_config: str
+    title: str = ""
+    label_config: str = ""
     asks_for_predictions: bool = False
 
 
-@dataclass(frozen=True)
-class Connection:
+class Connection(msgspec.Struct, frozen=True):
     """A model that is connected to a project.
 
     Attributes:
         url: its address as Label Studio calls it.
-        is_connected: whether Label Studio has just reached it.
+        readable_state: whether Label Studio has just reached it, in its words.
+        error_message: why not.
         is_interactive: whether Label Studio calls it on clicks.
-        state: the connection's state in Label Studio's words.
     """
 
-    url: str
-    is_connected: bool
-    is_interactive: bool
-    state: str
+    url: str = ""
+    readable_state: str = ""
+    error_message: str | None = None
+    is_interactive: bool = False
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether Label Studio has just reached it."""
+        return self.readable_state == "Connected"
+
+    @property
+    def state(self) -> str:
+        """Its state, and the first line of its error."""
+        lines = (self.error_message or "").strip().splitlines()
+        return ": ".join([self.readable_state, *lines[:1]])
 
 
 @dataclass(frozen=True)
@@ -57,21 +66,25 @@ class TaskPage:
     total: int
 
 
-@dataclass(frozen=True)
-class View:
-    """A tab of the Data Manager.
+class ViewData(msgspec.Struct, frozen=True):
+    """What a tab of the Data Manager shows; ``filters`` is unread JSON, ``null`` where it has none."""
 
-    Attributes:
-        project_id: the id of its project.
-        filters: its filters as Label Studio writes them, unread JSON; ``null`` where it has none.
-    """
+    filters: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class View(msgspec.Struct, frozen=True, rename={"project_id": "project"}):
+    """A tab of the Data Manager of a project."""
 
     project_id: int
-    filters: msgspec.Raw
+    data: ViewData | None = None
+
+    @property
+    def filters(self) -> msgspec.Raw:
+        """Its filters as Label Studio writes them; ``null`` where it has none."""
+        return (self.data or ViewData()).filters
 
 
-@dataclass(frozen=True)
-class NewPrediction:
+class NewPrediction(msgspec.Struct, frozen=True, rename={"task_id": "task"}):
     """A prediction to be stored.
 
     Attributes:

@@ -76,44 +76,32 @@ class CocoPrompts:
             self._asked.add(task.id)
         regions: list[PromptRegion] = []
         skipped: list[Skipped] = []
-        for place in task_images.places(controls, task):
+        for to_name, item_index in task_images.image_keys(controls, task):
             try:
-                image_regions = self._on_image(place, task, controls, outputs)
+                here = config.on_image(controls, to_name)
+                image = self._image(task_images.image_ref(here.images[0], task, None, item_index).uri)
+                choice = Outputs(here, outputs) if image.boxes else None
             except BackendError as error:
                 skipped.append(Skipped("", error.reason, str(error)))
                 continue
-            for region in image_regions:
-                if isinstance(region, Skipped):
-                    skipped.append(region)
-                else:
-                    regions.append(region)
+            for box in image.boxes:
+                assert choice is not None  # there are boxes
+                try:
+                    shape, labels = _rectangle(box, image), _labels(box, here, choice)
+                except PromptError as error:
+                    skipped.append(Skipped(box.name, error.reason, str(error)))
+                    continue
+                name = box.name if item_index is None else f"{item_index}:{box.name}"
+                region = PromptRegion(name, shape, "", to_name, labels, original_size=image.size, item_index=item_index)
+                regions.append(region)
         return TaskPrompts(tuple(regions), tuple(skipped))
 
-    def _on_image(
-        self, place: tuple[str, int | None], task: Task, controls: LabelConfig, outputs: Sequence[ShapeKind]
-    ) -> list[PromptRegion | Skipped]:
-        to_name, item_index = place
-        here = config.on_image(controls, to_name)
-        image = self._image(task_images.image_ref(here.images[0], task, None, item_index).uri)
-        if isinstance(image, Skipped):
-            return [image]
-        regions: list[PromptRegion | Skipped] = []
-        choice = Outputs(here, outputs) if image.boxes else None
-        for box in image.boxes:
-            try:
-                assert choice is not None  # there are boxes
-                shape, labels = _rectangle(box, image), _labels(box, here, choice)
-            except PromptError as error:
-                regions.append(Skipped(box.name, error.reason, str(error)))
-                continue
-            name = box.name if item_index is None else f"{item_index}:{box.name}"
-            regions.append(
-                PromptRegion(name, shape, "", to_name, labels, original_size=image.size, item_index=item_index)
-            )
-        return regions
+    def _image(self, uri: str) -> CocoImage:
+        """Return the image that an address names.
 
-    def _image(self, uri: str) -> CocoImage | Skipped:
-        """Return the image that an address names."""
+        Raises:
+            PromptError: none is named like it, or several are.
+        """
         shown = without_credentials(uri)[:200]
         elsewhere: list[CocoImage] = []
         for path, images in self._named_like(uri):
@@ -129,12 +117,12 @@ class CocoPrompts:
             best = [image for image, fit in candidates.items() if fit == max(candidates.values())]
             if len(best) > 1:
                 names = ", ".join(image.name for image in best[:3])
-                return Skipped("", Reason.AMBIGUOUS_FILE_NAME, f"{shown} may be any of {names}")
+                raise PromptError(f"{shown} may be any of {names}", Reason.AMBIGUOUS_FILE_NAME)
             with self._lock:
                 self._unmet.discard(best[0])
             return best[0]
         folders = f" there; {elsewhere[0].name} lies in other folders" if elsewhere else ""
-        return Skipped("", Reason.NOT_IN_COCO_FILE, f"no image of the COCO file is named like {shown}{folders}")
+        raise PromptError(f"no image of the COCO file is named like {shown}{folders}", Reason.NOT_IN_COCO_FILE)
 
     def _named_like(self, uri: str) -> Iterator[tuple[NamePath, Sequence[tuple[NamePath, CocoImage]]]]:
         """Yield the paths that an address may mean with the images of that name, the likelier ones first.

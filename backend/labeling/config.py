@@ -4,10 +4,12 @@ The XML is read as the editor reads it, see `backend.labeling.config_xml`; `back
 control of an answer.
 """
 
+import re
 import sys
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from cachetools import LRUCache, cached
 
@@ -26,6 +28,8 @@ LONGEST_INDEX = 9  # digits
 CACHE_BYTES = 32_000_000
 LABEL_BYTES = 400  # memory of a cached label or name, with its place in the indexes
 
+_DIGITS = re.compile(r"\A[0-9]*")
+
 # The object tags that the editor counts where a control has no toName; Text and HyperText are not among them.
 OBJECT_TAGS = frozenset(
     ("audio", "image", "list", "pairwise", "paragraphs", "pdf", "ranker", "table", "timeseries", "video")
@@ -42,8 +46,7 @@ class _Collected:
     objects: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _CachedConfig:
+class _CachedConfig(NamedTuple):
     """A parsed config in the cache, and its memory in bytes."""
 
     controls: LabelConfig
@@ -81,7 +84,12 @@ def _parse(text: str) -> _CachedConfig:
         raise ConfigError(
             'label_config: expected an <Image name="image" value="$image"/>, got none', Reason.NO_IMAGE_TAG
         )
-    controls = _with_default_target(collected)
+    only = tuple(collected.objects) if len(collected.objects) == 1 else ()  # what controls without toName belong to
+    controls = LabelConfig(
+        tuple(collected.images),
+        tuple(replace(tag, to_names=tag.to_names or only) for tag in collected.controls if tag.to_names or only),
+        tuple(replace(tag, to_names=tag.to_names or only) for tag in collected.labels if tag.to_names or only),
+    )
     tags: list[Control | LabelsTag] = [*controls.controls, *controls.labels]
     named = len(controls.images) + sum(len(tag.labels) + len(tag.to_names) + 1 for tag in tags)
     return _CachedConfig(controls, 2 * sys.getsizeof(text) + LABEL_BYTES * named)
@@ -143,18 +151,6 @@ def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], collected: _Collect
         _collect(child, repeats, collected)
 
 
-def _with_default_target(collected: _Collected) -> LabelConfig:
-    """Return the collected config; controls without ``toName`` belong to the only object tag, if there is only one."""
-    only = tuple(collected.objects) if len(collected.objects) == 1 else ()
-    return LabelConfig(
-        tuple(collected.images),
-        tuple(
-            tag if tag.to_names else replace(tag, to_names=only) for tag in collected.controls if tag.to_names or only
-        ),
-        tuple(tag if tag.to_names else replace(tag, to_names=only) for tag in collected.labels if tag.to_names or only),
-    )
-
-
 def _labels_tag(tag: Tag, name: str, to_names: tuple[str, ...]) -> LabelsTag:
     """Return the labels below a control."""
     labels: dict[str, None] = {}
@@ -199,19 +195,13 @@ def _indices(image: ImageTag, to_name: str) -> dict[str, str] | None:
         start, matched, rest = name.partition(flag)
         if not matched:  # this flag is part of another one
             continue
-        run = _digits(to_name[len(start) :])
-        index = run[: len(run) - len(_digits(rest)) - sum(rest.startswith(other) for other in flags)]
+        [run], [own] = _DIGITS.findall(to_name[len(start) :]), _DIGITS.findall(rest)
+        index = run[: len(run) - len(own) - sum(rest.startswith(other) for other in flags)]
         if not 0 < len(index) <= LONGEST_INDEX:
             return None
         indices[flag] = index
         name = name.replace(flag, index)
     return indices if name == to_name else None
-
-
-def _digits(text: str) -> str:
-    """Return the digits at the beginning of a text."""
-    end = next((index for index, letter in enumerate(text) if letter not in "0123456789"), len(text))
-    return text[:end]
 
 
 def _acting_on(controls: LabelConfig, image: ImageTag, indices: dict[str, str]) -> LabelConfig:

@@ -1,8 +1,9 @@
 """A labeling config as values: its images, the controls that draw on them, and their labels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from backend.shapes import ShapeKind
 
@@ -107,6 +108,9 @@ class Control:
         return self.smart is True and self.kind not in PAINTED
 
 
+Tag = TypeVar("Tag", Control, LabelsTag)
+
+
 @dataclass(frozen=True)
 class LabelConfig:
     """The part of a labeling config that concerns images.
@@ -124,20 +128,20 @@ class LabelConfig:
     @cached_property
     def controls_by_image(self) -> Mapping[str, tuple[Control, ...]]:
         """The controls by the names of the images they draw on."""
-        by_image: dict[str, dict[str, Control]] = {}
-        for control in self.controls:
-            for to_name in control.to_names:
-                by_image.setdefault(to_name, {})[control.name] = control
-        return {to_name: tuple(tags.values()) for to_name, tags in by_image.items()}
+        return _by_image(self.controls)
 
     @cached_property
     def labels_by_image(self) -> Mapping[str, tuple[LabelsTag, ...]]:
         """The separate ``<Labels>`` by the names of the images they apply to."""
-        by_image: dict[str, dict[str, LabelsTag]] = {}
-        for tag in self.labels:
-            for to_name in tag.to_names:
-                by_image.setdefault(to_name, {})[tag.name] = tag
-        return {to_name: tuple(tags.values()) for to_name, tags in by_image.items()}
+        return _by_image(self.labels)
+
+
+def _by_image(tags: Iterable[Tag]) -> dict[str, tuple[Tag, ...]]:
+    by_image: dict[str, dict[str, Tag]] = {}
+    for tag in tags:
+        for to_name in tag.to_names:
+            by_image.setdefault(to_name, {})[tag.name] = tag
+    return {to_name: tuple(named.values()) for to_name, named in by_image.items()}
 
 
 @dataclass(frozen=True)

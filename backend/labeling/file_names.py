@@ -8,6 +8,7 @@ and a dash before the name of an upload, and drops spaces, special characters an
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import TypeAlias
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -127,9 +128,5 @@ def may_be_one(path: Sequence[str], other: Sequence[str]) -> bool:
 
 def fit(path: Sequence[str], other: Sequence[str]) -> tuple[bool, int]:
     """Return how well two paths match: whether the names are identical, and how many of the folders before them."""
-    folders = 0
-    for folder, other_folder in zip(reversed(path[:-1]), reversed(other[:-1]), strict=False):
-        if folder != other_folder:
-            break
-        folders += 1
-    return path[-1] == other[-1], folders
+    pairs = zip(reversed(path[:-1]), reversed(other[:-1]), strict=False)
+    return path[-1] == other[-1], sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

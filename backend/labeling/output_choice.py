@@ -6,7 +6,7 @@ so no answer is drawn with it, unless it paints: painting tools call no model. O
 comes first in ``backend.shapes.OUTPUT_KINDS`` wins.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from backend.errors import ConfigError, Reason
 from backend.labeling.config_types import OUTLINES, Control, LabelConfig, LabelsTag, OutputTag
@@ -49,11 +49,7 @@ class Outputs:
     """
 
     def __init__(self, controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> None:
-        """Index the labels of all controls, once for all objects.
-
-        Args:
-            controls: the config of one image, see ``on_image``.
-            preference: the kinds that may be answered with, the preferred ones first.
+        """Index the labels of all controls of one image, once for all objects.
 
         Raises:
             ConfigError: nothing on that image can hold an answer.
@@ -70,8 +66,12 @@ class Outputs:
             elif not has_plain:  # controls without labels of their own share the <Labels>, so the first one wins
                 has_plain = True
                 self._offers += [(control, tag) for tag in controls.labels]
-        self._exact = self._offer_by_name(lambda tag: tag.spellings)
-        self._loose = self._offer_by_name(lambda tag: tag.loose_spellings)
+        self._exact: dict[str, int] = {}  # by name of each label, the index of the first offer of it
+        self._loose: dict[str, int] = {}
+        for index, (_, tag) in enumerate(self._offers):
+            for index_by_name, names in ((self._exact, tag.spellings), (self._loose, tag.loose_spellings)):
+                for name in names:
+                    index_by_name.setdefault(name, index)
         self._any = next((index for index, (_, tag) in enumerate(self._offers) if tag.labels_vary), None)
 
     def choose(self, labels: Sequence[str] = ()) -> OutputTag:
@@ -88,20 +88,9 @@ class Outputs:
                 control, tag = self._offers[min(matches)]
                 chosen = tuple(dict.fromkeys(word for label in labels if (word := _offered(tag, label, is_exact))))
                 return self._output(control, tag, chosen)
-        return self._unlabelled(has_labels=bool(labels))
-
-    def _offer_by_name(self, names: Callable[[LabelsTag], dict[str, str]]) -> dict[str, int]:
-        """Return, by name of each label, the index of the first offer of it."""
-        indexes: dict[str, int] = {}
-        for index, (_, tag) in enumerate(self._offers):
-            for name in names(tag):
-                indexes.setdefault(name, index)
-        return indexes
-
-    def _unlabelled(self, has_labels: bool) -> OutputTag:
         offers = [tag for control, tag in self._offers if control is self._first]
         choices = [(tag, label) for tag in offers for label in tag.labels[:2]]
-        if has_labels or len(choices) != 1 or any(tag.labels_vary for tag in offers):
+        if labels or len(choices) != 1 or any(tag.labels_vary for tag in offers):
             return OutputTag(self._first)
         [(tag, label)] = choices
         return self._output(self._first, tag, (label,))

@@ -64,7 +64,7 @@ def image_refs(
     return tuple(refs.values())
 
 
-def places(controls: LabelConfig, task: Task) -> tuple[tuple[str, int | None], ...]:
+def image_keys(controls: LabelConfig, task: Task) -> tuple[tuple[str, int | None], ...]:
     """Return the ``to_name`` and item index that regions on each image of a task carry.
 
     Raises:
@@ -105,9 +105,7 @@ def lookup(value: str, data: object, budget: Budget | None = None) -> object:
 
 def _values(image: ImageTag, task: Task, budget: Budget) -> list[object]:
     value = lookup(image.value_list or image.value, task.data, budget)
-    if isinstance(value, list):
-        return value
-    return [value] if isinstance(value, str) and value.strip() else []
+    return value if isinstance(value, list) else [value] if isinstance(value, str) and value.strip() else []
 
 
 def _shown(controls: LabelConfig, task: Task, budget: Budget) -> Iterator[tuple[ImageTag, int, str]]:
@@ -146,12 +144,9 @@ def _repeated(image: ImageTag, task: Task, budget: Budget) -> Iterator[ImageTag]
     (on, flag), *inner = image.repeats
     items = lookup(on, task.data, budget)
     for index in range(min(len(items), MANY) if isinstance(items, list) else 0):
-
-        def fill(text: str, index: str = str(index)) -> str:
+        texts = (image.name, image.value, image.value_list, *(name for name, _ in inner))
+        for text in texts:
             budget.spend(characters=len(text))
-            return text.replace(flag, index) if flag else text
-
-        repeats = tuple((fill(name), other) for name, other in inner)
-        yield from _repeated(
-            ImageTag(fill(image.name), fill(image.value), fill(image.value_list), repeats), task, budget
-        )
+        name, value, value_list, *names = (text.replace(flag, str(index)) if flag else text for text in texts)
+        repeats = tuple((filled, other) for filled, (_, other) in zip(names, inner, strict=True))
+        yield from _repeated(ImageTag(name, value, value_list, repeats), task, budget)

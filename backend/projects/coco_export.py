@@ -3,7 +3,6 @@
 The file appears when the run is complete; a run that ends early leaves an older file unchanged.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,19 +12,16 @@ from pathlib import Path
 import msgspec
 
 from backend.concurrency.parallel_map import parallel_map
-from backend.concurrency.retry import OutageError, OutageRetry, Stopped
-from backend.errors import BackendError, Reason
+from backend.concurrency.retry import OutageRetry
 from backend.label_studio.http import RefusedError
 from backend.label_studio.task_reads import TaskReads
 from backend.labeling.config_types import LabelConfig
 from backend.projects import annotation_masks
 from backend.projects.annotation_masks import ImageMasks, TaskMasks
 from backend.projects.progress import Progress
-from backend.projects.report import Failure, RunReport, failures_about, recording_end
+from backend.projects.report import Failure, RunReport, attempt, failures_about, recording_end
 from backend.types import Task
 from model.coco.writer import Annotation, CocoFile, part_of
-
-logger = logging.getLogger(__name__)
 
 TASKS, IMAGES, MASKS, GONE = "tasks", "images", "masks", "deleted meanwhile"
 NAMED_TWICE = "images whose file_name is another's too"
@@ -180,31 +176,24 @@ class _Writer:
 
 
 class _Work:
-    """Processes one task; its failure does not affect the other tasks."""
+    """Processes one task."""
 
     def __init__(self, context: ExportContext) -> None:
         self._context, self._read = context, TaskReads(context.retry)
 
     def __call__(self, item: tuple[int, Task]) -> _Outcome:
         number, task = item
-        try:
-            return self._process(number, task)
-        except Stopped:
-            return _Outcome(number)
-        except OutageError:
-            raise
-        except BackendError as error:
-            if isinstance(error, RefusedError) and error.is_gone:
-                return _Outcome(number, kind=GONE)
-            return _Outcome(number, failures=(Failure.of(task.id, error),))
-        except Exception as error:
-            logger.exception("event=defect task=%s", task.id)
-            text = f"{type(error).__name__}: {error}"
-            return _Outcome(number, failures=(Failure(task.id, Reason.INTERNAL_ERROR, text),))
+        outcome = attempt(task.id, partial(self._process, number, task))
+        return _Outcome(number, failures=(outcome,)) if isinstance(outcome, Failure) else outcome or _Outcome(number)
 
     def _process(self, number: int, task: Task) -> _Outcome:
         context = self._context
         assert task.id is not None  # it was listed
-        annotations = self._read(partial(context.annotations, task.id))
+        try:
+            annotations = self._read(partial(context.annotations, task.id))
+        except RefusedError as error:
+            if not error.is_gone:
+                raise
+            return _Outcome(number, kind=GONE)
         masks = annotation_masks.read(task, annotations, context.controls, as_polygons=context.as_polygons)
         return _Outcome(number, masks, failures_about(task.id, masks.skipped))

@@ -5,49 +5,29 @@ thread delivers the predictions in chunks: to Label Studio, or as pictures into 
 prediction of this model is skipped, unless predictions are replaced; then an identical one is kept.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeAlias
 
 import msgspec
 
 from backend.concurrency.batcher import Batcher
 from backend.concurrency.parallel_map import parallel_map
-from backend.concurrency.retry import OutageError, OutageRetry, Stopped
-from backend.errors import BackendError, Kind, Reason
+from backend.concurrency.retry import OutageRetry
+from backend.errors import Kind
+from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import RefusedError
 from backend.label_studio.prediction_writer import own
 from backend.label_studio.task_reads import TaskReads
-from backend.label_studio.types import NewPrediction, StoredPrediction, TaskPredictions
+from backend.label_studio.types import NewPrediction, StoredPrediction
 from backend.projects.progress import Progress
-from backend.projects.report import Failure, RunReport, failures_about, recording_end
+from backend.projects.report import Failure, RunReport, attempt, failures_about, recording_end
 from backend.protocol import messages
 from backend.types import Prediction, Task
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
 MADE, THERE, SAME, NOTHING, GONE = "made", "there already", "unchanged", "nothing marked", "deleted meanwhile"
-
-
-class Tasks(Protocol):
-    """Reads the annotations and predictions of a task; see `backend.label_studio.client.LabelStudio`."""
-
-    def annotations(self, task_id: int, /) -> msgspec.Raw:
-        """Return a task's annotations."""
-        ...
-
-    def predictions(self, task_id: int, /) -> TaskPredictions:
-        """Return a task's predictions."""
-        ...
-
-    def version(self) -> str:
-        """Return Label Studio's release, a small request that shows whether it is available."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -77,12 +57,8 @@ class TaskOutcome:
     failures: tuple[Failure, ...] = ()
 
 
-class Sink(Protocol):
-    """Delivers predictions."""
-
-    def __call__(self, chunk: Sequence[PendingPrediction], /) -> Sequence[TaskOutcome]:
-        """Deliver predictions of different tasks, and return the outcome of each."""
-        ...
+Sink: TypeAlias = Callable[[Sequence[PendingPrediction]], Sequence[TaskOutcome]]
+"""Delivers predictions of different tasks, and returns the outcome of each."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +78,7 @@ class PreannotateContext:
         ignores_stored: whether to make predictions as if none were stored; nothing is stored then.
     """
 
-    tasks: Tasks
+    tasks: LabelStudio
     segment: Callable[[Task], Prediction]
     needs_annotations: bool
     model_version: str
@@ -148,25 +124,15 @@ def run(
 
 
 class _Work:
-    """Processes one task; its failure does not affect the other tasks."""
+    """Processes one task."""
 
     def __init__(self, context: PreannotateContext) -> None:
-        self._context = context
-        self._read = TaskReads(context.retry)
+        self._context, self._read = context, TaskReads(context.retry)
 
-    def __call__(self, task: Task) -> "PendingPrediction | TaskOutcome | None":
+    def __call__(self, task: Task) -> PendingPrediction | TaskOutcome | None:
         """Return a task's prediction or its outcome; None if the run was stopped while processing it."""
-        try:
-            return self._process(task)
-        except Stopped:
-            return None
-        except OutageError:
-            raise
-        except BackendError as error:
-            return TaskOutcome(failures=(Failure.of(task.id, error),))
-        except Exception as error:
-            logger.exception("event=defect task=%s", task.id)
-            return TaskOutcome(failures=(Failure(task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"),))
+        outcome = attempt(task.id, partial(self._process, task))
+        return TaskOutcome(failures=(outcome,)) if isinstance(outcome, Failure) else outcome
 
     def _process(self, task: Task) -> PendingPrediction | TaskOutcome:
         context, task_id = self._context, task.id

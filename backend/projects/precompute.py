@@ -4,22 +4,20 @@ Images whose embeddings are in the store are skipped, so a second run only does 
 """
 
 import hashlib
-import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 
 from backend.concurrency.parallel_map import parallel_map
-from backend.concurrency.retry import OutageError, OutageRetry, Stopped
-from backend.errors import BackendError, Reason
+from backend.concurrency.retry import OutageRetry
+from backend.errors import Reason
 from backend.labeling import task_images
 from backend.labeling.config_types import LabelConfig
 from backend.projects.progress import Progress
-from backend.projects.report import Failure, RunReport, recording_end
+from backend.projects.report import Failure, RunReport, attempt, recording_end
 from backend.types import ImageRef, Task
-
-logger = logging.getLogger(__name__)
 
 ENCODED, CACHED = "encoded", "cached"
 
@@ -62,10 +60,9 @@ class PrecomputeContext:
 class _Outcome:
     """The outcome of a task; ``missing`` are its images whose embeddings are not in the store."""
 
-    missing: frozenset[ImageRef] = frozenset()
-    encoded: int = 0
-    cached: int = 0
-    failures: tuple[Failure, ...] = ()
+    missing: Set[ImageRef]
+    counts: Counter[str]
+    failures: Sequence[Failure] = ()
     is_stopped: bool = False
 
 
@@ -88,62 +85,65 @@ def run(
         progress: is advanced for every finished task.
     """
     report = RunReport((ENCODED, CACHED))
-    kept: set[bytes] = set()  # digests of images that are in the store or being processed
-
-    def while_capacity_lasts() -> Iterator[tuple[Task, tuple[ImageRef, ...]]]:
-        for task in tasks:
-            try:
-                refs = task_images.image_refs(controls, task, project_id)
-            except BackendError as error:
-                report.failures.append(Failure.of(task.id, error))
-                progress.advance()
-                continue
-            more = {_digest(ref) for ref in refs} - kept
-            if context.room is not None and len(kept) + len(more) > context.room.embeddings:
-                report.ended = (
-                    f"the cache holds {context.room.embeddings} embeddings of this model; {context.room.remedy}"
-                )
-                return
-            kept.update(more)
-            yield task, refs
-
-    def work(item: tuple[Task, tuple[ImageRef, ...]]) -> _Outcome:
-        task, refs = item
-        return _process(task, refs, context)
-
+    images = _Images(tasks, lambda task: task_images.image_refs(controls, task, project_id), context.room)
     with recording_end(report, stop):
-        for outcome in parallel_map(while_capacity_lasts(), work, context.at_once, stop, context.cancel_waits):
-            kept.difference_update(map(_digest, outcome.missing))
-            report.add(ENCODED, outcome.encoded)
-            report.add(CACHED, outcome.cached)
+        work = partial(_process, context)
+        for outcome in parallel_map(images, work, context.at_once, stop, context.cancel_waits):
+            images.release(outcome.missing)
+            for kind, count in outcome.counts.items():
+                report.add(kind, count)
             report.failures += outcome.failures
             if not outcome.is_stopped:
                 progress.advance()
+        report.ended = images.why_ended
     return report
 
 
-def _process(task: Task, refs: Sequence[ImageRef], context: PrecomputeContext) -> _Outcome:
-    encoded, cached = 0, 0
+class _Images:
+    """The images of each task, as long as the store can hold the embeddings of all images so far."""
+
+    def __init__(self, tasks: Iterable[Task], refs_of: Callable[[Task], Sequence[ImageRef]], room: Room | None) -> None:
+        self._tasks, self._refs_of, self._room = tasks, refs_of, room
+        self._kept: set[bytes] = set()  # digests of images that are in the store or being processed
+        self.why_ended = ""
+
+    def __iter__(self) -> Iterator[tuple[Task, Sequence[ImageRef] | Failure]]:
+        for task in self._tasks:
+            refs = attempt(task.id, partial(self._refs_of, task))
+            assert refs is not None  # nothing in it waits
+            if not isinstance(refs, Failure):
+                more = {_digest(ref) for ref in refs} - self._kept
+                if self._room is not None and len(self._kept) + len(more) > self._room.embeddings:
+                    most, remedy = self._room.embeddings, self._room.remedy
+                    self.why_ended = f"the cache holds {most} embeddings of this model; {remedy}"
+                    return
+                self._kept |= more
+            yield task, refs
+
+    def release(self, refs: Iterable[ImageRef]) -> None:
+        """Have room for these images again."""
+        self._kept.difference_update(map(_digest, refs))
+
+
+def _process(context: PrecomputeContext, item: tuple[Task, Sequence[ImageRef] | Failure]) -> _Outcome:
+    task, refs = item
+    if isinstance(refs, Failure):
+        return _Outcome(frozenset(), Counter(), (refs,))
+    missing, counts = set(refs), Counter[str]()
     failures: list[Failure] = []
-    missing = set(refs)
     if not refs:
         failures.append(Failure(task.id, Reason.NO_IMAGE_IN_TASK, "its data holds no address of an image"))
     for ref in refs:
-        try:
-            made = context.retry.call_for_image(partial(context.ensure, ref), context.look)
-        except Stopped:
-            return _Outcome(frozenset(missing), encoded, cached, tuple(failures), is_stopped=True)
-        except OutageError:
-            raise
-        except BackendError as error:
-            failures.append(Failure.of(task.id, error))
-        except Exception as error:  # a defect over one image leaves the others alone
-            logger.exception("event=defect task=%s", task.id)
-            failures.append(Failure(task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"))
+        ensure = partial(context.retry.call_for_image, partial(context.ensure, ref), context.look)
+        made = attempt(task.id, ensure)
+        if made is None:
+            return _Outcome(missing, counts, failures, is_stopped=True)
+        if isinstance(made, Failure):
+            failures.append(made)
         else:
-            encoded, cached = encoded + made, cached + (not made)
+            counts[ENCODED if made else CACHED] += 1
             missing.discard(ref)
-    return _Outcome(frozenset(missing), encoded, cached, tuple(failures))
+    return _Outcome(missing, counts, failures)
 
 
 def _digest(ref: ImageRef) -> bytes:

@@ -1,13 +1,19 @@
 """The report of a run over a project: outcomes counted by kind, and every failure with its reason."""
 
+import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
-from backend.concurrency.retry import Stopped
+from backend.concurrency.retry import OutageError, Stopped
 from backend.errors import BackendError, Reason
 from backend.types import Skipped
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LISTED = 3
 """How many different details of a task are listed for one reason, and how many region ids for one detail."""
@@ -102,6 +108,25 @@ class RunReport:
             *(f"    {failure}" for failure in self.failures),
             *([f"  ended early: {self.ended}"] if self.ended else []),
         ]
+
+
+def attempt(task_id: int | None, work: Callable[[], T]) -> T | Failure | None:
+    """Return what ``work`` about one task returns, or its failure; None if the run was stopped meanwhile.
+
+    Raises:
+        OutageError: Label Studio or the workers have been away for too long, which concerns all tasks.
+    """
+    try:
+        return work()
+    except Stopped:
+        return None
+    except OutageError:
+        raise
+    except BackendError as error:
+        return Failure.of(task_id, error)
+    except Exception as error:
+        logger.exception("event=defect task=%s", task_id)
+        return Failure(task_id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """The sinks for a run's predictions: Label Studio, or a folder of pictures."""
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from backend.concurrency.retry import OutageError, OutageRetry, Stopped
+from backend.concurrency.retry import OutageRetry
 from backend.embeddings.pipeline import Source
 from backend.errors import BackendError, Reason
 from backend.images import decode
@@ -15,17 +14,15 @@ from backend.label_studio.prediction_writer import PredictionWriter, WriteReques
 from backend.labeling import config, task_images
 from backend.labeling.config_types import LabelConfig
 from backend.projects import overlays
-from backend.projects.preannotate import GONE, MADE, THERE, PendingPrediction, TaskOutcome
-from backend.projects.report import Failure
+from backend.projects.preannotate import GONE, MADE, THERE, PendingPrediction, Sink, TaskOutcome
+from backend.projects.report import Failure, attempt
 from backend.types import ImageRef, Region
-
-logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"task-[0-9]+(-[0-9]+)?\.jpg", re.IGNORECASE)
 _KINDS = {WriteResult.STORED: MADE, WriteResult.THERE: THERE, WriteResult.GONE: GONE}
 
 
-def label_studio_sink(writer: PredictionWriter) -> Callable[[Sequence[PendingPrediction]], Sequence[TaskOutcome]]:
+def label_studio_sink(writer: PredictionWriter) -> Sink:
     """Return a sink that stores predictions in Label Studio."""
 
     def deliver(chunk: Sequence[PendingPrediction]) -> Sequence[TaskOutcome]:
@@ -98,21 +95,12 @@ class OverlayFolder:
         return [self._deliver(pending) for pending in chunk]
 
     def _deliver(self, pending: PendingPrediction) -> TaskOutcome:
-        try:
-            self._draw(pending)
-        except Stopped:
-            return TaskOutcome()
-        except OutageError:
-            raise
-        except BackendError as error:
-            return TaskOutcome(failures=(*pending.failures, Failure.of(pending.task.id, error)))
-        except Exception as error:  # one drawing must not end a run
-            logger.exception("event=defect task=%s", pending.task.id)
-            failure = Failure(pending.task.id, Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
-            return TaskOutcome(failures=(*pending.failures, failure))
-        return TaskOutcome(MADE, pending.failures)
+        outcome = attempt(pending.task.id, partial(self._draw, pending))
+        if isinstance(outcome, Failure):
+            return TaskOutcome(failures=(*pending.failures, outcome))
+        return TaskOutcome() if outcome is None else TaskOutcome(MADE, pending.failures)
 
-    def _draw(self, pending: PendingPrediction) -> None:
+    def _draw(self, pending: PendingPrediction) -> int:
         by_image: dict[tuple[str, int | None], list[Region]] = {}
         for region in pending.prediction.result:
             by_image.setdefault((region.to_name, region.item_index), []).append(region)
@@ -122,6 +110,7 @@ class OverlayFolder:
             picture = decode.decode(data, replace(self._limits, model_side=overlays.LONGEST_SIDE))
             name = f"task-{pending.task.id}" + (f"-{number}" if len(by_image) > 1 else "")
             self._write(f"{name}.jpg", overlays.jpeg(overlays.over(picture.pixels, tuple(regions))))
+        return len(by_image)
 
     def _write(self, name: str, data: bytes) -> None:
         try:

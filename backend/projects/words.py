@@ -58,7 +58,7 @@ class Finder:
 
         def segment(task: Task) -> Prediction:
             boxes, skipped, is_complete = list[tuple[PromptRegion, float]](), list[Skipped](), True
-            for to_name, item_index in task_images.places(controls, task):
+            for to_name, item_index in task_images.image_keys(controls, task):
                 try:
                     [image] = config.on_image(controls, to_name).images
                     boxes += self._on_image(task_images.image_ref(image, task, project_id, item_index), to_name)
@@ -86,15 +86,15 @@ class Finder:
             self.detector.detect(picture.pixels, self.words, self.min_score), (height, width), self.max_masks
         )
         boxes = []
-        for number, one in enumerate(found):
-            x1, y1, x2, y2 = one.box
+        for number, detection in enumerate(found):
+            x1, y1, x2, y2 = detection.box
             shape = Rectangle(100 * x1 / width, 100 * y1 / height, 100 * (x2 - x1) / width, 100 * (y2 - y1) / height)
-            name, label = f"words:{to_name}:{ref.item_index}:{number}", self.words[one.label]
+            name, label = f"words:{to_name}:{ref.item_index}:{number}", self.words[detection.label]
             region = PromptRegion(
                 name, shape, "", to_name, (label,) if label else (),
                 original_size=picture.original_size, item_index=ref.item_index,
             )  # fmt: skip
-            boxes.append((region, one.score))
+            boxes.append((region, detection.score))
         return boxes
 
 

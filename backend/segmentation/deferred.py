@@ -16,7 +16,8 @@ import msgspec
 
 from backend.concurrency.retry import OutageRetry, Stopped
 from backend.errors import BackendError, Reason
-from backend.label_studio.prediction_writer import PredictionStore, PredictionWriter, WriteRequest, WriteResult, own
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.prediction_writer import PredictionWriter, WriteRequest, WriteResult, own
 from backend.label_studio.types import NewPrediction, Project
 from backend.protocol import messages
 from backend.segmentation.claims import DEDUP_WINDOW_S, RecentlyAnswered
@@ -33,18 +34,6 @@ IMAGE_S = 600.0
 """How long one attempt waits for each of a task's images."""
 
 
-class Studio(PredictionStore, Protocol):
-    """Stores predictions and returns projects; see `backend.label_studio.client.LabelStudio`."""
-
-    def project(self, project_id: int, /) -> Project:
-        """Return a project."""
-        ...
-
-    def version(self) -> str:
-        """Return Label Studio's release."""
-        ...
-
-
 class Observer(Protocol):
     """Counts failures; see `backend.metrics.Metrics`."""
 
@@ -59,7 +48,7 @@ class DeferredPredictions:
     def __init__(
         self,
         segmenter: TaskSegmenter,
-        studio: Studio,
+        studio: LabelStudio,
         answered: RecentlyAnswered,
         observer: Observer,
         retry: Callable[[threading.Event], OutageRetry] = OutageRetry,
@@ -70,7 +59,7 @@ class DeferredPredictions:
         Args:
             segmenter: makes the predictions.
             studio: stores them.
-            answered: ensures that a task is answered once; shared with `backend.segmentation.retrieval.Retrieval`.
+            answered: shared with `backend.segmentation.retrieval.Retrieval`.
             observer: counts failures.
             retry: returns what retries calls during an outage, until the event is set.
             dedup_delay_s: how long after the last answer in a project duplicates are deleted.

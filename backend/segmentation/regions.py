@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -72,26 +72,11 @@ def region_id(prompt_ids: tuple[str, ...], control: str, part: int) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(seed).digest())[:ID_LENGTH].decode("ascii")
 
 
-def _brush(mask: Mask) -> tuple[Shape, ...]:
-    return (Brush(rle.encode(mask)),)
-
-
-def _bitmask(mask: Mask) -> tuple[Shape, ...]:
-    return (Bitmask(bitmask.encode(mask)),)
-
-
-def _polygons(mask: Mask) -> tuple[Shape, ...]:
-    return tuple(Polygon(_percent(ring, mask.original_size)) for ring in polygons.rings(mask))
-
-
-def _vectors(mask: Mask) -> tuple[Shape, ...]:
-    return tuple(Vector(_percent(ring, mask.original_size)) for ring in polygons.rings(mask))
-
-
-def _percent(ring: polygons.Ring, size: tuple[int, int]) -> tuple[tuple[float, float], ...]:
-    height, width = size
-    scaled = np.clip(ring * (100 / width, 100 / height), 0.0, 100.0)
-    return tuple((x, y) for x, y in scaled.tolist())
+def _rings(mask: Mask) -> Iterator[tuple[tuple[float, float], ...]]:
+    """Yield the corners of each ring in percent."""
+    height, width = mask.original_size
+    for ring in polygons.rings(mask):
+        yield tuple((x, y) for x, y in np.clip(ring * (100 / width, 100 / height), 0.0, 100.0).tolist())
 
 
 def _rectangle(mask: Mask) -> tuple[Shape, ...]:
@@ -131,10 +116,10 @@ def _ellipse(mask: Mask) -> tuple[Shape, ...]:
 
 
 SHAPES: dict[ShapeKind, Callable[[Mask], tuple[Shape, ...]]] = {
-    ShapeKind.BRUSH: _brush,
-    ShapeKind.BITMASK: _bitmask,
-    ShapeKind.POLYGON: _polygons,
-    ShapeKind.VECTOR: _vectors,
+    ShapeKind.BRUSH: lambda mask: (Brush(rle.encode(mask)),),
+    ShapeKind.BITMASK: lambda mask: (Bitmask(bitmask.encode(mask)),),
+    ShapeKind.POLYGON: lambda mask: tuple(map(Polygon, _rings(mask))),
+    ShapeKind.VECTOR: lambda mask: tuple(map(Vector, _rings(mask))),
     ShapeKind.RECTANGLE: _rectangle,
     ShapeKind.ELLIPSE: _ellipse,
 }

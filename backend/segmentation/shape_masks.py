@@ -76,7 +76,6 @@ def _ring(shape: Shape, size: Size, ellipse_corners: int) -> Ring:
 
 
 def _ellipse(shape: Ellipse, size: Size, corners: int) -> Ring:
-    """Return points on an ellipse, rotated about its centre, in pixels."""
     x1, y1, x2, y2 = shape_prompts.bounds(shape, size)
     angles, turn = np.linspace(0, 2 * np.pi, corners, endpoint=False), np.radians(shape.rotation)
     across = shape.radius_x * size[1] / 100 * np.cos(angles)

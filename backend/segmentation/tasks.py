@@ -102,7 +102,7 @@ class TaskSegmenter:
         Arguments and errors are those of `segment`.
         """
         job = Job(task, project_id, Rules(is_click=False), Priority.BULK, image_s=image_s)
-        keys = task_images.places(controls, task)
+        keys = task_images.image_keys(controls, task)
         outcome = pipeline.on_each(keys, lambda key: self._everything_on(key, controls, job), job)
         if not keys:
             outcome = Outcome(skipped=(Skipped("", Reason.NO_IMAGE_IN_TASK),))
@@ -116,11 +116,11 @@ class TaskSegmenter:
         embedding = self._pipeline.embed(image.ref, job)
         regions: list[Region] = []
         with self._pipeline.bulk_slot:
-            for number, found in enumerate(self._automatic(embedding)):
-                if found.mask.box is None:
+            for number, candidate in enumerate(self._automatic(embedding)):
+                if candidate.mask.box is None:
                     continue
                 prompt = ObjectPrompt(
-                    prompt=Prompt(box=found.mask.box),  # type: ignore[arg-type]  # the constructor makes an array of it
+                    prompt=Prompt(box=candidate.mask.box),  # type: ignore[arg-type]  # the constructor makes an array of it
                     region_ids=("everything", image.to_name, str(item_index), str(number)),
                     labels=(),
                     from_name="",
@@ -128,5 +128,5 @@ class TaskSegmenter:
                     original_size=embedding.original_size,
                     item_index=item_index,
                 )
-                regions += self._pipeline.masks.draw(found.mask, prompt, output, found.score)
+                regions += self._pipeline.masks.draw(candidate.mask, prompt, output, candidate.score)
         return Outcome(tuple(regions), () if regions else (Skipped("", Reason.EMPTY_MASK),))

@@ -24,6 +24,11 @@ GRACE_S = 2.0
 class Bodies:
     """All request bodies of one process; thread-safe.
 
+    Attributes:
+        budget: counts the bytes of the larger ones.
+        lock: held while a body changes.
+        receiving: the bodies that are not complete, and since when they are received.
+
     >>> bodies = Bodies(max_bytes=1000)
     >>> body = bodies.begin()
     >>> body.append(b"{}")
@@ -42,16 +47,16 @@ class Bodies:
             clock: returns seconds, monotonic.
         """
         self.max_bytes = max_bytes
-        self._budget = budget or ByteBudget(2 * max_bytes)
+        self.budget = budget or ByteBudget(2 * max_bytes)
         self._clock = clock
-        self._lock = self._budget.lock  # one for both: the garbage collector may close a body while either is held
-        self._receiving: dict[Body, float] = {}  # since when
+        self.lock = self.budget.lock  # one for both: the garbage collector may close a body while either is held
+        self.receiving: dict[Body, float] = {}  # since when
 
     def begin(self) -> "Body":
         """Return a new, empty body."""
         body = Body(self)
-        with self._lock:
-            self._receiving[body] = self._clock()
+        with self.lock:
+            self.receiving[body] = self._clock()
         return body
 
     def add(self, body: "Body", data: bytes) -> None:
@@ -59,52 +64,27 @@ class Bodies:
 
         A caller that sends slowly for a long time would otherwise block the memory that others need.
         """
-        with self._lock:
+        with self.lock:
             if body.refusal is not None:
                 return
             nbytes = body.kept.nbytes + len(data)
             if nbytes > self.max_bytes:
-                self._refuse(body, Reason.BODY_TOO_LARGE)
+                body.refuse()
                 return
             if nbytes > SMALL_BYTES:
-                while not self._budget.add(nbytes - body.counted_bytes, Use.BODIES):
+                while not self.budget.add(nbytes - body.counted_bytes, Use.BODIES):
                     slowest = self._slowest() or body
-                    self._refuse(slowest, Reason.OVERLOADED)
+                    slowest.refuse(Reason.OVERLOADED)
                     if slowest is body:
                         return
                 body.counted_bytes = nbytes
             body.kept.write(data)
 
-    def refuse(self, body: "Body", reason: Reason) -> None:
-        """Drop a body's bytes, and ignore those that arrive later."""
-        with self._lock:
-            self._refuse(body, reason)
-
-    def received(self, body: "Body") -> None:
-        """Mark a body as complete, so that it is not refused any more."""
-        with self._lock:
-            self._receiving.pop(body, None)
-
-    def drop(self, body: "Body") -> None:
-        """Drop a body's bytes and forget it."""
-        with self._lock:
-            self._receiving.pop(body, None)
-            self._empty(body)
-
-    def _refuse(self, body: "Body", reason: Reason) -> None:
-        body.refusal = reason
-        self._empty(body)
-
-    def _empty(self, body: "Body") -> None:
-        self._budget.add(-body.counted_bytes, Use.BODIES)
-        body.counted_bytes = 0
-        body.kept.clear()
-
     def _slowest(self) -> "Body | None":
         now = self._clock()
         rates = {
             body: body.counted_bytes / (now - since)
-            for body, since in self._receiving.items()
+            for body, since in self.receiving.items()
             if body.counted_bytes and now - since > GRACE_S
         }
         return min(rates, key=rates.__getitem__, default=None)
@@ -180,13 +160,16 @@ class Body(io.RawIOBase):
         self.received_bytes += len(data)
         self._bodies.add(self, data)
 
-    def refuse(self) -> None:
-        """Drop its bytes, of any size: the application does not read them."""
-        self._bodies.refuse(self, Reason.BODY_TOO_LARGE)
+    def refuse(self, reason: Reason = Reason.BODY_TOO_LARGE) -> None:
+        """Drop its bytes, and ignore those that arrive later."""
+        with self._bodies.lock:
+            self.refusal = reason
+            self._empty()
 
     def complete(self) -> None:
-        """Mark it as complete."""
-        self._bodies.received(self)
+        """Mark it as complete, so that it is not refused any more."""
+        with self._bodies.lock:
+            self._bodies.receiving.pop(self, None)
 
     def getfile(self) -> "Body":
         """Return the body itself, as waitress' receivers expect."""
@@ -198,7 +181,14 @@ class Body(io.RawIOBase):
 
     def drop(self) -> None:
         """Drop its bytes and take it out of the budget."""
-        self._bodies.drop(self)
+        with self._bodies.lock:
+            self.complete()
+            self._empty()
+
+    def _empty(self) -> None:
+        self._bodies.budget.add(-self.counted_bytes, Use.BODIES)
+        self.counted_bytes = 0
+        self.kept.clear()
 
     def readable(self) -> bool:
         """Whether it can be read: always."""

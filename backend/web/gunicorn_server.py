@@ -20,7 +20,7 @@ from gunicorn.workers.base import Worker
 
 from backend import logs
 from backend.settings import Settings
-from backend.web.app import ADMITS, BODIES
+from backend.web.app import BODIES, GATE
 from backend.web.bodies import Bodies
 from backend.web.http_connection import Limits
 from backend.web.http_server import HttpServer
@@ -33,7 +33,7 @@ CHECK_EVERY_S = 1.0
 DEFAULT_MAX_BODY_BYTES = 200_000_000
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL)
 SPARE_THREADS = 8
-"""Threads for requests that never wait, such as /health, while clicks wait in all of ``settings.threads``."""
+"""Threads that answer further clicks empty at once while clicks wait in all of ``settings.threads``."""
 
 SPARE_CONNECTIONS = 512
 """How many connections may be silent, slow or idle beside those whose requests are being answered."""
@@ -53,7 +53,7 @@ class HostError(OSError):
 class WebWorker(Worker):
     """A gunicorn worker class, also for ``--worker-class``: one process that runs `backend.web.http_server`."""
 
-    _http: HttpServer | None = None
+    http: HttpServer | None = None
 
     def run(self) -> None:
         """Serve until a stop is requested, then finish the requests in progress."""
@@ -62,9 +62,8 @@ class WebWorker(Worker):
         sockets = [getattr(sock, "sock", sock) for sock in self.sockets]
         config = getattr(self.wsgi, "config", {})  # of a Flask application
         bodies = config.get(BODIES) or Bodies(config.get("MAX_CONTENT_LENGTH") or DEFAULT_MAX_BODY_BYTES)
-        admits = config.get(ADMITS, lambda authorization: True)
-        http = HttpServer(self.wsgi, sockets, bodies, threads=threads, limits=limits, admits=admits)
-        self._http = http
+        http = HttpServer(self.wsgi, sockets, bodies, threads=threads, limits=limits, gate=config.get(GATE))
+        self.http = http
         while self.alive and self.ppid == os.getppid():
             self.notify()
             http.serve_once(CHECK_EVERY_S)
@@ -73,8 +72,8 @@ class WebWorker(Worker):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop as soon as the requests in progress are answered."""
         super().handle_exit(sig, frame)
-        if self._http is not None:
-            self._http.wake()
+        if self.http is not None:
+            self.http.wake()
 
 
 class Service(Protocol):

@@ -6,14 +6,19 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask, WSGITask
 
+from backend.web.access import Gate
 from backend.web.bodies import Bodies
 from backend.web.http_requests import Parser
+
+if TYPE_CHECKING:
+    from flask import Response
 
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -43,36 +48,21 @@ class Limits:
     unsent_bytes: int = 200_000_000
 
 
-class ServerState(Protocol):
-    """The state that all connections of a server share; see `backend.web.http_server.HttpServer`."""
+@dataclass
+class ServerState:
+    """What all connections of a server share.
 
-    @property
-    def limits(self) -> Limits:
-        """Timeouts, and the maximum number of connections."""
-        ...
+    Attributes:
+        bodies: keeps the bodies of requests.
+        limits: timeouts, and the maximum number of connections.
+        gate: decides about requests before they take a thread; None admits all, each of which may wait.
+        stops_at: when the server was asked to stop, monotonic; infinite before that.
+    """
 
-    @property
-    def bodies(self) -> Bodies:
-        """Keeps the bodies of requests."""
-        ...
-
-    def admits(self, authorization: str, /) -> bool:
-        """Whether the body of a caller with this header is kept."""
-        ...
-
-    @property
-    def stops_at(self) -> float:
-        """When the server was asked to stop, monotonic; infinite before that."""
-        ...
-
-
-class Listener(Protocol):
-    """The listening socket that accepted a connection."""
-
-    @property
-    def http(self) -> ServerState:
-        """The server."""
-        ...
+    bodies: Bodies
+    limits: Limits
+    gate: Gate | None
+    stops_at: float = float("inf")
 
 
 class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
@@ -84,6 +74,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
     Attributes:
         since: when the current state began, monotonic.
         request: the request that is being received, None between requests.
+        known_answer: the answer to the request in hand, if it needs no thread.
     """
 
     request: Parser | None
@@ -91,18 +82,23 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
 
     def __init__(
         self,
-        server: Listener,
+        server: BaseWSGIServer,
         sock: socket.socket,
         addr: tuple[object, ...],
         adj: Adjustments,
         map: dict[int, Any],  # noqa: A002 - waitress' own name
     ) -> None:
-        self.server_state = server.http
+        self.server_state: ServerState = server.state
+        gate = self.server_state.gate
         self.parser_class = partial(
-            Parser, bodies=self.server_state.bodies, admits=self.server_state.admits, keep=self._keep
+            Parser,
+            bodies=self.server_state.bodies,
+            admits=gate.admits if gate is not None else lambda authorization: True,
+            keep=partial(setattr, self, "_surplus"),
         )
         self.since, self._has_received, self._is_lingering = time.monotonic(), False, False
-        self._surplus = b""
+        self._surplus, self._needs_no_thread = b"", False
+        self.known_answer: Response | None = None
         super().__init__(server, sock, addr, adj, map)
 
     @property
@@ -148,27 +144,39 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
                 return False
             self.since = time.monotonic()
         self._has_received = True
-        return bool(super().received(data))
+        was_taken = bool(super().received(data))
+        if self._needs_no_thread:
+            self._needs_no_thread = False
+            self.service()
+        return was_taken
+
+    def needs_no_thread(self) -> bool:
+        """Return whether the request in hand is answered by the receiving loop, which does it next."""
+        request, gate = self.requests[0], self.server_state.gate
+        if request.error is None and gate is not None:
+            authorization = request.headers.get("AUTHORIZATION", "")
+            self.known_answer = gate.answer(request.command, request.path, authorization)
+        self._needs_no_thread = request.error is not None or self.known_answer is not None
+        return self._needs_no_thread
 
     def readable(self) -> bool:
         """Whether more is to be received; see waitress."""
         return not self._surplus and bool(super().readable())
 
+    @property
+    def has_next(self) -> bool:
+        """Whether the next request has come already, and the one before it is answered."""
+        return bool(self._surplus and super().readable())
+
     def go_on(self) -> None:
-        """Take in the next request, if it has come already and the one before it is answered."""
-        if self._surplus and super().readable():
-            data, self._surplus = self._surplus, b""
-            self.received(data)
+        """Take in the next request."""
+        data, self._surplus = self._surplus, b""
+        self.received(data)
 
     def write_soon(self, data: bytes) -> int:
         """Queue a part of an answer; called from the thread that answers the request, until all is written."""
         self.since = time.monotonic()
         return int(super().write_soon(data))
-
-    def send_now(self) -> None:
-        """Send as much as the system accepts, from the answering thread; waking up the loop would take longer."""
-        with self.outbuf_lock:
-            self._flush_exception(self._flush_some, do_close=False)
 
     def handle_write(self) -> None:
         """Send as much as the system accepts, and close the connection after the last answer; see waitress."""
@@ -194,9 +202,6 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         except OSError:
             self.handle_close()
 
-    def _keep(self, surplus: bytes) -> None:
-        self._surplus = surplus
-
     def _drop_request(self) -> None:
         if self.request is not None:
             self.request.close()
@@ -206,6 +211,16 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
 class _Task(WSGITask):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
     """Answers a request."""
 
+    def execute(self) -> None:
+        answer, self.channel.known_answer = self.channel.known_answer, None
+        if answer is None:
+            super().execute()
+            return
+        self.complete, self.status, self.response_headers = True, answer.status, list(answer.headers.items())
+        body = b"" if self.request.command == "HEAD" else answer.get_data()
+        self.channel.write_soon(self.build_response_header() + body)
+        self.wrote_header = True
+
     def build_response_header(self) -> bytes:
         is_last = self.request.is_cut_off or self.channel.server_state.stops_at < float("inf")
         if is_last:
@@ -214,7 +229,9 @@ class _Task(WSGITask):  # type: ignore[misc]  # waitress counts as untyped, see 
 
     def finish(self) -> None:
         super().finish()
-        self.channel.send_now()
+        channel = self.channel
+        with channel.outbuf_lock:  # waking up the loop to send would take longer
+            channel._flush_exception(channel._flush_some, do_close=False)
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress counts as untyped, see pyproject

@@ -102,7 +102,8 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as unt
             self.body.close()
 
     def _is_endless(self, body: Body) -> bool:
-        return bool(max(self.content_length, body.received_bytes) > DROP_AT_MOST * self._bodies.max_bytes)
+        announced = self.body_rcv.chunk_remainder if isinstance(self.body_rcv, _Chunks) else self.content_length
+        return bool(max(announced, body.received_bytes) > DROP_AT_MOST * self._bodies.max_bytes)
 
 
 class _Chunks(ChunkedReceiver):  # type: ignore[misc]  # waitress counts as untyped, see pyproject

@@ -22,8 +22,9 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer
 
+from backend.web.access import Gate
 from backend.web.bodies import Bodies
-from backend.web.http_connection import Connection, Limits
+from backend.web.http_connection import Connection, Limits, ServerState
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ BACKLOG = 2048
 ACCEPTED_AT_ONCE = 64
 CHECK_EVERY_S = 0.25
 WARN_EVERY_S = 60.0
+GO_ON_S = 0.02
+"""How long the loop is at requests of callers who do not wait for answers, before it looks at the others again."""
+QUICK_THREADS = 2
+"""Threads for requests that do not wait: many that compute would keep the receiving loop from its turn in Python."""
 
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
 
@@ -48,7 +53,7 @@ class HttpServer:
         *,
         threads: int,
         limits: Limits | None = None,
-        admits: Callable[[str], bool] = lambda authorization: True,
+        gate: Gate | None = None,
     ) -> None:
         """Start listening, and start the threads.
 
@@ -56,15 +61,15 @@ class HttpServer:
             application: is called with complete requests.
             sockets: bound sockets; they are closed with the server.
             bodies: keeps the bodies of requests.
-            threads: how many requests are answered at a time.
+            threads: how many requests that may wait are answered at a time.
             limits: timeouts, and the maximum number of connections.
-            admits: whether the body of a caller with this ``Authorization`` header is kept for the application.
+            gate: decides about requests before they take a thread; None admits all, each of which may wait.
         """
-        self.application, self.bodies, self.limits, self.admits = application, bodies, limits or Limits(), admits
+        self.application, self.limits = application, limits or Limits()
+        self.state = ServerState(bodies, self.limits, gate)
         self.map: dict[int, Any] = {}  # Any: the objects of waitress' loop have no common type
         self.connections: dict[int, Connection] = {}
-        self.stops_at = float("inf")
-        self.dispatcher = _Dispatcher(threads)
+        self.dispatcher = _Dispatcher(threads, gate)
         self._checked_at = self._warned_at = float("-inf")
         self.adjustments = Adjustments(
             ident="",
@@ -85,8 +90,7 @@ class HttpServer:
     def serve_once(self, timeout_s: float) -> None:
         """Receive and send what is ready, waiting for it at most ``timeout_s``."""
         self._poll(min(timeout_s, CHECK_EVERY_S if self.connections else timeout_s), self.map)
-        for connection in list(self.connections.values()):
-            connection.go_on()
+        self._go_on()
         now = time.monotonic()
         if now - self._checked_at > CHECK_EVERY_S:
             self._checked_at = now
@@ -106,8 +110,8 @@ class HttpServer:
             while listener.accept_some():
                 pass
             wasyncore.dispatcher.close(listener)  # its trigger is needed until the end
-        self.stops_at = time.monotonic()
-        until = self.stops_at + within_s
+        self.state.stops_at = time.monotonic()
+        until = self.state.stops_at + within_s
         while self.connections and time.monotonic() < until:
             self.serve_once(0.05)
 
@@ -135,6 +139,15 @@ class HttpServer:
             self._warned_at = now
             logger.warning(message, *values)
 
+    def _go_on(self) -> None:
+        """Take in requests that came together with earlier ones, those first that have waited longest."""
+        until = time.monotonic() + GO_ON_S
+        for connection in sorted((each for each in self.connections.values() if each.has_next), key=_since):
+            connection.go_on()
+            if time.monotonic() > until:
+                self.wake()
+                return
+
     def _waiting(self) -> list[Connection]:
         """Return the connections that are not being answered."""
         return [connection for connection in self.connections.values() if not connection.is_in_hand]
@@ -153,21 +166,26 @@ class HttpServer:
 
 
 class _Dispatcher:
-    """Runs requests in threads.
+    """Runs requests in threads; those that do not wait in a few of their own, in which none keeps them up.
 
     Waitress' own dispatcher uses all threads in rotation. This one uses an idle thread and starts another only if none
     is idle: Paddle has helper threads and memory for each thread that computes, and a click in a new one takes twice as
     long.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request")
+    def __init__(self, threads: int, gate: Gate | None) -> None:
+        self._gate = gate
+        self._waiting = ThreadPoolExecutor(threads, thread_name_prefix="request")
+        self._quick = ThreadPoolExecutor(QUICK_THREADS, thread_name_prefix="quick")
 
     def add_task(self, connection: Connection) -> None:
-        self._pool.submit(connection.service)
+        if not connection.needs_no_thread():
+            may_wait = self._gate is None or self._gate.may_wait(connection.requests[0].path)
+            (self._waiting if may_wait else self._quick).submit(connection.service)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._waiting, self._quick):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _since(connection: Connection) -> float:
@@ -180,7 +198,7 @@ class _Listener(BaseWSGIServer):  # type: ignore[misc]  # waitress counts as unt
     channel_class = Connection
 
     def __init__(self, http: HttpServer, sock: socket.socket) -> None:
-        self.http, self._is_tcp = http, sock.family in (socket.AF_INET, socket.AF_INET6)
+        self.http, self.state, self._is_tcp = http, http.state, sock.family in (socket.AF_INET, socket.AF_INET6)
         super().__init__(
             http.application,
             http.map,

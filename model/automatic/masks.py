@@ -39,7 +39,7 @@ class AutomaticMask:
             width and height are one less than those of ``rle.bbox``.
         predicted_iou: the network's own guess of the mask's IoU with the object, about 0 to 1 and sometimes a little
             more; None for weights without a score head.
-        point_coords: the points that asked for it, here one: (x, y) in original pixels.
+        point_coords: the points that it was decoded from, here one: (x, y) in original pixels.
         stability_score: IoU of the masks that a higher and a lower cut-off of the logits give, 0 to 1.
         crop_box: x, y, width and height in original pixels of the part of the picture in which it was found.
         output_mode: what `segmentation` gives.

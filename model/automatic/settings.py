@@ -62,7 +62,7 @@ class AutomaticSettings:
     The defaults of both thresholds suit SAM's networks; `settings_for` knows what suits the demo model.
 
     Raises:
-        ValueError: a number is outside of its range, or points are asked for in two ways or none.
+        ValueError: a number is outside of its range, or points are given in two ways or none.
     """
 
     points_per_side: int | None = 32

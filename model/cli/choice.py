@@ -103,7 +103,7 @@ class Choice:
 
         Raises:
             WeightsError: as `checkpoint`.
-            DeviceError: device or dtype are not to be had here.
+            DeviceError: the device or dtype is not available on this machine.
         """
         from model.paddlex.model import load
 

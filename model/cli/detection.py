@@ -106,15 +106,15 @@ def named(
         return Found(
             picture,
             {"input_path": picture.path, "words": words, "detector": detector.version},
-            [coco.encode(one.mask) for one in found],
+            [coco.encode(item.mask) for item in found],
             [
-                {"label": one.label, "prompt": one.box, "score": one.predicted_iou, "detector_score": one.score}
-                for one in found
+                {"label": item.label, "prompt": item.box, "score": item.predicted_iou, "detector_score": item.score}
+                for item in found
             ],
-            [one.score for one in found],
-            [{"predicted_iou": one.predicted_iou} for one in found],
-            [Prompt(box=np.array(one.box, dtype=np.float32)) for one in found],
-            [words.index(one.label) + 1 for one in found],
+            [item.score for item in found],
+            [{"predicted_iou": item.predicted_iou} for item in found],
+            [Prompt(box=np.array(item.box, dtype=np.float32)) for item in found],
+            [words.index(item.label) + 1 for item in found],
         )
 
     return find

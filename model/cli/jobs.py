@@ -119,7 +119,7 @@ def _check_kept(jobs: Sequence[Job], out: Path) -> None:
 
 
 def _check_apart(jobs: Sequence[Job], coco_out: Path) -> None:
-    """Refuse jobs of which one has its picture where COCO's file, or its unfinished part, is to be written."""
+    """Refuse jobs of which one has its picture where COCO's file, or its unfinished part, would be written."""
     from model.coco.writer import part_of
     from model.paddlex.inputs import InputError
 

@@ -9,13 +9,13 @@ LINE_EVERY_S = 5.0
 
 
 class Progress(Protocol):
-    """Is told how far the command is."""
+    """Shows the progress of a command."""
 
     def begin(self, name: str, /) -> None:
         """Note that a picture is begun."""
 
     def advance(self, done: int, total: int, /) -> None:
-        """Note how many of the points in the picture have been asked at."""
+        """Record how many of the picture's points are decoded."""
 
     def end(self) -> None:
         """Note that the picture is finished, or could not be done."""
@@ -50,7 +50,7 @@ class Bar:
         self._bar.set_description_str(f"{self._done + 1} of {self._pictures} pictures ")
 
     def advance(self, done: int, total: int) -> None:
-        """Note how many of the points in the picture have been asked at."""
+        """Record how many of the picture's points are decoded."""
         self._bar.update(self._done + done / total - self._bar.n)
 
     def end(self) -> None:
@@ -79,7 +79,7 @@ class Lines:
         self._name, self._points = name, ""
 
     def advance(self, done: int, total: int) -> None:
-        """Note how many of the points in the picture have been asked at."""
+        """Record how many of the picture's points are decoded."""
         self._points = f", {done} of {total} points"
 
     def end(self) -> None:
@@ -92,7 +92,7 @@ class Lines:
         self._thread.join()
 
     def _write(self) -> None:
-        with suppress(OSError, ValueError):  # nobody reads them any more
+        with suppress(OSError, ValueError):  # the terminal is closed
             while not self._is_over.wait(self._every_s):
                 self._stream.write(f"{self._done} of {self._pictures} pictures done; {self._name}{self._points}\n")
                 self._stream.flush()

@@ -1,4 +1,4 @@
-"""How a command ends when it cannot do what it was asked: one sentence on standard error, exit code 2."""
+"""Ends a command that fails with one sentence on standard error and exit code 2."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

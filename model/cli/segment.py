@@ -89,7 +89,7 @@ def segment(
 
         requests = of_boxes_and_points(boxes, points)
         if everything:
-            settings_of("", limits)  # what is wrong with them is said before the weights are loaded
+            settings_of("", limits)  # checked before the weights are loaded
         jobs, missing = find_jobs(inputs, out, coco_out)
         detector = detection.load(words, choice) if words else None  # first: its mistakes need no weights
         model = choice.model()
@@ -194,8 +194,8 @@ def _prompted(model: "SamModel", requests: "Sequence[Request]") -> Find:
 
     def find(picture: "Picture", _: Progress) -> Found:
         height, width = picture.original_size
-        asked = requests or of_boxes_and_points([], [[width / 2, height / 2]])
-        result = model.segment(picture, asked)
+        wanted = requests or of_boxes_and_points([], [[width / 2, height / 2]])
+        result = model.segment(picture, wanted)
         infos = result["mask_infos"]
         return Found(
             picture,
@@ -204,7 +204,7 @@ def _prompted(model: "SamModel", requests: "Sequence[Request]") -> Find:
             infos,
             [info["score"] for info in infos],
             [{} for _ in infos],
-            [one.prompt for one in asked],
+            [request.prompt for request in wanted],
         )
 
     return find

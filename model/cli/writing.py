@@ -82,7 +82,7 @@ class Files:
 
 
 def _overlay(found: Found) -> "Image":
-    """Return the masks over the photo, those that nobody asked for one by one with the small ones on top."""
+    """Return the masks over the photo, those of "segment everything" with the small ones on top."""
     from PIL import Image
 
     from model.coco import rle as coco

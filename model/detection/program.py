@@ -106,8 +106,8 @@ def _read_legacy(data: bytes) -> tuple[list[str], dict[str, str]]:
     operators, dtypes, fed = [], {}, []
     for block in blocks:
         for variable in protobuf.children(block, 3):
-            tensors = [one for kind in protobuf.children(variable, 2) for one in protobuf.children(kind, 3)]
-            for description in (one for tensor in tensors for one in protobuf.children(tensor, 1)):
+            tensors = [tensor for kind in protobuf.children(variable, 2) for tensor in protobuf.children(kind, 3)]
+            for description in (value for tensor in tensors for value in protobuf.children(tensor, 1)):
                 dtypes[protobuf.text(variable, 1)] = protobuf.integers(description, 1)[-1]
         for operation in protobuf.children(block, 4):
             operators.append(protobuf.text(operation, 3))

@@ -43,11 +43,6 @@ _LEAST_DETAIL = (
     2  # times the side that is needed: what a reduced JPEG keeps, and half of it where it would cost too much
 )
 
-# Pillow's limit is global, half as high as what aerial photos need, and a warning at first; ours is checked on the
-# header of every file, before a pixel is decoded.
-Image.MAX_IMAGE_PIXELS = None
-
-
 DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
     NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError, cv2.error,

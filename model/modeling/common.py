@@ -10,6 +10,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
+from model.modeling.kernels import affine, gelu
+
 
 def zeros() -> paddle.ParamAttr:
     """Return the attribute of a parameter that waits for its checkpoint."""
@@ -46,11 +48,12 @@ class MLPBlock(nn.Layer):
         super().__init__()
         self.lin1 = linear(embed_dim, mlp_dim)
         self.lin2 = linear(mlp_dim, embed_dim)
-        self._activation = functional.gelu if activation == "gelu" else functional.relu
+        self._activation = gelu if activation == "gelu" else functional.relu
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., embed_dim) to (..., embed_dim)."""
-        return self.lin2(self._activation(self.lin1(x)))
+        hidden = self._activation(affine(x, self.lin1.weight, self.lin1.bias))
+        return affine(hidden, self.lin2.weight, self.lin2.bias)
 
 
 class MLP(nn.Layer):

@@ -27,7 +27,6 @@ from model.modeling.kernels import (
     attend,
     cut_windows,
     gelu,
-    max_norm,
     merge_heads,
     pool,
     split_heads,
@@ -150,7 +149,7 @@ class Block(nn.Layer):
         tokens = x.reshape([batch, length, width])
         keys, values = (Canvas([batch, heads, length, width // heads], x) for _ in range(2))
 
-        def project(start: int) -> tuple[Tensor, float, float]:
+        def project(start: int) -> Tensor:
             part = layer_norm(tokens[:, start : start + step], self.norm1)
             qkv = paddle.matmul(part, self.attn.qkv.weight)
             count = part.shape[1]
@@ -158,17 +157,15 @@ class Block(nn.Layer):
             for canvas, first in ((keys, width), (values, 2 * width)):
                 some = qkv[:, :, first : first + width]
                 canvas.put((slice(None), slice(None), here), some, shape, [0, 2, 1, 3])
-            query = self.attn.query(qkv)
-            return query, max_norm(query), max_norm(keys.tensor[:, :, here])
+            return self.attn.query(qkv)
 
         starts = range(0, length, step)
-        queries, *lengths = zip(*parallel.map(project, starts), strict=True)
-        largest = max(lengths[0]) * max(lengths[1])
+        queries = parallel.map(project, starts)
         out = Canvas([batch, length, width], x)
 
         def rest(run: tuple[int, Tensor]) -> None:
             start, query = run
-            attended = attend(query, keys.tensor, values.tensor, self.attn.fused, largest)
+            attended = attend(query, keys.tensor, values.tensor, self.attn.fused)
             some = self._rest(tokens[:, start : start + step], attended)
             out.put((slice(None), slice(start, start + some.shape[1])), some, some.shape, [0, 1, 2])
 

@@ -15,17 +15,13 @@ from typing import Protocol, TypeVar
 
 import paddle
 from paddle import Tensor, nn
-from paddle.nn import functional
 
 from model.config import SamConfig, VitConfig
 from model.modeling.common import MLPBlock, layer_norm, linear, norm, zeros
-from model.modeling.kernels import convolve, convolve_rows, fused_attention
+from model.modeling.kernels import add, affine, attend, convolve, convolve_rows, permute
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-QUERY_PART = 512
-"""Queries whose scores are held at once on a CPU: 512 x 4096 float32 are 8 MiB, which stays in cache."""
 
 
 class Parallel(Protocol):
@@ -93,9 +89,7 @@ class Attention(nn.Layer):
         columns = paddle.eye(width, dtype=dtype).unsqueeze(0).expand([height, width, width])
         return paddle.concat([rows, columns], axis=-1).reshape([height * width, height + width])
 
-    def attend(
-        self, qkv: Tensor, rel_h: Tensor, rel_w: Tensor, position_keys: Tensor, query_part: int | None
-    ) -> Tensor:
+    def attend(self, qkv: Tensor, rel_h: Tensor, rel_w: Tensor, position_keys: Tensor) -> Tensor:
         """Attend within each grid.
 
         Args:
@@ -103,7 +97,6 @@ class Attention(nn.Layer):
             rel_h: (h, d, h) of `relative_positions`.
             rel_w: (w, d, w) of `relative_positions`.
             position_keys: (h*w, h + w) of `position_keys`.
-            query_part: queries whose scores exist at the same time; None means all.
 
         Returns:
             (n, h*w, d).
@@ -113,18 +106,11 @@ class Attention(nn.Layer):
         n, d = query.shape[0], self.head_dim
         grid = query.reshape([n, height, width, d])
         by_row = paddle.matmul(grid, rel_h)  # (n, h, w, h)
-        by_column = paddle.matmul(grid.transpose([0, 2, 1, 3]), rel_w).transpose([0, 2, 1, 3])  # (n, h, w, w)
+        by_column = permute(paddle.matmul(permute(grid, [0, 2, 1, 3]), rel_w), [0, 2, 1, 3])  # (n, h, w, w)
         positions = paddle.concat([by_row, by_column], axis=-1).reshape([n, height * width, height + width])
         query = paddle.concat([query * d**-0.5, positions], axis=-1)  # (n, hw, d + h + w)
         key = paddle.concat([key, position_keys.expand([n, height * width, height + width])], axis=-1)
-        if self.fused:
-            return fused_attention(query, key, value)
-        step = height * width if query_part is None else query_part
-        parts = []
-        for start in range(0, height * width, step):
-            scores = paddle.matmul(query[:, start : start + step], key, transpose_y=True)  # (n, step, hw)
-            parts.append(paddle.matmul(functional.softmax(scores, axis=-1), value))  # (n, step, d)
-        return parts[0] if len(parts) == 1 else paddle.concat(parts, axis=1)
+        return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), self.fused).squeeze(1)
 
 
 class Block(nn.Layer):
@@ -144,15 +130,16 @@ class Block(nn.Layer):
         batch, grid, _, dim = x.shape
         tokens = x.reshape([batch * grid * grid, dim])
         runs = _split(tokens, parallel.parts)
-        qkv = join(parallel.map(lambda run: self.attn.qkv(layer_norm(run, self.norm1)), runs))  # (B*g*g, 3C)
+        projection = self.attn.qkv.weight, self.attn.qkv.bias
+        qkv = join(parallel.map(lambda run: affine(layer_norm(run, self.norm1), *projection), runs))  # (B*g*g, 3C)
         qkv = qkv.reshape([batch, grid, grid, 3 * dim])
         attended = self._windowed(qkv, parallel) if self.window_size else self._global(qkv, parallel)
         attended = attended.reshape([batch * grid * grid, dim])
 
         def rest(run: tuple[Tensor, Tensor]) -> Tensor:
             shortcut, values = run
-            y = shortcut + self.attn.proj(values)
-            return y + self.mlp(layer_norm(y, self.norm2))
+            y = add(affine(values, self.attn.proj.weight, self.attn.proj.bias), shortcut)
+            return add(self.mlp(layer_norm(y, self.norm2)), y)
 
         pairs = list(zip(runs, _split(attended, parallel.parts), strict=True))
         return join(parallel.map(rest, pairs)).reshape(x.shape)
@@ -167,9 +154,9 @@ class Block(nn.Layer):
 
         def attend(some: list[int]) -> Tensor:
             part = by_head if alone else by_head[:, :, :, some[0] : some[-1] + 1]
-            part = part.transpose([2, 0, 3, 1, 4]).reshape([3, -1, grid * grid, d])  # (3, B*heads, g*g, d)
-            out = self.attn.attend(part, *relative, keys, None if alone else QUERY_PART)
-            return out.reshape([batch, -1, grid * grid, d]).transpose([0, 2, 1, 3])  # (B, g*g, heads, d)
+            part = permute(part, [2, 0, 3, 1, 4]).reshape([3, -1, grid * grid, d])  # (3, B*heads, g*g, d)
+            out = self.attn.attend(part, *relative, keys)
+            return permute(out.reshape([batch, -1, grid * grid, d]), [0, 2, 1, 3])  # (B, g*g, heads, d)
 
         groups = [list(range(heads))] if alone else [[head] for head in range(heads)]
         return join(parallel.map(attend, groups), axis=2).reshape([batch, grid * grid, width // 3])
@@ -194,10 +181,10 @@ class Block(nn.Layer):
 
         def attend(strip: Tensor) -> Tensor:
             n = strip.shape[0]
-            part = strip.reshape([n, side, count, side, 3, heads, d]).transpose([4, 0, 2, 5, 1, 3, 6])
+            part = permute(strip.reshape([n, side, count, side, 3, heads, d]), [4, 0, 2, 5, 1, 3, 6])
             part = part.reshape([3, n * count * heads, side * side, d])
-            out = self.attn.attend(part, *relative, keys, None).reshape([n, count, heads, side, side, d])
-            return out.transpose([0, 3, 1, 4, 2, 5]).reshape([n, side, padded, heads * d])
+            out = self.attn.attend(part, *relative, keys).reshape([n, count, heads, side, side, d])
+            return permute(out, [0, 3, 1, 4, 2, 5]).reshape([n, side, padded, heads * d])
 
         pieces = [strips] if parallel.parts == 1 else _split(strips, batch * count)
         out = join(parallel.map(attend, pieces)).reshape([batch, padded, padded, width // 3])

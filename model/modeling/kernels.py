@@ -5,8 +5,6 @@ the processor's vector instructions. On a GPU and in an exported graph, Paddle d
 order of sums.
 """
 
-import math
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +16,8 @@ Floats = npt.NDArray[np.float32]
 
 BLOCK_VALUES = 1 << 16
 """Numbers that a step works on at a time, so that they stay in the cache."""
-SCORES_AT_ONCE = 1 << 19
-"""Attention scores that exist at a time: 2 MiB."""
+SCORES_AT_ONCE = 1 << 20
+"""Attention scores that exist at a time: 4 MiB."""
 SAFE_SCORE = 60.0
 """Scores up to this size have exponentials that float32 holds, and so does their sum."""
 
@@ -34,6 +32,17 @@ def memory(x: Tensor) -> Floats:
     return np.asarray(np.from_dlpack(x), np.float32)
 
 
+def tensor(values: Floats) -> Tensor:
+    """Return a tensor on this memory, or on a copy where the memory is another tensor's.
+
+    Paddle holds a lock while it frees memory that came by DLPack, and waits for itself if that frees more of the kind.
+    """
+    owner = values
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return paddle.from_dlpack(values if owner.base is None else values.copy())
+
+
 def add(x: Tensor, y: Tensor) -> Tensor:
     """Return ``x + y``, on a CPU in the memory of ``x``; ``y`` may have fewer axes."""
     if not is_on_cpu(x):
@@ -46,7 +55,7 @@ def add(x: Tensor, y: Tensor) -> Tensor:
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return ``x @ weight + bias`` over the last axis."""
     if not is_on_cpu(x):
-        return paddle.matmul(x, weight) + bias
+        return functional.linear(x, weight, bias)
     rows = x.reshape([-1, x.shape[-1]])
     return paddle.addmm(bias, rows, weight).reshape([*x.shape[:-1], weight.shape[-1]])
 
@@ -62,7 +71,7 @@ def gelu(x: Tensor) -> Tensor:
         part = values[start : start + BLOCK_VALUES]
         if part.size != block.size:
             block = np.empty(part.size, np.float32)
-            shared = paddle.from_dlpack(block)
+            shared = tensor(block)
         np.multiply(part, np.float32(0.5**0.5), out=block)
         paddle.erf_(shared)
         np.add(block, np.float32(1), out=block)
@@ -75,7 +84,7 @@ def permute(x: Tensor, axes: list[int]) -> Tensor:
     """Return ``x`` with its axes in another order, in memory too; Paddle takes ten times as long beyond four axes."""
     if not is_on_cpu(x):
         return x.transpose(axes)
-    return paddle.from_dlpack(np.ascontiguousarray(memory(x).transpose(axes)))
+    return tensor(np.ascontiguousarray(memory(x).transpose(axes)))
 
 
 def pool(x: Tensor, rows: int, columns: int, width: int) -> Tensor:
@@ -87,7 +96,7 @@ def pool(x: Tensor, rows: int, columns: int, width: int) -> Tensor:
         return pairs.max(axis=3).reshape([n, -1, width])
     values = memory(x)[:, :, :width].reshape(cells)  # splits axes: no copy
     upper = np.maximum(values[:, :, 0], values[:, :, 1])
-    return paddle.from_dlpack(np.maximum(upper[:, :, :, 0], upper[:, :, :, 1]).reshape(n, -1, width))
+    return tensor(np.maximum(upper[:, :, :, 0], upper[:, :, :, 1]).reshape(n, -1, width))
 
 
 def cut_windows(x: Tensor, where: tuple[slice, ...], cells: list[int]) -> Tensor:
@@ -97,7 +106,7 @@ def cut_windows(x: Tensor, where: tuple[slice, ...], cells: list[int]) -> Tensor
     if not is_on_cpu(x):
         return x[where].reshape(cells).transpose(order).reshape([-1, rows * columns, channels])
     values = memory(x)[where].reshape(cells).transpose(order)  # splits axes: no copy until here
-    return paddle.from_dlpack(np.ascontiguousarray(values).reshape(-1, rows * columns, channels))
+    return tensor(np.ascontiguousarray(values).reshape(-1, rows * columns, channels))
 
 
 def split_heads(x: Tensor, num_heads: int, part: slice, scale: float = 1.0) -> Tensor:
@@ -109,8 +118,8 @@ def split_heads(x: Tensor, num_heads: int, part: slice, scale: float = 1.0) -> T
         return x if scale == 1 else x * scale
     values = memory(x)[:, :, part].reshape(apart).transpose(0, 2, 1, 3)
     if scale == 1:
-        return paddle.from_dlpack(np.ascontiguousarray(values))
-    return paddle.from_dlpack(np.multiply(values, np.float32(scale), order="C"))
+        return tensor(np.ascontiguousarray(values))
+    return tensor(np.multiply(values, np.float32(scale), order="C"))
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -118,20 +127,10 @@ def merge_heads(x: Tensor) -> Tensor:
     n, heads, length, width = x.shape
     if not is_on_cpu(x):
         return x.transpose([0, 2, 1, 3]).reshape([n, length, heads * width])
-    return paddle.from_dlpack(np.ascontiguousarray(memory(x).transpose(0, 2, 1, 3)).reshape(n, length, heads * width))
+    return tensor(np.ascontiguousarray(memory(x).transpose(0, 2, 1, 3)).reshape(n, length, heads * width))
 
 
-def max_norm(x: Tensor) -> float:
-    """Return the length of the longest vector along the last axis; infinity where that is not cheap to compute."""
-    if not is_on_cpu(x):
-        return math.inf
-    values = memory(x)
-    return math.sqrt(float(np.einsum("...d,...d->...", values, values).max()))
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, fused: bool, score_bound: float = math.inf, bias: Tensor | None = None
-) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, fused: bool, bias: Tensor | None = None) -> Tensor:
     """Return softmax(query keyᵀ + bias) value.
 
     Args:
@@ -139,7 +138,6 @@ def attend(
         key: (n, heads, l, d).
         value: (n, heads, l, d).
         fused: use Paddle's fused attention kernel, which pays on a GPU in 16 bits only.
-        score_bound: no score with its bias is further from zero.
         bias: (heads, q, l); not with ``fused``.
 
     Returns:
@@ -156,13 +154,13 @@ def attend(
         return paddle.matmul(functional.softmax(scores, axis=-1), value)
     ones = paddle.ones([length, 1])
     if (some := SCORES_AT_ONCE // (heads * count * length)) >= n:
-        return _softmax_values(query, key, value, ones, score_bound, bias)
+        return _softmax_values(query, key, value, ones, bias)
     out = np.empty((n, heads, count, value.shape[-1]), np.float32)
     if some:
         for start in range(0, n, some):
             group = slice(start, start + some)
-            out[group] = memory(_softmax_values(query[group], key[group], value[group], ones, score_bound, bias))
-        return paddle.from_dlpack(out)
+            out[group] = memory(_softmax_values(query[group], key[group], value[group], ones, bias))
+        return tensor(out)
     step = max(1, SCORES_AT_ONCE // length)
     for index in range(n):
         for head in range(heads):
@@ -170,20 +168,18 @@ def attend(
                 queries = slice(start, start + step)
                 part = query[index, head, queries]
                 more = None if bias is None else bias[head, queries]
-                found = _softmax_values(part, key[index, head], value[index, head], ones, score_bound, more)
+                found = _softmax_values(part, key[index, head], value[index, head], ones, more)
                 out[index, head, queries] = memory(found)
-    return paddle.from_dlpack(out)
+    return tensor(out)
 
 
-def _softmax_values(
-    query: Tensor, key: Tensor, value: Tensor, ones: Tensor, score_bound: float, bias: Tensor | None
-) -> Tensor:
+def _softmax_values(query: Tensor, key: Tensor, value: Tensor, ones: Tensor, bias: Tensor | None) -> Tensor:
     """Attend with all scores at once; the sum of a query's weights divides what they made of the values."""
     scores = paddle.matmul(query, key, transpose_y=True)
     weights = memory(scores)
     if bias is not None:
         np.add(weights, memory(bias), out=weights)
-    if score_bound > SAFE_SCORE:
+    if weights.max() > SAFE_SCORE or weights.min() < -SAFE_SCORE:  # much cheaper to find than the maximum of each row
         np.subtract(weights, weights.max(axis=-1, keepdims=True), out=weights)
     np.exp(weights, out=weights)
     out = paddle.matmul(scores, value)
@@ -231,8 +227,21 @@ def convolve_rows(
     """
     height, stride = height or x.shape[2], layer._stride[0]
     low, high = first * stride - 1, (last - 1) * stride + 2
-    rows = x[:, :, max(low, 0) - above : min(high, height) - above]
-    return convolve(rows, layer, [max(-low, 0), max(high - height, 0), 1, 1])
+    rows = slice(max(low, 0) - above, min(high, height) - above)
+    if not is_on_cpu(x):
+        return convolve(x[:, :, rows], layer, [max(-low, 0), max(high - height, 0), 1, 1])
+    seen = memory(x)[:, :, rows]
+    batch, channels, count, width = seen.shape
+    padded = np.zeros((batch, channels, high - low, width + 2), np.float32)
+    padded[:, :, max(-low, 0) : max(-low, 0) + count, 1:-1] = seen
+    whole, plane, row, number = padded.strides
+    shape = batch, channels, 3, 3, last - first, (width - 1) // stride + 1
+    steps = whole, plane, row, number, row * stride, number * stride
+    patches = np.ascontiguousarray(np.lib.stride_tricks.as_strided(padded, shape, steps))
+    patches = patches.reshape(batch, 9 * channels, -1)
+    out = paddle.matmul(layer.weight.reshape([-1, 9 * channels]), tensor(patches))
+    out = out if layer.bias is None else add(out, layer.bias.unsqueeze(-1))
+    return out.reshape([batch, out.shape[1], last - first, -1])
 
 
 def depthwise_planes(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
@@ -258,7 +267,7 @@ def depthwise_planes(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
         for channel, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             cv2.filter2D(image[channel], -1, weight, filtered, delta=bias, borderType=cv2.BORDER_CONSTANT)
             result[channel] = filtered[rows]
-    return paddle.from_dlpack(out)
+    return tensor(out)
 
 
 def depthwise(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
@@ -296,7 +305,7 @@ def depthwise(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
                 seen = seen[: len(block), :width]
                 np.multiply(seen, weight, out=product if tap else block)
                 np.add(block, product if tap else bias, out=block)
-    return paddle.from_dlpack(out)
+    return tensor(out)
 
 
 class Canvas:

@@ -8,6 +8,7 @@ from paddle.nn import functional
 
 from model.config import SamConfig
 from model.modeling.common import MLP, embedding, layer_norm, norm, zeros
+from model.modeling.kernels import gelu
 from model.modeling.transformer import TwoWayTransformer
 
 STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
@@ -80,8 +81,8 @@ class MaskDecoder(nn.Layer):
         """
         first, first_norm, _, second, _ = self.output_upscaling
         first_skip, second_skip = skips or (first.bias, second.bias)
-        x = functional.gelu(layer_norm(_quadruple(image, first, first_skip), first_norm))  # (B, g*g*4, C/4)
-        x = functional.gelu(_quadruple(x, second, second_skip))  # (B, g*g*16, C/8)
+        x = gelu(layer_norm(_quadruple(image, first, first_skip), first_norm))  # (B, g*g*4, C/4)
+        x = gelu(_quadruple(x, second, second_skip))  # (B, g*g*16, C/8)
         x = paddle.matmul(x, kernels)  # (B, g*g*16, M)
         grid, count = self._grid, kernels.shape[-1]
         x = x.reshape([-1, grid, grid, 2, 2, 2, 2, count])  # row, column, then row and column within, twice

@@ -27,7 +27,6 @@ from model.modeling.kernels import (
     depthwise,
     depthwise_planes,
     gelu,
-    max_norm,
     merge_heads,
     split_heads,
 )
@@ -36,7 +35,7 @@ STRIDES = (2, 2, 1)
 """Between one stage and the next; the last keeps its resolution, unlike in TinyViT as a classifier."""
 STRIP_BYTES = 4 << 20
 """How large the widest activation of a strip may be on a CPU: it is read again before it leaves the cache."""
-PLANES_BYTES = 16 << 20
+PLANES_BYTES = 64 << 20
 """The same where OpenCV filters planes, which should be large."""
 NORM_EPSILON = 1e-5
 """Of the layer norms inside TinyViT; those of the neck have SAM's 1e-6."""
@@ -110,7 +109,6 @@ class Attention(nn.Layer):
         index = apart[:, None, :, None] * self.window_size + apart[None, :, None, :]  # (w, w, w, w)
         bias = paddle.gather(self.attention_biases, paddle.to_tensor(index.ravel()), axis=1)
         self.bias = bias.reshape([heads, length, length]).detach()
-        self._max_bias = float(self.bias.abs().max())
         dim = self.proj.weight.shape[0]
         weight = self.qkv.weight.reshape([dim, heads, 3, dim // heads]).transpose([0, 2, 1, 3])
         self._weight = weight.reshape([dim, 3 * dim])
@@ -122,8 +120,7 @@ class Attention(nn.Layer):
         qkv = affine(layer_norm(tokens, self.norm), self._weight, self._qkv_bias)
         query = split_heads(qkv, heads, slice(0, dim), (dim // heads) ** -0.5)
         key, value = (split_heads(qkv, heads, slice(first, first + dim)) for first in (dim, 2 * dim))
-        bound = max_norm(query) * max_norm(key) + self._max_bias
-        out = merge_heads(attend(query, key, value, False, bound, self.bias))
+        out = merge_heads(attend(query, key, value, False, self.bias))
         return affine(out, self.proj.weight, self.proj.bias)
 
 

@@ -43,7 +43,10 @@ class DetectionResult(dict[str, Any]):  # Any: PaddleX's results are dicts of un
     def __init__(self, picture: Picture, found: Sequence[Detection]) -> None:
         self.found, self._name = tuple(found), picture.name
         pixels = pixels_of(picture)
-        boxes = [{"coordinate": list(one.box), "label": one.label, "score": one.score} for one in found]
+        boxes = [
+            {"coordinate": list(detection.box), "label": detection.label, "score": detection.score}
+            for detection in found
+        ]
         super().__init__(input_path=picture.path, input_img=np.ascontiguousarray(pixels[..., ::-1]), boxes=boxes)
 
     @property
@@ -241,13 +244,13 @@ def _drawn(image: RgbImage, found: Sequence[Detection]) -> Image.Image:
     canvas = Image.fromarray(np.ascontiguousarray(image))
     draw, size = ImageDraw.Draw(canvas), max(10, canvas.width // 50)
     font = ImageFont.load_default(size)
-    labels = list(dict.fromkeys(one.label for one in found))
-    for one in found:
-        colour = COLOURS[labels.index(one.label) % len(COLOURS)]
-        x1, y1, x2, y2 = one.box
+    labels = list(dict.fromkeys(detection.label for detection in found))
+    for detection in found:
+        colour = COLOURS[labels.index(detection.label) % len(COLOURS)]
+        x1, y1, x2, y2 = detection.box
         if x1 <= x2 and y1 <= y2:
             draw.rectangle((x1, y1, x2, y2), outline=colour, width=max(1, canvas.width // 400))
-        text, at = f"{one.label} {one.score:.2f}", (max(0.0, x1), max(0.0, y1 - size))
+        text, at = f"{detection.label} {detection.score:.2f}", (max(0.0, x1), max(0.0, y1 - size))
         draw.rectangle(draw.textbbox(at, text, font=font), fill=colour)
         draw.text(at, text, fill=(0, 0, 0), font=font)
     return canvas

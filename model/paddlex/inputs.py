@@ -33,6 +33,9 @@ SUFFIXES = frozenset(
 )
 """What a file in a directory must end in to be taken for a picture; a file named by itself may have any name."""
 
+MAX_PIXELS = 178_956_970
+"""Of one image: what Pillow opens by default."""
+
 DOWNLOAD_LIMIT_BYTES = 256 << 20
 DOWNLOAD_TIMEOUT_S = 60.0
 
@@ -135,8 +138,9 @@ def decode(data: bytes, name: str) -> RgbImage:
 
 def _as_browsers_show_it(data: bytes, kind: str) -> Image.Image:
     file = files.open_file(data, kind, side=files.MAX_SIDE, reduce_above_pixels=None)
-    if min(file.size_wh) < 1:
-        raise ValueError("it has no pixel")
+    width, height = file.size_wh
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ValueError(f"expected 1 to {MAX_PIXELS:,} pixels, got {width} × {height}")
     size_wh, bands = file.load()
     image = resize_bands(bands_to_rgb(bands, size_wh), size_wh[1], size_wh)
     return image if file.turn == 1 else image.transpose(TRANSPOSED[file.turn])

@@ -13,7 +13,7 @@ from model.paddlex import inputs
 from model.paddlex.detection import DetectionModel, pixels_of
 from model.paddlex.inputs import Input, InputError, Picture
 from model.paddlex.model import SamModel
-from model.types import Mask, Prompt
+from model.types import Embedding, Mask, Prompt
 
 SAME_OBJECT_IOU = 0.9
 """Of two boxes of one label that overlap by more than this, the one with the lower score is left out."""
@@ -46,10 +46,12 @@ def segment_words(
     detector: DetectionModel,
     threshold: float | None = None,
     limit: int | None = None,
+    embedding: Embedding | None = None,
 ) -> list[LabelledMask]:
     """Return a labelled mask for each object in a picture that the words name, the detector's highest score first.
 
-    The picture is encoded once, and all its masks are decoded in one batch; none of both where nothing is found.
+    The picture is encoded once, unless its embedding is given, and all its masks are decoded in one batch; none of both
+    where nothing is found.
 
     Args:
         image: array (BGR, as OpenCV reads), path or http(s) address.
@@ -58,6 +60,7 @@ def segment_words(
         detector: finds the boxes: ``create_model("GroundingDINO-T")``.
         threshold: the least score of a box, 0 to 1; None for the detector's own.
         limit: the most masks; None for all.
+        embedding: of this picture, from ``model.encode(image)``; None encodes it.
 
     Example::
 
@@ -71,13 +74,14 @@ def segment_words(
         WordsError: there is no word, or the detector cannot look for one.
         InputError: the image is not one picture, or cannot be read.
         CapabilityError: the model takes no boxes.
+        ValueError: the embedding is of other weights.
     """
     given = check_words(words)
     detector.detector.check(given)
     sources = inputs.find(image)
     if len(sources) != 1:
         raise InputError(f"segment_words: expected one picture, got {len(sources)}")
-    return segment_picture(sources[0].open(), given, model, detector.detector, threshold, limit)
+    return segment_picture(sources[0].open(), given, model, detector.detector, threshold, limit, embedding)
 
 
 def segment_picture(
@@ -87,17 +91,18 @@ def segment_picture(
     detector: Detector,
     threshold: float | None = None,
     limit: int | None = None,
+    embedding: Embedding | None = None,
 ) -> list[LabelledMask]:
     """Return the labelled masks of a picture that is read; see `segment_words`."""
     found = select(detector.detect(pixels_of(picture), words, threshold), picture.original_size, limit)
     if not found:
         return []
-    prompts = [Prompt(box=np.array(one.box, dtype=np.float32)) for one in found]
-    masks = model.decode(picture, prompts)
+    prompts = [Prompt(box=np.array(detection.box, dtype=np.float32)) for detection in found]
+    masks = model.decode(picture if embedding is None else Picture(embedding), prompts)
     scores = [None] * len(found) if masks.iou_predictions is None else [row[0] for row in masks.iou_predictions]
     return [
-        LabelledMask(one.label, one.score, one.box, row[0], score)
-        for one, row, score in zip(found, masks.masks, scores, strict=True)
+        LabelledMask(detection.label, detection.score, detection.box, row[0], score)
+        for detection, row, score in zip(found, masks.masks, scores, strict=True)
     ]
 
 
@@ -116,14 +121,14 @@ def select(
     """
     height, width = original_size
     inside = []
-    for one in detections:
-        x1, x2 = (min(max(x, 0.0), float(width)) for x in one.box[::2])
-        y1, y2 = (min(max(y, 0.0), float(height)) for y in one.box[1::2])
+    for detection in detections:
+        x1, x2 = (min(max(x, 0.0), float(width)) for x in detection.box[::2])
+        y1, y2 = (min(max(y, 0.0), float(height)) for y in detection.box[1::2])
         if x2 - x1 >= 1 and y2 - y1 >= 1:
-            inside.append(Detection(one.label, one.score, (x1, y1, x2, y2)))
+            inside.append(Detection(detection.label, detection.score, (x1, y1, x2, y2)))
     kept = []
-    for label in dict.fromkeys(one.label for one in inside):
-        same = [one for one in inside if one.label == label]
-        boxes, scores = [one.box for one in same], [one.score for one in same]
+    for label in dict.fromkeys(detection.label for detection in inside):
+        same = [detection for detection in inside if detection.label == label]
+        boxes, scores = [detection.box for detection in same], [detection.score for detection in same]
         kept += [same[index] for index in non_maximum_suppression(boxes, scores, SAME_OBJECT_IOU)]
-    return sorted(kept, key=lambda one: -one.score)[:limit]
+    return sorted(kept, key=lambda detection: -detection.score)[:limit]

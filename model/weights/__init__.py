@@ -11,7 +11,7 @@ __all__ = ["Checkpoint", "WeightsError", "in_order", "merge", "read"]
 def read(path: str | Path, name: str | None = None) -> Checkpoint:
     """Read the weights in a file or directory, whichever of the known formats they have.
 
-    Nothing is imported or called that the files ask for, and large tensors stay in them until they are asked for.
+    No code that the files name is imported or called, and large tensors stay in the files until they are read.
 
     Args:
         path: a PaddleX inference directory, a file of another format, or a directory with one such file.

@@ -41,7 +41,7 @@ class Source:
 
     Attributes:
         url: of a single file, or of a tar with a PaddleX inference directory inside.
-        sha256: of the file that the URL gives, None where its publisher tells none: then that of the first download
+        sha256: of the file at the URL, None where its publisher gives none: then that of the first download
             is kept, and a later one has to have it too.
         holds: weights of SAM, or a detector.
     """
@@ -78,7 +78,7 @@ class Entry:
         name: what commands and settings call them.
         family: the kind of network.
         megabytes: size of the file that is downloaded, in 10^6 bytes.
-        input_size: side of the square that the network sees, pixels; None where only the file tells.
+        input_size: side of the square that the network sees, pixels; None where only the file has it.
         source: where they are published; None for those that ship.
         config: the network that the name stands for; None where it stands for what the weights take, in any size.
         capabilities: which prompts they take, and whether with a score.

@@ -77,7 +77,7 @@ def assemble(
         digest: of the file.
         file_format: see `Checkpoint`.
         decoder_heads: of the mask decoder.
-        trunk: SAM 2's, where something else than the shapes tells it.
+        trunk: SAM 2's, where it is known from something other than the shapes.
         image_size: likewise, in pixels.
 
     Raises:
@@ -128,7 +128,7 @@ def in_order(checkpoint: Checkpoint) -> tuple[str, str]:
 
 
 class _Joined(Mapping[str, FloatArray]):
-    """Two mappings as one; neither is read before it is asked."""
+    """Two mappings as one; both are read lazily."""
 
     def __init__(self, first: Mapping[str, FloatArray], second: Mapping[str, FloatArray]) -> None:
         self._first, self._second = first, second

@@ -188,7 +188,7 @@ def _unpack(url: str, archive: Path, directory: Path, free: Callable[[Path], int
                     with (directory / name).open("xb") as copy:
                         shutil.copyfileobj(content, copy, _CHUNK)
             except OSError as error:
-                if error.errno in _FULL:  # somebody else has written meanwhile
+                if error.errno in _FULL:  # another program has written meanwhile
                     _remove(directory)
                     _check_room(directory.parent, needed, free)
                 raise
@@ -256,7 +256,7 @@ def _fetch_rest(
         resumes = response.status_code == httpx.codes.PARTIAL_CONTENT
         if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             _discard(part)
-            raise httpx.RemoteProtocolError("the server sent another part of the file than was asked for")
+            raise httpx.RemoteProtocolError("the server sent another part of the file than the requested one")
         if not resumes:
             have = 0
             _begin(response, part)
@@ -272,13 +272,13 @@ def _fetch_rest(
                     stream.write(block)
                     bar.update(len(block))
         except OSError as error:
-            if error.errno in _FULL and total is not None:  # somebody else has written meanwhile
+            if error.errno in _FULL and total is not None:  # another program has written meanwhile
                 _check_room(part.parent, total - part.stat().st_size, free)
             raise
 
 
 def _begin(response: httpx.Response, part: Path) -> None:
-    """Start anew; a kill at any moment leaves no bytes of one version beside what tells another from it."""
+    """Start again; a kill at any moment leaves no bytes of one version beside the validator of another."""
     _discard(part)
     part.touch()
     tag = response.headers.get("ETag", "")
@@ -288,7 +288,7 @@ def _begin(response: httpx.Response, part: Path) -> None:
 
 
 def _validator(part: Path) -> str:
-    """Return what tells this version of the server's file from others; without it a download cannot be resumed."""
+    """Return the validator of this version of the server's file; without one a download cannot be resumed."""
     file = _validator_file(part)
     return file.read_text(encoding="ascii", errors="ignore").strip() if file.exists() else ""
 

@@ -16,7 +16,7 @@ from model.weights.tensors import Shape
 PUBLISHED = (sam2_1_hiera_tiny(), sam2_1_hiera_small(), sam2_1_hiera_base_plus(), sam2_1_hiera_large())
 POSITION = "image_encoder.trunk.pos_embed"
 IMAGE_SIZE, PATCH_SIZE = 1024, 16
-"""Of every published size; no parameter tells them."""
+"""Of every published size; no parameter's shape shows them."""
 
 _PATCH = 7
 _BLOCK = re.compile(r"image_encoder\.trunk\.blocks\.(\d+)\.(?:(proj)\.weight)?")

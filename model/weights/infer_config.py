@@ -16,7 +16,7 @@ _DECODER_LAYER = re.compile(r"mask_decoder\.transformer\.layers\.(\d+)\.")
 _IOU_LAYER = re.compile(r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\.weight")
 
 DECODER_HEADS = 8
-"""Heads of the decoder's attention: the one number no shape tells; every published SAM has 8."""
+"""Heads of the decoder's attention: the one number that no shape shows; every published SAM has 8."""
 MOBILE_IMAGE_SIZE, MOBILE_PATCH_SIZE = 1024, 16
 """Of MobileSAM, whose encoder has no parameter for a place in the image that would tell."""
 STAGES = 4
@@ -37,10 +37,10 @@ def infer(
     Args:
         shapes: of the parameters.
         decoder_heads: of the mask decoder.
-        trunk: SAM 2's, where something else than the shapes tells it; by default one of the published sizes.
+        trunk: SAM 2's, where it is known from something other than the shapes; by default one of the published sizes.
 
     Raises:
-        ValueError: a parameter that tells a size is missing or has another number of axes.
+        ValueError: a parameter that shows a size is missing or has another number of axes.
     """
     tokens, width = _shape(shapes, parameters.MASK_TOKENS, 2)
     encoder: VitConfig | TinyVitConfig | HieraConfig

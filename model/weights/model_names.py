@@ -39,7 +39,7 @@ def check_weights(model_name: str, checkpoint: Checkpoint) -> None:
 
 
 def _mismatch(model_name: str, checkpoint: Checkpoint) -> str | None:
-    """Return what the weights are instead, as far as that can be told of a file without a name in it."""
+    """Return what the weights are instead, as far as a file without a name in it shows that."""
     entry = NAMED[model_name]
     if entry.config is None:
         able = ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")
@@ -48,7 +48,7 @@ def _mismatch(model_name: str, checkpoint: Checkpoint) -> str | None:
 
 
 def _sizes(config: SamConfig) -> tuple[object, ...]:
-    """Return what tells one named network from another; every convolutional one is the demo model's."""
+    """Return the sizes in which named networks differ; every convolutional one is the demo model's."""
     encoder = config.image_encoder
     if isinstance(encoder, VitConfig):
         return encoder.kind, encoder.embed_dim, encoder.depth, encoder.num_heads

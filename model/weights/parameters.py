@@ -63,7 +63,7 @@ def is_linear_weight(name: str) -> bool:
 def parameters(config: SamConfig) -> dict[str, Shape]:
     """Return name and shape of all parameters, in the order in which Meta's code creates its layers.
 
-    SAM 2's have the names of SAM's where they mean the same; `model.weights.sam2_names` tells them apart.
+    SAM 2's have the names of SAM's where they mean the same; `model.weights.sam2_names` distinguishes them.
 
     For a convolutional trunk the ``image_encoder.*`` names are not SAM's and are left out.
     """

@@ -38,7 +38,7 @@ class Stored:
 
 
 class LazyTensors(Mapping[str, FloatArray]):
-    """Names to float32 arrays, each read from its file anew when it is asked for.
+    """Names to float32 arrays, each read from its file at every access.
 
     The arrays are C-contiguous, aligned and read-only.
 

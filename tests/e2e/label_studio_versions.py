@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-RELEASES = ("1.22.0", "1.23.0", "1.23.2")
+RELEASES = ("1.22.0", "1.23.0", "1.23.1", "1.23.2")
 CORE = {
     "tests/e2e/test_browser_annotation.py": "becomes_a_mask or alt_click or one_list_of_labels",
     "tests/e2e/test_browser_demo.py": "newcomer_who_clicks",
@@ -19,22 +19,23 @@ CORE = {
 
 
 def main() -> None:
+    """Run the tests against the releases of the command line; exit with 1 if some fail."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(), help="where the environments are kept")
     parser.add_argument("releases", nargs="*", default=RELEASES)
     arguments = parser.parse_args()
-    failed = [one for one in arguments.releases if not passes(one, installed(one, arguments.folder))]
+    failed = [release for release in arguments.releases if not passes(release, installed(release, arguments.folder))]
     print(f"Label Studio: {len(arguments.releases)} releases, failed: {', '.join(failed) or 'none'}")
     sys.exit(bool(failed))
 
 
 def installed(release: str, folder: Path) -> Path:
     """The interpreter of an environment with this release; one that was not finished is begun anew."""
-    place = folder.absolute() / f".venv-label-studio-{release}"
-    python, stamp = place / "bin" / "python", place / "stamp"
+    venv = folder.absolute() / f".venv-label-studio-{release}"
+    python, stamp = venv / "bin" / "python", venv / "stamp"
     if not stamp.exists():
-        print(f"Installing Label Studio {release} into {place}; this takes minutes ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+        print(f"Installing Label Studio {release} into {venv}; this takes minutes ...", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--use-pep517"]
         subprocess.run([*pip, f"label-studio=={release}"], check=True)
         stamp.touch()

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from defusedxml.ElementTree import fromstring
 from PIL import Image
 
-from backend.demo.command import Demo, Login, backend_environ, command, label_studio_environ, run
+from backend.demo.command import SAMPLES, Demo, command, run
 from backend.demo.processes import (
     PROGRESS_S,
     DemoError,
@@ -33,6 +33,7 @@ from backend.demo.processes import (
     stopped_by_signals,
     wait_until_ready,
 )
+from backend.demo.programs import Login, backend_environ, label_studio_environ
 from backend.demo.project import BACKEND_TITLE, LABEL_CONFIG, TITLE
 from backend.labeling.config import parse
 from backend.labeling.config_problems import problems
@@ -369,3 +370,10 @@ def test_the_first_label_is_chosen_on_every_task_that_is_opened():
 
 def test_the_backend_finds_nothing_to_correct_in_the_demos_labeling_config():
     assert problems(parse(LABEL_CONFIG)) == ()
+
+
+def test_the_welcome_speaks_of_the_small_model_only_where_that_is_the_model(demo):
+    small, _ = run_once(demo)
+    other, _ = run_once(replace(demo, weights=str(SAMPLES.parent / "demo.safetensors")))
+    assert ("This small model" in small, "This small model" in other) == (True, False)
+    assert "Without the tick a mask is lost" in other

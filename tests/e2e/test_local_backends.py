@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from backend.demo.command import Login, label_studio_environ
 from backend.demo.processes import Program, free_port, start, wait_until_ready
+from backend.demo.programs import Login, label_studio_environ
 from tests.support.fakes import HttpServer, Reply
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]

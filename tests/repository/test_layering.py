@@ -48,7 +48,7 @@ ALLOWED = {
     "segment_anything": (TRAINING,),
     "transformers": (),
     "flask": ("backend.web", "backend.composition.web"),
-    "werkzeug": ("backend.web.app",),
+    "werkzeug": ("backend.web.error_answers", "backend.web.request_body"),
     "waitress": ("backend.web",),
     "gunicorn": ("backend.web.gunicorn_server",),
     "redis": ("backend.cluster", "backend.settings_fields"),

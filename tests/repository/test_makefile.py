@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.support.fake_python import FakePython
 from tests.support.processes import ROOT
 
 MAKE = shutil.which("make")
@@ -16,19 +17,6 @@ pytestmark = [
     pytest.mark.skipif(MAKE is None, reason="needs make"),
     pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="reads the source tree's own files"),
 ]
-
-PYTHON = """\
-#!/bin/sh
-echo "$*" >> "$FAKE_LOG"
-case "$*" in
-  *version_info*) exit ${FAKE_VERSION_IS_WRONG:-0} ;;
-  "-m venv --clear "*) rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
-  *"pip install"*) echo "half a package" > "$(dirname "$0")/package"
-    if [ -n "$FAKE_PIP_HANGS" ]; then echo $$ > "$FAKE_LOG.pid"; exec sleep 60; fi
-    sleep "${FAKE_PIP_TAKES:-0}"
-    exit ${FAKE_PIP_FAILS:-0} ;;
-esac
-"""
 
 
 class Clone:
@@ -41,11 +29,14 @@ class Clone:
 
     def __init__(self, folder, home):
         self.folder, self.environ = folder, {}
-        self._log = home / "log"
-        self.python = home / "python"
-        self.python.write_text(PYTHON)
-        self.python.chmod(0o755)
-        for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "tests/e2e/requirements-label-studio.txt"):
+        self._fake = FakePython(home)
+        self.python, self.asked, self.pid = self._fake.path, self._fake.asked, self._fake.pid
+        for name in (
+            "Makefile",
+            "requirements.txt",
+            "requirements-dev.txt",
+            "backend/demo/requirements-label-studio.txt",
+        ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
 
@@ -64,14 +55,8 @@ class Clone:
         return [MAKE, f"PYTHON={self.python}", *arguments]
 
     def place(self, environ):
-        own = {"PATH": os.defpath, "FAKE_LOG": str(self._log)} | self.environ | environ
+        own = {"PATH": os.defpath} | self._fake.environ | self.environ | environ
         return {"cwd": self.folder, "env": own}
-
-    def asked(self):
-        """What Python was asked to do since the last time."""
-        lines = self._log.read_text().splitlines() if self._log.exists() else []
-        self._log.unlink(missing_ok=True)
-        return [line for line in lines if "version_info" not in line]
 
 
 @pytest.fixture(params=["clone", "a clone with spaces"])
@@ -108,18 +93,6 @@ def test_an_installation_that_failed_is_begun_anew(clone):
     assert clone.asked() == [*INSTALLS, SERVES]
 
 
-def test_while_an_environment_is_made_the_seconds_and_its_size_are_told_and_nothing_after_that(clone):
-    done = clone.make("run", "PROGRESS_S=1", FAKE_PIP_TAKES="1.5")
-    assert (done.returncode, done.stderr) == (0, "")
-    first, *steps = done.stdout.splitlines()
-    assert first == "Setting up .venv, once; this takes minutes ..."
-    assert steps == ["  .venv: installing requirements.txt ...", "  .venv: 1 s, 1 MB installed"]
-
-
-def test_an_installation_is_never_silent_for_more_than_ten_seconds():
-    assert re.search(r"^PROGRESS_S := (\d+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1] == "10"
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_installation_that_was_interrupted_is_begun_anew(clone, how):
     with subprocess.Popen(
@@ -130,7 +103,7 @@ def test_an_installation_that_was_interrupted_is_begun_anew(clone, how):
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     ) as process:
-        while not (clone.python.parent / "log.pid").exists():
+        while not clone.pid.exists():
             assert process.poll() is None
             time.sleep(0.02)
         os.killpg(process.pid, how)
@@ -177,7 +150,7 @@ def test_the_demo_gives_label_studio_an_environment_of_its_own(clone):
     assert clone.make("demo").returncode == 0
     asked = clone.asked()
     assert asked[:3] == [*INSTALLS, "-m venv --clear .venv-label-studio"]
-    assert asked[3].endswith("-r tests/e2e/requirements-label-studio.txt")
+    assert asked[3].endswith("-r backend/demo/requirements-label-studio.txt")
     assert asked[4] == "-m backend demo --folder ./.demo --label-studio-python ./.venv-label-studio/bin/python"
 
 

@@ -81,7 +81,8 @@ def clicks(size=(320, 240)):
     return {
         name: click(*context, tasks=[image])
         for name, context in {
-            "point": [positive], "points": [positive, negative], "box": [area], "box and point": [area, positive],
+            "point": [positive], "points": [positive | {"is_positive": True}, negative],
+            "box": [area], "box and point": [area, positive],
         }.items()
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 Run in the interpreter that has Paddle; PaddleX runs the same directories.
 """
 
+import io
 import json
 import string
 from pathlib import Path
@@ -12,6 +13,7 @@ import paddle
 import yaml
 from paddle import nn
 from paddle.static import InputSpec
+from PIL import Image
 
 BERT_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", ",", "!", "[", "]", "-", "'",
               *string.ascii_lowercase, *string.digits,
@@ -96,6 +98,59 @@ class Closed(nn.Layer):
         best = scores.argmax(-1).astype("float32").unsqueeze(-1)
         found = paddle.concat([best, scores.max(-1, keepdim=True), boxes], axis=-1)
         return found, paddle.full([1], 64, "int32")
+
+
+class ColourFinder(nn.Layer):
+    """The box around all that is red, all that is green, and all that is blue; the score is 0.75 where there is any."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = self.create_parameter([], default_initializer=nn.initializer.Constant(0.75))
+
+    def forward(self, image, scale_factor):
+        found = []
+        for channel in range(3):
+            others = paddle.maximum(image[:, (channel + 1) % 3], image[:, (channel + 2) % 3])
+            here = (image[:, channel] - others > 0.4).astype("float32")[0]  # (H, W)
+            columns, rows = here.max(0), here.max(1)
+            x, y = paddle.arange(320, dtype="float32"), paddle.arange(320, dtype="float32")
+            sides = [
+                (x + 1e4 * (1 - columns)).min() / scale_factor[0, 1],
+                (y + 1e4 * (1 - rows)).min() / scale_factor[0, 0],
+                ((x + 1) * columns).max() / scale_factor[0, 1],
+                ((y + 1) * rows).max() / scale_factor[0, 0],
+            ]
+            found.append(paddle.stack([paddle.full([], float(channel)), here.max() * self.score, *sides]))
+        return paddle.stack(found), paddle.full([1], 3, "int32")
+
+
+def write_colour_finder(directory: Path, classes: list[str]) -> Path:
+    """Write a detector that finds things by their colour, red, green and blue, under these names."""
+    spec = [InputSpec([1, 3, 320, 320], "float32", "image"), InputSpec([1, 2], "float32", "scale_factor")]
+    _save(ColourFinder(), spec, directory)
+    steps = [
+        {"type": "Resize", "interp": 1, "keep_ratio": False, "target_size": [320, 320]},
+        {"type": "NormalizeImage", "is_scale": True, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
+        {"type": "Permute"},
+    ]
+    _describe(directory, "PicoDet-S", steps, draw_threshold=0.5, label_list=classes)
+    return directory
+
+
+def coloured_discs(seed: int, height: int = 300, width: int = 400) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A picture with one or two of a red, a green and a blue disc, and where each is, (H, W) bool."""
+    chosen = np.random.default_rng(seed)
+    image = np.full((height, width, 3), 150, np.uint8) + chosen.integers(0, 12, (height, width, 1), np.uint8)
+    y, x = np.mgrid[:height, :width]
+    masks = {}
+    for place, channel in enumerate(chosen.permutation(3)[: 1 + seed % 2]):
+        radius, middle = chosen.integers(35, 70), (1 + 2 * place) * width / 4 + chosen.integers(-15, 15)
+        disc = (x - middle) ** 2 + (y - height / 2 - chosen.integers(-40, 40)) ** 2 < radius**2
+        colour = np.full(3, 40, np.uint8)
+        colour[channel] = 220
+        image[disc] = colour
+        masks[("red", "green", "blue")[channel]] = disc
+    return image, masks
 
 
 def write_grounding_dino(directory: Path, seed: int = 0) -> Path:
@@ -188,6 +243,13 @@ def picture(height: int = 90, width: int = 160, seed: int = 0) -> np.ndarray:
     """A picture of random blocks, (H, W, 3) uint8 RGB."""
     blocks = np.random.default_rng(seed).integers(0, 256, (height // 10 + 1, width // 10 + 1, 3), np.uint8)
     return np.ascontiguousarray(blocks.repeat(10, 0).repeat(10, 1)[:height, :width])
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A picture as a file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _save(network, spec, directory: Path) -> None:

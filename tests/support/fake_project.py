@@ -68,6 +68,10 @@ class FakeProject:
         for number in range(count):
             self.add({"image": f"/data/upload/{PROJECT}/{number}.png"})
 
+    def configure(self, label_config):
+        """Change the project's labeling config."""
+        self.project_value = msgspec.structs.replace(self.project_value, label_config=label_config)
+
     def add(self, data, is_labeled=False, annotations=()):
         with self._lock:
             task = FakeTask(max(self.tasks, default=0) + 1, data, is_labeled, list(annotations))

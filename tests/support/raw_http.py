@@ -1,6 +1,7 @@
 """Callers that behave as no HTTP library would: bytes as they are, in pieces, or not at all."""
 
 import contextlib
+import selectors
 import socket
 import threading
 import time
@@ -117,6 +118,36 @@ def attack(kind: str, port: int, connections: int, trickles: bool = False) -> It
             over.set()
             if trickles:
                 thread.join()
+
+
+@contextmanager
+def flood(port: int, connections: int, request: bytes) -> Iterator[None]:
+    """Send a request again and again on each of many connections, without waiting for the answers."""
+    over = threading.Event()
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for _ in range(connections):
+            line = stack.enter_context(Line(port))
+            line.socket.setblocking(False)
+            selector.register(line.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, bytearray())
+
+        def send() -> None:
+            while not over.wait(0.005):
+                for key, events in selector.select(0.1):
+                    with contextlib.suppress(OSError):
+                        if events & selectors.EVENT_READ and not key.fileobj.recv(65536):
+                            selector.unregister(key.fileobj)
+                        elif events & selectors.EVENT_WRITE:
+                            unsent = key.data
+                            unsent += b"" if unsent else 50 * request
+                            del unsent[: key.fileobj.send(unsent)]
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
 
 def times_ms(port: int, requests: list[bytes], rounds: int) -> list[float]:

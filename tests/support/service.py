@@ -15,7 +15,8 @@ from backend.segmentation.retrieval import Retrieval, RetrievalPolicy
 from backend.segmentation.service import ClickPolicy, Segmenter
 from backend.segmentation.tasks import TaskSegmenter
 from backend.types import Task
-from backend.web.app import Access, create_app
+from backend.web.access import Access
+from backend.web.app import create_app
 from backend.web.status.view import Field, Status
 from model.types import Mask, Masks
 from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, fake_spec, png

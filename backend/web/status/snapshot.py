@@ -77,12 +77,11 @@ class StatusSources:
 
 def take(parts: StatusSources) -> Status:
     """Return the current state of a process."""
-    team, recent = parts.team(), parts.metrics.recent()
-    is_ready = parts.work.is_ready and bool(parts.decoder.device)
+    team, recent, reason = parts.team(), parts.metrics.recent(), unready(parts)
     return Status(
-        headline="ready" if is_ready else _headline(parts, team),
-        is_ready=is_ready,
-        is_broken=_is_broken(parts, team) and not is_ready,
+        headline=reason or "ready",
+        is_ready=not reason,
+        is_broken=bool(reason) and _is_broken(parts, team),
         process=_process(parts),
         problems=_problems(parts, team),
         speeds=_speeds(recent, parts.metrics.times.encodes_ms(), has_encoder=team is None),
@@ -102,8 +101,11 @@ def take(parts: StatusSources) -> Status:
     )
 
 
-def _headline(parts: StatusSources, team: ClusterView | None) -> str:
-    """Return why the process is not ready, in a few words."""
+def unready(parts: StatusSources) -> str:
+    """Return why clicks cannot be answered now, in a few words; empty if they can."""
+    if parts.work.is_ready and parts.decoder.device:
+        return ""
+    team = parts.team()
     if parts.decoder.failure or parts.work.failure:
         return "the model cannot be loaded"
     if team is not None and team.headline:

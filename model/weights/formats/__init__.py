@@ -1,9 +1,10 @@
-"""Which format a file or directory has, told from what is inside, and the reader for it."""
+"""Recognises the format of a file or directory by its contents, and reads it."""
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from model.weights.catalogue import DETECTORS
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
 from model.weights.formats import (
@@ -32,6 +33,10 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
             return _read_directory(path, name)
         return _reader_of(path)(path, name)
     except FileNotFoundError as error:
+        if path.name in DETECTORS:
+            raise WeightsError(
+                f"{path}: expected weights of SAM, got a detector's name; --detector and PADDLE_SAM_DETECTOR take it"
+            ) from error
         raise WeightsError(f"{path}: expected {_KNOWN}, got no such file or directory") from error
     except OSError as error:
         raise WeightsError(f"{path}: expected a readable file, got: {error}") from error

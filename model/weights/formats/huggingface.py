@@ -48,22 +48,22 @@ def renamed(stored: Mapping[str, Stored]) -> dict[str, Stored]:
 
 
 def trunk(path: Path) -> tuple[HieraConfig | None, int | None]:
-    """Return SAM 2's trunk and the side of its input as a ``config.json`` tells them, None where it does not.
+    """Return SAM 2's trunk and the side of its input as a ``config.json`` has them, None where it has not.
 
     Raises:
-        WeightsError: it tells of sizes that make no network.
+        WeightsError: its sizes make no network.
     """
     try:
-        told = json.loads(path.read_bytes())["vision_config"]["backbone_config"]
+        backbone = json.loads(path.read_bytes())["vision_config"]["backbone_config"]
         sizes = (
-            told["hidden_size"],
-            told["num_attention_heads"],
-            tuple(told["blocks_per_stage"]),
-            tuple(told["global_attention_blocks"]),
-            told["window_positional_embedding_background_size"][0],
-            tuple(told["window_size_per_stage"]),
+            backbone["hidden_size"],
+            backbone["num_attention_heads"],
+            tuple(backbone["blocks_per_stage"]),
+            tuple(backbone["global_attention_blocks"]),
+            backbone["window_positional_embedding_background_size"][0],
+            tuple(backbone["window_size_per_stage"]),
         )
-        image_size = told["image_size"][0]
+        image_size = backbone["image_size"][0]
     except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None, None  # none, some other file of that name, or one that leaves out what is as published
     try:
@@ -95,10 +95,10 @@ def _depths(stored: Mapping[str, Stored]) -> dict[str, int]:
 
 
 def decoder_heads(path: Path) -> int:
-    """Return the heads of the decoder's attention, which no shape tells but a ``config.json`` may.
+    """Return the heads of the decoder's attention, which no shape shows but a ``config.json`` may.
 
     Raises:
-        WeightsError: it tells a number that there cannot be.
+        WeightsError: it has an impossible number.
     """
     if not path.is_file():
         return infer_config.DECODER_HEADS

@@ -24,11 +24,11 @@ def from_torch(path: Path, stored: Mapping[str, Stored], name: str | None) -> Ch
     """
     heads, file_format, trunk, image_size = infer_config.DECODER_HEADS, "meta", None, None
     if huggingface.has_its_names(stored):
-        told = path.with_name("config.json")
-        heads, file_format = huggingface.decoder_heads(told), "huggingface"
+        description = path.with_name("config.json")
+        heads, file_format = huggingface.decoder_heads(description), "huggingface"
         if sam2_names.is_huggingface(stored):
             stored = sam2_names.from_huggingface(stored)
-            trunk, image_size = huggingface.trunk(told)
+            trunk, image_size = huggingface.trunk(description)
         else:
             stored = huggingface.renamed(stored)
     elif sam2_names.is_meta(stored):
@@ -52,7 +52,7 @@ def _transposed(name: str, value: Stored) -> Stored:
 
 
 def _is_paddles(stored: Mapping[str, Stored]) -> bool:
-    """Whether Linear weights are [in, out] already, as in safetensors of Paddle's libraries: one matrix tells."""
+    """Whether Linear weights are [in, out] already, as in safetensors of Paddle's libraries: one matrix shows it."""
     layer = next((layer for layer in _TELLING if f"{layer}.weight" in stored), _TELLING[0])
     matrix, bias = (stored.get(f"{layer}.{part}") for part in ("weight", "bias"))
     if matrix is None or bias is None or len(matrix.shape) != 2:

@@ -41,7 +41,7 @@ _MASK_NORMS = [f"{parameters.MASK_DOWNSCALING}{at}.{part}" for at in (1, 4) for 
 def assign(program: Program, config: SamConfig | None = None) -> dict[str, str]:
     """Return the program's unique names, each with Meta's name of the parameter.
 
-    Parameters that the program keeps without using them are told by their numbers; what is not SAM's among those is
+    Parameters that the program keeps without using them are recognised by their numbers; those that are not SAM's are
     left out.
 
     Args:
@@ -70,7 +70,7 @@ def _split(
 ) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
     """Cut the uses into image encoder, prompt encoder with the output tokens, and the rest of the decoder.
 
-    ``trunk`` is how many parameters the image encoder has, 0 where that is to be found out.
+    ``trunk`` is how many parameters the image encoder has, 0 where that is unknown.
     """
     convolutions = [at for at, name in enumerate(uses) if len(shapes[name]) == 4]
     # patch embedding, position embedding, two convolutions of the neck
@@ -106,8 +106,8 @@ def _prompt_names(uses: Sequence[str], program: Program) -> dict[str, str]:
     two_rows = [name for name in uses if len(shapes[name]) == 2 and shapes[name][0] == 2]
     singles = [name for name in uses if len(shapes[name]) == 2 and shapes[name][0] == 1]
     if len(two_rows) != 1 or len(uses) != len(singles) + 2 or uses[-1] in (*two_rows, *singles):
-        told = [shapes[name] for name in uses]
-        raise ValueError(f"expected SAM's prompt encoder and output tokens, got parameters of shapes {told}")
+        used = [shapes[name] for name in uses]
+        raise ValueError(f"expected SAM's prompt encoder and output tokens, got parameters of shapes {used}")
     found = {two_rows[0]: parameters.GAUSSIAN, uses[-1]: parameters.MASK_TOKENS}
     last = _number(uses[-1])
     for name in singles:

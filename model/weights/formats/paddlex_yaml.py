@@ -31,7 +31,7 @@ class Description:
 def read(path: Path) -> Description:
     """Read the file, if it is there.
 
-    Only what is asked for is made of the text: its aliases can stand for more than any memory holds.
+    Only the requested values are built from the text: its aliases can stand for more than any memory holds.
 
     Raises:
         WeightsError: the file is no YAML, its size is no number, or its configuration is that of no network.

@@ -50,7 +50,7 @@ def _tensor(path: Path, key: str, value: object) -> Stored:
         case _:
             found = None
     if found is None:
-        got = pickles.told(value)
+        got = pickles.describe(value)
         raise WeightsError(f"{path}: expected {key!r:.80} to be a little-endian numpy array of floats, got {got}")
     return found
 

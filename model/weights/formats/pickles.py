@@ -81,7 +81,7 @@ class Span:
     length: int
 
 
-def told(value: object) -> str:
+def describe(value: object) -> str:
     """Return a few words on something in a pickle, whatever it is: its ``repr`` may be endless."""
     if isinstance(value, Call):
         return f"a call of {value.function}" if isinstance(value.function, Name) else "a call of something else"

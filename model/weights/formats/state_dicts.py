@@ -131,7 +131,7 @@ def _the_model(path: Path, anchors: list[tuple[str, _Entry]]) -> tuple[str, _Ent
     """Return prefix and one parameter of the network that is meant.
 
     Raises:
-        WeightsError: that cannot be told.
+        WeightsError: that cannot be decided.
     """
     originals = [anchor for anchor in anchors if not _COPY.search(anchor[0])] or anchors
     if len(originals) > 1:
@@ -152,8 +152,8 @@ def _nothing_found(path: Path, saved: object, entries: list[_Entry], kind: str) 
                 "here; save its state_dict() with PyTorch instead"
             )
     if not _items(saved):
-        told = pickles.told(saved) if _items(saved) is None else "an empty dict"
-        return f"{path}: expected a state dict of SAM, got {told}"
+        got = pickles.describe(saved) if _items(saved) is None else "an empty dict"
+        return f"{path}: expected a state dict of SAM, got {got}"
     found = parameters.listed(_told(entry) for entry in entries)
     return f"{path}: expected parameter {parameters.MASK_TOKENS} as {kind}, got none among {found}"
 
@@ -162,7 +162,7 @@ def _told(entry: _Entry) -> str:
     value = entry.value
     if isinstance(value, Call) and isinstance(value.function, Name) and "rebuild" in value.function.name:
         return entry.key  # a tensor
-    return f"{entry.key:.30} ({pickles.told(value)})" if isinstance(value, _WORTH_TELLING) else entry.key
+    return f"{entry.key:.30} ({pickles.describe(value)})" if isinstance(value, _WORTH_TELLING) else entry.key
 
 
 def _class_of(module: Call) -> str:

@@ -1,4 +1,4 @@
-"""What ``torch.save`` wrote before PyTorch 1.6, and still writes when asked: five pickles, then the storages.
+"""What ``torch.save`` wrote before PyTorch 1.6, and still writes on request: five pickles, then the storages.
 
 The pickles: a magic number, the version of the protocol, a few words on the machine, what was saved, and the keys of
 the storages in the order in which they follow, each as its count of numbers (i64) and the numbers. Source: PyTorch's
@@ -72,7 +72,7 @@ def _places(path: Path, stream: BinaryIO, keys: object, kinds: dict[str, str]) -
     """Return where each storage begins, and how many bytes it has."""
     places: dict[str, tuple[int, int]] = {}
     if not isinstance(keys, list):
-        raise WeightsError(f"{path}: expected the keys of storages, got {pickles.told(keys)}")
+        raise WeightsError(f"{path}: expected the keys of storages, got {pickles.describe(keys)}")
     for key in keys:
         kind = kinds.get(key) if isinstance(key, str) else None
         count = stream.read(8)

@@ -48,7 +48,7 @@ def tensor(path: Path, locate: Locate, key: str, value: object) -> Stored:
             if len(size) == len(stride) <= _MOST_AXES and all(isinstance(n, int) and n >= 0 for n in numbers):
                 return _strided(path, locate, entry, _STORAGES[kind], offset, size, stride)
     raise WeightsError(
-        f"{path}: expected {key:.80} to be a tensor of floating point numbers, got {pickles.told(value)}"
+        f"{path}: expected {key:.80} to be a tensor of floating point numbers, got {pickles.describe(value)}"
     )
 
 

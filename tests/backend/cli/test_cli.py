@@ -133,7 +133,7 @@ def test_an_unknown_user_without_a_home_gets_a_cache_among_the_temporary_files(a
 
 
 @pytest.mark.parametrize(("command", "told"), [
-    (("backend", "demo"), "Error: The demo keeps its data in .demo, which cannot be written to"),
+    (("backend", "demo", "--folder", "/proc/x"), "Error: The demo keeps its data in /proc/x, which cannot be"),
     (("model", "download", "sam_vit_b", "--weights-dir", "/proc/x"), "sam_vit_b_01ec64.pth: expected to write"),
     (("model", "segment", SAMPLES, "--box", "10,10,50,50", "--out", "out"), "Error: out: Permission denied"),
 ])  # fmt: skip

@@ -250,6 +250,18 @@ def test_the_status_page_tells_what_an_operator_should_look_at(build):
     assert "LABEL_STUDIO_API_KEY is not set" in page
 
 
+def test_it_is_ready_once_clicks_can_be_answered_and_says_what_it_waits_for_before(build):
+    service = build(BASIC_AUTH_USER="me", BASIC_AUTH_PASS="pw")
+    client = service.app.test_client()
+    answer = client.get("/ready")
+    assert (answer.status_code, answer.json) == (503, {"status": "not ready", "reason": "loading the model"})
+    assert client.get("/health").status_code == 200
+    service.start()
+    wait_until(lambda: client.get("/ready").status_code == 200)
+    assert client.get("/ready").json == {"status": "ready"}
+    assert client.post("/ready").status_code == 405
+
+
 def test_the_status_page_tells_nothing_that_is_put_right(build):
     service = build(LABEL_STUDIO_API_KEY="0" * 40)
     assert "Look at" not in service.app.test_client().get("/", headers=BROWSER).text

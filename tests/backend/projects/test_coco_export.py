@@ -20,11 +20,11 @@ from backend.protocol import bitmask, rle
 from backend.types import Task
 from model.coco import rle as coco_rle
 from model.types import Mask
-from tests.backend.projects.test_commands import call, settings, start, wait_for  # noqa: F401 - fixtures
 from tests.support.fake_project import PROJECT, FakeProject, away
 from tests.support.fake_project_server import FakeProjectServer
 from tests.support.fakes import LEGACY_TOKEN, Reply, png
 from tests.support.processes import environment
+from tests.support.project_commands import wait_for
 from tests.support.wire_bodies import JUNK
 
 SIZE = (60, 80)
@@ -44,7 +44,7 @@ def server():
 
 
 @pytest.fixture
-def export(call, tmp_path):  # noqa: F811
+def export(call, tmp_path):
     """Run the command; return what it says and the file, None where there is none."""
     out = tmp_path / "masks.json"
 
@@ -189,7 +189,7 @@ def test_a_mask_that_was_given_another_label_has_that_one_and_not_the_one_of_its
 
 def test_without_labels_in_the_config_every_mask_is_an_object(export, server):
     config = '<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/></View>'
-    object.__setattr__(server.project.project_value, "label_config", config)
+    server.project.configure(config)
     add(server, brush(labels=()))
     done, found = export()
     assert (done.exit_code, [category for _, category, _ in masks(found)]) == (0, ["object"])
@@ -212,7 +212,7 @@ def test_boxes_of_a_smart_tool_are_masks_and_counted_apart_where_the_config_hold
     box = region("rectanglelabels", BOX, from_name="box", name="s")
     for kind, count in (("RectangleLabels", 1), ('RectangleLabels smart="false"', 0)):
         config = CONFIG.replace("</View>", f'<{kind} name="box" toName="image">{LABELS}</{kind.split()[0]}></View>')
-        object.__setattr__(server.project.project_value, "label_config", config)
+        server.project.configure(config)
         add(server, brush(), box)
         done, found = export("--limit", "1")
         assert (done.exit_code, len(found["annotations"])) == (0, 2)
@@ -221,7 +221,7 @@ def test_boxes_of_a_smart_tool_are_masks_and_counted_apart_where_the_config_hold
 
 def test_a_box_of_a_smart_tool_that_is_not_written_is_not_among_the_masks(export, server):
     config = CONFIG.replace("</View>", f'<RectangleLabels name="box" toName="image">{LABELS}</RectangleLabels></View>')
-    object.__setattr__(server.project.project_value, "label_config", config)
+    server.project.configure(config)
     flat = region("rectanglelabels", {**BOX, "width": 0, "height": 0}, from_name="box", name="flat")
     add(server, brush(), flat, region("rectanglelabels", BOX, from_name="box", name="s"))
     done, found = export()
@@ -320,7 +320,7 @@ def test_of_several_annotations_one_counts(export, server):
 
 def test_every_image_of_a_task_has_its_own_masks_and_size(export, server):
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
-    object.__setattr__(server.project.project_value, "label_config", config)
+    server.project.configure(config)
     small = np.ones((6, 8), bool)
     data = {"pages": ["s3://b/one.png", "s3://b/two.png", "s3://b/three.png", "s3://b/four.png"]}
     add(server, brush(), brush(small, size=(6, 8), item_index=2, name="s"), keypoint(item_index=3), data=data)
@@ -339,7 +339,7 @@ def test_several_image_tags_are_several_images(export, server):
         '<View><Image name="before" value="$one"/><Image name="after" value="$two"/>'
         f'<BrushLabels name="b" toName="before,after">{LABELS}</BrushLabels></View>'
     )
-    object.__setattr__(server.project.project_value, "label_config", config)
+    server.project.configure(config)
     add(
         server,
         brush(to_name="after"),
@@ -412,7 +412,7 @@ def test_label_studio_may_be_away_for_a_moment(export, server):
     assert (done.exit_code, len(found["images"])) == (0, 5)
 
 
-def test_an_older_export_is_replaced_and_any_other_file_left_alone(export, call, server, tmp_path):  # noqa: F811
+def test_an_older_export_is_replaced_and_any_other_file_left_alone(export, call, server, tmp_path):
     add(server, brush())
     for _ in range(2):
         assert export()[0].exit_code == 0
@@ -434,7 +434,7 @@ def test_nothing_to_write_writes_nothing_and_says_so(export, server):
     assert "ended early: no annotation holds a region; " in done.stdout
 
 
-def test_a_folder_that_cannot_be_written_is_refused(call, server, tmp_path):  # noqa: F811
+def test_a_folder_that_cannot_be_written_is_refused(call, server, tmp_path):
     (tmp_path / "file").write_text("{}")
     add(server, brush())
     done = call("export-coco", "--project", str(PROJECT), "--out", str(tmp_path / "file" / "masks.json"))
@@ -463,7 +463,7 @@ def test_a_run_that_ends_early_leaves_the_older_file(export, server, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
 
 
-def test_ctrl_c_leaves_no_half_file(start, server, tmp_path):  # noqa: F811
+def test_ctrl_c_leaves_no_half_file(start, server, tmp_path):
     for _ in range(40):
         add(server, brush())
     waiting, gate = threading.Event(), threading.Event()

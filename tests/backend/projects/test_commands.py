@@ -15,67 +15,19 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
-from click.testing import CliRunner
 
-from backend.__main__ import main
-from tests.support.fake_project import PROJECT, SIZE_WH, FakeProject, away, box
+from tests.support.fake_project import PROJECT, SIZE_WH, FakeProject, away
 from tests.support.fake_project_server import FakeProjectServer
 from tests.support.fakes import LEGACY_TOKEN, Reply, png
-from tests.support.processes import commands, environment
+from tests.support.project_commands import RUN_S, fill, wait_for
 from tests.support.scenes import scene_file
 from tests.support.wire_bodies import CONFIG
-
-RUN_S = 120
 
 
 @pytest.fixture
 def server():
     with FakeProjectServer(FakeProject(CONFIG)) as server:
         yield server
-
-
-@pytest.fixture
-def settings(server, weights, tmp_path):
-    return {
-        "LABEL_STUDIO_URL": server.url,
-        "LABEL_STUDIO_API_KEY": LEGACY_TOKEN,
-        "PADDLE_SAM_WEIGHTS": weights,
-        "PADDLE_SAM_CACHE_DIR": str(tmp_path / "cache"),
-        "PADDLE_SAM_DEVICE": "cpu",
-    }
-
-
-@pytest.fixture
-def call(settings, monkeypatch):
-    """Run the command line in this process."""
-
-    def call(*arguments, **changes):
-        for name in [name for name in os.environ if name not in environment()]:
-            monkeypatch.delenv(name)
-        for name, value in (environment() | settings | changes).items():
-            monkeypatch.setenv(name, value)
-        return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
-
-    return call
-
-
-@pytest.fixture
-def start(settings):
-    """Run the command line as a process, which is gone at the end of the test."""
-    with commands(**settings) as start:
-        yield start
-
-
-def fill(server, count, first=0):
-    """Add tasks with an image and a box each."""
-    return [
-        server.upload(
-            f"{number:04}.png",
-            png((number % 256, number // 256, 7), SIZE_WH),
-            annotations=[{"id": 1, "result": [box()]}],
-        )
-        for number in range(first, first + count)
-    ]
 
 
 def version_of(server):
@@ -449,7 +401,7 @@ def test_a_run_that_ends_early_asks_for_nothing_more(call, server):
 
 
 def test_a_labeling_config_without_a_place_for_masks_is_refused(call, server):
-    object.__setattr__(server.project.project_value, "label_config", '<View><Image name="i" value="$image"/></View>')
+    server.project.configure('<View><Image name="i" value="$image"/></View>')
     done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
     assert done.exit_code == 2
     assert "expected a control on image 'i' that can hold a mask" in done.stderr
@@ -460,15 +412,6 @@ def test_a_cache_that_is_too_small_says_how_large_it_must_be(call, server):
     done = call("precompute", "--project", str(PROJECT), PADDLE_SAM_DISK_CACHE_MB="1", PADDLE_SAM_WEIGHTS="demo")
     assert done.exit_code == 1
     assert "set PADDLE_SAM_DISK_CACHE_MB higher: a thousand of them take" in done.stdout
-
-
-def wait_for(condition, within_s=RUN_S):
-    pause = threading.Event()
-    for _ in range(int(within_s / 0.01)):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("did not happen in time")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from tests.backend.projects.test_commands import RUN_S, fill, wait_for
 from tests.support.fake_project import PROJECT, FakeProject
 from tests.support.fake_project_server import FakeProjectServer
 from tests.support.fakes import LEGACY_TOKEN, Reply, png
 from tests.support.processes import commands
+from tests.support.project_commands import RUN_S, fill, wait_for
 from tests.support.redis_server import RedisServer, needs_redis
 from tests.support.wire_bodies import CONFIG
 

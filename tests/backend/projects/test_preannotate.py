@@ -173,7 +173,7 @@ def test_another_models_predictions_are_prompts_and_annotations_not_even_read(ru
 
 def test_everything_needs_no_prompts(run):
     task = run.add()
-    mask = run.decoder._mask(type("Prompt", (), {"box": np.array([10, 10, 30, 30])})(), SIZE_WH[::-1])
+    mask = run.decoder.mask(type("Prompt", (), {"box": np.array([10, 10, 30, 30])})(), SIZE_WH[::-1])
     run.automatic = lambda embedding: [FoundMask(mask, 0.9), FoundMask(mask, 0.8)]
     assert counts(run()) == {MADE: 1}
     assert [region["score"] for region in run.regions(task)] == [0.9, 0.8]

@@ -3,16 +3,18 @@
 import os
 import time
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from backend.__main__ import main
+from backend.protocol import rle
 from tests.support import detector_directories as directories
 from tests.support.fake_project import PROJECT, FakeProject
 from tests.support.fake_project_server import FakeProjectServer
 from tests.support.fakes import LEGACY_TOKEN
 from tests.support.processes import commands, environment
-from tests.support.scenes import scene_file
+from tests.support.scenes import iou, scene_file
 from tests.support.wire_bodies import CONFIG
 
 RUN_S = 240
@@ -83,6 +85,26 @@ def test_the_labels_of_the_config_find_their_objects_once(call, server, detector
     again = call("--from", "labels", "--detector", detector)
     assert "there already      2" in again.stdout
     assert len(server.project.stored) == 2
+
+
+def test_what_a_detector_finds_gets_the_right_label_and_a_mask_that_fits(call, server, tmp_path):
+    finder = directories.write_colour_finder(tmp_path / "colours", ["red disc", "nothing", "dog"])
+    pictures = [directories.coloured_discs(number) for number in range(6)]
+    tasks = [server.upload(f"{number}.png", directories.png(image)) for number, (image, _) in enumerate(pictures)]
+    text = "red disc=Cat, dog"
+    done = call("--from", "text", text, "--detector", str(finder), PADDLE_SAM_WEIGHTS="demo")
+    assert done.exit_code == 0, done.output
+    fits = []
+    for task, (_, masks) in zip(tasks, pictures, strict=True):
+        wanted = {name: masks[colour] for colour, name in (("red", "Cat"), ("blue", "Dog")) if colour in masks}
+        regions = [region for made in server.project.of(task) for region in made.result]
+        assert sorted(region["value"]["brushlabels"][0] for region in regions) == sorted(wanted)
+        assert {region["score"] for region in regions} <= {0.75}
+        for region in regions:
+            mask = rle.decode(bytes(region["value"]["rle"]), (300, 400)).to_array()
+            fits.append(iou(mask, wanted[region["value"]["brushlabels"][0]]))
+    assert len(fits) > 3
+    assert np.mean(fits) > 0.85
 
 
 def test_words_of_a_text_get_the_labels_that_they_are_mapped_to(call, server, dino):

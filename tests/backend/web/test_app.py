@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backend.errors import Reason
 from backend.types import Secret
-from backend.web.app import Access
+from backend.web.access import Access
 from tests.support.fakes import png
 from tests.support.service import IMAGE, MB, SIZE_WH, VERSION, Service, wait_until
 from tests.support.wire_bodies import GOLDEN, click, encoded, recorded, rectangle, result

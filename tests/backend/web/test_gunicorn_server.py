@@ -14,7 +14,7 @@ from gunicorn.config import Config
 from backend.web.gunicorn_server import WebWorker
 from tests.support.fakes import HttpServer, Reply, png
 from tests.support.processes import Server, free_port, run, serving
-from tests.support.raw_http import ATTACKS, HEALTH, Line, Served, attack, post, times_ms
+from tests.support.raw_http import ATTACKS, HEALTH, Line, Served, attack, flood, post, times_ms
 from tests.support.service import wait_until
 from tests.support.wire_bodies import click_on, data_uri, encoded, recorded
 from tests.support.wire_reader import mask_of
@@ -223,13 +223,29 @@ def test_ctrl_c_while_the_model_loads_ends_it_at_once_and_without_complaint(tmp_
     assert "SIGKILL" not in log
 
 
+class LockedDispatcher:
+    """Hands requests out, or is closed, under a lock, as a pool of threads does."""
+
+    def __init__(self, inner):
+        self.inner, self.lock = inner, threading.Lock()
+
+    def add_task(self, connection):
+        with self.lock:
+            self.inner.add_task(connection)
+
+    def close(self):
+        with self.lock:
+            self.inner.close()
+
+
 @pytest.mark.timeout(30)
 def test_ctrl_c_that_interrupts_the_handing_out_of_a_request_ends_it_all_the_same():
     """The signal's handler runs in the thread that it interrupts, which may hold any lock of the server."""
     worker = object.__new__(WebWorker)
     with Served(lambda environ, start_response: []) as served:
-        worker.cfg, worker._http = Config(), served.http
-        with served.http.dispatcher._pool._shutdown_lock, pytest.raises(SystemExit) as ended:
+        dispatcher = served.http.dispatcher = LockedDispatcher(served.http.dispatcher)
+        worker.cfg, worker.http = Config(), served.http
+        with dispatcher.lock, pytest.raises(SystemExit) as ended:
             worker.handle_quit(signal.SIGINT, None)
     assert ended.value.code == 0
     assert not worker.alive
@@ -263,6 +279,13 @@ def test_more_connections_than_there_are_places_leave_health_and_setup_alone(ser
             stack.enter_context(attack(kind, server.port, 180))
             assert times_ms(server.port, [HEALTH, SETUP], 20)[-3] < AT_MOST_MS
     assert server.log.count("event=connections_full") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/metrics", "/health", "/nowhere"])
+def test_a_flood_of_whole_requests_leaves_health_alone(server, path):
+    with flood(server.port, 200, b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode()):
+        assert times_ms(server.port, [HEALTH], 20)[-3] < AT_MOST_MS
 
 
 @pytest.mark.slow

@@ -73,6 +73,13 @@ def test_chunks_of_any_size_make_a_body(served, piece):
     assert answer.startswith(b"HTTP/1.1 200 "), answer
 
 
+def test_a_chunk_far_too_large_is_answered_and_not_waited_for(served):
+    with Line(served.port, timeout_s=5) as line:
+        line.send(b"POST /setup HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 24 + b"\r\nhello")
+        assert line.answer().startswith(b"HTTP/1.1 413 ")
+        assert line.rest() == b""
+
+
 def test_a_body_far_too_large_is_answered_and_not_received(served):
     with Line(served.port) as line:
         line.send(post("/predict", b"", length=100_000_000))

@@ -9,13 +9,17 @@ import time
 from dataclasses import replace
 
 import pytest
+from flask import Response
 
 from backend.concurrency.byte_budget import ByteBudget
+from backend.errors import Reason
+from backend.metrics import Metrics
 from backend.types import Secret
-from backend.web.app import ADMITS, Access
+from backend.web.access import Access, Gate
+from backend.web.app import GATE
 from backend.web.bodies import SMALL_BYTES, Bodies
 from backend.web.http_connection import Limits
-from backend.web.http_server import HttpServer
+from backend.web.http_server import QUICK_THREADS, HttpServer
 from tests.support.raw_http import ATTACKS, HEALTH, Line, Served, attack, post, times_ms
 from tests.support.service import Service, wait_until
 from tests.support.wire_bodies import click, encoded, recorded, result
@@ -161,6 +165,94 @@ def test_many_requests_on_few_connections_leave_health_and_setup_alone(served):
             for thread in threads:
                 thread.join()
     assert statistics.median(waits) < AT_MOST_MS
+
+
+def refuses_most(metrics=None):
+    """A gate with a probe, which admits one user."""
+    access = Access(1_000_000, user="annotator", password=Secret("secret"))
+    return Gate(access, metrics or Metrics(), {"/health": lambda: Response(b"up", content_type="text/plain")})
+
+
+OWN = b"Authorization: Basic YW5ub3RhdG9yOnNlY3JldA==\r\n"
+
+
+def get(path, *headers):
+    return b"GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n" % (path.encode(), b"".join(headers))
+
+
+@pytest.fixture
+def busy():
+    """A server all of whose threads are taken, its metrics, and the lines of those who took them."""
+    go, reached = threading.Event(), threading.Semaphore(0)
+
+    def waiting(environ, start_response):
+        reached.release()
+        assert go.wait(20)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    metrics = Metrics()
+    with Served(waiting, threads=1, gate=refuses_most(metrics)) as served, contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(Line(served.port)) for _ in range(2 * QUICK_THREADS + 2)]
+        for number, line in enumerate(lines):
+            line.send(get("/predict" if number < 2 else "/metrics", OWN))
+        for _ in range(1 + QUICK_THREADS):
+            assert reached.acquire(timeout=10)
+        try:
+            yield served, metrics
+            go.set()
+            for line in lines:
+                assert line.answer().endswith(b"ok")
+        finally:
+            go.set()
+
+
+def test_probes_and_refusals_wait_for_no_thread(busy):
+    served, metrics = busy
+    with Line(served.port) as line:
+        line.send(get("/health") * 3 + get("/metrics") + post("/predict", b"{}") + get("/health", CLOSE))
+        received = line.rest()
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == received.count(b"\r\n\r\nup") == 4
+    assert received.count(b"HTTP/1.1 401 UNAUTHORIZED\r\n") == received.count(b"Www-Authenticate: Basic") == 2
+    assert received.count(b"X-Content-Type-Options: nosniff\r\n") == 6
+    assert metrics.reason_counts() == {Reason.AUTH_FAILED: 2}
+
+
+def test_a_probe_by_head_gets_no_body(busy):
+    with Line(busy[0].port) as line:
+        line.send(b"HEAD /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        received = line.rest()
+    assert received.endswith(b"\r\n\r\n")
+    assert b"Content-Length: 2\r\n" in received
+
+
+def test_a_malformed_request_waits_for_no_thread(busy):
+    with Line(busy[0].port) as line:
+        line.send(b"GET /metrics HTTP/9.9\r\n\r\n")
+        assert line.rest().startswith(b"HTTP/1.1 400 ")
+
+
+def test_clicks_that_wait_keep_nothing_else_from_a_thread_and_the_other_way_round():
+    go = {"/predict": threading.Event(), "/metrics": threading.Event()}
+
+    def waiting(environ, start_response):
+        assert go[environ["PATH_INFO"]].wait(20)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    with Served(waiting, threads=2, gate=refuses_most()) as served, contextlib.ExitStack() as stack:
+        for opened, taken in (("/metrics", "/predict"), ("/predict", "/metrics")):
+            go[opened].set()
+            go[taken].clear()
+            lines = [stack.enter_context(Line(served.port)) for _ in range(4)]
+            for line in lines:
+                line.send(get(taken, OWN))
+            with Line(served.port) as line:
+                line.send(get(opened, OWN))
+                assert line.answer().endswith(b"ok")
+            go[taken].set()
+            for line in lines:
+                assert line.answer().endswith(b"ok")
 
 
 def test_of_requests_that_were_sent_at_once_one_is_taken_in_at_a_time():
@@ -317,7 +409,7 @@ def test_what_is_hung_up_on_in_the_middle_of_a_body_is_not_counted_any_more(serv
 
 def test_nothing_is_kept_of_a_caller_without_credentials():
     locked = Access(1_000_000, user="annotator", password=Secret("secret"))
-    with Service(access=locked) as service, Served(service.app, admits=service.app.config[ADMITS]) as served:
+    with Service(access=locked) as service, Served(service.app, gate=service.app.config[GATE]) as served:
         with Line(served.port) as line:
             line.send(post("/predict", b" " * 500_000, length=500_001))
             wait_until(lambda: [one.request.body.received_bytes for one in receiving(served)] == [500_000])
@@ -368,7 +460,7 @@ def test_a_stop_answers_what_is_in_hand_and_what_was_accepted_and_refuses_the_re
         assert reached.wait(10)
         begun.send(HEALTH[:9])
         served.begin_to_stop()
-        wait_until(lambda: served.http.stops_at < float("inf"))
+        wait_until(lambda: served.http.state.stops_at < float("inf"))
         with pytest.raises(ConnectionRefusedError):
             Line(served.port)
         begun.send(HEALTH[9:])

@@ -11,7 +11,8 @@ import pytest
 
 import backend.web
 from backend.types import Secret
-from backend.web.app import Access, create_app
+from backend.web.access import Access
+from backend.web.app import create_app
 from backend.web.status.formatting import Speed
 from backend.web.status.view import (
     Cause,

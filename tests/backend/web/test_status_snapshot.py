@@ -49,18 +49,23 @@ def metrics(clock):
 
 
 @pytest.fixture
-def take(metrics, tiny_checkpoint):
-    """Takes a snapshot of a process that is as told."""
+def sources(metrics, tiny_checkpoint):
+    """Makes the parts of a process, as a test wants them."""
 
-    def take(*, environ=KEY, work=None, decoder=("cpu", ""), stats=(), team=None):
+    def sources(*, environ=KEY, work=None, decoder=("cpu", ""), stats=(), team=None):
         device, failure = decoder
-        parts = StatusSources(
+        return StatusSources(
             read(environ), tiny_checkpoint, work or FakeWork(), SimpleNamespace(device=device, failure=failure),
             FakeStore(*stats), metrics, lambda: team, ByteBudget(1000),
         )  # fmt: skip
-        return snapshot.take(parts)
 
-    return take
+    return sources
+
+
+@pytest.fixture
+def take(sources):
+    """Takes a snapshot of a process that is as told."""
+    return lambda **changes: snapshot.take(sources(**changes))
 
 
 def answer(metrics, asked=CLICK, *, regions=1, reasons=(), total_s=0.01, waited=False):
@@ -88,9 +93,10 @@ DOWN = ClusterView(problems=(Problem("Redis", "refused"),), headline="Redis does
     ({"work": work(is_ready=False), "team": ClusterView()}, "looking for workers", False),
     ({"decoder": ("", ""), "team": ClusterView()}, "loading the model", False),
 ])  # fmt: skip
-def test_the_headline_says_what_it_waits_for(take, changes, headline, is_broken):
-    status = take(**changes)
+def test_the_headline_says_what_it_waits_for(sources, changes, headline, is_broken):
+    status = snapshot.take(sources(**changes))
     assert (status.headline, status.is_ready, status.is_broken) == (headline, headline == "ready", is_broken)
+    assert snapshot.unready(sources(**changes)) == ("" if status.is_ready else headline)
 
 
 def test_problems_come_with_the_worst_first(take):

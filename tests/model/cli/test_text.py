@@ -62,6 +62,12 @@ def test_a_word_that_is_no_class_is_refused_before_the_weights_are_read(photos, 
     assert "'bus': expected one of the detector's classes: cat, walking man" in done.stderr
 
 
+def test_a_detectors_name_in_place_of_weights_is_refused_with_where_it_belongs(photos, tmp_path):
+    done = run("segment", photos, "--weights", "GroundingDINO-T", "--out", tmp_path)
+    assert done.exit_code == 2
+    assert "expected weights of SAM, got a detector's name; --detector and PADDLE_SAM_DETECTOR take it" in done.stderr
+
+
 def test_inspect_describes_a_detector_and_list_names_those_with_a_name(detector):
     table, described = run("inspect", detector), json.loads(run("inspect", detector, "--json").stdout)
     assert "can take       2 words: cat, walking man" in table.stdout

@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import paddle
 import pytest
 
 from model.detection import operators
 from model.detection.directory import read
+from model.detection.engine import Engine
 from model.detection.program import read_checked
 from model.weights import WeightsError
 from tests.support.weights_files import GOLDEN
@@ -101,3 +103,21 @@ def test_reading_a_directory_executes_nothing_and_needs_no_paddle(picodet):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["closed_vocabulary", "False"], done.stderr
+
+
+def test_a_program_of_an_older_paddle_runs():
+    program = read_checked(GOLDEN / "legacy_box_2.6.2" / "inference.pdmodel")
+    engine = Engine(program, GOLDEN / "legacy_box_2.6.2" / "inference.pdiparams", "cpu")
+    picture = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    (one,) = engine.run([picture, np.array([[4, 4, 20, 20]])])
+    (both,) = engine.run([picture, np.array([[4, 4, 20, 20], [2, 10, 30, 25]])])
+    assert (one.shape, both.shape) == ((1, 1, 16, 16), (2, 1, 16, 16))
+    np.testing.assert_allclose(one[0], both[0], atol=1e-4)
+    assert np.ptp(one) > 0
+
+
+def test_a_program_that_cannot_compute_with_its_inputs_says_so():
+    program = read_checked(GOLDEN / "legacy_box_2.6.2" / "inference.pdmodel")
+    engine = Engine(program, GOLDEN / "legacy_box_2.6.2" / "inference.pdiparams", "cpu")
+    with pytest.raises(WeightsError, match="expected a detector's program, got: "):
+        engine.run([np.zeros((1, 3, 64, 64), np.float32), np.zeros((1, 4), np.float32)])

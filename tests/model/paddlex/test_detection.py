@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import DetectionModel, create_model, segment_words
+from model import DetectionModel, SamModel, create_model, segment_words
 from model.detection.types import Detection
 from model.detection.words import WordsError
-from model.paddlex.inputs import InputError
+from model.paddlex.inputs import InputError, Picture
 from model.paddlex.words import select
 from model.types import Embedding
 from model.weights import WeightsError
@@ -116,7 +116,7 @@ def test_words_become_labelled_masks_with_one_encode_and_one_decode(dino, demo):
 
         def decode(self, embedding, prompts):
             calls.append(len(prompts))
-            return demo.decode(type("Seen", (), {"content": embedding})(), prompts)
+            return demo.decode(Picture(embedding), prompts)
 
     counted = type(demo)("demo", Encoder(), Decoder())
     found = segment_words(BGR, ["bus", "Walking man"], model=counted, detector=dino, limit=7)
@@ -130,14 +130,32 @@ def test_words_become_labelled_masks_with_one_encode_and_one_decode(dino, demo):
         assert 0 <= one.predicted_iou <= 1
 
 
+def test_a_picture_whose_embedding_is_there_is_not_encoded_again(dino, demo):
+    class Never:
+        def encode(self, image):
+            raise AssertionError("encoded")
+
+    class Decoder:
+        model_version, capabilities = demo.model_version, demo.capabilities
+
+        def decode(self, embedding, prompts):
+            return demo.decode(Picture(embedding), prompts)
+
+    options = {"detector": dino, "limit": 3}
+    warm = segment_words(
+        BGR, ["bus"], model=SamModel("demo", Never(), Decoder()), embedding=demo.encode(BGR), **options
+    )
+    for one, other in zip(warm, segment_words(BGR, ["bus"], model=demo, **options), strict=True):
+        assert (one.label, one.score, one.box) == (other.label, other.score, other.box)
+        assert (one.mask.to_array() == other.mask.to_array()).all()
+
+
 def test_where_nothing_is_found_nothing_is_encoded(dino):
     class Never:
         model_version, capabilities = "none", frozenset(("boxes",))
 
         def encode(self, image):
             raise AssertionError("encoded")
-
-    from model import SamModel
 
     assert segment_words(BGR, ["cat"], model=SamModel("none", Never(), Never()), detector=dino, threshold=1.0) == []
 

@@ -1,7 +1,11 @@
 """Everything that may be called an image, to the pixels a person sees."""
 
 import io
+import struct
+import subprocess
+import sys
 import threading
+import zlib
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +16,7 @@ from PIL import Image
 
 from model.paddlex.inputs import InputError, decode, find
 from model.types import Embedding
-from tests.support.orientation_files import UPRIGHT, cases, corners, encoded, quarters
+from tests.support.orientation_files import UPRIGHT, cases, chunk, corners, encoded, quarters
 
 
 def png(image):
@@ -175,6 +179,19 @@ def test_a_file_is_turned_where_browsers_turn_it(case):
 def test_a_photo_without_its_end_marker_is_read_as_browsers_read_it():
     whole = encoded(corners(), "JPEG", quality=95)
     np.testing.assert_array_equal(decode(whole[:-2], "a.jpg"), decode(whole, "a.jpg"))
+
+
+def test_a_small_file_of_billions_of_pixels_is_refused_before_they_take_memory():
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    with pytest.raises(InputError, match="pixels, got 60000 × 60000"):
+        decode(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels, "bomb.png")
+
+
+def test_reading_pictures_leaves_pillows_own_limit_as_it_is():
+    code = "from PIL import Image; limit = Image.MAX_IMAGE_PIXELS; import model.paddlex.inputs; "
+    done = subprocess.run([sys.executable, "-c", code + "assert limit == Image.MAX_IMAGE_PIXELS"], check=False)
+    assert done.returncode == 0
 
 
 def test_a_format_that_no_browser_shows_is_read_by_pillow():

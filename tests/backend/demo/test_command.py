@@ -1,0 +1,58 @@
+"""The demo without ``make``: Label Studio's environment is made in the demo's own folder, once."""
+
+import sys
+
+import pytest
+
+from backend.demo.command import REQUIREMENTS, SAMPLES, Demo, run
+from backend.demo.processes import DemoError
+from tests.support.fake_python import FakePython
+
+
+@pytest.fixture
+def python(tmp_path, monkeypatch):
+    python = FakePython(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(python.path))
+    for name, value in python.environ.items():
+        monkeypatch.setenv(name, value)
+    return python
+
+
+def start(tmp_path, python):
+    """Start the demo with a Label Studio that ends at once; return the lines and why it ended."""
+    demo = Demo(tmp_path / "demo", None, SAMPLES, serve=(str(python.path), "serve"))
+    lines = []
+    with pytest.raises(DemoError) as ended:
+        run(demo, python.environ | {"PATH": "/usr/bin:/bin"}, lines.append)
+    return lines, str(ended.value)
+
+
+def test_label_studio_gets_an_environment_in_the_demos_folder_once(tmp_path, python):
+    folder = tmp_path / "demo" / "environment"
+    lines, why = start(tmp_path, python)
+    assert lines[0] == f"Setting up {folder}, once; this takes minutes ..."
+    assert "stopped by itself" in why
+    asked = python.asked()
+    assert asked[0] == f"-m venv --clear {folder}"
+    assert asked[1].endswith(f"--use-pep517 -r {REQUIREMENTS}")
+    assert "serve" in asked
+    lines, _ = start(tmp_path, python)
+    assert lines[0].startswith("Starting Label Studio")
+    assert not [line for line in python.asked() if "venv" in line or "pip" in line]
+
+
+def test_another_version_of_label_studio_is_installed_on_top(tmp_path, python):
+    start(tmp_path, python)
+    (tmp_path / "demo" / "environment" / "stamp").write_text("label-studio==1.0")
+    python.asked()
+    start(tmp_path, python)
+    assert python.asked()[0].endswith(f"--use-pep517 -r {REQUIREMENTS}")
+
+
+def test_a_failed_installation_is_one_sentence_and_nothing_is_started(tmp_path, python, monkeypatch):
+    monkeypatch.setenv("FAKE_PIP_FAILS", "1")
+    _, why = start(tmp_path, python)
+    assert "was not installed into" in why
+    assert "The next start begins anew" in why
+    assert "serve" not in python.asked()
+    assert not (tmp_path / "demo" / "backend.log").exists()
