@@ -11,7 +11,6 @@ import time
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 from backend.cluster.content_index import SharedRecord
 from backend.cluster.lease import Lease
@@ -22,9 +21,9 @@ from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.content_index import SourceKey, source_key
 from backend.embeddings.encode import DECODED_AT_ONCE, EncodeSpec, Preprocessor, Stopwatch
 from backend.embeddings.encoder_thread import EncoderThread
+from backend.embeddings.pipeline import Source
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, ImageError, Reason, RetryLater
-from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 from model.types import Embedding, ModelInput
 
@@ -37,14 +36,6 @@ ENCODE_TIMEOUT_S = 900.0
 """Seconds without a finished image after which the encoder is considered to hang."""
 
 POLL_EVERY_S = 0.1
-
-
-class Source(Protocol):
-    """Fetches image files; see `backend.images.fetch.ImageSource`."""
-
-    def fetch(self, ref: ImageRef, cached: Validators | None = None, /) -> Fetched | None:
-        """Return the file, None if it is unchanged since the ``cached`` validators."""
-        ...
 
 
 @dataclass(eq=False)

@@ -7,13 +7,14 @@ from functools import partial
 
 from backend.cluster import check
 from backend.cluster.parts import ClusterParts
-from backend.cluster.pipeline import EncodePipeline, Source
+from backend.cluster.pipeline import EncodePipeline
 from backend.cluster.remote import QueuedEmbeddings
 from backend.cluster.store import RedisStore
 from backend.cluster.worker import Worker, load_warm
 from backend.concurrency.byte_budget import ByteBudget
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.encoder_thread import EncoderThread
+from backend.embeddings.pipeline import Source
 from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, TieredStore
 from backend.metrics import Metrics
 from backend.settings import MB, Settings

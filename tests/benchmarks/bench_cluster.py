@@ -206,6 +206,7 @@ def waiting() -> Row:
         quiet = _p95(web)
         worker.terminate()
         worker.wait()
+        one.announce()  # without a worker the clicks would not wait
         with ThreadPoolExecutor(WAITERS) as pool:
             for _ in range(WAITERS):
                 pool.submit(web.get, ref("cold"), PATIENCE_S)
