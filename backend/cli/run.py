@@ -51,7 +51,7 @@ def with_engine(
 ) -> tuple[str, RunReport]:
     """Return the model's version and the report of ``work``, which gets the weights and what makes embeddings."""
     checkpoint = web.read_weights(settings)
-    made = engine.engine(settings, checkpoint, batch.client, batch.retry)
+    made = engine.engine(settings, checkpoint, batch.client)
     batch.stop.listen()  # again, since Paddle has been imported
     try:
         return checkpoint.model_version, work(checkpoint, made)

@@ -4,7 +4,6 @@ A click on a cached image costs the same as in a single process: two look-ups in
 `backend.cluster.pending`. One thread per process listens to the events.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +24,6 @@ from backend.embeddings.waiting import Observer, wait_for
 from backend.errors import BackendError, RetryLater
 from backend.types import ImageRef, Priority
 from model.types import Embedding
-
-logger = logging.getLogger(__name__)
 
 POOL_THREADS = 16
 
@@ -53,7 +50,7 @@ class QueuedEmbeddings:
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="redis")
         self._cached = SharedEmbeddings(parts, memory, store, pool, dtype, clock)
         self._pending = PendingImages(parts, self._cached, pool, observer, clock, budget)
-        self._prefetcher = Prefetcher(self._prefetch)
+        self._prefetcher = Prefetcher(self._prefetch, observer)
         self._listener = Listener(
             parts.link,
             parts.keys.events,
@@ -130,11 +127,5 @@ class QueuedEmbeddings:
 
     def _prefetch(self, ref: ImageRef) -> None:
         address_key = source_key(ref)
-        try:
-            if self._cached.get_local(ref, address_key) is None and not self._cached.is_done(address_key):
-                self._parts.queues.enqueue(ref, address_key, Priority.PREFETCH)
-        except BackendError as error:
-            self._observer.background_failure(error.reason)
-            logger.info("event=prefetch_failed task=%s reason=%s", ref.task_id, error.reason)
-        except Exception:
-            logger.exception("event=prefetch_defect task=%s", ref.task_id)
+        if self._cached.get_local(ref, address_key) is None and not self._cached.is_done(address_key):
+            self._parts.queues.enqueue(ref, address_key, Priority.PREFETCH)

@@ -16,6 +16,8 @@ from backend.cluster.worker import Worker
 from backend.composition import cluster
 from backend.concurrency.background import BackgroundTasks
 from backend.concurrency.byte_budget import ByteBudget, Use
+from backend.embeddings.content_index import ContentIndex
+from backend.embeddings.content_records import ContentDatabase
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.local import Embeddings, LocalEmbeddings
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, Shape, TieredStore
@@ -187,15 +189,26 @@ def _engine(
     if settings.redis_url is not None:
         return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint), budget)
     store = _store(settings, checkpoint, metrics)
-    embeddings = LocalEmbeddings(
-        image_source(settings, label_studio, budget),
-        lambda: _load_encoder(checkpoint, settings.device),
-        encode_spec(settings, checkpoint),
-        store,
-        metrics,
-        budget=budget,
+    source = image_source(settings, label_studio, budget)
+    embeddings = local_embeddings(
+        settings, checkpoint, source, lambda: _load_encoder(checkpoint, settings.device), store, metrics, budget
     )
     return embeddings, store, lambda: None
+
+
+def local_embeddings(
+    settings: Settings,
+    checkpoint: Checkpoint,
+    source: ImageSource,
+    load_encoder: Callable[[], Encoder],
+    store: EmbeddingStore,
+    metrics: Metrics,
+    budget: ByteBudget,
+) -> LocalEmbeddings:
+    """Return embeddings made in this process; what lies at an address is kept beside those on disk, if any are."""
+    database = ContentDatabase(settings.cache_dir / "contents.db", settings.label_studio_url)
+    contents = ContentIndex(database=database if settings.disk_cache_mb else None)
+    return LocalEmbeddings(source, load_encoder, encode_spec(settings, checkpoint), store, metrics, contents, budget)
 
 
 def embedding_shape(checkpoint: Checkpoint) -> Shape:

@@ -1,7 +1,7 @@
-"""Threads that fetch images by priority; some of them are reserved for images that an annotator waits for.
+"""Threads that run work by priority; some of them are reserved for work that an annotator waits for.
 
-A fetch may take half a minute, and a running one is not interrupted for another. Bulk work and prefetching therefore
-never use every thread; otherwise one slow server would delay annotators who look at images from other servers.
+Fetching an image may take half a minute, and running work is not interrupted. Bulk work and prefetching therefore never
+use every thread; otherwise one slow server would delay annotators who look at images from other servers.
 """
 
 import heapq
@@ -9,117 +9,151 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from typing import Any, Generic, TypeAlias, TypeVar
 
+from backend.errors import Reason, RetryLater
 from backend.types import Priority
 
 logger = logging.getLogger(__name__)
 
+R = TypeVar("R")
 
-@dataclass(eq=False)
-class Fetch:
-    """A submitted fetch; the argument of `PriorityExecutor.promote`."""
+Work: TypeAlias = Callable[["Task[R]"], R]
+"""What a thread runs; its argument is the task itself, whose priority may have been raised."""
 
-    work: Callable[[], None]
-    priority: Priority
-    has_started: bool = False
+
+class Task(Generic[R]):
+    """Submitted work.
+
+    Attributes:
+        future: the result, or the error that the work raised.
+        priority: the highest of its requests.
+        on_promote: called with the new priority when it is raised while the work runs; the work may set it.
+    """
+
+    def __init__(self, work: Work[R], priority: Priority) -> None:
+        self.work: Work[R] | None = work  # None once it has started, so that its data is not kept by old heap entries
+        self.priority = priority
+        self.future: Future[R] = Future()
+        self.on_promote: Callable[[Priority], None] = lambda priority: None
+
+    def run(self, work: Work[R]) -> None:
+        """Resolve the future with the result of ``work``."""
+        try:
+            result = work(self)
+        except BaseException as error:  # noqa: BLE001 - it belongs to those who wait for the future
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
 
 
 class PriorityExecutor:
-    """Runs fetches on a few threads, which are started on demand; safe from many threads.
+    """Runs work on a few threads, the most urgent first; safe from many threads.
 
     >>> executor = PriorityExecutor(threads=2, reserved=1)
-    >>> fetch = executor.submit(lambda: None, Priority.BULK)
-    >>> executor.promote(fetch, Priority.INTERACTIVE)
+    >>> task = executor.submit(lambda task: task.priority.name, Priority.INTERACTIVE)
+    >>> task.future.result()
+    'INTERACTIVE'
     >>> executor.close()
     """
 
-    def __init__(self, threads: int, reserved: int) -> None:
-        """Allow ``threads`` fetches at a time.
+    def __init__(self, threads: int, reserved: int = 0, name: str = "work") -> None:
+        """Start up to ``threads`` threads, when work is submitted.
 
         Args:
-            threads: how many fetches may run at a time.
-            reserved: how many of the threads run only `Priority.INTERACTIVE` fetches.
+            threads: how many threads there may be.
+            reserved: how many of them run only `Priority.INTERACTIVE` work.
+            name: of the threads.
 
         Raises:
-            ValueError: ``reserved`` is negative, or leaves no thread for other fetches.
+            ValueError: ``reserved`` is negative, or leaves no thread for other work.
         """
         if not 0 <= reserved < threads:
             raise ValueError(f"reserved: expected from 0 to {threads - 1}, got {reserved}")
-        self._max_threads, self._max_background = threads, threads - reserved
-        self._heap: list[tuple[Priority, int, Fetch]] = []
+        self._max_threads, self._max_background, self._name = threads, threads - reserved, name
+        self._heap: list[tuple[Priority, int, Task[Any]]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._running_background = 0  # how many that are not interactive run now
         self._is_closed = False
 
-    def submit(self, work: Callable[[], None], priority: Priority) -> Fetch:
-        """Queue ``work`` with a priority; it is dropped if the executor is closed."""
-        fetch = Fetch(work, priority)
+    def submit(self, work: Work[R], priority: Priority) -> Task[R]:
+        """Queue ``work`` with a priority; if the executor is closed, its future fails with `RetryLater`."""
+        task = Task(work, priority)
         with self._changed:
-            if not self._is_closed:
-                self._push(fetch)
-                if len(self._threads) < self._max_threads:
-                    thread = threading.Thread(target=self._work, name=f"fetch-{len(self._threads)}", daemon=True)
-                    self._threads.append(thread)
-                    thread.start()
-        return fetch
+            if self._is_closed:
+                task.future.set_exception(_stopping())
+                return task
+            self._push(task)
+            if len(self._threads) < self._max_threads:
+                thread = threading.Thread(target=self._loop, name=f"{self._name}-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return task
 
-    def promote(self, fetch: Fetch, priority: Priority) -> None:
-        """Raise the priority of a fetch that has not started yet."""
+    def promote(self, task: Task[Any], priority: Priority) -> None:
+        """Raise the priority of a task; work that runs already is informed by ``on_promote``."""
         with self._changed:
-            if priority < fetch.priority and not fetch.has_started and not self._is_closed:
-                fetch.priority = priority
-                self._push(fetch)  # the older heap entry is skipped when it is popped
+            if priority >= task.priority:
+                return
+            task.priority = priority
+            if task.work is not None and not self._is_closed:
+                self._push(task)  # the older heap entry is skipped when it is popped
+        task.on_promote(priority)
 
-    def close(self) -> None:
-        """Drop waiting fetches, wait for the running ones, and end the threads."""
+    def close(self, *, wait: bool = True) -> None:
+        """Fail the waiting tasks with `RetryLater`, and end the threads; ``wait`` for the running tasks."""
         with self._changed:
             self._is_closed = True
+            waiting = {id(task): task for _, _, task in self._heap if task.work is not None}
             self._heap.clear()
             self._changed.notify_all()
-        for thread in self._threads:
+        for task in waiting.values():
+            task.work = None
+            task.future.set_exception(_stopping())
+        for thread in self._threads if wait else ():
             thread.join()
 
-    def _push(self, fetch: Fetch) -> None:
-        heapq.heappush(self._heap, (fetch.priority, next(self._order), fetch))
+    def _push(self, task: Task[Any]) -> None:
+        heapq.heappush(self._heap, (task.priority, next(self._order), task))
         self._changed.notify_all()
 
-    def _work(self) -> None:
-        while (fetch := self._next()) is not None:
-            is_background = fetch.priority is not Priority.INTERACTIVE
-            try:
-                fetch.work()
-            except Exception:  # a defect must not end the thread
-                logger.exception("event=fetch_defect")
+    def _loop(self) -> None:
+        while (started := self._start_next()) is not None:
+            task, work, is_background = started
+            task.run(work)
+            del task, work, started  # the thread waits for the next one without the data of the last
             with self._changed:
                 self._running_background -= is_background
                 self._changed.notify_all()
 
-    def _next(self) -> Fetch | None:
-        """Return the most urgent fetch that may run now, waiting for one; None when closed."""
+    def _start_next(self) -> tuple[Task[Any], Work[Any], bool] | None:
+        """Return the most urgent task that may run now, waiting for one; None when closed."""
         with self._changed:
             while not self._is_closed:
-                fetch = self._first()
-                if fetch is not None:
-                    fetch.has_started = True
-                    self._running_background += fetch.priority is not Priority.INTERACTIVE
-                    return fetch
+                task = self._first()
+                if task is not None and task.work is not None:
+                    work, task.work = task.work, None
+                    is_background = task.priority is not Priority.INTERACTIVE
+                    self._running_background += is_background
+                    return task, work, is_background
                 self._changed.wait()
             return None
 
-    def _first(self) -> Fetch | None:
-        """Pop the most urgent fetch; return None if there is none, or only the reserved threads are free for it."""
+    def _first(self) -> Task[Any] | None:
+        """Pop the most urgent task; return None if there is none, or only the reserved threads are free for it."""
         while self._heap:
-            priority, _, fetch = self._heap[0]
-            if (
-                not fetch.has_started
-                and priority is not Priority.INTERACTIVE
-                and self._running_background >= self._max_background
-            ):
+            priority, _, task = self._heap[0]
+            is_full = self._running_background >= self._max_background
+            if task.work is not None and priority is not Priority.INTERACTIVE and is_full:
                 return None
             heapq.heappop(self._heap)
-            if not fetch.has_started:
-                return fetch
+            if task.work is not None:
+                return task
         return None
+
+
+def _stopping() -> RetryLater:
+    return RetryLater("the service is stopping", Reason.MODEL_NOT_READY)

@@ -1,9 +1,10 @@
 """An index of image addresses: the content last seen at each, and the addresses that failed recently.
 
-With this map from address to content, a click on a cached image needs no download. A record is fresh for one minute.
-After that the image's server is asked in the background whether the content changed, and clicks are still answered; a
-record that could not be revalidated for ten minutes is not used any more. For contents that never change (uploads,
-``data:``) both times are ten times longer.
+With this map from address to content, a click on a cached image needs no download, also after a restart where the
+records are kept on disk. A record is fresh for one minute. After that the image's server is asked in the background
+whether the content changed, and clicks are still answered; a record that could not be revalidated for ten minutes is
+not used any more. For contents that never change (uploads, ``data:``) a record is fresh for ten minutes, and is used
+until the server refuses access: all that it can report is that the right to the image was withdrawn.
 
 A record belongs to a project: the right of one project to fetch an address gives no right to another. The content
 itself is shared, because a client that can fetch the bytes of an image may also use its embedding.
@@ -13,18 +14,18 @@ import copy
 import hashlib
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import replace
 
+from cachetools import LRUCache, TLRUCache
+
+from backend.embeddings.content_records import ContentDatabase, ContentRecord, SourceKey
 from backend.errors import BackendError
 from backend.images.fetch import Validators
 from backend.images.locations import resolved_through
 from backend.types import ImageRef
 
-SourceKey: TypeAlias = tuple[str, str]
-"""(owner, sha256 of the address in hex): an address within one project or task; short even for a long address."""
+__all__ = ["ContentIndex", "ContentRecord", "SourceKey", "source_key"]
 
 FRESH_S = 60.0
 IMMUTABLE_FRESH_S = 600.0
@@ -49,23 +50,6 @@ def source_key(ref: ImageRef) -> SourceKey:
     return owner, hashlib.sha256(ref.uri.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-@dataclass(frozen=True)
-class ContentRecord:
-    """The content last seen at an address.
-
-    Attributes:
-        digest: sha256 of the image file, in hex.
-        version: HTTP validators that the server sent with it.
-        checked_at: when the server last confirmed it, on the clock of the `ContentIndex`.
-        fresh_s: how long after that it may be used without revalidation.
-    """
-
-    digest: str
-    version: Validators
-    checked_at: float
-    fresh_s: float
-
-
 class ContentIndex:
     """The `MAX_ENTRIES` most recently used addresses and their contents; safe from many threads.
 
@@ -75,67 +59,78 @@ class ContentIndex:
     True
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Measure ages with ``clock``, in seconds, monotonic."""
-        self._clock = clock
-        self._records: OrderedDict[SourceKey, ContentRecord] = OrderedDict()
-        self._failures: OrderedDict[SourceKey, tuple[BackendError, float]] = OrderedDict()
+    def __init__(self, clock: Callable[[], float] | None = None, database: ContentDatabase | None = None) -> None:
+        """Keep the records in memory, and in ``database`` too if there is one.
+
+        Args:
+            clock: seconds; by default the time of day, so that records stay valid over a restart. It may jump: a record
+                from the future is neither fresh nor usable.
+            database: outlives the process.
+        """
+        self._clock, self._database = clock or time.time, database
+        self._records: LRUCache[SourceKey, ContentRecord] = LRUCache(MAX_ENTRIES)
+        self._failures: TLRUCache[SourceKey, BackendError] = TLRUCache(MAX_ENTRIES, _forget_at, clock or time.monotonic)
         self._lock = threading.Lock()
 
     def get(self, address_key: SourceKey) -> ContentRecord | None:
         """Return the content last seen at an address, None if there is none."""
         with self._lock:
             record = self._records.get(address_key)
+        if record is None and self._database is not None:
+            record = self._database.get(address_key)
             if record is not None:
-                self._records.move_to_end(address_key)
-            return record
+                self._keep(address_key, record)
+        return record
 
     def is_fresh(self, record: ContentRecord) -> bool:
         """Whether a record may be used without revalidation."""
-        return self._clock() - record.checked_at < record.fresh_s
+        return 0 <= self._clock() - record.checked_at < (IMMUTABLE_FRESH_S if record.immutable else FRESH_S)
 
     def is_stale_usable(self, record: ContentRecord) -> bool:
         """Whether a record may be used while it is being revalidated."""
-        return self._clock() - record.checked_at < USABLE_FACTOR * record.fresh_s
+        return record.immutable or 0 <= self._clock() - record.checked_at < USABLE_FACTOR * FRESH_S
 
     def put(
         self, address_key: SourceKey, digest: str, version: Validators, *, immutable: bool, age_s: float = 0.0
     ) -> None:
-        """Store the content of an address, as it was ``age_s`` seconds ago."""
-        record = ContentRecord(digest, version, self._clock() - age_s, IMMUTABLE_FRESH_S if immutable else FRESH_S)
+        """Store the content of an address, as it was ``age_s`` seconds ago, and forget its failure."""
+        self._store(address_key, ContentRecord(digest, version, immutable, self._clock() - age_s))
         with self._lock:
-            self._records[address_key] = record
-            self._records.move_to_end(address_key)
             self._failures.pop(address_key, None)
-            while len(self._records) > MAX_ENTRIES:
-                self._records.popitem(last=False)
 
     def mark_fresh(self, address_key: SourceKey) -> None:
         """Reset the age of a record whose server reports no change."""
-        with self._lock:
-            record = self._records.get(address_key)
-            if record is not None:
-                self._records[address_key] = replace(record, checked_at=self._clock())
+        record = self.get(address_key)
+        if record is not None:
+            self._store(address_key, replace(record, checked_at=self._clock()))
 
     def fail(self, address_key: SourceKey, error: BackendError) -> None:
         """Cache a failure for a short time, and drop the content if a retry would not help."""
-        until = self._clock() + (PASSING_FAILURE_S if error.retry else FAILURE_S)
         with self._lock:
+            self._failures[address_key] = _without_traceback(error)
             if not error.retry:
                 self._records.pop(address_key, None)
-            self._failures[address_key] = (_without_traceback(error), until)
-            self._failures.move_to_end(address_key)
-            while len(self._failures) > MAX_ENTRIES:
-                self._failures.popitem(last=False)
+        if self._database is not None and not error.retry:
+            self._database.remove(address_key)
 
     def failure(self, address_key: SourceKey) -> BackendError | None:
         """Return a copy of the cached failure of an address, to be raised by one caller; None if there is none."""
         with self._lock:
-            error, until = self._failures.get(address_key, (None, 0.0))
-            if error is None or self._clock() < until:
-                return None if error is None else copy.copy(error)
-            del self._failures[address_key]
-            return None
+            error = self._failures.get(address_key)
+        return None if error is None else copy.copy(error)
+
+    def _keep(self, address_key: SourceKey, record: ContentRecord) -> None:
+        with self._lock:
+            self._records[address_key] = record
+
+    def _store(self, address_key: SourceKey, record: ContentRecord) -> None:
+        self._keep(address_key, record)
+        if self._database is not None:
+            self._database.put(address_key, record)
+
+
+def _forget_at(address_key: SourceKey, error: BackendError, now: float) -> float:
+    return now + (PASSING_FAILURE_S if error.retry else FAILURE_S)
 
 
 def _without_traceback(error: BackendError) -> BackendError:

@@ -1,31 +1,49 @@
 """A bounded list of images to prefetch, and the thread that works through it."""
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
 
 from backend.embeddings.content_index import SourceKey, source_key
+from backend.embeddings.waiting import Observer
+from backend.errors import BackendError
 from backend.types import ImageRef
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING = 1000
 MAX_WAITING_BYTES = 64_000_000
 """Total size of the waiting addresses; a ``data:`` address holds the image itself."""
 
+IN_PROGRESS = 4
+"""Some images are fetched while one is encoded; all others wait as addresses, not as files."""
+
 
 class Prefetcher:
-    """Encodes one image after the other, so that few files are in memory; the newest list comes first.
+    """Begins with a few images at a time; those of the newest list come first, in their order.
 
-    >>> prefetcher = Prefetcher(encode=lambda ref: None)
+    >>> from backend.metrics import Metrics
+    >>> prefetcher = Prefetcher(lambda ref: None, Metrics())
     >>> prefetcher.add([ImageRef("/data/upload/1/a.png", task_id=7, project_id=1)])
     >>> len(prefetcher)
     1
     """
 
-    def __init__(self, encode: Callable[[ImageRef], None]) -> None:
-        """Call ``encode`` for each image, on a thread that `start` begins; ``encode`` must not raise."""
-        self._encode = encode
+    def __init__(self, begin: Callable[[ImageRef], "Future[Any] | None"], observer: Observer) -> None:
+        """Work on a thread that `start` begins.
+
+        Args:
+            begin: begins with an image, and returns a future of its end; None if there is nothing to wait for.
+            observer: counts the failures of ``begin`` and of its futures.
+        """
+        self._begin, self._observer = begin, observer
         self._waiting: OrderedDict[SourceKey, ImageRef] = OrderedDict()
         self._changed = threading.Condition()
+        self._in_progress = threading.Semaphore(IN_PROGRESS)
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
@@ -53,20 +71,38 @@ class Prefetcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """Drop the waiting images, and end the thread once the current image is done."""
+        """Drop the waiting images, and end the thread; the images in progress have to end by themselves."""
         with self._changed:
             self._is_closed = True
             self._waiting.clear()
             self._changed.notify()
+        self._in_progress.release()  # so that the thread does not wait for an image to end
         if self._thread is not None:
             self._thread.join()
 
     def _work(self) -> None:
-        while (ref := self._next()) is not None:
-            self._encode(ref)
+        while self._in_progress.acquire() and (ref := self._next()) is not None:
+            try:
+                future = self._begin(ref)
+            except Exception as error:  # noqa: BLE001 - a defect must not end the thread
+                future = Future()
+                future.set_exception(error)
+            if future is None:
+                self._in_progress.release()
+            else:
+                future.add_done_callback(partial(self._end, ref))
 
     def _next(self) -> ImageRef | None:
         with self._changed:
             while not self._waiting and not self._is_closed:
                 self._changed.wait()
             return None if self._is_closed else self._waiting.popitem(last=False)[1]
+
+    def _end(self, ref: ImageRef, future: "Future[Any]") -> None:
+        self._in_progress.release()
+        error = future.exception()
+        if isinstance(error, BackendError):
+            self._observer.background_failure(error.reason)
+            logger.info("event=prefetch_failed task=%s reason=%s", ref.task_id, error.reason)
+        elif error is not None:
+            logger.error("event=prefetch_defect task=%s", ref.task_id, exc_info=error)

@@ -101,6 +101,10 @@ class EmbeddingStore(Protocol):
         """Return the embedding, None if the store does not hold it or it is not usable any more."""
         ...
 
+    def holds(self, key: EmbeddingKey) -> bool:
+        """Whether the store holds an embedding, without reading it."""
+        ...
+
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keep an embedding, if there is room for it."""
         ...
@@ -134,6 +138,10 @@ class MemoryStore:
             if found is not None:
                 self._entries.move_to_end(key)
             return found
+
+    def holds(self, key: EmbeddingKey) -> bool:
+        """Whether the store holds an embedding."""
+        return key in self._entries
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keep an embedding, and evict the least recently used ones that no longer fit."""
@@ -329,6 +337,10 @@ class TieredStore:
                 self._on_hit(tier.name)
                 return found
         return None
+
+    def holds(self, key: EmbeddingKey) -> bool:
+        """Whether a store holds an embedding, without reading it."""
+        return any(tier.holds(key) for tier in self._tiers)
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keep an embedding in every store."""

@@ -5,11 +5,12 @@ import copy
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from backend.embeddings.encode import Stopwatch
 from backend.errors import BackendError, Reason, RetryLater
-from model.types import Embedding
+
+T = TypeVar("T")
 
 
 class Observer(Stopwatch, Protocol):
@@ -29,15 +30,15 @@ class Observer(Stopwatch, Protocol):
 
 
 def wait_for(
-    future: "Future[Embedding]",
+    future: "Future[T]",
     timeout_s: float,
     observer: Observer,
     on_timeout: Callable[[], RetryLater | None] = lambda: None,
-) -> Embedding:
-    """Return an embedding when it is ready.
+) -> T:
+    """Return the result of a future when it is ready.
 
     Args:
-        future: the embedding.
+        future: of an embedding.
         timeout_s: how long to wait.
         observer: counts the waiting requests.
         on_timeout: called when time is up; returns a specific error to raise, or None for the general one.

@@ -45,6 +45,13 @@ class _Annotation(msgspec.Struct):
     category_id: object = None
     bbox: object = None
     iscrowd: object = None
+    segmentation: object = None
+
+
+class _RawAnnotation(_Annotation):
+    """Outlines are most of a file, and few of them are needed."""
+
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Category(msgspec.Struct):
@@ -54,22 +61,12 @@ class _Category(msgspec.Struct):
 
 class _File(msgspec.Struct):
     images: list[_Image]
-    annotations: list[_Annotation]
+    annotations: Sequence[_Annotation]
     categories: list[_Category] | None = None
 
 
-class _Outline(msgspec.Struct):
-    segmentation: object = None
-
-
-class _RawOutline(msgspec.Struct):
-    segmentation: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _RawOutlines(msgspec.Struct):
-    """The file read a second time where boxes are missing: outlines are most of it, and few of them are needed."""
-
-    annotations: list[_RawOutline]
+class _RawFile(_File):
+    annotations: Sequence[_RawAnnotation]
 
 
 @dataclass(frozen=True)
@@ -155,8 +152,7 @@ def read(path: Path) -> CocoBoxes:
         CocoError: it cannot be read, is not JSON, or lacks images or annotations.
     """
     try:
-        data = path.read_bytes()
-        file, outlines = _decoded(data)
+        file = _decoded(path.read_bytes())
     except OSError as error:
         raise CocoError(f"{path}: {error.strerror or error}") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -168,7 +164,7 @@ def read(path: Path) -> CocoBoxes:
         raise CocoError(f"{path}: expected images with a file_name, got none")
     names = {_key(category.id): _text(category.name) for category in file.categories or ()}
     left_out = []
-    for index, (annotation, outline) in enumerate(zip(file.annotations, outlines, strict=True)):
+    for index, annotation in enumerate(file.annotations):
         key = _key(annotation.id)
         box = CocoBox(
             name=_text(str(index if key is None else key)),
@@ -181,7 +177,7 @@ def read(path: Path) -> CocoBoxes:
         except LookupError as error:
             left_out.append(Skipped(box.name, Reason.NOT_IN_COCO_FILE, str(error)))
             continue
-        images.boxes[image].append(_with_outline(box, outline, image.size))
+        images.boxes[image].append(_with_outline(box, annotation.segmentation, image.size))
     return CocoBoxes(
         tuple(replace(image, boxes=_named_apart(boxes)) for image, boxes in images.boxes.items()), tuple(left_out)
     )
@@ -223,28 +219,17 @@ class _Images:
         return images[0]
 
 
-def _decoded(data: bytes) -> tuple[_File, Sequence[object]]:
-    """Return a file and the outline of each annotation, unparsed where possible; all None where no box is missing.
+def _decoded(data: bytes) -> _File:
+    """Return the file, with unparsed outlines where possible.
 
     A file that msgspec refuses is read by Python's json, which accepts UTF-16, a byte order mark and NaN.
-
-    Raises:
-        msgspec.ValidationError: it has another structure.
-        ValueError: neither parser accepts it as JSON.
-        RecursionError: it is nested too deeply.
     """
     try:
-        file = msgspec.json.decode(data, type=_File)
+        return msgspec.json.decode(data, type=_RawFile)
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, ValueError):
-        whole = json.loads(data)
-        file, outlined = msgspec.convert(whole, type=_File), msgspec.convert(whole["annotations"], type=list[_Outline])
-        return file, [annotation.segmentation for annotation in outlined]
-    if all(CocoBox("", "", annotation.bbox, False).is_usable for annotation in file.annotations):
-        return file, [None] * len(file.annotations)
-    outlines = msgspec.json.decode(data, type=_RawOutlines)
-    return file, [annotation.segmentation for annotation in outlines.annotations]
+        return msgspec.convert(json.loads(data), type=_File)
 
 
 def _text(value: object) -> str:

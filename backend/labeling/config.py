@@ -6,6 +6,7 @@ control of an answer.
 
 import sys
 import threading
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache, cached
@@ -63,11 +64,15 @@ def parse(text: str) -> LabelConfig:
     Raises:
         ConfigError: the config is empty, is not XML, is larger than any that people write, or shows no image.
     """
-    return _cached(text).controls
+    return _parse(text).controls
 
 
-@cached(LRUCache[str, _CachedConfig](CACHE_BYTES, getsizeof=lambda entry: entry.bytes), lock=threading.Lock())
-def _cached(text: str) -> _CachedConfig:
+PARSED: LRUCache[Hashable, _CachedConfig] = LRUCache(CACHE_BYTES, getsizeof=lambda entry: entry.bytes)
+"""The configs that are kept."""
+
+
+@cached(PARSED, lock=threading.Lock())
+def _parse(text: str) -> _CachedConfig:
     if not text.strip():
         raise ConfigError("label_config: expected XML, got nothing", Reason.NO_LABEL_CONFIG)
     collected = _Collected()

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 from backend.composition import cluster as composition_cluster
 from backend.composition import web
-from backend.concurrency.retry import OutageRetry, Stopped
-from backend.embeddings.content_journal import ContentJournal
-from backend.embeddings.direct import DirectEmbeddings
+from backend.concurrency.retry import Stopped
 from backend.embeddings.local import Embeddings
+from backend.embeddings.pipeline import RESERVED, THREADS
 from backend.embeddings.stores import FileStore
 from backend.errors import Reason, RetryLater
 from backend.images.decode import Limits
@@ -30,7 +29,7 @@ from backend.types import ImageRef, Priority
 from model.automatic import AutomaticMaskGenerator, AutomaticSettings
 from model.weights import Checkpoint
 
-AT_ONCE_HERE = 4
+AT_ONCE_HERE = THREADS - RESERVED
 AT_ONCE_ON_WORKERS = 16
 DEADLINE_S = 900.0
 """How long to wait for workers to encode an image before it counts as failed."""
@@ -54,7 +53,7 @@ class Engine:
         ensure: makes sure that an embedding is in the store, and returns whether it had to be made.
         at_once: how many tasks to process at a time.
         room: how many embeddings the store can hold; None if it has no limit.
-        close: stops the threads, and ends all waits.
+        close: stops the threads, and ends all waits; it does not wait for work in progress.
     """
 
     embeddings: Embeddings
@@ -77,14 +76,14 @@ def label_studio(settings: Settings) -> LabelStudio:
     )
 
 
-def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry: OutageRetry) -> Engine:
+def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> Engine:
     """Return the engine of a run, with the encoder loaded or the workers connected.
 
     Raises:
         ValueError: the encoder cannot be loaded, or Redis cannot be used as it is.
         RetryLater: Redis does not answer, or no worker is running.
     """
-    return _on_workers(settings, checkpoint) if settings.redis_url else _here(settings, checkpoint, client, retry)
+    return _on_workers(settings, checkpoint) if settings.redis_url else _here(settings, checkpoint, client)
 
 
 def check_cache(settings: Settings) -> None:
@@ -167,20 +166,16 @@ def only_run(
         cluster.link.close()
 
 
-def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio, retry: OutageRetry) -> Engine:
+def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> Engine:
     from model.build import load_encoder  # here: see `segmenter`
 
-    made = DirectEmbeddings(
-        web.image_source(settings, client),
-        load_encoder(checkpoint, settings.device),
-        FileStore(settings.cache_dir, settings.disk_cache_mb * MB, shape=web.embedding_shape(checkpoint)),
-        ContentJournal(settings.cache_dir / "contents.jsonl", settings.label_studio_url),
-        Metrics(),
-        spec=web.encode_spec(settings, checkpoint),
-        check=retry.raise_if_stopped,
-    )
-    room = _room(settings, checkpoint, settings.disk_cache_mb * MB, "set PADDLE_SAM_DISK_CACHE_MB higher")
-    return Engine(made, made.ensure, AT_ONCE_HERE, room, lambda: None)
+    encoder, most_bytes = load_encoder(checkpoint, settings.device), settings.disk_cache_mb * MB
+    store = FileStore(settings.cache_dir, most_bytes, shape=web.embedding_shape(checkpoint))
+    budget = web.byte_budget(settings)
+    source = web.image_source(settings, client, budget)
+    made = web.local_embeddings(settings, checkpoint, source, lambda: encoder, store, Metrics(), budget)
+    room = _room(settings, checkpoint, most_bytes, "set PADDLE_SAM_DISK_CACHE_MB higher")
+    return Engine(made, made.ensure, AT_ONCE_HERE, room, lambda: made.close(wait=False))
 
 
 def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:

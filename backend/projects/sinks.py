@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from backend.concurrency.retry import OutageRetry
-from backend.embeddings.direct import Source
+from backend.embeddings.pipeline import Source
 from backend.errors import BackendError, Reason
 from backend.images import decode
 from backend.label_studio.prediction_writer import PredictionWriter, WriteRequest, WriteResult

@@ -6,7 +6,7 @@ Words are the labels of the config, or a text. Everything after the boxes is as 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from backend.embeddings.direct import Source
+from backend.embeddings.pipeline import Source
 from backend.errors import BackendError, ConfigError, RequestError
 from backend.images import decode
 from backend.labeling import config, task_images

@@ -5,9 +5,11 @@ chooses the tasks to request some time before it sends the request, and stores a
 it. A second answer in that time would be stored as a duplicate of the first.
 """
 
+import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
+
+from cachetools import LRUCache
 
 DEDUP_WINDOW_S = 30.0
 """Longest time after an answer in which Label Studio may still request the same task, for any user."""
@@ -28,7 +30,7 @@ class RecentlyAnswered:
     def __init__(self, clock: Callable[[], float]) -> None:
         """``clock`` returns seconds, monotonic."""
         self._clock = clock
-        self._claimed_at: OrderedDict[Hashable, float] = OrderedDict()
+        self._claimed_at: LRUCache[Hashable, float] = LRUCache(REMEMBERED)
         self._lock = threading.Lock()
 
     def now(self) -> float:
@@ -38,11 +40,7 @@ class RecentlyAnswered:
     def try_claim(self, task: Hashable, requested_at: float) -> bool:
         """Return whether a request made at ``requested_at`` may answer a task; only the first caller may."""
         with self._lock:
-            claimed_at = self._claimed_at.get(task)
-            if claimed_at is not None and claimed_at + DEDUP_WINDOW_S > requested_at:
+            if self._claimed_at.get(task, -math.inf) + DEDUP_WINDOW_S > requested_at:
                 return False
             self._claimed_at[task] = self._clock()
-            self._claimed_at.move_to_end(task)
-            while len(self._claimed_at) > REMEMBERED:
-                self._claimed_at.popitem(last=False)
             return True

@@ -48,6 +48,9 @@ class Clicks:
         self._running: dict[Hashable, list[Click]] = defaultdict(list)
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self._running)
+
     @contextmanager
     def enter(self, task: Hashable, ids: Iterable[str]) -> Iterator[Click]:
         """Count a click with prompts of these ids as running while inside.

@@ -62,14 +62,10 @@ class MaskService:
         decodes_at_once: int,
         wait_for_decoder: Callable[[float], None] = lambda within_s: None,
     ) -> None:
-        """Create the service around a decoder.
+        """Create the service around a decoder, which ``decodes_at_once`` threads may use at a time.
 
-        Args:
-            decoder: turns prompts into masks.
-            metrics: times the work.
-            decodes_at_once: how many threads may use the decoder at a time.
-            wait_for_decoder: returns once the decoder is loaded, and raises if that takes longer than its argument in
-                seconds; see `backend.segmentation.lazy_decoder.LazyDecoder.wait`.
+        ``wait_for_decoder`` returns once the decoder is loaded, and raises if that takes longer than its argument in
+        seconds; see `backend.segmentation.lazy_decoder.LazyDecoder.wait`.
         """
         self.model_version = decoder.model_version
         self.slots = FifoLimiter(decodes_at_once)
@@ -96,9 +92,7 @@ class MaskService:
     def decode(self, objects: Sequence[ObjectPrompt], embedding: Embedding) -> list[tuple[Mask, float | None]]:
         """Return the mask and score of each object on one image, all decoded together.
 
-        Args:
-            objects: what marks them; each mask has the object's ``original_size``.
-            embedding: of the image.
+        Each mask has its object's ``original_size``.
 
         Raises:
             BackendError: the prompts cannot be decoded, or are about another picture.

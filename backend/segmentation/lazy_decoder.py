@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from backend import paddle_import
 from backend.errors import BackendError, Reason, RetryLater
@@ -17,6 +17,23 @@ from model.weights import Checkpoint
 logger = logging.getLogger(__name__)
 
 Decode: TypeAlias = Callable[[Embedding, Sequence[Prompt], bool | None], Masks]
+
+
+class LoadedDecoder(Protocol):
+    """See `model.decoder.Decoder`."""
+
+    device: str
+
+    def decode(self, embedding: Embedding, prompts: Sequence[Prompt], multimask_output: bool | None = None, /) -> Masks:
+        """Return one entry per prompt, in order."""
+
+
+def load(checkpoint: Checkpoint, device: str) -> LoadedDecoder:
+    """Load the decoder; see `model.build.load_decoder`."""
+    with paddle_import.sigterm_guard():
+        from model.build import load_decoder  # here: Paddle must not be imported before a fork
+
+    return load_decoder(checkpoint, device)
 
 
 class LazyDecoder:
@@ -30,15 +47,13 @@ class LazyDecoder:
         failure: why it could not be loaded, empty if it could or was not tried.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, device: str, load: Callable[[Checkpoint, str], LoadedDecoder] = load
+    ) -> None:
         self.model_version, self.device, self.failure = checkpoint.model_version, "", ""
-        self._checkpoint, self._requested_device = checkpoint, device
+        self._checkpoint, self._requested_device, self._load_decoder = checkpoint, device, load
         self._lock = threading.Lock()
         self._load_future: Future[Decode] | None = None  # running, or done
-
-    def start(self) -> None:
-        """Load in the background."""
-        self._start_loading()
 
     def wait(self, within_s: float) -> None:
         """Return once it is loaded.
@@ -47,7 +62,12 @@ class LazyDecoder:
             RetryLater: loading takes longer than ``within_s`` (``model_not_ready``); it continues.
             BackendError: it cannot be loaded; the next call tries again.
         """
-        self._loaded(within_s)
+        try:
+            self.start().result(min(max(0.0, within_s), threading.TIMEOUT_MAX))
+        except BackendError as error:
+            raise copy.copy(error) from error  # several threads raise it, each its own copy
+        except concurrent.futures.TimeoutError:
+            raise RetryLater("the decoder is still being loaded", Reason.MODEL_NOT_READY) from None
 
     def decode(self, embedding: Embedding, prompts: Sequence[Prompt], multimask_output: bool | None = None) -> Masks:
         """Answer prompts about one image; see `model.decoder.Decoder.decode`.
@@ -55,18 +75,11 @@ class LazyDecoder:
         Raises:
             BackendError: the decoder cannot be loaded; the next call tries again.
         """
-        return self._loaded()(embedding, prompts, multimask_output)
+        self.wait(math.inf)
+        return self.start().result()(embedding, prompts, multimask_output)
 
-    def _loaded(self, within_s: float = math.inf) -> Decode:
-        try:
-            return self._start_loading().result(min(max(0.0, within_s), threading.TIMEOUT_MAX))
-        except BackendError as error:
-            raise copy.copy(error) from error  # several threads raise it, each its own copy
-        except concurrent.futures.TimeoutError:
-            raise RetryLater("the decoder is still being loaded", Reason.MODEL_NOT_READY) from None
-
-    def _start_loading(self) -> "Future[Decode]":
-        """Return the future of the running or finished load; start a load where there is none."""
+    def start(self) -> "Future[Decode]":
+        """Load in the background unless that was begun; return the future of the load."""
         with self._lock:
             if self._load_future is None:
                 self._load_future = Future()
@@ -88,10 +101,7 @@ class LazyDecoder:
 
     def _load(self) -> Decode:
         try:
-            with paddle_import.sigterm_guard():
-                from model.build import load_decoder  # here: Paddle must not be imported before a fork
-
-            decoder = load_decoder(self._checkpoint, self._requested_device)
+            decoder = self._load_decoder(self._checkpoint, self._requested_device)
         except Exception as error:
             self.failure = str(error) or type(error).__name__
             logger.error("event=decoder_not_loaded detail=%r", self.failure)

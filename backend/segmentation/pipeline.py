@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -74,7 +74,7 @@ class Job:
 
 @dataclass(frozen=True)
 class TaskImage:
-    """One image of a task, with the part of the labeling config that applies to it, and what answers are drawn with."""
+    """One image of a task, its name in the labeling config, and what answers on it are drawn with."""
 
     ref: ImageRef
     to_name: str
@@ -89,29 +89,19 @@ class Outcome:
     skipped: tuple[Skipped, ...] = ()
     is_complete: bool = True
 
-    @property
-    def score(self) -> float:
-        """The mean of the regions' scores."""
-        scores = [region.score for region in self.regions if region.score is not None]
-        return sum(scores) / len(scores) if scores else 0.0
-
     def prediction(self, model_version: str) -> Prediction:
-        """Return the answer for the task."""
+        """Return the answer for the task, whose score is the mean of its regions' scores."""
+        scores = [region.score for region in self.regions if region.score is not None]
+        score = sum(scores) / len(scores) if scores else 0.0
         reasons = tuple(dict.fromkeys(skip.reason for skip in self.skipped))
-        return Prediction(self.regions, self.score, model_version, reasons, self.skipped, is_complete=self.is_complete)
+        return Prediction(self.regions, score, model_version, reasons, self.skipped, is_complete=self.is_complete)
 
 
 class Pipeline:
     """Segments what is marked on the images of tasks; thread-safe."""
 
     def __init__(self, masks: MaskService, embeddings: Embeddings, outputs: Sequence[ShapeKind]) -> None:
-        """Create the pipeline.
-
-        Args:
-            masks: decodes prompts and draws masks.
-            embeddings: of the images.
-            outputs: the kinds of region to answer with, the preferred ones first.
-        """
+        """Take what makes embeddings and masks, and the kinds of region to answer with, the preferred ones first."""
         self.masks = masks
         self._embeddings, self._outputs, self.bulk_slot = embeddings, outputs, FifoLimiter(1)
 
@@ -155,17 +145,6 @@ class Pipeline:
             raise RetryLater("the image is not encoded yet", Reason.BUDGET_EXCEEDED)
         return embedding
 
-    @contextmanager
-    def slot(self, job: Job) -> Iterator[None]:
-        """Hold a decoder slot; bulk work shares one.
-
-        Raises:
-            RetryLater: no slot became free before the deadline.
-        """
-        is_bulk = job.priority is Priority.BULK
-        with self.bulk_slot.slot(job.left_s) if is_bulk else nullcontext(), self.masks.slot(job.deadline):
-            yield
-
     def decode_and_draw(self, plan: PromptPlan, embedding: Embedding, job: Job) -> Outcome:
         """Return the regions of planned objects; where time runs out between batches, those that were done."""
         regions: list[Region] = []
@@ -175,7 +154,8 @@ class Pipeline:
             try:
                 if not is_first and job.left_s < 0:
                     raise RetryLater("there was no time for all objects", Reason.BUDGET_EXCEEDED)
-                with self.slot(job):
+                bulk_slot = self.bulk_slot.slot(job.left_s) if job.priority is Priority.BULK else nullcontext()
+                with bulk_slot, self.masks.slot(job.deadline):
                     job.check()
                     masks = self.masks.decode([prompt for prompt, _ in batch], embedding)
                     for (prompt, output), (mask, score) in zip(batch, masks, strict=True):

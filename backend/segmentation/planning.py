@@ -45,15 +45,7 @@ class PromptPlan:
 def plan(
     regions: Sequence[PromptRegion], embedding: Embedding, to_name: str, outputs: Outputs, rules: Rules
 ) -> PromptPlan:
-    """Return the objects that regions mark on one image.
-
-    Args:
-        regions: on that image alone, oldest first.
-        embedding: of the image.
-        to_name: the image's name, for answers; a region may name none.
-        outputs: chooses the control and labels of answers.
-        rules: how the regions are read.
-    """
+    """Return the objects that regions (oldest first) mark on one image, which answers call ``to_name``."""
     usable: list[PromptRegion] = []
     skipped: list[Skipped] = []
     for region in regions:

@@ -39,7 +39,7 @@ def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | Non
     if mask.original_size != prompt.original_size:
         raise ValueError(f"mask: expected size {prompt.original_size}, got {mask.original_size}")
     kind = output.control.kind
-    if kind not in _SHAPES:
+    if kind not in SHAPES:
         raise ValueError(f"control: expected one that holds a mask, got <{output.control.tag}>")
     if not mask.area:
         return ()
@@ -58,7 +58,7 @@ def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | Non
             image_rotation=prompt.image_rotation,
             item_index=prompt.item_index,
         )
-        for part, shape in enumerate(_SHAPES[kind](mask))
+        for part, shape in enumerate(SHAPES[kind](mask))
     )
 
 
@@ -130,7 +130,7 @@ def _ellipse(mask: Mask) -> tuple[Shape, ...]:
     return (Ellipse(box.x + box.width / 2, box.y + box.height / 2, box.width / 2, box.height / 2),)
 
 
-_SHAPES: dict[ShapeKind, Callable[[Mask], tuple[Shape, ...]]] = {
+SHAPES: dict[ShapeKind, Callable[[Mask], tuple[Shape, ...]]] = {
     ShapeKind.BRUSH: _brush,
     ShapeKind.BITMASK: _bitmask,
     ShapeKind.POLYGON: _polygons,

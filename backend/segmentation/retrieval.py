@@ -105,19 +105,6 @@ class RetrievalPolicy:
     opened: OpenedTaskPolicy = OpenedTaskPolicy.AUTO
 
 
-@dataclass(frozen=True)
-class _Decision:
-    """What to do for a task.
-
-    Attributes:
-        prompts: the prompts of the task.
-        answer: the answer, if it is not segmented now; None if it is.
-    """
-
-    prompts: TaskPrompts
-    answer: Prediction | None = None
-
-
 class Retrieval:
     """Answers requests about whole tasks; thread-safe."""
 
@@ -128,14 +115,7 @@ class Retrieval:
         deferred: DeferredQueue | None,
         policy: RetrievalPolicy,
     ) -> None:
-        """Create the answerer of whole tasks.
-
-        Args:
-            segmenter: makes the predictions.
-            answered: ensures that a task is answered once; shared with ``deferred``.
-            deferred: makes the predictions that are not ready in time; None if they cannot be stored.
-            policy: how to answer.
-        """
+        """Take what makes predictions in time, and later (``deferred``; None if they cannot be stored then)."""
         self._segmenter, self._answered, self._deferred, self._policy = segmenter, answered, deferred, policy
         self._requested_projects: set[int | None] = set()
 
@@ -150,34 +130,33 @@ class Retrieval:
         answers: dict[int, Prediction] = {}
         to_segment: dict[int, DeferredTask] = {}
         for index, task in enumerate(request.tasks):
-            decision = self._decide(task, project_id, is_alone)
-            if decision.answer is not None:
-                answers[index] = decision.answer
-                continue
-            to_segment[index] = DeferredTask(
-                Task(task.id, task.data), decision.prompts, controls, project_id, requested_at
-            )
+            prompts = self._prompts(task, project_id, is_alone)
+            if isinstance(prompts, Prediction):
+                answers[index] = prompts
+            else:
+                to_segment[index] = DeferredTask(Task(task.id, task.data), prompts, controls, project_id, requested_at)
         answers |= self._segment_all(to_segment, deadline, waits=not is_alone)
-        to_defer = [task for index, task in to_segment.items() if index not in answers]
+        not_in_time = self._no_prediction(Reason.BUDGET_EXCEEDED, Reason.LABEL_STUDIO_NOT_CONFIGURED)
         if self._deferred is not None:
-            self._deferred.add(to_defer)
+            not_in_time = self._no_prediction(Reason.BUDGET_EXCEEDED)
+            self._deferred.add(task for index, task in to_segment.items() if index not in answers)
             if project_id is not None and any(answer.result for answer in answers.values()):
                 self._deferred.answered(project_id)
-        return tuple(answers.get(index) or self._not_in_time() for index in range(len(request.tasks)))
+        return tuple(answers.get(index, not_in_time) for index in range(len(request.tasks)))
 
-    def _decide(self, task: Task, project_id: int | None, is_alone: bool) -> _Decision:
-        """Return the prompts to segment for a task, or its answer where there are none to segment now."""
+    def _prompts(self, task: Task, project_id: int | None, is_alone: bool) -> TaskPrompts | Prediction:
+        """Return the prompts to segment for a task, or its answer where there are none to segment."""
         version = self._segmenter.model_version
         annotated = task_prompts.read(task, _ANNOTATED, version)
         if annotated.regions and self._uses_annotations(project_id, is_alone):
-            return _Decision(annotated)
+            return annotated
         predicted = task_prompts.read(task, (Source.PREDICTIONS,), version)
         if predicted.regions:
-            return _Decision(predicted)
+            return predicted
         if annotated.regions:
-            return _Decision(annotated, self._no_prediction(Reason.NO_CONTEXT, Reason.OPENED_TASK))
+            return self._no_prediction(Reason.NO_CONTEXT, Reason.OPENED_TASK)
         is_heavy = memoryview(task.annotations).nbytes > HEAVY_BYTES
-        return _Decision(annotated, Prediction((), 0.0, version, (Reason.NO_CONTEXT,), should_store=is_heavy))
+        return Prediction((), 0.0, version, (Reason.NO_CONTEXT,), should_store=is_heavy)
 
     def _uses_annotations(self, project_id: int | None, is_alone: bool) -> bool:
         """Whether annotators' shapes become masks."""
@@ -190,38 +169,31 @@ class Retrieval:
 
     def _segment_all(self, tasks: Mapping[int, DeferredTask], deadline: float, waits: bool) -> dict[int, Prediction]:
         """Return the answers that are ready in time, by the task's index; those of encoded images are made first."""
-        answers: dict[int, Prediction] = {}
-        for index, task in tasks.items():
-            answers |= self._try(index, task, deadline, wait=False)
-        rest = [(index, task) for index, task in tasks.items() if index not in answers]
+        answers = {index: self._try(task, deadline, wait=False) for index, task in tasks.items()}
+        rest = {index: task for index, task in tasks.items() if answers[index] is None}
         if rest and waits:
             with ThreadPoolExecutor(min(AT_ONCE, len(rest)), thread_name_prefix="retrieve") as pool:
-                for answer in pool.map(lambda item: self._try(item[0], item[1], deadline, wait=True), rest):
-                    answers |= answer
-        return answers
+                late = pool.map(lambda task: self._try(task, deadline, wait=True), rest.values())
+                answers |= zip(rest, late, strict=True)
+        return {index: answer for index, answer in answers.items() if answer is not None}
 
-    def _try(self, index: int, task: DeferredTask, deadline: float, wait: bool) -> dict[int, Prediction]:
-        """Return a task's answer by its index; nothing where it takes longer or a later attempt may succeed."""
+    def _try(self, task: DeferredTask, deadline: float, wait: bool) -> Prediction | None:
+        """Return a task's answer; None where it takes longer or a later attempt may succeed."""
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            return {}
+            return None
         try:
             prediction = self._segmenter.segment(
                 task.task, task.prompts, task.controls, task.project_id, left_s, deadline_s=left_s, wait=wait
             )
         except RetryLater:
-            return {}
+            return None
         if not prediction.result or not prediction.is_complete:  # Label Studio would store it, and never ask again
-            return {index: self._no_prediction(*prediction.reasons)}
+            return self._no_prediction(*prediction.reasons)
         has_ids = task.project_id is not None and task.task.id is not None
         if has_ids and not self._answered.try_claim(task.key, task.requested_at):
-            return {index: self._no_prediction(Reason.JUST_ANSWERED)}
-        return {index: prediction}
-
-    def _not_in_time(self) -> Prediction:
-        if self._deferred is None:
-            return self._no_prediction(Reason.BUDGET_EXCEEDED, Reason.LABEL_STUDIO_NOT_CONFIGURED)
-        return self._no_prediction(Reason.BUDGET_EXCEEDED)
+            return self._no_prediction(Reason.JUST_ANSWERED)
+        return prediction
 
     def _no_prediction(self, *reasons: Reason) -> Prediction:
         return Prediction((), 0.0, self._segmenter.model_version, tuple(dict.fromkeys(reasons)), should_store=False)

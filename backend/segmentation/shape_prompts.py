@@ -4,7 +4,6 @@ Pixels follow the model's convention: (x, y) with the pixel (0, 0) covering [0, 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
@@ -30,7 +29,7 @@ SMALLEST_PIXELS = 1 - 1e-6
 """The smallest side of an area: a pixel, less the rounding of a conversion to percent and back."""
 
 SUBPIXEL_BITS = 4
-COARSE_PIXELS = 1 << 20
+COARSE_PIXELS = 1 << 20  # of a larger mask, some rows and columns are searched for the point farthest inside
 
 RASTER_SIDE = 1024
 """Longer side in pixels to which a polygon is rasterised at most: the side of SAM's input."""
@@ -77,15 +76,11 @@ def shape_to_prompt(shape: Shape, size: Size) -> ShapePrompt:
         case KeyPoint(x, y):
             _check_range(x, y)
             return ShapePrompt((_point(x, y, size),))
-        case Rectangle():
-            return _rectangle(shape, size)
-        case Ellipse():
-            return _ellipse(shape, size)
-        case Polygon(points):
+        case Rectangle() | Ellipse():
+            return _boxed(shape, size)
+        case Polygon(points) | Vector(points, True) if len(points) >= 3:
             return _polygon(points, size)
-        case Vector(points, True) if len(points) >= 3:
-            return _polygon(points, size)
-        case Vector():
+        case Polygon() | Vector():
             raise PromptError("an open path marks no object", Reason.UNSUPPORTED_PROMPT)
         case Brush() | Bitmask():
             mask = painted(shape, size)
@@ -121,8 +116,11 @@ def check_area(shape: Shape, size: Size) -> None:
     if min(across, down) < SMALLEST_PIXELS:
         name = type(shape).__name__.lower()
         raise PromptError(f"{name}: expected at least 1 × 1 pixels, got {across:.3g} × {down:.3g}", Reason.BAD_GEOMETRY)
-    if isinstance(shape, Polygon | Vector) and (area := _enclosed(shape.points, size)) < SMALLEST_PIXELS:
-        raise PromptError(f"polygon: expected an area of at least 1 pixel, got {area:.3g}", Reason.BAD_GEOMETRY)
+    if isinstance(shape, Polygon | Vector):
+        ring = shapely.Polygon([(x * width / 100, y * height / 100) for x, y in shape.points])
+        area = ring.area if ring.is_valid else shapely.make_valid(ring).area  # all parts of one that crosses itself
+        if area < SMALLEST_PIXELS:
+            raise PromptError(f"polygon: expected an area of at least 1 pixel, got {area:.3g}", Reason.BAD_GEOMETRY)
     x1, y1, x2, y2 = bounds(shape, size)
     seen = min(x2, float(width)) - max(x1, 0.0), min(y2, float(height)) - max(y1, 0.0)
     if min(seen) < SMALLEST_PIXELS:
@@ -168,13 +166,6 @@ def corners(shape: Rectangle, size: Size) -> list[Point]:
     return [(x + dx * cosine - dy * sine, y + dx * sine + dy * cosine) for dx, dy in around]
 
 
-def _enclosed(points: Sequence[Point], size: Size) -> float:
-    """Return the area in pixels of a ring of corners in percent; all parts of one that crosses itself."""
-    height, width = size
-    ring = shapely.Polygon([(x * width / 100, y * height / 100) for x, y in points])
-    return float(ring.area if ring.is_valid else shapely.make_valid(ring).area)
-
-
 def work(shape: Shape, size: Size) -> int:
     """Return the estimated nanoseconds to rasterise a shape on an image of ``size``; 0 for shapes without an area."""
     match shape:
@@ -194,16 +185,15 @@ def outline_work(shape: Shape, size: Size) -> int:
             rises = sum(min(abs(y2 - y1), 200.0) for (_, y1), (_, y2) in pairwise((*points, *points[:1])))
             return len(points) ** 2 + int(ROW_WORK * rises * _shrunk(size, RASTER_SIDE)[0] / 100)
         case Brush(_, strokes):
-            return sum(_stroke_work(stroke, size) for stroke in strokes)
+            return sum(_stroke_work(stroke, *size) for stroke in strokes)
     return 0
 
 
-def _stroke_work(stroke: Stroke, size: Size) -> int:
-    height, width = size
+def _stroke_work(stroke: Stroke, height: int, width: int) -> int:
     across = min(abs(stroke.width), 100.0) * width / 100 + 1
     lengths = (
         min(math.hypot((x2 - x1) * width, (y2 - y1) * height) / 100, height + width)
-        for (x1, y1), (x2, y2) in pairwise((stroke.points[0], *stroke.points) if stroke.points else ())
+        for (x1, y1), (x2, y2) in pairwise((*stroke.points[:1], *stroke.points))
     )
     return int(sum(min((length + across) * across, height * width) for length in lengths))
 
@@ -214,38 +204,26 @@ def _check_range(*percents: float) -> None:
 
 
 def _point(x_percent: float, y_percent: float, size: Size) -> Point:
+    """Return a point moved into the image; at the right border, x is the last float below the width."""
     if not all(-SLIP_PERCENT <= percent <= 100 + SLIP_PERCENT for percent in (x_percent, y_percent)):
         raise PromptError(f"point at {x_percent:.1f} %, {y_percent:.1f} %", Reason.OUTSIDE_IMAGE)
-    return _inside(x_percent * size[1] / 100, y_percent * size[0] / 100, size)
-
-
-def _inside(x: float, y: float, size: Size) -> Point:
-    """Return the point moved into the image; at the right border, x is the last float below the width."""
     height, width = size
     last_x, last_y = (float(np.nextafter(np.float32(side), np.float32(0))) for side in (width, height))
-    return min(max(x, 0.0), last_x), min(max(y, 0.0), last_y)
+    return min(max(x_percent * width / 100, 0.0), last_x), min(max(y_percent * height / 100, 0.0), last_y)
 
 
-def _rectangle(shape: Rectangle, size: Size) -> ShapePrompt:
-    box = bounds(shape, size)
-    across, down = abs(shape.width) * size[1] / 100, abs(shape.height) * size[0] / 100
-    if across < 1 and down < 1:  # a click with the rectangle tool
-        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        return ShapePrompt((_point(x * 100 / size[1], y * 100 / size[0], size),))
+def _boxed(shape: Rectangle | Ellipse, size: Size) -> ShapePrompt:
+    """Return the box around a shape, with the centre of an ellipse; a click with the tool is a point."""
+    box, (height, width) = bounds(shape, size), size
+    if isinstance(shape, Ellipse):
+        (x, y), sides = (shape.x * width / 100, shape.y * height / 100), (2 * shape.radius_x, 2 * shape.radius_y)
+    else:
+        (x, y), sides = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), (shape.width, shape.height)
+    if abs(sides[0]) * width / 100 < 1 and abs(sides[1]) * height / 100 < 1:
+        return ShapePrompt((_point(x * 100 / width, y * 100 / height, size),))
     box = _clipped(box, size)
-    return ShapePrompt(box=box, bounds=box)
-
-
-def _ellipse(shape: Ellipse, size: Size) -> ShapePrompt:
-    """Return the box around an ellipse rotated about its centre, and the centre as a point."""
-    box = bounds(shape, size)
-    height, width = size
-    x, y = shape.x * width / 100, shape.y * height / 100
-    if abs(shape.radius_x) * width / 100 < 0.5 and abs(shape.radius_y) * height / 100 < 0.5:
-        return ShapePrompt((_point(shape.x, shape.y, size),))
-    box = _clipped(box, size)
-    is_centre_inside = 0 <= x < width and 0 <= y < height
-    return ShapePrompt(((x, y),) if is_centre_inside else (), box, bounds=box)
+    has_centre = isinstance(shape, Ellipse) and 0 <= x < width and 0 <= y < height
+    return ShapePrompt(((x, y),) if has_centre else (), box, bounds=box)
 
 
 def _turn(degrees: float) -> tuple[float, float]:
@@ -330,14 +308,13 @@ def painted(shape: Brush | Bitmask, original_size: Size) -> Mask:
     Raises:
         PromptError: it is damaged, or belongs to an image of another size.
     """
-    if isinstance(shape, Bitmask):
-        return _bitmask(shape.data_url, original_size)
-    mask = Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size)
-    if shape.rle:
-        try:
-            mask = rle.decode(shape.rle, original_size)
-        except ValueError as error:
-            raise PromptError(str(error), Reason.BAD_GEOMETRY) from error
+    try:
+        if isinstance(shape, Bitmask):
+            return bitmask.decode(shape.data_url, original_size)
+        empty = Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size)
+        mask = rle.decode(shape.rle, original_size) if shape.rle else empty
+    except ValueError as error:
+        raise PromptError(str(error), Reason.BAD_GEOMETRY) from error
     if not shape.strokes:
         return mask
     canvas = mask.to_array().view(np.uint8)
@@ -357,10 +334,3 @@ def _draw(stroke: Stroke, canvas: npt.NDArray[np.uint8]) -> None:
     if len(pixels) == 1:
         pixels = np.repeat(pixels, 2, axis=0)
     cv2.polylines(canvas, [pixels], False, int(not stroke.erases), thickness, shift=SUBPIXEL_BITS)
-
-
-def _bitmask(data_url: str, original_size: Size) -> Mask:
-    try:
-        return bitmask.decode(data_url, original_size)
-    except ValueError as error:
-        raise PromptError(str(error), Reason.BAD_GEOMETRY) from error

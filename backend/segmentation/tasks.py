@@ -6,9 +6,8 @@ Label Studio shows a stored prediction.
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from backend.embeddings.local import Embeddings
 from backend.errors import BackendError, Reason
@@ -21,29 +20,8 @@ from backend.segmentation.pipeline import ImageKey, Job, Outcome, Pipeline
 from backend.segmentation.planning import Rules
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 from backend.types import ObjectPrompt, Prediction, Priority, Region, Skipped, Task
-from model.types import Embedding, Mask, Prompt
-
-
-class FoundMask(Protocol):
-    """A mask that was found without prompts; see `model.automatic.AutomaticMask`."""
-
-    @property
-    def mask(self) -> Mask:
-        """The object, of the photo's size."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """The predicted quality of the mask, in [0, 1]."""
-        ...
-
-
-class Automatic(Protocol):
-    """Finds all objects on an image, within its own limits; see `model.automatic.AutomaticMaskGenerator`."""
-
-    def __call__(self, embedding: Embedding, /) -> Iterable[FoundMask]:
-        """Return the masks of an image, the best first."""
-        ...
+from model.automatic import AutomaticMask
+from model.types import Embedding, Prompt
 
 
 class TaskSegmenter:
@@ -58,7 +36,7 @@ class TaskSegmenter:
         masks: MaskService,
         embeddings: Embeddings,
         outputs: Sequence[ShapeKind] = OUTPUT_KINDS,
-        automatic: Automatic | None = None,
+        automatic: Callable[[Embedding], Iterable[AutomaticMask]] | None = None,
     ) -> None:
         """Create the segmenter around its parts.
 
@@ -66,7 +44,7 @@ class TaskSegmenter:
             masks: decodes prompts and draws masks.
             embeddings: of the tasks' images.
             outputs: kinds of region to answer with where a labeling config offers several, the preferred ones first.
-            automatic: finds all objects on an image; None where only prompts are answered.
+            automatic: finds all objects on an image, the best first; None where only prompts are answered.
         """
         self.model_version, self._automatic = masks.model_version, automatic
         self._pipeline = Pipeline(masks, embeddings, outputs)
@@ -121,14 +99,7 @@ class TaskSegmenter:
 
         They carry no label, except where the labeling config offers only one: the model does not classify.
 
-        Args:
-            task: its data is read.
-            controls: the project's labeling config.
-            project_id: the task's project.
-            image_s: how many seconds to wait for the embedding of each image.
-
-        Raises:
-            RetryLater: some of it cannot be done at the moment; the call can be repeated.
+        Arguments and errors are those of `segment`.
         """
         job = Job(task, project_id, Rules(is_click=False), Priority.BULK, image_s=image_s)
         keys = task_images.places(controls, task)

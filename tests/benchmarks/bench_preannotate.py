@@ -21,9 +21,10 @@ import numpy as np
 from PIL import Image
 
 from backend.concurrency.retry import OutageRetry
-from backend.embeddings.content_journal import ContentJournal
-from backend.embeddings.direct import DirectEmbeddings
+from backend.embeddings.content_index import ContentIndex
+from backend.embeddings.content_records import ContentDatabase
 from backend.embeddings.encode import EncodeSpec
+from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import FileStore
 from backend.images.fetch import Fetched
 from backend.label_studio.prediction_writer import PredictionWriter
@@ -110,13 +111,13 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     for _ in range(IMAGES):
         project.add({"image": photos.take()[0]}, annotations=[annotation()])
     patience = OutageRetry(stop)
-    embeddings = DirectEmbeddings(
+    embeddings = LocalEmbeddings(
         photos,
-        encoder,
+        lambda: encoder,
+        EncodeSpec(encoder.model_version, partial(preprocess, config=encoder.config)),
         FileStore(folder / "embeddings", 1_000_000_000),
-        ContentJournal(folder / "contents.jsonl", "benchmark"),
         Metrics(),
-        spec=EncodeSpec(encoder.model_version, partial(preprocess, config=encoder.config)),
+        ContentIndex(database=ContentDatabase(folder / "contents.db", "benchmark")),
     )
     segmenter = TaskSegmenter(MaskService(decoder, Metrics(), 1), embeddings)
     means = preannotate.PreannotateContext(
@@ -132,6 +133,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     writer = PredictionWriter(project, patience, project.project_value)
     tasks = ProjectTasks(project, patience, project.project_value)
     tally = preannotate.run(tasks, means, sinks.label_studio_sink(writer), stop, Silent())
+    embeddings.close()
     writer.delete_duplicates(segmenter.model_version)
     found = [len(msgspec.json.decode(one.raw, type=list[msgspec.Raw])) for one in project.stored.values()]
     if not tally.is_clean or found != [BOXES] * IMAGES:

@@ -234,7 +234,9 @@ def test_clicks_that_are_done_leave_nothing_behind():
         clicks.enter("other task", ["a", "b", "c"]),
     ):
         assert (first.is_superseded, second.is_superseded) == (True, False)
-    assert not clicks._running
+    with clicks.enter("task", ["a"]) as again:
+        assert not again.is_superseded, "the clicks before are gone"
+    assert len(clicks) == 0
 
 
 @pytest.mark.parametrize(("earlier", "later"), [

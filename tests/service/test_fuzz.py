@@ -23,7 +23,7 @@ class MoodyDecoder(FakeDecoder):
 
     def decode(self, embedding, prompts, multimask_output=None):
         self.calls.clear()
-        moods = [self._mood(prompt) for prompt in prompts]
+        moods = [mood_of(prompt) for prompt in prompts]
         self.score = (0.0, 1.0, 0.123456789, None)[moods[0] % 4]
         if moods[0] % 29 == 0:
             raise CapabilityError("cannot take that")
@@ -31,8 +31,8 @@ class MoodyDecoder(FakeDecoder):
             raise RuntimeError("a slip")
         return super().decode(embedding, prompts)
 
-    def _mask(self, prompt, size):
-        mood = self._mood(prompt)
+    def mask(self, prompt, size):
+        mood = mood_of(prompt)
         height, width = size
         rng = np.random.default_rng(mood)
         match mood % 7:
@@ -48,19 +48,19 @@ class MoodyDecoder(FakeDecoder):
                 ring = np.ones(size, bool)
                 ring[height // 4 : -height // 4 or None, width // 4 : -width // 4 or None] = False
                 return Mask.from_array(ring)
-        return super()._mask(prompt, size)
+        return super().mask(prompt, size)
 
-    @staticmethod
-    def _mood(prompt):
-        parts = (prompt.point_coords, prompt.box, prompt.rough_mask)
-        seed = b"".join(part.tobytes() for part in parts if part is not None)
-        return int.from_bytes(hashlib.sha256(seed).digest()[:4], "big")
+
+def mood_of(prompt):
+    """The same number for the same prompt."""
+    parts = (prompt.point_coords, prompt.box, prompt.rough_mask)
+    seed = b"".join(part.tobytes() for part in parts if part is not None)
+    return int.from_bytes(hashlib.sha256(seed).digest()[:4], "big")
 
 
 @pytest.fixture(scope="module")
 def service():
-    with Service() as service:
-        service.segmenter._decoder = MoodyDecoder()
+    with Service(decoder=MoodyDecoder()) as service:
         service.source.contents = {
             "a.png": png((1, 2, 3), SIZE_WH),
             "b.png": png((4, 5, 6), (40, 40)),

@@ -1,6 +1,6 @@
 """What a mask of a whole task means: with the demo model, what people or another model drew gives the objects there.
 
-The pictures are those of `tests.service.test_meaning`; the whole service answers, as to "Retrieve predictions".
+The pictures are those of `tests.support.meaning`; the whole service answers, as to "Retrieve predictions".
 """
 
 import itertools
@@ -14,7 +14,7 @@ from backend.labeling import coco_prompts, task_prompts
 from backend.labeling import config as labeling_config
 from backend.labeling.task_prompts import Source
 from backend.types import Task
-from tests.service.test_meaning import (
+from tests.support.meaning import (
     BLOCK,
     DISC,
     GOOD,

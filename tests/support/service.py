@@ -62,6 +62,7 @@ class FakeDecoder:
         return Masks(masks, scores, tuple(np.zeros((1, 4, 4), np.float32) for _ in prompts))
 
     def mask(self, prompt, size):
+        """Return the mask of one prompt."""
         if self.is_blind:
             return Mask(np.zeros((0, 0), bool), (0, 0), size)
         if prompt.box is not None:
@@ -117,8 +118,8 @@ class Service:
         clock: by which it is known who was answered for a task last.
     """
 
-    def __init__(self, *, next_tasks=None, policy=None, access=None, retrieval=None, later=None):
-        self.source, self.encoder, self.decoder = FakeSource(), FakeEncoder(), FakeDecoder()
+    def __init__(self, *, next_tasks=None, policy=None, access=None, retrieval=None, later=None, decoder=None):
+        self.source, self.encoder, self.decoder = FakeSource(), FakeEncoder(), decoder or FakeDecoder()
         self.source.contents[IMAGE] = png(size_wh=SIZE_WH)
         self.metrics, self.errands, self.next_tasks = Metrics(), Errands(), next_tasks
         self.embeddings = LocalEmbeddings(

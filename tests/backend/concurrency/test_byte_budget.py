@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.concurrency.byte_budget import ByteBudget, Use
-from backend.embeddings.prefetcher import MAX_WAITING_BYTES, Prefetcher
 from backend.errors import ImageError, Reason, RetryLater
 from backend.images.fetch import ImageSource, Limits
 from backend.images.network_policy import AddressPolicy, Origin
@@ -211,11 +210,3 @@ def test_addresses_that_hold_images_are_counted_where_they_wait():
         budget.take_address("data:" + "B" * 800_000)
     share.release()
     assert budget.taken == 0
-
-
-def test_what_is_encoded_ahead_is_bounded_by_the_bytes_of_its_addresses():
-    ahead = Prefetcher(lambda ref: None)
-    size = MAX_WAITING_BYTES // 4
-    ahead.add(ImageRef(f"data:{number}" + "A" * size) for number in range(10))
-    assert len(ahead) == 3
-    ahead.close()

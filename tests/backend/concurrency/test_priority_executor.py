@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from backend.concurrency.priority_executor import PriorityExecutor
+from backend.errors import RetryLater
 from backend.types import Priority
 from tests.support.service import wait_until
 
@@ -21,7 +22,7 @@ class Site:
     def fetch(self, name, priority):
         gate = self.gates[name] = threading.Event()
 
-        def work():
+        def work(task):
             self.begun.append(name)
             assert gate.wait(SOON_S)
 
@@ -121,12 +122,12 @@ def test_bulk_work_that_waits_goes_on_when_clicks_have_been_served(open_site):
     site.has_begun(*names)
 
 
-def test_a_defect_of_one_fetch_leaves_the_next_ones_their_place(open_site, caplog):
+def test_a_defect_of_one_fetch_is_its_result_and_leaves_the_next_ones_their_place(open_site):
     site = open_site(threads=1, reserved=0)
-    site.fetchers.submit(lambda: 1 / 0, BULK)
+    defect = site.fetchers.submit(lambda task: 1 / 0, BULK)
     site.fetch("next", BULK)
     site.has_begun("next")
-    assert "ZeroDivisionError" in caplog.text
+    assert isinstance(defect.future.exception(SOON_S), ZeroDivisionError)
 
 
 def test_closing_drops_what_waits_ends_what_runs_and_takes_no_more():
@@ -136,13 +137,14 @@ def test_closing_drops_what_waits_ends_what_runs_and_takes_no_more():
     site.has_begun("running")
     closing = threading.Thread(target=site.fetchers.close)
     closing.start()
-    wait_until(lambda: site.fetchers._is_closed)
+    assert isinstance(fetches[1].future.exception(SOON_S), RetryLater)
     assert closing.is_alive()
     site.let_go("running", "waiting")
     closing.join(SOON_S)
-    site.fetch("late", INTERACTIVE)
+    late = site.fetch("late", INTERACTIVE)
     site.fetchers.promote(fetches[1], INTERACTIVE)
     assert site.begun == ["running"]
+    assert isinstance(late.future.exception(SOON_S), RetryLater)
     assert set(threading.enumerate()) <= before
 
 

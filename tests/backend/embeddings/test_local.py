@@ -2,7 +2,6 @@
 
 import threading
 import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,14 +12,18 @@ from PIL import Image
 from backend.concurrency.byte_budget import ByteBudget
 from backend.concurrency.retry import Stopped
 from backend.embeddings.content_index import ContentIndex, source_key
-from backend.embeddings.local import FETCHERS, SPARED, LocalEmbeddings
+from backend.embeddings.content_records import ContentDatabase
+from backend.embeddings.encode import DECODED_AT_ONCE, EncodeSpec, Preprocessor
+from backend.embeddings.local import LocalEmbeddings
+from backend.embeddings.pipeline import RESERVED, THREADS
 from backend.embeddings.stores import FileStore, MemoryStore, TieredStore
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
 from backend.images import decode
-from backend.images.fetch import Fetched, Validators
+from backend.images.fetch import Fetched
 from backend.label_studio.http import RefusedError
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
+from model.types import ModelInput
 from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, fake_spec, png
 from tests.support.orientation_files import encoded
 
@@ -36,18 +39,24 @@ class Setup:
         for name, colour in (("red", RED), ("blue", BLUE), ("green", GREEN), ("gray", GRAY)):
             self.source.contents[name] = png(colour)
         self.folder, self.loads, self.open = folder, 0, []
+        self.budget, self.contents = ByteBudget(10_000_000), None
 
     def load(self):
         self.loads += 1
         return self.encoder
 
-    def build(self, load=None, memory=10_000_000, **options):
-        tiers = [MemoryStore(memory), FileStore(self.folder, 10_000_000)]
-        store = TieredStore(tiers, self.metrics.record_lookup)
+    def build(self, load=None, memory=10_000_000, disk=10_000_000, **options):
+        """Return what a new process would make."""
+        tiers = [MemoryStore(memory), FileStore(self.folder / "embeddings", disk)]
+        store = TieredStore(tiers if memory else tiers[1:], self.metrics.record_lookup)
         spec = fake_spec(**{"model_version": self.encoder.model_version, **options})
-        made = LocalEmbeddings(self.source, load or self.load, spec, store, self.metrics, clock=self.clock)
+        self.contents = ContentIndex(self.clock, ContentDatabase(self.folder / "contents.db", "here"))
+        made = LocalEmbeddings(self.source, load or self.load, spec, store, self.metrics, self.contents, self.budget)
         self.open.append(made)
         return made
+
+    def record(self, uri="red"):
+        return self.contents.get(source_key(ref(uri)))
 
     def close(self):
         self.source.gate.set()
@@ -118,10 +127,10 @@ def test_every_tier_gives_the_very_same_numbers(setup, embeddings):
         assert np.array_equal(one.image_embedding, made.image_embedding)
 
 
-def test_a_restart_finds_the_embedding_on_disk(setup, embeddings):
+def test_a_restart_finds_the_content_and_the_embedding_on_disk(setup, embeddings):
     embeddings.get(ref(), SOON_S)
     setup.build().get(ref(), SOON_S)
-    assert setup.encoder.calls == 1
+    assert (len(setup.source.asked), setup.encoder.calls) == (1, 1)
     assert setup.metrics.registry.get_sample_value("paddle_sam_cache_lookups_total", {"tier": "disk"}) == 1
 
 
@@ -193,7 +202,7 @@ def test_after_a_minute_it_is_asked_about_while_the_click_is_answered(setup, emb
     setup.source.gate.set()
     eventually(lambda: len(setup.source.asked) == 2)
     assert setup.source.cached[1].is_known
-    eventually(lambda: not embeddings._revalidating)
+    eventually(lambda: setup.contents.is_fresh(setup.record()))
     embeddings.get(ref(), 0.0)
     assert len(setup.source.asked) == 2
 
@@ -237,7 +246,7 @@ def test_a_permission_that_was_withdrawn_is_noticed(setup, embeddings):
     setup.source.contents["red"] = AccessError("revoked")
     setup.clock.advance(61)
     embeddings.get(ref(), SOON_S)
-    eventually(lambda: len(setup.source.asked) == 2 and not embeddings._revalidating)
+    eventually(lambda: setup.record() is None)
     with pytest.raises(AccessError, match="revoked"):
         embeddings.get(ref(), SOON_S)
 
@@ -247,7 +256,7 @@ def test_a_server_that_is_down_for_a_moment_is_not(setup, embeddings):
     setup.source.contents["red"] = RetryLater("down", Reason.IMAGE_FETCH_FAILED)
     setup.clock.advance(61)
     embeddings.get(ref(), SOON_S)
-    eventually(lambda: len(setup.source.asked) == 2 and not embeddings._revalidating)
+    eventually(lambda: len(setup.source.asked) == 2)
     assert colour(embeddings.get(ref(), SOON_S)) == RED
 
 
@@ -479,7 +488,7 @@ def test_prefetched_images_are_warm(setup, embeddings):
     eventually(lambda: setup.encoder.calls == 2 and not embeddings.encoding)
     assert colour(embeddings.get(ref("red"), 0.0)) == RED
     assert colour(embeddings.get(ref("blue"), 0.0)) == BLUE
-    assert setup.source.asked == ["red", "blue"]
+    assert sorted(setup.source.asked) == ["blue", "red"]
 
 
 def test_prefetching_returns_at_once(setup, embeddings):
@@ -537,7 +546,7 @@ def test_a_click_is_fetched_while_a_slow_server_holds_up_bulk_work(in_bulk):
 
 
 def test_a_click_on_an_image_whose_bulk_fetch_has_not_begun_has_it_fetched_at_once(in_bulk, slow):
-    eventually(lambda: len(slow.running) >= FETCHERS - SPARED)
+    eventually(lambda: len(slow.running) >= THREADS - RESERVED)
     waits = next(name for name in slow.slow if name not in slow.running)
     slow.slow.remove(waits)
     assert in_bulk.get(ref(waits), SOON_S) is not None
@@ -547,14 +556,14 @@ def test_a_click_on_an_image_whose_bulk_fetch_has_not_begun_has_it_fetched_at_on
 def test_a_click_overtakes_what_is_encoded_ahead(setup, embeddings):
     setup.encoder.gate.clear()
     embeddings.prefetch([ref("gray"), ref("red"), ref("blue")])
-    eventually(setup.encoder.running.is_set)
+    eventually(lambda: embeddings.encoding == 3)
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(embeddings.get, ref("green"), SOON_S)
-        eventually(lambda: embeddings.encoding == 2)
+        eventually(lambda: embeddings.encoding == 4)
         setup.encoder.gate.set()
         assert colour(click.result()) == GREEN
     eventually(lambda: setup.encoder.calls == 4)
-    assert setup.encoder.colours == [GRAY, GREEN, RED, BLUE]
+    assert setup.encoder.colours[1] == GREEN
 
 
 def test_a_click_on_what_is_being_encoded_ahead_is_urgent_from_then_on(setup, embeddings):
@@ -608,6 +617,170 @@ def test_an_error_of_any_kind_is_remembered_and_stops_nothing(setup, embeddings,
     eventually(lambda: setup.encoder.calls == 1)
 
 
+# Runs over a project
+
+
+def day_later(setup):
+    """Return what a process makes a day after the last one."""
+    setup.clock.advance(86_400)
+    return setup.build(memory=0)
+
+
+def test_precompute_followed_by_the_service_is_one_fetch_and_one_encode(setup):
+    assert setup.build(memory=0).ensure(ref())
+    service = setup.build()
+    assert colour(service.peek(ref())) == RED
+    assert colour(service.get(ref(), 0.0)) == RED
+    assert (len(setup.source.asked), setup.encoder.calls) == (1, 1)
+
+
+def test_an_upload_that_was_encoded_yesterday_is_there_at_the_first_click(setup):
+    setup.source.immutable = True
+    setup.build(memory=0).ensure(ref())
+    assert colour(day_later(setup).get(ref(), 0.0)) == RED
+    assert setup.encoder.calls == 1
+
+
+def test_an_upload_that_was_encoded_yesterday_is_not_asked_about_by_the_next_run(setup):
+    setup.source.immutable = True
+    setup.build().ensure(ref())
+    assert not day_later(setup).ensure(ref())
+    assert len(setup.source.asked) == 1
+
+
+def test_a_run_asks_whether_what_may_change_has_changed_and_does_not_fetch_it(setup):
+    setup.source.versioned = True
+    setup.build().ensure(ref())
+    assert not day_later(setup).ensure(ref())
+    assert [cached is not None for cached in setup.source.cached] == [False, True]
+    assert setup.encoder.calls == 1
+
+
+def test_a_run_encodes_what_has_changed_anew_after_one_fetch(setup):
+    setup.source.versioned = True
+    setup.build().ensure(ref())
+    setup.source.contents["red"] = png(BLUE)
+    assert day_later(setup).ensure(ref())
+    assert (len(setup.source.asked), setup.encoder.calls) == (2, 2)
+
+
+def test_a_run_fetches_an_image_without_a_version_and_does_not_encode_it_again(setup):
+    setup.build().ensure(ref())
+    assert not day_later(setup).ensure(ref())
+    assert (len(setup.source.asked), setup.encoder.calls) == (2, 1)
+
+
+def test_a_run_encodes_one_content_behind_two_addresses_once(setup, embeddings):
+    setup.source.contents["copy"] = setup.source.contents["red"]
+    assert embeddings.ensure(ref())
+    assert not embeddings.ensure(ref("copy"))
+
+
+@pytest.mark.parametrize("is_damaged", [True, False])
+def test_an_embedding_that_was_let_go_or_damaged_is_made_again(setup, is_damaged):
+    setup.source.immutable = True
+    embeddings = setup.build(memory=0)
+    first = embeddings.get(ref(), SOON_S)
+    [path] = (setup.folder / "embeddings").iterdir()
+    if is_damaged:
+        path.write_bytes(path.read_bytes()[:-1])
+        again = embeddings.get(ref(), SOON_S)
+        assert np.array_equal(first.image_embedding, again.image_embedding)
+    else:
+        path.unlink()
+        assert embeddings.ensure(ref())
+    assert setup.encoder.calls == 2
+
+
+def test_a_click_that_joins_a_run_gets_the_embedding_that_the_run_does_not_read(setup):
+    setup.build(memory=0).ensure(ref())
+    embeddings = day_later(setup)
+    setup.source.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        run = pool.submit(embeddings.ensure, ref())
+        eventually(lambda: len(setup.source.asked) == 2)
+        click = pool.submit(embeddings.get, ref(), SOON_S)
+        eventually(lambda: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 2)
+        setup.source.gate.set()
+        assert (run.result(), colour(click.result())) == (False, RED)
+    assert (len(setup.source.asked), setup.encoder.calls) == (2, 1)
+
+
+def test_a_store_that_keeps_nothing_ends_a_run_with_its_reason(setup):
+    with pytest.raises(RetryLater) as caught:
+        setup.build(memory=0, disk=10).ensure(ref())
+    assert caught.value.reason is Reason.STORE_UNAVAILABLE
+
+
+def test_a_full_disk_is_told_of_by_name(setup):
+    (setup.folder / "embeddings").write_text("a file where a folder should be")
+    with pytest.raises(RetryLater, match="cannot be stored: read failed: Not a directory"):
+        setup.build(memory=0).ensure(ref())
+
+
+def test_a_failure_of_one_image_fails_no_other_in_a_run(setup, embeddings):
+    setup.encoder.failures = [RuntimeError("a defect")]
+    with pytest.raises(BackendError, match="a defect"):
+        embeddings.ensure(ref())
+    assert embeddings.ensure(ref("blue"))
+
+
+def test_a_run_that_ends_begins_no_encode(setup, embeddings):
+    setup.encoder.gate.clear()
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(embeddings.ensure, ref(name)) for name in ("red", "blue", "green")]
+        eventually(lambda: embeddings.encoding == 3 and setup.encoder.running.is_set())
+        threading.Timer(0.1, setup.encoder.gate.set).start()
+        embeddings.close()
+        errors = [run.exception(SOON_S) for run in runs]
+    assert sorted(error.reason for error in errors if error) == [Reason.MODEL_NOT_READY] * 2
+    assert setup.encoder.calls == 1
+
+
+# The pipeline
+
+
+def test_images_are_fetched_and_decoded_while_one_is_encoded(setup, embeddings):
+    setup.encoder.gate.clear()
+    with ThreadPoolExecutor(4) as pool:
+        for name in ("red", "blue", "green", "gray"):
+            pool.submit(embeddings.ensure, ref(name))
+        eventually(lambda: embeddings.encoding == 4)
+        assert (len(setup.source.asked), setup.encoder.calls) == (4, 1)
+        setup.encoder.gate.set()
+
+
+def test_images_in_memory_are_few_however_many_are_wanted(setup, embeddings):
+    setup.source.contents = {str(number): png((number, 0, 0)) for number in range(3 * THREADS)}
+    setup.encoder.gate.clear()
+    with ThreadPoolExecutor(3 * THREADS) as pool:
+        for number in range(3 * THREADS):
+            pool.submit(embeddings.ensure, ref(str(number)))
+        eventually(lambda: embeddings.encoding == THREADS - RESERVED)
+        time.sleep(0.1)
+        assert len(setup.source.asked) == THREADS - RESERVED
+        setup.encoder.gate.set()
+    assert setup.encoder.calls == 3 * THREADS
+
+
+def test_few_images_are_decoded_at_a_time(setup):
+    running, most, lock = set(), [], threading.Lock()
+
+    def preprocess(pixels):
+        with lock:
+            running.add(threading.get_ident())
+            most.append(len(running))
+        time.sleep(0.01)
+        with lock:
+            running.discard(threading.get_ident())
+        return ModelInput(pixels, pixels.shape[:2])
+
+    preprocessor = Preprocessor(EncodeSpec("fake@00000000", preprocess), setup.metrics)
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda number: preprocessor.prepare(png((number, 0, 0)), fake_spec().key("0" * 64)), range(12)))
+    assert max(most) == DECODED_AT_ONCE
+
+
 # The end
 
 
@@ -617,7 +790,7 @@ def test_closing_wakes_everybody_and_ends_every_thread(setup):
     setup.encoder.gate.clear()
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(embeddings.get, ref(name), SOON_S) for name in ("red", "blue", "green")]
-        eventually(lambda: embeddings.encoding == 3)
+        eventually(lambda: embeddings.encoding == 3 and setup.encoder.running.is_set())
         closing = threading.Thread(target=embeddings.close)
         closing.start()
         eventually(lambda: sum(future.done() for future in futures) == 2)
@@ -642,7 +815,7 @@ def test_closing_what_never_started_is_fine(setup):
     assert setup.loads == 0
 
 
-# What is known of addresses
+# Addresses
 
 
 def test_long_addresses_take_no_more_room_than_short_ones():
@@ -699,7 +872,7 @@ def test_every_file_gives_its_room_back_once_it_is_encoded_or_is_not_needed(setu
     for thread in threads:
         thread.start()
     eventually(lambda: embeddings.encoding == 2 and len(inner.asked) == 3)
-    assert budget.taken == len(png(RED)) + len(png(BLUE))
+    eventually(lambda: budget.taken == len(names) * 30 * 40 * 3)  # the inputs of the network, and no file
     with pytest.raises(ImageError):
         embeddings.get(ref("broken"), 20)
     setup.encoder.gate.set()
@@ -716,8 +889,8 @@ def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(s
     uri = "data:" + "A" * 80_000
     setup.source.gate.clear()
     setup.source.contents[uri] = png(RED)
-    budget = ByteBudget(100_000)
-    embeddings = setup.build(budget=budget)
+    setup.budget = ByteBudget(100_000)
+    embeddings = setup.build()
     with pytest.raises(RetryLater) as caught:
         embeddings.get(ref(uri), 0.01)
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
@@ -726,29 +899,4 @@ def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(s
     assert caught.value.reason is Reason.OVERLOADED
     setup.source.gate.set()
     embeddings.get(ref(uri), 20)
-    eventually(lambda: budget.taken == 0)
-
-
-def test_a_failure_that_is_remembered_holds_no_file():
-    class File:
-        pass
-
-    def fail():
-        file = File()
-        files.append(weakref.ref(file))
-        raise ImageError("damaged")
-
-    files, contents = [], ContentIndex(FakeClock())
-    try:
-        fail()
-    except ImageError as error:
-        contents.fail(("p", "u"), error)
-    assert files[0]() is None
-    assert str(contents.failure(("p", "u"))) == "damaged"
-
-
-def test_a_new_content_forgets_the_failure_before_it():
-    contents = ContentIndex(FakeClock())
-    contents.fail(("p", "u"), ImageError("bad"))
-    contents.put(("p", "u"), "0" * 64, Validators(), immutable=False)
-    assert contents.failure(("p", "u")) is None
+    eventually(lambda: setup.budget.taken == 0)

@@ -14,6 +14,7 @@ from backend.labeling import config as labeling_config
 from backend.labeling import config_problems, config_xml
 from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import choose_output
+from backend.segmentation.regions import SHAPES
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 from tests.support.costs import at_most
 
@@ -167,9 +168,7 @@ def test_a_vector_is_drawn_before_a_rectangle():
 
 
 def test_the_kinds_that_can_be_drawn_are_those_that_can_be_preferred():
-    from backend.segmentation.regions import _SHAPES
-
-    assert set(_SHAPES) == set(OUTPUT_KINDS)
+    assert set(SHAPES) == set(OUTPUT_KINDS)
     for kind in set(ShapeKind) - set(OUTPUT_KINDS):
         with pytest.raises(ConfigError):
             chosen(f'<{kind}labels name="a" toName="image"><Label value="Cat"/></{kind}labels>')

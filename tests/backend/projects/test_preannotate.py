@@ -24,9 +24,9 @@ from backend.projects.sinks import OverlayFolder
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from backend.types import Prediction, Skipped, Task
-from tests.support.direct import direct_embeddings
 from tests.support.fake_project import PROJECT, SIZE_WH, FakeProject, away, box
 from tests.support.fakes import FakeEncoder, FakeSource, png
+from tests.support.run_embeddings import run_embeddings
 from tests.support.service import FakeDecoder
 from tests.support.wire_bodies import CONFIG
 
@@ -68,7 +68,7 @@ class Run:
         store = store or self.project
         patience = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
         controls = labeling_config.parse(self.config)
-        embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.raise_if_stopped)
+        embeddings = run_embeddings(self.folder, self.source, self.encoder)
         segmenter = TaskSegmenter(MaskService(self.decoder, Metrics(), 1), embeddings, automatic=self.automatic)
 
         def segment(task):
@@ -86,6 +86,7 @@ class Run:
             at_once=3,
             replaces=replaces,
             ignores_stored=self.dry_run is not None,
+            cancel_waits=embeddings.close,
         )
         writer = PredictionWriter(store, patience, self.project.project_value)
         sink = sinks.label_studio_sink(writer)
@@ -93,7 +94,10 @@ class Run:
             fetch = sinks.retrying_fetch(self.source, patience, store.version)
             sink = OverlayFolder(self.dry_run, fetch, images_decode.Limits(), controls, PROJECT)
         tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
-        tally = preannotate.run(tasks, means, sink, self.stop, self)
+        try:
+            tally = preannotate.run(tasks, means, sink, self.stop, self)
+        finally:
+            embeddings.close()
         if tidies and self.dry_run is None:
             writer.delete_duplicates(VERSION)
         return tally

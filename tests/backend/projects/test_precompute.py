@@ -10,9 +10,9 @@ from backend.label_studio.task_iterator import ProjectTasks
 from backend.labeling import config as labeling_config
 from backend.projects import precompute
 from backend.projects.precompute import CACHED, ENCODED, PrecomputeContext, Room
-from tests.support.direct import direct_embeddings
 from tests.support.fake_project import PROJECT, FakeProject, away
 from tests.support.fakes import FakeEncoder, FakeSource, png
+from tests.support.run_embeddings import run_embeddings
 from tests.support.wire_bodies import CONFIG
 
 SEVERAL = CONFIG.replace('value="$image"', 'valueList="$images"')
@@ -35,15 +35,20 @@ class Run:
 
     def __call__(self, limit=None):
         patience = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
-        embeddings = direct_embeddings(self.folder, self.source, self.encoder, check=patience.raise_if_stopped)
+        embeddings = run_embeddings(self.folder, self.source, self.encoder)
+
+        def cancel_waits():
+            self.hurried += 1
+            embeddings.close()
+
         tasks = ProjectTasks(self.project, patience, self.project.project_value, limit=limit)
         means = PrecomputeContext(
-            embeddings.ensure, self.project.version, patience, self.at_once, self.room, self.cancel_waits
+            embeddings.ensure, self.project.version, patience, self.at_once, self.room, cancel_waits
         )
-        return precompute.run(tasks, PROJECT, labeling_config.parse(self.config), means, self.stop, self)
-
-    def cancel_waits(self):
-        self.hurried += 1
+        try:
+            return precompute.run(tasks, PROJECT, labeling_config.parse(self.config), means, self.stop, self)
+        finally:
+            embeddings.close()
 
     def advance(self, count=1):
         self.done += count

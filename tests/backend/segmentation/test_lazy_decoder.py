@@ -8,56 +8,55 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from backend.errors import BackendError, Reason, RetryLater
-from backend.segmentation.lazy_decoder import LazyDecoder
+from backend.segmentation.lazy_decoder import LazyDecoder, load
 from model.types import Prompt
 
 
 def test_the_decoder_is_loaded_once_however_many_ask(tiny_checkpoint, tiny_encoder, landscape):
-    decoder = LazyDecoder(tiny_checkpoint, "cpu")
+    loaded = []
+
+    def counting(checkpoint, device):
+        loaded.append(load(checkpoint, device))
+        return loaded[-1]
+
+    decoder = LazyDecoder(tiny_checkpoint, "cpu", counting)
     assert (decoder.model_version, decoder.device) == (tiny_checkpoint.model_version, "")
     seen = tiny_encoder.encode(landscape)
     prompt = Prompt(point_coords=[[20.0, 30.0]], point_labels=[1])
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: decoder.decode(seen, [prompt]), range(8)))
-        loaded = set(pool.map(lambda _: decoder._loaded(), range(8)))
     assert len({answer.masks[0][0].area for answer in answers}) == 1
     assert len(loaded) == 1
     assert decoder.device == "cpu"
 
 
 def test_a_decoder_that_cannot_be_loaded_says_why_and_is_tried_again(tiny_checkpoint, embedding):
-    decoder = LazyDecoder(tiny_checkpoint, "gpu:7")
+    devices = ["gpu:7", "gpu:7", "cpu"]
+    decoder = LazyDecoder(tiny_checkpoint, "gpu:7", lambda checkpoint, _: load(checkpoint, devices.pop(0)))
     for _ in range(2):
         with pytest.raises(BackendError, match="gpu:7") as caught:
             decoder.decode(embedding, [Prompt(box=[0, 0, 5, 5])])
         assert caught.value.reason is Reason.MODEL_NOT_READY
     assert "gpu:7" in decoder.failure
-    decoder._requested_device = "cpu"
     assert len(decoder.decode(embedding, [Prompt(box=[0, 0, 5, 5])])) == 1
     assert decoder.failure == ""
 
 
-class SlowDecoder(LazyDecoder):
-    """Loads once its gate is open."""
-
-    def __init__(self, checkpoint):
-        super().__init__(checkpoint, "cpu")
-        self.gate = threading.Event()
-
-    def _load(self):
-        assert self.gate.wait(20)
-        return super()._load()
-
-
 def test_whoever_cannot_wait_for_the_load_leaves_with_a_reason_and_the_load_goes_on(tiny_checkpoint):
-    decoder = SlowDecoder(tiny_checkpoint)
+    gate = threading.Event()
+
+    def slowly(checkpoint, device):
+        assert gate.wait(20)
+        return load(checkpoint, device)
+
+    decoder = LazyDecoder(tiny_checkpoint, "cpu", slowly)
     for seconds in (0.05, 0.0, -1.0):
         started = time.monotonic()
         with pytest.raises(RetryLater) as caught:
             decoder.wait(seconds)
         assert caught.value.reason is Reason.MODEL_NOT_READY
         assert time.monotonic() - started < 2
-    decoder.gate.set()
+    gate.set()
     decoder.wait(math.inf)
     assert decoder.device == "cpu"
     decoder.wait(0.0)

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.embeddings.local import FETCHERS, SPARED
+from backend.embeddings.pipeline import RESERVED, THREADS
 from backend.errors import Reason, RetryLater
 from backend.protocol import messages
 from backend.segmentation.claims import DEDUP_WINDOW_S
 from backend.segmentation.retrieval import HEAVY_BYTES, OpenedTaskPolicy, RetrievalPolicy
 from tests.support.fakes import png
+from tests.support.held_tasks import SIZE, bare, box, boxed, predicted, request
 from tests.support.service import IMAGE, SIZE_WH, VERSION, Service, wait_until
-from tests.support.wire_bodies import CONFIG, JUNK, RESULTS, click, encoded, rectangle, result, saved, task_with
+from tests.support.wire_bodies import CONFIG, JUNK, RESULTS, click, encoded, result, saved, task_with
 
-SIZE = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
 SOON_S = 20.0
 
 
@@ -37,27 +37,6 @@ class FakeLater:
 def service():
     with Service() as service:
         yield service
-
-
-def box(name="b", **changes):
-    return rectangle(10, 10, 20, 20, **(SIZE | {"id": name} | changes))
-
-
-def boxed(number, uri=IMAGE, *more):
-    """A task on which somebody has drawn a box."""
-    return task_with([saved(box(f"box-{number}"), *more)], task_id=number, data={"image": uri})
-
-
-def predicted(number, uri=IMAGE, version="yolo"):
-    return task_with([], [saved(box(f"box-{number}"), model_version=version)], task_id=number, data={"image": uri})
-
-
-def bare(number, uri=IMAGE):
-    return task_with(task_id=number, data={"image": uri})
-
-
-def request(*tasks, **changes):
-    return click(tasks=list(tasks), params={"login": None, "password": None, "context": None}, **changes)
 
 
 def answers(service, *tasks, **changes):
@@ -226,9 +205,9 @@ def test_few_images_are_in_hand_at_a_time_however_many_tasks_are_asked_for():
         service.source.gate.clear()
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(answers, service, *(boxed(n, name) for n, name in enumerate(names)))
-            wait_until(lambda: len(service.source.asked) == FETCHERS - SPARED, SOON_S)
+            wait_until(lambda: len(service.source.asked) == THREADS - RESERVED, SOON_S)
             asked.result(SOON_S)
-        assert len(service.source.asked) <= FETCHERS - SPARED + 1, "one more is encoded ahead, after the answer"
+        assert len(service.source.asked) <= THREADS - RESERVED + 1, "one more is encoded ahead, after the answer"
         service.source.gate.set()  # or the end would wait for those in hand
 
 

@@ -1,0 +1,151 @@
+"""A database of the content last seen at each address, beside the embeddings on disk, so that it outlives the process.
+
+Several processes may use one file. Whatever cannot be read counts as missing, and whatever cannot be written is kept in
+memory alone; a file that is damaged or not ours is begun anew.
+"""
+
+import hashlib
+import logging
+import re
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from backend.images.fetch import Validators
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+SourceKey: TypeAlias = tuple[str, str]
+"""(owner, sha256 of the address in hex): an address within one project or task; short even for a long address."""
+
+MAX_BYTES = 256_000_000
+"""About a million records; a larger file loses its older half when a process opens it."""
+
+LOCKED_S = 0.25
+"""How long to wait for another process that writes."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS contents_1 (name TEXT PRIMARY KEY, digest TEXT NOT NULL, etag TEXT NOT NULL, "
+    "last_modified TEXT NOT NULL, immutable INTEGER NOT NULL, checked_at REAL NOT NULL) WITHOUT ROWID"
+)
+_HALVE = "DELETE FROM contents_1 WHERE checked_at < (SELECT avg(checked_at) FROM contents_1)"
+_PUT = "INSERT OR REPLACE INTO contents_1 VALUES (?, ?, ?, ?, ?, ?)"
+_GET = "SELECT digest, etag, last_modified, immutable, checked_at FROM contents_1 WHERE name = ?"
+
+
+@dataclass(frozen=True)
+class ContentRecord:
+    """The content last seen at an address.
+
+    Attributes:
+        digest: sha256 of the image file, in hex.
+        version: HTTP validators that the server sent with it.
+        immutable: whether the content at the address never changes.
+        checked_at: when the server last confirmed it, on the clock of the index.
+    """
+
+    digest: str
+    version: Validators
+    immutable: bool
+    checked_at: float
+
+    def __post_init__(self) -> None:
+        if not _DIGEST.fullmatch(self.digest):
+            raise ValueError(f"digest: expected 64 hexadecimal digits, got {self.digest!r:.80}")
+
+
+class ContentDatabase:
+    """Records of contents in a file; safe from many threads and processes.
+
+    >>> ContentDatabase(Path("missing/contents.db"), "http://localhost:8080").get(("project 1", "ab" * 32)) is None
+    True
+    """
+
+    def __init__(self, path: Path, owner: str, max_bytes: int = MAX_BYTES) -> None:
+        """Use the file at ``path``, which is opened at the first call and created at the first write.
+
+        Args:
+            path: the file.
+            owner: address of the Label Studio that the projects belong to.
+            max_bytes: size above which the older half of the records is removed.
+        """
+        self._path, self._owner, self._max_bytes = path, owner, max_bytes
+        self._connection: sqlite3.Connection | None = None
+        self._lock, self._has_logged = threading.Lock(), False
+
+    def get(self, address_key: SourceKey) -> ContentRecord | None:
+        """Return the content last seen at an address, None if there is none."""
+        if not self._path.exists():
+            return None
+        rows = self._run(lambda connection: connection.execute(_GET, (self._name(address_key),)).fetchall())
+        try:
+            [(digest, etag, last_modified, immutable, checked_at)] = rows or []
+            version = Validators(str(etag), str(last_modified))
+            return ContentRecord(str(digest), version, bool(immutable), float(checked_at))
+        except (ValueError, TypeError):
+            return None
+
+    def put(self, address_key: SourceKey, record: ContentRecord) -> None:
+        """Store the content of an address."""
+        version = record.version
+        row = self._name(address_key), record.digest, version.etag, version.last_modified
+        values = (*row, record.immutable, record.checked_at)
+        self._run(lambda connection: connection.execute(_PUT, values))
+
+    def remove(self, address_key: SourceKey) -> None:
+        """Remove the content of an address, if there is any."""
+        name = (self._name(address_key),)
+        self._run(lambda connection: connection.execute("DELETE FROM contents_1 WHERE name = ?", name))
+
+    def _run(self, work: Callable[[sqlite3.Connection], R]) -> R | None:
+        """Return what ``work`` returns; None if the database cannot be used."""
+        with self._lock:
+            for is_last in (False, True):
+                try:
+                    self._connection = self._connection or self._open()
+                    return work(self._connection)
+                except (sqlite3.Error, OSError) as error:
+                    self._log(error)
+                    is_damaged = type(error) is sqlite3.DatabaseError  # its subclasses are locks, full disks and such
+                    if self._connection is not None:
+                        self._connection.close()
+                        self._connection = None
+                    if is_last or not is_damaged:
+                        return None
+                    self._remove_file()
+        return None
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connection = sqlite3.connect(self._path, LOCKED_S, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA synchronous = OFF")  # what a power failure costs is fetched again
+            connection.execute(_TABLE)
+            if self._path.stat().st_size > self._max_bytes:
+                connection.execute(_HALVE)
+                connection.execute("VACUUM")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    def _remove_file(self) -> None:
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            self._log(error)
+
+    def _log(self, error: Exception) -> None:
+        """Log the first error; the images are fetched again, and nothing else is lost."""
+        if not self._has_logged:
+            self._has_logged = True
+            logger.warning("event=contents_not_kept path=%s detail=%r", self._path, str(error))
+
+    def _name(self, address_key: SourceKey) -> str:
+        return hashlib.sha256("\n".join((self._owner, *address_key)).encode()).hexdigest()[:32]

@@ -1,0 +1,171 @@
+"""Fetches, decodes and encodes images: several are fetched and decoded while one is in the encoder.
+
+A thread takes one image through all steps, and waits while it is encoded. So the encoder does not wait for a download
+while there is work, and at most `THREADS` images are in memory, each as its file or as the network's input.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from backend.concurrency.byte_budget import ByteBudget
+from backend.concurrency.priority_executor import PriorityExecutor, Task
+from backend.concurrency.single_flight import SingleFlight
+from backend.embeddings.content_index import ContentIndex, SourceKey, source_key
+from backend.embeddings.encode import Encoder, EncodeSpec, Preprocessor
+from backend.embeddings.encoder_thread import EncoderThread
+from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
+from backend.embeddings.waiting import Observer
+from backend.errors import BackendError
+from backend.images.fetch import Fetched, Validators
+from backend.types import ImageRef, Priority
+from model.types import Embedding, ModelInput
+
+logger = logging.getLogger(__name__)
+
+THREADS = 12
+RESERVED = 4
+"""Number of the threads that are reserved for images that an annotator waits for."""
+
+
+class Source(Protocol):
+    """Fetches image files; see `backend.images.fetch.ImageSource`."""
+
+    def fetch(self, ref: ImageRef, cached: Validators | None = None, /) -> Fetched | None:
+        """Return the file, None if it is unchanged since the ``cached`` validators."""
+        ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What has become of an image.
+
+    Attributes:
+        key: the key of its embedding.
+        embedding: the embedding; None if it lies in the store and was not read.
+        is_new: whether it was encoded now.
+    """
+
+    key: EmbeddingKey
+    embedding: Embedding | None = None
+    is_new: bool = False
+
+
+class EmbeddingPipeline:
+    """Makes embeddings, each image once however many requests wait for it; safe from many threads."""
+
+    def __init__(
+        self,
+        source: Source,
+        load_encoder: Callable[[], Encoder],
+        spec: EncodeSpec,
+        store: EmbeddingStore,
+        observer: Observer,
+        contents: ContentIndex,
+        budget: ByteBudget,
+    ) -> None:
+        """Connect the steps; see `backend.embeddings.local.LocalEmbeddings` for the arguments."""
+        self._source, self._spec, self._store, self._observer = source, spec, store, observer
+        self._contents, self._budget = contents, budget
+        self._preprocessor = Preprocessor(spec, observer)
+        self._threads = PriorityExecutor(THREADS, RESERVED, name="image")
+        self._flights = SingleFlight[SourceKey, Result](self._threads, on_join=observer.record_join)
+        self.encoder = EncoderThread(load_encoder, store, observer)
+
+    def __contains__(self, address_key: object) -> bool:
+        """Whether an image is being fetched or encoded, or waits for that."""
+        return address_key in self._flights
+
+    def close(self, *, wait: bool) -> None:
+        """Fail all requests except the current encode, and end the threads; ``wait`` for them."""
+        self.encoder.close(wait=wait)
+        self._threads.close(wait=wait)
+
+    def submit(self, ref: ImageRef, priority: Priority, *, reads: bool = True) -> "Future[Result]":
+        """Return the future of an image's embedding, which fails only with a `BackendError`.
+
+        Args:
+            ref: the image.
+            priority: its place among the images that wait.
+            reads: whether to read an embedding that the store holds.
+
+        Raises:
+            BackendError: the image failed a short time ago.
+            RetryLater: there is no room for its address, which holds the image itself (``overloaded``).
+        """
+        address_key = source_key(ref)
+        failure = self._contents.failure(address_key)
+        if failure is not None:
+            raise failure
+        share = None if address_key in self._flights else self._budget.take_address(ref.uri)
+        look_up = self._read if reads else self._look_up
+
+        def work(task: Task[Result]) -> Result:
+            try:
+                return self._make(ref, address_key, look_up, task)
+            except Exception as error:  # noqa: BLE001 - a defect must not leave clicks waiting
+                failure = _with_reason(error, ref)
+                self._contents.fail(address_key, failure)
+                raise failure from error.__cause__
+            finally:
+                if share is not None:
+                    share.release()
+
+        return self._flights.run(address_key, work, priority)
+
+    def _make(
+        self,
+        ref: ImageRef,
+        address_key: SourceKey,
+        look_up: Callable[[EmbeddingKey], Result | None],
+        task: Task[Result],
+    ) -> Result:
+        record = self._contents.get(address_key)
+        cached = look_up(self._spec.key(record.digest)) if record is not None else None
+        if record is not None and cached is not None and self._contents.is_fresh(record):
+            return cached
+        with self._observer.stage("fetch"):
+            fetched = self._source.fetch(ref, record.version if record is not None and cached is not None else None)
+        if fetched is None:
+            assert cached is not None
+            self._contents.mark_fresh(address_key)
+            return cached
+        share = fetched.share
+        try:
+            key = self._spec.key_of(fetched.data)
+            self._contents.put(address_key, key.digest, fetched.version, immutable=fetched.immutable)
+            cached = look_up(key)
+            if cached is not None:
+                return cached
+            model_input = self._preprocessor.prepare(fetched.data, key)
+            del fetched  # the file is not needed while its image waits for the encoder
+            if share is not None:
+                share.resize(model_input.pixels.nbytes)
+            return Result(key, self._encode(key, model_input, task), is_new=True)
+        finally:
+            if share is not None:
+                share.release()
+
+    def _encode(self, key: EmbeddingKey, model_input: ModelInput, task: Task[Result]) -> Embedding:
+        task.on_promote = partial(self.encoder.promote, key)
+        future = self.encoder.submit(key, model_input, task.priority)
+        self.encoder.promote(key, task.priority)  # it may have been raised meanwhile
+        return future.result()
+
+    def _read(self, key: EmbeddingKey) -> Result | None:
+        embedding = self._store.get(key)
+        return None if embedding is None else Result(key, embedding)
+
+    def _look_up(self, key: EmbeddingKey) -> Result | None:
+        return Result(key) if self._store.holds(key) else None
+
+
+def _with_reason(error: Exception, ref: ImageRef) -> BackendError:
+    """Return an error of ours as it is, and a defect as an internal error."""
+    if isinstance(error, BackendError):
+        return error
+    logger.error("event=fetch_defect project=%s task=%s", ref.project_id, ref.task_id, exc_info=error)
+    return BackendError(f"internal error: {error}")

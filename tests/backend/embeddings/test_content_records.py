@@ -1,0 +1,180 @@
+"""The database of contents: whatever has happened to its file, the worst is that an image is fetched again."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backend.embeddings.content_records import ContentDatabase, ContentRecord
+from backend.images.fetch import Validators
+
+ROOT = Path(__file__).parents[3]
+ADDRESS = ("project 1", "cd" * 32)
+RECORD = ContentRecord("ab" * 32, Validators('"v1"', "yesterday"), immutable=False, checked_at=1234.5)
+CHANGED = ContentRecord("ef" * 32, Validators(), immutable=True, checked_at=2345.6)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "cache" / "contents.db"
+
+
+def opened(path, owner="http://localhost:8080", **options):
+    """What a new process opens."""
+    return ContentDatabase(path, owner, **options)
+
+
+def test_a_record_outlives_its_process(path):
+    opened(path).put(ADDRESS, RECORD)
+    assert opened(path).get(ADDRESS) == RECORD
+
+
+def test_the_last_record_counts(path):
+    first = opened(path)
+    first.put(ADDRESS, RECORD)
+    first.put(ADDRESS, CHANGED)
+    assert first.get(ADDRESS) == opened(path).get(ADDRESS) == CHANGED
+
+
+def test_a_removed_record_is_missing(path):
+    first = opened(path)
+    first.put(ADDRESS, RECORD)
+    first.remove(ADDRESS)
+    assert opened(path).get(ADDRESS) is None
+
+
+def test_an_address_has_one_record_however_often_it_is_stored(path):
+    database = opened(path)
+    for second in range(50):
+        database.put(ADDRESS, replace(RECORD, checked_at=float(second)))
+    [(count,)] = sqlite3.connect(path).execute("SELECT count(*) FROM contents_1")
+    assert count == 1
+
+
+def test_records_belong_to_a_project_of_one_label_studio(path):
+    opened(path).put(ADDRESS, RECORD)
+    assert opened(path).get(("project 2", ADDRESS[1])) is None
+    assert opened(path, "http://elsewhere").get(ADDRESS) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no database at all " * 100, b"SQLite format 3\0" + b"\xff" * 5000],
+    ids=["empty", "foreign", "damaged"],
+)
+def test_a_file_that_is_no_database_is_a_miss_and_begun_anew(path, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    database = opened(path)
+    assert database.get(ADDRESS) is None
+    database.put(ADDRESS, RECORD)
+    assert opened(path).get(ADDRESS) == RECORD
+
+
+def test_a_file_that_is_cut_in_the_middle_is_a_miss_and_begun_anew(path):
+    database = opened(path)
+    for number in range(500):
+        database.put(("project 1", str(number)), RECORD)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\0" * (path.stat().st_size - 4096))
+    database = opened(path)
+    assert database.get(("project 1", "7")) is None
+    database.put(ADDRESS, RECORD)
+    assert opened(path).get(ADDRESS) == RECORD
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("no digest", "", "", 0, 1.0),
+        ("AB" * 32, "", "", 0, 1.0),
+        (b"\xff\xfe", "", "", 0, 1.0),
+        ("ab" * 32, "", "", 0, "yesterday"),
+    ],
+)
+def test_a_record_that_is_not_ours_is_a_miss(path, values):
+    opened(path).put(ADDRESS, RECORD)
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "UPDATE contents_1 SET (digest, etag, last_modified, immutable, checked_at) = (?, ?, ?, ?, ?)", values
+        )
+    assert opened(path).get(ADDRESS) is None
+
+
+def test_a_table_of_another_kind_is_a_miss(path):
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE contents_1 (something)")
+    database = opened(path)
+    database.put(ADDRESS, RECORD)
+    assert database.get(ADDRESS) is None
+
+
+def test_a_folder_that_cannot_be_written_is_logged_once_and_costs_nothing_else(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    database = opened(tmp_path / "file" / "contents.db")
+    for _ in range(3):
+        database.put(ADDRESS, RECORD)
+        assert database.get(ADDRESS) is None
+    assert caplog.text.count("event=contents_not_kept") == 1
+
+
+def test_a_locked_database_is_a_miss_and_used_again_later(path):
+    database = opened(path)
+    database.put(ADDRESS, RECORD)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    database.put(ADDRESS, CHANGED)
+    assert database.get(ADDRESS) is None
+    other.execute("COMMIT")
+    assert database.get(ADDRESS) == RECORD
+
+
+def test_a_file_that_has_grown_too_large_loses_its_oldest_records(path):
+    first = opened(path)
+    for number in range(1000):
+        first.put(("project 1", str(number)), replace(RECORD, checked_at=float(number)))
+    size = path.stat().st_size
+    again = opened(path, max_bytes=size - 1)
+    assert again.get(("project 1", "10")) is None
+    assert again.get(("project 1", "990")) is not None
+    third = opened(path, max_bytes=size * 3 // 4)
+    assert third.get(("project 1", "600")) is not None, "the file is smaller now"
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from backend.embeddings.content_records import ContentDatabase, ContentRecord
+from backend.images.fetch import Validators
+database = ContentDatabase(Path(sys.argv[1]), "http://localhost:8080")
+for number in range(300):
+    database.put((sys.argv[2], str(number)), ContentRecord("ab" * 32, Validators(), True, float(number)))
+"""
+
+
+def test_two_processes_and_several_threads_write_one_file_and_each_reads_all(path):
+    command = [sys.executable, "-c", SCRIPT, str(path)]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    processes = [subprocess.Popen([*command, f"process {number}"], env=environ) for number in range(2)]
+    database = opened(path)
+
+    def write(owner):
+        for number in range(300):
+            database.put((owner, str(number)), CHANGED)
+
+    threads = [threading.Thread(target=write, args=(f"thread {number}",)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait(60) for process in processes] == [0, 0]
+    owners = [f"process {number}" for number in range(2)] + [f"thread {number}" for number in range(3)]
+    for reader in (database, opened(path)):
+        assert all(reader.get((owner, str(number))) is not None for owner in owners for number in range(300))
