@@ -90,8 +90,9 @@ def doctor(project: int | None) -> None:
     settings = settings_of({})
     logging.getLogger("backend").addHandler(logging.NullHandler())  # its problems are printed once, below
     from backend import logs
-    from backend.cli.doctor import Level, examine
+    from backend.cli.doctor import examine
     from backend.cli.doctor_redis import examine as examine_redis
+    from backend.cli.findings import Level
     from backend.composition import web
     from backend.label_studio.client import LabelStudio
     from backend.label_studio.http import LabelStudioHttp

@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from backend.cli.doctor import Level, examine
+from backend.cli.doctor import examine
+from backend.cli.findings import Level
 from backend.composition import web
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
