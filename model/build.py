@@ -4,6 +4,7 @@ import numpy as np
 from paddle import nn
 
 from model import device as devices
+from model import heap
 from model.config import HieraConfig, SamConfig, TinyVitConfig, VitConfig
 from model.decoder import Decoder, Sam2Decoder
 from model.encoder import Encoder, Sam2Encoder
@@ -48,7 +49,7 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
                 layer.fused = place != "cpu"
     network.eval()
     if place == "cpu":
-        devices.keep_memory()  # from now on: what reading the weights took has been given back
+        heap.keep_memory()  # from now on: what reading the weights took has been given back
     made = Sam2Encoder if is_sam2 else Encoder
     return made(network, checkpoint.config, checkpoint.model_version, place, dtype)
 

@@ -1,6 +1,5 @@
-"""Chooses the device that the network runs on, and configures the CPU's math library and memory."""
+"""Chooses the device that the network runs on, and configures the CPU's math library."""
 
-import ctypes
 import importlib.metadata
 import logging
 import os
@@ -29,13 +28,6 @@ HIDDEN = (
 
 NAMES = threading.RLock()
 """Guards how Paddle counts names; see `building`."""
-
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: (1 << 31) - 1, M_ARENA_MAX: 2}
-"""Settings of glibc that `keep_memory` makes: no block is mapped separately, the end of the heap is not returned before
-2 GiB of it are free, and threads share two heaps, for what one has freed to serve the others."""
-
-ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES")
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -116,21 +108,6 @@ def prepare_cpu() -> None:
     instruction_set = mkl_instruction_set(_cpu_info())
     if instruction_set is not None:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", instruction_set)
-
-
-def keep_memory() -> bool:
-    """Keep freed memory in the process for the next image; return whether that is now the case.
-
-    The network allocates the same large blocks for every image. glibc maps each from the system and returns it, and
-    the system fills it with zeros, page by page: a seventh of the time of ViT-B (see
-    ``tests/benchmarks/bench_kept_memory.py``). In exchange, the process's memory stays at its peak. Nothing is changed
-    where the user has configured glibc with variables that begin with `ALLOCATOR_VARIABLES`, or with another C library.
-    """
-    if any(name.startswith(ALLOCATOR_VARIABLES) for name in os.environ) or platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    done = [mallopt(parameter, value) for parameter, value in KEPT.items()]
-    return all(done)
 
 
 def mkl_instruction_set(cpu_info: str) -> str | None:

@@ -19,6 +19,7 @@ from backend.embeddings.serialization import Dtype, rounded
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, Reason, RetryLater
 from backend.images import decode
+from model import heap
 from model.types import Embedding, ModelInput
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 DECODED_AT_ONCE = 2
 """How many files are decoded at a time; each may take hundreds of megabytes."""
+
+LARGE_PIXELS = 16_000_000
+"""The decoder's memory is returned to the system after a larger image."""
 
 _OUT_OF_MEMORY = ("out of memory", "resourceexhausted")
 
@@ -109,6 +113,8 @@ class Preprocessor:
     def _prepare(self, data: bytes) -> ModelInput:
         with self._stopwatch.stage("decode_image"):
             image = decode.decode(data, self._spec.limits)
+            if image.original_size[0] * image.original_size[1] > LARGE_PIXELS:
+                heap.release()
             return replace(
                 self._spec.preprocess(image.pixels),
                 original_size=image.original_size,  # the image may have been decoded at a reduced size

@@ -1,7 +1,6 @@
 """The device asked for is used or refused in one sentence, and a CPU is told what it can do."""
 
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -166,38 +165,3 @@ def test_networks_may_be_built_at_once(tiny_checkpoint):
     for thread in threads:
         thread.join()
     assert len(built) == 4
-
-
-FAULTS_OF_THE_SECOND_BLOCK = """
-import resource
-from model import device
-print(device.keep_memory())
-for _ in range(2):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    number = 50_000_000
-    b"x" * number
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-def kept_memory(**variables):
-    """What `keep_memory` returned in a fresh process, and how many pages a second block took anew from the system."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(devices.ALLOCATOR_VARIABLES)}
-    command = [sys.executable, "-c", FAULTS_OF_THE_SECOND_BLOCK]
-    done = subprocess.run(command, env=environ | variables, capture_output=True, text=True, timeout=120, check=True)
-    kept, faults = done.stdout.split()
-    return kept == "True", int(faults)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is what is told")
-def test_freed_memory_serves_the_next_image():
-    kept, faults = kept_memory()
-    assert kept
-    assert faults < 1000  # of 12,000 pages
-
-
-@pytest.mark.parametrize("variable", [{"MALLOC_ARENA_MAX": "4"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}])
-def test_an_allocator_that_the_user_set_up_stays_as_it_is(variable):
-    kept, faults = kept_memory(**variable)
-    assert not kept
-    assert faults > 10_000

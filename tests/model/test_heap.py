@@ -1,0 +1,76 @@
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from model import heap
+
+FAULTS_OF_THE_SECOND_BLOCK = """
+import resource
+from model import heap
+print(heap.keep_memory())
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    number = 50_000_000
+    b"x" * number
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def kept_memory(**variables):
+    """What `keep_memory` returned in a fresh process, and how many pages a second block took anew from the system."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(heap.ALLOCATOR_VARIABLES)}
+    command = [sys.executable, "-c", FAULTS_OF_THE_SECOND_BLOCK]
+    done = subprocess.run(command, env=environ | variables, capture_output=True, text=True, timeout=120, check=True)
+    kept, faults = done.stdout.split()
+    return kept == "True", int(faults)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is what is told")
+def test_freed_memory_serves_the_next_image():
+    kept, faults = kept_memory()
+    assert kept
+    assert faults < 1000  # of 12,000 pages
+
+
+@pytest.mark.parametrize("variable", [{"MALLOC_ARENA_MAX": "4"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}])
+def test_an_allocator_that_the_user_set_up_stays_as_it_is(variable):
+    kept, faults = kept_memory(**variable)
+    assert not kept
+    assert faults > 10_000
+
+
+GROWTH_OF_PHOTOS = """
+import io, re, threading
+import numpy as np
+from PIL import Image
+from backend.metrics import Metrics
+from backend.embeddings.encode import EncodeSpec, Preprocessor
+from model import heap
+from model.types import ModelInput
+
+def resident_mb():
+    return int(re.search("VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1000
+
+heap.keep_memory()
+file = io.BytesIO()
+Image.fromarray(np.zeros((6000, 6000), np.uint16)).save(file, "PNG", compress_level=1)
+spec = EncodeSpec("any", lambda pixels: ModelInput(pixels, pixels.shape[:2]))
+preprocessor = Preprocessor(spec, Metrics())
+before = resident_mb()
+for _ in range(3):
+    thread = threading.Thread(target=preprocessor.prepare, args=(file.getvalue(), spec.key("0" * 64)))
+    thread.start()
+    thread.join()
+print(resident_mb() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap is tuned")
+def test_the_heap_does_not_keep_what_large_photos_took():
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(heap.ALLOCATOR_VARIABLES)}
+    command = [sys.executable, "-c", GROWTH_OF_PHOTOS]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
+    assert float(done.stdout) < 60  # a single photo takes 72 MB as it is in the file
