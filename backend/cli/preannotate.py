@@ -97,7 +97,7 @@ def command(
     )
     _check(chosen, detector, settings.detector)
     from backend.cli.run import execute, exit_on_error, with_engine  # here: --help must not wait for them
-    from backend.projects import preannotate_run, sinks
+    from backend.projects import preannotate_setup, sinks
     from backend.projects.run import TaskQuery
 
     if (folder := chosen.dry_run) is not None:
@@ -108,7 +108,7 @@ def command(
         lambda batch: with_engine(
             settings,
             batch,
-            lambda checkpoint, engine: preannotate_run.run(settings, checkpoint, batch, engine, chosen),
+            lambda checkpoint, engine: preannotate_setup.run(settings, checkpoint, batch, engine, chosen),
         ),
     )
 

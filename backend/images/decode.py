@@ -50,8 +50,8 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of an image's size.
+class PixelLimits:
+    """PixelLimits of an image's size.
 
     Attributes:
         max_pixels: a larger image is refused.
@@ -109,7 +109,7 @@ def is_web_page(data: bytes) -> bool:
     return head.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
 
 
-def check(data: bytes, limits: Limits) -> None:
+def check(data: bytes, limits: PixelLimits) -> None:
     """Check an image file by its headers alone, with the checks that `decode` makes before it decodes pixels.
 
     Raises:
@@ -118,7 +118,7 @@ def check(data: bytes, limits: Limits) -> None:
     _open(data, limits)
 
 
-def decode(data: bytes, limits: Limits) -> Picture:
+def decode(data: bytes, limits: PixelLimits) -> Picture:
     """Return the pixels of an image file.
 
     Raises:
@@ -143,7 +143,7 @@ def decode(data: bytes, limits: Limits) -> Picture:
     return Picture(np.asarray(picture), original_size, other if other in orientation.SWAPS_SIDES else 1)
 
 
-def _open(data: bytes, limits: Limits) -> ImageFile:
+def _open(data: bytes, limits: PixelLimits) -> ImageFile:
     """Return the file with its header parsed and its size checked; no pixel is decoded."""
     if not data:
         raise ImageError("expected an image, got 0 bytes")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from backend import shapes
 from backend.composition import cluster as composition_cluster
-from backend.composition import web
+from backend.composition import parts
 from backend.concurrency.retry import Stopped
 from backend.embeddings.local import Embeddings
 from backend.embeddings.pipeline import RESERVED, THREADS
@@ -164,10 +164,10 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> En
     from model.build import load_encoder  # here: see `segmenter`
 
     encoder, most_bytes = load_encoder(checkpoint, settings.device), settings.disk_cache_mb * MB
-    store = FileStore(settings.cache_dir, most_bytes, shape=web.embedding_shape(checkpoint))
-    budget = web.byte_budget(settings)
-    source = web.image_source(settings, client, budget)
-    made = web.local_embeddings(settings, checkpoint, source, lambda: encoder, store, Metrics(), budget)
+    store = FileStore(settings.cache_dir, most_bytes, shape=parts.embedding_shape(checkpoint))
+    budget = parts.byte_budget(settings)
+    source = parts.image_source(settings, client, budget)
+    made = parts.local_embeddings(settings, checkpoint, source, lambda: encoder, store, Metrics(), budget)
     room = _room(settings, checkpoint, most_bytes, "set PADDLE_SAM_DISK_CACHE_MB higher")
     return Engine(made, made.ensure, AT_ONCE_HERE, room, lambda: made.close(wait=False))
 
@@ -190,7 +190,7 @@ def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
             Reason.NO_WORKER,
         )
     made, stores, _ = composition_cluster.web(
-        settings, checkpoint.model_version, Metrics(), web.embedding_shape(checkpoint)
+        settings, checkpoint.model_version, Metrics(), parts.embedding_shape(checkpoint)
     )
     made.start()
     most_bytes = max(stats.max_bytes for stats in stores.stats() if stats.name == "redis")

@@ -14,7 +14,7 @@ from backend.label_studio.prediction_writer import PredictionWriter, WriteReques
 from backend.labeling import config, task_images
 from backend.labeling.config_types import LabelConfig
 from backend.projects import overlays
-from backend.projects.preannotate import GONE, MADE, THERE, PendingPrediction, Sink, TaskOutcome
+from backend.projects.preannotate_loop import GONE, MADE, THERE, PendingPrediction, Sink, TaskOutcome
 from backend.projects.report import Failure, attempt
 from backend.types import ImageRef, Region
 
@@ -74,7 +74,7 @@ class OverlayFolder:
         self,
         folder: Path,
         fetch: Callable[[ImageRef], bytes],
-        limits: decode.Limits,
+        limits: decode.PixelLimits,
         controls: LabelConfig,
         project_id: int,
     ) -> None:

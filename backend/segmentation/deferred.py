@@ -20,7 +20,7 @@ from backend.label_studio.client import LabelStudio
 from backend.label_studio.prediction_writer import PredictionWriter, WriteRequest, WriteResult, own
 from backend.label_studio.types import NewPrediction, Project
 from backend.protocol import messages
-from backend.segmentation.claims import DEDUP_WINDOW_S, RecentlyAnswered
+from backend.segmentation.recently_answered import DEDUP_WINDOW_S, RecentlyAnswered
 from backend.segmentation.retrieval import DeferredTask
 from backend.segmentation.tasks import TaskSegmenter
 
@@ -34,7 +34,7 @@ IMAGE_S = 600.0
 """How long one attempt waits for each of a task's images."""
 
 
-class Observer(Protocol):
+class FailureObserver(Protocol):
     """Counts failures; see `backend.metrics.Metrics`."""
 
     def background_failure(self, reason: Reason, /) -> None:
@@ -50,7 +50,7 @@ class DeferredPredictions:
         segmenter: TaskSegmenter,
         studio: LabelStudio,
         answered: RecentlyAnswered,
-        observer: Observer,
+        observer: FailureObserver,
         retry: Callable[[threading.Event], OutageRetry] = OutageRetry,
         dedup_delay_s: float = DEDUP_WINDOW_S,
     ) -> None:

@@ -13,10 +13,10 @@ import httpcore
 import httpx
 
 from backend.errors import AccessError, ImageError, Reason
+from backend.images.allowed_addresses import GuardedNetwork, Origin
 from backend.images.http import answers
 from backend.images.http.answers import Head
-from backend.images.network_policy import GuardedNetwork, Origin
-from backend.network.deadlines import DeadlineStream
+from backend.network.deadline_connections import DeadlineStream
 
 _ILLEGAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 

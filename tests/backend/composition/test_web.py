@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from backend.composition import web
+from backend.composition import parts, web
 from backend.errors import Reason
 from backend.settings import read
 from backend.web.app import BODIES
@@ -51,7 +51,7 @@ def build(tmp_path, tiny_checkpoint):
 
 
 def test_weights_are_read_by_path(tmp_path, weights):
-    found = web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=str(weights)))
+    found = parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=str(weights)))
     assert found.model_version.startswith("small@")
 
 
@@ -62,18 +62,18 @@ def test_weights_of_two_halves_are_merged(tmp_path):
         tensors = {name: value for name, value in whole.tensors.items() if names.capability_of(name) != left_out}
         halves.append(native.write(replace(whole, tensors=tensors), tmp_path / f"{left_out}.safetensors"))
     box, point = halves
-    found = web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=f"{box}, {point}"))
+    found = parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=f"{box}, {point}"))
     assert {"boxes", "points"} <= found.capabilities
 
 
 def test_the_order_in_which_weights_are_named_makes_no_other_model(tmp_path):
-    whole, parts = random_checkpoint(), []
+    whole, halves = random_checkpoint(), []
     for left_out in ("points", "boxes", "mask_input"):
         tensors = {name: value for name, value in whole.tensors.items() if names.capability_of(name) != left_out}
-        parts.append(str(native.write(replace(whole, tensors=tensors), tmp_path / f"{left_out}.safetensors")))
+        halves.append(str(native.write(replace(whole, tensors=tensors), tmp_path / f"{left_out}.safetensors")))
     versions = {
-        web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=",".join(order))).model_version
-        for order in itertools.permutations(parts)
+        parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=",".join(order))).model_version
+        for order in itertools.permutations(halves)
     }
     assert len(versions) == 1
 
@@ -81,13 +81,13 @@ def test_the_order_in_which_weights_are_named_makes_no_other_model(tmp_path):
 @pytest.mark.parametrize("name", ["SAM-X_box", "/nowhere/at/all", "small.safetensors"])
 def test_weights_that_are_not_there_are_refused_with_what_there_is(tmp_path, name):
     with pytest.raises(WeightsError, match=r"SAM-H_box|expected"):
-        web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=name))
+        parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=name))
 
 
 @pytest.mark.parametrize("name", ["SAM-X_box", "/nowhere/at/all"])
 def test_weights_that_are_not_there_are_refused_with_the_setting_that_takes_a_path(tmp_path, name):
     with pytest.raises(WeightsError, match=rf"^{name}: .*PADDLE_SAM_WEIGHTS takes the path") as refused:
-        web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=name))
+        parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=name))
     assert "model_dir" not in str(refused.value), "a word of create_model, which the service has not"
 
 
@@ -95,28 +95,28 @@ def test_published_weights_that_have_to_be_downloaded_first_are_announced(tmp_pa
     (tmp_path / "file").write_text("no folder, so that nothing is fetched here")
     chosen = settings(tmp_path, PADDLE_SAM_WEIGHTS="sam_vit_b", MODEL_DIR=str(tmp_path / "file" / "weights"))
     with caplog.at_level("INFO"), pytest.raises(WeightsError, match="sam_vit_b cannot be had"):
-        web.read_weights(chosen)
+        parts.read_weights(chosen)
     assert f"event=downloading weights=sam_vit_b folder={tmp_path / 'file' / 'weights'}" in caplog.text
 
 
 def test_weights_that_are_there_are_not_announced_as_a_download(tmp_path, caplog):
     with caplog.at_level("INFO"):
-        web.read_weights(settings(tmp_path))
+        parts.read_weights(settings(tmp_path))
     assert "event=downloading" not in caplog.text
 
 
 def test_a_directory_called_like_a_model_does_not_hide_it_but_can_be_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
-    assert web.read_weights(settings(tmp_path)).model_version.startswith("demo@")
+    assert parts.read_weights(settings(tmp_path)).model_version.startswith("demo@")
     with pytest.raises(WeightsError, match=r"demo: expected .* in this directory"):
-        web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS="./demo"))
+        parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS="./demo"))
 
 
 def test_damaged_weights_are_refused(tmp_path, weights):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="small"):
-        web.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=str(weights)))
+        parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=str(weights)))
 
 
 # Building.
@@ -125,7 +125,7 @@ def test_damaged_weights_are_refused(tmp_path, weights):
 def test_building_loads_and_starts_nothing(tmp_path):
     code = (
         "import sys, threading\n"
-        "from backend.composition import web\nfrom backend.settings import read\n"
+        "from backend.composition import parts, web\nfrom backend.settings import read\n"
         "from tests.support.checkpoints import random_checkpoint\n"
         f"environ = {{'PADDLE_SAM_CACHE_DIR': {str(tmp_path)!r}}}\n"
         "service = web.build(read(environ), random_checkpoint())\n"

@@ -7,8 +7,8 @@ from backend.errors import ImageError, Reason
 from backend.label_studio.http import RefusedError
 from backend.labeling import config
 from backend.labeling.task_prompts import TaskPrompts
-from backend.segmentation.claims import DEDUP_WINDOW_S, RecentlyAnswered
 from backend.segmentation.deferred import MAX_WAITING, DeferredPredictions
+from backend.segmentation.recently_answered import DEDUP_WINDOW_S, RecentlyAnswered
 from backend.segmentation.retrieval import DeferredTask, RetrievalPolicy
 from backend.shapes import Rectangle
 from backend.types import PromptRegion, Task
@@ -229,7 +229,7 @@ def test_when_the_service_stops_nobody_is_left_waiting(setup):
 def test_the_button_then_the_background_leave_one_prediction_per_task():
     """The whole way: some tasks are answered in time, the others stored later, and none twice."""
     later = ToBeNamed()
-    setup = Setup(retrieval=RetrievalPolicy(budget_s=0.3), later=later)
+    setup = Setup(retrieval=RetrievalPolicy(wait_s=0.3), later=later)
     try:
         later.queue = setup.pushing
         setup.service.predict(request(bare(1, "0"), bare(2, "1"), project=f"{PROJECT}.1"))

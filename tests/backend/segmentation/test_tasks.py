@@ -11,7 +11,7 @@ from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.labeling import config as labeling_config
 from backend.labeling import task_prompts
 from backend.labeling.output_choice import Outputs
-from backend.labeling.task_prompts import Source, TaskPrompts
+from backend.labeling.task_prompts import PromptSource, TaskPrompts
 from backend.protocol import messages
 from backend.segmentation import pipeline
 from backend.segmentation.planning import Rules, plan
@@ -27,7 +27,7 @@ from tests.support.wire_bodies import CONFIG, click, encoded, rectangle, result,
 
 SOON_S = 10.0
 SIZE = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
-ANY = (Source.BOXES, Source.KEYPOINTS, Source.PREDICTIONS)
+ANY = (PromptSource.BOXES, PromptSource.KEYPOINTS, PromptSource.PREDICTIONS)
 
 
 @pytest.fixture
@@ -126,13 +126,13 @@ def test_points_in_a_box_refine_it(service):
 
 
 def test_from_boxes_a_point_in_no_box_makes_no_mask(service):
-    answer = segment(service, task(box(), point("alone", (80, 80))), sources=(Source.BOXES,))
+    answer = segment(service, task(box(), point("alone", (80, 80))), sources=(PromptSource.BOXES,))
     assert len(answer.result) == 1
     assert answer.reasons == ()
 
 
 def test_from_keypoints_boxes_make_no_mask(service):
-    segment(service, task(box(), point("in", (15, 15))), sources=(Source.KEYPOINTS,))
+    segment(service, task(box(), point("in", (15, 15))), sources=(PromptSource.KEYPOINTS,))
     [prompt] = service.decoder.prompts
     assert prompt.box is None
 

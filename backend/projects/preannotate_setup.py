@@ -6,19 +6,19 @@ from pathlib import Path
 
 import click
 
-from backend.composition import web
+from backend.composition import parts
 from backend.errors import ConfigError
-from backend.images.decode import Limits
+from backend.images.decode import PixelLimits
 from backend.label_studio.prediction_writer import PredictionWriter
 from backend.labeling import coco_prompts, config, task_prompts
 from backend.labeling.coco_prompts import CocoPrompts
 from backend.labeling.config_types import LabelConfig
 from backend.labeling.output_choice import Outputs
-from backend.labeling.task_prompts import Source
+from backend.labeling.task_prompts import PromptSource
+from backend.projects import detected_prompts, preannotate_loop, progress, sinks
 from backend.projects import engine as project_engine
-from backend.projects import preannotate, progress, sinks, words
 from backend.projects.engine import DEADLINE_S, Engine
-from backend.projects.preannotate import PreannotateContext
+from backend.projects.preannotate_loop import PreannotateContext
 from backend.projects.preannotate_options import EVERYTHING, Choice
 from backend.projects.report import RunReport, failures_about, recording_end
 from backend.projects.run import BatchRun
@@ -53,8 +53,8 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
     )
     if choice.names_objects:
-        source = web.image_source(settings, batch.client)
-        finder = words.finder(settings, batch.controls, source, choice, _say)
+        source = parts.image_source(settings, batch.client)
+        finder = detected_prompts.finder(settings, batch.controls, source, choice, _say)
         segment = finder.segmenting(segmenter, batch.controls, batch.project.id)
     else:
         segment = _segment(segmenter, batch, choice, coco, outputs)
@@ -62,7 +62,7 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
     context = PreannotateContext(
         batch.client,
         segment,
-        needs_annotations=not {Source.BOXES.value, Source.KEYPOINTS.value}.isdisjoint(choice.sources),
+        needs_annotations=not {PromptSource.BOXES.value, PromptSource.KEYPOINTS.value}.isdisjoint(choice.sources),
         model_version=segmenter.model_version,
         retry=batch.retry,
         at_once=engine.at_once,
@@ -77,7 +77,7 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
             report = _store(batch, context)
     if coco is None:
         return report
-    is_full_run = not report.ended and not report.counts[preannotate.THERE]
+    is_full_run = not report.ended and not report.counts[preannotate_loop.THERE]
     if is_full_run and coco.has_asked(failure.task_id for failure in report.failures):
         _report_unmet(coco.unmet)
     if coco.crowds:
@@ -89,7 +89,7 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
 def _store(batch: BatchRun, context: PreannotateContext) -> RunReport:
     writer = PredictionWriter(batch.client, batch.retry, batch.project)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
-        report = preannotate.run(batch.tasks, context, sinks.label_studio_sink(writer), batch.stop, shown)
+        report = preannotate_loop.run(batch.tasks, context, sinks.label_studio_sink(writer), batch.stop, shown)
     if report.ended:  # the next run deletes duplicates
         return report
     with recording_end(report, batch.stop):
@@ -101,12 +101,12 @@ def _store(batch: BatchRun, context: PreannotateContext) -> RunReport:
 
 def _draw(settings: Settings, batch: BatchRun, context: PreannotateContext, folder: Path) -> RunReport:
     folder.mkdir(parents=True, exist_ok=True)
-    source = web.image_source(settings, batch.client)
+    source = parts.image_source(settings, batch.client)
     fetch = sinks.retrying_fetch(source, batch.retry, batch.client.version)
-    limits = Limits(max_pixels=settings.max_image_pixels)
+    limits = PixelLimits(max_pixels=settings.max_image_pixels)
     sink = sinks.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
-        return preannotate.run(batch.tasks, context, sink, batch.stop, shown)
+        return preannotate_loop.run(batch.tasks, context, sink, batch.stop, shown)
 
 
 def _segment(
@@ -115,7 +115,7 @@ def _segment(
     controls, project_id = batch.controls, batch.project.id
     if EVERYTHING in choice.sources:
         return lambda task: segmenter.segment_everything(task, controls, project_id, DEADLINE_S)
-    sources = {Source(name) for name in choice.sources}
+    sources = {PromptSource(name) for name in choice.sources}
 
     def segment(task: Task) -> Prediction:
         if coco is not None:

@@ -19,8 +19,8 @@ import httpx
 
 from backend.errors import AccessError, ImageError, Reason
 from backend.logs import without_credentials
-from backend.network import deadlines
-from backend.network.deadlines import DeadlineStream
+from backend.network import deadline_connections
+from backend.network.deadline_connections import DeadlineStream
 from backend.network.name_resolution import Resolver
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -205,7 +205,7 @@ class GuardedNetwork:
                 self._policy.check(host, port, address)
 
         with _valid_name(host):
-            return deadlines.connect(self._resolver, host, port, self._deadline, check)
+            return deadline_connections.connect(self._resolver, host, port, self._deadline, check)
 
     def is_public(self, host: str, port: int) -> bool:
         """Whether a host is reached through a proxy: all addresses that its name resolves to here are public.
@@ -221,7 +221,7 @@ class GuardedNetwork:
         """
         try:
             with _valid_name(host):
-                addresses = deadlines.addresses(self._resolver, host, port, self._deadline)
+                addresses = deadline_connections.addresses(self._resolver, host, port, self._deadline)
         except httpcore.ConnectError:
             name, _, domain = host.rstrip(".").lower().rpartition(".")
             if not name or not domain[:1].isalpha() or domain in _PRIVATE_DOMAINS or ":" in host:

@@ -3,10 +3,10 @@
 import pytest
 
 from backend.errors import ConfigError, ImageError, Reason, RetryLater
-from backend.images.decode import Limits
+from backend.images.decode import PixelLimits
 from backend.images.fetch import Fetched
 from backend.labeling import config
-from backend.projects.words import Finder, of_labels, of_text
+from backend.projects.detected_prompts import Finder, of_labels, of_text
 from backend.segmentation.regions import region_id
 from backend.shapes import Brush
 from backend.types import Prediction, Region, Task
@@ -135,7 +135,7 @@ BOTH = controls('<Label value="Cat"/>', '<Label value="Person"/>')
 
 def segmented(detector, source, on=BOTH, task=TASK, **options):
     segmenter = FakeSegmenter()
-    finder = Finder(detector, WORDS, source, Limits(), options.get("min_score"), options.get("max_masks"))
+    finder = Finder(detector, WORDS, source, PixelLimits(), options.get("min_score"), options.get("max_masks"))
     return segmenter, finder.segmenting(segmenter, on, 7)(task)
 
 

@@ -20,9 +20,9 @@ from backend.settings import Settings
 from backend.shapes import Rectangle
 from backend.types import ImageRef, Prediction, PromptRegion, Skipped, Task
 from model.detection.detector import Detector
-from model.detection.words import listing, spelling, split_text
+from model.detection.word_list import listing, spelling, split_text
 from model.paddlex.detection import open_detector
-from model.paddlex.words import select
+from model.paddlex.word_segmentation import select
 
 LONGEST_SIDE = 2666
 """Of the pictures that detectors get, in pixels: twice the longest side that any of them looks at."""
@@ -47,7 +47,7 @@ class Finder:
     detector: Detector
     words: Words
     source: Source
-    limits: decode.Limits
+    limits: decode.PixelLimits
     min_score: float | None
     max_masks: int | None
 
@@ -127,7 +127,7 @@ def finder(settings: Settings, controls: LabelConfig, source: Source, choice: Ch
     if not words:
         raise ConfigError(f"expected words among the detector's classes, {listing(detector.classes or ())}; got none")
     detector.check(words)
-    limits = decode.Limits(max_pixels=settings.max_image_pixels)
+    limits = decode.PixelLimits(max_pixels=settings.max_image_pixels)
     return Finder(detector, words, source, limits, choice.min_score, choice.max_masks)
 
 
