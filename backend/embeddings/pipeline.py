@@ -41,7 +41,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What has become of an image.
+    """The outcome for an image.
 
     Attributes:
         key: the key of its embedding.

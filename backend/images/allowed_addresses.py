@@ -207,7 +207,7 @@ class GuardedNetwork:
         with _valid_name(host):
             return deadline_connections.connect(self._resolver, host, port, self._deadline, check)
 
-    def is_public(self, host: str, port: int) -> bool:
+    def goes_through_proxy(self, host: str, port: int) -> bool:
         """Whether a host is reached through a proxy: all addresses that its name resolves to here are public.
 
         Behind a firewall that requires a proxy, public names often resolve only at the proxy; so a name that does not
@@ -229,7 +229,7 @@ class GuardedNetwork:
             return True
         for address in addresses:
             self._policy.check(host, port, address)
-        return all(_is_public(_unwrapped(ipaddress.ip_address(one.partition("%")[0]))) for one in addresses)
+        return all(_is_public(_unwrapped(ipaddress.ip_address(address.partition("%")[0]))) for address in addresses)
 
 
 @contextmanager

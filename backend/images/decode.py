@@ -55,9 +55,9 @@ class PixelLimits:
 
     Attributes:
         max_pixels: a larger image is refused.
-        reduce_above_pixels: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size (by the JPEG's own transform, which
-            averages), as long as at least twice the model's input remains, or where its scans take much memory, the
-            model's input; further if it would take too much memory otherwise. None: never.
+        reduce_above_pixels: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size, by the JPEG's own transform, which
+            averages. At least twice the side of the model's input remains, or once that side where its scans take much
+            memory. It is reduced further if it would take too much memory otherwise. None never reduces; for tests.
         model_side: side of the model's square input in pixels; larger images are scaled down to it.
         keeps_shape: whether an image keeps its shape inside the input; False for a model to whose square every image
             is stretched.

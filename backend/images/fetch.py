@@ -256,7 +256,7 @@ class ImageSource:
             raise self._authority.refusal(what, header)
         if is_refused and is_private:
             raise _without_key(f"answers {reply.status}", trip.path)
-        failure = outcomes.failure(reply.head, len(reply.data), trip.url.host)
+        failure = outcomes.status_error(reply.head, len(reply.data), trip.url.host)
         if failure is not None:
             raise failure
         return reply

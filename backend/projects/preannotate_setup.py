@@ -17,7 +17,7 @@ from backend.labeling.output_choice import Outputs
 from backend.labeling.task_prompts import PromptSource
 from backend.projects import detected_prompts, preannotate_loop, progress, sinks
 from backend.projects import engine as project_engine
-from backend.projects.engine import DEADLINE_S, Engine
+from backend.projects.engine import IMAGE_WAIT_S, Engine
 from backend.projects.preannotate_loop import PreannotateContext
 from backend.projects.preannotate_options import EVERYTHING, Choice
 from backend.projects.report import RunReport, failures_about, recording_end
@@ -30,7 +30,7 @@ from model.automatic import AutomaticSettings, settings_for
 from model.weights import Checkpoint
 
 MAX_MASKS = 100
-"""Per image, with everything, by default."""
+"""Default of ``--max-masks`` with ``--from everything``."""
 
 DUPLICATES = "duplicates deleted"
 CROWDS = "boxes around crowds left out"
@@ -54,8 +54,8 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
     )
     if choice.names_objects:
         source = parts.image_source(settings, batch.client)
-        finder = detected_prompts.finder(settings, batch.controls, source, choice, _say)
-        segment = finder.segmenting(segmenter, batch.controls, batch.project.id)
+        detector = detected_prompts.make_word_detector(settings, batch.controls, source, choice, _say)
+        segment = detector.segment_function(segmenter, batch.controls, batch.project.id)
     else:
         segment = _segment(segmenter, batch, choice, coco, outputs)
     batch.stop.listen()
@@ -78,8 +78,8 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
     if coco is None:
         return report
     is_full_run = not report.ended and not report.counts[preannotate_loop.THERE]
-    if is_full_run and coco.has_asked(failure.task_id for failure in report.failures):
-        _report_unmet(coco.unmet)
+    if is_full_run and coco.were_read(failure.task_id for failure in report.failures):
+        _report_images_without_task(coco.images_without_task)
     if coco.crowds:
         report.add(CROWDS, coco.crowds)
     report.failures += failures_about(None, coco.file.left_out)
@@ -114,7 +114,7 @@ def _segment(
 ) -> Callable[[Task], Prediction]:
     controls, project_id = batch.controls, batch.project.id
     if EVERYTHING in choice.sources:
-        return lambda task: segmenter.segment_everything(task, controls, project_id, DEADLINE_S)
+        return lambda task: segmenter.segment_everything(task, controls, project_id, IMAGE_WAIT_S)
     sources = {PromptSource(name) for name in choice.sources}
 
     def segment(task: Task) -> Prediction:
@@ -122,7 +122,7 @@ def _segment(
             prompts = coco.prompts(task, controls, outputs)
         else:
             prompts = task_prompts.read(task, sources, segmenter.model_version)
-        return segmenter.segment(task, prompts, controls, project_id, DEADLINE_S)
+        return segmenter.segment(task, prompts, controls, project_id, IMAGE_WAIT_S)
 
     return segment
 
@@ -170,7 +170,7 @@ def _read(path: Path) -> CocoPrompts:
     return coco
 
 
-def _report_unmet(images: Sequence[str]) -> None:
+def _report_images_without_task(images: Sequence[str]) -> None:
     if images:
         more = f" and {len(images) - SHOWN} more" if len(images) > SHOWN else ""
         _say(f"images of the COCO file with boxes that no task of this run shows: {', '.join(images[:SHOWN])}{more}")

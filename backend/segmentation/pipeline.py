@@ -101,7 +101,7 @@ class Pipeline:
     """Segments what is marked on the images of tasks; thread-safe."""
 
     def __init__(self, masks: MaskService, embeddings: Embeddings, outputs: Sequence[ShapeKind]) -> None:
-        """Take what makes embeddings and masks, and the kinds of region to answer with, the preferred ones first."""
+        """Segment with these masks and embeddings; ``outputs`` are the kinds of region to draw, the preferred first."""
         self.masks = masks
         self._embeddings, self._outputs, self.bulk_slot = embeddings, outputs, FifoLimiter(1)
 

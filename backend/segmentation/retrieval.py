@@ -184,7 +184,7 @@ class Retrieval:
             return None
         try:
             prediction = self._segmenter.segment(
-                task.task, task.prompts, task.controls, task.project_id, left_s, deadline_s=left_s, wait=wait
+                task.task, task.prompts, task.controls, task.project_id, left_s, within_s=left_s, wait=wait
             )
         except RetryLater:
             return None

@@ -88,7 +88,7 @@ def get(
     """
     origin = Origin.at(url)
     host = origin.host
-    if proxy is not None and not network.is_public(host, origin.port):
+    if proxy is not None and not network.goes_through_proxy(host, origin.port):
         proxy = None
     stream = network.connect(host, origin.port) if proxy is None else _through(proxy, url, network, tls)
     target, headers = url.raw_path, {**headers, "Connection": "close"}

@@ -131,7 +131,7 @@ class ImageRequests:
                 Reason.IMAGE_FETCH_FAILED,
             ) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise outcomes.broken(error, url.host) from error
+            raise outcomes.connection_error(error, url.host) from error
 
     def _body(self, answer: Answer, host: str, deadline: float, share: Share | None) -> tuple[bytes, Share]:
         """Return an answer's content and its share of the memory.

@@ -258,8 +258,8 @@ def test_the_budget_is_one_for_all_images_of_a_click(service):
         def __init__(self):
             self.deadlines = []
 
-        def get(self, ref, deadline_s, priority):
-            self.deadlines.append(deadline_s)
+        def get(self, ref, within_s, priority):
+            self.deadlines.append(within_s)
             threading.Event().wait(0.02)
             raise RetryLater("not yet")
 

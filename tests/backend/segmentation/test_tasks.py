@@ -329,7 +329,7 @@ class EmbeddingOfSize:
     def __init__(self, size):
         self.embedding = embedding(original_size=size)
 
-    def get(self, ref, deadline_s, priority):
+    def get(self, ref, within_s, priority):
         return self.embedding
 
 
@@ -368,16 +368,16 @@ def test_a_task_whose_turn_at_the_decoder_does_not_come_in_time_is_raised(servic
     with turns:
         started = time.monotonic()
         with pytest.raises(RetryLater) as caught:
-            segment(service, task(box()), deadline_s=0.1)
+            segment(service, task(box()), within_s=0.1)
         assert time.monotonic() - started < 2
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
-    assert segment(service, task(box()), deadline_s=0.1).result
+    assert segment(service, task(box()), within_s=0.1).result
 
 
 def test_a_task_that_runs_out_of_time_between_objects_is_raised(service):
     segment(service, task(box()))
     with pytest.raises(RetryLater) as caught:
-        segment(service, task(*(box(f"b{n}", (n, n)) for n in range(40))), deadline_s=0.0)
+        segment(service, task(*(box(f"b{n}", (n, n)) for n in range(40))), within_s=0.0)
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
 
 
