@@ -44,6 +44,7 @@ from backend.web.bodies import Bodies
 from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
+from model.demo import SAMPLES
 from model.paddlex.model import find_weights
 from model.transforms import preprocess
 from model.weights import Checkpoint, in_order, merge, read
@@ -149,7 +150,8 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
 
     parts = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, team, budget)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
-    app = create_app(segmenter, metrics, lambda: snapshot.take(parts), access, lambda: snapshot.unready(parts))
+    samples = SAMPLES if settings.try_page else None
+    app = create_app(segmenter, metrics, lambda: snapshot.take(parts), access, lambda: snapshot.unready(parts), samples)
     app.config[BODIES] = Bodies(access.max_body_bytes, budget)
     return Service(app, segmenter, metrics, start, close)
 
