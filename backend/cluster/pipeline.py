@@ -9,7 +9,6 @@ import concurrent.futures
 import logging
 import time
 from concurrent.futures import Future
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from backend.cluster.content_index import SharedRecord
@@ -17,9 +16,8 @@ from backend.cluster.lease import Lease
 from backend.cluster.parts import ClusterParts
 from backend.cluster.queues import TakenJob
 from backend.cluster.store import RedisStore
-from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.content_index import SourceKey, source_key
-from backend.embeddings.encode import DECODED_AT_ONCE, EncodeSpec, Preprocessor, Stopwatch
+from backend.embeddings.encode import EncodeSpec, Preprocessor, Stopwatch
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.pipeline import Source
 from backend.embeddings.stores import EmbeddingKey
@@ -76,7 +74,6 @@ class EncodePipeline:
         self._parts, self._spec, self._encoder, self._store = parts, spec, encoder, store
         self._source, self._click_source = source, click_source
         self._observer, self._preprocessor = observer, Preprocessor(spec, observer)
-        self._background_gate = FifoLimiter(DECODED_AT_ONCE)  # only what it lets through queues before clicks' images
         self._in_progress: set[_Work] = set()
         self._is_stopping = self.encoder_hangs = False
         self._encoded_at = 0.0
@@ -162,7 +159,7 @@ class EncodePipeline:
 
         The file is freed on return, so that only the few megabytes of the input wait for the encoder.
         """
-        source, gate = (self._click_source, nullcontext()) if is_click else (self._source, self._background_gate)
+        source = self._click_source if is_click else self._source
         with self._observer.stage("fetch"):
             fetched = source.fetch(ref, None if known is None else known.version)
         self._parts.monitor.count("fetch")
@@ -174,8 +171,8 @@ class EncodePipeline:
             record = SharedRecord(key.digest, fetched.version, fetched.immutable)
             if self._store.holds(key):
                 return record, None
-            with gate:
-                return record, self._preprocessor.prepare(fetched.data, key)
+            priority = Priority.INTERACTIVE if is_click else Priority.BULK
+            return record, self._preprocessor.prepare(fetched.data, key, priority)
         finally:
             fetched.release()
 

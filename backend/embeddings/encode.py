@@ -7,7 +7,7 @@ stores it. The first needs no weights, so images are made ready while another on
 import gc
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from backend.embeddings.serialization import Dtype, rounded
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, Reason, RetryLater
 from backend.images import decode
+from backend.types import Priority
 from model import heap
 from model.types import Embedding, ModelInput
 
@@ -98,16 +99,20 @@ class Preprocessor:
         """Decode as ``spec`` says; ``stopwatch`` times ``decode_image``."""
         self._spec, self._stopwatch = spec, stopwatch
         self._limiter = FifoLimiter(DECODED_AT_ONCE)
+        self._background_gate = FifoLimiter(DECODED_AT_ONCE)  # no other background image queues before a click's
 
-    def prepare(self, data: bytes, key: EmbeddingKey) -> ModelInput:
-        """Return the network's input for an image file; ``key`` names the image in the log.
+    def prepare(self, data: bytes, key: EmbeddingKey, priority: Priority) -> ModelInput:
+        """Return the network's input for an image file, after those of clicks unless ``priority`` is a click's.
+
+        ``key`` names the image in the log.
 
         Raises:
             ImageError: the file cannot be read.
             RetryLater: memory ran out, twice.
             BackendError: a defect (``encode_failed``).
         """
-        with self._limiter:
+        gate = nullcontext() if priority is Priority.INTERACTIVE else self._background_gate
+        with gate, self._limiter:
             return _with_reasons(lambda: self._prepare(data), key)
 
     def _prepare(self, data: bytes) -> ModelInput:

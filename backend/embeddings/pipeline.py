@@ -140,7 +140,7 @@ class EmbeddingPipeline:
             cached = look_up(key)
             if cached is not None:
                 return cached
-            model_input = self._preprocessor.prepare(fetched.data, key)
+            model_input = self._preprocessor.prepare(fetched.data, key, task.priority)
             del fetched  # the file is not needed while its image waits for the encoder
             if share is not None:
                 share.resize(model_input.pixels.nbytes)

@@ -48,6 +48,7 @@ import numpy as np
 from PIL import Image
 from backend.metrics import Metrics
 from backend.embeddings.encode import EncodeSpec, Preprocessor
+from backend.types import Priority
 from model import heap
 from model.types import ModelInput
 
@@ -61,7 +62,7 @@ spec = EncodeSpec("any", lambda pixels: ModelInput(pixels, pixels.shape[:2]))
 preprocessor = Preprocessor(spec, Metrics())
 before = resident_mb()
 for _ in range(3):
-    thread = threading.Thread(target=preprocessor.prepare, args=(file.getvalue(), spec.key("0" * 64)))
+    thread = threading.Thread(target=preprocessor.prepare, args=(file.getvalue(), spec.key("0" * 64), Priority.BULK))
     thread.start()
     thread.join()
 print(resident_mb() - before)

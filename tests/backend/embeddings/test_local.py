@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +29,9 @@ from tests.support.orientation_files import encoded
 
 RED, BLUE, GREEN, GRAY = (250, 0, 0), (0, 0, 250), (0, 250, 0), (128, 128, 128)
 SOON_S = 10.0
+
+
+KEY = fake_spec().key("0" * 64)
 
 
 class Setup:
@@ -777,8 +780,31 @@ def test_few_images_are_decoded_at_a_time(setup):
 
     preprocessor = Preprocessor(EncodeSpec("fake@00000000", preprocess), setup.metrics)
     with ThreadPoolExecutor(12) as pool:
-        list(pool.map(lambda number: preprocessor.prepare(png((number, 0, 0)), fake_spec().key("0" * 64)), range(12)))
+        list(
+            pool.map(
+                lambda number: preprocessor.prepare(png((number, 0, 0)), KEY, tuple(Priority)[number % 3]), range(12)
+            )
+        )
     assert max(most) == DECODED_AT_ONCE
+
+
+def test_a_click_does_not_wait_for_background_images_that_wait_to_be_decoded(setup):
+    order, may_go_on = [], threading.Event()
+
+    def preprocess(pixels):
+        order.append(tuple(pixels[0, 0]))
+        assert may_go_on.wait(SOON_S)
+        return ModelInput(pixels, pixels.shape[:2])
+
+    preprocessor = Preprocessor(EncodeSpec("fake@00000000", preprocess), setup.metrics)
+    with ThreadPoolExecutor(9) as pool:
+        futures = [pool.submit(preprocessor.prepare, png((0, 0, number)), KEY, Priority.BULK) for number in range(8)]
+        eventually(lambda: len(order) == DECODED_AT_ONCE)
+        futures.append(pool.submit(preprocessor.prepare, png(RED), KEY, Priority.INTERACTIVE))
+        time.sleep(0.1)  # until the click waits
+        may_go_on.set()
+        wait(futures)
+    assert RED in order[: 2 * DECODED_AT_ONCE]
 
 
 # The end
