@@ -2,7 +2,7 @@ const get = (id) => document.getElementById(id);
 const view = get("view"), pen = view.getContext("2d");
 const LARGEST_VIEW = 1600;   // pixels of the canvas; masks keep the picture's own size
 const DRAGGED = 5;           // pixels on the screen that make a box of a click
-let picture = null;          // { name, address, image, width, height, task }
+let picture = null;          // { file, name, address, image, width, height, task }; the name is without extension
 let prompts = [];            // { id, sign } with { x, y }, or { id } with { x, y, width, height }; in percent
 let masks = [], regions = [], asked = 0, cross = null, corner = null, drag = null;
 
@@ -28,7 +28,7 @@ const load = async (blob, name) => {
   image.src = address;
   try { await image.decode(); } catch { return say(`This browser cannot show ${name}: expected a PNG, JPEG or WebP file.`, true); }
   const { naturalWidth: width, naturalHeight: height } = image, scale = Math.min(1, LARGEST_VIEW / Math.max(width, height));
-  picture = { name: name.replace(/\.\w+$/, ""), address, image, width, height, task: 1 + Math.floor(Math.random() * 2 ** 31) };
+  picture = { file: name, name: name.replace(/\.\w+$/, ""), address, image, width, height, task: 1 + Math.floor(Math.random() * 2 ** 31) };
   view.width = Math.max(1, Math.round(width * scale));
   view.height = Math.max(1, Math.round(height * scale));
   cross = null;
@@ -146,6 +146,7 @@ view.addEventListener("contextmenu", (event) => event.preventDefault());
 
 const draw = () => {
   if (!picture) return;
+  for (const button of document.querySelectorAll("[data-save]")) button.disabled = !masks.length;
   pen.drawImage(picture.image, 0, 0, view.width, view.height);
   for (const mask of masks) pen.drawImage(tinted(mask, view.width, view.height, "rgb(42 101 207 / .55)"), 0, 0);
   const unit = view.width / (view.getBoundingClientRect().width || view.width);
@@ -230,7 +231,7 @@ const files = {
     saveJson({ width, height, polygons: (await rings()).map((ring) => ring.points) }, `${name}-polygons.json`);
   },
   coco: async () => {
-    const { width, height, name } = picture, images = [{ id: 1, file_name: name, width, height }];
+    const { width, height, name, file } = picture, images = [{ id: 1, file_name: file, width, height }];
     saveJson({ images, categories: [{ id: 1, name: "object" }], annotations: (await rings()).map(coco) }, `${name}-coco.json`);
   },
 };
