@@ -151,6 +151,8 @@ class Settings(BaseModel):
     """What an answer is drawn as when a labeling config offers several kinds."""
     max_body_mb: int = Field(200, ge=1)
     """A larger request is refused."""
+    try_page: bool = True
+    """Whether /try is served, a page to make masks in a browser without Label Studio."""
     buffer_mb: int | None = None
     """Memory of one process for requests that are being received, data: addresses that are waited for and image files
     that wait for the encoder, together; unset: 1000, or as much as the limits of one request and one file need."""

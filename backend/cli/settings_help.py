@@ -41,6 +41,8 @@ def _format_default(default: object, is_made: bool) -> str:
         return UNSET
     if isinstance(default, tuple):
         return ", ".join(map(str, default))
+    if isinstance(default, bool):
+        return str(default).lower()
     return str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
 
 

@@ -34,6 +34,7 @@ from backend.web.bodies import Bodies
 from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
+from model.demo import SAMPLES
 from model.machine import cpu_count
 from model.weights import Checkpoint
 
@@ -118,6 +119,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         lambda: snapshot.take(sources),
         access,
         lambda: readiness.obstacle(embeddings, decoder, view()),
+        SAMPLES if settings.try_page else None,
     )
     app.config[BODIES] = Bodies(access.max_body_bytes, budget)
     return Service(app, segmenter, metrics, start, close)

@@ -16,7 +16,6 @@ from pathlib import Path
 import click
 import msgspec
 
-import model
 from backend.demo import environment, programs
 from backend.demo.environment import InstallError
 from backend.demo.processes import (
@@ -35,6 +34,7 @@ from backend.demo.project import WITH_REAL_WEIGHTS, labeling_config, prepare
 from backend.errors import AccessError, BackendError
 from backend.label_studio.http import LabelStudioHttp
 from backend.types import Secret
+from model.demo import SAMPLES
 from model.folders import cache_folder
 
 BACKEND_PORT = 9090
@@ -42,7 +42,6 @@ LABEL_STUDIO_PORT = 8080
 API_TIMEOUT_S = 120.0
 REQUIREMENTS = Path(__file__).with_name("requirements-label-studio.txt")
 REAL, DEMO_MODEL = "mobile_sam", "demo"
-SAMPLES = Path(model.__file__).parent / "demo" / "samples"
 WATCH_S = 1.0
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 

@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from flask import Flask, Response, current_app, render_template, request
 
@@ -18,7 +19,7 @@ from backend.metrics import Metrics
 from backend.protocol import messages
 from backend.segmentation.service import Segmenter
 from backend.types import Prediction, PredictRequest
-from backend.web import request_body
+from backend.web import request_body, try_page
 from backend.web.access import JSON, Access, Gate, protected
 from backend.web.error_answers import ErrorAnswers
 from backend.web.http_requests import DROP_AT_MOST
@@ -39,6 +40,7 @@ def create_app(
     status: Callable[[], Status],
     access: Access,
     unready: Callable[[], str] = lambda: "",
+    samples: Path | None = None,
 ) -> Flask:
     """Return the WSGI application.
 
@@ -48,6 +50,7 @@ def create_app(
         status: what the status page shows, taken at each call.
         access: who may call.
         unready: why clicks cannot be answered now; empty if they can.
+        samples: the folder of the pictures that the page at ``/try`` offers; None for no such page.
     """
     app = Flask(__name__)
     health = messages.dump_health(segmenter.model_version)
@@ -63,6 +66,8 @@ def create_app(
     app.add_url_rule("/", "index", lambda: _page(status) if _wants_page() else _json(health))
     app.add_url_rule("/metrics", "metrics", lambda: Response(metrics.exposition(), content_type=PROMETHEUS))
     _add_contract(app, segmenter, metrics, access)
+    if samples is not None:
+        try_page.add(app, samples, access.max_body_bytes)
     return app
 
 

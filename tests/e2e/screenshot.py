@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from backend.demo.command import SAMPLES
 from backend.demo.processes import free_port
+from model.demo import SAMPLES
 from tests.e2e.annotator import Annotator, chromium
 from tests.e2e.label_studio_server import ROOT, Studio, chromium_executable, label_studio_python
 

@@ -19,8 +19,8 @@ from werkzeug.serving import make_server
 
 from backend.composition import parts
 from backend.composition import web as composition_web
-from backend.demo.command import SAMPLES
 from backend.settings import read
+from model.demo import SAMPLES
 from tests.e2e.annotator import chromium
 from tests.e2e.label_studio_server import ROOT, chromium_executable
 from tests.support.cluster import Cluster, eventually

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from backend.demo.command import SAMPLES
 from backend.demo.processes import is_free
 from backend.demo.project import TITLE
 from demo_training.scenes import Scene, render_scene
+from model.demo import SAMPLES
 from tests.e2e.targets import is_complete
 from tests.support.scenes import iou
 

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from defusedxml.ElementTree import fromstring
 from PIL import Image
 
-from backend.demo.command import SAMPLES, Demo, command, run
+from backend.demo.command import Demo, command, run
 from backend.demo.processes import (
     PROGRESS_S,
     DemoError,
@@ -37,6 +37,7 @@ from backend.demo.programs import Login, backend_environ, label_studio_environ
 from backend.demo.project import BACKEND_TITLE, LABEL_CONFIG, TITLE
 from backend.labeling.config import parse
 from backend.labeling.config_problems import problems
+from model.demo import SAMPLES
 
 HERE = Path(__file__).parent
 LOGIN = Login("demo@example.com", "a password", "0123456789abcdef")

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 import backend
 import model
-from backend.demo.command import SAMPLES
+from model.demo import SAMPLES
 from tests.support.processes import ROOT, environment, serving
 from tests.support.wire_bodies import click_on, data_uri, encoded
 

@@ -22,6 +22,7 @@ TESTS = (
     "backend/cli/test_cli.py",
     "model/cli/test_cli.py",
     "backend/web/test_status_page.py",
+    "backend/web/test_try_page.py",
     "backend/web/test_gunicorn_server.py",
 )
 SELECTION = "not reference and not browser and not slow"

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from backend.demo.command import REQUIREMENTS, SAMPLES, Demo, run
+from backend.demo.command import REQUIREMENTS, Demo, run
 from backend.demo.processes import DemoError
+from model.demo import SAMPLES
 from tests.support.fake_python import FakePython
 
 

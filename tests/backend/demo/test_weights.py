@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 
-from backend.demo.command import SAMPLES, Demo, run
+from backend.demo.command import Demo, run
 from backend.demo.processes import DemoError
+from model.demo import SAMPLES
 from model.weights.catalogue import SOURCES, Source
 from tests.support.fakes import HttpServer, Reply
 from tests.support.mobile_files import tiny_mobile, write_published

@@ -1,0 +1,32 @@
+"""The page at ``/try``: masks of a picture that is dropped on it, in a browser and without Label Studio."""
+
+import secrets
+from pathlib import Path
+
+from flask import Flask, Response, abort, render_template
+
+
+def add(app: Flask, samples: Path, max_body_bytes: int) -> None:
+    """Add the page, and the pictures that it offers.
+
+    The page sends what Label Studio would send to ``/predict``, with the picture as a ``data:`` address; so it has the
+    limits of every click, and of the picture nothing is kept but its embedding.
+
+    Args:
+        app: the application to add the routes to.
+        samples: a folder of pictures.
+        max_body_bytes: the largest request that ``/predict`` accepts; the page refuses larger pictures itself.
+    """
+    names = sorted(path.name for path in samples.glob("*.jpg"))
+
+    @app.get("/try")
+    def page() -> Response:
+        nonce = secrets.token_urlsafe(16)
+        text = render_template("try.html", samples=names, max_body_bytes=max_body_bytes, nonce=nonce)
+        return Response(text, mimetype="text/html")
+
+    @app.get("/try/samples/<name>")
+    def sample(name: str) -> Response:
+        if name not in names:
+            abort(404)
+        return Response((samples / name).read_bytes(), mimetype="image/jpeg")

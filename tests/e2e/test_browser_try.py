@@ -1,0 +1,203 @@
+"""The page at /try in a real browser, before a real service with the demo model."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("playwright", reason="no playwright: see tests/e2e/requirements.txt")
+from PIL import Image
+from playwright.sync_api import expect
+
+from model.demo import SAMPLES
+from tests.e2e.conftest import SCREENSHOTS
+from tests.e2e.status_pictures import DESKTOP, PHONE, driver
+
+pytestmark = pytest.mark.browser
+SOON_MS = 60_000
+NAME, SIZE_WH = "gears", (800, 800)
+SAMPLE = json.loads((SAMPLES / "samples.json").read_text())[f"{NAME}.jpg"]
+GEAR, HORSESHOE = SAMPLE["objects"][1], SAMPLE["objects"][4]
+
+
+class TryPage:
+    """The page, with a picture's pixels as its coordinates."""
+
+    def __init__(self, browser, url, viewport=DESKTOP):
+        self.page = browser.new_context(viewport=viewport, accept_downloads=True).new_page()
+        self.complaints, self.addresses, self.bodies = [], [], []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("request", self.note)
+        self.url = url
+        self.page.goto(f"{url}try")
+        self.view, self.state = self.page.locator("#view"), self.page.get_by_role("status")
+
+    def note(self, request):
+        self.addresses.append(request.url)
+        if request.method == "POST":
+            self.bodies.append(json.loads(request.post_data))
+
+    def take_sample(self):
+        self.page.get_by_role("button", name=NAME).click()
+        expect(self.state).to_contain_text("800 × 800", timeout=SOON_MS)
+
+    def on_screen(self, x, y):
+        box = self.view.bounding_box()
+        return box["x"] + x * box["width"] / SIZE_WH[0], box["y"] + y * box["height"] / SIZE_WH[1]
+
+    def click(self, x, y, **options):
+        self.page.mouse.click(*self.on_screen(x, y), **options)
+
+    def drag(self, x1, y1, x2, y2):
+        self.page.mouse.move(*self.on_screen(x1, y1))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.on_screen(x2, y2), steps=4)
+        self.page.mouse.up()
+
+    def expect_mask(self):
+        expect(self.state).to_contain_text("score", timeout=SOON_MS)
+
+    def prompts(self):
+        """The prompts of the last request that had any."""
+        return [body["params"]["context"]["result"] for body in self.bodies if body["params"]["context"]][-1]
+
+    def save(self, key):
+        with self.page.expect_download() as download:
+            self.page.keyboard.press(key)
+        return download.value.suggested_filename, download.value.path().read_bytes()
+
+
+@pytest.fixture
+def service(tmp_path):
+    with driver(tmp_path) as service:
+        service.start()
+        yield service
+
+
+def test_a_click_shows_a_mask_that_can_be_saved_and_everything_comes_from_the_service(service, browser):
+    shown = TryPage(browser, service.url)
+    shown.take_sample()
+    x, y = GEAR["click"]
+    shown.click(x, y)
+    shown.expect_mask()
+    expect(shown.state).to_contain_text("ms")
+    for kind in ("PNG", "Polygons", "COCO"):
+        expect(shown.page.get_by_role("button", name=kind)).to_be_enabled()
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    shown.page.screenshot(path=SCREENSHOTS / "try.png", full_page=True)
+    name, png = shown.save("s")
+    assert name == "gears-mask.png"
+    mask = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+    assert mask.shape == SIZE_WH[::-1]
+    assert set(np.unique(mask)) == {0, 255}
+    assert mask[y, x] == 255
+    name, text = shown.save("p")
+    polygons = json.loads(text)
+    assert (name, polygons["width"], polygons["height"]) == ("gears-polygons.json", *SIZE_WH)
+    assert len(polygons["polygons"][0]) > 2
+    name, text = shown.save("c")
+    coco = json.loads(text)
+    assert name == "gears-coco.json"
+    assert coco["images"] == [{"id": 1, "file_name": "gears.jpg", "width": 800, "height": 800}]
+    areas = sum(annotation["area"] for annotation in coco["annotations"])
+    assert areas == pytest.approx((mask == 255).sum(), rel=0.05)
+    boxes = [annotation["bbox"] for annotation in coco["annotations"]]
+    assert any(left <= x <= left + width and top <= y <= top + height for left, top, width, height in boxes)
+    assert all(address.startswith((service.url, "data:", "blob:")) for address in shown.addresses)
+    assert not shown.complaints
+
+
+def test_alt_and_the_right_button_exclude_a_drag_is_a_box_and_undo_takes_the_last_back(service, browser):
+    shown = TryPage(browser, service.url)
+    shown.take_sample()
+    shown.click(*GEAR["click"])
+    shown.page.keyboard.down("Alt")
+    shown.click(40, 760)
+    shown.page.keyboard.up("Alt")
+    shown.click(60, 700, button="right")
+    shown.drag(*HORSESHOE["box"])
+    expect(shown.state).to_contain_text("2 masks", timeout=SOON_MS)
+    *points, box = shown.prompts()
+    assert [point["is_positive"] for point in points] == [True, False, False]
+    x1, y1, x2, y2 = (part / 8 for part in HORSESHOE["box"])
+    assert [box["value"][key] for key in ("x", "y", "width", "height")] == pytest.approx(
+        [x1, y1, x2 - x1, y2 - y1], abs=0.5
+    )
+    shown.page.keyboard.press("z")
+    expect(shown.state).to_contain_text("Mask in", timeout=SOON_MS)
+    assert len(shown.prompts()) == 3
+    shown.page.keyboard.press("Escape")
+    for kind in ("Undo", "PNG"):
+        expect(shown.page.get_by_role("button", name=kind)).to_be_disabled()
+    assert not shown.complaints
+
+
+def test_the_keyboard_alone_clicks_and_draws_a_box(service, browser):
+    shown = TryPage(browser, service.url)
+    shown.page.get_by_role("button", name=NAME).press("Enter")
+    expect(shown.view).to_be_focused(timeout=SOON_MS)
+    shown.page.keyboard.press("Enter")
+    shown.expect_mask()
+    (point,) = shown.prompts()
+    assert (point["value"]["x"], point["value"]["y"], point["is_positive"]) == (50, 50, True)
+    for _ in range(8):
+        shown.page.keyboard.press("Shift+ArrowDown")
+    shown.page.keyboard.press("Alt+Enter")
+    for _ in range(8):
+        shown.page.keyboard.press("Shift+ArrowUp")
+    shown.page.keyboard.press("b")
+    for key in ("Shift+ArrowRight", "Shift+ArrowDown", "ArrowDown"):
+        shown.page.keyboard.press(key)
+    shown.page.keyboard.press("b")
+    shown.expect_mask()
+    _, background, box = shown.prompts()
+    assert (background["value"]["y"], background["is_positive"]) == (90, False)
+    assert [box["value"][key] for key in ("x", "y", "width", "height")] == [50, 50, 5, 5.5]
+    assert not shown.complaints
+
+
+def test_a_dropped_picture_is_used_as_the_browser_turns_it_and_the_request_is_shown(service, browser):
+    shown = TryPage(browser, service.url)
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(SAMPLES / "wide.jpg").save(turned, "JPEG", exif=exif)
+    shown.page.evaluate(
+        """(bytes) => {
+            const files = new DataTransfer();
+            files.items.add(new File([new Uint8Array(bytes)], "turned.jpg", { type: "image/jpeg" }));
+            document.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
+        }""",
+        list(turned.getvalue()),
+    )
+    expect(shown.state).to_contain_text("turned.jpg, 480 × 960", timeout=SOON_MS)
+    shown.view.click()
+    shown.expect_mask()
+    _, png = shown.save("s")
+    assert Image.open(io.BytesIO(png)).size == (480, 960)
+    shown.page.get_by_text("The request that Label Studio").click()
+    request = shown.page.locator("#request").inner_text()
+    assert f"POST {service.url}predict" in request
+    assert '"is_positive": true' in request
+    assert not shown.complaints
+
+
+def test_what_is_no_picture_and_a_service_that_is_gone_are_said(service, browser):
+    shown = TryPage(browser, service.url)
+    upload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}
+    shown.page.locator("#file").set_input_files([upload])
+    expect(shown.state).to_contain_text("cannot show notes.txt")
+    shown.take_sample()
+    service.server.shutdown()
+    service.server.server_close()
+    shown.click(*GEAR["click"])
+    expect(shown.state).to_contain_text("No mask", timeout=SOON_MS)
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_it_is_never_wider_than_the_window(service, browser, viewport):
+    shown = TryPage(browser, service.url, viewport)
+    shown.take_sample()
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
