@@ -40,6 +40,9 @@ from model.weights import Checkpoint
 
 logger = logging.getLogger(__name__)
 
+DECODES_AT_ONCE = cpu_count() + 1
+"""One runs Python code while the others compute."""
+
 
 class WebEmbeddings(Embeddings, readiness.Work, Protocol):
     """Embeddings and the threads behind them: `LocalEmbeddings`, or `QueuedEmbeddings` with Redis."""
@@ -95,8 +98,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.max_image_pixels,
     )
     next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
-    decodes_at_once = cpu_count() + 1  # one runs Python code while the others compute
-    masks = MaskService(decoder, metrics, decodes_at_once, wait_for_decoder=decoder.wait)
+    masks = MaskService(decoder, metrics, DECODES_AT_ONCE, wait_for_decoder=decoder.wait)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
     segmenter = Segmenter(masks, embeddings, metrics, background, next_tasks, policy, retrieval)
 
