@@ -194,6 +194,15 @@ class BackendError(Exception):
         return _rebuilt, (type(self), self.args), self.__dict__
 
 
+def internal(error: Exception) -> BackendError:
+    """Return the error that reports a defect of this program.
+
+    >>> str(internal(KeyError("size")))
+    "internal error: 'size'"
+    """
+    return BackendError(f"internal error: {error}")
+
+
 _Kind = TypeVar("_Kind", bound=BackendError)
 
 

@@ -46,6 +46,7 @@ SHARED = (
 )  # fmt: skip
 """Settings whose variables have no prefix, as in label-studio-ml."""
 
+ABOUT_DEMO = "the demo model is for trying things out, not for labelling photographs"
 HALF_A_LOGIN = "BASIC_AUTH_USER and BASIC_AUTH_PASS: expected both or neither, got one of them"
 
 

@@ -4,11 +4,12 @@ import numpy as np
 from paddle import nn
 
 from model import device as devices
-from model import heap
+from model import machine
 from model.config import HieraConfig, SamConfig, TinyVitConfig, VitConfig
 from model.decoder import Decoder, Sam2Decoder
 from model.encoder import Encoder, Sam2Encoder
 from model.errors import DeviceError
+from model.machine import cpu_count
 from model.modeling import hiera
 from model.modeling.image_encoder import Attention, ImageEncoderViT, Parallel, Sequential
 from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
@@ -49,7 +50,7 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
                 layer.fused = place != "cpu"
     network.eval()
     if place == "cpu":
-        heap.keep_memory()  # from now on: what reading the weights took has been given back
+        machine.keep_memory()  # from now on: what reading the weights took has been given back
     made = Sam2Encoder if is_sam2 else Encoder
     return made(network, checkpoint.config, checkpoint.model_version, place, dtype)
 
@@ -91,7 +92,7 @@ def image_encoder(config: SamConfig, parallel: Parallel | None = None) -> nn.Lay
 
 
 def _parallel(device: str, dtype: str) -> Parallel:
-    cores = devices.cpu_count()
+    cores = cpu_count()
     return devices.ThreadPool(cores) if device == "cpu" and dtype == "float32" and cores > 1 else Sequential()
 
 

@@ -14,6 +14,7 @@ from paddle import Tensor
 
 from model import device as devices
 from model.errors import CapabilityError
+from model.machine import cpu_count
 from model.modeling.image_encoder import Parallel, Sequential
 from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
@@ -61,7 +62,7 @@ class Decoder:
         self.prompt_encoder, self.mask_decoder = prompt_encoder, mask_decoder
         on_cpu = device == "cpu"
         self.batch_size = 1 if on_cpu else GPU_BATCH
-        self._parallel: Parallel = devices.ThreadPool(devices.cpu_count()) if on_cpu else Sequential()
+        self._parallel: Parallel = devices.ThreadPool(cpu_count()) if on_cpu else Sequential()
         devices.enter(device)
         self.image_pe = prompt_encoder.image_pe()
 

@@ -125,11 +125,6 @@ def _cpu_info() -> str:
     return path.read_text() if platform.system() == "Linux" and path.is_file() else ""
 
 
-def cpu_count() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
 class ThreadPool:
     """Maps over parts of the work on threads (see `model.modeling.image_encoder.Parallel`); one thread a part."""
 

@@ -14,13 +14,11 @@ from backend.cli.findings import Finding, Level
 from backend.errors import BackendError, Reason
 from backend.images.fetch import ImageSource
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.tokens import TokenKind
-from backend.settings import Settings
+from backend.label_studio.tokens import NEW_API_KEY, NO_API_KEY, TokenKind
+from backend.settings import ABOUT_DEMO, Settings
 
 GUARDS_FROM = (1, 23, 1)
 """The first release of Label Studio that refuses private addresses; see tests/e2e/test_local_backends.py."""
-
-_NEW_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
 
 
 def examine(
@@ -40,13 +38,14 @@ def examine(
         weights: reads the configured weights and describes them; raises ValueError if they cannot be used.
     """
     yield _weights(settings, weights)
-    reached, release = False, ""
-    for finding in _label_studio(settings, label_studio):
-        if finding.subject == "Label Studio" and finding.level is Level.OK:
-            reached, release = True, finding.text.partition(" ")[0]
-        yield finding
+    release, outage = _release(settings, label_studio)
+    if outage is not None:
+        yield outage
+    else:
+        yield Finding(Level.OK, "Label Studio", f"{release or 'unknown release'} at {settings.label_studio_url}")
+        yield _api_key(label_studio)
     yield from _connection(settings, release)
-    if reached and project_id is not None:
+    if outage is None and project_id is not None:
         yield from doctor_project.examine(settings, label_studio, images, project_id)
 
 
@@ -65,51 +64,44 @@ def _weights(settings: Settings, weights: Callable[[], str]) -> Finding:
         return Finding(
             Level.HINT,
             "weights",
-            f"{text}; the demo model is for trying things out, not for labelling photographs",
+            f"{text}; {ABOUT_DEMO}",
             "python -m model download mobile_sam, then PADDLE_SAM_WEIGHTS=mobile_sam; "
             "or PaddleX's, PADDLE_SAM_WEIGHTS=SAM-H_box,SAM-H_point, 2.4 GB each",
         )
     return Finding(Level.OK, "weights", text)
 
 
-def _label_studio(settings: Settings, label_studio: LabelStudio) -> Iterator[Finding]:
-    url = settings.label_studio_url
+def _release(settings: Settings, label_studio: LabelStudio) -> tuple[str, Finding | None]:
+    """Return Label Studio's release, empty if it is unknown, and the problem if it cannot be reached."""
     try:
-        release = label_studio.version()
+        return label_studio.version(), None
     except BackendError as error:
-        if error.reason is Reason.UNTRUSTED_CERTIFICATE:
-            yield Finding(Level.PROBLEM, "Label Studio", str(error), error.reason.remedy)
-            return
-        fix = (
-            f"set LABEL_STUDIO_URL to the address at which this machine reaches Label Studio, now {url}, "
-            "and start Label Studio if it does not run"
-        )
-        if _is_loopback(urlsplit(url).hostname or ""):
-            fix += "; inside a container localhost is the container itself: use the service's or host's name"
-        yield Finding(Level.PROBLEM, "Label Studio", str(error), fix)
-        return
-    yield Finding(Level.OK, "Label Studio", f"{release or 'unknown release'} at {url}")
+        url, fix = settings.label_studio_url, error.reason.remedy
+        if error.reason is not Reason.UNTRUSTED_CERTIFICATE:
+            fix = (
+                f"set LABEL_STUDIO_URL to the address at which this machine reaches Label Studio, now {url}, "
+                "and start Label Studio if it does not run"
+            )
+            if _is_loopback(urlsplit(url).hostname or ""):
+                fix += "; inside a container localhost is the container itself: use the service's or host's name"
+        return "", Finding(Level.PROBLEM, "Label Studio", str(error), fix)
+
+
+def _api_key(label_studio: LabelStudio) -> Finding:
     kind = label_studio.http.token_kind
     if kind is TokenKind.NONE:
-        yield Finding(
-            Level.PROBLEM,
-            "API key",
-            "LABEL_STUDIO_API_KEY is not set: images that were uploaded to Label Studio cannot be fetched",
-            _NEW_KEY,
-        )
-        return
+        return Finding(Level.PROBLEM, "API key", NO_API_KEY, NEW_API_KEY)
     try:
         user = label_studio.user()
     except BackendError as error:
-        fix = _NEW_KEY
+        fix = NEW_API_KEY
         if kind is TokenKind.LEGACY and "no such token" not in str(error):
             fix += "; or have an administrator enable legacy tokens under Organization > API Tokens Settings"
-        yield Finding(Level.PROBLEM, "API key", f"{error} ({kind.value})", fix)
-        return
+        return Finding(Level.PROBLEM, "API key", f"{error} ({kind.value})", fix)
     if kind is TokenKind.ACCESS:
-        yield Finding(Level.PROBLEM, "API key", f"{kind.value} of {user}, which expires after minutes", _NEW_KEY)
-        return
-    yield Finding(Level.OK, "API key", f"{kind.value} of {user}")
+        text = f"{kind.value} of {user}, which expires after minutes"
+        return Finding(Level.PROBLEM, "API key", text, NEW_API_KEY)
+    return Finding(Level.OK, "API key", f"{kind.value} of {user}")
 
 
 def _connection(settings: Settings, release: str) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from redis import Redis
 
 from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
-from backend.cluster.lease import Lease
+from backend.cluster.lease import Lease, unused_key
 from backend.embeddings.content_index import (
     FAILURE_S,
     FRESH_S,
@@ -137,7 +137,7 @@ class SharedContentIndex:
         kind = next(name for name, kind in _KINDS.items() if isinstance(error, kind))
         raw = _Failure(kind, error.reason.value, str(error)[:_MAX_TEXT])
         lasts_s = PASSING_FAILURE_S if error.retry else FAILURE_S
-        delete = lease.key + ":none" if error.retry else self._keys.content(address_key)
+        delete = unused_key(lease.key) if error.retry else self._keys.content(address_key)
         try:
             self._write(lease, self._keys.failure(address_key), raw, int(lasts_s * 1000), delete=delete)
         except RetryLater as unavailable:

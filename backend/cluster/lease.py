@@ -135,7 +135,7 @@ class Leases:
             job_id: the job's id; the marker of another job stays.
         """
         token, now = secrets.token_hex(16), time.monotonic()
-        keys = [key, marker_key or f"{key}:none", attempts_key(key)]
+        keys = [key, marker_key or unused_key(key), attempts_key(key)]
         lasts_ms, longest_ms = int(self._lease_s * 1000), int(max(self._lease_s, LEASE_S) * 1000)
         arguments = [token, str(lasts_ms), str(ATTEMPTS_S), job_id or "none", str(longest_ms)]
         attempt = self._link.call(lambda client: client.eval(_ACQUIRE, len(keys), *keys, *arguments))
@@ -146,7 +146,7 @@ class Leases:
 
     def release(self, lease: Lease) -> None:
         """Release a lease, and reset its attempts if ``resets_attempts``; does not raise."""
-        keys = [lease.key, attempts_key(lease.key) if lease.resets_attempts else f"{lease.key}:none"]
+        keys = [lease.key, attempts_key(lease.key) if lease.resets_attempts else unused_key(lease.key)]
         try:
             with lease.lock:
                 self._leases.pop(lease.key, None)
@@ -160,7 +160,7 @@ class Leases:
         if lease is not None:
             lease.on_urgent()
         else:
-            self._link.call(lambda client: client.set(f"{key}:urgent", "1", px=int(self._lease_s * 1000)))
+            self._link.call(lambda client: client.set(urgent_key(key), "1", px=int(self._lease_s * 1000)))
 
     def _work(self, heartbeat: Callable[[], None]) -> None:
         while not self._stopped.is_set():
@@ -172,7 +172,7 @@ class Leases:
 
     def _renew(self, lease: Lease) -> None:
         """Renew a lease; write it again if Redis lost it before it could expire, e.g. in a restart."""
-        keys, is_urgent = (lease.key, f"{lease.key}:urgent"), False
+        keys, is_urgent = (lease.key, urgent_key(lease.key)), False
         with lease.lock, suppress(RetryLater):
             if self._leases.get(lease.key) is not lease:
                 return
@@ -192,3 +192,13 @@ class Leases:
 def attempts_key(key: str) -> str:
     """Return the key that counts how often a lease was acquired since it was last released cleanly."""
     return f"{key}:attempts"
+
+
+def unused_key(key: str) -> str:
+    """Return a key beside a lease that holds nothing, for a script whose optional key is not needed."""
+    return f"{key}:none"
+
+
+def urgent_key(key: str) -> str:
+    """Return the key that asks the holder of a lease to hurry, see `Leases.expedite`."""
+    return f"{key}:urgent"

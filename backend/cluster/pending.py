@@ -21,7 +21,7 @@ from backend.cluster.queues import JobState
 from backend.concurrency.byte_budget import ByteBudget, Share
 from backend.embeddings.content_index import SourceKey
 from backend.embeddings.waiting import Observer
-from backend.errors import BackendError, Reason, RetryLater
+from backend.errors import BackendError, Reason, RetryLater, internal
 from backend.types import ImageRef, Priority
 from model.types import Embedding
 
@@ -156,7 +156,7 @@ class PendingImages:
             self._finish(pending, error)
         except Exception as error:  # a defect must not leave clicks waiting
             logger.exception("event=pending_defect project=%s task=%s", pending.ref.project_id, pending.ref.task_id)
-            self._finish(pending, BackendError(f"internal error: {error}"))
+            self._finish(pending, internal(error))
 
     def _start(self, pending: _PendingImage) -> None:
         """Look the image up in Redis; enqueue it if it is missing."""

@@ -21,7 +21,7 @@ from backend.embeddings.encode import EncodeSpec, Preprocessor, Stopwatch
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.pipeline import Source
 from backend.embeddings.stores import EmbeddingKey
-from backend.errors import BackendError, ImageError, Reason, RetryLater
+from backend.errors import BackendError, ImageError, Reason, RetryLater, internal
 from backend.types import ImageRef, Priority
 from model.types import Embedding, ModelInput
 
@@ -124,7 +124,7 @@ class EncodePipeline:
             error = caught
         except Exception as defect:  # a defect must not leave clicks waiting
             logger.exception("event=job_defect project=%s task=%s", ref.project_id, ref.task_id)
-            error = BackendError(f"internal error: {defect}")
+            error = internal(defect)
         self._parts.monitor.count("failure")
         logger.info("event=job_failed project=%s task=%s reason=%s", ref.project_id, ref.task_id, error.reason)
         self._parts.contents.fail(address_key, error, lease)

@@ -25,6 +25,9 @@ from backend.web.status.view import ClusterView
 WORKER_MEMORY_MB = 64
 """Size of a worker's memory store, which keeps new embeddings if Redis was unavailable when they were made."""
 
+ANY_MODEL = "any"
+"""For what needs no model: it uses only keys that all models share."""
+
 
 def connect(settings: Settings, model_version: str) -> ClusterParts:
     """Return the parts that use the Redis of the settings; the first call of one connects."""
@@ -97,7 +100,7 @@ def require_usable(settings: Settings) -> None:
     """
     if settings.redis_url is None:
         return
-    parts = connect(settings, "any")
+    parts = connect(settings, ANY_MODEL)
     try:
         check.require_usable(parts.link, parts.keys)
     finally:
@@ -110,7 +113,7 @@ def has_worker(settings: Settings) -> bool:
     Raises:
         RetryLater: Redis does not answer.
     """
-    parts = connect(settings, "")
+    parts = connect(settings, ANY_MODEL)
     try:
         return any(name.startswith(f"{socket.gethostname()}:") for name in parts.monitor.alive())
     finally:

@@ -1,7 +1,6 @@
 """The composition root: creates all objects of a service and connects them as the settings say."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
 from model.demo import SAMPLES
+from model.machine import cpu_count
 from model.paddlex.model import find_weights
 from model.transforms import preprocess
 from model.weights import Checkpoint, in_order, merge, read
@@ -132,7 +132,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.max_image_pixels,
     )
     next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
-    decodes_at_once = _cores() + 1  # one runs Python code while the others compute
+    decodes_at_once = cpu_count() + 1  # one runs Python code while the others compute
     masks = MaskService(decoder, metrics, decodes_at_once, wait_for_decoder=decoder.wait)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
     segmenter = Segmenter(masks, embeddings, metrics, background, next_tasks, policy, retrieval)
@@ -229,11 +229,6 @@ def encode_spec(settings: Settings, checkpoint: Checkpoint) -> EncodeSpec:
         PixelLimits(settings.max_image_pixels, model_side=config.image_size, keeps_shape=config.keeps_shape),
         settings.embedding_dtype,
     )
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def byte_budget(settings: Settings) -> ByteBudget:

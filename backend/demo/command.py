@@ -30,7 +30,7 @@ from backend.demo.processes import (
     wait_until_ready,
 )
 from backend.demo.programs import Login
-from backend.demo.project import LABEL_CONFIG, WITH_REAL_WEIGHTS, prepare
+from backend.demo.project import WITH_REAL_WEIGHTS, labeling_config, prepare
 from backend.errors import AccessError, BackendError
 from backend.label_studio.http import LabelStudioHttp
 from backend.types import Secret
@@ -182,8 +182,7 @@ def _prepare(demo: Demo, login: Login, images: Sequence[Path], label_studio: Pro
     try:
         http.get("/api/current-user/whoami", msgspec.Raw)
         demo.complete.touch()
-        label_config = LABEL_CONFIG.replace(WITH_REAL_WEIGHTS, demo.with_real_weights)
-        return prepare(http, images, backend.url, label_config)
+        return prepare(http, images, backend.url, labeling_config(demo.with_real_weights))
     except AccessError as error:
         text = f"Label Studio does not accept the demo's own token. Remove {demo.folder} to begin anew."
         raise DemoError(text) from error

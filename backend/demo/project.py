@@ -17,14 +17,14 @@ WITH_REAL_WEIGHTS = "make demo WEIGHTS=mobile_sam"
 # `selected`: else no label is chosen on a task that is opened, and its first mask has none.
 # M is not named: on a task that is opened with Auto-Annotation on, it goes from the smart point to the rectangle.
 # Small print: what stands above the image pushes it down.
-LABEL_CONFIG = """
+_LABEL_CONFIG = """
 <View>
   <Header style="font-size: 15px; margin: 0" size="6"
     value="Auto-Annotation on. Click the lowest, purple tool until it shows three dots. Click an object."/>
   <Header style="font-size: 15px; margin: 0" size="6"
     value="Accept its mask with the tick, or the mask is lost: at Submit, at another label, on leaving."/>
   <Header style="font-size: 15px; margin: 0 0 8px" size="6"
-    value="On photographs draw a rectangle. Real weights: make demo WEIGHTS=mobile_sam"/>
+    value="On photographs draw a rectangle. Real weights: {real_weights}"/>
   <View visibleWhen="no-region-selected">
     <Labels name="label" toName="image">
       <Label value="Object" background="#d4380d" selected="true"/><Label value="Part" background="#1d39c4"/>
@@ -40,6 +40,14 @@ LABEL_CONFIG = """
   <Rectangle name="box" toName="image" smart="true"/>
 </View>
 """.strip()
+
+
+def labeling_config(with_real_weights: str = WITH_REAL_WEIGHTS) -> str:
+    """Return the project's labeling config, which names the command that starts the demo with real weights."""
+    return _LABEL_CONFIG.replace("{real_weights}", with_real_weights)
+
+
+LABEL_CONFIG = labeling_config()
 
 
 class _Project(msgspec.Struct):

@@ -20,7 +20,7 @@ from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, Reason, RetryLater
 from backend.images import decode
 from backend.types import Priority
-from model import heap
+from model import machine
 from model.types import Embedding, ModelInput
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Preprocessor:
         with self._stopwatch.stage("decode_image"):
             image = decode.decode(data, self._spec.limits)
             if image.original_size[0] * image.original_size[1] > LARGE_PIXELS:
-                heap.release()
+                machine.release_memory()
             return replace(
                 self._spec.preprocess(image.pixels),
                 original_size=image.original_size,  # the image may have been decoded at a reduced size

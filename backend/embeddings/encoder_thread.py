@@ -11,7 +11,7 @@ from backend.concurrency.single_flight import SingleFlight
 from backend.embeddings import encode
 from backend.embeddings.encode import Encoder, Stopwatch
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
-from backend.errors import BackendError, Reason
+from backend.errors import BackendError, Reason, internal
 from backend.types import Priority
 from model.types import Embedding, ModelInput
 
@@ -92,7 +92,7 @@ class EncoderThread:
             raise
         except Exception as error:  # a defect; the waiting requests get its text
             logger.exception("event=encode_defect image=%s", key.digest[:12])
-            raise BackendError(f"internal error: {error}") from error
+            raise internal(error) from error
         finally:
             self._is_encoding = False
 

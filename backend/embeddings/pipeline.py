@@ -19,7 +19,7 @@ from backend.embeddings.encode import Encoder, EncodeSpec, Preprocessor
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
 from backend.embeddings.waiting import Observer
-from backend.errors import BackendError
+from backend.errors import BackendError, internal
 from backend.images.fetch import Fetched, Validators
 from backend.types import ImageRef, Priority
 from model.types import Embedding, ModelInput
@@ -168,4 +168,4 @@ def _with_reason(error: Exception, ref: ImageRef) -> BackendError:
     if isinstance(error, BackendError):
         return error
     logger.error("event=fetch_defect project=%s task=%s", ref.project_id, ref.task_id, exc_info=error)
-    return BackendError(f"internal error: {error}")
+    return internal(error)

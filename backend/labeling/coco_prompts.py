@@ -184,8 +184,7 @@ def _labels(box: CocoBox, controls: LabelConfig, outputs: Outputs) -> tuple[str,
         PromptError: the category is no label of the config.
     """
     labels = outputs.choose((box.category,) if box.category else ()).labels
-    own = [control.own for control in controls.controls if control.is_output and control.own is not None]
-    if not labels and any(tag.labels or tag.labels_vary for tag in (*own, *controls.labels)):
+    if not labels and any(tag.labels or tag.labels_vary for tag in controls.output_label_tags):
         what = f"category {box.category!r}" if box.category else "a category without a name in the file"
         raise PromptError(f"{what} is no label of the labeling config", Reason.UNKNOWN_LABEL)
     return labels

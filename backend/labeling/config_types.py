@@ -135,6 +135,12 @@ class LabelConfig:
         """The separate ``<Labels>`` by the names of the images they apply to."""
         return _by_image(self.labels)
 
+    @property
+    def output_label_tags(self) -> tuple[LabelsTag, ...]:
+        """The tags whose labels answers may have: those of controls that answers are drawn with, and ``<Labels>``."""
+        own = (control.own for control in self.controls if control.is_output)
+        return (*(tag for tag in own if tag is not None), *self.labels)
+
 
 def _by_image(tags: Iterable[Tag]) -> dict[str, tuple[Tag, ...]]:
     by_image: dict[str, dict[str, Tag]] = {}

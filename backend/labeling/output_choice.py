@@ -99,17 +99,6 @@ class Outputs:
         return OutputTag(control, labels, None if control.has_labels else tag.name)
 
 
-def choose_output(
-    controls: LabelConfig, labels: Sequence[str] = (), preference: Sequence[ShapeKind] = OUTPUT_KINDS
-) -> OutputTag:
-    """Return the control and labels of one object on the only image of ``controls``, see ``Outputs``.
-
-    Raises:
-        ConfigError: nothing on that image can hold an answer.
-    """
-    return Outputs(controls, preference).choose(labels)
-
-
 def _no_output(controls: LabelConfig) -> ConfigError:
     name = controls.images[0].name[:100]
     smart = next(

@@ -35,13 +35,11 @@ class Source(str, Enum):
 
     ``BOXES`` and ``KEYPOINTS`` are shapes in annotations: shapes around objects (rectangles, ellipses, polygons), and
     points on them. ``PREDICTIONS`` are shapes of both kinds that another model drew.
-    ``EVERYTHING`` takes no prompts at all.
     """
 
     BOXES = "boxes"
     KEYPOINTS = "keypoints"
     PREDICTIONS = "predictions"
-    EVERYTHING = "everything"
 
     def __str__(self) -> str:
         return self.value
@@ -67,7 +65,7 @@ def read(task: Task, sources: Collection[Source], model_version: str) -> TaskPro
 
     Args:
         task: the task; its annotations and predictions are parsed only as far as needed.
-        sources: which of them to use; `Source.EVERYTHING` adds nothing.
+        sources: which of them to use.
         model_version: the version of this model, ``name@digest``; predictions of the same name are not prompts.
     """
     skipped: tuple[Skipped, ...] = ()

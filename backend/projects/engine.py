@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from backend import shapes
 from backend.composition import cluster as composition_cluster
 from backend.composition import web
 from backend.concurrency.retry import Stopped
@@ -15,13 +16,11 @@ from backend.embeddings.local import Embeddings
 from backend.embeddings.pipeline import RESERVED, THREADS
 from backend.embeddings.stores import FileStore
 from backend.errors import Reason, RetryLater
-from backend.images.decode import Limits
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
 from backend.metrics import Metrics
 from backend.projects.precompute import Room
 from backend.segmentation.decoding import MaskService
-from backend.segmentation.service import ClickPolicy
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
 from backend.shapes import ShapeKind
@@ -103,14 +102,9 @@ def check_cache(settings: Settings) -> None:
         ) from error
 
 
-def pixel_limits(settings: Settings, checkpoint: Checkpoint) -> Limits:
-    """Return the limits of images."""
-    return Limits(max_pixels=settings.max_image_pixels, model_side=checkpoint.config.image_size)
-
-
 def outputs(settings: Settings) -> tuple[ShapeKind, ...]:
     """Return the kinds of region that masks may become, the preferred kinds first."""
-    return ClickPolicy(output_preference=settings.output_preference).outputs
+    return shapes.in_order(settings.output_preference)
 
 
 def segmenter(

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.labeling.task_prompts import Source
+
 EVERYTHING = "everything"
 LABELS, TEXT = "labels", "text"
-SOURCES = ("boxes", "keypoints", "predictions", EVERYTHING, LABELS, TEXT)
+SOURCES = (*map(str, Source), EVERYTHING, LABELS, TEXT)
 
 
 @dataclass(frozen=True)

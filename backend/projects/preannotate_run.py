@@ -13,7 +13,7 @@ from backend.label_studio.prediction_writer import PredictionWriter
 from backend.labeling import coco_prompts, config, task_prompts
 from backend.labeling.coco_prompts import CocoPrompts
 from backend.labeling.config_types import LabelConfig
-from backend.labeling.output_choice import choose_output
+from backend.labeling.output_choice import Outputs
 from backend.labeling.task_prompts import Source
 from backend.projects import engine as project_engine
 from backend.projects import preannotate, progress, sinks, words
@@ -53,8 +53,8 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
     )
     if choice.names_objects:
-        source, limits = web.image_source(settings, batch.client), project_engine.pixel_limits(settings, checkpoint)
-        finder = words.finder(settings, batch.controls, source, limits, choice, _say)
+        source = web.image_source(settings, batch.client)
+        finder = words.finder(settings, batch.controls, source, choice, _say)
         segment = finder.segmenting(segmenter, batch.controls, batch.project.id)
     else:
         segment = _segment(segmenter, batch, choice, coco, outputs)
@@ -71,7 +71,7 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         ignores_stored=choice.dry_run is not None,
     )
     if choice.dry_run is not None:
-        report = _draw(settings, project_engine.pixel_limits(settings, checkpoint), batch, context, choice.dry_run)
+        report = _draw(settings, batch, context, choice.dry_run)
     else:
         with project_engine.only_run(settings, segmenter.model_version, batch.project.id, batch.stop, _say):
             report = _store(batch, context)
@@ -99,10 +99,11 @@ def _store(batch: BatchRun, context: PreannotateContext) -> RunReport:
     return report
 
 
-def _draw(settings: Settings, limits: Limits, batch: BatchRun, context: PreannotateContext, folder: Path) -> RunReport:
+def _draw(settings: Settings, batch: BatchRun, context: PreannotateContext, folder: Path) -> RunReport:
     folder.mkdir(parents=True, exist_ok=True)
     source = web.image_source(settings, batch.client)
     fetch = sinks.retrying_fetch(source, batch.retry, batch.client.version)
+    limits = Limits(max_pixels=settings.max_image_pixels)
     sink = sinks.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
         return preannotate.run(batch.tasks, context, sink, batch.stop, shown)
@@ -147,7 +148,7 @@ def _check_output(controls: LabelConfig, outputs: Sequence[ShapeKind]) -> None:
     failures = []
     for image in controls.images:
         try:
-            choose_output(config.on_image(controls, image.name), (), outputs)
+            Outputs(config.on_image(controls, image.name), outputs)
         except ConfigError as error:
             failures.append(error)
     if len(failures) == len(controls.images):

@@ -3,14 +3,14 @@
 Words are the labels of the config, or a text. Everything after the boxes is as for boxes that people have drawn.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from backend.embeddings.pipeline import Source
 from backend.errors import BackendError, ConfigError, RequestError
 from backend.images import decode
 from backend.labeling import config, task_images
-from backend.labeling.config_types import LabelConfig, LabelsTag
+from backend.labeling.config_types import LabelConfig
 from backend.labeling.task_prompts import TaskPrompts
 from backend.projects.engine import DEADLINE_S
 from backend.projects.preannotate_options import Choice
@@ -109,9 +109,7 @@ def with_scores(prediction: Prediction, scores: Mapping[str, float]) -> Predicti
     return replace(prediction, result=result, score=sum(given) / len(given) if given else 0.0)
 
 
-def finder(
-    settings: Settings, controls: LabelConfig, source: Source, limits: decode.Limits, choice: Choice, say: Say
-) -> Finder:
+def finder(settings: Settings, controls: LabelConfig, source: Source, choice: Choice, say: Say) -> Finder:
     """Return what finds the words of a text, or without one the labels of a config, with the configured detector.
 
     It says which words the detector does not know and leaves them out.
@@ -129,6 +127,7 @@ def finder(
     if not words:
         raise ConfigError(f"expected words among the detector's classes, {listing(detector.classes or ())}; got none")
     detector.check(words)
+    limits = decode.Limits(max_pixels=settings.max_image_pixels)
     return Finder(detector, words, source, limits, choice.min_score, choice.max_masks)
 
 
@@ -138,8 +137,8 @@ def of_labels(controls: LabelConfig) -> Words:
     Raises:
         ConfigError: the config has no labels, they come with each task, or two have one word.
     """
-    prompts = {label: prompt for tag in reversed(_tags(controls)) for label, prompt in tag.prompts}
-    labels = dict.fromkeys(label for tag in _tags(controls) for label in tag.labels)
+    prompts = {label: prompt for tag in reversed(controls.output_label_tags) for label, prompt in tag.prompts}
+    labels = dict.fromkeys(label for tag in controls.output_label_tags for label in tag.labels)
     if not labels:
         raise ConfigError("--from labels: expected labels in the labeling config, got none; use --from text WORDS")
     words: dict[str, str] = {}
@@ -163,7 +162,7 @@ def of_text(text: str, controls: LabelConfig) -> Words:
     Raises:
         ConfigError: there are no words, or one has no label in the config, which offers some.
     """
-    tags = _tags(controls)
+    tags = controls.output_label_tags
     offered = {name: label for tag in reversed(tags) for name, label in tag.loose_spellings.items()}
     is_free = not offered or any(tag.labels_vary for tag in tags)
     words: dict[str, str] = {}
@@ -179,8 +178,3 @@ def of_text(text: str, controls: LabelConfig) -> Words:
     if not words or "" in words:
         raise ConfigError(f'--from text: expected words such as "walking man=Person, bus", got {text!r:.60}')
     return words
-
-
-def _tags(controls: LabelConfig) -> Sequence[LabelsTag]:
-    own = [control.own for control in controls.controls if control.is_output and control.own is not None]
-    return [*own, *controls.labels]

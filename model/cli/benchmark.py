@@ -16,7 +16,7 @@ from model.cli.refusal import refusing
 def benchmark(runs: int, as_json: bool, choice: Choice) -> None:
     """Measure encoder, decoder and memory with these weights on this device."""
     with refusing():
-        from model import benchmark as measuring
+        from model.cli import measuring
 
         found = measuring.measure(choice.checkpoint(), choice.device, choice.dtype, runs)
     click.echo(json.dumps(asdict(found), indent=2) if as_json else measuring.as_table(found))

@@ -10,6 +10,7 @@ import paddle.inference
 
 from model import device as devices
 from model.detection.program import DetectorProgram
+from model.machine import cpu_count
 from model.weights import WeightsError
 
 Arrays = list[npt.NDArray[np.generic]]
@@ -37,7 +38,7 @@ class Engine:
         if place == "cpu":
             config.disable_gpu()
             config.disable_mkldnn()  # oneDNN of Paddle 3.3 corrupts some networks (Paddle issue 77340)
-            config.set_cpu_math_library_num_threads(devices.cpu_count())
+            config.set_cpu_math_library_num_threads(cpu_count())
         else:
             config.enable_use_gpu(100, int(place.removeprefix("gpu:")))
         config.disable_glog_info()

@@ -6,7 +6,7 @@ import os
 import pytest
 from click.testing import CliRunner
 
-from backend.__main__ import main
+from backend.cli.main import main
 from backend.settings import SECRETS, read
 from tests.support.fakes import HttpServer, Reply
 from tests.support.processes import environment, serving

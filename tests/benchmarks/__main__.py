@@ -11,7 +11,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from model.device import cpu_count
+from model.machine import cpu_count
 from tests.benchmarks.rows import Row, say
 
 HERE = Path(__file__).parent

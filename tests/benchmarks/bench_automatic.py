@@ -13,7 +13,7 @@ from typing import Any
 from demo_training.scenes import render_scene
 from model.automatic import AutomaticMaskGenerator, AutomaticSettings
 from model.build import load_decoder, load_encoder
-from model.device import cpu_count
+from model.machine import cpu_count
 from model.paddlex.model import DEMO_WEIGHTS
 from model.weights import Checkpoint, read
 from tests.benchmarks import subjects

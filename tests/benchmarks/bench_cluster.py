@@ -26,7 +26,7 @@ from backend.embeddings.content_index import source_key
 from backend.embeddings.serialization import rounded
 from backend.settings import read
 from backend.types import ImageRef, Priority
-from model.device import cpu_count
+from model.machine import cpu_count
 from model.types import Embedding
 from tests.benchmarks.rows import Row, limit, milliseconds, say
 from tests.support.cluster import KEYS, Cluster, eventually, ref

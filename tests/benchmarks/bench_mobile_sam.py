@@ -9,7 +9,7 @@ from pathlib import Path
 from model import weights
 from model.build import load_decoder, load_encoder
 from model.config import mobile_sam
-from model.device import cpu_count
+from model.machine import cpu_count
 from model.types import Prompt
 from tests.benchmarks import subjects
 from tests.benchmarks.peak_memory import measure

@@ -7,7 +7,7 @@ import numpy as np
 
 from model.build import load_decoder, load_encoder
 from model.config import SamConfig, sam2_1_hiera_base_plus, sam2_1_hiera_small, sam2_1_hiera_tiny
-from model.device import cpu_count
+from model.machine import cpu_count
 from model.transforms import longest_side_size
 from model.types import Embedding, Prompt
 from tests.benchmarks import bench_cluster, subjects

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from model.config import vit_b
-from model.device import cpu_count
+from model.machine import cpu_count
 from model.weights import Checkpoint
 from tests.reference.random_weights import lively_tensors, photo
 

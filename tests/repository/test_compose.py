@@ -10,8 +10,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from backend.__main__ import main
 from backend.cli import health
+from backend.cli.main import main
 from backend.composition import web as composition_web
 from backend.settings import NAMES, read
 from tests.support.dockerfile_steps import Image, Step, build, parse

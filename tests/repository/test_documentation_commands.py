@@ -9,7 +9,7 @@ import click
 import pytest
 import yaml
 
-from backend.__main__ import main as backend_command
+from backend.cli.main import main as backend_command
 from backend.settings import NAMES, read
 from model.cli import main as model_command
 from tests.support.markdown import ROOT, Document, documents

@@ -7,9 +7,9 @@ import pytest
 
 from backend.demo.project import LABEL_CONFIG
 from backend.labeling import config, config_problems, config_types
-from backend.labeling.output_choice import choose_output
 from backend.shapes import ShapeKind
 from tests.support.markdown import Block, document, documents
+from tests.support.outputs import choose_output
 
 CLAIMS = {
     "Brush masks": ShapeKind.BRUSH,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from backend.__main__ import main
+from backend.cli.main import main
 from backend.settings import NAMES, read
 from backend.web.gunicorn_server import STOP_WITHIN_S
 from tests.support.dockerfile_steps import parse

@@ -28,8 +28,8 @@ BACKEND = (
 """The folders of ``backend`` in the order in which data flows; ``""`` is the package itself."""
 
 MODEL = (
-    ("types", "config", "errors", "transforms", "folders", "tls", "quiet", "device", "colours", "overlay"),
-    ("coco", "images", "modeling", "weights", "detection", "encoder", "decoder", "build", "benchmark"),
+    ("types", "config", "errors", "transforms", "machine", "folders", "tls", "quiet", "device", "colours", "overlay"),
+    ("coco", "images", "modeling", "weights", "detection", "encoder", "decoder", "build"),
     ("automatic", "paddlex"),
     ("cli",),
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from backend.__main__ import main as backend
+from backend.cli.main import main as backend
 from backend.cluster.keys import Keys
 from backend.composition import web
 from backend.embeddings.serialization import rounded

@@ -20,7 +20,6 @@ _LASTING = (501, 505, 506, 508, 510, 511)
 
 _MOST_COOKIES, _LONGEST_COOKIE = 20, 4096
 _ADDRESS = re.compile(r"([^?#]*)(.*)", re.DOTALL)
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
 class TransientError(RetryLater):
@@ -124,11 +123,6 @@ def unknown_coding(names: tuple[str, ...], host: str) -> str:
         f"{host} sends content-encoding {', '.join(names)[:80]!r}, which this program did not request and cannot "
         "decode: expected gzip, deflate or none"
     )
-
-
-def begins_like_an_image(data: bytes) -> bool:
-    """Whether a file begins like one of the supported image formats."""
-    return data.startswith(_BEGINNINGS)
 
 
 def is_complete(data: bytes) -> bool:

@@ -16,6 +16,7 @@ from backend.images.network_policy import AddressPolicy, GuardedNetwork
 from backend.network.deadlines import seconds_left
 from backend.network.name_resolution import Resolver
 from model import tls
+from model.images.files import kind_of
 
 _UNKNOWN_SIZE_BYTES = 4_000_000
 """Memory reserved at first for an image whose size the server does not announce."""
@@ -157,7 +158,7 @@ class ImageRequests:
                     raise  # the connection broke; otherwise the announced length is wrong and the image complete
             data = content.getvalue()
             unknown = content_codings.unknown(names)
-            if unknown and not outcomes.begins_like_an_image(data):
+            if unknown and not kind_of(data):
                 raise ImageError(outcomes.unknown_coding(unknown, host))
         except BaseException as error:
             share.release()

@@ -1,6 +1,7 @@
 """What the status page shows of Redis and the workers."""
 
 from backend.cluster.monitor import ClusterState
+from backend.errors import Reason
 from backend.web.status.formatting import format_ms
 from backend.web.status.view import ClusterView, Field, Problem, Queue
 
@@ -16,7 +17,7 @@ def cluster_view(state: ClusterState, outage: str = "") -> ClusterView:
         outage: why Redis cannot be reached; empty if it can.
     """
     if outage:
-        problem = Problem("Redis", outage, "it is tried again by itself; look at Redis")
+        problem = Problem("Redis", outage, Reason.STORE_UNAVAILABLE.remedy)
         return ClusterView(problems=(problem,), headline="Redis does not answer")
     if not state.is_known:
         return ClusterView((Field("workers", "not looked yet"),))

@@ -9,21 +9,16 @@ from typing import Protocol
 from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.embeddings.stores import EmbeddingStore
 from backend.errors import Kind, Reason
+from backend.label_studio.tokens import NEW_API_KEY, NO_API_KEY
 from backend.metrics import AnsweredRequest, Metrics
 from backend.segmentation.lazy_decoder import LazyDecoder
-from backend.settings import Settings
+from backend.settings import ABOUT_DEMO, Settings
 from backend.web.status.formatting import Speed, format_bytes, format_ms
 from backend.web.status.view import Cause, ClusterView, Field, Outcomes, Problem, Project, Request, Status, Tier
 from model.weights import Checkpoint
 
 SHOWN_REQUESTS = 20
 SHOWN_PROJECTS = 20
-_NO_KEY = Problem(
-    "API key",
-    "LABEL_STUDIO_API_KEY is not set: images uploaded to Label Studio cannot be fetched",
-    "create a personal access token in Label Studio under Account & Settings, and set it",
-)
-_DEMO = "a demo: for trying things out, not for labelling photographs"
 
 
 class Work(Protocol):
@@ -131,7 +126,7 @@ def _problems(parts: StatusSources, team: ClusterView | None) -> tuple[Problem, 
     ]
     problems += team.problems if team is not None else ()
     if parts.settings.label_studio_api_key is None:
-        problems.append(_NO_KEY)
+        problems.append(Problem("API key", NO_API_KEY, NEW_API_KEY))
     return tuple(problems)
 
 
@@ -181,7 +176,7 @@ def _model(parts: StatusSources) -> tuple[Field, ...]:
     checkpoint, side = parts.checkpoint, parts.checkpoint.config.image_size
     return (
         Field("version", checkpoint.model_version),
-        *((Field("note", _DEMO),) if parts.settings.weights == "demo" else ()),
+        *((Field("note", ABOUT_DEMO),) if parts.settings.weights == "demo" else ()),
         Field("weights", f"{checkpoint.format} format"),
         Field("device", parts.decoder.device or f"{parts.settings.device}, not loaded yet"),
         Field("input", f"{side} × {side} pixels"),

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import model
-from backend.__main__ import main
+from backend.cli.main import main
 from model.folders import cache_folder
 from tests.support.fakes import LEGACY_TOKEN, FakeLabelStudio, Reply, png
 from tests.support.processes import environment, free_port
@@ -42,7 +42,7 @@ def call(monkeypatch, tmp_path):
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["serve", "--help"], ["doctor", "-h"], ["demo", "--help"]])
 def test_help_is_there_and_imports_nothing_that_takes_time(arguments):
     code = (
-        "import sys\nfrom backend.__main__ import main\n"
+        "import sys\nfrom backend.cli.main import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'paddle', 'cv2', 'torch', 'flask', 'gunicorn'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -6,8 +6,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from backend.__main__ import main as backend
 from backend.cli import settings_help
+from backend.cli.main import main as backend
 from backend.settings import NAMES, Settings, read
 from model.cli import main as model
 

@@ -5,8 +5,8 @@ import os
 import pytest
 from click.testing import CliRunner
 
-from backend.__main__ import main
 from backend.cli.doctor_redis import examine
+from backend.cli.main import main
 from backend.composition import web
 from backend.settings import read
 from model.weights.formats import native

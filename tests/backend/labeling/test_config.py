@@ -8,9 +8,9 @@ from backend.errors import ConfigError, Reason, RequestError
 from backend.labeling import config as labeling_config
 from backend.labeling import config_problems, task_images
 from backend.labeling.config_types import ImageTag, LabelConfig, OutputTag
-from backend.labeling.output_choice import choose_output
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 from backend.types import ImageRef, Task
+from tests.support.outputs import choose_output
 from tests.support.wire_bodies import CONFIG, JUNK, recorded
 
 BRUSH = '<BrushLabels name="brush" toName="image"><Label value="Cat"/><Label value="Dog"/></BrushLabels>'

@@ -13,10 +13,10 @@ from backend.errors import ConfigError, Reason
 from backend.labeling import config as labeling_config
 from backend.labeling import config_problems, config_xml
 from backend.labeling.config_types import LabelConfig, OutputTag
-from backend.labeling.output_choice import choose_output
 from backend.segmentation.regions import SHAPES
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 from tests.support.costs import at_most
+from tests.support.outputs import choose_output
 
 CONFIGS = json.loads((Path(__file__).parents[2] / "golden" / "label_studio" / "configs.json").read_text())
 

@@ -185,10 +185,6 @@ def test_annotations_alone_are_read_where_predictions_are_not_asked_for():
     assert read(task([], [saved(box("d"), model_version="yolo")]), DRAWN, OWN).regions == ()
 
 
-def test_everything_takes_no_prompts():
-    assert read(task([saved(box("b"))]), (Source.EVERYTHING,), OWN).regions == ()
-
-
 # Whatever is sent.
 
 

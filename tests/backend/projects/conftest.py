@@ -5,7 +5,7 @@ import os
 import pytest
 from click.testing import CliRunner
 
-from backend.__main__ import main
+from backend.cli.main import main
 from tests.support.fakes import LEGACY_TOKEN
 from tests.support.processes import commands, environment
 

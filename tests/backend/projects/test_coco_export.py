@@ -491,7 +491,7 @@ def test_ctrl_c_leaves_no_half_file(start, server, tmp_path):
 def test_neither_paddle_nor_weights_are_needed(server, tmp_path):
     add(server, brush())
     code = (
-        "import sys; from backend.__main__ import main\n"
+        "import sys; from backend.cli.main import main\n"
         "try:\n"
         f"    main(['export-coco', '--project', '{PROJECT}', '--out', {str(tmp_path / 'masks.json')!r}])\n"
         "except SystemExit as end:\n"

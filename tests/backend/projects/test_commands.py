@@ -47,7 +47,7 @@ def test_help_tells_every_option_and_exit_code(call, command):
 @pytest.mark.parametrize("command", [["precompute", "--help"], ["preannotate", "--help"]])
 def test_help_imports_nothing_that_takes_time(command):
     code = (
-        "import sys\nfrom backend.__main__ import main\n"
+        "import sys\nfrom backend.cli.main import main\n"
         f"try:\n    main({command!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'paddle', 'cv2', 'flask', 'gunicorn', 'tqdm', 'prometheus_client'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from backend.__main__ import main
+from backend.cli.main import main
 from backend.protocol import rle
 from tests.support import detector_directories as directories
 from tests.support.fake_project import PROJECT, FakeProject

@@ -19,13 +19,13 @@ from PIL import Image
 from backend.errors import ConfigError
 from backend.labeling import config as labeling_config
 from backend.labeling.config_types import Control, OutputTag
-from backend.labeling.output_choice import choose_output
 from backend.protocol import bitmask, messages, rle
 from backend.segmentation import polygons, prompts, regions
 from backend.shapes import Brush, Ellipse, Polygon, Rectangle, ShapeKind, Vector
 from backend.types import ObjectPrompt, Prediction, Region
 from model.types import Mask, Prompt
 from tests.reference import sdk
+from tests.support.outputs import choose_output
 from tests.support.wire_bodies import BODIES, CONFIG, encoded
 
 TAGS = {

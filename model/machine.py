@@ -1,4 +1,7 @@
-"""What glibc's heap keeps of freed memory: much, for the network's next image; nothing of a large photo."""
+"""Cores and memory of this process; imports no Paddle, so that it can be used before a fork.
+
+glibc keeps much of the memory that is freed, for the network's next image, and nothing of a large photo.
+"""
 
 import ctypes
 import os
@@ -27,7 +30,7 @@ def keep_memory() -> bool:
     return all(done)
 
 
-def release() -> None:
+def release_memory() -> None:
     """Return all freed memory to the system; does nothing with another C library than glibc.
 
     The decoder of a large photo allocates blocks that fit no later request, so the heap would grow with every such
@@ -35,3 +38,8 @@ def release() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def cpu_count() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

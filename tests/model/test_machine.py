@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from model import heap
+from model import machine
 
 FAULTS_OF_THE_SECOND_BLOCK = """
 import resource
-from model import heap
-print(heap.keep_memory())
+from model import machine
+print(machine.keep_memory())
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     number = 50_000_000
@@ -21,7 +21,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def kept_memory(**variables):
     """What `keep_memory` returned in a fresh process, and how many pages a second block took anew from the system."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(heap.ALLOCATOR_VARIABLES)}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(machine.ALLOCATOR_VARIABLES)}
     command = [sys.executable, "-c", FAULTS_OF_THE_SECOND_BLOCK]
     done = subprocess.run(command, env=environ | variables, capture_output=True, text=True, timeout=120, check=True)
     kept, faults = done.stdout.split()
@@ -49,13 +49,13 @@ from PIL import Image
 from backend.metrics import Metrics
 from backend.embeddings.encode import EncodeSpec, Preprocessor
 from backend.types import Priority
-from model import heap
+from model import machine
 from model.types import ModelInput
 
 def resident_mb():
     return int(re.search("VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1000
 
-heap.keep_memory()
+machine.keep_memory()
 file = io.BytesIO()
 Image.fromarray(np.zeros((6000, 6000), np.uint16)).save(file, "PNG", compress_level=1)
 spec = EncodeSpec("any", lambda pixels: ModelInput(pixels, pixels.shape[:2]))
@@ -71,7 +71,7 @@ print(resident_mb() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap is tuned")
 def test_the_heap_does_not_keep_what_large_photos_took():
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(heap.ALLOCATOR_VARIABLES)}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(machine.ALLOCATOR_VARIABLES)}
     command = [sys.executable, "-c", GROWTH_OF_PHOTOS]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
     assert float(done.stdout) < 60  # a single photo takes 72 MB as it is in the file

@@ -10,8 +10,8 @@ from time import perf_counter
 
 import numpy as np
 
-from model import device as devices
 from model.build import load_decoder, load_encoder
+from model.machine import cpu_count
 from model.types import Prompt
 from model.weights import Checkpoint
 
@@ -85,7 +85,7 @@ def measure(checkpoint: Checkpoint, device: str = "auto", dtype: str = "float32"
         device=encoder.device,
         dtype=dtype,
         machine=_machine(encoder.device),
-        threads=devices.cpu_count(),
+        threads=cpu_count(),
         load_ms=load_ms,
         encode_ms=_median_ms(lambda: encoder.encode(photo), runs),
         prompt=kind,

@@ -1,0 +1,18 @@
+"""The command line: ``python -m backend serve | worker | precompute | preannotate | export-coco | doctor | demo``."""
+
+import click
+
+from backend.cli import doctor_command, export_coco, preannotate, precompute, serve, worker
+from backend.demo import command as demo
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """PaddlePaddle SAM as a machine-learning backend for Label Studio.
+
+    Every setting is an environment variable; `serve --help` and `worker --help` list them.
+    """
+
+
+for _module in (serve, worker, precompute, preannotate, export_coco, doctor_command, demo):
+    main.add_command(_module.command)

@@ -1,0 +1,42 @@
+"""``python -m backend serve``: one web service, or the check whether it is up."""
+
+import sys
+
+import click
+
+from backend.cli import health
+from backend.cli.commands import GOOD, PROBLEMS_FOUND, refuse, settings_of, weights_option
+from backend.cli.settings_help import CommandWithSettings
+from backend.settings import ABOUT_DEMO
+
+
+@click.command("serve", cls=CommandWithSettings)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [env: PORT; default: 9090]")
+@click.option("--host", help="Address to listen on.  [env: HOST; default: 0.0.0.0]")
+@weights_option
+@click.option("--check", is_flag=True, help="Only tell, by the exit code, whether the service at this address is up.")
+def command(port: int | None, host: str | None, weights: str | None, check: bool) -> None:
+    """Serve Label Studio until stopped."""
+    settings = settings_of({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights})
+    if check:
+        sys.exit(GOOD if health.is_up(settings.host, settings.port) else PROBLEMS_FOUND)
+    from backend import logs
+    from backend.composition import cluster, web
+    from backend.web import gunicorn_server  # imported here, so that --help is fast
+
+    logs.configure(settings.log_level)
+    try:
+        gunicorn_server.check_temporary_folder()
+        gunicorn_server.check_port(settings.host, settings.port)
+        cluster.require_usable(settings)
+        checkpoint = web.read_weights(settings)
+    except (ValueError, OSError) as error:
+        refuse(str(error))
+    shown = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - only for showing
+    click.echo(f"{checkpoint.model_version} on http://{shown}:{settings.port}, its status page too", err=True)
+    if settings.weights == "demo":
+        click.echo(f"{ABOUT_DEMO[0].upper()}{ABOUT_DEMO[1:]}.", err=True)
+        click.echo(
+            "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=mobile_sam (41 MB).", err=True
+        )
+    gunicorn_server.Server(settings, lambda: web.build(settings, checkpoint)).run()
