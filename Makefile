@@ -11,7 +11,7 @@ PARALLEL := -n 2 --dist loadfile
 .PHONY: help run demo test test-all test-wheel test-label-studio-versions bench lint format clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-26s %s\n", $$1, $$2}'
 
 # What a stamp is, backend/demo/environment.py says, which makes all environments. One whose interpreter is gone has none.
 IGNORED := $(foreach made,$(VENV) $(LABEL_STUDIO_VENV) $(PADDLEX_VENV),$(shell test -x $(made)/bin/python || rm -f $(made)/*stamp))

@@ -10,11 +10,11 @@ import atexit
 import os
 
 from backend import logs
-from backend.composition import web
+from backend.composition import parts, web
 from backend.settings import read
 
 settings = read(os.environ)
 logs.configure(settings.log_level)
-service = web.build(settings, web.read_weights(settings))
+service = web.build(settings, parts.read_weights(settings))
 atexit.register(service.close)
 app = service.app

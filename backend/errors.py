@@ -76,9 +76,9 @@ class Reason(str, Enum):
     UNSUPPORTED_PROMPT = ("unsupported_prompt", Kind.FAILURE,
         "this kind of prompt is not read, or not by these weights",
         "prompt with keypoints, rectangles, ellipses, polygons or brush strokes")
-    NOT_A_PROMPT = ("not_a_prompt", Kind.HARMLESS, "a region that draws nothing came along", "")
+    NOT_A_PROMPT = ("not_a_prompt", Kind.HARMLESS, "the region is not used as a prompt; the log says why", "")
     TOO_MANY_POINTS = ("too_many_points", Kind.FAILURE,
-        "only the newest points of an object count", "begin the object anew")
+        "only the newest points of an object count", "start the object again")
     TOO_COMPLEX = ("too_complex", Kind.FAILURE,
         "the request asks for more work than one request may cause",
         "see the log: a config that repeats without end, or hundreds of objects, of which the newest are answered")
@@ -118,7 +118,7 @@ class Reason(str, Enum):
         "see whether the file is still there, and the task's data spells its address right")
     IMAGE_TOO_LARGE = ("image_too_large", Kind.FAILURE,
         "the image is beyond the limits",
-        "smaller images, or formats as the log says; PADDLE_SAM_MAX_IMAGE_BYTES, PADDLE_SAM_MAX_IMAGE_PIXELS higher")
+        "use smaller images or the format that the log names, or raise PADDLE_SAM_MAX_IMAGE_BYTES or _PIXELS")
     IMAGE_UNREADABLE = ("image_unreadable", Kind.FAILURE,
         "image data is damaged or missing, or it is no image",
         "open its address in a browser; if nothing shows, give another image")
@@ -146,14 +146,14 @@ class Reason(str, Enum):
     LABEL_STUDIO_UNREACHABLE = ("label_studio_unreachable", Kind.OUTAGE,
         "Label Studio does not answer", "try again; if it stays so, check LABEL_STUDIO_URL and its log")
     BUDGET_EXCEEDED = ("budget_exceeded", Kind.OUTAGE,
-        "the image, or a turn at the decoder, did not come in time; the image goes on",
+        "the image, or a slot of the decoder, was not ready in time; encoding continues",
         "click again; add workers or web processes if it happens often")
     OVERLOADED = ("overloaded", Kind.OUTAGE,
         "more requests or image files wait than there is room for",
         "raise THREADS or PADDLE_SAM_BUFFER_MB, or add web processes")
     SUPERSEDED = ("superseded", Kind.HARMLESS, "the annotator went on before it was ready", "")
     STORE_UNAVAILABLE = ("store_unavailable", Kind.OUTAGE,
-        "Redis does not answer", "it is tried again by itself; look at Redis")
+        "Redis does not answer", "it is retried automatically; check Redis")
     MODEL_NOT_READY = ("model_not_ready", Kind.OUTAGE,
         "the model is loading, or cannot be loaded", "wait a moment, or see the log")
     NO_WORKER = ("no_worker", Kind.OUTAGE,

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from backend import answers, logs
-from backend.composition import cluster, web
+from backend import answer_log, logs
+from backend.composition import cluster, parts, web
 from backend.errors import BackendError, Reason
 from backend.protocol import messages
 from backend.settings import read
@@ -100,7 +100,7 @@ def compose() -> web.Service:
     settings = read(os.environ)
     logs.quiet_libraries()  # the server may log everything from INFO up
     cluster.require_usable(settings)
-    service = web.build(settings, web.read_weights(settings))
+    service = web.build(settings, parts.read_weights(settings))
     atexit.register(service.close)
     service.start()
     return service
@@ -152,7 +152,7 @@ class MlBackendAdapter:
             logger.error("event=predict_failed reason=%s detail=%r", reason, str(error))
             return self._response((Prediction((), 0.0, "", (reason,), should_store=bool(context)),) * len(tasks))
         predictions = service.segmenter.predict(request)
-        answers.note(service.metrics, request, predictions, total_s=time.perf_counter() - start)
+        answer_log.note(service.metrics, request, predictions, total_s=time.perf_counter() - start)
         return self._response(predictions)
 
     def fit(self, *_args: object, **_kwargs: object) -> None:

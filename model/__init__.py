@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from model.paddlex.model import create_model as create_model
     from model.paddlex.model import load as load
     from model.paddlex.result import SamResult as SamResult
-    from model.paddlex.words import LabelledMask as LabelledMask
-    from model.paddlex.words import segment_words as segment_words
+    from model.paddlex.word_segmentation import LabelledMask as LabelledMask
+    from model.paddlex.word_segmentation import segment_words as segment_words
     from model.types import Embedding as Embedding
     from model.types import Prompt as Prompt
 
@@ -38,13 +38,13 @@ _HOMES = {
     "DetectionModel": "model.paddlex.detection",
     "DetectionResult": "model.paddlex.detection",
     "Embedding": "model.types",
-    "LabelledMask": "model.paddlex.words",
+    "LabelledMask": "model.paddlex.word_segmentation",
     "Prompt": "model.types",
     "SamModel": "model.paddlex.model",
     "SamResult": "model.paddlex.result",
     "create_model": "model.paddlex.model",
     "load": "model.paddlex.model",
-    "segment_words": "model.paddlex.words",
+    "segment_words": "model.paddlex.word_segmentation",
 }
 
 __all__ = [

@@ -25,13 +25,13 @@ _MODEL = (
 )
 
 
-def tasks_of_a_project(command: C) -> C:
+def task_options(command: C) -> C:
     """Add ``--project``, ``--view`` and ``--limit`` to a command."""
     return _added(command, _TASKS)
 
 
-def of_a_project(command: C) -> C:
-    """Add the options of `tasks_of_a_project`, ``--weights`` and ``--device`` to a command."""
+def task_and_model_options(command: C) -> C:
+    """Add the options of `task_options`, ``--weights`` and ``--device`` to a command."""
     return _added(command, (*_TASKS, *_MODEL))
 
 

@@ -138,12 +138,12 @@ def _guard(release: str) -> str:
     if numbers is not None and tuple(int(number or 0) for number in numbers.groups()) < GUARDS_FROM:
         return (
             f"Label Studio {release} reaches such a backend, and from 1.23.1 on it does not: after an upgrade no click "
-            "arrives any more, without a word"
+            "arrives any more, without an error message"
         )
     which = f"Label Studio {release}" if numbers is not None else "Label Studio from 1.23.1 on"
     return (
         f"{which} answers 403 when such a backend is connected, and does not reach one that was connected before an "
-        "upgrade: no click arrives, without a word"
+        "upgrade: no click arrives, without an error message"
     )
 
 

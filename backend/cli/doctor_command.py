@@ -20,18 +20,18 @@ def command(project: int | None) -> None:
     from backend import logs
     from backend.cli import doctor, doctor_redis
     from backend.cli.findings import Level
-    from backend.composition import web
+    from backend.composition import parts
     from backend.label_studio.client import LabelStudio
     from backend.label_studio.http import LabelStudioHttp
 
     logs.quiet_libraries()
 
     def weights() -> str:
-        checkpoint = web.read_weights(settings)
+        checkpoint = parts.read_weights(settings)
         return f"{checkpoint.model_version}, {checkpoint.format} format, from {checkpoint.path}"
 
     label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key, attempts=1))
-    images = web.image_source(settings, label_studio)
+    images = parts.image_source(settings, label_studio)
     marks = {Level.OK: "ok     ", Level.HINT: "hint   ", Level.PROBLEM: "PROBLEM"}
     code = GOOD
     checks = doctor.examine(settings, label_studio, images, project, weights)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from backend import shapes
 from backend.cli.findings import Finding, Level
 from backend.errors import BackendError, Reason
-from backend.images.decode import Limits
+from backend.images.decode import PixelLimits
 from backend.images.decode import decode as decode_image
 from backend.images.fetch import ImageSource
 from backend.images.locations import LabelStudioOrigin
@@ -135,7 +135,7 @@ def _image(settings: Settings, images: ImageSource, task: Task, refs: tuple[Imag
     try:
         fetched = images.fetch(refs[0])
         assert fetched is not None  # only a conditional request may return None
-        picture = decode_image(fetched.data, Limits(max_pixels=settings.max_image_pixels))
+        picture = decode_image(fetched.data, PixelLimits(max_pixels=settings.max_image_pixels))
     except BackendError as error:
         is_elsewhere = error.reason is not Reason.UNTRUSTED_CERTIFICATE
         fix = _public_address(settings, refs[0].uri.strip()) if is_elsewhere else ""

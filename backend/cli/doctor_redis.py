@@ -7,7 +7,7 @@ from backend.cli.findings import Finding, Level
 from backend.cluster import check
 from backend.cluster.store import memory_of
 from backend.composition import cluster as composition_cluster
-from backend.composition.web import read_weights
+from backend.composition.parts import read_weights
 from backend.errors import RetryLater
 from backend.settings import MB, Settings
 

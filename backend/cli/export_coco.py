@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backend.cli.batch_options import tasks_of_a_project
+from backend.cli.batch_options import task_options
 from backend.cli.commands import settings_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ RLE, POLYGONS = "rle", "polygons"
 
 
 @click.command("export-coco")
-@tasks_of_a_project
+@task_options
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from backend.cli.batch_options import of_a_project
+from backend.cli.batch_options import task_and_model_options
 from backend.cli.commands import refuse, settings_of
 from backend.projects.preannotate_options import EVERYTHING, LABELS, SOURCES, TEXT, Choice
 
@@ -14,7 +14,7 @@ _OF_EVERYTHING_AND_WORDS = ("max_masks", "min_score")
 
 
 @click.command("preannotate")
-@of_a_project
+@task_and_model_options
 @click.argument("words", required=False)
 @click.option(
     "--from",
@@ -39,7 +39,7 @@ _OF_EVERYTHING_AND_WORDS = ("max_masks", "min_score")
     help="With labels and text: what finds them, GroundingDINO-T, YOLO-Worldv2-L, or PaddleX's inference directory of "
     "a detector.  [env: PADDLE_SAM_DETECTOR; default: unset]",
 )
-@click.option("--replace", "replaces", is_flag=True, help="Make predictions of this model anew where there are some.")
+@click.option("--replace", "replaces", is_flag=True, help="Make predictions of this model again where there are some.")
 @click.option(
     "--dry-run",
     type=click.Path(file_okay=False, path_type=Path),
@@ -91,13 +91,13 @@ def command(
     Exit status: 0 if every task went well, 1 if some did not (the summary says why), 2 if nothing could be begun, 130
     if stopped with Ctrl-C.
     """
-    chosen = Choice(**choice)  # type: ignore[arg-type]  # click has seen to the types
+    chosen = Choice(**choice)  # type: ignore[arg-type]  # click has checked the types
     settings = settings_of(
         {"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device, "PADDLE_SAM_DETECTOR": detector}
     )
     _check(chosen, detector, settings.detector)
     from backend.cli.run import execute, exit_on_error, with_engine  # here: --help must not wait for them
-    from backend.projects import preannotate_run, sinks
+    from backend.projects import preannotate_setup, sinks
     from backend.projects.run import TaskQuery
 
     if (folder := chosen.dry_run) is not None:
@@ -108,7 +108,7 @@ def command(
         lambda batch: with_engine(
             settings,
             batch,
-            lambda checkpoint, engine: preannotate_run.run(settings, checkpoint, batch, engine, chosen),
+            lambda checkpoint, engine: preannotate_setup.run(settings, checkpoint, batch, engine, chosen),
         ),
     )
 

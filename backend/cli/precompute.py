@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backend.cli.batch_options import of_a_project
+from backend.cli.batch_options import task_and_model_options
 from backend.cli.commands import refuse, settings_of
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command("precompute")
-@of_a_project
+@task_and_model_options
 def command(project: int, view: int | None, limit: int | None, weights: str | None, device: str | None) -> None:
     """Encode a project's images, so that every first click finds its image ready.
 

@@ -13,7 +13,7 @@ import click
 
 from backend import logs
 from backend.cli.commands import GOOD, PROBLEMS_FOUND, STOPPED, refuse
-from backend.composition import web
+from backend.composition import parts
 from backend.concurrency.retry import OutageRetry, Stopped
 from backend.errors import BackendError
 from backend.projects import engine, run
@@ -50,7 +50,7 @@ def with_engine(
     settings: Settings, batch: run.BatchRun, work: Callable[[Checkpoint, Engine], RunReport]
 ) -> tuple[str, RunReport]:
     """Return the model's version and the report of ``work``, which gets the weights and what makes embeddings."""
-    checkpoint = web.read_weights(settings)
+    checkpoint = parts.read_weights(settings)
     made = engine.engine(settings, checkpoint, batch.client)
     batch.stop.listen()  # again, since Paddle has been imported
     try:

@@ -21,7 +21,7 @@ def command(port: int | None, host: str | None, weights: str | None, check: bool
     if check:
         sys.exit(GOOD if health.is_up(settings.host, settings.port) else PROBLEMS_FOUND)
     from backend import logs
-    from backend.composition import cluster, web
+    from backend.composition import cluster, parts, web
     from backend.web import gunicorn_server  # imported here, so that --help is fast
 
     logs.configure(settings.log_level)
@@ -29,7 +29,7 @@ def command(port: int | None, host: str | None, weights: str | None, check: bool
         gunicorn_server.check_temporary_folder()
         gunicorn_server.check_port(settings.host, settings.port)
         cluster.require_usable(settings)
-        checkpoint = web.read_weights(settings)
+        checkpoint = parts.read_weights(settings)
     except (ValueError, OSError) as error:
         refuse(str(error))
     shown = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - only for showing

@@ -20,7 +20,7 @@ def command(weights: str | None, device: str | None, check: bool) -> None:
     if settings.redis_url is None:
         refuse("a worker shares its work over Redis: set REDIS_URL, here and for the web processes")
     from backend import logs
-    from backend.composition import cluster, web
+    from backend.composition import cluster, parts
     from backend.errors import RetryLater
 
     if check:
@@ -31,7 +31,7 @@ def command(weights: str | None, device: str | None, check: bool) -> None:
     logs.configure(settings.log_level)
     try:
         cluster.require_usable(settings)
-        checkpoint = web.read_weights(settings)
+        checkpoint = parts.read_weights(settings)
     except (ValueError, OSError) as error:
         refuse(str(error))
-    sys.exit(web.build_worker(settings, checkpoint).run())
+    sys.exit(parts.build_worker(settings, checkpoint).run())

@@ -149,7 +149,8 @@ class Leases:
         keys = [lease.key, attempts_key(lease.key) if lease.resets_attempts else unused_key(lease.key)]
         try:
             with lease.lock:
-                self._leases.pop(lease.key, None)
+                if self._leases.get(lease.key) is lease:  # it may have lapsed, and been acquired again in this process
+                    del self._leases[lease.key]
                 self._link.call(lambda client: client.eval(_RELEASE, len(keys), *keys, lease.token))
         except RetryLater as error:
             logger.info("event=lease_lapses detail=%r", str(error))

@@ -50,7 +50,7 @@ class Listener:
         """Start the thread; a second call does nothing."""
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
-                self._thread = threading.Thread(target=self._work, name="notices", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="events", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:

@@ -83,13 +83,13 @@ class PendingImages:
         """Number of images that this process waits for."""
         return len(self._images)
 
-    def join(self, ref: ImageRef, address_key: SourceKey, priority: Priority, deadline_s: float) -> "Future[Embedding]":
+    def join(self, ref: ImageRef, address_key: SourceKey, priority: Priority, within_s: float) -> "Future[Embedding]":
         """Return the future of an image's embedding; start the look-up if the image is not pending yet.
 
         Raises:
             RetryLater: the process is stopping, or has no room for a long address.
         """
-        until = self._clock() + deadline_s + LINGER_S
+        until = self._clock() + within_s + LINGER_S
         with self._lock:
             if self._is_closed:
                 raise _stopping()

@@ -1,8 +1,8 @@
 """From a job to its published result: take the lease, check the cache, fetch, encode, publish; several jobs at a time.
 
 A job may run twice, on two workers at once, or again after a worker died in the middle of it: a worker holds a lease on
-the address and on the content it works on, and the lease expires when the worker dies. A click on an image that is in
-work for a background job raises the priority of that job, also if another worker has it.
+the address and on the content it works on, and the lease expires when the worker dies. A click on an image that is
+being processed for a background job raises the priority of that job, also if another worker has it.
 """
 
 import concurrent.futures
@@ -79,7 +79,7 @@ class EncodePipeline:
         self._encoded_at = 0.0
 
     def run(self, job: TakenJob) -> None:
-        """Encode an image unless it is cached or in work; an urgent job raises the priority of the work in progress.
+        """Encode an image unless it is cached or being processed; an urgent job raises the priority of that work.
 
         If Redis does not answer, the job is lost, and the waiting web processes enqueue the image again.
         """
@@ -136,7 +136,7 @@ class EncodePipeline:
         if lease.attempt > MAX_ATTEMPTS:
             lease.resets_attempts = False
             raise ImageError(
-                f"{lease.attempt - 1} workers in a row did not come back from this image", Reason.ENCODE_FAILED
+                f"{lease.attempt - 1} workers in a row died or hung while encoding this image", Reason.ENCODE_FAILED
             )
         cached = self._parts.contents.get(address_key)
         if cached.failure is not None:

@@ -92,7 +92,7 @@ class QueuedEmbeddings:
         self._prefetcher.close()
         self._parts.link.close()
 
-    def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
+    def get(self, ref: ImageRef, within_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
         """Return the embedding of an image; see `backend.embeddings.local.Embeddings.get`."""
         address_key = source_key(ref)
         embedding = self._cached.get_local(ref, address_key)
@@ -100,8 +100,8 @@ class QueuedEmbeddings:
             self._observer.record_lookup("memory")
             return embedding
         self.start()
-        future = self._pending.join(ref, address_key, priority, deadline_s)
-        return wait_for(future, deadline_s, self._observer, self._timeout_error)
+        future = self._pending.join(ref, address_key, priority, within_s)
+        return wait_for(future, within_s, self._observer, self._timeout_error)
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if it is cached; see `backend.embeddings.local.Embeddings.peek`."""

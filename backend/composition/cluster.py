@@ -51,7 +51,7 @@ def web(
         metrics: counts and times.
         shape: of the network's embeddings; None takes any.
         budget: the memory for long ``data:`` addresses; None for a new one.
-        clock: seconds, monotonic.
+        clock: seconds, monotonic; tests move it.
     """
     parts = connect(settings, model_version)
     memory = MemoryStore(settings.memory_cache_mb * MB)

@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-Work: TypeAlias = Callable[["Task[R]"], R]
+Work: TypeAlias = Callable[["QueuedTask[R]"], R]
 """What a thread runs; its argument is the task itself, whose priority may have been raised."""
 
 
-class Task(Generic[R]):
+class QueuedTask(Generic[R]):
     """Submitted work.
 
     Attributes:
@@ -72,16 +72,16 @@ class PriorityExecutor:
         if not 0 <= reserved < threads:
             raise ValueError(f"reserved: expected from 0 to {threads - 1}, got {reserved}")
         self._max_threads, self._max_background, self._name = threads, threads - reserved, name
-        self._heap: list[tuple[Priority, int, Task[Any]]] = []
+        self._heap: list[tuple[Priority, int, QueuedTask[Any]]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._running_background = 0  # how many that are not interactive run now
         self._is_closed = False
 
-    def submit(self, work: Work[R], priority: Priority) -> Task[R]:
+    def submit(self, work: Work[R], priority: Priority) -> QueuedTask[R]:
         """Queue ``work`` with a priority; if the executor is closed, its future fails with `RetryLater`."""
-        task = Task(work, priority)
+        task = QueuedTask(work, priority)
         with self._changed:
             if self._is_closed:
                 task.future.set_exception(_stopping())
@@ -93,7 +93,7 @@ class PriorityExecutor:
                 thread.start()
         return task
 
-    def promote(self, task: Task[Any], priority: Priority) -> None:
+    def promote(self, task: QueuedTask[Any], priority: Priority) -> None:
         """Raise the priority of a task; work that runs already is informed by ``on_promote``."""
         with self._changed:
             if priority >= task.priority:
@@ -116,7 +116,7 @@ class PriorityExecutor:
         for thread in self._threads if wait else ():
             thread.join()
 
-    def _push(self, task: Task[Any]) -> None:
+    def _push(self, task: QueuedTask[Any]) -> None:
         heapq.heappush(self._heap, (task.priority, next(self._order), task))
         self._changed.notify_all()
 
@@ -129,7 +129,7 @@ class PriorityExecutor:
                 self._running_background -= is_background
                 self._changed.notify_all()
 
-    def _start_next(self) -> tuple[Task[Any], Work[Any], bool] | None:
+    def _start_next(self) -> tuple[QueuedTask[Any], Work[Any], bool] | None:
         """Return the most urgent task that may run now, waiting for one; None when closed."""
         with self._changed:
             while not self._is_closed:
@@ -142,7 +142,7 @@ class PriorityExecutor:
                 self._changed.wait()
             return None
 
-    def _first(self) -> Task[Any] | None:
+    def _first(self) -> QueuedTask[Any] | None:
         """Pop the most urgent task; return None if there is none, or only the reserved threads are free for it."""
         while self._heap:
             priority, _, task = self._heap[0]

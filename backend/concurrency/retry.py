@@ -92,12 +92,12 @@ class OutageRetry:
             self._sleep(max(requested_s, wait_s * random.uniform(0.5, 1.0)))  # noqa: S311 - spreads the retries of many threads
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    def call_for_image(self, work: Callable[[], T], look: Callable[[], object]) -> T:
+    def call_for_image(self, work: Callable[[], T], probe: Callable[[], object]) -> T:
         """Return what ``work`` about one image returns, retrying outages with `call` and other failures a few times.
 
         Args:
             work: fetches an image, among other things.
-            look: makes a request to Label Studio, since no image can be fetched from it during an outage.
+            probe: makes a request to Label Studio, since no image can be fetched from it during an outage.
 
         Raises:
             Stopped: the run must end.
@@ -113,7 +113,7 @@ class OutageRetry:
                 if attempt == ATTEMPTS:
                     raise
             self._sleep(self._between_attempts_s)
-            self.call(look)
+            self.call(probe)
         raise AssertionError("the last attempt returns or raises")
 
     def raise_if_stopped(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from backend.concurrency.priority_executor import PriorityExecutor, Task, Work
+from backend.concurrency.priority_executor import PriorityExecutor, QueuedTask, Work
 from backend.types import Priority
 
 K = TypeVar("K", bound=Hashable)
@@ -25,7 +25,7 @@ class SingleFlight(Generic[K, R]):
     def __init__(self, executor: PriorityExecutor, on_join: Callable[[], None] = lambda: None) -> None:
         """Run on ``executor``; ``on_join`` is called for each request that joins work for its key."""
         self._executor, self._on_join = executor, on_join
-        self._tasks: dict[K, Task[R]] = {}
+        self._tasks: dict[K, QueuedTask[R]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ class SingleFlight(Generic[K, R]):
     def run(self, key: K, work: Work[R], priority: Priority) -> "Future[R]":
         """Return the future of the work for a key: of ``work``, or of what waits or runs already, with its priority."""
 
-        def run(task: Task[R]) -> R:
+        def run(task: QueuedTask[R]) -> R:
             try:
                 return work(task)
             finally:

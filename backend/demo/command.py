@@ -152,10 +152,10 @@ def _have_weights(environ: Mapping[str, str]) -> None:
     if not environ.get(WEIGHTS, "").strip():
         return
     from backend import settings
-    from backend.composition import web  # here: --help must not wait for it
+    from backend.composition import parts  # here: --help must not wait for it
 
     try:
-        web.read_weights(settings.read({name: environ[name] for name in (WEIGHTS, MODEL_DIR) if name in environ}))
+        parts.read_weights(settings.read({name: environ[name] for name in (WEIGHTS, MODEL_DIR) if name in environ}))
     except (ValueError, OSError) as error:
         raise DemoError(str(error)) from error
 

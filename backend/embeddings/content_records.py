@@ -27,7 +27,10 @@ MAX_BYTES = 256_000_000
 """About a million records; a larger file loses its older half when a process opens it."""
 
 LOCKED_S = 0.25
-"""How long to wait for another process that writes."""
+"""How long to wait for another process that writes, and for a thread that waits for it."""
+
+_PASSING = ("locked", "readonly", "full", "unable to open", "disk I/O")
+"""In SQLite's messages of errors after which the file may still be good."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TABLE = (
@@ -81,9 +84,8 @@ class ContentDatabase:
 
     def get(self, address_key: SourceKey) -> ContentRecord | None:
         """Return the content last seen at an address, None if there is none."""
-        if not self._path.exists():
-            return None
-        rows = self._run(lambda connection: connection.execute(_GET, (self._name(address_key),)).fetchall())
+        name = (self._name(address_key),)
+        rows = self._run(lambda connection: connection.execute(_GET, name).fetchall(), creates=False)
         try:
             [(digest, etag, last_modified, immutable, checked_at)] = rows or []
             version = Validators(str(etag), str(last_modified))
@@ -103,23 +105,36 @@ class ContentDatabase:
         name = (self._name(address_key),)
         self._run(lambda connection: connection.execute("DELETE FROM contents_1 WHERE name = ?", name))
 
-    def _run(self, work: Callable[[sqlite3.Connection], R]) -> R | None:
-        """Return what ``work`` returns; None if the database cannot be used."""
-        with self._lock:
+    def _run(self, work: Callable[[sqlite3.Connection], R], *, creates: bool = True) -> R | None:
+        """Return what ``work`` returns; None if the database cannot be used, or is missing and not to be created."""
+        if not self._lock.acquire(timeout=LOCKED_S):  # a thread waits for another process; the others wait no longer
+            return None
+        try:
             for is_last in (False, True):
                 try:
-                    self._connection = self._connection or self._open()
-                    return work(self._connection)
-                except (sqlite3.Error, OSError) as error:
+                    return self._try(work, creates)
+                except Exception as error:  # noqa: BLE001 - a damaged file raises what its bytes happen to cause
                     self._log(error)
-                    is_damaged = type(error) is sqlite3.DatabaseError  # its subclasses are locks, full disks and such
-                    if self._connection is not None:
-                        self._connection.close()
-                        self._connection = None
-                    if is_last or not is_damaged:
+                    self._close()
+                    if is_last or isinstance(error, OSError) or any(word in str(error) for word in _PASSING):
                         return None
                     self._remove_file()
-        return None
+            return None
+        finally:
+            self._lock.release()
+
+    def _try(self, work: Callable[[sqlite3.Connection], R], creates: bool) -> R | None:
+        if not self._path.exists():
+            self._close()  # of a file that was deleted
+            if not creates:
+                return None
+        self._connection = self._connection or self._open()
+        return work(self._connection)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -130,7 +145,7 @@ class ContentDatabase:
             if self._path.stat().st_size > self._max_bytes:
                 connection.execute(_HALVE)
                 connection.execute("VACUUM")
-        except sqlite3.Error:
+        except BaseException:
             connection.close()
             raise
         return connection

@@ -75,7 +75,7 @@ class EncodeSpec:
 
     model_version: str
     preprocess: Callable[[npt.NDArray[np.uint8]], ModelInput]
-    limits: decode.Limits = field(default_factory=decode.Limits)
+    limits: decode.PixelLimits = field(default_factory=decode.PixelLimits)
     dtype: Dtype = "float16"
 
     def key(self, digest: str) -> EmbeddingKey:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from backend.concurrency.priority_executor import PriorityExecutor, Task
+from backend.concurrency.priority_executor import PriorityExecutor, QueuedTask
 from backend.concurrency.single_flight import SingleFlight
 from backend.embeddings import encode
 from backend.embeddings.encode import Encoder, Stopwatch
@@ -82,7 +82,7 @@ class EncoderThread:
         self.failure = ""
         return None
 
-    def _run(self, key: EmbeddingKey, model_input: ModelInput, task: Task[Embedding]) -> Embedding:
+    def _run(self, key: EmbeddingKey, model_input: ModelInput, task: QueuedTask[Embedding]) -> Embedding:
         self._is_encoding = True
         try:
             if self._encoder is None and (failure := self._try_to_load()) is not None:

@@ -27,12 +27,12 @@ REVALIDATED_AT_ONCE = 2
 class Embeddings(Protocol):
     """Supplies embeddings to the segmentation service."""
 
-    def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
+    def get(self, ref: ImageRef, within_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
         """Return the embedding of an image.
 
         Args:
             ref: the image.
-            deadline_s: how long to wait, in seconds from now.
+            within_s: how long to wait, in seconds from now.
             priority: its place in the queues of fetches and encodes, if the image is not cached.
 
         Raises:
@@ -117,17 +117,17 @@ class LocalEmbeddings:
         self._pipeline.close(wait=wait)
         self._prefetcher.close()
 
-    def get(self, ref: ImageRef, deadline_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
+    def get(self, ref: ImageRef, within_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
         """Return the embedding of an image; see `Embeddings.get`."""
         cached = self.peek(ref)
         if cached is not None:
             return cached
-        result = wait_for(self._submit(ref, priority), deadline_s, self._observer)
+        result = wait_for(self._submit(ref, priority), within_s, self._observer)
         embedding = result.embedding or self._store.get(result.key)
         if embedding is None:  # it joined work that did not read it, and what the store holds is damaged
-            embedding = wait_for(self._submit(ref, priority), deadline_s, self._observer).embedding
+            embedding = wait_for(self._submit(ref, priority), within_s, self._observer).embedding
         if embedding is None:
-            raise RetryLater("the stored embedding is damaged, and will be made anew", Reason.STORE_UNAVAILABLE)
+            raise RetryLater("the stored embedding is damaged, and will be made again", Reason.STORE_UNAVAILABLE)
         return embedding
 
     def ensure(self, ref: ImageRef) -> bool:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from backend.concurrency.byte_budget import ByteBudget
-from backend.concurrency.priority_executor import PriorityExecutor, Task
+from backend.concurrency.priority_executor import PriorityExecutor, QueuedTask
 from backend.concurrency.single_flight import SingleFlight
 from backend.embeddings.content_index import ContentIndex, SourceKey, source_key
 from backend.embeddings.encode import Encoder, EncodeSpec, Preprocessor
@@ -41,7 +41,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What has become of an image.
+    """The outcome for an image.
 
     Attributes:
         key: the key of its embedding.
@@ -103,7 +103,7 @@ class EmbeddingPipeline:
         share = None if address_key in self._flights else self._budget.take_address(ref.uri)
         look_up = self._read if reads else self._look_up
 
-        def work(task: Task[Result]) -> Result:
+        def work(task: QueuedTask[Result]) -> Result:
             try:
                 return self._make(ref, address_key, look_up, task)
             except Exception as error:  # noqa: BLE001 - a defect must not leave clicks waiting
@@ -121,7 +121,7 @@ class EmbeddingPipeline:
         ref: ImageRef,
         address_key: SourceKey,
         look_up: Callable[[EmbeddingKey], Result | None],
-        task: Task[Result],
+        task: QueuedTask[Result],
     ) -> Result:
         record = self._contents.get(address_key)
         cached = look_up(self._spec.key(record.digest)) if record is not None else None
@@ -149,7 +149,7 @@ class EmbeddingPipeline:
             if share is not None:
                 share.release()
 
-    def _encode(self, key: EmbeddingKey, model_input: ModelInput, task: Task[Result]) -> Embedding:
+    def _encode(self, key: EmbeddingKey, model_input: ModelInput, task: QueuedTask[Result]) -> Embedding:
         task.on_promote = partial(self.encoder.promote, key)
         future = self.encoder.submit(key, model_input, task.priority)
         self.encoder.promote(key, task.priority)  # it may have been raised meanwhile

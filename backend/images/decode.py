@@ -50,14 +50,14 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of an image's size.
+class PixelLimits:
+    """PixelLimits of an image's size.
 
     Attributes:
         max_pixels: a larger image is refused.
-        reduce_above_pixels: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size (by the JPEG's own transform, which
-            averages), as long as at least twice the model's input remains, or where its scans take much memory, the
-            model's input; further if it would take too much memory otherwise. None: never.
+        reduce_above_pixels: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size, by the JPEG's own transform, which
+            averages. At least twice the side of the model's input remains, or once that side where its scans take much
+            memory. It is reduced further if it would take too much memory otherwise. None never reduces; for tests.
         model_side: side of the model's square input in pixels; larger images are scaled down to it.
         keeps_shape: whether an image keeps its shape inside the input; False for a model to whose square every image
             is stretched.
@@ -109,7 +109,7 @@ def is_web_page(data: bytes) -> bool:
     return head.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
 
 
-def check(data: bytes, limits: Limits) -> None:
+def check(data: bytes, limits: PixelLimits) -> None:
     """Check an image file by its headers alone, with the checks that `decode` makes before it decodes pixels.
 
     Raises:
@@ -118,7 +118,7 @@ def check(data: bytes, limits: Limits) -> None:
     _open(data, limits)
 
 
-def decode(data: bytes, limits: Limits) -> Picture:
+def decode(data: bytes, limits: PixelLimits) -> Picture:
     """Return the pixels of an image file.
 
     Raises:
@@ -143,7 +143,7 @@ def decode(data: bytes, limits: Limits) -> Picture:
     return Picture(np.asarray(picture), original_size, other if other in orientation.SWAPS_SIDES else 1)
 
 
-def _open(data: bytes, limits: Limits) -> ImageFile:
+def _open(data: bytes, limits: PixelLimits) -> ImageFile:
     """Return the file with its header parsed and its size checked; no pixel is decoded."""
     if not data:
         raise ImageError("expected an image, got 0 bytes")

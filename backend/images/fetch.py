@@ -18,11 +18,12 @@ import stamina
 
 from backend.concurrency.byte_budget import DEFAULT_BYTES, ByteBudget, Share
 from backend.errors import AccessError, ImageError, Reason, RetryLater
+from backend.images.allowed_addresses import AddressPolicy, Origin
 from backend.images.decode import is_web_page
 from backend.images.http import outcomes
 from backend.images.http.connections import Proxy
 from backend.images.http.outcomes import NAME, REDIRECTS, TransientError, address
-from backend.images.http.requests import ImageRequests, Limits, Reply
+from backend.images.http.requests import FetchLimits, ImageRequests, Reply
 from backend.images.locations import (
     Inline,
     LabelStudioOrigin,
@@ -32,14 +33,13 @@ from backend.images.locations import (
     resolve,
     serves_task_files,
 )
-from backend.images.network_policy import AddressPolicy, Origin
 from backend.logs import without_credentials
-from backend.network.deadlines import seconds_left
+from backend.network.deadline_connections import seconds_left
 from backend.network.name_resolution import Resolve, Resolver
 from backend.network.name_resolution import resolve as look_up
 from backend.types import ImageRef
 
-__all__ = ["Fetched", "ImageSource", "LabelStudioAuth", "Limits", "Route", "Validators"]
+__all__ = ["FetchLimits", "Fetched", "ImageSource", "LabelStudioAuth", "Route", "Validators"]
 
 _USER_AGENT = f"Mozilla/5.0 (compatible; {NAME})"
 """Hosts that require a browser accept a "compatible" one, as search engines call themselves; the name stays true."""
@@ -158,7 +158,7 @@ class ImageSource:
         self,
         authority: LabelStudioAuth,
         policy: AddressPolicy,
-        limits: Limits | None = None,
+        limits: FetchLimits | None = None,
         *,
         public_url: str | None = None,
         local_files_root: Path | None = None,
@@ -176,7 +176,7 @@ class ImageSource:
             route: how servers are reached; None for the system's names and no proxy.
             budget: the memory for files; None for a new one.
         """
-        self._authority, self._limits, route = authority, limits or Limits(), route or Route()
+        self._authority, self._limits, route = authority, limits or FetchLimits(), route or Route()
         self._label_studio, self._root = LabelStudioOrigin(authority.url, public_url), local_files_root
         self._page = Origin.of(public_url or authority.url)
         self._budget = budget or ByteBudget(max(DEFAULT_BYTES, self._limits.max_bytes))
@@ -256,7 +256,7 @@ class ImageSource:
             raise self._authority.refusal(what, header)
         if is_refused and is_private:
             raise _without_key(f"answers {reply.status}", trip.path)
-        failure = outcomes.failure(reply.head, len(reply.data), trip.url.host)
+        failure = outcomes.status_error(reply.head, len(reply.data), trip.url.host)
         if failure is not None:
             raise failure
         return reply

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from urllib.parse import parse_qs, quote, unquote, unquote_to_bytes, urlsplit
 
 from backend.errors import AccessError, ImageError, Reason
-from backend.images.network_policy import Origin
+from backend.images.allowed_addresses import Origin
 from backend.logs import without_credentials
 from backend.types import ImageRef
 

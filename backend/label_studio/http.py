@@ -18,7 +18,7 @@ import stamina
 from backend.errors import AccessError, BackendError, Reason, RequestError, RetryLater
 from backend.label_studio.tokens import TokenExchange, TokenKind, token_kind
 from backend.logs import without_credentials
-from backend.network.deadlines import DeadlineBackend
+from backend.network.deadline_connections import DeadlineBackend
 from backend.types import Secret
 from model import tls
 

@@ -34,7 +34,7 @@ class WriteResult(Enum):
     """The outcome of storing a prediction."""
 
     STORED = "stored"
-    THERE = "there"
+    ALREADY_STORED = "already stored"
     """Another run has stored one meanwhile, which is kept."""
 
     GONE = "gone"
@@ -77,15 +77,15 @@ def own(stored: Iterable[StoredPrediction], model_version: str) -> tuple[StoredP
 class PredictionWriter:
     """Stores predictions of one project; several writers may run at once, in one process or many."""
 
-    def __init__(self, store: LabelStudio, retry: OutageRetry, project: Project) -> None:
+    def __init__(self, label_studio: LabelStudio, retry: OutageRetry, project: Project) -> None:
         """Make a writer for a project.
 
         Args:
-            store: Label Studio.
+            label_studio: Label Studio.
             retry: repeats calls while Label Studio cannot be reached.
             project: the project of all predictions.
         """
-        self._store, self._retry, self._project = store, retry, project
+        self._label_studio, self._retry, self._project = label_studio, retry, project
 
     def write(self, chunk: Sequence[WriteRequest]) -> list[tuple[WriteRequest, WriteResult | BackendError]]:
         """Store predictions of different tasks in one request, and return the outcome of each, in order.
@@ -102,7 +102,7 @@ class PredictionWriter:
         self._retry.call(lambda: self._attempt(chunk, progress))
         outcomes = progress.outcomes
         for request in chunk:
-            if request.replaced and outcomes[request.task_id] in (WriteResult.STORED, WriteResult.THERE):
+            if request.replaced and outcomes[request.task_id] in (WriteResult.STORED, WriteResult.ALREADY_STORED):
                 try:
                     self._delete(sorted(request.replaced))
                 except REFUSALS as error:
@@ -119,10 +119,11 @@ class PredictionWriter:
             BackendError: Label Studio refuses, or has been unreachable for too long. A refusal that concerns one task
                 is raised after the other tasks are done.
         """
-        counts = self._retry.call(lambda: self._store.count_predictions(self._project.id))
+        counts = self._retry.call(lambda: self._label_studio.count_predictions(self._project.id))
         holders = ProjectTasks(
-            self._store, self._retry, self._project, Selection((task_filters.holding(model_version),))
+            self._label_studio, self._retry, self._project, Selection((task_filters.holding(model_version),))
         )
+        # The filter matches any version that contains the text, so versions that contain this one spoil its count.
         has_lookalikes = any(model_version in other for other in counts if other != model_version)
         if counts.get(model_version, 0) < 2 or (not has_lookalikes and counts[model_version] <= holders.count()):
             return 0
@@ -158,7 +159,7 @@ class PredictionWriter:
         if faults[0] >= MOST_FAULTS:
             return False
         try:
-            return self._store.import_predictions(self._project.id, [request.new for request in waiting]) == len(
+            return self._label_studio.import_predictions(self._project.id, [request.new for request in waiting]) == len(
                 waiting
             )
         except REFUSALS:  # one refused prediction makes the whole request fail
@@ -169,7 +170,7 @@ class PredictionWriter:
 
     def _store_alone(self, request: WriteRequest, faults: Counter[int]) -> WriteResult | BackendError:
         try:
-            self._store.create_prediction(request.new)
+            self._label_studio.create_prediction(request.new)
         except REFUSALS as error:
             return error
         except FaultError as error:
@@ -186,14 +187,14 @@ class PredictionWriter:
             if request.task_id in progress.outcomes:
                 continue
             try:
-                existing = own(self._store.predictions(request.task_id).stored, request.new.model_version)
+                existing = own(self._label_studio.predictions(request.task_id).stored, request.new.model_version)
             except REFUSALS as error:
                 is_gone = isinstance(error, RefusedError) and error.is_gone
                 progress.outcomes[request.task_id] = WriteResult.GONE if is_gone else error
                 continue
             if any(not other.is_empty and other.id not in request.replaced for other in existing):
                 progress.outcomes[request.task_id] = (
-                    WriteResult.STORED if request.task_id in progress.tried else WriteResult.THERE
+                    WriteResult.STORED if request.task_id in progress.tried else WriteResult.ALREADY_STORED
                 )
             else:
                 waiting.append(request)
@@ -201,7 +202,7 @@ class PredictionWriter:
 
     def _own(self, task_id: int, model_version: str) -> tuple[StoredPrediction, ...]:
         try:
-            stored = self._retry.call(lambda: self._store.predictions(task_id)).stored
+            stored = self._retry.call(lambda: self._label_studio.predictions(task_id)).stored
         except RefusedError as error:
             if not error.is_gone:
                 raise
@@ -210,4 +211,4 @@ class PredictionWriter:
 
     def _delete(self, ids: Iterable[int]) -> None:
         for prediction_id in ids:
-            self._retry.call(partial(self._store.delete_prediction, prediction_id))
+            self._retry.call(partial(self._label_studio.delete_prediction, prediction_id))

@@ -22,7 +22,7 @@ class ProjectTasks:
 
     def __init__(
         self,
-        lists: LabelStudio,
+        label_studio: LabelStudio,
         retry: OutageRetry,
         project: Project,
         selection: Selection | None = None,
@@ -31,13 +31,13 @@ class ProjectTasks:
         """Select the tasks; they are read on iteration.
 
         Args:
-            lists: Label Studio.
+            label_studio: Label Studio.
             retry: repeats calls while Label Studio cannot be reached.
             project: the project.
             selection: the tasks to return; None for all.
             limit: the largest number of tasks.
         """
-        self._lists, self._retry, self._project = lists, retry, project
+        self._label_studio, self._retry, self._project = label_studio, retry, project
         self._selection, self._limit = selection or Selection(), limit
 
     def count(self) -> int:
@@ -82,5 +82,5 @@ class ProjectTasks:
     def _page(self, query: str, count: int) -> TaskPage:
         asks = self._project.asks_for_predictions
         return self._retry.call(
-            lambda: self._lists.task_page(self._project.id, query, count, asks_for_predictions=asks)
+            lambda: self._label_studio.task_page(self._project.id, query, count, asks_for_predictions=asks)
         )

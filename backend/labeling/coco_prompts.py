@@ -33,35 +33,35 @@ class CocoPrompts:
     def __init__(self, file: CocoBoxes) -> None:
         """Index the images of a file by their names."""
         named = [(path, image) for image in file.images for path in image.paths]
-        before = [
+        original_names = [
             (path, image)
             for whole, image in named
             if file_names.begins_like_an_upload(whole)
             if (path := file_names.before_upload(whole))
         ]
         self.file = file
-        self._by_name, self._by_uploaded_name = _by_name(named), _by_name(before)
-        self._unmet = {image for image in file.images if image.boxes}
-        self._asked: set[int | None] = set()
+        self._by_name, self._by_uploaded_name = _by_name(named), _by_name(original_names)
+        self._without_task = {image for image in file.images if image.boxes}
+        self._read: set[int | None] = set()
         self._lock = threading.Lock()
 
     @property
-    def unmet(self) -> tuple[str, ...]:
+    def images_without_task(self) -> tuple[str, ...]:
         """The names of the images with boxes that no task has shown so far."""
         with self._lock:
-            return tuple(sorted(image.name for image in self._unmet))
+            return tuple(sorted(image.name for image in self._without_task))
 
-    def has_asked(self, task_ids: Iterable[int | None]) -> bool:
+    def were_read(self, task_ids: Iterable[int | None]) -> bool:
         """Whether `prompts` was called for all of these tasks."""
         with self._lock:
-            return self._asked.issuperset(task_ids)
+            return self._read.issuperset(task_ids)
 
     @property
     def crowds(self) -> int:
         """Number of boxes around many objects (``iscrowd``) on the images that tasks have shown so far."""
         with self._lock:
-            unmet = self._unmet
-            return sum(box.is_crowd for image in self.file.images if image not in unmet for box in image.boxes)
+            left = self._without_task
+            return sum(box.is_crowd for image in self.file.images if image not in left for box in image.boxes)
 
     def prompts(self, task: Task, controls: LabelConfig, outputs: Sequence[ShapeKind] = OUTPUT_KINDS) -> TaskPrompts:
         """Return the boxes of a task's images, labelled with their categories.
@@ -73,7 +73,7 @@ class CocoPrompts:
             outputs: what masks are drawn as, the preferred kinds first.
         """
         with self._lock:
-            self._asked.add(task.id)
+            self._read.add(task.id)
         regions: list[PromptRegion] = []
         skipped: list[Skipped] = []
         for to_name, item_index in task_images.image_keys(controls, task):
@@ -103,7 +103,7 @@ class CocoPrompts:
             PromptError: none is named like it, or several are.
         """
         shown = without_credentials(uri)[:200]
-        elsewhere: list[CocoImage] = []
+        in_other_folders: list[CocoImage] = []
         for path, images in self._named_like(uri):
             candidates: dict[CocoImage, tuple[bool, int, bool]] = {}
             for other, image in images:
@@ -111,7 +111,7 @@ class CocoPrompts:
                     fit = (*file_names.fit(path, other), other == image.paths[0])
                     candidates[image] = max(fit, candidates.get(image, fit))
                 else:
-                    elsewhere.append(image)
+                    in_other_folders.append(image)
             if not candidates:
                 continue
             best = [image for image, fit in candidates.items() if fit == max(candidates.values())]
@@ -119,9 +119,9 @@ class CocoPrompts:
                 names = ", ".join(image.name for image in best[:3])
                 raise PromptError(f"{shown} may be any of {names}", Reason.AMBIGUOUS_FILE_NAME)
             with self._lock:
-                self._unmet.discard(best[0])
+                self._without_task.discard(best[0])
             return best[0]
-        folders = f" there; {elsewhere[0].name} lies in other folders" if elsewhere else ""
+        folders = f" there; {in_other_folders[0].name} lies in other folders" if in_other_folders else ""
         raise PromptError(f"no image of the COCO file is named like {shown}{folders}", Reason.NOT_IN_COCO_FILE)
 
     def _named_like(self, uri: str) -> Iterator[tuple[NamePath, Sequence[tuple[NamePath, CocoImage]]]]:
@@ -173,8 +173,8 @@ def _rectangle(box: CocoBox, image: CocoImage) -> Rectangle:
     if image.size is None:
         raise PromptError("image: expected width and height, got none", Reason.BAD_GEOMETRY)
     height, width = image.size
-    x, y, across, down = numbers
-    return Rectangle(100 * x / width, 100 * y / height, 100 * across / width, 100 * down / height)
+    x, y, box_width, box_height = numbers
+    return Rectangle(100 * x / width, 100 * y / height, 100 * box_width / width, 100 * box_height / height)
 
 
 def _labels(box: CocoBox, controls: LabelConfig, outputs: Outputs) -> tuple[str, ...]:

@@ -1,15 +1,15 @@
 """Resolves the values of ``<Image>`` tags in a task's data, as the editor does.
 
-Nested repeaters and variables in a text multiply, so the work is counted and bounded, see `backend.budget`.
+Nested repeaters and variables in a text multiply, so the work is counted and bounded, see `backend.request_steps`.
 """
 
 import re
 from collections.abc import Iterator
 from itertools import islice
 
-from backend.budget import Budget
 from backend.errors import Reason, RequestError
 from backend.labeling.config_types import ImageTag, LabelConfig
+from backend.request_steps import StepLimit
 from backend.types import ImageRef, Task
 
 UNDEFINED = "$undefined$"  # the key under which Label Studio stores data imported without a name
@@ -23,7 +23,7 @@ def image_ref(
     task: Task,
     project_id: int | None = None,
     item_index: int | None = None,
-    budget: Budget | None = None,
+    step_limit: StepLimit | None = None,
 ) -> ImageRef:
     """Return the image that a tag shows for a task; of a list, the item at ``item_index`` (the first where None).
 
@@ -31,9 +31,9 @@ def image_ref(
     '/data/upload/1/a.png'
 
     Raises:
-        RequestError: the task's data holds no address for that tag, or no such item, or the budget is exhausted.
+        RequestError: the task's data holds no address for that tag, or no such item, or the step limit is exceeded.
     """
-    values = _values(image, task, budget or Budget())
+    values = _values(image, task, step_limit or StepLimit())
     index = item_index or 0
     if not values:
         wanted = (image.value_list or image.value)[:200]
@@ -49,15 +49,15 @@ def image_ref(
 
 
 def image_refs(
-    controls: LabelConfig, task: Task, project_id: int | None = None, budget: Budget | None = None
+    controls: LabelConfig, task: Task, project_id: int | None = None, step_limit: StepLimit | None = None
 ) -> tuple[ImageRef, ...]:
     """Return all images of a task, in the config's order and each once; empty where its data holds none.
 
     Raises:
-        RequestError: the budget is exhausted; without ``budget``, a new one is used.
+        RequestError: the step limit is exceeded; without ``step_limit``, a new one is used.
     """
     refs: dict[str, ImageRef] = {}
-    for image, index, uri in _shown(controls, task, budget or Budget()):
+    for image, index, uri in _shown(controls, task, step_limit or StepLimit()):
         refs.setdefault(uri, ImageRef(uri, task.id, project_id, index if image.value_list else None))
         if len(refs) == MANY:
             break
@@ -70,11 +70,13 @@ def image_keys(controls: LabelConfig, task: Task) -> tuple[tuple[str, int | None
     Raises:
         RequestError: see `image_refs`.
     """
-    shown = ((image.name, index if image.value_list else None) for image, index, _ in _shown(controls, task, Budget()))
+    shown = (
+        (image.name, index if image.value_list else None) for image, index, _ in _shown(controls, task, StepLimit())
+    )
     return tuple(islice(dict.fromkeys(shown), MANY))
 
 
-def lookup(value: str, data: object, budget: Budget | None = None) -> object:
+def lookup(value: str, data: object, step_limit: StepLimit | None = None) -> object:
     """Return the value that a ``value`` attribute refers to, None where the data does not hold it.
 
     ``$a.b[0]`` alone returns the JSON value at that path; in other text, variables are replaced.
@@ -85,8 +87,8 @@ def lookup(value: str, data: object, budget: Budget | None = None) -> object:
     Raises:
         RequestError: see `image_refs`.
     """
-    budget = budget or Budget()
-    budget.spend(characters=len(value))
+    step_limit = step_limit or StepLimit()
+    step_limit.spend(characters=len(value))
     if not value:
         return None
     if _VARIABLE.fullmatch(value):
@@ -98,22 +100,22 @@ def lookup(value: str, data: object, budget: Budget | None = None) -> object:
         if part is None or isinstance(part, dict | list):
             return None
         parts += (value[end : match.start()], str(part))
-        budget.spend(characters=len(parts[-1]))
+        step_limit.spend(characters=len(parts[-1]))
         end = match.end()
     return "".join((*parts, value[end:]))
 
 
-def _values(image: ImageTag, task: Task, budget: Budget) -> list[object]:
-    value = lookup(image.value_list or image.value, task.data, budget)
+def _values(image: ImageTag, task: Task, step_limit: StepLimit) -> list[object]:
+    value = lookup(image.value_list or image.value, task.data, step_limit)
     return value if isinstance(value, list) else [value] if isinstance(value, str) and value.strip() else []
 
 
-def _shown(controls: LabelConfig, task: Task, budget: Budget) -> Iterator[tuple[ImageTag, int, str]]:
+def _shown(controls: LabelConfig, task: Task, step_limit: StepLimit) -> Iterator[tuple[ImageTag, int, str]]:
     """Yield every image that a task shows: its tag, its index in the tag's list, its address."""
     for tag in controls.images:
-        for image in _repeated(tag, task, budget):
-            for index, uri in enumerate(islice(_values(image, task, budget), MANY)):
-                budget.spend(characters=len(uri) if isinstance(uri, str) else 0)
+        for image in _repeated(tag, task, step_limit):
+            for index, uri in enumerate(islice(_values(image, task, step_limit), MANY)):
+                step_limit.spend(characters=len(uri) if isinstance(uri, str) else 0)
                 if isinstance(uri, str) and uri.strip():
                     yield image, index, uri.strip()
 
@@ -136,17 +138,17 @@ def _get(data: object, path: str) -> object:
     return value
 
 
-def _repeated(image: ImageTag, task: Task, budget: Budget) -> Iterator[ImageTag]:
+def _repeated(image: ImageTag, task: Task, step_limit: StepLimit) -> Iterator[ImageTag]:
     """Yield a tag once for every iteration of the repeaters around it."""
     if not image.repeats:
         yield image
         return
     (on, flag), *inner = image.repeats
-    items = lookup(on, task.data, budget)
+    items = lookup(on, task.data, step_limit)
     for index in range(min(len(items), MANY) if isinstance(items, list) else 0):
         texts = (image.name, image.value, image.value_list, *(name for name, _ in inner))
         for text in texts:
-            budget.spend(characters=len(text))
+            step_limit.spend(characters=len(text))
         name, value, value_list, *names = (text.replace(flag, str(index)) if flag else text for text in texts)
         repeats = tuple((filled, other) for filled, (_, other) in zip(names, inner, strict=True))
-        yield from _repeated(ImageTag(name, value, value_list, repeats), task, budget)
+        yield from _repeated(ImageTag(name, value, value_list, repeats), task, step_limit)

@@ -30,7 +30,7 @@ AREAS = frozenset((ShapeKind.RECTANGLE, ShapeKind.ELLIPSE, ShapeKind.POLYGON, Sh
 PROMPT_KINDS = AREAS | {ShapeKind.KEYPOINT}
 
 
-class Source(str, Enum):
+class PromptSource(str, Enum):
     """Where the prompts of a task come from.
 
     ``BOXES`` and ``KEYPOINTS`` are shapes in annotations: shapes around objects (rectangles, ellipses, polygons), and
@@ -60,7 +60,7 @@ class TaskPrompts:
     areas_only: bool = False
 
 
-def read(task: Task, sources: Collection[Source], model_version: str) -> TaskPrompts:
+def read(task: Task, sources: Collection[PromptSource], model_version: str) -> TaskPrompts:
     """Return the prompts that a task holds.
 
     Args:
@@ -69,14 +69,14 @@ def read(task: Task, sources: Collection[Source], model_version: str) -> TaskPro
         model_version: the version of this model, ``name@digest``; predictions of the same name are not prompts.
     """
     skipped: tuple[Skipped, ...] = ()
-    if not {Source.BOXES, Source.KEYPOINTS}.isdisjoint(sources):
-        kinds = (AREAS if Source.BOXES in sources else frozenset()) | {ShapeKind.KEYPOINT}
+    if not {PromptSource.BOXES, PromptSource.KEYPOINTS}.isdisjoint(sources):
+        kinds = (AREAS if PromptSource.BOXES in sources else frozenset()) | {ShapeKind.KEYPOINT}
         usable = (annotation for annotation in annotations.read(task.annotations) if not annotation.is_cancelled)
-        prompts = _newest(usable, kinds, areas_only=Source.KEYPOINTS not in sources)
+        prompts = _newest(usable, kinds, areas_only=PromptSource.KEYPOINTS not in sources)
         if prompts.regions:
             return prompts
         skipped = prompts.skipped
-    if Source.PREDICTIONS in sources:
+    if PromptSource.PREDICTIONS in sources:
         others = (
             prediction
             for prediction in annotations.read(task.predictions)

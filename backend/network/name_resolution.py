@@ -36,7 +36,7 @@ class Resolver:
 
         Args:
             resolve: returns the numeric addresses of a host and port.
-            at_once: largest number of look-ups at once.
+            at_once: largest number of look-ups at once; fewer in tests.
         """
         self._resolve = resolve
         self._free = threading.BoundedSemaphore(at_once)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from backend import shapes
 from backend.composition import cluster as composition_cluster
-from backend.composition import web
+from backend.composition import parts
 from backend.concurrency.retry import Stopped
 from backend.embeddings.local import Embeddings
 from backend.embeddings.pipeline import RESERVED, THREADS
@@ -30,8 +30,8 @@ from model.weights import Checkpoint
 
 AT_ONCE_HERE = THREADS - RESERVED
 AT_ONCE_ON_WORKERS = 16
-DEADLINE_S = 900.0
-"""How long to wait for workers to encode an image before it counts as failed."""
+IMAGE_WAIT_S = 900.0
+"""How long to wait for an image to be encoded before it counts as failed."""
 
 HEARD_WITHIN_S = 4.0
 """Longest time from a worker's start to its first heartbeat."""
@@ -164,12 +164,12 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> En
     from model.build import load_encoder  # here: see `segmenter`
 
     encoder, most_bytes = load_encoder(checkpoint, settings.device), settings.disk_cache_mb * MB
-    store = FileStore(settings.cache_dir, most_bytes, shape=web.embedding_shape(checkpoint))
-    budget = web.byte_budget(settings)
-    source = web.image_source(settings, client, budget)
-    made = web.local_embeddings(settings, checkpoint, source, lambda: encoder, store, Metrics(), budget)
+    store = FileStore(settings.cache_dir, most_bytes, shape=parts.embedding_shape(checkpoint))
+    budget = parts.byte_budget(settings)
+    source = parts.image_source(settings, client, budget)
+    embeddings = parts.local_embeddings(settings, checkpoint, source, lambda: encoder, store, Metrics(), budget)
     room = _room(settings, checkpoint, most_bytes, "set PADDLE_SAM_DISK_CACHE_MB higher")
-    return Engine(made, made.ensure, AT_ONCE_HERE, room, lambda: made.close(wait=False))
+    return Engine(embeddings, embeddings.ensure, AT_ONCE_HERE, room, lambda: embeddings.close(wait=False))
 
 
 def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
@@ -189,21 +189,21 @@ def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
             f"no worker encodes with {checkpoint.model_version}{others}; start one with python -m backend worker",
             Reason.NO_WORKER,
         )
-    made, stores, _ = composition_cluster.web(
-        settings, checkpoint.model_version, Metrics(), web.embedding_shape(checkpoint)
+    embeddings, stores, _ = composition_cluster.web(
+        settings, checkpoint.model_version, Metrics(), parts.embedding_shape(checkpoint)
     )
-    made.start()
+    embeddings.start()
     most_bytes = max(stats.max_bytes for stats in stores.stats() if stats.name == "redis")
     usable = int(USABLE_SHARE * most_bytes)
     room = _room(settings, checkpoint, usable, "set Redis' maxmemory higher") if usable else None
 
     def ensure(ref: ImageRef) -> bool:
-        if made.peek(ref) is not None:
+        if embeddings.peek(ref) is not None:
             return False
-        made.get(ref, DEADLINE_S, Priority.BULK)
+        embeddings.get(ref, IMAGE_WAIT_S, Priority.BULK)
         return True
 
-    return Engine(made, ensure, AT_ONCE_ON_WORKERS, room, made.close)
+    return Engine(embeddings, ensure, AT_ONCE_ON_WORKERS, room, embeddings.close)
 
 
 def _room(settings: Settings, checkpoint: Checkpoint, most_bytes: int, remedy: str) -> Room:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.labeling.task_prompts import Source
+from backend.labeling.task_prompts import PromptSource
 
 EVERYTHING = "everything"
 LABELS, TEXT = "labels", "text"
-SOURCES = (*map(str, Source), EVERYTHING, LABELS, TEXT)
+SOURCES = (*map(str, PromptSource), EVERYTHING, LABELS, TEXT)
 
 
 @dataclass(frozen=True)

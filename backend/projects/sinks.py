@@ -14,12 +14,12 @@ from backend.label_studio.prediction_writer import PredictionWriter, WriteReques
 from backend.labeling import config, task_images
 from backend.labeling.config_types import LabelConfig
 from backend.projects import overlays
-from backend.projects.preannotate import GONE, MADE, THERE, PendingPrediction, Sink, TaskOutcome
+from backend.projects.preannotate_loop import GONE, MADE, THERE, PendingPrediction, Sink, TaskOutcome
 from backend.projects.report import Failure, attempt
 from backend.types import ImageRef, Region
 
 _NAME = re.compile(r"task-[0-9]+(-[0-9]+)?\.jpg", re.IGNORECASE)
-_KINDS = {WriteResult.STORED: MADE, WriteResult.THERE: THERE, WriteResult.GONE: GONE}
+_KINDS = {WriteResult.STORED: MADE, WriteResult.ALREADY_STORED: THERE, WriteResult.GONE: GONE}
 
 
 def label_studio_sink(writer: PredictionWriter) -> Sink:
@@ -38,17 +38,17 @@ def label_studio_sink(writer: PredictionWriter) -> Sink:
     return deliver
 
 
-def retrying_fetch(source: Source, retry: OutageRetry, look: Callable[[], object]) -> Callable[[ImageRef], bytes]:
+def retrying_fetch(source: Source, retry: OutageRetry, probe: Callable[[], object]) -> Callable[[ImageRef], bytes]:
     """Return a function that fetches an image file, with retries during an outage.
 
     Args:
         source: fetches image files.
         retry: retries calls during an outage.
-        look: sends a small request to Label Studio, to check that it is available.
+        probe: sends a small request to Label Studio, to check that it is available.
     """
 
     def fetch(ref: ImageRef) -> bytes:
-        fetched = retry.call_for_image(partial(source.fetch, ref), look)
+        fetched = retry.call_for_image(partial(source.fetch, ref), probe)
         assert fetched is not None  # no version was given
         return fetched.data
 
@@ -74,7 +74,7 @@ class OverlayFolder:
         self,
         folder: Path,
         fetch: Callable[[ImageRef], bytes],
-        limits: decode.Limits,
+        limits: decode.PixelLimits,
         controls: LabelConfig,
         project_id: int,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Reads the annotations and predictions of a task; their regions stay unread JSON.
+"""Reads the annotations and predictions of a task; their regions stay unparsed.
 
 Nothing raises: what cannot be read counts as missing, since one damaged annotation must not cost a task its masks.
 """
@@ -77,7 +77,7 @@ def without_masks(body: bytes) -> bytes:
 
 def read(raw: msgspec.Raw) -> tuple[Saved, ...]:
     """Return the annotations, or the predictions, of a task in their order in the JSON."""
-    read = (_decoded(item) for item in json_fields.items(raw) if memoryview(item).nbytes >= SMALLEST_SAVED)
+    decoded = (_decoded(item) for item in json_fields.items(raw) if memoryview(item).nbytes >= SMALLEST_SAVED)
     return tuple(
         Saved(
             id=json_fields.whole(item.id),
@@ -87,7 +87,7 @@ def read(raw: msgspec.Raw) -> tuple[Saved, ...]:
             is_ground_truth=item.ground_truth is True,
             model_version=json_fields.text(item.model_version),
         )
-        for item in read
+        for item in decoded
         if item is not None
     )
 

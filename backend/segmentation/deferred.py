@@ -20,7 +20,7 @@ from backend.label_studio.client import LabelStudio
 from backend.label_studio.prediction_writer import PredictionWriter, WriteRequest, WriteResult, own
 from backend.label_studio.types import NewPrediction, Project
 from backend.protocol import messages
-from backend.segmentation.claims import DEDUP_WINDOW_S, RecentlyAnswered
+from backend.segmentation.recently_answered import DEDUP_WINDOW_S, RecentlyAnswered
 from backend.segmentation.retrieval import DeferredTask
 from backend.segmentation.tasks import TaskSegmenter
 
@@ -34,7 +34,7 @@ IMAGE_S = 600.0
 """How long one attempt waits for each of a task's images."""
 
 
-class Observer(Protocol):
+class FailureObserver(Protocol):
     """Counts failures; see `backend.metrics.Metrics`."""
 
     def background_failure(self, reason: Reason, /) -> None:
@@ -48,9 +48,9 @@ class DeferredPredictions:
     def __init__(
         self,
         segmenter: TaskSegmenter,
-        studio: LabelStudio,
+        label_studio: LabelStudio,
         answered: RecentlyAnswered,
-        observer: Observer,
+        observer: FailureObserver,
         retry: Callable[[threading.Event], OutageRetry] = OutageRetry,
         dedup_delay_s: float = DEDUP_WINDOW_S,
     ) -> None:
@@ -58,13 +58,18 @@ class DeferredPredictions:
 
         Args:
             segmenter: makes the predictions.
-            studio: stores them.
+            label_studio: stores them.
             answered: shared with `backend.segmentation.retrieval.Retrieval`.
             observer: counts failures.
             retry: returns what retries calls during an outage, until the event is set.
-            dedup_delay_s: how long after the last answer in a project duplicates are deleted.
+            dedup_delay_s: shorter in tests; how long after the last answer in a project duplicates are deleted.
         """
-        self._segmenter, self._studio, self._answered, self._observer = segmenter, studio, answered, observer
+        self._segmenter, self._label_studio, self._answered, self._observer = (
+            segmenter,
+            label_studio,
+            answered,
+            observer,
+        )
         self._stop = threading.Event()
         self._retry, self._dedup_delay_s = retry(self._stop), dedup_delay_s
         self._waiting: OrderedDict[Hashable, DeferredTask] = OrderedDict()
@@ -115,7 +120,7 @@ class DeferredPredictions:
 
     def _start(self) -> None:
         while len(self._threads) < min(AT_ONCE, len(self._waiting) or len(self._dedup_at)) and not self._stop.is_set():
-            thread = threading.Thread(target=self._work, name="push", daemon=True)
+            thread = threading.Thread(target=self._work, name="deferred", daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -146,9 +151,9 @@ class DeferredPredictions:
         try:
             self._writer(project_id).delete_duplicates(self._segmenter.model_version)
         except BackendError as error:
-            logger.info("event=not_tidied project=%s reason=%s", project_id, error.reason)
+            logger.info("event=dedup_failed project=%s reason=%s", project_id, error.reason)
         except Exception:
-            logger.exception("event=tidy_defect project=%s", project_id)
+            logger.exception("event=dedup_defect project=%s", project_id)
 
     def _process(self, task: DeferredTask) -> None:
         try:
@@ -158,7 +163,7 @@ class DeferredPredictions:
         except BackendError as error:
             self._record_failure(task, error.reason, str(error))
         except Exception:
-            logger.exception("event=push_defect project=%s task=%s", task.project_id, task.task.id)
+            logger.exception("event=deferred_defect project=%s task=%s", task.project_id, task.task.id)
             self._observer.background_failure(Reason.INTERNAL_ERROR)
         finally:
             with self._changed:
@@ -170,13 +175,13 @@ class DeferredPredictions:
         assert project_id is not None
         assert task_id is not None  # see `add`
         segment = partial(self._segmenter.segment, task.task, task.prompts, task.controls, project_id, IMAGE_S)
-        made = self._retry.call_for_image(segment, self._studio.version)
+        made = self._retry.call_for_image(segment, self._label_studio.version)
         if not made.result or not made.is_complete:
             self._record_failure(task, made.reasons[0] if made.reasons else Reason.EMPTY_MASK, "nothing to store")
             return
         if not self._answered.try_claim(task.key, task.requested_at):
             return
-        stored = own(self._retry.call(partial(self._studio.predictions, task_id)).stored, made.model_version)
+        stored = own(self._retry.call(partial(self._label_studio.predictions, task_id)).stored, made.model_version)
         new = NewPrediction(task_id, msgspec.Raw(messages.dump_result(made)), made.score, made.model_version)
         empty = frozenset(prediction.id for prediction in stored if prediction.is_empty)
         [(_, result)] = self._writer(project_id).write([WriteRequest(new, empty)])
@@ -184,18 +189,22 @@ class DeferredPredictions:
             raise result
         self.answered(project_id)
         if result is WriteResult.STORED:
-            logger.info("event=pushed project=%s task=%s regions=%d", project_id, task_id, len(made.result))
+            logger.info("event=deferred_stored project=%s task=%s regions=%d", project_id, task_id, len(made.result))
 
     def _project(self, project_id: int) -> Project:
         if project_id not in self._projects:
-            self._projects[project_id] = self._retry.call(partial(self._studio.project, project_id))
+            self._projects[project_id] = self._retry.call(partial(self._label_studio.project, project_id))
         return self._projects[project_id]
 
     def _writer(self, project_id: int) -> PredictionWriter:
-        return PredictionWriter(self._studio, self._retry, self._project(project_id))
+        return PredictionWriter(self._label_studio, self._retry, self._project(project_id))
 
     def _record_failure(self, task: DeferredTask, reason: Reason, detail: str) -> None:
         self._observer.background_failure(reason)
         logger.warning(
-            "event=push_failed project=%s task=%s reason=%s detail=%r", task.project_id, task.task.id, reason, detail
+            "event=deferred_failed project=%s task=%s reason=%s detail=%r",
+            task.project_id,
+            task.task.id,
+            reason,
+            detail,
         )

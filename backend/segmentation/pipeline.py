@@ -13,13 +13,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from backend.budget import Budget
 from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.local import Embeddings
 from backend.errors import BackendError, PromptError, Reason, RequestError, RetryLater
 from backend.labeling import config, task_images
 from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
+from backend.request_steps import StepLimit
 from backend.segmentation import planning
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.planning import PromptPlan, Rules
@@ -54,7 +54,7 @@ class Job:
         deadline: until when to answer, in seconds on the monotonic clock.
         image_s: longest wait for the embedding of one image; None uses cached embeddings only.
         check: called before each decode; raises where the answer is no longer needed.
-        budget: the work that finding its images may take.
+        step_limit: the work that finding its images may take.
     """
 
     task: Task
@@ -64,7 +64,7 @@ class Job:
     deadline: float = math.inf
     image_s: float | None = math.inf
     check: Callable[[], None] = lambda: None
-    budget: Budget = field(default_factory=Budget)
+    step_limit: StepLimit = field(default_factory=StepLimit)
 
     @property
     def left_s(self) -> float:
@@ -101,7 +101,7 @@ class Pipeline:
     """Segments what is marked on the images of tasks; thread-safe."""
 
     def __init__(self, masks: MaskService, embeddings: Embeddings, outputs: Sequence[ShapeKind]) -> None:
-        """Take what makes embeddings and masks, and the kinds of region to answer with, the preferred ones first."""
+        """Segment with these masks and embeddings; ``outputs`` are the kinds of region to draw, the preferred first."""
         self.masks = masks
         self._embeddings, self._outputs, self.bulk_slot = embeddings, outputs, FifoLimiter(1)
 
@@ -128,7 +128,7 @@ class Pipeline:
         to_name, item_index = key
         on_image = config.on_image(controls, to_name)
         [image] = on_image.images
-        ref = task_images.image_ref(image, job.task, job.project_id, item_index, job.budget)
+        ref = task_images.image_ref(image, job.task, job.project_id, item_index, job.step_limit)
         return TaskImage(ref, image.name, Outputs(on_image, self._outputs))
 
     def embed(self, ref: ImageRef, job: Job) -> Embedding:

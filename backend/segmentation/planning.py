@@ -23,8 +23,9 @@ class Rules:
     """How prompts are read.
 
     Attributes:
-        is_click: whether they are of a click, whose answers have the size that its browser shows; else they are of a
-            task, whose answers have the image's own size and leave out what is drawn already as it would be answered.
+        is_click: whether the prompts belong to a click or to a whole task. Answers to a click have the size that its
+            browser shows. Answers to a task have the image's own size, and omit objects that are already drawn with
+            the control that would answer them.
         areas_only: whether points that lie in no area mark nothing.
         max_pixels: largest image size in pixels accepted from a click; None sets no limit.
     """

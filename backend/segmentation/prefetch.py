@@ -7,11 +7,11 @@ from typing import Protocol
 
 from cachetools import LRUCache
 
-from backend.budget import Budget
 from backend.embeddings.local import Embeddings
 from backend.errors import BackendError
 from backend.labeling import config as labeling_config
 from backend.labeling import task_images
+from backend.request_steps import StepLimit
 from backend.types import ImageRef, PredictRequest, Task
 
 logger = logging.getLogger(__name__)
@@ -67,11 +67,11 @@ class ImagePrefetch:
             controls = labeling_config.parse(config)
         except BackendError:
             return  # a click reports it
-        budget = Budget()
+        step_limit = StepLimit()
         refs: list[ImageRef] = []
         try:
             for task in tasks:
-                refs += task_images.image_refs(controls, task, project_id, budget)
+                refs += task_images.image_refs(controls, task, project_id, step_limit)
         except BackendError as error:
             logger.warning("event=prefetch_cut project=%s reason=%s detail=%r", project_id, error.reason, str(error))
         if refs:

@@ -30,8 +30,8 @@ from typing import Protocol
 from backend.errors import BackendError, Reason, RetryLater
 from backend.labeling import config, task_prompts
 from backend.labeling.config_types import LabelConfig
-from backend.labeling.task_prompts import Source, TaskPrompts
-from backend.segmentation.claims import RecentlyAnswered
+from backend.labeling.task_prompts import PromptSource, TaskPrompts
+from backend.segmentation.recently_answered import RecentlyAnswered
 from backend.segmentation.tasks import TaskSegmenter
 from backend.types import Prediction, PredictRequest, Task
 
@@ -41,7 +41,7 @@ AT_ONCE = 8
 HEAVY_BYTES = 1 << 20
 """A task with larger annotations and no prompts is answered with an empty prediction, so that it is not sent again."""
 
-_ANNOTATED = (Source.BOXES, Source.KEYPOINTS)
+_ANNOTATED = (PromptSource.BOXES, PromptSource.KEYPOINTS)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class DeferredTask:
         prompts: its prompts.
         controls: the project's labeling config.
         project_id: its project.
-        requested_at: time of the request, see `backend.segmentation.claims.RecentlyAnswered`.
+        requested_at: time of the request, see `backend.segmentation.recently_answered.RecentlyAnswered`.
     """
 
     task: Task
@@ -97,11 +97,11 @@ class RetrievalPolicy:
     """Settings for requests about whole tasks.
 
     Attributes:
-        budget_s: how long a request may take; below Label Studio's own timeout of 100 s.
+        wait_s: how long a request may take; below Label Studio's own timeout of 100 s.
         opened: how a request for a single task is answered.
     """
 
-    budget_s: float = 60.0
+    wait_s: float = 60.0
     opened: OpenedTaskPolicy = OpenedTaskPolicy.AUTO
 
 
@@ -125,7 +125,7 @@ class Retrieval:
             controls = config.parse(request.label_config)
         except BackendError:  # a click reports it
             return tuple(self._no_prediction(Reason.NO_CONTEXT) for _ in request.tasks)
-        requested_at, deadline = self._answered.now(), time.monotonic() + self._policy.budget_s
+        requested_at, deadline = self._answered.now(), time.monotonic() + self._policy.wait_s
         is_alone, project_id = len(request.tasks) == 1, request.project_id
         answers: dict[int, Prediction] = {}
         to_segment: dict[int, DeferredTask] = {}
@@ -150,7 +150,7 @@ class Retrieval:
         annotated = task_prompts.read(task, _ANNOTATED, version)
         if annotated.regions and self._uses_annotations(project_id, is_alone):
             return annotated
-        predicted = task_prompts.read(task, (Source.PREDICTIONS,), version)
+        predicted = task_prompts.read(task, (PromptSource.PREDICTIONS,), version)
         if predicted.regions:
             return predicted
         if annotated.regions:
@@ -184,7 +184,7 @@ class Retrieval:
             return None
         try:
             prediction = self._segmenter.segment(
-                task.task, task.prompts, task.controls, task.project_id, left_s, deadline_s=left_s, wait=wait
+                task.task, task.prompts, task.controls, task.project_id, left_s, within_s=left_s, wait=wait
             )
         except RetryLater:
             return None

@@ -15,12 +15,12 @@ from backend.labeling import config as labeling_config
 from backend.labeling import config_problems
 from backend.metrics import Metrics
 from backend.segmentation import pipeline
-from backend.segmentation.clicks import Click, Clicks
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.pipeline import Job, Pipeline
 from backend.segmentation.planning import Rules
 from backend.segmentation.prefetch import Background, ImagePrefetch, NextTasks
 from backend.segmentation.retrieval import Retrieval
+from backend.segmentation.superseded_clicks import Click, Clicks
 from backend.shapes import ShapeKind
 from backend.types import Prediction, PredictRequest, Priority, SetupRequest, Skipped, Task, WebhookEvent
 
@@ -35,7 +35,7 @@ class ClickPolicy:
     """Settings for answering clicks and prefetching.
 
     Attributes:
-        budget_s: how long a click may wait, for its embedding, the decoder and a decoder slot together.
+        wait_s: how long a click may wait, for its embedding, the decoder and a decoder slot together.
         output_preference: the kinds of region to answer with, preferred first, where a labeling config offers several;
             kinds that are not named come last.
         prefetch_tasks: how many of a project's next tasks are encoded ahead.
@@ -45,7 +45,7 @@ class ClickPolicy:
     'polygon'
     """
 
-    budget_s: float = 90.0
+    wait_s: float = 90.0
     output_preference: tuple[ShapeKind, ...] = ()
     prefetch_tasks: int = 3
     max_pixels: int | None = None
@@ -128,7 +128,7 @@ class Segmenter:
             request.project_id,
             Rules(is_click=True, max_pixels=self._policy.max_pixels),
             Priority.INTERACTIVE,
-            deadline=time.monotonic() + self._policy.budget_s,
+            deadline=time.monotonic() + self._policy.wait_s,
             check=click.check,
         )
         by_image = pipeline.by_image(request.context or ())

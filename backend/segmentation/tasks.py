@@ -57,7 +57,7 @@ class TaskSegmenter:
         project_id: int | None,
         image_s: float,
         *,
-        deadline_s: float = math.inf,
+        within_s: float = math.inf,
         wait: bool = True,
     ) -> Prediction:
         """Return the masks of a task's prompts, on all its images.
@@ -68,7 +68,7 @@ class TaskSegmenter:
             controls: the project's labeling config.
             project_id: the task's project.
             image_s: how many seconds to wait for the embedding of each image.
-            deadline_s: seconds from now by which it must be done; decodes that have begun are finished. Without a
+            within_s: seconds from now by which it must be done; decodes that have begun are finished. Without a
                 deadline the decodes are not limited: a task of hundreds of objects would start over at each retry.
             wait: whether to wait for images that are not encoded yet; if not, they are not fetched either.
 
@@ -80,7 +80,7 @@ class TaskSegmenter:
         Raises:
             RetryLater: some of it cannot be done at the moment; the call can be repeated.
         """
-        rules, deadline = Rules(is_click=False, areas_only=prompts.areas_only), time.monotonic() + deadline_s
+        rules, deadline = Rules(is_click=False, areas_only=prompts.areas_only), time.monotonic() + within_s
         job = Job(task, project_id, rules, Priority.BULK, deadline, image_s if wait else None)
         by_image = pipeline.by_image(prompts.regions)
         outcome = pipeline.on_each(by_image, lambda key: self._pipeline.segment(by_image[key], key, controls, job), job)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flask import Flask, Response, current_app, render_template, request
 
-from backend import answers
+from backend import answer_log
 from backend.errors import Reason
 from backend.metrics import Metrics
 from backend.protocol import messages
@@ -97,7 +97,7 @@ def _add_contract(app: Flask, segmenter: Segmenter, metrics: Metrics, access: Ac
         predictions = _predictions(predict_request, segmenter, predict_slots)
         answer = messages.dump_predictions(predictions)
         total_s = time.perf_counter() - start
-        answers.note(
+        answer_log.note(
             metrics, predict_request, predictions, received_s=received - start, total_s=total_s, body_bytes=body_bytes
         )
         return _json(answer)

@@ -22,7 +22,7 @@ from backend import logs
 from backend.settings import Settings
 from backend.web.app import BODIES, GATE
 from backend.web.bodies import Bodies
-from backend.web.http_connection import Limits
+from backend.web.http_connection import ConnectionLimits
 from backend.web.http_server import HttpServer
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class WebWorker(Worker):
     def run(self) -> None:
         """Serve until a stop is requested, then finish the requests in progress."""
         threads = self.cfg.threads
-        limits = Limits(idle_s=self.cfg.keepalive, connections=_most_connections(threads))
+        limits = ConnectionLimits(idle_s=self.cfg.keepalive, connections=_most_connections(threads))
         sockets = [getattr(sock, "sock", sock) for sock in self.sockets]
         config = getattr(self.wsgi, "config", {})  # of a Flask application
         bodies = config.get(BODIES) or Bodies(config.get("MAX_CONTENT_LENGTH") or DEFAULT_MAX_BODY_BYTES)

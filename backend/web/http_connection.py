@@ -24,7 +24,7 @@ TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Lengt
 
 
 @dataclass(frozen=True)
-class Limits:
+class ConnectionLimits:
     """Timeouts of a connection's states, and the maximum number of connections.
 
     Attributes:
@@ -60,7 +60,7 @@ class ServerState:
     """
 
     bodies: Bodies
-    limits: Limits
+    limits: ConnectionLimits
     gate: Gate | None
     stops_at: float = float("inf")
 

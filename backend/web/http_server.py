@@ -24,7 +24,7 @@ from waitress.server import BaseWSGIServer
 
 from backend.web.access import Gate
 from backend.web.bodies import Bodies
-from backend.web.http_connection import Connection, Limits, ServerState
+from backend.web.http_connection import Connection, ConnectionLimits, ServerState
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class HttpServer:
         bodies: Bodies,
         *,
         threads: int,
-        limits: Limits | None = None,
+        limits: ConnectionLimits | None = None,
         gate: Gate | None = None,
     ) -> None:
         """Start listening, and start the threads.
@@ -65,7 +65,7 @@ class HttpServer:
             limits: timeouts, and the maximum number of connections.
             gate: decides about requests before they take a thread; None admits all, each of which may wait.
         """
-        self.application, self.limits = application, limits or Limits()
+        self.application, self.limits = application, limits or ConnectionLimits()
         self.state = ServerState(bodies, self.limits, gate)
         self.map: dict[int, Any] = {}  # Any: the objects of waitress' loop have no common type
         self.connections: dict[int, Connection] = {}

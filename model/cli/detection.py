@@ -96,7 +96,7 @@ def named(
     from model.cli.writing import Found
     from model.coco import rle as coco
     from model.paddlex.prompts import of_boxes_and_points
-    from model.paddlex.words import segment_picture
+    from model.paddlex.word_segmentation import segment_picture
     from model.types import Prompt
 
     model.check(of_boxes_and_points([[0, 0, 1, 1]], []))

@@ -15,7 +15,7 @@ class Refusal(click.ClickException):
 @contextmanager
 def refusing() -> Iterator[None]:
     """Turn what goes wrong for reasons outside of this program into a `Refusal`; let mistakes of ours through."""
-    from model.detection.words import WordsError
+    from model.detection.word_list import WordsError
     from model.errors import CapabilityError, DeviceError
     from model.paddlex.inputs import InputError
     from model.paddlex.prompts import PromptError

@@ -138,7 +138,7 @@ def _words(text: str | None, detection: DetectorChoice, has_prompts: bool) -> tu
         if detection != DetectorChoice():
             raise click.UsageError('--detector, --min-score, --max-objects: expected --text "WORDS" beside them')
         return ()
-    from model.detection.words import split_text
+    from model.detection.word_list import split_text
 
     words = split_text(text)
     if has_prompts:

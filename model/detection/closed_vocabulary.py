@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.detection.types import Arrays, Detection, RgbImage
-from model.detection.words import WordsError, listing, spelling
+from model.detection.word_list import WordsError, listing, spelling
 
 _INTERPOLATIONS = {
     0: cv2.INTER_NEAREST,

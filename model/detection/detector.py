@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from model.detection.types import Architecture, Detection, RgbImage
-from model.detection.words import check_words, spelling
+from model.detection.word_list import check_words, spelling
 from model.weights import WeightsError
 
 if TYPE_CHECKING:  # at run time it would import Paddle

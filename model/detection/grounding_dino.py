@@ -9,7 +9,7 @@ from PIL import Image
 
 from model.detection import tokenizers
 from model.detection.types import Arrays, Detection, RgbImage
-from model.detection.words import WordsError
+from model.detection.word_list import WordsError
 from model.weights.formats.paddlex import TOKENIZER_FOLDER
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)

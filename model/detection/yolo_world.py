@@ -10,7 +10,7 @@ import numpy as np
 from model.detection import tokenizers
 from model.detection.closed_vocabulary import rows
 from model.detection.types import Arrays, Detection, RgbImage
-from model.detection.words import WordsError, spelling
+from model.detection.word_list import WordsError, spelling
 from model.weights.formats.paddlex import TOKENIZER_FOLDER
 
 _PADDING = (144, 144, 144)

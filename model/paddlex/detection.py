@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from model.detection.detector import Detector
 from model.detection.load import load_detector
 from model.detection.types import Detection, RgbImage
-from model.detection.words import WordsError, split_text
+from model.detection.word_list import WordsError, split_text
 from model.overlay import COLOURS
 from model.paddlex import inputs, result_files
 from model.paddlex.inputs import Input, InputError, Picture

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from backend import answers
+from backend import answer_log
 from backend.errors import Reason
 from backend.metrics import Metrics
 from backend.shapes import Brush, KeyPoint, Rectangle
@@ -93,7 +93,7 @@ def line(caplog):
 
     def note(context, predictions, metrics=None):
         asked = PredictRequest((Task(12),), 3, context=context)
-        answers.note(metrics or Metrics(), asked, predictions, total_s=0.1432, body_bytes=1332)
+        answer_log.note(metrics or Metrics(), asked, predictions, total_s=0.1432, body_bytes=1332)
         return caplog.messages[-1]
 
     return note

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from werkzeug.test import EnvironBuilder
 
-from backend.composition import web
+from backend.composition import parts, web
 from backend.settings import read
 from model.build import Decoder
 from tests.benchmarks.rows import Row, limit, say
@@ -95,7 +95,7 @@ def bench() -> Iterator[tuple[Bench, HttpServer]]:
     """A service whose images come from a server on loopback."""
     with HttpServer() as images, tempfile.TemporaryDirectory() as folder:
         settings = read({"LABEL_STUDIO_URL": images.url, "PADDLE_SAM_CACHE_DIR": folder, "PADDLE_SAM_DEVICE": "cpu"})
-        service = web.build(settings, web.read_weights(settings))
+        service = web.build(settings, parts.read_weights(settings))
         try:
             yield Bench(service, Forward(_decoder(service))), images
         finally:

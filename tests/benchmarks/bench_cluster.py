@@ -21,7 +21,7 @@ from backend.cluster.connection import RedisConnection
 from backend.cluster.keys import Keys
 from backend.cluster.queues import JobQueues
 from backend.cluster.store import RedisStore
-from backend.composition import web as composition_web
+from backend.composition import parts
 from backend.embeddings.content_index import source_key
 from backend.embeddings.serialization import rounded
 from backend.settings import read
@@ -170,7 +170,7 @@ def _demo_workers(one: Cluster, workers: int) -> Keys:
             lambda: all(any(name in seen for seen in client.zrange(KEYS.workers, 0, -1)) for name in started),
             PATIENCE_S,
         )
-    return Keys(KEYS.prefix, composition_web.read_weights(read(one.environ)).model_version)
+    return Keys(KEYS.prefix, parts.read_weights(read(one.environ)).model_version)
 
 
 def warm_clicks() -> Row:

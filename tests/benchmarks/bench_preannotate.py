@@ -2,8 +2,8 @@
 
 On the same photos, boxes and random weights, taking turns:
 
-- ours: `backend.projects.preannotate` as the command runs it, from a task's annotations and image file to its stored
-  prediction; Label Studio is a stand-in in memory, everything else is the product's own;
+- ours: `backend.projects.preannotate_loop` as the command runs it, from a task's annotations and image file to its
+  stored prediction; Label Studio is a stand-in in memory, everything else is the product's own;
 - encode and decode alone, in this program: what is left of ours beyond them is overhead;
 - `segment-anything`'s predictor: one encode and one call for all boxes of a photo, to masks at full size;
 - PaddleX, a call for each box, each of which encodes the photo again: one call is timed and taken times twenty.
@@ -30,9 +30,9 @@ from backend.images.fetch import Fetched
 from backend.label_studio.prediction_writer import PredictionWriter
 from backend.label_studio.task_iterator import ProjectTasks
 from backend.labeling import config, task_prompts
-from backend.labeling.task_prompts import Source
+from backend.labeling.task_prompts import PromptSource
 from backend.metrics import Metrics
-from backend.projects import preannotate, sinks
+from backend.projects import preannotate_loop, sinks
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from model.build import Decoder, Encoder, load_decoder, load_encoder
@@ -120,10 +120,10 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
         ContentIndex(database=ContentDatabase(folder / "contents.db", "benchmark")),
     )
     segmenter = TaskSegmenter(MaskService(decoder, Metrics(), 1), embeddings)
-    means = preannotate.PreannotateContext(
+    means = preannotate_loop.PreannotateContext(
         project,
         lambda task: segmenter.segment(
-            task, task_prompts.read(task, {Source.BOXES}, "none@0"), controls, PROJECT, 900.0
+            task, task_prompts.read(task, {PromptSource.BOXES}, "none@0"), controls, PROJECT, 900.0
         ),
         needs_annotations=True,
         model_version=segmenter.model_version,
@@ -132,7 +132,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     )
     writer = PredictionWriter(project, patience, project.project_value)
     tasks = ProjectTasks(project, patience, project.project_value)
-    tally = preannotate.run(tasks, means, sinks.label_studio_sink(writer), stop, Silent())
+    tally = preannotate_loop.run(tasks, means, sinks.label_studio_sink(writer), stop, Silent())
     embeddings.close()
     writer.delete_duplicates(segmenter.model_version)
     found = [len(msgspec.json.decode(one.raw, type=list[msgspec.Raw])) for one in project.stored.values()]

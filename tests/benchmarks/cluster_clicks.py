@@ -5,7 +5,7 @@ import json
 import sys
 import time
 
-from backend.composition import web
+from backend.composition import parts, web
 from backend.settings import read
 from tests.support.fakes import png
 from tests.support.wire_bodies import click, encoded, result
@@ -16,7 +16,7 @@ SIZE_WH = (800, 600)
 def main() -> None:
     """Click on one image again and again, after it is warm."""
     settings, seconds = read(json.loads(sys.argv[1])), float(sys.argv[2])
-    service = web.build(settings, web.read_weights(settings))
+    service = web.build(settings, parts.read_weights(settings))
     service.start()
     uri = "data:image/png;base64," + base64.b64encode(png(size_wh=SIZE_WH)).decode()
     width, height = SIZE_WH

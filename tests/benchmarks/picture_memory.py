@@ -90,11 +90,13 @@ def decode(path: Path) -> None:
 
     cv2.setNumThreads(1)
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
-        images_decode.decode(encoded(corners(), kind), images_decode.Limits())  # whatever is loaded at the first use
+        images_decode.decode(
+            encoded(corners(), kind), images_decode.PixelLimits()
+        )  # whatever is loaded at the first use
     data = path.read_bytes()
     before, start = own_memory(), time.perf_counter()
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    picture = images_decode.decode(data, images_decode.Limits())
+    picture = images_decode.decode(data, images_decode.PixelLimits())
     took, peak = time.perf_counter() - start, own_peak() - before
     del picture
     gc.collect()

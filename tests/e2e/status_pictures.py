@@ -17,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from werkzeug.serving import make_server
 
+from backend.composition import parts
 from backend.composition import web as composition_web
 from backend.settings import read
 from model.demo import SAMPLES
@@ -45,7 +46,7 @@ class Driver:
             "PADDLE_SAM_PREFETCH_TASKS": "0",
         }
         self.settings = read({**names, **environ})
-        self.service = composition_web.build(self.settings, composition_web.read_weights(self.settings))
+        self.service = composition_web.build(self.settings, parts.read_weights(self.settings))
         self.client = self.service.app.test_client()
         self.server = make_server("127.0.0.1", 0, self.service.app, threaded=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

@@ -127,7 +127,7 @@ def test_what_is_not_ready_in_time_is_stored_through_the_api_once(studio: Studio
             lambda: min(tasks.counts()) >= 1 and "paddle_sam_pushes_waiting 0.0" in server.ask("/metrics")[1].decode()
         )
         assert tasks.counts() == [1] * 6
-        assert "event=pushed" in server.log
+        assert "event=deferred_stored" in server.log
         for task in tasks.tasks:
             check_masks(tasks, task, stored_masks)
 

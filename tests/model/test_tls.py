@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from backend.errors import AccessError, ImageError, Reason
-from backend.images.fetch import ImageSource, Limits
-from backend.images.network_policy import AddressPolicy, Origin
+from backend.images.allowed_addresses import AddressPolicy, Origin
+from backend.images.fetch import FetchLimits, ImageSource
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
 from backend.settings import SettingsError, read
@@ -77,7 +77,7 @@ def trusted(request, own, unset, tmp_path, monkeypatch):
 def fetch(url):
     client = LabelStudioHttp("http://localhost:9", None)
     policy = AddressPolicy(Origin.of(client.url), ("localhost",))
-    return ImageSource(client, policy, Limits(timeout_s=10, retry_wait_s=0.001)).fetch(ImageRef(url))
+    return ImageSource(client, policy, FetchLimits(timeout_s=10, retry_wait_s=0.001)).fetch(ImageRef(url))
 
 
 def ask(url):

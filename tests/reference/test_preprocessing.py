@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from backend.images.decode import Limits, decode
+from backend.images.decode import PixelLimits, decode
 from model.config import mobile_sam, sam2_1_hiera_tiny
 from model.transforms import normalize, preprocess
 from tests.reference.random_weights import photo
@@ -30,7 +30,7 @@ def write(size, turn, kind) -> bytes:
 
 def network_input(data, config):
     """(3, S, S) that the service's decoder and this network's preprocessing make of a file."""
-    picture = decode(data, Limits(model_side=config.image_size, keeps_shape=config.keeps_shape))
+    picture = decode(data, PixelLimits(model_side=config.image_size, keeps_shape=config.keeps_shape))
     resized = replace(preprocess(picture.pixels, config), original_size=picture.original_size)
     return normalize(resized.pixels, config), resized.pixels.shape[:2]
 

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import yaml
 
-from backend.composition import web
+from backend.composition import parts, web
 from backend.errors import Reason
 from backend.metrics import STAGES
 from backend.settings import read
@@ -46,7 +46,7 @@ def exported() -> dict[str, tuple[str, frozenset[str]]]:
     found = {}
     for environ in ({}, {"REDIS_URL": "redis://127.0.0.1:1/0"}):
         settings = read(environ)
-        service = web.build(settings, web.read_weights(settings))
+        service = web.build(settings, parts.read_weights(settings))
         service.metrics.record_lookup("miss")
         service.metrics.background_failure(Reason.IMAGE_NOT_FOUND)
         answer = service.app.test_client().post("/predict", json={"tasks": [{"id": 1}]})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backend.composition import web
-from backend.segmentation.clicks import Clicks
+from backend.segmentation.superseded_clicks import Clicks
 from backend.settings import read
 from model.types import Mask
 from tests.support.fakes import FakeEncoder, png

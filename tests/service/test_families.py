@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from backend.cli.main import main as backend
 from backend.cluster.keys import Keys
-from backend.composition import web
+from backend.composition import parts, web
 from backend.embeddings.serialization import rounded
 from backend.settings import read
 from model import load, weights
@@ -132,7 +132,7 @@ def test_embeddings_kept_in_half_precision_give_nearly_the_same_masks(halves):
 @pytest.mark.parametrize("kind", clicks())
 def test_the_service_answers_clicks_in_the_wires_form_and_its_status_page_names_the_model(path, kind, tmp_path):
     chosen = read(settings_of(path, tmp_path))
-    service = web.build(chosen, web.read_weights(chosen))
+    service = web.build(chosen, parts.read_weights(chosen))
     try:
         client, body = service.app.test_client(), clicks()[kind]
         version = service.segmenter.model_version
@@ -209,7 +209,7 @@ def test_a_worker_encodes_for_web_processes_over_redis(path, redis_server, tmp_p
         with cluster.redis.client() as client:
             eventually(lambda: any(name in one for one in client.zrange(workers, 0, -1)))
         chosen = read(own)
-        service = web.build(chosen, web.read_weights(chosen))
+        service = web.build(chosen, parts.read_weights(chosen))
         try:
             service.start()
             body = clicks()["box"]

@@ -12,7 +12,7 @@ import pytest
 
 from backend.labeling import coco_prompts, task_prompts
 from backend.labeling import config as labeling_config
-from backend.labeling.task_prompts import Source
+from backend.labeling.task_prompts import PromptSource
 from backend.types import Task
 from tests.support.meaning import (
     BLOCK,
@@ -126,7 +126,7 @@ def test_the_boxes_of_a_coco_file_lie_where_the_objects_are(service, tmp_path):
     task = Task(1, {"image": "/data/upload/1/0123abcd-scene.png"})
     asked = coco_prompts.read(path).prompts(task, labeling_config.parse(config()))
     raw = msgspec.json.encode([saved(*drawn(rectangle_around, SIZE))])
-    annotated = task_prompts.read(Task(1, {}, annotations=msgspec.Raw(raw)), (Source.BOXES,), "demo@1")
+    annotated = task_prompts.read(Task(1, {}, annotations=msgspec.Raw(raw)), (PromptSource.BOXES,), "demo@1")
     assert len(asked.regions) == 2
     for one, other in zip(asked.regions, annotated.regions, strict=True):
         assert astuple(one.shape) == pytest.approx(astuple(other.shape))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from backend import logs
-from backend.composition import cluster, web
+from backend.composition import cluster, parts
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
 from backend.settings import read
@@ -61,7 +61,7 @@ def main():
     environ, log, encode_s = sys.argv[1:]
     settings = read(json.loads(environ))
     logs.configure(settings.log_level)
-    source = partial(web.image_source, settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
+    source = partial(parts.image_source, settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
     stand_in = StandIn(Path(log), float(encode_s), int(os.environ.get("CLUSTER_SIDE", "8")))
 
     def load():

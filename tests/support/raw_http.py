@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from backend.concurrency.byte_budget import ByteBudget
 from backend.web.bodies import Bodies
-from backend.web.http_connection import Limits
+from backend.web.http_connection import ConnectionLimits
 from backend.web.http_server import HttpServer
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -166,7 +166,13 @@ class Served:
     """An application behind the product's HTTP server, in a thread of this process."""
 
     def __init__(
-        self, application, *, limits: Limits | None = None, bodies: Bodies | None = None, threads: int = 4, **more
+        self,
+        application,
+        *,
+        limits: ConnectionLimits | None = None,
+        bodies: Bodies | None = None,
+        threads: int = 4,
+        **more,
     ):
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]

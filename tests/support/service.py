@@ -9,8 +9,8 @@ import numpy as np
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import MemoryStore
 from backend.metrics import Metrics
-from backend.segmentation.claims import RecentlyAnswered
 from backend.segmentation.decoding import MaskService
+from backend.segmentation.recently_answered import RecentlyAnswered
 from backend.segmentation.retrieval import Retrieval, RetrievalPolicy
 from backend.segmentation.service import ClickPolicy, Segmenter
 from backend.segmentation.tasks import TaskSegmenter
@@ -143,7 +143,7 @@ class Service:
             self.metrics,
             errands or self.errands,
             next_tasks or self.next_tasks,
-            policy or ClickPolicy(budget_s=10.0),
+            policy or ClickPolicy(wait_s=10.0),
             self.retrieval,
         )
 

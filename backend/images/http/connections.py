@@ -13,10 +13,10 @@ import httpcore
 import httpx
 
 from backend.errors import AccessError, ImageError, Reason
+from backend.images.allowed_addresses import GuardedNetwork, Origin
 from backend.images.http import answers
 from backend.images.http.answers import Head
-from backend.images.network_policy import GuardedNetwork, Origin
-from backend.network.deadlines import DeadlineStream
+from backend.network.deadline_connections import DeadlineStream
 
 _ILLEGAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -88,7 +88,7 @@ def get(
     """
     origin = Origin.at(url)
     host = origin.host
-    if proxy is not None and not network.is_public(host, origin.port):
+    if proxy is not None and not network.goes_through_proxy(host, origin.port):
         proxy = None
     stream = network.connect(host, origin.port) if proxy is None else _through(proxy, url, network, tls)
     target, headers = url.raw_path, {**headers, "Connection": "close"}

@@ -14,8 +14,8 @@ from model import tls
 NAME = "paddle-sam-backend"
 REDIRECTS = (301, 302, 303, 307, 308)
 
-_PASSING = (408, 425, 429, *range(500, 600))
-_LASTING = (501, 505, 506, 508, 510, 511)
+_TRANSIENT = (408, 425, 429, *range(500, 600))
+_PERMANENT = (501, 505, 506, 508, 510, 511)
 """Statuses of 5xx that are permanent: the server lacks a feature, or the network requires a login."""
 
 _MOST_COOKIES, _LONGEST_COOKIE = 20, 4096
@@ -87,7 +87,7 @@ def keep_cookies(head: Head, kept: dict[str, str]) -> None:
             kept[name.strip()] = value.strip()
 
 
-def failure(head: Head, size: int, host: str) -> BackendError | None:
+def status_error(head: Head, size: int, host: str) -> BackendError | None:
     """Return the error that the status of an answer of ``size`` bytes means, None for a success."""
     status = head.status
     if status == 304 or (status in REDIRECTS and head.text("location")):
@@ -101,12 +101,12 @@ def failure(head: Head, size: int, host: str) -> BackendError | None:
             f"{host} answers {status}: it refuses the image to this program, which asks as {NAME}, with Label Studio's "
             f"address as Referer and without an API key. It may want {wanted}"
         )
-    if status in _PASSING and status not in _LASTING:
+    if status in _TRANSIENT and status not in _PERMANENT:
         return TransientError(f"{host} answers {status}", Reason.IMAGE_FETCH_FAILED)
     return ImageError(f"{host} answers {status}", Reason.IMAGE_NOT_FOUND)
 
 
-def broken(error: Exception, host: str) -> BackendError:
+def connection_error(error: Exception, host: str) -> BackendError:
     """Return the error of a failed connection: temporary, except for failures of TLS."""
     refusal = tls.refusal(error)
     if refusal is not None:

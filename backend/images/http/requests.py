@@ -9,11 +9,11 @@ import httpx
 
 from backend.concurrency.byte_budget import ByteBudget, Share
 from backend.errors import ImageError, Reason, RetryLater
+from backend.images.allowed_addresses import AddressPolicy, GuardedNetwork
 from backend.images.http import connections, content_codings, outcomes
 from backend.images.http.answers import Head
 from backend.images.http.connections import Answer, Proxy
-from backend.images.network_policy import AddressPolicy, GuardedNetwork
-from backend.network.deadlines import seconds_left
+from backend.network.deadline_connections import seconds_left
 from backend.network.name_resolution import Resolver
 from model import tls
 from model.images.files import kind_of
@@ -23,8 +23,8 @@ _UNKNOWN_SIZE_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of one fetch.
+class FetchLimits:
+    """FetchLimits of one fetch.
 
     Attributes:
         max_bytes: largest size of a file; an announced larger one is refused before it is read.
@@ -79,7 +79,7 @@ class ImageRequests:
     """Sends requests, each over a new connection; safe from many threads."""
 
     def __init__(
-        self, policy: AddressPolicy, limits: Limits, resolver: Resolver, proxy: Proxy | None, budget: ByteBudget
+        self, policy: AddressPolicy, limits: FetchLimits, resolver: Resolver, proxy: Proxy | None, budget: ByteBudget
     ) -> None:
         """Make a sender; see `backend.images.fetch.ImageSource` for the arguments."""
         self._policy, self._limits, self._resolver = policy, limits, resolver
@@ -131,7 +131,7 @@ class ImageRequests:
                 Reason.IMAGE_FETCH_FAILED,
             ) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise outcomes.broken(error, url.host) from error
+            raise outcomes.connection_error(error, url.host) from error
 
     def _body(self, answer: Answer, host: str, deadline: float, share: Share | None) -> tuple[bytes, Share]:
         """Return an answer's content and its share of the memory.

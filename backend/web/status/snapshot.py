@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.embeddings.stores import EmbeddingStore
@@ -13,36 +12,14 @@ from backend.label_studio.tokens import NEW_API_KEY, NO_API_KEY
 from backend.metrics import AnsweredRequest, Metrics
 from backend.segmentation.lazy_decoder import LazyDecoder
 from backend.settings import ABOUT_DEMO, Settings
+from backend.web import readiness
+from backend.web.readiness import Work
 from backend.web.status.formatting import Speed, format_bytes, format_ms
-from backend.web.status.view import Cause, ClusterView, Field, Outcomes, Problem, Project, Request, Status, Tier
+from backend.web.status.view import Cause, ClusterView, Field, Outcomes, Problem, ProjectRow, RequestRow, Status, Tier
 from model.weights import Checkpoint
 
 SHOWN_REQUESTS = 20
 SHOWN_PROJECTS = 20
-
-
-class Work(Protocol):
-    """The state of encoding; see `backend.embeddings.local.LocalEmbeddings` and `backend.cluster.remote`."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a new image can be encoded."""
-        ...
-
-    @property
-    def failure(self) -> str:
-        """Why the encoder could not be loaded; empty if it could or was not tried."""
-        ...
-
-    @property
-    def encoding(self) -> int:
-        """How many images this process encodes or waits for."""
-        ...
-
-    @property
-    def ahead(self) -> int:
-        """How many images wait to be encoded ahead."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +33,7 @@ class StatusSources:
         decoder: its device is empty while it is loading; its failure is set if it could not be loaded.
         store: where embeddings are kept.
         metrics: counts and times.
-        team: returns the workers; None without Redis.
+        cluster: returns the workers; None without Redis.
         budget: the memory for bodies, ``data:`` addresses and files.
     """
 
@@ -66,66 +43,51 @@ class StatusSources:
     decoder: LazyDecoder
     store: EmbeddingStore
     metrics: Metrics
-    team: Callable[[], ClusterView | None]
+    cluster: Callable[[], ClusterView | None]
     budget: ByteBudget
 
 
-def take(parts: StatusSources) -> Status:
+def take(sources: StatusSources) -> Status:
     """Return the current state of a process."""
-    team, recent, reason = parts.team(), parts.metrics.recent(), unready(parts)
+    cluster, recent = sources.cluster(), sources.metrics.recent()
+    reason = readiness.obstacle(sources.work, sources.decoder, cluster)
     return Status(
         headline=reason or "ready",
         is_ready=not reason,
-        is_broken=bool(reason) and _is_broken(parts, team),
-        process=_process(parts),
-        problems=_problems(parts, team),
-        speeds=_speeds(recent, parts.metrics.times.encodes_ms(), has_encoder=team is None),
+        is_broken=bool(reason) and readiness.is_broken(sources.work, sources.decoder, cluster),
+        process=_process(sources),
+        problems=_problems(sources, cluster),
+        speeds=_speeds(recent, sources.metrics.times.encodes_ms(), has_encoder=cluster is None),
         outcomes=_outcomes(recent),
-        causes=_causes(parts.metrics, recent),
-        model=_model(parts),
-        tiers=_tiers(parts),
-        cache=_cache(parts),
+        causes=_causes(sources.metrics, recent),
+        model=_model(sources),
+        tiers=_tiers(sources),
+        cache=_cache(sources),
         work=(
-            Field("being encoded or waiting", str(parts.work.encoding)),
-            Field("to be encoded ahead", str(parts.work.ahead)),
-            Field("memory for what waits", _buffered(parts.budget)),
+            Field("being encoded or waiting", str(sources.work.encoding)),
+            Field("to be encoded ahead", str(sources.work.ahead)),
+            Field("memory for what waits", _buffered(sources.budget)),
         ),
-        team=team,
-        projects=_projects(parts.metrics),
+        cluster=cluster,
+        projects=_projects(sources.metrics),
         requests=tuple(map(_request, recent[:SHOWN_REQUESTS])),
     )
 
 
-def unready(parts: StatusSources) -> str:
-    """Return why clicks cannot be answered now, in a few words; empty if they can."""
-    if parts.work.is_ready and parts.decoder.device:
-        return ""
-    team = parts.team()
-    if parts.decoder.failure or parts.work.failure:
-        return "the model cannot be loaded"
-    if team is not None and team.headline:
-        return team.headline
-    return "loading the model" if team is None or not parts.decoder.device else "looking for workers"
-
-
-def _is_broken(parts: StatusSources, team: ClusterView | None) -> bool:
-    return bool(parts.decoder.failure or parts.work.failure or (team is not None and team.headline))
-
-
-def _process(parts: StatusSources) -> str:
-    workers = parts.settings.workers
+def _process(sources: StatusSources) -> str:
+    workers = sources.settings.workers
     which = f"process {os.getpid()}" + (f", one of {workers}, each with figures of its own" if workers > 1 else "")
-    return f"{which}, up {format_ms(1000 * parts.metrics.up_s)}"
+    return f"{which}, up {format_ms(1000 * sources.metrics.up_s)}"
 
 
-def _problems(parts: StatusSources, team: ClusterView | None) -> tuple[Problem, ...]:
+def _problems(sources: StatusSources, cluster: ClusterView | None) -> tuple[Problem, ...]:
     problems = [
         Problem("model", failure, "check PADDLE_SAM_WEIGHTS and PADDLE_SAM_DEVICE")
-        for failure in dict.fromkeys((parts.decoder.failure, parts.work.failure))
+        for failure in dict.fromkeys((sources.decoder.failure, sources.work.failure))
         if failure
     ]
-    problems += team.problems if team is not None else ()
-    if parts.settings.label_studio_api_key is None:
+    problems += cluster.problems if cluster is not None else ()
+    if sources.settings.label_studio_api_key is None:
         problems.append(Problem("API key", NO_API_KEY, NEW_API_KEY))
     return tuple(problems)
 
@@ -172,20 +134,20 @@ def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[Caus
     return tuple(sorted(causes, key=lambda cause: (cause.is_harmless, -cause.count, cause.reason)))
 
 
-def _model(parts: StatusSources) -> tuple[Field, ...]:
-    checkpoint, side = parts.checkpoint, parts.checkpoint.config.image_size
+def _model(sources: StatusSources) -> tuple[Field, ...]:
+    checkpoint, side = sources.checkpoint, sources.checkpoint.config.image_size
     return (
         Field("version", checkpoint.model_version),
-        *((Field("note", ABOUT_DEMO),) if parts.settings.weights == "demo" else ()),
+        *((Field("note", ABOUT_DEMO),) if sources.settings.weights == "demo" else ()),
         Field("weights", f"{checkpoint.format} format"),
-        Field("device", parts.decoder.device or f"{parts.settings.device}, not loaded yet"),
+        Field("device", sources.decoder.device or f"{sources.settings.device}, not loaded yet"),
         Field("input", f"{side} × {side} pixels"),
         Field("takes", ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")),
     )
 
 
-def _tiers(parts: StatusSources) -> tuple[Tier, ...]:
-    hits = parts.metrics.lookups()
+def _tiers(sources: StatusSources) -> tuple[Tier, ...]:
+    hits = sources.metrics.lookups()
     return tuple(
         Tier(
             stats.name,
@@ -195,7 +157,7 @@ def _tiers(parts: StatusSources) -> tuple[Tier, ...]:
             hits.get(stats.name, 0),
             stats.trouble,
         )
-        for stats in parts.store.stats()
+        for stats in sources.store.stats()
     )
 
 
@@ -204,27 +166,27 @@ def _buffered(budget: ByteBudget) -> str:
     return f"{taken}, of {format_bytes(budget.max_bytes)}"
 
 
-def _cache(parts: StatusSources) -> tuple[Field, ...]:
-    hits = dict(parts.metrics.lookups())
+def _cache(sources: StatusSources) -> tuple[Field, ...]:
+    hits = dict(sources.metrics.lookups())
     missed = hits.pop("miss", 0)
     total = sum(hits.values()) + missed
     share = f"{100 * (total - missed) / total:.0f} % of {total}" if total else "none yet"
-    return (Field("look-ups that found one", share), Field("numbers", parts.settings.embedding_dtype))
+    return (Field("look-ups that found one", share), Field("numbers", sources.settings.embedding_dtype))
 
 
-def _projects(metrics: Metrics) -> tuple[Project, ...]:
+def _projects(metrics: Metrics) -> tuple[ProjectRow, ...]:
     projects = [
-        Project("unnamed" if number is None else str(number), problems)
+        ProjectRow("unnamed" if number is None else str(number), problems)
         for number, problems in list(metrics.configs.by_project().items())[::-1]
     ]
     return tuple(sorted(projects, key=lambda project: not project.problems)[:SHOWN_PROJECTS])
 
 
-def _request(answered: AnsweredRequest) -> Request:
+def _request(answered: AnsweredRequest) -> RequestRow:
     kind = "click" if answered.is_click else "opened" if answered.tasks == 1 else f"{answered.tasks} tasks"
     project = f"project {answered.project_id}" if answered.project_id is not None else ""
     task = f"task {answered.task_id}" if answered.task_id is not None and answered.tasks == 1 else ""
-    return Request(
+    return RequestRow(
         _clock(answered.at),
         kind,
         ", ".join(filter(None, (project, task))),

@@ -125,7 +125,7 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class Project:
+class ProjectRow:
     """A project that was opened or connected, and the problems of its labeling config."""
 
     name: str
@@ -133,7 +133,7 @@ class Project:
 
 
 @dataclass(frozen=True)
-class Request:
+class RequestRow:
     """One of the last requests.
 
     Attributes:
@@ -174,7 +174,7 @@ class Status:
         tiers: the tiers of the embedding cache.
         cache: further figures about the cache.
         work: how many images are being encoded.
-        team: the workers; None without Redis.
+        cluster: the workers; None without Redis.
         projects: the projects that were opened or connected.
         requests: the last requests, newest first.
     """
@@ -191,6 +191,6 @@ class Status:
     tiers: tuple[Tier, ...] = ()
     cache: tuple[Field, ...] = ()
     work: tuple[Field, ...] = ()
-    team: ClusterView | None = None
-    projects: tuple[Project, ...] = ()
-    requests: tuple[Request, ...] = ()
+    cluster: ClusterView | None = None
+    projects: tuple[ProjectRow, ...] = ()
+    requests: tuple[RequestRow, ...] = ()

@@ -7,7 +7,7 @@ import pytest
 
 from backend.cli.doctor import examine
 from backend.cli.findings import Level
-from backend.composition import web
+from backend.composition import parts
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
 from backend.settings import read
@@ -63,7 +63,7 @@ def look(server):
         )
         client = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key, attempts=1))
         try:
-            images = web.image_source(settings, client)
+            images = parts.image_source(settings, client)
             found = list(examine(settings, client, images, project, weights))
         finally:
             client.http.close()

@@ -62,6 +62,19 @@ def test_a_lease_that_is_released_while_it_is_being_renewed_stays_released(link,
 
 
 @needs_redis
+def test_the_end_of_a_lapsed_lease_leaves_its_successor_in_the_same_process(leases, redis_server):
+    lapsed = leases.acquire("a")
+    with redis_server.client() as client:
+        client.delete("a")
+    successor = leases.acquire("a")
+    leases.release(lapsed)
+    time.sleep(1.2)  # more than twice its time
+    assert leases.acquire("a") is None
+    leases.release(successor)
+    assert leases.acquire("a") is not None
+
+
+@needs_redis
 def test_the_holder_of_a_lease_learns_that_a_click_waits_for_it_here_or_elsewhere(link, leases):
     urgent, elsewhere = threading.Event(), Leases(link)
     lease = leases.acquire("a")

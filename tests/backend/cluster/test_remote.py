@@ -130,7 +130,7 @@ def test_an_image_that_kills_its_workers_is_given_up(cluster):
     supervisor = threading.Thread(target=supervise)
     supervisor.start()
     try:
-        with pytest.raises(ImageError, match="did not come back") as caught:
+        with pytest.raises(ImageError, match="died or hung while encoding") as caught:
             web.get(ref("poison"), 150)
         assert caught.value.reason is Reason.ENCODE_FAILED
         assert cluster.encodes() == [POISON] * 3

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from backend.cli.doctor_redis import examine
 from backend.cli.main import main
-from backend.composition import web
+from backend.composition import parts, web
 from backend.settings import read
 from model.weights.formats import native
 from tests.support.checkpoints import random_checkpoint
@@ -41,7 +41,7 @@ def start_worker(cluster):
 
 def serve(cluster, **more):
     settings = read({name: value for name, value in environ(cluster, **more).items() if value})
-    return web.build(settings, web.read_weights(settings))
+    return web.build(settings, parts.read_weights(settings))
 
 
 def answer(service, body):

@@ -116,7 +116,7 @@ def test_a_worker_whose_encoder_hangs_fails_the_click_and_ends_so_that_it_is_sta
             cluster,
             "pipeline.ENCODE_TIMEOUT_S = 0.5\n"
             "label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, None))\n"
-            "source = functools.partial(web.image_source, settings, label_studio)\n"
+            "source = functools.partial(parts.image_source, settings, label_studio)\n"
             f"stand_in = StandIn(pathlib.Path({str(cluster.log)!r}), 300, 8)\n"
             "sys.exit(redis_parts.worker(settings, fake_spec('stand-in@00000000'), source, lambda: stand_in).run())\n",
         )
@@ -130,7 +130,7 @@ def script(cluster, code):
     head = (
         "import functools, json, logging, os, pathlib, signal, sys\n"
         "from backend.cluster import pipeline\n"
-        "from backend.composition import cluster as redis_parts, web\n"
+        "from backend.composition import cluster as redis_parts, parts, web\n"
         "from backend.label_studio.client import LabelStudio\n"
         "from backend.label_studio.http import LabelStudioHttp\n"
         "from backend.settings import read\n"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.errors import ImageError, Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits
-from backend.images.network_policy import AddressPolicy, Origin
+from backend.images.allowed_addresses import AddressPolicy, Origin
+from backend.images.fetch import FetchLimits, ImageSource
 from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef
 from tests.support.fakes import HttpServer, Reply
@@ -106,7 +106,7 @@ def server():
 def image_source(budget, timeout_s=10.0, max_bytes=SIZE):
     client = LabelStudioHttp("http://localhost:9", None)
     policy = AddressPolicy(Origin.of(client.url), ("localhost",))
-    return ImageSource(client, policy, Limits(max_bytes, timeout_s, retry_wait_s=0.001), budget=budget)
+    return ImageSource(client, policy, FetchLimits(max_bytes, timeout_s, retry_wait_s=0.001), budget=budget)
 
 
 @pytest.mark.parametrize("name", ["a", "unknown"])

@@ -1,22 +1,29 @@
 """The database of contents: whatever has happened to its file, the worst is that an image is fetched again."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from backend.embeddings.content_records import ContentDatabase, ContentRecord
+from backend.embeddings.content_records import LOCKED_S, ContentDatabase, ContentRecord
 from backend.images.fetch import Validators
 
 ROOT = Path(__file__).parents[3]
 ADDRESS = ("project 1", "cd" * 32)
 RECORD = ContentRecord("ab" * 32, Validators('"v1"', "yesterday"), immutable=False, checked_at=1234.5)
 CHANGED = ContentRecord("ef" * 32, Validators(), immutable=True, checked_at=2345.6)
+
+
+WRITE_VERSION = 18
+"""Where a file's head says whether it may be written; one that may not is left alone, as one of another user's is."""
 
 
 @pytest.fixture
@@ -107,13 +114,13 @@ def test_a_record_that_is_not_ours_is_a_miss(path, values):
     assert opened(path).get(ADDRESS) is None
 
 
-def test_a_table_of_another_kind_is_a_miss(path):
+def test_a_table_of_another_kind_is_begun_anew(path):
     path.parent.mkdir()
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE contents_1 (something)")
     database = opened(path)
     database.put(ADDRESS, RECORD)
-    assert database.get(ADDRESS) is None
+    assert database.get(ADDRESS) == RECORD
 
 
 def test_a_folder_that_cannot_be_written_is_logged_once_and_costs_nothing_else(tmp_path, caplog):
@@ -134,6 +141,47 @@ def test_a_locked_database_is_a_miss_and_used_again_later(path):
     assert database.get(ADDRESS) is None
     other.execute("COMMIT")
     assert database.get(ADDRESS) == RECORD
+
+
+def test_threads_wait_together_for_a_locked_database(path):
+    database = opened(path)
+    database.put(ADDRESS, RECORD)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    start = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(lambda _: database.get(ADDRESS), range(16))) == {None}
+    assert time.monotonic() - start < 8 * LOCKED_S
+    other.execute("COMMIT")
+    assert database.get(ADDRESS) == RECORD
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"\0"], ids=["no text", "zeros"])
+def test_a_file_damaged_at_any_place_is_at_worst_begun_anew(path, damage):
+    opened(path).put(ADDRESS, RECORD)
+    good = path.read_bytes()
+    used = [index for index, byte in enumerate(good) if byte and index != WRITE_VERSION]
+    for index in used:
+        path.write_bytes(good[:index] + damage + good[index + 1 :])
+        database = opened(path)
+        database.get(ADDRESS)
+        database.put(ADDRESS, CHANGED)
+        assert database.get(ADDRESS) == CHANGED, f"byte {index}"
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_made_anew(path):
+    database = opened(path)
+    database.put(ADDRESS, RECORD)
+    shutil.rmtree(path.parent)
+    assert database.get(ADDRESS) is None
+    database.put(ADDRESS, CHANGED)
+    assert opened(path).get(ADDRESS) == CHANGED
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_miss(tmp_path):
+    database = opened(tmp_path / ("long" * 100) / "contents.db")
+    database.put(ADDRESS, RECORD)
+    assert database.get(ADDRESS) is None
 
 
 def test_a_file_that_has_grown_too_large_loses_its_oldest_records(path):

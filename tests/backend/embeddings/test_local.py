@@ -180,7 +180,7 @@ def test_without_any_cache_clicks_are_still_answered(setup, tmp_path):
 
 def test_an_image_decoded_smaller_keeps_its_original_size(setup):
     setup.source.contents["big"] = encoded(Image.new("RGB", (1600, 1200), RED), "JPEG")
-    made = setup.build(limits=decode.Limits(reduce_above_pixels=1_000_000, model_side=256))
+    made = setup.build(limits=decode.PixelLimits(reduce_above_pixels=1_000_000, model_side=256))
     assert made.get(ref("big"), SOON_S).original_size == (1200, 1600)
     assert setup.encoder.sizes == [(192, 256)]
 
@@ -426,7 +426,7 @@ def test_a_passing_failure_is_remembered_for_three_seconds(setup, embeddings):
     ids=["web page", "empty", "cut short", "too large"],
 )
 def test_an_image_that_cannot_be_read_has_its_reason_and_harms_no_other(setup, content, reason):
-    embeddings = setup.build(limits=decode.Limits(max_pixels=1999))
+    embeddings = setup.build(limits=decode.PixelLimits(max_pixels=1999))
     setup.source.contents["bad"] = content
     if reason is Reason.IMAGE_UNREADABLE and content:
         embeddings = setup.build()

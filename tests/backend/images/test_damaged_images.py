@@ -12,14 +12,14 @@ from PIL import Image
 
 from backend.errors import ImageError, Reason
 from backend.images import decode as images_decode
-from backend.images.decode import Limits, check, decode
+from backend.images.decode import PixelLimits, check, decode
 from model.images import jpeg as files_jpeg
 from model.images import png as files_png
 from tests.support.damaged_files import Case, cases
 from tests.support.orientation_files import UPRIGHT, chunk, corners, encoded, jpeg, png, quarters, segment
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns about what it finds in damaged files
-LIMITS = Limits()
+LIMITS = PixelLimits()
 
 
 @functools.cache
@@ -242,7 +242,7 @@ def test_a_picture_is_no_larger_than_the_model_wants_it_and_has_the_pixels_of_on
     expected = image.resize((150, 110), Image.Resampling.BILINEAR)
     for kind in ("PNG", "BMP", "TIFF", "WEBP"):
         options = {"lossless": True, "method": 0, "quality": 0} if kind == "WEBP" else {}
-        picture = decode(encoded(image, kind, **options), Limits(model_side=150))
+        picture = decode(encoded(image, kind, **options), PixelLimits(model_side=150))
         assert picture.original_size == (550, 750)
         assert Image.fromarray(picture.pixels).tobytes() == expected.tobytes(), kind
 

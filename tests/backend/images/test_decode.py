@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 import model.paddlex.inputs
 from backend.errors import ImageError, Reason
-from backend.images.decode import Limits, check, decode, digest
+from backend.images.decode import PixelLimits, check, decode, digest
 from model import transforms
 from model.images import files
 from model.transforms import normalize, preprocess
@@ -32,7 +32,7 @@ from tests.support.orientation_files import (
 )
 from tests.support.sam2_files import tiny_sam2
 
-LIMITS = Limits()
+LIMITS = PixelLimits()
 
 
 def test_the_recorded_exif_6_photo_is_taller_than_wide():
@@ -216,15 +216,15 @@ def test_a_picture_of_30000_by_30000_is_refused_from_its_header(ask):
 
 def test_the_pixel_limit_counts_exactly():
     data = encoded(Image.new("L", (10, 10)))
-    assert decode(data, Limits(max_pixels=100)).original_size == (10, 10)
+    assert decode(data, PixelLimits(max_pixels=100)).original_size == (10, 10)
     with pytest.raises(ImageError):
-        decode(data, Limits(max_pixels=99))
+        decode(data, PixelLimits(max_pixels=99))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
 def test_a_huge_jpeg_is_decoded_smaller_and_keeps_its_original_size(orientation):
     data = encoded(photo(1600, 1200), "JPEG", exif=exif_bytes(orientation), quality=95)
-    picture = decode(data, Limits(reduce_above_pixels=1_000_000, model_side=256))
+    picture = decode(data, PixelLimits(reduce_above_pixels=1_000_000, model_side=256))
     turned = orientation > 4
     assert picture.original_size == ((1600, 1200) if turned else (1200, 1600))
     assert picture.pixels.shape == ((256, 192, 3) if turned else (192, 256, 3))
@@ -232,8 +232,8 @@ def test_a_huge_jpeg_is_decoded_smaller_and_keeps_its_original_size(orientation)
 
 def test_a_jpeg_decoded_smaller_gives_the_model_almost_the_same_input():
     data = encoded(photo(1600, 1200), "JPEG", quality=95)
-    whole = decode(data, Limits(reduce_above_pixels=None)).pixels
-    small = decode(data, Limits(reduce_above_pixels=1_000_000, model_side=256)).pixels
+    whole = decode(data, PixelLimits(reduce_above_pixels=None)).pixels
+    small = decode(data, PixelLimits(reduce_above_pixels=1_000_000, model_side=256)).pixels
     one, other = (preprocess(pixels, tiny(256)).pixels for pixels in (whole, small))
     assert one.shape == other.shape
     difference = normalize(one, tiny(256)) - normalize(other, tiny(256))
@@ -244,7 +244,7 @@ def test_a_jpeg_decoded_smaller_gives_the_model_almost_the_same_input():
 @settings(max_examples=30, deadline=None)
 def test_reducing_never_changes_the_size_of_the_models_input(width, height):
     data = encoded(Image.new("RGB", (width, height)), "JPEG")
-    picture = decode(data, Limits(reduce_above_pixels=1, model_side=128))
+    picture = decode(data, PixelLimits(reduce_above_pixels=1, model_side=128))
     assert picture.original_size == (height, width)
     whole = preprocess(np.zeros((height, width, 3), np.uint8), tiny(128)).pixels
     assert preprocess(picture.pixels, tiny(128)).pixels.shape == whole.shape
@@ -260,8 +260,8 @@ def stretched(pixels, side):
 @pytest.mark.parametrize("turn", [1, 6])
 def test_an_image_for_a_model_that_stretches_is_resized_once_on_each_axis(size_wh, turn):
     data = encoded(photo(*size_wh), "PNG", exif=exif_bytes(turn))
-    whole = decode(data, Limits(model_side=10_000)).pixels
-    picture = decode(data, Limits(model_side=128, keeps_shape=False))
+    whole = decode(data, PixelLimits(model_side=10_000)).pixels
+    picture = decode(data, PixelLimits(model_side=128, keeps_shape=False))
     assert picture.original_size == whole.shape[:2]
     assert picture.pixels.shape[:2] == tuple(min(128, side) for side in whole.shape[:2])
     assert np.abs(preprocess(picture.pixels, tiny_sam2(128)).pixels - stretched(whole, 128)).max() <= 1 + 1e-3
@@ -269,7 +269,7 @@ def test_an_image_for_a_model_that_stretches_is_resized_once_on_each_axis(size_w
 
 def test_columns_that_would_take_much_memory_are_resized_band_by_band_to_the_same_image(monkeypatch):
     data = encoded(photo(300, 2000), "PNG")
-    limits = Limits(model_side=128, keeps_shape=False)
+    limits = PixelLimits(model_side=128, keeps_shape=False)
     expected = decode(data, limits).pixels.astype(int)
     monkeypatch.setattr(files, "BAND_PIXELS", 10_000)
     monkeypatch.setattr(transforms, "NARROW_BYTES", 100_000)
@@ -278,14 +278,14 @@ def test_columns_that_would_take_much_memory_are_resized_band_by_band_to_the_sam
 
 def test_a_jpeg_for_a_model_that_stretches_keeps_detail_on_its_short_side():
     data = encoded(photo(3000, 500), "JPEG", quality=95)
-    limits = Limits(reduce_above_pixels=1, model_side=256, keeps_shape=False)
+    limits = PixelLimits(reduce_above_pixels=1, model_side=256, keeps_shape=False)
     whole = decode(data, replace(limits, reduce_above_pixels=None)).pixels
     assert np.array_equal(decode(data, limits).pixels, whole)
 
 
 def test_a_long_jpeg_that_would_take_too_much_memory_whole_is_read_smaller():
     data = encoded(Image.new("RGB", (60_000, 1300)), "JPEG")
-    picture = decode(data, Limits(keeps_shape=False))
+    picture = decode(data, PixelLimits(keeps_shape=False))
     assert (picture.original_size, picture.pixels.shape) == ((1300, 60_000), (1024, 1024, 3))
 
 
@@ -306,7 +306,7 @@ def test_damaged_files_give_an_image_or_a_reason_and_nothing_else(data):
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        picture = decode(bytes(content), Limits(max_pixels=1_000_000, model_side=1_000_000))
+        picture = decode(bytes(content), PixelLimits(max_pixels=1_000_000, model_side=1_000_000))
     except ImageError:
         return
     assert picture.pixels.shape[:2] == picture.original_size

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits, Route, Validators
+from backend.images.allowed_addresses import AddressPolicy, Origin
+from backend.images.fetch import FetchLimits, ImageSource, Route, Validators
 from backend.images.http.outcomes import address
 from backend.images.locations import LabelStudioOrigin
-from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef, Secret
 from tests.support.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, HttpServer, Reply, png
@@ -44,7 +44,7 @@ def connect(studio):
         client = LabelStudioHttp(url or studio.url, Secret(token) if token else None, retry_wait_s=0.001)
         clients.append(client)
         policy = AddressPolicy(Origin.of(client.url), tuple(allowed))
-        limits = replace(limits or Limits(timeout_s=10), retry_wait_s=0.001)
+        limits = replace(limits or FetchLimits(timeout_s=10), retry_wait_s=0.001)
         return ImageSource(client, policy, limits, local_files_root=root, **options)
 
     yield open_source
@@ -430,21 +430,21 @@ def test_a_ring_of_redirects_ends(connect, other):
 
 def test_a_file_announced_too_large_is_refused_unread(connect, other):
     other.routes["/big"] = Reply(b"x" * 100, headers={"Content-Length": "1000000000"})
-    assert_fails(ImageError, Reason.IMAGE_TOO_LARGE, connect(limits=Limits(max_bytes=1000)), other.url + "/big")
+    assert_fails(ImageError, Reason.IMAGE_TOO_LARGE, connect(limits=FetchLimits(max_bytes=1000)), other.url + "/big")
 
 
 def test_a_file_of_unknown_size_is_read_no_further_than_the_limit(connect, other):
     other.routes["/big"] = Reply(b"x" * 3_000_000, headers={"Content-Length": None})
-    source = connect(limits=Limits(max_bytes=100_000))
+    source = connect(limits=FetchLimits(max_bytes=100_000))
     assert_fails(ImageError, Reason.IMAGE_TOO_LARGE, source, other.url + "/big")
 
 
 def test_the_limit_itself_is_allowed(connect, other):
-    assert connect(limits=Limits(max_bytes=len(IMAGE))).fetch(ImageRef(other.url + "/a.png")).data == IMAGE
+    assert connect(limits=FetchLimits(max_bytes=len(IMAGE))).fetch(ImageRef(other.url + "/a.png")).data == IMAGE
 
 
 def test_an_inline_image_has_the_same_limit(connect):
-    source = connect(limits=Limits(max_bytes=4))
+    source = connect(limits=FetchLimits(max_bytes=4))
     assert source.fetch(ImageRef("data:;base64,YWJjZA==")).data == b"abcd"
     assert_fails(ImageError, Reason.IMAGE_TOO_LARGE, source, "data:;base64,YWJjZGU=")
 
@@ -452,7 +452,7 @@ def test_an_inline_image_has_the_same_limit(connect):
 @pytest.mark.parametrize("headers", [{}, {"Content-Length": None}])
 def test_a_server_that_drips_bytes_is_cut_off_at_the_deadline(connect, other, headers):
     other.routes["/slow"] = Reply(IMAGE, headers=headers, drip_s=0.02)
-    source = connect(limits=Limits(timeout_s=0.3))
+    source = connect(limits=FetchLimits(timeout_s=0.3))
     started = time.monotonic()
     message = assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, source, other.url + "/slow")
     assert time.monotonic() - started < 2
@@ -462,7 +462,7 @@ def test_a_server_that_drips_bytes_is_cut_off_at_the_deadline(connect, other, he
 def test_a_server_that_drips_its_headers_is_cut_off_too(connect, other):
     other.routes["/slow"] = Reply(b"", headers={"X-Padding": "x" * 500}, drip_s=0.02)
     started = time.monotonic()
-    assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=Limits(timeout_s=0.3)), other.url + "/slow")
+    assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=FetchLimits(timeout_s=0.3)), other.url + "/slow")
     assert time.monotonic() - started < 2
 
 
@@ -471,14 +471,14 @@ def test_a_server_that_never_answers_is_cut_off(connect):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://localhost:{silent.getsockname()[1]}/a.png"
-        assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=Limits(timeout_s=0.3)), url)
+        assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(limits=FetchLimits(timeout_s=0.3)), url)
 
 
 def test_a_token_that_is_not_exchanged_in_time_is_not_waited_for(connect, studio):
     answer = threading.Event()
     studio.refresh = lambda request: Reply(b"", 503 if answer.wait(20) else 504)
     started = time.monotonic()
-    source = connect(limits=Limits(timeout_s=0.2))
+    source = connect(limits=FetchLimits(timeout_s=0.2))
     assert_fails(RetryLater, Reason.LABEL_STUDIO_UNREACHABLE, source, UPLOAD)
     answer.set()
     assert time.monotonic() - started < 2
@@ -582,5 +582,5 @@ def test_a_shared_directory_is_read_without_label_studio(connect, studio, tmp_pa
 
 def test_a_local_file_has_the_same_limit(connect, tmp_path):
     (tmp_path / "a.png").write_bytes(IMAGE)
-    source = connect(root=tmp_path, limits=Limits(max_bytes=10))
+    source = connect(root=tmp_path, limits=FetchLimits(max_bytes=10))
     assert_fails(ImageError, Reason.IMAGE_TOO_LARGE, source, "/data/local-files/?d=a.png")

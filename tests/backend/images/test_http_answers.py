@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import AccessError, BackendError, ImageError, Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits, Route
-from backend.images.network_policy import AddressPolicy, Origin
+from backend.images.allowed_addresses import AddressPolicy, Origin
+from backend.images.fetch import FetchLimits, ImageSource, Route
 from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef, Secret
 from tests.support.fakes import LEGACY_TOKEN, FakeLabelStudio, Reply
@@ -30,7 +30,7 @@ def server():
 def image_source(url="http://localhost:9", limits=None, **options):
     client = LabelStudioHttp(url, Secret(LEGACY_TOKEN), retry_wait_s=0.001)
     policy = AddressPolicy(Origin.of(url), ("localhost", "127.0.0.1"))
-    return ImageSource(client, policy, replace(limits or Limits(timeout_s=10), retry_wait_s=0.001), **options)
+    return ImageSource(client, policy, replace(limits or FetchLimits(timeout_s=10), retry_wait_s=0.001), **options)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_bomb_is_refused_without_being_unpacked(server, source, times):
     for _ in range(times):
         bomb = gzip.compress(bomb, 1)
     RAW["bomb"] = coded(b", ".join([b"gzip"] * times), bomb)
-    source = image_source(limits=Limits(max_bytes=2_000_000, timeout_s=10))
+    source = image_source(limits=FetchLimits(max_bytes=2_000_000, timeout_s=10))
     tracemalloc.start()
     try:
         error = refusal(source, f"{server.url}/bomb")
@@ -132,7 +132,7 @@ def test_what_unpacks_to_nothing_in_the_end_is_limited_on_the_way(server):
     """Empty blocks of deflate, a hundred million bytes of them, packed into some kilobytes."""
     empty = gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * 20_000_000
     RAW["blocks"] = coded(b"gzip, gzip", gzip.compress(empty, 1))
-    source = image_source(limits=Limits(max_bytes=2_000_000, timeout_s=10))
+    source = image_source(limits=FetchLimits(max_bytes=2_000_000, timeout_s=10))
     assert refusal(source, f"{server.url}/blocks").reason is Reason.IMAGE_TOO_LARGE
 
 
@@ -143,7 +143,7 @@ def test_codings_without_end_are_refused(server, source):
 
 def test_what_unpacks_to_nothing_is_no_image_of_endless_size(server):
     RAW["nothing"] = answer(b"Content-Encoding: gzip\r\n", gzip.compress(b"") + bytes(5_000_000), length=False)
-    source = image_source(limits=Limits(max_bytes=1_000_000, timeout_s=10))
+    source = image_source(limits=FetchLimits(max_bytes=1_000_000, timeout_s=10))
     assert source.fetch(ImageRef(f"{server.url}/nothing")).data == b""
 
 
@@ -226,7 +226,9 @@ addresses = st.one_of(
 @settings(max_examples=120, deadline=None)
 @given(addresses)
 def test_no_address_in_a_task_is_a_defect(uri):
-    source = image_source("http://127.0.0.1:9", Limits(timeout_s=0.5), route=Route(lambda host, port: ["127.0.0.1"]))
+    source = image_source(
+        "http://127.0.0.1:9", FetchLimits(timeout_s=0.5), route=Route(lambda host, port: ["127.0.0.1"])
+    )
     assert outcome(source, uri or "/") is not Reason.INTERNAL_ERROR
 
 

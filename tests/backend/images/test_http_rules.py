@@ -6,8 +6,8 @@ import socket
 import pytest
 
 from backend.errors import AccessError, BackendError, ImageError
-from backend.images.fetch import ImageSource, Limits
-from backend.images.network_policy import AddressPolicy, Origin
+from backend.images.allowed_addresses import AddressPolicy, Origin
+from backend.images.fetch import FetchLimits, ImageSource
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
 from backend.types import ImageRef
@@ -19,7 +19,7 @@ ANSWER = {"api/version": answer(body=json.dumps({"release": "1.23.2"}).encode())
 def ask_for_an_image(url):
     client = LabelStudioHttp("http://localhost:9", None)
     policy = AddressPolicy(Origin.of(client.url), ("localhost", "127.0.0.1", "::1"))
-    ImageSource(client, policy, Limits(timeout_s=5, retry_wait_s=0.001)).fetch(ImageRef(f"{url}/api/version"))
+    ImageSource(client, policy, FetchLimits(timeout_s=5, retry_wait_s=0.001)).fetch(ImageRef(f"{url}/api/version"))
 
 
 def ask_the_api(url):

@@ -9,11 +9,11 @@ import threading
 
 import pytest
 
-from backend.composition import web
+from backend.composition import parts
 from backend.errors import AccessError, Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits, Route
+from backend.images.allowed_addresses import AddressPolicy, Origin
+from backend.images.fetch import FetchLimits, ImageSource, Route
 from backend.images.http.connections import Proxy
-from backend.images.network_policy import AddressPolicy, Origin
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
 from backend.settings import SettingsError, read
@@ -106,7 +106,7 @@ def image_source(proxy, login="", url="http://localhost:9", allowed=()):
     client = LabelStudioHttp(url, Secret(LEGACY_TOKEN), retry_wait_s=0.001)
     policy = AddressPolicy(Origin.of(url), allowed)
     way = Proxy.of(f"{proxy.scheme}://{login}{proxy.address}")
-    return ImageSource(client, policy, Limits(timeout_s=5, retry_wait_s=0.001), route=Route(lookup, way))
+    return ImageSource(client, policy, FetchLimits(timeout_s=5, retry_wait_s=0.001), route=Route(lookup, way))
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_a_proxy_that_is_away_is_named(proxy):
 
 def test_the_service_takes_its_proxy_from_the_setting(proxy):
     settings = read({"PADDLE_SAM_IMAGE_PROXY": f"http://{proxy.address}"})
-    source = web.image_source(settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
+    source = parts.image_source(settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
     assert source.fetch(ImageRef(f"http://{PUBLIC}/a.png")).data == IMAGE
     assert proxy.heads[0].startswith(f"GET http://{PUBLIC}:80/a.png HTTP/1.1")
 

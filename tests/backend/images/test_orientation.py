@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from backend.images.decode import Limits, decode
+from backend.images.decode import PixelLimits, decode
 from model.images import orientation
 from model.types import Mask, Prompt
 from tests.support.orientation_files import UPRIGHT, cases, corners, encoded, plain, quarters
 
-LIMITS = Limits()
+LIMITS = PixelLimits()
 BY_NAME = {case.name: case for case in cases()}
 
 

@@ -56,7 +56,7 @@ def test_predictions_are_stored_in_one_request():
 def test_a_task_that_somebody_else_has_filled_meanwhile_is_left_alone():
     project = FakeProject(count=2)
     project.store(1, VERSION, [{"id": "theirs"}])
-    assert verdicts(writer(project).write([ready(1), ready(2)])) == [WriteResult.THERE, WriteResult.STORED]
+    assert verdicts(writer(project).write([ready(1), ready(2)])) == [WriteResult.ALREADY_STORED, WriteResult.STORED]
     assert marks(project, 1) == ["theirs"]
 
 

@@ -115,7 +115,7 @@ def test_an_image_in_another_folder_does_not_get_the_boxes_of_one_that_is_named_
     found = prompts(file, uri)
     assert (found.regions, reasons(found)) == ((), [Reason.NOT_IN_COCO_FILE])
     assert f"{file_name} lies in other folders" in found.skipped[0].detail
-    assert file.unmet == (file_name,)
+    assert file.images_without_task == (file_name,)
 
 
 @pytest.mark.parametrize(("file_name", "uri"), [
@@ -147,9 +147,9 @@ def test_credentials_in_an_address_are_not_told(coco):
 
 def test_images_with_boxes_that_no_task_shows_are_known_in_the_end(coco):
     found = coco([image(1, "a.jpg"), image(2, "b.jpg"), image(3, "without.jpg")], [annotation(1, 1), annotation(2, 2)])
-    assert found.unmet == ("a.jpg", "b.jpg")
+    assert found.images_without_task == ("a.jpg", "b.jpg")
     prompts(found, "a.jpg")
-    assert found.unmet == ("b.jpg",)
+    assert found.images_without_task == ("b.jpg",)
 
 
 NFC, NFD = "caf\u00e9.jpg", "cafe\u0301.jpg"
@@ -380,13 +380,13 @@ def test_annotations_that_belong_to_no_image_are_told_with_the_cause(coco):
         "14": "no image of the file has the id 9",
         "15": "expected an image_id, got none",
     }
-    assert found.unmet == ("d.jpg", "photos/a.jpg")
+    assert found.images_without_task == ("d.jpg", "photos/a.jpg")
 
 
 def test_an_image_that_is_listed_twice_has_the_boxes_of_both(coco):
     file = coco([image(1), image(1), image(2)], [annotation(1, 1), annotation(1, 2), annotation(3, 1)])
     assert [region.id for region in prompts(file).regions] == ["1#0", "1#1", "3"]
-    assert file.unmet == ()
+    assert file.images_without_task == ()
 
 
 def test_sizes_may_be_text_or_have_a_point(coco):

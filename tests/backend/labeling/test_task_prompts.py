@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import Reason
-from backend.labeling.task_prompts import Source, is_own, read
+from backend.labeling.task_prompts import PromptSource, is_own, read
 from backend.protocol import messages
 from backend.shapes import Ellipse, KeyPoint, Polygon, Rectangle, Vector
 from backend.types import Task
 from tests.support.wire_bodies import JUNK, RESULTS, click, encoded, rectangle, result, saved, task_with
 
 OWN = "demo@0123abcd"
-DRAWN = (Source.BOXES, Source.KEYPOINTS)
-ANY = (*DRAWN, Source.PREDICTIONS)
+DRAWN = (PromptSource.BOXES, PromptSource.KEYPOINTS)
+ANY = (*DRAWN, PromptSource.PREDICTIONS)
 
 BRUSH = result("brushlabels", {"format": "rle", "rle": [0, 0, 0, 1] * 9, "brushlabels": ["Cat"]}, id="mask")
 
@@ -56,7 +56,7 @@ def test_ellipses_polygons_and_paths_are_prompts_too():
         result("polygonlabels", {"points": corners}, id="p"),
         result("vectorlabels", {"vertices": [{"x": x, "y": y} for x, y in corners], "closed": True}, id="v"),
     ]
-    found = read(task([saved(*shapes)]), (Source.BOXES,), OWN)
+    found = read(task([saved(*shapes)]), (PromptSource.BOXES,), OWN)
     assert [type(region.shape) for region in found.regions] == [Ellipse, Polygon, Vector]
 
 
@@ -134,14 +134,14 @@ def test_drafts_are_no_prompts():
 
 
 def test_from_boxes_points_alone_are_no_prompts_but_stay_to_refine_a_box():
-    found = read(task([saved(box("b"), point("inside"))]), (Source.BOXES,), OWN)
+    found = read(task([saved(box("b"), point("inside"))]), (PromptSource.BOXES,), OWN)
     assert ids(found) == ["b", "inside"]
     assert found.areas_only
-    assert read(task([saved(point("alone"))]), (Source.BOXES,), OWN).regions == ()
+    assert read(task([saved(point("alone"))]), (PromptSource.BOXES,), OWN).regions == ()
 
 
 def test_from_keypoints_boxes_are_no_prompts():
-    found = read(task([saved(box("b"), point("p"))]), (Source.KEYPOINTS,), OWN)
+    found = read(task([saved(box("b"), point("p"))]), (PromptSource.KEYPOINTS,), OWN)
     assert ids(found) == ["p"]
     assert not found.areas_only
 
@@ -174,7 +174,7 @@ def test_what_people_drew_goes_before_what_a_model_predicted():
         [saved(box("drawn"))], [saved(box("predicted"), model_version="yolo", updated_at="2028-01-01T00:00:00Z")]
     )
     assert ids(read(both, ANY, OWN)) == ["drawn"]
-    assert ids(read(both, (Source.PREDICTIONS,), OWN)) == ["predicted"]
+    assert ids(read(both, (PromptSource.PREDICTIONS,), OWN)) == ["predicted"]
 
 
 def test_where_annotations_mark_nothing_predictions_are_used():

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from backend.errors import Reason, RetryLater
-from backend.images.fetch import ImageSource, Limits, Route
-from backend.images.network_policy import AddressPolicy, Origin
+from backend.images.allowed_addresses import AddressPolicy, Origin
+from backend.images.fetch import FetchLimits, ImageSource, Route
 from backend.label_studio.http import LabelStudioHttp
 from backend.network.name_resolution import Resolver
 from backend.types import ImageRef
@@ -30,7 +30,7 @@ def hanging():
 
 def test_a_look_up_that_hangs_ends_with_the_fetchs_time(hanging):
     client = LabelStudioHttp("http://localhost:9", None)
-    limits = Limits(timeout_s=0.2)
+    limits = FetchLimits(timeout_s=0.2)
     source = ImageSource(client, AddressPolicy(Origin.of(client.url)), limits, route=Route(hanging))
     started = time.monotonic()
     with pytest.raises(RetryLater) as caught:

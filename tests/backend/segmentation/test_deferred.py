@@ -7,8 +7,8 @@ from backend.errors import ImageError, Reason
 from backend.label_studio.http import RefusedError
 from backend.labeling import config
 from backend.labeling.task_prompts import TaskPrompts
-from backend.segmentation.claims import DEDUP_WINDOW_S, RecentlyAnswered
 from backend.segmentation.deferred import MAX_WAITING, DeferredPredictions
+from backend.segmentation.recently_answered import DEDUP_WINDOW_S, RecentlyAnswered
 from backend.segmentation.retrieval import DeferredTask, RetrievalPolicy
 from backend.shapes import Rectangle
 from backend.types import PromptRegion, Task
@@ -34,7 +34,7 @@ class Setup:
         for number in range(6):
             self.service.source.contents[f"{number}"] = png((40 * number, 0, 90), SIZE_WH)
             self.project.add({"image": f"{number}"})
-        self.pushing = DeferredPredictions(
+        self.deferred = DeferredPredictions(
             self.service.tasks,
             self.project,
             self.service.claims,
@@ -49,15 +49,15 @@ class Setup:
         return DeferredTask(Task(number, data), asked, CONTROLS, project_id, self.service.claims.now(), **more)
 
     def done(self):
-        wait_until(lambda: len(self.pushing) == 0)
+        wait_until(lambda: len(self.deferred) == 0)
 
     def failures(self, reason):
         return self.service.count("paddle_sam_background_failures_total", reason=str(reason))
 
     def close(self):
-        self.pushing.stop()
+        self.deferred.stop()
         self.service.close()
-        self.pushing.close()
+        self.deferred.close()
 
 
 class ToBeNamed:
@@ -78,7 +78,7 @@ def setup():
 
 
 def test_what_came_too_late_is_stored_once_per_task_with_the_same_model_version(setup):
-    setup.pushing.add([setup.late(n) for n in (1, 2, 3)])
+    setup.deferred.add([setup.late(n) for n in (1, 2, 3)])
     setup.done()
     stored = [setup.project.of(n) for n in (1, 2, 3)]
     assert [[one.model_version for one in held] for held in stored] == [[VERSION]] * 3
@@ -87,10 +87,10 @@ def test_what_came_too_late_is_stored_once_per_task_with_the_same_model_version(
 
 def test_a_task_asked_for_twice_while_it_waits_is_stored_once(setup):
     setup.service.encoder.gate.clear()
-    setup.pushing.add([setup.late(1)])
+    setup.deferred.add([setup.late(1)])
     wait_until(setup.service.encoder.running.is_set)
-    setup.pushing.add([setup.late(1), setup.late(2)])
-    setup.pushing.add([setup.late(2)])
+    setup.deferred.add([setup.late(1), setup.late(2)])
+    setup.deferred.add([setup.late(2)])
     setup.service.encoder.gate.set()
     setup.done()
     assert [len(setup.project.of(n)) for n in (1, 2)] == [1, 1]
@@ -98,14 +98,14 @@ def test_a_task_asked_for_twice_while_it_waits_is_stored_once(setup):
 
 def test_a_task_that_has_such_a_prediction_meanwhile_is_left_alone(setup):
     setup.project.store(1, VERSION, [{"id": "theirs"}])
-    setup.pushing.add([setup.late(1)])
+    setup.deferred.add([setup.late(1)])
     setup.done()
     assert [one.result for one in setup.project.of(1)] == [[{"id": "theirs"}]]
 
 
 def test_an_empty_prediction_of_this_version_gives_way(setup):
     setup.project.store(1, VERSION, [])
-    setup.pushing.add([setup.late(1)])
+    setup.deferred.add([setup.late(1)])
     setup.done()
     [stored] = setup.project.of(1)
     assert stored.result
@@ -114,14 +114,14 @@ def test_an_empty_prediction_of_this_version_gives_way(setup):
 def test_what_was_answered_in_time_after_all_is_not_stored_again(setup):
     late = setup.late(1)
     assert setup.service.claims.try_claim(late.key, setup.service.claims.now())
-    setup.pushing.add([late])
+    setup.deferred.add([late])
     setup.done()
     assert setup.project.of(1) == []
 
 
 def test_of_two_that_store_at_the_same_time_one_prediction_stays(setup):
     setup.project.before["import_predictions"] = lambda: setup.project.store(1, VERSION, [{"id": "theirs"}])
-    setup.pushing.add([setup.late(1)])
+    setup.deferred.add([setup.late(1)])
     wait_until(lambda: "delete_prediction" in setup.project.calls)
     setup.done()
     assert len(setup.project.of(1)) == 1
@@ -130,7 +130,7 @@ def test_of_two_that_store_at_the_same_time_one_prediction_stays(setup):
 def test_answers_of_another_process_that_come_to_be_stored_beside_ours_are_found_afterwards(setup):
     for _ in range(2):
         setup.project.store(1, VERSION, [{"id": "answered"}])
-    setup.pushing.answered(PROJECT)
+    setup.deferred.answered(PROJECT)
     wait_until(lambda: len(setup.project.of(1)) == 1)
     assert len(setup.project.of(1)) == 1
 
@@ -141,9 +141,9 @@ def test_a_label_studio_that_cannot_be_tidied_ends_nothing(setup, caplog):
         ZeroDivisionError("slip"),
     ]
     for times in (1, 2):
-        setup.pushing.answered(PROJECT)
+        setup.deferred.answered(PROJECT)
         wait_until(lambda times=times: setup.project.calls.count("count_predictions") == times)
-    setup.pushing.add([setup.late(1)])
+    setup.deferred.add([setup.late(1)])
     setup.done()
     assert len(setup.project.of(1)) == 1
 
@@ -151,14 +151,14 @@ def test_a_label_studio_that_cannot_be_tidied_ends_nothing(setup, caplog):
 def test_a_label_studio_that_is_away_for_a_while_is_waited_for(setup):
     for name in ("project", "predictions", "import_predictions"):
         setup.project.failures[name] = [away(), away()]
-    setup.pushing.add([setup.late(1)])
+    setup.deferred.add([setup.late(1)])
     setup.done()
     assert len(setup.project.of(1)) == 1
 
 
 def test_what_fails_for_now_is_tried_again(setup):
     setup.service.decoder.failures.append(MemoryError())
-    setup.pushing.add([setup.late(1)])
+    setup.deferred.add([setup.late(1)])
     setup.done()
     assert len(setup.project.of(1)) == 1
 
@@ -166,28 +166,28 @@ def test_what_fails_for_now_is_tried_again(setup):
 @pytest.mark.parametrize("error", [ImageError("no", Reason.IMAGE_UNREADABLE), ImageError("no", Reason.IMAGE_NOT_FOUND)])
 def test_a_broken_image_is_counted_and_leaves_the_others_their_masks(setup, error, caplog):
     setup.service.source.contents["0"] = error
-    setup.pushing.add([setup.late(1), setup.late(2)])
+    setup.deferred.add([setup.late(1), setup.late(2)])
     setup.done()
     assert [len(setup.project.of(n)) for n in (1, 2)] == [0, 1]
     assert setup.failures(error.reason) == 1
-    assert "event=push_failed" in caplog.text
+    assert "event=deferred_failed" in caplog.text
 
 
 def test_a_task_that_is_gone_and_a_refused_key_end_nothing(setup):
     setup.project.delete(2)
     setup.project.failures["predictions"] = [RefusedError("Label Studio answers 403", 403)]
-    setup.pushing.add([setup.late(1)])
+    setup.deferred.add([setup.late(1)])
     setup.done()
-    setup.pushing.add([setup.late(2), setup.late(3)])
+    setup.deferred.add([setup.late(2), setup.late(3)])
     setup.done()
     assert [len(setup.project.of(n)) for n in (1, 3)] == [0, 1]
 
 
 def test_a_defect_is_logged_and_the_next_task_is_done(setup, caplog):
     setup.project.failures["predictions"] = [ZeroDivisionError("a slip")]
-    setup.pushing.add([setup.late(1)])
+    setup.deferred.add([setup.late(1)])
     setup.done()
-    setup.pushing.add([setup.late(2)])
+    setup.deferred.add([setup.late(2)])
     setup.done()
     assert "a slip" in caplog.text
     assert len(setup.project.of(2)) == 1
@@ -195,7 +195,7 @@ def test_a_defect_is_logged_and_the_next_task_is_done(setup, caplog):
 
 def test_an_empty_answer_is_not_stored(setup):
     setup.service.decoder.is_blind = True
-    setup.pushing.add([setup.late(1)])
+    setup.deferred.add([setup.late(1)])
     setup.done()
     assert setup.project.of(1) == []
     assert setup.failures(Reason.EMPTY_MASK) == 1
@@ -203,35 +203,35 @@ def test_an_empty_answer_is_not_stored(setup):
 
 def test_tasks_without_a_project_or_an_id_cannot_be_stored_and_are_left_out(setup):
     nameless = DeferredTask(Task(None, {"image": "0"}), ASKED, CONTROLS, PROJECT, 0.0)
-    setup.pushing.add([nameless, setup.late(1, project_id=None)])
-    assert len(setup.pushing) == 0
+    setup.deferred.add([nameless, setup.late(1, project_id=None)])
+    assert len(setup.deferred) == 0
 
 
 def test_more_than_can_wait_are_counted_and_left_out(setup):
     setup.service.source.gate.clear()
-    setup.pushing.add([setup.late(n, "0") for n in range(1, MAX_WAITING + 51)])
-    assert len(setup.pushing) <= MAX_WAITING
+    setup.deferred.add([setup.late(n, "0") for n in range(1, MAX_WAITING + 51)])
+    assert len(setup.deferred) <= MAX_WAITING
     assert setup.failures(Reason.OVERLOADED) >= 50 - 4  # those that were in hand by then
 
 
 def test_when_the_service_stops_nobody_is_left_waiting(setup):
     setup.service.encoder.gate.clear()
-    setup.pushing.add([setup.late(n) for n in range(1, 7)])
+    setup.deferred.add([setup.late(n) for n in range(1, 7)])
     wait_until(setup.service.encoder.running.is_set)
-    setup.pushing.stop()
+    setup.deferred.stop()
     setup.service.close()
-    setup.pushing.close()
+    setup.deferred.close()
     assert all(len(setup.project.of(n)) <= 1 for n in range(1, 7))
-    setup.pushing.add([setup.late(1)])
-    assert len(setup.pushing) == 0
+    setup.deferred.add([setup.late(1)])
+    assert len(setup.deferred) == 0
 
 
 def test_the_button_then_the_background_leave_one_prediction_per_task():
     """The whole way: some tasks are answered in time, the others stored later, and none twice."""
     later = ToBeNamed()
-    setup = Setup(retrieval=RetrievalPolicy(budget_s=0.3), later=later)
+    setup = Setup(retrieval=RetrievalPolicy(wait_s=0.3), later=later)
     try:
-        later.queue = setup.pushing
+        later.queue = setup.deferred
         setup.service.predict(request(bare(1, "0"), bare(2, "1"), project=f"{PROJECT}.1"))
         wait_until(lambda: setup.service.encoder.calls == 2 and not setup.service.embeddings.encoding)
         setup.service.encoder.gate.clear()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from backend.embeddings.pipeline import RESERVED, THREADS
 from backend.errors import Reason, RetryLater
 from backend.protocol import messages
-from backend.segmentation.claims import DEDUP_WINDOW_S
+from backend.segmentation.recently_answered import DEDUP_WINDOW_S
 from backend.segmentation.retrieval import HEAVY_BYTES, OpenedTaskPolicy, RetrievalPolicy
 from tests.support.fakes import png
 from tests.support.held_tasks import SIZE, bare, box, boxed, predicted, request
@@ -156,7 +156,7 @@ def test_whatever_tasks_hold_each_gets_a_well_formed_item(service, held):
 
 
 def test_tasks_whose_images_are_encoded_are_answered_though_others_before_them_are_not():
-    with Service(retrieval=RetrievalPolicy(budget_s=0.5)) as service:
+    with Service(retrieval=RetrievalPolicy(wait_s=0.5)) as service:
         images(service, "cold", "warm")
         answers(service, boxed(1, "warm"), bare(2))
         service.encoder.gate.clear()
@@ -165,7 +165,7 @@ def test_tasks_whose_images_are_encoded_are_answered_though_others_before_them_a
 
 
 def test_what_is_not_ready_in_time_is_not_answered_and_there_the_next_time():
-    with Service(retrieval=RetrievalPolicy(budget_s=0.2)) as service:
+    with Service(retrieval=RetrievalPolicy(wait_s=0.2)) as service:
         images(service, "a", "b")
         service.encoder.gate.clear()
         assert service.predict(request(boxed(1, "a"), boxed(2, "b"))) == [[], []]
@@ -177,7 +177,7 @@ def test_what_is_not_ready_in_time_is_not_answered_and_there_the_next_time():
 
 def test_with_an_api_key_what_is_not_ready_in_time_is_left_to_be_stored_later():
     later = FakeLater()
-    with Service(retrieval=RetrievalPolicy(budget_s=0.2), later=later) as service:
+    with Service(retrieval=RetrievalPolicy(wait_s=0.2), later=later) as service:
         images(service, "a", "b")
         answers(service, boxed(1, "b"), bare(9))
         service.encoder.gate.clear()
@@ -199,7 +199,7 @@ def test_what_fails_for_now_is_left_for_later():
 
 
 def test_few_images_are_in_hand_at_a_time_however_many_tasks_are_asked_for():
-    with Service(retrieval=RetrievalPolicy(budget_s=1.0)) as service:
+    with Service(retrieval=RetrievalPolicy(wait_s=1.0)) as service:
         names = [f"image-{n}" for n in range(40)]
         images(service, *names)
         service.source.gate.clear()

@@ -227,7 +227,7 @@ def test_no_size_beyond_the_limit_of_pictures_is_taken_but_a_photos_own():
 
 
 def test_the_limit_of_pictures_holds_for_what_a_click_says(service):
-    segmenter = service.segmenting(policy=ClickPolicy(budget_s=SOON_S, max_pixels=20_000))
+    segmenter = service.segmenting(policy=ClickPolicy(wait_s=SOON_S, max_pixels=20_000))
     [answer] = segmenter.predict(asked(point(original_width=160, original_height=120)))
     assert len(answer.result) == 1
     [answer] = segmenter.predict(asked(point(original_width=240, original_height=180)))
@@ -242,7 +242,7 @@ def test_a_size_that_no_scaling_explains_is_named_with_both(size):
 
 
 def test_a_click_that_takes_too_long_is_empty_and_the_next_one_is_warm():
-    with Service(policy=ClickPolicy(budget_s=0.05)) as service:
+    with Service(policy=ClickPolicy(wait_s=0.05)) as service:
         service.encoder.gate.clear()
         [answer] = service.segmenter.predict(asked(point()))
         assert (answer.result, answer.reasons) == ((), (Reason.BUDGET_EXCEEDED,))
@@ -258,13 +258,13 @@ def test_the_budget_is_one_for_all_images_of_a_click(service):
         def __init__(self):
             self.deadlines = []
 
-        def get(self, ref, deadline_s, priority):
-            self.deadlines.append(deadline_s)
+        def get(self, ref, within_s, priority):
+            self.deadlines.append(within_s)
             threading.Event().wait(0.02)
             raise RetryLater("not yet")
 
     slow = Slow()
-    segmenter = service.segmenting(embeddings=slow, policy=ClickPolicy(budget_s=0.05))
+    segmenter = service.segmenting(embeddings=slow, policy=ClickPolicy(wait_s=0.05))
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
     points = [point(item_index=index, id=f"p{index}") for index in range(8)]
     segmenter.predict(asked(*points, label_config=config, tasks=[{"id": 1, "data": {"pages": list("abcdefgh")}}]))
@@ -321,7 +321,7 @@ def test_a_click_of_many_areas_holds_few_bytes_of_them_drawn_whatever_size_the_b
 
 
 def test_a_click_of_more_areas_than_there_is_time_for_gets_those_that_were_done(service):
-    decoder, segmenter = forgetful(service, budget_s=0.5)
+    decoder, segmenter = forgetful(service, wait_s=0.5)
     service.segmenter.predict(asked(point()))
     decoder.takes_s = 0.6
     [answer] = segmenter.predict(asked(*polygons(50)))
@@ -330,7 +330,7 @@ def test_a_click_of_more_areas_than_there_is_time_for_gets_those_that_were_done(
 
 def test_a_click_whose_turn_at_the_decoder_does_not_come_in_time_is_empty_with_the_reason(service):
     service.drawing = MaskService(service.decoder, service.metrics, decodes_at_once=1)
-    segmenter = service.segmenting(policy=ClickPolicy(budget_s=0.2))
+    segmenter = service.segmenting(policy=ClickPolicy(wait_s=0.2))
     service.segmenter.predict(asked(point()))
     started = time.monotonic()
     with service.drawing.slots:
@@ -342,7 +342,7 @@ def test_a_click_whose_turn_at_the_decoder_does_not_come_in_time_is_empty_with_t
 
 
 def test_a_click_of_many_areas_whose_next_turn_does_not_come_in_time_gets_those_that_were_done(service):
-    decoder, segmenter = forgetful(service, budget_s=1.0)
+    decoder, segmenter = forgetful(service, wait_s=1.0)
     turns = service.drawing.slots = FifoLimiter(1)
     service.segmenter.predict(asked(point()))
 
@@ -369,7 +369,7 @@ def test_a_click_that_comes_before_the_decoder_is_loaded_is_empty_when_its_time_
 
     waited = []
     service.drawing = MaskService(service.decoder, service.metrics, decodes_at_once=1, wait_for_decoder=not_yet)
-    segmenter = service.segmenting(policy=ClickPolicy(budget_s=5.0))
+    segmenter = service.segmenting(policy=ClickPolicy(wait_s=5.0))
     [answer] = segmenter.predict(asked(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.MODEL_NOT_READY,))
     assert 0 < waited[0] <= 5.0
@@ -525,14 +525,14 @@ def test_a_config_that_can_hold_no_answer_is_told_without_an_encode(service):
 def test_the_preferred_of_several_outputs_answers(preference, kind):
     extra = ('<PolygonLabels name="poly" toName="image"><Label value="Cat"/></PolygonLabels>'
              '<BitmaskLabels name="bit" toName="image"><Label value="Cat"/></BitmaskLabels></View>')  # fmt: skip
-    with Service(policy=ClickPolicy(budget_s=SOON_S, output_preference=preference)) as service:
+    with Service(policy=ClickPolicy(wait_s=SOON_S, output_preference=preference)) as service:
         request = asked(point(), label_config=CONFIG.replace("</View>", extra))
         [answer] = service.segmenter.predict(request)
         assert [type(region.shape) for region in answer.result] == [kind]
 
 
 def test_a_preference_is_an_order_and_rules_nothing_out():
-    with Service(policy=ClickPolicy(budget_s=SOON_S, output_preference=(ShapeKind.POLYGON,))) as service:
+    with Service(policy=ClickPolicy(wait_s=SOON_S, output_preference=(ShapeKind.POLYGON,))) as service:
         config = ('<View><Image name="image" value="$image"/>'
                   '<VectorLabels name="path" toName="image"><Label value="Cat"/></VectorLabels></View>')  # fmt: skip
         for words in (CONFIG, config):

@@ -11,7 +11,7 @@ from backend.errors import AccessError, ImageError, Reason, RetryLater
 from backend.labeling import config as labeling_config
 from backend.labeling import task_prompts
 from backend.labeling.output_choice import Outputs
-from backend.labeling.task_prompts import Source, TaskPrompts
+from backend.labeling.task_prompts import PromptSource, TaskPrompts
 from backend.protocol import messages
 from backend.segmentation import pipeline
 from backend.segmentation.planning import Rules, plan
@@ -27,7 +27,7 @@ from tests.support.wire_bodies import CONFIG, click, encoded, rectangle, result,
 
 SOON_S = 10.0
 SIZE = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
-ANY = (Source.BOXES, Source.KEYPOINTS, Source.PREDICTIONS)
+ANY = (PromptSource.BOXES, PromptSource.KEYPOINTS, PromptSource.PREDICTIONS)
 
 
 @pytest.fixture
@@ -126,13 +126,13 @@ def test_points_in_a_box_refine_it(service):
 
 
 def test_from_boxes_a_point_in_no_box_makes_no_mask(service):
-    answer = segment(service, task(box(), point("alone", (80, 80))), sources=(Source.BOXES,))
+    answer = segment(service, task(box(), point("alone", (80, 80))), sources=(PromptSource.BOXES,))
     assert len(answer.result) == 1
     assert answer.reasons == ()
 
 
 def test_from_keypoints_boxes_make_no_mask(service):
-    segment(service, task(box(), point("in", (15, 15))), sources=(Source.KEYPOINTS,))
+    segment(service, task(box(), point("in", (15, 15))), sources=(PromptSource.KEYPOINTS,))
     [prompt] = service.decoder.prompts
     assert prompt.box is None
 
@@ -329,7 +329,7 @@ class EmbeddingOfSize:
     def __init__(self, size):
         self.embedding = embedding(original_size=size)
 
-    def get(self, ref, deadline_s, priority):
+    def get(self, ref, within_s, priority):
         return self.embedding
 
 
@@ -368,16 +368,16 @@ def test_a_task_whose_turn_at_the_decoder_does_not_come_in_time_is_raised(servic
     with turns:
         started = time.monotonic()
         with pytest.raises(RetryLater) as caught:
-            segment(service, task(box()), deadline_s=0.1)
+            segment(service, task(box()), within_s=0.1)
         assert time.monotonic() - started < 2
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
-    assert segment(service, task(box()), deadline_s=0.1).result
+    assert segment(service, task(box()), within_s=0.1).result
 
 
 def test_a_task_that_runs_out_of_time_between_objects_is_raised(service):
     segment(service, task(box()))
     with pytest.raises(RetryLater) as caught:
-        segment(service, task(*(box(f"b{n}", (n, n)) for n in range(40))), deadline_s=0.0)
+        segment(service, task(*(box(f"b{n}", (n, n)) for n in range(40))), within_s=0.0)
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
 
 

@@ -78,7 +78,7 @@ def test_requests_are_logged_in_one_line_each(server):
     for _ in range(3):
         server.ask("/predict", encoded(click_on(data_uri(colour=(1, 2, 3)))))
     wait_until(lambda: server.log.count("event=predicted") == before + 3)
-    assert " INFO backend.answers click answered: task=1 prompts='" in server.log
+    assert " INFO backend.answer_log click answered: task=1 prompts='" in server.log
 
 
 def test_several_requests_go_over_one_connection(server):

@@ -18,7 +18,7 @@ from backend.types import Secret
 from backend.web.access import Access, Gate
 from backend.web.app import GATE
 from backend.web.bodies import SMALL_BYTES, Bodies
-from backend.web.http_connection import Limits
+from backend.web.http_connection import ConnectionLimits
 from backend.web.http_server import QUICK_THREADS, HttpServer
 from tests.support.raw_http import ATTACKS, HEALTH, Line, Served, attack, post, times_ms
 from tests.support.service import Service, wait_until
@@ -27,8 +27,8 @@ from tests.support.wire_bodies import click, encoded, recorded, result
 AT_MOST_MS = 250
 """Of most requests; the machine that runs the tests may be busy meanwhile. See test_gunicorn_server."""
 
-QUICK = Limits(head_s=0.3, body_s=0.6, idle_s=0.3, answer_s=0.5, linger_s=0.2, stop_s=0.4, connections=200)
-PATIENT = Limits(connections=200)
+QUICK = ConnectionLimits(head_s=0.3, body_s=0.6, idle_s=0.3, answer_s=0.5, linger_s=0.2, stop_s=0.4, connections=200)
+PATIENT = ConnectionLimits(connections=200)
 SETUP = post("/setup", encoded(recorded("setup")))
 CLOSE = b"Connection: close\r\n"
 
@@ -308,7 +308,7 @@ def test_a_server_that_was_woken_up_very_often_can_be_woken_up_again(service):
 
 def test_where_all_places_are_taken_the_oldest_gives_its_own_to_the_newest(service):
     with (
-        Served(service.app, limits=Limits(connections=20)) as served,
+        Served(service.app, limits=ConnectionLimits(connections=20)) as served,
         attack("kept alive", served.port, 5) as idle,
         attack("half a head", served.port, 15) as receiving,
         attack("silent", served.port, 3),
@@ -327,7 +327,7 @@ def test_a_caller_for_whom_there_is_no_place_is_told_so():
         start_response("200 OK", [("Content-Length", "2")])
         return [b"ok"]
 
-    with Served(waiting, limits=Limits(connections=3), threads=1) as served:
+    with Served(waiting, limits=ConnectionLimits(connections=3), threads=1) as served:
         lines = [Line(served.port) for _ in range(3)]
         for line in lines:
             line.send(HEALTH)

@@ -20,9 +20,9 @@ from backend.web.status.view import (
     Field,
     Outcomes,
     Problem,
-    Project,
+    ProjectRow,
     Queue,
-    Request,
+    RequestRow,
     Status,
     Tier,
 )
@@ -43,11 +43,13 @@ FULL = Status(
     tiers=(Tier("memory", 12, "3 MB of 512 MB", 0.25, 40), Tier("disk", 0, "", None, 0, "No space left on device")),
     cache=(Field("numbers", "float16"),),
     work=(Field("being encoded or waiting", "2"),),
-    team=ClusterView((Field("Redis answers in", "0.4 ms"),), ("vm:12", "vm:13"), (Queue("interactive", 4, "1.2 s"),)),
-    projects=(Project("3", ("no control",)), Project("1")),
+    cluster=ClusterView(
+        (Field("Redis answers in", "0.4 ms"),), ("vm:12", "vm:13"), (Queue("interactive", 4, "1.2 s"),)
+    ),
+    projects=(ProjectRow("3", ("no control",)), ProjectRow("1")),
     requests=(
-        Request("12:34:56", "click", "project 1, task 5", 2, "1.2 s", "embedding 1200, decoder 30"),
-        Request("12:00:00", "3 tasks", "", 0, "7.0 ms", "", ("no_context", "size_mismatch"), True),
+        RequestRow("12:34:56", "click", "project 1, task 5", 2, "1.2 s", "embedding 1200, decoder 30"),
+        RequestRow("12:00:00", "3 tasks", "", 0, "7.0 ms", "", ("no_context", "size_mismatch"), True),
     ),
 )
 FRESH = Status("loading the model", is_ready=False, speeds=(Speed("Warm clicks", "on known images"),))
@@ -174,7 +176,9 @@ def test_tiers_show_how_full_they_are_or_why_they_are_passed_over(page):
 
 
 def test_one_of_a_kind_is_told_in_the_singular(page):
-    found = page(replace(FULL, tiers=(Tier("memory", 1, "3 MB", 0.1, 4),), team=replace(FULL.team, workers=("vm:12",))))
+    found = page(
+        replace(FULL, tiers=(Tier("memory", 1, "3 MB", 0.1, 4),), cluster=replace(FULL.cluster, workers=("vm:12",)))
+    )
     assert "1 entry, 3 MB" in found.said("span")
     assert ("h3", "1 worker") in found.texts
 
@@ -191,7 +195,7 @@ def test_the_team_is_shown_where_there_is_one(page):
     assert ("code", "vm:12") in texts
     place = texts.index(("td", "interactive"))
     assert texts[place + 1 : place + 3] == [("td", "4"), ("td", "1.2 s")]
-    assert ("h2", "Work") in page(replace(FULL, team=None)).texts
+    assert ("h2", "Work") in page(replace(FULL, cluster=None)).texts
 
 
 def test_projects_show_what_their_labeling_config_lacks(page):
@@ -245,11 +249,11 @@ def test_every_word_of_a_status_is_shown_and_escaped(page):
             return replace(value, **{one.name: marked(getattr(value, one.name)) for one in fields(value) if one.init})
         return value
 
-    status = replace(FULL, team=replace(FULL.team, problems=(), headline=""))
+    status = replace(FULL, cluster=replace(FULL.cluster, problems=(), headline=""))
     text = re.sub(r"<script.*?</script>|<style>.*?</style>", "", str(page_text(marked(status))), flags=re.DOTALL)
     shown = {int(word) for word in re.findall(r"&lt;(\d+)&gt;", text)}
     hidden = set(range(next(number))) - shown
-    # Of a tier in trouble its use, and of the team's headline, which the status' own headline repeats.
+    # Of a tier in trouble its use, and of the cluster's headline, which the status' own headline repeats.
     assert len(hidden) == 3, hidden
 
 

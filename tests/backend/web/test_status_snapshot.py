@@ -12,6 +12,7 @@ from backend.metrics import Metrics
 from backend.settings import read
 from backend.shapes import KeyPoint, Rectangle
 from backend.types import ImageRef, Prediction, PredictRequest, PromptRegion, Region, Task
+from backend.web import readiness
 from backend.web.status import snapshot
 from backend.web.status.snapshot import SHOWN_PROJECTS, SHOWN_REQUESTS, StatusSources
 from backend.web.status.view import ClusterView, Problem
@@ -52,11 +53,11 @@ def metrics(clock):
 def sources(metrics, tiny_checkpoint):
     """Makes the parts of a process, as a test wants them."""
 
-    def sources(*, environ=KEY, work=None, decoder=("cpu", ""), stats=(), team=None):
+    def sources(*, environ=KEY, work=None, decoder=("cpu", ""), stats=(), cluster=None):
         device, failure = decoder
         return StatusSources(
             read(environ), tiny_checkpoint, work or FakeWork(), SimpleNamespace(device=device, failure=failure),
-            FakeStore(*stats), metrics, lambda: team, ByteBudget(1000),
+            FakeStore(*stats), metrics, lambda: cluster, ByteBudget(1000),
         )  # fmt: skip
 
     return sources
@@ -89,18 +90,19 @@ DOWN = ClusterView(problems=(Problem("Redis", "refused"),), headline="Redis does
     ({"work": work(is_ready=False)}, "loading the model", False),
     ({"decoder": ("", "no such device")}, "the model cannot be loaded", True),
     ({"work": work(is_ready=False, failure="no room")}, "the model cannot be loaded", True),
-    ({"work": work(is_ready=False), "team": DOWN}, "Redis does not answer", True),
-    ({"work": work(is_ready=False), "team": ClusterView()}, "looking for workers", False),
-    ({"decoder": ("", ""), "team": ClusterView()}, "loading the model", False),
+    ({"work": work(is_ready=False), "cluster": DOWN}, "Redis does not answer", True),
+    ({"work": work(is_ready=False), "cluster": ClusterView()}, "looking for workers", False),
+    ({"decoder": ("", ""), "cluster": ClusterView()}, "loading the model", False),
 ])  # fmt: skip
 def test_the_headline_says_what_it_waits_for(sources, changes, headline, is_broken):
-    status = snapshot.take(sources(**changes))
+    parts = sources(**changes)
+    status = snapshot.take(parts)
     assert (status.headline, status.is_ready, status.is_broken) == (headline, headline == "ready", is_broken)
-    assert snapshot.unready(sources(**changes)) == ("" if status.is_ready else headline)
+    assert readiness.obstacle(parts.work, parts.decoder, parts.cluster()) == ("" if status.is_ready else headline)
 
 
 def test_problems_come_with_the_worst_first(take):
-    status = take(environ={}, decoder=("", "no such device"), work=work(failure="no room"), team=DOWN)
+    status = take(environ={}, decoder=("", "no such device"), work=work(failure="no room"), cluster=DOWN)
     assert [one.subject for one in status.problems] == ["model", "model", "Redis", "API key"]
     assert "LABEL_STUDIO_API_KEY" in status.problems[-1].text
 
@@ -124,7 +126,7 @@ def test_warm_clicks_first_clicks_and_encodes_are_timed_apart(take, metrics):
 
 
 def test_with_redis_encodes_are_the_workers_to_tell(take):
-    assert [speed.name for speed in take(team=ClusterView()).speeds] == ["Warm clicks", "First clicks"]
+    assert [speed.name for speed in take(cluster=ClusterView()).speeds] == ["Warm clicks", "First clicks"]
 
 
 def test_requests_are_answered_had_nothing_to_answer_or_failed(take, metrics):

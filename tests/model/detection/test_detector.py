@@ -9,7 +9,7 @@ import yaml
 
 from model.detection.directory import read
 from model.detection.load import load_detector
-from model.detection.words import WordsError
+from model.detection.word_list import WordsError
 from model.weights import WeightsError
 from tests.support import detector_directories as directories
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 from model import DetectionModel, SamModel, create_model, segment_words
 from model.detection.types import Detection
-from model.detection.words import WordsError
+from model.detection.word_list import WordsError
 from model.paddlex.inputs import InputError, Picture
-from model.paddlex.words import select
+from model.paddlex.word_segmentation import select
 from model.types import Embedding
 from model.weights import WeightsError
 from tests.support import detector_directories as directories

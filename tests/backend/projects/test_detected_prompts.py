@@ -3,10 +3,10 @@
 import pytest
 
 from backend.errors import ConfigError, ImageError, Reason, RetryLater
-from backend.images.decode import Limits
+from backend.images.decode import PixelLimits
 from backend.images.fetch import Fetched
 from backend.labeling import config
-from backend.projects.words import Finder, of_labels, of_text
+from backend.projects.detected_prompts import WordDetector, of_labels, of_text
 from backend.segmentation.regions import region_id
 from backend.shapes import Brush
 from backend.types import Prediction, Region, Task
@@ -135,8 +135,8 @@ BOTH = controls('<Label value="Cat"/>', '<Label value="Person"/>')
 
 def segmented(detector, source, on=BOTH, task=TASK, **options):
     segmenter = FakeSegmenter()
-    finder = Finder(detector, WORDS, source, Limits(), options.get("min_score"), options.get("max_masks"))
-    return segmenter, finder.segmenting(segmenter, on, 7)(task)
+    detector = WordDetector(detector, WORDS, source, PixelLimits(), options.get("min_score"), options.get("max_masks"))
+    return segmenter, detector.segment_function(segmenter, on, 7)(task)
 
 
 def test_each_object_is_marked_once_with_its_label_and_keeps_the_detectors_score():

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import click
 
-from backend.composition import web
+from backend.composition import parts
 from backend.errors import ConfigError
-from backend.images.decode import Limits
+from backend.images.decode import PixelLimits
 from backend.label_studio.prediction_writer import PredictionWriter
 from backend.labeling import coco_prompts, config, task_prompts
 from backend.labeling.coco_prompts import CocoPrompts
 from backend.labeling.config_types import LabelConfig
 from backend.labeling.output_choice import Outputs
-from backend.labeling.task_prompts import Source
+from backend.labeling.task_prompts import PromptSource
+from backend.projects import detected_prompts, preannotate_loop, progress, sinks
 from backend.projects import engine as project_engine
-from backend.projects import preannotate, progress, sinks, words
-from backend.projects.engine import DEADLINE_S, Engine
-from backend.projects.preannotate import PreannotateContext
+from backend.projects.engine import IMAGE_WAIT_S, Engine
+from backend.projects.preannotate_loop import PreannotateContext
 from backend.projects.preannotate_options import EVERYTHING, Choice
 from backend.projects.report import RunReport, failures_about, recording_end
 from backend.projects.run import BatchRun
@@ -30,7 +30,7 @@ from model.automatic import AutomaticSettings, settings_for
 from model.weights import Checkpoint
 
 MAX_MASKS = 100
-"""Per image, with everything, by default."""
+"""Default of ``--max-masks`` with ``--from everything``."""
 
 DUPLICATES = "duplicates deleted"
 CROWDS = "boxes around crowds left out"
@@ -53,16 +53,16 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
     )
     if choice.names_objects:
-        source = web.image_source(settings, batch.client)
-        finder = words.finder(settings, batch.controls, source, choice, _say)
-        segment = finder.segmenting(segmenter, batch.controls, batch.project.id)
+        source = parts.image_source(settings, batch.client)
+        detector = detected_prompts.make_word_detector(settings, batch.controls, source, choice, _say)
+        segment = detector.segment_function(segmenter, batch.controls, batch.project.id)
     else:
         segment = _segment(segmenter, batch, choice, coco, outputs)
     batch.stop.listen()
     context = PreannotateContext(
         batch.client,
         segment,
-        needs_annotations=not {Source.BOXES.value, Source.KEYPOINTS.value}.isdisjoint(choice.sources),
+        needs_annotations=not {PromptSource.BOXES.value, PromptSource.KEYPOINTS.value}.isdisjoint(choice.sources),
         model_version=segmenter.model_version,
         retry=batch.retry,
         at_once=engine.at_once,
@@ -77,9 +77,9 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
             report = _store(batch, context)
     if coco is None:
         return report
-    is_full_run = not report.ended and not report.counts[preannotate.THERE]
-    if is_full_run and coco.has_asked(failure.task_id for failure in report.failures):
-        _report_unmet(coco.unmet)
+    is_full_run = not report.ended and not report.counts[preannotate_loop.THERE]
+    if is_full_run and coco.were_read(failure.task_id for failure in report.failures):
+        _report_images_without_task(coco.images_without_task)
     if coco.crowds:
         report.add(CROWDS, coco.crowds)
     report.failures += failures_about(None, coco.file.left_out)
@@ -89,7 +89,7 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
 def _store(batch: BatchRun, context: PreannotateContext) -> RunReport:
     writer = PredictionWriter(batch.client, batch.retry, batch.project)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
-        report = preannotate.run(batch.tasks, context, sinks.label_studio_sink(writer), batch.stop, shown)
+        report = preannotate_loop.run(batch.tasks, context, sinks.label_studio_sink(writer), batch.stop, shown)
     if report.ended:  # the next run deletes duplicates
         return report
     with recording_end(report, batch.stop):
@@ -101,12 +101,12 @@ def _store(batch: BatchRun, context: PreannotateContext) -> RunReport:
 
 def _draw(settings: Settings, batch: BatchRun, context: PreannotateContext, folder: Path) -> RunReport:
     folder.mkdir(parents=True, exist_ok=True)
-    source = web.image_source(settings, batch.client)
+    source = parts.image_source(settings, batch.client)
     fetch = sinks.retrying_fetch(source, batch.retry, batch.client.version)
-    limits = Limits(max_pixels=settings.max_image_pixels)
+    limits = PixelLimits(max_pixels=settings.max_image_pixels)
     sink = sinks.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
-        return preannotate.run(batch.tasks, context, sink, batch.stop, shown)
+        return preannotate_loop.run(batch.tasks, context, sink, batch.stop, shown)
 
 
 def _segment(
@@ -114,15 +114,15 @@ def _segment(
 ) -> Callable[[Task], Prediction]:
     controls, project_id = batch.controls, batch.project.id
     if EVERYTHING in choice.sources:
-        return lambda task: segmenter.segment_everything(task, controls, project_id, DEADLINE_S)
-    sources = {Source(name) for name in choice.sources}
+        return lambda task: segmenter.segment_everything(task, controls, project_id, IMAGE_WAIT_S)
+    sources = {PromptSource(name) for name in choice.sources}
 
     def segment(task: Task) -> Prediction:
         if coco is not None:
             prompts = coco.prompts(task, controls, outputs)
         else:
             prompts = task_prompts.read(task, sources, segmenter.model_version)
-        return segmenter.segment(task, prompts, controls, project_id, DEADLINE_S)
+        return segmenter.segment(task, prompts, controls, project_id, IMAGE_WAIT_S)
 
     return segment
 
@@ -170,7 +170,7 @@ def _read(path: Path) -> CocoPrompts:
     return coco
 
 
-def _report_unmet(images: Sequence[str]) -> None:
+def _report_images_without_task(images: Sequence[str]) -> None:
     if images:
         more = f" and {len(images) - SHOWN} more" if len(images) > SHOWN else ""
         _say(f"images of the COCO file with boxes that no task of this run shows: {', '.join(images[:SHOWN])}{more}")

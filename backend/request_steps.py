@@ -9,13 +9,13 @@ CHARACTERS = 100
 """Characters of text that count as one step."""
 
 
-class Budget:
+class StepLimit:
     """The remaining steps of one request; for use in one thread.
 
-    >>> budget = Budget(steps=10)
-    >>> budget.spend(steps=7, characters=300)
+    >>> step_limit = StepLimit(steps=10)
+    >>> step_limit.spend(steps=7, characters=300)
     >>> try:
-    ...     budget.spend()
+    ...     step_limit.spend()
     ... except RequestError as error:
     ...     print(error.reason)
     too_complex
@@ -25,14 +25,14 @@ class Budget:
         self._left = steps
 
     def spend(self, steps: int = 1, characters: int = 0) -> None:
-        """Take steps off the budget, before the work is done.
+        """Count steps, before the work is done.
 
         Args:
             steps: number of steps.
             characters: length of text to be processed; `CHARACTERS` of it are one step.
 
         Raises:
-            RequestError: the budget is exhausted (``too_complex``).
+            RequestError: the step limit is exceeded (``too_complex``).
         """
         self._left -= steps + characters // CHARACTERS
         if self._left < 0:

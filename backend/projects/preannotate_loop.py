@@ -66,7 +66,7 @@ class PreannotateContext:
     """What a run needs.
 
     Attributes:
-        tasks: Label Studio.
+        label_studio: Label Studio.
         segment: makes the prediction of a task from its prompts, or from other sources; raises `RetryLater` to be
             called again.
         needs_annotations: whether ``segment`` reads a task's annotations.
@@ -78,7 +78,7 @@ class PreannotateContext:
         ignores_stored: whether to make predictions as if none were stored; nothing is stored then.
     """
 
-    tasks: LabelStudio
+    label_studio: LabelStudio
     segment: Callable[[Task], Prediction]
     needs_annotations: bool
     model_version: str
@@ -138,13 +138,13 @@ class _Work:
         context, task_id = self._context, task.id
         assert task_id is not None
         try:
-            predictions = self._read(partial(context.tasks.predictions, task_id))
+            predictions = self._read(partial(context.label_studio.predictions, task_id))
             stored = () if context.ignores_stored else own(predictions.stored, context.model_version)
             if stored and not stored[-1].is_empty and not context.replaces:
                 return TaskOutcome(THERE)
             complete = replace(task, predictions=predictions.raw)
             if context.needs_annotations:
-                complete = replace(complete, annotations=self._read(partial(context.tasks.annotations, task_id)))
+                complete = replace(complete, annotations=self._read(partial(context.label_studio.annotations, task_id)))
         except RefusedError as error:
             if not error.is_gone:
                 raise
@@ -154,7 +154,7 @@ class _Work:
     def _predict(self, task_id: int, task: Task, stored: Sequence[StoredPrediction]) -> PendingPrediction | TaskOutcome:
         context = self._context
         context.retry.raise_if_stopped()
-        prediction = context.retry.call_for_image(partial(context.segment, task), context.tasks.version)
+        prediction = context.retry.call_for_image(partial(context.segment, task), context.label_studio.version)
         failures = failures_of(task, prediction)
         if not prediction.is_complete:  # the next run would skip a task with a stored prediction
             return TaskOutcome(failures=failures)

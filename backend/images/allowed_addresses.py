@@ -19,8 +19,8 @@ import httpx
 
 from backend.errors import AccessError, ImageError, Reason
 from backend.logs import without_credentials
-from backend.network import deadlines
-from backend.network.deadlines import DeadlineStream
+from backend.network import deadline_connections
+from backend.network.deadline_connections import DeadlineStream
 from backend.network.name_resolution import Resolver
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -205,9 +205,9 @@ class GuardedNetwork:
                 self._policy.check(host, port, address)
 
         with _valid_name(host):
-            return deadlines.connect(self._resolver, host, port, self._deadline, check)
+            return deadline_connections.connect(self._resolver, host, port, self._deadline, check)
 
-    def is_public(self, host: str, port: int) -> bool:
+    def goes_through_proxy(self, host: str, port: int) -> bool:
         """Whether a host is reached through a proxy: all addresses that its name resolves to here are public.
 
         Behind a firewall that requires a proxy, public names often resolve only at the proxy; so a name that does not
@@ -221,7 +221,7 @@ class GuardedNetwork:
         """
         try:
             with _valid_name(host):
-                addresses = deadlines.addresses(self._resolver, host, port, self._deadline)
+                addresses = deadline_connections.addresses(self._resolver, host, port, self._deadline)
         except httpcore.ConnectError:
             name, _, domain = host.rstrip(".").lower().rpartition(".")
             if not name or not domain[:1].isalpha() or domain in _PRIVATE_DOMAINS or ":" in host:
@@ -229,7 +229,7 @@ class GuardedNetwork:
             return True
         for address in addresses:
             self._policy.check(host, port, address)
-        return all(_is_public(_unwrapped(ipaddress.ip_address(one.partition("%")[0]))) for one in addresses)
+        return all(_is_public(_unwrapped(ipaddress.ip_address(address.partition("%")[0]))) for address in addresses)
 
 
 @contextmanager

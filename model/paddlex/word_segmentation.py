@@ -8,7 +8,7 @@ import numpy as np
 from model.automatic.boxes import non_maximum_suppression
 from model.detection.detector import Detector
 from model.detection.types import Detection
-from model.detection.words import check_words
+from model.detection.word_list import check_words
 from model.paddlex import inputs
 from model.paddlex.detection import DetectionModel, pixels_of
 from model.paddlex.inputs import Input, InputError, Picture

@@ -12,7 +12,7 @@ from backend.images import decode
 from backend.labeling import config, task_images
 from backend.labeling.config_types import LabelConfig
 from backend.labeling.task_prompts import TaskPrompts
-from backend.projects.engine import DEADLINE_S
+from backend.projects.engine import IMAGE_WAIT_S
 from backend.projects.preannotate_options import Choice
 from backend.segmentation.regions import region_id
 from backend.segmentation.tasks import TaskSegmenter
@@ -20,9 +20,9 @@ from backend.settings import Settings
 from backend.shapes import Rectangle
 from backend.types import ImageRef, Prediction, PromptRegion, Skipped, Task
 from model.detection.detector import Detector
-from model.detection.words import listing, spelling, split_text
+from model.detection.word_list import listing, spelling, split_text
 from model.paddlex.detection import open_detector
-from model.paddlex.words import select
+from model.paddlex.word_segmentation import select
 
 LONGEST_SIDE = 2666
 """Of the pictures that detectors get, in pixels: twice the longest side that any of them looks at."""
@@ -33,7 +33,7 @@ Words = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Finder:
+class WordDetector:
     """Looks for the same words on the images of many tasks; safe from many threads.
 
     Attributes:
@@ -47,11 +47,11 @@ class Finder:
     detector: Detector
     words: Words
     source: Source
-    limits: decode.Limits
+    limits: decode.PixelLimits
     min_score: float | None
     max_masks: int | None
 
-    def segmenting(
+    def segment_function(
         self, segmenter: TaskSegmenter, controls: LabelConfig, project_id: int
     ) -> Callable[[Task], Prediction]:
         """Return what makes a task's prediction, with the detector's scores, or raises `RetryLater`."""
@@ -68,7 +68,7 @@ class Finder:
                     skipped.append(Skipped("", error.reason, str(error)))
                     is_complete = is_complete and isinstance(error, RequestError)
             prompts = TaskPrompts(tuple(region for region, _ in boxes), tuple(skipped))
-            made = segmenter.segment(task, prompts, controls, project_id, DEADLINE_S)
+            made = segmenter.segment(task, prompts, controls, project_id, IMAGE_WAIT_S)
             scored = with_scores(made, {region.id: score for region, score in boxes})
             return replace(scored, is_complete=made.is_complete and is_complete)
 
@@ -109,7 +109,9 @@ def with_scores(prediction: Prediction, scores: Mapping[str, float]) -> Predicti
     return replace(prediction, result=result, score=sum(given) / len(given) if given else 0.0)
 
 
-def finder(settings: Settings, controls: LabelConfig, source: Source, choice: Choice, say: Say) -> Finder:
+def make_word_detector(
+    settings: Settings, controls: LabelConfig, source: Source, choice: Choice, say: Say
+) -> WordDetector:
     """Return what finds the words of a text, or without one the labels of a config, with the configured detector.
 
     It says which words the detector does not know and leaves them out.
@@ -127,8 +129,8 @@ def finder(settings: Settings, controls: LabelConfig, source: Source, choice: Ch
     if not words:
         raise ConfigError(f"expected words among the detector's classes, {listing(detector.classes or ())}; got none")
     detector.check(words)
-    limits = decode.Limits(max_pixels=settings.max_image_pixels)
-    return Finder(detector, words, source, limits, choice.min_score, choice.max_masks)
+    limits = decode.PixelLimits(max_pixels=settings.max_image_pixels)
+    return WordDetector(detector, words, source, limits, choice.min_score, choice.max_masks)
 
 
 def of_labels(controls: LabelConfig) -> Words:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.detection.words import WordsError, check_words, split_text
+from model.detection.word_list import WordsError, check_words, split_text
 
 
 @pytest.mark.parametrize(

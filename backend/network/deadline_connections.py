@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CONNECT_S = 8.0
-"""Longest time to connect to Label Studio; `DeadlineBackend.abort` cannot end it."""
+"""Longest time for a pooled connection to be made; `DeadlineBackend.abort` cannot end it."""
 
 SENT_BYTES = 1 << 16
 """How much is sent at a time; httpcore applies a timeout to each part of it that the system accepts."""
@@ -68,23 +68,23 @@ def connect(
         httpcore.ConnectError: there is no such host, or it does not answer.
         httpcore.ConnectTimeout: the deadline has passed.
     """
-    found = addresses(resolver, host, port, deadline)
+    candidates = addresses(resolver, host, port, deadline)
     failure: Exception = httpcore.ConnectError(f"no address for {host}")
-    for tried, address in enumerate(found):
+    for index, address in enumerate(candidates):
         try:
             check(address)
             # A share of the time each, so that an address that does not answer leaves time for the next.
-            share_s = _left(deadline, httpcore.ConnectTimeout) / (len(found) - tried)
+            share_s = _left(deadline, httpcore.ConnectTimeout) / (len(candidates) - index)
             return DeadlineStream(httpcore.SyncBackend().connect_tcp(address, port, share_s), deadline)
         except (AccessError, httpcore.ConnectError, httpcore.ConnectTimeout) as error:
             failure = error
     raise failure
 
 
-def _left(deadline: float, late: type[httpcore.TimeoutException]) -> float:
+def _left(deadline: float, timeout_error: type[httpcore.TimeoutException]) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise late("the deadline has passed")
+        raise timeout_error("the deadline has passed")
     return left
 
 
@@ -158,7 +158,7 @@ class DeadlineBackend(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """Connect until the deadline ``timeout``; see `connect`."""
-        stream = connect(self._resolver, host, port, min(_given(timeout), time.monotonic() + CONNECT_S))
+        stream = connect(self._resolver, host, port, min(_required(timeout), time.monotonic() + CONNECT_S))
         with self._lock:
             self._streams.add(stream)
             is_aborted = self._is_aborted
@@ -184,17 +184,17 @@ class _PooledStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        self._stream.deadline = _given(timeout)
+        self._stream.deadline = _required(timeout)
         return self._stream.receive(max_bytes)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.deadline = _given(timeout)
+        self._stream.deadline = _required(timeout)
         self._stream.send(buffer)
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        self._stream.deadline = _given(timeout)
+        self._stream.deadline = _required(timeout)
         self._stream.start_tls(ssl_context, server_hostname or "")
         return self
 
@@ -205,6 +205,6 @@ class _PooledStream(httpcore.NetworkStream):
         return self._stream.info(info)
 
 
-def _given(deadline: float | None) -> float:
+def _required(deadline: float | None) -> float:
     assert deadline is not None  # see `DeadlineBackend`
     return deadline

@@ -16,10 +16,10 @@ from backend.label_studio.prediction_writer import PredictionWriter
 from backend.label_studio.task_iterator import ProjectTasks
 from backend.labeling import config as labeling_config
 from backend.labeling import task_prompts
-from backend.labeling.task_prompts import Source
+from backend.labeling.task_prompts import PromptSource
 from backend.metrics import Metrics
-from backend.projects import preannotate, sinks
-from backend.projects.preannotate import GONE, MADE, NOTHING, SAME, THERE, PreannotateContext
+from backend.projects import preannotate_loop, sinks
+from backend.projects.preannotate_loop import GONE, MADE, NOTHING, SAME, THERE, PreannotateContext
 from backend.projects.sinks import OverlayFolder
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
@@ -53,7 +53,7 @@ class Run:
         self.folder, self.config = folder, config
         self.project, self.source = FakeProject(config), FakeSource()
         self.encoder, self.decoder = FakeEncoder(), FakeDecoder()
-        self.sources, self.stop, self.done = {Source.BOXES}, threading.Event(), 0
+        self.sources, self.stop, self.done = {PromptSource.BOXES}, threading.Event(), 0
         self.automatic, self.lasts_s, self.image_s, self.dry_run = None, 600.0, 10.0, None
 
     def add(self, *regions, uri=None, data=None, **more):
@@ -80,7 +80,7 @@ class Run:
         means = PreannotateContext(
             store,
             segment,
-            not {Source.BOXES, Source.KEYPOINTS}.isdisjoint(self.sources),
+            not {PromptSource.BOXES, PromptSource.KEYPOINTS}.isdisjoint(self.sources),
             VERSION,
             patience,
             at_once=3,
@@ -92,10 +92,10 @@ class Run:
         sink = sinks.label_studio_sink(writer)
         if self.dry_run is not None:
             fetch = sinks.retrying_fetch(self.source, patience, store.version)
-            sink = OverlayFolder(self.dry_run, fetch, images_decode.Limits(), controls, PROJECT)
+            sink = OverlayFolder(self.dry_run, fetch, images_decode.PixelLimits(), controls, PROJECT)
         tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
         try:
-            tally = preannotate.run(tasks, means, sink, self.stop, self)
+            tally = preannotate_loop.run(tasks, means, sink, self.stop, self)
         finally:
             embeddings.close()
         if tidies and self.dry_run is None:
@@ -157,13 +157,13 @@ def test_the_labeling_config_says_what_masks_are_drawn_as(make):
 def test_points_are_prompts_where_they_are_asked_for(run):
     task = run.add(point())
     assert counts(run()) == {NOTHING: 1}
-    run.sources = {Source.KEYPOINTS}
+    run.sources = {PromptSource.KEYPOINTS}
     assert counts(run()) == {MADE: 1}
     assert [region["value"]["brushlabels"] for region in run.regions(task)] == [["Dog"]]
 
 
 def test_another_models_predictions_are_prompts_and_annotations_not_even_read(run):
-    run.sources = {Source.PREDICTIONS}
+    run.sources = {PromptSource.PREDICTIONS}
     task = run.add()
     run.project.store(task, "detector@1", [box()])
     assert counts(run()) == {MADE: 1}
@@ -302,7 +302,7 @@ def test_boxes_that_are_lost_are_told_with_their_number_and_why(run):
 
 def test_of_many_different_words_about_a_task_the_first_are_told_and_the_others_counted():
     skipped = tuple(Skipped(str(n), Reason.UNKNOWN_LABEL, f"no\nlabel {n // 2}") for n in range(10))
-    [failure] = preannotate.failures_of(Task(1, {}), Prediction((), 0.0, VERSION, skipped=skipped))
+    [failure] = preannotate_loop.failures_of(Task(1, {}), Prediction((), 0.0, VERSION, skipped=skipped))
     assert failure.text == (
         "no label 0 (2 times) (id 0, 1); no label 1 (2 times) (id 2, 3); no label 2 (2 times) (id 4, 5); and 4 more"
     )

@@ -1,0 +1,138 @@
+"""Builds the parts that web processes, workers and runs over projects share, as the settings say."""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from backend import paddle_import
+from backend.cluster.worker import Worker
+from backend.composition import cluster
+from backend.concurrency.byte_budget import ByteBudget, Use
+from backend.embeddings.content_index import ContentIndex
+from backend.embeddings.content_records import ContentDatabase
+from backend.embeddings.encode import Encoder, EncodeSpec
+from backend.embeddings.local import LocalEmbeddings
+from backend.embeddings.stores import EmbeddingStore, Shape
+from backend.images.allowed_addresses import AddressPolicy, Origin
+from backend.images.decode import PixelLimits
+from backend.images.fetch import FetchLimits, ImageSource, Route
+from backend.images.http.connections import Proxy
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import LabelStudioHttp
+from backend.metrics import Metrics
+from backend.settings import MB, Settings
+from model.paddlex.model import find_weights
+from model.transforms import preprocess
+from model.weights import Checkpoint, in_order, merge, read
+from model.weights.catalogue import NAMED, SOURCES
+from model.weights.download import default_folder, downloaded
+
+logger = logging.getLogger(__name__)
+
+
+def read_weights(settings: Settings) -> Checkpoint:
+    """Read the configured weights: a published model's name, a path, or two of either to be merged, ``A,B`` or ``B,A``.
+
+    Raises:
+        WeightsError: they do not exist, or are not those of a SAM network.
+    """
+    checkpoints = []
+    for name in (part.strip() for part in settings.weights.split(",")):
+        is_path = name not in NAMED and Path(name).exists()  # a directory ./demo hides no model
+        checkpoints.append(read(name) if is_path else read(_published(name, settings.model_dir), name))
+    first, *others = sorted(checkpoints, key=in_order)
+    for other in others:
+        first = merge(first, other)
+    return first
+
+
+def _published(name: str, folder: Path | None) -> Path:
+    """Return the path of a published model's weights, after downloading them if necessary, which takes minutes."""
+    folder = folder or default_folder()
+    if name in SOURCES and downloaded(name, folder) is None:
+        logger.info("event=downloading weights=%s folder=%s", name, folder)
+    return find_weights(name, folder, own="PADDLE_SAM_WEIGHTS takes the path of weights that you have")
+
+
+def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
+    """Build a worker, which loads the encoder and connects when it runs.
+
+    Args:
+        settings: the settings to build it from, with ``redis_url`` set.
+        checkpoint: the weights, as `read_weights` returned them.
+    """
+    label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
+    return cluster.worker(
+        settings,
+        encode_spec(settings, checkpoint),
+        partial(image_source, settings, label_studio),
+        lambda: load_encoder(checkpoint, settings.device),
+        embedding_shape(checkpoint),
+    )
+
+
+def image_source(settings: Settings, label_studio: LabelStudio, budget: ByteBudget | None = None) -> ImageSource:
+    """Return the source that fetches images, within the limits and addresses that the settings allow."""
+    return ImageSource(
+        label_studio.http,
+        AddressPolicy(Origin.of(settings.label_studio_url), settings.allowed_hosts),
+        FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s),
+        public_url=settings.label_studio_public_url,
+        local_files_root=settings.local_files_root,
+        route=Route(proxy=None if settings.image_proxy is None else Proxy.of(settings.image_proxy.value)),
+        budget=budget or byte_budget(settings),
+    )
+
+
+def byte_budget(settings: Settings) -> ByteBudget:
+    """Return the memory for bodies, ``data:`` addresses and files; one of the largest size of each always fits."""
+    body = settings.max_body_mb * MB
+    return ByteBudget(
+        settings.buffer_bytes, {Use.BODIES: body, Use.ADDRESSES: body, Use.FILES: settings.max_image_bytes}
+    )
+
+
+def local_embeddings(
+    settings: Settings,
+    checkpoint: Checkpoint,
+    source: ImageSource,
+    load_encoder: Callable[[], Encoder],
+    store: EmbeddingStore,
+    metrics: Metrics,
+    budget: ByteBudget,
+) -> LocalEmbeddings:
+    """Return embeddings made in this process; what lies at an address is kept beside those on disk, if any are."""
+    database = ContentDatabase(settings.cache_dir / "contents.db", settings.label_studio_url)
+    contents = ContentIndex(database=database if settings.disk_cache_mb else None)
+    return LocalEmbeddings(source, load_encoder, encode_spec(settings, checkpoint), store, metrics, contents, budget)
+
+
+def encode_spec(settings: Settings, checkpoint: Checkpoint) -> EncodeSpec:
+    """Return how image files become embeddings of these weights."""
+    config = checkpoint.config
+    return EncodeSpec(
+        checkpoint.model_version,
+        partial(preprocess, config=config),
+        PixelLimits(settings.max_image_pixels, model_side=config.image_size, keeps_shape=config.keeps_shape),
+        settings.embedding_dtype,
+    )
+
+
+def embedding_shape(checkpoint: Checkpoint) -> Shape:
+    """Return the shape of these weights' embeddings, (C, H, W)."""
+    side = checkpoint.config.embedding_size
+    return checkpoint.config.prompt_embed_dim, side, side
+
+
+def load_encoder(checkpoint: Checkpoint, device: str) -> Encoder:
+    """Load the encoder and log how long it took."""
+    with paddle_import.sigterm_guard():
+        from model import build  # here: Paddle must not be imported before a fork
+
+    start = time.monotonic()
+    encoder = build.load_encoder(checkpoint, device)
+    took = time.monotonic() - start
+    logger.info("event=encoder_loaded model=%s device=%s s=%.1f", encoder.model_version, encoder.device, took)
+    return encoder
