@@ -118,7 +118,7 @@ class Reason(str, Enum):
         "see whether the file is still there, and the task's data spells its address right")
     IMAGE_TOO_LARGE = ("image_too_large", Kind.FAILURE,
         "the image is beyond the limits",
-        "use smaller images or the format that the log names, or raise PADDLE_SAM_MAX_IMAGE_BYTES or _PIXELS")
+        "use smaller images, or raise PADDLE_SAM_MAX_IMAGE_BYTES or PADDLE_SAM_MAX_IMAGE_PIXELS, as the log says")
     IMAGE_UNREADABLE = ("image_unreadable", Kind.FAILURE,
         "image data is damaged or missing, or it is no image",
         "open its address in a browser; if nothing shows, give another image")

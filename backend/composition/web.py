@@ -92,10 +92,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     _watch_memory(budget, metrics)
     background = BackgroundTasks()
     policy = ClickPolicy(
-        settings.predict_budget_s,
-        settings.output_preference,
-        settings.prefetch_tasks,
-        settings.max_image_pixels,
+        settings.predict_budget_s, settings.output_preference, settings.prefetch_tasks, settings.max_image_pixels
     )
     next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
     masks = MaskService(decoder, metrics, DECODES_AT_ONCE, wait_for_decoder=decoder.wait)
