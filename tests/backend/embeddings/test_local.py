@@ -789,22 +789,29 @@ def test_few_images_are_decoded_at_a_time(setup):
 
 
 def test_a_click_does_not_wait_for_background_images_that_wait_to_be_decoded(setup):
-    order, may_go_on = [], threading.Event()
+    order, finished, has_begun = [], threading.Semaphore(0), threading.Event()
 
     def preprocess(pixels):
         order.append(tuple(pixels[0, 0]))
-        assert may_go_on.wait(SOON_S)
+        assert finished.acquire(timeout=SOON_S)
         return ModelInput(pixels, pixels.shape[:2])
+
+    def click():
+        has_begun.set()
+        preprocessor.prepare(png(RED), KEY, Priority.INTERACTIVE)
 
     preprocessor = Preprocessor(EncodeSpec("fake@00000000", preprocess), setup.metrics)
     with ThreadPoolExecutor(9) as pool:
         futures = [pool.submit(preprocessor.prepare, png((0, 0, number)), KEY, Priority.BULK) for number in range(8)]
         eventually(lambda: len(order) == DECODED_AT_ONCE)
-        futures.append(pool.submit(preprocessor.prepare, png(RED), KEY, Priority.INTERACTIVE))
-        time.sleep(0.1)  # until the click waits
-        may_go_on.set()
+        futures.append(pool.submit(click))
+        assert has_begun.wait(SOON_S)
+        time.sleep(0.5)  # until the click waits for its place
+        finished.release()  # one place becomes free
+        eventually(lambda: len(order) == DECODED_AT_ONCE + 1)
+        finished.release(8)
         wait(futures)
-    assert RED in order[: 2 * DECODED_AT_ONCE]
+    assert order[DECODED_AT_ONCE] == RED
 
 
 # The end
