@@ -112,14 +112,8 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
 
     sources = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, view, budget)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
-    app = create_app(
-        segmenter,
-        metrics,
-        lambda: snapshot.take(sources),
-        access,
-        lambda: readiness.obstacle(embeddings, decoder, view()),
-        SAMPLES if settings.try_page else None,
-    )
+    show, unready = partial(snapshot.take, sources), lambda: readiness.obstacle(embeddings, decoder, view())
+    app = create_app(segmenter, metrics, show, access, unready, SAMPLES if settings.try_page else None)
     app.config[BODIES] = Bodies(access.max_body_bytes, budget)
     return Service(app, segmenter, metrics, start, close)
 
