@@ -62,12 +62,14 @@ def test_a_body_takes_less_than_a_second_and_is_answered_with_little(service, na
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_takes_less_memory_than_promised(service, name):
+    BODIES[name][1]()  # builds the body's pictures, which are cached, outside the measurement
     with memory_of_at_most(MOST_MB):
         post(service, name)
 
 
 @pytest.mark.parametrize("name", ["/predict many small polygons", "/predict large masks"])
 def test_the_heaviest_bodies_take_less_memory_than_promised(service, name):
+    BODIES[name][1]()
     with memory_of_at_most(MOST_MB):
         post(service, name)
 
