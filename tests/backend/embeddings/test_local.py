@@ -748,7 +748,7 @@ def test_images_are_fetched_and_decoded_while_one_is_encoded(setup, embeddings):
     with ThreadPoolExecutor(4) as pool:
         for name in ("red", "blue", "green", "gray"):
             pool.submit(embeddings.ensure, ref(name))
-        eventually(lambda: embeddings.encoding == 4)
+        eventually(lambda: embeddings.encoding == 4 and setup.encoder.running.is_set())
         assert (len(setup.source.asked), setup.encoder.calls) == (4, 1)
         setup.encoder.gate.set()
 
