@@ -103,7 +103,7 @@ def bench() -> Iterator[tuple[Bench, HttpServer]]:
 
 
 def _decoder(service: web.Service) -> Decoder:
-    return service.segmenter._pipeline.masks._decoder._loaded().__self__
+    return service.segmenter._pipeline.masks._decoder.start().result().__self__
 
 
 def click_on(images: HttpServer, seed: int, size: tuple[int, int], saved_masks: int = 0) -> bytes:
