@@ -82,11 +82,11 @@ class WordDetector:
         finally:
             fetched.release()
         height, width = picture.pixels.shape[:2]
-        found = select(
+        detections = select(
             self.detector.detect(picture.pixels, self.words, self.min_score), (height, width), self.max_masks
         )
         boxes = []
-        for number, detection in enumerate(found):
+        for number, detection in enumerate(detections):
             x1, y1, x2, y2 = detection.box
             shape = Rectangle(100 * x1 / width, 100 * y1 / height, 100 * (x2 - x1) / width, 100 * (y2 - y1) / height)
             name, label = f"words:{to_name}:{ref.item_index}:{number}", self.words[detection.label]

@@ -1,19 +1,15 @@
 """``preannotate --from labels`` and ``--from text`` as commands: what they store, refuse, and leave when killed."""
 
-import os
 import time
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from backend.cli.main import main
 from backend.protocol import rle
 from tests.support import detector_directories as directories
 from tests.support.fake_project import PROJECT, FakeProject
 from tests.support.fake_project_server import FakeProjectServer
-from tests.support.fakes import LEGACY_TOKEN
-from tests.support.processes import commands, environment
+from tests.support.processes import commands
 from tests.support.scenes import iou, scene_file
 from tests.support.wire_bodies import CONFIG
 
@@ -40,29 +36,9 @@ def server():
 
 
 @pytest.fixture
-def settings(server, weights, tmp_path):
-    return {
-        "LABEL_STUDIO_URL": server.url,
-        "LABEL_STUDIO_API_KEY": LEGACY_TOKEN,
-        "PADDLE_SAM_WEIGHTS": weights,
-        "PADDLE_SAM_CACHE_DIR": str(tmp_path / "cache"),
-        "PADDLE_SAM_DEVICE": "cpu",
-    }
-
-
-@pytest.fixture
-def call(settings, monkeypatch):
+def call(call):
     """Run ``preannotate`` in this process."""
-
-    def call(*arguments, **changes):
-        for name in [name for name in os.environ if name not in environment()]:
-            monkeypatch.delenv(name)
-        for name, value in (environment() | settings | changes).items():
-            monkeypatch.setenv(name, value)
-        given = ["preannotate", "--project", str(PROJECT), *arguments]
-        return CliRunner().invoke(main, given, catch_exceptions=False)
-
-    return call
+    return lambda *arguments, **changes: call("preannotate", "--project", str(PROJECT), *arguments, **changes)
 
 
 def fill(server, count):
