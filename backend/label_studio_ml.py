@@ -129,7 +129,7 @@ class MlBackendAdapter:
             ValueError: a setting or the weights cannot be used; Label Studio shows this when the model is connected.
             OSError: the weights cannot be read.
         """
-        version = self.service.get().segmenter.model_version
+        version = self.service.get().segmenter.version_of(messages.parse_project(getattr(self, "project_id", None)))
         if self.get("model_version") != version:  # each call of set writes to a database
             self.set("model_version", version)
 

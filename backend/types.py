@@ -135,12 +135,14 @@ class WebhookEvent:
         project_id: the project's id, None where the caller gave none.
         label_config: the project's labeling config, empty where the event does not carry it.
         tasks: the tasks it is about, with their data where the event carries them.
+        annotations: how many annotations were submitted in the project; 0 where the event does not say.
     """
 
     action: str
     project_id: int | None = None
     label_config: str = ""
     tasks: tuple[Task, ...] = ()
+    annotations: int = 0
 
 
 class Priority(IntEnum):

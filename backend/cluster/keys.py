@@ -75,6 +75,24 @@ class Keys:
         return f"{self.prefix}:{self.model}:{priority.name.lower()}"
 
     @property
+    def documents(self) -> str:
+        """Key of the records of all projects' decoders, and the states of their trainings, by project and name."""
+        return f"{self.prefix}:decoders"
+
+    def decoder(self, project_id: int) -> str:
+        """Key of the file of a project's active decoder."""
+        return f"{self.prefix}:decoder:{project_id}"
+
+    def training(self, project_id: int) -> str:
+        """Key of the lease of the worker that trains a project's decoder."""
+        return f"{self.prefix}:lease:training:{project_id}"
+
+    @property
+    def trainings(self) -> str:
+        """Name of the RQ queue of trainings."""
+        return f"{self.prefix}:{self.model}:training"
+
+    @property
     def events(self) -> str:
         """Channel on which workers publish completion events."""
         return f"{self.prefix}:{self.model}:notices"

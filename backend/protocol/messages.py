@@ -73,6 +73,7 @@ class _Setup(msgspec.Struct):
 class _Project(msgspec.Struct):
     id: object = None
     label_config: object = None
+    total_annotations_number: object = None
 
 
 class _Annotation(msgspec.Struct):
@@ -112,7 +113,7 @@ def parse_predict(body: bytes) -> PredictRequest:
         context, skipped = _context(request)
     return PredictRequest(
         tasks=tuple(map(_task, request.tasks or ())),
-        project_id=_project_id(request.project),
+        project_id=parse_project(request.project),
         label_config=json_fields.text(request.label_config),
         context=context,
         skipped=skipped,
@@ -128,7 +129,7 @@ def parse_setup(body: bytes) -> SetupRequest:
     setup = _decode(body, _Setup)
     token = json_fields.text(setup.access_token)
     return SetupRequest(
-        project_id=_project_id(setup.project),
+        project_id=parse_project(setup.project),
         label_config=json_fields.text(setup.schema),
         hostname=json_fields.text(setup.hostname),
         access_token=Secret(token) if token else None,
@@ -149,9 +150,10 @@ def parse_webhook(body: bytes) -> WebhookEvent:
         tasks = (Task(task_id),) if task_id is not None else ()
     return WebhookEvent(
         action=json_fields.text(event.action),
-        project_id=_project_id(project.id if isinstance(project, _Project) else project),
+        project_id=parse_project(project.id if isinstance(project, _Project) else project),
         label_config=json_fields.text(project.label_config) if isinstance(project, _Project) else "",
         tasks=tasks,
+        annotations=json_fields.whole(project.total_annotations_number) or 0 if isinstance(project, _Project) else 0,
     )
 
 
@@ -250,7 +252,7 @@ def _task(entry: _Task | _Other) -> Task:
     return Task(task_id, entry.data, entry.annotations, entry.drafts, entry.predictions)
 
 
-def _project_id(project: object) -> int | None:
+def parse_project(project: object) -> int | None:
     """Return the id in ``1.1795380049`` (id and creation time), or in a plain 1."""
     first = project.partition(".")[0] if isinstance(project, str) else project
     if isinstance(first, str):

@@ -21,7 +21,7 @@ from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.request_steps import StepLimit
 from backend.segmentation import planning
-from backend.segmentation.decoding import MaskService
+from backend.segmentation.decoding import Decoder, MaskService
 from backend.segmentation.planning import PromptPlan, Rules
 from backend.shapes import KeyPoint, ShapeKind
 from backend.types import ImageRef, ObjectPrompt, Prediction, Priority, PromptRegion, Region, Skipped, Task
@@ -50,6 +50,7 @@ class Job:
         task: its data names the images.
         project_id: the task's project.
         rules: how its prompts are read.
+        decoder: answers its prompts, all with the same weights.
         priority: of its images, where they are not cached.
         deadline: until when to answer, in seconds on the monotonic clock.
         image_s: longest wait for the embedding of one image; None uses cached embeddings only.
@@ -60,6 +61,7 @@ class Job:
     task: Task
     project_id: int | None
     rules: Rules
+    decoder: Decoder
     priority: Priority
     deadline: float = math.inf
     image_s: float | None = math.inf
@@ -155,9 +157,9 @@ class Pipeline:
                 if not is_first and job.left_s < 0:
                     raise RetryLater("there was no time for all objects", Reason.BUDGET_EXCEEDED)
                 bulk_slot = self.bulk_slot.slot(job.left_s) if job.priority is Priority.BULK else nullcontext()
-                with bulk_slot, self.masks.slot(job.deadline):
+                with bulk_slot, self.masks.slot(job.decoder, job.deadline):
                     job.check()
-                    masks = self.masks.decode([prompt for prompt, _ in batch], embedding)
+                    masks = self.masks.decode(job.decoder, [prompt for prompt, _ in batch], embedding)
                     for (prompt, output), (mask, score) in zip(batch, masks, strict=True):
                         regions += self.masks.draw(mask, prompt, output, score)
             except RetryLater as error:

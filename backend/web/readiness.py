@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from backend.segmentation.lazy_decoder import LazyDecoder
+from backend.decoders.lazy_decoder import LazyDecoder
 from backend.web.status.view import ClusterView
 
 

@@ -47,6 +47,9 @@ class FakeDecoder:
         self.gate = threading.Event()
         self.gate.set()
 
+    def wait(self, within_s):
+        """It is loaded."""
+
     @property
     def prompts(self):
         return [prompt for _, prompts in self.calls for prompt in prompts]
@@ -126,7 +129,7 @@ class Service:
         self.embeddings = LocalEmbeddings(
             self.source, lambda: self.encoder, fake_spec(VERSION), MemoryStore(10 * MB), self.metrics
         )
-        self.drawing = MaskService(self.decoder, self.metrics, decodes_at_once=4)
+        self.drawing = MaskService(lambda _: self.decoder, self.metrics, decodes_at_once=4)
         self.tasks = TaskSegmenter(self.drawing, self.embeddings)
         self.clock = FakeClock()
         self.claims, self.later = RecentlyAnswered(self.clock), later

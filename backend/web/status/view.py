@@ -126,10 +126,21 @@ class Cause:
 
 @dataclass(frozen=True)
 class ProjectRow:
-    """A project that was opened or connected, and the problems of its labeling config."""
+    """A project that was opened or connected, or has a decoder of its own.
+
+    Attributes:
+        name: its number.
+        problems: of its labeling config, and of its decoder.
+        config: what its labeling config can do; empty if it has problems.
+        decoder: which decoder serves it; empty for the base's.
+        training: the state of its last training; empty if there was none.
+    """
 
     name: str
     problems: tuple[str, ...] = ()
+    config: str = "can be answered"
+    decoder: str = ""
+    training: str = ""
 
 
 @dataclass(frozen=True)
