@@ -186,14 +186,15 @@ def _cache(sources: StatusSources) -> tuple[Field, ...]:
 def _projects(sources: StatusSources) -> tuple[ProjectRow, ...]:
     opened, refused = sources.metrics.configs.by_project(), sources.decoders.problems
     records, trainings = sources.decoders.records, sources.trainings.all()
-    numbers: list[int | None] = [*reversed(opened), *records, *trainings]
-    projects = [
+    projects = [ProjectRow("unnamed", opened[None])] if None in opened else []
+    numbers = [*(number for number in reversed(list(opened)) if number is not None), *records, *trainings]
+    projects += [
         ProjectRow(
-            "unnamed" if number is None else str(number),
+            str(number),
             (*opened.get(number, ()), *((refused[number],) if number in refused else ())),
             "can be answered" if number in opened else "not opened since the start",
-            "" if number is None else _decoder(records.get(number, Record()), number in refused),
-            "" if number is None else _training(trainings.get(number, Training()), sources.trainings.now()),
+            _decoder(records.get(number, Record()), number in refused),
+            _training(trainings.get(number, Training()), sources.trainings.now()),
         )
         for number in dict.fromkeys(numbers)
     ]
