@@ -67,17 +67,17 @@ class Service:
         app: the WSGI application.
         segmenter: answers requests, for callers without HTTP.
         metrics: counts and times.
-        on_event: starts the training that a webhook's event asks for.
         start: starts loading the model in the background; after a fork, not before.
         close: stops the threads, after finishing the work in progress.
+        on_event: starts the training that a webhook's event asks for.
     """
 
     app: Flask
     segmenter: Segmenter
     metrics: Metrics
-    on_event: Callable[[WebhookEvent], None]
     start: Callable[[], None]
     close: Callable[[], None]
+    on_event: Callable[[WebhookEvent], None] = lambda event: None
 
 
 def build(settings: Settings, checkpoint: Checkpoint) -> Service:
@@ -126,7 +126,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     on_event = TrainingTrigger(decoders.trainings, decoders.log, settings.finetune_every).on_event
     app = create_app(segmenter, metrics, show, access, unready, SAMPLES if settings.try_page else None, on_event)
     app.config[BODIES] = Bodies(access.max_body_bytes, budget)
-    return Service(app, segmenter, metrics, on_event, start, close)
+    return Service(app, segmenter, metrics, start, close, on_event)
 
 
 def _retrieval(

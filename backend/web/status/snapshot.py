@@ -192,7 +192,7 @@ def _projects(sources: StatusSources) -> tuple[ProjectRow, ...]:
         ProjectRow(
             str(number),
             (*opened.get(number, ()), *((refused[number],) if number in refused else ())),
-            "can be answered" if number in opened else "not opened since the start",
+            number in opened,
             _decoder(records.get(number, Record()), number in refused),
             _training(trainings.get(number, Training()), sources.trainings.now()),
         )

@@ -131,14 +131,14 @@ class ProjectRow:
     Attributes:
         name: its number.
         problems: of its labeling config, and of its decoder.
-        config: what its labeling config can do; empty if it has problems.
+        is_opened: whether it was opened or connected since the start.
         decoder: which decoder serves it; empty for the base's.
         training: the state of its last training; empty if there was none.
     """
 
     name: str
     problems: tuple[str, ...] = ()
-    config: str = "can be answered"
+    is_opened: bool = True
     decoder: str = ""
     training: str = ""
 

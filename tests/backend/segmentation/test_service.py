@@ -286,10 +286,10 @@ class ForgetfulDecoder:
     def __init__(self):
         self.model_version, self.takes_s, self.before = VERSION, 0.0, lambda: None
         self.drawn, self.drawn_bytes = [], []
+        self._masks = weakref.WeakSet()
 
     def wait(self, within_s):
         """It is loaded."""
-        self._masks = weakref.WeakSet()
 
     def decode(self, embedding, prompts, multimask_output=None):
         self.before()

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from backend.concurrency.byte_budget import ByteBudget
-from backend.embeddings.local import LocalEmbeddings
 from backend.decoders.folder import DecoderFolder
 from backend.decoders.project_decoders import ProjectDecoders
 from backend.decoders.training import TrainingLog
+from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import MemoryStore, StoreStats
 from backend.errors import BackendError, Reason
 from backend.metrics import Metrics
