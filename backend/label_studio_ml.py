@@ -156,7 +156,7 @@ class MlBackendAdapter:
         return self._response(predictions)
 
     def fit(self, *args: object, **_kwargs: object) -> None:
-        """Start the training of the project's decoder, under 2.x, where an event asks for it: the button Start training.
+        """Start the training of the project's decoder where an event of 2.x asks for it, as *Start training* does.
 
         Returns None rather than an empty dict, which 1.x would store as the result of a training and raise the model
         version with every annotation.

@@ -168,7 +168,7 @@ class Recorder:
     """A segmenter that keeps its requests."""
 
     def __init__(self, segmenter):
-        self.segmenter, self.requests, self.model_version = segmenter, [], segmenter.model_version
+        self.segmenter, self.requests, self.version_of = segmenter, [], segmenter.version_of
 
     def predict(self, request):
         self.requests.append(request)
