@@ -88,7 +88,17 @@ def _change(project: int, change: "Callable[[Record], Record]") -> None:
     with _folder() as folder:
         if not folder.record(project).digests:
             raise ValueError(f"project {project}: expected one with fine-tuned decoders, got none in {folder.root}")
-        record = folder.change(project, change)
+
+        def checked(record: "Record") -> "Record":
+            after = change(record)
+            if after.active is not None and not folder.has(project, after.active):
+                raise ValueError(
+                    f"decoder {after.active[:8]}: expected its file in {folder.root}, got none; "
+                    "run this on a machine where it has served"
+                )
+            return after
+
+        record = folder.change(project, checked)
         click.echo(_line(folder, project, record, record.active).removeprefix("* "))
 
 

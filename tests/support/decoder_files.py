@@ -10,6 +10,7 @@ from model.weights import decoder_weights
 from model.weights.checkpoint import Checkpoint
 from model.weights.decoder_weights import DecoderInfo, TrainingFigures
 
+ROOT = Path(__file__).parents[2]
 PROJECT = 1  # what `tests.support.wire_bodies.click` asks about
 
 
@@ -27,5 +28,5 @@ def decoder_file(base: Checkpoint, seed: int = 1, project: int = PROJECT, gain: 
 def training_program(folder: Path, body: str) -> tuple[str, ...]:
     """Return a command that runs ``body`` in place of ``python -m backend finetune``; it takes ``--project N``."""
     path = folder / "training.py"
-    path.write_text(textwrap.dedent(body))
+    path.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{textwrap.dedent(body)}")
     return sys.executable, str(path)
