@@ -9,7 +9,7 @@ from backend.cli.main import main
 from backend.decoders.folder import DecoderFolder
 from tests.support.checkpoints import random_checkpoint
 from tests.support.decoder_files import decoder_file
-from tests.support.redis_server import needs_redis, redis_module_server, redis_server  # noqa: F401 - fixtures
+from tests.support.redis_server import needs_redis
 
 BASE = random_checkpoint()
 
