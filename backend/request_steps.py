@@ -25,11 +25,7 @@ class StepLimit:
         self._left = steps
 
     def spend(self, steps: int = 1, characters: int = 0) -> None:
-        """Count steps, before the work is done.
-
-        Args:
-            steps: number of steps.
-            characters: length of text to be processed; `CHARACTERS` of it are one step.
+        """Count steps before the work is done, and a step for each `CHARACTERS` characters of text to be processed.
 
         Raises:
             RequestError: the step limit is exceeded (``too_complex``).

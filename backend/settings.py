@@ -51,11 +51,7 @@ HALF_A_LOGIN = "BASIC_AUTH_USER and BASIC_AUTH_PASS: expected both or neither, g
 
 
 class SettingsError(ValueError):
-    """One or more settings have values that cannot be used, or names that do not exist.
-
-    Attributes:
-        problems: one line each: the variable, its value (not that of a secret) and what was expected.
-    """
+    """Settings cannot be used; each of ``problems`` names a variable, its value unless secret, and what is expected."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("\n".join(problems))

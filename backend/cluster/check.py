@@ -46,17 +46,11 @@ _NO_COMMAND = re.compile(r"run the '([^']+)' command|unknown command [`'\"]?([A-
 
 @dataclass(frozen=True)
 class Trouble:
-    """One problem of a Redis.
-
-    Attributes:
-        text: what is wrong.
-        fix: what to do about it.
-        is_lasting: whether the problem stays; a password, a replica or a full Redis may change at any time.
-    """
+    """One problem of a Redis."""
 
     text: str
     fix: str
-    is_lasting: bool = True
+    is_lasting: bool = True  # whether the problem stays; a password, a replica or a full Redis may change at any time
 
 
 class RedisUnusableError(ValueError):

@@ -36,24 +36,14 @@ LINGER_S = 60.0
 
 @dataclass(eq=False)
 class _PendingImage:
-    """An image that this process waits for.
-
-    Attributes:
-        ref: the image.
-        address_key: its key in ``_images`` and in Redis.
-        priority: the most urgent one of its requests.
-        until: time on the clock at which it is given up.
-        enqueued_as: priority of its job; None before it is enqueued.
-        maybe_lost: whether the last check found the job `JobState.TAKEN`; if the next one does too, it is lost.
-        address_share: bytes held for a long ``data:`` address.
-        future: resolved with the embedding or the error.
-    """
+    """An image that this process waits for."""
 
     ref: ImageRef
-    address_key: SourceKey
-    priority: Priority
-    until: float
-    enqueued_as: Priority | None = None
+    address_key: SourceKey  # its key in ``_images`` and in Redis
+    priority: Priority  # the most urgent one of its requests
+    until: float  # time on the clock at which it is given up
+    enqueued_as: Priority | None = None  # priority of its job; None before it is enqueued
+    # whether the last check found the job `JobState.TAKEN`; if the next one does too, it is lost
     maybe_lost: bool = False
     address_share: Share | None = None
     future: "Future[Embedding]" = field(default_factory=Future)

@@ -53,8 +53,7 @@ class EncoderHangsError(BackendError):
 class EncodePipeline:
     """Processes jobs on the threads of its callers, and publishes the result of each, also after a defect.
 
-    Attributes:
-        encoder_hangs: whether an image failed with `EncoderHangsError`; then the process must end.
+    If ``encoder_hangs``, an image failed with `EncoderHangsError`, and the process must end.
     """
 
     def __init__(

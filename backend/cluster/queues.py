@@ -91,17 +91,11 @@ def parse(arguments: object) -> ImageRef:
 
 @dataclass(frozen=True)
 class TakenJob:
-    """A job that a worker took off a queue.
-
-    Attributes:
-        ref: the image.
-        priority: of the queue that it was in.
-        job_id: the value of the image's marker.
-    """
+    """A job that a worker took off the queue of its priority; ``job_id`` is the value of the image's marker."""
 
     ref: ImageRef
-    priority: Priority
-    job_id: str
+    priority: Priority  # of the queue that it was in
+    job_id: str  # the value of the image's marker
 
 
 @dataclass(frozen=True)

@@ -50,25 +50,15 @@ WEIGHTS, MODEL_DIR = "PADDLE_SAM_WEIGHTS", "MODEL_DIR"
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo's folders, ports and commands.
+    """The demo's folders, ports and commands."""
 
-    Attributes:
-        folder: where its data, logs and login are kept.
-        label_studio_python: the interpreter of the environment in which Label Studio is installed; None makes one in
-            ``folder``.
-        samples: the folder of the images to label.
-        backend_port: the backend's port; None takes 9090 or the next free one.
-        label_studio_port: Label Studio's port; None takes 8080 or the next free one.
-        weights: a model's name or a path; None for what the environment says.
-        serve: the command that starts the backend.
-    """
-
-    folder: Path
+    folder: Path  # where its data, logs and login are kept
+    # the interpreter of the environment in which Label Studio is installed; None makes one in ``folder``
     label_studio_python: Path | None
     samples: Path
-    backend_port: int | None = None
-    label_studio_port: int | None = None
-    weights: str | None = None
+    backend_port: int | None = None  # the backend's port; None takes 9090 or the next free one
+    label_studio_port: int | None = None  # Label Studio's port; None takes 8080 or the next free one
+    weights: str | None = None  # a model's name or a path; None for what the environment says
     serve: tuple[str, ...] = (sys.executable, "-m", "backend", "serve")
 
     @property

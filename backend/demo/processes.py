@@ -33,25 +33,15 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """A program to start, and how to check that it is ready.
-
-    Attributes:
-        name: for messages.
-        arguments: the command and its arguments.
-        environ: its whole environment.
-        folder: the directory it runs in; None is the current one.
-        log: the file that takes what it prints.
-        ready_url: answers 2xx as soon as the program is ready.
-        timeout_s: maximum time until it is ready.
-    """
+    """A program to start, and how to check that it is ready."""
 
     name: str
     arguments: Sequence[str]
     environ: Mapping[str, str]
-    folder: Path | None
+    folder: Path | None  # the directory it runs in; None is the current one
     log: Path
-    ready_url: str
-    timeout_s: float
+    ready_url: str  # answers 2xx as soon as the program is ready
+    timeout_s: float  # maximum time until it is ready
 
     @property
     def url(self) -> str:

@@ -63,17 +63,10 @@ class Stopwatch(Protocol):
 
 @dataclass(frozen=True)
 class EncodeSpec:
-    """How image files become embeddings of one model.
-
-    Attributes:
-        model_version: name and digest of the encoder's weights.
-        preprocess: resizes the pixels of an image, (H, W, 3) uint8 RGB, for the network; see
-            `model.transforms.preprocess`.
-        limits: limits on the size of an image.
-        dtype: number format of the stored embeddings.
-    """
+    """How image files become embeddings of one model."""
 
     model_version: str
+    # resizes the pixels of an image, (H, W, 3) uint8 RGB, for the network; see `model.transforms.preprocess`
     preprocess: Callable[[npt.NDArray[np.uint8]], ModelInput]
     limits: decode.PixelLimits = field(default_factory=decode.PixelLimits)
     dtype: Dtype = "float16"
@@ -104,8 +97,6 @@ class Preprocessor:
     def prepare(self, data: bytes, key: EmbeddingKey, priority: Priority) -> ModelInput:
         """Return the network's input for an image file, after those of clicks unless ``priority`` is a click's.
 
-        ``key`` names the image in the log.
-
         Raises:
             ImageError: the file cannot be read.
             RetryLater: memory ran out, twice.
@@ -128,13 +119,7 @@ class Preprocessor:
 
 
 def encode(encoder: Encoder, model_input: ModelInput, key: EmbeddingKey, stopwatch: Stopwatch) -> Embedding:
-    """Return the embedding of an image.
-
-    Args:
-        encoder: encoder of the model that the key names.
-        model_input: the image, as `Preprocessor.prepare` returned it.
-        key: the key under which the embedding will be stored; its ``dtype`` is the number format.
-        stopwatch: times ``encode``, and counts a ``miss``.
+    """Return the embedding of an image in the number format of ``key``; time ``encode``, and count a ``miss``.
 
     Raises:
         RetryLater: memory ran out, twice.

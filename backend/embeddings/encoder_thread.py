@@ -21,18 +21,11 @@ logger = logging.getLogger(__name__)
 class EncoderThread:
     """Encodes images one at a time, the most urgent first; concurrent requests for one content share one encode.
 
-    Attributes:
-        failure: why the encoder could not be loaded; empty if it was loaded, or if loading has not been tried.
+    ``failure`` says why the encoder could not be loaded; empty if it was loaded, or if loading has not been tried.
     """
 
     def __init__(self, load: Callable[[], Encoder], store: EmbeddingStore, stopwatch: Stopwatch) -> None:
-        """Encode with the encoder that ``load`` returns, on a thread that `start` begins.
-
-        Args:
-            load: returns the encoder; called on the encoder's own thread, and again after a failure.
-            store: receives the embeddings.
-            stopwatch: times ``encode``.
-        """
+        """Encode with what ``load`` returns; `start` begins the thread, which calls it, and again after a failure."""
         self._load, self._store, self._stopwatch = load, store, stopwatch
         self._encoder: Encoder | None = None
         self.failure = ""

@@ -28,12 +28,7 @@ class Embeddings(Protocol):
     """Supplies embeddings to the segmentation service."""
 
     def get(self, ref: ImageRef, within_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
-        """Return the embedding of an image.
-
-        Args:
-            ref: the image.
-            within_s: how long to wait, in seconds from now.
-            priority: its place in the queues of fetches and encodes, if the image is not cached.
+        """Return the embedding of an image, waiting at most ``within_s`` seconds.
 
         Raises:
             ImageError: the image cannot be segmented.
@@ -66,14 +61,8 @@ class LocalEmbeddings:
     ) -> None:
         """Connect source, encoder and store; `start` begins the threads.
 
-        Args:
-            source: fetches image files.
-            load_encoder: returns the encoder; called in the background, and again after a failure.
-            spec: how files become embeddings of the encoder that will be loaded.
-            store: keeps the embeddings.
-            observer: counts and times the work.
-            contents: the content at each address; in memory alone by default.
-            budget: the memory for ``data:`` addresses; None for a new one.
+        ``load_encoder`` is called in the background, and again after a failure. ``contents`` is the content at each
+        address, in memory alone by default; ``budget`` the memory for ``data:`` addresses.
         """
         self._spec, self._store, self._observer = spec, store, observer
         self._contents = contents or ContentIndex()
@@ -111,8 +100,7 @@ class LocalEmbeddings:
     def close(self, *, wait: bool = True) -> None:
         """Fail all requests except the current encode, and end the threads.
 
-        Args:
-            wait: whether to wait for the current encode and the current fetches, which may take half a minute.
+        ``wait`` for the current encode and the current fetches, which may take half a minute.
         """
         self._pipeline.close(wait=wait)
         self._prefetcher.close()

@@ -41,16 +41,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome for an image.
-
-    Attributes:
-        key: the key of its embedding.
-        embedding: the embedding; None if it lies in the store and was not read.
-        is_new: whether it was encoded now.
-    """
+    """The outcome for an image; ``embedding`` is None if it lies in the store and was not read."""
 
     key: EmbeddingKey
-    embedding: Embedding | None = None
+    embedding: Embedding | None = None  # the embedding; None if it lies in the store and was not read
     is_new: bool = False
 
 
@@ -87,10 +81,7 @@ class EmbeddingPipeline:
     def submit(self, ref: ImageRef, priority: Priority, *, reads: bool = True) -> "Future[Result]":
         """Return the future of an image's embedding, which fails only with a `BackendError`.
 
-        Args:
-            ref: the image.
-            priority: its place among the images that wait.
-            reads: whether to read an embedding that the store holds.
+        An embedding in the store is read only if ``reads``.
 
         Raises:
             BackendError: the image failed a short time ago.

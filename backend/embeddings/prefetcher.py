@@ -34,12 +34,7 @@ class Prefetcher:
     """
 
     def __init__(self, begin: Callable[[ImageRef], "Future[Any] | None"], observer: Observer) -> None:
-        """Work on a thread that `start` begins.
-
-        Args:
-            begin: begins with an image, and returns a future of its end; None if there is nothing to wait for.
-            observer: counts the failures of ``begin`` and of its futures.
-        """
+        """Work on a thread that `start` begins; ``begin`` returns a future of an image's end, None if there is none."""
         self._begin, self._observer = begin, observer
         self._waiting: OrderedDict[SourceKey, ImageRef] = OrderedDict()
         self._changed = threading.Condition()

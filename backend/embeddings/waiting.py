@@ -37,14 +37,8 @@ def wait_for(
 ) -> T:
     """Return the result of a future when it is ready.
 
-    Args:
-        future: of an embedding.
-        timeout_s: how long to wait.
-        observer: counts the waiting requests.
-        on_timeout: called when time is up; returns a specific error to raise, or None for the general one.
-
     Raises:
-        RetryLater: time is up (``budget_exceeded``, or as ``on_timeout`` says); the work goes on.
+        RetryLater: time is up (``budget_exceeded``, or what ``on_timeout`` returns); the work goes on.
         BackendError: the error of the future.
     """
     with observer.waiting():

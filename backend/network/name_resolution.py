@@ -32,12 +32,7 @@ class Resolver:
     """
 
     def __init__(self, resolve: Resolve = resolve, at_once: int = LOOKUPS_AT_ONCE) -> None:
-        """Make a resolver.
-
-        Args:
-            resolve: returns the numeric addresses of a host and port.
-            at_once: largest number of look-ups at once; fewer in tests.
-        """
+        """Use ``resolve``, which returns the numeric addresses of a host and port, for ``at_once`` names at once."""
         self._resolve = resolve
         self._free = threading.BoundedSemaphore(at_once)
 

@@ -48,49 +48,31 @@ DIGITS = 3
 
 @dataclass(frozen=True, eq=False)
 class LabelledMask:
-    """One object.
+    """One object."""
 
-    Attributes:
-        labels: its labels, at least one.
-        rle: its mask.
-        polygons: its outlines, x and y of the corners of each in turn, in pixels; None if they are not requested.
-    """
-
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # its labels, at least one
     rle: Rle
+    # its outlines, x and y of the corners of each in turn, in pixels; None if they are not requested
     polygons: Polygons | None = None
 
 
 @dataclass(frozen=True)
 class ImageMasks:
-    """One annotated image.
+    """One annotated image."""
 
-    Attributes:
-        file_name: its folders and name.
-        uri: its address.
-        size: (H, W) as the annotator saw it.
-        masks: its masks that cover at least one pixel.
-    """
-
-    file_name: str
+    file_name: str  # its folders and name
     uri: str
-    size: tuple[int, int]
-    masks: tuple[LabelledMask, ...]
+    size: tuple[int, int]  # (H, W) as the annotator saw it
+    masks: tuple[LabelledMask, ...]  # its masks that cover at least one pixel
 
 
 @dataclass(frozen=True)
 class TaskMasks:
-    """A task's masks.
-
-    Attributes:
-        images: the annotated images.
-        counts: how many results are no masks and no failures, by kind.
-        skipped: masks that cannot be read, each with its reason.
-    """
+    """A task's masks."""
 
     images: tuple[ImageMasks, ...] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)  # how many results are no masks and no failures, by kind
+    skipped: tuple[Skipped, ...] = ()  # masks that cannot be read, each with its reason
 
 
 def labels_of(controls: LabelConfig) -> tuple[str, ...]:

@@ -34,19 +34,12 @@ _COCO = (b'"info"', b'"images"', b'"annotations"', b'"categories"')
 
 @dataclass(frozen=True)
 class ExportContext:
-    """What a run needs.
-
-    Attributes:
-        annotations: returns a task's annotations.
-        controls: the project's labeling config.
-        retry: retries calls while Label Studio is unavailable.
-        as_polygons: whether masks are written as polygons instead of run lengths.
-    """
+    """What a run needs."""
 
     annotations: Callable[[int], msgspec.Raw]
     controls: LabelConfig
     retry: OutageRetry
-    as_polygons: bool = False
+    as_polygons: bool = False  # whether masks are written as polygons instead of run lengths
 
 
 @dataclass(frozen=True)

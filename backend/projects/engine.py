@@ -45,21 +45,14 @@ USABLE_SHARE = 0.9
 
 @dataclass(frozen=True)
 class Engine:
-    """Makes the embeddings of a run.
-
-    Attributes:
-        embeddings: makes and looks up embeddings.
-        ensure: makes sure that an embedding is in the store, and returns whether it had to be made.
-        at_once: how many tasks to process at a time.
-        room: how many embeddings the store can hold; None if it has no limit.
-        close: stops the threads, and ends all waits; it does not wait for work in progress.
-    """
+    """Makes the embeddings of a run."""
 
     embeddings: Embeddings
+    # makes sure that an embedding is in the store, and returns whether it had to be made
     ensure: Callable[[ImageRef], bool]
     at_once: int
-    room: Room | None
-    close: Callable[[], None]
+    room: Room | None  # how many embeddings the store can hold; None if it has no limit
+    close: Callable[[], None]  # stops the threads, and ends all waits; it does not wait for work in progress
 
 
 def label_studio(settings: Settings) -> LabelStudio:

@@ -23,16 +23,11 @@ LISTED = 3
 class Failure:
     """A task, image or prompt that could not be processed.
 
-    Attributes:
-        task_id: its task; None if it belongs to none.
-        reason: the machine-readable cause.
-        text: the cause as text, on one line.
-
     >>> str(Failure(7, Reason.EMPTY_MASK, "the box holds nothing"))
     'task 7: empty_mask: the box holds nothing'
     """
 
-    task_id: int | None
+    task_id: int | None  # its task; None if it belongs to none
     reason: Reason
     text: str
 

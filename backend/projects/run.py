@@ -40,23 +40,13 @@ class TaskQuery:
 
 @dataclass(frozen=True)
 class BatchRun:
-    """The parts that every run over a project needs.
-
-    Attributes:
-        client: Label Studio.
-        project: the project.
-        controls: its labeling config.
-        tasks: the tasks to process.
-        total: the number of tasks at the start.
-        stop: is set to stop the run.
-        retry: retries calls during an outage.
-    """
+    """The parts that every run over a project needs."""
 
     client: LabelStudio
     project: Project
     controls: LabelConfig
     tasks: ProjectTasks
-    total: int
+    total: int  # the number of tasks at the start
     stop: "Stop"
     retry: OutageRetry
 

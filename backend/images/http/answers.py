@@ -40,17 +40,11 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Head:
-    """The status line and header of an answer.
-
-    Attributes:
-        status: a number of three digits.
-        version: the version of HTTP.
-        fields: lower-case names and values without surrounding blanks, in order.
-    """
+    """The status line and header of an answer."""
 
     status: int
     version: tuple[int, int]
-    fields: tuple[tuple[str, bytes], ...]
+    fields: tuple[tuple[str, bytes], ...]  # lower-case names and values without surrounding blanks, in order
 
     def all(self, name: str) -> list[bytes]:
         """Return the values of a field, one for each line."""

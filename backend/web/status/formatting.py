@@ -68,18 +68,13 @@ class Bar:
 class Speed:
     """The last times of one kind of work.
 
-    Attributes:
-        name: the kind of work.
-        note: what exactly is timed.
-        times_ms: the last times, newest first.
-
     >>> Speed("Encodes", "once per image", (120.0, 80.0, 90.0)).median
     '90 ms'
     """
 
     name: str
-    note: str
-    times_ms: tuple[float, ...] = ()
+    note: str  # what exactly is timed
+    times_ms: tuple[float, ...] = ()  # the last times, newest first
 
     @property
     def median(self) -> str:
