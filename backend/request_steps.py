@@ -2,11 +2,8 @@
 
 from backend.errors import Reason, RequestError
 
-STEPS = 100_000
-"""Steps of one request: a tenth of a second, a hundred times what a task of hundreds of images takes."""
-
-CHARACTERS = 100
-"""Characters of text that count as one step."""
+STEPS = 100_000  # steps of one request: a tenth of a second, a hundred times what a task of hundreds of images takes
+CHARACTERS = 100  # characters of text that count as one step
 
 
 class StepLimit:

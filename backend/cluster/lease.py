@@ -58,9 +58,7 @@ if not holder and ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', 
 return 0
 """
 )
-_URGENT = 2
-"""Answer of that script if another process called `Leases.expedite`."""
-
+_URGENT = 2  # answer of that script if another process called `Leases.expedite`
 _RELEASE = (
     _TEXT
     + """

@@ -11,9 +11,7 @@ from backend.cluster.keys import Keys
 from backend.cluster.queues import JobQueues, QueueState
 from backend.errors import Reason, RetryLater
 
-ALIVE_S = 10
-"""A worker without a heartbeat for this long is dead or stopped."""
-
+ALIVE_S = 10  # a worker without a heartbeat for this long is dead or stopped
 LOADING_S = 30
 """Seconds that a worker may load its model without a heartbeat; loading a library from a slow disk can block Python."""
 

@@ -32,9 +32,7 @@ FUNCTION = "backend.cluster.worker.encode"
 MAX_JOB_BYTES = 16_000_000
 """Largest job; an image inside the task's data is a part of its job, and is refused if it is larger."""
 
-MAX_WAITING = 1000
-"""Most images that may wait in the queue of prefetches, and in that of bulk work."""
-
+MAX_WAITING = 1000  # most images that may wait in the queue of prefetches, and in that of bulk work
 MARKER_TTL_S = 3600.0
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 

@@ -20,9 +20,7 @@ LASTS_S = 600.0
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 5.0
 LOG_EVERY_S = 60.0
-ATTEMPTS = 3
-"""How often a call is tried whose error may concern one image only."""
-
+ATTEMPTS = 3  # how often a call is tried whose error may concern one image only
 BETWEEN_ATTEMPTS_S = 4.0
 """Longer than a transient failure of an image is cached, see `backend.embeddings.content_index`."""
 

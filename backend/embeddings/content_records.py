@@ -1,7 +1,7 @@
 """A database of the content last seen at each address, beside the embeddings on disk, so that it outlives the process.
 
 Several processes may use one file. Whatever cannot be read counts as missing, and whatever cannot be written is kept in
-memory alone; a file that is damaged or not ours is begun anew.
+memory alone; a file that is damaged or not ours is replaced.
 """
 
 import hashlib
@@ -23,12 +23,8 @@ R = TypeVar("R")
 SourceKey: TypeAlias = tuple[str, str]
 """(owner, sha256 of the address in hex): an address within one project or task; short even for a long address."""
 
-MAX_BYTES = 256_000_000
-"""About a million records; a larger file loses its older half when a process opens it."""
-
-LOCKED_S = 0.25
-"""How long to wait for another process that writes, and for a thread that waits for it."""
-
+MAX_BYTES = 256_000_000  # about a million records; a larger file loses its older half when a process opens it
+LOCKED_S = 0.25  # how long to wait for another process that writes, and for a thread that waits for it
 _PASSING = ("locked", "readonly", "full", "unable to open", "disk I/O")
 """In SQLite's messages of errors after which the file may still be good."""
 

@@ -9,9 +9,10 @@ from concurrent.futures import Future
 from backend.concurrency.priority_executor import PriorityExecutor, QueuedTask
 from backend.concurrency.single_flight import SingleFlight
 from backend.embeddings import encode
-from backend.embeddings.encode import Encoder, Stopwatch
+from backend.embeddings.encode import Encoder
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
 from backend.errors import BackendError, Reason, internal
+from backend.metrics import Metrics
 from backend.types import Priority
 from model.types import Embedding, ModelInput
 
@@ -24,9 +25,9 @@ class EncoderThread:
     ``failure`` says why the encoder could not be loaded; empty if it was loaded, or if loading has not been tried.
     """
 
-    def __init__(self, load: Callable[[], Encoder], store: EmbeddingStore, stopwatch: Stopwatch) -> None:
+    def __init__(self, load: Callable[[], Encoder], store: EmbeddingStore, metrics: Metrics) -> None:
         """Encode with what ``load`` returns; `start` begins the thread, which calls it, and again after a failure."""
-        self._load, self._store, self._stopwatch = load, store, stopwatch
+        self._load, self._store, self._metrics = load, store, metrics
         self._encoder: Encoder | None = None
         self.failure = ""
         self._executor = PriorityExecutor(threads=1, name="encode")
@@ -95,7 +96,7 @@ class EncoderThread:
         if cached is not None:  # encoded since it was submitted, here or by another process
             return cached
         start = time.perf_counter()
-        embedding = encode.encode(self._encoder, model_input, key, self._stopwatch)
+        embedding = encode.encode(self._encoder, model_input, key, self._metrics)
         self._store.put(key, embedding)
         took_ms = round((time.perf_counter() - start) * 1000)
         logger.info(

@@ -62,8 +62,7 @@ class StoreStats:
     trouble: str = ""
 
 
-Shape: TypeAlias = tuple[int, int, int]
-"""(channels, height, width) of the embeddings of a network."""
+Shape: TypeAlias = tuple[int, int, int]  # (channels, height, width) of the embeddings of a network
 
 
 def is_valid(embedding: Embedding, key: EmbeddingKey, shape: Shape | None) -> bool:
@@ -81,23 +80,18 @@ class EmbeddingStore(Protocol):
     @property
     def name(self) -> str:
         """The store's name in metrics and on the status page."""
-        ...
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding, None if the store does not hold it or it is not usable any more."""
-        ...
 
     def holds(self, key: EmbeddingKey) -> bool:
         """Whether the store holds an embedding, without reading it."""
-        ...
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keep an embedding, if there is room for it."""
-        ...
 
     def stats(self) -> Sequence[StoreStats]:
         """Return the fill level, one entry per medium."""
-        ...
 
 
 class MemoryStore:

@@ -25,9 +25,7 @@ from model.images import orientation
 from model.images.files import DECODER_ERRORS, MAX_SIDE, ImageFile, allowed_bytes, kind_of, open_file
 from model.transforms import input_size, resize_bands
 
-PIXELS_VERSION = "3"
-"""Changes whenever the same file would decode to other pixels; part of every cache key."""
-
+PIXELS_VERSION = "3"  # changes whenever the same file would decode to other pixels; part of every cache key
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")

@@ -11,7 +11,6 @@ cached per project and address (see ``backend.embeddings.local``), so a project 
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 import stamina
@@ -33,13 +32,14 @@ from backend.images.locations import (
     resolve,
     serves_task_files,
 )
+from backend.label_studio.http import LabelStudioHttp
 from backend.logs import without_credentials
 from backend.network.deadline_connections import seconds_left
 from backend.network.name_resolution import Resolve, Resolver
 from backend.network.name_resolution import resolve as look_up
 from backend.types import ImageRef
 
-__all__ = ["FetchLimits", "Fetched", "ImageSource", "LabelStudioAuth", "Route", "Validators"]
+__all__ = ["FetchLimits", "Fetched", "ImageSource", "Route", "Validators"]
 
 _USER_AGENT = f"Mozilla/5.0 (compatible; {NAME})"
 """Hosts that require a browser accept a "compatible" one, as search engines call themselves; the name stays true."""
@@ -87,23 +87,6 @@ class Fetched:
             self.share.release()
 
 
-class LabelStudioAuth(Protocol):
-    """Authenticates this service at Label Studio; ``backend.label_studio.http.LabelStudioHttp`` does."""
-
-    @property
-    def url(self) -> str:
-        """Label Studio's address, without a slash at the end."""
-        ...
-
-    def authorization(self, rejected: str | None = None, within_s: float | None = None) -> str | None:
-        """Return the ``Authorization`` header's value within ``within_s``; a new one if ``rejected`` was refused."""
-        ...
-
-    def refusal(self, what: str, header: str | None) -> AccessError:
-        """Return the error for a request that Label Studio refused."""
-        ...
-
-
 @dataclass(frozen=True)
 class Route:
     """How the images' servers are reached."""
@@ -139,7 +122,7 @@ class ImageSource:
 
     def __init__(
         self,
-        authority: LabelStudioAuth,
+        authority: LabelStudioHttp,
         policy: AddressPolicy,
         limits: FetchLimits | None = None,
         *,

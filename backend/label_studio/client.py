@@ -25,9 +25,7 @@ from backend.label_studio.types import (
 )
 from backend.types import Task
 
-WRITE_TIMEOUT_S = 120.0
-"""Label Studio checks and counts while it stores; a request that times out here is still stored."""
-
+WRITE_TIMEOUT_S = 120.0  # Label Studio checks and counts while it stores; a request that times out here is still stored
 BAD_REQUEST, GONE = 400, 404
 
 

@@ -26,9 +26,7 @@ T = TypeVar("T")
 
 NAME = "paddle-sam-backend"
 KEPT_CONNECTIONS = 16
-KEPT_S = 5.0
-"""How long an unused connection is kept; Label Studio's own server closes them later."""
-
+KEPT_S = 5.0  # how long an unused connection is kept; Label Studio's own server closes them later
 LONGEST_EXCERPT = 300
 _REFRESH = "/api/token/refresh"
 _TRANSIENT = (429, 500, 502, 503, 504)

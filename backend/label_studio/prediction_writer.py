@@ -26,8 +26,7 @@ from backend.label_studio.task_filters import Selection
 from backend.label_studio.task_iterator import ProjectTasks
 from backend.label_studio.types import NewPrediction, Project, StoredPrediction
 
-MOST_FAULTS = 4
-"""How often Label Studio may fail (500) on a prediction before that prediction counts as refused."""
+MOST_FAULTS = 4  # how often Label Studio may fail (500) on a prediction before that prediction counts as refused
 
 
 class WriteResult(Enum):

@@ -13,9 +13,7 @@ from backend.concurrency.single_flight import SingleFlight
 from backend.errors import BackendError
 from backend.types import Priority, Secret
 
-LIFETIME_S = 300.0
-"""Lifetime of an access token that does not contain one."""
-
+LIFETIME_S = 300.0  # lifetime of an access token that does not contain one
 NO_API_KEY = "LABEL_STUDIO_API_KEY is not set: images that were uploaded to Label Studio cannot be fetched"
 NEW_API_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
 

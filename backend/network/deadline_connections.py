@@ -22,9 +22,7 @@ from backend.network.name_resolution import Resolver
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-CONNECT_S = 8.0
-"""Longest time for a pooled connection to be made; `DeadlineBackend.abort` cannot end it."""
-
+CONNECT_S = 8.0  # longest time for a pooled connection to be made; `DeadlineBackend.abort` cannot end it
 SENT_BYTES = 1 << 16
 """How much is sent at a time; httpcore applies a timeout to each part of it that the system accepts."""
 

@@ -10,8 +10,7 @@ from typing import TypeAlias
 
 Resolve: TypeAlias = Callable[[str, int], list[str]]
 
-LOOKUPS_AT_ONCE = 16
-"""Largest number of look-ups at once; one that hangs keeps its thread until the system gives up."""
+LOOKUPS_AT_ONCE = 16  # largest number of look-ups at once; one that hangs keeps its thread until the system gives up
 
 
 def resolve(host: str, port: int) -> list[str]:

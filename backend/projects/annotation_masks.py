@@ -29,9 +29,7 @@ from model.types import Mask
 
 Polygons: TypeAlias = tuple[tuple[float, ...], ...]
 
-UNLABELLED = "object"
-"""The category of all masks if a labeling config has no labels; COCO requires one."""
-
+UNLABELLED = "object"  # the category of all masks if a labeling config has no labels; COCO requires one
 KEYPOINTS = "keypoints left out"
 WITHOUT_SHAPE = "results without a shape left out"
 OTHERS = "further annotations of a task left out"
@@ -88,14 +86,7 @@ def labels_of(controls: LabelConfig) -> tuple[str, ...]:
 
 
 def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_polygons: bool) -> TaskMasks:
-    """Return the masks of a task's annotation; a damaged mask is skipped rather than raised, to keep the others.
-
-    Args:
-        task: its data is read.
-        annotations: all of its annotations.
-        controls: the project's labeling config.
-        as_polygons: whether to return outlines too.
-    """
+    """Return the masks of a task's annotation; a damaged mask is skipped rather than raised, to keep the others."""
     submitted = protocol_annotations.newest_first(
         annotation for annotation in protocol_annotations.read(annotations) if not annotation.is_cancelled
     )
@@ -187,11 +178,7 @@ def _masks(
 
 
 def _mask(region: PromptRegion, size: tuple[int, int]) -> Mask:
-    """Return the pixels that a region covers.
-
-    Raises:
-        PromptError: it is damaged, is no area, or covers no pixel of the image.
-    """
+    """Return the pixels that a region covers; `PromptError` if it is damaged, is no area, or covers none."""
     if math.prod(size) > MOST_PIXELS:
         raise PromptError(f"expected at most {MOST_PIXELS} pixels, got {size}", Reason.BAD_GEOMETRY)
     own = region.original_size or size

@@ -73,14 +73,9 @@ class PreannotateContext:
 def run(
     tasks: Iterable[Task], context: PreannotateContext, sink: Sink, stop: threading.Event, progress: Progress
 ) -> RunReport:
-    """Make the predictions of these tasks, deliver them, and return a report.
+    """Make the predictions of these tasks in order, deliver them, and return a report.
 
-    Args:
-        tasks: in the order in which they are processed.
-        context: what the run needs.
-        sink: delivers predictions.
-        stop: once it is set, no more tasks are started; predictions that are made are delivered.
-        progress: is advanced for every finished task.
+    Once ``stop`` is set, no more tasks are started; predictions that are made are delivered.
     """
     report = RunReport((MADE, THERE, SAME, NOTHING, GONE))
 

@@ -64,13 +64,7 @@ def run(
 ) -> RunReport:
     """Make the embeddings of all images of these tasks that are not in the store; return a report, counted in images.
 
-    Args:
-        tasks: in the order in which they are processed.
-        project_id: the tasks' project.
-        controls: the project's labeling config.
-        context: what the run needs.
-        stop: once it is set, no more tasks are started.
-        progress: is advanced for every finished task.
+    Once ``stop`` is set, no more tasks are started.
     """
     report = RunReport((ENCODED, CACHED))
     images = _Images(tasks, lambda task: task_images.image_refs(controls, task, project_id), context.room)

@@ -15,8 +15,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LISTED = 3
-"""How many different details of a task are listed for one reason, and how many region ids for one detail."""
+LISTED = 3  # how many different details of a task are listed for one reason, and how many region ids for one detail
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,7 @@ def _with_ids(text: str, ids: Sequence[str]) -> str:
 
 
 class RunReport:
-    """Counts, failures, and why a run ended early.
-
-    Attributes:
-        counts: by kind, in the order in which they are shown.
-        failures: in the order in which they happened.
-        ended: why the run ended early; empty if it did not.
+    """Counts by kind, in the order in which they are shown, failures, and why a run ended early; empty if it did not.
 
     >>> report = RunReport(("encoded",))
     >>> report.add("encoded", 3)
@@ -80,7 +74,6 @@ class RunReport:
     """
 
     def __init__(self, kinds: Sequence[str]) -> None:
-        """Create a report with a count of 0 for each kind."""
         self.counts = dict.fromkeys(kinds, 0)
         self.failures: list[Failure] = []
         self.ended = ""

@@ -52,12 +52,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
     """Receives requests one after the other, and sends their answers.
 
     What a caller sends beyond the request in hand waits unread: 64 KB hold two thousand requests, and a few dozen
-    connections would keep the loop busy for seconds.
-
-    Attributes:
-        since: when the current state began, monotonic.
-        request: the request that is being received, None between requests.
-        known_answer: the answer to the request in hand, if it needs no thread.
+    connections would keep the loop busy for seconds. ``since`` is when the current state began, monotonic;
+    ``known_answer`` answers the request in hand without a thread.
     """
 
     request: Parser | None

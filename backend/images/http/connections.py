@@ -48,7 +48,7 @@ class Answer:
     """An answer whose body is not read yet."""
 
     head: Head
-    stream: answers.Stream
+    stream: io.BufferedIOBase
 
     def body(self) -> Iterator[bytes]:
         """Yield the body in pieces, see `backend.images.http.answers.read_body`."""

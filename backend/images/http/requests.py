@@ -18,8 +18,7 @@ from backend.network.name_resolution import Resolver
 from model import tls
 from model.images.files import kind_of
 
-_UNKNOWN_SIZE_BYTES = 4_000_000
-"""Memory reserved at first for an image whose size the server does not announce."""
+_UNKNOWN_SIZE_BYTES = 4_000_000  # memory reserved at first for an image whose size the server does not announce
 
 
 @dataclass(frozen=True)

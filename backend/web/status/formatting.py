@@ -8,10 +8,7 @@ MOST_BARS = 60
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest of ``values`` that at least ``share`` of them do not exceed.
-
-    Raises:
-        ValueError: ``values`` is empty.
+    """Return the smallest of ``values``, at least one, that at least ``share`` of them do not exceed.
 
     >>> percentile([1, 2, 3, 4], 0.5)
     2
