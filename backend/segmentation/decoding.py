@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from backend.concurrency.fifo_limiter import FifoLimiter
@@ -24,7 +24,7 @@ from backend.shapes import ShapeKind
 from backend.types import ObjectPrompt, Region
 from model.errors import CapabilityError
 from model.images import orientation
-from model.types import Embedding, Mask, Masks, Prompt
+from model.types import Embedding, FloatArray, Mask, Masks, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,22 @@ SHOWN_PIXELS = 1 << 25
 
 SHOWN_TIMES = 4
 """How many times the photo's pixels a browser may show, if that is more than `SHOWN_PIXELS`: twice width and height."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedObject:
+    """What the decoder found for one object.
+
+    Attributes:
+        mask: in pixels of the object's ``original_size``.
+        score: the predicted IoU; None where the weights predict none.
+        low_res_mask: (low_res_size, low_res_size) float32 logits in the frame of the image's embedding, whichever way
+            a browser rotates the photo; fit for ``Prompt.mask_input`` of the same image.
+    """
+
+    mask: Mask
+    score: float | None
+    low_res_mask: FloatArray
 
 
 class Decoder(Protocol):
@@ -89,15 +105,13 @@ class MaskService:
         with self.slots.slot(deadline - time.monotonic()):
             yield
 
-    def decode(self, objects: Sequence[ObjectPrompt], embedding: Embedding) -> list[tuple[Mask, float | None]]:
-        """Return the mask and score of each object on one image, all decoded together.
-
-        Each mask has its object's ``original_size``.
+    def decode(self, objects: Sequence[ObjectPrompt], embedding: Embedding) -> list[DecodedObject]:
+        """Return what the model finds for each object on one image, all decoded together.
 
         Raises:
             BackendError: the prompts cannot be decoded, or are about another picture.
         """
-        answers: dict[int, tuple[Mask, float | None]] = {}
+        answers: dict[int, DecodedObject] = {}
         for size in dict.fromkeys(prompt.original_size for prompt in objects):  # one, unless pictures are mixed
             indexes = [index for index, prompt in enumerate(objects) if prompt.original_size == size]
             turn = turn_of(embedding, size)
@@ -109,7 +123,8 @@ class MaskService:
             for row, index in enumerate(indexes):
                 mask = masks.masks[row][0]
                 score = None if masks.iou_predictions is None else masks.iou_predictions[row][0]
-                answers[index] = (mask if turn == 1 else orientation.turned_mask(mask, turn)), score
+                mask = mask if turn == 1 else orientation.turned_mask(mask, turn)
+                answers[index] = DecodedObject(mask, score, masks.low_res_masks[row][0])
         return [answers[index] for index in range(len(objects))]
 
     def draw(self, mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None) -> tuple[Region, ...]:

@@ -157,9 +157,9 @@ class Pipeline:
                 bulk_slot = self.bulk_slot.slot(job.left_s) if job.priority is Priority.BULK else nullcontext()
                 with bulk_slot, self.masks.slot(job.deadline):
                     job.check()
-                    masks = self.masks.decode([prompt for prompt, _ in batch], embedding)
-                    for (prompt, output), (mask, score) in zip(batch, masks, strict=True):
-                        regions += self.masks.draw(mask, prompt, output, score)
+                    found = self.masks.decode([prompt for prompt, _ in batch], embedding)
+                    for (prompt, output), one in zip(batch, found, strict=True):
+                        regions += self.masks.draw(one.mask, prompt, output, one.score)
             except RetryLater as error:
                 if is_first or error.reason is not Reason.BUDGET_EXCEEDED or not job.rules.is_click:
                     raise
