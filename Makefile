@@ -30,7 +30,7 @@ define install
 endef
 
 # Locked versions with their hashes. With a registry that does not have them, the tested ranges: make run REQUIREMENTS=requirements.txt
-REQUIREMENTS := requirements.lock
+REQUIREMENTS ?= requirements.lock
 
 $(VENV)/run.stamp: $(REQUIREMENTS)
 	$(fresh)
@@ -103,6 +103,7 @@ $(TOOLS_VENV)/stamp: requirements-tools.txt
 	$(fresh)
 	$(call install,-r requirements-tools.txt)
 
+UPGRADE ?=
 # For every supported Python and system. Paddle's GPU build is not in the registry, so the image for GPUs installs it apart.
 LOCK = $(TOOLS_VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header $(if $(UPGRADE),--upgrade) requirements.txt
 
