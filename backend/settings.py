@@ -94,7 +94,7 @@ class Settings(BaseModel):
     """auto, cpu, gpu or gpu:N."""
     cache_dir: fields.Directory = Field(default_factory=lambda: cache_folder() / "embeddings")
     """Where embeddings are kept on disk."""
-    decoders_dir: Directory = Field(default_factory=lambda: cache_folder() / "decoders")
+    decoders_dir: fields.Directory = Field(default_factory=lambda: cache_folder() / "decoders")
     """Where the fine-tuned decoders of projects are kept; one folder for each Label Studio."""
     finetune_every: int = Field(0, ge=0)
     """After how many new annotations of a project its decoder is trained by itself; 0: only when asked to."""

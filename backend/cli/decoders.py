@@ -91,7 +91,7 @@ def _change(project: int, change: "Callable[[Record], Record]") -> None:
 
         def checked(record: "Record") -> "Record":
             after = change(record)
-            if after.active is not None and not folder.has(project, after.active):
+            if after.active is not None and not folder.file(project, after.active).is_file():
                 raise ValueError(
                     f"decoder {after.active[:8]}: expected its file in {folder.root}, got none; "
                     "run this on a machine where it has served"

@@ -2,7 +2,8 @@
 
 import click
 
-from backend.cli import decoders, doctor_command, export_coco, preannotate, precompute, serve, worker
+from backend.cli import decoders, export_coco, preannotate, precompute, serve, worker
+from backend.cli.doctor import command as doctor
 from backend.demo import command as demo
 
 
@@ -14,5 +15,5 @@ def main() -> None:
     """
 
 
-for _module in (serve, worker, precompute, preannotate, export_coco, decoders, doctor_command, demo):
+for _module in (serve, worker, precompute, preannotate, export_coco, decoders, doctor, demo):
     main.add_command(_module.command)

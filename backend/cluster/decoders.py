@@ -14,7 +14,7 @@ from typing import Any
 from redis import Redis
 
 from backend.cluster.connection import RedisConnection
-from backend.cluster.keys import Keys
+from backend.cluster.keys import DecoderKeys, Keys
 from backend.cluster.parts import ClusterParts
 from backend.decoders.folder import MOST_BYTES, RECORD, TRAINING, DecoderFolder, Record
 from backend.decoders.project_decoders import LOOK_EVERY_S, DecoderWatch
@@ -46,7 +46,7 @@ class DecoderExchange:
         self, link: RedisConnection, keys: Keys, folder: DecoderFolder, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Exchange ``folder`` with the names ``keys`` in the Redis at ``link``; ``clock`` is in s, monotonic."""
-        self._link, self._keys, self._folder, self._clock = link, keys, folder, clock
+        self._link, self._keys, self._folder, self._clock = link, DecoderKeys(keys), folder, clock
         self._refused: dict[str, float] = {}
 
     def sync(self) -> None:
@@ -78,7 +78,7 @@ class DecoderExchange:
             self._folder.write_document(project_id, TRAINING, document.dump())
             return
         digest = document.active
-        if digest is not None and not self._folder.has(project_id, digest):
+        if digest is not None and not self._folder.file(project_id, digest).is_file():
             if self._clock() - self._refused.get(digest, -RETRY_AFTER_S) < RETRY_AFTER_S:
                 return
             key = self._keys.decoder(project_id)
@@ -97,7 +97,7 @@ class DecoderExchange:
         arguments: list[str | bytes] = [field, str(document.revision), document.dump()]
         if isinstance(document, Record) and document.active is not None:
             try:
-                arguments.append(self._folder.data(project_id, document.active))
+                arguments.append(self._folder.file(project_id, document.active).read_bytes())
             except OSError as error:
                 logger.warning("event=decoder_not_shared project=%s detail=%r", project_id, str(error))
                 return
@@ -154,8 +154,10 @@ class TrainingWorker:
         if stop.wait(LOOK_EVERY_S):
             return
         project_id = self._parts.queues.take_training()
-        lease = None if project_id is None else self._parts.leases.acquire(self._parts.keys.training(project_id))
-        if project_id is None or lease is None:  # with a lease, another worker trains it
+        if project_id is None:
+            return
+        lease = self._parts.leases.acquire(DecoderKeys(self._parts.keys).training(project_id))
+        if lease is None:  # another worker trains it
             return
         with lease:
             with suppress(RetryLater, OSError):

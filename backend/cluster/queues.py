@@ -20,7 +20,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from backend.cluster.connection import RedisConnection, answers
-from backend.cluster.keys import Keys
+from backend.cluster.keys import DecoderKeys, Keys
 from backend.embeddings.content_index import SourceKey
 from backend.errors import ImageError, Reason, RequestError
 from backend.logs import without_credentials
@@ -234,7 +234,7 @@ class JobQueues:
         return self._link.call(work)
 
     def _training_queue(self, client: "Redis") -> Queue:
-        return Queue(self._keys.trainings, connection=client, serializer=JSONSerializer)
+        return Queue(DecoderKeys(self._keys).trainings, connection=client, serializer=JSONSerializer)
 
     def _queue(self, client: "Redis", priority: Priority) -> Queue:
         return Queue(self._keys.queue(priority), connection=client, serializer=JSONSerializer)

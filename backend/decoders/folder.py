@@ -121,17 +121,9 @@ class DecoderFolder:
         """
         decoder_weights.write(self.path(project_id, name), data)
 
-    def has(self, project_id: int, digest: str) -> bool:
-        """Whether the file of a decoder is here."""
-        return self._file(project_id, digest).is_file()
-
-    def data(self, project_id: int, digest: str) -> bytes:
-        """Return the contents of a decoder's file.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        return self._file(project_id, digest).read_bytes()
+    def file(self, project_id: int, digest: str) -> Path:
+        """Return the path of a decoder's file, which may not be on this machine."""
+        return self.path(project_id, f"{digest}.safetensors")
 
     def read(self, project_id: int, digest: str) -> DecoderWeights:
         """Return a decoder of a project.
@@ -139,7 +131,7 @@ class DecoderFolder:
         Raises:
             WeightsError: its file is missing or damaged, or the decoder is another project's.
         """
-        return _checked(decoder_weights.read(self._file(project_id, digest)), project_id, digest)
+        return _checked(decoder_weights.read(self.file(project_id, digest)), project_id, digest)
 
     def publish(self, project_id: int, data: bytes) -> DecoderWeights:
         """Add a new decoder to a project, and activate it unless another one is pinned.
@@ -169,7 +161,7 @@ class DecoderFolder:
         if len(data) > MOST_BYTES:
             raise WeightsError(f"decoder of project {project_id}: expected at most {MOST_BYTES} bytes, got {len(data)}")
         decoder = _checked(decoder_weights.parse(data), project_id, digest)
-        decoder_weights.write(self._file(project_id, decoder.digest), data)
+        decoder_weights.write(self.file(project_id, decoder.digest), data)
         return decoder
 
     def change(self, project_id: int, change: Callable[[Record], Record]) -> Record:
@@ -204,9 +196,6 @@ class DecoderFolder:
         for path in self.path(project_id, RECORD).parent.glob("*.safetensors"):
             if path.stem not in record.digests:
                 path.unlink(missing_ok=True)
-
-    def _file(self, project_id: int, digest: str) -> Path:
-        return self.path(project_id, f"{digest}.safetensors")
 
     @contextmanager
     def _lock(self, project_id: int) -> Iterator[None]:

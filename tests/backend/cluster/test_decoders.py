@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from backend.cluster.decoders import DecoderExchange, QueuedTrainings, TrainingWorker
-from backend.cluster.keys import Keys
+from backend.cluster.keys import DecoderKeys, Keys
 from backend.cluster.parts import ClusterParts
 from backend.decoders.folder import MOST_BYTES, RECORD, DecoderFolder, Record
 from backend.decoders.training import State, TrainingLog, TrainingRunner
@@ -100,7 +100,7 @@ def test_decoders_are_still_there_after_redis_was_emptied(machine, redis_server)
 
 
 def put(redis_server, record, data, project=7):
-    keys = Keys("paddle-sam", BASE.model_version)
+    keys = DecoderKeys(Keys("paddle-sam", BASE.model_version))
     with redis_server.client() as client:
         client.hset(keys.documents, f"{project}/{RECORD}", record.dump())
         client.set(keys.decoder(project), data)
@@ -125,7 +125,7 @@ def test_a_file_that_is_not_the_one_that_the_record_names_is_not_taken(machine, 
     "7/other.json", "7/decoders.json"])  # fmt: skip
 def test_what_others_wrote_into_redis_is_passed_over(machine, redis_server, field):
     with redis_server.client() as client:
-        client.hset(Keys("paddle-sam", "x").documents, field, b"\xff\xfe")
+        client.hset(DecoderKeys(Keys("paddle-sam", "x")).documents, field, b"\xff\xfe")
     here = machine()
     here.sync()
     assert here.folder.projects() == ()
@@ -197,7 +197,7 @@ def test_a_project_that_another_worker_trains_is_left_to_it(machine, tmp_path):
     assert second.parts.queues.enqueue_training(7)
     runner = TrainingRunner(training_program(tmp_path, "print('trained')"), second.log)
     training = TrainingWorker(second.parts, second.exchange, runner, second.log)
-    with first.parts.leases.acquire(first.parts.keys.training(7)):
+    with first.parts.leases.acquire(DecoderKeys(first.parts.keys).training(7)):
         training.train_next(threading.Event())
     assert second.log.of(7).state is State.NONE
 

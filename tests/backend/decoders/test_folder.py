@@ -31,7 +31,7 @@ def test_a_new_decoder_serves_its_project_and_is_read_as_it_was_written(folder):
     record = DecoderFolder(folder.root).record(7)
     assert (record.active, record.digests, record.revision) == (decoder.digest, (decoder.digest,), 1)
     assert folder.read(7, decoder.digest).digest == decoder.digest
-    assert folder.data(7, decoder.digest) == data
+    assert folder.file(7, decoder.digest).read_bytes() == data
     assert folder.projects() == (7,)
 
 
