@@ -8,7 +8,7 @@ LABEL_STUDIO_VENV := $(CACHE)/.venv-label-studio
 PADDLEX_VENV := $(CACHE)/.venv-paddlex
 TOOLS_VENV := $(CACHE)/.venv-tools
 SBOM_VENV := $(CACHE)/.venv-sbom
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-all test-wheel test-label-studio-versions bench lint format lock sbom clean
 
