@@ -136,6 +136,7 @@ def parse_webhook(body: bytes) -> WebhookEvent:
     """Return the event in a body of ``POST /webhook``; `ProtocolError` if that is not a JSON object."""
     event = _decode(body, _Webhook)
     project = event.project
+    annotations = json_fields.whole(project.total_annotations_number) if isinstance(project, _Project) else 0
     tasks = tuple(map(_task, event.tasks[:MOST_TASKS])) if isinstance(event.tasks, list) else ()
     if not tasks and isinstance(event.annotation, _Annotation):
         task_id = json_fields.whole(event.annotation.task)
@@ -145,7 +146,7 @@ def parse_webhook(body: bytes) -> WebhookEvent:
         project_id=parse_project(project.id if isinstance(project, _Project) else project),
         label_config=json_fields.text(project.label_config) if isinstance(project, _Project) else "",
         tasks=tasks,
-        annotations=json_fields.whole(project.total_annotations_number) or 0 if isinstance(project, _Project) else 0,
+        annotations=max(0, annotations or 0),
     )
 
 
