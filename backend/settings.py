@@ -238,7 +238,6 @@ def _is_service_link(name: str, value: str) -> bool:
 
 
 def _could_be(name: str, value: str) -> bool:
-    """Whether a setting could have this value."""
     try:
         Settings.model_validate({name: value})
     except ValidationError as error:
@@ -247,7 +246,6 @@ def _could_be(name: str, value: str) -> bool:
 
 
 def _problem(detail: ErrorDetails, given: Mapping[str, str]) -> str:
-    """Return a one-line problem with a refused value."""
     cause = str(detail["ctx"]["error"]) if "error" in detail.get("ctx", {}) else detail["msg"]
     if not detail["loc"]:
         return cause

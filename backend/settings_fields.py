@@ -54,7 +54,6 @@ def _reached_url(url: str) -> str:
 
 
 def _items(text: str) -> tuple[str, ...]:
-    """Split ``a, b`` into its items."""
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 

@@ -114,7 +114,6 @@ def _listen(client: "Redis", channel: str) -> None:
 
 
 def _transaction(client: "Redis", names: list[str]) -> None:
-    """Run a transaction over several keys, as RQ does."""
     with client.pipeline(transaction=True) as pipeline:
         pipeline.watch(*names)  # type: ignore[no-untyped-call]
         pipeline.multi()

@@ -94,7 +94,6 @@ class SharedContentIndex:
     """Addresses and their contents in Redis, shared by all processes."""
 
     def __init__(self, link: RedisConnection, keys: Keys) -> None:
-        """Use the names ``keys`` in the Redis at ``link``."""
         self._link, self._keys = link, keys
 
     def get(self, address_key: SourceKey) -> LookupResult:

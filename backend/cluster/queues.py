@@ -118,7 +118,6 @@ class JobQueues:
     """The queues of one installation: web processes and runs enqueue jobs, and workers take them."""
 
     def __init__(self, link: RedisConnection, keys: Keys) -> None:
-        """Use the names ``keys`` in the Redis at ``link``."""
         self._link, self._keys = link, keys
 
     def enqueue(self, ref: ImageRef, address_key: SourceKey, priority: Priority) -> bool:

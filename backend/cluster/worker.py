@@ -46,7 +46,6 @@ class Worker:
     """The main loop of a worker process: runs until it is stopped, also through outages of Redis."""
 
     def __init__(self, parts: ClusterParts, pipeline: EncodePipeline, encoder: EncoderThread) -> None:
-        """Take jobs for ``pipeline``, which uses ``encoder``; `run` starts it."""
         self._parts, self._pipeline, self._encoder = parts, pipeline, encoder
         self._name = parts.keys.worker(socket.gethostname(), os.getpid())
         self._is_told_to_stop = False

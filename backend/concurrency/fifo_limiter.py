@@ -24,7 +24,6 @@ class FifoLimiter:
     """
 
     def __init__(self, at_once: int) -> None:
-        """Admit ``at_once`` threads, at least one, at a time."""
         if at_once < 1:
             raise ValueError(f"at_once: expected at least 1, got {at_once}")
         self._free = at_once

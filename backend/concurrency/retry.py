@@ -112,7 +112,6 @@ class OutageRetry:
             raise Stopped
 
     def _log_outage(self, error: RetryLater) -> None:
-        """Log an outage, at most once in `LOG_EVERY_S`."""
         with self._lock:
             if self._clock() - self._logged_at < LOG_EVERY_S:
                 return

@@ -183,7 +183,6 @@ def _welcome(demo: Demo, login: Login, url: str, environ: Mapping[str, str]) -> 
 
 
 def _watch(running: Sequence[processes.Running]) -> None:
-    """Check the programs in an endless loop; raises DemoError when one of them has ended."""
     while True:
         for program in running:
             program.check_alive()

@@ -72,7 +72,6 @@ class Preprocessor:
     """Decodes image files and resizes them for the network, a few at a time; safe from many threads."""
 
     def __init__(self, spec: EncodeSpec, metrics: Metrics) -> None:
-        """Decode as ``spec`` says; ``metrics`` times ``decode_image``."""
         self._spec, self._metrics = spec, metrics
         self._limiter = FifoLimiter(DECODED_AT_ONCE)
         self._background_gate = FifoLimiter(DECODED_AT_ONCE)  # no other background image queues before a click's

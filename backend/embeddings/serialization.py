@@ -121,7 +121,6 @@ def _shape(array: npt.NDArray[np.floating]) -> tuple[int, int, int]:
 
 
 def _smallest(header: _Header) -> int:
-    """Return the shortest side of any map, 0 where there is none."""
     return min((side for each in header.maps for side in each.shape), default=0)
 
 

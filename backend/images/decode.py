@@ -128,7 +128,6 @@ def decode(data: bytes, limits: PixelLimits) -> Picture:
 
 
 def _open(data: bytes, limits: PixelLimits) -> ImageFile:
-    """Return the file with its header parsed and its size checked; no pixel is decoded."""
     if not data:
         raise ImageError("expected an image, got 0 bytes")
     kind = kind_of(data)

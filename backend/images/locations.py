@@ -211,7 +211,6 @@ def _segments(path: str) -> list[str] | None:
 
 
 def _full_path(uri: str) -> str:
-    """Return a path on Label Studio in its full spelling."""
     uri = "/" + uri.partition("#")[0].lstrip("/")
     return "/data" + uri if uri.startswith("/upload/") else uri
 

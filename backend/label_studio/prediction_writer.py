@@ -140,7 +140,6 @@ class PredictionWriter:
             progress.outcomes[request.task_id] = self._store_alone(request, progress.faults)
 
     def _import(self, waiting: Sequence[WriteRequest], faults: Counter[int]) -> bool:
-        """Store all in one request; return whether all were stored."""
         if faults[0] >= MOST_FAULTS:
             return False
         try:

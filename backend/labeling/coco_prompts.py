@@ -131,7 +131,6 @@ def read(path: Path) -> CocoPrompts:
 
 
 def _by_name(named: Iterable[tuple[NamePath, CocoImage]]) -> _ByName:
-    """Return images by the names under which Label Studio may store them."""
     images_by_name: dict[str, dict[tuple[NamePath, CocoImage], None]] = defaultdict(dict)
     for path, image in named:
         for name in file_names.spellings(path[-1]):

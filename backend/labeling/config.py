@@ -117,7 +117,6 @@ def on_image(controls: LabelConfig, to_name: str) -> LabelConfig:
 
 
 def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], collected: _Collected) -> None:
-    """Add the tags at and below ``tag`` in document order."""
     attributes, kind = tag.attributes, kind_of(tag.name)
     name = attributes.get("name", "")
     to_names = tuple(dict.fromkeys(word for part in attributes.get("toname", "").split(",") if (word := part.strip())))
@@ -152,7 +151,6 @@ def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], collected: _Collect
 
 
 def _labels_tag(tag: Tag, name: str, to_names: tuple[str, ...]) -> LabelsTag:
-    """Return the labels below a control."""
     labels: dict[str, None] = {}
     values: dict[str, str] = {}
     prompts: dict[str, str] = {}

@@ -87,8 +87,6 @@ class _Parser(DefusedExpatParser):
 
 
 class _Builder(ContentHandler):
-    """Builds the tags from a parser's events."""
-
     def __init__(self) -> None:
         super().__init__()
         self.root: Tag | None = None

@@ -122,7 +122,6 @@ def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_poly
 def _by_image(
     regions: Iterable[PromptRegion], task: Task, controls: LabelConfig, skipped: list[Skipped]
 ) -> dict[ImageRef, list[PromptRegion]]:
-    """Return regions by the image that each is drawn on; regions without an image are added to ``skipped``."""
     by_image: dict[ImageRef, list[PromptRegion]] = {}
     for region in regions:
         try:

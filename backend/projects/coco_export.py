@@ -80,7 +80,6 @@ def run(batch: BatchRun, out: Path, progress: Progress, *, as_polygons: bool) ->
 
 
 def _masks(batch: BatchRun, read: TaskReads, task: Task, *, as_polygons: bool) -> TaskMasks | str:
-    """Return the masks of a task; `GONE` if it has been deleted."""
     assert task.id is not None  # it was listed
     try:
         annotations = read(partial(batch.client.annotations, task.id))

@@ -106,7 +106,6 @@ class _Work:
         self._context, self._read = context, TaskReads(context.retry)
 
     def __call__(self, task: Task) -> PendingPrediction | TaskOutcome | None:
-        """Return a task's prediction or its outcome; None if the run was stopped while processing it."""
         outcome = attempt(task.id, partial(self._process, task))
         return TaskOutcome(failures=(outcome,)) if isinstance(outcome, Failure) else outcome
 

@@ -69,7 +69,7 @@ class Stop(threading.Event):
             signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: set the event, or end the process if it is set."""
+        """Handle a signal."""
         if self.is_set():
             os._exit(128 + number)
         self.number = number

@@ -100,7 +100,6 @@ def _outcomes(recent: tuple[AnsweredRequest, ...]) -> Outcomes:
 
 
 def _is_failure(request: AnsweredRequest) -> bool:
-    """Whether a request that expected a mask got none."""
     return not request.regions and any(reason.kind is not Kind.HARMLESS for reason in request.reasons)
 
 
@@ -188,5 +187,4 @@ def _request(answered: AnsweredRequest) -> RequestRow:
 
 
 def _clock(at: float) -> str:
-    """Return a Unix time as ``HH:MM:SS`` UTC."""
     return time.strftime("%H:%M:%S", time.gmtime(at))
