@@ -117,7 +117,7 @@ def _connection(settings: Settings, release: str) -> Iterator[Finding]:
         yield Finding(
             Level.HINT,
             "access",
-            f"anybody who reaches {settings.host}:{settings.port} may use this backend",
+            f"any program that reaches {settings.host}:{settings.port} may use this backend",
             "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and the same two in Label Studio's model connection",
         )
 

@@ -88,7 +88,7 @@ def _errors(client: "Redis", keys: Keys) -> list[exceptions.RedisError]:
     names |= {name: f"rq:{name}:{keys.prefix}-{scratch}" for name in ("queue", "job", "queues")}
     commands = [command.split() for command in _COMMANDS.replace("\n", ";").split(";") if command.strip()]
     attempts: list[Callable[[], object]] = [
-        *(partial(_execute, client, [names.get(word, word) for word in command]) for command in commands),
+        *(partial(client.execute_command, *(names.get(word, word) for word in command)) for command in commands),
         partial(_transaction, client, list(names.values())),
         partial(_listen, client, keys.events),
         partial(client.publish, keys.events, b""),
@@ -101,10 +101,6 @@ def _errors(client: "Redis", keys: Keys) -> list[exceptions.RedisError]:
         except exceptions.ResponseError as error:
             errors.append(error)
     return errors
-
-
-def _execute(client: "Redis", command: list[str]) -> None:
-    client.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 def _listen(client: "Redis", channel: str) -> None:

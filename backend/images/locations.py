@@ -220,7 +220,7 @@ def _relative(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) 
     uri = _full_path(uri)
     path, _, query = uri.partition("?")
     wanted = parse_qs(query).get("d", [""])[0] if path.rstrip("/") == _LOCAL_FILES else ""
-    if _segments(path) is None or _has_parent_step(wanted):
+    if _segments(path) is None or ".." in re.split(r"[/\\]", wanted):
         raise AccessError(f"expected a path without '..', got {_quoted(uri)}", Reason.FORBIDDEN_PATH)
     if wanted and local_files_root is not None:
         file = _below(local_files_root, wanted)
@@ -231,10 +231,6 @@ def _relative(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) 
 
 def _quoted(uri: str) -> str:
     return repr(without_credentials(uri)[:80])
-
-
-def _has_parent_step(path: str) -> bool:
-    return ".." in re.split(r"[/\\]", path)
 
 
 def _below(root: Path, wanted: str) -> Path | None:

@@ -70,10 +70,6 @@ class FaultError(RetryLater):
     """Label Studio failed on a request (500): its database was busy, or it has a defect."""
 
 
-class _Refresh(msgspec.Struct):
-    refresh: str
-
-
 class _Refreshed(msgspec.Struct):
     access: str
 
@@ -115,7 +111,7 @@ class LabelStudioHttp:
         )
         self._retrying = stamina.RetryingCaller(
             attempts=attempts, wait_initial=retry_wait_s, wait_jitter=retry_wait_s, wait_max=2.0
-        ).on(_is_worth_another_try)
+        ).on(lambda error: isinstance(error, RetryLater) and error.retry_after_s is None)  # else the caller waits
         self._exchange = TokenExchange(self._new_access_token, clock)
 
     def __repr__(self) -> str:
@@ -160,7 +156,7 @@ class LabelStudioHttp:
 
     def _new_access_token(self) -> str:
         assert self._api_key is not None  # a personal access token
-        body = msgspec.json.encode(_Refresh(self._api_key.value))
+        body = msgspec.json.encode({"refresh": self._api_key.value})
         return decoded(self._retried(Request("POST", _REFRESH, body=body), None), _Refreshed).access
 
     def get(self, path: str, kind: type[T], params: Mapping[str, str] | None = None, *, anonymous: bool = False) -> T:
@@ -286,11 +282,6 @@ def _unknown_or_off(detail: str) -> str:
             "access token counts as a legacy one)"
         )
     return "legacy tokens are switched off by default; use a personal access token"
-
-
-def _is_worth_another_try(error: Exception) -> bool:
-    """Whether to retry at once; a ``Retry-After`` time is left to the caller."""
-    return isinstance(error, RetryLater) and error.retry_after_s is None
 
 
 def _retry_after_s(reply: httpx.Response) -> float | None:

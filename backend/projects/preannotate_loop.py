@@ -136,7 +136,7 @@ class _Work:
         if not prediction.result:
             return TaskOutcome("" if failures else NOTHING, failures)
         result = msgspec.Raw(messages.dump_result(prediction))
-        if len(stored) == 1 and _is_same(stored[0].result, result):
+        if len(stored) == 1 and msgspec.json.decode(stored[0].result) == msgspec.json.decode(result):
             return TaskOutcome(SAME, failures)
         new = NewPrediction(task_id, result, prediction.score, context.model_version)
         return PendingPrediction(task, prediction, new, frozenset(old.id for old in stored), failures)
@@ -146,7 +146,3 @@ def failures_of(task: Task, prediction: Prediction) -> tuple[Failure, ...]:
     """Return one failure for each reason, with its count, details and region ids."""
     failed = (skipped for skipped in prediction.skipped if skipped.reason.kind is not Kind.HARMLESS)
     return failures_about(task.id, failed)
-
-
-def _is_same(stored: msgspec.Raw, made: msgspec.Raw) -> bool:
-    return bool(msgspec.json.decode(stored) == msgspec.json.decode(made))

@@ -39,6 +39,8 @@ class StatusSources:
 def take(sources: StatusSources) -> Status:
     """Return the current state of a process."""
     cluster, recent = sources.cluster(), sources.metrics.recent()
+    answered, failed = sum(request.regions > 0 for request in recent), sum(map(_is_failure, recent))
+    taken = ", ".join(f"{format_bytes(sources.budget.taken_for(use))} {use.value}" for use in Use)
     reason = readiness.obstacle(sources.work, sources.decoder, cluster)
     return Status(
         headline=reason or "ready",
@@ -47,7 +49,7 @@ def take(sources: StatusSources) -> Status:
         process=_process(sources),
         problems=_problems(sources, cluster),
         speeds=_speeds(recent, sources.metrics.times.encodes_ms(), has_encoder=cluster is None),
-        outcomes=_outcomes(recent),
+        outcomes=Outcomes(answered, len(recent) - answered - failed, failed),
         causes=_causes(sources.metrics, recent),
         model=_model(sources),
         tiers=_tiers(sources),
@@ -55,7 +57,7 @@ def take(sources: StatusSources) -> Status:
         work=(
             Field("being encoded or waiting", str(sources.work.encoding)),
             Field("to be encoded ahead", str(sources.work.ahead)),
-            Field("memory for what waits", _buffered(sources.budget)),
+            Field("memory for what waits", f"{taken}, of {format_bytes(sources.budget.max_bytes)}"),
         ),
         cluster=cluster,
         projects=_projects(sources.metrics),
@@ -92,11 +94,6 @@ def _speeds(
         Speed("First clicks", "which waited for their image", first),
     )
     return (*speeds, Speed("Encodes", "once per image", encodes_ms)) if has_encoder else speeds
-
-
-def _outcomes(recent: tuple[AnsweredRequest, ...]) -> Outcomes:
-    answered, failed = sum(request.regions > 0 for request in recent), sum(map(_is_failure, recent))
-    return Outcomes(answered, len(recent) - answered - failed, failed)
 
 
 def _is_failure(request: AnsweredRequest) -> bool:
@@ -147,11 +144,6 @@ def _tiers(sources: StatusSources) -> tuple[Tier, ...]:
         )
         for stats in sources.store.stats()
     )
-
-
-def _buffered(budget: ByteBudget) -> str:
-    taken = ", ".join(f"{format_bytes(budget.taken_for(use))} {use.value}" for use in Use)
-    return f"{taken}, of {format_bytes(budget.max_bytes)}"
 
 
 def _cache(sources: StatusSources) -> tuple[Field, ...]:
