@@ -121,11 +121,7 @@ class JobQueues:
         self._link, self._keys = link, keys
 
     def enqueue(self, ref: ImageRef, address_key: SourceKey, priority: Priority) -> bool:
-        """Enqueue an image unless it is enqueued or its background queue is full; return whether this call did.
-
-        Raises:
-            ImageError: see `dump`.
-        """
+        """Enqueue an image, see `dump`, unless it waits or its background queue is full; return whether this call did."""
         text, job_id, marker_key = dump(ref), secrets.token_hex(16), self._keys.enqueued(address_key, priority)
 
         def work(client: "Redis") -> bool:

@@ -19,7 +19,7 @@ from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, Tiered
 from backend.metrics import Metrics
 from backend.settings import MB, Settings
 from backend.types import Priority
-from backend.web.status.cluster import cluster_view
+from backend.web.status.snapshot import cluster_view
 from backend.web.status.view import ClusterView
 
 WORKER_MEMORY_MB = 64

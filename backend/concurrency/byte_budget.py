@@ -80,11 +80,7 @@ class ByteBudget:
         return Share(self, size, use)
 
     def take_address(self, uri: str) -> "Share | None":
-        """Take the bytes of a long address, without waiting; return None for an address of ordinary length.
-
-        Raises:
-            RetryLater: there is no room for it (``overloaded``).
-        """
+        """Take the bytes of a long address (else None) without waiting; `RetryLater` if there is no room."""
         return self.take(len(uri), use=Use.ADDRESSES) if len(uri) > _LONG_ADDRESS else None
 
     def add(self, size: int, use: Use = Use.FILES) -> bool:

@@ -209,11 +209,7 @@ def is_free(port: int) -> bool:
 
 @contextmanager
 def only_one(lock: Path) -> Iterator[IO[bytes]]:
-    """Hold a lock file and yield it open; child processes inherit it, so that it stays locked until they have ended.
-
-    Raises:
-        DemoError: another demo holds it, or its folder cannot be written to.
-    """
+    """Hold a lock file and yield it open; child processes inherit it, so that it stays locked until they have ended."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         opened = lock.open("ab+")

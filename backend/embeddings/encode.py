@@ -59,11 +59,7 @@ class EncodeSpec:
         return EmbeddingKey(digest, self.model_version, self.dtype)
 
     def key_of(self, data: bytes) -> EmbeddingKey:
-        """Check an image file by its headers, and return the key of its embedding.
-
-        Raises:
-            ImageError: see `backend.images.decode.check`.
-        """
+        """Check an image file by its headers, see `backend.images.decode.check`, and return its embedding's key."""
         decode.check(data, self.limits)
         return self.key(decode.digest(data))
 

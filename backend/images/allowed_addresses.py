@@ -68,11 +68,7 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> "Origin":
-        """Return the origin of an http or https address.
-
-        Raises:
-            ValueError: another scheme, no host, or an invalid port.
-        """
+        """Return the origin of an http or https address; `ValueError` for another scheme, no host or a wrong port."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"expected an http or https address, got {without_credentials(url)[:80]!r}")

@@ -300,11 +300,7 @@ def _excerpt(reply: httpx.Response) -> str:
 
 
 def decoded(data: bytes, kind: type[T]) -> T:
-    """Return an answer's body as a msgspec type.
-
-    Raises:
-        RetryLater: it is something else, most likely a proxy's page.
-    """
+    """Return an answer's body as a msgspec type; `RetryLater` if it is something else, most likely a proxy's page."""
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

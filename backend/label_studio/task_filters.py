@@ -32,11 +32,7 @@ class Selection:
     is_any: bool = False
 
     def and_also(self, more: Condition) -> "Selection":
-        """Return the selection narrowed to the tasks that also pass ``more``.
-
-        Raises:
-            RequestError: Label Studio has no query for that.
-        """
+        """Return the tasks that also pass ``more``; `RequestError` if Label Studio has no query for them."""
         if not self.is_any or len(self.conditions) < 2:
             return Selection((*self.conditions, more))
         if any(condition.child_filter is not None for condition in self.conditions):
@@ -93,11 +89,7 @@ def _condition(column: str, operator: str, kind: str, value: object) -> Conditio
 
 
 def read_view(filters: msgspec.Raw) -> Selection:
-    """Return the tasks that a tab of the Data Manager shows.
-
-    Raises:
-        RequestError: its filters have an unknown form.
-    """
+    """Return the tasks that a tab of the Data Manager shows; `RequestError` if its filters have an unknown form."""
     try:
         view = msgspec.json.decode(filters, type=_Filters | None) or _Filters()
     except msgspec.MsgspecError as error:

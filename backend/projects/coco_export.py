@@ -48,11 +48,7 @@ def check_out(path: Path) -> None:
 
 
 def run(batch: BatchRun, out: Path, progress: Progress, *, as_polygons: bool) -> RunReport:
-    """Write the masks of a project's tasks into a file, unless the run is stopped, and return a report.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write the masks of a project's tasks into a file, unless the run is stopped, and return a report."""
     report = RunReport((TASKS, IMAGES, MASKS))
     description = f"Masks of Label Studio project {batch.project.id} {batch.project.title!r}"
     categories, read = _Categories(annotation_masks.labels_of(batch.controls)), TaskReads(batch.retry)

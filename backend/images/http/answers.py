@@ -57,11 +57,7 @@ class Head:
 
     @property
     def length(self) -> int | None:
-        """The body's announced length in bytes, None where it is unknown.
-
-        Raises:
-            ImageError: several lengths are announced.
-        """
+        """The body's announced length in bytes, None if it is unknown; several lengths are an `ImageError`."""
         if self.is_chunked:
             return None
         values = (value.strip() for value in b",".join(self.all("content-length")).split(b","))

@@ -49,11 +49,7 @@ def address(url: str) -> httpx.URL:
 
 
 def redirected(here: httpx.URL, head: Head) -> httpx.URL:
-    """Return the target of a redirect, parsed as browsers do.
-
-    Raises:
-        ImageError: the target is not an http or https address.
-    """
+    """Return the target of a redirect, parsed as browsers do; `ImageError` unless it is an http or https address."""
     if len(set(head.all("location"))) > 1:
         raise ImageError("the server redirects to several addresses at once", Reason.UNSUPPORTED_IMAGE_SOURCE)
     target = re.sub(r"[\t\r\n]", "", head.text("location"))
