@@ -121,7 +121,7 @@ class JobQueues:
         self._link, self._keys = link, keys
 
     def enqueue(self, ref: ImageRef, address_key: SourceKey, priority: Priority) -> bool:
-        """Enqueue an image, see `dump`, unless it waits or its background queue is full; return whether this call did."""
+        """Enqueue an image, see `dump`; return False if it is enqueued already or its background queue is full."""
         text, job_id, marker_key = dump(ref), secrets.token_hex(16), self._keys.enqueued(address_key, priority)
 
         def work(client: "Redis") -> bool:
