@@ -104,9 +104,8 @@ def encode(encoder: Encoder, model_input: ModelInput, key: EmbeddingKey, metrics
         BackendError: the encoder is of another model (``model_not_ready``), or has a defect (``encode_failed``).
     """
     if encoder.model_version != key.model_version:
-        raise BackendError(
-            f"expected an encoder of {key.model_version}, got {encoder.model_version}", Reason.MODEL_NOT_READY
-        )
+        text = f"expected an encoder of {key.model_version}, got {encoder.model_version}"
+        raise BackendError(text, Reason.MODEL_NOT_READY)
     metrics.record_lookup("miss")
 
     def work() -> Embedding:

@@ -264,8 +264,7 @@ def _presign(ref: ImageRef, uri: str, label_studio_url: str) -> str:
     """Return the address at which Label Studio redirects to a cloud file, or serves it."""
     owner = resolved_through(ref)
     if not owner:
-        raise ImageError(
-            f"{_quoted(uri)}: expected a task to resolve it with, got none", Reason.UNSUPPORTED_IMAGE_SOURCE
-        )
+        text = f"{_quoted(uri)}: expected a task to resolve it with, got none"
+        raise ImageError(text, Reason.UNSUPPORTED_IMAGE_SOURCE)
     name = base64.urlsafe_b64encode(uri.encode("utf-8", "replace")).decode()
     return f"{label_studio_url.rstrip('/')}/{owner}/presign/?fileuri={quote(name)}"

@@ -145,10 +145,8 @@ class LabelStudioHttp:
         try:
             return self._exchange.authorization(rejected, within_s)
         except concurrent.futures.TimeoutError:
-            raise RetryLater(
-                f"Label Studio at {self.url} takes too long to exchange the personal access token",
-                Reason.LABEL_STUDIO_UNREACHABLE,
-            ) from None
+            text = f"Label Studio at {self.url} takes too long to exchange the personal access token"
+            raise RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE) from None
 
     def abort(self) -> None:
         """End all requests, running and future ones; each fails as if Label Studio could not be reached."""
@@ -191,22 +189,16 @@ class LabelStudioHttp:
         try:
             reply = self._exchanged(request, header, time.monotonic() + timeout_s)
         except httpcore.TimeoutException as error:
-            raise RetryLater(
-                f"Label Studio at {self.url} cannot be reached, or takes longer than {timeout_s:g} s to answer "
-                f"{request.path}: {error}",
-                Reason.LABEL_STUDIO_UNREACHABLE,
-            ) from error
+            text = f"Label Studio at {self.url} cannot be reached, or takes longer than {timeout_s:g} s to answer"
+            raise RetryLater(f"{text} {request.path}: {error}", Reason.LABEL_STUDIO_UNREACHABLE) from error
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise AccessError(
-                f"{self.url} is no address of a Label Studio; set LABEL_STUDIO_URL to where it is: {error}",
-                Reason.LABEL_STUDIO_NOT_CONFIGURED,
-            ) from error
+            text = f"{self.url} is no address of a Label Studio; set LABEL_STUDIO_URL to where it is: {error}"
+            raise AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpx.DecodingError) as error:
             if (refusal := tls.refusal(error)) is not None:
                 raise AccessError(f"Label Studio at {self.url}: {refusal}", Reason.UNTRUSTED_CERTIFICATE) from error
-            raise RetryLater(
-                f"Label Studio at {self.url} cannot be reached: {error}", Reason.LABEL_STUDIO_UNREACHABLE
-            ) from error
+            text = f"Label Studio at {self.url} cannot be reached: {error}"
+            raise RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE) from error
         if reply.is_success:
             return reply.content
         raise self._failure(reply, request.path, header)
@@ -252,10 +244,8 @@ class LabelStudioHttp:
             return kind(text, Reason.LABEL_STUDIO_UNREACHABLE, _retry_after_s(reply))
         if reply.is_redirect:
             target = without_credentials(reply.headers.get("location", ""))
-            return AccessError(
-                f"Label Studio at {self.url} redirects to {target[:200]}; set LABEL_STUDIO_URL to where it really is",
-                Reason.LABEL_STUDIO_NOT_CONFIGURED,
-            )
+            text = f"Label Studio at {self.url} redirects to {target[:200]}; set LABEL_STUDIO_URL to where it really is"
+            return AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED)
         return RefusedError(f"Label Studio answers {status} to {path}{_excerpt(reply)}", status)
 
     def refusal(self, what: str, header: str | None, detail: str = "") -> AccessError:
@@ -264,9 +254,8 @@ class LabelStudioHttp:
         ``detail`` is Label Studio's own message, which differs between unknown and disabled tokens.
         """
         if header is None:
-            return AccessError(
-                f"Label Studio {what}: LABEL_STUDIO_API_KEY is not set", Reason.LABEL_STUDIO_NOT_CONFIGURED
-            )
+            text = f"Label Studio {what}: LABEL_STUDIO_API_KEY is not set"
+            return AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED)
         hint = {
             TokenKind.LEGACY: _unknown_or_off(detail),
             TokenKind.PERSONAL: "the token's user may not see this project, or the token was revoked",
@@ -305,6 +294,5 @@ def decoded(data: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         name = getattr(kind, "__name__", "an answer").strip("_")
-        raise RetryLater(
-            f"expected {name} from Label Studio, got something else: {error}", Reason.LABEL_STUDIO_UNREACHABLE
-        ) from error
+        text = f"expected {name} from Label Studio, got something else: {error}"
+        raise RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE) from error

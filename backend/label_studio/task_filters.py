@@ -36,9 +36,7 @@ class Selection:
         if not self.is_any or len(self.conditions) < 2:
             return Selection((*self.conditions, more))
         if any(condition.child_filter is not None for condition in self.conditions):
-            raise RequestError(
-                "a view whose filters are joined by 'or' and hold further filters cannot be narrowed down"
-            )
+            raise RequestError("a view whose filters are joined by 'or' and hold further ones cannot be narrowed down")
         narrowed = (msgspec.structs.replace(condition, child_filter=more) for condition in self.conditions)
         return replace(self, conditions=tuple(narrowed))
 

@@ -145,9 +145,8 @@ def _rectangle(box: CocoBox, image: CocoImage) -> Rectangle:
     numbers = box.bbox
     if not isinstance(numbers, list) or not box.has_numbers or box.trouble:
         trouble = f"; {box.trouble}" if box.trouble else ""
-        raise PromptError(
-            f"bbox: expected x, y, width and height, got {str(box.bbox)[:60]}{trouble}", Reason.BAD_GEOMETRY
-        )
+        text = f"bbox: expected x, y, width and height, got {str(box.bbox)[:60]}{trouble}"
+        raise PromptError(text, Reason.BAD_GEOMETRY)
     if image.size is None:
         raise PromptError("image: expected width and height, got none", Reason.BAD_GEOMETRY)
     height, width = image.size

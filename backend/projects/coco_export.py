@@ -42,9 +42,8 @@ def check_out(path: Path) -> None:
             with existing.open("rb") as file:
                 start = file.read(LOOKED_AT_BYTES)
             if start and not any(key in start for key in _COCO):
-                raise ValueError(
-                    f"{path}: expected another file to write to (--out), got one where {existing.name} is lost"
-                )
+                lost = f"got one where {existing.name} is lost"
+                raise ValueError(f"{path}: expected another file to write to (--out), {lost}")
 
 
 def run(batch: BatchRun, out: Path, progress: Progress, *, as_polygons: bool) -> RunReport:

@@ -66,9 +66,8 @@ class ErrorAnswers:
 
     def _empty(self, reason: Reason) -> Response:
         # A click expects one answer; a request for many tasks is then repeated by Label Studio, one by one.
-        return Response(
-            messages.dump_predictions([Prediction((), 0.0, self._model_version, (reason,))]), content_type=JSON
-        )
+        empty = Prediction((), 0.0, self._model_version, (reason,))
+        return Response(messages.dump_predictions([empty]), content_type=JSON)
 
 
 def _error(text: str, code: int) -> Response:

@@ -68,10 +68,8 @@ def redirected(here: httpx.URL, head: Head) -> httpx.URL:
     except ImageError as error:
         raise ImageError(f"redirected to {error}", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
     except ValueError as error:
-        shown = without_credentials(target)[:80]
-        raise ImageError(
-            f"redirected to {shown!r}, which is not an address", Reason.UNSUPPORTED_IMAGE_SOURCE
-        ) from error
+        text = f"redirected to {without_credentials(target)[:80]!r}, which is not an address"
+        raise ImageError(text, Reason.UNSUPPORTED_IMAGE_SOURCE) from error
 
 
 def keep_cookies(head: Head, kept: dict[str, str]) -> None:

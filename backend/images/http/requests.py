@@ -33,10 +33,8 @@ class FetchLimits:
     def check_size(self, size: int) -> None:
         """Raise `ImageError` (``image_too_large``) for a size in bytes above ``max_bytes``."""
         if size > self.max_bytes:
-            raise ImageError(
-                f"expected at most {self.max_bytes:,} bytes, got {size:,}; see PADDLE_SAM_MAX_IMAGE_BYTES",
-                Reason.IMAGE_TOO_LARGE,
-            )
+            text = f"expected at most {self.max_bytes:,} bytes, got {size:,}; see PADDLE_SAM_MAX_IMAGE_BYTES"
+            raise ImageError(text, Reason.IMAGE_TOO_LARGE)
 
 
 @dataclass(frozen=True)
@@ -100,11 +98,8 @@ class ImageRequests:
                     return Reply(head)
                 return Reply(head, *self._body(head, stream, url.host, deadline, share))
         except httpcore.TimeoutException as error:
-            raise RetryLater(
-                f"the image took longer than {self._limits.timeout_s:g} s to fetch ({error}); see "
-                "PADDLE_SAM_FETCH_TIMEOUT_S",
-                Reason.IMAGE_FETCH_FAILED,
-            ) from error
+            took = f"the image took longer than {self._limits.timeout_s:g} s to fetch ({error})"
+            raise RetryLater(f"{took}; see PADDLE_SAM_FETCH_TIMEOUT_S", Reason.IMAGE_FETCH_FAILED) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             raise outcomes.connection_error(error, url.host) from error
 
