@@ -18,7 +18,7 @@ GROUPS = {"backend": backend_command, "model": model_command}
 INSTALLED = {"paddle-sam-backend": "backend", "paddle-sam": "model"}
 LABEL_STUDIOS_OWN = {"USE_DEFAULT_BANNED_SUBNETS"}
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-MAKE_VARIABLES = {"PYTHON", "CACHE", "WEIGHTS"}
+MAKE_VARIABLES = {"CACHE", "PYTHON", "REQUIREMENTS", "UPGRADE", "WEIGHTS"}
 
 
 def typed(one: Document) -> Iterator[str]:
