@@ -50,10 +50,9 @@ class Worker:
     def __init__(
         self, parts: ClusterParts, pipeline: EncodePipeline, encoder: EncoderThread, trainings: TrainingWorker
     ) -> None:
-        """Take jobs for ``pipeline``, which uses ``encoder``, and for ``trainings``; `run` starts it."""
         self._parts, self._pipeline, self._encoder, self._trainings = parts, pipeline, encoder, trainings
         self._name = parts.keys.worker(socket.gethostname(), os.getpid())
-        self._is_told_to_stop = False
+        self._must_stop = False
         self._stop = threading.Event()
 
     def run(self) -> int:
@@ -69,11 +68,11 @@ class Worker:
         self._parts.leases.start(self._heartbeat)
         self._encoder.start()
         try:
-            while not (self._encoder.is_ready or self._encoder.failure or self._is_told_to_stop):
+            while not (self._encoder.is_ready or self._encoder.failure or self._must_stop):
                 time.sleep(POLL_EVERY_S)
             if self._encoder.failure:
                 return FAILED
-            return STOPPED if self._is_told_to_stop else self._work()
+            return STOPPED if self._must_stop else self._work()
         finally:
             self._parts.leases.close()
             self._parts.monitor.deregister(self._name)
@@ -95,7 +94,7 @@ class Worker:
             thread.start()
         self._trainings.watch.start()
         logger.info("event=worker_ready queues=%s", ",".join(map(self._parts.keys.queue, Priority)))
-        while not self._is_told_to_stop and not self._pipeline.encoder_hangs:
+        while not self._must_stop and not self._pipeline.encoder_hangs:
             time.sleep(POLL_EVERY_S)
         self._stop.set()
         if self._pipeline.encoder_hangs:
@@ -131,4 +130,4 @@ class Worker:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self._is_told_to_stop = True  # a plain attribute: the lock of an Event may be held where the signal comes
+        self._must_stop = True  # a plain attribute: the lock of an Event may be held where the signal comes

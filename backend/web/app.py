@@ -68,7 +68,6 @@ def create_app(
 def _add_contract(
     app: Flask, segmenter: Segmenter, metrics: Metrics, access: Access, on_event: Callable[[WebhookEvent], None]
 ) -> None:
-    """Add the routes that Label Studio calls."""
     predict_slots = threading.BoundedSemaphore(access.max_predicts)
 
     @app.post("/setup")
