@@ -1,7 +1,7 @@
 """Builds what keeps, chooses and trains the decoders of projects."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,8 +54,11 @@ def web(settings: Settings, checkpoint: Checkpoint, base: LazyDecoder, metrics: 
 
 
 def publish(settings: Settings, project_id: int, data: bytes) -> DecoderWeights:
-    """Add a new decoder to a project, and activate it unless another one is pinned; see `DecoderFolder.publish`."""
-    with exchanged(settings) as folder:
+    """Add a new decoder to a project, and activate it unless another one is pinned; see `DecoderFolder.publish`.
+
+    While Redis does not answer, the decoder is in this machine's folder; any process here shares it later.
+    """
+    with exchanged(settings, needs_redis=False) as folder:
         return folder.publish(project_id, data)
 
 
@@ -74,11 +77,11 @@ def tuned(settings: Settings, checkpoint: Checkpoint, project_id: int, say: Call
 
 
 @contextmanager
-def exchanged(settings: Settings) -> Iterator[DecoderFolder]:
+def exchanged(settings: Settings, *, needs_redis: bool = True) -> Iterator[DecoderFolder]:
     """Yield the folder of decoders, as new as that in Redis, and share what is changed in it.
 
     Raises:
-        RetryLater: Redis does not answer.
+        RetryLater: Redis does not answer, and ``needs_redis``.
         OSError: the folder cannot be written.
     """
     folder = DecoderFolder(settings.decoders_dir)
@@ -87,10 +90,13 @@ def exchanged(settings: Settings) -> Iterator[DecoderFolder]:
         return
     parts = cluster.connect(settings, cluster.ANY_MODEL)
     exchange = DecoderExchange(parts.link, parts.keys, folder)
+    tolerated = () if needs_redis else (RetryLater,)
     try:
-        exchange.sync()
+        with suppress(*tolerated):
+            exchange.sync()
         yield folder
-        exchange.sync()
+        with suppress(*tolerated):
+            exchange.sync()
     finally:
         parts.link.close()
 

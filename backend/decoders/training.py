@@ -35,7 +35,9 @@ STOP_WITHIN_S = 10.0
 """How long the process may take to keep its best decoder when it is stopped."""
 
 MOST_WAITING = 100
-_TEXT_LENGTH = 300
+SHOWN_LINES = 5  # of the end of what a training wrote
+TAKEN, NOT_TAKEN = 0, 1  # exit statuses of a training that came to its end
+_TEXT_LENGTH = 600
 
 
 def command(weights: str, device: str) -> tuple[str, ...]:
@@ -65,7 +67,7 @@ class Training:
         revision: rises with every change, as that of `backend.decoders.folder.Record`.
         state: how far it is.
         at: when this was written, in seconds since 1970.
-        text: the last line that the training wrote.
+        text: the last line that the training wrote; once it has ended, the last lines.
         annotations: how many annotations the project had when it was started.
     """
 
@@ -140,22 +142,23 @@ class TrainingRunner:
             process = self._start(project_id)
         except OSError as error:
             return self._end(project_id, State.FAILED, f"the training cannot be started: {error}")
-        lines: deque[str] = deque(maxlen=1)
+        lines: deque[str] = deque(maxlen=SHOWN_LINES)
         reader = threading.Thread(target=_keep_last, args=(process, lines), name="training-output", daemon=True)
         reader.start()
         written_at = self._log.now()
         while process.poll() is None and not stop.wait(0.2):
             if self._log.now() - written_at >= HEARTBEAT_S:
                 written_at = self._log.now()
-                self._log.write(project_id, State.RUNNING, "".join(lines))
+                self._log.write(project_id, State.RUNNING, "".join(list(lines)[-1:]))
         was_stopped = process.poll() is None
         if was_stopped:
             _stop(process)
         reader.join(STOP_WITHIN_S)
         if was_stopped:
             return False
-        status, text = process.returncode, "".join(lines)
-        return self._end(project_id, State.FAILED if status else State.DONE, text or f"exit status {status}")
+        status, text = process.returncode, "; ".join(lines)
+        state = State.DONE if status in (TAKEN, NOT_TAKEN) else State.FAILED
+        return self._end(project_id, state, text or f"exit status {status}")
 
     def _start(self, project_id: int) -> "subprocess.Popen[str]":
         process = subprocess.Popen(  # noqa: S603 - our own command; the project's number is the only other argument

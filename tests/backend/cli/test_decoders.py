@@ -6,7 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from backend.cli.main import main
+from backend.composition import decoders as composition_decoders
 from backend.decoders.folder import DecoderFolder
+from backend.settings import read
 from tests.support.checkpoints import random_checkpoint
 from tests.support.decoder_files import decoder_file
 from tests.support.redis_server import needs_redis
@@ -118,6 +120,16 @@ def test_a_decoder_whose_file_is_on_another_machine_is_not_made_to_serve(run, tw
     other = {**shared, "PADDLE_SAM_DECODERS_DIR": str(tmp_path / "other")}
     assert "run this on a machine where it has served" in run("rollback", "--project", "7", status=2, **other)
     assert f"* {two[1][:8]}" in run("list", **shared)
+
+
+@needs_redis
+def test_a_decoder_that_was_trained_while_redis_is_away_is_kept_here_and_shared_later(run, folder, redis_server):
+    environ = {"PADDLE_SAM_DECODERS_DIR": str(folder.root), "REDIS_URL": "redis://127.0.0.1:1/0"}
+    digest = composition_decoders.publish(read(environ), 7, decoder_file(BASE, project=7)).digest
+    assert folder.record(7).active == digest
+    run("list", REDIS_URL=redis_server.address)
+    with redis_server.client() as client:
+        assert client.hlen("paddle-sam:decoders") == 1
 
 
 def test_a_redis_that_does_not_answer_is_an_error(run):

@@ -53,12 +53,18 @@ def test_a_training_ends_with_the_last_line_it_wrote(log, tmp_path):
     runner = TrainingRunner(training_program(tmp_path, REPORTS), log)
     assert runner.run(7, threading.Event())
     training = log.of(7)
-    assert (training.state, training.text) == (State.DONE, "trained project 7")
+    assert (training.state, training.text) == (State.DONE, "epoch 1 of 2; trained project 7")
     assert training.revision == 2, "it was running before"
 
 
+def test_a_decoder_that_was_not_taken_is_the_end_of_a_training_too(log, tmp_path):
+    program = "print('no better than the base: not taken'); raise SystemExit(1)"
+    TrainingRunner(training_program(tmp_path, program), log).run(7, threading.Event())
+    assert (log.of(7).state, log.of(7).text) == (State.DONE, "no better than the base: not taken")
+
+
 def test_a_training_that_fails_says_why(log, tmp_path):
-    runner = TrainingRunner(training_program(tmp_path, "import sys; sys.exit('error: no such project')"), log)
+    runner = TrainingRunner(training_program(tmp_path, "print('error: no such project'); raise SystemExit(2)"), log)
     assert runner.run(7, threading.Event())
     assert (log.of(7).state, log.of(7).text) == (State.FAILED, "error: no such project")
     silent = TrainingRunner(training_program(tmp_path, "raise SystemExit(3)"), log)
@@ -194,4 +200,4 @@ def test_an_outage_of_redis_is_the_callers_to_report(log):
 def test_the_state_is_a_small_json_file(log, tmp_path):
     log.write(7, State.WAITING, "x" * 5000, annotations=3)
     written = json.loads((tmp_path / "decoders" / "7" / TRAINING).read_text())
-    assert (written["state"], written["annotations"], len(written["text"])) == ("waiting", 3, 300)
+    assert (written["state"], written["annotations"], len(written["text"])) == ("waiting", 3, 600)
