@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Protocol
 
 from backend.concurrency.fifo_limiter import FifoLimiter
@@ -145,7 +144,7 @@ def at_size(embedding: Embedding, size: tuple[int, int]) -> Embedding:
         ImageError: see `check_size`.
     """
     own = orientation.turned_size(size, check_size(embedding, size))
-    return embedding if embedding.original_size == own else replace(embedding, original_size=own)
+    return embedding if embedding.original_size == own else embedding.at_size(own)
 
 
 def check_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None = None) -> int:
