@@ -52,7 +52,7 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
     if place == "cpu":
         machine.keep_memory()  # from now on: what reading the weights took has been given back
     made = Sam2Encoder if is_sam2 else Encoder
-    return made(network, checkpoint.config, checkpoint.model_version, place, dtype)
+    return made(network, checkpoint.config, checkpoint.encoder_version, place, dtype)
 
 
 def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:

@@ -46,7 +46,8 @@ class Decoder:
 
     Attributes:
         config: the network's configuration.
-        model_version: name and digest of the weights; embeddings must carry the same.
+        model_version: name and digest of the weights, and the name of a fine-tuned decoder.
+        encoder_version: the same without that name; embeddings must carry it.
         capabilities: what these weights can do, of ``points``, ``negative_points``, ``boxes``, ``mask_input``,
         ``score``.
         device: ``cpu`` or ``gpu:N``.
@@ -60,6 +61,7 @@ class Decoder:
         self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder, checkpoint: Checkpoint, device: str
     ) -> None:
         self.config, self.model_version = checkpoint.config, checkpoint.model_version
+        self.encoder_version = checkpoint.encoder_version
         self.capabilities, self.device = checkpoint.capabilities, device
         self.prompt_encoder, self.mask_decoder = prompt_encoder, mask_decoder
         on_cpu = device == "cpu"
@@ -175,13 +177,13 @@ class Decoder:
         low, expected = self.config.low_res_size, self.config.embedding_shapes
         if embedding.family != self.config.family:
             raise ValueError(
-                f"embedding: expected one of a {self.config.family} network, {self.model_version}, "
+                f"embedding: expected one of a {self.config.family} network, {self.encoder_version}, "
                 f"got one of a {embedding.family} network, {embedding.model_version}"
             )
         shapes = {name: array.shape for name, array in embedding.maps.items()}
-        if embedding.model_version != self.model_version or shapes != expected:
+        if embedding.model_version != self.encoder_version or shapes != expected:
             raise ValueError(
-                f"embedding: expected {_told(expected)} made by {self.model_version}, "
+                f"embedding: expected {_told(expected)} made by {self.encoder_version}, "
                 f"got {_told(shapes)} made by {embedding.model_version}"
             )
         for prompt in prompts:
@@ -208,9 +210,10 @@ class Decoder:
 
         It depends on the embedding alone, so it is kept there for the next prompt: 4 MiB for SAM at 1024, 16 for SAM 2.
         """
-        arrays = embedding.prepared.arrays
-        if not arrays:
-            arrays = embedding.prepared.arrays = self._prepare(embedding)
+        arrays = embedding.prepared.get(self.model_version)
+        if arrays is None:
+            arrays = self._prepare(embedding)
+            embedding.prepared.keep(self.model_version, arrays)
         return tuple(tensor(array) if self.device == "cpu" else paddle.to_tensor(array) for array in arrays)
 
     def _prepare(self, embedding: Embedding) -> tuple[FloatArray, ...]:

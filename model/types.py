@@ -146,20 +146,25 @@ class ModelInput:
     other_orientation: int = 1
 
 
-@dataclass(eq=False)
 class Prepared:
-    """What a decoder made of an embedding alone, kept beside it for the next prompt; empty before the first.
+    """Arrays that a decoder made of an embedding alone, kept beside it for the next prompt; empty before the first."""
 
-    Attributes:
-        arrays: float32, in the order in which the decoder takes them; replaced as a whole.
-    """
+    def __init__(self) -> None:
+        self._kept: tuple[str, tuple[FloatArray, ...]] = "", ()
 
-    arrays: tuple[FloatArray, ...] = ()
+    def get(self, model_version: str) -> tuple[FloatArray, ...] | None:
+        """Return what a decoder has kept, None if it has not or another one has since."""
+        owner, arrays = self._kept
+        return arrays if owner == model_version else None
+
+    def keep(self, model_version: str, arrays: tuple[FloatArray, ...]) -> None:
+        """Keep the arrays of one decoder instead of another's."""
+        self._kept = model_version, arrays
 
     @property
     def nbytes(self) -> int:
         """Bytes that the numbers take."""
-        return sum(array.nbytes for array in self.arrays)
+        return sum(array.nbytes for array in self._kept[1])
 
 
 @dataclass(frozen=True, eq=False)

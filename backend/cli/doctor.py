@@ -28,14 +28,9 @@ def examine(
     project_id: int | None,
     weights: Callable[[], str],
 ) -> Iterator[Finding]:
-    """Yield findings, the basic ones first.
+    """Yield findings, the basic ones first, and those about a project's model, labeling config and first image.
 
-    Args:
-        settings: the service's settings.
-        label_studio: a client made from them.
-        images: fetches images as the service does.
-        project_id: the project whose model, labeling config and first image to check; None skips these checks.
-        weights: reads the configured weights and describes them; raises ValueError if they cannot be used.
+    ``weights`` describes the configured weights; it raises a `ValueError` if they cannot be used.
     """
     yield _weights(settings, weights)
     release, outage = _release(settings, label_studio)
@@ -53,13 +48,9 @@ def _weights(settings: Settings, weights: Callable[[], str]) -> Finding:
     try:
         text = weights()
     except (ValueError, OSError) as error:
-        return Finding(
-            Level.PROBLEM,
-            "weights",
-            str(error),
-            "set PADDLE_SAM_WEIGHTS to a model's name or a path; "
-            "`python -m model download NAME` fetches the published ones",
-        )
+        fix = "set PADDLE_SAM_WEIGHTS to a model's name or a path; "
+        fix += "`python -m model download NAME` fetches the published ones"
+        return Finding(Level.PROBLEM, "weights", str(error), fix)
     if settings.weights == "demo":
         return Finding(
             Level.HINT,
@@ -105,12 +96,7 @@ def _api_key(label_studio: LabelStudio) -> Finding:
 
 
 def _connection(settings: Settings, release: str) -> Iterator[Finding]:
-    """Yield hints about a backend on a private address and about access; the connection itself cannot be checked here.
-
-    Args:
-        settings: the service's settings.
-        release: Label Studio's release, empty if it is unknown.
-    """
+    """Yield hints about a backend on a private address and about access; the connection cannot be checked here."""
     try:
         address = socket.gethostbyname(socket.gethostname())
     except OSError:
@@ -127,7 +113,7 @@ def _connection(settings: Settings, release: str) -> Iterator[Finding]:
         yield Finding(
             Level.HINT,
             "access",
-            f"anybody who reaches {settings.host}:{settings.port} may use this backend",
+            f"any program that reaches {settings.host}:{settings.port} may use this backend",
             "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and the same two in Label Studio's model connection",
         )
 

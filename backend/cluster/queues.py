@@ -32,9 +32,7 @@ FUNCTION = "backend.cluster.worker.encode"
 MAX_JOB_BYTES = 16_000_000
 """Largest job; an image inside the task's data is a part of its job, and is refused if it is larger."""
 
-MAX_WAITING = 1000
-"""Most images that may wait in the queue of prefetches, and in that of bulk work."""
-
+MAX_WAITING = 1000  # most images that may wait in the queue of prefetches, and in that of bulk work
 MARKER_TTL_S = 3600.0
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -91,17 +89,11 @@ def parse(arguments: object) -> ImageRef:
 
 @dataclass(frozen=True)
 class TakenJob:
-    """A job that a worker took off a queue.
-
-    Attributes:
-        ref: the image.
-        priority: of the queue that it was in.
-        job_id: the value of the image's marker.
-    """
+    """A job that a worker took off the queue of its priority; ``job_id`` is the value of the image's marker."""
 
     ref: ImageRef
-    priority: Priority
-    job_id: str
+    priority: Priority  # of the queue that it was in
+    job_id: str  # the value of the image's marker
 
 
 @dataclass(frozen=True)
@@ -126,15 +118,10 @@ class JobQueues:
     """The queues of one installation: web processes and runs enqueue jobs, and workers take them."""
 
     def __init__(self, link: RedisConnection, keys: Keys) -> None:
-        """Use the names ``keys`` in the Redis at ``link``."""
         self._link, self._keys = link, keys
 
     def enqueue(self, ref: ImageRef, address_key: SourceKey, priority: Priority) -> bool:
-        """Enqueue an image unless it is enqueued or its background queue is full; return whether this call did.
-
-        Raises:
-            ImageError: see `dump`.
-        """
+        """Enqueue an image, see `dump`; return False if it is enqueued already or its background queue is full."""
         text, job_id, marker_key = dump(ref), secrets.token_hex(16), self._keys.enqueued(address_key, priority)
 
         def work(client: "Redis") -> bool:

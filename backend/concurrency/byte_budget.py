@@ -18,14 +18,9 @@ _LONG_ADDRESS = 10_000
 class Use(Enum):
     """What bytes of a budget are taken for."""
 
-    BODIES = "bodies"
-    """Request bodies that are being received or read."""
-
-    ADDRESSES = "addresses"
-    """``data:`` addresses, which hold the image itself, of images that are waited for."""
-
-    FILES = "files"
-    """Image files that are being fetched or wait for the encoder."""
+    BODIES = "bodies"  # request bodies that are being received or read
+    ADDRESSES = "addresses"  # ``data:`` addresses, which hold the image itself, of images that are waited for
+    FILES = "files"  # image files that are being fetched or wait for the encoder
 
 
 class ByteBudget:
@@ -47,12 +42,7 @@ class ByteBudget:
     """
 
     def __init__(self, max_bytes: int = DEFAULT_BYTES, minimums: Mapping[Use, int] | None = None) -> None:
-        """Allow at most ``max_bytes`` to be taken at a time.
-
-        Args:
-            max_bytes: limit of all uses together.
-            minimums: bytes that are kept free for a use.
-        """
+        """Allow at most ``max_bytes`` to be taken at a time, and keep the ``minimums`` free for their uses."""
         self.max_bytes = max_bytes
         self.lock = threading.RLock()
         self._minimums = {use: (minimums or {}).get(use, 0) for use in Use}
@@ -90,34 +80,25 @@ class ByteBudget:
         return Share(self, size, use)
 
     def take_address(self, uri: str) -> "Share | None":
-        """Take the bytes of a long address, without waiting; return None for an address of ordinary length.
-
-        Raises:
-            RetryLater: there is no room for it (``overloaded``).
-        """
+        """Take the bytes of a long address (else None) without waiting; `RetryLater` if there is no room."""
         return self.take(len(uri), use=Use.ADDRESSES) if len(uri) > _LONG_ADDRESS else None
 
     def add(self, size: int, use: Use = Use.FILES) -> bool:
         """Take ``size`` bytes, or give them back if ``size`` is negative; return whether there was room."""
         with self._changed:
-            if size > 0 and not self._has_room(size, use):
+            after = self._taken | {use: self._taken[use] + size}
+            if size > 0 and sum(max(after[each], self._minimums[each]) for each in Use) > self.max_bytes:
                 return False
             self._taken[use] += size
             if size < 0:
                 self._changed.notify_all()
             return True
 
-    def _has_room(self, size: int, use: Use) -> bool:
-        after = self._taken | {use: self._taken[use] + size}
-        reserved = sum(max(after[each], self._minimums[each]) for each in Use)
-        return reserved <= self.max_bytes
-
 
 class Share:
     """Bytes of a budget held until `release`, at the latest until the object is garbage-collected."""
 
     def __init__(self, budget: ByteBudget, size: int, use: Use) -> None:
-        """Hold ``size`` bytes that `ByteBudget.take` has already counted."""
         self._budget, self.size, self._use = budget, size, use
 
     def resize(self, size: int) -> bool:

@@ -60,16 +60,16 @@ class ContentIndex:
     """
 
     def __init__(self, clock: Callable[[], float] | None = None, database: ContentDatabase | None = None) -> None:
-        """Keep the records in memory, and in ``database`` too if there is one.
+        """Keep the records in memory, and in ``database``, which outlives the process, too if there is one.
 
-        Args:
-            clock: seconds; by default the time of day, so that records stay valid over a restart. It may jump: a record
-                from the future is neither fresh nor usable.
-            database: outlives the process.
+        ``clock`` is in seconds; by default the time of day, so that records stay valid over a restart. It may jump: a
+        record from the future is neither fresh nor usable.
         """
         self._clock, self._database = clock or time.time, database
         self._records: LRUCache[SourceKey, ContentRecord] = LRUCache(MAX_ENTRIES)
-        self._failures: TLRUCache[SourceKey, BackendError] = TLRUCache(MAX_ENTRIES, _forget_at, clock or time.monotonic)
+        self._failures: TLRUCache[SourceKey, BackendError] = TLRUCache(
+            MAX_ENTRIES, lambda _, error, now: now + failure_lasts_s(error), clock or time.monotonic
+        )
         self._lock = threading.Lock()
 
     def get(self, address_key: SourceKey) -> ContentRecord | None:
@@ -129,8 +129,9 @@ class ContentIndex:
             self._database.put(address_key, record)
 
 
-def _forget_at(address_key: SourceKey, error: BackendError, now: float) -> float:
-    return now + (PASSING_FAILURE_S if error.retry else FAILURE_S)
+def failure_lasts_s(error: BackendError) -> float:
+    """Return how long the failure of an address is cached."""
+    return PASSING_FAILURE_S if error.retry else FAILURE_S
 
 
 def _without_traceback(error: BackendError) -> BackendError:

@@ -26,46 +26,31 @@ from backend.network.name_resolution import Resolver
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_NEVER = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "169.254.0.0/16",  # link-local: the metadata service of AWS, Azure, Google...
-            "fe80::/10",
-            "fd00:ec2::254/128",  # AWS's in IPv6
-            "100.100.100.200/32",  # Alibaba's
-            "192.0.0.192/32",  # Oracle's
-            "0.0.0.0/8",  # reaches this host
-            "::/128",
-            "224.0.0.0/4",
-            "ff00::/8",
-            "240.0.0.0/4",
-        ),
-    )
-)
-_PRIVATE = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "fec0::/10",  # site-local, deprecated by RFC 3879 and still in use
-            "64:ff9b:1::/48",  # RFC 8215: a site's own translation; the IPv4 address is unknown
-        ),
-    )
-)
+_NEVER = tuple(map(ipaddress.ip_network, (
+    "169.254.0.0/16",  # link-local: the metadata service of AWS, Azure, Google...
+    "fe80::/10",
+    "fd00:ec2::254/128",  # AWS's in IPv6
+    "100.100.100.200/32",  # Alibaba's
+    "192.0.0.192/32",  # Oracle's
+    "0.0.0.0/8",  # reaches this host
+    "::/128",
+    "224.0.0.0/4",
+    "ff00::/8",
+    "240.0.0.0/4",
+)))  # fmt: skip
+_PRIVATE = tuple(map(ipaddress.ip_network, (
+    "fec0::/10",  # site-local, deprecated by RFC 3879 and still in use
+    "64:ff9b:1::/48",  # RFC 8215: a site's own translation; the IPv4 address is unknown
+)))  # fmt: skip
 """Private networks that `ipaddress` considers public in some versions of Python."""
 
 _PRIVATE_DOMAINS = ("localhost", "local", "internal", "intranet", "lan", "home", "corp")
 
-_HOLD_IPV4 = tuple(
-    map(
-        ipaddress.IPv6Network,
-        (
-            "64:ff9b::/96",  # NAT64, RFC 6052
-            "::ffff:0:0:0/96",  # translated by SIIT, RFC 2765
-            "::/96",  # compatible with IPv4, RFC 4291
-        ),
-    )
-)
+_HOLD_IPV4 = tuple(map(ipaddress.IPv6Network, (
+    "64:ff9b::/96",  # NAT64, RFC 6052
+    "::ffff:0:0:0/96",  # translated by SIIT, RFC 2765
+    "::/96",  # compatible with IPv4, RFC 4291
+)))  # fmt: skip
 """Networks whose addresses end in the IPv4 address that they represent."""
 
 
@@ -83,11 +68,7 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> "Origin":
-        """Return the origin of an http or https address.
-
-        Raises:
-            ValueError: another scheme, no host, or an invalid port.
-        """
+        """Return the origin of an http or https address; `ValueError` for another scheme, no host or a wrong port."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"expected an http or https address, got {without_credentials(url)[:80]!r}")
@@ -122,14 +103,10 @@ def _ascii_host(host: str) -> str:
 
 @dataclass(frozen=True)
 class AddressPolicy:
-    """The addresses that may be connected to.
+    """The addresses that may be connected to."""
 
-    Attributes:
-        label_studio: Label Studio's origin, always allowed unless link-local.
-        allowed_hosts: names, ``name:port`` pairs and networks whose private addresses are allowed too.
-    """
-
-    label_studio: Origin
+    label_studio: Origin  # Label Studio's origin, always allowed unless link-local
+    # names, ``name:port`` pairs and networks whose private addresses are allowed too
     allowed_hosts: tuple[str, ...] = ()
 
     def check(self, host: str, port: int, address: str) -> None:
@@ -180,19 +157,15 @@ def _unwrapped(address: IPAddress) -> IPAddress:
 
 
 class GuardedNetwork:
-    """Connects only where the policy allows, and only until the deadline; made for one fetch."""
+    """Connects only where the policy allows, and until ``deadline`` (monotonic, in seconds); made for one fetch."""
 
     def __init__(self, policy: AddressPolicy, deadline: float, resolver: Resolver) -> None:
-        """``deadline`` is a point on the monotonic clock, in seconds."""
         self._policy, self._deadline, self._resolver = policy, deadline, resolver
 
     def connect(self, host: str, port: int, *, is_checked: bool = True) -> DeadlineStream:
         """Connect to the first address of ``host`` that is allowed and answers.
 
-        Args:
-            host: a name or a numeric address.
-            port: of it.
-            is_checked: whether to apply the policy; not for a proxy, which the operator has configured.
+        The policy is not applied to a proxy (``is_checked=False``), which the operator has configured.
 
         Raises:
             AccessError: none of them is allowed.

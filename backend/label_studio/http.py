@@ -26,9 +26,7 @@ T = TypeVar("T")
 
 NAME = "paddle-sam-backend"
 KEPT_CONNECTIONS = 16
-KEPT_S = 5.0
-"""How long an unused connection is kept; Label Studio's own server closes them later."""
-
+KEPT_S = 5.0  # how long an unused connection is kept; Label Studio's own server closes them later
 LONGEST_EXCERPT = 300
 _REFRESH = "/api/token/refresh"
 _TRANSIENT = (429, 500, 502, 503, 504)
@@ -36,33 +34,19 @@ _TRANSIENT = (429, 500, 502, 503, 504)
 
 @dataclass(frozen=True, repr=False)
 class Request:
-    """A request to the API; its body may hold a token, so it has no repr.
-
-    Attributes:
-        method: the HTTP method.
-        path: the path below Label Studio's address.
-        params: the parameters of the query.
-        body: empty where there is none.
-        content_type: of the body.
-        is_repeatable: whether sending it twice has the same effect as sending it once.
-        timeout_s: timeout of the whole request; None for the client's default.
-    """
+    """A request to a path below Label Studio's address; its body may hold a token, so it has no repr."""
 
     method: str
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     content_type: str = "application/json"
-    is_repeatable: bool = True
-    timeout_s: float | None = None
+    is_repeatable: bool = True  # whether sending it twice has the same effect as sending it once
+    timeout_s: float | None = None  # of the whole request; None for the client's default
 
 
 class RefusedError(RequestError):
-    """Label Studio refuses a request.
-
-    Attributes:
-        status: the HTTP status of the answer.
-    """
+    """Label Studio refuses a request with an HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -86,10 +70,6 @@ class FaultError(RetryLater):
     """Label Studio failed on a request (500): its database was busy, or it has a defect."""
 
 
-class _Refresh(msgspec.Struct):
-    refresh: str
-
-
 class _Refreshed(msgspec.Struct):
     access: str
 
@@ -100,35 +80,23 @@ class _Refusal(msgspec.Struct):
 
 
 class LabelStudioHttp:
-    """Sends requests as one user; safe from many threads.
-
-    Attributes:
-        url: Label Studio's address, without a slash at the end.
-        token_kind: the kind of the API key.
-    """
+    """Sends requests as one user to the Label Studio at ``url``; safe from many threads."""
 
     def __init__(
         self,
         url: str,
-        api_key: Secret | None,
+        api_key: Secret | None,  # a legacy or personal access token; None to send no token
         *,
-        timeout_s: float = 10.0,
-        attempts: int = 3,
-        retry_wait_s: float = 0.2,
+        timeout_s: float = 10.0,  # of a whole request, from the look-up of the name to the last byte of the answer
+        attempts: int = 3,  # of a request that may be repeated
+        retry_wait_s: float = 0.2,  # about how long to wait before the second attempt
         keeps_connections: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make an HTTP client; it connects with its first request.
 
-        Args:
-            url: Label Studio's address.
-            api_key: a legacy or personal access token; None to send no token.
-            timeout_s: for a whole request, from the look-up of the name to the last byte of the answer.
-            attempts: how often a request that may be repeated is tried.
-            retry_wait_s: about how long to wait before the second try.
-            keeps_connections: whether to reuse connections. A service calls rarely, and a connection that the server
-                has meanwhile closed would fail a request that may not be repeated.
-            clock: returns monotonic seconds.
+        Connections are reused if ``keeps_connections``. A service calls rarely, and a connection that the server has
+        meanwhile closed would fail a request that may not be repeated.
         """
         self.url = url.rstrip("/")
         self.token_kind = token_kind(api_key)
@@ -143,7 +111,7 @@ class LabelStudioHttp:
         )
         self._retrying = stamina.RetryingCaller(
             attempts=attempts, wait_initial=retry_wait_s, wait_jitter=retry_wait_s, wait_max=2.0
-        ).on(_is_worth_another_try)
+        ).on(lambda error: isinstance(error, RetryLater) and error.retry_after_s is None)  # else the caller waits
         self._exchange = TokenExchange(self._new_access_token, clock)
 
     def __repr__(self) -> str:
@@ -156,10 +124,8 @@ class LabelStudioHttp:
     def authorization(self, rejected: str | None = None, within_s: float | None = None) -> str | None:
         """Return the value of the ``Authorization`` header, None without an API key.
 
-        Args:
-            rejected: a header value that Label Studio has just answered with 401; a personal access token is then
-                exchanged again.
-            within_s: longest wait for the exchange, in seconds; None waits until it ends.
+        A personal access token is exchanged again if Label Studio ``rejected`` that value with 401. The wait for the
+        exchange takes at most ``within_s``.
 
         Raises:
             AccessError: Label Studio refuses the personal access token.
@@ -179,10 +145,8 @@ class LabelStudioHttp:
         try:
             return self._exchange.authorization(rejected, within_s)
         except concurrent.futures.TimeoutError:
-            raise RetryLater(
-                f"Label Studio at {self.url} takes too long to exchange the personal access token",
-                Reason.LABEL_STUDIO_UNREACHABLE,
-            ) from None
+            text = f"Label Studio at {self.url} takes too long to exchange the personal access token"
+            raise RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE) from None
 
     def abort(self) -> None:
         """End all requests, running and future ones; each fails as if Label Studio could not be reached."""
@@ -190,7 +154,7 @@ class LabelStudioHttp:
 
     def _new_access_token(self) -> str:
         assert self._api_key is not None  # a personal access token
-        body = msgspec.json.encode(_Refresh(self._api_key.value))
+        body = msgspec.json.encode({"refresh": self._api_key.value})
         return decoded(self._retried(Request("POST", _REFRESH, body=body), None), _Refreshed).access
 
     def get(self, path: str, kind: type[T], params: Mapping[str, str] | None = None, *, anonymous: bool = False) -> T:
@@ -205,11 +169,7 @@ class LabelStudioHttp:
         return decoded(self._retried(request, None) if anonymous else self.send(request), kind)
 
     def send(self, request: Request) -> bytes:
-        """Send a request with the token, and again with a new one after a 401; return the answer's body.
-
-        Raises:
-            BackendError: see `get`.
-        """
+        """Send a request with the token, and again with a new one after a 401; return the answer's body; see `get`."""
         header = self.authorization()
         try:
             return self._retried(request, header)
@@ -229,22 +189,16 @@ class LabelStudioHttp:
         try:
             reply = self._exchanged(request, header, time.monotonic() + timeout_s)
         except httpcore.TimeoutException as error:
-            raise RetryLater(
-                f"Label Studio at {self.url} cannot be reached, or takes longer than {timeout_s:g} s to answer "
-                f"{request.path}: {error}",
-                Reason.LABEL_STUDIO_UNREACHABLE,
-            ) from error
+            text = f"Label Studio at {self.url} cannot be reached, or takes longer than {timeout_s:g} s to answer"
+            raise RetryLater(f"{text} {request.path}: {error}", Reason.LABEL_STUDIO_UNREACHABLE) from error
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise AccessError(
-                f"{self.url} is no address of a Label Studio; set LABEL_STUDIO_URL to where it is: {error}",
-                Reason.LABEL_STUDIO_NOT_CONFIGURED,
-            ) from error
+            text = f"{self.url} is no address of a Label Studio; set LABEL_STUDIO_URL to where it is: {error}"
+            raise AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpx.DecodingError) as error:
             if (refusal := tls.refusal(error)) is not None:
                 raise AccessError(f"Label Studio at {self.url}: {refusal}", Reason.UNTRUSTED_CERTIFICATE) from error
-            raise RetryLater(
-                f"Label Studio at {self.url} cannot be reached: {error}", Reason.LABEL_STUDIO_UNREACHABLE
-            ) from error
+            text = f"Label Studio at {self.url} cannot be reached: {error}"
+            raise RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE) from error
         if reply.is_success:
             return reply.content
         raise self._failure(reply, request.path, header)
@@ -290,24 +244,18 @@ class LabelStudioHttp:
             return kind(text, Reason.LABEL_STUDIO_UNREACHABLE, _retry_after_s(reply))
         if reply.is_redirect:
             target = without_credentials(reply.headers.get("location", ""))
-            return AccessError(
-                f"Label Studio at {self.url} redirects to {target[:200]}; set LABEL_STUDIO_URL to where it really is",
-                Reason.LABEL_STUDIO_NOT_CONFIGURED,
-            )
+            text = f"Label Studio at {self.url} redirects to {target[:200]}; set LABEL_STUDIO_URL to where it really is"
+            return AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED)
         return RefusedError(f"Label Studio answers {status} to {path}{_excerpt(reply)}", status)
 
     def refusal(self, what: str, header: str | None, detail: str = "") -> AccessError:
-        """Return the error for a request that Label Studio refused, with advice for an operator.
+        """Return the error for a request refused with this ``Authorization``, with advice for an operator.
 
-        Args:
-            what: what was refused.
-            header: the value of ``Authorization`` that it was sent with.
-            detail: Label Studio's own message, which differs between unknown and disabled tokens.
+        ``detail`` is Label Studio's own message, which differs between unknown and disabled tokens.
         """
         if header is None:
-            return AccessError(
-                f"Label Studio {what}: LABEL_STUDIO_API_KEY is not set", Reason.LABEL_STUDIO_NOT_CONFIGURED
-            )
+            text = f"Label Studio {what}: LABEL_STUDIO_API_KEY is not set"
+            return AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED)
         hint = {
             TokenKind.LEGACY: _unknown_or_off(detail),
             TokenKind.PERSONAL: "the token's user may not see this project, or the token was revoked",
@@ -323,11 +271,6 @@ def _unknown_or_off(detail: str) -> str:
             "access token counts as a legacy one)"
         )
     return "legacy tokens are switched off by default; use a personal access token"
-
-
-def _is_worth_another_try(error: Exception) -> bool:
-    """Whether to retry at once; a ``Retry-After`` time is left to the caller."""
-    return isinstance(error, RetryLater) and error.retry_after_s is None
 
 
 def _retry_after_s(reply: httpx.Response) -> float | None:
@@ -346,15 +289,10 @@ def _excerpt(reply: httpx.Response) -> str:
 
 
 def decoded(data: bytes, kind: type[T]) -> T:
-    """Return an answer's body as a msgspec type.
-
-    Raises:
-        RetryLater: it is something else, most likely a proxy's page.
-    """
+    """Return an answer's body as a msgspec type; `RetryLater` if it is something else, most likely a proxy's page."""
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         name = getattr(kind, "__name__", "an answer").strip("_")
-        raise RetryLater(
-            f"expected {name} from Label Studio, got something else: {error}", Reason.LABEL_STUDIO_UNREACHABLE
-        ) from error
+        text = f"expected {name} from Label Studio, got something else: {error}"
+        raise RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE) from error

@@ -10,16 +10,11 @@ from typing import TypeAlias
 
 Resolve: TypeAlias = Callable[[str, int], list[str]]
 
-LOOKUPS_AT_ONCE = 16
-"""Largest number of look-ups at once; one that hangs keeps its thread until the system gives up."""
+LOOKUPS_AT_ONCE = 16  # largest number of look-ups at once; one that hangs keeps its thread until the system gives up
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Return the numeric addresses of ``host``, in the system's order of preference.
-
-    Raises:
-        OSError: there is no such host.
-    """
+    """Return the numeric addresses of ``host`` (`OSError` if there is none), in the system's order of preference."""
     entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
@@ -32,12 +27,7 @@ class Resolver:
     """
 
     def __init__(self, resolve: Resolve = resolve, at_once: int = LOOKUPS_AT_ONCE) -> None:
-        """Make a resolver.
-
-        Args:
-            resolve: returns the numeric addresses of a host and port.
-            at_once: largest number of look-ups at once; fewer in tests.
-        """
+        """Use ``resolve``, which returns the numeric addresses of a host and port, for ``at_once`` names at once."""
         self._resolve = resolve
         self._free = threading.BoundedSemaphore(at_once)
 

@@ -29,9 +29,7 @@ from model.types import Mask
 
 Polygons: TypeAlias = tuple[tuple[float, ...], ...]
 
-UNLABELLED = "object"
-"""The category of all masks if a labeling config has no labels; COCO requires one."""
-
+UNLABELLED = "object"  # the category of all masks if a labeling config has no labels; COCO requires one
 KEYPOINTS = "keypoints left out"
 WITHOUT_SHAPE = "results without a shape left out"
 OTHERS = "further annotations of a task left out"
@@ -48,49 +46,31 @@ DIGITS = 3
 
 @dataclass(frozen=True, eq=False)
 class LabelledMask:
-    """One object.
+    """One object."""
 
-    Attributes:
-        labels: its labels, at least one.
-        rle: its mask.
-        polygons: its outlines, x and y of the corners of each in turn, in pixels; None if they are not requested.
-    """
-
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # its labels, at least one
     rle: Rle
+    # its outlines, x and y of the corners of each in turn, in pixels; None if they are not requested
     polygons: Polygons | None = None
 
 
 @dataclass(frozen=True)
 class ImageMasks:
-    """One annotated image.
+    """One annotated image."""
 
-    Attributes:
-        file_name: its folders and name.
-        uri: its address.
-        size: (H, W) as the annotator saw it.
-        masks: its masks that cover at least one pixel.
-    """
-
-    file_name: str
+    file_name: str  # its folders and name
     uri: str
-    size: tuple[int, int]
-    masks: tuple[LabelledMask, ...]
+    size: tuple[int, int]  # (H, W) as the annotator saw it
+    masks: tuple[LabelledMask, ...]  # its masks that cover at least one pixel
 
 
 @dataclass(frozen=True)
 class TaskMasks:
-    """A task's masks.
-
-    Attributes:
-        images: the annotated images.
-        counts: how many results are no masks and no failures, by kind.
-        skipped: masks that cannot be read, each with its reason.
-    """
+    """A task's masks."""
 
     images: tuple[ImageMasks, ...] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)  # how many results are no masks and no failures, by kind
+    skipped: tuple[Skipped, ...] = ()  # masks that cannot be read, each with its reason
 
 
 def labels_of(controls: LabelConfig) -> tuple[str, ...]:
@@ -106,14 +86,7 @@ def labels_of(controls: LabelConfig) -> tuple[str, ...]:
 
 
 def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_polygons: bool) -> TaskMasks:
-    """Return the masks of a task's annotation; a damaged mask is skipped rather than raised, to keep the others.
-
-    Args:
-        task: its data is read.
-        annotations: all of its annotations.
-        controls: the project's labeling config.
-        as_polygons: whether to return outlines too.
-    """
+    """Return the masks of a task's annotation; a damaged mask is skipped rather than raised, to keep the others."""
     submitted = protocol_annotations.newest_first(
         annotation for annotation in protocol_annotations.read(annotations) if not annotation.is_cancelled
     )
@@ -149,7 +122,6 @@ def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_poly
 def _by_image(
     regions: Iterable[PromptRegion], task: Task, controls: LabelConfig, skipped: list[Skipped]
 ) -> dict[ImageRef, list[PromptRegion]]:
-    """Return regions by the image that each is drawn on; regions without an image are added to ``skipped``."""
     by_image: dict[ImageRef, list[PromptRegion]] = {}
     for region in regions:
         try:
@@ -166,9 +138,8 @@ def _by_image(
 def _may_be_prompt(region: PromptRegion, controls: LabelConfig) -> bool:
     """Whether a region is a box of a smart tool while the config has a control that can hold a mask."""
     on_image = config.on_image(controls, region.to_name).controls
-    is_smart = any(
-        control.name == region.from_name and control.kind in _BOXES and control.is_smart for control in on_image
-    )
+    drawn_with = [control for control in on_image if control.name == region.from_name and control.kind in _BOXES]
+    is_smart = any(control.is_smart for control in drawn_with)
     return is_smart and any(control.is_output and control.kind in _BETTER for control in on_image)
 
 
@@ -205,18 +176,13 @@ def _masks(
 
 
 def _mask(region: PromptRegion, size: tuple[int, int]) -> Mask:
-    """Return the pixels that a region covers.
-
-    Raises:
-        PromptError: it is damaged, is no area, or covers no pixel of the image.
-    """
+    """Return the pixels that a region covers; `PromptError` if it is damaged, is no area, or covers none."""
     if math.prod(size) > MOST_PIXELS:
         raise PromptError(f"expected at most {MOST_PIXELS} pixels, got {size}", Reason.BAD_GEOMETRY)
     own = region.original_size or size
     if own != size and isinstance(region.shape, Brush | Bitmask):
-        raise PromptError(
-            f"a mask of {own[1]} × {own[0]} pixels among others of {size[1]} × {size[0]}", Reason.SIZE_MISMATCH
-        )
+        text = f"a mask of {own[1]} × {own[0]} pixels among others of {size[1]} × {size[0]}"
+        raise PromptError(text, Reason.SIZE_MISMATCH)
     if isinstance(region.shape, Vector) and region.shape.curved:
         raise PromptError("a path with curves is not read", Reason.UNSUPPORTED_PROMPT)
     mask = shape_masks.mask(region.shape, size)

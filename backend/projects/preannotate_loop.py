@@ -32,20 +32,12 @@ MADE, THERE, SAME, NOTHING, GONE = "made", "there already", "unchanged", "nothin
 
 @dataclass(frozen=True)
 class PendingPrediction:
-    """A task and the prediction that was made for it.
+    """A task and the prediction that was made for it."""
 
-    Attributes:
-        task: the task, with its predictions and, if needed, annotations.
-        prediction: the prediction, with at least one region.
-        new: the same, in the form in which it is stored.
-        replaced: ids of the predictions that it replaces.
-        failures: the prompts and images that failed.
-    """
-
-    task: Task
-    prediction: Prediction
+    task: Task  # the task, with its predictions and, if needed, annotations
+    prediction: Prediction  # the prediction, with at least one region
     new: NewPrediction
-    replaced: frozenset[int]
+    replaced: frozenset[int]  # ids of the predictions that it replaces
     failures: tuple[Failure, ...] = ()
 
 
@@ -63,45 +55,33 @@ Sink: TypeAlias = Callable[[Sequence[PendingPrediction]], Sequence[TaskOutcome]]
 
 @dataclass(frozen=True)
 class PreannotateContext:
-    """What a run needs.
-
-    Attributes:
-        label_studio: Label Studio.
-        segment: makes the prediction of a task from its prompts, or from other sources; raises `RetryLater` to be
-            called again.
-        needs_annotations: whether ``segment`` reads a task's annotations.
-        model_version: of the predictions.
-        retry: retries calls during an outage.
-        at_once: how many tasks to process at a time.
-        cancel_waits: is called when the run is stopped, to end waits for work of other processes.
-        replaces: whether existing predictions of this model are made again.
-        ignores_stored: whether to make predictions as if none were stored; nothing is stored then.
-    """
+    """What a run needs."""
 
     label_studio: LabelStudio
+    # makes the prediction of a task from its prompts, or from other sources; raises `RetryLater` to be called again
     segment: Callable[[Task], Prediction]
     needs_annotations: bool
     model_version: str
     retry: OutageRetry
     at_once: int
+    # is called when the run is stopped, to end waits for work of other processes
     cancel_waits: Callable[[], None] = lambda: None
-    replaces: bool = False
-    ignores_stored: bool = False
+    replaces: bool = False  # whether existing predictions of this model are made again
+    ignores_stored: bool = False  # whether to make predictions as if none were stored; nothing is stored then
 
 
 def run(
     tasks: Iterable[Task], context: PreannotateContext, sink: Sink, stop: threading.Event, progress: Progress
 ) -> RunReport:
-    """Make the predictions of these tasks, deliver them, and return a report.
+    """Make the predictions of these tasks in order, deliver them, and return a report.
 
-    Args:
-        tasks: in the order in which they are processed.
-        context: what the run needs.
-        sink: delivers predictions.
-        stop: once it is set, no more tasks are started; predictions that are made are delivered.
-        progress: is advanced for every finished task.
+    Once ``stop`` is set, no more tasks are started; predictions that are made are delivered.
     """
-    report = RunReport((MADE, THERE, SAME, NOTHING, GONE))
+    report, read = RunReport((MADE, THERE, SAME, NOTHING, GONE)), TaskReads(context.retry)
+
+    def work(task: Task) -> PendingPrediction | TaskOutcome | None:
+        outcome = attempt(task.id, partial(_process, context, read, task))
+        return TaskOutcome(failures=(outcome,)) if isinstance(outcome, Failure) else outcome
 
     def record(outcomes: Iterable[TaskOutcome]) -> None:
         for outcome in outcomes:
@@ -112,7 +92,7 @@ def run(
 
     with Batcher(sink, lambda made: len(bytes(made.new.result))) as chunks:
         with recording_end(report, stop):
-            for outcome in parallel_map(tasks, _Work(context), context.at_once, stop, context.cancel_waits):
+            for outcome in parallel_map(tasks, work, context.at_once, stop, context.cancel_waits):
                 if isinstance(outcome, PendingPrediction):
                     chunks.add(outcome)
                 elif outcome is not None:
@@ -123,55 +103,42 @@ def run(
     return report
 
 
-class _Work:
-    """Processes one task."""
+def _process(context: PreannotateContext, read: TaskReads, task: Task) -> PendingPrediction | TaskOutcome:
+    task_id = task.id
+    assert task_id is not None
+    try:
+        predictions = read(partial(context.label_studio.predictions, task_id))
+        stored = () if context.ignores_stored else own(predictions.stored, context.model_version)
+        if stored and not stored[-1].is_empty and not context.replaces:
+            return TaskOutcome(THERE)
+        complete = replace(task, predictions=predictions.raw)
+        if context.needs_annotations:
+            complete = replace(complete, annotations=read(partial(context.label_studio.annotations, task_id)))
+    except RefusedError as error:
+        if not error.is_gone:
+            raise
+        return TaskOutcome(GONE)
+    return _predict(context, task_id, complete, stored)
 
-    def __init__(self, context: PreannotateContext) -> None:
-        self._context, self._read = context, TaskReads(context.retry)
 
-    def __call__(self, task: Task) -> PendingPrediction | TaskOutcome | None:
-        """Return a task's prediction or its outcome; None if the run was stopped while processing it."""
-        outcome = attempt(task.id, partial(self._process, task))
-        return TaskOutcome(failures=(outcome,)) if isinstance(outcome, Failure) else outcome
-
-    def _process(self, task: Task) -> PendingPrediction | TaskOutcome:
-        context, task_id = self._context, task.id
-        assert task_id is not None
-        try:
-            predictions = self._read(partial(context.label_studio.predictions, task_id))
-            stored = () if context.ignores_stored else own(predictions.stored, context.model_version)
-            if stored and not stored[-1].is_empty and not context.replaces:
-                return TaskOutcome(THERE)
-            complete = replace(task, predictions=predictions.raw)
-            if context.needs_annotations:
-                complete = replace(complete, annotations=self._read(partial(context.label_studio.annotations, task_id)))
-        except RefusedError as error:
-            if not error.is_gone:
-                raise
-            return TaskOutcome(GONE)
-        return self._predict(task_id, complete, stored)
-
-    def _predict(self, task_id: int, task: Task, stored: Sequence[StoredPrediction]) -> PendingPrediction | TaskOutcome:
-        context = self._context
-        context.retry.raise_if_stopped()
-        prediction = context.retry.call_for_image(partial(context.segment, task), context.label_studio.version)
-        failures = failures_of(task, prediction)
-        if not prediction.is_complete:  # the next run would skip a task with a stored prediction
-            return TaskOutcome(failures=failures)
-        if not prediction.result:
-            return TaskOutcome("" if failures else NOTHING, failures)
-        result = msgspec.Raw(messages.dump_result(prediction))
-        if len(stored) == 1 and _is_same(stored[0].result, result):
-            return TaskOutcome(SAME, failures)
-        new = NewPrediction(task_id, result, prediction.score, context.model_version)
-        return PendingPrediction(task, prediction, new, frozenset(old.id for old in stored), failures)
+def _predict(
+    context: PreannotateContext, task_id: int, task: Task, stored: Sequence[StoredPrediction]
+) -> PendingPrediction | TaskOutcome:
+    context.retry.raise_if_stopped()
+    prediction = context.retry.call_for_image(partial(context.segment, task), context.label_studio.version)
+    failures = failures_of(task, prediction)
+    if not prediction.is_complete:  # the next run would skip a task with a stored prediction
+        return TaskOutcome(failures=failures)
+    if not prediction.result:
+        return TaskOutcome("" if failures else NOTHING, failures)
+    result = msgspec.Raw(messages.dump_result(prediction))
+    if len(stored) == 1 and msgspec.json.decode(stored[0].result) == msgspec.json.decode(result):
+        return TaskOutcome(SAME, failures)
+    new = NewPrediction(task_id, result, prediction.score, context.model_version)
+    return PendingPrediction(task, prediction, new, frozenset(old.id for old in stored), failures)
 
 
 def failures_of(task: Task, prediction: Prediction) -> tuple[Failure, ...]:
     """Return one failure for each reason, with its count, details and region ids."""
     failed = (skipped for skipped in prediction.skipped if skipped.reason.kind is not Kind.HARMLESS)
     return failures_about(task.id, failed)
-
-
-def _is_same(stored: msgspec.Raw, made: msgspec.Raw) -> bool:
-    return bool(msgspec.json.decode(stored) == msgspec.json.decode(made))

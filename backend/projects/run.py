@@ -40,23 +40,13 @@ class TaskQuery:
 
 @dataclass(frozen=True)
 class BatchRun:
-    """The parts that every run over a project needs.
-
-    Attributes:
-        client: Label Studio.
-        project: the project.
-        controls: its labeling config.
-        tasks: the tasks to process.
-        total: the number of tasks at the start.
-        stop: is set to stop the run.
-        retry: retries calls during an outage.
-    """
+    """The parts that every run over a project needs."""
 
     client: LabelStudio
     project: Project
     controls: LabelConfig
     tasks: ProjectTasks
-    total: int
+    total: int  # the number of tasks at the start
     stop: "Stop"
     retry: OutageRetry
 
@@ -65,11 +55,7 @@ ABORT_AFTER_S = STOP_WITHIN_S - 1
 
 
 class Stop(threading.Event):
-    """An event that is set by a signal; a second signal ends the process at once, which is safe at any moment.
-
-    Attributes:
-        number: of the signal, 0 before there was one.
-    """
+    """An event that is set by a signal, of ``number``; a second one ends the process at once, safe at any moment."""
 
     def __init__(self, abort: Callable[[], None], abort_after_s: float = ABORT_AFTER_S) -> None:
         """Call ``abort`` some time after the signal, to end what then still waits for Label Studio."""
@@ -83,7 +69,7 @@ class Stop(threading.Event):
             signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: set the event, or end the process if it is set."""
+        """Handle a signal."""
         if self.is_set():
             os._exit(128 + number)
         self.number = number
@@ -91,10 +77,8 @@ class Stop(threading.Event):
         timer = threading.Timer(self._abort_after_s, self._abort)
         timer.daemon = True
         timer.start()
-        click.echo(
-            f"\nstopping: what is in hand has {STOP_WITHIN_S:.0f} seconds to be finished; once more ends at once",
-            err=True,
-        )
+        within = f"{STOP_WITHIN_S:.0f} seconds"
+        click.echo(f"\nstopping: what is in hand has {within} to be finished; once more ends at once", err=True)
 
 
 def prepare(client: LabelStudio, query: TaskQuery, stop: Stop, retry: OutageRetry) -> BatchRun:
@@ -113,11 +97,7 @@ def prepare(client: LabelStudio, query: TaskQuery, stop: Stop, retry: OutageRetr
 
 
 def _selection(client: LabelStudio, query: TaskQuery) -> Selection:
-    """Return the selection of tasks that a query describes.
-
-    Raises:
-        RequestError: the view belongs to another project or cannot be read page by page.
-    """
+    """Return the selection of tasks that a query describes; a view must be the project's, and can be narrowed."""
     selection = Selection()
     if query.view is not None:
         view = client.view(query.view)

@@ -106,7 +106,8 @@ def parse_predict(body: bytes) -> PredictRequest:
     if len(tasks) > MOST_TASKS:
         raise RequestError(f"tasks: expected at most {MOST_TASKS:,}, got {len(tasks):,}", Reason.TOO_COMPLEX)
     context, skipped = _context(request)
-    if light is not body and (skipped or any(_lacks_mask(region.shape) for region in context or ())):
+    lacks_mask = any(isinstance(region.shape, Brush) and not region.shape.rle for region in context or ())
+    if light is not body and (skipped or lacks_mask):
         # The context's own masks may have been cut out as well, where a caller does not write it last.
         request = _decode(body, _Predict)
         context, skipped = _context(request)
@@ -120,11 +121,7 @@ def parse_predict(body: bytes) -> PredictRequest:
 
 
 def parse_setup(body: bytes) -> SetupRequest:
-    """Return the request in a body of ``POST /setup``.
-
-    Raises:
-        ProtocolError: the body is not a JSON object.
-    """
+    """Return the request in a body of ``POST /setup``; `ProtocolError` if that is not a JSON object."""
     setup = _decode(body, _Setup)
     token = json_fields.text(setup.access_token)
     return SetupRequest(
@@ -136,11 +133,7 @@ def parse_setup(body: bytes) -> SetupRequest:
 
 
 def parse_webhook(body: bytes) -> WebhookEvent:
-    """Return the event in a body of ``POST /webhook``.
-
-    Raises:
-        ProtocolError: the body is not a JSON object.
-    """
+    """Return the event in a body of ``POST /webhook``; `ProtocolError` if that is not a JSON object."""
     event = _decode(body, _Webhook)
     project = event.project
     tasks = tuple(map(_task, event.tasks[:MOST_TASKS])) if isinstance(event.tasks, list) else ()
@@ -208,14 +201,10 @@ def _decode(body: bytes, kind: type[_T]) -> _T:
 
 
 def _strict(body: bytes) -> str:
-    """Return standard JSON for a body that only Python's json accepts.
+    """Return standard JSON for a body that only Python's json accepts; `ValueError` or `RecursionError` for any other.
 
     ``NaN`` and numbers too large (``1e999``) become null, and lone surrogates (halves of an emoji) the replacement
     character, so that only the value that holds them is lost.
-
-    Raises:
-        ValueError: Python's json refuses the body too.
-        RecursionError: it is nested too deeply.
     """
     value = json.loads(body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_finite)
     return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(value, ensure_ascii=False))
@@ -226,10 +215,6 @@ def _finite(digits: str) -> int | float | None:
     if not math.isfinite(number):
         return None
     return int(digits) if digits.lstrip("-").isdecimal() else number
-
-
-def _lacks_mask(shape: Shape) -> bool:
-    return isinstance(shape, Brush) and not shape.rle
 
 
 def _context(request: _Predict) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...]]:

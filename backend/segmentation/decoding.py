@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from backend.concurrency.fifo_limiter import FifoLimiter
@@ -23,7 +24,7 @@ from backend.shapes import ShapeKind
 from backend.types import ObjectPrompt, Region
 from model.errors import CapabilityError
 from model.images import orientation
-from model.types import Embedding, Mask, Masks, Prompt
+from model.types import Embedding, FloatArray, Mask, Masks, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,17 @@ SHOWN_TIMES = 4
 """How many times the photo's pixels a browser may show, if that is more than `SHOWN_PIXELS`: twice width and height."""
 
 
+@dataclass(frozen=True, eq=False)
+class DecodedObject:
+    """What the decoder found for one object."""
+
+    mask: Mask  # in pixels of the object's ``original_size``
+    score: float | None  # the predicted IoU; None where the weights predict none
+    # (low_res_size, low_res_size) float32 logits in the frame of the image's embedding, whichever way a browser rotates
+    # the photo; fit for ``Prompt.mask_input`` of the same image
+    low_res_mask: FloatArray
+
+
 class Decoder(Protocol):
     """Turns prompts about an embedding into masks; see `model.decoder.Decoder`."""
 
@@ -47,12 +59,7 @@ class Decoder(Protocol):
 
 
 class MaskService:
-    """Decodes prompts and converts their masks to regions; thread-safe.
-
-    Attributes:
-        model_version: name and digest of the weights.
-        slots: limits how many threads use the decoder; see `slot`.
-    """
+    """Decodes prompts and converts their masks to regions; thread-safe. ``slots`` bounds the threads in the decoder."""
 
     def __init__(
         self,
@@ -72,12 +79,9 @@ class MaskService:
 
     @contextmanager
     def slot(self, deadline: float = math.inf) -> Iterator[None]:
-        """Hold a decoder slot around `segment`: few threads decode at a time and the others wait in order.
+        """Hold a decoder slot around `segment` until ``deadline`` (monotonic, in s): few threads decode, in order.
 
         No slot is held while the decoder is being loaded.
-
-        Args:
-            deadline: until when to wait for the decoder and the slot, in seconds on the monotonic clock.
 
         Raises:
             RetryLater: the decoder was not loaded in time (``model_not_ready``), or no slot became free
@@ -88,15 +92,9 @@ class MaskService:
         with self.slots.slot(deadline - time.monotonic()):
             yield
 
-    def decode(self, objects: Sequence[ObjectPrompt], embedding: Embedding) -> list[tuple[Mask, float | None]]:
-        """Return the mask and score of each object on one image, all decoded together.
-
-        Each mask has its object's ``original_size``.
-
-        Raises:
-            BackendError: the prompts cannot be decoded, or are about another picture.
-        """
-        answers: dict[int, tuple[Mask, float | None]] = {}
+    def decode(self, objects: Sequence[ObjectPrompt], embedding: Embedding) -> list[DecodedObject]:
+        """Return what the model finds for each object on one image, all decoded together; raises `BackendError`."""
+        answers: dict[int, DecodedObject] = {}
         for size in dict.fromkeys(prompt.original_size for prompt in objects):  # one, unless pictures are mixed
             indexes = [index for index, prompt in enumerate(objects) if prompt.original_size == size]
             turn = turn_of(embedding, size)
@@ -108,7 +106,8 @@ class MaskService:
             for row, index in enumerate(indexes):
                 mask = masks.masks[row][0]
                 score = None if masks.iou_predictions is None else masks.iou_predictions[row][0]
-                answers[index] = (mask if turn == 1 else orientation.turned_mask(mask, turn)), score
+                mask = mask if turn == 1 else orientation.turned_mask(mask, turn)
+                answers[index] = DecodedObject(mask, score, masks.low_res_masks[row][0])
         return [answers[index] for index in range(len(objects))]
 
     def draw(self, mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None) -> tuple[Region, ...]:
@@ -134,29 +133,19 @@ class MaskService:
 def at_size(embedding: Embedding, size: tuple[int, int]) -> Embedding:
     """Return the embedding as if the photo had ``size`` (height, width), the size that the annotator's browser reports.
 
-    A browser may show a scaled copy of the photo; prompts and masks are then in pixels of that copy.
-
-    Returns:
-        The embedding in its own orientation: where the browser rotates the photo the other way, the embedding's height
-        is the copy's width.
-
-    Raises:
-        ImageError: see `check_size`.
+    A browser may show a scaled copy of the photo; prompts and masks are then in pixels of that copy. The embedding
+    keeps its own orientation: where the browser rotates the photo the other way, its height is the copy's width. Raises
+    as `check_size`.
     """
     own = orientation.turned_size(size, check_size(embedding, size))
     return embedding if embedding.original_size == own else embedding.at_size(own)
 
 
 def check_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None = None) -> int:
-    """Check that a browser may show the photo at a size, and return the orientation of that copy, see `turn_of`.
+    """Check that a browser may show the photo at ``size`` (height, width); return its orientation, see `turn_of`.
 
-    The memory and time of masks grow with that size, which the caller chooses freely, so it is limited: see
-    `SHOWN_TIMES`.
-
-    Args:
-        embedding: of the photo.
-        size: (height, width) of the copy.
-        max_pixels: maximum pixels of a copy that is larger than the photo; None sets no such limit.
+    The memory and time of masks grow with that size, which the caller chooses freely, so a copy that is larger than the
+    photo is limited to `SHOWN_TIMES` its sides and ``max_pixels``.
 
     Raises:
         ImageError: the copy does not have the photo's proportions in any orientation, or it has more pixels than
@@ -174,8 +163,7 @@ def check_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | No
 def turn_of(embedding: Embedding, size: tuple[int, int]) -> int:
     """Return the EXIF orientation that takes the photo to a picture of ``size`` (height, width): 1 for a scaled copy.
 
-    Raises:
-        ImageError: no orientation of the photo has these proportions (``size_mismatch``).
+    If no orientation of the photo has these proportions, it is an `ImageError` (``size_mismatch``).
     """
     for turn in dict.fromkeys((1, embedding.other_orientation)):
         photo = orientation.turned_size(embedding.original_size, turn)

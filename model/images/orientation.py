@@ -118,11 +118,8 @@ def turned_array(array: npt.NDArray[Pixel], orientation: int) -> npt.NDArray[Pix
 def turned_prompt(prompt: Prompt, orientation: int, size: tuple[int, int]) -> Prompt:
     """Return a prompt on an image of ``size`` (height, width), converted to the rotated image.
 
-    Raises:
-        ValueError: it has a mask in the model's frame, which belongs to one encode.
+    A mask input stays as it is: it is in the frame of the image's embedding, however the image is shown.
     """
-    if prompt.mask_input is not None:
-        raise ValueError("mask_input: expected none on a picture that is turned")
     height, width = size
     move = _POINTS[orientation]
     points, box = prompt.point_coords, prompt.box

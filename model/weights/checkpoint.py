@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from model.config import PIXEL_MEAN, PIXEL_STD, HieraConfig, SamConfig, VitConfi
 from model.weights import infer_config, parameters, tiny_vit
 from model.weights.errors import WeightsError
 from model.weights.parameters import Capability
-from model.weights.tensors import FloatArray, LazyTensors, Shape, Stored, shapes_of
+from model.weights.tensors import FloatArray, Joined, LazyTensors, Shape, Stored, shapes_of
 
 _BLOCK_BYTES = 1 << 20
 _VAGUE_NAMES = {"model", "model_state", "inference", "pytorch_model", "sam", "weights", "checkpoint"}
@@ -30,6 +30,8 @@ class Checkpoint:
         digest: SHA-256 of the files, in hexadecimal (`digest_of`). The same weights in two formats differ in it.
         format: ``paddlex``, ``meta``, ``huggingface``, ``paddlemix``, ``native`` or ``merged``.
         path: the file or directory they came from.
+        decoder_name: names the fine-tuned decoder among them, see `model.weights.decoder_weights`; empty for the
+            decoder that came with the encoder.
         capabilities: what the parameters that are there allow; follows from ``tensors``.
 
     Raises:
@@ -42,6 +44,7 @@ class Checkpoint:
     digest: str
     format: str
     path: Path
+    decoder_name: str = ""
     capabilities: frozenset[Capability] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,9 +55,14 @@ class Checkpoint:
         object.__setattr__(self, "capabilities", capabilities)
 
     @property
-    def model_version(self) -> str:
-        """Name and the first eight digits of the digest, e.g. ``SAM-H_box@1a2b3c4d``."""
+    def encoder_version(self) -> str:
+        """Name and the first eight digits of the digest, e.g. ``SAM-H_box@1a2b3c4d``; embeddings carry it."""
         return f"{self.name}@{self.digest[:8]}"
+
+    @property
+    def model_version(self) -> str:
+        """The encoder's version and the name of a fine-tuned decoder, e.g. ``SAM-H_box@1a2b3c4d+p12-9f8e7d6c``."""
+        return f"{self.encoder_version}+{self.decoder_name}" if self.decoder_name else self.encoder_version
 
 
 def assemble(
@@ -115,7 +123,7 @@ def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
     for key in first.tensors.keys() & second.tensors.keys():
         if not np.array_equal(first.tensors[key], second.tensors[key]):
             raise WeightsError(f"{where}: expected exports of the same weights, got two different {key}")
-    tensors = _Joined(first.tensors, second.tensors)
+    tensors = Joined(first.tensors, second.tensors)
     digest = hashlib.sha256("".join(sorted((first.digest, second.digest))).encode()).hexdigest()
     # The fuller of the two knows the sizes of parts that the other has left out.
     config = first.config if "score" in first.capabilities or "score" not in second.capabilities else second.config
@@ -125,23 +133,6 @@ def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
 def in_order(checkpoint: Checkpoint) -> tuple[str, str]:
     """Return what checkpoints are sorted by before they are merged."""
     return checkpoint.name, checkpoint.digest
-
-
-class _Joined(Mapping[str, FloatArray]):
-    """Two mappings as one; both are read lazily."""
-
-    def __init__(self, first: Mapping[str, FloatArray], second: Mapping[str, FloatArray]) -> None:
-        self._first, self._second = first, second
-        self._names = list(dict.fromkeys([*first, *second]))
-
-    def __getitem__(self, key: str) -> FloatArray:
-        return self._first[key] if key in self._first else self._second[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def digest_of(paths: Iterable[Path]) -> str:

@@ -78,9 +78,30 @@ class LazyTensors(Mapping[str, FloatArray]):
         return dict(self._stored)
 
 
+class Joined(Mapping[str, FloatArray]):
+    """Two mappings as one; both are read lazily, and the first one counts where both have a name."""
+
+    def __init__(self, first: Mapping[str, FloatArray], second: Mapping[str, FloatArray]) -> None:
+        self._first, self._second = first, second
+        self._names = list(dict.fromkeys([*first, *second]))
+
+    def __getitem__(self, key: str) -> FloatArray:
+        return self._first[key] if key in self._first else self._second[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def shapes(self) -> dict[str, Shape]:
+        """Return every name with its shape, reading nothing."""
+        return {**shapes_of(self._second), **shapes_of(self._first)}
+
+
 def shapes_of(tensors: Mapping[str, FloatArray]) -> dict[str, Shape]:
     """Return every name with its shape, without reading lazy tensors."""
-    if isinstance(tensors, LazyTensors):
+    if isinstance(tensors, LazyTensors | Joined):
         return tensors.shapes()
     return {name: array.shape for name, array in tensors.items()}
 

@@ -246,12 +246,13 @@ def test_what_an_embedding_determines_is_kept_beside_it_for_the_next_prompt_and_
     seen = tiny_encoder.encode(photo(*SIZE))
     own, asked = seen.nbytes, Prompt(box=[10, 10, 90, 80])
     first = tiny_decoder.decode(seen, asked).low_res_masks[0]
-    kept = seen.prepared.arrays
+    assert (kept := seen.prepared.get(tiny_decoder.model_version)) is not None
     assert seen.nbytes == own + sum(array.nbytes for array in kept) == own + 4 * 8 * 8 * 32
     np.testing.assert_array_equal(tiny_decoder.decode(seen, asked).low_res_masks[0], first)
     copy = seen.at_size((2 * SIZE[0], 2 * SIZE[1]))
     tiny_decoder.decode(copy, Prompt(box=[20, 20, 180, 160]))
-    assert copy.prepared.arrays is seen.prepared.arrays is kept
+    assert copy.prepared.get(tiny_decoder.model_version) is kept
+    assert copy.prepared.get("another@00000000") is None
     tiny_decoder.decode(seen, Prompt(mask_input=np.ones((LOW, LOW), np.float32)))  # adds its own map to what is kept
     np.testing.assert_array_equal(tiny_decoder.decode(seen, asked).low_res_masks[0], first)
 

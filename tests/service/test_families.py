@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,14 @@ from backend.cli.main import main as backend
 from backend.cluster.keys import Keys
 from backend.composition import parts, web
 from backend.embeddings.serialization import rounded
+from backend.metrics import Metrics
+from backend.segmentation.decoding import MaskService
 from backend.settings import read
+from backend.types import ObjectPrompt
 from model import load, weights
 from model.build import load_decoder, load_encoder
 from model.cli import main as model
+from model.images import orientation
 from model.types import Embedding
 from model.weights import catalogue
 from tests.reference.prompts import KINDS, prompt
@@ -115,6 +120,28 @@ def test_several_objects_at_once_get_the_masks_that_they_get_alone(halves):
     asked = [prompt(kind, PHOTO_SIZE, decoder.config.low_res_size) for kind in KINDS]
     for one, together in zip(asked, decoder.decode(embedding, asked).low_res_masks, strict=True):
         np.testing.assert_allclose(decoder.decode(embedding, one).low_res_masks[0], together, atol=1e-3)
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_an_answers_logits_are_a_mask_input_of_the_same_image_however_it_is_shown(halves, turn):
+    encoder, decoder = halves
+    embedding = replace(encoder.encode(photo(*PHOTO_SIZE)), other_orientation=turn)
+    shown = orientation.turned_size(PHOTO_SIZE, turn)
+    service = MaskService(decoder, Metrics(), 1)
+
+    def decoded(asked):
+        moved = orientation.turned_prompt(asked, turn, PHOTO_SIZE)
+        [found] = service.decode([ObjectPrompt(moved, ("id",), (), "point", "image", shown)], embedding)
+        assert found.mask.original_size == shown
+        return found
+
+    asked = prompt("points", PHOTO_SIZE, decoder.config.low_res_size)
+    first = decoded(asked)
+    assert first.low_res_mask.shape == (decoder.config.low_res_size,) * 2
+    refined = replace(asked, mask_input=first.low_res_mask)
+    expected = decoder.decode(embedding, refined)
+    np.testing.assert_allclose(decoded(refined).low_res_mask, expected.low_res_masks[0][0], atol=1e-3)
+    assert not np.allclose(expected.low_res_masks[0][0], first.low_res_mask, atol=1e-3), "it makes a difference"
 
 
 def test_embeddings_kept_in_half_precision_give_nearly_the_same_masks(halves):

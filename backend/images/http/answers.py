@@ -9,7 +9,7 @@ invalid lengths are ignored; lines may end in a bare LF.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from io import BufferedIOBase
 from urllib.parse import quote_from_bytes
 
 import httpcore
@@ -26,31 +26,13 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?")
 _WITHOUT_BODY = (204, 205, 304)
 
 
-class Stream(Protocol):
-    """A stream that an answer is read from, such as an `io.BufferedReader`."""
-
-    def readline(self, size: int, /) -> bytes:
-        """Return a line with its end, or ``size`` bytes of it; less at the end of the stream."""
-        ...
-
-    def read1(self, size: int, /) -> bytes:
-        """Return the available bytes, at most ``size``; empty at the end."""
-        ...
-
-
 @dataclass(frozen=True)
 class Head:
-    """The status line and header of an answer.
-
-    Attributes:
-        status: a number of three digits.
-        version: the version of HTTP.
-        fields: lower-case names and values without surrounding blanks, in order.
-    """
+    """The status line and header of an answer."""
 
     status: int
     version: tuple[int, int]
-    fields: tuple[tuple[str, bytes], ...]
+    fields: tuple[tuple[str, bytes], ...]  # lower-case names and values without surrounding blanks, in order
 
     def all(self, name: str) -> list[bytes]:
         """Return the values of a field, one for each line."""
@@ -75,11 +57,7 @@ class Head:
 
     @property
     def length(self) -> int | None:
-        """The body's announced length in bytes, None where it is unknown.
-
-        Raises:
-            ImageError: several lengths are announced.
-        """
+        """The body's announced length in bytes, None if it is unknown; several lengths are an `ImageError`."""
         if self.is_chunked:
             return None
         values = (value.strip() for value in b",".join(self.all("content-length")).split(b","))
@@ -89,7 +67,7 @@ class Head:
         return lengths.pop() if lengths else None
 
 
-def read_head(stream: Stream) -> Head:
+def read_head(stream: BufferedIOBase) -> Head:
     """Read an answer up to its body; informational answers (1xx) before it are skipped.
 
     Raises:
@@ -105,7 +83,8 @@ def read_head(stream: Stream) -> Head:
             if room < 0:
                 raise ImageError(f"the head of the server's answer is longer than {MAX_HEAD_BYTES:,} bytes")
             if not line.endswith(b"\n"):
-                _check_beginning(b"".join([*lines, line]))
+                if len(start := b"".join([*lines, line])) >= 8 and b"HTTP" not in start[:8].upper():
+                    raise ImageError(f"the server does not answer in HTTP, but with {start[:16]!r}...")
                 raise httpcore.RemoteProtocolError("the server closed the connection before it had answered")
             line = line.rstrip(b"\r\n")
             if not line and lines:
@@ -115,12 +94,6 @@ def read_head(stream: Stream) -> Head:
         head = _parsed(lines)
         if not 100 <= head.status < 200:
             return head
-
-
-def _check_beginning(data: bytes) -> None:
-    """Raise the error for a beginning that is not HTTP, or for HTTP that is truncated."""
-    if len(data) >= 8 and b"HTTP" not in data[:8].upper():
-        raise ImageError(f"the server does not answer in HTTP, but with {data[:16]!r}...")
 
 
 def _parsed(lines: list[bytes]) -> Head:
@@ -142,7 +115,7 @@ def _parsed(lines: list[bytes]) -> Head:
     return Head(int(match[3]), version, tuple(fields))
 
 
-def read_body(head: Head, stream: Stream) -> Iterator[bytes]:
+def read_body(head: Head, stream: BufferedIOBase) -> Iterator[bytes]:
     """Yield an answer's body in pieces, without the lines of chunks.
 
     Raises:
@@ -156,7 +129,7 @@ def read_body(head: Head, stream: Stream) -> Iterator[bytes]:
     return _exactly(head.length, stream)
 
 
-def _exactly(length: int | None, stream: Stream) -> Iterator[bytes]:
+def _exactly(length: int | None, stream: BufferedIOBase) -> Iterator[bytes]:
     while length is None or length > 0:
         piece = stream.read1(PIECE_BYTES if length is None else min(length, PIECE_BYTES))
         if not piece:
@@ -167,7 +140,7 @@ def _exactly(length: int | None, stream: Stream) -> Iterator[bytes]:
         yield piece
 
 
-def _chunks(stream: Stream) -> Iterator[bytes]:
+def _chunks(stream: BufferedIOBase) -> Iterator[bytes]:
     framing_bytes, content_bytes = 0, 0
     while True:
         line = stream.readline(_LONGEST_CHUNK_LINE)

@@ -23,14 +23,7 @@ _ILLEGAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy through which images are fetched; its repr hides the credentials.
-
-    Attributes:
-        scheme: http or https, for the connection to the proxy.
-        host: the proxy's name or address.
-        port: the proxy's port.
-        authorization: the ``Proxy-Authorization`` header's value, empty for none.
-    """
+    """A proxy through which images are fetched; its repr hides the credentials."""
 
     scheme: str
     host: str
@@ -50,35 +43,13 @@ class Proxy:
         return f"the image proxy {self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An answer whose body is not read yet.
-
-    Attributes:
-        head: status line and header.
-        stream: the connection.
-    """
-
-    head: Head
-    stream: answers.Stream
-
-    def body(self) -> Iterator[bytes]:
-        """Yield the body in pieces, see `backend.images.http.answers.read_body`."""
-        return answers.read_body(self.head, self.stream)
-
-
 @contextmanager
 def get(
     url: httpx.URL, headers: Mapping[str, str], network: GuardedNetwork, tls: ssl.SSLContext, proxy: Proxy | None
-) -> Iterator[Answer]:
-    """Send a GET for an address; the connection is open until the context ends.
+) -> Iterator[tuple[Head, io.BufferedIOBase]]:
+    """Send a GET; yield the head of the answer and the connection, which is open until the context ends.
 
-    Args:
-        url: http or https.
-        headers: the headers other than Host and Connection.
-        network: makes the connection.
-        tls: the TLS settings of the connection.
-        proxy: used if the address is public.
+    ``headers`` are those other than Host and Connection. The proxy is used if the address is public.
 
     Raises:
         AccessError: the host is not allowed, or the proxy refuses.
@@ -105,7 +76,7 @@ def get(
             head = answers.read_head(reader)
             if proxy is not None and head.status == 407:
                 raise _refused(proxy, host, head.status)
-            yield Answer(head, reader)
+            yield head, reader
     finally:
         stream.close()
 

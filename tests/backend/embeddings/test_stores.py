@@ -298,9 +298,9 @@ def test_memory_counts_what_a_decoder_keeps_beside_an_embedding_and_makes_room_f
     store, room = MemoryStore(max_bytes=4 * first.nbytes), first.nbytes
     store.put(key(1), first)
     store.put(key(2), second)
-    second.prepared.arrays = (np.zeros(room // 4, np.float32),)
+    second.prepared.keep("SAM@1a2b3c4d", (np.zeros(room // 4, np.float32),))
     assert store.stats()[0].nbytes == 3 * room
-    first.prepared.arrays = (np.zeros(room // 2, np.float32),)  # now both need 5 times the room of one
+    first.prepared.keep("SAM@1a2b3c4d", (np.zeros(room // 2, np.float32),))  # now both need 5 times the room of one
     assert store.get(key(2)) is None
     assert store.get(key(1)) is first
     assert store.stats()[0].nbytes == 3 * room
@@ -310,7 +310,7 @@ def test_memory_lets_go_of_an_embedding_whose_prepared_numbers_do_not_fit_at_all
     one = embedding()
     store = MemoryStore(max_bytes=2 * one.nbytes)
     store.put(key(1), one)
-    one.prepared.arrays = (np.zeros(one.nbytes, np.float32),)
+    one.prepared.keep("SAM@1a2b3c4d", (np.zeros(one.nbytes, np.float32),))
     assert store.get(key(1)) is None
     assert store.stats()[0].nbytes == 0
 
