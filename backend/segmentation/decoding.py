@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from backend.concurrency.fifo_limiter import FifoLimiter
@@ -138,7 +138,7 @@ def at_size(embedding: Embedding, size: tuple[int, int]) -> Embedding:
     as `check_size`.
     """
     own = orientation.turned_size(size, check_size(embedding, size))
-    return embedding if embedding.original_size == own else replace(embedding, original_size=own)
+    return embedding if embedding.original_size == own else embedding.at_size(own)
 
 
 def check_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None = None) -> int:
