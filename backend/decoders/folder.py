@@ -191,6 +191,24 @@ class DecoderFolder:
             if self.record(project_id).order < record.order:
                 self._replace_record(project_id, record)
 
+    @contextmanager
+    def only_training(self, project_id: int) -> Iterator[None]:
+        """Let no other process on this machine train the decoder of a project while inside.
+
+        Raises:
+            ValueError: another one does.
+        """
+        path = self.path(project_id, ".training")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"project {project_id}: another training of its decoder runs on this machine"
+                ) from None
+            yield
+
     def _replace_record(self, project_id: int, record: Record) -> None:
         self.write_document(project_id, RECORD, record.dump())
         for path in self.path(project_id, RECORD).parent.glob("*.safetensors"):
