@@ -29,7 +29,8 @@ def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | Non
 
     Args:
         mask: the object, of ``prompt.original_size``.
-        prompt: what marked it; its ids, rotation and item go into the answer.
+        prompt: what marked it; its ids, rotation and item go into the answer. The first region takes the id of the
+            one that it replaces.
         output: the control and labels to answer with.
         score: the model's confidence; clipped to [0, 1], dropped if it is not a finite number.
 
@@ -46,7 +47,7 @@ def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | Non
     confidence = min(max(float(score), 0.0), 1.0) if score is not None and math.isfinite(score) else None
     return tuple(
         Region(
-            id=region_id(prompt.region_ids, output.control.name, part),
+            id=(not part and prompt.replaces) or region_id(prompt.region_ids, output.control.name, part),
             control=output.control.name,
             type=output.control.type,
             to_name=prompt.to_name,

@@ -14,9 +14,7 @@ from backend.errors import BackendError, Reason
 from backend.labeling import config as labeling_config
 from backend.labeling import config_problems
 from backend.metrics import Metrics
-from backend.segmentation import pipeline
-from backend.segmentation.decoding import MaskService
-from backend.segmentation.pipeline import Job, Pipeline
+from backend.segmentation.pipeline import Job, Pipeline, by_image, on_each
 from backend.segmentation.planning import Rules
 from backend.segmentation.prefetch import Background, ImagePrefetch, NextTasks
 from backend.segmentation.retrieval import Retrieval
@@ -65,7 +63,7 @@ class Segmenter:
 
     def __init__(
         self,
-        masks: MaskService,
+        pipeline: Pipeline,
         embeddings: Embeddings,
         metrics: Metrics,
         background: Background,
@@ -76,7 +74,7 @@ class Segmenter:
         """Create the service around its parts.
 
         Args:
-            masks: decodes prompts and draws masks.
+            pipeline: segments what a click marks.
             embeddings: of the images.
             metrics: counts problems of labeling configs.
             background: runs the prefetching of next tasks.
@@ -84,9 +82,9 @@ class Segmenter:
             policy: how clicks are answered.
             retrieval: answers requests about whole tasks.
         """
-        self.model_version = masks.model_version
+        self.model_version = pipeline.masks.model_version
         self._metrics, self._policy, self._retrieval, self._clicks = metrics, policy, retrieval, Clicks()
-        self._pipeline = Pipeline(masks, embeddings, policy.outputs)
+        self._pipeline = pipeline
         self._prefetch = ImagePrefetch(embeddings, background, next_tasks, policy.prefetch_tasks)
 
     def predict(self, request: PredictRequest) -> tuple[Prediction, ...]:
@@ -131,13 +129,13 @@ class Segmenter:
             deadline=time.monotonic() + self._policy.wait_s,
             check=click.check,
         )
-        by_image = pipeline.by_image(request.context or ())
-        outcome = pipeline.on_each(
-            list(by_image)[-MOST_IMAGES:],
-            lambda key: self._pipeline.segment(by_image[key], key, labeling_config.parse(request.label_config), job),
+        regions = by_image(request.context or ())
+        outcome = on_each(
+            list(regions)[-MOST_IMAGES:],
+            lambda key: self._pipeline.segment(regions[key], key, labeling_config.parse(request.label_config), job),
             job,
         )
-        too_many = [Skipped("", Reason.TOO_COMPLEX)] if len(by_image) > MOST_IMAGES else []
+        too_many = [Skipped("", Reason.TOO_COMPLEX)] if len(regions) > MOST_IMAGES else []
         skipped = (*request.skipped, *too_many, *outcome.skipped)
         return replace(outcome, skipped=skipped).prediction(self.model_version)
 
