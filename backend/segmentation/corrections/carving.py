@@ -16,18 +16,27 @@ import numpy as np
 
 from backend.segmentation import shape_prompts
 from backend.segmentation.corrections.accepted_masks import AcceptedMask
-from model.types import BoolArray, Mask, Prompt
+from model.types import BoolArray, FloatArray, Mask, Prompt
 
 Point: TypeAlias = tuple[float, float]
 
-SEARCH_SIDE = 256
-"""Longer side in pixels of the copy of a mask in which points inside it are searched."""
+SEARCH_SIDE = 512
+"""Longer side in pixels of the copy of a mask in which points and strips of it are searched."""
 
 PART_NEGATIVES, MASK_POSITIVES = 2, 3
 """Points in the rest of the mask: negative ones about a part, positive ones about the mask."""
 
 LARGEST_PIECE = 0.9
 """Share of a mask that is taken out at most; a larger part is not what a click inside it means."""
+
+
+SLIVER = 0.04
+"""Width of what is left between a part and the mask's border, as a share of the side of a square of the mask's area;
+a narrower strip belongs to the part.
+"""
+
+SMALLEST_REST = 0.01
+"""Share of a mask; smaller islands that a cut leaves belong to the part, too."""
 
 
 def carve(
@@ -51,7 +60,7 @@ def carve(
     if missed:
         [corrected] = decode([_points(inside or missed, missed, accepted)])
         pieces |= {click: _piece(mask.crop & ~_on(mask, corrected), click, mask) for click in missed}
-    removed = np.logical_or.reduce(list(pieces.values()))
+    removed = _with_slivers(mask.crop, np.logical_or.reduce(list(pieces.values())))
     full = np.zeros(mask.original_size, dtype=np.bool_)
     if removed.any():
         (x, y), (height, width) = mask.offset, mask.crop.shape
@@ -105,5 +114,33 @@ def _piece(removed: BoolArray, click: Point, mask: Mask) -> BoolArray:
     """Return the connected piece of what was removed that holds a click; nothing where none does or it is too large."""
     x, y = int(click[0]) - mask.offset[0], int(click[1]) - mask.offset[1]
     _, pieces = cv2.connectedComponents(removed.view(np.uint8), connectivity=4)
-    piece = np.asarray(pieces == pieces[y, x]) & removed[y, x]
+    piece: BoolArray = np.logical_and(pieces == pieces[y, x], removed[y, x])
     return piece if np.count_nonzero(piece) <= LARGEST_PIECE * mask.area else np.zeros_like(piece)
+
+
+def _with_slivers(crop: BoolArray, removed: BoolArray) -> BoolArray:
+    """Return what was removed from a mask's crop with the strips and islands beside it that are not worth keeping.
+
+    They are searched in a copy of at most `SEARCH_SIDE` pixels.
+    """
+    if not removed.any():
+        return removed
+    step = math.ceil(max(crop.shape) / SEARCH_SIDE)
+    part, rest = removed[::step, ::step], (crop & ~removed)[::step, ::step]
+    area = int(np.count_nonzero(part)) + int(np.count_nonzero(rest))
+    width = max(3.0, SLIVER * math.sqrt(area))
+    core = _distances(rest) > width / 2
+    is_near = ~part & (_distances(~part, True) <= 2 * width)
+    kept = rest & ((_distances(~core, True) <= width / 2) | ~is_near)
+    _, islands, stats, _ = cv2.connectedComponentsWithStats(kept.view(np.uint8), connectivity=4)
+    is_small = stats[:, cv2.CC_STAT_AREA] < SMALLEST_REST * area
+    is_small[np.setdiff1d(np.arange(len(stats)), islands[is_near])] = False
+    slivers: BoolArray = rest & (~kept | is_small[islands])
+    height, width_px = crop.shape
+    return removed | (crop & slivers.repeat(step, axis=0).repeat(step, axis=1)[:height, :width_px])
+
+
+def _distances(area: BoolArray, beyond: bool = False) -> FloatArray:
+    """Return the distance of each pixel of an area from the rest; ``beyond`` is what lies around the array."""
+    framed = np.pad(area, 1, constant_values=beyond).astype(np.uint8)
+    return np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, 3), dtype=np.float32)[1:-1, 1:-1]

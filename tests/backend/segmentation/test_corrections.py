@@ -261,7 +261,7 @@ def test_a_mask_that_refining_replaced_is_not_carved(service):
 
 def test_what_a_draft_holds_counts_as_it_was_edited(service):
     region_id, _ = accepted(service)
-    edited = block(10, 20, 70, 40)
+    edited = block(10, 10, 70, 50)
     _, carved = answered(service, point("second", 60, 30), drafts=[draft(wire(edited, name=region_id))])
     assert np.array_equal(carved[region_id], edited & ~around(60, 30))
 
