@@ -20,7 +20,7 @@ from model.types import BoolArray, FloatArray, Mask, Prompt
 
 Point: TypeAlias = tuple[float, float]
 
-SEARCH_SIDE = 512
+SEARCH_SIDE = 256
 """Longer side in pixels of the copy of a mask in which points and strips of it are searched."""
 
 PART_NEGATIVES, MASK_POSITIVES = 2, 3
@@ -112,9 +112,11 @@ def _on(mask: Mask, other: Mask) -> BoolArray:
 
 def _piece(removed: BoolArray, click: Point, mask: Mask) -> BoolArray:
     """Return the connected piece of what was removed that holds a click; nothing where none does or it is too large."""
-    x, y = int(click[0]) - mask.offset[0], int(click[1]) - mask.offset[1]
-    _, pieces = cv2.connectedComponents(removed.view(np.uint8), connectivity=4)
-    piece: BoolArray = np.logical_and(pieces == pieces[y, x], removed[y, x])
+    at = int(click[0]) - mask.offset[0], int(click[1]) - mask.offset[1]
+    pixels = removed.astype(np.uint8)
+    if removed[at[1], at[0]]:
+        cv2.floodFill(pixels, None, at, 2)
+    piece: BoolArray = pixels == 2
     return piece if np.count_nonzero(piece) <= LARGEST_PIECE * mask.area else np.zeros_like(piece)
 
 
