@@ -181,7 +181,7 @@ class TrainingRunner:
 
 
 class Trainings(Protocol):
-    """Starts trainings; see `LocalTrainings`, and `backend.cluster.decoders.QueuedTrainings` with Redis."""
+    """Starts trainings; see `LocalTrainings`, and `backend.decoders.exchange.QueuedTrainings` with Redis."""
 
     def start(self, project_id: int, annotations: int, /) -> bool:
         """Start the training of a project; return False if it waits or runs already, or too many wait."""
