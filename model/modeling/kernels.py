@@ -23,8 +23,9 @@ SAFE_SCORE = 60.0
 
 
 def is_on_cpu(x: Tensor) -> bool:
-    """Whether NumPy can work on this tensor's memory."""
-    return paddle.in_dynamic_mode() and bool(x.place.is_cpu_place()) and x.dtype == paddle.float32
+    """Whether NumPy can work on this tensor's memory: not where Paddle has to know of it, for gradients."""
+    is_plain = paddle.in_dynamic_mode() and x.stop_gradient and x.dtype == paddle.float32
+    return is_plain and bool(x.place.is_cpu_place())
 
 
 def memory(x: Tensor) -> Floats:
