@@ -6,7 +6,7 @@ VENV := $(CACHE)/.venv
 BIN := $(VENV)/bin
 LABEL_STUDIO_VENV := $(CACHE)/.venv-label-studio
 PADDLEX_VENV := $(CACHE)/.venv-paddlex
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-all test-wheel test-label-studio-versions bench lint format clean
 

@@ -20,16 +20,7 @@ def note(
     total_s: float,
     body_bytes: int = 0,
 ) -> None:
-    """Record an answer.
-
-    Args:
-        metrics: counts the answer.
-        request: the request.
-        predictions: one per task.
-        received_s: how long reading the request took.
-        total_s: how long the whole request took.
-        body_bytes: size of the request.
-    """
+    """Record an answer, one prediction per task; reading the request took ``received_s``, all of it ``total_s``."""
     record = metrics.answered(request, predictions, received_s=received_s, total_s=total_s, body_bytes=body_bytes)
     if request.context is None:
         logger.info("tasks answered: task=%s tasks=%d %s", record.task_id, record.tasks, _outcome(record, predictions))

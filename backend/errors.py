@@ -31,11 +31,6 @@ class Kind(Enum):
 class Reason(str, Enum):
     """Why an answer is empty or an error was raised; log, metrics and status page report the same codes.
 
-    Attributes:
-        kind: what it means for those who wait for a mask.
-        meaning: in a few words, what has happened.
-        remedy: what to do about it; empty where nothing needs to be done.
-
     >>> Reason("outside_image").meaning, Reason.OUTSIDE_IMAGE.remedy
     ('a prompt lies beside the image', 'draw the prompt again, on the image')
     """
@@ -175,11 +170,9 @@ class Reason(str, Enum):
 
 
 class BackendError(Exception):
-    """An error with a reason that an empty answer can report; it can be copied, as several threads may raise it.
+    """An error whose ``reason`` an empty answer can report; ``retry``: the same request may succeed later as it is.
 
-    Attributes:
-        reason: the machine-readable cause.
-        retry: whether the same request may succeed later without anyone changing anything.
+    It can be copied, as several threads may raise it.
     """
 
     retry: bool = False
@@ -248,8 +241,7 @@ class AccessError(BackendError):
 class RetryLater(BackendError):  # noqa: N818 - says what to do, which an ...Error name would not
     """The request failed for lack of a network, store, memory or time, and may succeed later as it is.
 
-    Attributes:
-        retry_after_s: seconds after which trying again makes sense, None when unknown.
+    ``retry_after_s``: seconds after which trying again makes sense, None when unknown.
     """
 
     retry = True

@@ -62,11 +62,7 @@ class ProcessSingleton:
     """A service that is composed on first use; a forked child process composes its own."""
 
     def __init__(self, compose: Callable[[], web.Service]) -> None:
-        """Keep the function that composes the service, and drop the parent's service after a fork.
-
-        Args:
-            compose: returns a new service; called once per process.
-        """
+        """Call ``compose`` once per process, and drop the parent's service after a fork."""
         self._compose = compose
         self._service: web.Service | None = None
         self._forget()
@@ -75,12 +71,7 @@ class ProcessSingleton:
             os.register_at_fork(after_in_child=self._forget)
 
     def get(self) -> web.Service:
-        """Return the service; after a failure to compose it, the next call tries again.
-
-        Raises:
-            ValueError: a setting or the weights cannot be used.
-            OSError: the weights cannot be read.
-        """
+        """Return the service; after a failure to compose it (`ValueError`, `OSError`), the next call tries again."""
         with self._lock:
             if self._service is None:
                 self._service = self._compose()
@@ -107,15 +98,10 @@ def compose() -> web.Service:
 
 
 class MlBackendAdapter:
-    """The methods that label-studio-ml calls, for any of its base classes.
-
-    Attributes:
-        service: the service, shared by all objects of the process.
-        response_class: 2.x's ``ModelResponse``, None under 1.x.
-    """
+    """The methods that label-studio-ml calls, for any of its base classes."""
 
     service: ClassVar[ProcessSingleton] = ProcessSingleton(compose)
-    response_class: ClassVar[Callable[..., object] | None] = ModelResponse
+    response_class: ClassVar[Callable[..., object] | None] = ModelResponse  # 2.x's ``ModelResponse``, None under 1.x
 
     if TYPE_CHECKING:  # defined by the base class; get and set under 2.x only
         label_config: str | None
@@ -125,9 +111,7 @@ class MlBackendAdapter:
     def setup(self) -> None:
         """Set the model version, which the answer of label-studio-ml 2.x to ``/setup`` repeats; 1.x does not call this.
 
-        Raises:
-            ValueError: a setting or the weights cannot be used; Label Studio shows this when the model is connected.
-            OSError: the weights cannot be read.
+        If a setting or the weights cannot be used, Label Studio shows the error when the model is connected.
         """
         version = self.service.get().segmenter.model_version
         if self.get("model_version") != version:  # each call of set writes to a database
@@ -138,10 +122,6 @@ class MlBackendAdapter:
 
         Under 1.x the answers have no ``model_version``: that release makes up its own versions, and Label Studio uses
         the one from when the model was connected.
-
-        Args:
-            tasks: as Label Studio sent them.
-            context: the prompts of a click, None or empty for any other request.
         """
         start = time.perf_counter()
         tasks = tasks if isinstance(tasks, list) else []

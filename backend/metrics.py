@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
+from cachetools import FIFOCache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from backend.errors import Reason
@@ -29,33 +30,19 @@ _PROJECTS = 100
 
 @dataclass(frozen=True)
 class AnsweredRequest:
-    """One answered request, for the status page.
+    """One answered request, for the status page."""
 
-    Attributes:
-        at: seconds since 1970.
-        tasks: number of tasks in the request.
-        regions: number of regions in the answer.
-        reasons: why the answer has no regions, or fewer than requested.
-        total_ms: from the first byte read to the answer.
-        body_bytes: size of the request's body.
-        stages_ms: how long each stage of it took in the request's own thread.
-        is_click: whether it had prompts.
-        project_id: the project's id, None where the request had none.
-        task_id: the id of its first task, None where the request had none.
-        tier: where its embedding was found (``memory``, ``disk``); empty where the request waited or needed none.
-    """
-
-    at: float
+    at: float  # seconds since 1970
     tasks: int
     regions: int
-    reasons: tuple[Reason, ...]
-    total_ms: float
+    reasons: tuple[Reason, ...]  # why the answer has no regions, or fewer than requested
+    total_ms: float  # from the first byte read to the answer
     body_bytes: int
-    stages_ms: Mapping[str, float] = field(default_factory=dict)
+    stages_ms: Mapping[str, float] = field(default_factory=dict)  # in the request's own thread
     is_click: bool = False
     project_id: int | None = None
-    task_id: int | None = None
-    tier: str = ""
+    task_id: int | None = None  # of its first task
+    tier: str = ""  # where its embedding was found; empty where the request waited or needed none
 
     @property
     def is_warm(self) -> bool:
@@ -67,7 +54,6 @@ class StageTimes:
     """Times the stages of answers: all of them in a histogram, and those of each thread since its last answer."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Register the histogram."""
         self._seconds = Histogram(
             "paddle_sam_stage_seconds",
             "Time that each stage of an answer takes.",
@@ -104,8 +90,7 @@ class ConfigProblems:
     """The problems of the labeling config of each project that was opened; of the last hundred projects."""
 
     def __init__(self) -> None:
-        """Record none."""
-        self._problems: dict[int | None, tuple[str, ...]] = {}
+        self._problems: FIFOCache[int | None, tuple[str, ...]] = FIFOCache(_PROJECTS)
         self._lock = threading.Lock()
 
     def record(self, project_id: int | None, problems: Sequence[str]) -> None:
@@ -113,8 +98,6 @@ class ConfigProblems:
         with self._lock:
             self._problems.pop(project_id, None)
             self._problems[project_id] = tuple(problems)
-            if len(self._problems) > _PROJECTS:
-                del self._problems[next(iter(self._problems))]
 
     def by_project(self) -> Mapping[int | None, tuple[str, ...]]:
         """Return the problems of each project, of the one that was opened last at the end."""
@@ -123,21 +106,10 @@ class ConfigProblems:
 
 
 class Metrics:
-    """Counters, timers and the last requests of one service; safe from many threads.
-
-    Attributes:
-        registry: where everything is registered.
-        times: the times of stages.
-        configs: the problems of labeling configs.
-    """
+    """Counters, times of stages, problems of configs and the last requests of one service; safe from many threads."""
 
     def __init__(self, registry: CollectorRegistry | None = None, clock: Callable[[], float] = time.time) -> None:
-        """Register all counters with a registry.
-
-        Args:
-            registry: where to register; a new one if None.
-            clock: returns seconds since 1970.
-        """
+        """Register all counters with ``registry``, a new one by default; ``clock`` returns seconds since 1970."""
         self.registry = CollectorRegistry() if registry is None else registry
         self.times, self.configs = StageTimes(self.registry), ConfigProblems()
         self._clock, self._started_at = clock, clock()
@@ -199,15 +171,7 @@ class Metrics:
         total_s: float,
         body_bytes: int,
     ) -> AnsweredRequest:
-        """Record an answer and return the record, with the stages that this thread measured since its last answer.
-
-        Args:
-            request: the request.
-            predictions: one per task.
-            received_s: how long reading the request took.
-            total_s: how long the whole request took.
-            body_bytes: size of the request.
-        """
+        """Record an answer and return the record, with the stages that this thread measured since its last answer."""
         self.times.add("receive", received_s)
         self.times.add("total", total_s)
         reasons = tuple(dict.fromkeys(reason for prediction in predictions for reason in prediction.reasons))

@@ -12,9 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_HANDLER_BYTES = 512
-"""More than ``struct sigaction`` takes on any platform. Its contents are only copied."""
-
+_HANDLER_BYTES = 512  # more than ``struct sigaction`` takes on any platform. Its contents are only copied
 _RESTORE_INTERVAL_S = 0.0005
 """Interval at which the handler is restored during an import, and the switch interval of Python's threads."""
 

@@ -2,11 +2,8 @@
 
 from backend.errors import Reason, RequestError
 
-STEPS = 100_000
-"""Steps of one request: a tenth of a second, a hundred times what a task of hundreds of images takes."""
-
-CHARACTERS = 100
-"""Characters of text that count as one step."""
+STEPS = 100_000  # steps of one request: a tenth of a second, a hundred times what a task of hundreds of images takes
+CHARACTERS = 100  # characters of text that count as one step
 
 
 class StepLimit:
@@ -25,11 +22,7 @@ class StepLimit:
         self._left = steps
 
     def spend(self, steps: int = 1, characters: int = 0) -> None:
-        """Count steps, before the work is done.
-
-        Args:
-            steps: number of steps.
-            characters: length of text to be processed; `CHARACTERS` of it are one step.
+        """Count steps before the work is done, and a step for each `CHARACTERS` characters of text to be processed.
 
         Raises:
             RequestError: the step limit is exceeded (``too_complex``).

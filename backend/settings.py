@@ -13,24 +13,7 @@ from collections.abc import Mapping
 from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from backend.settings_fields import (
-    Device,
-    Directory,
-    EmbeddingDtype,
-    ExistingDirectory,
-    Hosts,
-    ImageProxy,
-    Kinds,
-    LogLevel,
-    OpenedTasks,
-    ReachedUrl,
-    RedisPrefix,
-    RedisUrl,
-    SecretText,
-    Token,
-    Url,
-    unquoted,
-)
+from backend import settings_fields as fields
 from backend.shapes import OUTPUT_KINDS
 from model import tls
 from model.folders import cache_folder
@@ -38,8 +21,7 @@ from model.folders import cache_folder
 PREFIX = "PADDLE_SAM_"
 MB = 1_000_000
 DEFAULT_BUFFER_MB = 1000
-SMALL_REQUESTS_MB = 100
-"""Memory for requests of at most 64 kB, which are not counted: as many as there are connections."""
+SMALL_REQUESTS_MB = 100  # memory for requests of at most 64 kB, which are not counted: as many as there are connections
 SHARED = (
     "label_studio_url", "label_studio_api_key", "basic_auth_user", "basic_auth_pass", "model_dir", "log_level",
     "workers", "threads", "host", "port", "redis_url",
@@ -51,11 +33,7 @@ HALF_A_LOGIN = "BASIC_AUTH_USER and BASIC_AUTH_PASS: expected both or neither, g
 
 
 class SettingsError(ValueError):
-    """One or more settings have values that cannot be used, or names that do not exist.
-
-    Attributes:
-        problems: one line each: the variable, its value (not that of a secret) and what was expected.
-    """
+    """Settings cannot be used; each of ``problems`` names a variable, its value unless secret, and what is expected."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("\n".join(problems))
@@ -84,20 +62,20 @@ class Settings(BaseModel):
         alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(*variables(name))),
     )
 
-    label_studio_url: ReachedUrl = "http://localhost:8080"
+    label_studio_url: fields.ReachedUrl = "http://localhost:8080"
     """Where this process reaches Label Studio; from a container, not localhost."""
-    label_studio_public_url: Url | None = None
+    label_studio_public_url: fields.Url | None = None
     """Where browsers reach Label Studio, if that is another address: what its own LABEL_STUDIO_HOST says. Images
     with this address are fetched from LABEL_STUDIO_URL."""
-    label_studio_api_key: Token | None = None
+    label_studio_api_key: fields.Token | None = None
     """A personal access token or a legacy token; without it, uploaded images cannot be fetched."""
     basic_auth_user: str | None = None
     """With BASIC_AUTH_PASS: what callers must present."""
-    basic_auth_pass: SecretText | None = None
+    basic_auth_pass: fields.SecretText | None = None
     """See BASIC_AUTH_USER; both or neither."""
-    model_dir: Directory = Field(default_factory=lambda: cache_folder() / "weights")
+    model_dir: fields.Directory = Field(default_factory=lambda: cache_folder() / "weights")
     """Where weights are looked for and downloaded to."""
-    log_level: LogLevel = "info"
+    log_level: fields.LogLevel = "info"
     """debug, info, warning or error; of this program's own log."""
     workers: int = Field(1, ge=1, le=64)
     """Web processes; each holds its own model, so more than one wants a shared cache."""
@@ -112,22 +90,22 @@ class Settings(BaseModel):
     """A model's name or a path; two joined by a comma are merged."""
     detector: str | None = None
     """A detector's name or directory; it finds the words of preannotate, and its program is executed."""
-    device: Device = "auto"
+    device: fields.Device = "auto"
     """auto, cpu, gpu or gpu:N."""
-    cache_dir: Directory = Field(default_factory=lambda: cache_folder() / "embeddings")
+    cache_dir: fields.Directory = Field(default_factory=lambda: cache_folder() / "embeddings")
     """Where embeddings are kept on disk."""
     memory_cache_mb: int = Field(512, ge=0)
     """Bound of the embeddings in memory; 0: none."""
     disk_cache_mb: int = Field(4096, ge=0)
     """Bound of the embeddings on disk; 0: none."""
-    embedding_dtype: EmbeddingDtype = "float16"
+    embedding_dtype: fields.EmbeddingDtype = "float16"
     """What embeddings are stored as: float16 or float32."""
     predict_budget_s: float = Field(90.0, gt=0, le=3600)
     """How long a click may wait for its image and the decoder; below Label Studio's own 100."""
     retrieve_budget_s: float = Field(60.0, gt=0, le=3600)
     """How long 'Retrieve predictions' may take; below Label Studio's own 100. What is not ready in time is stored
     later, with LABEL_STUDIO_API_KEY."""
-    answer_opened_tasks: OpenedTasks = "auto"
+    answer_opened_tasks: fields.OpenedTasks = "auto"
     """Whether what people drew on a task becomes masks when it is opened, or asked for alone: auto is in projects
     where several tasks were asked for since the start; always, never."""
     prefetch_tasks: int = Field(3, ge=0, le=100)
@@ -138,16 +116,16 @@ class Settings(BaseModel):
     """A larger picture is not decoded."""
     fetch_timeout_s: float = Field(30.0, gt=0, le=3600)
     """For one image's download as a whole, redirects included."""
-    local_files_root: ExistingDirectory | None = None
+    local_files_root: fields.ExistingDirectory | None = None
     """A directory shared with Label Studio's local storage: images in it are read from disk rather than through
     Label Studio, which then cannot check who may see them."""
-    allowed_hosts: Hosts = ()
+    allowed_hosts: fields.Hosts = ()
     """Hosts on private addresses that images may come from, such as minio:9000, 10.1.0.0/16; Label Studio's own
     always may."""
-    image_proxy: ImageProxy | None = None
+    image_proxy: fields.ImageProxy | None = None
     """A proxy for images on public addresses, such as http://proxy:3128; never for Label Studio or the token.
     HTTP_PROXY and its like do not count for images."""
-    output_preference: Kinds = OUTPUT_KINDS
+    output_preference: fields.Kinds = OUTPUT_KINDS
     """What an answer is drawn as when a labeling config offers several kinds."""
     max_body_mb: int = Field(200, ge=1)
     """A larger request is refused."""
@@ -156,10 +134,10 @@ class Settings(BaseModel):
     buffer_mb: int | None = None
     """Memory of one process for requests that are being received, data: addresses that are waited for and image files
     that wait for the encoder, together; unset: 1000, or as much as the limits of one request and one file need."""
-    redis_url: RedisUrl | None = None
+    redis_url: fields.RedisUrl | None = None
     """Where web processes and workers share embeddings and work, such as redis://:password@host:6379/0. Set, the
     disk keeps no embeddings; unset, everything is in one process."""
-    redis_prefix: RedisPrefix = "paddle-sam"
+    redis_prefix: fields.RedisPrefix = "paddle-sam"
     """What every name in Redis begins with; of its own for each installation that shares one."""
     redis_ttl_s: float = Field(604_800.0, ge=1, le=31_536_000)
     """For how long an embedding stays in Redis, unless it needs the room."""
@@ -201,7 +179,9 @@ def read(environ: Mapping[str, str]) -> Settings:
     Raises:
         SettingsError: lists all values that cannot be used and all names that are nearly ones of ours.
     """
-    given = {name: value if name in AS_GIVEN else unquoted(value) for name, value in environ.items() if value.strip()}
+    given = {
+        name: value if name in AS_GIVEN else fields.unquoted(value) for name, value in environ.items() if value.strip()
+    }
     problems = [problem for name in sorted(given) if (problem := _misspelt(name, given[name]))]
     problems += tls.problems(given)
     try:
@@ -215,9 +195,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-NAMES = tuple(variable for name in Settings.model_fields for variable in variables(name))
-"""All variables that are read."""
-
+NAMES = tuple(variable for name in Settings.model_fields for variable in variables(name))  # all variables that are read
 SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "REDIS_URL", "PADDLE_SAM_IMAGE_PROXY")
 """Variables whose value is never shown."""
 
@@ -228,9 +206,7 @@ AS_GIVEN = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS")
 _OURS = re.compile("paddle_?sam_", re.IGNORECASE)
 _OWN_PARTS = {name.removeprefix(PREFIX): name for name in reversed(NAMES)}
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?$")
-_NEAR = 0.75
-"""The least similarity of a misspelt name to the right one: twice the letters in common over all letters."""
-
+_NEAR = 0.75  # the least similarity of a misspelt name to the right one: twice the letters in common over all letters
 _EXPECTED = {
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",

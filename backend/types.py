@@ -25,30 +25,19 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
 
 @dataclass(frozen=True)
 class PromptRegion:
-    """One region of a click's context: a shape an annotator drew to say where the object is.
-
-    Attributes:
-        id: the region's id in the editor.
-        shape: where it is.
-        from_name: the control tag it was drawn with.
-        to_name: the object tag it was drawn on.
-        labels: its labels, most specific source first; empty when it has none.
-        is_positive: whether it marks the object (True) or what is not the object (False); None where the editor
-            gave no sign.
-        original_size: (H, W) of the image as the browser shows it, None where the editor gave none.
-        image_rotation: degrees clockwise by which the annotator has turned the view, 0, 90, 180 or 270.
-        item_index: which image of a list it was drawn on, None on single images.
-    """
+    """One region of a click's context: a shape an annotator drew to say where the object is."""
 
     id: str
     shape: Shape
-    from_name: str
-    to_name: str
-    labels: tuple[str, ...] = ()
+    from_name: str  # the control tag it was drawn with
+    to_name: str  # the object tag it was drawn on
+    labels: tuple[str, ...] = ()  # its labels, most specific source first; empty when it has none
+    # whether it marks the object (True) or what is not the object (False); None where the editor gave no sign
     is_positive: bool | None = None
+    # (H, W) of the image as the browser shows it, None where the editor gave none
     original_size: tuple[int, int] | None = None
-    image_rotation: int = 0
-    item_index: int | None = None
+    image_rotation: int = 0  # degrees clockwise by which the annotator has turned the view, 0, 90, 180 or 270
+    item_index: int | None = None  # which image of a list it was drawn on, None on single images
 
     def __post_init__(self) -> None:
         if self.original_size is not None:
@@ -66,38 +55,24 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Task:
-    """One Label Studio task.
-
-    Attributes:
-        id: the task's id, None where the caller gave none.
-        data: the task's data, any JSON value; only ``backend.labeling.config`` looks inside.
-        annotations: what annotators saved, as unread JSON; megabytes of masks, so it is parsed only where needed.
-        drafts: as `annotations`, what they have not submitted yet.
-        predictions: as `annotations`, what models answered.
-    """
+    """One Label Studio task."""
 
     id: int | None
-    data: object = None
+    data: object = None  # the task's data, any JSON value; only ``backend.labeling.config`` looks inside
+    # what annotators saved, as unread JSON; megabytes of masks, so it is parsed only where needed
     annotations: msgspec.Raw = field(default_factory=_nothing)
-    drafts: msgspec.Raw = field(default_factory=_nothing)
-    predictions: msgspec.Raw = field(default_factory=_nothing)
+    drafts: msgspec.Raw = field(default_factory=_nothing)  # as `annotations`, what they have not submitted yet
+    predictions: msgspec.Raw = field(default_factory=_nothing)  # as `annotations`, what models answered
 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """A request for masks: of a click (``context`` given), or of whole tasks (``context`` None).
+    """A request for masks: of a click (``context`` given), or of whole tasks (``context`` None)."""
 
-    Attributes:
-        tasks: in the order that the answer must have.
-        project_id: the project's id, None where the caller gave none.
-        label_config: the labeling config's XML, empty where the caller gave none.
-        context: the prompts of a click, oldest first; None when this is not a click.
-        skipped: regions of the context that could not be read, with their reasons.
-    """
-
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task, ...]  # in the order that the answer must have
     project_id: int | None = None
     label_config: str = ""
+    # the prompts of a click, oldest first; None when this is not a click
     context: tuple[PromptRegion, ...] | None = None
     skipped: tuple[Skipped, ...] = ()
 
@@ -128,19 +103,12 @@ class Secret:
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """An event in a project, as a webhook delivers it.
+    """An event in a project, as a webhook delivers it."""
 
-    Attributes:
-        action: Label Studio's name of the event, e.g. ``TASKS_CREATED``; empty where the caller gave none.
-        project_id: the project's id, None where the caller gave none.
-        label_config: the project's labeling config, empty where the event does not carry it.
-        tasks: the tasks it is about, with their data where the event carries them.
-    """
-
-    action: str
+    action: str  # Label Studio's name of the event, e.g. ``TASKS_CREATED``; empty where the caller gave none
     project_id: int | None = None
-    label_config: str = ""
-    tasks: tuple[Task, ...] = ()
+    label_config: str = ""  # the project's labeling config, empty where the event does not carry it
+    tasks: tuple[Task, ...] = ()  # the tasks it is about, with their data where the event carries them
 
 
 class Priority(IntEnum):
@@ -157,19 +125,12 @@ class ImageRef:
 
     >>> ImageRef("/data/upload/1/photo.jpg", task_id=7, project_id=1).item_index is None
     True
-
-
-    Attributes:
-        uri: as the task's data spells it: absolute, relative to Label Studio, ``data:`` or a cloud address.
-        task_id: the task that shows it; cloud addresses are resolved through it.
-        project_id: the task's project.
-        item_index: its place in a list of images, None on single images.
     """
 
-    uri: str
-    task_id: int | None = None
+    uri: str  # as the task's data spells it: absolute, relative to Label Studio, ``data:`` or a cloud address
+    task_id: int | None = None  # the task that shows it; cloud addresses are resolved through it
     project_id: int | None = None
-    item_index: int | None = None
+    item_index: int | None = None  # its place in a list of images, None on single images
 
     def __post_init__(self) -> None:
         if not self.uri:
@@ -178,25 +139,14 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class ObjectPrompt:
-    """The prompts that mark one object, translated into the model's terms.
+    """The prompts that mark one object, translated into the model's terms."""
 
-    Attributes:
-        prompt: in pixels of the image it was translated for.
-        region_ids: the context regions it was made of, oldest first; never empty.
-        labels: the object's labels; empty when it has none.
-        from_name: the control its newest positive region was drawn with.
-        to_name: the object tag it lies on.
-        original_size: (H, W) of the image, the size an answer must have.
-        image_rotation: echoed in the answer.
-        item_index: echoed in the answer.
-    """
-
-    prompt: Prompt
-    region_ids: tuple[str, ...]
+    prompt: Prompt  # in pixels of the image it was translated for
+    region_ids: tuple[str, ...]  # the context regions it was made of, oldest first; never empty
     labels: tuple[str, ...]
-    from_name: str
-    to_name: str
-    original_size: tuple[int, int]
+    from_name: str  # the control its newest positive region was drawn with
+    to_name: str  # the object tag it lies on
+    original_size: tuple[int, int]  # (H, W) of the image, the size an answer must have
     image_rotation: int = 0
     item_index: int | None = None
 
@@ -208,31 +158,18 @@ class ObjectPrompt:
 
 @dataclass(frozen=True)
 class Region:
-    """One region of an answer.
-
-    Attributes:
-        id: becomes the region's id in the editor.
-        control: name of the control it belongs to, ``from_name`` on the wire.
-        type: region type on the wire, e.g. ``brushlabels``.
-        to_name: the object tag it lies on.
-        shape: where it is.
-        labels: its labels.
-        labels_control: name of the separate ``<Labels>`` that holds its labels, None where the control itself does.
-        original_size: (H, W) of the image as the browser shows it.
-        score: in [0, 1], None where the model gives none.
-        image_rotation: as the prompt had it.
-        item_index: as the prompt had it.
-    """
+    """One region of an answer."""
 
     id: str
-    control: str
-    type: str
+    control: str  # name of the control it belongs to, ``from_name`` on the wire
+    type: str  # region type on the wire, e.g. ``brushlabels``
     to_name: str
     shape: Shape
     labels: tuple[str, ...]
-    original_size: tuple[int, int]
+    original_size: tuple[int, int]  # (H, W) of the image as the browser shows it
+    # name of the separate ``<Labels>`` that holds its labels, None where the control itself does
     labels_control: str | None = None
-    score: float | None = None
+    score: float | None = None  # in [0, 1], None where the model gives none
     image_rotation: int = 0
     item_index: int | None = None
 
@@ -244,25 +181,19 @@ class Region:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one task.
-
-    Attributes:
-        result: its regions; empty when there is nothing to show.
-        score: of the whole answer, in [0, 1].
-        model_version: name and digest of the weights, as in the answer to /setup.
-        reasons: why the result is empty or some prompts were not used; for the log and status page, not the wire.
-        skipped: of whole tasks, each unused prompt with its reason and a message; for an image that failed, the
-            ``region_id`` is empty.
-        should_store: whether Label Studio should keep it. If not, it stores nothing and asks for the task again.
-        is_complete: whether every image of the task was segmented; an incomplete answer must not count as the whole.
-    """
+    """The answer for one task."""
 
     result: tuple[Region, ...]
-    score: float
-    model_version: str
+    score: float  # of the whole answer, in [0, 1]
+    model_version: str  # name and digest of the weights, as in the answer to /setup
+    # why the result is empty or some prompts were not used; for the log and status page, not the wire
     reasons: tuple[Reason, ...] = ()
+    # of whole tasks, each unused prompt with its reason and a message; for an image that failed, the ``region_id`` is
+    # empty
     skipped: tuple[Skipped, ...] = ()
+    # whether Label Studio should keep it. If not, it stores nothing and asks for the task again
     should_store: bool = True
+    # whether every image of the task was segmented; an incomplete answer must not count as the whole
     is_complete: bool = True
 
     def __post_init__(self) -> None:

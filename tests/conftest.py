@@ -18,6 +18,21 @@ from tests.support.checkpoints import random_checkpoint, tiny
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+LONGEST = (
+    "model/test_demo_model.py",
+    "service/test_fuzz.py",
+    "backend/cluster/test_faults.py",
+    "test_request_costs.py",
+)
+"""Files to begin with, where several processes share the tests: the last of these would otherwise run alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    items.sort(
+        key=lambda item: next((i for i, end in enumerate(LONGEST) if str(item.path).endswith(end)), len(LONGEST))
+    )
+
 
 @pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:

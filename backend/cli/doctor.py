@@ -28,14 +28,9 @@ def examine(
     project_id: int | None,
     weights: Callable[[], str],
 ) -> Iterator[Finding]:
-    """Yield findings, the basic ones first.
+    """Yield findings, the basic ones first, and those about a project's model, labeling config and first image.
 
-    Args:
-        settings: the service's settings.
-        label_studio: a client made from them.
-        images: fetches images as the service does.
-        project_id: the project whose model, labeling config and first image to check; None skips these checks.
-        weights: reads the configured weights and describes them; raises ValueError if they cannot be used.
+    ``weights`` describes the configured weights; it raises a `ValueError` if they cannot be used.
     """
     yield _weights(settings, weights)
     release, outage = _release(settings, label_studio)
@@ -105,12 +100,7 @@ def _api_key(label_studio: LabelStudio) -> Finding:
 
 
 def _connection(settings: Settings, release: str) -> Iterator[Finding]:
-    """Yield hints about a backend on a private address and about access; the connection itself cannot be checked here.
-
-    Args:
-        settings: the service's settings.
-        release: Label Studio's release, empty if it is unknown.
-    """
+    """Yield hints about a backend on a private address and about access; the connection cannot be checked here."""
     try:
         address = socket.gethostbyname(socket.gethostname())
     except OSError:

@@ -23,9 +23,7 @@ from backend.settings import Settings
 from backend.shapes import ShapeKind
 from backend.types import ImageRef, Task
 
-LOOKED_AT = 10
-"""How many annotated tasks to check; their masks may be large."""
-
+LOOKED_AT = 10  # how many annotated tasks to check; their masks may be large
 _INTERACTIVE = "switch Interactive preannotations on"
 _IMAGE_PROXY = (
     "; if this machine reaches the internet through a proxy alone, set PADDLE_SAM_IMAGE_PROXY (HTTP_PROXY and its like "

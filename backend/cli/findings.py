@@ -14,16 +14,9 @@ class Level(str, Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Attributes:
-        level: its severity.
-        subject: what was checked.
-        text: the result.
-        fix: what to do about it; empty if nothing is wrong.
-    """
+    """The result of one check."""
 
     level: Level
     subject: str
     text: str
-    fix: str = ""
+    fix: str = ""  # what to do about it; empty if nothing is wrong

@@ -14,16 +14,10 @@ USERS_FOLDER = "the user's cache folder"
 
 @dataclass(frozen=True)
 class Variable:
-    """One setting.
+    """One setting."""
 
-    Attributes:
-        names: the environment variables that it is read from, in order of precedence.
-        default: its value if none of them is set, as text.
-        meaning: its description, in whole sentences.
-    """
-
-    names: tuple[str, ...]
-    default: str
+    names: tuple[str, ...]  # the environment variables that it is read from, in order of precedence
+    default: str  # its value if none of them is set, as text
     meaning: str
 
 

@@ -11,17 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from redis import Redis
-from redis.exceptions import (
-    AuthenticationError,
-    ClusterCrossSlotError,
-    ClusterError,
-    MovedError,
-    NoPermissionError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis import Redis, exceptions
 
 from backend.cluster.connection import RedisConnection
 from backend.cluster.keys import Keys
@@ -46,17 +36,11 @@ _NO_COMMAND = re.compile(r"run the '([^']+)' command|unknown command [`'\"]?([A-
 
 @dataclass(frozen=True)
 class Trouble:
-    """One problem of a Redis.
-
-    Attributes:
-        text: what is wrong.
-        fix: what to do about it.
-        is_lasting: whether the problem stays; a password, a replica or a full Redis may change at any time.
-    """
+    """One problem of a Redis."""
 
     text: str
     fix: str
-    is_lasting: bool = True
+    is_lasting: bool = True  # whether the problem stays; a password, a replica or a full Redis may change at any time
 
 
 class RedisUnusableError(ValueError):
@@ -91,13 +75,13 @@ def find_troubles(link: RedisConnection, keys: Keys) -> tuple[Trouble, ...]:
         errors = link.call(lambda client: _errors(client, keys))
     except RetryLater as error:
         cause = error.__cause__
-        if isinstance(cause, AuthenticationError | ResponseError):  # refused while connecting
+        if isinstance(cause, exceptions.AuthenticationError | exceptions.ResponseError):  # refused while connecting
             return _troubles([cause], keys)
         raise
     return _troubles(errors, keys)
 
 
-def _errors(client: "Redis", keys: Keys) -> list[RedisError]:
+def _errors(client: "Redis", keys: Keys) -> list[exceptions.RedisError]:
     """Return the error of each command that Redis refuses; the scratch keys are deleted, or expire in seconds."""
     scratch = f"scratch-{secrets.token_hex(8)}"
     names = {name: f"{keys.prefix}:{scratch}:{name}" for name in ("key", "other", "scores")}
@@ -110,11 +94,11 @@ def _errors(client: "Redis", keys: Keys) -> list[RedisError]:
         partial(client.publish, keys.events, b""),
         partial(client.delete, *names.values()),
     ]
-    errors: list[RedisError] = []
+    errors: list[exceptions.RedisError] = []
     for attempt in attempts:
         try:
             attempt()
-        except ResponseError as error:
+        except exceptions.ResponseError as error:
             errors.append(error)
     return errors
 
@@ -138,7 +122,7 @@ def _transaction(client: "Redis", names: list[str]) -> None:
         pipeline.execute()
 
 
-def _troubles(errors: list[RedisError], keys: Keys) -> tuple[Trouble, ...]:
+def _troubles(errors: list[exceptions.RedisError], keys: Keys) -> tuple[Trouble, ...]:
     if any(map(_is_cluster_error, errors)):
         text = "this Redis is in cluster mode, where one command cannot touch several keys"
         return (Trouble(text, "use one Redis that is no cluster (cluster-enabled no), with a replica if need be"),)
@@ -152,26 +136,27 @@ def _troubles(errors: list[RedisError], keys: Keys) -> tuple[Trouble, ...]:
     return tuple(dict.fromkeys(troubles))
 
 
-def _trouble(error: RedisError, keys: Keys) -> Trouble:
+def _trouble(error: exceptions.RedisError, keys: Keys) -> Trouble:
     text = str(error)[:200]
-    if isinstance(error, AuthenticationError):
+    if isinstance(error, exceptions.AuthenticationError):
         fix = "write user and password into it, redis://user:password@host:6379/0, percent-encoded"
         return Trouble(f"Redis refuses the password: {text}", fix, is_lasting=False)
-    if isinstance(error, NoPermissionError):
+    if isinstance(error, exceptions.NoPermissionError):
         fix = f"allow ~{keys.prefix}:* and ~rq:*, and the channels &{keys.prefix}:* (ACL SETUSER)"
         return Trouble("this user of Redis may not use our keys or channels", fix)
-    if isinstance(error, ReadOnlyError):
+    if isinstance(error, exceptions.ReadOnlyError):
         return Trouble("this Redis is a replica that only reads", "let it name the primary", is_lasting=False)
     is_index = "DB index" in text
     fix = "let it end in the number of a database that there is" if is_index else "see Redis' own log"
     return Trouble(f"Redis refuses: {text}", fix, is_lasting=is_index)
 
 
-def _is_cluster_error(error: RedisError) -> bool:
-    return isinstance(error, ClusterError | ClusterCrossSlotError | MovedError) or "cluster mode" in str(error)
+def _is_cluster_error(error: exceptions.RedisError) -> bool:
+    kinds = (exceptions.ClusterError, exceptions.ClusterCrossSlotError, exceptions.MovedError)
+    return isinstance(error, kinds) or "cluster mode" in str(error)
 
 
-def _missing_command(error: RedisError) -> str:
+def _missing_command(error: exceptions.RedisError) -> str:
     """Return the missing command that an error names, empty if the error has another cause."""
     match = _NO_COMMAND.search(str(error))
     return (match[1] or match[2]).upper() if match else ""

@@ -69,18 +69,12 @@ class SharedRecord:
 
     >>> SharedRecord("00" * 32, Validators(), immutable=False, age_s=61.0).is_fresh
     False
-
-    Attributes:
-        digest: sha256 of the image file, in hex.
-        version: HTTP validators that the image's server sent with it.
-        immutable: whether the content at the address never changes.
-        age_s: seconds since the server last confirmed it.
     """
 
-    digest: str
-    version: Validators
-    immutable: bool
-    age_s: float = 0.0
+    digest: str  # sha256 of the image file, in hex
+    version: Validators  # HTTP validators that the image's server sent with it
+    immutable: bool  # whether the content at the address never changes
+    age_s: float = 0.0  # seconds since the server last confirmed it
 
     @property
     def is_fresh(self) -> bool:

@@ -23,14 +23,10 @@ class Keys:
 
     >>> Keys("paddle-sam", "SAM@1234").queue(Priority.BULK)
     'paddle-sam:SAM@1234:bulk'
-
-    Attributes:
-        prefix: the beginning of every name.
-        model_version: name and digest of the weights.
     """
 
     prefix: str
-    model_version: str
+    model_version: str  # name and digest of the weights
 
     def __post_init__(self) -> None:
         if not _PREFIX.fullmatch(self.prefix):

@@ -58,9 +58,7 @@ if not holder and ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', 
 return 0
 """
 )
-_URGENT = 2
-"""Answer of that script if another process called `Leases.expedite`."""
-
+_URGENT = 2  # answer of that script if another process called `Leases.expedite`
 _RELEASE = (
     _TEXT
     + """
@@ -73,26 +71,17 @@ return 1
 
 @dataclass(eq=False)
 class Lease:
-    """One lease, held until it is released or expires; a context manager that releases it.
-
-    Attributes:
-        owner: releases it.
-        key: its name in Redis.
-        token: random text that identifies its holder.
-        attempt: how many times in a row this lease has been taken without a clean release, including this time.
-        renewed_at: when it was last renewed, on `time.monotonic`.
-        resets_attempts: whether its release resets that count.
-        on_urgent: called when a click waits for the work of the holder, see `Leases.expedite`.
-        lock: keeps a renewal from writing the lease again while it is being released.
-    """
+    """One lease, held until it is released or expires; a context manager that releases it."""
 
     owner: "Leases"
     key: str
-    token: str
-    attempt: int
-    renewed_at: float
-    resets_attempts: bool = True
+    token: str  # random text that identifies its holder
+    attempt: int  # how many times in a row this lease has been taken without a clean release, including this time
+    renewed_at: float  # when it was last renewed, on `time.monotonic`
+    resets_attempts: bool = True  # whether its release resets that count
+    # called when a click waits for the work of the holder, see `Leases.expedite`
     on_urgent: Callable[[], None] = lambda: None
+    # keeps a renewal from writing the lease again while it is being released
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> "Lease":
@@ -128,11 +117,8 @@ class Leases:
     def acquire(self, key: str, *, marker_key: str = "", job_id: str = "") -> Lease | None:
         """Return the lease, None if another process holds it.
 
-        Args:
-            key: its name.
-            marker_key: key of the marker of the enqueued job; the script that acquires the lease also deletes the
-                marker, so that one of the two always exists and the job never appears to be lost.
-            job_id: the job's id; the marker of another job stays.
+        The script that acquires it also deletes the marker of the job ``job_id`` at ``marker_key``, so that one of them
+        always exists and the job never appears to be lost; the marker of another job stays.
         """
         token, now = secrets.token_hex(16), time.monotonic()
         keys = [key, marker_key or unused_key(key), attempts_key(key)]

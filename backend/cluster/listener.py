@@ -30,15 +30,10 @@ class Listener:
         on_refresh: Callable[[], object],
         on_outage: Callable[[RetryLater], None],
     ) -> None:
-        """Listen to ``channel``, on a thread that `start` begins and that calls the functions.
+        """Listen to ``channel`` on a thread that `start` begins; ``on_outage`` gets the errors and must not raise.
 
-        Args:
-            link: connection to Redis.
-            channel: the name of the channel.
-            on_message: called with each message.
-            on_poll: called every `POLL_EVERY_S`, and whenever the subscription is renewed.
-            on_refresh: called every `REFRESH_EVERY_S`.
-            on_outage: called with the error of each failed try to listen; must not raise.
+        ``on_poll`` is called every `POLL_EVERY_S` and whenever the subscription is renewed, ``on_refresh`` every
+        `REFRESH_EVERY_S`.
         """
         self._link, self._channel, self._on_message = link, channel, on_message
         self._on_poll, self._on_refresh, self._on_outage = on_poll, on_refresh, on_outage

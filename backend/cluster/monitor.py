@@ -11,9 +11,7 @@ from backend.cluster.keys import Keys
 from backend.cluster.queues import JobQueues, QueueState
 from backend.errors import Reason, RetryLater
 
-ALIVE_S = 10
-"""A worker without a heartbeat for this long is dead or stopped."""
-
+ALIVE_S = 10  # a worker without a heartbeat for this long is dead or stopped
 LOADING_S = 30
 """Seconds that a worker may load its model without a heartbeat; loading a library from a slow disk can block Python."""
 
@@ -44,27 +42,17 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], now - tonumber(ARGV[1]), now + tonum
 
 @dataclass(frozen=True)
 class ClusterState:
-    """A snapshot of the cluster.
-
-    Attributes:
-        is_known: whether a snapshot has been taken yet.
-        worker_names: ``host:pid`` of each worker that is alive.
-        other_models: names of the live workers that encode with other weights; a name ends with the model.
-        queues: the most urgent first.
-        encodes: number of encodes of all workers since Redis was last empty.
-        fetches: number of images that they fetched.
-        failures: number of images that they could not encode.
-        round_trip_s: time of one request to Redis.
-    """
+    """A snapshot of the cluster."""
 
     is_known: bool = False
-    worker_names: tuple[str, ...] = ()
+    worker_names: tuple[str, ...] = ()  # ``host:pid`` of each worker that is alive
+    # names of the live workers that encode with other weights; a name ends with the model
     other_models: tuple[str, ...] = ()
-    queues: tuple[QueueState, ...] = ()
-    encodes: int = 0
-    fetches: int = 0
-    failures: int = 0
-    round_trip_s: float = 0.0
+    queues: tuple[QueueState, ...] = ()  # the most urgent first
+    encodes: int = 0  # number of encodes of all workers since Redis was last empty
+    fetches: int = 0  # number of images that they fetched
+    failures: int = 0  # number of images that they could not encode
+    round_trip_s: float = 0.0  # time of one request to Redis
 
     @property
     def workers(self) -> int:
@@ -119,12 +107,7 @@ class ClusterMonitor:
         return RetryLater(f"no worker is alive that could encode the image{others}", Reason.NO_WORKER)
 
     def heartbeat(self, name: str, ahead_s: int = 0) -> None:
-        """Write a worker's heartbeat.
-
-        Args:
-            name: the worker's name, see `Keys.worker`.
-            ahead_s: seconds that the next heartbeat may be late, up to `LOADING_S`.
-        """
+        """Write the heartbeat of a worker, see `Keys.worker`; the next may be ``ahead_s`` late, up to `LOADING_S`."""
         self._link.call(lambda client: client.eval(_HEARTBEAT, 1, self._keys.workers, name, str(ahead_s)))
 
     def deregister(self, name: str) -> None:

@@ -13,23 +13,14 @@ from backend.types import Secret
 
 @dataclass(frozen=True)
 class ClusterParts:
-    """One installation's state in Redis, as the processes of one model see it.
-
-    Attributes:
-        link: connection to Redis.
-        keys: the names in Redis.
-        leases: acquires leases; once started, it renews them.
-        queues: the job queues.
-        contents: the content at each address, and the failures.
-        monitor: the workers that are alive, and the counts of their work.
-    """
+    """One installation's state in Redis, as the processes of one model see it."""
 
     link: RedisConnection
     keys: Keys
     leases: Leases
     queues: JobQueues
-    contents: SharedContentIndex
-    monitor: ClusterMonitor
+    contents: SharedContentIndex  # the content at each address, and the failures
+    monitor: ClusterMonitor  # the workers that are alive, and the counts of their work
 
     @classmethod
     def connect(cls, url: Secret, prefix: str, model_version: str) -> "ClusterParts":

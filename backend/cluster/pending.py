@@ -20,40 +20,27 @@ from backend.cluster.parts import ClusterParts
 from backend.cluster.queues import JobState
 from backend.concurrency.byte_budget import ByteBudget, Share
 from backend.embeddings.content_index import SourceKey
-from backend.embeddings.waiting import Observer
 from backend.errors import BackendError, Reason, RetryLater, internal
+from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
 from model.types import Embedding
 
 logger = logging.getLogger(__name__)
 
-OUTAGE_S = 3.0
-"""Seconds for which waiting clicks survive an outage of Redis."""
-
-LINGER_S = 60.0
-"""Seconds for which an image stays pending after the deadline of the last click on it."""
+OUTAGE_S = 3.0  # seconds for which waiting clicks survive an outage of Redis
+LINGER_S = 60.0  # seconds for which an image stays pending after the deadline of the last click on it
 
 
 @dataclass(eq=False)
 class _PendingImage:
-    """An image that this process waits for.
-
-    Attributes:
-        ref: the image.
-        address_key: its key in ``_images`` and in Redis.
-        priority: the most urgent one of its requests.
-        until: time on the clock at which it is given up.
-        enqueued_as: priority of its job; None before it is enqueued.
-        maybe_lost: whether the last check found the job `JobState.TAKEN`; if the next one does too, it is lost.
-        address_share: bytes held for a long ``data:`` address.
-        future: resolved with the embedding or the error.
-    """
+    """An image that this process waits for."""
 
     ref: ImageRef
-    address_key: SourceKey
-    priority: Priority
-    until: float
-    enqueued_as: Priority | None = None
+    address_key: SourceKey  # its key in ``_images`` and in Redis
+    priority: Priority  # the most urgent one of its requests
+    until: float  # time on the clock at which it is given up
+    enqueued_as: Priority | None = None  # priority of its job; None before it is enqueued
+    # whether the last check found the job `JobState.TAKEN`; if the next one does too, it is lost
     maybe_lost: bool = False
     address_share: Share | None = None
     future: "Future[Embedding]" = field(default_factory=Future)
@@ -67,13 +54,13 @@ class PendingImages:
         parts: ClusterParts,
         cached: SharedEmbeddings,
         pool: ThreadPoolExecutor,
-        observer: Observer,
+        metrics: Metrics,
         clock: Callable[[], float],
         budget: ByteBudget | None = None,
     ) -> None:
         """Look images up and enqueue them on the threads of ``pool``; ``budget`` bounds long ``data:`` addresses."""
         self._parts, self._cached, self._pool = parts, cached, pool
-        self._observer, self._clock = observer, clock
+        self._metrics, self._clock = metrics, clock
         self._budget = budget or ByteBudget()
         self._images: dict[SourceKey, _PendingImage] = {}
         self._is_closed = False
@@ -100,7 +87,7 @@ class PendingImages:
                 self._images[address_key] = pending
                 self._pool.submit(self._run_step, pending, self._start)
                 return pending.future
-            self._observer.record_join()
+            self._metrics.record_join()
             pending.until = max(pending.until, until)
             if priority < pending.priority:
                 pending.priority = priority
@@ -161,7 +148,7 @@ class PendingImages:
     def _start(self, pending: _PendingImage) -> None:
         """Look the image up in Redis; enqueue it if it is missing."""
         if not self._finish_if_known(pending, self._cached.look_up(pending.address_key)):
-            self._observer.record_lookup("miss")
+            self._metrics.record_lookup("miss")
             self._enqueue(pending)  # also without a worker, for the next one that starts
             if (no_worker := self._parts.monitor.no_worker_error()) is not None:
                 self._finish(pending, no_worker)
@@ -175,7 +162,7 @@ class PendingImages:
         if cached is None:
             return False
         embedding, tier = cached
-        self._observer.record_lookup(tier)
+        self._metrics.record_lookup(tier)
         self._finish(pending, embedding)
         if looked_up.record is not None and not looked_up.record.is_fresh:
             self._cached.revalidate(pending.ref, pending.address_key)
@@ -184,7 +171,7 @@ class PendingImages:
     def _enqueue(self, pending: _PendingImage) -> None:
         priority = pending.priority
         if not self._parts.queues.enqueue(pending.ref, pending.address_key, priority):
-            self._observer.record_join()
+            self._metrics.record_join()
         pending.enqueued_as, pending.maybe_lost = priority, False
 
     def _check(self, pending: _PendingImage, looked_up: LookupResult | None = None) -> None:

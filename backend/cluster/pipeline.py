@@ -17,22 +17,19 @@ from backend.cluster.parts import ClusterParts
 from backend.cluster.queues import TakenJob
 from backend.cluster.store import RedisStore
 from backend.embeddings.content_index import SourceKey, source_key
-from backend.embeddings.encode import EncodeSpec, Preprocessor, Stopwatch
+from backend.embeddings.encode import EncodeSpec, Preprocessor
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.pipeline import Source
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, ImageError, Reason, RetryLater, internal
+from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
 from model.types import Embedding, ModelInput
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
-"""How many workers may die on an image before it fails for a while."""
-
-ENCODE_TIMEOUT_S = 900.0
-"""Seconds without a finished image after which the encoder is considered to hang."""
-
+MAX_ATTEMPTS = 3  # how many workers may die on an image before it fails for a while
+ENCODE_TIMEOUT_S = 900.0  # seconds without a finished image after which the encoder is considered to hang
 POLL_EVERY_S = 0.1
 
 
@@ -53,8 +50,7 @@ class EncoderHangsError(BackendError):
 class EncodePipeline:
     """Processes jobs on the threads of its callers, and publishes the result of each, also after a defect.
 
-    Attributes:
-        encoder_hangs: whether an image failed with `EncoderHangsError`; then the process must end.
+    If ``encoder_hangs``, an image failed with `EncoderHangsError`, and the process must end.
     """
 
     def __init__(
@@ -65,7 +61,7 @@ class EncodePipeline:
         click_source: Source,
         encoder: EncoderThread,
         store: RedisStore,
-        observer: Stopwatch,
+        metrics: Metrics,
     ) -> None:
         """Combine fetcher, encoder and the shared state in Redis; ``spec`` says how files become embeddings.
 
@@ -73,7 +69,7 @@ class EncodePipeline:
         """
         self._parts, self._spec, self._encoder, self._store = parts, spec, encoder, store
         self._source, self._click_source = source, click_source
-        self._observer, self._preprocessor = observer, Preprocessor(spec, observer)
+        self._metrics, self._preprocessor = metrics, Preprocessor(spec, metrics)
         self._in_progress: set[_Work] = set()
         self._is_stopping = self.encoder_hangs = False
         self._encoded_at = 0.0
@@ -160,7 +156,7 @@ class EncodePipeline:
         The file is freed on return, so that only the few megabytes of the input wait for the encoder.
         """
         source = self._click_source if is_click else self._source
-        with self._observer.stage("fetch"):
+        with self._metrics.stage("fetch"):
             fetched = source.fetch(ref, None if known is None else known.version)
         self._parts.monitor.count("fetch")
         if fetched is None:

@@ -32,9 +32,7 @@ FUNCTION = "backend.cluster.worker.encode"
 MAX_JOB_BYTES = 16_000_000
 """Largest job; an image inside the task's data is a part of its job, and is refused if it is larger."""
 
-MAX_WAITING = 1000
-"""Most images that may wait in the queue of prefetches, and in that of bulk work."""
-
+MAX_WAITING = 1000  # most images that may wait in the queue of prefetches, and in that of bulk work
 MARKER_TTL_S = 3600.0
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -91,17 +89,11 @@ def parse(arguments: object) -> ImageRef:
 
 @dataclass(frozen=True)
 class TakenJob:
-    """A job that a worker took off a queue.
-
-    Attributes:
-        ref: the image.
-        priority: of the queue that it was in.
-        job_id: the value of the image's marker.
-    """
+    """A job that a worker took off the queue of its priority; ``job_id`` is the value of the image's marker."""
 
     ref: ImageRef
-    priority: Priority
-    job_id: str
+    priority: Priority  # of the queue that it was in
+    job_id: str  # the value of the image's marker
 
 
 @dataclass(frozen=True)

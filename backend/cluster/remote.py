@@ -20,8 +20,9 @@ from backend.embeddings.content_index import source_key
 from backend.embeddings.prefetcher import Prefetcher
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingStore
-from backend.embeddings.waiting import Observer, wait_for
+from backend.embeddings.waiting import wait_for
 from backend.errors import BackendError, RetryLater
+from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
 from model.types import Embedding
 
@@ -31,26 +32,25 @@ POOL_THREADS = 16
 class QueuedEmbeddings:
     """Gets embeddings from workers, without an encoder in this process; safe from many threads."""
 
-    failure = ""
-    """Always empty: the encoders are in the workers, which log their failures."""
+    failure = ""  # always empty: the encoders are in the workers, which log their failures
 
     def __init__(
         self,
         parts: ClusterParts,
         memory: EmbeddingStore,
         store: RedisStore,
-        observer: Observer,
+        metrics: Metrics,
         dtype: Dtype = "float16",
         *,
         clock: Callable[[], float] = time.monotonic,
         budget: ByteBudget | None = None,
     ) -> None:
         """Combine this process' memory with the shared state in Redis; `start` begins the threads."""
-        self._parts, self._observer = parts, observer
+        self._parts, self._metrics = parts, metrics
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="redis")
         self._cached = SharedEmbeddings(parts, memory, store, pool, dtype, clock)
-        self._pending = PendingImages(parts, self._cached, pool, observer, clock, budget)
-        self._prefetcher = Prefetcher(self._prefetch, observer)
+        self._pending = PendingImages(parts, self._cached, pool, metrics, clock, budget)
+        self._prefetcher = Prefetcher(self._prefetch, metrics)
         self._listener = Listener(
             parts.link,
             parts.keys.events,
@@ -97,11 +97,11 @@ class QueuedEmbeddings:
         address_key = source_key(ref)
         embedding = self._cached.get_local(ref, address_key)
         if embedding is not None:
-            self._observer.record_lookup("memory")
+            self._metrics.record_lookup("memory")
             return embedding
         self.start()
         future = self._pending.join(ref, address_key, priority, within_s)
-        return wait_for(future, within_s, self._observer, self._timeout_error)
+        return wait_for(future, within_s, self._metrics, self._timeout_error)
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if it is cached; see `backend.embeddings.local.Embeddings.peek`."""
@@ -122,7 +122,7 @@ class QueuedEmbeddings:
         """Return the error of a click whose deadline passed while no worker was alive; None if one was."""
         state = self.cluster
         if state.is_known and not state.workers and not self._parts.link.is_down:
-            return self._parts.monitor.no_worker_error()  # asked anew: one may have started since the state was taken
+            return self._parts.monitor.no_worker_error()  # asked again: one may have started since the state was taken
         return None
 
     def _prefetch(self, ref: ImageRef) -> None:

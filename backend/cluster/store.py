@@ -22,9 +22,7 @@ from model.types import Embedding
 
 logger = logging.getLogger(__name__)
 
-NO_END, NOT_THERE = -1, -2
-"""Redis' answers to ``PTTL`` for a key without expiry, and for a missing key."""
-
+NO_END, NOT_THERE = -1, -2  # Redis' answers to ``PTTL`` for a key without expiry, and for a missing key
 COUNT_EVERY_S = 30.0
 SCAN_KEYS, MAX_SCANNED = 1000, 100_000
 """Number of keys scanned in one step, and at most, to count the embeddings among them."""

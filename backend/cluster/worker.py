@@ -26,9 +26,7 @@ from backend.types import Priority
 logger = logging.getLogger(__name__)
 
 THREADS = 8
-RESERVED = 3
-"""Number of the threads that take only jobs that annotators wait for."""
-
+RESERVED = 3  # number of the threads that take only jobs that annotators wait for
 TAKE_WITHIN_S = 1
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 5.0

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 32
-"""Most tasks that may wait; further ones are dropped."""
+MAX_WAITING = 32  # most tasks that may wait; further ones are dropped
 
 
 class BackgroundTasks:

@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -33,12 +32,9 @@ class Batcher(Generic[T, R]):
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Use ``deliver`` for batches of at most about `MAX_BYTES`, `MAX_ITEMS` items and `MAX_AGE_S` of age.
+        """Deliver batches of at most about `MAX_BYTES`, `MAX_ITEMS` items and `MAX_AGE_S` of age.
 
-        Args:
-            deliver: takes a batch, and returns one result for each item of it.
-            size_bytes: returns the size of one item, in bytes.
-            clock: seconds, monotonic.
+        ``deliver`` returns one result for each item of a batch.
         """
         self._deliver, self._size_bytes, self._clock = deliver, size_bytes, clock
         self._batch: list[T] = []
@@ -49,9 +45,7 @@ class Batcher(Generic[T, R]):
     def __enter__(self) -> "Batcher[T, R]":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def add(self, item: T) -> None:
@@ -63,10 +57,7 @@ class Batcher(Generic[T, R]):
     def poll(self) -> Iterator[R]:
         """Deliver the current batch if it is full or old enough, and yield the results that are ready.
 
-        Waits while more than `MAX_PENDING` batches are being delivered.
-
-        Raises:
-            Exception: any error that a delivery raised.
+        Waits while more than `MAX_PENDING` batches are being delivered; raises what a delivery raised.
         """
         is_old = self._clock() - self._batch_began_at >= MAX_AGE_S
         if len(self._batch) >= MAX_ITEMS or self._nbytes >= MAX_BYTES or (self._batch and is_old):
@@ -75,11 +66,7 @@ class Batcher(Generic[T, R]):
             yield from self._pending.popleft().result()
 
     def flush(self) -> Iterator[R]:
-        """Deliver all remaining items, and yield the remaining results.
-
-        Raises:
-            Exception: any error that a delivery raised.
-        """
+        """Deliver all remaining items, and yield the remaining results; raises what a delivery raised."""
         if self._batch:
             self._send()
         while self._pending:

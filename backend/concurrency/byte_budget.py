@@ -18,14 +18,9 @@ _LONG_ADDRESS = 10_000
 class Use(Enum):
     """What bytes of a budget are taken for."""
 
-    BODIES = "bodies"
-    """Request bodies that are being received or read."""
-
-    ADDRESSES = "addresses"
-    """``data:`` addresses, which hold the image itself, of images that are waited for."""
-
-    FILES = "files"
-    """Image files that are being fetched or wait for the encoder."""
+    BODIES = "bodies"  # request bodies that are being received or read
+    ADDRESSES = "addresses"  # ``data:`` addresses, which hold the image itself, of images that are waited for
+    FILES = "files"  # image files that are being fetched or wait for the encoder
 
 
 class ByteBudget:
@@ -47,12 +42,7 @@ class ByteBudget:
     """
 
     def __init__(self, max_bytes: int = DEFAULT_BYTES, minimums: Mapping[Use, int] | None = None) -> None:
-        """Allow at most ``max_bytes`` to be taken at a time.
-
-        Args:
-            max_bytes: limit of all uses together.
-            minimums: bytes that are kept free for a use.
-        """
+        """Allow at most ``max_bytes`` to be taken at a time, and keep the ``minimums`` free for their uses."""
         self.max_bytes = max_bytes
         self.lock = threading.RLock()
         self._minimums = {use: (minimums or {}).get(use, 0) for use in Use}
@@ -117,7 +107,6 @@ class Share:
     """Bytes of a budget held until `release`, at the latest until the object is garbage-collected."""
 
     def __init__(self, budget: ByteBudget, size: int, use: Use) -> None:
-        """Hold ``size`` bytes that `ByteBudget.take` has already counted."""
         self._budget, self.size, self._use = budget, size, use
 
     def resize(self, size: int) -> bool:

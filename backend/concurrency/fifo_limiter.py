@@ -9,7 +9,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 
 from backend.errors import Reason, RetryLater
 
@@ -45,9 +44,7 @@ class FifoLimiter:
     def __enter__(self) -> None:
         self._acquire(math.inf)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._release()
 
     @contextmanager

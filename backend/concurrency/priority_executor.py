@@ -24,12 +24,9 @@ Work: TypeAlias = Callable[["QueuedTask[R]"], R]
 
 
 class QueuedTask(Generic[R]):
-    """Submitted work.
+    """Submitted work: the future of its result, and the highest priority of its requests.
 
-    Attributes:
-        future: the result, or the error that the work raised.
-        priority: the highest of its requests.
-        on_promote: called with the new priority when it is raised while the work runs; the work may set it.
+    ``on_promote`` is called with the new priority when it is raised while the work runs; the work may set it.
     """
 
     def __init__(self, work: Work[R], priority: Priority) -> None:
@@ -59,16 +56,7 @@ class PriorityExecutor:
     """
 
     def __init__(self, threads: int, reserved: int = 0, name: str = "work") -> None:
-        """Start up to ``threads`` threads, when work is submitted.
-
-        Args:
-            threads: how many threads there may be.
-            reserved: how many of them run only `Priority.INTERACTIVE` work.
-            name: of the threads.
-
-        Raises:
-            ValueError: ``reserved`` is negative, or leaves no thread for other work.
-        """
+        """Start up to ``threads`` threads when work is submitted; ``reserved`` run only `Priority.INTERACTIVE` work."""
         if not 0 <= reserved < threads:
             raise ValueError(f"reserved: expected from 0 to {threads - 1}, got {reserved}")
         self._max_threads, self._max_background, self._name = threads, threads - reserved, name

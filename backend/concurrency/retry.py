@@ -20,9 +20,7 @@ LASTS_S = 600.0
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 5.0
 LOG_EVERY_S = 60.0
-ATTEMPTS = 3
-"""How often a call is tried whose error may concern one image only."""
-
+ATTEMPTS = 3  # how often a call is tried whose error may concern one image only
 BETWEEN_ATTEMPTS_S = 4.0
 """Longer than a transient failure of an image is cached, see `backend.embeddings.content_index`."""
 
@@ -55,15 +53,9 @@ class OutageRetry:
         between_attempts_s: float = BETWEEN_ATTEMPTS_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Retry until ``stop`` is set or an outage has lasted ``lasts_s``.
+        """Retry until ``stop`` is set, which also interrupts waits, or an outage has lasted ``lasts_s``.
 
-        Args:
-            stop: set when the run must end; it also interrupts waits.
-            lasts_s: how long to wait for the end of an outage.
-            first_wait_s: about how long to wait before the second try; each further wait is twice as long, up to
-                `LONGEST_WAIT_S`.
-            between_attempts_s: how long to wait before an image is tried again.
-            clock: seconds, monotonic.
+        The second try comes after about ``first_wait_s``; each further wait is twice as long, up to `LONGEST_WAIT_S`.
         """
         self._stop, self._lasts_s, self._first_wait_s, self._clock = stop, lasts_s, first_wait_s, clock
         self._between_attempts_s = between_attempts_s
@@ -95,9 +87,7 @@ class OutageRetry:
     def call_for_image(self, work: Callable[[], T], probe: Callable[[], object]) -> T:
         """Return what ``work`` about one image returns, retrying outages with `call` and other failures a few times.
 
-        Args:
-            work: fetches an image, among other things.
-            probe: makes a request to Label Studio, since no image can be fetched from it during an outage.
+        In between ``probe`` makes a request to Label Studio, since no image can be fetched from it during an outage.
 
         Raises:
             Stopped: the run must end.
@@ -117,11 +107,7 @@ class OutageRetry:
         raise AssertionError("the last attempt returns or raises")
 
     def raise_if_stopped(self) -> None:
-        """Return if the run goes on.
-
-        Raises:
-            Stopped: the run must end.
-        """
+        """Raise `Stopped` if the run must end."""
         if self._stop.is_set():
             raise Stopped
 

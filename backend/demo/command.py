@@ -16,19 +16,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from backend.demo import environment, programs
+from backend.demo import environment, processes, programs
 from backend.demo.environment import InstallError
-from backend.demo.processes import (
-    DemoError,
-    Program,
-    Running,
-    choose_port,
-    note,
-    only_one,
-    start,
-    stopped_by_signals,
-    wait_until_ready,
-)
 from backend.demo.programs import Login
 from backend.demo.project import WITH_REAL_WEIGHTS, labeling_config, prepare
 from backend.errors import AccessError, BackendError
@@ -50,25 +39,15 @@ WEIGHTS, MODEL_DIR = "PADDLE_SAM_WEIGHTS", "MODEL_DIR"
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo's folders, ports and commands.
+    """The demo's folders, ports and commands."""
 
-    Attributes:
-        folder: where its data, logs and login are kept.
-        label_studio_python: the interpreter of the environment in which Label Studio is installed; None makes one in
-            ``folder``.
-        samples: the folder of the images to label.
-        backend_port: the backend's port; None takes 9090 or the next free one.
-        label_studio_port: Label Studio's port; None takes 8080 or the next free one.
-        weights: a model's name or a path; None for what the environment says.
-        serve: the command that starts the backend.
-    """
-
-    folder: Path
+    folder: Path  # where its data, logs and login are kept
+    # the interpreter of the environment in which Label Studio is installed; None makes one in ``folder``
     label_studio_python: Path | None
     samples: Path
-    backend_port: int | None = None
-    label_studio_port: int | None = None
-    weights: str | None = None
+    backend_port: int | None = None  # the backend's port; None takes 9090 or the next free one
+    label_studio_port: int | None = None  # Label Studio's port; None takes 8080 or the next free one
+    weights: str | None = None  # a model's name or a path; None for what the environment says
     serve: tuple[str, ...] = (sys.executable, "-m", "backend", "serve")
 
     @property
@@ -96,13 +75,13 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
     images = _images(demo)
     if demo.weights is not None:
         environ = {**environ, WEIGHTS: demo.weights}
-    with stopped_by_signals(), only_one(demo.folder / "lock") as lock, ExitStack() as stack:
+    with processes.stopped_by_signals(), processes.only_one(demo.folder / "lock") as lock, ExitStack() as stack:
         try:
             _have_weights(environ)
             python = demo.label_studio_python or _label_studio(demo.folder / "environment", say)
             login = programs.read_login(demo.folder / "login.json")
-            port = choose_port(demo.backend_port, BACKEND_PORT, "the backend", "--port", say)
-            studio_port = choose_port(
+            port = processes.choose_port(demo.backend_port, BACKEND_PORT, "the backend", "--port", say)
+            studio_port = processes.choose_port(
                 demo.label_studio_port, LABEL_STUDIO_PORT, "Label Studio", "--label-studio-port", say
             )
             backend_environ = programs.backend_environ(environ, login, port, studio_port, demo.folder)
@@ -114,12 +93,12 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
                 + ("" if demo.complete.exists() else "; about a minute")
                 + " ..."
             )
-            running: list[Running] = []
+            running: list[processes.Running] = []
             for program in (label_studio, backend):
-                running.append(start(program, keep_open=lock))
+                running.append(processes.start(program, keep_open=lock))
                 stack.callback(running[-1].stop)
-            note(lock, "processes " + ", ".join(str(program.pid) for program in running))
-            wait_until_ready(running, say)
+            processes.note(lock, "processes " + ", ".join(str(program.pid) for program in running))
+            processes.wait_until_ready(running, say)
             project = _prepare(demo, login, images, label_studio, backend)
             say(_welcome(demo, login, f"{label_studio.url}/projects/{project}/data", environ))
             _watch(running)
@@ -128,27 +107,19 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
 
 
 def _label_studio(folder: Path, say: Callable[[str], None]) -> Path:
-    """Return the interpreter of an environment with Label Studio, which is made unless it is complete.
-
-    Raises:
-        DemoError: it cannot be made.
-    """
+    """Return the interpreter of an environment with Label Studio, which is made unless it is complete."""
     stamp = folder / "stamp"
     if not environment.is_complete(stamp, REQUIREMENTS):
         try:
             arguments = ("--use-pep517", "-r", str(REQUIREMENTS))
             environment.install(stamp, arguments, say, text=REQUIREMENTS.read_bytes())
         except InstallError as error:
-            raise DemoError(str(error)) from error
+            raise processes.DemoError(str(error)) from error
     return environment.python_of(folder)
 
 
 def _have_weights(environ: Mapping[str, str]) -> None:
-    """Download the weights here, where the progress is seen and waited for, if the backend would have to.
-
-    Raises:
-        DemoError: they cannot be had, or cannot be used.
-    """
+    """Download the weights here, where the progress is seen and waited for, if the backend would have to."""
     if not environ.get(WEIGHTS, "").strip():
         return
     from backend import settings
@@ -157,15 +128,15 @@ def _have_weights(environ: Mapping[str, str]) -> None:
     try:
         parts.read_weights(settings.read({name: environ[name] for name in (WEIGHTS, MODEL_DIR) if name in environ}))
     except (ValueError, OSError) as error:
-        raise DemoError(str(error)) from error
+        raise processes.DemoError(str(error)) from error
 
 
 def _images(demo: Demo) -> list[Path]:
     if not demo.samples.is_dir():
-        raise DemoError(f"There is no folder {demo.samples} with images to label.")
+        raise processes.DemoError(f"There is no folder {demo.samples} with images to label.")
     images = sorted(path for path in demo.samples.iterdir() if path.suffix.lower() in IMAGES)
     if not images:
-        raise DemoError(f"There are no images to label in {demo.samples}; expected {', '.join(IMAGES)}.")
+        raise processes.DemoError(f"There are no images to label in {demo.samples}; expected {', '.join(IMAGES)}.")
     return images
 
 
@@ -177,17 +148,19 @@ def _data_folder(demo: Demo) -> Path:
     return demo.data
 
 
-def _prepare(demo: Demo, login: Login, images: Sequence[Path], label_studio: Program, backend: Program) -> int:
+def _prepare(
+    demo: Demo, login: Login, images: Sequence[Path], label_studio: processes.Program, backend: processes.Program
+) -> int:
     http = LabelStudioHttp(label_studio.url, Secret(login.token), timeout_s=API_TIMEOUT_S)
     try:
         http.get("/api/current-user/whoami", msgspec.Raw)
         demo.complete.touch()
         return prepare(http, images, backend.url, labeling_config(demo.with_real_weights))
     except AccessError as error:
-        text = f"Label Studio does not accept the demo's own token. Remove {demo.folder} to begin anew."
-        raise DemoError(text) from error
+        text = f"Label Studio does not accept the demo's own token. Remove {demo.folder} to start over."
+        raise processes.DemoError(text) from error
     except BackendError as error:
-        raise DemoError(str(error)) from error
+        raise processes.DemoError(str(error)) from error
     finally:
         http.close()
 
@@ -209,7 +182,7 @@ def _welcome(demo: Demo, login: Login, url: str, environ: Mapping[str, str]) -> 
 """
 
 
-def _watch(running: Sequence[Running]) -> None:
+def _watch(running: Sequence[processes.Running]) -> None:
     """Check the programs in an endless loop; raises DemoError when one of them has ended."""
     while True:
         for program in running:
@@ -254,5 +227,5 @@ def command(
     folder = folder or cache_folder() / "demo"
     try:
         run(Demo(folder, label_studio_python, samples, port, label_studio_port, weights), os.environ, click.echo)
-    except DemoError as error:
+    except processes.DemoError as error:
         raise click.ClickException(str(error)) from error

@@ -3,7 +3,7 @@
 ``make`` calls this before anything is installed (``python -m backend.demo.environment STAMP ARGUMENTS-OF-PIP``), so it
 needs nothing but Python. A stamp is a file of the environment that is written last and taken away first: an environment
 without one was never finished, or was being changed when that was interrupted; pip would take half a package for a
-whole one, so it is made anew.
+whole one, so it is made again from nothing.
 """
 
 import os
@@ -39,14 +39,9 @@ def is_complete(stamp: Path, requirements: Path) -> bool:
 def install(
     stamp: Path, arguments: Sequence[str], say: Callable[[str], None], *, text: bytes = b"", every_s: float = PROGRESS_S
 ) -> None:
-    """Install packages into the environment of a stamp, which is made first unless it holds a stamp.
+    """Install packages with ``pip install`` into the environment of a stamp, which is made unless it holds a stamp.
 
-    Args:
-        stamp: the file in the environment's folder that marks these packages as installed.
-        arguments: of ``pip install``.
-        say: prints a line.
-        text: the stamp's content.
-        every_s: seconds between two lines of progress.
+    The stamp, a file in the environment's folder that marks these packages as installed, gets the content ``text``.
 
     Raises:
         InstallError: Python cannot make an environment here, or pip fails; both have printed why.

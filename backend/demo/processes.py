@@ -33,25 +33,15 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """A program to start, and how to check that it is ready.
-
-    Attributes:
-        name: for messages.
-        arguments: the command and its arguments.
-        environ: its whole environment.
-        folder: the directory it runs in; None is the current one.
-        log: the file that takes what it prints.
-        ready_url: answers 2xx as soon as the program is ready.
-        timeout_s: maximum time until it is ready.
-    """
+    """A program to start, and how to check that it is ready."""
 
     name: str
     arguments: Sequence[str]
     environ: Mapping[str, str]
-    folder: Path | None
+    folder: Path | None  # the directory it runs in; None is the current one
     log: Path
-    ready_url: str
-    timeout_s: float
+    ready_url: str  # answers 2xx as soon as the program is ready
+    timeout_s: float  # maximum time until it is ready
 
     @property
     def url(self) -> str:
@@ -72,11 +62,7 @@ class Running:
         return self._process.pid
 
     def check_alive(self) -> None:
-        """Return if the program is still running.
-
-        Raises:
-            DemoError: it ended by itself; the message closes with the end of its log.
-        """
+        """Raise a `DemoError`, which closes with the end of its log, if the program ended by itself."""
         status = self._process.poll()
         if status is not None:
             raise DemoError(f"{self.program.name} stopped by itself (exit status {status}).\n{self.log_tail()}")
@@ -125,12 +111,8 @@ class Running:
 def start(program: Program, keep_open: IO[bytes] | None = None) -> Running:
     """Start a program in its own process group, so that Ctrl-C reaches only this process, which then stops it cleanly.
 
-    Args:
-        program: what to start.
-        keep_open: a file that the program inherits, so that a lock on it lasts as long as the program does.
-
-    Raises:
-        DemoError: it cannot be started at all.
+    It inherits the file ``keep_open``, so that a lock on it lasts as long as the program does; `DemoError` if it cannot
+    be started.
     """
     inherited = () if keep_open is None else (keep_open.fileno(),)
     program.log.parent.mkdir(parents=True, exist_ok=True)
@@ -152,12 +134,7 @@ def start(program: Program, keep_open: IO[bytes] | None = None) -> Running:
 
 
 def wait_until_ready(programs: Sequence[Running], say: Callable[[str], None], progress_s: float = PROGRESS_S) -> None:
-    """Return when every program answers, and print each one when it does.
-
-    Args:
-        programs: the started programs.
-        say: prints a line.
-        progress_s: seconds between two lines about a program that is still starting.
+    """Return when every program answers, and print each one when it does, and every ``progress_s`` what they are at.
 
     Raises:
         DemoError: one ended, or did not answer within its timeout; the message closes with the end of its log.
@@ -193,11 +170,7 @@ def _answers(client: httpx.Client, url: str) -> bool:
 
 
 def choose_port(requested: int | None, usual: int, name: str, option: str, say: Callable[[str], None]) -> int:
-    """Return the requested port, else the usual one or the next free one; print a line if it is not the usual one.
-
-    Raises:
-        DemoError: the requested port is taken.
-    """
+    """Return the requested port, else the usual one or the next free one; print a line if it is not the usual one."""
     if requested is None:
         port = free_port(usual, name)
         if port != usual:
@@ -209,11 +182,7 @@ def choose_port(requested: int | None, usual: int, name: str, option: str, say: 
 
 
 def free_port(first: int, name: str) -> int:
-    """Return the first port from ``first`` on that nothing listens on.
-
-    Raises:
-        DemoError: none of the next `PORTS_TRIED` ports is free.
-    """
+    """Return the first port from ``first`` on that nothing listens on; `DemoError` if `PORTS_TRIED` are taken."""
     for port in range(first, min(first + PORTS_TRIED, 65536)):
         if is_free(port):
             return port

@@ -10,9 +10,7 @@ import msgspec
 from backend.demo.processes import LOCALHOST, DemoError, Program
 
 USERNAME = "demo@example.com"
-BACKEND_TIMEOUT_S = 3600.0
-"""Includes the download of the chosen weights, up to 2.4 GB."""
-
+BACKEND_TIMEOUT_S = 3600.0  # includes the download of the chosen weights, up to 2.4 GB
 LABEL_STUDIO_TIMEOUT_S = 900.0
 """The first start creates a database: about half a minute, many times that on a slow disk."""
 
@@ -31,11 +29,7 @@ class Login(msgspec.Struct, frozen=True):
 
 
 def read_login(path: Path) -> Login:
-    """Return the login, which the first start creates and Label Studio's database holds from then on.
-
-    Raises:
-        DemoError: the file is damaged.
-    """
+    """Return the login, which the first start creates and Label Studio's database holds from then on."""
     if not path.exists():
         login = Login(USERNAME, secrets.token_urlsafe(9), secrets.token_hex(20))
         fresh = path.with_suffix(".part")
@@ -45,7 +39,7 @@ def read_login(path: Path) -> Login:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Login)
     except msgspec.MsgspecError as error:
-        raise DemoError(f"{path} is damaged ({error}). Remove {path.parent} to begin anew.") from error
+        raise DemoError(f"{path} is damaged ({error}). Remove {path.parent} to start over.") from error
 
 
 def backend(command: tuple[str, ...], environ: Mapping[str, str], port: int, folder: Path) -> Program:
@@ -54,11 +48,7 @@ def backend(command: tuple[str, ...], environ: Mapping[str, str], port: int, fol
 
 
 def label_studio(python: Path, environ: Mapping[str, str], port: int, data: Path) -> Program:
-    """Return Label Studio as a program that listens on a port and keeps its data in a folder.
-
-    Raises:
-        DemoError: the interpreter of its environment does not exist.
-    """
+    """Return Label Studio as a program that listens on a port and keeps its data in a folder."""
     if not os.access(python, os.X_OK):
         raise DemoError(
             f"Label Studio is not installed: there is no {python}. `make demo` installs it, and so does this command "

@@ -60,12 +60,10 @@ class ContentIndex:
     """
 
     def __init__(self, clock: Callable[[], float] | None = None, database: ContentDatabase | None = None) -> None:
-        """Keep the records in memory, and in ``database`` too if there is one.
+        """Keep the records in memory, and in ``database``, which outlives the process, too if there is one.
 
-        Args:
-            clock: seconds; by default the time of day, so that records stay valid over a restart. It may jump: a record
-                from the future is neither fresh nor usable.
-            database: outlives the process.
+        ``clock`` is in seconds; by default the time of day, so that records stay valid over a restart. It may jump: a
+        record from the future is neither fresh nor usable.
         """
         self._clock, self._database = clock or time.time, database
         self._records: LRUCache[SourceKey, ContentRecord] = LRUCache(MAX_ENTRIES)

@@ -1,7 +1,7 @@
 """A database of the content last seen at each address, beside the embeddings on disk, so that it outlives the process.
 
 Several processes may use one file. Whatever cannot be read counts as missing, and whatever cannot be written is kept in
-memory alone; a file that is damaged or not ours is begun anew.
+memory alone; a file that is damaged or not ours is replaced.
 """
 
 import hashlib
@@ -23,12 +23,8 @@ R = TypeVar("R")
 SourceKey: TypeAlias = tuple[str, str]
 """(owner, sha256 of the address in hex): an address within one project or task; short even for a long address."""
 
-MAX_BYTES = 256_000_000
-"""About a million records; a larger file loses its older half when a process opens it."""
-
-LOCKED_S = 0.25
-"""How long to wait for another process that writes, and for a thread that waits for it."""
-
+MAX_BYTES = 256_000_000  # about a million records; a larger file loses its older half when a process opens it
+LOCKED_S = 0.25  # how long to wait for another process that writes, and for a thread that waits for it
 _PASSING = ("locked", "readonly", "full", "unable to open", "disk I/O")
 """In SQLite's messages of errors after which the file may still be good."""
 
@@ -44,19 +40,12 @@ _GET = "SELECT digest, etag, last_modified, immutable, checked_at FROM contents_
 
 @dataclass(frozen=True)
 class ContentRecord:
-    """The content last seen at an address.
+    """The content last seen at an address."""
 
-    Attributes:
-        digest: sha256 of the image file, in hex.
-        version: HTTP validators that the server sent with it.
-        immutable: whether the content at the address never changes.
-        checked_at: when the server last confirmed it, on the clock of the index.
-    """
-
-    digest: str
-    version: Validators
-    immutable: bool
-    checked_at: float
+    digest: str  # sha256 of the image file, in hex
+    version: Validators  # HTTP validators that the server sent with it
+    immutable: bool  # whether the content at the address never changes
+    checked_at: float  # when the server last confirmed it, on the clock of the index
 
     def __post_init__(self) -> None:
         if not _DIGEST.fullmatch(self.digest):
@@ -71,12 +60,9 @@ class ContentDatabase:
     """
 
     def __init__(self, path: Path, owner: str, max_bytes: int = MAX_BYTES) -> None:
-        """Use the file at ``path``, which is opened at the first call and created at the first write.
+        """Use the file at ``path``, created at the first write, for the projects of the Label Studio ``owner``.
 
-        Args:
-            path: the file.
-            owner: address of the Label Studio that the projects belong to.
-            max_bytes: size above which the older half of the records is removed.
+        The older half of the records is removed above ``max_bytes``.
         """
         self._path, self._owner, self._max_bytes = path, owner, max_bytes
         self._connection: sqlite3.Connection | None = None

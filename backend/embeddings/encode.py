@@ -7,7 +7,7 @@ stores it. The first needs no weights, so images are made ready while another on
 import gc
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from backend.embeddings.serialization import Dtype, rounded
 from backend.embeddings.stores import EmbeddingKey
 from backend.errors import BackendError, Reason, RetryLater
 from backend.images import decode
+from backend.metrics import Metrics
 from backend.types import Priority
 from model import machine
 from model.types import Embedding, ModelInput
@@ -27,12 +28,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DECODED_AT_ONCE = 2
-"""How many files are decoded at a time; each may take hundreds of megabytes."""
-
-LARGE_PIXELS = 16_000_000
-"""The decoder's memory is returned to the system after a larger image."""
-
+DECODED_AT_ONCE = 2  # how many files are decoded at a time; each may take hundreds of megabytes
+LARGE_PIXELS = 16_000_000  # the decoder's memory is returned to the system after a larger image
 _OUT_OF_MEMORY = ("out of memory", "resourceexhausted")
 
 
@@ -42,38 +39,17 @@ class Encoder(Protocol):
     @property
     def model_version(self) -> str:
         """Name and digest of the weights."""
-        ...
 
     def encode(self, image: ModelInput, /) -> Embedding:
         """Return the embedding of a photo that was resized for this encoder's network."""
-        ...
-
-
-class Stopwatch(Protocol):
-    """Times and counts the work; see `backend.metrics.Metrics`."""
-
-    def record_lookup(self, tier: str, /) -> None:
-        """Count a look-up by the cache that had the embedding; ``miss`` if it has to be encoded."""
-        ...
-
-    def stage(self, name: str, /) -> AbstractContextManager[None]:
-        """Time what happens inside."""
-        ...
 
 
 @dataclass(frozen=True)
 class EncodeSpec:
-    """How image files become embeddings of one model.
-
-    Attributes:
-        model_version: name and digest of the encoder's weights.
-        preprocess: resizes the pixels of an image, (H, W, 3) uint8 RGB, for the network; see
-            `model.transforms.preprocess`.
-        limits: limits on the size of an image.
-        dtype: number format of the stored embeddings.
-    """
+    """How image files become embeddings of one model."""
 
     model_version: str
+    # resizes the pixels of an image, (H, W, 3) uint8 RGB, for the network; see `model.transforms.preprocess`
     preprocess: Callable[[npt.NDArray[np.uint8]], ModelInput]
     limits: decode.PixelLimits = field(default_factory=decode.PixelLimits)
     dtype: Dtype = "float16"
@@ -95,16 +71,14 @@ class EncodeSpec:
 class Preprocessor:
     """Decodes image files and resizes them for the network, a few at a time; safe from many threads."""
 
-    def __init__(self, spec: EncodeSpec, stopwatch: Stopwatch) -> None:
-        """Decode as ``spec`` says; ``stopwatch`` times ``decode_image``."""
-        self._spec, self._stopwatch = spec, stopwatch
+    def __init__(self, spec: EncodeSpec, metrics: Metrics) -> None:
+        """Decode as ``spec`` says; ``metrics`` times ``decode_image``."""
+        self._spec, self._metrics = spec, metrics
         self._limiter = FifoLimiter(DECODED_AT_ONCE)
         self._background_gate = FifoLimiter(DECODED_AT_ONCE)  # no other background image queues before a click's
 
     def prepare(self, data: bytes, key: EmbeddingKey, priority: Priority) -> ModelInput:
         """Return the network's input for an image file, after those of clicks unless ``priority`` is a click's.
-
-        ``key`` names the image in the log.
 
         Raises:
             ImageError: the file cannot be read.
@@ -116,7 +90,7 @@ class Preprocessor:
             return _with_reasons(lambda: self._prepare(data), key)
 
     def _prepare(self, data: bytes) -> ModelInput:
-        with self._stopwatch.stage("decode_image"):
+        with self._metrics.stage("decode_image"):
             image = decode.decode(data, self._spec.limits)
             if image.original_size[0] * image.original_size[1] > LARGE_PIXELS:
                 machine.release_memory()
@@ -127,14 +101,8 @@ class Preprocessor:
             )
 
 
-def encode(encoder: Encoder, model_input: ModelInput, key: EmbeddingKey, stopwatch: Stopwatch) -> Embedding:
-    """Return the embedding of an image.
-
-    Args:
-        encoder: encoder of the model that the key names.
-        model_input: the image, as `Preprocessor.prepare` returned it.
-        key: the key under which the embedding will be stored; its ``dtype`` is the number format.
-        stopwatch: times ``encode``, and counts a ``miss``.
+def encode(encoder: Encoder, model_input: ModelInput, key: EmbeddingKey, metrics: Metrics) -> Embedding:
+    """Return the embedding of an image in the number format of ``key``; time ``encode``, and count a ``miss``.
 
     Raises:
         RetryLater: memory ran out, twice.
@@ -144,10 +112,10 @@ def encode(encoder: Encoder, model_input: ModelInput, key: EmbeddingKey, stopwat
         raise BackendError(
             f"expected an encoder of {key.model_version}, got {encoder.model_version}", Reason.MODEL_NOT_READY
         )
-    stopwatch.record_lookup("miss")
+    metrics.record_lookup("miss")
 
     def work() -> Embedding:
-        with stopwatch.stage("encode"):
+        with metrics.stage("encode"):
             return rounded(encoder.encode(model_input), key.dtype)
 
     return _with_reasons(work, key)

@@ -9,9 +9,10 @@ from concurrent.futures import Future
 from backend.concurrency.priority_executor import PriorityExecutor, QueuedTask
 from backend.concurrency.single_flight import SingleFlight
 from backend.embeddings import encode
-from backend.embeddings.encode import Encoder, Stopwatch
+from backend.embeddings.encode import Encoder
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
 from backend.errors import BackendError, Reason, internal
+from backend.metrics import Metrics
 from backend.types import Priority
 from model.types import Embedding, ModelInput
 
@@ -21,19 +22,12 @@ logger = logging.getLogger(__name__)
 class EncoderThread:
     """Encodes images one at a time, the most urgent first; concurrent requests for one content share one encode.
 
-    Attributes:
-        failure: why the encoder could not be loaded; empty if it was loaded, or if loading has not been tried.
+    ``failure`` says why the encoder could not be loaded; empty if it was loaded, or if loading has not been tried.
     """
 
-    def __init__(self, load: Callable[[], Encoder], store: EmbeddingStore, stopwatch: Stopwatch) -> None:
-        """Encode with the encoder that ``load`` returns, on a thread that `start` begins.
-
-        Args:
-            load: returns the encoder; called on the encoder's own thread, and again after a failure.
-            store: receives the embeddings.
-            stopwatch: times ``encode``.
-        """
-        self._load, self._store, self._stopwatch = load, store, stopwatch
+    def __init__(self, load: Callable[[], Encoder], store: EmbeddingStore, metrics: Metrics) -> None:
+        """Encode with what ``load`` returns; `start` begins the thread, which calls it, and again after a failure."""
+        self._load, self._store, self._metrics = load, store, metrics
         self._encoder: Encoder | None = None
         self.failure = ""
         self._executor = PriorityExecutor(threads=1, name="encode")
@@ -102,7 +96,7 @@ class EncoderThread:
         if cached is not None:  # encoded since it was submitted, here or by another process
             return cached
         start = time.perf_counter()
-        embedding = encode.encode(self._encoder, model_input, key, self._stopwatch)
+        embedding = encode.encode(self._encoder, model_input, key, self._metrics)
         self._store.put(key, embedding)
         took_ms = round((time.perf_counter() - start) * 1000)
         logger.info(

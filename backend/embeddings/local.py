@@ -16,8 +16,9 @@ from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.pipeline import EmbeddingPipeline, Result, Source
 from backend.embeddings.prefetcher import Prefetcher
 from backend.embeddings.stores import EmbeddingStore
-from backend.embeddings.waiting import Observer, wait_for
+from backend.embeddings.waiting import wait_for
 from backend.errors import BackendError, Reason, RetryLater
+from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
 from model.types import Embedding
 
@@ -28,27 +29,19 @@ class Embeddings(Protocol):
     """Supplies embeddings to the segmentation service."""
 
     def get(self, ref: ImageRef, within_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
-        """Return the embedding of an image.
-
-        Args:
-            ref: the image.
-            within_s: how long to wait, in seconds from now.
-            priority: its place in the queues of fetches and encodes, if the image is not cached.
+        """Return the embedding of an image, waiting at most ``within_s`` seconds.
 
         Raises:
             ImageError: the image cannot be segmented.
             AccessError: it may not be fetched.
             RetryLater: time ran out (``budget_exceeded``; the work goes on), or a transient failure occurred.
         """
-        ...
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if it is cached, else None; starts no download or encode, never raises."""
-        ...
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
         """Encode images in the background, after all interactive requests; returns at once and never raises."""
-        ...
 
 
 class LocalEmbeddings:
@@ -60,28 +53,22 @@ class LocalEmbeddings:
         load_encoder: Callable[[], Encoder],
         spec: EncodeSpec,
         store: EmbeddingStore,
-        observer: Observer,
+        metrics: Metrics,
         contents: ContentIndex | None = None,
         budget: ByteBudget | None = None,
     ) -> None:
         """Connect source, encoder and store; `start` begins the threads.
 
-        Args:
-            source: fetches image files.
-            load_encoder: returns the encoder; called in the background, and again after a failure.
-            spec: how files become embeddings of the encoder that will be loaded.
-            store: keeps the embeddings.
-            observer: counts and times the work.
-            contents: the content at each address; in memory alone by default.
-            budget: the memory for ``data:`` addresses; None for a new one.
+        ``load_encoder`` is called in the background, and again after a failure. ``contents`` is the content at each
+        address, in memory alone by default; ``budget`` the memory for ``data:`` addresses.
         """
-        self._spec, self._store, self._observer = spec, store, observer
+        self._spec, self._store, self._metrics = spec, store, metrics
         self._contents = contents or ContentIndex()
         self._pipeline = EmbeddingPipeline(
-            source, load_encoder, spec, store, observer, self._contents, budget or ByteBudget()
+            source, load_encoder, spec, store, metrics, self._contents, budget or ByteBudget()
         )
         self._revalidations = threading.BoundedSemaphore(REVALIDATED_AT_ONCE)
-        self._prefetcher = Prefetcher(self._prefetch, observer)
+        self._prefetcher = Prefetcher(self._prefetch, metrics)
 
     @property
     def is_ready(self) -> bool:
@@ -111,8 +98,7 @@ class LocalEmbeddings:
     def close(self, *, wait: bool = True) -> None:
         """Fail all requests except the current encode, and end the threads.
 
-        Args:
-            wait: whether to wait for the current encode and the current fetches, which may take half a minute.
+        ``wait`` for the current encode and the current fetches, which may take half a minute.
         """
         self._pipeline.close(wait=wait)
         self._prefetcher.close()
@@ -122,10 +108,10 @@ class LocalEmbeddings:
         cached = self.peek(ref)
         if cached is not None:
             return cached
-        result = wait_for(self._submit(ref, priority), within_s, self._observer)
+        result = wait_for(self._submit(ref, priority), within_s, self._metrics)
         embedding = result.embedding or self._store.get(result.key)
         if embedding is None:  # it joined work that did not read it, and what the store holds is damaged
-            embedding = wait_for(self._submit(ref, priority), within_s, self._observer).embedding
+            embedding = wait_for(self._submit(ref, priority), within_s, self._metrics).embedding
         if embedding is None:
             raise RetryLater("the stored embedding is damaged, and will be made again", Reason.STORE_UNAVAILABLE)
         return embedding
@@ -140,7 +126,7 @@ class LocalEmbeddings:
         is_settled = record is not None and (record.immutable or self._contents.is_fresh(record))
         if record is not None and is_settled and self._store.holds(self._spec.key(record.digest)):
             return False
-        result = wait_for(self._submit(ref, Priority.BULK, reads=False), threading.TIMEOUT_MAX, self._observer)
+        result = wait_for(self._submit(ref, Priority.BULK, reads=False), threading.TIMEOUT_MAX, self._metrics)
         if result.is_new and not self._store.holds(result.key):
             trouble = "; ".join(medium.trouble for medium in self._store.stats() if medium.trouble)
             raise RetryLater(f"the embedding cannot be stored: {trouble or 'no room'}", Reason.STORE_UNAVAILABLE)

@@ -18,17 +18,16 @@ from backend.embeddings.content_index import ContentIndex, SourceKey, source_key
 from backend.embeddings.encode import Encoder, EncodeSpec, Preprocessor
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
-from backend.embeddings.waiting import Observer
 from backend.errors import BackendError, internal
 from backend.images.fetch import Fetched, Validators
+from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
 from model.types import Embedding, ModelInput
 
 logger = logging.getLogger(__name__)
 
 THREADS = 12
-RESERVED = 4
-"""Number of the threads that are reserved for images that an annotator waits for."""
+RESERVED = 4  # number of the threads that are reserved for images that an annotator waits for
 
 
 class Source(Protocol):
@@ -36,21 +35,14 @@ class Source(Protocol):
 
     def fetch(self, ref: ImageRef, cached: Validators | None = None, /) -> Fetched | None:
         """Return the file, None if it is unchanged since the ``cached`` validators."""
-        ...
 
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome for an image.
-
-    Attributes:
-        key: the key of its embedding.
-        embedding: the embedding; None if it lies in the store and was not read.
-        is_new: whether it was encoded now.
-    """
+    """The outcome for an image; ``embedding`` is None if it lies in the store and was not read."""
 
     key: EmbeddingKey
-    embedding: Embedding | None = None
+    embedding: Embedding | None = None  # the embedding; None if it lies in the store and was not read
     is_new: bool = False
 
 
@@ -63,17 +55,17 @@ class EmbeddingPipeline:
         load_encoder: Callable[[], Encoder],
         spec: EncodeSpec,
         store: EmbeddingStore,
-        observer: Observer,
+        metrics: Metrics,
         contents: ContentIndex,
         budget: ByteBudget,
     ) -> None:
         """Connect the steps; see `backend.embeddings.local.LocalEmbeddings` for the arguments."""
-        self._source, self._spec, self._store, self._observer = source, spec, store, observer
+        self._source, self._spec, self._store, self._metrics = source, spec, store, metrics
         self._contents, self._budget = contents, budget
-        self._preprocessor = Preprocessor(spec, observer)
+        self._preprocessor = Preprocessor(spec, metrics)
         self._threads = PriorityExecutor(THREADS, RESERVED, name="image")
-        self._flights = SingleFlight[SourceKey, Result](self._threads, on_join=observer.record_join)
-        self.encoder = EncoderThread(load_encoder, store, observer)
+        self._flights = SingleFlight[SourceKey, Result](self._threads, on_join=metrics.record_join)
+        self.encoder = EncoderThread(load_encoder, store, metrics)
 
     def __contains__(self, address_key: object) -> bool:
         """Whether an image is being fetched or encoded, or waits for that."""
@@ -87,10 +79,7 @@ class EmbeddingPipeline:
     def submit(self, ref: ImageRef, priority: Priority, *, reads: bool = True) -> "Future[Result]":
         """Return the future of an image's embedding, which fails only with a `BackendError`.
 
-        Args:
-            ref: the image.
-            priority: its place among the images that wait.
-            reads: whether to read an embedding that the store holds.
+        An embedding in the store is read only if ``reads``.
 
         Raises:
             BackendError: the image failed a short time ago.
@@ -127,7 +116,7 @@ class EmbeddingPipeline:
         cached = look_up(self._spec.key(record.digest)) if record is not None else None
         if record is not None and cached is not None and self._contents.is_fresh(record):
             return cached
-        with self._observer.stage("fetch"):
+        with self._metrics.stage("fetch"):
             fetched = self._source.fetch(ref, record.version if record is not None and cached is not None else None)
         if fetched is None:
             assert cached is not None

@@ -9,18 +9,15 @@ from functools import partial
 from typing import Any
 
 from backend.embeddings.content_index import SourceKey, source_key
-from backend.embeddings.waiting import Observer
 from backend.errors import BackendError
+from backend.metrics import Metrics
 from backend.types import ImageRef
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 1000
-MAX_WAITING_BYTES = 64_000_000
-"""Total size of the waiting addresses; a ``data:`` address holds the image itself."""
-
-IN_PROGRESS = 4
-"""Some images are fetched while one is encoded; all others wait as addresses, not as files."""
+MAX_WAITING_BYTES = 64_000_000  # total size of the waiting addresses; a ``data:`` address holds the image itself
+IN_PROGRESS = 4  # some images are fetched while one is encoded; all others wait as addresses, not as files
 
 
 class Prefetcher:
@@ -33,14 +30,9 @@ class Prefetcher:
     1
     """
 
-    def __init__(self, begin: Callable[[ImageRef], "Future[Any] | None"], observer: Observer) -> None:
-        """Work on a thread that `start` begins.
-
-        Args:
-            begin: begins with an image, and returns a future of its end; None if there is nothing to wait for.
-            observer: counts the failures of ``begin`` and of its futures.
-        """
-        self._begin, self._observer = begin, observer
+    def __init__(self, begin: Callable[[ImageRef], "Future[Any] | None"], metrics: Metrics) -> None:
+        """Work on a thread that `start` begins; ``begin`` returns a future of an image's end, None if there is none."""
+        self._begin, self._metrics = begin, metrics
         self._waiting: OrderedDict[SourceKey, ImageRef] = OrderedDict()
         self._changed = threading.Condition()
         self._in_progress = threading.Semaphore(IN_PROGRESS)
@@ -102,7 +94,7 @@ class Prefetcher:
         self._in_progress.release()
         error = future.exception()
         if isinstance(error, BackendError):
-            self._observer.background_failure(error.reason)
+            self._metrics.background_failure(error.reason)
             logger.info("event=prefetch_failed task=%s reason=%s", ref.task_id, error.reason)
         elif error is not None:
             logger.error("event=prefetch_defect task=%s", ref.task_id, exc_info=error)

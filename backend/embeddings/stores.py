@@ -36,18 +36,12 @@ class EmbeddingKey:
 
     >>> str(EmbeddingKey("00" * 32, "SAM@1234", preprocessing="1.1"))[-22:]
     '0:SAM@1234:float16:1.1'
-
-    Attributes:
-        digest: sha256 of the image file, in hex.
-        model_version: name and digest of the weights.
-        dtype: number format it is stored in.
-        preprocessing: version of the path from file to network input, see `PIXELS`.
     """
 
-    digest: str
-    model_version: str
-    dtype: Dtype = "float16"
-    preprocessing: str = PIXELS
+    digest: str  # sha256 of the image file, in hex
+    model_version: str  # name and digest of the weights
+    dtype: Dtype = "float16"  # number format it is stored in
+    preprocessing: str = PIXELS  # version of the path from file to network input, see `PIXELS`
 
     def __post_init__(self) -> None:
         if not _DIGEST.fullmatch(self.digest):
@@ -68,18 +62,11 @@ class StoreStats:
     trouble: str = ""
 
 
-Shape: TypeAlias = tuple[int, int, int]
-"""(channels, height, width) of the embeddings of a network."""
+Shape: TypeAlias = tuple[int, int, int]  # (channels, height, width) of the embeddings of a network
 
 
 def is_valid(embedding: Embedding, key: EmbeddingKey, shape: Shape | None) -> bool:
-    """Whether an embedding read under this key has the network's shape and the key's number format.
-
-    Args:
-        embedding: the embedding that was read.
-        key: the key under which it was read.
-        shape: shape of the network's embeddings; None if that is unknown, which accepts any shape.
-    """
+    """Whether an embedding read under a key has the network's ``shape``, if known, and the key's number format."""
     has_shape = shape in (None, embedding.image_embedding.shape)
     return has_shape and rounded(embedding, key.dtype) is embedding  # float32 is valid where float16 would overflow
 
@@ -88,31 +75,23 @@ class EmbeddingStore(Protocol):
     """Keeps embeddings for a while, without raising errors of its medium.
 
     While a medium fails, `get` returns None and `put` keeps nothing.
-
-    Attributes:
-        name: for metrics and the status page.
     """
 
     @property
     def name(self) -> str:
         """The store's name in metrics and on the status page."""
-        ...
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding, None if the store does not hold it or it is not usable any more."""
-        ...
 
     def holds(self, key: EmbeddingKey) -> bool:
         """Whether the store holds an embedding, without reading it."""
-        ...
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keep an embedding, if there is room for it."""
-        ...
 
     def stats(self) -> Sequence[StoreStats]:
         """Return the fill level, one entry per medium."""
-        ...
 
 
 class MemoryStore:
@@ -177,15 +156,10 @@ class FileStore:
         pause_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Use ``directory``, which is created when the first embedding is written.
+        """Use ``directory``, which holds nothing else, and is created when the first embedding is written.
 
-        Args:
-            directory: holds only the files of stores of this kind.
-            max_bytes: limit on the total size of all files.
-            shape: shape of the network's embeddings; None accepts any.
-            on_drop: called with this store's name when it deletes an unusable embedding.
-            pause_s: how long the disk is not written to after it failed.
-            clock: seconds, monotonic.
+        ``on_drop`` is called with this store's name when it deletes an unusable embedding. After an error the disk is
+        not written to for ``pause_s``.
         """
         self._directory, self._max_bytes = directory, max_bytes
         self._pause_s, self._clock = pause_s, clock
@@ -312,12 +286,7 @@ class TieredStore:
     name = "tiers"
 
     def __init__(self, tiers: Sequence[EmbeddingStore], on_hit: Callable[[str], None] = lambda tier: None) -> None:
-        """Combine stores.
-
-        Args:
-            tiers: fastest first.
-            on_hit: called with the name of the store that had the embedding.
-        """
+        """Combine stores, the fastest first; ``on_hit`` is called with the name of the one that had the embedding."""
         self._tiers, self._on_hit = tuple(tiers), on_hit
 
     def get(self, key: EmbeddingKey) -> Embedding | None:

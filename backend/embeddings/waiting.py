@@ -4,50 +4,27 @@ import concurrent.futures
 import copy
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from backend.embeddings.encode import Stopwatch
 from backend.errors import BackendError, Reason, RetryLater
+from backend.metrics import Metrics
 
 T = TypeVar("T")
-
-
-class Observer(Stopwatch, Protocol):
-    """Counts and times events; see `backend.metrics.Metrics`."""
-
-    def waiting(self) -> AbstractContextManager[None]:
-        """Count a request as waiting inside the context."""
-        ...
-
-    def record_join(self) -> None:
-        """Count a request that joined a fetch or an encode already in progress."""
-        ...
-
-    def background_failure(self, reason: Reason, /) -> None:
-        """Count an image that could not be prefetched."""
-        ...
 
 
 def wait_for(
     future: "Future[T]",
     timeout_s: float,
-    observer: Observer,
+    metrics: Metrics,
     on_timeout: Callable[[], RetryLater | None] = lambda: None,
 ) -> T:
     """Return the result of a future when it is ready.
 
-    Args:
-        future: of an embedding.
-        timeout_s: how long to wait.
-        observer: counts the waiting requests.
-        on_timeout: called when time is up; returns a specific error to raise, or None for the general one.
-
     Raises:
-        RetryLater: time is up (``budget_exceeded``, or as ``on_timeout`` says); the work goes on.
+        RetryLater: time is up (``budget_exceeded``, or what ``on_timeout`` returns); the work goes on.
         BackendError: the error of the future.
     """
-    with observer.waiting():
+    with metrics.waiting():
         try:
             return future.result(timeout_s)
         except concurrent.futures.TimeoutError:

@@ -122,14 +122,10 @@ def _ascii_host(host: str) -> str:
 
 @dataclass(frozen=True)
 class AddressPolicy:
-    """The addresses that may be connected to.
+    """The addresses that may be connected to."""
 
-    Attributes:
-        label_studio: Label Studio's origin, always allowed unless link-local.
-        allowed_hosts: names, ``name:port`` pairs and networks whose private addresses are allowed too.
-    """
-
-    label_studio: Origin
+    label_studio: Origin  # Label Studio's origin, always allowed unless link-local
+    # names, ``name:port`` pairs and networks whose private addresses are allowed too
     allowed_hosts: tuple[str, ...] = ()
 
     def check(self, host: str, port: int, address: str) -> None:
@@ -180,19 +176,15 @@ def _unwrapped(address: IPAddress) -> IPAddress:
 
 
 class GuardedNetwork:
-    """Connects only where the policy allows, and only until the deadline; made for one fetch."""
+    """Connects only where the policy allows, and until ``deadline`` (monotonic, in seconds); made for one fetch."""
 
     def __init__(self, policy: AddressPolicy, deadline: float, resolver: Resolver) -> None:
-        """``deadline`` is a point on the monotonic clock, in seconds."""
         self._policy, self._deadline, self._resolver = policy, deadline, resolver
 
     def connect(self, host: str, port: int, *, is_checked: bool = True) -> DeadlineStream:
         """Connect to the first address of ``host`` that is allowed and answers.
 
-        Args:
-            host: a name or a numeric address.
-            port: of it.
-            is_checked: whether to apply the policy; not for a proxy, which the operator has configured.
+        The policy is not applied to a proxy (``is_checked=False``), which the operator has configured.
 
         Raises:
             AccessError: none of them is allowed.

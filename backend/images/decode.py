@@ -25,9 +25,7 @@ from model.images import orientation
 from model.images.files import DECODER_ERRORS, MAX_SIDE, ImageFile, allowed_bytes, kind_of, open_file
 from model.transforms import input_size, resize_bands
 
-PIXELS_VERSION = "3"
-"""Changes whenever the same file would decode to other pixels; part of every cache key."""
-
+PIXELS_VERSION = "3"  # changes whenever the same file would decode to other pixels; part of every cache key
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
@@ -51,21 +49,15 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclass(frozen=True)
 class PixelLimits:
-    """PixelLimits of an image's size.
+    """PixelLimits of an image's size."""
 
-    Attributes:
-        max_pixels: a larger image is refused.
-        reduce_above_pixels: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size, by the JPEG's own transform, which
-            averages. At least twice the side of the model's input remains, or once that side where its scans take much
-            memory. It is reduced further if it would take too much memory otherwise. None never reduces; for tests.
-        model_side: side of the model's square input in pixels; larger images are scaled down to it.
-        keeps_shape: whether an image keeps its shape inside the input; False for a model to whose square every image
-            is stretched.
-    """
-
-    max_pixels: int = 150_000_000
+    max_pixels: int = 150_000_000  # a larger image is refused
+    # a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size, by the JPEG's own transform, which averages. At least
+    # twice the side of the model's input remains, or once that side where its scans take much memory. It is reduced
+    # further if it would take too much memory otherwise. None never reduces; for tests
     reduce_above_pixels: int | None = 50_000_000
-    model_side: int = 1024
+    model_side: int = 1024  # side of the model's square input in pixels; larger images are scaled down to it
+    # whether an image keeps its shape inside the input; False for a model to whose square every image is stretched
     keeps_shape: bool = True
 
     def __post_init__(self) -> None:
@@ -75,18 +67,14 @@ class PixelLimits:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded image.
+    """A decoded image."""
 
-    Attributes:
-        pixels: (h, w, 3) uint8 RGB, as a browser shows it; of ``original_size``, or scaled down to the model's
-            input where that is smaller.
-        original_size: (H, W) of the image in the browser; clicks and masks refer to it.
-        other_orientation: the EXIF orientation that turns this image into what a browser shows that applies another
-            orientation of the file; 1 where there is none, or where the size is the same.
-    """
-
+    # (h, w, 3) uint8 RGB, as a browser shows it; of ``original_size``, or scaled down to the model's input where that
+    # is smaller
     pixels: npt.NDArray[np.uint8]
-    original_size: tuple[int, int]
+    original_size: tuple[int, int]  # (H, W) of the image in the browser; clicks and masks refer to it
+    # the EXIF orientation that turns this image into what a browser shows that applies another orientation of the file;
+    # 1 where there is none, or where the size is the same
     other_orientation: int = 1
 
 
@@ -110,11 +98,7 @@ def is_web_page(data: bytes) -> bool:
 
 
 def check(data: bytes, limits: PixelLimits) -> None:
-    """Check an image file by its headers alone, with the checks that `decode` makes before it decodes pixels.
-
-    Raises:
-        ImageError: as `decode`.
-    """
+    """Check an image file by its headers alone, as `decode` does before it decodes pixels; raises as `decode`."""
     _open(data, limits)
 
 

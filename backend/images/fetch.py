@@ -11,7 +11,6 @@ cached per project and address (see ``backend.embeddings.local``), so a project 
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 import stamina
@@ -33,13 +32,14 @@ from backend.images.locations import (
     resolve,
     serves_task_files,
 )
+from backend.label_studio.http import LabelStudioHttp
 from backend.logs import without_credentials
 from backend.network.deadline_connections import seconds_left
 from backend.network.name_resolution import Resolve, Resolver
 from backend.network.name_resolution import resolve as look_up
 from backend.types import ImageRef
 
-__all__ = ["FetchLimits", "Fetched", "ImageSource", "LabelStudioAuth", "Route", "Validators"]
+__all__ = ["FetchLimits", "Fetched", "ImageSource", "Route", "Validators"]
 
 _USER_AGENT = f"Mozilla/5.0 (compatible; {NAME})"
 """Hosts that require a browser accept a "compatible" one, as search engines call themselves; the name stays true."""
@@ -73,18 +73,12 @@ class Validators:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A fetched image file.
-
-    Attributes:
-        data: its bytes.
-        version: the validators in the server's answer.
-        immutable: whether the content at this address never changes.
-        share: the share of the memory for images; release it when the bytes are no longer needed.
-    """
+    """A fetched image file."""
 
     data: bytes
     version: Validators = Validators()
     immutable: bool = False
+    # the share of the memory for images; release it when the bytes are no longer needed
     share: Share | None = field(default=None, compare=False, repr=False)
 
     def release(self) -> None:
@@ -93,52 +87,24 @@ class Fetched:
             self.share.release()
 
 
-class LabelStudioAuth(Protocol):
-    """Authenticates this service at Label Studio; ``backend.label_studio.http.LabelStudioHttp`` does."""
-
-    @property
-    def url(self) -> str:
-        """Label Studio's address, without a slash at the end."""
-        ...
-
-    def authorization(self, rejected: str | None = None, within_s: float | None = None) -> str | None:
-        """Return the ``Authorization`` header's value within ``within_s``; a new one if ``rejected`` was refused."""
-        ...
-
-    def refusal(self, what: str, header: str | None) -> AccessError:
-        """Return the error for a request that Label Studio refused."""
-        ...
-
-
 @dataclass(frozen=True)
 class Route:
-    """How the images' servers are reached.
-
-    Attributes:
-        resolve: returns the numeric addresses of a name.
-        proxy: used for images on public addresses; never with the token, nor for Label Studio's origin.
-    """
+    """How the images' servers are reached."""
 
     resolve: Resolve = look_up
+    # used for images on public addresses; never with the token, nor for Label Studio's origin
     proxy: Proxy | None = None
 
 
 @dataclass
 class _Trip:
-    """The state of one fetch as it follows redirects.
+    """The state of one fetch as it follows redirects."""
 
-    Attributes:
-        cached: the validators of the cached content, which need not be sent again.
-        deadline: on the monotonic clock, in seconds.
-        url: the current address.
-        send_token: whether the token may be sent: all addresses so far serve files of tasks.
-        cookies: the cookies that each origin has set, sent back there as browsers do; none of Label Studio's.
-    """
-
-    cached: Validators
-    deadline: float
+    cached: Validators  # the validators of the cached content, which need not be sent again
+    deadline: float  # on the monotonic clock, in seconds
     url: httpx.URL
-    send_token: bool = True
+    send_token: bool = True  # whether the token may be sent: all addresses so far serve files of tasks
+    # the cookies that each origin has set, sent back there as browsers do; none of Label Studio's
     cookies: dict[Origin, dict[str, str]] = field(default_factory=dict)
 
     @property
@@ -156,7 +122,7 @@ class ImageSource:
 
     def __init__(
         self,
-        authority: LabelStudioAuth,
+        authority: LabelStudioHttp,
         policy: AddressPolicy,
         limits: FetchLimits | None = None,
         *,
@@ -165,16 +131,11 @@ class ImageSource:
         route: Route | None = None,
         budget: ByteBudget | None = None,
     ) -> None:
-        """Make a source; it connects for each fetch.
+        """Fetch with the address and token of ``authority``, each time over a new connection that ``policy`` allows.
 
-        Args:
-            authority: Label Studio's address and token.
-            policy: the addresses that may be connected to.
-            limits: limits of size and time of one image.
-            public_url: Label Studio's address for browsers, if another; its images are fetched from ``authority.url``.
-            local_files_root: a directory to read local files from; None to read none.
-            route: how servers are reached; None for the system's names and no proxy.
-            budget: the memory for files; None for a new one.
+        ``public_url`` is Label Studio's address for browsers, if another; its images are fetched from
+        ``authority.url``. Local files are read from ``local_files_root``, or not at all. ``budget`` is the memory for
+        files.
         """
         self._authority, self._limits, route = authority, limits or FetchLimits(), route or Route()
         self._label_studio, self._root = LabelStudioOrigin(authority.url, public_url), local_files_root

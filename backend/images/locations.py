@@ -42,15 +42,10 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class Remote:
-    """An http or https address.
-
-    Attributes:
-        url: the absolute address.
-        immutable: whether the content at this address never changes, as with Label Studio's uploads, each of which
-            gets a new name.
-    """
+    """An http or https address."""
 
     url: str
+    # whether the content at this address never changes, as with Label Studio's uploads, each of which gets a new name
     immutable: bool = False
 
 
@@ -59,14 +54,10 @@ Location: TypeAlias = Inline | LocalFile | Remote
 
 @dataclass(frozen=True)
 class LabelStudioOrigin:
-    """Label Studio's addresses; without a slash at the end, and perhaps with a path.
+    """Label Studio's addresses; without a slash at the end, and perhaps with a path."""
 
-    Attributes:
-        url: the address at which this process reaches it.
-        public_url: the address at which browsers reach it, if another; Label Studio may write it into tasks.
-    """
-
-    url: str
+    url: str  # the address at which this process reaches it
+    # the address at which browsers reach it, if another; Label Studio may write it into tasks
     public_url: str | None = None
 
     def is_at(self, origin: Origin) -> bool:
@@ -112,18 +103,13 @@ def _without(prefixes: list[str], path: str) -> str | None:
 
 
 def resolve(ref: ImageRef, home: LabelStudioOrigin, local_files_root: Path | None = None) -> Location:
-    """Return the location of an image.
+    """Return the location of an image; local storage's files are read from disk only if ``local_files_root`` is given.
 
     >>> studio = LabelStudioOrigin("http://studio:8080")
     >>> resolve(ImageRef("/data/upload/1/a.png", task_id=7), studio)
     Remote(url='http://studio:8080/data/upload/1/a.png', immutable=True)
     >>> resolve(ImageRef("data:image/gif;base64,R0lGODlh", task_id=7), studio)
     Inline(data=b'GIF89a')
-
-    Args:
-        ref: the address in the task's data.
-        home: Label Studio's addresses.
-        local_files_root: the directory of Label Studio's local storage, if its files may be read from disk.
 
     Raises:
         ImageError: the address is not supported (``unsupported_image_source``), or is a broken ``data:`` address.
@@ -198,13 +184,11 @@ def _absolute(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) 
 def serves_task_files(path: str) -> bool:
     """Whether Label Studio serves the files of tasks at a path; only such paths get the token.
 
-    The author of a task's data chooses the path, so it is parsed in every way in which a server may decode it.
+    The path is percent-encoded, without query and the prefix of Label Studio's address. The author of a task's data
+    chooses it, so it is parsed in every way in which a server may decode it.
 
     >>> serves_task_files("/data/upload/1/a.png"), serves_task_files("/data/../api/users")
     (True, False)
-
-    Args:
-        path: percent-encoded, without query and without the prefix of Label Studio's address.
     """
     match _segments(path):
         case ["data", kind, *_]:
@@ -255,11 +239,7 @@ def _has_parent_step(path: str) -> bool:
 
 
 def _below(root: Path, wanted: str) -> Path | None:
-    """Return the existing file ``wanted`` below ``root``, None if there is none.
-
-    Raises:
-        AccessError: it exists but lies elsewhere, through a symbolic link.
-    """
+    """Return the existing file ``wanted`` below ``root``, or None; `AccessError` if a link leads elsewhere."""
     try:
         file = (root / posixpath.normpath(wanted).lstrip("/")).resolve()
         if not file.is_file():
@@ -272,12 +252,10 @@ def _below(root: Path, wanted: str) -> Path | None:
 
 
 def resolved_through(ref: ImageRef) -> str | None:
-    """Return the task or project through which Label Studio resolves a cloud address.
+    """Return ``tasks/<id>`` or ``projects/<id>``, through which Label Studio resolves a cloud address.
 
-    The same ``s3://`` address may be another file in each project's storage.
-
-    Returns:
-        ``tasks/<id>`` or ``projects/<id>``; empty for a cloud address of neither; None for other addresses.
+    The same ``s3://`` address may be another file in each project's storage. Empty for a cloud address of neither; None
+    for other addresses.
     """
     match = _SCHEME.match(ref.uri.strip())
     if match is None or match[1].lower() not in _CLOUD:

@@ -8,7 +8,6 @@ client with the SDK.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -17,7 +16,6 @@ from backend.label_studio.http import LabelStudioHttp, RefusedError, Request, de
 from backend.label_studio.task_filters import OLDEST_FIRST, Selection
 from backend.label_studio.types import (
     Connection,
-    ListedTask,
     NewPrediction,
     Project,
     StoredPrediction,
@@ -27,21 +25,8 @@ from backend.label_studio.types import (
 )
 from backend.types import Task
 
-WRITE_TIMEOUT_S = 120.0
-"""Label Studio checks and counts while it stores; a request that times out here is still stored."""
-
+WRITE_TIMEOUT_S = 120.0  # Label Studio checks and counts while it stores; a request that times out here is still stored
 BAD_REQUEST, GONE = 400, 404
-
-
-class _Task(msgspec.Struct):
-    id: int
-    data: Any = None  # Any: a task's data may be any JSON value
-    is_labeled: bool = False
-
-
-class _TaskPage(msgspec.Struct):
-    tasks: list[_Task]
-    total: int = 0
 
 
 class _Version(msgspec.Struct):
@@ -53,24 +38,15 @@ class _User(msgspec.Struct):
     email: str = ""
 
 
-class _Prediction(msgspec.Struct):
-    id: int
-    model_version: str | None = None
-    result: msgspec.Raw = msgspec.Raw(b"[]")
-
-
 class _Imported(msgspec.Struct):
     created: int
 
 
 class LabelStudio:
-    """Label Studio's API, as one user; safe from many threads.
+    """Label Studio's API, as the user of ``http``; safe from many threads.
 
     Every request may raise `AccessError` (the key is refused, or the address is wrong), `RequestError` (the object does
     not exist, or the request is refused) or `RetryLater` (Label Studio cannot be reached or is overloaded).
-
-    Attributes:
-        http: sends its requests.
 
     >>> studio = LabelStudio(LabelStudioHttp("http://localhost:8080/", None))
     >>> studio.http
@@ -79,7 +55,6 @@ class LabelStudio:
     """
 
     def __init__(self, http: LabelStudioHttp) -> None:
-        """Use ``http`` for all requests."""
         self.http = http
 
     def version(self) -> str:
@@ -108,12 +83,8 @@ class LabelStudio:
     def task_page(self, project_id: int, query: str, count: int, *, asks_for_predictions: bool = False) -> TaskPage:
         """Return the first tasks that a query of the Data Manager finds, without annotations and predictions.
 
-        Args:
-            project_id: the project.
-            query: filters, selection and ordering as JSON, see `backend.label_studio.task_filters`.
-            count: the largest number of tasks.
-            asks_for_predictions: the project's setting; if it is on, the request keeps Label Studio from asking for
-                predictions of the listed tasks.
+        ``query`` is the JSON of `backend.label_studio.task_filters`. ``asks_for_predictions`` is the project's setting:
+        if it is on, the request keeps Label Studio from asking for predictions of the listed tasks.
         """
         params = {
             "project": str(project_id),
@@ -122,9 +93,7 @@ class LabelStudio:
             "resolve_uri": "false",
             "query": query,
         } | ({"review": "true"} if asks_for_predictions else {})
-        page = self.http.get("/api/tasks", _TaskPage, params)
-        tasks = tuple(ListedTask(Task(task.id, task.data), task.is_labeled) for task in page.tasks)
-        return TaskPage(tasks, page.total)
+        return self.http.get("/api/tasks", TaskPage, params)
 
     def view(self, view_id: int) -> View:
         """Return a tab of the Data Manager."""
@@ -135,26 +104,15 @@ class LabelStudio:
         return self.http.get(f"/api/tasks/{task_id}/annotations/", msgspec.Raw)
 
     def predictions(self, task_id: int) -> TaskPredictions:
-        """Return a task's predictions.
-
-        Label Studio answers 400 for a deleted task, as for any invalid filter. The address of a task's annotations
-        holds the task's id, and answers 404 for a deleted one, so that is requested to tell the two apart.
-
-        Raises:
-            RefusedError: the task does not exist (`RefusedError.is_gone`), or the request is refused.
-        """
+        """Return a task's predictions; a deleted task is a `RefusedError` that ``is_gone``."""
         try:
             raw = self.http.send(Request("GET", "/api/predictions/", {"task": str(task_id)}))
         except RefusedError as error:
             if error.status == BAD_REQUEST and _is_gone(partial(self.annotations, task_id)):
+                # As for any invalid filter; the address of a task's annotations answers 404 for a deleted task.
                 raise RefusedError(f"{error}: there is no such task", GONE) from error
             raise
-        predictions = decoded(raw, list[_Prediction])
-        stored = tuple(
-            StoredPrediction(prediction.id, prediction.model_version or "", prediction.result)
-            for prediction in predictions
-        )
-        return TaskPredictions(msgspec.Raw(raw), stored)
+        return TaskPredictions(msgspec.Raw(raw), decoded(raw, tuple[StoredPrediction, ...]))
 
     def create_prediction(self, new: NewPrediction) -> None:
         """Store a prediction; sent once, since a repeated request could store two."""
@@ -165,10 +123,8 @@ class LabelStudio:
 
         It stores none if the task of one is deleted, and leaves out invalid ones.
         """
-        body = msgspec.json.encode(new)
-        return decoded(
-            self.http.send(_write(f"/api/projects/{project_id}/import/predictions", body)), _Imported
-        ).created
+        request = _write(f"/api/projects/{project_id}/import/predictions", msgspec.json.encode(new))
+        return decoded(self.http.send(request), _Imported).created
 
     def delete_prediction(self, prediction_id: int) -> None:
         """Delete a prediction; one that is already deleted is no error."""
@@ -180,11 +136,7 @@ class LabelStudio:
 
 
 def _is_gone(request: Callable[[], object]) -> bool:
-    """Whether a request about an object is refused since the object does not exist.
-
-    Raises:
-        RefusedError: it is refused for another reason.
-    """
+    """Whether a request is refused since its object does not exist; any other refusal is raised."""
     try:
         request()
     except RefusedError as error:

@@ -26,9 +26,7 @@ T = TypeVar("T")
 
 NAME = "paddle-sam-backend"
 KEPT_CONNECTIONS = 16
-KEPT_S = 5.0
-"""How long an unused connection is kept; Label Studio's own server closes them later."""
-
+KEPT_S = 5.0  # how long an unused connection is kept; Label Studio's own server closes them later
 LONGEST_EXCERPT = 300
 _REFRESH = "/api/token/refresh"
 _TRANSIENT = (429, 500, 502, 503, 504)
@@ -36,33 +34,19 @@ _TRANSIENT = (429, 500, 502, 503, 504)
 
 @dataclass(frozen=True, repr=False)
 class Request:
-    """A request to the API; its body may hold a token, so it has no repr.
-
-    Attributes:
-        method: the HTTP method.
-        path: the path below Label Studio's address.
-        params: the parameters of the query.
-        body: empty where there is none.
-        content_type: of the body.
-        is_repeatable: whether sending it twice has the same effect as sending it once.
-        timeout_s: timeout of the whole request; None for the client's default.
-    """
+    """A request to a path below Label Studio's address; its body may hold a token, so it has no repr."""
 
     method: str
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     content_type: str = "application/json"
-    is_repeatable: bool = True
-    timeout_s: float | None = None
+    is_repeatable: bool = True  # whether sending it twice has the same effect as sending it once
+    timeout_s: float | None = None  # of the whole request; None for the client's default
 
 
 class RefusedError(RequestError):
-    """Label Studio refuses a request.
-
-    Attributes:
-        status: the HTTP status of the answer.
-    """
+    """Label Studio refuses a request with an HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -100,35 +84,23 @@ class _Refusal(msgspec.Struct):
 
 
 class LabelStudioHttp:
-    """Sends requests as one user; safe from many threads.
-
-    Attributes:
-        url: Label Studio's address, without a slash at the end.
-        token_kind: the kind of the API key.
-    """
+    """Sends requests as one user to the Label Studio at ``url``; safe from many threads."""
 
     def __init__(
         self,
         url: str,
-        api_key: Secret | None,
+        api_key: Secret | None,  # a legacy or personal access token; None to send no token
         *,
-        timeout_s: float = 10.0,
-        attempts: int = 3,
-        retry_wait_s: float = 0.2,
+        timeout_s: float = 10.0,  # of a whole request, from the look-up of the name to the last byte of the answer
+        attempts: int = 3,  # of a request that may be repeated
+        retry_wait_s: float = 0.2,  # about how long to wait before the second attempt
         keeps_connections: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make an HTTP client; it connects with its first request.
 
-        Args:
-            url: Label Studio's address.
-            api_key: a legacy or personal access token; None to send no token.
-            timeout_s: for a whole request, from the look-up of the name to the last byte of the answer.
-            attempts: how often a request that may be repeated is tried.
-            retry_wait_s: about how long to wait before the second try.
-            keeps_connections: whether to reuse connections. A service calls rarely, and a connection that the server
-                has meanwhile closed would fail a request that may not be repeated.
-            clock: returns monotonic seconds.
+        Connections are reused if ``keeps_connections``. A service calls rarely, and a connection that the server has
+        meanwhile closed would fail a request that may not be repeated.
         """
         self.url = url.rstrip("/")
         self.token_kind = token_kind(api_key)
@@ -156,10 +128,8 @@ class LabelStudioHttp:
     def authorization(self, rejected: str | None = None, within_s: float | None = None) -> str | None:
         """Return the value of the ``Authorization`` header, None without an API key.
 
-        Args:
-            rejected: a header value that Label Studio has just answered with 401; a personal access token is then
-                exchanged again.
-            within_s: longest wait for the exchange, in seconds; None waits until it ends.
+        A personal access token is exchanged again if Label Studio ``rejected`` that value with 401. The wait for the
+        exchange takes at most ``within_s``.
 
         Raises:
             AccessError: Label Studio refuses the personal access token.
@@ -205,11 +175,7 @@ class LabelStudioHttp:
         return decoded(self._retried(request, None) if anonymous else self.send(request), kind)
 
     def send(self, request: Request) -> bytes:
-        """Send a request with the token, and again with a new one after a 401; return the answer's body.
-
-        Raises:
-            BackendError: see `get`.
-        """
+        """Send a request with the token, and again with a new one after a 401; return the answer's body; see `get`."""
         header = self.authorization()
         try:
             return self._retried(request, header)
@@ -297,12 +263,9 @@ class LabelStudioHttp:
         return RefusedError(f"Label Studio answers {status} to {path}{_excerpt(reply)}", status)
 
     def refusal(self, what: str, header: str | None, detail: str = "") -> AccessError:
-        """Return the error for a request that Label Studio refused, with advice for an operator.
+        """Return the error for a request refused with this ``Authorization``, with advice for an operator.
 
-        Args:
-            what: what was refused.
-            header: the value of ``Authorization`` that it was sent with.
-            detail: Label Studio's own message, which differs between unknown and disabled tokens.
+        ``detail`` is Label Studio's own message, which differs between unknown and disabled tokens.
         """
         if header is None:
             return AccessError(

@@ -26,29 +26,20 @@ from backend.label_studio.task_filters import Selection
 from backend.label_studio.task_iterator import ProjectTasks
 from backend.label_studio.types import NewPrediction, Project, StoredPrediction
 
-MOST_FAULTS = 4
-"""How often Label Studio may fail (500) on a prediction before that prediction counts as refused."""
+MOST_FAULTS = 4  # how often Label Studio may fail (500) on a prediction before that prediction counts as refused
 
 
 class WriteResult(Enum):
     """The outcome of storing a prediction."""
 
     STORED = "stored"
-    ALREADY_STORED = "already stored"
-    """Another run has stored one meanwhile, which is kept."""
-
-    GONE = "gone"
-    """The task has been deleted."""
+    ALREADY_STORED = "already stored"  # another run has stored one meanwhile, which is kept
+    GONE = "gone"  # the task has been deleted
 
 
 @dataclass(frozen=True)
 class WriteRequest:
-    """A prediction to be stored.
-
-    Attributes:
-        new: the prediction; not empty.
-        replaced: ids of the predictions that it replaces, read before it was made.
-    """
+    """A prediction with regions to be stored, and the ids of those that it replaces, read before it was made."""
 
     new: NewPrediction
     replaced: frozenset[int] = field(default_factory=frozenset)
@@ -78,13 +69,7 @@ class PredictionWriter:
     """Stores predictions of one project; several writers may run at once, in one process or many."""
 
     def __init__(self, label_studio: LabelStudio, retry: OutageRetry, project: Project) -> None:
-        """Make a writer for a project.
-
-        Args:
-            label_studio: Label Studio.
-            retry: repeats calls while Label Studio cannot be reached.
-            project: the project of all predictions.
-        """
+        """Write predictions of ``project``; ``retry`` repeats calls while Label Studio cannot be reached."""
         self._label_studio, self._retry, self._project = label_studio, retry, project
 
     def write(self, chunk: Sequence[WriteRequest]) -> list[tuple[WriteRequest, WriteResult | BackendError]]:
@@ -112,12 +97,12 @@ class PredictionWriter:
     def delete_duplicates(self, model_version: str) -> int:
         """Delete all but one of this version's predictions of every task; return how many were deleted.
 
-        Two requests find out whether there are any duplicates.
+        Two requests find out whether there are any duplicates. A refusal that concerns one task is raised after the
+        other tasks are done.
 
         Raises:
             Stopped: the run is being stopped; the next call finds the remaining duplicates.
-            BackendError: Label Studio refuses, or has been unreachable for too long. A refusal that concerns one task
-                is raised after the other tasks are done.
+            BackendError: Label Studio refuses, or has been unreachable for too long.
         """
         counts = self._retry.call(lambda: self._label_studio.count_predictions(self._project.id))
         holders = ProjectTasks(
@@ -159,14 +144,13 @@ class PredictionWriter:
         if faults[0] >= MOST_FAULTS:
             return False
         try:
-            return self._label_studio.import_predictions(self._project.id, [request.new for request in waiting]) == len(
-                waiting
-            )
+            stored = self._label_studio.import_predictions(self._project.id, [request.new for request in waiting])
         except REFUSALS:  # one refused prediction makes the whole request fail
             return False
         except FaultError:
             faults[0] += 1
             raise
+        return stored == len(waiting)
 
     def _store_alone(self, request: WriteRequest, faults: Counter[int]) -> WriteResult | BackendError:
         try:

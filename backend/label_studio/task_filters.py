@@ -11,21 +11,13 @@ NEWEST_FIRST, OLDEST_FIRST = "-tasks:id", "tasks:id"
 
 
 class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One filter of the Data Manager, as Label Studio writes it.
-
-    Attributes:
-        filter: the column, such as ``filter:tasks:data.city``.
-        operator: Label Studio's name of the operator.
-        type: the type as which values are compared.
-        value: the value as JSON.
-        child_filter: a second filter that the same row must pass.
-    """
+    """One filter of the Data Manager, as Label Studio writes it, such as of the column ``filter:tasks:data.city``."""
 
     filter: str
     operator: str
     type: str
     value: msgspec.Raw = msgspec.Raw(b"null")
-    child_filter: "Condition | None" = None
+    child_filter: "Condition | None" = None  # a second filter that the same row must pass
 
 
 @dataclass(frozen=True)

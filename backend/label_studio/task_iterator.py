@@ -28,24 +28,12 @@ class ProjectTasks:
         selection: Selection | None = None,
         limit: int | None = None,
     ) -> None:
-        """Select the tasks; they are read on iteration.
-
-        Args:
-            label_studio: Label Studio.
-            retry: repeats calls while Label Studio cannot be reached.
-            project: the project.
-            selection: the tasks to return; None for all.
-            limit: the largest number of tasks.
-        """
+        """Select tasks of ``project``, all by default; they are read on iteration, and calls retried in an outage."""
         self._label_studio, self._retry, self._project = label_studio, retry, project
         self._selection, self._limit = selection or Selection(), limit
 
     def count(self) -> int:
-        """Return the current number of these tasks.
-
-        Raises:
-            BackendError: Label Studio refuses.
-        """
+        """Return the current number of these tasks."""
         total = self._page(task_filters.dump(self._selection), 1).total
         return total if self._limit is None else min(total, self._limit)
 

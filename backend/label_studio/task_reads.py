@@ -13,10 +13,9 @@ T = TypeVar("T")
 
 
 class TaskReads:
-    """Calls Label Studio about single tasks; safe from many threads."""
+    """Calls Label Studio about single tasks, with ``retry`` in outages; safe from many threads."""
 
     def __init__(self, retry: OutageRetry) -> None:
-        """Keep ``retry``, which repeats calls while Label Studio cannot be reached."""
         self._retry, self._lock, self._reads = retry, threading.Lock(), 0
 
     def __call__(self, call: Callable[[], T]) -> T:

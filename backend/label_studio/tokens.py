@@ -3,19 +3,17 @@
 import base64
 import binascii
 import copy
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from enum import Enum
 
 import msgspec
 
+from backend.concurrency.priority_executor import PriorityExecutor
+from backend.concurrency.single_flight import SingleFlight
 from backend.errors import BackendError
-from backend.types import Secret
+from backend.types import Priority, Secret
 
-LIFETIME_S = 300.0
-"""Lifetime of an access token that does not contain one."""
-
+LIFETIME_S = 300.0  # lifetime of an access token that does not contain one
 NO_API_KEY = "LABEL_STUDIO_API_KEY is not set: images that were uploaded to Label Studio cannot be fetched"
 NEW_API_KEY = "create a personal access token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY"
 
@@ -78,9 +76,9 @@ class TokenExchange:
     def __init__(self, new_access_token: Callable[[], str], clock: Callable[[], float]) -> None:
         """Use ``new_access_token`` when one is needed; ``clock`` returns monotonic seconds."""
         self._new_access_token, self._clock = new_access_token, clock
-        self._lock = threading.Lock()
         self._header, self._renew_at = "", 0.0
-        self._running: Future[str] | None = None
+        # In a separate thread, so that each caller can stop waiting at its own timeout.
+        self._exchanges = SingleFlight[str, str](PriorityExecutor(1, name="token"))
 
     def authorization(self, rejected: str | None, within_s: float | None) -> str:
         """Return an ``Authorization`` header other than ``rejected``.
@@ -89,30 +87,16 @@ class TokenExchange:
             TimeoutError: the exchange takes longer than ``within_s`` seconds; it continues.
             BackendError: Label Studio refuses, or cannot be reached.
         """
-        with self._lock:
-            if self._header and self._clock() < self._renew_at and rejected != self._header:
-                return self._header
-            exchange = self._running
-            if exchange is None:
-                # In a separate thread, so that each caller can stop waiting at its own timeout.
-                exchange = self._running = Future()
-                threading.Thread(target=self._renew, args=(exchange,), name="token", daemon=True).start()
+        header = self._header
+        if header and self._clock() < self._renew_at and rejected != header:
+            return header
         try:
-            return exchange.result(within_s)
+            return self._exchanges.run("token", lambda task: self._renew(), Priority.INTERACTIVE).result(within_s)
         except BackendError as error:
             raise copy.copy(error) from error  # several threads raise it, each a copy
 
-    def _renew(self, exchange: "Future[str]") -> None:
-        started_at = self._clock()
-        header, renew_at, failure = "", 0.0, None
-        try:
-            access = self._new_access_token()
-            header, renew_at = f"Bearer {access}", started_at + _RENEW_AT * lifetime_s(access)
-        except Exception as error:  # noqa: BLE001 - a defect must not leave callers waiting; they raise it
-            failure = error
-        with self._lock:
-            self._header, self._renew_at, self._running = header, renew_at, None
-        if failure is None:
-            exchange.set_result(header)
-        else:
-            exchange.set_exception(failure)
+    def _renew(self) -> str:
+        started_at, self._header = self._clock(), ""
+        access = self._new_access_token()
+        self._renew_at, self._header = started_at + _RENEW_AT * lifetime_s(access), f"Bearer {access}"
+        return self._header

@@ -1,6 +1,7 @@
 """Values that `backend.label_studio.client` returns and sends: projects, tasks and predictions."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -8,14 +9,7 @@ from backend.types import Task
 
 
 class Project(msgspec.Struct, frozen=True, rename={"asks_for_predictions": "evaluate_predictions_automatically"}):
-    """A Label Studio project.
-
-    Attributes:
-        id: its id.
-        title: its title.
-        label_config: its labeling config's XML.
-        asks_for_predictions: whether Label Studio asks this backend about every task that it lists.
-    """
+    """A Label Studio project; ``asks_for_predictions``: Label Studio asks this backend about every task it lists."""
 
     id: int
     title: str = ""
@@ -24,19 +18,12 @@ class Project(msgspec.Struct, frozen=True, rename={"asks_for_predictions": "eval
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """A model that is connected to a project.
+    """A model that is connected to a project."""
 
-    Attributes:
-        url: its address as Label Studio calls it.
-        readable_state: whether Label Studio has just reached it, in its words.
-        error_message: why not.
-        is_interactive: whether Label Studio calls it on clicks.
-    """
-
-    url: str = ""
-    readable_state: str = ""
+    url: str = ""  # as Label Studio calls it
+    readable_state: str = ""  # whether Label Studio has just reached it, in its words
     error_message: str | None = None
-    is_interactive: bool = False
+    is_interactive: bool = False  # whether Label Studio calls it on clicks
 
     @property
     def is_connected(self) -> bool:
@@ -50,49 +37,40 @@ class Connection(msgspec.Struct, frozen=True):
         return ": ".join([self.readable_state, *lines[:1]])
 
 
-@dataclass(frozen=True)
-class ListedTask:
+class ListedTask(msgspec.Struct, frozen=True):
     """A task as the Data Manager lists it; ``is_labeled`` says whether it has all annotations that it needs."""
 
-    task: Task
-    is_labeled: bool
+    id: int
+    data: Any = None  # Any: a task's data may be any JSON value
+    is_labeled: bool = False
+
+    @property
+    def task(self) -> Task:
+        """The task, without annotations and predictions."""
+        return Task(self.id, self.data)
 
 
-@dataclass(frozen=True)
-class TaskPage:
+class TaskPage(msgspec.Struct, frozen=True):
     """One page of tasks, and the total number of tasks."""
 
     tasks: tuple[ListedTask, ...]
-    total: int
-
-
-class ViewData(msgspec.Struct, frozen=True):
-    """What a tab of the Data Manager shows; ``filters`` is unread JSON, ``null`` where it has none."""
-
-    filters: msgspec.Raw = msgspec.Raw(b"null")
+    total: int = 0
 
 
 class View(msgspec.Struct, frozen=True, rename={"project_id": "project"}):
     """A tab of the Data Manager of a project."""
 
     project_id: int
-    data: ViewData | None = None
+    data: dict[str, msgspec.Raw] | None = None
 
     @property
     def filters(self) -> msgspec.Raw:
         """Its filters as Label Studio writes them; ``null`` where it has none."""
-        return (self.data or ViewData()).filters
+        return (self.data or {}).get("filters", msgspec.Raw(b"null"))
 
 
 class NewPrediction(msgspec.Struct, frozen=True, rename={"task_id": "task"}):
-    """A prediction to be stored.
-
-    Attributes:
-        task_id: the id of its task.
-        result: the list of regions as JSON.
-        score: in [0, 1].
-        model_version: as in the answer to /setup.
-    """
+    """A prediction to be stored: the JSON list of its regions, its score in [0, 1], the version as in /setup."""
 
     task_id: int
     result: msgspec.Raw
@@ -100,13 +78,12 @@ class NewPrediction(msgspec.Struct, frozen=True, rename={"task_id": "task"}):
     model_version: str
 
 
-@dataclass(frozen=True)
-class StoredPrediction:
+class StoredPrediction(msgspec.Struct, frozen=True):
     """A prediction stored in Label Studio; ``result`` is unread JSON."""
 
     id: int
-    model_version: str
-    result: msgspec.Raw
+    model_version: str | None = None
+    result: msgspec.Raw = msgspec.Raw(b"[]")
 
     @property
     def is_empty(self) -> bool:
@@ -116,12 +93,7 @@ class StoredPrediction:
 
 @dataclass(frozen=True)
 class TaskPredictions:
-    """The predictions of a task.
-
-    Attributes:
-        raw: as Label Studio writes them, a list of unread JSON.
-        stored: the same predictions with id and version parsed.
-    """
+    """The predictions of a task: as Label Studio writes them, and the same with id and version parsed."""
 
     raw: msgspec.Raw
     stored: tuple[StoredPrediction, ...]

@@ -22,9 +22,7 @@ from backend.network.name_resolution import Resolver
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-CONNECT_S = 8.0
-"""Longest time for a pooled connection to be made; `DeadlineBackend.abort` cannot end it."""
-
+CONNECT_S = 8.0  # longest time for a pooled connection to be made; `DeadlineBackend.abort` cannot end it
 SENT_BYTES = 1 << 16
 """How much is sent at a time; httpcore applies a timeout to each part of it that the system accepts."""
 
@@ -53,14 +51,9 @@ def addresses(resolver: Resolver, host: str, port: int, deadline: float) -> list
 def connect(
     resolver: Resolver, host: str, port: int, deadline: float, check: Callable[[str], None] = lambda address: None
 ) -> "DeadlineStream":
-    """Connect to the first address of a host that answers.
+    """Connect to the first address of a host that answers and that ``check`` does not refuse with an `AccessError`.
 
-    Args:
-        resolver: looks the name up.
-        host: a name or a numeric address.
-        port: of it.
-        deadline: of the connection, and of the stream until it is changed.
-        check: raises `AccessError` for an address that must not be connected to.
+    The deadline is that of the connection, and of the stream until it is changed.
 
     Raises:
         AccessError: none of the addresses is allowed.
@@ -91,14 +84,10 @@ def _left(deadline: float, timeout_error: type[httpcore.TimeoutException]) -> fl
 class DeadlineStream(io.RawIOBase):
     """A connection on which every wait ends at the deadline, however often a byte arrives.
 
-    Its methods raise httpcore's exceptions.
-
-    Attributes:
-        deadline: may be moved, for the next request on the same connection.
+    Its methods raise httpcore's exceptions; ``deadline`` may be moved, for the next request on the same connection.
     """
 
     def __init__(self, inner: httpcore.NetworkStream, deadline: float) -> None:
-        """Wrap a connection."""
         super().__init__()
         self._inner, self.deadline = inner, deadline
 
@@ -144,7 +133,6 @@ class DeadlineBackend(httpcore.NetworkBackend):
     """
 
     def __init__(self) -> None:
-        """Make a backend without connections."""
         self._resolver = Resolver()
         self._streams: weakref.WeakSet[DeadlineStream] = weakref.WeakSet()
         self._lock, self._is_aborted = threading.Lock(), False

@@ -10,8 +10,7 @@ from typing import TypeAlias
 
 Resolve: TypeAlias = Callable[[str, int], list[str]]
 
-LOOKUPS_AT_ONCE = 16
-"""Largest number of look-ups at once; one that hangs keeps its thread until the system gives up."""
+LOOKUPS_AT_ONCE = 16  # largest number of look-ups at once; one that hangs keeps its thread until the system gives up
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -32,12 +31,7 @@ class Resolver:
     """
 
     def __init__(self, resolve: Resolve = resolve, at_once: int = LOOKUPS_AT_ONCE) -> None:
-        """Make a resolver.
-
-        Args:
-            resolve: returns the numeric addresses of a host and port.
-            at_once: largest number of look-ups at once; fewer in tests.
-        """
+        """Use ``resolve``, which returns the numeric addresses of a host and port, for ``at_once`` names at once."""
         self._resolve = resolve
         self._free = threading.BoundedSemaphore(at_once)
 

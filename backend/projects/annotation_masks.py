@@ -29,9 +29,7 @@ from model.types import Mask
 
 Polygons: TypeAlias = tuple[tuple[float, ...], ...]
 
-UNLABELLED = "object"
-"""The category of all masks if a labeling config has no labels; COCO requires one."""
-
+UNLABELLED = "object"  # the category of all masks if a labeling config has no labels; COCO requires one
 KEYPOINTS = "keypoints left out"
 WITHOUT_SHAPE = "results without a shape left out"
 OTHERS = "further annotations of a task left out"
@@ -48,49 +46,31 @@ DIGITS = 3
 
 @dataclass(frozen=True, eq=False)
 class LabelledMask:
-    """One object.
+    """One object."""
 
-    Attributes:
-        labels: its labels, at least one.
-        rle: its mask.
-        polygons: its outlines, x and y of the corners of each in turn, in pixels; None if they are not requested.
-    """
-
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # its labels, at least one
     rle: Rle
+    # its outlines, x and y of the corners of each in turn, in pixels; None if they are not requested
     polygons: Polygons | None = None
 
 
 @dataclass(frozen=True)
 class ImageMasks:
-    """One annotated image.
+    """One annotated image."""
 
-    Attributes:
-        file_name: its folders and name.
-        uri: its address.
-        size: (H, W) as the annotator saw it.
-        masks: its masks that cover at least one pixel.
-    """
-
-    file_name: str
+    file_name: str  # its folders and name
     uri: str
-    size: tuple[int, int]
-    masks: tuple[LabelledMask, ...]
+    size: tuple[int, int]  # (H, W) as the annotator saw it
+    masks: tuple[LabelledMask, ...]  # its masks that cover at least one pixel
 
 
 @dataclass(frozen=True)
 class TaskMasks:
-    """A task's masks.
-
-    Attributes:
-        images: the annotated images.
-        counts: how many results are no masks and no failures, by kind.
-        skipped: masks that cannot be read, each with its reason.
-    """
+    """A task's masks."""
 
     images: tuple[ImageMasks, ...] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)  # how many results are no masks and no failures, by kind
+    skipped: tuple[Skipped, ...] = ()  # masks that cannot be read, each with its reason
 
 
 def labels_of(controls: LabelConfig) -> tuple[str, ...]:
@@ -106,14 +86,7 @@ def labels_of(controls: LabelConfig) -> tuple[str, ...]:
 
 
 def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_polygons: bool) -> TaskMasks:
-    """Return the masks of a task's annotation; a damaged mask is skipped rather than raised, to keep the others.
-
-    Args:
-        task: its data is read.
-        annotations: all of its annotations.
-        controls: the project's labeling config.
-        as_polygons: whether to return outlines too.
-    """
+    """Return the masks of a task's annotation; a damaged mask is skipped rather than raised, to keep the others."""
     submitted = protocol_annotations.newest_first(
         annotation for annotation in protocol_annotations.read(annotations) if not annotation.is_cancelled
     )
@@ -205,11 +178,7 @@ def _masks(
 
 
 def _mask(region: PromptRegion, size: tuple[int, int]) -> Mask:
-    """Return the pixels that a region covers.
-
-    Raises:
-        PromptError: it is damaged, is no area, or covers no pixel of the image.
-    """
+    """Return the pixels that a region covers; `PromptError` if it is damaged, is no area, or covers none."""
     if math.prod(size) > MOST_PIXELS:
         raise PromptError(f"expected at most {MOST_PIXELS} pixels, got {size}", Reason.BAD_GEOMETRY)
     own = region.original_size or size

@@ -28,25 +28,17 @@ NAMED_TWICE = "images whose file_name is another's too"
 AT_ONCE = 4
 
 LOOKED_AT_BYTES = 4096
-_COCO = (b'"info"', b'"images"', b'"annotations"', b'"categories"')
-"""Keys, one of which is at the start of a COCO file."""
+_COCO = (b'"info"', b'"images"', b'"annotations"', b'"categories"')  # keys, one of which is at the start of a COCO file
 
 
 @dataclass(frozen=True)
 class ExportContext:
-    """What a run needs.
-
-    Attributes:
-        annotations: returns a task's annotations.
-        controls: the project's labeling config.
-        retry: retries calls while Label Studio is unavailable.
-        as_polygons: whether masks are written as polygons instead of run lengths.
-    """
+    """What a run needs."""
 
     annotations: Callable[[int], msgspec.Raw]
     controls: LabelConfig
     retry: OutageRetry
-    as_polygons: bool = False
+    as_polygons: bool = False  # whether masks are written as polygons instead of run lengths
 
 
 @dataclass(frozen=True)
@@ -82,15 +74,7 @@ def run(
     stop: threading.Event,
     progress: Progress,
 ) -> RunReport:
-    """Write the masks of these tasks, and return a report.
-
-    Args:
-        tasks: in the order of their images in the file.
-        context: what the run needs.
-        out: the file.
-        description: the file's ``description``.
-        stop: once it is set, no more tasks are started, and the file is not written.
-        progress: is advanced for every finished task.
+    """Write the masks of these tasks into a file, and return a report; the file is not written if ``stop`` is set.
 
     Raises:
         OSError: the file cannot be written.

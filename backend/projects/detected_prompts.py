@@ -24,25 +24,14 @@ from model.detection.word_list import listing, spelling, split_text
 from model.paddlex.detection import open_detector
 from model.paddlex.word_segmentation import select
 
-LONGEST_SIDE = 2666
-"""Of the pictures that detectors get, in pixels: twice the longest side that any of them looks at."""
-
+LONGEST_SIDE = 2666  # of the pictures that detectors get, in pixels: twice the longest side that any of them looks at
 Say = Callable[[str], None]
-Words = Mapping[str, str]
-"""Words for the detector, each with its label; the label is empty where the config has none."""
+Words = Mapping[str, str]  # words for the detector, each with its label; the label is empty where the config has none
 
 
 @dataclass(frozen=True)
 class WordDetector:
-    """Looks for the same words on the images of many tasks; safe from many threads.
-
-    Attributes:
-        detector: finds them.
-        words: what to look for, with labels.
-        source: fetches image files.
-        limits: of the images.
-        min_score, max_masks: see `Choice`.
-    """
+    """Looks for the same words on the images of many tasks; safe from many threads."""
 
     detector: Detector
     words: Words

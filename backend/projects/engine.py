@@ -30,36 +30,24 @@ from model.weights import Checkpoint
 
 AT_ONCE_HERE = THREADS - RESERVED
 AT_ONCE_ON_WORKERS = 16
-IMAGE_WAIT_S = 900.0
-"""How long to wait for an image to be encoded before it counts as failed."""
-
-HEARD_WITHIN_S = 4.0
-"""Longest time from a worker's start to its first heartbeat."""
-
+IMAGE_WAIT_S = 900.0  # how long to wait for an image to be encoded before it counts as failed
+HEARD_WITHIN_S = 4.0  # longest time from a worker's start to its first heartbeat
 TIMEOUT_S = 60.0
 LOOK_EVERY_S = 1.0
 HEADER_BYTES = 1024
-USABLE_SHARE = 0.9
-"""Share of Redis' memory that embeddings may take; the rest is for other data."""
+USABLE_SHARE = 0.9  # share of Redis' memory that embeddings may take; the rest is for other data
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Makes the embeddings of a run.
-
-    Attributes:
-        embeddings: makes and looks up embeddings.
-        ensure: makes sure that an embedding is in the store, and returns whether it had to be made.
-        at_once: how many tasks to process at a time.
-        room: how many embeddings the store can hold; None if it has no limit.
-        close: stops the threads, and ends all waits; it does not wait for work in progress.
-    """
+    """Makes the embeddings of a run."""
 
     embeddings: Embeddings
+    # makes sure that an embedding is in the store, and returns whether it had to be made
     ensure: Callable[[ImageRef], bool]
     at_once: int
-    room: Room | None
-    close: Callable[[], None]
+    room: Room | None  # how many embeddings the store can hold; None if it has no limit
+    close: Callable[[], None]  # stops the threads, and ends all waits; it does not wait for work in progress
 
 
 def label_studio(settings: Settings) -> LabelStudio:
@@ -86,11 +74,7 @@ def engine(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> E
 
 
 def check_cache(settings: Settings) -> None:
-    """Check that embeddings can be kept on disk, before the first one is made.
-
-    Raises:
-        ValueError: nothing can be written to the folder.
-    """
+    """Raise a `ValueError` if embeddings cannot be kept on disk, before the first one is made."""
     folder = settings.cache_dir
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -20,15 +20,7 @@ _MARKED_WITHIN = 256  # bytes
 
 
 def over(pixels: RgbImage, regions: tuple[Region, ...]) -> RgbImage:
-    """Return an image with regions tinted over it, no larger than `LONGEST_SIDE`.
-
-    Args:
-        pixels: (h, w, 3) uint8 RGB, possibly smaller than the image that the regions are about.
-        regions: all about this image.
-
-    Raises:
-        PromptError: a region is damaged.
-    """
+    """Return an image, (h, w, 3) uint8 RGB of any scale, with its regions tinted over it, up to `LONGEST_SIDE`."""
     height, width = pixels.shape[:2]
     scale = min(1.0, LONGEST_SIDE / max(height, width))
     size_wh = max(1, round(width * scale)), max(1, round(height * scale))
@@ -37,11 +29,7 @@ def over(pixels: RgbImage, regions: tuple[Region, ...]) -> RgbImage:
 
 
 def area(region: Region, size: tuple[int, int]) -> Mask:
-    """Return the pixels that a region covers on an image that is shown at ``size`` (height, width).
-
-    Raises:
-        PromptError: the region is damaged.
-    """
+    """Return the pixels that a region covers on an image that is shown at ``size`` (height, width)."""
     match region.shape:
         case Brush() | Bitmask():
             return shape_masks.scaled(shape_masks.mask(region.shape, region.original_size), size)
@@ -62,10 +50,6 @@ def jpeg(pixels: RgbImage) -> bytes:
 
 
 def is_overlay(path: Path) -> bool:
-    """Whether a file was made by `jpeg`, completely or in part.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Whether a file was made by `jpeg`, completely or in part."""
     with path.open("rb") as file:
         return _MARK in file.read(_MARKED_WITHIN)

@@ -32,20 +32,12 @@ MADE, THERE, SAME, NOTHING, GONE = "made", "there already", "unchanged", "nothin
 
 @dataclass(frozen=True)
 class PendingPrediction:
-    """A task and the prediction that was made for it.
+    """A task and the prediction that was made for it."""
 
-    Attributes:
-        task: the task, with its predictions and, if needed, annotations.
-        prediction: the prediction, with at least one region.
-        new: the same, in the form in which it is stored.
-        replaced: ids of the predictions that it replaces.
-        failures: the prompts and images that failed.
-    """
-
-    task: Task
-    prediction: Prediction
+    task: Task  # the task, with its predictions and, if needed, annotations
+    prediction: Prediction  # the prediction, with at least one region
     new: NewPrediction
-    replaced: frozenset[int]
+    replaced: frozenset[int]  # ids of the predictions that it replaces
     failures: tuple[Failure, ...] = ()
 
 
@@ -63,43 +55,27 @@ Sink: TypeAlias = Callable[[Sequence[PendingPrediction]], Sequence[TaskOutcome]]
 
 @dataclass(frozen=True)
 class PreannotateContext:
-    """What a run needs.
-
-    Attributes:
-        label_studio: Label Studio.
-        segment: makes the prediction of a task from its prompts, or from other sources; raises `RetryLater` to be
-            called again.
-        needs_annotations: whether ``segment`` reads a task's annotations.
-        model_version: of the predictions.
-        retry: retries calls during an outage.
-        at_once: how many tasks to process at a time.
-        cancel_waits: is called when the run is stopped, to end waits for work of other processes.
-        replaces: whether existing predictions of this model are made again.
-        ignores_stored: whether to make predictions as if none were stored; nothing is stored then.
-    """
+    """What a run needs."""
 
     label_studio: LabelStudio
+    # makes the prediction of a task from its prompts, or from other sources; raises `RetryLater` to be called again
     segment: Callable[[Task], Prediction]
     needs_annotations: bool
     model_version: str
     retry: OutageRetry
     at_once: int
+    # is called when the run is stopped, to end waits for work of other processes
     cancel_waits: Callable[[], None] = lambda: None
-    replaces: bool = False
-    ignores_stored: bool = False
+    replaces: bool = False  # whether existing predictions of this model are made again
+    ignores_stored: bool = False  # whether to make predictions as if none were stored; nothing is stored then
 
 
 def run(
     tasks: Iterable[Task], context: PreannotateContext, sink: Sink, stop: threading.Event, progress: Progress
 ) -> RunReport:
-    """Make the predictions of these tasks, deliver them, and return a report.
+    """Make the predictions of these tasks in order, deliver them, and return a report.
 
-    Args:
-        tasks: in the order in which they are processed.
-        context: what the run needs.
-        sink: delivers predictions.
-        stop: once it is set, no more tasks are started; predictions that are made are delivered.
-        progress: is advanced for every finished task.
+    Once ``stop`` is set, no more tasks are started; predictions that are made are delivered.
     """
     report = RunReport((MADE, THERE, SAME, NOTHING, GONE))
 

@@ -29,13 +29,10 @@ from backend.types import Prediction, Task
 from model.automatic import AutomaticSettings, settings_for
 from model.weights import Checkpoint
 
-MAX_MASKS = 100
-"""Default of ``--max-masks`` with ``--from everything``."""
-
+MAX_MASKS = 100  # default of ``--max-masks`` with ``--from everything``
 DUPLICATES = "duplicates deleted"
 CROWDS = "boxes around crowds left out"
-SHOWN = 5
-"""How many of the file's images without a task are listed."""
+SHOWN = 5  # how many of the file's images without a task are listed
 
 
 def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Engine, choice: Choice) -> RunReport:
@@ -140,11 +137,7 @@ def _everything(choice: Choice, network: str) -> AutomaticSettings | None:
 
 
 def _check_output(controls: LabelConfig, outputs: Sequence[ShapeKind]) -> None:
-    """Check that some image of a project has a control that can hold masks.
-
-    Raises:
-        ConfigError: no image has such a control.
-    """
+    """Raise a `ConfigError` if no image of a project has a control that can hold masks."""
     failures = []
     for image in controls.images:
         try:
@@ -156,11 +149,7 @@ def _check_output(controls: LabelConfig, outputs: Sequence[ShapeKind]) -> None:
 
 
 def _read(path: Path) -> CocoPrompts:
-    """Return the boxes of a file, and print a warning if they look like corners.
-
-    Raises:
-        ValueError: it is not a COCO file.
-    """
+    """Return the boxes of a file, and print a warning if they look like corners."""
     coco = coco_prompts.read(path)
     if beyond := coco.file.reads_as_corners:
         _say(

@@ -24,12 +24,7 @@ ENCODED, CACHED = "encoded", "cached"
 
 @dataclass(frozen=True)
 class Room:
-    """The store's capacity; further embeddings would evict those of the first tasks, which are needed first.
-
-    Attributes:
-        embeddings: maximum number of embeddings of this model.
-        remedy: how to increase it.
-    """
+    """The store's capacity; further embeddings would evict those of the first tasks, which are needed first."""
 
     embeddings: int
     remedy: str
@@ -37,22 +32,15 @@ class Room:
 
 @dataclass(frozen=True)
 class PrecomputeContext:
-    """What a run needs.
+    """What a run needs."""
 
-    Attributes:
-        ensure: makes sure that the embedding of an image is in the store, and returns whether it had to be made.
-        look: sends a small request to Label Studio, to check that it is available.
-        retry: retries calls during an outage.
-        at_once: how many tasks to process at a time.
-        room: the store's capacity; None if it has no limit.
-        cancel_waits: is called when the run is stopped, to end waits for work of other processes.
-    """
-
+    # makes sure that the embedding of an image is in the store, and returns whether it had to be made
     ensure: Callable[[ImageRef], bool]
-    look: Callable[[], object]
+    look: Callable[[], object]  # sends a small request to Label Studio, to check that it is available
     retry: OutageRetry
     at_once: int
-    room: Room | None = None
+    room: Room | None = None  # the store's capacity; None if it has no limit
+    # is called when the run is stopped, to end waits for work of other processes
     cancel_waits: Callable[[], None] = lambda: None
 
 
@@ -76,13 +64,7 @@ def run(
 ) -> RunReport:
     """Make the embeddings of all images of these tasks that are not in the store; return a report, counted in images.
 
-    Args:
-        tasks: in the order in which they are processed.
-        project_id: the tasks' project.
-        controls: the project's labeling config.
-        context: what the run needs.
-        stop: once it is set, no more tasks are started.
-        progress: is advanced for every finished task.
+    Once ``stop`` is set, no more tasks are started.
     """
     report = RunReport((ENCODED, CACHED))
     images = _Images(tasks, lambda task: task_images.image_refs(controls, task, project_id), context.room)

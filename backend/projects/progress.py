@@ -13,7 +13,6 @@ class Progress(Protocol):
 
     def advance(self, count: int = 1, /) -> None:
         """Add ``count`` finished tasks."""
-        ...
 
 
 class Lines:
@@ -28,15 +27,7 @@ class Lines:
         every_s: float = LINE_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Write the first line.
-
-        Args:
-            what: name of the work, e.g. ``precompute``.
-            total: how many tasks there are.
-            stream: where to write the lines.
-            every_s: seconds between two lines.
-            clock: returns seconds, monotonic.
-        """
+        """Write the first line about ``total`` tasks, and another every ``every_s`` seconds."""
         self._what, self._total, self._stream, self._every_s, self._clock = what, total, stream, every_s, clock
         self._done, self._began = 0, clock()
         self._written_at = self._began
@@ -61,7 +52,6 @@ class Bar:
     """Shows progress as a bar that is redrawn in place."""
 
     def __init__(self, what: str, total: int, stream: TextIO) -> None:
-        """Draw the bar."""
         from tqdm import tqdm  # here: --help must not wait for it
 
         self._bar = tqdm(desc=what, total=total, unit=" tasks", file=stream, dynamic_ncols=True, smoothing=0.05)

@@ -15,24 +15,18 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LISTED = 3
-"""How many different details of a task are listed for one reason, and how many region ids for one detail."""
+LISTED = 3  # how many different details of a task are listed for one reason, and how many region ids for one detail
 
 
 @dataclass(frozen=True)
 class Failure:
     """A task, image or prompt that could not be processed.
 
-    Attributes:
-        task_id: its task; None if it belongs to none.
-        reason: the machine-readable cause.
-        text: the cause as text, on one line.
-
     >>> str(Failure(7, Reason.EMPTY_MASK, "the box holds nothing"))
     'task 7: empty_mask: the box holds nothing'
     """
 
-    task_id: int | None
+    task_id: int | None  # its task; None if it belongs to none
     reason: Reason
     text: str
 
@@ -71,12 +65,7 @@ def _with_ids(text: str, ids: Sequence[str]) -> str:
 
 
 class RunReport:
-    """Counts, failures, and why a run ended early.
-
-    Attributes:
-        counts: by kind, in the order in which they are shown.
-        failures: in the order in which they happened.
-        ended: why the run ended early; empty if it did not.
+    """Counts by kind, in the order in which they are shown, failures, and why a run ended early; empty if it did not.
 
     >>> report = RunReport(("encoded",))
     >>> report.add("encoded", 3)
@@ -85,7 +74,6 @@ class RunReport:
     """
 
     def __init__(self, kinds: Sequence[str]) -> None:
-        """Create a report with a count of 0 for each kind."""
         self.counts = dict.fromkeys(kinds, 0)
         self.failures: list[Failure] = []
         self.ended = ""

@@ -40,23 +40,13 @@ class TaskQuery:
 
 @dataclass(frozen=True)
 class BatchRun:
-    """The parts that every run over a project needs.
-
-    Attributes:
-        client: Label Studio.
-        project: the project.
-        controls: its labeling config.
-        tasks: the tasks to process.
-        total: the number of tasks at the start.
-        stop: is set to stop the run.
-        retry: retries calls during an outage.
-    """
+    """The parts that every run over a project needs."""
 
     client: LabelStudio
     project: Project
     controls: LabelConfig
     tasks: ProjectTasks
-    total: int
+    total: int  # the number of tasks at the start
     stop: "Stop"
     retry: OutageRetry
 
@@ -65,11 +55,7 @@ ABORT_AFTER_S = STOP_WITHIN_S - 1
 
 
 class Stop(threading.Event):
-    """An event that is set by a signal; a second signal ends the process at once, which is safe at any moment.
-
-    Attributes:
-        number: of the signal, 0 before there was one.
-    """
+    """An event that is set by a signal, of ``number``; a second one ends the process at once, safe at any moment."""
 
     def __init__(self, abort: Callable[[], None], abort_after_s: float = ABORT_AFTER_S) -> None:
         """Call ``abort`` some time after the signal, to end what then still waits for Label Studio."""
@@ -113,11 +99,7 @@ def prepare(client: LabelStudio, query: TaskQuery, stop: Stop, retry: OutageRetr
 
 
 def _selection(client: LabelStudio, query: TaskQuery) -> Selection:
-    """Return the selection of tasks that a query describes.
-
-    Raises:
-        RequestError: the view belongs to another project or cannot be read page by page.
-    """
+    """Return the selection of tasks that a query describes; a view must be the project's, and can be narrowed."""
     selection = Selection()
     if query.view is not None:
         view = client.view(query.view)

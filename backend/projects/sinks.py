@@ -39,13 +39,7 @@ def label_studio_sink(writer: PredictionWriter) -> Sink:
 
 
 def retrying_fetch(source: Source, retry: OutageRetry, probe: Callable[[], object]) -> Callable[[ImageRef], bytes]:
-    """Return a function that fetches an image file, with retries during an outage.
-
-    Args:
-        source: fetches image files.
-        retry: retries calls during an outage.
-        probe: sends a small request to Label Studio, to check that it is available.
-    """
+    """Return a function that fetches an image file, with retries during an outage; ``probe`` asks Label Studio."""
 
     def fetch(ref: ImageRef) -> bytes:
         fetched = retry.call_for_image(partial(source.fetch, ref), probe)
@@ -56,12 +50,7 @@ def retrying_fetch(source: Source, retry: OutageRetry, probe: Callable[[], objec
 
 
 def check_folder(folder: Path) -> None:
-    """Check that overlays may be written into a folder.
-
-    Raises:
-        ValueError: a file in it that is not an overlay would be overwritten.
-        OSError: it cannot be read.
-    """
+    """Raise a `ValueError` if a file in the folder that is not an overlay would be overwritten by one."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if _NAME.fullmatch(path.name) and path.exists() and not overlays.is_overlay(path):
             raise ValueError(f"{path}: expected another folder (--dry-run), got one where this file may be overwritten")
@@ -78,15 +67,7 @@ class OverlayFolder:
         controls: LabelConfig,
         project_id: int,
     ) -> None:
-        """Create the sink; the first prediction creates the folder.
-
-        Args:
-            folder: where to write the overlays.
-            fetch: returns an image file; see `retrying_fetch`.
-            limits: of the images.
-            controls: the project's labeling config.
-            project_id: the tasks' project.
-        """
+        """Draw into ``folder``, which the first prediction creates, the images that ``fetch`` returns."""
         self._folder, self._fetch, self._limits = folder, fetch, limits
         self._controls, self._project_id = controls, project_id
 

@@ -20,23 +20,14 @@ _CODE = re.compile(rb'"rle"\s*:\s*\[')
 
 @dataclass(frozen=True)
 class Saved:
-    """One annotation or prediction.
+    """One annotation or prediction."""
 
-    Attributes:
-        id: its id, None where the caller gave none.
-        changed_at: time of its last change, seconds since 1970; 0 where it is unknown.
-        result: its regions, each still JSON.
-        is_cancelled: whether the annotator skipped the task with it.
-        is_ground_truth: whether a reviewer marked it as the ground truth.
-        model_version: of a prediction; empty for annotations and where the caller gave none.
-    """
-
-    id: int | None
-    changed_at: float
-    result: tuple[msgspec.Raw, ...]
-    is_cancelled: bool = False
-    is_ground_truth: bool = False
-    model_version: str = ""
+    id: int | None  # its id, None where the caller gave none
+    changed_at: float  # time of its last change, seconds since 1970; 0 where it is unknown
+    result: tuple[msgspec.Raw, ...]  # its regions, each still JSON
+    is_cancelled: bool = False  # whether the annotator skipped the task with it
+    is_ground_truth: bool = False  # whether a reviewer marked it as the ground truth
+    model_version: str = ""  # of a prediction; empty for annotations and where the caller gave none
 
 
 class _Saved(msgspec.Struct):

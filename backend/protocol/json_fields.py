@@ -58,13 +58,10 @@ def strings(raw: msgspec.Raw) -> tuple[str, ...]:
 
 
 def number(fields: Fields, key: str, default: float | None = None) -> float:
-    """Return a number, or ``default``, where one is given, for a missing or null value.
+    """Return a number, or ``default``, where one is given, for a missing or null value; else a `FieldError`.
 
     >>> number({"x": msgspec.Raw(b"12.5")}, "x"), number({}, "rotation", 0.0)
     (12.5, 0.0)
-
-    Raises:
-        FieldError: the key is missing, or its value is not a number.
     """
     if default is not None and not _is_given(fields, key):
         return default
@@ -72,38 +69,22 @@ def number(fields: Fields, key: str, default: float | None = None) -> float:
 
 
 def numbers(fields: Fields, key: str) -> list[float]:
-    """Return a list of numbers.
-
-    Raises:
-        FieldError: the value is not such a list.
-    """
+    """Return a list of numbers; `FieldError` for any other value."""
     return _decoded(fields, key, list[float], "a list of numbers")
 
 
 def pairs(fields: Fields, key: str) -> tuple[tuple[float, float], ...]:
-    """Return a list of pairs of numbers.
-
-    Raises:
-        FieldError: the value is not such a list.
-    """
+    """Return a list of pairs of numbers; `FieldError` for any other value."""
     return _decoded(fields, key, tuple[tuple[float, float], ...], "pairs of numbers")
 
 
 def objects(fields: Fields, key: str) -> list[Fields]:
-    """Return a list of JSON objects; empty where the key is missing.
-
-    Raises:
-        FieldError: the value is not a list of objects.
-    """
+    """Return a list of JSON objects, empty where the key is missing; `FieldError` for any other value."""
     return _decoded(fields, key, list[Fields], "a list of objects") if key in fields else []
 
 
 def octets(fields: Fields, key: str) -> bytes:
-    """Return a list of whole numbers from 0 to 255 as bytes; empty where the key is missing or null.
-
-    Raises:
-        FieldError: the value is not such a list.
-    """
+    """Return a list of numbers from 0 to 255 as bytes, empty where missing or null; `FieldError` for any other."""
     return bytes(_decoded(fields, key, list[_Octet], "numbers from 0 to 255") if _is_given(fields, key) else ())
 
 

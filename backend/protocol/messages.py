@@ -120,11 +120,7 @@ def parse_predict(body: bytes) -> PredictRequest:
 
 
 def parse_setup(body: bytes) -> SetupRequest:
-    """Return the request in a body of ``POST /setup``.
-
-    Raises:
-        ProtocolError: the body is not a JSON object.
-    """
+    """Return the request in a body of ``POST /setup``; `ProtocolError` if that is not a JSON object."""
     setup = _decode(body, _Setup)
     token = json_fields.text(setup.access_token)
     return SetupRequest(
@@ -136,11 +132,7 @@ def parse_setup(body: bytes) -> SetupRequest:
 
 
 def parse_webhook(body: bytes) -> WebhookEvent:
-    """Return the event in a body of ``POST /webhook``.
-
-    Raises:
-        ProtocolError: the body is not a JSON object.
-    """
+    """Return the event in a body of ``POST /webhook``; `ProtocolError` if that is not a JSON object."""
     event = _decode(body, _Webhook)
     project = event.project
     tasks = tuple(map(_task, event.tasks[:MOST_TASKS])) if isinstance(event.tasks, list) else ()
@@ -208,14 +200,10 @@ def _decode(body: bytes, kind: type[_T]) -> _T:
 
 
 def _strict(body: bytes) -> str:
-    """Return standard JSON for a body that only Python's json accepts.
+    """Return standard JSON for a body that only Python's json accepts; `ValueError` or `RecursionError` for any other.
 
     ``NaN`` and numbers too large (``1e999``) become null, and lone surrogates (halves of an emoji) the replacement
     character, so that only the value that holds them is lost.
-
-    Raises:
-        ValueError: Python's json refuses the body too.
-        RecursionError: it is nested too deeply.
     """
     value = json.loads(body, parse_constant=lambda _: None, parse_float=_finite, parse_int=_finite)
     return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(value, ensure_ascii=False))

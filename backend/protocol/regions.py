@@ -31,9 +31,7 @@ from backend.types import PromptRegion, Skipped
 SMALLEST_ENTRY = 24
 """Bytes of the shortest entry that can hold a shape, ``{"value":{"x":1,"y":1}}``; shorter ones are not parsed."""
 
-MOST_LABELS = 100
-"""Labels of one region that are read; answers repeat them."""
-
+MOST_LABELS = 100  # labels of one region that are read; answers repeat them
 LONGEST_LABEL = 1000
 
 # Types of results that draw nothing: they describe a region or the task.

@@ -30,22 +30,16 @@ _HEADERS = {
 class Access:
     """Credentials, and limits on the size and number of requests.
 
-    Attributes:
-        max_body_bytes: a larger request is refused: its body is only read to its end and dropped.
-        max_predicts: how many predictions may run at a time, most of them waiting; further ones are answered empty at
-            once.
-        user: Basic auth user; None admits every caller.
-        password: Basic auth password.
-
     >>> Access(1000).admits("")
     True
     >>> Access(1000, user="ada", password=Secret("key")).admits("Basic YWRhOmd1ZXNz")
     False
     """
 
-    max_body_bytes: int
+    max_body_bytes: int  # a larger request is refused: its body is only read to its end and dropped
+    # how many predictions may run at a time, most of them waiting; further ones are answered empty at once
     max_predicts: int = 32
-    user: str | None = None
+    user: str | None = None  # Basic auth user; None admits every caller
     password: Secret | None = None
 
     def admits(self, authorization: str) -> bool:

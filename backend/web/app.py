@@ -27,11 +27,8 @@ from backend.web.status.view import Status
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
-GATE = "GATE"
-"""Key in the application's ``config`` of its `Gate`, which a server asks before a request takes a thread."""
-
-BODIES = "BODIES"
-"""Key in the application's ``config`` of the `Bodies` in which a server keeps the bodies of requests."""
+GATE = "GATE"  # key in the application's ``config`` of its `Gate`, which a server asks before a request takes a thread
+BODIES = "BODIES"  # key in the application's ``config`` of the `Bodies` in which a server keeps the bodies of requests
 
 
 def create_app(
@@ -44,13 +41,8 @@ def create_app(
 ) -> Flask:
     """Return the WSGI application.
 
-    Args:
-        segmenter: answers the requests.
-        metrics: counts and times them.
-        status: what the status page shows, taken at each call.
-        access: who may call.
-        unready: why clicks cannot be answered now; empty if they can.
-        samples: the folder of the pictures that the page at ``/try`` offers; None for no such page.
+    ``status`` returns what the status page shows, ``unready`` why clicks cannot be answered now. ``samples`` is the
+    folder of the pictures that the page at ``/try`` offers; None for no such page.
     """
     app = Flask(__name__)
     health = messages.dump_health(segmenter.model_version)

@@ -17,17 +17,13 @@ SMALL_BYTES = 65_536
 
 SEGMENT_BYTES = 1 << 20
 
-GRACE_S = 2.0
-"""How long a body is received before it may be refused to free memory for others."""
+GRACE_S = 2.0  # how long a body is received before it may be refused to free memory for others
 
 
 class Bodies:
     """All request bodies of one process; thread-safe.
 
-    Attributes:
-        budget: counts the bytes of the larger ones.
-        lock: held while a body changes.
-        receiving: the bodies that are not complete, and since when they are received.
+    ``budget`` counts the bytes of those above `SMALL_BYTES`; ``lock`` is held while a body changes.
 
     >>> bodies = Bodies(max_bytes=1000)
     >>> body = bodies.begin()
@@ -39,13 +35,7 @@ class Bodies:
     def __init__(
         self, max_bytes: int, budget: ByteBudget | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Create an empty collection.
-
-        Args:
-            max_bytes: maximum size of a body; a larger one is refused.
-            budget: counts all bodies larger than `SMALL_BYTES`; None for a new one of twice ``max_bytes``.
-            clock: returns seconds, monotonic.
-        """
+        """Refuse bodies above ``max_bytes``; the default budget is twice that."""
         self.max_bytes = max_bytes
         self.budget = budget or ByteBudget(2 * max_bytes)
         self._clock = clock
@@ -136,11 +126,8 @@ class _Memory:
 class Body(io.RawIOBase):
     """One request's body, readable as a binary file.
 
-    Attributes:
-        refusal: why its bytes are dropped, None while they are kept.
-        received_bytes: how many bytes have arrived, kept or not.
-        counted_bytes: how many bytes of the budget it takes.
-        kept: the bytes that are kept.
+    Its bytes are dropped where there is a ``refusal``; ``received_bytes`` counts those that have arrived, kept or not,
+    ``counted_bytes`` those that it takes of the budget.
     """
 
     def __init__(self, bodies: Bodies) -> None:

@@ -20,7 +20,6 @@ class ErrorAnswers:
     """Makes, counts and logs the answer to each kind of error."""
 
     def __init__(self, model_version: str, metrics: Metrics, max_body_bytes: int) -> None:
-        """Name the model's version in empty answers, and the largest body in refusals."""
         self._model_version, self._metrics, self._max_body_bytes = model_version, metrics, max_body_bytes
 
     def register(self, app: Flask) -> None:

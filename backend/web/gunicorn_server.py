@@ -32,14 +32,11 @@ STOP_WITHIN_S = 30
 CHECK_EVERY_S = 1.0
 DEFAULT_MAX_BODY_BYTES = 200_000_000
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL)
-SPARE_THREADS = 8
-"""Threads that answer further clicks empty at once while clicks wait in all of ``settings.threads``."""
-
+SPARE_THREADS = 8  # threads that answer further clicks empty at once while clicks wait in all of ``settings.threads``
 SPARE_CONNECTIONS = 512
 """How many connections may be silent, slow or idle beside those whose requests are being answered."""
 
-SPARE_FILES = 128
-"""How many of a process' file descriptors are reserved for other uses than callers' connections."""
+SPARE_FILES = 128  # how many of a process' file descriptors are reserved for other uses than callers' connections
 
 
 class PortTakenError(OSError):
@@ -82,15 +79,12 @@ class Service(Protocol):
     @property
     def app(self) -> Flask:
         """The WSGI application."""
-        ...
 
     def start(self) -> None:
         """Start loading the model."""
-        ...
 
     def close(self) -> None:
         """Stop the threads."""
-        ...
 
 
 class Server(BaseApplication):
@@ -143,11 +137,7 @@ class Server(BaseApplication):
 
 
 def check_temporary_folder() -> None:
-    """Check that a temporary file can be made, which the server needs for its processes.
-
-    Raises:
-        OSError: there is no writable folder for temporary files.
-    """
+    """Raise `OSError` if no temporary file can be made, which the server needs for its processes."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:

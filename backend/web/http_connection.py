@@ -25,56 +25,35 @@ TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Lengt
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Timeouts of a connection's states, and the maximum number of connections.
+    """Timeouts of a connection's states, and the maximum number of connections."""
 
-    Attributes:
-        head_s: from the first byte of a request, or the start of a connection, to the end of the head.
-        body_s: from the first byte of a request to its last; Label Studio's own timeout is 100.
-        idle_s: between two requests.
-        answer_s: from the end of an answer's computation to the end of its transfer.
-        linger_s: after the last answer, for bytes that the caller is still sending.
-        stop_s: limit on ``head_s`` and ``body_s`` after the server was asked to stop.
-        connections: maximum number at a time, including those whose requests are being answered.
-        unsent_bytes: maximum size of all answers that wait to be sent; the slowest readers are disconnected.
-    """
-
-    head_s: float = 10.0
-    body_s: float = 100.0
+    head_s: float = 10.0  # from the first byte of a request, or the start of a connection, to the end of the head
+    body_s: float = 100.0  # from the first byte of a request to its last; Label Studio's own timeout is 100
     idle_s: float = 30.0
-    answer_s: float = 100.0
-    linger_s: float = 1.0
-    stop_s: float = 5.0
-    connections: int = 512
+    answer_s: float = 100.0  # from the end of an answer's computation to the end of its transfer
+    linger_s: float = 1.0  # after the last answer, for bytes that the caller is still sending
+    stop_s: float = 5.0  # limit on ``head_s`` and ``body_s`` after the server was asked to stop
+    connections: int = 512  # maximum number at a time, including those whose requests are being answered
+    # maximum size of all answers that wait to be sent; the slowest readers are disconnected
     unsent_bytes: int = 200_000_000
 
 
 @dataclass
 class ServerState:
-    """What all connections of a server share.
-
-    Attributes:
-        bodies: keeps the bodies of requests.
-        limits: timeouts, and the maximum number of connections.
-        gate: decides about requests before they take a thread; None admits all, each of which may wait.
-        stops_at: when the server was asked to stop, monotonic; infinite before that.
-    """
+    """What all connections of a server share."""
 
     bodies: Bodies
     limits: ConnectionLimits
-    gate: Gate | None
-    stops_at: float = float("inf")
+    gate: Gate | None  # decides about requests before they take a thread; None admits all, each of which may wait
+    stops_at: float = float("inf")  # when the server was asked to stop, monotonic; infinite before that
 
 
 class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
     """Receives requests one after the other, and sends their answers.
 
     What a caller sends beyond the request in hand waits unread: 64 KB hold two thousand requests, and a few dozen
-    connections would keep the loop busy for seconds.
-
-    Attributes:
-        since: when the current state began, monotonic.
-        request: the request that is being received, None between requests.
-        known_answer: the answer to the request in hand, if it needs no thread.
+    connections would keep the loop busy for seconds. ``since`` is when the current state began, monotonic;
+    ``known_answer`` answers the request in hand without a thread.
     """
 
     request: Parser | None

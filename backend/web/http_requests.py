@@ -12,25 +12,19 @@ from backend.web.bodies import Bodies, Body
 DROP_AT_MOST = 8
 """How many times the largest body size is received and dropped, so that the caller gets the reason for the refusal."""
 
-PIECE_BYTES = 4096
-"""Bytes that are searched for chunks at a time; waitress copies the rest at each chunk."""
-
+PIECE_BYTES = 4096  # bytes that are searched for chunks at a time; waitress copies the rest at each chunk
 FRAMING_BYTES = 16_384
 """How many bytes of sizes and line ends a chunked body may hold in addition to an eighth of its content."""
 
-MOST_SPACES = 64
-"""In a row in a head: waitress tries every way to divide spaces, which took 14 s for 60,000 of them."""
-
+MOST_SPACES = 64  # in a row in a head: waitress tries every way to divide spaces, which took 14 s for 60,000 of them
 TRAILER_BYTES = 8192
 VERSIONS = ("1.0", "1.1")
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
-    """Receives one request; its body is kept in `Bodies`, which counts it.
+    """Receives one request, with its body in `Bodies` if there is one.
 
-    Attributes:
-        body: the bytes received after the head; None if the head announces no body.
-        is_cut_off: whether the body is too long to be received to its end, even to be dropped.
+    If it ``is_cut_off``, the body is too long to be received to its end, even to be dropped.
     """
 
     version = "1.1"  # of the answer to a malformed request
@@ -41,14 +35,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as unt
     def __init__(
         self, adjustments: Adjustments, bodies: Bodies, admits: Callable[[str], bool], keep: Callable[[bytes], None]
     ) -> None:
-        """Create the parser of one request.
-
-        Args:
-            adjustments: waitress' settings.
-            bodies: keeps the body.
-            admits: whether the body of a caller with this ``Authorization`` header is kept.
-            keep: is given what came together with this request and belongs to the next ones.
-        """
+        """Keep the bodies of callers that ``admits`` by ``Authorization``; ``keep`` gets what follows the request."""
         super().__init__(adjustments)
         self._bodies, self._admits, self._keep = bodies, admits, keep
         self.body: Body | None = None
@@ -71,11 +58,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress counts as unt
         return len(data)
 
     def parse_header(self, header_plus: bytes) -> None:
-        """Parse the head.
-
-        Raises:
-            ParsingError: it is malformed, or its body's end is ambiguous.
-        """
+        """Parse the head; `ParsingError` if it is malformed, or its body's end is ambiguous."""
         if b" " * MOST_SPACES in header_plus.replace(b"\t", b" ").replace(
             b"\r\n ", b" "
         ):  # lines that go on are joined

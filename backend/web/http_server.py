@@ -55,15 +55,9 @@ class HttpServer:
         limits: ConnectionLimits | None = None,
         gate: Gate | None = None,
     ) -> None:
-        """Start listening, and start the threads.
+        """Start listening on bound ``sockets``, and start the threads for ``threads`` requests that may wait.
 
-        Args:
-            application: is called with complete requests.
-            sockets: bound sockets; they are closed with the server.
-            bodies: keeps the bodies of requests.
-            threads: how many requests that may wait are answered at a time.
-            limits: timeouts, and the maximum number of connections.
-            gate: decides about requests before they take a thread; None admits all, each of which may wait.
+        ``gate`` decides about requests before they take a thread; None admits all, each of which may wait.
         """
         self.application, self.limits = application, limits or ConnectionLimits()
         self.state = ServerState(bodies, self.limits, gate)

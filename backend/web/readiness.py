@@ -12,22 +12,18 @@ class Work(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether a new image can be encoded."""
-        ...
 
     @property
     def failure(self) -> str:
         """Why the encoder could not be loaded; empty if it could or was not tried."""
-        ...
 
     @property
     def encoding(self) -> int:
         """How many images this process encodes or waits for."""
-        ...
 
     @property
     def ahead(self) -> int:
         """How many images wait to be encoded ahead."""
-        ...
 
 
 def obstacle(work: Work, decoder: LazyDecoder, cluster: ClusterView | None) -> str:

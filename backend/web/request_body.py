@@ -14,12 +14,7 @@ CHUNK_BYTES = 1 << 16
 
 
 def read(max_bytes: int) -> bytes:
-    """Return the request's body.
-
-    Raises:
-        HTTPException: the body is refused; it becomes the answer.
-        ProtocolError: the body cannot be read to its end.
-    """
+    """Return the request's body; raises `HTTPException`, which becomes the answer, or `ProtocolError` if it is cut."""
     stream = request.environ["wsgi.input"]
     if isinstance(stream, Body):
         if stream.refusal is Reason.BODY_TOO_LARGE:

@@ -10,12 +10,8 @@ def add(app: Flask, samples: Path, max_body_bytes: int) -> None:
     """Add the page, and the pictures that it offers.
 
     The page sends what Label Studio would send to ``/predict``, with the picture as a ``data:`` address; so it has the
-    limits of every click, and of the picture nothing is kept but its embedding.
-
-    Args:
-        app: the application to add the routes to.
-        samples: a folder of pictures.
-        max_body_bytes: the largest request that ``/predict`` accepts; the page refuses larger pictures itself.
+    limits of every click, and of the picture nothing is kept but its embedding. It refuses pictures beyond
+    ``max_body_bytes`` itself.
     """
     names = sorted(path.name for path in samples.glob("*.jpg"))
 

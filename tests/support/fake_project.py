@@ -13,7 +13,6 @@ import msgspec
 from backend.errors import Reason, RetryLater
 from backend.label_studio.http import RefusedError
 from backend.label_studio.types import ListedTask, Project, StoredPrediction, TaskPage, TaskPredictions
-from backend.types import Task
 
 PROJECT = 7
 
@@ -116,7 +115,7 @@ class FakeProject:
             assert asked["ordering"] == ["-tasks:id"]
             found.sort(key=lambda task: -task.id)
             page = found[: min(count, self.longest_page)]
-            return TaskPage(tuple(ListedTask(Task(one.id, one.data), one.is_labeled) for one in page), len(found))
+            return TaskPage(tuple(ListedTask(one.id, one.data, one.is_labeled) for one in page), len(found))
 
     def annotations(self, task_id):
         with self._call("annotations"):

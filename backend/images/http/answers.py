@@ -9,7 +9,7 @@ invalid lengths are ignored; lines may end in a bare LF.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from io import BufferedIOBase
 from urllib.parse import quote_from_bytes
 
 import httpcore
@@ -26,31 +26,13 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?")
 _WITHOUT_BODY = (204, 205, 304)
 
 
-class Stream(Protocol):
-    """A stream that an answer is read from, such as an `io.BufferedReader`."""
-
-    def readline(self, size: int, /) -> bytes:
-        """Return a line with its end, or ``size`` bytes of it; less at the end of the stream."""
-        ...
-
-    def read1(self, size: int, /) -> bytes:
-        """Return the available bytes, at most ``size``; empty at the end."""
-        ...
-
-
 @dataclass(frozen=True)
 class Head:
-    """The status line and header of an answer.
-
-    Attributes:
-        status: a number of three digits.
-        version: the version of HTTP.
-        fields: lower-case names and values without surrounding blanks, in order.
-    """
+    """The status line and header of an answer."""
 
     status: int
     version: tuple[int, int]
-    fields: tuple[tuple[str, bytes], ...]
+    fields: tuple[tuple[str, bytes], ...]  # lower-case names and values without surrounding blanks, in order
 
     def all(self, name: str) -> list[bytes]:
         """Return the values of a field, one for each line."""
@@ -89,7 +71,7 @@ class Head:
         return lengths.pop() if lengths else None
 
 
-def read_head(stream: Stream) -> Head:
+def read_head(stream: BufferedIOBase) -> Head:
     """Read an answer up to its body; informational answers (1xx) before it are skipped.
 
     Raises:
@@ -142,7 +124,7 @@ def _parsed(lines: list[bytes]) -> Head:
     return Head(int(match[3]), version, tuple(fields))
 
 
-def read_body(head: Head, stream: Stream) -> Iterator[bytes]:
+def read_body(head: Head, stream: BufferedIOBase) -> Iterator[bytes]:
     """Yield an answer's body in pieces, without the lines of chunks.
 
     Raises:
@@ -156,7 +138,7 @@ def read_body(head: Head, stream: Stream) -> Iterator[bytes]:
     return _exactly(head.length, stream)
 
 
-def _exactly(length: int | None, stream: Stream) -> Iterator[bytes]:
+def _exactly(length: int | None, stream: BufferedIOBase) -> Iterator[bytes]:
     while length is None or length > 0:
         piece = stream.read1(PIECE_BYTES if length is None else min(length, PIECE_BYTES))
         if not piece:
@@ -167,7 +149,7 @@ def _exactly(length: int | None, stream: Stream) -> Iterator[bytes]:
         yield piece
 
 
-def _chunks(stream: Stream) -> Iterator[bytes]:
+def _chunks(stream: BufferedIOBase) -> Iterator[bytes]:
     framing_bytes, content_bytes = 0, 0
     while True:
         line = stream.readline(_LONGEST_CHUNK_LINE)

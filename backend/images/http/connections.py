@@ -23,14 +23,7 @@ _ILLEGAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy through which images are fetched; its repr hides the credentials.
-
-    Attributes:
-        scheme: http or https, for the connection to the proxy.
-        host: the proxy's name or address.
-        port: the proxy's port.
-        authorization: the ``Proxy-Authorization`` header's value, empty for none.
-    """
+    """A proxy through which images are fetched; its repr hides the credentials."""
 
     scheme: str
     host: str
@@ -52,15 +45,10 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer whose body is not read yet.
-
-    Attributes:
-        head: status line and header.
-        stream: the connection.
-    """
+    """An answer whose body is not read yet."""
 
     head: Head
-    stream: answers.Stream
+    stream: io.BufferedIOBase
 
     def body(self) -> Iterator[bytes]:
         """Yield the body in pieces, see `backend.images.http.answers.read_body`."""
@@ -73,12 +61,7 @@ def get(
 ) -> Iterator[Answer]:
     """Send a GET for an address; the connection is open until the context ends.
 
-    Args:
-        url: http or https.
-        headers: the headers other than Host and Connection.
-        network: makes the connection.
-        tls: the TLS settings of the connection.
-        proxy: used if the address is public.
+    ``headers`` are those other than Host and Connection. The proxy is used if the address is public.
 
     Raises:
         AccessError: the host is not allowed, or the proxy refuses.

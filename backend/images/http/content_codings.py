@@ -43,10 +43,7 @@ def decoded(
 ) -> Iterator[bytes]:
     """Yield the content in pieces of at most a megabyte; unknown codings are not decoded.
 
-    Args:
-        pieces: the coded content.
-        names: as `codings` returned them.
-        limited: passes content on and raises if it is too long; applied to the result of each coding.
+    ``limited`` passes content on and raises if it is too long; it is applied to the result of each coding.
 
     Raises:
         CodingError: the content has another coding, or more than `MOST_CODINGS` times.
@@ -74,11 +71,7 @@ def _gunzipped(pieces: _Pieces) -> _Pieces:
 
 
 def _end_of_gzip_header(data: bytearray) -> int | None:
-    """Return where the header ends, None if ``data`` holds only a part of it.
-
-    Raises:
-        CodingError: it is not a gzip header.
-    """
+    """Return where the header ends, None if ``data`` holds only a part of it; `CodingError` if it is none."""
     if not b"\x1f\x8b\x08".startswith(data[:3]) and data[:3] != b"\x1f\x8b\x08":
         raise CodingError("expected gzip, got something else")
     if len(data) < 10:

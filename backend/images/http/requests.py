@@ -18,32 +18,20 @@ from backend.network.name_resolution import Resolver
 from model import tls
 from model.images.files import kind_of
 
-_UNKNOWN_SIZE_BYTES = 4_000_000
-"""Memory reserved at first for an image whose size the server does not announce."""
+_UNKNOWN_SIZE_BYTES = 4_000_000  # memory reserved at first for an image whose size the server does not announce
 
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """FetchLimits of one fetch.
+    """Limits of one fetch."""
 
-    Attributes:
-        max_bytes: largest size of a file; an announced larger one is refused before it is read.
-        timeout_s: timeout of the whole fetch: names, connections, redirects, every byte.
-        max_redirects: largest number of redirects.
-        retry_wait_s: about how long to wait before a failed fetch is retried once.
-    """
-
-    max_bytes: int = 200_000_000
-    timeout_s: float = 30.0
+    max_bytes: int = 200_000_000  # largest size of a file; an announced larger one is refused before it is read
+    timeout_s: float = 30.0  # timeout of the whole fetch: names, connections, redirects, every byte
     max_redirects: int = 5
-    retry_wait_s: float = 0.2
+    retry_wait_s: float = 0.2  # about how long to wait before a failed fetch is retried once
 
     def check_size(self, size: int) -> None:
-        """Check a size in bytes.
-
-        Raises:
-            ImageError: it exceeds `max_bytes` (``image_too_large``).
-        """
+        """Raise `ImageError` (``image_too_large``) for a size in bytes above ``max_bytes``."""
         if size > self.max_bytes:
             raise ImageError(
                 f"expected at most {self.max_bytes:,} bytes, got {size:,}; see PADDLE_SAM_MAX_IMAGE_BYTES",
@@ -53,16 +41,10 @@ class FetchLimits:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer.
-
-    Attributes:
-        head: status line and header.
-        data: the decoded content; only of 2xx answers.
-        share: the content's share of the memory for images.
-    """
+    """An answer."""
 
     head: Head
-    data: bytes = b""
+    data: bytes = b""  # the decoded content; only of 2xx answers
     share: Share | None = None
 
     @property
@@ -81,18 +63,11 @@ class ImageRequests:
     def __init__(
         self, policy: AddressPolicy, limits: FetchLimits, resolver: Resolver, proxy: Proxy | None, budget: ByteBudget
     ) -> None:
-        """Make a sender; see `backend.images.fetch.ImageSource` for the arguments."""
         self._policy, self._limits, self._resolver = policy, limits, resolver
         self._proxy, self._budget, self._tls = proxy, budget, tls.client_context()
 
     def send(self, url: httpx.URL, headers: Mapping[str, str], deadline: float, *, may_use_proxy: bool) -> Reply:
-        """Send a GET for an address.
-
-        Args:
-            url: an http or https address.
-            headers: the headers other than Host and Connection.
-            deadline: on the monotonic clock, in seconds.
-            may_use_proxy: whether to use the proxy, if there is one.
+        """Send a GET for an http or https address, with ``headers`` other than Host and Connection.
 
         Raises:
             ImageError: the answer is too large, or cannot be read.
@@ -134,11 +109,7 @@ class ImageRequests:
             raise outcomes.connection_error(error, url.host) from error
 
     def _body(self, answer: Answer, host: str, deadline: float, share: Share | None) -> tuple[bytes, Share]:
-        """Return an answer's content and its share of the memory.
-
-        Raises:
-            _NoRoom: its size was not announced, and is larger than the memory available now.
-        """
+        """Return an answer's content and its share of the memory; `_NoRoom` if that must grow and cannot."""
         names = content_codings.codings(answer.head.text("content-encoding"))
         announced = answer.head.length
         self._limits.check_size(announced or 0)

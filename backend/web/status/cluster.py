@@ -7,14 +7,10 @@ from backend.web.status.view import ClusterView, Field, Problem, Queue
 
 
 def cluster_view(state: ClusterState, outage: str = "") -> ClusterView:
-    """Return a snapshot of the cluster as text.
+    """Return a snapshot of the cluster as text; ``outage`` says why Redis cannot be reached, if it cannot.
 
     >>> cluster_view(ClusterState(), "Redis cannot be reached").headline
     'Redis does not answer'
-
-    Args:
-        state: the snapshot.
-        outage: why Redis cannot be reached; empty if it can.
     """
     if outage:
         problem = Problem("Redis", outage, Reason.STORE_UNAVAILABLE.remedy)

@@ -8,10 +8,7 @@ MOST_BARS = 60
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest of ``values`` that at least ``share`` of them do not exceed.
-
-    Raises:
-        ValueError: ``values`` is empty.
+    """Return the smallest of ``values``, at least one, that at least ``share`` of them do not exceed.
 
     >>> percentile([1, 2, 3, 4], 0.5)
     2
@@ -68,18 +65,13 @@ class Bar:
 class Speed:
     """The last times of one kind of work.
 
-    Attributes:
-        name: the kind of work.
-        note: what exactly is timed.
-        times_ms: the last times, newest first.
-
     >>> Speed("Encodes", "once per image", (120.0, 80.0, 90.0)).median
     '90 ms'
     """
 
     name: str
-    note: str
-    times_ms: tuple[float, ...] = ()
+    note: str  # what exactly is timed
+    times_ms: tuple[float, ...] = ()  # the last times, newest first
 
     @property
     def median(self) -> str:

@@ -24,26 +24,15 @@ SHOWN_PROJECTS = 20
 
 @dataclass(frozen=True)
 class StatusSources:
-    """The parts of a web process whose state the status page shows.
-
-    Attributes:
-        settings: the settings it was built from.
-        checkpoint: its weights.
-        work: the state of encoding.
-        decoder: its device is empty while it is loading; its failure is set if it could not be loaded.
-        store: where embeddings are kept.
-        metrics: counts and times.
-        cluster: returns the workers; None without Redis.
-        budget: the memory for bodies, ``data:`` addresses and files.
-    """
+    """The parts of a web process whose state the status page shows."""
 
     settings: Settings
     checkpoint: Checkpoint
     work: Work
-    decoder: LazyDecoder
+    decoder: LazyDecoder  # its device is empty while it is loading; its failure is set if it could not be loaded
     store: EmbeddingStore
     metrics: Metrics
-    cluster: Callable[[], ClusterView | None]
+    cluster: Callable[[], ClusterView | None]  # returns the workers; None without Redis
     budget: ByteBudget
 
 

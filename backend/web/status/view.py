@@ -15,38 +15,23 @@ class Field:
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem that needs an operator's attention.
-
-    Attributes:
-        subject: the part that has the problem.
-        text: what is wrong.
-        fix: what to do about it, empty if the text says so.
-    """
+    """A problem that needs an operator's attention."""
 
     subject: str
     text: str
-    fix: str = ""
+    fix: str = ""  # what to do about it, empty if the text says so
 
 
 @dataclass(frozen=True)
 class Tier:
-    """One tier of the embedding cache.
+    """One tier of the embedding cache."""
 
-    Attributes:
-        name: e.g. ``memory``.
-        entries: how many embeddings it holds.
-        used: its size in bytes, formatted.
-        share: of its capacity that is used, in [0, 1]; None if it has no limit.
-        found: how many look-ups found an embedding there.
-        trouble: why it is not used, empty if it works.
-    """
-
-    name: str
+    name: str  # e.g. ``memory``
     entries: int
-    used: str
-    share: float | None
-    found: int = 0
-    trouble: str = ""
+    used: str  # its size in bytes, formatted
+    share: float | None  # of its capacity that is used, in [0, 1]; None if it has no limit
+    found: int = 0  # how many look-ups found an embedding there
+    trouble: str = ""  # why it is not used, empty if it works
 
 
 @dataclass(frozen=True)
@@ -60,36 +45,22 @@ class Queue:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """Redis and its workers.
+    """Redis and its workers."""
 
-    Attributes:
-        rows: figures about Redis and about the workers' work.
-        workers: host and process of each worker that is alive.
-        queues: the most urgent first.
-        problems: what is wrong with it.
-        headline: why no new image can be encoded, in a few words; empty if it can.
-    """
-
-    rows: tuple[Field, ...] = ()
-    workers: tuple[str, ...] = ()
-    queues: tuple[Queue, ...] = ()
+    rows: tuple[Field, ...] = ()  # figures about Redis and about the workers' work
+    workers: tuple[str, ...] = ()  # host and process of each worker that is alive
+    queues: tuple[Queue, ...] = ()  # the most urgent first
     problems: tuple[Problem, ...] = ()
-    headline: str = ""
+    headline: str = ""  # why no new image can be encoded, in a few words; empty if it can
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The last requests, counted by outcome.
+    """The last requests, counted by outcome."""
 
-    Attributes:
-        answered: requests that got regions.
-        empty: requests that called for no regions, such as that of a task that was only opened.
-        failed: requests that expected regions and got none.
-    """
-
-    answered: int = 0
-    empty: int = 0
-    failed: int = 0
+    answered: int = 0  # requests that got regions
+    empty: int = 0  # requests that called for no regions, such as that of a task that was only opened
+    failed: int = 0  # requests that expected regions and got none
 
     @property
     def total(self) -> int:
@@ -105,23 +76,14 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Cause:
-    """A reason of empty answers, and how often it was given.
-
-    Attributes:
-        reason: its code.
-        count: since the start of this process.
-        last: when it was given last, ``HH:MM:SS`` UTC; empty if that is longer ago than the last requests.
-        meaning: what has happened, in a few words.
-        remedy: what to do about it; empty if nothing has to be done.
-        is_harmless: whether the request called for no regions.
-    """
+    """A reason of empty answers, and how often it was given."""
 
     reason: str
     count: int
-    last: str
+    last: str  # when it was given last, ``HH:MM:SS`` UTC; empty if that is longer ago than the last requests
     meaning: str
-    remedy: str
-    is_harmless: bool
+    remedy: str  # what to do about it; empty if nothing has to be done
+    is_harmless: bool  # whether the request called for no regions
 
 
 @dataclass(frozen=True)
@@ -134,63 +96,34 @@ class ProjectRow:
 
 @dataclass(frozen=True)
 class RequestRow:
-    """One of the last requests.
+    """One of the last requests."""
 
-    Attributes:
-        at: when it was answered, ``HH:MM:SS`` UTC.
-        kind: ``click``, ``opened``, or ``N tasks``.
-        subject: project and task.
-        regions: how many regions the answer held.
-        took: time from the first byte to the answer, formatted.
-        stages: the milliseconds of each stage, formatted.
-        reasons: why it was empty or prompts were not used.
-        is_failure: whether it expected a mask and got none.
-    """
-
-    at: str
-    kind: str
+    at: str  # when it was answered, ``HH:MM:SS`` UTC
+    kind: str  # ``click``, ``opened``, or ``N tasks``
     subject: str
     regions: int
-    took: str
-    stages: str = ""
-    reasons: tuple[str, ...] = ()
-    is_failure: bool = False
+    took: str  # time from the first byte to the answer, formatted
+    stages: str = ""  # the milliseconds of each stage, formatted
+    reasons: tuple[str, ...] = ()  # why it was empty or prompts were not used
+    is_failure: bool = False  # whether it expected a mask and got none
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of one process.
+    """The state of one process."""
 
-    Attributes:
-        headline: whether it can answer clicks, in a few words.
-        is_ready: whether it can answer clicks.
-        is_broken: whether it stays unable to until an operator acts.
-        process: its process id and how long it has run.
-        problems: what an operator should look at.
-        speeds: the last times of clicks and encodes.
-        outcomes: the last requests, counted by outcome.
-        causes: why answers were empty, failures first, the most frequent first.
-        model: name, device and state of the network.
-        tiers: the tiers of the embedding cache.
-        cache: further figures about the cache.
-        work: how many images are being encoded.
-        cluster: the workers; None without Redis.
-        projects: the projects that were opened or connected.
-        requests: the last requests, newest first.
-    """
-
-    headline: str
+    headline: str  # whether it can answer clicks, in a few words
     is_ready: bool
-    is_broken: bool = False
-    process: str = ""
+    is_broken: bool = False  # whether it stays unable to until an operator acts
+    process: str = ""  # its process id and how long it has run
     problems: tuple[Problem, ...] = ()
-    speeds: tuple[Speed, ...] = ()
-    outcomes: Outcomes = field(default_factory=Outcomes)
-    causes: tuple[Cause, ...] = ()
+    speeds: tuple[Speed, ...] = ()  # the last times of clicks and encodes
+    outcomes: Outcomes = field(default_factory=Outcomes)  # the last requests, counted by outcome
+    causes: tuple[Cause, ...] = ()  # why answers were empty, failures first, the most frequent first
     model: tuple[Field, ...] = ()
     tiers: tuple[Tier, ...] = ()
     cache: tuple[Field, ...] = ()
     work: tuple[Field, ...] = ()
     cluster: ClusterView | None = None
     projects: tuple[ProjectRow, ...] = ()
-    requests: tuple[RequestRow, ...] = ()
+    requests: tuple[RequestRow, ...] = ()  # the last requests, newest first

@@ -85,8 +85,8 @@ def test_a_python_without_venv_is_named(python, stamp, monkeypatch):
 def test_the_seconds_and_the_size_are_printed_meanwhile(python, stamp, monkeypatch):
     monkeypatch.setenv("FAKE_PIP_TAKES", "0.8")
     lines = make(stamp, every_s=0.3)
-    assert lines[2] == f"  {stamp.parent}: 0 s, 1 MB installed"
-    assert 3 <= len(lines) <= 5
+    assert re.fullmatch(rf"  {re.escape(str(stamp.parent))}: \d s, 1 MB installed", lines[2])
+    assert len(lines) >= 3
     assert PROGRESS_S <= 10
 
 

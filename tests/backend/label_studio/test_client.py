@@ -343,7 +343,7 @@ def test_predictions_are_read_as_far_as_they_must_be(connect, server):
     server.routes["/api/predictions/"] = Reply(body)
     found = connect().predictions(12)
     assert bytes(found.raw) == body
-    assert [(one.id, one.model_version, one.is_empty) for one in found.stored] == [(5, "v", False), (6, "", True)]
+    assert [(one.id, one.model_version, one.is_empty) for one in found.stored] == [(5, "v", False), (6, None, True)]
     assert parse_qs(server.requests[-1].query) == {"task": ["12"]}
 
 
