@@ -1,8 +1,8 @@
-"""The command line: ``python -m backend serve | worker | precompute | preannotate | export-coco | doctor | demo``."""
+"""The command line: ``python -m backend serve``, ``worker``, ``precompute``, ``finetune`` and so on."""
 
 import click
 
-from backend.cli import doctor_command, export_coco, preannotate, precompute, serve, worker
+from backend.cli import doctor_command, export_coco, finetune, preannotate, precompute, serve, worker
 from backend.demo import command as demo
 
 
@@ -14,5 +14,5 @@ def main() -> None:
     """
 
 
-for _module in (serve, worker, precompute, preannotate, export_coco, doctor_command, demo):
+for _module in (serve, worker, precompute, preannotate, export_coco, finetune, doctor_command, demo):
     main.add_command(_module.command)

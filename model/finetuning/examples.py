@@ -46,7 +46,7 @@ class TrainingObject:
     def cover(self) -> FloatArray:
         """Return the share of each low-res cell that it covers, (low_res_size, low_res_size) float32."""
         cells = np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.low_res_size, -1)
-        return cells.astype(np.float32) / 255
+        return cells.astype(np.float32) / np.float32(255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,8 @@ class TrainingImage:
     """One annotated image.
 
     Attributes:
-        key: names its contents, such as the digest of the file; images of one key are kept aside together.
-        load: returns its embedding.
+        key: names its contents; images of one key are kept aside together.
+        load: returns its embedding; called again when it is no longer in memory.
         objects: its objects, at least one.
     """
 

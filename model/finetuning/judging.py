@@ -4,7 +4,7 @@ A click goes to the middle of the object, a correction to the middle of the larg
 them; the box is the mask's. Masks are compared in original pixels, as the service draws them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,18 +72,26 @@ class Scores:
         return Scores(_means(judgements), by_label, {label: len(labels[label]) for label in by_label})
 
 
-def judge(decoder: Decoder, images: Iterable[TrainingImage], most: int | None = None) -> Iterable[Judgement]:
+def judge(
+    decoder: Decoder,
+    images: Iterable[TrainingImage],
+    load: Callable[[TrainingImage], Embedding],
+    most: int | None = None,
+) -> Iterator[Judgement]:
     """Yield what a decoder makes of the objects of images.
 
     Args:
         decoder: the decoder.
         images: in this order.
+        load: returns the embedding of an image.
         most: look at so many objects of each image, spread evenly; None for all.
     """
     for image in images:
-        embedding = image.load()
+        embedding = load(image)
         count = len(image.objects)
-        indexes = range(count) if most is None or count <= most else np.linspace(0, count - 1, most).astype(int).tolist()
+        indexes = (
+            range(count) if most is None or count <= most else np.linspace(0, count - 1, most).astype(int).tolist()
+        )
         for index in indexes:
             masks = _answers(decoder, embedding, image.objects[index])
             wanted = image.objects[index].rle

@@ -34,13 +34,14 @@ class TrainableDecoder:
         parameters: those that change, by Meta's names.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str, pull: float) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str, pull: float, others: float = losses.OTHERS) -> None:
         """Load a copy of the checkpoint's decoder.
 
         Args:
             checkpoint: the base.
             device: see `model.build.load_decoder`.
             pull: how strongly the parameters are pulled back to those of the base, per unit of learning rate.
+            others: see `losses.loss`.
 
         Raises:
             DeviceError: as `model.build.load_decoder`.
@@ -49,9 +50,8 @@ class TrainableDecoder:
         self.parameters = _trainable(self.decoder, checkpoint)
         for parameter in self.parameters.values():
             parameter.stop_gradient = False
-        self._pull = pull
+        self._pull, self._others = pull, others
         self._base = {name: parameter.numpy() for name, parameter in self.parameters.items()}
-        self._rate = 0.0
         clip = nn.ClipGradByGlobalNorm(LARGEST_GRADIENT)
         self._adam = paddle.optimizer.Adam(
             1.0, *BETAS, parameters=list(self.parameters.values()), grad_clip=clip, weight_decay=None
@@ -78,7 +78,7 @@ class TrainableDecoder:
         logits, predicted = decoder.forward(features, prompts, embedding, range(count + 1))
         chosen = slice(1, None) if several else slice(0, 1)
         logits, predicted = logits[:, chosen], predicted[:, chosen]
-        found = losses.loss(logits, targets, predicted if has_score else None)
+        found = losses.loss(logits, targets, predicted if has_score else None, self._others)
         (weight * found).backward()
         return logits.numpy(), predicted.numpy(), float(found)
 
@@ -90,6 +90,10 @@ class TrainableDecoder:
         share = rate * self._pull
         for name, parameter in self.parameters.items() if share else ():
             parameter.set_value(parameter.numpy() * np.float32(1 - share) + self._base[name] * np.float32(share))
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Return the gradients that were added, of the parameters that have one."""
+        return {name: value.grad for name, value in self.parameters.items() if value.grad is not None}
 
     def forget_gradients(self) -> None:
         """Clear the gradients that were added."""
@@ -130,8 +134,11 @@ def fill(parameters: Mapping[str, Tensor], values: Mapping[str, FloatArray]) -> 
 
 def parameters_of(decoder: Decoder) -> dict[str, Tensor]:
     """Return a decoder's parameters by Meta's names."""
-    parts = {"prompt_encoder.": decoder.prompt_encoder, "mask_decoder.": decoder.mask_decoder}
-    return {prefix + name: value for prefix, part in parts.items() for name, value in part.named_parameters()}
+    parts: list[tuple[str, nn.Layer]] = [
+        ("prompt_encoder.", decoder.prompt_encoder),
+        ("mask_decoder.", decoder.mask_decoder),
+    ]
+    return {prefix + name: value for prefix, part in parts for name, value in part.named_parameters()}
 
 
 def _trainable(decoder: Decoder, checkpoint: Checkpoint) -> dict[str, Tensor]:

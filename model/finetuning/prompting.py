@@ -7,7 +7,6 @@ largest error, where people click.
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from model.finetuning.examples import TrainingObject
 from model.types import BoolArray, Embedding, FloatArray
@@ -50,17 +49,18 @@ def corrective_click(rng: Rng, cover: FloatArray, logits: FloatArray, embedding:
     return (*_to_photo(rng, (column, row), cover.shape[0], embedding), int(wanted[row, column]))
 
 
-def jittered_box(rng: Rng, one: TrainingObject) -> npt.NDArray[np.float64]:
+def jittered_box(rng: Rng, one: TrainingObject) -> FloatArray:
     """Return a box (4,) XYXY around an object in original pixels."""
     box = one.rle.box
     assert box is not None  # objects have pixels
     corners, (height, width) = np.array(box, np.float64), one.rle.size
     if rng.random() < EXACT:
-        return corners
+        return np.asarray(corners, np.float32)
     sides, most = np.tile(corners[2:] - corners[:2], 2), MOST_JITTER * max(height, width)
     corners += np.clip(rng.normal(0, JITTER, 4) * sides, -most, most)
     corners = np.clip(corners, 0, [width, height, width, height])
-    return np.concatenate([np.minimum(corners[:2], corners[2:]), np.maximum(corners[:2], corners[2:])])
+    ordered = np.minimum(corners[:2], corners[2:]), np.maximum(corners[:2], corners[2:])
+    return np.asarray(np.concatenate(ordered), np.float32)
 
 
 def _cell(rng: Rng, inside: BoolArray, weights: FloatArray) -> tuple[int, int]:
@@ -83,4 +83,6 @@ def _to_photo(rng: Rng, cell: tuple[int, int], side: int, embedding: Embedding) 
     scale = max(rows, columns) / side  # the photo touches an edge of the square
     x, y = ((cell[axis] + rng.uniform(0.25, 0.75)) * scale for axis in (0, 1))
     # A pixel's coordinates are those of its corner, and the network looks at its centre.
-    return float(np.clip(x * width / columns - 0.5, 0, width - 1)), float(np.clip(y * height / rows - 0.5, 0, height - 1))
+    return float(np.clip(x * width / columns - 0.5, 0, width - 1)), float(
+        np.clip(y * height / rows - 0.5, 0, height - 1)
+    )

@@ -40,7 +40,7 @@ AVERAGE_DECAY = 0.98
 ROUNDS = (1, 2, 3, 2)
 """How many times each object is asked about, in turn."""
 MARGIN, TOLERANCE = 0.005, 0.01
-"""How much better the mean IoU has to be for a decoder to be taken, and how much worse that of any kind of prompt may."""
+"""How much better the mean IoU of a decoder that is taken is, at least, and how much worse any kind of prompt's."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TrainingOptions:
     seed: int = 0
     epochs: int = 40
     rate: float = 3e-4
-    pull: float = 10.0
+    pull: float = 2.0
     images: int = 4
     objects: int = 8
 
@@ -184,6 +184,8 @@ class Training:
                 state.scores.append(_mean(found))
                 self._save(state)
             on_progress(self._progress(state))
+        if ended == "stopped":
+            self._save(state)
         tensors = {**decoder_weights.own_tensors(self._checkpoint), **state.best}
         return Result(tensors, before, after or before, len(self._learned), ended)
 
@@ -241,13 +243,17 @@ class Training:
 
     def _rate(self, step: int) -> float:
         progress = step / self.steps
-        return self._options.rate * min(1.0, progress / WARM_UP + 0.02) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+        return (
+            self._options.rate
+            * min(1.0, progress / WARM_UP + 0.02)
+            * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+        )
 
     def _judged(self, values: training_state.Tensors) -> list[Judgement]:
         began = time.monotonic()
         fill(parameters_of(self._judge), values)
         images = self._aside[:MOST_JUDGED]
-        found = list(judging.judge(self._judge, images, max(1, MOST_JUDGED // len(images))))
+        found = list(judging.judge(self._judge, images, self._embeddings.get, max(1, MOST_JUDGED // len(images))))
         self._clock.judgements.append(time.monotonic() - began)
         return found
 

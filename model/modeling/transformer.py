@@ -42,7 +42,7 @@ class Attention(nn.Layer):
         scores = paddle.matmul(asked.reshape([batch, heads * count, -1]), k, transpose_y=True)  # (B, heads*n, m)
         if not paddle.in_dynamic_mode():
             # The softmax cancels the keys' bias, but an exported graph shall hold every parameter.
-            shift = paddle.matmul(query, self.k_proj.bias.reshape([1, heads, self.head_dim, 1]))
+            shift = paddle.matmul(query, self.k_proj.bias.reshape([heads, self.head_dim, 1]))
             scores = scores + shift.reshape([batch, heads * count, 1])
         seen = paddle.matmul(functional.softmax(scores, axis=-1), v)  # (B, heads*n, C)
         seen = seen.reshape([batch, heads, count, -1])
@@ -51,7 +51,8 @@ class Attention(nn.Layer):
 
     def from_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let the image attend to tokens: queries (B or 1, m, C), keys and values (B, n, C) to (B, m, C)."""
-        weight, bias = self._columns(self.q_proj), self.q_proj.bias.reshape([1, self.num_heads, 1, self.head_dim])
+        weight = self._columns(self.q_proj)
+        bias = _for_all(self.q_proj.bias.reshape([self.num_heads, 1, self.head_dim]))
         key = self._heads(self.k_proj(k)) * self.head_dim**-0.5  # (B, heads, n, d)
         value = self._heads(self.v_proj(v))
         batch, heads, count, _ = key.shape
@@ -60,7 +61,7 @@ class Attention(nn.Layer):
         scores = paddle.matmul(q, asked.reshape([batch, -1, heads * count])) + shift  # (B, m, heads*n)
         shares = functional.softmax(scores.reshape([batch, -1, heads, count]), axis=-1)
         # Each head's shares add up to one: a bias divided among the heads arrives whole.
-        outward = self.out_proj.weight.reshape([1, heads, self.head_dim, -1])
+        outward = _for_all(self.out_proj.weight.reshape([heads, self.head_dim, -1]))
         mixed = paddle.matmul(value, outward) + self.out_proj.bias / heads  # (B, heads, n, C)
         return paddle.matmul(shares.reshape([batch, -1, heads * count]), mixed.reshape([batch, heads * count, -1]))
 
@@ -69,11 +70,16 @@ class Attention(nn.Layer):
         return x.reshape([x.shape[0], -1, self.num_heads, self.head_dim]).transpose([0, 2, 1, 3])
 
     def _columns(self, projection: nn.Linear) -> Tensor:
-        """The columns of a projection that make each head's part: (C, heads*d) to (1, heads, C, d).
+        """The columns of a projection that make each head's part: (C, heads*d) to (1, heads, C, d)."""
+        return _for_all(projection.weight.reshape([-1, self.num_heads, self.head_dim]).transpose([1, 0, 2]))
 
-        With all four axes: Paddle has no gradient of a product of three axes with four.
-        """
-        return projection.weight.reshape([1, -1, self.num_heads, self.head_dim]).transpose([0, 2, 1, 3])
+
+def _for_all(x: Tensor) -> Tensor:
+    """(heads, ...) to (1, heads, ...), for all of a batch: Paddle has no gradient of a product of 3 axes with 4.
+
+    Not in an exported graph, where Paddle takes the 1 for the batch's size.
+    """
+    return x.unsqueeze(0) if paddle.in_dynamic_mode() else x
 
 
 def _together(x: Tensor) -> Tensor:
