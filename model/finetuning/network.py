@@ -27,14 +27,16 @@ LARGEST_GRADIENT = 1.0
 
 
 class TrainableDecoder:
-    """A decoder in training.
+    """A decoder in training, and copies of it, for threads to add gradients to at the same time.
 
     Attributes:
         decoder: the decoder; its parameters are those in training.
         parameters: those that change, by Meta's names.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str, pull: float, others: float = losses.OTHERS) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, device: str, pull: float, others: float = losses.OTHERS, copies: int = 1
+    ) -> None:
         """Load a copy of the checkpoint's decoder.
 
         Args:
@@ -42,14 +44,17 @@ class TrainableDecoder:
             device: see `model.build.load_decoder`.
             pull: how strongly the parameters are pulled back to those of the base, per unit of learning rate.
             others: see `losses.loss`.
+            copies: of the decoder, itself included.
 
         Raises:
             DeviceError: as `model.build.load_decoder`.
         """
-        self.decoder = load_decoder(checkpoint, device)
-        self.parameters = _trainable(self.decoder, checkpoint)
-        for parameter in self.parameters.values():
-            parameter.stop_gradient = False
+        self._decoders = [load_decoder(checkpoint, device) for _ in range(copies)]
+        self.decoder, copied = self._decoders[0], [_trainable(decoder, checkpoint) for decoder in self._decoders]
+        for parameters in copied:
+            for parameter in parameters.values():
+                parameter.stop_gradient = False
+        self.parameters, *self._copies = copied
         self._pull, self._others = pull, others
         self._base = {name: parameter.numpy() for name, parameter in self.parameters.items()}
         clip = nn.ClipGradByGlobalNorm(LARGEST_GRADIENT)
@@ -57,8 +62,18 @@ class TrainableDecoder:
             1.0, *BETAS, parameters=list(self.parameters.values()), grad_clip=clip, weight_decay=None
         )
 
+    def features(self, embedding: Embedding, copy: int = 0) -> tuple[Tensor, ...]:
+        """Return what a copy's network takes of an embedding, see `Decoder.features`."""
+        return self._decoders[copy].features(embedding)
+
     def add_gradients(
-        self, features: tuple[Tensor, ...], prompts: list[Prompt], embedding: Embedding, targets: Tensor, weight: float
+        self,
+        features: tuple[Tensor, ...],
+        prompts: list[Prompt],
+        embedding: Embedding,
+        targets: Tensor,
+        weight: float,
+        copy: int = 0,
     ) -> tuple[FloatArray, FloatArray, float]:
         """Add the gradients of the loss of prompts of one shape about one image.
 
@@ -68,11 +83,12 @@ class TrainableDecoder:
             embedding: the image's.
             targets: (B, 1, low_res_size, low_res_size), the share of each cell that the object covers.
             weight: of this loss.
+            copy: of the decoder; each is used by one thread at a time.
 
         Returns:
             Logits (B, M, low_res_size, low_res_size), predicted IoUs (B, M) and the loss; M is 3 for a single click.
         """
-        decoder, has_score = self.decoder, "score" in self.decoder.capabilities
+        decoder, has_score = self._decoders[copy], "score" in self.decoder.capabilities
         count = decoder.config.num_multimask_outputs
         several = prompts[0].is_single_point and has_score and count > 0
         logits, predicted = decoder.forward(features, prompts, embedding, range(count + 1))
@@ -85,19 +101,31 @@ class TrainableDecoder:
     def step(self, rate: float) -> None:
         """Change the parameters by the gradients that were added, and clear these."""
         self._adam.set_lr(rate)
+        for name, gradient in self.gradients().items():
+            self.parameters[name].grad = gradient
         self._adam.step()
-        self._adam.clear_grad()
+        self.forget_gradients()
         share = rate * self._pull
         for name, parameter in self.parameters.items() if share else ():
             parameter.set_value(parameter.numpy() * np.float32(1 - share) + self._base[name] * np.float32(share))
+        values = self.values() if self._copies else {}
+        for copied in self._copies:
+            fill(copied, values)
 
     def gradients(self) -> dict[str, Tensor]:
-        """Return the gradients that were added, of the parameters that have one."""
-        return {name: value.grad for name, value in self.parameters.items() if value.grad is not None}
+        """Return the gradients that were added to all copies, of the parameters that have one."""
+        found: dict[str, Tensor] = {}
+        for copied in (self.parameters, *self._copies):
+            for name, parameter in copied.items():
+                if parameter.grad is not None:
+                    found[name] = found[name] + parameter.grad if name in found else parameter.grad
+        return found
 
     def forget_gradients(self) -> None:
         """Clear the gradients that were added."""
-        self._adam.clear_grad()
+        for copied in (self.parameters, *self._copies):
+            for parameter in copied.values():
+                parameter.clear_gradient(set_to_zero=False)
 
     def values(self) -> dict[str, FloatArray]:
         """Return the parameters' values."""
@@ -116,7 +144,8 @@ class TrainableDecoder:
 
     def restore(self, values: Mapping[str, FloatArray], moments: Mapping[str, FloatArray]) -> None:
         """Continue from what `values` and `moments` returned."""
-        fill(self.parameters, values)
+        for copied in (self.parameters, *self._copies):
+            fill(copied, values)
         owners = {name: parameter.name for name, parameter in self.parameters.items()}
         state = {}
         for key, value in moments.items():

@@ -20,12 +20,15 @@ import paddle
 
 from model.build import load_decoder
 from model.decoder import LARGEST_LOGIT
+from model.device import ThreadPool
 from model.finetuning import judging, prompting
 from model.finetuning import state as training_state
 from model.finetuning.examples import EmbeddingCache, TrainingImage, TrainingObject, split
 from model.finetuning.judging import Judgement, Scores
 from model.finetuning.network import TrainableDecoder, fill, parameters_of
 from model.finetuning.state import TrainingState
+from model.machine import cpu_count
+from model.modeling.image_encoder import Parallel, Sequential
 from model.types import Embedding, FloatArray, Prompt
 from model.weights import Checkpoint, decoder_weights
 
@@ -37,8 +40,8 @@ MOST_JUDGED = 160
 """Objects that are judged; of more, some of every image."""
 WARM_UP = 0.05
 AVERAGE_DECAY = 0.98
-ROUNDS = (1, 2, 3, 2)
-"""How many times each object is asked about, in turn."""
+ROUNDS = (1, 2, 3)
+"""How many times an object is asked about, one of these numbers."""
 MARGIN, TOLERANCE = 0.005, 0.01
 """How much better the mean IoU of a decoder that is taken is, at least, and how much worse any kind of prompt's."""
 
@@ -147,8 +150,11 @@ class Training:
         if len({image.key for image in images}) < FEWEST_IMAGES:
             raise ValueError(f"images: expected at least {FEWEST_IMAGES} different ones, got {len(images)}")
         self._checkpoint, self._options, self._file = checkpoint, options, state_file
-        self._trained = TrainableDecoder(checkpoint, device, options.pull)
         self._judge = load_decoder(checkpoint, device)
+        copies = min(cpu_count(), options.images) if self._judge.device == "cpu" else 1
+        self._trained = TrainableDecoder(checkpoint, device, options.pull, copies=copies)
+        self._parallel: Parallel = ThreadPool(copies) if copies > 1 else Sequential()
+        self._copies = range(copies)
         self._base = self._trained.values()
         self._embeddings = EmbeddingCache()
         self._per_epoch = math.ceil(len(self._learned) / options.images)
@@ -206,15 +212,21 @@ class Training:
     def _step(self, state: TrainingState, stop: threading.Event) -> bool:
         """Make a step; return whether it was made, since ``stop`` ends it."""
         options, step = self._options, state.step
-        rng = np.random.default_rng([options.seed, step])
         order = np.random.default_rng([options.seed, step // self._per_epoch, 1]).permutation(len(self._learned))
         first = step % self._per_epoch * options.images
         chosen = [self._learned[i] for i in order[first : first + options.images]]
-        for image in chosen:
-            if stop.is_set():
-                self._trained.forget_gradients()
-                return False
-            self._learn_from(rng, image, 1 / len(chosen), step)
+        embeddings = [self._embeddings.get(image) for image in chosen]
+
+        def learn(copy: int) -> None:
+            for place in range(copy, len(chosen), len(self._copies)):
+                if not stop.is_set():
+                    rng = np.random.default_rng([options.seed, step, place])
+                    self._learn_from(rng, chosen[place], embeddings[place], 1 / len(chosen), copy)
+
+        self._parallel.map(learn, self._copies)
+        if stop.is_set():
+            self._trained.forget_gradients()
+            return False
         self._trained.step(self._rate(step))
         decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
         values = self._trained.values()
@@ -225,20 +237,21 @@ class Training:
         state.step += 1
         return True
 
-    def _learn_from(self, rng: prompting.Rng, image: TrainingImage, weight: float, step: int) -> None:
+    def _learn_from(
+        self, rng: prompting.Rng, image: TrainingImage, embedding: Embedding, weight: float, copy: int
+    ) -> None:
         """Add the gradients of an image: of one half of the chosen objects by a click, of the other by a box."""
-        embedding, options = self._embeddings.get(image), self._options
-        features = self._trained.decoder.features(embedding)
-        chosen = rng.permutation(len(image.objects))[: options.objects]
+        features = self._trained.features(embedding, copy)
+        chosen = rng.permutation(len(image.objects))[: self._options.objects]
         objects = [image.objects[i] for i in chosen]
-        rounds = ROUNDS[step % len(ROUNDS)]
+        rounds = int(rng.choice(ROUNDS))
         middle = (len(objects) + int(rng.integers(2))) // 2
         for by_box, part in ((False, objects[:middle]), (True, objects[middle:])):
             if part:
                 share = weight * len(part) / len(objects) / rounds
                 for asked in _Dialogue(self._trained.decoder.capabilities, rng, embedding, part, by_box).rounds(rounds):
                     asked.logits, asked.predicted, _ = self._trained.add_gradients(
-                        features, asked.prompts(), embedding, asked.targets, share
+                        features, asked.prompts(), embedding, asked.targets, share, copy
                     )
 
     def _rate(self, step: int) -> float:
