@@ -30,13 +30,13 @@ def command(port: int | None, host: str | None, weights: str | None, check: bool
         gunicorn_server.check_port(settings.host, settings.port)
         cluster.require_usable(settings)
         checkpoint = parts.read_weights(settings)
+        parts.read_detector(settings)
     except (ValueError, OSError) as error:
         refuse(str(error))
     shown = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - only for showing
     click.echo(f"{checkpoint.model_version} on http://{shown}:{settings.port}, its status page too", err=True)
     if settings.weights == "demo":
         click.echo(f"{ABOUT_DEMO[0].upper()}{ABOUT_DEMO[1:]}.", err=True)
-        click.echo(
-            "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=mobile_sam (41 MB).", err=True
-        )
+        advice = "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=mobile_sam (41 MB)."
+        click.echo(advice, err=True)
     gunicorn_server.Server(settings, lambda: web.build(settings, checkpoint)).run()

@@ -42,12 +42,16 @@ def source_key(ref: ImageRef) -> SourceKey:
     'project 1'
 
     A cloud address is resolved through its task, regardless of the project that the caller names; the same address in
-    another task may have other content. Any other address has one content for all tasks of a project.
+    another task may have other content. Any other address has one content for all tasks of a project. What is looked
+    for on an image makes a key of its own.
     """
     owner = resolved_through(ref)
     if owner is None:
         owner = f"project {ref.project_id}" if ref.project_id is not None else f"task {ref.task_id}"
-    return owner, hashlib.sha256(ref.uri.encode("utf-8", "surrogatepass")).hexdigest()
+    address = hashlib.sha256(ref.uri.encode("utf-8", "surrogatepass"))
+    if ref.words is not None:
+        address.update(f"\n{ref.words.digest}".encode())
+    return owner, address.hexdigest()
 
 
 class ContentIndex:
@@ -67,7 +71,9 @@ class ContentIndex:
         """
         self._clock, self._database = clock or time.time, database
         self._records: LRUCache[SourceKey, ContentRecord] = LRUCache(MAX_ENTRIES)
-        self._failures: TLRUCache[SourceKey, BackendError] = TLRUCache(MAX_ENTRIES, _forget_at, clock or time.monotonic)
+        self._failures: TLRUCache[SourceKey, BackendError] = TLRUCache(
+            MAX_ENTRIES, lambda _, error, now: now + failure_lasts_s(error), clock or time.monotonic
+        )
         self._lock = threading.Lock()
 
     def get(self, address_key: SourceKey) -> ContentRecord | None:
@@ -127,8 +133,9 @@ class ContentIndex:
             self._database.put(address_key, record)
 
 
-def _forget_at(address_key: SourceKey, error: BackendError, now: float) -> float:
-    return now + (PASSING_FAILURE_S if error.retry else FAILURE_S)
+def failure_lasts_s(error: BackendError) -> float:
+    """Return how long the failure of an address is cached."""
+    return PASSING_FAILURE_S if error.retry else FAILURE_S
 
 
 def _without_traceback(error: BackendError) -> BackendError:

@@ -92,13 +92,18 @@ class EmbeddingCache:
     """Embeddings of the images that are learned from, the last used ones in memory up to a number of bytes."""
 
     def __init__(self, max_bytes: int = EMBEDDING_CACHE_BYTES) -> None:
-        self._cache: LRUCache[int, Embedding] = LRUCache(max_bytes, getsizeof=lambda embedding: embedding.nbytes)
+        self._cache: LRUCache[int, Embedding] = LRUCache(max_bytes, getsizeof=_bytes_of)
 
     def get(self, image: TrainingImage) -> Embedding:
         """Return the embedding of an image."""
         found = self._cache.get(id(image))
         if found is None:
             found = image.load()
-            if found.nbytes <= self._cache.maxsize:
+            if _bytes_of(found) <= self._cache.maxsize:
                 self._cache[id(image)] = found
         return found
+
+
+def _bytes_of(embedding: Embedding) -> int:
+    """Return what an embedding takes with what a decoder keeps beside it, in float32."""
+    return 3 * embedding.nbytes

@@ -12,6 +12,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
+from model.modeling import onednn
+
 Floats = npt.NDArray[np.float32]
 
 BLOCK_VALUES = 1 << 16
@@ -22,15 +24,26 @@ SAFE_SCORE = 60.0
 """Scores up to this size have exponentials that float32 holds, and so does their sum."""
 
 
-def is_on_cpu(x: Tensor) -> bool:
-    """Whether NumPy can work on this tensor's memory: not where Paddle has to know of it, for gradients."""
-    is_plain = paddle.in_dynamic_mode() and x.stop_gradient and x.dtype == paddle.float32
-    return is_plain and bool(x.place.is_cpu_place())
+def is_on_cpu(*tensors: Tensor) -> bool:
+    """Whether NumPy can work on these tensors' memory: not where Paddle has to know of it, for gradients."""
+    return paddle.in_dynamic_mode() and all(
+        x.stop_gradient and x.dtype == paddle.float32 and bool(x.place.is_cpu_place()) for x in tensors
+    )
+
+
+class _Writable:
+    """The memory of an array that NumPy takes for read-only, since Paddle before 3.3 does not export that it is not."""
+
+    def __init__(self, values: Floats) -> None:
+        self._values = values  # keeps the memory
+        address, _ = values.__array_interface__["data"]
+        self.__array_interface__ = {**values.__array_interface__, "data": (address, False)}
 
 
 def memory(x: Tensor) -> Floats:
     """Return the memory of a float32 tensor on the CPU, to read and to write."""
-    return np.asarray(np.from_dlpack(x), np.float32)
+    values = np.asarray(np.from_dlpack(x), np.float32)
+    return values if values.flags.writeable else np.asarray(_Writable(values))
 
 
 def tensor(values: Floats) -> Tensor:
@@ -46,11 +59,16 @@ def tensor(values: Floats) -> Tensor:
 
 def add(x: Tensor, y: Tensor) -> Tensor:
     """Return ``x + y``, on a CPU in the memory of ``x``; ``y`` may have fewer axes."""
-    if not is_on_cpu(x):
+    if not is_on_cpu(x, y):
         return x + y
     values = memory(x)
     np.add(values, memory(y.detach()), out=values)
     return x
+
+
+def plus(x: Tensor, y: Tensor) -> Tensor:
+    """Return ``x + y``; Paddle takes several times as long where ``y`` is repeated."""
+    return tensor(np.add(memory(x), memory(y.detach()))) if is_on_cpu(x, y) else x + y
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -66,6 +84,9 @@ def gelu(x: Tensor) -> Tensor:
     if not is_on_cpu(x):
         return functional.gelu(x)
     x = x.contiguous()
+    if onednn.is_available():
+        onednn.gelu_(x)
+        return x
     values = memory(x).reshape(-1)
     block: Floats = np.empty(0, np.float32)
     for start in range(0, values.size, BLOCK_VALUES):
@@ -174,15 +195,47 @@ def attend(query: Tensor, key: Tensor, value: Tensor, fused: bool, bias: Tensor 
     return tensor(out)
 
 
+def exponentials(scores: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return ``exp(scores - top)``, on a CPU in the memory of ``scores``, and ``top`` (..., 1).
+
+    It keeps the exponentials within float32; None where they are without it.
+    """
+    if not is_on_cpu(scores):
+        top = scores.max(axis=-1, keepdim=True).detach()  # it cancels
+        return paddle.exp(scores - top), top
+    values, top = memory(scores), None
+    if values.max() > SAFE_SCORE or values.min() < -SAFE_SCORE:  # much cheaper to find than the maximum of each row
+        most = values.max(axis=-1, keepdims=True)
+        np.subtract(values, most, out=values)
+        top = tensor(most)
+    np.exp(values, out=values)
+    return scores, top
+
+
+def row_sums(x: Tensor) -> Tensor:
+    """Return the sums over the last axis, (..., 1)."""
+    return tensor(memory(x).sum(axis=-1, keepdims=True)) if is_on_cpu(x) else x.sum(axis=-1, keepdim=True)
+
+
+def softmax_rows(scores: Tensor) -> Tensor:
+    """Return the softmax over the last axis but one, on a CPU in the memory of ``scores``."""
+    if not is_on_cpu(scores):
+        return functional.softmax(scores, axis=-2)
+    values = memory(scores)
+    if values.max() > SAFE_SCORE or values.min() < -SAFE_SCORE:
+        np.subtract(values, values.max(axis=-2, keepdims=True), out=values)
+    np.exp(values, out=values)
+    np.divide(values, values.sum(axis=-2, keepdims=True), out=values)
+    return scores
+
+
 def _softmax_values(query: Tensor, key: Tensor, value: Tensor, ones: Tensor, bias: Tensor | None) -> Tensor:
     """Attend with all scores at once; the sum of a query's weights divides what they made of the values."""
     scores = paddle.matmul(query, key, transpose_y=True)
     weights = memory(scores)
     if bias is not None:
         np.add(weights, memory(bias), out=weights)
-    if weights.max() > SAFE_SCORE or weights.min() < -SAFE_SCORE:  # much cheaper to find than the maximum of each row
-        np.subtract(weights, weights.max(axis=-1, keepdims=True), out=weights)
-    np.exp(weights, out=weights)
+    exponentials(scores)
     out = paddle.matmul(scores, value)
     values = memory(out)
     np.divide(values, memory(paddle.matmul(scores, ones)), out=values)
