@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write an HTML page with the figures and the best and worst masks.  [default: none]",
+    help="Write an HTML page with the figures and the best and worst masks.  [default: PADDLE_SAM_DECODERS_DIR/PROJECT/report.html]",
 )
 def command(
     project: int,
@@ -54,18 +54,13 @@ def command(
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     from backend.cli.run import execute, with_engine  # here: --help must not wait for them
     from backend.projects.run import BatchRun, TaskQuery
-    from model.weights import decoder_weights
-
-    def publish(project_id: int, data: bytes) -> None:
-        digest = decoder_weights.parse(data).digest
-        decoder_weights.write(settings.cache_dir / "decoders" / str(project_id) / f"{digest}.safetensors", data)
 
     def learn(batch: BatchRun, checkpoint: "Checkpoint", engine: "Engine") -> "RunReport":
         from backend.projects import finetune  # here: Paddle logs a lot before logging is configured
         from model.finetuning.training import TrainingOptions
 
         options = finetune.FinetuneOptions(TrainingOptions(seed, epochs), force, report)
-        return finetune.run(settings, checkpoint, batch, engine, options, publish)
+        return finetune.run(settings, checkpoint, batch, engine, options)
 
     execute(
         settings,

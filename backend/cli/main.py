@@ -1,8 +1,9 @@
-"""The command line: ``python -m backend serve``, ``worker``, ``precompute``, ``finetune`` and so on."""
+"""The command line, ``python -m backend``: one command for each module."""
 
 import click
 
-from backend.cli import doctor_command, export_coco, finetune, preannotate, precompute, serve, worker
+from backend.cli import decoders, export_coco, finetune, preannotate, precompute, serve, worker
+from backend.cli.doctor import command as doctor
 from backend.demo import command as demo
 
 
@@ -14,5 +15,5 @@ def main() -> None:
     """
 
 
-for _module in (serve, worker, precompute, preannotate, export_coco, finetune, doctor_command, demo):
+for _module in (serve, worker, precompute, preannotate, export_coco, finetune, decoders, doctor, demo):
     main.add_command(_module.command)

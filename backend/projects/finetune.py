@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from backend.composition import parts
+from backend.composition import decoders, parts
 from backend.concurrency.retry import Stopped
 from backend.errors import BackendError
 from backend.images import decode
@@ -37,8 +37,7 @@ from model.weights.decoder_weights import DecoderInfo, TrainingFigures
 ENOUGH_IMAGES, ENOUGH_MASKS = 30, 100
 PICTURE_SIDE = 900
 STATES = "finetune"  # folder of the states of trainings, in the cache's
-
-Publish = Callable[[int, bytes], object]
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class FinetuneOptions:
 
     training: TrainingOptions
     takes_any: bool = False  # also a decoder that is no better
-    report: Path | None = None  # where the HTML page is written
+    report: Path | None = None  # where the HTML page is written; None for beside the decoders
 
 
 def run(
@@ -56,7 +55,6 @@ def run(
     batch: BatchRun,
     engine: Engine,
     options: FinetuneOptions,
-    publish: Publish,
 ) -> RunReport:
     """Fine-tune, print the figures, and publish a decoder that is better than the base's; return a report.
 
@@ -66,7 +64,6 @@ def run(
         batch: the project.
         engine: makes embeddings.
         options: of the command.
-        publish: takes the project's number and the contents of the decoder's file.
 
     Raises:
         DeviceError: the device is not available on this machine.
@@ -95,7 +92,7 @@ def run(
     except BackendError as error:
         report.ended = " ".join(str(error).split())
         return report
-    _conclude(settings, checkpoint, batch, options, publish, (examples, result, report))
+    _conclude(settings, checkpoint, batch, options, (examples, result, report))
     if result.ended != "stopped":
         state_file.unlink(missing_ok=True)
     return report
@@ -126,18 +123,17 @@ def _conclude(
     checkpoint: Checkpoint,
     batch: BatchRun,
     options: FinetuneOptions,
-    publish: Publish,
     outcome: tuple[list[Example], Result, RunReport],
 ) -> None:
     """Print and save the figures, and publish the decoder if it is to be taken."""
     examples, result, report = outcome
     for line in finetune_report.lines(result):
         click.echo(line)
-    if options.report is not None:
-        title = f"Fine-tuning of {checkpoint.model_version} for project {batch.project.id} {batch.project.title!r}"
-        page = finetune_report.page(result, title, _pictures(settings, batch, examples))
-        options.report.write_text(page, "utf-8")
-        click.echo(f"report: {options.report}")
+    path = options.report or settings.decoders_dir / str(batch.project.id) / REPORT
+    title = f"Fine-tuning of {checkpoint.model_version} for project {batch.project.id} {batch.project.title!r}"
+    page = finetune_report.page(result, title, _pictures(settings, batch, examples))
+    decoder_weights.write(path, page.encode())
+    click.echo(f"report: {path}")
     if result.ended == "stopped":
         report.ended = "stopped; the next run goes on from here"
     if not (result.is_better or (options.takes_any and result.after is not result.before)):
@@ -147,8 +143,7 @@ def _conclude(
         )
         return
     data = decoder_weights.dump(_info(checkpoint, batch.project.id, examples, result), result.tensors)
-    publish(batch.project.id, data)
-    version = decoder_weights.apply(checkpoint, decoder_weights.parse(data)).model_version
+    version = decoder_weights.apply(checkpoint, decoders.publish(settings, batch.project.id, data)).model_version
     click.echo(f"decoder of project {batch.project.id}: {version}, {len(data) / 1e6:.1f} MB")
 
 

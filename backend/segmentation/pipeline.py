@@ -24,7 +24,7 @@ from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.request_steps import StepLimit
 from backend.segmentation import planning
-from backend.segmentation.decoding import MaskService
+from backend.segmentation.decoding import Decoder, MaskService
 from backend.segmentation.planning import PromptPlan, Rules
 from backend.segmentation.prompts import MOST_OBJECTS
 from backend.shapes import KeyPoint, ShapeKind
@@ -59,6 +59,7 @@ class Job:
     task: Task  # its data names the images
     project_id: int | None
     rules: Rules
+    decoder: Decoder  # answers its prompts, all with the same weights
     priority: Priority  # of its images, where they are not cached
     deadline: float = math.inf  # until when to answer, in seconds on the monotonic clock
     image_s: float | None = math.inf  # longest wait for the embedding of one image; None uses cached embeddings only
@@ -189,9 +190,9 @@ class Pipeline:
                 if not is_first and job.left_s < 0:
                     raise RetryLater("there was no time for all objects", Reason.BUDGET_EXCEEDED)
                 bulk_slot = self.bulk_slot.slot(job.left_s) if job.priority is Priority.BULK else nullcontext()
-                with bulk_slot, self.masks.slot(job.deadline):
+                with bulk_slot, self.masks.slot(job.decoder, job.deadline):
                     job.check()
-                    found = self.masks.decode([prompt for prompt, _ in batch], embedding)
+                    found = self.masks.decode(job.decoder, [prompt for prompt, _ in batch], embedding)
                     for (prompt, output), one in zip(batch, found, strict=True):
                         regions += self.masks.draw(one.mask, prompt, output, one.score)
             except RetryLater as error:

@@ -65,7 +65,12 @@ def server():
 @pytest.fixture
 def decoders(tmp_path):
     """The decoders that were taken."""
-    return lambda: [decoder_weights.read(path) for path in (tmp_path / "cache").rglob("decoders/*/*.safetensors")]
+    return lambda: [decoder_weights.read(path) for path in (tmp_path / "decoders").glob("7/*.safetensors")]
+
+
+@pytest.fixture
+def settings(settings, tmp_path):
+    return settings | {"PADDLE_SAM_DECODERS_DIR": str(tmp_path / "decoders")}
 
 
 @pytest.fixture
@@ -77,8 +82,8 @@ def finetune(call):
 def test_a_projects_masks_become_its_decoder(finetune, server, decoders, weights, tmp_path):
     for number in range(6):
         add(server, number)
-    page, contents = tmp_path / "page.html", Path(weights).read_bytes()
-    done = finetune("--epochs", "4", "--report", str(page))
+    page, contents = tmp_path / "decoders" / "7" / "report.html", Path(weights).read_bytes()
+    done = finetune("--epochs", "4")
     assert done.exit_code == 0, done.output
     [decoder] = decoders()
     base = model_weights.read(weights)
