@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write an HTML page with the figures and the best and worst masks.  [default: PADDLE_SAM_DECODERS_DIR/PROJECT/report.html]",
+    help="Write an HTML page with the figures and the best and worst masks.  "
+    "[default: PADDLE_SAM_DECODERS_DIR/PROJECT/report.html]",
 )
 def command(
     project: int,
