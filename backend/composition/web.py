@@ -95,7 +95,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         settings.predict_budget_s, settings.output_preference, settings.prefetch_tasks, settings.max_image_pixels
     )
     next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
-    masks = MaskService(decoder, metrics, DECODES_AT_ONCE, wait_for_decoder=decoder.wait)
+    masks = MaskService(decoder, metrics, DECODES_AT_ONCE, decoder.wait, settings.detail)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
     segmenter = Segmenter(masks, embeddings, metrics, background, next_tasks, policy, retrieval)
 

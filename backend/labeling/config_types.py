@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from backend.shapes import ShapeKind
+from backend.shapes import DEFAULT_DETAIL, Detail, ShapeKind
 
 PAINTED = (ShapeKind.BRUSH, ShapeKind.BITMASK)
 """Kinds whose tools call no model, smart or not."""
@@ -72,6 +72,8 @@ class Control:
         smart: its ``smart`` attribute, None where the config has none; the editor sends the control's regions to this
             backend unless it is False.
         is_output: whether this backend may answer with it; ``model_output="false"`` in the config says no.
+        detail: how closely its answers follow their masks, as far as the config says; see
+            `backend.labeling.config.DETAIL_ATTRIBUTES`.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Control:
     own: LabelsTag | None = None
     smart: bool | None = None
     is_output: bool = True
+    detail: Detail = DEFAULT_DETAIL
 
     @property
     def type(self) -> str:

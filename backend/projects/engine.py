@@ -104,7 +104,7 @@ def segmenter(
     decoder = load_decoder(checkpoint, settings.device)
     automatic = None if everything is None else AutomaticMaskGenerator(decoder, None, everything)
     return TaskSegmenter(
-        MaskService(decoder, Metrics(), decodes_at_once=1),
+        MaskService(decoder, Metrics(), decodes_at_once=1, detail=settings.detail),
         embeddings,
         outputs(settings),
         None if automatic is None else automatic.generate_from_embedding,

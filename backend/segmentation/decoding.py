@@ -20,7 +20,7 @@ from backend.errors import BackendError, ImageError, Reason, RequestError, Retry
 from backend.labeling.config_types import OutputTag
 from backend.metrics import Metrics
 from backend.segmentation import regions
-from backend.shapes import ShapeKind
+from backend.shapes import DEFAULT_DETAIL, Detail, ShapeKind
 from backend.types import ObjectPrompt, Region
 from model.errors import CapabilityError
 from model.images import orientation
@@ -77,15 +77,18 @@ class MaskService:
         metrics: Metrics,
         decodes_at_once: int,
         wait_for_decoder: Callable[[float], None] = lambda within_s: None,
+        detail: Detail = DEFAULT_DETAIL,
     ) -> None:
         """Create the service around a decoder, which ``decodes_at_once`` threads may use at a time.
 
         ``wait_for_decoder`` returns once the decoder is loaded, and raises if that takes longer than its argument in
-        seconds; see `backend.segmentation.lazy_decoder.LazyDecoder.wait`.
+        seconds; see `backend.segmentation.lazy_decoder.LazyDecoder.wait`. ``detail`` is how closely regions follow
+        their masks, where the labeling config does not say.
         """
         self.model_version = decoder.model_version
         self.slots = FifoLimiter(decodes_at_once)
         self._decoder, self._metrics, self._wait_for_decoder = decoder, metrics, wait_for_decoder
+        self._detail = detail
 
     @contextmanager
     def slot(self, deadline: float = math.inf) -> Iterator[None]:
@@ -130,7 +133,7 @@ class MaskService:
     def draw(self, mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None) -> tuple[Region, ...]:
         """Return the regions that show a mask, see `backend.segmentation.regions.draw`, and time that as a stage."""
         with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
-            return regions.draw(mask, prompt, output, score)
+            return regions.draw(mask, prompt, output, score, self._detail)
 
     def _decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Masks:
         try:
