@@ -11,13 +11,15 @@ RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH
 
 FROM build AS build-cpu
-COPY requirements.txt /build/
-RUN pip install -r /build/requirements.txt
+COPY requirements.lock /build/
+RUN pip install --require-hashes -r /build/requirements.lock
 
 FROM build AS build-gpu
 # Paddle serves its GPU builds from its own index, one per CUDA version; they bring CUDA's libraries as wheels.
 ARG PADDLE_INDEX=https://www.paddlepaddle.org.cn/packages/stable/cu126/
-COPY requirements-gpu.txt /build/
+# The lock has all the rest; the second step finds it installed.
+COPY requirements-gpu.txt requirements-gpu.lock /build/
+RUN pip install --require-hashes -r /build/requirements-gpu.lock
 RUN pip install -r /build/requirements-gpu.txt --extra-index-url ${PADDLE_INDEX}
 
 FROM build AS app

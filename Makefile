@@ -6,15 +6,17 @@ VENV := $(CACHE)/.venv
 BIN := $(VENV)/bin
 LABEL_STUDIO_VENV := $(CACHE)/.venv-label-studio
 PADDLEX_VENV := $(CACHE)/.venv-paddlex
+TOOLS_VENV := $(CACHE)/.venv-tools
+SBOM_VENV := $(CACHE)/.venv-sbom
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-all test-wheel test-label-studio-versions bench lint format clean
+.PHONY: help run demo test test-all test-wheel test-label-studio-versions bench lint format lock sbom clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-26s %s\n", $$1, $$2}'
 
 # What a stamp is, backend/demo/environment.py says, which makes all environments. One whose interpreter is gone has none.
-IGNORED := $(foreach made,$(VENV) $(LABEL_STUDIO_VENV) $(PADDLEX_VENV),$(shell test -x $(made)/bin/python || rm -f $(made)/*stamp))
+IGNORED := $(foreach made,$(VENV) $(LABEL_STUDIO_VENV) $(PADDLEX_VENV) $(TOOLS_VENV) $(SBOM_VENV),$(shell test -x $(made)/bin/python || rm -f $(made)/*stamp))
 
 define fresh
 	@mkdir -p "$(CACHE)" && test -w "$(CACHE)" \
@@ -27,9 +29,12 @@ define install
 	@$(PYTHON) -m backend.demo.environment $@ $(1)
 endef
 
-$(VENV)/run.stamp: requirements.txt
+# Locked versions with their hashes. With a registry that does not have them, the tested ranges: make run REQUIREMENTS=requirements.txt
+REQUIREMENTS ?= requirements.lock
+
+$(VENV)/run.stamp: $(REQUIREMENTS)
 	$(fresh)
-	$(call install,-r requirements.txt)
+	$(call install,$(if $(filter %.lock,$(REQUIREMENTS)),--require-hashes )-r $(REQUIREMENTS))
 
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 	$(call install,-r requirements-dev.txt)
@@ -93,6 +98,27 @@ lint: $(VENV)/dev.stamp ## Style and types
 format: $(VENV)/dev.stamp ## Rewrite in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+$(TOOLS_VENV)/stamp: requirements-tools.txt
+	$(fresh)
+	$(call install,-r requirements-tools.txt)
+
+UPGRADE ?=
+# For every supported Python and system. Paddle's GPU build is not in the registry, so the image for GPUs installs it apart.
+LOCK = $(TOOLS_VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header $(if $(UPGRADE),--upgrade) requirements.txt
+
+lock: $(TOOLS_VENV)/stamp ## Lock what requirements.txt asks for, UPGRADE=1 to the newest versions
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --output-file requirements-gpu.lock --no-emit-package paddlepaddle
+
+$(SBOM_VENV)/stamp: requirements.lock pyproject.toml
+	$(fresh)
+	$(call install,--require-hashes -r requirements.lock)
+	$(call install,--no-deps "$(CURDIR)")
+
+sbom: $(TOOLS_VENV)/stamp $(SBOM_VENV)/stamp ## Write what the service consists of into out/sbom.cdx.json (CycloneDX)
+	@mkdir -p out
+	$(TOOLS_VENV)/bin/cyclonedx-py environment --output-reproducible --output-file out/sbom.cdx.json $(SBOM_VENV)/bin/python
 
 clean: ## Remove what the other commands made, except .demo with what was labelled there
 	rm -rf $(VENV) $(CACHE)/.venv-* out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

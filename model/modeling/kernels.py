@@ -27,9 +27,19 @@ def is_on_cpu(x: Tensor) -> bool:
     return paddle.in_dynamic_mode() and bool(x.place.is_cpu_place()) and x.dtype == paddle.float32
 
 
+class _Writable:
+    """The memory of an array that NumPy takes for read-only, since Paddle before 3.3 does not export that it is not."""
+
+    def __init__(self, values: Floats) -> None:
+        self._values = values  # keeps the memory
+        address, _ = values.__array_interface__["data"]
+        self.__array_interface__ = {**values.__array_interface__, "data": (address, False)}
+
+
 def memory(x: Tensor) -> Floats:
     """Return the memory of a float32 tensor on the CPU, to read and to write."""
-    return np.asarray(np.from_dlpack(x), np.float32)
+    values = np.asarray(np.from_dlpack(x), np.float32)
+    return values if values.flags.writeable else np.asarray(_Writable(values))
 
 
 def tensor(values: Floats) -> Tensor:

@@ -1,6 +1,6 @@
-"""The corners, IoU and time of polygons by their detail, as a Markdown table: ``python -m tests.benchmarks.polygon_detail``.
+"""The corners, IoU and time of polygons by their detail: ``python -m tests.benchmarks.polygon_detail``.
 
-IoUs compare the pixels whose centres lie in the polygon with the mask. Times are of the processor, the best of five.
+Prints a Markdown table. IoUs compare the pixels whose centres lie in the polygon with the mask. Times are of the processor, the best of five.
 """
 
 import time

@@ -63,7 +63,7 @@ def test_everything_copied_from_the_context_exists_and_is_not_ignored():
     named = {
         word for step in STEPS if step.name == "COPY" and "--from=" not in step.text for word in step.text.split()[:-1]
     }
-    assert {"model", "backend", "requirements.txt", "requirements-gpu.txt"} <= named
+    assert {"model", "backend", "requirements.lock", "requirements-gpu.txt", "requirements-gpu.lock"} <= named
     assert all((ROOT / name).exists() for name in named)
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert named == allowed
@@ -261,6 +261,37 @@ def test_redis_has_a_bound_drops_embeddings_first_and_is_reached_by_ours_alone()
     assert COMPOSE["networks"]["store"]["internal"] is True
     assert redis["networks"] == ["store"]
     assert [name for name, one in COMPOSE["services"].items() if "store" in one.get("networks", [])] == [*OURS, "redis"]
+
+
+def in_bytes(text):
+    number, unit = re.fullmatch(r"(\d+)(mb|gb|m|g|Mi|Gi)", text).groups()
+    return int(number) * 1024 ** {"m": 2, "g": 3}[unit[0].lower()]
+
+
+@pytest.mark.parametrize("name", [*OURS, "redis"])
+def test_a_service_has_the_least_rights_and_a_limit_of_memory(name):
+    service = COMPOSE["services"][name]
+    assert service["read_only"] is True
+    assert service["tmpfs"] == ["/tmp"]
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert "privileged" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert in_bytes(interpolated(service["mem_limit"])) >= 2 * 1024**3
+
+
+def test_redis_may_take_more_memory_than_its_values_and_runs_as_the_images_user():
+    redis = COMPOSE["services"]["redis"]
+    words = [interpolated(word) for word in redis["command"]]
+    assert in_bytes(interpolated(redis["mem_limit"])) > 1.2 * in_bytes(words[words.index("--maxmemory") + 1])
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", redis["user"])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_a_service_of_ours_writes_lies_in_volumes(name):
+    (declared,) = of_stage("base", "VOLUME")
+    assert {"/weights", "/cache"} == set(json.loads(declared))
+    assert COMPOSE["services"][name]["volumes"] == ["weights:/weights"], "/cache is the image's own volume"
 
 
 def test_every_service_says_whether_it_is_well_and_ours_wait_for_redis():

@@ -34,7 +34,10 @@ class Clone:
         for name in (
             "Makefile",
             "requirements.txt",
+            "requirements.lock",
             "requirements-dev.txt",
+            "requirements-tools.txt",
+            "pyproject.toml",
             "backend/demo/requirements-label-studio.txt",
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,8 @@ def clone(tmp_path, request):
     return Clone(folder, tmp_path)
 
 
-INSTALLS = ["-m venv --clear .venv", "-m pip install --quiet --disable-pip-version-check -r requirements.txt"]
+PIP = "-m pip install --quiet --disable-pip-version-check"
+INSTALLS = ["-m venv --clear .venv", f"{PIP} --require-hashes -r requirements.lock"]
 SERVES = "-m backend serve"
 
 
@@ -116,7 +120,7 @@ def test_an_installation_that_was_interrupted_is_begun_anew(clone, how):
 def test_changed_requirements_are_installed_on_top_and_anew_where_that_was_interrupted(clone):
     clone.make("run")
     clone.asked()
-    clone.change("requirements.txt")
+    clone.change("requirements.lock")
     assert clone.make("run", FAKE_PIP_FAILS="1").returncode == 2
     assert clone.asked() == INSTALLS[1:]
     assert clone.make("run").returncode == 0
@@ -134,7 +138,7 @@ def test_an_interpreter_that_is_gone_is_replaced(clone):
 
 
 def test_what_the_tests_need_comes_on_top_and_a_half_of_it_spoils_all(clone):
-    tools = "-m pip install --quiet --disable-pip-version-check -r requirements-dev.txt"
+    tools = f"{PIP} -r requirements-dev.txt"
     clone.make("run")
     clone.asked()
     clone.make("test-wheel", FAKE_PIP_FAILS="1")
@@ -144,6 +148,19 @@ def test_what_the_tests_need_comes_on_top_and_a_half_of_it_spoils_all(clone):
     clone.make("run")
     clone.make("test-wheel")
     assert clone.asked() == [SERVES, "-m tests.support.wheel"]
+
+
+def test_a_registry_without_the_locked_versions_may_serve_the_tested_ranges(clone):
+    assert clone.make("run", "REQUIREMENTS=requirements.txt").returncode == 0
+    assert clone.asked() == [INSTALLS[0], f"{PIP} -r requirements.txt", SERVES]
+
+
+def test_the_tools_of_the_supply_chain_have_environments_of_their_own(clone):
+    assert clone.make("sbom").returncode == 2, "the stand-in installs no cyclonedx-py"
+    assert clone.asked() == [
+        "-m venv --clear .venv-tools", f"{PIP} -r requirements-tools.txt",
+        "-m venv --clear .venv-sbom", f"{PIP} --require-hashes -r requirements.lock", f"{PIP} --no-deps {clone.folder}",
+    ]  # fmt: skip
 
 
 def test_the_demo_gives_label_studio_an_environment_of_its_own(clone):
