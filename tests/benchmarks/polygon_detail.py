@@ -1,6 +1,7 @@
 """The corners, IoU and time of polygons by their detail: ``python -m tests.benchmarks.polygon_detail``.
 
-Prints a Markdown table. IoUs compare the pixels whose centres lie in the polygon with the mask. Times are of the processor, the best of five.
+Prints a Markdown table. IoUs compare the pixels whose centres lie in the polygon with the mask. Times are of the
+processor, the best of five.
 """
 
 import time
