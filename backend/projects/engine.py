@@ -106,7 +106,7 @@ def segmenter(
     loaded = LazyDecoder(checkpoint, settings.device, lambda *_: decoder)
     automatic = None if everything is None else AutomaticMaskGenerator(decoder, None, everything)
     return TaskSegmenter(
-        MaskService(lambda _: loaded, Metrics(), decodes_at_once=1),
+        MaskService(lambda _: loaded, Metrics(), decodes_at_once=1, detail=settings.detail),
         embeddings,
         outputs(settings),
         None if automatic is None else automatic.generate_from_embedding,
