@@ -10,6 +10,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -104,7 +105,8 @@ class ContentDatabase:
                     self._close()
                     if is_last or isinstance(error, OSError) or any(word in str(error) for word in _PASSING):
                         return None
-                    self._remove_file()
+                    with suppress(OSError):
+                        self._path.unlink(missing_ok=True)
             return None
         finally:
             self._lock.release()
@@ -135,12 +137,6 @@ class ContentDatabase:
             connection.close()
             raise
         return connection
-
-    def _remove_file(self) -> None:
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            self._log(error)
 
     def _log(self, error: Exception) -> None:
         """Log the first error; the images are fetched again, and nothing else is lost."""
