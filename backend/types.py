@@ -11,6 +11,7 @@ import msgspec
 
 from backend.errors import Reason
 from backend.shapes import Shape
+from backend.words import TypedText, WordQuery
 from model.types import Prompt
 
 
@@ -38,6 +39,7 @@ class PromptRegion:
     original_size: tuple[int, int] | None = None
     image_rotation: int = 0  # degrees clockwise by which the annotator has turned the view, 0, 90, 180 or 270
     item_index: int | None = None  # which image of a list it was drawn on, None on single images
+    score: float | None = None  # of the detector that drew it, 0 to 1, which the object's mask gets
 
     def __post_init__(self) -> None:
         if self.original_size is not None:
@@ -75,6 +77,7 @@ class PredictRequest:
     # the prompts of a click, oldest first; None when this is not a click
     context: tuple[PromptRegion, ...] | None = None
     skipped: tuple[Skipped, ...] = ()
+    texts: tuple[TypedText, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class ImageRef:
     task_id: int | None = None  # the task that shows it; cloud addresses are resolved through it
     project_id: int | None = None
     item_index: int | None = None  # its place in a list of images, None on single images
+    words: WordQuery | None = None  # what a detector looks for on it; None where only its embedding is needed
 
     def __post_init__(self) -> None:
         if not self.uri:
@@ -149,6 +153,7 @@ class ObjectPrompt:
     original_size: tuple[int, int]  # (H, W) of the image, the size an answer must have
     image_rotation: int = 0
     item_index: int | None = None
+    score: float | None = None  # which the answer gets; None for the model's own
 
     def __post_init__(self) -> None:
         if not self.region_ids:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from backend.embeddings.content_index import SourceKey
 from backend.embeddings.stores import EmbeddingKey
+from backend.embeddings.word_boxes import BoxKey
 from backend.types import Priority
 
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -38,9 +39,9 @@ class Keys:
         """The model's part of a name; percent-encoded, so that it contains no colon."""
         return quote(self.model_version, safe="@+")
 
-    def embedding(self, key: EmbeddingKey | str) -> str:
-        """Key of an embedding, written by `backend.embeddings.serialization`; ``*`` for the pattern of all of them."""
-        return f"{self.prefix}:embedding:{key}"
+    def embedding(self, key: EmbeddingKey | BoxKey | str) -> str:
+        """Key of a stored embedding, or of a detector's boxes; ``*`` for the pattern of all embeddings."""
+        return f"{self.prefix}:{'boxes' if isinstance(key, BoxKey) else 'embedding'}:{key}"
 
     def content(self, address_key: SourceKey) -> str:
         """Key of the content last seen at an address; its age follows from its remaining time to live."""

@@ -9,7 +9,14 @@ from functools import partial
 from flask import Flask
 
 from backend.composition import cluster
-from backend.composition.parts import byte_budget, embedding_shape, image_source, load_encoder, local_embeddings
+from backend.composition.parts import (
+    byte_budget,
+    embedding_shape,
+    image_source,
+    load_models,
+    local_embeddings,
+    read_detector,
+)
 from backend.concurrency.background import BackgroundTasks
 from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, TieredStore
@@ -65,7 +72,11 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     _watch_memory(budget, metrics)
     background = BackgroundTasks()
     policy = ClickPolicy(
-        settings.predict_budget_s, settings.output_preference, settings.prefetch_tasks, settings.max_image_pixels
+        settings.predict_budget_s,
+        settings.output_preference,
+        settings.prefetch_tasks,
+        settings.max_image_pixels,
+        read_detector(settings),
     )
     next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
     masks = MaskService(decoder, metrics, DECODES_AT_ONCE, wait_for_decoder=decoder.wait)
@@ -112,7 +123,7 @@ def _engine(
     store = _store(settings, checkpoint, metrics)
     source = image_source(settings, label_studio, budget)
     embeddings = local_embeddings(
-        settings, checkpoint, source, lambda: load_encoder(checkpoint, settings.device), store, metrics, budget
+        settings, checkpoint, source, lambda: load_models(checkpoint, settings), store, metrics, budget
     )
     return embeddings, store, lambda: None
 

@@ -30,6 +30,7 @@ from backend.types import (
     Task,
     WebhookEvent,
 )
+from backend.words import TypedText
 
 # Any JSON value where an object was expected; msgspec needs the types listed to choose between them.
 _Other: TypeAlias = bool | int | float | str | list[msgspec.Raw] | None
@@ -106,18 +107,19 @@ def parse_predict(body: bytes) -> PredictRequest:
     tasks = request.tasks or ()
     if len(tasks) > MOST_TASKS:
         raise RequestError(f"tasks: expected at most {MOST_TASKS:,}, got {len(tasks):,}", Reason.TOO_COMPLEX)
-    context, skipped = _context(request)
+    context, skipped, texts = _context(request)
     lacks_mask = any(isinstance(region.shape, Brush) and not region.shape.rle for region in context or ())
     if light is not body and (skipped or lacks_mask):
         # The context's own masks may have been cut out as well, where a caller does not write it last.
         request = _decode(body, _Predict)
-        context, skipped = _context(request)
+        context, skipped, texts = _context(request)
     return PredictRequest(
         tasks=tuple(map(_task, request.tasks or ())),
         project_id=_project_id(request.project),
         label_config=json_fields.text(request.label_config),
         context=context,
         skipped=skipped,
+        texts=texts,
     )
 
 
@@ -216,13 +218,17 @@ def _finite(digits: str) -> int | float | None:
     return int(digits) if digits.lstrip("-").isdecimal() else number
 
 
-def _context(request: _Predict) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...]]:
-    """Return the prompts of a context and its skipped regions; None without a context, when this is no click."""
+def _context(
+    request: _Predict,
+) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...], tuple[TypedText, ...]]:
+    """Return the prompts of a context, its skipped regions and its words; None without a context: this is no click."""
     params = request.params
     context = params.context if isinstance(params, _Params) else None
     if not isinstance(context, _Context):
-        return None, ()
-    return regions.read(json_fields.items(context.result))
+        return None, (), ()
+    prompts, skipped, texts = regions.read_with_texts(json_fields.items(context.result))
+    typed = {text.region_id for text in texts}
+    return prompts, tuple(skip for skip in skipped if skip.region_id not in typed), texts
 
 
 def _task(entry: _Task | _Other) -> Task:

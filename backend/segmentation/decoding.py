@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from backend.concurrency.fifo_limiter import FifoLimiter
@@ -111,7 +111,11 @@ class MaskService:
         return [answers[index] for index in range(len(objects))]
 
     def draw(self, mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None) -> tuple[Region, ...]:
-        """Return the regions that show a mask, see `backend.segmentation.regions.draw`, and time that as a stage."""
+        """Return the regions that show a mask, see `backend.segmentation.regions.draw`, and time that as a stage.
+
+        The score of a detector, where one found the object, comes before the model's.
+        """
+        score = score if prompt.score is None else prompt.score
         with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
             return regions.draw(mask, prompt, output, score)
 
@@ -138,7 +142,7 @@ def at_size(embedding: Embedding, size: tuple[int, int]) -> Embedding:
     as `check_size`.
     """
     own = orientation.turned_size(size, check_size(embedding, size))
-    return embedding if embedding.original_size == own else replace(embedding, original_size=own)
+    return embedding if embedding.original_size == own else embedding.at_size(own)
 
 
 def check_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None = None) -> int:

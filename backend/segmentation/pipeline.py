@@ -1,5 +1,7 @@
 """The way from prompts on a task's images to regions: locate, embed, plan prompts, decode, draw.
 
+Words come one step before: a detector finds their boxes, which are the prompts.
+
 Clicks and whole tasks go the same way; a click's prompts come from the request, and its priority and deadline differ.
 Requests are read before, and answers written after, by `backend.protocol`. Objects are decoded in batches, which bounds
 the masks in memory. Bulk work takes only one of the decoder's slots, which leaves the others free for clicks.
@@ -8,23 +10,26 @@ the masks in memory. Bulk work takes only one of the decoder's slots, which leav
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias
 
 from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.local import Embeddings
+from backend.embeddings.word_prompts import WordSearch
 from backend.errors import BackendError, PromptError, Reason, RequestError, RetryLater
-from backend.labeling import config, task_images
+from backend.labeling import config, task_images, word_labels
 from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.request_steps import StepLimit
 from backend.segmentation import planning
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.planning import PromptPlan, Rules
+from backend.segmentation.prompts import MOST_OBJECTS
 from backend.shapes import KeyPoint, ShapeKind
 from backend.types import ImageRef, ObjectPrompt, Prediction, Priority, PromptRegion, Region, Skipped, Task
+from backend.words import WordQuery, Words
 from model.types import Embedding
 
 logger = logging.getLogger(__name__)
@@ -34,7 +39,17 @@ BATCH_PIXELS = 1 << 28
 """Maximum pixels of all masks in memory at a time, one byte each, if every object filled its image."""
 
 CLICK_PIXELS = 1 << 27  # the same for a click: the size that its caller gives may exceed the photo's
+LONGEST_DETAIL, SHOWN_WORDS = 200, 10
 ImageKey: TypeAlias = tuple[str, int | None]  # the ``to_name`` and item index of an image of a task
+
+
+class Vocabulary(Protocol):
+    """The words that a detector knows; see `model.detection.detector.Detector`."""
+
+    version: str
+
+    def refusals(self, words: Iterable[str], /) -> Mapping[str, str]:
+        """Return why it cannot look for a word, of each for which it cannot."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +99,19 @@ class Outcome:
 class Pipeline:
     """Segments what is marked on the images of tasks; thread-safe."""
 
-    def __init__(self, masks: MaskService, embeddings: Embeddings, outputs: Sequence[ShapeKind]) -> None:
-        """Segment with these masks and embeddings; ``outputs`` are the kinds of region to draw, the preferred first."""
-        self.masks = masks
+    def __init__(
+        self,
+        masks: MaskService,
+        embeddings: Embeddings,
+        outputs: Sequence[ShapeKind],
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        """Segment with these masks and embeddings.
+
+        ``outputs`` are the kinds of region to draw, the preferred first; ``vocabulary`` is that of the detector that
+        finds words, None without one.
+        """
+        self.masks, self._vocabulary = masks, vocabulary
         self._embeddings, self._outputs, self.bulk_slot = embeddings, outputs, FifoLimiter(1)
 
     def segment(self, regions: Sequence[PromptRegion], key: ImageKey, controls: LabelConfig, job: Job) -> Outcome:
@@ -97,6 +122,37 @@ class Pipeline:
         embedding = self.embed(image.ref, job)
         plan = planning.plan(regions, embedding, image.to_name, image.outputs, job.rules)
         return self.decode_and_draw(plan, embedding, job)
+
+    def segment_words(self, text: str, key: ImageKey, controls: LabelConfig, job: Job) -> Outcome:
+        """Return the regions of the objects on one image that a text names; of all labels, where it names none.
+
+        Raises:
+            BackendError: the words cannot be looked for (``no_detector``, ``unknown_word``), or see the steps.
+        """
+        if self._vocabulary is None:
+            raise RequestError("words were typed: expected PADDLE_SAM_DETECTOR, got none", Reason.NO_DETECTOR)
+        image, on_image = self.locate(key, controls, job), config.on_image(controls, key[0])
+        words = word_labels.typed(text, on_image)
+        refused = self._vocabulary.refusals(words)
+        skipped = [Skipped("", Reason.UNKNOWN_WORD, detail) for detail in refused.values()]
+        known: Words = {word: label for word, label in words.items() if word not in refused}
+        if refused:
+            left_out = list(refused)[:SHOWN_WORDS]
+            logger.info("words left out: task=%s detail=%r event=unknown_words", job.task.id, left_out)
+        if not known:
+            return Outcome(skipped=tuple(skipped))
+        search = WordSearch(self._embeddings, known, WordQuery(tuple(known), self._vocabulary.version))
+        prompts = search.prompts(image.ref, image.to_name, max(0.0, job.left_s), job.priority)
+        if nameless := word_labels.unlabelled(known, on_image):
+            skipped.append(Skipped("", Reason.UNKNOWN_LABEL, f"no label for {', '.join(nameless)[:LONGEST_DETAIL]}"))
+        if not prompts:
+            return Outcome(skipped=(*skipped, Skipped("", Reason.NOTHING_FOUND)))
+        if len(prompts) > MOST_OBJECTS:
+            skipped.append(Skipped("", Reason.TOO_COMPLEX, f"{len(prompts)} objects, of which the best are answered"))
+        embedding = self.embed(image.ref, job)
+        plan = planning.plan(prompts[:MOST_OBJECTS], embedding, image.to_name, image.outputs, job.rules)
+        outcome = self.decode_and_draw(plan, embedding, job)
+        return replace(outcome, skipped=(*skipped, *outcome.skipped))
 
     def locate(self, key: ImageKey, controls: LabelConfig, job: Job) -> TaskImage:
         """Return an image of a task.

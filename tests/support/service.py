@@ -19,6 +19,7 @@ from backend.web.access import Access
 from backend.web.app import create_app
 from backend.web.status.view import Field, Status
 from model.types import Mask, Masks
+from tests.support.fake_detector import word_detector
 from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, fake_spec, png
 from tests.support.wire_bodies import encoded
 from tests.support.wire_reader import checked
@@ -117,15 +118,18 @@ class Service:
         decoder: see `FakeDecoder`.
         errands: what waits to be done in the background.
         clock: by which it is known who was answered for a task last.
+        detector: finds words, see `tests.support.fake_detector.FakeDetector`; None without one.
     """
 
-    def __init__(self, *, next_tasks=None, policy=None, access=None, retrieval=None, later=None, decoder=None):
+    def __init__(
+        self, *, next_tasks=None, policy=None, access=None, retrieval=None, later=None, decoder=None, detector=None
+    ):
         self.source, self.encoder, self.decoder = FakeSource(), FakeEncoder(), decoder or FakeDecoder()
         self.source.contents[IMAGE] = png(size_wh=SIZE_WH)
         self.metrics, self.errands, self.next_tasks = Metrics(), Errands(), next_tasks
-        self.embeddings = LocalEmbeddings(
-            self.source, lambda: self.encoder, fake_spec(VERSION), MemoryStore(10 * MB), self.metrics
-        )
+        self.detector = detector
+        spec = fake_spec(VERSION, detector=None if detector is None else word_detector(detector))
+        self.embeddings = LocalEmbeddings(self.source, lambda: self.encoder, spec, MemoryStore(10 * MB), self.metrics)
         self.drawing = MaskService(self.decoder, self.metrics, decodes_at_once=4)
         self.tasks = TaskSegmenter(self.drawing, self.embeddings)
         self.clock = FakeClock()
@@ -143,7 +147,7 @@ class Service:
             self.metrics,
             errands or self.errands,
             next_tasks or self.next_tasks,
-            policy or ClickPolicy(wait_s=10.0),
+            policy or ClickPolicy(wait_s=10.0, vocabulary=self.detector),
             self.retrieval,
         )
 
@@ -163,6 +167,8 @@ class Service:
         self.source.gate.set()
         self.encoder.gate.set()
         self.decoder.gate.set()
+        if self.detector is not None:
+            self.detector.gate.set()
         self.embeddings.close()
 
     def __enter__(self):
