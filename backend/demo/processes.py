@@ -208,11 +208,7 @@ def is_free(port: int) -> bool:
 
 @contextmanager
 def only_one(lock: Path) -> Iterator[IO[bytes]]:
-    """Hold a lock file and yield it open; child processes inherit it, so that it stays locked until they have ended.
-
-    Raises:
-        DemoError: another demo holds it, its folder cannot be written to, or the system has no such locks.
-    """
+    """Hold a lock file and yield it open; child processes inherit it, so that it stays locked until they have ended."""
     try:
         import fcntl
     except ImportError as error:  # here, as all other commands work there
@@ -261,8 +257,8 @@ def stopped_by_signals() -> Iterator[None]:
         yield
         return
     known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
-    heard = [one for one in known if signal.getsignal(one) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    heeded = [each for each in known if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     finally:

@@ -77,9 +77,7 @@ class EmbeddingStore(Protocol):
     While a medium fails, `get` returns None and `put` keeps nothing.
     """
 
-    @property
-    def name(self) -> str:
-        """The store's name in metrics and on the status page."""
+    name: str  # in metrics and on the status page
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding, None if the store does not hold it or it is not usable any more."""
