@@ -95,11 +95,6 @@ class Keys:
         return f"{self.prefix}:{self.model}:counts"
 
 
-def _of_address(keys: Keys, kind: str, address_key: SourceKey) -> str:
-    owner, address = address_key
-    return f"{keys.prefix}:{keys.model}:{kind}:{quote(owner, safe='')}:{address}"
-
-
 @dataclass(frozen=True)
 class DecoderKeys:
     """The names of the decoders of one installation; all models share them, except for the queue."""
@@ -123,3 +118,8 @@ class DecoderKeys:
     def trainings(self) -> str:
         """Name of the RQ queue of trainings."""
         return f"{self.keys.prefix}:{self.keys.model}:training"
+
+
+def _of_address(keys: Keys, kind: str, address_key: SourceKey) -> str:
+    owner, address = address_key
+    return f"{keys.prefix}:{keys.model}:{kind}:{quote(owner, safe='')}:{address}"

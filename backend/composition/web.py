@@ -85,7 +85,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     )
     next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
     decoders = composition_decoders.web(settings, checkpoint, decoder, metrics)
-    masks = MaskService(decoders.projects.of, metrics, DECODES_AT_ONCE)
+    masks = MaskService(decoders.projects.of, metrics, DECODES_AT_ONCE, settings.detail)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
     answers, close_answers = cluster.recent_answers(settings, checkpoint.model_version)
     clicks = Pipeline(masks, embeddings, policy.outputs, policy.vocabulary, answers)

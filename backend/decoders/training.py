@@ -169,7 +169,7 @@ class TrainingRunner:
             text=True,
             errors="replace",
         )
-        with suppress(OSError):  # it has ended already
+        with suppress(OSError, AttributeError):  # it has ended already, or this is Windows
             os.setpriority(os.PRIO_PROCESS, process.pid, LOWEST_PRIORITY)
         return process
 

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -195,10 +196,8 @@ def dump_error(message: str) -> bytes:
 
 
 def _decode(body: bytes, kind: type[_T]) -> _T:
-    try:
+    with suppress(*json_fields.DECODE_ERRORS):
         return msgspec.json.decode(body, type=kind)
-    except json_fields.DECODE_ERRORS:
-        pass
     try:
         return msgspec.json.decode(_strict(body), type=kind)
     except json_fields.DECODE_ERRORS as error:

@@ -250,7 +250,7 @@ class Pipeline:
         self, decoder: Decoder, prompt: ObjectPrompt, embedding: Embedding, prompts: Sequence[Prompt]
     ) -> list[Mask]:
         objects = [replace(prompt, prompt=other) for other in prompts]
-        return [one.mask for one in self.masks.decode(decoder, objects, embedding)]
+        return [decoded.mask for decoded in self.masks.decode(decoder, objects, embedding)]
 
     def _outcome(self, answered: Sequence[Answered], skipped: Iterable[Skipped], ref: ImageRef, job: Job) -> Outcome:
         """Return the outcome of an image; a click's answers are remembered."""
