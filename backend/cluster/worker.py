@@ -16,7 +16,6 @@ from functools import partial
 
 import numpy as np
 
-from backend.cluster.decoders import TrainingWorker
 from backend.cluster.monitor import LOADING_S
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pipeline import EncodePipeline
@@ -48,9 +47,14 @@ class Worker:
     """The main loop of a worker process: runs until it is stopped, also through outages of Redis."""
 
     def __init__(
-        self, parts: ClusterParts, pipeline: EncodePipeline, encoder: EncoderThread, trainings: TrainingWorker
+        self,
+        parts: ClusterParts,
+        pipeline: EncodePipeline,
+        encoder: EncoderThread,
+        train_next: Callable[[threading.Event], None],
     ) -> None:
-        self._parts, self._pipeline, self._encoder, self._trainings = parts, pipeline, encoder, trainings
+        """``train_next`` trains a decoder if one is to be trained; it waits a moment, or until its event is set."""
+        self._parts, self._pipeline, self._encoder, self._train_next = parts, pipeline, encoder, train_next
         self._name = parts.keys.worker(socket.gethostname(), os.getpid())
         self._must_stop = False
         self._stop = threading.Event()
@@ -85,14 +89,13 @@ class Worker:
             partial(self._run_next, (Priority.INTERACTIVE,) if number < RESERVED else tuple(Priority))
             for number in range(THREADS)
         ]
-        steps.append(partial(self._trainings.train_next, self._stop))
+        steps.append(partial(self._train_next, self._stop))
         threads = [
             threading.Thread(target=self._repeat, args=(step,), name=f"job-{number}", daemon=True)
             for number, step in enumerate(steps)
         ]
         for thread in threads:
             thread.start()
-        self._trainings.watch.start()
         logger.info("event=worker_ready queues=%s", ",".join(map(self._parts.keys.queue, Priority)))
         while not self._must_stop and not self._pipeline.encoder_hangs:
             time.sleep(POLL_EVERY_S)
@@ -103,7 +106,6 @@ class Worker:
         self._pipeline.stop()
         for thread in threads:
             thread.join()
-        self._trainings.watch.close()
         return STOPPED
 
     def _run_next(self, priorities: Sequence[Priority]) -> None:
