@@ -94,6 +94,10 @@ class Settings(BaseModel):
     """auto, cpu, gpu or gpu:N."""
     cache_dir: fields.Directory = Field(default_factory=lambda: cache_folder() / "embeddings")
     """Where embeddings are kept on disk."""
+    decoders_dir: fields.Directory = Field(default_factory=lambda: cache_folder() / "decoders")
+    """Where the fine-tuned decoders of projects are kept; one folder for each Label Studio."""
+    finetune_every: int = Field(0, ge=0)
+    """After how many new annotations of a project its decoder is trained by itself; 0: only when asked to."""
     memory_cache_mb: int = Field(512, ge=0)
     """Bound of the embeddings in memory; 0: none."""
     disk_cache_mb: int = Field(4096, ge=0)

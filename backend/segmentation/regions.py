@@ -30,8 +30,9 @@ def draw(
 ) -> tuple[Region, ...]:
     """Return the regions that show the mask of ``prompt`` with a control and its labels; an empty mask has none.
 
-    ``score``, the model's confidence, is clipped to [0, 1], and dropped if it is not a finite number. ``detail`` is how
-    closely to follow the mask, where the control does not say.
+    ``score``, the model's confidence, is clipped to [0, 1], and dropped if it is not a finite number. The first region
+    takes the id of the one that ``prompt`` replaces. ``detail`` is how closely to follow the mask, where the control
+    does not say.
 
     Raises:
         ValueError: the mask has another size, or the control's kind holds no mask.
@@ -47,7 +48,7 @@ def draw(
     confidence = min(max(float(score), 0.0), 1.0) if score is not None and math.isfinite(score) else None
     return tuple(
         Region(
-            id=region_id(prompt.region_ids, output.control.name, part),
+            id=(not part and prompt.replaces) or region_id(prompt.region_ids, output.control.name, part),
             control=output.control.name,
             type=output.control.type,
             to_name=prompt.to_name,
