@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from safetensors.numpy import save
 
 from model import weights as model_weights
-from model.cli import main
 from model.build import load_decoder, load_encoder
+from model.cli import main
 from model.types import Prompt
 from model.weights import WeightsError, decoder_weights, sam2_names
 from model.weights.checkpoint import Checkpoint
