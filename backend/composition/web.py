@@ -29,6 +29,7 @@ from backend.label_studio.tokens import TokenKind
 from backend.metrics import Metrics
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.deferred import DeferredPredictions
+from backend.segmentation.pipeline import Pipeline
 from backend.segmentation.recently_answered import RecentlyAnswered
 from backend.segmentation.retrieval import OpenedTaskPolicy, Retrieval, RetrievalPolicy
 from backend.segmentation.service import ClickPolicy, Segmenter
@@ -84,9 +85,11 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     )
     next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
     decoders = composition_decoders.web(settings, checkpoint, decoder, metrics)
-    masks = MaskService(decoders.projects.of, metrics, DECODES_AT_ONCE)
+    masks = MaskService(decoders.projects.of, metrics, DECODES_AT_ONCE, settings.detail)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
-    segmenter = Segmenter(masks, embeddings, metrics, background, next_tasks, policy, retrieval)
+    answers, close_answers = cluster.recent_answers(settings, checkpoint.model_version)
+    clicks = Pipeline(masks, embeddings, policy.outputs, policy.vocabulary, answers)
+    segmenter = Segmenter(clicks, embeddings, metrics, background, next_tasks, policy, retrieval)
 
     def start() -> None:
         decoder.start()
@@ -95,6 +98,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
 
     def close() -> None:
         background.close()
+        close_answers()
         deferred.stop()
         embeddings.close()
         deferred.close()

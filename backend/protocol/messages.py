@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -28,6 +29,7 @@ from backend.types import (
     Skipped,
     Task,
     WebhookEvent,
+    lone_negative_points,
 )
 from backend.words import TypedText
 
@@ -92,7 +94,8 @@ def parse_predict(body: bytes) -> PredictRequest:
     """Return the request in a body of ``POST /predict``.
 
     In a large click body, the run-length codes of saved masks are cut out unread: ``Task.annotations``, ``drafts`` and
-    ``predictions`` then hold regions without their masks. Other requests keep them.
+    ``predictions`` then hold regions without their masks. Other requests keep them, and so do clicks with negative
+    points alone, which correct a saved mask.
 
     >>> request = parse_predict(b'{"tasks": [{"id": 7, "data": {"image": "/a.png"}}], "project": "1.1795380049"}')
     >>> request.tasks[0].id, request.tasks[0].data, request.project_id, request.context
@@ -108,9 +111,7 @@ def parse_predict(body: bytes) -> PredictRequest:
     if len(tasks) > MOST_TASKS:
         raise RequestError(f"tasks: expected at most {MOST_TASKS:,}, got {len(tasks):,}", Reason.TOO_COMPLEX)
     context, skipped, texts = _context(request)
-    lacks_mask = any(isinstance(region.shape, Brush) and not region.shape.rle for region in context or ())
-    if light is not body and (skipped or lacks_mask):
-        # The context's own masks may have been cut out as well, where a caller does not write it last.
+    if light is not body and (skipped or _needs_masks(context or ())):
         request = _decode(body, _Predict)
         context, skipped, texts = _context(request)
     return PredictRequest(
@@ -195,10 +196,8 @@ def dump_error(message: str) -> bytes:
 
 
 def _decode(body: bytes, kind: type[_T]) -> _T:
-    try:
+    with suppress(*json_fields.DECODE_ERRORS):
         return msgspec.json.decode(body, type=kind)
-    except json_fields.DECODE_ERRORS:
-        pass
     try:
         return msgspec.json.decode(_strict(body), type=kind)
     except json_fields.DECODE_ERRORS as error:
@@ -220,6 +219,15 @@ def _finite(digits: str) -> int | float | None:
     if not math.isfinite(number):
         return None
     return int(digits) if digits.lstrip("-").isdecimal() else number
+
+
+def _needs_masks(context: Sequence[PromptRegion]) -> bool:
+    """Whether a click cannot be answered without the masks that were cut out.
+
+    The context's own may be among them, where a caller does not write it last.
+    """
+    lacks_mask = any(isinstance(region.shape, Brush) and not region.shape.rle for region in context)
+    return lacks_mask or bool(lone_negative_points(context))
 
 
 def _context(

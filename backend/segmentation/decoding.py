@@ -20,7 +20,7 @@ from backend.errors import BackendError, ImageError, Reason, RequestError, Retry
 from backend.labeling.config_types import OutputTag
 from backend.metrics import Metrics
 from backend.segmentation import regions
-from backend.shapes import ShapeKind
+from backend.shapes import DEFAULT_DETAIL, Detail, ShapeKind
 from backend.types import ObjectPrompt, Region
 from model.errors import CapabilityError
 from model.images import orientation
@@ -65,14 +65,21 @@ class MaskService:
     """Decodes prompts and converts their masks to regions; thread-safe.
 
     ``decoder_of`` returns the decoder that serves a project now; a request asks once and keeps it to its end. ``slots``
-    bounds the threads that decode.
+    bounds the threads that decode. ``detail`` is how closely regions follow their masks, where the labeling config does
+    not say.
     """
 
-    def __init__(self, decoder_of: Callable[[int | None], Decoder], metrics: Metrics, decodes_at_once: int) -> None:
+    def __init__(
+        self,
+        decoder_of: Callable[[int | None], Decoder],
+        metrics: Metrics,
+        decodes_at_once: int,
+        detail: Detail = DEFAULT_DETAIL,
+    ) -> None:
         """Create the service around the decoders, which ``decodes_at_once`` threads may use at a time."""
         self.decoder_of = decoder_of
         self.slots = FifoLimiter(decodes_at_once)
-        self._metrics = metrics
+        self._metrics, self._detail = metrics, detail
 
     @contextmanager
     def slot(self, decoder: Decoder, deadline: float = math.inf) -> Iterator[None]:
@@ -114,7 +121,7 @@ class MaskService:
         """
         score = score if prompt.score is None else prompt.score
         with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
-            return regions.draw(mask, prompt, output, score)
+            return regions.draw(mask, prompt, output, score, self._detail)
 
     def _decode(self, decoder: Decoder, embedding: Embedding, prompts: Sequence[Prompt]) -> Masks:
         try:

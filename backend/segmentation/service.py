@@ -14,9 +14,7 @@ from backend.errors import BackendError, Reason
 from backend.labeling import config as labeling_config
 from backend.labeling import config_problems
 from backend.metrics import Metrics
-from backend.segmentation import pipeline
-from backend.segmentation.decoding import MaskService
-from backend.segmentation.pipeline import ImageKey, Job, Outcome, Pipeline, Vocabulary
+from backend.segmentation.pipeline import ImageKey, Job, Outcome, Pipeline, Vocabulary, by_image, on_each
 from backend.segmentation.planning import Rules
 from backend.segmentation.prefetch import Background, ImagePrefetch, NextTasks
 from backend.segmentation.retrieval import Retrieval
@@ -56,7 +54,7 @@ class Segmenter:
 
     def __init__(
         self,
-        masks: MaskService,
+        pipeline: Pipeline,
         embeddings: Embeddings,
         metrics: Metrics,
         background: Background,
@@ -69,9 +67,9 @@ class Segmenter:
         ``background`` runs the prefetching of the tasks that ``next_tasks`` returns; None prefetches only the requested
         ones. ``retrieval`` answers requests about whole tasks.
         """
-        self._masks = masks
+        self._masks = pipeline.masks
         self._metrics, self._policy, self._retrieval, self._clicks = metrics, policy, retrieval, Clicks()
-        self._pipeline = Pipeline(masks, embeddings, policy.outputs, policy.vocabulary)
+        self._pipeline = pipeline
         self._prefetch = ImagePrefetch(embeddings, background, next_tasks, policy.prefetch_tasks)
 
     @property
@@ -126,18 +124,18 @@ class Segmenter:
             deadline=time.monotonic() + self._policy.wait_s,
             check=click.check,
         )
-        by_image = pipeline.by_image(request.context or ())
+        regions = by_image(request.context or ())
         texts: dict[ImageKey, str] = {(text.to_name, text.item_index): text.text for text in request.texts}
 
         def segment(key: ImageKey) -> Outcome:
-            return self._pipeline.segment(by_image[key], key, labeling_config.parse(request.label_config), job)
+            return self._pipeline.segment(regions[key], key, labeling_config.parse(request.label_config), job)
 
         def segment_words(key: ImageKey) -> Outcome:
             return self._pipeline.segment_words(texts[key], key, labeling_config.parse(request.label_config), job)
 
-        named = pipeline.on_each(list(texts)[-MOST_IMAGES:], segment_words, job)
-        marked = pipeline.on_each(list(by_image)[-MOST_IMAGES:], segment, job)
-        too_many = [Skipped("", Reason.TOO_COMPLEX)] if max(len(by_image), len(texts)) > MOST_IMAGES else []
+        named = on_each(list(texts)[-MOST_IMAGES:], segment_words, job)
+        marked = on_each(list(regions)[-MOST_IMAGES:], segment, job)
+        too_many = [Skipped("", Reason.TOO_COMPLEX)] if max(len(regions), len(texts)) > MOST_IMAGES else []
         skipped = (*request.skipped, *too_many, *named.skipped, *marked.skipped)
         return Outcome(named.regions + marked.regions, skipped).prediction(job.decoder.model_version)
 

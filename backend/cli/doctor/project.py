@@ -108,7 +108,7 @@ def _model(label_studio: LabelStudio, project_id: int) -> Finding:
     if not connections:
         fix = f"in the project's Settings, Model choose Connect Model, and {_INTERACTIVE}"
         return Finding(Level.PROBLEM, subject, "none is connected, so no click arrives here", fix)
-    reached = [connection for connection in connections if connection.is_connected]
+    reached = [connection for connection in connections if connection.readable_state == "Connected"]
     if not reached:
         urls = ", ".join(f"{without_credentials(connection.url)} ({connection.state})" for connection in connections)
         fix = (
