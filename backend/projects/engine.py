@@ -12,6 +12,7 @@ from backend import shapes
 from backend.composition import cluster as composition_cluster
 from backend.composition import parts
 from backend.concurrency.retry import Stopped
+from backend.decoders.lazy_decoder import LazyDecoder
 from backend.embeddings.local import Embeddings
 from backend.embeddings.pipeline import RESERVED, THREADS
 from backend.embeddings.stores import FileStore
@@ -109,9 +110,10 @@ def segmenter(
     from model.build import load_decoder  # here: Paddle logs a lot before logging is configured
 
     decoder = load_decoder(checkpoint, settings.device)
+    loaded = LazyDecoder(checkpoint, settings.device, lambda *_: decoder)
     automatic = None if everything is None else AutomaticMaskGenerator(decoder, None, everything)
     return TaskSegmenter(
-        MaskService(decoder, Metrics(), decodes_at_once=1),
+        MaskService(lambda _: loaded, Metrics(), decodes_at_once=1, detail=settings.detail),
         embeddings,
         outputs(settings),
         None if automatic is None else automatic.generate_from_embedding,

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from backend.cli import doctor_project
-from backend.cli.findings import Finding, Level
+from backend.cli.doctor import project
+from backend.cli.doctor.findings import Finding, Level
 from backend.errors import BackendError, Reason
 from backend.images.fetch import ImageSource
 from backend.label_studio.client import LabelStudio
@@ -41,7 +41,7 @@ def examine(
         yield _api_key(label_studio)
     yield from _connection(settings, release)
     if outage is None and project_id is not None:
-        yield from doctor_project.examine(settings, label_studio, images, project_id)
+        yield from project.examine(settings, label_studio, images, project_id)
 
 
 def _weights(settings: Settings, weights: Callable[[], str]) -> Finding:
