@@ -33,7 +33,8 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 5.0
 POLL_EVERY_S = 0.1
 
-STOPPED, FAILED = 0, 1
+STOPPED, FAILED, DEVICE_FAILED = 0, 1, 3
+"""Exit codes; 2 is that of settings and commands that cannot be used."""
 
 
 def load_warm(load: Callable[[], Encoder], spec: EncodeSpec) -> Encoder:
@@ -63,7 +64,8 @@ class Worker:
         """Work until SIGTERM or SIGINT, then finish what is urgent; must run in the main thread, for its signals.
 
         Returns:
-            `STOPPED`, or `FAILED` if the encoder cannot be loaded or hangs; then the supervisor must restart it.
+            `STOPPED`; `FAILED` if the encoder cannot be loaded or hangs, `DEVICE_FAILED` if memory or the device failed
+            at several images in a row: then the supervisor must restart it.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -97,7 +99,7 @@ class Worker:
         for thread in threads:
             thread.start()
         logger.info("event=worker_ready queues=%s", ",".join(map(self._parts.keys.queue, Priority)))
-        while not self._must_stop and not self._pipeline.encoder_hangs:
+        while not (self._must_stop or self._pipeline.encoder_hangs or self._encoder.is_failing):
             time.sleep(POLL_EVERY_S)
         self._stop.set()
         if self._pipeline.encoder_hangs:
@@ -106,6 +108,9 @@ class Worker:
         self._pipeline.stop()
         for thread in threads:
             thread.join()
+        if self._encoder.is_failing:
+            logger.error("event=worker_gives_up exit_code=%d", DEVICE_FAILED)
+            return DEVICE_FAILED
         return STOPPED
 
     def _run_next(self, priorities: Sequence[Priority]) -> None:
