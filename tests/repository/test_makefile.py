@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.support.fake_python import FakePython
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, interruptible
 
 MAKE = shutil.which("make")
 pytestmark = [
@@ -100,12 +100,11 @@ def test_an_installation_that_failed_is_begun_anew(clone):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_installation_that_was_interrupted_is_begun_anew(clone, how):
     with subprocess.Popen(
-        clone.command("run"),
+        interruptible(clone.command("run")),
         **clone.place({"FAKE_PIP_HANGS": "1"}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     ) as process:
         while not clone.pid.exists():
             assert process.poll() is None

@@ -8,12 +8,13 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 START_S = 120.0
+PYTHON = sys.executable
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -30,6 +31,18 @@ def run(*arguments: str, timeout_s: float = START_S, **environ: str) -> subproce
     return subprocess.run(
         command, env=environment(**environ), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s
     )
+
+
+def interruptible(command: Sequence[str], is_heard: bool = True) -> list[str]:
+    """A command whose process hears Ctrl-C, or ignores it, also where the tests run in the background and ignore it.
+
+    A ``preexec_fn`` would run after a fork, where a lock that another thread holds is never released.
+    """
+    handler = "SIG_DFL" if is_heard else "SIG_IGN"
+    code = (
+        f"import os, signal, sys; signal.signal(signal.SIGINT, signal.{handler}); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    return [PYTHON, "-c", code, *command]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from backend.demo.environment import PROGRESS_S, InstallError, install, is_complete, python_of
 from tests.support.fake_python import FakePython
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, interruptible
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_the_seconds_and_the_size_are_printed_meanwhile(python, stamp, monkeypat
 def test_a_signal_ends_pip_too_and_the_next_time_begins_anew(python, stamp, number):
     command = [str(python.path), "-m", "backend.demo.environment", str(stamp), "-r", "list.txt"]
     environ = os.environ | {"FAKE_PIP_HANGS": "1"}
-    with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, preexec_fn=heard) as process:
+    with subprocess.Popen(interruptible(command), env=environ, stdout=subprocess.DEVNULL) as process:
         while not (python.pid.exists() and python.pid.read_text().strip()):
             assert process.poll() is None
             time.sleep(0.02)
@@ -103,10 +103,6 @@ def test_a_signal_ends_pip_too_and_the_next_time_begins_anew(python, stamp, numb
     with pytest.raises(ProcessLookupError):
         os.kill(int(python.pid.read_text()), 0)
     assert list(stamp.parent.glob("*stamp")) == []
-
-
-def heard():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background ignore it
 
 
 def test_it_needs_nothing_but_python():

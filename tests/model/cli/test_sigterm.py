@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.support.fakes import HttpServer, Reply
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, interruptible
 from tests.support.scenes import scene_file
 
 both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -18,14 +18,12 @@ ABORTED = 1
 
 def start(*arguments, is_heard=True):
     """Start a command in a group that hears Ctrl-C, or that ignores it as under ``nohup command &``."""
-    handler = signal.default_int_handler if is_heard else signal.SIG_IGN
     return subprocess.Popen(
-        [sys.executable, "-m", "model", *map(str, arguments)],
+        interruptible([sys.executable, "-m", "model", *map(str, arguments)], is_heard),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL if is_heard else handler),
     )
 
 
