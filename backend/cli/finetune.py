@@ -61,6 +61,7 @@ def command(
     """
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     from backend.cli.run import execute, with_engine  # here: --help must not wait for them
+    from backend.decoders.folder import DecoderFolder
     from backend.projects.run import BatchRun, TaskQuery
 
     def learn(batch: BatchRun, checkpoint: "Checkpoint", engine: "Engine") -> "RunReport":
@@ -68,7 +69,8 @@ def command(
         from model.finetuning.training import TrainingOptions
 
         options = finetune.FinetuneOptions(TrainingOptions(seed, epochs, mix=mix), force, report)
-        return finetune.run(settings, checkpoint, batch, engine, options)
+        with DecoderFolder(settings.decoders_dir).only_training(project):
+            return finetune.run(settings, checkpoint, batch, engine, options)
 
     execute(
         settings,
