@@ -174,10 +174,10 @@ def test_a_run_that_ends_early_goes_on_where_it_was(start, finetune, server, dec
     run = "--epochs", "40", "--mix", "1"
     process = start("finetune", "--project", str(PROJECT), *run)
     state = tmp_path / "cache" / "finetune" / f"{PROJECT}.safetensors"
-    wait_for(state.exists)
+    wait_for(lambda: state.exists() or process.poll() is not None)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=RUN_S)
-    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    output, errors = process.communicate(timeout=RUN_S)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
     assert len(decoders()) == (number == signal.SIGINT)
     assert ("the next run goes on from here" in output) == (number == signal.SIGINT)
     done = finetune(*run)
