@@ -1,7 +1,6 @@
 """Counters and timers for Prometheus, and a record of the last requests for the status page.
 
-The registry is passed in and is never the library's global one, so that tests and several services in one process stay
-separate.
+The registry is never the library's global one, so that several services in one process stay separate.
 """
 
 import threading
@@ -19,9 +18,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from backend.errors import Reason
 from backend.types import Prediction, PredictRequest
 
-STAGES = ("receive", "fetch", "decode_image", "encode", "embedding", "decoder", "postprocess", "rle", "total")
-"""The stages of an answer that are timed: ``fetch``, ``decode_image`` and ``encode`` happen in the background, and
-``embedding`` is how long a request waits for them."""
+STAGES = ("receive", "fetch", "decode_image", "detect", "encode", "embedding", "decoder", "postprocess", "rle", "total")
+"""The stages of an answer that are timed: ``fetch``, ``decode_image``, ``detect`` and ``encode`` happen in the
+background, and ``embedding`` is how long a request waits for them."""
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 100.0)
 _RECENT = 300
@@ -108,9 +107,9 @@ class ConfigProblems:
 class Metrics:
     """Counters, times of stages, problems of configs and the last requests of one service; safe from many threads."""
 
-    def __init__(self, registry: CollectorRegistry | None = None, clock: Callable[[], float] = time.time) -> None:
-        """Register all counters with ``registry``, a new one by default; ``clock`` returns seconds since 1970."""
-        self.registry = CollectorRegistry() if registry is None else registry
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """Register all counters; ``clock`` returns seconds since 1970."""
+        self.registry = CollectorRegistry()
         self.times, self.configs = StageTimes(self.registry), ConfigProblems()
         self._clock, self._started_at = clock, clock()
         counter = partial(_counter, self.registry)
@@ -187,7 +186,7 @@ class Metrics:
             round(total_s * 1000, 3),
             body_bytes,
             self.times.take(),
-            bool(request.context),
+            bool(request.context or request.texts),
             request.project_id,
             request.tasks[0].id if request.tasks else None,
             self._own.__dict__.pop("tier", ""),

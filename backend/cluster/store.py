@@ -15,8 +15,10 @@ from redis.exceptions import ResponseError
 
 from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
-from backend.embeddings.serialization import dump, load
-from backend.embeddings.stores import EmbeddingKey, Shape, StoreStats, is_valid
+from backend.embeddings import word_boxes
+from backend.embeddings.serialization import dump
+from backend.embeddings.stores import EmbeddingKey, Shape, StoreStats, parse
+from backend.embeddings.word_boxes import Boxes, BoxKey
 from backend.errors import RetryLater
 from model.types import Embedding
 
@@ -83,8 +85,8 @@ class RedisStore:
             data, left_ms = self._link.call(work)
         if data is None and left_ms == NOT_THERE:
             return None
-        embedding = load(data, str(key)) if isinstance(data, bytes) else None
-        if embedding is not None and is_valid(embedding, key, self._shape):
+        embedding = parse(data, key, self._shape) if isinstance(data, bytes) else None
+        if embedding is not None:
             return embedding
         self._on_drop(self.name)
         logger.warning("event=embedding_dropped tier=%s key=%s", self.name, name)
@@ -94,15 +96,26 @@ class RedisStore:
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keep an embedding; if Redis refuses it, it is dropped without an error, see `holds`."""
         data = dump(embedding, str(key), key.dtype)
-        try:
-            with self._stage("redis_put"):
-                self._link.call(lambda client: client.set(self._keys.embedding(key), data, px=int(self._ttl_s * 1000)))
-        except RetryLater:
-            pass  # the link's trouble is in the log and on the status page
+        with suppress(RetryLater), self._stage("redis_put"):  # the link's trouble is in the log and on the status page
+            self._link.call(lambda client: client.set(self._keys.embedding(key), data, px=int(self._ttl_s * 1000)))
 
     def holds(self, key: EmbeddingKey) -> bool:
         """Whether Redis holds an embedding, without reading it."""
         return bool(self._link.call(lambda client: client.exists(self._keys.embedding(key))))
+
+    def fetch_boxes(self, key: BoxKey) -> Boxes | None:
+        """Return what a detector found on an image; None if that is missing or unusable."""
+        data = self._link.call(lambda client: client.get(self._keys.embedding(key)))
+        return word_boxes.load(data, key.words) if isinstance(data, bytes) else None
+
+    def put_boxes(self, key: BoxKey, boxes: Boxes) -> None:
+        """Keep what a detector found on an image, for as long as embeddings.
+
+        Raises:
+            RetryLater: Redis does not answer, or has no room.
+        """
+        data = word_boxes.dump(boxes, key.words)
+        self._link.call(lambda client: client.set(self._keys.embedding(key), data, px=int(self._ttl_s * 1000)))
 
     def stats(self) -> tuple[StoreStats, ...]:
         """Return the fill level: number of this installation's embeddings of all models, bytes of all of Redis."""

@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -65,10 +66,12 @@ class StoreStats:
 Shape: TypeAlias = tuple[int, int, int]  # (channels, height, width) of the embeddings of a network
 
 
-def is_valid(embedding: Embedding, key: EmbeddingKey, shape: Shape | None) -> bool:
-    """Whether an embedding read under a key has the network's ``shape``, if known, and the key's number format."""
-    has_shape = shape in (None, embedding.image_embedding.shape)
-    return has_shape and rounded(embedding, key.dtype) is embedding  # float32 is valid where float16 would overflow
+def parse(data: bytes, key: EmbeddingKey, shape: Shape | None) -> Embedding | None:
+    """Return the embedding in ``data``; None unless it is of this key, its number format and ``shape``, if known."""
+    embedding = load(data, str(key))
+    if embedding is None or shape not in (None, embedding.image_embedding.shape):
+        return None
+    return embedding if rounded(embedding, key.dtype) is embedding else None  # float32 where float16 would overflow
 
 
 class EmbeddingStore(Protocol):
@@ -106,11 +109,13 @@ class MemoryStore:
 
     def __init__(self, max_bytes: int) -> None:
         self._entries: LRUCache[EmbeddingKey, Embedding] = LRUCache(max_bytes, getsizeof=lambda value: value.nbytes)
+        self._unprepared: dict[EmbeddingKey, Embedding] = {}
         self._lock = threading.Lock()
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding, None if the store does not hold it."""
         with self._lock:
+            self._count_prepared()
             return self._entries.get(key)
 
     def holds(self, key: EmbeddingKey) -> bool:
@@ -120,15 +125,29 @@ class MemoryStore:
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keep an embedding, and evict the least recently used ones that no longer fit."""
         with self._lock:
+            self._count_prepared()
             self._entries.pop(key, None)
             if embedding.nbytes <= self._entries.maxsize:
                 self._entries[key] = embedding
+                self._unprepared[key] = embedding
 
     def stats(self) -> tuple[StoreStats, ...]:
         """Return the fill level."""
         with self._lock:
+            self._count_prepared()
             entries = self._entries
             return (StoreStats(self.name, len(entries), int(entries.currsize), int(entries.maxsize)),)
+
+    def _count_prepared(self) -> None:
+        """Count what decoders have kept beside embeddings since the last call, and evict what no longer fits."""
+        for key in [key for key, embedding in self._unprepared.items() if embedding.prepared.nbytes]:
+            embedding = self._unprepared.pop(key)
+            if self._entries.get(key) is embedding:
+                del self._entries[key]
+                if embedding.nbytes <= self._entries.maxsize:
+                    self._entries[key] = embedding
+        if len(self._unprepared) > 2 * len(self._entries):  # most of them were evicted
+            self._unprepared = {key: each for key, each in self._unprepared.items() if key in self._entries}
 
 
 class FileStore:
@@ -177,18 +196,14 @@ class FileStore:
         except OSError as error:
             self._failed("read", error)
             return None
-        embedding = load(data, str(key))
-        if embedding is not None and not is_valid(embedding, key, self._shape):
-            embedding = None
-        try:
+        embedding = parse(data, key, self._shape)
+        with suppress(OSError):  # files on a read-only disk can still be read
             if embedding is None:
                 self._on_drop(self.name)
                 logger.warning("event=embedding_dropped tier=%s file=%s", self.name, path.name)
                 path.unlink(missing_ok=True)
             else:
                 os.utime(path)
-        except OSError:
-            pass  # files on a read-only disk can still be read
         return embedding
 
     def holds(self, key: EmbeddingKey) -> bool:
