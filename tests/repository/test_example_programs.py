@@ -1,6 +1,7 @@
 """The programs in examples/: each runs, and what it writes can be used."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +42,11 @@ def test_the_readme_names_every_example():
 def test_everything_in_a_folder_becomes_tasks_with_predictions(tmp_path, capsys):
     folder, out = tmp_path / "photos", tmp_path / "tasks.json"
     folder.mkdir()
-    (folder / "square.jpg").write_bytes(SQUARE.read_bytes())
+    shutil.copy(SAMPLES / "portrait.jpg", folder)
     (folder / "notes.txt").write_text("no picture")
-    preannotate.main([str(folder), "--out", str(out), "--images", "http://images/", "--points-per-side", "4"])
+    preannotate.main([str(folder), "--out", str(out), "--images", "http://images/", "--points-per-side", "6"])
     [task] = json.loads(out.read_text())
-    assert task["data"] == {"image": "http://images/square.jpg"}
+    assert task["data"] == {"image": "http://images/portrait.jpg"}
     [prediction] = task["predictions"]
     assert prediction["model_version"].startswith("demo@")
     for region in prediction["result"]:
