@@ -7,7 +7,7 @@ let prompts = [];            // { id, sign } with { x, y }, or { id } with { x, 
 let masks = [], regions = [], asked = 0, cross = null, corner = null, drag = null;
 
 const say = (text, isProblem = false) => {
-  get("state").textContent = text;
+  get("state").textContent = translated(text);
   get("state").className = isProblem ? "problem" : "";
 };
 const random = () => Math.random().toString(36).slice(2, 12);

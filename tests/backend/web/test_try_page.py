@@ -1,15 +1,22 @@
 """The page at /try: its routes, its headers, who may open it, and the setting that turns it off."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
 from backend.settings import Settings, read
 from backend.types import Secret
+from backend.web import try_page
 from backend.web.access import Access
 from backend.web.app import create_app
 from model.demo import SAMPLES
 from tests.support.service import MB, STATUS, Service
+
+TEMPLATES = Path(try_page.__file__).with_name("templates")
+KEYS = {"Esc", "Enter", "Alt"}
+"""Of the keyboard, the same in every language."""
 
 LOGIN = ("annotator", "password")
 
@@ -105,3 +112,35 @@ def test_turned_off_it_does_not_exist(client_of, path):
 def test_it_is_on_unless_the_setting_turns_it_off():
     assert Settings().try_page
     assert not read({"PADDLE_SAM_TRY_PAGE": "false"}).try_page
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("zh-TW", "zh"), ("en-US,en;q=0.9,zh;q=0.8", "en"), ("de", "en"), ("", "en"),
+        ("en;q=0.5, zh", "zh"), ("*", "en"), ("nonsense;;q=x", "en"),
+    ],
+)  # fmt: skip
+def test_the_page_follows_the_browsers_language(client, accepted, language):
+    page = client.get("/try", headers={"Accept-Language": accepted})
+    assert f'<html lang="{language}">' in page.text
+    assert page.headers["Vary"] == "Accept-Language"
+    texts = json.loads(re.search(r"const TEXTS = (.*);\n", page.text)[1])
+    assert texts == (try_page.CHINESE if language == "zh" else {})
+
+
+def test_every_text_of_the_page_has_a_chinese_one():
+    page = (TEMPLATES / "try.html").read_text()
+    page = re.sub(r"(?s)<style.*?</style>|<script.*?</script>|{%.*?%}|{{.*?}}", "", page)
+    shown = {text.strip() for text in re.findall(r">([^<>]+)<", page)}
+    shown |= set(re.findall(r'aria-label="([^"]+)"', page))
+    shown = {text for text in shown if len(text) > 1 and text not in KEYS}
+    script = (TEMPLATES / "try.js").read_text()
+    said = {
+        re.sub(r"\$\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}", "{}", text)
+        for text in re.findall(r'say\((?:`(.+?)`|"(.+?)")[,)]', script)
+        for text in text
+        if text
+    }
+    assert len(said) >= 8
+    assert (shown | said) - set(try_page.CHINESE) - {"{} in {} ms · score {}"} == set()

@@ -1,0 +1,1 @@
+"""Programs to copy from: the model and the service's parts in Python, without Label Studio; see README.md."""
