@@ -188,6 +188,33 @@ def softmax_(x: Tensor) -> None:
     _cached(("softmax", rows, length), make).run(address, address)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+    """Return ``x @ weight + bias``, and its exact GELU if asked for: (n, C), (C, C') and (C',) to (n, C')."""
+    (rows, inputs), outputs = x.shape, weight.shape[1]
+
+    def make(library: _Library) -> _Primitive:
+        shapes = ([rows, inputs], [inputs, outputs], [1, outputs], [rows, outputs])
+        seen, factors, shift, made = (_description(library, shape, [shape[1], 1]) for shape in shapes)
+        attributes = _attributes(library, gelu)
+        step = library.create("matmul_primitive_desc_create", library.engine, seen, factors, shift, made, attributes)
+        return _Primitive(library, step, {SRC: seen, WEIGHTS: factors, BIAS: shift, DST: made})
+
+    out = paddle.empty([rows, outputs])
+    addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
+    _cached(("linear", rows, inputs, outputs, gelu), make).run(*addresses)
+    return out
+
+
+def _attributes(library: _Library, gelu: bool) -> c_void_p:
+    """Return what a step is asked to do with its results."""
+    attributes = library.create("primitive_attr_create")
+    if gelu:
+        after = library.create("post_ops_create")
+        library.call("post_ops_append_eltwise", after, GELU_ERF, c_float(0), c_float(0))
+        library.call("primitive_attr_set_post_ops", attributes, after)
+    return attributes
+
+
 @dataclass(frozen=True)
 class _Convolution:
     """A convolution and what puts its weights into the order that it wants."""
@@ -226,11 +253,7 @@ def convolve(
         seen = _description(library, *_channels_last(batch, channels, height, width))
         made = _description(library, *_channels_last(batch, outputs, rows, columns))
         shift, given = _description(library, [outputs], [1]), _description(library, kernel, plain)
-        attributes = library.create("primitive_attr_create")
-        if gelu:
-            after = library.create("post_ops_create")
-            library.call("post_ops_append_eltwise", after, GELU_ERF, c_float(0), c_float(0))
-            library.call("primitive_attr_set_post_ops", attributes, after)
+        attributes = _attributes(library, gelu)
         shapes = DIMS(stride, stride), DIMS(0, 0), DIMS(above, left), DIMS(below, right)
         options = INFERENCE, DIRECT, seen, _description(library, kernel), shift, made, *shapes, attributes
         step = library.create("convolution_forward_primitive_desc_create", library.engine, *options)

@@ -28,12 +28,11 @@ from model.modeling.kernels import (
     merge_heads,
     permute,
     some_rows,
-    split_heads,
 )
 
 STRIDES = (2, 2, 1)
 """Between one stage and the next; the last keeps its resolution, unlike in TinyViT as a classifier."""
-STRIP_BYTES = 4 << 20
+STRIP_BYTES = 8 << 20
 """How large the widest activation of a strip may be on a CPU: it is read again before it leaves the cache."""
 NORM_EPSILON = 1e-5
 """Of the layer norms inside TinyViT; those of the neck have SAM's 1e-6."""
@@ -53,7 +52,7 @@ class MBConv(nn.Layer):
 
         def rows(first: int, last: int) -> Tensor:
             wider, inner = _halo(first, last, x.shape[1])
-            y = gelu(_pointwise(some_rows(x, wider), self.conv1))
+            y = _pointwise(some_rows(x, wider), self.conv1, then_gelu=True)
             y = convolve_last(y, self.conv2, inner, then_gelu=True)
             return gelu(add(_pointwise(y, self.conv3), some_rows(x, slice(first, last))))
 
@@ -76,7 +75,7 @@ class PatchMerging(nn.Layer):
 
         def rows(first: int, last: int) -> Tensor:
             wider, inner = _halo(first * self.stride, min(last * self.stride, height), height)
-            y = gelu(_pointwise(some_rows(x, wider), self.conv1))
+            y = _pointwise(some_rows(x, wider), self.conv1, then_gelu=True)
             y = convolve_last(y, self.conv2, inner, then_gelu=True)
             return _pointwise(y, self.conv3)
 
@@ -115,9 +114,9 @@ class Attention(nn.Layer):
         """Attend within windows: (n, w*w, C) to (n, w*w, C)."""
         heads, dim = self.num_heads, tokens.shape[-1]
         qkv = affine(layer_norm(tokens, self.norm), self._weight, self._qkv_bias)
-        query = split_heads(qkv, heads, slice(0, dim), (dim // heads) ** -0.5)
-        key, value = (split_heads(qkv, heads, slice(first, first + dim)) for first in (dim, 2 * dim))
-        out = merge_heads(attend(query, key, value, False, self.bias))
+        parts = permute(qkv.reshape([*qkv.shape[:2], 3, heads, dim // heads]), [2, 0, 3, 1, 4])  # (3, n, heads, l, d)
+        query = parts[0] * (dim // heads) ** -0.5
+        out = merge_heads(attend(query, parts[1], parts[2], False, self.bias))
         return affine(out, self.proj.weight, self.proj.bias)
 
 
@@ -132,7 +131,7 @@ class Mlp(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
-        hidden = gelu(affine(layer_norm(x, self.norm), self.fc1.weight, self.fc1.bias))
+        hidden = affine(layer_norm(x, self.norm), self.fc1.weight, self.fc1.bias, then_gelu=True)
         return affine(hidden, self.fc2.weight, self.fc2.bias)
 
 
@@ -243,9 +242,9 @@ class TinyVit(nn.Layer):
         return _by_rows(rows, -(-middle // 2), 2 * first_conv.weight.shape[0] * middle, self._parallel)
 
 
-def _pointwise(x: Tensor, layer: nn.Conv2D) -> Tensor:
+def _pointwise(x: Tensor, layer: nn.Conv2D, then_gelu: bool = False) -> Tensor:
     """Apply a 1x1 convolution to (B, H, W, C) as one matrix product."""
-    return affine(x, layer.weight.reshape(layer.weight.shape[:2]).transpose([1, 0]), layer.bias)
+    return affine(x, layer.weight.reshape(layer.weight.shape[:2]).transpose([1, 0]), layer.bias, then_gelu)
 
 
 def _convolution(channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2D:

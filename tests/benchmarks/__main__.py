@@ -5,6 +5,7 @@ Every module ``bench_NAME.py`` here has a function ``run() -> list[Row]``. A tab
 """
 
 import json
+import os
 import platform
 import sys
 from dataclasses import asdict
@@ -19,13 +20,13 @@ OUT = HERE.parents[1] / "out" / "benchmarks.json"
 
 
 def table(rows: list[Row]) -> str:
-    """The rows for a person to read."""
-    lines = [f"{'what':44} {'ours':>10} {'reference':>10} {'ratio':>7} {'goal':>7}  against"]
+    """The rows in Markdown, as README has them."""
+    lines = ["| figure | ours | compared with | | ratio | goal | |", "|---|---|---|---|---|---|---|"]
     for row in rows:
-        verdict = "" if row.is_met else "  MISSED"
-        goal = "-" if row.goal is None else f"{row.goal:.2f}"
-        figures = f"{row.ours:8.1f} {row.unit:2}{row.reference:9.1f} {row.unit:2} {row.ratio:6.2f} {goal:>6}"
-        lines.append(f"{row.name:44}{figures}   {row.against}{verdict}")
+        goal, verdict = ("", "") if row.goal is None else (f"{row.goal:.2f}", "met" if row.is_met else "missed")
+        ours, reference = f"{row.ours:.1f} {row.unit}", f"{row.reference:.1f} {row.unit}"
+        cells = row.name, ours, row.against, reference, f"{row.ratio:.2f}", goal, verdict
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -47,9 +48,15 @@ def main(names: list[str]) -> int:
     rows: list[Row] = []
     for name in names or known:
         rows += import_module(f"tests.benchmarks.bench_{name}").run()
-    print(f"{processor()}, {cpu_count()} cores\n{table(rows)}")
+    load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
+    print(f"{processor()}, {cpu_count()} cores; load in the last 1, 5 and 15 minutes: {load}\n\n{table(rows)}")
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    report = {"processor": processor(), "cores": cpu_count(), "rows": [asdict(row) for row in rows]}
+    report = {
+        "processor": processor(),
+        "cores": cpu_count(),
+        "load": os.getloadavg(),
+        "rows": [asdict(row) for row in rows],
+    }
     OUT.write_text(json.dumps(report, indent=2) + "\n")
     return 0 if all(row.is_met for row in rows) else 1
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,10 @@ def compare(
 def limit(name: str, ours: float, most: float, unit: str) -> Row:
     """A figure that must stay within a limit."""
     return Row(name, ours, most, unit, "the limit", 1.0, ours / most)
+
+
+def processor_flags() -> frozenset[str]:
+    """The processor's instruction sets as Linux names them; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
