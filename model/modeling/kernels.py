@@ -21,6 +21,8 @@ SCORES_AT_ONCE = 1 << 20
 """Attention scores that exist at a time: 4 MiB."""
 MOST_FUSED = 512
 """Channels up to which oneDNN's matrix product with a GELU is faster than MKL's and a GELU after it."""
+LEAST_ROW = 100
+"""Scores of a query from which on oneDNN's softmax is faster than NumPy's exponentials."""
 SAFE_SCORE = 60.0
 """Scores up to this size have exponentials that float32 holds, and so does their sum."""
 
@@ -233,12 +235,12 @@ def softmax_rows(scores: Tensor) -> Tensor:
 
 
 def _softmax_values(query: Tensor, key: Tensor, value: Tensor, ones: Tensor, bias: Tensor | None) -> Tensor:
-    """Attend with all scores at once; without oneDNN the sum of a query's weights divides what they made of values."""
+    """Attend with all scores at once; NumPy leaves the division by a query's sum to the end."""
     scores = paddle.matmul(query, key, transpose_y=True)
     if bias is not None:
         weights = memory(scores)
         np.add(weights, memory(bias), out=weights)
-    if onednn.is_available():
+    if scores.shape[-1] >= LEAST_ROW and onednn.is_available():
         onednn.softmax_(scores)
         return paddle.matmul(scores, value)
     exponentials(scores)
