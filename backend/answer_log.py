@@ -25,19 +25,19 @@ def note(
     if request.context is None:
         logger.info("tasks answered: task=%s tasks=%d %s", record.task_id, record.tasks, _outcome(record, predictions))
     else:
-        prompts = describe_prompts(request.context)
+        prompts = describe_prompts(request.context, len(request.texts))
         logger.info("click answered: task=%s prompts=%r %s", record.task_id, prompts, _outcome(record, predictions))
 
 
-def describe_prompts(context: Sequence[PromptRegion]) -> str:
-    """Return the prompts of a click in words.
+def describe_prompts(context: Sequence[PromptRegion], texts: int = 0) -> str:
+    """Return the prompts of a click in words, and of how many ``texts`` with words.
 
     >>> from backend.shapes import Rectangle
     >>> point, box = KeyPoint(50, 50), Rectangle(10, 10, 30, 30)
     >>> describe_prompts([PromptRegion("a", point, "tool", "image"), PromptRegion("b", box, "box", "image")])
     '1 point, 1 rectangle'
     """
-    counts = Counter(_kind(region) for region in context)
+    counts = Counter(_kind(region) for region in context) + Counter(text=texts)
     return ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items()) or "none"
 
 

@@ -85,7 +85,15 @@ class Reason(str, Enum):
     AMBIGUOUS_FILE_NAME = ("ambiguous_file_name", Kind.FAILURE,
         "several images of the COCO file are named as the task's is", "write their folders into file_name as well")
     UNKNOWN_LABEL = ("unknown_label", Kind.FAILURE,
-        "a category of the COCO file is no label of the labeling config", "add the label, or rename the category")
+        "a category of a COCO file, or a typed word, is no label of the labeling config",
+        "add the label; rename the category, or type WORD=LABEL")
+    NOTHING_FOUND = ("nothing_found", Kind.HARMLESS,
+        "the detector finds nothing that the words name", "use other words, or draw boxes")
+    UNKNOWN_WORD = ("unknown_word", Kind.FAILURE,
+        "the detector cannot look for a word, which the log names", "give the label a prompt in the detector's words")
+    NO_DETECTOR = ("no_detector", Kind.FAILURE,
+        "there is no detector to find words with, or not the same one as in other processes",
+        "set PADDLE_SAM_DETECTOR, to the same for web processes and workers")
 
     # The labeling config.
     NO_LABEL_CONFIG = ("no_label_config", Kind.FAILURE,

@@ -19,9 +19,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from backend.errors import Reason
 from backend.types import Prediction, PredictRequest
 
-STAGES = ("receive", "fetch", "decode_image", "encode", "embedding", "decoder", "postprocess", "rle", "total")
-"""The stages of an answer that are timed: ``fetch``, ``decode_image`` and ``encode`` happen in the background, and
-``embedding`` is how long a request waits for them."""
+STAGES = ("receive", "fetch", "decode_image", "detect", "encode", "embedding", "decoder", "postprocess", "rle", "total")
+"""The stages of an answer that are timed: ``fetch``, ``decode_image``, ``detect`` and ``encode`` happen in the
+background, and ``embedding`` is how long a request waits for them."""
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 100.0)
 _RECENT = 300
@@ -187,7 +187,7 @@ class Metrics:
             round(total_s * 1000, 3),
             body_bytes,
             self.times.take(),
-            bool(request.context),
+            bool(request.context or request.texts),
             request.project_id,
             request.tasks[0].id if request.tasks else None,
             self._own.__dict__.pop("tier", ""),

@@ -89,7 +89,7 @@ class Settings(BaseModel):
     weights: str = "demo"
     """A model's name or a path; two joined by a comma are merged."""
     detector: str | None = None
-    """A detector's name or directory; it finds the words of preannotate, and its program is executed."""
+    """A detector's name or directory; it finds typed words and those of preannotate, and its program is executed."""
     device: fields.Device = "auto"
     """auto, cpu, gpu or gpu:N."""
     cache_dir: fields.Directory = Field(default_factory=lambda: cache_folder() / "embeddings")

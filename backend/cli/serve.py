@@ -30,6 +30,7 @@ def command(port: int | None, host: str | None, weights: str | None, check: bool
         gunicorn_server.check_port(settings.host, settings.port)
         cluster.require_usable(settings)
         checkpoint = parts.read_weights(settings)
+        parts.read_detector(settings)
     except (ValueError, OSError) as error:
         refuse(str(error))
     shown = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - only for showing

@@ -32,6 +32,7 @@ def command(weights: str | None, device: str | None, check: bool) -> None:
     try:
         cluster.require_usable(settings)
         checkpoint = parts.read_weights(settings)
+        parts.read_detector(settings)
     except (ValueError, OSError) as error:
         refuse(str(error))
     sys.exit(parts.build_worker(settings, checkpoint).run())

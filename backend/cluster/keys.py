@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from backend.embeddings.content_index import SourceKey
 from backend.embeddings.stores import EmbeddingKey
+from backend.embeddings.word_boxes import BoxKey
 from backend.types import Priority
 
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -38,21 +39,21 @@ class Keys:
         """The model's part of a name; percent-encoded, so that it contains no colon."""
         return quote(self.model_version, safe="@+")
 
-    def embedding(self, key: EmbeddingKey | str) -> str:
-        """Key of an embedding, written by `backend.embeddings.serialization`; ``*`` for the pattern of all of them."""
-        return f"{self.prefix}:embedding:{key}"
+    def embedding(self, key: EmbeddingKey | BoxKey | str) -> str:
+        """Key of a stored embedding, or of a detector's boxes; ``*`` for the pattern of all embeddings."""
+        return f"{self.prefix}:{'boxes' if isinstance(key, BoxKey) else 'embedding'}:{key}"
 
     def content(self, address_key: SourceKey) -> str:
         """Key of the content last seen at an address; its age follows from its remaining time to live."""
-        return self._of("place", address_key)
+        return _of_address(self, "place", address_key)
 
     def failure(self, address_key: SourceKey) -> str:
         """Key of the recent failure of an address."""
-        return self._of("failure", address_key)
+        return _of_address(self, "failure", address_key)
 
     def lease(self, address_key: SourceKey) -> str:
         """Key of the lease of the worker that processes an address."""
-        return self._of("lease", address_key)
+        return _of_address(self, "lease", address_key)
 
     def content_lease(self, key: EmbeddingKey) -> str:
         """Key of the lease of the worker that encodes a content."""
@@ -64,7 +65,11 @@ class Keys:
 
     def enqueued(self, address_key: SourceKey, priority: Priority) -> str:
         """Key of the marker of an enqueued address; its value is the job's id."""
-        return self._of(f"asked:{priority.name.lower()}", address_key)
+        return _of_address(self, f"asked:{priority.name.lower()}", address_key)
+
+    def answers(self, project_id: int, task_id: int, image: str) -> str:
+        """Key of the last answers to clicks on an image of a task."""
+        return f"{self.prefix}:{self.model}:answers:{project_id}:{task_id}:{image}"
 
     def queue(self, priority: Priority) -> str:
         """Name of the RQ queue of a priority."""
@@ -89,6 +94,7 @@ class Keys:
         """Key of the counts of all workers' work since Redis was last empty."""
         return f"{self.prefix}:{self.model}:counts"
 
-    def _of(self, kind: str, address_key: SourceKey) -> str:
-        owner, address = address_key
-        return f"{self.prefix}:{self.model}:{kind}:{quote(owner, safe='')}:{address}"
+
+def _of_address(keys: Keys, kind: str, address_key: SourceKey) -> str:
+    owner, address = address_key
+    return f"{keys.prefix}:{keys.model}:{kind}:{quote(owner, safe='')}:{address}"

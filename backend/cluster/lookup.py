@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import TypeAlias
 
 from cachetools import TTLCache
 
@@ -17,6 +18,7 @@ from backend.cluster.store import RedisStore
 from backend.embeddings.content_index import MAX_ENTRIES, ContentIndex, SourceKey
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
+from backend.embeddings.word_boxes import Boxes, BoxKey, BoxMemory
 from backend.errors import BackendError
 from backend.types import ImageRef, Priority
 from model.types import Embedding
@@ -24,6 +26,9 @@ from model.types import Embedding
 logger = logging.getLogger(__name__)
 
 RECHECK_AGAIN_S = 30.0
+
+Made: TypeAlias = Embedding | Boxes
+"""What a worker makes of an image: the boxes of its words where it comes with any, else its embedding."""
 
 
 class SharedEmbeddings:
@@ -40,26 +45,26 @@ class SharedEmbeddings:
     ) -> None:
         """Combine this process' memory with the shared state in Redis; revalidations run on the threads of ``pool``."""
         self._parts, self._memory, self._store, self._pool, self._dtype = parts, memory, store, pool, dtype
-        self._contents = ContentIndex(clock)
+        self._boxes, self._contents = BoxMemory(), ContentIndex(clock)
         self._rechecked: TTLCache[SourceKey, bool] = TTLCache(MAX_ENTRIES, RECHECK_AGAIN_S, timer=clock)
         self._lock = threading.Lock()
 
-    def get_local(self, ref: ImageRef, address_key: SourceKey) -> Embedding | None:
-        """Return the embedding if it is in this process' memory; during an outage of Redis, regardless of its age."""
+    def get_local(self, ref: ImageRef, address_key: SourceKey) -> Made | None:
+        """Return what is in this process' memory of an image; during an outage of Redis, regardless of its age."""
         record, is_down = self._contents.get(address_key), self._parts.link.is_down
         if record is None or not (self._contents.is_stale_usable(record) or is_down):
             return None
-        embedding = self._memory.get(self._key(record.digest))
-        if embedding is not None and not (self._contents.is_fresh(record) or is_down):
+        made = self._in_memory(ref, record.digest)
+        if made is not None and not (self._contents.is_fresh(record) or is_down):
             self.revalidate(ref, address_key)
-        return embedding
+        return made
 
     def look_up(self, address_key: SourceKey) -> LookupResult:
         """Return the content and the failure that Redis holds for an address."""
         return self._parts.contents.get(address_key)
 
-    def fetch(self, address_key: SourceKey, looked_up: LookupResult) -> tuple[Embedding, str] | None:
-        """Return the embedding of a looked-up content and its tier, ``memory`` or ``redis``; None if it is missing.
+    def fetch(self, ref: ImageRef, address_key: SourceKey, looked_up: LookupResult) -> tuple[Made, str] | None:
+        """Return what was made of a looked-up content and its tier, ``memory`` or ``redis``; None if it is missing.
 
         It is kept in memory.
         """
@@ -67,14 +72,17 @@ class SharedEmbeddings:
         if record is None:
             return None
         self._learn(address_key, record)
+        if (made := self._in_memory(ref, record.digest)) is not None:
+            return made, "memory"
+        if ref.words is not None:
+            box_key = BoxKey(record.digest, ref.words)
+            if (boxes := self._store.fetch_boxes(box_key)) is not None:
+                self._boxes.put(box_key, boxes)
+            return None if boxes is None else (boxes, "redis")
         key = self._key(record.digest)
-        embedding, tier = self._memory.get(key), "memory"
-        if embedding is None:
-            embedding, tier = self._store.fetch(key), "redis"
-        if embedding is None:
-            return None
-        self._memory.put(key, embedding)
-        return embedding, tier
+        if (embedding := self._store.fetch(key)) is not None:
+            self._memory.put(key, embedding)
+        return None if embedding is None else (embedding, "redis")
 
     def is_done(self, address_key: SourceKey) -> bool:
         """Whether Redis holds a fresh embedding of an address, or a recent failure."""
@@ -112,6 +120,11 @@ class SharedEmbeddings:
             logger.info("event=recheck_failed project=%s reason=%s", ref.project_id, error.reason)
         except Exception:
             logger.exception("event=recheck_defect project=%s task=%s", ref.project_id, ref.task_id)
+
+    def _in_memory(self, ref: ImageRef, digest: str) -> Made | None:
+        if ref.words is not None:
+            return self._boxes.get(BoxKey(digest, ref.words))
+        return self._memory.get(self._key(digest))
 
     def _key(self, digest: str) -> EmbeddingKey:
         return EmbeddingKey(digest, self._parts.keys.model_version, self._dtype)

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from backend.cluster.content_index import LookupResult, parse_event
-from backend.cluster.lookup import SharedEmbeddings
+from backend.cluster.lookup import Made, SharedEmbeddings
 from backend.cluster.parts import ClusterParts
 from backend.cluster.queues import JobState
 from backend.concurrency.byte_budget import ByteBudget, Share
@@ -23,7 +23,6 @@ from backend.embeddings.content_index import SourceKey
 from backend.errors import BackendError, Reason, RetryLater, internal
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
-from model.types import Embedding
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class _PendingImage:
     # whether the last check found the job `JobState.TAKEN`; if the next one does too, it is lost
     maybe_lost: bool = False
     address_share: Share | None = None
-    future: "Future[Embedding]" = field(default_factory=Future)
+    future: "Future[Made]" = field(default_factory=Future)
 
 
 class PendingImages:
@@ -69,8 +68,8 @@ class PendingImages:
     def __len__(self) -> int:
         return len(self._images)
 
-    def join(self, ref: ImageRef, address_key: SourceKey, priority: Priority, within_s: float) -> "Future[Embedding]":
-        """Return the future of an image's embedding; start the look-up if the image is not pending yet.
+    def join(self, ref: ImageRef, address_key: SourceKey, priority: Priority, within_s: float) -> "Future[Made]":
+        """Return the future of what a worker makes of an image; start the look-up if the image is not pending yet.
 
         Raises:
             RetryLater: the process is stopping, or has no room for a long address.
@@ -153,16 +152,16 @@ class PendingImages:
                 self._finish(pending, no_worker)
 
     def _finish_if_known(self, pending: _PendingImage, looked_up: LookupResult) -> bool:
-        """Resolve the future if the look-up has a failure or a cached embedding; return whether it did."""
+        """Resolve the future if the look-up has a failure or what was made; return whether it did."""
         if looked_up.failure is not None:
             self._finish(pending, looked_up.failure)
             return True
-        cached = self._cached.fetch(pending.address_key, looked_up)
+        cached = self._cached.fetch(pending.ref, pending.address_key, looked_up)
         if cached is None:
             return False
-        embedding, tier = cached
+        made, tier = cached
         self._metrics.record_lookup(tier)
-        self._finish(pending, embedding)
+        self._finish(pending, made)
         if looked_up.record is not None and not looked_up.record.is_fresh:
             self._cached.revalidate(pending.ref, pending.address_key)
         return True
@@ -193,7 +192,7 @@ class PendingImages:
         for pending in list(self._images.values()):
             self._finish(pending, copy.copy(error))
 
-    def _finish(self, pending: _PendingImage, outcome: "Embedding | BackendError") -> None:
+    def _finish(self, pending: _PendingImage, outcome: "Made | BackendError") -> None:
         with self._lock:
             if self._images.get(pending.address_key) is not pending:
                 return

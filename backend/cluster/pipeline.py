@@ -9,7 +9,9 @@ import concurrent.futures
 import logging
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from backend.cluster.content_index import SharedRecord
 from backend.cluster.lease import Lease
@@ -17,16 +19,20 @@ from backend.cluster.parts import ClusterParts
 from backend.cluster.queues import TakenJob
 from backend.cluster.store import RedisStore
 from backend.embeddings.content_index import SourceKey, source_key
-from backend.embeddings.encode import EncodeSpec, Preprocessor
+from backend.embeddings.encode import EncodeSpec, Preprocessor, find_words
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.pipeline import Source
 from backend.embeddings.stores import EmbeddingKey
+from backend.embeddings.word_boxes import Boxes, BoxKey
 from backend.errors import BackendError, ImageError, Reason, RetryLater, internal
+from backend.images.decode import Picture
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
-from model.types import Embedding, ModelInput
+from model.types import ModelInput
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 MAX_ATTEMPTS = 3  # how many workers may die on an image before it fails for a while
 ENCODE_TIMEOUT_S = 900.0  # seconds without a finished image after which the encoder is considered to hang
@@ -35,10 +41,10 @@ POLL_EVERY_S = 0.1
 
 @dataclass(eq=False)
 class _Work:
-    """A job in progress: its priority, which clicks raise, and the content's key once the image is fetched."""
+    """A job in progress: its priority, which clicks raise, and the key of what is being made of the fetched image."""
 
     priority: Priority
-    key: EmbeddingKey | None = None
+    key: EmbeddingKey | BoxKey | None = None
 
 
 class EncoderHangsError(BackendError):
@@ -112,7 +118,10 @@ class EncodePipeline:
     def _publish(self, ref: ImageRef, address_key: SourceKey, work: _Work, lease: Lease) -> bool:
         """Publish the embedding or the failure of an image; return False if neither can be made before the stop."""
         try:
-            self._parts.contents.put(address_key, self._ensure_encoded(ref, address_key, work, lease), lease)
+            record = self._ensure_made(ref, address_key, work, lease)
+            self._parts.contents.put(address_key, record, lease)
+            if ref.words is not None:  # clicks on the image are warm too
+                self._parts.contents.put(source_key(replace(ref, words=None)), record, lease)
             return True
         except BackendError as caught:
             if self._is_stopping and caught.reason is Reason.MODEL_NOT_READY:
@@ -128,7 +137,7 @@ class EncodePipeline:
             lease.resets_attempts, self.encoder_hangs = False, True
         return True
 
-    def _ensure_encoded(self, ref: ImageRef, address_key: SourceKey, work: _Work, lease: Lease) -> SharedRecord:
+    def _ensure_made(self, ref: ImageRef, address_key: SourceKey, work: _Work, lease: Lease) -> SharedRecord:
         if lease.attempt > MAX_ATTEMPTS:
             lease.resets_attempts = False
             raise ImageError(
@@ -138,22 +147,29 @@ class EncodePipeline:
         if cached.failure is not None:
             raise cached.failure
         record = cached.record
-        if record is not None and not self._store.holds(self._spec.key(record.digest)):
+        if record is not None and not self._is_made(ref, record.digest):
             record = None
         if record is not None and record.is_fresh:
             return record
-        record, model_input = self._fetch(ref, record, is_click=work.priority is Priority.INTERACTIVE)
+        record, picture, model_input = self._fetch(ref, record, is_click=work.priority is Priority.INTERACTIVE)
+        if picture is not None and not self._detect(work, ref, record.digest, picture):
+            return record  # nothing is found, so nothing is segmented
         if model_input is not None:
-            work.key = self._spec.key(record.digest)
-            self._encode(work, work.key, model_input)
+            work.key = key = self._spec.key(record.digest)
+            self._encode(work, key, model_input)
         return record
+
+    def _is_made(self, ref: ImageRef, digest: str) -> bool:
+        if ref.words is not None:
+            return self._store.fetch_boxes(BoxKey(digest, ref.words)) is not None
+        return self._store.holds(self._spec.key(digest))
 
     def _fetch(
         self, ref: ImageRef, known: SharedRecord | None, *, is_click: bool
-    ) -> tuple[SharedRecord, ModelInput | None]:
-        """Return the image's content and the network's input for it, None if its embedding is stored.
+    ) -> tuple[SharedRecord, Picture | None, ModelInput | None]:
+        """Return the image's content, the picture for a detector, and the network's input; None for what is made.
 
-        The file is freed on return, so that only the few megabytes of the input wait for the encoder.
+        The file is freed on return, so that only the few megabytes of pixels wait for the encoder.
         """
         source = self._click_source if is_click else self._source
         with self._metrics.stage("fetch"):
@@ -161,16 +177,30 @@ class EncodePipeline:
         self._parts.monitor.count("fetch")
         if fetched is None:
             assert known is not None
-            return SharedRecord(known.digest, known.version, known.immutable), None
+            return SharedRecord(known.digest, known.version, known.immutable), None, None
         try:
             key = self._spec.key_of(fetched.data)
             record = SharedRecord(key.digest, fetched.version, fetched.immutable)
-            if self._store.holds(key):
-                return record, None
+            if self._is_made(ref, key.digest):
+                return record, None, None
             priority = Priority.INTERACTIVE if is_click else Priority.BULK
-            return record, self._preprocessor.prepare(fetched.data, key, priority)
+            picture = None if ref.words is None else self._preprocessor.picture(fetched.data, key, priority)
+            if ref.words is not None and self._store.holds(key):
+                return record, picture, None
+            return record, picture, self._preprocessor.prepare(fetched.data, key, priority)
         finally:
             fetched.release()
+
+    def _detect(self, work: _Work, ref: ImageRef, digest: str, picture: Picture) -> Boxes:
+        """Put what the detector finds into the store, and return it."""
+        assert ref.words is not None
+        work.key = key = BoxKey(digest, ref.words)
+        find = partial(find_words, self._spec, picture, ref.words, self._spec.key(digest), self._metrics)
+        future = self._encoder.submit_detection(key, find, work.priority)
+        self._encoder.promote(key, work.priority)  # it may have become urgent in between
+        boxes = self._wait_for(future)
+        self._store.put_boxes(key, boxes)
+        return boxes
 
     def _encode(self, work: _Work, key: EmbeddingKey, model_input: ModelInput) -> None:
         """Put the embedding into the store; if the content is being encoded for another address, wait for that."""
@@ -197,13 +227,13 @@ class EncodePipeline:
                     Reason.STORE_UNAVAILABLE,
                 )
 
-    def _wait_for(self, future: "Future[Embedding]") -> Embedding:
+    def _wait_for(self, future: "Future[R]") -> R:
         while True:
             try:
-                embedding = future.result(ENCODE_TIMEOUT_S)
+                result = future.result(ENCODE_TIMEOUT_S)
             except concurrent.futures.TimeoutError:
                 if time.monotonic() - self._encoded_at >= ENCODE_TIMEOUT_S:
                     raise EncoderHangsError(f"the encoder has finished no image for {ENCODE_TIMEOUT_S:.0f} s") from None
             else:
                 self._encoded_at = time.monotonic()
-                return embedding
+                return result

@@ -25,6 +25,7 @@ from backend.embeddings.content_index import SourceKey
 from backend.errors import ImageError, Reason, RequestError
 from backend.logs import without_credentials
 from backend.types import ImageRef, Priority
+from backend.words import WordQuery
 
 FUNCTION = "backend.cluster.worker.encode"
 """The function that the jobs name; it does not exist: our workers ignore it, and other RQ workers cannot import it."""
@@ -37,25 +38,26 @@ MARKER_TTL_S = 3600.0
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
-class _Payload(msgspec.Struct, forbid_unknown_fields=True):
+class _Payload(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     uri: str
     task_id: int | None = None
     project_id: int | None = None
     item_index: int | None = None
+    words: WordQuery | None = None
 
 
 def dump(ref: ImageRef) -> str:
     """Return a job's argument.
 
     >>> dump(ImageRef("/data/upload/1/a.png", task_id=7, project_id=1))
-    '{"uri":"/data/upload/1/a.png","task_id":7,"project_id":1,"item_index":null}'
+    '{"uri":"/data/upload/1/a.png","task_id":7,"project_id":1}'
 
     Raises:
         ImageError: the image is a part of the task's data and larger than a job may be (``image_too_large``), or its
             address is not valid Unicode text (``unsupported_image_source``).
     """
     try:
-        text = msgspec.json.encode(_Payload(ref.uri, ref.task_id, ref.project_id, ref.item_index)).decode()
+        text = msgspec.json.encode(_Payload(ref.uri, ref.task_id, ref.project_id, ref.item_index, ref.words)).decode()
     except UnicodeEncodeError as error:  # an unpaired surrogate
         shown = ascii(without_credentials(ref.uri)[:80])
         raise ImageError(f"{shown} is not an address", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
@@ -82,7 +84,7 @@ def parse(arguments: object) -> ImageRef:
         raise RequestError(f"job: expected at most {MAX_JOB_BYTES} bytes, got {len(arguments[0])}")
     try:
         raw = msgspec.json.decode(arguments[0], type=_Payload)
-        return ImageRef(raw.uri, raw.task_id, raw.project_id, raw.item_index)
+        return ImageRef(raw.uri, raw.task_id, raw.project_id, raw.item_index, raw.words)
     except (msgspec.MsgspecError, ValueError) as error:
         raise RequestError(f"job: {str(error)[:200]}") from error
 

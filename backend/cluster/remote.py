@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from backend.cluster.listener import Listener
-from backend.cluster.lookup import SharedEmbeddings
+from backend.cluster.lookup import Made, SharedEmbeddings
 from backend.cluster.monitor import ClusterState
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pending import PendingImages
@@ -21,6 +21,7 @@ from backend.embeddings.prefetcher import Prefetcher
 from backend.embeddings.serialization import Dtype
 from backend.embeddings.stores import EmbeddingStore
 from backend.embeddings.waiting import wait_for
+from backend.embeddings.word_boxes import Boxes
 from backend.errors import BackendError, RetryLater
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
@@ -94,29 +95,41 @@ class QueuedEmbeddings:
 
     def get(self, ref: ImageRef, within_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Embedding:
         """Return the embedding of an image; see `backend.embeddings.local.Embeddings.get`."""
-        address_key = source_key(ref)
-        embedding = self._cached.get_local(ref, address_key)
-        if embedding is not None:
-            self._metrics.record_lookup("memory")
-            return embedding
-        self.start()
-        future = self._pending.join(ref, address_key, priority, within_s)
-        return wait_for(future, within_s, self._metrics, self._timeout_error)
+        embedding = self._get(ref, within_s, priority)
+        assert isinstance(embedding, Embedding)
+        return embedding
+
+    def find(self, ref: ImageRef, within_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Boxes:
+        """Return what a worker's detector finds on an image; see `backend.embeddings.local.Embeddings.find`."""
+        assert ref.words is not None
+        boxes = self._get(ref, within_s, priority)
+        assert isinstance(boxes, tuple)
+        return boxes
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if it is cached; see `backend.embeddings.local.Embeddings.peek`."""
         address_key = source_key(ref)
-        embedding = self._cached.get_local(ref, address_key)
-        if embedding is None:
+        made = self._cached.get_local(ref, address_key)
+        if made is None:
             with suppress(BackendError):
-                cached = self._cached.fetch(address_key, self._cached.look_up(address_key))
-                embedding = cached[0] if cached is not None else None
-        return embedding
+                cached = self._cached.fetch(ref, address_key, self._cached.look_up(address_key))
+                made = cached[0] if cached is not None else None
+        return made if isinstance(made, Embedding) else None
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
         """Have images encoded when no more urgent work waits; each image once for all web processes."""
         self.start()
         self._prefetcher.add(refs)
+
+    def _get(self, ref: ImageRef, within_s: float, priority: Priority) -> Made:
+        address_key = source_key(ref)
+        made = self._cached.get_local(ref, address_key)
+        if made is not None:
+            self._metrics.record_lookup("memory")
+            return made
+        self.start()
+        future = self._pending.join(ref, address_key, priority, within_s)
+        return wait_for(future, within_s, self._metrics, self._timeout_error)
 
     def _timeout_error(self) -> RetryLater | None:
         """Return the error of a click whose deadline passed while no worker was alive; None if one was."""

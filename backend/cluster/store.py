@@ -15,8 +15,10 @@ from redis.exceptions import ResponseError
 
 from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
+from backend.embeddings import word_boxes
 from backend.embeddings.serialization import dump, load
 from backend.embeddings.stores import EmbeddingKey, Shape, StoreStats, is_valid
+from backend.embeddings.word_boxes import Boxes, BoxKey
 from backend.errors import RetryLater
 from model.types import Embedding
 
@@ -103,6 +105,20 @@ class RedisStore:
     def holds(self, key: EmbeddingKey) -> bool:
         """Whether Redis holds an embedding, without reading it."""
         return bool(self._link.call(lambda client: client.exists(self._keys.embedding(key))))
+
+    def fetch_boxes(self, key: BoxKey) -> Boxes | None:
+        """Return what a detector found on an image; None if that is missing or unusable."""
+        data = self._link.call(lambda client: client.get(self._keys.embedding(key)))
+        return word_boxes.load(data, key.words) if isinstance(data, bytes) else None
+
+    def put_boxes(self, key: BoxKey, boxes: Boxes) -> None:
+        """Keep what a detector found on an image, for as long as embeddings.
+
+        Raises:
+            RetryLater: Redis does not answer, or has no room.
+        """
+        data = word_boxes.dump(boxes, key.words)
+        self._link.call(lambda client: client.set(self._keys.embedding(key), data, px=int(self._ttl_s * 1000)))
 
     def stats(self) -> tuple[StoreStats, ...]:
         """Return the fill level: number of this installation's embeddings of all models, bytes of all of Redis."""

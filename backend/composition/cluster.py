@@ -8,15 +8,18 @@ from functools import partial
 from backend.cluster import check
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pipeline import EncodePipeline
+from backend.cluster.recent_answers import RedisAnswers
 from backend.cluster.remote import QueuedEmbeddings
 from backend.cluster.store import RedisStore
 from backend.cluster.worker import Worker, load_warm
+from backend.concurrency.background import BackgroundTasks
 from backend.concurrency.byte_budget import ByteBudget
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.pipeline import Source
 from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, TieredStore
 from backend.metrics import Metrics
+from backend.segmentation.corrections.recent_answers import LASTS_S, MOST_ON_AN_IMAGE, RecentAnswers
 from backend.settings import MB, Settings
 from backend.types import Priority
 from backend.web.status.snapshot import cluster_view
@@ -55,6 +58,20 @@ def web(
         return cluster_view(parts.monitor.state, parts.link.last_error if parts.link.is_down else "")
 
     return embeddings, TieredStore([memory, store]), view
+
+
+def recent_answers(settings: Settings, model_version: str) -> tuple[RecentAnswers, Callable[[], None]]:
+    """Return the memory of the last answers to clicks, shared through Redis if the settings name one, and its end."""
+    if settings.redis_url is None:
+        return RecentAnswers(), lambda: None
+    parts, background = connect(settings, model_version), BackgroundTasks()
+    shared = RedisAnswers(parts.link, parts.keys, LASTS_S, MOST_ON_AN_IMAGE)
+
+    def close() -> None:
+        background.close()
+        parts.link.close()
+
+    return RecentAnswers(shared, background.submit), close
 
 
 def worker(

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from backend import paddle_import
@@ -15,6 +15,8 @@ from backend.embeddings.content_records import ContentDatabase
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import EmbeddingStore, Shape
+from backend.embeddings.word_boxes import WordDetector
+from backend.errors import BackendError
 from backend.images.allowed_addresses import AddressPolicy, Origin
 from backend.images.decode import PixelLimits
 from backend.images.fetch import FetchLimits, ImageSource, Route
@@ -23,6 +25,9 @@ from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
 from backend.metrics import Metrics
 from backend.settings import MB, Settings
+from model.detection.detector import Detector
+from model.detection.load import read_detector as read_detector_directory
+from model.paddlex.detection import locate_detector
 from model.paddlex.model import find_weights
 from model.transforms import preprocess
 from model.weights import Checkpoint, in_order, merge, read
@@ -56,6 +61,22 @@ def _published(name: str, folder: Path | None) -> Path:
     return find_weights(name, folder, own="PADDLE_SAM_WEIGHTS takes the path of weights that you have")
 
 
+def read_detector(settings: Settings) -> Detector | None:
+    """Return the configured detector, read once, with its program not loaded yet; None where none is configured.
+
+    It is downloaded first if necessary, which takes minutes.
+
+    Raises:
+        WeightsError: there is no such detector, or its program does more than compute.
+    """
+    return None if settings.detector is None else _detector(settings.detector, settings.model_dir, settings.device)
+
+
+@lru_cache(maxsize=1)
+def _detector(given: str, folder: Path, device: str) -> Detector:
+    return read_detector_directory(locate_detector(given, folder), device)
+
+
 def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
     """Build a worker, which loads the encoder and connects when it runs; ``redis_url`` must be set."""
     label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
@@ -63,7 +84,7 @@ def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
         settings,
         encode_spec(settings, checkpoint),
         partial(image_source, settings, label_studio),
-        lambda: load_encoder(checkpoint, settings.device),
+        lambda: load_models(checkpoint, settings),
         embedding_shape(checkpoint),
     )
 
@@ -107,18 +128,43 @@ def local_embeddings(
 def encode_spec(settings: Settings, checkpoint: Checkpoint) -> EncodeSpec:
     """Return how image files become embeddings of these weights."""
     config = checkpoint.config
+    limits = PixelLimits(settings.max_image_pixels, model_side=config.image_size, keeps_shape=config.keeps_shape)
     return EncodeSpec(
         checkpoint.model_version,
         partial(preprocess, config=config),
-        PixelLimits(settings.max_image_pixels, model_side=config.image_size, keeps_shape=config.keeps_shape),
+        limits,
         settings.embedding_dtype,
+        word_detector(settings, limits),
     )
+
+
+def word_detector(settings: Settings, limits: PixelLimits) -> WordDetector | None:
+    """Return what finds words on images; None where no detector is configured. It is read when it is needed."""
+
+    def read() -> Detector:
+        detector = read_detector(settings)
+        assert detector is not None
+        return detector
+
+    return None if settings.detector is None else WordDetector(read, limits)
 
 
 def embedding_shape(checkpoint: Checkpoint) -> Shape:
     """Return the shape of these weights' embeddings, (C, H, W)."""
     side = checkpoint.config.embedding_size
     return checkpoint.config.prompt_embed_dim, side, side
+
+
+def load_models(checkpoint: Checkpoint, settings: Settings) -> Encoder:
+    """Load the encoder, and the detector's program if one is configured; where that fails, each request for it does."""
+    encoder = load_encoder(checkpoint, settings.device)
+    detector = encode_spec(settings, checkpoint).detector
+    if detector is not None:
+        try:
+            detector.load()
+        except BackendError as error:
+            logger.error("event=detector_not_loaded detail=%r", str(error))
+    return encoder
 
 
 def load_encoder(checkpoint: Checkpoint, device: str) -> Encoder:

@@ -9,7 +9,14 @@ from functools import partial
 from flask import Flask
 
 from backend.composition import cluster
-from backend.composition.parts import byte_budget, embedding_shape, image_source, load_encoder, local_embeddings
+from backend.composition.parts import (
+    byte_budget,
+    embedding_shape,
+    image_source,
+    load_models,
+    local_embeddings,
+    read_detector,
+)
 from backend.concurrency.background import BackgroundTasks
 from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, TieredStore
@@ -20,6 +27,7 @@ from backend.metrics import Metrics
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.deferred import DeferredPredictions
 from backend.segmentation.lazy_decoder import LazyDecoder
+from backend.segmentation.pipeline import Pipeline
 from backend.segmentation.recently_answered import RecentlyAnswered
 from backend.segmentation.retrieval import OpenedTaskPolicy, Retrieval, RetrievalPolicy
 from backend.segmentation.service import ClickPolicy, Segmenter
@@ -65,12 +73,18 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     _watch_memory(budget, metrics)
     background = BackgroundTasks()
     policy = ClickPolicy(
-        settings.predict_budget_s, settings.output_preference, settings.prefetch_tasks, settings.max_image_pixels
+        settings.predict_budget_s,
+        settings.output_preference,
+        settings.prefetch_tasks,
+        settings.max_image_pixels,
+        read_detector(settings),
     )
     next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
     masks = MaskService(decoder, metrics, DECODES_AT_ONCE, wait_for_decoder=decoder.wait)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
-    segmenter = Segmenter(masks, embeddings, metrics, background, next_tasks, policy, retrieval)
+    answers, close_answers = cluster.recent_answers(settings, checkpoint.model_version)
+    clicks = Pipeline(masks, embeddings, policy.outputs, policy.vocabulary, answers)
+    segmenter = Segmenter(clicks, embeddings, metrics, background, next_tasks, policy, retrieval)
 
     def start() -> None:
         decoder.start()
@@ -78,6 +92,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
 
     def close() -> None:
         background.close()
+        close_answers()
         deferred.stop()
         embeddings.close()
         deferred.close()
@@ -112,7 +127,7 @@ def _engine(
     store = _store(settings, checkpoint, metrics)
     source = image_source(settings, label_studio, budget)
     embeddings = local_embeddings(
-        settings, checkpoint, source, lambda: load_encoder(checkpoint, settings.device), store, metrics, budget
+        settings, checkpoint, source, lambda: load_models(checkpoint, settings), store, metrics, budget
     )
     return embeddings, store, lambda: None
 

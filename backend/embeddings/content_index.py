@@ -42,12 +42,16 @@ def source_key(ref: ImageRef) -> SourceKey:
     'project 1'
 
     A cloud address is resolved through its task, regardless of the project that the caller names; the same address in
-    another task may have other content. Any other address has one content for all tasks of a project.
+    another task may have other content. Any other address has one content for all tasks of a project. What is looked
+    for on an image makes a key of its own.
     """
     owner = resolved_through(ref)
     if owner is None:
         owner = f"project {ref.project_id}" if ref.project_id is not None else f"task {ref.task_id}"
-    return owner, hashlib.sha256(ref.uri.encode("utf-8", "surrogatepass")).hexdigest()
+    address = hashlib.sha256(ref.uri.encode("utf-8", "surrogatepass"))
+    if ref.words is not None:
+        address.update(f"\n{ref.words.digest}".encode())
+    return owner, address.hexdigest()
 
 
 class ContentIndex:

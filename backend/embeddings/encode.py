@@ -17,10 +17,13 @@ import numpy.typing as npt
 from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.serialization import Dtype, rounded
 from backend.embeddings.stores import EmbeddingKey
+from backend.embeddings.word_boxes import Boxes, WordDetector
 from backend.errors import BackendError, Reason, RetryLater
 from backend.images import decode
+from backend.images.decode import Picture
 from backend.metrics import Metrics
 from backend.types import Priority
+from backend.words import WordQuery
 from model import machine
 from model.types import Embedding, ModelInput
 
@@ -53,6 +56,7 @@ class EncodeSpec:
     preprocess: Callable[[npt.NDArray[np.uint8]], ModelInput]
     limits: decode.PixelLimits = field(default_factory=decode.PixelLimits)
     dtype: Dtype = "float16"
+    detector: WordDetector | None = None
 
     def key(self, digest: str) -> EmbeddingKey:
         """Return the key of the embedding of an image file by the sha256 of the file, in hex."""
@@ -62,6 +66,16 @@ class EncodeSpec:
         """Check an image file by its headers, see `backend.images.decode.check`, and return its embedding's key."""
         decode.check(data, self.limits)
         return self.key(decode.digest(data))
+
+    def require_detector(self) -> WordDetector:
+        """Return the detector.
+
+        Raises:
+            BackendError: there is none (``no_detector``).
+        """
+        if self.detector is None:
+            raise BackendError("expected a detector where images are encoded, got none", Reason.NO_DETECTOR)
+        return self.detector
 
 
 class Preprocessor:
@@ -80,9 +94,17 @@ class Preprocessor:
             RetryLater: memory ran out, twice.
             BackendError: a defect (``encode_failed``).
         """
+        return self._in_turn(lambda: self._prepare(data), key, priority)
+
+    def picture(self, data: bytes, key: EmbeddingKey, priority: Priority) -> Picture:
+        """Return the pixels in which a detector looks for words; arguments and errors are those of `prepare`."""
+        detector = self._spec.require_detector()
+        return self._in_turn(lambda: detector.picture(data), key, priority)
+
+    def _in_turn(self, work: Callable[[], T], key: EmbeddingKey, priority: Priority) -> T:
         gate = nullcontext() if priority is Priority.INTERACTIVE else self._background_gate
         with gate, self._limiter:
-            return _with_reasons(lambda: self._prepare(data), key)
+            return _with_reasons(work, key)
 
     def _prepare(self, data: bytes) -> ModelInput:
         with self._metrics.stage("decode_image"):
@@ -111,6 +133,22 @@ def encode(encoder: Encoder, model_input: ModelInput, key: EmbeddingKey, metrics
     def work() -> Embedding:
         with metrics.stage("encode"):
             return rounded(encoder.encode(model_input), key.dtype)
+
+    return _with_reasons(work, key)
+
+
+def find_words(spec: EncodeSpec, picture: Picture, words: WordQuery, key: EmbeddingKey, metrics: Metrics) -> Boxes:
+    """Return what a detector finds on a picture; ``metrics`` times ``detect``.
+
+    Raises:
+        RetryLater: memory ran out, twice.
+        BackendError: see `backend.embeddings.word_boxes.WordDetector.find`.
+    """
+    detector = spec.require_detector()
+
+    def work() -> Boxes:
+        with metrics.stage("detect"):
+            return detector.find(picture, words)
 
     return _with_reasons(work, key)
 

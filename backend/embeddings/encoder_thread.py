@@ -1,16 +1,18 @@
-"""One thread that owns a device's encoder: it encodes images by priority, each content once."""
+"""One thread that owns a device's encoder and detector: it works on images by priority, on each content once."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 from backend.concurrency.priority_executor import PriorityExecutor, QueuedTask
 from backend.concurrency.single_flight import SingleFlight
 from backend.embeddings import encode
 from backend.embeddings.encode import Encoder
 from backend.embeddings.stores import EmbeddingKey, EmbeddingStore
+from backend.embeddings.word_boxes import Boxes, BoxKey
 from backend.errors import BackendError, Reason, internal
 from backend.metrics import Metrics
 from backend.types import Priority
@@ -31,7 +33,7 @@ class EncoderThread:
         self._encoder: Encoder | None = None
         self.failure = ""
         self._executor = PriorityExecutor(threads=1, name="encode")
-        self._flights = SingleFlight[EmbeddingKey, Embedding](self._executor)
+        self._flights = SingleFlight[EmbeddingKey | BoxKey, Any](self._executor)  # Any: embeddings, and boxes
         self._lock, self._is_started, self._is_encoding = threading.Lock(), False, False
 
     @property
@@ -56,8 +58,12 @@ class EncoderThread:
         """
         return self._flights.run(key, lambda task: self._run(key, model_input, task), priority)
 
-    def promote(self, key: EmbeddingKey, priority: Priority) -> None:
-        """Raise the priority of an image that is not being encoded yet."""
+    def submit_detection(self, key: BoxKey, find: Callable[[], Boxes], priority: Priority) -> "Future[Boxes]":
+        """Return the future of ``find``, which uses the device; of the one for the same key that is queued already."""
+        return self._flights.run(key, lambda task: find(), priority)
+
+    def promote(self, key: EmbeddingKey | BoxKey, priority: Priority) -> None:
+        """Raise the priority of an image that is not being worked on yet."""
         self._flights.promote(key, priority)
 
     def close(self, *, wait: bool = True) -> None:

@@ -8,6 +8,7 @@ clicks on it wait for the same fetch and the same encode. A click whose deadline
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Protocol
 
 from backend.concurrency.byte_budget import ByteBudget
@@ -17,6 +18,7 @@ from backend.embeddings.pipeline import EmbeddingPipeline, Result, Source
 from backend.embeddings.prefetcher import Prefetcher
 from backend.embeddings.stores import EmbeddingStore
 from backend.embeddings.waiting import wait_for
+from backend.embeddings.word_boxes import Boxes, BoxKey
 from backend.errors import BackendError, Reason, RetryLater
 from backend.metrics import Metrics
 from backend.types import ImageRef, Priority
@@ -36,6 +38,21 @@ class Embeddings(Protocol):
             AccessError: it may not be fetched.
             RetryLater: time ran out (``budget_exceeded``; the work goes on), or a transient failure occurred.
         """
+
+    def find(self, ref: ImageRef, within_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Boxes:
+        """Return what a detector finds on an image; ``ref.words`` say what it looks for.
+
+        From the same download the image is encoded where anything is found, so that `get` is warm afterwards.
+
+        Args:
+            ref: the image.
+            within_s: how long to wait, in seconds from now.
+            priority: its place in the queues of fetches and of the device, if the boxes are not cached.
+
+        Raises:
+            BackendError: as in `get`; there is no such detector, or it cannot look for a word.
+        """
+        ...
 
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if it is cached, else None; starts no download or encode, never raises."""
@@ -115,6 +132,20 @@ class LocalEmbeddings:
         if embedding is None:
             raise RetryLater("the stored embedding is damaged, and will be made again", Reason.STORE_UNAVAILABLE)
         return embedding
+
+    def find(self, ref: ImageRef, within_s: float, priority: Priority = Priority.INTERACTIVE, /) -> Boxes:
+        """Return what a detector finds on an image; see `Embeddings.find`."""
+        assert ref.words is not None
+        record = self._contents.get(source_key(replace(ref, words=None)))
+        if record is not None and self._contents.is_stale_usable(record):
+            cached = self._spec.require_detector().memory.get(BoxKey(record.digest, ref.words))
+            if cached is not None:
+                if not self._contents.is_fresh(record) and source_key(ref) not in self._pipeline:
+                    self._revalidate(ref)
+                return cached
+        boxes = wait_for(self._submit(ref, priority), within_s, self._metrics).boxes
+        assert boxes is not None  # the image came with words
+        return boxes
 
     def ensure(self, ref: ImageRef) -> bool:
         """Put the embedding of an image into the store unless it is there; return whether it was encoded now.

@@ -50,9 +50,11 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
     )
     if choice.names_objects:
-        source = parts.image_source(settings, batch.client)
-        detector = detected_prompts.make_word_detector(settings, batch.controls, source, choice, _say)
-        segment = detector.segment_function(segmenter, batch.controls, batch.project.id)
+        words = detected_prompts.chosen_words(choice, batch.controls)
+        detector = parts.read_detector(settings)
+        assert detector is not None  # the command has checked it
+        search = detected_prompts.word_search(engine.embeddings, detector, words, choice, _say)
+        segment = detected_prompts.segment_function(search, segmenter, batch.controls, batch.project.id)
     else:
         segment = _segment(segmenter, batch, choice, coco, outputs)
     batch.stop.listen()

@@ -28,7 +28,9 @@ from backend.types import (
     Skipped,
     Task,
     WebhookEvent,
+    lone_negative_points,
 )
+from backend.words import TypedText
 
 # Any JSON value where an object was expected; msgspec needs the types listed to choose between them.
 _Other: TypeAlias = bool | int | float | str | list[msgspec.Raw] | None
@@ -90,7 +92,8 @@ def parse_predict(body: bytes) -> PredictRequest:
     """Return the request in a body of ``POST /predict``.
 
     In a large click body, the run-length codes of saved masks are cut out unread: ``Task.annotations``, ``drafts`` and
-    ``predictions`` then hold regions without their masks. Other requests keep them.
+    ``predictions`` then hold regions without their masks. Other requests keep them, and so do clicks with negative
+    points alone, which correct a saved mask.
 
     >>> request = parse_predict(b'{"tasks": [{"id": 7, "data": {"image": "/a.png"}}], "project": "1.1795380049"}')
     >>> request.tasks[0].id, request.tasks[0].data, request.project_id, request.context
@@ -105,18 +108,17 @@ def parse_predict(body: bytes) -> PredictRequest:
     tasks = request.tasks or ()
     if len(tasks) > MOST_TASKS:
         raise RequestError(f"tasks: expected at most {MOST_TASKS:,}, got {len(tasks):,}", Reason.TOO_COMPLEX)
-    context, skipped = _context(request)
-    lacks_mask = any(isinstance(region.shape, Brush) and not region.shape.rle for region in context or ())
-    if light is not body and (skipped or lacks_mask):
-        # The context's own masks may have been cut out as well, where a caller does not write it last.
+    context, skipped, texts = _context(request)
+    if light is not body and (skipped or _needs_masks(context or ())):
         request = _decode(body, _Predict)
-        context, skipped = _context(request)
+        context, skipped, texts = _context(request)
     return PredictRequest(
         tasks=tuple(map(_task, request.tasks or ())),
         project_id=_project_id(request.project),
         label_config=json_fields.text(request.label_config),
         context=context,
         skipped=skipped,
+        texts=texts,
     )
 
 
@@ -217,13 +219,26 @@ def _finite(digits: str) -> int | float | None:
     return int(digits) if digits.lstrip("-").isdecimal() else number
 
 
-def _context(request: _Predict) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...]]:
-    """Return the prompts of a context and its skipped regions; None without a context, when this is no click."""
+def _needs_masks(context: Sequence[PromptRegion]) -> bool:
+    """Whether a click cannot be answered without the masks that were cut out.
+
+    The context's own may be among them, where a caller does not write it last.
+    """
+    lacks_mask = any(isinstance(region.shape, Brush) and not region.shape.rle for region in context)
+    return lacks_mask or bool(lone_negative_points(context))
+
+
+def _context(
+    request: _Predict,
+) -> tuple[tuple[PromptRegion, ...] | None, tuple[Skipped, ...], tuple[TypedText, ...]]:
+    """Return the prompts of a context, its skipped regions and its words; None without a context: this is no click."""
     params = request.params
     context = params.context if isinstance(params, _Params) else None
     if not isinstance(context, _Context):
-        return None, ()
-    return regions.read(json_fields.items(context.result))
+        return None, (), ()
+    prompts, skipped, texts = regions.read_with_texts(json_fields.items(context.result))
+    typed = {text.region_id for text in texts}
+    return prompts, tuple(skip for skip in skipped if skip.region_id not in typed), texts
 
 
 def _task(entry: _Task | _Other) -> Task:

@@ -6,7 +6,7 @@ raises.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -27,6 +27,7 @@ from backend.shapes import (
     kind_of,
 )
 from backend.types import PromptRegion, Skipped
+from backend.words import CONTROL, TypedText
 
 SMALLEST_ENTRY = 24
 """Bytes of the shortest entry that can hold a shape, ``{"value":{"x":1,"y":1}}``; shorter ones are not parsed."""
@@ -68,6 +69,17 @@ def read(
 
     Shapes of kinds other than ``kinds`` are left out unread (``not_a_prompt``): a mask may take megabytes.
     """
+    regions, skipped, _ = read_with_texts(result, kinds)
+    return regions, skipped
+
+
+def read_with_texts(
+    result: Iterable[msgspec.Raw], kinds: Collection[ShapeKind] = tuple(ShapeKind)
+) -> tuple[tuple[PromptRegion, ...], tuple[Skipped, ...], tuple[TypedText, ...]]:
+    """Return what `read` returns, and the texts of controls whose name begins with ``segment_words``.
+
+    To `read` these are regions that draw nothing.
+    """
     groups: dict[str, list[_Entry]] = {}
     skipped: list[Skipped] = []
     too_small: Skipped | None = None
@@ -83,13 +95,26 @@ def read(
             continue
         groups.setdefault(json_fields.text(entry.id) or f"{name}-{_digest(raw)}", []).append(entry)
     regions: list[PromptRegion] = []
+    texts: list[TypedText] = []
     for name, entries in groups.items():
         try:
             regions.append(_region(name, entries, kinds))
         except ValueError as error:
             reason = error.reason if isinstance(error, _NotDrawn) else Reason.BAD_GEOMETRY
             skipped.append(Skipped(name, reason, str(error)))
-    return tuple(regions), (*skipped, *((too_small,) if too_small is not None else ()))
+            texts += _typed(name, entries)
+    return tuple(regions), (*skipped, *((too_small,) if too_small is not None else ())), tuple(texts)
+
+
+def _typed(name: str, entries: Sequence[_Entry]) -> Iterator[TypedText]:
+    """Yield the text that was entered last into a control for words; an empty one where none is left."""
+    for entry in entries:
+        control = json_fields.text(entry.from_name)
+        if json_fields.text(entry.type).lower() == "textarea" and control.startswith(CONTROL):
+            texts = json_fields.anything((entry.value or {}).get("text"))
+            last = (texts[-1] if texts else "") if isinstance(texts, list) else texts
+            image = json_fields.text(entry.to_name), json_fields.whole(entry.item_index)
+            yield TypedText(name, json_fields.text(last), *image)
 
 
 def _digest(raw: msgspec.Raw) -> str:

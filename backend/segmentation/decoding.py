@@ -111,7 +111,11 @@ class MaskService:
         return [answers[index] for index in range(len(objects))]
 
     def draw(self, mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None) -> tuple[Region, ...]:
-        """Return the regions that show a mask, see `backend.segmentation.regions.draw`, and time that as a stage."""
+        """Return the regions that show a mask, see `backend.segmentation.regions.draw`, and time that as a stage.
+
+        The score of a detector, where one found the object, comes before the model's.
+        """
+        score = score if prompt.score is None else prompt.score
         with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
             return regions.draw(mask, prompt, output, score)
 

@@ -1,5 +1,7 @@
 """The way from prompts on a task's images to regions: locate, embed, plan prompts, decode, draw.
 
+Words come one step before: a detector finds their boxes, which are the prompts.
+
 Clicks and whole tasks go the same way; a click's prompts come from the request, and its priority and deadline differ.
 Requests are read before, and answers written after, by `backend.protocol`. Objects are decoded in batches, which bounds
 the masks in memory. Bulk work takes only one of the decoder's slots, which leaves the others free for clicks.
@@ -8,24 +10,42 @@ the masks in memory. Bulk work takes only one of the decoder's slots, which leav
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol, TypeAlias
 
 from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.local import Embeddings
-from backend.errors import BackendError, PromptError, Reason, RequestError, RetryLater
-from backend.labeling import config, task_images
+from backend.embeddings.word_prompts import WordSearch
+from backend.errors import BackendError, Reason, RequestError, RetryLater
+from backend.labeling import config, task_images, word_labels
 from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.request_steps import StepLimit
 from backend.segmentation import planning
-from backend.segmentation.decoding import MaskService
+from backend.segmentation.corrections import accepted_masks
+from backend.segmentation.corrections.carving import carve
+from backend.segmentation.corrections.plan import plan as plan_corrections
+from backend.segmentation.corrections.recent_answers import Answered, RecentAnswers
+from backend.segmentation.decoding import MaskService, check_size
 from backend.segmentation.planning import PromptPlan, Rules
-from backend.shapes import KeyPoint, ShapeKind
-from backend.types import ImageRef, ObjectPrompt, Prediction, Priority, PromptRegion, Region, Skipped, Task
-from model.types import Embedding
+from backend.segmentation.prompts import MOST_OBJECTS
+from backend.shapes import ShapeKind
+from backend.types import (
+    ImageRef,
+    ObjectPrompt,
+    Prediction,
+    Priority,
+    PromptRegion,
+    Region,
+    Skipped,
+    Task,
+    lone_negative_points,
+)
+from backend.words import WordQuery, Words
+from model.types import Embedding, Mask, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +54,17 @@ BATCH_PIXELS = 1 << 28
 """Maximum pixels of all masks in memory at a time, one byte each, if every object filled its image."""
 
 CLICK_PIXELS = 1 << 27  # the same for a click: the size that its caller gives may exceed the photo's
+LONGEST_DETAIL, SHOWN_WORDS = 200, 10
 ImageKey: TypeAlias = tuple[str, int | None]  # the ``to_name`` and item index of an image of a task
+
+
+class Vocabulary(Protocol):
+    """The words that a detector knows; see `model.detection.detector.Detector`."""
+
+    version: str
+
+    def refusals(self, words: Iterable[str], /) -> Mapping[str, str]:
+        """Return why it cannot look for a word, of each for which it cannot."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +93,7 @@ class TaskImage:
     ref: ImageRef
     to_name: str
     outputs: Outputs
+    controls: LabelConfig
 
 
 @dataclass(frozen=True)
@@ -84,19 +115,62 @@ class Outcome:
 class Pipeline:
     """Segments what is marked on the images of tasks; thread-safe."""
 
-    def __init__(self, masks: MaskService, embeddings: Embeddings, outputs: Sequence[ShapeKind]) -> None:
-        """Segment with these masks and embeddings; ``outputs`` are the kinds of region to draw, the preferred first."""
-        self.masks = masks
+    def __init__(
+        self,
+        masks: MaskService,
+        embeddings: Embeddings,
+        outputs: Sequence[ShapeKind],
+        vocabulary: Vocabulary | None = None,
+        answers: RecentAnswers | None = None,
+    ) -> None:
+        """Segment with these masks and embeddings.
+
+        ``outputs`` are the kinds of region to draw, the preferred first; ``vocabulary`` is that of the detector that
+        finds words, None without one; ``answers`` remembers those to clicks.
+        """
+        self.masks, self._vocabulary = masks, vocabulary
         self._embeddings, self._outputs, self.bulk_slot = embeddings, outputs, FifoLimiter(1)
+        self._answers = answers or RecentAnswers()
 
     def segment(self, regions: Sequence[PromptRegion], key: ImageKey, controls: LabelConfig, job: Job) -> Outcome:
         """Return the regions of all objects that prompts mark on one image; raises `BackendError` as the steps do."""
         image = self.locate(key, controls, job)
-        if job.rules.is_click and all(_is_negative_point(region) for region in regions):  # without waiting
-            raise PromptError("no positive point goes with it", Reason.ONLY_NEGATIVE_POINTS)
+        if job.rules.is_click and (points := lone_negative_points(regions)):
+            return self._correct(points, image, job)
         embedding = self.embed(image.ref, job)
         plan = planning.plan(regions, embedding, image.to_name, image.outputs, job.rules)
-        return self.decode_and_draw(plan, embedding, job)
+        return self.decode_and_draw(plan, embedding, image.ref, job)
+
+    def segment_words(self, text: str, key: ImageKey, controls: LabelConfig, job: Job) -> Outcome:
+        """Return the regions of the objects on one image that a text names; of all labels, where it names none.
+
+        Raises:
+            BackendError: the words cannot be looked for (``no_detector``, ``unknown_word``), or see the steps.
+        """
+        if self._vocabulary is None:
+            raise RequestError("words were typed: expected PADDLE_SAM_DETECTOR, got none", Reason.NO_DETECTOR)
+        image, on_image = self.locate(key, controls, job), config.on_image(controls, key[0])
+        words = word_labels.typed(text, on_image)
+        refused = self._vocabulary.refusals(words)
+        skipped = [Skipped("", Reason.UNKNOWN_WORD, detail) for detail in refused.values()]
+        known: Words = {word: label for word, label in words.items() if word not in refused}
+        if refused:
+            left_out = list(refused)[:SHOWN_WORDS]
+            logger.info("words left out: task=%s detail=%r event=unknown_words", job.task.id, left_out)
+        if not known:
+            return Outcome(skipped=tuple(skipped))
+        search = WordSearch(self._embeddings, known, WordQuery(tuple(known), self._vocabulary.version))
+        prompts = search.prompts(image.ref, image.to_name, max(0.0, job.left_s), job.priority)
+        if nameless := word_labels.unlabelled(known, on_image):
+            skipped.append(Skipped("", Reason.UNKNOWN_LABEL, f"no label for {', '.join(nameless)[:LONGEST_DETAIL]}"))
+        if not prompts:
+            return Outcome(skipped=(*skipped, Skipped("", Reason.NOTHING_FOUND)))
+        if len(prompts) > MOST_OBJECTS:
+            skipped.append(Skipped("", Reason.TOO_COMPLEX, f"{len(prompts)} objects, of which the best are answered"))
+        embedding = self.embed(image.ref, job)
+        plan = planning.plan(prompts[:MOST_OBJECTS], embedding, image.to_name, image.outputs, job.rules)
+        outcome = self.decode_and_draw(plan, embedding, image.ref, job)
+        return replace(outcome, skipped=(*skipped, *outcome.skipped))
 
     def locate(self, key: ImageKey, controls: LabelConfig, job: Job) -> TaskImage:
         """Return an image of a task.
@@ -109,7 +183,7 @@ class Pipeline:
         on_image = config.on_image(controls, to_name)
         [image] = on_image.images
         ref = task_images.image_ref(image, job.task, job.project_id, item_index, job.step_limit)
-        return TaskImage(ref, image.name, Outputs(on_image, self._outputs))
+        return TaskImage(ref, image.name, Outputs(on_image, self._outputs), on_image)
 
     def embed(self, ref: ImageRef, job: Job) -> Embedding:
         """Return the embedding of an image; see `backend.embeddings.local.Embeddings.get` for the errors.
@@ -123,12 +197,13 @@ class Pipeline:
             raise RetryLater("the image is not encoded yet", Reason.BUDGET_EXCEEDED)
         return embedding
 
-    def decode_and_draw(self, plan: PromptPlan, embedding: Embedding, job: Job) -> Outcome:
+    def decode_and_draw(self, plan: PromptPlan, embedding: Embedding, ref: ImageRef, job: Job) -> Outcome:
         """Return the regions of planned objects; where time runs out between batches, those that were done."""
-        regions: list[Region] = []
+        answered: list[Answered] = []
         skipped = list(plan.skipped)
         for batch in _batches(plan.objects, CLICK_PIXELS if job.rules.is_click else BATCH_PIXELS):
-            is_first = batch[0] is plan.objects[0]
+            is_first, is_last = batch[0] is plan.objects[0], batch[-1] is plan.objects[-1]
+            keeps_logits = job.rules.is_click and is_last  # of the newest objects; all of them may take 64 MB
             try:
                 if not is_first and job.left_s < 0:
                     raise RetryLater("there was no time for all objects", Reason.BUDGET_EXCEEDED)
@@ -137,15 +212,46 @@ class Pipeline:
                     job.check()
                     found = self.masks.decode([prompt for prompt, _ in batch], embedding)
                     for (prompt, output), one in zip(batch, found, strict=True):
-                        regions += self.masks.draw(one.mask, prompt, output, one.score)
+                        drawn = self.masks.draw(one.mask, prompt, output, one.score)
+                        logits = one.low_res_mask if keeps_logits else None
+                        answered += [(region, prompt, logits) for region in drawn]
             except RetryLater as error:
                 if is_first or error.reason is not Reason.BUDGET_EXCEEDED or not job.rules.is_click:
                     raise
                 skipped.append(Skipped("", error.reason, str(error)))
                 break
-        if plan.objects and not regions:
+        if plan.objects and not answered:
             skipped.append(Skipped("", Reason.EMPTY_MASK))
-        return Outcome(tuple(regions), tuple(skipped))
+        return self._outcome(answered, skipped, ref, job)
+
+    def _correct(self, points: Sequence[PromptRegion], image: TaskImage, job: Job) -> Outcome:
+        """Return the accepted masks that negative points lie in, without the parts that the model finds there."""
+        recent, now = self._answers.on(image.ref), self._answers.clock()
+        corrections, skipped = plan_corrections(points, image.to_name, image.controls, job.task, recent, now)
+        if not corrections:
+            return Outcome(skipped=tuple(skipped))  # without waiting for the image
+        embedding = self.embed(image.ref, job)
+        answered: list[Answered] = []
+        for correction in corrections:
+            prompt = correction.prompt
+            check_size(embedding, prompt.original_size, job.rules.max_pixels)
+            with self.masks.slot(job.deadline):
+                job.check()
+                mask = carve(correction.accepted, correction.clicks, partial(self._masks_of, prompt, embedding))
+                drawn = self.masks.draw(mask, prompt, correction.output, None)
+            answered += [(region, prompt, None) for region in drawn]
+        if not answered:
+            skipped.append(Skipped("", Reason.EMPTY_MASK))
+        return self._outcome(answered, skipped, image.ref, job)
+
+    def _masks_of(self, prompt: ObjectPrompt, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Mask]:
+        return [one.mask for one in self.masks.decode([replace(prompt, prompt=other) for other in prompts], embedding)]
+
+    def _outcome(self, answered: Sequence[Answered], skipped: Iterable[Skipped], ref: ImageRef, job: Job) -> Outcome:
+        """Return the outcome of an image; a click's answers are remembered."""
+        if job.rules.is_click:
+            self._answers.add(ref, answered, accepted_masks.draft_stamp(job.task))
+        return Outcome(tuple(region for region, *_ in answered), tuple(skipped))
 
 
 def by_image(regions: Iterable[PromptRegion]) -> dict[ImageKey, list[PromptRegion]]:
@@ -211,7 +317,3 @@ def _batches(
     sizes = (prompt.original_size for prompt, _ in objects)
     step = batch_size(max(sizes, key=math.prod, default=(1, 1)), pixels)
     return (objects[start : start + step] for start in range(0, len(objects), step))
-
-
-def _is_negative_point(region: PromptRegion) -> bool:
-    return isinstance(region.shape, KeyPoint) and region.is_positive is False

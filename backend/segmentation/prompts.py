@@ -247,4 +247,5 @@ def _object(builder: _ObjectBuilder, skipped: list[Skipped]) -> ObjectPrompt:
         original_size=main.original_size,
         image_rotation=main.image_rotation,
         item_index=main.item_index,
+        score=main.score,
     )

@@ -27,7 +27,8 @@ WIDEST_RADIUS = 50.0  # percent; label-studio-sdk refuses wider ellipses
 def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None = None) -> tuple[Region, ...]:
     """Return the regions that show the mask of ``prompt`` with a control and its labels; an empty mask has none.
 
-    ``score``, the model's confidence, is clipped to [0, 1], and dropped if it is not a finite number.
+    ``score``, the model's confidence, is clipped to [0, 1], and dropped if it is not a finite number. The first region
+    takes the id of the one that ``prompt`` replaces.
 
     Raises:
         ValueError: the mask has another size, or the control's kind holds no mask.
@@ -42,7 +43,7 @@ def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | Non
     confidence = min(max(float(score), 0.0), 1.0) if score is not None and math.isfinite(score) else None
     return tuple(
         Region(
-            id=region_id(prompt.region_ids, output.control.name, part),
+            id=(not part and prompt.replaces) or region_id(prompt.region_ids, output.control.name, part),
             control=output.control.name,
             type=output.control.type,
             to_name=prompt.to_name,

@@ -6,7 +6,7 @@ No request raises an error for its content: each task gets its own answer, and a
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from backend import shapes
 from backend.embeddings.local import Embeddings
@@ -14,9 +14,7 @@ from backend.errors import BackendError, Reason
 from backend.labeling import config as labeling_config
 from backend.labeling import config_problems
 from backend.metrics import Metrics
-from backend.segmentation import pipeline
-from backend.segmentation.decoding import MaskService
-from backend.segmentation.pipeline import Job, Pipeline
+from backend.segmentation.pipeline import ImageKey, Job, Outcome, Pipeline, Vocabulary, by_image, on_each
 from backend.segmentation.planning import Rules
 from backend.segmentation.prefetch import Background, ImagePrefetch, NextTasks
 from backend.segmentation.retrieval import Retrieval
@@ -43,6 +41,7 @@ class ClickPolicy:
     output_preference: tuple[ShapeKind, ...] = ()
     prefetch_tasks: int = 3  # how many of a project's next tasks are encoded ahead
     max_pixels: int | None = None  # largest image size, in pixels, accepted from a click; None sets no limit
+    vocabulary: Vocabulary | None = None  # of the detector that finds typed words; None without one
 
     @property
     def outputs(self) -> tuple[ShapeKind, ...]:
@@ -55,7 +54,7 @@ class Segmenter:
 
     def __init__(
         self,
-        masks: MaskService,
+        pipeline: Pipeline,
         embeddings: Embeddings,
         metrics: Metrics,
         background: Background,
@@ -68,9 +67,9 @@ class Segmenter:
         ``background`` runs the prefetching of the tasks that ``next_tasks`` returns; None prefetches only the requested
         ones. ``retrieval`` answers requests about whole tasks.
         """
-        self.model_version = masks.model_version
+        self.model_version = pipeline.masks.model_version
         self._metrics, self._policy, self._retrieval, self._clicks = metrics, policy, retrieval, Clicks()
-        self._pipeline = Pipeline(masks, embeddings, policy.outputs)
+        self._pipeline = pipeline
         self._prefetch = ImagePrefetch(embeddings, background, next_tasks, policy.prefetch_tasks)
 
     def predict(self, request: PredictRequest) -> tuple[Prediction, ...]:
@@ -80,12 +79,12 @@ class Segmenter:
             unanswered = [task for task, answer in zip(request.tasks, answers, strict=True) if not answer.result]
             self._prefetch.around(request, unanswered)
             return answers
-        if not request.context:
+        if not request.context and not request.texts:
             self._prefetch.around(request, request.tasks)
             reasons = [skipped.reason for skipped in request.skipped] or [Reason.NO_PROMPT]
             return tuple(self._empty(reasons) for _ in request.tasks)
         first, *others = request.tasks or (Task(None),)
-        with self._clicks.enter((request.project_id, first.id), (region.id for region in request.context)) as click:
+        with self._clicks.enter((request.project_id, first.id), _ids(request)) as click:
             answer = self._click(request, first, click)
         self._prefetch.around(request)
         return (answer, *(self._empty((Reason.NO_PROMPT,)) for _ in others))
@@ -115,15 +114,28 @@ class Segmenter:
             deadline=time.monotonic() + self._policy.wait_s,
             check=click.check,
         )
-        by_image = pipeline.by_image(request.context or ())
-        outcome = pipeline.on_each(
-            list(by_image)[-MOST_IMAGES:],
-            lambda key: self._pipeline.segment(by_image[key], key, labeling_config.parse(request.label_config), job),
-            job,
-        )
-        too_many = [Skipped("", Reason.TOO_COMPLEX)] if len(by_image) > MOST_IMAGES else []
-        skipped = (*request.skipped, *too_many, *outcome.skipped)
-        return replace(outcome, skipped=skipped).prediction(self.model_version)
+        regions = by_image(request.context or ())
+        texts: dict[ImageKey, str] = {(text.to_name, text.item_index): text.text for text in request.texts}
+
+        def segment(key: ImageKey) -> Outcome:
+            return self._pipeline.segment(regions[key], key, labeling_config.parse(request.label_config), job)
+
+        def segment_words(key: ImageKey) -> Outcome:
+            return self._pipeline.segment_words(texts[key], key, labeling_config.parse(request.label_config), job)
+
+        named = on_each(list(texts)[-MOST_IMAGES:], segment_words, job)
+        marked = on_each(list(regions)[-MOST_IMAGES:], segment, job)
+        too_many = [Skipped("", Reason.TOO_COMPLEX)] if max(len(regions), len(texts)) > MOST_IMAGES else []
+        skipped = (*request.skipped, *too_many, *named.skipped, *marked.skipped)
+        return Outcome(named.regions + marked.regions, skipped).prediction(self.model_version)
 
     def _empty(self, reasons: Iterable[Reason]) -> Prediction:
         return Prediction((), 0.0, self.model_version, tuple(dict.fromkeys(reasons)))
+
+
+def _ids(request: PredictRequest) -> list[str]:
+    """Return the ids of a click's prompts; those of words hold the text, so that other words are another click."""
+    return [
+        *(region.id for region in request.context or ()),
+        *(f"{text.region_id} {text.text}" for text in request.texts),
+    ]

@@ -2,16 +2,23 @@
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from model.detection.types import Architecture, Detection, RgbImage
-from model.detection.word_list import check_words, spelling
+from model.detection.types import Architecture, Arrays, Detection, RgbImage
+from model.detection.word_list import WordsError, check_words, spelling
 from model.weights import WeightsError
 
-if TYPE_CHECKING:  # at run time it would import Paddle
-    from model.detection.engine import Engine
-
 _KEPT_TEXTS = 16
+
+
+class Program(Protocol):
+    """What a detector runs; see `model.detection.engine.Engine`."""
+
+    def load(self) -> object:
+        """Make it ready to run."""
+
+    def run(self, inputs: Arrays, /) -> Arrays:
+        """Return the outputs for inputs in the alphabetical order of their names."""
 
 
 class Detector:
@@ -25,12 +32,21 @@ class Detector:
     """
 
     def __init__(
-        self, name: str, version: str, architecture: Architecture[Any], engine: "Engine"
+        self, name: str, version: str, architecture: Architecture[Any], program: Program
     ) -> None:  # Any: its own
         self.name, self.version = name, version
         self.classes, self.threshold = architecture.classes, architecture.threshold
-        self._architecture, self._engine = architecture, engine
+        self._architecture, self._program = architecture, program
         self._prepare_words = lru_cache(_KEPT_TEXTS)(architecture.prepare_words)
+
+    def load(self) -> None:
+        """Load the program, which the first picture does otherwise.
+
+        Raises:
+            WeightsError: Paddle cannot load the program.
+            DeviceError: the device is not available here.
+        """
+        self._program.load()
 
     def check(self, words: Iterable[str]) -> None:
         """Check that the detector can look for these words, without a picture.
@@ -44,6 +60,26 @@ class Detector:
         """Return those of the words that are no class of a detector with fixed classes; of any other none."""
         known = None if self.classes is None else {spelling(name) for name in self.classes}
         return () if known is None else tuple(word for word in words if spelling(word) not in known)
+
+    def refusals(self, words: Iterable[str]) -> dict[str, str]:
+        """Return why it cannot look for a word, of each for which it cannot.
+
+        Raises:
+            WordsError: there is no word, one is empty, or two have the same spelling.
+        """
+        given, refused = check_words(words), dict[str, str]()
+        try:
+            self._prepare_words(given)
+        except WordsError:
+            pass
+        else:
+            return refused
+        for word in given:
+            try:
+                self._architecture.prepare_words((word,))
+            except WordsError as error:
+                refused[word] = str(error)
+        return refused
 
     def detect(self, image: RgbImage, words: Iterable[str], threshold: float | None = None) -> list[Detection]:
         """Return the objects in a picture that the words name.
@@ -66,7 +102,7 @@ class Detector:
         prepared = self._architecture.prepare_image(image)
         found = []
         for text in texts:
-            outputs = self._engine.run(self._architecture.inputs(prepared, text))
+            outputs = self._program.run(self._architecture.inputs(prepared, text))
             try:
                 found += self._architecture.read(outputs, text, (image.shape[0], image.shape[1]), least)
             except (ValueError, IndexError, TypeError) as error:

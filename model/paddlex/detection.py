@@ -214,8 +214,17 @@ def open_detector(
         WeightsError: there is no such detector, or its program does more than compute.
         DeviceError: the device is not available here.
     """
+    return load_detector(locate_detector(given, weights_dir, mirror), device)
+
+
+def locate_detector(given: str, weights_dir: str | Path | None = None, mirror: str | None = None) -> Path:
+    """Return the directory of a detector that is given by its name or by that path; downloaded if it is not there.
+
+    Raises:
+        WeightsError: there is no such detector.
+    """
     path = Path(given)
-    return load_detector(path if path.is_dir() else find_detector(given, weights_dir, mirror), device)
+    return path if path.is_dir() else find_detector(given, weights_dir, mirror)
 
 
 def pixels_of(picture: Picture) -> RgbImage:

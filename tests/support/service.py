@@ -9,7 +9,9 @@ import numpy as np
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import MemoryStore
 from backend.metrics import Metrics
+from backend.segmentation.corrections.recent_answers import RecentAnswers
 from backend.segmentation.decoding import MaskService
+from backend.segmentation.pipeline import Pipeline
 from backend.segmentation.recently_answered import RecentlyAnswered
 from backend.segmentation.retrieval import Retrieval, RetrievalPolicy
 from backend.segmentation.service import ClickPolicy, Segmenter
@@ -19,6 +21,7 @@ from backend.web.access import Access
 from backend.web.app import create_app
 from backend.web.status.view import Field, Status
 from model.types import Mask, Masks
+from tests.support.fake_detector import word_detector
 from tests.support.fakes import FakeClock, FakeEncoder, FakeSource, fake_spec, png
 from tests.support.wire_bodies import encoded
 from tests.support.wire_reader import checked
@@ -116,19 +119,23 @@ class Service:
         encoder: see `tests.support.fakes.FakeEncoder`.
         decoder: see `FakeDecoder`.
         errands: what waits to be done in the background.
-        clock: by which it is known who was answered for a task last.
+        clock: by which it is known who was answered for a task last, and when.
+        detector: finds words, see `tests.support.fake_detector.FakeDetector`; None without one.
     """
 
-    def __init__(self, *, next_tasks=None, policy=None, access=None, retrieval=None, later=None, decoder=None):
+    def __init__(
+        self, *, next_tasks=None, policy=None, access=None, retrieval=None, later=None, decoder=None, detector=None
+    ):
         self.source, self.encoder, self.decoder = FakeSource(), FakeEncoder(), decoder or FakeDecoder()
         self.source.contents[IMAGE] = png(size_wh=SIZE_WH)
         self.metrics, self.errands, self.next_tasks = Metrics(), Errands(), next_tasks
-        self.embeddings = LocalEmbeddings(
-            self.source, lambda: self.encoder, fake_spec(VERSION), MemoryStore(10 * MB), self.metrics
-        )
+        self.detector = detector
+        spec = fake_spec(VERSION, detector=None if detector is None else word_detector(detector))
+        self.embeddings = LocalEmbeddings(self.source, lambda: self.encoder, spec, MemoryStore(10 * MB), self.metrics)
         self.drawing = MaskService(self.decoder, self.metrics, decodes_at_once=4)
         self.tasks = TaskSegmenter(self.drawing, self.embeddings)
         self.clock = FakeClock()
+        self.answers = RecentAnswers(clock=self.clock)
         self.claims, self.later = RecentlyAnswered(self.clock), later
         self.retrieval = Retrieval(self.tasks, self.claims, later, retrieval or RetrievalPolicy())
         self.segmenter = self.segmenting(policy=policy)
@@ -137,13 +144,14 @@ class Service:
 
     def segmenting(self, *, embeddings=None, errands=None, next_tasks=None, policy=None) -> Segmenter:
         """A segmenter with some of its parts exchanged."""
+        policy, embeddings = policy or ClickPolicy(wait_s=10.0, vocabulary=self.detector), embeddings or self.embeddings
         return Segmenter(
-            self.drawing,
-            embeddings or self.embeddings,
+            Pipeline(self.drawing, embeddings, policy.outputs, policy.vocabulary, self.answers),
+            embeddings,
             self.metrics,
             errands or self.errands,
             next_tasks or self.next_tasks,
-            policy or ClickPolicy(wait_s=10.0),
+            policy,
             self.retrieval,
         )
 
@@ -163,6 +171,8 @@ class Service:
         self.source.gate.set()
         self.encoder.gate.set()
         self.decoder.gate.set()
+        if self.detector is not None:
+            self.detector.gate.set()
         self.embeddings.close()
 
     def __enter__(self):

@@ -52,6 +52,19 @@ def rectangle(x: Any, y: Any, width: Any, height: Any, rotation: Any = 0, **chan
     return result("rectanglelabels", value, **({"from_name": "box"} | changes))
 
 
+WORDS_CONFIG = (
+    '<View><Image name="image" value="$image"/>'
+    '<BrushLabels name="brush" toName="image" smart="false"><Label value="Cat"/><Label value="Dog"/></BrushLabels>'
+    '<TextArea name="segment_words" toName="image"/></View>'
+)
+
+
+def words(*texts: Any, **changes: Any) -> dict[str, Any]:
+    """Return the entry of a context that typing into ``segment_words`` makes, the newest text last."""
+    entry = {"value": {"text": list(texts)}, "id": "typed", "from_name": "segment_words", "to_name": "image"}
+    return entry | {"type": "textarea", "origin": "manual"} | changes
+
+
 def click(*results: Any, **changes: Any) -> dict[str, Any]:
     """Return a click's body with these entries as its context."""
     body = {
@@ -93,7 +106,7 @@ JUNK = st.one_of(
 )
 PERCENT = st.one_of(st.floats(-20, 120), st.integers(-5, 105), st.sampled_from([0, 100, 1e300, -1e7, 99.999999]), JUNK)
 LABELS = st.one_of(st.lists(st.sampled_from(["Cat", "Dog", "Bird", ""]), max_size=2), JUNK)
-NAMES = st.one_of(st.sampled_from(["image", "point", "box", "a", "b", ""]), JUNK)
+NAMES = st.one_of(st.sampled_from(["image", "point", "box", "segment_words", "a", "b", ""]), JUNK)
 
 VALUES = st.one_of(
     st.fixed_dictionaries(
@@ -123,6 +136,7 @@ VALUES = st.one_of(
                 ),
                 JUNK,
             ),
+            "text": st.one_of(st.lists(st.text(max_size=4), max_size=2), JUNK),
             "maskDataURL": st.one_of(st.just("data:image/png;base64,iVBORw0KGgo="), JUNK),
             "imageDataURL": JUNK,
         },
