@@ -1,9 +1,10 @@
-"""Run the benchmarks: ``python -m tests.benchmarks [NAME...]``, all of them without a name.
+"""Run the benchmarks: ``python -m tests.benchmarks [--device DEVICE] [NAME...]``, all of them without a name.
 
 Every module ``bench_NAME.py`` here has a function ``run() -> list[Row]``. A table goes to stdout, the same as JSON to
-``out/benchmarks.json``. Exits with 1 when a goal is missed.
+``out/benchmarks.json``. Exits with 1 when a goal is missed. Another device than ``cpu`` is for ``encoder`` alone.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -12,6 +13,8 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
+from model.device import resolve
+from model.errors import DeviceError
 from model.machine import cpu_count
 from tests.benchmarks.rows import Row, say
 
@@ -39,15 +42,29 @@ def processor() -> str:
     )
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run the named benchmarks, print and write what they found, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--device", default="cpu")
+    asked = parser.parse_args(arguments)
+    names: list[str] = asked.names
+    try:
+        device = resolve(asked.device)
+    except DeviceError as error:
+        say(str(error))
+        return 2
+    if device != "cpu" and names != ["encoder"]:
+        say(f"--device {device}: expected the benchmark encoder alone, got {', '.join(names) or 'all'}")
+        return 2
     known = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
     if unknown := [name for name in names if name not in known]:
         say(f"expected some of {', '.join(known)}, got {', '.join(unknown)}")
         return 2
     rows: list[Row] = []
     for name in names or known:
-        rows += import_module(f"tests.benchmarks.bench_{name}").run()
+        module = import_module(f"tests.benchmarks.bench_{name}")
+        rows += module.run() if device == "cpu" else module.on_gpu(device)
     load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     print(f"{processor()}, {cpu_count()} cores; load in the last 1, 5 and 15 minutes: {load}\n\n{table(rows)}")
     OUT.parent.mkdir(parents=True, exist_ok=True)

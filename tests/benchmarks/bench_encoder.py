@@ -55,6 +55,17 @@ def run() -> list[Row]:
     return rows
 
 
+def on_gpu(device: str) -> list[Row]:
+    """Compare the encoder in half precision with itself in single precision, and report the memory of both together."""
+    half, single = (load_encoder(subjects.checkpoint(), device, dtype) for dtype in ("bfloat16", "float32"))
+    image, name = subjects.image(), f"encoder, ViT-B at 1024, bfloat16 on {device}"
+    row = compare(
+        name, lambda: half.encode(image), lambda: single.encode(image), against="float32", goal=None, rounds=10
+    )
+    memory = float(paddle.device.cuda.max_memory_allocated(device)) / 1e6
+    return [row, Row(f"memory, both, on {device}", memory, memory, "MB", "itself", None, 1.0)]
+
+
 def floor() -> Callable[[], object]:
     """Return work that is the matrix products of ViT-B's blocks alone, on all cores, on numbers that stay in place."""
     config = vit_b()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+PAUSE_S = 0.3
+
 
 @dataclass(frozen=True)
 class Row:
@@ -57,11 +59,19 @@ def compare(
     goal: float | None,
     rounds: int,
 ) -> Row:
-    """Time two pieces of work alternately, after one unmeasured run of each."""
+    """Time two pieces of work alternately, after one unmeasured run of each.
+
+    Before each there is a pause: threads of OpenMP, which torch has, keep a core busy for a while after their work.
+    """
     ours()
     theirs()
     say(f"measuring {name} against {against}")
-    pairs = [(milliseconds(ours), milliseconds(theirs)) for _ in range(rounds)]
+    pairs = []
+    for _ in range(rounds):
+        time.sleep(PAUSE_S)
+        mine = milliseconds(ours)
+        time.sleep(PAUSE_S)
+        pairs.append((mine, milliseconds(theirs)))
     say(f"measured {name}")
     return Row(
         name,
