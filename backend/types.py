@@ -125,6 +125,7 @@ class WebhookEvent:
     project_id: int | None = None
     label_config: str = ""  # the project's labeling config, empty where the event does not carry it
     tasks: tuple[Task, ...] = ()  # the tasks it is about, with their data where the event carries them
+    annotations: int = 0  # how many were submitted in the project; 0 where the event does not say
 
 
 class Priority(IntEnum):

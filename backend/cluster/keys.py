@@ -95,6 +95,31 @@ class Keys:
         return f"{self.prefix}:{self.model}:counts"
 
 
+@dataclass(frozen=True)
+class DecoderKeys:
+    """The names of the decoders of one installation; all models share them, except for the queue."""
+
+    keys: Keys
+
+    @property
+    def documents(self) -> str:
+        """Key of the records of all projects' decoders, and the states of their trainings, by project and name."""
+        return f"{self.keys.prefix}:decoders"
+
+    def decoder(self, project_id: int) -> str:
+        """Key of the file of a project's active decoder."""
+        return f"{self.keys.prefix}:decoder:{project_id}"
+
+    def training(self, project_id: int) -> str:
+        """Key of the lease of the worker that trains a project's decoder."""
+        return f"{self.keys.prefix}:lease:training:{project_id}"
+
+    @property
+    def trainings(self) -> str:
+        """Name of the RQ queue of trainings."""
+        return f"{self.keys.prefix}:{self.keys.model}:training"
+
+
 def _of_address(keys: Keys, kind: str, address_key: SourceKey) -> str:
     owner, address = address_key
     return f"{keys.prefix}:{keys.model}:{kind}:{quote(owner, safe='')}:{address}"

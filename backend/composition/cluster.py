@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from backend.cluster import check
+from backend.cluster.decoders import DecoderExchange, TrainingWorker
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pipeline import EncodePipeline
 from backend.cluster.recent_answers import RedisAnswers
@@ -14,6 +15,9 @@ from backend.cluster.store import RedisStore
 from backend.cluster.worker import Worker, load_warm
 from backend.concurrency.background import BackgroundTasks
 from backend.concurrency.byte_budget import ByteBudget
+from backend.decoders import training
+from backend.decoders.folder import DecoderFolder
+from backend.decoders.training import TrainingLog, TrainingRunner
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.pipeline import Source
@@ -88,7 +92,11 @@ def worker(
     largest = settings.max_image_bytes
     clicks, others = ByteBudget(largest), ByteBudget(max(largest, settings.buffer_bytes - largest))
     pipeline = EncodePipeline(parts, spec, source(others), source(clicks), encoder, store, metrics)
-    return Worker(parts, pipeline, encoder)
+    folder = DecoderFolder(settings.decoders_dir)
+    log = TrainingLog(folder)
+    runner = TrainingRunner(training.command(settings.weights, settings.device), log)
+    trainings = TrainingWorker(parts, DecoderExchange(parts.link, parts.keys, folder), runner, log)
+    return Worker(parts, pipeline, encoder, trainings)
 
 
 def require_usable(settings: Settings) -> None:

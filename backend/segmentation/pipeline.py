@@ -29,7 +29,7 @@ from backend.segmentation.corrections import accepted_masks
 from backend.segmentation.corrections.carving import carve
 from backend.segmentation.corrections.plan import plan as plan_corrections
 from backend.segmentation.corrections.recent_answers import Answered, RecentAnswers
-from backend.segmentation.decoding import MaskService, check_size
+from backend.segmentation.decoding import Decoder, MaskService, check_size
 from backend.segmentation.planning import PromptPlan, Rules
 from backend.segmentation.prompts import MOST_OBJECTS
 from backend.shapes import ShapeKind
@@ -74,6 +74,7 @@ class Job:
     task: Task  # its data names the images
     project_id: int | None
     rules: Rules
+    decoder: Decoder  # answers its prompts, all with the same weights
     priority: Priority  # of its images, where they are not cached
     deadline: float = math.inf  # until when to answer, in seconds on the monotonic clock
     image_s: float | None = math.inf  # longest wait for the embedding of one image; None uses cached embeddings only
@@ -208,9 +209,9 @@ class Pipeline:
                 if not is_first and job.left_s < 0:
                     raise RetryLater("there was no time for all objects", Reason.BUDGET_EXCEEDED)
                 bulk_slot = self.bulk_slot.slot(job.left_s) if job.priority is Priority.BULK else nullcontext()
-                with bulk_slot, self.masks.slot(job.deadline):
+                with bulk_slot, self.masks.slot(job.decoder, job.deadline):
                     job.check()
-                    found = self.masks.decode([prompt for prompt, _ in batch], embedding)
+                    found = self.masks.decode(job.decoder, [prompt for prompt, _ in batch], embedding)
                     for (prompt, output), one in zip(batch, found, strict=True):
                         drawn = self.masks.draw(one.mask, prompt, output, one.score)
                         logits = one.low_res_mask if keeps_logits else None
@@ -235,17 +236,21 @@ class Pipeline:
         for correction in corrections:
             prompt = correction.prompt
             check_size(embedding, prompt.original_size, job.rules.max_pixels)
-            with self.masks.slot(job.deadline):
+            with self.masks.slot(job.decoder, job.deadline):
                 job.check()
-                mask = carve(correction.accepted, correction.clicks, partial(self._masks_of, prompt, embedding))
+                masks_of = partial(self._masks_of, job.decoder, prompt, embedding)
+                mask = carve(correction.accepted, correction.clicks, masks_of)
                 drawn = self.masks.draw(mask, prompt, correction.output, None)
             answered += [(region, prompt, None) for region in drawn]
         if not answered:
             skipped.append(Skipped("", Reason.EMPTY_MASK))
         return self._outcome(answered, skipped, image.ref, job)
 
-    def _masks_of(self, prompt: ObjectPrompt, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Mask]:
-        return [one.mask for one in self.masks.decode([replace(prompt, prompt=other) for other in prompts], embedding)]
+    def _masks_of(
+        self, decoder: Decoder, prompt: ObjectPrompt, embedding: Embedding, prompts: Sequence[Prompt]
+    ) -> list[Mask]:
+        objects = [replace(prompt, prompt=other) for other in prompts]
+        return [decoded.mask for decoded in self.masks.decode(decoder, objects, embedding)]
 
     def _outcome(self, answered: Sequence[Answered], skipped: Iterable[Skipped], ref: ImageRef, job: Job) -> Outcome:
         """Return the outcome of an image; a click's answers are remembered."""

@@ -250,6 +250,13 @@ class Annotator:
             self._named("bottombar-update-button", self.page.locator('button[name="update"]')).click()
         assert answered.value.ok, answered.value.text()
 
+    @property
+    def corners_shown(self) -> int:
+        """How many corners the only polygon on the canvas has, as the editor draws it."""
+        return self.page.evaluate(
+            "Konva.stages.flatMap(stage => stage.find('Line')).filter(line => line.closed())[0].points().length / 2"
+        )
+
     def submit(self) -> list[dict]:
         """Submit; return the regions as Label Studio kept them."""
         with self.page.expect_response(

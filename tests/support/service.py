@@ -50,6 +50,9 @@ class FakeDecoder:
         self.gate = threading.Event()
         self.gate.set()
 
+    def wait(self, within_s):
+        """It is loaded."""
+
     @property
     def prompts(self):
         return [prompt for _, prompts in self.calls for prompt in prompts]
@@ -132,7 +135,7 @@ class Service:
         self.detector = detector
         spec = fake_spec(VERSION, detector=None if detector is None else word_detector(detector))
         self.embeddings = LocalEmbeddings(self.source, lambda: self.encoder, spec, MemoryStore(10 * MB), self.metrics)
-        self.drawing = MaskService(self.decoder, self.metrics, decodes_at_once=4)
+        self.drawing = MaskService(lambda _: self.decoder, self.metrics, decodes_at_once=4)
         self.tasks = TaskSegmenter(self.drawing, self.embeddings)
         self.clock = FakeClock()
         self.answers = RecentAnswers(clock=self.clock)
