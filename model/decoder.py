@@ -1,9 +1,7 @@
 """The light half of SAM: an embedding and prompts in, masks out; without state, safe from many threads."""
 
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -66,7 +64,6 @@ class Decoder:
         self.prompt_encoder, self.mask_decoder = prompt_encoder, mask_decoder
         on_cpu = device == "cpu"
         self.batch_size = 1 if on_cpu else GPU_BATCH
-        self._lock, self._decoding = threading.Lock(), 0
         self._parallel: Parallel = devices.ThreadPool(cpu_count()) if on_cpu else Sequential()
         self._in_turn = Sequential(self._parallel.parts)  # the same parts, so that answers are the same to the bit
         devices.enter(device)
@@ -142,23 +139,10 @@ class Decoder:
             return [finish(*one) for one in zip(indexes, logits.numpy(), scores.numpy(), strict=True)]
 
         answers: dict[int, R] = {}
-        with self._cores() as cores:
-            parallel, within = (cores, self._in_turn) if len(parts) > 1 else (self._in_turn, cores)
-            for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
-                answers.update(zip(indexes, found, strict=True))
+        parallel, within = (self._parallel, self._in_turn) if len(parts) > 1 else (self._in_turn, self._parallel)
+        for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
+            answers.update(zip(indexes, found, strict=True))
         return [answers[i] for i in range(len(asked))]
-
-    @contextmanager
-    def _cores(self) -> Iterator[Parallel]:
-        """Yield all cores where no other thread decodes, and this thread's alone where one does."""
-        with self._lock:
-            self._decoding += 1
-            parallel = self._parallel if self._decoding == 1 else self._in_turn
-        try:
-            yield parallel
-        finally:
-            with self._lock:
-                self._decoding -= 1
 
     def mask_and_areas(
         self, logits: FloatArray, embedding: Embedding, levels: Sequence[float] = ()

@@ -50,7 +50,7 @@ from model.weights import Checkpoint
 
 logger = logging.getLogger(__name__)
 
-DECODES_AT_ONCE = cpu_count() + 1  # one runs Python code while the others compute
+DECODES_AT_ONCE = max(1, cpu_count() // 4)  # each uses up to four cores; more at once wait for each other in Python
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from model.modeling.kernels import (
     affine,
     attend,
     cut_windows,
-    gelu,
     merge_heads,
     pool,
     split_heads,
@@ -176,7 +175,7 @@ class Block(nn.Layer):
         """Return the block's tokens (n, l, C), given what its attention (n, heads, l, d) adds to the shortcut."""
         first, second = self.mlp.lin1, self.mlp.lin2
         y = add(affine(merge_heads(attended), self.attn.proj.weight, self.attn.last_bias), shortcut)
-        hidden = gelu(affine(layer_norm(y, self.norm2), first.weight, first.bias))
+        hidden = affine(layer_norm(y, self.norm2), first.weight, first.bias, then_gelu=True)
         return add(affine(hidden, second.weight, second.bias), y)
 
 

@@ -5,7 +5,6 @@ the processor's vector instructions. On a GPU and in an exported graph, Paddle d
 order of sums.
 """
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import paddle
@@ -20,6 +19,10 @@ BLOCK_VALUES = 1 << 16
 """Numbers that a step works on at a time, so that they stay in the cache."""
 SCORES_AT_ONCE = 1 << 20
 """Attention scores that exist at a time: 4 MiB."""
+MOST_FUSED = 512
+"""Channels up to which oneDNN's matrix product with a GELU is faster than MKL's and a GELU after it."""
+LEAST_ROW = 100
+"""Scores of a query from which on oneDNN's softmax is faster than NumPy's exponentials."""
 SAFE_SCORE = 60.0
 """Scores up to this size have exponentials that float32 holds, and so does their sum."""
 
@@ -71,12 +74,16 @@ def plus(x: Tensor, y: Tensor) -> Tensor:
     return tensor(np.add(memory(x), memory(y.detach()))) if is_on_cpu(x, y) else x + y
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return ``x @ weight + bias`` over the last axis."""
+def affine(x: Tensor, weight: Tensor, bias: Tensor, then_gelu: bool = False) -> Tensor:
+    """Return ``x @ weight + bias`` over the last axis, and its exact GELU if asked for."""
     if not is_on_cpu(x):
-        return functional.linear(x, weight, bias)
-    rows = x.reshape([-1, x.shape[-1]])
-    return paddle.addmm(bias, rows, weight).reshape([*x.shape[:-1], weight.shape[-1]])
+        y = functional.linear(x, weight, bias)
+        return functional.gelu(y) if then_gelu else y
+    rows, shape = x.reshape([-1, x.shape[-1]]), [*x.shape[:-1], weight.shape[-1]]
+    if then_gelu and weight.shape[0] <= MOST_FUSED and onednn.is_available():
+        return onednn.linear(rows.contiguous(), weight.contiguous(), bias, gelu=True).reshape(shape)
+    y = paddle.addmm(bias, rows, weight).reshape(shape)
+    return gelu(y) if then_gelu else y
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -230,11 +237,14 @@ def softmax_rows(scores: Tensor) -> Tensor:
 
 
 def _softmax_values(query: Tensor, key: Tensor, value: Tensor, ones: Tensor, bias: Tensor | None) -> Tensor:
-    """Attend with all scores at once; the sum of a query's weights divides what they made of the values."""
+    """Attend with all scores at once; NumPy leaves the division by a query's sum to the end."""
     scores = paddle.matmul(query, key, transpose_y=True)
-    weights = memory(scores)
     if bias is not None:
+        weights = memory(scores)
         np.add(weights, memory(bias), out=weights)
+    if scores.shape[-1] >= LEAST_ROW and onednn.is_available():
+        onednn.softmax_(scores)
+        return paddle.matmul(scores, value)
     exponentials(scores)
     out = paddle.matmul(scores, value)
     values = memory(out)
@@ -298,45 +308,40 @@ def convolve_rows(
     return out.reshape([batch, out.shape[1], last - first, -1])
 
 
-def depthwise_planes(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
-    """Apply a depthwise 3x3 convolution with padding 1 and stride 1 to planes that are large.
-
-    OpenCV's filter takes a third of the time per number, but as long as a few thousand of them to begin each plane.
-
-    Args:
-        x: (B, C, r, W), rows of an image; where the image goes on above or below, so does ``x`` by a row.
-        layer: the convolution.
-        rows: the rows of ``x`` at which windows of the convolution are centred; on a GPU all.
-
-    Returns:
-        (B, C, rows, W).
-    """
-    if not is_on_cpu(x):
-        return convolve(x, layer)
-    planes = np.from_dlpack(x)
-    weights, biases = layer.weight.numpy()[:, 0], layer.bias.numpy().tolist()
-    out = np.empty((*planes.shape[:2], rows.stop - rows.start, planes.shape[3]), np.float32)
-    filtered = np.empty(planes.shape[2:], np.float32)
-    for image, result in zip(planes, out, strict=True):
-        for channel, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            cv2.filter2D(image[channel], -1, weight, filtered, delta=bias, borderType=cv2.BORDER_CONSTANT)
-            result[channel] = filtered[rows]
-    return tensor(out)
-
-
-def depthwise(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
-    """Apply a depthwise 3x3 convolution with padding 1: nine products, added up block by block.
+def convolve_last(x: Tensor, layer: nn.Conv2D, rows: slice, then_gelu: bool = False) -> Tensor:
+    """Apply a 3x3 convolution with padding 1 to maps with channels last, and GELU if asked for.
 
     Args:
         x: (B, r, W, C), rows of an image; where the image goes on above or below, so does ``x`` by a row.
         layer: the convolution.
-        rows: the rows of ``x`` at which windows of the convolution are centred; on a GPU all.
+        rows: the rows of ``x`` at which windows of the convolution may be centred; on a GPU all.
+        then_gelu: apply GELU.
 
     Returns:
-        (B, rows/stride, W/stride, C).
+        (B, rows/stride, W/stride, C').
     """
+    padding = 1 - rows.start, rows.stop + 1 - x.shape[1], 1, 1
     if not is_on_cpu(x):
-        return convolve(x.transpose([0, 3, 1, 2]), layer).transpose([0, 2, 3, 1])
+        y = convolve(x.transpose([0, 3, 1, 2]), layer).transpose([0, 2, 3, 1])
+    elif onednn.is_available():
+        shapes = layer._stride[0], padding, layer._groups, then_gelu
+        return onednn.convolve(x.contiguous(), layer.weight, layer.bias, *shapes)
+    elif layer._groups > 1:
+        y = _depthwise(x, layer, rows)
+    else:
+        above, below, left, right = padding
+        y = convolve(permute(x, [0, 3, 1, 2]), layer, [above, below, left, right])
+        y = permute(y, [0, 2, 3, 1])
+    return gelu(y) if then_gelu else y
+
+
+def some_rows(x: Tensor, rows: slice) -> Tensor:
+    """Return some of the rows of (B, r, ...), of a single image without a copy."""
+    return x[0, rows].unsqueeze(0) if x.shape[0] == 1 else x[:, rows]
+
+
+def _depthwise(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
+    """Apply a depthwise convolution as `convolve_last` without oneDNN: nine products, added up block by block."""
     stride = layer._stride[0]
     batch, given, width, channels = x.shape
     centres = rows.stop - rows.start

@@ -9,7 +9,7 @@ from paddle.nn import functional
 from model.config import SamConfig
 from model.modeling.common import MLP, embedding, layer_norm, norm, zeros
 from model.modeling.image_encoder import Parallel, Sequential
-from model.modeling.kernels import add, gelu, permute, plus
+from model.modeling.kernels import add, gelu, permute, plus, some_rows
 from model.modeling.transformer import ImagePart, TwoWayTransformer
 
 MOST_PARTS = 4
@@ -94,13 +94,13 @@ class MaskDecoder(nn.Layer):
         """Return what the transformer makes of the learned and the prompt's tokens, and of the image's."""
         tables = paddle.concat([table.weight for table in learned])  # (1 + tokens, C)
         tokens = paddle.concat([tables.unsqueeze(0).expand([sparse.shape[0], *tables.shape]), sparse], axis=1)
-        parts = [(_part(image, span), _part(image_pe, span)) for span in spans]
+        parts = [(some_rows(image, span), some_rows(image_pe, span)) for span in spans]
         if dense is not None:
             shift = dense
 
             def add_dense(index: int) -> ImagePart:
                 part, position = parts[index]
-                return plus(part, shift if shift.shape[1] == 1 else _part(shift, spans[index])), position
+                return plus(part, shift if shift.shape[1] == 1 else some_rows(shift, spans[index])), position
 
             parts = parallel.map(add_dense, range(len(parts)))
         hidden, parts = self.transformer(parts, tokens, parallel)
@@ -124,7 +124,10 @@ class MaskDecoder(nn.Layer):
             added = [first.bias, second.bias]
             if skips:
                 start, stop = spans[index].start, spans[index].stop
-                added = [_part(skips[0], slice(4 * start, 4 * stop)), _part(skips[1], slice(16 * start, 16 * stop))]
+                added = [
+                    some_rows(skips[0], slice(4 * start, 4 * stop)),
+                    some_rows(skips[1], slice(16 * start, 16 * stop)),
+                ]
             return self._masks(parts[index], kernels, added)
 
         masks = parallel.map(upscale, range(len(parts)))
@@ -224,11 +227,6 @@ def stable(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     rows = paddle.arange(best.shape[0])
     at = paddle.stack([rows, best], axis=1)
     return paddle.gather_nd(logits, at).unsqueeze(1), paddle.gather_nd(scores, at).unsqueeze(1)
-
-
-def _part(x: Tensor, span: slice) -> Tensor:
-    """Return some tokens of (B, n, C), of a single batch without a copy."""
-    return x[0, span].unsqueeze(0) if x.shape[0] == 1 else x[:, span]
 
 
 def _quadruple(x: Tensor, layer: nn.Conv2DTranspose, added: Tensor) -> Tensor:

@@ -7,20 +7,25 @@ oneDNN's C API (https://uxlfoundation.github.io/oneDNN, version 3); where the li
 """
 
 import ctypes
+import math
 import threading
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar, cast
 
 import paddle
 from paddle import Tensor
 
 MAJOR = 3
-CPU, INFERENCE, FLOAT32, IN_ORDER = 1, 96, 3, 1
-GELU_ERF = 0x31
-SRC, DST = 1, 17
-MOST_PRIMITIVES = 256
+CPU, INFERENCE, FLOAT32, IN_ORDER, ANY_ORDER = 1, 96, 3, 1, 1
+GELU_ERF, SOFTMAX, DIRECT, WEIGHTS_DESCRIPTION = 0x31, 0x30000, 1, 131
+SRC, DST, WEIGHTS, BIAS = 1, 17, 33, 41
+DIMS = c_int64 * 12
+ALIGNMENT = 64
+MOST_KEPT = 256
 """Compiled steps that a thread keeps: one for each shape."""
 
 
@@ -38,6 +43,8 @@ class _Library:
     def __init__(self, path: Path) -> None:
         self._functions, waiting = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
         self._functions.dnnl_version.restype = POINTER(_Version)
+        self._functions.dnnl_primitive_desc_query_md.restype = c_void_p
+        self._functions.dnnl_memory_desc_get_size.restype = c_size_t
         if (major := self._functions.dnnl_version().contents.major) != MAJOR:
             raise OSError(f"{path}: expected version {MAJOR} of oneDNN, got {major}")
         self._execute = waiting.dnnl_primitive_execute
@@ -61,6 +68,14 @@ class _Library:
         """Run a primitive on memory."""
         arguments = (_Argument * len(memories))(*(_Argument(*each) for each in memories))
         self._check("primitive_execute", self._execute(primitive, stream, len(memories), arguments))
+
+    def weights_of(self, step: c_void_p) -> c_void_p:
+        """Return the description of the weights that a step wants, which belongs to it."""
+        return c_void_p(self._functions.dnnl_primitive_desc_query_md(step, WEIGHTS_DESCRIPTION, 0))
+
+    def size(self, description: c_void_p) -> int:
+        """Return the bytes of memory."""
+        return int(self._functions.dnnl_memory_desc_get_size(description))
 
     @staticmethod
     def _check(name: str, status: int) -> None:
@@ -87,7 +102,7 @@ class _Thread(threading.local):
     """What a thread has of its own, since a stream and a primitive are for one thread at a time."""
 
     def __init__(self) -> None:
-        self.primitives: dict[object, _Primitive] = {}
+        self.kept: dict[object, object] = {}
         self.stream: c_void_p | None = None
 
 
@@ -95,27 +110,19 @@ _thread = _Thread()
 
 
 class _Primitive:
-    """A compiled step for memory of certain shapes, and the memory that it gets in a call."""
+    """A compiled step, and the memory of known shapes that it gets in a call."""
 
-    def __init__(
-        self,
-        library: _Library,
-        descriptions: dict[int, c_void_p],
-        describe: Callable[[_Library, dict[int, c_void_p]], c_void_p],
-    ) -> None:
+    def __init__(self, library: _Library, step: c_void_p, descriptions: dict[int, c_void_p]) -> None:
+        """Compile a step, which may be destroyed then, as its descriptions by their argument numbers may."""
         self._library = library
         if _thread.stream is None:
             _thread.stream = library.create("stream_create", library.engine, c_uint(IN_ORDER))
         self._stream = _thread.stream
-        step = describe(library, descriptions)
         self._handle = library.create("primitive_create", step)
         self._memories = [
             (index, library.create("memory_create", description, library.engine, c_void_p()))
             for index, description in descriptions.items()
         ]
-        for description in descriptions.values():
-            library.call("memory_desc_destroy", description)
-        library.call("primitive_desc_destroy", step)
 
     def run(self, *addresses: int) -> None:
         """Run on memory at these addresses, in the order of the descriptions."""
@@ -130,35 +137,143 @@ class _Primitive:
             self._library.call("primitive_destroy", self._handle)
 
 
-def _primitive(key: tuple[object, ...], make: Callable[[_Library], _Primitive]) -> _Primitive:
-    """Return this thread's primitive of a key."""
-    found = _thread.primitives.get(key)
+P = TypeVar("P")
+
+
+def _cached(key: tuple[object, ...], make: Callable[[_Library], P]) -> P:
+    """Return what this thread keeps under a key."""
+    found = _thread.kept.get(key)
     if found is None:
         library = _library()
         if library is None:
             raise RuntimeError("oneDNN: expected is_available(), got a Paddle without it")
-        if len(_thread.primitives) >= MOST_PRIMITIVES:
-            _thread.primitives.clear()
-        found = _thread.primitives[key] = make(library)
-    return found
+        if len(_thread.kept) >= MOST_KEPT:
+            _thread.kept.clear()
+        found = _thread.kept[key] = make(library)
+    return cast(P, found)
 
 
-def _description(library: _Library, shape: Sequence[int], strides: Sequence[int]) -> c_void_p:
-    dims = c_int64 * 12
-    return library.create("memory_desc_create_with_strides", len(shape), dims(*shape), FLOAT32, dims(*strides))
+def _description(library: _Library, shape: Sequence[int], strides: Sequence[int] | None = None) -> c_void_p:
+    """Describe float32 memory; without strides its order is left to oneDNN."""
+    dims = DIMS(*shape)
+    if strides is None:
+        return library.create("memory_desc_create_with_tag", len(shape), dims, FLOAT32, ANY_ORDER)
+    return library.create("memory_desc_create_with_strides", len(shape), dims, FLOAT32, DIMS(*strides))
 
 
 def gelu_(x: Tensor) -> None:
     """Replace a contiguous float32 tensor on the CPU by its exact GELU."""
-    size = x.size
+    size, address = x.size, x.data_ptr()
 
     def make(library: _Library) -> _Primitive:
-        def describe(library: _Library, seen: dict[int, c_void_p]) -> c_void_p:
-            step = library.engine, INFERENCE, GELU_ERF, seen[SRC], seen[DST], c_float(0), c_float(0), None
-            return library.create("eltwise_forward_primitive_desc_create", *step)
+        seen = _description(library, [size], [1])
+        options = INFERENCE, GELU_ERF, seen, seen, c_float(0), c_float(0), None
+        step = library.create("eltwise_forward_primitive_desc_create", library.engine, *options)
+        return _Primitive(library, step, {SRC: seen, DST: seen})
 
-        descriptions = {index: _description(library, [size], [1]) for index in (SRC, DST)}
-        return _Primitive(library, descriptions, describe)
+    _cached(("gelu", size), make).run(address, address)
 
-    address = x.data_ptr()
-    _primitive(("gelu", size), make).run(address, address)
+
+def softmax_(x: Tensor) -> None:
+    """Replace a contiguous float32 tensor on the CPU by its softmax over the last axis."""
+    length, address = x.shape[-1], x.data_ptr()
+    rows = x.size // length
+
+    def make(library: _Library) -> _Primitive:
+        seen = _description(library, [rows, length], [length, 1])
+        options = INFERENCE, SOFTMAX, seen, seen, c_int(1), None
+        step = library.create("softmax_forward_primitive_desc_create", library.engine, *options)
+        return _Primitive(library, step, {SRC: seen, DST: seen})
+
+    _cached(("softmax", rows, length), make).run(address, address)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+    """Return ``x @ weight + bias``, and its exact GELU if asked for: (n, C), (C, C') and (C',) to (n, C')."""
+    (rows, inputs), outputs = x.shape, weight.shape[1]
+
+    def make(library: _Library) -> _Primitive:
+        shapes = ([rows, inputs], [inputs, outputs], [1, outputs], [rows, outputs])
+        seen, factors, shift, made = (_description(library, shape, [shape[1], 1]) for shape in shapes)
+        attributes = _attributes(library, gelu)
+        step = library.create("matmul_primitive_desc_create", library.engine, seen, factors, shift, made, attributes)
+        return _Primitive(library, step, {SRC: seen, WEIGHTS: factors, BIAS: shift, DST: made})
+
+    out = paddle.empty([rows, outputs])
+    addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
+    _cached(("linear", rows, inputs, outputs, gelu), make).run(*addresses)
+    return out
+
+
+def _attributes(library: _Library, gelu: bool) -> c_void_p:
+    """Return what a step is asked to do with its results."""
+    attributes = library.create("primitive_attr_create")
+    if gelu:
+        after = library.create("post_ops_create")
+        library.call("post_ops_append_eltwise", after, GELU_ERF, c_float(0), c_float(0))
+        library.call("primitive_attr_set_post_ops", attributes, after)
+    return attributes
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """A convolution and what puts its weights into the order that it wants."""
+
+    order: _Primitive
+    ordered: ctypes.Array[ctypes.c_char]
+    convolution: _Primitive
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: tuple[int, int, int, int], groups: int, gelu: bool
+) -> Tensor:
+    """Return a convolution of maps with channels last, and its exact GELU if asked for.
+
+    Args:
+        x: (B, H, W, C) float32 on the CPU, contiguous.
+        weight: (C', C/groups, k, k).
+        bias: (C',).
+        stride: of both axes.
+        padding: zeros above, below, at the left and at the right.
+        groups: 1, or C.
+        gelu: apply GELU.
+
+    Returns:
+        (B, H', W', C').
+    """
+    batch, height, width, channels = x.shape
+    outputs, inner, side, _ = weight.shape
+    above, below, left, right = padding
+    rows = (height + above + below - side) // stride + 1
+    columns = (width + left + right - side) // stride + 1
+
+    def make(library: _Library) -> _Convolution:
+        kernel = [groups, outputs // groups, inner, side, side] if groups > 1 else [outputs, inner, side, side]
+        plain = [math.prod(kernel[axis + 1 :]) for axis in range(len(kernel))]
+        seen = _description(library, *_channels_last(batch, channels, height, width))
+        made = _description(library, *_channels_last(batch, outputs, rows, columns))
+        shift, given = _description(library, [outputs], [1]), _description(library, kernel, plain)
+        attributes = _attributes(library, gelu)
+        shapes = DIMS(stride, stride), DIMS(0, 0), DIMS(above, left), DIMS(below, right)
+        options = INFERENCE, DIRECT, seen, _description(library, kernel), shift, made, *shapes, attributes
+        step = library.create("convolution_forward_primitive_desc_create", library.engine, *options)
+        wanted = library.weights_of(step)
+        reorder = library.create("reorder_primitive_desc_create", given, library.engine, wanted, library.engine, None)
+        ordered = ctypes.create_string_buffer(library.size(wanted) + ALIGNMENT)
+        order = _Primitive(library, reorder, {SRC: given, DST: wanted})
+        return _Convolution(
+            order, ordered, _Primitive(library, step, {SRC: seen, WEIGHTS: wanted, BIAS: shift, DST: made})
+        )
+
+    key = ("convolution", *x.shape, *weight.shape, stride, *padding, groups, gelu)
+    found = _cached(key, make)
+    out = paddle.empty([batch, rows, columns, outputs])
+    ordered = -(-ctypes.addressof(found.ordered) // ALIGNMENT) * ALIGNMENT
+    found.order.run(weight.data_ptr(), ordered)
+    found.convolution.run(x.data_ptr(), ordered, bias.data_ptr(), out.data_ptr())
+    return out
+
+
+def _channels_last(batch: int, channels: int, height: int, width: int) -> tuple[list[int], list[int]]:
+    """Return oneDNN's shape, whose channels are always second, and the strides."""
+    return [batch, channels, height, width], [height * width * channels, 1, width * channels, channels]

@@ -1,6 +1,6 @@
 """MobileSAM's image encoder: TinyViT, with its batch norms folded into the convolutions.
 
-Same numbers as the authors' code, other arrangement. Behind the stem everything is (B, H, W, C), so that
+Same numbers as the authors' code, other arrangement. Everything is (B, H, W, C), so that
 1x1 convolutions are matrix products. As in `model.modeling.image_encoder` every step is written over parts that
 need nothing from each other: strips of rows, with as many rows more as the convolutions in them look beyond. On a CPU a
 strip's activations stay in the cache, and the strips run on a pool of threads; on a GPU there is one strip.
@@ -22,21 +22,18 @@ from model.modeling.kernels import (
     add,
     affine,
     attend,
-    convolve_rows,
+    convolve_last,
     cut_windows,
-    depthwise,
-    depthwise_planes,
     gelu,
     merge_heads,
-    split_heads,
+    permute,
+    some_rows,
 )
 
 STRIDES = (2, 2, 1)
 """Between one stage and the next; the last keeps its resolution, unlike in TinyViT as a classifier."""
-STRIP_BYTES = 4 << 20
+STRIP_BYTES = 8 << 20
 """How large the widest activation of a strip may be on a CPU: it is read again before it leaves the cache."""
-PLANES_BYTES = 64 << 20
-"""The same where OpenCV filters planes, which should be large."""
 NORM_EPSILON = 1e-5
 """Of the layer norms inside TinyViT; those of the neck have SAM's 1e-6."""
 
@@ -51,16 +48,15 @@ class MBConv(nn.Layer):
         self.conv3 = _convolution(hidden, channels, 1)
 
     def forward(self, x: Tensor, parallel: Parallel) -> Tensor:
-        """Map (B, C, H, W) to (B, C, H, W)."""
+        """Map (B, H, W, C) to (B, H, W, C)."""
 
         def rows(first: int, last: int) -> Tensor:
-            wider, inner = _halo(first, last, x.shape[2])
-            y = gelu(_mix_planes(x[:, :, wider], self.conv1))
-            y = gelu(depthwise_planes(y, self.conv2, inner))
-            return gelu(add(_mix_planes(y, self.conv3), x[:, :, first:last]))
+            wider, inner = _halo(first, last, x.shape[1])
+            y = _pointwise(some_rows(x, wider), self.conv1, then_gelu=True)
+            y = convolve_last(y, self.conv2, inner, then_gelu=True)
+            return gelu(add(_pointwise(y, self.conv3), some_rows(x, slice(first, last))))
 
-        values = self.conv1.weight.shape[0] * x.shape[3] * STRIP_BYTES // PLANES_BYTES
-        return _by_rows(rows, x.shape[2], values, parallel, axis=2)
+        return _by_rows(rows, x.shape[1], self.conv1.weight.shape[0] * x.shape[2], parallel)
 
 
 class PatchMerging(nn.Layer):
@@ -79,8 +75,8 @@ class PatchMerging(nn.Layer):
 
         def rows(first: int, last: int) -> Tensor:
             wider, inner = _halo(first * self.stride, min(last * self.stride, height), height)
-            y = gelu(_pointwise(x[:, wider], self.conv1))
-            y = gelu(depthwise(y, self.conv2, inner))
+            y = _pointwise(some_rows(x, wider), self.conv1, then_gelu=True)
+            y = convolve_last(y, self.conv2, inner, then_gelu=True)
             return _pointwise(y, self.conv3)
 
         values = self.conv1.weight.shape[0] * x.shape[2] * self.stride
@@ -118,9 +114,9 @@ class Attention(nn.Layer):
         """Attend within windows: (n, w*w, C) to (n, w*w, C)."""
         heads, dim = self.num_heads, tokens.shape[-1]
         qkv = affine(layer_norm(tokens, self.norm), self._weight, self._qkv_bias)
-        query = split_heads(qkv, heads, slice(0, dim), (dim // heads) ** -0.5)
-        key, value = (split_heads(qkv, heads, slice(first, first + dim)) for first in (dim, 2 * dim))
-        out = merge_heads(attend(query, key, value, False, self.bias))
+        parts = permute(qkv.reshape([*qkv.shape[:2], 3, heads, dim // heads]), [2, 0, 3, 1, 4])  # (3, n, heads, l, d)
+        query = parts[0] * (dim // heads) ** -0.5
+        out = merge_heads(attend(query, parts[1], parts[2], False, self.bias))
         return affine(out, self.proj.weight, self.proj.bias)
 
 
@@ -135,7 +131,7 @@ class Mlp(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
-        hidden = gelu(affine(layer_norm(x, self.norm), self.fc1.weight, self.fc1.bias))
+        hidden = affine(layer_norm(x, self.norm), self.fc1.weight, self.fc1.bias, then_gelu=True)
         return affine(hidden, self.fc2.weight, self.fc2.bias)
 
 
@@ -168,7 +164,7 @@ class TinyVitBlock(nn.Layer):
 
         def rest(first: int, last: int) -> Tensor:
             wider, inner = _halo(first, last, height)
-            y = depthwise(attended.tensor[:, wider, :width], self.local_conv, inner)
+            y = convolve_last(some_rows(attended.tensor, wider)[:, :, :width], self.local_conv, inner)
             return add(self.mlp(y), y)
 
         return _by_rows(rest, height, self.mlp.fc1.weight.shape[1] * width, parallel)
@@ -228,32 +224,27 @@ class TinyVit(nn.Layer):
             for block in stage.blocks:
                 x = block(x, self._parallel)
             if stage.downsample is not None:
-                x = stage.downsample(x.transpose([0, 2, 3, 1]) if stage is self.layers[0] else x, self._parallel)
+                x = stage.downsample(x, self._parallel)
         return self.neck(x, self._parallel)
 
     def _stem(self, x: Tensor) -> Tensor:
-        """Map an image (B, 3, S, S) to (B, C, S/4, S/4)."""
+        """Map an image (B, 3, S, S) to (B, S/4, S/4, C)."""
         first_conv, _, second_conv = self.patch_embed.seq
-        middle = -(-x.shape[2] // 2)
+        x = permute(x, [0, 2, 3, 1])
+        side, middle = x.shape[1], -(-x.shape[1] // 2)
 
         def rows(first: int, last: int) -> Tensor:
-            top, bottom = max(2 * first - 1, 0), min(2 * last, middle)
-            y = gelu(convolve_rows(x, first_conv, top, bottom))
-            return convolve_rows(y, second_conv, first, last, above=top, height=middle)
+            between, inner = _halo(2 * first, min(2 * last, middle), middle)
+            seen, centres = _halo(2 * between.start, min(2 * between.stop, side), side)
+            y = convolve_last(some_rows(x, seen), first_conv, centres, then_gelu=True)
+            return convolve_last(y, second_conv, inner)
 
-        return _by_rows(rows, -(-middle // 2), 2 * first_conv.weight.shape[0] * middle, self._parallel, axis=2)
-
-
-def _mix_planes(x: Tensor, layer: nn.Conv2D) -> Tensor:
-    """Apply a 1x1 convolution to (B, C, H, W) as one matrix product."""
-    batch, channels, height, width = x.shape
-    y = paddle.matmul(layer.weight.reshape([-1, channels]), x.reshape([batch, channels, height * width]))
-    return add(y, layer.bias.unsqueeze(-1)).reshape([batch, -1, height, width])
+        return _by_rows(rows, -(-middle // 2), 2 * first_conv.weight.shape[0] * middle, self._parallel)
 
 
-def _pointwise(x: Tensor, layer: nn.Conv2D) -> Tensor:
+def _pointwise(x: Tensor, layer: nn.Conv2D, then_gelu: bool = False) -> Tensor:
     """Apply a 1x1 convolution to (B, H, W, C) as one matrix product."""
-    return affine(x, layer.weight.reshape(layer.weight.shape[:2]).transpose([1, 0]), layer.bias)
+    return affine(x, layer.weight.reshape(layer.weight.shape[:2]).transpose([1, 0]), layer.bias, then_gelu)
 
 
 def _convolution(channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2D:
@@ -262,17 +253,14 @@ def _convolution(channels: int, out_channels: int, size: int, stride: int = 1, g
     )
 
 
-def _by_rows(
-    function: Callable[[int, int], Tensor], count: int, values: int, parallel: Parallel, axis: int = 1
-) -> Tensor:
+def _by_rows(function: Callable[[int, int], Tensor], count: int, values: int, parallel: Parallel) -> Tensor:
     """Return ``function(0, count)``, made of strips.
 
     Args:
-        function: gives the rows from ``first`` to before ``last`` of the result.
+        function: gives the rows from ``first`` to before ``last`` of the result, (B, rows, ...).
         count: how many rows there are.
         values: numbers in a row of the widest activation.
         parallel: maps over the strips.
-        axis: of the rows in the result.
     """
     if parallel.parts == 1:
         return function(0, count)
@@ -280,7 +268,7 @@ def _by_rows(
     strips = min(-(-strips // parallel.parts) * parallel.parts, count)  # as many for each thread
     edges = [count * number // strips for number in range(strips + 1)]
     parts = parallel.map(lambda span: function(*span), list(pairwise(edges)))
-    return parts[0] if len(parts) == 1 else paddle.concat(parts, axis)
+    return parts[0] if len(parts) == 1 else paddle.concat(parts, axis=1)
 
 
 def _halo(first: int, last: int, count: int) -> tuple[slice, slice]:

@@ -5,6 +5,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+PAUSE_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,19 @@ def compare(
     goal: float | None,
     rounds: int,
 ) -> Row:
-    """Time two pieces of work alternately, after one unmeasured run of each."""
+    """Time two pieces of work alternately, after one unmeasured run of each.
+
+    Before each there is a pause: threads of OpenMP, which torch has, keep a core busy for a while after their work.
+    """
     ours()
     theirs()
     say(f"measuring {name} against {against}")
-    pairs = [(milliseconds(ours), milliseconds(theirs)) for _ in range(rounds)]
+    pairs = []
+    for _ in range(rounds):
+        time.sleep(PAUSE_S)
+        mine = milliseconds(ours)
+        time.sleep(PAUSE_S)
+        pairs.append((mine, milliseconds(theirs)))
     say(f"measured {name}")
     return Row(
         name,
@@ -76,3 +87,10 @@ def compare(
 def limit(name: str, ours: float, most: float, unit: str) -> Row:
     """A figure that must stay within a limit."""
     return Row(name, ours, most, unit, "the limit", 1.0, ours / most)
+
+
+def processor_flags() -> frozenset[str]:
+    """The processor's instruction sets as Linux names them; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))

@@ -33,7 +33,7 @@ def random_tensors(config: SamConfig, seed: int = 0, without: tuple[str, ...] = 
     """
     rng = np.random.default_rng(seed)
     tensors = {}
-    for name, shape in parameters.parameters(config).items():
+    for name, shape in {**parameters.parameters(config), **parameters.conv_trunk(config)}.items():
         if parameters.capability_of(name) in without:
             continue
         values = rng.standard_normal(shape)
