@@ -20,17 +20,23 @@ if TYPE_CHECKING:
 @click.option(
     "--epochs",
     type=click.IntRange(1),
-    default=40,
+    default=20,
     show_default=True,
     help="How often each image is learned from, at most; it ends earlier when it gets no better.",
+)
+@click.option(
+    "--mix",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.45,
+    show_default=True,
+    help="How much of what was learned is kept. More is better on images like these, and worse on all others.",
 )
 @click.option("--force", is_flag=True, help="Take the decoder even if it is no better than the one of the weights.")
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write an HTML page with the figures and the best and worst masks.  "
-    "[default: PADDLE_SAM_DECODERS_DIR/PROJECT/report.html]",
+    help="Where to write an HTML page with the figures and the best and worst masks.  [default: beside the decoders]",
 )
 def command(
     project: int,
@@ -40,6 +46,7 @@ def command(
     device: str | None,
     seed: int,
     epochs: int,
+    mix: float,
     force: bool,
     report: Path | None,
 ) -> None:
@@ -61,7 +68,7 @@ def command(
         from backend.projects import finetune  # here: Paddle logs a lot before logging is configured
         from model.finetuning.training import TrainingOptions
 
-        options = finetune.FinetuneOptions(TrainingOptions(seed, epochs), force, report)
+        options = finetune.FinetuneOptions(TrainingOptions(seed, epochs, mix=mix), force, report)
         with DecoderFolder(settings.decoders_dir).only_training(project):
             return finetune.run(settings, checkpoint, batch, engine, options)
 

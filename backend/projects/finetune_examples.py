@@ -76,7 +76,7 @@ def gather(
         for outcome in parallel_map(tasks, _Work(context), context.at_once, stop, context.cancel_waits):
             examples += outcome.examples
             report.failures += outcome.failures
-            for kind, count in outcome.counts.items():
+            for kind, count in (+outcome.counts).items():
                 report.add(kind, count)
             progress.advance()
     return sorted(examples, key=lambda one: (one.image.key, one.task_id)), report
