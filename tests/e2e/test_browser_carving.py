@@ -39,10 +39,14 @@ def opened(studio, annotator, target):
             connect(studio, project, backend_url)
         task = studio.task(project, "scene.png", target.data)
         annotator.open_task(project, task, target.size)
-        annotator.take_smart_point()
+        take_smart_point(annotator)
         return task
 
     return open_task
+
+
+def take_smart_point(annotator) -> None:
+    annotator.choose("Object", 0, "key-point-tool")
 
 
 def connect(studio, project: int, url: str) -> None:
@@ -68,8 +72,10 @@ def is_drafted(studio, task: int) -> bool:
     return any(region["type"].startswith(KINDS) for draft in drafts for region in draft["result"])
 
 
-def carve(annotator, target) -> dict:
+def carve(annotator, target, kind: str = "brush") -> dict:
     """Ctrl+Alt+click on the part; return what Label Studio answered the editor."""
+    if kind == "bitmask":  # the first click on a bitmask selects it, whatever keys are held
+        annotator.click_in_vain(target.part_centre)
     return annotator.click(target.part_centre, negative=True, inside=True)
 
 
@@ -87,7 +93,7 @@ def test_a_part_is_taken_out_of_an_accepted_mask_of_every_kind(studio, annotator
     assert iou(stored_masks.of(before), target.mask) >= GOOD
     assert iou(stored_masks.of(before), target.carved) < GOOD
     annotator.accept()
-    [region] = masks_of(carve(annotator, target))
+    [region] = masks_of(carve(annotator, target, kind))
     assert region["id"] == before["id"]
     annotator.accept()
     annotator.submit()
@@ -112,7 +118,7 @@ def test_after_a_restart_of_the_backend_the_mask_is_read_from_the_draft(
         eventually(lambda: is_drafted(studio, task))
     with backend(studio, tmp_path) as url:
         connect(studio, studio.api.get(f"/api/tasks/{task}").json()["project"], url)
-        carve(annotator, target)
+        carve(annotator, target, kind)
         annotator.accept()
         annotator.submit()
     assert_carved(studio, task, before["id"], stored_masks, target)
@@ -148,7 +154,7 @@ def test_a_submitted_mask_is_carved_when_its_task_is_opened_again(studio, annota
     annotator.accept()
     annotator.submit()
     annotator.open_task(studio.api.get(f"/api/tasks/{task}").json()["project"], task, target.size)
-    annotator.take_smart_point()
+    take_smart_point(annotator)
     [region] = masks_of(carve(annotator, target))
     assert region["id"] == before["id"]
     annotator.accept()
@@ -171,8 +177,7 @@ def test_a_carving_that_is_moved_undone_or_rejected_leaves_one_mask(studio, anno
     annotator.press("Control+z")
     annotator.reject()
     assert rows.count() == 1
-    annotator.choose_label("Object")
-    annotator.take_smart_point()
+    take_smart_point(annotator)
     carve(annotator, target)
     annotator.accept()
     annotator.click_in_vain(away)  # it selects the mask that is left
@@ -189,8 +194,7 @@ def test_a_mask_that_was_deleted_is_not_brought_back(studio, annotator, opened, 
     annotator.click_in_vain(target.centre)
     annotator.press("Backspace")
     eventually(lambda: not is_drafted(studio, task))
-    annotator.take_smart_point()
-    annotator.choose_label("Object")
+    take_smart_point(annotator)
     assert masks_of(annotator.click(target.part_centre, negative=True)) == []
 
 
@@ -203,8 +207,7 @@ def test_a_mask_that_was_repainted_is_carved_as_it_is(studio, annotator, opened,
     annotator.stroke("eraser", (x - 8, y), (x + 8, y))
     annotator.press("Escape")
     annotator.page.wait_for_timeout(6000)  # the editor saves a draft five seconds after a change
-    annotator.take_smart_point()
-    annotator.choose_label("Object")
+    take_smart_point(annotator)
     [region] = masks_of(carve(annotator, target))
     mask = stored_masks.of(region)
     assert not mask[y, x]
@@ -230,7 +233,7 @@ def test_two_annotators_of_an_image_never_get_each_others_masks(
     annotator.accept()
     eventually(lambda: is_drafted(studio, task))
     colleague.open_task(studio.api.get(f"/api/tasks/{task}").json()["project"], task, target.size)
-    colleague.take_smart_point()
+    take_smart_point(colleague)
     colleague.page.wait_for_timeout(6000)  # an answer without a draft counts for ten seconds
     assert masks_of(carve(colleague, target)) == []
     colleague.press("Control+z")
