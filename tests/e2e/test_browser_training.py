@@ -83,7 +83,7 @@ def clicked_version(annotator: Annotator, project: int, task: int, outline: list
     """Draw a smart rectangle about an object; return the model version of the answer."""
     corners = np.array(outline)
     annotator.open_task(project, task, SIZE)
-    annotator.choose("Core", 1, "rectangle")
+    annotator.choose("Core", 1, "rectangle-tool")
     answer = annotator.drag(tuple(corners.min(axis=0) - 12), tuple(corners.max(axis=0) + 12))
     return answer["data"]["model_version"]
 
