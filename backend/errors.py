@@ -168,6 +168,8 @@ class Reason(str, Enum):
         "the prompts cannot be decoded", "a defect: please report it with the log")
     OUT_OF_MEMORY = ("out_of_memory", Kind.FAILURE,
         "memory ran out", "take a smaller model, fewer WORKERS, or a larger machine")
+    DEVICE_FAILED = ("device_failed", Kind.FAILURE,
+        "the GPU failed or disappeared", "see nvidia-smi and the log; a worker ends by itself and is started again")
 
     # A defect of this program.
     INTERNAL_ERROR = ("internal_error", Kind.FAILURE, "this program has a defect", "please report it with the log")

@@ -138,8 +138,8 @@ class Decoder:
 
         def answer(part: tuple[_Shape, list[int]]) -> list[R]:
             shape, indexes = part
-            found = self._forward(features, [asked[i] for i in indexes], shape, embedding, within)
-            return [finish(*one) for one in zip(indexes, *found, strict=True)]
+            logits, scores = self.forward(features, [asked[i] for i in indexes], embedding, shape.outputs, within)
+            return [finish(*one) for one in zip(indexes, logits.numpy(), scores.numpy(), strict=True)]
 
         answers: dict[int, R] = {}
         with self._cores() as cores:
@@ -219,39 +219,53 @@ class Decoder:
     def _prepare(self, embedding: Embedding) -> tuple[FloatArray, ...]:
         return (channels_last(embedding.image_embedding),)
 
-    def _forward(
+    def forward(
         self,
         features: tuple[Tensor, ...],
         prompts: Sequence[Prompt],
-        shape: "_Shape",
         embedding: Embedding,
-        parallel: Parallel,
-    ) -> tuple[FloatArray, npt.NDArray[np.float32]]:
-        """Decode prompts of one shape: logits (B, M, L, L) and scores (B, M)."""
-        tokens = self._tokens(prompts, shape, embedding)
+        outputs: Sequence[int],
+        parallel: Parallel | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode prompts that have the same number of points, and all or none of them a box and a mask.
+
+        Gradients flow to the parameters that want them.
+
+        Args:
+            features: what `features` returned for the embedding.
+            prompts: B of them.
+            embedding: of the image.
+            outputs: M indexes of mask tokens, 0 for the single mask.
+            parallel: maps over parts of the image; None for one part.
+
+        Returns:
+            Logits (B, M, low_res_size, low_res_size) and predicted IoUs (B, M).
+        """
+        tokens = self._tokens(prompts, embedding)
         empty = paddle.zeros([len(prompts), 0, self.config.prompt_embed_dim])
         sparse = paddle.concat(tokens, axis=1) if tokens else empty  # (B, n, C)
-        masks = paddle.to_tensor(self._mask_inputs(prompts, embedding)) if shape.has_mask else None
-        logits, scores = self.mask_decoder(
+        has_mask = prompts[0].mask_input is not None or prompts[0].rough_mask is not None
+        masks = paddle.to_tensor(self._mask_inputs(prompts, embedding)) if has_mask else None
+        found: tuple[Tensor, Tensor] = self.mask_decoder(
             features[0],
             self.image_pe,
             sparse,
-            list(shape.outputs),
+            list(outputs),
             *features[1:],
             dense=self.prompt_encoder.dense(masks),
             parallel=parallel,
         )
-        return logits.numpy(), scores.numpy()
+        return found
 
-    def _tokens(self, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding) -> list[Tensor]:
+    def _tokens(self, prompts: Sequence[Prompt], embedding: Embedding) -> list[Tensor]:
         """Return the tokens of points and boxes, each (B, n, C)."""
         sizes, tokens = (embedding.original_size, embedding.input_size), []
-        encoder = self.prompt_encoder
-        if shape.points:
+        encoder, has_box = self.prompt_encoder, prompts[0].box is not None
+        if prompts[0].point_coords is not None:
             coords = np.stack([points_to_model(p.point_coords, *sizes) for p in prompts if p.point_coords is not None])
             labels = np.stack([p.point_labels for p in prompts if p.point_labels is not None]).astype(np.float32)
-            tokens.append(encoder.points(paddle.to_tensor(coords), paddle.to_tensor(labels), pad=not shape.has_box))
-        if shape.has_box:
+            tokens.append(encoder.points(paddle.to_tensor(coords), paddle.to_tensor(labels), pad=not has_box))
+        if has_box:
             corners = np.stack([points_to_model(p.box.reshape(2, 2), *sizes) for p in prompts if p.box is not None])
             tokens.append(encoder.boxes(paddle.to_tensor(corners.reshape(-1, 4))))
         return tokens
@@ -313,10 +327,10 @@ class Sam2Decoder(Decoder):
         skips = [sub_pixels(array, self.config.embedding_size, bias) for array, bias in maps]
         return (*super()._prepare(embedding), *skips)
 
-    def _tokens(self, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding) -> list[Tensor]:
-        tokens = super()._tokens(prompts, shape, embedding)
+    def _tokens(self, prompts: Sequence[Prompt], embedding: Embedding) -> list[Tensor]:
+        tokens = super()._tokens(prompts, embedding)
         # Corners of a box are points to SAM 2, and it says "not a point" after all that came.
-        return [*tokens, self.prompt_encoder.nothing(len(prompts))] if shape.has_box else tokens
+        return [*tokens, self.prompt_encoder.nothing(len(prompts))] if prompts[0].box is not None else tokens
 
 
 _Answer: TypeAlias = tuple[tuple[Mask, ...], tuple[float, ...], FloatArray]

@@ -6,6 +6,8 @@ glibc keeps much of the memory that is freed, for the network's next image, and 
 import ctypes
 import os
 import platform
+import sys
+from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: (1 << 31) - 1, M_ARENA_MAX: 2}
@@ -38,6 +40,15 @@ def release_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def release_gpu_memory() -> None:
+    """Return the memory that Paddle keeps for later to the GPU, if there is one."""
+    paddle = sys.modules.get("paddle")
+    if paddle is None or not paddle.device.is_compiled_with_cuda():
+        return
+    with suppress(Exception):  # of a GPU that is gone; what is tried next tells
+        paddle.device.cuda.empty_cache()
 
 
 def cpu_count() -> int:

@@ -16,7 +16,6 @@ from functools import partial
 
 import numpy as np
 
-from backend.cluster.decoders import TrainingWorker
 from backend.cluster.monitor import LOADING_S
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pipeline import EncodePipeline
@@ -34,7 +33,8 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 5.0
 POLL_EVERY_S = 0.1
 
-STOPPED, FAILED = 0, 1
+STOPPED, FAILED, DEVICE_FAILED = 0, 1, 3
+"""Exit codes; 2 is that of settings and commands that cannot be used."""
 
 
 def load_warm(load: Callable[[], Encoder], spec: EncodeSpec) -> Encoder:
@@ -48,9 +48,14 @@ class Worker:
     """The main loop of a worker process: runs until it is stopped, also through outages of Redis."""
 
     def __init__(
-        self, parts: ClusterParts, pipeline: EncodePipeline, encoder: EncoderThread, trainings: TrainingWorker
+        self,
+        parts: ClusterParts,
+        pipeline: EncodePipeline,
+        encoder: EncoderThread,
+        train_next: Callable[[threading.Event], None],
     ) -> None:
-        self._parts, self._pipeline, self._encoder, self._trainings = parts, pipeline, encoder, trainings
+        """``train_next`` trains a decoder if one is to be trained; it waits a moment, or until its event is set."""
+        self._parts, self._pipeline, self._encoder, self._train_next = parts, pipeline, encoder, train_next
         self._name = parts.keys.worker(socket.gethostname(), os.getpid())
         self._must_stop = False
         self._stop = threading.Event()
@@ -59,7 +64,8 @@ class Worker:
         """Work until SIGTERM or SIGINT, then finish what is urgent; must run in the main thread, for its signals.
 
         Returns:
-            `STOPPED`, or `FAILED` if the encoder cannot be loaded or hangs; then the supervisor must restart it.
+            `STOPPED`; `FAILED` if the encoder cannot be loaded or hangs, `DEVICE_FAILED` if memory or the device failed
+            at several images in a row: then the supervisor must restart it.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -85,16 +91,15 @@ class Worker:
             partial(self._run_next, (Priority.INTERACTIVE,) if number < RESERVED else tuple(Priority))
             for number in range(THREADS)
         ]
-        steps.append(partial(self._trainings.train_next, self._stop))
+        steps.append(partial(self._train_next, self._stop))
         threads = [
             threading.Thread(target=self._repeat, args=(step,), name=f"job-{number}", daemon=True)
             for number, step in enumerate(steps)
         ]
         for thread in threads:
             thread.start()
-        self._trainings.watch.start()
         logger.info("event=worker_ready queues=%s", ",".join(map(self._parts.keys.queue, Priority)))
-        while not self._must_stop and not self._pipeline.encoder_hangs:
+        while not (self._must_stop or self._pipeline.encoder_hangs or self._encoder.is_failing):
             time.sleep(POLL_EVERY_S)
         self._stop.set()
         if self._pipeline.encoder_hangs:
@@ -103,7 +108,9 @@ class Worker:
         self._pipeline.stop()
         for thread in threads:
             thread.join()
-        self._trainings.watch.close()
+        if self._encoder.is_failing:
+            logger.error("event=worker_gives_up exit_code=%d", DEVICE_FAILED)
+            return DEVICE_FAILED
         return STOPPED
 
     def _run_next(self, priorities: Sequence[Priority]) -> None:

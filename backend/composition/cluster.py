@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 from backend.cluster import check
-from backend.cluster.decoders import DecoderExchange, TrainingWorker
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pipeline import EncodePipeline
 from backend.cluster.remote import QueuedEmbeddings
@@ -15,6 +14,7 @@ from backend.cluster.worker import Worker, load_warm
 from backend.concurrency.background import BackgroundTasks
 from backend.concurrency.byte_budget import ByteBudget
 from backend.decoders import training
+from backend.decoders.exchange import DecoderExchange, TrainingWorker
 from backend.decoders.folder import DecoderFolder
 from backend.decoders.training import TrainingLog, TrainingRunner
 from backend.embeddings.encode import Encoder, EncodeSpec
@@ -96,7 +96,7 @@ def worker(
     log = TrainingLog(folder)
     runner = TrainingRunner(training.command(settings.weights, settings.device), log)
     trainings = TrainingWorker(parts, DecoderExchange(parts.link, parts.keys, folder), runner, log)
-    return Worker(parts, pipeline, encoder, trainings)
+    return Worker(parts, pipeline, encoder, trainings.train_next)
 
 
 def require_usable(settings: Settings) -> None:

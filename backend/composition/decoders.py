@@ -5,9 +5,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from backend.cluster.decoders import DecoderExchange, QueuedTrainings
 from backend.composition import cluster
 from backend.decoders import training
+from backend.decoders.exchange import DecoderExchange, QueuedTrainings
 from backend.decoders.folder import DecoderFolder
 from backend.decoders.lazy_decoder import LazyDecoder
 from backend.decoders.project_decoders import DecoderWatch, ProjectDecoders

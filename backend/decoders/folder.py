@@ -10,7 +10,6 @@ A file is complete before a record names it, and a record is replaced as a whole
 old record or the new one.
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,11 @@ import msgspec
 from model.weights import decoder_weights
 from model.weights.decoder_weights import DecoderWeights
 from model.weights.errors import WeightsError
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where one process uses the folder
+    fcntl = None  # type: ignore[assignment]
 
 RECORD, TRAINING = "decoders.json", "training.json"
 
@@ -191,6 +195,25 @@ class DecoderFolder:
             if self.record(project_id).order < record.order:
                 self._replace_record(project_id, record)
 
+    @contextmanager
+    def only_training(self, project_id: int) -> Iterator[None]:
+        """Let no other process on this machine train the decoder of a project while inside.
+
+        Raises:
+            ValueError: another one does.
+        """
+        path = self.path(project_id, ".training")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as stream:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"project {project_id}: another training of its decoder runs on this machine"
+                ) from None
+            yield
+
     def _replace_record(self, project_id: int, record: Record) -> None:
         self.write_document(project_id, RECORD, record.dump())
         for path in self.path(project_id, RECORD).parent.glob("*.safetensors"):
@@ -203,7 +226,8 @@ class DecoderFolder:
         path = self.path(project_id, ".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            if fcntl is not None:
+                fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
 

@@ -218,10 +218,14 @@ class DecoderWatch:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def look(self) -> None:
+        """Call each function once, in the calling thread."""
+        for look in self._looks:
+            self._call(look)
+
     def _work(self) -> None:
         while not self._stopped.is_set():
-            for look in self._looks:
-                self._call(look)
+            self.look()
             self._stopped.wait(self._every_s)
 
     def _call(self, look: Callable[[], object]) -> None:

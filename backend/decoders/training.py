@@ -169,7 +169,7 @@ class TrainingRunner:
             text=True,
             errors="replace",
         )
-        with suppress(OSError):  # it has ended already
+        with suppress(OSError, AttributeError):  # it has ended already, or this is Windows
             os.setpriority(os.PRIO_PROCESS, process.pid, LOWEST_PRIORITY)
         return process
 
@@ -181,7 +181,7 @@ class TrainingRunner:
 
 
 class Trainings(Protocol):
-    """Starts trainings; see `LocalTrainings`, and `backend.cluster.decoders.QueuedTrainings` with Redis."""
+    """Starts trainings; see `LocalTrainings`, and `backend.decoders.exchange.QueuedTrainings` with Redis."""
 
     def start(self, project_id: int, annotations: int, /) -> bool:
         """Start the training of a project; return False if it waits or runs already, or too many wait."""

@@ -34,6 +34,7 @@ T = TypeVar("T")
 DECODED_AT_ONCE = 2  # how many files are decoded at a time; each may take hundreds of megabytes
 LARGE_PIXELS = 16_000_000  # the decoder's memory is returned to the system after a larger image
 _OUT_OF_MEMORY = ("out of memory", "resourceexhausted")
+_DEVICE_FAILED = ("cuda error", "cudnn error", "cublas error", "no cuda-capable device")
 
 
 class Encoder(Protocol):
@@ -122,7 +123,7 @@ def encode(encoder: Encoder, model_input: ModelInput, key: EmbeddingKey, metrics
     """Return the embedding of an image in the number format of ``key``; time ``encode``, and count a ``miss``.
 
     Raises:
-        RetryLater: memory ran out, twice.
+        RetryLater: memory ran out or the device failed, twice.
         BackendError: the encoder is of another model (``model_not_ready``), or has a defect (``encode_failed``).
     """
     if encoder.model_version != key.model_version:
@@ -162,20 +163,32 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY)
 
 
+def is_device_failure(error: Exception) -> bool:
+    """Whether the GPU failed or disappeared; Paddle raises no specific type for that.
+
+    >>> is_device_failure(OSError("(External) CUDA error(719), unspecified launch failure."))
+    True
+    """
+    return any(word in str(error).lower() for word in _DEVICE_FAILED) and not is_out_of_memory(error)
+
+
 def _with_reasons(work: Callable[[], T], key: EmbeddingKey) -> T:
-    """Return what ``work`` returns; try again if memory runs out, and give every other error a reason."""
+    """Return what ``work`` returns; try again if memory or the device fails, and give every other error a reason."""
     try:
         try:
             return work()
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not (is_out_of_memory(error) or is_device_failure(error)):
                 raise
         gc.collect()  # try again, after the memory of the failed try is freed
+        machine.release_gpu_memory()
         return work()
     except BackendError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise RetryLater(f"not enough memory to encode the image: {error}", Reason.OUT_OF_MEMORY) from error
+        if is_device_failure(error):
+            raise RetryLater(f"the device failed at the image: {error}", Reason.DEVICE_FAILED) from error
         logger.exception("event=encode_failed image=%s", key.digest[:12])
         raise BackendError(f"the image cannot be encoded: {error}", Reason.ENCODE_FAILED) from error

@@ -20,6 +20,9 @@ from model.types import Embedding, ModelInput
 
 logger = logging.getLogger(__name__)
 
+MAX_DEVICE_FAILURES = 3
+"""After so many images in a row that memory or the device failed at, the next will fail too."""
+
 
 class EncoderThread:
     """Encodes images one at a time, the most urgent first; concurrent requests for one content share one encode.
@@ -32,6 +35,7 @@ class EncoderThread:
         self._load, self._store, self._metrics = load, store, metrics
         self._encoder: Encoder | None = None
         self.failure = ""
+        self._device_failures = 0
         self._executor = PriorityExecutor(threads=1, name="encode")
         self._flights = SingleFlight[EmbeddingKey | BoxKey, Any](self._executor)  # Any: embeddings, and boxes
         self._lock, self._is_started, self._is_encoding = threading.Lock(), False, False
@@ -40,6 +44,11 @@ class EncoderThread:
     def is_ready(self) -> bool:
         """Whether the encoder is loaded."""
         return self._encoder is not None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether memory or the device failed at the last `MAX_DEVICE_FAILURES` images; a new process may help."""
+        return self._device_failures >= MAX_DEVICE_FAILURES
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -86,8 +95,13 @@ class EncoderThread:
         try:
             if self._encoder is None and (failure := self._try_to_load()) is not None:
                 raise failure
-            return self._encode(key, model_input, task.priority)
-        except BackendError:
+            embedding = self._encode(key, model_input, task.priority)
+            self._device_failures = 0
+            return embedding
+        except BackendError as error:
+            if error.reason in (Reason.OUT_OF_MEMORY, Reason.DEVICE_FAILED):
+                self._device_failures += 1
+                logger.error("event=device_failed in_a_row=%d detail=%r", self._device_failures, str(error)[:500])
             raise
         except Exception as error:  # a defect; the waiting requests get its text
             logger.exception("event=encode_defect image=%s", key.digest[:12])

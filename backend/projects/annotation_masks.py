@@ -32,6 +32,7 @@ Polygons: TypeAlias = tuple[tuple[float, ...], ...]
 UNLABELLED = "object"  # the category of all masks if a labeling config has no labels; COCO requires one
 KEYPOINTS = "keypoints left out"
 WITHOUT_SHAPE = "results without a shape left out"
+OTHER_SHAPES = "shapes left out that are no masks"
 OTHERS = "further annotations of a task left out"
 UNANNOTATED = "tasks without an annotation"
 EMPTY_IMAGES = "images left out that nothing is drawn on"
@@ -59,7 +60,7 @@ class ImageMasks:
     """One annotated image."""
 
     file_name: str  # its folders and name
-    uri: str
+    ref: ImageRef  # its address
     size: tuple[int, int]  # (H, W) as the annotator saw it
     masks: tuple[LabelledMask, ...]  # its masks that cover at least one pixel
 
@@ -85,8 +86,23 @@ def labels_of(controls: LabelConfig) -> tuple[str, ...]:
     return labels if labels or any(tag.labels_vary for tag in tags) else (UNLABELLED,)
 
 
-def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_polygons: bool) -> TaskMasks:
-    """Return the masks of a task's annotation; a damaged mask is skipped rather than raised, to keep the others."""
+def read(
+    task: Task,
+    annotations: msgspec.Raw,
+    controls: LabelConfig,
+    *,
+    as_polygons: bool = False,
+    drawn_as: tuple[type, ...] = (object,),
+) -> TaskMasks:
+    """Return the masks of a task's annotation; a damaged mask is skipped rather than raised, to keep the others.
+
+    Args:
+        task: its data is read.
+        annotations: all of its annotations.
+        controls: the project's labeling config.
+        as_polygons: whether to return outlines too.
+        drawn_as: the types of shape that count as masks; others are counted.
+    """
     submitted = protocol_annotations.newest_first(
         annotation for annotation in protocol_annotations.read(annotations) if not annotation.is_cancelled
     )
@@ -105,6 +121,8 @@ def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_poly
     for ref, drawn in drawn_on.items():
         counts[KEYPOINTS] += sum(isinstance(region.shape, KeyPoint) for region in drawn)
         shapes = [region for region in drawn if not isinstance(region.shape, KeyPoint)]
+        counts[OTHER_SHAPES] += sum(not isinstance(region.shape, drawn_as) for region in shapes)
+        shapes = [region for region in shapes if isinstance(region.shape, drawn_as)]
         sizes = Counter(region.original_size for region in drawn if region.original_size is not None)
         if not sizes:
             text = "expected original_width and original_height, got none"
@@ -113,7 +131,7 @@ def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_poly
         [(size, _)] = sizes.most_common(1)
         masks = list(_masks(shapes, size, controls, skipped, as_polygons=as_polygons))
         counts[BOXES] += sum(_may_be_prompt(region, controls) for region, _ in masks)
-        images.append(ImageMasks(_file_name(ref), ref.uri, size, tuple(mask for _, mask in masks)))
+        images.append(ImageMasks(_file_name(ref), ref, size, tuple(mask for _, mask in masks)))
     seen = {ref.uri for ref in drawn_on}
     counts[EMPTY_IMAGES] = sum(ref.uri not in seen for ref in task_images.image_refs(controls, task))
     return TaskMasks(tuple(images), +counts, tuple(skipped))

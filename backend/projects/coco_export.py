@@ -133,7 +133,7 @@ class _Writer:
             self._file.add(image.file_name, image.size, annotations)
             self._report.add(IMAGES)
             self._report.add(MASKS, len(annotations))
-            if self._uris.setdefault(image.file_name, image.uri) != image.uri:
+            if self._uris.setdefault(image.file_name, image.ref.uri) != image.ref.uri:
                 self._report.add(NAMED_TWICE)
 
     def _annotations(self, image: ImageMasks) -> list[Annotation]:

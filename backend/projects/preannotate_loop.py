@@ -5,7 +5,6 @@ thread delivers the predictions in chunks: to Label Studio, or as pictures into 
 prediction of this model is skipped, unless predictions are replaced; then an identical one is kept.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,15 +14,15 @@ import msgspec
 
 from backend.concurrency.batcher import Batcher
 from backend.concurrency.parallel_map import parallel_map
-from backend.concurrency.retry import OutageRetry
 from backend.errors import Kind
-from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import RefusedError
 from backend.label_studio.prediction_writer import own
 from backend.label_studio.task_reads import TaskReads
 from backend.label_studio.types import NewPrediction, StoredPrediction
+from backend.projects.engine import Engine
 from backend.projects.progress import Progress
 from backend.projects.report import Failure, RunReport, attempt, failures_about, recording_end
+from backend.projects.run import BatchRun
 from backend.protocol import messages
 from backend.types import Prediction, Task
 
@@ -57,27 +56,23 @@ Sink: TypeAlias = Callable[[Sequence[PendingPrediction]], Sequence[TaskOutcome]]
 class PreannotateContext:
     """What a run needs."""
 
-    label_studio: LabelStudio
+    batch: BatchRun
+    engine: Engine
     # makes the prediction of a task from its prompts, or from other sources; raises `RetryLater` to be called again
     segment: Callable[[Task], Prediction]
     needs_annotations: bool
     model_version: str
-    retry: OutageRetry
-    at_once: int
-    # is called when the run is stopped, to end waits for work of other processes
-    cancel_waits: Callable[[], None] = lambda: None
     replaces: bool = False  # whether existing predictions of this model are made again
     ignores_stored: bool = False  # whether to make predictions as if none were stored; nothing is stored then
 
 
-def run(
-    tasks: Iterable[Task], context: PreannotateContext, sink: Sink, stop: threading.Event, progress: Progress
-) -> RunReport:
-    """Make the predictions of these tasks in order, deliver them, and return a report.
+def run(context: PreannotateContext, sink: Sink, progress: Progress) -> RunReport:
+    """Make the predictions of a run's tasks in order, deliver them, and return a report.
 
-    Once ``stop`` is set, no more tasks are started; predictions that are made are delivered.
+    Once the run is stopped, no more tasks are started; predictions that are made are delivered.
     """
-    report, read = RunReport((MADE, THERE, SAME, NOTHING, GONE)), TaskReads(context.retry)
+    batch, engine, stop = context.batch, context.engine, context.batch.stop
+    report, read = RunReport((MADE, THERE, SAME, NOTHING, GONE)), TaskReads(batch.retry)
 
     def work(task: Task) -> PendingPrediction | TaskOutcome | None:
         outcome = attempt(task.id, partial(_process, context, read, task))
@@ -92,7 +87,7 @@ def run(
 
     with Batcher(sink, lambda made: len(bytes(made.new.result))) as chunks:
         with recording_end(report, stop):
-            for outcome in parallel_map(tasks, work, context.at_once, stop, context.cancel_waits):
+            for outcome in parallel_map(batch.tasks, work, engine.at_once, stop, engine.close):
                 if isinstance(outcome, PendingPrediction):
                     chunks.add(outcome)
                 elif outcome is not None:
@@ -104,16 +99,16 @@ def run(
 
 
 def _process(context: PreannotateContext, read: TaskReads, task: Task) -> PendingPrediction | TaskOutcome:
-    task_id = task.id
+    task_id, client = task.id, context.batch.client
     assert task_id is not None
     try:
-        predictions = read(partial(context.label_studio.predictions, task_id))
+        predictions = read(partial(client.predictions, task_id))
         stored = () if context.ignores_stored else own(predictions.stored, context.model_version)
         if stored and not stored[-1].is_empty and not context.replaces:
             return TaskOutcome(THERE)
         complete = replace(task, predictions=predictions.raw)
         if context.needs_annotations:
-            complete = replace(complete, annotations=read(partial(context.label_studio.annotations, task_id)))
+            complete = replace(complete, annotations=read(partial(client.annotations, task_id)))
     except RefusedError as error:
         if not error.is_gone:
             raise
@@ -124,8 +119,9 @@ def _process(context: PreannotateContext, read: TaskReads, task: Task) -> Pendin
 def _predict(
     context: PreannotateContext, task_id: int, task: Task, stored: Sequence[StoredPrediction]
 ) -> PendingPrediction | TaskOutcome:
-    context.retry.raise_if_stopped()
-    prediction = context.retry.call_for_image(partial(context.segment, task), context.label_studio.version)
+    retry = context.batch.retry
+    retry.raise_if_stopped()
+    prediction = retry.call_for_image(partial(context.segment, task), context.batch.client.version)
     failures = failures_of(task, prediction)
     if not prediction.is_complete:  # the next run would skip a task with a stored prediction
         return TaskOutcome(failures=failures)

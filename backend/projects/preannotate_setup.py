@@ -61,21 +61,19 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         segment = _segment(segmenter, batch, choice, coco, outputs)
     batch.stop.listen()
     context = PreannotateContext(
-        batch.client,
+        batch,
+        engine,
         segment,
         needs_annotations=not {PromptSource.BOXES.value, PromptSource.KEYPOINTS.value}.isdisjoint(choice.sources),
         model_version=tuned.model_version,
-        retry=batch.retry,
-        at_once=engine.at_once,
-        cancel_waits=engine.close,
         replaces=choice.replaces,
         ignores_stored=choice.dry_run is not None,
     )
     if choice.dry_run is not None:
-        report = _draw(settings, batch, context, choice.dry_run)
+        report = _draw(settings, context, choice.dry_run)
     else:
         with project_engine.only_run(settings, checkpoint.model_version, batch.project.id, batch.stop, _say):
-            report = _store(batch, context)
+            report = _store(context)
     if coco is None:
         return report
     is_full_run = not report.ended and not report.counts[preannotate_loop.THERE]
@@ -87,10 +85,11 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
     return report
 
 
-def _store(batch: BatchRun, context: PreannotateContext) -> RunReport:
+def _store(context: PreannotateContext) -> RunReport:
+    batch = context.batch
     writer = PredictionWriter(batch.client, batch.retry, batch.project)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
-        report = preannotate_loop.run(batch.tasks, context, sinks.label_studio_sink(writer), batch.stop, shown)
+        report = preannotate_loop.run(context, sinks.label_studio_sink(writer), shown)
     if report.ended:  # the next run deletes duplicates
         return report
     with recording_end(report, batch.stop):
@@ -100,14 +99,15 @@ def _store(batch: BatchRun, context: PreannotateContext) -> RunReport:
     return report
 
 
-def _draw(settings: Settings, batch: BatchRun, context: PreannotateContext, folder: Path) -> RunReport:
+def _draw(settings: Settings, context: PreannotateContext, folder: Path) -> RunReport:
+    batch = context.batch
     folder.mkdir(parents=True, exist_ok=True)
     source = parts.image_source(settings, batch.client)
     fetch = sinks.retrying_fetch(source, batch.retry, batch.client.version)
     limits = PixelLimits(max_pixels=settings.max_image_pixels)
     sink = sinks.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
-        return preannotate_loop.run(batch.tasks, context, sink, batch.stop, shown)
+        return preannotate_loop.run(context, sink, shown)
 
 
 def _segment(

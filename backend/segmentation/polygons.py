@@ -127,11 +127,14 @@ class _Part:
         # Moving a border by t changes the area by less than t times its length, so the last one is always good enough.
         allowed = LOSS * self.outline.area
         safe = min(COARSEST, allowed / max(1.0, self.outline.length))
-        for tolerance in (min(COARSEST, factor * safe) for factor in (8, 4, 2.5, 1.5)):
-            simple = self.outline.simplify(tolerance, preserve_topology=True)
-            if shapely.symmetric_difference(simple, self.outline).area <= allowed:
-                return tolerance
-        return safe
+        for tolerance in (*(min(COARSEST, factor * safe) for factor in (8, 4, 2.5, 1.5)), safe):
+            if tolerance == safe or self._loss(tolerance) <= allowed:
+                break
+        return tolerance
+
+    def _loss(self, tolerance: float) -> float:
+        simple = self.outline.simplify(tolerance, preserve_topology=True)
+        return float(shapely.symmetric_difference(simple, self.outline).area)
 
 
 def _around(shape: BaseGeometry) -> BaseGeometry:

@@ -31,6 +31,11 @@ _WEIGHTS_OPTIONS = (
         multiple=True,
         help="A model's name, or weights in any format; twice to merge a box and a point export.",
     ),
+    click.option(
+        "--decoder",
+        metavar="FILE",
+        help="A decoder that was fine-tuned from these weights.  [default: their own]",
+    ),
     weights_dir_option,
     click.option(
         "--mirror",
@@ -62,17 +67,28 @@ class Choice:
 
     model_name: str | None = None
     weights: Sequence[str] = ()
+    decoder: str | None = None
     weights_dir: str | None = None
     mirror: str | None = None
     device: str = "auto"
     dtype: str = "float32"
 
     def checkpoint(self) -> "Checkpoint":
-        """Read the weights, merged where there are two.
+        """Read the weights, merged where there are two, and with the chosen decoder.
 
         Raises:
-            WeightsError: they are not there, or not those of a SAM network.
+            WeightsError: they are not there, or not those of a SAM network, or the decoder is not theirs.
         """
+        from model.weights import decoder_weights
+
+        checkpoint = self._base()
+        return (
+            checkpoint
+            if self.decoder is None
+            else decoder_weights.apply(checkpoint, decoder_weights.read(self.decoder))
+        )
+
+    def _base(self) -> "Checkpoint":
         from model.paddlex.model import find_weights
         from model.weights import merge, model_names, read
 

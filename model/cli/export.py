@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["paddlex", "native"]),
+    type=click.Choice(["paddlex", "native", "meta"]),
     required=True,
-    help="paddlex: an inference directory that PaddleX runs; native: one safetensors file.",
+    help="paddlex: an inference directory that PaddleX runs; native: one safetensors file; meta: one .pth as Meta's.",
 )
 @click.option(
     "--prompt",

@@ -24,9 +24,11 @@ SAFE_SCORE = 60.0
 """Scores up to this size have exponentials that float32 holds, and so does their sum."""
 
 
-def is_on_cpu(x: Tensor) -> bool:
-    """Whether NumPy can work on this tensor's memory."""
-    return paddle.in_dynamic_mode() and bool(x.place.is_cpu_place()) and x.dtype == paddle.float32
+def is_on_cpu(*tensors: Tensor) -> bool:
+    """Whether NumPy can work on these tensors' memory: not where Paddle has to know of it, for gradients."""
+    return paddle.in_dynamic_mode() and all(
+        x.stop_gradient and x.dtype == paddle.float32 and bool(x.place.is_cpu_place()) for x in tensors
+    )
 
 
 class _Writable:
@@ -57,7 +59,7 @@ def tensor(values: Floats) -> Tensor:
 
 def add(x: Tensor, y: Tensor) -> Tensor:
     """Return ``x + y``, on a CPU in the memory of ``x``; ``y`` may have fewer axes."""
-    if not is_on_cpu(x):
+    if not is_on_cpu(x, y):
         return x + y
     values = memory(x)
     np.add(values, memory(y.detach()), out=values)
@@ -66,7 +68,7 @@ def add(x: Tensor, y: Tensor) -> Tensor:
 
 def plus(x: Tensor, y: Tensor) -> Tensor:
     """Return ``x + y``; Paddle takes several times as long where ``y`` is repeated."""
-    return tensor(np.add(memory(x), memory(y.detach()))) if is_on_cpu(x) else x + y
+    return tensor(np.add(memory(x), memory(y.detach()))) if is_on_cpu(x, y) else x + y
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -199,7 +201,7 @@ def exponentials(scores: Tensor) -> tuple[Tensor, Tensor | None]:
     It keeps the exponentials within float32; None where they are without it.
     """
     if not is_on_cpu(scores):
-        top = scores.max(axis=-1, keepdim=True)
+        top = scores.max(axis=-1, keepdim=True).detach()  # it cancels
         return paddle.exp(scores - top), top
     values, top = memory(scores), None
     if values.max() > SAFE_SCORE or values.min() < -SAFE_SCORE:  # much cheaper to find than the maximum of each row

@@ -121,7 +121,7 @@ class Attention(nn.Layer):
         value = self._heads(self.v_proj(v))
         batch, heads, count, _ = value.shape
         # Each head's shares add up to one: a bias divided among the heads arrives whole.
-        outward = self.out_proj.weight.reshape([heads, self.head_dim, -1])
+        outward = _for_all(self.out_proj.weight.reshape([heads, self.head_dim, -1]))
         mixed = paddle.matmul(value, outward) + self.out_proj.bias / heads  # (B, heads, n, C)
         return TokenValues(keys, mixed.reshape([batch, heads * count, -1]))
 
@@ -133,7 +133,7 @@ class Attention(nn.Layer):
         return paddle.matmul(shares, tokens.values, transpose_x=True)
 
     def _probe(self, x: Tensor, weight: Tensor, bias: Tensor) -> "ImageProbe":
-        """Take tokens by head (B, heads, n, d) through a projection of the image: (heads, C, d) and (heads, d, 1)."""
+        """Take tokens by head (B, heads, n, d) through a projection: (1, heads, C, d) and (1, heads, d, 1)."""
         x = x * self.head_dim**-0.5
         batch, heads, count, _ = x.shape
         outward = paddle.matmul(x, weight, transpose_y=True).reshape([batch, heads * count, -1])
@@ -145,12 +145,20 @@ class Attention(nn.Layer):
         return x.reshape([x.shape[0], -1, self.num_heads, self.head_dim]).transpose([0, 2, 1, 3])
 
     def _columns(self, projection: nn.Linear) -> Tensor:
-        """The columns of a projection that make each head's part: (C, heads*d) to (heads, C, d)."""
-        return projection.weight.reshape([-1, self.num_heads, self.head_dim]).transpose([1, 0, 2])
+        """The columns of a projection that make each head's part: (C, heads*d) to (1, heads, C, d)."""
+        return _for_all(projection.weight.reshape([-1, self.num_heads, self.head_dim]).transpose([1, 0, 2]))
 
     def _bias(self, projection: nn.Linear) -> Tensor:
-        """The bias of a projection by head: (heads*d,) to (heads, d, 1)."""
-        return projection.bias.reshape([self.num_heads, self.head_dim, 1])
+        """The bias of a projection by head: (heads*d,) to (1, heads, d, 1)."""
+        return _for_all(projection.bias.reshape([self.num_heads, self.head_dim, 1]))
+
+
+def _for_all(x: Tensor) -> Tensor:
+    """(heads, ...) to (1, heads, ...), for all of a batch: Paddle has no gradient of a product of 3 axes with 4.
+
+    Not in an exported graph, where Paddle takes the 1 for the batch's size.
+    """
+    return x.unsqueeze(0) if paddle.in_dynamic_mode() else x
 
 
 def _together(x: Tensor) -> Tensor:

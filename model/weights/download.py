@@ -85,7 +85,7 @@ def download(
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f"{whole.name}.lock"):
                 if not (target.exists() or whole.exists()):  # another process may have had the lock
-                    _fetch(url, part, show_progress, attempts, free)
+                    _fetch(url, part, _by_hand(source, target), show_progress, attempts, free)
                     part.replace(whole)
                     _discard(part)
                 if not target.exists():
@@ -204,7 +204,15 @@ def _wanted(path: str) -> str | None:
     return name if name in paddlex.FILES else None
 
 
-def _fetch(url: str, part: Path, show_progress: bool | None, attempts: int, free: Callable[[Path], int]) -> None:
+def _by_hand(source: Source, target: Path) -> str:
+    """Return what to do where the network is not there."""
+    unpacked = "unpack it as" if source.is_archive else "put it at"
+    return f"download {source.file_name} on another machine and {unpacked} {target.absolute()}"
+
+
+def _fetch(
+    url: str, part: Path, by_hand: str, show_progress: bool | None, attempts: int, free: Callable[[Path], int]
+) -> None:
     retried = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_passing),
         stop=tenacity.stop_after_attempt(attempts),
@@ -224,7 +232,7 @@ def _fetch(url: str, part: Path, show_progress: bool | None, attempts: int, free
         raise WeightsError(f"{url}: expected the file, got HTTP status {error.response.status_code}") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         cause = tls.refusal(error) or error or type(error).__name__
-        raise WeightsError(f"{url}: expected the whole file, got: {cause}") from error
+        raise WeightsError(f"{url}: expected the whole file, got: {cause}; or {by_hand}") from error
     except tls.CertificatesError as error:
         raise WeightsError(str(error)) from error
 

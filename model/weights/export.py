@@ -3,25 +3,29 @@
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from model.config import ConvConfig, VitConfig
+from model.weights import decoder_weights, parameters, sam2_names
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
-from model.weights.formats import native, paddlex, paddlex_yaml
+from model.weights.formats import meta_pth, native, paddlex, paddlex_yaml
+from model.weights.tensors import FloatArray
 
 if TYPE_CHECKING:
     from paddle import nn
 
-ExportFormat = Literal["paddlex", "native"]
+ExportFormat = Literal["paddlex", "native", "meta"]
 PromptKind = Literal["box", "point"]
 
 MODEL_NAMES: dict[PromptKind, str] = {"box": "SAM-H_box", "point": "SAM-H_point"}
 """The names that PaddleX knows; it looks at nothing else to choose how prompts are taken."""
 NATIVE_FILE = "model.safetensors"
+META_FILE = "model.pth"
 
 
 def export(
@@ -33,7 +37,9 @@ def export(
         checkpoint: what `model.weights.read` returned.
         directory: made if it is not there; files of the same names in it are replaced.
         file_format: ``paddlex`` for an inference directory (a static graph that maps an image (1, 3, S, S) and prompts
-            to low-resolution logits), ``native`` for one file ``model.safetensors``.
+            to low-resolution logits), ``native`` for one file ``model.safetensors``, ``meta`` for one ``model.pth`` in
+            the format of Meta's; of another network than SAM's it holds the prompt encoder and mask decoder alone, to
+            be loaded over the published weights.
         prompt: for ``paddlex``, what its graph takes: boxes (N, 4) or one positive point (1, 1, 2), in model pixels.
 
     Raises:
@@ -56,6 +62,8 @@ def export(
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as unfinished:
             if file_format == "native":
                 native.write(checkpoint, Path(unfinished, NATIVE_FILE))
+            elif file_format == "meta":
+                meta_pth.write(_MetaTensors(checkpoint), Path(unfinished, META_FILE))
             else:
                 _write_paddlex(checkpoint, Path(unfinished), prompt)
             target.mkdir(exist_ok=True)
@@ -64,6 +72,28 @@ def export(
     except OSError as error:
         raise WeightsError(f"{target}: expected a directory to write to, got: {error}") from error
     return target
+
+
+class _MetaTensors(Mapping[str, FloatArray]):
+    """A checkpoint's tensors as Meta names them and PyTorch lays them out, each made when it is read."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._tensors = checkpoint.tensors
+        is_whole = isinstance(checkpoint.config.image_encoder, VitConfig)
+        names = [name for name in checkpoint.tensors if is_whole or name.startswith(decoder_weights.PREFIXES)]
+        is_sam2 = checkpoint.config.family == "sam2"
+        self._names = {sam2_names.to_meta(name) if is_sam2 else name: name for name in names}
+
+    def __getitem__(self, key: str) -> FloatArray:
+        name = self._names[key]
+        array = self._tensors[name]
+        return array.T if parameters.is_linear_weight(name) else array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _write_paddlex(checkpoint: Checkpoint, directory: Path, prompt: PromptKind) -> None:

@@ -74,6 +74,12 @@ def from_meta(stored: Mapping[str, Stored]) -> dict[str, Stored]:
     return {_renamed(name, _META): value for name, value in stored.items() if not _MEMORY.match(name)}
 
 
+def to_meta(name: str) -> str:
+    """Return the name of a parameter of the prompt encoder or the mask decoder in Meta's state dict."""
+    name = re.sub(r"^(prompt_encoder|mask_decoder)\.", r"sam_\1.", name)
+    return re.sub(r"(transformer\.layers\.\d+\.mlp)\.lin([12])\.", lambda m: f"{m[1]}.layers.{int(m[2]) - 1}.", name)
+
+
 def from_huggingface(stored: Mapping[str, Stored]) -> dict[str, Stored]:
     """Return the tensors of transformers' ``Sam2Model`` or ``Sam2VideoModel`` under our names, memory left out."""
     found: dict[str, Stored] = {}

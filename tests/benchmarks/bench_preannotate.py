@@ -34,6 +34,8 @@ from backend.labeling import config, task_prompts
 from backend.labeling.task_prompts import PromptSource
 from backend.metrics import Metrics
 from backend.projects import preannotate_loop, sinks
+from backend.projects.engine import Engine
+from backend.projects.run import BatchRun
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from model.build import Decoder, Encoder, load_decoder, load_encoder
@@ -122,19 +124,18 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     )
     loaded = LazyDecoder(subjects.checkpoint(), "cpu", lambda *_: decoder)
     segmenter = TaskSegmenter(MaskService(lambda _: loaded, Metrics(), 1), embeddings)
+    tasks = ProjectTasks(project, patience, project.project_value)
     means = preannotate_loop.PreannotateContext(
-        project,
+        BatchRun(project, project.project_value, controls, tasks, IMAGES, stop, patience),
+        Engine(embeddings, embeddings.ensure, 4, None, embeddings.close),
         lambda task: segmenter.segment(
             task, task_prompts.read(task, {PromptSource.BOXES}, "none@0"), controls, PROJECT, 900.0
         ),
         needs_annotations=True,
         model_version=decoder.model_version,
-        retry=patience,
-        at_once=4,
     )
     writer = PredictionWriter(project, patience, project.project_value)
-    tasks = ProjectTasks(project, patience, project.project_value)
-    tally = preannotate_loop.run(tasks, means, sinks.label_studio_sink(writer), stop, Silent())
+    tally = preannotate_loop.run(means, sinks.label_studio_sink(writer), Silent())
     embeddings.close()
     writer.delete_duplicates(decoder.model_version)
     found = [len(msgspec.json.decode(one.raw, type=list[msgspec.Raw])) for one in project.stored.values()]

@@ -75,3 +75,27 @@ def test_the_heap_does_not_keep_what_large_photos_took():
     command = [sys.executable, "-c", GROWTH_OF_PHOTOS]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
     assert float(done.stdout) < 60  # a single photo takes 72 MB as it is in the file
+
+
+class Cuda:
+    """Stands in for Paddle with CUDA, whose GPU may be gone."""
+
+    def __init__(self, *, is_gone=False):
+        self.is_gone, self.freed = is_gone, 0
+        self.device = self.cuda = self
+
+    def is_compiled_with_cuda(self):
+        return True
+
+    def empty_cache(self):
+        self.freed += 1
+        if self.is_gone:
+            raise OSError("(External) CUDA error(719), unspecified launch failure.")
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_what_paddle_keeps_of_a_gpu_is_given_back_and_a_gpu_that_is_gone_harms_nothing(monkeypatch, is_gone):
+    paddle = Cuda(is_gone=is_gone)
+    monkeypatch.setitem(sys.modules, "paddle", paddle)
+    machine.release_gpu_memory()
+    assert paddle.freed == 1

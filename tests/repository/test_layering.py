@@ -17,8 +17,8 @@ BACKEND = (
     "label_studio",
     "images",
     "embeddings",
-    "decoders",
     "cluster",
+    "decoders",
     "segmentation",
     "web",
     "composition",
@@ -31,7 +31,7 @@ BACKEND = (
 MODEL = (
     ("types", "config", "errors", "transforms", "machine", "folders", "tls", "quiet", "device", "colours", "overlay"),
     ("coco", "images", "modeling", "weights", "detection", "encoder", "decoder", "build"),
-    ("automatic", "paddlex"),
+    ("automatic", "paddlex", "finetuning"),
     ("cli",),
 )
 """The modules and folders of ``model``: each row imports from itself and the rows before it."""

@@ -1,18 +1,22 @@
 """PyTorch's files, Meta's ``sam_vit_*.pth`` and ``sam2.1_*.pt`` among them: a zip of a pickle, which names the tensors,
 and their storages.
 
-They are read without PyTorch.
+They are read and written without PyTorch.
 """
 
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from model.weights.checkpoint import Checkpoint
 from model.weights.errors import WeightsError
 from model.weights.formats import layouts, pickles, state_dicts, torch_tensors
+from model.weights.tensors import FloatArray
 
 _LOCAL_HEADER_BYTES = 30
 _DAMAGE = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError, MemoryError, struct.error, zlib.error)
@@ -36,6 +40,51 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
         raise WeightsError(f"{path}: expected a whole PyTorch file (zip), got: {error} (truncated?)") from error
     stored = state_dicts.select(path, saved, partial(torch_tensors.tensor, path, storages.locate), "a tensor")
     return layouts.from_torch(path, stored, name)
+
+
+def write(tensors: Mapping[str, FloatArray], path: Path) -> Path:
+    """Write what ``torch.save`` writes of a state dict of float32 tensors, and return the path.
+
+    Args:
+        tensors: in PyTorch's layout, by the names that the file shall have.
+        path: of the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    shapes = []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for number, name in enumerate(tensors):
+            array = np.ascontiguousarray(tensors[name], "<f4")
+            archive.writestr(f"archive/data/{number}", array.tobytes())
+            shapes.append((name, array.shape))
+        archive.writestr("archive/data.pkl", b"".join(_pickled(shapes)))
+        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/version", "3\n")
+    return path
+
+
+def _pickled(shapes: list[tuple[str, tuple[int, ...]]]) -> Iterator[bytes]:
+    """Yield the pickle (protocol 2) of a dict of tensors, each a call that rebuilds it from its storage."""
+    yield b"\x80\x02}("  # an empty dict, and a mark before its items
+    for number, (name, shape) in enumerate(shapes):
+        strides = [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
+        storage = b"ctorch\nFloatStorage\n", _text(str(number)), _text("cpu"), _whole(int(np.prod(shape)))
+        yield _text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n"
+        yield b"((" + _text("storage") + b"".join(storage) + b"tQ" + _whole(0)  # the storage is a persistent id
+        for numbers in (shape, strides):
+            yield b"(" + b"".join(map(_whole, numbers)) + b"t"
+        yield b"\x89ccollections\nOrderedDict\n)RtR"  # no gradient, no hooks
+    yield b"u."
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return b"X" + len(data).to_bytes(4, "little") + data
+
+
+def _whole(number: int) -> bytes:
+    return b"J" + number.to_bytes(4, "little", signed=True)
 
 
 class _Storages:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import Reason
+from backend.cluster.worker import DEVICE_FAILED
+from backend.errors import Reason, RetryLater
 from backend.types import Priority
 from tests.support.cluster import KEYS, ROOT, SOON_S, Cluster, colour, eventually, ref
+from tests.support.cluster_worker import TOO_LARGE
 from tests.support.redis_server import needs_redis
 
 pytestmark = pytest.mark.timeout(240)
@@ -123,6 +125,21 @@ def test_a_worker_whose_encoder_hangs_fails_the_click_and_ends_so_that_it_is_sta
         assert done.returncode == 1
         assert "encoder_hangs" in done.stderr
         assert click.exception().reason is Reason.ENCODE_FAILED
+
+
+@needs_redis
+def test_a_worker_whose_device_fails_at_every_image_fails_three_of_them_and_ends_so_that_it_is_started_anew(cluster):
+    web, names = cluster.web(), ("one", "two", "three")
+    for name in names:
+        cluster.add(name, TOO_LARGE)
+    worker = cluster.worker()
+    reasons = []
+    for name in names:
+        with pytest.raises(RetryLater) as caught:
+            web.get(ref(name), SOON_S)
+        reasons.append(caught.value.reason)
+    assert reasons == [Reason.OUT_OF_MEMORY] * 3
+    assert worker.wait(SOON_S) == DEVICE_FAILED
 
 
 def script(cluster, code):

@@ -136,6 +136,7 @@ def test_a_training_and_how_it_went_are_on_the_status_page_and_in_the_metrics(se
     assert values == {"waiting": 0, "running": 0, "done": 0, "failed": 1}
 
 
+@pytest.mark.slow
 def test_the_button_starts_finetune_in_a_process_of_its_own(settings, serve):
     service = serve()
     body = recorded("webhook_start_training")

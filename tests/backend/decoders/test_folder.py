@@ -107,3 +107,14 @@ def test_processes_that_publish_at_a_time_lose_no_decoder(folder):
     record = folder.record(7)
     assert (record.revision, len(record.digests)) == (4, 4)
     assert json.loads((folder.root / "7" / RECORD).read_text())["active"] == record.digests[0]
+
+
+def test_one_training_of_a_project_runs_at_a_time_and_one_that_has_ended_leaves_no_lock(folder):
+    other = DecoderFolder(folder.root)
+    with folder.only_training(7):
+        with pytest.raises(ValueError, match="another training of its decoder runs"), other.only_training(7):
+            pass
+        with other.only_training(8):
+            pass
+    with other.only_training(7):
+        pass

@@ -19,7 +19,9 @@ from backend.labeling import task_prompts
 from backend.labeling.task_prompts import PromptSource
 from backend.metrics import Metrics
 from backend.projects import preannotate_loop, sinks
+from backend.projects.engine import Engine
 from backend.projects.preannotate_loop import GONE, MADE, NOTHING, SAME, THERE, PreannotateContext
+from backend.projects.run import BatchRun
 from backend.projects.sinks import OverlayFolder
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
@@ -79,25 +81,23 @@ class Run:
             asked = task_prompts.read(task, self.sources, VERSION)
             return segmenter.segment(task, asked, controls, PROJECT, self.image_s)
 
+        tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
         means = PreannotateContext(
-            store,
+            BatchRun(store, self.project.project_value, controls, tasks, 0, self.stop, patience),
+            Engine(embeddings, embeddings.ensure, 3, None, embeddings.close),
             segment,
             not {PromptSource.BOXES, PromptSource.KEYPOINTS}.isdisjoint(self.sources),
             VERSION,
-            patience,
-            at_once=3,
             replaces=replaces,
             ignores_stored=self.dry_run is not None,
-            cancel_waits=embeddings.close,
         )
         writer = PredictionWriter(store, patience, self.project.project_value)
         sink = sinks.label_studio_sink(writer)
         if self.dry_run is not None:
             fetch = sinks.retrying_fetch(self.source, patience, store.version)
             sink = OverlayFolder(self.dry_run, fetch, images_decode.PixelLimits(), controls, PROJECT)
-        tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
         try:
-            tally = preannotate_loop.run(tasks, means, sink, self.stop, self)
+            tally = preannotate_loop.run(means, sink, self)
         finally:
             embeddings.close()
         if tidies and self.dry_run is None:

@@ -5,17 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import save
 
-from model import weights
+from model import weights as model_weights
 from model.build import load_decoder, load_encoder
+from model.cli import main
 from model.types import Prompt
-from model.weights import WeightsError, decoder_weights
+from model.weights import WeightsError, decoder_weights, sam2_names
 from model.weights.checkpoint import Checkpoint
 from model.weights.decoder_weights import KEY, DecoderInfo, TrainingFigures
 from model.weights.export import export
+from model.weights.formats import native
 from tests.reference.random_weights import photo
-from tests.support.checkpoints import random_checkpoint
+from tests.support.checkpoints import differing, random_checkpoint, to_torch_layout
 from tests.support.families import FAMILIES
 
 POINT = Prompt(np.array([[20.0, 20.0]]), np.array([1]))
@@ -122,6 +125,42 @@ def test_a_missing_file_is_an_error_of_the_same_kind(tmp_path):
 
 def test_weights_with_a_fine_tuned_decoder_are_exported_like_any_others(tmp_path):
     tuned = decoder_weights.apply(BASE, decoder_weights.parse(CONTENTS))
-    found = weights.read(export(tuned, tmp_path / "tuned", "native"))
+    found = model_weights.read(export(tuned, tmp_path / "tuned", "native"))
     name = "mask_decoder.output_upscaling.3.bias"
     assert np.array_equal(found.tensors[name], BASE.tensors[name] + 0.5)
+
+
+def test_the_command_line_takes_a_decoder_and_writes_the_whole_as_metas_file(tmp_path):
+    path = decoder_weights.write(tmp_path / "decoder.safetensors", CONTENTS)
+    base = native.write(BASE, tmp_path / "random.safetensors")
+    base_read = model_weights.read(base)
+    path.write_bytes(decoder_weights.dump(info_of(base_read), changed_tensors(BASE)))
+    call = ["export", str(tmp_path / "out"), "--format", "meta", "--weights", str(base), "--decoder", str(path)]
+    done = CliRunner().invoke(main, call)
+    assert done.exit_code == 0, done.output
+    found = model_weights.read(tmp_path / "out" / "model.pth")
+    assert found.format == "meta"
+    assert differing(found, {name: BASE.tensors[name] for name in BASE.tensors} | changed_tensors(BASE)) == []
+    other = decoder_weights.write(tmp_path / "other", CONTENTS)
+    done = CliRunner().invoke(main, [*call[:-1], str(other)])
+    assert done.exit_code != 0
+    assert "expected its base random@00000000, got random@" in done.output
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("family", ["demo", "mobile_sam", "sam2.1"])
+def test_of_other_networks_metas_file_holds_the_decoder_alone(family, tmp_path):
+    import torch
+
+    base = FAMILIES[family]()
+    path = export(base, tmp_path / "out", "meta") / "model.pth"
+    found = torch.load(path, weights_only=True)
+    expected = decoder_weights.own_tensors(base)
+    assert len(found) == len(expected)
+    prefix = "sam_" if family == "sam2.1" else ""
+    assert all(name.startswith((f"{prefix}prompt_encoder.", f"{prefix}mask_decoder.")) for name in found)
+    if family == "sam2.1":
+        found = sam2_names.from_meta(found)
+    laid_out = to_torch_layout(expected)
+    assert set(found) == set(laid_out)
+    assert [name for name in laid_out if not np.array_equal(found[name].numpy(), laid_out[name])] == []

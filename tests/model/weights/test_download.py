@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import resource
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from model.weights.download import SOURCES, Source, download, downloaded
 from tests.golden.paddlex import make as golden
 from tests.support import checkpoints
 from tests.support import detector_directories as directories
+from tests.support.processes import free_port
 from tests.support.weights_files import golden_directory
 
 
@@ -353,6 +355,19 @@ def test_a_mirror_is_asked_for_the_same_file_instead(server, content, tmp_path):
     elsewhere = {"it": Source("https://publisher.invalid/models/sam.pth", hashlib.sha256(content).hexdigest())}
     path = download("it", tmp_path, mirror=f"{server.address}/copies/", sources=elsewhere)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("file_name", "remedy"),
+    [
+        ("mobile_sam.pt", "download mobile_sam.pt on another machine and put it at {}/mobile_sam.pt"),
+        ("SAM-H_infer.tar", "download SAM-H_infer.tar on another machine and unpack it as {}/SAM-H_infer"),
+    ],
+)
+def test_without_a_network_the_file_and_where_to_put_it_are_named(tmp_path, file_name, remedy):
+    closed = {"it": Source(f"http://127.0.0.1:{free_port()}/{file_name}", None)}
+    with pytest.raises(weights.WeightsError, match=re.escape(remedy.format(tmp_path))):
+        download("it", tmp_path, attempts=1, sources=closed)
 
 
 @pytest.mark.parametrize("mirror", ["ftp://mirror/", "nonsense", "http://"])

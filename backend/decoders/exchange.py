@@ -8,10 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
-
-from redis import Redis
 
 from backend.cluster.connection import RedisConnection
 from backend.cluster.keys import DecoderKeys, Keys
@@ -19,7 +16,6 @@ from backend.cluster.parts import ClusterParts
 from backend.decoders.folder import MOST_BYTES, RECORD, TRAINING, DecoderFolder, Record
 from backend.decoders.project_decoders import LOOK_EVERY_S, DecoderWatch
 from backend.decoders.training import State, Training, TrainingLog, TrainingRunner
-from backend.errors import RetryLater
 from model.weights.errors import WeightsError
 
 logger = logging.getLogger(__name__)
@@ -102,11 +98,7 @@ class DecoderExchange:
                 logger.warning("event=decoder_not_shared project=%s detail=%r", project_id, str(error))
                 return
         keys = [self._keys.documents, self._keys.decoder(project_id)]
-
-        def work(client: "Redis") -> object:
-            return client.eval(_PUT, len(keys), *keys, *arguments)
-
-        self._link.call(work)
+        self._link.call(lambda client: client.eval(_PUT, len(keys), *keys, *arguments))
 
 
 class QueuedTrainings:
@@ -131,18 +123,14 @@ class QueuedTrainings:
 
 
 class TrainingWorker:
-    """Trains decoders in a worker process, one at a time, when no image waits.
-
-    Attributes:
-        watch: shares the decoders of this machine; to be started and closed with the worker.
-    """
+    """Trains decoders in a worker process, one at a time, when no image waits; shares those of its machine."""
 
     def __init__(
         self, parts: ClusterParts, exchange: DecoderExchange, runner: TrainingRunner, log: TrainingLog
     ) -> None:
         """Take jobs with ``parts``, run them with ``runner``, and have ``exchange`` share what they make."""
-        self._parts, self._exchange, self._runner, self._log = parts, exchange, runner, log
-        self.watch = DecoderWatch(exchange.sync)
+        self._parts, self._runner, self._log, self._exchange = parts, runner, log, exchange
+        self._watch = DecoderWatch(exchange.sync)
 
     def train_next(self, stop: threading.Event) -> None:
         """Train the next decoder whose turn has come, or wait a moment; end early at ``stop``.
@@ -153,15 +141,14 @@ class TrainingWorker:
         """
         if stop.wait(LOOK_EVERY_S):
             return
+        self._watch.look()  # also for the state that the web process has written
         project_id = self._parts.queues.take_training()
         if project_id is None:
             return
         lease = self._parts.leases.acquire(DecoderKeys(self._parts.keys).training(project_id))
         if lease is None:  # another worker trains it
             return
-        with lease:
-            with suppress(RetryLater, OSError):
-                self._exchange.sync()  # for the state that the web process has written
+        with lease, DecoderWatch(self._exchange.sync):
             is_done = self._runner.run(project_id, stop)
         if not is_done:
             self._log.write(project_id, State.WAITING, "its worker was stopped; it is continued on another one")

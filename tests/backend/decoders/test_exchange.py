@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from backend.cluster.decoders import DecoderExchange, QueuedTrainings, TrainingWorker
 from backend.cluster.keys import DecoderKeys, Keys
 from backend.cluster.parts import ClusterParts
+from backend.decoders.exchange import DecoderExchange, QueuedTrainings, TrainingWorker
 from backend.decoders.folder import MOST_BYTES, RECORD, DecoderFolder, Record
 from backend.decoders.training import State, TrainingLog, TrainingRunner
 from backend.embeddings.content_index import source_key

@@ -1,0 +1,132 @@
+"""Reads what a decoder learns from: a project's submitted masks, with the embeddings of their images.
+
+What teaches nothing is left out and counted: shapes that are no masks, masks that cannot be read, are empty or cover
+the whole image, images annotated in another size than they have.
+"""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import msgspec
+
+from backend.concurrency.parallel_map import parallel_map
+from backend.concurrency.retry import OutageRetry
+from backend.label_studio.http import RefusedError
+from backend.label_studio.task_reads import TaskReads
+from backend.labeling.config_types import LabelConfig
+from backend.projects import annotation_masks
+from backend.projects.annotation_masks import ImageMasks
+from backend.projects.progress import Progress
+from backend.projects.report import Failure, RunReport, attempt, failures_about, recording_end
+from backend.shapes import Bitmask, Brush, Polygon, Vector
+from backend.types import ImageRef, Task
+from model.config import SamConfig
+from model.finetuning.examples import TrainingImage, TrainingObject
+from model.types import Embedding
+
+TASKS, IMAGES, MASKS, GONE = "tasks", "images", "masks", "deleted meanwhile"
+WHOLE_IMAGE = "masks left out that cover the whole image"
+OTHER_SIZE = "images left out that were annotated in another size"
+WHOLE_SHARE = 0.99  # of the pixels
+MASKS_OF = (Brush, Bitmask, Polygon, Vector)  # not rectangles: they would teach the decoder to draw rectangles
+
+
+@dataclass(frozen=True)
+class GatherContext:
+    """What reading a project needs."""
+
+    annotations: Callable[[int], msgspec.Raw]  # returns a task's annotations
+    embedding: Callable[[ImageRef], Embedding]  # returns an image's embedding, which may be made now
+    look: Callable[[], object]  # sends a small request to Label Studio, to check that it is available
+    controls: LabelConfig
+    config: SamConfig
+    project_id: int
+    retry: OutageRetry
+    at_once: int  # how many tasks to process at a time
+    cancel_waits: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image to learn from, and where it is, to draw on it."""
+
+    image: TrainingImage
+    ref: ImageRef
+    task_id: int
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    examples: tuple[Example, ...] = ()
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: tuple[Failure, ...] = ()
+
+
+def gather(
+    tasks: Iterable[Task], context: GatherContext, stop: threading.Event, progress: Progress
+) -> tuple[list[Example], RunReport]:
+    """Return the examples of these tasks, in an order that depends on them alone, and a report."""
+    report = RunReport((TASKS, IMAGES, MASKS))
+    examples: list[Example] = []
+    with recording_end(report, stop):
+        for outcome in parallel_map(tasks, _Work(context), context.at_once, stop, context.cancel_waits):
+            examples += outcome.examples
+            report.failures += outcome.failures
+            for kind, count in (+outcome.counts).items():
+                report.add(kind, count)
+            progress.advance()
+    return sorted(examples, key=lambda one: (one.image.key, one.task_id)), report
+
+
+class _Work:
+    """Processes one task."""
+
+    def __init__(self, context: GatherContext) -> None:
+        self._context, self._read = context, TaskReads(context.retry)
+
+    def __call__(self, task: Task) -> _Outcome:
+        found = attempt(task.id, partial(self._process, task))
+        return _Outcome(failures=(found,)) if isinstance(found, Failure) else found or _Outcome()
+
+    def _process(self, task: Task) -> _Outcome:
+        context = self._context
+        assert task.id is not None  # it was listed
+        try:
+            annotations = self._read(partial(context.annotations, task.id))
+        except RefusedError as error:
+            if not error.is_gone:
+                raise
+            return _Outcome(counts=Counter({GONE: 1}))
+        masks = annotation_masks.read(task, annotations, context.controls, drawn_as=MASKS_OF)
+        counts, examples = Counter(masks.counts), []
+        failures = list(failures_about(task.id, masks.skipped))
+        for image in masks.images:
+            made = attempt(task.id, partial(self._example, task.id, image, counts))
+            if isinstance(made, Failure):
+                failures.append(made)
+            elif made is not None:
+                examples.append(made)
+        counts.update({TASKS: 1, IMAGES: len(examples), MASKS: sum(len(one.image.objects) for one in examples)})
+        return _Outcome(tuple(examples), counts, tuple(failures))
+
+    def _example(self, task_id: int, image: ImageMasks, counts: Counter[str]) -> Example | None:
+        context, most = self._context, WHOLE_SHARE * image.size[0] * image.size[1]
+        masks = [mask for mask in image.masks if mask.rle.area < most]
+        counts[WHOLE_IMAGE] += len(image.masks) - len(masks)
+        if not masks:
+            return None
+        ref = replace(image.ref, task_id=task_id, project_id=context.project_id)
+        load = partial(context.retry.call_for_image, partial(context.embedding, ref), context.look)
+        embedding = load()
+        if embedding.original_size != image.size:
+            counts[OTHER_SIZE] += 1
+            return None
+        objects = tuple(
+            TrainingObject.of(mask.labels[0], mask.rle, embedding.input_size, context.config) for mask in masks
+        )
+        key = hashlib.sha256(embedding.image_embedding.tobytes()).hexdigest()
+        return Example(TrainingImage(key, load, objects), ref, task_id)

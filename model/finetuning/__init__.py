@@ -1,0 +1,1 @@
+"""Fine-tunes the mask decoder on annotated images; the image encoder stays as it is."""
