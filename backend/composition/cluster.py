@@ -8,7 +8,6 @@ from functools import partial
 from backend.cluster import check
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pipeline import EncodePipeline
-from backend.cluster.recent_answers import RedisAnswers
 from backend.cluster.remote import QueuedEmbeddings
 from backend.cluster.store import RedisStore
 from backend.cluster.worker import Worker, load_warm
@@ -24,6 +23,7 @@ from backend.embeddings.pipeline import Source
 from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, TieredStore
 from backend.metrics import Metrics
 from backend.segmentation.corrections.recent_answers import LASTS_S, MOST_ON_AN_IMAGE, RecentAnswers
+from backend.segmentation.corrections.redis_answers import RedisAnswers
 from backend.settings import MB, Settings
 from backend.types import Priority
 from backend.web.status.snapshot import cluster_view

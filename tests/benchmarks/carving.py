@@ -16,6 +16,7 @@ from backend.segmentation.corrections.accepted_masks import AcceptedMask
 from backend.segmentation.corrections.carving import carve
 from backend.shapes import KeyPoint
 from backend.types import PromptRegion
+from demo_training import scenes
 from demo_training.scenes import Mask as Pixels
 from demo_training.scenes import Scene, render_scene
 from model import weights
@@ -26,6 +27,9 @@ from model.weights.catalogue import DEMO_WEIGHTS
 from tests.support.scenes import box, iou
 
 FIRST_SEED, SIZE = 90_000, (480, 640)
+PARTS = 0.5
+"""How many objects have a part; more than in the scenes of other figures, where few do."""
+
 SMALLEST_OBJECT, SMALLEST_PIECE, DEEPEST_PX = 1500, 200, 4.0
 REGION = PromptRegion("mask", KeyPoint(0, 0), "mask", "image", original_size=SIZE)
 
@@ -66,11 +70,12 @@ def ways(decoder: Decoder, embedding: Embedding, prompt: Prompt, click: tuple[fl
     return {"as it was": mask, "carved": carved if carved.area else mask, "logits and point": corrected}
 
 
-def main(scenes: int) -> None:
+def main(count: int) -> None:
+    scenes.PART_PROBABILITY = PARTS
     checkpoint = weights.read(DEMO_WEIGHTS)
     encoder, decoder = load_encoder(checkpoint, device="cpu"), load_decoder(checkpoint, device="cpu")
     figures: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
-    for seed in range(FIRST_SEED, FIRST_SEED + scenes):
+    for seed in range(FIRST_SEED, FIRST_SEED + count):
         scene = render_scene(seed, SIZE, "held_out")
         embedding = encoder.encode(scene.image)
         for index in range(len(scene.kinds)):

@@ -34,7 +34,7 @@ MOST_ON_AN_IMAGE = 16
 
 
 class SharedAnswers(Protocol):
-    """The answers of all web processes; see `backend.cluster.recent_answers.RedisAnswers`."""
+    """The answers of all web processes; see `backend.segmentation.corrections.redis_answers.RedisAnswers`."""
 
     def add(self, key: TaskKey, answers: Sequence[RecentAnswer], /) -> None:
         """Add answers, oldest first."""

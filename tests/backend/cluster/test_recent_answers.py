@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from backend.cluster.recent_answers import RedisAnswers
 from backend.segmentation.corrections.recent_answers import RecentAnswers
+from backend.segmentation.corrections.redis_answers import RedisAnswers
 from backend.shapes import Bitmask, Brush, Polygon, Vector
 from backend.types import ImageRef, ObjectPrompt, Region
 from model.types import Prompt

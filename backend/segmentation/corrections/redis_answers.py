@@ -6,13 +6,11 @@ A value holds the region as JSON of the wire, and its logits as float16; a damag
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 import numpy as np
-from redis import Redis
 
-from backend.cluster.connection import RedisConnection, answers
+from backend.cluster.connection import RedisConnection
 from backend.cluster.keys import Keys
 from backend.errors import RetryLater
 from backend.protocol import json_fields, messages, regions
@@ -37,30 +35,20 @@ class RedisAnswers:
     def add(self, key: tuple[int, int, str], new: Sequence[RecentAnswer]) -> None:
         """Add answers to those on an image, oldest first; they are lost while Redis does not answer."""
         name, values = self._keys.answers(*key), [_dump(answer) for answer in new]
-
-        def work(client: "Redis") -> None:
-            pipeline = client.pipeline()
-            pipeline.rpush(name, *values)
-            pipeline.ltrim(name, -self._most, -1)
-            pipeline.pexpire(name, int(self._ttl_s * 1000))
-            pipeline.execute()
-
+        ttl_ms, most = int(self._ttl_s * 1000), self._most
         with suppress(RetryLater):  # the link's trouble is in the log and on the status page
-            self._link.call(work)
+            self._link.call(lambda client: client.rpush(name, *values))
+            self._link.call(lambda client: client.ltrim(name, -most, -1))
+            self._link.call(lambda client: client.pexpire(name, ttl_ms))
 
     def on(self, key: tuple[int, int, str]) -> tuple[RecentAnswer, ...]:
         """Return the answers on an image, oldest first; none while Redis does not answer."""
-
-        def work(client: "Redis") -> list[Any]:  # Any: a pipeline's answers are of many types
-            pipeline = client.pipeline(transaction=False)
-            pipeline.lrange(self._keys.answers(*key), -self._most, -1)
-            return answers(pipeline)
-
+        name, most = self._keys.answers(*key), self._most
         try:
-            [values] = self._link.call(work)
+            values = self._link.call(lambda client: client.lrange(name, -most, -1))
         except RetryLater:
             return ()
-        return tuple(answer for value in values or () if (answer := _load(value)) is not None)
+        return tuple(answer for value in values if (answer := _load(value)) is not None)
 
 
 def _dump(answer: RecentAnswer) -> bytes:
@@ -76,10 +64,10 @@ def _dump(answer: RecentAnswer) -> bytes:
     return msgspec.msgpack.encode(_Record(result, answer.prompt_ids, answer.draft, answer.answered_at, logits))
 
 
-def _load(value: bytes) -> RecentAnswer | None:
+def _load(value: bytes | str) -> RecentAnswer | None:
     """Return the answer in a value, None where it is damaged."""
     try:
-        record = msgspec.msgpack.decode(value, type=_Record)
+        record = msgspec.msgpack.decode(value if isinstance(value, bytes) else b"", type=_Record)
         logits = np.frombuffer(record.logits, dtype=np.float16) if record.logits else None
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
         return None
