@@ -124,7 +124,8 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     sources = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, view, budget)
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
     show, unready = partial(snapshot.take, sources), lambda: readiness.obstacle(embeddings, decoder, view())
-    app = create_app(segmenter, metrics, show, access, unready, SAMPLES if settings.try_page else None)
+    samples, finds_words = SAMPLES if settings.try_page else None, settings.detector is not None
+    app = create_app(segmenter, metrics, show, access, unready, samples, finds_words=finds_words)
     app.config[BODIES] = Bodies(access.max_body_bytes, budget)
     return Service(app, segmenter, metrics, start, close)
 

@@ -38,11 +38,14 @@ def create_app(
     access: Access,
     unready: Callable[[], str] = lambda: "",
     samples: Path | None = None,
+    *,
+    finds_words: bool = False,
 ) -> Flask:
     """Return the WSGI application.
 
     ``status`` returns what the status page shows, ``unready`` why clicks cannot be answered now. ``samples`` is the
-    folder of the pictures that the page at ``/try`` offers; None for no such page.
+    folder of the pictures that the page at ``/try`` offers; None for no such page. It has a field for words if the
+    segmenter ``finds_words``.
     """
     app = Flask(__name__)
     health = messages.dump_health(segmenter.model_version)
@@ -59,7 +62,7 @@ def create_app(
     app.add_url_rule("/metrics", "metrics", lambda: Response(metrics.exposition(), content_type=PROMETHEUS))
     _add_contract(app, segmenter, metrics, access)
     if samples is not None:
-        try_page.add(app, samples, access.max_body_bytes)
+        try_page.add(app, samples, access.max_body_bytes, finds_words=finds_words)
     return app
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from flask import Flask, Response, abort, render_template
 
 
-def add(app: Flask, samples: Path, max_body_bytes: int) -> None:
+def add(app: Flask, samples: Path, max_body_bytes: int, *, finds_words: bool) -> None:
     """Add the page, and the pictures that it offers.
 
     The page sends what Label Studio would send to ``/predict``, with the picture as a ``data:`` address; so it has the
@@ -18,7 +18,9 @@ def add(app: Flask, samples: Path, max_body_bytes: int) -> None:
     @app.get("/try")
     def page() -> Response:
         nonce = secrets.token_urlsafe(16)
-        text = render_template("try.html", samples=names, max_body_bytes=max_body_bytes, nonce=nonce)
+        text = render_template(
+            "try.html", samples=names, max_body_bytes=max_body_bytes, nonce=nonce, finds_words=finds_words
+        )
         return Response(text, mimetype="text/html")
 
     @app.get("/try/samples/<name>")
