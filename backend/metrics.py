@@ -237,7 +237,6 @@ def _counter(registry: CollectorRegistry, name: str, description: str, *labels: 
 
 
 def _counts(counter: Counter) -> Iterator[tuple[str, int]]:
-    """Yield each value of a counter's only label with its count."""
     for metric in counter.collect():
         for sample in metric.samples:
             if sample.name.endswith("_total"):

@@ -222,7 +222,9 @@ SHOWN_LENGTH = 200
 def _misspelt(name: str, value: str) -> str:
     """Return a one-line problem with a name that is nearly one of ours; empty for ours and those of other programs."""
     prefix = _OURS.match(name)
-    if prefix is None or name in NAMES or _is_service_link(name, value):
+    # Kubernetes, and Docker's links, set variables to announce a service to every program.
+    is_service_link = _SERVICE_LINK.search(name) or value.startswith(("tcp://", "udp://", "sctp://"))
+    if prefix is None or name in NAMES or is_service_link:
         return ""
     part = name[prefix.end() :].upper()
     near = difflib.get_close_matches(part, _OWN_PARTS, n=1, cutoff=_NEAR)
@@ -232,13 +234,7 @@ def _misspelt(name: str, value: str) -> str:
     return f"{name}: not a setting; did you mean {meant[0]}?" if meant else ""
 
 
-def _is_service_link(name: str, value: str) -> bool:
-    """Whether Kubernetes, or Docker's links, set this variable to announce a service to every program."""
-    return bool(_SERVICE_LINK.search(name)) or value.startswith(("tcp://", "udp://", "sctp://"))
-
-
 def _could_be(name: str, value: str) -> bool:
-    """Whether a setting could have this value."""
     try:
         Settings.model_validate({name: value})
     except ValidationError as error:
@@ -247,7 +243,6 @@ def _could_be(name: str, value: str) -> bool:
 
 
 def _problem(detail: ErrorDetails, given: Mapping[str, str]) -> str:
-    """Return a one-line problem with a refused value."""
     cause = str(detail["ctx"]["error"]) if "error" in detail.get("ctx", {}) else detail["msg"]
     if not detail["loc"]:
         return cause

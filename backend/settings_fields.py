@@ -47,14 +47,11 @@ def _reached_url(url: str) -> str:
     with contextlib.suppress(ValueError):  # a name
         host = "0" if ipaddress.ip_address(host).is_unspecified else host
     if host == "0":
-        raise ValueError(
-            "the address that Label Studio is reached at, such as http://localhost:8080 or its machine's name"
-        )
+        raise ValueError("the address to reach Label Studio at, such as http://localhost:8080 or its machine's name")
     return _url(url)
 
 
 def _items(text: str) -> tuple[str, ...]:
-    """Split ``a, b`` into its items."""
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 

@@ -1,8 +1,9 @@
 """The light half of SAM: an embedding and prompts in, masks out; without state, safe from many threads."""
 
-import weakref
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -16,6 +17,7 @@ from model import device as devices
 from model.errors import CapabilityError
 from model.machine import cpu_count
 from model.modeling.image_encoder import Parallel, Sequential
+from model.modeling.kernels import tensor
 from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
 from model.transforms import mask_and_areas, mask_to_model, points_to_model
@@ -64,7 +66,9 @@ class Decoder:
         self.prompt_encoder, self.mask_decoder = prompt_encoder, mask_decoder
         on_cpu = device == "cpu"
         self.batch_size = 1 if on_cpu else GPU_BATCH
+        self._lock, self._decoding = threading.Lock(), 0
         self._parallel: Parallel = devices.ThreadPool(cpu_count()) if on_cpu else Sequential()
+        self._in_turn = Sequential(self._parallel.parts)  # the same parts, so that answers are the same to the bit
         devices.enter(device)
         self.image_pe = prompt_encoder.image_pe()
 
@@ -134,14 +138,27 @@ class Decoder:
 
         def answer(part: tuple[_Shape, list[int]]) -> list[R]:
             shape, indexes = part
-            found = self._forward(features, [asked[i] for i in indexes], shape, embedding)
+            found = self._forward(features, [asked[i] for i in indexes], shape, embedding, within)
             return [finish(*one) for one in zip(indexes, *found, strict=True)]
 
         answers: dict[int, R] = {}
-        parallel = self._parallel if len(parts) > 1 else Sequential()
-        for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
-            answers.update(zip(indexes, found, strict=True))
+        with self._cores() as cores:
+            parallel, within = (cores, self._in_turn) if len(parts) > 1 else (self._in_turn, cores)
+            for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
+                answers.update(zip(indexes, found, strict=True))
         return [answers[i] for i in range(len(asked))]
+
+    @contextmanager
+    def _cores(self) -> Iterator[Parallel]:
+        """Yield all cores where no other thread decodes, and this thread's alone where one does."""
+        with self._lock:
+            self._decoding += 1
+            parallel = self._parallel if self._decoding == 1 else self._in_turn
+        try:
+            yield parallel
+        finally:
+            with self._lock:
+                self._decoding -= 1
 
     def mask_and_areas(
         self, logits: FloatArray, embedding: Embedding, levels: Sequence[float] = ()
@@ -189,19 +206,41 @@ class Decoder:
         )
 
     def features(self, embedding: Embedding) -> tuple[Tensor, ...]:
-        """Return what the network takes of an embedding: the image tokens (1, g*g, C), then what else it needs."""
+        """Return what the network takes of an embedding: the image tokens (1, g*g, C), then what else it needs.
+
+        It depends on the embedding alone, so it is kept there for the next prompt: 4 MiB for SAM at 1024, 16 for SAM 2.
+        """
+        arrays = embedding.prepared.get(self.model_version)
+        if arrays is None:
+            arrays = self._prepare(embedding)
+            embedding.prepared.keep(self.model_version, arrays)
+        return tuple(tensor(array) if self.device == "cpu" else paddle.to_tensor(array) for array in arrays)
+
+    def _prepare(self, embedding: Embedding) -> tuple[FloatArray, ...]:
         return (channels_last(embedding.image_embedding),)
 
     def _forward(
-        self, features: tuple[Tensor, ...], prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding
+        self,
+        features: tuple[Tensor, ...],
+        prompts: Sequence[Prompt],
+        shape: "_Shape",
+        embedding: Embedding,
+        parallel: Parallel,
     ) -> tuple[FloatArray, npt.NDArray[np.float32]]:
         """Decode prompts of one shape: logits (B, M, L, L) and scores (B, M)."""
         tokens = self._tokens(prompts, shape, embedding)
         empty = paddle.zeros([len(prompts), 0, self.config.prompt_embed_dim])
         sparse = paddle.concat(tokens, axis=1) if tokens else empty  # (B, n, C)
         masks = paddle.to_tensor(self._mask_inputs(prompts, embedding)) if shape.has_mask else None
-        image = features[0] + self.prompt_encoder.dense(masks)
-        logits, scores = self.mask_decoder(image, self.image_pe, sparse, list(shape.outputs), *features[1:])
+        logits, scores = self.mask_decoder(
+            features[0],
+            self.image_pe,
+            sparse,
+            list(shape.outputs),
+            *features[1:],
+            dense=self.prompt_encoder.dense(masks),
+            parallel=parallel,
+        )
         return logits.numpy(), scores.numpy()
 
     def _tokens(self, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding) -> list[Tensor]:
@@ -245,17 +284,13 @@ class Decoder:
 
 
 class Sam2Decoder(Decoder):
-    """SAM 2's: it looks at maps of higher resolution too, and the photo fills the square input.
-
-    What it makes of an embedding before the first prompt is kept until it gets another embedding: 20 MB at 1024.
-    """
+    """SAM 2's: it looks at maps of higher resolution too, and the photo fills the square input."""
 
     def __init__(
         self, prompt_encoder: PromptEncoder, mask_decoder: Sam2MaskDecoder, checkpoint: Checkpoint, device: str
     ) -> None:
         super().__init__(prompt_encoder, mask_decoder, checkpoint, device)
         self._biases = [bias.numpy() for bias in mask_decoder.upscaling_biases()]
-        self._last: tuple[weakref.ref[Embedding], tuple[Tensor, ...]] | None = None
 
     def mask_and_areas(
         self, logits: FloatArray, embedding: Embedding, levels: Sequence[float] = ()
@@ -273,16 +308,10 @@ class Sam2Decoder(Decoder):
         masks, ious, logits = super()._answer(logits, scores, embedding, multimask_output)
         return masks, ious, logits.clip(-LARGEST_LOGIT, LARGEST_LOGIT)
 
-    def features(self, embedding: Embedding) -> tuple[Tensor, ...]:
-        """Return the image tokens, then the two maps of higher resolution; those of the last embedding are kept."""
-        last = self._last
-        if last is not None and last[0]() is embedding:
-            return last[1]
+    def _prepare(self, embedding: Embedding) -> tuple[FloatArray, ...]:
         maps = zip((embedding.further_maps[name] for name in HIGH_RES_MAPS), self._biases, strict=True)
         skips = [sub_pixels(array, self.config.embedding_size, bias) for array, bias in maps]
-        features = (*super().features(embedding), *skips)
-        self._last = weakref.ref(embedding), features
-        return features
+        return (*super()._prepare(embedding), *skips)
 
     def _tokens(self, prompts: Sequence[Prompt], shape: "_Shape", embedding: Embedding) -> list[Tensor]:
         tokens = super()._tokens(prompts, shape, embedding)
@@ -303,25 +332,24 @@ class _Shape:
     outputs: tuple[int, ...]
 
 
-def channels_last(array: npt.NDArray[np.floating]) -> Tensor:
+def channels_last(array: npt.NDArray[np.floating]) -> FloatArray:
     """Return a map (C, h, w) as float32 tokens (1, h*w, C)."""
     features = np.asarray(array, dtype=np.float32).reshape(len(array), -1)
     # numpy's and Paddle's own transposition take six times as long.
-    return paddle.to_tensor(cv2.transpose(features)[np.newaxis])
+    return np.asarray(cv2.transpose(features)[np.newaxis], np.float32)
 
 
-def sub_pixels(array: npt.NDArray[np.floating], grid: int, bias: FloatArray) -> Tensor:
+def sub_pixels(array: npt.NDArray[np.floating], grid: int, bias: FloatArray) -> FloatArray:
     """Return a map (C, h, w) plus a bias (C,) as (1, h*w, C) in the order in which image tokens are upscaled.
 
     Row and column of the token come first, then those within it, of each halving of the grid at a time.
     """
     channels, side = len(array), array.shape[1]
-    tokens = channels_last(array)
     halvings = (side // grid).bit_length() - 1
     shape = [grid, *[2] * halvings, grid, *[2] * halvings, channels]
     order = [axis + start for axis in range(halvings + 1) for start in (0, halvings + 1)]
-    placed = np.add(tokens.numpy().reshape(shape).transpose([*order, len(shape) - 1]), bias, order="C")
-    return paddle.to_tensor(placed.reshape(1, -1, channels))
+    placed = np.add(channels_last(array).reshape(shape).transpose([*order, len(shape) - 1]), bias, order="C")
+    return np.asarray(placed.reshape(1, -1, channels), np.float32)
 
 
 def _told(shapes: Mapping[str, tuple[int, ...]]) -> str:

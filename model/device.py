@@ -6,10 +6,10 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import paddle
 
@@ -126,12 +126,32 @@ def _cpu_info() -> str:
 
 
 class ThreadPool:
-    """Maps over parts of the work on threads (see `model.modeling.image_encoder.Parallel`); one thread a part."""
+    """Maps over parts of the work on threads (see `model.modeling.image_encoder.Parallel`), the caller's among them."""
 
     def __init__(self, parts: int) -> None:
         self.parts = parts
-        self._pool = ThreadPoolExecutor(parts, thread_name_prefix="model", initializer=enter, initargs=("cpu",))
+        self._pool = ThreadPoolExecutor(
+            max(1, parts - 1), thread_name_prefix="model", initializer=enter, initargs=("cpu",)
+        )
 
     def map(self, function: Callable[[T], R], items: Sequence[T], /) -> list[R]:
-        """Return ``[function(item) for item in items]``, computed by the pool's threads."""
-        return list(self._pool.map(function, items))
+        """Return ``[function(item) for item in items]``; a thread takes the next item when it is done with one.
+
+        Threads that are busy with another call's items are not waited for.
+        """
+        found: list[R | None] = [None] * len(items)
+        left = iter(range(len(items)))  # next() of it is atomic
+
+        def work() -> None:
+            for index in left:
+                found[index] = function(items[index])
+
+        helpers = [self._pool.submit(work) for _ in range(min(self.parts, len(items)) - 1)]
+        try:
+            work()
+        finally:
+            running = [helper for helper in helpers if not helper.cancel()]
+            wait(running)
+        for helper in running:
+            helper.result()
+        return cast(list[R], found)

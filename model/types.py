@@ -6,7 +6,7 @@ Frames: *original pixels* are those of the photo the caller holds, (x, y) with t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
@@ -146,6 +146,27 @@ class ModelInput:
     other_orientation: int = 1
 
 
+class Prepared:
+    """Arrays that a decoder made of an embedding alone, kept beside it for the next prompt; empty before the first."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[str, tuple[FloatArray, ...]] = "", ()
+
+    def get(self, model_version: str) -> tuple[FloatArray, ...] | None:
+        """Return what a decoder has kept, None if it has not or another one has since."""
+        owner, arrays = self._kept
+        return arrays if owner == model_version else None
+
+    def keep(self, model_version: str, arrays: tuple[FloatArray, ...]) -> None:
+        """Keep the arrays of one decoder instead of another's."""
+        self._kept = model_version, arrays
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the numbers take."""
+        return sum(array.nbytes for array in self._kept[1])
+
+
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """What the encoder knows of one image: all that a decoder needs to answer any prompt about it.
@@ -159,6 +180,7 @@ class Embedding:
         model_version: name and digest of the weights that made it, e.g. ``SAM-H_box@1a2b3c4d``.
         other_orientation: what takes the photo to the one that a browser shows which obeys another orientation than
             this was made with, as EXIF numbers them (5 to 8); 1 where there is none.
+        prepared: what a decoder keeps here for the next prompt.
 
     Raises:
         ValueError: a wrong shape, dtype or size, or a value that is not finite.
@@ -167,6 +189,7 @@ class Embedding:
     image_embedding: npt.NDArray[np.floating]
     further_maps: Mapping[str, npt.NDArray[np.floating]] = field(default_factory=dict, kw_only=True)
     family: str = field(default="sam", kw_only=True)
+    prepared: Prepared = field(default_factory=Prepared, init=False, repr=False)
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     model_version: str
@@ -186,6 +209,12 @@ class Embedding:
         object.__setattr__(self, "image_embedding", maps.pop(MAIN_MAP))
         object.__setattr__(self, "further_maps", MappingProxyType(maps))
 
+    def at_size(self, original_size: tuple[int, int]) -> "Embedding":
+        """Return the embedding of a copy of the photo, (H, W) in pixels, with what is prepared in common."""
+        copy = replace(self, original_size=original_size)
+        object.__setattr__(copy, "prepared", self.prepared)
+        return copy
+
     @property
     def maps(self) -> dict[str, npt.NDArray[np.floating]]:
         """All maps by their names, ``image_embedding`` first."""
@@ -193,8 +222,8 @@ class Embedding:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the numbers of all maps take."""
-        return sum(array.nbytes for array in self.maps.values())
+        """Bytes that the numbers of all maps take, and what a decoder has prepared of them."""
+        return sum(array.nbytes for array in self.maps.values()) + self.prepared.nbytes
 
 
 def _map(name: str, array: npt.NDArray[np.floating], dtype: np.dtype[np.floating]) -> npt.NDArray[np.floating]:

@@ -48,13 +48,9 @@ def _weights(settings: Settings, weights: Callable[[], str]) -> Finding:
     try:
         text = weights()
     except (ValueError, OSError) as error:
-        return Finding(
-            Level.PROBLEM,
-            "weights",
-            str(error),
-            "set PADDLE_SAM_WEIGHTS to a model's name or a path; "
-            "`python -m model download NAME` fetches the published ones",
-        )
+        fix = "set PADDLE_SAM_WEIGHTS to a model's name or a path; "
+        fix += "`python -m model download NAME` fetches the published ones"
+        return Finding(Level.PROBLEM, "weights", str(error), fix)
     if settings.weights == "demo":
         return Finding(
             Level.HINT,
@@ -117,7 +113,7 @@ def _connection(settings: Settings, release: str) -> Iterator[Finding]:
         yield Finding(
             Level.HINT,
             "access",
-            f"anybody who reaches {settings.host}:{settings.port} may use this backend",
+            f"any program that reaches {settings.host}:{settings.port} may use this backend",
             "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and the same two in Label Studio's model connection",
         )
 

@@ -69,16 +69,12 @@ def _memory(memory: dict[str, Any]) -> Iterator[Finding]:  # Any: redis-py types
 def _policy(memory: dict[str, Any]) -> Iterator[Finding]:
     most, policy = int(memory.get("maxmemory", 0)), str(memory.get("maxmemory_policy", ""))
     if not most:
-        yield Finding(
-            Level.PROBLEM,
-            "Redis memory",
-            "maxmemory is not set: embeddings fill the machine's memory",
-            f"start Redis with --maxmemory 2gb --maxmemory-policy {POLICY}",
-        )
+        text = "maxmemory is not set: embeddings fill the machine's memory"
+        fix = f"start Redis with --maxmemory 2gb --maxmemory-policy {POLICY}"
+        yield Finding(Level.PROBLEM, "Redis memory", text, fix)
     elif most < ROOM_MB * MB:
-        yield Finding(
-            Level.PROBLEM, "Redis memory", f"maxmemory is {most / MB:.0f} MB", f"give it {ROOM_MB} MB or more"
-        )
+        text = f"maxmemory is {most / MB:.0f} MB"
+        yield Finding(Level.PROBLEM, "Redis memory", text, f"give it {ROOM_MB} MB or more")
     if policy != POLICY:
         fix = f"start Redis with --maxmemory-policy {POLICY}: embeddings may go when room is short, queues must not"
         level = Level.PROBLEM if policy.startswith("allkeys") else Level.HINT

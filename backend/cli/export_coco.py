@@ -47,12 +47,8 @@ def command(project: int, view: int | None, limit: int | None, out: Path, segmen
     from backend.projects.run import BatchRun, TaskQuery
 
     def export(batch: BatchRun) -> "tuple[str, RunReport]":
-        context = coco_export.ExportContext(
-            batch.client.annotations, batch.controls, batch.retry, segmentation == POLYGONS
-        )
-        description = f"Masks of Label Studio project {batch.project.id} {batch.project.title!r}"
         with progress.showing("export-coco", batch.total, sys.stderr) as shown:
-            return str(out), coco_export.run(batch.tasks, context, out, description, batch.stop, shown)
+            return str(out), coco_export.run(batch, out, shown, as_polygons=segmentation == POLYGONS)
 
     exit_on_error(lambda: coco_export.check_out(out))
     execute(settings, TaskQuery(project, view, limit, annotated=True), export)

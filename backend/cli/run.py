@@ -20,15 +20,14 @@ from backend.projects import engine, run
 from backend.projects.engine import Engine
 from backend.projects.progress import format_seconds
 from backend.projects.report import RunReport
+from backend.projects.run import BatchRun
 from backend.settings import Settings
 from model.weights import Checkpoint
 
 T = TypeVar("T")
 
 
-def execute(
-    settings: Settings, query: run.TaskQuery, work: Callable[[run.BatchRun], tuple[str, RunReport]]
-) -> NoReturn:
+def execute(settings: Settings, query: run.TaskQuery, work: Callable[[BatchRun], tuple[str, RunReport]]) -> NoReturn:
     """Do ``work`` over a project, print its report, and end the process; ``work`` also returns what it worked with."""
     began = time.monotonic()
     with _opened(settings, query) as batch:
@@ -47,7 +46,7 @@ def execute(
 
 
 def with_engine(
-    settings: Settings, batch: run.BatchRun, work: Callable[[Checkpoint, Engine], RunReport]
+    settings: Settings, batch: BatchRun, work: Callable[[Checkpoint, Engine], RunReport]
 ) -> tuple[str, RunReport]:
     """Return the model's version and the report of ``work``, which gets the weights and what makes embeddings."""
     checkpoint = parts.read_weights(settings)
@@ -60,7 +59,7 @@ def with_engine(
 
 
 @contextmanager
-def _opened(settings: Settings, query: run.TaskQuery) -> Iterator[run.BatchRun]:
+def _opened(settings: Settings, query: run.TaskQuery) -> Iterator[BatchRun]:
     # A log line per image would hide the progress; the level "debug" shows them.
     logs.configure("warning" if settings.log_level == "info" else settings.log_level)
     client = engine.label_studio(settings)

@@ -37,7 +37,6 @@ def command(port: int | None, host: str | None, weights: str | None, check: bool
     click.echo(f"{checkpoint.model_version} on http://{shown}:{settings.port}, its status page too", err=True)
     if settings.weights == "demo":
         click.echo(f"{ABOUT_DEMO[0].upper()}{ABOUT_DEMO[1:]}.", err=True)
-        click.echo(
-            "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=mobile_sam (41 MB).", err=True
-        )
+        advice = "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=mobile_sam (41 MB)."
+        click.echo(advice, err=True)
     gunicorn_server.Server(settings, lambda: web.build(settings, checkpoint)).run()

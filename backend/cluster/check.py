@@ -88,7 +88,7 @@ def _errors(client: "Redis", keys: Keys) -> list[exceptions.RedisError]:
     names |= {name: f"rq:{name}:{keys.prefix}-{scratch}" for name in ("queue", "job", "queues")}
     commands = [command.split() for command in _COMMANDS.replace("\n", ";").split(";") if command.strip()]
     attempts: list[Callable[[], object]] = [
-        *(partial(_execute, client, [names.get(word, word) for word in command]) for command in commands),
+        *(partial(client.execute_command, *(names.get(word, word) for word in command)) for command in commands),
         partial(_transaction, client, list(names.values())),
         partial(_listen, client, keys.events),
         partial(client.publish, keys.events, b""),
@@ -103,10 +103,6 @@ def _errors(client: "Redis", keys: Keys) -> list[exceptions.RedisError]:
     return errors
 
 
-def _execute(client: "Redis", command: list[str]) -> None:
-    client.execute_command(*command)  # type: ignore[no-untyped-call]
-
-
 def _listen(client: "Redis", channel: str) -> None:
     with client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
         pubsub.subscribe(channel)
@@ -114,7 +110,6 @@ def _listen(client: "Redis", channel: str) -> None:
 
 
 def _transaction(client: "Redis", names: list[str]) -> None:
-    """Run a transaction over several keys, as RQ does."""
     with client.pipeline(transaction=True) as pipeline:
         pipeline.watch(*names)  # type: ignore[no-untyped-call]
         pipeline.multi()

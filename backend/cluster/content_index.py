@@ -19,9 +19,9 @@ from backend.embeddings.content_index import (
     FAILURE_S,
     FRESH_S,
     IMMUTABLE_FRESH_S,
-    PASSING_FAILURE_S,
     USABLE_FACTOR,
     SourceKey,
+    failure_lasts_s,
 )
 from backend.errors import AccessError, BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.images.fetch import Validators
@@ -94,7 +94,6 @@ class SharedContentIndex:
     """Addresses and their contents in Redis, shared by all processes."""
 
     def __init__(self, link: RedisConnection, keys: Keys) -> None:
-        """Use the names ``keys`` in the Redis at ``link``."""
         self._link, self._keys = link, keys
 
     def get(self, address_key: SourceKey) -> LookupResult:
@@ -130,10 +129,9 @@ class SharedContentIndex:
         """
         kind = next(name for name, kind in _KINDS.items() if isinstance(error, kind))
         raw = _Failure(kind, error.reason.value, str(error)[:_MAX_TEXT])
-        lasts_s = PASSING_FAILURE_S if error.retry else FAILURE_S
         delete = unused_key(lease.key) if error.retry else self._keys.content(address_key)
         try:
-            self._write(lease, self._keys.failure(address_key), raw, int(lasts_s * 1000), delete=delete)
+            self._write(lease, self._keys.failure(address_key), raw, int(failure_lasts_s(error) * 1000), delete=delete)
         except RetryLater as unavailable:
             logger.warning("event=failure_not_kept detail=%r", str(unavailable))
         self._publish(_Event(*address_key, failure=raw))

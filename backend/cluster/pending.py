@@ -66,7 +66,6 @@ class PendingImages:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Number of images that this process waits for."""
         return len(self._images)
 
     def join(self, ref: ImageRef, address_key: SourceKey, priority: Priority, within_s: float) -> "Future[Made]":

@@ -120,15 +120,10 @@ class JobQueues:
     """The queues of one installation: web processes and runs enqueue jobs, and workers take them."""
 
     def __init__(self, link: RedisConnection, keys: Keys) -> None:
-        """Use the names ``keys`` in the Redis at ``link``."""
         self._link, self._keys = link, keys
 
     def enqueue(self, ref: ImageRef, address_key: SourceKey, priority: Priority) -> bool:
-        """Enqueue an image unless it is enqueued or its background queue is full; return whether this call did.
-
-        Raises:
-            ImageError: see `dump`.
-        """
+        """Enqueue an image, see `dump`; return False if it is enqueued already or its background queue is full."""
         text, job_id, marker_key = dump(ref), secrets.token_hex(16), self._keys.enqueued(address_key, priority)
 
         def work(client: "Redis") -> bool:

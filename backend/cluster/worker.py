@@ -46,10 +46,9 @@ class Worker:
     """The main loop of a worker process: runs until it is stopped, also through outages of Redis."""
 
     def __init__(self, parts: ClusterParts, pipeline: EncodePipeline, encoder: EncoderThread) -> None:
-        """Take jobs for ``pipeline``, which uses ``encoder``; `run` starts it."""
         self._parts, self._pipeline, self._encoder = parts, pipeline, encoder
         self._name = parts.keys.worker(socket.gethostname(), os.getpid())
-        self._is_told_to_stop = False
+        self._must_stop = False
         self._stop = threading.Event()
 
     def run(self) -> int:
@@ -65,11 +64,11 @@ class Worker:
         self._parts.leases.start(self._heartbeat)
         self._encoder.start()
         try:
-            while not (self._encoder.is_ready or self._encoder.failure or self._is_told_to_stop):
+            while not (self._encoder.is_ready or self._encoder.failure or self._must_stop):
                 time.sleep(POLL_EVERY_S)
             if self._encoder.failure:
                 return FAILED
-            return STOPPED if self._is_told_to_stop else self._work()
+            return STOPPED if self._must_stop else self._work()
         finally:
             self._parts.leases.close()
             self._parts.monitor.deregister(self._name)
@@ -90,7 +89,7 @@ class Worker:
         for thread in threads:
             thread.start()
         logger.info("event=worker_ready queues=%s", ",".join(map(self._parts.keys.queue, Priority)))
-        while not self._is_told_to_stop and not self._pipeline.encoder_hangs:
+        while not self._must_stop and not self._pipeline.encoder_hangs:
             time.sleep(POLL_EVERY_S)
         self._stop.set()
         if self._pipeline.encoder_hangs:
@@ -121,4 +120,4 @@ class Worker:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self._is_told_to_stop = True  # a plain attribute: the lock of an Event may be held where the signal comes
+        self._must_stop = True  # a plain attribute: the lock of an Event may be held where the signal comes

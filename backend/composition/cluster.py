@@ -19,14 +19,13 @@ from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, Tiered
 from backend.metrics import Metrics
 from backend.settings import MB, Settings
 from backend.types import Priority
-from backend.web.status.cluster import cluster_view
+from backend.web.status.snapshot import cluster_view
 from backend.web.status.view import ClusterView
 
 WORKER_MEMORY_MB = 64
 """Size of a worker's memory store, which keeps new embeddings if Redis was unavailable when they were made."""
 
-ANY_MODEL = "any"
-"""For what needs no model: it uses only keys that all models share."""
+ANY_MODEL = "any"  # for what needs no model: it uses only keys that all models share
 
 
 def connect(settings: Settings, model_version: str) -> ClusterParts:
@@ -43,16 +42,7 @@ def web(
     budget: ByteBudget | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[QueuedEmbeddings, EmbeddingStore, Callable[[], ClusterView]]:
-    """Return a web process' embeddings, their store, and a function that returns the state of the cluster.
-
-    Args:
-        settings: with ``redis_url`` set.
-        model_version: of the workers' encoders and the decoder.
-        metrics: counts and times.
-        shape: of the network's embeddings; None takes any.
-        budget: the memory for long ``data:`` addresses; None for a new one.
-        clock: seconds, monotonic; tests move it.
-    """
+    """Return a web process' embeddings, their store, and a function that returns the state of the cluster."""
     parts = connect(settings, model_version)
     memory = MemoryStore(settings.memory_cache_mb * MB)
     store = RedisStore(
@@ -74,15 +64,7 @@ def worker(
     load: Callable[[], Encoder],
     shape: Shape | None = None,
 ) -> Worker:
-    """Return a worker, which loads and connects when it runs.
-
-    Args:
-        settings: with ``redis_url`` set.
-        spec: how files become embeddings.
-        source: returns what fetches image files, in memory of that size.
-        load: returns the encoder; called once.
-        shape: of its embeddings; None takes any.
-    """
+    """Return a worker, which loads and connects when it runs; ``source`` returns what fetches files, in that memory."""
     parts, metrics = connect(settings, spec.model_version), Metrics()
     store = RedisStore(parts.link, parts.keys, settings.redis_ttl_s, metrics.stage, shape=shape)
     encoder = EncoderThread(partial(load_warm, load, spec), MemoryStore(WORKER_MEMORY_MB * MB), metrics)
@@ -108,11 +90,7 @@ def require_usable(settings: Settings) -> None:
 
 
 def has_worker(settings: Settings) -> bool:
-    """Whether a worker on this machine, or in this container, is alive.
-
-    Raises:
-        RetryLater: Redis does not answer.
-    """
+    """Whether a worker on this machine, or in this container, is alive; `RetryLater` if Redis does not answer."""
     parts = connect(settings, ANY_MODEL)
     try:
         return any(name.startswith(f"{socket.gethostname()}:") for name in parts.monitor.alive())

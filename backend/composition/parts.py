@@ -78,12 +78,7 @@ def _detector(given: str, folder: Path, device: str) -> Detector:
 
 
 def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:
-    """Build a worker, which loads the encoder and connects when it runs.
-
-    Args:
-        settings: the settings to build it from, with ``redis_url`` set.
-        checkpoint: the weights, as `read_weights` returned them.
-    """
+    """Build a worker, which loads the encoder and connects when it runs; ``redis_url`` must be set."""
     label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     return cluster.worker(
         settings,

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from flask import Flask
 
@@ -20,7 +19,6 @@ from backend.composition.parts import (
 )
 from backend.concurrency.background import BackgroundTasks
 from backend.concurrency.byte_budget import ByteBudget, Use
-from backend.embeddings.local import Embeddings
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, TieredStore
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
@@ -38,6 +36,7 @@ from backend.web import readiness
 from backend.web.access import Access
 from backend.web.app import BODIES, create_app
 from backend.web.bodies import Bodies
+from backend.web.readiness import Work
 from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
@@ -47,48 +46,22 @@ from model.weights import Checkpoint
 
 logger = logging.getLogger(__name__)
 
-DECODES_AT_ONCE = cpu_count() + 1
-"""One runs Python code while the others compute."""
-
-
-class WebEmbeddings(Embeddings, readiness.Work, Protocol):
-    """Embeddings and the threads behind them: `LocalEmbeddings`, or `QueuedEmbeddings` with Redis."""
-
-    def start(self) -> None:
-        """Start the threads; after a fork, not before."""
-        ...
-
-    def close(self) -> None:
-        """Stop the threads, after finishing the work in progress."""
-        ...
+DECODES_AT_ONCE = cpu_count() + 1  # one runs Python code while the others compute
 
 
 @dataclass(frozen=True)
 class Service:
-    """The parts of one web process.
-
-    Attributes:
-        app: the WSGI application.
-        segmenter: answers requests, for callers without HTTP.
-        metrics: counts and times.
-        start: starts loading the model in the background; after a fork, not before.
-        close: stops the threads, after finishing the work in progress.
-    """
+    """The parts of one web process."""
 
     app: Flask
-    segmenter: Segmenter
+    segmenter: Segmenter  # answers requests, for callers without HTTP
     metrics: Metrics
-    start: Callable[[], None]
-    close: Callable[[], None]
+    start: Callable[[], None]  # starts loading the model in the background; after a fork, not before
+    close: Callable[[], None]  # stops the threads, after finishing the work in progress
 
 
 def build(settings: Settings, checkpoint: Checkpoint) -> Service:
-    """Build a web service; its ``start`` loads the model and starts the threads.
-
-    Args:
-        settings: the settings to build it from.
-        checkpoint: the weights, as `read_weights` returned them.
-    """
+    """Build a web service; its ``start`` loads the model and starts the threads."""
     metrics = Metrics()
     label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key))
     decoder = LazyDecoder(checkpoint, settings.device)
@@ -144,7 +117,7 @@ def _retrieval(
 
 def _engine(
     settings: Settings, checkpoint: Checkpoint, label_studio: LabelStudio, metrics: Metrics, budget: ByteBudget
-) -> tuple[WebEmbeddings, EmbeddingStore, Callable[[], ClusterView | None]]:
+) -> tuple[Work, EmbeddingStore, Callable[[], ClusterView | None]]:
     """Return the embeddings, their store, and a function that returns the workers, or None without Redis."""
     if settings.redis_url is not None:
         return cluster.web(settings, checkpoint.model_version, metrics, embedding_shape(checkpoint), budget)

@@ -80,27 +80,19 @@ class ByteBudget:
         return Share(self, size, use)
 
     def take_address(self, uri: str) -> "Share | None":
-        """Take the bytes of a long address, without waiting; return None for an address of ordinary length.
-
-        Raises:
-            RetryLater: there is no room for it (``overloaded``).
-        """
+        """Take the bytes of a long address (else None) without waiting; `RetryLater` if there is no room."""
         return self.take(len(uri), use=Use.ADDRESSES) if len(uri) > _LONG_ADDRESS else None
 
     def add(self, size: int, use: Use = Use.FILES) -> bool:
         """Take ``size`` bytes, or give them back if ``size`` is negative; return whether there was room."""
         with self._changed:
-            if size > 0 and not self._has_room(size, use):
+            after = self._taken | {use: self._taken[use] + size}
+            if size > 0 and sum(max(after[each], self._minimums[each]) for each in Use) > self.max_bytes:
                 return False
             self._taken[use] += size
             if size < 0:
                 self._changed.notify_all()
             return True
-
-    def _has_room(self, size: int, use: Use) -> bool:
-        after = self._taken | {use: self._taken[use] + size}
-        reserved = sum(max(after[each], self._minimums[each]) for each in Use)
-        return reserved <= self.max_bytes
 
 
 class Share:

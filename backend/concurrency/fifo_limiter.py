@@ -24,17 +24,11 @@ class FifoLimiter:
     """
 
     def __init__(self, at_once: int) -> None:
-        """Admit ``at_once`` threads, at least one, at a time."""
         if at_once < 1:
             raise ValueError(f"at_once: expected at least 1, got {at_once}")
-        self._free = at_once
+        self.free = at_once  # number of free slots
         self._waiting: deque[threading.Lock] = deque()
         self._lock = threading.Lock()
-
-    @property
-    def free(self) -> int:
-        """Number of free slots."""
-        return self._free
 
     @property
     def waiting(self) -> int:
@@ -63,8 +57,8 @@ class FifoLimiter:
 
     def _acquire(self, timeout_s: float) -> bool:
         with self._lock:
-            if self._free:
-                self._free -= 1
+            if self.free:
+                self.free -= 1
                 return True
             gate = threading.Lock()
             gate.acquire()
@@ -83,4 +77,4 @@ class FifoLimiter:
             if self._waiting:
                 self._waiting.popleft().release()
             else:
-                self._free += 1
+                self.free += 1

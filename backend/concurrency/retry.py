@@ -78,7 +78,9 @@ class OutageRetry:
                     raise
                 failing_since = min(failing_since, self._clock())
                 if self._clock() - failing_since >= self._lasts_s:
-                    raise OutageError(f"for {_format_seconds(self._lasts_s)}: {error}", error.reason) from error
+                    lasts_s = self._lasts_s
+                    lasts = f"{lasts_s / 60:.0f} minutes" if lasts_s >= 120 else f"{lasts_s:.0f} seconds"
+                    raise OutageError(f"for {lasts}: {error}", error.reason) from error
                 requested_s = min(error.retry_after_s or 0.0, self._lasts_s)
                 self._log_outage(error)
             self._sleep(max(requested_s, wait_s * random.uniform(0.5, 1.0)))  # noqa: S311 - spreads the retries of many threads
@@ -112,7 +114,6 @@ class OutageRetry:
             raise Stopped
 
     def _log_outage(self, error: RetryLater) -> None:
-        """Log an outage, at most once in `LOG_EVERY_S`."""
         with self._lock:
             if self._clock() - self._logged_at < LOG_EVERY_S:
                 return
@@ -122,7 +123,3 @@ class OutageRetry:
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Stopped
-
-
-def _format_seconds(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

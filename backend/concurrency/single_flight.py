@@ -29,11 +29,9 @@ class SingleFlight(Generic[K, R]):
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Number of keys whose work waits or runs."""
         return len(self._tasks)
 
     def __contains__(self, key: object) -> bool:
-        """Whether work for a key waits or runs."""
         return key in self._tasks
 
     def run(self, key: K, work: Work[R], priority: Priority) -> "Future[R]":

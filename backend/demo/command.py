@@ -176,14 +176,13 @@ def _welcome(demo: Demo, login: Login, url: str, environ: Mapping[str, str]) -> 
 
   Open an image and switch on Auto-Annotation at the bottom. Click the lowest tool at the right, the purple one, until
   it shows three dots. Then click an object; Alt+click takes away. The tick accepts the mask, Submit keeps it.
-  Without the tick a mask is lost without a word: at Submit, at a click with another label, when you leave the task.\
+  Without the tick a mask is lost, without a message: at Submit, at a click with another label, on leaving the task.\
 {about_weights if environ.get(WEIGHTS, "").strip() in ("", DEMO_MODEL) else ""}
   All of it is kept in {demo.folder}. Ctrl-C here stops everything.
 """
 
 
 def _watch(running: Sequence[processes.Running]) -> None:
-    """Check the programs in an endless loop; raises DemoError when one of them has ended."""
     while True:
         for program in running:
             program.check_alive()

@@ -71,7 +71,6 @@ def install(
 def _run(
     command: Sequence[str], failure: str, tick: Callable[[], None] = lambda: None, every_s: float = PROGRESS_S
 ) -> None:
-    """Run a command to its end, calling ``tick`` meanwhile; Ctrl-C ends both."""
     with subprocess.Popen(command) as process:  # noqa: S603 - pip and venv
         try:
             while True:

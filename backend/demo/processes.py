@@ -209,11 +209,7 @@ def is_free(port: int) -> bool:
 
 @contextmanager
 def only_one(lock: Path) -> Iterator[IO[bytes]]:
-    """Hold a lock file and yield it open; child processes inherit it, so that it stays locked until they have ended.
-
-    Raises:
-        DemoError: another demo holds it, or its folder cannot be written to.
-    """
+    """Hold a lock file and yield it open; child processes inherit it, so that it stays locked until they have ended."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         opened = lock.open("ab+")
@@ -254,8 +250,8 @@ def stopped_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # handlers can only be set in the main thread
         yield
         return
-    heard = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     finally:

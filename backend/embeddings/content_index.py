@@ -71,7 +71,9 @@ class ContentIndex:
         """
         self._clock, self._database = clock or time.time, database
         self._records: LRUCache[SourceKey, ContentRecord] = LRUCache(MAX_ENTRIES)
-        self._failures: TLRUCache[SourceKey, BackendError] = TLRUCache(MAX_ENTRIES, _forget_at, clock or time.monotonic)
+        self._failures: TLRUCache[SourceKey, BackendError] = TLRUCache(
+            MAX_ENTRIES, lambda _, error, now: now + failure_lasts_s(error), clock or time.monotonic
+        )
         self._lock = threading.Lock()
 
     def get(self, address_key: SourceKey) -> ContentRecord | None:
@@ -131,8 +133,9 @@ class ContentIndex:
             self._database.put(address_key, record)
 
 
-def _forget_at(address_key: SourceKey, error: BackendError, now: float) -> float:
-    return now + (PASSING_FAILURE_S if error.retry else FAILURE_S)
+def failure_lasts_s(error: BackendError) -> float:
+    """Return how long the failure of an address is cached."""
+    return PASSING_FAILURE_S if error.retry else FAILURE_S
 
 
 def _without_traceback(error: BackendError) -> BackendError:

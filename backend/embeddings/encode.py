@@ -63,11 +63,7 @@ class EncodeSpec:
         return EmbeddingKey(digest, self.model_version, self.dtype)
 
     def key_of(self, data: bytes) -> EmbeddingKey:
-        """Check an image file by its headers, and return the key of its embedding.
-
-        Raises:
-            ImageError: see `backend.images.decode.check`.
-        """
+        """Check an image file by its headers, see `backend.images.decode.check`, and return its embedding's key."""
         decode.check(data, self.limits)
         return self.key(decode.digest(data))
 
@@ -86,7 +82,6 @@ class Preprocessor:
     """Decodes image files and resizes them for the network, a few at a time; safe from many threads."""
 
     def __init__(self, spec: EncodeSpec, metrics: Metrics) -> None:
-        """Decode as ``spec`` says; ``metrics`` times ``decode_image``."""
         self._spec, self._metrics = spec, metrics
         self._limiter = FifoLimiter(DECODED_AT_ONCE)
         self._background_gate = FifoLimiter(DECODED_AT_ONCE)  # no other background image queues before a click's
@@ -131,9 +126,8 @@ def encode(encoder: Encoder, model_input: ModelInput, key: EmbeddingKey, metrics
         BackendError: the encoder is of another model (``model_not_ready``), or has a defect (``encode_failed``).
     """
     if encoder.model_version != key.model_version:
-        raise BackendError(
-            f"expected an encoder of {key.model_version}, got {encoder.model_version}", Reason.MODEL_NOT_READY
-        )
+        text = f"expected an encoder of {key.model_version}, got {encoder.model_version}"
+        raise BackendError(text, Reason.MODEL_NOT_READY)
     metrics.record_lookup("miss")
 
     def work() -> Embedding:

@@ -42,7 +42,6 @@ class EncoderThread:
         return self._encoder is not None
 
     def __len__(self) -> int:
-        """Number of images that wait, or are being encoded or looked at by a detector."""
         return len(self._flights)
 
     def start(self) -> None:

@@ -150,8 +150,7 @@ class LocalEmbeddings:
     def ensure(self, ref: ImageRef) -> bool:
         """Put the embedding of an image into the store unless it is there; return whether it was encoded now.
 
-        Raises:
-            BackendError: see `get`; `RetryLater` if the store does not keep it (``store_unavailable``).
+        It raises as `get`, and `RetryLater` if the store does not keep the embedding (``store_unavailable``).
         """
         record = self._contents.get(source_key(ref))
         is_settled = record is not None and (record.immutable or self._contents.is_fresh(record))

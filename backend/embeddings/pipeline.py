@@ -63,7 +63,6 @@ class EmbeddingPipeline:
         contents: ContentIndex,
         budget: ByteBudget,
     ) -> None:
-        """Connect the steps; see `backend.embeddings.local.LocalEmbeddings` for the arguments."""
         self._source, self._spec, self._store, self._metrics = source, spec, store, metrics
         self._contents, self._budget = contents, budget
         self._preprocessor = Preprocessor(spec, metrics)
@@ -72,7 +71,6 @@ class EmbeddingPipeline:
         self.encoder = EncoderThread(load_encoder, store, metrics)
 
     def __contains__(self, address_key: object) -> bool:
-        """Whether an image is being fetched or encoded, or waits for that."""
         return address_key in self._flights
 
     def close(self, *, wait: bool) -> None:
@@ -179,7 +177,6 @@ class EmbeddingPipeline:
 
 
 def _with_reason(error: Exception, ref: ImageRef) -> BackendError:
-    """Return an error of ours as it is, and a defect as an internal error."""
     if isinstance(error, BackendError):
         return error
     logger.error("event=fetch_defect project=%s task=%s", ref.project_id, ref.task_id, exc_info=error)

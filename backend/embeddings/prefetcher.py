@@ -40,7 +40,6 @@ class Prefetcher:
         self._is_closed = False
 
     def __len__(self) -> int:
-        """Number of images that wait."""
         return len(self._waiting)
 
     def start(self) -> None:

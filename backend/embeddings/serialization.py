@@ -90,7 +90,8 @@ def load(data: bytes, key: str) -> Embedding | None:
         return None
     numbers = memoryview(data)[end + 1 :]
     dtype = _LITTLE_ENDIAN[header.dtype]
-    if header.format != FORMAT or header.key != key or _smallest(header) < 1:
+    smallest = min((side for each in header.maps for side in each.shape), default=0)
+    if header.format != FORMAT or header.key != key or smallest < 1:
         return None
     if len(numbers) != sum(prod(each.shape) for each in header.maps) * dtype.itemsize:
         return None
@@ -118,11 +119,6 @@ def load(data: bytes, key: str) -> Embedding | None:
 def _shape(array: npt.NDArray[np.floating]) -> tuple[int, int, int]:
     channels, height, width = array.shape
     return channels, height, width
-
-
-def _smallest(header: _Header) -> int:
-    """Return the shortest side of any map, 0 where there is none."""
-    return min((side for each in header.maps for side in each.shape), default=0)
 
 
 def _checksum(header: _Header, numbers: bytes | memoryview) -> int:

@@ -77,9 +77,7 @@ class EmbeddingStore(Protocol):
     While a medium fails, `get` returns None and `put` keeps nothing.
     """
 
-    @property
-    def name(self) -> str:
-        """The store's name in metrics and on the status page."""
+    name: str  # in metrics and on the status page
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding, None if the store does not hold it or it is not usable any more."""
@@ -108,11 +106,13 @@ class MemoryStore:
 
     def __init__(self, max_bytes: int) -> None:
         self._entries: LRUCache[EmbeddingKey, Embedding] = LRUCache(max_bytes, getsizeof=lambda value: value.nbytes)
+        self._unprepared: dict[EmbeddingKey, Embedding] = {}
         self._lock = threading.Lock()
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding, None if the store does not hold it."""
         with self._lock:
+            self._count_prepared()
             return self._entries.get(key)
 
     def holds(self, key: EmbeddingKey) -> bool:
@@ -122,15 +122,29 @@ class MemoryStore:
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keep an embedding, and evict the least recently used ones that no longer fit."""
         with self._lock:
+            self._count_prepared()
             self._entries.pop(key, None)
             if embedding.nbytes <= self._entries.maxsize:
                 self._entries[key] = embedding
+                self._unprepared[key] = embedding
 
     def stats(self) -> tuple[StoreStats, ...]:
         """Return the fill level."""
         with self._lock:
+            self._count_prepared()
             entries = self._entries
             return (StoreStats(self.name, len(entries), int(entries.currsize), int(entries.maxsize)),)
+
+    def _count_prepared(self) -> None:
+        """Count what decoders have kept beside embeddings since the last call, and evict what no longer fits."""
+        for key in [key for key, embedding in self._unprepared.items() if embedding.prepared.nbytes]:
+            embedding = self._unprepared.pop(key)
+            if self._entries.get(key) is embedding:
+                del self._entries[key]
+                if embedding.nbytes <= self._entries.maxsize:
+                    self._entries[key] = embedding
+        if len(self._unprepared) > 2 * len(self._entries):  # most of them were evicted
+            self._unprepared = {key: each for key, each in self._unprepared.items() if key in self._entries}
 
 
 class FileStore:

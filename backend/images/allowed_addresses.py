@@ -26,46 +26,31 @@ from backend.network.name_resolution import Resolver
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_NEVER = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "169.254.0.0/16",  # link-local: the metadata service of AWS, Azure, Google...
-            "fe80::/10",
-            "fd00:ec2::254/128",  # AWS's in IPv6
-            "100.100.100.200/32",  # Alibaba's
-            "192.0.0.192/32",  # Oracle's
-            "0.0.0.0/8",  # reaches this host
-            "::/128",
-            "224.0.0.0/4",
-            "ff00::/8",
-            "240.0.0.0/4",
-        ),
-    )
-)
-_PRIVATE = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "fec0::/10",  # site-local, deprecated by RFC 3879 and still in use
-            "64:ff9b:1::/48",  # RFC 8215: a site's own translation; the IPv4 address is unknown
-        ),
-    )
-)
+_NEVER = tuple(map(ipaddress.ip_network, (
+    "169.254.0.0/16",  # link-local: the metadata service of AWS, Azure, Google...
+    "fe80::/10",
+    "fd00:ec2::254/128",  # AWS's in IPv6
+    "100.100.100.200/32",  # Alibaba's
+    "192.0.0.192/32",  # Oracle's
+    "0.0.0.0/8",  # reaches this host
+    "::/128",
+    "224.0.0.0/4",
+    "ff00::/8",
+    "240.0.0.0/4",
+)))  # fmt: skip
+_PRIVATE = tuple(map(ipaddress.ip_network, (
+    "fec0::/10",  # site-local, deprecated by RFC 3879 and still in use
+    "64:ff9b:1::/48",  # RFC 8215: a site's own translation; the IPv4 address is unknown
+)))  # fmt: skip
 """Private networks that `ipaddress` considers public in some versions of Python."""
 
 _PRIVATE_DOMAINS = ("localhost", "local", "internal", "intranet", "lan", "home", "corp")
 
-_HOLD_IPV4 = tuple(
-    map(
-        ipaddress.IPv6Network,
-        (
-            "64:ff9b::/96",  # NAT64, RFC 6052
-            "::ffff:0:0:0/96",  # translated by SIIT, RFC 2765
-            "::/96",  # compatible with IPv4, RFC 4291
-        ),
-    )
-)
+_HOLD_IPV4 = tuple(map(ipaddress.IPv6Network, (
+    "64:ff9b::/96",  # NAT64, RFC 6052
+    "::ffff:0:0:0/96",  # translated by SIIT, RFC 2765
+    "::/96",  # compatible with IPv4, RFC 4291
+)))  # fmt: skip
 """Networks whose addresses end in the IPv4 address that they represent."""
 
 
@@ -83,11 +68,7 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> "Origin":
-        """Return the origin of an http or https address.
-
-        Raises:
-            ValueError: another scheme, no host, or an invalid port.
-        """
+        """Return the origin of an http or https address; `ValueError` for another scheme, no host or a wrong port."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"expected an http or https address, got {without_credentials(url)[:80]!r}")

@@ -128,7 +128,6 @@ def decode(data: bytes, limits: PixelLimits) -> Picture:
 
 
 def _open(data: bytes, limits: PixelLimits) -> ImageFile:
-    """Return the file with its header parsed and its size checked; no pixel is decoded."""
     if not data:
         raise ImageError("expected an image, got 0 bytes")
     kind = kind_of(data)
@@ -146,10 +145,9 @@ def _open(data: bytes, limits: PixelLimits) -> ImageFile:
         raise _damaged(kind, error) from error
     width, height = file.size_wh
     if width * height > limits.max_pixels:
-        raise ImageError(
-            f"expected at most {limits.max_pixels:,} pixels, got {width} × {height}; see PADDLE_SAM_MAX_IMAGE_PIXELS",
-            Reason.IMAGE_TOO_LARGE,
-        )
+        most = f"expected at most {limits.max_pixels:,} pixels"
+        text = f"{most}, got {width} × {height}; see PADDLE_SAM_MAX_IMAGE_PIXELS"
+        raise ImageError(text, Reason.IMAGE_TOO_LARGE)
     if min(width, height) < 1:
         raise ImageError(f"expected at least one pixel, got {width} × {height}")
     if max(width, height) > MAX_SIDE:

@@ -65,10 +65,8 @@ class Validators:
 
     def sendable(self) -> "Validators":
         """Return those that can be sent back unchanged."""
-        etag, modified = (
-            value * (value.isascii() and value.isprintable()) for value in (self.etag, self.last_modified)
-        )
-        return Validators(etag, modified)
+        values = (self.etag, self.last_modified)
+        return Validators(*(value if value.isascii() and value.isprintable() else "" for value in values))
 
 
 @dataclass(frozen=True)

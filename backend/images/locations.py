@@ -211,7 +211,6 @@ def _segments(path: str) -> list[str] | None:
 
 
 def _full_path(uri: str) -> str:
-    """Return a path on Label Studio in its full spelling."""
     uri = "/" + uri.partition("#")[0].lstrip("/")
     return "/data" + uri if uri.startswith("/upload/") else uri
 
@@ -221,7 +220,7 @@ def _relative(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) 
     uri = _full_path(uri)
     path, _, query = uri.partition("?")
     wanted = parse_qs(query).get("d", [""])[0] if path.rstrip("/") == _LOCAL_FILES else ""
-    if _segments(path) is None or _has_parent_step(wanted):
+    if _segments(path) is None or ".." in re.split(r"[/\\]", wanted):
         raise AccessError(f"expected a path without '..', got {_quoted(uri)}", Reason.FORBIDDEN_PATH)
     if wanted and local_files_root is not None:
         file = _below(local_files_root, wanted)
@@ -232,10 +231,6 @@ def _relative(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) 
 
 def _quoted(uri: str) -> str:
     return repr(without_credentials(uri)[:80])
-
-
-def _has_parent_step(path: str) -> bool:
-    return ".." in re.split(r"[/\\]", path)
 
 
 def _below(root: Path, wanted: str) -> Path | None:
@@ -269,8 +264,7 @@ def _presign(ref: ImageRef, uri: str, label_studio_url: str) -> str:
     """Return the address at which Label Studio redirects to a cloud file, or serves it."""
     owner = resolved_through(ref)
     if not owner:
-        raise ImageError(
-            f"{_quoted(uri)}: expected a task to resolve it with, got none", Reason.UNSUPPORTED_IMAGE_SOURCE
-        )
+        text = f"{_quoted(uri)}: expected a task to resolve it with, got none"
+        raise ImageError(text, Reason.UNSUPPORTED_IMAGE_SOURCE)
     name = base64.urlsafe_b64encode(uri.encode("utf-8", "replace")).decode()
     return f"{label_studio_url.rstrip('/')}/{owner}/presign/?fileuri={quote(name)}"

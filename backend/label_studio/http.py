@@ -70,10 +70,6 @@ class FaultError(RetryLater):
     """Label Studio failed on a request (500): its database was busy, or it has a defect."""
 
 
-class _Refresh(msgspec.Struct):
-    refresh: str
-
-
 class _Refreshed(msgspec.Struct):
     access: str
 
@@ -115,7 +111,7 @@ class LabelStudioHttp:
         )
         self._retrying = stamina.RetryingCaller(
             attempts=attempts, wait_initial=retry_wait_s, wait_jitter=retry_wait_s, wait_max=2.0
-        ).on(_is_worth_another_try)
+        ).on(lambda error: isinstance(error, RetryLater) and error.retry_after_s is None)  # else the caller waits
         self._exchange = TokenExchange(self._new_access_token, clock)
 
     def __repr__(self) -> str:
@@ -149,10 +145,8 @@ class LabelStudioHttp:
         try:
             return self._exchange.authorization(rejected, within_s)
         except concurrent.futures.TimeoutError:
-            raise RetryLater(
-                f"Label Studio at {self.url} takes too long to exchange the personal access token",
-                Reason.LABEL_STUDIO_UNREACHABLE,
-            ) from None
+            text = f"Label Studio at {self.url} takes too long to exchange the personal access token"
+            raise RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE) from None
 
     def abort(self) -> None:
         """End all requests, running and future ones; each fails as if Label Studio could not be reached."""
@@ -160,7 +154,7 @@ class LabelStudioHttp:
 
     def _new_access_token(self) -> str:
         assert self._api_key is not None  # a personal access token
-        body = msgspec.json.encode(_Refresh(self._api_key.value))
+        body = msgspec.json.encode({"refresh": self._api_key.value})
         return decoded(self._retried(Request("POST", _REFRESH, body=body), None), _Refreshed).access
 
     def get(self, path: str, kind: type[T], params: Mapping[str, str] | None = None, *, anonymous: bool = False) -> T:
@@ -195,22 +189,16 @@ class LabelStudioHttp:
         try:
             reply = self._exchanged(request, header, time.monotonic() + timeout_s)
         except httpcore.TimeoutException as error:
-            raise RetryLater(
-                f"Label Studio at {self.url} cannot be reached, or takes longer than {timeout_s:g} s to answer "
-                f"{request.path}: {error}",
-                Reason.LABEL_STUDIO_UNREACHABLE,
-            ) from error
+            text = f"Label Studio at {self.url} cannot be reached, or takes longer than {timeout_s:g} s to answer"
+            raise RetryLater(f"{text} {request.path}: {error}", Reason.LABEL_STUDIO_UNREACHABLE) from error
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise AccessError(
-                f"{self.url} is no address of a Label Studio; set LABEL_STUDIO_URL to where it is: {error}",
-                Reason.LABEL_STUDIO_NOT_CONFIGURED,
-            ) from error
+            text = f"{self.url} is no address of a Label Studio; set LABEL_STUDIO_URL to where it is: {error}"
+            raise AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpx.DecodingError) as error:
             if (refusal := tls.refusal(error)) is not None:
                 raise AccessError(f"Label Studio at {self.url}: {refusal}", Reason.UNTRUSTED_CERTIFICATE) from error
-            raise RetryLater(
-                f"Label Studio at {self.url} cannot be reached: {error}", Reason.LABEL_STUDIO_UNREACHABLE
-            ) from error
+            text = f"Label Studio at {self.url} cannot be reached: {error}"
+            raise RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE) from error
         if reply.is_success:
             return reply.content
         raise self._failure(reply, request.path, header)
@@ -256,10 +244,8 @@ class LabelStudioHttp:
             return kind(text, Reason.LABEL_STUDIO_UNREACHABLE, _retry_after_s(reply))
         if reply.is_redirect:
             target = without_credentials(reply.headers.get("location", ""))
-            return AccessError(
-                f"Label Studio at {self.url} redirects to {target[:200]}; set LABEL_STUDIO_URL to where it really is",
-                Reason.LABEL_STUDIO_NOT_CONFIGURED,
-            )
+            text = f"Label Studio at {self.url} redirects to {target[:200]}; set LABEL_STUDIO_URL to where it really is"
+            return AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED)
         return RefusedError(f"Label Studio answers {status} to {path}{_excerpt(reply)}", status)
 
     def refusal(self, what: str, header: str | None, detail: str = "") -> AccessError:
@@ -268,9 +254,8 @@ class LabelStudioHttp:
         ``detail`` is Label Studio's own message, which differs between unknown and disabled tokens.
         """
         if header is None:
-            return AccessError(
-                f"Label Studio {what}: LABEL_STUDIO_API_KEY is not set", Reason.LABEL_STUDIO_NOT_CONFIGURED
-            )
+            text = f"Label Studio {what}: LABEL_STUDIO_API_KEY is not set"
+            return AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED)
         hint = {
             TokenKind.LEGACY: _unknown_or_off(detail),
             TokenKind.PERSONAL: "the token's user may not see this project, or the token was revoked",
@@ -286,11 +271,6 @@ def _unknown_or_off(detail: str) -> str:
             "access token counts as a legacy one)"
         )
     return "legacy tokens are switched off by default; use a personal access token"
-
-
-def _is_worth_another_try(error: Exception) -> bool:
-    """Whether to retry at once; a ``Retry-After`` time is left to the caller."""
-    return isinstance(error, RetryLater) and error.retry_after_s is None
 
 
 def _retry_after_s(reply: httpx.Response) -> float | None:
@@ -309,15 +289,10 @@ def _excerpt(reply: httpx.Response) -> str:
 
 
 def decoded(data: bytes, kind: type[T]) -> T:
-    """Return an answer's body as a msgspec type.
-
-    Raises:
-        RetryLater: it is something else, most likely a proxy's page.
-    """
+    """Return an answer's body as a msgspec type; `RetryLater` if it is something else, most likely a proxy's page."""
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         name = getattr(kind, "__name__", "an answer").strip("_")
-        raise RetryLater(
-            f"expected {name} from Label Studio, got something else: {error}", Reason.LABEL_STUDIO_UNREACHABLE
-        ) from error
+        text = f"expected {name} from Label Studio, got something else: {error}"
+        raise RetryLater(text, Reason.LABEL_STUDIO_UNREACHABLE) from error

@@ -105,9 +105,8 @@ class PredictionWriter:
             BackendError: Label Studio refuses, or has been unreachable for too long.
         """
         counts = self._retry.call(lambda: self._label_studio.count_predictions(self._project.id))
-        holders = ProjectTasks(
-            self._label_studio, self._retry, self._project, Selection((task_filters.holding(model_version),))
-        )
+        selection = Selection((task_filters.holding(model_version),))
+        holders = ProjectTasks(self._label_studio, self._retry, self._project, selection)
         # The filter matches any version that contains the text, so versions that contain this one spoil its count.
         has_lookalikes = any(model_version in other for other in counts if other != model_version)
         if counts.get(model_version, 0) < 2 or (not has_lookalikes and counts[model_version] <= holders.count()):
@@ -140,7 +139,6 @@ class PredictionWriter:
             progress.outcomes[request.task_id] = self._store_alone(request, progress.faults)
 
     def _import(self, waiting: Sequence[WriteRequest], faults: Counter[int]) -> bool:
-        """Store all in one request; return whether all were stored."""
         if faults[0] >= MOST_FAULTS:
             return False
         try:

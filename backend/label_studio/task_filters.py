@@ -32,17 +32,11 @@ class Selection:
     is_any: bool = False
 
     def and_also(self, more: Condition) -> "Selection":
-        """Return the selection narrowed to the tasks that also pass ``more``.
-
-        Raises:
-            RequestError: Label Studio has no query for that.
-        """
+        """Return the tasks that also pass ``more``; `RequestError` if Label Studio has no query for them."""
         if not self.is_any or len(self.conditions) < 2:
             return Selection((*self.conditions, more))
         if any(condition.child_filter is not None for condition in self.conditions):
-            raise RequestError(
-                "a view whose filters are joined by 'or' and hold further filters cannot be narrowed down"
-            )
+            raise RequestError("a view whose filters are joined by 'or' and hold further ones cannot be narrowed down")
         narrowed = (msgspec.structs.replace(condition, child_filter=more) for condition in self.conditions)
         return replace(self, conditions=tuple(narrowed))
 
@@ -93,11 +87,7 @@ def _condition(column: str, operator: str, kind: str, value: object) -> Conditio
 
 
 def read_view(filters: msgspec.Raw) -> Selection:
-    """Return the tasks that a tab of the Data Manager shows.
-
-    Raises:
-        RequestError: its filters have an unknown form.
-    """
+    """Return the tasks that a tab of the Data Manager shows; `RequestError` if its filters have an unknown form."""
     try:
         view = msgspec.json.decode(filters, type=_Filters | None) or _Filters()
     except msgspec.MsgspecError as error:

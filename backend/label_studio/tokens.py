@@ -74,7 +74,6 @@ class TokenExchange:
     """Exchanges a personal access token for access tokens; concurrent callers share one exchange and its outcome."""
 
     def __init__(self, new_access_token: Callable[[], str], clock: Callable[[], float]) -> None:
-        """Use ``new_access_token`` when one is needed; ``clock`` returns monotonic seconds."""
         self._new_access_token, self._clock = new_access_token, clock
         self._header, self._renew_at = "", 0.0
         # In a separate thread, so that each caller can stop waiting at its own timeout.

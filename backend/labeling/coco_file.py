@@ -22,9 +22,7 @@ from backend.protocol import json_fields
 from backend.types import Skipped
 from model.coco import rle
 
-MOST_BEYOND = 0.01
-"""How far boxes of usual files extend beyond their image, as a share of its sides."""
-
+MOST_BEYOND = 0.01  # how far boxes of usual files extend beyond their image, as a share of its sides
 _WHOLE = re.compile(r"\s*-?[0-9]{1,18}\s*")
 
 
@@ -71,22 +69,15 @@ class _RawFile(_File):
 
 @dataclass(frozen=True)
 class CocoBox:
-    """One annotation.
+    """One annotation."""
 
-    Attributes:
-        name: the annotation's id.
-        category: the category's name; empty where the file has none.
-        bbox: x, y, width and height in pixels, computed from the outline where the file has no usable box; else as
-            written in the file.
-        is_crowd: whether the box is around many objects.
-        trouble: why the outline cannot be used either; empty where there was no problem.
-    """
-
-    name: str
-    category: str
+    name: str  # the annotation's id
+    category: str  # the category's name; empty where the file has none
+    # x, y, width and height in pixels, computed from the outline where the file has no usable box; else as written in
+    # the file
     bbox: object
-    is_crowd: bool
-    trouble: str = ""
+    is_crowd: bool  # whether the box is around many objects
+    trouble: str = ""  # why the outline cannot be used either; empty where there was no problem
 
     @property
     def is_usable(self) -> bool:
@@ -101,16 +92,11 @@ class CocoBox:
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One image of the file; images of different names or sizes are different.
+    """One image of the file; images of different names or sizes are different."""
 
-    Attributes:
-        paths: the paths that its ``file_name`` may mean, the literal one first; see `backend.labeling.file_names`.
-        size: (H, W); None where the file has none.
-        boxes: its annotations.
-    """
-
+    # the paths that its ``file_name`` may mean, the literal one first; see `backend.labeling.file_names`
     paths: tuple[NamePath, ...]
-    size: tuple[int, int] | None
+    size: tuple[int, int] | None  # (H, W); None where the file has none
     boxes: tuple[CocoBox, ...] = field(default=(), compare=False)
 
     @property
@@ -121,15 +107,10 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoBoxes:
-    """The contents of a COCO file.
+    """The contents of a COCO file."""
 
-    Attributes:
-        images: its images, each path once.
-        left_out: annotations that belong to no image, by their ids, each with the reason.
-    """
-
-    images: tuple[CocoImage, ...]
-    left_out: tuple[Skipped, ...] = ()
+    images: tuple[CocoImage, ...]  # its images, each path once
+    left_out: tuple[Skipped, ...] = ()  # annotations that belong to no image, by their ids, each with the reason
 
     @property
     def reads_as_corners(self) -> int:
@@ -146,11 +127,7 @@ class CocoBoxes:
 
 
 def read(path: Path) -> CocoBoxes:
-    """Return the images and boxes of a COCO file of object detection.
-
-    Raises:
-        CocoError: it cannot be read, is not JSON, or lacks images or annotations.
-    """
+    """Return the images and boxes of a COCO file of object detection; `CocoError` if it is none."""
     try:
         file = _decoded(path.read_bytes())
     except OSError as error:
@@ -184,11 +161,7 @@ def read(path: Path) -> CocoBoxes:
 
 
 class _Images:
-    """The images of a file, by their ids.
-
-    Attributes:
-        boxes: the annotations of each image; those of an image that is listed twice belong to the first.
-    """
+    """The images of a file, by their ids; the annotations of an image that is listed twice belong to the first."""
 
     def __init__(self, listed: Iterable[_Image]) -> None:
         self.boxes: dict[CocoImage, list[CocoBox]] = {}
@@ -202,11 +175,7 @@ class _Images:
                 named[image] = None
 
     def find(self, key: object) -> CocoImage:
-        """Return the image with an id.
-
-        Raises:
-            LookupError: there is no such image, or there are several.
-        """
+        """Return the image with an id; `LookupError` if there is no such image, or there are several."""
         if key is None:
             raise LookupError("expected an image_id, got none")
         if key not in self._by_id:
@@ -220,10 +189,7 @@ class _Images:
 
 
 def _decoded(data: bytes) -> _File:
-    """Return the file, with unparsed outlines where possible.
-
-    A file that msgspec refuses is read by Python's json, which accepts UTF-16, a byte order mark and NaN.
-    """
+    """Return the file; Python's json reads what msgspec refuses: UTF-16, a byte order mark and NaN."""
     try:
         return msgspec.json.decode(data, type=_RawFile)
     except msgspec.ValidationError:
@@ -272,11 +238,7 @@ def _with_outline(box: CocoBox, outline: object, size: tuple[int, int] | None) -
 
 
 def _around(outline: object, size: tuple[int, int] | None) -> list[float]:
-    """Return x, y, width and height of the box around a polygon or mask, in pixels of an image of ``size``.
-
-    Raises:
-        ValueError: the outline is empty, or cannot be read.
-    """
+    """Return x, y, width and height of the box around a polygon or mask, in pixels; `ValueError` if it is damaged."""
     if isinstance(outline, Mapping):
         code = rle.parse(outline)
         if code.box is None:
@@ -292,11 +254,7 @@ def _around(outline: object, size: tuple[int, int] | None) -> list[float]:
 
 
 def _corners(outline: object) -> list[float]:
-    """Return the alternating x and y of polygons, in lists of any depth.
-
-    Raises:
-        ValueError: a list holds something else.
-    """
+    """Return the alternating x and y of polygons, in lists of any depth; `ValueError` for anything else."""
     if isinstance(outline, list) and any(isinstance(part, list) for part in outline):
         return [number for part in outline for number in _corners(part)]
     if not isinstance(outline, list) or not _are_finite(outline) or len(outline) % 2:

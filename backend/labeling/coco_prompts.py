@@ -24,14 +24,9 @@ _ByName = Mapping[str, Sequence[tuple[NamePath, CocoImage]]]
 
 
 class CocoPrompts:
-    """Finds the images of a COCO file by their names; safe from many threads.
-
-    Attributes:
-        file: the contents of the file.
-    """
+    """Finds the images of a COCO ``file`` by their names; safe from many threads."""
 
     def __init__(self, file: CocoBoxes) -> None:
-        """Index the images of a file by their names."""
         named = [(path, image) for image in file.images for path in image.paths]
         original_names = [
             (path, image)
@@ -66,11 +61,7 @@ class CocoPrompts:
     def prompts(self, task: Task, controls: LabelConfig, outputs: Sequence[ShapeKind] = OUTPUT_KINDS) -> TaskPrompts:
         """Return the boxes of a task's images, labelled with their categories.
 
-        Args:
-            task: the task; its data is read.
-            controls: the project's labeling config. Boxes whose category is none of its labels, in any case, are left
-                out, unless it offers no labels at all.
-            outputs: what masks are drawn as, the preferred kinds first.
+        Boxes whose category is none of the config's labels, in any case, are left out, unless it offers no labels.
         """
         with self._lock:
             self._read.add(task.id)
@@ -97,11 +88,7 @@ class CocoPrompts:
         return TaskPrompts(tuple(regions), tuple(skipped))
 
     def _image(self, uri: str) -> CocoImage:
-        """Return the image that an address names.
-
-        Raises:
-            PromptError: none is named like it, or several are.
-        """
+        """Return the image that an address names; `PromptError` if none is named like it, or several are."""
         shown = without_credentials(uri)[:200]
         in_other_folders: list[CocoImage] = []
         for path, images in self._named_like(uri):
@@ -139,16 +126,11 @@ class CocoPrompts:
 
 
 def read(path: Path) -> CocoPrompts:
-    """Return the prompts of a COCO file of object detection.
-
-    Raises:
-        backend.labeling.coco_file.CocoError: it cannot be read, is not JSON, or lacks images or annotations.
-    """
+    """Return the prompts of a COCO file of object detection; `backend.labeling.coco_file.CocoError` if it is none."""
     return CocoPrompts(coco_file.read(path))
 
 
 def _by_name(named: Iterable[tuple[NamePath, CocoImage]]) -> _ByName:
-    """Return images by the names under which Label Studio may store them."""
     images_by_name: dict[str, dict[tuple[NamePath, CocoImage], None]] = defaultdict(dict)
     for path, image in named:
         for name in file_names.spellings(path[-1]):
@@ -157,19 +139,14 @@ def _by_name(named: Iterable[tuple[NamePath, CocoImage]]) -> _ByName:
 
 
 def _rectangle(box: CocoBox, image: CocoImage) -> Rectangle:
-    """Return a box in percent.
-
-    Raises:
-        PromptError: it is not a box of one object, or the image's size is unknown.
-    """
+    """Return a box in percent; `PromptError` if it is not one of one object, or the image's size is unknown."""
     if box.is_crowd:
         raise PromptError("a box around many objects", Reason.NOT_A_PROMPT)
     numbers = box.bbox
     if not isinstance(numbers, list) or not box.has_numbers or box.trouble:
         trouble = f"; {box.trouble}" if box.trouble else ""
-        raise PromptError(
-            f"bbox: expected x, y, width and height, got {str(box.bbox)[:60]}{trouble}", Reason.BAD_GEOMETRY
-        )
+        text = f"bbox: expected x, y, width and height, got {str(box.bbox)[:60]}{trouble}"
+        raise PromptError(text, Reason.BAD_GEOMETRY)
     if image.size is None:
         raise PromptError("image: expected width and height, got none", Reason.BAD_GEOMETRY)
     height, width = image.size
@@ -178,11 +155,7 @@ def _rectangle(box: CocoBox, image: CocoImage) -> Rectangle:
 
 
 def _labels(box: CocoBox, controls: LabelConfig, outputs: Outputs) -> tuple[str, ...]:
-    """Return a box's label as the labeling config spells it; empty where the config has no labels.
-
-    Raises:
-        PromptError: the category is no label of the config.
-    """
+    """Return a box's label as the config spells it, empty where it has none; `PromptError` for another category."""
     labels = outputs.choose((box.category,) if box.category else ()).labels
     if not labels and any(tag.labels or tag.labels_vary for tag in controls.output_label_tags):
         what = f"category {box.category!r}" if box.category else "a category without a name in the file"

@@ -81,9 +81,8 @@ def _parse(text: str) -> _CachedConfig:
     collected = _Collected()
     _collect(config_xml.read(text), (), collected)
     if not collected.images:
-        raise ConfigError(
-            'label_config: expected an <Image name="image" value="$image"/>, got none', Reason.NO_IMAGE_TAG
-        )
+        expected = 'label_config: expected an <Image name="image" value="$image"/>, got none'
+        raise ConfigError(expected, Reason.NO_IMAGE_TAG)
     only = tuple(collected.objects) if len(collected.objects) == 1 else ()  # what controls without toName belong to
     controls = LabelConfig(
         tuple(collected.images),
@@ -111,13 +110,11 @@ def on_image(controls: LabelConfig, to_name: str) -> LabelConfig:
         if indices is not None:
             return _acting_on(controls, image, indices)
     names = ", ".join(image.name[:40] for image in controls.images[:10])
-    raise ConfigError(
-        f"label_config: expected an image named one of {names}, got {to_name[:40]!r}", Reason.NO_IMAGE_TAG
-    )
+    text = f"label_config: expected an image named one of {names}, got {to_name[:40]!r}"
+    raise ConfigError(text, Reason.NO_IMAGE_TAG)
 
 
 def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], collected: _Collected) -> None:
-    """Add the tags at and below ``tag`` in document order."""
     attributes, kind = tag.attributes, kind_of(tag.name)
     name = attributes.get("name", "")
     to_names = tuple(dict.fromkeys(word for part in attributes.get("toname", "").split(",") if (word := part.strip())))
@@ -152,7 +149,6 @@ def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], collected: _Collect
 
 
 def _labels_tag(tag: Tag, name: str, to_names: tuple[str, ...]) -> LabelsTag:
-    """Return the labels below a control."""
     labels: dict[str, None] = {}
     values: dict[str, str] = {}
     prompts: dict[str, str] = {}

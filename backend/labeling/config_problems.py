@@ -115,7 +115,6 @@ def _labels(here: LabelConfig, preference: Sequence[ShapeKind], is_alone: bool) 
 
 
 def _offers(controls: Iterable[Control], shared: Sequence[LabelsTag]) -> Iterable[LabelsTag]:
-    """Return the tags whose labels the controls can have, each once."""
     tags: dict[int, LabelsTag] = {}
     for control in controls:
         for tag in (control.own,) if control.own is not None else shared:
@@ -124,7 +123,6 @@ def _offers(controls: Iterable[Control], shared: Sequence[LabelsTag]) -> Iterabl
 
 
 def _names(labels: Iterable[str]) -> str:
-    """Return a few of the labels, as a message may show them."""
     listed = list(labels)
     shown = ", ".join(repr(label[:40]) for label in listed[:SHOWN])
     return shown + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")

@@ -7,11 +7,8 @@ from typing import TypeVar
 
 from backend.shapes import ShapeKind
 
-PAINTED = (ShapeKind.BRUSH, ShapeKind.BITMASK)
-"""Kinds whose tools call no model, smart or not."""
-
-OUTLINES = (ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)
-"""Kinds that hold only the extent of a mask."""
+PAINTED = (ShapeKind.BRUSH, ShapeKind.BITMASK)  # kinds whose tools call no model, smart or not
+OUTLINES = (ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)  # kinds that hold only the extent of a mask
 
 
 @dataclass(frozen=True)
@@ -30,22 +27,15 @@ class ImageTag:
 
 @dataclass(frozen=True)
 class LabelsTag:
-    """A tag that offers labels: a separate ``<Labels>``, or a control with labels of its own.
+    """A tag that offers labels: a separate ``<Labels>``, or a control with labels of its own."""
 
-    Attributes:
-        name: the ``from_name`` of results.
-        to_names: the names of the object tags it applies to.
-        labels: the labels as results name them, in order: by alias, else by value.
-        values: (value, alias) of each label that has both.
-        labels_vary: whether the labels come with each task instead of the config, so that any label is valid.
-        prompts: (label, words) of each label with a ``prompt``, which spells it for a detector.
-    """
-
-    name: str
-    to_names: tuple[str, ...]
-    labels: tuple[str, ...] = ()
-    values: tuple[tuple[str, str], ...] = ()
+    name: str  # the ``from_name`` of results
+    to_names: tuple[str, ...]  # the names of the object tags it applies to
+    labels: tuple[str, ...] = ()  # the labels as results name them, in order: by alias, else by value
+    values: tuple[tuple[str, str], ...] = ()  # (value, alias) of each label that has both
+    # whether the labels come with each task instead of the config, so that any label is valid
     labels_vary: bool = False
+    # (label, words) of each label with a ``prompt``, which spells it for a detector
     prompts: tuple[tuple[str, str], ...] = ()
 
     @cached_property
@@ -61,26 +51,18 @@ class LabelsTag:
 
 @dataclass(frozen=True)
 class Control:
-    """A control tag of the labeling config that draws regions on an image.
+    """A control tag of the labeling config that draws regions on an image."""
 
-    Attributes:
-        name: the region's ``from_name``.
-        tag: the tag's name as written in the config, e.g. ``BrushLabels``.
-        kind: the kind of shape it draws.
-        to_names: the object tags it draws on.
-        own: the labels it offers; None for the kinds without labels (``Brush``, ``Rectangle``...).
-        smart: its ``smart`` attribute, None where the config has none; the editor sends the control's regions to this
-            backend unless it is False.
-        is_output: whether this backend may answer with it; ``model_output="false"`` in the config says no.
-    """
-
-    name: str
-    tag: str
+    name: str  # the region's ``from_name``
+    tag: str  # the tag's name as written in the config, e.g. ``BrushLabels``
     kind: ShapeKind
-    to_names: tuple[str, ...]
+    to_names: tuple[str, ...]  # the object tags it draws on
+    # the labels it offers; None for the kinds without labels (``Brush``, ``Rectangle``...)
     own: LabelsTag | None = None
+    # its ``smart`` attribute, None where the config has none; the editor sends the control's regions to this backend
+    # unless it is False
     smart: bool | None = None
-    is_output: bool = True
+    is_output: bool = True  # whether this backend may answer with it; ``model_output="false"`` in the config says no
 
     @property
     def type(self) -> str:
@@ -113,17 +95,11 @@ Tag = TypeVar("Tag", Control, LabelsTag)
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """The part of a labeling config that concerns images.
-
-    Attributes:
-        images: the ``<Image>`` tags in document order.
-        controls: the region-drawing tags on them, in document order.
-        labels: the separate ``<Labels>`` tags on them.
-    """
+    """The part of a labeling config that concerns images."""
 
     images: tuple[ImageTag, ...]
     controls: tuple[Control, ...] = ()
-    labels: tuple[LabelsTag, ...] = ()
+    labels: tuple[LabelsTag, ...] = ()  # the separate ``<Labels>`` tags on them
 
     @cached_property
     def controls_by_image(self) -> Mapping[str, tuple[Control, ...]]:
@@ -152,14 +128,10 @@ def _by_image(tags: Iterable[Tag]) -> dict[str, tuple[Tag, ...]]:
 
 @dataclass(frozen=True)
 class OutputTag:
-    """The control that an object is answered with, and the labels of the answer.
-
-    Attributes:
-        control: the control that the object's regions belong to.
-        labels: the object's labels as the config spells them; empty when it has none, or none of the config.
-        labels_control: name of the separate ``<Labels>`` that holds them, None where the control itself does.
-    """
+    """The control that an object is answered with, and the labels of the answer."""
 
     control: Control
+    # the object's labels as the config spells them; empty when it has none, or none of the config
     labels: tuple[str, ...] = ()
+    # name of the separate ``<Labels>`` that holds them, None where the control itself does
     labels_control: str | None = None

@@ -19,22 +19,15 @@ from backend.errors import ConfigError
 MOST_CHARACTERS = 2_000_000
 MOST_TAGS = 20_000
 DEEPEST = 256
-LONGEST_ENTITY = 16
-"""Characters of an entity's replacement: enough for a space or a sign, too few to multiply a config."""
+LONGEST_ENTITY = 16  # characters of an entity's replacement: enough for a space or a sign, too few to multiply a config
 
 
 @dataclass(frozen=True)
 class Tag:
-    """One tag of a labeling config.
-
-    Attributes:
-        name: as written.
-        attributes: values by lower-case name; the last one wins where names differ only in case.
-        children: the tags inside, in order.
-    """
+    """One tag of a labeling config."""
 
     name: str
-    attributes: dict[str, str]
+    attributes: dict[str, str]  # values by lower-case name; the last one wins where names differ only in case
     children: "list[Tag]" = field(default_factory=list)
 
     @property
@@ -94,8 +87,6 @@ class _Parser(DefusedExpatParser):
 
 
 class _Builder(ContentHandler):
-    """Builds the tags from a parser's events."""
-
     def __init__(self) -> None:
         super().__init__()
         self.root: Tag | None = None

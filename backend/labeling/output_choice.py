@@ -49,11 +49,7 @@ class Outputs:
     """
 
     def __init__(self, controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> None:
-        """Index the labels of all controls of one image, once for all objects.
-
-        Raises:
-            ConfigError: nothing on that image can hold an answer.
-        """
+        """Index the labels of all controls of one image; `ConfigError` if nothing on it can hold an answer."""
         fitting = answering(controls, preference)
         if not fitting:
             raise _no_output(controls)

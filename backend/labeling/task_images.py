@@ -51,11 +51,7 @@ def image_ref(
 def image_refs(
     controls: LabelConfig, task: Task, project_id: int | None = None, step_limit: StepLimit | None = None
 ) -> tuple[ImageRef, ...]:
-    """Return all images of a task, in the config's order and each once; empty where its data holds none.
-
-    Raises:
-        RequestError: the step limit is exceeded; without ``step_limit``, a new one is used.
-    """
+    """Return all images of a task, in the config's order and each once; `RequestError` beyond the step limit."""
     refs: dict[str, ImageRef] = {}
     for image, index, uri in _shown(controls, task, step_limit or StepLimit()):
         refs.setdefault(uri, ImageRef(uri, task.id, project_id, index if image.value_list else None))
@@ -65,11 +61,7 @@ def image_refs(
 
 
 def image_keys(controls: LabelConfig, task: Task) -> tuple[tuple[str, int | None], ...]:
-    """Return the ``to_name`` and item index that regions on each image of a task carry.
-
-    Raises:
-        RequestError: see `image_refs`.
-    """
+    """Return the ``to_name`` and item index that regions on each image of a task carry; raises as `image_refs`."""
     shown = (
         (image.name, index if image.value_list else None) for image, index, _ in _shown(controls, task, StepLimit())
     )
@@ -77,15 +69,12 @@ def image_keys(controls: LabelConfig, task: Task) -> tuple[tuple[str, int | None
 
 
 def lookup(value: str, data: object, step_limit: StepLimit | None = None) -> object:
-    """Return the value that a ``value`` attribute refers to, None where the data does not hold it.
+    """Return the value that a ``value`` attribute refers to, None where the data does not hold it; see `image_refs`.
 
     ``$a.b[0]`` alone returns the JSON value at that path; in other text, variables are replaced.
 
     >>> lookup("$pages[0].url", {"pages": [{"url": "/a.png"}]})
     '/a.png'
-
-    Raises:
-        RequestError: see `image_refs`.
     """
     step_limit = step_limit or StepLimit()
     step_limit.spend(characters=len(value))

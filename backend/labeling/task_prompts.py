@@ -47,27 +47,15 @@ class PromptSource(str, Enum):
 
 @dataclass(frozen=True)
 class TaskPrompts:
-    """The prompts of one task, on any of its images.
-
-    Attributes:
-        regions: the shapes that mark its objects.
-        skipped: the regions left out, each with its reason.
-        areas_only: whether points outside all areas are ignored; those inside one still refine it.
-    """
+    """The prompts of one task, on any of its images."""
 
     regions: tuple[PromptRegion, ...] = ()
     skipped: tuple[Skipped, ...] = ()
-    areas_only: bool = False
+    areas_only: bool = False  # whether points outside all areas are ignored; those inside one still refine it
 
 
 def read(task: Task, sources: Collection[PromptSource], model_version: str) -> TaskPrompts:
-    """Return the prompts that a task holds.
-
-    Args:
-        task: the task; its annotations and predictions are parsed only as far as needed.
-        sources: which of them to use.
-        model_version: the version of this model, ``name@digest``; predictions of the same name are not prompts.
-    """
+    """Return the prompts that a task holds; predictions of the same model name as ``model_version`` are none."""
     skipped: tuple[Skipped, ...] = ()
     if not {PromptSource.BOXES, PromptSource.KEYPOINTS}.isdisjoint(sources):
         kinds = (AREAS if PromptSource.BOXES in sources else frozenset()) | {ShapeKind.KEYPOINT}

@@ -14,11 +14,7 @@ LOOKUPS_AT_ONCE = 16  # largest number of look-ups at once; one that hangs keeps
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Return the numeric addresses of ``host``, in the system's order of preference.
-
-    Raises:
-        OSError: there is no such host.
-    """
+    """Return the numeric addresses of ``host`` (`OSError` if there is none), in the system's order of preference."""
     entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 

@@ -122,7 +122,6 @@ def read(task: Task, annotations: msgspec.Raw, controls: LabelConfig, *, as_poly
 def _by_image(
     regions: Iterable[PromptRegion], task: Task, controls: LabelConfig, skipped: list[Skipped]
 ) -> dict[ImageRef, list[PromptRegion]]:
-    """Return regions by the image that each is drawn on; regions without an image are added to ``skipped``."""
     by_image: dict[ImageRef, list[PromptRegion]] = {}
     for region in regions:
         try:
@@ -139,9 +138,8 @@ def _by_image(
 def _may_be_prompt(region: PromptRegion, controls: LabelConfig) -> bool:
     """Whether a region is a box of a smart tool while the config has a control that can hold a mask."""
     on_image = config.on_image(controls, region.to_name).controls
-    is_smart = any(
-        control.name == region.from_name and control.kind in _BOXES and control.is_smart for control in on_image
-    )
+    drawn_with = [control for control in on_image if control.name == region.from_name and control.kind in _BOXES]
+    is_smart = any(control.is_smart for control in drawn_with)
     return is_smart and any(control.is_output and control.kind in _BETTER for control in on_image)
 
 
@@ -183,9 +181,8 @@ def _mask(region: PromptRegion, size: tuple[int, int]) -> Mask:
         raise PromptError(f"expected at most {MOST_PIXELS} pixels, got {size}", Reason.BAD_GEOMETRY)
     own = region.original_size or size
     if own != size and isinstance(region.shape, Brush | Bitmask):
-        raise PromptError(
-            f"a mask of {own[1]} × {own[0]} pixels among others of {size[1]} × {size[0]}", Reason.SIZE_MISMATCH
-        )
+        text = f"a mask of {own[1]} × {own[0]} pixels among others of {size[1]} × {size[0]}"
+        raise PromptError(text, Reason.SIZE_MISMATCH)
     if isinstance(region.shape, Vector) and region.shape.curved:
         raise PromptError("a path with curves is not read", Reason.UNSUPPORTED_PROMPT)
     mask = shape_masks.mask(region.shape, size)

@@ -3,23 +3,19 @@
 The file appears when the run is complete; a run that ends early leaves an older file unchanged.
 """
 
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-
-import msgspec
+from typing import TypeAlias
 
 from backend.concurrency.parallel_map import parallel_map
-from backend.concurrency.retry import OutageRetry
 from backend.label_studio.http import RefusedError
 from backend.label_studio.task_reads import TaskReads
-from backend.labeling.config_types import LabelConfig
 from backend.projects import annotation_masks
 from backend.projects.annotation_masks import ImageMasks, TaskMasks
 from backend.projects.progress import Progress
 from backend.projects.report import Failure, RunReport, attempt, failures_about, recording_end
+from backend.projects.run import BatchRun
 from backend.types import Task
 from model.coco.writer import Annotation, CocoFile, part_of
 
@@ -31,22 +27,7 @@ LOOKED_AT_BYTES = 4096
 _COCO = (b'"info"', b'"images"', b'"annotations"', b'"categories"')  # keys, one of which is at the start of a COCO file
 
 
-@dataclass(frozen=True)
-class ExportContext:
-    """What a run needs."""
-
-    annotations: Callable[[int], msgspec.Raw]
-    controls: LabelConfig
-    retry: OutageRetry
-    as_polygons: bool = False  # whether masks are written as polygons instead of run lengths
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    number: int
-    masks: TaskMasks | None = None
-    failures: tuple[Failure, ...] = ()
-    kind: str = ""
+_Outcome: TypeAlias = TaskMasks | Failure | str | None  # a word for the report; None if the run was stopped
 
 
 def check_out(path: Path) -> None:
@@ -61,32 +42,26 @@ def check_out(path: Path) -> None:
             with existing.open("rb") as file:
                 start = file.read(LOOKED_AT_BYTES)
             if start and not any(key in start for key in _COCO):
-                raise ValueError(
-                    f"{path}: expected another file to write to (--out), got one where {existing.name} is lost"
-                )
+                lost = f"got one where {existing.name} is lost"
+                raise ValueError(f"{path}: expected another file to write to (--out), {lost}")
 
 
-def run(
-    tasks: Iterable[Task],
-    context: ExportContext,
-    out: Path,
-    description: str,
-    stop: threading.Event,
-    progress: Progress,
-) -> RunReport:
-    """Write the masks of these tasks into a file, and return a report; the file is not written if ``stop`` is set.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+def run(batch: BatchRun, out: Path, progress: Progress, *, as_polygons: bool) -> RunReport:
+    """Write the masks of a project's tasks into a file, unless the run is stopped, and return a report."""
     report = RunReport((TASKS, IMAGES, MASKS))
-    categories = _Categories(annotation_masks.labels_of(context.controls))
+    description = f"Masks of Label Studio project {batch.project.id} {batch.project.title!r}"
+    categories, read = _Categories(annotation_masks.labels_of(batch.controls)), TaskReads(batch.retry)
+
+    def work(item: tuple[int, Task]) -> tuple[int, int | None, _Outcome]:
+        number, task = item
+        return number, task.id, attempt(task.id, lambda: _masks(batch, read, task, as_polygons=as_polygons))
+
     with CocoFile(out, description, categories.rows) as file:
         writer = _Writer(file, categories, report)
         try:
-            with recording_end(report, stop):
-                for outcome in parallel_map(enumerate(tasks), _Work(context), AT_ONCE, stop):
-                    writer.add(outcome)
+            with recording_end(report, batch.stop):
+                for result in parallel_map(enumerate(batch.tasks), work, AT_ONCE, batch.stop):
+                    writer.add(*result)
                     progress.advance()
         except BaseException:
             file.discard()
@@ -97,6 +72,17 @@ def run(
             report.ended += f"; {out} was not written"
             file.discard()
     return report
+
+
+def _masks(batch: BatchRun, read: TaskReads, task: Task, *, as_polygons: bool) -> TaskMasks | str:
+    assert task.id is not None  # it was listed
+    try:
+        annotations = read(partial(batch.client.annotations, task.id))
+    except RefusedError as error:
+        if not error.is_gone:
+            raise
+        return GONE
+    return annotation_masks.read(task, annotations, batch.controls, as_polygons=as_polygons)
 
 
 class _Categories:
@@ -120,24 +106,23 @@ class _Writer:
 
     def __init__(self, file: CocoFile, categories: _Categories, report: RunReport) -> None:
         self._file, self._categories, self._report = file, categories, report
-        self._waiting: dict[int, _Outcome] = {}
+        self._waiting: dict[int, tuple[int | None, _Outcome]] = {}
         self._next = 0
         self._uris: dict[str, str] = {}
 
-    def add(self, outcome: _Outcome) -> None:
-        """Write a task's masks, once those of all tasks before it are written.
-
-        Raises:
-            OSError: they cannot be written.
-        """
-        self._waiting[outcome.number] = outcome
-        while (ready := self._waiting.pop(self._next, None)) is not None:
+    def add(self, number: int, task_id: int | None, outcome: _Outcome) -> None:
+        """Write the outcome of a task, once those of all tasks before it are written."""
+        self._waiting[number] = task_id, outcome
+        while self._next in self._waiting:
+            task_id, outcome = self._waiting.pop(self._next)
             self._next += 1
-            self._report.failures += ready.failures
-            if ready.kind:
-                self._report.add(ready.kind)
-            if ready.masks is not None:
-                self._write(ready.masks)
+            if isinstance(outcome, TaskMasks):
+                self._report.failures += failures_about(task_id, outcome.skipped)
+                self._write(outcome)
+            elif isinstance(outcome, Failure):
+                self._report.failures.append(outcome)
+            elif outcome is not None:
+                self._report.add(outcome)
 
     def _write(self, masks: TaskMasks) -> None:
         self._report.add(TASKS)
@@ -157,27 +142,3 @@ class _Writer:
             for mask in image.masks
             for label in dict.fromkeys(mask.labels)
         ]
-
-
-class _Work:
-    """Processes one task."""
-
-    def __init__(self, context: ExportContext) -> None:
-        self._context, self._read = context, TaskReads(context.retry)
-
-    def __call__(self, item: tuple[int, Task]) -> _Outcome:
-        number, task = item
-        outcome = attempt(task.id, partial(self._process, number, task))
-        return _Outcome(number, failures=(outcome,)) if isinstance(outcome, Failure) else outcome or _Outcome(number)
-
-    def _process(self, number: int, task: Task) -> _Outcome:
-        context = self._context
-        assert task.id is not None  # it was listed
-        try:
-            annotations = self._read(partial(context.annotations, task.id))
-        except RefusedError as error:
-            if not error.is_gone:
-                raise
-            return _Outcome(number, kind=GONE)
-        masks = annotation_masks.read(task, annotations, context.controls, as_polygons=context.as_polygons)
-        return _Outcome(number, masks, failures_about(task.id, masks.skipped))

@@ -166,13 +166,10 @@ def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
     finally:
         cluster.link.close()
     if not state.workers:
-        others = (
-            f"; those that run encode with other weights: {', '.join(state.other_models)}" if state.other_models else ""
-        )
-        raise RetryLater(
-            f"no worker encodes with {checkpoint.model_version}{others}; start one with python -m backend worker",
-            Reason.NO_WORKER,
-        )
+        names = ", ".join(state.other_models)
+        others = f"; those that run encode with other weights: {names}" if names else ""
+        text = f"no worker encodes with {checkpoint.model_version}{others}; start one with python -m backend worker"
+        raise RetryLater(text, Reason.NO_WORKER)
     embeddings, stores, _ = composition_cluster.web(
         settings, checkpoint.model_version, Metrics(), parts.embedding_shape(checkpoint)
     )

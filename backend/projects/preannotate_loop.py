@@ -77,7 +77,11 @@ def run(
 
     Once ``stop`` is set, no more tasks are started; predictions that are made are delivered.
     """
-    report = RunReport((MADE, THERE, SAME, NOTHING, GONE))
+    report, read = RunReport((MADE, THERE, SAME, NOTHING, GONE)), TaskReads(context.retry)
+
+    def work(task: Task) -> PendingPrediction | TaskOutcome | None:
+        outcome = attempt(task.id, partial(_process, context, read, task))
+        return TaskOutcome(failures=(outcome,)) if isinstance(outcome, Failure) else outcome
 
     def record(outcomes: Iterable[TaskOutcome]) -> None:
         for outcome in outcomes:
@@ -88,7 +92,7 @@ def run(
 
     with Batcher(sink, lambda made: len(bytes(made.new.result))) as chunks:
         with recording_end(report, stop):
-            for outcome in parallel_map(tasks, _Work(context), context.at_once, stop, context.cancel_waits):
+            for outcome in parallel_map(tasks, work, context.at_once, stop, context.cancel_waits):
                 if isinstance(outcome, PendingPrediction):
                     chunks.add(outcome)
                 elif outcome is not None:
@@ -99,55 +103,42 @@ def run(
     return report
 
 
-class _Work:
-    """Processes one task."""
+def _process(context: PreannotateContext, read: TaskReads, task: Task) -> PendingPrediction | TaskOutcome:
+    task_id = task.id
+    assert task_id is not None
+    try:
+        predictions = read(partial(context.label_studio.predictions, task_id))
+        stored = () if context.ignores_stored else own(predictions.stored, context.model_version)
+        if stored and not stored[-1].is_empty and not context.replaces:
+            return TaskOutcome(THERE)
+        complete = replace(task, predictions=predictions.raw)
+        if context.needs_annotations:
+            complete = replace(complete, annotations=read(partial(context.label_studio.annotations, task_id)))
+    except RefusedError as error:
+        if not error.is_gone:
+            raise
+        return TaskOutcome(GONE)
+    return _predict(context, task_id, complete, stored)
 
-    def __init__(self, context: PreannotateContext) -> None:
-        self._context, self._read = context, TaskReads(context.retry)
 
-    def __call__(self, task: Task) -> PendingPrediction | TaskOutcome | None:
-        """Return a task's prediction or its outcome; None if the run was stopped while processing it."""
-        outcome = attempt(task.id, partial(self._process, task))
-        return TaskOutcome(failures=(outcome,)) if isinstance(outcome, Failure) else outcome
-
-    def _process(self, task: Task) -> PendingPrediction | TaskOutcome:
-        context, task_id = self._context, task.id
-        assert task_id is not None
-        try:
-            predictions = self._read(partial(context.label_studio.predictions, task_id))
-            stored = () if context.ignores_stored else own(predictions.stored, context.model_version)
-            if stored and not stored[-1].is_empty and not context.replaces:
-                return TaskOutcome(THERE)
-            complete = replace(task, predictions=predictions.raw)
-            if context.needs_annotations:
-                complete = replace(complete, annotations=self._read(partial(context.label_studio.annotations, task_id)))
-        except RefusedError as error:
-            if not error.is_gone:
-                raise
-            return TaskOutcome(GONE)
-        return self._predict(task_id, complete, stored)
-
-    def _predict(self, task_id: int, task: Task, stored: Sequence[StoredPrediction]) -> PendingPrediction | TaskOutcome:
-        context = self._context
-        context.retry.raise_if_stopped()
-        prediction = context.retry.call_for_image(partial(context.segment, task), context.label_studio.version)
-        failures = failures_of(task, prediction)
-        if not prediction.is_complete:  # the next run would skip a task with a stored prediction
-            return TaskOutcome(failures=failures)
-        if not prediction.result:
-            return TaskOutcome("" if failures else NOTHING, failures)
-        result = msgspec.Raw(messages.dump_result(prediction))
-        if len(stored) == 1 and _is_same(stored[0].result, result):
-            return TaskOutcome(SAME, failures)
-        new = NewPrediction(task_id, result, prediction.score, context.model_version)
-        return PendingPrediction(task, prediction, new, frozenset(old.id for old in stored), failures)
+def _predict(
+    context: PreannotateContext, task_id: int, task: Task, stored: Sequence[StoredPrediction]
+) -> PendingPrediction | TaskOutcome:
+    context.retry.raise_if_stopped()
+    prediction = context.retry.call_for_image(partial(context.segment, task), context.label_studio.version)
+    failures = failures_of(task, prediction)
+    if not prediction.is_complete:  # the next run would skip a task with a stored prediction
+        return TaskOutcome(failures=failures)
+    if not prediction.result:
+        return TaskOutcome("" if failures else NOTHING, failures)
+    result = msgspec.Raw(messages.dump_result(prediction))
+    if len(stored) == 1 and msgspec.json.decode(stored[0].result) == msgspec.json.decode(result):
+        return TaskOutcome(SAME, failures)
+    new = NewPrediction(task_id, result, prediction.score, context.model_version)
+    return PendingPrediction(task, prediction, new, frozenset(old.id for old in stored), failures)
 
 
 def failures_of(task: Task, prediction: Prediction) -> tuple[Failure, ...]:
     """Return one failure for each reason, with its count, details and region ids."""
     failed = (skipped for skipped in prediction.skipped if skipped.reason.kind is not Kind.HARMLESS)
     return failures_about(task.id, failed)
-
-
-def _is_same(stored: msgspec.Raw, made: msgspec.Raw) -> bool:
-    return bool(msgspec.json.decode(stored) == msgspec.json.decode(made))

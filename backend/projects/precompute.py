@@ -129,5 +129,4 @@ def _process(context: PrecomputeContext, item: tuple[Task, Sequence[ImageRef] | 
 
 
 def _digest(ref: ImageRef) -> bytes:
-    """Return a digest that identifies an image, short even if the address is a data URI."""
     return hashlib.sha256(ref.uri.encode("utf-8", "surrogatepass")).digest()

@@ -69,7 +69,7 @@ class Stop(threading.Event):
             signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: set the event, or end the process if it is set."""
+        """Handle a signal."""
         if self.is_set():
             os._exit(128 + number)
         self.number = number
@@ -77,10 +77,8 @@ class Stop(threading.Event):
         timer = threading.Timer(self._abort_after_s, self._abort)
         timer.daemon = True
         timer.start()
-        click.echo(
-            f"\nstopping: what is in hand has {STOP_WITHIN_S:.0f} seconds to be finished; once more ends at once",
-            err=True,
-        )
+        within = f"{STOP_WITHIN_S:.0f} seconds"
+        click.echo(f"\nstopping: what is in hand has {within} to be finished; once more ends at once", err=True)
 
 
 def prepare(client: LabelStudio, query: TaskQuery, stop: Stop, retry: OutageRetry) -> BatchRun:

@@ -97,8 +97,4 @@ def _decoded(fields: Fields, key: str, kind: type[_T], expected: str) -> _T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except DECODE_ERRORS as error:
-        raise FieldError(f"{key}: expected {expected}, got {_beginning(raw)}") from error
-
-
-def _beginning(raw: msgspec.Raw) -> str:
-    return bytes(raw)[:40].decode(errors="replace")
+        raise FieldError(f"{key}: expected {expected}, got {bytes(raw)[:40].decode(errors='replace')}") from error

@@ -107,7 +107,8 @@ def parse_predict(body: bytes) -> PredictRequest:
     if len(tasks) > MOST_TASKS:
         raise RequestError(f"tasks: expected at most {MOST_TASKS:,}, got {len(tasks):,}", Reason.TOO_COMPLEX)
     context, skipped, texts = _context(request)
-    if light is not body and (skipped or any(_lacks_mask(region.shape) for region in context or ())):
+    lacks_mask = any(isinstance(region.shape, Brush) and not region.shape.rle for region in context or ())
+    if light is not body and (skipped or lacks_mask):
         # The context's own masks may have been cut out as well, where a caller does not write it last.
         request = _decode(body, _Predict)
         context, skipped, texts = _context(request)
@@ -216,10 +217,6 @@ def _finite(digits: str) -> int | float | None:
     if not math.isfinite(number):
         return None
     return int(digits) if digits.lstrip("-").isdecimal() else number
-
-
-def _lacks_mask(shape: Shape) -> bool:
-    return isinstance(shape, Brush) and not shape.rle
 
 
 def _context(

@@ -57,8 +57,6 @@ class _Entry(msgspec.Struct):
 
 
 class _NotDrawn(ValueError):  # noqa: N818 - not a failure: the region is left out
-    """The entries of an id hold no shape that can be a prompt."""
-
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
@@ -143,7 +141,6 @@ def _region(name: str, entries: Sequence[_Entry], kinds: Collection[ShapeKind]) 
 
 
 def _drawn(entries: Sequence[_Entry]) -> tuple[_Entry, ShapeKind]:
-    """Return the entry that holds the shape of a region, and the kind of the shape."""
     types = [json_fields.text(entry.type).lower() for entry in entries]
     named = ((entry, kind_of(name)) for entry, name in zip(entries, types, strict=True))
     repeated = (
@@ -172,7 +169,6 @@ _KEYS: tuple[tuple[set[str], ShapeKind], ...] = (
 
 
 def _kind_by_keys(value: Fields) -> ShapeKind | None:
-    """Return the kind of shape in an entry of a separate ``<Labels>``, in which the editor repeats the shape."""
     return next((kind for keys, kind in _KEYS if keys <= value.keys()), None)
 
 

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from backend.concurrency.fifo_limiter import FifoLimiter
@@ -40,17 +40,12 @@ SHOWN_TIMES = 4
 
 @dataclass(frozen=True, eq=False)
 class DecodedObject:
-    """What the decoder found for one object.
+    """What the decoder found for one object."""
 
-    Attributes:
-        mask: in pixels of the object's ``original_size``.
-        score: the predicted IoU; None where the weights predict none.
-        low_res_mask: (low_res_size, low_res_size) float32 logits in the frame of the image's embedding, whichever way
-            a browser rotates the photo; fit for ``Prompt.mask_input`` of the same image.
-    """
-
-    mask: Mask
-    score: float | None
+    mask: Mask  # in pixels of the object's ``original_size``
+    score: float | None  # the predicted IoU; None where the weights predict none
+    # (low_res_size, low_res_size) float32 logits in the frame of the image's embedding, whichever way a browser rotates
+    # the photo; fit for ``Prompt.mask_input`` of the same image
     low_res_mask: FloatArray
 
 
@@ -64,12 +59,7 @@ class Decoder(Protocol):
 
 
 class MaskService:
-    """Decodes prompts and converts their masks to regions; thread-safe.
-
-    Attributes:
-        model_version: name and digest of the weights.
-        slots: limits how many threads use the decoder; see `slot`.
-    """
+    """Decodes prompts and converts their masks to regions; thread-safe. ``slots`` bounds the threads in the decoder."""
 
     def __init__(
         self,
@@ -89,12 +79,9 @@ class MaskService:
 
     @contextmanager
     def slot(self, deadline: float = math.inf) -> Iterator[None]:
-        """Hold a decoder slot around `segment`: few threads decode at a time and the others wait in order.
+        """Hold a decoder slot around `segment` until ``deadline`` (monotonic, in s): few threads decode, in order.
 
         No slot is held while the decoder is being loaded.
-
-        Args:
-            deadline: until when to wait for the decoder and the slot, in seconds on the monotonic clock.
 
         Raises:
             RetryLater: the decoder was not loaded in time (``model_not_ready``), or no slot became free
@@ -106,11 +93,7 @@ class MaskService:
             yield
 
     def decode(self, objects: Sequence[ObjectPrompt], embedding: Embedding) -> list[DecodedObject]:
-        """Return what the model finds for each object on one image, all decoded together.
-
-        Raises:
-            BackendError: the prompts cannot be decoded, or are about another picture.
-        """
+        """Return what the model finds for each object on one image, all decoded together; raises `BackendError`."""
         answers: dict[int, DecodedObject] = {}
         for size in dict.fromkeys(prompt.original_size for prompt in objects):  # one, unless pictures are mixed
             indexes = [index for index, prompt in enumerate(objects) if prompt.original_size == size]
@@ -154,29 +137,19 @@ class MaskService:
 def at_size(embedding: Embedding, size: tuple[int, int]) -> Embedding:
     """Return the embedding as if the photo had ``size`` (height, width), the size that the annotator's browser reports.
 
-    A browser may show a scaled copy of the photo; prompts and masks are then in pixels of that copy.
-
-    Returns:
-        The embedding in its own orientation: where the browser rotates the photo the other way, the embedding's height
-        is the copy's width.
-
-    Raises:
-        ImageError: see `check_size`.
+    A browser may show a scaled copy of the photo; prompts and masks are then in pixels of that copy. The embedding
+    keeps its own orientation: where the browser rotates the photo the other way, its height is the copy's width. Raises
+    as `check_size`.
     """
     own = orientation.turned_size(size, check_size(embedding, size))
-    return embedding if embedding.original_size == own else replace(embedding, original_size=own)
+    return embedding if embedding.original_size == own else embedding.at_size(own)
 
 
 def check_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | None = None) -> int:
-    """Check that a browser may show the photo at a size, and return the orientation of that copy, see `turn_of`.
+    """Check that a browser may show the photo at ``size`` (height, width); return its orientation, see `turn_of`.
 
-    The memory and time of masks grow with that size, which the caller chooses freely, so it is limited: see
-    `SHOWN_TIMES`.
-
-    Args:
-        embedding: of the photo.
-        size: (height, width) of the copy.
-        max_pixels: maximum pixels of a copy that is larger than the photo; None sets no such limit.
+    The memory and time of masks grow with that size, which the caller chooses freely, so a copy that is larger than the
+    photo is limited to `SHOWN_TIMES` its sides and ``max_pixels``.
 
     Raises:
         ImageError: the copy does not have the photo's proportions in any orientation, or it has more pixels than
@@ -194,8 +167,7 @@ def check_size(embedding: Embedding, size: tuple[int, int], max_pixels: int | No
 def turn_of(embedding: Embedding, size: tuple[int, int]) -> int:
     """Return the EXIF orientation that takes the photo to a picture of ``size`` (height, width): 1 for a scaled copy.
 
-    Raises:
-        ImageError: no orientation of the photo has these proportions (``size_mismatch``).
+    If no orientation of the photo has these proportions, it is an `ImageError` (``size_mismatch``).
     """
     for turn in dict.fromkeys((1, embedding.other_orientation)):
         photo = orientation.turned_size(embedding.original_size, turn)

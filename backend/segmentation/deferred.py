@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
-from typing import Protocol
 
 import msgspec
 
@@ -19,6 +18,7 @@ from backend.errors import BackendError, Reason
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.prediction_writer import PredictionWriter, WriteRequest, WriteResult, own
 from backend.label_studio.types import NewPrediction, Project
+from backend.metrics import Metrics
 from backend.protocol import messages
 from backend.segmentation.recently_answered import DEDUP_WINDOW_S, RecentlyAnswered
 from backend.segmentation.retrieval import DeferredTask
@@ -27,19 +27,8 @@ from backend.segmentation.tasks import TaskSegmenter
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000
-AT_ONCE = 4
-"""Tasks processed at a time: while one is decoded the next images are fetched and encoded."""
-
-IMAGE_S = 600.0
-"""How long one attempt waits for each of a task's images."""
-
-
-class FailureObserver(Protocol):
-    """Counts failures; see `backend.metrics.Metrics`."""
-
-    def background_failure(self, reason: Reason, /) -> None:
-        """Count a failure in background work."""
-        ...
+AT_ONCE = 4  # tasks processed at a time: while one is decoded the next images are fetched and encoded
+IMAGE_S = 600.0  # how long one attempt waits for each of a task's images
 
 
 class DeferredPredictions:
@@ -50,26 +39,18 @@ class DeferredPredictions:
         segmenter: TaskSegmenter,
         label_studio: LabelStudio,
         answered: RecentlyAnswered,
-        observer: FailureObserver,
+        metrics: Metrics,
         retry: Callable[[threading.Event], OutageRetry] = OutageRetry,
         dedup_delay_s: float = DEDUP_WINDOW_S,
     ) -> None:
         """Create an empty queue; the first task starts its threads.
 
-        Args:
-            segmenter: makes the predictions.
-            label_studio: stores them.
-            answered: shared with `backend.segmentation.retrieval.Retrieval`.
-            observer: counts failures.
-            retry: returns what retries calls during an outage, until the event is set.
-            dedup_delay_s: shorter in tests; how long after the last answer in a project duplicates are deleted.
+        ``answered`` is shared with `backend.segmentation.retrieval.Retrieval`; ``retry`` returns what retries calls
+        during an outage, until the event is set. Duplicates are deleted ``dedup_delay_s`` after the last answer in a
+        project.
         """
-        self._segmenter, self._label_studio, self._answered, self._observer = (
-            segmenter,
-            label_studio,
-            answered,
-            observer,
-        )
+        self._segmenter, self._label_studio = segmenter, label_studio
+        self._answered, self._metrics = answered, metrics
         self._stop = threading.Event()
         self._retry, self._dedup_delay_s = retry(self._stop), dedup_delay_s
         self._waiting: OrderedDict[Hashable, DeferredTask] = OrderedDict()
@@ -92,7 +73,7 @@ class DeferredPredictions:
                 if task.project_id is None or task.task.id is None:
                     continue  # from an API caller: without these ids it cannot be stored
                 if task.key not in self._waiting and len(self._waiting) >= MAX_WAITING:
-                    self._observer.background_failure(Reason.OVERLOADED)
+                    self._metrics.background_failure(Reason.OVERLOADED)
                     continue
                 self._waiting[task.key] = task
             self._start()
@@ -164,7 +145,7 @@ class DeferredPredictions:
             self._record_failure(task, error.reason, str(error))
         except Exception:
             logger.exception("event=deferred_defect project=%s task=%s", task.project_id, task.task.id)
-            self._observer.background_failure(Reason.INTERNAL_ERROR)
+            self._metrics.background_failure(Reason.INTERNAL_ERROR)
         finally:
             with self._changed:
                 del self._running[task.key]
@@ -200,7 +181,7 @@ class DeferredPredictions:
         return PredictionWriter(self._label_studio, self._retry, self._project(project_id))
 
     def _record_failure(self, task: DeferredTask, reason: Reason, detail: str) -> None:
-        self._observer.background_failure(reason)
+        self._metrics.background_failure(reason)
         logger.warning(
             "event=deferred_failed project=%s task=%s reason=%s detail=%r",
             task.project_id,

@@ -39,12 +39,8 @@ def load(checkpoint: Checkpoint, device: str) -> LoadedDecoder:
 class LazyDecoder:
     """A decoder that is loaded once, on its first use or by `start`, in a separate thread.
 
-    A caller that waits for it can therefore give up when its time is over.
-
-    Attributes:
-        model_version: of the weights; available before loading.
-        device: where it runs, empty until it is loaded.
-        failure: why it could not be loaded, empty if it could or was not tried.
+    A caller that waits for it can therefore give up when its time is over. ``device`` is empty until it is loaded,
+    ``failure`` says why it could not be.
     """
 
     def __init__(
@@ -70,11 +66,7 @@ class LazyDecoder:
             raise RetryLater("the decoder is still being loaded", Reason.MODEL_NOT_READY) from None
 
     def decode(self, embedding: Embedding, prompts: Sequence[Prompt], multimask_output: bool | None = None) -> Masks:
-        """Answer prompts about one image; see `model.decoder.Decoder.decode`.
-
-        Raises:
-            BackendError: the decoder cannot be loaded; the next call tries again.
-        """
+        """Answer prompts about one image, see `model.decoder.Decoder.decode`; `BackendError` if it cannot be loaded."""
         self.wait(math.inf)
         return self.start().result()(embedding, prompts, multimask_output)
 

@@ -34,19 +34,13 @@ from model.types import Embedding
 
 logger = logging.getLogger(__name__)
 
-BATCH = 16
-"""Maximum number of objects decoded together. It bounds how long a click waits for the decoder."""
-
+BATCH = 16  # maximum number of objects decoded together. It bounds how long a click waits for the decoder
 BATCH_PIXELS = 1 << 28
 """Maximum pixels of all masks in memory at a time, one byte each, if every object filled its image."""
 
-CLICK_PIXELS = 1 << 27
-"""The same for a click: the size that its caller gives may exceed the photo's."""
-
+CLICK_PIXELS = 1 << 27  # the same for a click: the size that its caller gives may exceed the photo's
 LONGEST_DETAIL, SHOWN_WORDS = 200, 10
-
-ImageKey: TypeAlias = tuple[str, int | None]
-"""The ``to_name`` and item index of an image of a task."""
+ImageKey: TypeAlias = tuple[str, int | None]  # the ``to_name`` and item index of an image of a task
 
 
 class Vocabulary(Protocol):
@@ -60,27 +54,16 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """How one request is served.
+    """How one request is served."""
 
-    Attributes:
-        task: its data names the images.
-        project_id: the task's project.
-        rules: how its prompts are read.
-        priority: of its images, where they are not cached.
-        deadline: until when to answer, in seconds on the monotonic clock.
-        image_s: longest wait for the embedding of one image; None uses cached embeddings only.
-        check: called before each decode; raises where the answer is no longer needed.
-        step_limit: the work that finding its images may take.
-    """
-
-    task: Task
+    task: Task  # its data names the images
     project_id: int | None
     rules: Rules
-    priority: Priority
-    deadline: float = math.inf
-    image_s: float | None = math.inf
-    check: Callable[[], None] = lambda: None
-    step_limit: StepLimit = field(default_factory=StepLimit)
+    priority: Priority  # of its images, where they are not cached
+    deadline: float = math.inf  # until when to answer, in seconds on the monotonic clock
+    image_s: float | None = math.inf  # longest wait for the embedding of one image; None uses cached embeddings only
+    check: Callable[[], None] = lambda: None  # called before each decode; raises where the answer is no longer needed
+    step_limit: StepLimit = field(default_factory=StepLimit)  # the work that finding its images may take
 
     @property
     def left_s(self) -> float:
@@ -132,11 +115,7 @@ class Pipeline:
         self._embeddings, self._outputs, self.bulk_slot = embeddings, outputs, FifoLimiter(1)
 
     def segment(self, regions: Sequence[PromptRegion], key: ImageKey, controls: LabelConfig, job: Job) -> Outcome:
-        """Return the regions of all objects that prompts mark on one image.
-
-        Raises:
-            BackendError: the image cannot be segmented; see the steps.
-        """
+        """Return the regions of all objects that prompts mark on one image; raises `BackendError` as the steps do."""
         image = self.locate(key, controls, job)
         if job.rules.is_click and all(_is_negative_point(region) for region in regions):  # without waiting
             raise PromptError("no positive point goes with it", Reason.ONLY_NEGATIVE_POINTS)
@@ -189,11 +168,9 @@ class Pipeline:
         return TaskImage(ref, image.name, Outputs(on_image, self._outputs))
 
     def embed(self, ref: ImageRef, job: Job) -> Embedding:
-        """Return the embedding of an image.
+        """Return the embedding of an image; see `backend.embeddings.local.Embeddings.get` for the errors.
 
-        Raises:
-            BackendError: see `backend.embeddings.local.Embeddings.get`; ``budget_exceeded`` where only cached ones are
-                used and it is none.
+        It is ``budget_exceeded`` where only cached ones are used and it is none.
         """
         if job.image_s is not None:
             return self._embeddings.get(ref, max(0.0, min(job.image_s, job.left_s)), job.priority)

@@ -20,19 +20,14 @@ from model.types import Embedding
 
 @dataclass(frozen=True)
 class Rules:
-    """How prompts are read.
+    """How prompts are read."""
 
-    Attributes:
-        is_click: whether the prompts belong to a click or to a whole task. Answers to a click have the size that its
-            browser shows. Answers to a task have the image's own size, and omit objects that are already drawn with
-            the control that would answer them.
-        areas_only: whether points that lie in no area mark nothing.
-        max_pixels: largest image size in pixels accepted from a click; None sets no limit.
-    """
-
+    # whether the prompts belong to a click or to a whole task. Answers to a click have the size that its browser shows.
+    # Answers to a task have the image's own size, and omit objects that are already drawn with the control that would
+    # answer them
     is_click: bool
-    areas_only: bool = False
-    max_pixels: int | None = None
+    areas_only: bool = False  # whether points that lie in no area mark nothing
+    max_pixels: int | None = None  # largest image size in pixels accepted from a click; None sets no limit
 
 
 @dataclass(frozen=True)

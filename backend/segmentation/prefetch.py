@@ -16,8 +16,7 @@ from backend.types import ImageRef, PredictRequest, Task
 
 logger = logging.getLogger(__name__)
 
-REMEMBERED_TASKS = 1000
-"""For how many tasks it is remembered that the tasks after them were prefetched."""
+REMEMBERED_TASKS = 1000  # for how many tasks it is remembered that the tasks after them were prefetched
 
 
 class Background(Protocol):
@@ -40,14 +39,7 @@ class ImagePrefetch:
     def __init__(
         self, embeddings: Embeddings, background: Background, next_tasks: NextTasks | None, count: int
     ) -> None:
-        """Create it.
-
-        Args:
-            embeddings: of the images.
-            background: runs the requests for next tasks.
-            next_tasks: returns the tasks to prefetch; None prefetches only the requested ones.
-            count: how many of a project's next tasks are encoded ahead.
-        """
+        """Encode ``count`` of a project's next tasks ahead, as ``next_tasks`` returns them; None: only the opened."""
         self._embeddings, self._background, self._next_tasks, self._count = embeddings, background, next_tasks, count
         self._prefetched_after: LRUCache[tuple[int, int], None] = LRUCache(REMEMBERED_TASKS)
         self._lock = threading.Lock()

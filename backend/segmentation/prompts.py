@@ -65,17 +65,15 @@ class _ObjectBuilder:
 
 
 def translate(regions: Sequence[PromptRegion], *, is_click: bool = True) -> ResolvedPrompts:
-    """Return the prompts of regions, in pixels of their ``original_size``.
+    """Return the prompts of regions, oldest first, in pixels of their ``original_size``.
+
+    Of a click, the newest objects are answered, as many as its limits allow; of a task, each point without a sign marks
+    an object, unless it lies in an area.
 
     >>> size = (100, 200)
     >>> point = PromptRegion("a", KeyPoint(50, 50), "point", "image", is_positive=True, original_size=size)
     >>> translate([point]).objects[0].prompt.point_coords.tolist()
     [[100.0, 50.0]]
-
-    Args:
-        regions: oldest first.
-        is_click: whether they are of a click, whose newest objects are answered, as many as its limits allow; else
-            they are of a task, where each point without a sign marks an object, unless it lies in an area.
     """
     are_signed = is_click and any(
         isinstance(region.shape, KeyPoint) and region.is_positive is not None for region in regions

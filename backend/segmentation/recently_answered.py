@@ -14,8 +14,7 @@ from cachetools import LRUCache
 DEDUP_WINDOW_S = 30.0
 """Longest time after an answer in which Label Studio may still request the same task, for any user."""
 
-REMEMBERED = 100_000
-"""Maximum number of tasks in memory; the oldest are forgotten first."""
+REMEMBERED = 100_000  # maximum number of tasks in memory; the oldest are forgotten first
 
 
 class RecentlyAnswered:

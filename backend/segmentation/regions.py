@@ -25,13 +25,9 @@ WIDEST_RADIUS = 50.0  # percent; label-studio-sdk refuses wider ellipses
 
 
 def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None = None) -> tuple[Region, ...]:
-    """Return the regions that show ``mask``; an empty mask has none.
+    """Return the regions that show the mask of ``prompt`` with a control and its labels; an empty mask has none.
 
-    Args:
-        mask: the object, of ``prompt.original_size``.
-        prompt: what marked it; its ids, rotation and item go into the answer.
-        output: the control and labels to answer with.
-        score: the model's confidence; clipped to [0, 1], dropped if it is not a finite number.
+    ``score``, the model's confidence, is clipped to [0, 1], and dropped if it is not a finite number.
 
     Raises:
         ValueError: the mask has another size, or the control's kind holds no mask.

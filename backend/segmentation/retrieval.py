@@ -46,21 +46,13 @@ _ANNOTATED = (PromptSource.BOXES, PromptSource.KEYPOINTS)
 
 @dataclass(frozen=True)
 class DeferredTask:
-    """A task that was not ready in time.
+    """A task that was not ready in time."""
 
-    Attributes:
-        task: its id and data; its annotations and predictions are left out.
-        prompts: its prompts.
-        controls: the project's labeling config.
-        project_id: its project.
-        requested_at: time of the request, see `backend.segmentation.recently_answered.RecentlyAnswered`.
-    """
-
-    task: Task
+    task: Task  # its id and data; its annotations and predictions are left out
     prompts: TaskPrompts
     controls: LabelConfig
     project_id: int | None
-    requested_at: float
+    requested_at: float  # time of the request, see `backend.segmentation.recently_answered.RecentlyAnswered`
 
     @property
     def key(self) -> Hashable:
@@ -94,15 +86,10 @@ class OpenedTaskPolicy(str, Enum):
 
 @dataclass(frozen=True)
 class RetrievalPolicy:
-    """Settings for requests about whole tasks.
+    """Settings for requests about whole tasks."""
 
-    Attributes:
-        wait_s: how long a request may take; below Label Studio's own timeout of 100 s.
-        opened: how a request for a single task is answered.
-    """
-
-    wait_s: float = 60.0
-    opened: OpenedTaskPolicy = OpenedTaskPolicy.AUTO
+    wait_s: float = 60.0  # how long a request may take; below Label Studio's own timeout of 100 s
+    opened: OpenedTaskPolicy = OpenedTaskPolicy.AUTO  # how a request for a single task is answered
 
 
 class Retrieval:

@@ -26,31 +26,24 @@ from backend.types import Prediction, PredictRequest, Priority, SetupRequest, Sk
 
 logger = logging.getLogger(__name__)
 
-MOST_IMAGES = 16
-"""Maximum number of images of one click. The editor sends one; an API caller may send several."""
+MOST_IMAGES = 16  # maximum number of images of one click. The editor sends one; an API caller may send several
 
 
 @dataclass(frozen=True)
 class ClickPolicy:
     """Settings for answering clicks and prefetching.
 
-    Attributes:
-        wait_s: how long a click may wait, for its embedding, the decoder and a decoder slot together.
-        output_preference: the kinds of region to answer with, preferred first, where a labeling config offers several;
-            kinds that are not named come last.
-        prefetch_tasks: how many of a project's next tasks are encoded ahead.
-        max_pixels: largest image size, in pixels, accepted from a click; None sets no limit.
-        vocabulary: of the detector that finds typed words; None without one.
-
     >>> ClickPolicy(output_preference=(ShapeKind.POLYGON,)).outputs[0].value
     'polygon'
     """
 
-    wait_s: float = 90.0
+    wait_s: float = 90.0  # how long a click may wait, for its embedding, the decoder and a decoder slot together
+    # the kinds of region to answer with, preferred first, where a labeling config offers several; kinds that are not
+    # named come last
     output_preference: tuple[ShapeKind, ...] = ()
-    prefetch_tasks: int = 3
-    max_pixels: int | None = None
-    vocabulary: Vocabulary | None = None
+    prefetch_tasks: int = 3  # how many of a project's next tasks are encoded ahead
+    max_pixels: int | None = None  # largest image size, in pixels, accepted from a click; None sets no limit
+    vocabulary: Vocabulary | None = None  # of the detector that finds typed words; None without one
 
     @property
     def outputs(self) -> tuple[ShapeKind, ...]:
@@ -59,11 +52,7 @@ class ClickPolicy:
 
 
 class Segmenter:
-    """Answers Label Studio's requests; thread-safe.
-
-    Attributes:
-        model_version: name and digest of the weights.
-    """
+    """Answers Label Studio's requests; thread-safe."""
 
     def __init__(
         self,
@@ -77,14 +66,8 @@ class Segmenter:
     ) -> None:
         """Create the service around its parts.
 
-        Args:
-            masks: decodes prompts and draws masks.
-            embeddings: of the images.
-            metrics: counts problems of labeling configs.
-            background: runs the prefetching of next tasks.
-            next_tasks: returns the tasks to prefetch; None prefetches only the requested ones.
-            policy: how clicks are answered.
-            retrieval: answers requests about whole tasks.
+        ``background`` runs the prefetching of the tasks that ``next_tasks`` returns; None prefetches only the requested
+        ones. ``retrieval`` answers requests about whole tasks.
         """
         self.model_version = masks.model_version
         self._metrics, self._policy, self._retrieval, self._clicks = metrics, policy, retrieval, Clicks()

@@ -31,15 +31,9 @@ SMALLEST_PIXELS = 1 - 1e-6
 SUBPIXEL_BITS = 4
 COARSE_PIXELS = 1 << 20  # of a larger mask, some rows and columns are searched for the point farthest inside
 
-RASTER_SIDE = 1024
-"""Longer side in pixels to which a polygon is rasterised at most: the side of SAM's input."""
-
-ROUGH_SIDE = 256
-"""Longer side in pixels of a rough mask: the decoder's own grid, to which it would shrink a larger one."""
-
-MOST_WORK = 600_000_000
-"""Estimated nanoseconds that rasterising the areas of one click may take."""
-
+RASTER_SIDE = 1024  # longer side in pixels to which a polygon is rasterised at most: the side of SAM's input
+ROUGH_SIDE = 256  # longer side in pixels of a rough mask: the decoder's own grid, to which it would shrink a larger one
+MOST_WORK = 600_000_000  # estimated nanoseconds that rasterising the areas of one click may take
 PIXEL_WORK = 1  # nanoseconds per pixel of the image for a polygon: mostly to write the mask of the answer
 MASK_WORK = 8  # likewise for a painted mask, which is also decoded
 BITMASK_WORK = 16  # likewise for a PNG
@@ -48,19 +42,13 @@ ROW_WORK = 50  # nanoseconds per row that an edge of a polygon crosses
 
 @dataclass(frozen=True, eq=False)
 class ShapePrompt:
-    """One shape in pixels.
+    """One shape in pixels."""
 
-    Attributes:
-        points: (x, y) on the object, where the shape gives some.
-        box: x1, y1, x2, y2 around the object, inside the image; None where the shape gives none.
-        rough_mask: see `model.types.Prompt`, its longer side at most `ROUGH_SIDE`; None where the shape is no area.
-        bounds: the box in which points belong to the same object; None for a point.
-    """
-
-    points: tuple[Point, ...] = ()
-    box: Box | None = None
+    points: tuple[Point, ...] = ()  # (x, y) on the object, where the shape gives some
+    box: Box | None = None  # x1, y1, x2, y2 around the object, inside the image; None where the shape gives none
+    # see `model.types.Prompt`, its longer side at most `ROUGH_SIDE`; None where the shape is no area
     rough_mask: npt.NDArray[np.bool_ | np.uint8] | None = None
-    bounds: Box | None = None
+    bounds: Box | None = None  # the box in which points belong to the same object; None for a point
 
 
 def shape_to_prompt(shape: Shape, size: Size) -> ShapePrompt:
@@ -128,11 +116,7 @@ def check_area(shape: Shape, size: Size) -> None:
 
 
 def bounds(shape: Rectangle | Ellipse | Polygon | Vector, size: Size) -> Box:
-    """Return the upright box x1, y1, x2, y2 around a shape in pixels, not clipped to the image.
-
-    Raises:
-        PromptError: a number is not a valid percent of an image.
-    """
+    """Return the upright box x1, y1, x2, y2 around a shape in pixels, not clipped; `PromptError` if out of range."""
     height, width = size
     match shape:
         case Rectangle(x, y, across, down, rotation):
@@ -303,11 +287,7 @@ def _interior_point(mask: Mask) -> Point:
 
 
 def painted(shape: Brush | Bitmask, original_size: Size) -> Mask:
-    """Return a painted mask of an image of ``original_size`` (height, width).
-
-    Raises:
-        PromptError: it is damaged, or belongs to an image of another size.
-    """
+    """Return a painted mask of an image of ``original_size`` (height, width); `PromptError` for another size."""
     try:
         if isinstance(shape, Bitmask):
             return bitmask.decode(shape.data_url, original_size)

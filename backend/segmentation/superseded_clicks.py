@@ -14,11 +14,9 @@ from backend.errors import Reason, RetryLater
 
 
 class Click:
-    """One running click.
+    """One running click, with the ids of its prompts; empty where they do not identify the annotator.
 
-    Attributes:
-        ids: the ids of its prompts; empty where they do not identify the annotator.
-        is_superseded: whether a later click of the same annotator on the same task holds its prompts and more.
+    It ``is_superseded`` once a later click of the same annotator on the same task holds its prompts and more.
     """
 
     def __init__(self, ids: frozenset[str]) -> None:
@@ -26,11 +24,7 @@ class Click:
         self.is_superseded = False
 
     def check(self) -> None:
-        """Raise where the click is superseded.
-
-        Raises:
-            RetryLater: the annotator has added to it (``superseded``).
-        """
+        """Raise a `RetryLater` (``superseded``) if the annotator has added to it."""
         if self.is_superseded:
             raise RetryLater("the annotator has added to this click meanwhile", Reason.SUPERSEDED)
 
@@ -53,12 +47,10 @@ class Clicks:
 
     @contextmanager
     def enter(self, task: Hashable, ids: Iterable[str]) -> Iterator[Click]:
-        """Count a click with prompts of these ids as running while inside.
+        """Count a click on ``task``, which names the project too, with prompts of these ids as running while inside.
 
-        Args:
-            task: identifies the task, including its project.
-            ids: of the prompts; where any was generated for a caller who gave none (``#0-…``), they do not identify
-                the annotator and the click is never superseded.
+        Where an id was generated for a caller who gave none (``#0-…``), they do not identify the annotator, and it
+        is never superseded.
         """
         click = Click(frozenset(ids))
         if any(region_id.startswith("#") for region_id in click.ids):

@@ -25,11 +25,7 @@ from model.types import Embedding, Prompt
 
 
 class TaskSegmenter:
-    """Makes predictions for whole tasks; thread-safe.
-
-    Attributes:
-        model_version: name and digest of the weights, as in every prediction.
-    """
+    """Makes predictions for whole tasks; thread-safe."""
 
     def __init__(
         self,
@@ -38,13 +34,9 @@ class TaskSegmenter:
         outputs: Sequence[ShapeKind] = OUTPUT_KINDS,
         automatic: Callable[[Embedding], Iterable[AutomaticMask]] | None = None,
     ) -> None:
-        """Create the segmenter around its parts.
+        """Create the segmenter around its parts; ``automatic`` finds all objects on an image, the best first.
 
-        Args:
-            masks: decodes prompts and draws masks.
-            embeddings: of the tasks' images.
-            outputs: kinds of region to answer with where a labeling config offers several, the preferred ones first.
-            automatic: finds all objects on an image, the best first; None where only prompts are answered.
+        Answers are of the first kind of ``outputs`` that a labeling config offers.
         """
         self.model_version, self._automatic = masks.model_version, automatic
         self._pipeline = Pipeline(masks, embeddings, outputs)
@@ -60,22 +52,14 @@ class TaskSegmenter:
         within_s: float = math.inf,
         wait: bool = True,
     ) -> Prediction:
-        """Return the masks of a task's prompts, on all its images.
+        """Return the masks of ``prompts`` on all images of a task; its annotations and predictions are not read.
 
-        Args:
-            task: its data is read; its annotations and predictions are not, see ``prompts``.
-            prompts: what to segment, see `backend.labeling.task_prompts.read`.
-            controls: the project's labeling config.
-            project_id: the task's project.
-            image_s: how many seconds to wait for the embedding of each image.
-            within_s: seconds from now by which it must be done; decodes that have begun are finished. Without a
-                deadline the decodes are not limited: a task of hundreds of objects would start over at each retry.
-            wait: whether to wait for images that are not encoded yet; if not, they are not fetched either.
+        It waits ``image_s`` for the embedding of each image, and must be done ``within_s`` from now; a running decode
+        is finished. Without a deadline the decodes are not limited: a task of hundreds of objects would start over at
+        each retry. Images that are not encoded yet are not fetched unless ``wait``.
 
-        Returns:
-            One prediction, whose score is the mean of its regions' scores. Its ``reasons`` name what failed permanently
-            (a broken image, a prompt outside it); the other masks are in it. If an image failed, ``is_complete`` is
-            false.
+        The score is the mean of the regions' scores. The ``reasons`` name what failed permanently (a broken image, a
+        prompt outside it); the other masks are in the prediction. If an image failed, ``is_complete`` is false.
 
         Raises:
             RetryLater: some of it cannot be done at the moment; the call can be repeated.

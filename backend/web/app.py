@@ -67,7 +67,6 @@ def create_app(
 
 
 def _add_contract(app: Flask, segmenter: Segmenter, metrics: Metrics, access: Access) -> None:
-    """Add the routes that Label Studio calls."""
     version = segmenter.model_version
     predict_slots = threading.BoundedSemaphore(access.max_predicts)
 

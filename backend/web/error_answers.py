@@ -24,24 +24,17 @@ class ErrorAnswers:
 
     def register(self, app: Flask) -> None:
         """Have an application answer errors with these methods."""
-        app.register_error_handler(ProtocolError, self.bad_request)
-        app.register_error_handler(RequestError, self.too_complex)
+        app.register_error_handler(RequestError, self.refused)
         app.register_error_handler(RequestEntityTooLarge, self.too_large)
         app.register_error_handler(ServiceUnavailable, self.overloaded)
         app.register_error_handler(HTTPException, self.http_error)
         app.register_error_handler(Exception, self.defect)
 
-    def bad_request(self, error: ProtocolError) -> Response:
-        """Answer a body that cannot be understood."""
-        self._metrics.refused(error.reason)
-        logger.warning("event=bad_request path=%s detail=%r", request.path, str(error))
-        return _error(str(error), 400)
-
-    def too_complex(self, error: RequestError) -> Response:
-        """Answer a request that asks for too much work."""
+    def refused(self, error: RequestError) -> Response:
+        """Answer a body that cannot be understood, and empty one that asks for too much work."""
         self._metrics.refused(error.reason)
         logger.warning("event=bad_request path=%s reason=%s detail=%r", request.path, error.reason, str(error))
-        return self._empty(error.reason)
+        return _error(str(error), 400) if isinstance(error, ProtocolError) else self._empty(error.reason)
 
     def too_large(self, _: RequestEntityTooLarge) -> Response:
         """Answer a body above the limit."""
@@ -73,9 +66,8 @@ class ErrorAnswers:
 
     def _empty(self, reason: Reason) -> Response:
         # A click expects one answer; a request for many tasks is then repeated by Label Studio, one by one.
-        return Response(
-            messages.dump_predictions([Prediction((), 0.0, self._model_version, (reason,))]), content_type=JSON
-        )
+        empty = Prediction((), 0.0, self._model_version, (reason,))
+        return Response(messages.dump_predictions([empty]), content_type=JSON)
 
 
 def _error(text: str, code: int) -> Response:

@@ -169,7 +169,6 @@ def check_port(host: str, port: int) -> None:
 
 
 def _most_connections(threads: int) -> int:
-    """Return the maximum number of connections, limited by the file descriptors that the process may open."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = threads + SPARE_CONNECTIONS
     return most if files == resource.RLIM_INFINITY else max(1, min(most, files - SPARE_FILES))

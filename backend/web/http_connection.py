@@ -188,8 +188,6 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
 
 
 class _Task(WSGITask):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
-    """Answers a request."""
-
     def execute(self) -> None:
         answer, self.channel.known_answer = self.channel.known_answer, None
         if answer is None:

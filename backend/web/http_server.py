@@ -143,7 +143,6 @@ class HttpServer:
                 return
 
     def _waiting(self) -> list[Connection]:
-        """Return the connections that are not being answered."""
         return [connection for connection in self.connections.values() if not connection.is_in_hand]
 
     def _close_overdue(self, now: float) -> None:

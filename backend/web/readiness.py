@@ -1,29 +1,13 @@
 """Decides whether a process can answer clicks, for ``/ready`` and for the headline of the status page."""
 
-from typing import Protocol
+from typing import TypeAlias
 
+from backend.cluster.remote import QueuedEmbeddings
+from backend.embeddings.local import LocalEmbeddings
 from backend.segmentation.lazy_decoder import LazyDecoder
 from backend.web.status.view import ClusterView
 
-
-class Work(Protocol):
-    """The state of encoding; see `backend.embeddings.local.LocalEmbeddings` and `backend.cluster.remote`."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a new image can be encoded."""
-
-    @property
-    def failure(self) -> str:
-        """Why the encoder could not be loaded; empty if it could or was not tried."""
-
-    @property
-    def encoding(self) -> int:
-        """How many images this process encodes or waits for."""
-
-    @property
-    def ahead(self) -> int:
-        """How many images wait to be encoded ahead."""
+Work: TypeAlias = LocalEmbeddings | QueuedEmbeddings
 
 
 def obstacle(work: Work, decoder: LazyDecoder, cluster: ClusterView | None) -> str:

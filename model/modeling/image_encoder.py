@@ -34,9 +34,10 @@ class Parallel(Protocol):
 
 
 class Sequential:
-    """One part after the other, in the calling thread: for a GPU and for an exported graph."""
+    """One part after the other, in the calling thread: for a GPU, for an exported graph, and where others compute."""
 
-    parts = 1
+    def __init__(self, parts: int = 1) -> None:
+        self.parts = parts
 
     def map(self, function: Callable[[T], R], items: Sequence[T], /) -> list[R]:
         """Return ``[function(item) for item in items]``."""

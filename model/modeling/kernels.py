@@ -12,6 +12,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
+from model.modeling import onednn
+
 Floats = npt.NDArray[np.float32]
 
 BLOCK_VALUES = 1 << 16
@@ -62,6 +64,11 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x
 
 
+def plus(x: Tensor, y: Tensor) -> Tensor:
+    """Return ``x + y``; Paddle takes several times as long where ``y`` is repeated."""
+    return tensor(np.add(memory(x), memory(y.detach()))) if is_on_cpu(x) else x + y
+
+
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return ``x @ weight + bias`` over the last axis."""
     if not is_on_cpu(x):
@@ -75,6 +82,9 @@ def gelu(x: Tensor) -> Tensor:
     if not is_on_cpu(x):
         return functional.gelu(x)
     x = x.contiguous()
+    if onednn.is_available():
+        onednn.gelu_(x)
+        return x
     values = memory(x).reshape(-1)
     block: Floats = np.empty(0, np.float32)
     for start in range(0, values.size, BLOCK_VALUES):
@@ -183,15 +193,47 @@ def attend(query: Tensor, key: Tensor, value: Tensor, fused: bool, bias: Tensor 
     return tensor(out)
 
 
+def exponentials(scores: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return ``exp(scores - top)``, on a CPU in the memory of ``scores``, and ``top`` (..., 1).
+
+    It keeps the exponentials within float32; None where they are without it.
+    """
+    if not is_on_cpu(scores):
+        top = scores.max(axis=-1, keepdim=True)
+        return paddle.exp(scores - top), top
+    values, top = memory(scores), None
+    if values.max() > SAFE_SCORE or values.min() < -SAFE_SCORE:  # much cheaper to find than the maximum of each row
+        most = values.max(axis=-1, keepdims=True)
+        np.subtract(values, most, out=values)
+        top = tensor(most)
+    np.exp(values, out=values)
+    return scores, top
+
+
+def row_sums(x: Tensor) -> Tensor:
+    """Return the sums over the last axis, (..., 1)."""
+    return tensor(memory(x).sum(axis=-1, keepdims=True)) if is_on_cpu(x) else x.sum(axis=-1, keepdim=True)
+
+
+def softmax_rows(scores: Tensor) -> Tensor:
+    """Return the softmax over the last axis but one, on a CPU in the memory of ``scores``."""
+    if not is_on_cpu(scores):
+        return functional.softmax(scores, axis=-2)
+    values = memory(scores)
+    if values.max() > SAFE_SCORE or values.min() < -SAFE_SCORE:
+        np.subtract(values, values.max(axis=-2, keepdims=True), out=values)
+    np.exp(values, out=values)
+    np.divide(values, values.sum(axis=-2, keepdims=True), out=values)
+    return scores
+
+
 def _softmax_values(query: Tensor, key: Tensor, value: Tensor, ones: Tensor, bias: Tensor | None) -> Tensor:
     """Attend with all scores at once; the sum of a query's weights divides what they made of the values."""
     scores = paddle.matmul(query, key, transpose_y=True)
     weights = memory(scores)
     if bias is not None:
         np.add(weights, memory(bias), out=weights)
-    if weights.max() > SAFE_SCORE or weights.min() < -SAFE_SCORE:  # much cheaper to find than the maximum of each row
-        np.subtract(weights, weights.max(axis=-1, keepdims=True), out=weights)
-    np.exp(weights, out=weights)
+    exponentials(scores)
     out = paddle.matmul(scores, value)
     values = memory(out)
     np.divide(values, memory(paddle.matmul(scores, ones)), out=values)

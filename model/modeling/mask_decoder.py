@@ -8,9 +8,12 @@ from paddle.nn import functional
 
 from model.config import SamConfig
 from model.modeling.common import MLP, embedding, layer_norm, norm, zeros
-from model.modeling.kernels import gelu
-from model.modeling.transformer import TwoWayTransformer
+from model.modeling.image_encoder import Parallel, Sequential
+from model.modeling.kernels import add, gelu, permute, plus
+from model.modeling.transformer import ImagePart, TwoWayTransformer
 
+MOST_PARTS = 4
+"""Parts of the image that cores work on at a time; smaller ones cost more than they save."""
 STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
 """How far from zero a mask is cut to see whether it is stable, and the share of its area that must stay."""
 
@@ -43,7 +46,16 @@ class MaskDecoder(nn.Layer):
         self.output_hypernetworks_mlps = nn.LayerList([MLP(dim, dim, dim // 8, 3) for _ in range(self.num_mask_tokens)])
         self.iou_prediction_head = MLP(dim, config.iou_head_hidden_dim, self.num_mask_tokens, config.iou_head_depth)
 
-    def forward(self, image: Tensor, image_pe: Tensor, sparse: Tensor, outputs: list[int]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        image: Tensor,
+        image_pe: Tensor,
+        sparse: Tensor,
+        outputs: list[int],
+        *,
+        dense: Tensor | None = None,
+        parallel: Parallel | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Decode a batch of prompts about one image.
 
         Args:
@@ -51,43 +63,87 @@ class MaskDecoder(nn.Layer):
             image_pe: (1, g*g, C) positions of the image tokens.
             sparse: (B, n, C) prompt tokens, n may be 0.
             outputs: which of the mask tokens to turn into masks; 0 is the single mask, 1.. the ambiguous ones.
+            dense: (B or 1, g*g or 1, C), the dense prompt where ``image`` is without it.
+            parallel: maps over parts of the image; None for one part.
 
         Returns:
             Logits (B, len(outputs), 4g, 4g) and predicted IoU (B, len(outputs)).
         """
-        hidden, image = self._attended(image, image_pe, sparse, [self.iou_token, self.mask_tokens])
-        return self._predicted(hidden, image, outputs)
+        parallel = parallel or Sequential()
+        spans = self._spans(parallel)
+        learned = [self.iou_token, self.mask_tokens]
+        hidden, parts = self._attended(image, image_pe, sparse, learned, dense, spans, parallel)
+        return self._predicted(hidden, parts, outputs, spans, parallel)
+
+    def _spans(self, parallel: Parallel) -> list[slice]:
+        """Return the parts of the image tokens, in whole rows."""
+        grid = self._grid
+        rows = -(-grid // min(parallel.parts, MOST_PARTS))
+        return [slice(grid * row, grid * min(row + rows, grid)) for row in range(0, grid, rows)]
 
     def _attended(
-        self, image: Tensor, image_pe: Tensor, sparse: Tensor, learned: Sequence[nn.Embedding]
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        image: Tensor,
+        image_pe: Tensor,
+        sparse: Tensor,
+        learned: Sequence[nn.Embedding],
+        dense: Tensor | None,
+        spans: Sequence[slice],
+        parallel: Parallel,
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return what the transformer makes of the learned and the prompt's tokens, and of the image's."""
         tables = paddle.concat([table.weight for table in learned])  # (1 + tokens, C)
         tokens = paddle.concat([tables.unsqueeze(0).expand([sparse.shape[0], *tables.shape]), sparse], axis=1)
-        found: tuple[Tensor, Tensor] = self.transformer(image, image_pe, tokens)
-        return found
+        parts = [(_part(image, span), _part(image_pe, span)) for span in spans]
+        if dense is not None:
+            shift = dense
 
-    def _predicted(self, hidden: Tensor, image: Tensor, outputs: list[int], *skips: Tensor) -> tuple[Tensor, Tensor]:
+            def add_dense(index: int) -> ImagePart:
+                part, position = parts[index]
+                return plus(part, shift if shift.shape[1] == 1 else _part(shift, spans[index])), position
+
+            parts = parallel.map(add_dense, range(len(parts)))
+        hidden, parts = self.transformer(parts, tokens, parallel)
+        return hidden, [part for part, _ in parts]
+
+    def _predicted(
+        self,
+        hidden: Tensor,
+        parts: Sequence[Tensor],
+        outputs: list[int],
+        spans: Sequence[slice],
+        parallel: Parallel,
+        *skips: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Return logits and predicted IoU of the ``outputs``, given tokens that begin with the IoU's and the masks'."""
-        kernels = [self.output_hypernetworks_mlps[i](hidden[:, 1 + i]) for i in outputs]  # each (B, C/8)
-        logits = self._masks(image, paddle.stack(kernels, axis=-1), *skips)
+        kernels = paddle.stack([self.output_hypernetworks_mlps[i](hidden[:, 1 + i]) for i in outputs], axis=1)
         scores = self.iou_prediction_head(hidden[:, 0])  # (B, tokens)
+        first, _, _, second, _ = self.output_upscaling
+
+        def upscale(index: int) -> Tensor:
+            added = [first.bias, second.bias]
+            if skips:
+                start, stop = spans[index].start, spans[index].stop
+                added = [_part(skips[0], slice(4 * start, 4 * stop)), _part(skips[1], slice(16 * start, 16 * stop))]
+            return self._masks(parts[index], kernels, added)
+
+        masks = parallel.map(upscale, range(len(parts)))
+        logits = masks[0] if len(masks) == 1 else paddle.concat(masks, axis=2)
         return logits, paddle.stack([scores[:, i] for i in outputs], axis=1)
 
-    def _masks(self, image: Tensor, kernels: Tensor, *skips: Tensor) -> Tensor:
-        """Upscale image tokens (B, g*g, C) fourfold and meet them with kernels (B, C/8, M): (B, M, 4g, 4g).
+    def _masks(self, image: Tensor, kernels: Tensor, added: Sequence[Tensor]) -> Tensor:
+        """Upscale rows of image tokens (B, r*g, C) fourfold and multiply with kernels (B, M, C/8): (B, M, 4r, 4g).
 
-        ``skips`` are what SAM 2 adds after each step in place of its bias: (1, g*g*4, C/4) and (1, g*g*16, C/8).
+        ``added`` are the biases of the two steps, or what SAM 2 adds instead: (1, r*g*4, C/4) and (1, r*g*16, C/8).
         """
         first, first_norm, _, second, _ = self.output_upscaling
-        first_skip, second_skip = skips or (first.bias, second.bias)
-        x = gelu(layer_norm(_quadruple(image, first, first_skip), first_norm))  # (B, g*g*4, C/4)
-        x = gelu(_quadruple(x, second, second_skip))  # (B, g*g*16, C/8)
-        x = paddle.matmul(x, kernels)  # (B, g*g*16, M)
-        grid, count = self._grid, kernels.shape[-1]
-        x = x.reshape([-1, grid, grid, 2, 2, 2, 2, count])  # row, column, then row and column within, twice
-        x = x.transpose([0, 7, 1, 3, 5, 2, 4, 6])
-        return x.reshape([-1, count, 4 * grid, 4 * grid])
+        x = gelu(layer_norm(_quadruple(image, first, added[0]), first_norm))  # (B, r*g*4, C/4)
+        x = gelu(_quadruple(x, second, added[1]))  # (B, r*g*16, C/8)
+        x = paddle.matmul(kernels, x, transpose_y=True)  # (B, M, r*g*16)
+        grid, count = self._grid, kernels.shape[1]
+        x = x.reshape([-1, count, x.shape[2] // (16 * grid), grid, 2, 2, 2, 2])  # row, column, then within, twice
+        x = permute(x, [0, 1, 2, 4, 6, 3, 5, 7])
+        return x.reshape([-1, count, x.shape[2] * 4, 4 * grid])
 
 
 class Sam2MaskDecoder(MaskDecoder):
@@ -100,7 +156,14 @@ class Sam2MaskDecoder(MaskDecoder):
         self.pred_obj_score_head = MLP(dim, dim, 1, 3)
 
     def forward(
-        self, image: Tensor, image_pe: Tensor, sparse: Tensor, outputs: list[int], *skips: Tensor
+        self,
+        image: Tensor,
+        image_pe: Tensor,
+        sparse: Tensor,
+        outputs: list[int],
+        *skips: Tensor,
+        dense: Tensor | None = None,
+        parallel: Parallel | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode a batch of prompts about one image; see `MaskDecoder`.
 
@@ -114,8 +177,10 @@ class Sam2MaskDecoder(MaskDecoder):
             outputs: as there.
             *skips: (1, g*g*4, C/4) and (1, g*g*16, C/8), in the order in which tokens are upscaled, each with the
                 bias of `upscaling_biases` added.
+            dense: as there.
+            parallel: as there.
         """
-        return self.with_object_score(image, image_pe, sparse, outputs, *skips)[:2]
+        return self.with_object_score(image, image_pe, sparse, outputs, *skips, dense=dense, parallel=parallel)[:2]
 
     def upscaling_biases(self) -> list[Tensor]:
         """Return the biases of the two steps of upscaling, (C/4,) and (C/8,)."""
@@ -123,14 +188,23 @@ class Sam2MaskDecoder(MaskDecoder):
         return [first.bias, second.bias]
 
     def with_object_score(
-        self, image: Tensor, image_pe: Tensor, sparse: Tensor, outputs: list[int], *skips: Tensor
+        self,
+        image: Tensor,
+        image_pe: Tensor,
+        sparse: Tensor,
+        outputs: list[int],
+        *skips: Tensor,
+        dense: Tensor | None = None,
+        parallel: Parallel | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` does and the logit (B, 1) of an object being there, which videos need."""
+        parallel = parallel or Sequential()
+        spans = self._spans(parallel)
         learned = [self.obj_score_token, self.iou_token, self.mask_tokens]
-        hidden, image = self._attended(image, image_pe, sparse, learned)
+        hidden, parts = self._attended(image, image_pe, sparse, learned, dense, spans, parallel)
         is_single = outputs == [0] and self.num_mask_tokens > 1
         wanted = list(range(self.num_mask_tokens)) if is_single else outputs
-        logits, scores = self._predicted(hidden[:, 1:], image, wanted, *skips)
+        logits, scores = self._predicted(hidden[:, 1:], parts, wanted, spans, parallel, *skips)
         scores = functional.sigmoid(scores)
         if is_single:
             logits, scores = stable(logits, scores)
@@ -152,12 +226,16 @@ def stable(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return paddle.gather_nd(logits, at).unsqueeze(1), paddle.gather_nd(scores, at).unsqueeze(1)
 
 
+def _part(x: Tensor, span: slice) -> Tensor:
+    """Return some tokens of (B, n, C), of a single batch without a copy."""
+    return x[0, span].unsqueeze(0) if x.shape[0] == 1 else x[:, span]
+
+
 def _quadruple(x: Tensor, layer: nn.Conv2DTranspose, added: Tensor) -> Tensor:
     """Apply a 2x2 transposed convolution of stride 2: (B, n, C) to (B, n*4, C'), the four in row-major order.
 
-    ``added`` is its bias (C',), or what takes its place.
+    ``added`` is its bias (C',), or what takes its place, (1, n*4, C').
     """
     inputs, outputs = layer.weight.shape[:2]
     weight = layer.weight.transpose([0, 2, 3, 1]).reshape([inputs, 4 * outputs])
-    out = paddle.matmul(x, weight).reshape([x.shape[0], -1, outputs])
-    return out + added
+    return add(paddle.matmul(x, weight).reshape([x.shape[0], -1, outputs]), added)

@@ -1,12 +1,63 @@
 """The two-way transformer: prompt tokens attend to the image, the image attends back."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
 from model.modeling.common import MLPBlock, layer_norm, linear, norm
+from model.modeling.image_encoder import Parallel
+from model.modeling.kernels import add, exponentials, row_sums, softmax_rows
 
 DECODER_EPSILON = 1e-5
+
+ImagePart: TypeAlias = tuple[Tensor, Tensor]
+"""Some tokens of the image, (B or 1, p, C), and their positions, (1, p, C)."""
+
+
+@dataclass(frozen=True)
+class ImageProbe:
+    """What image tokens are multiplied with for their scores: weight (B, heads*n, C), and shift (B, heads*n, 1)."""
+
+    weight: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
+class TokenValues:
+    """What the image attends to: keys, and values (B, heads*n, C)."""
+
+    keys: ImageProbe
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class PartialAttention:
+    """Attention of tokens to a part of the image, before it is divided by the sum of all weights.
+
+    Attributes:
+        seen: (B, heads*n, C), the sum of values times weights.
+        total: (B, heads*n, 1), the sum of weights.
+        top: (B, heads*n, 1), what was subtracted from the scores to keep their exponentials within float32; None for 0.
+    """
+
+    seen: Tensor
+    total: Tensor
+    top: Tensor | None
+
+    @staticmethod
+    def joined(parts: Sequence["PartialAttention"]) -> Tensor:
+        """Return the attention to all parts, (B, heads*n, C)."""
+        pairs = [(part.seen, part.total) for part in parts]
+        if len(parts) > 1 and any(part.top is not None for part in parts):
+            tops = [paddle.zeros_like(part.total) if part.top is None else part.top for part in parts]
+            top = paddle.stack(tops).max(axis=0)
+            factors = [paddle.exp(each - top) for each in tops]
+            pairs = [(seen * factor, total * factor) for (seen, total), factor in zip(pairs, factors, strict=True)]
+        return paddle.add_n([seen for seen, _ in pairs]) / paddle.add_n([total for _, total in pairs])
 
 
 class Attention(nn.Layer):
@@ -36,33 +87,58 @@ class Attention(nn.Layer):
 
     def to_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let tokens attend to the image: queries (B, n, C), keys and values (B or 1, m, C) to (B, n, C)."""
-        query = self._heads(self.q_proj(q)) * self.head_dim**-0.5  # (B, heads, n, d)
-        batch, heads, count, _ = query.shape
-        asked = paddle.matmul(query, self._columns(self.k_proj), transpose_y=True)  # (B, heads, n, C)
-        scores = paddle.matmul(asked.reshape([batch, heads * count, -1]), k, transpose_y=True)  # (B, heads*n, m)
+        return self.join([self.attend_to_part(self.probe(q), k, v)])
+
+    def probe(self, q: Tensor) -> "ImageProbe":
+        """Take the queries (B, n, C) of tokens to the image's own channels."""
+        query = self._heads(self.q_proj(q))
+        return self._probe(query, self._columns(self.k_proj), self._bias(self.k_proj))
+
+    def attend_to_part(self, probe: "ImageProbe", k: Tensor, v: Tensor) -> "PartialAttention":
+        """Attend to a part of the image, keys and values (B or 1, p, C)."""
+        scores = paddle.matmul(probe.weight, k, transpose_y=True)  # (B, heads*n, p)
         if not paddle.in_dynamic_mode():
             # The softmax cancels the keys' bias, but an exported graph shall hold every parameter.
-            shift = paddle.matmul(query, self.k_proj.bias.reshape([heads, self.head_dim, 1]))
-            scores = scores + shift.reshape([batch, heads * count, 1])
-        seen = paddle.matmul(functional.softmax(scores, axis=-1), v)  # (B, heads*n, C)
-        seen = seen.reshape([batch, heads, count, -1])
+            scores = scores + probe.shift
+        weights, top = exponentials(scores)
+        return PartialAttention(paddle.matmul(weights, v), row_sums(weights), top)
+
+    def join(self, parts: Sequence["PartialAttention"]) -> Tensor:
+        """Return the attention of tokens to all parts of the image, (B, n, C)."""
+        seen = PartialAttention.joined(parts)  # (B, heads*n, C)
+        seen = seen.reshape([seen.shape[0], self.num_heads, -1, seen.shape[-1]])
         values = paddle.matmul(seen, self._columns(self.v_proj))  # (B, heads, n, d)
         return self.out_proj(_together(values) + self.v_proj.bias)
 
     def from_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let the image attend to tokens: queries (B or 1, m, C), keys and values (B, n, C) to (B, m, C)."""
-        weight, bias = self._columns(self.q_proj), self.q_proj.bias.reshape([self.num_heads, 1, self.head_dim])
-        key = self._heads(self.k_proj(k)) * self.head_dim**-0.5  # (B, heads, n, d)
+        return self.attend_from_part(q, self.token_values(k, v))
+
+    def token_values(self, k: Tensor, v: Tensor) -> "TokenValues":
+        """Take keys and values (B, n, C) of tokens to the image's own channels."""
+        weight, bias = self._columns(self.q_proj), self._bias(self.q_proj)
+        keys = self._probe(self._heads(self.k_proj(k)), weight, bias)
         value = self._heads(self.v_proj(v))
-        batch, heads, count, _ = key.shape
-        asked = paddle.matmul(weight, key, transpose_y=True).transpose([0, 2, 1, 3])  # (B, C, heads, n)
-        shift = paddle.matmul(bias, key, transpose_y=True).reshape([batch, 1, heads * count])
-        scores = paddle.matmul(q, asked.reshape([batch, -1, heads * count])) + shift  # (B, m, heads*n)
-        shares = functional.softmax(scores.reshape([batch, -1, heads, count]), axis=-1)
+        batch, heads, count, _ = value.shape
         # Each head's shares add up to one: a bias divided among the heads arrives whole.
         outward = self.out_proj.weight.reshape([heads, self.head_dim, -1])
         mixed = paddle.matmul(value, outward) + self.out_proj.bias / heads  # (B, heads, n, C)
-        return paddle.matmul(shares.reshape([batch, -1, heads * count]), mixed.reshape([batch, heads * count, -1]))
+        return TokenValues(keys, mixed.reshape([batch, heads * count, -1]))
+
+    def attend_from_part(self, q: Tensor, tokens: "TokenValues") -> Tensor:
+        """Let a part of the image attend to tokens: queries (B or 1, p, C) to (B, p, C)."""
+        scores = add(paddle.matmul(tokens.keys.weight, q, transpose_y=True), tokens.keys.shift)
+        batch, rows, count = scores.shape  # (B, heads*n, p)
+        shares = softmax_rows(scores.reshape([batch, self.num_heads, -1, count])).reshape([batch, rows, count])
+        return paddle.matmul(shares, tokens.values, transpose_x=True)
+
+    def _probe(self, x: Tensor, weight: Tensor, bias: Tensor) -> "ImageProbe":
+        """Take tokens by head (B, heads, n, d) through a projection of the image: (heads, C, d) and (heads, d, 1)."""
+        x = x * self.head_dim**-0.5
+        batch, heads, count, _ = x.shape
+        outward = paddle.matmul(x, weight, transpose_y=True).reshape([batch, heads * count, -1])
+        shift = paddle.matmul(x, bias).reshape([batch, heads * count, 1])
+        return ImageProbe(outward, shift)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, n, heads*d) to (B, heads, n, d)."""
@@ -71,6 +147,10 @@ class Attention(nn.Layer):
     def _columns(self, projection: nn.Linear) -> Tensor:
         """The columns of a projection that make each head's part: (C, heads*d) to (heads, C, d)."""
         return projection.weight.reshape([-1, self.num_heads, self.head_dim]).transpose([1, 0, 2])
+
+    def _bias(self, projection: nn.Linear) -> Tensor:
+        """The bias of a projection by head: (heads*d,) to (heads, d, 1)."""
+        return projection.bias.reshape([self.num_heads, self.head_dim, 1])
 
 
 def _together(x: Tensor) -> Tensor:
@@ -94,23 +174,25 @@ class TwoWayAttentionBlock(nn.Layer):
         self.norm4 = norm(embedding_dim, DECODER_EPSILON)
         self._skip_first_layer_pe = skip_first_layer_pe
 
-    def forward(self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Map tokens (B, n, C) and image (B or 1, m, C) to the same, updated, both with batch B."""
+    def among_tokens(self, queries: Tensor, query_pe: Tensor) -> Tensor:
+        """Let tokens (B, n, C) attend to each other."""
         if self._skip_first_layer_pe:
             queries = self.self_attn(queries, queries, queries)
         else:
             q = queries + query_pe
             queries = queries + self.self_attn(q, q, queries)
-        queries = layer_norm(queries, self.norm1)
+        return layer_norm(queries, self.norm1)
 
-        k = keys + key_pe
-        queries = queries + self.cross_attn_token_to_image.to_image(queries + query_pe, k, keys)
-        queries = layer_norm(queries, self.norm2)
+    def after_image(self, queries: Tensor, attended: Tensor) -> Tensor:
+        """Update tokens (B, n, C) by what their attention to the image found."""
+        queries = layer_norm(queries + attended, self.norm2)
+        return layer_norm(queries + self.mlp(queries), self.norm3)
 
-        queries = layer_norm(queries + self.mlp(queries), self.norm3)
-
-        keys = keys + self.cross_attn_image_to_token.from_image(k, queries + query_pe, queries)
-        return queries, layer_norm(keys, self.norm4)
+    def update_image(self, tokens: TokenValues, part: ImagePart) -> ImagePart:
+        """Update a part of the image by its attention to tokens; then it has their batch."""
+        image, position = part
+        changes = self.cross_attn_image_to_token.attend_from_part(image + position, tokens)
+        return layer_norm(add(changes, image), self.norm4), position
 
 
 class TwoWayTransformer(nn.Layer):
@@ -124,19 +206,49 @@ class TwoWayTransformer(nn.Layer):
         self.final_attn_token_to_image = Attention(embedding_dim, num_heads, 2)
         self.norm_final_attn = norm(embedding_dim, DECODER_EPSILON)
 
-    def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Sequence[ImagePart], tokens: Tensor, parallel: Parallel
+    ) -> tuple[Tensor, Sequence[ImagePart]]:
         """Attend both ways.
 
+        The image is visited as often as tokens attend to it. A visit to a part first lets it attend to the tokens of
+        the layer before, so that each visit reads a part once, and cores work on parts at the same time.
+
         Args:
-            image: (B or 1, m, C) image tokens with the dense prompt added.
-            image_pe: (1, m, C) their positions.
+            image: parts of the image tokens, with the dense prompt added, and their positions.
             tokens: (B, n, C) output and prompt tokens.
+            parallel: maps over the parts.
 
         Returns:
-            Tokens (B, n, C) and image (B, m, C).
+            Tokens (B, n, C) and the parts of the image (B, p, C).
         """
-        queries, keys = tokens, image
+        queries, before = tokens, None
         for layer in self.layers:
-            queries, keys = layer(queries, keys, tokens, image_pe)
-        attended = self.final_attn_token_to_image.to_image(queries + tokens, keys + image_pe, keys)
-        return layer_norm(queries + attended, self.norm_final_attn), keys
+            queries = layer.among_tokens(queries, tokens)
+            image, attended = _visit(image, before, layer.cross_attn_token_to_image, queries + tokens, parallel)
+            queries = layer.after_image(queries, layer.cross_attn_token_to_image.join(attended))
+            before = layer, layer.cross_attn_image_to_token.token_values(queries + tokens, queries)
+            if not paddle.in_dynamic_mode():  # an exported graph uses the parameters in the order of the layers
+                image, before = [layer.update_image(before[1], part) for part in image], None
+        last = self.final_attn_token_to_image
+        image, attended = _visit(image, before, last, queries + tokens, parallel)
+        return layer_norm(queries + last.join(attended), self.norm_final_attn), image
+
+
+def _visit(
+    image: Sequence[ImagePart],
+    before: tuple[TwoWayAttentionBlock, TokenValues] | None,
+    attention: Attention,
+    queries: Tensor,
+    parallel: Parallel,
+) -> tuple[list[ImagePart], list[PartialAttention]]:
+    """Let each part of the image attend to the tokens of the layer before, if any, then tokens attend to it."""
+    probe = attention.probe(queries)
+
+    def visit(part: ImagePart) -> tuple[ImagePart, PartialAttention]:
+        if before is not None:
+            part = before[0].update_image(before[1], part)
+        return part, attention.attend_to_part(probe, part[0] + part[1], part[0])
+
+    found = parallel.map(visit, image)
+    return [part for part, _ in found], [attended for _, attended in found]

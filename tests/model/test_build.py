@@ -1,5 +1,6 @@
 """One encoder and decoder without state: every prompt, alone or among others, in any thread, gets its own answer."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -237,6 +238,39 @@ def test_an_encoded_photo_remembers_its_size_and_its_model(embedding):
     assert embedding.input_size == (85, 128)
     assert embedding.model_version == "tiny@00000000"
     assert embedding.image_embedding.shape == (32, 8, 8)
+
+
+def test_what_an_embedding_determines_is_kept_beside_it_for_the_next_prompt_and_for_a_copy_of_another_size(
+    tiny_encoder, tiny_decoder
+):
+    seen = tiny_encoder.encode(photo(*SIZE))
+    own, asked = seen.nbytes, Prompt(box=[10, 10, 90, 80])
+    first = tiny_decoder.decode(seen, asked).low_res_masks[0]
+    assert (kept := seen.prepared.get(tiny_decoder.model_version)) is not None
+    assert seen.nbytes == own + sum(array.nbytes for array in kept) == own + 4 * 8 * 8 * 32
+    np.testing.assert_array_equal(tiny_decoder.decode(seen, asked).low_res_masks[0], first)
+    copy = seen.at_size((2 * SIZE[0], 2 * SIZE[1]))
+    tiny_decoder.decode(copy, Prompt(box=[20, 20, 180, 160]))
+    assert copy.prepared.get(tiny_decoder.model_version) is kept
+    assert copy.prepared.get("another@00000000") is None
+    tiny_decoder.decode(seen, Prompt(mask_input=np.ones((LOW, LOW), np.float32)))  # adds its own map to what is kept
+    np.testing.assert_array_equal(tiny_decoder.decode(seen, asked).low_res_masks[0], first)
+
+
+def test_a_decode_keeps_to_its_own_thread_while_another_one_runs(tiny_decoder, embedding):
+    began, end, asked = threading.Event(), threading.Event(), [Prompt(box=[10, 10, 90, 80])] * 4
+
+    def hold(*_: object) -> None:
+        began.set()
+        assert end.wait(10)
+
+    with ThreadPoolExecutor(1) as other:
+        held = other.submit(tiny_decoder.decode_each, embedding, asked[:1], None, hold)
+        assert began.wait(10)
+        threads = tiny_decoder.decode_each(embedding, asked, None, lambda *_: threading.get_ident())
+        end.set()
+        held.result()
+    assert set(threads) == {threading.get_ident()}
 
 
 def test_sixteen_threads_on_eight_photos_each_get_the_answer_of_one_thread_alone(tiny_encoder, tiny_decoder):

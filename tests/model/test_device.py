@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
@@ -121,6 +122,27 @@ def test_a_thread_pool_keeps_order_uses_its_threads_and_passes_errors_on():
     assert pool.map(work, [1, 2, 3, 4]) == [1, 4, 9, 16]
     with pytest.raises(ZeroDivisionError):
         pool.map(lambda item: 1 // item, [1, 0])
+
+
+def test_a_thread_pool_does_the_work_of_a_caller_while_its_threads_are_busy_with_anothers():
+    pool = devices.ThreadPool(2)
+    began, end = threading.Barrier(3, timeout=10), threading.Event()
+
+    def hold(_: int) -> None:
+        began.wait()
+        assert end.wait(10)
+
+    with ThreadPoolExecutor(1) as other:
+        held = other.submit(pool.map, hold, [1, 2])
+        began.wait()
+        assert pool.map(lambda item: threading.get_ident(), [1, 2, 3]) == 3 * [threading.get_ident()]
+        end.set()
+        held.result()
+
+
+@pytest.mark.parametrize("items", [[], [1]])
+def test_a_thread_pool_of_one_core_computes_in_the_calling_thread(items):
+    assert devices.ThreadPool(1).map(lambda item: threading.get_ident(), items) == len(items) * [threading.get_ident()]
 
 
 def test_at_least_one_core_is_counted():

@@ -57,11 +57,7 @@ class Head:
 
     @property
     def length(self) -> int | None:
-        """The body's announced length in bytes, None where it is unknown.
-
-        Raises:
-            ImageError: several lengths are announced.
-        """
+        """The body's announced length in bytes, None if it is unknown; several lengths are an `ImageError`."""
         if self.is_chunked:
             return None
         values = (value.strip() for value in b",".join(self.all("content-length")).split(b","))
@@ -87,7 +83,8 @@ def read_head(stream: BufferedIOBase) -> Head:
             if room < 0:
                 raise ImageError(f"the head of the server's answer is longer than {MAX_HEAD_BYTES:,} bytes")
             if not line.endswith(b"\n"):
-                _check_beginning(b"".join([*lines, line]))
+                if len(start := b"".join([*lines, line])) >= 8 and b"HTTP" not in start[:8].upper():
+                    raise ImageError(f"the server does not answer in HTTP, but with {start[:16]!r}...")
                 raise httpcore.RemoteProtocolError("the server closed the connection before it had answered")
             line = line.rstrip(b"\r\n")
             if not line and lines:
@@ -97,12 +94,6 @@ def read_head(stream: BufferedIOBase) -> Head:
         head = _parsed(lines)
         if not 100 <= head.status < 200:
             return head
-
-
-def _check_beginning(data: bytes) -> None:
-    """Raise the error for a beginning that is not HTTP, or for HTTP that is truncated."""
-    if len(data) >= 8 and b"HTTP" not in data[:8].upper():
-        raise ImageError(f"the server does not answer in HTTP, but with {data[:16]!r}...")
 
 
 def _parsed(lines: list[bytes]) -> Head:

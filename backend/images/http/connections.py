@@ -43,23 +43,11 @@ class Proxy:
         return f"the image proxy {self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An answer whose body is not read yet."""
-
-    head: Head
-    stream: io.BufferedIOBase
-
-    def body(self) -> Iterator[bytes]:
-        """Yield the body in pieces, see `backend.images.http.answers.read_body`."""
-        return answers.read_body(self.head, self.stream)
-
-
 @contextmanager
 def get(
     url: httpx.URL, headers: Mapping[str, str], network: GuardedNetwork, tls: ssl.SSLContext, proxy: Proxy | None
-) -> Iterator[Answer]:
-    """Send a GET for an address; the connection is open until the context ends.
+) -> Iterator[tuple[Head, io.BufferedIOBase]]:
+    """Send a GET; yield the head of the answer and the connection, which is open until the context ends.
 
     ``headers`` are those other than Host and Connection. The proxy is used if the address is public.
 
@@ -88,7 +76,7 @@ def get(
             head = answers.read_head(reader)
             if proxy is not None and head.status == 407:
                 raise _refused(proxy, host, head.status)
-            yield Answer(head, reader)
+            yield head, reader
     finally:
         stream.close()
 

@@ -49,11 +49,7 @@ def address(url: str) -> httpx.URL:
 
 
 def redirected(here: httpx.URL, head: Head) -> httpx.URL:
-    """Return the target of a redirect, parsed as browsers do.
-
-    Raises:
-        ImageError: the target is not an http or https address.
-    """
+    """Return the target of a redirect, parsed as browsers do; `ImageError` unless it is an http or https address."""
     if len(set(head.all("location"))) > 1:
         raise ImageError("the server redirects to several addresses at once", Reason.UNSUPPORTED_IMAGE_SOURCE)
     target = re.sub(r"[\t\r\n]", "", head.text("location"))
@@ -72,10 +68,8 @@ def redirected(here: httpx.URL, head: Head) -> httpx.URL:
     except ImageError as error:
         raise ImageError(f"redirected to {error}", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
     except ValueError as error:
-        shown = without_credentials(target)[:80]
-        raise ImageError(
-            f"redirected to {shown!r}, which is not an address", Reason.UNSUPPORTED_IMAGE_SOURCE
-        ) from error
+        text = f"redirected to {without_credentials(target)[:80]!r}, which is not an address"
+        raise ImageError(text, Reason.UNSUPPORTED_IMAGE_SOURCE) from error
 
 
 def keep_cookies(head: Head, kept: dict[str, str]) -> None:

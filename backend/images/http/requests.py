@@ -11,8 +11,8 @@ from backend.concurrency.byte_budget import ByteBudget, Share
 from backend.errors import ImageError, Reason, RetryLater
 from backend.images.allowed_addresses import AddressPolicy, GuardedNetwork
 from backend.images.http import connections, content_codings, outcomes
-from backend.images.http.answers import Head
-from backend.images.http.connections import Answer, Proxy
+from backend.images.http.answers import Head, read_body
+from backend.images.http.connections import Proxy
 from backend.network.deadline_connections import seconds_left
 from backend.network.name_resolution import Resolver
 from model import tls
@@ -33,10 +33,8 @@ class FetchLimits:
     def check_size(self, size: int) -> None:
         """Raise `ImageError` (``image_too_large``) for a size in bytes above ``max_bytes``."""
         if size > self.max_bytes:
-            raise ImageError(
-                f"expected at most {self.max_bytes:,} bytes, got {size:,}; see PADDLE_SAM_MAX_IMAGE_BYTES",
-                Reason.IMAGE_TOO_LARGE,
-            )
+            text = f"expected at most {self.max_bytes:,} bytes, got {size:,}; see PADDLE_SAM_MAX_IMAGE_BYTES"
+            raise ImageError(text, Reason.IMAGE_TOO_LARGE)
 
 
 @dataclass(frozen=True)
@@ -95,23 +93,22 @@ class ImageRequests:
         network = GuardedNetwork(self._policy, deadline, self._resolver)
         proxy = self._proxy if may_use_proxy else None
         try:
-            with connections.get(url, headers, network, self._tls, proxy) as answer:
-                if not 200 <= answer.head.status < 300:
-                    return Reply(answer.head)
-                return Reply(answer.head, *self._body(answer, url.host, deadline, share))
+            with connections.get(url, headers, network, self._tls, proxy) as (head, stream):
+                if not 200 <= head.status < 300:
+                    return Reply(head)
+                return Reply(head, *self._body(head, stream, url.host, deadline, share))
         except httpcore.TimeoutException as error:
-            raise RetryLater(
-                f"the image took longer than {self._limits.timeout_s:g} s to fetch ({error}); see "
-                "PADDLE_SAM_FETCH_TIMEOUT_S",
-                Reason.IMAGE_FETCH_FAILED,
-            ) from error
+            took = f"the image took longer than {self._limits.timeout_s:g} s to fetch ({error})"
+            raise RetryLater(f"{took}; see PADDLE_SAM_FETCH_TIMEOUT_S", Reason.IMAGE_FETCH_FAILED) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             raise outcomes.connection_error(error, url.host) from error
 
-    def _body(self, answer: Answer, host: str, deadline: float, share: Share | None) -> tuple[bytes, Share]:
+    def _body(
+        self, head: Head, stream: io.BufferedIOBase, host: str, deadline: float, share: Share | None
+    ) -> tuple[bytes, Share]:
         """Return an answer's content and its share of the memory; `_NoRoom` if that must grow and cannot."""
-        names = content_codings.codings(answer.head.text("content-encoding"))
-        announced = answer.head.length
+        names = content_codings.codings(head.text("content-encoding"))
+        announced = head.length
         self._limits.check_size(announced or 0)
         if share is None:
             size = announced if announced is not None and not names else _UNKNOWN_SIZE_BYTES
@@ -119,7 +116,7 @@ class ImageRequests:
         content = io.BytesIO()  # returns its bytes without copying them
         try:
             try:
-                for piece in content_codings.decoded(answer.body(), names, self._limited):
+                for piece in content_codings.decoded(read_body(head, stream), names, self._limited):
                     size = content.tell() + len(piece)
                     if size > share.size and not share.resize(min(2 * size, self._limits.max_bytes)):
                         raise _NoRoom

@@ -1,10 +1,11 @@
-"""Takes the snapshot that the status page shows: the state of one process' parts, as text."""
+"""Takes the snapshot that the status page shows: the state of one process' parts, and of the workers, as text."""
 
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from backend.cluster.monitor import ClusterState
 from backend.concurrency.byte_budget import ByteBudget, Use
 from backend.embeddings.stores import EmbeddingStore
 from backend.errors import Kind, Reason
@@ -14,8 +15,8 @@ from backend.segmentation.lazy_decoder import LazyDecoder
 from backend.settings import ABOUT_DEMO, Settings
 from backend.web import readiness
 from backend.web.readiness import Work
+from backend.web.status import view
 from backend.web.status.formatting import Speed, format_bytes, format_ms
-from backend.web.status.view import Cause, ClusterView, Field, Outcomes, Problem, ProjectRow, RequestRow, Status, Tier
 from model.weights import Checkpoint
 
 SHOWN_REQUESTS = 20
@@ -32,35 +33,71 @@ class StatusSources:
     decoder: LazyDecoder  # its device is empty while it is loading; its failure is set if it could not be loaded
     store: EmbeddingStore
     metrics: Metrics
-    cluster: Callable[[], ClusterView | None]  # returns the workers; None without Redis
+    cluster: Callable[[], view.ClusterView | None]  # returns the workers; None without Redis
     budget: ByteBudget
 
 
-def take(sources: StatusSources) -> Status:
+def take(sources: StatusSources) -> view.Status:
     """Return the current state of a process."""
     cluster, recent = sources.cluster(), sources.metrics.recent()
+    answered, failed = sum(request.regions > 0 for request in recent), sum(map(_is_failure, recent))
+    taken = ", ".join(f"{format_bytes(sources.budget.taken_for(use))} {use.value}" for use in Use)
     reason = readiness.obstacle(sources.work, sources.decoder, cluster)
-    return Status(
+    return view.Status(
         headline=reason or "ready",
         is_ready=not reason,
         is_broken=bool(reason) and readiness.is_broken(sources.work, sources.decoder, cluster),
         process=_process(sources),
         problems=_problems(sources, cluster),
         speeds=_speeds(recent, sources.metrics.times.encodes_ms(), has_encoder=cluster is None),
-        outcomes=_outcomes(recent),
+        outcomes=view.Outcomes(answered, len(recent) - answered - failed, failed),
         causes=_causes(sources.metrics, recent),
         model=_model(sources),
         tiers=_tiers(sources),
         cache=_cache(sources),
         work=(
-            Field("being encoded or waiting", str(sources.work.encoding)),
-            Field("to be encoded ahead", str(sources.work.ahead)),
-            Field("memory for what waits", _buffered(sources.budget)),
+            view.Field("being encoded or waiting", str(sources.work.encoding)),
+            view.Field("to be encoded ahead", str(sources.work.ahead)),
+            view.Field("memory for what waits", f"{taken}, of {format_bytes(sources.budget.max_bytes)}"),
         ),
         cluster=cluster,
         projects=_projects(sources.metrics),
         requests=tuple(map(_request, recent[:SHOWN_REQUESTS])),
     )
+
+
+def cluster_view(state: ClusterState, outage: str = "") -> view.ClusterView:
+    """Return a snapshot of the cluster as text; ``outage`` says why Redis cannot be reached, if it cannot.
+
+    >>> cluster_view(ClusterState(), "Redis cannot be reached").headline
+    'Redis does not answer'
+    """
+    if outage:
+        problem = view.Problem("Redis", outage, Reason.STORE_UNAVAILABLE.remedy)
+        return view.ClusterView(problems=(problem,), headline="Redis does not answer")
+    if not state.is_known:
+        return view.ClusterView((view.Field("workers", "not looked yet"),))
+    problems = []
+    if not state.workers:
+        text = "none is running that could encode an image"
+        problems.append(view.Problem("workers", text, "start one with python -m backend worker"))
+    if state.other_models:
+        names = ", ".join(state.other_models)
+        problems.append(
+            view.Problem("workers", f"with other weights: {names}", "give all of them one PADDLE_SAM_WEIGHTS")
+        )
+    rows = (
+        view.Field("Redis answers in", format_ms(1000 * state.round_trip_s)),
+        view.Field("encoded by all workers", str(state.encodes)),
+        view.Field("fetched by all workers", str(state.fetches)),
+        view.Field("given up by all workers", str(state.failures)),
+    )
+    queues = tuple(
+        view.Queue(queue.name, queue.depth, format_ms(1000 * queue.age_s) if queue.depth else "")
+        for queue in state.queues
+    )
+    headline = "" if state.workers else "no worker is running"
+    return view.ClusterView(rows, state.worker_names, queues, tuple(problems), headline)
 
 
 def _process(sources: StatusSources) -> str:
@@ -69,15 +106,15 @@ def _process(sources: StatusSources) -> str:
     return f"{which}, up {format_ms(1000 * sources.metrics.up_s)}"
 
 
-def _problems(sources: StatusSources, cluster: ClusterView | None) -> tuple[Problem, ...]:
+def _problems(sources: StatusSources, cluster: view.ClusterView | None) -> tuple[view.Problem, ...]:
     problems = [
-        Problem("model", failure, "check PADDLE_SAM_WEIGHTS and PADDLE_SAM_DEVICE")
+        view.Problem("model", failure, "check PADDLE_SAM_WEIGHTS and PADDLE_SAM_DEVICE")
         for failure in dict.fromkeys((sources.decoder.failure, sources.work.failure))
         if failure
     ]
     problems += cluster.problems if cluster is not None else ()
     if sources.settings.label_studio_api_key is None:
-        problems.append(Problem("API key", NO_API_KEY, NEW_API_KEY))
+        problems.append(view.Problem("API key", NO_API_KEY, NEW_API_KEY))
     return tuple(problems)
 
 
@@ -94,23 +131,17 @@ def _speeds(
     return (*speeds, Speed("Encodes", "once per image", encodes_ms)) if has_encoder else speeds
 
 
-def _outcomes(recent: tuple[AnsweredRequest, ...]) -> Outcomes:
-    answered, failed = sum(request.regions > 0 for request in recent), sum(map(_is_failure, recent))
-    return Outcomes(answered, len(recent) - answered - failed, failed)
-
-
 def _is_failure(request: AnsweredRequest) -> bool:
-    """Whether a request that expected a mask got none."""
     return not request.regions and any(reason.kind is not Kind.HARMLESS for reason in request.reasons)
 
 
-def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[Cause, ...]:
+def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[view.Cause, ...]:
     last: dict[Reason, float] = {}
     for request in recent:
         for reason in request.reasons:
             last.setdefault(reason, request.at)
     causes = [
-        Cause(
+        view.Cause(
             str(reason),
             count,
             _clock(last[reason]) if reason in last else "",
@@ -123,22 +154,22 @@ def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[Caus
     return tuple(sorted(causes, key=lambda cause: (cause.is_harmless, -cause.count, cause.reason)))
 
 
-def _model(sources: StatusSources) -> tuple[Field, ...]:
+def _model(sources: StatusSources) -> tuple[view.Field, ...]:
     checkpoint, side = sources.checkpoint, sources.checkpoint.config.image_size
     return (
-        Field("version", checkpoint.model_version),
-        *((Field("note", ABOUT_DEMO),) if sources.settings.weights == "demo" else ()),
-        Field("weights", f"{checkpoint.format} format"),
-        Field("device", sources.decoder.device or f"{sources.settings.device}, not loaded yet"),
-        Field("input", f"{side} × {side} pixels"),
-        Field("takes", ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")),
+        view.Field("version", checkpoint.model_version),
+        *((view.Field("note", ABOUT_DEMO),) if sources.settings.weights == "demo" else ()),
+        view.Field("weights", f"{checkpoint.format} format"),
+        view.Field("device", sources.decoder.device or f"{sources.settings.device}, not loaded yet"),
+        view.Field("input", f"{side} × {side} pixels"),
+        view.Field("takes", ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")),
     )
 
 
-def _tiers(sources: StatusSources) -> tuple[Tier, ...]:
+def _tiers(sources: StatusSources) -> tuple[view.Tier, ...]:
     hits = sources.metrics.lookups()
     return tuple(
-        Tier(
+        view.Tier(
             stats.name,
             stats.entries,
             format_bytes(stats.nbytes) + (f" of {format_bytes(stats.max_bytes)}" if stats.max_bytes else ""),
@@ -150,32 +181,27 @@ def _tiers(sources: StatusSources) -> tuple[Tier, ...]:
     )
 
 
-def _buffered(budget: ByteBudget) -> str:
-    taken = ", ".join(f"{format_bytes(budget.taken_for(use))} {use.value}" for use in Use)
-    return f"{taken}, of {format_bytes(budget.max_bytes)}"
-
-
-def _cache(sources: StatusSources) -> tuple[Field, ...]:
+def _cache(sources: StatusSources) -> tuple[view.Field, ...]:
     hits = dict(sources.metrics.lookups())
     missed = hits.pop("miss", 0)
     total = sum(hits.values()) + missed
     share = f"{100 * (total - missed) / total:.0f} % of {total}" if total else "none yet"
-    return (Field("look-ups that found one", share), Field("numbers", sources.settings.embedding_dtype))
+    return (view.Field("look-ups that found one", share), view.Field("numbers", sources.settings.embedding_dtype))
 
 
-def _projects(metrics: Metrics) -> tuple[ProjectRow, ...]:
+def _projects(metrics: Metrics) -> tuple[view.ProjectRow, ...]:
     projects = [
-        ProjectRow("unnamed" if number is None else str(number), problems)
+        view.ProjectRow("unnamed" if number is None else str(number), problems)
         for number, problems in list(metrics.configs.by_project().items())[::-1]
     ]
     return tuple(sorted(projects, key=lambda project: not project.problems)[:SHOWN_PROJECTS])
 
 
-def _request(answered: AnsweredRequest) -> RequestRow:
+def _request(answered: AnsweredRequest) -> view.RequestRow:
     kind = "click" if answered.is_click else "opened" if answered.tasks == 1 else f"{answered.tasks} tasks"
     project = f"project {answered.project_id}" if answered.project_id is not None else ""
     task = f"task {answered.task_id}" if answered.task_id is not None and answered.tasks == 1 else ""
-    return RequestRow(
+    return view.RequestRow(
         _clock(answered.at),
         kind,
         ", ".join(filter(None, (project, task))),
@@ -188,5 +214,4 @@ def _request(answered: AnsweredRequest) -> RequestRow:
 
 
 def _clock(at: float) -> str:
-    """Return a Unix time as ``HH:MM:SS`` UTC."""
     return time.strftime("%H:%M:%S", time.gmtime(at))

@@ -293,6 +293,28 @@ def test_memory_counts_the_bytes_of_every_map():
     assert memory.stats()[0].nbytes == 2 * one.nbytes
 
 
+def test_memory_counts_what_a_decoder_keeps_beside_an_embedding_and_makes_room_for_it():
+    first, second = embedding(), embedding()
+    store, room = MemoryStore(max_bytes=4 * first.nbytes), first.nbytes
+    store.put(key(1), first)
+    store.put(key(2), second)
+    second.prepared.keep("SAM@1a2b3c4d", (np.zeros(room // 4, np.float32),))
+    assert store.stats()[0].nbytes == 3 * room
+    first.prepared.keep("SAM@1a2b3c4d", (np.zeros(room // 2, np.float32),))  # now both need 5 times the room of one
+    assert store.get(key(2)) is None
+    assert store.get(key(1)) is first
+    assert store.stats()[0].nbytes == 3 * room
+
+
+def test_memory_lets_go_of_an_embedding_whose_prepared_numbers_do_not_fit_at_all():
+    one = embedding()
+    store = MemoryStore(max_bytes=2 * one.nbytes)
+    store.put(key(1), one)
+    one.prepared.keep("SAM@1a2b3c4d", (np.zeros(one.nbytes, np.float32),))
+    assert store.get(key(1)) is None
+    assert store.stats()[0].nbytes == 0
+
+
 def test_a_lower_limit_after_a_restart_is_kept_to(tmp_path):
     for number in range(5):
         FileStore(tmp_path, 10_000_000).put(key(number), embedding(number))

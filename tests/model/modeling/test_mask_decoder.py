@@ -5,6 +5,8 @@ import paddle
 import pytest
 from paddle import nn
 
+from model.device import ThreadPool
+from model.modeling.image_encoder import Sequential
 from model.modeling.mask_decoder import MaskDecoder
 from model.modeling.transformer import Attention
 from tests.support.checkpoints import random_tensors, tiny
@@ -15,6 +17,13 @@ def random_layer(layer: nn.Layer, seed: int = 0) -> nn.Layer:
     for parameter in layer.parameters():
         parameter.set_value((0.3 * random.standard_normal(parameter.shape)).astype(np.float32))
     return layer
+
+
+def filled(decoder: MaskDecoder) -> MaskDecoder:
+    tensors = random_tensors(tiny())
+    for name, parameter in decoder.named_parameters():
+        parameter.set_value(tensors[f"mask_decoder.{name}"])
+    return decoder
 
 
 def tokens(batch: int, count: int, width: int, seed: int) -> paddle.Tensor:
@@ -46,9 +55,7 @@ def test_a_width_that_heads_do_not_divide_is_refused():
 @pytest.mark.parametrize("has_own_images", [False, True])
 def test_a_batch_of_prompts_gets_the_answers_each_gets_alone(has_own_images):
     config = tiny()
-    decoder, tensors = MaskDecoder(config), random_tensors(config)
-    for name, parameter in decoder.named_parameters():
-        parameter.set_value(tensors[f"mask_decoder.{name}"])
+    decoder = filled(MaskDecoder(config))
     sparse, image_pe = tokens(3, 2, 32, 1), tokens(1, 64, 32, 2)
     image = tokens(3 if has_own_images else 1, 64, 32, 3)
     logits, scores = decoder(image, image_pe, sparse, [0, 1, 2, 3])
@@ -59,3 +66,24 @@ def test_a_batch_of_prompts_gets_the_answers_each_gets_alone(has_own_images):
         np.testing.assert_allclose(logits[index].numpy(), alone[0].numpy(), atol=1e-4)
         np.testing.assert_allclose(scores[index].numpy(), alone_scores[0].numpy(), atol=1e-4)
     assert not np.allclose(logits[0].numpy(), logits[1].numpy(), atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [1, 100])  # scores of some, and of more than float32 holds the exponentials of
+@pytest.mark.parametrize("parallel", [ThreadPool(2), ThreadPool(3), Sequential(4), ThreadPool(9)])
+def test_an_image_in_parts_gives_the_numbers_of_the_whole(parallel, size):
+    decoder = filled(MaskDecoder(tiny()))
+    image, dense = tokens(1, 64, 32, 3) * size, tokens(1, 1, 32, 4)
+    sparse, image_pe = tokens(1, 2, 32, 1), tokens(1, 64, 32, 2)
+    whole, scores = decoder(image + dense, image_pe, sparse, [0, 1])
+    logits, found = decoder(image, image_pe, sparse, [0, 1], dense=dense, parallel=parallel)
+    assert np.abs(whole.numpy()).max() > 0.1
+    np.testing.assert_allclose(logits.numpy(), whole.numpy(), atol=1e-4 * np.abs(whole.numpy()).max())
+    np.testing.assert_allclose(found.numpy(), scores.numpy(), atol=1e-4)
+
+
+def test_the_same_parts_in_one_thread_give_the_same_numbers_to_the_bit():
+    decoder, config = filled(MaskDecoder(tiny())), tiny()
+    image, sparse, image_pe = tokens(1, 64, 32, 3), tokens(1, 2, 32, 1), tokens(1, 64, 32, 2)
+    dense = tokens(1, config.embedding_size**2, 32, 4)
+    found = [decoder(image, image_pe, sparse, [0], dense=dense, parallel=p)[0] for p in (ThreadPool(3), Sequential(3))]
+    np.testing.assert_array_equal(found[0].numpy(), found[1].numpy())
