@@ -37,7 +37,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm 
 WORKDIR /app
 COPY --from=app /app /app
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    MODEL_DIR=/weights PADDLE_SAM_CACHE_DIR=/cache
+    MODEL_DIR=/weights PADDLE_SAM_CACHE_DIR=/cache PADDLE_SAM_DECODERS_DIR=/weights/decoders
 VOLUME ["/weights", "/cache"]
 EXPOSE 9090
 USER paddle-sam

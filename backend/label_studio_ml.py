@@ -113,7 +113,7 @@ class MlBackendAdapter:
 
         If a setting or the weights cannot be used, Label Studio shows the error when the model is connected.
         """
-        version = self.service.get().segmenter.model_version
+        version = self.service.get().segmenter.version_of(messages.parse_project(getattr(self, "project_id", None)))
         if self.get("model_version") != version:  # each call of set writes to a database
             self.set("model_version", version)
 
@@ -135,12 +135,16 @@ class MlBackendAdapter:
         answer_log.note(service.metrics, request, predictions, total_s=time.perf_counter() - start)
         return self._response(predictions)
 
-    def fit(self, *_args: object, **_kwargs: object) -> None:
-        """Do nothing, since SAM is not trained by annotations.
+    def fit(self, *args: object, **_kwargs: object) -> None:
+        """Start the training of the project's decoder where an event of 2.x asks for it, as *Start training* does.
 
         Returns None rather than an empty dict, which 1.x would store as the result of a training and raise the model
         version with every annotation.
         """
+        match args:
+            case [str(action), dict(data)]:
+                body = msgspec.json.encode({**data, "action": action})
+                self.service.get().on_event(messages.parse_webhook(body))
 
     def _request(self, tasks: list[Any], context: dict[str, Any] | None) -> PredictRequest:
         if context:  # a click needs no saved masks, which may be megabytes

@@ -1,7 +1,6 @@
 """Counters and timers for Prometheus, and a record of the last requests for the status page.
 
-The registry is passed in and is never the library's global one, so that tests and several services in one process stay
-separate.
+The registry is never the library's global one, so that several services in one process stay separate.
 """
 
 import threading
@@ -108,9 +107,9 @@ class ConfigProblems:
 class Metrics:
     """Counters, times of stages, problems of configs and the last requests of one service; safe from many threads."""
 
-    def __init__(self, registry: CollectorRegistry | None = None, clock: Callable[[], float] = time.time) -> None:
-        """Register all counters with ``registry``, a new one by default; ``clock`` returns seconds since 1970."""
-        self.registry = CollectorRegistry() if registry is None else registry
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """Register all counters; ``clock`` returns seconds since 1970."""
+        self.registry = CollectorRegistry()
         self.times, self.configs = StageTimes(self.registry), ConfigProblems()
         self._clock, self._started_at = clock, clock()
         counter = partial(_counter, self.registry)

@@ -26,8 +26,9 @@ def sigterm_guard() -> Iterator[None]:
     The import takes seconds after Paddle has installed its handler, so the old one is restored again and again until
     the block ends. A second thread waits until the first has left the block.
     """
-    sigaction = getattr(ctypes.CDLL(None), "sigaction", None)
-    if sigaction is None:  # this platform has no such signals
+    try:
+        sigaction = ctypes.CDLL(None).sigaction
+    except (AttributeError, OSError, TypeError):  # this platform has no such signals: Windows
         yield
         return
     with _lock:

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field,
 from pydantic_core import ErrorDetails
 
 from backend import settings_fields as fields
-from backend.shapes import OUTPUT_KINDS
+from backend.shapes import FEWEST_CORNERS, MOST_CORNERS, OUTPUT_KINDS, Detail
 from model import tls
 from model.folders import cache_folder
 
@@ -94,6 +94,10 @@ class Settings(BaseModel):
     """auto, cpu, gpu or gpu:N."""
     cache_dir: fields.Directory = Field(default_factory=lambda: cache_folder() / "embeddings")
     """Where embeddings are kept on disk."""
+    decoders_dir: fields.Directory = Field(default_factory=lambda: cache_folder() / "decoders")
+    """Where the fine-tuned decoders of projects are kept; one folder for each Label Studio."""
+    finetune_every: int = Field(0, ge=0)
+    """After how many new annotations of a project its decoder is trained by itself; 0: only when asked to."""
     memory_cache_mb: int = Field(512, ge=0)
     """Bound of the embeddings in memory; 0: none."""
     disk_cache_mb: int = Field(4096, ge=0)
@@ -127,6 +131,14 @@ class Settings(BaseModel):
     HTTP_PROXY and its like do not count for images."""
     output_preference: fields.Kinds = OUTPUT_KINDS
     """What an answer is drawn as when a labeling config offers several kinds."""
+    polygon_tolerance: float | None = Field(None, ge=0)
+    """Largest distance in pixels of the photo between a polygon and its mask; unset: as much as costs 0.5 % of the
+    mask, 2 at most."""
+    polygon_corners: int = Field(MOST_CORNERS, ge=FEWEST_CORNERS)
+    """Largest number of corners of a polygon; the tolerance grows where there are more."""
+    min_area: float | None = Field(None, ge=0)
+    """Specks and holes of fewer pixels are left out of masks; unset: none where a mask is painted, those below 0.1 %
+    of the object where a polygon is drawn."""
     max_body_mb: int = Field(200, ge=1)
     """A larger request is refused."""
     try_page: bool = True
@@ -152,6 +164,11 @@ class Settings(BaseModel):
                 f"requests, twice {PREFIX}MAX_BODY_MB, and {PREFIX}MAX_IMAGE_BYTES; got {self.buffer_mb}"
             )
         return self
+
+    @property
+    def detail(self) -> Detail:
+        """How closely regions follow their masks, where a labeling config does not say."""
+        return Detail(self.polygon_tolerance, self.polygon_corners, self.min_area)
 
     @property
     def buffer_bytes(self) -> int:

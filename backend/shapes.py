@@ -4,7 +4,7 @@ Frames: *percent* is percent of the image as the browser shows it, x of its widt
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
 
@@ -33,6 +33,39 @@ OUTPUT_KINDS = (
     ShapeKind.ELLIPSE,
 )
 """The kinds that an answer can have, in order of preference where a labeling config offers several."""
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How closely a region follows its mask; None means the default.
+
+    Attributes:
+        tolerance: largest distance in pixels of the photo between an outline and its mask. By default a ring loses at
+            most 0.5 % of the IoU.
+        corners: largest number of corners of a ring, at least `FEWEST_CORNERS`; where it is exceeded, the tolerance
+            grows.
+        min_area: holes and islands of fewer pixels are filled and dropped. By default those below 0.1 % of an object's
+            area where an outline is drawn, none where a mask is painted.
+    """
+
+    tolerance: float | None = None
+    corners: int | None = None
+    min_area: float | None = None
+
+    def over(self, defaults: "Detail") -> "Detail":
+        """Return this with the values of ``defaults`` where it has none.
+
+        >>> Detail(corners=20).over(Detail(corners=400, min_area=50.0))
+        Detail(tolerance=None, corners=20, min_area=50.0)
+        """
+        own = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(defaults, **own)
+
+
+DEFAULT_DETAIL = Detail()
+
+FEWEST_CORNERS, MOST_CORNERS = 4, 400
+"""Corners that a ring can be limited to, and that it is limited to by default."""
 
 
 def in_order(preferred: Iterable[ShapeKind]) -> tuple[ShapeKind, ...]:

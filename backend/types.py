@@ -4,13 +4,16 @@ Frames: *percent* is percent of the image as the browser shows it before the vie
 height), *original pixels* are (x, y) in the image as the browser shows it. Sizes are (height, width).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from backend.errors import Reason
-from backend.shapes import Shape
+from backend.shapes import Bitmask, Brush, KeyPoint, Polygon, Shape, Vector
 from backend.words import TypedText, WordQuery
 from model.types import Prompt
 
@@ -44,6 +47,16 @@ class PromptRegion:
     def __post_init__(self) -> None:
         if self.original_size is not None:
             _check_size("original_size", self.original_size)
+
+
+def lone_negative_points(regions: Sequence[PromptRegion]) -> tuple[PromptRegion, ...]:
+    """Return the negative points of a click that has no other prompt; none where it has one.
+
+    Points without a sign are no prompts beside signed ones.
+    """
+    if not all(isinstance(region.shape, KeyPoint) and region.is_positive is not True for region in regions):
+        return ()
+    return tuple(region for region in regions if region.is_positive is False)
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,7 @@ class WebhookEvent:
     project_id: int | None = None
     label_config: str = ""  # the project's labeling config, empty where the event does not carry it
     tasks: tuple[Task, ...] = ()  # the tasks it is about, with their data where the event carries them
+    annotations: int = 0  # how many were submitted in the project; 0 where the event does not say
 
 
 class Priority(IntEnum):
@@ -153,6 +167,7 @@ class ObjectPrompt:
     original_size: tuple[int, int]  # (H, W) of the image, the size an answer must have
     image_rotation: int = 0
     item_index: int | None = None
+    replaces: str = ""  # id of the region that the answer replaces, empty where it replaces none
     score: float | None = None  # which the answer gets; None for the model's own
 
     def __post_init__(self) -> None:
@@ -182,6 +197,32 @@ class Region:
         _check_size("original_size", self.original_size)
         if self.score is not None and not 0.0 <= self.score <= 1.0:
             raise ValueError(f"score: expected a number from 0 to 1, got {self.score}")
+
+
+@dataclass(frozen=True, eq=False)
+class RecentAnswer:
+    """One region that a click was answered with, kept for corrections of it."""
+
+    region: PromptRegion  # as it was answered; its control is the ``from_name``
+    prompt_ids: tuple[str, ...]  # of the prompts that it was made of: random, so they belong to one annotator
+    draft: str  # stamp of the annotator's newest draft when they clicked, empty where they had none
+    answered_at: float  # seconds since 1970; the same for all regions of an answer
+    # (low_res_size, low_res_size) logits in the frame of the image's embedding; None after a correction
+    low_res_mask: npt.NDArray[np.float16] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        match self.region.shape:
+            case Brush(code):
+                shape_bytes = len(code)
+            case Bitmask(data_url):
+                shape_bytes = len(data_url)
+            case Polygon(points) | Vector(points):
+                shape_bytes = 120 * len(points)
+            case _:
+                shape_bytes = 0
+        return 1000 + shape_bytes + (0 if self.low_res_mask is None else self.low_res_mask.nbytes)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""The command line: ``python -m backend serve | worker | precompute | preannotate | export-coco | doctor | demo``."""
+"""The command line, ``python -m backend``: one command for each module."""
 
 import click
 
-from backend.cli import doctor_command, export_coco, preannotate, precompute, serve, worker
+from backend.cli import decoders, export_coco, preannotate, precompute, serve, worker
+from backend.cli.doctor import command as doctor
 from backend.demo import command as demo
 
 
@@ -14,5 +15,5 @@ def main() -> None:
     """
 
 
-for _module in (serve, worker, precompute, preannotate, export_coco, doctor_command, demo):
+for _module in (serve, worker, precompute, preannotate, export_coco, decoders, doctor, demo):
     main.add_command(_module.command)

@@ -35,11 +35,8 @@ def command(project: int, view: int | None, limit: int | None, weights: str | No
         exit_on_error(lambda: engine.check_cache(settings))
 
     def encode(batch: BatchRun, made: engine.Engine) -> "RunReport":
-        context = precompute.PrecomputeContext(
-            made.ensure, batch.client.version, batch.retry, made.at_once, made.room, made.close
-        )
         with progress.showing("precompute", batch.total, sys.stderr) as shown:
-            return precompute.run(batch.tasks, project, batch.controls, context, batch.stop, shown)
+            return precompute.run(batch, made, shown)
 
     execute(
         settings,

@@ -1,6 +1,8 @@
 """``python -m backend serve``: one web service, or the check whether it is up."""
 
 import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +10,21 @@ from backend.cli import health
 from backend.cli.commands import GOOD, PROBLEMS_FOUND, refuse, settings_of, weights_option
 from backend.cli.settings_help import CommandWithSettings
 from backend.settings import ABOUT_DEMO
+
+if TYPE_CHECKING:
+    from backend.web import gunicorn_server, single_process
+
+
+def server_for(platform: str) -> "type[gunicorn_server.Server | single_process.Server]":
+    """Return what serves on a platform, by its name in `sys.platform`."""
+    from backend.web import single_process
+
+    if platform != "darwin":
+        with suppress(ImportError):  # gunicorn, or what it needs of the system
+            from backend.web import gunicorn_server
+
+            return gunicorn_server.Server
+    return single_process.Server
 
 
 @click.command("serve", cls=CommandWithSettings)
@@ -22,12 +39,13 @@ def command(port: int | None, host: str | None, weights: str | None, check: bool
         sys.exit(GOOD if health.is_up(settings.host, settings.port) else PROBLEMS_FOUND)
     from backend import logs
     from backend.composition import cluster, parts, web
-    from backend.web import gunicorn_server  # imported here, so that --help is fast
+    from backend.web import listening  # imported here, so that --help is fast
 
     logs.configure(settings.log_level)
     try:
-        gunicorn_server.check_temporary_folder()
-        gunicorn_server.check_port(settings.host, settings.port)
+        server = server_for(sys.platform)(settings, lambda: web.build(settings, checkpoint))
+        listening.check_temporary_folder()
+        listening.check_port(settings.host, settings.port)
         cluster.require_usable(settings)
         checkpoint = parts.read_weights(settings)
         parts.read_detector(settings)
@@ -39,4 +57,4 @@ def command(port: int | None, host: str | None, weights: str | None, check: bool
         click.echo(f"{ABOUT_DEMO[0].upper()}{ABOUT_DEMO[1:]}.", err=True)
         advice = "On photographs draw rectangles, or take real weights: PADDLE_SAM_WEIGHTS=mobile_sam (41 MB)."
         click.echo(advice, err=True)
-    gunicorn_server.Server(settings, lambda: web.build(settings, checkpoint)).run()
+    server.run()

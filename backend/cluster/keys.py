@@ -45,15 +45,15 @@ class Keys:
 
     def content(self, address_key: SourceKey) -> str:
         """Key of the content last seen at an address; its age follows from its remaining time to live."""
-        return self._of("place", address_key)
+        return _of_address(self, "place", address_key)
 
     def failure(self, address_key: SourceKey) -> str:
         """Key of the recent failure of an address."""
-        return self._of("failure", address_key)
+        return _of_address(self, "failure", address_key)
 
     def lease(self, address_key: SourceKey) -> str:
         """Key of the lease of the worker that processes an address."""
-        return self._of("lease", address_key)
+        return _of_address(self, "lease", address_key)
 
     def content_lease(self, key: EmbeddingKey) -> str:
         """Key of the lease of the worker that encodes a content."""
@@ -65,7 +65,11 @@ class Keys:
 
     def enqueued(self, address_key: SourceKey, priority: Priority) -> str:
         """Key of the marker of an enqueued address; its value is the job's id."""
-        return self._of(f"asked:{priority.name.lower()}", address_key)
+        return _of_address(self, f"asked:{priority.name.lower()}", address_key)
+
+    def answers(self, project_id: int, task_id: int, image: str) -> str:
+        """Key of the last answers to clicks on an image of a task."""
+        return f"{self.prefix}:{self.model}:answers:{project_id}:{task_id}:{image}"
 
     def queue(self, priority: Priority) -> str:
         """Name of the RQ queue of a priority."""
@@ -90,6 +94,32 @@ class Keys:
         """Key of the counts of all workers' work since Redis was last empty."""
         return f"{self.prefix}:{self.model}:counts"
 
-    def _of(self, kind: str, address_key: SourceKey) -> str:
-        owner, address = address_key
-        return f"{self.prefix}:{self.model}:{kind}:{quote(owner, safe='')}:{address}"
+
+@dataclass(frozen=True)
+class DecoderKeys:
+    """The names of the decoders of one installation; all models share them, except for the queue."""
+
+    keys: Keys
+
+    @property
+    def documents(self) -> str:
+        """Key of the records of all projects' decoders, and the states of their trainings, by project and name."""
+        return f"{self.keys.prefix}:decoders"
+
+    def decoder(self, project_id: int) -> str:
+        """Key of the file of a project's active decoder."""
+        return f"{self.keys.prefix}:decoder:{project_id}"
+
+    def training(self, project_id: int) -> str:
+        """Key of the lease of the worker that trains a project's decoder."""
+        return f"{self.keys.prefix}:lease:training:{project_id}"
+
+    @property
+    def trainings(self) -> str:
+        """Name of the RQ queue of trainings."""
+        return f"{self.keys.prefix}:{self.keys.model}:training"
+
+
+def _of_address(keys: Keys, kind: str, address_key: SourceKey) -> str:
+    owner, address = address_key
+    return f"{keys.prefix}:{keys.model}:{kind}:{quote(owner, safe='')}:{address}"

@@ -32,9 +32,7 @@ end
 """Lua function that returns the string at a key; a value of another type is not ours and is deleted."""
 
 # The script limits the time to live of a lease: one from a restored dump, or written by hand, may have no expiry.
-_ACQUIRE = (
-    _TEXT
-    + """
+_ACQUIRE = _TEXT + """
 if text(KEYS[2]) == ARGV[4] then redis.call('DEL', KEYS[2]) end
 if text(KEYS[1]) then
   local left = redis.call('PTTL', KEYS[1])
@@ -47,26 +45,19 @@ if before and not string.match(before, '^%d%d?%d?$') then redis.call('DEL', KEYS
 local attempts = redis.call('INCR', KEYS[3])
 redis.call('EXPIRE', KEYS[3], ARGV[3])
 return attempts
-"""
-)
-_RENEW = (
-    _TEXT
-    + """
+"""  # fmt: skip
+_RENEW = _TEXT + """
 local holder = text(KEYS[1])
 if holder == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 + redis.call('DEL', KEYS[2]) end
 if not holder and ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1 end
 return 0
-"""
-)
+"""  # fmt: skip
 _URGENT = 2  # answer of that script if another process called `Leases.expedite`
-_RELEASE = (
-    _TEXT
-    + """
+_RELEASE = _TEXT + """
 if text(KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2])
 return 1
-"""
-)
+"""  # fmt: skip
 
 
 @dataclass(eq=False)

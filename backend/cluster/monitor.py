@@ -22,22 +22,16 @@ _OURS = """
 local kind = redis.call('TYPE', KEYS[1]).ok
 local now = tonumber(redis.call('TIME')[1])
 """
-_HEARTBEAT = (
-    _OURS
-    + """
+_HEARTBEAT = _OURS + """
 if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600)
 redis.call('EXPIRE', KEYS[1], 3600)
-"""
-)
-_ALIVE = (
-    _OURS
-    + """
+"""  # fmt: skip
+_ALIVE = _OURS + """
 if kind ~= 'zset' then return {} end
 return redis.call('ZRANGEBYSCORE', KEYS[1], now - tonumber(ARGV[1]), now + tonumber(ARGV[2]))
-"""
-)
+"""  # fmt: skip
 
 
 @dataclass(frozen=True)

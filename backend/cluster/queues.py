@@ -1,4 +1,4 @@
-"""The job queues: one kind of job in three queues, which RQ transports; the only module that knows RQ.
+"""The job queues: images in three queues, trainings in one, which RQ transports; the only module that knows RQ.
 
 A job holds the address of an image as plain JSON. A job that comes out of a queue is untrusted input: its shape and
 size are checked, and the function, callbacks and webhooks that it may name are ignored.
@@ -20,7 +20,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from backend.cluster.connection import RedisConnection, answers
-from backend.cluster.keys import Keys
+from backend.cluster.keys import DecoderKeys, Keys
 from backend.embeddings.content_index import SourceKey
 from backend.errors import ImageError, Reason, RequestError
 from backend.logs import without_credentials
@@ -29,6 +29,9 @@ from backend.words import WordQuery
 
 FUNCTION = "backend.cluster.worker.encode"
 """The function that the jobs name; it does not exist: our workers ignore it, and other RQ workers cannot import it."""
+
+TRAINING = "backend.cluster.worker.train"
+"""The same for jobs that train a decoder."""
 
 MAX_JOB_BYTES = 16_000_000
 """Largest job; an image inside the task's data is a part of its job, and is refused if it is larger."""
@@ -166,6 +169,37 @@ class JobQueues:
         priority = next(level for level in priorities if self._keys.queue(level) == queue)
         return TakenJob(parse(job.arguments), priority, job.id)
 
+    def enqueue_training(self, project_id: int) -> bool:
+        """Enqueue the training of a project's decoder unless it waits already; return whether this call did."""
+        job_id = f"{self._keys.prefix}-training-{project_id}"
+
+        def work(client: "Redis") -> bool:
+            queue = self._training_queue(client)
+            if queue.count >= MAX_WAITING or job_id in queue.job_ids:
+                return False
+            queue.enqueue_call(TRAINING, args=(str(project_id),), job_id=job_id, description="training")
+            return True
+
+        return self._link.call(work)
+
+    def take_training(self) -> int | None:
+        """Take the first training off its queue, if no image waits in another queue; return the project's number."""
+
+        def work(client: "Redis") -> int | None:
+            if any(self._queue(client, priority).count for priority in Priority):
+                return None
+            queues = 2 * [self._training_queue(client)]  # twice: see `take`
+            taken = Queue.dequeue_any(queues, None, client, job_class=_Job, serializer=JSONSerializer)
+            if taken is None:
+                return None
+            client.delete(taken[0].key)
+            match taken[0].arguments:
+                case [str(text)] if text.isascii() and text.isdecimal() and len(text) < 19:
+                    return int(text)
+            raise RequestError("job: expected the number of a project as its argument")
+
+        return self._link.call(work)
+
     def clear_marker(self, address_key: SourceKey, priority: Priority) -> None:
         """Delete the marker of a lost job, so that the image can be enqueued again."""
         self._link.call(lambda client: client.delete(self._keys.enqueued(address_key, priority)))
@@ -195,6 +229,9 @@ class JobQueues:
             return tuple(_state(self._queue(client, priority), priority, client) for priority in Priority)
 
         return self._link.call(work)
+
+    def _training_queue(self, client: "Redis") -> Queue:
+        return Queue(DecoderKeys(self._keys).trainings, connection=client, serializer=JSONSerializer)
 
     def _queue(self, client: "Redis", priority: Priority) -> Queue:
         return Queue(self._keys.queue(priority), connection=client, serializer=JSONSerializer)

@@ -16,8 +16,8 @@ from redis.exceptions import ResponseError
 from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
 from backend.embeddings import word_boxes
-from backend.embeddings.serialization import dump, load
-from backend.embeddings.stores import EmbeddingKey, Shape, StoreStats, is_valid
+from backend.embeddings.serialization import dump
+from backend.embeddings.stores import EmbeddingKey, Shape, StoreStats, parse
 from backend.embeddings.word_boxes import Boxes, BoxKey
 from backend.errors import RetryLater
 from model.types import Embedding
@@ -85,8 +85,8 @@ class RedisStore:
             data, left_ms = self._link.call(work)
         if data is None and left_ms == NOT_THERE:
             return None
-        embedding = load(data, str(key)) if isinstance(data, bytes) else None
-        if embedding is not None and is_valid(embedding, key, self._shape):
+        embedding = parse(data, key, self._shape) if isinstance(data, bytes) else None
+        if embedding is not None:
             return embedding
         self._on_drop(self.name)
         logger.warning("event=embedding_dropped tier=%s key=%s", self.name, name)
@@ -96,11 +96,8 @@ class RedisStore:
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keep an embedding; if Redis refuses it, it is dropped without an error, see `holds`."""
         data = dump(embedding, str(key), key.dtype)
-        try:
-            with self._stage("redis_put"):
-                self._link.call(lambda client: client.set(self._keys.embedding(key), data, px=int(self._ttl_s * 1000)))
-        except RetryLater:
-            pass  # the link's trouble is in the log and on the status page
+        with suppress(RetryLater), self._stage("redis_put"):  # the link's trouble is in the log and on the status page
+            self._link.call(lambda client: client.set(self._keys.embedding(key), data, px=int(self._ttl_s * 1000)))
 
     def holds(self, key: EmbeddingKey) -> bool:
         """Whether Redis holds an embedding, without reading it."""

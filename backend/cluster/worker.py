@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
+from backend.cluster.decoders import TrainingWorker
 from backend.cluster.monitor import LOADING_S
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pipeline import EncodePipeline
@@ -45,8 +47,10 @@ def load_warm(load: Callable[[], Encoder], spec: EncodeSpec) -> Encoder:
 class Worker:
     """The main loop of a worker process: runs until it is stopped, also through outages of Redis."""
 
-    def __init__(self, parts: ClusterParts, pipeline: EncodePipeline, encoder: EncoderThread) -> None:
-        self._parts, self._pipeline, self._encoder = parts, pipeline, encoder
+    def __init__(
+        self, parts: ClusterParts, pipeline: EncodePipeline, encoder: EncoderThread, trainings: TrainingWorker
+    ) -> None:
+        self._parts, self._pipeline, self._encoder, self._trainings = parts, pipeline, encoder, trainings
         self._name = parts.keys.worker(socket.gethostname(), os.getpid())
         self._must_stop = False
         self._stop = threading.Event()
@@ -77,17 +81,18 @@ class Worker:
         self._parts.monitor.heartbeat(self._name, 0 if self._encoder.is_ready else LOADING_S)
 
     def _work(self) -> int:
-        threads = [
-            threading.Thread(
-                target=self._take_jobs,
-                args=((Priority.INTERACTIVE,) if number < RESERVED else tuple(Priority),),
-                name=f"job-{number}",
-                daemon=True,
-            )
+        steps = [
+            partial(self._run_next, (Priority.INTERACTIVE,) if number < RESERVED else tuple(Priority))
             for number in range(THREADS)
+        ]
+        steps.append(partial(self._trainings.train_next, self._stop))
+        threads = [
+            threading.Thread(target=self._repeat, args=(step,), name=f"job-{number}", daemon=True)
+            for number, step in enumerate(steps)
         ]
         for thread in threads:
             thread.start()
+        self._trainings.watch.start()
         logger.info("event=worker_ready queues=%s", ",".join(map(self._parts.keys.queue, Priority)))
         while not self._must_stop and not self._pipeline.encoder_hangs:
             time.sleep(POLL_EVERY_S)
@@ -98,15 +103,20 @@ class Worker:
         self._pipeline.stop()
         for thread in threads:
             thread.join()
+        self._trainings.watch.close()
         return STOPPED
 
-    def _take_jobs(self, priorities: Sequence[Priority]) -> None:
+    def _run_next(self, priorities: Sequence[Priority]) -> None:
+        job = self._parts.queues.take(priorities, TAKE_WITHIN_S)
+        if job is not None:
+            self._pipeline.run(job)
+
+    def _repeat(self, step: Callable[[], None]) -> None:
+        """Call ``step`` until the worker stops, through outages of Redis."""
         pause_s = FIRST_PAUSE_S
         while not self._stop.is_set():
             try:
-                job = self._parts.queues.take(priorities, TAKE_WITHIN_S)
-                if job is not None:
-                    self._pipeline.run(job)
+                step()
                 pause_s = FIRST_PAUSE_S
                 continue
             except RequestError as error:

@@ -6,17 +6,24 @@ from collections.abc import Callable
 from functools import partial
 
 from backend.cluster import check
+from backend.cluster.decoders import DecoderExchange, TrainingWorker
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pipeline import EncodePipeline
+from backend.cluster.recent_answers import RedisAnswers
 from backend.cluster.remote import QueuedEmbeddings
 from backend.cluster.store import RedisStore
 from backend.cluster.worker import Worker, load_warm
+from backend.concurrency.background import BackgroundTasks
 from backend.concurrency.byte_budget import ByteBudget
+from backend.decoders import training
+from backend.decoders.folder import DecoderFolder
+from backend.decoders.training import TrainingLog, TrainingRunner
 from backend.embeddings.encode import Encoder, EncodeSpec
 from backend.embeddings.encoder_thread import EncoderThread
 from backend.embeddings.pipeline import Source
 from backend.embeddings.stores import EmbeddingStore, MemoryStore, Shape, TieredStore
 from backend.metrics import Metrics
+from backend.segmentation.corrections.recent_answers import LASTS_S, MOST_ON_AN_IMAGE, RecentAnswers
 from backend.settings import MB, Settings
 from backend.types import Priority
 from backend.web.status.snapshot import cluster_view
@@ -57,6 +64,20 @@ def web(
     return embeddings, TieredStore([memory, store]), view
 
 
+def recent_answers(settings: Settings, model_version: str) -> tuple[RecentAnswers, Callable[[], None]]:
+    """Return the memory of the last answers to clicks, shared through Redis if the settings name one, and its end."""
+    if settings.redis_url is None:
+        return RecentAnswers(), lambda: None
+    parts, background = connect(settings, model_version), BackgroundTasks()
+    shared = RedisAnswers(parts.link, parts.keys, LASTS_S, MOST_ON_AN_IMAGE)
+
+    def close() -> None:
+        background.close()
+        parts.link.close()
+
+    return RecentAnswers(shared, background.submit), close
+
+
 def worker(
     settings: Settings,
     spec: EncodeSpec,
@@ -71,7 +92,11 @@ def worker(
     largest = settings.max_image_bytes
     clicks, others = ByteBudget(largest), ByteBudget(max(largest, settings.buffer_bytes - largest))
     pipeline = EncodePipeline(parts, spec, source(others), source(clicks), encoder, store, metrics)
-    return Worker(parts, pipeline, encoder)
+    folder = DecoderFolder(settings.decoders_dir)
+    log = TrainingLog(folder)
+    runner = TrainingRunner(training.command(settings.weights, settings.device), log)
+    trainings = TrainingWorker(parts, DecoderExchange(parts.link, parts.keys, folder), runner, log)
+    return Worker(parts, pipeline, encoder, trainings)
 
 
 def require_usable(settings: Settings) -> None:

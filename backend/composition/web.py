@@ -9,6 +9,7 @@ from functools import partial
 from flask import Flask
 
 from backend.composition import cluster
+from backend.composition import decoders as composition_decoders
 from backend.composition.parts import (
     byte_budget,
     embedding_shape,
@@ -19,6 +20,8 @@ from backend.composition.parts import (
 )
 from backend.concurrency.background import BackgroundTasks
 from backend.concurrency.byte_budget import ByteBudget, Use
+from backend.decoders.lazy_decoder import LazyDecoder
+from backend.decoders.training import TrainingTrigger
 from backend.embeddings.stores import EmbeddingStore, FileStore, MemoryStore, TieredStore
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
@@ -26,12 +29,13 @@ from backend.label_studio.tokens import TokenKind
 from backend.metrics import Metrics
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.deferred import DeferredPredictions
-from backend.segmentation.lazy_decoder import LazyDecoder
+from backend.segmentation.pipeline import Pipeline
 from backend.segmentation.recently_answered import RecentlyAnswered
 from backend.segmentation.retrieval import OpenedTaskPolicy, Retrieval, RetrievalPolicy
 from backend.segmentation.service import ClickPolicy, Segmenter
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
+from backend.types import WebhookEvent
 from backend.web import readiness
 from backend.web.access import Access
 from backend.web.app import BODIES, create_app
@@ -58,6 +62,7 @@ class Service:
     metrics: Metrics
     start: Callable[[], None]  # starts loading the model in the background; after a fork, not before
     close: Callable[[], None]  # stops the threads, after finishing the work in progress
+    on_event: Callable[[WebhookEvent], None] = lambda event: None  # starts the training that a webhook asks for
 
 
 def build(settings: Settings, checkpoint: Checkpoint) -> Service:
@@ -79,28 +84,37 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
         read_detector(settings),
     )
     next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
-    masks = MaskService(decoder, metrics, DECODES_AT_ONCE, wait_for_decoder=decoder.wait)
+    decoders = composition_decoders.web(settings, checkpoint, decoder, metrics)
+    masks = MaskService(decoders.projects.of, metrics, DECODES_AT_ONCE, settings.detail)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
-    segmenter = Segmenter(masks, embeddings, metrics, background, next_tasks, policy, retrieval)
+    answers, close_answers = cluster.recent_answers(settings, checkpoint.model_version)
+    clicks = Pipeline(masks, embeddings, policy.outputs, policy.vocabulary, answers)
+    segmenter = Segmenter(clicks, embeddings, metrics, background, next_tasks, policy, retrieval)
 
     def start() -> None:
         decoder.start()
+        decoders.start()
         embeddings.start()
 
     def close() -> None:
         background.close()
+        close_answers()
         deferred.stop()
         embeddings.close()
         deferred.close()
         label_studio.http.close()
+        decoders.close()
 
-    sources = StatusSources(settings, checkpoint, embeddings, decoder, store, metrics, view, budget)
+    sources = StatusSources(
+        settings, checkpoint, embeddings, decoder, store, metrics, view, budget, decoders.projects, decoders.log
+    )
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
     show, unready = partial(snapshot.take, sources), lambda: readiness.obstacle(embeddings, decoder, view())
+    on_event = TrainingTrigger(decoders.trainings, decoders.log, settings.finetune_every).on_event
     samples, finds_words = SAMPLES if settings.try_page else None, settings.detector is not None
-    app = create_app(segmenter, metrics, show, access, unready, samples, finds_words=finds_words)
+    app = create_app(segmenter, metrics, show, access, unready, samples, on_event, finds_words=finds_words)
     app.config[BODIES] = Bodies(access.max_body_bytes, budget)
-    return Service(app, segmenter, metrics, start, close)
+    return Service(app, segmenter, metrics, start, close, on_event)
 
 
 def _retrieval(

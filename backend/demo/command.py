@@ -88,11 +88,8 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
             backend = programs.backend(demo.serve, backend_environ, port, demo.folder)
             studio_environ = programs.label_studio_environ(environ, login, demo.data)
             label_studio = programs.label_studio(python, studio_environ, studio_port, _data_folder(demo))
-            say(
-                "Starting Label Studio and the backend"
-                + ("" if demo.complete.exists() else "; about a minute")
-                + " ..."
-            )
+            about = "" if demo.complete.exists() else "; about a minute"
+            say(f"Starting Label Studio and the backend{about} ...")
             running: list[processes.Running] = []
             for program in (label_studio, backend):
                 running.append(processes.start(program, keep_open=lock))

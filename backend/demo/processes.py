@@ -1,7 +1,6 @@
 """Starts the demo's child processes with log files, waits until they answer, and stops their process groups."""
 
 import errno
-import fcntl
 import os
 import signal
 import socket
@@ -211,6 +210,13 @@ def is_free(port: int) -> bool:
 def only_one(lock: Path) -> Iterator[IO[bytes]]:
     """Hold a lock file and yield it open; child processes inherit it, so that it stays locked until they have ended."""
     try:
+        import fcntl
+    except ImportError as error:  # here, as all other commands work there
+        raise DemoError(
+            "The demo needs Linux or macOS, on Windows inside WSL. `paddle-sam-backend serve` runs here, "
+            "for a Label Studio that you start yourself."
+        ) from error
+    try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         opened = lock.open("ab+")
     except OSError as error:
@@ -250,7 +256,8 @@ def stopped_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # handlers can only be set in the main thread
         yield
         return
-    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    heeded = [each for each in known if signal.getsignal(each) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield

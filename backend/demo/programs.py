@@ -102,5 +102,6 @@ def backend_environ(
         "LABEL_STUDIO_URL": f"http://{LOCALHOST}:{label_studio_port}",
         "LABEL_STUDIO_API_KEY": login.token,
         "PADDLE_SAM_CACHE_DIR": str((folder / "embeddings").absolute()),
+        "PADDLE_SAM_DECODERS_DIR": str((folder / "decoders").absolute()),
         "PYTHONUNBUFFERED": "1",
     }

@@ -64,7 +64,7 @@ class ContentIndex:
     """
 
     def __init__(self, clock: Callable[[], float] | None = None, database: ContentDatabase | None = None) -> None:
-        """Keep the records in memory, and in ``database``, which outlives the process, too if there is one.
+        """Keep the records in memory, and in ``database``, which outlives the process, if there is one.
 
         ``clock`` is in seconds; by default the time of day, so that records stay valid over a restart. It may jump: a
         record from the future is neither fresh nor usable.

@@ -10,6 +10,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -59,12 +60,12 @@ class ContentDatabase:
     True
     """
 
-    def __init__(self, path: Path, owner: str, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, path: Path, owner: str, max_bytes: int = MAX_BYTES, locked_s: float = LOCKED_S) -> None:
         """Use the file at ``path``, created at the first write, for the projects of the Label Studio ``owner``.
 
         The older half of the records is removed above ``max_bytes``.
         """
-        self._path, self._owner, self._max_bytes = path, owner, max_bytes
+        self._path, self._owner, self._max_bytes, self._locked_s = path, owner, max_bytes, locked_s
         self._connection: sqlite3.Connection | None = None
         self._lock, self._has_logged = threading.Lock(), False
 
@@ -93,7 +94,7 @@ class ContentDatabase:
 
     def _run(self, work: Callable[[sqlite3.Connection], R], *, creates: bool = True) -> R | None:
         """Return what ``work`` returns; None if the database cannot be used, or is missing and not to be created."""
-        if not self._lock.acquire(timeout=LOCKED_S):  # a thread waits for another process; the others wait no longer
+        if not self._lock.acquire(timeout=self._locked_s):  # as long as the thread that waits for another process
             return None
         try:
             for is_last in (False, True):
@@ -104,7 +105,8 @@ class ContentDatabase:
                     self._close()
                     if is_last or isinstance(error, OSError) or any(word in str(error) for word in _PASSING):
                         return None
-                    self._remove_file()
+                    with suppress(OSError):
+                        self._path.unlink(missing_ok=True)
             return None
         finally:
             self._lock.release()
@@ -124,7 +126,7 @@ class ContentDatabase:
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        connection = sqlite3.connect(self._path, LOCKED_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self._path, self._locked_s, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA synchronous = OFF")  # what a power failure costs is fetched again
             connection.execute(_TABLE)
@@ -135,12 +137,6 @@ class ContentDatabase:
             connection.close()
             raise
         return connection
-
-    def _remove_file(self) -> None:
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            self._log(error)
 
     def _log(self, error: Exception) -> None:
         """Log the first error; the images are fetched again, and nothing else is lost."""

@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -65,10 +66,12 @@ class StoreStats:
 Shape: TypeAlias = tuple[int, int, int]  # (channels, height, width) of the embeddings of a network
 
 
-def is_valid(embedding: Embedding, key: EmbeddingKey, shape: Shape | None) -> bool:
-    """Whether an embedding read under a key has the network's ``shape``, if known, and the key's number format."""
-    has_shape = shape in (None, embedding.image_embedding.shape)
-    return has_shape and rounded(embedding, key.dtype) is embedding  # float32 is valid where float16 would overflow
+def parse(data: bytes, key: EmbeddingKey, shape: Shape | None) -> Embedding | None:
+    """Return the embedding in ``data``; None unless it is of this key, its number format and ``shape``, if known."""
+    embedding = load(data, str(key))
+    if embedding is None or shape not in (None, embedding.image_embedding.shape):
+        return None
+    return embedding if rounded(embedding, key.dtype) is embedding else None  # float32 where float16 would overflow
 
 
 class EmbeddingStore(Protocol):
@@ -193,18 +196,14 @@ class FileStore:
         except OSError as error:
             self._failed("read", error)
             return None
-        embedding = load(data, str(key))
-        if embedding is not None and not is_valid(embedding, key, self._shape):
-            embedding = None
-        try:
+        embedding = parse(data, key, self._shape)
+        with suppress(OSError):  # files on a read-only disk can still be read
             if embedding is None:
                 self._on_drop(self.name)
                 logger.warning("event=embedding_dropped tier=%s file=%s", self.name, path.name)
                 path.unlink(missing_ok=True)
             else:
                 os.utime(path)
-        except OSError:
-            pass  # files on a read-only disk can still be read
         return embedding
 
     def holds(self, key: EmbeddingKey) -> bool:

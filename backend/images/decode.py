@@ -49,7 +49,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclass(frozen=True)
 class PixelLimits:
-    """PixelLimits of an image's size."""
+    """Limits on the size of an image."""
 
     max_pixels: int = 150_000_000  # a larger image is refused
     # a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size, by the JPEG's own transform, which averages. At least

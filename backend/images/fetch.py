@@ -45,6 +45,7 @@ _USER_AGENT = f"Mozilla/5.0 (compatible; {NAME})"
 """Hosts that require a browser accept a "compatible" one, as search engines call themselves; the name stays true."""
 
 _LOGIN_PATH = "/user/login"
+MAX_REDIRECTS = 5
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class ImageSource:
 
     def _download(self, trip: _Trip, remote: Remote) -> Fetched | None:
         """Follow redirects to the image; the token is sent until the first redirect that leaves the task files."""
-        for _ in range(self._limits.max_redirects + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             is_private = self._is_private_path(trip)
             trip.send_token = trip.send_token and self._label_studio.is_at(trip.origin) and not is_private
             reply = self._ask(trip, is_private=is_private)
@@ -201,7 +202,7 @@ class ImageSource:
                     raise self._authority.refusal("asks for a login", self._header(trip))
                 if is_private:
                     raise _without_key("asks for a login", path)
-        raise ImageError(f"more than {self._limits.max_redirects} redirects", Reason.IMAGE_NOT_FOUND)
+        raise ImageError(f"more than {MAX_REDIRECTS} redirects", Reason.IMAGE_NOT_FOUND)
 
     def _ask(self, trip: _Trip, *, is_private: bool) -> Reply:
         """Return the answer to one request; to Label Studio with the token, and with a new one after a 401."""

@@ -102,7 +102,7 @@ def _without(prefixes: list[str], path: str) -> str | None:
     return None
 
 
-def resolve(ref: ImageRef, home: LabelStudioOrigin, local_files_root: Path | None = None) -> Location:
+def resolve(ref: ImageRef, studio: LabelStudioOrigin, local_files_root: Path | None = None) -> Location:
     """Return the location of an image; local storage's files are read from disk only if ``local_files_root`` is given.
 
     >>> studio = LabelStudioOrigin("http://studio:8080")
@@ -121,13 +121,13 @@ def resolve(ref: ImageRef, home: LabelStudioOrigin, local_files_root: Path | Non
     if scheme == "data":
         return Inline(_inline(uri))
     if scheme in ("http", "https"):
-        return _absolute(uri, home, local_files_root)
+        return _absolute(uri, studio, local_files_root)
     if scheme in _CLOUD:
-        return Remote(_presign(ref, uri, home.url))
+        return Remote(_presign(ref, uri, studio.url))
     if uri.startswith("//"):  # a browser uses the scheme of the current page
-        return _absolute(f"{urlsplit(home.public_url or home.url).scheme}:{uri}", home, local_files_root)
+        return _absolute(f"{urlsplit(studio.public_url or studio.url).scheme}:{uri}", studio, local_files_root)
     if not scheme and _RELATIVE.match(uri):
-        return _relative(home.without_prefix("/" + uri.lstrip("/")), home, local_files_root)
+        return _relative(studio.without_prefix("/" + uri.lstrip("/")), studio, local_files_root)
     kinds = "an http(s), data, s3, gs or azure-blob address, or a path on Label Studio"
     raise ImageError(f"expected {kinds}, got {_quoted(uri)}", Reason.UNSUPPORTED_IMAGE_SOURCE)
 
@@ -168,14 +168,14 @@ def _is_base64(head: str) -> bool:
     return head.rstrip().lower().endswith(";base64")
 
 
-def _absolute(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) -> Location:
+def _absolute(uri: str, studio: LabelStudioOrigin, local_files_root: Path | None) -> Location:
     try:
-        path = home.path_of(uri)
+        path = studio.path_of(uri)
     except ValueError as error:
         message = f"expected an http(s) address, got {_quoted(uri)}"
         raise ImageError(message, Reason.UNSUPPORTED_IMAGE_SOURCE) from error
     if path is not None:
-        location = _relative(path, home, local_files_root)
+        location = _relative(path, studio, local_files_root)
         if serves_task_files(_full_path(path).partition("?")[0]):
             return location
     return Remote(uri.partition("#")[0])  # other paths of that server are read without the token
@@ -215,7 +215,7 @@ def _full_path(uri: str) -> str:
     return "/data" + uri if uri.startswith("/upload/") else uri
 
 
-def _relative(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) -> Location:
+def _relative(uri: str, studio: LabelStudioOrigin, local_files_root: Path | None) -> Location:
     """Return the location of a path on Label Studio, given without the prefix of Label Studio's address."""
     uri = _full_path(uri)
     path, _, query = uri.partition("?")
@@ -226,7 +226,7 @@ def _relative(uri: str, home: LabelStudioOrigin, local_files_root: Path | None) 
         file = _below(local_files_root, wanted)
         if file is not None:
             return LocalFile(file)
-    return Remote(home.url.rstrip("/") + uri, immutable=path.startswith(_UPLOADS))
+    return Remote(studio.url.rstrip("/") + uri, immutable=path.startswith(_UPLOADS))
 
 
 def _quoted(uri: str) -> str:

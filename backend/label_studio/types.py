@@ -21,14 +21,9 @@ class Connection(msgspec.Struct, frozen=True):
     """A model that is connected to a project."""
 
     url: str = ""  # as Label Studio calls it
-    readable_state: str = ""  # whether Label Studio has just reached it, in its words
+    readable_state: str = ""  # "Connected" if Label Studio has just reached it
     error_message: str | None = None
     is_interactive: bool = False  # whether Label Studio calls it on clicks
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether Label Studio has just reached it."""
-        return self.readable_state == "Connected"
 
     @property
     def state(self) -> str:

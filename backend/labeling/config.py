@@ -17,7 +17,7 @@ from backend.errors import ConfigError, Reason
 from backend.labeling import config_xml
 from backend.labeling.config_types import Control, ImageTag, LabelConfig, LabelsTag
 from backend.labeling.config_xml import Tag
-from backend.shapes import kind_of
+from backend.shapes import FEWEST_CORNERS, Detail, kind_of
 
 INDEX_FLAG = "{{idx}}"
 
@@ -28,7 +28,11 @@ LONGEST_INDEX = 9  # digits
 CACHE_BYTES = 32_000_000
 LABEL_BYTES = 400  # memory of a cached label or name, with its place in the indexes
 
+DETAIL_ATTRIBUTES = {"tolerance": "model_tolerance", "corners": "model_corners", "min_area": "model_min_area"}
+"""By the fields of `backend.shapes.Detail`, the attributes of a control that set them for its answers."""
+
 _DIGITS = re.compile(r"\A[0-9]*")
+_COUNT, _NUMBER = re.compile(r"[0-9]{1,9}"), re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?")
 
 # The object tags that the editor counts where a control has no toName; Text and HyperText are not among them.
 OBJECT_TAGS = frozenset(
@@ -138,6 +142,7 @@ def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], collected: _Collect
                     own=own,
                     smart={"true": True, "false": False}.get(attributes.get("smart", "")),
                     is_output=attributes.get("model_output") != "false" and tag.kind != "magicwand",
+                    detail=_detail(tag),
                 )
             )
     if len(name) > LONGEST_NAME:
@@ -146,6 +151,26 @@ def _collect(tag: Tag, repeats: tuple[tuple[str, str], ...], collected: _Collect
         raise ConfigError(f"label_config: expected at most {MOST_TAGS} images and controls on them, got more")
     for child in tag.children:
         _collect(child, repeats, collected)
+
+
+def _detail(tag: Tag) -> Detail:
+    """Return the detail that a control asks for.
+
+    Raises:
+        ConfigError: one of the values is no such number.
+    """
+    values: dict[str, float] = {}
+    for name, attribute in DETAIL_ATTRIBUTES.items():
+        text = tag.attributes.get(attribute, "").strip()
+        if not text:
+            continue
+        is_count = name == "corners"
+        least = FEWEST_CORNERS if is_count else 0
+        if not (_COUNT if is_count else _NUMBER).fullmatch(text) or float(text) < least:
+            expected = f"a {'whole ' if is_count else ''}number of at least {least}"
+            raise ConfigError(f"label_config: <{tag.name}> {attribute}: expected {expected}, got {text[:40]!r}")
+        values[name] = int(text) if is_count else float(text)
+    return Detail(**values)  # type: ignore[arg-type]  # corners are whole
 
 
 def _labels_tag(tag: Tag, name: str, to_names: tuple[str, ...]) -> LabelsTag:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from backend.shapes import ShapeKind
+from backend.shapes import DEFAULT_DETAIL, Detail, ShapeKind
 
 PAINTED = (ShapeKind.BRUSH, ShapeKind.BITMASK)  # kinds whose tools call no model, smart or not
 OUTLINES = (ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)  # kinds that hold only the extent of a mask
@@ -63,6 +63,8 @@ class Control:
     # unless it is False
     smart: bool | None = None
     is_output: bool = True  # whether this backend may answer with it; ``model_output="false"`` in the config says no
+    # how closely its answers follow their masks, as far as the config says; see `backend.labeling.config`
+    detail: Detail = DEFAULT_DETAIL
 
     @property
     def type(self) -> str:

@@ -1,6 +1,6 @@
 """Chooses the control and the labels that an answer is drawn with.
 
-Two attributes of a control matter: with ``smart="false"`` (Label Studio's own), its regions are no prompts; with
+Two attributes of a control matter here: with ``smart="false"`` (Label Studio's own), its regions are no prompts; with
 ``model_output="false"`` (ours), the backend must not answer with it. A control with ``smart="true"`` is a prompt tool,
 so no answer is drawn with it, unless it paints: painting tools call no model. Of several usable controls, the kind that
 comes first in ``backend.shapes.OUTPUT_KINDS`` wins.

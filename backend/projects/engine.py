@@ -12,6 +12,7 @@ from backend import shapes
 from backend.composition import cluster as composition_cluster
 from backend.composition import parts
 from backend.concurrency.retry import Stopped
+from backend.decoders.lazy_decoder import LazyDecoder
 from backend.embeddings.local import Embeddings
 from backend.embeddings.pipeline import RESERVED, THREADS
 from backend.embeddings.stores import FileStore
@@ -19,7 +20,6 @@ from backend.errors import Reason, RetryLater
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
 from backend.metrics import Metrics
-from backend.projects.precompute import Room
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
@@ -36,6 +36,14 @@ TIMEOUT_S = 60.0
 LOOK_EVERY_S = 1.0
 HEADER_BYTES = 1024
 USABLE_SHARE = 0.9  # share of Redis' memory that embeddings may take; the rest is for other data
+
+
+@dataclass(frozen=True)
+class Room:
+    """The store's capacity; further embeddings would evict those of the first tasks, which are needed first."""
+
+    embeddings: int
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -102,9 +110,10 @@ def segmenter(
     from model.build import load_decoder  # here: Paddle logs a lot before logging is configured
 
     decoder = load_decoder(checkpoint, settings.device)
+    loaded = LazyDecoder(checkpoint, settings.device, lambda *_: decoder)
     automatic = None if everything is None else AutomaticMaskGenerator(decoder, None, everything)
     return TaskSegmenter(
-        MaskService(decoder, Metrics(), decodes_at_once=1),
+        MaskService(lambda _: loaded, Metrics(), decodes_at_once=1, detail=settings.detail),
         embeddings,
         outputs(settings),
         None if automatic is None else automatic.generate_from_embedding,

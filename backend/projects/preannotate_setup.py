@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from backend.composition import decoders as composition_decoders
 from backend.composition import parts
 from backend.errors import ConfigError
 from backend.images.decode import PixelLimits
@@ -46,8 +47,9 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
     outputs = project_engine.outputs(settings)
     _check_output(batch.controls, outputs)
     coco = _read(choice.coco) if choice.coco is not None else None
+    tuned = composition_decoders.tuned(settings, checkpoint, batch.project.id, _say)
     segmenter = project_engine.segmenter(
-        settings, checkpoint, engine.embeddings, _everything(choice, checkpoint.config.name)
+        settings, tuned, engine.embeddings, _everything(choice, checkpoint.config.name)
     )
     if choice.names_objects:
         words = detected_prompts.chosen_words(choice, batch.controls)
@@ -62,7 +64,7 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         batch.client,
         segment,
         needs_annotations=not {PromptSource.BOXES.value, PromptSource.KEYPOINTS.value}.isdisjoint(choice.sources),
-        model_version=segmenter.model_version,
+        model_version=tuned.model_version,
         retry=batch.retry,
         at_once=engine.at_once,
         cancel_waits=engine.close,
@@ -72,7 +74,7 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
     if choice.dry_run is not None:
         report = _draw(settings, batch, context, choice.dry_run)
     else:
-        with project_engine.only_run(settings, segmenter.model_version, batch.project.id, batch.stop, _say):
+        with project_engine.only_run(settings, checkpoint.model_version, batch.project.id, batch.stop, _say):
             report = _store(batch, context)
     if coco is None:
         return report
@@ -120,7 +122,7 @@ def _segment(
         if coco is not None:
             prompts = coco.prompts(task, controls, outputs)
         else:
-            prompts = task_prompts.read(task, sources, segmenter.model_version)
+            prompts = task_prompts.read(task, sources, segmenter.version_of(project_id))
         return segmenter.segment(task, prompts, controls, project_id, IMAGE_WAIT_S)
 
     return segment

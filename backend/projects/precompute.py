@@ -4,44 +4,21 @@ Images whose embeddings are in the store are skipped, so a second run only does 
 """
 
 import hashlib
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 
 from backend.concurrency.parallel_map import parallel_map
-from backend.concurrency.retry import OutageRetry
 from backend.errors import Reason
 from backend.labeling import task_images
-from backend.labeling.config_types import LabelConfig
+from backend.projects.engine import Engine, Room
 from backend.projects.progress import Progress
 from backend.projects.report import Failure, RunReport, attempt, recording_end
+from backend.projects.run import BatchRun
 from backend.types import ImageRef, Task
 
 ENCODED, CACHED = "encoded", "cached"
-
-
-@dataclass(frozen=True)
-class Room:
-    """The store's capacity; further embeddings would evict those of the first tasks, which are needed first."""
-
-    embeddings: int
-    remedy: str
-
-
-@dataclass(frozen=True)
-class PrecomputeContext:
-    """What a run needs."""
-
-    # makes sure that the embedding of an image is in the store, and returns whether it had to be made
-    ensure: Callable[[ImageRef], bool]
-    look: Callable[[], object]  # sends a small request to Label Studio, to check that it is available
-    retry: OutageRetry
-    at_once: int
-    room: Room | None = None  # the store's capacity; None if it has no limit
-    # is called when the run is stopped, to end waits for work of other processes
-    cancel_waits: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -54,23 +31,18 @@ class _Outcome:
     is_stopped: bool = False
 
 
-def run(
-    tasks: Iterable[Task],
-    project_id: int,
-    controls: LabelConfig,
-    context: PrecomputeContext,
-    stop: threading.Event,
-    progress: Progress,
-) -> RunReport:
-    """Make the embeddings of all images of these tasks that are not in the store; return a report, counted in images.
+def run(batch: BatchRun, engine: Engine, progress: Progress) -> RunReport:
+    """Make the embeddings of all images of a project's tasks that are not in the store; return a report of the images.
 
-    Once ``stop`` is set, no more tasks are started.
+    Once the run is stopped, no more tasks are started.
     """
     report = RunReport((ENCODED, CACHED))
-    images = _Images(tasks, lambda task: task_images.image_refs(controls, task, project_id), context.room)
-    with recording_end(report, stop):
-        work = partial(_process, context)
-        for outcome in parallel_map(images, work, context.at_once, stop, context.cancel_waits):
+    images = _Images(
+        batch.tasks, lambda task: task_images.image_refs(batch.controls, task, batch.project.id), engine.room
+    )
+    with recording_end(report, batch.stop):
+        work = partial(_process, batch, engine)
+        for outcome in parallel_map(images, work, engine.at_once, batch.stop, engine.close):
             images.release(outcome.missing)
             for kind, count in outcome.counts.items():
                 report.add(kind, count)
@@ -107,7 +79,7 @@ class _Images:
         self._kept.difference_update(map(_digest, refs))
 
 
-def _process(context: PrecomputeContext, item: tuple[Task, Sequence[ImageRef] | Failure]) -> _Outcome:
+def _process(batch: BatchRun, engine: Engine, item: tuple[Task, Sequence[ImageRef] | Failure]) -> _Outcome:
     task, refs = item
     if isinstance(refs, Failure):
         return _Outcome(frozenset(), Counter(), (refs,))
@@ -116,7 +88,7 @@ def _process(context: PrecomputeContext, item: tuple[Task, Sequence[ImageRef] | 
     if not refs:
         failures.append(Failure(task.id, Reason.NO_IMAGE_IN_TASK, "its data holds no address of an image"))
     for ref in refs:
-        ensure = partial(context.retry.call_for_image, partial(context.ensure, ref), context.look)
+        ensure = partial(batch.retry.call_for_image, partial(engine.ensure, ref), batch.client.version)
         made = attempt(task.id, ensure)
         if made is None:
             return _Outcome(missing, counts, failures, is_stopped=True)

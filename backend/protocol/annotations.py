@@ -28,6 +28,12 @@ class Saved:
     is_cancelled: bool = False  # whether the annotator skipped the task with it
     is_ground_truth: bool = False  # whether a reviewer marked it as the ground truth
     model_version: str = ""  # of a prediction; empty for annotations and where the caller gave none
+    author: int | None = None  # id of the user who completed an annotation, None where the caller gave none
+
+    @property
+    def stamp(self) -> str:
+        """Identifies a draft and its state; another one after each change."""
+        return f"{self.id}:{self.changed_at}"
 
 
 class _Saved(msgspec.Struct):
@@ -36,6 +42,7 @@ class _Saved(msgspec.Struct):
     was_cancelled: object = None
     ground_truth: object = None
     model_version: object = None
+    completed_by: object = None
     created_at: object = None
     updated_at: object = None
 
@@ -77,6 +84,7 @@ def read(raw: msgspec.Raw) -> tuple[Saved, ...]:
             is_cancelled=item.was_cancelled is True,
             is_ground_truth=item.ground_truth is True,
             model_version=json_fields.text(item.model_version),
+            author=json_fields.whole(item.completed_by),
         )
         for item in decoded
         if item is not None

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -28,6 +29,7 @@ from backend.types import (
     Skipped,
     Task,
     WebhookEvent,
+    lone_negative_points,
 )
 from backend.words import TypedText
 
@@ -74,6 +76,7 @@ class _Setup(msgspec.Struct):
 class _Project(msgspec.Struct):
     id: object = None
     label_config: object = None
+    total_annotations_number: object = None
 
 
 class _Annotation(msgspec.Struct):
@@ -91,7 +94,8 @@ def parse_predict(body: bytes) -> PredictRequest:
     """Return the request in a body of ``POST /predict``.
 
     In a large click body, the run-length codes of saved masks are cut out unread: ``Task.annotations``, ``drafts`` and
-    ``predictions`` then hold regions without their masks. Other requests keep them.
+    ``predictions`` then hold regions without their masks. Other requests keep them, and so do clicks with negative
+    points alone, which correct a saved mask.
 
     >>> request = parse_predict(b'{"tasks": [{"id": 7, "data": {"image": "/a.png"}}], "project": "1.1795380049"}')
     >>> request.tasks[0].id, request.tasks[0].data, request.project_id, request.context
@@ -107,14 +111,12 @@ def parse_predict(body: bytes) -> PredictRequest:
     if len(tasks) > MOST_TASKS:
         raise RequestError(f"tasks: expected at most {MOST_TASKS:,}, got {len(tasks):,}", Reason.TOO_COMPLEX)
     context, skipped, texts = _context(request)
-    lacks_mask = any(isinstance(region.shape, Brush) and not region.shape.rle for region in context or ())
-    if light is not body and (skipped or lacks_mask):
-        # The context's own masks may have been cut out as well, where a caller does not write it last.
+    if light is not body and (skipped or _needs_masks(context or ())):
         request = _decode(body, _Predict)
         context, skipped, texts = _context(request)
     return PredictRequest(
         tasks=tuple(map(_task, request.tasks or ())),
-        project_id=_project_id(request.project),
+        project_id=parse_project(request.project),
         label_config=json_fields.text(request.label_config),
         context=context,
         skipped=skipped,
@@ -127,7 +129,7 @@ def parse_setup(body: bytes) -> SetupRequest:
     setup = _decode(body, _Setup)
     token = json_fields.text(setup.access_token)
     return SetupRequest(
-        project_id=_project_id(setup.project),
+        project_id=parse_project(setup.project),
         label_config=json_fields.text(setup.schema),
         hostname=json_fields.text(setup.hostname),
         access_token=Secret(token) if token else None,
@@ -138,15 +140,17 @@ def parse_webhook(body: bytes) -> WebhookEvent:
     """Return the event in a body of ``POST /webhook``; `ProtocolError` if that is not a JSON object."""
     event = _decode(body, _Webhook)
     project = event.project
+    annotations = json_fields.whole(project.total_annotations_number) if isinstance(project, _Project) else 0
     tasks = tuple(map(_task, event.tasks[:MOST_TASKS])) if isinstance(event.tasks, list) else ()
     if not tasks and isinstance(event.annotation, _Annotation):
         task_id = json_fields.whole(event.annotation.task)
         tasks = (Task(task_id),) if task_id is not None else ()
     return WebhookEvent(
         action=json_fields.text(event.action),
-        project_id=_project_id(project.id if isinstance(project, _Project) else project),
+        project_id=parse_project(project.id if isinstance(project, _Project) else project),
         label_config=json_fields.text(project.label_config) if isinstance(project, _Project) else "",
         tasks=tasks,
+        annotations=max(0, annotations or 0),
     )
 
 
@@ -192,10 +196,8 @@ def dump_error(message: str) -> bytes:
 
 
 def _decode(body: bytes, kind: type[_T]) -> _T:
-    try:
+    with suppress(*json_fields.DECODE_ERRORS):
         return msgspec.json.decode(body, type=kind)
-    except json_fields.DECODE_ERRORS:
-        pass
     try:
         return msgspec.json.decode(_strict(body), type=kind)
     except json_fields.DECODE_ERRORS as error:
@@ -217,6 +219,15 @@ def _finite(digits: str) -> int | float | None:
     if not math.isfinite(number):
         return None
     return int(digits) if digits.lstrip("-").isdecimal() else number
+
+
+def _needs_masks(context: Sequence[PromptRegion]) -> bool:
+    """Whether a click cannot be answered without the masks that were cut out.
+
+    The context's own may be among them, where a caller does not write it last.
+    """
+    lacks_mask = any(isinstance(region.shape, Brush) and not region.shape.rle for region in context)
+    return lacks_mask or bool(lone_negative_points(context))
 
 
 def _context(
@@ -241,7 +252,7 @@ def _task(entry: _Task | _Other) -> Task:
     return Task(task_id, entry.data, entry.annotations, entry.drafts, entry.predictions)
 
 
-def _project_id(project: object) -> int | None:
+def parse_project(project: object) -> int | None:
     """Return the id in ``1.1795380049`` (id and creation time), or in a plain 1."""
     first = project.partition(".")[0] if isinstance(project, str) else project
     if isinstance(first, str):

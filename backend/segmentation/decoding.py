@@ -20,7 +20,7 @@ from backend.errors import BackendError, ImageError, Reason, RequestError, Retry
 from backend.labeling.config_types import OutputTag
 from backend.metrics import Metrics
 from backend.segmentation import regions
-from backend.shapes import ShapeKind
+from backend.shapes import DEFAULT_DETAIL, Detail, ShapeKind
 from backend.types import ObjectPrompt, Region
 from model.errors import CapabilityError
 from model.images import orientation
@@ -50,49 +50,53 @@ class DecodedObject:
 
 
 class Decoder(Protocol):
-    """Turns prompts about an embedding into masks; see `model.decoder.Decoder`."""
+    """Turns prompts about an embedding into masks; see `backend.decoders.lazy_decoder.LazyDecoder`."""
 
     model_version: str
+
+    def wait(self, within_s: float, /) -> None:
+        """Return once it is loaded, and raise if that takes longer."""
 
     def decode(self, embedding: Embedding, prompts: Sequence[Prompt], multimask_output: bool | None = None, /) -> Masks:
         """Return one entry per prompt, in order."""
 
 
 class MaskService:
-    """Decodes prompts and converts their masks to regions; thread-safe. ``slots`` bounds the threads in the decoder."""
+    """Decodes prompts and converts their masks to regions; thread-safe.
+
+    ``decoder_of`` returns the decoder that serves a project now; a request asks once and keeps it to its end. ``slots``
+    bounds the threads that decode. ``detail`` is how closely regions follow their masks, where the labeling config does
+    not say.
+    """
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder_of: Callable[[int | None], Decoder],
         metrics: Metrics,
         decodes_at_once: int,
-        wait_for_decoder: Callable[[float], None] = lambda within_s: None,
+        detail: Detail = DEFAULT_DETAIL,
     ) -> None:
-        """Create the service around a decoder, which ``decodes_at_once`` threads may use at a time.
-
-        ``wait_for_decoder`` returns once the decoder is loaded, and raises if that takes longer than its argument in
-        seconds; see `backend.segmentation.lazy_decoder.LazyDecoder.wait`.
-        """
-        self.model_version = decoder.model_version
+        """Create the service around the decoders, which ``decodes_at_once`` threads may use at a time."""
+        self.decoder_of = decoder_of
         self.slots = FifoLimiter(decodes_at_once)
-        self._decoder, self._metrics, self._wait_for_decoder = decoder, metrics, wait_for_decoder
+        self._metrics, self._detail = metrics, detail
 
     @contextmanager
-    def slot(self, deadline: float = math.inf) -> Iterator[None]:
-        """Hold a decoder slot around `segment` until ``deadline`` (monotonic, in s): few threads decode, in order.
+    def slot(self, decoder: Decoder, deadline: float = math.inf) -> Iterator[None]:
+        """Hold a slot around `decode` until ``deadline`` (monotonic, in s): few threads decode, in order.
 
-        No slot is held while the decoder is being loaded.
+        No slot is held while ``decoder`` is being loaded.
 
         Raises:
             RetryLater: the decoder was not loaded in time (``model_not_ready``), or no slot became free
                 (``budget_exceeded``).
             BackendError: the decoder cannot be loaded.
         """
-        self._wait_for_decoder(max(0.0, deadline - time.monotonic()))
+        decoder.wait(max(0.0, deadline - time.monotonic()))
         with self.slots.slot(deadline - time.monotonic()):
             yield
 
-    def decode(self, objects: Sequence[ObjectPrompt], embedding: Embedding) -> list[DecodedObject]:
+    def decode(self, decoder: Decoder, objects: Sequence[ObjectPrompt], embedding: Embedding) -> list[DecodedObject]:
         """Return what the model finds for each object on one image, all decoded together; raises `BackendError`."""
         answers: dict[int, DecodedObject] = {}
         for size in dict.fromkeys(prompt.original_size for prompt in objects):  # one, unless pictures are mixed
@@ -102,7 +106,7 @@ class MaskService:
             if turn != 1:
                 back = orientation.inverse(turn)
                 prompts = [orientation.turned_prompt(prompt, back, size) for prompt in prompts]
-            masks = self._decode(at_size(embedding, size), prompts)
+            masks = self._decode(decoder, at_size(embedding, size), prompts)
             for row, index in enumerate(indexes):
                 mask = masks.masks[row][0]
                 score = None if masks.iou_predictions is None else masks.iou_predictions[row][0]
@@ -117,12 +121,12 @@ class MaskService:
         """
         score = score if prompt.score is None else prompt.score
         with self._metrics.stage("rle" if output.control.kind is ShapeKind.BRUSH else "postprocess"):
-            return regions.draw(mask, prompt, output, score)
+            return regions.draw(mask, prompt, output, score, self._detail)
 
-    def _decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Masks:
+    def _decode(self, decoder: Decoder, embedding: Embedding, prompts: Sequence[Prompt]) -> Masks:
         try:
             with self._metrics.stage("decoder"):
-                return self._decoder.decode(embedding, prompts)
+                return decoder.decode(embedding, prompts)
         except BackendError:
             raise
         except CapabilityError as error:

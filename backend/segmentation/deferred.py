@@ -130,7 +130,7 @@ class DeferredPredictions:
 
     def _delete_duplicates(self, project_id: int) -> None:
         try:
-            self._writer(project_id).delete_duplicates(self._segmenter.model_version)
+            self._writer(project_id).delete_duplicates(self._segmenter.version_of(project_id))
         except BackendError as error:
             logger.info("event=dedup_failed project=%s reason=%s", project_id, error.reason)
         except Exception:

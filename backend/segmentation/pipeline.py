@@ -13,24 +13,39 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.local import Embeddings
 from backend.embeddings.word_prompts import WordSearch
-from backend.errors import BackendError, PromptError, Reason, RequestError, RetryLater
+from backend.errors import BackendError, Reason, RequestError, RetryLater
 from backend.labeling import config, task_images, word_labels
 from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.request_steps import StepLimit
 from backend.segmentation import planning
-from backend.segmentation.decoding import MaskService
+from backend.segmentation.corrections import accepted_masks
+from backend.segmentation.corrections.carving import carve
+from backend.segmentation.corrections.plan import plan as plan_corrections
+from backend.segmentation.corrections.recent_answers import Answered, RecentAnswers
+from backend.segmentation.decoding import Decoder, MaskService, check_size
 from backend.segmentation.planning import PromptPlan, Rules
 from backend.segmentation.prompts import MOST_OBJECTS
-from backend.shapes import KeyPoint, ShapeKind
-from backend.types import ImageRef, ObjectPrompt, Prediction, Priority, PromptRegion, Region, Skipped, Task
+from backend.shapes import ShapeKind
+from backend.types import (
+    ImageRef,
+    ObjectPrompt,
+    Prediction,
+    Priority,
+    PromptRegion,
+    Region,
+    Skipped,
+    Task,
+    lone_negative_points,
+)
 from backend.words import WordQuery, Words
-from model.types import Embedding
+from model.types import Embedding, Mask, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +74,7 @@ class Job:
     task: Task  # its data names the images
     project_id: int | None
     rules: Rules
+    decoder: Decoder  # answers its prompts, all with the same weights
     priority: Priority  # of its images, where they are not cached
     deadline: float = math.inf  # until when to answer, in seconds on the monotonic clock
     image_s: float | None = math.inf  # longest wait for the embedding of one image; None uses cached embeddings only
@@ -78,6 +94,7 @@ class TaskImage:
     ref: ImageRef
     to_name: str
     outputs: Outputs
+    controls: LabelConfig
 
 
 @dataclass(frozen=True)
@@ -105,23 +122,25 @@ class Pipeline:
         embeddings: Embeddings,
         outputs: Sequence[ShapeKind],
         vocabulary: Vocabulary | None = None,
+        answers: RecentAnswers | None = None,
     ) -> None:
         """Segment with these masks and embeddings.
 
         ``outputs`` are the kinds of region to draw, the preferred first; ``vocabulary`` is that of the detector that
-        finds words, None without one.
+        finds words, None without one; ``answers`` remembers those to clicks.
         """
         self.masks, self._vocabulary = masks, vocabulary
         self._embeddings, self._outputs, self.bulk_slot = embeddings, outputs, FifoLimiter(1)
+        self._answers = answers or RecentAnswers()
 
     def segment(self, regions: Sequence[PromptRegion], key: ImageKey, controls: LabelConfig, job: Job) -> Outcome:
         """Return the regions of all objects that prompts mark on one image; raises `BackendError` as the steps do."""
         image = self.locate(key, controls, job)
-        if job.rules.is_click and all(_is_negative_point(region) for region in regions):  # without waiting
-            raise PromptError("no positive point goes with it", Reason.ONLY_NEGATIVE_POINTS)
+        if job.rules.is_click and (points := lone_negative_points(regions)):
+            return self._correct(points, image, job)
         embedding = self.embed(image.ref, job)
         plan = planning.plan(regions, embedding, image.to_name, image.outputs, job.rules)
-        return self.decode_and_draw(plan, embedding, job)
+        return self.decode_and_draw(plan, embedding, image.ref, job)
 
     def segment_words(self, text: str, key: ImageKey, controls: LabelConfig, job: Job) -> Outcome:
         """Return the regions of the objects on one image that a text names; of all labels, where it names none.
@@ -151,7 +170,7 @@ class Pipeline:
             skipped.append(Skipped("", Reason.TOO_COMPLEX, f"{len(prompts)} objects, of which the best are answered"))
         embedding = self.embed(image.ref, job)
         plan = planning.plan(prompts[:MOST_OBJECTS], embedding, image.to_name, image.outputs, job.rules)
-        outcome = self.decode_and_draw(plan, embedding, job)
+        outcome = self.decode_and_draw(plan, embedding, image.ref, job)
         return replace(outcome, skipped=(*skipped, *outcome.skipped))
 
     def locate(self, key: ImageKey, controls: LabelConfig, job: Job) -> TaskImage:
@@ -165,7 +184,7 @@ class Pipeline:
         on_image = config.on_image(controls, to_name)
         [image] = on_image.images
         ref = task_images.image_ref(image, job.task, job.project_id, item_index, job.step_limit)
-        return TaskImage(ref, image.name, Outputs(on_image, self._outputs))
+        return TaskImage(ref, image.name, Outputs(on_image, self._outputs), on_image)
 
     def embed(self, ref: ImageRef, job: Job) -> Embedding:
         """Return the embedding of an image; see `backend.embeddings.local.Embeddings.get` for the errors.
@@ -179,29 +198,65 @@ class Pipeline:
             raise RetryLater("the image is not encoded yet", Reason.BUDGET_EXCEEDED)
         return embedding
 
-    def decode_and_draw(self, plan: PromptPlan, embedding: Embedding, job: Job) -> Outcome:
+    def decode_and_draw(self, plan: PromptPlan, embedding: Embedding, ref: ImageRef, job: Job) -> Outcome:
         """Return the regions of planned objects; where time runs out between batches, those that were done."""
-        regions: list[Region] = []
+        answered: list[Answered] = []
         skipped = list(plan.skipped)
         for batch in _batches(plan.objects, CLICK_PIXELS if job.rules.is_click else BATCH_PIXELS):
-            is_first = batch[0] is plan.objects[0]
+            is_first, is_last = batch[0] is plan.objects[0], batch[-1] is plan.objects[-1]
+            keeps_logits = job.rules.is_click and is_last  # of the newest objects; all of them may take 64 MB
             try:
                 if not is_first and job.left_s < 0:
                     raise RetryLater("there was no time for all objects", Reason.BUDGET_EXCEEDED)
                 bulk_slot = self.bulk_slot.slot(job.left_s) if job.priority is Priority.BULK else nullcontext()
-                with bulk_slot, self.masks.slot(job.deadline):
+                with bulk_slot, self.masks.slot(job.decoder, job.deadline):
                     job.check()
-                    found = self.masks.decode([prompt for prompt, _ in batch], embedding)
+                    found = self.masks.decode(job.decoder, [prompt for prompt, _ in batch], embedding)
                     for (prompt, output), one in zip(batch, found, strict=True):
-                        regions += self.masks.draw(one.mask, prompt, output, one.score)
+                        drawn = self.masks.draw(one.mask, prompt, output, one.score)
+                        logits = one.low_res_mask if keeps_logits else None
+                        answered += [(region, prompt, logits) for region in drawn]
             except RetryLater as error:
                 if is_first or error.reason is not Reason.BUDGET_EXCEEDED or not job.rules.is_click:
                     raise
                 skipped.append(Skipped("", error.reason, str(error)))
                 break
-        if plan.objects and not regions:
+        if plan.objects and not answered:
             skipped.append(Skipped("", Reason.EMPTY_MASK))
-        return Outcome(tuple(regions), tuple(skipped))
+        return self._outcome(answered, skipped, ref, job)
+
+    def _correct(self, points: Sequence[PromptRegion], image: TaskImage, job: Job) -> Outcome:
+        """Return the accepted masks that negative points lie in, without the parts that the model finds there."""
+        recent, now = self._answers.on(image.ref), self._answers.clock()
+        corrections, skipped = plan_corrections(points, image.to_name, image.controls, job.task, recent, now)
+        if not corrections:
+            return Outcome(skipped=tuple(skipped))  # without waiting for the image
+        embedding = self.embed(image.ref, job)
+        answered: list[Answered] = []
+        for correction in corrections:
+            prompt = correction.prompt
+            check_size(embedding, prompt.original_size, job.rules.max_pixels)
+            with self.masks.slot(job.decoder, job.deadline):
+                job.check()
+                masks_of = partial(self._masks_of, job.decoder, prompt, embedding)
+                mask = carve(correction.accepted, correction.clicks, masks_of)
+                drawn = self.masks.draw(mask, prompt, correction.output, None)
+            answered += [(region, prompt, None) for region in drawn]
+        if not answered:
+            skipped.append(Skipped("", Reason.EMPTY_MASK))
+        return self._outcome(answered, skipped, image.ref, job)
+
+    def _masks_of(
+        self, decoder: Decoder, prompt: ObjectPrompt, embedding: Embedding, prompts: Sequence[Prompt]
+    ) -> list[Mask]:
+        objects = [replace(prompt, prompt=other) for other in prompts]
+        return [decoded.mask for decoded in self.masks.decode(decoder, objects, embedding)]
+
+    def _outcome(self, answered: Sequence[Answered], skipped: Iterable[Skipped], ref: ImageRef, job: Job) -> Outcome:
+        """Return the outcome of an image; a click's answers are remembered."""
+        if job.rules.is_click:
+            self._answers.add(ref, answered, accepted_masks.draft_stamp(job.task))
+        return Outcome(tuple(region for region, *_ in answered), tuple(skipped))
 
 
 def by_image(regions: Iterable[PromptRegion]) -> dict[ImageKey, list[PromptRegion]]:
@@ -267,7 +322,3 @@ def _batches(
     sizes = (prompt.original_size for prompt, _ in objects)
     step = batch_size(max(sizes, key=math.prod, default=(1, 1)), pixels)
     return (objects[start : start + step] for start in range(0, len(objects), step))
-
-
-def _is_negative_point(region: PromptRegion) -> bool:
-    return isinstance(region.shape, KeyPoint) and region.is_positive is False

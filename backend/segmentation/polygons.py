@@ -1,14 +1,14 @@
 """Converts a mask's outline to closed rings, for kinds of region that hold one ring and no holes.
 
-Policy: one ring per connected part, largest first. A ring differs from its part by at most ``TOLERANCE`` of the part's
-area, and never by more than ``COARSEST`` pixels. Parts below ``SPECK`` of the object's area are dropped and holes below
-it are filled; a larger hole is connected to the outside by a slit of ``SLIT`` pixels, so that the ring goes around it.
-Rings do not cross themselves and stay inside the image. A mask with more than ``RAGGED`` corners is smoothed first, and
-at most ``MOST_PARTS`` parts are returned.
+Policy: one ring per connected part, largest first, at most ``MOST_PARTS``. By default a ring differs from its part by
+at most ``LOSS`` of the part's area, and never by more than ``COARSEST`` pixels; `backend.shapes.Detail` lists what can
+be set. Holes are connected to the outside by a slit of ``SLIT`` pixels, so that the ring goes around them. Rings do not
+cross themselves and stay inside the image. A mask with more than ``RAGGED`` corners is smoothed first.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import cv2
@@ -20,20 +20,25 @@ from shapely import LineString, Polygon
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import nearest_points
 
+from backend.shapes import DEFAULT_DETAIL, MOST_CORNERS, Detail
+from model.automatic.small_regions import pixels_within, without_small_regions
 from model.types import Mask
 
 Ring: TypeAlias = npt.NDArray[np.float64]
 
-TOLERANCE = 0.015
+LOSS = 0.004
 COARSEST = 2.0
-SPECK = 0.001
-SMALLEST_SPECK = 4.0
-SLIT = 0.05
+SPECK = 0.001  # of the object's area
+SMALLEST_SPECK = 4.0  # pixels
+SLIT = 0.02
+SLANT = 0.2  # pixels to each side by which a slit is turned, so that it misses the pixels' centres in its row
 MOST_PARTS = 32
 RAGGED = 20_000  # corners beyond which a mask is noise rather than an outline
+CORNERS_PER_HOLE = 16
+HALVINGS = 8  # of the interval of tolerances in which the one for a number of corners lies
 
 
-def rings(mask: Mask) -> tuple[Ring, ...]:
+def rings(mask: Mask, detail: Detail = DEFAULT_DETAIL) -> tuple[Ring, ...]:
     """Return the outline of a mask: per part the (N, 2) corners in original pixels, without repeating the first.
 
     An empty mask has no rings.
@@ -44,20 +49,20 @@ def rings(mask: Mask) -> tuple[Ring, ...]:
     """
     if not mask.area:
         return ()
-    speck = max(SMALLEST_SPECK, SPECK * mask.area)
-    height, width = mask.original_size
-    frame = shapely.box(0, 0, width, height)
+    speck = max(SMALLEST_SPECK, SPECK * mask.area) if detail.min_area is None else detail.min_area
+    mask, _ = without_small_regions(mask, speck)
+    most = detail.corners or MOST_CORNERS
     parts: list[Polygon] = []
     for shell, holes in _contours(mask):
-        grown = shapely.affinity.translate(_grown(shell, holes), mask.offset[0] + 0.5, mask.offset[1] + 0.5)
-        parts.extend(_without_holes(shapely.intersection(grown, frame), speck))
-    parts.sort(key=lambda part: -part.area)
-    kept = [part for number, part in enumerate(parts) if number == 0 or part.area >= speck]
-    return tuple(shapely.get_coordinates(part.exterior)[:-1] for part in kept[:MOST_PARTS])
+        holes.sort(key=lambda hole: -cv2.contourArea(hole.astype(np.float32)))
+        part = _Part.of(shell + mask.offset, [hole + mask.offset for hole in holes[: most // CORNERS_PER_HOLE]])
+        parts.extend(_fitted(part, mask.original_size, detail.tolerance, most))
+    parts.sort(key=lambda polygon: -polygon.area)
+    return tuple(shapely.get_coordinates(polygon.exterior)[:-1] for polygon in parts[:MOST_PARTS])
 
 
 def _contours(mask: Mask) -> Iterator[tuple[Ring, list[Ring]]]:
-    """Yield every part's border and the borders of its holes, through the centres of pixels."""
+    """Yield every part's border and the borders of its holes, through the centres of pixels; the largest part first."""
     crop = mask.crop.view(np.uint8)
     contours, tree = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if sum(map(len, contours)) > RAGGED:
@@ -70,7 +75,7 @@ def _contours(mask: Mask) -> Iterator[tuple[Ring, list[Ring]]]:
     for number, (_, _, _, parent) in enumerate(tree[0]):
         if parent >= 0 and len(borders[number]) >= 3:
             holes[parent].append(borders[number])
-    for number in shells[: 2 * MOST_PARTS]:
+    for number in shells[:MOST_PARTS]:
         yield borders[number], holes[number]
 
 
@@ -82,51 +87,107 @@ def _smoothed(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return smooth if smooth.any() else crop
 
 
-def _grown(shell: Ring, holes: Sequence[Ring]) -> BaseGeometry:
-    """Return the area of the pixels on and inside the borders: simplified, then widened by up to half a pixel."""
-    if len(shell) < 3:
-        outline = LineString(shell) if len(shell) == 2 else shapely.Point(shell[0])
-        return outline.buffer(0.5, cap_style="square", join_style="mitre")
-    exact: BaseGeometry = Polygon(shell, holes)
-    is_thin = not exact.is_valid  # the border runs over itself, where the mask is one pixel wide
-    if is_thin:
+@dataclass(frozen=True)
+class _Part:
+    """A part's outline before it is simplified.
+
+    Attributes:
+        outline: through the centres of the border's pixels, or around these where the part is thin.
+        pixels: what the part covers; None where the outline goes around the pixels.
+    """
+
+    outline: BaseGeometry
+    pixels: float | None
+
+    @classmethod
+    def of(cls, shell: Ring, holes: Sequence[Ring]) -> "_Part":
+        """Return the part on and inside of borders."""
+        if len(shell) < 3:
+            return cls(_around(LineString(shell) if len(shell) == 2 else shapely.Point(shell[0])), None)
+        exact: BaseGeometry = Polygon(shell, holes)
+        if exact.is_valid:
+            return cls(exact, pixels_within(shell) - sum(pixels_within(hole, sign=-1) for hole in holes))
+        # The border runs over itself, where the part is one pixel wide.
         borders = [shapely.LinearRing(border) for border in (shell, *holes)]
-        exact = shapely.union_all([shapely.make_valid(exact, method="structure"), *borders])
-    # Moving a border by t changes the area by less than t times its length, so the last try is always good enough.
-    safe = min(COARSEST, TOLERANCE * exact.area / max(1.0, exact.length))
-    allowed = TOLERANCE * exact.area
-    for tolerance in (*(min(COARSEST, factor * safe) for factor in (4, 2.5, 1.5)), safe):
-        simple = exact.simplify(tolerance, preserve_topology=True)
-        if tolerance == safe or shapely.symmetric_difference(simple, exact).area <= allowed:
-            break
-    # Half a pixel on an upright border, less on a slanted one: as much as compensates for the missing pixels.
-    missing = _pixels(shell) - sum(_pixels(hole, sign=-1) for hole in holes) - simple.area
-    margin = 0.5 if is_thin else min(0.5, max(0.3, missing / simple.length))
-    return simple.buffer(margin, join_style="mitre", mitre_limit=2, cap_style="square")
+        return cls(_around(shapely.union_all([shapely.make_valid(exact, method="structure"), *borders])), None)
+
+    def simplified(self, tolerance: float) -> BaseGeometry:
+        """Return the area with fewer corners, in pixels of the image."""
+        simple = self.outline.simplify(tolerance, preserve_topology=True)
+        margin = 0.0
+        if self.pixels is not None:
+            # Half a pixel on an upright border, less on a slanted one: as much as compensates for the missing pixels.
+            least, most = max(0.0, 0.3 - tolerance / 2), 0.5 + tolerance / 2
+            margin = min(most, max(least, (self.pixels - simple.area) / simple.length))
+        grown = simple.buffer(margin, join_style="mitre", mitre_limit=2)
+        return shapely.affinity.translate(grown, 0.5, 0.5)
+
+    def default_tolerance(self) -> float:
+        """Return a tolerance that changes the area by at most ``LOSS``."""
+        # Moving a border by t changes the area by less than t times its length, so the last one is always good enough.
+        allowed = LOSS * self.outline.area
+        safe = min(COARSEST, allowed / max(1.0, self.outline.length))
+        for tolerance in (min(COARSEST, factor * safe) for factor in (8, 4, 2.5, 1.5)):
+            simple = self.outline.simplify(tolerance, preserve_topology=True)
+            if shapely.symmetric_difference(simple, self.outline).area <= allowed:
+                return tolerance
+        return safe
 
 
-def _pixels(border: Ring, sign: int = 1) -> float:
-    """Return how many pixels a border encloses, with (``sign`` 1) or without (-1) the border itself: Pick's theorem."""
-    steps = np.abs(np.diff(border, axis=0, append=border[:1])).max(axis=1).sum()
-    return cv2.contourArea(border.astype(np.float32)) + sign * float(steps) / 2 + 1
+def _around(shape: BaseGeometry) -> BaseGeometry:
+    """Return the area of the pixels whose centres lie on a shape."""
+    return shape.buffer(0.5, cap_style="square", join_style="mitre", mitre_limit=2)
 
 
-def _without_holes(shape: BaseGeometry, speck: float) -> Iterator[Polygon]:
-    """Yield the shape's polygons without holes: small holes are filled, others are connected to the outside."""
+def _fitted(part: _Part, size: tuple[int, int], tolerance: float | None, corners: int) -> list[Polygon]:
+    """Return a part's polygons on an image of ``size``, with so many corners at most."""
+    frame = shapely.box(0, 0, size[1], size[0])
+
+    def at(tolerance: float) -> list[Polygon]:
+        return list(_without_holes(shapely.intersection(part.simplified(tolerance), frame)))
+
+    low = part.default_tolerance() if tolerance is None else tolerance
+    polygons = at(low)
+    if _corners(polygons) <= corners:
+        return polygons
+    x1, y1, x2, y2 = part.outline.bounds
+    fitting = _polygons(shapely.intersection(shapely.box(x1, y1, x2 + 1, y2 + 1), frame))
+    low, high = max(low, 0.1), math.hypot(x2 - x1, y2 - y1) + 1
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        polygons = at(middle)
+        if _corners(polygons) > corners:
+            low = middle
+        else:
+            fitting, high = polygons, middle
+    return fitting
+
+
+def _corners(polygons: Sequence[Polygon]) -> int:
+    return max((len(polygon.exterior.coords) - 1 for polygon in polygons), default=0)
+
+
+def _without_holes(shape: BaseGeometry) -> Iterator[Polygon]:
+    """Yield the shape's polygons, their holes connected to the outside."""
     for polygon in _polygons(shape):
-        holes = [hole for hole in polygon.interiors if Polygon(hole).area >= speck]
-        slits = shapely.union_all([_slit(hole, polygon) for hole in holes])
-        whole = shapely.difference(Polygon(polygon.exterior, holes), slits)
-        yield from (part for part in _polygons(whole) if part.area > 0)
+        for slant in (SLANT, 0.0):  # in a narrow corner a slanted slit may end beside the hole
+            slits = shapely.union_all([_slit(hole, polygon, slant) for hole in polygon.interiors])
+            parts = _polygons(shapely.difference(polygon, slits))
+            if not any(part.interiors for part in parts):
+                break
+        yield from (part for part in parts if part.area > 0)
 
 
-def _slit(hole: shapely.LinearRing, polygon: Polygon) -> BaseGeometry:
+def _slit(hole: shapely.LinearRing, polygon: Polygon, slant: float) -> BaseGeometry:
     """Return a thin cut from a hole to the outside, along the shortest line and a little beyond both ends."""
     start, end = nearest_points(hole, polygon.exterior)
-    dx, dy = end.x - start.x, end.y - start.y
-    distance = math.hypot(dx, dy) or 1.0
-    dx, dy = SLIT * dx / distance, SLIT * dy / distance
-    return LineString([(start.x - dx, start.y - dy), (end.x + dx, end.y + dy)]).buffer(SLIT / 2, cap_style="flat")
+    distance = math.hypot(end.x - start.x, end.y - start.y) or 1.0
+    dx, dy = (end.x - start.x) / distance, (end.y - start.y) / distance
+    line = [
+        (start.x - dx / 2 + slant * dy, start.y - dy / 2 - slant * dx),
+        (end.x + dx / 2 - slant * dy, end.y + dy / 2 + slant * dx),
+    ]
+    return LineString(line).buffer(SLIT / 2, cap_style="flat")
 
 
 def _polygons(shape: BaseGeometry) -> list[Polygon]:

@@ -16,18 +16,23 @@ import numpy as np
 from backend.labeling.config_types import OutputTag
 from backend.protocol import bitmask, rle
 from backend.segmentation import polygons
-from backend.shapes import Bitmask, Brush, Ellipse, Polygon, Rectangle, Shape, ShapeKind, Vector
+from backend.shapes import DEFAULT_DETAIL, Bitmask, Brush, Detail, Ellipse, Polygon, Rectangle, Shape, ShapeKind, Vector
 from backend.types import ObjectPrompt, Region
+from model.automatic.small_regions import without_small_regions
 from model.types import Mask
 
 ID_LENGTH = 12
 WIDEST_RADIUS = 50.0  # percent; label-studio-sdk refuses wider ellipses
 
 
-def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None = None) -> tuple[Region, ...]:
+def draw(
+    mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | None = None, detail: Detail = DEFAULT_DETAIL
+) -> tuple[Region, ...]:
     """Return the regions that show the mask of ``prompt`` with a control and its labels; an empty mask has none.
 
-    ``score``, the model's confidence, is clipped to [0, 1], and dropped if it is not a finite number.
+    ``score``, the model's confidence, is clipped to [0, 1], and dropped if it is not a finite number. The first region
+    takes the id of the one that ``prompt`` replaces. ``detail`` is how closely to follow the mask, where the control
+    does not say.
 
     Raises:
         ValueError: the mask has another size, or the control's kind holds no mask.
@@ -39,10 +44,11 @@ def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | Non
         raise ValueError(f"control: expected one that holds a mask, got <{output.control.tag}>")
     if not mask.area:
         return ()
+    detail = output.control.detail.over(detail)
     confidence = min(max(float(score), 0.0), 1.0) if score is not None and math.isfinite(score) else None
     return tuple(
         Region(
-            id=region_id(prompt.region_ids, output.control.name, part),
+            id=(not part and prompt.replaces) or region_id(prompt.region_ids, output.control.name, part),
             control=output.control.name,
             type=output.control.type,
             to_name=prompt.to_name,
@@ -54,7 +60,7 @@ def draw(mask: Mask, prompt: ObjectPrompt, output: OutputTag, score: float | Non
             image_rotation=prompt.image_rotation,
             item_index=prompt.item_index,
         )
-        for part, shape in enumerate(SHAPES[kind](mask))
+        for part, shape in enumerate(SHAPES[kind](mask, detail))
     )
 
 
@@ -68,11 +74,16 @@ def region_id(prompt_ids: tuple[str, ...], control: str, part: int) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(seed).digest())[:ID_LENGTH].decode("ascii")
 
 
-def _rings(mask: Mask) -> Iterator[tuple[tuple[float, float], ...]]:
+def _rings(mask: Mask, detail: Detail) -> Iterator[tuple[tuple[float, float], ...]]:
     """Yield the corners of each ring in percent."""
     height, width = mask.original_size
-    for ring in polygons.rings(mask):
+    for ring in polygons.rings(mask, detail):
         yield tuple((x, y) for x, y in np.clip(ring * (100 / width, 100 / height), 0.0, 100.0).tolist())
+
+
+def _cleaned(shapes: Callable[[Mask], tuple[Shape, ...]]) -> Callable[[Mask, Detail], tuple[Shape, ...]]:
+    """Return the function that drops specks and holes first, where that is asked for."""
+    return lambda mask, detail: shapes(without_small_regions(mask, detail.min_area or 0)[0])
 
 
 def _rectangle(mask: Mask) -> tuple[Shape, ...]:
@@ -111,11 +122,11 @@ def _ellipse(mask: Mask) -> tuple[Shape, ...]:
     return (Ellipse(box.x + box.width / 2, box.y + box.height / 2, box.width / 2, box.height / 2),)
 
 
-SHAPES: dict[ShapeKind, Callable[[Mask], tuple[Shape, ...]]] = {
-    ShapeKind.BRUSH: lambda mask: (Brush(rle.encode(mask)),),
-    ShapeKind.BITMASK: lambda mask: (Bitmask(bitmask.encode(mask)),),
-    ShapeKind.POLYGON: lambda mask: tuple(map(Polygon, _rings(mask))),
-    ShapeKind.VECTOR: lambda mask: tuple(map(Vector, _rings(mask))),
-    ShapeKind.RECTANGLE: _rectangle,
-    ShapeKind.ELLIPSE: _ellipse,
+SHAPES: dict[ShapeKind, Callable[[Mask, Detail], tuple[Shape, ...]]] = {
+    ShapeKind.BRUSH: _cleaned(lambda mask: (Brush(rle.encode(mask)),)),
+    ShapeKind.BITMASK: _cleaned(lambda mask: (Bitmask(bitmask.encode(mask)),)),
+    ShapeKind.POLYGON: lambda mask, detail: tuple(map(Polygon, _rings(mask, detail))),
+    ShapeKind.VECTOR: lambda mask, detail: tuple(map(Vector, _rings(mask, detail))),
+    ShapeKind.RECTANGLE: _cleaned(_rectangle),
+    ShapeKind.ELLIPSE: _cleaned(_ellipse),
 }

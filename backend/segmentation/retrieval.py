@@ -111,7 +111,7 @@ class Retrieval:
         try:
             controls = config.parse(request.label_config)
         except BackendError:  # a click reports it
-            return tuple(self._no_prediction(Reason.NO_CONTEXT) for _ in request.tasks)
+            return tuple(self._no_prediction(request.project_id, Reason.NO_CONTEXT) for _ in request.tasks)
         requested_at, deadline = self._answered.now(), time.monotonic() + self._policy.wait_s
         is_alone, project_id = len(request.tasks) == 1, request.project_id
         answers: dict[int, Prediction] = {}
@@ -123,9 +123,9 @@ class Retrieval:
             else:
                 to_segment[index] = DeferredTask(Task(task.id, task.data), prompts, controls, project_id, requested_at)
         answers |= self._segment_all(to_segment, deadline, waits=not is_alone)
-        not_in_time = self._no_prediction(Reason.BUDGET_EXCEEDED, Reason.LABEL_STUDIO_NOT_CONFIGURED)
+        not_in_time = self._no_prediction(project_id, Reason.BUDGET_EXCEEDED, Reason.LABEL_STUDIO_NOT_CONFIGURED)
         if self._deferred is not None:
-            not_in_time = self._no_prediction(Reason.BUDGET_EXCEEDED)
+            not_in_time = self._no_prediction(project_id, Reason.BUDGET_EXCEEDED)
             self._deferred.add(task for index, task in to_segment.items() if index not in answers)
             if project_id is not None and any(answer.result for answer in answers.values()):
                 self._deferred.answered(project_id)
@@ -133,7 +133,7 @@ class Retrieval:
 
     def _prompts(self, task: Task, project_id: int | None, is_alone: bool) -> TaskPrompts | Prediction:
         """Return the prompts to segment for a task, or its answer where there are none to segment."""
-        version = self._segmenter.model_version
+        version = self._segmenter.version_of(project_id)
         annotated = task_prompts.read(task, _ANNOTATED, version)
         if annotated.regions and self._uses_annotations(project_id, is_alone):
             return annotated
@@ -141,7 +141,7 @@ class Retrieval:
         if predicted.regions:
             return predicted
         if annotated.regions:
-            return self._no_prediction(Reason.NO_CONTEXT, Reason.OPENED_TASK)
+            return self._no_prediction(project_id, Reason.NO_CONTEXT, Reason.OPENED_TASK)
         is_heavy = memoryview(task.annotations).nbytes > HEAVY_BYTES
         return Prediction((), 0.0, version, (Reason.NO_CONTEXT,), should_store=is_heavy)
 
@@ -176,11 +176,12 @@ class Retrieval:
         except RetryLater:
             return None
         if not prediction.result or not prediction.is_complete:  # Label Studio would store it, and never ask again
-            return self._no_prediction(*prediction.reasons)
+            return self._no_prediction(task.project_id, *prediction.reasons)
         has_ids = task.project_id is not None and task.task.id is not None
         if has_ids and not self._answered.try_claim(task.key, task.requested_at):
-            return self._no_prediction(Reason.JUST_ANSWERED)
+            return self._no_prediction(task.project_id, Reason.JUST_ANSWERED)
         return prediction
 
-    def _no_prediction(self, *reasons: Reason) -> Prediction:
-        return Prediction((), 0.0, self._segmenter.model_version, tuple(dict.fromkeys(reasons)), should_store=False)
+    def _no_prediction(self, project_id: int | None, *reasons: Reason) -> Prediction:
+        version = self._segmenter.version_of(project_id)
+        return Prediction((), 0.0, version, tuple(dict.fromkeys(reasons)), should_store=False)

@@ -14,9 +14,7 @@ from backend.errors import BackendError, Reason
 from backend.labeling import config as labeling_config
 from backend.labeling import config_problems
 from backend.metrics import Metrics
-from backend.segmentation import pipeline
-from backend.segmentation.decoding import MaskService
-from backend.segmentation.pipeline import ImageKey, Job, Outcome, Pipeline, Vocabulary
+from backend.segmentation.pipeline import ImageKey, Job, Outcome, Pipeline, Vocabulary, by_image, on_each
 from backend.segmentation.planning import Rules
 from backend.segmentation.prefetch import Background, ImagePrefetch, NextTasks
 from backend.segmentation.retrieval import Retrieval
@@ -56,7 +54,7 @@ class Segmenter:
 
     def __init__(
         self,
-        masks: MaskService,
+        pipeline: Pipeline,
         embeddings: Embeddings,
         metrics: Metrics,
         background: Background,
@@ -69,10 +67,19 @@ class Segmenter:
         ``background`` runs the prefetching of the tasks that ``next_tasks`` returns; None prefetches only the requested
         ones. ``retrieval`` answers requests about whole tasks.
         """
-        self.model_version = masks.model_version
+        self._masks = pipeline.masks
         self._metrics, self._policy, self._retrieval, self._clicks = metrics, policy, retrieval, Clicks()
-        self._pipeline = Pipeline(masks, embeddings, policy.outputs, policy.vocabulary)
+        self._pipeline = pipeline
         self._prefetch = ImagePrefetch(embeddings, background, next_tasks, policy.prefetch_tasks)
+
+    @property
+    def model_version(self) -> str:
+        """Name and digest of the weights; see `version_of` for a project's."""
+        return self.version_of(None)
+
+    def version_of(self, project_id: int | None) -> str:
+        """Return the ``model_version`` of a project's answers at this moment."""
+        return self._masks.decoder_of(project_id).model_version
 
     def predict(self, request: PredictRequest) -> tuple[Prediction, ...]:
         """Return one answer per task, in order: masks for a click, or for the prompts that the tasks hold."""
@@ -84,12 +91,12 @@ class Segmenter:
         if not request.context and not request.texts:
             self._prefetch.around(request, request.tasks)
             reasons = [skipped.reason for skipped in request.skipped] or [Reason.NO_PROMPT]
-            return tuple(self._empty(reasons) for _ in request.tasks)
+            return tuple(self._empty(request, reasons) for _ in request.tasks)
         first, *others = request.tasks or (Task(None),)
         with self._clicks.enter((request.project_id, first.id), _ids(request)) as click:
             answer = self._click(request, first, click)
         self._prefetch.around(request)
-        return (answer, *(self._empty((Reason.NO_PROMPT,)) for _ in others))
+        return (answer, *(self._empty(request, (Reason.NO_PROMPT,)) for _ in others))
 
     def setup(self, request: SetupRequest) -> None:
         """Record a project that is being connected or opened, and log the problems of its labeling config."""
@@ -112,27 +119,28 @@ class Segmenter:
             task,
             request.project_id,
             Rules(is_click=True, max_pixels=self._policy.max_pixels),
+            self._masks.decoder_of(request.project_id),
             Priority.INTERACTIVE,
             deadline=time.monotonic() + self._policy.wait_s,
             check=click.check,
         )
-        by_image = pipeline.by_image(request.context or ())
+        regions = by_image(request.context or ())
         texts: dict[ImageKey, str] = {(text.to_name, text.item_index): text.text for text in request.texts}
 
         def segment(key: ImageKey) -> Outcome:
-            return self._pipeline.segment(by_image[key], key, labeling_config.parse(request.label_config), job)
+            return self._pipeline.segment(regions[key], key, labeling_config.parse(request.label_config), job)
 
         def segment_words(key: ImageKey) -> Outcome:
             return self._pipeline.segment_words(texts[key], key, labeling_config.parse(request.label_config), job)
 
-        named = pipeline.on_each(list(texts)[-MOST_IMAGES:], segment_words, job)
-        marked = pipeline.on_each(list(by_image)[-MOST_IMAGES:], segment, job)
-        too_many = [Skipped("", Reason.TOO_COMPLEX)] if max(len(by_image), len(texts)) > MOST_IMAGES else []
+        named = on_each(list(texts)[-MOST_IMAGES:], segment_words, job)
+        marked = on_each(list(regions)[-MOST_IMAGES:], segment, job)
+        too_many = [Skipped("", Reason.TOO_COMPLEX)] if max(len(regions), len(texts)) > MOST_IMAGES else []
         skipped = (*request.skipped, *too_many, *named.skipped, *marked.skipped)
-        return Outcome(named.regions + marked.regions, skipped).prediction(self.model_version)
+        return Outcome(named.regions + marked.regions, skipped).prediction(job.decoder.model_version)
 
-    def _empty(self, reasons: Iterable[Reason]) -> Prediction:
-        return Prediction((), 0.0, self.model_version, tuple(dict.fromkeys(reasons)))
+    def _empty(self, request: PredictRequest, reasons: Iterable[Reason]) -> Prediction:
+        return Prediction((), 0.0, self.version_of(request.project_id), tuple(dict.fromkeys(reasons)))
 
 
 def _ids(request: PredictRequest) -> list[str]:

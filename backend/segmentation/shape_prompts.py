@@ -74,7 +74,7 @@ def shape_to_prompt(shape: Shape, size: Size) -> ShapePrompt:
             mask = painted(shape, size)
             if not mask.area:
                 raise PromptError("nothing is painted", Reason.NO_PROMPT)
-            return ShapePrompt((_interior_point(mask),), None, _rough(mask.to_array()), mask.box)
+            return ShapePrompt((_interior_point(mask),), None, rough(mask.to_array()), mask.box)
 
 
 def check_area(shape: Shape, size: Size) -> None:
@@ -250,7 +250,7 @@ def _polygon(points: tuple[Point, ...], size: Size) -> ShapePrompt:
     if not drawn.any():
         raise PromptError("polygon: no pixel of the image lies in it", Reason.OUTSIDE_IMAGE)
     x, y = _interior_point(Mask.from_array(drawn))
-    return ShapePrompt(((x * size[1] / width, y * size[0] / height),), box, _rough(drawn), box)
+    return ShapePrompt(((x * size[1] / width, y * size[0] / height),), box, rough(drawn), box)
 
 
 def _shrunk(size: Size, longest: int) -> Size:
@@ -259,7 +259,7 @@ def _shrunk(size: Size, longest: int) -> Size:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _rough(drawn: BoolArray) -> npt.NDArray[np.bool_ | np.uint8]:
+def rough(drawn: BoolArray) -> npt.NDArray[np.bool_ | np.uint8]:
     """Return an area shrunk to `ROUGH_SIDE`, or unchanged where it is no larger."""
     rows, columns = drawn.shape
     height, width = _shrunk((rows, columns), ROUGH_SIDE)

@@ -38,8 +38,12 @@ class TaskSegmenter:
 
         Answers are of the first kind of ``outputs`` that a labeling config offers.
         """
-        self.model_version, self._automatic = masks.model_version, automatic
+        self._masks, self._automatic = masks, automatic
         self._pipeline = Pipeline(masks, embeddings, outputs)
+
+    def version_of(self, project_id: int | None) -> str:
+        """Return the ``model_version`` of a project's predictions at this moment."""
+        return self._masks.decoder_of(project_id).model_version
 
     def segment(
         self,
@@ -65,7 +69,8 @@ class TaskSegmenter:
             RetryLater: some of it cannot be done at the moment; the call can be repeated.
         """
         rules, deadline = Rules(is_click=False, areas_only=prompts.areas_only), time.monotonic() + within_s
-        job = Job(task, project_id, rules, Priority.BULK, deadline, image_s if wait else None)
+        decoder = self._masks.decoder_of(project_id)
+        job = Job(task, project_id, rules, decoder, Priority.BULK, deadline, image_s if wait else None)
         by_image = pipeline.by_image(prompts.regions)
         outcome = pipeline.on_each(by_image, lambda key: self._pipeline.segment(by_image[key], key, controls, job), job)
         no_prompt = [] if prompts.regions else [Skipped("", Reason.NO_PROMPT)]
@@ -74,7 +79,7 @@ class TaskSegmenter:
             for skip in (*no_prompt, *prompts.skipped, *outcome.skipped)
             if not (outcome.regions and skip.reason is Reason.NOT_A_PROMPT)
         )
-        return replace(outcome, skipped=skipped).prediction(self.model_version)
+        return replace(outcome, skipped=skipped).prediction(job.decoder.model_version)
 
     def segment_everything(
         self, task: Task, controls: LabelConfig, project_id: int | None, image_s: float
@@ -85,12 +90,13 @@ class TaskSegmenter:
 
         Arguments and errors are those of `segment`.
         """
-        job = Job(task, project_id, Rules(is_click=False), Priority.BULK, image_s=image_s)
+        decoder = self._masks.decoder_of(project_id)
+        job = Job(task, project_id, Rules(is_click=False), decoder, Priority.BULK, image_s=image_s)
         keys = task_images.image_keys(controls, task)
         outcome = pipeline.on_each(keys, lambda key: self._everything_on(key, controls, job), job)
         if not keys:
             outcome = Outcome(skipped=(Skipped("", Reason.NO_IMAGE_IN_TASK),))
-        return outcome.prediction(self.model_version)
+        return outcome.prediction(job.decoder.model_version)
 
     def _everything_on(self, key: ImageKey, controls: LabelConfig, job: Job) -> Outcome:
         if self._automatic is None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from flask import Flask, Response, current_app, render_template, request
 
 from backend import answer_log
-from backend.errors import Reason
+from backend.errors import Reason, RetryLater
 from backend.metrics import Metrics
 from backend.protocol import messages
 from backend.segmentation.service import Segmenter
-from backend.types import Prediction, PredictRequest
+from backend.types import Prediction, PredictRequest, WebhookEvent
 from backend.web import request_body, try_page
 from backend.web.access import JSON, Access, Gate, protected
 from backend.web.error_answers import ErrorAnswers
@@ -38,14 +38,16 @@ def create_app(
     access: Access,
     unready: Callable[[], str] = lambda: "",
     samples: Path | None = None,
+    on_event: Callable[[WebhookEvent], None] = lambda event: None,
     *,
     finds_words: bool = False,
 ) -> Flask:
     """Return the WSGI application.
 
     ``status`` returns what the status page shows, ``unready`` why clicks cannot be answered now. ``samples`` is the
-    folder of the pictures that the page at ``/try`` offers; None for no such page. It has a field for words if the
-    segmenter ``finds_words``.
+    folder of the pictures that the page at ``/try`` offers; None for no such page; it has a field for words if the
+    segmenter ``finds_words``. ``on_event`` is called with the events of webhooks; it raises `RetryLater` where the
+    caller has to repeat one.
     """
     app = Flask(__name__)
     health = messages.dump_health(segmenter.model_version)
@@ -60,24 +62,26 @@ def create_app(
         app.add_url_rule(path, path, probe)
     app.add_url_rule("/", "index", lambda: _page(status) if _wants_page() else _json(health))
     app.add_url_rule("/metrics", "metrics", lambda: Response(metrics.exposition(), content_type=PROMETHEUS))
-    _add_contract(app, segmenter, metrics, access)
+    _add_contract(app, segmenter, metrics, access, on_event)
     if samples is not None:
         try_page.add(app, samples, access.max_body_bytes, finds_words=finds_words)
     return app
 
 
-def _add_contract(app: Flask, segmenter: Segmenter, metrics: Metrics, access: Access) -> None:
-    version = segmenter.model_version
+def _add_contract(
+    app: Flask, segmenter: Segmenter, metrics: Metrics, access: Access, on_event: Callable[[WebhookEvent], None]
+) -> None:
     predict_slots = threading.BoundedSemaphore(access.max_predicts)
 
     @app.post("/setup")
     def setup() -> Response:
-        segmenter.setup(messages.parse_setup(request_body.read(access.max_body_bytes)))
-        return _json(messages.dump_setup(version))
+        setup_request = messages.parse_setup(request_body.read(access.max_body_bytes))
+        segmenter.setup(setup_request)
+        return _json(messages.dump_setup(segmenter.version_of(setup_request.project_id)))
 
     @app.get("/versions")
     def versions() -> Response:
-        return _json(messages.dump_versions([version]))
+        return _json(messages.dump_versions([segmenter.model_version]))
 
     @app.post("/predict")
     def predict() -> Response:
@@ -98,7 +102,12 @@ def _add_contract(app: Flask, segmenter: Segmenter, metrics: Metrics, access: Ac
 
     @app.post("/webhook")
     def webhook() -> Response:
-        segmenter.webhook(messages.parse_webhook(request_body.read(access.max_body_bytes)))
+        event = messages.parse_webhook(request_body.read(access.max_body_bytes))
+        segmenter.webhook(event)
+        try:
+            on_event(event)
+        except RetryLater as error:  # Label Studio shows it beside the button
+            return _json(messages.dump_error(str(error)), 503)
         return _json(b'{"status":"ok"}')
 
 
@@ -108,7 +117,8 @@ def _predictions(
     """Return the answers; empty ones if all slots are taken, not to be stored for whole tasks: the caller retries."""
     if not slots.acquire(blocking=False):
         is_click = predict_request.context is not None
-        empty = Prediction((), 0.0, segmenter.model_version, (Reason.OVERLOADED,), should_store=is_click)
+        version = segmenter.version_of(predict_request.project_id)
+        empty = Prediction((), 0.0, version, (Reason.OVERLOADED,), should_store=is_click)
         return (empty,) * max(1, len(predict_request.tasks))
     try:
         return segmenter.predict(predict_request)

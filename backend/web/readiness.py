@@ -3,8 +3,8 @@
 from typing import TypeAlias
 
 from backend.cluster.remote import QueuedEmbeddings
+from backend.decoders.lazy_decoder import LazyDecoder
 from backend.embeddings.local import LocalEmbeddings
-from backend.segmentation.lazy_decoder import LazyDecoder
 from backend.web.status.view import ClusterView
 
 Work: TypeAlias = LocalEmbeddings | QueuedEmbeddings

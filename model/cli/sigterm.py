@@ -13,6 +13,8 @@ def end_as_on_ctrl_c() -> None:
     and a thread waits for it.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where Paddle installs no handler either
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait, args=(threading.get_ident(),), name="sigterm", daemon=True).start()
 

@@ -41,7 +41,8 @@ def service():
 
 
 def composed(service):
-    return Composed(service.app, service.segmenter, service.metrics, lambda: None, service.close)
+    service.events = []
+    return Composed(service.app, service.segmenter, service.metrics, lambda: None, service.close, service.events.append)
 
 
 def hosted(service, release):
@@ -164,11 +165,17 @@ def test_events_teach_it_nothing_and_change_no_version(service, name, release):
     assert not service.decoder.calls
 
 
+def test_start_training_reaches_what_starts_it(service):
+    server = hosted(service, 2)
+    assert server.webhook(recorded("webhook_start_training")) == {"result": None, "status": "ok"}
+    assert [(event.action, event.project_id) for event in service.events] == [("START_TRAINING", 2)]
+
+
 class Recorder:
     """A segmenter that keeps its requests."""
 
     def __init__(self, segmenter):
-        self.segmenter, self.requests, self.model_version = segmenter, [], segmenter.model_version
+        self.segmenter, self.requests, self.version_of = segmenter, [], segmenter.version_of
 
     def predict(self, request):
         self.requests.append(request)

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY
 
 from backend.errors import Reason
 from backend.metrics import STAGES, Metrics
@@ -35,7 +35,7 @@ def test_nothing_goes_into_the_global_registry(metrics):
 
 
 def test_two_services_count_apart():
-    one, other = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+    one, other = Metrics(), Metrics()
     one.refused(Reason.BAD_REQUEST)
     assert value(one, "paddle_sam_reasons_total", reason="bad_request") == 1
     assert value(other, "paddle_sam_reasons_total", reason="bad_request") == 0

@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from backend.settings import NAMES, Settings, SettingsError, read
-from backend.shapes import OUTPUT_KINDS, ShapeKind
+from backend.shapes import OUTPUT_KINDS, Detail, ShapeKind
 from tests.support.markdown import ROOT, document
 
 
@@ -66,6 +66,12 @@ def test_values_are_parsed_into_their_types():
     assert settings.log_level == "debug"
 
 
+def test_the_detail_of_regions_is_set_as_a_whole():
+    given = {"PADDLE_SAM_POLYGON_TOLERANCE": "1.5", "PADDLE_SAM_POLYGON_CORNERS": "50", "PADDLE_SAM_MIN_AREA": "20"}
+    assert read(given).detail == Detail(tolerance=1.5, corners=50, min_area=20)
+    assert read({}).detail == Detail(corners=400)
+
+
 @pytest.mark.parametrize(("value", "device"), [("CUDA:1", "gpu:1"), ("gpu", "gpu"), ("cuda", "gpu"), ("cpu", "cpu")])
 @pytest.mark.parametrize("name", ["DEVICE", "PADDLE_SAM_DEVICE"])
 def test_a_device_may_be_named_in_the_usual_ways(name, value, device):
@@ -88,6 +94,9 @@ def test_a_device_may_be_named_in_the_usual_ways(name, value, device):
         ("PADDLE_SAM_PREDICT_BUDGET_S", "0", "greater than 0"),
         ("PADDLE_SAM_ALLOWED_HOSTS", "http://minio", "minio:9000"),
         ("PADDLE_SAM_OUTPUT_PREFERENCE", "brush, keypoint", "brush, bitmask, polygon, vector, rectangle, ellipse"),
+        ("PADDLE_SAM_POLYGON_TOLERANCE", "-1", "greater than or equal to 0"),
+        ("PADDLE_SAM_POLYGON_CORNERS", "3", "greater than or equal to 4"),
+        ("PADDLE_SAM_MIN_AREA", "some", "a number"),
         ("PADDLE_SAM_EMBEDDING_DTYPE", "int8", "'float16' or 'float32'"),
         ("PADDLE_SAM_REDIS_PREFIX", "a b", "letters, digits"),
         ("PADDLE_SAM_REDIS_TTL_S", "0", "greater than or equal to 1"),

@@ -16,11 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from werkzeug.test import EnvironBuilder
 
 from backend.composition import parts, web
+from backend.protocol import rle
 from backend.settings import read
 from model.build import Decoder
+from model.types import Mask
 from tests.benchmarks.rows import Row, limit, say
 from tests.support.fakes import HttpServer, Reply
 from tests.support.processes import serving
@@ -30,7 +33,7 @@ from tests.support.wire_bodies import click, encoded, recorded, result
 SMALL, LARGE = (600, 800), (3000, 4000)
 ROUNDS = 100
 IMAGES, THREADS, CLICKS_EACH = 16, 32, 6
-SAVED_MASKS, BYTES_OF_A_MASK = 200, 100_000
+SAVED_MASKS, BYTES_OF_A_MASK, DRAFTED_MASKS = 200, 100_000, 640
 
 
 @dataclass
@@ -152,6 +155,49 @@ def with_saved_masks(bench: Bench, images: HttpServer) -> Row:
     return Row(name, statistics.median(ours), statistics.median(theirs), "ms", "none, and reading it", 1.5, ratio)
 
 
+def corrections(bench: Bench, images: HttpServer) -> list[Row]:
+    """A click that takes a part out of a saved mask, and a click beside many, each against one without saved masks."""
+    size, (x, y) = SMALL, (0.5, 0.5)
+    file = scene_file(3, size, image_format="JPEG")
+    images.routes["/corrections.jpg"] = Reply(file.data, headers={"Content-Type": "image/jpeg"})
+    whole = np.zeros(size, np.bool_)
+    whole[size[0] // 8 : -size[0] // 8, size[1] // 8 : -size[1] // 8] = True
+    code = list(rle.encode(Mask.from_array(whole)))
+    sizes = {"original_width": size[1], "original_height": size[0]}
+
+    def body(is_positive: bool, masks: int) -> bytes:
+        value = {"format": "rle", "rle": code, "brushlabels": ["Cat"]}
+        drafted = [
+            result("brushlabels", value, id=f"mask-{number:06}", from_name="brush", **sizes) for number in range(masks)
+        ]
+        point = {"x": 100 * x, "y": 100 * y, "width": 1, "keypointlabels": ["Cat"]}
+        task = {
+            "id": 3,
+            "data": {"image": "/corrections.jpg"},
+            "drafts": [{"id": 1, "updated_at": "2026-11-22T20:40:00Z", "result": drafted}] if masks else [],
+        }
+        context = result(value=point, is_positive=is_positive, id="prompt-0001", **sizes)
+        return encoded(click(context, tasks=[task])).replace(b", ", b",")
+
+    plain, rows = body(True, 0), []
+    bench.ask(plain)
+    for name, other, most in (
+        ("a part out of a mask", body(False, 1), 1.3),
+        (f"click with {DRAFTED_MASKS} drafted masks", body(True, DRAFTED_MASKS), 1.5),
+    ):
+        say(f"measuring {name}")
+        pairs = []
+        for _ in range(ROUNDS // 2):
+            start = time.perf_counter()
+            io.BytesIO(bytearray(other)).read()
+            reading = (time.perf_counter() - start) * 1000
+            pairs.append((bench.ask(other)[0], reading + bench.ask(plain)[0]))
+        ratio = statistics.median(mine / theirs for mine, theirs in pairs)
+        ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+        rows.append(Row(name, ours, theirs, "ms", "a click, and reading it", most, ratio))
+    return rows
+
+
 def among_many(bench: Bench, images: HttpServer) -> Row:
     """Many threads clicking on warm images: the slowest twentieth, against as many decodes one after the other."""
     bodies = [click_on(images, 10 + number, SMALL) for number in range(IMAGES)]
@@ -203,5 +249,6 @@ def run() -> list[Row]:
     """Measure everything."""
     logging.getLogger("backend").setLevel(logging.WARNING)  # a line per click, as the service does it, but unread
     with bench() as (found, images):
-        rows = [*warm(found, images), with_saved_masks(found, images), among_many(found, images)]
+        rows = [*warm(found, images), with_saved_masks(found, images), *corrections(found, images)]
+        rows.append(among_many(found, images))
     return [*rows, *health_meanwhile()]

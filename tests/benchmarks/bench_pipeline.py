@@ -23,6 +23,8 @@ from backend.label_studio.task_iterator import ProjectTasks
 from backend.labeling import config
 from backend.metrics import Metrics
 from backend.projects import precompute
+from backend.projects.engine import Engine
+from backend.projects.run import BatchRun
 from backend.types import ImageRef, Priority
 from model.types import Embedding, ModelInput
 from tests.benchmarks.rows import Row, limit, milliseconds, say
@@ -100,9 +102,10 @@ def in_a_run(made: LocalEmbeddings) -> None:
     for ref in refs():
         project.add({"image": ref.uri})
     retry = OutageRetry(stop)
-    context = precompute.PrecomputeContext(made.ensure, project.version, retry, at_once=THREADS - RESERVED)
     tasks = ProjectTasks(project, retry, project.project_value)
-    report = precompute.run(tasks, PROJECT, config.parse(CONFIG), context, stop, _Silent())
+    batch = BatchRun(project, project.project_value, config.parse(CONFIG), tasks, IMAGES, stop, retry)
+    engine = Engine(made, made.ensure, THREADS - RESERVED, None, made.close)
+    report = precompute.run(batch, engine, _Silent())
     if report.counts[precompute.ENCODED] != IMAGES:
         raise RuntimeError(f"expected {IMAGES} images, got {report.lines()}")
 

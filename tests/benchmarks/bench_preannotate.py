@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from backend.concurrency.retry import OutageRetry
+from backend.decoders.lazy_decoder import LazyDecoder
 from backend.embeddings.content_index import ContentIndex
 from backend.embeddings.content_records import ContentDatabase
 from backend.embeddings.encode import EncodeSpec
@@ -119,14 +120,15 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
         Metrics(),
         ContentIndex(database=ContentDatabase(folder / "contents.db", "benchmark")),
     )
-    segmenter = TaskSegmenter(MaskService(decoder, Metrics(), 1), embeddings)
+    loaded = LazyDecoder(subjects.checkpoint(), "cpu", lambda *_: decoder)
+    segmenter = TaskSegmenter(MaskService(lambda _: loaded, Metrics(), 1), embeddings)
     means = preannotate_loop.PreannotateContext(
         project,
         lambda task: segmenter.segment(
             task, task_prompts.read(task, {PromptSource.BOXES}, "none@0"), controls, PROJECT, 900.0
         ),
         needs_annotations=True,
-        model_version=segmenter.model_version,
+        model_version=decoder.model_version,
         retry=patience,
         at_once=4,
     )
@@ -134,7 +136,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     tasks = ProjectTasks(project, patience, project.project_value)
     tally = preannotate_loop.run(tasks, means, sinks.label_studio_sink(writer), stop, Silent())
     embeddings.close()
-    writer.delete_duplicates(segmenter.model_version)
+    writer.delete_duplicates(decoder.model_version)
     found = [len(msgspec.json.decode(one.raw, type=list[msgspec.Raw])) for one in project.stored.values()]
     if not tally.is_clean or found != [BOXES] * IMAGES:
         raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {found}; {tally.lines()}")

@@ -81,6 +81,14 @@ class Annotator:
         self.page.wait_for_url(lambda url: "/user/login" not in url)
         return {"cookies": self.page.context.storage_state()["cookies"]}
 
+    def sign_up(self, url: str, username: str) -> None:
+        """Make an account on the page of an invitation, and log in with it."""
+        self.page.goto(url)
+        self.page.fill("#email", username)
+        self.page.fill("#password", "a long password")
+        self.page.click("button[type=submit]")
+        self.page.wait_for_url(lambda url: "/user/signup" not in url)
+
     def open_task(self, project: int, task: int, size: tuple[int, int]) -> None:
         """Open a task whose upright image has ``size`` (height, width), with Auto-Annotation switched on."""
         self.page.goto(f"{self.url}/projects/{project}/data?task={task}")
@@ -235,6 +243,26 @@ class Annotator:
         otherwise = self.page.locator(".lsf-auto-accept__action_type_accept")
         self._named("bottombar-accept-suggestions-button", otherwise).click()
         self.page.wait_for_timeout(SETTLE_MS)
+
+    def reject(self) -> None:
+        otherwise = self.page.locator(".lsf-auto-accept__action_type_reject")
+        self._named("bottombar-reject-suggestions-button", otherwise).click()
+        self.page.wait_for_timeout(SETTLE_MS)
+
+    def update(self) -> None:
+        """Save a change of an annotation that was submitted before."""
+        with self.page.expect_response(
+            lambda answer: "/annotations/" in answer.url and answer.request.method == "PATCH"
+        ) as answered:
+            self._named("bottombar-update-button", self.page.locator('button[name="update"]')).click()
+        assert answered.value.ok, answered.value.text()
+
+    @property
+    def corners_shown(self) -> int:
+        """How many corners the only polygon on the canvas has, as the editor draws it."""
+        return self.page.evaluate(
+            "Konva.stages.flatMap(stage => stage.find('Line')).filter(line => line.closed())[0].points().length / 2"
+        )
 
     def submit(self) -> list[dict]:
         """Submit; return the regions as Label Studio kept them."""

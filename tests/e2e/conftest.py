@@ -9,6 +9,9 @@ import pytest
 from backend.demo.processes import free_port
 from tests.e2e.label_studio_server import ROOT, Studio, chromium_executable, label_studio_python
 from tests.e2e.stored_masks import StoredMasks
+from tests.support.redis_server import redis_module_server, redis_server
+
+__all__ = ["redis_module_server", "redis_server"]
 
 SCREENSHOTS = ROOT / ".demo" / "screenshots"
 """Kept, and ignored by git: a person should look at them now and then."""

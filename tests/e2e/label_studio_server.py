@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -57,6 +58,11 @@ class Studio:
             process.kill()
             raise
         return process.returncode
+
+    def invitation(self) -> str:
+        """Return the address where another person makes an account."""
+        address = urlsplit(self._json("GET", "/api/invite")["invite_url"])
+        return f"{self.url}{address.path}?{address.query}"
 
     def project(self, label_config: str, backend: bool = True) -> int:
         """Create a project with this labeling config, connected to the backend."""

@@ -1,7 +1,8 @@
 """Take the README's picture of the editor again: `python -m tests.e2e.screenshot SAMPLE OBJECT [OBJECT ...]`.
 
 Each of the numbered objects of the sample is clicked and accepted, the last one only suggested. Cut out of it: the bar
-of tools, and what lies between the switch of Auto-Annotation and Submit.
+of tools, and what lies between the switch of Auto-Annotation and Submit. ``python -m tests.e2e.screenshot carving``
+takes that of a part that is taken out of a mask.
 """
 
 import json
@@ -13,9 +14,11 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from backend.demo.processes import free_port
+from backend.demo.project import LABEL_CONFIG
 from model.demo import SAMPLES
 from tests.e2e.annotator import Annotator, chromium
 from tests.e2e.label_studio_server import ROOT, Studio, chromium_executable, label_studio_python
+from tests.e2e.targets import target_of_two_parts
 
 IMAGES = ROOT / "docs" / "images"
 VIEWPORT = {"width": 1300, "height": 1000}
@@ -60,6 +63,48 @@ def take(sample: str, objects: list[int], folder: Path) -> None:
         small.save(IMAGES / f"{name}.png", optimize=True)
 
 
+def take_carving(folder: Path) -> None:
+    """Take the picture of a part that is taken out of a mask: accepted, suggested, and after the tick."""
+    python, executable, target = label_studio_python(), chromium_executable(), target_of_two_parts()
+    if python is None or executable is None:
+        raise SystemExit("Label Studio and Chromium are needed")
+    studio = Studio(folder / "demo", python, free_port(29090, "it"), free_port(28080, "it"))
+    try:
+        studio.start()
+        project = studio.project(LABEL_CONFIG)
+        task = studio.task(project, "scene.png", target.data)
+        with sync_playwright() as playwright, chromium(playwright, executable) as browser:
+            annotator = Annotator(browser, studio.url, folder)
+            annotator.log_in(studio.username, studio.password)
+            annotator.open_task(project, task, target.size)
+            annotator.take_smart_point()
+            annotator.click(target.centre)
+            annotator.accept()
+            pictures = [_image(annotator)]
+            annotator.click(target.part_centre, negative=True, inside=True)
+            pictures.append(_image(annotator))
+            annotator.accept()
+            pictures.append(_image(annotator))
+            annotator.close()
+    finally:
+        studio.stop()
+    height, width = target.size[0] // 2, target.size[1] // 2
+    row = Image.new("RGB", (3 * width + 2 * MARGIN, height), "white")
+    for number, picture in enumerate(pictures):
+        row.paste(picture.resize((width, height)), (number * (width + MARGIN), 0))
+    small = row.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    small.save(IMAGES / "carving.png", optimize=True)
+
+
+def _image(annotator: Annotator) -> Image.Image:
+    """Return what the page shows of the image."""
+    box = annotator.page.locator('img[alt="image"]').first.bounding_box()
+    assert box is not None
+    left, top = round(box["x"]), round(box["y"])
+    whole = Image.open(annotator.photograph("annotator")).convert("RGB")
+    return whole.crop((left, top, left + round(box["width"]), top + round(box["height"])))
+
+
 def _around(annotator: Annotator, first: str, last: str) -> tuple[int, int, int, int]:
     """Return what to cut out, from one element of the page to another: left, top, right, bottom."""
     boxes = [annotator.page.locator(selector).first.bounding_box() for selector in (first, last)]
@@ -73,4 +118,7 @@ def _around(annotator: Annotator, first: str, last: str) -> tuple[int, int, int,
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
+        if sys.argv[1:] == ["carving"]:
+            take_carving(Path(folder))
+            sys.exit()
         take(sys.argv[1], [int(number) for number in sys.argv[2:]], Path(folder))

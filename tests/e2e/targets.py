@@ -92,3 +92,37 @@ def easy_targets(size: tuple[int, int], count: int) -> tuple[tuple[Target, ...],
         if len(found) == count:
             return tuple(found)
     raise AssertionError("not so many scenes")
+
+
+class TargetOfTwoParts(Target):
+    """An easy object whose right third has another colour: a click on the left part finds both.
+
+    Attributes:
+        part_centre: (x, y) of the pixel farthest inside the right part.
+        carved: the object without that part, bool (H, W).
+    """
+
+    def __init__(self, made: SceneFile, index: int) -> None:
+        super().__init__(made, index)
+        image, (left, _, right, _) = made.scene.image.copy(), self.box
+        part = self.mask.copy()
+        part[:, : left + (right - left) * 65 // 100] = False
+        mean = image[self.mask].mean(axis=0)
+        colour = np.where(mean > 127, mean - 75, mean + 75)
+        image[part] = (0.35 * image[part] + 0.65 * colour).astype(np.uint8)
+        self.data = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+        self.carved = self.mask & ~part
+        self.centre, self.part_centre = _farthest_inside(self.carved), _farthest_inside(part)
+
+
+def _farthest_inside(mask: Mask) -> tuple[int, int]:
+    inside = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(inside.argmax()), inside.shape)
+    return int(x), int(y)
+
+
+@cache
+def target_of_two_parts() -> TargetOfTwoParts:
+    """Return such an object, on a picture of 480 × 640."""
+    made = scene_file(SEEDS[0], (480, 640))
+    return TargetOfTwoParts(made, largest(made.scene))

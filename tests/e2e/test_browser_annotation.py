@@ -87,6 +87,22 @@ def test_a_smart_rectangle_becomes_a_mask_of_every_kind(studio, annotator, opene
     assert iou(stored_masks.of(region), target.mask) >= GOOD
 
 
+@pytest.mark.parametrize("corners", [6, 12])
+def test_a_polygon_is_shown_and_kept_with_the_number_of_corners_that_the_config_asks_for(
+    studio, annotator, opened, stored_masks, target, corners
+):
+    task = opened(target, config("polygon").replace('name="mask"', f'name="mask" model_corners="{corners}"'))
+    annotator.choose("Object", POINT, "key-point-tool")
+    annotator.click(target.centre)
+    annotator.photograph(f"polygon-of-{corners}-suggested")
+    annotator.accept()
+    assert annotator.corners_shown == corners
+    annotator.submit()
+    region = the_only(studio.stored(task), "polygonlabels")
+    assert len(region["value"]["points"]) == corners
+    assert iou(stored_masks.of(region), target.mask) >= 0.7  # a hexagon
+
+
 def test_an_alt_click_takes_part_in_the_mask_as_a_negative_point(studio, annotator, opened, stored_masks, target):
     task = opened(target, config("brush"))
     annotator.choose("Object", POINT, "key-point-tool")

@@ -7,7 +7,7 @@ import yaml
 
 from backend.cli.main import main
 from backend.settings import NAMES, read
-from backend.web.gunicorn_server import STOP_WITHIN_S
+from backend.web.listening import STOP_WITHIN_S
 from tests.support.dockerfile_steps import parse
 
 ROOT = Path(__file__).parents[2]

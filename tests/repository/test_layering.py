@@ -17,6 +17,7 @@ BACKEND = (
     "label_studio",
     "images",
     "embeddings",
+    "decoders",
     "cluster",
     "segmentation",
     "web",

@@ -127,11 +127,12 @@ def test_an_answers_logits_are_a_mask_input_of_the_same_image_however_it_is_show
     encoder, decoder = halves
     embedding = replace(encoder.encode(photo(*PHOTO_SIZE)), other_orientation=turn)
     shown = orientation.turned_size(PHOTO_SIZE, turn)
-    service = MaskService(decoder, Metrics(), 1)
+    service = MaskService(lambda _: decoder, Metrics(), 1)
 
     def decoded(asked):
         moved = orientation.turned_prompt(asked, turn, PHOTO_SIZE)
-        [found] = service.decode([ObjectPrompt(moved, ("id",), (), "point", "image", shown)], embedding)
+        objects = [ObjectPrompt(moved, ("id",), (), "point", "image", shown)]
+        [found] = service.decode(decoder, objects, embedding)
         assert found.mask.original_size == shown
         return found
 

@@ -57,6 +57,7 @@ class Cluster:
             "REDIS_URL": self.redis.address,
             "LABEL_STUDIO_URL": self.images.url,
             "MODEL_DIR": str(self.folder),
+            "PADDLE_SAM_DECODERS_DIR": str(self.folder / "decoders"),
             "PADDLE_SAM_FETCH_TIMEOUT_S": "20",
             "LOG_LEVEL": "warning",
         }

@@ -98,7 +98,9 @@ def serving(folder: Path, command: tuple[str, ...] = (sys.executable, "-m", "bac
     """Serve on a free port of loopback until the block ends."""
     port, log = free_port(), folder / "server.log"
     command = (*command, "serve", "--host", "127.0.0.1", "--port", str(port))
-    own = environment(PADDLE_SAM_CACHE_DIR=str(folder / "cache"), **environ)
+    own = environment(
+        PADDLE_SAM_CACHE_DIR=str(folder / "cache"), PADDLE_SAM_DECODERS_DIR=str(folder / "decoders"), **environ
+    )
     with log.open("wb") as sink:
         process = subprocess.Popen(command, env=own, cwd=ROOT, stdout=sink, stderr=sink, start_new_session=True)
     server, pause = Server(process, port, log), threading.Event()

@@ -9,7 +9,9 @@ import numpy as np
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import MemoryStore
 from backend.metrics import Metrics
+from backend.segmentation.corrections.recent_answers import RecentAnswers
 from backend.segmentation.decoding import MaskService
+from backend.segmentation.pipeline import Pipeline
 from backend.segmentation.recently_answered import RecentlyAnswered
 from backend.segmentation.retrieval import Retrieval, RetrievalPolicy
 from backend.segmentation.service import ClickPolicy, Segmenter
@@ -47,6 +49,9 @@ class FakeDecoder:
         self.calls, self.failures, self.masks = [], [], None
         self.gate = threading.Event()
         self.gate.set()
+
+    def wait(self, within_s):
+        """It is loaded."""
 
     @property
     def prompts(self):
@@ -117,7 +122,7 @@ class Service:
         encoder: see `tests.support.fakes.FakeEncoder`.
         decoder: see `FakeDecoder`.
         errands: what waits to be done in the background.
-        clock: by which it is known who was answered for a task last.
+        clock: by which it is known who was answered for a task last, and when.
         detector: finds words, see `tests.support.fake_detector.FakeDetector`; None without one.
     """
 
@@ -130,9 +135,10 @@ class Service:
         self.detector = detector
         spec = fake_spec(VERSION, detector=None if detector is None else word_detector(detector))
         self.embeddings = LocalEmbeddings(self.source, lambda: self.encoder, spec, MemoryStore(10 * MB), self.metrics)
-        self.drawing = MaskService(self.decoder, self.metrics, decodes_at_once=4)
+        self.drawing = MaskService(lambda _: self.decoder, self.metrics, decodes_at_once=4)
         self.tasks = TaskSegmenter(self.drawing, self.embeddings)
         self.clock = FakeClock()
+        self.answers = RecentAnswers(clock=self.clock)
         self.claims, self.later = RecentlyAnswered(self.clock), later
         self.retrieval = Retrieval(self.tasks, self.claims, later, retrieval or RetrievalPolicy())
         self.segmenter = self.segmenting(policy=policy)
@@ -141,13 +147,14 @@ class Service:
 
     def segmenting(self, *, embeddings=None, errands=None, next_tasks=None, policy=None) -> Segmenter:
         """A segmenter with some of its parts exchanged."""
+        policy, embeddings = policy or ClickPolicy(wait_s=10.0, vocabulary=self.detector), embeddings or self.embeddings
         return Segmenter(
-            self.drawing,
-            embeddings or self.embeddings,
+            Pipeline(self.drawing, embeddings, policy.outputs, policy.vocabulary, self.answers),
+            embeddings,
             self.metrics,
             errands or self.errands,
             next_tasks or self.next_tasks,
-            policy or ClickPolicy(wait_s=10.0, vocabulary=self.detector),
+            policy,
             self.retrieval,
         )
 

@@ -27,7 +27,6 @@ class FetchLimits:
 
     max_bytes: int = 200_000_000  # largest size of a file; an announced larger one is refused before it is read
     timeout_s: float = 30.0  # timeout of the whole fetch: names, connections, redirects, every byte
-    max_redirects: int = 5
     retry_wait_s: float = 0.2  # about how long to wait before a failed fetch is retried once
 
     def check_size(self, size: int) -> None:

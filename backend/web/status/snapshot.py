@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from backend.cluster.monitor import ClusterState
 from backend.concurrency.byte_budget import ByteBudget, Use
+from backend.decoders.folder import Record
+from backend.decoders.lazy_decoder import LazyDecoder
+from backend.decoders.project_decoders import ProjectDecoders
+from backend.decoders.training import State, Training, TrainingLog
 from backend.embeddings.stores import EmbeddingStore
 from backend.errors import Kind, Reason
 from backend.label_studio.tokens import NEW_API_KEY, NO_API_KEY
 from backend.metrics import AnsweredRequest, Metrics
-from backend.segmentation.lazy_decoder import LazyDecoder
 from backend.settings import ABOUT_DEMO, Settings
 from backend.web import readiness
 from backend.web.readiness import Work
@@ -35,6 +38,8 @@ class StatusSources:
     metrics: Metrics
     cluster: Callable[[], view.ClusterView | None]  # returns the workers; None without Redis
     budget: ByteBudget
+    decoders: ProjectDecoders
+    trainings: TrainingLog
 
 
 def take(sources: StatusSources) -> view.Status:
@@ -61,7 +66,7 @@ def take(sources: StatusSources) -> view.Status:
             view.Field("memory for what waits", f"{taken}, of {format_bytes(sources.budget.max_bytes)}"),
         ),
         cluster=cluster,
-        projects=_projects(sources.metrics),
+        projects=_projects(sources),
         requests=tuple(map(_request, recent[:SHOWN_REQUESTS])),
     )
 
@@ -113,6 +118,8 @@ def _problems(sources: StatusSources, cluster: view.ClusterView | None) -> tuple
         if failure
     ]
     problems += cluster.problems if cluster is not None else ()
+    fix = "take its weights back, fine-tune again, or roll back with python -m backend decoders"
+    problems += [view.Problem(f"project {number}", text, fix) for number, text in sources.decoders.problems.items()]
     if sources.settings.label_studio_api_key is None:
         problems.append(view.Problem("API key", NO_API_KEY, NEW_API_KEY))
     return tuple(problems)
@@ -189,12 +196,34 @@ def _cache(sources: StatusSources) -> tuple[view.Field, ...]:
     return (view.Field("look-ups that found one", share), view.Field("numbers", sources.settings.embedding_dtype))
 
 
-def _projects(metrics: Metrics) -> tuple[view.ProjectRow, ...]:
-    projects = [
-        view.ProjectRow("unnamed" if number is None else str(number), problems)
-        for number, problems in list(metrics.configs.by_project().items())[::-1]
+def _projects(sources: StatusSources) -> tuple[view.ProjectRow, ...]:
+    opened, refused = sources.metrics.configs.by_project(), sources.decoders.problems
+    records, trainings = sources.decoders.records, sources.trainings.all()
+    projects = [view.ProjectRow("unnamed", opened[None])] if None in opened else []
+    numbers = [*(number for number in reversed(list(opened)) if number is not None), *records, *trainings]
+    projects += [
+        view.ProjectRow(
+            str(number),
+            (*opened.get(number, ()), *((refused[number],) if number in refused else ())),
+            number in opened,
+            _decoder(records.get(number, Record()), number in refused),
+            _training(trainings.get(number, Training()), sources.trainings.now()),
+        )
+        for number in dict.fromkeys(numbers)
     ]
     return tuple(sorted(projects, key=lambda project: not project.problems)[:SHOWN_PROJECTS])
+
+
+def _decoder(record: Record, is_refused: bool) -> str:
+    name = "" if record.active is None or is_refused else record.active[:8]
+    return f"{name or 'of the weights'}, pinned" if record.is_pinned else name
+
+
+def _training(training: Training, now: float) -> str:
+    state = training.state_at(now)
+    if state is State.NONE:
+        return ""
+    return f"{state.value} since {_clock(training.at)}{': ' if training.text else ''}{training.text}"
 
 
 def _request(answered: AnsweredRequest) -> view.RequestRow:

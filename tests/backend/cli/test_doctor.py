@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from backend.cli.doctor import examine
-from backend.cli.findings import Level
+from backend.cli.doctor.examination import examine
+from backend.cli.doctor.findings import Level
 from backend.composition import parts
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp

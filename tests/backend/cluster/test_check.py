@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from backend.cli.doctor_redis import examine
-from backend.cli.findings import Level
+from backend.cli.doctor.findings import Level
+from backend.cli.doctor.redis import examine
 from backend.cluster.check import RedisUnusableError, find_troubles, require_usable
 from backend.cluster.connection import RedisConnection
 from backend.cluster.keys import Keys

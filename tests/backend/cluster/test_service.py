@@ -5,7 +5,7 @@ import os
 import pytest
 from click.testing import CliRunner
 
-from backend.cli.doctor_redis import examine
+from backend.cli.doctor.redis import examine
 from backend.cli.main import main
 from backend.composition import parts, web
 from backend.settings import read

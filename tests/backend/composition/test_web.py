@@ -13,7 +13,7 @@ from backend.web.app import BODIES
 from model import device
 from tests.support.fakes import LEGACY_TOKEN, FakeLabelStudio, Reply, png
 from tests.support.service import wait_until
-from tests.support.wire_bodies import BROWSER, click_on, data_uri, encoded
+from tests.support.wire_bodies import BROWSER, CONFIG, click_on, data_uri, encoded
 from tests.support.wire_reader import checked, mask_of
 
 
@@ -103,6 +103,23 @@ def test_settings_reach_the_service(build):
         for reason in ("body_too_large", "image_too_large")
     }
     assert counts == {"body_too_large": 1, "image_too_large": 1}
+
+
+def test_the_detail_of_polygons_is_a_setting_and_an_attribute_of_the_control(build):
+    polygons = CONFIG.replace("BrushLabels", "PolygonLabels")
+
+    def corners(config, **environ):
+        body = {**click_on(data_uri()), "label_config": config}
+        answer = build(**environ).app.test_client().post("/predict", data=encoded(body))
+        return max(len(region["value"]["points"]) for region in answer.json["results"][0]["result"])
+
+    assert corners(polygons) > 9
+    assert corners(polygons, PADDLE_SAM_POLYGON_CORNERS="5") <= 5
+    assert (
+        5
+        < corners(polygons.replace('smart="false"', 'smart="false" model_corners="9"'), PADDLE_SAM_POLYGON_CORNERS="5")
+        <= 9
+    )
 
 
 def test_the_limit_of_pictures_holds_for_the_sizes_that_clicks_tell_too(build, tiny_checkpoint):

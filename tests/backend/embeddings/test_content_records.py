@@ -201,7 +201,7 @@ import sys
 from pathlib import Path
 from backend.embeddings.content_records import ContentDatabase, ContentRecord
 from backend.images.fetch import Validators
-database = ContentDatabase(Path(sys.argv[1]), "http://localhost:8080")
+database = ContentDatabase(Path(sys.argv[1]), "http://localhost:8080", locked_s=60)
 for number in range(300):
     database.put((sys.argv[2], str(number)), ContentRecord("ab" * 32, Validators(), True, float(number)))
 """
@@ -211,7 +211,7 @@ def test_two_processes_and_several_threads_write_one_file_and_each_reads_all(pat
     command = [sys.executable, "-c", SCRIPT, str(path)]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     processes = [subprocess.Popen([*command, f"process {number}"], env=environ) for number in range(2)]
-    database = opened(path)
+    database = opened(path, locked_s=60)
 
     def write(owner):
         for number in range(300):
@@ -224,5 +224,5 @@ def test_two_processes_and_several_threads_write_one_file_and_each_reads_all(pat
         thread.join()
     assert [process.wait(60) for process in processes] == [0, 0]
     owners = [f"process {number}" for number in range(2)] + [f"thread {number}" for number in range(3)]
-    for reader in (database, opened(path)):
+    for reader in (database, opened(path, locked_s=60)):
         assert all(reader.get((owner, str(number))) is not None for owner in owners for number in range(300))

@@ -8,7 +8,7 @@ from backend.errors import ConfigError, Reason, RequestError
 from backend.labeling import config as labeling_config
 from backend.labeling import config_problems, task_images
 from backend.labeling.config_types import ImageTag, LabelConfig, OutputTag
-from backend.shapes import OUTPUT_KINDS, ShapeKind
+from backend.shapes import OUTPUT_KINDS, Detail, ShapeKind
 from backend.types import ImageRef, Task
 from tests.support.outputs import choose_output
 from tests.support.wire_bodies import CONFIG, JUNK, recorded
@@ -123,6 +123,33 @@ def test_smart_and_model_output_are_read() -> None:
     ).controls
     assert [control.is_smart for control in controls] == [False, True, True]
     assert [control.is_output for control in controls] == [True, False, True]
+
+
+def test_the_detail_of_a_controls_answers_is_read() -> None:
+    [polygon, brush] = config(
+        '<PolygonLabels name="p" toName="image" model_tolerance=" 1.5 " model_corners="50" model_min_area="0"/>',
+        '<Brush name="b" toName="image" model_corners=""/>',
+    ).controls
+    assert polygon.detail == Detail(tolerance=1.5, corners=50, min_area=0)
+    assert brush.detail == Detail()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "expected"),
+    [
+        ("model_corners", "many", "a whole number of at least 4"),
+        ("model_corners", "3", "a whole number of at least 4"),
+        ("model_corners", "12.5", "a whole number of at least 4"),
+        ("model_tolerance", "-1", "a number of at least 0"),
+        ("model_tolerance", "nan", "a number of at least 0"),
+        ("model_tolerance", "1e9", "a number of at least 0"),
+        ("model_min_area", "10 px", "a number of at least 0"),
+        ("model_min_area", "\u0663", "a number of at least 0"),
+    ],
+)
+def test_a_detail_that_is_no_such_number_is_refused(attribute: str, value: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=f"<PolygonLabels> {attribute}: expected {expected}, got '{value}'"):
+        config(f'<PolygonLabels name="p" toName="image" {attribute}="{value}"/>')
 
 
 # EDGE CASES 6, 17, 18: which control answers
@@ -342,7 +369,9 @@ def test_all_images_of_a_task_are_listed_once() -> None:
 # Anything at all
 
 ATTRIBUTES = st.dictionaries(
-    st.sampled_from(["name", "toName", "value", "valueList", "smart", "model_output", "alias", "on", "indexFlag"]),
+    st.sampled_from(
+        ["name", "toName", "value", "valueList", "smart", "model_output", "model_corners", "alias", "on", "indexFlag"]
+    ),
     st.one_of(st.sampled_from(["image", "$image", "$a[{{idx}}].b", "{{idx}}", "x_{{idx}}", "true", "false", ""])),
     max_size=5,
 )

@@ -69,7 +69,9 @@ class Run:
         patience = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
         controls = labeling_config.parse(self.config)
         embeddings = run_embeddings(self.folder, self.source, self.encoder)
-        segmenter = TaskSegmenter(MaskService(self.decoder, Metrics(), 1), embeddings, automatic=self.automatic)
+        segmenter = TaskSegmenter(
+            MaskService(lambda _: self.decoder, Metrics(), 1), embeddings, automatic=self.automatic
+        )
 
         def segment(task):
             if self.automatic is not None:

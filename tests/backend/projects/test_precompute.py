@@ -9,8 +9,10 @@ from backend.errors import ImageError, Reason, RetryLater
 from backend.label_studio.task_iterator import ProjectTasks
 from backend.labeling import config as labeling_config
 from backend.projects import precompute
-from backend.projects.precompute import CACHED, ENCODED, PrecomputeContext, Room
-from tests.support.fake_project import PROJECT, FakeProject, away
+from backend.projects.engine import Engine, Room
+from backend.projects.precompute import CACHED, ENCODED
+from backend.projects.run import BatchRun
+from tests.support.fake_project import FakeProject, away
 from tests.support.fakes import FakeEncoder, FakeSource, png
 from tests.support.run_embeddings import run_embeddings
 from tests.support.wire_bodies import CONFIG
@@ -42,11 +44,12 @@ class Run:
             embeddings.close()
 
         tasks = ProjectTasks(self.project, patience, self.project.project_value, limit=limit)
-        means = PrecomputeContext(
-            embeddings.ensure, self.project.version, patience, self.at_once, self.room, cancel_waits
-        )
+        controls = labeling_config.parse(self.config)
+        batch = BatchRun(self.project, self.project.project_value, controls, tasks, 0, self.stop, patience)
         try:
-            return precompute.run(tasks, PROJECT, labeling_config.parse(self.config), means, self.stop, self)
+            return precompute.run(
+                batch, Engine(embeddings, embeddings.ensure, self.at_once, self.room, cancel_waits), self
+            )
         finally:
             embeddings.close()
 

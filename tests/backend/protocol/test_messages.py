@@ -112,6 +112,18 @@ def test_recorded_webhooks_are_read() -> None:
     updated = messages.parse_webhook(encoded(recorded("webhook_project_updated")))
     assert (updated.action, updated.tasks) == ("PROJECT_UPDATED", ())
     assert updated.label_config.startswith("<View>")
+    assert (created.annotations, updated.annotations) == (1, 0)
+
+
+def test_the_recorded_request_of_start_training_is_read() -> None:
+    event = messages.parse_webhook(encoded(recorded("webhook_start_training")))
+    assert (event.action, event.project_id, event.annotations) == ("START_TRAINING", 2, 1)
+
+
+@pytest.mark.parametrize("count", [None, "many", [], -3, 1e400])
+def test_a_number_of_annotations_that_is_none_counts_as_0(count) -> None:
+    body = {"action": "ANNOTATION_CREATED", "project": {"id": 7, "total_annotations_number": count}}
+    assert messages.parse_webhook(encoded(body)).annotations == 0
 
 
 def test_created_tasks_come_with_their_data() -> None:

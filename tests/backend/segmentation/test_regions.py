@@ -7,12 +7,9 @@ import math
 import re
 from collections.abc import Iterable
 
-import cv2
 import numpy as np
 import pytest
-import shapely
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
@@ -20,11 +17,12 @@ from backend.errors import ConfigError
 from backend.labeling import config as labeling_config
 from backend.labeling.config_types import Control, OutputTag
 from backend.protocol import bitmask, messages, rle
-from backend.segmentation import polygons, prompts, regions
-from backend.shapes import Brush, Ellipse, Polygon, Rectangle, ShapeKind, Vector
+from backend.segmentation import prompts, regions
+from backend.shapes import DEFAULT_DETAIL, Brush, Detail, Ellipse, Polygon, Rectangle, ShapeKind, Vector
 from backend.types import ObjectPrompt, Prediction, Region
 from model.types import Mask, Prompt
 from tests.reference import sdk
+from tests.support.outlines import blob, disc, filled, iou
 from tests.support.outputs import choose_output
 from tests.support.wire_bodies import BODIES, CONFIG, encoded
 
@@ -39,8 +37,8 @@ TAGS = {
 bool_arrays = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
 
 
-def output(tag: str, labels: tuple[str, ...] = ("Cat",)) -> OutputTag:
-    return OutputTag(Control("out", tag, TAGS[tag], ("image",)), labels)
+def output(tag: str, labels: tuple[str, ...] = ("Cat",), detail: Detail = DEFAULT_DETAIL) -> OutputTag:
+    return OutputTag(Control("out", tag, TAGS[tag], ("image",), detail=detail), labels)
 
 
 def prompt(size: tuple[int, int], **changes: object) -> ObjectPrompt:
@@ -55,36 +53,10 @@ def prompt(size: tuple[int, int], **changes: object) -> ObjectPrompt:
     return ObjectPrompt(**(fields | changes))
 
 
-def drawn(array: np.ndarray, tag: str, score: float | None = 0.9, **changes: object) -> tuple[Region, ...]:
-    return regions.draw(Mask.from_array(array), prompt(array.shape, **changes), output(tag), score)
-
-
-def blob(size: tuple[int, int], seed: int, smoothness: float) -> np.ndarray:
-    """Return one connected object with an uneven border, holes included where the noise makes them."""
-    noise = cv2.GaussianBlur(np.random.default_rng(seed).random(size).astype(np.float32), (0, 0), smoothness)
-    found = (noise > np.median(noise)).astype(np.uint8)
-    _, marks, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=4)
-    return marks == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-
-
-def disc(size: tuple[int, int], radius: float, hole: float = 0.0) -> np.ndarray:
-    rows, columns = np.mgrid[: size[0], : size[1]]
-    distance = np.hypot(rows - size[0] / 2 + 0.5, columns - size[1] / 2 + 0.5)
-    return (distance < radius) & (distance >= hole)
-
-
-def filled(points: Iterable[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
-    """Return the pixels whose centres lie in a ring given in percent."""
-    height, width = size
-    x1, y1 = (np.array(list(points)) * (width / 100, height / 100)).T
-    x2, y2 = np.roll(x1, -1), np.roll(y1, -1)
-    mask = np.zeros(size, dtype=bool)
-    for row in range(height):
-        crossing = (y1 <= row + 0.5) != (y2 <= row + 0.5)
-        steps = (row + 0.5 - y1[crossing]) / (y2[crossing] - y1[crossing])
-        for start, end in np.sort(x1[crossing] + steps * (x2[crossing] - x1[crossing])).reshape(-1, 2):
-            mask[row, math.ceil(start - 0.5) : max(0, math.ceil(end - 0.5))] ^= True
-    return mask
+def drawn(
+    array: np.ndarray, tag: str, score: float | None = 0.9, detail: Detail = DEFAULT_DETAIL, **changes: object
+) -> tuple[Region, ...]:
+    return regions.draw(Mask.from_array(array), prompt(array.shape, **changes), output(tag), score, detail)
 
 
 def union(found: Iterable[Region], size: tuple[int, int]) -> np.ndarray:
@@ -93,10 +65,6 @@ def union(found: Iterable[Region], size: tuple[int, int]) -> np.ndarray:
         assert isinstance(region.shape, Polygon | Vector)
         whole |= filled(region.shape.points, size)
     return whole
-
-
-def iou(first: np.ndarray, second: np.ndarray) -> float:
-    return np.count_nonzero(first & second) / np.count_nonzero(first | second)
 
 
 # What all kinds share (EDGE CASES 34, 35, 37)
@@ -197,111 +165,20 @@ def test_a_bitmask_is_an_rgba_png_black_with_the_mask_as_alpha(array: np.ndarray
     assert np.array_equal(pixels[:, :, 3], array * np.uint8(255))
 
 
-# Polygons (EDGE CASE 36)
+# Polygons, see test_polygons.py (EDGE CASE 36)
 
 
-@pytest.mark.parametrize("radius", [0.8, 1, 1.6, 2.5, 4, 7, 12, 30, 100])
-def test_a_discs_polygon_decodes_to_it(radius: float) -> None:
-    array = disc((220, 260), radius)
-    found = drawn(array, "PolygonLabels")
-    assert len(found) == 1
-    assert iou(union(found, array.shape), array) >= 0.98
-
-
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("smoothness", [4, 12, 30])
-def test_a_polygon_decodes_to_its_object_whatever_its_border(seed: int, smoothness: float) -> None:
-    array = blob((240, 320), seed, smoothness)
-    assert iou(union(drawn(array, "PolygonLabels"), array.shape), array) >= 0.98
-
-
-@pytest.mark.parametrize(
-    "name", ["one pixel", "one row", "diagonal", "corners touch", "cross", "whole image", "border", "comb"]
-)
-def test_a_thin_or_touching_mask_has_a_polygon_too(name: str) -> None:
-    array = np.zeros((40, 50), dtype=bool)
-    match name:
-        case "one pixel":
-            array[20, 30] = True
-        case "one row":
-            array[20, 5:40] = True
-        case "diagonal":
-            array[np.arange(30), np.arange(30)] = True
-        case "corners touch":
-            array[5:15, 5:15] = array[15:25, 15:25] = True
-        case "cross":
-            array[20, 5:40] = array[5:35, 20] = True
-        case "whole image":
-            array[:] = True
-        case "border":
-            array[:12] = array[:, :9] = True
-        case "comb":
-            array[::4] = True
-            array[:, 0] = True
-    found = drawn(array, "PolygonLabels")
-    assert found
-    assert iou(union(found, array.shape), array) >= 0.98
-
-
-def test_a_ring_is_one_polygon_around_its_hole() -> None:
-    array = disc((300, 300), 120, 70)
-    found = drawn(array, "PolygonLabels")
-    assert len(found) == 1
-    assert not filled(found[0].shape.points, array.shape)[150, 150]
-    assert iou(union(found, array.shape), array) >= 0.98
-
-
-def test_several_holes_are_gone_around() -> None:
-    array = np.zeros((100, 100), dtype=bool)
-    array[10:90, 10:90] = True
-    array[30:50, 30:50] = array[30:50, 55:70] = array[60:70, 20:80] = False
-    found = drawn(array, "PolygonLabels")
-    assert len(found) == 1
-    assert iou(union(found, array.shape), array) >= 0.98
-
-
-def test_an_island_in_a_hole_is_a_part_of_its_own() -> None:
-    array = disc((300, 300), 140, 100) | disc((300, 300), 60)
-    found = drawn(array, "PolygonLabels")
-    assert len(found) == 2
-    assert iou(union(found, array.shape), array) >= 0.98
-
-
-def test_specks_are_dropped_and_pinholes_filled() -> None:
-    array = disc((300, 300), 100)
-    array[10, 10] = True
-    array[150, 150] = False
-    found = drawn(array, "PolygonLabels")
-    assert len(found) == 1
-    assert filled(found[0].shape.points, array.shape)[150, 150]
-
-
-def test_the_largest_part_comes_first() -> None:
+def test_parts_of_a_mask_are_regions_of_their_own() -> None:
     array = np.zeros((60, 80), dtype=bool)
     array[2:10, 2:10] = array[20:50, 20:70] = True
-    sizes = [np.count_nonzero(filled(region.shape.points, array.shape)) for region in drawn(array, "PolygonLabels")]
-    assert sizes == sorted(sizes, reverse=True)
-
-
-def test_a_smooth_object_takes_few_corners() -> None:
-    [region] = drawn(disc((600, 800), 200), "PolygonLabels")
-    assert len(region.shape.points) < 60
-
-
-def test_an_empty_mask_has_no_outline() -> None:
-    assert polygons.rings(Mask.from_array(np.zeros((6, 8), dtype=bool))) == ()
-
-
-def test_noise_gives_a_bounded_number_of_parts() -> None:
-    random = np.random.default_rng(0)
-    for density in (0.02, 0.5):
-        noise = random.random((400, 400)) < density
-        assert 0 < len(drawn(noise, "PolygonLabels")) <= polygons.MOST_PARTS
+    found = drawn(array, "PolygonLabels")
+    assert len(found) == 2
+    assert iou(union(found, array.shape), array) == 1
 
 
 @settings(deadline=None)
-@given(st.one_of(bool_arrays, st.builds(blob, st.just((40, 50)), st.integers(0, 10**6), st.floats(0.5, 6))))
-def test_any_polygon_is_closed_simple_and_inside_the_image(array: np.ndarray) -> None:
+@given(bool_arrays)
+def test_any_polygon_is_inside_the_image(array: np.ndarray) -> None:
     found = drawn(array, "PolygonLabels")
     assert bool(found) == bool(array.any())
     for region in found:
@@ -309,8 +186,6 @@ def test_any_polygon_is_closed_simple_and_inside_the_image(array: np.ndarray) ->
         assert len(points) >= 3
         assert (points >= 0).all()
         assert (points <= 100).all()
-        ring = shapely.LinearRing(points * (array.shape[1], array.shape[0]))
-        assert ring.is_simple
         assert not np.array_equal(points[0], points[-1])
 
 
@@ -318,6 +193,55 @@ def test_a_vector_is_the_polygons_path_closed() -> None:
     array = disc((220, 260), 60)
     [polygon], [vector] = drawn(array, "PolygonLabels"), drawn(array, "VectorLabels")
     assert vector.shape == Vector(polygon.shape.points, closed=True)
+
+
+# Detail
+
+
+def corners(array: np.ndarray, control: Detail, defaults: Detail) -> int:
+    [region] = regions.draw(
+        Mask.from_array(array), prompt(array.shape), output("PolygonLabels", detail=control), 0.9, defaults
+    )
+    return len(region.shape.points)
+
+
+def test_a_control_may_ask_for_another_detail_than_the_settings() -> None:
+    array = disc((220, 260), 90)
+    assert corners(array, Detail(), Detail(corners=12)) <= 12
+    assert 12 < corners(array, Detail(corners=20), Detail(corners=12)) <= 20
+    assert corners(array, Detail(tolerance=0.5), Detail(tolerance=8)) > corners(array, Detail(), Detail(tolerance=8))
+
+
+SPECKLED = disc((300, 300), 100)
+SPECKLED[8:10, 8:10] = True
+SPECKLED[150:152, 150:152] = False
+
+
+@pytest.mark.parametrize("tag", ["BrushLabels", "BitmaskLabels"])
+@pytest.mark.parametrize(("min_area", "cleaned"), [(None, False), (4, False), (5, True)])
+def test_a_painted_mask_loses_specks_and_holes_below_the_min_area(
+    tag: str, min_area: float | None, cleaned: bool
+) -> None:
+    [region] = drawn(SPECKLED, tag, detail=Detail(min_area=min_area))
+    code = region.shape
+    mask = rle.decode(code.rle, (300, 300)) if isinstance(code, Brush) else bitmask.decode(code.data_url, (300, 300))
+    assert np.array_equal(mask.to_array(), disc((300, 300), 100) if cleaned else SPECKLED)
+
+
+@pytest.mark.parametrize(("min_area", "parts"), [(None, 1), (4, 2), (5, 1)])
+def test_outlines_lose_specks_by_default(min_area: float | None, parts: int) -> None:
+    assert len(drawn(SPECKLED, "PolygonLabels", detail=Detail(min_area=min_area))) == parts
+
+
+def test_a_box_and_an_ellipse_keep_to_the_object_without_its_specks() -> None:
+    for tag in ("RectangleLabels", "EllipseLabels"):
+        cleaned = drawn(SPECKLED, tag, detail=Detail(min_area=5))
+        assert [region.shape for region in cleaned] == [region.shape for region in drawn(disc((300, 300), 100), tag)]
+
+
+def test_the_min_area_never_drops_the_whole_object() -> None:
+    for tag in TAGS:
+        assert drawn(disc((60, 80), 5), tag, detail=Detail(min_area=1e9))
 
 
 # Rectangles and ellipses

@@ -288,6 +288,9 @@ class ForgetfulDecoder:
         self.drawn, self.drawn_bytes = [], []
         self._masks = weakref.WeakSet()
 
+    def wait(self, within_s):
+        """It is loaded."""
+
     def decode(self, embedding, prompts, multimask_output=None):
         self.before()
         for prompt in prompts:
@@ -307,7 +310,7 @@ def polygons(count, **changes):
 
 def forgetful(service, **policy):
     decoder = ForgetfulDecoder()
-    service.drawing = MaskService(decoder, service.metrics, decodes_at_once=4)
+    service.drawing = MaskService(lambda _: decoder, service.metrics, decodes_at_once=4)
     return decoder, service.segmenting(policy=ClickPolicy(**policy))
 
 
@@ -329,7 +332,7 @@ def test_a_click_of_more_areas_than_there_is_time_for_gets_those_that_were_done(
 
 
 def test_a_click_whose_turn_at_the_decoder_does_not_come_in_time_is_empty_with_the_reason(service):
-    service.drawing = MaskService(service.decoder, service.metrics, decodes_at_once=1)
+    service.drawing = MaskService(lambda _: service.decoder, service.metrics, decodes_at_once=1)
     segmenter = service.segmenting(policy=ClickPolicy(wait_s=0.2))
     service.segmenter.predict(asked(point()))
     started = time.monotonic()
@@ -368,7 +371,8 @@ def test_a_click_that_comes_before_the_decoder_is_loaded_is_empty_when_its_time_
         raise RetryLater("loading", Reason.MODEL_NOT_READY)
 
     waited = []
-    service.drawing = MaskService(service.decoder, service.metrics, decodes_at_once=1, wait_for_decoder=not_yet)
+    service.decoder.wait = not_yet
+    service.drawing = MaskService(lambda _: service.decoder, service.metrics, decodes_at_once=1)
     segmenter = service.segmenting(policy=ClickPolicy(wait_s=5.0))
     [answer] = segmenter.predict(asked(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.MODEL_NOT_READY,))

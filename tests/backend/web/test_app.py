@@ -9,11 +9,12 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from backend.errors import Reason
+from backend.errors import Reason, RetryLater
 from backend.types import Secret
 from backend.web.access import Access
+from backend.web.app import create_app
 from tests.support.fakes import png
-from tests.support.service import IMAGE, MB, SIZE_WH, VERSION, Service, wait_until
+from tests.support.service import IMAGE, MB, SIZE_WH, STATUS, VERSION, Service, wait_until
 from tests.support.wire_bodies import GOLDEN, click, encoded, recorded, rectangle, result
 from tests.support.wire_reader import checked, mask_of
 
@@ -132,9 +133,26 @@ def test_setup_and_predictions_tell_the_same_model_version(service, client):
     assert item["model_version"] == VERSION
 
 
-@pytest.mark.parametrize("name", ["webhook_annotation_created", "webhook_project_updated"])
+@pytest.mark.parametrize("name", ["webhook_annotation_created", "webhook_project_updated", "webhook_start_training"])
 def test_recorded_webhooks_are_taken(client, name):
     assert client.post("/webhook", data=encoded(recorded(name))).status_code == 200
+
+
+def test_start_training_reaches_what_starts_it_and_an_outage_is_reported_to_label_studio(service):
+    events, failures = [], [RetryLater("Redis cannot be reached")]
+
+    def on_event(event):
+        events.append((event.action, event.project_id))
+        if failures:
+            raise failures.pop()
+
+    app = create_app(service.segmenter, service.metrics, lambda: STATUS, Access(20 * MB), on_event=on_event)
+    body = encoded(recorded("webhook_start_training"))
+    answers = [app.test_client().post("/webhook", data=body) for _ in range(2)]
+    assert [(answer.status_code, answer.json) for answer in answers] == [
+        (503, {"error": "Redis cannot be reached"}), (200, {"status": "ok"}),
+    ]  # fmt: skip
+    assert events == 2 * [("START_TRAINING", 2)]
 
 
 def test_health_is_json_that_says_up(client):

@@ -5,6 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from backend.concurrency.byte_budget import ByteBudget
+from backend.decoders.folder import DecoderFolder
+from backend.decoders.project_decoders import ProjectDecoders
+from backend.decoders.training import TrainingLog
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import MemoryStore, StoreStats
 from backend.errors import BackendError, Reason
@@ -50,14 +53,17 @@ def metrics(clock):
 
 
 @pytest.fixture
-def sources(metrics, tiny_checkpoint):
+def sources(metrics, tiny_checkpoint, clock, tmp_path):
     """Makes the parts of a process, as a test wants them."""
+
+    folder = DecoderFolder(tmp_path)
+    decoders = ProjectDecoders(SimpleNamespace(model_version="tiny@0"), tiny_checkpoint, folder, "cpu")
 
     def sources(*, environ=KEY, work=None, decoder=("cpu", ""), stats=(), cluster=None):
         device, failure = decoder
         return StatusSources(
             read(environ), tiny_checkpoint, work or FakeWork(), SimpleNamespace(device=device, failure=failure),
-            FakeStore(*stats), metrics, lambda: cluster, ByteBudget(1000),
+            FakeStore(*stats), metrics, lambda: cluster, ByteBudget(1000), decoders, TrainingLog(folder, clock),
         )  # fmt: skip
 
     return sources

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from backend import shapes
-from backend.cli.findings import Finding, Level
+from backend.cli.doctor.findings import Finding, Level
 from backend.errors import BackendError, Reason
 from backend.images.decode import PixelLimits
 from backend.images.decode import decode as decode_image
@@ -34,7 +34,7 @@ _SEE_CONFIGS = "see the labeling configs in the README"
 
 
 def examine(settings: Settings, label_studio: LabelStudio, images: ImageSource, project_id: int) -> Iterator[Finding]:
-    """Yield the findings about a project; see `backend.cli.doctor.examine` for the arguments."""
+    """Yield the findings about a project; see `backend.cli.doctor.examination.examine` for the arguments."""
     subject = f"project {project_id}"
     try:
         project = label_studio.project(project_id)
@@ -108,7 +108,7 @@ def _model(label_studio: LabelStudio, project_id: int) -> Finding:
     if not connections:
         fix = f"in the project's Settings, Model choose Connect Model, and {_INTERACTIVE}"
         return Finding(Level.PROBLEM, subject, "none is connected, so no click arrives here", fix)
-    reached = [connection for connection in connections if connection.is_connected]
+    reached = [connection for connection in connections if connection.readable_state == "Connected"]
     if not reached:
         urls = ", ".join(f"{without_credentials(connection.url)} ({connection.state})" for connection in connections)
         fix = (

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from backend.decoders.lazy_decoder import LazyDecoder, load
 from backend.errors import BackendError, Reason, RetryLater
-from backend.segmentation.lazy_decoder import LazyDecoder, load
 from model.types import Prompt
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from backend.cli.findings import Finding, Level
+from backend.cli.doctor.findings import Finding, Level
 from backend.cluster import check
 from backend.cluster.store import memory_of
 from backend.composition import cluster as composition_cluster

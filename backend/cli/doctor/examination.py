@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from backend.cli import doctor_project
-from backend.cli.findings import Finding, Level
+from backend.cli.doctor import project
+from backend.cli.doctor.findings import Finding, Level
 from backend.errors import BackendError, Reason
 from backend.images.fetch import ImageSource
 from backend.label_studio.client import LabelStudio
@@ -41,7 +41,7 @@ def examine(
         yield _api_key(label_studio)
     yield from _connection(settings, release)
     if outage is None and project_id is not None:
-        yield from doctor_project.examine(settings, label_studio, images, project_id)
+        yield from project.examine(settings, label_studio, images, project_id)
 
 
 def _weights(settings: Settings, weights: Callable[[], str]) -> Finding:
@@ -52,13 +52,9 @@ def _weights(settings: Settings, weights: Callable[[], str]) -> Finding:
         fix += "`python -m model download NAME` fetches the published ones"
         return Finding(Level.PROBLEM, "weights", str(error), fix)
     if settings.weights == "demo":
-        return Finding(
-            Level.HINT,
-            "weights",
-            f"{text}; {ABOUT_DEMO}",
-            "python -m model download mobile_sam, then PADDLE_SAM_WEIGHTS=mobile_sam; "
-            "or PaddleX's, PADDLE_SAM_WEIGHTS=SAM-H_box,SAM-H_point, 2.4 GB each",
-        )
+        fix = "python -m model download mobile_sam, then PADDLE_SAM_WEIGHTS=mobile_sam; "
+        fix += "or PaddleX's, PADDLE_SAM_WEIGHTS=SAM-H_box,SAM-H_point, 2.4 GB each"
+        return Finding(Level.HINT, "weights", f"{text}; {ABOUT_DEMO}", fix)
     return Finding(Level.OK, "weights", text)
 
 
@@ -102,20 +98,14 @@ def _connection(settings: Settings, release: str) -> Iterator[Finding]:
     except OSError:
         address = "127.0.0.1"
     if ipaddress.ip_address(address).is_private:
-        yield Finding(
-            Level.HINT,
-            "reserved address",
-            f"this machine's address {address} is private; {_guard(release)}",
-            "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false, or with ML_BLOCK_LOCAL_IP=false and "
-            "SSRF_PROTECTION_ENABLED=false; ML_BLOCK_LOCAL_IP=false alone is not enough",
-        )
+        text = f"this machine's address {address} is private; {_guard(release)}"
+        fix = "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false, or with ML_BLOCK_LOCAL_IP=false and "
+        fix += "SSRF_PROTECTION_ENABLED=false; ML_BLOCK_LOCAL_IP=false alone is not enough"
+        yield Finding(Level.HINT, "reserved address", text, fix)
     if settings.basic_auth_user is None and settings.host not in ("127.0.0.1", "localhost", "::1"):
-        yield Finding(
-            Level.HINT,
-            "access",
-            f"any program that reaches {settings.host}:{settings.port} may use this backend",
-            "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and the same two in Label Studio's model connection",
-        )
+        text = f"any program that reaches {settings.host}:{settings.port} may use this backend"
+        fix = "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and the same two in Label Studio's model connection"
+        yield Finding(Level.HINT, "access", text, fix)
 
 
 def _guard(release: str) -> str:

@@ -18,8 +18,8 @@ def command(project: int | None) -> None:
     settings = settings_of({})
     logging.getLogger("backend").addHandler(logging.NullHandler())  # its problems are printed once, below
     from backend import logs
-    from backend.cli import doctor, doctor_redis
-    from backend.cli.findings import Level
+    from backend.cli.doctor import examination, redis
+    from backend.cli.doctor.findings import Level
     from backend.composition import parts
     from backend.label_studio.client import LabelStudio
     from backend.label_studio.http import LabelStudioHttp
@@ -34,8 +34,8 @@ def command(project: int | None) -> None:
     images = parts.image_source(settings, label_studio)
     marks = {Level.OK: "ok     ", Level.HINT: "hint   ", Level.PROBLEM: "PROBLEM"}
     code = GOOD
-    checks = doctor.examine(settings, label_studio, images, project, weights)
-    for finding in itertools.chain(checks, doctor_redis.examine(settings)):
+    checks = examination.examine(settings, label_studio, images, project, weights)
+    for finding in itertools.chain(checks, redis.examine(settings)):
         click.echo(f"{marks[finding.level]} {finding.subject}: {finding.text}")
         if finding.fix:
             click.echo(f"        -> {finding.fix}")

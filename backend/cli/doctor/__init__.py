@@ -1,0 +1,1 @@
+"""``python -m backend doctor``: examines an installation."""

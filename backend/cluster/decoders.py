@@ -1,0 +1,169 @@
+"""Shares the folder of decoders with other machines over Redis, and has workers train them.
+
+Every process works with its own folder. `DecoderExchange.sync` takes over what is newer in Redis and writes what is
+newer here, so the decoders are still there after Redis was emptied, and on a machine that was off for a while.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from redis import Redis
+
+from backend.cluster.connection import RedisConnection
+from backend.cluster.keys import DecoderKeys, Keys
+from backend.cluster.parts import ClusterParts
+from backend.decoders.folder import MOST_BYTES, RECORD, TRAINING, DecoderFolder, Record
+from backend.decoders.project_decoders import LOOK_EVERY_S, DecoderWatch
+from backend.decoders.training import State, Training, TrainingLog, TrainingRunner
+from backend.errors import RetryLater
+from model.weights.errors import WeightsError
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 60.0
+"""How long a decoder that was refused is not fetched again."""
+
+_PUT = """
+local stored = redis.call('HGET', KEYS[1], ARGV[1])
+local is_read, document = pcall(cjson.decode, stored or '')
+if is_read and type(document) == 'table' and type(document.revision) == 'number'
+  and document.revision > tonumber(ARGV[2]) then return 0 end
+if ARGV[4] then redis.call('SET', KEYS[2], ARGV[4]) end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+"""Writes a document, and the file that it names, unless Redis has a newer document."""
+
+
+class DecoderExchange:
+    """Keeps a folder of decoders and the one in Redis equal; of two documents the newer one holds."""
+
+    def __init__(
+        self, link: RedisConnection, keys: Keys, folder: DecoderFolder, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Exchange ``folder`` with the names ``keys`` in the Redis at ``link``; ``clock`` is in s, monotonic."""
+        self._link, self._keys, self._folder, self._clock = link, DecoderKeys(keys), folder, clock
+        self._refused: dict[str, float] = {}
+
+    def sync(self) -> None:
+        """Exchange once.
+
+        Raises:
+            RetryLater: Redis does not answer.
+            OSError: the folder cannot be written.
+        """
+        stored: dict[Any, Any]  # Any: bytes, by the names and values of this connection
+        stored = self._link.call(lambda client: client.hgetall(self._keys.documents))
+        theirs = {name.decode(errors="replace"): value for name, value in stored.items()}
+        names = set(theirs)
+        names |= {f"{project_id}/{name}" for project_id in self._folder.projects() for name in (RECORD, TRAINING)}
+        for field in sorted(names):
+            number, _, name = field.partition("/")
+            if not (number.isascii() and number.isdecimal() and len(number) < 19 and name in (RECORD, TRAINING)):
+                continue
+            kind, project_id = Record if name == RECORD else Training, int(number)
+            own = kind.parse(self._folder.document(project_id, name))
+            other = kind.parse(theirs.get(field, b""))
+            if other.order > own.order:
+                self._take(project_id, other)
+            elif own.order > other.order:
+                self._put(project_id, field, own)
+
+    def _take(self, project_id: int, document: Record | Training) -> None:
+        if isinstance(document, Training):
+            self._folder.write_document(project_id, TRAINING, document.dump())
+            return
+        digest = document.active
+        if digest is not None and not self._folder.file(project_id, digest).is_file():
+            if self._clock() - self._refused.get(digest, -RETRY_AFTER_S) < RETRY_AFTER_S:
+                return
+            key = self._keys.decoder(project_id)
+            data = self._link.call(lambda client: client.getrange(key, 0, MOST_BYTES))  # one byte more, to be refused
+            try:
+                if not isinstance(data, bytes) or not data:
+                    raise WeightsError(f"decoder {digest[:8]}: Redis does not hold its file")
+                self._folder.add_file(project_id, data, digest)
+            except WeightsError as error:
+                self._refused[digest] = self._clock()
+                logger.warning("event=decoder_not_taken project=%s detail=%r", project_id, str(error)[:300])
+                return
+        self._folder.take_over(project_id, document)
+
+    def _put(self, project_id: int, field: str, document: Record | Training) -> None:
+        arguments: list[str | bytes] = [field, str(document.revision), document.dump()]
+        if isinstance(document, Record) and document.active is not None:
+            try:
+                arguments.append(self._folder.file(project_id, document.active).read_bytes())
+            except OSError as error:
+                logger.warning("event=decoder_not_shared project=%s detail=%r", project_id, str(error))
+                return
+        keys = [self._keys.documents, self._keys.decoder(project_id)]
+
+        def work(client: "Redis") -> object:
+            return client.eval(_PUT, len(keys), *keys, *arguments)
+
+        self._link.call(work)
+
+
+class QueuedTrainings:
+    """Starts trainings on workers; see `backend.decoders.training.Trainings`."""
+
+    def __init__(self, parts: ClusterParts, log: TrainingLog) -> None:
+        """Enqueue jobs with ``parts``, and keep the states in ``log``."""
+        self._queues, self._log = parts.queues, log
+
+    def start(self, project_id: int, annotations: int, /) -> bool:
+        """Start the training of a project.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        if self._log.of(project_id).state_at(self._log.now()) is State.RUNNING:
+            return False
+        if not self._queues.enqueue_training(project_id):
+            return False
+        self._log.write(project_id, State.WAITING, annotations=annotations)
+        return True
+
+
+class TrainingWorker:
+    """Trains decoders in a worker process, one at a time, when no image waits.
+
+    Attributes:
+        watch: shares the decoders of this machine; to be started and closed with the worker.
+    """
+
+    def __init__(
+        self, parts: ClusterParts, exchange: DecoderExchange, runner: TrainingRunner, log: TrainingLog
+    ) -> None:
+        """Take jobs with ``parts``, run them with ``runner``, and have ``exchange`` share what they make."""
+        self._parts, self._exchange, self._runner, self._log = parts, exchange, runner, log
+        self.watch = DecoderWatch(exchange.sync)
+
+    def train_next(self, stop: threading.Event) -> None:
+        """Train the next decoder whose turn has come, or wait a moment; end early at ``stop``.
+
+        Raises:
+            RetryLater: Redis does not answer.
+            RequestError: a job is not one of ours; it is dropped.
+        """
+        if stop.wait(LOOK_EVERY_S):
+            return
+        project_id = self._parts.queues.take_training()
+        if project_id is None:
+            return
+        lease = self._parts.leases.acquire(DecoderKeys(self._parts.keys).training(project_id))
+        if lease is None:  # another worker trains it
+            return
+        with lease:
+            with suppress(RetryLater, OSError):
+                self._exchange.sync()  # for the state that the web process has written
+            is_done = self._runner.run(project_id, stop)
+        if not is_done:
+            self._log.write(project_id, State.WAITING, "its worker was stopped; it is continued on another one")
+            self._parts.queues.enqueue_training(project_id)
+        self._exchange.sync()

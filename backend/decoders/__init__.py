@@ -1,0 +1,1 @@
+"""The decoders that were fine-tuned for projects: kept, chosen, and trained."""

@@ -1,0 +1,112 @@
+"""Plans the corrections of a click: which accepted masks its negative points lie in, and how the answers are drawn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from backend.errors import ConfigError, PromptError, Reason
+from backend.labeling.config_types import LabelConfig, OutputTag
+from backend.labeling.output_choice import Outputs
+from backend.segmentation import shape_prompts
+from backend.segmentation.corrections import accepted_masks
+from backend.segmentation.corrections.accepted_masks import AcceptedMask
+from backend.segmentation.shape_prompts import Point
+from backend.types import ObjectPrompt, PromptRegion, RecentAnswer, Skipped, Task
+from model.types import Prompt
+
+MOST_CLICKS = 16
+"""Negative points of one click; older ones are dropped."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """An accepted mask from which parts are taken."""
+
+    accepted: AcceptedMask
+    prompt: ObjectPrompt  # the negative points in the mask; the answer replaces the mask's region
+    output: OutputTag  # the control of the mask's region, and its labels
+
+    @property
+    def clicks(self) -> tuple[Point, ...]:
+        """The points in pixels of the mask's image, (x, y)."""
+        assert self.prompt.prompt.point_coords is not None
+        return tuple((x, y) for x, y in self.prompt.prompt.point_coords.tolist())
+
+
+def plan(
+    points: Sequence[PromptRegion],
+    to_name: str,
+    controls: LabelConfig,
+    task: Task,
+    recent: Sequence[RecentAnswer],
+    now: float,
+) -> tuple[list[Correction], list[Skipped]]:
+    """Return the corrections that negative points ask for, and the points that lie in no accepted mask of their label.
+
+    Args:
+        points: on one image, oldest first.
+        to_name: the image's name in the labeling config.
+        controls: of that image.
+        task: of the click.
+        recent: the last answers about the task, oldest first.
+        now: seconds since 1970.
+    """
+    outputs, ids, item_index = Outputs(controls), {point.id for point in points}, points[0].item_index
+    corrections: list[Correction] = []
+    skipped = [Skipped(point.id, Reason.TOO_MANY_POINTS) for point in points[:-MOST_CLICKS]]
+    left_by_labels: dict[tuple[str, ...], list[PromptRegion]] = {}
+    for point in points[-MOST_CLICKS:]:
+        left_by_labels.setdefault(outputs.choose(point.labels).labels, []).append(point)
+
+    def fits(region: PromptRegion) -> bool:
+        is_on_image = region.item_index == item_index and region.to_name in ("", to_name)
+        return is_on_image and bool(left_by_labels.get(outputs.choose(region.labels).labels))
+
+    for accepted in accepted_masks.newest_first(task, recent, ids, fits, now):
+        labels = outputs.choose(accepted.region.labels).labels
+        inside = {point: at for point in left_by_labels[labels] if (at := _inside(point, accepted)) is not None}
+        output = _own_output(accepted.region, controls) if inside else None
+        if output is not None:
+            corrections.append(_correction(accepted, inside, to_name, output))
+            left_by_labels[labels] = [point for point in left_by_labels[labels] if point not in inside]
+        if not any(left_by_labels.values()):
+            break
+    detail = "no positive point goes with it, and it lies in no accepted mask of its label"
+    left = [point for points_left in left_by_labels.values() for point in points_left]
+    return corrections, [*skipped, *(Skipped(point.id, Reason.ONLY_NEGATIVE_POINTS, detail) for point in left)]
+
+
+def _inside(point: PromptRegion, accepted: AcceptedMask) -> Point | None:
+    """Return where a point lies in a mask, (x, y) in pixels; None where it does not, or is of another picture."""
+    size = accepted.mask.original_size
+    try:
+        [at] = shape_prompts.shape_to_prompt(point.shape, size).points
+    except PromptError:
+        return None
+    return at if point.original_size in (None, size) and accepted.holds(int(at[0]), int(at[1])) else None
+
+
+def _own_output(region: PromptRegion, controls: LabelConfig) -> OutputTag | None:
+    """Return the control that a region was drawn with, and its labels; None where answers are not drawn with it."""
+    own = tuple(control for control in controls.controls if control.name == region.from_name)
+    try:
+        return Outputs(replace(controls, controls=own)).choose(region.labels)
+    except ConfigError:
+        return None
+
+
+def _correction(
+    accepted: AcceptedMask, inside: Mapping[PromptRegion, Point], to_name: str, output: OutputTag
+) -> Correction:
+    region, newest = accepted.region, list(inside)[-1]
+    prompt = ObjectPrompt(
+        prompt=Prompt(point_coords=list(inside.values()), point_labels=[0] * len(inside)),  # type: ignore[arg-type]  # the constructor makes arrays of them
+        region_ids=(region.id, *(point.id for point in inside)),
+        labels=region.labels,
+        from_name=newest.from_name,
+        to_name=to_name,
+        original_size=accepted.mask.original_size,
+        image_rotation=newest.image_rotation,
+        item_index=region.item_index,
+        replaces=region.id,
+    )
+    return Correction(accepted, prompt, output)
