@@ -76,7 +76,7 @@ def plus(x: Tensor, y: Tensor) -> Tensor:
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor, then_gelu: bool = False) -> Tensor:
     """Return ``x @ weight + bias`` over the last axis, and its exact GELU if asked for."""
-    if not is_on_cpu(x):
+    if not is_on_cpu(x, weight, bias):
         y = functional.linear(x, weight, bias)
         return functional.gelu(y) if then_gelu else y
     rows, shape = x.reshape([-1, x.shape[-1]]), [*x.shape[:-1], weight.shape[-1]]

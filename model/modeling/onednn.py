@@ -7,6 +7,7 @@ oneDNN's C API (https://uxlfoundation.github.io/oneDNN, version 3); where the li
 """
 
 import ctypes
+import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -27,6 +28,22 @@ DIMS = c_int64 * 12
 ALIGNMENT = 64
 MOST_KEPT = 256
 """Compiled steps that a thread keeps: one for each shape."""
+CREATED = {
+    "engine": ("engine_create",),
+    "stream": ("stream_create",),
+    "memory": ("memory_create",),
+    "memory_desc": ("memory_desc_create_with_tag", "memory_desc_create_with_strides"),
+    "primitive": ("primitive_create",),
+    "primitive_attr": ("primitive_attr_create",),
+    "post_ops": ("post_ops_create",),
+    "primitive_desc": tuple(
+        f"{step}_primitive_desc_create"
+        for step in ("eltwise_forward", "softmax_forward", "matmul", "convolution_forward", "reorder")
+    ),
+}
+"""Kinds of objects, and the functions that create them; ``<kind>_destroy`` destroys one."""
+FURTHER = "memory_set_data_handle", "post_ops_append_eltwise", "primitive_attr_set_post_ops", "primitive_execute"
+"""Further functions that return a status."""
 
 
 class _Argument(ctypes.Structure):
@@ -37,16 +54,37 @@ class _Version(ctypes.Structure):
     _fields_ = (("major", c_int), ("minor", c_int), ("patch", c_int))
 
 
-class _Library:
+class _Handle(c_void_p):
+    """An object of oneDNN, which is destroyed when nothing refers to it."""
+
+    destroy: Callable[[c_void_p], object] | None = None
+
+    def __del__(self) -> None:
+        if self.value and self.destroy is not None:
+            self.destroy(self)
+
+
+class Library:
     """The C functions: `call` keeps the GIL, for what takes a microsecond, and `execute` releases it."""
 
     def __init__(self, path: Path) -> None:
+        """Load a shared library.
+
+        Raises:
+            OSError: it cannot be loaded, or is another version of oneDNN.
+            AttributeError: it lacks a function.
+            RuntimeError: it has no engine for the CPU.
+        """
         self._functions, waiting = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
         self._functions.dnnl_version.restype = POINTER(_Version)
         self._functions.dnnl_primitive_desc_query_md.restype = c_void_p
         self._functions.dnnl_memory_desc_get_size.restype = c_size_t
         if (major := self._functions.dnnl_version().contents.major) != MAJOR:
             raise OSError(f"{path}: expected version {MAJOR} of oneDNN, got {major}")
+        for name in (*itertools.chain(*CREATED.values()), *(f"{kind}_destroy" for kind in CREATED), *FURTHER):
+            getattr(self._functions, f"dnnl_{name}")
+        kinds = {name: kind for kind, names in CREATED.items() for name in names}
+        self._destroy = {name: getattr(self._functions, f"dnnl_{kind}_destroy") for name, kind in kinds.items()}
         self._execute = waiting.dnnl_primitive_execute
         self.engine = self.create("engine_create", CPU, c_size_t(0))
 
@@ -60,7 +98,8 @@ class _Library:
 
     def create(self, name: str, *arguments: object) -> c_void_p:
         """Return the handle that a function writes to its first argument."""
-        handle = c_void_p()
+        handle = _Handle()
+        handle.destroy = self._destroy[name]
         self.call(name, byref(handle), *arguments)
         return handle
 
@@ -83,14 +122,19 @@ class _Library:
             raise RuntimeError(f"oneDNN: dnnl_{name} failed with status {status}")
 
 
-@lru_cache
-def _library() -> _Library | None:
-    for path in sorted(Path(paddle.__file__).parent.glob("libs/libdnnl.so*")):
+def find(folder: Path) -> Library | None:
+    """Return the library in a folder; None where there is none, or none that has all that is called here."""
+    for path in sorted(folder.glob("libdnnl.so*")):
         try:
-            return _Library(path)
+            return Library(path)
         except (OSError, RuntimeError, AttributeError):
             continue
     return None
+
+
+@lru_cache
+def _library() -> Library | None:
+    return find(Path(paddle.__file__).parent / "libs")
 
 
 def is_available() -> bool:
@@ -112,8 +156,8 @@ _thread = _Thread()
 class _Primitive:
     """A compiled step, and the memory of known shapes that it gets in a call."""
 
-    def __init__(self, library: _Library, step: c_void_p, descriptions: dict[int, c_void_p]) -> None:
-        """Compile a step, which may be destroyed then, as its descriptions by their argument numbers may."""
+    def __init__(self, library: Library, step: c_void_p, descriptions: dict[int, c_void_p]) -> None:
+        """Compile a step; it and its descriptions, by their argument numbers, are not needed afterwards."""
         self._library = library
         if _thread.stream is None:
             _thread.stream = library.create("stream_create", library.engine, c_uint(IN_ORDER))
@@ -130,17 +174,11 @@ class _Primitive:
             self._library.call("memory_set_data_handle", memory, c_void_p(address))
         self._library.execute(self._handle, self._stream, self._memories)
 
-    def __del__(self) -> None:
-        for _, memory in getattr(self, "_memories", ()):
-            self._library.call("memory_destroy", memory)
-        if hasattr(self, "_handle"):
-            self._library.call("primitive_destroy", self._handle)
-
 
 P = TypeVar("P")
 
 
-def _cached(key: tuple[object, ...], make: Callable[[_Library], P]) -> P:
+def _cached(key: tuple[object, ...], make: Callable[[Library], P]) -> P:
     """Return what this thread keeps under a key."""
     found = _thread.kept.get(key)
     if found is None:
@@ -153,7 +191,7 @@ def _cached(key: tuple[object, ...], make: Callable[[_Library], P]) -> P:
     return cast(P, found)
 
 
-def _description(library: _Library, shape: Sequence[int], strides: Sequence[int] | None = None) -> c_void_p:
+def _description(library: Library, shape: Sequence[int], strides: Sequence[int] | None = None) -> c_void_p:
     """Describe float32 memory; without strides its order is left to oneDNN."""
     dims = DIMS(*shape)
     if strides is None:
@@ -165,7 +203,7 @@ def gelu_(x: Tensor) -> None:
     """Replace a contiguous float32 tensor on the CPU by its exact GELU."""
     size, address = x.size, x.data_ptr()
 
-    def make(library: _Library) -> _Primitive:
+    def make(library: Library) -> _Primitive:
         seen = _description(library, [size], [1])
         options = INFERENCE, GELU_ERF, seen, seen, c_float(0), c_float(0), None
         step = library.create("eltwise_forward_primitive_desc_create", library.engine, *options)
@@ -179,7 +217,7 @@ def softmax_(x: Tensor) -> None:
     length, address = x.shape[-1], x.data_ptr()
     rows = x.size // length
 
-    def make(library: _Library) -> _Primitive:
+    def make(library: Library) -> _Primitive:
         seen = _description(library, [rows, length], [length, 1])
         options = INFERENCE, SOFTMAX, seen, seen, c_int(1), None
         step = library.create("softmax_forward_primitive_desc_create", library.engine, *options)
@@ -192,7 +230,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
     """Return ``x @ weight + bias``, and its exact GELU if asked for: (n, C), (C, C') and (C',) to (n, C')."""
     (rows, inputs), outputs = x.shape, weight.shape[1]
 
-    def make(library: _Library) -> _Primitive:
+    def make(library: Library) -> _Primitive:
         shapes = ([rows, inputs], [inputs, outputs], [1, outputs], [rows, outputs])
         seen, factors, shift, made = (_description(library, shape, [shape[1], 1]) for shape in shapes)
         attributes = _attributes(library, gelu)
@@ -205,7 +243,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
     return out
 
 
-def _attributes(library: _Library, gelu: bool) -> c_void_p:
+def _attributes(library: Library, gelu: bool) -> c_void_p:
     """Return what a step is asked to do with its results."""
     attributes = library.create("primitive_attr_create")
     if gelu:
@@ -247,7 +285,7 @@ def convolve(
     rows = (height + above + below - side) // stride + 1
     columns = (width + left + right - side) // stride + 1
 
-    def make(library: _Library) -> _Convolution:
+    def make(library: Library) -> _Convolution:
         kernel = [groups, outputs // groups, inner, side, side] if groups > 1 else [outputs, inner, side, side]
         plain = [math.prod(kernel[axis + 1 :]) for axis in range(len(kernel))]
         seen = _description(library, *_channels_last(batch, channels, height, width))

@@ -45,16 +45,16 @@ class Forward:
     own: threading.local = field(default_factory=threading.local)
 
     def __post_init__(self) -> None:
-        inner = self.decoder._forward
+        inner = self.decoder.forward
 
-        def timed(*arguments):
+        def timed(*arguments, **options):
             start = time.perf_counter()
             try:
-                return inner(*arguments)
+                return inner(*arguments, **options)
             finally:
                 self.own.ms = self.ms + (time.perf_counter() - start) * 1000
 
-        self.decoder._forward = timed
+        self.decoder.forward = timed
 
     @property
     def ms(self) -> float:
@@ -107,7 +107,7 @@ def bench() -> Iterator[tuple[Bench, HttpServer]]:
 
 
 def _decoder(service: web.Service) -> Decoder:
-    return service.segmenter._pipeline.masks._decoder.start().result().__self__
+    return service.segmenter._pipeline.masks.decoder_of(None).start().result().__self__
 
 
 def click_on(images: HttpServer, seed: int, size: tuple[int, int], saved_masks: int = 0) -> bytes:

@@ -1,5 +1,7 @@
 """SAM 2.1 from a photo to masks: every kind of prompt gets the answer of Meta's code."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +13,13 @@ from model.build import load_decoder, load_encoder
 from model.modeling.mask_decoder import STABILITY_DELTA, STABILITY_THRESHOLD, stable
 from model.transforms import normalize, preprocess
 from model.types import Embedding, Prompt
+from model.weights import decoder_weights
 from tests.reference.make_sam2_golden import GOLDEN, SIZE
 from tests.reference.prompts import KINDS, blob, prompt
 from tests.reference.random_weights import photo
 from tests.reference.sam2_weights import lively_sam2
 from tests.support.checkpoints import checkpoint_of
+from tests.support.decoder_files import decoder_file
 from tests.support.sam2_files import tiny_sam2
 
 LOW = tiny_sam2().low_res_size
@@ -174,3 +178,32 @@ def test_an_unstable_single_mask_gives_way_to_the_best_of_the_others(scale):
 
 def test_a_mask_input_of_a_soft_disc_is_taken(decoder, embedding):
     assert decoder.decode(embedding, Prompt(mask_input=blob(LOW))).masks[0][0].to_array().shape == SIZE
+
+
+def test_decoders_of_projects_that_take_turns_on_an_image_never_use_what_another_has_prepared(
+    checkpoint, decoder, embedding, tmp_path
+):
+    tuned = []
+    for seed in (1, 2):
+        path = tmp_path / f"{seed}.safetensors"
+        path.write_bytes(decoder_file(checkpoint, seed))
+        tuned.append(load_decoder(decoder_weights.apply(checkpoint, decoder_weights.read(path)), device="cpu"))
+    decoders = [decoder, *tuned]
+    asked = Prompt(box=[30, 20, 120, 90])
+    seen = embedding.at_size((SIZE[0], SIZE[1] + 1))
+
+    def alone(one):
+        return one.decode(replace(seen), asked).low_res_masks[0]  # a copy, beside which nothing is kept
+
+    expected, start = [alone(one) for one in decoders], threading.Barrier(8)
+    assert all(np.abs(expected[0] - other).max() > 0.1 for other in expected[1:])
+
+    def take_turns(first):
+        start.wait()
+        order = [(first + turn) % 3 for turn in range(12)]
+        return [(one, decoders[one].decode(seen, asked).low_res_masks[0]) for one in order]
+
+    with ThreadPoolExecutor(8) as pool:
+        for answers in pool.map(take_turns, range(8)):
+            for one, logits in answers:
+                np.testing.assert_array_equal(logits, expected[one])

@@ -31,3 +31,14 @@ def test_gelu_takes_a_tensor_whose_memory_is_not_in_order():
     x = paddle.to_tensor(VALUES[:60].reshape(6, 10).copy())
     expected = kernels.gelu(x.clone()).numpy().T
     np.testing.assert_array_equal(kernels.gelu(x.transpose([1, 0])).numpy(), expected)
+
+
+@pytest.mark.parametrize("learns", [0, 1], ids=["weight", "bias"])
+@pytest.mark.parametrize("then_gelu", [False, True])
+def test_parameters_that_learn_get_gradients_though_their_input_does_not(learns, then_gelu):
+    parameters = paddle.ones([3, 2]), paddle.ones([2])
+    parameters[learns].stop_gradient = False
+    with paddle.enable_grad():
+        kernels.affine(paddle.ones([4, 3]), *parameters, then_gelu=then_gelu).sum().backward()
+    assert parameters[learns].grad is not None
+    assert np.abs(parameters[learns].grad.numpy()).min() > 0
