@@ -30,12 +30,15 @@ def command() -> None:
 def show(project: int | None) -> None:
     """List the decoders of all projects; the one that serves is marked with *."""
     with _folder() as folder:
-        for number in folder.projects() if project is None else (project,):
-            record = folder.record(number)
-            if record.digests:
-                mark = ", pinned" if record.is_pinned else ""
-                click.echo(f"project {number}{mark}:")
-                click.echo("\n".join(_line(folder, number, record, digest) for digest in (*record.digests, None)))
+        numbers = folder.projects() if project is None else (project,)
+        records = {number: record for number in numbers if (record := folder.record(number)).digests}
+        for number, record in records.items():
+            mark = ", pinned" if record.is_pinned else ""
+            click.echo(f"project {number}{mark}:")
+            click.echo("\n".join(_line(folder, number, record, digest) for digest in (*record.digests, None)))
+        if not records:
+            of = "" if project is None else f" of project {project}"
+            click.echo(f"no decoders{of} in {folder.root}; `finetune --project {project or 'N'}` trains one", err=True)
 
 
 @command.command()

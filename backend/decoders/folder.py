@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from backend.protocol import json_fields
 from model.weights import decoder_weights
 from model.weights.decoder_weights import DecoderWeights
 from model.weights.errors import WeightsError
@@ -73,7 +74,7 @@ class Record:
         """Read what `dump` returned; an empty record where it is none."""
         try:
             return msgspec.json.decode(data[:MOST_DOCUMENT_BYTES], type=cls)
-        except ValueError:  # also for damaged JSON
+        except json_fields.DECODE_ERRORS:
             return cls()
 
     def dump(self) -> bytes:

@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from backend.decoders.folder import MOST_DOCUMENT_BYTES, TRAINING, DecoderFolder
+from backend.protocol import json_fields
 from backend.types import WebhookEvent
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,11 @@ class Training:
     text: str = ""
     annotations: int = 0
 
+    def __post_init__(self) -> None:
+        for name, number in (("revision", self.revision), ("annotations", self.annotations)):
+            if not 0 <= number < 1 << 53:
+                raise ValueError(f"{name}: expected a whole number from 0, got {number}")
+
     @property
     def order(self) -> tuple[int, bytes]:
         """What two of a project are compared by; the higher one is newer."""
@@ -92,7 +98,7 @@ class Training:
         """Read what `dump` returned; an empty one where it is none."""
         try:
             return msgspec.json.decode(data[:MOST_DOCUMENT_BYTES], type=cls)
-        except ValueError:
+        except json_fields.DECODE_ERRORS:
             return cls()
 
     def dump(self) -> bytes:

@@ -155,7 +155,11 @@ def _check_header(code: bytes, total: int) -> tuple[int, tuple[int, ...]]:
         raise ValueError(f"rle: expected {total} values, got {count}")
     if word_bits > WORD_BITS:
         raise ValueError(f"rle: expected values of at most {WORD_BITS} bits, got {word_bits}")
-    return word_bits, tuple(((header >> shift) & 15) + 1 for shift in (12, 8, 4, 0))
+    run_sizes = tuple(((header >> shift) & 15) + 1 for shift in (12, 8, 4, 0))
+    longest = (HEADER_BITS + total * (3 + max(run_sizes) + word_bits)) // 8 + 2  # each value in a code of its own
+    if len(code) > longest:
+        raise ValueError(f"rle: expected at most {longest} bytes for {total} values, got {len(code)}")
+    return word_bits, run_sizes
 
 
 def _read_codes(code: bytes, word_bits: int, run_sizes: tuple[int, ...]) -> tuple[Ints, Words]:

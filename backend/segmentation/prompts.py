@@ -121,7 +121,7 @@ def _prompt(region: PromptRegion, are_signed: bool) -> ShapePrompt:
     if math.prod(size) > MOST_PIXELS:
         raise PromptError(f"expected at most {MOST_PIXELS} pixels, got {size}", Reason.BAD_GEOMETRY)
     if shape_prompts.outline_work(region.shape, size) > shape_prompts.MOST_WORK:
-        raise PromptError("expected a shape of fewer corners or strokes", Reason.TOO_COMPLEX)
+        raise PromptError("expected a shape of fewer corners, codes or strokes", Reason.TOO_COMPLEX)
     return shape_prompts.shape_to_prompt(region.shape, size)
 
 

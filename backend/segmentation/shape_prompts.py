@@ -37,6 +37,7 @@ MOST_WORK = 600_000_000  # estimated nanoseconds that rasterising the areas of o
 PIXEL_WORK = 1  # nanoseconds per pixel of the image for a polygon: mostly to write the mask of the answer
 MASK_WORK = 8  # likewise for a painted mask, which is also decoded
 BITMASK_WORK = 16  # likewise for a PNG
+CODE_WORK = 400  # nanoseconds per byte of a run-length code; a detailed mask has kilobytes
 ROW_WORK = 50  # nanoseconds per row that an edge of a polygon crosses
 
 
@@ -163,13 +164,13 @@ def work(shape: Shape, size: Size) -> int:
 
 
 def outline_work(shape: Shape, size: Size) -> int:
-    """Return the part of `work` for corners and strokes, each of which may cross the whole image."""
+    """Return the part of `work` for corners, codes and strokes, each of which may cross the whole image."""
     match shape:
         case Polygon(points) | Vector(points):
             rises = sum(min(abs(y2 - y1), 200.0) for (_, y1), (_, y2) in pairwise((*points, *points[:1])))
             return len(points) ** 2 + int(ROW_WORK * rises * _shrunk(size, RASTER_SIDE)[0] / 100)
-        case Brush(_, strokes):
-            return sum(_stroke_work(stroke, *size) for stroke in strokes)
+        case Brush(code, strokes):
+            return CODE_WORK * len(code) + sum(_stroke_work(stroke, *size) for stroke in strokes)
     return 0
 
 

@@ -96,6 +96,8 @@ def newest_first(
             continue
         if work_left <= 0:
             return
+        if shape_prompts.outline_work(region.shape, region.original_size) > shape_prompts.MOST_WORK:
+            continue
         work_left -= shape_prompts.work(region.shape, region.original_size)
         with suppress(PromptError):  # damaged
             yield AcceptedMask(region, shape_masks.mask(region.shape, region.original_size), low_res_mask)
@@ -141,7 +143,8 @@ def _newest(saved: msgspec.Raw) -> Saved | None:
 def _submitted(task: Task) -> tuple[msgspec.Raw, ...]:
     """Return the regions of the newest annotation, none where there are several annotators'."""
     submitted = [annotation for annotation in annotations.read(task.annotations) if not annotation.is_cancelled]
-    if len({annotation.author for annotation in submitted}) != 1:
+    authors = {annotation.author for annotation in submitted}
+    if len(authors) != 1 or (None in authors and len(submitted) > 1):  # some are of unknown annotators
         return ()
     return max(submitted, key=lambda annotation: annotation.changed_at).result
 

@@ -38,8 +38,8 @@ def two(folder):
     return [folder.publish(7, decoder_file(BASE, seed, project=7, gain=seed / 100)).digest for seed in (1, 2)]
 
 
-def test_without_decoders_the_list_is_empty(run):
-    assert run("list") == ""
+def test_without_decoders_the_list_says_where_it_looked_and_how_one_is_trained(run, folder):
+    assert run("list") == f"no decoders in {folder.root}; `finetune --project N` trains one\n"
 
 
 def test_the_list_marks_the_decoder_that_serves(run, two):
@@ -48,7 +48,7 @@ def test_the_list_marks_the_decoder_that_serves(run, two):
     assert lines[1].startswith(f"* {two[1][:8]}  2026-01-02T12:00:00Z  for {BASE.model_version}, from 60 images")
     assert lines[2].startswith(f"  {two[0][:8]}")
     assert lines[3] == "  base"
-    assert run("list", "--project", "8") == ""
+    assert run("list", "--project", "8").startswith("no decoders of project 8 in ")
 
 
 def test_decoders_are_compared_by_their_figures(run, two):

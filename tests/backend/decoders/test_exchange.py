@@ -122,10 +122,12 @@ def test_a_file_that_is_not_the_one_that_the_record_names_is_not_taken(machine, 
 
 
 @pytest.mark.parametrize("field", ["x/decoders.json", "-1/decoders.json", "7/../8", "7", "9" * 30 + "/decoders.json",
-    "7/other.json", "7/decoders.json"])  # fmt: skip
-def test_what_others_wrote_into_redis_is_passed_over(machine, redis_server, field):
+    "7/other.json", "7/decoders.json", "7/training.json"])  # fmt: skip
+@pytest.mark.parametrize("data", [b"\xff\xfe", b'{"more": ' + b"[" * 30_000, b'{"revision": 99999999999999999999}'],
+    ids=["no JSON", "deep", "huge revision"])  # fmt: skip
+def test_what_others_wrote_into_redis_is_passed_over(machine, redis_server, field, data):
     with redis_server.client() as client:
-        client.hset(DecoderKeys(Keys("paddle-sam", "x")).documents, field, b"\xff\xfe")
+        client.hset(DecoderKeys(Keys("paddle-sam", "x")).documents, field, data)
     here = machine()
     here.sync()
     assert here.folder.projects() == ()

@@ -99,7 +99,9 @@ def test_a_running_training_without_a_heartbeat_has_failed():
     assert Training(3, State.WAITING, at=0.0).state_at(1e9) is State.WAITING
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"state": "asleep"}', b"\xff"])
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"state": "asleep"}', b"\xff", b'{"more": ' + b"[" * 30_000,
+    b'{"revision": -1}', b'{"revision": 99999999999999999999}', b'{"revision": 1, "annotations": 99999999999999999999}',
+])  # fmt: skip
 def test_a_damaged_state_counts_as_none(log, tmp_path, data):
     DecoderFolder(tmp_path / "decoders").write_document(7, TRAINING, data)
     assert log.of(7) == Training()

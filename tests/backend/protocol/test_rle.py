@@ -147,8 +147,9 @@ def test_a_mask_saved_by_the_editor_is_read() -> None:
         (rle.encode(Mask.from_array(np.ones((4, 4), dtype=bool))), "expected 100 values, got 64"),
         (rle.encode(Mask.from_array(np.ones((5, 5), dtype=bool)))[:7], "expected 100 values, got 0"),
         ((100 << 21 | 15 << 16 | 0x2370).to_bytes(7, "big"), "values"),
+        (rle.encode(Mask.from_array(np.ones((5, 5), dtype=bool)))[:7] + bytes(400), "at most 346 bytes"),
     ],
-    ids=["empty", "short", "another size", "cut off", "wide values"],
+    ids=["empty", "short", "another size", "cut off", "wide values", "more codes than values"],
 )
 def test_a_damaged_code_is_refused_in_words(code: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):

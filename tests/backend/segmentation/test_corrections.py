@@ -323,8 +323,10 @@ def test_a_submitted_mask_is_carved_where_one_annotator_has_annotated(service):
     assert np.array_equal(carved["painted-01"], before & ~around(52, 30))
 
 
-def test_a_submitted_mask_is_not_carved_where_several_annotators_have_annotated(service):
-    both = [saved(wire(block(10, 10, 60, 50)), id=number, completed_by=number) for number in (1, 2)]
+@pytest.mark.parametrize("authors", [(1, 2), (None, None), ({"id": 1}, {"id": 2}), (None, 1)])
+def test_a_submitted_mask_is_not_carved_where_several_annotators_may_have_annotated(service, authors):
+    masks = wire(block(10, 10, 60, 50))
+    both = [saved(masks, id=number, completed_by=author) for number, author in enumerate(authors)]
     assert_not_carved(answered(service, point("second", 52, 30), annotations=both)[0])
 
 
@@ -334,6 +336,16 @@ def test_a_submitted_mask_is_not_carved_where_several_annotators_have_annotated(
 ], ids=["size", "no value", "value", "a prompt's control", "no control"])  # fmt: skip
 def test_a_damaged_or_foreign_region_of_a_draft_is_not_carved(service, damaged):
     assert_not_carved(answered(service, point("second", 52, 30), drafts=[draft(damaged)])[0])
+
+
+@pytest.mark.parametrize("size_wh", [SIZE_WH, (16_000, 12_000)], ids=["of a small image", "of a large image"])
+def test_a_code_of_megabytes_is_left_out_and_a_mask_below_it_is_carved(service, size_wh):
+    before, (width, height) = block(10, 10, 60, 50), size_wh
+    code = rle.encode(Mask(np.ones((height, width), bool), (0, 0), (height, width)))
+    hostile = wire(before, name="hostile", original_width=width, original_height=height)
+    hostile["value"]["rle"] = [*code, *bytes(2_000_000)]
+    _, carved = answered(service, point("second", 52, 30), drafts=[draft(wire(before), hostile)])
+    assert np.array_equal(carved["painted-01"], before & ~around(52, 30))
 
 
 # One click after another
