@@ -7,7 +7,7 @@ of cells, and on scenes of the family that the model was trained on, for what it
 import argparse
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from model.build import Encoder, load_decoder, load_encoder
 from model.coco import rle
 from model.finetuning import judging
 from model.finetuning.examples import TrainingImage, TrainingObject
-from model.finetuning.judging import Scores
+from model.finetuning.judging import Judgement, Scores
 from model.finetuning.training import Progress, Training, TrainingOptions
 from model.types import Mask as ModelMask
 from model.weights import Checkpoint, read
@@ -41,11 +41,20 @@ def examples(encoder: Encoder, scenes: Iterable[Scene]) -> list[TrainingImage]:
     return found
 
 
-def compare(name: str, images: list[TrainingImage], before: Checkpoint, after: Checkpoint) -> None:
-    """Print the mean IoUs of two decoders."""
-    for what, checkpoint in (("before", before), ("after", after)):
-        scores = Scores.of(list(judging.judge(load_decoder(checkpoint), images, lambda image: image.load())))
-        print(f"{name}, {what}: " + ", ".join(f"{kind} {iou:.3f}" for kind, iou in scores.ious.items()))
+def counted(images: list[TrainingImage]) -> str:
+    """Return how many images and masks there are."""
+    return f"{len(images)} images with {sum(len(image.objects) for image in images)} masks"
+
+
+def show_row(name: str, *judged: Sequence[Judgement]) -> None:
+    """Print a row of the table, with three digits of every mean IoU."""
+    ious = [iou for judgements in judged for iou in Scores.of(judgements).ious.values()]
+    print(f"| {name} | {' | '.join(f'{iou:.3f}' for iou in ious)} |", flush=True)
+
+
+def judged(images: list[TrainingImage], checkpoint: Checkpoint) -> list[Judgement]:
+    """Return what a decoder makes of some images."""
+    return list(judging.judge(load_decoder(checkpoint), images, lambda image: image.load()))
 
 
 def show(progress: Progress) -> None:
@@ -61,16 +70,20 @@ def main() -> None:
     parser.add_argument("--state", type=Path, help="file that keeps the state, to go on from when it is run again")
     options = parser.parse_args()
     base = read(WEIGHTS)
-    encoder, began = load_encoder(base), time.monotonic()
+    encoder, began = load_encoder(base), (time.monotonic(), time.process_time())
     images = examples(encoder, (render_cells(LEARNED_SEED + number) for number in range(SCENES)))
     training = Training(base, images, TrainingOptions(mix=options.mix), options.state)
     result = training.run(threading.Event(), show)
-    aside = Scores.of(result.before).ious, Scores.of(result.after).ious
-    print(f"{time.monotonic() - began:.0f} s; kept aside: {aside[0]} before, {aside[1]} after")
+    taken = time.monotonic() - began[0], time.process_time() - began[1]
+    new = examples(encoder, (render_cells(NEW_SEED + number) for number in range(JUDGED)))
+    old = examples(encoder, (render_scene(FIRST_SEED + number) for number in range(JUDGED)))
+    print(f"{counted(images)}: {taken[0]:.0f} s, {taken[1]:.0f} s of processor time; ended as {result.ended}")
+    print(f"new cells: {counted(new)}; old family: {counted(old)}\n")
+    print("| `--mix` | kept aside: click | box | corrected | new cells: click | box | corrected | ", end="")
+    print("old family: click | box | corrected |\n" + "|---" * 10 + "|")
     tuned = replace(base, tensors={**base.tensors, **result.tensors})
-    compare("new cells", examples(encoder, (render_cells(NEW_SEED + n) for n in range(JUDGED))), base, tuned)
-    old = (render_scene(FIRST_SEED + number) for number in range(JUDGED))
-    compare("the family it was trained on", examples(encoder, old), base, tuned)
+    show_row("base", result.before, judged(new, base), judged(old, base))
+    show_row(f"{options.mix:g}", result.after, judged(new, tuned), judged(old, tuned))
 
 
 if __name__ == "__main__":

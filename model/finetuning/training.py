@@ -11,26 +11,25 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import paddle
 
 from model.build import load_decoder
-from model.decoder import LARGEST_LOGIT
 from model.device import ThreadPool
 from model.finetuning import judging, prompting
 from model.finetuning import state as training_state
-from model.finetuning.examples import EmbeddingCache, TrainingImage, TrainingObject, split
+from model.finetuning.dialogue import Dialogue
+from model.finetuning.examples import EmbeddingCache, TrainingImage, split
 from model.finetuning.judging import Judgement, Scores
 from model.finetuning.network import TrainableDecoder, fill, parameters_of
 from model.finetuning.state import TrainingState
 from model.machine import cpu_count
 from model.modeling.image_encoder import Parallel, Sequential
-from model.types import Embedding, FloatArray, Prompt
+from model.types import Embedding, FloatArray
 from model.weights import Checkpoint, decoder_weights
 
 FEWEST_IMAGES = 2
@@ -254,7 +253,7 @@ class Training:
         for by_box, part in ((False, objects[:middle]), (True, objects[middle:])):
             if part:
                 share = weight * len(part) / len(objects) / rounds
-                for asked in _Dialogue(self._trained.decoder.capabilities, rng, embedding, part, by_box).rounds(rounds):
+                for asked in Dialogue(self._trained.decoder.capabilities, rng, embedding, part, by_box).rounds(rounds):
                     asked.logits, asked.predicted, _ = self._trained.add_gradients(
                         features, asked.prompts(), embedding, asked.targets, share, copy
                     )
@@ -294,60 +293,6 @@ class Training:
         for image in (*self._learned, *self._aside):
             found.update(image.digest.encode())
         return found.hexdigest()
-
-
-class _Dialogue:
-    """First prompts about some objects of an image, then corrections of what came of them."""
-
-    def __init__(
-        self,
-        capabilities: frozenset[str],
-        rng: prompting.Rng,
-        embedding: Embedding,
-        objects: Sequence[TrainingObject],
-        by_box: bool,
-    ) -> None:
-        self._rng, self._embedding, self._capabilities = rng, embedding, capabilities
-        self._covers = [one.cover() for one in objects]
-        self.targets = paddle.to_tensor(np.stack(self._covers)[:, np.newaxis])  # (B, 1, L, L)
-        by_box = "boxes" in capabilities and (by_box or "points" not in capabilities)
-        self._boxes = [prompting.jittered_box(rng, one) if by_box else None for one in objects]
-        self._clicks: list[list[prompting.Click]] = [
-            [] if by_box else [prompting.first_click(rng, cover, embedding)] for cover in self._covers
-        ]
-        self._previous: list[FloatArray | None] = [None] * len(objects)
-        self.logits: FloatArray | None = None
-        self.predicted: FloatArray | None = None
-
-    def rounds(self, count: int) -> Iterator["_Dialogue"]:
-        """Yield itself before each round, with the corrections of the last; its user sets what came of the prompts."""
-        can_correct = {"points", "negative_points"} <= self._capabilities
-        for number in range(count if can_correct else 1):
-            if number:
-                self._correct()
-            yield self
-
-    def prompts(self) -> list[Prompt]:
-        """Return the prompts of this round, one per object."""
-        return [
-            Prompt(
-                np.array([click[:2] for click in clicks], np.float32) if clicks else None,
-                np.array([click[2] for click in clicks], np.int32) if clicks else None,
-                box,
-                previous,
-            )
-            for clicks, box, previous in zip(self._clicks, self._boxes, self._previous, strict=True)
-        ]
-
-    def _correct(self) -> None:
-        assert self.logits is not None
-        assert self.predicted is not None
-        for index, best in enumerate(self.predicted.argmax(axis=1)):
-            logits = self.logits[index, best]
-            click = prompting.corrective_click(self._rng, self._covers[index], logits, self._embedding)
-            self._clicks[index].append(click)
-            if "mask_input" in self._capabilities:
-                self._previous[index] = logits.clip(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def _mean(judgements: Sequence[Judgement]) -> float:

@@ -1,4 +1,4 @@
-"""With the same weights and prompts, losses and gradients are those of segment-anything's modules in torch."""
+"""Losses, gradients and exported decoders are those of segment-anything's modules in torch."""
 
 import importlib
 import sys
@@ -6,15 +6,20 @@ import types
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from model import weights
-from model.build import load_encoder
+from model.build import load_decoder, load_encoder
+from model.cli import main
 from model.finetuning import losses
 from model.finetuning.network import TrainableDecoder
 from model.transforms import points_to_model
 from model.types import Prompt
+from model.weights import decoder_weights
 from tests.reference.random_weights import lively_tensors, photo
 from tests.support.checkpoints import tiny, to_torch_layout
+from tests.support.decoder_files import decoder_file
+from tests.support.families import write_family
 
 pytestmark = pytest.mark.reference
 
@@ -163,3 +168,30 @@ def test_losses_of_single_values_are_as_computed_by_hand():
     logits, targets = paddle.to_tensor(np.zeros((1, 2, 2, 2), np.float32)), paddle.ones([1, 1, 2, 2])
     assert losses.focal_loss(logits, targets).numpy() == pytest.approx(0.25 * np.log(2) * 0.25)
     assert losses.dice_loss(logits, targets).numpy() == pytest.approx(1 - 5 / 7)
+
+
+@pytest.mark.parametrize("family", ["sam", "demo"])
+def test_an_exported_decoder_answers_in_metas_package_as_it_does_here(family, tmp_path):
+    import torch
+
+    from tests.reference.demo_network import build_demo
+    from tests.reference.meta import build_sam, predict, predictor
+
+    base = weights.read(write_family(family, tmp_path))
+    path = decoder_weights.write(tmp_path / "decoder", decoder_file(base, seed=3))
+    arguments = ["--format", "meta", "--weights", str(base.path), "--decoder", str(path)]
+    done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), *arguments])
+    assert done.exit_code == 0, done.output
+    sam = (build_sam if family == "sam" else build_demo)(
+        base.config, {name: base.tensors[name].copy() for name in base.tensors}
+    )
+    image, asked = photo(96, 128), Prompt(np.array([[40.0, 30.0]]), np.array([1]))
+    _, _, before = predict(predictor(sam, image), asked, True)
+    found = sam.load_state_dict(torch.load(tmp_path / "out" / "model.pth"), strict=family == "sam")
+    assert found.unexpected_keys == []
+    assert [name for name in found.missing_keys if not name.startswith("image_encoder.")] == []
+    tuned = decoder_weights.apply(base, decoder_weights.read(path))
+    ours = load_decoder(tuned, "cpu").decode(load_encoder(tuned, "cpu").encode(image), asked, True)
+    _, _, after = predict(predictor(sam, image), asked, True)
+    assert np.abs(after - before).max() > 0.1
+    assert np.abs(after - ours.low_res_masks[0]).max() <= 1e-3
