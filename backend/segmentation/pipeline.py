@@ -249,8 +249,12 @@ class Pipeline:
     def _masks_of(
         self, decoder: Decoder, prompt: ObjectPrompt, embedding: Embedding, prompts: Sequence[Prompt]
     ) -> list[Mask]:
-        objects = [replace(prompt, prompt=other) for other in prompts]
-        return [decoded.mask for decoded in self.masks.decode(decoder, objects, embedding)]
+        objects, step = (
+            [replace(prompt, prompt=other) for other in prompts],
+            batch_size(prompt.original_size, CLICK_PIXELS),
+        )
+        batches = (objects[start : start + step] for start in range(0, len(objects), step))
+        return [decoded.mask for batch in batches for decoded in self.masks.decode(decoder, batch, embedding)]
 
     def _outcome(self, answered: Sequence[Answered], skipped: Iterable[Skipped], ref: ImageRef, job: Job) -> Outcome:
         """Return the outcome of an image; a click's answers are remembered."""
