@@ -77,6 +77,10 @@ class Training:
     text: str = ""
     annotations: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.revision < 1 << 53 or self.annotations < 0:
+            raise ValueError(f"training: expected whole numbers from 0, got {self.revision} and {self.annotations}")
+
     @property
     def order(self) -> tuple[int, bytes]:
         """What two of a project are compared by; the higher one is newer."""
@@ -84,7 +88,7 @@ class Training:
 
     def state_at(self, now: float) -> State:
         """Return the state, which is `State.FAILED` if a running one has had no heartbeat for `STALE_S`."""
-        is_stale = self.state is State.RUNNING and now - self.at > STALE_S
+        is_stale = self.state is State.RUNNING and abs(now - self.at) > STALE_S
         return State.FAILED if is_stale else self.state
 
     @classmethod
