@@ -20,7 +20,7 @@ def of_labels(controls: LabelConfig) -> Words:
         ConfigError: the config has no labels, they come with each task, or two have one word.
     """
     prompts = {label: prompt for tag in reversed(controls.output_label_tags) for label, prompt in tag.prompts}
-    labels = dict.fromkeys(label for tag in controls.output_label_tags for label in tag.labels)
+    labels = dict.fromkeys(label for tag in controls.output_label_tags for label in tag.labels if label.strip())
     if not labels:
         raise ConfigError("expected labels in the labeling config, got none; say in words what to look for")
     return _each_once((word, label) for label in labels for word in split_text(prompts.get(label, "")) or (label,))
