@@ -22,7 +22,7 @@ from model.weights.errors import WeightsError
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 60.0
-"""How long a decoder that could not be fetched or shared is left alone."""
+"""How long to wait before a decoder that could not be fetched or shared is tried again."""
 
 _PUT = """
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
@@ -37,7 +37,7 @@ return 1
 
 
 class DecoderExchange:
-    """Keeps a folder of decoders and the one in Redis equal; of two documents the newer one holds."""
+    """Keeps a folder of decoders and the one in Redis equal: the newer of two documents replaces the other."""
 
     def __init__(
         self, link: RedisConnection, keys: Keys, folder: DecoderFolder, clock: Callable[[], float] = time.monotonic
@@ -140,7 +140,7 @@ class TrainingWorker:
         self._watch = DecoderWatch(exchange.sync)
 
     def train_next(self, stop: threading.Event) -> None:
-        """Train the next decoder whose turn has come, or wait a moment; end early at ``stop``.
+        """Wait `LOOK_EVERY_S`, then train the first decoder of the queue, if any; end early at ``stop``.
 
         Raises:
             RetryLater: Redis does not answer.

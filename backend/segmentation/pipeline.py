@@ -211,10 +211,10 @@ class Pipeline:
                 bulk_slot = self.bulk_slot.slot(job.left_s) if job.priority is Priority.BULK else nullcontext()
                 with bulk_slot, self.masks.slot(job.decoder, job.deadline):
                     job.check()
-                    found = self.masks.decode(job.decoder, [prompt for prompt, _ in batch], embedding)
-                    for (prompt, output), one in zip(batch, found, strict=True):
-                        drawn = self.masks.draw(one.mask, prompt, output, one.score)
-                        logits = one.low_res_mask if keeps_logits else None
+                    decoded_batch = self.masks.decode(job.decoder, [prompt for prompt, _ in batch], embedding)
+                    for (prompt, output), decoded in zip(batch, decoded_batch, strict=True):
+                        drawn = self.masks.draw(decoded.mask, prompt, output, decoded.score)
+                        logits = decoded.low_res_mask if keeps_logits else None
                         answered += [(region, prompt, logits) for region in drawn]
             except RetryLater as error:
                 if is_first or error.reason is not Reason.BUDGET_EXCEEDED or not job.rules.is_click:
