@@ -15,7 +15,7 @@ def language_of(asked: Request) -> str:
     return asked.accept_languages.best_match(("en", "zh")) or "en"
 
 
-def add(app: Flask, samples: Path, max_body_bytes: int) -> None:
+def add(app: Flask, samples: Path, max_body_bytes: int, *, finds_words: bool) -> None:
     """Add the page, and the pictures that it offers.
 
     The page sends what Label Studio would send to ``/predict``, with the picture as a ``data:`` address; so it has the
@@ -28,7 +28,7 @@ def add(app: Flask, samples: Path, max_body_bytes: int) -> None:
     def page() -> Response:
         nonce, language = secrets.token_urlsafe(16), language_of(request)
         texts = CHINESE if language == "zh" else {}
-        about = {"samples": names, "max_body_bytes": max_body_bytes, "nonce": nonce}
+        about = {"samples": names, "max_body_bytes": max_body_bytes, "nonce": nonce, "finds_words": finds_words}
         text = render_template("try.html", **about, language=language, texts=texts)
         return Response(text, mimetype="text/html", headers={"Vary": "Accept-Language"})
 
