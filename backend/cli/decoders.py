@@ -48,7 +48,7 @@ def compare(project: int, decoders: tuple[str, ...]) -> None:
     """Compare decoders of a project: the mean IoU on the images that each kept aside, before and after."""
     with _folder() as folder:
         record = folder.record(project)
-        digests = [_found(record, name) for name in decoders] or list(record.digests)
+        digests = [_digest_of(record, name) for name in decoders] or list(record.digests)
         for digest in filter(None, digests):
             figures = folder.read(project, digest).info.figures
             click.echo(f"{_line(folder, project, record, digest)}, {figures.annotations} annotations")
@@ -62,21 +62,21 @@ def compare(project: int, decoders: tuple[str, ...]) -> None:
 @project_option
 @decoder_argument
 def pin(project: int, decoder: str) -> None:
-    """Have this decoder serve, and keep it when another one is trained; base is the weights' own."""
-    _change(project, lambda record: replace(record, active=_found(record, decoder), is_pinned=True))
+    """Activate this decoder, and keep it when another one is trained; base is that of the weights."""
+    _change(project, lambda record: replace(record, active=_digest_of(record, decoder), is_pinned=True))
 
 
 @command.command()
 @project_option
 def unpin(project: int) -> None:
-    """Let the next trained decoder serve."""
+    """Let the next trained decoder become the active one."""
     _change(project, lambda record: replace(record, is_pinned=False))
 
 
 @command.command()
 @project_option
 def rollback(project: int) -> None:
-    """Have the decoder serve that was trained before the one that does; after the first one, the weights' own."""
+    """Activate the decoder that was trained before the active one; before the oldest comes the base."""
     _change(project, _rolled_back)
 
 
@@ -105,16 +105,16 @@ def _change(project: int, change: "Callable[[Record], Record]") -> None:
         click.echo(_line(folder, project, record, record.active).removeprefix("* "))
 
 
-def _found(record: "Record", name: str) -> str | None:
+def _digest_of(record: "Record", name: str) -> str | None:
     """Return the digest that begins with a name, None for `BASE`."""
     if name == BASE:
         return None
     name = name.rpartition("-")[2]  # also of p12-9f8e7d6c, as in a model version
-    found = [digest for digest in record.digests if digest.startswith(name)]
-    if len(found) != 1:
+    matches = [digest for digest in record.digests if digest.startswith(name)]
+    if len(matches) != 1:
         known = ", ".join(digest[:8] for digest in record.digests)
         raise ValueError(f"decoder {name}: expected the beginning of one of {known}, or base")
-    return found[0]
+    return matches[0]
 
 
 def _line(folder: "DecoderFolder", project: int, record: "Record", digest: str | None) -> str:

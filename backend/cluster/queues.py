@@ -94,7 +94,7 @@ def parse(arguments: object) -> ImageRef:
 
 @dataclass(frozen=True)
 class TakenJob:
-    """A job that a worker took off the queue of its priority; ``job_id`` is the value of the image's marker."""
+    """A job that a worker took off a queue."""
 
     ref: ImageRef
     priority: Priority  # of the queue that it was in

@@ -28,6 +28,7 @@ from backend.settings import MB, Settings
 from backend.types import Priority
 from backend.web.status.snapshot import cluster_view
 from backend.web.status.view import ClusterView
+from model.weights import Checkpoint
 
 WORKER_MEMORY_MB = 64
 """Size of a worker's memory store, which keeps new embeddings if Redis was unavailable when they were made."""
@@ -64,12 +65,12 @@ def web(
     return embeddings, TieredStore([memory, store]), view
 
 
-def recent_answers(settings: Settings, model_version: str) -> tuple[RecentAnswers, Callable[[], None]]:
+def recent_answers(settings: Settings, checkpoint: Checkpoint) -> tuple[RecentAnswers, Callable[[], None]]:
     """Return the memory of the last answers to clicks, shared through Redis if the settings name one, and its end."""
     if settings.redis_url is None:
         return RecentAnswers(), lambda: None
-    parts, background = connect(settings, model_version), BackgroundTasks()
-    shared = RedisAnswers(parts.link, parts.keys, LASTS_S, MOST_ON_AN_IMAGE)
+    parts, background = connect(settings, checkpoint.model_version), BackgroundTasks()
+    shared = RedisAnswers(parts.link, parts.keys, LASTS_S, MOST_ON_AN_IMAGE, checkpoint.config.low_res_size)
 
     def close() -> None:
         background.close()

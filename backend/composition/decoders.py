@@ -22,21 +22,13 @@ from model.weights.errors import WeightsError
 
 @dataclass(frozen=True)
 class DecoderParts:
-    """The decoders of a web process.
+    """The decoders of a web process."""
 
-    Attributes:
-        projects: chooses the decoder of a request.
-        trainings: starts trainings.
-        log: the state of each project's training.
-        start: takes up new decoders from now on; after a fork, not before.
-        close: ends that, and the training that runs in this process.
-    """
-
-    projects: ProjectDecoders
+    projects: ProjectDecoders  # chooses the decoder of a request
     trainings: Trainings
     log: TrainingLog
-    start: Callable[[], None]
-    close: Callable[[], None]
+    start: Callable[[], None]  # begins to look for new decoders; after a fork, not before
+    close: Callable[[], None]  # ends that, and the training that runs in this process
 
 
 def web(settings: Settings, checkpoint: Checkpoint, base: LazyDecoder, metrics: Metrics) -> DecoderParts:

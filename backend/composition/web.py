@@ -87,7 +87,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     decoders = composition_decoders.web(settings, checkpoint, decoder, metrics)
     masks = MaskService(decoders.projects.of, metrics, DECODES_AT_ONCE, settings.detail)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
-    answers, close_answers = cluster.recent_answers(settings, checkpoint.model_version)
+    answers, close_answers = cluster.recent_answers(settings, checkpoint)
     clicks = Pipeline(masks, embeddings, policy.outputs, policy.vocabulary, answers)
     segmenter = Segmenter(clicks, embeddings, metrics, background, next_tasks, policy, retrieval)
 

@@ -5,6 +5,7 @@ newer here, so the decoders are still there after Redis was emptied, and on a ma
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from model.weights.errors import WeightsError
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 60.0
-"""How long a decoder that was refused is not fetched again."""
+"""How long to wait before a decoder that could not be fetched or shared is tried again."""
 
 _PUT = """
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
@@ -36,7 +37,7 @@ return 1
 
 
 class DecoderExchange:
-    """Keeps a folder of decoders and the one in Redis equal; of two documents the newer one holds."""
+    """Keeps a folder of decoders and the one in Redis equal: the newer of two documents replaces the other."""
 
     def __init__(
         self, link: RedisConnection, keys: Keys, folder: DecoderFolder, clock: Callable[[], float] = time.monotonic
@@ -75,7 +76,7 @@ class DecoderExchange:
             return
         digest = document.active
         if digest is not None and not self._folder.file(project_id, digest).is_file():
-            if self._clock() - self._refused.get(digest, -RETRY_AFTER_S) < RETRY_AFTER_S:
+            if self._is_refused(digest):
                 return
             key = self._keys.decoder(project_id)
             data = self._link.call(lambda client: client.getrange(key, 0, MOST_BYTES))  # one byte more, to be refused
@@ -92,13 +93,19 @@ class DecoderExchange:
     def _put(self, project_id: int, field: str, document: Record | Training) -> None:
         arguments: list[str | bytes] = [field, str(document.revision), document.dump()]
         if isinstance(document, Record) and document.active is not None:
+            if self._is_refused(document.active):
+                return
             try:
                 arguments.append(self._folder.file(project_id, document.active).read_bytes())
             except OSError as error:
+                self._refused[document.active] = self._clock()
                 logger.warning("event=decoder_not_shared project=%s detail=%r", project_id, str(error))
                 return
         keys = [self._keys.documents, self._keys.decoder(project_id)]
         self._link.call(lambda client: client.eval(_PUT, len(keys), *keys, *arguments))
+
+    def _is_refused(self, digest: str) -> bool:
+        return self._clock() - self._refused.get(digest, -math.inf) < RETRY_AFTER_S
 
 
 class QueuedTrainings:
@@ -133,7 +140,7 @@ class TrainingWorker:
         self._watch = DecoderWatch(exchange.sync)
 
     def train_next(self, stop: threading.Event) -> None:
-        """Train the next decoder whose turn has come, or wait a moment; end early at ``stop``.
+        """Wait `LOOK_EVERY_S`, then train the first decoder of the queue, if any; end early at ``stop``.
 
         Raises:
             RetryLater: Redis does not answer.

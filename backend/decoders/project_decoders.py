@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
 RETRY_AFTER_S = 60.0
-"""How long a decoder that could not be loaded is left alone."""
+"""How long to wait before a decoder that could not be loaded is tried again."""
 
 MOST_LOADED_BYTES = 512_000_000
 """Memory for projects' decoders in one process; about ten of a published SAM's. Those used last are kept."""
 
 COPIES = 3
-"""Memory that a loaded decoder takes, as a multiple of its numbers: as read, as loaded, and what is derived of them."""
+"""Memory of a loaded decoder, as a multiple of its parameters: as read, as loaded, and what is derived from them."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,10 @@ class ProjectDecoders:
         most_bytes: int = MOST_LOADED_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Serve every project with ``base`` until the first `refresh`.
+        """Serve every project with ``base``, the decoder of ``checkpoint``, until the first `refresh`.
 
-        Args:
-            base: the decoder of the weights.
-            checkpoint: the weights.
-            folder: the fine-tuned decoders.
-            device: see `model.build.load_decoder`.
-            load: loads a decoder; another one in tests.
-            most_bytes: memory for the loaded decoders of projects; one is kept in any case.
-            clock: seconds, monotonic.
+        ``most_bytes`` is the memory for the loaded decoders of projects, of which one is kept in any case; ``clock``
+        is in s, monotonic.
         """
         self._base, self._checkpoint, self._folder, self._device = base, checkpoint, folder, device
         self._load, self._clock, self._lock = load, clock, threading.Lock()
@@ -103,9 +97,9 @@ class ProjectDecoders:
         return loaded.decoder
 
     def refresh(self) -> None:
-        """Take up what has changed in the folder since the last call, one decoder after the other.
+        """Load what has changed in the folder since the last call, one decoder after the other.
 
-        The first call only notes which decoders there are; those are loaded when they are used.
+        The first call only reads which decoders are active; those are loaded when they are used.
         """
         is_first = self._records is None
         self._records = records = {number: self._folder.record(number) for number in self._folder.projects()}

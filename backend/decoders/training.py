@@ -1,6 +1,6 @@
-"""Trains the decoder of a project in a process of its own, at low priority, and records how that goes.
+"""Trains the decoder of a project in a process of its own, at low priority, and records the state of the training.
 
-The process is ``python -m backend finetune``; what it writes is the text that the status page shows.
+The process is ``python -m backend finetune``; the status page shows the last lines of its output.
 """
 
 import logging
@@ -33,7 +33,7 @@ STALE_S = 120.0
 """A training without a heartbeat for this long has ended, with its process or its machine."""
 
 STOP_WITHIN_S = 10.0
-"""How long the process may take to keep its best decoder when it is stopped."""
+"""How long the process may take to publish its best decoder when it is stopped."""
 
 MOST_WAITING = 100
 SHOWN_LINES = 5  # of the end of what a training wrote
@@ -90,7 +90,7 @@ class Training:
 
     def state_at(self, now: float) -> State:
         """Return the state, which is `State.FAILED` if a running one has had no heartbeat for `STALE_S`."""
-        is_stale = self.state is State.RUNNING and now - self.at > STALE_S
+        is_stale = self.state is State.RUNNING and abs(now - self.at) > STALE_S
         return State.FAILED if is_stale else self.state
 
     @classmethod

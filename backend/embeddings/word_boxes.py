@@ -67,8 +67,9 @@ class BoxMemory:
 def dump(boxes: Boxes, words: WordQuery) -> bytes:
     """Return boxes as JSON: of each the word's index, score, x, y, width and height in percent."""
     index = {word: number for number, word in enumerate(words.words)}
-    shapes = [(index[found.word], found.score, found.box) for found in boxes]
-    return msgspec.json.encode([(word, score, box.x, box.y, box.width, box.height) for word, score, box in shapes])
+    return msgspec.json.encode(
+        [(index[each.word], each.score, each.box.x, each.box.y, each.box.width, each.box.height) for each in boxes]
+    )
 
 
 def load(data: bytes, words: WordQuery) -> Boxes | None:
@@ -129,14 +130,14 @@ class WordDetector:
                 Reason.NO_DETECTOR,
             )
         height, width = picture.pixels.shape[:2]
-        found = select(detector.detect(picture.pixels, words.words, words.min_score), (height, width))
+        detections = select(detector.detect(picture.pixels, words.words, words.min_score), (height, width))
         return tuple(
             WordBox(
                 detection.label,
                 min(max(detection.score, 0.0), 1.0),
                 Rectangle(100 * x1 / width, 100 * y1 / height, 100 * (x2 - x1) / width, 100 * (y2 - y1) / height),
             )
-            for detection in found
+            for detection in detections
             for x1, y1, x2, y2 in (detection.box,)
             if math.isfinite(detection.score)
         )

@@ -29,18 +29,18 @@ class WordSearch:
         boxes = self.embeddings.find(replace(ref, words=self.query), within_s, priority)[: self.max_masks]
         ranks: Counter[str] = Counter()
         regions = []
-        for found in boxes:
-            label, rank = self.words[found.word], ranks[found.word]
-            ranks[found.word] += 1
+        for box in boxes:
+            label, rank = self.words[box.word], ranks[box.word]
+            ranks[box.word] += 1
             regions.append(
                 PromptRegion(
-                    id=f"words:{to_name}:{ref.item_index}:{found.word}:{rank}",
-                    shape=found.box,
+                    id=f"words:{to_name}:{ref.item_index}:{box.word}:{rank}",
+                    shape=box.box,
                     from_name="",
                     to_name=to_name,
                     labels=(label,) if label else (),
                     item_index=ref.item_index,
-                    score=found.score,
+                    score=box.score,
                 )
             )
         return regions

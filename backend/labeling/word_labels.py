@@ -20,7 +20,7 @@ def of_labels(controls: LabelConfig) -> Words:
         ConfigError: the config has no labels, they come with each task, or two have one word.
     """
     prompts = {label: prompt for tag in reversed(controls.output_label_tags) for label, prompt in tag.prompts}
-    labels = dict.fromkeys(label for tag in controls.output_label_tags for label in tag.labels)
+    labels = dict.fromkeys(label for tag in controls.output_label_tags for label in tag.labels if label.strip())
     if not labels:
         raise ConfigError("expected labels in the labeling config, got none; say in words what to look for")
     return _each_once((word, label) for label in labels for word in split_text(prompts.get(label, "")) or (label,))
@@ -48,7 +48,7 @@ def of_text(text: str, controls: LabelConfig) -> Words:
     prompts = {label: split_text(prompt) for tag in reversed(tags) for label, prompt in tag.prompts}
     prompted = {spelling(word): label for label, words in reversed(prompts.items()) for word in words}
     is_free = not offered or any(tag.labels_vary for tag in tags)
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for part in split_text(text):
         word, has_label, wanted = (piece.strip() for piece in part.partition("="))
         if not word:
@@ -56,12 +56,12 @@ def of_text(text: str, controls: LabelConfig) -> Words:
         name = wanted if has_label else word
         label = exact.get(name) or offered.get(name.casefold(), "")
         if label and not has_label:
-            found += [(spelled, label) for spelled in prompts.get(label) or (word,)]
+            pairs += [(spelled, label) for spelled in prompts.get(label) or (word,)]
         else:
-            found.append((word, label or ("" if has_label else prompted.get(spelling(word), "")) or wanted * is_free))
-    if not found:
+            pairs.append((word, label or ("" if has_label else prompted.get(spelling(word), "")) or wanted * is_free))
+    if not pairs:
         raise _no_words(text)
-    return _each_once(found)
+    return _each_once(pairs)
 
 
 def typed(text: str, controls: LabelConfig) -> Words:

@@ -42,7 +42,7 @@ REPORT = "report.html"
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """What the command's options say."""
+    """The command's options."""
 
     training: TrainingOptions
     takes_any: bool = False  # also a decoder that is no better
@@ -56,14 +56,7 @@ def run(
     engine: Engine,
     options: FinetuneOptions,
 ) -> RunReport:
-    """Fine-tune, print the figures, and publish a decoder that is better than the base's; return a report.
-
-    Args:
-        settings: of the service.
-        checkpoint: the base.
-        batch: the project.
-        engine: makes embeddings.
-        options: of the command.
+    """Fine-tune ``checkpoint``, print the figures, and publish a decoder that is better; return a report.
 
     Raises:
         DeviceError: the device is not available on this machine.
@@ -125,7 +118,7 @@ def _conclude(
     options: FinetuneOptions,
     outcome: tuple[list[Example], Result, RunReport],
 ) -> None:
-    """Print and save the figures, and publish the decoder if it is to be taken."""
+    """Print and save the figures; publish the decoder if it is better, or if the options take any."""
     examples, result, report = outcome
     for line in finetune_report.lines(result):
         click.echo(line)
@@ -167,9 +160,9 @@ def _pictures(
     fetch = sinks.retrying_fetch(parts.image_source(settings, batch.client), batch.retry, batch.client.version)
     limits = replace(decode.PixelLimits(max_pixels=settings.max_image_pixels), model_side=PICTURE_SIDE)
 
-    def pixels(one: Judgement) -> RgbImage | None:
+    def pixels(judgement: Judgement) -> RgbImage | None:
         with suppress(BackendError, Stopped):
-            return decode.decode(fetch(refs[id(one.image)]), limits).pixels
+            return decode.decode(fetch(refs[id(judgement.image)]), limits).pixels
         return None
 
     return pixels

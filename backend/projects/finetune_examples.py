@@ -79,7 +79,7 @@ def gather(
             for kind, count in (+outcome.counts).items():
                 report.add(kind, count)
             progress.advance()
-    return sorted(examples, key=lambda one: (one.image.key, one.task_id)), report
+    return sorted(examples, key=lambda example: (example.image.key, example.task_id)), report
 
 
 class _Work:
@@ -89,8 +89,8 @@ class _Work:
         self._context, self._read = context, TaskReads(context.retry)
 
     def __call__(self, task: Task) -> _Outcome:
-        found = attempt(task.id, partial(self._process, task))
-        return _Outcome(failures=(found,)) if isinstance(found, Failure) else found or _Outcome()
+        outcome = attempt(task.id, partial(self._process, task))
+        return _Outcome(failures=(outcome,)) if isinstance(outcome, Failure) else outcome or _Outcome()
 
     def _process(self, task: Task) -> _Outcome:
         context = self._context
@@ -110,7 +110,7 @@ class _Work:
                 failures.append(made)
             elif made is not None:
                 examples.append(made)
-        counts.update({TASKS: 1, IMAGES: len(examples), MASKS: sum(len(one.image.objects) for one in examples)})
+        counts.update({TASKS: 1, IMAGES: len(examples), MASKS: sum(len(example.image.objects) for example in examples)})
         return _Outcome(tuple(examples), counts, tuple(failures))
 
     def _example(self, task_id: int, image: ImageMasks, counts: Counter[str]) -> Example | None:

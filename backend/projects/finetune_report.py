@@ -40,25 +40,22 @@ def lines(result: Result) -> list[str]:
 def page(result: Result, title: str, pixels: Callable[[Judgement], RgbImage | None]) -> str:
     """Return the report as an HTML page that needs no other file.
 
-    Args:
-        result: of the training.
-        title: of the page.
-        pixels: returns the photo of an object, or a smaller copy, (h, w, 3) uint8 RGB; None if it cannot be read.
+    ``pixels`` returns the photo of an object, or a smaller copy, (h, w, 3) uint8 RGB; None if it cannot be read.
     """
-    ordered = sorted(result.after, key=lambda one: float(np.mean(list(one.ious.values()))))
-    before = {(one.image.key, one.index): one for one in result.before}
+    ordered = sorted(result.after, key=lambda judgement: float(np.mean(list(judgement.ious.values()))))
+    before = {(judgement.image.key, judgement.index): judgement for judgement in result.before}
     heads, *rows = _rows(result)
     table = "".join(
         "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
         for tag, row in [("th", heads), *(("td", row) for row in rows)]
     )
-    images = len({one.image.key for one in result.after})
+    images = len({judgement.image.key for judgement in result.after})
     return _PAGE.substitute(
         title=html.escape(title),
         about=f"Learned from {result.learned_from} images, judged on {images} others. Mean IoU, before → after.",
         table=f"<table>{table}</table>",
-        worst="".join(_figure(one, before, pixels) for one in ordered[:SHOWN]),
-        best="".join(_figure(one, before, pixels) for one in ordered[: -SHOWN - 1 : -1]),
+        worst="".join(_figure(judgement, before, pixels) for judgement in ordered[:SHOWN]),
+        best="".join(_figure(judgement, before, pixels) for judgement in ordered[: -SHOWN - 1 : -1]),
     )
 
 
@@ -66,12 +63,12 @@ def _rows(result: Result) -> list[list[str]]:
     """Return a table: heads, all objects, and each label."""
     before, after = Scores.of(result.before), Scores.of(result.after)
     kinds = list(before.ious)
-    found = [["label", "objects", *(TITLES[kind] for kind in kinds)]]
-    found.append(["all", str(len(result.after)), *(_change(before.ious[kind], after.ious[kind]) for kind in kinds)])
+    rows = [["label", "objects", *(TITLES[kind] for kind in kinds)]]
+    rows.append(["all", str(len(result.after)), *(_change(before.ious[kind], after.ious[kind]) for kind in kinds)])
     for label, ious in before.by_label.items():
         cells = [_change(ious[kind], after.by_label[label][kind]) for kind in kinds]
-        found.append([label, str(before.counts[label]), *cells])
-    return found
+        rows.append([label, str(before.counts[label]), *cells])
+    return rows
 
 
 def _change(before: float, after: float) -> str:
@@ -79,23 +76,23 @@ def _change(before: float, after: float) -> str:
 
 
 def _figure(
-    one: Judgement, before: dict[tuple[str, int], Judgement], pixels: Callable[[Judgement], RgbImage | None]
+    after: Judgement, judged_before: dict[tuple[str, int], Judgement], pixels: Callable[[Judgement], RgbImage | None]
 ) -> str:
-    first = before[one.image.key, one.index]
-    figures = ", ".join(f"{TITLES[kind]} {first.ious[kind]:.2f} → {iou:.2f}" for kind, iou in one.ious.items())
-    picture = pixels(one)
-    shown = "" if picture is None else "".join(_images(one, picture))
-    return f"<figure>{shown}<figcaption>{html.escape(one.wanted.label)}: {figures}</figcaption></figure>"
+    before = judged_before[after.image.key, after.index]
+    figures = ", ".join(f"{TITLES[kind]} {before.ious[kind]:.2f} → {iou:.2f}" for kind, iou in after.ious.items())
+    picture = pixels(after)
+    shown = "" if picture is None else "".join(_images(after, picture))
+    return f"<figure>{shown}<figcaption>{html.escape(after.wanted.label)}: {figures}</figcaption></figure>"
 
 
-def _images(one: Judgement, picture: RgbImage) -> Iterator[str]:
+def _images(judgement: Judgement, picture: RgbImage) -> Iterator[str]:
     size = picture.shape[0], picture.shape[1]
-    wanted = shape_masks.scaled(coco_rle.decode(one.wanted.rle), size)
-    found = shape_masks.scaled(coco_rle.decode(next(iter(one.masks.values()))), size)
+    wanted = shape_masks.scaled(coco_rle.decode(judgement.wanted.rle), size)
+    answered = shape_masks.scaled(coco_rle.decode(next(iter(judgement.masks.values()))), size)
     left, top, right, bottom = wanted.box or (0, 0, size[1], size[0])
     margin = max(8, round(MARGIN * max(right - left, bottom - top)))
     part = slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
-    for mask in (wanted, found):
+    for mask in (wanted, answered):
         data = base64.b64encode(overlays.jpeg(np.ascontiguousarray(draw(picture, [mask], ())[part]))).decode()
         yield f'<img alt="" src="data:image/jpeg;base64,{data}">'
 

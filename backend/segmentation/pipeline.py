@@ -211,10 +211,10 @@ class Pipeline:
                 bulk_slot = self.bulk_slot.slot(job.left_s) if job.priority is Priority.BULK else nullcontext()
                 with bulk_slot, self.masks.slot(job.decoder, job.deadline):
                     job.check()
-                    found = self.masks.decode(job.decoder, [prompt for prompt, _ in batch], embedding)
-                    for (prompt, output), one in zip(batch, found, strict=True):
-                        drawn = self.masks.draw(one.mask, prompt, output, one.score)
-                        logits = one.low_res_mask if keeps_logits else None
+                    decoded_batch = self.masks.decode(job.decoder, [prompt for prompt, _ in batch], embedding)
+                    for (prompt, output), decoded in zip(batch, decoded_batch, strict=True):
+                        drawn = self.masks.draw(decoded.mask, prompt, output, decoded.score)
+                        logits = decoded.low_res_mask if keeps_logits else None
                         answered += [(region, prompt, logits) for region in drawn]
             except RetryLater as error:
                 if is_first or error.reason is not Reason.BUDGET_EXCEEDED or not job.rules.is_click:
@@ -249,8 +249,12 @@ class Pipeline:
     def _masks_of(
         self, decoder: Decoder, prompt: ObjectPrompt, embedding: Embedding, prompts: Sequence[Prompt]
     ) -> list[Mask]:
-        objects = [replace(prompt, prompt=other) for other in prompts]
-        return [decoded.mask for decoded in self.masks.decode(decoder, objects, embedding)]
+        objects, step = (
+            [replace(prompt, prompt=other) for other in prompts],
+            batch_size(prompt.original_size, CLICK_PIXELS),
+        )
+        batches = (objects[start : start + step] for start in range(0, len(objects), step))
+        return [decoded.mask for batch in batches for decoded in self.masks.decode(decoder, batch, embedding)]
 
     def _outcome(self, answered: Sequence[Answered], skipped: Iterable[Skipped], ref: ImageRef, job: Job) -> Outcome:
         """Return the outcome of an image; a click's answers are remembered."""

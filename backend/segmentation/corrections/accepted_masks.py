@@ -7,7 +7,7 @@ with it, so:
 - While that is still the newest draft, nothing has been saved since: the answer counts, and it is the same annotator's.
 - A newer draft that holds a prompt of the answer was saved before the answer was accepted or rejected, so the answer
   counts, too.
-- Any other newer draft says what became of the answer. Only what the draft holds counts, as it was edited.
+- Any other newer draft was saved after the answer was accepted or rejected. Only what it holds counts, as edited.
 - Without a draft, before and now, an answer counts for `UNSAVED_S`: its annotator has a draft by then.
 
 Answers with a prompt that the click holds too are not accepted yet, and answers with a prompt of a newer answer were

@@ -29,7 +29,6 @@ PART_NEGATIVES, MASK_POSITIVES = 2, 3
 LARGEST_PIECE = 0.9
 """Share of a mask that is taken out at most; a larger part is not what a click inside it means."""
 
-
 SLIVER = 0.04
 """Width of what is left between a part and the mask's border, as a share of the side of a square of the mask's area;
 a narrower strip belongs to the part.
@@ -89,7 +88,7 @@ def _inside(mask: Mask, clicks: Iterable[Point]) -> list[Point]:
     crop = np.pad(mask.crop[::step, ::step].astype(np.uint8), 1)
     room = cv2.distanceTransform(crop, cv2.DIST_L2, 3)
     rows, columns = np.indices(crop.shape)
-    (left, top), found = mask.offset, []
+    (left, top), points = mask.offset, []
     taken = [((x - left) / step + 0.5, (y - top) / step + 0.5) for x, y in clicks]
     for x, y in taken[:-1]:
         room = np.minimum(room, np.hypot(columns - x, rows - y) / 2)
@@ -100,8 +99,8 @@ def _inside(mask: Mask, clicks: Iterable[Point]) -> list[Point]:
         if room[row, column] < 1:
             break
         taken.append((float(column), float(row)))
-        found.append((left + (int(column) - 1) * step + 0.5, top + (int(row) - 1) * step + 0.5))
-    return found
+        points.append((left + (int(column) - 1) * step + 0.5, top + (int(row) - 1) * step + 0.5))
+    return points
 
 
 def _on(mask: Mask, other: Mask) -> BoolArray:

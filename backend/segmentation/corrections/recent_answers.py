@@ -77,7 +77,7 @@ class RecentAnswers:
         ``draft`` is the stamp of the annotator's newest draft in the request.
         """
         key, now = _key(ref), self.clock()
-        answers = tuple(_answer(*one, draft, now) for one in answered[-MOST_ON_AN_IMAGE:] if _is_kept(*one))
+        answers = tuple(_answer(*entry, draft, now) for entry in answered[-MOST_ON_AN_IMAGE:] if _is_kept(*entry))
         if key is None or not answers:
             return
         with self._lock:

@@ -28,9 +28,13 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
 class RedisAnswers:
     """The newest answers on each image of a task, for all web processes of one model."""
 
-    def __init__(self, link: RedisConnection, keys: Keys, ttl_s: float, most: int) -> None:
-        """Keep the ``most`` newest answers on an image until ``ttl_s`` after the last one."""
+    def __init__(self, link: RedisConnection, keys: Keys, ttl_s: float, most: int, low_res_size: int) -> None:
+        """Keep the ``most`` newest answers on an image until ``ttl_s`` after the last one.
+
+        ``low_res_size`` is the side of the decoder's logits.
+        """
         self._link, self._keys, self._ttl_s, self._most = link, keys, ttl_s, most
+        self._low_res_size = low_res_size
 
     def add(self, key: tuple[int, int, str], new: Sequence[RecentAnswer]) -> None:
         """Add answers to those on an image, oldest first; they are lost while Redis does not answer."""
@@ -48,35 +52,34 @@ class RedisAnswers:
             values = self._link.call(lambda client: client.lrange(name, -most, -1))
         except RetryLater:
             return ()
-        return tuple(answer for value in values if (answer := _load(value)) is not None)
+        return tuple(answer for value in values if (answer := _load(value, self._low_res_size)) is not None)
 
 
 def _dump(answer: RecentAnswer) -> bytes:
-    found = answer.region
-    assert found.original_size is not None  # an answer has the size of its image
-    kind = type(found.shape).__name__.lower()
-    region = Region(
-        found.id, found.from_name, f"{kind}labels", found.to_name, found.shape, found.labels, found.original_size,
-        item_index=found.item_index,
+    region = answer.region
+    assert region.original_size is not None  # an answer has the size of its image
+    kind = f"{type(region.shape).__name__.lower()}labels"
+    saved = Region(
+        region.id, region.from_name, kind, region.to_name, region.shape, region.labels, region.original_size,
+        item_index=region.item_index,
     )  # fmt: skip
-    result = messages.dump_result(Prediction((region,), 0.0, ""))
+    result = messages.dump_result(Prediction((saved,), 0.0, ""))
     logits = b"" if answer.low_res_mask is None else answer.low_res_mask.tobytes()
     return msgspec.msgpack.encode(_Record(result, answer.prompt_ids, answer.draft, answer.answered_at, logits))
 
 
-def _load(value: bytes | str) -> RecentAnswer | None:
+def _load(value: bytes | str, low_res_size: int) -> RecentAnswer | None:
     """Return the answer in a value, None where it is damaged."""
     try:
         record = msgspec.msgpack.decode(value if isinstance(value, bytes) else b"", type=_Record)
         logits = np.frombuffer(record.logits, dtype=np.float16) if record.logits else None
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
         return None
-    found, _ = regions.read(json_fields.items(msgspec.Raw(record.result)))
-    if len(found) != 1 or not math.isfinite(record.answered_at):
+    answered, _ = regions.read(json_fields.items(msgspec.Raw(record.result)))
+    if len(answered) != 1 or not math.isfinite(record.answered_at):
         return None
     if logits is not None:
-        side = math.isqrt(logits.size)
-        if side * side != logits.size or not np.isfinite(logits).all():
+        if logits.size != low_res_size**2 or not np.isfinite(logits).all():
             return None
-        logits = logits.reshape(side, side)
-    return RecentAnswer(found[0], record.prompt_ids, record.draft, record.answered_at, logits)
+        logits = logits.reshape(low_res_size, low_res_size)
+    return RecentAnswer(answered[0], record.prompt_ids, record.draft, record.answered_at, logits)

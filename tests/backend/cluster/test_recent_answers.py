@@ -15,6 +15,7 @@ pytestmark = needs_redis
 
 REF = ImageRef("/data/upload/1/a.jpg", task_id=7, project_id=1)
 SIZE = (60, 80)
+SIDE = 8  # of logits
 SHAPES = [
     Brush(b"\0\1\2\xff"), Bitmask("data:image/png;base64,AAAA"), Polygon(((0, 0), (50, 0), (50, 12.5))),
     Vector(((0, 0), (50, 0), (50, 12.5))),
@@ -31,7 +32,7 @@ def cluster(redis_server, tmp_path):
 def shared(cluster):
     """Return a function that makes the memory of one more web process."""
     with cluster.parts() as parts:
-        yield lambda: RecentAnswers(RedisAnswers(parts.link, parts.keys, 60.0, 16))
+        yield lambda: RecentAnswers(RedisAnswers(parts.link, parts.keys, 60.0, 16, SIDE))
 
 
 def region(shape=SHAPES[0], name="region-0001", **changes):
@@ -44,7 +45,7 @@ def prompt(*names):
 
 
 def logits(value=1.5):
-    return np.full((8, 8), value, np.float32)
+    return np.full((SIDE, SIDE), value, np.float32)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: type(shape).__name__)
@@ -77,6 +78,13 @@ def test_a_damaged_value_is_no_answer_and_leaves_the_others(shared, redis_server
         [name] = client.keys("*:answers:*")
         client.lset(name, 0, damage(client.lindex(name, 0)) if callable(damage) else damage)
     assert [found.prompt_ids[0] for found in other.on(REF)] == ["p1"]
+
+
+def test_logits_of_another_size_than_the_decoders_are_damage(shared):
+    one, other = shared(), shared()
+    one.add(REF, [(region(), prompt("a"), np.zeros((4, 4), np.float32))], "")
+    one.add(REF, [(region(), prompt("b"), logits())], "")
+    assert [answer.prompt_ids for answer in other.on(REF)] == [("b",)]
 
 
 def test_a_key_of_another_type_holds_no_answers(shared, redis_server):

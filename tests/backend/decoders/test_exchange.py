@@ -121,6 +121,18 @@ def test_a_file_that_is_not_the_one_that_the_record_names_is_not_taken(machine, 
     assert caplog.text.count("event=decoder_not_taken") == 2
 
 
+def test_a_decoder_whose_file_is_gone_is_reported_once_a_minute(machine, caplog):
+    here = machine()
+    decoder = here.folder.publish(7, decoder_file(BASE, project=7))
+    here.folder.file(7, decoder.digest).unlink()
+    here.sync()
+    here.sync()
+    assert caplog.text.count("event=decoder_not_shared") == 1
+    here.clock.advance(60)
+    here.sync()
+    assert caplog.text.count("event=decoder_not_shared") == 2
+
+
 @pytest.mark.parametrize("field", ["x/decoders.json", "-1/decoders.json", "7/../8", "7", "9" * 30 + "/decoders.json",
     "7/other.json", "7/decoders.json", "7/training.json"])  # fmt: skip
 @pytest.mark.parametrize("data", [b"\xff\xfe", b'{"more": ' + b"[" * 30_000, b'{"revision": 99999999999999999999}'],

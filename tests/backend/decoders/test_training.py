@@ -96,11 +96,13 @@ def test_a_running_training_without_a_heartbeat_has_failed():
     training = Training(3, State.RUNNING, at=1000.0)
     assert training.state_at(1000.0 + STALE_S) is State.RUNNING
     assert training.state_at(1001.0 + STALE_S) is State.FAILED
+    assert training.state_at(999.0 - STALE_S) is State.FAILED, "a clock that was wrong does not block the project"
     assert Training(3, State.WAITING, at=0.0).state_at(1e9) is State.WAITING
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"state": "asleep"}', b"\xff", b'{"more": ' + b"[" * 30_000,
-    b'{"revision": -1}', b'{"revision": 99999999999999999999}', b'{"revision": 1, "annotations": 99999999999999999999}',
+    b'{"revision": 1e300}', b'{"revision": -1}', b'{"revision": 99999999999999999999}', b'{"revision": 1, "annotations": 99999999999999999999}',
+    b'{"revision": 1, "annotations": -1}',
 ])  # fmt: skip
 def test_a_damaged_state_counts_as_none(log, tmp_path, data):
     DecoderFolder(tmp_path / "decoders").write_document(7, TRAINING, data)

@@ -102,3 +102,7 @@ def test_a_typed_text_of_too_many_words_is_refused():
     with pytest.raises(RequestError, match="expected at most 1,000 of at most 1,000 characters, got 1,001") as error:
         typed(",".join(map(str, range(1001))), known)
     assert error.value.reason is Reason.TOO_COMPLEX
+
+
+def test_a_label_of_spaces_alone_is_no_word():
+    assert of_labels(controls('<Label value=" "/><Label value="Cat"/>')) == {"Cat": "Cat"}

@@ -10,6 +10,7 @@ from backend.errors import Reason
 from backend.protocol import bitmask, messages, rle
 from backend.segmentation import shape_masks
 from backend.segmentation.corrections.recent_answers import LASTS_S, MOST_ON_AN_IMAGE, RecentAnswers
+from backend.segmentation.pipeline import CLICK_PIXELS
 from backend.shapes import Brush
 from backend.types import ImageRef, ObjectPrompt
 from model.types import Mask, Prompt
@@ -464,3 +465,15 @@ def test_answers_take_a_bounded_number_of_bytes(service):
     assert [len(small.on(replace(REF, task_id=task))) for task in (1, 2, 3)] == [0, 1, 1]
     small.add(REF, [(region, prompt, np.zeros((256, 256), np.float32))] * 3, "")
     assert small.on(REF) == ()
+
+
+def test_many_parts_of_a_large_picture_are_decoded_in_batches_whose_masks_fit_into_memory(service):
+    large = {"original_width": 4000, "original_height": 3000}
+    service.segmenter.predict(asked(point("first", 20, 30, True, **large)))
+    service.decoder.calls.clear()
+    negatives = [point(f"p{number}", 12 + number / 4, 30, **large) for number in range(16)]
+    [answer] = service.segmenter.predict(asked(*negatives))
+    assert len(answer.result) == 1
+    batches = [len(prompts) for _, prompts in service.decoder.calls]
+    assert max(batches) * 4000 * 3000 <= CLICK_PIXELS
+    assert sum(batches) >= 16
