@@ -101,7 +101,8 @@ def test_a_running_training_without_a_heartbeat_has_failed():
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"state": "asleep"}', b"\xff", b'{"more": ' + b"[" * 30_000,
-    b'{"revision": 1e300}', b'{"revision": -1}', b'{"revision": 99999999999999999999}', b'{"revision": 1, "annotations": 99999999999999999999}',
+    b'{"revision": 1e300}', b'{"revision": -1}', b'{"revision": 99999999999999999999}',
+    b'{"revision": 1, "annotations": 99999999999999999999}',
     b'{"revision": 1, "annotations": -1}',
 ])  # fmt: skip
 def test_a_damaged_state_counts_as_none(log, tmp_path, data):
