@@ -76,7 +76,7 @@ def is_drafted(studio, task: int) -> bool:
 
 def carve(annotator, target, kind: str = "brush") -> dict:
     """Put a negative point on the part; return what Label Studio answered the editor."""
-    if kind == "bitmask":  # a click in it selects it, whatever keys are held, and then the editor shows no answer for it
+    if kind == "bitmask":  # a click in it selects it, whatever keys are held, and then no answer is shown
         assert masks_of(annotator.click(target.beside, negative=True)) == []
         return annotator.drag(target.beside, target.part_centre)
     return annotator.click(target.part_centre, negative=True, inside=True)
