@@ -111,7 +111,8 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     access = Access(settings.max_body_mb * MB, settings.threads, settings.basic_auth_user, settings.basic_auth_pass)
     show, unready = partial(snapshot.take, sources), lambda: readiness.obstacle(embeddings, decoder, view())
     on_event = TrainingTrigger(decoders.trainings, decoders.log, settings.finetune_every).on_event
-    app = create_app(segmenter, metrics, show, access, unready, SAMPLES if settings.try_page else None, on_event)
+    samples, finds_words = SAMPLES if settings.try_page else None, settings.detector is not None
+    app = create_app(segmenter, metrics, show, access, unready, samples, on_event, finds_words=finds_words)
     app.config[BODIES] = Bodies(access.max_body_bytes, budget)
     return Service(app, segmenter, metrics, start, close, on_event)
 

@@ -38,12 +38,15 @@ def create_app(
     unready: Callable[[], str] = lambda: "",
     samples: Path | None = None,
     on_event: Callable[[WebhookEvent], None] = lambda event: None,
+    *,
+    finds_words: bool = False,
 ) -> Flask:
     """Return the WSGI application.
 
     ``status`` returns what the status page shows, ``unready`` why clicks cannot be answered now. ``samples`` is the
-    folder of the pictures that the page at ``/try`` offers; None for no such page. ``on_event`` is called with the
-    events of webhooks; it raises `RetryLater` where the caller has to repeat one.
+    folder of the pictures that the page at ``/try`` offers; None for no such page; it has a field for words if the
+    segmenter ``finds_words``. ``on_event`` is called with the events of webhooks; it raises `RetryLater` where the
+    caller has to repeat one.
     """
     app = Flask(__name__)
     health = messages.dump_health(segmenter.model_version)
@@ -60,7 +63,7 @@ def create_app(
     app.add_url_rule("/metrics", "metrics", lambda: Response(metrics.exposition(), content_type=PROMETHEUS))
     _add_contract(app, segmenter, metrics, access, on_event)
     if samples is not None:
-        try_page.add(app, samples, access.max_body_bytes)
+        try_page.add(app, samples, access.max_body_bytes, finds_words=finds_words)
     return app
 
 

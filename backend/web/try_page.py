@@ -7,7 +7,7 @@ from flask import Flask, Response, abort
 from backend.web import pages
 
 
-def add(app: Flask, samples: Path, max_body_bytes: int) -> None:
+def add(app: Flask, samples: Path, max_body_bytes: int, *, finds_words: bool) -> None:
     """Add the page, and the pictures that it offers.
 
     The page sends what Label Studio would send to ``/predict``, with the picture as a ``data:`` address; so it has the
@@ -18,7 +18,7 @@ def add(app: Flask, samples: Path, max_body_bytes: int) -> None:
 
     @app.get("/try")
     def page() -> Response:
-        return pages.render("try", samples=names, max_body_bytes=max_body_bytes)
+        return pages.render("try", samples=names, max_body_bytes=max_body_bytes, finds_words=finds_words)
 
     @app.get("/try/samples/<name>")
     def sample(name: str) -> Response:

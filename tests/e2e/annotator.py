@@ -179,6 +179,13 @@ class Annotator:
         self.page.locator(".lsf-labels .lsf-label:visible", has_text=label).click()
         self.page.wait_for_timeout(SETTLE_MS)
 
+    def type_words(self, words: str) -> dict:
+        """Enter words into the only text field about the image; return what Label Studio answered the editor."""
+        self.page.locator(".lsf-text-area textarea, .lsf-text-area input").first.fill(words)
+        with self._answer() as answered:
+            self.page.keyboard.press("Enter")
+        return self._seen(answered)
+
     def press(self, keys: str) -> None:
         """Press a key, or several at once (``Control+z``)."""
         self.page.keyboard.press(keys)

@@ -13,9 +13,9 @@ RUN_S = 600
 
 
 @contextmanager
-def running(studio: Studio, cache: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A command over a project as a process, which is gone after the block."""
-    settings = {
+def running(studio: Studio, cache: Path, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    """A command beside Label Studio as a process, which is gone after the block."""
+    settings |= {
         "LABEL_STUDIO_URL": studio.url,
         "LABEL_STUDIO_API_KEY": studio.token,
         "PADDLE_SAM_CACHE_DIR": str(cache),

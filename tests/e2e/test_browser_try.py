@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from model.demo import SAMPLES
 from tests.e2e.conftest import SCREENSHOTS
 from tests.e2e.status_pictures import DESKTOP, PHONE, driver, english
+from tests.support import detector_directories as directories
 
 pytestmark = pytest.mark.browser
 SOON_MS = 60_000
@@ -219,3 +220,30 @@ def test_a_browser_that_prefers_chinese_is_shown_chinese(service, browser):
     expect(shown.state).to_have_text("只有背景不标记任何东西：请同时点击物体。", timeout=SOON_MS)
     assert english(shown.page) <= {"PNG", "COCO", "Esc", "Enter", "Alt"}, "the same in every language"
     assert not shown.complaints
+
+
+def test_words_show_labelled_masks_where_there_is_a_detector(tmp_path, browser):
+    detector = directories.write_colour_finder(tmp_path / "colours", ["red disc", "green", "blue disc"])
+    (tmp_path / "discs.png").write_bytes(directories.png(directories.coloured_discs(1)[0]))
+    with driver(tmp_path, PADDLE_SAM_DETECTOR=str(detector)) as service:
+        service.start()
+        shown = TryPage(browser, service.url)
+        shown.page.locator("#file").set_input_files(tmp_path / "discs.png")
+        expect(shown.state).to_contain_text("400 × 300", timeout=SOON_MS)
+        shown.page.get_by_label("Words").fill("red disc, green; blue disc")
+        shown.page.keyboard.press("Enter")
+        expect(shown.state).to_contain_text("2 masks", timeout=SOON_MS)
+        labels = [name for name in ("red disc", "green", "blue disc") if f"{name} 0.750" in shown.state.inner_text()]
+        assert len(labels) == 2
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        shown.page.screenshot(path=SCREENSHOTS / "try-words.png", full_page=True)
+        shown.page.get_by_label("Words").press("Escape")
+        with shown.page.expect_download() as download:
+            shown.page.get_by_role("button", name="COCO").click()
+        saved = json.loads(download.value.path().read_bytes())
+        assert {category["name"] for category in saved["categories"]} == set(labels)
+        assert {annotation["category_id"] for annotation in saved["annotations"]} == {1, 2}
+        shown.page.get_by_label("Words").fill("a cow")
+        shown.page.get_by_role("button", name="Find").click()
+        expect(shown.state).to_contain_text("No mask", timeout=SOON_MS)
+        assert not shown.complaints

@@ -1,11 +1,15 @@
 """Words become masks in a real Label Studio: labels find their objects, and open in the editor with their names."""
 
+import re
 import signal
 import time
+from contextlib import contextmanager
 
+import httpx
 import numpy as np
 import pytest
 
+from backend.demo.processes import free_port
 from tests.e2e.annotator import SETTLE_MS
 from tests.e2e.commands import RUN_S, run, running
 from tests.support import detector_directories as directories
@@ -63,3 +67,62 @@ def test_labels_find_their_objects_once_each_though_a_run_is_killed(studio, anno
     annotator.submit()
     stored = {region["value"]["brushlabels"][0] for region in studio.stored(first)}
     assert stored == {NAMES[colour] for colour in pictures["01.png"][1]}
+
+
+@contextmanager
+def service(studio, folder, detector):
+    """A service with a detector, beside Label Studio; returns its address."""
+    port = free_port(43000, "a test")
+    url = f"http://127.0.0.1:{port}"
+    arguments = ("serve", "--host", "127.0.0.1", "--port", str(port))
+    with running(studio, folder, *arguments, PADDLE_SAM_DETECTOR=str(detector), PADDLE_SAM_DEVICE="cpu") as process:
+        until = time.monotonic() + RUN_S
+        while True:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < until
+            try:
+                if httpx.get(f"{url}/ready", trust_env=False).status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        yield url
+
+
+def test_words_that_are_typed_into_a_task_become_labelled_masks(studio, annotator, stored_masks, tmp_path):
+    detector = directories.write_colour_finder(tmp_path / "colours", ["red disc", "green", "blue disc"])
+    field = '<TextArea name="segment_words" toName="image" editable="true"/></View>'
+    with service(studio, tmp_path / "cache", detector) as url:
+        project = studio.project(CONFIG.replace("</View>", field), backend=False)
+        studio.post("/api/ml", {"project": project, "title": "Words", "url": url, "is_interactive": True})
+        for number, words in ((1, " "), (3, "rot, GRÜN, blue disc"), (5, "*")):
+            image, masks = directories.coloured_discs(number)
+            task = studio.task(project, f"{number}.png", directories.png(image))
+            annotator.open_task(project, task, image.shape[:2])
+            suggested = annotator.type_words(words)["data"]["result"]
+            assert len(suggested) == len(masks)
+            annotator.photograph("words-suggested")
+            annotator.accept()
+            annotator.photograph("words-accepted")
+            annotator.submit()
+            stored = {region["type"]: [] for region in studio.stored(task)}
+            for region in studio.stored(task):
+                stored[region["type"]].append(region)
+            assert [region["value"]["text"] for region in stored["textarea"]] == [[words]]
+            found = {region["value"]["brushlabels"][0]: stored_masks.of(region) for region in stored["brushlabels"]}
+            assert len(stored["brushlabels"]) == len(masks)
+            assert found.keys() == {NAMES[colour] for colour in masks}
+            assert all(iou(found[NAMES[colour]], mask) > 0.85 for colour, mask in masks.items())
+
+
+def test_words_without_a_detector_leave_the_task_as_it_was_and_a_reason(studio, annotator, tmp_path):
+    image, _ = directories.coloured_discs(1)
+    field = '<TextArea name="segment_words" toName="image" editable="true"/></View>'
+    project = studio.project(CONFIG.replace("</View>", field))
+    task = studio.task(project, "plain.png", directories.png(image))
+    annotator.open_task(project, task, image.shape[:2])
+    assert annotator.type_words("red disc")["data"]["result"] == []
+    metrics = httpx.get(f"{studio.backend_url}/metrics", trust_env=False).text
+    assert re.search(r'paddle_sam_reasons_total{reason="no_detector"} [1-9]', metrics)
+    annotator.submit()
+    assert [region["type"] for region in studio.stored(task)] == ["textarea"]

@@ -3,7 +3,7 @@ const view = get("view"), pen = view.getContext("2d");
 const LARGEST_VIEW = 1600;   // pixels of the canvas; masks keep the picture's own size
 const DRAGGED = 5;           // pixels on the screen that make a box of a click
 let picture = null;          // { file, name, address, image, width, height, task }; the name is without extension
-let prompts = [];            // { id, sign } with { x, y }, or { id } with { x, y, width, height }; in percent
+let prompts = [];            // { id, sign } with { x, y }, or { id } with { x, y, width, height }, in percent; or { id, words }
 let masks = [], regions = [], asked = 0, cross = null, corner = null, drag = null;
 
 const say = (text, isProblem = false) => {
@@ -48,14 +48,18 @@ const loadSample = async (name) => {
 
 // The request, and its answer
 
+const escaped = (text) => text.replace(/[&<>"\n]/g, (letter) => `&#${letter.charCodeAt(0)};`);
+const named = () => prompts.flatMap(({ words }) => words ?? []).join(",").split(/[,;]/).map((word) => word.split("=").pop().trim()).filter(Boolean);
 const config = (kind) => {
-  const label = '<Label value="object"/>', control = { bitmask: "BitmaskLabels", polygon: "PolygonLabels" }[kind];
+  const label = ["object", ...new Set(named())].map((word) => `<Label value="${escaped(word)}"/>`).join(""), control = { bitmask: "BitmaskLabels", polygon: "PolygonLabels" }[kind];
   return '<View><Image name="image" value="$image"/>'
     + `<${control} name="mask" toName="image" smart="false">${label}</${control}>`
     + `<KeyPointLabels name="point" toName="image" smart="true">${label}</KeyPointLabels>`
-    + `<RectangleLabels name="box" toName="image" smart="true">${label}</RectangleLabels></View>`;
+    + `<RectangleLabels name="box" toName="image" smart="true">${label}</RectangleLabels>`
+    + '<TextArea name="segment_words" toName="image"/></View>';
 };
-const entry = ({ id, sign, ...shape }) => {
+const entry = ({ id, sign, words, ...shape }) => {
+  if (words) return { value: { text: [words] }, id, from_name: "segment_words", to_name: "image", type: "textarea", origin: "manual" };
   const isBox = "width" in shape, type = isBox ? "rectanglelabels" : "keypointlabels";
   const value = isBox ? { ...shape, rotation: 0, [type]: ["object"] } : { ...shape, width: 0.5, [type]: ["object"] };
   return {
@@ -67,6 +71,7 @@ const request = (kind, context = { result: prompts.map(entry) }) => ({
   tasks: [{ id: picture.task, data: { image: picture.address }, annotations: [], drafts: [], predictions: [] }],
   project: null, label_config: config(kind), params: { login: null, password: null, context },
 });
+const nameOf = ({ value }) => (value.bitmasklabels ?? value.polygonlabels ?? ["object"])[0];
 const post = async (body) => {
   const answer = await fetch("/predict", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   if (!answer.ok) throw new Error(`the service answered ${answer.status}`);
@@ -90,7 +95,9 @@ const ask = async () => {
     if (turn !== asked) return;
     regions = found;
     masks = images;
-    if (masks.length) say(`${masks.length === 1 ? "Mask" : `${masks.length} masks`} in ${took} ms · score ${regions.map((region) => region.score.toFixed(3)).join(", ")}`);
+    const count = masks.length === 1 ? "Mask" : `${masks.length} masks`;
+    const scores = regions.map((region) => `${named().length ? `${nameOf(region)} ` : ""}${region.score.toFixed(3)}`).join(", ");
+    if (masks.length) say(`${count} in ${took} ms · score ${scores}`);
     else if (prompts.some((prompt) => prompt.sign !== false)) say("No mask. The status page says why.", true);
     else say("Background alone marks nothing: click the object too.");
   } catch (error) {
@@ -115,6 +122,12 @@ const undo = () => { prompts = prompts.slice(0, -1); change(); };
 const point = ({ x, y }, isBackground) => { prompts = [...prompts, { id: random(), x, y, sign: !isBackground }]; change(); };
 const between = (a, b) => ({ x: Math.min(a.x, b.x), y: Math.min(a.y, b.y), width: Math.abs(a.x - b.x), height: Math.abs(a.y - b.y) });
 const box = (a, b) => { prompts = [...prompts, { id: random(), ...between(a, b) }]; change(); };
+const find = () => {
+  const words = get("words").value.trim();
+  if (!picture || !words) return;
+  prompts = [{ id: random(), words }];
+  change();
+};
 const at = (event) => {
   const place = view.getBoundingClientRect(), within = (part) => Math.min(100, Math.max(0, 100 * part));
   return { x: within((event.clientX - place.left) / place.width), y: within((event.clientY - place.top) / place.height) };
@@ -164,6 +177,7 @@ const draw = () => {
     stroke(path);
   };
   for (const prompt of prompts) {
+    if (prompt.words) continue;
     if ("width" in prompt) { outline(prompt); continue; }
     const path = new Path2D(), sign = new Path2D(), [left, top, half] = [x(prompt.x), y(prompt.y), 3.5 * unit];
     path.arc(left, top, 7 * unit, 0, 7);
@@ -205,20 +219,21 @@ const saveJson = (value, name) => download(new Blob([JSON.stringify(value)], { t
 const rings = async () => {
   const { width, height } = picture, { result } = await post(request("polygon"));
   return result.filter((region) => region.value.points).map((region) => ({
-    score: region.score, points: region.value.points.map(([x, y]) => [x * width / 100, y * height / 100]),
+    score: region.score, name: nameOf(region), points: region.value.points.map(([x, y]) => [x * width / 100, y * height / 100]),
   }));
 };
 const area = (points) => Math.abs(points.reduce((sum, [x, y], i) => {
   const [nextX, nextY] = points[(i + 1) % points.length];
   return sum + x * nextY - nextX * y;
 }, 0)) / 2;
-const coco = ({ points, score }, i) => {
+const coco = ({ points, score, name }, i, all) => {
   const xs = points.map(([x]) => x), ys = points.map(([, y]) => y), left = Math.min(...xs), top = Math.min(...ys);
   return {
-    id: i + 1, image_id: 1, category_id: 1, iscrowd: 0, score, segmentation: [points.flat()], area: area(points),
+    id: i + 1, image_id: 1, category_id: names(all).indexOf(name) + 1, iscrowd: 0, score, segmentation: [points.flat()], area: area(points),
     bbox: [left, top, Math.max(...xs) - left, Math.max(...ys) - top],
   };
 };
+const names = (all) => [...new Set(all.map((ring) => ring.name))];
 const files = {
   png: async () => {
     const { width, height, name } = picture, sheet = Object.assign(document.createElement("canvas"), { width, height }), brush = sheet.getContext("2d");
@@ -231,8 +246,9 @@ const files = {
     saveJson({ width, height, polygons: (await rings()).map((ring) => ring.points) }, `${name}-polygons.json`);
   },
   coco: async () => {
-    const { width, height, name, file } = picture, images = [{ id: 1, file_name: file, width, height }];
-    saveJson({ images, categories: [{ id: 1, name: "object" }], annotations: (await rings()).map(coco) }, `${name}-coco.json`);
+    const { width, height, name, file } = picture, images = [{ id: 1, file_name: file, width, height }], all = await rings();
+    const categories = names(all).map((name, i) => ({ id: i + 1, name }));
+    saveJson({ images, categories, annotations: all.map(coco) }, `${name}-coco.json`);
   },
 };
 const save = async (kind) => {
@@ -243,6 +259,8 @@ const save = async (kind) => {
 // Buttons, keys, dropped and pasted files
 
 get("undo").addEventListener("click", undo);
+get("find")?.addEventListener("click", find);
+get("words")?.addEventListener("keydown", (event) => { if (event.key === "Enter") find(); });
 get("clear").addEventListener("click", clear);
 for (const button of document.querySelectorAll("[data-save]")) button.addEventListener("click", () => save(button.id));
 for (const button of document.querySelectorAll("[data-sample]")) button.addEventListener("click", () => loadSample(button.dataset.sample));
@@ -265,6 +283,7 @@ const steer = (event) => {
   draw();
 };
 document.addEventListener("keydown", (event) => {
+  if (event.target.type === "text") return;
   if (event.ctrlKey || event.metaKey) {
     if (event.key !== "z" || !prompts.length) return;
     undo();

@@ -25,9 +25,9 @@ def client_of():
     """Returns a client of an application with the page."""
     with Service() as service:
 
-        def client_of(access=None, samples=SAMPLES):
+        def client_of(access=None, samples=SAMPLES, **options):
             parts = (service.segmenter, service.metrics, lambda: STATUS, access or Access(20 * MB))
-            return create_app(*parts, samples=samples).test_client()
+            return create_app(*parts, samples=samples, **options).test_client()
 
         yield client_of
 
@@ -81,6 +81,11 @@ def test_only_its_own_script_and_style_run_and_it_connects_to_its_service_alone(
 def test_it_names_no_address_outside_the_service(client):
     page = client.get("/try").text
     assert set(re.findall(r"https?://[\w./-]+", page)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_it_has_a_field_for_words_where_there_is_a_detector(client_of):
+    assert 'id="words"' not in client_of().get("/try").text
+    assert '<label for="words">' in client_of(finds_words=True).get("/try").text
 
 
 def test_it_knows_the_largest_request(client_of):
