@@ -5,13 +5,12 @@ from the annotator and leaves the prompt on the image. The reason goes to the lo
 """
 
 import json
-import secrets
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flask import Flask, Response, current_app, render_template, request
+from flask import Flask, Response, current_app, request
 
 from backend import answer_log
 from backend.errors import Reason, RetryLater
@@ -19,7 +18,7 @@ from backend.metrics import Metrics
 from backend.protocol import messages
 from backend.segmentation.service import Segmenter
 from backend.types import Prediction, PredictRequest, WebhookEvent
-from backend.web import request_body, try_page
+from backend.web import pages, request_body, try_page
 from backend.web.access import JSON, Access, Gate, protected
 from backend.web.error_answers import ErrorAnswers
 from backend.web.http_requests import DROP_AT_MOST
@@ -60,7 +59,7 @@ def create_app(
     ErrorAnswers(segmenter.model_version, metrics, access.max_body_bytes).register(app)
     for path, probe in probes.items():
         app.add_url_rule(path, path, probe)
-    app.add_url_rule("/", "index", lambda: _page(status) if _wants_page() else _json(health))
+    app.add_url_rule("/", "index", lambda: pages.render("status", status=status()) if _wants_page() else _json(health))
     app.add_url_rule("/metrics", "metrics", lambda: Response(metrics.exposition(), content_type=PROMETHEUS))
     _add_contract(app, segmenter, metrics, access, on_event)
     if samples is not None:
@@ -135,11 +134,6 @@ def _wants_page() -> bool:
     """Whether the caller is a browser; Label Studio and probes accept anything."""
     accepted = request.accept_mimetypes.best_match([JSON, "text/html"])
     return accepted == "text/html" and "text/html" in request.headers.get("Accept", "")
-
-
-def _page(status: Callable[[], Status]) -> Response:
-    page = render_template("status.html", status=status(), nonce=secrets.token_urlsafe(16))
-    return Response(page, mimetype="text/html")
 
 
 def _readiness(reason: str) -> Response:

@@ -1,18 +1,10 @@
 """The page at ``/try``: masks of a picture that is dropped on it, in a browser and without Label Studio."""
 
-import json
-import secrets
 from pathlib import Path
 
-from flask import Flask, Request, Response, abort, render_template, request
+from flask import Flask, Response, abort
 
-CHINESE: dict[str, str] = json.loads(Path(__file__).with_name("templates").joinpath("try.zh.json").read_text("utf-8"))
-"""The page's texts by the English ones; ``{}`` stands for what varies."""
-
-
-def language_of(asked: Request) -> str:
-    """Return the language that a browser prefers of ``en`` and ``zh``; ``en`` if it names neither."""
-    return asked.accept_languages.best_match(("en", "zh")) or "en"
+from backend.web import pages
 
 
 def add(app: Flask, samples: Path, max_body_bytes: int, *, finds_words: bool) -> None:
@@ -26,11 +18,7 @@ def add(app: Flask, samples: Path, max_body_bytes: int, *, finds_words: bool) ->
 
     @app.get("/try")
     def page() -> Response:
-        nonce, language = secrets.token_urlsafe(16), language_of(request)
-        texts = CHINESE if language == "zh" else {}
-        about = {"samples": names, "max_body_bytes": max_body_bytes, "nonce": nonce, "finds_words": finds_words}
-        text = render_template("try.html", **about, language=language, texts=texts)
-        return Response(text, mimetype="text/html", headers={"Vary": "Accept-Language"})
+        return pages.render("try", samples=names, max_body_bytes=max_body_bytes, finds_words=finds_words)
 
     @app.get("/try/samples/<name>")
     def sample(name: str) -> Response:

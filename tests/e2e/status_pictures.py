@@ -6,6 +6,7 @@ Without a folder only the README's picture is taken again.
 
 import json
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from werkzeug.serving import make_server
 
 from backend.composition import parts
@@ -130,6 +131,21 @@ def photograph(
     assert not complaints, complaints
     context.close()
     Image.open(target).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def english(page: Page) -> set[str]:
+    """The texts of a page that hold no Chinese character, but for numbers, signs, and what stands in code."""
+    shown = page.evaluate(
+        """() => {
+            const nodes = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+            while (nodes.nextNode()) {
+                const node = nodes.currentNode;
+                if (!node.parentNode.closest("script, noscript, code, pre")) found.push(node.data);
+            }
+            return found.concat([...document.querySelectorAll("[aria-label]")].map((each) => each.ariaLabel));
+        }"""
+    )
+    return {text.strip() for text in shown if re.search("[A-Za-z]{2}", text) and not re.search("[\u4e00-\u9fff]", text)}
 
 
 def alone(browser: Browser, folder: Path, work: Path) -> None:

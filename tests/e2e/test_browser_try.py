@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from model.demo import SAMPLES
 from tests.e2e.conftest import SCREENSHOTS
-from tests.e2e.status_pictures import DESKTOP, PHONE, driver
+from tests.e2e.status_pictures import DESKTOP, PHONE, driver, english
 from tests.support import detector_directories as directories
 
 pytestmark = pytest.mark.browser
@@ -25,8 +25,8 @@ GEAR, HORSESHOE = SAMPLE["objects"][1], SAMPLE["objects"][4]
 class TryPage:
     """The page, with a picture's pixels as its coordinates."""
 
-    def __init__(self, browser, url, viewport=DESKTOP):
-        self.page = browser.new_context(viewport=viewport, accept_downloads=True).new_page()
+    def __init__(self, browser, url, viewport=DESKTOP, locale="en"):
+        self.page = browser.new_context(viewport=viewport, accept_downloads=True, locale=locale).new_page()
         self.complaints, self.addresses, self.bodies = [], [], []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", lambda message: self.complaints.append(message.text))
@@ -202,6 +202,24 @@ def test_it_is_never_wider_than_the_window(service, browser, viewport):
     shown = TryPage(browser, service.url, viewport)
     shown.take_sample()
     assert shown.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+def test_a_browser_that_prefers_chinese_is_shown_chinese(service, browser):
+    shown = TryPage(browser, service.url, locale="zh-CN")
+    expect(shown.page).to_have_title("试用 – PaddlePaddle SAM 后端")
+    expect(shown.state).to_have_text("还没有图片。")
+    shown.page.get_by_role("button", name=NAME).click()
+    expect(shown.state).to_have_text(f"{NAME}.jpg，800 × 800。点击一个物体，或在它周围拖出一个框。", timeout=SOON_MS)
+    shown.click(*GEAR["click"])
+    expect(shown.state).to_contain_text("毫秒 · 分数", timeout=SOON_MS)
+    expect(shown.page.get_by_label("图片，带提示和掩码")).to_be_visible()
+    expect(shown.page.get_by_role("button", name="清除")).to_be_enabled()
+    expect(shown.page.get_by_text("按住 Alt 或用右键")).to_be_visible()
+    shown.page.keyboard.press("Escape")
+    shown.click(*GEAR["click"], button="right")
+    expect(shown.state).to_have_text("只有背景不标记任何东西：请同时点击物体。", timeout=SOON_MS)
+    assert english(shown.page) <= {"PNG", "COCO", "Esc", "Enter", "Alt"}, "the same in every language"
+    assert not shown.complaints
 
 
 def test_words_show_labelled_masks_where_there_is_a_detector(tmp_path, browser):

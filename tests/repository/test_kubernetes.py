@@ -1,5 +1,6 @@
 """The Kubernetes manifests: valid by its schemas, least rights, settings that exist, and parts that find each other."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -46,13 +47,19 @@ def selects(selector, labels):
     return matching
 
 
+def as_keda_reads(manifest):
+    """The fields of a ScaledObject that KEDA defines; ValueError if one is missing or of another type."""
+    models = pytest.importorskip("cloudcoil.models.keda.v1alpha1", reason="see requirements-dev.txt")
+    return models.ScaledObject.model_validate(manifest).model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize(("path", "manifest"), OBJECTS, ids=[f"{path}-{each['kind']}" for path, each in OBJECTS])
 def test_a_manifest_keeps_to_the_schema(path, manifest, release):
-    schemas = pytest.importorskip("kubernetes_validate", reason="see requirements-dev.txt")
     if manifest["kind"] == "ScaledObject":
-        assert manifest["apiVersion"] == "keda.sh/v1alpha1", "not one of Kubernetes' own kinds"
+        assert as_keda_reads(manifest) == manifest, "not one of Kubernetes' own kinds"
         return
+    schemas = pytest.importorskip("kubernetes_validate", reason="see requirements-dev.txt")
     schemas.validate(manifest, release, strict=True)
 
 
@@ -62,6 +69,26 @@ def test_a_slip_in_a_manifest_is_seen():
     manifest["spec"]["template"]["spec"]["enableServiceLink"] = False
     with pytest.raises(schemas.ValidationError):
         schemas.validate(manifest, RELEASES[0], strict=True)
+
+
+@pytest.fixture
+def scaled():
+    [scaled] = copy.deepcopy(of_kind("ScaledObject"))
+    return scaled
+
+
+def test_a_field_that_keda_does_not_know_is_seen(scaled):
+    scaled["spec"]["maxReplicas"] = scaled["spec"]["triggers"][0]["metric"] = 4
+    spec = as_keda_reads(scaled)["spec"]
+    assert "maxReplicas" not in spec
+    assert "metric" not in spec["triggers"][0]
+
+
+@pytest.mark.parametrize(("field", "value"), [("scaleTargetRef", None), ("maxReplicaCount", "many"), ("triggers", {})])
+def test_a_value_that_keda_cannot_read_is_seen(scaled, field, value):
+    scaled["spec"][field] = value
+    with pytest.raises(ValueError, match=field):
+        as_keda_reads(scaled)
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -151,5 +178,7 @@ def test_scaling_asks_for_a_metric_that_is_documented():
     [scaled] = of_kind("ScaledObject")
     assert scaled["spec"]["scaleTargetRef"]["name"] in DEPLOYMENTS
     [trigger] = scaled["spec"]["triggers"]
+    assert (trigger["type"], trigger["metricType"]) == ("prometheus", "Value")
+    assert trigger["metadata"].keys() == {"serverAddress", "query", "threshold"}, "what this scaler cannot do without"
     metric = trigger["metadata"]["query"].split("(")[1].split("{")[0]
     assert f"`{metric}`" in (ROOT / "docs" / "operations.md").read_text()

@@ -1,19 +1,24 @@
-// TEXTS has the texts of the page in another language, by the English ones; {} stands for what varies.
+// TEXTS has the texts of the page in another language, by the English ones; {} stands for what varies, and the first that fits counts.
+const PATTERNS = Object.keys(TEXTS).filter((english) => english.includes("{}")).map((english) => [
+  new RegExp(`^${english.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replaceAll("{}", "(.+?)")}$`), TEXTS[english],
+]);
 const translated = (text) => {
-  for (const [english, other] of Object.entries(TEXTS)) {
-    const pattern = english.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replaceAll("{}", "(.+)");
-    const found = text.match(new RegExp(`^${pattern}$`));
+  if (Object.hasOwn(TEXTS, text)) return TEXTS[text];
+  for (const [pattern, other] of PATTERNS) {
+    const found = text.match(pattern);
     let part = 0;
-    if (found) return other.replaceAll("{}", () => found[++part]);
+    if (found) return other.replaceAll("{}", () => translated(found[++part]));
   }
-  return text;
+  return text.includes(", ") ? text.split(", ").map(translated).join(", ") : text;
 };
-if (Object.keys(TEXTS).length) {
-  const nodes = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+const translate = (page) => {
+  if (!Object.keys(TEXTS).length) return;
+  const nodes = page.createTreeWalker(page.body, NodeFilter.SHOW_TEXT);
   while (nodes.nextNode()) {
     const node = nodes.currentNode, text = node.data.trim();
     if (text && node.parentNode.nodeName !== "SCRIPT") node.data = node.data.replace(text, () => translated(text));
   }
-  for (const each of document.querySelectorAll("[aria-label]")) each.setAttribute("aria-label", translated(each.getAttribute("aria-label")));
-  document.title = translated(document.title);
-}
+  for (const each of page.querySelectorAll("[aria-label]")) each.setAttribute("aria-label", translated(each.getAttribute("aria-label")));
+  page.title = translated(page.title);
+};
+translate(document);

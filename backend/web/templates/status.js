@@ -5,6 +5,7 @@ const refresh = async () => {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
     if (!answer.ok) throw new Error(answer.statusText);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    translate(fresh);
     for (const part of ["header", "main"]) {
       document.querySelector(part).replaceWith(fresh.querySelector(part));
     }

@@ -2,19 +2,18 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from backend.settings import Settings, read
 from backend.types import Secret
-from backend.web import try_page
+from backend.web import pages
 from backend.web.access import Access
 from backend.web.app import create_app
 from model.demo import SAMPLES
 from tests.support.service import MB, STATUS, Service
 
-TEMPLATES = Path(try_page.__file__).with_name("templates")
+TEMPLATES = pages.TEMPLATES
 KEYS = {"Esc", "Enter", "Alt"}
 """Of the keyboard, the same in every language."""
 
@@ -131,7 +130,7 @@ def test_the_page_follows_the_browsers_language(client, accepted, language):
     assert f'<html lang="{language}">' in page.text
     assert page.headers["Vary"] == "Accept-Language"
     texts = json.loads(re.search(r"const TEXTS = (.*);\n", page.text)[1])
-    assert texts == (try_page.CHINESE if language == "zh" else {})
+    assert texts == (pages.CHINESE["try"] if language == "zh" else {})
 
 
 def test_every_text_of_the_page_has_a_chinese_one():
@@ -148,4 +147,4 @@ def test_every_text_of_the_page_has_a_chinese_one():
         if text
     }
     assert len(said) >= 8
-    assert (shown | said) - set(try_page.CHINESE) - {"{} in {} ms · score {}"} == set()
+    assert (shown | said) - set(pages.CHINESE["try"]) - {"{} in {} ms · score {}"} == set()
