@@ -134,7 +134,10 @@ def photograph(
 
 
 def english(page: Page) -> set[str]:
-    """The texts of a page that hold no Chinese character, but for numbers, signs, and what stands in code."""
+    """The texts of a page that hold two words in a row and no Chinese character.
+
+    Names of reasons, stages and models are one word.
+    """
     shown = page.evaluate(
         """() => {
             const nodes = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
@@ -145,7 +148,8 @@ def english(page: Page) -> set[str]:
             return found.concat([...document.querySelectorAll("[aria-label]")].map((each) => each.ariaLabel));
         }"""
     )
-    return {text.strip() for text in shown if re.search("[A-Za-z]{2}", text) and not re.search("[\u4e00-\u9fff]", text)}
+    words = re.compile("[A-Za-z]{2,} [a-z]{2,}")
+    return {text.strip() for text in shown if words.search(text) and not re.search("[\u4e00-\u9fff]", text)}
 
 
 def alone(browser: Browser, folder: Path, work: Path) -> None:

@@ -1,5 +1,5 @@
-// TEXTS has the texts of the page in another language, by the English ones; {} stands for what varies, and the first that fits counts.
-const PATTERNS = Object.keys(TEXTS).filter((english) => english.includes("{}")).map((english) => [
+// TEXTS has the texts of the page in another language, by the English ones; {} stands for what varies, and the longest that fits counts.
+const PATTERNS = Object.keys(TEXTS).filter((english) => english.includes("{}")).sort((a, b) => b.length - a.length).map((english) => [
   new RegExp(`^${english.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replaceAll("{}", "(.+?)")}$`), TEXTS[english],
 ]);
 const translated = (text) => {
