@@ -132,9 +132,17 @@ def find(folder: Path) -> Library | None:
     return None
 
 
+_loading = threading.Lock()  # a stream runs only steps of its own engine, so all threads need the same library
+
+
 @lru_cache
-def _library() -> Library | None:
+def _loaded() -> Library | None:
     return find(Path(paddle.__file__).parent / "libs")
+
+
+def _library() -> Library | None:
+    with _loading:
+        return _loaded()
 
 
 def is_available() -> bool:
