@@ -36,7 +36,7 @@ def test_label_studio_gets_an_environment_in_the_demos_folder_once(tmp_path, pyt
     asked = python.asked()
     assert asked[0] == f"-m venv --clear {folder}"
     assert asked[1].endswith(f"--use-pep517 -r {REQUIREMENTS}")
-    assert "serve" in asked or "Label Studio" in why  # whichever ends first stops the other, before it writes anything
+    assert "serve" in asked
     lines, _ = start(tmp_path, python)
     assert lines[0].startswith("Starting Label Studio")
     assert not [line for line in python.asked() if "venv" in line or "pip" in line]
