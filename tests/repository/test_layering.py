@@ -65,7 +65,7 @@ ALLOWED = {
 
 ENVIRONMENT = (
     "backend.cli.commands",
-    "backend.demo.command",
+    "backend.cli.demo",
     "backend.demo.processes",
     "backend.label_studio_ml",
     "backend.web.gunicorn_server",
