@@ -326,7 +326,7 @@ def as_prompts(prompts: Prompt | Iterable[Prompt]) -> Sequence[Prompt]:
     Raises:
         ValueError: the sequence is empty.
     """
-    found = (prompts,) if isinstance(prompts, Prompt) else tuple(prompts)
-    if not found:
+    listed = (prompts,) if isinstance(prompts, Prompt) else tuple(prompts)
+    if not listed:
         raise ValueError("prompts: expected at least one, got none")
-    return found
+    return listed
