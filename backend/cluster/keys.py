@@ -43,6 +43,10 @@ class Keys:
         """Key of a stored embedding, or of a detector's boxes; ``*`` for the pattern of all embeddings."""
         return f"{self.prefix}:{'boxes' if isinstance(key, BoxKey) else 'embedding'}:{key}"
 
+    def files(self, project_id: int) -> str:
+        """Key of the digests of the image files that a project has used."""
+        return f"{self.prefix}:files:{project_id}"
+
     def content(self, address_key: SourceKey) -> str:
         """Key of the content last seen at an address; its age follows from its remaining time to live."""
         return _of_address(self, "place", address_key)

@@ -180,6 +180,7 @@ class EncodePipeline:
             return SharedRecord(known.digest, known.version, known.immutable), None, None
         try:
             key = self._spec.key_of(fetched.data)
+            self._store.note_file(ref.project_id, key.digest)
             record = SharedRecord(key.digest, fetched.version, fetched.immutable)
             if self._is_made(ref, key.digest):
                 return record, None, None
