@@ -205,7 +205,7 @@ class EncodePipeline:
 
     def _encode(self, work: _Work, key: EmbeddingKey, model_input: ModelInput) -> None:
         """Put the embedding into the store; if the content is being encoded for another address, wait for that."""
-        leases, lease_key = self._parts.leases, self._parts.keys.content_lease(key)
+        leases, lease_key = self._parts.leases, self._parts.keys.lease(key)
         while (lease := leases.acquire(lease_key)) is None:
             if work.priority is Priority.INTERACTIVE:
                 leases.expedite(lease_key)

@@ -196,22 +196,6 @@ class DecoderFolder:
             if self.record(project_id).order < record.order:
                 self._replace_record(project_id, record)
 
-    def erase(self, project_id: int) -> int:
-        """Remove a project's decoders, report and last training; return how many decoders there were.
-
-        A record without decoders and a training without a state stay, so that other machines remove theirs.
-
-        Raises:
-            OSError: a file cannot be written or removed.
-            ValueError: a training of its decoder runs on this machine.
-        """
-        if not self.path(project_id, RECORD).parent.is_dir():
-            return 0
-        with self.only_training(project_id):
-            count = len(self.record(project_id).digests)
-            self.change(project_id, lambda record: Record())
-        return count
-
     @contextmanager
     def only_training(self, project_id: int) -> Iterator[None]:
         """Let no other process on this machine train the decoder of a project while inside.
@@ -247,6 +231,23 @@ class DecoderFolder:
             if fcntl is not None:
                 fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+
+def erase(folder: DecoderFolder, project_id: int) -> int:
+    """Remove a project's decoders, report and last training; return how many decoders there were.
+
+    A record without decoders and a training without a state stay, so that other machines remove theirs.
+
+    Raises:
+        OSError: a file cannot be written or removed.
+        ValueError: a training of its decoder runs on this machine.
+    """
+    if not folder.path(project_id, RECORD).parent.is_dir():
+        return 0
+    with folder.only_training(project_id):
+        count = len(folder.record(project_id).digests)
+        folder.change(project_id, lambda record: Record())
+    return count
 
 
 def _checked(decoder: DecoderWeights, project_id: int, digest: str | None) -> DecoderWeights:
