@@ -252,10 +252,12 @@ def health_meanwhile() -> list[Row]:
     return rows
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     """Measure everything."""
     logging.getLogger("backend").setLevel(logging.WARNING)  # a line per click, as the service does it, but unread
     with bench() as (found, images):
-        rows = [*warm(found, images), with_saved_masks(found, images)]
-        rows += [*corrections(found, images), *among_many(found, images)]
-    return [*rows, *health_meanwhile()]
+        yield from warm(found, images)
+        yield with_saved_masks(found, images)
+        yield from corrections(found, images)
+        yield from among_many(found, images)
+    yield from health_meanwhile()
