@@ -101,7 +101,7 @@ class Prompt:
         marks = np.array(labels)
         if marks.shape != (len(points),):
             raise ValueError(f"point_labels: expected shape ({len(points)},), got {marks.shape}")
-        if not np.isin(marks, (0, 1)).all():
+        if not {0, 1}.issuperset(marks.tolist()):
             raise ValueError(f"point_labels: expected 0 (off the object) or 1 (on it), got {marks.tolist()}")
         marks = marks.astype(np.int32)
         _frozen(marks)
