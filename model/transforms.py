@@ -5,7 +5,9 @@ to the square, crop the padding, bilinear to the photo, > 0), and gives the same
 ``utils/transforms.py`` and ``modeling/sam.py``.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import cv2
@@ -24,6 +26,9 @@ ROUGH_LOGIT = 8.0
 
 NARROW_BYTES = 64_000_000
 """The most that an image may take whose rows, but not columns, are resized; only stretching to a square needs more."""
+
+BANDS_AHEAD = 2
+"""Bands of an image that wait in memory, decoded, while the one before them is resized."""
 
 VALUES_AT_ONCE = 1 << 18
 """Pixels of a mask that are computed at a time, in whole rows: 1 MiB of float32, which stays in cache."""
@@ -97,7 +102,8 @@ def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, 
 
     Rows are resized first and then columns, as Pillow does it too, but for tall images. Each row is independent, so
     only the columns need all bands. Where these would take more than `NARROW_BYTES`, columns are resized band by band.
-    The order and the bands change a pixel by one of 255 at most.
+    The order and the bands change a pixel by one of 255 at most. The rows of a band are
+    resized in a thread of their own, while the next band is decoded.
 
     Args:
         bands: the bands from top to bottom, each RGB and of the whole width.
@@ -105,7 +111,7 @@ def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, 
         size_wh: (width, height) of the result; no higher than ``height``.
     """
     width, rows = size_wh
-    narrow = (_resize(band, (width, band.height)) for band in bands)
+    narrow = _beside(bands, lambda band: _resize(band, (width, band.height)))
     if rows < height and 4 * width * height > NARROW_BYTES:
         return _resize_columns(narrow, height, size_wh)
     return _resize(_stacked(narrow, (width, height)), size_wh)
@@ -128,6 +134,17 @@ def _resize_columns(bands: Iterable[Image.Image], height: int, size_wh: tuple[in
         spent = max(0, int((done - 0.5) * scale) - 1 - top)
         kept, top = kept.crop((0, spent, width, kept.height)), top + spent
     return result
+
+
+def _beside(bands: Iterable[Image.Image], work: Callable[[Image.Image], Image.Image]) -> Iterator[Image.Image]:
+    """Yield what ``work`` makes of each band, in order, while those that follow are decoded."""
+    with ThreadPoolExecutor(1, thread_name_prefix="bands") as thread:
+        begun: deque[Future[Image.Image]] = deque()
+        for band in bands:
+            begun.append(thread.submit(work, band))
+            if len(begun) > BANDS_AHEAD:
+                yield begun.popleft().result()
+        yield from (each.result() for each in begun)
 
 
 def _resize(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
