@@ -10,6 +10,7 @@ from backend.cli.commands import refuse, settings_of
 
 if TYPE_CHECKING:
     from backend.projects.report import RunReport
+    from model.weights import Checkpoint
 
 
 @click.command("precompute")
@@ -27,19 +28,15 @@ def command(project: int, view: int | None, limit: int | None, weights: str | No
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     if not settings.redis_url and not settings.disk_cache_mb:
         refuse("what is made would be lost with this process: expected PADDLE_SAM_DISK_CACHE_MB above 0, or REDIS_URL")
-    from backend.cli.run import execute, exit_on_error, with_engine  # here: --help must not wait for them
+    from backend.cli.run import execute_with_engine, exit_on_error  # here: --help must not wait for them
     from backend.projects import engine, precompute, progress
     from backend.projects.run import BatchRun, TaskQuery
 
     if not settings.redis_url:
         exit_on_error(lambda: engine.check_cache(settings))
 
-    def encode(batch: BatchRun, made: engine.Engine) -> "RunReport":
+    def encode(batch: BatchRun, _: "Checkpoint", started: engine.Engine) -> "RunReport":
         with progress.showing("precompute", batch.total, sys.stderr) as shown:
-            return precompute.run(batch, made, shown)
+            return precompute.run(batch, started, shown)
 
-    execute(
-        settings,
-        TaskQuery(project, view, limit),
-        lambda batch: with_engine(settings, batch, lambda _, made: encode(batch, made)),
-    )
+    execute_with_engine(settings, TaskQuery(project, view, limit), encode)
