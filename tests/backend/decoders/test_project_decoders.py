@@ -152,11 +152,16 @@ def test_a_bound_that_is_smaller_than_one_decoder_keeps_one(folder, process, emb
 
 def test_while_decoders_change_every_answer_is_wholly_that_of_the_version_it_names(folder, process, embedding):
     made = [folder.publish(7, decoder_file(BASE, seed, project=7)) for seed in (1, 2)]
-    alone = {
-        checkpoint.model_version: logits(load(checkpoint, "cpu"), embedding)
-        for checkpoint in (BASE, *(decoder_weights.apply(BASE, decoder) for decoder in made))
-    }
-    decoders, stop, seen = process(), threading.Event(), set()
+    checkpoints = (BASE, *(decoder_weights.apply(BASE, decoder) for decoder in made))
+    alone = {each.model_version: logits(load(each, "cpu"), embedding) for each in checkpoints}
+    loaded = {}
+
+    def load_once(checkpoint, device):
+        version = checkpoint.model_version
+        loaded[version] = loaded.get(version) or load(checkpoint, device)
+        return loaded[version]
+
+    decoders, stop, seen = process(load=load_once), threading.Event(), set()
 
     def click():
         while not stop.is_set():
