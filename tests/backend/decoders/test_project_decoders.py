@@ -130,6 +130,29 @@ def test_a_decoder_that_cannot_be_used_leaves_the_old_one_in_place_and_is_tried_
     assert not decoders.problems
 
 
+def test_while_a_decoder_cannot_be_loaded_the_base_answers_even_the_first_click(folder, process, embedding):
+    clock, failures = FakeClock(), [MemoryError("no memory on the device")]
+    tuned = folder.publish(7, decoder_file(BASE, project=7))
+
+    def load_later(checkpoint, device):
+        if failures:
+            raise failures.pop()
+        return load(checkpoint, device)
+
+    decoders = process(load=load_later, clock=clock)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda decoder: (logits(decoder, embedding), decoder), [decoders.of(7)] * 4))
+    expected = logits(decoders.of(None), embedding)
+    assert all(np.array_equal(answer, expected) for answer, _ in answers)
+    assert {decoder.model_version for _, decoder in answers} == {BASE.model_version}
+    assert decoders.problems == {7: "the decoder cannot be loaded: no memory on the device"}
+    assert decoders.of(7) is decoders.of(None)
+    clock.advance(RETRY_AFTER_S)
+    decoders.refresh()
+    assert decoders.of(7).model_version == version(tuned)
+    assert not decoders.problems
+
+
 def test_decoders_in_memory_are_bounded_in_bytes_and_the_one_used_last_stays(folder, process):
     made = {number: folder.publish(number, decoder_file(BASE, project=number)) for number in (1, 2, 3)}
     nbytes = COPIES * made[1].nbytes
