@@ -7,10 +7,11 @@ judged on.
 """
 
 import argparse
+import json
 import resource
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from model.build import Encoder, load_decoder, load_encoder
 from model.coco import rle
 from model.finetuning import judging
 from model.finetuning.examples import TrainingImage, TrainingObject
-from model.finetuning.judging import Judgement, Scores
+from model.finetuning.judging import Scores
 from model.finetuning.training import Progress, Training, TrainingOptions
 from model.types import FloatArray
 from model.types import Mask as ModelMask
@@ -31,8 +32,8 @@ from model.weights import Checkpoint, read
 
 LEARNED_SEED, NEW_SEED = 5000, 29_000  # of cells
 CHOICE_SEED, OLD_SEED = 0, 30_000  # of the old family
-SCENES, JUDGED = 60, 30
-MIXES = (0.25, 0.35, 0.45, 0.55, 0.7)
+SCENES, JUDGED = 60, 25
+MIXES = "0.35", "0.45", "0.55", "0.7"
 TABLE = "click | box | corrected |"
 
 
@@ -55,15 +56,29 @@ def counted(images: list[TrainingImage]) -> str:
     return f"{len(images)} images with {sum(len(image.objects) for image in images)} masks"
 
 
-def show_row(name: str, *judged: Sequence[Judgement]) -> None:
-    """Print a row of the table, with three digits of every mean IoU."""
-    ious = [iou for judgements in judged for iou in Scores.of(judgements).ious.values()]
-    print(f"| {name} | {' | '.join(f'{iou:.3f}' for iou in ious)} |", flush=True)
+class Judge:
+    """Judges decoders, and keeps the figures in a file, so that a run that was stopped goes on from there."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Keep the figures in ``path``, or in memory alone."""
+        self._path = path
+        is_there = path is not None and path.exists()
+        self._ious: dict[str, list[float]] = json.loads(path.read_text()) if path and is_there else {}
+
+    def ious(self, scenes: str, mix: str, images: list[TrainingImage], checkpoint: Checkpoint) -> list[float]:
+        """Return the mean IoUs of a decoder, by kind of prompt, on images that are called ``scenes``."""
+        name = f"{scenes}, mix {mix}"
+        if name not in self._ious:
+            judgements = list(judging.judge(load_decoder(checkpoint), images, lambda image: image.load()))
+            self._ious[name] = list(Scores.of(judgements).ious.values())
+            if self._path is not None:
+                self._path.write_text(json.dumps(self._ious))
+        return self._ious[name]
 
 
-def judged(images: list[TrainingImage], checkpoint: Checkpoint) -> list[Judgement]:
-    """Return what a decoder makes of some images."""
-    return list(judging.judge(load_decoder(checkpoint), images, lambda image: image.load()))
+def show_row(name: str, *ious: list[float]) -> None:
+    """Print a row of a table, with three digits of every mean IoU."""
+    print(f"| {name} | {' | '.join(f'{iou:.3f}' for row in ious for iou in row)} |", flush=True)
 
 
 class Clock:
@@ -77,8 +92,8 @@ class Clock:
         """Note the progress."""
         if max(progress.scores) > self._best:
             self._best, self.best = max(progress.scores), self.taken()
-        left = f"{progress.left_s:.0f} s left"
-        print(f"step {progress.step} of {progress.steps}, {left}, mean IoU {self._best:.3f}", flush=True)
+        at = f"step {progress.step} of {progress.steps} after {self.taken()}"
+        print(f"{at}, {progress.left_s:.0f} s left, mean IoU {self._best:.3f}", flush=True)
 
     def taken(self) -> str:
         """Return the time since the beginning."""
@@ -97,7 +112,9 @@ def main() -> None:
     """Train and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mix", type=float, default=TrainingOptions().mix)
-    parser.add_argument("--state", type=Path, help="file that keeps the state, to go on from when it is run again")
+    parser.add_argument(
+        "--state", type=Path, help="file that keeps the state; with .json, the figures: run again, it goes on"
+    )
     options = parser.parse_args()
     base, clock = read(WEIGHTS), Clock()
     encoder = load_encoder(base)
@@ -106,21 +123,23 @@ def main() -> None:
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{counted(images)}: best after {clock.best}, ended after {clock.taken()} as {result.ended}")
     print(f"peak memory {peak_mb:.0f} MB")
+    judge = Judge(options.state and options.state.with_suffix(".json"))
     aside = list({id(each.image): each.image for each in result.before}.values())
     choice = examples(encoder, (render_scene(CHOICE_SEED + number) for number in range(JUDGED)))
     print(f"\nTo choose a mix: old family: {counted(choice)}\n\n| `--mix` | kept aside: {TABLE} old family: {TABLE}")
     print("|---" * 7 + "|")
-    show_row("base", result.before, judged(choice, base))
-    for mix in MIXES:
-        tuned = mixed(base, result.tensors, mix / options.mix)
-        show_row(f"{mix:g}", judged(aside, tuned), judged(choice, tuned))
+    for mix in ("0", *MIXES):
+        tuned = mixed(base, result.tensors, float(mix) / options.mix)
+        show_row(mix, judge.ious("aside", mix, aside, tuned), judge.ious("choice", mix, choice, tuned))
     new = examples(encoder, (render_cells(NEW_SEED + number) for number in range(JUDGED)))
     old = examples(encoder, (render_scene(OLD_SEED + number) for number in range(JUDGED)))
     print(f"\nJudged: new cells: {counted(new)}; old family: {counted(old)}\n")
     print(f"| `--mix` | kept aside: {TABLE} new cells: {TABLE} old family: {TABLE}\n" + "|---" * 10 + "|")
-    tuned = mixed(base, result.tensors, 1)
-    show_row("base", result.before, judged(new, base), judged(old, base))
-    show_row(f"{options.mix:g}", result.after, judged(new, tuned), judged(old, tuned))
+    for mix in ("0", f"{options.mix:g}"):
+        tuned = mixed(base, result.tensors, float(mix) / options.mix)
+        show_row(
+            mix, *(judge.ious(*each, tuned) for each in (("aside", mix, aside), ("new", mix, new), ("old", mix, old)))
+        )
 
 
 if __name__ == "__main__":

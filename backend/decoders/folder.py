@@ -13,7 +13,7 @@ old record or the new one.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -39,6 +39,7 @@ MOST_DECODERS = 5
 """How many decoders of a project are kept; the active one always is."""
 
 MOST_DOCUMENT_BYTES = 64_000
+_LOCK = ".lock"  # held while a document is changed
 
 
 D = TypeVar("D", bound="Document")
@@ -208,7 +209,7 @@ class DecoderFolder:
 
     def update(self, project_id: int, kind: type[D], change: Callable[[D], D]) -> D:
         """Replace a document of a project, with the next revision; see `change` for the errors."""
-        with self._lock(project_id):
+        with _locked(self.path(project_id, _LOCK), waits=True):
             before = self.load(project_id, kind)
             after = replace(change(before), revision=before.revision + 1)
             self._replace(project_id, after)
@@ -222,7 +223,7 @@ class DecoderFolder:
         Raises:
             OSError: it cannot be written.
         """
-        with self._lock(project_id):
+        with _locked(self.path(project_id, _LOCK), waits=True):
             if self.load(project_id, type(document)).order < document.order:
                 self._replace(project_id, document)
 
@@ -251,10 +252,6 @@ class DecoderFolder:
             for path in self.path(project_id, RECORD).parent.glob("*.safetensors"):
                 if path.stem not in document.digests:
                     path.unlink(missing_ok=True)
-
-    def _lock(self, project_id: int) -> AbstractContextManager[None]:
-        """Wait until no other process or thread changes the documents."""
-        return _locked(self.path(project_id, ".lock"), waits=True)
 
 
 @contextmanager

@@ -210,7 +210,7 @@ def test_prompts_lie_where_they_should():
         x, y, label = prompting.corrective_click(rng, cover, np.full_like(cover, 1), embedding)
         assert label == 0
         hits.append(not wanted[round(y), round(x)])
-        left, top, right, bottom = prompting.jittered_box(rng, image.objects[0])
+        left, top, right, bottom = prompting.jittered_box(rng, image.objects[0].rle)
         assert 0 <= left <= right <= PHOTO[1]
         assert 0 <= top <= bottom <= PHOTO[0]
     assert np.mean(hits) > 0.9
