@@ -2,7 +2,7 @@
 
 import click
 
-from backend.cli import decoders, demo, export_coco, finetune, preannotate, precompute, serve, worker
+from backend.cli import decoders, demo, erase, export_coco, finetune, preannotate, precompute, serve, worker
 from backend.cli.doctor import command as doctor
 
 
@@ -14,5 +14,5 @@ def main() -> None:
     """
 
 
-for _module in (serve, worker, precompute, preannotate, export_coco, finetune, decoders, doctor, demo):
+for _module in (serve, worker, precompute, preannotate, export_coco, finetune, decoders, erase, doctor, demo):
     main.add_command(_module.command)

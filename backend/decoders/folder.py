@@ -28,7 +28,7 @@ try:
 except ImportError:  # on Windows, where one process uses the folder
     fcntl = None  # type: ignore[assignment]
 
-RECORD, TRAINING = "decoders.json", "training.json"
+DOCUMENTS = RECORD, TRAINING = "decoders.json", "training.json"
 
 MOST_BYTES = 20_000_000
 """Largest file of a decoder; that of the largest published SAM has 17 MB."""
@@ -217,8 +217,9 @@ class DecoderFolder:
 
     def _replace_record(self, project_id: int, record: Record) -> None:
         self.write_document(project_id, RECORD, record.dump())
-        for path in self.path(project_id, RECORD).parent.glob("*.safetensors"):
-            if path.stem not in record.digests:
+        for path in self.path(project_id, RECORD).parent.glob("[!.]*"):
+            is_decoder = path.suffix == ".safetensors"
+            if path.stem not in record.digests if is_decoder else not record.digests and path.name not in DOCUMENTS:
                 path.unlink(missing_ok=True)
 
     @contextmanager
@@ -230,6 +231,23 @@ class DecoderFolder:
             if fcntl is not None:
                 fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+
+def erase(folder: DecoderFolder, project_id: int) -> int:
+    """Remove a project's decoders, report and last training; return how many decoders there were.
+
+    A record without decoders and a training without a state stay, so that other machines remove theirs.
+
+    Raises:
+        OSError: a file cannot be written or removed.
+        ValueError: a training of its decoder runs on this machine.
+    """
+    if not folder.path(project_id, RECORD).parent.is_dir():
+        return 0
+    with folder.only_training(project_id):
+        count = len(folder.record(project_id).digests)
+        folder.change(project_id, lambda record: Record())
+    return count
 
 
 def _checked(decoder: DecoderWeights, project_id: int, digest: str | None) -> DecoderWeights:

@@ -402,9 +402,11 @@ def test_brush_strokes_are_read() -> None:
     touches = [
         {"relativePoints": [1, 2, 3, 4], "relativeStrokeWidth": 5, "compositeOperation": "source-over"},
         {"relativePoints": [1, 2], "relativeStrokeWidth": 2, "compositeOperation": "destination-out"},
+        {"relativePoints": [1, 2, 3, 4], "relativeStrokeWidth": 5, "type": "add"},
+        {"relativePoints": [1, 2], "relativeStrokeWidth": 2, "type": "eraser", "eraserSize": 25},
     ]
     [region] = parsed(result("brushlabels", {"format": "rle", "rle": [], "touches": touches})).context
-    assert region.shape == Brush(b"", (Stroke(((1, 2), (3, 4)), 5), Stroke(((1, 2),), 2, erases=True)))
+    assert region.shape == Brush(b"", 2 * (Stroke(((1, 2), (3, 4)), 5), Stroke(((1, 2),), 2, erases=True)))
 
 
 def test_a_brush_kept_as_an_image_is_read() -> None:
