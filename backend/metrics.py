@@ -110,7 +110,13 @@ class ConfigProblems:
 
 
 class Metrics:
-    """Counters, times of stages, problems of configs and the last requests of one service; safe from many threads."""
+    """Counters, times of stages, problems of configs and the last requests of one service; safe from many threads.
+
+    >>> metrics = Metrics()
+    >>> metrics.record_lookup("memory")
+    >>> metrics.lookups()
+    {'memory': 1}
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """Register all counters; ``clock`` returns seconds since 1970."""

@@ -21,12 +21,16 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 LONGEST = (
-    "model/test_demo_model.py",
     "service/test_fuzz.py",
     "backend/cluster/test_faults.py",
-    "test_request_costs.py",
+    "model/test_demo_model.py",
+    "backend/cluster/test_remote.py",
+    "backend/web/test_gunicorn_server.py",
+    "service/test_request_costs.py",
+    "e2e/test_demo.py",
 )
-"""Files to begin with, where several processes share the tests: the last of these would otherwise run alone."""
+"""Files to begin with, where several processes share the tests: the last of these would otherwise run alone. Those that
+compute stand between those that wait."""
 
 
 MODULES_MARKS = re.compile(r"^pytestmark = (.*?)^(?=\S)", re.MULTILINE | re.DOTALL)

@@ -86,7 +86,7 @@ def command(
 
     All objects of an image are decoded together, labels are kept, and the labeling config says what masks are drawn as.
     Every task gets exactly one prediction of this model, however often this is run, killed, or run by two people at
-    once; a task that has one is passed over. The newest unlabelled tasks come first.
+    once; a task that has one is skipped. The newest unlabelled tasks come first.
 
     Exit status: 0 if every task went well, 1 if some did not (the summary says why), 2 if nothing could be begun, 130
     if stopped with Ctrl-C.

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def command(project: int, view: int | None, limit: int | None, weights: str | None, device: str | None) -> None:
     """Encode a project's images, so that every first click finds its image ready.
 
-    The newest unlabelled tasks come first. What is in the cache is passed over, so a run that was stopped, killed or
-    made yesterday is taken up where it was left. Without REDIS_URL this process encodes, into the cache folder that the
-    service on this machine reads; with it the workers do, whenever they have nothing more urgent to do.
+    The newest unlabelled tasks come first. Images in the cache are skipped, so a run that was stopped or killed
+    continues where it ended. Without REDIS_URL this process encodes, into the cache folder that the service on this
+    machine reads; with it the workers do, whenever they have nothing more urgent to do.
 
     Exit status: 0 if every image is ready, 1 if some are not (the summary says why), 2 if nothing could be begun, 130
     if stopped with Ctrl-C.

@@ -115,7 +115,7 @@ def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
     Raises:
         WeightsError: they differ in a parameter that both hold, so an embedding of one would mean nothing to the other.
     """
-    first, second = sorted((first, second), key=in_order)
+    first, second = sorted((first, second), key=merge_order)
     where = f"{first.path} and {second.path}"
     configs = [checkpoint.config for checkpoint in (first, second)]
     sizes = [(config.image_encoder, config.image_size, config.decoder_num_heads) for config in configs]
@@ -131,7 +131,7 @@ def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
     return Checkpoint(f"{first.name}+{second.name}", config, tensors, digest, "merged", first.path)
 
 
-def in_order(checkpoint: Checkpoint) -> tuple[str, str]:
+def merge_order(checkpoint: Checkpoint) -> tuple[str, str]:
     """Return what checkpoints are sorted by before they are merged."""
     return checkpoint.name, checkpoint.digest
 
