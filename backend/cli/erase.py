@@ -21,6 +21,7 @@ def command(project: int) -> None:
     from backend.cluster import erase  # here: --help must not wait for them
     from backend.composition import cluster
     from backend.composition.decoders import exchanged
+    from backend.decoders.folder import erase as erase_decoders
     from backend.decoders.training import STATES, State, TrainingLog
     from backend.embeddings.content_records import ContentDatabase
     from backend.embeddings.stores import FileStore
@@ -29,7 +30,7 @@ def command(project: int) -> None:
     folder, in_redis = settings.cache_dir, 0
     try:
         with exchanged(settings) as decoders:
-            decoder_count = decoders.erase(project)
+            decoder_count = erase_decoders(decoders, project)
             log = TrainingLog(decoders)
             if project in log.all():
                 log.write(project, State.NONE)

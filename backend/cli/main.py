@@ -2,9 +2,8 @@
 
 import click
 
-from backend.cli import decoders, erase, export_coco, finetune, preannotate, precompute, serve, worker
+from backend.cli import decoders, demo, erase, export_coco, finetune, preannotate, precompute, serve, worker
 from backend.cli.doctor import command as doctor
-from backend.demo import command as demo
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -55,13 +55,11 @@ class Keys:
         """Key of the recent failure of an address."""
         return _of_address(self, "failure", address_key)
 
-    def lease(self, address_key: SourceKey) -> str:
-        """Key of the lease of the worker that processes an address."""
-        return _of_address(self, "lease", address_key)
-
-    def content_lease(self, key: EmbeddingKey) -> str:
-        """Key of the lease of the worker that encodes a content."""
-        return f"{self.prefix}:lease:content:{key}"
+    def lease(self, key: SourceKey | EmbeddingKey) -> str:
+        """Key of the lease of the worker that processes an address, or that encodes a content."""
+        return (
+            f"{self.prefix}:lease:content:{key}" if isinstance(key, EmbeddingKey) else _of_address(self, "lease", key)
+        )
 
     def run(self, project_id: int) -> str:
         """Key of the lease of the run that stores predictions of a whole project."""

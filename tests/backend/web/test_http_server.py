@@ -333,7 +333,7 @@ def test_a_caller_for_whom_there_is_no_place_is_told_so():
         lines = [Line(served.port) for _ in range(3)]
         for line in lines:
             line.send(HEALTH)
-        wait_until(lambda: sum(one.is_in_hand for one in served.http.connections.values()) == 3)
+        wait_until(lambda: sum(connection.is_answering for connection in served.http.connections.values()) == 3)
         with Line(served.port) as line:
             assert line.rest().startswith(b"HTTP/1.1 503 ")
         go.set()
