@@ -16,7 +16,7 @@ from model import device as devices
 from model.errors import CapabilityError
 from model.machine import cpu_count
 from model.modeling.image_encoder import Parallel, Sequential
-from model.modeling.kernels import tensor
+from model.modeling.kernels import memory, tensor
 from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
 from model.transforms import mask_and_areas, mask_to_model, points_to_model
@@ -364,6 +364,4 @@ def product(first: FloatArray, second: FloatArray) -> FloatArray:
     numpy spreads it over threads that wait for each other in a spin: many times slower than the product itself where
     more of them want to run than there are cores.
     """
-    place = paddle.CPUPlace()
-    tensors = (paddle.to_tensor(array, place=place) for array in (first, second))
-    return np.asarray(paddle.matmul(*tensors).numpy(), dtype=np.float32)
+    return memory(paddle.matmul(*(tensor(np.ascontiguousarray(array)) for array in (first, second))))

@@ -197,6 +197,7 @@ class EncodePipeline:
             return SharedRecord(known.digest, known.version, known.immutable), None, None
         try:
             key = self._spec.key_of(fetched.data)
+            self._store.note_file(ref.project_id, key.digest)
             record = SharedRecord(key.digest, fetched.version, fetched.immutable)
             if self._is_made(ref, key.digest):
                 return record, None, None
@@ -222,7 +223,7 @@ class EncodePipeline:
 
     def _encode(self, work: _Work, key: EmbeddingKey, model_input: ModelInput) -> None:
         """Put the embedding into the store; if the content is being encoded for another address, wait for that."""
-        leases, lease_key = self._parts.leases, self._parts.keys.content_lease(key)
+        leases, lease_key = self._parts.leases, self._parts.keys.lease(key)
         while (lease := leases.acquire(lease_key)) is None:
             if work.priority is Priority.INTERACTIVE:
                 leases.expedite(lease_key)

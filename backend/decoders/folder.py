@@ -30,7 +30,7 @@ try:
 except ImportError:  # on Windows, where one process uses the folder
     fcntl = None  # type: ignore[assignment]
 
-RECORD, TRAINING = "decoders.json", "training.json"
+DOCUMENTS = RECORD, TRAINING = "decoders.json", "training.json"
 
 MOST_BYTES = 20_000_000
 """Largest file of a decoder; that of the largest published SAM has 17 MB."""
@@ -249,8 +249,9 @@ class DecoderFolder:
     def _replace(self, project_id: int, document: Document) -> None:
         self.write_document(project_id, document.FILE, document.dump())
         if isinstance(document, Record):
-            for path in self.path(project_id, RECORD).parent.glob("*.safetensors"):
-                if path.stem not in document.digests:
+            for path in self.path(project_id, RECORD).parent.glob("[!.]*"):
+                is_decoder, digests = path.suffix == ".safetensors", document.digests
+                if path.stem not in digests if is_decoder else not digests and path.name not in DOCUMENTS:
                     path.unlink(missing_ok=True)
 
 
@@ -262,6 +263,23 @@ def _locked(path: Path, *, waits: bool) -> Iterator[None]:
         if fcntl is not None:
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         yield
+
+
+def erase(folder: DecoderFolder, project_id: int) -> int:
+    """Remove a project's decoders, report and last training; return how many decoders there were.
+
+    A record without decoders and a training without a state stay, so that other machines remove theirs.
+
+    Raises:
+        OSError: a file cannot be written or removed.
+        ValueError: a training of its decoder runs on this machine.
+    """
+    if not folder.path(project_id, RECORD).parent.is_dir():
+        return 0
+    with folder.only_training(project_id):
+        count = len(folder.record(project_id).digests)
+        folder.change(project_id, lambda record: Record())
+    return count
 
 
 def _checked(decoder: DecoderWeights, project_id: int, digest: str | None) -> DecoderWeights:

@@ -32,6 +32,9 @@ STALE_S = 120.0
 STOP_WITHIN_S = 10.0
 """How long the process may take to publish its best decoder when it is stopped."""
 
+STATES = "finetune"
+"""In the cache's folder, the folder of what a training needs to go on where it was stopped."""
+
 MOST_WAITING = 100
 SHOWN_LINES = 5  # of the end of what a training wrote
 TAKEN, NOT_TAKEN = 0, 1  # exit statuses of a training that came to its end
@@ -113,7 +116,7 @@ class TrainingLog:
     def all(self) -> dict[int, Training]:
         """Return the last training of each project that had one."""
         trainings = {project_id: self.of(project_id) for project_id in self.folder.projects()}
-        return {project_id: training for project_id, training in trainings.items() if training.revision}
+        return {project_id: each for project_id, each in trainings.items() if each.state is not State.NONE}
 
     def write(self, project_id: int, state: State, text: str = "", annotations: int | None = None) -> None:
         """Replace the state of a project's training; of a new one, with the annotations that the project has."""
