@@ -1,5 +1,6 @@
 """The light half of SAM: an embedding and prompts in, masks out; without state, safe from many threads."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Decoder:
         config: the network's configuration.
         model_version: name and digest of the weights, and the name of a fine-tuned decoder.
         encoder_version: the same without that name; embeddings must carry it.
+        prepared_version: names what is kept beside an embedding; that of a fine-tuned decoder is its base's.
         capabilities: what these weights can do, of ``points``, ``negative_points``, ``boxes``, ``mask_input``,
         ``score``.
         device: ``cpu`` or ``gpu:N``.
@@ -64,7 +66,7 @@ class Decoder:
         self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder, checkpoint: Checkpoint, device: str
     ) -> None:
         self.config, self.model_version = checkpoint.config, checkpoint.model_version
-        self.encoder_version = checkpoint.encoder_version
+        self.encoder_version = self.prepared_version = checkpoint.encoder_version
         self.capabilities, self.device = checkpoint.capabilities, device
         self.prompt_encoder, self.mask_decoder = prompt_encoder, mask_decoder
         on_cpu = device == "cpu"
@@ -199,12 +201,12 @@ class Decoder:
     def features(self, embedding: Embedding) -> tuple[Tensor, ...]:
         """Return what the network takes of an embedding: the image tokens (1, g*g, C), then what else it needs.
 
-        It depends on the embedding alone, so it is kept there for the next prompt: 4 MiB for SAM at 1024, 16 for SAM 2.
+        It is the same for every prompt, so it is kept there for the next one: 4 MiB for SAM at 1024, 16 for SAM 2.
         """
-        arrays = embedding.prepared.get(self.model_version)
+        arrays = embedding.prepared.get(self.prepared_version)
         if arrays is None:
             arrays = self._prepare(embedding)
-            embedding.prepared.keep(self.model_version, arrays)
+            embedding.prepared.keep(self.prepared_version, arrays)
         return tuple(tensor(array) if self.device == "cpu" else paddle.to_tensor(array) for array in arrays)
 
     def _prepare(self, embedding: Embedding) -> tuple[FloatArray, ...]:
@@ -295,7 +297,9 @@ class Sam2Decoder(Decoder):
         self, prompt_encoder: PromptEncoder, mask_decoder: Sam2MaskDecoder, checkpoint: Checkpoint, device: str
     ) -> None:
         super().__init__(prompt_encoder, mask_decoder, checkpoint, device)
-        self._biases = [bias.numpy() for bias in mask_decoder.upscaling_biases()]
+        self._biases = [bias.numpy() for bias in mask_decoder.upscaling_biases()]  # fine-tuning does not change them
+        digest = hashlib.sha256(b"".join(bias.tobytes() for bias in self._biases)).hexdigest()
+        self.prepared_version = f"{checkpoint.encoder_version}/{digest[:16]}"
 
     def mask_and_areas(
         self, logits: FloatArray, embedding: Embedding, levels: Sequence[float] = ()

@@ -153,14 +153,14 @@ class Prepared:
     def __init__(self) -> None:
         self._kept: tuple[str, tuple[FloatArray, ...]] = "", ()
 
-    def get(self, model_version: str) -> tuple[FloatArray, ...] | None:
-        """Return what a decoder has kept, None if it has not or another one has since."""
+    def get(self, version: str) -> tuple[FloatArray, ...] | None:
+        """Return what was kept of a `Decoder.prepared_version`, None if nothing was, or another's since."""
         owner, arrays = self._kept
-        return arrays if owner == model_version else None
+        return arrays if owner == version else None
 
-    def keep(self, model_version: str, arrays: tuple[FloatArray, ...]) -> None:
-        """Keep the arrays of one decoder instead of another's."""
-        self._kept = model_version, arrays
+    def keep(self, version: str, arrays: tuple[FloatArray, ...]) -> None:
+        """Keep arrays instead of those of another version."""
+        self._kept = version, arrays
 
     @property
     def nbytes(self) -> int:
@@ -327,7 +327,7 @@ def as_prompts(prompts: Prompt | Iterable[Prompt]) -> Sequence[Prompt]:
     Raises:
         ValueError: the sequence is empty.
     """
-    found = (prompts,) if isinstance(prompts, Prompt) else tuple(prompts)
-    if not found:
+    listed = (prompts,) if isinstance(prompts, Prompt) else tuple(prompts)
+    if not listed:
         raise ValueError("prompts: expected at least one, got none")
-    return found
+    return listed
