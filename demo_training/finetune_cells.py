@@ -76,9 +76,11 @@ class Judge:
         return self._ious[name]
 
 
-def show_row(name: str, *ious: list[float]) -> None:
+def show_row(mix: str, *ious: list[float]) -> None:
     """Print a row of a table, with three digits of every mean IoU."""
-    print(f"| {name} | {' | '.join(f'{iou:.3f}' for row in ious for iou in row)} |", flush=True)
+    print(
+        f"| {mix if float(mix) else 'base'} | {' | '.join(f'{iou:.3f}' for row in ious for iou in row)} |", flush=True
+    )
 
 
 class Clock:
@@ -121,7 +123,9 @@ def main() -> None:
     images = examples(encoder, (render_cells(LEARNED_SEED + number) for number in range(SCENES)))
     result = Training(base, images, TrainingOptions(mix=options.mix), options.state).run(threading.Event(), clock)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{counted(images)}: best after {clock.best}, ended after {clock.taken()} as {result.ended}")
+    print(
+        f"{counted(images)}: best after {clock.best or 'an earlier run'}, ended after {clock.taken()} as {result.ended}"
+    )
     print(f"peak memory {peak_mb:.0f} MB")
     judge = Judge(options.state and options.state.with_suffix(".json"))
     aside = list({id(each.image): each.image for each in result.before}.values())
@@ -137,9 +141,10 @@ def main() -> None:
     print(f"| `--mix` | kept aside: {TABLE} new cells: {TABLE} old family: {TABLE}\n" + "|---" * 10 + "|")
     for mix in ("0", f"{options.mix:g}"):
         tuned = mixed(base, result.tensors, float(mix) / options.mix)
-        show_row(
-            mix, *(judge.ious(*each, tuned) for each in (("aside", mix, aside), ("new", mix, new), ("old", mix, old)))
-        )
+        judged = [
+            judge.ious(name, mix, scenes, tuned) for name, scenes in (("aside", aside), ("new", new), ("old", old))
+        ]
+        show_row(mix, *judged)
 
 
 if __name__ == "__main__":
