@@ -1,6 +1,6 @@
 """Run the benchmarks: ``python -m tests.benchmarks [--device DEVICE] [NAME...]``, all of them without a name.
 
-Every module ``bench_NAME.py`` here has a function ``run() -> list[Row]``. A table goes to stdout, the same as JSON to
+Every module ``bench_NAME.py`` here has a function ``run() -> list[Row]``. ``weights:NETWORK`` measures one network. A table goes to stdout, the same as JSON to
 ``out/benchmarks.json``. Exits with 1 when a goal is missed. Another device than ``cpu`` is for ``encoder`` alone.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from model.device import resolve
 from model.errors import DeviceError
 from model.machine import cpu_count
+from tests.benchmarks import bench_weights
 from tests.benchmarks.rows import Row, say
 
 HERE = Path(__file__).parent
@@ -58,13 +59,15 @@ def main(arguments: list[str]) -> int:
         say(f"--device {device}: expected the benchmark encoder alone, got {', '.join(names) or 'all'}")
         return 2
     known = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
+    known += [f"weights:{network}" for network in bench_weights.parts()]
     if unknown := [name for name in names if name not in known]:
         say(f"expected some of {', '.join(known)}, got {', '.join(unknown)}")
         return 2
     rows: list[Row] = []
-    for name in names or known:
-        module = import_module(f"tests.benchmarks.bench_{name}")
-        rows += module.run() if device == "cpu" else module.on_gpu(device)
+    for name in names or [name for name in known if ":" not in name]:
+        benchmark, _, part = name.partition(":")
+        module = import_module(f"tests.benchmarks.bench_{benchmark}")
+        rows += module.run(*filter(None, [part])) if device == "cpu" else module.on_gpu(device)
     load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     print(f"{processor()}, {cpu_count()} cores; load in the last 1, 5 and 15 minutes: {load}\n\n{table(rows)}")
     OUT.parent.mkdir(parents=True, exist_ok=True)

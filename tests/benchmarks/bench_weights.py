@@ -16,12 +16,18 @@ from tests.support.checkpoints import checkpoint_of, random_tensors
 ROUNDS = 3
 
 
-def run() -> list[Row]:
-    """Measure each network's encoder, one after the other."""
-    names = [entry.name for entry in ENTRIES if entry.config is not None]
-    took = {entry.name: _processor_ms(entry.config()) for entry in ENTRIES if entry.config is not None}
-    base = took["sam_vit_b"]
-    return [Row(f"encoder, {name}", took[name], base, "ms", "sam_vit_b", None, took[name] / base) for name in names]
+def parts() -> list[str]:
+    """The networks, each of which can be measured alone."""
+    return [entry.name for entry in ENTRIES if entry.config is not None]
+
+
+def run(only: str | None = None) -> list[Row]:
+    """Measure each network's encoder, one after the other, or one, which is then compared with nothing."""
+    configs = {entry.name: entry.config for entry in ENTRIES if entry.config is not None}
+    names = list(configs) if only is None else [only]
+    took = {name: _processor_ms(configs[name]()) for name in names}
+    base = only or "sam_vit_b"
+    return [Row(f"encoder, {name}", ms, took[base], "ms", base, None, ms / took[base]) for name, ms in took.items()]
 
 
 def _processor_ms(config: SamConfig) -> float:
