@@ -30,6 +30,11 @@ GPU_BATCH = 16
 as there are cores: the maps of one prompt stay in cache, those of several do not.
 """
 
+LEAST_DIVIDED = 1 << 19
+"""Numbers in an embedding from which on one prompt's decode is divided among cores. Below that, as in the demo model
+(98,000; SAM has a million), handing parts to threads takes longer than computing them: 27 in place of 19 ms.
+"""
+
 HIGH_RES_MAPS = ("high_res_feat_s1", "high_res_feat_s0")
 """What SAM 2's mask decoder adds as it upscales, in the order in which it does."""
 
@@ -67,7 +72,9 @@ class Decoder:
         on_cpu = device == "cpu"
         self.batch_size = 1 if on_cpu else GPU_BATCH
         self._parallel: Parallel = devices.ThreadPool(cpu_count()) if on_cpu else Sequential()
-        self._in_turn = Sequential(self._parallel.parts)  # the same parts, so that answers are the same to the bit
+        is_small = self.config.embedding_size**2 * self.config.prompt_embed_dim < LEAST_DIVIDED
+        self._alone: Parallel = Sequential() if is_small else self._parallel  # for a single prompt
+        self._in_turn = Sequential(self._alone.parts)  # the same parts, so that answers are the same to the bit
         devices.enter(device)
         self.image_pe = prompt_encoder.image_pe()
 
@@ -141,7 +148,7 @@ class Decoder:
             return [finish(*one) for one in zip(indexes, logits.numpy(), scores.numpy(), strict=True)]
 
         answers: dict[int, R] = {}
-        parallel, within = (self._parallel, self._in_turn) if len(parts) > 1 else (self._in_turn, self._parallel)
+        parallel, within = (self._parallel, self._in_turn) if len(parts) > 1 else (self._in_turn, self._alone)
         for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
             answers.update(zip(indexes, found, strict=True))
         return [answers[i] for i in range(len(asked))]

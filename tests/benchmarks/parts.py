@@ -50,7 +50,7 @@ def measure(name: str, device: str, limit_s: float, processor: str, cores: int) 
     say(f"{name}: at most {limit_s:.0f} s")
     start = time.monotonic()
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.parts", name, device]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=os.setpgrp) as process:
         try:
             output, failure = _read(process, limit_s)
         finally:

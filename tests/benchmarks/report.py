@@ -1,6 +1,6 @@
-"""What the benchmarks found: as one table, as a file, and as the table in README.md.
+"""What the benchmarks found: as one table, as a file, and as the table in both READMEs.
 
-``python -m tests.benchmarks.report`` writes README's table from ``out/benchmarks.json``, which the benchmarks write.
+``python -m tests.benchmarks.report`` writes that table from ``out/benchmarks.json``, which the benchmarks write.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from tests.benchmarks.parts import Part
 from tests.benchmarks.rows import Row
 
 ROOT = Path(__file__).parents[2]
-OUT, README = ROOT / "out" / "benchmarks.json", ROOT / "README.md"
+OUT, READMES = ROOT / "out" / "benchmarks.json", (ROOT / "README.md", ROOT / "README.zh-CN.md")
 BEGIN, END = "<!-- make bench -->\n", "<!-- end of make bench -->"
 HEAD = "| figure | ours | compared with | | ratio | goal | | load |\n|---|---|---|---|---|---|---|---|"
 
@@ -74,7 +74,7 @@ def update(readme: str, parts: Iterable[Part]) -> str:
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"README.md: expected {BEGIN.strip()} and {END}, got at most one of them")
+        raise ValueError(f"README: expected {BEGIN.strip()} and {END}, got at most one of them")
     return f"{before}{begin}{machine(parts)}\n\n{table(parts, IN_README)}\n\n{end}{after}"
 
 
@@ -108,12 +108,14 @@ def _part(fields: dict[str, Any]) -> Part:  # Any: what JSON holds
 
 
 def main() -> int:
-    """Write README's table, and return the exit status."""
+    """Write the table of both READMEs, and return the exit status."""
     parts = read()
     if not parts:
         print(f"expected figures in {OUT}, got none: run make bench", file=sys.stderr)
         return 1
-    README.write_text(update(README.read_text(), parts.values()))
+    updated = {path: update(path.read_text(), parts.values()) for path in READMES}
+    for path, text in updated.items():
+        path.write_text(text)
     return 0
 
 
