@@ -128,7 +128,7 @@ def test_labels_that_the_detector_has_no_class_for_are_named_and_left_out(call, 
         (["--from", "boxes", "--detector", "x"], "--detector: expected --from labels or --from text beside it"),
         (["--from", "labels", "--detector", "x", "--min-area", "1"], "--min-area: expected --from everything"),
         (["--from", "boxes", "--min-score", "0.5"], "--min-score: expected --from everything, labels or text"),
-        (["--from", "labels", "--detector", "x"], "x: expected one of GroundingDINO-T, YOLO-Worldv2-L, or PaddleX's"),
+        (["--from", "labels", "--detector", "x"], "x: expected one of GroundingDINO-T, YOLO-Worldv2-L, YOLO-World-demo, or PaddleX's"),
         (["--from", "text", "tram", "--detector", "x"], "'tram': expected one of the config's labels, Cat, Dog"),
     ],
 )
@@ -139,6 +139,44 @@ def test_what_cannot_be_begun_ends_with_2_and_says_why(call, server, arguments, 
     assert words in done.stderr
     assert "Traceback" not in done.output
     assert not server.project.stored
+
+
+def config_with(labels):
+    tags = "".join(f'<Label value="{label}"/>' for label in labels)
+    brush = f'<BrushLabels name="brush" toName="image">{tags}</BrushLabels>'
+    return f'<View><Image name="image" value="$image"/>{brush}</View>'
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (
+            ["Cat", "cat"],
+            "labels 'Cat' and 'cat': expected a word for each, got 'cat' for both; give one of them another",
+        ),
+        (["Cat", "鸟"], "'鸟': expected a word of the detector's vocabulary (English)"),
+        ([" "], "expected labels in the labeling config, got none"),
+        ([f"thing {number}" for number in range(1001)], "words: expected at most 1,000 of at most 1,000 characters"),
+    ],
+)
+def test_labels_that_cannot_be_looked_for_end_the_run_before_any_task(call, server, dino, labels, words):
+    server.project.configure(config_with(labels))
+    fill(server, 1)
+    done = call("--from", "labels", "--detector", dino)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert not server.project.stored
+
+
+def test_several_hundred_labels_are_looked_for(call, server, dino):
+    wanted = [f"thing {number}" for number in range(300)]
+    server.project.configure(config_with(wanted))
+    [task] = fill(server, 1)
+    done = call("--from", "labels", "--detector", dino, "--max-masks", "2")
+    assert done.exit_code == 0, done.output
+    [made] = server.project.of(task)
+    assert labels(made) <= set(wanted)
+    assert made.result
 
 
 def test_a_program_that_does_more_than_compute_is_refused_before_any_task(call, server, detector, tmp_path):
