@@ -24,7 +24,7 @@ from model.config import PIXEL_MEAN, PIXEL_STD, demo
 from model.demo import DETECTOR, DETECTOR_FOLDER
 from model.modeling.conv_encoder import ConvBlock, ConvEncoder
 
-LEAST_SCORE, THRESHOLD = 0.05, 0.3
+LEAST_SCORE, THRESHOLD = 0.05, 0.5
 NMS_IOU, MOST_OF_A_WORD, MOST = 0.6, 100, 300
 
 
