@@ -8,7 +8,7 @@ LABEL_STUDIO_VENV := $(CACHE)/.venv-label-studio
 PADDLEX_VENV := $(CACHE)/.venv-paddlex
 TOOLS_VENV := $(CACHE)/.venv-tools
 SBOM_VENV := $(CACHE)/.venv-sbom
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+BY_FILE := --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-all test-wheel test-label-studio-versions bench lint format lock sbom clean
 
@@ -66,13 +66,13 @@ redis:
 
 test: redis $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(PARALLEL) -m "not reference and not browser and not slow"
+	$(BIN)/python -m pytest -n 3 $(BY_FILE) -m "not reference and not browser and not slow"
 
 test-wheel: $(VENV)/dev.stamp ## Build the wheel and test it where the source tree is not to be seen (a minute, no network)
 	$(BIN)/python -m tests.support.wheel
 
 test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/stamp ## All tests, also those against reference implementations
-	$(BIN)/python -m pytest $(PARALLEL) -m "not browser"
+	$(BIN)/python -m pytest -n 2 $(BY_FILE) -m "not browser"
 	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(abspath $(LABEL_STUDIO_VENV))/bin/python} $(BIN)/python -m pytest -m browser
 	$(BIN)/python -m tests.support.wheel
 

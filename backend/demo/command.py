@@ -1,10 +1,9 @@
-"""The demo command: starts this backend and a Label Studio with a project in which a click shows a mask.
+"""Starts this backend and a Label Studio with a project in which a click shows a mask.
 
 All data is in one folder. The next start continues an interrupted one, and keeps the annotations. Both programs listen
 on this machine only, and neither connects to another machine, except to download weights.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -13,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import msgspec
 
 from backend.demo import environment, processes, programs
@@ -23,8 +21,7 @@ from backend.demo.project import WITH_REAL_WEIGHTS, labeling_config, prepare
 from backend.errors import AccessError, BackendError
 from backend.label_studio.http import LabelStudioHttp
 from backend.types import Secret
-from model.demo import DETECTOR, SAMPLES
-from model.folders import cache_folder
+from model.demo import DETECTOR
 
 BACKEND_PORT = 9090
 LABEL_STUDIO_PORT = 8080
@@ -195,44 +192,3 @@ def _watch(running: Sequence[processes.Running]) -> None:
         for program in running:
             program.check_alive()
         time.sleep(WATCH_S)
-
-
-@click.command("demo")
-@click.option(
-    "--folder",
-    type=click.Path(path_type=Path),
-    help="Where its data is, and Label Studio.  [default: paddle-sam/demo in the user's cache folder]",
-)
-@click.option(
-    "--label-studio-python",
-    type=click.Path(path_type=Path),
-    help="The interpreter of an environment that Label Studio is installed in.  [default: one is made in the folder]",
-)
-@click.option(
-    "--samples",
-    type=click.Path(path_type=Path),
-    default=SAMPLES,
-    help="The folder of the images to label.  [default: those of the demo model]",
-)
-@click.option("--port", type=click.IntRange(1, 65535), help="The backend's port.  [default: 9090 or the next]")
-@click.option(
-    "--label-studio-port", type=click.IntRange(1, 65535), help="Label Studio's port.  [default: 8080 or the next]"
-)
-@click.option("--weights", help="Model name or path.  [env: PADDLE_SAM_WEIGHTS; default: demo]")
-def command(
-    folder: Path | None,
-    label_studio_python: Path | None,
-    samples: Path,
-    port: int | None,
-    label_studio_port: int | None,
-    weights: str | None,
-) -> None:
-    """Start this backend beside a Label Studio of its own, to try it in.
-
-    The first start downloads Label Studio, about 150 MB, and installs it into an environment of its own.
-    """
-    folder = folder or cache_folder() / "demo"
-    try:
-        run(Demo(folder, label_studio_python, samples, port, label_studio_port, weights), os.environ, click.echo)
-    except processes.DemoError as error:
-        raise click.ClickException(str(error)) from error

@@ -248,16 +248,16 @@ def _least(thresholds: Thresholds | None) -> float | None:
     for name in thresholds:
         if name not in _THRESHOLD_NAMES:
             raise ValueError(f"thresholds: expected {', '.join(_THRESHOLD_NAMES)}, got {name!r:.60}")
-    found = thresholds.get("box_threshold", thresholds.get("threshold"))
-    return None if found is None else float(found)
+    threshold = thresholds.get("box_threshold", thresholds.get("threshold"))
+    return None if threshold is None else float(threshold)
 
 
-def _drawn(image: RgbImage, found: Sequence[Detection]) -> Image.Image:
+def _drawn(image: RgbImage, detections: Sequence[Detection]) -> Image.Image:
     canvas = Image.fromarray(np.ascontiguousarray(image))
     draw, size = ImageDraw.Draw(canvas), max(10, canvas.width // 50)
     font = ImageFont.load_default(size)
-    labels = list(dict.fromkeys(detection.label for detection in found))
-    for detection in found:
+    labels = list(dict.fromkeys(detection.label for detection in detections))
+    for detection in detections:
         colour = COLOURS[labels.index(detection.label) % len(COLOURS)]
         x1, y1, x2, y2 = detection.box
         if x1 <= x2 and y1 <= y2:

@@ -20,7 +20,8 @@ from click.testing import CliRunner
 from defusedxml.ElementTree import fromstring
 from PIL import Image
 
-from backend.demo.command import Demo, command, run
+from backend.cli.demo import command
+from backend.demo.command import Demo, run
 from backend.demo.processes import (
     PROGRESS_S,
     DemoError,
