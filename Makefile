@@ -42,9 +42,11 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 # Weights other than the demo model's, by name or path: make run WEIGHTS=mobile_sam downloads them once.
 WEIGHTS ?=
 WITH_WEIGHTS := $(if $(WEIGHTS), --weights "$(WEIGHTS)")
+# The demo's detector finds words on drawn shapes; beside other weights there is none unless PADDLE_SAM_DETECTOR names it.
+WITH_DETECTOR := $(if $(WEIGHTS)$(PADDLE_SAM_WEIGHTS)$(PADDLE_SAM_DETECTOR),,PADDLE_SAM_DETECTOR=YOLO-World-demo )
 
 run: $(VENV)/run.stamp ## Serve Label Studio on port 9090 with the demo model, or WEIGHTS=mobile_sam (downloads packages once)
-	@$(BIN)/python -m backend serve$(WITH_WEIGHTS)
+	@$(WITH_DETECTOR)$(BIN)/python -m backend serve$(WITH_WEIGHTS)
 
 demo: $(VENV)/run.stamp $(LABEL_STUDIO_VENV)/stamp ## The same beside a Label Studio of its own, downloaded once too: a project to click in
 	@$(BIN)/python -m backend demo --folder $(CACHE)/.demo --label-studio-python $(LABEL_STUDIO_VENV)/bin/python$(WITH_WEIGHTS)

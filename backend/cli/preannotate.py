@@ -36,8 +36,8 @@ _OF_EVERYTHING_AND_WORDS = ("max_masks", "min_score")
 @click.option(
     "--detector",
     metavar="NAME|DIR",
-    help="With labels and text: what finds them, GroundingDINO-T, YOLO-Worldv2-L, or PaddleX's inference directory of "
-    "a detector.  [env: PADDLE_SAM_DETECTOR; default: unset]",
+    help="With labels and text: what finds them, GroundingDINO-T, YOLO-Worldv2-L, the demo's YOLO-World-demo, or "
+    "PaddleX's inference directory of a detector.  [env: PADDLE_SAM_DETECTOR; default: unset]",
 )
 @click.option("--replace", "replaces", is_flag=True, help="Make predictions of this model again where there are some.")
 @click.option(

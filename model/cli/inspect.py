@@ -47,13 +47,13 @@ def _place(given: str, weights_dir: str | None) -> tuple[Path, str | None]:
         WeightsError: a known model that has not been downloaded.
     """
     from model.weights import WeightsError
-    from model.weights.catalogue import DEMO, DEMO_WEIGHTS, DETECTOR_SOURCES, NAMED, SOURCES
+    from model.weights.catalogue import DETECTOR_SOURCES, DETECTORS, NAMED, SHIPPED, SOURCES
     from model.weights.download import default_folder, downloaded
 
-    if Path(given).exists() or given not in {**NAMED, **DETECTOR_SOURCES}:
+    if Path(given).exists() or given not in {**NAMED, **DETECTORS}:
         return Path(given), None
     folder = Path(weights_dir) if weights_dir else default_folder()
-    location = DEMO_WEIGHTS if given == DEMO else downloaded(given, folder, {**SOURCES, **DETECTOR_SOURCES})
+    location = SHIPPED.get(given) or downloaded(given, folder, {**SOURCES, **DETECTOR_SOURCES})
     if location is None:
         raise WeightsError(
             f"{given}: expected its weights in {folder}, got none there; python -m model download {given} fetches them"

@@ -20,7 +20,7 @@ from model.paddlex import inputs, result_files
 from model.paddlex.inputs import Input, InputError, Picture
 from model.types import Embedding
 from model.weights import WeightsError
-from model.weights.catalogue import DETECTOR_SOURCES, DETECTORS
+from model.weights.catalogue import DETECTOR_SOURCES, DETECTORS, SHIPPED
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,8 @@ def create_detector(
     """Load a detector. Its program is checked, and then executed by Paddle's inference engine.
 
     Args:
-        model_name: ``GroundingDINO-T`` or ``YOLO-Worldv2-L``; with ``model_dir`` also the name of any other detector.
+        model_name: ``GroundingDINO-T``, ``YOLO-Worldv2-L`` or ``YOLO-World-demo``; with ``model_dir`` also the name of
+            any other detector.
         model_dir: PaddleX's inference directory. None: that of the name in ``weights_dir``, downloaded to it if it is
             not there.
         device: ``auto``, ``cpu`` or ``gpu:N``; None is auto.
@@ -194,6 +195,8 @@ def find_detector(model_name: str, weights_dir: str | Path | None = None, mirror
         raise WeightsError(
             f"{model_name:.80}: expected one of {', '.join(DETECTORS)}, or PaddleX's inference directory of a detector"
         )
+    if model_name in SHIPPED:
+        return SHIPPED[model_name]
     from model.weights.download import default_folder, download  # here: what is there needs no client
 
     folder = default_folder() if weights_dir is None else Path(weights_dir)
