@@ -6,6 +6,7 @@ missing or of another version, `is_available` is false and `model.modeling.kerne
 """
 
 import ctypes
+import functools
 import itertools
 import math
 import threading
@@ -200,7 +201,7 @@ def attention(
         shapes = [each, *query.shape[1:]], [each, *key.shape[1:]], [each, *value.shape[1:]]
         products, sums = _cached(
             ("attention", *itertools.chain(*shapes, *strides), scale, bias is None),
-            lambda library, shapes=shapes: _attention(library, shapes, strides, scale, bias is not None),
+            functools.partial(_attention, shapes=shapes, strides=strides, scale=scale, has_bias=bias is not None),
         )
         seen, keys, values, made = (
             address + 4 * start * stride
