@@ -237,8 +237,7 @@ def mask_and_areas(
         rows, low_rows = axes[0].matrix(slice(spans[0].start + part.start, spans[0].start + part.stop))
         values = product(rows, stretched[low_rows])
         np.greater(values, 0, out=crop[part])
-        for index, level in enumerate(levels):
-            areas[index] += int(np.count_nonzero(values > level))
+        areas = [area + int(np.count_nonzero(values > level)) for area, level in zip(areas, levels, strict=True)]
     if lowest < 0:
         top, left = (span.start - wider.start for span, wider in zip(inner, spans, strict=True))
         crop = crop[top : top + inner[0].stop - inner[0].start, left : left + inner[1].stop - inner[1].start].copy()
