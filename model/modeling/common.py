@@ -28,14 +28,6 @@ def embedding(count: int, dim: int) -> nn.Embedding:
     return nn.Embedding(count, dim, weight_attr=zeros())
 
 
-def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Apply ``norm`` over the last axis in float32 whatever the dtype of ``x``: its squares overflow float16."""
-    if x.dtype == paddle.float32:
-        return functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm._epsilon)
-    scale, shift = norm.weight.astype("float32"), norm.bias.astype("float32")
-    return functional.layer_norm(x.astype("float32"), x.shape[-1:], scale, shift, norm._epsilon).astype(x.dtype)
-
-
 def norm(channels: int, epsilon: float = 1e-6) -> nn.LayerNorm:
     """Return a layer norm over the last axis; epsilon 1e-6 in the image encoder, 1e-5 in the decoder."""
     return nn.LayerNorm(channels, epsilon=epsilon, weight_attr=zeros(), bias_attr=zeros())
@@ -50,10 +42,10 @@ class MLPBlock(nn.Layer):
         self.lin2 = linear(mlp_dim, embed_dim)
         self._activation = gelu if activation == "gelu" else functional.relu
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., embed_dim) to (..., embed_dim)."""
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """Map (..., embed_dim) to (..., embed_dim), and add a shortcut if there is one."""
         hidden = self._activation(affine(x, self.lin1.weight, self.lin1.bias))
-        return affine(hidden, self.lin2.weight, self.lin2.bias)
+        return affine(hidden, self.lin2.weight, self.lin2.bias, shortcut=shortcut)
 
 
 class MLP(nn.Layer):

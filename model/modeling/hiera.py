@@ -18,7 +18,7 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from model.config import HieraConfig, SamConfig
-from model.modeling.common import MLPBlock, layer_norm, linear, norm, zeros
+from model.modeling.common import MLPBlock, linear, norm, zeros
 from model.modeling.image_encoder import Parallel, Sequential
 from model.modeling.kernels import (
     Canvas,
@@ -26,7 +26,7 @@ from model.modeling.kernels import (
     affine,
     attend,
     cut_windows,
-    merge_heads,
+    layer_norm,
     pool,
     split_heads,
 )
@@ -73,15 +73,19 @@ class Attention(nn.Layer):
         Of the biases of query, key and value, the key's changes no weight, for it adds the same to all scores of a
         query. The weights of a query add up to one, so the value's arrives whole and may as well be added last.
         """
-        query, _, value = self.qkv.bias.astype("float32").reshape([3, self.width])
+        query, key, value = self.qkv.bias.astype("float32").reshape([3, self.width])
         last = paddle.matmul(value, self.proj.weight.astype("float32")) + self.proj.bias.astype("float32")
         dtype = self.qkv.weight.dtype
-        self.query_bias = (query * self.scale).reshape([self.num_heads, 1, -1]).astype(dtype)
+        self.first_bias = paddle.concat([query, paddle.zeros_like(key), paddle.zeros_like(value)]).astype(dtype)
         self.last_bias = last.astype(dtype)
 
-    def query(self, qkv: Tensor) -> Tensor:
-        """Return the queries (n, heads, l, d), scaled, of what the weights alone make of tokens, (n, l, >= width)."""
-        return add(split_heads(qkv, self.num_heads, slice(0, self.width), self.scale), self.query_bias)
+    def project(self, tokens: Tensor) -> Tensor:
+        """Return query, key and value of tokens (n, l, C), the latter two without their biases: (n, l, 3*width)."""
+        return affine(tokens, self.qkv.weight, self.first_bias)
+
+    def heads(self, qkv: Tensor, which: int) -> Tensor:
+        """Return the queries (0), keys (1) or values (2) of (n, l, 3*width) by head, (n, heads, l, d)."""
+        return split_heads(qkv, self.num_heads, slice(which * self.width, (which + 1) * self.width))
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,8 @@ class Block(nn.Layer):
             (n, rows*columns, C), where it pools (n, rows*columns/4, C').
         """
         normed, attn = layer_norm(x, self.norm1), self.attn
-        qkv, width = paddle.matmul(normed, attn.qkv.weight), attn.width
-        key, value = (split_heads(qkv, attn.num_heads, slice(first, first + width)) for first in (width, 2 * width))
+        qkv, width = attn.project(normed), attn.width
+        key, value = attn.heads(qkv, 1), attn.heads(qkv, 2)
         if self.pools:
             x = pool(affine(normed, self.proj.weight, self.proj.bias), rows, columns, width)
             qkv = pool(qkv, rows, columns, width)
@@ -138,7 +142,7 @@ class Block(nn.Layer):
             # What is off the grid are zeros, and their keys and values without biases are, too.
             more = paddle.zeros([len(key), attn.num_heads, missing, key.shape[-1]], dtype=key.dtype)
             key, value = paddle.concat([key, more], axis=2), paddle.concat([value, more], axis=2)
-        return self._rest(x, attend(attn.query(qkv), key, value, attn.fused))
+        return self._rest(x, attend(attn.heads(qkv, 0), key, value, attn.scale, attn.fused))
 
     def everywhere(self, x: Tensor, parallel: Parallel) -> Tensor:
         """Attend over the whole grid: (B, h, w, C) to (B, h, w, C)."""
@@ -150,13 +154,13 @@ class Block(nn.Layer):
 
         def project(start: int) -> Tensor:
             part = layer_norm(tokens[:, start : start + step], self.norm1)
-            qkv = paddle.matmul(part, self.attn.qkv.weight)
+            qkv = self.attn.project(part)
             count = part.shape[1]
             shape, here = [batch, count, heads, width // heads], slice(start, start + count)
             for canvas, first in ((keys, width), (values, 2 * width)):
                 some = qkv[:, :, first : first + width]
                 canvas.put((slice(None), slice(None), here), some, shape, [0, 2, 1, 3])
-            return self.attn.query(qkv)
+            return self.attn.heads(qkv, 0)
 
         starts = range(0, length, step)
         queries = parallel.map(project, starts)
@@ -164,7 +168,7 @@ class Block(nn.Layer):
 
         def rest(run: tuple[int, Tensor]) -> None:
             start, query = run
-            attended = attend(query, keys.tensor, values.tensor, self.attn.fused)
+            attended = attend(query, keys.tensor, values.tensor, self.attn.scale, self.attn.fused)
             some = self._rest(tokens[:, start : start + step], attended)
             out.put((slice(None), slice(start, start + some.shape[1])), some, some.shape, [0, 1, 2])
 
@@ -172,11 +176,11 @@ class Block(nn.Layer):
         return out.tensor.reshape(x.shape)
 
     def _rest(self, shortcut: Tensor, attended: Tensor) -> Tensor:
-        """Return the block's tokens (n, l, C), given what its attention (n, heads, l, d) adds to the shortcut."""
+        """Return the block's tokens (n, l, C), given what its attention (n, l, C) adds to the shortcut."""
         first, second = self.mlp.lin1, self.mlp.lin2
-        y = add(affine(merge_heads(attended), self.attn.proj.weight, self.attn.last_bias), shortcut)
+        y = affine(attended, self.attn.proj.weight, self.attn.last_bias, shortcut=shortcut)
         hidden = affine(layer_norm(y, self.norm2), first.weight, first.bias, then_gelu=True)
-        return add(affine(hidden, second.weight, second.bias), y)
+        return affine(hidden, second.weight, second.bias, shortcut=y)
 
 
 class Trunk(nn.Layer):

@@ -2,9 +2,10 @@
 
 Two things differ from Meta's code, neither of them in the numbers:
 
-- The decomposed relative position is part of the score product. With ``rel_h = q·Rh`` and ``rel_w = q·Rw``,
-  ``[q·s, rel_h, rel_w] @ [k, onehot_h, onehot_w]ᵀ`` equals ``(q·s)@kᵀ`` plus both broadcast terms, and what remains
-  is a plain softmax(QKᵀ)V that any attention kernel takes.
+- The decomposed relative position of a window is part of the score product. With ``rel_h = q·Rh`` and
+  ``rel_w = q·Rw``, ``[q·s, rel_h, rel_w] @ [k, onehot_h, onehot_w]ᵀ`` equals ``(q·s)@kᵀ`` plus both broadcast terms,
+  and what remains is a plain softmax(QKᵀ)V that any attention kernel takes. Over the whole grid that would triple the
+  product, so that a CPU adds the terms.
 - Every step is written over *parts* (runs of tokens, windows, heads) that need nothing from each other, and a
   `Parallel` maps over them. Paddle's CPU kernels outside the matrix product use one core and release the GIL, so on a
   CPU the parts run on a pool of threads; on a GPU and in an exported graph there is one part.
@@ -17,8 +18,18 @@ import paddle
 from paddle import Tensor, nn
 
 from model.config import SamConfig, VitConfig
-from model.modeling.common import MLPBlock, layer_norm, linear, norm, zeros
-from model.modeling.kernels import add, affine, attend, convolve, convolve_rows, permute
+from model.modeling.common import MLPBlock, linear, norm, zeros
+from model.modeling.kernels import (
+    MOST_KEYS,
+    affine,
+    attend,
+    attend_on_grid,
+    convolve,
+    convolve_rows,
+    is_on_cpu,
+    layer_norm,
+    permute,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -108,10 +119,13 @@ class Attention(nn.Layer):
         grid = query.reshape([n, height, width, d])
         by_row = paddle.matmul(grid, rel_h)  # (n, h, w, h)
         by_column = permute(paddle.matmul(permute(grid, [0, 2, 1, 3]), rel_w), [0, 2, 1, 3])  # (n, h, w, w)
-        positions = paddle.concat([by_row, by_column], axis=-1).reshape([n, height * width, height + width])
-        query = paddle.concat([query * d**-0.5, positions], axis=-1)  # (n, hw, d + h + w)
+        by_row, by_column = (by.reshape([n, height * width, -1]) for by in (by_row, by_column))
+        query = query * d**-0.5
+        if not self.fused and height * width > MOST_KEYS and is_on_cpu(query, by_row, by_column):
+            return attend_on_grid(query, key, value, by_row, by_column)
+        query = paddle.concat([query, by_row, by_column], axis=-1)  # (n, hw, d + h + w)
         key = paddle.concat([key, position_keys.expand([n, height * width, height + width])], axis=-1)
-        return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), self.fused).squeeze(1)
+        return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), 1.0, self.fused)
 
 
 class Block(nn.Layer):
@@ -139,8 +153,8 @@ class Block(nn.Layer):
 
         def rest(run: tuple[Tensor, Tensor]) -> Tensor:
             shortcut, values = run
-            y = add(affine(values, self.attn.proj.weight, self.attn.proj.bias), shortcut)
-            return add(self.mlp(layer_norm(y, self.norm2)), y)
+            y = affine(values, self.attn.proj.weight, self.attn.proj.bias, shortcut=shortcut)
+            return self.mlp(layer_norm(y, self.norm2), shortcut=y)
 
         pairs = list(zip(runs, _split(attended, parallel.parts), strict=True))
         return join(parallel.map(rest, pairs)).reshape(x.shape)

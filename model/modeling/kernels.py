@@ -17,10 +17,13 @@ Floats = npt.NDArray[np.float32]
 
 BLOCK_VALUES = 1 << 16
 """Numbers that a step works on at a time, so that they stay in the cache."""
+MOST_FUSED = 512
+"""Channels up to which oneDNN's matrix product with a GELU or a shortcut is faster than MKL's and both after it."""
 SCORES_AT_ONCE = 1 << 20
 """Attention scores that exist at a time: 4 MiB."""
-MOST_FUSED = 512
-"""Channels up to which oneDNN's matrix product with a GELU is faster than MKL's and a GELU after it."""
+MOST_KEYS = 256
+"""Keys up to which oneDNN's products of strided memory are as fast as MKL's of memory in order. Those of a single query
+are wrong in version 3.6 for some strides."""
 LEAST_ROW = 100
 """Scores of a query from which on oneDNN's softmax is faster than NumPy's exponentials."""
 SAFE_SCORE = 60.0
@@ -74,16 +77,31 @@ def plus(x: Tensor, y: Tensor) -> Tensor:
     return tensor(np.add(memory(x), memory(y.detach()))) if is_on_cpu(x, y) else x + y
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor, then_gelu: bool = False) -> Tensor:
-    """Return ``x @ weight + bias`` over the last axis, and its exact GELU if asked for."""
-    if not is_on_cpu(x, weight, bias):
+def affine(x: Tensor, weight: Tensor, bias: Tensor, then_gelu: bool = False, shortcut: Tensor | None = None) -> Tensor:
+    """Return ``x @ weight + bias`` over the last axis, with a shortcut added, and its exact GELU if asked for."""
+    if not is_on_cpu(x, weight, bias, *([] if shortcut is None else [shortcut])):
         y = functional.linear(x, weight, bias)
+        y = y if shortcut is None else y + shortcut
         return functional.gelu(y) if then_gelu else y
     rows, shape = x.reshape([-1, x.shape[-1]]), [*x.shape[:-1], weight.shape[-1]]
-    if then_gelu and weight.shape[0] <= MOST_FUSED and onednn.is_available():
-        return onednn.linear(rows.contiguous(), weight.contiguous(), bias, gelu=True).reshape(shape)
+    is_more = then_gelu or shortcut is not None
+    if is_more and weight.shape[0] <= MOST_FUSED and onednn.is_available():
+        added = None if shortcut is None else shortcut.contiguous()
+        return onednn.linear(rows.contiguous(), weight, bias, then_gelu, added).reshape(shape)
     y = paddle.addmm(bias, rows, weight).reshape(shape)
+    y = y if shortcut is None else add(y, shortcut)
     return gelu(y) if then_gelu else y
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Apply ``norm`` over the last axis in float32 whatever the dtype of ``x``: its squares overflow float16."""
+    scale, shift = norm.weight, norm.bias
+    if is_on_cpu(x, scale, shift) and onednn.is_available():
+        return onednn.layer_norm(x.contiguous(), scale, shift, norm._epsilon)
+    if x.dtype == paddle.float32:
+        return functional.layer_norm(x, x.shape[-1:], scale, shift, norm._epsilon)
+    scale, shift = scale.astype("float32"), shift.astype("float32")
+    return functional.layer_norm(x.astype("float32"), x.shape[-1:], scale, shift, norm._epsilon).astype(x.dtype)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -138,49 +156,58 @@ def cut_windows(x: Tensor, where: tuple[slice, ...], cells: list[int]) -> Tensor
     return tensor(np.ascontiguousarray(values).reshape(-1, rows * columns, channels))
 
 
-def split_heads(x: Tensor, num_heads: int, part: slice, scale: float = 1.0) -> Tensor:
-    """Return ``scale`` times a part of the channels by head: (n, l, C) to (n, heads, l, d)."""
+def split_heads(x: Tensor, num_heads: int, part: slice) -> Tensor:
+    """Return a part of the channels by head, in the same memory: (n, l, C) to (n, heads, l, d)."""
     n, length, _ = x.shape
-    apart = [n, length, num_heads, (part.stop - part.start) // num_heads]
-    if not is_on_cpu(x):
-        x = x[:, :, part].reshape(apart).transpose([0, 2, 1, 3])
-        return x if scale == 1 else x * scale
-    values = memory(x)[:, :, part].reshape(apart).transpose(0, 2, 1, 3)
-    if scale == 1:
-        return tensor(np.ascontiguousarray(values))
-    return tensor(np.multiply(values, np.float32(scale), order="C"))
+    width = (part.stop - part.start) // num_heads
+    apart = x.reshape([n, length, -1, width])[:, :, part.start // width : part.stop // width]
+    return apart.transpose([0, 2, 1, 3])
 
 
 def merge_heads(x: Tensor) -> Tensor:
     """Undo `split_heads`: (n, heads, l, d) to (n, l, heads*d)."""
     n, heads, length, width = x.shape
+    if heads == 1:
+        return x.reshape([n, length, width])
     if not is_on_cpu(x):
         return x.transpose([0, 2, 1, 3]).reshape([n, length, heads * width])
     return tensor(np.ascontiguousarray(memory(x).transpose(0, 2, 1, 3)).reshape(n, length, heads * width))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, fused: bool, bias: Tensor | None = None) -> Tensor:
-    """Return softmax(query keyᵀ + bias) value.
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, fused: bool = False, bias: Tensor | None = None
+) -> Tensor:
+    """Return softmax(scale query keyᵀ + bias) value, the heads side by side.
 
     Args:
-        query: (n, heads, q, d), scaled.
+        query: (n, heads, q, d).
         key: (n, heads, l, d).
-        value: (n, heads, l, d).
+        value: (n, heads, l, e).
+        scale: of the products.
         fused: use Paddle's fused attention kernel, which pays on a GPU in 16 bits only.
         bias: (heads, q, l); not with ``fused``.
 
     Returns:
-        (n, heads, q, d).
+        (n, q, heads*e).
     """
-    n, heads, count, width = query.shape
-    length = key.shape[2]
+    n, heads, count, _ = query.shape
     if fused:
-        query, key, value = (x.reshape([n * heads, -1, width]) for x in (query, key, value))
-        return fused_attention(query, key, value).reshape([n, heads, count, width])
-    if not is_on_cpu(query):
-        scores = paddle.matmul(query, key, transpose_y=True)
+        query, key, value = (x.reshape([n * heads, -1, x.shape[-1]]) for x in (query * scale, key, value))
+        return merge_heads(fused_attention(query, key, value).reshape([n, heads, count, -1]))
+    if not is_on_cpu(query, key, value):
+        scores = paddle.matmul(query * scale, key, transpose_y=True)
         scores = scores if bias is None else scores + bias
-        return paddle.matmul(functional.softmax(scores, axis=-1), value)
+        return merge_heads(paddle.matmul(functional.softmax(scores, axis=-1), value))
+    if count > 1 and key.shape[2] <= MOST_KEYS and onednn.is_available():
+        return onednn.attention(query, key, value, scale, bias, SCORES_AT_ONCE)
+    query, key, value = (x.contiguous() for x in (query * scale, key, value))
+    return merge_heads(_attend_in_parts(query, key, value, bias))
+
+
+def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Attend with as many scores at a time as stay in the cache: (n, heads, q, d) to (n, heads, q, e)."""
+    n, heads, count, _ = query.shape
+    length = key.shape[2]
     ones = paddle.ones([length, 1])
     if (some := SCORES_AT_ONCE // (heads * count * length)) >= n:
         return _softmax_values(query, key, value, ones, bias)
@@ -199,6 +226,33 @@ def attend(query: Tensor, key: Tensor, value: Tensor, fused: bool, bias: Tensor 
                 more = None if bias is None else bias[head, queries]
                 found = _softmax_values(part, key[index, head], value[index, head], ones, more)
                 out[index, head, queries] = memory(found)
+    return tensor(out)
+
+
+def attend_on_grid(query: Tensor, key: Tensor, value: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
+    """Return softmax(query keyᵀ + by_row + by_column) value on a CPU.
+
+    Args:
+        query: (n, h*w, d), scaled.
+        key: (n, h*w, d).
+        value: (n, h*w, d).
+        by_row: (n, h*w, h), what is added to the scores of a query and all keys of a row.
+        by_column: (n, h*w, w), likewise.
+
+    Returns:
+        (n, h*w, d).
+    """
+    n, length, _ = query.shape
+    ones, out = paddle.ones([length, 1]), np.empty(value.shape, np.float32)
+    rows, columns = memory(by_row)[..., np.newaxis], memory(by_column)[..., np.newaxis, :]
+    step = max(1, SCORES_AT_ONCE // length)
+    for index in range(n):
+        keys = permute(key[index], [1, 0])
+        for start in range(0, length, step):
+            queries = slice(start, start + step)
+            scores = tensor(np.add(rows[index, queries], columns[index, queries]).reshape(-1, length))
+            scores = paddle.addmm_(scores, query[index, queries], keys)  # cheaper than to add them to the product
+            out[index, queries] = memory(_weigh(scores, value[index], ones))
     return tensor(out)
 
 
@@ -237,15 +291,17 @@ def softmax_rows(scores: Tensor) -> Tensor:
 
 
 def _softmax_values(query: Tensor, key: Tensor, value: Tensor, ones: Tensor, bias: Tensor | None) -> Tensor:
-    """Attend with all scores at once; NumPy leaves the division by a query's sum to the end."""
+    """Attend with all scores at once."""
     scores = paddle.matmul(query, key, transpose_y=True)
-    if bias is not None:
-        weights = memory(scores)
-        np.add(weights, memory(bias), out=weights)
+    return _weigh(scores if bias is None else add(scores, bias), value, ones)
+
+
+def _weigh(scores: Tensor, value: Tensor, ones: Tensor) -> Tensor:
+    """Return the softmax of scores (..., l), made in their memory, times values (..., l, d)."""
     if scores.shape[-1] >= LEAST_ROW and onednn.is_available():
         onednn.softmax_(scores)
         return paddle.matmul(scores, value)
-    exponentials(scores)
+    exponentials(scores)  # the division by a query's sum is left to the end
     out = paddle.matmul(scores, value)
     values = memory(out)
     np.divide(values, memory(paddle.matmul(scores, ones)), out=values)

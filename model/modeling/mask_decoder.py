@@ -7,9 +7,9 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from model.config import SamConfig
-from model.modeling.common import MLP, embedding, layer_norm, norm, zeros
+from model.modeling.common import MLP, embedding, norm, zeros
 from model.modeling.image_encoder import Parallel, Sequential
-from model.modeling.kernels import add, gelu, permute, plus, some_rows
+from model.modeling.kernels import add, gelu, layer_norm, permute, plus, some_rows
 from model.modeling.transformer import ImagePart, TwoWayTransformer
 
 MOST_PARTS = 4

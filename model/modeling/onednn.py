@@ -1,153 +1,39 @@
 """Single steps of the networks in oneDNN, the library of CPU kernels that Paddle's Linux wheels carry.
 
 One call does what takes NumPy five. That is faster on one core, and more so on several: between any two calls a thread
-needs the GIL, and threads that wait for it sleep. Paddle itself runs oneDNN for graphs only. The functions are those of
-oneDNN's C API (https://uxlfoundation.github.io/oneDNN, version 3); where the library is missing or of another version,
-`is_available` is false and `model.modeling.kernels` does the steps with NumPy.
+needs the GIL, and threads that wait for it sleep. Paddle itself runs oneDNN for graphs only. Where the library is
+missing or of another version, `is_available` is false and `model.modeling.kernels` does the steps with NumPy.
 """
 
 import ctypes
+import functools
 import itertools
 import math
 import threading
-from collections.abc import Callable, Sequence
-from ctypes import POINTER, byref, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
+from collections.abc import Callable, Collection, Iterator, Sequence
+from ctypes import c_float, c_int, c_int64, c_uint, c_void_p
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import TypeVar, cast
 
 import paddle
 from paddle import Tensor
 
-MAJOR = 3
-CPU, INFERENCE, FLOAT32, IN_ORDER, ANY_ORDER = 1, 96, 3, 1, 1
-GELU_ERF, SOFTMAX, DIRECT, WEIGHTS_DESCRIPTION = 0x31, 0x30000, 1, 131
-SRC, DST, WEIGHTS, BIAS = 1, 17, 33, 41
+from model.modeling import onednn_library
+from model.modeling.onednn_library import Library
+
+INFERENCE, FLOAT32, IN_ORDER, ANY_ORDER, DIRECT, SCALE_AND_SHIFT = 96, 3, 1, 1, 1, 6
+GELU_ERF, LINEAR, SOFTMAX, ADD = 0x31, 0x26, 0x30000, 0x1FFF0
+SRC, DST, WEIGHTS, BIAS, SCALE, SHIFT = 1, 17, 33, 41, 51, 52
+SECOND, FIRST_POST_OP = 2, 32768
 DIMS = c_int64 * 12
 ALIGNMENT = 64
 MOST_KEPT = 256
 """Compiled steps that a thread keeps: one for each shape."""
-CREATED = {
-    "engine": ("engine_create",),
-    "stream": ("stream_create",),
-    "memory": ("memory_create",),
-    "memory_desc": ("memory_desc_create_with_tag", "memory_desc_create_with_strides"),
-    "primitive": ("primitive_create",),
-    "primitive_attr": ("primitive_attr_create",),
-    "post_ops": ("post_ops_create",),
-    "primitive_desc": tuple(
-        f"{step}_primitive_desc_create"
-        for step in ("eltwise_forward", "softmax_forward", "matmul", "convolution_forward", "reorder")
-    ),
-}
-"""Kinds of objects, and the functions that create them; ``<kind>_destroy`` destroys one."""
-FURTHER = "memory_set_data_handle", "post_ops_append_eltwise", "primitive_attr_set_post_ops", "primitive_execute"
-"""Further functions that return a status."""
-
-
-class _Argument(ctypes.Structure):
-    _fields_ = (("index", c_int), ("memory", c_void_p))
-
-
-class _Version(ctypes.Structure):
-    _fields_ = (("major", c_int), ("minor", c_int), ("patch", c_int))
-
-
-class _Handle(c_void_p):
-    """An object of oneDNN, which is destroyed when nothing refers to it."""
-
-    destroy: Callable[[c_void_p], object] | None = None
-
-    def __del__(self) -> None:
-        if self.value and self.destroy is not None:
-            self.destroy(self)
-
-
-class Library:
-    """The C functions: `call` keeps the GIL, for what takes a microsecond, and `execute` releases it."""
-
-    def __init__(self, path: Path) -> None:
-        """Load a shared library.
-
-        Raises:
-            OSError: it cannot be loaded, or is another version of oneDNN.
-            AttributeError: it lacks a function.
-            RuntimeError: it has no engine for the CPU.
-        """
-        self._functions, waiting = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
-        self._functions.dnnl_version.restype = POINTER(_Version)
-        self._functions.dnnl_primitive_desc_query_md.restype = c_void_p
-        self._functions.dnnl_memory_desc_get_size.restype = c_size_t
-        if (major := self._functions.dnnl_version().contents.major) != MAJOR:
-            raise OSError(f"{path}: expected version {MAJOR} of oneDNN, got {major}")
-        for name in (*itertools.chain(*CREATED.values()), *(f"{kind}_destroy" for kind in CREATED), *FURTHER):
-            getattr(self._functions, f"dnnl_{name}")
-        kinds = {name: kind for kind, names in CREATED.items() for name in names}
-        self._destroy = {name: getattr(self._functions, f"dnnl_{kind}_destroy") for name, kind in kinds.items()}
-        self._execute = waiting.dnnl_primitive_execute
-        self.engine = self.create("engine_create", CPU, c_size_t(0))
-
-    def call(self, name: str, *arguments: object) -> None:
-        """Call a function that returns a status.
-
-        Raises:
-            RuntimeError: the status says that it failed.
-        """
-        self._check(name, getattr(self._functions, f"dnnl_{name}")(*arguments))
-
-    def create(self, name: str, *arguments: object) -> c_void_p:
-        """Return the handle that a function writes to its first argument."""
-        handle = _Handle()
-        handle.destroy = self._destroy[name]
-        self.call(name, byref(handle), *arguments)
-        return handle
-
-    def execute(self, primitive: c_void_p, stream: c_void_p, memories: Sequence[tuple[int, c_void_p]]) -> None:
-        """Run a primitive on memory."""
-        arguments = (_Argument * len(memories))(*(_Argument(*each) for each in memories))
-        self._check("primitive_execute", self._execute(primitive, stream, len(memories), arguments))
-
-    def weights_of(self, step: c_void_p) -> c_void_p:
-        """Return the description of the weights that a step wants, which belongs to it."""
-        return c_void_p(self._functions.dnnl_primitive_desc_query_md(step, WEIGHTS_DESCRIPTION, 0))
-
-    def size(self, description: c_void_p) -> int:
-        """Return the bytes of memory."""
-        return int(self._functions.dnnl_memory_desc_get_size(description))
-
-    @staticmethod
-    def _check(name: str, status: int) -> None:
-        if status:
-            raise RuntimeError(f"oneDNN: dnnl_{name} failed with status {status}")
-
-
-def find(folder: Path) -> Library | None:
-    """Return the library in a folder; None where there is none, or none that has all that is called here."""
-    for path in sorted(folder.glob("libdnnl.so*")):
-        try:
-            return Library(path)
-        except (OSError, RuntimeError, AttributeError):
-            continue
-    return None
-
-
-_loading = threading.Lock()  # a stream runs only steps of its own engine, so all threads need the same library
-
-
-@lru_cache
-def _loaded() -> Library | None:
-    return find(Path(paddle.__file__).parent / "libs")
-
-
-def _library() -> Library | None:
-    with _loading:
-        return _loaded()
 
 
 def is_available() -> bool:
     """Whether the functions below can be used in this process."""
-    return _library() is not None
+    return onednn_library.library() is not None
 
 
 class _Thread(threading.local):
@@ -190,7 +76,7 @@ def _cached(key: tuple[object, ...], make: Callable[[Library], P]) -> P:
     """Return what this thread keeps under a key."""
     found = _thread.kept.get(key)
     if found is None:
-        library = _library()
+        library = onednn_library.library()
         if library is None:
             raise RuntimeError("oneDNN: expected is_available(), got a Paddle without it")
         if len(_thread.kept) >= MOST_KEPT:
@@ -207,12 +93,17 @@ def _description(library: Library, shape: Sequence[int], strides: Sequence[int] 
     return library.create("memory_desc_create_with_strides", len(shape), dims, FLOAT32, DIMS(*strides))
 
 
+def _rows(library: Library, shape: Sequence[int]) -> c_void_p:
+    """Describe float32 memory in row-major order."""
+    return _description(library, shape, [math.prod(shape[axis + 1 :]) for axis in range(len(shape))])
+
+
 def gelu_(x: Tensor) -> None:
     """Replace a contiguous float32 tensor on the CPU by its exact GELU."""
     size, address = x.size, x.data_ptr()
 
     def make(library: Library) -> _Primitive:
-        seen = _description(library, [size], [1])
+        seen = _rows(library, [size])
         options = INFERENCE, GELU_ERF, seen, seen, c_float(0), c_float(0), None
         step = library.create("eltwise_forward_primitive_desc_create", library.engine, *options)
         return _Primitive(library, step, {SRC: seen, DST: seen})
@@ -223,42 +114,160 @@ def gelu_(x: Tensor) -> None:
 def softmax_(x: Tensor) -> None:
     """Replace a contiguous float32 tensor on the CPU by its softmax over the last axis."""
     length, address = x.shape[-1], x.data_ptr()
-    rows = x.size // length
+    _softmax(x.size // length, length).run(address, address)
 
+
+def _softmax(rows: int, length: int) -> _Primitive:
     def make(library: Library) -> _Primitive:
-        seen = _description(library, [rows, length], [length, 1])
+        seen = _rows(library, [rows, length])
         options = INFERENCE, SOFTMAX, seen, seen, c_int(1), None
         step = library.create("softmax_forward_primitive_desc_create", library.engine, *options)
         return _Primitive(library, step, {SRC: seen, DST: seen})
 
-    _cached(("softmax", rows, length), make).run(address, address)
+    return _cached(("softmax", rows, length), make)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
-    """Return ``x @ weight + bias``, and its exact GELU if asked for: (n, C), (C, C') and (C',) to (n, C')."""
-    (rows, inputs), outputs = x.shape, weight.shape[1]
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Return the layer norm of a contiguous float32 tensor on the CPU over its last axis."""
+    length = x.shape[-1]
+    rows = x.size // length
 
     def make(library: Library) -> _Primitive:
-        shapes = ([rows, inputs], [inputs, outputs], [1, outputs], [rows, outputs])
-        seen, factors, shift, made = (_description(library, shape, [shape[1], 1]) for shape in shapes)
-        attributes = _attributes(library, gelu)
-        step = library.create("matmul_primitive_desc_create", library.engine, seen, factors, shift, made, attributes)
-        return _Primitive(library, step, {SRC: seen, WEIGHTS: factors, BIAS: shift, DST: made})
+        seen, each = _rows(library, [rows, length]), _rows(library, [length])
+        options = INFERENCE, seen, seen, None, c_float(epsilon), c_uint(SCALE_AND_SHIFT), None
+        step = library.create("layer_normalization_forward_primitive_desc_create", library.engine, *options)
+        return _Primitive(library, step, {SRC: seen, SCALE: each, SHIFT: each, DST: seen})
 
-    out = paddle.empty([rows, outputs])
+    out = paddle.empty(x.shape)
     addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
-    _cached(("linear", rows, inputs, outputs, gelu), make).run(*addresses)
+    _cached(("layer norm", rows, length, epsilon), make).run(*addresses)
     return out
 
 
-def _attributes(library: Library, gelu: bool) -> c_void_p:
-    """Return what a step is asked to do with its results."""
-    attributes = library.create("primitive_attr_create")
+def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, shortcut: Tensor | None = None) -> Tensor:
+    """Return ``x @ weight + bias + shortcut``, and its exact GELU if asked for.
+
+    Args:
+        x: (n, C) float32 on the CPU, contiguous, like all others but ``weight``.
+        weight: (C, C'), in any order of memory.
+        bias: (C',).
+        gelu: apply GELU.
+        shortcut: (n, C').
+
+    Returns:
+        (n, C').
+    """
+    (rows, inputs), outputs = x.shape, weight.shape[1]
+    more, strides = [] if shortcut is None else [shortcut.data_ptr()], weight.strides
+
+    def make(library: Library) -> _Primitive:
+        seen, shift, made = (_rows(library, shape) for shape in ([rows, inputs], [1, outputs], [rows, outputs]))
+        factors = _description(library, [inputs, outputs], strides)
+        attributes = _attributes(library, added=made if more else None, gelu=gelu)
+        step = library.create("matmul_primitive_desc_create", library.engine, seen, factors, shift, made, attributes)
+        added = {_post_op(0): made} if more else {}
+        return _Primitive(library, step, {SRC: seen, WEIGHTS: factors, BIAS: shift, DST: made, **added})
+
+    out = paddle.empty([rows, outputs])
+    addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
+    _cached(("linear", rows, inputs, outputs, *strides, gelu, bool(more)), make).run(*addresses, *more)
+    return out
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None, scores_at_once: int
+) -> Tensor:
+    """Return softmax(scale query keyᵀ + bias) value, the heads side by side.
+
+    Args:
+        query: (n, heads, q, d) float32 on the CPU, in any order of memory that keeps the last axis together.
+        key: (n, heads, l, d), likewise.
+        value: (n, heads, l, e), likewise.
+        scale: of the products.
+        bias: (heads, q, l), contiguous, or None.
+        scores_at_once: how many may exist at a time, unless one of the n has more.
+
+    Returns:
+        (n, q, heads*e).
+    """
+    n, heads, count, _ = query.shape
+    length, width = value.shape[2:]
+    out = paddle.empty([n, count, heads * width])
+    some = max(1, scores_at_once // (heads * count * length))
+    scores = paddle.empty([min(some, n) * heads * count * length])
+    addresses = [x.data_ptr() for x in (query, key, value, out)]
+    strides = [list(x.strides) for x in (query, key, value)]
+    for start, each in _groups(n, some, {stride[0] // (heads * query.shape[3]) for stride in strides}):
+        shapes = [each, *query.shape[1:]], [each, *key.shape[1:]], [each, *value.shape[1:]]
+        products, sums = _cached(
+            ("attention", *itertools.chain(*shapes, *strides), scale, bias is None),
+            functools.partial(_attention, shapes=shapes, strides=strides, scale=scale, has_bias=bias is not None),
+        )
+        seen, keys, values, made = (
+            address + 4 * start * stride
+            for address, stride in zip(addresses, (*(s[0] for s in strides), out.strides[0]), strict=True)
+        )
+        products.run(seen, keys, scores.data_ptr(), *([] if bias is None else [bias.data_ptr()]))
+        _softmax(each * heads * count, length).run(scores.data_ptr(), scores.data_ptr())
+        sums.run(scores.data_ptr(), values, made)
+    return out
+
+
+def _groups(count: int, most: int, refused: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Yield start and length of groups of at most ``most`` of a batch.
+
+    Refused are the lengths at which oneDNN 3.6 takes strided memory for memory whose batch is not its first axis.
+    """
+    start = 0
+    while start < count:
+        length = min(most, count - start)
+        while length > 1 and length in refused:
+            length -= 1
+        yield start, length
+        start += length
+
+
+def _attention(
+    library: Library,
+    shapes: tuple[list[int], list[int], list[int]],
+    strides: Sequence[list[int]],
+    scale: float,
+    has_bias: bool,
+) -> tuple[_Primitive, _Primitive]:
+    """Compile the two matrix products of attention, for shapes and strides of query, key and value."""
+    n, heads, length, width = shapes[2]
+    count, depth = shapes[0][2:]
+    seen, values = _description(library, shapes[0], strides[0]), _description(library, shapes[2], strides[2])
+    keys = _description(library, [n, heads, depth, length], [*strides[1][:2], strides[1][3], strides[1][2]])
+    scores = _rows(library, [n, heads, count, length])
+    added = _rows(library, [1, heads, count, length]) if has_bias else None
+    attributes = _attributes(library, scale=scale, added=added)
+    step = library.create("matmul_primitive_desc_create", library.engine, seen, keys, None, scores, attributes)
+    more = {} if added is None else {_post_op(1): added}
+    products = _Primitive(library, step, {SRC: seen, WEIGHTS: keys, DST: scores, **more})
+    made = _description(library, [n, heads, count, width], [count * heads * width, width, heads * width, 1])
+    step = library.create("matmul_primitive_desc_create", library.engine, scores, values, None, made, None)
+    return products, _Primitive(library, step, {SRC: scores, WEIGHTS: values, DST: made})
+
+
+def _attributes(
+    library: Library, *, scale: float | None = None, added: c_void_p | None = None, gelu: bool = False
+) -> c_void_p:
+    """Return what a step is asked to do with its results: scale them, add memory of this description, apply GELU."""
+    attributes, after = library.create("primitive_attr_create"), library.create("post_ops_create")
+    if scale is not None:
+        library.call("post_ops_append_eltwise", after, LINEAR, c_float(scale), c_float(0))
+    if added is not None:
+        library.call("post_ops_append_binary", after, ADD, added)
     if gelu:
-        after = library.create("post_ops_create")
         library.call("post_ops_append_eltwise", after, GELU_ERF, c_float(0), c_float(0))
-        library.call("primitive_attr_set_post_ops", attributes, after)
+    library.call("primitive_attr_set_post_ops", attributes, after)
     return attributes
+
+
+def _post_op(position: int) -> int:
+    """Return the argument number of what the post-op at a position adds."""
+    return FIRST_POST_OP * (position + 1) | SECOND
 
 
 @dataclass(frozen=True)
@@ -295,11 +304,10 @@ def convolve(
 
     def make(library: Library) -> _Convolution:
         kernel = [groups, outputs // groups, inner, side, side] if groups > 1 else [outputs, inner, side, side]
-        plain = [math.prod(kernel[axis + 1 :]) for axis in range(len(kernel))]
         seen = _description(library, *_channels_last(batch, channels, height, width))
         made = _description(library, *_channels_last(batch, outputs, rows, columns))
-        shift, given = _description(library, [outputs], [1]), _description(library, kernel, plain)
-        attributes = _attributes(library, gelu)
+        shift, given = _rows(library, [outputs]), _rows(library, kernel)
+        attributes = _attributes(library, gelu=gelu)
         shapes = DIMS(stride, stride), DIMS(0, 0), DIMS(above, left), DIMS(below, right)
         options = INFERENCE, DIRECT, seen, _description(library, kernel), shift, made, *shapes, attributes
         step = library.create("convolution_forward_primitive_desc_create", library.engine, *options)

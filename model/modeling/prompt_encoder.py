@@ -7,7 +7,8 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from model.config import SamConfig
-from model.modeling.common import embedding, layer_norm, norm, zeros
+from model.modeling.common import embedding, norm, zeros
+from model.modeling.kernels import layer_norm
 
 
 class PositionEmbeddingRandom(nn.Layer):

@@ -15,19 +15,18 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from model.config import SamConfig, TinyVitConfig
-from model.modeling.common import layer_norm, linear, norm, zeros
+from model.modeling.common import linear, norm, zeros
 from model.modeling.image_encoder import Neck, Parallel, Sequential
 from model.modeling.kernels import (
     Canvas,
-    add,
     affine,
     attend,
     convolve_last,
     cut_windows,
-    gelu,
-    merge_heads,
+    layer_norm,
     permute,
     some_rows,
+    split_heads,
 )
 
 STRIDES = (2, 2, 1)
@@ -54,7 +53,7 @@ class MBConv(nn.Layer):
             wider, inner = _halo(first, last, x.shape[1])
             y = _pointwise(some_rows(x, wider), self.conv1, then_gelu=True)
             y = convolve_last(y, self.conv2, inner, then_gelu=True)
-            return gelu(add(_pointwise(y, self.conv3), some_rows(x, slice(first, last))))
+            return _pointwise(y, self.conv3, then_gelu=True, shortcut=some_rows(x, slice(first, last)))
 
         return _by_rows(rows, x.shape[1], self.conv1.weight.shape[0] * x.shape[2], parallel)
 
@@ -111,13 +110,12 @@ class Attention(nn.Layer):
         self._qkv_bias = self.qkv.bias.reshape([heads, 3, dim // heads]).transpose([1, 0, 2]).flatten()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Attend within windows: (n, w*w, C) to (n, w*w, C)."""
+        """Add to tokens what they find in their window: (n, w*w, C) to (n, w*w, C)."""
         heads, dim = self.num_heads, tokens.shape[-1]
         qkv = affine(layer_norm(tokens, self.norm), self._weight, self._qkv_bias)
-        parts = permute(qkv.reshape([*qkv.shape[:2], 3, heads, dim // heads]), [2, 0, 3, 1, 4])  # (3, n, heads, l, d)
-        query = parts[0] * (dim // heads) ** -0.5
-        out = merge_heads(attend(query, parts[1], parts[2], False, self.bias))
-        return affine(out, self.proj.weight, self.proj.bias)
+        query, key, value = (split_heads(qkv, heads, slice(first, first + dim)) for first in (0, dim, 2 * dim))
+        found = attend(query, key, value, (dim // heads) ** -0.5, bias=self.bias)
+        return affine(found, self.proj.weight, self.proj.bias, shortcut=tokens)
 
 
 class Mlp(nn.Layer):
@@ -130,9 +128,9 @@ class Mlp(nn.Layer):
         self.fc2 = linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to (..., C)."""
+        """Add to (..., C) what it makes of it, (..., C)."""
         hidden = affine(layer_norm(x, self.norm), self.fc1.weight, self.fc1.bias, then_gelu=True)
-        return affine(hidden, self.fc2.weight, self.fc2.bias)
+        return affine(hidden, self.fc2.weight, self.fc2.bias, shortcut=x)
 
 
 class TinyVitBlock(nn.Layer):
@@ -157,15 +155,13 @@ class TinyVitBlock(nn.Layer):
         def attend_row(top: int) -> None:
             rows = (slice(None), slice(top, top + side))
             tokens = cut_windows(x, rows, [batch, 1, side, across, side, dim])
-            tokens = add(self.attn(tokens), tokens)
-            attended.put(rows, tokens, [batch, across, side, side, dim], [0, 2, 1, 3, 4])
+            attended.put(rows, self.attn(tokens), [batch, across, side, side, dim], [0, 2, 1, 3, 4])
 
         parallel.map(attend_row, range(0, height, side))
 
         def rest(first: int, last: int) -> Tensor:
             wider, inner = _halo(first, last, height)
-            y = convolve_last(some_rows(attended.tensor, wider)[:, :, :width], self.local_conv, inner)
-            return add(self.mlp(y), y)
+            return self.mlp(convolve_last(some_rows(attended.tensor, wider)[:, :, :width], self.local_conv, inner))
 
         return _by_rows(rest, height, self.mlp.fc1.weight.shape[1] * width, parallel)
 
@@ -242,9 +238,10 @@ class TinyVit(nn.Layer):
         return _by_rows(rows, -(-middle // 2), 2 * first_conv.weight.shape[0] * middle, self._parallel)
 
 
-def _pointwise(x: Tensor, layer: nn.Conv2D, then_gelu: bool = False) -> Tensor:
+def _pointwise(x: Tensor, layer: nn.Conv2D, then_gelu: bool = False, shortcut: Tensor | None = None) -> Tensor:
     """Apply a 1x1 convolution to (B, H, W, C) as one matrix product."""
-    return affine(x, layer.weight.reshape(layer.weight.shape[:2]).transpose([1, 0]), layer.bias, then_gelu)
+    weight = layer.weight.reshape(layer.weight.shape[:2]).transpose([1, 0])
+    return affine(x, weight, layer.bias, then_gelu, shortcut)
 
 
 def _convolution(channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2D:

@@ -8,9 +8,9 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from model.modeling.common import MLPBlock, layer_norm, linear, norm
+from model.modeling.common import MLPBlock, linear, norm
 from model.modeling.image_encoder import Parallel
-from model.modeling.kernels import add, exponentials, row_sums, softmax_rows
+from model.modeling.kernels import add, exponentials, layer_norm, row_sums, softmax_rows
 
 DECODER_EPSILON = 1e-5
 

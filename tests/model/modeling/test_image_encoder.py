@@ -7,7 +7,7 @@ from paddle.nn import functional
 
 from model.config import SamConfig, VitConfig, demo
 from model.device import ThreadPool
-from model.modeling import kernels
+from model.modeling import image_encoder, kernels
 from model.modeling.image_encoder import Attention, ImageEncoderViT, Sequential
 from model.modeling.kernels import fused_attention
 from tests.reference.make_golden import GOLDEN
@@ -74,10 +74,12 @@ def test_the_gpus_attention_is_a_plain_softmax_attention():
     np.testing.assert_allclose(fused_attention(query, key, wide).numpy(), expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("most_keys", [6, 256])
 @pytest.mark.parametrize("scores_at_once", [1, 12, 60, 144, 1000])
-def test_attention_adds_the_decomposed_relative_position_of_the_paper(scores_at_once, monkeypatch):
+def test_attention_adds_the_decomposed_relative_position_of_the_paper(scores_at_once, most_keys, monkeypatch):
     """Each score is q·k·d**-0.5 + q·Rh[row distance] + q·Rw[column distance] (ViTDet, appendix; Li et al. 2022)."""
     monkeypatch.setattr(kernels, "SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr(image_encoder, "MOST_KEYS", most_keys)
     height, width, dim = 3, 4, 8
     attention = Attention(dim, 1, (height, width))
     random = np.random.RandomState(0)
@@ -115,8 +117,8 @@ def test_scores_whose_exponentials_float32_cannot_hold_give_the_same_attention()
     query = query * 100.0
     expected = functional.softmax(paddle.matmul(query, key, transpose_y=True) + bias, axis=-1)
     assert float(paddle.matmul(query, key, transpose_y=True).max()) > 2 * kernels.SAFE_SCORE
-    got = kernels.attend(query, key, value, False, bias)
-    np.testing.assert_allclose(got.numpy(), paddle.matmul(expected, value).numpy(), atol=1e-4)
+    got = kernels.attend(query, key, value, 1.0, bias=bias)
+    np.testing.assert_allclose(got.numpy(), kernels.merge_heads(paddle.matmul(expected, value)).numpy(), atol=1e-4)
 
 
 def test_a_configuration_of_another_trunk_is_refused():

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from model.modeling import kernels, onednn
+from model.modeling import kernels, onednn, onednn_library
 
 LIBS = Path(paddle.__file__).parent / "libs"
 needs_onednn = pytest.mark.skipif(not onednn.is_available(), reason="this Paddle carries no oneDNN")
@@ -96,19 +96,19 @@ def run(script: str, **environment: str) -> None:
 
 
 def test_a_folder_without_the_library_has_none(tmp_path):
-    assert onednn.find(tmp_path) is None
-    assert onednn.find(tmp_path / "missing") is None
+    assert onednn_library.find(tmp_path) is None
+    assert onednn_library.find(tmp_path / "missing") is None
 
 
 def test_a_file_that_is_no_library_is_passed_over(tmp_path):
     (tmp_path / "libdnnl.so.3").write_bytes(b"not a library")
-    assert onednn.find(tmp_path) is None
+    assert onednn_library.find(tmp_path) is None
 
 
 def test_another_library_of_that_name_is_passed_over(tmp_path):
     other = next(Path(np.__file__).parent.rglob("_multiarray_umath*"))
     (tmp_path / "libdnnl.so.3").symlink_to(other)
-    assert onednn.find(tmp_path) is None
+    assert onednn_library.find(tmp_path) is None
 
 
 @needs_onednn
@@ -118,7 +118,7 @@ def test_a_library_that_lacks_a_function_is_passed_over(tmp_path, name):
     content, count = re.subn(rb"\0" + name + rb"\0", b"\0" + name[::-1] + b"\0", library.read_bytes())
     assert count
     (tmp_path / library.name).write_bytes(content)
-    assert onednn.find(tmp_path) is None
+    assert onednn_library.find(tmp_path) is None
 
 
 @needs_onednn
@@ -126,7 +126,7 @@ def test_the_first_of_several_that_can_be_used_is_taken(tmp_path):
     (library,) = LIBS.glob("libdnnl.so*")
     (tmp_path / "libdnnl.so.2").write_bytes(b"not a library")
     (tmp_path / "libdnnl.so.3").symlink_to(library)
-    assert onednn.find(tmp_path) is not None
+    assert onednn_library.find(tmp_path) is not None
 
 
 @needs_onednn
