@@ -42,8 +42,8 @@ TRAINING = "demo_training"
 
 ALLOWED = {
     # library: the modules or folders that may import it
-    "paddle": ("model",),
-    "tokenizers": ("model.detection.tokenizers",),
+    "paddle": ("model", "demo_training.detector.export"),
+    "tokenizers": ("model.detection.tokenizers", "demo_training.detector.tokens"),
     "torch": (TRAINING,),
     "segment_anything": (TRAINING,),
     "transformers": (),
