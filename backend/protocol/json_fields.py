@@ -10,6 +10,7 @@ DECODE_ERRORS = (msgspec.DecodeError, ValueError, RecursionError)
 """What msgspec raises for JSON that is damaged, nested too deeply or of another type."""
 
 LARGEST_ID = 2**63 - 1
+MOST_COUNTED = 2**31 - 1  # Label Studio counts in 32 bits
 EXACT = 2.0**53  # from here on floats leave out whole numbers
 
 _Octet: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]

@@ -150,7 +150,7 @@ def parse_webhook(body: bytes) -> WebhookEvent:
         project_id=parse_project(project.id if isinstance(project, _Project) else project),
         label_config=json_fields.text(project.label_config) if isinstance(project, _Project) else "",
         tasks=tasks,
-        annotations=max(0, annotations or 0),
+        annotations=annotations if annotations is not None and 0 <= annotations <= json_fields.MOST_COUNTED else 0,
     )
 
 

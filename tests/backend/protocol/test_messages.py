@@ -120,7 +120,7 @@ def test_the_recorded_request_of_start_training_is_read() -> None:
     assert (event.action, event.project_id, event.annotations) == ("START_TRAINING", 2, 1)
 
 
-@pytest.mark.parametrize("count", [None, "many", [], -3, 1e400])
+@pytest.mark.parametrize("count", [None, "many", [], -3, 1e400, 2**31, 2**53, 10**30])
 def test_a_number_of_annotations_that_is_none_counts_as_0(count) -> None:
     body = {"action": "ANNOTATION_CREATED", "project": {"id": 7, "total_annotations_number": count}}
     assert messages.parse_webhook(encoded(body)).annotations == 0
