@@ -1,7 +1,8 @@
 """Run the benchmarks: ``python -m tests.benchmarks [--device DEVICE] [NAME...]``, all of them without a name.
 
-Every module ``bench_NAME.py`` here has a function ``run() -> list[Row]``. ``weights:NETWORK`` measures one network. A table goes to stdout, the same as JSON to
-``out/benchmarks.json``. Exits with 1 when a goal is missed. Another device than ``cpu`` is for ``encoder`` alone.
+Every module ``bench_NAME.py`` here has a function ``run() -> list[Row]``; ``weights:NETWORK`` measures one network.
+A table goes to stdout, the same as JSON to ``out/benchmarks.json``. Exits with 1 when a goal is missed. Another device
+than ``cpu`` is for ``encoder`` alone.
 """
 
 import argparse
