@@ -8,7 +8,7 @@ LABEL_STUDIO_VENV := $(CACHE)/.venv-label-studio
 PADDLEX_VENV := $(CACHE)/.venv-paddlex
 TOOLS_VENV := $(CACHE)/.venv-tools
 SBOM_VENV := $(CACHE)/.venv-sbom
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+BY_FILE := --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-all test-wheel test-label-studio-versions bench lint format lock sbom clean
 
@@ -42,9 +42,11 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 # Weights other than the demo model's, by name or path: make run WEIGHTS=mobile_sam downloads them once.
 WEIGHTS ?=
 WITH_WEIGHTS := $(if $(WEIGHTS), --weights "$(WEIGHTS)")
+# The demo's detector finds words on drawn shapes; beside other weights there is none unless PADDLE_SAM_DETECTOR names it.
+WITH_DETECTOR := $(if $(WEIGHTS)$(PADDLE_SAM_WEIGHTS)$(PADDLE_SAM_DETECTOR),,PADDLE_SAM_DETECTOR=YOLO-World-demo )
 
 run: $(VENV)/run.stamp ## Serve Label Studio on port 9090 with the demo model, or WEIGHTS=mobile_sam (downloads packages once)
-	@$(BIN)/python -m backend serve$(WITH_WEIGHTS)
+	@$(WITH_DETECTOR)$(BIN)/python -m backend serve$(WITH_WEIGHTS)
 
 demo: $(VENV)/run.stamp $(LABEL_STUDIO_VENV)/stamp ## The same beside a Label Studio of its own, downloaded once too: a project to click in
 	@$(BIN)/python -m backend demo --folder $(CACHE)/.demo --label-studio-python $(LABEL_STUDIO_VENV)/bin/python$(WITH_WEIGHTS)
@@ -64,13 +66,13 @@ redis:
 
 test: redis $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(PARALLEL) -m "not reference and not browser and not slow"
+	$(BIN)/python -m pytest -n 3 $(BY_FILE) -m "not reference and not browser and not slow"
 
 test-wheel: $(VENV)/dev.stamp ## Build the wheel and test it where the source tree is not to be seen (a minute, no network)
 	$(BIN)/python -m tests.support.wheel
 
 test-all: redis $(VENV)/dev.stamp $(VENV)/reference.stamp $(LABEL_STUDIO_VENV)/stamp ## All tests, also those against reference implementations
-	$(BIN)/python -m pytest $(PARALLEL) -m "not browser"
+	$(BIN)/python -m pytest -n 2 $(BY_FILE) -m "not browser"
 	LABEL_STUDIO_PYTHON=$${LABEL_STUDIO_PYTHON:-$(abspath $(LABEL_STUDIO_VENV))/bin/python} $(BIN)/python -m pytest -m browser
 	$(BIN)/python -m tests.support.wheel
 

@@ -39,7 +39,7 @@ class Reason(str, Enum):
     meaning: str
     remedy: str
 
-    def __new__(cls, code: str, kind: Kind = Kind.FAILURE, meaning: str = "", remedy: str = "") -> "Reason":
+    def __new__(cls, code: str, meaning: str = "", remedy: str = "", kind: Kind = Kind.FAILURE) -> "Reason":
         """Return the member with a code, which is its value."""
         reason = str.__new__(cls, code)
         reason._value_, reason.kind, reason.meaning, reason.remedy = code, kind, meaning, remedy
@@ -47,132 +47,112 @@ class Reason(str, Enum):
 
     # fmt: off
     # There was nothing to segment.
-    NO_CONTEXT = ("no_context", Kind.HARMLESS, "a task was opened, nothing was clicked", "")
-    OPENED_TASK = ("opened_task", Kind.HARMLESS,
-        "one task alone was asked for, which may be its opening, and people have drawn on it",
-        "select several tasks for masks of what they drew, or set PADDLE_SAM_ANSWER_OPENED_TASKS to always")
-    JUST_ANSWERED = ("just_answered", Kind.HARMLESS,
+    NO_CONTEXT = ("no_context", "a task was opened, nothing was clicked", "", Kind.HARMLESS)
+    OPENED_TASK = ("opened_task", "one task alone was asked for, which may be its opening, and people have drawn on it",
+        "select several tasks for masks of what they drew, or set PADDLE_SAM_ANSWER_OPENED_TASKS to always",
+        Kind.HARMLESS)
+    JUST_ANSWERED = ("just_answered",
         "the task was answered a moment ago, and a second answer would be stored beside that",
-        "if it still has no prediction after half a minute, retrieve predictions again")
-    NO_PROMPT = ("no_prompt", Kind.HARMLESS, "the prompt was deleted, or was an ordinary annotation", "")
-    ONLY_NEGATIVE_POINTS = ("only_negative_points", Kind.HARMLESS,
-        "nothing says where the object is", "click the object first, then what is not")
-    EMPTY_MASK = ("empty_mask", Kind.HARMLESS,
-        "the model finds nothing there", "draw a box, or click somewhere else on the object")
+        "if it still has no prediction after half a minute, retrieve predictions again", Kind.HARMLESS)
+    NO_PROMPT = ("no_prompt", "the prompt was deleted, or was an ordinary annotation", "", Kind.HARMLESS)
+    ONLY_NEGATIVE_POINTS = ("only_negative_points", "nothing says where the object is",
+        "click the object first, then what is not", Kind.HARMLESS)
+    EMPTY_MASK = ("empty_mask", "the model finds nothing there",
+        "draw a box, or click somewhere else on the object", Kind.HARMLESS)
 
     # The request.
-    BAD_REQUEST = ("bad_request", Kind.FAILURE,
-        "the caller does not speak as Label Studio does", "see who calls this address")
-    BODY_TOO_LARGE = ("body_too_large", Kind.FAILURE,
-        "the request carries too many saved masks", "raise PADDLE_SAM_MAX_BODY_MB")
-    BAD_GEOMETRY = ("bad_geometry", Kind.FAILURE, "a prompt's numbers make no shape", "draw the prompt again")
-    OUTSIDE_IMAGE = ("outside_image", Kind.FAILURE,
-        "a prompt lies beside the image", "draw the prompt again, on the image")
-    UNSUPPORTED_PROMPT = ("unsupported_prompt", Kind.FAILURE,
-        "this kind of prompt is not read, or not by these weights",
+    BAD_REQUEST = ("bad_request", "the caller does not speak as Label Studio does", "see who calls this address")
+    BODY_TOO_LARGE = ("body_too_large", "the request carries too many saved masks", "raise PADDLE_SAM_MAX_BODY_MB")
+    BAD_GEOMETRY = ("bad_geometry", "a prompt's numbers make no shape", "draw the prompt again")
+    OUTSIDE_IMAGE = ("outside_image", "a prompt lies beside the image", "draw the prompt again, on the image")
+    UNSUPPORTED_PROMPT = ("unsupported_prompt", "this kind of prompt is not read, or not by these weights",
         "prompt with keypoints, rectangles, ellipses, polygons or brush strokes")
-    NOT_A_PROMPT = ("not_a_prompt", Kind.HARMLESS, "the region is not used as a prompt; the log says why", "")
-    TOO_MANY_POINTS = ("too_many_points", Kind.FAILURE,
-        "only the newest points of an object count", "start the object again")
-    TOO_COMPLEX = ("too_complex", Kind.FAILURE,
-        "the request asks for more work than one request may cause",
+    NOT_A_PROMPT = ("not_a_prompt", "the region is not used as a prompt; the log says why", "", Kind.HARMLESS)
+    TOO_MANY_POINTS = ("too_many_points", "only the newest points of an object count", "start the object again")
+    TOO_COMPLEX = ("too_complex", "the request asks for more work than one request may cause",
         "see the log: a config that repeats without end, or hundreds of objects, of which the newest are answered")
-    SIZE_MISMATCH = ("size_mismatch", Kind.FAILURE,
+    SIZE_MISMATCH = ("size_mismatch",
         "browser and backend see pictures of different shape, or one many times the other",
         "see whether the file changed, and which size the browser shows at its address")
-    NOT_IN_COCO_FILE = ("not_in_coco_file", Kind.HARMLESS,
-        "no image of the COCO file is named as the task's is", "compare the file's file_name with the task's data")
-    AMBIGUOUS_FILE_NAME = ("ambiguous_file_name", Kind.FAILURE,
-        "several images of the COCO file are named as the task's is", "write their folders into file_name as well")
-    UNKNOWN_LABEL = ("unknown_label", Kind.FAILURE,
-        "a category of a COCO file, or a typed word, is no label of the labeling config",
+    NOT_IN_COCO_FILE = ("not_in_coco_file", "no image of the COCO file is named as the task's is",
+        "compare the file's file_name with the task's data", Kind.HARMLESS)
+    AMBIGUOUS_FILE_NAME = ("ambiguous_file_name", "several images of the COCO file are named as the task's is",
+        "write their folders into file_name as well")
+    UNKNOWN_LABEL = ("unknown_label", "a category of a COCO file, or a typed word, is no label of the labeling config",
         "add the label; rename the category, or type WORD=LABEL")
-    NOTHING_FOUND = ("nothing_found", Kind.HARMLESS,
-        "the detector finds nothing that the words name", "use other words, or draw boxes")
-    UNKNOWN_WORD = ("unknown_word", Kind.FAILURE,
-        "the detector cannot look for a word, which the log names", "give the label a prompt in the detector's words")
-    NO_DETECTOR = ("no_detector", Kind.FAILURE,
-        "there is no detector to find words with, or not the same one as in other processes",
+    NOTHING_FOUND = ("nothing_found", "the detector finds nothing that the words name",
+        "use other words, or draw boxes", Kind.HARMLESS)
+    UNKNOWN_WORD = ("unknown_word", "the detector cannot look for a word, which the log names",
+        "give the label a prompt in the detector's words")
+    NO_DETECTOR = ("no_detector", "there is no detector to find words with, or not the same one as in other processes",
         "set PADDLE_SAM_DETECTOR, to the same for web processes and workers")
 
     # The labeling config.
-    NO_LABEL_CONFIG = ("no_label_config", Kind.FAILURE,
-        "the request carries no labeling config", "open the project's labeling settings and save")
-    BAD_LABEL_CONFIG = ("bad_label_config", Kind.FAILURE,
-        "the labeling config cannot be read", "the log names the tag; compare with the README")
-    NO_IMAGE_TAG = ("no_image_tag", Kind.FAILURE,
-        "the labeling config has no image of that name", 'add <Image name="image" value="$image"/>')
-    NO_OUTPUT_CONTROL = ("no_output_control", Kind.FAILURE,
-        "nothing in the labeling config can hold a mask",
+    NO_LABEL_CONFIG = ("no_label_config", "the request carries no labeling config",
+        "open the project's labeling settings and save")
+    BAD_LABEL_CONFIG = ("bad_label_config", "the labeling config cannot be read",
+        "the log names the tag; compare with the README")
+    NO_IMAGE_TAG = ("no_image_tag", "the labeling config has no image of that name",
+        'add <Image name="image" value="$image"/>')
+    NO_OUTPUT_CONTROL = ("no_output_control", "nothing in the labeling config can hold a mask",
         'add a BrushLabels or PolygonLabels tag that says smart="false"')
 
     # The task and its image.
-    NO_IMAGE_IN_TASK = ("no_image_in_task", Kind.FAILURE,
+    NO_IMAGE_IN_TASK = ("no_image_in_task",
         "the task's data holds no address under the key that the config's Image names",
         "compare the config's value=\"$…\" with the task's data")
-    ITEM_INDEX_OUT_OF_RANGE = ("item_index_out_of_range", Kind.FAILURE,
-        "the task has fewer images than the prompt says", "reload the task")
-    UNSUPPORTED_IMAGE_SOURCE = ("unsupported_image_source", Kind.FAILURE,
-        "addresses of this kind are not read", "use http(s), uploads or a cloud storage")
-    UNSUPPORTED_IMAGE_FORMAT = ("unsupported_image_format", Kind.FAILURE,
-        "pictures of this format are not read", "convert them to JPEG, PNG, WebP or TIFF")
-    IMAGE_NOT_FOUND = ("image_not_found", Kind.FAILURE,
-        "the image's server does not have it",
+    ITEM_INDEX_OUT_OF_RANGE = ("item_index_out_of_range", "the task has fewer images than the prompt says",
+        "reload the task")
+    UNSUPPORTED_IMAGE_SOURCE = ("unsupported_image_source", "addresses of this kind are not read",
+        "use http(s), uploads or a cloud storage")
+    UNSUPPORTED_IMAGE_FORMAT = ("unsupported_image_format", "pictures of this format are not read",
+        "convert them to JPEG, PNG, WebP or TIFF")
+    IMAGE_NOT_FOUND = ("image_not_found", "the image's server does not have it",
         "see whether the file is still there, and the task's data spells its address right")
-    IMAGE_TOO_LARGE = ("image_too_large", Kind.FAILURE,
-        "the image is beyond the limits",
+    IMAGE_TOO_LARGE = ("image_too_large", "the image is beyond the limits",
         "use smaller images, or raise PADDLE_SAM_MAX_IMAGE_BYTES or PADDLE_SAM_MAX_IMAGE_PIXELS, as the log says")
-    IMAGE_UNREADABLE = ("image_unreadable", Kind.FAILURE,
-        "image data is damaged or missing, or it is no image",
+    IMAGE_UNREADABLE = ("image_unreadable", "image data is damaged or missing, or it is no image",
         "open its address in a browser; if nothing shows, give another image")
 
     # What an operator can change.
-    AUTH_FAILED = ("auth_failed", Kind.FAILURE,
-        "a token or password was refused",
+    AUTH_FAILED = ("auth_failed", "a token or password was refused",
         "the log says by whom: check the user of LABEL_STUDIO_API_KEY, the BASIC_AUTH settings or the image's server")
-    FORBIDDEN_ADDRESS = ("forbidden_address", Kind.FAILURE,
-        "images may not come from that address",
+    FORBIDDEN_ADDRESS = ("forbidden_address", "images may not come from that address",
         "add its host to PADDLE_SAM_ALLOWED_HOSTS; if it is Label Studio, set PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL")
-    FORBIDDEN_PATH = ("forbidden_path", Kind.FAILURE,
-        "the path leads out of where the files of tasks lie",
+    FORBIDDEN_PATH = ("forbidden_path", "the path leads out of where the files of tasks lie",
         "check the task's data; of local files, PADDLE_SAM_LOCAL_FILES_ROOT")
-    UNTRUSTED_CERTIFICATE = ("untrusted_certificate", Kind.FAILURE,
-        "a server's certificate is refused",
+    UNTRUSTED_CERTIFICATE = ("untrusted_certificate", "a server's certificate is refused",
         "set SSL_CERT_FILE to your authority's certificate (PEM); renew one that has expired or is for another name")
-    LABEL_STUDIO_NOT_CONFIGURED = ("label_studio_not_configured", Kind.FAILURE,
+    LABEL_STUDIO_NOT_CONFIGURED = ("label_studio_not_configured",
         "it is not known where Label Studio is, or with which token to ask it",
         "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
 
     # Temporary failures.
-    IMAGE_FETCH_FAILED = ("image_fetch_failed", Kind.FAILURE,
-        "the image's server failed", "try again; if it stays so, look at that server's log")
-    LABEL_STUDIO_UNREACHABLE = ("label_studio_unreachable", Kind.OUTAGE,
-        "Label Studio does not answer", "try again; if it stays so, check LABEL_STUDIO_URL and its log")
-    BUDGET_EXCEEDED = ("budget_exceeded", Kind.OUTAGE,
+    IMAGE_FETCH_FAILED = ("image_fetch_failed", "the image's server failed",
+        "try again; if it stays so, look at that server's log")
+    LABEL_STUDIO_UNREACHABLE = ("label_studio_unreachable", "Label Studio does not answer",
+        "try again; if it stays so, check LABEL_STUDIO_URL and its log", Kind.OUTAGE)
+    BUDGET_EXCEEDED = ("budget_exceeded",
         "the image, or a slot of the decoder, was not ready in time; encoding continues",
-        "click again; add workers or web processes if it happens often")
-    OVERLOADED = ("overloaded", Kind.OUTAGE,
-        "more requests or image files wait than there is room for",
-        "raise THREADS or PADDLE_SAM_BUFFER_MB, or add web processes")
-    SUPERSEDED = ("superseded", Kind.HARMLESS, "the annotator went on before it was ready", "")
-    STORE_UNAVAILABLE = ("store_unavailable", Kind.OUTAGE,
-        "Redis does not answer", "it is retried automatically; check Redis")
-    MODEL_NOT_READY = ("model_not_ready", Kind.OUTAGE,
-        "the model is loading, or cannot be loaded", "wait a moment, or see the log")
-    NO_WORKER = ("no_worker", Kind.OUTAGE,
-        "no worker is alive that encodes with this model",
-        "start one with python -m backend worker, with the same REDIS_URL and PADDLE_SAM_WEIGHTS; then click again")
-    ENCODE_FAILED = ("encode_failed", Kind.FAILURE,
-        "the image cannot be encoded", "a defect: please report it with the log")
-    DECODE_FAILED = ("decode_failed", Kind.FAILURE,
-        "the prompts cannot be decoded", "a defect: please report it with the log")
-    OUT_OF_MEMORY = ("out_of_memory", Kind.FAILURE,
-        "memory ran out", "take a smaller model, fewer WORKERS, or a larger machine")
-    DEVICE_FAILED = ("device_failed", Kind.FAILURE,
-        "the GPU failed or disappeared", "see nvidia-smi and the log; a worker ends by itself and is started again")
+        "click again; add workers or web processes if it happens often", Kind.OUTAGE)
+    OVERLOADED = ("overloaded", "more requests or image files wait than there is room for",
+        "raise THREADS or PADDLE_SAM_BUFFER_MB, or add web processes", Kind.OUTAGE)
+    SUPERSEDED = ("superseded", "the annotator went on before it was ready", "", Kind.HARMLESS)
+    STORE_UNAVAILABLE = ("store_unavailable", "Redis does not answer",
+        "it is retried automatically; check Redis", Kind.OUTAGE)
+    MODEL_NOT_READY = ("model_not_ready", "the model is loading, or cannot be loaded",
+        "wait a moment, or see the log", Kind.OUTAGE)
+    NO_WORKER = ("no_worker", "no worker is alive that encodes with this model",
+        "start one with python -m backend worker, with the same REDIS_URL and PADDLE_SAM_WEIGHTS; then click again",
+        Kind.OUTAGE)
+    ENCODE_FAILED = ("encode_failed", "the image cannot be encoded", "a defect: please report it with the log")
+    DECODE_FAILED = ("decode_failed", "the prompts cannot be decoded", "a defect: please report it with the log")
+    OUT_OF_MEMORY = ("out_of_memory", "memory ran out", "take a smaller model, fewer WORKERS, or a larger machine")
+    DEVICE_FAILED = ("device_failed", "the GPU failed or disappeared",
+        "see nvidia-smi and the log; a worker ends by itself and is started again")
 
     # A defect of this program.
-    INTERNAL_ERROR = ("internal_error", Kind.FAILURE, "this program has a defect", "please report it with the log")
+    INTERNAL_ERROR = ("internal_error", "this program has a defect", "please report it with the log")
     # fmt: on
 
     def __str__(self) -> str:

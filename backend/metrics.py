@@ -15,7 +15,7 @@ from types import MappingProxyType
 from cachetools import FIFOCache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from backend.errors import Reason
+from backend.errors import Kind, Reason
 from backend.types import Prediction, PredictRequest
 
 STAGES = ("receive", "fetch", "decode_image", "detect", "encode", "embedding", "decoder", "postprocess", "rle", "total")
@@ -47,6 +47,11 @@ class AnsweredRequest:
     def is_warm(self) -> bool:
         """Whether it was answered without waiting for an embedding."""
         return "embedding" not in self.stages_ms
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it expected a mask and got none."""
+        return not self.regions and any(reason.kind is not Kind.HARMLESS for reason in self.reasons)
 
 
 class StageTimes:
@@ -105,7 +110,13 @@ class ConfigProblems:
 
 
 class Metrics:
-    """Counters, times of stages, problems of configs and the last requests of one service; safe from many threads."""
+    """Counters, times of stages, problems of configs and the last requests of one service; safe from many threads.
+
+    >>> metrics = Metrics()
+    >>> metrics.record_lookup("memory")
+    >>> metrics.lookups()
+    {'memory': 1}
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """Register all counters; ``clock`` returns seconds since 1970."""

@@ -7,15 +7,19 @@ height), *original pixels* are (x, y) in the image as the browser shows it. Size
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from backend.errors import Reason
 from backend.shapes import Bitmask, Brush, KeyPoint, Polygon, Shape, Vector
 from backend.words import TypedText, WordQuery
-from model.types import Prompt
+
+if TYPE_CHECKING:  # NumPy takes a tenth of a second to import, for which --help must not wait
+    import numpy as np
+    import numpy.typing as npt
+
+    from model.types import Prompt
 
 
 def _nothing() -> msgspec.Raw:
@@ -159,7 +163,7 @@ class ImageRef:
 class ObjectPrompt:
     """The prompts that mark one object, translated into the model's terms."""
 
-    prompt: Prompt  # in pixels of the image it was translated for
+    prompt: "Prompt"  # in pixels of the image it was translated for
     region_ids: tuple[str, ...]  # the context regions it was made of, oldest first; never empty
     labels: tuple[str, ...]
     from_name: str  # the control its newest positive region was drawn with
@@ -208,7 +212,7 @@ class RecentAnswer:
     draft: str  # stamp of the annotator's newest draft when they clicked, empty where they had none
     answered_at: float  # seconds since 1970; the same for all regions of an answer
     # (low_res_size, low_res_size) logits in the frame of the image's embedding; None after a correction
-    low_res_mask: npt.NDArray[np.float16] | None = None
+    low_res_mask: "npt.NDArray[np.float16] | None" = None
 
     @property
     def nbytes(self) -> int:
@@ -246,4 +250,4 @@ class Prediction:
         if not 0.0 <= self.score <= 1.0:
             raise ValueError(f"score: expected a number from 0 to 1, got {self.score}")
         if self.result and not self.should_store:
-            raise ValueError("is_final: expected a prediction with regions to be final")
+            raise ValueError("should_store: expected a prediction with regions to be stored")

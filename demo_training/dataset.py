@@ -4,6 +4,7 @@
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from demo_training.scenes import render_scene
+from demo_training.scenes import Family, render_scene
+from demo_training.shapes import OUTLINES
 
 SHARD = 500
 FIRST_SEED = 1_000_000
@@ -23,27 +25,36 @@ Rng = np.random.Generator
 class Example:
     """One scene at the model's size: ``image`` uint8 (h, w, 3) RGB, ``ids`` uint8 (h, w), ``parents`` int8 (10,).
 
-    ``parents`` is -1 for an object that is no part of another, -2 where there is no object.
+    ``parents`` is -1 for an object that is no part of another, -2 where there is no object. ``outlines`` int8 (10,)
+    are numbers in `demo_training.shapes.OUTLINES`, -1 where there is no object.
     """
 
     image: NDArray[np.uint8]
     ids: NDArray[np.uint8]
     parents: NDArray[np.int8]
+    outlines: NDArray[np.int8]
 
 
-def _render(seed: int, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[int, int], list[int]]:
+_Row = tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[int, int], list[int], list[int]]
+
+
+def _render(seed: int, side: int, family: Family) -> _Row:
     rng = np.random.default_rng([seed, 7])
     short = round(side * float(np.exp(rng.uniform(np.log(0.5), np.log(1.0)))))
     height, width = (side, short) if rng.random() < 0.5 else (short, side)
-    scene = render_scene(seed, (2 * height, 2 * width))
+    scene = render_scene(seed, (2 * height, 2 * width), family)
     image, ids = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8)
     how = cv2.INTER_AREA if rng.random() < 0.7 else cv2.INTER_LINEAR
     image[:height, :width] = cv2.resize(scene.image, (width, height), interpolation=how)
     ids[:height, :width] = scene.ids[1::2, 1::2]
-    return image, ids, (height, width), [*scene.parents, *[-2] * (MAX_OBJECTS - len(scene.parents))]
+    missing = MAX_OBJECTS - len(scene.parents)
+    outlines = [OUTLINES.index(name) for name in scene.outlines]
+    return image, ids, (height, width), [*scene.parents, *[-2] * missing], [*outlines, *[-1] * missing]
 
 
-def write_shards(folder: Path, scenes: int, side: int, first_seed: int = FIRST_SEED) -> None:
+def write_shards(
+    folder: Path, scenes: int, side: int, first_seed: int = FIRST_SEED, families: Sequence[Family] = ("train",)
+) -> None:
     """Render scenes into ``shard_NNN.npz`` files of `SHARD` scenes each."""
     folder.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
@@ -51,10 +62,11 @@ def write_shards(folder: Path, scenes: int, side: int, first_seed: int = FIRST_S
         path = folder / f"shard_{number:03d}.npz"
         if path.exists():
             continue
-        rows = [_render(first_seed + number * SHARD + k, side) for k in range(SHARD)]
-        images, ids, sizes, parents = (np.array(column) for column in zip(*rows, strict=True))
+        rows = [_render(first_seed + number * SHARD + k, side, families[k % len(families)]) for k in range(SHARD)]
+        images, ids, sizes, parents, outlines = (np.array(column) for column in zip(*rows, strict=True))
         temporary = path.with_suffix(".part.npz")
-        np.savez(temporary, images=images, ids=ids, sizes=sizes, parents=parents.astype(np.int8))
+        columns = {"parents": parents.astype(np.int8), "outlines": outlines.astype(np.int8)}
+        np.savez(temporary, images=images, ids=ids, sizes=sizes, **columns)
         temporary.rename(path)
         print(f"wrote={path.name} scenes={SHARD}", flush=True)
 
@@ -82,11 +94,13 @@ class Shards:
         height, width = (int(n) for n in shard["sizes"][k])
         image = shard["images"][k, :height, :width].astype(np.uint8)
         ids = shard["ids"][k, :height, :width].astype(np.uint8)
-        return augment(rng, image, ids, shard["parents"][k].astype(np.int8))
+        parents, outlines = (shard[name][k].astype(np.int8) for name in ("parents", "outlines"))
+        return augment(rng, Example(image, ids, parents, outlines))
 
 
-def augment(rng: Rng, image: NDArray[np.uint8], ids: NDArray[np.uint8], parents: NDArray[np.int8]) -> Example:
+def augment(rng: Rng, example: Example) -> Example:
     """Return the scene turned, mirrored, sometimes cropped and enlarged, with its colours changed."""
+    image, ids = example.image, example.ids
     if rng.random() < 0.1:
         image, ids = _zoom(rng, image, ids)
     turns = int(rng.integers(4))
@@ -100,7 +114,8 @@ def augment(rng: Rng, image: NDArray[np.uint8], ids: NDArray[np.uint8], parents:
         grey = colours.mean(-1, keepdims=True)
         colours = grey + (colours - grey) * rng.uniform(0.3, 1)
     colours = colours * rng.uniform(0.85, 1.1) + rng.uniform(-15, 15)
-    return Example(np.clip(colours, 0, 255).astype(np.uint8), np.ascontiguousarray(ids), parents)
+    changed = np.clip(colours, 0, 255).astype(np.uint8)
+    return Example(changed, np.ascontiguousarray(ids), example.parents, example.outlines)
 
 
 def _zoom(rng: Rng, image: NDArray[np.uint8], ids: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -120,8 +135,9 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=8000)
     parser.add_argument("--side", type=int, default=256, help="the model's input size in pixels")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="other scenes than those already trained on")
+    parser.add_argument("--families", nargs="+", default=["train"], help="of shapes, in turn: train, held_out")
     options = parser.parse_args()
-    write_shards(options.out, options.scenes, options.side, options.first_seed)
+    write_shards(options.out, options.scenes, options.side, options.first_seed, options.families)
 
 
 if __name__ == "__main__":

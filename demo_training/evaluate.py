@@ -75,10 +75,10 @@ def corrective_click(found: Mask, wanted: Mask) -> Click | None:
 
 
 class Judge:
-    """Asks the model about one scene after another."""
+    """Asks the model about one scene after another; about fewer kinds of prompts if ``is_short``."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
-        self.encoder, self.decoder = encoder, decoder
+    def __init__(self, encoder: Encoder, decoder: Decoder, *, is_short: bool = False) -> None:
+        self.encoder, self.decoder, self.is_short = encoder, decoder, is_short
 
     def answer(
         self,
@@ -135,24 +135,26 @@ class Judge:
             rows, columns = np.nonzero(wanted)
             box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=np.float64)
             loose = box + np.tile(box[2:] - box[:2], 2) * rng.uniform(-0.1, 0.1, 4)
-            for name, corners in (("box", box), ("loose box", loose)):
+            for name, corners in (("box", box), *([] if self.is_short else [("loose box", loose)])):
                 found, predicted, _ = self.answer(embedding, [], corners)
                 figures.add(name, overlap(found, wanted), predicted)
                 if name == "box":
                     self.note_groups(figures, name, scene, index, overlap(found, wanted))
             rows, columns = np.nonzero(own)
             k = int(rng.integers(len(rows)))
-            found, predicted, _ = self.answer(embedding, [(int(columns[k]), int(rows[k]), 1)])
-            figures.add("random click", overlap(found, wanted), predicted)
+            if not self.is_short:
+                found, predicted, _ = self.answer(embedding, [(int(columns[k]), int(rows[k]), 1)])
+                figures.add("random click", overlap(found, wanted), predicted)
             x, y, _ = innermost(own)
             found, predicted, logits = self.answer(embedding, [(x, y, 1)])
             figures.add("click", overlap(found, wanted), predicted)
             self.note_groups(figures, "click", scene, index, overlap(found, wanted))
             self.correct(embedding, wanted, (x, y, 1), figures, found, logits)
 
-    @staticmethod
-    def note_groups(figures: Figures, prompt: str, scene: Scene, index: int, iou: float) -> None:
+    def note_groups(self, figures: Figures, prompt: str, scene: Scene, index: int, iou: float) -> None:
         """Note an IoU again under the kind and the size of its object, and whether something cuts it in pieces."""
+        if self.is_short:
+            return
         share = scene.masks[index].mean()
         size = "under 1 %" if share < 0.01 else "1 to 5 %" if share < 0.05 else "over 5 %"
         nested = scene.parents[index] >= 0 or index in scene.parents

@@ -28,7 +28,7 @@ def _folded(module: ConvNorm) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]  # torch's own types are not read
-def paddle_state(model: DemoSam) -> dict[str, NDArray[np.float32]]:
+def paddle_state(model: nn.Module) -> dict[str, NDArray[np.float32]]:
     """Return the weights as the Paddle network names and lays them out, float32, without the training-only parts."""
     state: dict[str, Tensor] = {}
     for name, module in model.named_modules():
@@ -39,7 +39,7 @@ def paddle_state(model: DemoSam) -> dict[str, NDArray[np.float32]]:
         elif not name.endswith((".conv", ".norm")):  # those two are inside a ConvNorm
             own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
             linear = isinstance(module, nn.Linear)
-            state |= {f"{name}.{k}": v.T if linear and k == "weight" else v for k, v in own.items()}
+            state |= {f"{name}.{k}".removeprefix("."): v.T if linear and k == "weight" else v for k, v in own.items()}
     return {name: value.float().contiguous().numpy().copy() for name, value in state.items()}
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from demo_training.shapes import HELD_OUT_SHAPES, TRAIN_SHAPES, Contours, enclosed_area
+from demo_training.shapes import HELD_OUT_SHAPES, TRAIN_SHAPES, Contours, enclosed_area, outline_name
 from demo_training.textures import HELD_OUT_TEXTURES, TRAIN_TEXTURES
 
 Family = Literal["train", "held_out"]
@@ -30,13 +30,14 @@ class Scene:
 
     ``image`` is RGB uint8 (H, W, 3). ``ids`` uint8 (H, W) holds at each pixel the number of the topmost object, from
     1, and 0 for the background. Object ``k`` (from 0) is of ``kinds[k]``; ``parents[k]`` is the object it is a part
-    of, or -1. A whole contains its parts.
+    of, or -1. A whole contains its parts. ``outlines[k]`` is what its outline is called, see `outline_name`.
     """
 
     image: Image
     ids: NDArray[np.uint8]
     kinds: tuple[str, ...]
     parents: tuple[int, ...]
+    outlines: tuple[str, ...] = ()
 
     @property
     def masks(self) -> list[Mask]:
@@ -69,6 +70,7 @@ class _Canvas:
         self.textures = TRAIN_TEXTURES if family == "train" else HELD_OUT_TEXTURES
         self.ids = np.zeros((height, width), np.uint8)
         self.kinds: list[str] = []
+        self.outlines: list[str] = []
         self.parents: list[int] = []
         self.areas: list[int] = []
         self.shadow = rng.uniform(0.25, 0.6) if rng.random() < 0.3 else 0.0
@@ -88,7 +90,8 @@ class _Canvas:
         """Try to paint one object that covers about ``share`` of the picture; say whether it was painted."""
         kind = str(self.rng.choice(list(self.shapes)))
         share = min(share, 0.04) if kind == "thin" else share
-        contours = self._position(self.shapes[kind](self.rng), share, parent)
+        outline = self.shapes[kind](self.rng)
+        contours = self._position(outline, share, parent)
         every = np.concatenate(contours)
         left, top = np.maximum(np.floor(every.min(0)).astype(int) - 1, 0)
         right, bottom = np.minimum(np.ceil(every.max(0)).astype(int) + 2, [self.width, self.height])
@@ -104,6 +107,7 @@ class _Canvas:
         ids = self.ids[window]
         ids[alpha > 127] = len(self.kinds) + 1
         self.kinds.append(kind)
+        self.outlines.append(outline_name(kind, outline))
         self.parents.append(parent)
         self.areas.append(int((alpha > 127).sum()))
         return True
@@ -223,4 +227,5 @@ def render_scene(seed: int, size: tuple[int, int] = (480, 640), family: Family =
             canvas.place(float(share * rng.uniform(0.05, 0.25)), parent=whole)
     while not canvas.kinds:
         canvas.place(float(rng.uniform(0.02, 0.2)))
-    return Scene(_photograph(rng, canvas.image), canvas.ids, tuple(canvas.kinds), tuple(canvas.parents))
+    image = _photograph(rng, canvas.image)
+    return Scene(image, canvas.ids, tuple(canvas.kinds), tuple(canvas.parents), tuple(canvas.outlines))

@@ -157,6 +157,22 @@ HELD_OUT_SHAPES: dict[str, Callable[[Rng], Contours]] = {
 }
 
 
+OUTLINES = (*TRAIN_SHAPES, *HELD_OUT_SHAPES, "circle", "square", "triangle")
+"""What `outline_name` returns."""
+
+ROUND = 0.85
+"""The least ratio of the sides of a circle's or a square's frame."""
+
+
+def outline_name(kind: str, contours: Contours) -> str:
+    """Return the name of an outline: of its kind, or ``circle``, ``square`` or ``triangle`` where it is one."""
+    sides = np.ptp(contours[0], axis=0)
+    is_even = sides.min() >= ROUND * sides.max()
+    if kind == "polygon" and len(contours[0]) == 3:
+        return "triangle"
+    return {"ellipse": "circle", "rectangle": "square"}.get(kind, kind) if is_even else kind
+
+
 def enclosed_area(contours: Contours) -> float:
     """Return the area between the outermost contour and its holes (contours that do not cross)."""
     areas = [float(cv2.contourArea(c.astype(np.float32))) for c in contours]

@@ -1,5 +1,6 @@
 """The light half of SAM: an embedding and prompts in, masks out; without state, safe from many threads."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from model import device as devices
 from model.errors import CapabilityError
 from model.machine import cpu_count
 from model.modeling.image_encoder import Parallel, Sequential
-from model.modeling.kernels import tensor
+from model.modeling.kernels import memory, tensor
 from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
 from model.transforms import mask_and_areas, mask_to_model, points_to_model
@@ -27,6 +28,11 @@ R = TypeVar("R")
 GPU_BATCH = 16
 """Prompts that a GPU decodes at once: bounds its memory. On a CPU each prompt is decoded by itself, as many at a time
 as there are cores: the maps of one prompt stay in cache, those of several do not.
+"""
+
+LEAST_DIVIDED = 1 << 19
+"""Numbers in an embedding from which on one prompt's decode is divided among cores. Below that, as in the demo model
+(98,000; SAM has a million), handing parts to threads takes longer than computing them: 27 in place of 19 ms.
 """
 
 HIGH_RES_MAPS = ("high_res_feat_s1", "high_res_feat_s0")
@@ -46,6 +52,7 @@ class Decoder:
         config: the network's configuration.
         model_version: name and digest of the weights, and the name of a fine-tuned decoder.
         encoder_version: the same without that name; embeddings must carry it.
+        prepared_version: names what is kept beside an embedding; that of a fine-tuned decoder is its base's.
         capabilities: what these weights can do, of ``points``, ``negative_points``, ``boxes``, ``mask_input``,
         ``score``.
         device: ``cpu`` or ``gpu:N``.
@@ -59,13 +66,15 @@ class Decoder:
         self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder, checkpoint: Checkpoint, device: str
     ) -> None:
         self.config, self.model_version = checkpoint.config, checkpoint.model_version
-        self.encoder_version = checkpoint.encoder_version
+        self.encoder_version = self.prepared_version = checkpoint.encoder_version
         self.capabilities, self.device = checkpoint.capabilities, device
         self.prompt_encoder, self.mask_decoder = prompt_encoder, mask_decoder
         on_cpu = device == "cpu"
         self.batch_size = 1 if on_cpu else GPU_BATCH
         self._parallel: Parallel = devices.ThreadPool(cpu_count()) if on_cpu else Sequential()
-        self._in_turn = Sequential(self._parallel.parts)  # the same parts, so that answers are the same to the bit
+        is_small = self.config.embedding_size**2 * self.config.prompt_embed_dim < LEAST_DIVIDED
+        self._alone: Parallel = Sequential() if is_small else self._parallel  # for a single prompt
+        self._in_turn = Sequential(self._alone.parts)  # the same parts, so that answers are the same to the bit
         devices.enter(device)
         self.image_pe = prompt_encoder.image_pe()
 
@@ -139,7 +148,7 @@ class Decoder:
             return [finish(*one) for one in zip(indexes, logits.numpy(), scores.numpy(), strict=True)]
 
         answers: dict[int, R] = {}
-        parallel, within = (self._parallel, self._in_turn) if len(parts) > 1 else (self._in_turn, self._parallel)
+        parallel, within = (self._parallel, self._in_turn) if len(parts) > 1 else (self._in_turn, self._alone)
         for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
             answers.update(zip(indexes, found, strict=True))
         return [answers[i] for i in range(len(asked))]
@@ -192,12 +201,12 @@ class Decoder:
     def features(self, embedding: Embedding) -> tuple[Tensor, ...]:
         """Return what the network takes of an embedding: the image tokens (1, g*g, C), then what else it needs.
 
-        It depends on the embedding alone, so it is kept there for the next prompt: 4 MiB for SAM at 1024, 16 for SAM 2.
+        It is the same for every prompt, so it is kept there for the next one: 4 MiB for SAM at 1024, 16 for SAM 2.
         """
-        arrays = embedding.prepared.get(self.model_version)
+        arrays = embedding.prepared.get(self.prepared_version)
         if arrays is None:
             arrays = self._prepare(embedding)
-            embedding.prepared.keep(self.model_version, arrays)
+            embedding.prepared.keep(self.prepared_version, arrays)
         return tuple(tensor(array) if self.device == "cpu" else paddle.to_tensor(array) for array in arrays)
 
     def _prepare(self, embedding: Embedding) -> tuple[FloatArray, ...]:
@@ -288,7 +297,9 @@ class Sam2Decoder(Decoder):
         self, prompt_encoder: PromptEncoder, mask_decoder: Sam2MaskDecoder, checkpoint: Checkpoint, device: str
     ) -> None:
         super().__init__(prompt_encoder, mask_decoder, checkpoint, device)
-        self._biases = [bias.numpy() for bias in mask_decoder.upscaling_biases()]
+        self._biases = [bias.numpy() for bias in mask_decoder.upscaling_biases()]  # fine-tuning does not change them
+        digest = hashlib.sha256(b"".join(bias.tobytes() for bias in self._biases)).hexdigest()
+        self.prepared_version = f"{checkpoint.encoder_version}/{digest[:16]}"
 
     def mask_and_areas(
         self, logits: FloatArray, embedding: Embedding, levels: Sequence[float] = ()
@@ -360,6 +371,4 @@ def product(first: FloatArray, second: FloatArray) -> FloatArray:
     numpy spreads it over threads that wait for each other in a spin: many times slower than the product itself where
     more of them want to run than there are cores.
     """
-    place = paddle.CPUPlace()
-    tensors = (paddle.to_tensor(array, place=place) for array in (first, second))
-    return np.asarray(paddle.matmul(*tensors).numpy(), dtype=np.float32)
+    return memory(paddle.matmul(*(tensor(np.ascontiguousarray(array)) for array in (first, second))))

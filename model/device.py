@@ -139,12 +139,12 @@ class ThreadPool:
 
         Threads that are busy with another call's items are not waited for.
         """
-        found: list[R | None] = [None] * len(items)
+        results: list[R | None] = [None] * len(items)
         left = iter(range(len(items)))  # next() of it is atomic
 
         def work() -> None:
             for index in left:
-                found[index] = function(items[index])
+                results[index] = function(items[index])
 
         helpers = [self._pool.submit(work) for _ in range(min(self.parts, len(items)) - 1)]
         try:
@@ -154,4 +154,4 @@ class ThreadPool:
             wait(running)
         for helper in running:
             helper.result()
-        return cast(list[R], found)
+        return cast(list[R], results)

@@ -11,8 +11,6 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
-
 VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
 
 _NOT_IN_TIME = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
@@ -25,13 +23,13 @@ class CertificatesError(ValueError):
 
 def problems(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return one line for each variable that names no certificates."""
-    found = []
+    texts = []
     for name, path in _given(environ):
         try:
             _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), name, path)
         except CertificatesError as error:
-            found.append(str(error))
-    return tuple(found)
+            texts.append(str(error))
+    return tuple(texts)
 
 
 def client_context(environ: Mapping[str, str] | None = None) -> ssl.SSLContext:
@@ -76,6 +74,8 @@ def _context(given: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
         for name, path in given:
             _load(context, name, path)
     else:
+        import httpx  # here: it takes a tenth of a second, for which --help must not wait
+
         context = httpx.create_ssl_context(trust_env=False)
     context.set_alpn_protocols(["http/1.1"])
     return context
@@ -88,8 +88,8 @@ def _load(context: ssl.SSLContext, name: str, path: str) -> None:
     """
     wanted = {"SSL_CERT_FILE": "a file of certificates (PEM)", "SSL_CERT_DIR": "a directory of certificates (PEM)"}
     expected = wanted.get(name, "a file or a directory of certificates (PEM)")
-    places = [Path(one).expanduser() for one in (path.split(os.pathsep) if name == "SSL_CERT_DIR" else [path])]
-    folders = [one for one in places if one.is_dir()] if name != "SSL_CERT_FILE" else []
+    places = [Path(part).expanduser() for part in (path.split(os.pathsep) if name == "SSL_CERT_DIR" else [path])]
+    folders = [place for place in places if place.is_dir()] if name != "SSL_CERT_FILE" else []
     try:
         if folders:
             files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]

@@ -5,7 +5,9 @@ to the square, crop the padding, bilinear to the photo, > 0), and gives the same
 ``utils/transforms.py`` and ``modeling/sam.py``.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import cv2
@@ -25,8 +27,11 @@ ROUGH_LOGIT = 8.0
 NARROW_BYTES = 64_000_000
 """The most that an image may take whose rows, but not columns, are resized; only stretching to a square needs more."""
 
-ROWS_AT_ONCE = 64
-"""Rows of a mask that are computed at a time: at 4000 columns 1 MiB of float32, which stays in cache."""
+BANDS_AHEAD = 2
+"""Bands of an image that wait in memory, decoded, while the one before them is resized."""
+
+VALUES_AT_ONCE = 1 << 18
+"""Pixels of a mask that are computed at a time, in whole rows: 1 MiB of float32, which stays in cache."""
 
 
 def longest_side_size(original_size: tuple[int, int], image_size: int) -> tuple[int, int]:
@@ -97,7 +102,8 @@ def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, 
 
     Rows are resized first and then columns, as Pillow does it too, but for tall images. Each row is independent, so
     only the columns need all bands. Where these would take more than `NARROW_BYTES`, columns are resized band by band.
-    The order and the bands change a pixel by one of 255 at most.
+    The order and the bands change a pixel by one of 255 at most. The rows of a band are
+    resized in a thread of their own, while the next band is decoded.
 
     Args:
         bands: the bands from top to bottom, each RGB and of the whole width.
@@ -105,7 +111,7 @@ def resize_bands(bands: Iterable[Image.Image], height: int, size_wh: tuple[int, 
         size_wh: (width, height) of the result; no higher than ``height``.
     """
     width, rows = size_wh
-    narrow = (_resize(band, (width, band.height)) for band in bands)
+    narrow = _beside(bands, lambda band: _resize(band, (width, band.height)))
     if rows < height and 4 * width * height > NARROW_BYTES:
         return _resize_columns(narrow, height, size_wh)
     return _resize(_stacked(narrow, (width, height)), size_wh)
@@ -128,6 +134,17 @@ def _resize_columns(bands: Iterable[Image.Image], height: int, size_wh: tuple[in
         spent = max(0, int((done - 0.5) * scale) - 1 - top)
         kept, top = kept.crop((0, spent, width, kept.height)), top + spent
     return result
+
+
+def _beside(bands: Iterable[Image.Image], work: Callable[[Image.Image], Image.Image]) -> Iterator[Image.Image]:
+    """Yield what ``work`` makes of each band, in order, while those that follow are decoded."""
+    with ThreadPoolExecutor(1, thread_name_prefix="bands") as thread:
+        begun: deque[Future[Image.Image]] = deque()
+        for band in bands:
+            begun.append(thread.submit(work, band))
+            if len(begun) > BANDS_AHEAD:
+                yield begun.popleft().result()
+        yield from (each.result() for each in begun)
 
 
 def _resize(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
@@ -214,13 +231,13 @@ def mask_and_areas(
     columns, low_columns = axes[1].matrix(spans[1])
     stretched = product(np.ascontiguousarray(logits[:, low_columns], dtype=np.float32), columns.T)  # (low, width)
     crop, areas = np.empty((height, width), dtype=np.bool_), [0] * len(levels)
-    for start in range(0, height, ROWS_AT_ONCE):
-        part = slice(start, min(start + ROWS_AT_ONCE, height))
+    step = max(1, VALUES_AT_ONCE // width)
+    for start in range(0, height, step):
+        part = slice(start, min(start + step, height))
         rows, low_rows = axes[0].matrix(slice(spans[0].start + part.start, spans[0].start + part.stop))
         values = product(rows, stretched[low_rows])
         np.greater(values, 0, out=crop[part])
-        for index, level in enumerate(levels):
-            areas[index] += int(np.count_nonzero(values > level))
+        areas = [area + int(np.count_nonzero(values > level)) for area, level in zip(areas, levels, strict=True)]
     if lowest < 0:
         top, left = (span.start - wider.start for span, wider in zip(inner, spans, strict=True))
         crop = crop[top : top + inner[0].stop - inner[0].start, left : left + inner[1].stop - inner[1].start].copy()
@@ -241,11 +258,12 @@ class _AxisWeights:
         for square_index, share in ((index, 1 - weight), (np.minimum(index + 1, inner - 1), weight)):
             first, upper = low_index[square_index], low_weight[square_index]
             taps += [(first, share * (1 - upper)), (np.minimum(first + 1, low - 1), share * upper)]
-        self._indexes = np.stack([tap for tap, _ in taps])  # (4, original)
+        indexes = np.stack([tap for tap, _ in taps])
         self._weights = np.stack([weight for _, weight in taps])  # (4, original)
         counts = self._weights != 0
-        self._first = np.where(counts, self._indexes, low).min(axis=0)
-        self._last = np.where(counts, self._indexes, -1).max(axis=0)
+        self._first = np.where(counts, indexes, low).min(axis=0)
+        self._last = np.where(counts, indexes, -1).max(axis=0)
+        self._indexes = np.clip(indexes, self._first, self._last)  # (4, original); outside lie only taps of no weight
 
     def span(self, logits: npt.NDArray[np.intp]) -> slice:
         """Return the run of pixels that these logits, in rising order, and those between them reach."""
@@ -257,13 +275,12 @@ class _AxisWeights:
     def matrix(self, pixels: slice) -> tuple[FloatArray, slice]:
         """Return the weights (pixels, logits) of a run of pixels, and the run of logits that these need."""
         low = slice(int(self._first[pixels].min()), int(self._last[pixels].max()) + 1)
-        indexes, weights = self._indexes[:, pixels] - low.start, self._weights[:, pixels]
-        matrix = np.zeros((indexes.shape[1], low.stop - low.start), dtype=np.float32)
-        rows = np.arange(len(matrix))
-        for index, weight in zip(indexes, weights, strict=True):
-            within = np.clip(index, 0, matrix.shape[1] - 1)  # outside lie only taps of no weight
-            matrix[rows, within] += weight
-        return matrix, low
+        count, width = pixels.stop - pixels.start, low.stop - low.start
+        matrix = np.zeros(count * width, dtype=np.float32)
+        starts = np.arange(-low.start, count * width - low.start, width)
+        for index, weight in zip(self._indexes[:, pixels], self._weights[:, pixels], strict=True):
+            matrix[starts + index] += weight
+        return matrix.reshape(count, width), low
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,9 @@
 """What several test modules share: one small random network, loaded once, and logs as they were."""
 
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +21,29 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 LONGEST = (
-    "model/test_demo_model.py",
     "service/test_fuzz.py",
     "backend/cluster/test_faults.py",
-    "test_request_costs.py",
+    "model/test_demo_model.py",
+    "backend/cluster/test_remote.py",
+    "backend/web/test_gunicorn_server.py",
+    "service/test_request_costs.py",
+    "e2e/test_demo.py",
 )
-"""Files to begin with, where several processes share the tests: the last of these would otherwise run alone."""
+"""Files to begin with, where several processes share the tests: the last of these would otherwise run alone. Those that
+compute stand between those that wait."""
+
+
+MODULES_MARKS = re.compile(r"^pytestmark = (.*?)^(?=\S)", re.MULTILINE | re.DOTALL)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import modules all of whose tests ``-m`` leaves out, such as those that need a browser."""
+    left_out = set(re.findall(r"\bnot (\w+)", config.option.markexpr))
+    if " or " in config.option.markexpr or not left_out or collection_path.suffix != ".py":
+        return None
+    marks = MODULES_MARKS.search(collection_path.read_text("utf-8"))
+    is_left_out = marks is not None and not left_out.isdisjoint(re.findall(r"pytest\.mark\.(\w+)", marks[1]))
+    return is_left_out or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

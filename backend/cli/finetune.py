@@ -60,7 +60,7 @@ def command(
     be begun, 130 if stopped with Ctrl-C, when the best decoder so far is kept.
     """
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
-    from backend.cli.run import execute, with_engine  # here: --help must not wait for them
+    from backend.cli.run import execute_with_engine  # here: --help must not wait for them
     from backend.decoders.folder import DecoderFolder
     from backend.projects.run import BatchRun, TaskQuery
 
@@ -72,8 +72,4 @@ def command(
         with DecoderFolder(settings.decoders_dir).only_training(project):
             return finetune.run(settings, checkpoint, batch, engine, options)
 
-    execute(
-        settings,
-        TaskQuery(project, view, limit, annotated=True),
-        lambda batch: with_engine(settings, batch, lambda checkpoint, engine: learn(batch, checkpoint, engine)),
-    )
+    execute_with_engine(settings, TaskQuery(project, view, limit, annotated=True), learn)

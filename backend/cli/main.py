@@ -2,9 +2,8 @@
 
 import click
 
-from backend.cli import decoders, export_coco, finetune, preannotate, precompute, serve, worker
+from backend.cli import decoders, demo, erase, export_coco, finetune, preannotate, precompute, serve, worker
 from backend.cli.doctor import command as doctor
-from backend.demo import command as demo
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -15,5 +14,5 @@ def main() -> None:
     """
 
 
-for _module in (serve, worker, precompute, preannotate, export_coco, finetune, decoders, doctor, demo):
+for _module in (serve, worker, precompute, preannotate, export_coco, finetune, decoders, erase, doctor, demo):
     main.add_command(_module.command)

@@ -36,8 +36,8 @@ _OF_EVERYTHING_AND_WORDS = ("max_masks", "min_score")
 @click.option(
     "--detector",
     metavar="NAME|DIR",
-    help="With labels and text: what finds them, GroundingDINO-T, YOLO-Worldv2-L, or PaddleX's inference directory of "
-    "a detector.  [env: PADDLE_SAM_DETECTOR; default: unset]",
+    help="With labels and text: what finds them, GroundingDINO-T, YOLO-Worldv2-L, the demo's YOLO-World-demo, or "
+    "PaddleX's inference directory of a detector.  [env: PADDLE_SAM_DETECTOR; default: unset]",
 )
 @click.option("--replace", "replaces", is_flag=True, help="Make predictions of this model again where there are some.")
 @click.option(
@@ -86,7 +86,7 @@ def command(
 
     All objects of an image are decoded together, labels are kept, and the labeling config says what masks are drawn as.
     Every task gets exactly one prediction of this model, however often this is run, killed, or run by two people at
-    once; a task that has one is passed over. The newest unlabelled tasks come first.
+    once; a task that has one is skipped. The newest unlabelled tasks come first.
 
     Exit status: 0 if every task went well, 1 if some did not (the summary says why), 2 if nothing could be begun, 130
     if stopped with Ctrl-C.
@@ -96,20 +96,16 @@ def command(
         {"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device, "PADDLE_SAM_DETECTOR": detector}
     )
     _check(chosen, detector, settings.detector)
-    from backend.cli.run import execute, exit_on_error, with_engine  # here: --help must not wait for them
+    from backend.cli.run import execute_with_engine, exit_on_error  # here: --help must not wait for them
     from backend.projects import preannotate_setup, sinks
     from backend.projects.run import TaskQuery
 
     if (folder := chosen.dry_run) is not None:
         exit_on_error(lambda: sinks.check_folder(folder))
-    execute(
+    execute_with_engine(
         settings,
         TaskQuery(project, view, limit),
-        lambda batch: with_engine(
-            settings,
-            batch,
-            lambda checkpoint, engine: preannotate_setup.run(settings, checkpoint, batch, engine, chosen),
-        ),
+        lambda batch, checkpoint, engine: preannotate_setup.run(settings, checkpoint, batch, engine, chosen),
     )
 
 

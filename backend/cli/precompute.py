@@ -10,6 +10,7 @@ from backend.cli.commands import refuse, settings_of
 
 if TYPE_CHECKING:
     from backend.projects.report import RunReport
+    from model.weights import Checkpoint
 
 
 @click.command("precompute")
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 def command(project: int, view: int | None, limit: int | None, weights: str | None, device: str | None) -> None:
     """Encode a project's images, so that every first click finds its image ready.
 
-    The newest unlabelled tasks come first. What is in the cache is passed over, so a run that was stopped, killed or
-    made yesterday is taken up where it was left. Without REDIS_URL this process encodes, into the cache folder that the
-    service on this machine reads; with it the workers do, whenever they have nothing more urgent to do.
+    The newest unlabelled tasks come first. Images in the cache are skipped, so a run that was stopped or killed
+    continues where it ended. Without REDIS_URL this process encodes, into the cache folder that the service on this
+    machine reads; with it the workers do, whenever they have nothing more urgent to do.
 
     Exit status: 0 if every image is ready, 1 if some are not (the summary says why), 2 if nothing could be begun, 130
     if stopped with Ctrl-C.
@@ -27,19 +28,15 @@ def command(project: int, view: int | None, limit: int | None, weights: str | No
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
     if not settings.redis_url and not settings.disk_cache_mb:
         refuse("what is made would be lost with this process: expected PADDLE_SAM_DISK_CACHE_MB above 0, or REDIS_URL")
-    from backend.cli.run import execute, exit_on_error, with_engine  # here: --help must not wait for them
+    from backend.cli.run import execute_with_engine, exit_on_error  # here: --help must not wait for them
     from backend.projects import engine, precompute, progress
     from backend.projects.run import BatchRun, TaskQuery
 
     if not settings.redis_url:
         exit_on_error(lambda: engine.check_cache(settings))
 
-    def encode(batch: BatchRun, made: engine.Engine) -> "RunReport":
+    def encode(batch: BatchRun, _: "Checkpoint", started: engine.Engine) -> "RunReport":
         with progress.showing("precompute", batch.total, sys.stderr) as shown:
-            return precompute.run(batch, made, shown)
+            return precompute.run(batch, started, shown)
 
-    execute(
-        settings,
-        TaskQuery(project, view, limit),
-        lambda batch: with_engine(settings, batch, lambda _, made: encode(batch, made)),
-    )
+    execute_with_engine(settings, TaskQuery(project, view, limit), encode)

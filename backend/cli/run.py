@@ -45,17 +45,21 @@ def execute(settings: Settings, query: run.TaskQuery, work: Callable[[BatchRun],
     os._exit(128 + batch.stop.number)  # without waiting for threads that still run abandoned work
 
 
-def with_engine(
-    settings: Settings, batch: BatchRun, work: Callable[[Checkpoint, Engine], RunReport]
-) -> tuple[str, RunReport]:
-    """Return the model's version and the report of ``work``, which gets the weights and what makes embeddings."""
-    checkpoint = parts.read_weights(settings)
-    made = engine.engine(settings, checkpoint, batch.client)
-    batch.stop.listen()  # again, since Paddle has been imported
-    try:
-        return checkpoint.model_version, work(checkpoint, made)
-    finally:
-        made.close()
+def execute_with_engine(
+    settings: Settings, query: run.TaskQuery, work: Callable[[BatchRun, Checkpoint, Engine], RunReport]
+) -> NoReturn:
+    """Do ``work`` as `execute` does, with the weights and what makes embeddings."""
+
+    def with_engine(batch: BatchRun) -> tuple[str, RunReport]:
+        checkpoint = parts.read_weights(settings)
+        started = engine.engine(settings, checkpoint, batch.client)
+        batch.stop.listen()  # again, since Paddle has been imported
+        try:
+            return checkpoint.model_version, work(batch, checkpoint, started)
+        finally:
+            started.close()
+
+    execute(settings, query, with_engine)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def server_for(platform: str) -> "type[gunicorn_server.Server | single_process.S
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [env: PORT; default: 9090]")
 @click.option("--host", help="Address to listen on.  [env: HOST; default: 0.0.0.0]")
 @weights_option
-@click.option("--check", is_flag=True, help="Only tell, by the exit code, whether the service at this address is up.")
+@click.option("--check", is_flag=True, help="Only report, by the exit code, whether the service at this address is up.")
 def command(port: int | None, host: str | None, weights: str | None, check: bool) -> None:
     """Serve Label Studio until stopped."""
     settings = settings_of({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights})

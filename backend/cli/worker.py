@@ -13,7 +13,7 @@ from backend.cli.settings_help import CommandWithSettings
 @click.option(
     "--device", help="auto, cpu, gpu or gpu:N; one worker per device.  [env: PADDLE_SAM_DEVICE, DEVICE; default: auto]"
 )
-@click.option("--check", is_flag=True, help="Only tell, by the exit code, whether this machine's worker is alive.")
+@click.option("--check", is_flag=True, help="Only report, by the exit code, whether this machine's worker is alive.")
 def command(weights: str | None, device: str | None, check: bool) -> None:
     """Encode images for the web processes that share REDIS_URL, until stopped."""
     settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})

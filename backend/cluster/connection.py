@@ -31,8 +31,8 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 4.0
 REFUSAL_SHOWN_S = 30.0
 
-READ_BYTES = 4 << 20
-"""Read size for a whole embedding; with redis-py's 32 KiB it takes 64 reads, and a busy machine may delay each."""
+READ_BYTES = 1 << 20
+"""Read size for embeddings, and of the buffer that each connection keeps; a busy machine may delay each read."""
 
 
 class RedisConnection:

@@ -43,6 +43,10 @@ class Keys:
         """Key of a stored embedding, or of a detector's boxes; ``*`` for the pattern of all embeddings."""
         return f"{self.prefix}:{'boxes' if isinstance(key, BoxKey) else 'embedding'}:{key}"
 
+    def files(self, project_id: int) -> str:
+        """Key of the digests of the image files that a project has used."""
+        return f"{self.prefix}:files:{project_id}"
+
     def content(self, address_key: SourceKey) -> str:
         """Key of the content last seen at an address; its age follows from its remaining time to live."""
         return _of_address(self, "place", address_key)
@@ -51,13 +55,11 @@ class Keys:
         """Key of the recent failure of an address."""
         return _of_address(self, "failure", address_key)
 
-    def lease(self, address_key: SourceKey) -> str:
-        """Key of the lease of the worker that processes an address."""
-        return _of_address(self, "lease", address_key)
-
-    def content_lease(self, key: EmbeddingKey) -> str:
-        """Key of the lease of the worker that encodes a content."""
-        return f"{self.prefix}:lease:content:{key}"
+    def lease(self, key: SourceKey | EmbeddingKey) -> str:
+        """Key of the lease of the worker that processes an address, or that encodes a content."""
+        return (
+            f"{self.prefix}:lease:content:{key}" if isinstance(key, EmbeddingKey) else _of_address(self, "lease", key)
+        )
 
     def run(self, project_id: int) -> str:
         """Key of the lease of the run that stores predictions of a whole project."""

@@ -33,19 +33,26 @@ end
 
 # The script limits the time to live of a lease: one from a restored dump, or written by hand, may have no expiry.
 _ACQUIRE = _TEXT + """
-if text(KEYS[2]) == ARGV[4] then redis.call('DEL', KEYS[2]) end
+if text(KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
 if text(KEYS[1]) then
   local left = redis.call('PTTL', KEYS[1])
-  if left < 0 or left > tonumber(ARGV[5]) then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
+  if left < 0 or left > tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 local before = text(KEYS[3])
-if before and not string.match(before, '^%d%d?%d?$') then redis.call('DEL', KEYS[3]) end
-local attempts = redis.call('INCR', KEYS[3])
-redis.call('EXPIRE', KEYS[3], ARGV[3])
-return attempts
+if before and not string.match(before, '^%d%d?%d?$') then redis.call('DEL', KEYS[3]) before = '0' end
+return 1 + tonumber(before or '0')
 """  # fmt: skip
+_COUNT = (
+    _TEXT
+    + """
+if text(KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('INCR', KEYS[2])
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+return 1
+"""
+)
 _RENEW = _TEXT + """
 local holder = text(KEYS[1])
 if holder == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 + redis.call('DEL', KEYS[2]) end
@@ -67,7 +74,7 @@ class Lease:
     owner: "Leases"
     key: str
     token: str  # random text that identifies its holder
-    attempt: int  # how many times in a row this lease has been taken without a clean release, including this time
+    attempt: int  # 1, and how many counted attempts before it had no clean release, see `Leases.count_attempt`
     renewed_at: float  # when it was last renewed, on `time.monotonic`
     resets_attempts: bool = True  # whether its release resets that count
     # called when a click waits for the work of the holder, see `Leases.expedite`
@@ -114,12 +121,17 @@ class Leases:
         token, now = secrets.token_hex(16), time.monotonic()
         keys = [key, marker_key or unused_key(key), attempts_key(key)]
         lasts_ms, longest_ms = int(self._lease_s * 1000), int(max(self._lease_s, LEASE_S) * 1000)
-        arguments = [token, str(lasts_ms), str(ATTEMPTS_S), job_id or "none", str(longest_ms)]
+        arguments = [token, str(lasts_ms), job_id or "none", str(longest_ms)]
         attempt = self._link.call(lambda client: client.eval(_ACQUIRE, len(keys), *keys, *arguments))
         if not isinstance(attempt, int) or attempt < 1:
             return None
         lease = self._leases[key] = Lease(self, key, token, attempt, now)
         return lease
+
+    def count_attempt(self, lease: Lease) -> None:
+        """Count this attempt, until the lease is released cleanly: what its holder begins now may end the process."""
+        keys, arguments = [lease.key, attempts_key(lease.key)], [lease.token, str(ATTEMPTS_S)]
+        self._link.call(lambda client: client.eval(_COUNT, len(keys), *keys, *arguments))
 
     def release(self, lease: Lease) -> None:
         """Release a lease, and reset its attempts if ``resets_attempts``; does not raise."""
@@ -168,7 +180,7 @@ class Leases:
 
 
 def attempts_key(key: str) -> str:
-    """Return the key that counts how often a lease was acquired since it was last released cleanly."""
+    """Return the key that counts the attempts since a lease was last released cleanly."""
     return f"{key}:attempts"
 
 

@@ -3,12 +3,18 @@
 A job may run twice, on two workers at once, or again after a worker died in the middle of it: a worker holds a lease on
 the address and on the content it works on, and the lease expires when the worker dies. A click on an image that is
 being processed for a background job raises the priority of that job, also if another worker has it.
+
+An image in whose work a worker died may be what killed it. Such images are decoded and encoded one at a time, so that
+only the one that does it again is given up, and none of those that were in work beside it.
 """
 
 import concurrent.futures
 import logging
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -77,6 +83,7 @@ class EncodePipeline:
         self._source, self._click_source = source, click_source
         self._metrics, self._preprocessor = metrics, Preprocessor(spec, metrics)
         self._in_progress: set[_Work] = set()
+        self._suspect = threading.Lock()  # held for an image in whose work a worker died before
         self._is_stopping = self.encoder_hangs = False
         self._encoded_at = 0.0
 
@@ -151,13 +158,22 @@ class EncodePipeline:
             record = None
         if record is not None and record.is_fresh:
             return record
-        record, picture, model_input = self._fetch(ref, record, is_click=work.priority is Priority.INTERACTIVE)
-        if picture is not None and not self._detect(work, ref, record.digest, picture):
-            return record  # nothing is found, so nothing is segmented
-        if model_input is not None:
-            work.key = key = self._spec.key(record.digest)
-            self._encode(work, key, model_input)
+        with ExitStack() as alone:
+            begin = partial(self._begin, lease, alone)
+            is_click = work.priority is Priority.INTERACTIVE
+            record, picture, model_input = self._fetch(ref, record, begin, is_click=is_click)
+            if picture is not None and not self._detect(work, ref, record.digest, picture):
+                return record  # nothing is found, so nothing is segmented
+            if model_input is not None:
+                work.key = key = self._spec.key(record.digest)
+                self._encode(work, key, model_input)
         return record
+
+    def _begin(self, lease: Lease, alone: ExitStack) -> None:
+        """Count the attempt to decode and encode an image; keep others away that may end the process, too."""
+        if lease.attempt > 1:
+            alone.enter_context(self._suspect)
+        self._parts.leases.count_attempt(lease)
 
     def _is_made(self, ref: ImageRef, digest: str) -> bool:
         if ref.words is not None:
@@ -165,11 +181,12 @@ class EncodePipeline:
         return self._store.holds(self._spec.key(digest))
 
     def _fetch(
-        self, ref: ImageRef, known: SharedRecord | None, *, is_click: bool
+        self, ref: ImageRef, known: SharedRecord | None, begin: Callable[[], None], *, is_click: bool
     ) -> tuple[SharedRecord, Picture | None, ModelInput | None]:
         """Return the image's content, the picture for a detector, and the network's input; None for what is made.
 
-        The file is freed on return, so that only the few megabytes of pixels wait for the encoder.
+        The file is freed on return, so that only the few megabytes of pixels wait for the encoder. ``begin`` is called
+        before it is decoded.
         """
         source = self._click_source if is_click else self._source
         with self._metrics.stage("fetch"):
@@ -180,9 +197,11 @@ class EncodePipeline:
             return SharedRecord(known.digest, known.version, known.immutable), None, None
         try:
             key = self._spec.key_of(fetched.data)
+            self._store.note_file(ref.project_id, key.digest)
             record = SharedRecord(key.digest, fetched.version, fetched.immutable)
             if self._is_made(ref, key.digest):
                 return record, None, None
+            begin()
             priority = Priority.INTERACTIVE if is_click else Priority.BULK
             picture = None if ref.words is None else self._preprocessor.picture(fetched.data, key, priority)
             if ref.words is not None and self._store.holds(key):
@@ -204,7 +223,7 @@ class EncodePipeline:
 
     def _encode(self, work: _Work, key: EmbeddingKey, model_input: ModelInput) -> None:
         """Put the embedding into the store; if the content is being encoded for another address, wait for that."""
-        leases, lease_key = self._parts.leases, self._parts.keys.content_lease(key)
+        leases, lease_key = self._parts.leases, self._parts.keys.lease(key)
         while (lease := leases.acquire(lease_key)) is None:
             if work.priority is Priority.INTERACTIVE:
                 leases.expedite(lease_key)

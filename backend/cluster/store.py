@@ -25,6 +25,7 @@ from model.types import Embedding
 logger = logging.getLogger(__name__)
 
 NO_END, NOT_THERE = -1, -2  # Redis' answers to ``PTTL`` for a key without expiry, and for a missing key
+NOTED_LONGER_MS = 3_600_000  # an embedding is written after its file was noted
 COUNT_EVERY_S = 30.0
 SCAN_KEYS, MAX_SCANNED = 1000, 100_000
 """Number of keys scanned in one step, and at most, to count the embeddings among them."""
@@ -102,6 +103,24 @@ class RedisStore:
     def holds(self, key: EmbeddingKey) -> bool:
         """Whether Redis holds an embedding, without reading it."""
         return bool(self._link.call(lambda client: client.exists(self._keys.embedding(key))))
+
+    def note_file(self, project_id: int | None, digest: str) -> None:
+        """Store that a project uses a file, for longer than its embedding, so that `erase` finds it.
+
+        Raises:
+            RetryLater: Redis does not answer, or has no room.
+        """
+        if project_id is None:
+            return
+        name, ttl_ms = self._keys.files(project_id), int(self._ttl_s * 1000) + NOTED_LONGER_MS
+
+        def work(client: "Redis") -> None:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hset(name, digest, "")
+            pipeline.pexpire(name, ttl_ms)
+            pipeline.execute()
+
+        self._link.call(work)
 
     def fetch_boxes(self, key: BoxKey) -> Boxes | None:
         """Return what a detector found on an image; None if that is missing or unusable."""

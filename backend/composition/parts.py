@@ -30,7 +30,7 @@ from model.detection.load import read_detector as read_detector_directory
 from model.paddlex.detection import locate_detector
 from model.paddlex.model import find_weights
 from model.transforms import preprocess
-from model.weights import Checkpoint, in_order, merge, read
+from model.weights import Checkpoint, merge, merge_order, read
 from model.weights.catalogue import NAMED, SOURCES
 from model.weights.download import default_folder, downloaded
 
@@ -47,7 +47,7 @@ def read_weights(settings: Settings) -> Checkpoint:
     for name in (part.strip() for part in settings.weights.split(",")):
         is_path = name not in NAMED and Path(name).exists()  # a directory ./demo hides no model
         checkpoints.append(read(name) if is_path else read(_published(name, settings.model_dir), name))
-    first, *others = sorted(checkpoints, key=in_order)
+    first, *others = sorted(checkpoints, key=merge_order)
     for other in others:
         first = merge(first, other)
     return first

@@ -1,1 +1,1 @@
-"""Threads and queues, without anything of this domain."""
+"""Threads, queues, retries and limits, independent of prompts and masks."""

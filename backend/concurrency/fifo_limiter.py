@@ -49,7 +49,7 @@ class FifoLimiter:
             RetryLater: no slot became free in time (``budget_exceeded``).
         """
         if not self._acquire(timeout_s):
-            raise RetryLater(f"no turn came within {max(0.0, timeout_s):.1f} s", Reason.BUDGET_EXCEEDED)
+            raise RetryLater(f"no slot became free within {max(0.0, timeout_s):.1f} s", Reason.BUDGET_EXCEEDED)
         try:
             yield
         finally:

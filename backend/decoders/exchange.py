@@ -14,7 +14,7 @@ from typing import Any
 from backend.cluster.connection import RedisConnection
 from backend.cluster.keys import DecoderKeys, Keys
 from backend.cluster.parts import ClusterParts
-from backend.decoders.folder import MOST_BYTES, RECORD, TRAINING, DecoderFolder, Record
+from backend.decoders.folder import MOST_BYTES, DecoderFolder, Document, Record
 from backend.decoders.project_decoders import LOOK_EVERY_S, DecoderWatch
 from backend.decoders.training import State, Training, TrainingLog, TrainingRunner
 from model.weights.errors import WeightsError
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 60.0
 """How long to wait before a decoder that could not be fetched or shared is tried again."""
+
+_KINDS: dict[str, type[Document]] = {kind.FILE: kind for kind in (Record, Training)}
+"""What is shared, by the names of their files."""
 
 _PUT = """
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
@@ -57,24 +60,21 @@ class DecoderExchange:
         stored = self._link.call(lambda client: client.hgetall(self._keys.documents))
         theirs = {name.decode(errors="replace"): value for name, value in stored.items()}
         names = set(theirs)
-        names |= {f"{project_id}/{name}" for project_id in self._folder.projects() for name in (RECORD, TRAINING)}
+        names |= {f"{project_id}/{name}" for project_id in self._folder.projects() for name in _KINDS}
         for field in sorted(names):
             number, _, name = field.partition("/")
-            if not (number.isascii() and number.isdecimal() and len(number) < 19 and name in (RECORD, TRAINING)):
+            kind = _KINDS.get(name)
+            if kind is None or not (number.isascii() and number.isdecimal() and len(number) < 19):
                 continue
-            kind, project_id = Record if name == RECORD else Training, int(number)
-            own = kind.parse(self._folder.document(project_id, name))
-            other = kind.parse(theirs.get(field, b""))
+            project_id = int(number)
+            own, other = self._folder.load(project_id, kind), kind.parse(theirs.get(field, b""))
             if other.order > own.order:
                 self._take(project_id, other)
             elif own.order > other.order:
                 self._put(project_id, field, own)
 
-    def _take(self, project_id: int, document: Record | Training) -> None:
-        if isinstance(document, Training):
-            self._folder.write_document(project_id, TRAINING, document.dump())
-            return
-        digest = document.active
+    def _take(self, project_id: int, document: Document) -> None:
+        digest = document.active if isinstance(document, Record) else None
         if digest is not None and not self._folder.file(project_id, digest).is_file():
             if self._is_refused(digest):
                 return
@@ -90,7 +90,7 @@ class DecoderExchange:
                 return
         self._folder.take_over(project_id, document)
 
-    def _put(self, project_id: int, field: str, document: Record | Training) -> None:
+    def _put(self, project_id: int, field: str, document: Document) -> None:
         arguments: list[str | bytes] = [field, str(document.revision), document.dump()]
         if isinstance(document, Record) and document.active is not None:
             if self._is_refused(document.active):

@@ -5,6 +5,7 @@ Each project has a folder of its own::
     12/4f1c….safetensors   a decoder; the name is the SHA-256 of the file
     12/decoders.json       the project's `Record`
     12/training.json       the state of its last training, see `backend.decoders.training`
+    12/annotations.json    how many annotations came since, see there
 
 A file is complete before a record names it, and a record is replaced as a whole, so a process that is killed leaves the
 old record or the new one.
@@ -12,9 +13,10 @@ old record or the new one.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import msgspec
 
@@ -28,7 +30,7 @@ try:
 except ImportError:  # on Windows, where one process uses the folder
     fcntl = None  # type: ignore[assignment]
 
-RECORD, TRAINING = "decoders.json", "training.json"
+DOCUMENTS = RECORD, TRAINING = "decoders.json", "training.json"
 
 MOST_BYTES = 20_000_000
 """Largest file of a decoder; that of the largest published SAM has 17 MB."""
@@ -37,49 +39,68 @@ MOST_DECODERS = 5
 """How many decoders of a project are kept; the active one always is."""
 
 MOST_DOCUMENT_BYTES = 64_000
+_LOCK = ".lock"  # held while a document is changed
+
+
+D = TypeVar("D", bound="Document")
 
 
 @dataclass(frozen=True)
-class Record:
-    """The decoders of a project, and the one that serves it.
+class Document:
+    """A small JSON file of a project, which is replaced as a whole.
 
     Attributes:
-        revision: rises with every change; of two records of a project the one with the higher revision holds.
-        active: digest of the decoder that serves; None for the base.
-        is_pinned: whether a new decoder leaves the active one in place.
-        digests: of the decoders that are kept, the newest first.
+        revision: rises with every change; of two of a project the one with the higher revision holds.
     """
 
+    FILE: ClassVar[str]
     revision: int = 0
-    active: str | None = None
-    is_pinned: bool = False
-    digests: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.revision < 1 << 53:
-            raise ValueError(f"revision: expected a whole number from 0, got {self.revision}")
-        for digest in self.digests:
-            if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-                raise ValueError(f"digests: expected 64 hexadecimal digits each, got {digest!r:.80}")
-        if self.active is not None and self.active not in self.digests:
-            raise ValueError(f"active: expected one of the digests, got {self.active!r:.80}")
+        for name, value in vars(self).items():
+            if isinstance(value, int) and not 0 <= value < 1 << 53:
+                raise ValueError(f"{name}: expected a whole number from 0, got {value}")
 
     @property
     def order(self) -> tuple[int, bytes]:
-        """What the records of a project are compared by: all processes prefer the same one of two."""
+        """What two of a project are compared by: all processes prefer the same one."""
         return self.revision, self.dump()
 
     @classmethod
-    def parse(cls, data: bytes) -> "Record":
-        """Read what `dump` returned; an empty record where it is none."""
+    def parse(cls: type[D], data: bytes) -> D:
+        """Read what `dump` returned; an empty document where it is none."""
         try:
             return msgspec.json.decode(data[:MOST_DOCUMENT_BYTES], type=cls)
         except json_fields.DECODE_ERRORS:
             return cls()
 
     def dump(self) -> bytes:
-        """Return the record as JSON."""
+        """Return the document as JSON."""
         return msgspec.json.encode(self)
+
+
+@dataclass(frozen=True)
+class Record(Document):
+    """The decoders of a project, and the one that serves it.
+
+    Attributes:
+        active: digest of the decoder that serves; None for the base.
+        is_pinned: whether a new decoder leaves the active one in place.
+        digests: of the decoders that are kept, the newest first.
+    """
+
+    FILE = RECORD
+    active: str | None = None
+    is_pinned: bool = False
+    digests: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for digest in self.digests:
+            if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+                raise ValueError(f"digests: expected 64 hexadecimal digits each, got {digest!r:.80}")
+        if self.active is not None and self.active not in self.digests:
+            raise ValueError(f"active: expected one of the digests, got {self.active!r:.80}")
 
 
 class DecoderFolder:
@@ -108,15 +129,15 @@ class DecoderFolder:
 
     def record(self, project_id: int) -> Record:
         """Return the record of a project; an empty one where there is none, or none that can be read."""
-        return Record.parse(self.document(project_id, RECORD))
+        return self.load(project_id, Record)
 
-    def document(self, project_id: int, name: str) -> bytes:
-        """Return the contents of a small file of a project; empty where there is none."""
+    def load(self, project_id: int, kind: type[D]) -> D:
+        """Return a document of a project; an empty one where there is none, or none that can be read."""
         try:
-            with self.path(project_id, name).open("rb") as stream:
-                return stream.read(MOST_DOCUMENT_BYTES)
+            with self.path(project_id, kind.FILE).open("rb") as stream:
+                return kind.parse(stream.read(MOST_DOCUMENT_BYTES))
         except OSError:
-            return b""
+            return kind()
 
     def write_document(self, project_id: int, name: str, data: bytes) -> None:
         """Replace a small file of a project, as a whole.
@@ -176,60 +197,89 @@ class DecoderFolder:
             OSError: it cannot be written.
             ValueError: ``change`` raises it.
         """
-        with self._lock(project_id):
-            before = self.record(project_id)
+
+        def bounded(before: Record) -> Record:
             after = change(before)
             kept = after.digests[:MOST_DECODERS]
             if after.active is not None and after.active not in kept:
                 kept = (*kept[:-1], after.active)
-            after = replace(after, digests=kept, revision=before.revision + 1)
-            self._replace_record(project_id, after)
+            return replace(after, digests=kept)
+
+        return self.update(project_id, Record, bounded)
+
+    def update(self, project_id: int, kind: type[D], change: Callable[[D], D]) -> D:
+        """Replace a document of a project, with the next revision; see `change` for the errors."""
+        with _locked(self.path(project_id, _LOCK), waits=True):
+            before = self.load(project_id, kind)
+            after = replace(change(before), revision=before.revision + 1)
+            self._replace(project_id, after)
             return after
 
-    def take_over(self, project_id: int, record: Record) -> None:
-        """Replace a project's record by a newer one of another machine; the file of its active decoder must be here.
+    def take_over(self, project_id: int, document: Document) -> None:
+        """Replace a document of a project by a newer one of another machine.
+
+        The file of the decoder that a record makes active must be here.
 
         Raises:
             OSError: it cannot be written.
         """
-        with self._lock(project_id):
-            if self.record(project_id).order < record.order:
-                self._replace_record(project_id, record)
+        with _locked(self.path(project_id, _LOCK), waits=True):
+            if self.load(project_id, type(document)).order < document.order:
+                self._replace(project_id, document)
 
     @contextmanager
-    def only_training(self, project_id: int) -> Iterator[None]:
+    def only_training(self, project_id: int, lock: str = ".training") -> Iterator[None]:
         """Let no other process on this machine train the decoder of a project while inside.
+
+        ``lock`` names the file that is locked: a service has one of its own, since it starts the process that trains.
 
         Raises:
             ValueError: another one does.
+            OSError: the file cannot be written.
         """
-        path = self.path(project_id, ".training")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as stream:
+        with ExitStack() as stack:
             try:
-                if fcntl is not None:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(_locked(self.path(project_id, lock), waits=False))
             except BlockingIOError:
                 raise ValueError(
                     f"project {project_id}: another training of its decoder runs on this machine"
                 ) from None
             yield
 
-    def _replace_record(self, project_id: int, record: Record) -> None:
-        self.write_document(project_id, RECORD, record.dump())
-        for path in self.path(project_id, RECORD).parent.glob("*.safetensors"):
-            if path.stem not in record.digests:
-                path.unlink(missing_ok=True)
+    def _replace(self, project_id: int, document: Document) -> None:
+        self.write_document(project_id, document.FILE, document.dump())
+        if isinstance(document, Record):
+            for path in self.path(project_id, RECORD).parent.glob("[!.]*"):
+                is_decoder, digests = path.suffix == ".safetensors", document.digests
+                if path.stem not in digests if is_decoder else not digests and path.name not in DOCUMENTS:
+                    path.unlink(missing_ok=True)
 
-    @contextmanager
-    def _lock(self, project_id: int) -> Iterator[None]:
-        """Wait until no other process or thread changes the record."""
-        path = self.path(project_id, ".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as stream:
-            if fcntl is not None:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
+
+@contextmanager
+def _locked(path: Path, *, waits: bool) -> Iterator[None]:
+    """Hold the lock of a file, which ends with the process; `BlockingIOError` if it is held and this does not wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        if fcntl is not None:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        yield
+
+
+def erase(folder: DecoderFolder, project_id: int) -> int:
+    """Remove a project's decoders, report and last training; return how many decoders there were.
+
+    A record without decoders and a training without a state stay, so that other machines remove theirs.
+
+    Raises:
+        OSError: a file cannot be written or removed.
+        ValueError: a training of its decoder runs on this machine.
+    """
+    if not folder.path(project_id, RECORD).parent.is_dir():
+        return 0
+    with folder.only_training(project_id):
+        count = len(folder.record(project_id).digests)
+        folder.change(project_id, lambda record: Record())
+    return count
 
 
 def _checked(decoder: DecoderWeights, project_id: int, digest: str | None) -> DecoderWeights:

@@ -40,13 +40,18 @@ class LazyDecoder:
     """A decoder that is loaded once, on its first use or by `start`, in a separate thread.
 
     A caller that waits for it can therefore give up when its time is over. ``device`` is empty until it is loaded,
-    ``failure`` says why it could not be.
+    ``failure`` says why it could not be. With ``otherwise`` it is then the decoder that this returns, in name too: a
+    name that was read before the first answer may be the old one.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str, load: Callable[[Checkpoint, str], LoadedDecoder] = load
+        self,
+        checkpoint: Checkpoint,
+        device: str,
+        load: Callable[[Checkpoint, str], LoadedDecoder] = load,
+        otherwise: "Callable[[str], LazyDecoder] | None" = None,
     ) -> None:
-        self.model_version, self.device, self.failure = checkpoint.model_version, "", ""
+        self.model_version, self.device, self.failure, self._otherwise = checkpoint.model_version, "", "", otherwise
         self._checkpoint, self._requested_device, self._load_decoder = checkpoint, device, load
         self._lock = threading.Lock()
         self._load_future: Future[Decode] | None = None  # running, or done
@@ -97,6 +102,13 @@ class LazyDecoder:
         except Exception as error:
             self.failure = str(error) or type(error).__name__
             logger.error("event=decoder_not_loaded detail=%r", self.failure)
+            if self._otherwise is not None:
+                return self._become(self._otherwise(f"the decoder cannot be loaded: {self.failure}"))
             raise BackendError(f"the decoder cannot be loaded: {error}", Reason.MODEL_NOT_READY) from error
         self.device, self.failure = decoder.device, ""
         return decoder.decode
+
+    def _become(self, other: "LazyDecoder") -> Decode:
+        decode = other.start().result()
+        self.model_version, self.device = other.model_version, other.device
+        return decode

@@ -83,11 +83,15 @@ class ProjectDecoders:
             loaded = self._loaded.get(project_id)
             if loaded is not None and loaded.digest == digest:
                 return loaded.decoder
-        try:
-            loaded = self._prepare(project_id, digest)
-        except WeightsError as error:
-            self._refuse(project_id, digest, str(error))
+
+        def refuse(problem: str) -> LazyDecoder:
+            self._refuse(project_id, digest, problem)
             return self._base
+
+        try:
+            loaded = self._prepare(project_id, digest, refuse)
+        except WeightsError as error:
+            return refuse(str(error))
         with self._lock:
             kept = self._loaded.get(project_id)
             if kept is not None and kept.digest == digest:  # another thread was faster
@@ -133,14 +137,14 @@ class ProjectDecoders:
         with self._lock:
             return int(self._loaded.currsize)
 
-    def _prepare(self, project_id: int, digest: str) -> _Loaded:
-        """Return a decoder of a project, read and checked, but not loaded.
+    def _prepare(self, project_id: int, digest: str, otherwise: Callable[[str], LazyDecoder] | None = None) -> _Loaded:
+        """Return a decoder of a project, read and checked, but not loaded; see `LazyDecoder` for ``otherwise``.
 
         Raises:
             WeightsError: it cannot be read, or its base is another.
         """
         weights = self._folder.read(project_id, digest)
-        decoder = LazyDecoder(apply(self._checkpoint, weights), self._device, self._load)
+        decoder = LazyDecoder(apply(self._checkpoint, weights), self._device, self._load, otherwise)
         self._checked.add(digest)
         return _Loaded(digest, decoder, COPIES * weights.nbytes)
 
@@ -180,6 +184,7 @@ class ProjectDecoders:
         with self._lock:
             if self._serving.get(project_id) == digest:
                 del self._serving[project_id]
+                self._loaded.pop(project_id, None)
             before = self._refused.get(project_id)
             self._refused[project_id] = _Refusal(digest, problem, self._clock())
         if before is None or before.problem != problem:

@@ -11,16 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from enum import Enum
 from queue import SimpleQueue
 from typing import Protocol
 
-import msgspec
-
-from backend.decoders.folder import MOST_DOCUMENT_BYTES, TRAINING, DecoderFolder
-from backend.protocol import json_fields
+from backend.decoders.folder import TRAINING, DecoderFolder, Document
 from backend.types import WebhookEvent
 
 logger = logging.getLogger(__name__)
@@ -35,10 +32,14 @@ STALE_S = 120.0
 STOP_WITHIN_S = 10.0
 """How long the process may take to publish its best decoder when it is stopped."""
 
+STATES = "finetune"
+"""In the cache's folder, the folder of what a training needs to go on where it was stopped."""
+
 MOST_WAITING = 100
 SHOWN_LINES = 5  # of the end of what a training wrote
 TAKEN, NOT_TAKEN = 0, 1  # exit statuses of a training that came to its end
 _TEXT_LENGTH = 600
+_LOCK = ".service"  # of a web process that trains
 
 
 def command(weights: str, device: str) -> tuple[str, ...]:
@@ -61,49 +62,44 @@ class State(str, Enum):
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Document):
     """The last training of a project.
 
     Attributes:
-        revision: rises with every change, as that of `backend.decoders.folder.Record`.
         state: how far it is.
         at: when this was written, in seconds since 1970.
         text: the last line that the training wrote; once it has ended, the last lines.
         annotations: how many annotations the project had when it was started.
+        number: how many trainings of the project were started, this one included.
     """
 
-    revision: int = 0
+    FILE = TRAINING
     state: State = State.NONE
     at: float = 0.0
     text: str = ""
     annotations: int = 0
-
-    def __post_init__(self) -> None:
-        for name, number in (("revision", self.revision), ("annotations", self.annotations)):
-            if not 0 <= number < 1 << 53:
-                raise ValueError(f"{name}: expected a whole number from 0, got {number}")
-
-    @property
-    def order(self) -> tuple[int, bytes]:
-        """What two of a project are compared by; the higher one is newer."""
-        return self.revision, self.dump()
+    number: int = 0
 
     def state_at(self, now: float) -> State:
         """Return the state, which is `State.FAILED` if a running one has had no heartbeat for `STALE_S`."""
         is_stale = self.state is State.RUNNING and abs(now - self.at) > STALE_S
         return State.FAILED if is_stale else self.state
 
-    @classmethod
-    def parse(cls, data: bytes) -> "Training":
-        """Read what `dump` returned; an empty one where it is none."""
-        try:
-            return msgspec.json.decode(data[:MOST_DOCUMENT_BYTES], type=cls)
-        except json_fields.DECODE_ERRORS:
-            return cls()
 
-    def dump(self) -> bytes:
-        """Return it as JSON."""
-        return msgspec.json.encode(self)
+@dataclass(frozen=True)
+class Submitted(Document):
+    """The annotations that were submitted in a project since its last training was started, as this machine saw it.
+
+    Attributes:
+        training: the `Training.number` of that training.
+        total: how many annotations the project had after the last of them; deleted ones do not count.
+        new: how many they are; those that were deleted again count.
+    """
+
+    FILE = "annotations.json"
+    training: int = 0
+    total: int = 0
+    new: int = 0
 
 
 class TrainingLog:
@@ -111,26 +107,51 @@ class TrainingLog:
 
     def __init__(self, folder: DecoderFolder, clock: Callable[[], float] = time.time) -> None:
         """Keep the states in the folder of decoders; ``clock`` is in seconds since 1970."""
-        self._folder, self.now = folder, clock
+        self.folder, self.now = folder, clock
 
     def of(self, project_id: int) -> Training:
         """Return the last training of a project."""
-        return Training.parse(self._folder.document(project_id, TRAINING))
+        return self.folder.load(project_id, Training)
 
     def all(self) -> dict[int, Training]:
         """Return the last training of each project that had one."""
-        trainings = {project_id: self.of(project_id) for project_id in self._folder.projects()}
-        return {project_id: training for project_id, training in trainings.items() if training.revision}
+        trainings = {project_id: self.of(project_id) for project_id in self.folder.projects()}
+        return {project_id: each for project_id, each in trainings.items() if each.state is not State.NONE}
 
     def write(self, project_id: int, state: State, text: str = "", annotations: int | None = None) -> None:
-        """Replace the state of a project's training."""
-        before = self.of(project_id)
-        count = before.annotations if annotations is None else annotations
-        after = Training(before.revision + 1, state, self.now(), text[:_TEXT_LENGTH], count)
+        """Replace the state of a project's training; of a new one, with the annotations that the project has."""
+
+        def written(before: Training) -> Training:
+            after = replace(before, state=state, at=self.now(), text=text[:_TEXT_LENGTH])
+            return after if annotations is None else replace(after, annotations=annotations, number=before.number + 1)
+
         try:
-            self._folder.write_document(project_id, TRAINING, after.dump())
+            self.folder.update(project_id, Training, written)
         except OSError as error:
             logger.warning("event=training_not_recorded project=%s detail=%r", project_id, str(error))
+
+    def count(self, project_id: int, total: int) -> int:
+        """Count an annotation that was just submitted, and those before it that were not seen.
+
+        Args:
+            project_id: its project.
+            total: how many annotations the project has now, which may be fewer than before; 0 if that is not known.
+
+        Returns:
+            How many were submitted since the last training was started.
+        """
+        training = self.of(project_id)
+
+        def counted(before: Submitted) -> Submitted:
+            if before.training != training.number:
+                before = Submitted(0, training.number, training.annotations)
+            return replace(before, total=total or before.total + 1, new=before.new + max(1, total - before.total))
+
+        try:
+            return self.folder.update(project_id, Submitted, counted).new
+        except OSError as error:
+            logger.warning("event=annotations_not_counted project=%s detail=%r", project_id, str(error))
+            return 0
 
 
 class TrainingRunner:
@@ -214,7 +235,7 @@ class TrainingTrigger:
             return
         is_due = event.action == "START_TRAINING"
         if self._every and event.action in ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED"):
-            is_due = event.annotations - self._log.of(event.project_id).annotations >= self._every
+            is_due = self._log.count(event.project_id, event.annotations) >= self._every
         if is_due:
             is_started = self._trainings.start(event.project_id, event.annotations)
             outcome = "accepted" if is_started else "in_hand"
@@ -222,13 +243,16 @@ class TrainingTrigger:
 
 
 class LocalTrainings:
-    """Trains in a background thread of this process, one project after the other."""
+    """Trains in a background thread of this process, one project after the other.
+
+    Several processes may do so: the one that holds a project's lock trains it, and writes its state.
+    """
 
     def __init__(self, runner: TrainingRunner, log: TrainingLog) -> None:
         """Create it; the first training starts the thread."""
         self._runner, self._log = runner, log
         self._queue: SimpleQueue[int | None] = SimpleQueue()
-        self._in_hand: set[int] = set()
+        self._in_hand: dict[int, ExitStack] = {}  # with the locks of the projects
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -237,9 +261,16 @@ class LocalTrainings:
         with self._lock:
             if self._stop.is_set() or project_id in self._in_hand or len(self._in_hand) >= MOST_WAITING:
                 return False
-            if self._log.of(project_id).state_at(self._log.now()) is State.RUNNING:  # in another web process
+            locks = ExitStack()
+            try:
+                locks.enter_context(self._log.folder.only_training(project_id, _LOCK))
+            except (ValueError, OSError) as error:
+                logger.info("event=training_elsewhere project=%s detail=%r", project_id, str(error))
                 return False
-            self._in_hand.add(project_id)
+            if self._log.of(project_id).state_at(self._log.now()) is State.RUNNING:  # by a process without that lock
+                locks.close()
+                return False
+            self._in_hand[project_id] = locks
             self._log.write(project_id, State.WAITING, annotations=annotations)
             self._queue.put(project_id)
             if self._thread is None:
@@ -254,14 +285,15 @@ class LocalTrainings:
             self._queue.put(None)
         if self._thread is not None:
             self._thread.join()
-        for project_id in self._in_hand:
+        for project_id, locks in self._in_hand.items():
             self._log.write(project_id, State.FAILED, "the service was stopped; start the training again")
+            locks.close()
 
     def _work(self) -> None:
         while not self._stop.is_set() and (project_id := self._queue.get()) is not None:
             if self._runner.run(project_id, self._stop):
                 with self._lock:
-                    self._in_hand.discard(project_id)
+                    self._in_hand.pop(project_id).close()
 
 
 def _keep_last(process: "subprocess.Popen[str]", lines: "deque[str]") -> None:

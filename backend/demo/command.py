@@ -1,10 +1,9 @@
-"""The demo command: starts this backend and a Label Studio with a project in which a click shows a mask.
+"""Starts this backend and a Label Studio with a project in which a click shows a mask.
 
 All data is in one folder. The next start continues an interrupted one, and keeps the annotations. Both programs listen
 on this machine only, and neither connects to another machine, except to download weights.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -13,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import msgspec
 
 from backend.demo import environment, processes, programs
@@ -23,8 +21,7 @@ from backend.demo.project import WITH_REAL_WEIGHTS, labeling_config, prepare
 from backend.errors import AccessError, BackendError
 from backend.label_studio.http import LabelStudioHttp
 from backend.types import Secret
-from model.demo import SAMPLES
-from model.folders import cache_folder
+from model.demo import DETECTOR
 
 BACKEND_PORT = 9090
 LABEL_STUDIO_PORT = 8080
@@ -34,7 +31,7 @@ REAL, DEMO_MODEL = "mobile_sam", "demo"
 WATCH_S = 1.0
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
-WEIGHTS, MODEL_DIR = "PADDLE_SAM_WEIGHTS", "MODEL_DIR"
+WEIGHTS, MODEL_DIR, FINDER = "PADDLE_SAM_WEIGHTS", "MODEL_DIR", "PADDLE_SAM_DETECTOR"
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,7 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
         DemoError: a program cannot be started, or ended by itself; both are stopped.
     """
     images = _images(demo)
-    if demo.weights is not None:
-        environ = {**environ, WEIGHTS: demo.weights}
+    environ = environ_of(demo, environ)
     with processes.stopped_by_signals(), processes.only_one(demo.folder / "lock") as lock, ExitStack() as stack:
         try:
             _have_weights(environ)
@@ -96,7 +92,8 @@ def run(demo: Demo, environ: Mapping[str, str], say: Callable[[str], None]) -> N
                 stack.callback(running[-1].stop)
             processes.note(lock, "processes " + ", ".join(str(program.pid) for program in running))
             processes.wait_until_ready(running, say)
-            project = _prepare(demo, login, images, label_studio, backend)
+            config = labeling_config(demo.with_real_weights, has_words=environ.get(FINDER) == DETECTOR)
+            project = _prepare(demo, login, images, label_studio, backend.url, config)
             say(_welcome(demo, login, f"{label_studio.url}/projects/{project}/data", environ))
             _watch(running)
         except KeyboardInterrupt:
@@ -113,6 +110,17 @@ def _label_studio(folder: Path, say: Callable[[str], None]) -> Path:
         except InstallError as error:
             raise processes.DemoError(str(error)) from error
     return environment.python_of(folder)
+
+
+def environ_of(demo: Demo, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the environment with the demo's weights, and its detector beside the demo model where none is named."""
+    if demo.weights is not None:
+        environ = {**environ, WEIGHTS: demo.weights}
+    return {FINDER: DETECTOR, **environ} if _is_demo_model(environ) else environ
+
+
+def _is_demo_model(environ: Mapping[str, str]) -> bool:
+    return environ.get(WEIGHTS, "").strip() in ("", DEMO_MODEL)
 
 
 def _have_weights(environ: Mapping[str, str]) -> None:
@@ -146,13 +154,13 @@ def _data_folder(demo: Demo) -> Path:
 
 
 def _prepare(
-    demo: Demo, login: Login, images: Sequence[Path], label_studio: processes.Program, backend: processes.Program
+    demo: Demo, login: Login, images: Sequence[Path], label_studio: processes.Program, backend_url: str, config: str
 ) -> int:
     http = LabelStudioHttp(label_studio.url, Secret(login.token), timeout_s=API_TIMEOUT_S)
     try:
         http.get("/api/current-user/whoami", msgspec.Raw)
         demo.complete.touch()
-        return prepare(http, images, backend.url, labeling_config(demo.with_real_weights))
+        return prepare(http, images, backend_url, config)
     except AccessError as error:
         text = f"Label Studio does not accept the demo's own token. Remove {demo.folder} to start over."
         raise processes.DemoError(text) from error
@@ -174,7 +182,7 @@ def _welcome(demo: Demo, login: Login, url: str, environ: Mapping[str, str]) -> 
   Open an image and switch on Auto-Annotation at the bottom. Click the lowest tool at the right, the purple one, until
   it shows three dots. Then click an object; Alt+click takes away. The tick accepts the mask, Submit keeps it.
   Without the tick a mask is lost, without a message: at Submit, at a click with another label, on leaving the task.\
-{about_weights if environ.get(WEIGHTS, "").strip() in ("", DEMO_MODEL) else ""}
+{about_weights if _is_demo_model(environ) else ""}
   All of it is kept in {demo.folder}. Ctrl-C here stops everything.
 """
 
@@ -184,44 +192,3 @@ def _watch(running: Sequence[processes.Running]) -> None:
         for program in running:
             program.check_alive()
         time.sleep(WATCH_S)
-
-
-@click.command("demo")
-@click.option(
-    "--folder",
-    type=click.Path(path_type=Path),
-    help="Where its data is, and Label Studio.  [default: paddle-sam/demo in the user's cache folder]",
-)
-@click.option(
-    "--label-studio-python",
-    type=click.Path(path_type=Path),
-    help="The interpreter of an environment that Label Studio is installed in.  [default: one is made in the folder]",
-)
-@click.option(
-    "--samples",
-    type=click.Path(path_type=Path),
-    default=SAMPLES,
-    help="The folder of the images to label.  [default: those of the demo model]",
-)
-@click.option("--port", type=click.IntRange(1, 65535), help="The backend's port.  [default: 9090 or the next]")
-@click.option(
-    "--label-studio-port", type=click.IntRange(1, 65535), help="Label Studio's port.  [default: 8080 or the next]"
-)
-@click.option("--weights", help="Model name or path.  [env: PADDLE_SAM_WEIGHTS; default: demo]")
-def command(
-    folder: Path | None,
-    label_studio_python: Path | None,
-    samples: Path,
-    port: int | None,
-    label_studio_port: int | None,
-    weights: str | None,
-) -> None:
-    """Start this backend beside a Label Studio of its own, to try it in.
-
-    The first start downloads Label Studio, about 150 MB, and installs it into an environment of its own.
-    """
-    folder = folder or cache_folder() / "demo"
-    try:
-        run(Demo(folder, label_studio_python, samples, port, label_studio_port, weights), os.environ, click.echo)
-    except processes.DemoError as error:
-        raise click.ClickException(str(error)) from error

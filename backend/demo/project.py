@@ -24,15 +24,16 @@ _LABEL_CONFIG = """
   <Header style="font-size: 15px; margin: 0" size="6"
     value="Accept its mask with the tick, or the mask is lost: at Submit, at another label, on leaving."/>
   <Header style="font-size: 15px; margin: 0 0 8px" size="6"
-    value="On photographs draw a rectangle. Real weights: {real_weights}"/>
+    value="On photographs draw a rectangle. Real weights: {real_weights}"/>{words}
   <View visibleWhen="no-region-selected">
     <Labels name="label" toName="image">
-      <Label value="Object" background="#d4380d" selected="true"/><Label value="Part" background="#1d39c4"/>
+      <Label value="Object" prompt="shape" background="#d4380d" selected="true"/>
+      <Label value="Part" background="#1d39c4"/>
     </Labels>
   </View>
   <View visibleWhen="region-selected">
     <BrushLabels name="mask" toName="image" smart="false">
-      <Label value="Object" background="#d4380d"/><Label value="Part" background="#1d39c4"/>
+      <Label value="Object" prompt="shape" background="#d4380d"/><Label value="Part" background="#1d39c4"/>
     </BrushLabels>
   </View>
   <Image name="image" value="$image" zoom="true" zoomControl="true"/>
@@ -42,9 +43,20 @@ _LABEL_CONFIG = """
 """.strip()
 
 
-def labeling_config(with_real_weights: str = WITH_REAL_WEIGHTS) -> str:
-    """Return the project's labeling config, which names the command that starts the demo with real weights."""
-    return _LABEL_CONFIG.replace("{real_weights}", with_real_weights)
+_WORDS = """
+  <TextArea name="segment_words" toName="image" editable="true"
+    placeholder="Words for the demo's detector, then Enter: red star=Object, ring=Part; a space finds all objects"/>"""
+
+
+def labeling_config(with_real_weights: str = WITH_REAL_WEIGHTS, *, has_words: bool = False) -> str:
+    """Return the project's labeling config, which names the command that starts the demo with real weights.
+
+    Args:
+        with_real_weights: that command.
+        has_words: whether it has a field for words, which the demo's detector finds.
+    """
+    words = _WORDS if has_words else ""
+    return _LABEL_CONFIG.replace("{real_weights}", with_real_weights).replace("{words}", words)
 
 
 LABEL_CONFIG = labeling_config()

@@ -102,6 +102,11 @@ class ContentIndex:
         with self._lock:
             self._failures.pop(address_key, None)
 
+    def note_file(self, project_id: int | None, digest: str) -> None:
+        """Store that a project uses a file, so that `ContentDatabase.erase` finds it."""
+        if self._database is not None and project_id is not None:
+            self._database.note_file(project_id, digest)
+
     def mark_fresh(self, address_key: SourceKey) -> None:
         """Reset the age of a record whose server reports no change."""
         record = self.get(address_key)

@@ -1,5 +1,7 @@
 """A database of the content last seen at each address, beside the embeddings on disk, so that it outlives the process.
 
+It also holds which files each project has used, so that what is kept of a project can be erased.
+
 Several processes may use one file. Whatever cannot be read counts as missing, and whatever cannot be written is kept in
 memory alone; a file that is damaged or not ours is replaced.
 """
@@ -34,7 +36,17 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS contents_1 (name TEXT PRIMARY KEY, digest TEXT NOT NULL, etag TEXT NOT NULL, "
     "last_modified TEXT NOT NULL, immutable INTEGER NOT NULL, checked_at REAL NOT NULL) WITHOUT ROWID"
 )
-_HALVE = "DELETE FROM contents_1 WHERE checked_at < (SELECT avg(checked_at) FROM contents_1)"
+_FILES_TABLE = (
+    "CREATE TABLE IF NOT EXISTS files_1 (project TEXT, digest TEXT, PRIMARY KEY (project, digest)) WITHOUT ROWID"
+)
+_HALVE = (
+    "DELETE FROM contents_1 WHERE checked_at < (SELECT avg(checked_at) FROM contents_1)",
+    "DELETE FROM files_1 WHERE digest NOT IN (SELECT digest FROM contents_1)",
+)
+_ERASE = (
+    "DELETE FROM contents_1 WHERE digest IN (SELECT digest FROM files_1 WHERE project = ?)",
+    "DELETE FROM files_1 WHERE project = ?",
+)
 _PUT = "INSERT OR REPLACE INTO contents_1 VALUES (?, ?, ?, ?, ?, ?)"
 _GET = "SELECT digest, etag, last_modified, immutable, checked_at FROM contents_1 WHERE name = ?"
 
@@ -92,6 +104,27 @@ class ContentDatabase:
         name = (self._name(address_key),)
         self._run(lambda connection: connection.execute("DELETE FROM contents_1 WHERE name = ?", name))
 
+    def note_file(self, project_id: int, digest: str) -> None:
+        """Store that a project uses a file with this sha256."""
+        row = self._name((str(project_id),)), digest
+        self._run(lambda connection: connection.execute("INSERT OR IGNORE INTO files_1 VALUES (?, ?)", row))
+
+    def erase(self, project_id: int) -> frozenset[str] | None:
+        """Remove the contents of a project's files, whichever project they are noted for, and return their digests.
+
+        Returns None if the database cannot be used.
+        """
+        name = (self._name((str(project_id),)),)
+
+        def work(connection: sqlite3.Connection) -> frozenset[str]:
+            rows = connection.execute("SELECT digest FROM files_1 WHERE project = ?", name).fetchall()
+            for statement in _ERASE:
+                connection.execute(statement, name)
+            connection.execute("VACUUM")  # what was deleted stays in the file otherwise
+            return frozenset(str(digest) for (digest,) in rows)
+
+        return self._run(work)
+
     def _run(self, work: Callable[[sqlite3.Connection], R], *, creates: bool = True) -> R | None:
         """Return what ``work`` returns; None if the database cannot be used, or is missing and not to be created."""
         if not self._lock.acquire(timeout=self._locked_s):  # as long as the thread that waits for another process
@@ -130,8 +163,10 @@ class ContentDatabase:
         try:
             connection.execute("PRAGMA synchronous = OFF")  # what a power failure costs is fetched again
             connection.execute(_TABLE)
+            connection.execute(_FILES_TABLE)
             if self._path.stat().st_size > self._max_bytes:
-                connection.execute(_HALVE)
+                for statement in _HALVE:
+                    connection.execute(statement)
                 connection.execute("VACUUM")
         except BaseException:
             connection.close()
@@ -144,5 +179,5 @@ class ContentDatabase:
             self._has_logged = True
             logger.warning("event=contents_not_kept path=%s detail=%r", self._path, str(error))
 
-    def _name(self, address_key: SourceKey) -> str:
-        return hashlib.sha256("\n".join((self._owner, *address_key)).encode()).hexdigest()[:32]
+    def _name(self, parts: tuple[str, ...]) -> str:
+        return hashlib.sha256("\n".join((self._owner, *parts)).encode()).hexdigest()[:32]

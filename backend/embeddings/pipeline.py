@@ -127,6 +127,7 @@ class EmbeddingPipeline:
         share = fetched.share
         try:
             key = self._spec.key_of(fetched.data)
+            self._contents.note_file(ref.project_id, key.digest)
             self._contents.put(content_key, key.digest, fetched.version, immutable=fetched.immutable)
             cached = look_up(key)
             if cached is not None:

@@ -2,6 +2,9 @@
 
 The header can be read with ``head -1`` and holds no code. A checksum over header and numbers detects damaged values;
 the key in the header detects a value stored under another key's name. Bytes that fail any of these checks load as None.
+
+The checksum is a CRC-32 of the header and of the numbers' sums in `LANES` columns of 64 bits: adding takes a tenth of
+the time of a CRC over all bytes. Values of format 3 have that CRC and are still read.
 """
 
 import zlib
@@ -17,8 +20,12 @@ from model.types import MAIN_MAP, Embedding
 
 Dtype: TypeAlias = Literal["float16", "float32"]
 
-FORMAT = "paddle-sam-embedding/3"
+FORMAT, FORMAT_OF_CRC = "paddle-sam-embedding/4", "paddle-sam-embedding/3"
+LANES = 1021
+"""A prime, so that blocks of any usual size that were moved or swapped change the sums."""
+
 _MAX_HEADER = 4096
+_ALIGNMENT = 64  # of the numbers, by spaces at the end of the header; reading unaligned ones takes longer
 _LITTLE_ENDIAN: dict[str, np.dtype[np.floating]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 
 
@@ -72,7 +79,7 @@ def dump(embedding: Embedding, key: str, dtype: Dtype) -> bytes:
         embedding.other_orientation,
     )
     header.crc32 = _checksum(header, numbers)
-    return msgspec.json.encode(header) + b"\n" + numbers
+    return _line(header) + numbers
 
 
 def load(data: bytes, key: str) -> Embedding | None:
@@ -91,11 +98,11 @@ def load(data: bytes, key: str) -> Embedding | None:
     numbers = memoryview(data)[end + 1 :]
     dtype = _LITTLE_ENDIAN[header.dtype]
     smallest = min((side for each in header.maps for side in each.shape), default=0)
-    if header.format != FORMAT or header.key != key or smallest < 1:
+    if header.format not in (FORMAT, FORMAT_OF_CRC) or header.key != key or smallest < 1:
         return None
     if len(numbers) != sum(prod(each.shape) for each in header.maps) * dtype.itemsize:
         return None
-    if header.crc32 != _checksum(header, numbers):
+    if data[: end + 1] != _line(header) or header.crc32 != _checksum(header, numbers):
         return None
     every = np.frombuffer(numbers, dtype=dtype).astype(header.dtype, copy=False)
     maps, start = {}, 0
@@ -121,6 +128,16 @@ def _shape(array: npt.NDArray[np.floating]) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def _line(header: _Header) -> bytes:
+    line = msgspec.json.encode(header)
+    return line + (b"" if header.format == FORMAT_OF_CRC else b" " * (-(len(line) + 1) % _ALIGNMENT)) + b"\n"
+
+
 def _checksum(header: _Header, numbers: bytes | memoryview) -> int:
-    without_checksum = msgspec.structs.replace(header, crc32=0)
-    return zlib.crc32(numbers, zlib.crc32(msgspec.json.encode(without_checksum)))
+    start = zlib.crc32(msgspec.json.encode(msgspec.structs.replace(header, crc32=0)))
+    if header.format == FORMAT_OF_CRC:
+        return zlib.crc32(numbers, start)
+    words = np.frombuffer(numbers, "<u8", len(numbers) // 8)
+    rows = len(words) // LANES
+    sums = np.add.reduce(words[: rows * LANES].reshape(rows, LANES), axis=0, dtype="<u8")
+    return zlib.crc32(numbers[8 * rows * LANES :], zlib.crc32(sums.data, start))

@@ -7,7 +7,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,6 +238,17 @@ class FileStore:
             self._failed("write", error)
         else:
             self._trouble = ""
+
+    def remove(self, digests: Set[str]) -> int:
+        """Remove the embeddings of these image files, of all models; return how many there were.
+
+        Raises:
+            OSError: one cannot be removed.
+        """
+        paths = [path for _, _, path in self._files() if path.name[:64] in digests]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return len(paths)
 
     def stats(self) -> tuple[StoreStats, ...]:
         """Return the fill level."""

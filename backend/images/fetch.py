@@ -121,7 +121,7 @@ class ImageSource:
 
     def __init__(
         self,
-        authority: LabelStudioHttp,
+        http: LabelStudioHttp,
         policy: AddressPolicy,
         limits: FetchLimits | None = None,
         *,
@@ -130,15 +130,15 @@ class ImageSource:
         route: Route | None = None,
         budget: ByteBudget | None = None,
     ) -> None:
-        """Fetch with the address and token of ``authority``, each time over a new connection that ``policy`` allows.
+        """Fetch with the address and token of ``http``, each time over a new connection that ``policy`` allows.
 
         ``public_url`` is Label Studio's address for browsers, if another; its images are fetched from
-        ``authority.url``. Local files are read from ``local_files_root``, or not at all. ``budget`` is the memory for
+        ``http.url``. Local files are read from ``local_files_root``, or not at all. ``budget`` is the memory for
         files.
         """
-        self._authority, self._limits, route = authority, limits or FetchLimits(), route or Route()
-        self._label_studio, self._root = LabelStudioOrigin(authority.url, public_url), local_files_root
-        self._page = Origin.of(public_url or authority.url)
+        self._http, self._limits, route = http, limits or FetchLimits(), route or Route()
+        self._label_studio, self._root = LabelStudioOrigin(http.url, public_url), local_files_root
+        self._page = Origin.of(public_url or http.url)
         self._budget = budget or ByteBudget(max(DEFAULT_BYTES, self._limits.max_bytes))
         self._requests = ImageRequests(policy, self._limits, Resolver(route.resolve), route.proxy, self._budget)
         wait_s = self._limits.retry_wait_s
@@ -199,7 +199,7 @@ class ImageSource:
             path, trip.url = trip.path, outcomes.redirected(trip.url, reply.head)
             if trip.url.path.rstrip("/").endswith(_LOGIN_PATH):
                 if trip.send_token:
-                    raise self._authority.refusal("asks for a login", self._header(trip))
+                    raise self._http.refusal("asks for a login", self._header(trip))
                 if is_private:
                     raise _without_key("asks for a login", path)
         raise ImageError(f"more than {MAX_REDIRECTS} redirects", Reason.IMAGE_NOT_FOUND)
@@ -213,7 +213,7 @@ class ImageSource:
         is_refused = reply.status in (401, 403)
         if trip.send_token and (is_refused or (reply.status == 200 and is_web_page(reply.data))):
             what = f"answers {reply.status} for an image" if is_refused else "answers with a web page"
-            raise self._authority.refusal(what, header)
+            raise self._http.refusal(what, header)
         if is_refused and is_private:
             raise _without_key(f"answers {reply.status}", trip.path)
         failure = outcomes.status_error(reply.head, len(reply.data), trip.url.host)
@@ -245,7 +245,7 @@ class ImageSource:
         return self._label_studio.is_at(trip.origin) and not serves_files
 
     def _header(self, trip: _Trip, rejected: str | None = None) -> str | None:
-        return self._authority.authorization(rejected, seconds_left(trip.deadline))
+        return self._http.authorization(rejected, seconds_left(trip.deadline))
 
 
 def _without_key(what: str, path: str) -> AccessError:

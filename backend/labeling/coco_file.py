@@ -23,7 +23,7 @@ from backend.types import Skipped
 from model.coco import rle
 
 MOST_BEYOND = 0.01  # how far boxes of usual files extend beyond their image, as a share of its sides
-_WHOLE = re.compile(r"\s*-?[0-9]{1,18}\s*")
+_WHOLE = re.compile(r"\s*-?[0-9]{1,300}\s*")
 
 
 class CocoError(ValueError):

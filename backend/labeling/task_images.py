@@ -120,7 +120,7 @@ def _get(data: object, path: str) -> object:
         key = step.strip("'\"")
         if isinstance(value, dict) and key in value:
             value = value[key]
-        elif isinstance(value, list) and key.isdecimal() and len(key) < 10 and int(key) < len(value):
+        elif isinstance(value, list) and key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < len(value):
             value = value[int(key)]
         else:
             return data.get(UNDEFINED)

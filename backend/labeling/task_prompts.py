@@ -5,7 +5,7 @@ Which of several annotations is used:
 - only one annotation: the same object marked by two annotators must not become two masks;
 - a ground truth comes before all others, then the annotation that was changed last;
 - skipped (cancelled) annotations are never used, nor are drafts, which have not been submitted;
-- an annotation without prompts, or with masks only, is passed over for the next one.
+- an annotation without prompts, or with masks only, is skipped for the next one.
 
 Predictions are prompts only where no annotation is one, since people correct models and not the other way round. The
 newest is used, but never one of this model, in any version: a mask must not be made from a mask.

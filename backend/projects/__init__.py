@@ -1,1 +1,1 @@
-"""Runs over whole projects: precompute, preannotate and COCO export."""
+"""Runs over whole projects: precompute, preannotate, COCO export and fine-tuning."""

@@ -142,7 +142,7 @@ def only_run(
         has_said_so = False
         while (lease := cluster.leases.acquire(cluster.keys.run(project_id))) is None:
             if not has_said_so:
-                say(f"another run is at project {project_id}: waiting for its end")
+                say(f"another run works on project {project_id}: waiting for it to end")
             has_said_so = True
             if stop.wait(LOOK_EVERY_S):
                 raise Stopped

@@ -17,6 +17,7 @@ import click
 
 from backend.composition import decoders, parts
 from backend.concurrency.retry import Stopped
+from backend.decoders.training import STATES
 from backend.errors import BackendError
 from backend.images import decode
 from backend.projects import finetune_examples, finetune_report, progress, sinks
@@ -36,7 +37,6 @@ from model.weights.decoder_weights import DecoderInfo, TrainingFigures
 
 ENOUGH_IMAGES, ENOUGH_MASKS = 30, 100
 PICTURE_SIDE = 900
-STATES = "finetune"  # folder of the states of trainings, in the cache's
 REPORT = "report.html"
 
 

@@ -5,6 +5,7 @@ the whole image, images annotated in another size than they have.
 """
 
 import hashlib
+import heapq
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -31,7 +32,10 @@ from model.types import Embedding
 TASKS, IMAGES, MASKS, GONE = "tasks", "images", "masks", "deleted meanwhile"
 WHOLE_IMAGE = "masks left out that cover the whole image"
 OTHER_SIZE = "images left out that were annotated in another size"
+BEYOND = "images left out beyond the memory for masks"
 WHOLE_SHARE = 0.99  # of the pixels
+MOST_MASK_BYTES = 512 << 20
+"""Memory for masks: those of 50,000 cells in photos of a megapixel. Of more images some are left out."""
 MASKS_OF = (Brush, Bitmask, Polygon, Vector)  # not rectangles: they would teach the decoder to draw rectangles
 
 
@@ -67,19 +71,53 @@ class _Outcome:
 
 
 def gather(
-    tasks: Iterable[Task], context: GatherContext, stop: threading.Event, progress: Progress
+    tasks: Iterable[Task],
+    context: GatherContext,
+    stop: threading.Event,
+    progress: Progress,
+    most_bytes: int = MOST_MASK_BYTES,
 ) -> tuple[list[Example], RunReport]:
-    """Return the examples of these tasks, in an order that depends on them alone, and a report."""
+    """Return the examples of these tasks, in an order that depends on them alone, and a report.
+
+    Where their masks take more than ``most_bytes``, some images are left out: which ones depends on the images alone.
+    """
     report = RunReport((TASKS, IMAGES, MASKS))
-    examples: list[Example] = []
+    kept = _Kept(most_bytes)
     with recording_end(report, stop):
         for outcome in parallel_map(tasks, _Work(context), context.at_once, stop, context.cancel_waits):
-            examples += outcome.examples
+            for example in outcome.examples:
+                kept.add(example)
             report.failures += outcome.failures
             for kind, count in (+outcome.counts).items():
                 report.add(kind, count)
             progress.advance()
-    return sorted(examples, key=lambda example: (example.image.key, example.task_id)), report
+    if kept.left_out:
+        report.add(BEYOND, kept.left_out)
+    return sorted(kept.examples, key=lambda example: (example.image.key, example.task_id)), report
+
+
+class _Kept:
+    """Examples up to a number of bytes; of more, those with the first keys, which are digests."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes, self._bytes, self.left_out, self._added = most_bytes, 0, 0, 0
+        self._heap: list[tuple[int, int, int, Example]] = []  # the last key first
+
+    @property
+    def examples(self) -> list[Example]:
+        return [entry[-1] for entry in self._heap]
+
+    def add(self, example: Example) -> None:
+        self._added += 1
+        heapq.heappush(self._heap, (-int(example.image.key, 16), -example.task_id, self._added, example))
+        self._bytes += _bytes_of(example)
+        while self._bytes > self._most_bytes:
+            self._bytes -= _bytes_of(heapq.heappop(self._heap)[-1])
+            self.left_out += 1
+
+
+def _bytes_of(example: Example) -> int:
+    return sum(mask.nbytes for mask in example.image.objects)
 
 
 class _Work:

@@ -82,17 +82,17 @@ def _figure(
     figures = ", ".join(f"{TITLES[kind]} {before.ious[kind]:.2f} → {iou:.2f}" for kind, iou in after.ious.items())
     picture = pixels(after)
     shown = "" if picture is None else "".join(_images(after, picture))
-    return f"<figure>{shown}<figcaption>{html.escape(after.wanted.label)}: {figures}</figcaption></figure>"
+    return f"<figure>{shown}<figcaption>{html.escape(after.target.label)}: {figures}</figcaption></figure>"
 
 
 def _images(judgement: Judgement, picture: RgbImage) -> Iterator[str]:
     size = picture.shape[0], picture.shape[1]
-    wanted = shape_masks.scaled(coco_rle.decode(judgement.wanted.rle), size)
-    answered = shape_masks.scaled(coco_rle.decode(next(iter(judgement.masks.values()))), size)
-    left, top, right, bottom = wanted.box or (0, 0, size[1], size[0])
+    truth = shape_masks.scaled(coco_rle.decode(judgement.target.rle), size)
+    predicted = shape_masks.scaled(coco_rle.decode(next(iter(judgement.masks.values()))), size)
+    left, top, right, bottom = truth.box or (0, 0, size[1], size[0])
     margin = max(8, round(MARGIN * max(right - left, bottom - top)))
     part = slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
-    for mask in (wanted, answered):
+    for mask in (truth, predicted):
         data = base64.b64encode(overlays.jpeg(np.ascontiguousarray(draw(picture, [mask], ())[part]))).decode()
         yield f'<img alt="" src="data:image/jpeg;base64,{data}">'
 

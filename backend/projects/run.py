@@ -78,7 +78,7 @@ class Stop(threading.Event):
         timer.daemon = True
         timer.start()
         within = f"{STOP_WITHIN_S:.0f} seconds"
-        click.echo(f"\nstopping: what is in hand has {within} to be finished; once more ends at once", err=True)
+        click.echo(f"\nstopping: running tasks have {within} to finish; a second signal ends this at once", err=True)
 
 
 def prepare(client: LabelStudio, query: TaskQuery, stop: Stop, retry: OutageRetry) -> BatchRun:

@@ -9,6 +9,9 @@ Fields: TypeAlias = dict[str, msgspec.Raw]
 DECODE_ERRORS = (msgspec.DecodeError, ValueError, RecursionError)
 """What msgspec raises for JSON that is damaged, nested too deeply or of another type."""
 
+LARGEST_ID = 2**63 - 1
+EXACT = 2.0**53  # from here on floats leave out whole numbers
+
 _Octet: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _T = TypeVar("_T")
 _NULL = msgspec.Raw(b"null")
@@ -43,12 +46,23 @@ def text(value: object) -> str:
 def whole(value: object) -> int | None:
     """Return a whole number, None for any other value; some callers write 90.0 for 90.
 
-    >>> whole(90.0), whole("90")
-    (90, None)
+    >>> whole(90.0), whole("90"), whole(1e300)
+    (90, None, None)
     """
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT:
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def identifier(value: object) -> int | None:
+    """Return the id of a task or project, which some callers write as text; None for what is no id of a database.
+
+    >>> identifier(7), identifier("7"), identifier(1.7), identifier("9" * 20)
+    (7, 7, None, None)
+    """
+    is_text = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(LARGEST_ID))
+    number = whole(int(value) if is_text else value)  # type: ignore[call-overload]  # `is_text` has checked it
+    return number if number is not None and 0 <= number <= LARGEST_ID else None
 
 
 def strings(raw: msgspec.Raw) -> tuple[str, ...]:

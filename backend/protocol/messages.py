@@ -143,7 +143,7 @@ def parse_webhook(body: bytes) -> WebhookEvent:
     annotations = json_fields.whole(project.total_annotations_number) if isinstance(project, _Project) else 0
     tasks = tuple(map(_task, event.tasks[:MOST_TASKS])) if isinstance(event.tasks, list) else ()
     if not tasks and isinstance(event.annotation, _Annotation):
-        task_id = json_fields.whole(event.annotation.task)
+        task_id = json_fields.identifier(event.annotation.task)
         tasks = (Task(task_id),) if task_id is not None else ()
     return WebhookEvent(
         action=json_fields.text(event.action),
@@ -246,18 +246,12 @@ def _context(
 def _task(entry: _Task | _Other) -> Task:
     if not isinstance(entry, _Task):
         return Task(None)
-    task_id = json_fields.whole(entry.id)
-    if task_id is None and (word := json_fields.text(entry.id)).isdecimal():
-        task_id = int(word[:18])
-    return Task(task_id, entry.data, entry.annotations, entry.drafts, entry.predictions)
+    return Task(json_fields.identifier(entry.id), entry.data, entry.annotations, entry.drafts, entry.predictions)
 
 
 def parse_project(project: object) -> int | None:
     """Return the id in ``1.1795380049`` (id and creation time), or in a plain 1."""
-    first = project.partition(".")[0] if isinstance(project, str) else project
-    if isinstance(first, str):
-        return int(first[:18]) if first.isascii() and first.isdecimal() else None
-    return int(first) if isinstance(first, int | float) and not isinstance(first, bool) and abs(first) < 1e18 else None
+    return json_fields.identifier(project.partition(".")[0] if isinstance(project, str) else project)
 
 
 def _result(prediction: Prediction) -> list[dict[str, object]]:

@@ -227,7 +227,9 @@ _READERS: dict[ShapeKind, Callable[[Fields], Shape]] = {
 
 def _stroke(touch: Fields) -> Stroke:
     flat = json_fields.numbers(touch, "relativePoints")
-    erases = json_fields.anything(touch.get("compositeOperation")) == "destination-out"
+    # Label Studio writes the type; older releases wrote the canvas operation.
+    kind, operation = (json_fields.anything(touch.get(key)) for key in ("type", "compositeOperation"))
+    erases = kind == "eraser" or operation == "destination-out"
     width = json_fields.number(touch, "relativeStrokeWidth")
     return Stroke(tuple(zip(flat[0::2], flat[1::2], strict=False)), width, erases)
 

@@ -27,6 +27,7 @@ from backend.request_steps import StepLimit
 from backend.segmentation import planning
 from backend.segmentation.corrections import accepted_masks
 from backend.segmentation.corrections.carving import carve
+from backend.segmentation.corrections.plan import Correction
 from backend.segmentation.corrections.plan import plan as plan_corrections
 from backend.segmentation.corrections.recent_answers import Answered, RecentAnswers
 from backend.segmentation.decoding import Decoder, MaskService, check_size
@@ -233,18 +234,32 @@ class Pipeline:
             return Outcome(skipped=tuple(skipped))  # without waiting for the image
         embedding = self.embed(image.ref, job)
         answered: list[Answered] = []
+        failed: list[BackendError] = []
         for correction in corrections:
-            prompt = correction.prompt
-            check_size(embedding, prompt.original_size, job.rules.max_pixels)
-            with self.masks.slot(job.decoder, job.deadline):
-                job.check()
-                masks_of = partial(self._masks_of, job.decoder, prompt, embedding)
-                mask = carve(correction.accepted, correction.clicks, masks_of)
-                drawn = self.masks.draw(mask, prompt, correction.output, None)
-            answered += [(region, prompt, None) for region in drawn]
+            try:
+                if answered and job.left_s < 0:
+                    raise RetryLater("there was no time for all masks", Reason.BUDGET_EXCEEDED)
+                answered += self._carved(correction, embedding, job)
+            except BackendError as error:
+                if error.reason is Reason.SUPERSEDED:
+                    raise
+                failed.append(error)
+        if failed and not answered:
+            raise failed[0]
+        skipped += [Skipped("", error.reason, str(error)) for error in failed]
         if not answered:
             skipped.append(Skipped("", Reason.EMPTY_MASK))
         return self._outcome(answered, skipped, image.ref, job)
+
+    def _carved(self, correction: Correction, embedding: Embedding, job: Job) -> list[Answered]:
+        prompt = correction.prompt
+        check_size(embedding, prompt.original_size, job.rules.max_pixels)
+        with self.masks.slot(job.decoder, job.deadline):
+            job.check()
+            masks_of = partial(self._masks_of, job.decoder, prompt, embedding)
+            mask = carve(correction.accepted, correction.clicks, masks_of)
+            drawn = self.masks.draw(mask, prompt, correction.output, None)
+        return [(region, prompt, None) for region in drawn]
 
     def _masks_of(
         self, decoder: Decoder, prompt: ObjectPrompt, embedding: Embedding, prompts: Sequence[Prompt]

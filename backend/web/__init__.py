@@ -1,1 +1,1 @@
-"""HTTP: routes, access, the server."""
+"""HTTP: routes, access, pages, and the server."""

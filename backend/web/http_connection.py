@@ -51,9 +51,9 @@ class ServerState:
 class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyped, see pyproject
     """Receives requests one after the other, and sends their answers.
 
-    What a caller sends beyond the request in hand waits unread: 64 KB hold two thousand requests, and a few dozen
+    What a caller sends beyond the current request waits unread: 64 KB hold two thousand requests, and a few dozen
     connections would keep the loop busy for seconds. ``since`` is when the current state began, monotonic;
-    ``known_answer`` answers the request in hand without a thread.
+    ``known_answer`` answers the current request without a thread.
     """
 
     request: Parser | None
@@ -81,7 +81,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         super().__init__(server, sock, addr, adj, map)
 
     @property
-    def is_in_hand(self) -> bool:
+    def is_answering(self) -> bool:
         """Whether a complete request is waiting for its answer."""
         return bool(self.requests)
 
@@ -95,7 +95,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         limits, stops_at = self.server_state.limits, self.server_state.stops_at
         if self._is_lingering:
             return self.since + limits.linger_s
-        if self.is_in_hand:
+        if self.is_answering:
             return float("inf")
         if self.unsent_bytes:
             return self.since + limits.answer_s
@@ -130,7 +130,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         return was_taken
 
     def needs_no_thread(self) -> bool:
-        """Return whether the request in hand is answered by the receiving loop, which does it next."""
+        """Return whether the current request is answered by the receiving loop, which does it next."""
         request, gate = self.requests[0], self.server_state.gate
         if request.error is None and gate is not None:
             authorization = request.headers.get("AUTHORIZATION", "")

@@ -143,7 +143,7 @@ class HttpServer:
                 return
 
     def _waiting(self) -> list[Connection]:
-        return [connection for connection in self.connections.values() if not connection.is_in_hand]
+        return [connection for connection in self.connections.values() if not connection.is_answering]
 
     def _close_overdue(self, now: float) -> None:
         for connection in list(self.connections.values()):

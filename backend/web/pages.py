@@ -6,6 +6,8 @@ from pathlib import Path
 
 from flask import Request, Response, render_template, request
 
+from backend.web.status import formatting
+
 TEMPLATES = Path(__file__).with_name("templates")
 CHINESE: dict[str, dict[str, str]] = {
     page: json.loads((TEMPLATES / f"{page}.zh.json").read_text("utf-8")) for page in ("status", "try")
@@ -22,5 +24,6 @@ def render(page: str, **about: object) -> Response:
     """Return a page, ``status`` or ``try``, for the current request; its script puts its texts into their language."""
     language = language_of(request)
     texts = CHINESE[page] if language == "zh" else {}
-    text = render_template(f"{page}.html", nonce=secrets.token_urlsafe(16), language=language, texts=texts, **about)
+    nonce = secrets.token_urlsafe(16)
+    text = render_template(f"{page}.html", nonce=nonce, language=language, texts=texts, formatting=formatting, **about)
     return Response(text, mimetype="text/html", headers={"Vary": "Accept-Language"})

@@ -14,6 +14,9 @@ from model.types import BoolArray, Mask
 MOST_BORDERS = 1000
 """Borders that are measured; where there are more, counting pixels is quicker."""
 
+MOST_BENDS = 50_000
+"""Bends of borders that are followed: the time to do so grows with the square of the borders' number."""
+
 
 def without_small_regions(mask: Mask, min_area: float) -> tuple[Mask, bool]:
     """Return a mask without holes and islands of fewer than ``min_area`` pixels, and whether it had any.
@@ -68,6 +71,20 @@ def _without(mask: BoolArray, min_area: float, holes: bool) -> tuple[BoolArray, 
     return np.concatenate([[holes], is_small if holes else ~is_small])[labels], True
 
 
+def is_noise(pixels: npt.NDArray[np.uint8]) -> bool:
+    """Whether the borders in a mask (H, W) have more than `MOST_BENDS` bends, as `cv2.findContours` takes seconds for.
+
+    >>> noise = np.random.default_rng(0).integers(2, size=(400, 400), dtype=np.uint8)
+    >>> is_noise(noise), is_noise(np.tile(np.arange(400, dtype=np.uint8) % 2, (400, 1)))
+    (True, False)
+    """
+    across = pixels[:, 1:] != pixels[:, :-1]
+    if np.count_nonzero(across) <= MOST_BENDS:
+        return False
+    down = pixels[1:] != pixels[:-1]
+    return np.count_nonzero((across[1:] | across[:-1]) & (down[:, 1:] | down[:, :-1])) > MOST_BENDS
+
+
 def pixels_within(border: npt.NDArray[np.number], sign: int = 1) -> float:
     """Return how many pixels the closed path (N, 2) of a border encloses, by Pick's theorem.
 
@@ -84,6 +101,8 @@ def pixels_within(border: npt.NDArray[np.number], sign: int = 1) -> float:
 
 def _may_have_small(pixels: npt.NDArray[np.uint8], min_area: float) -> bool:
     """Whether one of the regions (8-connected) may have fewer than ``min_area`` pixels."""
+    if is_noise(pixels):
+        return True
     borders, tree = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not borders or len(borders) > MOST_BORDERS:
         return bool(borders)

@@ -18,5 +18,5 @@ def benchmark(runs: int, as_json: bool, choice: Choice) -> None:
     with refusing():
         from model.cli import measuring
 
-        found = measuring.measure(choice.checkpoint(), choice.device, choice.dtype, runs)
-    click.echo(json.dumps(asdict(found), indent=2) if as_json else measuring.as_table(found))
+        measured = measuring.measure(choice.checkpoint(), choice.device, choice.dtype, runs)
+    click.echo(json.dumps(asdict(measured), indent=2) if as_json else measuring.as_table(measured))

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
     from model.cli.choice import Choice
     from model.cli.progress import Progress
-    from model.cli.writing import Found
+    from model.cli.writing import Segmented
     from model.detection.detector import Detector
     from model.paddlex.inputs import Picture
     from model.paddlex.model import SamModel
@@ -85,7 +85,7 @@ def detector_options(function: Command) -> Command:
 
 def named(
     model: "SamModel", detector: "Detector", words: tuple[str, ...], choice: DetectorChoice
-) -> "Callable[[Picture, Progress], Found]":
+) -> "Callable[[Picture, Progress], Segmented]":
     """Return what finds, in any picture, the objects that the words name.
 
     Raises:
@@ -93,7 +93,7 @@ def named(
     """
     import numpy as np
 
-    from model.cli.writing import Found
+    from model.cli.writing import Segmented
     from model.coco import rle as coco
     from model.paddlex.prompts import of_boxes_and_points
     from model.paddlex.word_segmentation import segment_picture
@@ -101,20 +101,20 @@ def named(
 
     model.check(of_boxes_and_points([[0, 0, 1, 1]], []))
 
-    def find(picture: "Picture", _: "Progress") -> Found:
-        found = segment_picture(picture, words, model, detector, choice.min_score, choice.max_objects)
-        return Found(
+    def find(picture: "Picture", _: "Progress") -> Segmented:
+        objects = segment_picture(picture, words, model, detector, choice.min_score, choice.max_objects)
+        return Segmented(
             picture,
             {"input_path": picture.path, "words": words, "detector": detector.version},
-            [coco.encode(item.mask) for item in found],
+            [coco.encode(item.mask) for item in objects],
             [
                 {"label": item.label, "prompt": item.box, "score": item.predicted_iou, "detector_score": item.score}
-                for item in found
+                for item in objects
             ],
-            [item.score for item in found],
-            [{"predicted_iou": item.predicted_iou} for item in found],
-            [Prompt(box=np.array(item.box, dtype=np.float32)) for item in found],
-            [words.index(item.label) + 1 for item in found],
+            [item.score for item in objects],
+            [{"predicted_iou": item.predicted_iou} for item in objects],
+            [Prompt(box=np.array(item.box, dtype=np.float32)) for item in objects],
+            [words.index(item.label) + 1 for item in objects],
         )
 
     return find

@@ -29,9 +29,9 @@ def inspect(path: str, weights_dir: str | None, as_json: bool) -> None:
     program is checked, and not executed.
     """
     with refusing():
-        place, name = _place(path, weights_dir)
-        found, rows = _of_detector(place) if _is_detector(place) else _of_weights(place, name)
-    click.echo(json.dumps({**asdict(found), "path": str(found.path)}, indent=2) if as_json else _as_table(rows))
+        location, name = _place(path, weights_dir)
+        summary, rows = _of_detector(location) if _is_detector(location) else _of_weights(location, name)
+    click.echo(json.dumps({**asdict(summary), "path": str(summary.path)}, indent=2) if as_json else _as_table(rows))
 
 
 def _is_detector(path: Path) -> bool:
@@ -47,56 +47,60 @@ def _place(given: str, weights_dir: str | None) -> tuple[Path, str | None]:
         WeightsError: a known model that has not been downloaded.
     """
     from model.weights import WeightsError
-    from model.weights.catalogue import DEMO, DEMO_WEIGHTS, DETECTOR_SOURCES, NAMED, SOURCES
+    from model.weights.catalogue import DETECTOR_SOURCES, DETECTORS, NAMED, SHIPPED, SOURCES
     from model.weights.download import default_folder, downloaded
 
-    if Path(given).exists() or given not in {**NAMED, **DETECTOR_SOURCES}:
+    if Path(given).exists() or given not in {**NAMED, **DETECTORS}:
         return Path(given), None
     folder = Path(weights_dir) if weights_dir else default_folder()
-    place = DEMO_WEIGHTS if given == DEMO else downloaded(given, folder, {**SOURCES, **DETECTOR_SOURCES})
-    if place is None:
+    location = SHIPPED.get(given) or downloaded(given, folder, {**SOURCES, **DETECTOR_SOURCES})
+    if location is None:
         raise WeightsError(
             f"{given}: expected its weights in {folder}, got none there; python -m model download {given} fetches them"
         )
-    return place, given
+    return location, given
 
 
 def _of_detector(path: Path) -> tuple["DetectorSummary", Rows]:
     from model.detection import summary
 
-    found = summary.inspect(path)
-    words = "any words" if found.classes is None else f"{len(found.classes)} words: {', '.join(found.classes)}"
-    return found, (
-        ("path", found.path),
-        ("format", f"paddlex detector ({found.kind})"),
-        ("model version", found.model_version),
-        ("sha256", found.digest),
+    described = summary.inspect(path)
+    words = (
+        "any words" if described.classes is None else f"{len(described.classes)} words: {', '.join(described.classes)}"
+    )
+    return described, (
+        ("path", described.path),
+        ("format", f"paddlex detector ({described.kind})"),
+        ("model version", described.model_version),
+        ("sha256", described.digest),
         ("can take", words),
-        ("least score", f"{found.threshold:g}"),
-        ("program", f"is executed; its {len(found.operators)} operators only compute"),
-        ("size on disk", f"{found.nbytes / 1e6:.1f} MB"),
+        ("least score", f"{described.threshold:g}"),
+        ("program", f"is executed; its {len(described.operators)} operators only compute"),
+        ("size on disk", f"{described.nbytes / 1e6:.1f} MB"),
     )
 
 
 def _of_weights(path: Path, name: str | None) -> tuple["Summary", Rows]:
     from model.weights import summary
 
-    found = summary.inspect(path, name)
-    height, width = found.input_size
-    encoder = ", ".join(f"{key} {value}" for key, value in asdict(found.config.image_encoder).items() if key != "kind")
-    return found, (
-        ("path", found.path),
-        ("format", found.format),
-        ("model version", found.model_version),
-        ("sha256", found.digest),
+    described = summary.inspect(path, name)
+    height, width = described.input_size
+    encoder = ", ".join(
+        f"{key} {value}" for key, value in asdict(described.config.image_encoder).items() if key != "kind"
+    )
+    return described, (
+        ("path", described.path),
+        ("format", described.format),
+        ("model version", described.model_version),
+        ("sha256", described.digest),
         ("input size", f"{height} × {width}"),
-        ("can take", ", ".join(word.replace("_", " ") for word in found.capabilities if word != "score")),
-        ("gives a score", "yes" if "score" in found.capabilities else "no"),
-        ("parameters", f"{found.parameter_count / 1e6:.1f} million"),
-        ("size on disk", f"{found.nbytes / 1e6:.1f} MB"),
-        ("image encoder", f"{found.config.image_encoder.kind}: {encoder}"),
-        ("embedding", ", ".join(" × ".join(map(str, shape)) for shape in found.config.embedding_shapes.values())),
-        ("low-res masks", f"{found.config.low_res_size} × {found.config.low_res_size}"),
+        ("can take", ", ".join(word.replace("_", " ") for word in described.capabilities if word != "score")),
+        ("gives a score", "yes" if "score" in described.capabilities else "no"),
+        ("parameters", f"{described.parameter_count / 1e6:.1f} million"),
+        ("size on disk", f"{described.nbytes / 1e6:.1f} MB"),
+        ("image encoder", f"{described.config.image_encoder.kind}: {encoder}"),
+        ("embedding", ", ".join(" × ".join(map(str, shape)) for shape in described.config.embedding_shapes.values())),
+        ("low-res masks", f"{described.config.low_res_size} × {described.config.low_res_size}"),
     )
 
 

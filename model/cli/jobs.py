@@ -101,8 +101,8 @@ def _check_kept(jobs: Sequence[Job], out: Path) -> None:
     paths = [Path(job.source.path or "") for job in jobs]
     pictures = {path.resolve() for path in paths}
     names: dict[Path, set[str]] = {}  # of pictures, and of links to them, by their directories
-    for place in (*pictures, *(path.parent.resolve() / path.name for path in paths)):
-        names.setdefault(place.parent, set()).add(place.name)
+    for picture in (*pictures, *(path.parent.resolve() / path.name for path in paths)):
+        names.setdefault(picture.parent, set()).add(picture.name)
     for directory in {(out / job.target).parent.resolve() for job in jobs}:
         if directory.is_dir():
             links = {link.name for link in directory.iterdir() if link.is_symlink() and link.resolve() in pictures}
@@ -133,13 +133,13 @@ def _check_apart(jobs: Sequence[Job], coco_out: Path) -> None:
             )
 
 
-def _is_one_file(one: Path, other: Path) -> bool:
+def _is_one_file(path: Path, other: Path) -> bool:
     """Whether two names may be those of one file: by links, or where upper and lower case are the same."""
     with suppress(OSError):  # one of them is not there
-        if one.samefile(other):
+        if path.samefile(other):
             return True
-    one, other = one.resolve(), other.resolve()
-    return one.parent == other.parent and one.name.casefold() == other.name.casefold()
+    path, other = path.resolve(), other.resolve()
+    return path.parent == other.parent and path.name.casefold() == other.name.casefold()
 
 
 def _candidates(path: Path) -> Iterator[Path]:

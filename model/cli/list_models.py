@@ -33,10 +33,10 @@ def list_models(weights_dir: str | None, as_json: bool) -> None:
 
 
 def _path(entry: "Known", folder: Path) -> Path | None:
-    from model.weights.catalogue import DEMO_WEIGHTS
+    from model.weights.catalogue import SHIPPED
     from model.weights.download import downloaded
 
-    return DEMO_WEIGHTS if entry.source is None else downloaded(entry.name, folder, {entry.name: entry.source})
+    return SHIPPED[entry.name] if entry.source is None else downloaded(entry.name, folder, {entry.name: entry.source})
 
 
 def _as_json(entries: "list[tuple[Known, Path | None]]") -> str:

@@ -96,17 +96,17 @@ def measure(checkpoint: Checkpoint, device: str = "auto", dtype: str = "float32"
     )
 
 
-def as_table(found: Measured) -> str:
+def as_table(measured: Measured) -> str:
     """Return the figures for people, beside the published ones."""
-    once = found.encode_ms + found.decode_one_ms
-    memory = "unknown" if found.peak_memory_mb is None else f"{found.peak_memory_mb:,.0f} MB"
+    once = measured.encode_ms + measured.decode_one_ms
+    memory = "unknown" if measured.peak_memory_mb is None else f"{measured.peak_memory_mb:,.0f} MB"
     rows = (
-        ("load", f"{found.load_ms:,.1f} ms"),
-        ("encoder", f"{found.encode_ms:,.1f} ms"),
-        (f"decoder, 1 {found.prompt}", f"{found.decode_one_ms:,.1f} ms"),
+        ("load", f"{measured.load_ms:,.1f} ms"),
+        ("encoder", f"{measured.encode_ms:,.1f} ms"),
+        (f"decoder, 1 {measured.prompt}", f"{measured.decode_one_ms:,.1f} ms"),
         (
-            f"decoder, {found.many} at once",
-            f"{found.decode_many_ms:,.1f} ms, {found.decode_many_ms / found.many:,.1f} each",
+            f"decoder, {measured.many} at once",
+            f"{measured.decode_many_ms:,.1f} ms, {measured.decode_many_ms / measured.many:,.1f} each",
         ),
         ("first prompt of a photo", f"{once:,.1f} ms"),
         ("peak memory", memory),
@@ -114,8 +114,8 @@ def as_table(found: Measured) -> str:
         ("", "per photo and prompt, encoder included every time"),
     )
     head = (
-        f"{found.model_version}, input {found.input_size} × {found.input_size}, {found.dtype}, "
-        f"{found.device}: {found.machine}, {found.threads} cores"
+        f"{measured.model_version}, input {measured.input_size} × {measured.input_size}, {measured.dtype}, "
+        f"{measured.device}: {measured.machine}, {measured.threads} cores"
     )
     return "\n".join([head, *(f"{name:<26}{value}" for name, value in rows)])
 

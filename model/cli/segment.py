@@ -14,7 +14,7 @@ from model.cli.everything import everything_options, settings_of
 from model.cli.jobs import Job, find_jobs
 from model.cli.progress import Progress, Silent, showing
 from model.cli.refusal import os_sentence, refusing
-from model.cli.writing import Files, Found
+from model.cli.writing import Files, Segmented
 
 if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
     from model.automatic import AutomaticSettings
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
     from model.paddlex.model import SamModel
     from model.paddlex.prompts import Request
 
-Find = Callable[["Picture", Progress], Found]
+Find = Callable[["Picture", Progress], Segmented]
 
 Values = tuple[str, ...]
 
@@ -31,7 +31,7 @@ def _numbers(pattern: str, *counts: int) -> Callable[[click.Context, click.Param
     """Return what turns the texts of a repeated option into as many numbers each, or refuses them."""
 
     def parse(_: click.Context, option: click.Parameter, values: Values) -> list[list[float]]:
-        found = []
+        rows = []
         for value in values:
             try:
                 numbers = [float(part) for part in value.split(",")]
@@ -39,8 +39,8 @@ def _numbers(pattern: str, *counts: int) -> Callable[[click.Context, click.Param
                 numbers = []
             if len(numbers) not in counts:
                 raise click.BadParameter(f"expected {pattern}, got {value!r}", param=option)
-            found.append(numbers)
-        return found
+            rows.append(numbers)
+        return rows
 
     return parse
 
@@ -108,7 +108,7 @@ def segment(
             click.echo(f"Error: {problem}", err=True)
         progress = stack.enter_context(showing(len(jobs), sys.stderr)) if everything or len(jobs) > 1 else Silent()
         failed = _do_all(jobs, find, Files(out, coco, model.model_version), progress) + len(missing)
-    places = " and ".join(str(place) for place in (out, coco_out) if place is not None)
+    places = " and ".join(str(path) for path in (out, coco_out) if path is not None)
     count = len(jobs) + len(missing)
     click.echo(f"{count - failed} of {count} pictures segmented, see {places}")
     if failed:
@@ -192,12 +192,12 @@ def _prompted(model: "SamModel", requests: "Sequence[Request]") -> Find:
     if not requests:
         click.echo("No --box or --point: segmenting what lies at the centre of each picture.", err=True)
 
-    def find(picture: "Picture", _: Progress) -> Found:
+    def find(picture: "Picture", _: Progress) -> Segmented:
         height, width = picture.original_size
         wanted = requests or of_boxes_and_points([], [[width / 2, height / 2]])
         result = model.segment(picture, wanted)
         infos = result["mask_infos"]
-        return Found(
+        return Segmented(
             picture,
             result.fields(),
             [coco.encode(row[0]) for row in result.outputs.masks],
@@ -222,23 +222,23 @@ def _everything(model: "SamModel", settings: "AutomaticSettings") -> Find:
 
     generator = model.generator(settings)
 
-    def find(picture: "Picture", progress: Progress) -> Found:
+    def find(picture: "Picture", progress: Progress) -> Segmented:
         assert not isinstance(picture.content, Embedding)  # pictures are files and addresses here
-        found = generator.generate(picture.content, progress.advance)
-        if not found:
+        masks = generator.generate(picture.content, progress.advance)
+        if not masks:
             tqdm.write(
                 f"{picture.path}: nothing passes the filters; --pred-iou-thresh {settings.pred_iou_thresh:g} and "
                 f"--stability-score-thresh {settings.stability_score_thresh:g} can be lowered",
                 file=sys.stderr,
             )
-        facts = [one.facts() for one in found]
-        return Found(
+        facts = [mask.facts() for mask in masks]
+        return Segmented(
             picture,
             {"input_path": picture.path},
-            [one.rle for one in found],
+            [mask.rle for mask in masks],
             facts,
-            [one.score for one in found],
-            [{name: value for name, value in one.items() if name not in ("area", "bbox")} for one in facts],
+            [mask.score for mask in masks],
+            [{name: value for name, value in fields.items() if name not in ("area", "bbox")} for fields in facts],
         )
 
     return find

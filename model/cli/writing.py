@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # at run time they would make ``--help`` wait for numpy
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What was found in one picture.
+class Segmented:
+    """The masks of one picture, and what is written about them.
 
     Attributes:
         picture: the picture.
@@ -47,7 +47,7 @@ class Files:
     def __init__(self, out: Path | None, coco: "CocoFile | None", model_version: str) -> None:
         self._out, self._coco, self._model_version = out, coco, model_version
 
-    def write(self, job: "Job", found: Found) -> None:
+    def write(self, job: "Job", segmented: Segmented) -> None:
         """Write all about one picture; to COCO's file last, which has no place for half of it.
 
         Raises:
@@ -56,14 +56,14 @@ class Files:
         from model.coco.writer import Annotation
 
         if self._out is not None:
-            self._write_directory(self._out / job.target, found)
+            self._write_directory(self._out / job.target, segmented)
         if self._coco is not None:
-            categories = found.category_ids or [1] * len(found.masks)
-            objects = zip(found.masks, found.scores, found.facts, categories, strict=True)
+            categories = segmented.category_ids or [1] * len(segmented.masks)
+            objects = zip(segmented.masks, segmented.scores, segmented.facts, categories, strict=True)
             annotations = (Annotation(*each) for each in objects)
-            self._coco.add(job.name, found.picture.original_size, annotations)
+            self._coco.add(job.name, segmented.picture.original_size, annotations)
 
-    def _write_directory(self, target: Path, found: Found) -> None:
+    def _write_directory(self, target: Path, segmented: Segmented) -> None:
         """Write masks, overlay and JSON; the JSON, which says that all is there, last."""
         from PIL import Image
 
@@ -71,17 +71,22 @@ class Files:
 
         target.parent.mkdir(parents=True, exist_ok=True)
         names = []
-        for number, rle in enumerate(found.masks, start=1):
+        for number, rle in enumerate(segmented.masks, start=1):
             path = target.with_name(f"{target.name}_mask_{number}.png")
             Image.fromarray(coco.decode(rle).to_array().astype("uint8") * 255).save(path)
             names.append(path.name)
-        _overlay(found).save(target.with_name(f"{target.name}_res.jpg"))
-        fields = {**found.fields, "masks": names, "mask_infos": found.infos, "model_version": self._model_version}
+        _overlay(segmented).save(target.with_name(f"{target.name}_res.jpg"))
+        fields = {
+            **segmented.fields,
+            "masks": names,
+            "mask_infos": segmented.infos,
+            "model_version": self._model_version,
+        }
         text = json.dumps(fields, indent=2, ensure_ascii=False)
         target.with_name(f"{target.name}_res.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _overlay(found: Found) -> "Image":
+def _overlay(segmented: Segmented) -> "Image":
     """Return the masks over the photo, those of "segment everything" with the small ones on top."""
     from PIL import Image
 
@@ -89,7 +94,7 @@ def _overlay(found: Found) -> "Image":
     from model.overlay import draw
     from model.types import Embedding
 
-    content = found.picture.content
+    content = segmented.picture.content
     assert not isinstance(content, Embedding)  # pictures are files and addresses here
-    masks = found.masks if found.prompts else sorted(found.masks, key=lambda rle: rle.area, reverse=True)
-    return Image.fromarray(draw(content, (coco.decode(rle) for rle in masks), found.prompts))
+    masks = segmented.masks if segmented.prompts else sorted(segmented.masks, key=lambda rle: rle.area, reverse=True)
+    return Image.fromarray(draw(content, (coco.decode(rle) for rle in masks), segmented.prompts))

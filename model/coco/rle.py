@@ -134,21 +134,21 @@ def decode(rle: Rle) -> Mask:
     return Mask(crop, (x1, y1), rle.size)
 
 
-def iou(one: Rle, other: Rle) -> float:
+def iou(rle: Rle, other: Rle) -> float:
     """Return the intersection over union of two masks of a photo, from their runs alone; 0 where both are empty.
 
     Raises:
         ValueError: they are of photos of different sizes.
     """
-    if one.size != other.size:
-        raise ValueError(f"iou: expected masks of one size, got {one.size} and {other.size}")
+    if rle.size != other.size:
+        raise ValueError(f"iou: expected masks of one size, got {rle.size} and {other.size}")
     bounds = np.concatenate([np.zeros(1), np.cumsum(other.counts, dtype=np.float64)])
     is_on = np.arange(len(other.counts)) % 2 == 1
     before = np.concatenate([np.zeros(1), np.cumsum(np.where(is_on, other.counts, 0), dtype=np.float64)])
-    starts, ends = _runs(one)
+    starts, ends = _runs(rle)
     # How many pixels of the other lie before a pixel grows evenly within each run: these are exact.
     common = float((np.interp(ends, bounds, before) - np.interp(starts, bounds, before)).sum())
-    return common / max(one.area + other.area - common, 1)
+    return common / max(rle.area + other.area - common, 1)
 
 
 def parse(value: object) -> Rle:
@@ -175,7 +175,7 @@ def _are_whole(value: object) -> TypeGuard[Sequence[int]]:
     return (
         isinstance(value, Sequence)
         and not isinstance(value, (str, bytes))
-        and all(isinstance(one, int) and 0 <= one < 1 << 32 for one in value)
+        and all(isinstance(number, int) and 0 <= number < 1 << 32 for number in value)
     )
 
 

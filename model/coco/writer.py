@@ -88,18 +88,18 @@ class CocoFile:
         height, width = original_size
         image_id = len(self._images) + 1
         lines = []
-        for number, one in enumerate(annotations, start=self._count + 1):
+        for number, annotation in enumerate(annotations, start=self._count + 1):
             fields: dict[str, object] = {
                 "id": number,
                 "image_id": image_id,
-                "category_id": one.category_id,
-                "segmentation": one.rle.to_compressed() if one.polygons is None else one.polygons,
-                "area": one.rle.area,
-                "bbox": list(one.rle.bbox),
+                "category_id": annotation.category_id,
+                "segmentation": annotation.rle.to_compressed() if annotation.polygons is None else annotation.polygons,
+                "area": annotation.rle.area,
+                "bbox": list(annotation.rle.bbox),
                 "iscrowd": 0,
             }
-            score = {} if one.score is None else {"score": one.score}
-            lines.append(f"{',' if number > 1 else ''}\n{_text({**fields, **score, **one.more})}")
+            score = {} if annotation.score is None else {"score": annotation.score}
+            lines.append(f"{',' if number > 1 else ''}\n{_text({**fields, **score, **annotation.more})}")
         self._write("".join(lines))
         self._count += len(lines)
         self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
@@ -117,7 +117,7 @@ class CocoFile:
                 self._part.unlink()
                 return
             images = ",\n".join(_text(image) for image in self._images)
-            late = ",\n".join(_text(one) for one in self._categories or ())
+            late = ",\n".join(_text(category) for category in self._categories or ())
             known = f',\n"categories": [\n{late}]' if self._categories is not None else ""
             self._write(f'],\n"images": [\n{images}]{known}}}\n')
         if self._images:

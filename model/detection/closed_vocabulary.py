@@ -93,12 +93,12 @@ class ClosedVocabulary:
     ) -> list[Detection]:
         """Return the boxes of these words with a higher score than the threshold, cut off at the picture's edges."""
         height, width = size
-        found = []
+        detections = []
         for number, score, x1, y1, x2, y2 in rows(outputs, threshold):
             box = (max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
             if int(number) in text and box[2] > box[0] and box[3] > box[1]:
-                found.append(Detection(text[int(number)], score, box))
-        return found
+                detections.append(Detection(text[int(number)], score, box))
+        return detections
 
     def _resized(self, image: RgbImage) -> npt.NDArray[np.uint8]:
         if self._steps.target_size is None:

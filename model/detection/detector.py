@@ -100,12 +100,12 @@ class Detector:
             raise ValueError(f"threshold: expected a number from 0 to 1, got {threshold!r}")
         texts = self._prepare_words(check_words(words))
         prepared = self._architecture.prepare_image(image)
-        found = []
+        detections = []
         for text in texts:
             outputs = self._program.run(self._architecture.inputs(prepared, text))
             try:
-                found += self._architecture.read(outputs, text, (image.shape[0], image.shape[1]), least)
+                detections += self._architecture.read(outputs, text, (image.shape[0], image.shape[1]), least)
             except (ValueError, IndexError, TypeError) as error:
                 shapes = ", ".join(str(array.shape) for array in outputs)
                 raise WeightsError(f"{self.name}: expected boxes and scores, got arrays of shapes {shapes}") from error
-        return found
+        return detections

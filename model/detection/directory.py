@@ -130,9 +130,9 @@ def read(path: str | Path) -> DetectorDirectory:
 
 def is_detector(path: str | Path) -> bool:
     """Whether a directory describes itself as one of a detector."""
-    place = Path(path) / DESCRIPTION
+    description = Path(path) / DESCRIPTION
     try:
-        described = _describe(place) if place.is_file() else None
+        described = _describe(description) if description.is_file() else None
     except WeightsError:
         return False
     return described is not None and (described.label_list is not None or _takes_words(described.Global.model_name))
@@ -143,18 +143,20 @@ def _takes_words(name: str) -> bool:
 
 
 def _architecture(folder: Path, described: _Description, program: DetectorProgram) -> tuple[str, Architecture[Any]]:
-    name, place = described.Global.model_name, folder / DESCRIPTION
+    name, description = described.Global.model_name, folder / DESCRIPTION
     if _GROUNDING_DINO in name:
-        dino = _step(place, described, "GroundingDINOProcessor", _GroundingDinoStep)
+        dino = _step(description, described, "GroundingDINOProcessor", _GroundingDinoStep)
         return "grounding_dino", GroundingDino(folder, described.box_threshold, dino.text_max_words)
     if _YOLO_WORLD in name:
-        yolo = _step(place, described, "YOLOWorldProcessor", _YoloWorldStep)
+        yolo = _step(description, described, "YOLOWorldProcessor", _YoloWorldStep)
         mean, std = _three(yolo.image_mean), _three(yolo.image_std)
         return "yolo_world", YoloWorld(folder, described.threshold, _pair(yolo.image_target_size), mean, std)
     if not described.label_list:
-        raise WeightsError(f"{place}: expected a detector, with a label_list that names its classes, got {name:.60}")
+        raise WeightsError(
+            f"{description}: expected a detector, with a label_list that names its classes, got {name:.60}"
+        )
     classes = tuple(str(label) for label in described.label_list)
-    steps = _preprocessing(place, described)
+    steps = _preprocessing(description, described)
     return "closed_vocabulary", ClosedVocabulary(classes, described.draw_threshold, steps, len(program.inputs) == 3)
 
 
@@ -183,20 +185,20 @@ def _preprocessing(path: Path, described: _Description) -> Preprocessing:
     for kind in kinds:
         if kind not in _SUPPORTED_STEPS:
             raise WeightsError(f"{path}: Preprocess: expected {', '.join(_SUPPORTED_STEPS)}, got {kind!r:.60}")
-    found = Preprocessing(None, scale=1.0)
+    steps = Preprocessing(None, scale=1.0)
     if "Resize" in kinds:
         resize = _step(path, described, "Resize", _Resize)
         if not 0 <= resize.interp <= 4:
             raise WeightsError(f"{path}: Resize: expected interp from 0 to 4, got {resize.interp}")
-        found = replace(
-            found, target_size=_pair(resize.target_size), keep_ratio=resize.keep_ratio, interpolation=resize.interp
+        steps = replace(
+            steps, target_size=_pair(resize.target_size), keep_ratio=resize.keep_ratio, interpolation=resize.interp
         )
     if "NormalizeImage" in kinds:
         normalize = _step(path, described, "NormalizeImage", _Normalize)
-        found = replace(found, scale=1.0 / 255.0 if normalize.is_scale else 1.0)
+        steps = replace(steps, scale=1.0 / 255.0 if normalize.is_scale else 1.0)
         if normalize.norm_type in (None, "", "none", "mean_std"):
-            found = replace(found, mean=normalize.mean, std=normalize.std)
-    return found
+            steps = replace(steps, mean=normalize.mean, std=normalize.std)
+    return steps
 
 
 def _pair(value: tuple[int, int] | int) -> tuple[int, int]:

@@ -96,8 +96,8 @@ class GroundingDino:
         centres, sides = boxes[kept, :2], boxes[kept, 2:]
         corners = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
         corners *= np.array([width, height, width, height], np.float32)
-        found = zip(means.argmax(axis=1), best[kept], corners, strict=True)
-        return [_detection(text.words[index], score, box) for index, score, box in found]
+        rows = zip(means.argmax(axis=1), best[kept], corners, strict=True)
+        return [_detection(text.words[index], score, box) for index, score, box in rows]
 
     def _encode(self, word: str) -> list[int]:
         ids = self._tokenizer.encode(word.translate(_BREAKS))

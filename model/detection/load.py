@@ -38,8 +38,8 @@ def read_detector(path: str | Path, device: str = "auto") -> Detector:
     Raises:
         WeightsError: as in `model.detection.directory.read`.
     """
-    found = directory.read(path)
-    return Detector(found.name, found.version, found.architecture, LazyEngine(lambda: _load(found, device)))
+    contents = directory.read(path)
+    return Detector(contents.name, contents.version, contents.architecture, LazyEngine(lambda: _load(contents, device)))
 
 
 class LazyEngine:
@@ -61,7 +61,7 @@ class LazyEngine:
         return self.load().run(inputs)
 
 
-def _load(found: DetectorDirectory, device: str) -> "Engine":
+def _load(contents: DetectorDirectory, device: str) -> "Engine":
     from model.detection.engine import Engine  # here: Paddle takes 3 s to import
 
-    return Engine(found.program, found.parameters, device)
+    return Engine(contents.program, contents.parameters, device)

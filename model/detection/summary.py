@@ -37,9 +37,9 @@ def inspect(path: str | Path) -> DetectorSummary:
     Raises:
         WeightsError: it is not a detector, or its program does more than compute.
     """
-    found = directory.read(path)
-    classes, threshold = found.architecture.classes, found.architecture.threshold
-    operators = found.program.operators
+    contents = directory.read(path)
+    classes, threshold = contents.architecture.classes, contents.architecture.threshold
+    operators = contents.program.operators
     return DetectorSummary(
-        found.path, found.version, found.digest, found.kind, classes, threshold, operators, found.nbytes
+        contents.path, contents.version, contents.digest, contents.kind, classes, threshold, operators, contents.nbytes
     )

@@ -33,10 +33,10 @@ class TextTokenizer:
         Raises:
             WeightsError: the vocabulary has no such token.
         """
-        found = self._tokenizer.token_to_id(token)
-        if found is None:
+        number = self._tokenizer.token_to_id(token)
+        if number is None:
             raise WeightsError(f"{self._path}: expected a vocabulary with {token}, got none")
-        return int(found)
+        return int(number)
 
 
 def bert(folder: Path) -> TextTokenizer:
@@ -97,10 +97,10 @@ def clip(folder: Path) -> TextTokenizer:
 
 def pad_token(folder: Path, default: str) -> str:
     """Return the token that fills up shorter texts, as ``tokenizer_config.json`` names it."""
-    found = _config(folder).get("pad_token")
-    if isinstance(found, Mapping):  # as a token with its properties
-        found = found.get("content")
-    return found if isinstance(found, str) else default
+    token = _config(folder).get("pad_token")
+    if isinstance(token, Mapping):  # as a token with its properties
+        token = token.get("content")
+    return token if isinstance(token, str) else default
 
 
 def _pair(path: Path, line: str) -> tuple[str, str]:
@@ -117,12 +117,12 @@ def _config(folder: Path) -> dict[str, object]:
 
 def _json(path: Path) -> dict[str, object]:
     try:
-        found = json.loads(_text(path))
+        content = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: expected JSON, got other text") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path}: expected a JSON object, got {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _text(path: Path) -> str:

@@ -22,12 +22,12 @@ def split_text(text: str) -> tuple[str, ...]:
         >>> split_text("bus . walking man .")
         ('bus', 'walking man')
     """
-    found: dict[str, str] = {}
+    words: dict[str, str] = {}
     for part in _SEPARATORS.split(text):
         word = " ".join(part.split())
         if word:
-            found.setdefault(spelling(word), word)
-    return tuple(found.values())
+            words.setdefault(spelling(word), word)
+    return tuple(words.values())
 
 
 def spelling(word: str) -> str:

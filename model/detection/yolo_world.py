@@ -54,10 +54,10 @@ class YoloWorld:
         """
         self.threshold, self._target = threshold, target_size
         self._mean, self._std = (np.array(values).reshape(1, 3, 1, 1) for values in (mean, std))
-        place = folder / TOKENIZER_FOLDER
-        self._tokenizer = tokenizers.clip(place)
+        tokenizer_folder = folder / TOKENIZER_FOLDER
+        self._tokenizer = tokenizers.clip(tokenizer_folder)
         self._begin, self._end = self._tokenizer.id_of(_BEGIN), self._tokenizer.id_of(_END)
-        self._filler = self._tokenizer.id_of(tokenizers.pad_token(place, _END))
+        self._filler = self._tokenizer.id_of(tokenizers.pad_token(tokenizer_folder, _END))
 
     def prepare_words(self, words: tuple[str, ...]) -> list[WordTexts]:
         """Return all words in one part; shorter ones are filled up to the longest."""
@@ -94,13 +94,13 @@ class YoloWorld:
     def read(self, outputs: Arrays, text: WordTexts, size: tuple[int, int], threshold: float) -> list[Detection]:
         """Return the boxes of which the score is higher than the threshold, cut off at the picture's edges."""
         height, width = size
-        found = []
+        detections = []
         for number, score, *corners in rows(outputs, threshold):
             if number >= len(text.words):  # the text of a space
                 continue
             x1, y1, x2, y2 = np.clip(corners, 0, [width, height, width, height]).tolist()
-            found.append(Detection(text.words[int(number)], score, (x1, y1, x2, y2)))
-        return found
+            detections.append(Detection(text.words[int(number)], score, (x1, y1, x2, y2)))
+        return detections
 
     def _encode(self, word: str) -> list[int]:
         ids = self._tokenizer.encode(spelling(word))

@@ -23,10 +23,10 @@ class Dialogue:
         by_box: bool,
     ) -> None:
         self._rng, self._embedding, self._capabilities = rng, embedding, capabilities
-        self._covers = [one.cover() for one in objects]
+        self._covers = [each.cover() for each in objects]
         self.targets = paddle.to_tensor(np.stack(self._covers)[:, np.newaxis])  # (B, 1, L, L)
         by_box = "boxes" in capabilities and (by_box or "points" not in capabilities)
-        self._boxes = [prompting.jittered_box(rng, one) if by_box else None for one in objects]
+        self._boxes = [prompting.jittered_box(rng, each.rle) if by_box else None for each in objects]
         self._clicks: list[list[prompting.Click]] = [
             [] if by_box else [prompting.first_click(rng, cover, embedding)] for cover in self._covers
         ]
@@ -34,13 +34,13 @@ class Dialogue:
         self.logits: FloatArray | None = None
         self.predicted: FloatArray | None = None
 
-    def rounds(self, count: int) -> Iterator["Dialogue"]:
-        """Yield itself before each round, with the corrections of the last; its user sets what came of the prompts."""
+    def rounds(self, count: int) -> Iterator[None]:
+        """Yield before each round, with the corrections of the last in `prompts`; its user sets what came of them."""
         can_correct = {"points", "negative_points"} <= self._capabilities
         for number in range(count if can_correct else 1):
             if number:
                 self._correct()
-            yield self
+            yield
 
     def prompts(self) -> list[Prompt]:
         """Return the prompts of this round, one per object."""

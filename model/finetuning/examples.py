@@ -18,6 +18,7 @@ from model.types import Embedding, FloatArray
 HELD_OUT_SHARE = 0.2
 """Share of the images that is kept aside to judge the decoder."""
 EMBEDDING_CACHE_BYTES = 512 << 20
+_OBJECT_BYTES = 1000  # what Python takes for an object, beside its numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,11 @@ class TrainingObject:
         cover = np.round((logits / ROUGH_LOGIT + 1) * 127.5).astype(np.uint8)
         return TrainingObject(label, rle, config.low_res_size, zlib.compress(cover.tobytes(), 1))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.rle.counts.nbytes + len(self.packed) + _OBJECT_BYTES
+
     def cover(self) -> FloatArray:
         """Return the share of each low-res cell that it covers, (low_res_size, low_res_size) float32."""
         cells = np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.low_res_size, -1)
@@ -66,10 +72,10 @@ class TrainingImage:
     @cached_property
     def digest(self) -> str:
         """Digest of the key and the masks."""
-        found = hashlib.sha256(self.key.encode("utf-8", "surrogatepass"))
-        for one in self.objects:
-            found.update(one.label.encode("utf-8", "surrogatepass") + b"\0" + one.packed)
-        return found.hexdigest()
+        digest = hashlib.sha256(self.key.encode("utf-8", "surrogatepass"))
+        for each in self.objects:
+            digest.update(each.label.encode("utf-8", "surrogatepass") + b"\0" + each.packed)
+        return digest.hexdigest()
 
 
 def split(images: Sequence[TrainingImage], seed: int) -> tuple[list[TrainingImage], list[TrainingImage]]:
@@ -96,12 +102,12 @@ class EmbeddingCache:
 
     def get(self, image: TrainingImage) -> Embedding:
         """Return the embedding of an image."""
-        found = self._cache.get(id(image))
-        if found is None:
-            found = image.load()
-            if _bytes_of(found) <= self._cache.maxsize:
-                self._cache[id(image)] = found
-        return found
+        embedding = self._cache.get(id(image))
+        if embedding is None:
+            embedding = image.load()
+            if _bytes_of(embedding) <= self._cache.maxsize:
+                self._cache[id(image)] = embedding
+        return embedding
 
 
 def _bytes_of(embedding: Embedding) -> int:

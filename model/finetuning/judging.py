@@ -38,7 +38,7 @@ class Judgement:
     masks: Mapping[str, Rle]
 
     @property
-    def wanted(self) -> TrainingObject:
+    def target(self) -> TrainingObject:
         """The object."""
         return self.image.objects[self.index]
 
@@ -66,9 +66,9 @@ class Scores:
     def of(judgements: Sequence[Judgement]) -> "Scores":
         """Return the scores of what was judged, at least one object."""
         labels: dict[str, list[Judgement]] = {}
-        for one in judgements:
-            labels.setdefault(one.wanted.label, []).append(one)
-        by_label = {label: _means(found) for label, found in sorted(labels.items())}
+        for judgement in judgements:
+            labels.setdefault(judgement.target.label, []).append(judgement)
+        by_label = {label: _means(labelled) for label, labelled in sorted(labels.items())}
         return Scores(_means(judgements), by_label, {label: len(labels[label]) for label in by_label})
 
 
@@ -93,33 +93,33 @@ def judge(
             range(count) if most is None or count <= most else np.linspace(0, count - 1, most).astype(int).tolist()
         )
         for index in indexes:
-            masks = _answers(decoder, embedding, image.objects[index])
-            wanted = image.objects[index].rle
-            yield Judgement(image, index, {kind: coco_rle.iou(mask, wanted) for kind, mask in masks.items()}, masks)
+            target = image.objects[index].rle
+            masks = _masks(decoder, embedding, target)
+            yield Judgement(image, index, {kind: coco_rle.iou(mask, target) for kind, mask in masks.items()}, masks)
 
 
 def _means(judgements: Sequence[Judgement]) -> dict[str, float]:
-    return {kind: float(np.mean([one.ious[kind] for one in judgements])) for kind in judgements[0].ious}
+    return {kind: float(np.mean([judgement.ious[kind] for judgement in judgements])) for kind in judgements[0].ious}
 
 
-def _answers(decoder: Decoder, embedding: Embedding, wanted: TrainingObject) -> dict[str, Rle]:
+def _masks(decoder: Decoder, embedding: Embedding, target: Rle) -> dict[str, Rle]:
     """Return the masks by kind of prompt, of those that the weights can take."""
-    mask, found = coco_rle.decode(wanted.rle), {}
+    truth, masks = coco_rle.decode(target), {}
     if "points" in decoder.capabilities:
-        x, y, _ = innermost(mask.crop)
-        clicks: list[Click] = [(x + mask.offset[0], y + mask.offset[1], 1)]
-        answer, logits = _decode(decoder, embedding, clicks, None)
-        found[CLICK] = coco_rle.encode(answer)
+        x, y, _ = innermost(truth.crop)
+        clicks: list[Click] = [(x + truth.offset[0], y + truth.offset[1], 1)]
+        mask, logits = _decode(decoder, embedding, clicks, None)
+        masks[CLICK] = coco_rle.encode(mask)
         for _ in range(CORRECTIONS if "negative_points" in decoder.capabilities else 0):
-            if (click := _correction(answer, mask)) is None:
+            if (click := _correction(mask, truth)) is None:
                 break
             clicks.append(click)
-            answer, logits = _decode(decoder, embedding, clicks, logits)
-        found[CORRECTED] = coco_rle.encode(answer)
+            mask, logits = _decode(decoder, embedding, clicks, logits)
+        masks[CORRECTED] = coco_rle.encode(mask)
     if "boxes" in decoder.capabilities:
-        masks = decoder.decode(embedding, Prompt(box=np.array(wanted.rle.box, np.float32)))
-        found[BOX] = coco_rle.encode(masks.masks[0][0])
-    return {kind: found[kind] for kind in KINDS if kind in found}
+        answer = decoder.decode(embedding, Prompt(box=np.array(target.box, np.float32)))
+        masks[BOX] = coco_rle.encode(answer.masks[0][0])
+    return {kind: masks[kind] for kind in KINDS if kind in masks}
 
 
 def _decode(
@@ -128,20 +128,20 @@ def _decode(
     points = np.array([click[:2] for click in clicks], np.float32)
     labels = np.array([click[2] for click in clicks], np.int32)
     previous = logits if "mask_input" in decoder.capabilities else None
-    masks = decoder.decode(embedding, Prompt(points, labels, mask_input=previous))
-    return masks.masks[0][0], masks.low_res_masks[0][0]
+    answer = decoder.decode(embedding, Prompt(points, labels, mask_input=previous))
+    return answer.masks[0][0], answer.low_res_masks[0][0]
 
 
-def _correction(found: Mask, wanted: Mask) -> Click | None:
+def _correction(predicted: Mask, truth: Mask) -> Click | None:
     """Return a click in the middle of the largest error; None where nothing is wrong."""
-    spans = np.array([(*one.offset, *one.crop.shape) for one in (found, wanted) if one.crop.size])
+    spans = np.array([(*mask.offset, *mask.crop.shape) for mask in (predicted, truth) if mask.crop.size])
     left, top = spans[:, :2].min(axis=0).tolist()
     right, bottom = (spans[:, :2] + spans[:, :1:-1]).max(axis=0).tolist()
-    there, here = (_part(mask, left, top, right, bottom) for mask in (wanted, found))
-    missing, excess = innermost(there & ~here), innermost(here & ~there)
+    true, drawn = (_part(mask, left, top, right, bottom) for mask in (truth, predicted))
+    missing, excess = innermost(true & ~drawn), innermost(drawn & ~true)
     if max(missing[2], excess[2]) <= 0:
         return None
-    x, y, _ = max(missing, excess, key=lambda one: one[2])
+    x, y, _ = max(missing, excess, key=lambda click: click[2])
     return x + left, y + top, int(missing[2] >= excess[2])
 
 

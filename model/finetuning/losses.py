@@ -27,16 +27,16 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the dice loss of logits (B, M, h, w) against shares from 0 to 1 (B, 1, h, w), as (B, M)."""
     p = functional.sigmoid(logits)
-    common = (p * targets).sum(axis=[2, 3])
-    return 1 - (2 * common + 1) / (p.sum(axis=[2, 3]) + targets.sum(axis=[2, 3]) + 1)
+    intersection = (p * targets).sum(axis=[2, 3])
+    return 1 - (2 * intersection + 1) / (p.sum(axis=[2, 3]) + targets.sum(axis=[2, 3]) + 1)
 
 
 def true_iou(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the IoU of the masks with the pixels that are covered by more than half, (B, M), without a gradient."""
-    found, wanted = logits.detach() > 0, targets > 0.5
-    common = paddle.logical_and(found, wanted).astype("float32").sum(axis=[2, 3])
-    either = paddle.logical_or(found, wanted).astype("float32").sum(axis=[2, 3])
-    return common / paddle.clip(either, min=1.0)
+    masks, truth = logits.detach() > 0, targets > 0.5
+    intersection = paddle.logical_and(masks, truth).astype("float32").sum(axis=[2, 3])
+    union = paddle.logical_or(masks, truth).astype("float32").sum(axis=[2, 3])
+    return intersection / paddle.clip(union, min=1.0)
 
 
 def loss(logits: Tensor, targets: Tensor, predicted: Tensor | None, others: float = OTHERS) -> Tensor:
@@ -48,8 +48,8 @@ def loss(logits: Tensor, targets: Tensor, predicted: Tensor | None, others: floa
         predicted: the predicted IoUs (B, M), all of which count; None for a network without that head.
         others: the share that the mean over all masks has in the loss.
     """
-    masks = FOCAL * focal_loss(logits, targets) + DICE * dice_loss(logits, targets)  # (B, M)
-    found = ((1 - others) * masks.min(axis=1) + others * masks.mean(axis=1)).mean()
+    of_masks = FOCAL * focal_loss(logits, targets) + DICE * dice_loss(logits, targets)  # (B, M)
+    total = ((1 - others) * of_masks.min(axis=1) + others * of_masks.mean(axis=1)).mean()
     if predicted is None:
-        return found
-    return found + IOU * functional.mse_loss(predicted, true_iou(logits, targets))
+        return total
+    return total + IOU * functional.mse_loss(predicted, true_iou(logits, targets))

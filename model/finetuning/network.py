@@ -94,9 +94,9 @@ class TrainableDecoder:
         logits, predicted = decoder.forward(features, prompts, embedding, range(count + 1))
         chosen = slice(1, None) if several else slice(0, 1)
         logits, predicted = logits[:, chosen], predicted[:, chosen]
-        found = losses.loss(logits, targets, predicted if has_score else None, self._others)
-        (weight * found).backward()
-        return logits.numpy(), predicted.numpy(), float(found)
+        loss = losses.loss(logits, targets, predicted if has_score else None, self._others)
+        (weight * loss).backward()
+        return logits.numpy(), predicted.numpy(), float(loss)
 
     def step(self, rate: float) -> None:
         """Change the parameters by the gradients that were added, and clear these."""
@@ -114,12 +114,13 @@ class TrainableDecoder:
 
     def gradients(self) -> dict[str, Tensor]:
         """Return the gradients that were added to all copies, of the parameters that have one."""
-        found: dict[str, Tensor] = {}
+        gradients: dict[str, Tensor] = {}
         for copied in (self.parameters, *self._copies):
             for name, parameter in copied.items():
                 if parameter.grad is not None:
-                    found[name] = found[name] + parameter.grad if name in found else parameter.grad
-        return found
+                    gradient = parameter.grad
+                    gradients[name] = gradients[name] + gradient if name in gradients else gradient
+        return gradients
 
     def forget_gradients(self) -> None:
         """Clear the gradients that were added."""
@@ -172,5 +173,8 @@ def parameters_of(decoder: Decoder) -> dict[str, Tensor]:
 
 def _trainable(decoder: Decoder, checkpoint: Checkpoint) -> dict[str, Tensor]:
     fixed = (*_FIXED, *_SAM2_BIASES) if checkpoint.config.family == "sam2" else _FIXED
-    found = parameters_of(decoder)
-    return {name: value for name, value in found.items() if name in checkpoint.tensors and not name.startswith(fixed)}
+    return {
+        name: value
+        for name, value in parameters_of(decoder).items()
+        if name in checkpoint.tensors and not name.startswith(fixed)
+    }

@@ -8,7 +8,7 @@ largest error, where people click.
 import cv2
 import numpy as np
 
-from model.finetuning.examples import TrainingObject
+from model.coco.rle import Rle
 from model.types import BoolArray, Embedding, FloatArray
 
 Rng = np.random.Generator
@@ -36,24 +36,23 @@ def first_click(rng: Rng, cover: FloatArray, embedding: Embedding) -> Click:
 
 def corrective_click(rng: Rng, cover: FloatArray, logits: FloatArray, embedding: Embedding) -> Click:
     """Return a click where a mask is wrong; on the object where it is not."""
-    wanted, found = cover > 0.5, logits > 0
-    wrong = wanted != found
+    truth, predicted = cover > 0.5, logits > 0
+    wrong = truth != predicted
     if not wrong.any():
         return first_click(rng, cover, embedding)
-    missing, excess = wanted & ~found, found & ~wanted
+    missing, excess = truth & ~predicted, predicted & ~truth
     if rng.random() < CENTRED:
-        first, second = innermost(missing), innermost(excess)
-        column, row = max(first, second, key=lambda one: one[2])[:2]
+        places = innermost(missing), innermost(excess)
+        column, row = max(places, key=lambda place: place[2])[:2]
     else:
         column, row = _any_cell(rng, wrong.astype(np.float32))
-    return (*_to_photo(rng, (column, row), cover.shape[0], embedding), int(wanted[row, column]))
+    return (*_to_photo(rng, (column, row), cover.shape[0], embedding), int(truth[row, column]))
 
 
-def jittered_box(rng: Rng, one: TrainingObject) -> FloatArray:
-    """Return a box (4,) XYXY around an object in original pixels."""
-    box = one.rle.box
-    assert box is not None  # objects have pixels
-    corners, (height, width) = np.array(box, np.float64), one.rle.size
+def jittered_box(rng: Rng, rle: Rle) -> FloatArray:
+    """Return a box (4,) XYXY around a mask in original pixels."""
+    assert rle.box is not None  # objects have pixels
+    corners, (height, width) = np.array(rle.box, np.float64), rle.size
     if rng.random() < EXACT:
         return np.asarray(corners, np.float32)
     sides, most = np.tile(corners[2:] - corners[:2], 2), MOST_JITTER * max(height, width)

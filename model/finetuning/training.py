@@ -188,10 +188,10 @@ class Training:
             self._clock.steps.append(time.monotonic() - began)
             if state.step % self._judge_every == 0 or state.step == self.steps:
                 mixed = self._mixed(state.average)
-                found = self._judged(mixed)
-                if _mean(found) > max(state.scores):
-                    after, state.best, state.best_at = found, mixed, state.step
-                state.scores.append(_mean(found))
+                judgements = self._judged(mixed)
+                if _mean(judgements) > max(state.scores):
+                    after, state.best, state.best_at = judgements, mixed, state.step
+                state.scores.append(_mean(judgements))
                 self._save(state)
             on_progress(self._progress(state))
         if ended == "stopped":
@@ -253,9 +253,10 @@ class Training:
         for by_box, part in ((False, objects[:middle]), (True, objects[middle:])):
             if part:
                 share = weight * len(part) / len(objects) / rounds
-                for asked in Dialogue(self._trained.decoder.capabilities, rng, embedding, part, by_box).rounds(rounds):
-                    asked.logits, asked.predicted, _ = self._trained.add_gradients(
-                        features, asked.prompts(), embedding, asked.targets, share, copy
+                dialogue = Dialogue(self._trained.decoder.capabilities, rng, embedding, part, by_box)
+                for _ in dialogue.rounds(rounds):
+                    dialogue.logits, dialogue.predicted, _ = self._trained.add_gradients(
+                        features, dialogue.prompts(), embedding, dialogue.targets, share, copy
                     )
 
     def _rate(self, step: int) -> float:
@@ -274,9 +275,10 @@ class Training:
         began = time.monotonic()
         fill(parameters_of(self._judge), values)
         images = self._aside[:MOST_JUDGED]
-        found = list(judging.judge(self._judge, images, self._embeddings.get, max(1, MOST_JUDGED // len(images))))
+        most = max(1, MOST_JUDGED // len(images))
+        judgements = list(judging.judge(self._judge, images, self._embeddings.get, most))
         self._clock.judgements.append(time.monotonic() - began)
-        return found
+        return judgements
 
     def _progress(self, state: TrainingState) -> Progress:
         left = self.steps - state.step
@@ -289,10 +291,10 @@ class Training:
 
     def _fingerprint(self) -> str:
         """Return a digest of all that the training depends on."""
-        found = hashlib.sha256(msgspec.json.encode([self._checkpoint.digest, asdict(self._options)]))
+        digest = hashlib.sha256(msgspec.json.encode([self._checkpoint.digest, asdict(self._options)]))
         for image in (*self._learned, *self._aside):
-            found.update(image.digest.encode())
-        return found.hexdigest()
+            digest.update(image.digest.encode())
+        return digest.hexdigest()
 
 
 def _mean(judgements: Sequence[Judgement]) -> float:

@@ -26,7 +26,7 @@ class _LayerNorm2D(nn.Layer):
         return x.transpose([0, 3, 1, 2])  # (B, C, H, W)
 
 
-class _ConvBlock(nn.Layer):
+class ConvBlock(nn.Layer):
     """Two 3x3 convolutions around a shortcut."""
 
     def __init__(self, width: int) -> None:
@@ -35,6 +35,7 @@ class _ConvBlock(nn.Layer):
         self.conv2 = nn.Conv2D(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the shape it got, (B, C, H, W)."""
         return functional.relu(x + self.conv2(functional.relu(self.conv1(x))))
 
 
@@ -109,15 +110,15 @@ class ConvEncoder(nn.Layer):
             nn.Conv2D(w4 // 2, w4, 3, stride=2, padding=1),
             nn.ReLU(),
         )
-        self.stage4 = nn.Sequential(*[_ConvBlock(w4) for _ in range(d4)])
+        self.stage4 = nn.Sequential(*[ConvBlock(w4) for _ in range(d4)])
         self.down8 = nn.Conv2D(w4, w8, 3, stride=2, padding=1)
-        self.stage8 = nn.Sequential(*[_ConvBlock(w8) for _ in range(d8)])
+        self.stage8 = nn.Sequential(*[ConvBlock(w8) for _ in range(d8)])
         self.down16 = nn.Conv2D(w8, w16, 3, stride=2, padding=1)
-        self.stage16 = nn.Sequential(*[_ConvBlock(w16) for _ in range(d16)])
+        self.stage16 = nn.Sequential(*[ConvBlock(w16) for _ in range(d16)])
         self.pos_embed = self.create_parameter([1, side, side, w16])
         self.blocks = nn.Sequential(*[_AttnBlock(w16, encoder.attn_heads) for _ in range(encoder.attn_depth)])
         self.lateral = nn.Conv2D(w16, w8, 1)
-        self.fuse = nn.Sequential(*[_ConvBlock(w8) for _ in range(encoder.fuse_depth)])
+        self.fuse = nn.Sequential(*[ConvBlock(w8) for _ in range(encoder.fuse_depth)])
         self.neck = nn.Sequential(
             nn.Conv2D(w8, config.prompt_embed_dim, 1, bias_attr=False),
             _LayerNorm2D(config.prompt_embed_dim),

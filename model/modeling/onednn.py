@@ -6,13 +6,13 @@ missing or of another version, `is_available` is false and `model.modeling.kerne
 """
 
 import ctypes
+import functools
 import itertools
 import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from ctypes import c_float, c_int, c_int64, c_uint, c_void_p
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar, cast
 
 import paddle
@@ -199,8 +199,10 @@ def attention(
     strides = [list(x.strides) for x in (query, key, value)]
     for start, each in _groups(n, some, {stride[0] // (heads * query.shape[3]) for stride in strides}):
         shapes = [each, *query.shape[1:]], [each, *key.shape[1:]], [each, *value.shape[1:]]
-        key_of_step = "attention", *itertools.chain(*shapes, *strides), scale, bias is None
-        products, sums = _cached(key_of_step, partial(_attention, shapes, strides, scale, bias is not None))
+        products, sums = _cached(
+            ("attention", *itertools.chain(*shapes, *strides), scale, bias is None),
+            functools.partial(_attention, shapes=shapes, strides=strides, scale=scale, has_bias=bias is not None),
+        )
         seen, keys, values, made = (
             address + 4 * start * stride
             for address, stride in zip(addresses, (*(s[0] for s in strides), out.strides[0]), strict=True)
@@ -226,11 +228,11 @@ def _groups(count: int, most: int, refused: Collection[int]) -> Iterator[tuple[i
 
 
 def _attention(
+    library: Library,
     shapes: tuple[list[int], list[int], list[int]],
     strides: Sequence[list[int]],
     scale: float,
     has_bias: bool,
-    library: Library,
 ) -> tuple[_Primitive, _Primitive]:
     """Compile the two matrix products of attention, for shapes and strides of query, key and value."""
     n, heads, length, width = shapes[2]

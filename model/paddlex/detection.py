@@ -20,7 +20,7 @@ from model.paddlex import inputs, result_files
 from model.paddlex.inputs import Input, InputError, Picture
 from model.types import Embedding
 from model.weights import WeightsError
-from model.weights.catalogue import DETECTOR_SOURCES, DETECTORS
+from model.weights.catalogue import DETECTOR_SOURCES, DETECTORS, SHIPPED
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,8 @@ def create_detector(
     """Load a detector. Its program is checked, and then executed by Paddle's inference engine.
 
     Args:
-        model_name: ``GroundingDINO-T`` or ``YOLO-Worldv2-L``; with ``model_dir`` also the name of any other detector.
+        model_name: ``GroundingDINO-T``, ``YOLO-Worldv2-L`` or ``YOLO-World-demo``; with ``model_dir`` also the name of
+            any other detector.
         model_dir: PaddleX's inference directory. None: that of the name in ``weights_dir``, downloaded to it if it is
             not there.
         device: ``auto``, ``cpu`` or ``gpu:N``; None is auto.
@@ -194,6 +195,8 @@ def find_detector(model_name: str, weights_dir: str | Path | None = None, mirror
         raise WeightsError(
             f"{model_name:.80}: expected one of {', '.join(DETECTORS)}, or PaddleX's inference directory of a detector"
         )
+    if model_name in SHIPPED:
+        return SHIPPED[model_name]
     from model.weights.download import default_folder, download  # here: what is there needs no client
 
     folder = default_folder() if weights_dir is None else Path(weights_dir)
@@ -245,16 +248,16 @@ def _least(thresholds: Thresholds | None) -> float | None:
     for name in thresholds:
         if name not in _THRESHOLD_NAMES:
             raise ValueError(f"thresholds: expected {', '.join(_THRESHOLD_NAMES)}, got {name!r:.60}")
-    found = thresholds.get("box_threshold", thresholds.get("threshold"))
-    return None if found is None else float(found)
+    threshold = thresholds.get("box_threshold", thresholds.get("threshold"))
+    return None if threshold is None else float(threshold)
 
 
-def _drawn(image: RgbImage, found: Sequence[Detection]) -> Image.Image:
+def _drawn(image: RgbImage, detections: Sequence[Detection]) -> Image.Image:
     canvas = Image.fromarray(np.ascontiguousarray(image))
     draw, size = ImageDraw.Draw(canvas), max(10, canvas.width // 50)
     font = ImageFont.load_default(size)
-    labels = list(dict.fromkeys(detection.label for detection in found))
-    for detection in found:
+    labels = list(dict.fromkeys(detection.label for detection in detections))
+    for detection in detections:
         colour = COLOURS[labels.index(detection.label) % len(COLOURS)]
         x1, y1, x2, y2 = detection.box
         if x1 <= x2 and y1 <= y2:

@@ -94,15 +94,15 @@ def segment_picture(
     embedding: Embedding | None = None,
 ) -> list[LabelledMask]:
     """Return the labelled masks of a picture that is read; see `segment_words`."""
-    found = select(detector.detect(pixels_of(picture), words, threshold), picture.original_size, limit)
-    if not found:
+    detections = select(detector.detect(pixels_of(picture), words, threshold), picture.original_size, limit)
+    if not detections:
         return []
-    prompts = [Prompt(box=np.array(detection.box, dtype=np.float32)) for detection in found]
+    prompts = [Prompt(box=np.array(detection.box, dtype=np.float32)) for detection in detections]
     masks = model.decode(picture if embedding is None else Picture(embedding), prompts)
-    scores = [None] * len(found) if masks.iou_predictions is None else [row[0] for row in masks.iou_predictions]
+    scores = [None] * len(detections) if masks.iou_predictions is None else [row[0] for row in masks.iou_predictions]
     return [
         LabelledMask(detection.label, detection.score, detection.box, row[0], score)
-        for detection, row, score in zip(found, masks.masks, scores, strict=True)
+        for detection, row, score in zip(detections, masks.masks, scores, strict=True)
     ]
 
 

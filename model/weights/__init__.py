@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from model.weights.checkpoint import Checkpoint, in_order, merge
+from model.weights.checkpoint import Checkpoint, merge, merge_order
 from model.weights.errors import WeightsError
 
-__all__ = ["Checkpoint", "WeightsError", "in_order", "merge", "read"]
+__all__ = ["Checkpoint", "WeightsError", "merge", "merge_order", "read"]
 
 
 def read(path: str | Path, name: str | None = None) -> Checkpoint:

@@ -21,6 +21,7 @@ from model.config import (
     vit_h,
     vit_l,
 )
+from model.demo import DETECTOR, DETECTOR_FOLDER
 from model.weights.parameters import CAPABILITIES, Capability
 
 Family = Literal["demo", "sam", "mobile_sam", "sam2.1"]
@@ -28,6 +29,9 @@ Family = Literal["demo", "sam", "mobile_sam", "sam2.1"]
 DEMO = "demo"
 """The model that ships: for trying things out, not for labelling photographs."""
 DEMO_WEIGHTS = Path(__file__).parents[1] / "demo" / "demo.safetensors"
+
+SHIPPED: Mapping[str, Path] = {DEMO: DEMO_WEIGHTS, DETECTOR: DETECTOR_FOLDER}
+"""Where those lie that need no download, by name."""
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything"
 _META_2_1 = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
@@ -163,9 +167,9 @@ class DetectorEntry:
     """A detector that has a name: it turns words into boxes.
 
     Attributes:
-        name: what commands and settings call it; PaddleX's name.
+        name: what commands and settings call it; of those that are published PaddleX's name.
         megabytes: size of the file that is downloaded, in 10^6 bytes, as PaddleX's documentation gives it.
-        source: where it is published.
+        source: where it is published; None for the one that ships.
         licence: SPDX identifier of the weights' licence.
         family: as `Entry` has it.
         input_size: likewise; its programs take pictures of several sizes.
@@ -174,7 +178,7 @@ class DetectorEntry:
 
     name: str
     megabytes: float
-    source: Source
+    source: Source | None
     licence: str
     family: Literal["detector"] = "detector"
     input_size: None = None
@@ -190,9 +194,12 @@ DETECTORS: Mapping[str, DetectorEntry] = {
         DetectorEntry(
             "YOLO-Worldv2-L", 421.4, Source(f"{_PADDLEX}/YOLO-Worldv2-L_infer.tar", holds="detector"), "GPL-3.0-only"
         ),
+        DetectorEntry(DETECTOR, 6.5, None, "Apache-2.0"),
     )
 }
 """The detectors that take any words, by name. Those with fixed classes are given by their directories."""
 
-DETECTOR_SOURCES: Mapping[str, Source] = {name: entry.source for name, entry in DETECTORS.items()}
-"""Where each comes from."""
+DETECTOR_SOURCES: Mapping[str, Source] = {
+    name: entry.source for name, entry in DETECTORS.items() if entry.source is not None
+}
+"""Where each of those that can be downloaded comes from."""

@@ -115,9 +115,10 @@ def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
     Raises:
         WeightsError: they differ in a parameter that both hold, so an embedding of one would mean nothing to the other.
     """
-    first, second = sorted((first, second), key=in_order)
+    first, second = sorted((first, second), key=merge_order)
     where = f"{first.path} and {second.path}"
-    sizes = [(one.config.image_encoder, one.config.image_size, one.config.decoder_num_heads) for one in (first, second)]
+    configs = [checkpoint.config for checkpoint in (first, second)]
+    sizes = [(config.image_encoder, config.image_size, config.decoder_num_heads) for config in configs]
     if sizes[0] != sizes[1]:
         raise WeightsError(f"{where}: expected exports of one network, got {first.config} and {second.config}")
     for key in first.tensors.keys() & second.tensors.keys():
@@ -130,20 +131,20 @@ def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
     return Checkpoint(f"{first.name}+{second.name}", config, tensors, digest, "merged", first.path)
 
 
-def in_order(checkpoint: Checkpoint) -> tuple[str, str]:
+def merge_order(checkpoint: Checkpoint) -> tuple[str, str]:
     """Return what checkpoints are sorted by before they are merged."""
     return checkpoint.name, checkpoint.digest
 
 
 def digest_of(paths: Iterable[Path]) -> str:
     """Return the SHA-256 over the files' contents, one after the other; for one file what ``sha256sum`` prints."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     buffer = bytearray(_BLOCK_BYTES)
     for path in paths:
         with path.open("rb", buffering=0) as stream:
             while count := stream.readinto(buffer):
-                found.update(memoryview(buffer)[:count])
-    return found.hexdigest()
+                digest.update(memoryview(buffer)[:count])
+    return digest.hexdigest()
 
 
 def name_of(path: Path) -> str:

@@ -30,9 +30,9 @@ def recognise(shapes: Mapping[str, Shape]) -> HieraConfig:
     Raises:
         ValueError: the parameters are none of a published size's.
     """
-    found = [match for match in map(_BLOCK.match, shapes) if match]
-    starts = sorted({int(match[1]) for match in found if match[2]})
-    depth = len({match[1] for match in found})
+    matches = [match for match in map(_BLOCK.match, shapes) if match]
+    starts = sorted({int(match[1]) for match in matches if match[2]})
+    depth = len({match[1] for match in matches})
     depths = tuple(end - start for start, end in zip([0, *starts], [*starts, depth], strict=True))
     side = shapes[POSITION]
     for preset in PUBLISHED:

@@ -163,5 +163,5 @@ def _shape(shapes: Mapping[str, Shape], name: str, axes: int) -> Shape:
 
 
 def _count(pattern: re.Pattern[str], shapes: Mapping[str, Shape]) -> int:
-    found = {int(match[1]) for match in map(pattern.match, shapes) if match}
-    return len(found)
+    indices = {int(match[1]) for match in map(pattern.match, shapes) if match}
+    return len(indices)

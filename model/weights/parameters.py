@@ -67,19 +67,19 @@ def parameters(config: SamConfig) -> dict[str, Shape]:
 
     For a convolutional trunk the ``image_encoder.*`` names are not SAM's and are left out.
     """
-    found: dict[str, Shape] = {}
+    shapes: dict[str, Shape] = {}
     if isinstance(config.image_encoder, VitConfig):
-        found.update(_image_encoder(config, config.image_encoder))
+        shapes.update(_image_encoder(config, config.image_encoder))
     elif isinstance(config.image_encoder, TinyVitConfig):
-        found.update(tiny_vit.parameters(config, config.image_encoder))
+        shapes.update(tiny_vit.parameters(config, config.image_encoder))
     elif isinstance(config.image_encoder, HieraConfig):
-        found.update(hiera.image_encoder(config, config.image_encoder))
-    found.update(_prompt_encoder(config))
-    found.update(_transformer(config))
-    found.update(_mask_decoder(config))
+        shapes.update(hiera.image_encoder(config, config.image_encoder))
+    shapes.update(_prompt_encoder(config))
+    shapes.update(_transformer(config))
+    shapes.update(_mask_decoder(config))
     if isinstance(config.image_encoder, HieraConfig):
-        found.update(hiera.object_score(config))
-    return found
+        shapes.update(hiera.object_score(config))
+    return shapes
 
 
 def conv_trunk(config: SamConfig) -> dict[str, Shape]:
@@ -124,15 +124,15 @@ def check(config: SamConfig, shapes: Mapping[str, Shape]) -> frozenset[Capabilit
 
 
 def _capabilities(expected: Collection[str], present: Collection[str]) -> frozenset[Capability]:
-    found: set[Capability] = set()
+    capabilities: set[Capability] = set()
     for capability in CAPABILITIES:
         names = [name for name in expected if capability_of(name) == capability]
         missing = [name for name in names if name not in present]
         if missing and len(missing) < len(names):
             raise ValueError(f"{capability}: expected all of its {len(names)} parameters or none, got no {missing[0]}")
         if not missing:
-            found.add(capability)
-    return frozenset(found)
+            capabilities.add(capability)
+    return frozenset(capabilities)
 
 
 def _is_trunk(config: SamConfig, name: str) -> bool:

@@ -82,17 +82,17 @@ def to_meta(name: str) -> str:
 
 def from_huggingface(stored: Mapping[str, Stored]) -> dict[str, Stored]:
     """Return the tensors of transformers' ``Sam2Model`` or ``Sam2VideoModel`` under our names, memory left out."""
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for name, value in stored.items():
         if name == _POINTS and len(value.shape) == 2 and value.shape[0] == 4:
-            found |= {parameters.point_embedding(index): value.row(index) for index in range(4)}
+            tensors |= {parameters.point_embedding(index): value.row(index) for index in range(4)}
         elif not _MEMORY.match(name):
-            found[_renamed(name, _HUGGINGFACE)] = value
+            tensors[_renamed(name, _HUGGINGFACE)] = value
     depths: dict[str, int] = {}
-    for name in found:
+    for name in tensors:
         if inner := _INNER.match(name):
             depths[inner[1]] = max(depths.get(inner[1], 0), int(inner[2]) + 1)
-    return {_numbered(name, depths): value for name, value in found.items()}
+    return {_numbered(name, depths): value for name, value in tensors.items()}
 
 
 def _renamed(name: str, renames: Iterable[tuple[str, str]]) -> str:

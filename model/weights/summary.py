@@ -45,10 +45,10 @@ def inspect(path: str | Path, name: str | None = None) -> Summary:
     """
     checkpoint = formats.read(Path(path), name)
     side = checkpoint.config.image_size
-    found = checkpoint.path
-    files = [file for file in found.iterdir() if file.is_file()] if found.is_dir() else [found]
+    source = checkpoint.path
+    files = [file for file in source.iterdir() if file.is_file()] if source.is_dir() else [source]
     return Summary(
-        path=found,
+        path=source,
         format=checkpoint.format,
         model_version=checkpoint.model_version,
         digest=checkpoint.digest,

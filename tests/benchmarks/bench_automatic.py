@@ -6,7 +6,7 @@ Both find the same masks, see ``tests/reference/test_automatic.py``. The memory 
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +80,19 @@ def peak(which: str) -> float:
     return int(done.stdout.split()[-1]) / 1e6
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     """Compare time and memory."""
     demo = read(DEMO_WEIGHTS)
-    rows = [
-        timed("everything, 256 points, 800×600", demo, render_scene(1, SMALL).image,
-              {"points_per_side": 16, **SOFT}, rounds=3),
-        timed("everything, 64 points, 4000×3000", demo, render_scene(1, LARGE).image,
-              {**FEW_AT_ONCE, **SOFT}, rounds=1),
-        timed("everything, ViT-B, 64 points, 800×600", subjects.checkpoint(), subjects.image(),
-              {"points_per_side": 8, **OPEN}, rounds=1),
-    ]  # fmt: skip
+    small = {"points_per_side": 16, **SOFT}
+    yield timed("everything, 256 points, 800×600", demo, render_scene(1, SMALL).image, small, rounds=3)
+    few = {**FEW_AT_ONCE, **SOFT}
+    yield timed("everything, 64 points, 4000×3000", demo, render_scene(1, LARGE).image, few, rounds=1)
+    vit_b = {"points_per_side": 8, **OPEN}
+    name = "everything, ViT-B, 64 points, 800×600"
+    yield timed(name, subjects.checkpoint(), subjects.image(), vit_b, rounds=1)
     say("measuring the memory of everything in 4000×3000")
     mine, other = peak("ours"), peak("theirs")
-    return [*rows, Row("peak memory, everything, 4000×3000", mine, other, "MB", AGAINST, 0.5, mine / other)]
+    yield Row("peak memory, everything, 4000×3000", mine, other, "MB", AGAINST, 0.5, mine / other)
 
 
 if __name__ == "__main__":

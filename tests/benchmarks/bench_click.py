@@ -1,11 +1,12 @@
 """What a warm click costs beside the decoder's network, alone, with a large body and among many; and /health meanwhile.
 
-The application is called in this process, from the request's bytes to the answer's; what the server adds is in the
-times of /health, which are taken over a socket from a process of its own.
+A click alone is measured at an HTTP client, on a connection that is kept alive and on a new one. For the others the
+application is called in this process, from the request's bytes to the answer's.
 """
 
 import io
 import logging
+import socket
 import statistics
 import tempfile
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from werkzeug.test import EnvironBuilder
 from backend.composition import parts, web
 from backend.protocol import rle
 from backend.settings import read
+from backend.web.listening import http_server
 from model.build import Decoder
 from model.types import Mask
 from tests.benchmarks.rows import Row, limit, milliseconds, say
@@ -43,6 +46,7 @@ class Forward:
 
     decoder: Decoder
     own: threading.local = field(default_factory=threading.local)
+    total_ms: float = 0.0  # of all threads, exact while only one decodes
 
     def __post_init__(self) -> None:
         inner = self.decoder.forward
@@ -52,7 +56,9 @@ class Forward:
             try:
                 return inner(*arguments, **options)
             finally:
-                self.own.ms = self.ms + (time.perf_counter() - start) * 1000
+                took_ms = (time.perf_counter() - start) * 1000
+                self.own.ms = self.ms + took_ms
+                self.total_ms += took_ms
 
         self.decoder.forward = timed
 
@@ -71,13 +77,17 @@ class Bench:
 
     def ask(self, body: bytes) -> tuple[float, float]:
         """Return how long a click takes, and how much of that is the network, in milliseconds."""
-        environ = EnvironBuilder("/predict", method="POST", content_length=len(body)).get_environ()
-        environ["wsgi.input"] = io.BytesIO(body)
         before, start = self.forward.ms, time.perf_counter()
-        answer = b"".join(self.service.app.wsgi_app(environ, _no_header))
+        answer = self.post(body)
         took = (time.perf_counter() - start) * 1000
         assert b'"type":"brushlabels"' in answer, answer[:200]
         return took, self.forward.ms - before
+
+    def post(self, body: bytes) -> bytes:
+        """Return the answer to a request for predictions."""
+        environ = EnvironBuilder("/predict", method="POST", content_length=len(body)).get_environ()
+        environ["wsgi.input"] = io.BytesIO(body)
+        return b"".join(self.service.app.wsgi_app(environ, _no_header))
 
     def beside(self, body: bytes) -> float:
         """Return what a click takes beside the network."""
@@ -128,16 +138,55 @@ def click_on(images: HttpServer, seed: int, size: tuple[int, int], saved_masks: 
     return encoded(click(context, tasks=[task])).replace(b", ", b",")
 
 
-def warm(bench: Bench, images: HttpServer) -> list[Row]:
-    """A click alone, on a small and on a large photo."""
-    rows = []
-    for size, most in ((SMALL, 3.0), (LARGE, 5.0)):
-        body = click_on(images, 1, size)
-        bench.ask(body)
-        name = f"warm click {size[1]}×{size[0]} but the network"
-        say(f"measuring {name}")
-        rows.append(limit(name, statistics.median(bench.beside(body) for _ in range(ROUNDS)), most, "ms"))
-    return rows
+def warm(bench: Bench, images: HttpServer) -> Iterator[Row]:
+    """A click alone, on a small and on a large photo, at an HTTP client."""
+    with served(bench.service) as port:
+        for size, most in ((SMALL, 3.0), (LARGE, 5.0)):
+            body = click_on(images, 1, size)
+            bench.ask(body)
+            for keeps, connection in ((True, "kept-alive"), (False, "new")):
+                name = f"warm click {size[1]}×{size[0]} beside the network, {connection} connection"
+                say(f"measuring {name}")
+                yield limit(name, statistics.median(at_client(bench.forward, port, body, keeps=keeps)), most, "ms")
+
+
+@contextmanager
+def served(service: web.Service) -> Iterator[int]:
+    """Serve in a thread of this process; the value is the port."""
+    is_over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        http = http_server(service.app, [listening], threads=THREADS)
+
+        def serve() -> None:
+            while not is_over.is_set():
+                http.serve_once(0.1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            is_over.set()
+            http.wake()
+            thread.join()
+            http.close()
+
+
+def at_client(forward: Forward, port: int, body: bytes, *, keeps: bool) -> list[float]:
+    """Return what clicks take at an HTTP client beside the network, in ms; ``keeps`` the connection, or a new one."""
+    client, beside = HTTPConnection("127.0.0.1", port), []
+    for _ in range(ROUNDS):
+        if not keeps:
+            client.close()  # it connects again by itself
+        before, start = forward.total_ms, time.perf_counter()
+        client.request("POST", "/predict", body, {"Content-Type": "application/json"})
+        answer = client.getresponse().read()
+        took = (time.perf_counter() - start) * 1000
+        assert b'"type":"brushlabels"' in answer, answer[:200]
+        beside.append(took - (forward.total_ms - before))
+    client.close()
+    return beside
 
 
 def with_saved_masks(bench: Bench, images: HttpServer) -> Row:
@@ -252,10 +301,12 @@ def health_meanwhile() -> list[Row]:
     return rows
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     """Measure everything."""
     logging.getLogger("backend").setLevel(logging.WARNING)  # a line per click, as the service does it, but unread
     with bench() as (found, images):
-        rows = [*warm(found, images), with_saved_masks(found, images)]
-        rows += [*corrections(found, images), *among_many(found, images)]
-    return [*rows, *health_meanwhile()]
+        yield from warm(found, images)
+        yield with_saved_masks(found, images)
+        yield from corrections(found, images)
+        yield from among_many(found, images)
+    yield from health_meanwhile()

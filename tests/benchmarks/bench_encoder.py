@@ -1,6 +1,6 @@
 """ViT-B at 1024 on this machine's processor: a photo to its embedding, against Meta's code and against PaddleX."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import paddle
 
@@ -18,41 +18,36 @@ GOALS = {"avx512f": 0.5, "avx2": 0.75}
 """The share of torch's time that the encoder may take, by the widest instructions that the processor has."""
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     """Compare the encoder with torch's, and photo plus box to mask with PaddleX, which has no way to encode alone."""
     encoder, decoder = (load(subjects.checkpoint(), device="cpu") for load in (load_encoder, load_decoder))
     image, meta, box = subjects.image(), subjects.meta_predictor(), Prompt(box=subjects.BOX)
-    rows = [
-        compare(
-            "encoder, ViT-B at 1024",
-            lambda: encoder.encode(image),
-            lambda: meta.set_image(image),
-            against="segment-anything, torch eager",
-            goal=next((goal for flag, goal in GOALS.items() if flag in processor_flags()), None),
-            rounds=ROUNDS,
-        ),
-        compare(
-            "encoder, ViT-B at 1024",
-            lambda: encoder.encode(image),
-            floor(),
-            against="its matrix products alone",
-            goal=FLOOR_GOAL,
-            rounds=ROUNDS,
-        ),
-    ]
+    yield compare(
+        "encoder, ViT-B at 1024",
+        lambda: encoder.encode(image),
+        lambda: meta.set_image(image),
+        against="segment-anything, torch eager",
+        goal=next((goal for flag, goal in GOALS.items() if flag in processor_flags()), None),
+        rounds=ROUNDS,
+    )
+    yield compare(
+        "encoder, ViT-B at 1024",
+        lambda: encoder.encode(image),
+        floor(),
+        against="its matrix products alone",
+        goal=FLOOR_GOAL,
+        rounds=ROUNDS,
+    )
     with subjects.paddlex_engine() as paddlex:
         if paddlex is not None:
-            rows.append(
-                compare(
-                    "encoder and one box, ViT-B at 1024",
-                    lambda: decoder.decode(encoder.encode(image), box),
-                    lambda: subjects.ask(paddlex),
-                    against="PaddleX",
-                    goal=0.55,
-                    rounds=ROUNDS,
-                )
+            yield compare(
+                "encoder and one box, ViT-B at 1024",
+                lambda: decoder.decode(encoder.encode(image), box),
+                lambda: subjects.ask(paddlex),
+                against="PaddleX",
+                goal=0.55,
+                rounds=ROUNDS,
             )
-    return rows
 
 
 def on_gpu(device: str) -> list[Row]:

@@ -1,6 +1,7 @@
 """The most memory that decoding takes beside the file, for each kind: of 100 megapixels, or as many as are allowed."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmarks import picture_memory
@@ -9,10 +10,11 @@ from tests.benchmarks.rows import Row, limit, say
 LIMIT_MB = 300.0
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     """Compare the peaks with the limit."""
     with tempfile.TemporaryDirectory() as folder:
-        return [_row(kind, side, Path(folder, "picture")) for kind, side in picture_memory.KINDS.items()]
+        for kind, side in picture_memory.KINDS.items():
+            yield _row(kind, side, Path(folder, "picture"))
 
 
 def _row(kind: str, side: int, path: Path) -> Row:

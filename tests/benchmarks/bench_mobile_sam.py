@@ -4,6 +4,7 @@ A click and the memory of a process beside it. The weights are random, which cos
 """
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from model import weights
@@ -20,33 +21,30 @@ ROUNDS, CLICKS = 5, 15
 MOST_MEMORY_MB = 900
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     """Compare encoder, click and memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_published(mobile_sam(), Path(folder, "mobile_sam.pt"))
         mobile, base = weights.read(path), subjects.checkpoint()
         say("measuring the memory of a MobileSAM process")
-        memory = limit("peak memory, MobileSAM", measure(path, "answer") / 1e6, MOST_MEMORY_MB, "MB")
+        yield limit("peak memory, MobileSAM", measure(path, "answer") / 1e6, MOST_MEMORY_MB, "MB")
         image, box = subjects.image(), Prompt(box=subjects.BOX)
         ours, vit_b = (load_encoder(one, device="cpu") for one in (mobile, base))
         click, vit_b_click = (load_decoder(one, device="cpu") for one in (mobile, base))
         seen, vit_b_seen = ours.encode(image), vit_b.encode(image)
     theirs = authors_predictor()
-    return [
-        compare(
-            "encoder, MobileSAM", lambda: ours.encode(image), lambda: vit_b.encode(image),
-            against="our ViT-B", goal=0.2, rounds=ROUNDS,
-        ),
-        compare(
-            "encoder, MobileSAM", lambda: ours.encode(image), lambda: theirs.set_image(image),
-            against="mobilesam-mirror, torch eager", goal=0.8, rounds=ROUNDS,
-        ),
-        compare(
-            "warm click, MobileSAM", lambda: click.decode(seen, box), lambda: vit_b_click.decode(vit_b_seen, box),
-            against="our ViT-B", goal=1.1, rounds=CLICKS,
-        ),
-        memory,
-    ]  # fmt: skip
+    yield compare(
+        "encoder, MobileSAM", lambda: ours.encode(image), lambda: vit_b.encode(image),
+        against="our ViT-B", goal=0.2, rounds=ROUNDS,
+    )  # fmt: skip
+    yield compare(
+        "encoder, MobileSAM", lambda: ours.encode(image), lambda: theirs.set_image(image),
+        against="mobilesam-mirror, torch eager", goal=0.8, rounds=ROUNDS,
+    )  # fmt: skip
+    yield compare(
+        "warm click, MobileSAM", lambda: click.decode(seen, box), lambda: vit_b_click.decode(vit_b_seen, box),
+        against="our ViT-B", goal=1.1, rounds=CLICKS,
+    )  # fmt: skip
 
 
 def authors_predictor():

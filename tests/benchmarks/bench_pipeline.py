@@ -126,9 +126,8 @@ def click_meanwhile(made: LocalEmbeddings) -> float:
     return max(times)
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     """Measure each way in which a process encodes many images, and clicks beside one of them."""
-    rows = []
     ways: list[tuple[str, Callable[[LocalEmbeddings], Any]]] = [
         ("tasks in one process", in_bulk),
         ("images ahead in one process", ahead),
@@ -138,9 +137,8 @@ def run() -> list[Row]:
         say(f"measuring {name}")
         with embeddings() as made:
             took_ms = milliseconds(lambda work=work, made=made: work(made))  # type: ignore[misc]
-        rows.append(limit(f"one of {IMAGES} images, {name}", took_ms / IMAGES, 1000 / PER_S, "ms"))
+        yield limit(f"one of {IMAGES} images, {name}", took_ms / IMAGES, 1000 / PER_S, "ms")
     say("measuring clicks beside tasks")
     with embeddings() as made:
         most_ms = 1000 * (FETCH_S + 3 * ENCODE_S)
-        rows.append(limit("worst first click beside tasks", click_meanwhile(made), most_ms, "ms"))
-    return rows
+        yield limit("worst first click beside tasks", click_meanwhile(made), most_ms, "ms")

@@ -12,6 +12,7 @@ On the same photos, boxes and random weights, taking turns:
 import io
 import tempfile
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def metas(photos: Photos, predictor: Any) -> None:
             raise RuntimeError(f"expected {BOXES} masks, got {tuple(masks.shape)}")
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     """Compare, in milliseconds for `IMAGES` photos of `BOXES` boxes each."""
     encoder, decoder = (load(subjects.checkpoint(), device="cpu") for load in (load_encoder, load_decoder))
     photos, predictor, name = Photos(), subjects.meta_predictor(), f"preannotate, {IMAGES} images of {BOXES} boxes"
@@ -172,7 +173,7 @@ def run() -> list[Row]:
         def ours() -> None:
             preannotated(photos, encoder, decoder, Path(folder))
 
-        rows = [
+        yield _said(
             compare(
                 name,
                 ours,
@@ -180,7 +181,9 @@ def run() -> list[Row]:
                 against="encode and decode alone",
                 goal=OVERHEAD,
                 rounds=ROUNDS,
-            ),
+            )
+        )
+        yield _said(
             compare(
                 name,
                 ours,
@@ -188,14 +191,16 @@ def run() -> list[Row]:
                 against="segment-anything, torch eager, without RLE",
                 goal=1.0,
                 rounds=ROUNDS,
-            ),
-        ]
+            )
+        )
         with subjects.paddlex_engine() as paddlex:
             if paddlex is not None:
-                rows.append(_against_paddlex(name, ours, paddlex))
-    for row in rows:
-        say(f"{row.name}: {1000 * IMAGES / row.ours:.2f} images/s, {row.against}: {1000 * IMAGES / row.reference:.2f}")
-    return rows
+                yield _said(_against_paddlex(name, ours, paddlex))
+
+
+def _said(row: Row) -> Row:
+    say(f"{row.name}: {1000 * IMAGES / row.ours:.2f} images/s, {row.against}: {1000 * IMAGES / row.reference:.2f}")
+    return row
 
 
 def _against_paddlex(name: str, ours: Any, paddlex: Any) -> Row:

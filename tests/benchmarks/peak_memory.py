@@ -30,10 +30,15 @@ def own_peak() -> int:
 
     ``ru_maxrss`` survives an exec: of a child it would tell its parent's size where that was larger.
     """
-    status = Path("/proc/self/status")
-    if not status.exists():
+    if not Path("/proc/self/status").exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return peak_of("self")
+
+
+def peak_of(pid: int | str) -> int:
+    """The most resident memory of a process on Linux so far, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [line] = [line for line in lines if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 
 

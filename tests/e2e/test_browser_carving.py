@@ -69,9 +69,11 @@ def the_only_mask(regions: list[dict]) -> dict:
     return mask
 
 
-def is_drafted(studio, task: int) -> bool:
+def is_drafted(studio, task: int, key: str = "") -> bool:
+    """Whether a draft of a task holds a mask, and this key in its value: ``touches`` are strokes of its annotator."""
     drafts = studio.api.get(f"/api/tasks/{task}/drafts").json()
-    return any(region["type"].startswith(KINDS) for draft in drafts for region in draft["result"])
+    masks = [region for draft in drafts for region in draft["result"] if region["type"].startswith(KINDS)]
+    return any(not key or region["value"].get(key) for region in masks)
 
 
 def carve(annotator, target, kind: str = "brush") -> dict:
@@ -202,14 +204,14 @@ def test_a_mask_that_was_deleted_is_not_brought_back(studio, annotator, opened, 
 
 
 def test_a_mask_that_was_repainted_is_carved_as_it_is(studio, annotator, opened, stored_masks, target):
-    opened()
+    task = opened()
     annotator.click(target.centre)
     annotator.accept()
     annotator.click_in_vain(target.centre)
     x, y = target.centre
     annotator.stroke("eraser", (x - 8, y), (x + 8, y))
     annotator.press("Escape")
-    annotator.page.wait_for_timeout(6000)  # the editor saves a draft five seconds after a change
+    eventually(lambda: is_drafted(studio, task, "touches"))
     take_smart_point(annotator)
     [region] = masks_of(carve(annotator, target))
     mask = stored_masks.of(region)

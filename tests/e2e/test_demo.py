@@ -20,7 +20,8 @@ from click.testing import CliRunner
 from defusedxml.ElementTree import fromstring
 from PIL import Image
 
-from backend.demo.command import Demo, command, run
+from backend.cli.demo import command
+from backend.demo.command import Demo, run
 from backend.demo.processes import (
     PROGRESS_S,
     DemoError,
@@ -34,7 +35,7 @@ from backend.demo.processes import (
     wait_until_ready,
 )
 from backend.demo.programs import Login, backend_environ, label_studio_environ
-from backend.demo.project import BACKEND_TITLE, LABEL_CONFIG, TITLE
+from backend.demo.project import BACKEND_TITLE, LABEL_CONFIG, TITLE, labeling_config
 from backend.labeling.config import parse
 from backend.labeling.config_problems import problems
 from model.demo import SAMPLES
@@ -90,7 +91,8 @@ def test_the_demo_makes_a_project_with_the_samples_and_this_backend_and_says_whe
     assert f"http://127.0.0.1:{demo.label_studio_port}/projects/1/data" in said
     assert login["username"] in said
     assert login["password"] in said
-    assert [(project["title"], project["label_config"]) for project in state["projects"]] == [(TITLE, LABEL_CONFIG)]
+    config = labeling_config(has_words=True)
+    assert [(project["title"], project["label_config"]) for project in state["projects"]] == [(TITLE, config)]
     assert [task["name"] for task in state["tasks"]] == ["one.png", "two.jpg"]
     assert [(ml["url"], ml["is_interactive"]) for ml in state["ml"]] == [
         (f"http://127.0.0.1:{demo.backend_port}", True)
@@ -369,8 +371,15 @@ def test_the_first_label_is_chosen_on_every_task_that_is_opened():
     assert [label.get("selected") for label in labels] == ["true", None]
 
 
-def test_the_backend_finds_nothing_to_correct_in_the_demos_labeling_config():
-    assert problems(parse(LABEL_CONFIG)) == ()
+@pytest.mark.parametrize("has_words", [False, True])
+def test_the_backend_finds_nothing_to_correct_in_the_demos_labeling_config(has_words):
+    assert problems(parse(labeling_config(has_words=has_words))) == ()
+
+
+def test_the_project_has_a_field_for_words_only_beside_the_demos_detector(demo):
+    _, state = run_once(replace(demo, weights=str(SAMPLES.parent / "demo.safetensors")))
+    assert [project["label_config"] for project in state["projects"]] == [LABEL_CONFIG]
+    assert "TextArea" not in LABEL_CONFIG
 
 
 def test_the_welcome_speaks_of_the_small_model_only_where_that_is_the_model(demo):

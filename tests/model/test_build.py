@@ -1,5 +1,6 @@
 """One encoder and decoder without state: every prompt, alone or among others, in any thread, gets its own answer."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -254,6 +255,12 @@ def test_what_an_embedding_determines_is_kept_beside_it_for_the_next_prompt_and_
     assert copy.prepared.get("another@00000000") is None
     tiny_decoder.decode(seen, Prompt(mask_input=np.ones((LOW, LOW), np.float32)))  # adds its own map to what is kept
     np.testing.assert_array_equal(tiny_decoder.decode(seen, asked).low_res_masks[0], first)
+
+
+def test_a_small_network_answers_one_prompt_in_the_callers_thread(tiny_checkpoint, embedding):
+    decoder, before = load_decoder(tiny_checkpoint, device="cpu"), set(threading.enumerate())
+    decoder.decode(embedding, Prompt(box=np.array([10, 10, 100, 100])))
+    assert not set(threading.enumerate()) - before
 
 
 def test_sixteen_threads_on_eight_photos_each_get_the_answer_of_one_thread_alone(tiny_encoder, tiny_decoder):

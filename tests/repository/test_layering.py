@@ -1,12 +1,11 @@
 """Every folder imports only from itself and the folders before it; libraries with one place stay there."""
 
 import ast
-from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.source import ROOT, tree
 
 BACKEND = (
     "",
@@ -43,8 +42,8 @@ TRAINING = "demo_training"
 
 ALLOWED = {
     # library: the modules or folders that may import it
-    "paddle": ("model",),
-    "tokenizers": ("model.detection.tokenizers",),
+    "paddle": ("model", "demo_training.detector.export"),
+    "tokenizers": ("model.detection.tokenizers", "demo_training.detector.tokens"),
     "torch": (TRAINING,),
     "segment_anything": (TRAINING,),
     "transformers": (),
@@ -66,7 +65,7 @@ ALLOWED = {
 
 ENVIRONMENT = (
     "backend.cli.commands",
-    "backend.demo.command",
+    "backend.cli.demo",
     "backend.demo.processes",
     "backend.label_studio_ml",
     "backend.web.gunicorn_server",
@@ -77,30 +76,28 @@ MOST_FILES = 16
 """In one folder, without its ``__init__``: more is no list that a reader takes in."""
 
 
-def modules() -> dict[str, ast.Module]:
-    """Every module of the product, and of the demo model's training, by its dotted name."""
-    found = {}
-    for package in ("model", "backend", TRAINING):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(path.read_text())
-    return found
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("model", "backend", TRAINING)
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+"""The file of every module of the product, and of the demo model's training, by its dotted name."""
 
-
-MODULES = modules()
 PACKAGES = {name for name in MODULES if any(other.startswith(f"{name}.") for other in MODULES)}
 
 
-def imports(name: str) -> Iterator[str]:
+@cache
+def imports(name: str) -> tuple[str, ...]:
     """The dotted names that a module imports anywhere, functions included; imports for types alone count too."""
-    for node in ast.walk(MODULES[name]):
+    names = []
+    for node in ast.walk(tree(MODULES[name])):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{name} line {node.lineno}: expected absolute imports"
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in MODULES else str(node.module)
+            wholes = [f"{node.module}.{alias.name}" for alias in node.names]
+            names += [whole if whole in MODULES else str(node.module) for whole in wholes]
+    return tuple(names)
 
 
 def rank(name: str) -> int:
@@ -129,7 +126,7 @@ def test_a_module_imports_only_from_its_own_folder_and_those_before(name):
 
 @pytest.mark.parametrize("name", sorted(PACKAGES))
 def test_a_folder_says_in_a_line_what_it_is_for_and_holds_no_more_than_a_reader_takes_in(name):
-    docstring = ast.get_docstring(MODULES[name])
+    docstring = ast.get_docstring(tree(MODULES[name]))
     assert docstring
     assert docstring.splitlines()[0].endswith(".")
     inside = [other for other in MODULES if other.rpartition(".")[0] == name and other not in PACKAGES]
@@ -190,7 +187,7 @@ def test_values_need_no_paddle_even_by_way_of_others():
 def test_the_environment_is_read_at_the_entry_points_alone(name):
     reads = [
         node.lineno
-        for node in ast.walk(MODULES[name])
+        for node in ast.walk(tree(MODULES[name]))
         if isinstance(node, ast.Attribute)
         and node.attr in ("environ", "getenv")
         and isinstance(node.value, ast.Name)

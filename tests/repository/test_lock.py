@@ -1,12 +1,17 @@
 """The lock files: for every supported Python and system they fix what the ranges ask for, each file by its hash."""
 
 import itertools
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from packaging.markers import Marker
 from packaging.requirements import Requirement
+
+from model.demo import SAMPLES
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not (ROOT / "requirements.lock").exists(), reason="reads the source tree's own files")
@@ -75,3 +80,13 @@ def test_on_arm_linux_has_the_last_paddle_with_a_wheel_for_it():
     found = {machine: on(machine, pins("requirements.lock"))["paddlepaddle"].specifier for machine in MACHINES}
     assert {str(version) for (_, system), version in found.items() if system == ("linux", "aarch64")} == {"==3.2.2"}
     assert {str(version) for (_, system), version in found.items() if system != ("linux", "aarch64")} == {"==3.3.1"}
+
+
+def test_with_what_is_locked_alone_an_image_is_segmented(tmp_path):
+    here = ".".join(map(str, sys.version_info[:3])), (sys.platform, platform.machine())
+    locked = ",".join(name.replace("_", "-") for name in on(here, pins("requirements.lock")))
+    arguments = ["segment", str(SAMPLES / "landscape.jpg"), "--box", "388,365,700,477", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.support.locked_only", locked, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir())

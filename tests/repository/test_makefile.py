@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from model.demo import DETECTOR
 from tests.support.fake_python import FakePython
 from tests.support.processes import ROOT, interruptible
 
@@ -88,6 +89,21 @@ def test_weights_can_be_chosen_by_name_or_by_a_path_with_spaces(clone):
     assert clone.asked()[-1] == f"{SERVES} --weights mobile_sam"
     assert clone.make("demo", "WEIGHTS=my weights/mobile_sam.pt").returncode == 0
     assert clone.asked()[-1].endswith("/bin/python --weights my weights/mobile_sam.pt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "is_set"),
+    [
+        ([], {}, True),
+        (["WEIGHTS=mobile_sam"], {}, False),
+        ([], {"PADDLE_SAM_WEIGHTS": "mobile_sam"}, False),
+        ([], {"PADDLE_SAM_DETECTOR": "GroundingDINO-T"}, False),
+    ],
+)
+def test_the_demos_detector_is_used_beside_the_demo_model_alone(clone, arguments, environ, is_set):
+    shown = clone.make("--dry-run", "run", *arguments, **environ).stdout
+    assert SERVES in shown
+    assert (f"PADDLE_SAM_DETECTOR={DETECTOR} " in shown) == is_set
 
 
 def test_an_installation_that_failed_is_begun_anew(clone):

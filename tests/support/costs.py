@@ -16,7 +16,6 @@ def at_most(cpu_s: float, of_process: bool = False) -> Iterator[None]:
     The garbage collector passes over what other tests have left in the process, as in a process of its own.
     """
     clock = time.process_time if of_process else time.thread_time
-    gc.collect()
     gc.freeze()
     try:
         start = clock()

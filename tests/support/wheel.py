@@ -17,13 +17,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "requirements*.txt", "model", "backend")
 TESTS = (
+    "backend/web/test_gunicorn_server.py",  # takes longest
     "repository/test_packaging.py",
     "backend/test_settings.py",
     "backend/cli/test_cli.py",
     "model/cli/test_cli.py",
     "backend/web/test_status_page.py",
     "backend/web/test_try_page.py",
-    "backend/web/test_gunicorn_server.py",
 )
 SELECTION = "not reference and not browser and not slow"
 
@@ -68,10 +68,9 @@ def test(python: Path, folder: Path) -> int:
     shutil.copy(ROOT / "pyproject.toml", folder)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environ["PATH"] = f"{python.parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
+    options = ["-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", SELECTION]
     chosen = [f"tests/{name}" for name in TESTS]
-    return subprocess.run(
-        [python, "-m", "pytest", "-p", "no:cacheprovider", "-m", SELECTION, *chosen], cwd=folder, env=environ
-    ).returncode
+    return subprocess.run([python, "-m", "pytest", *options, *chosen], cwd=folder, env=environ).returncode
 
 
 def main() -> int:

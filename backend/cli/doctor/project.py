@@ -15,13 +15,14 @@ from backend.label_studio import task_filters
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.task_filters import Selection
 from backend.label_studio.types import Project
-from backend.labeling import config, config_problems, task_images
+from backend.labeling import config, config_problems, config_xml, task_images
 from backend.labeling.config_types import LabelConfig
 from backend.logs import without_credentials
 from backend.protocol import annotations, regions
 from backend.settings import Settings
 from backend.shapes import ShapeKind
 from backend.types import ImageRef, Task
+from backend.words import CONTROL
 
 LOOKED_AT = 10  # how many annotated tasks to check; their masks may be large
 _INTERACTIVE = "switch Interactive preannotations on"
@@ -57,6 +58,7 @@ def examine(settings: Settings, label_studio: LabelStudio, images: ImageSource, 
     for hint in config_problems.export_hints(controls, preference):
         yield Finding(Level.HINT, f"export of {subject}", hint, _EXPORTABLE)
     yield from _keypoints(label_studio, project, controls)
+    yield from _words(settings, project)
     try:
         tasks = label_studio.next_tasks(project_id, 0, 1)
     except BackendError as error:
@@ -72,6 +74,19 @@ def examine(settings: Settings, label_studio: LabelStudio, images: ImageSource, 
             yield Finding(Level.PROBLEM, f"image of task {task.id}", str(error), error.reason.remedy)
             continue
         yield _image(settings, images, task, refs)
+
+
+def _words(settings: Settings, project: Project) -> Iterator[Finding]:
+    """Yield a problem for each field for words, if there is no detector to look for them."""
+    tags = [config_xml.read(project.label_config)] if settings.detector is None else []
+    while tags:
+        tag = tags.pop()
+        tags += tag.children
+        name = tag.attributes.get("name", "")
+        if tag.kind == "textarea" and name.startswith(CONTROL):
+            text = f'words typed into <TextArea name="{name[:100]}"> find nothing: no detector is configured'
+            fix = f"{Reason.NO_DETECTOR.remedy}, such as GroundingDINO-T or a detector's directory; see docs/words.md"
+            yield Finding(Level.PROBLEM, f"words of project {project.id}", text, fix)
 
 
 def _keypoints(label_studio: LabelStudio, project: Project, controls: LabelConfig) -> Iterator[Finding]:

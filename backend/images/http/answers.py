@@ -28,7 +28,11 @@ _WITHOUT_BODY = (204, 205, 304)
 
 @dataclass(frozen=True)
 class Head:
-    """The status line and header of an answer."""
+    """The status line and header of an answer.
+
+    >>> Head(200, (1, 1), (("content-length", b"7"),)).length
+    7
+    """
 
     status: int
     version: tuple[int, int]

@@ -23,7 +23,11 @@ _ILLEGAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy through which images are fetched; its repr hides the credentials."""
+    """A proxy through which images are fetched; its repr hides the credentials.
+
+    >>> Proxy.of("http://me:secret@proxy:3128")
+    Proxy(scheme='http', host='proxy', port=3128)
+    """
 
     scheme: str
     host: str

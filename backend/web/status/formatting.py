@@ -1,7 +1,8 @@
 """Formats times, sizes and percentiles for the status page, and the last times as a bar chart."""
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 MOST_BARS = 60
@@ -47,6 +48,24 @@ def format_bytes(nbytes: float) -> str:
     ('3 MB', '2.4 GB')
     """
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
+
+
+def format_clock(at: float) -> str:
+    """Return the UTC time of day of a moment in seconds since 1970.
+
+    >>> format_clock(50_000)
+    '13:53:20'
+    """
+    return time.strftime("%H:%M:%S", time.gmtime(at))
+
+
+def format_stages(stages_ms: Mapping[str, float]) -> str:
+    """Return the stages of an answer in whole milliseconds; those that round to none are left out.
+
+    >>> format_stages({"embedding": 1200.4, "decoder": 30.0, "rle": 0.2, "total": 1231.0})
+    'embedding 1200, decoder 30'
+    """
+    return ", ".join(f"{name} {took:.0f}" for name, took in stages_ms.items() if name != "total" and took >= 0.5)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""Takes the snapshot that the status page shows: the state of one process' parts, and of the workers, as text."""
+"""Takes the snapshot that the status page shows: the state of one process' parts, and of the workers."""
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from backend.settings import ABOUT_DEMO, Settings
 from backend.web import readiness
 from backend.web.readiness import Work
 from backend.web.status import view
-from backend.web.status.formatting import Speed, format_bytes, format_ms
+from backend.web.status.formatting import Speed, format_bytes, format_clock, format_ms
 from model.weights import Checkpoint
 
 SHOWN_REQUESTS = 20
@@ -45,7 +44,8 @@ class StatusSources:
 def take(sources: StatusSources) -> view.Status:
     """Return the current state of a process."""
     cluster, recent = sources.cluster(), sources.metrics.recent()
-    answered, failed = sum(request.regions > 0 for request in recent), sum(map(_is_failure, recent))
+    answered = sum(request.regions > 0 for request in recent)
+    failed = sum(request.is_failure for request in recent)
     taken = ", ".join(f"{format_bytes(sources.budget.taken_for(use))} {use.value}" for use in Use)
     reason = readiness.obstacle(sources.work, sources.decoder, cluster)
     return view.Status(
@@ -58,7 +58,7 @@ def take(sources: StatusSources) -> view.Status:
         outcomes=view.Outcomes(answered, len(recent) - answered - failed, failed),
         causes=_causes(sources.metrics, recent),
         model=_model(sources),
-        tiers=_tiers(sources),
+        tiers=tuple(sources.store.stats()),
         cache=_cache(sources),
         work=(
             view.Field("being encoded or waiting", str(sources.work.encoding)),
@@ -67,12 +67,12 @@ def take(sources: StatusSources) -> view.Status:
         ),
         cluster=cluster,
         projects=_projects(sources),
-        requests=tuple(map(_request, recent[:SHOWN_REQUESTS])),
+        requests=recent[:SHOWN_REQUESTS],
     )
 
 
 def cluster_view(state: ClusterState, outage: str = "") -> view.ClusterView:
-    """Return a snapshot of the cluster as text; ``outage`` says why Redis cannot be reached, if it cannot.
+    """Return the state of the cluster with its problems; ``outage`` says why Redis cannot be reached, if it cannot.
 
     >>> cluster_view(ClusterState(), "Redis cannot be reached").headline
     'Redis does not answer'
@@ -80,10 +80,8 @@ def cluster_view(state: ClusterState, outage: str = "") -> view.ClusterView:
     if outage:
         problem = view.Problem("Redis", outage, Reason.STORE_UNAVAILABLE.remedy)
         return view.ClusterView(problems=(problem,), headline="Redis does not answer")
-    if not state.is_known:
-        return view.ClusterView((view.Field("workers", "not looked yet"),))
     problems = []
-    if not state.workers:
+    if state.is_known and not state.workers:
         text = "none is running that could encode an image"
         problems.append(view.Problem("workers", text, "start one with python -m backend worker"))
     if state.other_models:
@@ -91,18 +89,8 @@ def cluster_view(state: ClusterState, outage: str = "") -> view.ClusterView:
         problems.append(
             view.Problem("workers", f"with other weights: {names}", "give all of them one PADDLE_SAM_WEIGHTS")
         )
-    rows = (
-        view.Field("Redis answers in", format_ms(1000 * state.round_trip_s)),
-        view.Field("encoded by all workers", str(state.encodes)),
-        view.Field("fetched by all workers", str(state.fetches)),
-        view.Field("given up by all workers", str(state.failures)),
-    )
-    queues = tuple(
-        view.Queue(queue.name, queue.depth, format_ms(1000 * queue.age_s) if queue.depth else "")
-        for queue in state.queues
-    )
-    headline = "" if state.workers else "no worker is running"
-    return view.ClusterView(rows, state.worker_names, queues, tuple(problems), headline)
+    headline = "no worker is running" if state.is_known and not state.workers else ""
+    return view.ClusterView(state, tuple(problems), headline)
 
 
 def _process(sources: StatusSources) -> str:
@@ -138,27 +126,13 @@ def _speeds(
     return (*speeds, Speed("Encodes", "once per image", encodes_ms)) if has_encoder else speeds
 
 
-def _is_failure(request: AnsweredRequest) -> bool:
-    return not request.regions and any(reason.kind is not Kind.HARMLESS for reason in request.reasons)
-
-
 def _causes(metrics: Metrics, recent: tuple[AnsweredRequest, ...]) -> tuple[view.Cause, ...]:
     last: dict[Reason, float] = {}
     for request in recent:
         for reason in request.reasons:
             last.setdefault(reason, request.at)
-    causes = [
-        view.Cause(
-            str(reason),
-            count,
-            _clock(last[reason]) if reason in last else "",
-            reason.meaning,
-            reason.remedy,
-            reason.kind is Kind.HARMLESS,
-        )
-        for reason, count in metrics.reason_counts().items()
-    ]
-    return tuple(sorted(causes, key=lambda cause: (cause.is_harmless, -cause.count, cause.reason)))
+    causes = [view.Cause(reason, count, last.get(reason)) for reason, count in metrics.reason_counts().items()]
+    return tuple(sorted(causes, key=lambda cause: (cause.reason.kind is Kind.HARMLESS, -cause.count, cause.reason)))
 
 
 def _model(sources: StatusSources) -> tuple[view.Field, ...]:
@@ -170,21 +144,6 @@ def _model(sources: StatusSources) -> tuple[view.Field, ...]:
         view.Field("device", sources.decoder.device or f"{sources.settings.device}, not loaded yet"),
         view.Field("input", f"{side} × {side} pixels"),
         view.Field("takes", ", ".join(sorted(checkpoint.capabilities - {"score"})).replace("_", " ")),
-    )
-
-
-def _tiers(sources: StatusSources) -> tuple[view.Tier, ...]:
-    hits = sources.metrics.lookups()
-    return tuple(
-        view.Tier(
-            stats.name,
-            stats.entries,
-            format_bytes(stats.nbytes) + (f" of {format_bytes(stats.max_bytes)}" if stats.max_bytes else ""),
-            min(1.0, stats.nbytes / stats.max_bytes) if stats.max_bytes else None,
-            hits.get(stats.name, 0),
-            stats.trouble,
-        )
-        for stats in sources.store.stats()
     )
 
 
@@ -223,24 +182,4 @@ def _training(training: Training, now: float) -> str:
     state = training.state_at(now)
     if state is State.NONE:
         return ""
-    return f"{state.value} since {_clock(training.at)}{': ' if training.text else ''}{training.text}"
-
-
-def _request(answered: AnsweredRequest) -> view.RequestRow:
-    kind = "click" if answered.is_click else "opened" if answered.tasks == 1 else f"{answered.tasks} tasks"
-    project = f"project {answered.project_id}" if answered.project_id is not None else ""
-    task = f"task {answered.task_id}" if answered.task_id is not None and answered.tasks == 1 else ""
-    return view.RequestRow(
-        _clock(answered.at),
-        kind,
-        ", ".join(filter(None, (project, task))),
-        answered.regions,
-        format_ms(answered.total_ms),
-        ", ".join(f"{name} {took:.0f}" for name, took in answered.stages_ms.items() if name != "total" and took >= 0.5),
-        tuple(map(str, answered.reasons)),
-        _is_failure(answered),
-    )
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%H:%M:%S", time.gmtime(at))
+    return f"{state.value} since {format_clock(training.at)}{': ' if training.text else ''}{training.text}"

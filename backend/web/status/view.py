@@ -1,7 +1,11 @@
-"""The content of the status page: a snapshot of one process, as plain values."""
+"""The content of the status page: a snapshot of one process, as plain values that the template formats."""
 
 from dataclasses import dataclass, field
 
+from backend.cluster.monitor import ClusterState
+from backend.embeddings.stores import StoreStats
+from backend.errors import Reason
+from backend.metrics import AnsweredRequest
 from backend.web.status.formatting import Speed
 
 
@@ -23,33 +27,10 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Tier:
-    """One tier of the embedding cache."""
-
-    name: str  # e.g. ``memory``
-    entries: int
-    used: str  # its size in bytes, formatted
-    share: float | None  # of its capacity that is used, in [0, 1]; None if it has no limit
-    found: int = 0  # how many look-ups found an embedding there
-    trouble: str = ""  # why it is not used, empty if it works
-
-
-@dataclass(frozen=True)
-class Queue:
-    """A queue of images that wait for a worker: its name, length, and the age of its first image, formatted."""
-
-    name: str
-    depth: int
-    age: str = ""
-
-
-@dataclass(frozen=True)
 class ClusterView:
     """Redis and its workers."""
 
-    rows: tuple[Field, ...] = ()  # figures about Redis and about the workers' work
-    workers: tuple[str, ...] = ()  # host and process of each worker that is alive
-    queues: tuple[Queue, ...] = ()  # the most urgent first
+    state: ClusterState = field(default_factory=ClusterState)  # not known during an outage of Redis
     problems: tuple[Problem, ...] = ()
     headline: str = ""  # why no new image can be encoded, in a few words; empty if it can
 
@@ -78,12 +59,9 @@ class Outcomes:
 class Cause:
     """A reason of empty answers, and how often it was given."""
 
-    reason: str
+    reason: Reason
     count: int
-    last: str  # when it was given last, ``HH:MM:SS`` UTC; empty if that is longer ago than the last requests
-    meaning: str
-    remedy: str  # what to do about it; empty if nothing has to be done
-    is_harmless: bool  # whether the request called for no regions
+    last: float | None = None  # when it was given last, in s since 1970; None if that is before the last requests
 
 
 @dataclass(frozen=True)
@@ -106,20 +84,6 @@ class ProjectRow:
 
 
 @dataclass(frozen=True)
-class RequestRow:
-    """One of the last requests."""
-
-    at: str  # when it was answered, ``HH:MM:SS`` UTC
-    kind: str  # ``click``, ``opened``, or ``N tasks``
-    subject: str
-    regions: int
-    took: str  # time from the first byte to the answer, formatted
-    stages: str = ""  # the milliseconds of each stage, formatted
-    reasons: tuple[str, ...] = ()  # why it was empty or prompts were not used
-    is_failure: bool = False  # whether it expected a mask and got none
-
-
-@dataclass(frozen=True)
 class Status:
     """The state of one process."""
 
@@ -132,9 +96,9 @@ class Status:
     outcomes: Outcomes = field(default_factory=Outcomes)  # the last requests, counted by outcome
     causes: tuple[Cause, ...] = ()  # why answers were empty, failures first, the most frequent first
     model: tuple[Field, ...] = ()
-    tiers: tuple[Tier, ...] = ()
+    tiers: tuple[StoreStats, ...] = ()  # of the embedding cache, the fastest first
     cache: tuple[Field, ...] = ()
     work: tuple[Field, ...] = ()
     cluster: ClusterView | None = None
     projects: tuple[ProjectRow, ...] = ()
-    requests: tuple[RequestRow, ...] = ()  # the last requests, newest first
+    requests: tuple[AnsweredRequest, ...] = ()  # the last requests, newest first

@@ -47,8 +47,8 @@ def _read_directory(path: Path, name: str | None) -> Checkpoint:
         return paddlex.read(path, name)
     files = _files(path, _SUFFIXES) or _files(path, _OTHER_SUFFIXES)
     if len(files) != 1:
-        found = ", ".join(file.name for file in files) or "none"
-        raise WeightsError(f"{path}: expected {_KNOWN} in this directory, once, got {found}")
+        listed = ", ".join(file.name for file in files) or "none"
+        raise WeightsError(f"{path}: expected {_KNOWN} in this directory, once, got {listed}")
     return _reader_of(files[0])(files[0], name)
 
 
@@ -75,6 +75,6 @@ def _files(directory: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 def _read_safetensors(path: Path, name: str | None) -> Checkpoint:
     """Read a safetensors file of PyTorch's libraries: Meta's names or those of ``transformers``, under any prefix."""
-    _, found = safetensors_file.read(path)
-    stored = state_dicts.select(path, found, partial(safetensors_file.tensor, path), "a tensor")
+    _, entries = safetensors_file.read(path)
+    stored = state_dicts.select(path, entries, partial(safetensors_file.tensor, path), "a tensor")
     return layouts.from_torch(path, stored, name)

@@ -39,12 +39,12 @@ def has_its_names(stored: Mapping[str, Stored]) -> bool:
 def renamed(stored: Mapping[str, Stored]) -> dict[str, Stored]:
     """Return the tensors under Meta's names, in the layout that they have."""
     depths = _depths(stored)
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for key, value in stored.items():
         if key == "prompt_encoder.shared_embedding.positional_embedding" and _TIED in stored:
             continue  # the same numbers a second time: the two are tied
-        found[meta_name(key, depths)] = value
-    return found
+        tensors[meta_name(key, depths)] = value
+    return tensors
 
 
 def trunk(path: Path) -> tuple[HieraConfig | None, int | None]:
@@ -77,10 +77,10 @@ def trunk(path: Path) -> tuple[HieraConfig | None, int | None]:
 def meta_name(name: str, depths: Mapping[str, int]) -> str:
     """Return Meta's name of a parameter; ``depths`` says how many inner layers each MLP head has."""
     name = name.replace("prompt_encoder.shared_embedding.", "shared_image_embedding.")
-    if found := _MLP.match(name):
-        head, part, inner = found.groups()
+    if match := _MLP.match(name):
+        head, part, inner = match.groups()
         index = 0 if part == "proj_in" else int(inner) + 1 if inner else depths.get(head, 0) + 1
-        return f"{head}.layers.{index}.{name[found.end() :]}"
+        return f"{head}.layers.{index}.{name[match.end() :]}"
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
@@ -89,8 +89,8 @@ def meta_name(name: str, depths: Mapping[str, int]) -> str:
 def _depths(stored: Mapping[str, Stored]) -> dict[str, int]:
     depths: dict[str, int] = {}
     for name in stored:
-        if (found := _MLP.match(name)) and found[3] is not None:
-            depths[found[1]] = max(depths.get(found[1], 0), int(found[3]) + 1)
+        if (match := _MLP.match(name)) and match[3] is not None:
+            depths[match[1]] = max(depths.get(match[1], 0), int(match[3]) + 1)
     return depths
 
 

@@ -53,16 +53,16 @@ def assign(program: Program, config: SamConfig | None = None) -> dict[str, str]:
     """
     trunk = {} if config is None else parameters.conv_trunk(config)
     image, prompt, decoder = _split(program.uses, program.parameters, len(trunk))
-    found = dict(zip(image, trunk or _image_names(len(image)), strict=True))
-    for unique, meta in found.items():
+    assigned = dict(zip(image, trunk or _image_names(len(image)), strict=True))
+    for unique, meta in assigned.items():
         if meta in trunk and program.parameters[unique] != trunk[meta]:
             raise ValueError(f"{meta}: expected shape {trunk[meta]}, got {program.parameters[unique]}")
-    found.update(_prompt_names(prompt, program))
+    assigned.update(_prompt_names(prompt, program))
     tokens = program.parameters[prompt[-1]][0]
-    found.update(zip(decoder, _decoder_names(decoder, program.parameters, tokens), strict=True))
-    found.update(_unused_names(program, found))
-    _check_creation_order(program, found, config)
-    return found
+    assigned.update(zip(decoder, _decoder_names(decoder, program.parameters, tokens), strict=True))
+    assigned.update(_unused_names(program, assigned))
+    _check_creation_order(program, assigned, config)
+    return assigned
 
 
 def _split(
@@ -108,15 +108,15 @@ def _prompt_names(uses: Sequence[str], program: Program) -> dict[str, str]:
     if len(two_rows) != 1 or len(uses) != len(singles) + 2 or uses[-1] in (*two_rows, *singles):
         used = [shapes[name] for name in uses]
         raise ValueError(f"expected SAM's prompt encoder and output tokens, got parameters of shapes {used}")
-    found = {two_rows[0]: parameters.GAUSSIAN, uses[-1]: parameters.MASK_TOKENS}
+    assigned = {two_rows[0]: parameters.GAUSSIAN, uses[-1]: parameters.MASK_TOKENS}
     last = _number(uses[-1])
     for name in singles:
         back = last - _number(name)
         if not 1 <= back <= len(_EMBEDDINGS):
             raise ValueError(f"expected {name} among the eight embeddings before {uses[-1]}, got another number")
-        found[name] = _EMBEDDINGS[-back]
-    _check_prompt_order([found[name] for name in singles], program.inputs)
-    return found
+        assigned[name] = _EMBEDDINGS[-back]
+    _check_prompt_order([assigned[name] for name in singles], program.inputs)
+    return assigned
 
 
 def _check_prompt_order(used: Sequence[str], inputs: Mapping[str, Shape]) -> None:
@@ -142,16 +142,16 @@ def _decoder_names(uses: Sequence[str], shapes: Mapping[str, Shape], tokens: int
     depth = 0
     while depth * len(layer) < len(uses) and _is_square(shapes[uses[depth * len(layer)]]):
         depth += 1  # the attention after the last layer begins with a projection to half the width
-    found = [f"{parameters.TRANSFORMER}.layers.{index}.{part}" for index in range(depth) for part in layer]
-    found += [f"{parameters.TRANSFORMER}.{part}" for part in final]
-    rest = uses[len(found) :]
+    names = [f"{parameters.TRANSFORMER}.layers.{index}.{part}" for index in range(depth) for part in layer]
+    names += [f"{parameters.TRANSFORMER}.{part}" for part in final]
+    rest = uses[len(names) :]
     # Some forwards make the hypernetworks' kernels before they upscale the image, Meta's after.
     start = next((at for at, name in enumerate(rest) if len(shapes[name]) == 4), None)
     if start is None or len(rest) < start + len(_UPSCALING):
         raise ValueError("expected two transposed convolutions after the transformer of the mask decoder, got none")
     heads = _heads(len(rest) - len(_UPSCALING), tokens)
     upscaling = [f"mask_decoder.output_upscaling.{part}" for part in _UPSCALING]
-    return [*found, *heads[:start], *upscaling, *heads[start:]]
+    return [*names, *heads[:start], *upscaling, *heads[start:]]
 
 
 def _two_way_layer(attention: Sequence[str]) -> Iterator[str]:
@@ -167,28 +167,28 @@ def _two_way_layer(attention: Sequence[str]) -> Iterator[str]:
 
 def _heads(count: int, tokens: int) -> list[str]:
     """Name three layers of each token's hypernetwork, then the layers of the IoU head if the program has kept it."""
-    found = [
+    names = [
         f"mask_decoder.output_hypernetworks_mlps.{index}.layers.{at}.{part}"
         for index in range(tokens)
         for at in range(3)
         for part in ("weight", "bias")
     ]
-    left = count - len(found)
+    left = count - len(names)
     if left < 0 or left % 2:
-        raise ValueError(f"expected {len(found)} parameters in SAM's {tokens} hypernetworks, got {count}")
-    return found + _iou_head(left // 2)
+        raise ValueError(f"expected {len(names)} parameters in SAM's {tokens} hypernetworks, got {count}")
+    return names + _iou_head(left // 2)
 
 
 def _iou_head(depth: int) -> list[str]:
     return [f"{parameters.IOU_HEAD}layers.{at}.{part}" for at in range(depth) for part in ("weight", "bias")]
 
 
-def _unused_names(program: Program, found: Mapping[str, str]) -> dict[str, str]:
+def _unused_names(program: Program, assigned: Mapping[str, str]) -> dict[str, str]:
     """Name what the program carries without using it: all of a part of SAM, or none."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in sorted((n for n in program.parameters if n not in found and _UNIQUE.match(n)), key=_key):
+    for name in sorted((n for n in program.parameters if n not in assigned and _UNIQUE.match(n)), key=_key):
         groups[_layer(name)].append(name)
-    meta = {value: key for key, value in found.items()}
+    meta = {value: key for key, value in assigned.items()}
     unused: dict[str, str] = {}
     linears = groups.get(_layer(meta[f"{parameters.TRANSFORMER}.layers.0.self_attn.q_proj.weight"]), [])
     if f"{parameters.IOU_HEAD}layers.0.weight" not in meta and len(linears) % 2 == 0:
@@ -205,16 +205,16 @@ def _unused_names(program: Program, found: Mapping[str, str]) -> dict[str, str]:
     return unused
 
 
-def _check_creation_order(program: Program, found: Mapping[str, str], config: SamConfig | None) -> None:
-    shapes = {meta: program.parameters[name] for name, meta in found.items()}
+def _check_creation_order(program: Program, assigned: Mapping[str, str], config: SamConfig | None) -> None:
+    shapes = {meta: program.parameters[name] for name, meta in assigned.items()}
     config = config or infer_config.infer(shapes)
     rank = {name: at for at, name in enumerate([*parameters.conv_trunk(config), *parameters.parameters(config)])}
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in found:
+    for name in assigned:
         if _UNIQUE.match(name):
             groups[_layer(name)].append(name)
     for group in groups.values():
-        created = [found[name] for name in sorted(group, key=_key)]
+        created = [assigned[name] for name in sorted(group, key=_key)]
         for earlier, later in pairwise(created):
             if rank.get(earlier, -1) >= rank.get(later, len(rank)):
                 raise ValueError(f"expected {earlier} to be created after {later} as it is used, got the opposite")

@@ -120,8 +120,10 @@ def parse_legacy(data: bytes) -> Program:
 
 def _legacy_description(kind: memoryview) -> memoryview:
     """Return the ``TensorDesc`` in a ``VarType``, empty for a variable that is no dense tensor."""
-    found = [description for tensor in protobuf.children(kind, 3) for description in protobuf.children(tensor, 1)]
-    return found[0] if found else memoryview(b"")
+    descriptions = [
+        description for tensor in protobuf.children(kind, 3) for description in protobuf.children(tensor, 1)
+    ]
+    return descriptions[0] if descriptions else memoryview(b"")
 
 
 def _arguments(operation: memoryview, slots: int) -> list[str]:
@@ -143,10 +145,10 @@ def _legacy_operations(blocks: Sequence[memoryview], index: int, seen: set[int])
 
 
 def _first_uses(uses: Sequence[Sequence[str]]) -> list[str]:
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for operands in uses:
         # Legacy programs list an operation's inputs by the alphabet of their roles, Bias before Scale.
         first = {name.split(".")[0]: at for at, name in reversed(list(enumerate(operands)))}
         ordered = sorted(operands, key=lambda name: (first[name.split(".")[0]], ".b_" in name))
-        found.update(dict.fromkeys(ordered))
-    return list(found)
+        names.update(dict.fromkeys(ordered))
+    return list(names)

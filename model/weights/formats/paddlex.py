@@ -38,13 +38,13 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
     described = paddlex_yaml.read(path / DESCRIPTION)
     stored = pdiparams.read(path / PARAMETERS, parsed.parameters)
     try:
-        found = paddle_mapping.assign(parsed, described.config)
+        assigned = paddle_mapping.assign(parsed, described.config)
     except ValueError as error:
         raise WeightsError(f"{program_file}: {error}") from error
-    other = [unique for unique in found if unique not in stored]
+    other = [unique for unique in assigned if unique not in stored]
     if other:
         raise WeightsError(f"{path / PARAMETERS}: expected {other[0]} as floating point numbers as in the program")
-    tensors: dict[str, Stored] = {meta: stored[unique] for unique, meta in found.items()}
+    tensors: dict[str, Stored] = {meta: stored[unique] for unique, meta in assigned.items()}
     files = [path / PARAMETERS, program_file]
     if described.config is None:
         checkpoint = assemble(path, tensors, name=name, digest=digest_of(files), file_format="paddlex")

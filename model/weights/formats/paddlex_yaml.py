@@ -47,12 +47,12 @@ def read(path: Path) -> Description:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: expected a description of PaddleX (YAML), got other text") from error
     if node is not None and node.tag != _NULL and (not isinstance(size, int) or size < 1):
-        raise WeightsError(f"{path}: expected Processor.size in pixels, got {_told(node)}")
+        raise WeightsError(f"{path}: expected Processor.size in pixels, got {_shown(node)}")
     try:
-        found = SamConfig.from_json(config.value) if isinstance(config, yaml.ScalarNode) else None
+        parsed = SamConfig.from_json(config.value) if isinstance(config, yaml.ScalarNode) else None
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from error
-    return Description(size, name.value if isinstance(name, yaml.ScalarNode) else None, found)
+    return Description(size, name.value if isinstance(name, yaml.ScalarNode) else None, parsed)
 
 
 def _scalar(root: yaml.Node | None, section: str, key: str) -> yaml.Node | None:
@@ -61,8 +61,8 @@ def _scalar(root: yaml.Node | None, section: str, key: str) -> yaml.Node | None:
     Raises:
         ValueError: one of the two is no mapping.
     """
-    found = _value(root, section)
-    return None if found is None or found.tag == _NULL else _value(found, key)
+    node = _value(root, section)
+    return None if node is None or node.tag == _NULL else _value(node, key)
 
 
 def _value(node: yaml.Node | None, key: str) -> yaml.Node | None:
@@ -73,11 +73,11 @@ def _value(node: yaml.Node | None, key: str) -> yaml.Node | None:
     """
     if not isinstance(node, yaml.MappingNode):
         raise ValueError("expected a mapping")
-    found = [value for name, value in node.value if isinstance(name, yaml.ScalarNode) and name.value == key]
-    return found[-1] if found else None
+    values = [value for name, value in node.value if isinstance(name, yaml.ScalarNode) and name.value == key]
+    return values[-1] if values else None
 
 
-def _told(node: yaml.Node) -> str:
+def _shown(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
         return f"{node.value!r:.60}"
     return "a mapping" if isinstance(node, yaml.MappingNode) else "a sequence"

@@ -42,17 +42,17 @@ def _tensor(path: Path, key: str, value: object) -> Stored:
             function=Name() as function,
             state=(int(), tuple(shape), Call() as dtype, bool(is_fortran), Span() as span),
         ) if function in _RECONSTRUCT:
-            found = _array(path, span, dtype, shape, is_fortran)
+            array = _array(path, span, dtype, shape, is_fortran)
         case Call(
             function=Name() as function, arguments=(Span() as span, Call() as dtype, tuple(shape), str(order))
         ) if function in _FROM_BUFFER:
-            found = _array(path, span, dtype, shape, order == "F")
+            array = _array(path, span, dtype, shape, order == "F")
         case _:
-            found = None
-    if found is None:
+            array = None
+    if array is None:
         got = pickles.describe(value)
         raise WeightsError(f"{path}: expected {key!r:.80} to be a little-endian numpy array of floats, got {got}")
-    return found
+    return array
 
 
 def _array(path: Path, span: Span, dtype: Call, shape: Shape, is_fortran: bool) -> Stored | None:

@@ -32,7 +32,7 @@ _LIMIT = 1 << 20
 
 def printable(text: str, length: int) -> str:
     """Return the beginning of a text from a file, fit for a message of one line."""
-    return "".join(one if one.isprintable() else "?" for one in text[:length])
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:length])
 
 
 @dataclass(frozen=True)

@@ -34,23 +34,23 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 def children(message: memoryview, number: int) -> list[memoryview]:
     """Return the values of the field ``number`` that have a length: strings and nested messages."""
-    return [value for found, value in fields(message) if found == number and not isinstance(value, int)]
+    return [value for key, value in fields(message) if key == number and not isinstance(value, int)]
 
 
 def integers(message: memoryview, number: int) -> list[int]:
     """Return the values of the integer field ``number`` as signed 64-bit numbers, packed or not."""
-    found: list[int] = []
+    numbers: list[int] = []
     for key, value in fields(message):
         if key != number:
             continue
         if isinstance(value, int):
-            found.append(value)
+            numbers.append(value)
         else:
             at = 0
             while at < len(value):
-                one, at = _varint(value, at)
-                found.append(one)
-    return [value - (1 << 64) if value >= 1 << 63 else value for value in found]
+                integer, at = _varint(value, at)
+                numbers.append(integer)
+    return [value - (1 << 64) if value >= 1 << 63 else value for value in numbers]
 
 
 def child(message: memoryview, number: int) -> memoryview:
@@ -59,10 +59,10 @@ def child(message: memoryview, number: int) -> memoryview:
     Raises:
         ValueError: the message has no such field.
     """
-    found = children(message, number)
-    if not found:
+    values = children(message, number)
+    if not values:
         raise ValueError(f"expected something in field {number}, got nothing")
-    return found[-1]
+    return values[-1]
 
 
 def text(message: memoryview, number: int) -> str:

@@ -28,15 +28,15 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Stored | str]]:
             header = json.loads(stream.read(length))
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: expected a whole safetensors file, got: {error} (truncated?)") from error
-    found: dict[str, Stored | str] = {}
+    tensors: dict[str, Stored | str] = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         kind, shape, (start, _) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         is_float = kind in _DTYPES and min(shape, default=1) > 0
         offset = _LENGTH_BYTES + length + start
-        found[name] = in_file(path, offset, _DTYPES[kind], shape) if is_float else f"{kind} of shape {shape}"
-    return metadata, found
+        tensors[name] = in_file(path, offset, _DTYPES[kind], shape) if is_float else f"{kind} of shape {shape}"
+    return metadata, tensors
 
 
 def tensor(path: Path, name: str, value: object) -> Stored:

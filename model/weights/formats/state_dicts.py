@@ -81,9 +81,9 @@ def select(path: Path, saved: object, tensor: Callable[[str, object], T], kind: 
     if len(entries) > _MOST_ENTRIES:
         raise WeightsError(f"{path}: expected a state dict, got more than {_MOST_ENTRIES} entries")
     candidates = [
-        (found["prefix"], entry)
+        (match["prefix"], entry)
         for entry in entries
-        if (found := _ANCHOR.match(entry.key)) and not isinstance(entry.value, _HARMLESS)
+        if (match := _ANCHOR.match(entry.key)) and not isinstance(entry.value, _HARMLESS)
     ]
     if not candidates:
         raise WeightsError(_nothing_found(path, saved, entries, kind))
@@ -154,11 +154,11 @@ def _nothing_found(path: Path, saved: object, entries: list[_Entry], kind: str) 
     if not _items(saved):
         got = pickles.describe(saved) if _items(saved) is None else "an empty dict"
         return f"{path}: expected a state dict of SAM, got {got}"
-    found = parameters.listed(_told(entry) for entry in entries)
-    return f"{path}: expected parameter {parameters.MASK_TOKENS} as {kind}, got none among {found}"
+    keys = parameters.listed(_shown(entry) for entry in entries)
+    return f"{path}: expected parameter {parameters.MASK_TOKENS} as {kind}, got none among {keys}"
 
 
-def _told(entry: _Entry) -> str:
+def _shown(entry: _Entry) -> str:
     value = entry.value
     if isinstance(value, Call) and isinstance(value.function, Name) and "rebuild" in value.function.name:
         return entry.key  # a tensor
@@ -168,5 +168,5 @@ def _told(entry: _Entry) -> str:
 def _class_of(module: Call) -> str:
     """Return the name of a pickled object's class."""
     parts = module.arguments if isinstance(module.arguments, tuple) else ()
-    found = [part for part in (module.function, *parts[:1]) if isinstance(part, Name)]
-    return str(found[-1]) if found else "of no name"
+    names = [part for part in (module.function, *parts[:1]) if isinstance(part, Name)]
+    return str(names[-1]) if names else "of no name"

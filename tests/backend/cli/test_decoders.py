@@ -9,6 +9,7 @@ from backend.cli.main import main
 from backend.composition import decoders as composition_decoders
 from backend.decoders.folder import DecoderFolder
 from backend.settings import read
+from model import tls
 from tests.support.checkpoints import random_checkpoint
 from tests.support.decoder_files import decoder_file
 from tests.support.redis_server import needs_redis
@@ -24,7 +25,8 @@ def folder(tmp_path):
 @pytest.fixture
 def run(folder):
     def run(*arguments, status=0, **environ):
-        variables = {"PADDLE_SAM_DECODERS_DIR": str(folder.root), "REDIS_URL": "", **environ}
+        certificates = dict.fromkeys(tls.VARIABLES, "")  # each call would read all of the machine's
+        variables = {"PADDLE_SAM_DECODERS_DIR": str(folder.root), "REDIS_URL": "", **certificates, **environ}
         done = CliRunner().invoke(main, ["decoders", *arguments], env=variables, catch_exceptions=False)
         assert done.exit_code == status, done.output
         return done.output

@@ -14,7 +14,7 @@ from backend.settings import read
 from tests.support.certificates import company
 from tests.support.fakes import LEGACY_TOKEN, PERSONAL_TOKEN, FakeLabelStudio, Reply, jwt, png
 from tests.support.http_answers import AnswerServer
-from tests.support.wire_bodies import CONFIG
+from tests.support.wire_bodies import CONFIG, WORDS_CONFIG
 
 IMAGE = "/data/upload/7/a.png"
 
@@ -293,6 +293,21 @@ def test_a_config_that_cannot_be_answered_is_a_problem_that_says_what_to_write(l
 def test_a_config_without_an_image_is_a_problem(look, server):
     set_project(server, "<View><Text name='t' value='$t'/></View>")
     assert "expected an <Image" in look(project=7)["project 7"].text
+
+
+@pytest.mark.parametrize("name", ["segment_words", "segment_words_before"])
+def test_a_field_for_words_without_a_detector_is_a_problem_that_says_what_to_set(look, server, name):
+    set_project(server, WORDS_CONFIG.replace("segment_words", name))
+    finding = look(project=7)["words of project 7"]
+    assert finding.level is Level.PROBLEM
+    assert f'<TextArea name="{name}">' in finding.text
+    assert "PADDLE_SAM_DETECTOR" in finding.fix
+    assert "words of project 7" not in look(project=7, PADDLE_SAM_DETECTOR="GroundingDINO-T")
+
+
+def test_a_field_for_anything_else_needs_no_detector(look, server):
+    set_project(server, WORDS_CONFIG.replace("segment_words", "comment"))
+    assert "words of project 7" not in look(project=7)
 
 
 def test_a_project_without_open_tasks_is_a_hint(look, server):

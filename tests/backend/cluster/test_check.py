@@ -52,14 +52,20 @@ def cluster_node(folder):
     return RedisServer(folder, more=["--cluster-enabled", "yes", *files])
 
 
+@pytest.fixture(scope="module")
+def cluster_nodes(tmp_path_factory):
+    """The addresses of one without slots, and of one with all of them, which is ready after two seconds."""
+    empty, full = (cluster_node(tmp_path_factory.mktemp(name)) for name in ("empty", "full"))
+    with empty, full, full.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+        other = full.address.replace("/0", "/3")
+        yield {"without slots": empty.address, "with slots": full.address, "of another number": other}
+
+
 @pytest.fixture(params=["without slots", "with slots", "of another number"])
-def in_cluster_mode(request, tmp_path):
-    with cluster_node(tmp_path) as server:
-        if request.param != "without slots":
-            with server.client() as client:
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-                eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
-        yield server.address.replace("/0", "/3" if request.param == "of another number" else "/0")
+def in_cluster_mode(request, cluster_nodes):
+    return cluster_nodes[request.param]
 
 
 def test_a_redis_that_can_be_used_has_no_troubles_and_nothing_is_left_in_it(look, redis_server):

@@ -32,13 +32,20 @@ def test_a_lease_has_one_holder_and_is_renewed_while_held(leases):
 
 
 @needs_redis
-def test_a_lease_whose_holder_died_lapses(link, leases):
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_a_lease_whose_holder_died_lapses_and_its_attempt_counts_if_it_had_begun(link, leases, has_begun):
     dead = Leases(link, lease_s=0.3)  # never started, so it renews nothing
-    assert dead.acquire("a") is not None
+    lease = dead.acquire("a")
+    assert lease is not None
+    if has_begun:
+        dead.count_attempt(lease)
     assert leases.acquire("a") is None
     taken = []
     eventually(lambda: taken.append(leases.acquire("a")) or taken[-1] is not None, 5)
-    assert taken[-1].attempt == 2
+    assert taken[-1].attempt == (2 if has_begun else 1)
+    dead.count_attempt(lease)
+    leases.release(taken[-1])
+    assert leases.acquire("a").attempt == 1, "what no longer holds the lease counts nothing"
 
 
 @needs_redis
@@ -46,6 +53,7 @@ def test_a_lease_that_ends_in_order_begins_the_count_of_attempts_anew(leases):
     for _ in range(3):
         with leases.acquire("a") as lease:
             assert lease.attempt == 1
+            leases.count_attempt(lease)
 
 
 @needs_redis

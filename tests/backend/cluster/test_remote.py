@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -117,28 +118,57 @@ def test_memory_that_runs_out_is_tried_once_more_and_then_told(cluster):
     assert colour(web.get(ref("red"), SOON_S)) == RED
 
 
-def test_an_image_that_kills_its_workers_is_given_up(cluster):
-    cluster.add("poison", POISON)
-    cluster.announce()
-    web = cluster.web()
+@contextmanager
+def supervised(cluster, encode_s=0.0):
+    """A worker that is started again whenever it dies."""
     stopped = threading.Event()
 
     def supervise():
         while not stopped.is_set():
-            cluster.worker(wait=False).wait()
+            cluster.worker(encode_s, wait=False).wait()
 
     supervisor = threading.Thread(target=supervise)
     supervisor.start()
     try:
+        yield
+    finally:
+        stopped.set()
+        cluster.processes[-1].kill()
+        supervisor.join()
+
+
+def test_an_image_that_kills_its_workers_is_given_up(cluster):
+    cluster.add("poison", POISON)
+    cluster.announce()
+    web = cluster.web()
+    with supervised(cluster):
         with pytest.raises(ImageError, match="died or hung while encoding") as caught:
             web.get(ref("poison"), 150)
         assert caught.value.reason is Reason.ENCODE_FAILED
         assert cluster.encodes() == [POISON] * 3
         assert colour(web.get(ref("red"), SOON_S)) == RED
-    finally:
-        stopped.set()
-        cluster.processes[-1].kill()
-        supervisor.join()
+
+
+@pytest.mark.slow
+def test_images_that_were_in_work_beside_one_that_kills_its_workers_are_encoded(cluster):
+    poison, bystanders = png(POISON), [f"later{number}" for number in range(5)]
+    expected = len(bystanders)
+
+    def when_the_others_are_there(request):
+        eventually(lambda: len(set(cluster.downloads()) - {"poison"}) >= expected)
+        return Reply(poison)
+
+    cluster.add("poison", reply=when_the_others_are_there)
+    for number, name in enumerate(bystanders):
+        cluster.add(name, (number, 9, 9))
+    cluster.announce()
+    web = cluster.web()
+    with supervised(cluster, encode_s=1.0), ThreadPoolExecutor(len(bystanders)) as pool:
+        waiting = [pool.submit(web.get, ref(name), 150, Priority.BULK) for name in bystanders]
+        with pytest.raises(ImageError, match="died or hung while encoding"):
+            web.get(ref("poison"), 150)
+        assert [colour(each.result()) for each in waiting] == [(number, 9, 9) for number in range(len(bystanders))]
+    assert cluster.encodes().count(POISON) == 3
 
 
 def test_an_interactive_click_waits_for_the_job_in_hand_and_no_other(cluster):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from backend.decoders.folder import MOST_DECODERS, RECORD, DecoderFolder, Record
+from backend.decoders.folder import MOST_DECODERS, RECORD, DecoderFolder, Record, erase
 from model.weights.errors import WeightsError
 from tests.support.checkpoints import random_checkpoint
 from tests.support.decoder_files import decoder_file
@@ -118,3 +118,29 @@ def test_one_training_of_a_project_runs_at_a_time_and_one_that_has_ended_leaves_
             pass
     with other.only_training(7):
         pass
+
+
+def test_what_is_erased_of_a_project_leaves_a_newer_record_without_decoders_and_other_projects_alone(folder):
+    for project in (7, 8):
+        folder.publish(project, decoder_file(BASE, project=project))
+    folder.path(7, "report.html").write_text("pictures")
+    before = folder.record(7)
+    assert erase(folder, 7) == 1
+    after = folder.record(7)
+    assert (after.active, after.digests) == (None, ())
+    assert after.order > before.order
+    assert [path.name for path in folder.path(7, RECORD).parent.glob("[!.]*")] == [RECORD]
+    assert folder.read(8, folder.record(8).active).info.project == 8
+    assert erase(folder, 7) == 0
+
+
+def test_erasing_a_project_without_decoders_makes_no_folder(folder):
+    assert erase(folder, 7) == 0
+    assert folder.projects() == ()
+
+
+def test_nothing_is_erased_while_a_training_runs(folder):
+    folder.publish(7, decoder_file(BASE, project=7))
+    with folder.only_training(7), pytest.raises(ValueError, match="another training"):
+        erase(folder, 7)
+    assert len(folder.record(7).digests) == 1

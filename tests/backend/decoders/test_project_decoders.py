@@ -130,6 +130,29 @@ def test_a_decoder_that_cannot_be_used_leaves_the_old_one_in_place_and_is_tried_
     assert not decoders.problems
 
 
+def test_while_a_decoder_cannot_be_loaded_the_base_answers_even_the_first_click(folder, process, embedding):
+    clock, failures = FakeClock(), [MemoryError("no memory on the device")]
+    tuned = folder.publish(7, decoder_file(BASE, project=7))
+
+    def load_later(checkpoint, device):
+        if failures:
+            raise failures.pop()
+        return load(checkpoint, device)
+
+    decoders = process(load=load_later, clock=clock)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda decoder: (logits(decoder, embedding), decoder), [decoders.of(7)] * 4))
+    expected = logits(decoders.of(None), embedding)
+    assert all(np.array_equal(answer, expected) for answer, _ in answers)
+    assert {decoder.model_version for _, decoder in answers} == {BASE.model_version}
+    assert decoders.problems == {7: "the decoder cannot be loaded: no memory on the device"}
+    assert decoders.of(7) is decoders.of(None)
+    clock.advance(RETRY_AFTER_S)
+    decoders.refresh()
+    assert decoders.of(7).model_version == version(tuned)
+    assert not decoders.problems
+
+
 def test_decoders_in_memory_are_bounded_in_bytes_and_the_one_used_last_stays(folder, process):
     made = {number: folder.publish(number, decoder_file(BASE, project=number)) for number in (1, 2, 3)}
     nbytes = COPIES * made[1].nbytes
@@ -152,11 +175,16 @@ def test_a_bound_that_is_smaller_than_one_decoder_keeps_one(folder, process, emb
 
 def test_while_decoders_change_every_answer_is_wholly_that_of_the_version_it_names(folder, process, embedding):
     made = [folder.publish(7, decoder_file(BASE, seed, project=7)) for seed in (1, 2)]
-    alone = {
-        checkpoint.model_version: logits(load(checkpoint, "cpu"), embedding)
-        for checkpoint in (BASE, *(decoder_weights.apply(BASE, decoder) for decoder in made))
-    }
-    decoders, stop, seen = process(), threading.Event(), set()
+    checkpoints = (BASE, *(decoder_weights.apply(BASE, decoder) for decoder in made))
+    alone = {each.model_version: logits(load(each, "cpu"), embedding) for each in checkpoints}
+    loaded = {}
+
+    def load_once(checkpoint, device):
+        version = checkpoint.model_version
+        loaded[version] = loaded.get(version) or load(checkpoint, device)
+        return loaded[version]
+
+    decoders, stop, seen = process(load=load_once), threading.Event(), set()
 
     def click():
         while not stop.is_set():
@@ -167,7 +195,7 @@ def test_while_decoders_change_every_answer_is_wholly_that_of_the_version_it_nam
 
     with ThreadPoolExecutor(4) as pool:
         clicks = [pool.submit(click) for _ in range(4)]
-        for active in [made[0].digest, made[1].digest, None] * 3:
+        for active in [made[0].digest, made[1].digest, None] * 2:
             folder.change(7, lambda record, active=active: replace(record, active=active))
             decoders.refresh()
         eventually(lambda: BASE.model_version in seen)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -129,6 +130,35 @@ def test_projects_are_trained_one_after_the_other_and_each_only_once_at_a_time(l
     assert not trainings.start(9, 0), "it is closed"
 
 
+def test_of_several_web_processes_one_trains_a_project_and_writes_its_state(log, tmp_path):
+    """Each process has a folder and a log of its own, at the same place."""
+    program = training_program(tmp_path, NEVER_ENDS)
+
+    def web_process():
+        own = TrainingLog(DecoderFolder(tmp_path / "decoders"))
+        return closing(LocalTrainings(TrainingRunner(program, own), own))
+
+    with web_process() as first:
+        with web_process() as second:
+            assert [first.start(7, 12), second.start(7, 12)] == [True, False]
+            process = pid(tmp_path, 7)
+            assert first.start(8, 0)
+            assert not second.start(8, 0), "it waits in the first process"
+            assert second.start(9, 0)
+        assert [log.of(number).state for number in (7, 8, 9)] == [State.RUNNING, State.WAITING, State.FAILED]
+        os.kill(process, signal.SIGTERM)
+        eventually(lambda: log.of(7).state is State.FAILED)
+        with web_process() as third:
+            eventually(lambda: third.start(7, 13))
+
+
+def test_states_that_are_written_at_a_time_are_all_counted(log, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            pool.submit(TrainingLog(DecoderFolder(tmp_path / "decoders")).write, 7, State.RUNNING)
+    assert log.of(7).revision == 20
+
+
 def test_a_training_that_runs_in_another_process_is_not_started_here(log, tmp_path):
     log.write(7, State.RUNNING)
     with closing(LocalTrainings(TrainingRunner(training_program(tmp_path, REPORTS), log), log)) as trainings:
@@ -195,6 +225,37 @@ def test_where_wanted_every_so_many_new_annotations_start_one(log):
     assert len(started.calls) == 1
     trigger.on_event(event("ANNOTATIONS_CREATED", 25))
     assert started.calls[1:] == [(7, 25)]
+
+
+def test_annotations_that_were_deleted_since_do_not_keep_a_training_from_starting(log, tmp_path):
+    started = Started()
+    log.write(7, State.DONE, annotations=100)
+    totals = (41, 42, 30, 31, 32)  # 60 were deleted before, and 13 in between
+    for total in totals[:-1]:
+        TrainingTrigger(started, log, every=5).on_event(event("ANNOTATION_CREATED", total))
+    assert started.calls == []
+    TrainingTrigger(started, log, every=5).on_event(event("ANNOTATION_CREATED", totals[-1]))
+    assert started.calls == [(7, 32)]
+    log.write(7, State.WAITING, annotations=32)
+    TrainingTrigger(started, log, every=5).on_event(event("ANNOTATION_CREATED", 33))
+    assert len(started.calls) == 1, "it counts from the training on"
+
+
+def test_an_event_that_does_not_say_how_many_annotations_there_are_counts_as_one(log):
+    started = Started()
+    for total in (3, 0, 5):
+        TrainingTrigger(started, log, every=6).on_event(event("ANNOTATION_CREATED", total))
+    assert started.calls == []
+    TrainingTrigger(started, log, every=6).on_event(event("ANNOTATION_CREATED", 5))
+    assert started.calls == [(7, 5)]
+
+
+def test_annotations_that_cannot_be_counted_start_none(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    started = Started()
+    TrainingTrigger(started, TrainingLog(DecoderFolder(tmp_path / "file")), 1).on_event(event("ANNOTATION_CREATED", 5))
+    assert started.calls == []
+    assert "event=annotations_not_counted" in caplog.text
 
 
 def test_an_outage_of_redis_is_the_callers_to_report(log):

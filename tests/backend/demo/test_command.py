@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from backend.demo.command import REQUIREMENTS, Demo, run
+from backend.demo.command import REQUIREMENTS, Demo, environ_of, run
 from backend.demo.processes import DemoError
-from model.demo import SAMPLES
+from model.demo import DETECTOR, SAMPLES
 from tests.support.fake_python import FakePython
 
 
@@ -20,12 +20,12 @@ def python(tmp_path, monkeypatch):
 
 
 def start(tmp_path, python):
-    """Start the demo with a Label Studio that ends at once; return the lines and why it ended."""
+    """Start the demo with a Label Studio that ends at once; return the lines, but those on ports, and why it ended."""
     demo = Demo(tmp_path / "demo", None, SAMPLES, serve=(str(python.path), "serve"))
     lines = []
     with pytest.raises(DemoError) as ended:
         run(demo, python.environ | {"PATH": "/usr/bin:/bin"}, lines.append)
-    return lines, str(ended.value)
+    return [line for line in lines if " is taken: " not in line], str(ended.value)
 
 
 def test_label_studio_gets_an_environment_in_the_demos_folder_once(tmp_path, python):
@@ -40,6 +40,24 @@ def test_label_studio_gets_an_environment_in_the_demos_folder_once(tmp_path, pyt
     lines, _ = start(tmp_path, python)
     assert lines[0].startswith("Starting Label Studio")
     assert not [line for line in python.asked() if "venv" in line or "pip" in line]
+
+
+@pytest.mark.parametrize(
+    ("weights", "environ", "detector"),
+    [
+        (None, {}, DETECTOR),
+        (None, {"PADDLE_SAM_WEIGHTS": " demo "}, DETECTOR),
+        ("demo", {"PADDLE_SAM_WEIGHTS": "mobile_sam"}, DETECTOR),
+        ("mobile_sam", {}, None),
+        (None, {"PADDLE_SAM_WEIGHTS": "mobile_sam"}, None),
+        (None, {"PADDLE_SAM_DETECTOR": "GroundingDINO-T"}, "GroundingDINO-T"),
+        ("mobile_sam", {"PADDLE_SAM_DETECTOR": "GroundingDINO-T"}, "GroundingDINO-T"),
+        (None, {"PADDLE_SAM_DETECTOR": ""}, ""),
+    ],
+)
+def test_the_demos_detector_is_used_beside_the_demo_model_where_none_is_named(tmp_path, weights, environ, detector):
+    given = environ_of(Demo(tmp_path, None, SAMPLES, weights=weights), environ)
+    assert given.get("PADDLE_SAM_DETECTOR") == detector
 
 
 def test_another_version_of_label_studio_is_installed_on_top(tmp_path, python):

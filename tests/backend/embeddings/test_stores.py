@@ -7,7 +7,6 @@ import threading
 import zlib
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -253,7 +252,61 @@ def test_a_value_under_another_key_is_a_miss():
 
 def test_a_value_of_another_format_version_is_a_miss():
     data = dump(embedding(), "a key", "float32")
-    assert load(data.replace(b"paddle-sam-embedding/3", b"paddle-sam-embedding/2"), "a key") is None
+    assert load(data.replace(b"paddle-sam-embedding/4", b"paddle-sam-embedding/5"), "a key") is None
+
+
+def in_format_3(value, name, dtype):
+    """An embedding's bytes as they were written when the checksum was a CRC over all of them."""
+    line, _, numbers = dump(value, name, dtype).partition(b"\n")
+    header = json.loads(line) | {"format": "paddle-sam-embedding/3", "crc32": 0}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    checksum = zlib.crc32(numbers, zlib.crc32(encoded))
+    return encoded.replace(b'"crc32":0', f'"crc32":{checksum}'.encode()) + b"\n" + numbers
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_value_of_format_3_is_read(dtype):
+    before = embedding_of_several_maps()
+    assert same(load(in_format_3(before, "a key", dtype), "a key"), rounded(before, dtype))
+
+
+@given(at=st.integers(0, 10_000), value=st.integers(0, 255))
+@settings(max_examples=100, deadline=None)
+def test_one_damaged_byte_of_format_3_is_a_miss(at, value):
+    data = bytearray(in_format_3(embedding(shape=(2, 4, 4)), "a key", "float32"))
+    at %= len(data)
+    changed = data[at] != value
+    data[at] = value
+    assert (load(bytes(data), "a key") is None) is changed
+
+
+SPOILT = {
+    "a page of zeros": lambda numbers: numbers[8192:12288].__setitem__(slice(None), 0),
+    "a page twice": lambda numbers: numbers[4096:8192].__setitem__(slice(None), numbers[:4096]),
+    "pages in another order": lambda numbers: numbers[:8192].__setitem__(slice(None), np.roll(numbers[:8192], 4096)),
+    "a byte more before all others": lambda numbers: numbers.__setitem__(slice(None), np.roll(numbers, 1)),
+    "words in another order": lambda numbers: numbers[:16].__setitem__(slice(None), np.roll(numbers[:16], 8)),
+    "a byte at the end": lambda numbers: numbers[-1:].__setitem__(slice(None), numbers[-1] ^ 1),
+    "megabytes in another order": lambda numbers: numbers[: 2 << 20].__setitem__(
+        slice(None), np.roll(numbers[: 2 << 20], 1 << 20)
+    ),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_a_damaged_value_of_the_size_that_sam_has_is_a_miss(spoil):
+    random = np.random.default_rng(0).standard_normal((256, 64, 64), np.float32)
+    data = dump(replace(embedding(), image_embedding=random), "a key", "float16")
+    assert load(data, "a key") is not None
+    damaged = bytearray(data)
+    spoil(np.frombuffer(damaged, np.uint8)[data.index(b"\n") + 1 :])
+    assert damaged != data
+    assert load(bytes(damaged), "a key") is None
+
+
+def test_the_numbers_of_a_value_are_aligned():
+    for name in ("a", "a key", "a longer key"):
+        assert (dump(embedding(), name, "float32").index(b"\n") + 1) % 64 == 0
 
 
 # Files
@@ -457,15 +510,16 @@ def test_numbers_that_float16_cannot_hold_are_kept_as_they_were_made(tmp_path):
     assert same(store.get(key(dtype="float16")), embedding(1e6))
 
 
-def test_numbers_that_are_none_are_a_miss(tmp_path):
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("number", [np.nan, -np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_a_miss(tmp_path, number, dtype):
     dropped = []
     store = FileStore(tmp_path, 10_000_000, on_drop=dropped.append)
-    store.put(key(), embedding(1.0))
+    store.put(key(dtype=dtype), embedding(1.0))
     (file,) = tmp_path.iterdir()
-    line, _, numbers = file.read_bytes().partition(b"\n")
-    header = msgspec.json.decode(line) | {"crc32": 0}
-    numbers = np.full(4 * 8 * 8, np.nan, "<f4").tobytes()
-    header["crc32"] = zlib.crc32(numbers, zlib.crc32(msgspec.json.encode(header)))
-    file.write_bytes(msgspec.json.encode(header) + b"\n" + numbers)
-    assert store.get(key()) is None
+    numbers = np.ones((4, 8, 8), dtype)
+    wrong = replace(embedding(), image_embedding=numbers)  # a view, so that the numbers can be spoilt afterwards
+    numbers[3, 4, 5] = number
+    file.write_bytes(dump(wrong, str(key(dtype=dtype)), dtype))
+    assert store.get(key(dtype=dtype)) is None
     assert dropped == ["disk"]

@@ -273,6 +273,11 @@ def test_an_image_without_a_size_has_no_boxes_that_could_be_placed(coco):
     assert reasons(prompts(coco([image(width=None)], [annotation()]))) == [Reason.BAD_GEOMETRY]
 
 
+def test_long_numbers_are_the_same_ids_as_text_too(coco):
+    found = coco([image("12345678901234567890")], [annotation(image_id=12345678901234567890)])
+    assert len(prompts(found).regions) == 1
+
+
 def test_numbers_written_as_text_or_with_a_point_are_the_same_ids(coco):
     found = coco([image("1")], [annotation(image_id=1.0, category_id="1")])
     assert [one.labels for one in prompts(found).regions] == [("Cat",)]

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from backend.projects import run
 from tests.support.fake_project import PROJECT, SIZE_WH, FakeProject, away
 from tests.support.fake_project_server import FakeProjectServer
 from tests.support.fakes import LEGACY_TOKEN, Reply, png
@@ -363,7 +364,8 @@ def test_what_cannot_be_begun_ends_with_2_and_says_why(call, arguments, words):
         ({"REDIS_URL": "redis://127.0.0.1:9/0"}, "Redis cannot be reached"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_anything_begins(call, changes, words):
+def test_settings_that_cannot_work_are_refused_before_anything_begins(call, changes, words, monkeypatch):
+    monkeypatch.setattr(run, "BEGINS_WITHIN_S", 0.5)
     done = call("precompute", "--project", str(PROJECT), **changes)
     assert done.exit_code == 2
     assert words in done.stderr

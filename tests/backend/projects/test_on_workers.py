@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.support import detector_directories as directories
 from tests.support.fake_project import PROJECT, FakeProject
 from tests.support.fake_project_server import FakeProjectServer
 from tests.support.fakes import LEGACY_TOKEN, Reply, png
@@ -31,15 +32,27 @@ def server():
 
 
 @pytest.fixture
-def start(redis, server, weights, tmp_path):
-    """Run a command as a process with that Redis; all are gone at the end of the test."""
-    settings = {
+def settings(redis, server, weights, tmp_path):
+    """The environment of all commands; what a test adds to it must be there before the first one starts."""
+    return {
         "LABEL_STUDIO_URL": server.url,
         "LABEL_STUDIO_API_KEY": LEGACY_TOKEN,
         "PADDLE_SAM_WEIGHTS": weights,
         "PADDLE_SAM_CACHE_DIR": str(tmp_path / "cache"),
         "REDIS_URL": redis.address,
     }
+
+
+@pytest.fixture
+def colour_finder(settings, tmp_path):
+    """Have all commands use the demo model, and a detector that finds red, green and blue discs."""
+    finder = directories.write_colour_finder(tmp_path / "colours", ["red disc", "green disc", "blue disc"])
+    settings.update(PADDLE_SAM_WEIGHTS="demo", PADDLE_SAM_DETECTOR=str(finder))
+
+
+@pytest.fixture
+def start(settings, tmp_path):
+    """Run a command as a process with that Redis; all are gone at the end of the test."""
     numbers = itertools.count()
 
     def start(*arguments):
@@ -54,12 +67,22 @@ def start(redis, server, weights, tmp_path):
 
 
 @pytest.fixture
-def worker(start):
+def start_worker(start):
+    """Start a worker and wait until it is ready."""
+
+    def start_worker():
+        process = start("worker")
+        wait_for(lambda: "worker_ready" in process.said() or process.poll() is not None)
+        assert process.poll() is None, process.said()
+        return process
+
+    return start_worker
+
+
+@pytest.fixture
+def worker(start_worker):
     """A worker that is ready."""
-    process = start("worker")
-    wait_for(lambda: "worker_ready" in process.said() or process.poll() is not None)
-    assert process.poll() is None, process.said()
-    return process
+    return start_worker()
 
 
 def finished(process):
@@ -92,6 +115,28 @@ def test_masks_are_made_of_what_workers_encode(start, server, worker):
     assert code == 0, out
     assert [len(server.project.of(task)) for task in tasks] == [1] * 12
     assert len(downloads(server)) == 12
+
+
+def test_labels_find_their_objects_once_each_though_a_worker_is_killed(colour_finder, start, start_worker, server):
+    labels = '<Label value="Warm" prompt="red disc"/><Label value="Cold" prompt="green disc, blue disc"/>'
+    brush = f'<BrushLabels name="brush" toName="image">{labels}</BrushLabels>'
+    server.project.configure(f'<View><Image name="image" value="$image"/>{brush}</View>')
+    pictures = [directories.coloured_discs(number) for number in range(40)]
+    tasks = [server.upload(f"{number}.png", directories.png(image)) for number, (image, _) in enumerate(pictures)]
+    killed, other = start_worker(), start_worker()
+    run = start("preannotate", "--project", str(PROJECT), "--from", "labels")
+    wait_for(lambda: killed.said().count("event=encoded") >= 4 or run.poll() is not None)
+    killed.kill()
+    stored = len(server.project.stored)
+    assert stored < len(tasks), "the worker was killed too late"
+    code, out = finished(run)
+    assert code == 0, out + run.said()
+    assert killed.wait(RUN_S) == -signal.SIGKILL
+    assert other.said().count("event=encoded") >= len(tasks) - killed.said().count("event=encoded")
+    for task, (_, discs) in zip(tasks, pictures, strict=True):
+        [made] = server.project.of(task)
+        found = sorted(region["value"]["brushlabels"][0] for region in made.result)
+        assert found == sorted("Warm" if colour == "red" else "Cold" for colour in discs)
 
 
 def test_a_second_run_waits_for_the_first(start, server, worker):

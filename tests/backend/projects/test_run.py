@@ -13,4 +13,4 @@ def test_what_still_waits_for_label_studio_some_time_after_the_signal_is_ended(c
     stop(signal.SIGINT, None)
     assert (stop.is_set(), stop.number) == (True, signal.SIGINT)
     assert aborted.wait(5)
-    assert "stopping: what is in hand has 10 seconds to be finished" in capsys.readouterr().err
+    assert "stopping: running tasks have 10 seconds to finish" in capsys.readouterr().err

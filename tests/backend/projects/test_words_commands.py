@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from backend.protocol import rle
+from demo_training.detector.words import SHAPES, shape_names
+from demo_training.evaluate import FAMILIES
+from model.demo import DETECTOR
 from tests.support import detector_directories as directories
 from tests.support.fake_project import PROJECT, FakeProject
 from tests.support.fake_project_server import FakeProjectServer
@@ -14,6 +17,7 @@ from tests.support.scenes import iou, scene_file
 from tests.support.wire_bodies import CONFIG
 
 RUN_S = 240
+LEAST_IOU, LEAST_RIGHT, LEAST_FOUND = 0.8, 0.7, 0.25
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +132,10 @@ def test_labels_that_the_detector_has_no_class_for_are_named_and_left_out(call, 
         (["--from", "boxes", "--detector", "x"], "--detector: expected --from labels or --from text beside it"),
         (["--from", "labels", "--detector", "x", "--min-area", "1"], "--min-area: expected --from everything"),
         (["--from", "boxes", "--min-score", "0.5"], "--min-score: expected --from everything, labels or text"),
-        (["--from", "labels", "--detector", "x"], "x: expected one of GroundingDINO-T, YOLO-Worldv2-L, or PaddleX's"),
+        (
+            ["--from", "labels", "--detector", "x"],
+            "x: expected one of GroundingDINO-T, YOLO-Worldv2-L, YOLO-World-demo, or",
+        ),
         (["--from", "text", "tram", "--detector", "x"], "'tram': expected one of the config's labels, Cat, Dog"),
     ],
 )
@@ -141,6 +148,44 @@ def test_what_cannot_be_begun_ends_with_2_and_says_why(call, server, arguments, 
     assert not server.project.stored
 
 
+def config_with(labels):
+    tags = "".join(f'<Label value="{label}"/>' for label in labels)
+    brush = f'<BrushLabels name="brush" toName="image">{tags}</BrushLabels>'
+    return f'<View><Image name="image" value="$image"/>{brush}</View>'
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (
+            ["Cat", "cat"],
+            "labels 'Cat' and 'cat': expected a word for each, got 'cat' for both; give one of them another",
+        ),
+        (["Cat", "鸟"], "'鸟': expected a word of the detector's vocabulary (English)"),
+        ([" "], "expected labels in the labeling config, got none"),
+        ([f"thing {number}" for number in range(1001)], "words: expected at most 1,000 of at most 1,000 characters"),
+    ],
+)
+def test_labels_that_cannot_be_looked_for_end_the_run_before_any_task(call, server, dino, labels, words):
+    server.project.configure(config_with(labels))
+    fill(server, 1)
+    done = call("--from", "labels", "--detector", dino)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert not server.project.stored
+
+
+def test_several_hundred_labels_are_looked_for(call, server, dino):
+    wanted = [f"thing {number}" for number in range(300)]
+    server.project.configure(config_with(wanted))
+    [task] = fill(server, 1)
+    done = call("--from", "labels", "--detector", dino, "--max-masks", "2")
+    assert done.exit_code == 0, done.output
+    [made] = server.project.of(task)
+    assert labels(made) <= set(wanted)
+    assert made.result
+
+
 def test_a_program_that_does_more_than_compute_is_refused_before_any_task(call, server, detector, tmp_path):
     fill(server, 1)
     hostile = directories.write_closed(tmp_path / "PicoDet-S_infer", "PicoDet-S", ["Cat"])
@@ -150,6 +195,31 @@ def test_a_program_that_does_more_than_compute_is_refused_before_any_task(call, 
     assert done.exit_code == 2
     assert "expected a program that only computes, got the operators 1.save_combine" in done.stderr
     assert not server.project.stored
+
+
+@pytest.mark.slow
+def test_the_demos_detector_and_model_label_the_objects_of_40_scenes_that_they_never_saw(call, server):
+    server.project.configure(config_with(SHAPES))
+    files = [scene_file(40_000 + number, family=FAMILIES[number % 2]) for number in range(40)]
+    tasks = [server.upload(f"{number:02}.png", file.data) for number, file in enumerate(files)]
+    done = call("--from", "labels", "--detector", DETECTOR, PADDLE_SAM_WEIGHTS="demo")
+    assert done.exit_code == 0, done.output
+    fits, right, marked, objects = [], [], set(), 0
+    for task, file in zip(tasks, files, strict=True):
+        objects += len(file.scene.kinds)
+        for region in [region for made in server.project.of(task) for region in made.result]:
+            mask = rle.decode(bytes(region["value"]["rle"]), file.scene.ids.shape).to_array()
+            ious = [iou(mask, wanted) for wanted in file.scene.masks]
+            best = int(np.argmax(ious))
+            if ious[best] < 0.5:
+                continue
+            fits.append(ious[best])
+            right.append(region["value"]["brushlabels"][0] in shape_names(file.scene.outlines[best]))
+            marked |= {(task, best)} if right[-1] else set()
+    print(f"{len(fits)} masks, IoU {np.mean(fits):.3f}, label {np.mean(right):.3f}, found {len(marked) / objects:.3f}")
+    assert np.mean(fits) >= LEAST_IOU
+    assert np.mean(right) >= LEAST_RIGHT
+    assert len(marked) >= LEAST_FOUND * objects
 
 
 @pytest.mark.slow

@@ -209,6 +209,35 @@ def test_a_project_id_is_read_from_whatever_names_it(project: object, expected: 
     assert messages.parse_predict(encoded(click(project=project))).project_id == expected
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (7, 7),
+        ("7", 7),
+        (7.0, 7),
+        (2**63 - 1, 2**63 - 1),
+        (str(2**63 - 1), 2**63 - 1),
+        (1.7, None),
+        (2**63, None),
+        (str(2**63), None),
+        ("1" * 30, None),
+        (-7, None),
+        ("-7", None),
+        ("\N{ARABIC-INDIC DIGIT SEVEN}", None),
+        (1e17, None),
+        (1e300, None),
+    ],
+    ids=repr,
+)
+def test_an_id_is_read_whole_or_not_at_all(written: object, expected: int | None) -> None:
+    """A part of an id, or a rounded one, is another task's."""
+    request = messages.parse_predict(encoded(click(project=written, tasks=[{"id": written}])))
+    assert (request.project_id, request.tasks[0].id) == (expected, expected)
+    event = messages.parse_webhook(encoded({"project": {"id": written}, "annotation": {"task": written}}))
+    assert event.project_id == expected
+    assert [task.id for task in event.tasks] == [expected] * (expected is not None)
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"3", b'"x"', b"null", b'{"tasks"', b"\xff\xfe", b"NaN"])
 @pytest.mark.parametrize("parse", [messages.parse_predict, messages.parse_setup, messages.parse_webhook])
 def test_a_body_that_is_no_json_object_is_refused_in_one_line(parse: Callable[[bytes], object], body: bytes) -> None:
@@ -402,9 +431,11 @@ def test_brush_strokes_are_read() -> None:
     touches = [
         {"relativePoints": [1, 2, 3, 4], "relativeStrokeWidth": 5, "compositeOperation": "source-over"},
         {"relativePoints": [1, 2], "relativeStrokeWidth": 2, "compositeOperation": "destination-out"},
+        {"relativePoints": [1, 2, 3, 4], "relativeStrokeWidth": 5, "type": "add"},
+        {"relativePoints": [1, 2], "relativeStrokeWidth": 2, "type": "eraser", "eraserSize": 25},
     ]
     [region] = parsed(result("brushlabels", {"format": "rle", "rle": [], "touches": touches})).context
-    assert region.shape == Brush(b"", (Stroke(((1, 2), (3, 4)), 5), Stroke(((1, 2),), 2, erases=True)))
+    assert region.shape == Brush(b"", 2 * (Stroke(((1, 2), (3, 4)), 5), Stroke(((1, 2),), 2, erases=True)))
 
 
 def test_a_brush_kept_as_an_image_is_read() -> None:

@@ -1,16 +1,18 @@
 """Negative points alone take parts out of accepted masks: which mask is meant, what is cut off, what is answered."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from backend.errors import Reason
+from backend.errors import Reason, RetryLater
 from backend.protocol import bitmask, messages, rle
 from backend.segmentation import shape_masks
 from backend.segmentation.corrections.recent_answers import LASTS_S, MOST_ON_AN_IMAGE, RecentAnswers
 from backend.segmentation.pipeline import CLICK_PIXELS
+from backend.segmentation.service import ClickPolicy
 from backend.shapes import Brush
 from backend.types import ImageRef, ObjectPrompt
 from model.types import Mask, Prompt
@@ -130,6 +132,54 @@ def test_points_in_two_masks_correct_both(service):
     _, carved = answered(service, point("one", 10, 20), point("two", 60, 20), drafts=[draft(left, right)])
     assert np.array_equal(carved["left"], block(0, 0, 30, 60) & ~around(10, 20))
     assert np.array_equal(carved["right"], block(50, 0, 80, 60) & ~around(60, 20))
+
+
+def corrected_after(service, decodes, wait_s=10.0):
+    """Put a point into each of two masks; return the ids that are answered, and the reasons.
+
+    The mask ``right`` is corrected first. ``decodes`` is called at each decode, with the x of its first point.
+    """
+    service.segmenter.predict(asked(point("earlier", 40, 30, True)))
+    find = service.decoder.mask
+    service.decoder.mask = lambda prompt, size: (decodes(prompt.point_coords[0][0]), find(prompt, size))[1]
+    left, right = wire(block(0, 0, 30, 60), name="left"), wire(block(50, 0, 80, 60), name="right")
+    request = asked(point("one", 10, 20), point("two", 60, 20), drafts=[draft(left, right)])
+    [answer] = service.segmenting(policy=ClickPolicy(wait_s)).predict(request)
+    return [region.id for region in answer.result], answer.reasons
+
+
+@pytest.mark.parametrize(("failing", "answered"), [("left", "right"), ("right", "left")])
+@pytest.mark.parametrize(("failure", "reason"), [
+    (RetryLater("full", Reason.OUT_OF_MEMORY), Reason.OUT_OF_MEMORY), (RuntimeError("broken"), Reason.DECODE_FAILED),
+], ids=["no memory", "an error of the model"])  # fmt: skip
+def test_a_mask_that_cannot_be_corrected_leaves_another_its_answer(service, failure, reason, failing, answered):
+    def decodes(x):
+        if (x < 40) == (failing == "left"):
+            raise failure
+
+    assert corrected_after(service, decodes) == ([answered], (reason,))
+
+
+def test_where_time_runs_out_what_was_corrected_is_answered(service):
+    """The first mask takes longer than a click may."""
+    assert corrected_after(service, lambda _: time.sleep(0.3), wait_s=0.2) == (["right"], (Reason.BUDGET_EXCEEDED,))
+
+
+def test_a_correction_to_which_the_annotator_added_meanwhile_is_not_answered(service):
+    left, right = wire(block(0, 0, 30, 60), name="left"), wire(block(50, 0, 80, 60), name="right")
+    points = [point("one", 10, 20), point("two", 60, 20), point("three", 70, 20)]
+    requests = [asked(*points[:count], drafts=[draft(left, right)]) for count in (2, 3)]
+    find, later = service.decoder.mask, []
+
+    def add_a_point(prompt, size):
+        service.decoder.mask = find
+        later.extend(service.segmenter.predict(requests[1]))
+        return find(prompt, size)
+
+    service.decoder.mask = add_a_point
+    [answer] = service.segmenter.predict(requests[0])
+    assert_not_carved(answer, Reason.SUPERSEDED)
+    assert len(later[0].result) == 2
 
 
 class FindsPartsByMaskOnly(FakeDecoder):

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from backend.segmentation import polygons
 from backend.shapes import DEFAULT_DETAIL, MOST_CORNERS, Detail
 from model.types import Mask
+from tests.support import costs
 from tests.support.outlines import blob, covered, disc, iou, wavy
 
 bool_arrays = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
@@ -139,6 +140,43 @@ def test_noise_gives_a_bounded_number_of_parts() -> None:
     for density in (0.02, 0.5):
         noise = random.random((200, 200)) < density
         assert 0 < len(rings(noise)) <= polygons.MOST_PARTS
+
+
+# Cost
+
+
+def noise(side: int, share: float) -> np.ndarray:
+    return np.random.default_rng(0).random((side, side)) < share
+
+
+def checkers(side: int) -> np.ndarray:
+    return np.indices((side, side)).sum(axis=0) % 2 == 0
+
+
+@pytest.mark.parametrize("detail", [DEFAULT_DETAIL, Detail(0, 100_000, 0)], ids=["default", "every detail"])
+@pytest.mark.parametrize(
+    "array",
+    [noise(1500, 0.5), blob((1500, 1500), 1, 2), checkers(1500)],
+    ids=["noise", "labyrinth", "checkers"],
+)
+def test_a_mask_of_noise_takes_no_longer_than_a_large_object(array: np.ndarray, detail: Detail) -> None:
+    with costs.at_most(cpu_s=4, of_process=True):  # a minute and more where every border was followed
+        found = rings(array, detail)
+    assert 0 < len(found) <= polygons.MOST_PARTS
+
+
+def test_a_mask_with_many_long_borders_is_followed_closely() -> None:
+    """A row crosses 64 bars, but there are few corners."""
+    array = np.zeros((2000, 640), dtype=bool)
+    array[:, ::10] = array[:, 1::10] = array[:, 2::10] = array[:10] = True
+    assert len(rings(array)) == 1
+    assert agreement(array) >= 0.995
+
+
+@pytest.mark.parametrize("detail", [DEFAULT_DETAIL, Detail(min_area=0)], ids=str)
+def test_an_object_in_noise_keeps_its_outline(detail: Detail) -> None:
+    whole = disc((1200, 1200), 400)
+    assert iou(covered(rings(whole ^ noise(1200, 0.08), detail)[:1], whole.shape), whole) >= 0.98
 
 
 # Detail

@@ -26,7 +26,8 @@ SAME = {"USE_DEFAULT_BANNED_SUBNETS=false", "Redis", "{} MB", "{} GB"}
 
 PARTS = {
     " of {}", ", one of {}, each with figures of its own", "process {}", "{} since {}{}{}", "{}, of {}", "{}, pinned",
-    "{}, up {}", "{} worker{}", "{} {}, {}", "entry", "entries",
+    "{}, up {}", "{} worker{}", "{} {}, {}", "{} {}, {} of {}", "entry",
+    "entries",
 }  # fmt: skip
 """Of these, the texts are put together that the last test looks at."""
 
@@ -100,7 +101,8 @@ def test_every_text_that_is_made_for_it_has_a_chinese_one(module):
         *(f"3 MB {use.value}" for use in Use), "of 900 MB", "of 1.2 GB", "3 MB of 512 MB", "97 % of 300",
         *(f"{state.value} since 12:00:00{more}" for state in State if state.value != "none" for more in ("", ": why")),
         ABOUT_DEMO, tokens.NO_API_KEY, tokens.NEW_API_KEY, Reason.STORE_UNAVAILABLE.remedy,
-        "process 7, one of 2, each with figures of its own, up 3 min", "project 1, task 5", "1 entry, 3 MB",
+        "process 7, one of 2, each with figures of its own, up 3 min", "project 1, task 5",
+        "task 5", "3 tasks", "1 entry, 3 MB", "4 entries, 128 MB of 512 MB",
         "2 workers", *(format_ms(span) for span in (1, 20, 2_000, 200_000, 7_500_000, 1e9)),
     ],
 )  # fmt: skip

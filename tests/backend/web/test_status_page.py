@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 
 import backend.web
+from backend.cluster.monitor import ClusterState
+from backend.cluster.queues import QueueState
+from backend.embeddings.stores import StoreStats
+from backend.errors import Reason
+from backend.metrics import AnsweredRequest
 from backend.types import Secret
 from backend.web.access import Access
 from backend.web.app import create_app
@@ -21,10 +26,7 @@ from backend.web.status.view import (
     Outcomes,
     Problem,
     ProjectRow,
-    Queue,
-    RequestRow,
     Status,
-    Tier,
 )
 from tests.support.service import Service
 
@@ -36,22 +38,28 @@ FULL = Status(
     speeds=(Speed("Warm clicks", "on known images", (30.0, 20.0)), Speed("Encodes", "once per image")),
     outcomes=Outcomes(8, 1, 1),
     causes=(
-        Cause("image_not_found", 3, "12:00:00", "it is not there", "look for it", False),
-        Cause("no_context", 5, "", "a task was opened", "", True),
+        Cause(Reason.IMAGE_NOT_FOUND, 3, 43_200.0),
+        Cause(Reason.NO_CONTEXT, 5),
     ),
     model=(Field("version", "demo@1a2b3c4d"), Field("device", "cpu")),
-    tiers=(Tier("memory", 12, "3 MB of 512 MB", 0.25, 40), Tier("disk", 0, "", None, 0, "No space left on device")),
+    tiers=(
+        StoreStats("memory", 12, 128_000_000, 512_000_000), StoreStats("redis", 9, 3_000_000, 0),
+        StoreStats("disk", 0, 5, 4, "No space left on device"),
+    ),
     cache=(Field("numbers", "float16"),),
     work=(Field("being encoded or waiting", "2"),),
     cluster=ClusterView(
-        (Field("Redis answers in", "0.4 ms"),), ("vm:12", "vm:13"), (Queue("interactive", 4, "1.2 s"),)
+        ClusterState(True, ("vm:12", "vm:13"), (), (QueueState("interactive", 4, 1.2), QueueState("bulk", 0, 0.0)),
+                     encodes=70, fetches=80, failures=9, round_trip_s=0.0004)
     ),
     projects=(ProjectRow("3", ("no control",)), ProjectRow("1")),
     requests=(
-        RequestRow("12:34:56", "click", "project 1, task 5", 2, "1.2 s", "embedding 1200, decoder 30"),
-        RequestRow("12:00:00", "3 tasks", "", 0, "7.0 ms", "", ("no_context", "size_mismatch"), True),
+        AnsweredRequest(45_296.0, 1, 2, (), 1230.0, 100, {"embedding": 1200.0, "decoder": 30.0, "total": 1230.0},
+                        is_click=True, project_id=1, task_id=5),
+        AnsweredRequest(43_200.0, 1, 0, (Reason.NO_CONTEXT,), 20.0, 100, task_id=7),
+        AnsweredRequest(43_200.0, 3, 0, (Reason.NO_CONTEXT, Reason.SIZE_MISMATCH), 7.0, 100, task_id=5),
     ),
-)
+)  # fmt: skip
 FRESH = Status("loading the model", is_ready=False, speeds=(Speed("Warm clicks", "on known images"),))
 TEMPLATES = Path(backend.web.__file__).parent / "templates"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -115,6 +123,8 @@ def page(show):
 
 def filled(value: Any, text: str) -> Any:
     """A status that says ``text`` wherever it says anything, and holds one of everything."""
+    if isinstance(value, Reason):
+        return value  # its texts are ours
     if isinstance(value, str):
         return text
     if isinstance(value, tuple):
@@ -146,7 +156,9 @@ def test_readiness_shows_in_more_than_words(page, changes, classes):
 def test_names_stand_before_what_is_said_of_them(page):
     texts = page(FULL).texts
     for name, text in (("version", "demo@1a2b3c4d"), ("device", "cpu"), ("being encoded or waiting", "2"),
-                       ("Redis answers in", "0.4 ms"), ("numbers", "float16")):  # fmt: skip
+                       ("Redis answers in", "0.4 ms"), ("encoded by all workers", "70"),
+                       ("fetched by all workers", "80"), ("given up by all workers", "9"),
+                       ("numbers", "float16")):  # fmt: skip
         assert texts[texts.index(("dt", name)) + 1] == ("dd", text)
 
 
@@ -163,22 +175,24 @@ def test_speeds_are_told_in_figures_and_drawn_as_bars_that_can_be_read_out(page)
 def test_causes_come_with_what_to_do_about_them(page):
     cells = [text for tag, text in page(FULL).texts if tag in ("code", "td")]
     place = cells.index("image_not_found")
-    assert cells[place : place + 4] == ["image_not_found", "3", "12:00:00", "it is not there → look for it"]
+    what_to_do = f"{Reason.IMAGE_NOT_FOUND.meaning} → {Reason.IMAGE_NOT_FOUND.remedy}"
+    assert cells[place : place + 4] == ["image_not_found", "3", "12:00:00", what_to_do]
     place = cells.index("no_context")
-    assert cells[place : place + 3] == ["no_context", "5", "a task was opened"]
+    assert cells[place : place + 3] == ["no_context", "5", Reason.NO_CONTEXT.meaning]
 
 
 def test_tiers_show_how_full_they_are_or_why_they_are_passed_over(page):
     found = page(FULL)
-    assert "12 entries, 3 MB of 512 MB" in found.said("span")
+    assert "12 entries, 128 MB of 512 MB" in found.said("span")
+    assert "9 entries, 3 MB" in found.said("span")
     assert "No space left on device" in found.said("span")
-    assert [attrs["width"] for attrs in found.of("rect") if attrs.get("class") == "used"] == ["25.0"]
+    assert [attrs["width"] for attrs in found.of("rect") if attrs.get("class") == "used"] == ["25.0", "100.0"]
 
 
 def test_one_of_a_kind_is_told_in_the_singular(page):
-    found = page(
-        replace(FULL, tiers=(Tier("memory", 1, "3 MB", 0.1, 4),), cluster=replace(FULL.cluster, workers=("vm:12",)))
-    )
+    alone = replace(FULL.cluster.state, worker_names=("vm:12",))
+    tiers = (StoreStats("memory", 1, 3_000_000, 0),)
+    found = page(replace(FULL, tiers=tiers, cluster=replace(FULL.cluster, state=alone)))
     assert "1 entry, 3 MB" in found.said("span")
     assert ("h3", "1 worker") in found.texts
 
@@ -195,7 +209,15 @@ def test_the_team_is_shown_where_there_is_one(page):
     assert ("code", "vm:12") in texts
     place = texts.index(("td", "interactive"))
     assert texts[place + 1 : place + 3] == [("td", "4"), ("td", "1.2 s")]
+    assert texts[texts.index(("td", "bulk")) + 1 :][:2] == [("td", "0"), ("td", "–")]
     assert ("h2", "Work") in page(replace(FULL, cluster=None)).texts
+
+
+def test_before_the_first_look_at_the_team_nothing_is_made_up(page):
+    texts = page(replace(FULL, cluster=ClusterView())).texts
+    assert texts[texts.index(("dt", "workers")) + 1] == ("dd", "not looked yet")
+    for cluster in (ClusterView(), ClusterView(headline="Redis does not answer")):
+        assert ("dt", "Redis answers in") not in page(replace(FULL, cluster=cluster)).texts
 
 
 def test_projects_show_what_their_labeling_config_lacks(page):
@@ -213,8 +235,11 @@ def test_problems_have_a_place_of_their_own_only_where_there_are_any(page):
 
 def test_it_shows_the_last_requests_newest_first(page):
     cells = page(FULL).said("td")
-    assert cells[-11:] == ["12:34:56", "click", "project 1, task 5", "2", "1.2 s", "embedding 1200, decoder 30",
+    assert cells[-17:] == ["12:34:56", "click", "project 1, task 5", "2", "1.2 s", "embedding 1200, decoder 30",
+                           "12:00:00", "opened", "task 7", "0", "20 ms", "no_context",
                            "12:00:00", "3 tasks", "0", "7.0 ms", "no_context, size_mismatch"]  # fmt: skip
+    rows = [attrs.get("class") for attrs in page(FULL).of("tr")]
+    assert rows[-3:] == [None, None, "failure"]
 
 
 def test_before_the_first_request_it_says_what_to_do(page):
@@ -241,6 +266,8 @@ def test_every_word_of_a_status_is_shown_and_escaped(page):
     number = iter(range(1000))
 
     def marked(value):
+        if isinstance(value, Reason):
+            return value
         if isinstance(value, str):
             return f"<{next(number)}>"
         if isinstance(value, tuple):
@@ -253,8 +280,8 @@ def test_every_word_of_a_status_is_shown_and_escaped(page):
     text = re.sub(r"<script.*?</script>|<style>.*?</style>", "", str(page_text(marked(status))), flags=re.DOTALL)
     shown = {int(word) for word in re.findall(r"&lt;(\d+)&gt;", text)}
     hidden = set(range(next(number))) - shown
-    # Of a tier in trouble its use, and of the cluster's headline, which the status' own headline repeats.
-    assert len(hidden) == 3, hidden
+    # The cluster's headline, which the status' own headline repeats, and where each request's embedding was found.
+    assert len(hidden) == 1 + len(FULL.requests), hidden
 
 
 def page_text(status):

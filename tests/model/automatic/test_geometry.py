@@ -13,6 +13,7 @@ from model.automatic.boxes import is_near_crop_edge, non_maximum_suppression
 from model.automatic.grids import crops, point_grid
 from model.automatic.small_regions import without_small_regions
 from model.types import Mask
+from tests.support import costs
 
 relaxed = settings(deadline=None)
 sides = st.integers(1, 3000)
@@ -140,6 +141,14 @@ def test_small_regions_go_as_if_the_whole_picture_was_looked_at(mask, min_area):
     assert found.original_size == mask.shape
     if not changed:
         np.testing.assert_array_equal(found.to_array(), mask)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_small_regions_of_noise_are_found_in_the_time_of_any_mask(share):
+    noise = Mask.from_array(np.random.default_rng(0).random((1500, 1500)) < share)
+    with costs.at_most(cpu_s=2, of_process=True):  # a minute where every border was followed
+        _, changed = without_small_regions(noise, 50)
+    assert changed
 
 
 def test_a_mask_without_small_regions_is_returned_as_it_is():

@@ -47,7 +47,10 @@ def test_a_score_that_nothing_reaches_leaves_no_mask(weights, photos, detector, 
         (["--text", " , ", "--detector", "x"], "--text: expected words such as"),
         (["--text", "cat", "--detector", "x", "--everything"], "expected no --box, --point or --everything beside it"),
         (["--min-score", "0.5"], 'expected --text "WORDS" beside them'),
-        (["--text", "cat", "--detector", "x"], "x: expected one of GroundingDINO-T, YOLO-Worldv2-L, or PaddleX's"),
+        (
+            ["--text", "cat", "--detector", "x"],
+            "x: expected one of GroundingDINO-T, YOLO-Worldv2-L, YOLO-World-demo, or",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(photos, tmp_path, options, message):

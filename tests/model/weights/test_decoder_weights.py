@@ -11,10 +11,11 @@ from safetensors.numpy import save
 from model import weights as model_weights
 from model.build import load_decoder, load_encoder
 from model.cli import main
+from model.finetuning.network import TrainableDecoder
 from model.types import Prompt
 from model.weights import WeightsError, decoder_weights, sam2_names
 from model.weights.checkpoint import Checkpoint
-from model.weights.decoder_weights import KEY, DecoderInfo, TrainingFigures
+from model.weights.decoder_weights import KEY, DecoderInfo, TrainingFigures, own_tensors
 from model.weights.export import export
 from model.weights.formats import native
 from tests.reference.random_weights import photo
@@ -32,7 +33,7 @@ def info_of(base: Checkpoint, **changes: object) -> DecoderInfo:
 
 
 def changed_tensors(base: Checkpoint) -> dict[str, np.ndarray]:
-    tensors = decoder_weights.own_tensors(base)
+    tensors = own_tensors(base)
     name = "mask_decoder.output_upscaling.3.bias"
     return {**tensors, name: tensors[name] + 0.5}
 
@@ -54,6 +55,25 @@ def test_a_decoder_of_every_family_answers_about_embeddings_of_its_base(family, 
     logits = [load_decoder(one, "cpu").decode(embedding, POINT, False).low_res_masks[0] for one in (base, tuned)]
     assert np.abs(logits[0] - logits[1]).max() > 0
     assert [name for name in base.tensors if name not in tuned.tensors] == []
+
+
+@pytest.mark.parametrize("family", ["sam", "sam2.1"])  # the others prepare what SAM does
+def test_what_is_prepared_of_an_image_serves_the_base_and_what_is_fine_tuned_of_it(family):
+    base = FAMILIES[family]()
+    tuned = decoder_weights.apply(base, decoder_weights.parse(decoder_weights.dump(info_of(base), learned(base))))
+    embedding = load_encoder(base, "cpu").encode(photo(64, 48))
+    decoders = [load_decoder(each, "cpu") for each in (base, tuned)]
+    decoders[0].decode(embedding, POINT)
+    kept = embedding.prepared.get(decoders[0].prepared_version)
+    decoders[1].decode(embedding, POINT)
+    assert kept is not None
+    assert embedding.prepared.get(decoders[1].prepared_version) is kept
+
+
+def learned(base: Checkpoint) -> dict[str, np.ndarray]:
+    """The tensors of a decoder of which every parameter changed that a training changes."""
+    changed = TrainableDecoder(base, "cpu", pull=0.0).values()
+    return {name: changed[name] + 0.1 if name in changed else value for name, value in own_tensors(base).items()}
 
 
 def test_the_same_values_give_the_same_file():
@@ -155,7 +175,7 @@ def test_of_other_networks_metas_file_holds_the_decoder_alone(family, tmp_path):
     base = FAMILIES[family]()
     path = export(base, tmp_path / "out", "meta") / "model.pth"
     found = torch.load(path, weights_only=True)
-    expected = decoder_weights.own_tensors(base)
+    expected = own_tensors(base)
     assert len(found) == len(expected)
     prefix = "sam_" if family == "sam2.1" else ""
     assert all(name.startswith((f"{prefix}prompt_encoder.", f"{prefix}mask_decoder.")) for name in found)

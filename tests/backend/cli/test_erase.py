@@ -1,0 +1,161 @@
+"""``erase`` removes what is kept of one project, on disk and in Redis, and leaves what is kept of others."""
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from backend.cli.main import main
+from backend.cluster.keys import DecoderKeys
+from backend.concurrency.byte_budget import ByteBudget
+from backend.decoders.folder import DecoderFolder
+from backend.decoders.training import STATES, State, TrainingLog
+from backend.embeddings.content_index import ContentIndex, source_key
+from backend.embeddings.content_records import ContentDatabase
+from backend.embeddings.local import LocalEmbeddings
+from backend.embeddings.stores import FileStore
+from backend.metrics import Metrics
+from backend.types import ImageRef
+from tests.support.checkpoints import random_checkpoint
+from tests.support.cluster import KEYS, SOON_S, Cluster
+from tests.support.decoder_files import decoder_file
+from tests.support.fakes import FakeEncoder, FakeSource, fake_spec, png
+from tests.support.redis_server import needs_redis
+
+URL = "http://label-studio:8080"
+BASE = random_checkpoint()
+
+
+@pytest.fixture
+def environ(tmp_path):
+    folders = {"PADDLE_SAM_CACHE_DIR": str(tmp_path / "cache"), "PADDLE_SAM_DECODERS_DIR": str(tmp_path / "decoders")}
+    return {"LABEL_STUDIO_URL": URL, "REDIS_URL": "", **folders}
+
+
+@pytest.fixture
+def erase(environ):
+    def erase(project, status=0, **changes):
+        """Return the numbers of embeddings on disk, entries in Redis and decoders; the output where it fails."""
+        done = CliRunner().invoke(
+            main, ["erase", "--project", str(project)], env=environ | changes, catch_exceptions=False
+        )
+        assert done.exit_code == status, done.output
+        return done.output if status else tuple(map(int, re.findall(r": (\d+)$", done.output, re.MULTILINE)))
+
+    return erase
+
+
+class Service:
+    """The embeddings of a service without Redis, as a new process finds them."""
+
+    def __init__(self, cache):
+        self.cache, self.source, self.encoder, self.running = cache, FakeSource(), FakeEncoder(), []
+        for number, name in enumerate(("own", "shared", "other", "s3://bucket/own")):
+            self.source.contents[name] = png((number, 9, 9))
+
+    def get(self, name, project):
+        contents = ContentIndex(database=ContentDatabase(self.cache / "contents.db", URL))
+        store = FileStore(self.cache, 10_000_000)
+        made = LocalEmbeddings(
+            self.source, lambda: self.encoder, fake_spec(), store, Metrics(), contents, ByteBudget(10_000_000)
+        )
+        try:
+            made.get(ImageRef(name, task_id=7, project_id=project), SOON_S)
+        finally:
+            made.close()
+
+    def files(self):
+        return len(list(self.cache.glob("*.embedding")))
+
+
+@pytest.fixture
+def service(tmp_path):
+    return Service(tmp_path / "cache")
+
+
+def test_without_redis_the_embeddings_of_a_projects_files_are_erased_and_others_stay(service, erase):
+    for name, project in (("own", 1), ("s3://bucket/own", 1), ("shared", 1), ("shared", 2), ("other", 2)):
+        service.get(name, project)
+    assert service.files() == 4
+    assert erase(1) == (3, 0, 0)
+    assert service.files() == 1
+    service.source.asked.clear()
+    service.get("other", 2)
+    assert service.source.asked == []
+    service.get("shared", 2)
+    assert service.source.asked == ["shared"]
+    assert erase(1) == (0, 0, 0)
+    assert erase(2) == (2, 0, 0)
+    assert service.files() == 0
+
+
+def test_decoders_and_the_state_of_a_training_are_erased(environ, erase, tmp_path):
+    folder = DecoderFolder(tmp_path / "decoders")
+    for project in (1, 2):
+        folder.publish(project, decoder_file(BASE, project=project))
+        TrainingLog(folder).write(project, State.DONE, "from images 12 and 13")
+    state = tmp_path / "cache" / STATES / "1.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"state")
+    assert erase(1) == (0, 0, 1)
+    assert list(TrainingLog(folder).all()) == [2]
+    assert "images" not in folder.path(1, "training.json").read_text()
+    assert not state.exists()
+    assert folder.record(2).active is not None
+
+
+def test_a_machine_that_keeps_nothing_is_left_as_it_is(erase, tmp_path):
+    assert erase(1) == (0, 0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_redis_that_does_not_answer_is_an_error(erase):
+    assert "Redis cannot be reached" in erase(1, status=2, REDIS_URL="redis://127.0.0.1:1/0")
+
+
+@needs_redis
+def test_with_redis_what_it_keeps_of_a_project_is_erased_and_others_stay(redis_server, tmp_path, erase):
+    with Cluster(redis_server, tmp_path) as cluster, redis_server.client() as client:
+        web = cluster.web()
+        for number, name in enumerate(("own", "shared", "other")):
+            cluster.add(name, (10 * number, 9, 9))
+        cluster.worker()
+        refs = {
+            (name, project): ImageRef(f"/data/upload/1/{name}.png", task_id=7, project_id=project)
+            for name, project in (("own", 1), ("shared", 1), ("shared", 2), ("other", 2), ("other", 11))
+        }
+        for image in refs.values():
+            web.get(image, SOON_S)
+        [own] = [key for key in client.hkeys(KEYS.files(1)) if not client.hexists(KEYS.files(2), key)]
+        client.set(f"paddle-sam:boxes:{own.decode()}:words:1", "boxes of the own file")
+        for project in (1, 11):
+            client.rpush(KEYS.answers(project, 7, "image"), "answer")
+        folder = DecoderFolder(tmp_path / "decoders")
+        folder.publish(1, decoder_file(BASE, project=1))
+        shared = {"REDIS_URL": redis_server.address}
+        # two embeddings, their boxes, two places, the answers, the decoder's file, and the list of files
+        assert erase(1, **shared) == (0, 8, 1)
+        left = {name.decode() for name in client.keys("paddle-sam:*")}
+        assert {KEYS.content(source_key(image)) for (_, project), image in refs.items() if project != 1} <= left
+        assert not [name for name in left if own.decode() in name or "project%201:" in name or name.endswith(":1")]
+        assert KEYS.answers(11, 7, "image") in left
+        assert len([name for name in left if name.startswith("paddle-sam:embedding:")]) == 1
+        assert not client.exists(DecoderKeys(KEYS).decoder(1))
+        assert folder.record(1).digests == ()
+        assert erase(1, **shared) == (0, 0, 0)
+        cluster.web().get(refs["shared", 2], SOON_S)
+        assert cluster.downloads().count("shared") == 3
+
+
+@needs_redis
+def test_another_machine_removes_its_decoders_of_an_erased_project_too(redis_server, tmp_path, erase):
+    shared = {"REDIS_URL": redis_server.address}
+    here, other = ({**shared, "PADDLE_SAM_DECODERS_DIR": str(tmp_path / name)} for name in ("decoders", "other"))
+    DecoderFolder(tmp_path / "decoders").publish(1, decoder_file(BASE, project=1))
+    for machine in (here, other):  # the first shares it, the second takes it over
+        CliRunner().invoke(main, ["decoders", "list"], env=machine)
+    assert list((tmp_path / "other" / "1").glob("*.safetensors"))
+    erase(1, **shared)
+    CliRunner().invoke(main, ["decoders", "list"], env=other)
+    assert not list((tmp_path / "other" / "1").glob("*.safetensors"))
+    assert erase(1, **other) == (0, 0, 0)
