@@ -41,10 +41,15 @@ def command(project: int) -> None:
             finally:
                 parts.link.close()
         database = ContentDatabase(folder / "contents.db", settings.label_studio_url, locked_s=WAIT_S)
-        digests = database.erase(project) if (folder / "contents.db").exists() else frozenset()
-        if digests is None:
-            raise OSError(f"{folder / 'contents.db'} cannot be written, or another process uses it: stop the service")
-        on_disk = FileStore(folder, 0).remove(digests)
+        on_disk = 0
+        if (folder / "contents.db").exists():
+            digests = database.files(project)
+            on_disk = FileStore(folder, 0).remove(digests or frozenset())
+            # The list of files goes last, so that a run that was cut off can be repeated.
+            if digests is None or not database.erase(project):
+                raise OSError(
+                    f"{folder / 'contents.db'} cannot be written, or another process uses it: stop the service"
+                )
         (folder / STATES / f"{project}.safetensors").unlink(missing_ok=True)
     except (BackendError, ValueError, OSError) as error:
         refuse(str(error))

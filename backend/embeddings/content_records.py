@@ -43,6 +43,7 @@ _HALVE = (
     "DELETE FROM contents_1 WHERE checked_at < (SELECT avg(checked_at) FROM contents_1)",
     "DELETE FROM files_1 WHERE digest NOT IN (SELECT digest FROM contents_1)",
 )
+_FILES = "SELECT digest FROM files_1 WHERE project = ?"
 _ERASE = (
     "DELETE FROM contents_1 WHERE digest IN (SELECT digest FROM files_1 WHERE project = ?)",
     "DELETE FROM files_1 WHERE project = ?",
@@ -109,21 +110,26 @@ class ContentDatabase:
         row = self._name((str(project_id),)), digest
         self._run(lambda connection: connection.execute("INSERT OR IGNORE INTO files_1 VALUES (?, ?)", row))
 
-    def erase(self, project_id: int) -> frozenset[str] | None:
-        """Remove the contents of a project's files, whichever project they are noted for, and return their digests.
+    def files(self, project_id: int) -> frozenset[str] | None:
+        """Return the digests of the files that a project has used; None if the database cannot be used."""
+        name = (self._name((str(project_id),)),)
+        rows = self._run(lambda connection: connection.execute(_FILES, name).fetchall(), creates=False)
+        return None if rows is None else frozenset(str(digest) for (digest,) in rows)
 
-        Returns None if the database cannot be used.
+    def erase(self, project_id: int) -> bool:
+        """Remove the contents of a project's files, whichever project they are noted for, and the list of `files`.
+
+        Returns False if the database cannot be used.
         """
         name = (self._name((str(project_id),)),)
 
-        def work(connection: sqlite3.Connection) -> frozenset[str]:
-            rows = connection.execute("SELECT digest FROM files_1 WHERE project = ?", name).fetchall()
+        def work(connection: sqlite3.Connection) -> bool:
             for statement in _ERASE:
                 connection.execute(statement, name)
             connection.execute("VACUUM")  # what was deleted stays in the file otherwise
-            return frozenset(str(digest) for (digest,) in rows)
+            return True
 
-        return self._run(work)
+        return self._run(work, creates=False) is not None
 
     def _run(self, work: Callable[[sqlite3.Connection], R], *, creates: bool = True) -> R | None:
         """Return what ``work`` returns; None if the database cannot be used, or is missing and not to be created."""

@@ -89,6 +89,17 @@ def test_without_redis_the_embeddings_of_a_projects_files_are_erased_and_others_
     assert service.files() == 0
 
 
+def test_a_run_that_cannot_remove_a_file_can_be_repeated(service, erase):
+    service.get("own", 1)
+    [path] = service.cache.glob("*.embedding")
+    data, obstacle = path.read_bytes(), path.with_name(f"{path.name[:64]}-obstacle.embedding")
+    obstacle.mkdir()
+    assert "obstacle" in erase(1, status=2)
+    obstacle.rmdir()
+    path.write_bytes(data)
+    assert erase(1) == (1, 0, 0)
+
+
 def test_decoders_and_the_state_of_a_training_are_erased(environ, erase, tmp_path):
     folder = DecoderFolder(tmp_path / "decoders")
     for project in (1, 2):

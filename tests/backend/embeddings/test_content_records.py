@@ -228,18 +228,26 @@ def test_two_processes_and_several_threads_write_one_file_and_each_reads_all(pat
         assert all(reader.get((owner, str(number))) is not None for owner in owners for number in range(300))
 
 
+def erased(database: ContentDatabase, project_id: int) -> frozenset[str]:
+    """Erase a project, and return the digests of the files that it had."""
+    digests = database.files(project_id)
+    assert digests is not None
+    assert database.erase(project_id)
+    return digests
+
+
 def test_what_is_erased_of_a_project_is_in_no_file_any_more_and_other_projects_keep_theirs(path):
     database = opened(path)
     database.put(ADDRESS, RECORD)
     database.note_file(1, RECORD.digest)
     database.put(("project 2", "01" * 32), CHANGED)
     database.note_file(2, CHANGED.digest)
-    assert opened(path).erase(1) == {RECORD.digest}
+    assert erased(opened(path), 1) == {RECORD.digest}
     assert opened(path).get(ADDRESS) is None
     assert RECORD.digest.encode() not in path.read_bytes()
     assert opened(path).get(("project 2", "01" * 32)) == CHANGED
-    assert opened(path).erase(1) == frozenset()
-    assert opened(path).erase(2) == {CHANGED.digest}
+    assert erased(opened(path), 1) == frozenset()
+    assert erased(opened(path), 2) == {CHANGED.digest}
 
 
 def test_a_file_that_two_projects_have_is_erased_with_the_first_and_known_of_both(path):
@@ -247,21 +255,22 @@ def test_a_file_that_two_projects_have_is_erased_with_the_first_and_known_of_bot
     for project in (1, 2):
         database.put((f"project {project}", "01" * 32), RECORD)
         database.note_file(project, RECORD.digest)
-    assert database.erase(1) == {RECORD.digest}
+    assert erased(database, 1) == {RECORD.digest}
     assert database.get(("project 2", "01" * 32)) is None
-    assert database.erase(2) == {RECORD.digest}
+    assert erased(database, 2) == {RECORD.digest}
 
 
 def test_of_two_label_studios_with_one_file_each_erases_its_own_projects(path):
     opened(path, "http://elsewhere").note_file(1, RECORD.digest)
-    assert opened(path).erase(1) == frozenset()
-    assert opened(path, "http://elsewhere").erase(1) == {RECORD.digest}
+    assert erased(opened(path), 1) == frozenset()
+    assert erased(opened(path, "http://elsewhere"), 1) == {RECORD.digest}
 
 
 def test_while_another_process_writes_nothing_is_erased_and_that_is_reported(path):
     opened(path).note_file(1, RECORD.digest)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    assert opened(path).erase(1) is None
+    assert opened(path).files(1) is None
+    assert not opened(path).erase(1)
     other.execute("ROLLBACK")
-    assert opened(path).erase(1) == {RECORD.digest}
+    assert erased(opened(path), 1) == {RECORD.digest}
