@@ -24,7 +24,7 @@ def erase(link: RedisConnection, keys: Keys, project_id: int) -> int:
 
 def _erase(client: "Redis", keys: Keys, project_id: int) -> int:
     files = keys.files(project_id)
-    digests = {_text(digest) for digest in client.hgetall(files)}
+    digests = {_text(digest) for digest in client.hgetall(files)} if _text(client.type(files)) == "hash" else set()
     every = client.scan_iter(f"{keys.prefix}:*", count=SCAN_KEYS)
     chosen = [name for name in every if _is_of(_text(name), keys.prefix, project_id, digests)]
     # The list of files goes last, so that a run that was cut off can be repeated.

@@ -194,6 +194,7 @@ class EncodePipeline:
         self._parts.monitor.count("fetch")
         if fetched is None:
             assert known is not None
+            self._store.note_file(ref.project_id, known.digest)  # it may be of before `erase`
             return SharedRecord(known.digest, known.version, known.immutable), None, None
         try:
             key = self._spec.key_of(fetched.data)

@@ -118,7 +118,10 @@ class RedisStore:
             pipeline = client.pipeline(transaction=False)
             pipeline.hset(name, digest, "")
             pipeline.pexpire(name, ttl_ms)
-            pipeline.execute()
+            if answers(pipeline)[0] is None:  # a value of another type, which is not ours
+                client.delete(name)
+                client.hset(name, digest, "")
+                client.pexpire(name, ttl_ms)
 
         self._link.call(work)
 

@@ -121,7 +121,9 @@ class EmbeddingPipeline:
         with self._metrics.stage("fetch"):
             fetched = self._source.fetch(ref, record.version if record is not None and cached is not None else None)
         if fetched is None:
+            assert record is not None
             assert cached is not None
+            self._contents.note_file(ref.project_id, record.digest)  # it may be of before `erase`
             self._contents.mark_fresh(content_key)
             return cached
         share = fetched.share

@@ -1,6 +1,8 @@
 """``erase`` removes what is kept of one project, on disk and in Redis, and leaves what is kept of others."""
 
+import contextlib
 import re
+import sqlite3
 
 import pytest
 from click.testing import CliRunner
@@ -89,6 +91,18 @@ def test_without_redis_the_embeddings_of_a_projects_files_are_erased_and_others_
     assert service.files() == 0
 
 
+def test_a_file_of_before_the_list_of_files_is_listed_when_its_server_reports_no_change(service, erase):
+    service.source.versioned = True
+    service.get("own", 1)
+    with contextlib.closing(sqlite3.connect(service.cache / "contents.db")) as database, database:
+        database.execute("DELETE FROM files_1")
+        database.execute("UPDATE contents_1 SET checked_at = 0")
+    service.get("own", 1)
+    assert service.source.cached[-1] is not None
+    assert erase(1) == (1, 0, 0)
+    assert service.files() == 0
+
+
 def test_a_run_that_cannot_remove_a_file_can_be_repeated(service, erase):
     service.get("own", 1)
     [path] = service.cache.glob("*.embedding")
@@ -156,6 +170,14 @@ def test_with_redis_what_it_keeps_of_a_project_is_erased_and_others_stay(redis_s
         assert erase(1, **shared) == (0, 0, 0)
         cluster.web().get(refs["shared", 2], SOON_S)
         assert cluster.downloads().count("shared") == 3
+
+
+@needs_redis
+def test_a_list_of_files_of_another_type_is_deleted(redis_server, erase):
+    with redis_server.client() as client:
+        client.lpush(KEYS.files(1), "x")
+        assert erase(1, REDIS_URL=redis_server.address) == (0, 1, 0)
+        assert not client.exists(KEYS.files(1))
 
 
 @needs_redis

@@ -32,7 +32,7 @@ def test_a_value_is_forgotten_after_its_time(link, redis_server):
         lambda data: data[:-3],
         lambda data: b"",
         lambda data: b"\x80\x04\x95cbuiltins\nexit\n(tR.",
-        lambda data: data.replace(b"/3", b"/2", 1),
+        lambda data: data.replace(b"/4", b"/3", 1),
         lambda data: dump(embedding(), "another key", "float32"),
         lambda data: data[:-1] + bytes([data[-1] ^ 1]),
     ],
@@ -55,6 +55,15 @@ def test_a_key_of_another_type_is_a_miss(store, redis_server):
     assert store.get(key()) is None
     store.put(key(), embedding())
     assert same(store.get(key()), embedding())
+
+
+@needs_redis
+def test_a_list_of_files_of_another_type_is_begun_again(store, redis_server):
+    with redis_server.client() as client:
+        client.lpush(KEYS.files(7), "x")
+        store.note_file(7, "ab" * 32)
+        assert client.hkeys(KEYS.files(7)) == [b"ab" * 32]
+        assert client.pttl(KEYS.files(7)) > 0
 
 
 @needs_redis
