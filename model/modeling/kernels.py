@@ -199,7 +199,9 @@ def attend(
         scores = scores if bias is None else scores + bias
         return merge_heads(paddle.matmul(functional.softmax(scores, axis=-1), value))
     if count > 1 and key.shape[2] <= MOST_KEYS and onednn.is_available():
-        return onednn.attention(query, key, value, scale, bias, SCORES_AT_ONCE)
+        attended = onednn.attention(query, key, value, scale, bias, SCORES_AT_ONCE)
+        if attended is not None:
+            return attended
     query, key, value = (x.contiguous() for x in (query * scale, key, value))
     return merge_heads(_attend_in_parts(query, key, value, bias))
 

@@ -87,6 +87,18 @@ def test_attention_of_any_number_of_windows_is_that_of_each_alone(heads, length,
         assert_close(kernels.attend(*whole, 1.0), alone[:count])
 
 
+@pytest.mark.skipif(not onednn.is_available(), reason="this Paddle carries no oneDNN")
+def test_what_onednn_computes_otherwise_than_paddle_is_computed_without_it(monkeypatch, caplog):
+    query, key, value = (draw(seed, 3, 2, 11, 4) for seed in range(3))
+    expected = kernels.attend(query, key, value, 0.5)
+    assert "onednn_wrong" not in caplog.text
+    monkeypatch.setattr(onednn, "TOLERANCE", -1.0)
+    for _ in range(2):
+        assert_close(kernels.attend(query, key, value, 0.25), kernels.attend(query * 0.5, key, value, 0.5))
+    assert caplog.text.count("onednn_wrong") == 1
+    assert_close(kernels.attend(query, key, value, 0.5), expected)
+
+
 @pytest.mark.usefixtures("either")
 def test_attention_whose_scores_do_not_fit_at_once_is_the_same(monkeypatch):
     query, key, value = (draw(seed, 7, 2, 6, 4) for seed in range(3))
