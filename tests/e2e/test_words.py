@@ -70,8 +70,8 @@ def test_labels_find_their_objects_once_each_though_a_run_is_killed(studio, anno
 
 
 @contextmanager
-def service(studio, folder, detector):
-    """A service with a detector, beside Label Studio; returns its address."""
+def service(studio, folder, detector=""):
+    """A service with a detector or without one, beside Label Studio; returns its address."""
     port = free_port(43000, "a test")
     url = f"http://127.0.0.1:{port}"
     arguments = ("serve", "--host", "127.0.0.1", "--port", str(port))
@@ -118,11 +118,13 @@ def test_words_that_are_typed_into_a_task_become_labelled_masks(studio, annotato
 def test_words_without_a_detector_leave_the_task_as_it_was_and_a_reason(studio, annotator, tmp_path):
     image, _ = directories.coloured_discs(1)
     field = '<TextArea name="segment_words" toName="image" editable="true"/></View>'
-    project = studio.project(CONFIG.replace("</View>", field))
-    task = studio.task(project, "plain.png", directories.png(image))
-    annotator.open_task(project, task, image.shape[:2])
-    assert annotator.type_words("red disc")["data"]["result"] == []
-    metrics = httpx.get(f"{studio.backend_url}/metrics", trust_env=False).text
-    assert re.search(r'paddle_sam_reasons_total{reason="no_detector"} [1-9]', metrics)
-    annotator.submit()
+    with service(studio, tmp_path / "cache") as url:
+        project = studio.project(CONFIG.replace("</View>", field), backend=False)
+        studio.post("/api/ml", {"project": project, "title": "Words", "url": url, "is_interactive": True})
+        task = studio.task(project, "plain.png", directories.png(image))
+        annotator.open_task(project, task, image.shape[:2])
+        assert annotator.type_words("red disc")["data"]["result"] == []
+        metrics = httpx.get(f"{url}/metrics", trust_env=False).text
+        assert re.search(r'paddle_sam_reasons_total{reason="no_detector"} [1-9]', metrics)
+        annotator.submit()
     assert [region["type"] for region in studio.stored(task)] == ["textarea"]
