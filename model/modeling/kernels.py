@@ -34,10 +34,9 @@ SAFE_SCORE = 60.0
 
 def is_on_cpu(*tensors: Tensor) -> bool:
     """Whether NumPy can work on these tensors' memory: not where Paddle has to know of it, for gradients."""
-    for x in tensors:  # a generator would take longer than the look at a tensor
-        if not (x.stop_gradient and x.dtype == paddle.float32 and x.place.is_cpu_place()):
-            return False
-    return bool(paddle.in_dynamic_mode())
+    return paddle.in_dynamic_mode() and all(
+        x.stop_gradient and x.dtype == paddle.float32 and bool(x.place.is_cpu_place()) for x in tensors
+    )
 
 
 class _Writable:
@@ -99,7 +98,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor, then_gelu: bool = False, sho
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     """Apply ``norm`` over the last axis in float32 whatever the dtype of ``x``: its squares overflow float16."""
     scale, shift = norm.weight, norm.bias
-    if x.size > MOST_SMALL and is_on_cpu(x, scale, shift) and onednn.is_available():
+    if is_on_cpu(x, scale, shift) and x.size > MOST_SMALL and onednn.is_available():
         return onednn.layer_norm(x.contiguous(), scale, shift, norm._epsilon)
     if x.dtype == paddle.float32:
         return functional.layer_norm(x, x.shape[-1:], scale, shift, norm._epsilon)
