@@ -1,8 +1,9 @@
 """The two-way transformer: prompt tokens attend to the image, the image attends back."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cached_property, reduce
 
 import paddle
 from paddle import Tensor, nn
@@ -14,8 +15,18 @@ from model.modeling.kernels import add, exponentials, layer_norm, row_sums, soft
 
 DECODER_EPSILON = 1e-5
 
-ImagePart: TypeAlias = tuple[Tensor, Tensor]
-"""Some tokens of the image, (B or 1, p, C), and their positions, (1, p, C)."""
+
+@dataclass(frozen=True)
+class ImagePart:
+    """Some tokens of the image, (B or 1, p, C), and their positions, (1, p, C)."""
+
+    image: Tensor
+    position: Tensor
+
+    @cached_property
+    def with_position(self) -> Tensor:
+        """Their sum, which the next layer needs once more."""
+        return self.image + self.position
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,8 @@ class PartialAttention:
             top = paddle.stack(tops).max(axis=0)
             factors = [paddle.exp(each - top) for each in tops]
             pairs = [(seen * factor, total * factor) for (seen, total), factor in zip(pairs, factors, strict=True)]
-        return paddle.add_n([seen for seen, _ in pairs]) / paddle.add_n([total for _, total in pairs])
+        seen, total = (reduce(operator.add, each) for each in zip(*pairs, strict=True))
+        return seen / total
 
 
 class Attention(nn.Layer):
@@ -80,11 +92,11 @@ class Attention(nn.Layer):
         self.k_proj = linear(embedding_dim, self._width)
         self.v_proj = linear(embedding_dim, self._width)
         self.out_proj = linear(self._width, embedding_dim)
-        self._own_channels = self._channels_of_heads()
+        self._own = self._channels_of_heads(1.0), self._channels_of_heads(self.head_dim**-0.5)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let tokens attend to tokens: queries (B, n, C), keys and values (B, m, C) to (B, n, C)."""
-        query = self._apart(project(q, self.q_proj) * self.head_dim**-0.5)
+        query = self._apart(project(q, self.q_proj), is_scaled=True)
         key, value = project(k, self.k_proj), project(v, self.v_proj)
         weights = functional.softmax(paddle.matmul(query, key, transpose_y=True), axis=-1)  # (B, heads*n, m)
         return project(self._together(paddle.matmul(weights, value)), self.out_proj)
@@ -95,7 +107,7 @@ class Attention(nn.Layer):
 
     def probe(self, q: Tensor) -> "ImageProbe":
         """Take the queries (B, n, C) of tokens to the image's own channels."""
-        query = self._apart(project(q, self.q_proj) * self.head_dim**-0.5)
+        query = self._apart(project(q, self.q_proj), is_scaled=True)
         weight = paddle.matmul(query, self.k_proj.weight, transpose_y=True)
         # The softmax cancels the keys' bias, but an exported graph shall hold every parameter.
         shift = None if paddle.in_dynamic_mode() else paddle.matmul(query, self.k_proj.bias.unsqueeze(1))
@@ -119,7 +131,7 @@ class Attention(nn.Layer):
     def token_values(self, k: Tensor, v: Tensor) -> "TokenValues":
         """Take keys and values (B, n, C) of tokens to the image's own channels."""
         weight, bias = self.q_proj.weight.t(), self.q_proj.bias.unsqueeze(1)  # first, which an exported graph needs
-        key = self._apart(project(k, self.k_proj) * self.head_dim**-0.5)
+        key = self._apart(project(k, self.k_proj), is_scaled=True)
         value = self._apart(project(v, self.v_proj))
         # Each head's shares add up to one: a bias divided among the heads arrives whole.
         values = paddle.matmul(value, self.out_proj.weight) + self.out_proj.bias / self.num_heads
@@ -132,20 +144,22 @@ class Attention(nn.Layer):
         shares = softmax_rows(scores.reshape([batch, self.num_heads, -1, count])).reshape([batch, rows, count])
         return paddle.matmul(shares, tokens.values, transpose_x=True)
 
-    def _apart(self, x: Tensor) -> Tensor:
-        """(B, n, heads*d) to (B, heads*n, heads*d), zero beside each head's own channels."""
-        return (x.unsqueeze(1) * self._own()).reshape([x.shape[0], -1, self._width])
+    def _apart(self, x: Tensor, *, is_scaled: bool = False) -> Tensor:
+        """(B, n, heads*d) to (B, heads*n, heads*d), zero beside each head's own channels; scaled for a product."""
+        return (x.unsqueeze(1) * self._channels(is_scaled)).reshape([x.shape[0], -1, self._width])
 
     def _together(self, x: Tensor) -> Tensor:
         """(B, heads*n, heads*d) to (B, n, heads*d), the own channels of each head."""
-        return (x.reshape([x.shape[0], self.num_heads, -1, self._width]) * self._own()).sum(axis=1)
+        return (x.reshape([x.shape[0], self.num_heads, -1, self._width]) * self._channels(False)).sum(axis=1)
 
-    def _own(self) -> Tensor:
-        return self._own_channels if paddle.in_dynamic_mode() else self._channels_of_heads()  # no constant of a graph
+    def _channels(self, is_scaled: bool) -> Tensor:
+        if paddle.in_dynamic_mode():
+            return self._own[is_scaled]
+        return self._channels_of_heads(self.head_dim**-0.5 if is_scaled else 1.0)  # a graph has no further constants
 
-    def _channels_of_heads(self) -> Tensor:
-        """(heads, 1, heads*d), one where a channel is the head's, zero elsewhere."""
-        return paddle.eye(self.num_heads).repeat_interleave(self.head_dim, axis=1).unsqueeze(1)
+    def _channels_of_heads(self, value: float) -> Tensor:
+        """(heads, 1, heads*d), ``value`` where a channel is the head's, zero elsewhere."""
+        return (paddle.eye(self.num_heads) * value).repeat_interleave(self.head_dim, axis=1).unsqueeze(1)
 
 
 class TwoWayAttentionBlock(nn.Layer):
@@ -179,9 +193,8 @@ class TwoWayAttentionBlock(nn.Layer):
 
     def update_image(self, tokens: TokenValues, part: ImagePart) -> ImagePart:
         """Update a part of the image by its attention to tokens; then it has their batch."""
-        image, position = part
-        changes = self.cross_attn_image_to_token.attend_from_part(image + position, tokens)
-        return layer_norm(add(changes, image), self.norm4), position
+        changes = self.cross_attn_image_to_token.attend_from_part(part.with_position, tokens)
+        return ImagePart(layer_norm(add(changes, part.image), self.norm4), part.position)
 
 
 class TwoWayTransformer(nn.Layer):
@@ -237,7 +250,7 @@ def _visit(
     def visit(part: ImagePart) -> tuple[ImagePart, PartialAttention]:
         if before is not None:
             part = before[0].update_image(before[1], part)
-        return part, attention.attend_to_part(probe, part[0] + part[1], part[0])
+        return part, attention.attend_to_part(probe, part.with_position, part.image)
 
     found = parallel.map(visit, image)
     return [part for part, _ in found], [attended for _, attended in found]
