@@ -68,8 +68,7 @@ class PartialAttention:
             top = paddle.stack(tops).max(axis=0)
             factors = [paddle.exp(each - top) for each in tops]
             pairs = [(seen * factor, total * factor) for (seen, total), factor in zip(pairs, factors, strict=True)]
-        seen, total = (reduce(operator.add, each) for each in zip(*pairs, strict=True))
-        return seen / total
+        return reduce(operator.add, [seen for seen, _ in pairs]) / reduce(operator.add, [total for _, total in pairs])
 
 
 class Attention(nn.Layer):
