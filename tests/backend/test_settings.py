@@ -67,8 +67,8 @@ def test_values_are_parsed_into_their_types():
 
 
 def test_the_detail_of_regions_is_set_as_a_whole():
-    given = {"PADDLE_SAM_POLYGON_TOLERANCE": "1.5", "PADDLE_SAM_POLYGON_CORNERS": "50", "PADDLE_SAM_MIN_AREA": "20"}
-    assert read(given).detail == Detail(tolerance=1.5, corners=50, min_area=20)
+    environ = {"PADDLE_SAM_POLYGON_TOLERANCE": "1.5", "PADDLE_SAM_POLYGON_CORNERS": "50", "PADDLE_SAM_MIN_AREA": "20"}
+    assert read(environ).detail == Detail(tolerance=1.5, corners=50, min_area=20)
     assert read({}).detail == Detail(corners=400)
 
 
@@ -119,10 +119,10 @@ def test_all_problems_are_told_at_once():
 
 
 def test_what_takes_two_settings_to_see_is_told_at_once_with_the_rest(tmp_path):
-    given = {"PORT": "x", "BASIC_AUTH_USER": "me", "PADDLE_SAM_LOCAL_FILES_ROOT": str(tmp_path / "none")}
-    found = problems(given)
-    assert len(found) == 3
-    assert any("both or neither" in problem for problem in found)
+    environ = {"PORT": "x", "BASIC_AUTH_USER": "me", "PADDLE_SAM_LOCAL_FILES_ROOT": str(tmp_path / "none")}
+    messages = problems(environ)
+    assert len(messages) == 3
+    assert any("both or neither" in problem for problem in messages)
 
 
 def test_a_misspelt_name_of_ours_is_refused_with_the_likely_one():
@@ -132,7 +132,7 @@ def test_a_misspelt_name_of_ours_is_refused_with_the_likely_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "suggestion"),
     [
         ("PADDLE_SAM_WEIGHT", "PADDLE_SAM_WEIGHTS"),
         ("paddle_sam_weights", "PADDLE_SAM_WEIGHTS"),
@@ -142,10 +142,10 @@ def test_a_misspelt_name_of_ours_is_refused_with_the_likely_one():
         ("PADDLE_SAM_BUDGET", "PADDLE_SAM_PREDICT_BUDGET_S"),
     ],
 )
-def test_every_way_of_writing_our_prefix_counts_as_ours(name, meant):
+def test_every_way_of_writing_our_prefix_counts_as_ours(name, suggestion):
     (problem,) = problems({name: "1"})
     assert problem.startswith(f"{name}: not a setting; ")
-    assert meant in problem
+    assert suggestion in problem
 
 
 SERVICE_LINKS = """\
@@ -233,18 +233,18 @@ def test_variables_of_other_programs_are_left_alone():
     assert read({"PATH": "/bin", "HOSTNAME": "3f2a", "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true"}) == read({})
 
 
-@pytest.mark.parametrize("given", [{"BASIC_AUTH_USER": "me"}, {"BASIC_AUTH_PASS": "pw"}])
-def test_half_a_basic_auth_is_refused(given):
-    (problem,) = problems(given)
+@pytest.mark.parametrize("environ", [{"BASIC_AUTH_USER": "me"}, {"BASIC_AUTH_PASS": "pw"}])
+def test_half_a_basic_auth_is_refused(environ):
+    (problem,) = problems(environ)
     assert "both or neither" in problem
 
 
 def test_memory_for_what_waits_has_room_for_the_largest_request_and_file():
-    given = {"PADDLE_SAM_MAX_BODY_MB": "50", "PADDLE_SAM_MAX_IMAGE_BYTES": "70000000", "PADDLE_SAM_BUFFER_MB": "269"}
-    (problem,) = problems(given)
+    environ = {"PADDLE_SAM_MAX_BODY_MB": "50", "PADDLE_SAM_MAX_IMAGE_BYTES": "70000000", "PADDLE_SAM_BUFFER_MB": "269"}
+    (problem,) = problems(environ)
     assert "PADDLE_SAM_BUFFER_MB: expected at least 270" in problem
     assert "got 269" in problem
-    assert read(given | {"PADDLE_SAM_BUFFER_MB": "270"}).buffer_bytes == 170_000_000
+    assert read(environ | {"PADDLE_SAM_BUFFER_MB": "270"}).buffer_bytes == 170_000_000
     assert read({}).buffer_bytes == 900_000_000
     assert read({"PADDLE_SAM_MAX_BODY_MB": "500"}).buffer_bytes == 1_200_000_000, "it follows the limits where unset"
 
@@ -261,8 +261,8 @@ def test_secrets_do_not_show_in_the_settings_or_in_their_problems():
     assert settings.label_studio_api_key is not None
     assert settings.label_studio_api_key.value == "key-123"
     assert "123" not in repr(settings) + str(settings)
-    told = "".join(problems({**environ, "PORT": "x", "LABEL_STUDIO_URL": "http://me:secret-123@host"}))
-    assert "123" not in told
+    messages = "".join(problems({**environ, "PORT": "x", "LABEL_STUDIO_URL": "http://me:secret-123@host"}))
+    assert "123" not in messages
 
 
 def test_settings_cannot_be_changed_later():
@@ -273,12 +273,12 @@ def test_settings_cannot_be_changed_later():
 @given(st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(exclude_characters="\0"), max_size=20)))
 @hypothesis_settings(deadline=None)
 def test_any_environment_gives_settings_or_named_problems(environ):
-    found = ()
+    messages = ()
     try:
         read(environ)
     except SettingsError as error:
-        found = error.problems
-    assert all(problem.split("=")[0] in NAMES or "both or neither" in problem for problem in found)
+        messages = error.problems
+    assert all(problem.split("=")[0] in NAMES or "both or neither" in problem for problem in messages)
 
 
 @pytest.mark.parametrize(
@@ -335,5 +335,5 @@ def test_another_address_is_refused_without_showing_it(url):
 def test_the_order_of_outputs_as_the_documentation_prints_it_can_be_set_and_is_the_default():
     prose = " ".join("\n".join(document("docs/labeling-configs.md").prose).split())
     [printed] = re.findall(r"order of `PADDLE_SAM_OUTPUT_PREFERENCE` \(([^)]+)\)", prose)
-    given = read({"PADDLE_SAM_OUTPUT_PREFERENCE": printed})
-    assert given.output_preference == read({}).output_preference == OUTPUT_KINDS
+    settings = read({"PADDLE_SAM_OUTPUT_PREFERENCE": printed})
+    assert settings.output_preference == read({}).output_preference == OUTPUT_KINDS

@@ -15,15 +15,15 @@ AGAINST = "segment-anything, torch eager"
 def run() -> list[Row]:
     """Compare one box, and many in one call with as many of Meta's decodes."""
     decoder, meta = load_decoder(subjects.checkpoint(), device="cpu"), subjects.meta_predictor()
-    seen = meta.features[0].numpy()
-    embedding = Embedding(seen, subjects.PHOTO_SIZE, meta.input_size, decoder.model_version)
+    features = meta.features[0].numpy()
+    embedding = Embedding(features, subjects.PHOTO_SIZE, meta.input_size, decoder.model_version)
     box = np.array(subjects.BOX)
     boxes = [box + 5 * index for index in range(MANY)]
-    one, many = [Prompt(box=box)], [Prompt(box=each) for each in boxes]
+    prompt_alone, prompts = [Prompt(box=box)], [Prompt(box=each) for each in boxes]
     return [
         compare(
             "decoder, one box",
-            lambda: decoder.decode(embedding, one),
+            lambda: decoder.decode(embedding, prompt_alone),
             lambda: meta.predict(box=box, multimask_output=False),
             against=AGAINST,
             goal=0.45,
@@ -31,7 +31,7 @@ def run() -> list[Row]:
         ),
         compare(
             f"decoder, {MANY} boxes at once",
-            lambda: decoder.decode(embedding, many),
+            lambda: decoder.decode(embedding, prompts),
             lambda: [meta.predict(box=each, multimask_output=False) for each in boxes],
             against=f"{AGAINST}, one by one",
             goal=0.35,

@@ -139,9 +139,11 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     tally = preannotate_loop.run(means, sinks.label_studio_sink(writer), Silent())
     embeddings.close()
     writer.delete_duplicates(decoder.model_version)
-    found = [len(msgspec.json.decode(one.raw, type=list[msgspec.Raw])) for one in project.stored.values()]
-    if not tally.is_clean or found != [BOXES] * IMAGES:
-        raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {found}; {tally.lines()}")
+    counts = [
+        len(msgspec.json.decode(prediction.raw, type=list[msgspec.Raw])) for prediction in project.stored.values()
+    ]
+    if not tally.is_clean or counts != [BOXES] * IMAGES:
+        raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {counts}; {tally.lines()}")
 
 
 def alone(photos: Photos, encoder: Encoder, decoder: Decoder) -> None:
@@ -158,8 +160,8 @@ def metas(photos: Photos, predictor: Any) -> None:
     for _ in range(IMAGES):
         pixels = photos.take()[1]
         predictor.set_image(pixels)
-        asked = predictor.transform.apply_boxes_torch(torch.from_numpy(boxes()), pixels.shape[:2])
-        masks, _, _ = predictor.predict_torch(None, None, boxes=asked, multimask_output=False)
+        boxes_in_model = predictor.transform.apply_boxes_torch(torch.from_numpy(boxes()), pixels.shape[:2])
+        masks, _, _ = predictor.predict_torch(None, None, boxes=boxes_in_model, multimask_output=False)
         if masks.shape[0] != BOXES:
             raise RuntimeError(f"expected {BOXES} masks, got {tuple(masks.shape)}")
 

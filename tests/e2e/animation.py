@@ -115,20 +115,20 @@ def save(film: list[tuple[Image.Image, int]], path: Path) -> None:
 
 def take(folder: Path, target: Path) -> None:
     """Film it with a Label Studio and a backend of its own in ``folder``."""
-    known = json.loads((SAMPLES / "samples.json").read_text())[SAMPLE]
+    samples = json.loads((SAMPLES / "samples.json").read_text())[SAMPLE]
     python, executable = label_studio_python(), chromium_executable()
     if python is None or executable is None:
         raise SystemExit("Label Studio and Chromium are needed")
     studio = Studio(folder / "demo", python, free_port(29090, "it"), free_port(28080, "it"))
     try:
         studio.start()
-        (task,) = [one["id"] for one in studio.tasks(1) if one["data"]["image"].endswith(f"-{SAMPLE}")]
+        (task,) = [task["id"] for task in studio.tasks(1) if task["data"]["image"].endswith(f"-{SAMPLE}")]
         with sync_playwright() as playwright, chromium(playwright, executable) as browser:
             actor = Actor(browser, studio.url, folder)
             actor.page.set_viewport_size(VIEWPORT)
             actor.log_in(studio.username, studio.password)
-            actor.open_task(1, task, tuple(known["size"]))
-            play(actor, known["objects"])
+            actor.open_task(1, task, tuple(samples["size"]))
+            play(actor, samples["objects"])
             actor.close()
     finally:
         studio.stop()

@@ -205,11 +205,11 @@ class Annotator:
         assert len(self.clicks) == before, self.clicks[before:]
 
     def _click(self, point: tuple[float, float], negative: bool, inside: bool) -> None:
-        held = [key for key, is_held in (("Control", inside), ("Alt", negative)) if is_held]
-        for key in held:
+        keys = [key for key, is_held in (("Control", inside), ("Alt", negative)) if is_held]
+        for key in keys:
             self.page.keyboard.down(key)
         self.page.mouse.click(*self._on_screen(point))
-        for key in held:
+        for key in keys:
             self.page.keyboard.up(key)
 
     def stroke(self, tool: str, start: tuple[float, float], end: tuple[float, float]) -> None:

@@ -86,11 +86,11 @@ def state_of(demo: Demo) -> dict:
 
 
 def test_the_demo_makes_a_project_with_the_samples_and_this_backend_and_says_where_it_is(demo):
-    said, state = run_once(demo)
+    output, state = run_once(demo)
     login = json.loads((demo.folder / "login.json").read_text())
-    assert f"http://127.0.0.1:{demo.label_studio_port}/projects/1/data" in said
-    assert login["username"] in said
-    assert login["password"] in said
+    assert f"http://127.0.0.1:{demo.label_studio_port}/projects/1/data" in output
+    assert login["username"] in output
+    assert login["password"] in output
     config = labeling_config(has_words=True)
     assert [(project["title"], project["label_config"]) for project in state["projects"]] == [(TITLE, config)]
     assert [task["name"] for task in state["tasks"]] == ["one.png", "two.jpg"]
@@ -225,20 +225,20 @@ def alive(number: int) -> bool:
 
 @pytest.mark.parametrize("option", ["backend_port", "label_studio_port"])
 def test_a_port_that_was_asked_for_and_is_taken_is_named_and_nothing_is_started(demo, option):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(DemoError, match=f"Port {port} is taken. Choose another .* with --"):
             run_once(replace(demo, **{option: port}))
     assert not (demo.folder / "label-studio.log").exists()
 
 
 def test_a_port_that_was_not_asked_for_is_passed_over_when_it_is_taken():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port, lines = taken.getsockname()[1], []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port, lines = listener.getsockname()[1], []
         chosen = choose_port(None, port, "the backend", "--port", lines.append)
     assert chosen > port
     assert lines == [f"Port {port} is taken: the backend gets {chosen}."]
@@ -356,8 +356,8 @@ def test_a_damaged_login_is_told_and_not_replaced(demo):
 
 def test_what_an_annotator_must_know_is_said_at_the_start_and_in_the_project_and_names_no_key(demo):
     """M does another thing on the second task than on the first; see docs/troubleshooting.md."""
-    said, _ = run_once(demo)
-    for text in (said, LABEL_CONFIG):
+    output, _ = run_once(demo)
+    for text in (output, LABEL_CONFIG):
         assert "lowest" in text
         assert "three dots" in text
         assert re.search(r"mask\s+is lost", text)

@@ -48,7 +48,7 @@ def unset(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def place(own, tmp_path, form):
+def save(own, tmp_path, form):
     if form == "file":
         return own.write(tmp_path / "company.pem")
     folder = tmp_path / "certificates"
@@ -71,7 +71,7 @@ WAYS = (
 def trusted(request, own, unset, tmp_path, monkeypatch):
     """The environment names the authority, in each of the ways."""
     name, form = request.param.split("-")
-    monkeypatch.setenv(name, str(place(own, tmp_path, form)))
+    monkeypatch.setenv(name, str(save(own, tmp_path, form)))
 
 
 def fetch(url):
@@ -132,7 +132,7 @@ def test_both_clients_name_the_certificate_and_what_to_change(refused):
         assert caught.value.reason is Reason.UNTRUSTED_CERTIFICATE
         assert "its certificate is refused" in str(caught.value)
         assert words in str(caught.value)
-    assert not server.asked
+    assert not server.requests
 
 
 def test_so_do_the_tools(refused, tmp_path):

@@ -81,7 +81,7 @@ class Cluster:
         if wait:
             with self.redis.client() as client:
                 name = f":{process.pid} ".encode()
-                eventually(lambda: any(name in one for one in client.zrange(KEYS.workers, 0, -1)))
+                eventually(lambda: any(name in worker for worker in client.zrange(KEYS.workers, 0, -1)))
         return process
 
     def announce(self, name="busy:1"):
@@ -109,10 +109,10 @@ class Cluster:
         self.processes.append(process)
         return process
 
-    def encodes(self, what="begin"):
+    def encodes(self, kind="begin"):
         """The colours whose encode began (or ended), in order."""
         lines = [line.split() for line in self.log.read_text().splitlines()]
-        return [tuple(map(int, line[3].split(","))) for line in lines if line[0] == what]
+        return [tuple(map(int, line[3].split(","))) for line in lines if line[0] == kind]
 
     def downloads(self):
         return [path.rsplit("/", 1)[1].removesuffix(".png") for path in self.images.paths()]

@@ -52,9 +52,9 @@ class StandIn:
         self.is_warm = True
         return Embedding(array, image.original_size, (48, 64), VERSION, image.other_orientation)
 
-    def note(self, what, colour):
+    def note(self, kind, colour):
         with self.log.open("a") as stream:  # one short write in append mode is whole, whoever else writes
-            stream.write(f"{what} {os.getpid()} {time.time():.3f} {','.join(map(str, colour))}\n")
+            stream.write(f"{kind} {os.getpid()} {time.time():.3f} {','.join(map(str, colour))}\n")
 
 
 def main():

@@ -40,7 +40,7 @@ class FakePython:
         self.path.chmod(0o755)
         self.environ = {"FAKE_LOG": str(self._log), "REAL_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
 
-    def asked(self):
+    def commands(self):
         """What it was asked to do since the last time."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         self._log.unlink(missing_ok=True)

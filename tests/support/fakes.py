@@ -257,33 +257,33 @@ class FakeSource:
     """
 
     def __init__(self):
-        self.contents, self.asked, self.cached = {}, [], []
+        self.contents, self.fetched, self.cached = {}, [], []
         self.versioned, self.immutable = False, False
         self.gate = threading.Event()
         self.gate.set()
 
     def fetch(self, ref, cached=None, /):
-        self.asked.append(ref.uri)
+        self.fetched.append(ref.uri)
         self.cached.append(cached)
         assert self.gate.wait(20)
-        found = self.contents.get(ref.uri, ImageError("not there", Reason.IMAGE_NOT_FOUND))
-        if isinstance(found, Exception):
-            raise found
-        version = Validators(etag=decode.digest(found)) if self.versioned else Validators()
+        content = self.contents.get(ref.uri, ImageError("not there", Reason.IMAGE_NOT_FOUND))
+        if isinstance(content, Exception):
+            raise content
+        version = Validators(etag=decode.digest(content)) if self.versioned else Validators()
         if cached is not None and cached.is_known and cached == version:
             return None
-        return Fetched(found, version, self.immutable)
+        return Fetched(content, version, self.immutable)
 
 
 def key(number=0, **fields):
     return EmbeddingKey(f"{number:064x}", **{"model_version": "SAM@1a2b3c4d", "dtype": "float32", **fields})
 
 
-def same(one, other):
+def same(first, second):
     return (
-        list(one.maps) == list(other.maps)
-        and all(np.array_equal(one.maps[name], other.maps[name]) for name in one.maps)
-        and all(one.maps[name].dtype == other.maps[name].dtype for name in one.maps)
-        and (one.original_size, one.input_size, one.model_version, one.other_orientation, one.family)
-        == (other.original_size, other.input_size, other.model_version, other.other_orientation, other.family)
+        list(first.maps) == list(second.maps)
+        and all(np.array_equal(first.maps[name], second.maps[name]) for name in first.maps)
+        and all(first.maps[name].dtype == second.maps[name].dtype for name in first.maps)
+        and (first.original_size, first.input_size, first.model_version, first.other_orientation, first.family)
+        == (second.original_size, second.input_size, second.model_version, second.other_orientation, second.family)
     )

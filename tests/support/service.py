@@ -88,10 +88,10 @@ class FakeNextTasks:
     """Tasks of a project; counts what it is asked and fails when told."""
 
     def __init__(self, tasks=(), error=None):
-        self.tasks, self.error, self.asked = tuple(tasks), error, []
+        self.tasks, self.error, self.calls = tuple(tasks), error, []
 
     def next_tasks(self, project_id, after_task_id, count):
-        self.asked.append((project_id, after_task_id, count))
+        self.calls.append((project_id, after_task_id, count))
         if self.error is not None:
             raise self.error
         return self.tasks[:count]
@@ -186,7 +186,7 @@ class Service:
 
 
 def tasks(*uris: str, first: int = 1) -> tuple[Task, ...]:
-    return tuple(Task(first + place, {"image": uri}) for place, uri in enumerate(uris))
+    return tuple(Task(first + index, {"image": uri}) for index, uri in enumerate(uris))
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:

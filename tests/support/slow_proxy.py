@@ -28,10 +28,10 @@ class SlowProxy:
 
     def __exit__(self, *exc):
         self._stopped.set()
-        for one in self._sockets:
+        for each in self._sockets:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
         for thread in self._threads:
             thread.join(5)
 

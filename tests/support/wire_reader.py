@@ -33,8 +33,8 @@ def checked(body: Any, response: Any, version: str) -> list[Any]:
     assert response.content_type == "application/json"
     answer = json.loads(response.data, parse_constant=_refuse)
     assert list(answer) == ["results"]
-    asked = body.get("tasks") or []
-    assert len(answer["results"]) == len(asked) or (not asked and len(answer["results"]) <= 1)
+    tasks = body.get("tasks") or []
+    assert len(answer["results"]) == len(tasks) or (not tasks and len(answer["results"]) <= 1)
     for item in answer["results"]:
         if item == [] and not _is_click(body):
             continue

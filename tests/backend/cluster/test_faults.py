@@ -42,10 +42,10 @@ def outcome(web, name, deadline_s=SOON_S):
     """A click's colour or its reason, and how long it took."""
     start = time.monotonic()
     try:
-        found = colour(web.get(ref(name), deadline_s))
+        answer = colour(web.get(ref(name), deadline_s))
     except RetryLater as error:
-        found = error.reason
-    return found, time.monotonic() - start
+        answer = error.reason
+    return answer, time.monotonic() - start
 
 
 def answers_again(web, name, value):
@@ -56,8 +56,8 @@ def answers_again(web, name, value):
 def test_redis_that_is_not_there_at_the_start_is_waited_for(cluster, redis):
     redis.kill()
     web, _ = cluster.web(), cluster.worker(wait=False)
-    found, took_s = outcome(web, "red")
-    assert found is Reason.STORE_UNAVAILABLE
+    answer, took_s = outcome(web, "red")
+    assert answer is Reason.STORE_UNAVAILABLE
     assert took_s < BUSY_S
     assert web.view().headline == "Redis does not answer"
     redis.start()
@@ -74,8 +74,8 @@ def test_redis_that_goes_while_a_click_waits_is_told_and_warm_clicks_go_on(clust
         redis.kill()
         for _ in range(20):
             assert outcome(web, "blue", 0.5)[0] == BLUE
-        found, took_s = click.result()
-        assert found is Reason.STORE_UNAVAILABLE
+        answer, took_s = click.result()
+        assert answer is Reason.STORE_UNAVAILABLE
         assert took_s < RECOVERED_S + BUSY_S
     assert outcome(web, "green")[1] < BUSY_S
     redis.start()
@@ -94,8 +94,8 @@ def test_redis_that_takes_two_seconds_slows_cold_clicks_down_and_warm_ones_not(c
         for _ in range(20):
             assert outcome(web, "blue", 0.5)[0] == BLUE
         assert time.monotonic() - start < 1.0 + BUSY_S
-        found, took_s = outcome(web, "green", 1.0)
-        assert found in (Reason.BUDGET_EXCEEDED, Reason.STORE_UNAVAILABLE)
+        answer, took_s = outcome(web, "green", 1.0)
+        assert answer in (Reason.BUDGET_EXCEEDED, Reason.STORE_UNAVAILABLE)
         assert took_s < 1.0 + BUSY_S
         assert outcome(web, "red")[0] == RED
         proxy.delay_s = 0.0
@@ -106,8 +106,8 @@ def test_a_full_redis_is_told_at_once_and_used_again_when_there_is_room(cluster,
     web, _ = cluster.web(), cluster.worker()
     web.get(ref("blue"), SOON_S)
     redis.config(maxmemory_policy="noeviction", maxmemory="1")
-    found, took_s = outcome(web, "red")
-    assert found is Reason.STORE_UNAVAILABLE
+    answer, took_s = outcome(web, "red")
+    assert answer is Reason.STORE_UNAVAILABLE
     assert took_s < BUSY_S
     assert outcome(web, "blue", 0.5)[0] == BLUE
     assert any("OOM" in stats.trouble or "maxmemory" in stats.trouble for stats in web.store.stats())
@@ -121,8 +121,8 @@ def test_a_redis_that_fills_up_during_an_encode_is_told_to_those_who_wait(cluste
         click = pool.submit(outcome, web, "red")
         eventually(lambda: RED in cluster.encodes())
         redis.config(maxmemory_policy="noeviction", maxmemory="1")
-        found, took_s = click.result()
-    assert found is Reason.STORE_UNAVAILABLE
+        answer, took_s = click.result()
+    assert answer is Reason.STORE_UNAVAILABLE
     assert took_s < RECOVERED_S + BUSY_S
     redis.config(maxmemory="64mb", maxmemory_policy="volatile-lru")
     answers_again(web, "red", RED)
@@ -135,8 +135,8 @@ def test_a_redis_that_restarts_empty_during_an_encode_loses_nobody(cluster, redi
         click = pool.submit(outcome, web, "red")
         eventually(lambda: RED in cluster.encodes())
         redis.restart_empty()
-        found, took_s = click.result()
-    assert (found, took_s < 2 * RECOVERED_S + BUSY_S) == (RED, True)
+        answer, took_s = click.result()
+    assert (answer, took_s < 2 * RECOVERED_S + BUSY_S) == (RED, True)
     assert cluster.encodes() == [RED]
 
 
@@ -159,8 +159,8 @@ def test_a_read_only_replica_is_told_and_what_it_holds_is_used(cluster, redis):
         client.replicaof("127.0.0.1", free_port())
         assert outcome(web, "blue", 0.5)[0] == BLUE
         assert outcome(other, "blue")[0] == BLUE
-        found, took_s = outcome(web, "red")
-        assert found is Reason.STORE_UNAVAILABLE
+        answer, took_s = outcome(web, "red")
+        assert answer is Reason.STORE_UNAVAILABLE
         assert took_s < BUSY_S
         client.replicaof("NO", "ONE")
     answers_again(web, "red", RED)
@@ -225,9 +225,9 @@ def test_two_workers_given_the_same_image_encode_it_once(cluster, redis):
     web = cluster.web()
     for _ in range(2):
         cluster.worker(encode_s=1.5)
-    one = ref("red")
+    image = ref("red")
     for priority in (Priority.INTERACTIVE, Priority.BULK):
-        cluster.enqueue(one, priority)
+        cluster.enqueue(image, priority)
     assert outcome(web, "red")[0] == RED
     assert cluster.encodes() == [RED]
     assert cluster.downloads() == ["red"]

@@ -140,6 +140,6 @@ def test_jobs_in_work_of_a_killed_worker_are_done_by_another(cluster, redis_serv
         eventually(lambda: len(cluster.downloads()) == AHEAD)
         cluster.worker()
         worker.kill()
-        assert [colour(one.result()) for one in waiting] == [(number, 9, 9) for number in range(AHEAD)]
+        assert [colour(click.result()) for click in waiting] == [(number, 9, 9) for number in range(AHEAD)]
     with redis_server.client() as client:
         assert not client.exists(*(KEYS.lease(source_key(ref(f"later{number}"))) for number in range(AHEAD)))

@@ -86,8 +86,8 @@ def test_two_addresses_of_one_content_on_two_workers_at_once_are_one_encode(clus
     for _ in range(2):
         cluster.worker(encode_s=1.0)
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda name: colour(web.get(ref(name), SOON_S)), ["red", "again"]))
-    assert found == [RED, RED]
+        colours = list(pool.map(lambda name: colour(web.get(ref(name), SOON_S)), ["red", "again"]))
+    assert colours == [RED, RED]
     assert sorted(cluster.downloads()) == ["again", "red"]
     assert cluster.encodes() == [RED]
 
@@ -96,7 +96,7 @@ def test_an_unreadable_image_fails_all_its_waiters_at_once_and_is_remembered_for
     cluster.add("broken", reply=Reply(png(size_wh=(300, 300))[:-40]))
     web, other, _ = cluster.web(), cluster.web(), cluster.worker()
     with ThreadPoolExecutor(10) as pool:
-        errors = [pool.submit(one.get, ref("broken"), SOON_S) for one in (web, other) for _ in range(5)]
+        errors = [pool.submit(process.get, ref("broken"), SOON_S) for process in (web, other) for _ in range(5)]
         assert {error.exception().reason for error in errors} == {Reason.IMAGE_UNREADABLE}
     with pytest.raises(ImageError):
         other.get(ref("broken"), SOON_S)
@@ -155,8 +155,8 @@ def test_an_interactive_click_waits_for_the_job_in_hand_and_no_other(cluster):
         name = f"later{number}"
         cluster.add(name, (number, 9, 9))
         for offset, priority in ((0, Priority.PREFETCH), (250, Priority.BULK)):
-            one = ref(name, project_id=offset + 2)
-            cluster.enqueue(one, priority)
+            image = ref(name, project_id=offset + 2)
+            cluster.enqueue(image, priority)
     cluster.worker(encode_s=0.3)
     eventually(lambda: cluster.encodes())
     before = len(cluster.encodes())
@@ -200,7 +200,7 @@ def test_a_click_on_an_image_that_is_being_downloaded_for_bulk_work_takes_that_d
         click = pool.submit(web.get, ref("slow"), SOON_S)
         time.sleep(1.0)
         let_go.set()
-        assert [colour(one.result()) for one in (click, later)] == [GREEN, GREEN]
+        assert [colour(future.result()) for future in (click, later)] == [GREEN, GREEN]
     assert cluster.downloads() == ["slow"]
 
 
@@ -325,9 +325,9 @@ def test_a_changed_image_behind_the_same_address_is_noticed(cluster, redis_serve
     moved = ImageRef("/elsewhere.png", 5, 1)
     assert colour(web.get(moved, SOON_S)) == RED
     cluster.images.routes["/elsewhere.png"] = Reply(png(BLUE))
-    place = source_key(moved)
+    key = source_key(moved)
     with redis_server.client() as client:
-        client.pexpire(KEYS.content(place), 400_000)  # as if 200 of its 600 seconds had gone by
+        client.pexpire(KEYS.content(key), 400_000)  # as if 200 of its 600 seconds had gone by
     offset_s = 200.0
     assert colour(web.get(moved, SOON_S)) == RED  # answered at once, and looked into meanwhile
     eventually(lambda: colour(web.get(moved, SOON_S)) == BLUE)

@@ -29,7 +29,7 @@ def test_threads_go_in_the_order_in_which_they_came():
 
 
 def test_no_more_than_the_given_number_are_inside_and_all_get_in():
-    turns, inside, most, lock, done = FifoLimiter(3), 0, 0, threading.Lock(), []
+    turns, inside, most, lock, finished = FifoLimiter(3), 0, 0, threading.Lock(), []
 
     def go():
         nonlocal inside, most
@@ -40,14 +40,14 @@ def test_no_more_than_the_given_number_are_inside_and_all_get_in():
                     most = max(most, inside)
                 with lock:
                     inside -= 1
-        done.append(True)
+        finished.append(True)
 
     threads = [threading.Thread(target=go) for _ in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(done) == 12
+    assert len(finished) == 12
     assert most <= 3
     assert turns.free == 3
 

@@ -17,19 +17,19 @@ class Site:
     """Fetches that wait until they are let go, and what became of them."""
 
     def __init__(self, fetchers):
-        self.fetchers, self.begun, self.gates = fetchers, [], {}
+        self.fetchers, self.started, self.gates = fetchers, [], {}
 
     def fetch(self, name, priority):
         gate = self.gates[name] = threading.Event()
 
         def work(task):
-            self.begun.append(name)
+            self.started.append(name)
             assert gate.wait(SOON_S)
 
         return self.fetchers.submit(work, priority)
 
     def has_begun(self, *names):
-        wait_until(lambda: sorted(self.begun) == sorted(names))
+        wait_until(lambda: sorted(self.started) == sorted(names))
 
     def let_go(self, *names):
         for name in names:
@@ -86,8 +86,8 @@ def test_the_urgent_ones_go_first_and_equals_in_the_order_in_which_they_came(ope
     for name, priority in (("bulk 0", BULK), ("bulk 1", BULK), ("ahead", PREFETCH), ("click", INTERACTIVE)):
         site.fetch(name, priority)
     site.let_go(*site.gates)
-    wait_until(lambda: len(site.begun) == 5)
-    assert site.begun == ["first", "click", "ahead", "bulk 0", "bulk 1"]
+    wait_until(lambda: len(site.started) == 5)
+    assert site.started == ["first", "click", "ahead", "bulk 0", "bulk 1"]
 
 
 def test_bulk_work_that_somebody_begins_to_wait_for_goes_first(open_site):
@@ -143,7 +143,7 @@ def test_closing_drops_what_waits_ends_what_runs_and_takes_no_more():
     closing.join(SOON_S)
     late = site.fetch("late", INTERACTIVE)
     site.fetchers.promote(fetches[1], INTERACTIVE)
-    assert site.begun == ["running"]
+    assert site.started == ["running"]
     assert isinstance(late.future.exception(SOON_S), RetryLater)
     assert set(threading.enumerate()) <= before
 

@@ -21,10 +21,10 @@ def test_the_decoder_is_loaded_once_however_many_ask(tiny_checkpoint, tiny_encod
 
     decoder = LazyDecoder(tiny_checkpoint, "cpu", counting)
     assert (decoder.model_version, decoder.device) == (tiny_checkpoint.model_version, "")
-    seen = tiny_encoder.encode(landscape)
+    embedding = tiny_encoder.encode(landscape)
     prompt = Prompt(point_coords=[[20.0, 30.0]], point_labels=[1])
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: decoder.decode(seen, [prompt]), range(8)))
+        answers = list(pool.map(lambda _: decoder.decode(embedding, [prompt]), range(8)))
     assert len({answer.masks[0][0].area for answer in answers}) == 1
     assert len(loaded) == 1
     assert decoder.device == "cpu"

@@ -189,9 +189,9 @@ def test_a_file_that_has_grown_too_large_loses_its_oldest_records(path):
     for number in range(1000):
         first.put(("project 1", str(number)), replace(RECORD, checked_at=float(number)))
     size = path.stat().st_size
-    again = opened(path, max_bytes=size - 1)
-    assert again.get(("project 1", "10")) is None
-    assert again.get(("project 1", "990")) is not None
+    reopened = opened(path, max_bytes=size - 1)
+    assert reopened.get(("project 1", "10")) is None
+    assert reopened.get(("project 1", "990")) is not None
     third = opened(path, max_bytes=size * 3 // 4)
     assert third.get(("project 1", "600")) is not None, "the file is smaller now"
 

@@ -84,14 +84,14 @@ class ProxyServer:
         self._server.server_close()
 
 
-def pump(one, other):
+def pump(source, sink):
     """Carry bytes both ways until one side ends."""
     while True:
-        for ready in select.select([one, other], [], [], 5)[0]:
+        for ready in select.select([source, sink], [], [], 5)[0]:
             data = ready.recv(65536)
             if not data:
                 return
-            (other if ready is one else one).sendall(data)
+            (sink if ready is source else source).sendall(data)
 
 
 def lookup(host, port):

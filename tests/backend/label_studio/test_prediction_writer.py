@@ -33,7 +33,7 @@ def ready(task, mark="new", replaced=()):
 
 
 def marks(project, task):
-    return [region["id"] for one in project.of(task, VERSION) for region in one.result]
+    return [region["id"] for prediction in project.of(task, VERSION) for region in prediction.result]
 
 
 def verdicts(written):
@@ -46,8 +46,8 @@ def fault():
 
 def test_predictions_are_stored_in_one_request():
     project = FakeProject(count=3)
-    found = writer(project).write([ready(1), ready(2), ready(3)])
-    assert verdicts(found) == [WriteResult.STORED] * 3
+    outcomes = writer(project).write([ready(1), ready(2), ready(3)])
+    assert verdicts(outcomes) == [WriteResult.STORED] * 3
     assert project.calls.count("import_predictions") == 1
     assert "create_prediction" not in project.calls
     assert [len(project.of(task)) for task in (1, 2, 3)] == [1, 1, 1]
@@ -99,8 +99,8 @@ def test_a_task_that_was_deleted_meanwhile_keeps_nobody_else_from_being_stored()
 def test_a_task_that_is_deleted_at_the_last_moment_neither():
     project = FakeProject(count=3)
     project.before["import_predictions"] = lambda: 2 in project.tasks and project.delete(2)
-    found = writer(project).write([ready(1), ready(2), ready(3)])
-    assert verdicts(found) == [WriteResult.STORED, WriteResult.GONE, WriteResult.STORED]
+    outcomes = writer(project).write([ready(1), ready(2), ready(3)])
+    assert verdicts(outcomes) == [WriteResult.STORED, WriteResult.GONE, WriteResult.STORED]
 
 
 def test_a_prediction_that_label_studio_refuses_is_told_and_the_others_stored():
@@ -153,8 +153,8 @@ def test_a_refusal_to_delete_the_old_one_is_told_and_the_next_run_finds_it(refus
     project = FakeProject(count=2)
     old = [project.store(task, VERSION, [{"id": "old"}]) for task in (1, 2)]
     project.failures["delete_prediction"] = [refusal]
-    found = writer(project).write([ready(1, replaced=old[:1]), ready(2, replaced=old[1:])])
-    assert verdicts(found) == [refusal, WriteResult.STORED]
+    outcomes = writer(project).write([ready(1, replaced=old[:1]), ready(2, replaced=old[1:])])
+    assert verdicts(outcomes) == [refusal, WriteResult.STORED]
     assert [marks(project, task) for task in (1, 2)] == [["old", "new"], ["new"]]
     assert writer(project).delete_duplicates(VERSION) == 1
     assert marks(project, 1) == ["new"]
@@ -213,10 +213,10 @@ def test_stop_does_not_wait_for_an_outage_but_finishes_what_can_be_finished():
 def test_the_old_prediction_goes_after_the_new_one_is_there():
     project = FakeProject(count=1)
     old = project.store(1, VERSION, [{"id": "old"}])
-    project.before["delete_prediction"] = lambda: seen.append(marks(project, 1))
-    seen = []
+    project.before["delete_prediction"] = lambda: events.append(marks(project, 1))
+    events = []
     assert verdicts(writer(project).write([ready(1, replaced=[old])])) == [WriteResult.STORED]
-    assert seen == [["old", "new"]]
+    assert events == [["old", "new"]]
     assert marks(project, 1) == ["new"]
 
 
@@ -224,7 +224,7 @@ def test_an_empty_prediction_does_not_keep_a_task_from_getting_one():
     project = FakeProject(count=1)
     empty = project.store(1, VERSION, [])
     assert verdicts(writer(project).write([ready(1, replaced=[empty])])) == [WriteResult.STORED]
-    assert [one.result for one in project.of(1)] == [[{"id": "new"}]]
+    assert [prediction.result for prediction in project.of(1)] == [[{"id": "new"}]]
 
 
 def test_nothing_is_deleted_for_a_prediction_that_was_refused():
@@ -314,7 +314,7 @@ def test_the_one_that_stays_shows_something_and_is_the_last():
     for result in ([{"id": "a"}], [], [{"id": "b"}], []):
         project.store(1, VERSION, result)
     stored = project.predictions(1).stored
-    assert [one.id for one in own(stored, VERSION)] == [2, 4, 1, 3]
+    assert [prediction.id for prediction in own(stored, VERSION)] == [2, 4, 1, 3]
 
 
 # Two at once
@@ -335,14 +335,14 @@ def test_two_runs_that_meet_anywhere_leave_one_prediction_of_each_task(data):
         watched = Watched(project, turns, number)
         chunk = []
         for task in (1, 2):
-            found = own(watched.predictions(task).stored, VERSION)
-            if found and not found[-1].is_empty and not replaces[number]:
+            predictions = own(watched.predictions(task).stored, VERSION)
+            if predictions and not predictions[-1].is_empty and not replaces[number]:
                 continue
-            chunk.append(ready(task, f"run {number}", [one.id for one in found]))
-        made = PredictionWriter(watched, patience(), project.project_value)
+            chunk.append(ready(task, f"run {number}", [prediction.id for prediction in predictions]))
+        writer = PredictionWriter(watched, patience(), project.project_value)
         if chunk:
-            made.write(chunk)
-        made.delete_duplicates(VERSION)
+            writer.write(chunk)
+        writer.delete_duplicates(VERSION)
 
     turns.run(run)
     for task in (1, 2):
@@ -355,11 +355,11 @@ class Turns:
     def __init__(self, count, draw):
         self.draw, self.count = draw, count
         self.go = [threading.Semaphore(0) for _ in range(count)]
-        self.came = threading.Semaphore(0)
-        self.done = [False] * count
+        self.arrivals = threading.Semaphore(0)
+        self.finished = [False] * count
 
     def wait(self, number):
-        self.came.release()
+        self.arrivals.release()
         assert self.go[number].acquire(timeout=20)
 
     def run(self, work):
@@ -371,19 +371,19 @@ class Turns:
                 work(number)
             except BaseException as error:  # noqa: BLE001 - raised again where it is seen
                 errors.append(error)
-            self.done[number] = True
-            self.came.release()
+            self.finished[number] = True
+            self.arrivals.release()
 
         threads = [threading.Thread(target=body, args=(number,)) for number in range(self.count)]
         for thread in threads:
             thread.start()
         for _ in threads:
-            assert self.came.acquire(timeout=20)
-        while not all(self.done):
-            wanted = self.draw()
-            number = wanted if not self.done[wanted] else self.done.index(False)
+            assert self.arrivals.acquire(timeout=20)
+        while not all(self.finished):
+            choice = self.draw()
+            number = choice if not self.finished[choice] else self.finished.index(False)
             self.go[number].release()
-            assert self.came.acquire(timeout=20)
+            assert self.arrivals.acquire(timeout=20)
         for thread in threads:
             thread.join()
         if errors:
@@ -427,20 +427,21 @@ def test_a_run_that_is_killed_at_any_call_is_made_up_for_by_the_next(calls, has_
                 self.left -= 1
                 if self.left == 0 and not has_effect:
                     raise KilledError
-                found = call(*arguments, **options)
+                answer = call(*arguments, **options)
                 if self.left == 0:
                     raise KilledError
-                return found
+                return answer
 
             return counted
 
     def run(store):
         chunk = [
-            ready(task, "new", [one.id for one in own(store.predictions(task).stored, VERSION)]) for task in (1, 2)
+            ready(task, "new", [prediction.id for prediction in own(store.predictions(task).stored, VERSION)])
+            for task in (1, 2)
         ]
-        made = PredictionWriter(store, patience(), project.project_value)
-        made.write(chunk)
-        made.delete_duplicates(VERSION)
+        writer = PredictionWriter(store, patience(), project.project_value)
+        writer.write(chunk)
+        writer.delete_duplicates(VERSION)
 
     with contextlib.suppress(KilledError):
         run(Doomed())

@@ -32,11 +32,11 @@ def annotations(task_id):
     """Two triangles."""
     results = [
         {
-            "id": f"r{left}", "type": "polygonlabels", "from_name": "polygon", "to_name": "image",
+            "id": f"r{x}", "type": "polygonlabels", "from_name": "polygon", "to_name": "image",
             "original_width": SIZE[1], "original_height": SIZE[0],
-            "value": {"points": [[left, 5], [left + 30, 5 + task_id], [left, 60]], "polygonlabels": ["Cell"]},
+            "value": {"points": [[x, 5], [x + 30, 5 + task_id], [x, 60]], "polygonlabels": ["Cell"]},
         }
-        for left in (10, 50)
+        for x in (10, 50)
     ]  # fmt: skip
     return msgspec.Raw(json.dumps([{"id": 1, "result": results}]).encode())
 
@@ -63,14 +63,14 @@ def test_of_more_masks_than_fit_the_memory_the_same_images_are_kept_whatever_the
     assert (len(every), report.counts[MASKS], BEYOND in report.counts) == (8, 16, False)
     room = nbytes(every[:3])
     for tasks in (TASKS, TASKS[::-1], TASKS[4:] + TASKS[:4]):
-        kept, report = gathered(tasks, room)
-        assert [example.task_id for example in kept] == [example.task_id for example in every[:3]]
+        examples, report = gathered(tasks, room)
+        assert [example.task_id for example in examples] == [example.task_id for example in every[:3]]
         assert report.counts[BEYOND] == 5
-        assert nbytes(kept) <= room
+        assert nbytes(examples) <= room
 
 
 @pytest.mark.parametrize("most_bytes", [0, 100])
 def test_an_image_that_does_not_fit_at_all_is_left_out(most_bytes):
-    kept, report = gathered(TASKS[:1], most_bytes)
-    assert kept == []
+    examples, report = gathered(TASKS[:1], most_bytes)
+    assert examples == []
     assert report.counts[BEYOND] == 1

@@ -55,7 +55,7 @@ class Run:
         self.folder, self.config = folder, config
         self.project, self.source = FakeProject(config), FakeSource()
         self.encoder, self.decoder = FakeEncoder(), FakeDecoder()
-        self.sources, self.stop, self.done = {PromptSource.BOXES}, threading.Event(), 0
+        self.sources, self.stop, self.finished = {PromptSource.BOXES}, threading.Event(), 0
         self.automatic, self.lasts_s, self.image_s, self.dry_run = None, 600.0, 10.0, None
 
     def add(self, *regions, uri=None, data=None, **more):
@@ -78,8 +78,8 @@ class Run:
         def segment(task):
             if self.automatic is not None:
                 return segmenter.segment_everything(task, controls, PROJECT, self.image_s)
-            asked = task_prompts.read(task, self.sources, VERSION)
-            return segmenter.segment(task, asked, controls, PROJECT, self.image_s)
+            prompts_read = task_prompts.read(task, self.sources, VERSION)
+            return segmenter.segment(task, prompts_read, controls, PROJECT, self.image_s)
 
         tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
         means = PreannotateContext(
@@ -105,7 +105,7 @@ class Run:
         return tally
 
     def advance(self, count=1):
-        self.done += count
+        self.finished += count
 
     def regions(self, task):
         [stored] = self.project.of(task, VERSION)
@@ -213,7 +213,7 @@ def test_one_broken_image_is_told_and_the_others_are_done(run):
     assert reasons(tally) == [(broken, Reason.IMAGE_UNREADABLE)]
     assert "expected one of JPEG, PNG" in tally.failures[0].text
     assert all(len(run.project.of(task, VERSION)) == 1 for task in tasks)
-    assert run.done == 6
+    assert run.finished == 6
 
 
 def test_a_failure_is_told_with_the_words_about_its_own_task(run):
@@ -244,7 +244,7 @@ def ring(*points):
     return box() | {"id": "ring", "type": "polygonlabels", "from_name": "ring", "value": value}
 
 
-@pytest.mark.parametrize(("region", "said"), [
+@pytest.mark.parametrize(("region", "message"), [
     (box(50, 50, 0, 0), "rectangle: expected at least 1 × 1 pixels, got 0 × 0"),
     (box(50, 50, 0, 30), "got 0 × 18"),
     (box(50, 50, 30, 0), "got 24 × 0"),
@@ -258,13 +258,13 @@ def ring(*points):
     (ring((10, 10), (10, 90), (10, 50)), "got 0 × 48"),
     (ring((10, 10), (90, 90), (50, 50)), "polygon: expected an area of at least 1 pixel, got 0"),
 ], ids=str)  # fmt: skip
-def test_a_shape_that_goes_around_nothing_is_told_and_becomes_no_mask(run, region, said):
+def test_a_shape_that_goes_around_nothing_is_told_and_becomes_no_mask(run, region, message):
     task = run.add(region | {"id": "flat"}, box(60, 20))
     tally = run()
     assert counts(tally) == {MADE: 1}
     assert len(run.regions(task)) == 1
     assert reasons(tally) == [(task, Reason.BAD_GEOMETRY)]
-    assert said in tally.failures[0].text
+    assert message in tally.failures[0].text
     assert tally.failures[0].text.endswith("(id flat)")
 
 
@@ -327,11 +327,11 @@ def test_annotations_that_cannot_be_read_are_told(run):
 
 def test_a_task_that_is_deleted_meanwhile_is_no_failure(run):
     tasks = [run.add(box()) for _ in range(3)]
-    seen = []
+    calls = []
 
     def delete():
-        seen.append(1)
-        if len(seen) == 1:
+        calls.append(1)
+        if len(calls) == 1:
             run.project.delete(tasks[0])
 
     run.project.before["predictions"] = delete
@@ -426,12 +426,12 @@ def test_stop_finishes_what_is_in_hand_and_delivers_it(run):
     for _ in range(40):
         run.add(box())
     run.encoder.latency_s = 0.005
-    made = []
+    answers = []
     decode = run.decoder.decode
 
     def decode_and_stop(*arguments):
-        made.append(1)
-        if len(made) == 4:
+        answers.append(1)
+        if len(answers) == 4:
             run.stop.set()
         return decode(*arguments)
 
@@ -630,11 +630,11 @@ def test_two_runs_at_once_leave_one_prediction_of_each_task(make):
     meeting = threading.Barrier(2)
     tallies = []
 
-    def one():
+    def run_once():
         meeting.wait(20)
         tallies.append(run())
 
-    threads = [threading.Thread(target=one) for _ in range(2)]
+    threads = [threading.Thread(target=run_once) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -26,7 +26,7 @@ class Run:
     def __init__(self, folder, count=0, config=CONFIG):
         self.folder, self.config = folder, config
         self.project, self.source, self.encoder = FakeProject(config), FakeSource(), FakeEncoder()
-        self.stop, self.done, self.hurried = threading.Event(), 0, 0
+        self.stop, self.finished, self.cancelled = threading.Event(), 0, 0
         self.room, self.at_once, self.lasts_s = None, 2, 600.0
         for number in range(count):
             self.add(f"{number}.png", png((number, 0, 0)))
@@ -40,7 +40,7 @@ class Run:
         embeddings = run_embeddings(self.folder, self.source, self.encoder)
 
         def cancel_waits():
-            self.hurried += 1
+            self.cancelled += 1
             embeddings.close()
 
         tasks = ProjectTasks(self.project, patience, self.project.project_value, limit=limit)
@@ -54,7 +54,7 @@ class Run:
             embeddings.close()
 
     def advance(self, count=1):
-        self.done += count
+        self.finished += count
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def reasons(tally):
 def test_every_image_is_encoded_and_the_second_run_finds_them_all(make):
     run = make(7)
     tally = run()
-    assert (tally.counts, tally.is_clean, run.done) == ({ENCODED: 7, CACHED: 0}, True, 7)
-    again = run()
-    assert (again.counts, again.is_clean) == ({ENCODED: 0, CACHED: 7}, True)
+    assert (tally.counts, tally.is_clean, run.finished) == ({ENCODED: 7, CACHED: 0}, True, 7)
+    second = run()
+    assert (second.counts, second.is_clean) == ({ENCODED: 0, CACHED: 7}, True)
     assert run.encoder.calls == 7
 
 
@@ -100,15 +100,15 @@ def test_all_images_of_a_task_are_encoded(make):
 def test_what_fails_is_told_with_its_reason_and_the_rest_is_done(make):
     run = make(3)
     broken = run.add("broken.png", b"\x89PNG broken")
-    gone = run.add("gone.png", ImageError("the server answers 404", Reason.IMAGE_NOT_FOUND))
+    missing = run.add("gone.png", ImageError("the server answers 404", Reason.IMAGE_NOT_FOUND))
     empty = run.project.add({"picture": "x"})
     tally = run()
     assert tally.counts == {ENCODED: 3, CACHED: 0}
     assert sorted(reasons(tally)) == [
-        (broken, Reason.IMAGE_UNREADABLE), (gone, Reason.IMAGE_NOT_FOUND), (empty, Reason.NO_IMAGE_IN_TASK),
+        (broken, Reason.IMAGE_UNREADABLE), (missing, Reason.IMAGE_NOT_FOUND), (empty, Reason.NO_IMAGE_IN_TASK),
     ]  # fmt: skip
     assert not tally.is_clean
-    assert run.done == 6
+    assert run.finished == 6
     assert any("task 5: image_not_found: the server answers 404" in line for line in tally.lines())
 
 
@@ -134,8 +134,8 @@ def test_a_run_that_is_stopped_says_so_and_the_next_one_does_the_rest(make):
     run.encoder.latency_s = 0.01
 
     def stop_soon(count=1):
-        run.done += count
-        if run.done == 3:
+        run.finished += count
+        if run.finished == 3:
             run.stop.set()
 
     run.advance = stop_soon
@@ -143,11 +143,11 @@ def test_a_run_that_is_stopped_says_so_and_the_next_one_does_the_rest(make):
     assert tally.ended == "stopped"
     assert not tally.failures
     assert 3 <= tally.counts[ENCODED] < 10
-    assert run.hurried <= 1  # nobody waits where all that was in hand is done
+    assert run.cancelled <= 1  # nobody waits where all that was in hand is done
     run.stop.clear()
-    again = run()
-    assert again.is_clean
-    assert again.counts == {ENCODED: 30 - tally.counts[ENCODED], CACHED: tally.counts[ENCODED]}
+    second = run()
+    assert second.is_clean
+    assert second.counts == {ENCODED: 30 - tally.counts[ENCODED], CACHED: tally.counts[ENCODED]}
     assert run.encoder.calls == 30
 
 
@@ -195,17 +195,17 @@ def test_a_full_cache_ends_the_run_before_it_pushes_out_what_it_made(make):
     assert not tally.is_clean
 
 
-@pytest.mark.parametrize(("pages", "room", "made"), [(5, 8, 5), (4, 8, 8), (9, 8, 0)])
-def test_images_and_not_tasks_are_counted_against_the_room(make, pages, room, made):
+@pytest.mark.parametrize(("pages", "room", "expected"), [(5, 8, 5), (4, 8, 8), (9, 8, 0)])
+def test_images_and_not_tasks_are_counted_against_the_room(make, pages, room, expected):
     run = make(config=SEVERAL)
     run.room, run.at_once = Room(room, ""), 4
     run.encoder.latency_s = 0.01
     for number in range(4):
         names = [f"{number}-{page}" for page in range(pages)]
-        run.source.contents |= {name: png((number, place, 0)) for place, name in enumerate(names)}
+        run.source.contents |= {name: png((number, index, 0)) for index, name in enumerate(names)}
         run.project.add({"images": names})
     tally = run()
-    assert tally.counts[ENCODED] == made
+    assert tally.counts[ENCODED] == expected
     assert f"holds {room} embeddings" in tally.ended
 
 

@@ -59,8 +59,8 @@ def serve_images_of(body, service):
 
 
 def is_click(name):
-    found = json.loads((GOLDEN / "requests" / f"{name}.json").read_text())
-    context = found["body"]["params"]["context"] if found["path"] == "/predict" else None
+    request = json.loads((GOLDEN / "requests" / f"{name}.json").read_text())
+    context = request["body"]["params"]["context"] if request["path"] == "/predict" else None
     return any("x" in entry["value"] for entry in (context or {}).get("result", ()))
 
 
@@ -267,7 +267,7 @@ def test_the_webhook_that_label_studio_registers_without_credentials_is_ignored_
     for _ in range(3):
         answer = locked.client.post("/webhook", data=encoded(TASKS_CREATED))
         assert (answer.status_code, answer.json) == (200, {"status": "ignored"})
-    assert locked.source.asked == []
+    assert locked.source.fetched == []
     assert locked.count("paddle_sam_reasons_total", reason="auth_failed") == 0
     [warning] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "Settings > Webhooks" in warning.getMessage()

@@ -75,12 +75,12 @@ def take(sources):
     return lambda **changes: snapshot.take(sources(**changes))
 
 
-def answer(metrics, asked=CLICK, *, regions=1, reasons=(), total_s=0.01, waited=False):
+def answer(metrics, request=CLICK, *, regions=1, reasons=(), total_s=0.01, waited=False):
     if waited:
         with metrics.waiting():
             pass
-    predictions = tuple(Prediction((REGION,) * regions, 0.5, "SAM@1", tuple(reasons)) for _ in asked.tasks)
-    metrics.answered(asked, predictions, received_s=0, total_s=total_s, body_bytes=100)
+    predictions = tuple(Prediction((REGION,) * regions, 0.5, "SAM@1", tuple(reasons)) for _ in request.tasks)
+    metrics.answered(request, predictions, received_s=0, total_s=total_s, body_bytes=100)
 
 
 def work(**changes):
@@ -109,7 +109,7 @@ def test_the_headline_says_what_it_waits_for(sources, changes, headline, is_brok
 
 def test_problems_come_with_the_worst_first(take):
     status = take(environ={}, decoder=("", "no such device"), work=work(failure="no room"), cluster=DOWN)
-    assert [one.subject for one in status.problems] == ["model", "model", "Redis", "API key"]
+    assert [problem.subject for problem in status.problems] == ["model", "model", "Redis", "API key"]
     assert "LABEL_STUDIO_API_KEY" in status.problems[-1].text
 
 
@@ -196,7 +196,7 @@ def test_only_the_last_requests_and_projects_are_shown(take, metrics):
     status = take()
     assert len(status.requests) == SHOWN_REQUESTS
     assert len(status.projects) == SHOWN_PROJECTS
-    assert [one.name for one in status.projects[:3]] == ["3", "59", "58"], "trouble first, then the newest"
+    assert [project.name for project in status.projects[:3]] == ["3", "59", "58"], "trouble first, then the newest"
 
 
 def test_a_project_without_a_number_has_a_name_all_the_same(take, metrics):

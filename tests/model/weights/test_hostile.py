@@ -157,7 +157,7 @@ def legacy_program(path: Path, inner: Callable[[int], Iterable[int]], count: int
     """A program in which the operations of each block refer to blocks, as branches do."""
     blocks = []
     for index in range(count):
-        operations = [field(3, b"while") + field(4, field(12, one)) for one in inner(index) if one < count]
+        operations = [field(3, b"while") + field(4, field(12, child)) for child in inner(index) if child < count]
         blocks.append(field(1, b"".join(field(4, operation) for operation in operations)))
     path.mkdir()
     (path / "inference.pdmodel").write_bytes(b"".join(blocks))

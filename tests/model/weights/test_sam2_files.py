@@ -59,10 +59,10 @@ def test_what_a_trainer_wrapped_is_found_under_its_prefix(tensors, tmp_path):
 def test_the_memory_of_videos_is_left_out_and_the_rest_is_ours(tensors):
     stored = {key: Stored(value.shape, value.copy) for key, value in meta_state(tensors).items()}
     stored |= {key: Stored(shape, lambda: None) for key, shape in MEMORY.items()}
-    found = sam2_names.from_meta(stored)
-    assert set(found) == set(tensors)
+    ours = sam2_names.from_meta(stored)
+    assert set(ours) == set(tensors)
     in_torchs_layout = to_torch_layout(tensors)
-    assert all(np.array_equal(found[key].load(), in_torchs_layout[key]) for key in tensors)
+    assert all(np.array_equal(ours[key].load(), in_torchs_layout[key]) for key in tensors)
 
 
 @pytest.mark.parametrize("make", PUBLISHED)
@@ -87,9 +87,9 @@ def test_blocks_that_begin_no_three_stages_are_refused():
 
 def test_a_config_json_of_impossible_sizes_is_refused(tensors, tmp_path):
     folder = write_huggingface_sam2(tiny_sam2(), tensors, tmp_path / "odd")
-    told = huggingface_config(tiny_sam2())
-    told["vision_config"]["backbone_config"]["num_attention_heads"] = 0
-    (folder / "config.json").write_text(json.dumps(told))
+    config_json = huggingface_config(tiny_sam2())
+    config_json["vision_config"]["backbone_config"]["num_attention_heads"] = 0
+    (folder / "config.json").write_text(json.dumps(config_json))
     with pytest.raises(WeightsError, match=r"config\.json: num_heads: expected a whole number from 1"):
         weights.read(folder)
 

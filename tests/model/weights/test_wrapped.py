@@ -43,7 +43,9 @@ def prefixed(prefix: str, tensors: dict[str, np.ndarray] = TORCH) -> dict[str, n
 
 def compiled(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The names where the image encoder alone was compiled, and lies in a wrapper of DistributedDataParallel."""
-    return {name.replace("image_encoder.", "image_encoder._orig_mod.module."): one for name, one in tensors.items()}
+    return {
+        name.replace("image_encoder.", "image_encoder._orig_mod.module."): tensor for name, tensor in tensors.items()
+    }
 
 
 def by_module(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -114,8 +116,8 @@ def test_safetensors_of_other_precisions_are_brought_to_float32(tmp_path, kind, 
     stored = {name: _as(value, dtype) for name, value in TORCH.items()}
     path = write_safetensors(stored, kind, tmp_path / "model.safetensors")
     expected = {name: _back(value) for name, value in stored.items()}
-    found = checkpoints.to_torch_layout(dict(weights.read(path).tensors))
-    assert [name for name in expected if not np.array_equal(found[name], expected[name])] == []
+    tensors = checkpoints.to_torch_layout(dict(weights.read(path).tensors))
+    assert [name for name in expected if not np.array_equal(tensors[name], expected[name])] == []
 
 
 def _as(values: np.ndarray, dtype: type) -> np.ndarray:
@@ -201,7 +203,9 @@ def test_another_networks_file_is_refused_with_the_first_keys_that_were_found(tm
 
 
 def test_a_decoder_by_itself_is_refused_with_its_keys(tmp_path):
-    decoder = {name.removeprefix("mask_decoder."): one for name, one in TORCH.items() if name.startswith("mask_dec")}
+    decoder = {
+        name.removeprefix("mask_decoder."): tensor for name, tensor in TORCH.items() if name.startswith("mask_dec")
+    }
     path = torch_file.save(dict(reversed(decoder.items())), tmp_path / "best.pth")
     assert "entries: iou_prediction_head.layers.2.bias, iou_prediction_head.layers.2.weight, " in refusal(path)
 
@@ -335,8 +339,8 @@ def test_what_pytorch_saves_of_a_training_run_is_read_as_pytorch_reads_it(tmp_pa
     checkpoint = weights.read(tmp_path / "best.pth")
     theirs = torch.load(tmp_path / "best.pth", weights_only=False)["model"]
     expected = {name.removeprefix("module."): value.float().numpy() for name, value in theirs.items()}
-    found = checkpoints.to_torch_layout(dict(checkpoint.tensors))
-    assert [name for name in expected if not np.array_equal(found[name], expected[name])] == []
+    tensors = checkpoints.to_torch_layout(dict(checkpoint.tensors))
+    assert [name for name in expected if not np.array_equal(tensors[name], expected[name])] == []
 
 
 @pytest.mark.parametrize("is_zip", [True, False], ids=["new", "old"])
@@ -353,8 +357,8 @@ def test_parameters_that_share_one_storage_are_told_apart(tmp_path, is_zip):
 
 def test_pytorch_reads_the_file_of_the_old_kind_that_stands_in_for_its_own(tmp_path):
     torch = pytest.importorskip("torch")
-    found = torch.load(torch_file.save_old(TORCH, tmp_path / "sam.pth"), weights_only=True)
-    assert [name for name in TORCH if not np.array_equal(found[name].numpy(), TORCH[name])] == []
+    tensors = torch.load(torch_file.save_old(TORCH, tmp_path / "sam.pth"), weights_only=True)
+    assert [name for name in TORCH if not np.array_equal(tensors[name].numpy(), TORCH[name])] == []
 
 
 def test_a_whole_module_of_pytorchs_is_named_by_its_class(tmp_path):
