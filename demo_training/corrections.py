@@ -136,10 +136,10 @@ class Figures:
         clicks, ious = [first], list[float]()
         while len(ious) < COUNTS[-1]:
             started = time.process_time()
-            found = way(asked, clicks).mask
+            answer = way(asked, clicks).mask
             took = time.process_time() - started
-            ious.append(overlap(found, wanted))
-            click = corrective_click(found, wanted)
+            ious.append(overlap(answer, wanted))
+            click = corrective_click(answer, wanted)
             if click is None:
                 ious += [ious[-1]] * (COUNTS[-1] - len(ious))
                 break

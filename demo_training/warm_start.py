@@ -39,8 +39,8 @@ def load_exported(model: DemoSam, path: Path, pictures: Iterable[Tensor]) -> Non
         elif not name.endswith((".conv", ".norm")):  # those two are inside a ConvNorm
             own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
             for key, value in own.items():
-                given = stored[f"{name}.{key}"]
-                value.copy_(given.T if isinstance(module, nn.Linear) and key == "weight" else given)
+                tensor = stored[f"{name}.{key}"]
+                value.copy_(tensor.T if isinstance(module, nn.Linear) and key == "weight" else tensor)
     _find_norms(model, pictures)
 
 

@@ -85,7 +85,7 @@ def run(context: PreannotateContext, sink: Sink, progress: Progress) -> RunRepor
             report.failures += outcome.failures
             progress.advance()
 
-    with Batcher(sink, lambda made: len(bytes(made.new.result))) as chunks:
+    with Batcher(sink, lambda pending: len(bytes(pending.new.result))) as chunks:
         with recording_end(report, stop):
             for outcome in parallel_map(batch.tasks, work, engine.at_once, stop, engine.close):
                 if isinstance(outcome, PendingPrediction):
