@@ -80,7 +80,7 @@ def test_a_recorded_request_gets_the_services_own_answer(service, name, release)
         assert all(item == [] or item["result"] == [] for item in answer)
 
 
-def test_2_is_told_the_version_that_the_answers_carry(service):
+def test_2_gets_the_version_that_the_answers_carry(service):
     server = hosted(service, 2)
     body = click(result(**SIZE))
     assert server.setup(setup_of(body)) == {"model_version": VERSION}

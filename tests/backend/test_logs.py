@@ -30,7 +30,7 @@ fetch()
 """
 
 
-def test_a_retry_is_told_with_its_cause_and_without_an_address_that_may_be_signed():
+def test_a_retry_is_logged_with_its_cause_and_without_an_address_that_may_be_signed():
     completed = subprocess.run([sys.executable, "-c", FAILING_ONCE], capture_output=True, text=True, check=True)
     (line,) = completed.stderr.splitlines()
     assert line.endswith("WARNING backend.logs event=retry attempt=1 wait_s=0.0 cause=ConnectionResetError")
@@ -99,7 +99,7 @@ def line(caplog):
     return note
 
 
-def test_a_click_is_told_in_words_and_fields(line):
+def test_a_click_is_logged_in_words_and_fields(line):
     metrics = Metrics()
     metrics.record_lookup("memory")
     context = (point("a"), point("b"), point("c", is_positive=False))
@@ -118,7 +118,7 @@ def test_a_click_that_waited_for_its_image_says_so_and_one_without_a_mask_why(li
     assert "prompts='1 rectangle' regions=0 score=- reasons=empty_mask ms=143 embedding=waited" in log_line
 
 
-def test_where_an_embedding_was_found_is_told_of_the_click_that_found_it_alone(line):
+def test_where_an_embedding_was_found_is_recorded_for_the_click_that_found_it_alone(line):
     metrics = Metrics()
     metrics.record_lookup("disk")
     assert "embedding=disk" in line((point("a"),), [Prediction((), 0.0, "demo@1")], metrics)

@@ -114,11 +114,11 @@ def test_a_wrong_value_is_answered_with_its_name_its_value_and_what_was_expected
     assert expected in problem
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     assert len(problems({"PORT": "x", "WORKERS": "x", "PADDLE_SAM_PREFETCH_TASK": "3"})) == 3
 
 
-def test_what_takes_two_settings_to_see_is_told_at_once_with_the_rest(tmp_path):
+def test_a_problem_of_two_settings_together_is_reported_with_the_rest(tmp_path):
     environ = {"PORT": "x", "BASIC_AUTH_USER": "me", "PADDLE_SAM_LOCAL_FILES_ROOT": str(tmp_path / "none")}
     messages = problems(environ)
     assert len(messages) == 3
@@ -217,14 +217,14 @@ def test_a_home_directory_may_be_written_short():
     assert read({"MODEL_DIR": "~nobody-of-that-name/weights"}).model_dir == Path("~nobody-of-that-name/weights")
 
 
-def test_a_refused_value_is_told_on_one_line_of_sensible_length():
+def test_a_refused_value_is_shown_on_one_line_of_sensible_length():
     (problem,) = problems({"PORT": "9090\nfalse line " + "x" * 10_000})
     assert "\n" not in problem
     assert len(problem) < 300
 
 
 @pytest.mark.parametrize("url", ["http://me:secret-123@host", "http://me:secret/123@host", "ftp://secret-123@a@host"])
-def test_credentials_in_a_refused_address_are_not_told(url):
+def test_credentials_in_a_refused_address_are_not_shown(url):
     (problem,) = problems({"LABEL_STUDIO_URL": url})
     assert "//***@host: expected an address" in problem
 
@@ -297,7 +297,7 @@ def test_an_address_of_redis_may_hold_a_password_and_never_shows_it(url):
     "%zzword",
 ])  # fmt: skip
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
-def test_a_password_that_cuts_an_address_short_is_to_be_percent_encoded_and_not_shown(scheme, password):
+def test_a_password_that_cuts_an_address_short_must_be_percent_encoded_and_is_not_shown(scheme, password):
     (problem,) = problems({"REDIS_URL": f"{scheme}://me:{password}@cache:6379/0"})
     assert problem.startswith("REDIS_URL=***: expected ")
     assert "rd" not in problem.replace("password", "")

@@ -41,7 +41,7 @@ def test_it_keeps_itself_up_to_date_and_says_when_it_cannot(service, browser):
     assert len(loads) == 1, "it was not loaded anew, so it stays where the reader has scrolled to"
 
 
-def test_without_scripts_it_loads_itself_anew(service, browser):
+def test_without_scripts_it_loads_itself_again(service, browser):
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto(service.url)
     fail_once(service)

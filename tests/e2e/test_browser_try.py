@@ -185,7 +185,7 @@ def test_a_dropped_picture_is_used_as_the_browser_turns_it_and_the_request_is_sh
     assert not try_page.complaints
 
 
-def test_what_is_no_picture_and_a_service_that_is_gone_are_said(service, browser):
+def test_what_is_no_picture_and_a_service_that_is_gone_are_reported(service, browser):
     try_page = TryPage(browser, service.url)
     upload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}
     try_page.page.locator("#file").set_input_files([upload])

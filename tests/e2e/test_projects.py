@@ -195,7 +195,7 @@ def test_a_run_goes_on_while_label_studio_is_restarted(studio, tmp_path):
     assert [len(project.predictions(task)) for task in project.pictures] == [1] * 30
 
 
-def test_tasks_that_are_deleted_while_a_run_has_them_in_hand_are_told_as_such(studio, tmp_path):
+def test_tasks_that_are_deleted_while_a_run_processes_them_are_reported_as_such(studio, tmp_path):
     """Label Studio answers neither about nor for them, and each call in words of its own."""
     project = Project(studio, easy_targets(SIZE, 20))
     arguments = ("preannotate", "--project", str(project.number), *FROM)

@@ -40,7 +40,7 @@ def cpu_info(vendor: str, flags: str) -> str:
         ("", None),
     ],
 )
-def test_mkl_is_told_the_widest_instruction_set_of_an_amd_processor_alone(info, expected):
+def test_mkl_gets_the_widest_instruction_set_on_amd_processors_alone(info, expected):
     assert devices.mkl_instruction_set(info) == expected
 
 

@@ -79,7 +79,7 @@ def test_segment_everything_writes_masks(weights, picture, tmp_path):
     assert json.loads((tmp_path / "a_res.json").read_text())["masks"]
 
 
-def test_inspect_tells_every_map_of_the_embedding(weights):
+def test_inspect_shows_every_map_of_the_embedding(weights):
     result = run("inspect", weights)
     assert "hiera: embed_dim 16" in result
     assert "32 × 8 × 8, 4 × 32 × 32, 8 × 16 × 16" in result

@@ -114,7 +114,7 @@ def test_images_that_others_make_are_named_to_the_last_digit():
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_a_final_image_runs_as_nobody_in_particular_without_compiler_or_weights(target):
+def test_a_final_image_runs_as_a_user_without_rights_and_holds_no_compiler_or_weights(target):
     assert stages()[target] == "base"
     base = [(step.name, step.text) for step in STEPS if step.stage == "base"]
     names = [name for name, _ in base]
@@ -198,7 +198,7 @@ def schema_of_compose_files():
     return jsonschema.Draft202012Validator(json.loads(path.read_text()))
 
 
-def test_a_dockerfiles_lines_are_told_apart():
+def test_a_dockerfiles_lines_are_distinguished():
     steps = list(parse("# a\nARG A=1\n\nFROM b:${A} AS c\nRUN x \\\n    && y\n"))
     assert steps == [Step("", "ARG", "A=1"), Step("c", "FROM", "b:${A} AS c"), Step("c", "RUN", "x && y")]
     with pytest.raises(ValueError, match="expected an instruction, got 'oops'"):

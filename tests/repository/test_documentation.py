@@ -103,7 +103,7 @@ def test_the_readmes_settings_are_some_of_them():
         assert {defaults.get(name) for name in names} == {default}, names
 
 
-def test_the_table_of_settings_tells_the_bounds_that_are_checked():
+def test_the_table_of_settings_has_the_bounds_that_are_checked():
     cells = {names: accepts for names, (_, accepts, _) in settings_rows(document("docs/settings.md")).items()}
     bounded = 0
     for variable, field in zip(variables(), Settings.model_fields.values(), strict=True):
@@ -130,7 +130,7 @@ def test_every_reason_is_explained_and_no_other():
 
 
 @pytest.mark.parametrize("reason", Reason, ids=str)
-def test_a_reason_tells_what_the_annotator_sees_why_and_what_to_do(reason):
+def test_a_reason_is_documented_with_what_the_annotator_sees_why_and_what_to_do(reason):
     section = document("docs/troubleshooting.md").section(f"`{reason}`")
     answers = re.findall(r"^- \*\*(\w+):\*\* (.+)$", section, re.MULTILINE)
     assert [word for word, _ in answers] == ["Annotator", "Why", "Do"]
@@ -206,5 +206,5 @@ def test_every_block_of_code_says_what_it_is(document: Document):
 
 
 @every_document
-def test_nothing_in_the_text_is_a_path_of_somebodys_machine(document: Document):
+def test_nothing_in_the_text_is_a_path_of_a_private_machine(document: Document):
     assert not re.search(r"(?<![\w/])/(work|opt|root|home/\w+)/", document.path.read_text())

@@ -106,7 +106,7 @@ def test_the_demos_detector_is_used_beside_the_demo_model_alone(clone, arguments
     assert (f"PADDLE_SAM_DETECTOR={DETECTOR} " in shown) == is_set
 
 
-def test_an_installation_that_failed_is_begun_anew(clone):
+def test_an_installation_that_failed_is_started_over(clone):
     assert clone.make("run", FAKE_PIP_FAILS="1").returncode == 2
     assert clone.commands() == INSTALLS
     assert clone.make("run").returncode == 0
@@ -114,7 +114,7 @@ def test_an_installation_that_failed_is_begun_anew(clone):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_installation_that_was_interrupted_is_begun_anew(clone, how):
+def test_an_installation_that_was_interrupted_is_started_over(clone, how):
     with subprocess.Popen(
         interruptible(clone.command("run")),
         **clone.options({"FAKE_PIP_HANGS": "1"}),
@@ -132,7 +132,7 @@ def test_an_installation_that_was_interrupted_is_begun_anew(clone, how):
     assert clone.commands() == [*INSTALLS, SERVES]
 
 
-def test_changed_requirements_are_installed_on_top_and_anew_where_that_was_interrupted(clone):
+def test_changed_requirements_are_installed_on_top_and_again_where_that_was_interrupted(clone):
     clone.make("run")
     clone.commands()
     clone.change("requirements.lock")
@@ -208,7 +208,7 @@ def test_another_python_is_refused_in_one_sentence_and_nothing_is_made(clone):
     assert not list(clone.folder.glob(".venv*"))
 
 
-def test_without_being_told_it_takes_a_python_that_is_there(clone):
+def test_without_a_choice_it_takes_a_python_that_is_there(clone):
     folder = clone.python.parent / "bin"
     folder.mkdir()
     for tool in ("sh", "mkdir", "rm", "touch", "cp", "dirname", "sleep"):

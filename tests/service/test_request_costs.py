@@ -164,7 +164,7 @@ def test_configs_are_kept_by_their_size_and_not_by_their_number():
     assert config.parse(CONFIG.replace("brush", "b0")) is small[0]
 
 
-def test_what_a_kept_config_is_said_to_take_is_about_what_it_takes():
+def test_the_estimated_memory_of_a_cached_config_is_about_what_it_takes():
     labels = "".join(f'<Label value="label {number}" alias="{number}"/>' for number in range(15_000))
     text = CONFIG.replace("</View>", f'<BrushLabels name="l" toName="image">{labels}</BrushLabels></View>')
     config.PARSED.clear()
@@ -178,5 +178,5 @@ def test_what_a_kept_config_is_said_to_take_is_about_what_it_takes():
     assert peak_bytes / 3 <= config_kept.bytes <= 3 * peak_bytes
 
 
-def test_a_body_is_what_it_is_said_to_be():
+def test_a_body_has_the_size_that_its_name_gives():
     assert json.loads(BODIES["/predict many points"][1]())["params"]["context"]["result"][0]["type"] == "keypoint"

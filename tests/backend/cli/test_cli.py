@@ -137,14 +137,14 @@ def test_an_unknown_user_without_a_home_gets_a_cache_among_the_temporary_files(a
     (("model", "download", "sam_vit_b", "--weights-dir", "/proc/x"), "sam_vit_b_01ec64.pth: expected to write"),
     (("model", "segment", SAMPLES, "--box", "10,10,50,50", "--out", "out"), "Error: out: Permission denied"),
 ])  # fmt: skip
-def test_a_folder_that_cannot_be_written_to_is_told_without_a_traceback(as_nobody, command, expected):
+def test_a_folder_that_cannot_be_written_to_is_reported_without_a_traceback(as_nobody, command, expected):
     completed = as_nobody(*command)
     assert completed.returncode != 0
     assert expected in completed.stderr
     assert "Traceback" not in completed.stderr
 
 
-def test_a_folder_of_somebody_elses_in_the_place_of_ours_is_not_used(monkeypatch, tmp_path):
+def test_a_folder_of_another_user_in_the_place_of_ours_is_not_used(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / f"paddle-sam-{os.getuid()}").symlink_to("/etc")
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: Path("~/.cache") / name)  # older releases
@@ -161,7 +161,7 @@ def test_the_doctor_ends_with_1_and_a_remedy_where_something_is_wrong(call, weig
     assert "Traceback" not in result.output
 
 
-def test_the_doctor_tells_of_redis_in_its_findings_and_not_in_log_lines_between_them(weights):
+def test_the_doctor_reports_redis_in_its_findings_and_not_in_log_lines_between_them(weights):
     environ = {"PADDLE_SAM_WEIGHTS": str(weights), "LABEL_STUDIO_URL": "http://127.0.0.1:9"}
     environ = environment() | environ | {"REDIS_URL": "redis://127.0.0.1:9/0"}
     command = [sys.executable, "-m", "backend", "doctor"]
@@ -170,7 +170,7 @@ def test_the_doctor_tells_of_redis_in_its_findings_and_not_in_log_lines_between_
     assert "event=" not in completed.stderr
 
 
-def test_the_doctor_tells_of_an_image_that_is_tried_twice_in_its_findings_alone(weights):
+def test_the_doctor_reports_an_image_that_is_tried_twice_in_its_findings_alone(weights):
     with FakeLabelStudio() as server:
         server.routes["/api/version"] = Reply(b'{"release": "1.23.2"}')
         server.routes["/api/current-user/whoami"] = Reply(b'{"id": 1, "email": "me@example.com"}')
@@ -209,7 +209,7 @@ def test_the_doctor_ends_with_0_where_all_is_well(call, weights):
     assert LEGACY_TOKEN not in result.output
 
 
-def test_the_doctor_refuses_bad_settings_like_everybody(call):
+def test_the_doctor_refuses_bad_settings_like_all_commands(call):
     result = call("doctor", PORT="x")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: PORT=x: expected")

@@ -114,7 +114,7 @@ def test_the_demo_model_is_pointed_out_as_one(look):
     assert "PADDLE_SAM_WEIGHTS=mobile_sam" in finding.fix, "the smallest, and it takes points too"
 
 
-def test_nobody_at_the_address_is_a_problem_and_ends_what_depends_on_it(look):
+def test_an_address_without_a_server_is_a_problem_and_ends_the_checks_that_depend_on_it(look):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://localhost:{free.getsockname()[1]}"
@@ -175,7 +175,7 @@ OFF = (
 @pytest.mark.parametrize(("detail", "expected", "is_off"), [
     (UNKNOWN, "it knows no such token", False), (OFF, "switched off", True), (b"", "switched off", True),
 ])  # fmt: skip
-def test_a_legacy_token_that_is_wrong_is_told_from_one_that_is_switched_off(look, server, detail, expected, is_off):
+def test_a_wrong_legacy_token_is_distinguished_from_one_that_is_switched_off(look, server, detail, expected, is_off):
     """Both get a 401 from Label Studio 1.23.2, in other words."""
     server.routes["/api/current-user/whoami"] = Reply(detail, 401)
     finding = look(LABEL_STUDIO_API_KEY="0123456789abcdef0123456789abcdef01234567")["API key"]
@@ -216,7 +216,7 @@ def test_a_private_address_brings_label_studios_refusal_and_its_remedy(look):
     (b'{"release": "develop"}', "Label Studio from 1.23.1 on answers 403"),
     (b"<html>", "Label Studio from 1.23.1 on answers 403"),
 ])  # fmt: skip
-def test_what_a_release_of_label_studio_does_about_a_private_address_is_told(look, server, release, expected):
+def test_what_a_release_of_label_studio_does_about_a_private_address_is_explained(look, server, release, expected):
     server.routes["/api/version"] = Reply(release)
     finding = look().get("reserved address")
     if finding is None:
@@ -273,7 +273,7 @@ def test_one_model_that_works_is_enough(look, server):
     assert look(project=7)["model of project 7"].level is Level.OK
 
 
-def test_passwords_in_a_models_address_are_not_told(look, server):
+def test_passwords_in_a_models_address_are_not_shown(look, server):
     set_connections(server, connection(url="http://me:secret@sam:9090"))
     assert "secret" not in look(project=7)["model of project 7"].text
 
@@ -388,7 +388,7 @@ def test_a_certificate_that_is_refused_is_named_as_the_cause_with_the_setting_th
     assert "inside a container" not in finding.fix
 
 
-def test_an_image_whose_servers_certificate_is_refused_is_told_as_that(look, server):
+def test_an_image_whose_servers_certificate_is_refused_is_reported_as_that(look, server):
     with AnswerServer(tls=company().server()) as secured:
         set_tasks(server, {"image": f"{secured.url}/plain"})
         finding = look(project=7, PADDLE_SAM_ALLOWED_HOSTS="localhost")["image of task 1"]

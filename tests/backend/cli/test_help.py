@@ -53,7 +53,7 @@ def test_an_option_says_what_it_is_for_and_what_it_is_without_it(package, option
 
 
 @pytest.mark.parametrize(("package", "option"), OPTIONS)
-def test_the_variables_and_the_default_that_an_option_tells_are_those_it_has(package, option):
+def test_the_variables_and_the_default_in_an_options_help_are_those_it_has(package, option):
     names, default = environment(option)
     read_by_click = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
     if package == "model" or read_by_click:
@@ -79,7 +79,7 @@ def test_every_variable_is_among_them_once():
     assert [name for variable in settings_help.variables() for name in variable.names] == list(NAMES)
 
 
-def test_the_defaults_that_are_told_give_the_settings_that_they_are_the_defaults_of():
+def test_the_defaults_in_the_help_give_the_settings_that_they_are_the_defaults_of():
     defaults = {
         variable.names[0]: variable.default
         for variable in settings_help.variables()

@@ -124,7 +124,7 @@ def test_keys_and_channels_that_a_user_may_not_use_are_named(look, redis_server,
 
 
 @pytest.mark.parametrize("address", ["redis://127.0.0.1:{}/0", "redis://:wrong-word@127.0.0.1:{}/0"])
-def test_a_password_that_is_wrong_or_missing_is_told_and_not_shown(look, tmp_path, address, caplog):
+def test_a_password_that_is_wrong_or_missing_is_reported_and_not_shown(look, tmp_path, address, caplog):
     with RedisServer(tmp_path, password="open-sesame") as server:
         (trouble,) = look(address.format(server.port))
         assert "password" in trouble.text
@@ -140,7 +140,7 @@ def test_what_no_password_can_mend_is_not_waited_for(redis_server):
         require_usable(RedisConnection(Secret(as_user(redis_server, *RULES, "-eval"))), KEYS)
 
 
-def test_a_replica_and_a_full_redis_are_told_and_waited_for(look, tmp_path):
+def test_a_replica_and_a_full_redis_are_reported_and_waited_for(look, tmp_path):
     with RedisServer(tmp_path) as server, server.client() as client:
         client.replicaof("127.0.0.1", free_port())
         (trouble,) = look(server.address)
@@ -183,7 +183,7 @@ def test_the_doctor_goes_on_where_it_may_not_ask_info(redis_server, weights):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl on the PATH to make a certificate")
-def test_the_doctor_tells_a_port_that_speaks_tls_and_a_certificate_that_is_not_known(tmp_path, weights):
+def test_the_doctor_recognises_a_port_that_speaks_tls_and_a_certificate_that_is_not_known(tmp_path, weights):
     private, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
     subject = ["-subj", "/CN=localhost", "-keyout", str(private), "-out", str(certificate)]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject]

@@ -65,7 +65,7 @@ def test_redis_that_is_not_there_at_the_start_is_waited_for(cluster, redis):
     assert cluster.encodes() == [RED]
 
 
-def test_redis_that_goes_while_a_click_waits_is_told_and_warm_clicks_go_on(cluster, redis):
+def test_redis_that_goes_while_a_click_waits_is_reported_and_warm_clicks_go_on(cluster, redis):
     web, _ = cluster.web(), cluster.worker(encode_s=2.0)
     web.get(ref("blue"), SOON_S)
     with ThreadPoolExecutor(1) as pool:
@@ -102,7 +102,7 @@ def test_redis_that_takes_two_seconds_slows_cold_clicks_down_and_warm_ones_not(c
         answers_again(web, "green", GREEN)
 
 
-def test_a_full_redis_is_told_at_once_and_used_again_when_there_is_room(cluster, redis):
+def test_a_full_redis_is_reported_at_once_and_used_again_when_there_is_room(cluster, redis):
     web, _ = cluster.web(), cluster.worker()
     web.get(ref("blue"), SOON_S)
     redis.config(maxmemory_policy="noeviction", maxmemory="1")
@@ -115,7 +115,7 @@ def test_a_full_redis_is_told_at_once_and_used_again_when_there_is_room(cluster,
     answers_again(web, "red", RED)
 
 
-def test_a_redis_that_fills_up_during_an_encode_is_told_to_those_who_wait(cluster, redis):
+def test_a_redis_that_fills_up_during_an_encode_is_reported_to_those_who_wait(cluster, redis):
     web, _ = cluster.web(), cluster.worker(encode_s=2.0)
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(outcome, web, "red")
@@ -129,7 +129,7 @@ def test_a_redis_that_fills_up_during_an_encode_is_told_to_those_who_wait(cluste
     assert cluster.encodes() == [RED]  # the worker still had it
 
 
-def test_a_redis_that_restarts_empty_during_an_encode_loses_nobody(cluster, redis):
+def test_a_redis_that_restarts_empty_during_an_encode_loses_no_click(cluster, redis):
     web, _ = cluster.web(), cluster.worker(encode_s=2.0)
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(outcome, web, "red")
@@ -152,7 +152,7 @@ def test_a_redis_that_restarts_empty_loses_no_click_that_waits_for_its_turn(clus
         assert click.result()[0] == RED
 
 
-def test_a_read_only_replica_is_told_and_what_it_holds_is_used(cluster, redis):
+def test_a_read_only_replica_is_reported_and_what_it_holds_is_used(cluster, redis):
     web, other, _ = cluster.web(), cluster.web(), cluster.worker()
     web.get(ref("blue"), SOON_S)
     with redis.client() as client:
@@ -202,7 +202,7 @@ def test_a_worker_that_is_killed_after_the_encode_leaves_what_it_made(cluster, r
     assert cluster.encodes() == [RED, BLUE]
 
 
-def test_a_worker_told_to_stop_finishes_the_job_in_hand_and_leaves(cluster, redis):
+def test_a_worker_that_is_stopped_finishes_the_job_in_hand_and_leaves(cluster, redis):
     web, worker = cluster.web(), cluster.worker(encode_s=2.0)
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(outcome, web, "red")
@@ -215,7 +215,7 @@ def test_a_worker_told_to_stop_finishes_the_job_in_hand_and_leaves(cluster, redi
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_worker_told_to_stop_does_so_at_once(cluster, number):
+def test_an_idle_worker_that_is_stopped_does_so_at_once(cluster, number):
     worker = cluster.worker()
     worker.send_signal(number)
     assert worker.wait(SOON_S) == 0

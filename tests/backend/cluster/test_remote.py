@@ -69,7 +69,7 @@ def test_what_one_web_process_had_encoded_is_warm_for_another(cluster):
     assert cluster.encodes() == [RED]
 
 
-def test_a_peek_finds_what_another_web_process_had_encoded_and_asks_nobody(cluster):
+def test_a_peek_finds_what_another_web_process_had_encoded_and_enqueues_nothing(cluster):
     first, second = cluster.web(), cluster.web()
     assert second.peek(ref("red")) is None
     assert second.encoding == 0
@@ -108,7 +108,7 @@ def test_an_unreadable_image_fails_all_its_waiters_at_once_and_is_remembered_for
     assert colour(web.get(ref("broken"), SOON_S)) == GREEN
 
 
-def test_memory_that_runs_out_is_tried_once_more_and_then_told(cluster):
+def test_memory_that_runs_out_is_tried_once_more_and_then_reported(cluster):
     cluster.add("large", TOO_LARGE)
     web, _ = cluster.web(), cluster.worker()
     with pytest.raises(RetryLater) as caught:
@@ -175,7 +175,7 @@ def held_up(cluster, name):
 
 
 @pytest.mark.parametrize("priority", [Priority.PREFETCH, Priority.BULK])
-def test_a_click_does_not_wait_for_a_slow_download_of_which_nobody_waits(cluster, priority):
+def test_a_click_does_not_wait_for_a_slow_background_download(cluster, priority):
     let_go = held_up(cluster, "slow")
     cluster.worker()
     web = cluster.web()
@@ -256,7 +256,7 @@ def refused(web, name="red"):
     return caught.value, time.monotonic() - start
 
 
-def test_without_a_worker_a_click_is_told_so_at_once_and_a_worker_that_starts_later_serves_it(cluster):
+def test_without_a_worker_a_click_gets_the_reason_at_once_and_a_worker_that_starts_later_serves_it(cluster):
     web = cluster.web()
     eventually(lambda: web.cluster.is_known)
     error, took_s = refused(web)
@@ -306,7 +306,7 @@ def test_a_worker_that_loads_its_model_counts_as_alive_also_where_that_keeps_it_
     assert refused(web, "blue")[0].reason is Reason.NO_WORKER
 
 
-def test_clicks_that_wait_are_told_when_the_last_worker_leaves(cluster, redis_server):
+def test_clicks_that_wait_get_the_reason_when_the_last_worker_leaves(cluster, redis_server):
     cluster.announce()
     web = cluster.web()
     with ThreadPoolExecutor(1) as pool:
@@ -333,7 +333,7 @@ def test_a_changed_image_behind_the_same_address_is_noticed(cluster, redis_serve
     eventually(lambda: colour(web.get(moved, SOON_S)) == BLUE)
 
 
-def test_a_slow_image_server_holds_up_nobody_who_is_warm(cluster):
+def test_a_slow_image_server_delays_no_warm_click(cluster):
     web, _ = cluster.web(), cluster.worker(encode_s=3.0)
     web.get(ref("blue"), SOON_S)
     with ThreadPoolExecutor(200) as pool:
@@ -347,7 +347,7 @@ def test_a_slow_image_server_holds_up_nobody_who_is_warm(cluster):
     assert gauge(web, "encodes_shared_total") == 199
 
 
-def test_closing_lets_everybody_go_and_ends_every_thread(cluster):
+def test_closing_ends_every_wait_and_every_thread(cluster):
     before = set(threading.enumerate())
     cluster.announce()
     web = cluster.web()
@@ -361,7 +361,7 @@ def test_closing_lets_everybody_go_and_ends_every_thread(cluster):
     assert set(threading.enumerate()) <= before
 
 
-def test_an_image_inside_the_task_that_is_too_large_to_travel_is_told_so(cluster):
+def test_an_image_inside_the_task_that_is_too_large_for_a_job_is_refused_with_the_reason(cluster):
     cluster.announce()
     web = cluster.web()
     large = ImageRef("data:image/png;base64," + "A" * 17_000_000, 1, 1)
@@ -370,7 +370,7 @@ def test_an_image_inside_the_task_that_is_too_large_to_travel_is_told_so(cluster
     assert caught.value.reason is Reason.IMAGE_TOO_LARGE
 
 
-def test_an_address_that_is_no_text_is_told_so(cluster):
+def test_an_address_that_is_no_text_is_refused_with_the_reason(cluster):
     cluster.announce()
     web = cluster.web()
     with pytest.raises(ImageError) as caught:
@@ -378,7 +378,7 @@ def test_an_address_that_is_no_text_is_told_so(cluster):
     assert caught.value.reason is Reason.UNSUPPORTED_IMAGE_SOURCE
 
 
-def test_images_inside_tasks_that_are_on_their_way_are_bounded_and_a_click_beyond_is_told_so(cluster):
+def test_images_inside_tasks_that_are_waited_for_are_bounded_and_a_click_beyond_gets_the_reason(cluster):
     cluster.announce()
     budget = ByteBudget(100_000)
     web = cluster.web(budget=budget)

@@ -125,7 +125,7 @@ def test_the_doctor_is_content_with_a_bounded_redis_and_a_live_worker(cluster):
     assert set(reported) == {"Redis", "Redis memory", "workers", "queues"}
 
 
-def test_the_doctor_tells_that_no_worker_is_alive_and_names_those_with_other_weights(cluster):
+def test_the_doctor_reports_that_no_worker_is_alive_and_names_those_with_other_weights(cluster):
     assert findings(cluster)["workers"].level.value == "problem"
     cluster.worker()
     finding = findings(cluster)["workers"]
@@ -142,7 +142,7 @@ def test_the_doctor_tells_that_no_worker_is_alive_and_names_those_with_other_wei
         ("100mb", "noeviction", "Redis policy", "hint"),
     ],
 )
-def test_the_doctor_tells_what_is_wrong_with_redis_and_how_to_start_it(
+def test_the_doctor_reports_what_is_wrong_with_redis_and_how_to_start_it(
     cluster, redis_server, maxmemory, policy, subject, level
 ):  # fmt: skip
     redis_server.config(maxmemory=maxmemory, maxmemory_policy=policy)
@@ -154,7 +154,7 @@ def test_the_doctor_tells_what_is_wrong_with_redis_and_how_to_start_it(
         redis_server.config(maxmemory="64mb", maxmemory_policy="volatile-lru")
 
 
-def test_the_doctor_tells_that_redis_is_not_there_without_its_password(cluster):
+def test_the_doctor_reports_that_redis_is_not_there_without_its_password(cluster):
     (finding,) = findings(cluster, REDIS_URL="redis://:open-sesame@127.0.0.1:1/0").values()
     assert finding.level.value == "problem"
     assert "open-sesame" not in finding.text + finding.fix

@@ -70,14 +70,14 @@ def test_without_redis_url_a_worker_refuses_to_start_and_says_what_to_set():
     assert "set REDIS_URL" in completed.stderr
 
 
-def test_weights_that_are_not_there_are_told(tmp_path):
+def test_weights_that_are_not_there_are_reported(tmp_path):
     completed = command(REDIS_URL="redis://127.0.0.1:1/0", PADDLE_SAM_WEIGHTS="SAM-X", MODEL_DIR=str(tmp_path))
     assert completed.returncode == 2
     assert "SAM-H_box" in completed.stderr
 
 
 @needs_redis
-def test_a_check_tells_whether_this_machines_worker_is_alive(cluster, redis_server):
+def test_a_check_says_whether_this_machines_worker_is_alive(cluster, redis_server):
     environ = {"REDIS_URL": redis_server.address}
     assert command("--check", **environ).returncode == 1
     cluster.worker()
@@ -86,7 +86,7 @@ def test_a_check_tells_whether_this_machines_worker_is_alive(cluster, redis_serv
 
 
 @needs_redis
-def test_a_worker_told_to_stop_just_before_it_listens_to_its_queues_stops(cluster):
+def test_a_worker_that_is_stopped_just_before_it_listens_to_its_queues_stops(cluster):
     completed = script(
         cluster,
         "def load():\n"
@@ -109,7 +109,7 @@ def test_a_worker_that_cannot_load_its_encoder_ends_with_a_failure(cluster):
 
 
 @needs_redis
-def test_a_worker_whose_encoder_hangs_fails_the_click_and_ends_so_that_it_is_started_anew(cluster):
+def test_a_worker_whose_encoder_hangs_fails_the_click_and_ends_so_that_it_is_started_again(cluster):
     web = cluster.web()
     cluster.announce()
     with ThreadPoolExecutor(1) as pool:
@@ -128,7 +128,7 @@ def test_a_worker_whose_encoder_hangs_fails_the_click_and_ends_so_that_it_is_sta
 
 
 @needs_redis
-def test_a_worker_whose_device_fails_at_every_image_fails_three_of_them_and_ends_so_that_it_is_started_anew(cluster):
+def test_a_worker_whose_device_fails_at_every_image_fails_three_of_them_and_ends_so_that_it_is_started_again(cluster):
     web, names = cluster.web(), ("one", "two", "three")
     for name in names:
         cluster.add(name, TOO_LARGE)

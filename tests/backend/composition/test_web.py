@@ -176,7 +176,7 @@ def test_the_status_page_turns_from_loading_to_ready(build, tiny_checkpoint):
         assert word in page
 
 
-def test_the_status_page_tells_of_the_last_requests_and_their_reasons(build):
+def test_the_status_page_shows_the_last_requests_and_their_reasons(build):
     service = build()
     client = service.app.test_client()
     client.post("/predict", data=encoded(click_on(data_uri())))
@@ -187,7 +187,7 @@ def test_the_status_page_tells_of_the_last_requests_and_their_reasons(build):
     assert "encode" in page
 
 
-def test_the_status_page_tells_what_an_operator_should_look_at(build):
+def test_the_status_page_shows_what_an_operator_should_look_at(build):
     service = build()
     client = service.app.test_client()
     client.post("/setup", data=encoded({"project": "5.1", "schema": "<View><Image name='a' value='$b'/></View>"}))
@@ -209,7 +209,7 @@ def test_it_is_ready_once_clicks_can_be_answered_and_says_what_it_waits_for_befo
     assert client.post("/ready").status_code == 405
 
 
-def test_the_status_page_tells_nothing_that_is_put_right(build):
+def test_the_status_page_shows_no_problem_that_is_put_right(build):
     service = build(LABEL_STUDIO_API_KEY="0" * 40)
     assert "Look at" not in service.app.test_client().get("/", headers=BROWSER).text
 
@@ -232,7 +232,7 @@ def test_a_click_leaves_in_time_while_the_decoder_is_being_loaded(build, tiny_ch
     wait_until(lambda: ask(service)[0]["result"])
 
 
-def test_a_device_that_is_not_there_is_told_on_the_page_and_to_a_click(build):
+def test_a_missing_device_is_reported_on_the_page_and_to_a_click(build):
     service = build(PADDLE_SAM_DEVICE="gpu:7")
     service.start()
     client = service.app.test_client()

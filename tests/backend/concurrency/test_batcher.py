@@ -73,7 +73,7 @@ def test_old_things_are_sent_off_however_few(post):
     assert post.chunks == [[1], [2]]
 
 
-def test_whoever_makes_more_than_can_be_delivered_waits(post):
+def test_a_caller_who_makes_more_than_can_be_delivered_waits(post):
     post.gate.clear()
     threading.Timer(0.1, post.gate.set).start()
     with chunks(post) as gathered:

@@ -53,7 +53,7 @@ def test_a_share_grows_where_there_is_room_and_shrinks_always():
     assert budget.taken == 1 + other.size
 
 
-def test_nobody_who_forgets_a_share_keeps_its_room():
+def test_a_share_that_is_forgotten_gives_its_room_back():
     budget = ByteBudget(10)
     budget.take(10)
     assert budget.taken == 0

@@ -61,7 +61,7 @@ def test_a_turn_that_fails_lets_the_next_one_in():
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.0, -1.0])
-def test_whoever_cannot_wait_any_longer_leaves_with_a_reason_and_takes_nobodys_turn(seconds):
+def test_a_caller_who_cannot_wait_any_longer_leaves_with_a_reason_and_takes_no_slot(seconds):
     turns, inside = FifoLimiter(1), []
 
     def go(name):
@@ -133,6 +133,6 @@ def test_turns_that_come_as_time_runs_out_are_neither_lost_nor_doubled():
     assert (turns.free, turns.waiting) == (2, 0)
 
 
-def test_nobody_at_all_is_refused():
+def test_zero_at_a_time_is_refused():
     with pytest.raises(ValueError, match="at_once: expected at least 1, got 0"):
         FifoLimiter(0)

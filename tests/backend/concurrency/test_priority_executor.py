@@ -50,7 +50,7 @@ def open_site():
         site.fetchers.close()
 
 
-def test_bulk_work_leaves_places_to_those_that_somebody_waits_for(open_site):
+def test_bulk_work_leaves_threads_to_work_that_an_annotator_waits_for(open_site):
     site = open_site(threads=3, reserved=1)
     for number in range(5):
         site.fetch(f"bulk {number}", BULK)
@@ -70,7 +70,7 @@ def test_what_is_encoded_ahead_takes_no_spared_place_either(open_site):
     site.has_begun("ahead 0", "click")
 
 
-def test_those_that_somebody_waits_for_may_take_every_place(open_site):
+def test_work_that_an_annotator_waits_for_may_take_every_thread(open_site):
     site = open_site(threads=3, reserved=1)
     for name in "abcd":
         site.fetch(name, INTERACTIVE)
@@ -90,7 +90,7 @@ def test_the_urgent_ones_go_first_and_equals_in_the_order_in_which_they_came(ope
     assert site.started == ["first", "click", "ahead", "bulk 0", "bulk 1"]
 
 
-def test_bulk_work_that_somebody_begins_to_wait_for_goes_first(open_site):
+def test_bulk_work_that_an_annotator_begins_to_wait_for_goes_first(open_site):
     site = open_site(threads=2, reserved=1)
     fetches = {name: site.fetch(name, BULK) for name in ("bulk 0", "bulk 1", "bulk 2")}
     site.has_begun("bulk 0")
@@ -149,6 +149,6 @@ def test_closing_drops_what_waits_ends_what_runs_and_takes_no_more():
 
 
 @pytest.mark.parametrize(("threads", "reserved"), [(0, 0), (2, 2), (1, -1)])
-def test_places_for_nobody_are_refused(threads, reserved):
+def test_zero_threads_are_refused(threads, reserved):
     with pytest.raises(ValueError, match="expected"):
         PriorityExecutor(threads, reserved)

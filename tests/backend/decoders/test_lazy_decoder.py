@@ -42,7 +42,7 @@ def test_a_decoder_that_cannot_be_loaded_says_why_and_is_tried_again(tiny_checkp
     assert decoder.failure == ""
 
 
-def test_whoever_cannot_wait_for_the_load_leaves_with_a_reason_and_the_load_goes_on(tiny_checkpoint):
+def test_a_caller_who_cannot_wait_for_the_load_leaves_with_a_reason_and_the_load_goes_on(tiny_checkpoint):
     gate = threading.Event()
 
     def slowly(checkpoint, device):

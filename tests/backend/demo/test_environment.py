@@ -91,7 +91,7 @@ def test_the_seconds_and_the_size_are_printed_meanwhile(python, stamp, monkeypat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_pip_too_and_the_next_time_begins_anew(python, stamp, number):
+def test_a_signal_ends_pip_too_and_the_next_time_starts_over(python, stamp, number):
     command = [str(python.path), "-m", "backend.demo.environment", str(stamp), "-r", "list.txt"]
     environ = os.environ | {"FAKE_PIP_HANGS": "1"}
     with subprocess.Popen(interruptible(command), env=environ, stdout=subprocess.DEVNULL) as process:

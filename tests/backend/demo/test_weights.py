@@ -58,7 +58,7 @@ def test_weights_that_were_put_there_by_hand_need_no_network(demo, published, tm
     assert NOTHING_ELSE in start(demo, tmp_path / "weights")
 
 
-def test_what_are_no_weights_is_said_before_anything_starts(demo, tmp_path):
+def test_weights_that_are_none_are_reported_before_anything_starts(demo, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "mobile_sam.pt").write_bytes(b"<html>")
     assert "expected a PaddleX inference directory" in start(demo, tmp_path / "weights")

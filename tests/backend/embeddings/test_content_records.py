@@ -74,7 +74,7 @@ def test_records_belong_to_a_project_of_one_label_studio(path):
     [b"", b"no database at all " * 100, b"SQLite format 3\0" + b"\xff" * 5000],
     ids=["empty", "foreign", "damaged"],
 )
-def test_a_file_that_is_no_database_is_a_miss_and_begun_anew(path, content):
+def test_a_file_that_is_no_database_is_a_miss_and_started_over(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
     database = opened(path)
@@ -83,7 +83,7 @@ def test_a_file_that_is_no_database_is_a_miss_and_begun_anew(path, content):
     assert opened(path).get(ADDRESS) == RECORD
 
 
-def test_a_file_that_is_cut_in_the_middle_is_a_miss_and_begun_anew(path):
+def test_a_file_that_is_cut_in_the_middle_is_a_miss_and_started_over(path):
     database = opened(path)
     for number in range(500):
         database.put(("project 1", str(number)), RECORD)
@@ -114,7 +114,7 @@ def test_a_record_that_is_not_ours_is_a_miss(path, values):
     assert opened(path).get(ADDRESS) is None
 
 
-def test_a_table_of_another_kind_is_begun_anew(path):
+def test_a_table_of_another_kind_is_started_over(path):
     path.parent.mkdir()
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE contents_1 (something)")
@@ -157,7 +157,7 @@ def test_threads_wait_together_for_a_locked_database(path):
 
 
 @pytest.mark.parametrize("damage", [b"\xff", b"\0"], ids=["no text", "zeros"])
-def test_a_file_damaged_at_any_place_is_at_worst_begun_anew(path, damage):
+def test_a_file_damaged_at_any_place_is_at_worst_started_over(path, damage):
     opened(path).put(ADDRESS, RECORD)
     good = path.read_bytes()
     used = [index for index, byte in enumerate(good) if byte and index != WRITE_VERSION]
@@ -169,7 +169,7 @@ def test_a_file_damaged_at_any_place_is_at_worst_begun_anew(path, damage):
         assert database.get(ADDRESS) == CHANGED, f"byte {index}"
 
 
-def test_a_folder_that_is_deleted_meanwhile_is_made_anew(path):
+def test_a_folder_that_is_deleted_meanwhile_is_made_again(path):
     database = opened(path)
     database.put(ADDRESS, RECORD)
     shutil.rmtree(path.parent)

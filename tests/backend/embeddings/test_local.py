@@ -370,7 +370,7 @@ def test_the_encoder_is_loaded_in_the_background_and_the_first_click_waits_for_i
 # Failures
 
 
-def test_a_failed_fetch_wakes_everybody_with_its_reason(setup, embeddings):
+def test_a_failed_fetch_wakes_every_waiter_with_its_reason(setup, embeddings):
     setup.source.gate.clear()
     with ThreadPoolExecutor(10) as pool:
         futures = [pool.submit(embeddings.get, ref("none"), SOON_S) for _ in range(10)]
@@ -382,7 +382,7 @@ def test_a_failed_fetch_wakes_everybody_with_its_reason(setup, embeddings):
     assert setup.source.fetched == ["none"]
 
 
-def test_a_failed_encode_wakes_everybody_with_its_reason(setup, embeddings):
+def test_a_failed_encode_wakes_every_waiter_with_its_reason(setup, embeddings):
     setup.encoder.gate.clear()
     setup.encoder.failures = [RuntimeError("kernel exploded")]
     with ThreadPoolExecutor(10) as pool:
@@ -455,7 +455,7 @@ def test_running_out_of_memory_twice_may_pass_and_harms_no_other(setup, embeddin
     assert colour(embeddings.get(ref("blue"), SOON_S)) == BLUE
 
 
-def test_an_encoder_that_cannot_be_loaded_is_told_and_tried_again(setup):
+def test_an_encoder_that_cannot_be_loaded_is_reported_and_tried_again(setup):
     answers = [ValueError("weights are damaged"), ValueError("weights are damaged"), setup.encoder]
 
     def load():
@@ -661,7 +661,7 @@ def test_a_run_asks_whether_what_may_change_has_changed_and_does_not_fetch_it(se
     assert setup.encoder.calls == 1
 
 
-def test_a_run_encodes_what_has_changed_anew_after_one_fetch(setup):
+def test_a_run_encodes_a_changed_image_again_after_one_fetch(setup):
     setup.source.versioned = True
     setup.build().ensure(ref())
     setup.source.contents["red"] = png(BLUE)
@@ -717,7 +717,7 @@ def test_a_store_that_keeps_nothing_ends_a_run_with_its_reason(setup):
     assert caught.value.reason is Reason.STORE_UNAVAILABLE
 
 
-def test_a_full_disk_is_told_of_by_name(setup):
+def test_a_full_disk_is_reported_by_name(setup):
     (setup.folder / "embeddings").write_text("a file where a folder should be")
     with pytest.raises(RetryLater, match="cannot be stored: read failed: Not a directory"):
         setup.build(memory=0).ensure(ref())
@@ -819,7 +819,7 @@ def test_a_click_does_not_wait_for_background_images_that_wait_to_be_decoded(set
 # The end
 
 
-def test_closing_wakes_everybody_and_ends_every_thread(setup):
+def test_closing_wakes_every_waiter_and_ends_every_thread(setup):
     before = set(threading.enumerate())
     embeddings = setup.build()
     setup.encoder.gate.clear()
@@ -920,7 +920,7 @@ def test_every_file_gives_its_room_back_once_it_is_encoded_or_is_not_needed(setu
     eventually(lambda: budget.taken == 0)
 
 
-def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(setup):
+def test_data_addresses_that_are_waited_for_are_bounded_and_a_click_beyond_gets_the_reason(setup):
     uri = "data:" + "A" * 80_000
     setup.source.gate.clear()
     setup.source.contents[uri] = png(RED)

@@ -209,7 +209,7 @@ def test_a_value_as_it_was_written_before_there_were_several_maps_is_a_miss(vers
         (b'"family":"sam2"', b'"family":"sam3"'),
     ],
 )
-def test_a_value_whose_maps_are_told_wrongly_is_a_miss(declared, put_in):
+def test_a_value_whose_header_describes_other_maps_is_a_miss(declared, put_in):
     data = dump(embedding_of_several_maps(), "a key", "float32")
     assert declared in data
     assert load(data.replace(declared, put_in), "a key") is None

@@ -40,7 +40,7 @@ def test_the_recorded_exif_6_photo_is_taller_than_wide():
     assert decode(data, LIMITS).original_size == (800, 600)
 
 
-def test_an_orientation_that_only_xmp_tells_is_ignored_as_browsers_do():
+def test_an_orientation_in_xmp_alone_is_ignored_as_browsers_do():
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     assert decode(encoded(corners(), "JPEG", xmp=xmp), LIMITS).original_size == (32, 48)
 

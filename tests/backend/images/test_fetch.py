@@ -258,7 +258,7 @@ def test_a_redirect_back_among_the_task_files_does_not_bring_the_token_back(conn
     assert ["authorization" in sent.headers for sent in studio.requests if sent.method == "GET"] == [True, False, False]
 
 
-def test_a_path_that_asks_for_a_login_and_serves_no_task_files_is_told_as_such(connect, studio):
+def test_a_path_that_asks_for_a_login_and_serves_no_task_files_is_reported_as_such(connect, studio):
     studio.accepted.add(None)
     studio.routes["/projects/1/data"] = Reply(b"", 302, {"Location": "/user/login/?next=/projects/1/data"})
     message = assert_fails(AccessError, Reason.FORBIDDEN_PATH, connect(), studio.url + "/projects/1/data")
@@ -364,7 +364,7 @@ def test_public_addresses_are_allowed(address):
     assert is_allowed(AddressPolicy(Origin("http", "ls", 8080)), "host", address)
 
 
-def test_an_address_that_nobody_answers_leaves_the_next_one_its_turn(connect, other):
+def test_an_address_that_does_not_answer_leaves_the_next_one_its_turn(connect, other):
     source = connect(allowed=("127.0.0.0/8",), route=Route(lambda host, port: ["127.0.0.2", "127.0.0.1"]))
     assert source.fetch(ImageRef(f"http://two.example.com:{other.port}/a.png")).data == IMAGE
 
@@ -412,7 +412,7 @@ def test_no_other_protocol_is_followed(connect, studio):
 
 
 @pytest.mark.parametrize("target", ["ftp://user:secret@h/a.png", "http://user:secret/@h/a.png"])
-def test_credentials_in_the_address_of_a_redirect_are_not_told(connect, studio, target):
+def test_credentials_in_the_address_of_a_redirect_are_not_shown(connect, studio, target):
     studio.routes["/data/upload/1/r.png"] = Reply(b"", 302, {"Location": target})
     with pytest.raises(ImageError) as caught:
         connect().fetch(ImageRef("/data/upload/1/r.png"))
@@ -515,7 +515,7 @@ def test_each_status_has_its_reason(connect, other, status, kind, reason):
 
 
 @pytest.mark.parametrize("url", ["http://localhost:9/a.png", "http://nowhere.invalid/a.png"])
-def test_nobody_there_may_be_tried_later(connect, url):
+def test_a_host_without_a_server_may_be_tried_later(connect, url):
     assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(), url)
 
 
@@ -560,7 +560,7 @@ def test_a_version_that_cannot_be_sent_back_is_none(connect, other, etag):
         assert source.fetch(ImageRef(other.url + "/a.png"), validators).data == IMAGE
 
 
-def test_a_304_nobody_asked_for_is_no_image(connect, other):
+def test_a_304_to_a_first_request_is_no_image(connect, other):
     other.routes["/a.png"] = Reply(b"", 304)
     assert_fails(ImageError, Reason.IMAGE_NOT_FOUND, connect(), other.url + "/a.png")
 

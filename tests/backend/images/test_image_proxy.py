@@ -187,7 +187,7 @@ def test_label_studio_and_the_token_never_go_through_it(proxy):
         (b"HTTP/1.1 502 Bad Gateway", RetryLater, "answers 502"),
     ],
 )
-def test_what_the_proxy_refuses_is_told_as_the_proxys(proxy, line, kind, words):
+def test_what_the_proxy_refuses_is_reported_as_the_proxys(proxy, line, kind, words):
     proxy.refuses = line
     error = refusal(kind, image_source(proxy, "me:secret@"), "https://pictures.example.com/a.png")
     assert words in str(error)

@@ -188,13 +188,13 @@ def test_other_spellings_are_named_as_not_supported(uri):
         "ftp://" + "u" * 60 + ":secret-that-is-cut-before-its-end@h/x.jpg",
     ],
 )
-def test_credentials_in_an_address_are_not_told(uri):
+def test_credentials_in_an_address_are_not_shown(uri):
     with pytest.raises(BackendError) as caught:
         locate(uri)
     assert "sec" not in str(caught.value)
 
 
-def test_of_a_refused_address_without_credentials_all_is_told():
+def test_of_a_refused_address_without_credentials_the_error_is_shown_whole():
     with pytest.raises(AccessError, match=r"/data/upload/\.\./img@2x\.jpg"):
         locate("/data/upload/../img@2x.jpg")
 

@@ -54,7 +54,7 @@ def connect(server):
         ("a.!!!.c", TokenKind.LEGACY),
     ],
 )
-def test_a_token_is_told_by_its_form(token, kind):
+def test_a_token_is_recognised_by_its_form(token, kind):
     assert token_kind(None if token is None else Secret(token)) is kind
 
 
@@ -127,7 +127,7 @@ def test_many_threads_share_the_failure_of_one_exchange(connect, server):
     assert client.user() == "me@example.com"
 
 
-def test_nobody_waits_longer_for_an_exchange_than_told_and_it_goes_on(connect, server):
+def test_a_caller_waits_for_an_exchange_no_longer_than_its_timeout_and_the_exchange_goes_on(connect, server):
     answer = threading.Event()
     server.refresh = lambda request: Reply(access_token if answer.wait(20) else b"")
     access_token = json.dumps({"access": jwt(token_type="access")}).encode()
@@ -160,7 +160,7 @@ def test_a_revoked_personal_token_is_an_access_error_that_says_what_to_do(connec
 
 
 @pytest.mark.parametrize("status", [404, 405, 410, 418])
-def test_an_address_that_exchanges_no_tokens_is_told_as_such(connect, server, status):
+def test_an_address_that_exchanges_no_tokens_is_reported_as_such(connect, server, status):
     server.refresh = Reply(b"not here", status)
     with pytest.raises(AccessError, match=f"answers {status} to /api/token/refresh.*LABEL_STUDIO_URL") as caught:
         connect().user()
@@ -168,7 +168,7 @@ def test_an_address_that_exchanges_no_tokens_is_told_as_such(connect, server, st
     assert server.refreshes == 1
 
 
-def test_a_personal_token_without_its_end_is_told_before_anything_is_asked(connect, server):
+def test_a_personal_token_without_its_end_is_refused_before_any_request(connect, server):
     with pytest.raises(AccessError, match="without its end") as caught:
         connect(PERSONAL_TOKEN.rpartition(".")[0]).user()
     assert caught.value.reason is Reason.AUTH_FAILED
@@ -234,19 +234,19 @@ def test_storing_a_prediction_is_never_repeated(connect, server):
     assert server.paths().count("/api/predictions/") == 1
 
 
-def test_nobody_at_the_address_is_told_as_unreachable(connect):
+def test_an_address_without_a_server_is_reported_as_unreachable(connect):
     with pytest.raises(RetryLater, match="cannot be reached") as caught:
         connect(url="http://127.0.0.1:9").version()
     assert caught.value.reason is Reason.LABEL_STUDIO_UNREACHABLE
 
 
-def test_credentials_in_the_address_of_a_redirect_are_not_told(connect, server):
+def test_credentials_in_the_address_of_a_redirect_are_not_shown(connect, server):
     server.routes["/api/version"] = Reply(b"", 301, {"Location": "https://me:secret@ls.example.com/api/version"})
     with pytest.raises(AccessError, match=r"redirects to https://\*\*\*@ls\.example\.com"):
         connect().version()
 
 
-def test_a_redirect_tells_which_address_to_set(connect, server):
+def test_the_error_of_a_redirect_names_the_address_to_set(connect, server):
     server.routes["/api/version"] = Reply(b"", 301, {"Location": "https://ls.example.com/api/version"})
     with pytest.raises(AccessError, match=r"set LABEL_STUDIO_URL.*really is") as caught:
         connect().version()
@@ -301,7 +301,7 @@ def test_a_retry_after_that_is_no_number_of_seconds_does_not_count(connect, serv
     assert len(server.requests) == 3
 
 
-def test_what_label_studio_says_about_a_refused_request_is_told(connect, server):
+def test_label_studios_message_about_a_refused_request_is_quoted(connect, server):
     detail = {"detail": "Validation error", "validation_errors": {"task": ["no such task"]}}
     server.routes["/api/predictions/"] = Reply(json.dumps(detail).encode(), 400)
     with pytest.raises(RequestError, match=r"400 to /api/predictions/.*no such task"):
@@ -383,7 +383,7 @@ def test_only_a_404_means_that_something_is_gone(connect, server, status):
     assert not caught.value.is_gone
 
 
-def test_what_the_key_may_not_do_is_told_in_label_studios_words(connect, server):
+def test_what_the_key_may_not_do_is_reported_in_label_studios_words(connect, server):
     server.routes["/api/predictions/"] = Reply(b'{"detail": "You do not have permission to do that."}', 403)
     with pytest.raises(ForbiddenError, match=r"403 to /api/predictions/: You do not have permission") as caught:
         connect().create_prediction(NewPrediction(1, msgspec.Raw(b"[]"), 0.0, "v"))
@@ -412,7 +412,7 @@ def test_predictions_are_imported_in_one_request_that_is_never_repeated(connect,
     assert server.paths().count(path) == 2
 
 
-def test_deleting_what_somebody_else_has_deleted_is_done(connect, server):
+def test_deleting_what_is_deleted_already_succeeds(connect, server):
     client = connect()
     server.routes["/api/predictions/5/"] = Reply(b"", 204)
     client.delete_prediction(5)

@@ -53,7 +53,7 @@ def test_predictions_are_stored_in_one_request():
     assert [len(project.of(task)) for task in (1, 2, 3)] == [1, 1, 1]
 
 
-def test_a_task_that_somebody_else_has_filled_meanwhile_is_left_alone():
+def test_a_task_that_another_run_has_filled_meanwhile_is_left_alone():
     project = FakeProject(count=2)
     project.store(1, VERSION, [{"id": "theirs"}])
     assert verdicts(writer(project).write([ready(1), ready(2)])) == [WriteResult.ALREADY_STORED, WriteResult.STORED]
@@ -88,7 +88,7 @@ def test_a_refused_connection_and_a_full_server_are_waited_for():
     assert [marks(project, task) for task in (1, 2)] == [["new"], ["new"]]
 
 
-def test_a_task_that_was_deleted_meanwhile_keeps_nobody_else_from_being_stored():
+def test_a_task_that_was_deleted_meanwhile_keeps_no_other_from_being_stored():
     project = FakeProject(count=3)
     project.delete(2)
     assert verdicts(writer(project).write([ready(1), ready(2), ready(3)])) == [
@@ -103,7 +103,7 @@ def test_a_task_that_is_deleted_at_the_last_moment_neither():
     assert verdicts(outcomes) == [WriteResult.STORED, WriteResult.GONE, WriteResult.STORED]
 
 
-def test_a_prediction_that_label_studio_refuses_is_told_and_the_others_stored():
+def test_a_prediction_that_label_studio_refuses_is_reported_and_the_others_stored():
     project = FakeProject(count=3)
     project.invalid = {2}
     first, second, third = verdicts(writer(project).write([ready(1), ready(2), ready(3)]))
@@ -130,7 +130,7 @@ def test_a_task_that_label_studio_refuses_to_show_is_not_taken_for_deleted(refus
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
-def test_a_refusal_to_store_one_is_told_and_the_others_are_stored(refusal):
+def test_a_refusal_to_store_one_is_reported_and_the_others_are_stored(refusal):
     project = FakeProject(count=3)
 
     def refuse(new):
@@ -149,7 +149,7 @@ def test_a_refusal_to_store_one_is_told_and_the_others_are_stored(refusal):
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
-def test_a_refusal_to_delete_the_old_one_is_told_and_the_next_run_finds_it(refusal):
+def test_a_refusal_to_delete_the_old_one_is_reported_and_the_next_run_finds_it(refusal):
     project = FakeProject(count=2)
     old = [project.store(task, VERSION, [{"id": "old"}]) for task in (1, 2)]
     project.failures["delete_prediction"] = [refusal]
@@ -275,7 +275,7 @@ def test_tidy_of_a_project_without_predictions_has_nothing_to_do():
 
 @pytest.mark.parametrize("call", ["predictions", "delete_prediction"])
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
-def test_tidy_goes_on_after_a_refusal_and_tells_it_in_the_end(refusal, call):
+def test_deleting_duplicates_goes_on_after_a_refusal_and_raises_it_in_the_end(refusal, call):
     project = FakeProject(count=3)
     for task in project.tasks:
         for mark in "ab":

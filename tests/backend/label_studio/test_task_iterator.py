@@ -103,7 +103,7 @@ def test_label_studio_may_be_away_in_between():
     assert ids(listing(project)) == list(range(9, 0, -1))
 
 
-def test_listing_stops_when_it_is_told_while_label_studio_is_away():
+def test_listing_stops_at_a_signal_while_label_studio_is_away():
     stop, project = threading.Event(), FakeProject(count=9)
     project.failures["task_page"] = [None, away()]
     tasks = iter(listing(project, stop=stop))

@@ -129,19 +129,19 @@ def test_folders_that_only_one_side_has_do_not_matter(coco, file_name, uri):
     assert len(prompts(coco([image(file_name=file_name)], [annotation()]), uri).regions) == 1
 
 
-def test_an_image_that_may_be_several_is_told_and_gets_no_boxes(coco):
+def test_an_image_that_may_be_several_is_reported_and_gets_no_boxes(coco):
     task_prompts = prompts(coco([image(1, "train/a.jpg"), image(2, "val/a.jpg")], [annotation()]))
     assert (task_prompts.regions, reasons(task_prompts)) == ((), [Reason.AMBIGUOUS_FILE_NAME])
     assert "train/a.jpg, val/a.jpg" in task_prompts.skipped[0].detail
 
 
 @pytest.mark.parametrize("uri", ["/data/upload/1/3024c2b9-z.jpg", "data:image/png;base64,a.jpg", "http://a.jpg"])
-def test_an_image_that_is_not_in_the_file_is_told(coco, uri):
+def test_an_image_that_is_not_in_the_file_is_reported(coco, uri):
     task_prompts = prompts(coco([image()], [annotation()]), uri)
     assert (task_prompts.regions, reasons(task_prompts)) == ((), [Reason.NOT_IN_COCO_FILE])
 
 
-def test_credentials_in_an_address_are_not_told(coco):
+def test_credentials_in_an_address_are_not_shown(coco):
     skipped = prompts(coco([image()], [annotation()]), "http://me:secret@h/none.jpg").skipped[0]
     assert "secret" not in str(skipped)
     assert "http://***@h/none.jpg" in skipped.detail
@@ -237,7 +237,7 @@ def test_labels_that_come_with_each_task_are_taken_as_they_are(coco):
     assert [region.labels for region in prompts(coco([image()], [annotation()]), config=config).regions] == [("Cat",)]
 
 
-def test_a_config_that_can_hold_no_mask_is_told(coco):
+def test_a_config_that_can_hold_no_mask_is_reported(coco):
     config = labeling_config.parse('<View><Image name="image" value="$image"/></View>')
     assert reasons(prompts(coco([image()], [annotation()]), config=config)) == [Reason.NO_OUTPUT_CONTROL]
 
@@ -370,7 +370,7 @@ def test_a_code_may_be_text(coco):
     ({"size": [2, 2], "counts": [4]}, "expected a mask, got an empty one"),
     ({"counts": [4]}, "expected size and counts"),
 ], ids=str)  # fmt: skip
-def test_neither_box_nor_outline_are_told_both(coco, outline, message):
+def test_where_neither_box_nor_outline_can_be_used_both_are_reported(coco, outline, message):
     task_prompts = prompts(coco([image()], [annotation(7, bbox=None, segmentation=outline), annotation(8)]))
     assert [region.id for region in task_prompts.regions] == ["8"]
     [skipped] = task_prompts.skipped
@@ -379,7 +379,7 @@ def test_neither_box_nor_outline_are_told_both(coco, outline, message):
     assert message in skipped.detail
 
 
-def test_annotations_that_belong_to_no_image_are_told_with_the_cause(coco):
+def test_annotations_that_belong_to_no_image_are_reported_with_the_cause(coco):
     images = [image(1), image(2, None), image(3, "b.jpg"), image("3", "c.jpg"), image("--4", "d.jpg")]
     rows = [annotation(number, of) for number, of in ((11, 1), (12, 2), (13, 3), (14, 9), (15, None), (16, "--4"))]
     source = coco(images, rows)

@@ -190,7 +190,7 @@ def test_labels_that_no_prompt_has_are_named():
     assert '<Labels name="label" toName="image">' in problem
 
 
-def test_one_list_of_labels_for_two_images_is_told_and_so_is_an_image_without_one():
+def test_one_list_of_labels_for_two_images_is_reported_and_so_is_an_image_without_one():
     images = '<Image name="before" value="$b"/><Image name="after" value="$a"/>'
     controls = "".join(
         f'<Brush name="{name}_mask" toName="{name}" smart="false"/><KeyPoint name="{name}_point" toName="{name}"/>'

@@ -229,7 +229,7 @@ def test_a_box_of_a_smart_tool_that_is_not_written_is_not_among_the_masks(export
     assert "of the masks, boxes of a smart tool  1" in result.stdout
 
 
-def test_masks_that_cannot_be_had_are_told_and_the_others_written(export, server):
+def test_masks_that_cannot_be_read_are_reported_and_the_others_written(export, server):
     broken = brush(name="broken")
     broken["value"]["rle"] = broken["value"]["rle"][:20]
     task = add(
@@ -279,7 +279,7 @@ REGIONS = st.fixed_dictionaries(
 
 
 @given(st.one_of(JUNK, st.lists(st.one_of(REGIONS, JUNK), max_size=4)), st.booleans())
-def test_no_annotation_raises_and_every_region_is_written_told_or_counted(result, as_polygons):
+def test_no_annotation_raises_and_every_region_is_written_reported_or_counted(result, as_polygons):
     task, controls = Task(1, {"image": "a.png"}), labeling_config.parse(CONFIG)
     for annotations in (result, [{"result": result}]):
         raw = msgspec.Raw(json.dumps(annotations).encode())
@@ -288,7 +288,7 @@ def test_no_annotation_raises_and_every_region_is_written_told_or_counted(result
             assert all(mask.rle.area > 0 and mask.rle.size == image.size for mask in image.masks)
 
 
-def test_without_any_size_a_task_is_told(export, server):
+def test_without_any_size_a_task_is_reported(export, server):
     lost = region("rectanglelabels", BOX)
     del lost["original_width"]
     task = add(server, lost)
@@ -361,7 +361,7 @@ def test_images_are_named_as_their_addresses_name_them(export, server, uri, name
     assert [image["file_name"] for image in coco["images"]] == [name]
 
 
-def test_two_images_of_one_name_are_told(export, server):
+def test_two_images_of_one_name_are_reported(export, server):
     for host in ("one", "two", "two"):
         add(server, brush(), data={"image": f"http://{host}/a.png"})
     result, coco = export()

@@ -37,7 +37,7 @@ def version_of(server):
 
 
 @pytest.mark.parametrize("command", ["precompute", "preannotate"])
-def test_help_tells_every_option_and_exit_code(call, command):
+def test_help_lists_every_option_and_exit_code(call, command):
     result = call(command, "--help")
     assert result.exit_code == 0
     words = ["--project", "--view", "--limit", "--weights", "--device", "Exit status", "Ctrl-C"]
@@ -154,7 +154,7 @@ def test_a_dry_run_draws_into_a_folder(call, server, tmp_path):
     assert not any("import" in path for path in server.paths())
 
 
-def test_a_dry_run_draws_over_an_earlier_one_but_never_over_a_picture_of_somebody_elses(call, server, tmp_path):
+def test_a_dry_run_draws_over_an_earlier_one_but_never_over_another_picture(call, server, tmp_path):
     [task] = fill(server, 1)
     arguments = ("preannotate", "--project", str(PROJECT), "--from", "boxes", "--dry-run", str(tmp_path))
     for _ in range(2):
@@ -214,7 +214,7 @@ def test_categories_that_are_no_labels_are_reported(call, server, tmp_path):
     assert not server.project.stored
 
 
-def test_whatever_a_coco_file_holds_that_is_no_use_is_told_and_counted(call, server, tmp_path):
+def test_what_a_coco_file_holds_that_cannot_be_used_is_reported_and_counted(call, server, tmp_path):
     task = server.upload("0123abcd-cafe.png", png((1, 5, 7), SIZE_WH))
     sizes = dict(zip(("width", "height"), SIZE_WH, strict=True))
     rows = [
@@ -262,7 +262,7 @@ def test_a_coco_file_may_know_an_image_at_another_size_but_not_in_another_form(
     assert len(server.project.of(task)) == (not message)
 
 
-def test_boxes_that_look_like_corners_are_told_before_they_are_used(call, server, tmp_path):
+def test_boxes_that_look_like_corners_are_reported_before_they_are_used(call, server, tmp_path):
     fill(server, 1)
     file = coco_file(tmp_path, ["0000.png"])
     boxes = json.loads(Path(file).read_text())

@@ -94,7 +94,7 @@ def downloads(server):
     return [path for path in server.paths() if path.startswith("/data/upload")]
 
 
-def test_workers_encode_every_image_once_and_what_fails_is_told(start, server, worker, tmp_path):
+def test_workers_encode_every_image_once_and_what_fails_is_reported(start, server, worker, tmp_path):
     fill(server, 12)
     broken = server.upload("broken.png", b"\x89PNG")
     code, out = finished(start("precompute", "--project", str(PROJECT)))

@@ -205,7 +205,7 @@ def test_an_empty_prediction_from_opening_a_task_does_not_keep_it_from_getting_m
     assert len(run.regions(task)) == 1
 
 
-def test_one_broken_image_is_told_and_the_others_are_done(run):
+def test_one_broken_image_is_reported_and_the_others_are_done(run):
     tasks = [run.add(box()) for _ in range(5)]
     broken = run.add(box(), data=b"\x89PNG broken")
     tally = run()
@@ -216,7 +216,7 @@ def test_one_broken_image_is_told_and_the_others_are_done(run):
     assert run.finished == 6
 
 
-def test_a_failure_is_told_with_the_words_about_its_own_task(run):
+def test_a_failure_is_reported_with_the_message_about_its_own_task(run):
     for number in range(6):
         run.add(box(), uri=f"{number}", data=png((number, 1, 1), SIZE_WH))
         run.source.contents[str(number)] = ImageError(f"no image {number}", Reason.IMAGE_NOT_FOUND)
@@ -226,7 +226,7 @@ def test_a_failure_is_told_with_the_words_about_its_own_task(run):
     }
 
 
-def test_a_box_outside_its_image_is_told_and_the_other_drawn(run):
+def test_a_box_outside_its_image_is_reported_and_the_other_drawn(run):
     task = run.add(box(), box(150, 20))
     tally = run()
     assert counts(tally) == {MADE: 1}
@@ -258,7 +258,7 @@ def ring(*points):
     (ring((10, 10), (10, 90), (10, 50)), "got 0 × 48"),
     (ring((10, 10), (90, 90), (50, 50)), "polygon: expected an area of at least 1 pixel, got 0"),
 ], ids=str)  # fmt: skip
-def test_a_shape_that_goes_around_nothing_is_told_and_becomes_no_mask(run, region, message):
+def test_a_shape_that_goes_around_nothing_is_reported_and_becomes_no_mask(run, region, message):
     task = run.add(region | {"id": "flat"}, box(60, 20))
     tally = run()
     assert counts(tally) == {MADE: 1}
@@ -276,7 +276,7 @@ def test_of_a_task_that_holds_nothing_but_a_click_with_the_rectangle_tool_nothin
 
 
 @pytest.mark.parametrize("region", [box(99.9, 20, 30, 30), box(-29.9, 20, 30, 30), box(20, 99.9, 30, 30)], ids=str)
-def test_a_box_of_which_less_than_a_pixel_lies_in_the_image_is_told(run, region):
+def test_a_box_of_which_less_than_a_pixel_lies_in_the_image_is_reported(run, region):
     task = run.add(region)
     assert reasons(run()) == [(task, Reason.OUTSIDE_IMAGE)]
 
@@ -291,7 +291,7 @@ def test_a_shape_around_a_pixel_or_one_that_crosses_itself_is_an_object(run, reg
     assert (counts(run()), len(run.regions(task))) == ({MADE: 1}, 1)
 
 
-def test_boxes_that_are_lost_are_told_with_their_number_and_why(run):
+def test_boxes_that_are_lost_are_reported_with_their_number_and_why(run):
     task = run.add(box(), *(box(150, 20, id=f"off-{number}") for number in range(5)), box(10, 20, original_width=33))
     tally = run()
     assert counts(tally) == {MADE: 1}
@@ -302,7 +302,7 @@ def test_boxes_that_are_lost_are_told_with_their_number_and_why(run):
     assert "33" in other
 
 
-def test_of_many_different_words_about_a_task_the_first_are_told_and_the_others_counted():
+def test_of_many_different_messages_about_a_task_the_first_are_listed_and_the_others_counted():
     skipped = tuple(Skipped(str(n), Reason.UNKNOWN_LABEL, f"no\nlabel {n // 2}") for n in range(10))
     [failure] = preannotate_loop.failures_of(Task(1, {}), Prediction((), 0.0, VERSION, skipped=skipped))
     assert failure.text == (
@@ -319,7 +319,7 @@ def test_a_defect_over_one_task_leaves_the_others(run):
     assert [failure.reason for failure in tally.failures] == [Reason.DECODE_FAILED]
 
 
-def test_annotations_that_cannot_be_read_are_told(run):
+def test_annotations_that_cannot_be_read_are_reported(run):
     task = run.add(box())
     run.project.tasks[task].annotations = [{"id": 1, "result": "no list"}]
     assert counts(run()) == {NOTHING: 1}
@@ -342,7 +342,7 @@ def test_a_task_that_is_deleted_meanwhile_is_no_failure(run):
 
 @pytest.mark.parametrize("call", ["predictions", "annotations"])
 @pytest.mark.parametrize("status", [400, 403, 409, 413, 422])
-def test_a_task_that_label_studio_refuses_to_show_is_told_and_the_others_are_done(run, call, status):
+def test_a_task_that_label_studio_refuses_to_show_is_reported_and_the_others_are_done(run, call, status):
     tasks = [run.add(box()) for _ in range(3)]
     text = f"Label Studio answers {status}: no"
     run.project.failures[call] = [ForbiddenError(text) if status == 403 else RefusedError(text, status)]
@@ -351,7 +351,7 @@ def test_a_task_that_label_studio_refuses_to_show_is_told_and_the_others_are_don
     assert [(failure.task_id, failure.text) for failure in tally.failures] == [(tasks[2], text)]
 
 
-def test_a_refused_prediction_is_told_and_the_others_are_stored(run):
+def test_a_refused_prediction_is_reported_and_the_others_are_stored(run):
     tasks = [run.add(box()) for _ in range(4)]
     run.project.invalid = {tasks[1]}
     tally = run()
@@ -372,7 +372,7 @@ def test_label_studio_may_restart_while_a_run_goes_on(run):
 
 
 @pytest.mark.parametrize("call", ["predictions", "annotations"])
-def test_a_task_over_which_label_studio_always_fails_is_told_and_the_others_are_done(run, call):
+def test_a_task_over_which_label_studio_always_fails_is_reported_and_the_others_are_done(run, call):
     tasks = [run.add(box()) for _ in range(40)]
     read = getattr(run.project, call)
 
@@ -388,7 +388,7 @@ def test_a_task_over_which_label_studio_always_fails_is_told_and_the_others_are_
     assert not tally.ended
 
 
-def test_a_database_that_is_away_is_waited_for_however_often_it_is_said(run):
+def test_a_database_that_is_away_is_waited_for_however_often_it_fails(run):
     for _ in range(8):
         run.add(box())
     run.project.failures["predictions"] = [
@@ -448,7 +448,7 @@ def test_stop_finishes_what_is_in_hand_and_delivers_it(run):
 # Replacing
 
 
-def test_replace_leaves_what_is_the_same_and_makes_the_rest_anew(run):
+def test_replace_leaves_what_is_the_same_and_makes_the_rest_again(run):
     same, changed = run.add(box()), run.add(box())
     run()
     before = {task: run.project.of(task, VERSION)[0].id for task in (same, changed)}
@@ -544,7 +544,7 @@ def test_a_dry_run_draws_and_stores_nothing(run, tmp_path):
     assert not is_tinted[5, 40]
 
 
-def test_a_dry_run_tells_what_it_cannot_draw(run, tmp_path):
+def test_a_dry_run_reports_what_it_cannot_draw(run, tmp_path):
     run.dry_run = tmp_path / "shown"
     task = run.add(box())
     fetch, fetched = run.source.fetch, []
@@ -612,7 +612,7 @@ def test_a_defect_over_one_drawing_leaves_the_others(run, tmp_path):
     assert [path.name for path in run.dry_run.iterdir()] == [f"task-{second}.jpg"]
 
 
-def test_a_dry_run_into_a_folder_that_cannot_be_written_is_told(run, tmp_path):
+def test_a_dry_run_into_a_folder_that_cannot_be_written_is_reported(run, tmp_path):
     run.dry_run = tmp_path / "shown"
     run.dry_run.write_text("a file")
     task = run.add(box())

@@ -97,7 +97,7 @@ def test_all_images_of_a_task_are_encoded(make):
     assert run().counts == {ENCODED: 3, CACHED: 0}
 
 
-def test_what_fails_is_told_with_its_reason_and_the_rest_is_done(make):
+def test_what_fails_is_reported_with_its_reason_and_the_rest_is_done(make):
     run = make(3)
     broken = run.add("broken.png", b"\x89PNG broken")
     missing = run.add("gone.png", ImageError("the server answers 404", Reason.IMAGE_NOT_FOUND))

@@ -30,7 +30,7 @@ def test_a_log_gets_a_line_now_and_then_with_rate_and_time_left():
     ]
 
 
-def test_the_last_task_is_told_of():
+def test_the_last_task_writes_a_line():
     stream = io.StringIO()
     lines = Lines("precompute", 2, stream, clock=FakeClock())
     lines.advance()
@@ -66,7 +66,7 @@ def test_elsewhere_there_is_no_bar():
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (360000, "100:00:00")]
 )
-def test_durations_are_told_in_hours_minutes_and_seconds(seconds, text):
+def test_durations_are_written_in_hours_minutes_and_seconds(seconds, text):
     assert format_seconds(seconds) == text
 
 

@@ -301,7 +301,7 @@ def test_entries_of_one_id_are_one_region_with_the_label_of_any() -> None:
         ({"imageDataURL": "data:image/png;base64,AAAA"}, Bitmask),
     ],
 )
-def test_a_shape_under_a_separate_labels_tag_is_told_by_its_keys(value: dict, kind: type) -> None:
+def test_a_shape_under_a_separate_labels_tag_is_recognised_by_its_keys(value: dict, kind: type) -> None:
     [region] = parsed(result("labels", value | {"labels": ["Cat"]})).context
     assert isinstance(region.shape, kind)
     assert region.labels == ("Cat",)
@@ -405,7 +405,7 @@ def test_a_damaged_shape_is_skipped_in_words(kind: str, value: dict, message: st
         (b'[1e999, 7, 0.5, -3, 1e5, "x"]', [None, 7, 0.5, -3, 1e5, "x"]),
     ],
 )
-def test_a_value_that_only_python_writes_costs_nobody_the_click(written: bytes, read: object, is_large: bool) -> None:
+def test_a_value_that_only_python_writes_does_not_cost_the_click(written: bytes, read: object, is_large: bool) -> None:
     body = json.loads(body_with_saved_masks(3 if is_large else 0, {"result": [result()]}))
     body["tasks"][0]["data"]["strange"] = "here"
     request = messages.parse_predict(encoded(body).replace(b'"here"', written))
@@ -413,7 +413,7 @@ def test_a_value_that_only_python_writes_costs_nobody_the_click(written: bytes, 
     assert [region.id for region in request.context] == ["prompt-one"]
 
 
-def test_prompts_without_ids_are_told_apart_from_others_and_not_from_themselves() -> None:
+def test_prompts_without_ids_are_distinguished_from_others_and_not_from_themselves() -> None:
     first, second = (result(id=..., value={"x": x, "y": 50.0}) for x in (25.0, 26.0))
     ids = [
         [region.id for region in parsed(*entries).context] for entries in ((first, first), (first, first), (second,))

@@ -214,7 +214,7 @@ def test_more_than_can_wait_are_counted_and_left_out(setup):
     assert setup.failures(Reason.OVERLOADED) >= 50 - 4  # those that were in hand by then
 
 
-def test_when_the_service_stops_nobody_is_left_waiting(setup):
+def test_when_the_service_stops_no_request_is_left_waiting(setup):
     setup.service.encoder.gate.clear()
     setup.deferred.add([setup.late(n) for n in range(1, 7)])
     wait_until(setup.service.encoder.running.is_set)
@@ -252,7 +252,7 @@ def test_the_button_then_the_background_leave_one_prediction_per_task():
 # Claims.
 
 
-def test_the_first_who_answers_for_a_task_may_and_nobody_else_until_that_has_settled():
+def test_only_the_first_request_may_answer_a_task_until_the_window_has_passed():
     clock = FakeClock()
     claims = RecentlyAnswered(clock)
     first, second = claims.now(), claims.now()

@@ -105,7 +105,7 @@ def test_with_a_config_that_cannot_be_read_every_task_keeps_its_place(service, c
     assert service.predict(request(boxed(1), boxed(2), label_config=config)) == [[], []]
 
 
-def test_a_config_that_can_hold_no_mask_is_told(service):
+def test_a_config_that_can_hold_no_mask_is_reported(service):
     config = '<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image"'
     config += ' model_output="false"><Label value="Cat"/></RectangleLabels></View>'
     predictions = answers(service, boxed(1), boxed(2), label_config=config)
@@ -218,7 +218,7 @@ def test_few_images_are_in_hand_at_a_time_however_many_tasks_are_asked_for():
 # One task alone.
 
 
-def test_opening_a_task_on_which_somebody_drew_boxes_makes_no_predictions_of_them(service):
+def test_opening_a_task_on_which_an_annotator_drew_boxes_makes_no_predictions_of_them(service):
     assert service.predict(request(boxed(1))) == [[]]
     assert service.reasons() == ["no_context", "opened_task"]
     wait_until(lambda: service.encoder.calls == 1)
@@ -233,7 +233,7 @@ def test_the_last_task_that_the_button_asks_for_alone_gets_masks_where_it_was_pr
     assert service.predict(request(boxed(3), project="8.1")) == [[]], "another project"
 
 
-def test_pages_of_tasks_that_nobody_drew_on_do_not_count_as_the_button(service):
+def test_pages_of_tasks_without_annotations_do_not_count_as_the_button(service):
     service.predict(request(bare(1), predicted(2)))
     assert service.predict(request(boxed(3))) == [[]]
 

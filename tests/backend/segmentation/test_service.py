@@ -167,7 +167,7 @@ def test_orientations_that_keep_the_sides_are_no_reason_to_take_another_size(ser
     assert answer.reasons == (Reason.SIZE_MISMATCH,)
 
 
-def test_a_caller_that_tells_no_size_gets_masks_of_the_images_own(service):
+def test_a_caller_that_gives_no_size_gets_masks_of_the_images_own(service):
     [answer] = service.segmenter.predict(click_request(point(original_width=..., original_height=...)))
     assert [region.original_size for region in answer.result] == [(60, 80)]
     assert service.decoder.prompts[0].point_coords.tolist() == [[20.0, 30.0]]
@@ -419,7 +419,7 @@ def test_a_painted_prompt_is_refined_by_the_points_that_lie_in_it(service):
     assert (second.rough_mask, second.point_coords.tolist()) == (None, [[72.0, 54.0]])
 
 
-def test_an_empty_painting_tells_that_there_is_no_prompt(service):
+def test_an_empty_painting_has_the_reason_that_there_is_no_prompt(service):
     nothing = list(rle.encode(Mask(np.zeros((0, 0), bool), (0, 0), SIZE_WH[::-1])))
     size = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
     brush = result("brushlabels", {"format": "rle", "rle": nothing, "brushlabels": ["Cat"]}, **size)
@@ -484,14 +484,14 @@ def test_weights_without_a_score_give_regions_without_one(service):
     assert answer.score == 0.0
 
 
-def test_prompts_left_out_are_told_beside_those_that_were_used(service):
+def test_prompts_left_out_are_reported_beside_those_that_were_used(service):
     wrong = result(value={"x": None, "y": 3}, id="bad")
     [answer] = service.segmenter.predict(click_request(point(), wrong))
     assert len(answer.result) == 1
     assert answer.reasons == (Reason.BAD_GEOMETRY,)
 
 
-def test_of_prompts_that_mark_nothing_each_tells_its_reason(service):
+def test_of_prompts_that_mark_nothing_each_has_its_reason(service):
     [answer] = service.segmenter.predict(click_request(point(250, 50), result("choices", {"choices": ["a"]}, id="c")))
     assert answer.result == ()
     assert set(answer.reasons) == {Reason.OUTSIDE_IMAGE, Reason.NOT_A_PROMPT}
@@ -520,7 +520,7 @@ def test_prompts_that_mark_nothing_do_not_wait_for_the_image(service):
     assert answer.reasons == (Reason.ONLY_NEGATIVE_POINTS,)
 
 
-def test_a_config_that_can_hold_no_answer_is_told_without_an_encode(service):
+def test_a_config_that_can_hold_no_answer_is_reported_without_an_encode(service):
     config = '<View><Image name="image" value="$image"/><KeyPointLabels name="point" toName="image"/></View>'
     [answer] = service.segmenter.predict(click_request(point(), label_config=config))
     assert answer.reasons == (Reason.NO_OUTPUT_CONTROL,)
@@ -585,12 +585,12 @@ def test_an_opened_task_with_a_config_that_cannot_be_read_is_answered_all_the_sa
     assert answer.reasons == (Reason.NO_CONTEXT,)
 
 
-def test_a_prompt_that_was_deleted_is_told_apart_from_an_opened_task(service):
+def test_a_prompt_that_was_deleted_is_distinguished_from_an_opened_task(service):
     [answer] = service.segmenter.predict(click_request())
     assert answer.reasons == (Reason.NO_PROMPT,)
 
 
-def test_the_next_tasks_follow_an_opened_one_and_nobody_waits_for_that():
+def test_the_next_tasks_follow_an_opened_one_and_no_answer_waits_for_that():
     source = FakeNextTasks(tasks("b", "c", "d", "e", first=2))
     with Service(next_tasks=source) as service:
         for task_id, name in enumerate("bcde"):

@@ -169,7 +169,7 @@ def test_every_image_of_a_task_gets_its_own_masks(service):
     ]  # fmt: skip
 
 
-def test_one_broken_image_leaves_the_others_their_masks_and_is_told(service):
+def test_one_broken_image_leaves_the_others_their_masks_and_is_reported(service):
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
     annotated = task(point("a", item_index=0), point("b", item_index=1), data={"pages": [IMAGE, "missing"]})
     answer = segment(service, annotated, config)
@@ -247,28 +247,28 @@ def test_prompts_without_a_size_are_those_of_the_image(service):
 
 
 @pytest.mark.parametrize(("to_name", "reason"), [("nowhere", Reason.NO_IMAGE_TAG)])
-def test_prompts_on_an_image_that_is_no_longer_in_the_config_are_told(service, to_name, reason):
+def test_prompts_on_an_image_that_is_no_longer_in_the_config_are_reported(service, to_name, reason):
     answer = segment(service, task(box(), box("gone", to_name=to_name)))
     assert len(answer.result) == 1
     assert answer.reasons == (reason,)
     assert answer.is_complete
 
 
-def test_a_config_that_can_hold_no_answer_is_told(service):
+def test_a_config_that_can_hold_no_answer_is_reported(service):
     config = '<View><Image name="image" value="$image"/><KeyPointLabels name="point" toName="image"/></View>'
     assert segment(service, task(point()), config).reasons == (Reason.NO_OUTPUT_CONTROL,)
 
 
-def test_a_task_without_an_image_is_told(service):
+def test_a_task_without_an_image_is_reported(service):
     assert segment(service, task(box(), data={})).reasons == (Reason.NO_IMAGE_IN_TASK,)
 
 
-def test_an_empty_mask_is_no_region_and_is_told(service):
+def test_an_empty_mask_is_no_region_and_is_reported(service):
     service.decoder.is_blind = True
     assert segment(service, task(box())).reasons == (Reason.EMPTY_MASK,)
 
 
-def test_a_defect_is_told_and_does_not_end_a_run(service, caplog):
+def test_a_defect_is_reported_and_does_not_end_a_run(service, caplog):
     service.decoder.masks = [Mask(np.ones((1, 1), bool), (0, 0), (1, 1))]  # of another size than was asked for
     assert segment(service, task(box())).reasons == (Reason.INTERNAL_ERROR,)
     assert "Traceback" in caplog.text
@@ -381,7 +381,7 @@ def test_a_task_that_runs_out_of_time_between_objects_is_raised(service):
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
 
 
-def test_without_a_deadline_all_objects_are_drawn_and_each_image_is_waited_for_anew(service):
+def test_without_a_deadline_all_objects_are_drawn_and_each_image_is_waited_for_again(service):
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
     service.source.contents["second"] = png((0, 0, 250), SIZE_WH)
     boxes = [box(f"{page}-{n}", (n, n), item_index=page) for page in (0, 1) for n in range(40)]

@@ -104,7 +104,7 @@ def test_a_click_that_is_too_large_is_an_empty_answer_over_a_socket_too(server, 
     assert json.loads(answer)["results"][0]["result"] == []
 
 
-def test_what_nobody_asked_for_is_read_before_it_is_refused(server):
+def test_the_body_of_an_unwanted_request_is_read_before_it_is_refused(server):
     assert server.ask("/nowhere", b" " * 7_900_000)[0] == 404
     assert server.ask("/health", b" " * 7_900_000)[0] == 405
 
@@ -120,7 +120,7 @@ def test_a_body_without_end_is_not_read_to_its_end(server):
     b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{",
     b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
 ])  # fmt: skip
-def test_what_is_no_request_harms_nobody(server, message):
+def test_what_is_no_request_harms_no_other_caller(server, message):
     try:
         answer = raw(server, message)
     except ConnectionError:

@@ -77,7 +77,7 @@ def test_whatever_trickles_in_a_request_has_to_be_there_in_time(quick, kind, wit
         assert hangs_up_after_s(line) < within_s + QUICK.linger_s + 1.5
 
 
-def test_a_caller_who_takes_too_long_is_told_so(quick):
+def test_a_caller_who_takes_too_long_gets_an_answer_that_says_so(quick):
     with attack("half a body", quick.port, 1) as [line]:
         assert line.rest().startswith(b"HTTP/1.1 408 ")
 
@@ -321,7 +321,7 @@ def test_where_all_places_are_taken_the_oldest_gives_its_own_to_the_newest(servi
         assert receiving[-1].answer().startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_caller_for_whom_there_is_no_place_is_told_so():
+def test_a_caller_for_whom_there_is_no_place_gets_an_answer_that_says_so():
     go = threading.Event()
 
     def waiting(environ, start_response):

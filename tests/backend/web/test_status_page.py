@@ -155,7 +155,7 @@ def test_readiness_shows_in_more_than_words(page, changes, classes):
     assert classes in spans
 
 
-def test_names_stand_before_what_is_said_of_them(page):
+def test_names_stand_before_their_texts(page):
     texts = page(FULL).texts
     for name, text in (("version", "demo@1a2b3c4d"), ("device", "cpu"), ("being encoded or waiting", "2"),
                        ("Redis answers in", "0.4 ms"), ("encoded by all workers", "70"),
@@ -164,7 +164,7 @@ def test_names_stand_before_what_is_said_of_them(page):
         assert texts[texts.index(("dt", name)) + 1] == ("dd", text)
 
 
-def test_speeds_are_told_in_figures_and_drawn_as_bars_that_can_be_read_out(page):
+def test_speeds_are_shown_in_figures_and_drawn_as_bars_that_can_be_read_out(page):
     parsed_page = page(FULL)
     assert "20 ms" in parsed_page.texts_in("p")
     charts = [
@@ -193,7 +193,7 @@ def test_tiers_show_how_full_they_are_or_why_they_are_passed_over(page):
     assert [attrs["width"] for attrs in parsed_page.of("rect") if attrs.get("class") == "used"] == ["25.0", "100.0"]
 
 
-def test_one_of_a_kind_is_told_in_the_singular(page):
+def test_one_of_a_kind_is_shown_in_the_singular(page):
     alone = replace(FULL.cluster.state, worker_names=("vm:12",))
     tiers = (StoreStats("memory", 1, 3_000_000, 0),)
     parsed_page = page(replace(FULL, tiers=tiers, cluster=replace(FULL.cluster, state=alone)))
@@ -201,7 +201,7 @@ def test_one_of_a_kind_is_told_in_the_singular(page):
     assert ("h3", "1 worker") in parsed_page.texts
 
 
-def test_who_connects_it_for_the_first_time_is_told_what_label_studio_refuses(page):
+def test_before_the_first_connection_it_shows_what_label_studio_refuses(page):
     parsed_page = page(FRESH)
     assert "reserved network address" in parsed_page.texts_in("i")
     assert "USE_DEFAULT_BANNED_SUBNETS=false" in parsed_page.texts_in("code")
@@ -350,7 +350,7 @@ def test_it_is_behind_the_same_door_as_everything_else(show):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_its_colours_can_be_told_apart(scheme):
+def test_its_colours_can_be_distinguished(scheme):
     """WCAG 2.2's contrast of 4.5 to 1 for text, on every background that it stands on."""
     colours = palette(scheme)
     pairs = [(word, ground) for word in ("text", "soft", "bad", "accent") for ground in ("page", "card")]

@@ -113,7 +113,7 @@ def test_problems_come_with_the_worst_first(take):
     assert "LABEL_STUDIO_API_KEY" in status.problems[-1].text
 
 
-def test_one_failure_of_both_halves_is_told_once(take):
+def test_one_failure_of_both_halves_is_shown_once(take):
     assert len(take(decoder=("", "no room"), work=work(failure="no room")).problems) == 1
 
 
@@ -213,7 +213,7 @@ def test_the_model_says_what_it_is_and_where(take, tiny_checkpoint):
     assert "not loaded yet" in {row.name: row.text for row in take(decoder=("", "")).model}["device"]
 
 
-def test_an_encoder_that_cannot_be_loaded_is_told_of(metrics):
+def test_an_encoder_that_cannot_be_loaded_is_reported(metrics):
     source, attempts = FakeSource(), [MemoryError("no room for the encoder")]
     source.contents["/a.png"] = png()
 

@@ -90,7 +90,7 @@ def test_each_object_is_found_once_and_the_best_comes_first():
     assert masks[0].predicted_iou > masks[1].predicted_iou > 0.9
 
 
-def test_a_mask_tells_its_area_its_box_its_point_and_where_it_was_found():
+def test_a_mask_carries_its_area_its_box_its_point_and_where_it_was_found():
     large, _ = find()
     pixels = large.segmentation
     rows, columns = np.nonzero(pixels)
@@ -349,7 +349,7 @@ def test_settings_out_of_range_are_refused_with_expected_and_got(settings, messa
         AutomaticSettings(**settings)
 
 
-def test_thresholds_suit_the_network_where_nobody_says_them():
+def test_default_thresholds_suit_the_network():
     demo = settings_for("demo", pred_iou_thresh=None, points_per_side=16)
     assert (demo.pred_iou_thresh, demo.stability_score_thresh, demo.points_per_side) == (0.65, 0.8, 16)
     assert settings_for("demo", pred_iou_thresh=0.9).pred_iou_thresh == 0.9

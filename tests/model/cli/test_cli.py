@@ -50,7 +50,7 @@ def test_the_masks_are_those_of_predict(weights, photos, tmp_path):
     np.testing.assert_array_equal(pixels(tmp_path / "a_mask_1.png") == 255, result["masks"][0] == 1)
 
 
-def test_without_a_prompt_the_centre_is_segmented_and_said_to_be(weights, photos, tmp_path):
+def test_without_a_prompt_the_centre_is_segmented_and_the_output_says_so(weights, photos, tmp_path):
     result = run("segment", photos / "a.jpg", "--weights", weights, "--out", tmp_path)
     assert result.exit_code == 0
     assert "segmenting what lies at the centre" in result.stderr
@@ -202,7 +202,7 @@ def test_two_pruned_exports_are_merged(photos, tmp_path):
     assert "boxes+points@" in json.loads((tmp_path / "out" / "a_res.json").read_text())["model_version"]
 
 
-def test_inspect_tells_people_and_programs_the_same(weights):
+def test_inspect_shows_people_and_programs_the_same(weights):
     table, record = run("inspect", weights), json.loads(run("inspect", weights, "--json").stdout)
     assert table.exit_code == 0
     assert record["format"] == "native"

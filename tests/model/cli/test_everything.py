@@ -76,7 +76,7 @@ def test_a_photo_that_cannot_be_read_is_not_in_the_coco_file(weights, photos, tm
     assert [image["file_name"] for image in coco["images"]] == ["a.jpg", "more/b.png"]
 
 
-def test_pictures_of_one_name_are_told_apart_by_their_paths(weights, photos, tmp_path):
+def test_pictures_of_one_name_are_distinguished_by_their_paths(weights, photos, tmp_path):
     result = run("segment", photos / "a.jpg", photos, "--weights", weights, *LOOSE, "--max-masks", 1,
                "--coco-out", tmp_path / "coco.json")  # fmt: skip
     assert result.exit_code == 0
@@ -84,7 +84,7 @@ def test_pictures_of_one_name_are_told_apart_by_their_paths(weights, photos, tmp
     assert [image["file_name"] for image in images] == ["a.jpg", str(photos / "a.jpg"), "more/b.png"]
 
 
-def test_where_nothing_passes_the_filters_it_is_said_which(weights, photos, tmp_path):
+def test_where_nothing_passes_the_filters_the_output_names_them(weights, photos, tmp_path):
     out = tmp_path / "out"
     result = run(
         "segment", photos / "a.jpg", "--weights", weights, "--everything", "--points-per-side", 2, "--out", out

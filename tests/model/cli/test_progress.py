@@ -30,7 +30,7 @@ class Watched(io.StringIO):
             time.sleep(0.005)
 
 
-def test_lines_say_how_many_pictures_and_points_are_done_while_nothing_is_told():
+def test_lines_say_how_many_pictures_and_points_are_done_while_nothing_happens():
     stream = Watched()
     lines = Lines(12, stream, every_s=0.01)
     lines.begin("a.jpg")
@@ -80,7 +80,7 @@ def test_a_bar_in_a_terminal_moves_within_a_picture():
     assert "100%|" in drawn.rpartition("\r")[2]
 
 
-def test_the_generator_tells_how_many_points_it_has_asked_at(tiny_encoder, tiny_decoder):
+def test_the_generator_reports_how_many_points_it_has_decoded(tiny_encoder, tiny_decoder):
     progress = []
     settings = AutomaticSettings(points_per_side=4, points_per_batch=10, crop_n_layers=1)
     generator = AutomaticMaskGenerator(tiny_decoder, tiny_encoder, settings)

@@ -100,7 +100,7 @@ def test_a_result_has_paddlexs_keys_and_types(model, bgr):
     assert result["mask_infos"] == [{"label": "box_prompt", "prompt": [10, 20, 60, 80], "score": 0.75}]
 
 
-def test_the_points_that_refine_a_box_are_told_beside_it(model, bgr):
+def test_the_points_that_refine_a_box_are_in_the_json_beside_it(model, bgr):
     (result,) = model.predict(bgr, prompts={**BOX, "point_prompt": [[30, 30, 0], [110, 90]]})
     assert result["mask_infos"] == [
         {"label": "box_prompt", "prompt": [10, 20, 60, 80], "score": 0.75, "points": [[30, 30, 0]]},
@@ -317,7 +317,7 @@ def test_the_demo_models_weights_are_those_of_no_published_network():
 
 
 @pytest.mark.parametrize("model_dir", [None, "weights"])
-def test_a_model_that_nobody_knows_is_refused_with_the_names_that_are_known(tmp_path, model_dir):
+def test_an_unknown_model_is_refused_with_the_names_that_are_known(tmp_path, model_dir):
     native.write(random_checkpoint(), tmp_path / "weights" / "mine.safetensors")
     with pytest.raises(
         WeightsError, match=r"SAM-H_boxx: expected one of demo, mobile_sam, sam_vit_b, .*load\(read\(PATH"

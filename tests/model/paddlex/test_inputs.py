@@ -92,7 +92,7 @@ def test_an_address_that_gives_nothing_is_refused_with_its_status(address):
         find(f"{address}/nothing.png")[0].open()
 
 
-def test_an_address_that_nobody_answers_is_refused():
+def test_an_address_that_does_not_answer_is_refused():
     with pytest.raises(InputError, match=r"^http://127\.0\.0\.1:9/a\.png: expected a picture, got: "):
         find("http://127.0.0.1:9/a.png")[0].open()
 

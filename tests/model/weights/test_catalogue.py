@@ -74,7 +74,7 @@ def test_the_demo_is_as_large_as_the_file_that_ships_and_can_as_much():
     assert set(entry.capabilities) == weights.read(catalogue.DEMO_WEIGHTS).capabilities == set(CAPABILITIES)
 
 
-def test_list_tells_people_what_there_is_and_what_is_here(folder):
+def test_list_shows_people_what_there_is_and_what_is_here(folder):
     lines = run("list", "--weights-dir", folder).stdout.splitlines()
     assert lines[0].split() == ["name", "family", "MB", "input", "takes", "licence", "here"]
     cells = {line.split()[0]: line.split() for line in lines[1:-1]}
@@ -85,7 +85,7 @@ def test_list_tells_people_what_there_is_and_what_is_here(folder):
     assert lines[-1] == f"downloads are kept in {folder}"
 
 
-def test_list_tells_programs_the_same(folder):
+def test_list_shows_programs_the_same(folder):
     rows = {row["name"]: row for row in json.loads(run("list", "--weights-dir", folder, "--json").stdout)}
     assert set(rows) == {*NAMED, *DETECTORS}
     assert rows["mobile_sam"]["path"] == str(folder / "mobile_sam.pt")

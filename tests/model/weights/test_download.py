@@ -265,7 +265,7 @@ def test_an_archive_that_there_is_no_room_to_unpack_is_kept_and_not_fetched_agai
     assert len(server.ranges) == 1
 
 
-def test_how_much_room_is_missing_is_told_before_anything_is_fetched(server, content, tmp_path):
+def test_how_much_room_is_missing_is_reported_before_anything_is_fetched(server, content, tmp_path):
     server.files["sam.pth"] = content
     with pytest.raises(weights.WeightsError, match=r"sam\.pth there, got: 1 MB more of free space") as caught:
         download("it", tmp_path, sources=source(server, "sam.pth", content), free=none_left)

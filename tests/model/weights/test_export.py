@@ -94,7 +94,7 @@ def test_the_exported_graph_gives_the_decoders_logits(checkpoint, tmp_path, coun
     np.testing.assert_allclose(theirs, np.stack(ours.low_res_masks), atol=1e-4)
 
 
-def test_inspect_tells_what_the_weights_are(checkpoint, tmp_path):
+def test_inspect_shows_what_the_weights_are(checkpoint, tmp_path):
     directory = export(checkpoint, tmp_path / "mine", "native")
     summary = inspect(directory / "model.safetensors", name="mine")
     assert (summary.format, summary.input_size, summary.config) == ("native", (32, 32), MINUTE)

@@ -65,7 +65,7 @@ def test_tensors_are_float32_in_rows_and_cannot_be_changed(written, file_format)
         assert (array.dtype, array.flags.c_contiguous, array.flags.writeable) == (np.float32, True, False), name
 
 
-def test_the_format_is_told_from_the_contents_not_from_the_name(written, tmp_path):
+def test_the_format_is_recognised_by_the_contents_not_by_the_name(written, tmp_path):
     for file_format in ("meta", "huggingface", "paddlemix", "native"):
         renamed = tmp_path / f"{file_format}.bin"
         renamed.write_bytes(written[file_format].read_bytes())

@@ -230,7 +230,7 @@ def test_a_description_is_refused_whatever_its_text_stands_for(directory, text, 
 
 @pytest.mark.parametrize("text", ["{}", "Processor: {}", "Processor: {size: 32}", "Processor: {size: 0x20}",
                                   "Processor: {size: }", "shared: &s 32\nProcessor: {size: *s}"])  # fmt: skip
-def test_a_description_that_tells_the_size_or_none_is_read(directory, text):
+def test_a_description_with_or_without_the_size_is_read(directory, text):
     (directory / "inference.yml").write_text(text)
     assert weights.read(directory).config.image_size == 32
 

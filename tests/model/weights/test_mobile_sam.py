@@ -30,7 +30,7 @@ def published(tmp_path_factory):
     return write_published(tiny_mobile(), tmp_path_factory.mktemp("mobile") / "mobile_sam.pt")
 
 
-def test_the_configuration_is_told_from_the_parameters(published):
+def test_the_configuration_is_inferred_from_the_parameters(published):
     checkpoint = weights.read(published)
     assert checkpoint.config.image_encoder == tiny_mobile().image_encoder
     assert (checkpoint.config.image_size, checkpoint.config.patch_size) == (1024, 16)  # of every file published
@@ -44,7 +44,7 @@ def test_the_published_sizes_are_known_by_name():
     assert sum(np.prod(shape) for shape in parameters.parameters(config).values()) == pytest.approx(9.8e6, rel=0.02)
 
 
-def test_batch_norms_are_folded_as_precisely_as_float32_tells(published, state):
+def test_batch_norms_are_folded_as_precisely_as_float32_allows(published, state):
     folded = weights.read(published).tensors
     wide = {
         part: state[f"{BLOCK}.bn.{part}"].astype(np.float64)
@@ -99,7 +99,7 @@ def test_safetensors_with_its_names_give_the_same_numbers(published, state, tmp_
     assert differing(checkpoint, dict(weights.read(published).tensors)) == []
 
 
-def test_safetensors_in_paddles_layout_are_told_by_a_matrix(published, tmp_path):
+def test_safetensors_in_paddles_layout_are_recognised_by_a_matrix(published, tmp_path):
     tensors = dict(weights.read(published).tensors)
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, tmp_path / "model.safetensors")
     assert differing(weights.read(tmp_path / "model.safetensors"), tensors) == []

@@ -71,7 +71,7 @@ def test_every_published_size_is_recognised_by_its_tensors(make):
     assert infer(parameters(config)) == config
 
 
-def test_a_size_that_nobody_published_is_refused_with_those_that_are_known(tensors, tmp_path):
+def test_an_unpublished_size_is_refused_with_those_that_are_known(tensors, tmp_path):
     path = write_meta_sam2(tensors, tmp_path / "mine.pt")
     message = r"mine\.pt: expected the sizes of sam2\.1_hiera_tiny, .*, got .* \(1, 16, 5, 5\) and 1-2-3-2 blocks"
     with pytest.raises(WeightsError, match=message):
@@ -97,7 +97,7 @@ def test_a_config_json_of_impossible_sizes_is_refused(tensors, tmp_path):
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"vision_config": 3}', '{"vision_config": {"backbone_config": 1}}']
 )
-def test_a_config_json_that_tells_nothing_leaves_the_size_to_the_tensors(tensors, tmp_path, content):
+def test_of_a_config_json_without_sizes_the_tensors_give_the_size(tensors, tmp_path, content):
     folder = write_huggingface_sam2(tiny_sam2(), tensors, tmp_path / "odd")
     (folder / "config.json").write_text(content)
     with pytest.raises(WeightsError, match="expected the sizes of sam2"):

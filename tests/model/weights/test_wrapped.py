@@ -106,7 +106,7 @@ def test_safetensors_are_read_under_any_of_these_names(tmp_path, names):
 
 
 @pytest.mark.parametrize("prefix", ["", "sam."])
-def test_safetensors_in_paddles_layout_are_told_by_a_matrix(tmp_path, prefix):
+def test_safetensors_in_paddles_layout_are_recognised_by_a_matrix(tmp_path, prefix):
     save_file(prefixed(prefix, TENSORS), tmp_path / "model.safetensors", {"format": "np"})
     assert checkpoints.differing(weights.read(tmp_path / "model.safetensors"), TENSORS) == []
 
@@ -167,7 +167,7 @@ def test_what_paddle_saves_of_a_training_run_is_read_bfloat16_too(tmp_path):
     assert checkpoints.differing(weights.read(tmp_path / "best.pdparams"), expected) == []
 
 
-def test_what_lies_beside_sam_in_its_state_dict_is_told_in_the_log(tmp_path, caplog):
+def test_what_lies_beside_sam_in_its_state_dict_is_logged(tmp_path, caplog):
     head = {f"detector.{index}.weight": np.ones(3, np.float32) for index in range(90)}
     weights.read(torch_file.save({"model": {**prefixed("sam."), **head}, **BESIDE}, tmp_path / "best.pth"))
     (record,) = caplog.records
@@ -175,7 +175,7 @@ def test_what_lies_beside_sam_in_its_state_dict_is_told_in_the_log(tmp_path, cap
     assert len(record.message) < len(str(tmp_path)) + 300
 
 
-def test_of_the_usual_files_nothing_is_told(tmp_path, caplog):
+def test_of_the_usual_files_nothing_is_logged(tmp_path, caplog):
     for number, name in enumerate(name for name in WRAPPED if "detector" not in name):
         weights.read(torch_file.save(WRAPPED[name], tmp_path / f"{number}.pth"))
     assert caplog.records == []
@@ -260,7 +260,7 @@ def test_a_whole_module_is_named_by_its_class_and_never_made(tmp_path, write, sa
 
 
 @pytest.mark.parametrize("write", [torch_file.save, torch_file.save_old])
-def test_keys_and_classes_of_any_text_are_told_on_one_line_of_bounded_length(tmp_path, write):
+def test_messages_quote_keys_and_classes_of_any_text_on_one_line_of_bounded_length(tmp_path, write):
     odd = "a\nb\x1b[31m" + "x" * 10_000
     assert "entries: a?b?[31mxxx" in refusal(write({odd: np.ones(2, np.float32)}, tmp_path / "best.pth"))
     assert "a?b?[31mxxx" in refusal(write({**TORCH, f"image_encoder.{odd}": 3}, tmp_path / "best.pth"))
@@ -344,7 +344,7 @@ def test_what_pytorch_saves_of_a_training_run_is_read_as_pytorch_reads_it(tmp_pa
 
 
 @pytest.mark.parametrize("is_zip", [True, False], ids=["new", "old"])
-def test_parameters_that_share_one_storage_are_told_apart(tmp_path, is_zip):
+def test_parameters_that_share_one_storage_are_distinguished(tmp_path, is_zip):
     torch = pytest.importorskip("torch")
     flat = torch.from_numpy(np.concatenate([value.ravel() for value in TORCH.values()]))
     state, at = {}, 0
