@@ -1,6 +1,6 @@
 """Cores and memory of this process; imports no Paddle, so that it can be used before a fork.
 
-glibc keeps much of the memory that is freed, for the network's next image, and nothing of a large photo.
+glibc keeps much of the memory that is freed, for the network's next image, on huge pages, and nothing of a large photo.
 """
 
 import ctypes
@@ -10,26 +10,59 @@ import sys
 from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: (1 << 31) - 1, M_ARENA_MAX: 2}
-"""Settings of glibc that `keep_memory` makes: no block is mapped separately, the end of the heap is not returned before
-2 GiB of it are free, and threads share two heaps, for what one has freed to serve the others."""
+KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: (1 << 31) - 1}
+"""Settings of glibc that `keep_memory` makes: no block is mapped separately, and the end of the heap is not returned
+before 2 GiB of it are free."""
 
+HUGE_BYTES = 1 << 30
+"""How much of the heap may lie on huge pages. It is address space; only what is used takes memory."""
+
+MADV_HUGEPAGE = 14
 ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES")
+_is_kept = False
 
 
-def keep_memory() -> bool:
-    """Keep freed memory in the process for the next image; return whether that is now the case.
+def share_heap() -> bool:
+    """Let all threads that start from now on allocate from one heap; return whether they do.
 
-    The network allocates the same large blocks for every image. glibc maps each from the system and returns it, and
-    the system fills it with zeros, page by page: a seventh of the time of ViT-B (see
-    ``tests/benchmarks/bench_kept_memory.py``). In exchange, the process's memory stays at its peak. Nothing is changed
-    where the user has configured glibc with variables that begin with `ALLOCATOR_VARIABLES`, or with another C library.
+    glibc gives threads heaps of their own, which `keep_memory` cannot prepare. Nothing is changed where the user has
+    configured glibc with variables that begin with `ALLOCATOR_VARIABLES`, or with another C library.
     """
     if any(name.startswith(ALLOCATOR_VARIABLES) for name in os.environ) or platform.libc_ver()[0] != "glibc":
         return False
+    return bool(ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1))
+
+
+def keep_memory() -> bool:
+    """Keep freed memory in the process for the next image, on huge pages; return whether that is now the case.
+
+    The network allocates the same large blocks for every image. glibc maps each from the system and returns it, and
+    the system fills it with zeros, page by page: a seventh of the time of ViT-B. Huge pages save most look-ups of
+    addresses, which are slow in virtual machines (see ``tests/benchmarks/bench_kept_memory.py``). In exchange, the
+    process's memory stays at its peak. Nothing is changed where `share_heap` changes nothing.
+    """
+    global _is_kept
+    if not share_heap():
+        return False
     mallopt = ctypes.CDLL(None).mallopt
     done = [mallopt(parameter, value) for parameter, value in KEPT.items()]
-    return all(done)
+    _is_kept = all(done)
+    _use_huge_pages()
+    return _is_kept
+
+
+def _use_huge_pages() -> None:
+    """Ask for huge pages in the next `HUGE_BYTES` of the heap, which one block of that size makes glibc add to it."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    if (block := libc.malloc(HUGE_BYTES)) is None:
+        return  # the system grants no more address space
+    page = os.sysconf("SC_PAGESIZE")
+    start = -(-block // page) * page
+    libc.madvise(start, (block + HUGE_BYTES - start) // page * page, MADV_HUGEPAGE)
+    libc.free(block)
 
 
 def release_memory() -> None:
@@ -40,6 +73,8 @@ def release_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+        if _is_kept:
+            _use_huge_pages()
 
 
 def release_gpu_memory() -> None:

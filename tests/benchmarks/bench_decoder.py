@@ -1,40 +1,42 @@
 """From an embedding and boxes to masks of the photo's size, ViT-B's decoder at 1024, against segment-anything's."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from model.build import load_decoder
+from model.config import vit_b
+from model.transforms import longest_side_size
 from model.types import Embedding, Prompt
 from tests.benchmarks import subjects
 from tests.benchmarks.rows import Row, compare
 
 ROUNDS = 15
-MANY = 16
 AGAINST = "segment-anything, torch eager"
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     """Compare one box, and many in one call with as many of Meta's decodes."""
-    decoder, meta = load_decoder(subjects.checkpoint(), device="cpu"), subjects.meta_predictor()
-    features = meta.features[0].numpy()
-    embedding = Embedding(features, subjects.PHOTO_SIZE, meta.input_size, decoder.model_version)
-    box = np.array(subjects.BOX)
-    boxes = [box + 5 * index for index in range(MANY)]
-    prompt_alone, prompts = [Prompt(box=box)], [Prompt(box=each) for each in boxes]
-    return [
-        compare(
+    decoder, config = load_decoder(subjects.checkpoint(), device="cpu"), vit_b()
+    features = np.random.RandomState(0).standard_normal(config.embedding_shapes["image_embedding"]).astype(np.float32)
+    input_size = longest_side_size(subjects.PHOTO_SIZE, config.image_size)
+    embedding = Embedding(features, subjects.PHOTO_SIZE, input_size, decoder.model_version)
+    prompt_alone, prompts = ([Prompt(box=box) for box in subjects.boxes(count)] for count in (1, subjects.MANY))
+    with subjects.engine("segment_anything_box") as theirs:
+        yield compare(
             "decoder, one box",
             lambda: decoder.decode(embedding, prompt_alone),
-            lambda: meta.predict(box=box, multimask_output=False),
+            lambda: subjects.ask(theirs),
             against=AGAINST,
             goal=0.45,
             rounds=ROUNDS,
-        ),
-        compare(
-            f"decoder, {MANY} boxes at once",
+        )
+    with subjects.engine("segment_anything_boxes") as theirs:
+        yield compare(
+            f"decoder, {subjects.MANY} boxes at once",
             lambda: decoder.decode(embedding, prompts),
-            lambda: [meta.predict(box=each, multimask_output=False) for each in boxes],
+            lambda: subjects.ask(theirs),
             against=f"{AGAINST}, one by one",
             goal=0.35,
             rounds=ROUNDS // 3,
-        ),
-    ]
+        )

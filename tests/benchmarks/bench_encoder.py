@@ -21,15 +21,16 @@ GOALS = {"avx512f": 0.5, "avx2": 0.75}
 def run() -> Iterator[Row]:
     """Compare the encoder with torch's, and photo plus box to mask with PaddleX, which has no way to encode alone."""
     encoder, decoder = (load(subjects.checkpoint(), device="cpu") for load in (load_encoder, load_decoder))
-    image, meta, box = subjects.image(), subjects.meta_predictor(), Prompt(box=subjects.BOX)
-    yield compare(
-        "encoder, ViT-B at 1024",
-        lambda: encoder.encode(image),
-        lambda: meta.set_image(image),
-        against="segment-anything, torch eager",
-        goal=next((goal for flag, goal in GOALS.items() if flag in processor_flags()), None),
-        rounds=ROUNDS,
-    )
+    image, box = subjects.image(), Prompt(box=subjects.BOX)
+    with subjects.engine("segment_anything_encode") as meta:
+        yield compare(
+            "encoder, ViT-B at 1024",
+            lambda: encoder.encode(image),
+            lambda: subjects.ask(meta),
+            against="segment-anything, torch eager",
+            goal=next((goal for flag, goal in GOALS.items() if flag in processor_flags()), None),
+            rounds=ROUNDS,
+        )
     yield compare(
         "encoder, ViT-B at 1024",
         lambda: encoder.encode(image),

@@ -8,7 +8,7 @@ ROUNDS = 7
 
 def run() -> list[Row]:
     """Compare two processes that differ in nothing else."""
-    with subjects.encoding_process({}) as keeps, subjects.encoding_process({"GLIBC_TUNABLES": ""}) as gives_back:
+    with subjects.engine("ours") as keeps, subjects.engine("ours", {"GLIBC_TUNABLES": ""}) as gives_back:
         return [
             compare(
                 "encoder, ViT-B at 1024, memory kept",

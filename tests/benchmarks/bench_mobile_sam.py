@@ -10,12 +10,11 @@ from pathlib import Path
 from model import weights
 from model.build import load_decoder, load_encoder
 from model.config import mobile_sam
-from model.machine import cpu_count
 from model.types import Prompt
 from tests.benchmarks import subjects
 from tests.benchmarks.peak_memory import measure
 from tests.benchmarks.rows import Row, compare, limit, say
-from tests.support.mobile_files import published_state, write_published
+from tests.support.mobile_files import write_published
 
 ROUNDS, CLICKS = 5, 15
 MOST_MEMORY_MB = 900
@@ -32,26 +31,16 @@ def run() -> Iterator[Row]:
         ours, vit_b = (load_encoder(checkpoint, device="cpu") for checkpoint in (mobile, base))
         click, vit_b_click = (load_decoder(checkpoint, device="cpu") for checkpoint in (mobile, base))
         embedding, vit_b_seen = ours.encode(image), vit_b.encode(image)
-    theirs = authors_predictor()
     yield compare(
         "encoder, MobileSAM", lambda: ours.encode(image), lambda: vit_b.encode(image),
         against="our ViT-B", goal=0.2, rounds=ROUNDS,
     )  # fmt: skip
-    yield compare(
-        "encoder, MobileSAM", lambda: ours.encode(image), lambda: theirs.set_image(image),
-        against="mobilesam-mirror, torch eager", goal=0.8, rounds=ROUNDS,
-    )  # fmt: skip
+    with subjects.engine("mobile_sam_encode") as theirs:
+        yield compare(
+            "encoder, MobileSAM", lambda: ours.encode(image), lambda: subjects.ask(theirs),
+            against="mobilesam-mirror, torch eager", goal=0.8, rounds=ROUNDS,
+        )  # fmt: skip
     yield compare(
         "warm click, MobileSAM", lambda: click.decode(embedding, box), lambda: vit_b_click.decode(vit_b_seen, box),
         against="our ViT-B", goal=1.1, rounds=CLICKS,
     )  # fmt: skip
-
-
-def authors_predictor():
-    """Their predictor with those weights and as many threads as cores."""
-    import torch
-
-    from tests.reference.mobile import build_mobile, predictor
-
-    torch.set_num_threads(cpu_count())
-    return predictor(build_mobile(mobile_sam(), published_state(mobile_sam())), subjects.image())

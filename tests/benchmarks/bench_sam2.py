@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 
 from model.build import load_decoder, load_encoder
 from model.config import SamConfig, sam2_1_hiera_base_plus, sam2_1_hiera_small, sam2_1_hiera_tiny
-from model.machine import cpu_count
 from model.transforms import longest_side_size
 from model.types import Embedding, Prompt
 from tests.benchmarks import bench_cluster, subjects
@@ -36,26 +34,16 @@ def run() -> Iterator[Row]:
 
 
 def _encode(config: SamConfig, goal: float | None) -> Row:
-    image, tensors = subjects.image(), lively_sam2(config)
-    encoder = load_encoder(checkpoint_of(config, tensors), device="cpu")
-    theirs = _meta(config, tensors)
-    return compare(
-        f"encoder, {config.name} at {config.image_size}",
-        lambda: encoder.encode(image),
-        lambda: theirs.set_image(image),
-        against="sam2, torch eager",
-        goal=goal,
-        rounds=ROUNDS,
-    )
-
-
-def _meta(config: SamConfig, tensors: dict[str, np.ndarray]) -> Any:
-    import torch
-
-    from tests.reference import sam2_meta
-
-    torch.set_num_threads(cpu_count())
-    return sam2_meta.predictor(sam2_meta.build_sam2(config, tensors), subjects.image())
+    image, encoder = subjects.image(), load_encoder(checkpoint_of(config, lively_sam2(config)), device="cpu")
+    with subjects.engine(config.name) as theirs:
+        return compare(
+            f"encoder, {config.name} at {config.image_size}",
+            lambda: encoder.encode(image),
+            lambda: subjects.ask(theirs),
+            against="sam2, torch eager",
+            goal=goal,
+            rounds=ROUNDS,
+        )
 
 
 def _embedding(config: SamConfig, model_version: str = "random@00000000") -> Embedding:

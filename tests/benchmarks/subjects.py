@@ -20,6 +20,7 @@ from tests.reference.random_weights import lively_tensors, photo
 ROOT = Path(__file__).parents[2]
 PHOTO_SIZE = (600, 800)
 BOX = (100.0, 100.0, 400.0, 400.0)
+MANY = 16
 
 
 @lru_cache
@@ -42,6 +43,11 @@ def meta_predictor() -> Any:
 
     torch.set_num_threads(cpu_count())
     return predictor(build_sam(vit_b(), tensors()), image())
+
+
+def boxes(count: int) -> list[tuple[float, ...]]:
+    """Different boxes, the first of them `BOX`."""
+    return [tuple(edge + 5 * index for edge in BOX) for index in range(count)]
 
 
 def image() -> np.ndarray:
@@ -73,12 +79,9 @@ def paddlex_engine() -> Iterator[subprocess.Popen[str] | None]:
 
 
 @contextmanager
-def encoding_process(environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Our encoder with those weights in a process of its own, with these variables in its environment.
-
-    Each line sent to it makes it encode `image` once and print a line.
-    """
-    with _engine([sys.executable, "-W", "ignore", "-m", "tests.benchmarks.encoding_engine"], environ) as process:
+def engine(work: str, environ: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A process that does a work of `tests.benchmarks.engine` at each `ask`, with variables in its environment."""
+    with _engine([sys.executable, "-W", "ignore", "-m", "tests.benchmarks.engine", work], environ or {}) as process:
         yield process
 
 

@@ -2,6 +2,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,68 @@ def test_an_allocator_that_the_user_set_up_stays_as_it_is(variable):
     kept_mb, faults = kept_memory(**variable)
     assert not kept_mb
     assert faults > 10_000
+
+
+HUGE_PAGES_OF_A_THREAD = """
+import threading
+from model import machine
+
+def huge_mb():
+    sizes = [line.split()[1] for line in open("/proc/self/smaps") if line.startswith("AnonHugePages")]
+    return sum(map(int, sizes)) / 1000
+
+machine.share_heap()
+may_allocate, has_allocated, may_end = threading.Event(), threading.Event(), threading.Event()
+
+def allocate():
+    number = 20_000_000
+    b"x" * 1000  # the thread has chosen its heap
+    may_allocate.wait()
+    blocks = [b"x" * number for _ in range(4)]
+    has_allocated.set()
+    may_end.wait()
+
+thread = threading.Thread(target=allocate)
+thread.start()
+machine.keep_memory()
+machine.release_memory()
+before = huge_mb()
+may_allocate.set()
+has_allocated.wait()
+print(huge_mb() - before)
+may_end.set()
+thread.join()
+"""
+
+
+def has_huge_pages():
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return platform.libc_ver()[0] == "glibc" and setting.is_file() and "[never]" not in setting.read_text()
+
+
+@pytest.mark.skipif(not has_huge_pages(), reason="the system has no transparent huge pages")
+def test_a_thread_that_was_there_before_allocates_on_huge_pages():
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(machine.ALLOCATOR_VARIABLES)}
+    command = [sys.executable, "-c", HUGE_PAGES_OF_A_THREAD]
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
+    assert float(result.stdout) > 70  # of 80
+
+
+ADDRESS_SPACE_OF_300_MB = """
+import resource
+from model import machine
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)
+print(machine.keep_memory(), len(b"x" * 100_000_000))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap is tuned")
+def test_a_limit_of_address_space_leaves_the_memory_that_it_grants():
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(machine.ALLOCATOR_VARIABLES)}
+    command = [sys.executable, "-c", ADDRESS_SPACE_OF_300_MB]
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout == "True 100000000\n"
 
 
 GROWTH_OF_PHOTOS = """
