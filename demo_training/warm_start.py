@@ -1,7 +1,7 @@
 """Begin training where shipped weights end: `export` backwards, with the batch norms found again from pictures.
 
 Exported weights hold every convolution with its batch norm folded in, neither the optimiser's state nor the parts that
-only training uses. What is found again computes the same; the rest begins anew.
+only training uses. What is found again computes the same; the rest starts as in a new training.
 """
 
 from collections.abc import Iterable

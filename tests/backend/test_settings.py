@@ -158,7 +158,7 @@ SERVICE_LINKS = """\
 {0}_PORT_9090_TCP_PORT=9090
 {0}_PORT_9090_TCP_ADDR=10.0.48.109
 """
-"""What Kubernetes tells every container of each service of its namespace, unless enableServiceLinks is false."""
+"""Variables that Kubernetes sets in each container for each service of its namespace, if enableServiceLinks is true."""
 
 
 @pytest.mark.parametrize("service", [

@@ -70,7 +70,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Bench:
-    """A service with the demo model, and the clicks that are asked of it."""
+    """A service with the demo model, and clicks to send to it."""
 
     service: web.Service
     forward: Forward

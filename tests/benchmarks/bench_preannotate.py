@@ -56,7 +56,7 @@ OVERHEAD = 1.10
 
 
 class Photos:
-    """Photos that nobody has seen before, as pixels and as files."""
+    """New random photos, as pixels and as files."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -103,7 +103,7 @@ def annotation() -> dict[str, Any]:
 
 
 class Silent:
-    """Progress that nobody looks at."""
+    """Progress that shows nothing."""
 
     def advance(self, count: int = 1) -> None:
         """Note nothing."""

@@ -1,4 +1,4 @@
-"""The comparison of ways to answer corrections: what is compared is paired, and the table says it."""
+"""The comparison of ways to answer corrections is paired, and the table says so."""
 
 import pytest
 

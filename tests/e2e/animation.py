@@ -35,13 +35,13 @@ POINTER = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 
 
 class Actor(Annotator):
-    """An annotator before a camera; ``film`` holds what was seen and for how many milliseconds it is to be shown."""
+    """An annotator whose screen is filmed; ``film`` holds screenshots and for how many milliseconds each is shown."""
 
     film: list[tuple[Image.Image, int]]
     at = (560.0, 400.0)
 
     def shoot(self, shown_ms: int) -> None:
-        """Film what is to be seen now."""
+        """Add a screenshot to the film."""
         picture = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
         draw = ImageDraw.Draw(picture)
         draw.polygon([(self.at[0] + x, self.at[1] + y) for x, y in POINTER], fill="black", outline="white")
@@ -104,7 +104,7 @@ def play(actor: Actor, objects: list[dict]) -> None:
 
 
 def save(film: list[tuple[Image.Image, int]], path: Path) -> None:
-    """Write the film, which begins anew at its end."""
+    """Write the film, which repeats."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frames, shown_ms = zip(*film, strict=True)
     frames[0].save(

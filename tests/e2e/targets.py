@@ -19,7 +19,7 @@ SEEDS = (
 
 
 class Target:
-    """An object of a picture that is to be marked; points and boxes are in pixels of the upright picture."""
+    """An object of a picture, for an annotator to mark; points and boxes are in pixels of the upright picture."""
 
     def __init__(self, scene_file: SceneFile, index: int) -> None:
         scene = scene_file.scene

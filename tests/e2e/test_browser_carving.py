@@ -50,7 +50,7 @@ def take_smart_point(annotator) -> None:
 
 
 def connect(studio, project: int, url: str) -> None:
-    """Connect a project to a backend at an address, in place of any other: an open editor goes on asking its id."""
+    """Connect a project to a backend at an address, in place of any other: an open editor keeps using its id."""
     connected = studio.api.get("/api/ml", params={"project": project}).json()
     for backend in connected:
         studio.patch(f"/api/ml/{backend['id']}", {"project": project, "url": url})

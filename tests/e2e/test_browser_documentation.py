@@ -1,4 +1,4 @@
-"""What the README tells a person to do in Label Studio does what it says: connecting by hand, and its configs."""
+"""The README's instructions for Label Studio do what it says: connecting by hand, and its configs."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What Chromium makes of picture files: the tables that the decoder is held against, asked of the browser itself.
+"""What Chromium makes of picture files: the tables that the decoder is compared with, from the browser itself.
 
 The editor says a picture's size to be its ``naturalWidth`` and ``naturalHeight``, and draws what a canvas shows.
 """

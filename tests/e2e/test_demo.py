@@ -75,7 +75,7 @@ def stop_when_ready(lines: list[str]):
 
 
 def run_once(demo: Demo) -> tuple[str, dict]:
-    """Run the demo until it is ready; return what it said, and Label Studio's data."""
+    """Run the demo until it is ready; return its output, and Label Studio's data."""
     lines: list[str] = []
     run(demo, os.environ, stop_when_ready(lines))
     return "\n".join(lines), state_of(demo)

@@ -1,4 +1,4 @@
-"""Whether this Label Studio reaches a backend on a private address without being told to: what README's step 3 says."""
+"""Whether this Label Studio reaches a backend on a private address with its defaults, as README's step 3 says."""
 
 import json
 import os

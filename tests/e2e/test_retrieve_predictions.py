@@ -44,7 +44,7 @@ class Tasks:
         return answer.json() if answer.content else None
 
     def open(self, task: int) -> dict:
-        """What the editor asks for when somebody opens a task."""
+        """What the editor asks for when an annotator opens a task."""
         return self.ask("GET", f"/api/tasks/{task}/")
 
     def mark(self, task: int, *more: dict) -> None:

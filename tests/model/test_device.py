@@ -1,4 +1,4 @@
-"""The device asked for is used or refused in one sentence, and a CPU is told what it can do."""
+"""The requested device is used, or refused in one sentence; CPU libraries get the instruction set that they may use."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ AVX512 = "avx512f avx512dq avx512cd avx512bw avx512vl"
 
 
 def cpu_info(vendor: str, flags: str) -> str:
-    """What Linux tells of a processor, cut to what matters."""
+    """The lines of ``/proc/cpuinfo`` that the code reads."""
     lines = ["processor\t: 0", f"vendor_id\t: {vendor}", f"flags\t\t: fpu sse2 {flags}", "bugs\t\t: none"]
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def kept_memory(**variables):
-    """What `keep_memory` returned in a fresh process, and how many pages a second block took anew from the system."""
+    """What `keep_memory` returns in a fresh process, and how many page faults a second block causes."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(machine.ALLOCATOR_VARIABLES)}
     command = [sys.executable, "-c", FAULTS_OF_THE_SECOND_BLOCK]
     completed = subprocess.run(
@@ -31,7 +31,7 @@ def kept_memory(**variables):
     return kept_mb == "True", int(faults)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is what is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is tuned")
 def test_freed_memory_serves_the_next_image():
     kept_mb, faults = kept_memory()
     assert kept_mb

@@ -115,7 +115,7 @@ def test_pictures_by_address_honour_it(trusted, server):
 
 @pytest.fixture(params=["unknown", "expired", "other name"])
 def refused(request, own, unset, tmp_path, monkeypatch):
-    """A server whose certificate is refused, and what is to be said of it."""
+    """A server whose certificate is refused, and words of the error message."""
     if request.param != "unknown":
         monkeypatch.setenv("SSL_CERT_FILE", str(own.write(tmp_path / "company.pem")))
     context = {"unknown": own.server, "expired": own.expired, "other name": lambda: own.server("other.example.com")}

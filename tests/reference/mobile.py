@@ -60,7 +60,7 @@ def build_mobile(config: SamConfig, state: Mapping[str, np.ndarray]) -> Any:
     )
     if (
         encoder.embed_dims[-1] != 320
-    ):  # where their code tells the last merging, which keeps the resolution, by its width
+    ):  # where their code knows the last merging, which keeps the resolution, by its width
         trunk.layers[2].downsample.conv2.c.stride = (1, 1)
     width, grid = config.prompt_embed_dim, config.embedding_size
     if width != 256:

@@ -22,7 +22,7 @@ MAKE_VARIABLES = {"CACHE", "PYTHON", "REQUIREMENTS", "UPGRADE", "WEIGHTS"}
 
 
 def typed(page: Document) -> Iterator[str]:
-    """What is to be typed: after the prompt in console blocks, and in the text as code."""
+    """The commands of a page: after the prompt in console blocks, and in the text as code."""
     for block in page.blocks:
         if block.language == "console":
             for line in block.text.replace("\\\n", " ").splitlines():

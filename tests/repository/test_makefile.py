@@ -1,4 +1,4 @@
-"""What ``make`` sets up, with a stand-in for Python that writes down what it is asked to do."""
+"""What ``make`` sets up, with a stand-in for Python that logs its commands."""
 
 import os
 import re

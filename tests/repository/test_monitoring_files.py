@@ -59,7 +59,7 @@ def exported() -> dict[str, tuple[str, frozenset[str]]]:
 
 
 def series() -> dict[str, frozenset[str]]:
-    """Every series that can be asked for, with its labels."""
+    """Every series that a query can name, with its labels."""
     families = exported().items()
     return {name + suffix: labels for name, (kind, labels) in families for suffix in SUFFIXES[kind]} | NOT_OURS
 

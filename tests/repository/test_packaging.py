@@ -30,7 +30,7 @@ NAME = "paddle-sam-backend"
 COMMANDS = {"paddle-sam-backend": "backend", "paddle-sam": "model"}
 CODE = [Path(package.__file__).parent for package in (model, backend)]
 NOT_REQUIRED = {"torch", "segment_anything", "skimage", "label_studio_ml"}
-"""For training, its pictures, and a server of label-studio-ml: whoever runs those has these."""
+"""For training, its pictures, and a server of label-studio-ml; users of those have installed these."""
 BROUGHT_BY = {"werkzeug": "flask", "pydantic_core": "pydantic"}
 IMPORTED_BY_PADDLE = {"setuptools"}
 """See `test_lock.test_with_what_is_locked_alone_an_image_is_segmented`."""

@@ -38,7 +38,7 @@ def eventually(condition, within_s=SOON_S):
 
 
 class Cluster:
-    """Everything in reach; a context manager that leaves nothing running.
+    """Settings and processes of a cluster; a context manager that leaves nothing running.
 
     Attributes:
         images: the HTTP server; its ``requests`` are the downloads.
@@ -75,7 +75,7 @@ class Cluster:
         return embeddings
 
     def worker(self, encode_s=0.0, *, wait=True, **environ):
-        """A worker process, ready for work unless told not to wait for that."""
+        """A worker process; with ``wait`` it is ready for work."""
         arguments = [json.dumps({**self.environ, **environ}), str(self.log), str(encode_s)]
         process = self.spawn("tests.support.cluster_worker", *arguments)
         if wait:
@@ -85,7 +85,7 @@ class Cluster:
         return process
 
     def announce(self, name="busy:1"):
-        """Say that a worker is alive that does nothing, as one that is busy with something else."""
+        """Announce a worker that takes no job, like one that is busy."""
         with self.parts() as parts:
             parts.monitor.heartbeat(f"{name} {KEYS.model}", 30)
 

@@ -28,7 +28,7 @@ TOO_LARGE = (3, 2, 1)
 
 
 class StandIn:
-    """Takes as long as told; writes a line when an encode begins and one when it ends."""
+    """Takes ``encode_s`` for an image; writes a line when an encode begins and one when it ends."""
 
     model_version = VERSION
 
@@ -53,7 +53,7 @@ class StandIn:
         return Embedding(array, image.original_size, (48, 64), VERSION, image.other_orientation)
 
     def note(self, kind, colour):
-        with self.log.open("a") as stream:  # one short write in append mode is whole, whoever else writes
+        with self.log.open("a") as stream:  # short writes in append mode do not mix
             stream.write(f"{kind} {os.getpid()} {time.time():.3f} {','.join(map(str, colour))}\n")
 
 

@@ -35,7 +35,7 @@ class Case:
 
     @property
     def is_shown(self) -> bool:
-        """Whether Chromium shows all four quarters: of what is cut short sometimes, since it shows what there is."""
+        """Whether Chromium shows all four quarters; it may show a file that is cut short as far as it goes."""
         if self.name in {f"JPEG: {part}" for part in _SMALL_IN_PART} | {"larger JPEG: without its last third"}:
             return False
         if self.name.startswith("PNG: pixels with") or self.name.endswith("of an odd length where none is needed"):

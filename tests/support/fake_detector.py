@@ -1,4 +1,4 @@
-"""A detector that finds what it is told to, and remembers what it was asked."""
+"""A detector with fixed answers, which keeps its calls."""
 
 import threading
 
@@ -14,9 +14,9 @@ class FakeDetector:
     """Finds the same objects on every picture.
 
     Attributes:
-        found: (word, score, box in pixels) of each object.
+        boxes: (word, score, box in pixels) of each object.
         classes: what it knows; None for any word.
-        asked: the picture's shape, the words and the threshold of each call.
+        calls: the picture's shape, the words and the threshold of each call.
         gate: detections wait until it is set (it is, to begin with).
         failures: exceptions that the next calls raise, one each.
     """

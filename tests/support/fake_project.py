@@ -27,7 +27,7 @@ class FakeTask:
 
 @dataclass
 class FakePrediction:
-    """What is stored; ``raw`` is only read when somebody looks at it, for benchmarks to time the others."""
+    """A stored prediction; ``raw`` is parsed by `result` alone, so that benchmarks do not time it."""
 
     id: int
     task: int

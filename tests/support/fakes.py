@@ -42,7 +42,7 @@ def embedding_of_several_maps(value=0.5, dtype=np.float32):
 
 
 class FakeClock:
-    """Seconds that pass when told."""
+    """A clock that `advance` moves."""
 
     def __init__(self, now=1000.0):
         self.now = now
@@ -60,7 +60,7 @@ def fake_spec(model_version="fake@00000000", **options):
 
 
 class FakeEncoder:
-    """Counts its calls, takes as long as told, fails when told; the embedding holds the image's mean colour.
+    """Keeps its calls, takes ``latency_s`` for each; the embedding holds the image's mean colour.
 
     Attributes:
         gate: encodes wait until it is set (it is, to begin with).
@@ -104,7 +104,7 @@ class FakeEncoder:
 
 @dataclass
 class Request:
-    """What a server was asked."""
+    """A request that a server received."""
 
     method: str
     path: str
@@ -115,7 +115,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What a server answers.
+    """A server's answer.
 
     Attributes:
         drip_s: seconds between single bytes, headers included; 0 sends everything at once.
@@ -201,7 +201,7 @@ class HttpServer:
 
 
 def jwt(**claims):
-    """A token of the form of a JWT, with a signature that nobody checks."""
+    """A token of the form of a JWT, with a signature of no key."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)] + [b"signature"]
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
@@ -248,12 +248,13 @@ class FakeLabelStudio(HttpServer):
 
 
 class FakeSource:
-    """Images by address; counts what it is asked, waits at a gate, fails when told.
+    """Images by address; keeps its calls.
 
     Attributes:
         contents: image files by address, or errors to raise.
-        versioned: whether contents carry a version, by which an unchanged one is told.
-        immutable: whether contents are said never to change.
+        gate: fetches wait until it is set (it is, to begin with).
+        versioned: whether contents carry a version, which shows whether they changed.
+        immutable: whether answers promise that contents never change.
     """
 
     def __init__(self):

@@ -1,7 +1,7 @@
 """Bodies of at most a megabyte that each make something in them multiply: made up here, by name.
 
-Every one is what a caller may send to ``/predict``, ``/setup`` or ``/webhook``; some are JSON that nobody's editor
-writes, others are well-formed and only much.
+Every one is what a caller may send to ``/predict``, ``/setup`` or ``/webhook``; some are JSON that no editor
+writes, others are well-formed, but large.
 """
 
 import base64

@@ -45,7 +45,7 @@ class Line:
         return b"".join(parts)
 
     def answer(self) -> bytes:
-        """Return one answer that has a Content-Length, of a connection that goes on."""
+        """Return one answer that has a Content-Length; the connection stays open."""
         received = b""
         while b"\r\n\r\n" not in received:
             part = self.receive()

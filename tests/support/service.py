@@ -85,7 +85,7 @@ class FakeDecoder:
 
 
 class FakeNextTasks:
-    """Tasks of a project; counts what it is asked and fails when told."""
+    """Tasks of a project; keeps its calls, and raises its ``error``."""
 
     def __init__(self, tasks=(), error=None):
         self.tasks, self.error, self.calls = tuple(tasks), error, []
@@ -115,14 +115,14 @@ STATUS = Status("ready", is_ready=True, model=(Field("version", VERSION),))
 
 
 class Service:
-    """A segmenter and its application over fakes; everything in reach.
+    """A segmenter and its application over fakes, with all parts as attributes.
 
     Attributes:
         source: images by address; `IMAGE` is there to begin with.
         encoder: see `tests.support.fakes.FakeEncoder`.
         decoder: see `FakeDecoder`.
-        errands: what waits to be done in the background.
-        clock: by which it is known who was answered for a task last, and when.
+        errands: jobs that wait for the background thread.
+        clock: of the answers that are remembered.
         detector: finds words, see `tests.support.fake_detector.FakeDetector`; None without one.
     """
 
@@ -159,7 +159,7 @@ class Service:
         )
 
     def predict(self, body: Any) -> list[Any]:
-        """Return the answer's items, checked to be well-formed; ``[]`` where nothing is to be stored."""
+        """Return the answer's items, checked to be well-formed; ``[]`` where Label Studio should store nothing."""
         return checked(body, self.client.post("/predict", data=encoded(body)), VERSION)
 
     def reasons(self) -> list[str]:
@@ -190,7 +190,11 @@ def tasks(*uris: str, first: int = 1) -> tuple[Task, ...]:
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Return as soon as something is so; fail when it is not in time."""
+    """Return as soon as ``is_so`` returns True.
+
+    Raises:
+        AssertionError: it was not True within ``seconds``.
+    """
     pause = threading.Event()
     for _ in range(int(seconds / 0.005)):
         if is_so():

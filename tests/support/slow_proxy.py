@@ -1,4 +1,4 @@
-"""A TCP relay on loopback that holds everything back for as long as told."""
+"""A TCP relay on loopback that delays answers."""
 
 import contextlib
 import socket

@@ -27,7 +27,7 @@ _ENTRY = {
 def checked(body: Any, response: Any, version: str) -> list[Any]:
     """Return the items of an answer, which must be exactly as Label Studio takes them.
 
-    For a task that nobody clicked on, no prediction at all is an item as well, ``[]``; the editor wants one.
+    For a task without a click, no prediction at all is an item as well, ``[]``; the editor wants one.
     """
     assert response.status_code == 200, response.data
     assert response.content_type == "application/json"

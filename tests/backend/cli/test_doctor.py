@@ -54,7 +54,7 @@ def set_tasks(server, *data):
 
 @pytest.fixture
 def look(server):
-    """Findings by subject, of settings that point at the fake Label Studio unless told otherwise."""
+    """Findings by subject; by default the settings point at the fake Label Studio."""
 
     def look(project=None, weights=lambda: "small@00000000, native format, from small", **environ):
         settings = read(

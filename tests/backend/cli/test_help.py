@@ -1,4 +1,4 @@
-"""Help texts: every command, option, variable and default is told, and told as it is."""
+"""Help texts: they name every command, option, variable and default, and each default is the true one."""
 
 import re
 
@@ -26,7 +26,7 @@ OPTIONS = [
 
 
 def environment(option):
-    """The variables that an option's help names, and the default it tells."""
+    """The variables and the default that an option's help names."""
     note = NOTE.search(option.help or "")
     names = note["env"].split(", ") if note and note["env"] else []
     return names, note["default"] if note else None

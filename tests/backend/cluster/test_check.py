@@ -1,4 +1,4 @@
-"""Redis as people have it, each a real server: what is wrong is named at the start and by the doctor, with the cure."""
+"""Real Redis servers with usual mistakes: the start and the doctor name each, and how to mend it."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What may happen to a cluster, with a real Redis and real worker processes: nobody hangs, nothing stays locked."""
+"""Faults of a cluster, with a real Redis and real worker processes: no caller hangs, no lock stays."""
 
 import json
 import signal

@@ -110,7 +110,7 @@ def test_a_lease_that_does_not_lapse_by_itself_is_made_to(link, leases, redis_se
     """From a restored dump, or written by hand: the only worker would leave that image alone for ever."""
     with redis_server.client() as client:
         client.set("a", "somebody", **end)
-        assert leases.acquire("a") is None, "it may be somebody's, who renews it"
+        assert leases.acquire("a") is None, "another process may hold and renew it"
         assert 0 < client.pttl("a") <= 5000
         client.pexpire("a", 100)
     eventually(lambda: leases.acquire("a") is not None, 5)

@@ -249,7 +249,7 @@ def test_a_click_that_cannot_wait_leaves_with_a_reason_and_the_work_goes_on(clus
 
 
 def refused(web, name="red"):
-    """What a click with a minute's time is told, and how soon."""
+    """The error of a click that could wait a minute, and after how many seconds it came."""
     start = time.monotonic()
     with pytest.raises(RetryLater) as caught:
         web.get(ref(name), SOON_S)
@@ -313,7 +313,7 @@ def test_clicks_that_wait_get_the_reason_when_the_last_worker_leaves(cluster, re
         click = pool.submit(refused, web)
         eventually(lambda: gauge(web, "waiting") == 1)
         with redis_server.client() as client:
-            client.zrem(KEYS.workers, f"busy:1 {KEYS.model}")  # as a worker does that is told to stop
+            client.zrem(KEYS.workers, f"busy:1 {KEYS.model}")  # as a worker does that gets SIGTERM
         error, took_s = click.result()
     assert (error.reason, took_s < 15.0) == (Reason.NO_WORKER, True)
 

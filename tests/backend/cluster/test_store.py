@@ -103,7 +103,7 @@ def test_the_embeddings_of_this_installation_are_counted_whatever_their_model_an
     store = RedisStore(link, KEYS, 60.0, clock=clock)
     assert store.stats()[0].entries == 5
     store.put(key(7), embedding())
-    assert store.stats()[0].entries == 5, "counted anew only now and then"
+    assert store.stats()[0].entries == 5, "counted again only now and then"
     clock.advance(31)
     assert store.stats()[0].entries == 6
 

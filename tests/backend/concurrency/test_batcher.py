@@ -9,7 +9,7 @@ from tests.support.fakes import FakeClock
 
 
 class Post:
-    """Takes deliveries; waits at a gate and fails when told."""
+    """Takes deliveries; waits at its gate and raises its `failures`."""
 
     def __init__(self):
         self.chunks, self.failures, self.gate = [], [], threading.Event()

@@ -1,4 +1,4 @@
-"""Threads that take turns: a few at a time, first come first served, and nobody waits longer than told."""
+"""The limiter runs a few threads at a time, first come first served, and a wait ends at its deadline."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""Who fetches next: those that somebody waits for, on places of their own; bulk work takes what is left."""
+"""Fetches that an annotator waits for come first and have threads of their own; bulk work takes the others."""
 
 import threading
 
@@ -14,7 +14,7 @@ INTERACTIVE, PREFETCH, BULK = Priority
 
 
 class Site:
-    """Fetches that wait until they are let go, and what became of them."""
+    """Fetches that wait at their gates; ``started`` has the names of those that run or ran."""
 
     def __init__(self, fetchers):
         self.fetchers, self.started, self.gates = fetchers, [], {}
@@ -97,7 +97,7 @@ def test_bulk_work_that_an_annotator_begins_to_wait_for_goes_first(open_site):
     site.fetchers.promote(fetches["bulk 2"], INTERACTIVE)
     site.has_begun("bulk 0", "bulk 2")
     site.fetchers.promote(fetches["bulk 0"], INTERACTIVE)  # it has begun, there is nothing to be gained
-    site.fetchers.promote(fetches["bulk 2"], BULK)  # nobody is moved back
+    site.fetchers.promote(fetches["bulk 2"], BULK)  # its priority is not lowered
     site.let_go("bulk 0", "bulk 2")
     site.has_begun("bulk 0", "bulk 1", "bulk 2")
 

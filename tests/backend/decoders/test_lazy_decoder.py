@@ -1,4 +1,4 @@
-"""A decoder is loaded once, says why when it cannot be, and holds nobody longer than told."""
+"""A decoder is loaded once, reports why it cannot be loaded, and lets no caller wait past its deadline."""
 
 import math
 import threading

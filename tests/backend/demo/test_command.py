@@ -72,6 +72,6 @@ def test_a_failed_installation_is_one_sentence_and_nothing_is_started(tmp_path, 
     monkeypatch.setenv("FAKE_PIP_FAILS", "1")
     _, why = start(tmp_path, python)
     assert "was not installed into" in why
-    assert "The next start begins anew" in why
+    assert "The next start tries again" in why
     assert "serve" not in python.commands()
     assert not (tmp_path / "demo" / "backend.log").exists()

@@ -35,7 +35,7 @@ KEY = fake_spec().key("0" * 64)
 
 
 class Setup:
-    """A `LocalEmbeddings` with everything around it in reach."""
+    """A `LocalEmbeddings` and the fakes around it."""
 
     def __init__(self, folder):
         self.source, self.encoder, self.clock, self.metrics = FakeSource(), FakeEncoder(), FakeClock(), Metrics()
@@ -512,7 +512,7 @@ def test_what_is_warm_is_not_prefetched(setup, embeddings):
 
 
 class SlowSource(FakeSource):
-    """Holds the fetches of some addresses until they are let go, as a slow server does."""
+    """Holds the fetches of the addresses in ``slow`` until ``let_go`` is set, as a slow server does."""
 
     def __init__(self):
         super().__init__()
@@ -536,7 +536,7 @@ def slow(setup):
 
 @pytest.fixture
 def in_bulk(setup, slow):
-    """Embeddings that twenty images of a slow server are asked of, by nobody who waits at a screen."""
+    """Embeddings that are busy with bulk requests for twenty images of a slow server."""
     embeddings = setup.build()
     with ThreadPoolExecutor(20) as pool:
         for number in range(20):

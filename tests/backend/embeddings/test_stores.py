@@ -424,7 +424,7 @@ def test_a_directory_that_cannot_be_made_is_passed_over(tmp_path, clock):
 
 
 class FullDisk(FileStore):
-    """A disk that is full for as long as it is told."""
+    """A store on a disk without room while ``full`` is set."""
 
     full = True
     tries = 0

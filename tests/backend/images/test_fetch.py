@@ -1,4 +1,4 @@
-"""Fetching images over real sockets: whom the token goes to, what is refused, how long it may take."""
+"""Fetching images over real sockets: which hosts get the token, what is refused, how long it may take."""
 
 import contextlib
 import socket

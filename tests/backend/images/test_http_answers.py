@@ -1,4 +1,4 @@
-"""Every answer that a browser shows as a picture is one here, and of the others it is said why not."""
+"""Every answer that a browser shows as a picture is one here, and the others get a reason."""
 
 import gzip
 import tracemalloc

@@ -33,7 +33,7 @@ NAMES = {
 
 
 class ProxyServer:
-    """A proxy that gives one answer to whatever is asked in plain, and connects every tunnel to one port.
+    """A proxy that gives one answer to every plain request, and connects every tunnel to one port.
 
     Attributes:
         heads: the request lines and headers it got.

@@ -1,7 +1,7 @@
 """Labeling configs are read as Label Studio's editor reads them in Chromium.
 
 ``golden/label_studio/configs.json`` holds what Chromium makes of each; `tests.e2e.test_browser_configs` compares them
-with it anew.
+with it.
 """
 
 import json
@@ -174,7 +174,7 @@ def test_the_kinds_that_can_be_drawn_are_those_that_can_be_preferred():
             chosen(f'<{kind}labels name="a" toName="image"><Label value="Cat"/></{kind}labels>')
 
 
-# What is said of a config
+# Problems of a config
 
 
 def test_labels_of_prompts_that_no_answer_has_are_named():

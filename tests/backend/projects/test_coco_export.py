@@ -1,4 +1,4 @@
-"""``export-coco``: what annotations show is in the file to the pixel, and what is not in it is told."""
+"""``export-coco``: the file holds annotations to the pixel, and a report lists what it leaves out."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Masks for whole projects: one prediction of each task, whatever fails and whoever else is at it."""
+"""Masks for whole projects: one prediction for each task, also after failures and beside other runs."""
 
 import json
 import threading

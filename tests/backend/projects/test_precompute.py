@@ -143,7 +143,7 @@ def test_a_run_that_is_stopped_says_so_and_the_next_one_does_the_rest(make):
     assert tally.ended == "stopped"
     assert not tally.failures
     assert 3 <= tally.counts[ENCODED] < 10
-    assert run.cancelled <= 1  # nobody waits where all that was in hand is done
+    assert run.cancelled <= 1  # no wait to cancel where all that was in hand is done
     run.stop.clear()
     second = run()
     assert second.is_clean

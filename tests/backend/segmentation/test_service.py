@@ -278,7 +278,7 @@ def test_the_budget_is_one_for_all_images_of_a_click(service):
 
 
 class ForgetfulDecoder:
-    """Answers as `FakeDecoder` does, and keeps nothing of what it was asked but how much of it was in memory.
+    """Answers as `FakeDecoder` does, and keeps of its calls only how much of each was in memory.
 
     Attributes:
         drawn: how many drawn masks there were at each call, those of earlier calls included.

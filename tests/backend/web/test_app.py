@@ -50,7 +50,7 @@ def basic(user, password, charset="utf-8"):
 
 
 def serve_images_of(body, service):
-    """Let the source have the images that a recorded request is about, of the sizes that its context tells."""
+    """Give the source the images of a recorded request, of the sizes in its context."""
     sizes = [(entry["original_width"], entry["original_height"]) for entry in body["params"]["context"]["result"]]
     for task in body["tasks"]:
         for value in task["data"].values():

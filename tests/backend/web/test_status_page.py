@@ -266,7 +266,7 @@ def test_what_others_wrote_stays_text_wherever_it_stands(show):
 
 
 def test_every_word_of_a_status_is_shown_and_escaped(page):
-    """Fields are told apart by their place in it, so that none is forgotten."""
+    """Every field gets a text of its own, so that a forgotten one is found."""
     number = iter(range(1000))
 
     def marked(value):

@@ -71,7 +71,7 @@ def sources(metrics, tiny_checkpoint, clock, tmp_path):
 
 @pytest.fixture
 def take(sources):
-    """Takes a snapshot of a process that is as told."""
+    """Takes a snapshot of a process with the given state."""
     return lambda **changes: snapshot.take(sources(**changes))
 
 
@@ -122,7 +122,7 @@ def test_warm_clicks_first_clicks_and_encodes_are_timed_apart(take, metrics):
     answer(metrics, total_s=0.03)
     answer(metrics, total_s=1.5, waited=True)
     answer(metrics, OPENED, total_s=9.0)  # was not a click
-    answer(metrics, regions=0, reasons=[Reason.EMPTY_MASK], total_s=8.0)  # showed nobody a mask
+    answer(metrics, regions=0, reasons=[Reason.EMPTY_MASK], total_s=8.0)  # showed no mask
     with metrics.stage("encode"):
         pass
     warm, first, encodes = take().speeds

@@ -29,7 +29,7 @@ def start(*arguments, is_heard=True):
 
 @pytest.fixture
 def hanging():
-    """A server that never sends its file, and an event that is set once it is asked for it."""
+    """A server that never sends its file, and an event that a request for it sets."""
     is_asked, over = threading.Event(), threading.Event()
 
     def hang(request):

@@ -259,7 +259,7 @@ def test_an_archive_that_there_is_no_room_to_unpack_is_kept_and_not_fetched_agai
     with pytest.raises(weights.WeightsError, match=r"1 MB more of free space are needed; .* is kept for the next try$"):
         download("it", tmp_path, sources=sources, free=lambda folder: rooms.pop(0))
     assert leftovers(tmp_path) == [".SAM-H_box_infer.tar"]
-    server.statuses = [500] * 10  # nobody needs to be asked for what is here
+    server.statuses = [500] * 10  # the file is here, so the server is not asked
     assert weights.read(download("it", tmp_path, sources=sources)).name == "SAM-H_box"
     assert leftovers(tmp_path) == ["SAM-H_box_infer"]
     assert len(server.ranges) == 1

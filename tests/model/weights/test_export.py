@@ -82,7 +82,7 @@ def test_the_exported_graph_gives_the_decoders_logits(checkpoint, tmp_path, coun
     from model.build import load_decoder, load_encoder
     from model.transforms import normalize, preprocess
 
-    # First of all: a thread that another network's pool starts meanwhile would begin Paddle's count of names anew.
+    # First of all: a thread that another network's pool starts meanwhile would reset Paddle's count of names.
     directory = export(checkpoint, tmp_path / "box")
     image = photo(32, 32)
     prompts = [Prompt(box=np.array([2, 3, 20 + at, 25], np.float32)) for at in range(count)]

@@ -22,7 +22,7 @@ from tests.support.weights_files import golden_directory
 TENSORS = checkpoints.random_tensors(golden.MINUTE, golden.SEED)
 
 DOUBLED = b")" + b"".join(b"\x94h" + bytes([index]) + b"\x86" for index in range(60))
-"""A tuple of twice a tuple of twice a tuple ...: 61 objects, 2 ** 60 to whoever follows every one."""
+"""A tuple of twice a tuple of twice a tuple ...: 61 objects, 2 ** 60 for code that follows every reference."""
 NESTED = b")" + b"\x85" * 150_000
 """A tuple in a tuple in a tuple ..., deeper than any stack."""
 TEXT = b"\x8c\x01a"
