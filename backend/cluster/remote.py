@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from backend.cluster.listener import Listener
-from backend.cluster.lookup import Made, SharedEmbeddings
+from backend.cluster.lookup import EncodeResult, SharedEmbeddings
 from backend.cluster.monitor import ClusterState
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pending import PendingImages
@@ -121,7 +121,7 @@ class QueuedEmbeddings:
         self.start()
         self._prefetcher.add(refs)
 
-    def _get(self, ref: ImageRef, within_s: float, priority: Priority) -> Made:
+    def _get(self, ref: ImageRef, within_s: float, priority: Priority) -> EncodeResult:
         address_key = source_key(ref)
         made = self._cached.get_local(ref, address_key)
         if made is not None:

@@ -114,7 +114,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     project, controls, stop = FakeProject(CONFIG), config.parse(CONFIG), threading.Event()
     for _ in range(IMAGES):
         project.add({"image": photos.take()[0]}, annotations=[annotation()])
-    patience = OutageRetry(stop)
+    retry = OutageRetry(stop)
     embeddings = LocalEmbeddings(
         photos,
         lambda: encoder,
@@ -125,9 +125,9 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     )
     loaded = LazyDecoder(subjects.checkpoint(), "cpu", lambda *_: decoder)
     segmenter = TaskSegmenter(MaskService(lambda _: loaded, Metrics(), 1), embeddings)
-    tasks = ProjectTasks(project, patience, project.project_value)
+    tasks = ProjectTasks(project, retry, project.project_value)
     means = preannotate_loop.PreannotateContext(
-        BatchRun(project, project.project_value, controls, tasks, IMAGES, stop, patience),
+        BatchRun(project, project.project_value, controls, tasks, IMAGES, stop, retry),
         Engine(embeddings, embeddings.ensure, 4, None, embeddings.close),
         lambda task: segmenter.segment(
             task, task_prompts.read(task, {PromptSource.BOXES}, "none@0"), controls, PROJECT, 900.0
@@ -135,15 +135,15 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
         needs_annotations=True,
         model_version=decoder.model_version,
     )
-    writer = PredictionWriter(project, patience, project.project_value)
-    tally = preannotate_loop.run(means, sinks.label_studio_sink(writer), Silent())
+    writer = PredictionWriter(project, retry, project.project_value)
+    report = preannotate_loop.run(means, sinks.label_studio_sink(writer), Silent())
     embeddings.close()
     writer.delete_duplicates(decoder.model_version)
     counts = [
         len(msgspec.json.decode(prediction.raw, type=list[msgspec.Raw])) for prediction in project.stored.values()
     ]
-    if not tally.is_clean or counts != [BOXES] * IMAGES:
-        raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {counts}; {tally.lines()}")
+    if not report.is_clean or counts != [BOXES] * IMAGES:
+        raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {counts}; {report.lines()}")
 
 
 def alone(photos: Photos, encoder: Encoder, decoder: Decoder) -> None:

@@ -281,8 +281,8 @@ def test_sixteen_threads_on_eight_photos_each_get_the_answer_of_one_thread_alone
 
     expected = [answer(index) for index in range(8)]
     with ThreadPoolExecutor(16) as pool:
-        turns = [(8 * turn + thread) % 8 for turn in range(3) for thread in range(16)]
-        for index, (embedding, low_res, full) in zip(turns, pool.map(answer, turns), strict=True):
+        order = [(8 * turn + thread) % 8 for turn in range(3) for thread in range(16)]
+        for index, (embedding, low_res, full) in zip(order, pool.map(answer, order), strict=True):
             np.testing.assert_array_equal(embedding, expected[index][0])
             for actual, want in zip(low_res + full, expected[index][1] + expected[index][2], strict=True):
                 np.testing.assert_array_equal(actual, want)

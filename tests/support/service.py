@@ -97,14 +97,14 @@ class FakeNextTasks:
         return self.tasks[:count]
 
 
-class Errands:
-    """Keeps what is to be done later until told to do it."""
+class FakeBackground:
+    """Keeps submitted jobs until `run`."""
 
     def __init__(self):
         self.waiting: list[Callable[[], None]] = []
 
-    def submit(self, errand):
-        self.waiting.append(errand)
+    def submit(self, job):
+        self.waiting.append(job)
 
     def run(self):
         while self.waiting:
@@ -121,7 +121,7 @@ class Service:
         source: images by address; `IMAGE` is there to begin with.
         encoder: see `tests.support.fakes.FakeEncoder`.
         decoder: see `FakeDecoder`.
-        errands: jobs that wait for the background thread.
+        background: jobs that wait for the background thread.
         clock: of the answers that are remembered.
         detector: finds words, see `tests.support.fake_detector.FakeDetector`; None without one.
     """
@@ -131,7 +131,7 @@ class Service:
     ):
         self.source, self.encoder, self.decoder = FakeSource(), FakeEncoder(), decoder or FakeDecoder()
         self.source.contents[IMAGE] = png(size_wh=SIZE_WH)
-        self.metrics, self.errands, self.next_tasks = Metrics(), Errands(), next_tasks
+        self.metrics, self.background, self.next_tasks = Metrics(), FakeBackground(), next_tasks
         self.detector = detector
         spec = fake_spec(VERSION, detector=None if detector is None else word_detector(detector))
         self.embeddings = LocalEmbeddings(self.source, lambda: self.encoder, spec, MemoryStore(10 * MB), self.metrics)
@@ -145,14 +145,14 @@ class Service:
         self.app = create_app(self.segmenter, self.metrics, lambda: STATUS, access or Access(20 * MB))
         self.client = self.app.test_client()
 
-    def segmenting(self, *, embeddings=None, errands=None, next_tasks=None, policy=None) -> Segmenter:
+    def segmenting(self, *, embeddings=None, background=None, next_tasks=None, policy=None) -> Segmenter:
         """A segmenter with some of its parts exchanged."""
         policy, embeddings = policy or ClickPolicy(wait_s=10.0, vocabulary=self.detector), embeddings or self.embeddings
         return Segmenter(
             Pipeline(self.drawing, embeddings, policy.outputs, policy.vocabulary, self.answers),
             embeddings,
             self.metrics,
-            errands or self.errands,
+            background or self.background,
             next_tasks or self.next_tasks,
             policy,
             self.retrieval,

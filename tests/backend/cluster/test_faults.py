@@ -322,4 +322,4 @@ def test_no_thread_is_left_behind_by_an_outage(cluster, redis):
         outcome(web, "red", 1.0)
         redis.start()
         eventually(lambda: web.view().headline != "Redis does not answer")
-    assert threading.active_count() <= before + 16 + 1  # the errands' threads and the prefetcher
+    assert threading.active_count() <= before + 16 + 1  # the background threads and the prefetcher

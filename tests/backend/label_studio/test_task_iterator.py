@@ -22,8 +22,8 @@ def short_pages(monkeypatch):
 
 
 def listing(project, selection=None, limit=None, stop=None):
-    patience = OutageRetry(stop or threading.Event(), first_wait_s=0.001)
-    return ProjectTasks(project, patience, project.project_value, selection, limit)
+    retry = OutageRetry(stop or threading.Event(), first_wait_s=0.001)
+    return ProjectTasks(project, retry, project.project_value, selection, limit)
 
 
 def ids(tasks):

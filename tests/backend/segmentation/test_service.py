@@ -350,11 +350,11 @@ def test_a_click_whose_turn_at_the_decoder_does_not_come_in_time_is_empty_with_t
 
 def test_a_click_of_many_areas_whose_next_turn_does_not_come_in_time_gets_those_that_were_done(service):
     decoder, segmenter = forgetful(service, wait_s=1.0)
-    turns = service.drawing.slots = FifoLimiter(1)
+    limiter = service.drawing.slots = FifoLimiter(1)
     service.segmenter.predict(click_request(point()))
 
     def hold():
-        with turns:
+        with limiter:
             time.sleep(1.5)
 
     def come_in_between():
@@ -503,10 +503,10 @@ def test_a_defect_in_warming_up_leaves_the_answer_alone(service, caplog):
             raise AssertionError("is only asked in the background")
 
     class Closed:
-        def submit(self, errand):
+        def submit(self, job):
             raise RuntimeError("closed")
 
-    segmenter = service.segmenting(errands=Closed(), next_tasks=Broken())
+    segmenter = service.segmenting(background=Closed(), next_tasks=Broken())
     [answer] = segmenter.predict(click_request(point()))
     assert len(answer.result) == 1
     [answer] = segmenter.predict(opened())
@@ -597,7 +597,7 @@ def test_the_next_tasks_follow_an_opened_one_and_no_answer_waits_for_that():
             service.source.contents[name] = png((task_id * 50, 0, 250))
         service.segmenter.predict(opened())
         assert source.calls == []
-        service.errands.run()
+        service.background.run()
         assert source.calls == [(7, 1, 3)]
         wait_until(lambda: service.encoder.calls == 4)
         assert set(service.source.fetched) == {IMAGE, "b", "c", "d"}
@@ -608,7 +608,7 @@ def test_the_next_tasks_follow_a_click():
     with Service(next_tasks=source) as service:
         service.source.contents["b"] = png((0, 0, 250))
         service.segmenter.predict(click_request(point()))
-        service.errands.run()
+        service.background.run()
         assert source.calls == [(1, 1, 3)]
         wait_until(lambda: service.encoder.calls == 2)
 
@@ -618,34 +618,34 @@ def test_many_clicks_on_one_task_ask_for_the_next_tasks_once():
     with Service(next_tasks=source) as service:
         for _ in range(5):
             service.segmenter.predict(click_request(point()))
-            service.errands.run()
+            service.background.run()
         assert len(source.calls) == 1
 
 
 def test_without_an_api_key_nothing_is_asked_of_label_studio(service):
     service.segmenter.predict(opened())
     service.segmenter.predict(click_request(point()))
-    assert service.errands.waiting == []
+    assert service.background.waiting == []
 
 
 def test_no_next_tasks_are_asked_for_where_the_setting_says_none():
     source = FakeNextTasks()
     with Service(next_tasks=source, policy=ClickPolicy(prefetch_tasks=0)) as service:
         service.segmenter.predict(opened())
-        assert service.errands.waiting == []
+        assert service.background.waiting == []
 
 
 def test_whole_pages_do_not_ask_for_the_next_tasks():
     with Service(next_tasks=FakeNextTasks()) as service:
         service.segmenter.predict(opened(ids=(1, 2)))
-        assert service.errands.waiting == []
+        assert service.background.waiting == []
 
 
 def test_next_tasks_that_cannot_be_had_harm_nothing():
     source = FakeNextTasks(error=RetryLater("down", Reason.LABEL_STUDIO_UNREACHABLE))
     with Service(next_tasks=source) as service:
         service.segmenter.predict(click_request(point()))
-        service.errands.run()
+        service.background.run()
         [answer] = service.segmenter.predict(click_request(point()))
         assert len(answer.result) == 1
 

@@ -364,8 +364,8 @@ def test_many_polygons_on_a_large_image_take_no_more_memory_than_the_decoder_nee
 
 def test_a_task_whose_turn_at_the_decoder_does_not_come_in_time_is_raised(service):
     segment(service, task(box()))
-    turns = service.drawing.slots = FifoLimiter(1)
-    with turns:
+    limiter = service.drawing.slots = FifoLimiter(1)
+    with limiter:
         started = time.monotonic()
         with pytest.raises(RetryLater) as caught:
             segment(service, task(box()), within_s=0.1)

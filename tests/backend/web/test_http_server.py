@@ -461,17 +461,17 @@ def test_a_stop_answers_what_is_in_hand_and_what_was_accepted_and_refuses_the_re
         return [b"ok"]
 
     with Served(waiting, threads=1) as served, contextlib.ExitStack() as stack:
-        in_hand, begun, idle = (stack.enter_context(Line(served.port)) for _ in range(3))
-        in_hand.send(HEALTH)
+        in_progress, partly_sent, idle = (stack.enter_context(Line(served.port)) for _ in range(3))
+        in_progress.send(HEALTH)
         assert reached.wait(10)
-        begun.send(HEALTH[:9])
+        partly_sent.send(HEALTH[:9])
         served.begin_to_stop()
         wait_until(lambda: served.http.state.stops_at < float("inf"))
         with pytest.raises(ConnectionRefusedError):
             Line(served.port)
-        begun.send(HEALTH[9:])
+        partly_sent.send(HEALTH[9:])
         go.set()
-        for line in (in_hand, begun):
+        for line in (in_progress, partly_sent):
             answer = line.rest()
             assert answer.endswith(b"ok")
             assert b"Connection: close" in answer
