@@ -68,7 +68,9 @@ class PendingImages:
     def __len__(self) -> int:
         return len(self._images)
 
-    def join(self, ref: ImageRef, address_key: SourceKey, priority: Priority, within_s: float) -> "Future[EncodeResult]":
+    def join(
+        self, ref: ImageRef, address_key: SourceKey, priority: Priority, within_s: float
+    ) -> "Future[EncodeResult]":
         """Return the future of what a worker makes of an image; start the look-up if the image is not pending yet.
 
         Raises:
