@@ -126,7 +126,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     loaded = LazyDecoder(subjects.checkpoint(), "cpu", lambda *_: decoder)
     segmenter = TaskSegmenter(MaskService(lambda _: loaded, Metrics(), 1), embeddings)
     tasks = ProjectTasks(project, retry, project.project_value)
-    means = preannotate_loop.PreannotateContext(
+    context = preannotate_loop.PreannotateContext(
         BatchRun(project, project.project_value, controls, tasks, IMAGES, stop, retry),
         Engine(embeddings, embeddings.ensure, 4, None, embeddings.close),
         lambda task: segmenter.segment(
@@ -136,7 +136,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
         model_version=decoder.model_version,
     )
     writer = PredictionWriter(project, retry, project.project_value)
-    report = preannotate_loop.run(means, sinks.label_studio_sink(writer), Silent())
+    report = preannotate_loop.run(context, sinks.label_studio_sink(writer), Silent())
     embeddings.close()
     writer.delete_duplicates(decoder.model_version)
     counts = [

@@ -1,15 +1,18 @@
 """What a decoder learns from is read with bounded memory, and does not depend on the order of the tasks."""
 
 import json
-import threading
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
 
 from backend.concurrency.retry import OutageRetry
+from backend.label_studio.types import Project
 from backend.labeling import config
-from backend.projects.finetune_examples import BEYOND, MASKS, GatherContext, gather
+from backend.projects.engine import Engine
+from backend.projects.finetune_examples import BEYOND, MASKS, gather
+from backend.projects.run import BatchRun, Stop
 from backend.types import Task
 from model.types import Embedding
 from tests.support.checkpoints import tiny
@@ -48,10 +51,12 @@ def embedding(ref):
 
 
 def gathered(tasks, most_bytes):
-    stop = threading.Event()
-    controls, retry = config.parse(CONFIG), OutageRetry(stop)
-    context = GatherContext(annotations, embedding, lambda: None, controls, tiny(), 1, retry, at_once=2)
-    return gather(tasks, context, stop, Silent(), most_bytes)
+    stop = Stop(lambda: None)
+    client = SimpleNamespace(annotations=annotations, version=lambda: "1.23.2")
+    batch = BatchRun(client, Project(1, "Cells", CONFIG), config.parse(CONFIG), tasks, 8, stop, OutageRetry(stop))
+    embeddings = SimpleNamespace(peek=lambda ref: None, get=lambda ref, within_s, priority: embedding(ref))
+    engine = Engine(embeddings, lambda ref: True, 2, None, lambda: None)
+    return gather(batch, engine, tiny(), Silent(), most_bytes)
 
 
 def nbytes(examples):

@@ -82,7 +82,7 @@ class Run:
             return segmenter.segment(task, prompts_read, controls, PROJECT, self.image_s)
 
         tasks = ProjectTasks(store, retry, self.project.project_value, limit=limit)
-        means = PreannotateContext(
+        context = PreannotateContext(
             BatchRun(store, self.project.project_value, controls, tasks, 0, self.stop, retry),
             Engine(embeddings, embeddings.ensure, 3, None, embeddings.close),
             segment,
@@ -97,7 +97,7 @@ class Run:
             fetch = sinks.retrying_fetch(self.source, retry, store.version)
             sink = OverlayFolder(self.dry_run, fetch, images_decode.PixelLimits(), controls, PROJECT)
         try:
-            report = preannotate_loop.run(means, sink, self)
+            report = preannotate_loop.run(context, sink, self)
         finally:
             embeddings.close()
         if tidies and self.dry_run is None:
