@@ -9,6 +9,7 @@ import functools
 import os
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
@@ -22,9 +23,13 @@ class CertificatesError(ValueError):
 
 
 def problems(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return one line for each variable that names no certificates."""
-    texts = []
-    for name, path in _given(environ):
+    """Return one line for each variable that names no certificates; what was read serves `client_context`."""
+    given, texts = _given(environ), []
+    with suppress(CertificatesError):
+        if given:
+            _context(given)
+        return ()
+    for name, path in given:
         try:
             _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), name, path)
         except CertificatesError as error:

@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from backend.settings import Settings, SettingsError, read
+from model import tls
 
 GOOD, PROBLEMS_FOUND, BAD_SETTINGS, STOPPED = 0, 1, 2, 130
 
@@ -15,11 +16,15 @@ weights_option = click.option(
 )
 
 
-def settings_of(options: dict[str, str | int | None]) -> Settings:
-    """Return the environment's settings, overridden by the given options; end the process if they are invalid."""
+def settings_of(options: dict[str, str | int | None], *, is_local: bool = False) -> Settings:
+    """Return the environment's settings, overridden by the given options; end the process if they are invalid.
+
+    A command that ``is_local`` makes no connection by TLS, and does not read the certificates for one.
+    """
     given = {name: str(value) for name, value in options.items() if value is not None}
+    certificates = tls.VARIABLES if is_local else ()
     try:
-        return read({**os.environ, **given})
+        return read({name: value for name, value in {**os.environ, **given}.items() if name not in certificates})
     except SettingsError as error:
         refuse(str(error))
 

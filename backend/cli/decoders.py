@@ -141,7 +141,7 @@ def _folder() -> "Iterator[DecoderFolder]":
     from model.weights.errors import WeightsError
 
     try:
-        with exchanged(settings_of({})) as folder:
+        with exchanged(settings_of({}, is_local=True)) as folder:
             yield folder
     except (BackendError, WeightsError, ValueError, OSError) as error:
         refuse(str(error))

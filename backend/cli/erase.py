@@ -13,11 +13,11 @@ def command(project: int) -> None:
     """Erase what this machine and Redis keep of a project; Label Studio keeps what it has.
 
     These are the embeddings of its images, what was found on them, the addresses that were seen, the last answers, the
-    fine-tuned decoders and the state of a training. An image file that other projects have too is encoded again when
-    they need it. Delete the project in Label Studio first, and restart web processes and workers afterwards: they hold
-    embeddings in memory.
+    fine-tuned decoders, the state of a training and one that waits. An image file that other projects have too, or that
+    is listed for no project, is encoded again when it is needed. Delete the project in Label Studio first, and restart
+    web processes and workers afterwards: they hold embeddings in memory.
     """
-    settings = settings_of({})
+    settings = settings_of({}, is_local=True)
     from backend.cluster import erase  # here: --help must not wait for them
     from backend.composition import cluster
     from backend.composition.decoders import exchanged
@@ -41,15 +41,11 @@ def command(project: int) -> None:
             finally:
                 parts.link.close()
         database = ContentDatabase(folder / "contents.db", settings.label_studio_url, locked_s=WAIT_S)
-        on_disk = 0
-        if (folder / "contents.db").exists():
-            digests = database.files(project)
-            on_disk = FileStore(folder, 0).remove(digests or frozenset())
-            # The list of files goes last, so that a run that was cut off can be repeated.
-            if digests is None or not database.erase(project):
-                raise OSError(
-                    f"{folder / 'contents.db'} cannot be written, or another process uses it: stop the service"
-                )
+        kept = database.files_of_others(project)
+        on_disk = 0 if kept is None else FileStore(folder, 0).keep_only(kept)
+        # The list of files goes last, so that a run that was cut off can be repeated.
+        if kept is None or not database.erase(project):
+            raise OSError(f"{folder / 'contents.db'} cannot be written, or another process uses it: stop the service")
         (folder / STATES / f"{project}.safetensors").unlink(missing_ok=True)
     except (BackendError, ValueError, OSError) as error:
         refuse(str(error))

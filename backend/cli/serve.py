@@ -34,7 +34,7 @@ def server_for(platform: str) -> "type[gunicorn_server.Server | single_process.S
 @click.option("--check", is_flag=True, help="Only report, by the exit code, whether the service at this address is up.")
 def command(port: int | None, host: str | None, weights: str | None, check: bool) -> None:
     """Serve Label Studio until stopped."""
-    settings = settings_of({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights})
+    settings = settings_of({"PORT": port, "HOST": host, "PADDLE_SAM_WEIGHTS": weights}, is_local=check)
     if check:
         sys.exit(GOOD if health.is_up(settings.host, settings.port) else PROBLEMS_FOUND)
     from backend import logs

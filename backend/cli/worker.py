@@ -16,7 +16,7 @@ from backend.cli.settings_help import CommandWithSettings
 @click.option("--check", is_flag=True, help="Only report, by the exit code, whether this machine's worker is alive.")
 def command(weights: str | None, device: str | None, check: bool) -> None:
     """Encode images for the web processes that share REDIS_URL, until stopped."""
-    settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device})
+    settings = settings_of({"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_DEVICE": device}, is_local=check)
     if settings.redis_url is None:
         refuse("a worker shares its work over Redis: set REDIS_URL, here and for the web processes")
     from backend import logs

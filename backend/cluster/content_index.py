@@ -145,6 +145,12 @@ class SharedContentIndex:
         self._link.call(lambda client: client.publish(self._keys.events, msgspec.json.encode(event)))
 
 
+def digest_of(data: object) -> str | None:
+    """Return the digest in a stored record, None if it is none."""
+    raw = _decode(data, _Record)
+    return None if raw is None else raw.digest
+
+
 def parse_event(data: bytes) -> tuple[SourceKey, LookupResult] | None:
     """Return the address and the result in a message of the channel, None if the message has another form.
 

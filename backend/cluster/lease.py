@@ -18,7 +18,7 @@ from backend.errors import RetryLater
 logger = logging.getLogger(__name__)
 
 LEASE_S = 5.0
-RENEW_EVERY_S = 1.25
+RENEWALS = 4  # of a lease, before it expires
 ATTEMPTS_S = 600
 
 _TEXT = """
@@ -93,7 +93,7 @@ class Leases:
     """Acquires leases, and renews those it holds on one thread."""
 
     def __init__(
-        self, link: RedisConnection, *, lease_s: float = LEASE_S, renew_every_s: float = RENEW_EVERY_S
+        self, link: RedisConnection, *, lease_s: float = LEASE_S, renew_every_s: float = LEASE_S / RENEWALS
     ) -> None:
         """Keep leases that expire after ``lease_s`` unless they are renewed; `start` begins the renewals."""
         self._link, self._lease_s, self._renew_every_s = link, lease_s, renew_every_s

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from backend.cluster.connection import RedisConnection
 from backend.cluster.content_index import SharedContentIndex
 from backend.cluster.keys import Keys
-from backend.cluster.lease import Leases
+from backend.cluster.lease import LEASE_S, RENEWALS, Leases
 from backend.cluster.monitor import ClusterMonitor
 from backend.cluster.queues import JobQueues
 from backend.types import Secret
@@ -23,8 +23,8 @@ class ClusterParts:
     monitor: ClusterMonitor  # the workers that are alive, and the counts of their work
 
     @classmethod
-    def connect(cls, url: Secret, prefix: str, model_version: str) -> "ClusterParts":
-        """Return the parts that use the Redis at ``url``; the first call of one connects.
+    def connect(cls, url: Secret, prefix: str, model_version: str, lease_s: float = LEASE_S) -> "ClusterParts":
+        """Return the parts that use the Redis at ``url``, with leases of ``lease_s``; the first call of one connects.
 
         >>> parts = ClusterParts.connect(Secret("redis://localhost:6379/0"), "paddle-sam", "SAM@1234")
         >>> parts.keys.events
@@ -33,4 +33,5 @@ class ClusterParts:
         """
         link, keys = RedisConnection(url), Keys(prefix, model_version)
         queues = JobQueues(link, keys)
-        return cls(link, keys, Leases(link), queues, SharedContentIndex(link, keys), ClusterMonitor(link, keys, queues))
+        leases = Leases(link, lease_s=lease_s, renew_every_s=lease_s / RENEWALS)
+        return cls(link, keys, leases, queues, SharedContentIndex(link, keys), ClusterMonitor(link, keys, queues))

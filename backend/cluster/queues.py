@@ -171,7 +171,7 @@ class JobQueues:
 
     def enqueue_training(self, project_id: int) -> bool:
         """Enqueue the training of a project's decoder unless it waits already; return whether this call did."""
-        job_id = f"{self._keys.prefix}-training-{project_id}"
+        job_id = _training_job_id(self._keys.prefix, project_id)
 
         def work(client: "Redis") -> bool:
             queue = self._training_queue(client)
@@ -235,6 +235,18 @@ class JobQueues:
 
     def _queue(self, client: "Redis", priority: Priority) -> Queue:
         return Queue(self._keys.queue(priority), connection=client, serializer=JSONSerializer)
+
+
+def drop_training(client: "Redis", prefix: str, project_id: int) -> None:
+    """Drop the training of a project that waits, whatever its model."""
+    job_id = _training_job_id(prefix, project_id)
+    for name in client.scan_iter(f"{Queue.redis_queue_namespace_prefix}{prefix}:*:training"):
+        client.lrem(name, 0, job_id)
+    client.delete(Job.key_for(job_id))
+
+
+def _training_job_id(prefix: str, project_id: int) -> str:
+    return f"{prefix}-training-{project_id}"
 
 
 class _Job(Job):  # type: ignore[misc]  # RQ counts as untyped, see pyproject

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from backend.cluster import check
+from backend.cluster.lease import LEASE_S
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pipeline import EncodePipeline
 from backend.cluster.remote import QueuedEmbeddings
@@ -36,10 +37,10 @@ WORKER_MEMORY_MB = 64
 ANY_MODEL = "any"  # for what needs no model: it uses only keys that all models share
 
 
-def connect(settings: Settings, model_version: str) -> ClusterParts:
+def connect(settings: Settings, model_version: str, lease_s: float = LEASE_S) -> ClusterParts:
     """Return the parts that use the Redis of the settings; the first call of one connects."""
     assert settings.redis_url is not None
-    return ClusterParts.connect(settings.redis_url, settings.redis_prefix, model_version)
+    return ClusterParts.connect(settings.redis_url, settings.redis_prefix, model_version, lease_s)
 
 
 def web(
@@ -85,9 +86,10 @@ def worker(
     source: Callable[[ByteBudget], Source],
     load: Callable[[], Encoder],
     shape: Shape | None = None,
+    lease_s: float = LEASE_S,
 ) -> Worker:
     """Return a worker, which loads and connects when it runs; ``source`` returns what fetches files, in that memory."""
-    parts, metrics = connect(settings, spec.model_version), Metrics()
+    parts, metrics = connect(settings, spec.model_version, lease_s), Metrics()
     store = RedisStore(parts.link, parts.keys, settings.redis_ttl_s, metrics.stage, shape=shape)
     encoder = EncoderThread(partial(load_warm, load, spec), MemoryStore(WORKER_MEMORY_MB * MB), metrics)
     largest = settings.max_image_bytes

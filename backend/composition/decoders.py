@@ -39,10 +39,10 @@ def web(settings: Settings, checkpoint: Checkpoint, base: LazyDecoder, metrics: 
     _watch(metrics, projects, log)
     if settings.redis_url is None:
         local = LocalTrainings(TrainingRunner(training.command(settings.weights, settings.device), log), log)
-        return _parts(projects, local, log, DecoderWatch(projects.refresh), local.close)
+        return _parts(projects, local, log, DecoderWatch(projects.refresh), (local.end_lost, local.close))
     shared = cluster.connect(settings, checkpoint.model_version)
     watch = DecoderWatch(DecoderExchange(shared.link, shared.keys, folder).sync, projects.refresh)
-    return _parts(projects, QueuedTrainings(shared, log), log, watch, shared.link.close)
+    return _parts(projects, QueuedTrainings(shared, log), log, watch, (lambda: None, shared.link.close))
 
 
 def publish(settings: Settings, project_id: int, data: bytes) -> DecoderWeights:
@@ -94,11 +94,18 @@ def exchanged(settings: Settings, *, needs_redis: bool = True) -> Iterator[Decod
 
 
 def _parts(
-    projects: ProjectDecoders, trainings: Trainings, log: TrainingLog, watch: DecoderWatch, end: Callable[[], None]
+    projects: ProjectDecoders,
+    trainings: Trainings,
+    log: TrainingLog,
+    watch: DecoderWatch,
+    begin_and_end: tuple[Callable[[], None], Callable[[], None]],
 ) -> DecoderParts:
+    begin, end = begin_and_end
+
     def start() -> None:
         projects.refresh()  # so that the first answer is that of the project's decoder
         watch.start()
+        begin()
 
     def close() -> None:
         watch.close()

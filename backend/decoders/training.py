@@ -40,6 +40,7 @@ SHOWN_LINES = 5  # of the end of what a training wrote
 TAKEN, NOT_TAKEN = 0, 1  # exit statuses of a training that came to its end
 _TEXT_LENGTH = 600
 _LOCK = ".service"  # of a web process that trains
+_WAS_STOPPED = "the service was stopped; start the training again"
 
 
 def command(weights: str, device: str) -> tuple[str, ...]:
@@ -286,12 +287,23 @@ class LocalTrainings:
         if self._thread is not None:
             self._thread.join()
         for project_id, locks in self._in_hand.items():
-            self._log.write(project_id, State.FAILED, "the service was stopped; start the training again")
+            if not self._is_erased(project_id):
+                self._log.write(project_id, State.FAILED, _WAS_STOPPED)
             locks.close()
+
+    def end_lost(self) -> None:
+        """Record the end of the trainings that waited in a process that was killed."""
+        for project_id in self._log.all():
+            with suppress(ValueError, OSError), self._log.folder.only_training(project_id, _LOCK):
+                if self._log.of(project_id).state is State.WAITING:
+                    self._log.write(project_id, State.FAILED, _WAS_STOPPED)
+
+    def _is_erased(self, project_id: int) -> bool:
+        return self._log.of(project_id).state is State.NONE
 
     def _work(self) -> None:
         while not self._stop.is_set() and (project_id := self._queue.get()) is not None:
-            if self._runner.run(project_id, self._stop):
+            if self._is_erased(project_id) or self._runner.run(project_id, self._stop):
                 with self._lock:
                     self._in_hand.pop(project_id).close()
 

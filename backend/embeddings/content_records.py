@@ -43,10 +43,10 @@ _HALVE = (
     "DELETE FROM contents_1 WHERE checked_at < (SELECT avg(checked_at) FROM contents_1)",
     "DELETE FROM files_1 WHERE digest NOT IN (SELECT digest FROM contents_1)",
 )
-_FILES = "SELECT digest FROM files_1 WHERE project = ?"
+_OF_OTHERS = "SELECT digest FROM files_1 WHERE project <> :name EXCEPT SELECT digest FROM files_1 WHERE project = :name"
 _ERASE = (
-    "DELETE FROM contents_1 WHERE digest IN (SELECT digest FROM files_1 WHERE project = ?)",
-    "DELETE FROM files_1 WHERE project = ?",
+    f"DELETE FROM contents_1 WHERE digest NOT IN ({_OF_OTHERS})",  # noqa: S608 - a constant
+    "DELETE FROM files_1 WHERE project = :name",
 )
 _PUT = "INSERT OR REPLACE INTO contents_1 VALUES (?, ?, ?, ?, ?, ?)"
 _GET = "SELECT digest, etag, last_modified, immutable, checked_at FROM contents_1 WHERE name = ?"
@@ -110,18 +110,23 @@ class ContentDatabase:
         row = self._name((str(project_id),)), digest
         self._run(lambda connection: connection.execute("INSERT OR IGNORE INTO files_1 VALUES (?, ?)", row))
 
-    def files(self, project_id: int) -> frozenset[str] | None:
-        """Return the digests of the files that a project has used; None if the database cannot be used."""
-        name = (self._name((str(project_id),)),)
-        rows = self._run(lambda connection: connection.execute(_FILES, name).fetchall(), creates=False)
-        return None if rows is None else frozenset(str(digest) for (digest,) in rows)
+    def files_of_others(self, project_id: int) -> frozenset[str] | None:
+        """Return the digests of the files that other projects have used, and this one has not.
+
+        None if the database cannot be used. If there is none, or it is damaged, no file is known of any project.
+        """
+        name = {"name": self._name((str(project_id),))}
+        rows = self._run(lambda connection: connection.execute(_OF_OTHERS, name).fetchall(), creates=False)
+        if rows is None and self._path.exists():
+            return None
+        return frozenset(str(digest) for (digest,) in rows or ())
 
     def erase(self, project_id: int) -> bool:
-        """Remove the contents of a project's files, whichever project they are noted for, and the list of `files`.
+        """Remove the list of a project's files, and the contents of all files but those of `files_of_others`.
 
         Returns False if the database cannot be used.
         """
-        name = (self._name((str(project_id),)),)
+        name = {"name": self._name((str(project_id),))}
 
         def work(connection: sqlite3.Connection) -> bool:
             for statement in _ERASE:
@@ -129,7 +134,7 @@ class ContentDatabase:
             connection.execute("VACUUM")  # what was deleted stays in the file otherwise
             return True
 
-        return self._run(work, creates=False) is not None
+        return self._run(work, creates=False) is not None or not self._path.exists()
 
     def _run(self, work: Callable[[sqlite3.Connection], R], *, creates: bool = True) -> R | None:
         """Return what ``work`` returns; None if the database cannot be used, or is missing and not to be created."""

@@ -239,13 +239,13 @@ class FileStore:
         else:
             self._trouble = ""
 
-    def remove(self, digests: Set[str]) -> int:
-        """Remove the embeddings of these image files, of all models; return how many there were.
+    def keep_only(self, digests: Set[str]) -> int:
+        """Remove the embeddings of all image files but these, of all models; return how many there were.
 
         Raises:
             OSError: one cannot be removed.
         """
-        paths = [path for _, _, path in self._files() if path.name[:64] in digests]
+        paths = [path for _, _, path in self._files() if path.name[:64] not in digests]
         for path in paths:
             path.unlink(missing_ok=True)
         return len(paths)

@@ -7,7 +7,9 @@ import ssl
 import threading
 
 import pytest
+from click.testing import CliRunner
 
+from backend.cli.main import main
 from backend.errors import AccessError, ImageError, Reason
 from backend.images.allowed_addresses import AddressPolicy, Origin
 from backend.images.fetch import FetchLimits, ImageSource
@@ -182,6 +184,22 @@ def test_a_file_that_holds_no_certificate_is_refused(tmp_path):
     for name, value in (("SSL_CERT_FILE", tmp_path / "a.pem"), ("SSL_CERT_DIR", tmp_path), ("SSL_CERT_FILE", tmp_path)):
         assert len(tls.problems({name: str(value)})) == 1
     assert tls.problems({"SSL_CERT_FILE": "", "SSL_CERT_DIR": " "}) == ()
+
+
+def test_certificates_that_were_checked_are_not_read_again(own, tmp_path):
+    given = {"SSL_CERT_FILE": str(own.write(tmp_path / "company.pem"))}
+    assert tls.problems(given) == ()
+    (tmp_path / "company.pem").unlink()
+    assert tls.client_context(given).get_ca_certs()
+
+
+@pytest.mark.parametrize("arguments", [("decoders", "list"), ("erase", "--project", "1"), ("serve", "--check")])
+def test_a_command_that_makes_no_such_connection_reads_no_certificates(arguments, tmp_path):
+    environ = {"SSL_CERT_FILE": str(tmp_path / "nowhere"), "PADDLE_SAM_CACHE_DIR": str(tmp_path), "PORT": "1"}
+    environ["PADDLE_SAM_DECODERS_DIR"] = str(tmp_path / "decoders")
+    result = CliRunner().invoke(main, arguments, env=environ, catch_exceptions=False)
+    assert "SSL_CERT_FILE" not in result.output
+    assert result.exit_code == (1 if "--check" in arguments else 0)
 
 
 def test_without_variables_the_public_authorities_count_and_one_context_serves_all(unset):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from backend import logs
+from backend.cluster.lease import LEASE_S
 from backend.composition import cluster, parts
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.http import LabelStudioHttp
@@ -68,7 +69,8 @@ def main():
         time.sleep(float(os.environ.get("CLUSTER_LOAD_S", "0")))
         return stand_in
 
-    worker = cluster.worker(settings, fake_spec(VERSION), source, load)
+    lease_s = float(os.environ.get("CLUSTER_LEASE_S", LEASE_S))
+    worker = cluster.worker(settings, fake_spec(VERSION), source, load, lease_s=lease_s)
     sys.exit(worker.run())
 
 

@@ -1,6 +1,7 @@
 """``erase`` removes what is kept of one project, on disk and in Redis, and leaves what is kept of others."""
 
 import contextlib
+import json
 import re
 import sqlite3
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from backend.cli.main import main
 from backend.cluster.keys import DecoderKeys
 from backend.concurrency.byte_budget import ByteBudget
+from backend.decoders.exchange import QueuedTrainings
 from backend.decoders.folder import DecoderFolder
 from backend.decoders.training import STATES, State, TrainingLog
 from backend.embeddings.content_index import ContentIndex, source_key
@@ -20,6 +22,7 @@ from backend.metrics import Metrics
 from backend.types import ImageRef
 from tests.support.checkpoints import random_checkpoint
 from tests.support.cluster import KEYS, SOON_S, Cluster
+from tests.support.cluster_worker import VERSION
 from tests.support.decoder_files import decoder_file
 from tests.support.fakes import FakeEncoder, FakeSource, fake_spec, png
 from tests.support.redis_server import needs_redis
@@ -114,6 +117,51 @@ def test_a_run_that_cannot_remove_a_file_can_be_repeated(service, erase):
     assert erase(1) == (1, 0, 0)
 
 
+def test_files_that_fell_out_of_an_oversized_list_are_erased_with_any_project(service, erase):
+    service.get("own", 1)
+    service.get("other", 2)
+    path = service.cache / "contents.db"
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE contents_1 SET checked_at = 0 WHERE digest IN "
+                         "(SELECT digest FROM files_1 GROUP BY digest LIMIT 1)")  # fmt: skip
+    ContentDatabase(path, URL, max_bytes=1).get(("project 1", "00" * 32))
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM files_1").fetchone() == (1,)
+    assert erase(1)[0] + erase(2)[0] == 2
+    assert service.files() == 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database at all " * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_where_the_list_of_files_is_lost_every_embedding_is_erased(service, erase, damage):
+    service.get("own", 1)
+    service.get("other", 2)
+    (service.cache / "contents.db").write_bytes(damage)
+    assert erase(1) == (2, 0, 0)
+    assert service.files() == 0
+    assert erase(1) == (0, 0, 0)
+
+
+def test_where_a_service_has_begun_a_new_list_of_files_those_of_the_old_one_are_erased(service, erase):
+    service.get("own", 1)
+    service.get("other", 2)
+    (service.cache / "contents.db").write_bytes(b"no database at all " * 100)
+    service.get("other", 2)
+    assert erase(1) == (1, 0, 0)
+    service.source.fetched.clear()
+    service.get("other", 2)
+    assert service.source.fetched == []
+
+
+def test_a_list_of_files_that_is_locked_is_an_error_and_nothing_is_removed(service, erase, monkeypatch):
+    monkeypatch.setattr("backend.cli.erase.WAIT_S", 0.1)
+    service.get("own", 1)
+    with contextlib.closing(sqlite3.connect(service.cache / "contents.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert "another process uses it" in erase(1, status=2)
+    assert service.files() == 1
+    assert erase(1) == (1, 0, 0)
+
+
 def test_decoders_and_the_state_of_a_training_are_erased(environ, erase, tmp_path):
     folder = DecoderFolder(tmp_path / "decoders")
     for project in (1, 2):
@@ -170,6 +218,47 @@ def test_with_redis_what_it_keeps_of_a_project_is_erased_and_others_stay(redis_s
         assert erase(1, **shared) == (0, 0, 0)
         cluster.web().get(refs["shared", 2], SOON_S)
         assert cluster.downloads().count("shared") == 3
+
+
+@needs_redis
+def test_with_redis_addresses_of_cloud_images_are_erased_by_the_files_that_they_lead_to(redis_server, erase):
+    """They are under the number of a task; so are those of other projects, and of files that fell out of a list."""
+    files = {"own": "0a" * 32, "other": "0b" * 32, "lost": "0c" * 32}
+    with redis_server.client() as client:
+        for number, (name, digest) in enumerate(files.items()):
+            address = source_key(ImageRef(f"s3://bucket/{name}", task_id=number, project_id=1))
+            record = {"digest": digest, "etag": "", "last_modified": "", "immutable": False}
+            client.set(KEYS.content(address), json.dumps(record), px=60_000)
+            client.set(f"paddle-sam:embedding:{digest}:{VERSION}", "embedding", px=60_000)
+        client.hset(KEYS.files(1), files["own"], "")
+        client.hset(KEYS.files(2), files["other"], "")
+        client.lpush(KEYS.content(("tasks/9", "00" * 32)), "of another type")
+        assert erase(1, REDIS_URL=redis_server.address) == (0, 6, 0)
+        left = {name.decode() for name in client.keys("paddle-sam:*")}
+        other = source_key(ImageRef("s3://bucket/other", task_id=1, project_id=1))
+        assert left == {KEYS.content(other), KEYS.files(2), f"paddle-sam:embedding:{files['other']}:{VERSION}"}
+
+
+@needs_redis
+def test_with_redis_a_training_that_waits_is_dropped_and_others_stay(redis_server, tmp_path, erase):
+    with Cluster(redis_server, tmp_path) as cluster, cluster.parts() as parts, redis_server.client() as client:
+        log = TrainingLog(DecoderFolder(tmp_path / "decoders"))
+        trainings = QueuedTrainings(parts, log)
+        assert [trainings.start(project, 5) for project in (1, 11, 2)] == [True, True, True]
+        erase(1, REDIS_URL=redis_server.address)
+        assert list(log.all()) == [2, 11]
+        assert [parts.queues.take_training() for _ in range(3)] == [11, 2, None]
+        assert client.keys("rq:job:*") == []
+        assert trainings.start(1, 5), "it can be started again"
+
+
+@needs_redis
+def test_while_a_worker_trains_a_project_it_is_not_erased(redis_server, tmp_path, erase):
+    with Cluster(redis_server, tmp_path) as cluster, cluster.parts() as parts:
+        with parts.leases.acquire(DecoderKeys(KEYS).training(1)):
+            assert "a worker trains its decoder" in erase(1, status=2, REDIS_URL=redis_server.address)
+            erase(2, REDIS_URL=redis_server.address)
+        erase(1, REDIS_URL=redis_server.address)
 
 
 @needs_redis

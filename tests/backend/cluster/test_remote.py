@@ -125,6 +125,7 @@ def supervised(cluster):
 
     def supervise():
         while not stopped.is_set():
+            cluster.announce()  # it is alive while it starts, however long that takes
             cluster.worker(wait=False).wait()
 
     supervisor = threading.Thread(target=supervise)
@@ -137,7 +138,8 @@ def supervised(cluster):
         supervisor.join()
 
 
-def test_an_image_that_kills_its_workers_is_given_up(cluster):
+def test_an_image_that_kills_its_workers_is_given_up(cluster, monkeypatch):
+    monkeypatch.setenv("CLUSTER_LEASE_S", "2")  # each death is noticed when the lease has expired
     cluster.add("poison", POISON)
     cluster.announce()
     web = cluster.web()

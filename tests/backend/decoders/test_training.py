@@ -152,6 +152,37 @@ def test_of_several_web_processes_one_trains_a_project_and_writes_its_state(log,
             eventually(lambda: third.start(7, 13))
 
 
+def test_a_training_that_was_erased_while_it_waited_is_not_run_and_leaves_no_state(log, tmp_path):
+    with closing(LocalTrainings(TrainingRunner(training_program(tmp_path, NEVER_ENDS), log), log)) as trainings:
+        assert trainings.start(7, 12)
+        process = pid(tmp_path, 7)
+        for project in (8, 9, 10):
+            assert trainings.start(project, 0)
+        for project in (8, 10):
+            log.write(project, State.NONE)
+        os.kill(process, signal.SIGTERM)
+        pid(tmp_path, 9)
+        assert not (tmp_path / "pid-8").exists()
+        assert trainings.start(8, 0), "it can be started again"
+    assert list(log.all()) == [7, 8, 9]
+
+
+def test_a_training_that_waited_in_a_process_that_was_killed_has_failed_when_another_one_starts(log, tmp_path):
+    program = training_program(tmp_path, NEVER_ENDS)
+    log.write(6, State.DONE)
+    log.write(7, State.WAITING)  # by one that is gone
+    with closing(LocalTrainings(TrainingRunner(program, log), log)) as first:
+        for project in (8, 9):
+            assert first.start(project, 0)
+        pid(tmp_path, 8)
+        with closing(LocalTrainings(TrainingRunner(program, log), log)) as second:
+            second.end_lost()
+            states = {project: training.state for project, training in log.all().items()}
+            assert states == {6: State.DONE, 7: State.FAILED, 8: State.RUNNING, 9: State.WAITING}
+            assert "the service was stopped" in log.of(7).text
+            assert second.start(7, 0)
+
+
 def test_states_that_are_written_at_a_time_are_all_counted(log, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         for _ in range(20):

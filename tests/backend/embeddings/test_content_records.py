@@ -228,9 +228,9 @@ def test_two_processes_and_several_threads_write_one_file_and_each_reads_all(pat
         assert all(reader.get((owner, str(number))) is not None for owner in owners for number in range(300))
 
 
-def erased(database: ContentDatabase, project_id: int) -> frozenset[str]:
-    """Erase a project, and return the digests of the files that it had."""
-    digests = database.files(project_id)
+def kept(database: ContentDatabase, project_id: int) -> frozenset[str]:
+    """Erase a project, and return the digests of the files that others have."""
+    digests = database.files_of_others(project_id)
     assert digests is not None
     assert database.erase(project_id)
     return digests
@@ -242,12 +242,13 @@ def test_what_is_erased_of_a_project_is_in_no_file_any_more_and_other_projects_k
     database.note_file(1, RECORD.digest)
     database.put(("project 2", "01" * 32), CHANGED)
     database.note_file(2, CHANGED.digest)
-    assert erased(opened(path), 1) == {RECORD.digest}
+    assert kept(opened(path), 1) == {CHANGED.digest}
     assert opened(path).get(ADDRESS) is None
     assert RECORD.digest.encode() not in path.read_bytes()
     assert opened(path).get(("project 2", "01" * 32)) == CHANGED
-    assert erased(opened(path), 1) == frozenset()
-    assert erased(opened(path), 2) == {CHANGED.digest}
+    assert kept(opened(path), 1) == {CHANGED.digest}
+    assert kept(opened(path), 2) == frozenset()
+    assert opened(path).get(("project 2", "01" * 32)) is None
 
 
 def test_a_file_that_two_projects_have_is_erased_with_the_first_and_known_of_both(path):
@@ -255,22 +256,46 @@ def test_a_file_that_two_projects_have_is_erased_with_the_first_and_known_of_bot
     for project in (1, 2):
         database.put((f"project {project}", "01" * 32), RECORD)
         database.note_file(project, RECORD.digest)
-    assert erased(database, 1) == {RECORD.digest}
+    database.note_file(3, CHANGED.digest)
+    assert kept(database, 1) == {CHANGED.digest}
     assert database.get(("project 2", "01" * 32)) is None
-    assert erased(database, 2) == {RECORD.digest}
+    assert database.files_of_others(3) == {RECORD.digest}, "it is still the second project's"
+    assert kept(database, 2) == {CHANGED.digest}
+    assert database.files_of_others(3) == frozenset()
 
 
 def test_of_two_label_studios_with_one_file_each_erases_its_own_projects(path):
     opened(path, "http://elsewhere").note_file(1, RECORD.digest)
-    assert erased(opened(path), 1) == frozenset()
-    assert erased(opened(path, "http://elsewhere"), 1) == {RECORD.digest}
+    assert kept(opened(path), 1) == {RECORD.digest}
+    assert kept(opened(path, "http://elsewhere"), 1) == frozenset()
 
 
 def test_while_another_process_writes_nothing_is_erased_and_that_is_reported(path):
     opened(path).note_file(1, RECORD.digest)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    assert opened(path).files(1) is None
+    assert opened(path).files_of_others(2) is None
     assert not opened(path).erase(1)
     other.execute("ROLLBACK")
-    assert erased(opened(path), 1) == {RECORD.digest}
+    assert opened(path).files_of_others(2) == {RECORD.digest}
+    assert kept(opened(path), 1) == frozenset()
+    assert opened(path).files_of_others(2) == frozenset()
+
+
+def test_what_is_noted_of_no_project_is_erased_with_any(path):
+    database = opened(path)
+    database.put(ADDRESS, RECORD)
+    database.put(("project 2", "01" * 32), CHANGED)
+    database.note_file(2, CHANGED.digest)
+    assert kept(database, 1) == {CHANGED.digest}
+    assert database.get(ADDRESS) is None
+    assert database.get(("project 2", "01" * 32)) == CHANGED
+
+
+def test_a_database_that_is_missing_or_damaged_keeps_no_file_for_others(path):
+    assert kept(opened(path), 1) == frozenset()
+    assert not path.parent.exists(), "nothing is created"
+    path.parent.mkdir()
+    path.write_bytes(b"no database at all " * 100)
+    assert kept(opened(path), 1) == frozenset()
+    assert not path.exists()
