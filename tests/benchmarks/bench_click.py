@@ -117,7 +117,7 @@ def bench() -> Iterator[tuple[Bench, HttpServer]]:
 
 
 def _decoder(service: web.Service) -> Decoder:
-    return service.segmenter._pipeline.masks.decoder_of(None).start().result().__self__
+    return service.segmenter.masks.decoder_of(None).start().result().__self__
 
 
 def click_on(images: HttpServer, seed: int, size: tuple[int, int], saved_masks: int = 0) -> bytes:

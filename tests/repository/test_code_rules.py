@@ -13,7 +13,7 @@ MOST_ARGUMENTS = 7
 
 MOST_LINES_OF_A_FUNCTION = 50
 
-MOST_LINES_OF_THE_BACKEND = 23_749
+MOST_LINES_OF_THE_BACKEND = 23_742
 """The goal is 14,800. Lower it with every change that makes the package smaller."""
 
 NETWORKS = ("model.modeling",)
@@ -22,9 +22,7 @@ NETWORKS = ("model.modeling",)
 TOO_LARGE: set[str] = set()
 """Classes and functions that are still larger; only ever shorten this list."""
 
-USES_PRIVATE_NAMES = {
-    "tests/benchmarks/bench_click.py",
-}
+USES_PRIVATE_NAMES: set[str] = set()
 """Tests that still do; only ever shorten this list."""
 
 USES_OTHER_TESTS: set[str] = set()
@@ -102,8 +100,7 @@ def script_names(text: str) -> Iterator[str]:
 
 
 def is_own(value: ast.expr) -> bool:
-    is_super = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "super"
-    return is_super or (isinstance(value, ast.Name) and value.id in ("self", "cls"))
+    return isinstance(value, ast.Name) and value.id in ("self", "cls")
 
 
 def is_private(name: str) -> bool:
@@ -112,7 +109,14 @@ def is_private(name: str) -> bool:
 
 @pytest.mark.parametrize(
     "text",
-    ["a.NAME", "from m import NAME", "monkeypatch.setattr(m, 'NAME', 1)", "patch('m.NAME')", "run('import m; m.NAME')"],
+    [
+        "a.NAME",
+        "super().NAME",
+        "from m import NAME",
+        "monkeypatch.setattr(m, 'NAME', 1)",
+        "patch('m.NAME')",
+        "run('import m; m.NAME')",
+    ],
 )
 def test_a_private_name_is_seen_wherever_it_is_used(text):
     assert list(private_names(ast.parse(text.replace("NAME", "_name")))) != []

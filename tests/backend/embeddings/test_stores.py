@@ -6,6 +6,7 @@ import os
 import threading
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -423,35 +424,45 @@ def test_a_directory_that_cannot_be_made_is_passed_over(tmp_path, clock):
     assert "failed" in store.stats()[0].trouble
 
 
-class FullDisk(FileStore):
-    """A store on a disk without room while ``full`` is set."""
+class FullDisk:
+    """Has no room for a file's content while ``is_full`` is set; counts the attempts to write one."""
 
-    full = True
-    tries = 0
+    def __init__(self):
+        self.is_full, self.attempts = True, 0
+        self.write = Path.write_bytes
 
-    def _make_room(self, needed, name):
-        self.tries += 1
-        if self.full:
+    def write_bytes(self, path, content):
+        self.attempts += 1
+        if self.is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return super()._make_room(needed, name)
+        return self.write(path, content)
 
 
-def test_a_full_disk_is_passed_over_for_a_minute_and_then_tried_again(tmp_path, clock):
-    store = FullDisk(tmp_path / "cache", 10_000_000, pause_s=60, clock=clock)
+@pytest.fixture
+def full_disk(monkeypatch):
+    full_disk = FullDisk()
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: full_disk.write_bytes(path, content))
+    return full_disk
+
+
+def test_a_full_disk_is_passed_over_for_a_minute_and_then_tried_again(tmp_path, clock, full_disk):
+    store = FileStore(tmp_path / "cache", 10_000_000, pause_s=60, clock=clock)
     store.put(key(), embedding())
     store.put(key(), embedding())
-    assert store.tries == 1
+    assert full_disk.attempts == 1
+    assert list((tmp_path / "cache").iterdir()) == []
     assert "No space left on device" in store.stats()[0].trouble
-    store.full = False
+    full_disk.is_full = False
     clock.advance(61)
     store.put(key(), embedding())
     assert store.get(key()) is not None
     assert store.stats()[0].trouble == ""
 
 
-def test_a_disk_that_became_read_only_serves_what_it_holds(disk, tmp_path):
-    disk.put(key(), embedding())
-    store = FullDisk(tmp_path / "cache", 10_000_000)
+def test_a_disk_that_became_read_only_serves_what_it_holds(tmp_path, full_disk):
+    store, full_disk.is_full = FileStore(tmp_path / "cache", 10_000_000), False
+    store.put(key(), embedding())
+    full_disk.is_full = True
     store.put(key(1), embedding())
     assert same(store.get(key()), embedding())
     assert store.get(key(1)) is None
@@ -479,9 +490,10 @@ def test_a_slower_tier_fills_the_faster_one(tmp_path):
     assert keys == ["disk", "memory"]
 
 
-def test_a_failing_disk_leaves_memory_working(tmp_path):
-    store = TieredStore([MemoryStore(10_000_000), FullDisk(tmp_path, 10_000_000)])
+def test_a_failing_disk_leaves_memory_working(tmp_path, full_disk):
+    store = TieredStore([MemoryStore(10_000_000), FileStore(tmp_path, 10_000_000)])
     store.put(key(), embedding())
+    assert full_disk.attempts == 1
     assert same(store.get(key()), embedding())
 
 
