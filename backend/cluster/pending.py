@@ -161,9 +161,9 @@ class PendingImages:
         cached = self._cached.fetch(pending.ref, pending.address_key, looked_up)
         if cached is None:
             return False
-        made, tier = cached
+        result, tier = cached
         self._metrics.record_lookup(tier)
-        self._finish(pending, made)
+        self._finish(pending, result)
         if looked_up.record is not None and not looked_up.record.is_fresh:
             self._cached.revalidate(pending.ref, pending.address_key)
         return True

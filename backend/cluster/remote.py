@@ -109,12 +109,12 @@ class QueuedEmbeddings:
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if it is cached; see `backend.embeddings.local.Embeddings.peek`."""
         address_key = source_key(ref)
-        made = self._cached.get_local(ref, address_key)
-        if made is None:
+        result = self._cached.get_local(ref, address_key)
+        if result is None:
             with suppress(BackendError):
                 cached = self._cached.fetch(ref, address_key, self._cached.look_up(address_key))
-                made = cached[0] if cached is not None else None
-        return made if isinstance(made, Embedding) else None
+                result = cached[0] if cached is not None else None
+        return result if isinstance(result, Embedding) else None
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
         """Have images encoded when no more urgent work waits; each image once for all web processes."""
@@ -123,10 +123,10 @@ class QueuedEmbeddings:
 
     def _get(self, ref: ImageRef, within_s: float, priority: Priority) -> EncodeResult:
         address_key = source_key(ref)
-        made = self._cached.get_local(ref, address_key)
-        if made is not None:
+        result = self._cached.get_local(ref, address_key)
+        if result is not None:
             self._metrics.record_lookup("memory")
-            return made
+            return result
         self.start()
         future = self._pending.join(ref, address_key, priority, within_s)
         return wait_for(future, within_s, self._metrics, self._timeout_error)

@@ -293,8 +293,8 @@ class FileStore:
             path.unlink(missing_ok=True)
             self._nbytes -= size
 
-    def _failed(self, what: str, error: OSError) -> None:
-        self._trouble = f"{what} failed: {error.strerror or error}"
+    def _failed(self, action: str, error: OSError) -> None:
+        self._trouble = f"{action} failed: {error.strerror or error}"
         self._paused_until = self._clock() + self._pause_s
         logger.warning("event=disk_cache_bypassed directory=%s detail=%r", self._directory, self._trouble)
 

@@ -158,6 +158,6 @@ def _labels(box: CocoBox, controls: LabelConfig, outputs: Outputs) -> tuple[str,
     """Return a box's label as the config spells it, empty where it has none; `PromptError` for another category."""
     labels = outputs.choose((box.category,) if box.category else ()).labels
     if not labels and any(tag.labels or tag.labels_vary for tag in controls.output_label_tags):
-        what = f"category {box.category!r}" if box.category else "a category without a name in the file"
-        raise PromptError(f"{what} is no label of the labeling config", Reason.UNKNOWN_LABEL)
+        category = f"category {box.category!r}" if box.category else "a category without a name in the file"
+        raise PromptError(f"{category} is no label of the labeling config", Reason.UNKNOWN_LABEL)
     return labels

@@ -156,10 +156,10 @@ def test_a_count_of_attempts_that_is_no_number_starts_over(leases, redis_server)
 
 @needs_redis
 def test_many_threads_want_one_lease_and_one_gets_it(leases):
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(leases.acquire("a"))) for _ in range(20)]
+    acquired = []
+    threads = [threading.Thread(target=lambda: acquired.append(leases.acquire("a"))) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(lease is not None for lease in found) == 1
+    assert sum(lease is not None for lease in acquired) == 1
