@@ -83,7 +83,7 @@ class Reason(str, Enum):
     NOTHING_FOUND = ("nothing_found", "the detector finds nothing that the words name",
         "use other words, or draw boxes", Kind.HARMLESS)
     UNKNOWN_WORD = ("unknown_word", "the detector cannot look for a word, which the log names",
-        "give the label a prompt in the detector's words")
+        "use other words, or give the label a prompt in the detector's words")
     NO_DETECTOR = ("no_detector", "there is no detector to find words with, or not the same one as in other processes",
         "set PADDLE_SAM_DETECTOR, to the same for web processes and workers")
 

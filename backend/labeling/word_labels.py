@@ -40,7 +40,7 @@ def of_text(text: str, controls: LabelConfig) -> Words:
     {'cat': 'Katze', 'tram': 'Bus', 'dog': ''}
 
     Raises:
-        ConfigError: there are no words, or one has two labels.
+        ConfigError: there are no words (``unknown_word``), or one has two labels.
     """
     tags = controls.output_label_tags
     offered = {name: label for tag in reversed(tags) for name, label in tag.loose_spellings.items()}
@@ -122,4 +122,4 @@ def _each_once(pairs: Iterable[tuple[str, str]]) -> Words:
 
 
 def _no_words(text: str) -> ConfigError:
-    return ConfigError(f'expected words such as "walking man=Person, bus", got {text!r:.60}')
+    return ConfigError(f'expected words such as "walking man=Person, bus", got {text!r:.60}', Reason.UNKNOWN_WORD)

@@ -175,6 +175,13 @@ def test_labels_in_chinese_alone_find_nothing_and_labels_with_a_prompt_are_found
     assert labels(answer) == [("猫",), ("猫",)]
 
 
+def test_a_text_without_a_word_is_not_put_down_to_the_labeling_config(service, detector):
+    [answer] = service.segmenter.predict(typed("=Cat, =", config=config('<Label value="Cat"/>')))
+    assert (answer.result, answer.reasons) == ((), (Reason.UNKNOWN_WORD,))
+    assert "expected words such as" in answer.skipped[0].detail
+    assert not detector.asked
+
+
 def test_two_labels_with_one_spelling_are_refused_where_both_are_looked_for(service, detector):
     two_cats = config('<Label value="Cat"/><Label value="cat"/>')
     [answer] = service.segmenter.predict(typed("", config=two_cats))

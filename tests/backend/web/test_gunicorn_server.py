@@ -223,6 +223,24 @@ def test_ctrl_c_while_the_model_loads_ends_it_at_once_and_without_complaint(tmp_
     assert "SIGKILL" not in log
 
 
+def has_processes(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_processes_of_one_that_was_killed_end_too(tmp_path, weights):
+    with serving(tmp_path, PADDLE_SAM_WEIGHTS=weights, WORKERS="2") as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as idle:
+            idle.sendall(HEALTH)
+            assert idle.recv(1000)
+            assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+            wait_until(lambda: not has_processes(server.process.pid), 60)
+        assert is_refused(server.port)
+
+
 class LockedDispatcher:
     """Hands requests out, or is closed, under a lock, as a pool of threads does."""
 
