@@ -201,7 +201,7 @@ class Decoder:
     def features(self, embedding: Embedding) -> tuple[Tensor, ...]:
         """Return what the network takes of an embedding: the image tokens (1, g*g, C), then what else it needs.
 
-        It is the same for prompt_list prompt, so it is kept there for the next one: 4 MiB for SAM at 1024, 16 for SAM 2.
+        It is the same for every prompt, so it is kept there for the next one: 4 MiB for SAM at 1024, 16 for SAM 2.
         """
         arrays = embedding.prepared.get(self.prepared_version)
         if arrays is None:

@@ -179,7 +179,7 @@ def test_a_text_without_a_word_is_not_put_down_to_the_labeling_config(service, d
     [answer] = service.segmenter.predict(typed("=Cat, =", config=config('<Label value="Cat"/>')))
     assert (answer.result, answer.reasons) == ((), (Reason.UNKNOWN_WORD,))
     assert "expected words such as" in answer.skipped[0].detail
-    assert not detector.asked
+    assert not detector.calls
 
 
 def test_two_labels_with_one_spelling_are_refused_where_both_are_looked_for(service, detector):
