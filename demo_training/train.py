@@ -7,16 +7,9 @@ with dice, which start to fall at once where focal loss stays flat. It resumes f
 there it begins with the exported weights of ``--start``, or from nothing.
 """
 
-import argparse
-import math
 import os
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,34 +17,19 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from demo_training.dataset import Shards
+from demo_training.loop import Plan, Training, fast_dtype, parameter_groups, parser, quickly
 from demo_training.network import DemoSam, normalise
 from demo_training.prompting import Batch, corrective_clicks, draw_batch, embed_prompts
 from demo_training.warm_start import load_exported
 from model.config import demo
 
 IMAGES, OBJECTS = 8, 3  # of each worker
-PEAK_RATE, WARM_UP_STEPS = 1.5e-3, 100
-EMA_DECAY = 0.998
+PEAK_RATE, LARGEST_GRADIENT = 1.5e-3, 2.0
 CALIBRATION_BATCHES = 20
 AFFINITY_CLICKS = 6
 CLICK_REACH = 6.0  # low-res cells around a corrective click
 CLICKS_ALONE = 0.3  # how often corrective clicks come without the logits they correct
 LATER_ROUNDS, CORRECTION = 0.5, 0.8  # what corrections weigh beside first prompts, and the error beside the whole mask
-
-
-def fast_dtype() -> torch.dtype:
-    """Return what matrix products are computed in: bfloat16 where the processor has instructions for it, else float32.
-
-    Without them torch takes ten times as long in bfloat16 as in float32.
-    """
-    capabilities = torch.cpu.get_capabilities()
-    has_bfloat16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if has_bfloat16 else torch.float32
-
-
-def quickly() -> torch.autocast:
-    """Return what makes torch compute matrix products in `fast_dtype`."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16)
 
 
 def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -159,39 +137,11 @@ def train_step(model: DemoSam, batch: Batch, rounds: int, aux_weight: float) -> 
     return {**figures, "aux": float(aux.detach())}
 
 
-def rate_at(progress: float, step: int) -> float:
-    """Return the share of the highest learning rate: a warm-up by steps, a cosine by how much of the time is used."""
-    return min(1.0, (step + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
-
-
 def rounds_at(step: int, progress: float) -> int:
     """Return the number of prompt rounds: one until masks appear, then one, two or three, more of them at the end."""
     if step < 300:
         return 1
     return (1, 2, 1, 1, 3, 1)[step % 6] if progress < 0.8 else (2, 1, 1, 3)[step % 4]
-
-
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:  # Any: what torch's optimisers take
-    """Return weights to be decayed and, apart, biases, norms and embeddings."""
-    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and "embed" not in name]
-    rest = [p for name, p in model.named_parameters() if not (p.ndim > 1 and "embed" not in name)]
-    return [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-
-
-@torch.no_grad()  # type: ignore[untyped-decorator]  # torch's own types are not read
-def update_average(average: dict[str, Tensor], model: nn.Module, step: int) -> None:
-    """Move the exponential moving average of the weights (and of the norms' statistics) one step."""
-    decay = min(EMA_DECAY, (1 + step) / (10 + step))
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            average[name].lerp_(value, 1 - decay)
-
-
-def save(path: Path, state: dict[str, Any]) -> None:  # Any: a checkpoint holds tensors and numbers
-    """Write a checkpoint so that an interruption leaves the one before."""
-    temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    temporary.rename(path)
 
 
 def share_gradients(model: nn.Module, workers: int, progress: float) -> float:
@@ -207,99 +157,34 @@ def share_gradients(model: nn.Module, workers: int, progress: float) -> float:
     return float(flat[-1])
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the command line asks for, and which of the workers this process is."""
-
-    scenes: Path
-    out: Path
-    minutes: float
-    seed: int
-    workers: int
-    rank: int
-    start: Path | None
-    peak_rate: float
-
-
-def resume(
-    plan: Plan, model: DemoSam, optimiser: torch.optim.Optimizer, shards: Shards
-) -> tuple[dict[str, Tensor], int, float]:
-    """Load the last checkpoint, else the exported weights that training starts from, if there are any.
-
-    Returns:
-        The averaged weights, the step and the seconds used.
-    """
-    if not (plan.out / "last.pt").exists():
-        if plan.start is not None:
-            drawn = np.random.default_rng(plan.seed)
-            batches = (
-                draw_batch(drawn, shards, IMAGES, OBJECTS, demo().image_size) for _ in range(CALIBRATION_BATCHES)
-            )
-            load_exported(model, plan.start, (normalise(batch.images, batch.sizes) for batch in batches))
-        return {name: value.detach().clone() for name, value in model.state_dict().items()}, 0, 0.0
-    state = torch.load(plan.out / "last.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["average"], state["step"], state["used_s"]
-
-
 def run(plan: Plan) -> None:
     """Train until the time is used up, from the last checkpoint if there is one."""
     torch.manual_seed(plan.seed)
-    model = DemoSam(demo()).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(parameter_groups(model), lr=plan.peak_rate, betas=(0.9, 0.98))
-    shards = Shards(plan.scenes)
-    average, step, used_s = resume(plan, model, optimiser, shards)
-    torch.manual_seed(plan.seed + 1000 * plan.rank + step)
-    rng = np.random.default_rng([plan.seed, step, plan.rank])
-    sums: dict[str, float] = {}
-    saved_at, pool = time.monotonic(), ThreadPoolExecutor(1)
-    coming = pool.submit(draw_batch, rng, shards, IMAGES, OBJECTS, demo().image_size)
-    progress = used_s / (60 * plan.minutes)
-    while progress < 1:
-        began = time.monotonic()
-        batch = coming.result()
-        coming = pool.submit(draw_batch, rng, shards, IMAGES, OBJECTS, demo().image_size)
-        for group in optimiser.param_groups:
-            group["lr"] = plan.peak_rate * rate_at(progress, step)
-        optimiser.zero_grad(set_to_none=True)
-        figures = train_step(model, batch, rounds_at(step, progress), 1.0 - 0.7 * progress)
-        progress = share_gradients(model, plan.workers, 0.0 if plan.rank else used_s / (60 * plan.minutes))
-        figures["norm"] = float(nn.utils.clip_grad_norm_(model.parameters(), 2.0))
-        optimiser.step()
-        step += 1
-        used_s += min(time.monotonic() - began, 15.0)  # a pause of the process is not training
-        if plan.rank:
-            continue
-        update_average(average, model, step)
-        smooth = {k: 0.96 * sums.get(k, v) + 0.04 * v for k, v in figures.items()}
-        sums = {**sums, **smooth}
-        if step % 20 == 0:
-            shown = " ".join(f"{k}={v:.3f}" for k, v in sums.items())
-            print(
-                f"step={step} minutes={used_s / 60:.1f} rate={plan.peak_rate * rate_at(progress, step):.5f} {shown}",
-                flush=True,
-            )
-        if time.monotonic() - saved_at > 240 or progress >= 1:
-            saved_at = time.monotonic()
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
-            save(plan.out / "last.pt", {**state, "step": step, "used_s": used_s})
-            print(f"saved step={step} scenes={shards.refresh()}", flush=True)
-    pool.shutdown()
+    model, shards = DemoSam(demo()).to(memory_format=torch.channels_last), Shards(plan.scenes)
+
+    def draw(rng: np.random.Generator) -> Batch:
+        return draw_batch(rng, shards, IMAGES, OBJECTS, demo().image_size)
+
+    if plan.start is not None and not plan.last.exists():
+        rng = np.random.default_rng(plan.seed)
+        batches = (draw(rng) for _ in range(CALIBRATION_BATCHES))
+        load_exported(model, plan.start, (normalise(batch.images, batch.sizes) for batch in batches))
+
+    def learn(batch: Batch, step: int, progress: float) -> dict[str, float]:
+        return train_step(model, batch, rounds_at(step, progress), 1.0 - 0.7 * progress)
+
+    def share(progress: float) -> float:
+        return share_gradients(model, plan.workers, 0.0 if plan.rank else progress)
+
+    Training(plan, model, parameter_groups(model)).run(shards, draw, learn, LARGEST_GRADIENT, share)
 
 
 def main() -> None:
     """Train with the folders and the time named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=Path, required=True, help="folder of demo_training.dataset")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, outside the repository")
-    parser.add_argument("--minutes", type=float, default=100.0)
-    parser.add_argument("--start", type=Path, help="exported weights to begin with where OUT has no checkpoint")
-    parser.add_argument("--peak-rate", type=float, default=PEAK_RATE, help="the highest learning rate")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each")
-    parser.add_argument("--rank", type=int, default=0, help="set by the first worker for those it starts")
-    options = parser.parse_args()
+    arguments = parser(__doc__, 100.0, PEAK_RATE, None)
+    arguments.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each")
+    arguments.add_argument("--rank", type=int, default=0, help="set by the first worker for those it starts")
+    options = arguments.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     others = []

@@ -5,9 +5,6 @@ IoU of its own box as its sureness (quality focal loss, Li et al., 2020), its bo
 cross-entropy; each object counts the same, however many cells it has.
 """
 
-import argparse
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +17,8 @@ from demo_training.detector.network import DetectorNetwork
 from demo_training.detector.targets import Batch, draw_batch
 from demo_training.detector.words import SHAPES
 from demo_training.evaluate import WEIGHTS
+from demo_training.loop import Plan, Training, parameter_groups, parser, quickly
 from demo_training.network import DemoSam, normalise
-from demo_training.train import parameter_groups, quickly, rate_at, save, update_average
 from demo_training.warm_start import load_exported
 from model.config import demo
 
@@ -29,7 +26,7 @@ IMAGES = 10
 PEAK_RATE, HEAD_FACTOR = 5e-4, 3.0
 SURE_WEIGHT, BOX_WEIGHT, WORD_WEIGHT = 1.0, 2.0, 0.5
 CALIBRATION_BATCHES = 12
-SAVE_EVERY_S = 120
+LARGEST_GRADIENT = 5.0
 
 
 def losses(network: DetectorNetwork, batch: Batch) -> dict[str, Tensor]:
@@ -92,61 +89,28 @@ def groups(network: DetectorNetwork) -> list[dict[str, object]]:
     ]
 
 
-def run(scenes: Path, out: Path, minutes: float, weights: Path) -> None:
+def run(plan: Plan) -> None:
     """Train until the time is used up, from the last checkpoint if there is one."""
-    torch.manual_seed(0)
-    out.mkdir(parents=True, exist_ok=True)
-    shards = Shards(scenes)
-    last = out / "last.pt"
-    state = torch.load(last, weights_only=True) if last.exists() else None
-    network = (begin(weights, shards) if state is None else DetectorNetwork()).to(memory_format=torch.channels_last)
-    network.train()
-    optimiser = torch.optim.AdamW(groups(network), lr=PEAK_RATE, betas=(0.9, 0.98))
-    step, used_s = 0, 0.0
-    if state is not None:
-        network.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, used_s = state["step"], state["used_s"]
-    average = {k: v.detach().clone() for k, v in (network.state_dict() if state is None else state["average"]).items()}
-    rng, pool, sums = np.random.default_rng([1, step]), ThreadPoolExecutor(1), dict[str, float]()
-    coming, saved_at, began = pool.submit(draw_batch, rng, shards, IMAGES), time.monotonic(), time.monotonic()
-    progress = 0.0
-    while progress < 1:
-        progress = (used_s + time.monotonic() - began) / (60 * minutes)
-        batch = coming.result()
-        coming = pool.submit(draw_batch, rng, shards, IMAGES)
-        for group in optimiser.param_groups:
-            group["lr"] = PEAK_RATE * group["factor"] * rate_at(min(progress, 1.0), step)
+    torch.manual_seed(plan.seed)
+    shards = Shards(plan.scenes)
+    network = DetectorNetwork() if plan.start is None or plan.last.exists() else begin(plan.start, shards)
+    network = network.to(memory_format=torch.channels_last).train()
+
+    def draw(rng: np.random.Generator) -> Batch:
+        return draw_batch(rng, shards, IMAGES)
+
+    def learn(batch: Batch, step: int, progress: float) -> dict[str, float]:
         found = losses(network, batch)
-        loss = SURE_WEIGHT * found["sure"] + BOX_WEIGHT * found["box"] + WORD_WEIGHT * found["words"]
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        step += 1
-        update_average(average, network, step)
-        sums = {k: 0.96 * sums.get(k, float(v)) + 0.04 * float(v) for k, v in found.items()}
-        if step % 20 == 0:
-            shown = " ".join(f"{k}={v:.3f}" for k, v in sums.items())
-            print(f"step={step} minutes={minutes * progress:.1f} {shown}", flush=True)
-        if time.monotonic() - saved_at > SAVE_EVERY_S or progress >= 1:
-            saved_at, used = time.monotonic(), used_s + time.monotonic() - began
-            kept = {"model": network.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
-            save(last, {**kept, "step": step, "used_s": used})
-            print(f"saved step={step} scenes={shards.refresh()}", flush=True)
-    pool.shutdown()
+        (SURE_WEIGHT * found["sure"] + BOX_WEIGHT * found["box"] + WORD_WEIGHT * found["words"]).backward()
+        return {name: float(value.detach()) for name, value in found.items()}
+
+    Training(plan, network, groups(network)).run(shards, draw, learn, LARGEST_GRADIENT)
 
 
 def main() -> None:
     """Train with the folders and the time named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=Path, required=True, help="folder of demo_training.dataset")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, outside the repository")
-    parser.add_argument("--minutes", type=float, default=75.0)
-    parser.add_argument("--start", type=Path, default=WEIGHTS, help="the demo model whose image encoder it begins with")
-    options = parser.parse_args()
     torch.set_num_threads(1)
-    run(options.scenes, options.out, options.minutes, options.start)
+    run(Plan(**vars(parser(__doc__, 75.0, PEAK_RATE, WEIGHTS).parse_args())))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class ClosedVocabulary:
     """See `model.detection.types.Architecture`."""
 
     input_counts = (2, 3)
+    text_inputs: tuple[int, ...] = ()
 
     def __init__(self, classes: tuple[str, ...], threshold: float, steps: Preprocessing, takes_size: bool) -> None:
         """Take what ``inference.yml`` says.

@@ -17,7 +17,11 @@ Arrays = list[npt.NDArray[np.generic]]
 
 
 class Engine:
-    """A loaded program. Any number of threads may call it; one at a time runs."""
+    """A loaded program. Any number of threads may call it; one at a time runs.
+
+    Attributes:
+        inputs: the NumPy dtype of each input, by name.
+    """
 
     def __init__(self, program: DetectorProgram, parameters: Path, device: str = "auto") -> None:
         """Load a program that `model.detection.program.read_checked` returned.
@@ -31,7 +35,7 @@ class Engine:
             DeviceError: the device is not available here.
             WeightsError: Paddle cannot load the program.
         """
-        self._dtypes, self._path, self._lock = program.inputs, program.path, threading.Lock()
+        self.inputs, self._path, self._lock = program.inputs, program.path, threading.Lock()
         place = devices.resolve(device)
         devices.prepare_cpu()
         config = paddle.inference.Config(str(program.path), str(parameters))
@@ -68,7 +72,7 @@ class Engine:
                 for name, array in zip(names, inputs, strict=True):
                     handle = self._predictor.get_input_handle(name)
                     handle.reshape(list(array.shape))
-                    handle.copy_from_cpu(np.ascontiguousarray(array, dtype=self._dtypes[name]))
+                    handle.copy_from_cpu(np.ascontiguousarray(array, dtype=self.inputs[name]))
                 self._predictor.run()
                 return [
                     self._predictor.get_output_handle(name).copy_to_cpu() for name in self._predictor.get_output_names()

@@ -39,6 +39,7 @@ class GroundingDino:
 
     classes = None
     input_counts = (6,)
+    text_inputs = (0, 1, 3, 4)
 
     def __init__(self, folder: Path, threshold: float, max_tokens: int) -> None:
         """Read the tokenizer.

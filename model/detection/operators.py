@@ -67,6 +67,14 @@ COMPUTING = frozenset(
 )
 """Names of the operators, without the underscore that marks those which write into their input."""
 
+RANDOM = frozenset(_RANDOM.split())
+"""Those that give other numbers each time."""
+
+ENLARGING = frozenset(
+    ("broadcast_tensors", "expand", "expand_as", "expand_as_v2", "expand_v2", "repeat_interleave", "tile")
+)
+"""Those that repeat numbers."""
+
 STRUCTURE = frozenset(
     ("p", "0.combine", "0.slice", "0.split", "0.constant", "2.yield", "2.tuple_push", "2.tuple_pop", "2.stack_create")
 )

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.detection.operators import COMPUTING, STRUCTURE
+from model.detection.parts import legacy, pir
 from model.weights import WeightsError
 from model.weights.formats import protobuf
 from model.weights.formats.paddle_program import pir_operations
 
-_PIR_DTYPES = {
-    "0.t_bool": "bool", "0.t_i32": "int32", "0.t_i64": "int64", "0.t_f32": "float32", "0.t_f64": "float64",
-}  # fmt: skip
-_LEGACY_DTYPES = {0: "bool", 2: "int32", 3: "int64", 5: "float32", 6: "float64"}  # VarType.Type in framework.proto
 _OPERATORS = "1."  # the number of Paddle's own dialect in inference.json
 _LARGEST_PROGRAM_BYTES = 256 << 20
 
@@ -95,7 +92,7 @@ def _read_pir(data: bytes) -> tuple[list[str], dict[str, str]]:
         operators.append(name)
         if name == "1.data":
             given = next(attribute["AT"]["D"] for attribute in operation["A"] if attribute["N"] == "name")
-            inputs[str(given)] = _PIR_DTYPES[operation["O"][0]["TT"]["D"][0]["#"]]
+            inputs[str(given)] = pir.DTYPES[operation["O"][0]["TT"]["D"][0]["#"]]
     return operators, inputs
 
 
@@ -114,4 +111,4 @@ def _read_legacy(data: bytes) -> tuple[list[str], dict[str, str]]:
             if operators[-1] == "feed":
                 fed += [str(name, "utf-8") for slot in protobuf.children(operation, 2)
                         for name in protobuf.children(slot, 2)]  # fmt: skip
-    return operators, {name: _LEGACY_DTYPES[dtypes[name]] for name in fed}
+    return operators, {name: legacy.DTYPES[dtypes[name]] for name in fed}

@@ -42,6 +42,10 @@ class Architecture(Protocol, Generic[TextT]):
     def input_counts(self) -> tuple[int, ...]:
         """How many inputs its programs may have."""
 
+    @property
+    def text_inputs(self) -> tuple[int, ...]:
+        """Which of them hold the words, by their places in the alphabetical order of their names."""
+
     def prepare_words(self, words: tuple[str, ...], /) -> Sequence[TextT]:
         """Return the words as inputs, in as many parts as the program has to run."""
 

@@ -36,6 +36,7 @@ class YoloWorld:
 
     classes = None
     input_counts = (5,)
+    text_inputs = (0, 2)
 
     def __init__(
         self, folder: Path, threshold: float, target_size: tuple[int, int], mean: Sequence[float], std: Sequence[float]

@@ -9,6 +9,7 @@ import itertools
 import logging
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -22,9 +23,13 @@ from backend.settings import read
 from model.build import load_decoder
 from model.demo import DETECTOR, DETECTOR_FOLDER
 from model.detection import directory
+from model.detection.detector import Detector
+from model.detection.engine import Engine
+from model.detection.load import load_detector
 from model.paddlex.word_segmentation import select
 from model.types import Prompt
 from tests.benchmarks.rows import Row, compare
+from tests.support import detector_directories as directories
 from tests.support.fakes import HttpServer, Reply
 from tests.support.scenes import scene_file
 from tests.support.wire_bodies import WORDS_CONFIG, click, encoded, words
@@ -32,8 +37,9 @@ from tests.support.wire_bodies import WORDS_CONFIG, click, encoded, words
 SIZE, SEED = (600, 800), 9008
 LOOKED_FOR = ("shape", "star", "ring", "letter", "red shape", "blue shape", "green shape")
 ROUNDS, IMAGES = 12, 100
-OVERHEAD, ONCE = 1.10, 0.10
-BERT_LAYERS, BERT_WIDTH, BERT_HEADS, BERT_TOKENS = 12, 768, 12, 256
+OVERHEAD, ONCE, TEXT_ONCE = 1.10, 0.10, 0.30
+BERT_LAYERS, BERT_WIDTH, BERT_HEADS = 12, 768, 12
+FEW = 3
 
 
 def typed_words() -> Row:
@@ -106,23 +112,42 @@ def tokenised_once() -> Row:
     )
 
 
-def text_encoder() -> Row:
-    """A text encoder of Grounding DINO's size, which its program runs for each image, against once for all of them."""
-    layer = nn.TransformerEncoderLayer(BERT_WIDTH, BERT_HEADS, 4 * BERT_WIDTH, dropout=0.0)
-    encoder = nn.TransformerEncoder(layer, BERT_LAYERS)
-    encoder.eval()
-    text, few = paddle.randn([1, BERT_TOKENS, BERT_WIDTH]), 3
+class LargeGroundingDino(directories.GroundingDino):
+    """One with a text side of BERT's size: as many layers and as wide, which share their numbers."""
 
-    def times(count: int) -> None:
-        with paddle.no_grad():
-            for _ in range(count):
-                encoder(text).numpy()
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.narrow = nn.Linear(directories.WIDTH, BERT_WIDTH), nn.Linear(BERT_WIDTH, directories.WIDTH)
+        self.layer = nn.TransformerEncoderLayer(BERT_WIDTH, BERT_HEADS, 4 * BERT_WIDTH, dropout=0.0)
 
-    name = f"text of {BERT_TOKENS} tokens by a network of BERT's size, {few} images"
-    return compare(name, lambda: times(few), lambda: times(1), against="once for all", goal=None, rounds=5)
+    def text_features(self, *text: paddle.Tensor) -> paddle.Tensor:
+        features = self.widen(super().text_features(*text))
+        for _ in range(BERT_LAYERS):
+            features = self.layer(features)
+        return self.narrow(features)
+
+
+def text_once() -> Row:
+    """Images with one text by a detector with a text side of BERT's size, against its program run as a whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = directories.write_grounding_dino(Path(folder) / "large", network=LargeGroundingDino)
+        contents, pictures = directory.read(path), [directories.picture(seed=seed) for seed in range(FEW)]
+        whole = Detector(
+            contents.name, contents.version, contents.architecture, Engine(contents.program, contents.parameters, "cpu")
+        )
+        detector, many = load_detector(path, "cpu"), [f"red {a}{b}" for a in "abcdefghi" for b in "abcdefg"]
+        (text,) = contents.architecture.prepare_words(tuple(many))
+        return compare(
+            f"{FEW} images, a text of {text.arrays[0].shape[1]} tokens, text side of BERT's size",
+            lambda: [detector.detect(picture, many) for picture in pictures],
+            lambda: [whole.detect(picture, many) for picture in pictures],
+            against="text side for each image",
+            goal=TEXT_ONCE,
+            rounds=5,
+        )
 
 
 def run() -> list[Row]:
     """Measure everything."""
     logging.getLogger("backend").setLevel(logging.WARNING)
-    return [typed_words(), tokenised_once(), text_encoder()]
+    return [typed_words(), tokenised_once(), text_once()]

@@ -37,13 +37,49 @@ class GroundingDino(nn.Layer):
         visible = 1.0 - nn.functional.interpolate(m.astype("float32").unsqueeze(1), size=[30, 30])
         features = nn.functional.adaptive_avg_pool2d(self.patches(x), [30, 30]) * visible
         features = features.flatten(2).transpose([0, 2, 1])
-        text = self.words(input_ids) + self.positions(position_ids)
-        allowed = text_self_attention_masks.astype("float32")
-        weights = nn.functional.softmax(text @ text.transpose([0, 2, 1]) - 100.0 * (1.0 - allowed), axis=-1)
-        text = (weights @ text) * attention_mask.astype("float32").unsqueeze(-1)
+        text = self.text_features(input_ids, attention_mask, text_self_attention_masks, position_ids)
         logits = 1.5 * features @ text.transpose([0, 2, 1]) - 1.0
         missing = paddle.full([1, 900, 256], -1e4)
         logits = paddle.concat([logits, missing], axis=-1)[:, :, :256]
+        return nn.functional.sigmoid(self.boxes(features)), logits
+
+    def text_features(self, input_ids, attention_mask, text_self_attention_masks, position_ids):
+        text = self.words(input_ids) + self.positions(position_ids)
+        allowed = text_self_attention_masks.astype("float32")
+        weights = nn.functional.softmax(text @ text.transpose([0, 2, 1]) - 100.0 * (1.0 - allowed), axis=-1)
+        return (weights @ text) * attention_mask.astype("float32").unsqueeze(-1)
+
+
+class EntangledGroundingDino(GroundingDino):
+    """One whose text side gives many values to the rest, of all types and shapes, and has a branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.projections = nn.LayerList([nn.Linear(WIDTH, WIDTH) for _ in range(3)])
+
+    def forward(self, x, m, input_ids, attention_mask, text_self_attention_masks, position_ids):
+        if input_ids.shape[1] > 40:  # noqa: SIM108 - becomes a branch of the program
+            factor = 1.0 + self.words(input_ids).mean()
+        else:
+            factor = paddle.full([], 1.0)
+        text = (self.words(input_ids) + self.positions(position_ids)) * factor
+        visible = 1.0 - nn.functional.interpolate(m.astype("float32").unsqueeze(1), size=[30, 30])
+        features = nn.functional.adaptive_avg_pool2d(self.patches(x), [30, 30]) * visible
+        features = features.flatten(2).transpose([0, 2, 1])
+        features = features + 0.01 * (text + paddle.full([], 1.0)).mean()
+        halves = paddle.split(text, 2, axis=-1)
+        features = features + halves[0].mean() + paddle.concat([halves[1], halves[0]], axis=-1).mean([0, 1])
+        is_known = (attention_mask > 0).logical_and(text_self_attention_masks.any(-1))
+        features = features + 0.1 * (features > 0).logical_and(is_known.all()).astype("float32")
+        features = features + position_ids.astype("float32").mean()
+        for projection in self.projections:
+            likeness = nn.functional.softmax(features @ projection(text).transpose([0, 2, 1]), axis=-1)
+            features = features + 0.05 * likeness @ text
+        features = features + text.mean(1, keepdim=True).expand([1, 900, WIDTH])
+        tokens = paddle.shape(input_ids)[1]
+        logits = (1.5 * features @ text.transpose([0, 2, 1]) - 1.0).reshape([1, 900, tokens]) + paddle.zeros([tokens])
+        logits = logits * attention_mask.astype("float32").unsqueeze(1)
+        logits = paddle.concat([logits, paddle.full([1, 900, 256], -1e4)], axis=-1)[:, :, :256]
         return nn.functional.sigmoid(self.boxes(features)), logits
 
 
@@ -153,7 +189,7 @@ def coloured_discs(seed: int, height: int = 300, width: int = 400) -> tuple[np.n
     return image, masks
 
 
-def write_grounding_dino(directory: Path, seed: int = 0) -> Path:
+def write_grounding_dino(directory: Path, seed: int = 0, network: type[nn.Layer] = GroundingDino) -> Path:
     """Write a directory of the kind of ``GroundingDINO-T``."""
     paddle.seed(seed)
     spec = [
@@ -164,7 +200,7 @@ def write_grounding_dino(directory: Path, seed: int = 0) -> Path:
         InputSpec([None, None, None], "bool", "text_self_attention_masks"),
         InputSpec([None, None], "int64", "position_ids"),
     ]
-    _save(GroundingDino(), spec, directory)
+    _save(network(), spec, directory)
     write_bert_tokenizer(directory / "tokenizer")
     _describe(
         directory,

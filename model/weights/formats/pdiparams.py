@@ -5,7 +5,8 @@ length (framework.proto: data_type = 1, dims = 2) and the numbers. Source: Paddl
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,26 @@ _HEADER = struct.Struct("<IQIi")
 _LONGEST_DESCRIPTION = 1 << 10
 _DTYPES = {4: "float16", 5: "float32", 6: "float64", 22: "bfloat16"}  # VarType.Type in framework.proto
 _OTHER_SIZES = {0: 1, 1: 2, 2: 4, 3: 8, 20: 1, 21: 1}  # bool, int16, int32, int64, uint8, int8: constants, no weights
+_SIZES = {4: 2, 5: 4, 6: 8, 22: 2, **_OTHER_SIZES}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a file.
+
+    Attributes:
+        kind: its type, ``VarType.Type`` in framework.proto.
+        shape: its sides.
+        start: of its description, in bytes.
+        numbers: where its numbers begin.
+        end: where they end.
+    """
+
+    kind: int
+    shape: Shape
+    start: int
+    numbers: int
+    end: int
 
 
 def read(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Stored]:
@@ -26,33 +47,55 @@ def read(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Stored]:
     Raises:
         WeightsError: the file holds fewer, more or other tensors.
     """
-    stored: dict[str, Stored] = {}
+    return {
+        name: in_file(path, entry.numbers, _DTYPES[entry.kind], entry.shape)
+        for name, entry in entries(path, shapes).items()
+        if entry.kind in _DTYPES
+    }
+
+
+def entries(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Entry]:
+    """Return where each tensor lies in a file that holds these, in the order of the file.
+
+    Raises:
+        WeightsError: the file holds fewer, more or other tensors.
+    """
+    found: dict[str, Entry] = {}
+    size = path.stat().st_size
     with path.open("rb") as stream:
         for name in sorted(shapes):
+            start = stream.tell()
             try:
                 kind, shape = _description(stream)
             except (ValueError, struct.error) as error:
                 raise WeightsError(f"{path}: expected {len(shapes)} parameters, got {error} at {name}") from error
             if shape != shapes[name]:
                 raise WeightsError(f"{path}: expected {name} of shape {shapes[name]} as in the program, got {shape}")
-            if kind in _DTYPES:
-                stored[name] = in_file(path, stream.tell(), _DTYPES[kind], shape)
-                stream.seek(prod(shape) * _item_size(kind), 1)
-            elif kind in _OTHER_SIZES:
-                end = stream.tell() + prod(shape) * _OTHER_SIZES[kind]
-                if min(shape, default=0) < 0 or end > path.stat().st_size:
-                    raise WeightsError(f"{path}: expected {name} to end at byte {end}, got a shorter file (truncated?)")
-                stream.seek(end)
-            else:
+            if kind not in _SIZES:
                 raise WeightsError(f"{path}: expected {name} as floating point numbers, got Paddle's type {kind}")
-        end, size = stream.tell(), path.stat().st_size
+            end = stream.tell() + prod(shape) * _SIZES[kind]
+            if min(shape, default=0) < 0 or end > size:
+                raise WeightsError(f"{path}: expected {name} to end at byte {end}, got a shorter file (truncated?)")
+            found[name] = Entry(kind, shape, start, stream.tell(), end)
+            stream.seek(end)
+        end = stream.tell()
     if end != size:
         raise WeightsError(f"{path}: expected {len(shapes)} parameters in {end} bytes, got {size} bytes")
-    return stored
+    return found
 
 
-def _item_size(kind: int) -> int:
-    return {4: 2, 5: 4, 6: 8, 22: 2}[kind]
+def copy_some(path: Path, shapes: Mapping[str, Shape], names: Collection[str], target: Path) -> None:
+    """Write a file with some of the tensors of a file that holds these.
+
+    Raises:
+        WeightsError: as in `entries`.
+    """
+    found = entries(path, shapes)
+    with path.open("rb") as stream, target.open("wb") as copy:
+        for name, entry in found.items():
+            if name in names:
+                stream.seek(entry.start)
+                copy.write(stream.read(entry.end - entry.start))
 
 
 def _description(stream: BinaryIO) -> tuple[int, Shape]:
