@@ -235,8 +235,8 @@ class Decoder:
             Logits (B, M, low_res_size, low_res_size) and predicted IoUs (B, M).
         """
         tokens = self._tokens(prompts, embedding)
-        empty = paddle.zeros([len(prompts), 0, self.config.prompt_embed_dim])
-        sparse = paddle.concat(tokens, axis=1) if tokens else empty  # (B, n, C)
+        none = [paddle.zeros([len(prompts), 0, self.config.prompt_embed_dim])] if not tokens else []
+        sparse = tokens[0] if len(tokens) == 1 else paddle.concat([*none, *tokens], axis=1)  # (B, n, C)
         has_mask = prompts[0].mask_input is not None or prompts[0].rough_mask is not None
         masks = paddle.to_tensor(self._mask_inputs(prompts, embedding)) if has_mask else None
         found: tuple[Tensor, Tensor] = self.mask_decoder(

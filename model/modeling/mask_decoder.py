@@ -62,7 +62,7 @@ class MaskDecoder(nn.Layer):
             image: (B or 1, g*g, C) image tokens with the dense prompt added.
             image_pe: (1, g*g, C) positions of the image tokens.
             sparse: (B, n, C) prompt tokens, n may be 0.
-            outputs: which of the mask tokens to turn into masks; 0 is the single mask, 1.. the ambiguous ones.
+            outputs: consecutive mask tokens to turn into masks; 0 is the single mask, 1.. the ambiguous ones.
             dense: (B or 1, g*g or 1, C), the dense prompt where ``image`` is without it.
             parallel: maps over parts of the image; None for one part.
 
@@ -94,17 +94,17 @@ class MaskDecoder(nn.Layer):
         """Return what the transformer makes of the learned and the prompt's tokens, and of the image's."""
         tables = paddle.concat([table.weight for table in learned])  # (1 + tokens, C)
         tokens = paddle.concat([tables.unsqueeze(0).expand([sparse.shape[0], *tables.shape]), sparse], axis=1)
-        parts = [(some_rows(image, span), some_rows(image_pe, span)) for span in spans]
+        parts = [ImagePart(some_rows(image, span), some_rows(image_pe, span)) for span in spans]
         if dense is not None:
             shift = dense
 
             def add_dense(index: int) -> ImagePart:
-                part, position = parts[index]
-                return plus(part, shift if shift.shape[1] == 1 else some_rows(shift, spans[index])), position
+                part, own = parts[index], shift if shift.shape[1] == 1 else some_rows(shift, spans[index])
+                return ImagePart(plus(part.image, own), part.position)
 
             parts = parallel.map(add_dense, range(len(parts)))
         hidden, parts = self.transformer(parts, tokens, parallel)
-        return hidden, [part for part, _ in parts]
+        return hidden, [part.image for part in parts]
 
     def _predicted(
         self,
@@ -132,7 +132,7 @@ class MaskDecoder(nn.Layer):
 
         masks = parallel.map(upscale, range(len(parts)))
         logits = masks[0] if len(masks) == 1 else paddle.concat(masks, axis=2)
-        return logits, paddle.stack([scores[:, i] for i in outputs], axis=1)
+        return logits, scores[:, outputs[0] : outputs[-1] + 1]
 
     def _masks(self, image: Tensor, kernels: Tensor, added: Sequence[Tensor]) -> Tensor:
         """Upscale rows of image tokens (B, r*g, C) fourfold and multiply with kernels (B, M, C/8): (B, M, 4r, 4g).

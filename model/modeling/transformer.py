@@ -1,21 +1,32 @@
 """The two-way transformer: prompt tokens attend to the image, the image attends back."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cached_property, reduce
 
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from model.modeling.common import MLPBlock, linear, norm
+from model.modeling.common import MLPBlock, linear, norm, project
 from model.modeling.image_encoder import Parallel
 from model.modeling.kernels import add, exponentials, layer_norm, row_sums, softmax_rows
 
 DECODER_EPSILON = 1e-5
 
-ImagePart: TypeAlias = tuple[Tensor, Tensor]
-"""Some tokens of the image, (B or 1, p, C), and their positions, (1, p, C)."""
+
+@dataclass(frozen=True)
+class ImagePart:
+    """Some tokens of the image, (B or 1, p, C), and their positions, (1, p, C)."""
+
+    image: Tensor
+    position: Tensor
+
+    @cached_property
+    def with_position(self) -> Tensor:
+        """Their sum, which the next layer needs once more."""
+        return self.image + self.position
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class ImageProbe:
     """What image tokens are multiplied with for their scores: weight (B, heads*n, C), and shift (B, heads*n, 1)."""
 
     weight: Tensor
-    shift: Tensor
+    shift: Tensor | None  # None for 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class PartialAttention:
             top = paddle.stack(tops).max(axis=0)
             factors = [paddle.exp(each - top) for each in tops]
             pairs = [(seen * factor, total * factor) for (seen, total), factor in zip(pairs, factors, strict=True)]
-        return paddle.add_n([seen for seen, _ in pairs]) / paddle.add_n([total for _, total in pairs])
+        return reduce(operator.add, [seen for seen, _ in pairs]) / reduce(operator.add, [total for _, total in pairs])
 
 
 class Attention(nn.Layer):
@@ -65,25 +76,29 @@ class Attention(nn.Layer):
 
     An image has thousands of tokens, a prompt a handful. Where the image is one side, the projections of that side are
     applied to the other: ``q·(x Wk)`` is ``(q Wkᵀ)·x``, and ``softmax(…) (x Wv)`` is ``(softmax(…) x) Wv``. The numbers
-    are the same, less than half of the work remains, and nothing of the image's size is taken apart into heads.
+    are the same, less than half of the work remains, and nothing of the image's size is taken apart into heads. A
+    prompt's tokens are repeated for each head, with zeros in the channels of the others, so that the projections are
+    used as they are.
     """
 
     def __init__(self, embedding_dim: int, num_heads: int, downsample_rate: int = 1) -> None:
         super().__init__()
-        internal = embedding_dim // downsample_rate
-        if internal % num_heads:
-            raise ValueError(f"num_heads: expected a divisor of {internal}, got {num_heads}")
-        self.num_heads, self.head_dim = num_heads, internal // num_heads
-        self.q_proj = linear(embedding_dim, internal)
-        self.k_proj = linear(embedding_dim, internal)
-        self.v_proj = linear(embedding_dim, internal)
-        self.out_proj = linear(internal, embedding_dim)
+        self._width = embedding_dim // downsample_rate
+        if self._width % num_heads:
+            raise ValueError(f"num_heads: expected a divisor of {self._width}, got {num_heads}")
+        self.num_heads, self.head_dim = num_heads, self._width // num_heads
+        self.q_proj = linear(embedding_dim, self._width)
+        self.k_proj = linear(embedding_dim, self._width)
+        self.v_proj = linear(embedding_dim, self._width)
+        self.out_proj = linear(self._width, embedding_dim)
+        self._own = self._channels_of_heads(1.0), self._channels_of_heads(self.head_dim**-0.5)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let tokens attend to tokens: queries (B, n, C), keys and values (B, m, C) to (B, n, C)."""
-        query, key, value = self._heads(self.q_proj(q)), self._heads(self.k_proj(k)), self._heads(self.v_proj(v))
-        scores = paddle.matmul(query * self.head_dim**-0.5, key, transpose_y=True)  # (B, heads, n, m)
-        return self.out_proj(_together(paddle.matmul(functional.softmax(scores, axis=-1), value)))
+        query = self._apart(project(q, self.q_proj), is_scaled=True)
+        key, value = project(k, self.k_proj), project(v, self.v_proj)
+        weights = functional.softmax(paddle.matmul(query, key, transpose_y=True), axis=-1)  # (B, heads*n, m)
+        return project(self._together(paddle.matmul(weights, value)), self.out_proj)
 
     def to_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let tokens attend to the image: queries (B, n, C), keys and values (B or 1, m, C) to (B, n, C)."""
@@ -91,24 +106,22 @@ class Attention(nn.Layer):
 
     def probe(self, q: Tensor) -> "ImageProbe":
         """Take the queries (B, n, C) of tokens to the image's own channels."""
-        query = self._heads(self.q_proj(q))
-        return self._probe(query, self._columns(self.k_proj), self._bias(self.k_proj))
+        query = self._apart(project(q, self.q_proj), is_scaled=True)
+        weight = paddle.matmul(query, self.k_proj.weight, transpose_y=True)
+        # The softmax cancels the keys' bias, but an exported graph shall hold every parameter.
+        shift = None if paddle.in_dynamic_mode() else paddle.matmul(query, self.k_proj.bias.unsqueeze(1))
+        return ImageProbe(weight, shift)
 
     def attend_to_part(self, probe: "ImageProbe", k: Tensor, v: Tensor) -> "PartialAttention":
         """Attend to a part of the image, keys and values (B or 1, p, C)."""
         scores = paddle.matmul(probe.weight, k, transpose_y=True)  # (B, heads*n, p)
-        if not paddle.in_dynamic_mode():
-            # The softmax cancels the keys' bias, but an exported graph shall hold every parameter.
-            scores = scores + probe.shift
-        weights, top = exponentials(scores)
+        weights, top = exponentials(scores if probe.shift is None else scores + probe.shift)
         return PartialAttention(paddle.matmul(weights, v), row_sums(weights), top)
 
     def join(self, parts: Sequence["PartialAttention"]) -> Tensor:
         """Return the attention of tokens to all parts of the image, (B, n, C)."""
-        seen = PartialAttention.joined(parts)  # (B, heads*n, C)
-        seen = seen.reshape([seen.shape[0], self.num_heads, -1, seen.shape[-1]])
-        values = paddle.matmul(seen, self._columns(self.v_proj))  # (B, heads, n, d)
-        return self.out_proj(_together(values) + self.v_proj.bias)
+        values = paddle.matmul(PartialAttention.joined(parts), self.v_proj.weight)  # (B, heads*n, heads*d)
+        return project(self._together(values) + self.v_proj.bias, self.out_proj)
 
     def from_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let the image attend to tokens: queries (B or 1, m, C), keys and values (B, n, C) to (B, m, C)."""
@@ -116,14 +129,12 @@ class Attention(nn.Layer):
 
     def token_values(self, k: Tensor, v: Tensor) -> "TokenValues":
         """Take keys and values (B, n, C) of tokens to the image's own channels."""
-        weight, bias = self._columns(self.q_proj), self._bias(self.q_proj)
-        keys = self._probe(self._heads(self.k_proj(k)), weight, bias)
-        value = self._heads(self.v_proj(v))
-        batch, heads, count, _ = value.shape
+        weight, bias = self.q_proj.weight.t(), self.q_proj.bias.unsqueeze(1)  # first, which an exported graph needs
+        key = self._apart(project(k, self.k_proj), is_scaled=True)
+        value = self._apart(project(v, self.v_proj))
         # Each head's shares add up to one: a bias divided among the heads arrives whole.
-        outward = _for_all(self.out_proj.weight.reshape([heads, self.head_dim, -1]))
-        mixed = paddle.matmul(value, outward) + self.out_proj.bias / heads  # (B, heads, n, C)
-        return TokenValues(keys, mixed.reshape([batch, heads * count, -1]))
+        values = paddle.matmul(value, self.out_proj.weight) + self.out_proj.bias / self.num_heads
+        return TokenValues(ImageProbe(paddle.matmul(key, weight), paddle.matmul(key, bias)), values)
 
     def attend_from_part(self, q: Tensor, tokens: "TokenValues") -> Tensor:
         """Let a part of the image attend to tokens: queries (B or 1, p, C) to (B, p, C)."""
@@ -132,39 +143,22 @@ class Attention(nn.Layer):
         shares = softmax_rows(scores.reshape([batch, self.num_heads, -1, count])).reshape([batch, rows, count])
         return paddle.matmul(shares, tokens.values, transpose_x=True)
 
-    def _probe(self, x: Tensor, weight: Tensor, bias: Tensor) -> "ImageProbe":
-        """Take tokens by head (B, heads, n, d) through a projection: (1, heads, C, d) and (1, heads, d, 1)."""
-        x = x * self.head_dim**-0.5
-        batch, heads, count, _ = x.shape
-        outward = paddle.matmul(x, weight, transpose_y=True).reshape([batch, heads * count, -1])
-        shift = paddle.matmul(x, bias).reshape([batch, heads * count, 1])
-        return ImageProbe(outward, shift)
+    def _apart(self, x: Tensor, *, is_scaled: bool = False) -> Tensor:
+        """(B, n, heads*d) to (B, heads*n, heads*d), zero beside each head's own channels; scaled for a product."""
+        return (x.unsqueeze(1) * self._channels(is_scaled)).reshape([x.shape[0], -1, self._width])
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, n, heads*d) to (B, heads, n, d)."""
-        return x.reshape([x.shape[0], -1, self.num_heads, self.head_dim]).transpose([0, 2, 1, 3])
+    def _together(self, x: Tensor) -> Tensor:
+        """(B, heads*n, heads*d) to (B, n, heads*d), the own channels of each head."""
+        return (x.reshape([x.shape[0], self.num_heads, -1, self._width]) * self._channels(False)).sum(axis=1)
 
-    def _columns(self, projection: nn.Linear) -> Tensor:
-        """The columns of a projection that make each head's part: (C, heads*d) to (1, heads, C, d)."""
-        return _for_all(projection.weight.reshape([-1, self.num_heads, self.head_dim]).transpose([1, 0, 2]))
+    def _channels(self, is_scaled: bool) -> Tensor:
+        if paddle.in_dynamic_mode():
+            return self._own[is_scaled]
+        return self._channels_of_heads(self.head_dim**-0.5 if is_scaled else 1.0)  # a graph has no further constants
 
-    def _bias(self, projection: nn.Linear) -> Tensor:
-        """The bias of a projection by head: (heads*d,) to (1, heads, d, 1)."""
-        return _for_all(projection.bias.reshape([self.num_heads, self.head_dim, 1]))
-
-
-def _for_all(x: Tensor) -> Tensor:
-    """(heads, ...) to (1, heads, ...), for all of a batch: Paddle has no gradient of a product of 3 axes with 4.
-
-    Not in an exported graph, where Paddle takes the 1 for the batch's size.
-    """
-    return x.unsqueeze(0) if paddle.in_dynamic_mode() else x
-
-
-def _together(x: Tensor) -> Tensor:
-    """(B, heads, n, d) to (B, n, heads*d)."""
-    batch, heads, count, width = x.shape
-    return x.transpose([0, 2, 1, 3]).reshape([batch, count, heads * width])
+    def _channels_of_heads(self, value: float) -> Tensor:
+        """(heads, 1, heads*d), ``value`` where a channel is the head's, zero elsewhere."""
+        return (paddle.eye(self.num_heads) * value).repeat_interleave(self.head_dim, axis=1).unsqueeze(1)
 
 
 class TwoWayAttentionBlock(nn.Layer):
@@ -198,9 +192,8 @@ class TwoWayAttentionBlock(nn.Layer):
 
     def update_image(self, tokens: TokenValues, part: ImagePart) -> ImagePart:
         """Update a part of the image by its attention to tokens; then it has their batch."""
-        image, position = part
-        changes = self.cross_attn_image_to_token.attend_from_part(image + position, tokens)
-        return layer_norm(add(changes, image), self.norm4), position
+        changes = self.cross_attn_image_to_token.attend_from_part(part.with_position, tokens)
+        return ImagePart(layer_norm(add(changes, part.image), self.norm4), part.position)
 
 
 class TwoWayTransformer(nn.Layer):
@@ -256,7 +249,7 @@ def _visit(
     def visit(part: ImagePart) -> tuple[ImagePart, PartialAttention]:
         if before is not None:
             part = before[0].update_image(before[1], part)
-        return part, attention.attend_to_part(probe, part[0] + part[1], part[0])
+        return part, attention.attend_to_part(probe, part.with_position, part.image)
 
     found = parallel.map(visit, image)
     return [part for part, _ in found], [attended for _, attended in found]

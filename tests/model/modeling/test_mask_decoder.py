@@ -1,5 +1,8 @@
 """The mask decoder's shortcuts give the numbers of the plain computation, for one prompt and for many at once."""
 
+import sys
+from collections import Counter
+
 import numpy as np
 import paddle
 import pytest
@@ -89,3 +92,17 @@ def test_the_same_parts_in_one_thread_give_the_same_numbers_to_the_bit():
         decoder(image, image_pe, sparse, [0], dense=dense, parallel=p)[0] for p in (ThreadPool(3), Sequential(3))
     ]
     np.testing.assert_array_equal(outputs[0].numpy(), outputs[1].numpy())
+
+
+def test_a_prompt_costs_few_calls_in_python_which_take_longer_than_its_products():
+    decoder = filled(MaskDecoder(tiny()))
+    image, dense = tokens(1, 64, 32, 3), tokens(1, 1, 32, 4)
+    sparse, image_pe = tokens(1, 2, 32, 1), tokens(1, 64, 32, 2)
+    decoder(image, image_pe, sparse, [1, 2, 3], dense=dense)  # what the first call alone does is not counted
+    events: Counter[str] = Counter()
+    sys.setprofile(lambda frame, event, argument: events.update([event]))
+    try:
+        decoder(image, image_pe, sparse, [1, 2, 3], dense=dense)
+    finally:
+        sys.setprofile(None)
+    assert events["call"] < 1800
