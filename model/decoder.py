@@ -176,8 +176,8 @@ class Decoder:
         shapes = {name: array.shape for name, array in embedding.maps.items()}
         if embedding.model_version != self.encoder_version or shapes != expected:
             raise ValueError(
-                f"embedding: expected {_told(expected)} made by {self.encoder_version}, "
-                f"got {_told(shapes)} made by {embedding.model_version}"
+                f"embedding: expected {_described(expected)} made by {self.encoder_version}, "
+                f"got {_described(shapes)} made by {embedding.model_version}"
             )
         for prompt in prompts:
             for capability in sorted(prompt.needs - self.capabilities):
@@ -361,7 +361,7 @@ def sub_pixels(array: npt.NDArray[np.floating], grid: int, bias: FloatArray) -> 
     return np.asarray(placed.reshape(1, -1, channels), np.float32)
 
 
-def _told(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _described(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" if name != MAIN_MAP else str(shape) for name, shape in shapes.items())
 
 
