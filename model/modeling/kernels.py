@@ -19,8 +19,8 @@ BLOCK_VALUES = 1 << 16
 """Numbers that a step works on at a time, so that they stay in the cache."""
 MOST_FUSED = 512
 """Channels up to which oneDNN's matrix product with a GELU or a shortcut is faster than MKL's and both after it."""
-MOST_SMALL = 1 << 17
-"""Numbers up to which Paddle's layer norm is faster than oneDNN's, whose call alone takes 50 µs."""
+MOST_SMALL = 1 << 10
+"""Numbers, as of a few tokens, up to which Paddle does a layer norm: a call of oneDNN takes 50 µs at least."""
 SCORES_AT_ONCE = 1 << 20
 """Attention scores that exist at a time: 4 MiB."""
 MOST_KEYS = 256
