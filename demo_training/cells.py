@@ -54,8 +54,8 @@ def _paint(rng: Rng, picture: Image, body: Mask, centre: np.ndarray, radius: flo
     inner = _blob(rng, size, centre + rng.uniform(-0.2, 0.2, 2) * radius, radius * rng.uniform(0.35, 0.5)) & body
     picture[inner] += rng.uniform(-110, -60, 3).astype(np.float32)
     for _ in range(int(rng.integers(0, 6))):
-        place = centre + rng.uniform(-0.6, 0.6, 2) * radius
-        grain = _blob(rng, size, place, radius * 0.07) & body
+        position = centre + rng.uniform(-0.6, 0.6, 2) * radius
+        grain = _blob(rng, size, position, radius * 0.07) & body
         picture[grain] -= 40
 
 

@@ -37,8 +37,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A decoder and the embedding of the image that is asked about."""
+class Subject:
+    """A decoder and the embedding of an image to segment."""
 
     decoder: Decoder
     embedding: Embedding
@@ -69,46 +69,46 @@ class Asked:
         return Answer(masks.masks[0][best].to_array(), masks.low_res_masks[0][best])
 
 
-Way = Callable[[Asked, Sequence[Click]], Answer]
+Way = Callable[[Subject, Sequence[Click]], Answer]
 
 
-def points_alone(asked: Asked, clicks: Sequence[Click]) -> Answer:
+def points_alone(subject: Subject, clicks: Sequence[Click]) -> Answer:
     """One decode of all points."""
-    return asked.best(clicks)
+    return subject.best(clicks)
 
 
-def best_of_three(asked: Asked, clicks: Sequence[Click]) -> Answer:
+def best_of_three(subject: Subject, clicks: Sequence[Click]) -> Answer:
     """One decode of all points, the best of three masks whatever their number."""
-    return asked.best(clicks, several=True)
+    return subject.best(clicks, several=True)
 
 
-def single_mask(asked: Asked, clicks: Sequence[Click]) -> Answer:
+def single_mask(subject: Subject, clicks: Sequence[Click]) -> Answer:
     """One decode of all points, the single mask for the first click too."""
-    return asked.best(clicks, several=False)
+    return subject.best(clicks, several=False)
 
 
-def steadiest(asked: Asked, clicks: Sequence[Click]) -> Answer:
+def steadiest(subject: Subject, clicks: Sequence[Click]) -> Answer:
     """As ``points alone``; of three masks the best by predicted IoU times stability."""
-    return asked.best(clicks, score=_steady)
+    return subject.best(clicks, score=_steady)
 
 
-def last_logits(asked: Asked, clicks: Sequence[Click]) -> Answer:
+def last_logits(subject: Subject, clicks: Sequence[Click]) -> Answer:
     """Two decodes: all points but the last, then all points with the logits of the first decode."""
-    before = asked.best(clicks[:-1]).logits if len(clicks) > 1 else None
-    return asked.best(clicks, before)
+    before = subject.best(clicks[:-1]).logits if len(clicks) > 1 else None
+    return subject.best(clicks, before)
 
 
-def all_logits(asked: Asked, clicks: Sequence[Click]) -> Answer:
+def all_logits(subject: Subject, clicks: Sequence[Click]) -> Answer:
     """As many decodes as points, each with the logits of the one before, as in training."""
-    answer = asked.best(clicks[:1])
+    answer = subject.best(clicks[:1])
     for count in range(2, len(clicks) + 1):
-        answer = asked.best(clicks[:count], answer.logits)
+        answer = subject.best(clicks[:count], answer.logits)
     return answer
 
 
-def without_or_with(asked: Asked, clicks: Sequence[Click]) -> Answer:
+def without_or_with(subject: Subject, clicks: Sequence[Click]) -> Answer:
     """Three decodes: ``points alone`` or ``last logits``, whichever agrees with more clicks; else the former."""
-    answers = [points_alone(asked, clicks), last_logits(asked, clicks)]
+    answers = [points_alone(subject, clicks), last_logits(subject, clicks)]
     return max(answers, key=lambda answer: sum(answer.mask[y, x] == bool(label) for x, y, label in clicks))
 
 
@@ -131,15 +131,15 @@ class Figures:
     ious: dict[str, list[list[float]]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, name: str, way: Way, asked: Asked, wanted: Mask, first: Click) -> None:
+    def add(self, name: str, way: Way, subject: Subject, wanted: Mask, first: Click) -> None:
         """Correct the answers of one way about one object."""
         clicks, ious = [first], list[float]()
         while len(ious) < COUNTS[-1]:
             started = time.process_time()
-            found = way(asked, clicks).mask
+            answer = way(subject, clicks).mask
             took = time.process_time() - started
-            ious.append(overlap(found, wanted))
-            click = corrective_click(found, wanted)
+            ious.append(overlap(answer, wanted))
+            click = corrective_click(answer, wanted)
             if click is None:
                 ious += [ious[-1]] * (COUNTS[-1] - len(ious))
                 break
@@ -174,11 +174,11 @@ def compare(weights: Path, family: Family, scenes: int, ways: dict[str, Way]) ->
     for seed in range(FIRST_SEED, FIRST_SEED + scenes):
         height, width = scene_size(rng)
         scene = render_scene(seed, (height // 2, width // 2), family)
-        asked = Asked(decoder, encoder.encode(scene.image))
+        subject = Subject(decoder, encoder.encode(scene.image))
         for index, wanted in enumerate(scene.masks):
             x, y, _ = innermost(scene.own_mask(index))
             for name, way in ways.items():
-                figures.add(name, way, asked, wanted, (x, y, 1))
+                figures.add(name, way, subject, wanted, (x, y, 1))
         if (seed + 1) % SCENES_BETWEEN == 0:
             print(f"after {seed + 1} scenes:\n{figures.table()}", file=sys.stderr)
     return figures

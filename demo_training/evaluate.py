@@ -54,9 +54,9 @@ class Figures:
         return float(np.corrcoef(np.array(self.predicted).T)[0, 1])
 
 
-def overlap(found: Mask, wanted: Mask) -> float:
+def overlap(answer: Mask, wanted: Mask) -> float:
     """Return the intersection over union."""
-    return float((found & wanted).sum() / max((found | wanted).sum(), 1))
+    return float((answer & wanted).sum() / max((answer | wanted).sum(), 1))
 
 
 def innermost(mask: Mask) -> tuple[int, int, float]:
@@ -66,9 +66,9 @@ def innermost(mask: Mask) -> tuple[int, int, float]:
     return int(x), int(y), float(inside[y, x])
 
 
-def corrective_click(found: Mask, wanted: Mask) -> Click | None:
+def corrective_click(answer: Mask, wanted: Mask) -> Click | None:
     """Return the click an annotator would add, or None where nothing is wrong."""
-    missing, excess = innermost(wanted & ~found), innermost(found & ~wanted)
+    missing, excess = innermost(wanted & ~answer), innermost(answer & ~wanted)
     if max(missing[2], excess[2]) <= 0:
         return None
     return (*missing[:2], 1) if missing[2] >= excess[2] else (*excess[:2], 0)
@@ -101,31 +101,31 @@ class Judge:
         wanted: Mask,
         first: Click,
         figures: Figures,
-        found: Mask,
+        answer: Mask,
         logits: NDArray[np.float32],
     ) -> None:
         """Add two corrective clicks and note what each gives."""
         clicks = [first]
         for name in ("click + 1 correction", "click + 2 corrections"):
-            click = corrective_click(found, wanted)
+            click = corrective_click(answer, wanted)
             if click is not None:
-                excess = found & ~wanted
+                excess = answer & ~wanted
                 clicks.append(click)
-                found, predicted, logits = self.answer(embedding, clicks, logits=logits)
-                figures.add(name, overlap(found, wanted), predicted)
+                answer, predicted, logits = self.answer(embedding, clicks, logits=logits)
+                figures.add(name, overlap(answer, wanted), predicted)
                 if click[2] == 0:
-                    self.note_removal(figures, click, excess, found)
+                    self.note_removal(figures, click, excess, answer)
             else:
-                figures.add(name, overlap(found, wanted))
+                figures.add(name, overlap(answer, wanted))
 
     @staticmethod
-    def note_removal(figures: Figures, click: Click, excess: Mask, found: Mask) -> None:
+    def note_removal(figures: Figures, click: Click, excess: Mask, answer: Mask) -> None:
         """Note whether a negative click on an excess of at least 10 pixels took it away."""
         _, pieces = cv2.connectedComponents(excess.astype(np.uint8))
         piece = pieces == pieces[click[1], click[0]]
         if piece.sum() >= 10:
-            figures.negative_hits.append(not found[click[1], click[0]])
-            figures.negative_removed.append(float((piece & ~found).sum() / piece.sum()))
+            figures.negative_hits.append(not answer[click[1], click[0]])
+            figures.negative_removed.append(float((piece & ~answer).sum() / piece.sum()))
 
     def judge(self, rng: Rng, scene: Scene, figures: Figures) -> None:
         """Note the figures of every object of a scene."""
@@ -136,20 +136,20 @@ class Judge:
             box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=np.float64)
             loose = box + np.tile(box[2:] - box[:2], 2) * rng.uniform(-0.1, 0.1, 4)
             for name, corners in (("box", box), *([] if self.is_short else [("loose box", loose)])):
-                found, predicted, _ = self.answer(embedding, [], corners)
-                figures.add(name, overlap(found, wanted), predicted)
+                answer, predicted, _ = self.answer(embedding, [], corners)
+                figures.add(name, overlap(answer, wanted), predicted)
                 if name == "box":
-                    self.note_groups(figures, name, scene, index, overlap(found, wanted))
+                    self.note_groups(figures, name, scene, index, overlap(answer, wanted))
             rows, columns = np.nonzero(own)
             k = int(rng.integers(len(rows)))
             if not self.is_short:
-                found, predicted, _ = self.answer(embedding, [(int(columns[k]), int(rows[k]), 1)])
-                figures.add("random click", overlap(found, wanted), predicted)
+                answer, predicted, _ = self.answer(embedding, [(int(columns[k]), int(rows[k]), 1)])
+                figures.add("random click", overlap(answer, wanted), predicted)
             x, y, _ = innermost(own)
-            found, predicted, logits = self.answer(embedding, [(x, y, 1)])
-            figures.add("click", overlap(found, wanted), predicted)
-            self.note_groups(figures, "click", scene, index, overlap(found, wanted))
-            self.correct(embedding, wanted, (x, y, 1), figures, found, logits)
+            answer, predicted, logits = self.answer(embedding, [(x, y, 1)])
+            figures.add("click", overlap(answer, wanted), predicted)
+            self.note_groups(figures, "click", scene, index, overlap(answer, wanted))
+            self.correct(embedding, wanted, (x, y, 1), figures, answer, logits)
 
     def note_groups(self, figures: Figures, prompt: str, scene: Scene, index: int, iou: float) -> None:
         """Note an IoU again under the kind and the size of its object, and whether something cuts it in pieces."""

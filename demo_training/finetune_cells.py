@@ -39,7 +39,7 @@ TABLE = "click | box | corrected |"
 
 def examples(encoder: Encoder, scenes: Iterable[Scene]) -> list[TrainingImage]:
     """Return scenes as images to learn from or to judge by."""
-    found = []
+    images = []
     for number, scene in enumerate(scenes):
         embedding = encoder.encode(scene.image)
 
@@ -47,8 +47,8 @@ def examples(encoder: Encoder, scenes: Iterable[Scene]) -> list[TrainingImage]:
             return TrainingObject.of(kind, rle.encode(ModelMask.from_array(mask)), size, encoder.config)
 
         objects = tuple(of(kind, mask) for kind, mask in zip(scene.kinds, scene.masks, strict=True))
-        found.append(TrainingImage(str(number), lambda embedding=embedding: embedding, objects))
-    return found
+        images.append(TrainingImage(str(number), lambda embedding=embedding: embedding, objects))
+    return images
 
 
 def counted(images: list[TrainingImage]) -> str:

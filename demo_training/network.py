@@ -24,7 +24,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from segment_anything.modeling.common import LayerNorm2d
 
 for _name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-    if not hasattr(sys.modules[_name], "__file__"):  # whoever asks later whether torchvision is there finds no stand-in
+    if not hasattr(sys.modules[_name], "__file__"):  # later imports of torchvision must not find a stand-in
         del sys.modules[_name]
 
 SLOWEST, FASTEST = 0.2, 4.0  # position frequencies: slow ones tell inside a box from outside, fast ones place a click

@@ -37,13 +37,13 @@ def describe(scene: Scene) -> Sequence[Mapping[str, object]]:
 def write_samples(folder: Path) -> None:
     """Write ``NAME.jpg`` for each sample, and ``samples.json``."""
     folder.mkdir(parents=True, exist_ok=True)
-    known: dict[str, dict[str, object]] = {}
+    records: dict[str, dict[str, object]] = {}
     for name, (seed, size, family) in SAMPLES.items():
         scene = render_scene(seed, size, family)
         quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
         cv2.imwrite(str(folder / f"{name}.jpg"), scene.image[..., ::-1], quality)
-        known[f"{name}.jpg"] = {"seed": seed, "size": list(size), "family": family, "objects": describe(scene)}
-    (folder / "samples.json").write_text(json.dumps(known, indent=1) + "\n")
+        records[f"{name}.jpg"] = {"seed": seed, "size": list(size), "family": family, "objects": describe(scene)}
+    (folder / "samples.json").write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ def _star(rng: Rng) -> Contours:
 def _glyph(text: str, font: int, thickness: int) -> Contours:
     canvas = np.zeros((160, 160), np.uint8)
     cv2.putText(canvas, text, (30, 120), font, 4.0, 255, thickness, cv2.LINE_AA)
-    found, _ = cv2.findContours((canvas > 127).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    contours = [c[:, 0].astype(np.float64) for c in found if len(c) > 8]
+    outlines, _ = cv2.findContours((canvas > 127).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    contours = [c[:, 0].astype(np.float64) for c in outlines if len(c) > 8]
     every = np.concatenate(contours)
     middle, reach = (every.max(0) + every.min(0)) / 2, np.ptp(every, axis=0).max() / 2
     return [(c - middle) / reach for c in contours]

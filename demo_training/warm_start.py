@@ -1,7 +1,7 @@
 """Begin training where shipped weights end: `export` backwards, with the batch norms found again from pictures.
 
 Exported weights hold every convolution with its batch norm folded in, neither the optimiser's state nor the parts that
-only training uses. What is found again computes the same; the rest begins anew.
+only training uses. What is found again computes the same; the rest starts as in a new training.
 """
 
 from collections.abc import Iterable
@@ -39,8 +39,8 @@ def load_exported(model: DemoSam, path: Path, pictures: Iterable[Tensor]) -> Non
         elif not name.endswith((".conv", ".norm")):  # those two are inside a ConvNorm
             own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
             for key, value in own.items():
-                given = stored[f"{name}.{key}"]
-                value.copy_(given.T if isinstance(module, nn.Linear) and key == "weight" else given)
+                tensor = stored[f"{name}.{key}"]
+                value.copy_(tensor.T if isinstance(module, nn.Linear) and key == "weight" else tensor)
     _find_norms(model, pictures)
 
 

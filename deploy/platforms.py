@@ -43,16 +43,16 @@ def requirements(system: str, python: str) -> list[str]:
 def missing(system: str, python: str) -> list[str]:
     """Return the locked packages that have no wheel for a system and a Python."""
     tags = [word for tag in SYSTEMS[system][3] for word in ("--platform", tag)]
-    found = []
+    without_wheel = []
     with tempfile.TemporaryDirectory() as folder:
         for each in requirements(system, python):
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"]
-            done = subprocess.run(  # noqa: S603 - pip
+            completed = subprocess.run(  # noqa: S603 - pip
                 [*command, folder, "--python-version", python, *tags, each], capture_output=True, text=True, check=False
             )
-            if done.returncode:
-                found.append(each)
-    return found
+            if completed.returncode:
+                without_wheel.append(each)
+    return without_wheel
 
 
 def main() -> int:

@@ -33,9 +33,9 @@ def detect(image: npt.NDArray[np.uint8]) -> list[tuple[float, float, float, floa
     """
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     distance = np.abs(image.astype(int) - np.median(border, axis=0)).max(axis=2)
-    _, _, found, _ = cv2.connectedComponentsWithStats((distance > 60).astype(np.uint8))
+    _, _, statistics, _ = cv2.connectedComponentsWithStats((distance > 60).astype(np.uint8))
     least = image.shape[0] * image.shape[1] // 500
-    return [(x, y, x + width, y + height) for x, y, width, height, area in found[1:].tolist() if area > least]
+    return [(x, y, x + width, y + height) for x, y, width, height, area in statistics[1:].tolist() if area > least]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

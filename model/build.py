@@ -32,27 +32,27 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
         DeviceError: the device or dtype is not available on this machine.
         WeightsError: the checkpoint does not fit the network.
     """
-    place = devices.resolve(device)
-    devices.check_dtype(dtype, place)
+    resolved = devices.resolve(device)
+    devices.check_dtype(dtype, resolved)
     is_sam2 = checkpoint.config.family == "sam2"
-    if is_sam2 and place == "cpu" and dtype != "float32":
+    if is_sam2 and resolved == "cpu" and dtype != "float32":
         name = checkpoint.config.name
         raise DeviceError(f"dtype {dtype!r}: expected a GPU for {name}, got cpu; use float32 there")
     devices.prepare_cpu()
-    devices.enter(place)
+    devices.enter(resolved)
     with devices.building():
-        network = image_encoder(checkpoint.config, _parallel(place, dtype))
+        network = image_encoder(checkpoint.config, _parallel(resolved, dtype))
     _fill(network, checkpoint, "image_encoder.")
     if dtype != "float32":
         network = network.astype(dtype)
         for layer in network.sublayers():
             if isinstance(layer, Attention | hiera.Attention):
-                layer.fused = place != "cpu"
+                layer.fused = resolved != "cpu"
     network.eval()
-    if place == "cpu":
+    if resolved == "cpu":
         machine.keep_memory()  # from now on: what reading the weights took has been given back
-    made = Sam2Encoder if is_sam2 else Encoder
-    return made(network, checkpoint.config, checkpoint.encoder_version, place, dtype)
+    encoder_class = Sam2Encoder if is_sam2 else Encoder
+    return encoder_class(network, checkpoint.config, checkpoint.encoder_version, resolved, dtype)
 
 
 def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:
@@ -65,9 +65,9 @@ def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:
         WeightsError: the checkpoint does not fit the network.
     """
     is_sam2 = checkpoint.config.family == "sam2"
-    place = devices.resolve(device)
+    resolved = devices.resolve(device)
     devices.prepare_cpu()
-    devices.enter(place)
+    devices.enter(resolved)
     with devices.building():
         prompt_encoder = PromptEncoder(checkpoint.config)
         mask_decoder = (Sam2MaskDecoder if is_sam2 else MaskDecoder)(checkpoint.config)
@@ -75,7 +75,7 @@ def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:
     _fill(mask_decoder, checkpoint, "mask_decoder.")
     prompt_encoder.eval()
     mask_decoder.eval()
-    return (Sam2Decoder if is_sam2 else Decoder)(prompt_encoder, mask_decoder, checkpoint, place)
+    return (Sam2Decoder if is_sam2 else Decoder)(prompt_encoder, mask_decoder, checkpoint, resolved)
 
 
 def image_encoder(config: SamConfig, parallel: Parallel | None = None) -> nn.Layer:

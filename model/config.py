@@ -1,4 +1,4 @@
-"""The shape of a SAM network: what a checkpoint must tell before its weights can be used."""
+"""The shape of a SAM network, which must be known before the weights of a checkpoint can be used."""
 
 import json
 import reprlib

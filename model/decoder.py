@@ -129,12 +129,12 @@ class Decoder:
             ValueError: as `decode`.
             CapabilityError: as `decode`.
         """
-        asked = as_prompts(prompts)
-        self._check(embedding, asked)
+        prompt_list = as_prompts(prompts)
+        self._check(embedding, prompt_list)
         devices.enter(self.device)
         features = self.features(embedding)
         groups: dict[_Shape, list[int]] = defaultdict(list)
-        for index, prompt in enumerate(asked):
+        for index, prompt in enumerate(prompt_list):
             groups[self._shape(prompt, multimask_output)].append(index)
         parts = [
             (shape, indexes[start : start + self.batch_size])
@@ -144,14 +144,14 @@ class Decoder:
 
         def answer(part: tuple[_Shape, list[int]]) -> list[R]:
             shape, indexes = part
-            logits, scores = self.forward(features, [asked[i] for i in indexes], embedding, shape.outputs, within)
-            return [finish(*one) for one in zip(indexes, logits.numpy(), scores.numpy(), strict=True)]
+            logits, scores = self.forward(features, [prompt_list[i] for i in indexes], embedding, shape.outputs, within)
+            return [finish(*row) for row in zip(indexes, logits.numpy(), scores.numpy(), strict=True)]
 
         answers: dict[int, R] = {}
         parallel, within = (self._parallel, self._in_turn) if len(parts) > 1 else (self._in_turn, self._alone)
-        for (_, indexes), found in zip(parts, parallel.map(answer, parts), strict=True):
-            answers.update(zip(indexes, found, strict=True))
-        return [answers[i] for i in range(len(asked))]
+        for (_, indexes), of_part in zip(parts, parallel.map(answer, parts), strict=True):
+            answers.update(zip(indexes, of_part, strict=True))
+        return [answers[i] for i in range(len(prompt_list))]
 
     def mask_and_areas(
         self, logits: FloatArray, embedding: Embedding, levels: Sequence[float] = ()
@@ -286,7 +286,7 @@ class Decoder:
         if multimask_output is None and len(scores) > 1:
             best = int(scores.argmax())
             logits, scores = logits[best : best + 1], scores[best : best + 1]
-        masks = tuple(self.mask_and_areas(one, embedding)[0] for one in logits)
+        masks = tuple(self.mask_and_areas(low_res, embedding)[0] for low_res in logits)
         return masks, tuple(float(score) for score in np.clip(scores, 0.0, 1.0)), logits
 
 

@@ -60,12 +60,12 @@ def refusal(error: BaseException) -> str | None:
         cause = cause.__cause__ or cause.__context__
     if cause is None:
         return None
-    what = f"its certificate is refused: {cause.verify_message}"
+    message = f"its certificate is refused: {cause.verify_message}"
     if cause.verify_code in _NOT_IN_TIME:
-        return f"{what}; renew it on that server, and see whether this machine's clock is right"
+        return f"{message}; renew it on that server, and see whether this machine's clock is right"
     if cause.verify_code in _OTHER_NAME:
-        return f"{what}; use the name that the certificate is for, or have one made for this name"
-    return f"{what}; set SSL_CERT_FILE to a PEM file with the certificate of the authority (CA) that signed it"
+        return f"{message}; use the name that the certificate is for, or have one made for this name"
+    return f"{message}; set SSL_CERT_FILE to a PEM file with the certificate of the authority (CA) that signed it"
 
 
 def _given(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -93,15 +93,15 @@ def _load(context: ssl.SSLContext, name: str, path: str) -> None:
     """
     wanted = {"SSL_CERT_FILE": "a file of certificates (PEM)", "SSL_CERT_DIR": "a directory of certificates (PEM)"}
     expected = wanted.get(name, "a file or a directory of certificates (PEM)")
-    places = [Path(part).expanduser() for part in (path.split(os.pathsep) if name == "SSL_CERT_DIR" else [path])]
-    folders = [place for place in places if place.is_dir()] if name != "SSL_CERT_FILE" else []
+    paths = [Path(part).expanduser() for part in (path.split(os.pathsep) if name == "SSL_CERT_DIR" else [path])]
+    folders = [candidate for candidate in paths if candidate.is_dir()] if name != "SSL_CERT_FILE" else []
     try:
         if folders:
             files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
             loaded = [_is_loaded(context, file) for file in files]
             cause = "" if any(loaded) else "no file in it is one"
         elif name != "SSL_CERT_DIR":
-            context.load_verify_locations(cafile=places[0])
+            context.load_verify_locations(cafile=paths[0])
             cause = ""
         else:
             cause = "there is no such directory"

@@ -57,10 +57,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def logs_as_before() -> Iterator[None]:
     """Take back what a command that ran in this process did to the logs."""
     loggers = [logging.getLogger(name) for name in ("", "backend", "model", *LIBRARIES)]
-    levels, handlers = [one.level for one in loggers], list(loggers[0].handlers)
+    levels, handlers = [logger.level for logger in loggers], list(loggers[0].handlers)
     yield
-    for one, level in zip(loggers, levels, strict=True):
-        one.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
     for handler in list(loggers[0].handlers):
         if type(handler) is logging.StreamHandler and handler not in handlers:
             loggers[0].removeHandler(handler)

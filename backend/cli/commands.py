@@ -1,19 +1,50 @@
-"""Shared by all commands: reading settings, printing errors, exit codes, and the option ``--weights``."""
+"""Shared by several commands: reading settings, printing errors, exit codes, and options."""
 
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 import click
 
 from backend.settings import Settings, SettingsError, read
 from model import tls
 
+C = TypeVar("C", bound=Callable[..., None])
+
 GOOD, PROBLEMS_FOUND, BAD_SETTINGS, STOPPED = 0, 1, 2, 130
 
 weights_option = click.option(
     "--weights", help="Model name or path; two joined by a comma are merged.  [env: PADDLE_SAM_WEIGHTS; default: demo]"
 )
+_TASKS = (
+    click.option("--project", type=click.IntRange(1), required=True, help="The project's number in Label Studio."),
+    click.option(
+        "--view", type=click.IntRange(1), help="Only the tasks that this tab of the Data Manager shows.  [default: all]"
+    ),
+    click.option("--limit", type=click.IntRange(1), help="Only the first so many tasks.  [default: all]"),
+)
+_MODEL = (
+    weights_option,
+    click.option(
+        "--device",
+        help="auto, cpu, gpu or gpu:N; where this process computes.  [env: PADDLE_SAM_DEVICE, DEVICE; default: auto]",
+    ),
+)
+
+
+def task_options(command: C) -> C:
+    """Add ``--project``, ``--view`` and ``--limit`` to a command."""
+    for option in reversed(_TASKS):
+        command = option(command)
+    return command
+
+
+def task_and_model_options(command: C) -> C:
+    """Add the options of `task_options`, ``--weights`` and ``--device`` to a command."""
+    for option in reversed(_MODEL):
+        command = option(command)
+    return task_options(command)
 
 
 def settings_of(options: dict[str, str | int | None], *, is_local: bool = False) -> Settings:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backend.cli.batch_options import task_options
-from backend.cli.commands import settings_of
+from backend.cli.commands import settings_of, task_options
 
 if TYPE_CHECKING:
     from backend.projects.report import RunReport

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backend.cli.batch_options import task_and_model_options
-from backend.cli.commands import settings_of
+from backend.cli.commands import settings_of, task_and_model_options
 
 if TYPE_CHECKING:
     from backend.projects.engine import Engine

@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from backend.cli.batch_options import task_and_model_options
-from backend.cli.commands import refuse, settings_of
+from backend.cli.commands import refuse, settings_of, task_and_model_options
 from backend.projects.preannotate_options import EVERYTHING, LABELS, SOURCES, TEXT, Choice
 
 _OF_EVERYTHING = ("points_per_side", "min_area")

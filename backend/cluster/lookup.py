@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 RECHECK_AGAIN_S = 30.0
 
-Made: TypeAlias = Embedding | Boxes
+EncodeResult: TypeAlias = Embedding | Boxes
 """What a worker makes of an image: the boxes of its words where it comes with any, else its embedding."""
 
 
@@ -49,21 +49,21 @@ class SharedEmbeddings:
         self._rechecked: TTLCache[SourceKey, bool] = TTLCache(MAX_ENTRIES, RECHECK_AGAIN_S, timer=clock)
         self._lock = threading.Lock()
 
-    def get_local(self, ref: ImageRef, address_key: SourceKey) -> Made | None:
+    def get_local(self, ref: ImageRef, address_key: SourceKey) -> EncodeResult | None:
         """Return what is in this process' memory of an image; during an outage of Redis, regardless of its age."""
         record, is_down = self._contents.get(address_key), self._parts.link.is_down
         if record is None or not (self._contents.is_stale_usable(record) or is_down):
             return None
-        made = self._in_memory(ref, record.digest)
-        if made is not None and not (self._contents.is_fresh(record) or is_down):
+        result = self._in_memory(ref, record.digest)
+        if result is not None and not (self._contents.is_fresh(record) or is_down):
             self.revalidate(ref, address_key)
-        return made
+        return result
 
     def look_up(self, address_key: SourceKey) -> LookupResult:
         """Return the content and the failure that Redis holds for an address."""
         return self._parts.contents.get(address_key)
 
-    def fetch(self, ref: ImageRef, address_key: SourceKey, looked_up: LookupResult) -> tuple[Made, str] | None:
+    def fetch(self, ref: ImageRef, address_key: SourceKey, looked_up: LookupResult) -> tuple[EncodeResult, str] | None:
         """Return what was made of a looked-up content and its tier, ``memory`` or ``redis``; None if it is missing.
 
         It is kept in memory.
@@ -72,8 +72,8 @@ class SharedEmbeddings:
         if record is None:
             return None
         self._learn(address_key, record)
-        if (made := self._in_memory(ref, record.digest)) is not None:
-            return made, "memory"
+        if (result := self._in_memory(ref, record.digest)) is not None:
+            return result, "memory"
         if ref.words is not None:
             box_key = BoxKey(record.digest, ref.words)
             if (boxes := self._store.fetch_boxes(box_key)) is not None:
@@ -121,7 +121,7 @@ class SharedEmbeddings:
         except Exception:
             logger.exception("event=recheck_defect project=%s task=%s", ref.project_id, ref.task_id)
 
-    def _in_memory(self, ref: ImageRef, digest: str) -> Made | None:
+    def _in_memory(self, ref: ImageRef, digest: str) -> EncodeResult | None:
         if ref.words is not None:
             return self._boxes.get(BoxKey(digest, ref.words))
         return self._memory.get(self._key(digest))

@@ -109,10 +109,10 @@ class ClusterMonitor:
         with suppress(RetryLater):  # without heartbeats it counts as dead soon
             self._link.call(lambda client: client.zrem(self._keys.workers, name))
 
-    def count(self, what: str) -> None:
+    def count(self, kind: str) -> None:
         """Count a worker's ``encode``, ``fetch`` or ``failure``; does not raise."""
         with suppress(RetryLater):  # a number on the status page is not worth an error
-            self._link.call(lambda client: client.hincrby(self._keys.counts, what, 1))
+            self._link.call(lambda client: client.hincrby(self._keys.counts, kind, 1))
 
     def _is_ours(self, worker: str) -> bool:
         return worker.endswith(f" {self._keys.model}")

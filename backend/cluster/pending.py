@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from backend.cluster.content_index import LookupResult, parse_event
-from backend.cluster.lookup import Made, SharedEmbeddings
+from backend.cluster.lookup import EncodeResult, SharedEmbeddings
 from backend.cluster.parts import ClusterParts
 from backend.cluster.queues import JobState
 from backend.concurrency.byte_budget import ByteBudget, Share
@@ -42,7 +42,7 @@ class _PendingImage:
     # whether the last check found the job `JobState.TAKEN`; if the next one does too, it is lost
     maybe_lost: bool = False
     address_share: Share | None = None
-    future: "Future[Made]" = field(default_factory=Future)
+    future: "Future[EncodeResult]" = field(default_factory=Future)
 
 
 class PendingImages:
@@ -68,7 +68,9 @@ class PendingImages:
     def __len__(self) -> int:
         return len(self._images)
 
-    def join(self, ref: ImageRef, address_key: SourceKey, priority: Priority, within_s: float) -> "Future[Made]":
+    def join(
+        self, ref: ImageRef, address_key: SourceKey, priority: Priority, within_s: float
+    ) -> "Future[EncodeResult]":
         """Return the future of what a worker makes of an image; start the look-up if the image is not pending yet.
 
         Raises:
@@ -159,9 +161,9 @@ class PendingImages:
         cached = self._cached.fetch(pending.ref, pending.address_key, looked_up)
         if cached is None:
             return False
-        made, tier = cached
+        result, tier = cached
         self._metrics.record_lookup(tier)
-        self._finish(pending, made)
+        self._finish(pending, result)
         if looked_up.record is not None and not looked_up.record.is_fresh:
             self._cached.revalidate(pending.ref, pending.address_key)
         return True
@@ -192,7 +194,7 @@ class PendingImages:
         for pending in list(self._images.values()):
             self._finish(pending, copy.copy(error))
 
-    def _finish(self, pending: _PendingImage, outcome: "Made | BackendError") -> None:
+    def _finish(self, pending: _PendingImage, outcome: "EncodeResult | BackendError") -> None:
         with self._lock:
             if self._images.get(pending.address_key) is not pending:
                 return

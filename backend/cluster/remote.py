@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from backend.cluster.listener import Listener
-from backend.cluster.lookup import Made, SharedEmbeddings
+from backend.cluster.lookup import EncodeResult, SharedEmbeddings
 from backend.cluster.monitor import ClusterState
 from backend.cluster.parts import ClusterParts
 from backend.cluster.pending import PendingImages
@@ -109,24 +109,24 @@ class QueuedEmbeddings:
     def peek(self, ref: ImageRef, /) -> Embedding | None:
         """Return the embedding of an image if it is cached; see `backend.embeddings.local.Embeddings.peek`."""
         address_key = source_key(ref)
-        made = self._cached.get_local(ref, address_key)
-        if made is None:
+        result = self._cached.get_local(ref, address_key)
+        if result is None:
             with suppress(BackendError):
                 cached = self._cached.fetch(ref, address_key, self._cached.look_up(address_key))
-                made = cached[0] if cached is not None else None
-        return made if isinstance(made, Embedding) else None
+                result = cached[0] if cached is not None else None
+        return result if isinstance(result, Embedding) else None
 
     def prefetch(self, refs: Iterable[ImageRef], /) -> None:
         """Have images encoded when no more urgent work waits; each image once for all web processes."""
         self.start()
         self._prefetcher.add(refs)
 
-    def _get(self, ref: ImageRef, within_s: float, priority: Priority) -> Made:
+    def _get(self, ref: ImageRef, within_s: float, priority: Priority) -> EncodeResult:
         address_key = source_key(ref)
-        made = self._cached.get_local(ref, address_key)
-        if made is not None:
+        result = self._cached.get_local(ref, address_key)
+        if result is not None:
             self._metrics.record_lookup("memory")
-            return made
+            return result
         self.start()
         future = self._pending.join(ref, address_key, priority, within_s)
         return wait_for(future, within_s, self._metrics, self._timeout_error)

@@ -54,7 +54,7 @@ class Worker:
         encoder: EncoderThread,
         train_next: Callable[[threading.Event], None],
     ) -> None:
-        """``train_next`` trains a decoder if one is to be trained; it waits a moment, or until its event is set."""
+        """``train_next`` trains a decoder if a training waits; it waits a moment for one, or until its event is set."""
         self._parts, self._pipeline, self._encoder, self._train_next = parts, pipeline, encoder, train_next
         self._name = parts.keys.worker(socket.gethostname(), os.getpid())
         self._must_stop = False

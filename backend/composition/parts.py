@@ -73,8 +73,8 @@ def read_detector(settings: Settings) -> Detector | None:
 
 
 @lru_cache(maxsize=1)
-def _detector(given: str, folder: Path, device: str) -> Detector:
-    return read_detector_directory(locate_detector(given, folder), device)
+def _detector(name_or_path: str, folder: Path, device: str) -> Detector:
+    return read_detector_directory(locate_detector(name_or_path, folder), device)
 
 
 def build_worker(settings: Settings, checkpoint: Checkpoint) -> Worker:

@@ -86,7 +86,7 @@ def _run(
     if status:
         raise InstallError(
             f"{failure} (exit status {status}, the cause is above). It needs a network or a mirror that pip knows, and "
-            "room on the disk. The next start begins anew."
+            "room on the disk. The next start tries again."
         )
 
 

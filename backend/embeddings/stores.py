@@ -226,7 +226,7 @@ class FileStore:
         try:
             with self._write_lock:
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._make_room_if_needed(len(data), path.name)
+                self._make_room(len(data), path.name)
                 try:
                     partial.write_bytes(data)
                     partial.replace(path)
@@ -280,26 +280,21 @@ class FileStore:
                     Path(entry.path).unlink(missing_ok=True)  # left behind by a killed process
         return files
 
-    def _make_room_if_needed(self, needed: int, name: str) -> None:
-        """Make room for ``needed`` bytes; the directory is listed only when that may be necessary."""
+    def _make_room(self, needed: int, name: str) -> None:
+        """Remove the least recently used files until ``needed`` more bytes fit, if they may not."""
         self._since_scan += 1
-        if self._nbytes is None or self._nbytes + needed > self._max_bytes or self._since_scan > _SCAN_EVERY:
-            self._nbytes = self._make_room(needed, name)
-            self._since_scan = 0
-
-    def _make_room(self, needed: int, name: str) -> int:
-        """Remove the least recently used files until ``needed`` more bytes fit; return the bytes that remain."""
+        if self._nbytes is not None and self._nbytes + needed <= self._max_bytes and self._since_scan <= _SCAN_EVERY:
+            return
         files = sorted((file for file in self._files() if file[2].name != name), key=lambda file: file[0])
-        kept = sum(size for _, size, _ in files)
+        self._nbytes, self._since_scan = sum(size for _, size, _ in files), 0
         for _, size, path in files:
-            if kept + needed <= self._max_bytes:
+            if self._nbytes + needed <= self._max_bytes:
                 break
             path.unlink(missing_ok=True)
-            kept -= size
-        return kept
+            self._nbytes -= size
 
-    def _failed(self, what: str, error: OSError) -> None:
-        self._trouble = f"{what} failed: {error.strerror or error}"
+    def _failed(self, action: str, error: OSError) -> None:
+        self._trouble = f"{action} failed: {error.strerror or error}"
         self._paused_until = self._clock() + self._pause_s
         logger.warning("event=disk_cache_bypassed directory=%s detail=%r", self._directory, self._trouble)
 

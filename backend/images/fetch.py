@@ -212,8 +212,8 @@ class ImageSource:
             reply = self._get(trip, renewed)
         is_refused = reply.status in (401, 403)
         if trip.send_token and (is_refused or (reply.status == 200 and is_web_page(reply.data))):
-            what = f"answers {reply.status} for an image" if is_refused else "answers with a web page"
-            raise self._http.refusal(what, header)
+            event = f"answers {reply.status} for an image" if is_refused else "answers with a web page"
+            raise self._http.refusal(event, header)
         if is_refused and is_private:
             raise _without_key(f"answers {reply.status}", trip.path)
         failure = outcomes.status_error(reply.head, len(reply.data), trip.url.host)
@@ -248,10 +248,10 @@ class ImageSource:
         return self._http.authorization(rejected, seconds_left(trip.deadline))
 
 
-def _without_key(what: str, path: str) -> AccessError:
+def _without_key(event: str, path: str) -> AccessError:
     """Return the error for a path of Label Studio's origin that is not public and gets no token."""
     return AccessError(
-        f"Label Studio {what} at {without_credentials(path)[:80]!r}, where it serves no files of tasks; its API key "
+        f"Label Studio {event} at {without_credentials(path)[:80]!r}, where it serves no files of tasks; its API key "
         "does not go there",
         Reason.FORBIDDEN_PATH,
     )

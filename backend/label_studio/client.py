@@ -76,7 +76,7 @@ class LabelStudio:
 
     def next_tasks(self, project_id: int, after_task_id: int, count: int) -> tuple[Task, ...]:
         """Return up to ``count`` unfinished tasks that follow a task in order of id, as annotators get them."""
-        selection = Selection((task_filters.above(after_task_id), task_filters.unfinished()))
+        selection = Selection((task_filters.above(after_task_id), task_filters.UNFINISHED))
         page = self.task_page(project_id, task_filters.dump(selection, order=OLDEST_FIRST), count)
         return tuple(listed.task for listed in page.tasks[:count])
 

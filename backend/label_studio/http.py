@@ -248,19 +248,19 @@ class LabelStudioHttp:
             return AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED)
         return RefusedError(f"Label Studio answers {status} to {path}{_excerpt(reply)}", status)
 
-    def refusal(self, what: str, header: str | None, detail: str = "") -> AccessError:
+    def refusal(self, event: str, header: str | None, detail: str = "") -> AccessError:
         """Return the error for a request refused with this ``Authorization``, with advice for an operator.
 
         ``detail`` is Label Studio's own message, which differs between unknown and disabled tokens.
         """
         if header is None:
-            text = f"Label Studio {what}: LABEL_STUDIO_API_KEY is not set"
+            text = f"Label Studio {event}: LABEL_STUDIO_API_KEY is not set"
             return AccessError(text, Reason.LABEL_STUDIO_NOT_CONFIGURED)
         hint = {
             TokenKind.LEGACY: _unknown_or_off(detail),
             TokenKind.PERSONAL: "the token's user may not see this project, or the token was revoked",
         }.get(self.token_kind, "access tokens expire after minutes; use a personal access token")
-        return AccessError(f"Label Studio {what}: {hint}")
+        return AccessError(f"Label Studio {event}: {hint}")
 
 
 def _unknown_or_off(detail: str) -> str:

@@ -67,16 +67,6 @@ def above(task_id: int) -> Condition:
     return _condition("id", "greater", "Number", task_id)
 
 
-def unfinished() -> Condition:
-    """Return the condition that a task does not have all annotations that it needs."""
-    return _condition("completed_at", "empty", "Datetime", True)
-
-
-def annotated() -> Condition:
-    """Return the condition that a task has an annotation; skipped ones do not count."""
-    return _condition("total_annotations", "greater", "Number", 0)
-
-
 def holding(model_version: str) -> Condition:
     """Return the condition that a task has a prediction whose model version contains this text."""
     return _condition("predictions_model_versions", "contains", "List", [model_version])
@@ -84,6 +74,12 @@ def holding(model_version: str) -> Condition:
 
 def _condition(column: str, operator: str, kind: str, value: object) -> Condition:
     return Condition(f"filter:tasks:{column}", operator, kind, msgspec.Raw(msgspec.json.encode(value)))
+
+
+UNFINISHED = _condition("completed_at", "empty", "Datetime", True)
+"""A task does not have all annotations that it needs."""
+ANNOTATED = _condition("total_annotations", "greater", "Number", 0)
+"""A task has an annotation; skipped ones do not count."""
 
 
 def read_view(filters: msgspec.Raw) -> Selection:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from backend.concurrency.retry import OutageRetry
 from backend.errors import BackendError
-from backend.label_studio.http import FaultError
+from backend.label_studio.http import FaultError, RefusedError
 from backend.label_studio.prediction_writer import MOST_FAULTS
 
 T = TypeVar("T")
@@ -18,8 +18,8 @@ class TaskReads:
     def __init__(self, retry: OutageRetry) -> None:
         self._retry, self._lock, self._reads = retry, threading.Lock(), 0
 
-    def __call__(self, call: Callable[[], T]) -> T:
-        """Return the result of a call about one task, retried in outages.
+    def __call__(self, call: Callable[[], T]) -> T | None:
+        """Return the result of a call about one task, retried in outages; None if the task was deleted meanwhile.
 
         Raises:
             Stopped: the run is being stopped.
@@ -42,4 +42,9 @@ class TaskReads:
                 self._reads += 1
             return result
 
-        return self._retry.call(read)
+        try:
+            return self._retry.call(read)
+        except RefusedError as error:
+            if not error.is_gone:
+                raise
+            return None

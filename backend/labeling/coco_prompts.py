@@ -30,9 +30,9 @@ class CocoPrompts:
         named = [(path, image) for image in file.images for path in image.paths]
         original_names = [
             (path, image)
-            for whole, image in named
-            if file_names.begins_like_an_upload(whole)
-            if (path := file_names.before_upload(whole))
+            for uploaded, image in named
+            if file_names.begins_like_an_upload(uploaded)
+            if (path := file_names.before_upload(uploaded))
         ]
         self.file = file
         self._by_name, self._by_uploaded_name = _by_name(named), _by_name(original_names)
@@ -69,16 +69,16 @@ class CocoPrompts:
         skipped: list[Skipped] = []
         for to_name, item_index in task_images.image_keys(controls, task):
             try:
-                here = config.on_image(controls, to_name)
-                image = self._image(task_images.image_ref(here.images[0], task, None, item_index).uri)
-                choice = Outputs(here, outputs) if image.boxes else None
+                on_image = config.on_image(controls, to_name)
+                image = self._image(task_images.image_ref(on_image.images[0], task, None, item_index).uri)
+                choice = Outputs(on_image, outputs) if image.boxes else None
             except BackendError as error:
                 skipped.append(Skipped("", error.reason, str(error)))
                 continue
             for box in image.boxes:
                 assert choice is not None  # there are boxes
                 try:
-                    shape, labels = _rectangle(box, image), _labels(box, here, choice)
+                    shape, labels = _rectangle(box, image), _labels(box, on_image, choice)
                 except PromptError as error:
                     skipped.append(Skipped(box.name, error.reason, str(error)))
                     continue
@@ -158,6 +158,6 @@ def _labels(box: CocoBox, controls: LabelConfig, outputs: Outputs) -> tuple[str,
     """Return a box's label as the config spells it, empty where it has none; `PromptError` for another category."""
     labels = outputs.choose((box.category,) if box.category else ()).labels
     if not labels and any(tag.labels or tag.labels_vary for tag in controls.output_label_tags):
-        what = f"category {box.category!r}" if box.category else "a category without a name in the file"
-        raise PromptError(f"{what} is no label of the labeling config", Reason.UNKNOWN_LABEL)
+        category = f"category {box.category!r}" if box.category else "a category without a name in the file"
+        raise PromptError(f"{category} is no label of the labeling config", Reason.UNKNOWN_LABEL)
     return labels

@@ -33,15 +33,15 @@ def problems(controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KIN
     tags: list[Control | LabelsTag] = [*controls.labels, *controls.controls]
     messages = [_shared(tag) for tag in tags if len(tag.to_names) > 1][:SHOWN]
     for image in controls.images[:MOST_IMAGES]:
-        here = config.on_image(controls, image.name)
+        on_image = config.on_image(controls, image.name)
         try:
-            Outputs(here, preference)
+            Outputs(on_image, preference)
         except ConfigError as error:
             messages.append(str(error))
         else:
-            messages += _labels(here, preference, is_alone=not controls.labels)
+            messages += _labels(on_image, preference, is_alone=not controls.labels)
         name = image.name[:LONGEST_NAME]
-        if not any(control.is_smart for control in here.controls):
+        if not any(control.is_smart for control in on_image.controls):
             messages.append(
                 f"label_config: no control on image {name!r} is smart, so no click reaches this backend; add for "
                 f'instance <KeyPointLabels name="point" toName="{name}" smart="true"><Label value="Object"/>'
@@ -64,7 +64,7 @@ def export_hints(controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT
         if "COCO" not in EXPORTS.get(answer.type, JSON_ONLY)
     }
     return tuple(
-        f"answers are drawn with <{tag}>, which Label Studio exports to {where} only" for tag, where in tags.items()
+        f"answers are drawn with <{tag}>, which Label Studio exports to {formats} only" for tag, formats in tags.items()
     )
 
 
@@ -76,18 +76,18 @@ def _shared(tag: Control | LabelsTag) -> str:
     )
 
 
-def _labels(here: LabelConfig, preference: Sequence[ShapeKind], is_alone: bool) -> list[str]:
+def _labels(on_image: LabelConfig, preference: Sequence[ShapeKind], is_alone: bool) -> list[str]:
     """Return the labels on one image that prompts have and answers cannot, and those of answers that prompts lack.
 
     Args:
-        here: the config of that image, see `backend.labeling.config.on_image`.
+        on_image: the config of that image, see `backend.labeling.config.on_image`.
         preference: the kinds that may be answered with.
         is_alone: whether no image of the config has separate ``<Labels>``.
     """
-    image = here.images[0].name[:LONGEST_NAME]
-    prompting = [control for control in here.controls if control.is_smart and control.kind not in PAINTED]
-    prompts = list(_offers(prompting, here.labels))
-    offers = list(_offers(answering(here, preference), here.labels))
+    image = on_image.images[0].name[:LONGEST_NAME]
+    prompting = [control for control in on_image.controls if control.is_smart and control.kind not in PAINTED]
+    prompts = list(_offers(prompting, on_image.labels))
+    offers = list(_offers(answering(on_image, preference), on_image.labels))
     if any(tag.labels_vary for tag in (*prompts, *offers)):
         return []
     answer_names = {name for tag in offers for name in tag.loose_spellings}

@@ -110,15 +110,15 @@ def _each_once(pairs: Iterable[tuple[str, str]]) -> Words:
     Raises:
         ConfigError: a word, in any case, belongs to two labels.
     """
-    taken: dict[str, tuple[str, str]] = {}
+    by_spelling: dict[str, tuple[str, str]] = {}
     for word, label in pairs:
-        _, other = taken.setdefault(spelling(word), (word, label))
+        _, other = by_spelling.setdefault(spelling(word), (word, label))
         if other != label:
             raise ConfigError(
                 f"labels {other!r:.60} and {label!r:.60}: expected a word for each, got {word!r:.60} for both; give "
                 'one of them another with prompt="..."'
             )
-    return dict(taken.values())
+    return dict(by_spelling.values())
 
 
 def _no_words(text: str) -> ConfigError:

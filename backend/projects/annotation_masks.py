@@ -132,8 +132,8 @@ def read(
         masks = list(_masks(shapes, size, controls, skipped, as_polygons=as_polygons))
         counts[BOXES] += sum(_may_be_prompt(region, controls) for region, _ in masks)
         images.append(ImageMasks(_file_name(ref), ref, size, tuple(mask for _, mask in masks)))
-    seen = {ref.uri for ref in drawn_on}
-    counts[EMPTY_IMAGES] = sum(ref.uri not in seen for ref in task_images.image_refs(controls, task))
+    uris_drawn_on = {ref.uri for ref in drawn_on}
+    counts[EMPTY_IMAGES] = sum(ref.uri not in uris_drawn_on for ref in task_images.image_refs(controls, task))
     return TaskMasks(tuple(images), +counts, tuple(skipped))
 
 

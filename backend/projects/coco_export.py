@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from backend.concurrency.parallel_map import parallel_map
-from backend.label_studio.http import RefusedError
 from backend.label_studio.task_reads import TaskReads
 from backend.projects import annotation_masks
 from backend.projects.annotation_masks import ImageMasks, TaskMasks
@@ -76,11 +75,8 @@ def run(batch: BatchRun, out: Path, progress: Progress, *, as_polygons: bool) ->
 
 def _masks(batch: BatchRun, read: TaskReads, task: Task, *, as_polygons: bool) -> TaskMasks | str:
     assert task.id is not None  # it was listed
-    try:
-        annotations = read(partial(batch.client.annotations, task.id))
-    except RefusedError as error:
-        if not error.is_gone:
-            raise
+    annotations = read(partial(batch.client.annotations, task.id))
+    if annotations is None:
         return GONE
     return annotation_masks.read(task, annotations, batch.controls, as_polygons=as_polygons)
 

@@ -41,8 +41,8 @@ def segment_function(
                 skipped.append(Skipped("", error.reason, str(error)))
                 is_complete = is_complete and isinstance(error, RequestError)
         prompts = TaskPrompts(tuple(boxes), tuple(skipped))
-        made = segmenter.segment(task, prompts, controls, project_id, IMAGE_WAIT_S)
-        return replace(made, is_complete=made.is_complete and is_complete)
+        prediction = segmenter.segment(task, prompts, controls, project_id, IMAGE_WAIT_S)
+        return replace(prediction, is_complete=prediction.is_complete and is_complete)
 
     return segment
 

@@ -21,17 +21,15 @@ from backend.decoders.training import STATES
 from backend.errors import BackendError
 from backend.images import decode
 from backend.projects import finetune_examples, finetune_report, progress, sinks
-from backend.projects.engine import IMAGE_WAIT_S, Engine
-from backend.projects.finetune_examples import Example, GatherContext
+from backend.projects.engine import Engine
+from backend.projects.finetune_examples import Example
 from backend.projects.progress import LINE_EVERY_S, format_seconds
 from backend.projects.report import RunReport
 from backend.projects.run import BatchRun
 from backend.settings import Settings
-from backend.types import ImageRef, Priority
 from model.finetuning.judging import Judgement, Scores
 from model.finetuning.training import FEWEST_IMAGES, Progress, Result, Training, TrainingOptions
 from model.overlay import RgbImage
-from model.types import Embedding
 from model.weights import Checkpoint, decoder_weights
 from model.weights.decoder_weights import DecoderInfo, TrainingFigures
 
@@ -62,7 +60,8 @@ def run(
         DeviceError: the device is not available on this machine.
         OSError: a file cannot be written.
     """
-    examples, report = _gather(batch, engine, checkpoint)
+    with progress.showing("finetune", batch.total, sys.stderr) as shown:
+        examples, report = finetune_examples.gather(batch, engine, checkpoint.config, shown)
     images = [example.image for example in examples]
     masks = sum(len(image.objects) for image in images)
     if not report.ended and (count := len({image.key for image in images})) < FEWEST_IMAGES:
@@ -89,26 +88,6 @@ def run(
     if result.ended != "stopped":
         state_file.unlink(missing_ok=True)
     return report
-
-
-def _gather(batch: BatchRun, engine: Engine, checkpoint: Checkpoint) -> tuple[list[Example], RunReport]:
-    def embedding(ref: ImageRef) -> Embedding:
-        cached = engine.embeddings.peek(ref)
-        return engine.embeddings.get(ref, IMAGE_WAIT_S, Priority.BULK) if cached is None else cached
-
-    context = GatherContext(
-        batch.client.annotations,
-        embedding,
-        batch.client.version,
-        batch.controls,
-        checkpoint.config,
-        batch.project.id,
-        batch.retry,
-        engine.at_once,
-        engine.close,
-    )
-    with progress.showing("finetune", batch.total, sys.stderr) as shown:
-        return finetune_examples.gather(batch.tasks, context, batch.stop, shown)
 
 
 def _conclude(

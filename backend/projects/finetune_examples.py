@@ -6,25 +6,20 @@ the whole image, images annotated in another size than they have.
 
 import hashlib
 import heapq
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import msgspec
-
 from backend.concurrency.parallel_map import parallel_map
-from backend.concurrency.retry import OutageRetry
-from backend.label_studio.http import RefusedError
 from backend.label_studio.task_reads import TaskReads
-from backend.labeling.config_types import LabelConfig
 from backend.projects import annotation_masks
 from backend.projects.annotation_masks import ImageMasks
+from backend.projects.engine import IMAGE_WAIT_S, Engine
 from backend.projects.progress import Progress
 from backend.projects.report import Failure, RunReport, attempt, failures_about, recording_end
+from backend.projects.run import BatchRun
 from backend.shapes import Bitmask, Brush, Polygon, Vector
-from backend.types import ImageRef, Task
+from backend.types import ImageRef, Priority, Task
 from model.config import SamConfig
 from model.finetuning.examples import TrainingImage, TrainingObject
 from model.types import Embedding
@@ -37,21 +32,6 @@ WHOLE_SHARE = 0.99  # of the pixels
 MOST_MASK_BYTES = 512 << 20
 """Memory for masks: those of 50,000 cells in photos of a megapixel. Of more images some are left out."""
 MASKS_OF = (Brush, Bitmask, Polygon, Vector)  # not rectangles: they would teach the decoder to draw rectangles
-
-
-@dataclass(frozen=True)
-class GatherContext:
-    """What reading a project needs."""
-
-    annotations: Callable[[int], msgspec.Raw]  # returns a task's annotations
-    embedding: Callable[[ImageRef], Embedding]  # returns an image's embedding, which may be made now
-    look: Callable[[], object]  # sends a small request to Label Studio, to check that it is available
-    controls: LabelConfig
-    config: SamConfig
-    project_id: int
-    retry: OutageRetry
-    at_once: int  # how many tasks to process at a time
-    cancel_waits: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -71,20 +51,17 @@ class _Outcome:
 
 
 def gather(
-    tasks: Iterable[Task],
-    context: GatherContext,
-    stop: threading.Event,
-    progress: Progress,
-    most_bytes: int = MOST_MASK_BYTES,
+    batch: BatchRun, engine: Engine, config: SamConfig, progress: Progress, most_bytes: int = MOST_MASK_BYTES
 ) -> tuple[list[Example], RunReport]:
-    """Return the examples of these tasks, in an order that depends on them alone, and a report.
+    """Return the examples of a run's tasks, in an order that depends on them alone, and a report.
 
     Where their masks take more than ``most_bytes``, some images are left out: which ones depends on the images alone.
     """
     report = RunReport((TASKS, IMAGES, MASKS))
     kept = _Kept(most_bytes)
-    with recording_end(report, stop):
-        for outcome in parallel_map(tasks, _Work(context), context.at_once, stop, context.cancel_waits):
+    with recording_end(report, batch.stop):
+        work = _Work(batch, engine, config)
+        for outcome in parallel_map(batch.tasks, work, engine.at_once, batch.stop, engine.close):
             for example in outcome.examples:
                 kept.add(example)
             report.failures += outcome.failures
@@ -123,48 +100,49 @@ def _bytes_of(example: Example) -> int:
 class _Work:
     """Processes one task."""
 
-    def __init__(self, context: GatherContext) -> None:
-        self._context, self._read = context, TaskReads(context.retry)
+    def __init__(self, batch: BatchRun, engine: Engine, config: SamConfig) -> None:
+        self._batch, self._embeddings, self._config = batch, engine.embeddings, config
+        self._read = TaskReads(batch.retry)
 
     def __call__(self, task: Task) -> _Outcome:
         outcome = attempt(task.id, partial(self._process, task))
         return _Outcome(failures=(outcome,)) if isinstance(outcome, Failure) else outcome or _Outcome()
 
     def _process(self, task: Task) -> _Outcome:
-        context = self._context
         assert task.id is not None  # it was listed
-        try:
-            annotations = self._read(partial(context.annotations, task.id))
-        except RefusedError as error:
-            if not error.is_gone:
-                raise
+        annotations = self._read(partial(self._batch.client.annotations, task.id))
+        if annotations is None:
             return _Outcome(counts=Counter({GONE: 1}))
-        masks = annotation_masks.read(task, annotations, context.controls, drawn_as=MASKS_OF)
+        masks = annotation_masks.read(task, annotations, self._batch.controls, drawn_as=MASKS_OF)
         counts, examples = Counter(masks.counts), []
         failures = list(failures_about(task.id, masks.skipped))
         for image in masks.images:
-            made = attempt(task.id, partial(self._example, task.id, image, counts))
-            if isinstance(made, Failure):
-                failures.append(made)
-            elif made is not None:
-                examples.append(made)
+            example = attempt(task.id, partial(self._example, task.id, image, counts))
+            if isinstance(example, Failure):
+                failures.append(example)
+            elif example is not None:
+                examples.append(example)
         counts.update({TASKS: 1, IMAGES: len(examples), MASKS: sum(len(example.image.objects) for example in examples)})
         return _Outcome(tuple(examples), counts, tuple(failures))
 
     def _example(self, task_id: int, image: ImageMasks, counts: Counter[str]) -> Example | None:
-        context, most = self._context, WHOLE_SHARE * image.size[0] * image.size[1]
+        batch, most = self._batch, WHOLE_SHARE * image.size[0] * image.size[1]
         masks = [mask for mask in image.masks if mask.rle.area < most]
         counts[WHOLE_IMAGE] += len(image.masks) - len(masks)
         if not masks:
             return None
-        ref = replace(image.ref, task_id=task_id, project_id=context.project_id)
-        load = partial(context.retry.call_for_image, partial(context.embedding, ref), context.look)
+        ref = replace(image.ref, task_id=task_id, project_id=batch.project.id)
+        load = partial(batch.retry.call_for_image, partial(self._embedding, ref), batch.client.version)
         embedding = load()
         if embedding.original_size != image.size:
             counts[OTHER_SIZE] += 1
             return None
         objects = tuple(
-            TrainingObject.of(mask.labels[0], mask.rle, embedding.input_size, context.config) for mask in masks
+            TrainingObject.of(mask.labels[0], mask.rle, embedding.input_size, self._config) for mask in masks
         )
         key = hashlib.sha256(embedding.image_embedding.tobytes()).hexdigest()
         return Example(TrainingImage(key, load, objects), ref, task_id)
+
+    def _embedding(self, ref: ImageRef) -> Embedding:
+        cached = self._embeddings.peek(ref)
+        return self._embeddings.get(ref, IMAGE_WAIT_S, Priority.BULK) if cached is None else cached

@@ -15,7 +15,6 @@ import msgspec
 from backend.concurrency.batcher import Batcher
 from backend.concurrency.parallel_map import parallel_map
 from backend.errors import Kind
-from backend.label_studio.http import RefusedError
 from backend.label_studio.prediction_writer import own
 from backend.label_studio.task_reads import TaskReads
 from backend.label_studio.types import NewPrediction, StoredPrediction
@@ -85,7 +84,7 @@ def run(context: PreannotateContext, sink: Sink, progress: Progress) -> RunRepor
             report.failures += outcome.failures
             progress.advance()
 
-    with Batcher(sink, lambda made: len(bytes(made.new.result))) as chunks:
+    with Batcher(sink, lambda pending: len(bytes(pending.new.result))) as chunks:
         with recording_end(report, stop):
             for outcome in parallel_map(batch.tasks, work, engine.at_once, stop, engine.close):
                 if isinstance(outcome, PendingPrediction):
@@ -101,18 +100,16 @@ def run(context: PreannotateContext, sink: Sink, progress: Progress) -> RunRepor
 def _process(context: PreannotateContext, read: TaskReads, task: Task) -> PendingPrediction | TaskOutcome:
     task_id, client = task.id, context.batch.client
     assert task_id is not None
-    try:
-        predictions = read(partial(client.predictions, task_id))
-        stored = () if context.ignores_stored else own(predictions.stored, context.model_version)
-        if stored and not stored[-1].is_empty and not context.replaces:
-            return TaskOutcome(THERE)
-        complete = replace(task, predictions=predictions.raw)
-        if context.needs_annotations:
-            complete = replace(complete, annotations=read(partial(client.annotations, task_id)))
-    except RefusedError as error:
-        if not error.is_gone:
-            raise
+    if (predictions := read(partial(client.predictions, task_id))) is None:
         return TaskOutcome(GONE)
+    stored = () if context.ignores_stored else own(predictions.stored, context.model_version)
+    if stored and not stored[-1].is_empty and not context.replaces:
+        return TaskOutcome(THERE)
+    complete = replace(task, predictions=predictions.raw)
+    if context.needs_annotations:
+        if (annotations := read(partial(client.annotations, task_id))) is None:
+            return TaskOutcome(GONE)
+        complete = replace(complete, annotations=annotations)
     return _predict(context, task_id, complete, stored)
 
 

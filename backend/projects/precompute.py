@@ -89,13 +89,13 @@ def _process(batch: BatchRun, engine: Engine, item: tuple[Task, Sequence[ImageRe
         failures.append(Failure(task.id, Reason.NO_IMAGE_IN_TASK, "its data holds no address of an image"))
     for ref in refs:
         ensure = partial(batch.retry.call_for_image, partial(engine.ensure, ref), batch.client.version)
-        made = attempt(task.id, ensure)
-        if made is None:
+        was_encoded = attempt(task.id, ensure)
+        if was_encoded is None:
             return _Outcome(missing, counts, failures, is_stopped=True)
-        if isinstance(made, Failure):
-            failures.append(made)
+        if isinstance(was_encoded, Failure):
+            failures.append(was_encoded)
         else:
-            counts[ENCODED if made else CACHED] += 1
+            counts[ENCODED if was_encoded else CACHED] += 1
             missing.discard(ref)
     return _Outcome(missing, counts, failures)
 

@@ -20,7 +20,7 @@ class Lines:
 
     def __init__(
         self,
-        what: str,
+        title: str,
         total: int,
         stream: TextIO,
         *,
@@ -28,10 +28,10 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Write the first line about ``total`` tasks, and another every ``every_s`` seconds."""
-        self._what, self._total, self._stream, self._every_s, self._clock = what, total, stream, every_s, clock
+        self._title, self._total, self._stream, self._every_s, self._clock = title, total, stream, every_s, clock
         self._done, self._began = 0, clock()
         self._written_at = self._began
-        self._write(f"{what}: {total} tasks")
+        self._write(f"{title}: {total} tasks")
 
     def advance(self, count: int = 1) -> None:
         """Add finished tasks, and write a line if one is due."""
@@ -41,7 +41,7 @@ class Lines:
             self._written_at = now
             rate = self._done / max(now - self._began, 1e-9)
             left = format_seconds(max(self._total - self._done, 0) / rate)
-            self._write(f"{self._what}: {self._done} of {self._total} tasks, {rate:.2f} per second, {left} left")
+            self._write(f"{self._title}: {self._done} of {self._total} tasks, {rate:.2f} per second, {left} left")
 
     def _write(self, text: str) -> None:
         self._stream.write(text + "\n")
@@ -51,10 +51,10 @@ class Lines:
 class Bar:
     """Shows progress as a bar that is redrawn in place."""
 
-    def __init__(self, what: str, total: int, stream: TextIO) -> None:
+    def __init__(self, title: str, total: int, stream: TextIO) -> None:
         from tqdm import tqdm  # here: --help must not wait for it
 
-        self._bar = tqdm(desc=what, total=total, unit=" tasks", file=stream, dynamic_ncols=True, smoothing=0.05)
+        self._bar = tqdm(desc=title, total=total, unit=" tasks", file=stream, dynamic_ncols=True, smoothing=0.05)
 
     def advance(self, count: int = 1) -> None:
         """Add finished tasks."""
@@ -66,12 +66,12 @@ class Bar:
 
 
 @contextmanager
-def showing(what: str, total: int, stream: TextIO) -> Iterator[Progress]:
+def showing(title: str, total: int, stream: TextIO) -> Iterator[Progress]:
     """Show progress on a stream, the way that fits it, until the block ends."""
     if not stream.isatty():
-        yield Lines(what, total, stream)
+        yield Lines(title, total, stream)
         return
-    bar = Bar(what, total, stream)
+    bar = Bar(title, total, stream)
     try:
         yield bar
     finally:

@@ -105,6 +105,6 @@ def _selection(client: LabelStudio, query: TaskQuery) -> Selection:
             raise RequestError(f"view {query.view}: expected one of project {query.project}, got {view.project_id}'s")
         selection = task_filters.read_view(view.filters)
     if query.annotated and not (selection.is_any and len(selection.conditions) > 1):  # 'or' cannot be narrowed down
-        selection = selection.and_also(task_filters.annotated())
+        selection = selection.and_also(task_filters.ANNOTATED)
     selection.and_also(task_filters.below(1))  # as every page after the first one does; raises here, before the first
     return selection

@@ -160,8 +160,8 @@ def dump_predictions(predictions: Sequence[Prediction]) -> bytes:
     An item may also be a list of predictions; for an empty list Label Studio stores none, and asks again.
     """
     results = [
-        {"result": _result(made), "score": made.score, "model_version": made.model_version} if made.should_store else []
-        for made in predictions
+        {"result": _result(each), "score": each.score, "model_version": each.model_version} if each.should_store else []
+        for each in predictions
     ]
     return msgspec.json.encode({"results": results})
 

@@ -156,21 +156,21 @@ class DeferredPredictions:
         assert project_id is not None
         assert task_id is not None  # see `add`
         segment = partial(self._segmenter.segment, task.task, task.prompts, task.controls, project_id, IMAGE_S)
-        made = self._retry.call_for_image(segment, self._label_studio.version)
-        if not made.result or not made.is_complete:
-            self._record_failure(task, made.reasons[0] if made.reasons else Reason.EMPTY_MASK, "nothing to store")
+        answer = self._retry.call_for_image(segment, self._label_studio.version)
+        if not answer.result or not answer.is_complete:
+            self._record_failure(task, answer.reasons[0] if answer.reasons else Reason.EMPTY_MASK, "nothing to store")
             return
         if not self._answered.try_claim(task.key, task.requested_at):
             return
-        stored = own(self._retry.call(partial(self._label_studio.predictions, task_id)).stored, made.model_version)
-        new = NewPrediction(task_id, msgspec.Raw(messages.dump_result(made)), made.score, made.model_version)
+        stored = own(self._retry.call(partial(self._label_studio.predictions, task_id)).stored, answer.model_version)
+        new = NewPrediction(task_id, msgspec.Raw(messages.dump_result(answer)), answer.score, answer.model_version)
         empty = frozenset(prediction.id for prediction in stored if prediction.is_empty)
         [(_, result)] = self._writer(project_id).write([WriteRequest(new, empty)])
         if isinstance(result, BackendError):
             raise result
         self.answered(project_id)
         if result is WriteResult.STORED:
-            logger.info("event=deferred_stored project=%s task=%s regions=%d", project_id, task_id, len(made.result))
+            logger.info("event=deferred_stored project=%s task=%s regions=%d", project_id, task_id, len(answer.result))
 
     def _project(self, project_id: int) -> Project:
         if project_id not in self._projects:

@@ -264,10 +264,8 @@ class Pipeline:
     def _masks_of(
         self, decoder: Decoder, prompt: ObjectPrompt, embedding: Embedding, prompts: Sequence[Prompt]
     ) -> list[Mask]:
-        objects, step = (
-            [replace(prompt, prompt=other) for other in prompts],
-            batch_size(prompt.original_size, CLICK_PIXELS),
-        )
+        objects = [replace(prompt, prompt=other) for other in prompts]
+        step = batch_size(prompt.original_size, CLICK_PIXELS)
         batches = (objects[start : start + step] for start in range(0, len(objects), step))
         return [decoded.mask for batch in batches for decoded in self.masks.decode(decoder, batch, embedding)]
 

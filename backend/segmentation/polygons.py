@@ -65,7 +65,7 @@ def rings(mask: Mask, detail: Detail = DEFAULT_DETAIL) -> tuple[Ring, ...]:
 def _contours(mask: Mask) -> Iterator[tuple[Ring, list[Ring]]]:
     """Yield every part's border and the borders of its holes, through the centres of pixels; the largest part first."""
     attempts = map(_borders, _ever_smoother(mask.crop.view(np.uint8)))
-    contours, tree = next(found for found in attempts if found is not None)
+    contours, tree = next(borders for borders in attempts if borders is not None)
     borders = [contour[:, 0].astype(np.float64) for contour in contours]
     shells = [number for number, (_, _, _, parent) in enumerate(tree) if parent < 0]
     shells.sort(key=lambda number: -cv2.contourArea(contours[number]))

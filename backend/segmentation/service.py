@@ -67,7 +67,7 @@ class Segmenter:
         ``background`` runs the prefetching of the tasks that ``next_tasks`` returns; None prefetches only the requested
         ones. ``retrieval`` answers requests about whole tasks.
         """
-        self._masks = pipeline.masks
+        self.masks = pipeline.masks
         self._metrics, self._policy, self._retrieval, self._clicks = metrics, policy, retrieval, Clicks()
         self._pipeline = pipeline
         self._prefetch = ImagePrefetch(embeddings, background, next_tasks, policy.prefetch_tasks)
@@ -79,7 +79,7 @@ class Segmenter:
 
     def version_of(self, project_id: int | None) -> str:
         """Return the ``model_version`` of a project's answers at this moment."""
-        return self._masks.decoder_of(project_id).model_version
+        return self.masks.decoder_of(project_id).model_version
 
     def predict(self, request: PredictRequest) -> tuple[Prediction, ...]:
         """Return one answer per task, in order: masks for a click, or for the prompts that the tasks hold."""
@@ -119,7 +119,7 @@ class Segmenter:
             task,
             request.project_id,
             Rules(is_click=True, max_pixels=self._policy.max_pixels),
-            self._masks.decoder_of(request.project_id),
+            self.masks.decoder_of(request.project_id),
             Priority.INTERACTIVE,
             deadline=time.monotonic() + self._policy.wait_s,
             check=click.check,

@@ -111,8 +111,8 @@ def check_area(shape: Shape, size: Size) -> None:
         if area < SMALLEST_PIXELS:
             raise PromptError(f"polygon: expected an area of at least 1 pixel, got {area:.3g}", Reason.BAD_GEOMETRY)
     x1, y1, x2, y2 = bounds(shape, size)
-    seen = min(x2, float(width)) - max(x1, 0.0), min(y2, float(height)) - max(y1, 0.0)
-    if min(seen) < SMALLEST_PIXELS:
+    visible = min(x2, float(width)) - max(x1, 0.0), min(y2, float(height)) - max(y1, 0.0)
+    if min(visible) < SMALLEST_PIXELS:
         raise _outside((x1, y1, x2, y2), size)
 
 

@@ -139,7 +139,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # waitress counts as untyp
         return self._needs_no_thread
 
     def readable(self) -> bool:
-        """Whether more is to be received; see waitress."""
+        """Whether the loop should receive more; see waitress."""
         return not self._surplus and bool(super().readable())
 
     @property

@@ -15,9 +15,9 @@ CHINESE: dict[str, dict[str, str]] = {
 """The texts of each page by the English ones; ``{}`` stands for what varies, and lists are translated item by item."""
 
 
-def language_of(asked: Request) -> str:
+def language_of(http_request: Request) -> str:
     """Return the language that a browser prefers of ``en`` and ``zh``; ``en`` if it names neither."""
-    return asked.accept_languages.best_match(("en", "zh")) or "en"
+    return http_request.accept_languages.best_match(("en", "zh")) or "en"
 
 
 def render(page: str, **about: object) -> Response:

@@ -62,9 +62,9 @@ def _as_table(entries: "list[tuple[Known, Path | None]]", folder: Path) -> str:
     rows = [head]
     for entry, path in entries:
         takes = ", ".join(word.replace("_", " ") for word in entry.capabilities if word != "score")
-        here = "ships" if entry.source is None else "no" if path is None else "yes"
+        is_downloaded = "ships" if entry.source is None else "no" if path is None else "yes"
         size = "as in the file" if entry.input_size is None else str(entry.input_size)
-        rows.append((entry.name, entry.family, f"{entry.megabytes:,.1f}", size, takes, entry.licence, here))
+        rows.append((entry.name, entry.family, f"{entry.megabytes:,.1f}", size, takes, entry.licence, is_downloaded))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [
         "  ".join(

@@ -35,7 +35,7 @@ class Silent:
 
 
 class Bar:
-    """A bar that is drawn anew; messages go above it through ``tqdm.write``."""
+    """A bar that is redrawn in place; messages go above it through ``tqdm.write``."""
 
     def __init__(self, pictures: int, stream: TextIO) -> None:
         """Draw it."""

@@ -70,8 +70,8 @@ class CocoFile:
         if self._path.is_dir():
             raise IsADirectoryError(21, "expected a file, got a directory", str(self._path))
         self._stream = self._part.open("wb", buffering=0)
-        known = f'"categories": [{_text(CATEGORY)}],\n' if self._categories is None else ""
-        self._write(f'{{"info": {_text({"description": self._description})},\n{known}"annotations": [')
+        categories = f'"categories": [{_text(CATEGORY)}],\n' if self._categories is None else ""
+        self._write(f'{{"info": {_text({"description": self._description})},\n{categories}"annotations": [')
         return self
 
     def add(self, file_name: str, original_size: tuple[int, int], annotations: Iterable[Annotation]) -> None:
@@ -118,8 +118,8 @@ class CocoFile:
                 return
             images = ",\n".join(_text(image) for image in self._images)
             late = ",\n".join(_text(category) for category in self._categories or ())
-            known = f',\n"categories": [\n{late}]' if self._categories is not None else ""
-            self._write(f'],\n"images": [\n{images}]{known}}}\n')
+            categories = f',\n"categories": [\n{late}]' if self._categories is not None else ""
+            self._write(f'],\n"images": [\n{images}]{categories}}}\n')
         if self._images:
             self._part.replace(self._path)
         else:

@@ -222,10 +222,10 @@ class Training:
         embeddings = [self._embeddings.get(image) for image in chosen]
 
         def learn(copy: int) -> None:
-            for place in range(copy, len(chosen), len(self._copies)):
+            for index in range(copy, len(chosen), len(self._copies)):
                 if not stop.is_set():
-                    rng = np.random.default_rng([options.seed, step, place])
-                    self._learn_from(rng, chosen[place], embeddings[place], 1 / len(chosen), copy)
+                    rng = np.random.default_rng([options.seed, step, index])
+                    self._learn_from(rng, chosen[index], embeddings[index], 1 / len(chosen), copy)
 
         self._parallel.map(learn, self._copies)
         if stop.is_set():

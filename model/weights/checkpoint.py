@@ -116,14 +116,14 @@ def merge(first: Checkpoint, second: Checkpoint) -> Checkpoint:
         WeightsError: they differ in a parameter that both hold, so an embedding of one would mean nothing to the other.
     """
     first, second = sorted((first, second), key=merge_order)
-    where = f"{first.path} and {second.path}"
+    paths = f"{first.path} and {second.path}"
     configs = [checkpoint.config for checkpoint in (first, second)]
     sizes = [(config.image_encoder, config.image_size, config.decoder_num_heads) for config in configs]
     if sizes[0] != sizes[1]:
-        raise WeightsError(f"{where}: expected exports of one network, got {first.config} and {second.config}")
+        raise WeightsError(f"{paths}: expected exports of one network, got {first.config} and {second.config}")
     for key in first.tensors.keys() & second.tensors.keys():
         if not np.array_equal(first.tensors[key], second.tensors[key]):
-            raise WeightsError(f"{where}: expected exports of the same weights, got two different {key}")
+            raise WeightsError(f"{paths}: expected exports of the same weights, got two different {key}")
     tensors = Joined(first.tensors, second.tensors)
     digest = hashlib.sha256("".join(sorted((first.digest, second.digest))).encode()).hexdigest()
     # The fuller of the two knows the sizes of parts that the other has left out.

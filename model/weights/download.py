@@ -248,7 +248,7 @@ def _is_passing(error: BaseException) -> bool:
 def _fetch_rest(
     client: httpx.Client, url: str, part: Path, show_progress: bool | None, free: Callable[[Path], int]
 ) -> None:
-    """Fetch what ``part`` still lacks; start anew when the server's file is not the one that was begun."""
+    """Fetch what ``part`` still lacks; start over when the server's file has changed."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"}
     validator = _validator(part)

@@ -79,8 +79,8 @@ class _MetaTensors(Mapping[str, FloatArray]):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._tensors = checkpoint.tensors
-        is_whole = isinstance(checkpoint.config.image_encoder, VitConfig)
-        names = [name for name in checkpoint.tensors if is_whole or name.startswith(decoder_weights.PREFIXES)]
+        has_vit = isinstance(checkpoint.config.image_encoder, VitConfig)
+        names = [name for name in checkpoint.tensors if has_vit or name.startswith(decoder_weights.PREFIXES)]
         is_sam2 = checkpoint.config.family == "sam2"
         self._names = {sam2_names.to_meta(name) if is_sam2 else name: name for name in names}
 

@@ -63,7 +63,7 @@ def image_encoder(config: SamConfig, encoder: HieraConfig) -> Iterator[tuple[str
 
 
 def object_score(config: SamConfig) -> Iterator[tuple[str, Shape]]:
-    """Yield names and shapes of the parameters that tell whether an object is there."""
+    """Yield names and shapes of the parameters that predict whether an object is there."""
     width = config.prompt_embed_dim
     yield "mask_decoder.obj_score_token.weight", (1, width)
     for layer, out in enumerate((width, width, 1)):

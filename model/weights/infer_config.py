@@ -18,7 +18,7 @@ _IOU_LAYER = re.compile(r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\.weig
 DECODER_HEADS = 8
 """Heads of the decoder's attention: the one number that no shape shows; every published SAM has 8."""
 MOBILE_IMAGE_SIZE, MOBILE_PATCH_SIZE = 1024, 16
-"""Of MobileSAM, whose encoder has no parameter for a place in the image that would tell."""
+"""Of MobileSAM, whose encoder has no parameter whose shape depends on them."""
 STAGES = 4
 """Of TinyViT."""
 MASK_IN_CHANS = 16

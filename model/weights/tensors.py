@@ -74,7 +74,7 @@ class LazyTensors(Mapping[str, FloatArray]):
         return {name: stored.shape for name, stored in self._stored.items()}
 
     def stored(self) -> dict[str, Stored]:
-        """Return the unread tensors, to arrange them anew."""
+        """Return the unread tensors, to arrange them differently."""
         return dict(self._stored)
 
 

@@ -72,15 +72,15 @@ def test_a_recorded_request_gets_the_services_own_answer(service, name, release)
     body = recorded(name)
     give_images(service, body)
     expected = service.predict(body)
-    found = ask(hosted(service, release), body)
-    assert found == (expected if release == 2 else without_versions(expected))
+    answer = ask(hosted(service, release), body)
+    assert answer == (expected if release == 2 else without_versions(expected))
     if "keypoint" in name or "rectangle" in name:
-        assert any(item["result"] for item in found)
+        assert any(item["result"] for item in answer)
     else:
-        assert all(item == [] or item["result"] == [] for item in found)
+        assert all(item == [] or item["result"] == [] for item in answer)
 
 
-def test_2_is_told_the_version_that_the_answers_carry(service):
+def test_2_gets_the_version_that_the_answers_carry(service):
     server = hosted(service, 2)
     body = click(result(**SIZE))
     assert server.setup(setup_of(body)) == {"model_version": VERSION}
@@ -196,19 +196,19 @@ def test_saved_masks_do_not_travel_with_a_click(service):
 
 
 def test_many_objects_in_many_threads_share_one_service(service):
-    made, gate = [], threading.Event()
+    services, gate = [], threading.Event()
 
     def compose():
         gate.wait(0.1)  # long enough for all of them to come
-        made.append(composed(service))
-        return made[-1]
+        services.append(composed(service))
+        return services[-1]
 
     server = hosted(service, 2)
     server.model_class.service = ProcessSingleton(compose)
     body = click(result(**SIZE))
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: server.predict(body)["results"], range(16)))
-    assert len(made) == 1
+    assert len(services) == 1
     assert all(answer == answers[0] for answer in answers)
     assert answers[0][0]["result"]
 
@@ -244,8 +244,8 @@ def test_a_forked_child_puts_together_its_own():
             os._exit(0 if composed.get() == composing.get() == os.getpid() else 1)
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert completed.returncode == 0, completed.stderr
 
 
 # The class that a server imports, with and without label-studio-ml.
@@ -280,8 +280,8 @@ def test_without_label_studio_ml_it_is_imported_and_says_what_is_missing(tmp_pat
     broken = tmp_path / "label_studio_ml"
     broken.mkdir()
     (broken / "__init__.py").write_text("raise ImportError('not installed')")  # also where the real one is
-    done = run(code, tmp_path)
-    assert done.stderr.strip().splitlines()[-1] == (
+    completed = run(code, tmp_path)
+    assert completed.stderr.strip().splitlines()[-1] == (
         "ImportError: label-studio-ml cannot be imported (not installed); "
         "pip install git+https://github.com/HumanSignal/label-studio-ml-backend.git"
     )
@@ -299,8 +299,8 @@ def test_with_label_studio_ml_it_is_a_subclass_of_its_base_class(tmp_path, relea
         f"assert (PaddleSam.response_class is not None) is {release == 2}\n"
         "assert 'paddle' not in sys.modules, 'Paddle does not survive a fork'\n"
     )
-    done = run(code, tmp_path)
-    assert done.returncode == 0, done.stderr
+    completed = run(code, tmp_path)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_settings_come_from_the_environment_and_the_demo_model_answers_a_click(tmp_path):
@@ -320,15 +320,15 @@ def test_settings_come_from_the_environment_and_the_demo_model_answers_a_click(t
         "[item] = server.predict(body)['results']\n"
         "print(version, item['model_version'], len(item['result']))\n"
     )
-    done = run(
+    completed = run(
         code,
         tmp_path,
         PADDLE_SAM_LOCAL_FILES_ROOT=str(tmp_path),
         PADDLE_SAM_CACHE_DIR=str(tmp_path / "cache"),
         PADDLE_SAM_DEVICE="cpu",
     )
-    assert done.returncode == 0, done.stderr
-    told, answered, regions = done.stdout.split()
-    assert told == answered
-    assert told.startswith("demo@")
+    assert completed.returncode == 0, completed.stderr
+    version, answered, regions = completed.stdout.split()
+    assert version == answered
+    assert version.startswith("demo@")
     assert int(regions) == 1

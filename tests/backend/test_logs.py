@@ -30,9 +30,9 @@ fetch()
 """
 
 
-def test_a_retry_is_told_with_its_cause_and_without_an_address_that_may_be_signed():
-    done = subprocess.run([sys.executable, "-c", FAILING_ONCE], capture_output=True, text=True, check=True)
-    (line,) = done.stderr.splitlines()
+def test_a_retry_is_logged_with_its_cause_and_without_an_address_that_may_be_signed():
+    completed = subprocess.run([sys.executable, "-c", FAILING_ONCE], capture_output=True, text=True, check=True)
+    (line,) = completed.stderr.splitlines()
     assert line.endswith("WARNING backend.logs event=retry attempt=1 wait_s=0.0 cause=ConnectionResetError")
 
 
@@ -49,14 +49,14 @@ logging.getLogger("backend.somewhere").info("image encoded: ms=12")
 
 @pytest.mark.parametrize(("zone", "offset"), [("UTC", "+00:00"), ("Asia/Kolkata", "+05:30"), ("XYZ4", "-04:00")])
 def test_lines_begin_with_the_local_time_and_its_offset_and_libraries_keep_quiet(zone, offset):
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", SAYING_SOMETHING],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"TZ": zone},
     )
-    (line,) = done.stderr.splitlines()
+    (line,) = completed.stderr.splitlines()
     moment = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}" + re.escape(offset)
     assert re.fullmatch(moment + " INFO backend.somewhere image encoded: ms=12", line)
 
@@ -73,9 +73,9 @@ logging.getLogger("host").info("my own line")
 
 def test_in_another_programs_server_the_http_client_writes_no_signed_address_either(tmp_path):
     environ = os.environ | {"PADDLE_SAM_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", HOSTED], capture_output=True, text=True, check=True, env=environ)
-    assert "host my own line" in done.stderr
-    assert "signature" not in done.stderr
+    completed = subprocess.run([sys.executable, "-c", HOSTED], capture_output=True, text=True, check=True, env=environ)
+    assert "host my own line" in completed.stderr
+    assert "signature" not in completed.stderr
 
 
 def point(name, is_positive=True):
@@ -92,14 +92,14 @@ def line(caplog):
     caplog.set_level(logging.INFO, "backend")
 
     def note(context, predictions, metrics=None):
-        asked = PredictRequest((Task(12),), 3, context=context)
-        answer_log.note(metrics or Metrics(), asked, predictions, total_s=0.1432, body_bytes=1332)
+        request = PredictRequest((Task(12),), 3, context=context)
+        answer_log.note(metrics or Metrics(), request, predictions, total_s=0.1432, body_bytes=1332)
         return caplog.messages[-1]
 
     return note
 
 
-def test_a_click_is_told_in_words_and_fields(line):
+def test_a_click_is_logged_in_words_and_fields(line):
     metrics = Metrics()
     metrics.record_lookup("memory")
     context = (point("a"), point("b"), point("c", is_positive=False))
@@ -114,11 +114,11 @@ def test_a_click_that_waited_for_its_image_says_so_and_one_without_a_mask_why(li
     with metrics.waiting():
         pass
     context = (PromptRegion("a", Rectangle(1, 2, 3, 4), "box", "image"),)
-    said = line(context, [Prediction((), 0.0, "demo@1", (Reason.EMPTY_MASK,))], metrics)
-    assert "prompts='1 rectangle' regions=0 score=- reasons=empty_mask ms=143 embedding=waited" in said
+    log_line = line(context, [Prediction((), 0.0, "demo@1", (Reason.EMPTY_MASK,))], metrics)
+    assert "prompts='1 rectangle' regions=0 score=- reasons=empty_mask ms=143 embedding=waited" in log_line
 
 
-def test_where_an_embedding_was_found_is_told_of_the_click_that_found_it_alone(line):
+def test_where_an_embedding_was_found_is_recorded_for_the_click_that_found_it_alone(line):
     metrics = Metrics()
     metrics.record_lookup("disk")
     assert "embedding=disk" in line((point("a"),), [Prediction((), 0.0, "demo@1")], metrics)
@@ -126,5 +126,5 @@ def test_where_an_embedding_was_found_is_told_of_the_click_that_found_it_alone(l
 
 
 def test_an_opened_task_is_no_click(line):
-    said = line(None, [Prediction((), 0.0, "demo@1")])
-    assert said.startswith("tasks answered: task=12 tasks=1 regions=0 ")
+    log_line = line(None, [Prediction((), 0.0, "demo@1")])
+    assert log_line.startswith("tasks answered: task=12 tasks=1 regions=0 ")

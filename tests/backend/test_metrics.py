@@ -25,8 +25,8 @@ def value(metrics, name, **labels):
     return metrics.registry.get_sample_value(name, labels)
 
 
-def answer(metrics, *predictions, asked=CLICK):
-    metrics.answered(asked, predictions or (EMPTY,), received_s=0.001, total_s=0.004, body_bytes=1600)
+def answer(metrics, *predictions, request=CLICK):
+    metrics.answered(request, predictions or (EMPTY,), received_s=0.001, total_s=0.004, body_bytes=1600)
 
 
 def test_nothing_goes_into_the_global_registry(metrics):
@@ -35,10 +35,10 @@ def test_nothing_goes_into_the_global_registry(metrics):
 
 
 def test_two_services_count_apart():
-    one, other = Metrics(), Metrics()
-    one.refused(Reason.BAD_REQUEST)
-    assert value(one, "paddle_sam_reasons_total", reason="bad_request") == 1
-    assert value(other, "paddle_sam_reasons_total", reason="bad_request") == 0
+    first, second = Metrics(), Metrics()
+    first.refused(Reason.BAD_REQUEST)
+    assert value(first, "paddle_sam_reasons_total", reason="bad_request") == 1
+    assert value(second, "paddle_sam_reasons_total", reason="bad_request") == 0
 
 
 def test_every_stage_is_exposed_from_the_start(metrics):
@@ -96,10 +96,10 @@ def test_only_the_last_requests_are_kept_newest_first(metrics):
 
 
 def test_an_answer_is_noted_with_what_it_was_about(metrics):
-    answer(metrics, asked=OPENED)
+    answer(metrics, request=OPENED)
     with metrics.waiting():
         pass
-    answer(metrics, asked=CLICK)
+    answer(metrics, request=CLICK)
     click, opened = metrics.recent()
     assert (click.is_click, click.is_warm, click.project_id, click.task_id) == (True, False, 3, 7)
     assert (opened.is_click, opened.is_warm, opened.task_id) == (False, True, 7)

@@ -74,21 +74,24 @@ def environ(request, weights, label_studio, redis_url):
 def test_neither_log_nor_page_nor_metrics_nor_answers_show_them(environ, tmp_path):
     body = encoded(click(tasks=[{"id": 1, "data": {"image": IMAGE}}]))
     with serving(tmp_path, **environ, **BASIC) as server:
-        told = [server.ask("/predict", body, **HEADERS)[1], server.ask("/predict", body, Authorization="Basic eDp5")[1]]
-        told += [
+        answers = [
+            server.ask("/predict", body, **HEADERS)[1],
+            server.ask("/predict", body, Authorization="Basic eDp5")[1],
+        ]
+        answers += [
             server.ask(path, Accept="text/html", **HEADERS)[1] for path in ("/", "/metrics", "/health", "/nowhere")
         ]
-    everything = b"\n".join(told).decode() + server.log
+    everything = b"\n".join(answers).decode() + server.log
     assert "event=predicted" in everything
     assert "reasons=-" not in everything
     assert hidden(everything)
 
 
 def test_the_doctor_does_not_show_them(run, environ):
-    done = run("doctor", "--project", "1", **environ, **BASIC)
-    assert done.exit_code == 1
-    assert "PROBLEM" in done.stdout
-    assert hidden(done.output)
+    completed = run("doctor", "--project", "1", **environ, **BASIC)
+    assert completed.exit_code == 1
+    assert "PROBLEM" in completed.stdout
+    assert hidden(completed.output)
 
 
 @pytest.mark.parametrize(
@@ -101,19 +104,19 @@ def test_the_doctor_does_not_show_them(run, environ):
     ],
 )
 def test_refused_settings_do_not_show_them(run, environ, wrong):
-    done = run("serve", **{**environ, **BASIC, **wrong})
-    assert done.exit_code == 2
-    assert done.stderr.startswith("error: ")
-    assert hidden(done.stderr)
+    completed = run("serve", **{**environ, **BASIC, **wrong})
+    assert completed.exit_code == 2
+    assert completed.stderr.startswith("error: ")
+    assert hidden(completed.stderr)
 
 
 def test_a_worker_that_cannot_enter_redis_does_not_show_them(run, environ):
     if not environ["REDIS_URL"]:
         pytest.skip("there is no worker without Redis")
-    done = run("worker", "--check", **environ)
-    assert done.exit_code != 0
-    assert done.output
-    assert hidden(done.output)
+    completed = run("worker", "--check", **environ)
+    assert completed.exit_code != 0
+    assert completed.output
+    assert hidden(completed.output)
 
 
 def test_every_secret_setting_is_one_that_does_not_print_itself():

@@ -67,8 +67,8 @@ def test_values_are_parsed_into_their_types():
 
 
 def test_the_detail_of_regions_is_set_as_a_whole():
-    given = {"PADDLE_SAM_POLYGON_TOLERANCE": "1.5", "PADDLE_SAM_POLYGON_CORNERS": "50", "PADDLE_SAM_MIN_AREA": "20"}
-    assert read(given).detail == Detail(tolerance=1.5, corners=50, min_area=20)
+    environ = {"PADDLE_SAM_POLYGON_TOLERANCE": "1.5", "PADDLE_SAM_POLYGON_CORNERS": "50", "PADDLE_SAM_MIN_AREA": "20"}
+    assert read(environ).detail == Detail(tolerance=1.5, corners=50, min_area=20)
     assert read({}).detail == Detail(corners=400)
 
 
@@ -114,15 +114,15 @@ def test_a_wrong_value_is_answered_with_its_name_its_value_and_what_was_expected
     assert expected in problem
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     assert len(problems({"PORT": "x", "WORKERS": "x", "PADDLE_SAM_PREFETCH_TASK": "3"})) == 3
 
 
-def test_what_takes_two_settings_to_see_is_told_at_once_with_the_rest(tmp_path):
-    given = {"PORT": "x", "BASIC_AUTH_USER": "me", "PADDLE_SAM_LOCAL_FILES_ROOT": str(tmp_path / "none")}
-    found = problems(given)
-    assert len(found) == 3
-    assert any("both or neither" in problem for problem in found)
+def test_a_problem_of_two_settings_together_is_reported_with_the_rest(tmp_path):
+    environ = {"PORT": "x", "BASIC_AUTH_USER": "me", "PADDLE_SAM_LOCAL_FILES_ROOT": str(tmp_path / "none")}
+    messages = problems(environ)
+    assert len(messages) == 3
+    assert any("both or neither" in problem for problem in messages)
 
 
 def test_a_misspelt_name_of_ours_is_refused_with_the_likely_one():
@@ -132,7 +132,7 @@ def test_a_misspelt_name_of_ours_is_refused_with_the_likely_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "suggestion"),
     [
         ("PADDLE_SAM_WEIGHT", "PADDLE_SAM_WEIGHTS"),
         ("paddle_sam_weights", "PADDLE_SAM_WEIGHTS"),
@@ -142,10 +142,10 @@ def test_a_misspelt_name_of_ours_is_refused_with_the_likely_one():
         ("PADDLE_SAM_BUDGET", "PADDLE_SAM_PREDICT_BUDGET_S"),
     ],
 )
-def test_every_way_of_writing_our_prefix_counts_as_ours(name, meant):
+def test_every_way_of_writing_our_prefix_counts_as_ours(name, suggestion):
     (problem,) = problems({name: "1"})
     assert problem.startswith(f"{name}: not a setting; ")
-    assert meant in problem
+    assert suggestion in problem
 
 
 SERVICE_LINKS = """\
@@ -158,7 +158,7 @@ SERVICE_LINKS = """\
 {0}_PORT_9090_TCP_PORT=9090
 {0}_PORT_9090_TCP_ADDR=10.0.48.109
 """
-"""What Kubernetes tells every container of each service of its namespace, unless enableServiceLinks is false."""
+"""Variables that Kubernetes sets in each container for each service of its namespace, if enableServiceLinks is true."""
 
 
 @pytest.mark.parametrize("service", [
@@ -217,14 +217,14 @@ def test_a_home_directory_may_be_written_short():
     assert read({"MODEL_DIR": "~nobody-of-that-name/weights"}).model_dir == Path("~nobody-of-that-name/weights")
 
 
-def test_a_refused_value_is_told_on_one_line_of_sensible_length():
+def test_a_refused_value_is_shown_on_one_line_of_sensible_length():
     (problem,) = problems({"PORT": "9090\nfalse line " + "x" * 10_000})
     assert "\n" not in problem
     assert len(problem) < 300
 
 
 @pytest.mark.parametrize("url", ["http://me:secret-123@host", "http://me:secret/123@host", "ftp://secret-123@a@host"])
-def test_credentials_in_a_refused_address_are_not_told(url):
+def test_credentials_in_a_refused_address_are_not_shown(url):
     (problem,) = problems({"LABEL_STUDIO_URL": url})
     assert "//***@host: expected an address" in problem
 
@@ -233,18 +233,18 @@ def test_variables_of_other_programs_are_left_alone():
     assert read({"PATH": "/bin", "HOSTNAME": "3f2a", "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true"}) == read({})
 
 
-@pytest.mark.parametrize("given", [{"BASIC_AUTH_USER": "me"}, {"BASIC_AUTH_PASS": "pw"}])
-def test_half_a_basic_auth_is_refused(given):
-    (problem,) = problems(given)
+@pytest.mark.parametrize("environ", [{"BASIC_AUTH_USER": "me"}, {"BASIC_AUTH_PASS": "pw"}])
+def test_half_a_basic_auth_is_refused(environ):
+    (problem,) = problems(environ)
     assert "both or neither" in problem
 
 
 def test_memory_for_what_waits_has_room_for_the_largest_request_and_file():
-    given = {"PADDLE_SAM_MAX_BODY_MB": "50", "PADDLE_SAM_MAX_IMAGE_BYTES": "70000000", "PADDLE_SAM_BUFFER_MB": "269"}
-    (problem,) = problems(given)
+    environ = {"PADDLE_SAM_MAX_BODY_MB": "50", "PADDLE_SAM_MAX_IMAGE_BYTES": "70000000", "PADDLE_SAM_BUFFER_MB": "269"}
+    (problem,) = problems(environ)
     assert "PADDLE_SAM_BUFFER_MB: expected at least 270" in problem
     assert "got 269" in problem
-    assert read(given | {"PADDLE_SAM_BUFFER_MB": "270"}).buffer_bytes == 170_000_000
+    assert read(environ | {"PADDLE_SAM_BUFFER_MB": "270"}).buffer_bytes == 170_000_000
     assert read({}).buffer_bytes == 900_000_000
     assert read({"PADDLE_SAM_MAX_BODY_MB": "500"}).buffer_bytes == 1_200_000_000, "it follows the limits where unset"
 
@@ -261,8 +261,8 @@ def test_secrets_do_not_show_in_the_settings_or_in_their_problems():
     assert settings.label_studio_api_key is not None
     assert settings.label_studio_api_key.value == "key-123"
     assert "123" not in repr(settings) + str(settings)
-    told = "".join(problems({**environ, "PORT": "x", "LABEL_STUDIO_URL": "http://me:secret-123@host"}))
-    assert "123" not in told
+    messages = "".join(problems({**environ, "PORT": "x", "LABEL_STUDIO_URL": "http://me:secret-123@host"}))
+    assert "123" not in messages
 
 
 def test_settings_cannot_be_changed_later():
@@ -273,12 +273,12 @@ def test_settings_cannot_be_changed_later():
 @given(st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(exclude_characters="\0"), max_size=20)))
 @hypothesis_settings(deadline=None)
 def test_any_environment_gives_settings_or_named_problems(environ):
-    found = ()
+    messages = ()
     try:
         read(environ)
     except SettingsError as error:
-        found = error.problems
-    assert all(problem.split("=")[0] in NAMES or "both or neither" in problem for problem in found)
+        messages = error.problems
+    assert all(problem.split("=")[0] in NAMES or "both or neither" in problem for problem in messages)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_an_address_of_redis_may_hold_a_password_and_never_shows_it(url):
     "%zzword",
 ])  # fmt: skip
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
-def test_a_password_that_cuts_an_address_short_is_to_be_percent_encoded_and_not_shown(scheme, password):
+def test_a_password_that_cuts_an_address_short_must_be_percent_encoded_and_is_not_shown(scheme, password):
     (problem,) = problems({"REDIS_URL": f"{scheme}://me:{password}@cache:6379/0"})
     assert problem.startswith("REDIS_URL=***: expected ")
     assert "rd" not in problem.replace("password", "")
@@ -335,5 +335,5 @@ def test_another_address_is_refused_without_showing_it(url):
 def test_the_order_of_outputs_as_the_documentation_prints_it_can_be_set_and_is_the_default():
     prose = " ".join("\n".join(document("docs/labeling-configs.md").prose).split())
     [printed] = re.findall(r"order of `PADDLE_SAM_OUTPUT_PREFERENCE` \(([^)]+)\)", prose)
-    given = read({"PADDLE_SAM_OUTPUT_PREFERENCE": printed})
-    assert given.output_preference == read({}).output_preference == OUTPUT_KINDS
+    settings = read({"PADDLE_SAM_OUTPUT_PREFERENCE": printed})
+    assert settings.output_preference == read({}).output_preference == OUTPUT_KINDS

@@ -60,7 +60,7 @@ def test_the_application_is_there_before_a_fork_without_paddle_a_thread_or_a_con
         "PADDLE_SAM_CACHE_DIR": str(tmp_path / "cache"),
         "REDIS_URL": redis_url,
     }
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr

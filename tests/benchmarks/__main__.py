@@ -23,7 +23,7 @@ LIMIT_S = 600.0
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells."""
+    """The processor's name, as far as the system knows it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next(
@@ -37,10 +37,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="longest time of one part, in seconds")
-    asked = parser.parse_args(arguments)
-    names: list[str] = asked.names
+    parsed_arguments = parser.parse_args(arguments)
+    names: list[str] = parsed_arguments.names
     try:
-        device = resolve(asked.device)
+        device = resolve(parsed_arguments.device)
     except DeviceError as error:
         say(str(error))
         return 2
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         return 2
     measured, stored = [], report.read()
     for name in names or known:
-        measured.append(measure(name, device, asked.limit_s, processor(), cpu_count()))
+        measured.append(measure(name, device, parsed_arguments.limit_s, processor(), cpu_count()))
         if device == "cpu":
             stored[name] = measured[-1]
             report.write(stored.values())

@@ -73,11 +73,11 @@ def timed(name: str, checkpoint: Checkpoint, image: Any, settings: dict[str, Any
     )
 
 
-def peak(which: str) -> float:
+def peak(side: str) -> float:
     """The most memory, in MB, that a fresh process takes for 12 megapixels."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.bench_automatic", which]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    return int(done.stdout.split()[-1]) / 1e6
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.bench_automatic", side]
+    completed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    return int(completed.stdout.split()[-1]) / 1e6
 
 
 def run() -> Iterator[Row]:

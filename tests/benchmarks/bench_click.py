@@ -70,7 +70,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Bench:
-    """A service with the demo model, and the clicks that are asked of it."""
+    """A service with the demo model, and clicks to send to it."""
 
     service: web.Service
     forward: Forward
@@ -117,7 +117,7 @@ def bench() -> Iterator[tuple[Bench, HttpServer]]:
 
 
 def _decoder(service: web.Service) -> Decoder:
-    return service.segmenter._pipeline.masks.decoder_of(None).start().result().__self__
+    return service.segmenter.masks.decoder_of(None).start().result().__self__
 
 
 def click_on(images: HttpServer, seed: int, size: tuple[int, int], saved_masks: int = 0) -> bytes:
@@ -262,7 +262,7 @@ def among_many(bench: Bench, images: HttpServer) -> list[Row]:
     alone = milliseconds(lambda: [clicks(number) for number in range(THREADS)]) / (THREADS * CLICKS_EACH)
     start = time.perf_counter()
     with ThreadPoolExecutor(THREADS) as pool:
-        took = [one for found in pool.map(clicks, range(THREADS)) for one in found]
+        took = [time_ms for times in pool.map(clicks, range(THREADS)) for time_ms in times]
     each = (time.perf_counter() - start) * 1000 / len(took)
     slow = statistics.quantiles(took, n=20)[-1]
     return [
@@ -288,7 +288,7 @@ def health_meanwhile() -> list[Row]:
             say(f"measuring {name} during encodes")
             mine = bodies[:3] if body is None else bodies[3:]
             with ThreadPoolExecutor(1) as pool:
-                encodes = pool.submit(lambda mine=mine: [server.ask("/predict", one)[0] for one in mine])
+                encodes = pool.submit(lambda mine=mine: [server.ask("/predict", body)[0] for body in mine])
                 took = []
                 while not encodes.done():
                     start = time.perf_counter()
@@ -304,9 +304,9 @@ def health_meanwhile() -> list[Row]:
 def run() -> Iterator[Row]:
     """Measure everything."""
     logging.getLogger("backend").setLevel(logging.WARNING)  # a line per click, as the service does it, but unread
-    with bench() as (found, images):
-        yield from warm(found, images)
-        yield with_saved_masks(found, images)
-        yield from corrections(found, images)
-        yield from among_many(found, images)
+    with bench() as (setup, images):
+        yield from warm(setup, images)
+        yield with_saved_masks(setup, images)
+        yield from corrections(setup, images)
+        yield from among_many(setup, images)
     yield from health_meanwhile()

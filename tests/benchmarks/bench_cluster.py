@@ -62,38 +62,46 @@ def cluster() -> Iterator[Cluster]:
     with (
         tempfile.TemporaryDirectory() as folder,
         RedisServer(Path(folder), maxmemory="1gb") as server,
-        Cluster(server, Path(folder)) as made,
+        Cluster(server, Path(folder)) as new_cluster,
     ):
-        yield made
+        yield new_cluster
 
 
 def hit(name: str, value: Embedding, limit_ms: float) -> Row:
     """How long an embedding in half precision takes from Redis on loopback, checked and unpacked."""
-    with cluster() as one:
-        link = RedisConnection(one.redis.url)
+    with cluster() as started:
+        link = RedisConnection(started.redis.url)
         store, wanted = RedisStore(link, KEYS, 60.0), replace(key(), dtype="float16")
         store.put(wanted, rounded(value, "float16"))
-        found = [milliseconds(lambda: store.fetch(wanted)) for _ in range(HITS)]
+        times = [milliseconds(lambda: store.fetch(wanted)) for _ in range(HITS)]
         link.close()
-    return limit(name, statistics.median(found), limit_ms, "ms")
+    return limit(name, statistics.median(times), limit_ms, "ms")
 
 
 def encodes(encoder: str) -> Row:
     """The time per image with two workers beside that with one."""
-    one, two = (_ms_per_image(encoder, workers) for workers in (1, 2))
+    one_worker, two_workers = (_ms_per_image(encoder, workers) for workers in (1, 2))
     goal = SCALING if encoder == "stand-in" or cpu_count() > 2 else ONLY_REPORTED
-    return Row(f"per image, two workers, {encoder}", two, one, "ms", "one worker", goal, two / one)
+    return Row(
+        f"per image, two workers, {encoder}",
+        two_workers,
+        one_worker,
+        "ms",
+        "one worker",
+        goal,
+        two_workers / one_worker,
+    )
 
 
 def _ms_per_image(encoder: str, workers: int) -> float:
-    with cluster() as one:
-        link = RedisConnection(one.redis.url)
+    with cluster() as started:
+        link = RedisConnection(started.redis.url)
         if encoder == "stand-in":
             keys, count = KEYS, IMAGES
             for _ in range(workers):
-                one.worker(STAND_IN_S)
+                started.worker(STAND_IN_S)
         else:
-            keys, count = _demo_workers(one, workers), DEMO_IMAGES
+            keys, count = _demo_workers(started, workers), DEMO_IMAGES
         refs = [
             ImageRef(f"data:image/png;base64,{base64.b64encode(png((number, 9, 9))).decode()}", number, 1)
             for number in range(count)
@@ -111,18 +119,18 @@ def _ms_per_image(encoder: str, workers: int) -> float:
 
 def pipeline() -> list[Row]:
     """One worker, images that take 200 ms to fetch and 100 ms to encode: bulk work, and clicks during it."""
-    with cluster() as one:
-        link, web = RedisConnection(one.redis.url), one.web()
-        one.worker(STAND_IN_S)
+    with cluster() as started:
+        link, web = RedisConnection(started.redis.url), started.web()
+        started.worker(STAND_IN_S)
         start = time.perf_counter()
-        _enqueue_slow_images(one, JobQueues(link, KEYS), "alone", SLOW_IMAGES)
+        _enqueue_slow_images(started, JobQueues(link, KEYS), "alone", SLOW_IMAGES)
         eventually(lambda: _done(link, KEYS) == SLOW_IMAGES, PATIENCE_S)
         took_ms = (time.perf_counter() - start) * 1000
         say(f"measured one worker, slow server: {1000 * SLOW_IMAGES / took_ms:.1f} images/s")
-        _enqueue_slow_images(one, JobQueues(link, KEYS), "meanwhile", 3 * SLOW_IMAGES)
+        _enqueue_slow_images(started, JobQueues(link, KEYS), "meanwhile", 3 * SLOW_IMAGES)
         clicks = []
         for number in range(CLICKS):
-            one.add(f"click{number}", reply=_slow((7, number, 9)))
+            started.add(f"click{number}", reply=_slow((7, number, 9)))
             clicks.append(milliseconds(lambda name=f"click{number}": web.get(ref(name), PATIENCE_S)))
             time.sleep(CLICK_EVERY_S)
         is_bulk_over = _done(link, KEYS) == 4 * SLOW_IMAGES + CLICKS
@@ -134,9 +142,9 @@ def pipeline() -> list[Row]:
     ]
 
 
-def _enqueue_slow_images(one: Cluster, queues: JobQueues, name: str, count: int) -> None:
+def _enqueue_slow_images(cluster: Cluster, queues: JobQueues, name: str, count: int) -> None:
     for number in range(count):
-        one.add(f"{name}{number}", reply=_slow((len(name), number, 8)))
+        cluster.add(f"{name}{number}", reply=_slow((len(name), number, 8)))
         item = ref(f"{name}{number}")
         queues.enqueue(item, source_key(item), Priority.BULK)
 
@@ -155,31 +163,37 @@ def _done(link: RedisConnection, keys: Keys) -> int:
     return link.call(lambda client: sum(1 for _ in client.scan_iter(f"{keys.prefix}:*:place:*", count=1000)))
 
 
-def _demo_workers(one: Cluster, workers: int) -> Keys:
+def _demo_workers(cluster: Cluster, workers: int) -> Keys:
     """Start real workers with the demo model, one thread each."""
-    environ = {**os.environ, **one.environ, "PADDLE_SAM_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environ = {
+        **os.environ,
+        **cluster.environ,
+        "PADDLE_SAM_DEVICE": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
     started = []
     for _ in range(workers):
-        process = one.spawn("backend", "worker", env=environ)
+        process = cluster.spawn("backend", "worker", env=environ)
         started.append(f":{process.pid} ".encode())
-    with one.redis.client() as client:
+    with cluster.redis.client() as client:
         eventually(
-            lambda: all(any(name in seen for seen in client.zrange(KEYS.workers, 0, -1)) for name in started),
+            lambda: all(any(name in worker for worker in client.zrange(KEYS.workers, 0, -1)) for name in started),
             PATIENCE_S,
         )
-    return Keys(KEYS.prefix, parts.read_weights(read(one.environ)).model_version)
+    return Keys(KEYS.prefix, parts.read_weights(read(cluster.environ)).model_version)
 
 
 def warm_clicks() -> Row:
     """The time per warm click, with two web processes beside one."""
-    with cluster() as one:
-        _demo_workers(one, 1)
+    with cluster() as running:
+        _demo_workers(running, 1)
         counts = {}
         for processes in (1, 2):
             started = [
-                one.spawn(
+                running.spawn(
                     "tests.benchmarks.cluster_clicks",
-                    json.dumps({**one.environ, "PADDLE_SAM_DEVICE": "cpu"}),
+                    json.dumps({**running.environ, "PADDLE_SAM_DEVICE": "cpu"}),
                     str(CLICKS_S),
                     stdout=subprocess.PIPE,
                     env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
@@ -195,28 +209,28 @@ def warm_clicks() -> Row:
 
 def waiting() -> Row:
     """The 95th percentile of finding a warm embedding while 200 clicks wait, beside that while none does."""
-    with cluster() as one:
-        one.add("warm", (0, 0, 250))
-        one.add("cold", (250, 0, 0))
-        web, worker = one.web(), one.worker()
+    with cluster() as started:
+        started.add("warm", (0, 0, 250))
+        started.add("cold", (250, 0, 0))
+        web, worker = started.web(), started.worker()
         web.get(ref("warm"), PATIENCE_S)
         quiet = _p95(web)
         worker.terminate()
         worker.wait()
-        one.announce()  # without a worker the clicks would not wait
+        started.announce()  # without a worker the clicks would not wait
         with ThreadPoolExecutor(WAITERS) as pool:
             for _ in range(WAITERS):
                 pool.submit(web.get, ref("cold"), PATIENCE_S)
             eventually(lambda: web.metrics.registry.get_sample_value("paddle_sam_waiting") == WAITERS)
             crowded = _p95(web)
-            one.worker()
+            started.worker()
     name = "finding a warm embedding, 200 waiting, p95"
     return Row(name, crowded, quiet, "ms", "none waiting", WAITING_GOAL, crowded / quiet)
 
 
 def _p95(web) -> float:
-    found = []
+    times = []
     for _ in range(400):
-        found.append(milliseconds(lambda: web.get(ref("warm"), 0.0)))
+        times.append(milliseconds(lambda: web.get(ref("warm"), 0.0)))
         time.sleep(0.002)
-    return statistics.quantiles(found, n=20)[-1]
+    return statistics.quantiles(times, n=20)[-1]

@@ -48,7 +48,7 @@ def photo(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(large)
 
 
-def measure(found: Bench, images: HttpServer, file: bytes, size: tuple[int, int], name: str) -> Cold:
+def measure(setup: Bench, images: HttpServer, file: bytes, size: tuple[int, int], name: str) -> Cold:
     """Return what a click on a photo costs that no cache has seen."""
     path = f"/{name.replace(' ', '-')}"
     images.routes[path] = Reply(file)
@@ -56,23 +56,23 @@ def measure(found: Bench, images: HttpServer, file: bytes, size: tuple[int, int]
     x, y = centre_click(SCENE, largest(SCENE))
     value = {"x": 100 * x / SCENE_SIZE[1], "y": 100 * y / SCENE_SIZE[0], "width": 1, "keypointlabels": ["Cat"]}
     context = result(value=value, original_width=size[1], original_height=size[0])
-    before, start = stages(found), time.perf_counter()
-    found.post(encoded(click(tasks=[task], params={})))  # the page is opened
-    found.ask(encoded(click(context, tasks=[task])))
+    before, start = stages(setup), time.perf_counter()
+    setup.post(encoded(click(tasks=[task], params={})))  # the page is opened
+    setup.ask(encoded(click(context, tasks=[task])))
     total = (time.perf_counter() - start) * 1000
-    return Cold(total, {stage: took - before[stage] for stage, took in stages(found).items()})
+    return Cold(total, {stage: took - before[stage] for stage, took in stages(setup).items()})
 
 
-def stages(found: Bench) -> dict[str, float]:
+def stages(setup: Bench) -> dict[str, float]:
     """Return what each stage has taken so far, in ms."""
-    sample = found.service.metrics.registry.get_sample_value
+    sample = setup.service.metrics.registry.get_sample_value
     return {name: 1000 * (sample("paddle_sam_stage_seconds_sum", {"stage": name}) or 0.0) for name in STAGES}
 
 
 def clicks() -> Iterator[tuple[str, Cold]]:
     """Yield the median of a few cold clicks for each size and format."""
     logging.getLogger("backend").setLevel(logging.WARNING)
-    with bench() as (found, images):
+    with bench() as (setup, images):
         for number, (size_name, size) in enumerate(SIZES.items()):
             pixels = photo(size)
             for kind, options in FORMATS.items():
@@ -81,9 +81,9 @@ def clicks() -> Iterator[tuple[str, Cold]]:
                 pixels.save(out, kind, **options)
                 # Bytes after a file's end are no part of the picture, but of its content.
                 files = [out.getvalue() + bytes([number, turn]) for turn in range(ROUNDS)]
-                rounds = [measure(found, images, file, size, f"{name} {turn}") for turn, file in enumerate(files)]
-                middle = {stage: statistics.median(one.stages[stage] for one in rounds) for stage in STAGES}
-                yield name, Cold(statistics.median(one.total for one in rounds), middle)
+                rounds = [measure(setup, images, file, size, f"{name} {turn}") for turn, file in enumerate(files)]
+                middle = {stage: statistics.median(round_.stages[stage] for round_ in rounds) for stage in STAGES}
+                yield name, Cold(statistics.median(round_.total for round_ in rounds), middle)
 
 
 def run() -> Iterator[Row]:

@@ -19,6 +19,6 @@ def run() -> Iterator[Row]:
 
 def _row(kind: str, side: int, path: Path) -> Row:
     picture_memory.run("make", kind, str(side), str(side), path)
-    peak, kept, took = map(float, picture_memory.run("decode", path).split())
-    say(f"{kind} of {side} x {side}: {kept / 1e6:.0f} MB kept, {took:.1f} s")
+    peak, kept_bytes, took = map(float, picture_memory.run("decode", path).split())
+    say(f"{kind} of {side} x {side}: {kept_bytes / 1e6:.0f} MB kept, {took:.1f} s")
     return limit(f"{kind}, {side**2 / 1e6:.0f} MP", peak / 1e6, LIMIT_MB, "MB")

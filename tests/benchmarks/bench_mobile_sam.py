@@ -28,9 +28,9 @@ def run() -> Iterator[Row]:
         say("measuring the memory of a MobileSAM process")
         yield limit("peak memory, MobileSAM", measure(path, "answer") / 1e6, MOST_MEMORY_MB, "MB")
         image, box = subjects.image(), Prompt(box=subjects.BOX)
-        ours, vit_b = (load_encoder(one, device="cpu") for one in (mobile, base))
-        click, vit_b_click = (load_decoder(one, device="cpu") for one in (mobile, base))
-        seen, vit_b_seen = ours.encode(image), vit_b.encode(image)
+        ours, vit_b = (load_encoder(checkpoint, device="cpu") for checkpoint in (mobile, base))
+        click, vit_b_click = (load_decoder(checkpoint, device="cpu") for checkpoint in (mobile, base))
+        embedding, vit_b_seen = ours.encode(image), vit_b.encode(image)
     yield compare(
         "encoder, MobileSAM", lambda: ours.encode(image), lambda: vit_b.encode(image),
         against="our ViT-B", goal=0.2, rounds=ROUNDS,
@@ -41,6 +41,6 @@ def run() -> Iterator[Row]:
             against="mobilesam-mirror, torch eager", goal=0.8, rounds=ROUNDS,
         )  # fmt: skip
     yield compare(
-        "warm click, MobileSAM", lambda: click.decode(seen, box), lambda: vit_b_click.decode(vit_b_seen, box),
+        "warm click, MobileSAM", lambda: click.decode(embedding, box), lambda: vit_b_click.decode(vit_b_seen, box),
         against="our ViT-B", goal=1.1, rounds=CLICKS,
     )  # fmt: skip

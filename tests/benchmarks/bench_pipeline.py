@@ -65,7 +65,7 @@ def embeddings() -> Iterator[LocalEmbeddings]:
     """Embeddings of one process with an empty cache."""
     with tempfile.TemporaryDirectory() as name:
         folder, encoder = Path(name), StandIn()
-        made = LocalEmbeddings(
+        local = LocalEmbeddings(
             SlowServer(),
             lambda: encoder,
             fake_spec(),
@@ -73,9 +73,9 @@ def embeddings() -> Iterator[LocalEmbeddings]:
             Metrics(),
             ContentIndex(database=ContentDatabase(folder / "contents.db", "benchmark")),
         )
-        with closing(made):
-            made.start()
-            yield made
+        with closing(local):
+            local.start()
+            yield local
 
 
 def refs() -> list[ImageRef]:
@@ -83,20 +83,20 @@ def refs() -> list[ImageRef]:
     return [ImageRef(f"{number}.png", number, PROJECT) for number in range(IMAGES)]
 
 
-def in_bulk(made: LocalEmbeddings) -> None:
+def in_bulk(embeddings: LocalEmbeddings) -> None:
     """Have all images encoded by callers that wait for them, as tasks of the service do."""
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda ref: made.get(ref, 100.0, Priority.BULK), refs()))
+        list(pool.map(lambda ref: embeddings.get(ref, 100.0, Priority.BULK), refs()))
 
 
-def ahead(made: LocalEmbeddings) -> None:
+def ahead(embeddings: LocalEmbeddings) -> None:
     """Have all images encoded ahead of their clicks."""
-    made.prefetch(refs())
-    while any(made.peek(ref) is None for ref in refs()[-1:]) or made.ahead or made.encoding:
+    embeddings.prefetch(refs())
+    while any(embeddings.peek(ref) is None for ref in refs()[-1:]) or embeddings.ahead or embeddings.encoding:
         time.sleep(0.01)
 
 
-def in_a_run(made: LocalEmbeddings) -> None:
+def in_a_run(embeddings: LocalEmbeddings) -> None:
     """Precompute a project."""
     project, stop = FakeProject(CONFIG), Event()
     for ref in refs():
@@ -104,7 +104,7 @@ def in_a_run(made: LocalEmbeddings) -> None:
     retry = OutageRetry(stop)
     tasks = ProjectTasks(project, retry, project.project_value)
     batch = BatchRun(project, project.project_value, config.parse(CONFIG), tasks, IMAGES, stop, retry)
-    engine = Engine(made, made.ensure, THREADS - RESERVED, None, made.close)
+    engine = Engine(embeddings, embeddings.ensure, THREADS - RESERVED, None, embeddings.close)
     report = precompute.run(batch, engine, _Silent())
     if report.counts[precompute.ENCODED] != IMAGES:
         raise RuntimeError(f"expected {IMAGES} images, got {report.lines()}")
@@ -115,13 +115,13 @@ class _Silent:
         """Show nothing."""
 
 
-def click_meanwhile(made: LocalEmbeddings) -> float:
+def click_meanwhile(embeddings: LocalEmbeddings) -> float:
     """Return the longest of some first clicks on other images while all images are encoded in bulk, in ms."""
     with ThreadPoolExecutor(1) as pool:
-        bulk = pool.submit(in_bulk, made)
+        bulk = pool.submit(in_bulk, embeddings)
         time.sleep(1.0)
         clicks = [ImageRef(f"{IMAGES + number}.png", IMAGES + number, PROJECT) for number in range(8)]
-        times = [milliseconds(lambda ref=ref: made.get(ref, 100.0)) for ref in clicks]  # type: ignore[misc]
+        times = [milliseconds(lambda ref=ref: embeddings.get(ref, 100.0)) for ref in clicks]  # type: ignore[misc]
         bulk.result()
     return max(times)
 
@@ -135,10 +135,10 @@ def run() -> Iterator[Row]:
     ]
     for name, work in ways:
         say(f"measuring {name}")
-        with embeddings() as made:
-            took_ms = milliseconds(lambda work=work, made=made: work(made))  # type: ignore[misc]
+        with embeddings() as local:
+            took_ms = milliseconds(lambda work=work, local=local: work(local))  # type: ignore[misc]
         yield limit(f"one of {IMAGES} images, {name}", took_ms / IMAGES, 1000 / PER_S, "ms")
     say("measuring clicks beside tasks")
-    with embeddings() as made:
+    with embeddings() as local:
         most_ms = 1000 * (FETCH_S + 3 * ENCODE_S)
-        yield limit("worst first click beside tasks", click_meanwhile(made), most_ms, "ms")
+        yield limit("worst first click beside tasks", click_meanwhile(local), most_ms, "ms")

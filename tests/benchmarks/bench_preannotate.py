@@ -56,7 +56,7 @@ OVERHEAD = 1.10
 
 
 class Photos:
-    """Photos that nobody has seen before, as pixels and as files."""
+    """New random photos, as pixels and as files."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -103,7 +103,7 @@ def annotation() -> dict[str, Any]:
 
 
 class Silent:
-    """Progress that nobody looks at."""
+    """Progress that shows nothing."""
 
     def advance(self, count: int = 1) -> None:
         """Note nothing."""
@@ -114,7 +114,7 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     project, controls, stop = FakeProject(CONFIG), config.parse(CONFIG), threading.Event()
     for _ in range(IMAGES):
         project.add({"image": photos.take()[0]}, annotations=[annotation()])
-    patience = OutageRetry(stop)
+    retry = OutageRetry(stop)
     embeddings = LocalEmbeddings(
         photos,
         lambda: encoder,
@@ -125,9 +125,9 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
     )
     loaded = LazyDecoder(subjects.checkpoint(), "cpu", lambda *_: decoder)
     segmenter = TaskSegmenter(MaskService(lambda _: loaded, Metrics(), 1), embeddings)
-    tasks = ProjectTasks(project, patience, project.project_value)
-    means = preannotate_loop.PreannotateContext(
-        BatchRun(project, project.project_value, controls, tasks, IMAGES, stop, patience),
+    tasks = ProjectTasks(project, retry, project.project_value)
+    context = preannotate_loop.PreannotateContext(
+        BatchRun(project, project.project_value, controls, tasks, IMAGES, stop, retry),
         Engine(embeddings, embeddings.ensure, 4, None, embeddings.close),
         lambda task: segmenter.segment(
             task, task_prompts.read(task, {PromptSource.BOXES}, "none@0"), controls, PROJECT, 900.0
@@ -135,13 +135,15 @@ def preannotated(photos: Photos, encoder: Encoder, decoder: Decoder, folder: Pat
         needs_annotations=True,
         model_version=decoder.model_version,
     )
-    writer = PredictionWriter(project, patience, project.project_value)
-    tally = preannotate_loop.run(means, sinks.label_studio_sink(writer), Silent())
+    writer = PredictionWriter(project, retry, project.project_value)
+    report = preannotate_loop.run(context, sinks.label_studio_sink(writer), Silent())
     embeddings.close()
     writer.delete_duplicates(decoder.model_version)
-    found = [len(msgspec.json.decode(one.raw, type=list[msgspec.Raw])) for one in project.stored.values()]
-    if not tally.is_clean or found != [BOXES] * IMAGES:
-        raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {found}; {tally.lines()}")
+    counts = [
+        len(msgspec.json.decode(prediction.raw, type=list[msgspec.Raw])) for prediction in project.stored.values()
+    ]
+    if not report.is_clean or counts != [BOXES] * IMAGES:
+        raise RuntimeError(f"expected {IMAGES} predictions of {BOXES} masks, got {counts}; {report.lines()}")
 
 
 def alone(photos: Photos, encoder: Encoder, decoder: Decoder) -> None:
@@ -158,8 +160,8 @@ def metas(photos: Photos, predictor: Any) -> None:
     for _ in range(IMAGES):
         pixels = photos.take()[1]
         predictor.set_image(pixels)
-        asked = predictor.transform.apply_boxes_torch(torch.from_numpy(boxes()), pixels.shape[:2])
-        masks, _, _ = predictor.predict_torch(None, None, boxes=asked, multimask_output=False)
+        boxes_in_model = predictor.transform.apply_boxes_torch(torch.from_numpy(boxes()), pixels.shape[:2])
+        masks, _, _ = predictor.predict_torch(None, None, boxes=boxes_in_model, multimask_output=False)
         if masks.shape[0] != BOXES:
             raise RuntimeError(f"expected {BOXES} masks, got {tuple(masks.shape)}")
 

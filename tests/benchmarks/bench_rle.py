@@ -52,8 +52,8 @@ def against_sdk() -> list[Row]:
         )
         rounds = 3 if "noise" in name else 7
         rows += [
-            compare(f"RLE {what}, {name}", ours, theirs, against="label-studio-sdk", goal=goal, rounds=rounds)
-            for what, goal, ours, theirs in works
+            compare(f"RLE {direction}, {name}", ours, theirs, against="label-studio-sdk", goal=goal, rounds=rounds)
+            for direction, goal, ours, theirs in works
         ]
     return rows
 
@@ -65,8 +65,8 @@ def run() -> list[Row]:
         say(f"RLE is not measured: there is no {python}; `make demo` installs Label Studio, whose SDK is the reference")
         return []
     command = [str(python), "-m", "tests.benchmarks.bench_rle"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return [Row(**fields) for fields in json.loads(done.stdout)]
+    completed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return [Row(**fields) for fields in json.loads(completed.stdout)]
 
 
 if __name__ == "__main__":

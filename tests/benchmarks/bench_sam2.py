@@ -56,12 +56,12 @@ def _embedding(config: SamConfig, model_version: str = "random@00000000") -> Emb
 def _click(config: SamConfig) -> Row:
     checkpoint = checkpoint_of(config, lively_sam2(config))
     ours, other = load_decoder(checkpoint, device="cpu"), load_decoder(subjects.checkpoint(), device="cpu")
-    seen, size = _embedding(config, ours.model_version), subjects.PHOTO_SIZE
-    vit_b = Embedding(seen.image_embedding, size, longest_side_size(size, config.image_size), other.model_version)
+    embedding, size = _embedding(config, ours.model_version), subjects.PHOTO_SIZE
+    vit_b = Embedding(embedding.image_embedding, size, longest_side_size(size, config.image_size), other.model_version)
     click = Prompt(point_coords=[[300.0, 200.0]], point_labels=[1])
     return compare(
         f"warm click, {config.name}",
-        lambda: ours.decode(seen, click),
+        lambda: ours.decode(embedding, click),
         lambda: other.decode(vit_b, click),
         against="a warm click of ViT-B",
         goal=1.1,

@@ -41,14 +41,14 @@ def centre(area: Pixels) -> tuple[tuple[float, float], float]:
     return (int(x) + 0.5, int(y) + 0.5), float(inside.max())
 
 
-def wrong_pieces(scene: Scene, index: int, found: Pixels) -> Iterator[tuple[str, Pixels, Pixels]]:
+def wrong_pieces(scene: Scene, index: int, answer: Pixels) -> Iterator[tuple[str, Pixels, Pixels]]:
     """Yield what an answer to an object should lose, and the mask without it."""
     whole = scene.masks[index]
     for part, parent in enumerate(scene.parents):
-        piece = scene.masks[part] & found
-        if parent == index and iou(found, whole) > 0.7 and piece.sum() > 0.7 * scene.masks[part].sum() > 200:
+        piece = scene.masks[part] & answer
+        if parent == index and iou(answer, whole) > 0.7 and piece.sum() > 0.7 * scene.masks[part].sum() > 200:
             yield "a part", piece, whole & ~scene.masks[part]
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats((found & ~whole).astype(np.uint8))
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats((answer & ~whole).astype(np.uint8))
     if len(stats) > 1:
         largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
         if stats[largest, cv2.CC_STAT_AREA] > max(SMALLEST_PIECE, 0.05 * whole.sum()):
@@ -83,8 +83,8 @@ def main(count: int) -> None:
             if scene.own_mask(index).sum() < SMALLEST_OBJECT or depth < 1.5 * DEEPEST_PX:
                 continue
             for prompt in (Prompt([at], [1]), Prompt(box=box(scene, index))):
-                found = decoder.decode(embedding, prompt).masks[0][0].to_array()
-                for name, piece, wanted in wrong_pieces(scene, index, found):
+                answer = decoder.decode(embedding, prompt).masks[0][0].to_array()
+                for name, piece, wanted in wrong_pieces(scene, index, answer):
                     click, depth = centre(piece)
                     if depth < DEEPEST_PX:
                         continue

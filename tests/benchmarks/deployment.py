@@ -76,7 +76,7 @@ def measure(weights: str) -> tuple[Use, Use]:
             worker = cluster.spawn("backend", "worker", env={**os.environ, **environ, **_manifest("worker")})
             with redis.client() as client:
                 alive = f":{worker.pid} ".encode()
-                eventually(lambda: any(alive in one for one in client.zrange(KEYS.workers, 0, -1)), PATIENCE_S)
+                eventually(lambda: any(alive in worker for worker in client.zrange(KEYS.workers, 0, -1)), PATIENCE_S)
             with serving(folder, **{**environ, **_manifest("web")}) as web:
                 eventually(lambda: web.ask("/ready")[0] == 200, PATIENCE_S)
                 ready = peak_bytes(web.process.pid), peak_bytes(worker.pid)

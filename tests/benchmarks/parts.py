@@ -93,6 +93,6 @@ def main(name: str, device: str, out: IO[str]) -> None:
 
 if __name__ == "__main__":
     # What a benchmark starts may write to stdout too, so that only these rows are left there.
-    kept = os.fdopen(os.dup(1), "w")
+    real_stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    main(sys.argv[1], sys.argv[2], kept)
+    main(sys.argv[1], sys.argv[2], real_stdout)

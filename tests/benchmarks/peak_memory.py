@@ -45,8 +45,8 @@ def peak_of(pid: int | str) -> int:
 def measure(path: Path, work: str) -> int:
     """Return the peak resident memory, in bytes, of a fresh process that does this."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.peak_memory", str(path), work]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    return int(done.stdout.split()[-1])
+    completed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    return int(completed.stdout.split()[-1])
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def machine(parts: Iterable[Part]) -> str:
 
 
 def update(readme: str, parts: Iterable[Part]) -> str:
-    """Return README's text with its table made of what was measured.
+    """Return README's text with a table of the measured rows.
 
     Raises:
         ValueError: the place for it is not marked.

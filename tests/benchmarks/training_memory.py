@@ -54,8 +54,8 @@ def main(steps: int) -> None:
 def measure(steps: int) -> int:
     """Return the peak resident memory, in bytes, of a fresh process that makes so many steps."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.training_memory", str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    return int(done.stdout.split()[-1])
+    completed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    return int(completed.stdout.split()[-1])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The comparison of ways to answer corrections: what is compared is paired, and the table says it."""
+"""The comparison of ways to answer corrections is paired, and the table says so."""
 
 import pytest
 
@@ -11,8 +11,10 @@ def test_ways_that_differ_in_corrections_alone_answer_the_first_click_alike() ->
     names = (BASE, "last logits", "all logits")
     ious = compare(WEIGHTS, "held_out", 1, {name: WAYS[name] for name in names}).ious
     first, second, third = (ious[name] for name in names)
-    assert [one[0] for one in first] == [one[0] for one in second] == [one[0] for one in third]
-    assert [one[1] for one in second] == [one[1] for one in third]  # of two clicks, both decode the first one before
+    assert [pair[0] for pair in first] == [pair[0] for pair in second] == [pair[0] for pair in third]
+    assert [pair[1] for pair in second] == [
+        pair[1] for pair in third
+    ]  # of two clicks, both decode the first one before
     assert first != second != third
     assert {len(row) for row in first} == {COUNTS[-1]}
 

@@ -35,13 +35,13 @@ POINTER = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 
 
 class Actor(Annotator):
-    """An annotator before a camera; ``film`` holds what was seen and for how many milliseconds it is to be shown."""
+    """An annotator whose screen is filmed; ``film`` holds screenshots and for how many milliseconds each is shown."""
 
     film: list[tuple[Image.Image, int]]
     at = (560.0, 400.0)
 
     def shoot(self, shown_ms: int) -> None:
-        """Film what is to be seen now."""
+        """Add a screenshot to the film."""
         picture = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
         draw = ImageDraw.Draw(picture)
         draw.polygon([(self.at[0] + x, self.at[1] + y) for x, y in POINTER], fill="black", outline="white")
@@ -104,7 +104,7 @@ def play(actor: Actor, objects: list[dict]) -> None:
 
 
 def save(film: list[tuple[Image.Image, int]], path: Path) -> None:
-    """Write the film, which begins anew at its end."""
+    """Write the film, which repeats."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frames, shown_ms = zip(*film, strict=True)
     frames[0].save(
@@ -115,20 +115,20 @@ def save(film: list[tuple[Image.Image, int]], path: Path) -> None:
 
 def take(folder: Path, target: Path) -> None:
     """Film it with a Label Studio and a backend of its own in ``folder``."""
-    known = json.loads((SAMPLES / "samples.json").read_text())[SAMPLE]
+    samples = json.loads((SAMPLES / "samples.json").read_text())[SAMPLE]
     python, executable = label_studio_python(), chromium_executable()
     if python is None or executable is None:
         raise SystemExit("Label Studio and Chromium are needed")
     studio = Studio(folder / "demo", python, free_port(29090, "it"), free_port(28080, "it"))
     try:
         studio.start()
-        (task,) = [one["id"] for one in studio.tasks(1) if one["data"]["image"].endswith(f"-{SAMPLE}")]
+        (task,) = [task["id"] for task in studio.tasks(1) if task["data"]["image"].endswith(f"-{SAMPLE}")]
         with sync_playwright() as playwright, chromium(playwright, executable) as browser:
             actor = Actor(browser, studio.url, folder)
             actor.page.set_viewport_size(VIEWPORT)
             actor.log_in(studio.username, studio.password)
-            actor.open_task(1, task, tuple(known["size"]))
-            play(actor, known["objects"])
+            actor.open_task(1, task, tuple(samples["size"]))
+            play(actor, samples["objects"])
             actor.close()
     finally:
         studio.stop()

@@ -55,7 +55,7 @@ class Annotator:
         self.page: Page = context.new_page()
         self.url = url
         self.outside: list[str] = []
-        """Whatever the page asked of other hosts."""
+        """The requests of the page to other hosts."""
         self.clicks: list[dict] = []
         """The context of each interactive request, oldest first."""
         self._screenshots = screenshots
@@ -134,7 +134,7 @@ class Annotator:
     def choose(self, label: str, row: int, tool: SmartTool) -> None:
         """Choose a label from the row of labels of this number, then a smart tool.
 
-        A label of KeyPointLabels or RectangleLabels has to be chosen anew for every prompt, one of Labels does not.
+        A label of KeyPointLabels or RectangleLabels has to be chosen again for every prompt, one of Labels does not.
         """
         chip = self.page.locator(".lsf-labels").nth(row).locator(".lsf-label", has_text=label)
         if "lsf-label_selected" not in (chip.get_attribute("class") or ""):  # else the click would take it back
@@ -198,18 +198,18 @@ class Annotator:
         return self._seen(answered)
 
     def click_in_vain(self, point: tuple[float, float], *, negative: bool = False) -> None:
-        """Click where the editor asks nothing of the backend."""
+        """Click where the editor sends the backend no request."""
         before = len(self.clicks)
         self._click(point, negative, inside=False)
         self.page.wait_for_timeout(2 * SETTLE_MS)
         assert len(self.clicks) == before, self.clicks[before:]
 
     def _click(self, point: tuple[float, float], negative: bool, inside: bool) -> None:
-        held = [key for key, is_held in (("Control", inside), ("Alt", negative)) if is_held]
-        for key in held:
+        keys = [key for key, is_held in (("Control", inside), ("Alt", negative)) if is_held]
+        for key in keys:
             self.page.keyboard.down(key)
         self.page.mouse.click(*self._on_screen(point))
-        for key in held:
+        for key in keys:
             self.page.keyboard.up(key)
 
     def stroke(self, tool: str, start: tuple[float, float], end: tuple[float, float]) -> None:

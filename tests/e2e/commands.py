@@ -34,5 +34,5 @@ def running(studio: Studio, cache: Path, *arguments: str, **settings: str) -> It
 
 def run(studio: Studio, cache: Path, *arguments: str) -> tuple[int, str]:
     with running(studio, cache, *arguments) as process:
-        said = process.communicate(timeout=RUN_S)[0]
-        return process.returncode, said
+        output = process.communicate(timeout=RUN_S)[0]
+        return process.returncode, output

@@ -1,4 +1,4 @@
-"""A backend that only says that it is up; it listens where the demo told it to."""
+"""A backend that answers health checks alone, at the port that the demo chose."""
 
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -64,15 +64,15 @@ class Handler(BaseHTTPRequestHandler):
             case "GET", ["api", "ml"]:
                 self.answer(200, [ml for ml in state["ml"] if ml["project"] == int(query["project"])])
             case "POST", ["api", "ml"]:
-                wanted = json.loads(body)
-                state["ml"].append({"id": max((ml["id"] for ml in state["ml"]), default=0) + 1, **wanted})
-                state["webhooks"].append({"id": len(state["webhooks"]) + 7, "url": wanted["url"] + "/webhook"})
+                body_json = json.loads(body)
+                state["ml"].append({"id": max((ml["id"] for ml in state["ml"]), default=0) + 1, **body_json})
+                state["webhooks"].append({"id": len(state["webhooks"]) + 7, "url": body_json["url"] + "/webhook"})
                 keep(state)
                 self.answer(201, state["ml"][-1])
             case "GET", ["api", "webhooks"]:
                 self.answer(200, state["webhooks"])
             case "DELETE", ["api", ("ml" | "webhooks") as kind, number]:
-                state[kind] = [one for one in state[kind] if one["id"] != int(number)]
+                state[kind] = [entry for entry in state[kind] if entry["id"] != int(number)]
                 keep(state)
                 self.answer(204, None)
             case _:

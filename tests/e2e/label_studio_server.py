@@ -25,19 +25,19 @@ class Studio:
             *("--port", str(port), "--label-studio-port", str(label_studio_port)),
         ]
         self._process: subprocess.Popen[str] | None = None
-        self.said = ""
+        self.output = ""
 
     def start(self) -> None:
         self._process = subprocess.Popen(
             self._arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self._process.stdout is not None
-        self.said = ""
-        while "Password" not in self.said:
+        self.output = ""
+        while "Password" not in self.output:
             line = self._process.stdout.readline()
             if not line:
-                raise AssertionError(f"the demo ended with exit status {self._process.wait()}:\n{self.said}")
-            self.said += line
+                raise AssertionError(f"the demo ended with exit status {self._process.wait()}:\n{self.output}")
+            self.output += line
         login = json.loads((self.folder / "login.json").read_text())
         self.username, self.password, self.token = login["username"], login["password"], login["token"]
         self.api = httpx.Client(
@@ -53,7 +53,7 @@ class Studio:
         self.api.close()
         process.terminate()
         try:
-            self.said += process.communicate(timeout=60)[0]
+            self.output += process.communicate(timeout=60)[0]
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -66,11 +66,11 @@ class Studio:
 
     def project(self, label_config: str, backend: bool = True) -> int:
         """Create a project with this labeling config, connected to the backend."""
-        made = self._json("POST", "/api/projects/", json={"title": "A test", "label_config": label_config})
+        created = self._json("POST", "/api/projects/", json={"title": "A test", "label_config": label_config})
         if backend:
-            body = {"project": made["id"], "title": "SAM", "url": self.backend_url, "is_interactive": True}
+            body = {"project": created["id"], "title": "SAM", "url": self.backend_url, "is_interactive": True}
             self._json("POST", "/api/ml", json=body)
-        return made["id"]
+        return created["id"]
 
     def task(self, project: int, name: str, data: bytes) -> int:
         """Upload an image; return its task."""
@@ -79,10 +79,10 @@ class Studio:
 
     def upload(self, project: int, files: dict[str, bytes], **params: str) -> dict[str, int]:
         """Upload images in one request; return their tasks by the images' names, listed with these parameters."""
-        named = {name: (name, data) for name, data in files.items()}
-        self._json("POST", f"/api/projects/{project}/import", files=named)
-        found = self._json("GET", "/api/tasks", params={"project": project, "page_size": 1000, **params})
-        tasks = found["tasks"]
+        uploads = {name: (name, data) for name, data in files.items()}
+        self._json("POST", f"/api/projects/{project}/import", files=uploads)
+        listed = self._json("GET", "/api/tasks", params={"project": project, "page_size": 1000, **params})
+        tasks = listed["tasks"]
         return {task["data"]["image"].rpartition("-")[2]: task["id"] for task in tasks}
 
     def uploaded(self, project: int, name: str, data: bytes) -> str:

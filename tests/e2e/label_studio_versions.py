@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def installed(release: str, folder: Path) -> Path:
-    """The interpreter of an environment with this release; one that was not finished is begun anew."""
+    """The interpreter of an environment with this release; an unfinished environment is built again."""
     venv = folder.absolute() / f".venv-label-studio-{release}"
     python, stamp = venv / "bin" / "python", venv / "stamp"
     if not stamp.exists():

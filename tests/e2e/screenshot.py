@@ -27,22 +27,22 @@ MARGIN = 6
 
 
 def take(sample: str, objects: list[int], folder: Path) -> None:
-    known = json.loads((SAMPLES / "samples.json").read_text())[sample]
+    samples = json.loads((SAMPLES / "samples.json").read_text())[sample]
     python, executable = label_studio_python(), chromium_executable()
     if python is None or executable is None:
         raise SystemExit("Label Studio and Chromium are needed")
     studio = Studio(folder / "demo", python, free_port(29090, "it"), free_port(28080, "it"))
     try:
         studio.start()
-        (task,) = [one["id"] for one in studio.tasks(1) if one["data"]["image"].endswith(f"-{sample}")]
+        (task,) = [task["id"] for task in studio.tasks(1) if task["data"]["image"].endswith(f"-{sample}")]
         with sync_playwright() as playwright, chromium(playwright, executable) as browser:
             annotator = Annotator(browser, studio.url, folder)
             annotator.page.set_viewport_size(VIEWPORT)
             annotator.log_in(studio.username, studio.password)
-            annotator.open_task(1, task, tuple(known["size"]))
+            annotator.open_task(1, task, tuple(samples["size"]))
             for number in objects:
                 annotator.choose("Object", 0, "key-point-tool")
-                annotator.click(known["objects"][number]["click"])
+                annotator.click(samples["objects"][number]["click"])
                 if number != objects[-1]:
                     annotator.accept()
             picture = Image.open(annotator.photograph("annotator")).convert("RGB")
@@ -58,8 +58,8 @@ def take(sample: str, objects: list[int], folder: Path) -> None:
     finally:
         studio.stop()
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, one in (("annotator", picture), ("tools", tools), ("tick", tick)):
-        small = one.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    for name, element in (("annotator", picture), ("tools", tools), ("tick", tick)):
+        small = element.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         small.save(IMAGES / f"{name}.png", optimize=True)
 
 

@@ -65,15 +65,15 @@ class Driver:
 
     def work(self, rounds: int) -> None:
         """Open and click through the samples, as annotators do."""
-        known = json.loads((SAMPLES / "samples.json").read_text())
+        samples = json.loads((SAMPLES / "samples.json").read_text())
         self.client.post("/setup", data=encoded({"project": "1.1", "schema": CONFIG}))
         for number in range(rounds):
-            for place, (name, sample) in enumerate(known.items()):
-                task = [{"id": 10 + place, "data": {"image": f"/data/upload/1/{name}"}}]
+            for index, (name, sample) in enumerate(samples.items()):
+                task = [{"id": 10 + index, "data": {"image": f"/data/upload/1/{name}"}}]
                 if not number:
                     self.predict(click(tasks=task, params={"context": None}))
                 height, width = sample["size"]
-                size = {"original_width": width, "original_height": height, "id": f"r{number}-{place}"}
+                size = {"original_width": width, "original_height": height, "id": f"r{number}-{index}"}
                 for each in sample["objects"][number % 2 :: 2]:
                     x, y = each["click"]
                     value = {"x": 100 * x / width, "y": 100 * y / height, "width": 0.5, "keypointlabels": ["Cat"]}
@@ -105,11 +105,11 @@ def driver(folder: Path, **environ: str) -> Iterator[Driver]:
     with HttpServer() as images:
         for path in SAMPLES.glob("*.jpg"):
             images.routes[f"/data/upload/1/{path.name}"] = Reply(path.read_bytes())
-        made = Driver(images, folder, **environ)
+        new_driver = Driver(images, folder, **environ)
         try:
-            yield made
+            yield new_driver
         finally:
-            made.close()
+            new_driver.close()
 
 
 def photograph(
@@ -138,7 +138,7 @@ def english(page: Page) -> set[str]:
 
     Names of reasons, stages and models are one word.
     """
-    shown = page.evaluate(
+    texts = page.evaluate(
         """() => {
             const nodes = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
             while (nodes.nextNode()) {
@@ -149,7 +149,7 @@ def english(page: Page) -> set[str]:
         }"""
     )
     words = re.compile("[A-Za-z]{2,} [a-z]{2,}")
-    return {text.strip() for text in shown if words.search(text) and not re.search("[\u4e00-\u9fff]", text)}
+    return {text.strip() for text in texts if words.search(text) and not re.search("[\u4e00-\u9fff]", text)}
 
 
 def alone(browser: Browser, folder: Path, work: Path) -> None:

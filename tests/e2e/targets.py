@@ -19,20 +19,20 @@ SEEDS = (
 
 
 class Target:
-    """An object of a picture that is to be marked; points and boxes are in pixels of the upright picture."""
+    """An object of a picture, for an annotator to mark; points and boxes are in pixels of the upright picture."""
 
-    def __init__(self, made: SceneFile, index: int) -> None:
-        scene = made.scene
-        self.data = made.data
+    def __init__(self, scene_file: SceneFile, index: int) -> None:
+        scene = scene_file.scene
+        self.data = scene_file.data
         self.size: tuple[int, int] = scene.image.shape[:2]
         self.mask = scene.masks[index]
         self.centre = centre_click(scene, index)
         self.box = box(scene, index)
         self.beside = self._beside(np.any(scene.masks, axis=0))
 
-    def _beside(self, taken: np.ndarray) -> tuple[int, int]:
+    def _beside(self, used: np.ndarray) -> tuple[int, int]:
         """Return a pixel of the background that is near, but not on the border."""
-        rows, columns = np.nonzero(~taken)
+        rows, columns = np.nonzero(~used)
         away = np.hypot(columns - self.centre[0], rows - self.centre[1])
         reach = max(self.box[2] - self.box[0], self.box[3] - self.box[1]) / 2 + CLEAR_PX
         nearest = int(np.argmin(np.where(away > reach, away, np.inf)))
@@ -45,8 +45,8 @@ def is_complete(mask: Mask) -> bool:
     return not rest and cv2.contourArea(outline) > 0.97 * cv2.contourArea(cv2.convexHull(outline))
 
 
-def _is_easy(made: SceneFile, index: int, shares: tuple[float, float]) -> bool:
-    scene = made.scene
+def _is_easy(scene_file: SceneFile, index: int, shares: tuple[float, float]) -> bool:
+    scene = scene_file.scene
     (height, width), (left, top, right, bottom) = scene.image.shape[:2], box(scene, index)
     return (
         scene.kinds[index] in SIMPLE
@@ -63,9 +63,9 @@ def _is_easy(made: SceneFile, index: int, shares: tuple[float, float]) -> bool:
 def easy_target(size: tuple[int, int], image_format: str = "PNG", orientation: int = 1) -> Target:
     """Return the largest object of a picture, which is simple, clear of the borders and without parts."""
     for seed in SEEDS:
-        made = scene_file(seed, size, image_format=image_format, orientation=orientation)
-        if _is_easy(made, largest(made.scene), (0.08, 0.35)):
-            return Target(made, largest(made.scene))
+        candidate = scene_file(seed, size, image_format=image_format, orientation=orientation)
+        if _is_easy(candidate, largest(candidate.scene), (0.08, 0.35)):
+            return Target(candidate, largest(candidate.scene))
     raise AssertionError("no such scene")
 
 
@@ -73,24 +73,24 @@ def easy_target(size: tuple[int, int], image_format: str = "PNG", orientation: i
 def easy_pair(size: tuple[int, int]) -> tuple[Target, Target]:
     """Return two such objects of one picture."""
     for seed in SEEDS:
-        made = scene_file(seed, size)
-        easy = [k for k in range(len(made.scene.kinds)) if _is_easy(made, k, (0.03, 0.35))]
+        candidate = scene_file(seed, size)
+        easy = [k for k in range(len(candidate.scene.kinds)) if _is_easy(candidate, k, (0.03, 0.35))]
         if len(easy) >= 2:
-            return Target(made, easy[0]), Target(made, easy[1])
+            return Target(candidate, easy[0]), Target(candidate, easy[1])
     raise AssertionError("no such scene")
 
 
 @cache
 def easy_targets(size: tuple[int, int], count: int) -> tuple[tuple[Target, ...], ...]:
     """Return the easy objects, large and small, of ``count`` pictures that have some."""
-    found = []
+    targets = []
     for seed in dict.fromkeys(SEEDS):
-        made = scene_file(seed, size)
-        easy = [k for k in range(len(made.scene.kinds)) if _is_easy(made, k, (0.01, 0.35))]
+        candidate = scene_file(seed, size)
+        easy = [k for k in range(len(candidate.scene.kinds)) if _is_easy(candidate, k, (0.01, 0.35))]
         if easy:
-            found.append(tuple(Target(made, k) for k in easy))
-        if len(found) == count:
-            return tuple(found)
+            targets.append(tuple(Target(candidate, k) for k in easy))
+        if len(targets) == count:
+            return tuple(targets)
     raise AssertionError("not so many scenes")
 
 
@@ -102,9 +102,9 @@ class TargetOfTwoParts(Target):
         carved: the object without that part, bool (H, W).
     """
 
-    def __init__(self, made: SceneFile, index: int) -> None:
-        super().__init__(made, index)
-        image, (left, _, right, _) = made.scene.image.copy(), self.box
+    def __init__(self, scene_file: SceneFile, index: int) -> None:
+        super().__init__(scene_file, index)
+        image, (left, _, right, _) = scene_file.scene.image.copy(), self.box
         part = self.mask.copy()
         part[:, : left + (right - left) * 65 // 100] = False
         mean = image[self.mask].mean(axis=0)
@@ -124,5 +124,5 @@ def _farthest_inside(mask: Mask) -> tuple[int, int]:
 @cache
 def target_of_two_parts() -> TargetOfTwoParts:
     """Return such an object, on a picture of 480 × 640."""
-    made = scene_file(SEEDS[0], (480, 640))
-    return TargetOfTwoParts(made, largest(made.scene))
+    candidate = scene_file(SEEDS[0], (480, 640))
+    return TargetOfTwoParts(candidate, largest(candidate.scene))

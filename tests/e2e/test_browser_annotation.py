@@ -157,11 +157,11 @@ def test_one_list_of_labels_for_all_tools_labels_the_mask_as_well(
     annotator.accept()
     annotator.photograph("labels")
     annotator.submit()
-    kept = {region["type"]: region for region in studio.stored(task)}
-    assert kept.keys() == {kind, "labels"}
-    assert kept["labels"]["value"]["labels"] == ["Part"]
-    assert kept[kind]["value"].get("brushlabels", ["Part"]) == ["Part"]
-    assert iou(stored_masks.of(kept[kind]), target.mask) >= GOOD
+    regions = {region["type"]: region for region in studio.stored(task)}
+    assert regions.keys() == {kind, "labels"}
+    assert regions["labels"]["value"]["labels"] == ["Part"]
+    assert regions[kind]["value"].get("brushlabels", ["Part"]) == ["Part"]
+    assert iou(stored_masks.of(regions[kind]), target.mask) >= GOOD
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 7])
@@ -194,7 +194,7 @@ def test_the_mask_fits_a_picture_that_the_annotator_has_turned(studio, annotator
 def test_the_mask_belongs_to_the_image_of_a_series_that_was_clicked(studio, annotator, stored_masks):
     pictures = [easy_target((800, 600)), easy_target((480, 640))]
     project = studio.project(config("brush", '<Image name="image" valueList="$images"/>'))
-    images = [studio.uploaded(project, f"{number}.png", one.data) for number, one in enumerate(pictures)]
+    images = [studio.uploaded(project, f"{number}.png", target.data) for number, target in enumerate(pictures)]
     task = studio.task_of(project, {"images": images})
     annotator.open_task(project, task, pictures[0].size)
     annotator.show_image(1, pictures[1].size)

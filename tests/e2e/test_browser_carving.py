@@ -50,7 +50,7 @@ def take_smart_point(annotator) -> None:
 
 
 def connect(studio, project: int, url: str) -> None:
-    """Connect a project to a backend at an address, in place of any other: an open editor goes on asking its id."""
+    """Connect a project to a backend at an address, in place of any other: an open editor keeps using its id."""
     connected = studio.api.get("/api/ml", params={"project": project}).json()
     for backend in connected:
         studio.patch(f"/api/ml/{backend['id']}", {"project": project, "url": url})
@@ -142,11 +142,13 @@ def test_another_web_process_carves_what_the_first_one_answered(
         folders = [tmp_path / "one", tmp_path / "two"]
         for folder in folders:
             folder.mkdir()
-        one, two = (stack.enter_context(backend(studio, folder, REDIS_URL=redis_server.address)) for folder in folders)
-        task = opened(backend_url=one)
+        first, second = (
+            stack.enter_context(backend(studio, folder, REDIS_URL=redis_server.address)) for folder in folders
+        )
+        task = opened(backend_url=first)
         [before] = masks_of(annotator.click(target.centre))
         annotator.accept()
-        connect(studio, studio.api.get(f"/api/tasks/{task}").json()["project"], two)
+        connect(studio, studio.api.get(f"/api/tasks/{task}").json()["project"], second)
         carve(annotator, target)
         annotator.accept()
         annotator.submit()
@@ -260,11 +262,11 @@ def test_shift_asks_nothing_so_no_gesture_is_left_to_extend_a_mask(annotator, op
     opened()
     annotator.click(target.centre)
     annotator.accept()
-    asked = len(annotator.clicks)
+    clicks_before = len(annotator.clicks)
     for keys in (("Shift",), ("Shift", "Alt"), ("Shift", "Control")):
         for key in keys:
             annotator.page.keyboard.down(key)
         annotator.click_in_vain(target.centre)
         for key in keys:
             annotator.page.keyboard.up(key)
-    assert len(annotator.clicks) == asked
+    assert len(annotator.clicks) == clicks_before

@@ -31,7 +31,7 @@ READ = """text => {
 
 def test_chromium_reads_every_config_as_recorded(browser):
     page = browser.new_page()
-    assert {name: page.evaluate(READ, one["text"]) for name, one in CONFIGS.items()} == {
-        name: one["tags"] for name, one in CONFIGS.items()
+    assert {name: page.evaluate(READ, config["text"]) for name, config in CONFIGS.items()} == {
+        name: config["tags"] for name, config in CONFIGS.items()
     }
     page.close()

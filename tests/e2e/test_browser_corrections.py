@@ -80,8 +80,8 @@ def test_with_selected_the_first_label_is_chosen_on_every_task_and_others_can_be
         annotator.accept()
         assert annotator.chosen_labels == [label], "it stays from mask to mask"
     annotator.submit()
-    kept = studio.stored(task)
-    assert labels(kept) == labels(kept, "brushlabels") == [["Object"], ["Part"]]
+    regions = studio.stored(task)
+    assert labels(regions) == labels(regions, "brushlabels") == [["Object"], ["Part"]]
     opened("second.png")
     assert annotator.chosen_labels == ["Object"]
 
@@ -105,18 +105,18 @@ def test_a_click_with_another_label_drops_the_pending_mask_and_the_tick_gives_it
     annotator.click(second.centre)
     annotator.accept()
     annotator.submit()
-    kept = studio.stored(task)
-    assert kinds(kept) == ["brushlabels", "labels"]
-    assert labels(kept) == labels(kept, "brushlabels") == [["Part"]]
-    assert iou(stored_masks.of(kept[0]), second.mask) >= GOOD
+    regions = studio.stored(task)
+    assert kinds(regions) == ["brushlabels", "labels"]
+    assert labels(regions) == labels(regions, "brushlabels") == [["Part"]]
+    assert iou(stored_masks.of(regions[0]), second.mask) >= GOOD
     task = opened("relabelled.png")
     annotator.take_smart_point()
     annotator.click(first.centre)
     annotator.choose_label("Part")
     annotator.accept()
     annotator.submit()
-    kept = studio.stored(task)
-    assert (labels(kept), labels(kept, "brushlabels")) == ([["Part"]], [["Object"]])
+    regions = studio.stored(task)
+    assert (labels(regions), labels(regions, "brushlabels")) == ([["Part"]], [["Object"]])
 
 
 def test_with_one_row_of_labels_the_tick_gives_a_pending_mask_the_new_label(studio, annotator, opened, targets):
@@ -128,8 +128,8 @@ def test_with_one_row_of_labels_the_tick_gives_a_pending_mask_the_new_label(stud
     annotator.choose_label("Dog")
     annotator.accept()
     annotator.submit()
-    kept = studio.stored(task)
-    assert (kinds(kept), labels(kept)) == (["brush", "labels"], [["Dog"]])
+    regions = studio.stored(task)
+    assert (kinds(regions), labels(regions)) == (["brush", "labels"], [["Dog"]])
 
 
 def test_a_label_chosen_for_a_mask_that_is_selected_changes_that_of_the_brush_alone(studio, annotator, opened, targets):
@@ -140,8 +140,8 @@ def test_a_label_chosen_for_a_mask_that_is_selected_changes_that_of_the_brush_al
     annotator.click_in_vain(targets[0].centre)
     annotator.choose_label("Part")
     annotator.submit()
-    kept = studio.stored(task)
-    assert (labels(kept), labels(kept, "brushlabels")) == ([["Object"]], [["Part"]])
+    regions = studio.stored(task)
+    assert (labels(regions), labels(regions, "brushlabels")) == ([["Object"]], [["Part"]])
 
 
 def test_a_reload_loses_the_pending_mask_and_its_prompt(studio, annotator, opened, targets):
@@ -185,12 +185,12 @@ def test_before_the_tick_moving_a_prompt_asks_again_and_undoing_one_does_not(ann
     annotator.click(second.centre, negative=True)
     x, y = second.centre
     annotator.drag((x, y), (x + 12, y + 12))
-    points = [one for one in annotator.clicks[-1]["result"] if one["type"] == "keypoint"]
+    points = [region for region in annotator.clicks[-1]["result"] if region["type"] == "keypoint"]
     assert [point["is_positive"] for point in points] == [True, False]
     assert points[1]["value"]["x"] > 100 * x / SIZE[1] + 1
-    asked = len(annotator.clicks)
+    clicks_before = len(annotator.clicks)
     annotator.press("Control+z")
-    assert len(annotator.clicks) == asked
+    assert len(annotator.clicks) == clicks_before
     assert annotator.chosen_labels == []
 
 
@@ -205,7 +205,7 @@ def test_after_the_tick_undo_brings_the_prompts_back_and_a_click_replaces_the_ma
     assert annotator.chosen_labels == [], "it has to be chosen again"
     annotator.choose_label("Object")
     annotator.click(second.centre, negative=True)
-    signs = [one["is_positive"] for one in annotator.clicks[-1]["result"] if one["type"] == "keypoint"]
+    signs = [region["is_positive"] for region in annotator.clicks[-1]["result"] if region["type"] == "keypoint"]
     assert signs == [True, False]
     annotator.accept()
     annotator.submit()
@@ -220,7 +220,7 @@ def test_inside_an_accepted_mask_clicks_need_ctrl(studio, annotator, opened, tar
     annotator.accept()
     annotator.click(second.centre)
     annotator.click(first.centre, negative=True, inside=True)
-    signs = [one["is_positive"] for one in annotator.clicks[-1]["result"] if one["type"] == "keypoint"]
+    signs = [region["is_positive"] for region in annotator.clicks[-1]["result"] if region["type"] == "keypoint"]
     assert signs == [True, False]
     annotator.accept()
     annotator.click(first.centre, inside=True)

@@ -17,19 +17,19 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 
 def named(tasks: list[dict], name: str) -> int:
     """Return the task of the image that was uploaded under this name."""
-    (found,) = [task["id"] for task in tasks if task["data"]["image"].endswith(f"-{name}")]
-    return found
+    (task_id,) = [task["id"] for task in tasks if task["data"]["image"].endswith(f"-{name}")]
+    return task_id
 
 
 def plainest(samples: dict) -> tuple[str, Scene, int]:
     """Return the largest object of all samples that nothing covers: its sample, the scene, and which one it is."""
-    found = []
+    candidates = []
     for name, sample in samples.items():
         scene = render_scene(sample["seed"], tuple(sample["size"]), sample["family"])
         for k, mask in enumerate(scene.masks):
             if is_complete(mask) and k not in scene.parents:
-                found.append((mask.mean(), name, scene, k))
-    return max(found, key=lambda one: one[0])[1:]
+                candidates.append((mask.mean(), name, scene, k))
+    return max(candidates, key=lambda candidate: candidate[0])[1:]
 
 
 def test_a_newcomer_who_clicks_an_object_of_a_sample_sees_and_keeps_its_mask(studio, annotator, stored_masks):

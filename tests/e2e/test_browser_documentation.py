@@ -1,4 +1,4 @@
-"""What the README tells a person to do in Label Studio does what it says: connecting by hand, and its configs."""
+"""The README's instructions for Label Studio do what it says: connecting by hand, and its configs."""
 
 import re
 
@@ -13,7 +13,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 README = document("README.md")
 CONFIGS = {
     kind: block.text
-    for kind, block in zip(("brush", "polygon"), (one for one in README.blocks if one.language == "xml"), strict=True)
+    for kind, block in zip(
+        ("brush", "polygon"), (block for block in README.blocks if block.language == "xml"), strict=True
+    )
 }
 GOOD = 0.8
 
@@ -35,10 +37,13 @@ def test_a_config_of_the_readme_gives_the_kind_of_region_it_says_with_its_label(
     annotator.accept()
     annotator.photograph(f"readme-{kind}")
     annotator.submit()
-    kept = {region["type"]: region for region in studio.stored(task)}
-    assert kept[f"{kind}labels"]["value"][f"{kind}labels"] == ["Dog"]
-    assert kept.keys() <= {f"{kind}labels", "labels"}  # an accepted mask also takes what is chosen in the row of labels
-    assert iou(stored_masks.of(kept[f"{kind}labels"]), target.mask) >= GOOD
+    regions = {region["type"]: region for region in studio.stored(task)}
+    assert regions[f"{kind}labels"]["value"][f"{kind}labels"] == ["Dog"]
+    assert regions.keys() <= {
+        f"{kind}labels",
+        "labels",
+    }  # an accepted mask also takes what is chosen in the row of labels
+    assert iou(stored_masks.of(regions[f"{kind}labels"]), target.mask) >= GOOD
 
 
 def test_the_label_stays_chosen_for_the_next_object_and_a_rectangle_marks_one_too(
@@ -56,8 +61,8 @@ def test_the_label_stays_chosen_for_the_next_object_and_a_rectangle_marks_one_to
     annotator.accept()
     annotator.submit()
     regions = studio.stored(task)
-    masks = [one for one in regions if one["type"] == "brushlabels"]
-    assert [one["value"]["brushlabels"] for one in masks] == [["Dog"], ["Dog"]]
+    masks = [region for region in regions if region["type"] == "brushlabels"]
+    assert [region["value"]["brushlabels"] for region in masks] == [["Dog"], ["Dog"]]
     assert all(iou(stored_masks.of(region), target.mask) >= GOOD for region in masks)
 
 
@@ -110,13 +115,16 @@ def test_each_of_two_images_keeps_its_label_from_click_to_click(studio, annotato
                 annotator.page.mouse.click(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
             annotator.page.wait_for_timeout(700)
         annotator.accept()
-    asked = [
-        [one["value"].get("labels") for one in click["result"] if one["type"] == "labels"] for click in annotator.clicks
+    labels_sent = [
+        [region["value"].get("labels") for region in click["result"] if region["type"] == "labels"]
+        for click in annotator.clicks
     ]
-    assert asked == [[["Damage"]], [["Damage"], ["Damage"]]] * 2
+    assert labels_sent == [[["Damage"]], [["Damage"], ["Damage"]]] * 2
     annotator.submit()
-    kept = [(one["to_name"], one["value"]["labels"]) for one in studio.stored(task) if one["type"] == "labels"]
-    assert kept == [("before", ["Damage"]), ("after", ["Damage"])]
+    labels_stored = [
+        (region["to_name"], region["value"]["labels"]) for region in studio.stored(task) if region["type"] == "labels"
+    ]
+    assert labels_stored == [("before", ["Damage"]), ("after", ["Damage"])]
 
 
 def test_every_task_opens_with_a_label_chosen(studio, annotator, target):

@@ -34,8 +34,8 @@ WEIGHTS = {
 def reasons(server) -> dict[str, float]:
     """How often the backend gave each reason for an empty answer."""
     _, text = server.ask("/metrics")
-    found = re.findall(r'^paddle_sam_reasons_total\{reason="(\w+)"\} ([\d.e+]+)$', text.decode(), re.M)
-    return {name: float(count) for name, count in found if float(count)}
+    counts = re.findall(r'^paddle_sam_reasons_total\{reason="(\w+)"\} ([\d.e+]+)$', text.decode(), re.M)
+    return {name: float(count) for name, count in counts if float(count)}
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -65,13 +65,13 @@ def test_a_point_a_negative_point_and_a_box_are_answered_in_label_studio(studio,
         left, top, right, bottom = target.box
         answers.append(annotator.drag((left - 4, top - 4), (right + 4, bottom + 4)))
         annotator.photograph(f"{name}-box")
-        seen = reasons(server)
+        reasons_before = reasons(server)
         assert "Traceback" not in server.log
-    assert set(seen) <= {"no_context", "no_prompt", "empty_mask"}, seen
+    assert set(reasons_before) <= {"no_context", "no_prompt", "empty_mask"}, reasons_before
     regions = [answer["data"]["result"] for answer in answers]
     assert any(regions)
-    for label, found in zip(("Object", "Object", "Part"), regions, strict=True):
-        for region in found:
+    for label, answered in zip(("Object", "Object", "Part"), regions, strict=True):
+        for region in answered:
             assert (region["type"], region["value"]["brushlabels"]) == ("brushlabels", [label])
             assert (region["original_width"], region["original_height"]) == (640, 480)
             assert region["id"]

@@ -1,4 +1,4 @@
-"""What Chromium makes of picture files: the tables that the decoder is held against, asked of the browser itself.
+"""What Chromium makes of picture files: the tables that the decoder is compared with, from the browser itself.
 
 The editor says a picture's size to be its ``naturalWidth`` and ``naturalHeight``, and draws what a canvas shows.
 """
@@ -44,30 +44,34 @@ def page(browser):
 
 def look(page, files: Sequence[bytes]) -> list[tuple[int, int, list[tuple[int, ...]]] | None]:
     """What the browser shows of each file: width, height and the colours of the four quarters; None where nothing."""
-    seen, batch, waiting = [], [], 0
+    results, batch, waiting = [], [], 0
     for number, data in enumerate(files):
         batch.append([(kind_of(data) or "jpeg").lower(), base64.b64encode(data).decode()])
         waiting += len(data)
         if waiting > AT_ONCE_BYTES or number == len(files) - 1:
-            seen += page.evaluate(LOOK, batch)
+            results += page.evaluate(LOOK, batch)
             batch, waiting = [], 0
     return [
-        one
-        and (one[0], one[1], [tuple(int(c > 127) * 255 for c in spot[:3]) if spot[3] == 255 else () for spot in one[2]])
-        for one in seen
+        picture
+        and (
+            picture[0],
+            picture[1],
+            [tuple(int(c > 127) * 255 for c in spot[:3]) if spot[3] == 255 else () for spot in picture[2]],
+        )
+        for picture in results
     ]
 
 
 def test_every_way_of_saying_an_orientation_counts_as_the_table_says(page):
-    asked = [(case, stored) for case in orientation_files.cases() for stored in range(10)]
-    for (case, stored), seen in zip(asked, look(page, [case.make(stored) for case, stored in asked]), strict=True):
+    cases = [(case, stored) for case in orientation_files.cases() for stored in range(10)]
+    for (case, stored), picture in zip(cases, look(page, [case.make(stored) for case, stored in cases]), strict=True):
         turn = stored if case.is_turned and 1 <= stored <= 8 else 1
         size_wh = SIZE_WH[::-1] if turn > 4 else SIZE_WH
-        assert seen == (*size_wh, UPRIGHT[turn]), (case.name, stored)
+        assert picture == (*size_wh, UPRIGHT[turn]), (case.name, stored)
 
 
 def test_damaged_files_are_shown_as_the_table_says(page):
     cases = damaged_files.cases()
-    for case, seen in zip(cases, look(page, [case.data for case in cases]), strict=True):
-        is_complete = seen is not None and seen[2] == UPRIGHT[1]
-        assert is_complete == case.is_shown, (case.name, seen)
+    for case, picture in zip(cases, look(page, [case.data for case in cases]), strict=True):
+        is_complete = picture is not None and picture[2] == UPRIGHT[1]
+        assert is_complete == case.is_shown, (case.name, picture)

@@ -38,10 +38,10 @@ def test_it_keeps_itself_up_to_date_and_says_when_it_cannot(service, browser):
     service.server.server_close()
     expect(page.get_by_text("no longer up to date")).to_be_visible(timeout=SOON_MS)
     assert not complaints
-    assert len(loads) == 1, "it was not loaded anew, so it stays where the reader has scrolled to"
+    assert len(loads) == 1, "it was not loaded again, so it stays where the reader has scrolled to"
 
 
-def test_without_scripts_it_loads_itself_anew(service, browser):
+def test_without_scripts_it_loads_itself_again(service, browser):
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto(service.url)
     fail_once(service)

@@ -94,7 +94,7 @@ def test_start_training_gives_the_project_a_decoder_and_a_rollback_takes_it_away
     files = {f"{number:02}.png": data for number, (data, _) in enumerate(pictures)}
     tasks = studio.upload(project, files)
     for number, (_, outlines) in enumerate(pictures[:-1]):
-        regions = [region(place, outline) for place, outline in enumerate(outlines)]
+        regions = [region(index, outline) for index, outline in enumerate(outlines)]
         studio.post(f"/api/tasks/{tasks[f'{number:02}.png']}/annotations/", {"result": regions})
     task, outline = tasks[f"{IMAGES - 1:02}.png"], pictures[-1][1][0]
     base = version(studio, project)

@@ -78,27 +78,27 @@ def service(tmp_path):
 
 
 def test_a_click_shows_a_mask_that_can_be_saved_and_everything_comes_from_the_service(service, browser):
-    shown = TryPage(browser, service.url)
-    shown.take_sample()
+    try_page = TryPage(browser, service.url)
+    try_page.take_sample()
     x, y = GEAR["click"]
-    shown.click(x, y)
-    shown.expect_mask()
-    expect(shown.state).to_contain_text("ms")
+    try_page.click(x, y)
+    try_page.expect_mask()
+    expect(try_page.state).to_contain_text("ms")
     for kind in ("PNG", "Polygons", "COCO"):
-        expect(shown.page.get_by_role("button", name=kind)).to_be_enabled()
+        expect(try_page.page.get_by_role("button", name=kind)).to_be_enabled()
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    shown.page.screenshot(path=SCREENSHOTS / "try.png", full_page=True)
-    name, png = shown.save("s")
+    try_page.page.screenshot(path=SCREENSHOTS / "try.png", full_page=True)
+    name, png = try_page.save("s")
     assert name == "gears-mask.png"
     mask = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
     assert mask.shape == SIZE_WH[::-1]
     assert set(np.unique(mask)) == {0, 255}
     assert mask[y, x] == 255
-    name, text = shown.save("p")
+    name, text = try_page.save("p")
     polygons = json.loads(text)
     assert (name, polygons["width"], polygons["height"]) == ("gears-polygons.json", *SIZE_WH)
     assert len(polygons["polygons"][0]) > 2
-    name, text = shown.save("c")
+    name, text = try_page.save("c")
     coco = json.loads(text)
     assert name == "gears-coco.json"
     assert coco["images"] == [{"id": 1, "file_name": "gears.jpg", "width": 800, "height": 800}]
@@ -106,66 +106,66 @@ def test_a_click_shows_a_mask_that_can_be_saved_and_everything_comes_from_the_se
     assert areas == pytest.approx((mask == 255).sum(), rel=0.05)
     boxes = [annotation["bbox"] for annotation in coco["annotations"]]
     assert any(left <= x <= left + width and top <= y <= top + height for left, top, width, height in boxes)
-    assert all(address.startswith((service.url, "data:", "blob:")) for address in shown.addresses)
-    assert not shown.complaints
+    assert all(address.startswith((service.url, "data:", "blob:")) for address in try_page.addresses)
+    assert not try_page.complaints
 
 
 def test_alt_and_the_right_button_exclude_a_drag_is_a_box_and_undo_takes_the_last_back(service, browser):
-    shown = TryPage(browser, service.url)
-    shown.take_sample()
-    shown.click(*GEAR["click"])
-    shown.page.keyboard.down("Alt")
-    shown.click(40, 760)
-    shown.page.keyboard.up("Alt")
-    shown.click(60, 700, button="right")
-    shown.drag(*HORSESHOE["box"])
-    expect(shown.state).to_contain_text("2 masks", timeout=SOON_MS)
-    *points, box = shown.prompts()
+    try_page = TryPage(browser, service.url)
+    try_page.take_sample()
+    try_page.click(*GEAR["click"])
+    try_page.page.keyboard.down("Alt")
+    try_page.click(40, 760)
+    try_page.page.keyboard.up("Alt")
+    try_page.click(60, 700, button="right")
+    try_page.drag(*HORSESHOE["box"])
+    expect(try_page.state).to_contain_text("2 masks", timeout=SOON_MS)
+    *points, box = try_page.prompts()
     assert [point["is_positive"] for point in points] == [True, False, False]
     x1, y1, x2, y2 = (part / 8 for part in HORSESHOE["box"])
     assert [box["value"][key] for key in ("x", "y", "width", "height")] == pytest.approx(
         [x1, y1, x2 - x1, y2 - y1], abs=0.5
     )
-    shown.page.keyboard.press("z")
-    expect(shown.state).to_contain_text("Mask in", timeout=SOON_MS)
-    assert len(shown.prompts()) == 3
-    shown.page.keyboard.press("Escape")
+    try_page.page.keyboard.press("z")
+    expect(try_page.state).to_contain_text("Mask in", timeout=SOON_MS)
+    assert len(try_page.prompts()) == 3
+    try_page.page.keyboard.press("Escape")
     for kind in ("Undo", "PNG"):
-        expect(shown.page.get_by_role("button", name=kind)).to_be_disabled()
-    assert not shown.complaints
+        expect(try_page.page.get_by_role("button", name=kind)).to_be_disabled()
+    assert not try_page.complaints
 
 
 def test_the_keyboard_alone_clicks_and_draws_a_box(service, browser):
-    shown = TryPage(browser, service.url)
-    shown.page.get_by_role("button", name=NAME).press("Enter")
-    expect(shown.view).to_be_focused(timeout=SOON_MS)
-    shown.page.keyboard.press("Enter")
-    shown.expect_mask()
-    (point,) = shown.prompts()
+    try_page = TryPage(browser, service.url)
+    try_page.page.get_by_role("button", name=NAME).press("Enter")
+    expect(try_page.view).to_be_focused(timeout=SOON_MS)
+    try_page.page.keyboard.press("Enter")
+    try_page.expect_mask()
+    (point,) = try_page.prompts()
     assert (point["value"]["x"], point["value"]["y"], point["is_positive"]) == (50, 50, True)
     for _ in range(8):
-        shown.page.keyboard.press("Shift+ArrowDown")
-    shown.page.keyboard.press("Alt+Enter")
+        try_page.page.keyboard.press("Shift+ArrowDown")
+    try_page.page.keyboard.press("Alt+Enter")
     for _ in range(8):
-        shown.page.keyboard.press("Shift+ArrowUp")
-    shown.page.keyboard.press("b")
+        try_page.page.keyboard.press("Shift+ArrowUp")
+    try_page.page.keyboard.press("b")
     for key in ("Shift+ArrowRight", "Shift+ArrowDown", "ArrowDown"):
-        shown.page.keyboard.press(key)
-    shown.page.keyboard.press("b")
-    shown.expect_mask()
-    _, background, box = shown.prompts()
+        try_page.page.keyboard.press(key)
+    try_page.page.keyboard.press("b")
+    try_page.expect_mask()
+    _, background, box = try_page.prompts()
     assert (background["value"]["y"], background["is_positive"]) == (90, False)
     assert [box["value"][key] for key in ("x", "y", "width", "height")] == [50, 50, 5, 5.5]
-    assert not shown.complaints
+    assert not try_page.complaints
 
 
 def test_a_dropped_picture_is_used_as_the_browser_turns_it_and_the_request_is_shown(service, browser):
-    shown = TryPage(browser, service.url)
+    try_page = TryPage(browser, service.url)
     turned = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(SAMPLES / "wide.jpg").save(turned, "JPEG", exif=exif)
-    shown.page.evaluate(
+    try_page.page.evaluate(
         """(bytes) => {
             const files = new DataTransfer();
             files.items.add(new File([new Uint8Array(bytes)], "turned.jpg", { type: "image/jpeg" }));
@@ -173,53 +173,53 @@ def test_a_dropped_picture_is_used_as_the_browser_turns_it_and_the_request_is_sh
         }""",
         list(turned.getvalue()),
     )
-    expect(shown.state).to_contain_text("turned.jpg, 480 × 960", timeout=SOON_MS)
-    shown.view.click()
-    shown.expect_mask()
-    _, png = shown.save("s")
+    expect(try_page.state).to_contain_text("turned.jpg, 480 × 960", timeout=SOON_MS)
+    try_page.view.click()
+    try_page.expect_mask()
+    _, png = try_page.save("s")
     assert Image.open(io.BytesIO(png)).size == (480, 960)
-    shown.page.get_by_text("The request that Label Studio").click()
-    request = shown.page.locator("#request").inner_text()
+    try_page.page.get_by_text("The request that Label Studio").click()
+    request = try_page.page.locator("#request").inner_text()
     assert f"POST {service.url}predict" in request
     assert '"is_positive": true' in request
-    assert not shown.complaints
+    assert not try_page.complaints
 
 
-def test_what_is_no_picture_and_a_service_that_is_gone_are_said(service, browser):
-    shown = TryPage(browser, service.url)
+def test_what_is_no_picture_and_a_service_that_is_gone_are_reported(service, browser):
+    try_page = TryPage(browser, service.url)
     upload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}
-    shown.page.locator("#file").set_input_files([upload])
-    expect(shown.state).to_contain_text("cannot show notes.txt")
-    shown.take_sample()
+    try_page.page.locator("#file").set_input_files([upload])
+    expect(try_page.state).to_contain_text("cannot show notes.txt")
+    try_page.take_sample()
     service.server.shutdown()
     service.server.server_close()
-    shown.click(*GEAR["click"])
-    expect(shown.state).to_contain_text("No mask", timeout=SOON_MS)
+    try_page.click(*GEAR["click"])
+    expect(try_page.state).to_contain_text("No mask", timeout=SOON_MS)
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_it_is_never_wider_than_the_window(service, browser, viewport):
-    shown = TryPage(browser, service.url, viewport)
-    shown.take_sample()
-    assert shown.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    try_page = TryPage(browser, service.url, viewport)
+    try_page.take_sample()
+    assert try_page.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
 
 
 def test_a_browser_that_prefers_chinese_is_shown_chinese(service, browser):
-    shown = TryPage(browser, service.url, locale="zh-CN")
-    expect(shown.page).to_have_title("试用 – PaddlePaddle SAM 后端")
-    expect(shown.state).to_have_text("还没有图片。")
-    shown.page.get_by_role("button", name=NAME).click()
-    expect(shown.state).to_have_text(f"{NAME}.jpg，800 × 800。点击一个物体，或在它周围拖出一个框。", timeout=SOON_MS)
-    shown.click(*GEAR["click"])
-    expect(shown.state).to_contain_text("毫秒 · 分数", timeout=SOON_MS)
-    expect(shown.page.get_by_label("图片，带提示和掩码")).to_be_visible()
-    expect(shown.page.get_by_role("button", name="清除")).to_be_enabled()
-    expect(shown.page.get_by_text("按住 Alt 或用右键")).to_be_visible()
-    shown.page.keyboard.press("Escape")
-    shown.click(*GEAR["click"], button="right")
-    expect(shown.state).to_have_text("只有背景不标记任何东西：请同时点击物体。", timeout=SOON_MS)
-    assert english(shown.page) <= {"PNG", "COCO", "Esc", "Enter", "Alt"}, "the same in every language"
-    assert not shown.complaints
+    try_page = TryPage(browser, service.url, locale="zh-CN")
+    expect(try_page.page).to_have_title("试用 – PaddlePaddle SAM 后端")
+    expect(try_page.state).to_have_text("还没有图片。")
+    try_page.page.get_by_role("button", name=NAME).click()
+    expect(try_page.state).to_have_text(f"{NAME}.jpg，800 × 800。点击一个物体，或在它周围拖出一个框。", timeout=SOON_MS)
+    try_page.click(*GEAR["click"])
+    expect(try_page.state).to_contain_text("毫秒 · 分数", timeout=SOON_MS)
+    expect(try_page.page.get_by_label("图片，带提示和掩码")).to_be_visible()
+    expect(try_page.page.get_by_role("button", name="清除")).to_be_enabled()
+    expect(try_page.page.get_by_text("按住 Alt 或用右键")).to_be_visible()
+    try_page.page.keyboard.press("Escape")
+    try_page.click(*GEAR["click"], button="right")
+    expect(try_page.state).to_have_text("只有背景不标记任何东西：请同时点击物体。", timeout=SOON_MS)
+    assert english(try_page.page) <= {"PNG", "COCO", "Esc", "Enter", "Alt"}, "the same in every language"
+    assert not try_page.complaints
 
 
 def test_words_show_labelled_masks_where_there_is_a_detector(tmp_path, browser):
@@ -227,23 +227,23 @@ def test_words_show_labelled_masks_where_there_is_a_detector(tmp_path, browser):
     (tmp_path / "discs.png").write_bytes(directories.png(directories.coloured_discs(1)[0]))
     with driver(tmp_path, PADDLE_SAM_DETECTOR=str(detector)) as service:
         service.start()
-        shown = TryPage(browser, service.url)
-        shown.page.locator("#file").set_input_files(tmp_path / "discs.png")
-        expect(shown.state).to_contain_text("400 × 300", timeout=SOON_MS)
-        shown.page.get_by_label("Words").fill("red disc, green; blue disc")
-        shown.page.keyboard.press("Enter")
-        expect(shown.state).to_contain_text("2 masks", timeout=SOON_MS)
-        labels = [name for name in ("red disc", "green", "blue disc") if f"{name} 0.750" in shown.state.inner_text()]
+        try_page = TryPage(browser, service.url)
+        try_page.page.locator("#file").set_input_files(tmp_path / "discs.png")
+        expect(try_page.state).to_contain_text("400 × 300", timeout=SOON_MS)
+        try_page.page.get_by_label("Words").fill("red disc, green; blue disc")
+        try_page.page.keyboard.press("Enter")
+        expect(try_page.state).to_contain_text("2 masks", timeout=SOON_MS)
+        labels = [name for name in ("red disc", "green", "blue disc") if f"{name} 0.750" in try_page.state.inner_text()]
         assert len(labels) == 2
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        shown.page.screenshot(path=SCREENSHOTS / "try-words.png", full_page=True)
-        shown.page.get_by_label("Words").press("Escape")
-        with shown.page.expect_download() as download:
-            shown.page.get_by_role("button", name="COCO").click()
+        try_page.page.screenshot(path=SCREENSHOTS / "try-words.png", full_page=True)
+        try_page.page.get_by_label("Words").press("Escape")
+        with try_page.page.expect_download() as download:
+            try_page.page.get_by_role("button", name="COCO").click()
         saved = json.loads(download.value.path().read_bytes())
         assert {category["name"] for category in saved["categories"]} == set(labels)
         assert {annotation["category_id"] for annotation in saved["annotations"]} == {1, 2}
-        shown.page.get_by_label("Words").fill("a cow")
-        shown.page.get_by_role("button", name="Find").click()
-        expect(shown.state).to_contain_text("No mask", timeout=SOON_MS)
-        assert not shown.complaints
+        try_page.page.get_by_label("Words").fill("a cow")
+        try_page.page.get_by_role("button", name="Find").click()
+        expect(try_page.state).to_contain_text("No mask", timeout=SOON_MS)
+        assert not try_page.complaints

@@ -75,7 +75,7 @@ def stop_when_ready(lines: list[str]):
 
 
 def run_once(demo: Demo) -> tuple[str, dict]:
-    """Run the demo until it is ready; return what it said, and Label Studio's data."""
+    """Run the demo until it is ready; return its output, and Label Studio's data."""
     lines: list[str] = []
     run(demo, os.environ, stop_when_ready(lines))
     return "\n".join(lines), state_of(demo)
@@ -86,11 +86,11 @@ def state_of(demo: Demo) -> dict:
 
 
 def test_the_demo_makes_a_project_with_the_samples_and_this_backend_and_says_where_it_is(demo):
-    said, state = run_once(demo)
+    output, state = run_once(demo)
     login = json.loads((demo.folder / "login.json").read_text())
-    assert f"http://127.0.0.1:{demo.label_studio_port}/projects/1/data" in said
-    assert login["username"] in said
-    assert login["password"] in said
+    assert f"http://127.0.0.1:{demo.label_studio_port}/projects/1/data" in output
+    assert login["username"] in output
+    assert login["password"] in output
     config = labeling_config(has_words=True)
     assert [(project["title"], project["label_config"]) for project in state["projects"]] == [(TITLE, config)]
     assert [task["name"] for task in state["tasks"]] == ["one.png", "two.jpg"]
@@ -130,14 +130,14 @@ def test_a_sample_that_the_user_deleted_does_not_come_back(demo):
     assert [task["name"] for task in state["tasks"]] == ["one.png"]
 
 
-def test_a_label_studio_whose_first_start_did_not_end_is_begun_anew(demo):
+def test_a_label_studio_whose_first_start_did_not_end_is_started_over(demo):
     demo.data.mkdir(parents=True)
     (demo.data / "fake.json").write_text(json.dumps({"token": "of a half-made user", "projects": []}))
     _, state = run_once(demo)
     assert len(state["projects"]) == 1
 
 
-def test_a_label_studio_that_was_once_complete_is_never_begun_anew(demo):
+def test_a_label_studio_that_was_once_complete_is_never_started_over(demo):
     _, state = run_once(demo)
     (demo.data / "fake.json").write_text(json.dumps(state | {"token": "of another user"}))
     with pytest.raises(DemoError, match="does not accept the demo's own token"):
@@ -188,7 +188,7 @@ def test_a_program_that_never_answers_is_given_up_with_its_log(tmp_path):
         running.stop()
 
 
-def test_while_a_program_starts_the_seconds_and_the_last_line_of_its_log_are_told(tmp_path):
+def test_while_a_program_starts_the_seconds_and_the_last_line_of_its_log_are_shown(tmp_path):
     lines: list[str] = []
     slow = script(tmp_path / "slow", "echo Applying tasks.0001_initial... OK; echo; exec sleep 60")
     url = f"http://127.0.0.1:{free_port(30000, 'a test')}/health"
@@ -225,20 +225,20 @@ def alive(number: int) -> bool:
 
 @pytest.mark.parametrize("option", ["backend_port", "label_studio_port"])
 def test_a_port_that_was_asked_for_and_is_taken_is_named_and_nothing_is_started(demo, option):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(DemoError, match=f"Port {port} is taken. Choose another .* with --"):
             run_once(replace(demo, **{option: port}))
     assert not (demo.folder / "label-studio.log").exists()
 
 
 def test_a_port_that_was_not_asked_for_is_passed_over_when_it_is_taken():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port, lines = taken.getsockname()[1], []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port, lines = listener.getsockname()[1], []
         chosen = choose_port(None, port, "the backend", "--port", lines.append)
     assert chosen > port
     assert lines == [f"Port {port} is taken: the backend gets {chosen}."]
@@ -300,7 +300,7 @@ def test_a_demo_that_nohup_started_outlives_its_terminal():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_missing_label_studio_is_told_with_the_command_that_installs_it(demo):
+def test_a_missing_label_studio_is_reported_with_the_command_that_installs_it(demo):
     with pytest.raises(DemoError, match=r"Label Studio is not installed.*make demo"):
         run_once(replace(demo, label_studio_python=demo.folder / "nothing"))
 
@@ -312,7 +312,7 @@ def test_a_folder_without_images_is_refused_before_anything_is_started(demo, tmp
     assert not (demo.folder / "backend.log").exists()
 
 
-def test_a_folder_that_nothing_can_be_written_to_is_told_with_another_way(demo, tmp_path):
+def test_a_folder_that_nothing_can_be_written_to_is_reported_with_another_way(demo, tmp_path):
     (tmp_path / "taken").write_text("a file, and no folder")
     with pytest.raises(DemoError, match=r"taken/here.*--folder"):
         run(replace(demo, folder=tmp_path / "taken" / "here"), {}, lambda text: None)
@@ -346,7 +346,7 @@ def test_the_login_is_readable_by_its_owner_alone(demo):
     assert stat.S_IMODE((demo.folder / "login.json").stat().st_mode) == 0o600
 
 
-def test_a_damaged_login_is_told_and_not_replaced(demo):
+def test_a_damaged_login_is_reported_and_not_replaced(demo):
     demo.folder.mkdir()
     (demo.folder / "login.json").write_text("{")
     with pytest.raises(DemoError, match="is damaged"):
@@ -354,10 +354,10 @@ def test_a_damaged_login_is_told_and_not_replaced(demo):
     assert (demo.folder / "login.json").read_text() == "{"
 
 
-def test_what_an_annotator_must_know_is_said_at_the_start_and_in_the_project_and_names_no_key(demo):
+def test_what_an_annotator_must_know_stands_in_the_output_and_in_the_project_and_names_no_key(demo):
     """M does another thing on the second task than on the first; see docs/troubleshooting.md."""
-    said, _ = run_once(demo)
-    for text in (said, LABEL_CONFIG):
+    output, _ = run_once(demo)
+    for text in (output, LABEL_CONFIG):
         assert "lowest" in text
         assert "three dots" in text
         assert re.search(r"mask\s+is lost", text)

@@ -51,10 +51,10 @@ def test_every_submitted_mask_is_in_the_file_where_label_studios_own_export_answ
     tasks = studio.upload(project, {f"{number}.png": photo(number) for number in range(IMAGES)})
     generator = np.random.default_rng(0)
     masks = {task: [Mask.from_array(generator.random(SIZE) < 0.4) for _ in range(2)] for task in tasks.values()}
-    for task, (one, other) in masks.items():
+    for task, (first, second) in masks.items():
         regions = [
-            region("brush", 1, {"format": "rle", "rle": list(rle.encode(one))}, "Cat"),
-            region("bitmask", 2, {"imageDataURL": bitmask.encode(other)}, "Größe"),
+            region("brush", 1, {"format": "rle", "rle": list(rle.encode(first))}, "Cat"),
+            region("bitmask", 2, {"imageDataURL": bitmask.encode(second)}, "Größe"),
             region("box", 3, {"x": 12.5, "y": 20, "width": 25, "height": 40, "rotation": 0}, "Cat"),
         ]
         leftover = region("point", 4, {"x": 50, "y": 50, "width": 0.5}, "Cat") if task == max(masks) else None
@@ -63,17 +63,17 @@ def test_every_submitted_mask_is_in_the_file_where_label_studios_own_export_answ
     assert theirs.status_code == 500
     assert "No keypoint order found" in theirs.text
     out = tmp_path / "masks.json"
-    code, said = run(studio, tmp_path, "export-coco", "--project", str(project), "--out", str(out))
-    assert code == 0, said
-    assert "keypoints left out  1" in said
-    found = json.loads(out.read_text("utf-8"))
-    assert [one["name"] for one in found["categories"]] == ["Cat", "Größe"]
+    code, output = run(studio, tmp_path, "export-coco", "--project", str(project), "--out", str(out))
+    assert code == 0, output
+    assert "keypoints left out  1" in output
+    coco = json.loads(out.read_text("utf-8"))
+    assert [category["name"] for category in coco["categories"]] == ["Cat", "Größe"]
     names = {task["id"]: task["data"]["image"].rpartition("/")[2] for task in studio.tasks(project)}
-    images = {one["id"]: one["file_name"] for one in found["images"]}
+    images = {image["id"]: image["file_name"] for image in coco["images"]}
     box = np.zeros(SIZE, bool)
     box[12:36, 10:30] = True
-    for task, (one, other) in masks.items():
-        rows = [row for row in found["annotations"] if images[row["image_id"]] == names[task]]
+    for task, (first, second) in masks.items():
+        rows = [row for row in coco["annotations"] if images[row["image_id"]] == names[task]]
         assert [row["category_id"] for row in rows] == [1, 2, 1]
-        for row, expected in zip(rows, (one.to_array(), other.to_array(), box), strict=True):
+        for row, expected in zip(rows, (first.to_array(), second.to_array(), box), strict=True):
             assert np.array_equal(coco_rle.decode(coco_rle.parse(row["segmentation"])).to_array(), expected)

@@ -1,4 +1,4 @@
-"""Whether this Label Studio reaches a backend on a private address without being told to: what README's step 3 says."""
+"""Whether this Label Studio reaches a backend on a private address with its defaults, as README's step 3 says."""
 
 import json
 import os
@@ -84,6 +84,6 @@ def test_from_which_release_on_a_local_backend_is_refused_and_falls_silent(label
         task = client.post("/api/tasks", json={"project": project, "data": {"image": "http://x/a.png"}}).json()["id"]
         assert click(client, backend, project, task)
     with label_studio_at(label_studio, tmp_path / "data", port, is_lifted=False) as client:
-        seen = {"connects": connect(client, backend)[0] == 201, "clicks": click(client, backend, project, task)}
-        print(json.dumps({"release": release, **seen}))
-    assert seen == {"connects": not protects, "clicks": not protects}
+        observed = {"connects": connect(client, backend)[0] == 201, "clicks": click(client, backend, project, task)}
+        print(json.dumps({"release": release, **observed}))
+    assert observed == {"connects": not protects, "clicks": not protects}

@@ -47,15 +47,15 @@ class Project:
 
     def __init__(self, studio: Studio, pictures: Sequence[Sequence[Target]], has_broken: bool = False) -> None:
         self.studio, self.number = studio, studio.project(CONFIG, backend=False)
-        files = {f"{place:02}.png": targets[0].data for place, targets in enumerate(pictures)}
+        files = {f"{index:02}.png": targets[0].data for index, targets in enumerate(pictures)}
         tasks = studio.upload(self.number, files | ({BROKEN: b"\x89PNG cut short"} if has_broken else {}))
         self.broken = tasks.get(BROKEN, 0)
         self.pictures: dict[int, Sequence[Target]] = {}
-        for place, targets in enumerate(pictures):
-            task = tasks[f"{place:02}.png"]
+        for index, targets in enumerate(pictures):
+            task = tasks[f"{index:02}.png"]
             self.pictures[task] = targets
             boxes = [box(target, number) for number, target in enumerate(targets)]
-            if place % 3:
+            if index % 3:
                 studio.post(f"/api/tasks/{task}/annotations/", {"result": boxes})
             else:
                 body = {"task": task, "result": boxes, "score": 0.5, "model_version": OTHER}
@@ -65,7 +65,7 @@ class Project:
 
     def predictions(self, task: int) -> list[dict]:
         """The predictions of this model."""
-        return [one for one in self.studio.predictions(task) if one["model_version"] != OTHER]
+        return [prediction for prediction in self.studio.predictions(task) if prediction["model_version"] != OTHER]
 
     def stored(self) -> int:
         """How many predictions of this model there are."""
@@ -99,8 +99,8 @@ def ask(url: str, body: bytes | None = None) -> bytes:
 def lookups(studio: Studio) -> dict[str, float]:
     """Where the service has found embeddings so far."""
     lines = ask(f"{studio.backend_url}/metrics").decode().splitlines()
-    found = [line for line in lines if line.startswith("paddle_sam_cache_lookups_total{")]
-    return {line.split('"')[1]: float(line.split()[-1]) for line in found}
+    lookup_lines = [line for line in lines if line.startswith("paddle_sam_cache_lookups_total{")]
+    return {line.split('"')[1]: float(line.split()[-1]) for line in lookup_lines}
 
 
 def click_on(project: Project, task: int, data: dict) -> list[dict]:
@@ -122,10 +122,10 @@ def click_on(project: Project, task: int, data: dict) -> list[dict]:
 
 
 def test_after_precompute_every_first_click_is_warm(studio, project):
-    code, said = run(studio, cache_of(studio), "precompute", "--project", str(project.number))
-    assert code == 1, said  # the broken image
-    assert f"encoded  {IMAGES}" in said
-    assert f"task {project.broken}: image_unreadable" in said
+    code, output = run(studio, cache_of(studio), "precompute", "--project", str(project.number))
+    assert code == 1, output  # the broken image
+    assert f"encoded  {IMAGES}" in output
+    assert f"task {project.broken}: image_unreadable" in output
     data = {task["id"]: task["data"] for task in studio.tasks(project.number)}
     before = lookups(studio)
     for task in project.pictures:
@@ -144,24 +144,24 @@ def test_a_killed_run_is_resumed_to_one_prediction_each_that_fits_its_object(stu
         os.kill(process.pid, signal.SIGKILL)
     before = project.stored()
     assert 0 < before < IMAGES
-    code, said = run(studio, cache_of(studio), *arguments)
-    assert code == 1, said  # the broken image
-    assert f"task {project.broken}: image_unreadable" in said
-    assert f"there already      {before}" in said
+    code, output = run(studio, cache_of(studio), *arguments)
+    assert code == 1, output  # the broken image
+    assert f"task {project.broken}: image_unreadable" in output
+    assert f"there already      {before}" in output
     assert [len(project.predictions(task)) for task in project.pictures] == [1] * IMAGES
     assert project.predictions(project.broken) == []
-    found = []
+    ious = []
     for task, targets in project.pictures.items():
         [prediction] = project.predictions(task)
         regions = prediction["result"]
         assert [region["value"]["brushlabels"] for region in regions] == [["Part"]] * len(targets)
-        found += [iou(stored_masks.of(region), target.mask) for region, target in zip(regions, targets, strict=True)]
-    print(f"mean IoU of {len(found)} objects: {np.mean(found):.3f}, worst {np.min(found):.3f}")
-    assert np.mean(found) >= GOOD
+        ious += [iou(stored_masks.of(region), target.mask) for region, target in zip(regions, targets, strict=True)]
+    print(f"mean IoU of {len(ious)} objects: {np.mean(ious):.3f}, worst {np.min(ious):.3f}")
+    assert np.mean(ious) >= GOOD
 
 
 def test_the_predictions_open_in_the_editor_and_can_be_submitted(studio, project, annotator, stored_masks):
-    task = next(task for place, task in enumerate(project.pictures) if place % 3 == 0)
+    task = next(task for index, task in enumerate(project.pictures) if index % 3 == 0)
     [version] = [version for version in studio.counts(project.number) if version != OTHER]
     studio.patch(f"/api/projects/{project.number}/", {"model_version": version})
     show(annotator, project.number, task)
@@ -170,7 +170,9 @@ def test_the_predictions_open_in_the_editor_and_can_be_submitted(studio, project
     regions = [region for region in studio.stored(task) if region["type"] == "brushlabels"]
     targets = project.pictures[task]
     assert len(regions) == len(targets)
-    assert all(iou(stored_masks.of(one), target.mask) >= GOOD for one, target in zip(regions, targets, strict=True))
+    assert all(
+        iou(stored_masks.of(region), target.mask) >= GOOD for region, target in zip(regions, targets, strict=True)
+    )
 
 
 def show(annotator: Annotator, project: int, task: int) -> None:
@@ -188,12 +190,12 @@ def test_a_run_goes_on_while_label_studio_is_restarted(studio, tmp_path):
         assert process.poll() is None
         studio.stop()
         studio.start()
-        said = process.communicate(timeout=RUN_S)[0]
-    assert process.returncode == 0, said
+        output = process.communicate(timeout=RUN_S)[0]
+    assert process.returncode == 0, output
     assert [len(project.predictions(task)) for task in project.pictures] == [1] * 30
 
 
-def test_tasks_that_are_deleted_while_a_run_has_them_in_hand_are_told_as_such(studio, tmp_path):
+def test_tasks_that_are_deleted_while_a_run_processes_them_are_reported_as_such(studio, tmp_path):
     """Label Studio answers neither about nor for them, and each call in words of its own."""
     project = Project(studio, easy_targets(SIZE, 20))
     arguments = ("preannotate", "--project", str(project.number), *FROM)
@@ -204,21 +206,24 @@ def test_tasks_that_are_deleted_while_a_run_has_them_in_hand_are_told_as_such(st
         for task in left:
             studio.delete(f"/api/tasks/{task}/")
         os.kill(process.pid, signal.SIGCONT)
-        said = process.communicate(timeout=RUN_S)[0]
+        output = process.communicate(timeout=RUN_S)[0]
     assert left
-    assert process.returncode == 0, said
-    [line] = [line for line in said.splitlines() if "deleted meanwhile" in line]
-    assert int(line.split()[-1]) == len(left), said
+    assert process.returncode == 0, output
+    [line] = [line for line in output.splitlines() if "deleted meanwhile" in line]
+    assert int(line.split()[-1]) == len(left), output
     assert project.stored() == 20 - len(left)
 
 
 def test_two_people_at_once_leave_one_prediction_of_each_task(studio, tmp_path):
     project = Project(studio, easy_targets(SIZE, 24))
     arguments = ("preannotate", "--project", str(project.number), *FROM)
-    with running(studio, tmp_path / "one", *arguments) as one, running(studio, tmp_path / "two", *arguments) as two:
-        for process in (one, two):
-            said = process.communicate(timeout=RUN_S)[0]
-            assert process.returncode == 0, said
+    with (
+        running(studio, tmp_path / "one", *arguments) as running_process,
+        running(studio, tmp_path / "two", *arguments) as two,
+    ):
+        for process in (running_process, two):
+            output = process.communicate(timeout=RUN_S)[0]
+            assert process.returncode == 0, output
     assert [len(project.predictions(task)) for task in project.pictures] == [1] * 24
 
 
@@ -232,12 +237,12 @@ def test_listing_a_project_that_predicts_by_itself_sets_nothing_off(studio, tmp_
     """Label Studio would ask the backend about every page of tasks, while the page waits."""
     number = studio.project(CONFIG)
     studio.patch(f"/api/projects/{number}/", {"evaluate_predictions_automatically": True})
-    files = {f"{place:02}.png": targets[0].data for place, targets in enumerate(easy_targets(SIZE, 3))}
+    files = {f"{index:02}.png": targets[0].data for index, targets in enumerate(easy_targets(SIZE, 3))}
     studio.upload(number, files, review="true")
     before = answered(studio)
-    code, said = run(studio, tmp_path / "cache", "precompute", "--project", str(number))
-    assert code == 0, said
-    assert "encoded  3" in said
+    code, output = run(studio, tmp_path / "cache", "precompute", "--project", str(number))
+    assert code == 0, output
+    assert "encoded  3" in output
     assert answered(studio) == before
     studio.tasks(number)  # as anybody else would list them
     assert answered(studio) == before + 3
@@ -256,10 +261,12 @@ def test_limits_and_views_mean_what_the_data_manager_shows(studio, tmp_path):
         ("--view", str(view)): 2,
         ("--limit", "4"): 4,
     }
-    found = {}
+    counts = {}
     for options in wanted:
-        code, said = run(studio, tmp_path / "cache", "precompute", "--project", str(project.number), *options)
-        assert code == 0, said
-        numbers = [int(line.split()[-1]) for line in said.splitlines() if line.split()[:1] in (["encoded"], ["cached"])]
-        found[options] = sum(numbers)
-    assert found == wanted
+        code, output = run(studio, tmp_path / "cache", "precompute", "--project", str(project.number), *options)
+        assert code == 0, output
+        numbers = [
+            int(line.split()[-1]) for line in output.splitlines() if line.split()[:1] in (["encoded"], ["cached"])
+        ]
+        counts[options] = sum(numbers)
+    assert counts == wanted

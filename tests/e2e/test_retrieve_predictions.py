@@ -44,7 +44,7 @@ class Tasks:
         return answer.json() if answer.content else None
 
     def open(self, task: int) -> dict:
-        """What the editor asks for when somebody opens a task."""
+        """What the editor asks for when an annotator opens a task."""
         return self.ask("GET", f"/api/tasks/{task}/")
 
     def mark(self, task: int, *more: dict) -> None:
@@ -84,10 +84,10 @@ def eventually(condition: Callable[[], bool]) -> None:
 def check_masks(tasks: Tasks, task: int, stored_masks) -> None:
     """The only prediction of a task shows both objects, with their labels."""
     [prediction] = tasks.predictions(task)
-    found = {region["value"]["brushlabels"][0]: stored_masks.of(region) for region in prediction["result"]}
-    assert found.keys() == {"Object", "Part"}
+    masks = {region["value"]["brushlabels"][0]: stored_masks.of(region) for region in prediction["result"]}
+    assert masks.keys() == {"Object", "Part"}
     for target, label in zip(tasks.targets, ("Object", "Part"), strict=True):
-        assert iou(found[label], target.mask) >= GOOD
+        assert iou(masks[label], target.mask) >= GOOD
 
 
 def test_tasks_that_were_opened_first_and_marked_later_get_masks_by_the_button_once(studio, stored_masks):

@@ -33,9 +33,9 @@ def test_labels_find_their_objects_once_each_though_a_run_is_killed(studio, anno
     project = studio.project(CONFIG, backend=False)
     pictures = {f"{number:02}.png": directories.coloured_discs(number) for number in range(IMAGES)}
     tasks = studio.upload(project, {name: directories.png(image) for name, (image, _) in pictures.items()})
-    given = ("preannotate", "--project", str(project), "--from", "labels", "--detector", str(detector))
+    arguments = ("preannotate", "--project", str(project), "--from", "labels", "--detector", str(detector))
     cache = tmp_path / "cache"
-    with running(studio, cache, *given) as process:
+    with running(studio, cache, *arguments) as process:
         until = time.monotonic() + RUN_S
         while not sum(studio.counts(project).values()) and process.poll() is None:
             assert time.monotonic() < until
@@ -43,19 +43,19 @@ def test_labels_find_their_objects_once_each_though_a_run_is_killed(studio, anno
         process.send_signal(signal.SIGKILL)
     before = sum(studio.counts(project).values())
     assert 0 < before < IMAGES
-    code, said = run(studio, cache, *given)
-    assert code == 0, said
-    assert f"there already      {before}" in said
-    found, right = [], 0
+    code, output = run(studio, cache, *arguments)
+    assert code == 0, output
+    assert f"there already      {before}" in output
+    ious, right = [], 0
     for name, (_, masks) in pictures.items():
         [prediction] = studio.predictions(tasks[name])
         labelled = {region["value"]["brushlabels"][0]: region for region in prediction["result"]}
         right += labelled.keys() == {NAMES[colour] for colour in masks}
         assert all(region["score"] == 0.75 for region in prediction["result"])
-        found += [iou(stored_masks.of(labelled[NAMES[colour]]), mask) for colour, mask in masks.items()]
-    print(f"labels right on {right} of {IMAGES} pictures, mean IoU of {len(found)} objects {np.mean(found):.3f}")
+        ious += [iou(stored_masks.of(labelled[NAMES[colour]]), mask) for colour, mask in masks.items()]
+    print(f"labels right on {right} of {IMAGES} pictures, mean IoU of {len(ious)} objects {np.mean(ious):.3f}")
     assert right == IMAGES
-    assert np.mean(found) >= 0.85
+    assert np.mean(ious) >= 0.85
 
     first = tasks["01.png"]
     [version] = studio.counts(project)
@@ -109,10 +109,12 @@ def test_words_that_are_typed_into_a_task_become_labelled_masks(studio, annotato
             for region in studio.stored(task):
                 stored[region["type"]].append(region)
             assert [region["value"]["text"] for region in stored["textarea"]] == [[words]]
-            found = {region["value"]["brushlabels"][0]: stored_masks.of(region) for region in stored["brushlabels"]}
+            masks_by_label = {
+                region["value"]["brushlabels"][0]: stored_masks.of(region) for region in stored["brushlabels"]
+            }
             assert len(stored["brushlabels"]) == len(masks)
-            assert found.keys() == {NAMES[colour] for colour in masks}
-            assert all(iou(found[NAMES[colour]], mask) > 0.85 for colour, mask in masks.items())
+            assert masks_by_label.keys() == {NAMES[colour] for colour in masks}
+            assert all(iou(masks_by_label[NAMES[colour]], mask) > 0.85 for colour, mask in masks.items())
 
 
 def test_words_without_a_detector_leave_the_task_as_it_was_and_a_reason(studio, annotator, tmp_path):

@@ -28,13 +28,13 @@ def every_kind() -> list[Prompt]:
     return [prompt(kind, SIZE, LOW) for kind in KINDS]
 
 
-def assert_equal(one: Masks, other: Masks, tolerance: float = TOLERANCE):
-    assert len(one) == len(other)
-    for a, b in zip(one.low_res_masks, other.low_res_masks, strict=True):
+def assert_equal(first: Masks, second: Masks, tolerance: float = TOLERANCE):
+    assert len(first) == len(second)
+    for a, b in zip(first.low_res_masks, second.low_res_masks, strict=True):
         np.testing.assert_allclose(a, b, atol=tolerance)
-    for a, b in zip(one.iou_predictions, other.iou_predictions, strict=True):
+    for a, b in zip(first.iou_predictions, second.iou_predictions, strict=True):
         np.testing.assert_allclose(a, b, atol=tolerance)
-    for row, other_row in zip(one.masks, other.masks, strict=True):
+    for row, other_row in zip(first.masks, second.masks, strict=True):
         for a, b in zip(row, other_row, strict=True):
             assert np.count_nonzero(a.to_array() ^ b.to_array()) <= 1e-4 * a.area
 
@@ -66,10 +66,10 @@ def test_the_answer_is_that_of_metas_code(tiny_decoder, embedding, kind, count):
 
 
 def test_a_single_point_gets_the_best_of_three_by_predicted_iou(tiny_decoder, embedding):
-    asked = [point(x, y) for x in (20, 150, 280) for y in (20, 100, 180)]
-    best, all_three = tiny_decoder.decode(embedding, asked), tiny_decoder.decode(embedding, asked, True)
+    prompts = [point(x, y) for x in (20, 150, 280) for y in (20, 100, 180)]
+    best, all_three = tiny_decoder.decode(embedding, prompts), tiny_decoder.decode(embedding, prompts, True)
     chosen = set()
-    for index in range(len(asked)):
+    for index in range(len(prompts)):
         assert len(best.masks[index]) == 1
         winner = int(np.argmax(all_three.iou_predictions[index]))
         chosen.add(winner)
@@ -83,24 +83,28 @@ def test_a_caller_can_make_something_else_of_the_logits(tiny_checkpoint, embeddi
     tensors = dict(tiny_checkpoint.tensors)
     tensors["mask_decoder.iou_prediction_head.layers.2.bias"] = np.float32([0, 1.5, 1.6, -1])
     decoder = load_decoder(replace(tiny_checkpoint, tensors=tensors), device="cpu")
-    asked = [point(20, 20), Prompt(box=[10, 10, 90, 80]), point(150, 100)]
-    answer = decoder.decode(embedding, asked, True)
-    found = decoder.decode_each(embedding, asked, True, lambda index, logits, scores: (index, logits, scores))
-    assert [index for index, _, _ in found] == [0, 1, 2]
-    for (_, logits, scores), low_res, clipped in zip(found, answer.low_res_masks, answer.iou_predictions, strict=True):
+    prompts = [point(20, 20), Prompt(box=[10, 10, 90, 80]), point(150, 100)]
+    answer = decoder.decode(embedding, prompts, True)
+    outcomes = decoder.decode_each(embedding, prompts, True, lambda index, logits, scores: (index, logits, scores))
+    assert [index for index, _, _ in outcomes] == [0, 1, 2]
+    for (_, logits, scores), low_res, clipped in zip(
+        outcomes, answer.low_res_masks, answer.iou_predictions, strict=True
+    ):
         np.testing.assert_array_equal(logits, low_res)
         assert scores.max() > 1  # as the network says it
         assert scores.min() < 0
         np.testing.assert_array_equal(scores.clip(0, 1), np.float32(clipped))
-    mask, (higher, lower) = decoder.mask_and_areas(found[1][1][0], embedding, (1.0, -1.0))
+    mask, (higher, lower) = decoder.mask_and_areas(outcomes[1][1][0], embedding, (1.0, -1.0))
     np.testing.assert_array_equal(mask.to_array(), answer.masks[1][0].to_array())
     assert higher < mask.area < lower
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "point"])
 def test_anything_else_gets_the_single_mask(tiny_decoder, embedding, kind):
-    asked = prompt(kind, SIZE, LOW)
-    assert_equal(tiny_decoder.decode(embedding, asked), tiny_decoder.decode(embedding, asked, False), 0)
+    prompt_of_kind = prompt(kind, SIZE, LOW)
+    assert_equal(
+        tiny_decoder.decode(embedding, prompt_of_kind), tiny_decoder.decode(embedding, prompt_of_kind, False), 0
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,24 +123,24 @@ def test_each_prompt_gets_as_many_masks_scores_and_logits_as_asked_for(
 def test_prompts_of_mixed_kinds_keep_their_order_and_get_the_answers_they_get_alone(
     tiny_decoder, embedding, multimask_output
 ):
-    asked = [*every_kind(), *reversed(every_kind()), point(10, 10), *every_kind()]
-    together = tiny_decoder.decode(embedding, asked, multimask_output)
-    alone = [tiny_decoder.decode(embedding, one, multimask_output) for one in asked]
+    prompts = [*every_kind(), *reversed(every_kind()), point(10, 10), *every_kind()]
+    together = tiny_decoder.decode(embedding, prompts, multimask_output)
+    alone = [tiny_decoder.decode(embedding, prompt, multimask_output) for prompt in prompts]
     joined = Masks(
-        tuple(one.masks[0] for one in alone),
-        tuple(one.iou_predictions[0] for one in alone),
-        tuple(one.low_res_masks[0] for one in alone),
+        tuple(answer.masks[0] for answer in alone),
+        tuple(answer.iou_predictions[0] for answer in alone),
+        tuple(answer.low_res_masks[0] for answer in alone),
     )
     assert_equal(together, joined)
     assert not np.allclose(together.low_res_masks[0], together.low_res_masks[1], atol=0.1)  # the prompts do matter
 
 
 def test_more_prompts_than_fit_a_batch_are_all_answered(tiny_decoder, embedding):
-    asked = [Prompt(box=[x, 10, x + 90, 150]) for x in range(2 * GPU_BATCH + 3)]
-    answer = tiny_decoder.decode(embedding, asked)
-    assert len(answer) == len(asked)
+    prompts = [Prompt(box=[x, 10, x + 90, 150]) for x in range(2 * GPU_BATCH + 3)]
+    answer = tiny_decoder.decode(embedding, prompts)
+    assert len(answer) == len(prompts)
     for index in (0, GPU_BATCH - 1, GPU_BATCH, 2 * GPU_BATCH + 2):
-        alone = tiny_decoder.decode(embedding, asked[index])
+        alone = tiny_decoder.decode(embedding, prompts[index])
         np.testing.assert_allclose(answer.low_res_masks[index], alone.low_res_masks[0], atol=TOLERANCE)
 
 
@@ -195,7 +199,7 @@ def test_a_float16_embedding_gives_nearly_the_same_masks(tiny_decoder, embedding
         embedding.input_size,
         embedding.model_version,
     )
-    exact, rough = (tiny_decoder.decode(one, every_kind()) for one in (embedding, half))
+    exact, rough = (tiny_decoder.decode(each, every_kind()) for each in (embedding, half))
     for a, b in zip(exact.masks, rough.masks, strict=True):
         pixels = a[0].to_array(), b[0].to_array()
         assert np.count_nonzero(pixels[0] & pixels[1]) > 0.97 * np.count_nonzero(pixels[0] | pixels[1])
@@ -220,8 +224,8 @@ def test_weights_that_lack_what_a_prompt_needs_say_so(tiny_checkpoint, embedding
 
 def test_weights_for_boxes_alone_answer_boxes_as_the_whole_do(tiny_checkpoint, tiny_decoder, embedding):
     decoder = without(tiny_checkpoint, *POINTS, NEGATIVE, MASK)
-    asked = prompt("box", SIZE, LOW)
-    assert_equal(decoder.decode(embedding, asked), tiny_decoder.decode(embedding, asked), 0)
+    box_prompt = prompt("box", SIZE, LOW)
+    assert_equal(decoder.decode(embedding, box_prompt), tiny_decoder.decode(embedding, box_prompt), 0)
 
 
 def test_without_a_score_head_there_are_no_scores_and_a_point_gets_the_single_mask(
@@ -243,18 +247,20 @@ def test_an_encoded_photo_remembers_its_size_and_its_model(embedding):
 def test_what_an_embedding_determines_is_kept_beside_it_for_the_next_prompt_and_for_a_copy_of_another_size(
     tiny_encoder, tiny_decoder
 ):
-    seen = tiny_encoder.encode(photo(*SIZE))
-    own, asked = seen.nbytes, Prompt(box=[10, 10, 90, 80])
-    first = tiny_decoder.decode(seen, asked).low_res_masks[0]
-    assert (kept := seen.prepared.get(tiny_decoder.model_version)) is not None
-    assert seen.nbytes == own + sum(array.nbytes for array in kept) == own + 4 * 8 * 8 * 32
-    np.testing.assert_array_equal(tiny_decoder.decode(seen, asked).low_res_masks[0], first)
-    copy = seen.at_size((2 * SIZE[0], 2 * SIZE[1]))
+    embedding = tiny_encoder.encode(photo(*SIZE))
+    own_bytes, box_prompt = embedding.nbytes, Prompt(box=[10, 10, 90, 80])
+    first = tiny_decoder.decode(embedding, box_prompt).low_res_masks[0]
+    assert (prepared := embedding.prepared.get(tiny_decoder.model_version)) is not None
+    assert embedding.nbytes == own_bytes + sum(array.nbytes for array in prepared) == own_bytes + 4 * 8 * 8 * 32
+    np.testing.assert_array_equal(tiny_decoder.decode(embedding, box_prompt).low_res_masks[0], first)
+    copy = embedding.at_size((2 * SIZE[0], 2 * SIZE[1]))
     tiny_decoder.decode(copy, Prompt(box=[20, 20, 180, 160]))
-    assert copy.prepared.get(tiny_decoder.model_version) is kept
+    assert copy.prepared.get(tiny_decoder.model_version) is prepared
     assert copy.prepared.get("another@00000000") is None
-    tiny_decoder.decode(seen, Prompt(mask_input=np.ones((LOW, LOW), np.float32)))  # adds its own map to what is kept
-    np.testing.assert_array_equal(tiny_decoder.decode(seen, asked).low_res_masks[0], first)
+    tiny_decoder.decode(
+        embedding, Prompt(mask_input=np.ones((LOW, LOW), np.float32))
+    )  # adds its own map to what is kept
+    np.testing.assert_array_equal(tiny_decoder.decode(embedding, box_prompt).low_res_masks[0], first)
 
 
 def test_a_small_network_answers_one_prompt_in_the_callers_thread(tiny_checkpoint, embedding):
@@ -267,16 +273,16 @@ def test_sixteen_threads_on_eight_photos_each_get_the_answer_of_one_thread_alone
     photos = [photo(120 + 10 * i, 200 - 12 * i, seed=i) for i in range(8)]
 
     def answer(index: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        seen = tiny_encoder.encode(photos[index])
-        asked = [prompt(kind, seen.original_size, LOW) for kind in KINDS]
-        found = tiny_decoder.decode(seen, asked)
-        full = [mask.to_array() for row in found.masks for mask in row]
-        return seen.image_embedding, list(found.low_res_masks), full
+        embedding = tiny_encoder.encode(photos[index])
+        prompts = [prompt(kind, embedding.original_size, LOW) for kind in KINDS]
+        masks = tiny_decoder.decode(embedding, prompts)
+        full = [mask.to_array() for row in masks.masks for mask in row]
+        return embedding.image_embedding, list(masks.low_res_masks), full
 
     expected = [answer(index) for index in range(8)]
     with ThreadPoolExecutor(16) as pool:
-        turns = [(8 * turn + thread) % 8 for turn in range(3) for thread in range(16)]
-        for index, (seen, low_res, full) in zip(turns, pool.map(answer, turns), strict=True):
-            np.testing.assert_array_equal(seen, expected[index][0])
-            for got, want in zip(low_res + full, expected[index][1] + expected[index][2], strict=True):
-                np.testing.assert_array_equal(got, want)
+        order = [(8 * turn + thread) % 8 for turn in range(3) for thread in range(16)]
+        for index, (embedding, low_res, full) in zip(order, pool.map(answer, order), strict=True):
+            np.testing.assert_array_equal(embedding, expected[index][0])
+            for actual, want in zip(low_res + full, expected[index][1] + expected[index][2], strict=True):
+                np.testing.assert_array_equal(actual, want)

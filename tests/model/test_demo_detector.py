@@ -44,10 +44,10 @@ def test_each_of_its_words_is_one_token_and_no_two_share_it(tmp_path):
 
 def test_words_become_labelled_masks_of_a_drawn_scene(detector):
     scene = render_scene(SEED, SIZE, "held_out")
-    found = segment_words(scene.image[..., ::-1], WANTED, model=create_model("demo", device="cpu"), detector=detector)
+    masks = segment_words(scene.image[..., ::-1], WANTED, model=create_model("demo", device="cpu"), detector=detector)
     wanted = {outline: mask for outline, mask in zip(scene.outlines, scene.masks, strict=True) if outline in WANTED}
-    assert {each.label for each in found} == wanted.keys() == set(WANTED)
-    for each in found:
+    assert {each.label for each in masks} == wanted.keys() == set(WANTED)
+    for each in masks:
         assert iou(each.mask.to_array(), wanted[each.label]) > 0.8
 
 
@@ -95,7 +95,7 @@ def test_the_exported_program_gives_the_boxes_of_the_trained_network(tmp_path):
     torch.save({"average": network.state_dict()}, tmp_path / "last.pt")
     export(tmp_path / "last.pt", tmp_path / "detector")
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-    found = load_detector(tmp_path / "detector", "cpu").detect(image, ["shape", "red star", "circles"], 0.1)
+    detected = load_detector(tmp_path / "detector", "cpu").detect(image, ["shape", "red star", "circles"], 0.1)
     with torch.no_grad():
         sure, boxes, words = network(torch.from_numpy(image).permute(2, 0, 1)[None].float())
     likely = torch.sigmoid(words[0])
@@ -104,9 +104,9 @@ def test_the_exported_program_gives_the_boxes_of_the_trained_network(tmp_path):
         "red star": torch.sigmoid(sure[0]) * likely[:, WORDS.index("red")] * likely[:, WORDS.index("star")],
         "circles": torch.sigmoid(sure[0]) * likely[:, WORDS.index("circle")],
     }
-    assert {each.label for each in found} == expected.keys()
+    assert {each.label for each in detected} == expected.keys()
     corners = boxes[0].clamp(0, SIDE).numpy()
-    for each in found:
+    for each in detected:
         cell = int(np.abs(corners - np.array(each.box)).max(1).argmin())
         np.testing.assert_allclose(corners[cell], each.box, atol=STRIDE / 16)
         assert each.score == pytest.approx(float(expected[each.label][cell]), abs=5e-3)  # stored as float16

@@ -67,9 +67,9 @@ def test_the_paddle_encoder_gives_the_embedding_of_the_torch_encoder(config: Sam
     missing, unexpected = encoder.set_state_dict(state)
     encoder.eval()
     with paddle.no_grad():
-        found = encoder(paddle.to_tensor(images.numpy())).numpy()
+        embedding = encoder(paddle.to_tensor(images.numpy())).numpy()
     assert (missing, unexpected) == ([], [])
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(embedding, expected, atol=1e-4)
 
 
 @needs_segment_anything
@@ -83,18 +83,18 @@ def test_training_begins_with_exported_weights_as_if_it_had_never_stopped(tmp_pa
 
     torch.manual_seed(0)
     images = torch.randn(4, 3, SMALL.image_size, SMALL.image_size)
-    trained, again = DemoSam(SMALL), DemoSam(SMALL)
+    trained, resumed = DemoSam(SMALL), DemoSam(SMALL)
     for _ in range(3):  # norms learn statistics that differ from their start
         trained.image_encoder(images)
     expected = paddle_state(trained.eval())
     save_file(expected, tmp_path / "exported.safetensors")
-    load_exported(again, tmp_path / "exported.safetensors", [images])
-    found = paddle_state(again)
-    assert found.keys() == expected.keys()
+    load_exported(resumed, tmp_path / "exported.safetensors", [images])
+    state = paddle_state(resumed)
+    assert state.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(state[name], value, atol=1e-5, err_msg=name)
     with torch.no_grad():  # norms that learn again take out of these pictures what they put in
-        at_rest, learning = again.eval().image_encoder(images), again.train().image_encoder(images)
+        at_rest, learning = resumed.eval().image_encoder(images), resumed.train().image_encoder(images)
     np.testing.assert_allclose(learning, at_rest, atol=1e-4)
 
 
@@ -110,11 +110,11 @@ def test_the_training_decoder_gives_the_numbers_of_metas_decoder() -> None:
         embedding = torch.randn(1, SMALL.prompt_embed_dim, SMALL.embedding_size, SMALL.embedding_size)
         points = (64 * torch.rand(3, 2, 2), torch.tensor([[1.0, 0.0]] * 3))
         sparse, dense = model.prompt_encoder(points=points, boxes=None, masks=torch.randn(3, 1, size, size))
-        found = model.decode(embedding.expand(3, -1, -1, -1), sparse, dense)
+        output = model.decode(embedding.expand(3, -1, -1, -1), sparse, dense)
         position = model.prompt_encoder.get_dense_pe()
         expected = model.mask_decoder.predict_masks(embedding, position, sparse, dense)
-    np.testing.assert_allclose(found[0].numpy(), expected[0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(found[1].numpy(), expected[1].numpy(), atol=1e-5)
+    np.testing.assert_allclose(output[0].numpy(), expected[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(output[1].numpy(), expected[1].numpy(), atol=1e-5)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The device asked for is used or refused in one sentence, and a CPU is told what it can do."""
+"""The requested device is used, or refused in one sentence; CPU libraries get the instruction set that they may use."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ AVX512 = "avx512f avx512dq avx512cd avx512bw avx512vl"
 
 
 def cpu_info(vendor: str, flags: str) -> str:
-    """What Linux tells of a processor, cut to what matters."""
+    """The lines of ``/proc/cpuinfo`` that the code reads."""
     lines = ["processor\t: 0", f"vendor_id\t: {vendor}", f"flags\t\t: fpu sse2 {flags}", "bugs\t\t: none"]
     return "\n".join(lines)
 
@@ -40,7 +40,7 @@ def cpu_info(vendor: str, flags: str) -> str:
         ("", None),
     ],
 )
-def test_mkl_is_told_the_widest_instruction_set_of_an_amd_processor_alone(info, expected):
+def test_mkl_gets_the_widest_instruction_set_on_amd_processors_alone(info, expected):
     assert devices.mkl_instruction_set(info) == expected
 
 
@@ -81,16 +81,18 @@ def test_auto_says_that_it_takes_the_cpu_because_a_gpu_build_is_hidden(gpu_build
 
 
 @pytest.mark.skipif(not WITHOUT_GPU, reason="this Paddle can use a GPU")
-@pytest.mark.parametrize("asked", ["gpu", "gpu:0", "gpu:3"])
-def test_a_gpu_that_is_missing_is_refused_with_the_way_out(asked, tiny_checkpoint):
-    with pytest.raises(DeviceError, match=f"'{asked}': this paddlepaddle has no GPU support; install paddlepaddle-gpu"):
-        load_encoder(tiny_checkpoint, device=asked)
+@pytest.mark.parametrize("device", ["gpu", "gpu:0", "gpu:3"])
+def test_a_gpu_that_is_missing_is_refused_with_the_way_out(device, tiny_checkpoint):
+    with pytest.raises(
+        DeviceError, match=f"'{device}': this paddlepaddle has no GPU support; install paddlepaddle-gpu"
+    ):
+        load_encoder(tiny_checkpoint, device=device)
 
 
-@pytest.mark.parametrize("asked", ["cuda", "gpu:x", "gpu:-1", "tpu", "", "CPU", "gpu:1.5", "cpu:0"])
-def test_another_word_for_a_device_is_refused(asked):
-    with pytest.raises(DeviceError, match=f"expected auto, cpu or gpu:N, got '{asked}'"):
-        devices.resolve(asked)
+@pytest.mark.parametrize("device", ["cuda", "gpu:x", "gpu:-1", "tpu", "", "CPU", "gpu:1.5", "cpu:0"])
+def test_another_word_for_a_device_is_refused(device):
+    with pytest.raises(DeviceError, match=f"expected auto, cpu or gpu:N, got '{device}'"):
+        devices.resolve(device)
 
 
 def test_float16_on_a_cpu_is_refused(tiny_checkpoint):
@@ -133,11 +135,11 @@ def test_a_thread_pool_does_the_work_of_a_caller_while_its_threads_are_busy_with
         assert end.wait(10)
 
     with ThreadPoolExecutor(1) as other:
-        held = other.submit(pool.map, hold, [1, 2])
+        holding = other.submit(pool.map, hold, [1, 2])
         began.wait()
         assert pool.map(lambda item: threading.get_ident(), [1, 2, 3]) == 3 * [threading.get_ident()]
         end.set()
-        held.result()
+        holding.result()
 
 
 @pytest.mark.parametrize("items", [[], [1]])
@@ -165,8 +167,10 @@ run(import_paddle)
 run(compute)
 compute()
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["8.0", "8.0"]
+    completed = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert completed.stdout.split() == ["8.0", "8.0"]
 
 
 def test_a_thread_that_begins_to_compute_leaves_the_names_of_a_network_that_is_being_built():

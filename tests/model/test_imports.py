@@ -10,20 +10,20 @@ HEAVY = ("paddle", "cv2", "torch", "httpx")
 
 def modules_after(code):
     """The modules that a fresh interpreter holds after running ``code``."""
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; print('\\n'.join(sys.modules))"],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    return set(done.stdout.splitlines())
+    return set(completed.stdout.splitlines())
 
 
 def test_importing_the_package_imports_nothing_that_takes_time():
-    found = modules_after("import model")
-    assert "model" in found
-    assert not found & {*HEAVY, "numpy", "PIL"}
+    modules = modules_after("import model")
+    assert "model" in modules
+    assert not modules & {*HEAVY, "numpy", "PIL"}
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_public_names_do_not_import_paddle(code):
 @pytest.mark.parametrize("command", [[], ["segment"], ["download"], ["inspect"], ["export"], ["benchmark"]])
 def test_help_imports_neither_paddle_nor_numpy(command):
     arguments = [*command, "--help"]
-    found = modules_after(
+    modules = modules_after(
         "from model.cli import main\n"
         "try:\n"
         f"    main({arguments!r})\n"
         "except SystemExit as end:\n"
         "    assert end.code == 0"
     )
-    assert "model.cli" in found
-    assert not found & {*HEAVY, "numpy", "PIL"}
+    assert "model.cli" in modules
+    assert not modules & {*HEAVY, "numpy", "PIL"}
 
 
 def test_an_unknown_public_name_is_an_attribute_error():

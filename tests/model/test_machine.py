@@ -21,25 +21,27 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def kept_memory(**variables):
-    """What `keep_memory` returned in a fresh process, and how many pages a second block took anew from the system."""
+    """What `keep_memory` returns in a fresh process, and how many page faults a second block causes."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(machine.ALLOCATOR_VARIABLES)}
     command = [sys.executable, "-c", FAULTS_OF_THE_SECOND_BLOCK]
-    done = subprocess.run(command, env=environ | variables, capture_output=True, text=True, timeout=120, check=True)
-    kept, faults = done.stdout.split()
-    return kept == "True", int(faults)
+    completed = subprocess.run(
+        command, env=environ | variables, capture_output=True, text=True, timeout=120, check=True
+    )
+    kept_mb, faults = completed.stdout.split()
+    return kept_mb == "True", int(faults)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is what is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is tuned")
 def test_freed_memory_serves_the_next_image():
-    kept, faults = kept_memory()
-    assert kept
+    kept_mb, faults = kept_memory()
+    assert kept_mb
     assert faults < 1000  # of 12,000 pages
 
 
 @pytest.mark.parametrize("variable", [{"MALLOC_ARENA_MAX": "4"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}])
 def test_an_allocator_that_the_user_set_up_stays_as_it_is(variable):
-    kept, faults = kept_memory(**variable)
-    assert not kept
+    kept_mb, faults = kept_memory(**variable)
+    assert not kept_mb
     assert faults > 10_000
 
 
@@ -84,8 +86,8 @@ def has_huge_pages():
 def test_a_thread_that_was_there_before_allocates_on_huge_pages():
     environ = {name: value for name, value in os.environ.items() if not name.startswith(machine.ALLOCATOR_VARIABLES)}
     command = [sys.executable, "-c", HUGE_PAGES_OF_A_THREAD]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
-    assert float(done.stdout) > 70  # of 80
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
+    assert float(result.stdout) > 70  # of 80
 
 
 ADDRESS_SPACE_OF_300_MB = """
@@ -101,8 +103,8 @@ print(machine.keep_memory(), len(b"x" * 100_000_000))
 def test_a_limit_of_address_space_leaves_the_memory_that_it_grants():
     environ = {name: value for name, value in os.environ.items() if not name.startswith(machine.ALLOCATOR_VARIABLES)}
     command = [sys.executable, "-c", ADDRESS_SPACE_OF_300_MB]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout == "True 100000000\n"
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout == "True 100000000\n"
 
 
 GROWTH_OF_PHOTOS = """
@@ -136,8 +138,8 @@ print(resident_mb() - before)
 def test_the_heap_does_not_keep_what_large_photos_took():
     environ = {name: value for name, value in os.environ.items() if not name.startswith(machine.ALLOCATOR_VARIABLES)}
     command = [sys.executable, "-c", GROWTH_OF_PHOTOS]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
-    assert float(done.stdout) < 60  # a single photo takes 72 MB as it is in the file
+    completed = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
+    assert float(completed.stdout) < 60  # a single photo takes 72 MB as it is in the file
 
 
 class Cuda:

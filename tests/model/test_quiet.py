@@ -67,5 +67,5 @@ from model.build import load_decoder
 
 def test_plain_python_use_writes_nothing(address):
     command = [sys.executable, "-W", "default::UserWarning", "-c", CODE, f"{address}/photo.png"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert (completed.stdout, completed.stderr) == ("", "")

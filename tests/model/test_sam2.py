@@ -68,10 +68,10 @@ def test_some_single_masks_of_the_golden_file_are_stable_and_others_are_not(gold
 
 
 def test_several_objects_at_once_get_the_answers_each_gets_alone(decoder, embedding):
-    asked = [prompt(kind, SIZE, LOW) for kind in KINDS]
-    together = decoder.decode(embedding, asked)
-    for index, one in enumerate(asked):
-        alone = decoder.decode(embedding, one)
+    prompts = [prompt(kind, SIZE, LOW) for kind in KINDS]
+    together = decoder.decode(embedding, prompts)
+    for index, prompt_alone in enumerate(prompts):
+        alone = decoder.decode(embedding, prompt_alone)
         np.testing.assert_allclose(together.low_res_masks[index], alone.low_res_masks[0], atol=1e-4)
         np.testing.assert_allclose(together.iou_predictions[index], alone.iou_predictions[0], atol=1e-5)
 
@@ -79,14 +79,14 @@ def test_several_objects_at_once_get_the_answers_each_gets_alone(decoder, embedd
 def test_boxes_of_one_batch_get_the_answers_each_gets_alone(decoder, embedding):
     """A GPU decodes prompts of one shape together; so does this."""
     x, y = 30.0, 20.0
-    asked = [Prompt(box=[x, y, x + 60 * n, y + 50 * n]) for n in (1, 2, 3)]
+    prompts = [Prompt(box=[x, y, x + 60 * n, y + 50 * n]) for n in (1, 2, 3)]
     in_one, decoder.batch_size = decoder.batch_size, 16
     try:
-        together = decoder.decode(embedding, asked)
+        together = decoder.decode(embedding, prompts)
     finally:
         decoder.batch_size = in_one
-    for index, one in enumerate(asked):
-        alone = decoder.decode(embedding, one)
+    for index, prompt_alone in enumerate(prompts):
+        alone = decoder.decode(embedding, prompt_alone)
         np.testing.assert_allclose(together.low_res_masks[index], alone.low_res_masks[0], atol=1e-4)
 
 
@@ -111,17 +111,17 @@ def test_a_drawn_mask_fills_the_whole_mask_input(decoder, embedding):
     logits = np.full((LOW, LOW), -8.0, np.float32)
     logits[LOW // 2 :, LOW // 2 :] = 8
     rough = decoder.decode(embedding, Prompt(rough_mask=drawn), True)
-    given = decoder.decode(embedding, Prompt(mask_input=logits), True)
-    np.testing.assert_allclose(rough.low_res_masks[0], given.low_res_masks[0], atol=0.05)
+    expected = decoder.decode(embedding, Prompt(mask_input=logits), True)
+    np.testing.assert_allclose(rough.low_res_masks[0], expected.low_res_masks[0], atol=0.05)
 
 
 def test_the_decoder_reads_each_of_the_maps(decoder, embedding):
-    asked = prompt("box", SIZE, LOW)
-    plain = decoder.decode(embedding, asked, True).low_res_masks[0]
+    box_prompt = prompt("box", SIZE, LOW)
+    plain = decoder.decode(embedding, box_prompt, True).low_res_masks[0]
     for name in embedding.further_maps:
         maps = {**embedding.further_maps, name: 2 * embedding.further_maps[name]}
-        other = decoder.decode(replace(embedding, further_maps=maps), asked, True).low_res_masks[0]
-        assert np.abs(other - plain).max() > 0.01, name
+        other_logits = decoder.decode(replace(embedding, further_maps=maps), box_prompt, True).low_res_masks[0]
+        assert np.abs(other_logits - plain).max() > 0.01, name
 
 
 def test_an_embedding_of_sam_is_refused_in_one_sentence(decoder):
@@ -151,8 +151,8 @@ def test_a_photo_of_any_shape_fills_the_square_as_pillow_stretches_it(size):
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 40), (300, 401)])
 def test_masks_have_the_shape_of_the_photo(checkpoint, decoder, size):
-    seen = load_encoder(checkpoint, device="cpu").encode(photo(*size))
-    answer = decoder.decode(seen, [prompt(kind, size, LOW) for kind in KINDS])
+    embedding = load_encoder(checkpoint, device="cpu").encode(photo(*size))
+    answer = decoder.decode(embedding, [prompt(kind, size, LOW) for kind in KINDS])
     assert all(mask.to_array().shape == size for row in answer.masks for mask in row)
 
 
@@ -167,12 +167,12 @@ def test_an_unstable_single_mask_gives_way_to_the_best_of_the_others(scale):
     logits = scale * random.standard_normal((6, 4, 16, 16)).astype(np.float32)
     logits[0, 0] = -9  # nothing at either level: stable
     scores = random.uniform(size=(6, 4)).astype(np.float32)
-    found, ious = stable(paddle.to_tensor(logits), paddle.to_tensor(scores))
+    logits_chosen, ious = stable(paddle.to_tensor(logits), paddle.to_tensor(scores))
     for index in range(6):
         inner, outer = ((logits[index, 0] > level).sum() for level in (STABILITY_DELTA, -STABILITY_DELTA))
         is_stable = outer == 0 or inner / outer >= STABILITY_THRESHOLD
         chosen = 0 if is_stable else 1 + int(scores[index, 1:].argmax())
-        np.testing.assert_array_equal(found.numpy()[index, 0], logits[index, chosen])
+        np.testing.assert_array_equal(logits_chosen.numpy()[index, 0], logits[index, chosen])
         assert ious.numpy()[index, 0] == scores[index, chosen]
 
 
@@ -189,21 +189,21 @@ def test_decoders_of_projects_that_take_turns_on_an_image_never_use_what_another
         path.write_bytes(decoder_file(checkpoint, seed))
         tuned.append(load_decoder(decoder_weights.apply(checkpoint, decoder_weights.read(path)), device="cpu"))
     decoders = [decoder, *tuned]
-    asked = Prompt(box=[30, 20, 120, 90])
-    seen = embedding.at_size((SIZE[0], SIZE[1] + 1))
+    box_prompt = Prompt(box=[30, 20, 120, 90])
+    resized = embedding.at_size((SIZE[0], SIZE[1] + 1))
 
-    def alone(one):
-        return one.decode(replace(seen), asked).low_res_masks[0]  # a copy, beside which nothing is kept
+    def alone(decoder):
+        return decoder.decode(replace(resized), box_prompt).low_res_masks[0]  # a copy, beside which nothing is kept
 
-    expected, start = [alone(one) for one in decoders], threading.Barrier(8)
+    expected, start = [alone(decoder) for decoder in decoders], threading.Barrier(8)
     assert all(np.abs(expected[0] - other).max() > 0.1 for other in expected[1:])
 
     def take_turns(first):
         start.wait()
         order = [(first + turn) % 3 for turn in range(12)]
-        return [(one, decoders[one].decode(seen, asked).low_res_masks[0]) for one in order]
+        return [(index, decoders[index].decode(resized, box_prompt).low_res_masks[0]) for index in order]
 
     with ThreadPoolExecutor(8) as pool:
         for answers in pool.map(take_turns, range(8)):
-            for one, logits in answers:
-                np.testing.assert_array_equal(logits, expected[one])
+            for index, logits in answers:
+                np.testing.assert_array_equal(logits, expected[index])

@@ -40,9 +40,9 @@ def model(weights):
 
 
 def run(*arguments):
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def test_paddlexs_predict_answers_boxes_and_points(model, picture):
@@ -53,9 +53,9 @@ def test_paddlexs_predict_answers_boxes_and_points(model, picture):
 
 
 def test_everything_in_a_photo_is_found_with_boxes_that_hold_it(model):
-    found = model.generator(LOOSE).generate(photo(*SIZE))
-    assert found
-    for mask in found:
+    masks = model.generator(LOOSE).generate(photo(*SIZE))
+    assert masks
+    for mask in masks:
         rows, columns = np.nonzero(mask.segmentation)
         x, y, width, height = mask.bbox
         assert mask.segmentation.shape == SIZE
@@ -68,9 +68,9 @@ def test_everything_in_a_photo_is_found_with_boxes_that_hold_it(model):
 
 def test_segment_writes_the_masks_of_a_box(weights, picture, tmp_path):
     run("segment", picture, "--weights", weights, "--box", "10,10,60,70", "--out", tmp_path)
-    told = json.loads((tmp_path / "a_res.json").read_text())
-    assert told["model_version"].startswith("sam2@")
-    assert np.asarray(Image.open(tmp_path / told["masks"][0])).shape == SIZE
+    record = json.loads((tmp_path / "a_res.json").read_text())
+    assert record["model_version"].startswith("sam2@")
+    assert np.asarray(Image.open(tmp_path / record["masks"][0])).shape == SIZE
 
 
 def test_segment_everything_writes_masks(weights, picture, tmp_path):
@@ -79,16 +79,16 @@ def test_segment_everything_writes_masks(weights, picture, tmp_path):
     assert json.loads((tmp_path / "a_res.json").read_text())["masks"]
 
 
-def test_inspect_tells_every_map_of_the_embedding(weights):
-    told = run("inspect", weights)
-    assert "hiera: embed_dim 16" in told
-    assert "32 × 8 × 8, 4 × 32 × 32, 8 × 16 × 16" in told
+def test_inspect_shows_every_map_of_the_embedding(weights):
+    result = run("inspect", weights)
+    assert "hiera: embed_dim 16" in result
+    assert "32 × 8 × 8, 4 × 32 × 32, 8 × 16 × 16" in result
 
 
 def test_export_for_paddlex_is_refused_on_the_command_line_too(weights, tmp_path):
-    done = CliRunner().invoke(main, ["export", str(tmp_path / "x"), "--format", "paddlex", "--weights", str(weights)])
-    assert done.exit_code != 0
-    assert "tiny_sam2, which PaddleX does not know" in done.output
+    result = CliRunner().invoke(main, ["export", str(tmp_path / "x"), "--format", "paddlex", "--weights", str(weights)])
+    assert result.exit_code != 0
+    assert "tiny_sam2, which PaddleX does not know" in result.output
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def unset(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def place(own, tmp_path, form):
+def save(own, tmp_path, form):
     if form == "file":
         return own.write(tmp_path / "company.pem")
     folder = tmp_path / "certificates"
@@ -73,7 +73,7 @@ WAYS = (
 def trusted(request, own, unset, tmp_path, monkeypatch):
     """The environment names the authority, in each of the ways."""
     name, form = request.param.split("-")
-    monkeypatch.setenv(name, str(place(own, tmp_path, form)))
+    monkeypatch.setenv(name, str(save(own, tmp_path, form)))
 
 
 def fetch(url):
@@ -117,7 +117,7 @@ def test_pictures_by_address_honour_it(trusted, server):
 
 @pytest.fixture(params=["unknown", "expired", "other name"])
 def refused(request, own, unset, tmp_path, monkeypatch):
-    """A server whose certificate is refused, and what is to be said of it."""
+    """A server whose certificate is refused, and words of the error message."""
     if request.param != "unknown":
         monkeypatch.setenv("SSL_CERT_FILE", str(own.write(tmp_path / "company.pem")))
     context = {"unknown": own.server, "expired": own.expired, "other name": lambda: own.server("other.example.com")}
@@ -134,7 +134,7 @@ def test_both_clients_name_the_certificate_and_what_to_change(refused):
         assert caught.value.reason is Reason.UNTRUSTED_CERTIFICATE
         assert "its certificate is refused" in str(caught.value)
         assert words in str(caught.value)
-    assert not server.asked
+    assert not server.requests
 
 
 def test_so_do_the_tools(refused, tmp_path):
@@ -197,9 +197,9 @@ def test_certificates_that_were_checked_are_not_read_again(own, tmp_path):
 def test_a_command_that_makes_no_such_connection_reads_no_certificates(arguments, tmp_path):
     environ = {"SSL_CERT_FILE": str(tmp_path / "nowhere"), "PADDLE_SAM_CACHE_DIR": str(tmp_path), "PORT": "1"}
     environ["PADDLE_SAM_DECODERS_DIR"] = str(tmp_path / "decoders")
-    done = CliRunner().invoke(main, arguments, env=environ, catch_exceptions=False)
-    assert "SSL_CERT_FILE" not in done.output
-    assert done.exit_code == (1 if "--check" in arguments else 0)
+    result = CliRunner().invoke(main, arguments, env=environ, catch_exceptions=False)
+    assert "SSL_CERT_FILE" not in result.output
+    assert result.exit_code == (1 if "--check" in arguments else 0)
 
 
 def test_without_variables_the_public_authorities_count_and_one_context_serves_all(unset):

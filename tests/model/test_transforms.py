@@ -30,7 +30,8 @@ def test_the_longest_side_becomes_the_models_and_the_other_keeps_the_ratio_withi
     assert max(scaled) == image_size
     exact = [side * image_size / max(size) for side in size]
     assert all(
-        abs(got - want) <= 0.5 + 1e-6 or (got == 1 and want < 0.5) for got, want in zip(scaled, exact, strict=True)
+        abs(actual - ideal) <= 0.5 + 1e-6 or (actual == 1 and ideal < 0.5)
+        for actual, ideal in zip(scaled, exact, strict=True)
     )
 
 
@@ -109,10 +110,10 @@ def test_pixels_larger_than_the_input_are_refused():
 def test_points_return_to_where_they_were_within_half_a_pixel(size, image_size, shares):
     input_size = longest_side_size(size, image_size)
     points = np.float32(shares) * np.float32([size[1], size[0]])
-    there = points_to_model(points, size, input_size)
-    assert (there >= 0).all()
-    assert (there <= np.float32([input_size[1], input_size[0]]) * (1 + 1e-6)).all()
-    back = there * np.float64([size[1] / input_size[1], size[0] / input_size[0]])
+    in_model = points_to_model(points, size, input_size)
+    assert (in_model >= 0).all()
+    assert (in_model <= np.float32([input_size[1], input_size[0]]) * (1 + 1e-6)).all()
+    back = in_model * np.float64([size[1] / input_size[1], size[0] / input_size[0]])
     assert np.abs(back - points).max() <= 0.5
 
 
@@ -213,8 +214,8 @@ def test_a_drawn_rectangle_comes_back_from_the_models_frame_at_its_place(size, x
     cell = max(size) / 32
     assume(min(bottom - top, right - left) >= 2 * cell)  # a thinner one may cover no cell by more than half
     back, _ = mask_and_areas(mask_to_model(drawn, input_size, 128, 32), input_size, size, 128)
-    for got, want in zip(back.box, (left, top, right, bottom), strict=True):
-        assert abs(got - want) <= cell + 1
+    for actual, want in zip(back.box, (left, top, right, bottom), strict=True):
+        assert abs(actual - want) <= cell + 1
 
 
 def test_a_drawn_mask_is_sure_inside_outside_and_in_the_padding():

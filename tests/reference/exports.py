@@ -46,8 +46,8 @@ for config, result in question:
 """
 
 
-def exported(asked: list[tuple[str, list[dict]]]) -> list[dict[str, list[list[str]]]]:
+def exported(configs_with_results: list[tuple[str, list[dict]]]) -> list[dict[str, list[list[str]]]]:
     """Return what each format holds, by its name, for each labeling config and the regions of one annotation."""
-    answer = sdk.run(SCRIPT, asked)
+    answer = sdk.run(SCRIPT, configs_with_results)
     assert isinstance(answer, list)
     return answer

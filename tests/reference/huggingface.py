@@ -48,22 +48,22 @@ def build_model(config: SamConfig, tensors: dict[str, np.ndarray]) -> Any:
         iou_head_hidden_dim=config.iou_head_hidden_dim,
         layer_norm_eps=1e-5,  # as in Meta's code; with transformers' own 1e-6 logits of ±10 differ by up to 4e-4
     )
-    made = SamModel(TheirConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder))
+    model = SamModel(TheirConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder))
     state = {huggingface_name(name): torch.from_numpy(value) for name, value in to_torch_layout(tensors).items()}
-    missing, foreign = made.load_state_dict(state, strict=False)
+    missing, foreign = model.load_state_dict(state, strict=False)
     assert not foreign
     assert all("positional_embedding" in name for name in missing)  # one matrix under two names
-    made.prompt_encoder.shared_embedding = made.shared_image_embedding
-    return made.eval()
+    model.prompt_encoder.shared_embedding = model.shared_image_embedding
+    return model.eval()
 
 
-def save(made: Any, folder: Path) -> Path:
+def save(model: Any, folder: Path) -> Path:
     """What ``save_pretrained`` writes: config.json and model.safetensors."""
-    made.save_pretrained(folder)
+    model.save_pretrained(folder)
     return folder
 
 
-def predict(made: Any, pixels: np.ndarray, prompt: Prompt, scale: np.ndarray, multimask_output: bool) -> Any:
+def predict(model: Any, pixels: np.ndarray, prompt: Prompt, scale: np.ndarray, multimask_output: bool) -> Any:
     """Embedding (C, g, g), low-resolution logits (M, L, L) and predicted IoU (M,).
 
     Args:
@@ -84,6 +84,6 @@ def predict(made: Any, pixels: np.ndarray, prompt: Prompt, scale: np.ndarray, mu
     if prompt.mask_input is not None:
         inputs["input_masks"] = torch.from_numpy(prompt.mask_input.copy())[None, None]
     with torch.no_grad():
-        embedding = made.get_image_embeddings(torch.from_numpy(pixels)[None])
-        found = made(image_embeddings=embedding, multimask_output=multimask_output, **inputs)
-    return embedding[0].numpy(), found.pred_masks[0, 0].numpy(), found.iou_scores[0, 0].numpy()
+        embedding = model.get_image_embeddings(torch.from_numpy(pixels)[None])
+        output = model(image_embeddings=embedding, multimask_output=multimask_output, **inputs)
+    return embedding[0].numpy(), output.pred_masks[0, 0].numpy(), output.iou_scores[0, 0].numpy()

@@ -38,17 +38,17 @@ def main() -> None:
     """Write the code, the area and the box that pycocotools gives for each mask."""
     from pycocotools import mask as pycocotools
 
-    found = {}
+    golden = {}
     for name, mask in subjects().items():
         code = pycocotools.encode(np.asfortranarray(mask.astype(np.uint8)))
-        found[name] = {
+        golden[name] = {
             "size": code["size"],
             "counts": code["counts"].decode("ascii"),
             "area": int(pycocotools.area(code)),
             "bbox": pycocotools.toBbox(code).astype(int).tolist(),
         }
     GOLDEN.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{json.dumps(name)}: {json.dumps(code)}" for name, code in found.items()]
+    lines = [f"{json.dumps(name)}: {json.dumps(code)}" for name, code in golden.items()]
     GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

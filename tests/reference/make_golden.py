@@ -34,25 +34,25 @@ POSTPROCESS = [
 def network() -> dict[str, np.ndarray]:
     """What the small network of `lively_tensors` makes of one photo and every kind of prompt."""
     config = tiny()
-    seen = predictor(build_sam(config, lively_tensors(config)), photo(*SIZE))
-    found = {"embedding": seen.features[0].numpy()}
+    meta_predictor = predictor(build_sam(config, lively_tensors(config)), photo(*SIZE))
+    golden = {"embedding": meta_predictor.features[0].numpy()}
     for kind in prompts.KINDS:
         for multimask_output in (False, True) if kind in ("point", "box", "mask") else (False,):
-            asked = prompts.prompt(kind, SIZE, config.low_res_size)
-            masks, scores, low_res = predict(seen, asked, multimask_output)
+            prompt_of_kind = prompts.prompt(kind, SIZE, config.low_res_size)
+            masks, scores, low_res = predict(meta_predictor, prompt_of_kind, multimask_output)
             key = f"{kind}/{len(masks)}"
-            found |= {f"{key}/masks": np.packbits(masks), f"{key}/scores": scores, f"{key}/low_res": low_res}
-    return found
+            golden |= {f"{key}/masks": np.packbits(masks), f"{key}/scores": scores, f"{key}/low_res": low_res}
+    return golden
 
 
 def postprocessed() -> dict[str, np.ndarray]:
     """The masks that Meta's code makes of the low-resolution logits of `POSTPROCESS`."""
-    found = {}
+    golden = {}
     for index, (kind, low_res_size, image_size, original_size) in enumerate(POSTPROCESS):
         logits = logit_maps.logit_map(kind, low_res_size, np.random.RandomState(index))
         full = postprocess(logits, longest_side_size(original_size, image_size), original_size, image_size)
-        found[str(index)] = np.packbits(full > 0)
-    return found
+        golden[str(index)] = np.packbits(full > 0)
+    return golden
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ MOBILE = GOLDEN / "mobile.npz"
 def network() -> dict[str, np.ndarray]:
     """What the small network of `published_state` makes of one photo and of every kind of prompt."""
     config = tiny_mobile()
-    seen = predictor(build_mobile(config, published_state(config)), photo(*SIZE))
-    found = {"embedding": seen.features[0].numpy()}
+    meta_predictor = predictor(build_mobile(config, published_state(config)), photo(*SIZE))
+    golden = {"embedding": meta_predictor.features[0].numpy()}
     for kind in prompts.KINDS:
-        masks, scores, low_res = predict(seen, prompts.prompt(kind, SIZE, config.low_res_size), False)
-        found |= {f"{kind}/masks": np.packbits(masks), f"{kind}/scores": scores, f"{kind}/low_res": low_res}
-    return found
+        masks, scores, low_res = predict(meta_predictor, prompts.prompt(kind, SIZE, config.low_res_size), False)
+        golden |= {f"{kind}/masks": np.packbits(masks), f"{kind}/scores": scores, f"{kind}/low_res": low_res}
+    return golden
 
 
 if __name__ == "__main__":

@@ -18,17 +18,17 @@ def network() -> dict[str, np.ndarray]:
     """What the small network makes of one photo and every kind of prompt, one mask and three."""
     config, image = tiny_sam2(), photo(*SIZE)
     pixels = normalize(preprocess(image, config).pixels, config)
-    seen = sam2_meta.predictor(sam2_meta.build_sam2(config, lively_sam2(config)), image, pixels)
-    maps = [seen._features["image_embed"], *seen._features["high_res_feats"]]
-    found = dict(zip(config.embedding_shapes, (each[0].numpy() for each in maps), strict=True))
+    meta_predictor = sam2_meta.predictor(sam2_meta.build_sam2(config, lively_sam2(config)), image, pixels)
+    maps = [meta_predictor._features["image_embed"], *meta_predictor._features["high_res_feats"]]
+    golden = dict(zip(config.embedding_shapes, (each[0].numpy() for each in maps), strict=True))
     for kind in prompts.KINDS:
         for multimask_output in (False, True):
             masks, scores, low_res = sam2_meta.predict(
-                seen, prompts.prompt(kind, SIZE, config.low_res_size), multimask_output
+                meta_predictor, prompts.prompt(kind, SIZE, config.low_res_size), multimask_output
             )
             key = f"{kind}/{len(masks)}"
-            found |= {f"{key}/masks": np.packbits(masks), f"{key}/scores": scores, f"{key}/low_res": low_res}
-    return found
+            golden |= {f"{key}/masks": np.packbits(masks), f"{key}/scores": scores, f"{key}/low_res": low_res}
+    return golden
 
 
 if __name__ == "__main__":

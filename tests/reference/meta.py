@@ -71,9 +71,9 @@ def predictor(sam: Any, image: np.ndarray) -> Any:
     """Meta's ``SamPredictor`` that has seen ``image``, (H, W, 3) uint8 RGB."""
     with torchvision_stand_in():
         from segment_anything import SamPredictor
-    made = SamPredictor(sam)
-    made.set_image(image)
-    return made
+    sam_predictor = SamPredictor(sam)
+    sam_predictor.set_image(image)
+    return sam_predictor
 
 
 def generate(sam: Any, image: np.ndarray, **settings: Any) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ def generate(sam: Any, image: np.ndarray, **settings: Any) -> list[dict[str, Any
         return SamAutomaticMaskGenerator(sam, **settings).generate(image)
 
 
-def predict(seen: Any, prompt: Prompt, multimask_output: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predict(meta_predictor: Any, prompt: Prompt, multimask_output: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks (M, H, W) bool, predicted IoU (M,) and low-resolution logits (M, L, L) from Meta's predictor."""
     copies = {
         name: None if value is None else value.copy() for name, value in vars(prompt).items()
@@ -93,7 +93,7 @@ def predict(seen: Any, prompt: Prompt, multimask_output: bool) -> tuple[np.ndarr
     del copies["rough_mask"]
     if copies["mask_input"] is not None:
         copies["mask_input"] = copies["mask_input"][None]
-    return seen.predict(**copies, multimask_output=multimask_output)
+    return meta_predictor.predict(**copies, multimask_output=multimask_output)
 
 
 def postprocess(

@@ -22,7 +22,7 @@ def timm_stand_in() -> Iterator[None]:
     """
     import torch
 
-    kept = {name: sys.modules.get(name) for name in _TIMM}
+    modules_before = {name: sys.modules.get(name) for name in _TIMM}
     modules = {name: ModuleType(name) for name in _TIMM}
     vars(modules["timm.models.layers"]).update(
         DropPath=torch.nn.Identity, to_2tuple=lambda side: (side, side), trunc_normal_=torch.nn.init.trunc_normal_
@@ -33,7 +33,7 @@ def timm_stand_in() -> Iterator[None]:
         with torchvision_stand_in():
             yield
     finally:
-        for name, module in kept.items():
+        for name, module in modules_before.items():
             if module is None:
                 del sys.modules[name]
             else:
@@ -60,7 +60,7 @@ def build_mobile(config: SamConfig, state: Mapping[str, np.ndarray]) -> Any:
     )
     if (
         encoder.embed_dims[-1] != 320
-    ):  # where their code tells the last merging, which keeps the resolution, by its width
+    ):  # where their code knows the last merging, which keeps the resolution, by its width
         trunk.layers[2].downsample.conv2.c.stride = (1, 1)
     width, grid = config.prompt_embed_dim, config.embedding_size
     if width != 256:
@@ -108,6 +108,6 @@ def predictor(sam: Any, image: np.ndarray) -> Any:
     """Their ``SamPredictor`` that has seen ``image``, (H, W, 3) uint8 RGB."""
     with timm_stand_in():
         from mobile_sam import SamPredictor
-    made = SamPredictor(sam)
-    made.set_image(image)
-    return made
+    sam_predictor = SamPredictor(sam)
+    sam_predictor.set_image(image)
+    return sam_predictor

@@ -15,28 +15,28 @@ def build_model(config: SamConfig, tensors: Tensors) -> Any:
     import torch
     from transformers import Sam2Config, Sam2Model
 
-    told = huggingface_config(config)
-    made = Sam2Model(Sam2Config(**told))
+    config_values = huggingface_config(config)
+    model = Sam2Model(Sam2Config(**config_values))
     state = {name: torch.from_numpy(value.copy()) for name, value in huggingface_state(tensors).items()}
-    made.load_state_dict(state)
-    for name, module in made.mask_decoder.named_modules():
+    model.load_state_dict(state)
+    for name, module in model.mask_decoder.named_modules():
         if isinstance(module, torch.nn.LayerNorm):
             # As in Meta's code; transformers has 1e-6 everywhere, which is right for the upscaling's norm alone.
             module.eps = 1e-6 if name == "upscale_layer_norm" else 1e-5
-    return made.eval()
+    return model.eval()
 
 
-def embed(made: Any, pixels: np.ndarray) -> list[np.ndarray]:
+def embed(model: Any, pixels: np.ndarray) -> list[np.ndarray]:
     """The maps (C, h, w) of an image (3, S, S): the embedding first, then the finest."""
     import torch
 
     with torch.no_grad():
-        finest, fine, main = made.get_image_embeddings(torch.from_numpy(pixels)[None])
+        finest, fine, main = model.get_image_embeddings(torch.from_numpy(pixels)[None])
     return [main[0].numpy(), finest[0].numpy(), fine[0].numpy()]
 
 
 def predict(
-    made: Any, maps: list[np.ndarray], prompt: Prompt, scale: np.ndarray, multimask_output: bool
+    model: Any, maps: list[np.ndarray], prompt: Prompt, scale: np.ndarray, multimask_output: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Low-resolution logits (M, L, L), predicted IoU (M,) and the object's score (1,).
 
@@ -59,9 +59,9 @@ def predict(
         inputs["input_masks"] = torch.from_numpy(prompt.mask_input.copy())[None, None]
     main, finest, fine = (torch.from_numpy(each)[None] for each in maps)
     with torch.no_grad():
-        found = made(image_embeddings=[finest, fine, main], multimask_output=multimask_output, **inputs)
+        output = model(image_embeddings=[finest, fine, main], multimask_output=multimask_output, **inputs)
     return (
-        found.pred_masks[0, 0].numpy(),
-        found.iou_scores[0, 0].numpy(),
-        found.object_score_logits[0, 0].numpy(),
+        output.pred_masks[0, 0].numpy(),
+        output.iou_scores[0, 0].numpy(),
+        output.object_score_logits[0, 0].numpy(),
     )

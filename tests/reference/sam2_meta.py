@@ -90,12 +90,12 @@ def build_sam2(config: SamConfig, tensors: Tensors) -> Any:
                 dynamic_multimask_stability_thresh=0.98,
             )
 
-    made = Sam2()
-    made.load_state_dict({name: torch.from_numpy(value) for name, value in meta_state(tensors).items()})
-    return made.eval()
+    model = Sam2()
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in meta_state(tensors).items()})
+    return model.eval()
 
 
-def predictor(made: Any, image: np.ndarray, pixels: np.ndarray | None = None) -> Any:
+def predictor(model: Any, image: np.ndarray, pixels: np.ndarray | None = None) -> Any:
     """Meta's ``SAM2ImagePredictor`` that has seen a photo.
 
     Args:
@@ -108,12 +108,12 @@ def predictor(made: Any, image: np.ndarray, pixels: np.ndarray | None = None) ->
     with importing():
         from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-        seen = SAM2ImagePredictor(made)
-        seen._bb_feat_sizes = [(made.image_size // stride,) * 2 for stride in (4, 8, 16)]
+        meta_predictor = SAM2ImagePredictor(model)
+        meta_predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
         if pixels is not None:
-            seen._transforms = _Given(seen._transforms, torch.from_numpy(pixels))
-        seen.set_image(image)
-    return seen
+            meta_predictor._transforms = _Given(meta_predictor._transforms, torch.from_numpy(pixels))
+        meta_predictor.set_image(image)
+    return meta_predictor
 
 
 class _Given:
@@ -129,13 +129,13 @@ class _Given:
         return getattr(self._theirs, name)
 
 
-def predict(seen: Any, prompt: Prompt, multimask_output: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predict(meta_predictor: Any, prompt: Prompt, multimask_output: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks (M, H, W) bool, predicted IoU (M,) and low-resolution logits (M, L, L) from Meta's predictor."""
-    given = {name: None if value is None else value.copy() for name, value in vars(prompt).items()}
-    del given["rough_mask"]
-    if given["mask_input"] is not None:
-        given["mask_input"] = given["mask_input"][None]
+    values = {name: None if value is None else value.copy() for name, value in vars(prompt).items()}
+    del values["rough_mask"]
+    if values["mask_input"] is not None:
+        values["mask_input"] = values["mask_input"][None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        masks, scores, low_res = seen.predict(**given, multimask_output=multimask_output)
+        masks, scores, low_res = meta_predictor.predict(**values, multimask_output=multimask_output)
     return masks > 0, scores, low_res

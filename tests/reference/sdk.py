@@ -30,6 +30,6 @@ def run(script: str, question: object) -> object:
     if python is None:
         pytest.skip("set LABEL_STUDIO_PYTHON to an interpreter that has label-studio-sdk")
     program = f"import json, sys\nquestion = json.load(sys.stdin)\n{script}\nprint('\\n' + json.dumps(answer))"
-    done = subprocess.run([python, "-c", program], input=json.dumps(question), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    completed = subprocess.run([python, "-c", program], input=json.dumps(question), capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    return json.loads(completed.stdout.splitlines()[-1])

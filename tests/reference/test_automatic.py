@@ -30,11 +30,11 @@ class Pair:
         from tests.reference.meta import generate
 
         ours = AutomaticMaskGenerator(self.decoder, self.encoder, AutomaticSettings(**settings)).generate(image)
-        return by_origin(generate(self.sam, image, **settings)), by_origin(one.to_record() for one in ours)
+        return by_origin(generate(self.sam, image, **settings)), by_origin(mask.to_record() for mask in ours)
 
 
 def by_origin(records):
-    return sorted(records, key=lambda one: (one["crop_box"], one["point_coords"], one["predicted_iou"]))
+    return sorted(records, key=lambda record: (record["crop_box"], record["point_coords"], record["predicted_iou"]))
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +61,23 @@ def demo():
     return Pair(build_demo(checkpoint.config, dict(checkpoint.tensors)), checkpoint)
 
 
-def overlap(one, other):
-    return np.count_nonzero(one & other) / np.count_nonzero(one | other)
+def overlap(first, second):
+    return np.count_nonzero(first & second) / np.count_nonzero(first | second)
 
 
 def assert_same(theirs, ours, least):
     """As many masks, at least so many, with the same numbers; each matched to each."""
     assert len(ours) == len(theirs) >= least
-    for expected, found in zip(theirs, ours, strict=True):
-        assert list(found) == list(expected)
-        assert found["crop_box"] == expected["crop_box"]
-        np.testing.assert_allclose(found["point_coords"], expected["point_coords"], rtol=1e-12)
-        np.testing.assert_allclose(found["bbox"], expected["bbox"], atol=1)
-        assert found["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=TOLERANCE)
-        assert found["stability_score"] == pytest.approx(expected["stability_score"], abs=1e-3)
-        assert overlap(found["segmentation"], expected["segmentation"]) >= LEAST_IOU
-    for one, others in ((ours, theirs), (theirs, ours)):
-        best = [max(overlap(mask["segmentation"], other["segmentation"]) for other in others) for mask in one]
+    for expected, actual in zip(theirs, ours, strict=True):
+        assert list(actual) == list(expected)
+        assert actual["crop_box"] == expected["crop_box"]
+        np.testing.assert_allclose(actual["point_coords"], expected["point_coords"], rtol=1e-12)
+        np.testing.assert_allclose(actual["bbox"], expected["bbox"], atol=1)
+        assert actual["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=TOLERANCE)
+        assert actual["stability_score"] == pytest.approx(expected["stability_score"], abs=1e-3)
+        assert overlap(actual["segmentation"], expected["segmentation"]) >= LEAST_IOU
+    for masks, others in ((ours, theirs), (theirs, ours)):
+        best = [max(overlap(mask["segmentation"], other["segmentation"]) for other in others) for mask in masks]
         assert min(best) >= LEAST_IOU
 
 
@@ -140,13 +140,13 @@ def test_each_output_mode_gives_metas_segmentation(demo, output_mode):
         render_scene(4, (200, 300)).image, {**SOFT, "points_per_side": 6, "output_mode": output_mode}
     )
     assert len(ours) == len(theirs) > 0
-    for expected, found in zip(theirs, ours, strict=True):
+    for expected, actual in zip(theirs, ours, strict=True):
         if output_mode == "binary_mask":
-            assert found["segmentation"].dtype == expected["segmentation"].dtype
-            assert found["segmentation"].shape == expected["segmentation"].shape
+            assert actual["segmentation"].dtype == expected["segmentation"].dtype
+            assert actual["segmentation"].shape == expected["segmentation"].shape
         else:
-            assert found["segmentation"]["size"] == expected["segmentation"]["size"]
-            assert abs(len(found["segmentation"]["counts"]) - len(expected["segmentation"]["counts"])) <= 4
+            assert actual["segmentation"]["size"] == expected["segmentation"]["size"]
+            assert abs(len(actual["segmentation"]["counts"]) - len(expected["segmentation"]["counts"])) <= 4
 
 
 def test_names_and_defaults_are_metas():
@@ -160,4 +160,4 @@ def test_names_and_defaults_are_metas():
     _, model, *theirs = inspect.signature(SamAutomaticMaskGenerator.__init__).parameters.values()
     assert model.name == "model"
     ours = {field.name: field.default for field in fields(AutomaticSettings)}
-    assert list(ours.items())[: len(theirs)] == [(one.name, one.default) for one in theirs]
+    assert list(ours.items())[: len(theirs)] == [(parameter.name, parameter.default) for parameter in theirs]

@@ -35,29 +35,29 @@ def paddlex_python():
 def detectors(tmp_path_factory):
     """Directories of every kind of detector, with the words for each and how PaddleX takes them."""
     folder = tmp_path_factory.mktemp("detectors")
-    found = []
+    loaded = []
     for seed in range(3):
         dino = directories.write_grounding_dino(folder / f"dino{seed}", seed)
         yolo = directories.write_yolo_world(folder / f"yolo{seed}", seed)
-        found.append(("GroundingDINO-T", dino, ["bus", "walking man", "Cats"], "bus . walking man . Cats ."))
-        found.append(("YOLO-Worldv2-L", yolo, ["bus", "walking man", "Cat"], "bus, walking man, Cat"))
+        loaded.append(("GroundingDINO-T", dino, ["bus", "walking man", "Cats"], "bus . walking man . Cats ."))
+        loaded.append(("YOLO-Worldv2-L", yolo, ["bus", "walking man", "Cat"], "bus, walking man, Cat"))
     closed = [
         (name, directories.write_closed(folder / name, name, CLASSES), CLASSES, None)
         for name in ("PicoDet-S", "RT-DETR-L")
     ]
-    return found + closed
+    return loaded + closed
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Pictures of several shapes, by the files that PaddleX's side reads them from."""
     folder = tmp_path_factory.mktemp("pictures")
-    found = {}
+    images = {}
     for index, (height, width) in enumerate(SIZES):
         path = folder / f"{index}.npy"
-        found[str(path)] = directories.picture(height, width, index)
-        np.save(path, found[str(path)])
-    return found
+        images[str(path)] = directories.picture(height, width, index)
+        np.save(path, images[str(path)])
+    return images
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def theirs(paddlex_python, detectors, pictures, tmp_path_factory):
     flags = {"PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True", "PADDLE_PDX_ENABLE_MKLDNN_BYDEFAULT": "False"}
     environment = {**os.environ, **flags}
     command = [str(paddlex_python), str(SCRIPT), str(folder / "questions.json"), str(folder / "answers.json")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    completed = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert completed.returncode == 0, completed.stderr[-2000:]
     return json.loads((folder / "answers.json").read_text())
 
 
@@ -83,10 +83,10 @@ def test_every_detector_gives_the_boxes_labels_and_scores_of_paddlex(detectors, 
     for (name, directory, words, _), expected in zip(detectors, theirs, strict=True):
         detector = load_detector(directory, "cpu")
         for image, boxes in zip(pictures.values(), expected, strict=True):
-            found = detector.detect(image, words)
+            boxes_found = detector.detect(image, words)
             boxes = [box for box in boxes if box["label"] != " "]  # what PaddleX adds to YOLO-World's words
-            assert len(found) == len(boxes), (name, image.shape)
-            for ours, other in zip(found, boxes, strict=True):
+            assert len(boxes_found) == len(boxes), (name, image.shape)
+            for ours, other in zip(boxes_found, boxes, strict=True):
                 assert np.abs(np.array(ours.box) - other["box"]).max() <= MOST_PX
                 assert abs(ours.score - other["score"]) <= MOST_SCORE
                 if not name.startswith("GroundingDINO"):  # whose labels PaddleX spells of single tokens

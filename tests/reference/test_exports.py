@@ -42,10 +42,10 @@ def prompt(label: str | None, to_name: str = "image", point: str = "point") -> l
     """A click as the editor sends it where the label is one of a row of labels."""
     common = {"id": "p", "to_name": to_name, "original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
     value = {"x": 50, "y": 50, "width": 1}
-    found = [{**common, "type": "keypoint", "from_name": point, "value": value}]
+    context = [{**common, "type": "keypoint", "from_name": point, "value": value}]
     if label is not None:
-        found.append({**common, "type": "labels", "from_name": "label", "value": {**value, "labels": [label]}})
-    return found
+        context.append({**common, "type": "labels", "from_name": "label", "value": {**value, "labels": [label]}})
+    return context
 
 
 def answered(text: str, label: str | None, to_name: str = "image", **more: object) -> list[dict]:
@@ -62,32 +62,34 @@ def answered(text: str, label: str | None, to_name: str = "image", **more: objec
         return item["result"]
 
 
-def held(found: dict[str, list[list[str]]], kind: str) -> str:
+def content(files: dict[str, list[list[str]]], kind: str) -> str:
     """How the documentation's table calls what a format holds."""
-    kinds = {what for what, _ in found[kind]}
+    kinds = {file_kind for file_kind, _ in files[kind]}
     if kind == "YOLO_OBB" and kinds:
         return "boxes"
     return {frozenset(): "", frozenset({"mask"}): "masks", frozenset({"box"}): "boxes"}[frozenset(kinds)]
 
 
 def test_the_table_of_exports_is_what_label_studios_exporter_does():
-    found = dict(zip(TAGS, exported([(config(tag), answered(config(tag), "Dog")) for tag in TAGS]), strict=True))
-    [table] = [one for one in document("docs/labeling-configs.md").tables if one.head[0] == "answers drawn with"]
-    told = {
+    exports = dict(zip(TAGS, exported([(config(tag), answered(config(tag), "Dog")) for tag in TAGS]), strict=True))
+    [table] = [table for table in document("docs/labeling-configs.md").tables if table.head[0] == "answers drawn with"]
+    documented = {
         tag: dict(zip(table.head[1:], map(str.strip, row[1:]), strict=True))
         for row in table.rows
         for tag in re.findall(r"`(\w+)`", row[0])
     }
-    assert told == {tag: {name: held(one, kind) for name, kind in COLUMNS.items()} for tag, one in found.items()}
-    assert all(held(one, "BRUSH_TO_PNG") == held(one, "BRUSH_TO_NUMPY") for one in found.values())
-    assert all(one["JSON"] for one in found.values())
-    for tag, one in found.items():
-        labels = {label for kind in ("COCO", "YOLO", "YOLO_OBB", "BRUSH_TO_COCO") for _, label in one[kind]}
+    assert documented == {
+        tag: {name: content(files, kind) for name, kind in COLUMNS.items()} for tag, files in exports.items()
+    }
+    assert all(content(files, "BRUSH_TO_PNG") == content(files, "BRUSH_TO_NUMPY") for files in exports.values())
+    assert all(files["JSON"] for files in exports.values())
+    for tag, files in exports.items():
+        labels = {label for kind in ("COCO", "YOLO", "YOLO_OBB", "BRUSH_TO_COCO") for _, label in files[kind]}
         assert labels <= {"Dog"}
         words = config_problems.EXPORTS.get(tag.lower(), config_problems.JSON_ONLY)
-        assert ("NumPy" in words) == bool(one["BRUSH_TO_NUMPY"])
-        assert ("COCO" in words) == bool(one["COCO"] or one["BRUSH_TO_COCO"])
-        assert ("YOLO" in words) == bool(one["YOLO"])
+        assert ("NumPy" in words) == bool(files["BRUSH_TO_NUMPY"])
+        assert ("COCO" in words) == bool(files["COCO"] or files["BRUSH_TO_COCO"])
+        assert ("YOLO" in words) == bool(files["YOLO"])
 
 
 @pytest.mark.parametrize("tag", ["BrushLabels", "PolygonLabels"])
@@ -96,13 +98,13 @@ def test_a_mask_that_was_accepted_and_relabelled_is_exported_with_its_own_label(
     [mask] = answered(text, "Dog")
     rest = {key: value for key, value in mask["value"].items() if not key.endswith("labels")}
     accepted = [mask, {**mask, "type": "labels", "from_name": "label", "value": {**rest, "labels": ["Cat"]}}]
-    [found] = exported([(text, accepted)])
-    assert found["BRUSH_TO_COCO"] == [["mask", "Dog"]]
+    [files] = exported([(text, accepted)])
+    assert files["BRUSH_TO_COCO"] == [["mask", "Dog"]]
     if tag == "PolygonLabels":
-        assert found["COCO"] == found["BRUSH_TO_COCO"]
-        assert [label for _, label in found["YOLO"]] == ["Dog"]
+        assert files["COCO"] == files["BRUSH_TO_COCO"]
+        assert [label for _, label in files["YOLO"]] == ["Dog"]
     else:
-        names = [name for _, name in found["BRUSH_TO_PNG"]]
+        names = [name for _, name in files["BRUSH_TO_PNG"]]
         assert sorted(re.findall(r"-(mask-Dog|label-Cat)-", " ".join(names))) == ["label-Cat", "mask-Dog"]
 
 
@@ -110,29 +112,31 @@ def test_a_prompt_that_was_left_over_costs_no_mask_of_a_config_with_one_row_of_l
     texts = [config(tag) for tag in ("BrushLabels", "PolygonLabels")]
     alone = exported([(text, answered(text, "Dog")) for text in texts])
     with_prompt = exported([(text, [*answered(text, "Dog"), *prompt("Dog")]) for text in texts])
-    for one, other in itertools.product(range(2), COLUMNS.values()):
-        assert with_prompt[one][other] == alone[one][other]
+    for number, kind in itertools.product(range(2), COLUMNS.values()):
+        assert with_prompt[number][kind] == alone[number][kind]
 
 
 def test_every_documented_config_exports_what_the_text_above_it_says():
     blocks = [(doc.name, block) for doc in documents() for block in doc.blocks if block.language == "xml"]
-    asked = []
+    configs_with_results = []
     for _, block in blocks:
         to_name = re.findall(r'<Image name="(\w+)"', block.text)[0]
         labels = re.findall(r'<Label value="(\w+)"', block.text)
-        asked.append((block.text, answered(block.text, labels[0] if labels else None, to_name)))
-    for (name, block), found in zip(blocks, exported(asked), strict=True):
-        where = f"{name}:{block.line}"
+        configs_with_results.append((block.text, answered(block.text, labels[0] if labels else None, to_name)))
+    for (name, block), files in zip(blocks, exported(configs_with_results), strict=True):
+        location = f"{name}:{block.line}"
         before = " ".join(block.before.split())
-        failed = {kind for kind, held in found.items() if any(what == "error" for what, _ in held)}
-        assert failed <= {"COCO", "YOLO", "YOLO_OBB", "BRUSH_TO_COCO"}, (where, found)
-        assert bool(failed) == ("exports fail" in before), (where, found)
-        found.update((kind, []) for kind in failed)
+        failed = {
+            kind for kind, files_of_kind in files.items() if any(file_kind == "error" for file_kind, _ in files_of_kind)
+        }
+        assert failed <= {"COCO", "YOLO", "YOLO_OBB", "BRUSH_TO_COCO"}, (location, files)
+        assert bool(failed) == ("exports fail" in before), (location, files)
+        files.update((kind, []) for kind in failed)
         if "JSON only" in before:
-            assert not any(found[kind] for kind in COLUMNS.values()), where
+            assert not any(files[kind] for kind in COLUMNS.values()), location
         elif "PNG and NumPy only" in before:
-            assert {kind for kind in COLUMNS.values() if found[kind]} == {"BRUSH_TO_PNG"}, where
+            assert {kind for kind in COLUMNS.values() if files[kind]} == {"BRUSH_TO_PNG"}, location
         elif "COCO* and *YOLO" in before or "to COCO and YOLO" in before:
-            assert {"COCO", "YOLO"} <= {kind for kind in COLUMNS.values() if found[kind]}, where
+            assert {"COCO", "YOLO"} <= {kind for kind in COLUMNS.values() if files[kind]}, location
         else:
-            assert {"BRUSH_TO_PNG", "BRUSH_TO_COCO"} <= {kind for kind in COLUMNS.values() if found[kind]}, where
+            assert {"BRUSH_TO_PNG", "BRUSH_TO_COCO"} <= {kind for kind in COLUMNS.values() if files[kind]}, location

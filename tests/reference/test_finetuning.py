@@ -117,8 +117,8 @@ def test_losses_and_gradients_are_those_of_metas_modules(pair, kind):
     expected.backward()
     ours = TrainableDecoder(checkpoint, "cpu", pull=0.0, others=0.0)
     features = ours.decoder.features(embedding)
-    _, _, found = ours.add_gradients(features, prompts, embedding, paddle.to_tensor(targets), 1.0)
-    assert found == pytest.approx(expected.item(), rel=TOLERANCE)
+    _, _, gradients = ours.add_gradients(features, prompts, embedding, paddle.to_tensor(targets), 1.0)
+    assert gradients == pytest.approx(expected.item(), rel=TOLERANCE)
     wanted = {name: p.grad for name, p in sam.named_parameters() if p.grad is not None}
     layout = to_torch_layout({name: g.numpy() for name, g in ours.gradients().items()})
     scale = max(float(g.norm()) for g in wanted.values())
@@ -154,12 +154,12 @@ def test_a_step_of_adam_is_that_of_torch(pair):
         adam.step()
         ours.add_gradients(ours.decoder.features(embedding), prompts, embedding, paddle.to_tensor(targets), 1.0)
         ours.step(1e-3)
-    found = to_torch_layout(ours.values())
+    values = to_torch_layout(ours.values())
     moved = to_torch_layout(before)
     name = "mask_decoder.output_upscaling.3.weight"
     expected = dict(sam.named_parameters())[name].detach().numpy()
     assert np.abs(expected - moved[name]).max() > 1e-3
-    assert np.allclose(found[name], expected, atol=1e-4)
+    assert np.allclose(values[name], expected, atol=1e-4)
 
 
 def test_losses_of_single_values_are_as_computed_by_hand():
@@ -180,18 +180,18 @@ def test_an_exported_decoder_answers_in_metas_package_as_it_does_here(family, tm
     base = weights.read(write_family(family, tmp_path))
     path = decoder_weights.write(tmp_path / "decoder", decoder_file(base, seed=3))
     arguments = ["--format", "meta", "--weights", str(base.path), "--decoder", str(path)]
-    done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), *arguments])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(main, ["export", str(tmp_path / "out"), *arguments])
+    assert result.exit_code == 0, result.output
     sam = (build_sam if family == "sam" else build_demo)(
         base.config, {name: base.tensors[name].copy() for name in base.tensors}
     )
-    image, asked = photo(96, 128), Prompt(np.array([[40.0, 30.0]]), np.array([1]))
-    _, _, before = predict(predictor(sam, image), asked, True)
-    found = sam.load_state_dict(torch.load(tmp_path / "out" / "model.pth"), strict=family == "sam")
-    assert found.unexpected_keys == []
-    assert [name for name in found.missing_keys if not name.startswith("image_encoder.")] == []
+    image, point_prompt = photo(96, 128), Prompt(np.array([[40.0, 30.0]]), np.array([1]))
+    _, _, before = predict(predictor(sam, image), point_prompt, True)
+    missing_keys = sam.load_state_dict(torch.load(tmp_path / "out" / "model.pth"), strict=family == "sam")
+    assert missing_keys.unexpected_keys == []
+    assert [name for name in missing_keys.missing_keys if not name.startswith("image_encoder.")] == []
     tuned = decoder_weights.apply(base, decoder_weights.read(path))
-    ours = load_decoder(tuned, "cpu").decode(load_encoder(tuned, "cpu").encode(image), asked, True)
-    _, _, after = predict(predictor(sam, image), asked, True)
+    ours = load_decoder(tuned, "cpu").decode(load_encoder(tuned, "cpu").encode(image), point_prompt, True)
+    _, _, after = predict(predictor(sam, image), point_prompt, True)
     assert np.abs(after - before).max() > 0.1
     assert np.abs(after - ours.low_res_masks[0]).max() <= 1e-3

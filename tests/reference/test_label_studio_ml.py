@@ -21,7 +21,7 @@ PYTHON = os.environ.get("LABEL_STUDIO_ML_PYTHON") or (find_spec("label_studio_ml
     reason="LABEL_STUDIO_ML_PYTHON names no interpreter with label-studio-ml and this project's requirements",
 )
 def test_the_real_server_answers_recorded_requests_as_ours_does(tmp_path):
-    done = subprocess.run(
+    completed = subprocess.run(
         [PYTHON, "-W", "ignore", "-m", "tests.reference.hosting"],
         capture_output=True,
         text=True,
@@ -30,10 +30,10 @@ def test_the_real_server_answers_recorded_requests_as_ours_does(tmp_path):
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert set(said["answers"]) == set(REQUESTS)
-    for version, expected, found in said["answers"].values():
-        assert version == ("INITIAL" if said["release"] == 1 else VERSION)
-        assert found == (without_versions(expected) if said["release"] == 1 else expected)
-    assert said["webhook"] == 201
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    report = json.loads(completed.stdout.splitlines()[-1])
+    assert set(report["answers"]) == set(REQUESTS)
+    for version, expected, answer in report["answers"].values():
+        assert version == ("INITIAL" if report["release"] == 1 else VERSION)
+        assert answer == (without_versions(expected) if report["release"] == 1 else expected)
+    assert report["webhook"] == 201

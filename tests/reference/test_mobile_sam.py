@@ -70,9 +70,9 @@ def assert_same_embedding(theirs, ours):
 
 def assert_same_answer(pair, size, kind, multimask_output):
     theirs, embedding = pair.see(size)
-    asked = prompt(kind, size, pair.config.low_res_size)
-    masks, scores, low_res = predict(theirs, asked, multimask_output)
-    answer = pair.decoder.decode(embedding, asked, multimask_output)
+    prompt_of_kind = prompt(kind, size, pair.config.low_res_size)
+    masks, scores, low_res = predict(theirs, prompt_of_kind, multimask_output)
+    answer = pair.decoder.decode(embedding, prompt_of_kind, multimask_output)
     assert np.abs(answer.low_res_masks[0] - low_res).max() <= LOGITS
     assert np.abs(np.array(answer.iou_predictions[0]) - scores.clip(0, 1)).max() <= LOGITS
     for ours, expected in zip(answer.masks[0], masks, strict=True):  # in a small mask one pixel is more than a share
@@ -82,22 +82,22 @@ def assert_same_answer(pair, size, kind, multimask_output):
 
 
 @pytest.mark.parametrize("shape", SIZES)
-@pytest.mark.parametrize("which", ["small", "published"])
-def test_photos_of_any_shape_are_embedded_as_by_the_authors_code(which, shape, request):
-    assert_same_embedding(*request.getfixturevalue(which).see(SIZES[shape]))
+@pytest.mark.parametrize("name", ["small", "published"])
+def test_photos_of_any_shape_are_embedded_as_by_the_authors_code(name, shape, request):
+    assert_same_embedding(*request.getfixturevalue(name).see(SIZES[shape]))
 
 
 @pytest.mark.parametrize("multimask_output", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SIZES)
-@pytest.mark.parametrize("which", ["small", "published"])
-def test_every_kind_of_prompt_is_answered_as_by_the_authors_code(which, shape, kind, multimask_output, request):
-    assert_same_answer(request.getfixturevalue(which), SIZES[shape], kind, multimask_output)
+@pytest.mark.parametrize("name", ["small", "published"])
+def test_every_kind_of_prompt_is_answered_as_by_the_authors_code(name, shape, kind, multimask_output, request):
+    assert_same_answer(request.getfixturevalue(name), SIZES[shape], kind, multimask_output)
 
 
-@pytest.mark.parametrize("which", ["small", "published"])
-def test_a_photo_that_its_camera_turned_is_embedded_upright(which, request, tmp_path):
-    pair, upright = request.getfixturevalue(which), photo(300, 200)
+@pytest.mark.parametrize("name", ["small", "published"])
+def test_a_photo_that_its_camera_turned_is_embedded_upright(name, request, tmp_path):
+    pair, upright = request.getfixturevalue(name), photo(300, 200)
     turned = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
     exif = turned.getexif()
     exif[0x0112] = 6  # to be turned clockwise
@@ -108,9 +108,9 @@ def test_a_photo_that_its_camera_turned_is_embedded_upright(which, request, tmp_
     assert_same_embedding(predictor(pair.sam, upright), load(pair.checkpoint, device="cpu").encode(str(path)))
 
 
-@pytest.mark.parametrize("which", ["small", "published"])
-def test_the_masks_compared_are_neither_empty_nor_full(which, request):
-    pair, size = request.getfixturevalue(which), SIZES["landscape"]
+@pytest.mark.parametrize("name", ["small", "published"])
+def test_the_masks_compared_are_neither_empty_nor_full(name, request):
+    pair, size = request.getfixturevalue(name), SIZES["landscape"]
     _, embedding = pair.see(size)
     prompts = [prompt(kind, size, pair.config.low_res_size) for kind in KINDS]
     shares = [

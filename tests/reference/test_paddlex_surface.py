@@ -36,8 +36,8 @@ def paddlex_python():
 
 def run(*command):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True"}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=600)
+    assert completed.returncode == 0, completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,16 @@ def test_the_documented_example_writes_the_same_files(tmp_path, paddlex_python, 
     assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir())
     assert json.loads((ours / "facts.json").read_text()) == json.loads((theirs / "facts.json").read_text())
     for name, indent in (("photo_res.json", 4), ("res.json", 2)):
-        expected, found = (json.loads((folder / name).read_text()) for folder in (theirs, ours))
-        for one, other in zip(expected["masks"], found["masks"], strict=True):
-            assert np.count_nonzero(np.array(one) != np.array(other)) <= 2
-        for info in found["mask_infos"]:
+        expected, actual = (json.loads((folder / name).read_text()) for folder in (theirs, ours))
+        for first, second in zip(expected["masks"], actual["masks"], strict=True):
+            assert np.count_nonzero(np.array(first) != np.array(second)) <= 2
+        for info in actual["mask_infos"]:
             del info["score"]  # ours alone
-        assert {**found, "masks": expected["masks"]} == expected
-        text = json.dumps({**found, "masks": expected["masks"]}, indent=indent, ensure_ascii=name == "res.json")
+        assert {**actual, "masks": expected["masks"]} == expected
+        text = json.dumps({**actual, "masks": expected["masks"]}, indent=indent, ensure_ascii=name == "res.json")
         assert text == (theirs / name).read_text()
-    with Image.open(ours / "photo_res.jpg") as one, Image.open(theirs / "photo_res.jpg") as other:
-        assert one.size == other.size
+    with Image.open(ours / "photo_res.jpg") as first, Image.open(theirs / "photo_res.jpg") as second:
+        assert first.size == second.size
 
 
 FACTS = """

@@ -54,8 +54,8 @@ class Subject:
         self.their_maps = sam2_huggingface.embed(self.transformers, pixels)
 
     def answer(self, kind: str, multimask_output: bool) -> tuple[Prompt, Masks]:
-        asked = prompt(kind, self.size, self.low)
-        return asked, self.decoder.decode(self.embedding, asked, multimask_output)
+        prompt_of_kind = prompt(kind, self.size, self.low)
+        return prompt_of_kind, self.decoder.decode(self.embedding, prompt_of_kind, multimask_output)
 
 
 @pytest.fixture(scope="module", params=SIZES, ids=str)
@@ -78,8 +78,8 @@ def check_embedding(subject: Subject) -> None:
 def check_against_meta(subject: Subject, kind: str, multimask_output: bool) -> None:
     from tests.reference import sam2_meta
 
-    asked, answer = subject.answer(kind, multimask_output)
-    masks, scores, low_res = sam2_meta.predict(subject.meta, asked, multimask_output)
+    prompt_of_kind, answer = subject.answer(kind, multimask_output)
+    masks, scores, low_res = sam2_meta.predict(subject.meta, prompt_of_kind, multimask_output)
     assert np.abs(low_res).max() > 1
     assert np.abs(answer.low_res_masks[0] - low_res).max() <= LOGITS
     assert np.abs(answer.iou_predictions[0] - scores).max() <= SCORES
@@ -90,8 +90,10 @@ def check_against_meta(subject: Subject, kind: str, multimask_output: bool) -> N
 def check_against_transformers(subject: Subject, kind: str, multimask_output: bool) -> None:
     from tests.reference import sam2_huggingface
 
-    asked, answer = subject.answer(kind, multimask_output)
-    theirs = sam2_huggingface.predict(subject.transformers, subject.their_maps, asked, subject.scale, multimask_output)
+    prompt_of_kind, answer = subject.answer(kind, multimask_output)
+    theirs = sam2_huggingface.predict(
+        subject.transformers, subject.their_maps, prompt_of_kind, subject.scale, multimask_output
+    )
     assert np.abs(answer.low_res_masks[0] - theirs[0].clip(-32, 32)).max() <= LOGITS
     assert np.abs(answer.iou_predictions[0] - theirs[1]).max() <= SCORES
 
@@ -117,10 +119,10 @@ def test_logits_and_scores_are_those_of_transformers(small, kind, multimask_outp
 def test_the_score_of_an_object_is_that_of_transformers(small):
     from tests.reference import sam2_huggingface
 
-    asked = prompt("box", small.size, small.low)
-    *_, theirs = sam2_huggingface.predict(small.transformers, small.their_maps, asked, small.scale, True)
+    box_prompt = prompt("box", small.size, small.low)
+    *_, theirs = sam2_huggingface.predict(small.transformers, small.their_maps, box_prompt, small.scale, True)
     decoder, network = small.decoder, small.decoder.mask_decoder
-    corners = paddle.to_tensor((asked.box * np.tile(small.scale, 2)).astype(np.float32)[None])
+    corners = paddle.to_tensor((box_prompt.box * np.tile(small.scale, 2)).astype(np.float32)[None])
     sparse = paddle.concat([decoder.prompt_encoder.boxes(corners), decoder.prompt_encoder.nothing(1)], axis=1)
     image, *skips = decoder.features(small.embedding)
     image = image + decoder.prompt_encoder.dense(None)
@@ -162,8 +164,8 @@ def test_a_file_of_metas_own_builder_is_read_to_the_same_numbers(file, make, tmp
     with importing():
         from sam2.build_sam import build_sam2
 
-        made = build_sam2(f"configs/sam2.1/sam2.1_hiera_{file}.yaml", device="cpu")
-    state = made.state_dict()
+        model = build_sam2(f"configs/sam2.1/sam2.1_hiera_{file}.yaml", device="cpu")
+    state = model.state_dict()
     assert any(name.startswith("memory_attention.") for name in state)
     torch.save({"model": state}, tmp_path / f"{make().name}.pt")
     checkpoint = weights.read(tmp_path / f"{make().name}.pt")
@@ -178,11 +180,11 @@ def test_a_file_of_metas_own_builder_is_read_to_the_same_numbers(file, make, tmp
 def test_a_directory_that_transformers_saved_is_read_to_the_same_numbers(kind, tmp_path):
     import transformers
 
-    made = getattr(transformers, kind)(getattr(transformers, kind.replace("Model", "Config"))())
-    made.save_pretrained(tmp_path / "sam2.1-hiera-tiny")
+    model = getattr(transformers, kind)(getattr(transformers, kind.replace("Model", "Config"))())
+    model.save_pretrained(tmp_path / "sam2.1-hiera-tiny")
     checkpoint = weights.read(tmp_path / "sam2.1-hiera-tiny")
     assert (checkpoint.config, checkpoint.format) == (sam2_1_hiera_tiny(), "huggingface")
-    state = {name: value.numpy() for name, value in made.state_dict().items()}
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
     for name, ours in checkpoint.tensors.items():
         if "point_embeddings" in name:
             theirs = state["prompt_encoder.point_embed.weight"][int(name.split(".")[-2])][None]

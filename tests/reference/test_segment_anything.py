@@ -74,9 +74,9 @@ def assert_same_answer(pair: Pair, size: tuple[int, int], kind: str, multimask_o
     from tests.reference.meta import predict
 
     theirs, embedding = pair.see(size)
-    asked = prompt(kind, size, pair.config.low_res_size)
-    masks, scores, low_res = predict(theirs, asked, multimask_output)
-    answer = pair.decoder.decode(embedding, asked, multimask_output)
+    prompt_of_kind = prompt(kind, size, pair.config.low_res_size)
+    masks, scores, low_res = predict(theirs, prompt_of_kind, multimask_output)
+    answer = pair.decoder.decode(embedding, prompt_of_kind, multimask_output)
     assert np.abs(answer.low_res_masks[0] - low_res).max() <= TOLERANCE
     assert np.abs(np.array(answer.iou_predictions[0]) - scores.clip(0, 1)).max() <= TOLERANCE
     for ours, expected in zip(answer.masks[0], masks, strict=True):
@@ -123,9 +123,9 @@ def test_three_hundred_logit_maps_of_each_kind_give_metas_masks_to_the_pixel(kin
         np.testing.assert_array_equal(mask_and_areas(logits, *geometry)[0].to_array(), expected, err_msg=str(geometry))
 
 
-@pytest.mark.parametrize("which", ["small", "base"])
-def test_the_masks_compared_are_neither_empty_nor_full(which, request):
-    pair, size = request.getfixturevalue(which), (600, 900) if which == "base" else (300, 400)
+@pytest.mark.parametrize("name", ["small", "base"])
+def test_the_masks_compared_are_neither_empty_nor_full(name, request):
+    pair, size = request.getfixturevalue(name), (600, 900) if name == "base" else (300, 400)
     _, embedding = pair.see(size)
     prompts = [prompt(kind, size, pair.config.low_res_size) for kind in KINDS]
     shares = [

@@ -51,15 +51,15 @@ def test_embedding_logits_and_scores_are_those_of_transformers(theirs, ours, siz
     from tests.reference.huggingface import predict
 
     encoder, decoder = ours
-    asked, image = prompt(kind, size, tiny().low_res_size), photo(*size)
+    prompt_of_kind, image = prompt(kind, size, tiny().low_res_size), photo(*size)
     resized = preprocess(image, tiny()).pixels
     pixels, input_size = normalize(resized, tiny()), resized.shape[:2]
     scale = np.array([input_size[1] / size[1], input_size[0] / size[0]])
-    embedding, low_res, scores = predict(theirs, pixels, asked, scale, multimask_output)
-    seen = encoder.encode(image)
+    embedding, low_res, scores = predict(theirs, pixels, prompt_of_kind, scale, multimask_output)
+    encoded = encoder.encode(image)
     assert np.abs(embedding).max() > 1
-    assert np.abs(seen.image_embedding - embedding).max() <= TOLERANCE
-    answer = decoder.decode(seen, asked, multimask_output)
+    assert np.abs(encoded.image_embedding - embedding).max() <= TOLERANCE
+    answer = decoder.decode(encoded, prompt_of_kind, multimask_output)
     assert np.abs(low_res).max() > 1
     assert np.abs(answer.low_res_masks[0] - low_res).max() <= TOLERANCE
     assert np.abs(np.array(answer.iou_predictions[0]) - scores.clip(0, 1)).max() <= TOLERANCE

@@ -61,9 +61,9 @@ def test_a_training_run_of_metas_code_gives_the_masks_that_metas_code_gives(tmp_
     run = {"model": wrapped.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
     torch.save(run, tmp_path / "medsam_model_best.pth", _use_new_zipfile_serialization=is_zip)
     checkpoint = weights.read(tmp_path / "medsam_model_best.pth")
-    found = load_decoder(checkpoint, "cpu").decode(
+    answer = load_decoder(checkpoint, "cpu").decode(
         load_encoder(checkpoint, "cpu").encode(image), [Prompt(box=np.array([20, 10, 100, 80]))], multimask_output=False
     )
-    mask = found.masks[0][0].to_array()
+    mask = answer.masks[0][0].to_array()
     assert mask.any()
     assert np.count_nonzero(mask != expected[0]) <= 1

@@ -46,16 +46,16 @@ def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any
     import torch
 
     left = scores.sort(descending=True, stable=True).indices
-    kept = []
+    indices = []
     while len(left):
         best, left = left[0], left[1:]
-        kept.append(best)
+        indices.append(best)
         corner = torch.maximum(boxes[best, :2], boxes[left, :2])
         sides = (torch.minimum(boxes[best, 2:], boxes[left, 2:]) - corner).clamp(min=0)
         common = sides[:, 0] * sides[:, 1]
         iou = common / (box_area(boxes[best : best + 1]) + box_area(boxes[left]) - common)
         left = left[~((iou > iou_threshold) & (idxs[left] == idxs[best]))]
-    return torch.stack(kept) if kept else torch.zeros(0, dtype=torch.int64)
+    return torch.stack(indices) if indices else torch.zeros(0, dtype=torch.int64)
 
 
 @contextmanager

@@ -21,8 +21,8 @@ def headings(path):
 
 def links(path):
     """Where the links of a document lead, except to the other language and within the document."""
-    found = re.findall(r"\]\(([^)]+)\)", prose(path))
-    return sorted(link for link in found if not link.startswith(("#", "README")))
+    targets = re.findall(r"\]\(([^)]+)\)", prose(path))
+    return sorted(link for link in targets if not link.startswith(("#", "README")))
 
 
 def rows(path):

@@ -13,7 +13,7 @@ MOST_ARGUMENTS = 7
 
 MOST_LINES_OF_A_FUNCTION = 50
 
-MOST_LINES_OF_THE_BACKEND = 23_749
+MOST_LINES_OF_THE_BACKEND = 23_742
 """The goal is 14,800. Lower it with every change that makes the package smaller."""
 
 NETWORKS = ("model.modeling",)
@@ -22,9 +22,7 @@ NETWORKS = ("model.modeling",)
 TOO_LARGE: set[str] = set()
 """Classes and functions that are still larger; only ever shorten this list."""
 
-USES_PRIVATE_NAMES = {
-    "tests/benchmarks/bench_click.py",
-}
+USES_PRIVATE_NAMES: set[str] = set()
 """Tests that still do; only ever shorten this list."""
 
 USES_OTHER_TESTS: set[str] = set()
@@ -45,8 +43,10 @@ def too_large(module: str, tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
-            taken = [each.args for each in methods if each.name == "__init__"]
-            if len(methods) > MOST_METHODS or any(len(a.args) - 1 + len(a.kwonlyargs) > MOST_ARGUMENTS for a in taken):
+            constructors = [each.args for each in methods if each.name == "__init__"]
+            if len(methods) > MOST_METHODS or any(
+                len(a.args) - 1 + len(a.kwonlyargs) > MOST_ARGUMENTS for a in constructors
+            ):
                 yield f"{module}.{node.name}"
         elif isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None
@@ -55,12 +55,12 @@ def too_large(module: str, tree: ast.Module) -> Iterator[str]:
 
 
 def test_classes_constructors_and_functions_are_small():
-    found = set()
+    names = set()
     for path, tree in trees(*PRODUCT).items():
         module = path.removesuffix(".py").replace("/", ".")
         if not module.startswith(NETWORKS):
-            found |= set(too_large(module, tree))
-    assert found - TOO_LARGE == set()
+            names |= set(too_large(module, tree))
+    assert names - TOO_LARGE == set()
 
 
 def test_a_class_of_16_methods_is_too_large():
@@ -100,8 +100,7 @@ def script_names(text: str) -> Iterator[str]:
 
 
 def is_own(value: ast.expr) -> bool:
-    is_super = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "super"
-    return is_super or (isinstance(value, ast.Name) and value.id in ("self", "cls"))
+    return isinstance(value, ast.Name) and value.id in ("self", "cls")
 
 
 def is_private(name: str) -> bool:
@@ -110,7 +109,14 @@ def is_private(name: str) -> bool:
 
 @pytest.mark.parametrize(
     "text",
-    ["a.NAME", "from m import NAME", "monkeypatch.setattr(m, 'NAME', 1)", "patch('m.NAME')", "run('import m; m.NAME')"],
+    [
+        "a.NAME",
+        "super().NAME",
+        "from m import NAME",
+        "monkeypatch.setattr(m, 'NAME', 1)",
+        "patch('m.NAME')",
+        "run('import m; m.NAME')",
+    ],
 )
 def test_a_private_name_is_seen_wherever_it_is_used(text):
     assert list(private_names(ast.parse(text.replace("NAME", "_name")))) != []
@@ -118,16 +124,16 @@ def test_a_private_name_is_seen_wherever_it_is_used(text):
 
 
 def test_tests_use_no_private_names():
-    found = {path: sorted(set(private_names(tree))) for path, tree in trees("tests").items()}
-    assert {path: names for path, names in found.items() if names and path not in USES_PRIVATE_NAMES} == {}
+    names_by_path = {path: sorted(set(private_names(tree))) for path, tree in trees("tests").items()}
+    assert {path: names for path, names in names_by_path.items() if names and path not in USES_PRIVATE_NAMES} == {}
 
 
 def test_no_test_imports_from_another_test():
     """Helpers lie in tests/support, the fixtures of a folder in its conftest."""
-    found = {
+    paths = {
         path
         for path, tree in trees("tests").items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and str(node.module).rpartition(".")[2].startswith("test_")
     }
-    assert found - USES_OTHER_TESTS == set()
+    assert paths - USES_OTHER_TESTS == set()

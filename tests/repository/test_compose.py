@@ -25,7 +25,7 @@ OURS = ("web", "worker")
 
 def interpolated(text, environ=None):
     """A value as compose would fill it in, for the two forms that are used."""
-    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: (environ or {}).get(found[1]) or found[2], str(text))
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: (environ or {}).get(match[1]) or match[2], str(text))
 
 
 def environment(service, environ=None):
@@ -114,12 +114,12 @@ def test_images_that_others_make_are_named_to_the_last_digit():
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_a_final_image_runs_as_nobody_in_particular_without_compiler_or_weights(target):
+def test_a_final_image_runs_as_a_user_without_rights_and_holds_no_compiler_or_weights(target):
     assert stages()[target] == "base"
     base = [(step.name, step.text) for step in STEPS if step.stage == "base"]
     names = [name for name, _ in base]
     assert base[names.index("USER")][1] == "paddle-sam"
-    assert names.index("USER") > max(place for place, name in enumerate(names) if name in ("RUN", "COPY"))
+    assert names.index("USER") > max(index for index, name in enumerate(names) if name in ("RUN", "COPY"))
     assert not of_stage(target, "USER", "RUN")
     assert not re.search(r"\b(gcc|g\+\+|build-essential|pip)\b", " ".join(of_stage("base", "RUN")))
     assert of_stage("base", "VOLUME") == ['["/weights", "/cache"]']
@@ -144,8 +144,8 @@ def test_what_containers_run_are_commands_of_ours():
         *(check[3:] for check in checks),
     ]
     for command in commands:
-        done = CliRunner().invoke(main, [*command, "--help"])
-        assert done.exit_code == 0, done.output
+        result = CliRunner().invoke(main, [*command, "--help"])
+        assert result.exit_code == 0, result.output
 
 
 def test_a_health_check_asks_what_its_container_runs():
@@ -173,8 +173,8 @@ SCHEMA_REASON = "the schema of compose files comes with check-jsonschema, see re
 @pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.gpu.yml"])
 def test_a_compose_file_keeps_to_the_specification(name):
     validator = schema_of_compose_files()
-    found = yaml.safe_load((ROOT / name).read_text())
-    assert [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(found)] == []
+    compose_file = yaml.safe_load((ROOT / name).read_text())
+    assert [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(compose_file)] == []
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def schema_of_compose_files():
     return jsonschema.Draft202012Validator(json.loads(path.read_text()))
 
 
-def test_a_dockerfiles_lines_are_told_apart():
+def test_a_dockerfiles_lines_are_distinguished():
     steps = list(parse("# a\nARG A=1\n\nFROM b:${A} AS c\nRUN x \\\n    && y\n"))
     assert steps == [Step("", "ARG", "A=1"), Step("c", "FROM", "b:${A} AS c"), Step("c", "RUN", "x && y")]
     with pytest.raises(ValueError, match="expected an instruction, got 'oops'"):
@@ -221,15 +221,15 @@ def test_paths_of_the_image_are_put_below_a_folder_and_others_left_alone(tmp_pat
 def test_the_steps_make_a_service_that_becomes_healthy(tmp_path):
     lines = list(build(tmp_path))
     assert lines[-1].startswith("healthy after ")
-    made = {line.split()[0] for line in lines[:-1] if not line.startswith(" ")}
-    assert made == {"build", "build-cpu", "app", "base"}
+    names = {line.split()[0] for line in lines[:-1] if not line.startswith(" ")}
+    assert names == {"build", "build-cpu", "app", "base"}
 
 
 @pytest.mark.parametrize("service", OURS)
 def test_a_services_settings_are_known_and_readable(service):
-    given = environment(service)
-    assert set(given) <= set(NAMES)
-    settings = read(given)
+    values = environment(service)
+    assert set(values) <= set(NAMES)
+    settings = read(values)
     assert settings.redis_url is not None
     assert settings.redis_url.value == "redis://redis:6379/0"
 
@@ -260,7 +260,10 @@ def test_redis_has_a_bound_drops_embeddings_first_and_is_reached_by_ours_alone()
     assert "ports" not in redis
     assert COMPOSE["networks"]["store"]["internal"] is True
     assert redis["networks"] == ["store"]
-    assert [name for name, one in COMPOSE["services"].items() if "store" in one.get("networks", [])] == [*OURS, "redis"]
+    assert [name for name, service in COMPOSE["services"].items() if "store" in service.get("networks", [])] == [
+        *OURS,
+        "redis",
+    ]
 
 
 def in_bytes(text):
@@ -321,7 +324,7 @@ def test_the_override_gives_workers_a_gpu_and_leaves_web_processes_alone():
 def test_the_override_names_its_gpu_since_a_count_would_be_the_first_one_for_every_worker():
     (device,) = GPU["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert "count" not in device
-    assert [interpolated(one, {"GPU": "1"}) for one in device["device_ids"]] == ["1"]
+    assert [interpolated(device_id, {"GPU": "1"}) for device_id in device["device_ids"]] == ["1"]
 
 
 def test_the_workers_of_further_gpus_that_the_override_shows_are_yaml_and_have_the_same_image():

@@ -53,9 +53,9 @@ def needs(name):
 
 
 @pytest.mark.parametrize("name", ["web", "worker"])
-@pytest.mark.parametrize(("kind", "place"), [("requests", 0), ("limits", 1)])
-def test_a_manifests_memory_is_what_was_measured_and_what_may_come_on_top(name, kind, place):
-    needed = needs(name)[place]
+@pytest.mark.parametrize(("kind", "field"), [("requests", 0), ("limits", 1)])
+def test_a_manifests_memory_is_what_was_measured_and_what_may_come_on_top(name, kind, field):
+    needed = needs(name)[field]
     assert needed <= in_bytes(container(name)["resources"][kind]["memory"]) <= ROOMIEST * needed
 
 

@@ -21,29 +21,29 @@ DOCUMENTS = documents()
 LARGEST_IMAGE = 1_500_000
 NO_HOSTS = ("http://", "https://", "mailto:")
 
-every_document = pytest.mark.parametrize("one", DOCUMENTS, ids=lambda one: one.name)
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 
 
 # Links
 
 
 @every_document
-def test_every_link_leads_to_a_file_and_a_heading_that_exist(one: Document):
-    for link in one.links:
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(document: Document):
+    for link in document.links:
         if link.startswith(NO_HOSTS):
             continue
         name, _, anchor = link.partition("#")
-        target = (one.path.parent / name).resolve() if name else one.path
-        assert target.exists(), f"{one.name}: {link}"
-        assert target.is_relative_to(ROOT), f"{one.name}: {link} leads out of the project"
+        target = (document.path.parent / name).resolve() if name else document.path
+        assert target.exists(), f"{document.name}: {link}"
+        assert target.is_relative_to(ROOT), f"{document.name}: {link} leads out of the project"
         if anchor:
-            assert anchor in Document(target).anchors, f"{one.name}: {link}"
+            assert anchor in Document(target).anchors, f"{document.name}: {link}"
 
 
 @every_document
-def test_every_picture_can_be_shown_and_is_small(one: Document):
-    for link in one.images:
-        path = one.path.parent / link
+def test_every_picture_can_be_shown_and_is_small(document: Document):
+    for link in document.images:
+        path = document.path.parent / link
         assert path.stat().st_size <= LARGEST_IMAGE, f"{link} has {path.stat().st_size} bytes"
         with Image.open(path) as picture:
             picture.verify()
@@ -56,7 +56,7 @@ def test_the_readme_moves():
 
 
 def test_every_picture_in_docs_is_shown_or_linked_somewhere():
-    linked = {(one.path.parent / link).resolve() for one in DOCUMENTS for link in one.links}
+    linked = {(document.path.parent / link).resolve() for document in DOCUMENTS for link in document.links}
     assert set((ROOT / "docs" / "images").iterdir()) <= linked
 
 
@@ -69,20 +69,20 @@ def test_every_document_can_be_reached_from_the_readme():
             target = (path.parent / link.partition("#")[0]).resolve()
             if not link.startswith(NO_HOSTS) and target.suffix == ".md" and target not in reached:
                 ahead.append(target)
-    assert {one.path for one in DOCUMENTS} <= reached
+    assert {document.path for document in DOCUMENTS} <= reached
 
 
 # Settings
 
 
-def settings_rows(one: Document) -> dict[tuple[str, ...], tuple[str, ...]]:
+def settings_rows(document: Document) -> dict[tuple[str, ...], tuple[str, ...]]:
     """The rows of the tables of settings: names to the other cells."""
-    found = {}
-    for table in one.tables:
+    rows = {}
+    for table in document.tables:
         if table.head[:2] == ("variable", "default"):
             for names, *others in table.rows:
-                found[tuple(re.findall(r"`(\w+)`", names))] = tuple(others)
-    return found
+                rows[tuple(re.findall(r"`(\w+)`", names))] = tuple(others)
+    return rows
 
 
 def shown(default: str) -> str:
@@ -91,33 +91,33 @@ def shown(default: str) -> str:
 
 
 def test_the_table_of_settings_names_every_setting_with_its_default_and_no_other():
-    told = {names: cells[0] for names, cells in settings_rows(document("docs/settings.md")).items()}
-    assert told == {one.names: shown(one.default) for one in variables()}
+    defaults = {names: cells[0] for names, cells in settings_rows(document("docs/settings.md")).items()}
+    assert defaults == {variable.names: shown(variable.default) for variable in variables()}
 
 
 def test_the_readmes_settings_are_some_of_them():
-    defaults = {name: shown(one.default) for one in variables() for name in one.names}
-    told = settings_rows(document("README.md"))
-    assert len(told) > 5
-    for names, (default, *_) in told.items():
+    defaults = {name: shown(variable.default) for variable in variables() for name in variable.names}
+    rows = settings_rows(document("README.md"))
+    assert len(rows) > 5
+    for names, (default, *_) in rows.items():
         assert {defaults.get(name) for name in names} == {default}, names
 
 
-def test_the_table_of_settings_tells_the_bounds_that_are_checked():
+def test_the_table_of_settings_has_the_bounds_that_are_checked():
     cells = {names: accepts for names, (_, accepts, _) in settings_rows(document("docs/settings.md")).items()}
     bounded = 0
-    for one, field in zip(variables(), Settings.model_fields.values(), strict=True):
+    for variable, field in zip(variables(), Settings.model_fields.values(), strict=True):
         for limit in field.metadata:
             if isinstance(limit, annotated_types.Ge | annotated_types.Le):
                 number = limit.ge if isinstance(limit, annotated_types.Ge) else limit.le
-                assert re.search(rf"\b{number:g}\b|\b{number}\b", cells[one.names]), (one.names, number)
+                assert re.search(rf"\b{number:g}\b|\b{number}\b", cells[variable.names]), (variable.names, number)
                 bounded += 1
     assert bounded > 10
 
 
 @every_document
-def test_no_variable_of_ours_is_named_that_is_not_read(one: Document):
-    named = re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", one.path.read_text())
+def test_no_variable_of_ours_is_named_that_is_not_read(document: Document):
+    named = re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", document.path.read_text())
     assert set(named) <= set(NAMES)
 
 
@@ -130,16 +130,16 @@ def test_every_reason_is_explained_and_no_other():
 
 
 @pytest.mark.parametrize("reason", Reason, ids=str)
-def test_a_reason_tells_what_the_annotator_sees_why_and_what_to_do(reason):
+def test_a_reason_is_documented_with_what_the_annotator_sees_why_and_what_to_do(reason):
     section = document("docs/troubleshooting.md").section(f"`{reason}`")
-    told = re.findall(r"^- \*\*(\w+):\*\* (.+)$", section, re.MULTILINE)
-    assert [word for word, _ in told] == ["Annotator", "Why", "Do"]
-    assert all(len(text) > 5 for _, text in told)
+    answers = re.findall(r"^- \*\*(\w+):\*\* (.+)$", section, re.MULTILINE)
+    assert [word for word, _ in answers] == ["Annotator", "Why", "Do"]
+    assert all(len(text) > 5 for _, text in answers)
 
 
 @every_document
-def test_tables_of_reasons_name_none_that_does_not_exist(one: Document):
-    for table in one.tables:
+def test_tables_of_reasons_name_none_that_does_not_exist(document: Document):
+    for table in document.tables:
         if table.head[0] == "reason":
             named = [word for row in table.rows for word in re.findall(r"`(\w+)`", row[0])]
             assert named
@@ -158,39 +158,39 @@ def inside(folder: Path) -> set[str]:
 def test_the_architecture_names_every_folder_of_both_packages():
     backend, model = (table for table in document("docs/architecture.md").tables if table.head[0] == "folder")
     for package, table in (("backend", backend), ("model", model)):
-        told = {word for row in table.rows for word in re.findall(r"`([\w/]+/)`", row[0])} - {f"{package}/"}
-        assert told == {name for name in inside(ROOT / package) if name.endswith("/")}
+        folders = {word for row in table.rows for word in re.findall(r"`([\w/]+/)`", row[0])} - {f"{package}/"}
+        assert folders == {name for name in inside(ROOT / package) if name.endswith("/")}
 
 
 def test_the_architecture_names_every_module_of_the_backend_in_its_folder_and_no_other():
     backend, _ = (table for table in document("docs/architecture.md").tables if table.head[0] == "folder")
     for name, _, modules in backend.rows:
         folder = ROOT / "backend" / name.strip("`").removeprefix("backend/")
-        there = {one for one in inside(folder) if folder.name != "backend" or not one.endswith("/")}
-        below = {one for sub in there if sub.endswith("/") for one in inside(folder / sub)}
+        there = {name for name in inside(folder) if folder.name != "backend" or not name.endswith("/")}
+        below = {name for sub in there if sub.endswith("/") for name in inside(folder / sub)}
         assert set(re.findall(r"`([\w/]+)`", modules)) - below == there, name
 
 
 @every_document
-def test_paths_in_the_text_exist(one: Document):
-    for word in one.words_in_code:
+def test_paths_in_the_text_exist(document: Document):
+    for word in document.words_in_code:
         if re.fullmatch(r"(backend|model|tests|docs)/[\w./*-]+", word):
-            assert list(ROOT.glob(word)), f"{one.name}: {word}"
+            assert list(ROOT.glob(word)), f"{document.name}: {word}"
 
 
 @every_document
-def test_python_in_the_text_imports_what_exists(one: Document):
-    for block in one.blocks:
+def test_python_in_the_text_imports_what_exists(document: Document):
+    for block in document.blocks:
         if block.language == "python":
             for node in ast.walk(ast.parse(block.text)):
                 if isinstance(node, ast.ImportFrom):
                     module = importlib.import_module(node.module or "")
-                    assert all(hasattr(module, alias.name) for alias in node.names), f"{one.name}:{block.line}"
+                    assert all(hasattr(module, alias.name) for alias in node.names), f"{document.name}:{block.line}"
 
 
 @every_document
-def test_json_and_yaml_in_the_text_parse(one: Document):
-    for block in one.blocks:
+def test_json_and_yaml_in_the_text_parse(document: Document):
+    for block in document.blocks:
         if block.language == "json":
             assert json.loads(block.text)
         if block.language == "yaml":
@@ -198,13 +198,13 @@ def test_json_and_yaml_in_the_text_parse(one: Document):
 
 
 @every_document
-def test_every_block_of_code_says_what_it_is(one: Document):
+def test_every_block_of_code_says_what_it_is(document: Document):
     known = {"console", "xml", "python", "json", "yaml", ""}
-    assert {block.language for block in one.blocks} <= known
-    for block in one.blocks:
-        assert block.language or not re.search(r"^\$ ", block.text, re.MULTILINE), f"{one.name}:{block.line}"
+    assert {block.language for block in document.blocks} <= known
+    for block in document.blocks:
+        assert block.language or not re.search(r"^\$ ", block.text, re.MULTILINE), f"{document.name}:{block.line}"
 
 
 @every_document
-def test_nothing_in_the_text_is_a_path_of_somebodys_machine(one: Document):
-    assert not re.search(r"(?<![\w/])/(work|opt|root|home/\w+)/", one.path.read_text())
+def test_nothing_in_the_text_is_a_path_of_a_private_machine(document: Document):
+    assert not re.search(r"(?<![\w/])/(work|opt|root|home/\w+)/", document.path.read_text())

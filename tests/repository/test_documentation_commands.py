@@ -21,19 +21,19 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 MAKE_VARIABLES = {"CACHE", "PYTHON", "REQUIREMENTS", "UPGRADE", "WEIGHTS"}
 
 
-def typed(one: Document) -> Iterator[str]:
-    """What is to be typed: after the prompt in console blocks, and in the text as code."""
-    for block in one.blocks:
+def typed(page: Document) -> Iterator[str]:
+    """The commands of a page: after the prompt in console blocks, and in the text as code."""
+    for block in page.blocks:
         if block.language == "console":
             for line in block.text.replace("\\\n", " ").splitlines():
                 if line.startswith("$ "):
                     yield line.removeprefix("$ ")
-    for word in one.words_in_code:
+    for word in page.words_in_code:
         if re.match(r"([A-Z_]+=\S* )*(\S*python\S* -m|make|paddle-sam\S*|docker compose) \S", word):
             yield word
 
 
-COMMANDS = [(one.name, command) for one in documents() for command in typed(one)]
+COMMANDS = [(page.name, command) for page in documents() for command in typed(page)]
 
 
 def parts(command: str) -> tuple[dict[str, str], list[str]]:
@@ -55,12 +55,12 @@ def check_click(group: click.Command, words: list[str]) -> None:
         name, *words = words
         if name in ("--help", "-h"):
             return
-        found = group.get_command(context, name)
-        assert found is not None, f"there is no command {name}"
-        group = found
+        command = group.get_command(context, name)
+        assert command is not None, f"there is no command {name}"
+        group = command
     if "--help" in words or "-h" in words:
         return
-    if not words and any(one.required for one in group.params):
+    if not words and any(parameter.required for parameter in group.params):
         return  # the text only names the command
     group.make_context(group.name, words, parent=context)
 
@@ -78,7 +78,7 @@ def check_make(words: list[str]) -> None:
 
 
 def check_compose(words: list[str]) -> None:
-    profiles = {name for one in COMPOSE["services"].values() for name in one.get("profiles", [])}
+    profiles = {name for service in COMPOSE["services"].values() for name in service.get("profiles", [])}
     for flag, value in zip(words, [*words[1:], ""], strict=True):
         if flag == "-f":
             assert (ROOT / value).is_file()
@@ -148,13 +148,13 @@ def test_a_command_that_would_fail_is_found(wrong):
 def test_every_option_that_the_text_names_exists():
     commands = [command for group in GROUPS.values() for command in group.commands.values()]
     known = {word for command in commands for option in command.params for word in option.opts}
-    for one in documents():
-        for word in one.words_in_code:
-            if word.startswith("--") and one.path.parent.name != "demo":  # its scripts have options of their own
-                assert word.split()[0] in known, f"{one.name}: {word}"
+    for page in documents():
+        for word in page.words_in_code:
+            if word.startswith("--") and page.path.parent.name != "demo":  # its scripts have options of their own
+                assert word.split()[0] in known, f"{page.name}: {word}"
 
 
 def test_every_command_of_the_product_is_in_the_documentation():
-    told = {tuple(parts(command)[1][1:4]) for _, command in COMMANDS}
+    documented = {tuple(parts(command)[1][1:4]) for _, command in COMMANDS}
     known = {("-m", package, name) for package, group in GROUPS.items() for name in group.commands}
-    assert known - told == set()
+    assert known - documented == set()

@@ -18,7 +18,7 @@ CLAIMS = {
     "Rectangles": ShapeKind.RECTANGLE,
     "Ellipses": ShapeKind.ELLIPSE,
 }
-CONFIGS = [(one.name, block) for one in documents() for block in one.blocks if block.language == "xml"]
+CONFIGS = [(page.name, block) for page in documents() for block in page.blocks if block.language == "xml"]
 every_config = pytest.mark.parametrize(
     "block", [block for _, block in CONFIGS], ids=[f"{name}:{block.line}" for name, block in CONFIGS]
 )
@@ -43,7 +43,7 @@ def test_a_config_has_no_problems(block):
 @every_config
 def test_a_config_answers_with_what_the_text_says_and_keeps_every_label(block):
     for controls in images(block):
-        labels = {label for one in (*controls.controls, *controls.labels) for label in one.labels}
+        labels = {label for control in (*controls.controls, *controls.labels) for label in control.labels}
         for label in labels:
             output = choose_output(controls, (label,))
             assert (output.control.kind, output.labels) == (claimed(block), (label,))
@@ -54,15 +54,17 @@ def test_a_config_answers_with_what_the_text_says_and_keeps_every_label(block):
 def test_the_control_that_is_answered_with_is_no_smart_tool_and_points_are(block):
     for controls in images(block):
         assert not choose_output(controls).control.is_smart
-        assert ShapeKind.KEYPOINT in {one.kind for one in controls.controls if one.is_smart}
-        assert {one.is_smart for one in controls.controls if one.is_output and one.kind is claimed(block)} >= {False}
+        assert ShapeKind.KEYPOINT in {control.kind for control in controls.controls if control.is_smart}
+        assert {
+            control.is_smart for control in controls.controls if control.is_output and control.kind is claimed(block)
+        } >= {False}
 
 
 def test_the_readme_has_the_configs_whose_masks_are_exported_brush_and_polygon():
     blocks = [block for block in document("README.md").blocks if block.language == "xml"]
     assert [claimed(block) for block in blocks] == [ShapeKind.BRUSH, ShapeKind.POLYGON]
     assert all(config_problems.export_hints(config.parse(block.text)) == () for block in blocks)
-    [changed] = [set(one.text.splitlines()) ^ set(other.text.splitlines()) for one, other in pairwise(blocks)]
+    [changed] = [set(first.text.splitlines()) ^ set(second.text.splitlines()) for first, second in pairwise(blocks)]
     assert len(changed) == 4  # nothing but the control of the answer, its beginning and its end
 
 
@@ -74,10 +76,10 @@ def test_a_row_of_labels_opens_with_its_first_label_chosen(block):
 
 
 def test_the_demo_uses_the_config_that_is_recommended():
-    recommended = config.parse(next(one for one in document("README.md").blocks if one.language == "xml").text)
+    recommended = config.parse(next(block for block in document("README.md").blocks if block.language == "xml").text)
     demo = config.parse(LABEL_CONFIG)
-    assert [one.tag for one in demo.controls] == [one.tag for one in recommended.controls]
-    assert [one.is_smart for one in demo.controls] == [one.is_smart for one in recommended.controls]
+    assert [control.tag for control in demo.controls] == [control.tag for control in recommended.controls]
+    assert [control.is_smart for control in demo.controls] == [control.is_smart for control in recommended.controls]
 
 
 def test_every_config_that_is_exported_to_little_says_to_what():

@@ -138,13 +138,13 @@ def test_probes_ask_what_they_are_for():
 
 def test_services_and_addresses_lead_to_a_pod():
     for service in of_kind("Service"):
-        found = [
+        names = [
             name
             for name, spec in DEPLOYMENTS.items()
             if selects({"matchLabels": service["spec"]["selector"]}, spec["template"]["metadata"]["labels"])
         ]
-        assert len(found) == 1, service["metadata"]["name"]
-        ports = {port["name"] for port in container(found[0])["ports"]}
+        assert len(names) == 1, service["metadata"]["name"]
+        ports = {port["name"] for port in container(names[0])["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
     [redis] = [each for each in of_kind("Service") if each["metadata"]["name"] == "paddle-sam-redis"]
     assert SETTINGS["REDIS_URL"] == f"redis://paddle-sam-redis:{redis['spec']['ports'][0]['port']}/0"

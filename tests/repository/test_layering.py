@@ -163,12 +163,12 @@ def test_no_two_modules_import_each_other_even_by_way_of_others():
 
 @pytest.mark.parametrize("library", ALLOWED)
 def test_a_library_is_imported_only_in_its_place(library):
-    places = ALLOWED[library]
+    folders = ALLOWED[library]
     guilty = [
         name
         for name in MODULES
         if any(other == library or other.startswith(f"{library}.") for other in imports(name))
-        and not any(name == place or name.startswith(f"{place}.") for place in places)
+        and not any(name == folder or name.startswith(f"{folder}.") for folder in folders)
     ]
     assert guilty == []
 

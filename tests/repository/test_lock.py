@@ -46,12 +46,12 @@ def on(machine, requirements):
         "platform_machine": processor,
         "platform_system": SYSTEMS[system, processor],
     }
-    found = {}
+    applicable = {}
     for each in requirements:
         if (each.marker or Marker("python_version > '3'")).evaluate(environment):
-            assert each.name not in found, f"{each.name} has two versions on {machine}"
-            found[each.name.lower()] = each
-    return found
+            assert each.name not in applicable, f"{each.name} has two versions on {machine}"
+            applicable[each.name.lower()] = each
+    return applicable
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
@@ -77,9 +77,9 @@ def test_the_lock_for_gpus_is_the_same_but_for_paddle():
 
 
 def test_on_arm_linux_has_the_last_paddle_with_a_wheel_for_it():
-    found = {machine: on(machine, pins("requirements.lock"))["paddlepaddle"].specifier for machine in MACHINES}
-    assert {str(version) for (_, system), version in found.items() if system == ("linux", "aarch64")} == {"==3.2.2"}
-    assert {str(version) for (_, system), version in found.items() if system != ("linux", "aarch64")} == {"==3.3.1"}
+    versions = {machine: on(machine, pins("requirements.lock"))["paddlepaddle"].specifier for machine in MACHINES}
+    assert {str(version) for (_, system), version in versions.items() if system == ("linux", "aarch64")} == {"==3.2.2"}
+    assert {str(version) for (_, system), version in versions.items() if system != ("linux", "aarch64")} == {"==3.3.1"}
 
 
 def test_with_what_is_locked_alone_an_image_is_segmented(tmp_path):
@@ -87,6 +87,6 @@ def test_with_what_is_locked_alone_an_image_is_segmented(tmp_path):
     locked = ",".join(name.replace("_", "-") for name in on(here, pins("requirements.lock")))
     arguments = ["segment", str(SAMPLES / "landscape.jpg"), "--box", "388,365,700,477", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "tests.support.locked_only", locked, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
     assert list(tmp_path.iterdir())

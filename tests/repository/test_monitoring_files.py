@@ -43,7 +43,7 @@ FUNCTIONS = {
 @cache
 def exported() -> dict[str, tuple[str, frozenset[str]]]:
     """Every family that a web process exports, with Redis or without: its type and its own labels."""
-    found = {}
+    metrics = {}
     for environ in ({}, {"REDIS_URL": "redis://127.0.0.1:1/0"}):
         settings = read(environ)
         service = web.build(settings, parts.read_weights(settings))
@@ -53,13 +53,13 @@ def exported() -> dict[str, tuple[str, frozenset[str]]]:
         assert answer.status_code == 200
         for family in service.metrics.registry.collect():
             labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
-            found[family.name] = family.type, labels
+            metrics[family.name] = family.type, labels
         service.close()
-    return found
+    return metrics
 
 
 def series() -> dict[str, frozenset[str]]:
-    """Every series that can be asked for, with its labels."""
+    """Every series that a query can name, with its labels."""
     families = exported().items()
     return {name + suffix: labels for name, (kind, labels) in families for suffix in SUFFIXES[kind]} | NOT_OURS
 
@@ -83,9 +83,9 @@ def names(expr: str) -> set[str]:
 
 @every_expression
 def test_an_expression_names_metrics_that_are_exported(title, expr):
-    found = names(expr)
-    assert found, expr
-    assert found <= set(series()), expr
+    names_used = names(expr)
+    assert names_used, expr
+    assert names_used <= set(series()), expr
 
 
 @every_expression
@@ -123,22 +123,22 @@ def test_every_metric_is_on_the_dashboard_or_left_out_for_a_reason():
 
 
 def test_operations_explains_every_metric_and_no_other():
-    told: dict[str, tuple[str, frozenset[str]]] = {}
+    documented: dict[str, tuple[str, frozenset[str]]] = {}
     for table in document("docs/operations.md").tables:
         if table.head[0] == "metric":
             for metrics, kind, labels, _ in table.rows:
                 for name in re.findall(r"`(\w+)`", metrics):
                     own = frozenset(re.findall(r"`(\w+)`", labels))
-                    told[name.removesuffix("_total") if kind == "counter" else name] = kind, own
-    assert told == exported()
+                    documented[name.removesuffix("_total") if kind == "counter" else name] = kind, own
+    assert documented == exported()
 
 
 @pytest.mark.parametrize("panel", DASHBOARD["panels"], ids=lambda panel: panel["title"])
 def test_a_panel_is_well_formed(panel):
-    place = panel["gridPos"]
+    position = panel["gridPos"]
     assert panel["type"] in KINDS
-    assert 0 <= place["x"] < place["x"] + place["w"] <= COLUMNS
-    assert place["h"] > 0
+    assert 0 <= position["x"] < position["x"] + position["w"] <= COLUMNS
+    assert position["h"] > 0
     if panel["type"] == "row":
         return
     assert panel["title"]
@@ -153,21 +153,21 @@ def test_a_panel_is_well_formed(panel):
 
 def test_panels_have_numbers_of_their_own_and_do_not_overlap():
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
-    taken = set()
+    taken_cells = set()
     for panel in DASHBOARD["panels"]:
-        place = panel["gridPos"]
+        position = panel["gridPos"]
         cells = {
-            (x, y) for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            (x, y) for x in range(position["x"], position["x"] + position["w"])
+            for y in range(position["y"], position["y"] + position["h"])
         }  # fmt: skip
-        assert not cells & taken, panel["title"]
-        taken |= cells
+        assert not cells & taken_cells, panel["title"]
+        taken_cells |= cells
 
 
 def test_the_dashboard_can_be_imported_and_asks_for_source_and_job():
     assert DASHBOARD["title"]
     assert DASHBOARD["schemaVersion"] >= 30
-    assert [one["name"] for one in DASHBOARD["templating"]["list"]] == ["datasource", "job"]
+    assert [variable["name"] for variable in DASHBOARD["templating"]["list"]] == ["datasource", "job"]
     text = json.dumps(DASHBOARD)
     assert set(re.findall(r"\$\{?(\w+)", text)) == {"datasource", "job", "__rate_interval"}
 

@@ -30,7 +30,7 @@ NAME = "paddle-sam-backend"
 COMMANDS = {"paddle-sam-backend": "backend", "paddle-sam": "model"}
 CODE = [Path(package.__file__).parent for package in (model, backend)]
 NOT_REQUIRED = {"torch", "segment_anything", "skimage", "label_studio_ml"}
-"""For training, its pictures, and a server of label-studio-ml: whoever runs those has these."""
+"""For training, its pictures, and a server of label-studio-ml; users of those have installed these."""
 BROUGHT_BY = {"werkzeug": "flask", "pydantic_core": "pydantic"}
 IMPORTED_BY_PADDLE = {"setuptools"}
 """See `test_lock.test_with_what_is_locked_alone_an_image_is_segmented`."""
@@ -42,10 +42,14 @@ installed = pytest.mark.skipif(CODE[0].parent == ROOT, reason="needs the package
 def declared(name):
     """The requirements of one of the lists on Linux on x86-64, by their canonical names."""
     lines = (ROOT / name).read_text().splitlines()
-    found = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    requirements = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
     machine = {"sys_platform": "linux", "platform_machine": "x86_64"}
-    found = [one for one in found if one.marker is None or one.marker.evaluate(machine)]
-    return {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in found}
+    requirements = [
+        requirement
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate(machine)
+    ]
+    return {re.sub(r"[-_.]+", "-", requirement.name).lower(): requirement for requirement in requirements}
 
 
 def project():
@@ -55,14 +59,14 @@ def project():
 @cache
 def imported():
     """The top-level names that the product imports from others."""
-    found = set()
+    modules = set()
     for path in (path for package in CODE for path in package.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
+                modules |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                found.add(str(node.module).split(".")[0])
-    return found - NOT_REQUIRED - set(sys.stdlib_module_names) - {"model", "backend", "_typeshed"}
+                modules.add(str(node.module).split(".")[0])
+    return modules - NOT_REQUIRED - set(sys.stdlib_module_names) - {"model", "backend", "_typeshed"}
 
 
 @cache
@@ -71,12 +75,12 @@ def distributions():
 
     ``packages_distributions`` of Python 3.10 does not look at their files, and misses those that say no more.
     """
-    found = defaultdict(set)
-    for one in importlib.metadata.distributions():
-        name = re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower()
-        for path in one.files or ():
-            found[path.parts[0].removesuffix(".py")].add(name)
-    return found
+    names = defaultdict(set)
+    for each in importlib.metadata.distributions():
+        name = re.sub(r"[-_.]+", "-", each.metadata["Name"]).lower()
+        for path in each.files or ():
+            names[path.parts[0].removesuffix(".py")].add(name)
+    return names
 
 
 @from_a_checkout
@@ -105,8 +109,8 @@ def test_a_gpu_needs_the_same_but_for_paddle():
 def test_every_requirement_has_a_range_that_ends():
     assert [
         name
-        for name, one in (declared("requirements.txt") | declared("requirements-gpu.txt")).items()
-        if {clause.operator for clause in one.specifier} != {">=", "<"}
+        for name, requirement in (declared("requirements.txt") | declared("requirements-gpu.txt")).items()
+        if {clause.operator for clause in requirement.specifier} != {">=", "<"}
     ] == []
 
 
@@ -147,25 +151,37 @@ def call(*command, **options):
 @installed
 def test_the_packages_come_from_the_installation():
     assert all(Path(sys.prefix) in package.parents for package in CODE)
-    assert {one.locate_file("model") for one in [distribution(NAME)]} == {CODE[0]}
+    assert {each.locate_file("model") for each in [distribution(NAME)]} == {CODE[0]}
 
 
 @installed
 def test_it_brings_extras_licences_and_commands():
-    found = distribution(NAME)
-    assert {"gpu", "dev"} <= set(found.metadata.get_all("Provides-Extra"))
-    assert {Path(one).name for one in found.metadata.get_all("License-File")} == {"LICENSE", "NOTICE"}
-    scripts = {one.name for one in entry_points(group="console_scripts") if one.dist and one.dist.name == NAME}
+    package = distribution(NAME)
+    assert {"gpu", "dev"} <= set(package.metadata.get_all("Provides-Extra"))
+    assert {Path(path).name for path in package.metadata.get_all("License-File")} == {"LICENSE", "NOTICE"}
+    scripts = {
+        entry_point.name
+        for entry_point in entry_points(group="console_scripts")
+        if entry_point.dist and entry_point.dist.name == NAME
+    }
     assert scripts == set(COMMANDS)
 
 
 @installed
 def test_what_it_requires_is_there_in_the_versions_it_requires():
     needed = [Requirement(line) for line in distribution(NAME).requires or []]
-    needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    assert {one.name for one in needed} >= {"paddlepaddle", "flask"}
-    assert "paddlepaddle-gpu" not in {one.name for one in needed}
-    wrong = [str(one) for one in needed if not one.specifier.contains(importlib.metadata.version(one.name))]
+    needed = [
+        requirement
+        for requirement in needed
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
+    assert {requirement.name for requirement in needed} >= {"paddlepaddle", "flask"}
+    assert "paddlepaddle-gpu" not in {requirement.name for requirement in needed}
+    wrong = [
+        str(requirement)
+        for requirement in needed
+        if not requirement.specifier.contains(importlib.metadata.version(requirement.name))
+    ]
     assert wrong == []
 
 
@@ -180,8 +196,8 @@ def test_an_installed_command_says_what_python_m_says(command, package, tmp_path
 
 @installed
 def test_the_installed_command_segments_a_sample_with_the_model_that_ships(tmp_path):
-    done = call("paddle-sam", "segment", SAMPLES / "square.jpg", "--point", "200,200", "--out", "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    result = call("paddle-sam", "segment", SAMPLES / "square.jpg", "--point", "200,200", "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "square_mask_1.png", "square_res.jpg", "square_res.json",
     }  # fmt: skip

@@ -29,9 +29,9 @@ def text(name):
 
 def seconds(name, *directives):
     """The time-outs that a proxy's file sets by these names."""
-    found = [re.search(rf"^\s*{directive} (\d+)s\b", text(name), re.MULTILINE) for directive in directives]
-    assert all(found), f"{name} sets not all of {directives}"
-    return [int(each[1]) for each in found]
+    matches = [re.search(rf"^\s*{directive} (\d+)s\b", text(name), re.MULTILINE) for directive in directives]
+    assert all(matches), f"{name} sets not all of {directives}"
+    return [int(each[1]) for each in matches]
 
 
 @pytest.mark.parametrize("name", NAMES)

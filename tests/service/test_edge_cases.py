@@ -97,8 +97,8 @@ def test_a_task_without_an_image_is_empty_with_its_reason(service, data):
 
 def test_one_broken_task_on_a_page_leaves_the_others_their_warm_image(service):
     service.source.contents["b"] = png((9, 9, 9))
-    found = [{"id": 1, "data": {"image": "missing"}}, None, {"id": 3, "data": []}, {"id": 4, "data": {"image": "b"}}]
-    assert len(service.predict(click(tasks=found, params=None))) == 4
+    tasks = [{"id": 1, "data": {"image": "missing"}}, None, {"id": 3, "data": []}, {"id": 4, "data": {"image": "b"}}]
+    assert len(service.predict(click(tasks=tasks, params=None))) == 4
     wait_until(lambda: service.encoder.calls == 1)
 
 
@@ -112,7 +112,7 @@ def test_a_repeaters_image_is_the_one_that_was_clicked(service):
     body = click(point(to_name="page-1"), label_config=config, tasks=[{"id": 1, "data": {"pages": pages}}])
     [entry] = service.predict(body)[0]["result"]
     assert (entry["to_name"], entry["from_name"]) == ("page-1", "mask-1")
-    assert service.source.asked == ["p1"]
+    assert service.source.fetched == ["p1"]
 
 
 def test_points_in_a_rectangle_refine_it_and_it_stays_one_object(service):
@@ -276,7 +276,7 @@ def test_annotators_on_several_images_each_get_their_own(service):
         return number, item["result"][0]
 
     with ThreadPoolExecutor(8) as pool:
-        for number, entry in pool.map(ask, [place % 4 for place in range(32)]):
+        for number, entry in pool.map(ask, [index % 4 for index in range(32)]):
             assert mask_of(entry).shape == sizes[number][::-1]
     colours = {embedding.original_size: embedding.image_embedding[0, 0, 0] for embedding, _ in service.decoder.calls}
     assert [round(float(colours[size[::-1]]) * 255) for size in sizes] == [0, 60, 120, 180]

@@ -71,7 +71,7 @@ def settings_of(path, folder, **more):
 
 
 def run(group, *arguments, **environ):
-    return CliRunner(env=environ).invoke(group, [str(one) for one in arguments], catch_exceptions=False)
+    return CliRunner(env=environ).invoke(group, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def clicks(size=(320, 240)):
@@ -100,9 +100,9 @@ def test_a_family_is_one_of_the_catalogues_and_the_catalogue_names_no_other():
 def test_every_kind_of_prompt_gets_masks_of_the_photos_size(halves, kind):
     encoder, decoder = halves
     embedding = encoder.encode(photo(*PHOTO_SIZE))
-    asked = prompt(kind, PHOTO_SIZE, decoder.config.low_res_size)
+    prompt_of_kind = prompt(kind, PHOTO_SIZE, decoder.config.low_res_size)
     for wanted, count in ((True, 3), (False, 1)):
-        answer = decoder.decode(embedding, asked, wanted)
+        answer = decoder.decode(embedding, prompt_of_kind, wanted)
         assert [mask.original_size for mask in answer.masks[0]] == [PHOTO_SIZE] * count
         assert all(0 <= score <= 1 for score in answer.iou_predictions[0])
 
@@ -117,9 +117,9 @@ def test_photos_of_odd_shapes_are_answered(halves, size):
 def test_several_objects_at_once_get_the_masks_that_they_get_alone(halves):
     encoder, decoder = halves
     embedding = encoder.encode(photo(*PHOTO_SIZE))
-    asked = [prompt(kind, PHOTO_SIZE, decoder.config.low_res_size) for kind in KINDS]
-    for one, together in zip(asked, decoder.decode(embedding, asked).low_res_masks, strict=True):
-        np.testing.assert_allclose(decoder.decode(embedding, one).low_res_masks[0], together, atol=1e-3)
+    prompts = [prompt(kind, PHOTO_SIZE, decoder.config.low_res_size) for kind in KINDS]
+    for prompt_alone, together in zip(prompts, decoder.decode(embedding, prompts).low_res_masks, strict=True):
+        np.testing.assert_allclose(decoder.decode(embedding, prompt_alone).low_res_masks[0], together, atol=1e-3)
 
 
 @pytest.mark.parametrize("turn", [1, 6])
@@ -129,17 +129,17 @@ def test_an_answers_logits_are_a_mask_input_of_the_same_image_however_it_is_show
     shown = orientation.turned_size(PHOTO_SIZE, turn)
     service = MaskService(lambda _: decoder, Metrics(), 1)
 
-    def decoded(asked):
-        moved = orientation.turned_prompt(asked, turn, PHOTO_SIZE)
+    def decoded(prompt_of_kind):
+        moved = orientation.turned_prompt(prompt_of_kind, turn, PHOTO_SIZE)
         objects = [ObjectPrompt(moved, ("id",), (), "point", "image", shown)]
-        [found] = service.decode(decoder, objects, embedding)
-        assert found.mask.original_size == shown
-        return found
+        [masks] = service.decode(decoder, objects, embedding)
+        assert masks.mask.original_size == shown
+        return masks
 
-    asked = prompt("points", PHOTO_SIZE, decoder.config.low_res_size)
-    first = decoded(asked)
+    points_prompt = prompt("points", PHOTO_SIZE, decoder.config.low_res_size)
+    first = decoded(points_prompt)
     assert first.low_res_mask.shape == (decoder.config.low_res_size,) * 2
-    refined = replace(asked, mask_input=first.low_res_mask)
+    refined = replace(points_prompt, mask_input=first.low_res_mask)
     expected = decoder.decode(embedding, refined)
     np.testing.assert_allclose(decoded(refined).low_res_mask, expected.low_res_masks[0][0], atol=1e-3)
     assert not np.allclose(expected.low_res_masks[0][0], first.low_res_mask, atol=1e-3), "it makes a difference"
@@ -150,8 +150,8 @@ def test_embeddings_kept_in_half_precision_give_nearly_the_same_masks(halves):
     exact = encoder.encode(photo(*PHOTO_SIZE))
     half = rounded(exact, "float16")
     assert all(array.dtype == np.float16 for array in half.maps.values())
-    asked = [prompt(kind, PHOTO_SIZE, decoder.config.low_res_size) for kind in KINDS]
-    for a, b in zip(decoder.decode(exact, asked).masks, decoder.decode(half, asked).masks, strict=True):
+    prompts = [prompt(kind, PHOTO_SIZE, decoder.config.low_res_size) for kind in KINDS]
+    for a, b in zip(decoder.decode(exact, prompts).masks, decoder.decode(half, prompts).masks, strict=True):
         pixels = a[0].to_array(), b[0].to_array()
         union = np.count_nonzero(pixels[0] | pixels[1])
         assert np.count_nonzero(pixels[0] ^ pixels[1]) <= max(3, 0.001 * union)
@@ -182,15 +182,17 @@ def test_whole_projects_are_encoded_and_preannotated(path, tmp_path):
         environ = {name: None for name in os.environ if name not in environment()} | environment() | own
         encoded_ = run(backend, "precompute", "--project", PROJECT, **environ)
         assert (encoded_.exit_code, "encoded  3" in encoded_.stdout) == (0, True), encoded_.output
-        done = run(backend, "preannotate", "--project", PROJECT, "--from", "boxes", **environ)
-        assert done.exit_code == 0, done.output
-        assert {one.model_version for one in server.project.stored.values()} <= {weights.read(path).model_version}
+        result = run(backend, "preannotate", "--project", PROJECT, "--from", "boxes", **environ)
+        assert result.exit_code == 0, result.output
+        assert {prediction.model_version for prediction in server.project.stored.values()} <= {
+            weights.read(path).model_version
+        }
 
 
 def test_the_command_line_segments_inspects_measures_and_writes(path, picture, tmp_path):
-    asked = run(model, "segment", picture, "--weights", path, "--box", "10,10,60,70", "--out", tmp_path / "out")
-    assert asked.exit_code == 0, asked.output
-    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == [
+    result = run(model, "segment", picture, "--weights", path, "--box", "10,10,60,70", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "photo_mask_1.png", "photo_res.jpg", "photo_res.json",
     ]  # fmt: skip
     summary = json.loads(run(model, "inspect", path, "--json").stdout)
@@ -203,25 +205,25 @@ def test_the_command_line_segments_inspects_measures_and_writes(path, picture, t
 
 
 def test_everything_in_a_picture_is_segmented(path, picture, tmp_path):
-    done = run(
+    result = run(
         model, "segment", picture, "--weights", path, "--everything", "--points-per-side", 4,
         "--pred-iou-thresh", 0, "--stability-score-thresh", 0, "--out", tmp_path / "out",
         "--coco-out", tmp_path / "masks.json",
     )  # fmt: skip
-    assert done.exit_code == 0, done.output
+    assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "masks.json").read_text())["annotations"]
 
 
 def test_paddlexs_surface_gives_results(path, picture):
-    [found] = load(weights.read(path), device="cpu").predict(str(picture), prompts={"box_prompt": [[10, 10, 60, 70]]})
-    assert found["masks"][0].shape == PHOTO_SIZE
+    [result] = load(weights.read(path), device="cpu").predict(str(picture), prompts={"box_prompt": [[10, 10, 60, 70]]})
+    assert result["masks"][0].shape == PHOTO_SIZE
 
 
 def test_an_embedding_of_another_family_is_refused_in_one_sentence(halves):
     _, decoder = halves
-    other = Embedding(np.zeros((7, 5, 5), np.float32), PHOTO_SIZE, PHOTO_SIZE, "other@00000000")
+    other_embedding = Embedding(np.zeros((7, 5, 5), np.float32), PHOTO_SIZE, PHOTO_SIZE, "other@00000000")
     with pytest.raises(ValueError, match=rf"^embedding: expected .*{decoder.model_version}, got .*other@00000000$"):
-        decoder.decode(other, prompt("box", PHOTO_SIZE, decoder.config.low_res_size))
+        decoder.decode(other_embedding, prompt("box", PHOTO_SIZE, decoder.config.low_res_size))
 
 
 @needs_redis
@@ -235,7 +237,7 @@ def test_a_worker_encodes_for_web_processes_over_redis(path, redis_server, tmp_p
         version = weights.read(path).model_version
         workers = Keys("paddle-sam", version).workers
         with cluster.redis.client() as client:
-            eventually(lambda: any(name in one for one in client.zrange(workers, 0, -1)))
+            eventually(lambda: any(name in worker for worker in client.zrange(workers, 0, -1)))
         chosen = read(own)
         service = web.build(chosen, parts.read_weights(chosen))
         try:

@@ -206,8 +206,8 @@ REQUESTS = st.fixed_dictionaries(
 def ask(service, body):
     response = service.client.post("/predict", data=encoded(body))
     items = checked(body, response, VERSION)
-    again = service.client.post("/predict", data=encoded(body))
-    assert again.data == response.data, "the same request, another answer"
+    repeated = service.client.post("/predict", data=encoded(body))
+    assert repeated.data == response.data, "the same request, another answer"
     return items
 
 
@@ -255,7 +255,7 @@ def test_any_bytes_are_answered_or_refused_in_one_line(service, body):
             assert "\n" not in response.json["error"]
 
 
-@given(xml=CONFIGS.filter(lambda found: isinstance(found, str)), kind=TYPES)
+@given(xml=CONFIGS.filter(lambda value: isinstance(value, str)), kind=TYPES)
 @settings(max_examples=DEFAULT // 4, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_config_is_taken_at_setup(service, xml, kind):
     assert service.client.post("/setup", data=encoded({"project": kind, "schema": xml})).status_code == 200

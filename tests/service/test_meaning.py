@@ -67,7 +67,7 @@ def test_a_click_on_a_webp_gives_what_is_stored_there_since_browsers_do_not_turn
 
 @pytest.mark.parametrize(
     ("kind", "orientation"),
-    [one for one in itertools.product(FORMATS, TURNS) if one[0] != "WEBP" or one[1] not in FLIPPED],
+    [case for case in itertools.product(FORMATS, TURNS) if case[0] != "WEBP" or case[1] not in FLIPPED],
 )
 def test_a_click_on_a_turned_photo_gives_what_the_browser_shows_there(service, kind, orientation):
     size = (240, 320)
@@ -115,9 +115,9 @@ def test_two_rectangles_give_two_objects_each_with_its_own_label(service):
     size = (480, 640)
     disc, block = masks(size)
     context = rectangle_around(disc, size) + rectangle_around(block, size, "Block")
-    found = ask(service, picture(size), context)
-    assert [entry["value"]["brushlabels"] for entry in found] == [["Disc"], ["Block"]]
-    assert [iou(mask_of(entry), wanted) >= GOOD for entry, wanted in zip(found, (disc, block), strict=True)] == [
+    entries = ask(service, picture(size), context)
+    assert [entry["value"]["brushlabels"] for entry in entries] == [["Disc"], ["Block"]]
+    assert [iou(mask_of(entry), wanted) >= GOOD for entry, wanted in zip(entries, (disc, block), strict=True)] == [
         True
     ] * 2
 
@@ -127,9 +127,9 @@ def test_clicks_of_two_labels_give_two_objects(service):
     disc, block = masks(size)
     [first], [second] = click_on(disc, size), click_on(block, size)
     second |= {"id": "other", "value": second["value"] | {"keypointlabels": ["Block"]}}
-    found = ask(service, picture(size), [first, second])
-    assert [entry["value"]["brushlabels"] for entry in found] == [["Disc"], ["Block"]]
-    for entry, wanted in zip(found, (disc, block), strict=True):
+    entries = ask(service, picture(size), [first, second])
+    assert [entry["value"]["brushlabels"] for entry in entries] == [["Disc"], ["Block"]]
+    for entry, wanted in zip(entries, (disc, block), strict=True):
         assert iou(mask_of(entry), wanted) >= GOOD
 
 

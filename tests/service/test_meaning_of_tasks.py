@@ -41,13 +41,13 @@ PROJECTS = itertools.count(1)  # one each: a task of a project is not answered t
 
 def drawn(prompt, size):
     """Both objects marked by the same kind of prompt, each with its label, as the editor saves them."""
-    found = []
+    masks_drawn = []
     for mask, name in zip(masks(size), NAMES, strict=True):
         for entry in prompt(mask, size):
             entry.pop("is_positive", None)  # as an ordinary tool draws it
             kind = entry["type"]
-            found.append(entry | {"id": f"{kind}-{name}", "value": entry["value"] | {kind: [name]}})
-    return found
+            masks_drawn.append(entry | {"id": f"{kind}-{name}", "value": entry["value"] | {kind: [name]}})
+    return masks_drawn
 
 
 def retrieve(service, *tasks, output="BrushLabels"):
@@ -61,11 +61,11 @@ def retrieve(service, *tasks, output="BrushLabels"):
 
 def objects(item):
     """The masks of an item by their label; an object in several parts is one mask."""
-    found = {}
+    masks_by_label = {}
     for entry in item["result"]:
         [name] = entry["value"][entry["type"]]
-        found[name] = found[name] | mask_of(entry) if name in found else mask_of(entry)
-    return found
+        masks_by_label[name] = masks_by_label[name] | mask_of(entry) if name in masks_by_label else mask_of(entry)
+    return masks_by_label
 
 
 @pytest.mark.parametrize("prompt", [
@@ -77,10 +77,10 @@ def test_what_an_annotation_marks_becomes_the_objects_with_their_labels(service,
     bare = task_with(task_id=2, data={"image": picture(size)})
     item, nothing = retrieve(service, annotated, bare)
     assert nothing == []
-    found = objects(item)
-    assert found.keys() == set(NAMES)
+    masks_by_label = objects(item)
+    assert masks_by_label.keys() == set(NAMES)
     for name, wanted in zip(NAMES, masks(size), strict=True):
-        assert iou(found[name], wanted) >= GOOD, name
+        assert iou(masks_by_label[name], wanted) >= GOOD, name
 
 
 def test_boxes_that_another_model_predicted_become_the_objects(service):
@@ -114,7 +114,7 @@ def test_masks_of_tasks_are_drawn_as_the_labeling_config_asks(service, output):
 def test_the_boxes_of_a_coco_file_lie_where_the_objects_are(service, tmp_path):
     """The same prompts as those of an annotation, for which the tests above show what they give."""
     path = tmp_path / "boxes.json"
-    boxes = [edges(masks(SIZE)[which]) for which in (DISC, BLOCK)]
+    boxes = [edges(masks(SIZE)[number]) for number in (DISC, BLOCK)]
     path.write_text(json.dumps({
         "images": [{"id": 1, "file_name": "scene.png", "width": SIZE[1], "height": SIZE[0]}],
         "categories": [{"id": 1, "name": "disc"}, {"id": 2, "name": "BLOCK"}],
@@ -124,10 +124,10 @@ def test_the_boxes_of_a_coco_file_lie_where_the_objects_are(service, tmp_path):
         ],
     }))  # fmt: skip
     task = Task(1, {"image": "/data/upload/1/0123abcd-scene.png"})
-    asked = coco_prompts.read(path).prompts(task, labeling_config.parse(config()))
+    prompts_of_file = coco_prompts.read(path).prompts(task, labeling_config.parse(config()))
     raw = msgspec.json.encode([saved(*drawn(rectangle_around, SIZE))])
     annotated = task_prompts.read(Task(1, {}, annotations=msgspec.Raw(raw)), (PromptSource.BOXES,), "demo@1")
-    assert len(asked.regions) == 2
-    for one, other in zip(asked.regions, annotated.regions, strict=True):
-        assert astuple(one.shape) == pytest.approx(astuple(other.shape))
-        assert (one.labels, one.original_size) == (other.labels, other.original_size)
+    assert len(prompts_of_file.regions) == 2
+    for first, second in zip(prompts_of_file.regions, annotated.regions, strict=True):
+        assert astuple(first.shape) == pytest.approx(astuple(second.shape))
+        assert (first.labels, first.original_size) == (second.labels, second.original_size)

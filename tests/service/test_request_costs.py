@@ -27,10 +27,10 @@ LONGEST_LOG = 20_000
 
 @pytest.fixture
 def service():
-    with Service() as made:
-        made.predict(click(point()))  # the image is encoded now
-        made.decoder.calls = deque(maxlen=0)  # it would keep the areas of all prompts
-        yield made
+    with Service() as cluster_service:
+        cluster_service.predict(click(point()))  # the image is encoded now
+        cluster_service.decoder.calls = deque(maxlen=0)  # it would keep the areas of all prompts
+        yield cluster_service
 
 
 def post(service, name):
@@ -79,16 +79,16 @@ def test_health_is_answered_meanwhile(service, name):
     path, make = BODIES[name]
     body = make()
     health = service.app.test_client()
-    done = threading.Event()
+    is_done = threading.Event()
 
     def work():
         service.client.post(path, data=body)
-        done.set()
+        is_done.set()
 
     thread = threading.Thread(target=work)
     thread.start()
     waits = []
-    while not done.is_set() and len(waits) < 200:
+    while not is_done.is_set() and len(waits) < 200:
         start = time.perf_counter()
         assert health.get("/health").status_code == 200
         waits.append(time.perf_counter() - start)
@@ -164,19 +164,19 @@ def test_configs_are_kept_by_their_size_and_not_by_their_number():
     assert config.parse(CONFIG.replace("brush", "b0")) is small[0]
 
 
-def test_what_a_kept_config_is_said_to_take_is_about_what_it_takes():
+def test_the_estimated_memory_of_a_cached_config_is_about_what_it_takes():
     labels = "".join(f'<Label value="label {number}" alias="{number}"/>' for number in range(15_000))
     text = CONFIG.replace("</View>", f'<BrushLabels name="l" toName="image">{labels}</BrushLabels></View>')
     config.PARSED.clear()
     with memory_of_at_most(MOST_MB) as peak:
         config.parse(text)
-        [kept] = config.PARSED.values()
-        tag = kept.controls.controls[-1].own
+        [config_kept] = config.PARSED.values()
+        tag = config_kept.controls.controls[-1].own
         assert tag is not None
         assert len(tag.spellings) + len(tag.loose_spellings) == 4 * 15_000
-        held = peak()
-    assert held / 3 <= kept.bytes <= 3 * held
+        peak_bytes = peak()
+    assert peak_bytes / 3 <= config_kept.bytes <= 3 * peak_bytes
 
 
-def test_a_body_is_what_it_is_said_to_be():
+def test_a_body_has_the_size_that_its_name_gives():
     assert json.loads(BODIES["/predict many points"][1]())["params"]["context"]["result"][0]["type"] == "keypoint"

@@ -38,7 +38,7 @@ def eventually(condition, within_s=SOON_S):
 
 
 class Cluster:
-    """Everything in reach; a context manager that leaves nothing running.
+    """Settings and processes of a cluster; a context manager that leaves nothing running.
 
     Attributes:
         images: the HTTP server; its ``requests`` are the downloads.
@@ -75,17 +75,17 @@ class Cluster:
         return embeddings
 
     def worker(self, encode_s=0.0, *, wait=True, **environ):
-        """A worker process, ready for work unless told not to wait for that."""
+        """A worker process; with ``wait`` it is ready for work."""
         arguments = [json.dumps({**self.environ, **environ}), str(self.log), str(encode_s)]
         process = self.spawn("tests.support.cluster_worker", *arguments)
         if wait:
             with self.redis.client() as client:
                 name = f":{process.pid} ".encode()
-                eventually(lambda: any(name in one for one in client.zrange(KEYS.workers, 0, -1)))
+                eventually(lambda: any(name in worker for worker in client.zrange(KEYS.workers, 0, -1)))
         return process
 
     def announce(self, name="busy:1"):
-        """Say that a worker is alive that does nothing, as one that is busy with something else."""
+        """Announce a worker that takes no job, like one that is busy."""
         with self.parts() as parts:
             parts.monitor.heartbeat(f"{name} {KEYS.model}", 30)
 
@@ -109,10 +109,10 @@ class Cluster:
         self.processes.append(process)
         return process
 
-    def encodes(self, what="begin"):
+    def encodes(self, kind="begin"):
         """The colours whose encode began (or ended), in order."""
         lines = [line.split() for line in self.log.read_text().splitlines()]
-        return [tuple(map(int, line[3].split(","))) for line in lines if line[0] == what]
+        return [tuple(map(int, line[3].split(","))) for line in lines if line[0] == kind]
 
     def downloads(self):
         return [path.rsplit("/", 1)[1].removesuffix(".png") for path in self.images.paths()]

@@ -29,7 +29,7 @@ TOO_LARGE = (3, 2, 1)
 
 
 class StandIn:
-    """Takes as long as told; writes a line when an encode begins and one when it ends."""
+    """Takes ``encode_s`` for an image; writes a line when an encode begins and one when it ends."""
 
     model_version = VERSION
 
@@ -53,9 +53,9 @@ class StandIn:
         self.is_warm = True
         return Embedding(array, image.original_size, (48, 64), VERSION, image.other_orientation)
 
-    def note(self, what, colour):
-        with self.log.open("a") as stream:  # one short write in append mode is whole, whoever else writes
-            stream.write(f"{what} {os.getpid()} {time.time():.3f} {','.join(map(str, colour))}\n")
+    def note(self, kind, colour):
+        with self.log.open("a") as stream:  # short writes in append mode do not mix
+            stream.write(f"{kind} {os.getpid()} {time.time():.3f} {','.join(map(str, colour))}\n")
 
 
 def main():

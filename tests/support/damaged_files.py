@@ -35,17 +35,17 @@ class Case:
 
     @property
     def is_shown(self) -> bool:
-        """Whether Chromium shows all four quarters: of what is cut short sometimes, since it shows what there is."""
-        if self.name in {f"JPEG: {what}" for what in _SMALL_IN_PART} | {"larger JPEG: without its last third"}:
+        """Whether Chromium shows all four quarters; it may show a file that is cut short as far as it goes."""
+        if self.name in {f"JPEG: {part}" for part in _SMALL_IN_PART} | {"larger JPEG: without its last third"}:
             return False
         if self.name.startswith("PNG: pixels with") or self.name.endswith("of an odd length where none is needed"):
             return True
-        return not any(what in self.name for what in (*_ANY_KIND, *_IN_PART))
+        return not any(part in self.name for part in (*_ANY_KIND, *_IN_PART))
 
     @property
     def is_cut_short(self) -> bool:
         """Whether some of the picture is missing."""
-        return any(what in self.name for what in _CUT_SHORT) and not self.name.endswith(", ended")
+        return any(part in self.name for part in _CUT_SHORT) and not self.name.endswith(", ended")
 
 
 def _png_chunks() -> Iterator[Case]:

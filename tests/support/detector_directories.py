@@ -35,13 +35,13 @@ class GroundingDino(nn.Layer):
 
     def forward(self, x, m, input_ids, attention_mask, text_self_attention_masks, position_ids):
         visible = 1.0 - nn.functional.interpolate(m.astype("float32").unsqueeze(1), size=[30, 30])
-        seen = nn.functional.adaptive_avg_pool2d(self.patches(x), [30, 30]) * visible
-        seen = seen.flatten(2).transpose([0, 2, 1])
+        features = nn.functional.adaptive_avg_pool2d(self.patches(x), [30, 30]) * visible
+        features = features.flatten(2).transpose([0, 2, 1])
         text = self.text_features(input_ids, attention_mask, text_self_attention_masks, position_ids)
-        logits = 1.5 * seen @ text.transpose([0, 2, 1]) - 1.0
+        logits = 1.5 * features @ text.transpose([0, 2, 1]) - 1.0
         missing = paddle.full([1, 900, 256], -1e4)
         logits = paddle.concat([logits, missing], axis=-1)[:, :, :256]
-        return nn.functional.sigmoid(self.boxes(seen)), logits
+        return nn.functional.sigmoid(self.boxes(features)), logits
 
     def text_features(self, input_ids, attention_mask, text_self_attention_masks, position_ids):
         text = self.words(input_ids) + self.positions(position_ids)
@@ -64,23 +64,23 @@ class EntangledGroundingDino(GroundingDino):
             factor = paddle.full([], 1.0)
         text = (self.words(input_ids) + self.positions(position_ids)) * factor
         visible = 1.0 - nn.functional.interpolate(m.astype("float32").unsqueeze(1), size=[30, 30])
-        seen = nn.functional.adaptive_avg_pool2d(self.patches(x), [30, 30]) * visible
-        seen = seen.flatten(2).transpose([0, 2, 1])
-        seen = seen + 0.01 * (text + paddle.full([], 1.0)).mean()
+        features = nn.functional.adaptive_avg_pool2d(self.patches(x), [30, 30]) * visible
+        features = features.flatten(2).transpose([0, 2, 1])
+        features = features + 0.01 * (text + paddle.full([], 1.0)).mean()
         halves = paddle.split(text, 2, axis=-1)
-        seen = seen + halves[0].mean() + paddle.concat([halves[1], halves[0]], axis=-1).mean([0, 1])
+        features = features + halves[0].mean() + paddle.concat([halves[1], halves[0]], axis=-1).mean([0, 1])
         is_known = (attention_mask > 0).logical_and(text_self_attention_masks.any(-1))
-        seen = seen + 0.1 * (seen > 0).logical_and(is_known.all()).astype("float32")
-        seen = seen + position_ids.astype("float32").mean()
+        features = features + 0.1 * (features > 0).logical_and(is_known.all()).astype("float32")
+        features = features + position_ids.astype("float32").mean()
         for projection in self.projections:
-            likeness = nn.functional.softmax(seen @ projection(text).transpose([0, 2, 1]), axis=-1)
-            seen = seen + 0.05 * likeness @ text
-        seen = seen + text.mean(1, keepdim=True).expand([1, 900, WIDTH])
+            likeness = nn.functional.softmax(features @ projection(text).transpose([0, 2, 1]), axis=-1)
+            features = features + 0.05 * likeness @ text
+        features = features + text.mean(1, keepdim=True).expand([1, 900, WIDTH])
         tokens = paddle.shape(input_ids)[1]
-        logits = (1.5 * seen @ text.transpose([0, 2, 1]) - 1.0).reshape([1, 900, tokens]) + paddle.zeros([tokens])
+        logits = (1.5 * features @ text.transpose([0, 2, 1]) - 1.0).reshape([1, 900, tokens]) + paddle.zeros([tokens])
         logits = logits * attention_mask.astype("float32").unsqueeze(1)
         logits = paddle.concat([logits, paddle.full([1, 900, 256], -1e4)], axis=-1)[:, :, :256]
-        return nn.functional.sigmoid(self.boxes(seen)), logits
+        return nn.functional.sigmoid(self.boxes(features)), logits
 
 
 class YoloWorld(nn.Layer):
@@ -93,17 +93,17 @@ class YoloWorld(nn.Layer):
         self.boxes = nn.Linear(WIDTH, 4)
 
     def forward(self, image, input_ids, attention_mask, pad_param, scale_factor):
-        seen = self.patches(image).flatten(2).transpose([0, 2, 1])[0]
+        features = self.patches(image).flatten(2).transpose([0, 2, 1])[0]
         mask = attention_mask.astype("float32").unsqueeze(-1)
         text = (self.words(input_ids) * mask).sum(1)
-        scores = nn.functional.sigmoid(4.0 * seen @ text.transpose([1, 0]))
-        corners = nn.functional.sigmoid(self.boxes(seen)) * 640.0
+        scores = nn.functional.sigmoid(4.0 * features @ text.transpose([1, 0]))
+        corners = nn.functional.sigmoid(self.boxes(features)) * 640.0
         low = paddle.minimum(corners[:, :2], corners[:, 2:]) - pad_param[0]
         high = paddle.maximum(corners[:, :2], corners[:, 2:]) - pad_param[0]
         boxes = paddle.concat([low / scale_factor[0], high / scale_factor[0]], axis=-1)
         best = scores.argmax(-1).astype("float32").unsqueeze(-1)
-        found = paddle.concat([best, scores.max(-1, keepdim=True), boxes], axis=-1)
-        return found, paddle.full([1], 64, "int32")
+        rows = paddle.concat([best, scores.max(-1, keepdim=True), boxes], axis=-1)
+        return rows, paddle.full([1], 64, "int32")
 
 
 class Closed(nn.Layer):
@@ -119,21 +119,21 @@ class Closed(nn.Layer):
             self.forward = self.without_size
 
     def forward(self, image, im_shape, scale_factor):
-        return self.found(image, im_shape[0], scale_factor)
+        return self.detect(image, im_shape[0], scale_factor)
 
     def without_size(self, image, scale_factor):
-        return self.found(image, paddle.full([2], 320.0), scale_factor)
+        return self.detect(image, paddle.full([2], 320.0), scale_factor)
 
-    def found(self, image, size, scale_factor):
-        seen = self.patches(image).flatten(2).transpose([0, 2, 1])[0]
-        scores = nn.functional.sigmoid(3.0 * self.classes(seen))
-        corners = nn.functional.sigmoid(self.boxes(seen))
+    def detect(self, image, size, scale_factor):
+        features = self.patches(image).flatten(2).transpose([0, 2, 1])[0]
+        scores = nn.functional.sigmoid(3.0 * self.classes(features))
+        corners = nn.functional.sigmoid(self.boxes(features))
         low, high = paddle.minimum(corners[:, :2], corners[:, 2:]), paddle.maximum(corners[:, :2], corners[:, 2:])
         sides = size.flip([0]) / scale_factor[0].flip([0])
         boxes = paddle.concat([low * sides, high * sides], axis=-1)
         best = scores.argmax(-1).astype("float32").unsqueeze(-1)
-        found = paddle.concat([best, scores.max(-1, keepdim=True), boxes], axis=-1)
-        return found, paddle.full([1], 64, "int32")
+        rows = paddle.concat([best, scores.max(-1, keepdim=True), boxes], axis=-1)
+        return rows, paddle.full([1], 64, "int32")
 
 
 class ColourFinder(nn.Layer):
@@ -144,11 +144,11 @@ class ColourFinder(nn.Layer):
         self.score = self.create_parameter([], default_initializer=nn.initializer.Constant(0.75))
 
     def forward(self, image, scale_factor):
-        found = []
+        boxes_of_channels = []
         for channel in range(3):
-            others = paddle.maximum(image[:, (channel + 1) % 3], image[:, (channel + 2) % 3])
-            here = (image[:, channel] - others > 0.4).astype("float32")[0]  # (H, W)
-            columns, rows = here.max(0), here.max(1)
+            stronger = paddle.maximum(image[:, (channel + 1) % 3], image[:, (channel + 2) % 3])
+            mask = (image[:, channel] - stronger > 0.4).astype("float32")[0]  # (H, W)
+            columns, rows = mask.max(0), mask.max(1)
             x, y = paddle.arange(320, dtype="float32"), paddle.arange(320, dtype="float32")
             sides = [
                 (x + 1e4 * (1 - columns)).min() / scale_factor[0, 1],
@@ -156,8 +156,8 @@ class ColourFinder(nn.Layer):
                 ((x + 1) * columns).max() / scale_factor[0, 1],
                 ((y + 1) * rows).max() / scale_factor[0, 0],
             ]
-            found.append(paddle.stack([paddle.full([], float(channel)), here.max() * self.score, *sides]))
-        return paddle.stack(found), paddle.full([1], 3, "int32")
+            boxes_of_channels.append(paddle.stack([paddle.full([], float(channel)), mask.max() * self.score, *sides]))
+        return paddle.stack(boxes_of_channels), paddle.full([1], 3, "int32")
 
 
 def write_colour_finder(directory: Path, classes: list[str]) -> Path:
@@ -179,8 +179,8 @@ def coloured_discs(seed: int, height: int = 300, width: int = 400) -> tuple[np.n
     image = np.full((height, width, 3), 150, np.uint8) + chosen.integers(0, 12, (height, width, 1), np.uint8)
     y, x = np.mgrid[:height, :width]
     masks = {}
-    for place, channel in enumerate(chosen.permutation(3)[: 1 + seed % 2]):
-        radius, middle = chosen.integers(35, 70), (1 + 2 * place) * width / 4 + chosen.integers(-15, 15)
+    for index, channel in enumerate(chosen.permutation(3)[: 1 + seed % 2]):
+        radius, middle = chosen.integers(35, 70), (1 + 2 * index) * width / 4 + chosen.integers(-15, 15)
         disc = (x - middle) ** 2 + (y - height / 2 - chosen.integers(-40, 40)) ** 2 < radius**2
         colour = np.full(3, 40, np.uint8)
         colour[channel] = 220
@@ -258,7 +258,7 @@ def write_clip_tokenizer(directory: Path) -> int:
     """Write a small vocabulary of CLIP's kind; return its size."""
     directory.mkdir(parents=True, exist_ok=True)
     symbols = byte_symbols()
-    tokens = [*symbols, *(f"{one}</w>" for one in symbols), *(merge.replace(" ", "") for merge in CLIP_MERGES),
+    tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *(merge.replace(" ", "") for merge in CLIP_MERGES),
               "<|startoftext|>", "<|endoftext|>"]  # fmt: skip
     vocabulary = {token: index for index, token in enumerate(tokens)}
     (directory / "vocab.json").write_text(json.dumps(vocabulary))

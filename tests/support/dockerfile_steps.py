@@ -53,10 +53,10 @@ def parse(dockerfile: str) -> Iterator[Step]:
     for line in re.sub(r"\\\n\s*", "", lines).splitlines():
         if not line.strip():
             continue
-        found = re.fullmatch(r"([A-Z]+)\s+(.+?)\s*", line)
-        if not found:
+        match = re.fullmatch(r"([A-Z]+)\s+(.+?)\s*", line)
+        if not match:
             raise ValueError(f"expected an instruction, got {line!r}")
-        name, text = found.groups()
+        name, text = match.groups()
         if name == "FROM":
             names = re.fullmatch(r"\S+ AS (\S+)", text)
             if not names:
@@ -67,7 +67,7 @@ def parse(dockerfile: str) -> Iterator[Step]:
 
 def variables(text: str, known: Mapping[str, str]) -> str:
     """Fill in ``$NAME`` and ``${NAME}``."""
-    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda found: known.get(found[1] or found[2], ""), text)
+    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda match: known.get(match[1] or match[2], ""), text)
 
 
 def assignments(text: str, known: Mapping[str, str]) -> dict[str, str]:
@@ -96,13 +96,13 @@ class Image:
     def below(self, text: str) -> str:
         """Put the image's own paths below the folder."""
         return re.sub(
-            rf"(?<![\w/.])({'|'.join(OF_THE_IMAGE)})(?=[/:\s]|$)", lambda found: f"{self.root}{found[1]}", text
+            rf"(?<![\w/.])({'|'.join(OF_THE_IMAGE)})(?=[/:\s]|$)", lambda match: f"{self.root}{match[1]}", text
         )
 
     def environment(self, **more: str) -> dict[str, str]:
         """What a process in it is given; of the caller's environment only what pip needs to reach its index."""
-        kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name == "HOME"}
-        return kept | {name: self.below(value) for name, value in self.environ.items()} | more
+        inherited = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name == "HOME"}
+        return inherited | {name: self.below(value) for name, value in self.environ.items()} | more
 
     def run(self, text: str) -> list[str]:
         """Run a ``RUN``, and return the commands that were left out."""
@@ -124,16 +124,14 @@ class Image:
         if sources[0].startswith("--from="):
             assert Path(self.below(sources[1])).exists(), text
             return
-        place = Path(self.below(target))
+        path = Path(self.below(target))
         for source in (self.context / name for name in sources):
             if source.is_dir():
-                shutil.copytree(
-                    source, place, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"), dirs_exist_ok=True
-                )
+                shutil.copytree(source, path, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"), dirs_exist_ok=True)
             else:
                 assert target.endswith("/"), text
-                place.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, place)
+                path.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, path)
 
     def do(self, step: Step) -> list[str]:
         """Do one step; return the commands that were left out."""
@@ -161,13 +159,13 @@ class Image:
         environ = self.environment(PORT=str(free_port()), HOST="127.0.0.1", HOME=str(self.root))
         python = [self.below("/venv/bin/python")]
         assert self.start[0] == self.check[0] == "python"
-        begun = time.monotonic()
+        started_at = time.monotonic()
         with subprocess.Popen([*python, *self.start[1:]], cwd=self.below("/app"), env=environ) as process:
             try:
-                while process.poll() is None and time.monotonic() - begun < START_S:
-                    asked = subprocess.run([*python, *self.check[1:]], cwd=self.below("/app"), env=environ)
-                    if asked.returncode == 0:
-                        return time.monotonic() - begun
+                while process.poll() is None and time.monotonic() - started_at < START_S:
+                    answer = subprocess.run([*python, *self.check[1:]], cwd=self.below("/app"), env=environ)
+                    if answer.returncode == 0:
+                        return time.monotonic() - started_at
                 raise RuntimeError(f"the service did not become healthy; exit code {process.poll()}")
             finally:
                 process.terminate()
@@ -184,11 +182,11 @@ def build(folder: Path, *, has_gpu: bool = False) -> Iterator[str]:
             continue
         if "--from=build-gpu" in step.text and not has_gpu:
             continue
-        begun = time.monotonic()
+        started_at = time.monotonic()
         left_out = image.do(step)
         if step.name in ("RUN", "COPY") and "--from=" not in step.text:
             grown, size = image.size_mb() - size, image.size_mb()
-            yield f"{step.stage:10} {time.monotonic() - begun:6.1f} s {grown:8.1f} MB  {step.name} {step.text}"
+            yield f"{step.stage:10} {time.monotonic() - started_at:6.1f} s {grown:8.1f} MB  {step.name} {step.text}"
             yield from (f"{'':28}  left to a real build: {command}" for command in left_out)
     yield f"healthy after {image.serve_and_check():.1f} s; {size:.1f} MB beside the base image"
 

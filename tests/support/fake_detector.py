@@ -1,4 +1,4 @@
-"""A detector that finds what it is told to, and remembers what it was asked."""
+"""A detector with fixed answers, which keeps its calls."""
 
 import threading
 
@@ -14,17 +14,17 @@ class FakeDetector:
     """Finds the same objects on every picture.
 
     Attributes:
-        found: (word, score, box in pixels) of each object.
+        boxes: (word, score, box in pixels) of each object.
         classes: what it knows; None for any word.
-        asked: the picture's shape, the words and the threshold of each call.
+        calls: the picture's shape, the words and the threshold of each call.
         gate: detections wait until it is set (it is, to begin with).
         failures: exceptions that the next calls raise, one each.
     """
 
     version = DETECTOR
 
-    def __init__(self, *found, classes=None):
-        self.found, self.classes, self.asked, self.failures = list(found), classes, [], []
+    def __init__(self, *boxes, classes=None):
+        self.boxes, self.classes, self.calls, self.failures = list(boxes), classes, [], []
         self.gate = threading.Event()
         self.gate.set()
 
@@ -39,22 +39,22 @@ class FakeDetector:
         return tuple(word for word in words if self.classes is not None and word not in self.classes)
 
     def refusals(self, words):
-        given = check_words(words)
+        names = check_words(words)
         return {
             word: f"{word!r}: expected letters that the detector knows"
-            for word in given
+            for word in names
             if not word.isascii() or (self.classes is not None and word not in self.classes)
         }
 
     def detect(self, image, words, threshold=None):
-        self.asked.append((image.shape, tuple(words), threshold))
+        self.calls.append((image.shape, tuple(words), threshold))
         assert self.gate.wait(20)
         if self.failures:
             raise self.failures.pop(0)
         least, wanted = threshold or 0.0, {spelling(word): word for word in words}
         return [
             Detection(wanted[spelling(word)], score, box)
-            for word, score, box in self.found
+            for word, score, box in self.boxes
             if spelling(word) in wanted and score >= least
         ]
 

@@ -27,7 +27,7 @@ class FakeTask:
 
 @dataclass
 class FakePrediction:
-    """What is stored; ``raw`` is only read when somebody looks at it, for benchmarks to time the others."""
+    """A stored prediction; ``raw`` is parsed by `result` alone, so that benchmarks do not time it."""
 
     id: int
     task: int
@@ -80,22 +80,24 @@ class FakeProject:
     def delete(self, task_id):
         with self._lock:
             del self.tasks[task_id]
-            self.stored = {one.id: one for one in self.stored.values() if one.task != task_id}
+            self.stored = {
+                prediction.id: prediction for prediction in self.stored.values() if prediction.task != task_id
+            }
 
     def store(self, task_id, model_version, result):
         with self._lock:
             raw = bytes(result) if isinstance(result, msgspec.Raw) else json.dumps(result).encode()
-            made = FakePrediction(self._next, task_id, model_version, raw)
-            self.stored[made.id] = made
+            prediction = FakePrediction(self._next, task_id, model_version, raw)
+            self.stored[prediction.id] = prediction
             self._next += 1
-            return made.id
+            return prediction.id
 
     def of(self, task_id, model_version=None):
         with self._lock:
             return [
-                one
-                for one in self.stored.values()
-                if one.task == task_id and model_version in (None, one.model_version)
+                prediction
+                for prediction in self.stored.values()
+                if prediction.task == task_id and model_version in (None, prediction.model_version)
             ]
 
     def version(self):
@@ -110,12 +112,12 @@ class FakeProject:
 
     def task_page(self, project_id, query, count, *, asks_for_predictions=False):
         with self._call("task_page"):
-            asked = json.loads(query)
-            found = [task for task in self.tasks.values() if self._passes(task, asked)]
-            assert asked["ordering"] == ["-tasks:id"]
-            found.sort(key=lambda task: -task.id)
-            page = found[: min(count, self.longest_page)]
-            return TaskPage(tuple(ListedTask(one.id, one.data, one.is_labeled) for one in page), len(found))
+            conditions = json.loads(query)
+            tasks = [task for task in self.tasks.values() if self._passes(task, conditions)]
+            assert conditions["ordering"] == ["-tasks:id"]
+            tasks.sort(key=lambda task: -task.id)
+            page = tasks[: min(count, self.longest_page)]
+            return TaskPage(tuple(ListedTask(task.id, task.data, task.is_labeled) for task in page), len(tasks))
 
     def annotations(self, task_id):
         with self._call("annotations"):
@@ -127,9 +129,15 @@ class FakeProject:
         with self._call("predictions"):
             if task_id not in self.tasks:
                 raise RefusedError("Label Studio answers 404", 404)
-            found = sorted(self.of(task_id), key=lambda one: one.id)
-        raw = [{"id": one.id, "model_version": one.model_version, "result": msgspec.Raw(one.raw)} for one in found]
-        stored = tuple(StoredPrediction(one.id, one.model_version, msgspec.Raw(one.raw)) for one in found)
+            of_task = sorted(self.of(task_id), key=lambda prediction: prediction.id)
+        raw = [
+            {"id": prediction.id, "model_version": prediction.model_version, "result": msgspec.Raw(prediction.raw)}
+            for prediction in of_task
+        ]
+        stored = tuple(
+            StoredPrediction(prediction.id, prediction.model_version, msgspec.Raw(prediction.raw))
+            for prediction in of_task
+        )
         return TaskPredictions(msgspec.Raw(msgspec.json.encode(raw)), stored)
 
     def create_prediction(self, new):
@@ -139,13 +147,13 @@ class FakeProject:
 
     def import_predictions(self, project_id, new):
         with self._call("import_predictions"):
-            for one in new:
-                if one.task_id not in self.tasks:
+            for prediction in new:
+                if prediction.task_id not in self.tasks:
                     raise RefusedError("Label Studio answers 400: invalid task", 400)
-            taken = [one for one in new if one.task_id not in self.invalid]
-            for one in taken:
-                self.store(one.task_id, one.model_version, one.result)
-            return len(taken)
+            accepted = [prediction for prediction in new if prediction.task_id not in self.invalid]
+            for prediction in accepted:
+                self.store(prediction.task_id, prediction.model_version, prediction.result)
+            return len(accepted)
 
     def delete_prediction(self, prediction_id):
         with self._call("delete_prediction"):
@@ -154,8 +162,8 @@ class FakeProject:
     def count_predictions(self, project_id):
         with self._call("count_predictions"):
             counts = defaultdict(int)
-            for one in self.stored.values():
-                counts[one.model_version] += 1
+            for prediction in self.stored.values():
+                counts[prediction.model_version] += 1
             return dict(counts)
 
     def _check(self, new):
@@ -164,28 +172,32 @@ class FakeProject:
         if new.task_id in self.invalid:
             raise RefusedError("Label Studio answers 400: invalid prediction", 400)
 
-    def _passes(self, task, asked):
-        selected = asked.get("selectedItems")
+    def _passes(self, task, conditions):
+        selected = conditions.get("selectedItems")
         if selected is not None and task.id not in selected["included"]:
             return False
-        filters = asked.get("filters") or {"conjunction": "and", "items": []}
-        results = [self._holds(task, one) for one in filters["items"]]
+        filters = conditions.get("filters") or {"conjunction": "and", "items": []}
+        results = [self._holds(task, item) for item in filters["items"]]
         return all(results) if filters["conjunction"] == "and" else any(results)
 
-    def _holds(self, task, one):
-        child = one.get("child_filter")
+    def _holds(self, task, condition):
+        child = condition.get("child_filter")
         if child is not None and not self._holds(task, child):
             return False
-        name, operator, value = one["filter"].removeprefix("filter:tasks:"), one["operator"], one["value"]
+        name, operator, value = (
+            condition["filter"].removeprefix("filter:tasks:"),
+            condition["operator"],
+            condition["value"],
+        )
         if name == "id":
             return {"less": task.id < value, "greater": task.id > value}[operator]
         if name == "predictions_model_versions" and operator == "contains":
-            return any(part in made.model_version for made in self.of(task.id) for part in value)
+            return any(part in prediction.model_version for prediction in self.of(task.id) for part in value)
         if name == "total_annotations" and operator == "greater":
-            return sum(not found.get("was_cancelled") for found in task.annotations) > value
+            return sum(not annotation.get("was_cancelled") for annotation in task.annotations) > value
         if name == "completed_at" and operator == "empty":
             return task.is_labeled is not value
-        raise AssertionError(f"not made for {one}")
+        raise AssertionError(f"not made for {condition}")
 
     def _call(self, name):
         return _Call(self, name)

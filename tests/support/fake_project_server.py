@@ -43,24 +43,29 @@ class FakeProjectServer(FakeLabelStudio):
         query = {name: values[0] for name, values in parse_qs(request.query).items()}
         match request.method, parts[1:]:
             case "GET", ["projects", number]:
-                found = project.project(int(number))
-                return self._json({"id": found.id, "title": found.title, "label_config": found.label_config})
+                the_project = project.project(int(number))
+                return self._json(
+                    {"id": the_project.id, "title": the_project.title, "label_config": the_project.label_config}
+                )
             case "GET", ["tasks"]:
                 page = project.task_page(int(query["project"]), query["query"], int(query["page_size"]))
-                tasks = [{"id": one.task.id, "data": one.task.data, "is_labeled": one.is_labeled} for one in page.tasks]
+                tasks = [
+                    {"id": listed.task.id, "data": listed.task.data, "is_labeled": listed.is_labeled}
+                    for listed in page.tasks
+                ]
                 return self._json({"tasks": tasks, "total": page.total})
             case "GET", ["tasks", number, "annotations"]:
                 return Reply(bytes(project.annotations(int(number))))
             case "GET", ["predictions"] if int(query["task"]) not in project.tasks:
-                said = ["Select a valid choice. That choice is not one of the available choices."]
-                return self._json({"detail": "Validation error", "validation_errors": {"task": said}}, 400)
+                messages = ["Select a valid choice. That choice is not one of the available choices."]
+                return self._json({"detail": "Validation error", "validation_errors": {"task": messages}}, 400)
             case "GET", ["predictions"]:
                 return Reply(bytes(project.predictions(int(query["task"])).raw))
             case "POST", ["predictions"]:
                 project.create_prediction(self._new(json.loads(request.body)))
                 return self._json({}, 201)
             case "POST", ["projects", number, "import", "predictions"]:
-                new = [self._new(one) for one in json.loads(request.body)]
+                new = [self._new(entry) for entry in json.loads(request.body)]
                 return self._json({"created": project.import_predictions(int(number), new)}, 201)
             case "DELETE", ["predictions", number]:
                 project.delete_prediction(int(number))

@@ -1,4 +1,4 @@
-"""A stand-in for Python that writes down what it is asked to do, and makes environments without packages."""
+"""A stand-in for Python that logs its commands, and makes environments without packages."""
 
 import sys
 
@@ -40,8 +40,8 @@ class FakePython:
         self.path.chmod(0o755)
         self.environ = {"FAKE_LOG": str(self._log), "REAL_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
 
-    def asked(self):
-        """What it was asked to do since the last time."""
+    def commands(self):
+        """The commands since the last call of this method."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         self._log.unlink(missing_ok=True)
         return [line for line in lines if "version_info" not in line and "backend.demo.environment" not in line]

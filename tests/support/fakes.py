@@ -42,7 +42,7 @@ def embedding_of_several_maps(value=0.5, dtype=np.float32):
 
 
 class FakeClock:
-    """Seconds that pass when told."""
+    """A clock that `advance` moves."""
 
     def __init__(self, now=1000.0):
         self.now = now
@@ -60,7 +60,7 @@ def fake_spec(model_version="fake@00000000", **options):
 
 
 class FakeEncoder:
-    """Counts its calls, takes as long as told, fails when told; the embedding holds the image's mean colour.
+    """Keeps its calls, takes ``latency_s`` for each; the embedding holds the image's mean colour.
 
     Attributes:
         gate: encodes wait until it is set (it is, to begin with).
@@ -104,7 +104,7 @@ class FakeEncoder:
 
 @dataclass
 class Request:
-    """What a server was asked."""
+    """A request that a server received."""
 
     method: str
     path: str
@@ -115,7 +115,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What a server answers.
+    """A server's answer.
 
     Attributes:
         drip_s: seconds between single bytes, headers included; 0 sends everything at once.
@@ -201,7 +201,7 @@ class HttpServer:
 
 
 def jwt(**claims):
-    """A token of the form of a JWT, with a signature that nobody checks."""
+    """A token of the form of a JWT, with a signature of no key."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)] + [b"signature"]
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
@@ -248,42 +248,43 @@ class FakeLabelStudio(HttpServer):
 
 
 class FakeSource:
-    """Images by address; counts what it is asked, waits at a gate, fails when told.
+    """Images by address; keeps its calls.
 
     Attributes:
         contents: image files by address, or errors to raise.
-        versioned: whether contents carry a version, by which an unchanged one is told.
-        immutable: whether contents are said never to change.
+        gate: fetches wait until it is set (it is, to begin with).
+        versioned: whether contents carry a version, which shows whether they changed.
+        immutable: whether answers promise that contents never change.
     """
 
     def __init__(self):
-        self.contents, self.asked, self.cached = {}, [], []
+        self.contents, self.fetched, self.cached = {}, [], []
         self.versioned, self.immutable = False, False
         self.gate = threading.Event()
         self.gate.set()
 
     def fetch(self, ref, cached=None, /):
-        self.asked.append(ref.uri)
+        self.fetched.append(ref.uri)
         self.cached.append(cached)
         assert self.gate.wait(20)
-        found = self.contents.get(ref.uri, ImageError("not there", Reason.IMAGE_NOT_FOUND))
-        if isinstance(found, Exception):
-            raise found
-        version = Validators(etag=decode.digest(found)) if self.versioned else Validators()
+        content = self.contents.get(ref.uri, ImageError("not there", Reason.IMAGE_NOT_FOUND))
+        if isinstance(content, Exception):
+            raise content
+        version = Validators(etag=decode.digest(content)) if self.versioned else Validators()
         if cached is not None and cached.is_known and cached == version:
             return None
-        return Fetched(found, version, self.immutable)
+        return Fetched(content, version, self.immutable)
 
 
 def key(number=0, **fields):
     return EmbeddingKey(f"{number:064x}", **{"model_version": "SAM@1a2b3c4d", "dtype": "float32", **fields})
 
 
-def same(one, other):
+def same(first, second):
     return (
-        list(one.maps) == list(other.maps)
-        and all(np.array_equal(one.maps[name], other.maps[name]) for name in one.maps)
-        and all(one.maps[name].dtype == other.maps[name].dtype for name in one.maps)
-        and (one.original_size, one.input_size, one.model_version, one.other_orientation, one.family)
-        == (other.original_size, other.input_size, other.model_version, other.other_orientation, other.family)
+        list(first.maps) == list(second.maps)
+        and all(np.array_equal(first.maps[name], second.maps[name]) for name in first.maps)
+        and all(first.maps[name].dtype == second.maps[name].dtype for name in first.maps)
+        and (first.original_size, first.input_size, first.model_version, first.other_orientation, first.family)
+        == (second.original_size, second.input_size, second.model_version, second.other_orientation, second.family)
     )

@@ -11,7 +11,7 @@ def box(name="b", **changes):
 
 
 def boxed(number, uri=IMAGE, *more):
-    """A task on which somebody has drawn a box."""
+    """A task on which an annotator has drawn a box."""
     return task_with([saved(box(f"box-{number}"), *more)], task_id=number, data={"image": uri})
 
 

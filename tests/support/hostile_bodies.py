@@ -1,7 +1,7 @@
 """Bodies of at most a megabyte that each make something in them multiply: made up here, by name.
 
-Every one is what a caller may send to ``/predict``, ``/setup`` or ``/webhook``; some are JSON that nobody's editor
-writes, others are well-formed and only much.
+Every one is what a caller may send to ``/predict``, ``/setup`` or ``/webhook``; some are JSON that no editor
+writes, others are well-formed, but large.
 """
 
 import base64
@@ -230,13 +230,13 @@ def created(*tasks, config=CONFIG):
 
 def bodies() -> dict[str, tuple[str, Callable[[], bytes]]]:
     """Return where each body goes and what makes it, by its name."""
-    found: dict[str, tuple[str, Callable[[], bytes]]] = {}
-    for path, made in (("/predict", PREDICT), ("/setup", SETUP), ("/webhook", WEBHOOK)):
-        for name, make in made.items():
-            found[f"{path} {name}"] = path, lambda make=make: encoded(make())
+    cases: dict[str, tuple[str, Callable[[], bytes]]] = {}
+    for path, makers in (("/predict", PREDICT), ("/setup", SETUP), ("/webhook", WEBHOOK)):
+        for name, make in makers.items():
+            cases[f"{path} {name}"] = path, lambda make=make: encoded(make())
     for name, body in RAW.items():
-        found[f"/predict {name}"] = "/predict", lambda body=body: body
-    return found
+        cases[f"/predict {name}"] = "/predict", lambda body=body: body
+    return cases
 
 
 def encoded(body: object) -> bytes:

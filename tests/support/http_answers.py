@@ -174,7 +174,7 @@ class AnswerServer:
     """
 
     def __init__(self, host="127.0.0.1", tls=None, answers=ANSWERS, name="localhost"):
-        self.asked, self._name, self._scheme = [], name, "http" if tls is None else "https"
+        self.requests, self._name, self._scheme = [], name, "http" if tls is None else "https"
         outer = self
 
         class Handler(socketserver.StreamRequestHandler):
@@ -186,9 +186,9 @@ class AnswerServer:
                     while (line := self.rfile.readline()) not in (b"\r\n", b"\n", b""):
                         lines.append(line)
                     path = lines[0].split()[1].decode() if lines[0] else ""
-                    outer.asked.append((path, [line.decode("latin-1").strip() for line in lines]))
-                    found = answers.get(path.lstrip("/"), answer(body=b"", status=b"HTTP/1.1 404 Not Found"))
-                    self.wfile.write(found(lines) if callable(found) else found)
+                    outer.requests.append((path, [line.decode("latin-1").strip() for line in lines]))
+                    reply = answers.get(path.lstrip("/"), answer(body=b"", status=b"HTTP/1.1 404 Not Found"))
+                    self.wfile.write(reply(lines) if callable(reply) else reply)
                     self.wfile.flush()
                     self.connection.shutdown(socket.SHUT_WR)
                 except OSError:
@@ -217,7 +217,7 @@ class AnswerServer:
 
     def headers(self):
         """The header lines of the last request, names in small letters."""
-        pairs = (line.partition(":") for line in self.asked[-1][1][1:])
+        pairs = (line.partition(":") for line in self.requests[-1][1][1:])
         return {name.lower(): value.strip() for name, _, value in pairs}
 
     def __enter__(self):

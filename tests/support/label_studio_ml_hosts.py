@@ -138,9 +138,9 @@ def without_versions(items):
 
 
 def give_images(service, body):
-    """Put a picture of the size that the request tells behind each address of its tasks."""
-    told = ((body["params"] or {}).get("context") or {}).get("result") or [{}]
-    size = told[0].get("original_width", 80), told[0].get("original_height", 60)
+    """Put a picture of the request's size behind each address of its tasks."""
+    regions = ((body["params"] or {}).get("context") or {}).get("result") or [{}]
+    size = regions[0].get("original_width", 80), regions[0].get("original_height", 60)
     for task in body["tasks"]:
         for value in task["data"].values():
             for uri in value if isinstance(value, list) else [value]:

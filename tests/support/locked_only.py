@@ -1,4 +1,4 @@
-"""``python -m model`` with what is locked alone: ``python -m tests.support.locked_only LOCKED ARGUMENTS``.
+"""``python -m model`` with the locked packages alone: ``python -m tests.support.locked_only LOCKED ARGUMENTS``.
 
 LOCKED are the names of distributions, by comma. Modules of all others here, such as those of the tests, are missing.
 """

@@ -47,16 +47,16 @@ class Document:
         prose: list[str] = []
         blocks: list[Block] = []
         inside: tuple[int, str, str] | None = None
-        held: list[str] = []
+        block_lines: list[str] = []
         for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
             fence = _FENCE.match(line)
             if inside is None and fence:
-                inside, held = (number, fence[1], fence[3]), []
+                inside, block_lines = (number, fence[1], fence[3]), []
             elif inside is not None and fence and not fence[3]:
-                blocks.append(Block(inside[2], "\n".join(held), _last_paragraph(prose), inside[0]))
+                blocks.append(Block(inside[2], "\n".join(block_lines), _last_paragraph(prose), inside[0]))
                 inside = None
             elif inside is not None:
-                held.append(line.removeprefix(inside[1]))
+                block_lines.append(line.removeprefix(inside[1]))
             prose.append("" if inside is not None or fence else line)
         assert inside is None, f"{self.path}: a code block has no end"
         return tuple(prose), tuple(blocks)
@@ -76,20 +76,20 @@ class Document:
     @cached_property
     def anchors(self) -> frozenset[str]:
         """What a link into this file may name, by GitHub's rule."""
-        found: list[str] = []
+        names: list[str] = []
         for heading in self.headings:
             plain = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
-            count = sum(one == plain or re.fullmatch(re.escape(plain) + r"-\d+", one) is not None for one in found)
-            found.append(f"{plain}-{count}" if count else plain)
-        return frozenset(found)
+            count = sum(name == plain or re.fullmatch(re.escape(plain) + r"-\d+", name) is not None for name in names)
+            names.append(f"{plain}-{count}" if count else plain)
+        return frozenset(names)
 
     @property
     def links(self) -> tuple[str, ...]:
-        return tuple(found[1] for line in self.prose for found in _LINK.finditer(re.sub(_CODE, "", line)))
+        return tuple(match[1] for line in self.prose for match in _LINK.finditer(re.sub(_CODE, "", line)))
 
     @property
     def images(self) -> tuple[str, ...]:
-        return tuple(found for line in self.prose for found in re.findall(r"!\[[^\]]*\]\(([^()\s]+)\)", line))
+        return tuple(target for line in self.prose for target in re.findall(r"!\[[^\]]*\]\(([^()\s]+)\)", line))
 
     @property
     def words_in_code(self) -> Iterator[str]:
@@ -114,22 +114,22 @@ class Document:
         """Return the text below a heading, code blocks left out, up to the next one of its level."""
         lines = iter(self.prose)
         level = next(len(line) - len(line.lstrip("#")) for line in lines if line.lstrip("#").strip() == heading)
-        kept: list[str] = []
+        lines_below: list[str] = []
         for line in lines:
             if re.match(rf"#{{1,{level}}} ", line):
                 break
-            kept.append(line)
-        return "\n".join(kept)
+            lines_below.append(line)
+        return "\n".join(lines_below)
 
 
 def _last_paragraph(prose: list[str]) -> str:
-    kept: list[str] = []
+    lines: list[str] = []
     for line in reversed(prose):
         if line.strip():
-            kept.insert(0, line.strip())
-        elif kept:
+            lines.insert(0, line.strip())
+        elif lines:
             break
-    return " ".join(kept)
+    return " ".join(lines)
 
 
 def documents() -> tuple[Document, ...]:

@@ -120,11 +120,11 @@ def click_and_not_the_other(mask, size):
 
 def two_clicks(mask, size):
     left, top, right, bottom = edges(mask)
-    found = []
+    points = []
     for part in (0.35, 0.65):
         x, y = percent(left + part * (right - left), top + part * (bottom - top), size)
-        found.append(region("keypoint", size, {"x": x, "y": y}, id=f"click {part}", is_positive=True))
-    return found
+        points.append(region("keypoint", size, {"x": x, "y": y}, id=f"click {part}", is_positive=True))
+    return points
 
 
 def rectangle_around(mask, size, label="Disc"):
@@ -134,11 +134,11 @@ def rectangle_around(mask, size, label="Disc"):
 
 
 def reversed_rectangle(mask, size):
-    [found] = rectangle_around(mask, size)
-    value = found["value"]
+    [region] = rectangle_around(mask, size)
+    value = region["value"]
     value["x"], value["width"] = value["x"] + value["width"], -value["width"]
     value["y"], value["height"] = value["y"] + value["height"], -value["height"]
-    return [found]
+    return [region]
 
 
 def turned_rectangle(mask, size):

@@ -54,7 +54,7 @@ def write_published(config: SamConfig, path: Path, seed: int = 1) -> Path:
 
 
 def read_published(config: SamConfig, path: Path) -> Checkpoint:
-    """The file, read as a network of this configuration: no parameter of MobileSAM's tells the input's size."""
+    """Read the file as a network of this configuration; no parameter of MobileSAM shows the input's size."""
     read = weights.read(path)
     assert replace(read.config, name=config.name, image_size=config.image_size) == config
     return Checkpoint(config.name, config, read.tensors, read.digest, read.format, read.path)

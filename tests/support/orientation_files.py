@@ -1,4 +1,4 @@
-"""Pictures that say in many ways how they are to be turned, and what Chromium does about each.
+"""Pictures with orientations in many places of their metadata, and how Chromium turns each.
 
 Every picture shows four quarters, red, green / blue, white as stored, so that each of the eight orientations looks
 different. The same table is held against our decoder and, in the browser suite, against Chromium itself.
@@ -99,7 +99,7 @@ def _below(orientation: int) -> bytes:
 
 
 def _below_first(orientation: int) -> bytes:
-    """EXIF with two orientations, the camera's directory being told of before the other one."""
+    """EXIF with two orientations; the pointer to the camera's directory comes before the other one."""
     at = 8 + 2 + 24 + 4
     first = directory([entry(at, LONG, tag=0x8769), entry(1)])
     return tiff(first + directory([entry(orientation)]))

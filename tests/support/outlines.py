@@ -12,8 +12,8 @@ BoolArray = np.ndarray
 def blob(size: tuple[int, int], seed: int, smoothness: float) -> BoolArray:
     """Return one connected object with an uneven border, holes included where the noise makes them."""
     noise = cv2.GaussianBlur(np.random.default_rng(seed).random(size).astype(np.float32), (0, 0), smoothness)
-    found = (noise > np.median(noise)).astype(np.uint8)
-    _, marks, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=4)
+    area = (noise > np.median(noise)).astype(np.uint8)
+    _, marks, stats, _ = cv2.connectedComponentsWithStats(area, connectivity=4)
     return marks == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
 
 

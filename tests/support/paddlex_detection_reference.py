@@ -18,11 +18,11 @@ from paddlex import create_model
 def answer(question):
     model = create_model(question["name"], model_dir=question["directory"], device="cpu")
     options = {} if question["prompt"] is None else {"prompt": question["prompt"]}
-    found = []
+    answers = []
     for path in question["images"]:
         image = np.ascontiguousarray(np.load(path)[..., ::-1])  # PaddleX takes arrays as BGR
         boxes = next(iter(model.predict(image, **options)))["boxes"]
-        found.append(
+        answers.append(
             [
                 {
                     "label": box["label"],
@@ -32,12 +32,12 @@ def answer(question):
                 for box in boxes
             ]
         )
-    return found
+    return answers
 
 
 def main():
     questions, target = sys.argv[1:]
-    Path(target).write_text(json.dumps([answer(one) for one in json.loads(Path(questions).read_text())]))
+    Path(target).write_text(json.dumps([answer(question) for question in json.loads(Path(questions).read_text())]))
 
 
 if __name__ == "__main__":

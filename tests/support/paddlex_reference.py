@@ -14,11 +14,11 @@ from paddlex import create_model
 
 def main():
     name, directory, question, answer = sys.argv[1:]
-    asked = np.load(question)
-    kind = "box_prompt" if asked["prompts"].shape[1] == 4 else "point_prompt"
+    arrays = np.load(question)
+    kind = "box_prompt" if arrays["prompts"].shape[1] == 4 else "point_prompt"
     model = create_model(name, model_dir=directory, device="cpu")
-    image = np.ascontiguousarray(asked["image"][..., ::-1])  # PaddleX takes arrays as BGR
-    result = next(iter(model.predict(image, prompts={kind: asked["prompts"].tolist()})))
+    image = np.ascontiguousarray(arrays["image"][..., ::-1])  # PaddleX takes arrays as BGR
+    result = next(iter(model.predict(image, prompts={kind: arrays["prompts"].tolist()})))
     np.savez(answer, masks=np.asarray(result["masks"]))
 
 

@@ -21,8 +21,10 @@ def environment(**changes: str) -> dict[str, str]:
     """This process's environment without any setting of the backend's, and with the given ones."""
     dropped = ("PADDLE_SAM_", "LABEL_STUDIO_", "BASIC_AUTH_", "GUNICORN_", "WEB_CONCURRENCY")
     names = {"HOST", "PORT", "WORKERS", "THREADS", "MODEL_DIR", "LOG_LEVEL", "DEVICE"}
-    kept = {name: value for name, value in os.environ.items() if name not in names and not name.startswith(dropped)}
-    return kept | {"PADDLE_SAM_DEVICE": "cpu"} | changes
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in names and not name.startswith(dropped)
+    }
+    return inherited | {"PADDLE_SAM_DEVICE": "cpu"} | changes
 
 
 def run(*arguments: str, timeout_s: float = START_S, **environ: str) -> subprocess.CompletedProcess:

@@ -45,7 +45,7 @@ class Line:
         return b"".join(parts)
 
     def answer(self) -> bytes:
-        """Return one answer that has a Content-Length, of a connection that goes on."""
+        """Return one answer that has a Content-Length; the connection stays open."""
         received = b""
         while b"\r\n\r\n" not in received:
             part = self.receive()
@@ -152,14 +152,14 @@ def flood(port: int, connections: int, request: bytes) -> Iterator[None]:
 
 def times_ms(port: int, requests: list[bytes], rounds: int) -> list[float]:
     """Return how long these requests took, each on a connection of its own, the quickest first."""
-    found = []
+    times = []
     for request in requests * rounds:
         start = time.perf_counter()
         with Line(port) as line:
             line.send(request)
             assert line.answer().startswith(b"HTTP/1.1 200 ")
-        found.append((time.perf_counter() - start) * 1000)
-    return sorted(found)
+        times.append((time.perf_counter() - start) * 1000)
+    return sorted(times)
 
 
 class Served:

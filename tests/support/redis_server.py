@@ -56,9 +56,9 @@ class RedisServer:
 
     def start(self):
         assert PROGRAM is not None
-        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         volatile = ["--save", "", "--appendonly", "no", "--daemonize", "no"]
-        self._process = subprocess.Popen([PROGRAM, *place, *volatile, *self._options], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen([PROGRAM, *options, *volatile, *self._options], stdout=subprocess.DEVNULL)
         until = time.monotonic() + 20
         with self.client() as client:
             while True:

@@ -100,7 +100,7 @@ def huggingface_state(tensors: Tensors) -> dict[str, np.ndarray]:
 
 
 def huggingface_config(config: SamConfig) -> dict[str, dict]:
-    """What tells the network's sizes in the ``config.json`` that transformers writes."""
+    """The network's sizes in the ``config.json`` that transformers writes."""
     encoder = config.image_encoder
     assert isinstance(encoder, HieraConfig)
     width, side = config.prompt_embed_dim, config.image_size

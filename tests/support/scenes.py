@@ -74,8 +74,8 @@ def largest(scene: Scene) -> int:
     return int(np.argmax([scene.own_mask(k).sum() for k in range(len(scene.kinds))]))
 
 
-def iou(found: NDArray[np.generic], wanted: Mask) -> float:
+def iou(mask: NDArray[np.generic], expected: Mask) -> float:
     """Return the intersection over union of two masks of the same shape."""
-    assert found.shape == wanted.shape, f"expected {wanted.shape}, got {found.shape}"
-    found = found.astype(bool)
-    return float((found & wanted).sum() / max((found | wanted).sum(), 1))
+    assert mask.shape == expected.shape, f"expected {expected.shape}, got {mask.shape}"
+    mask = mask.astype(bool)
+    return float((mask & expected).sum() / max((mask | expected).sum(), 1))

@@ -85,26 +85,26 @@ class FakeDecoder:
 
 
 class FakeNextTasks:
-    """Tasks of a project; counts what it is asked and fails when told."""
+    """Tasks of a project; keeps its calls, and raises its ``error``."""
 
     def __init__(self, tasks=(), error=None):
-        self.tasks, self.error, self.asked = tuple(tasks), error, []
+        self.tasks, self.error, self.calls = tuple(tasks), error, []
 
     def next_tasks(self, project_id, after_task_id, count):
-        self.asked.append((project_id, after_task_id, count))
+        self.calls.append((project_id, after_task_id, count))
         if self.error is not None:
             raise self.error
         return self.tasks[:count]
 
 
-class Errands:
-    """Keeps what is to be done later until told to do it."""
+class FakeBackground:
+    """Keeps submitted jobs until `run`."""
 
     def __init__(self):
         self.waiting: list[Callable[[], None]] = []
 
-    def submit(self, errand):
-        self.waiting.append(errand)
+    def submit(self, job):
+        self.waiting.append(job)
 
     def run(self):
         while self.waiting:
@@ -115,14 +115,14 @@ STATUS = Status("ready", is_ready=True, model=(Field("version", VERSION),))
 
 
 class Service:
-    """A segmenter and its application over fakes; everything in reach.
+    """A segmenter and its application over fakes, with all parts as attributes.
 
     Attributes:
         source: images by address; `IMAGE` is there to begin with.
         encoder: see `tests.support.fakes.FakeEncoder`.
         decoder: see `FakeDecoder`.
-        errands: what waits to be done in the background.
-        clock: by which it is known who was answered for a task last, and when.
+        background: jobs that wait for the background thread.
+        clock: of the answers that are remembered.
         detector: finds words, see `tests.support.fake_detector.FakeDetector`; None without one.
     """
 
@@ -131,7 +131,7 @@ class Service:
     ):
         self.source, self.encoder, self.decoder = FakeSource(), FakeEncoder(), decoder or FakeDecoder()
         self.source.contents[IMAGE] = png(size_wh=SIZE_WH)
-        self.metrics, self.errands, self.next_tasks = Metrics(), Errands(), next_tasks
+        self.metrics, self.background, self.next_tasks = Metrics(), FakeBackground(), next_tasks
         self.detector = detector
         spec = fake_spec(VERSION, detector=None if detector is None else word_detector(detector))
         self.embeddings = LocalEmbeddings(self.source, lambda: self.encoder, spec, MemoryStore(10 * MB), self.metrics)
@@ -145,21 +145,21 @@ class Service:
         self.app = create_app(self.segmenter, self.metrics, lambda: STATUS, access or Access(20 * MB))
         self.client = self.app.test_client()
 
-    def segmenting(self, *, embeddings=None, errands=None, next_tasks=None, policy=None) -> Segmenter:
+    def segmenting(self, *, embeddings=None, background=None, next_tasks=None, policy=None) -> Segmenter:
         """A segmenter with some of its parts exchanged."""
         policy, embeddings = policy or ClickPolicy(wait_s=10.0, vocabulary=self.detector), embeddings or self.embeddings
         return Segmenter(
             Pipeline(self.drawing, embeddings, policy.outputs, policy.vocabulary, self.answers),
             embeddings,
             self.metrics,
-            errands or self.errands,
+            background or self.background,
             next_tasks or self.next_tasks,
             policy,
             self.retrieval,
         )
 
     def predict(self, body: Any) -> list[Any]:
-        """Return the answer's items, checked to be well-formed; ``[]`` where nothing is to be stored."""
+        """Return the answer's items, checked to be well-formed; ``[]`` where Label Studio should store nothing."""
         return checked(body, self.client.post("/predict", data=encoded(body)), VERSION)
 
     def reasons(self) -> list[str]:
@@ -186,11 +186,15 @@ class Service:
 
 
 def tasks(*uris: str, first: int = 1) -> tuple[Task, ...]:
-    return tuple(Task(first + place, {"image": uri}) for place, uri in enumerate(uris))
+    return tuple(Task(first + index, {"image": uri}) for index, uri in enumerate(uris))
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Return as soon as something is so; fail when it is not in time."""
+    """Return as soon as ``is_so`` returns True.
+
+    Raises:
+        AssertionError: it was not True within ``seconds``.
+    """
     pause = threading.Event()
     for _ in range(int(seconds / 0.005)):
         if is_so():

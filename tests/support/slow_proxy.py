@@ -1,4 +1,4 @@
-"""A TCP relay on loopback that holds everything back for as long as told."""
+"""A TCP relay on loopback that delays answers."""
 
 import contextlib
 import socket
@@ -28,10 +28,10 @@ class SlowProxy:
 
     def __exit__(self, *exc):
         self._stopped.set()
-        for one in self._sockets:
+        for each in self._sockets:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
         for thread in self._threads:
             thread.join(5)
 

@@ -54,8 +54,8 @@ def install(wheel: Path, folder: Path, *, is_full: bool) -> Path:
     if is_full:
         subprocess.run([python, "-m", "pip", "install", "--quiet", f"{wheel}[dev]"], check=True)
         return python
-    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    packages = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+    command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--ignore-installed"]
     subprocess.run([*pip, wheel], check=True)

@@ -87,7 +87,7 @@ def saved(*results: Any, **fields: Any) -> dict[str, Any]:
 def task_with(
     annotations: Any = (), predictions: Any = (), task_id: int = 1, data: Any = None, drafts: Any = ()
 ) -> dict[str, Any]:
-    """Return a task as Label Studio sends it where nobody has clicked."""
+    """Return a task as Label Studio sends it before the first click."""
     data = {"image": "/data/upload/1/a.jpg"} if data is None else data
     return {
         "id": task_id, "data": data, "annotations": annotations, "predictions": predictions, "drafts": drafts,

@@ -27,14 +27,14 @@ _ENTRY = {
 def checked(body: Any, response: Any, version: str) -> list[Any]:
     """Return the items of an answer, which must be exactly as Label Studio takes them.
 
-    For a task that nobody clicked on, no prediction at all is an item as well, ``[]``; the editor wants one.
+    For a task without a click, no prediction at all is an item as well, ``[]``; the editor wants one.
     """
     assert response.status_code == 200, response.data
     assert response.content_type == "application/json"
     answer = json.loads(response.data, parse_constant=_refuse)
     assert list(answer) == ["results"]
-    asked = body.get("tasks") or []
-    assert len(answer["results"]) == len(asked) or (not asked and len(answer["results"]) <= 1)
+    tasks = body.get("tasks") or []
+    assert len(answer["results"]) == len(tasks) or (not tasks and len(answer["results"]) <= 1)
     for item in answer["results"]:
         if item == [] and not _is_click(body):
             continue

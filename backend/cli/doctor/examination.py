@@ -116,9 +116,9 @@ def _guard(release: str) -> str:
             f"Label Studio {release} reaches such a backend, and from 1.23.1 on it does not: after an upgrade no click "
             "arrives any more, without an error message"
         )
-    which = f"Label Studio {release}" if numbers is not None else "Label Studio from 1.23.1 on"
+    studio = f"Label Studio {release}" if numbers is not None else "Label Studio from 1.23.1 on"
     return (
-        f"{which} answers 403 when such a backend is connected, and does not reach one that was connected before an "
+        f"{studio} answers 403 when such a backend is connected, and does not reach one that was connected before an "
         "upgrade: no click arrives, without an error message"
     )
 

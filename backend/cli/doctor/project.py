@@ -95,7 +95,7 @@ def _keypoints(label_studio: LabelStudio, project: Project, controls: LabelConfi
         return
     kinds, counts = (ShapeKind.KEYPOINT,), []
     try:
-        query = task_filters.dump(Selection((task_filters.annotated(),)))
+        query = task_filters.dump(Selection((task_filters.ANNOTATED,)))
         asks = project.asks_for_predictions
         page = label_studio.task_page(project.id, query, LOOKED_AT, asks_for_predictions=asks)
         for listed in page.tasks[:LOOKED_AT]:

@@ -48,7 +48,7 @@ def address(url: str) -> httpx.URL:
     return parsed
 
 
-def redirected(here: httpx.URL, head: Head) -> httpx.URL:
+def redirected(url: httpx.URL, head: Head) -> httpx.URL:
     """Return the target of a redirect, parsed as browsers do; `ImageError` unless it is an http or https address."""
     if len(set(head.all("location"))) > 1:
         raise ImageError("the server redirects to several addresses at once", Reason.UNSUPPORTED_IMAGE_SOURCE)
@@ -57,14 +57,14 @@ def redirected(here: httpx.URL, head: Head) -> httpx.URL:
     assert match is not None  # the pattern matches any text
     path, rest = match[1].replace("\\", "/"), match[2]
     scheme = re.match(r"(https?):(/*)", path, re.IGNORECASE)
-    if scheme and len(scheme[2]) < 2 and scheme[1].lower() == here.scheme:
+    if scheme and len(scheme[2]) < 2 and scheme[1].lower() == url.scheme:
         path = path[len(scheme[1]) + 1 :]  # "http:/a" and "http:a" are relative
     elif scheme:
         path = f"{scheme[1]}://{path[scheme.end() :]}"
     try:
         if scheme and scheme.end() == len(match[1]):
             raise ValueError("no host")
-        return address(urljoin(str(here), path + rest))
+        return address(urljoin(str(url), path + rest))
     except ImageError as error:
         raise ImageError(f"redirected to {error}", Reason.UNSUPPORTED_IMAGE_SOURCE) from error
     except ValueError as error:
@@ -72,13 +72,13 @@ def redirected(here: httpx.URL, head: Head) -> httpx.URL:
         raise ImageError(text, Reason.UNSUPPORTED_IMAGE_SOURCE) from error
 
 
-def keep_cookies(head: Head, kept: dict[str, str]) -> None:
+def keep_cookies(head: Head, cookies: dict[str, str]) -> None:
     """Store the cookies that an answer sets, for later requests of the same fetch to that origin."""
     for line in head.all("set-cookie"):
         name, equals, value = line.partition(b";")[0].decode("latin-1").partition("=")
         is_sendable = (name + value).isascii() and (name + value).isprintable() and len(line) <= _LONGEST_COOKIE
-        if equals and name.strip() and is_sendable and len(kept) < _MOST_COOKIES:
-            kept[name.strip()] = value.strip()
+        if equals and name.strip() and is_sendable and len(cookies) < _MOST_COOKIES:
+            cookies[name.strip()] = value.strip()
 
 
 def status_error(head: Head, size: int, host: str) -> BackendError | None:

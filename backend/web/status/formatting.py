@@ -84,7 +84,7 @@ class Bar:
 class Speed:
     """The last times of one kind of work.
 
-    >>> Speed("Encodes", "once per image", (120.0, 80.0, 90.0)).median
+    >>> Speed("Encodes", "once per image", (120.0, 80.0, 90.0)).within(0.5)
     '90 ms'
     """
 
@@ -92,20 +92,9 @@ class Speed:
     note: str  # what exactly is timed
     times_ms: tuple[float, ...] = ()  # the last times, newest first
 
-    @property
-    def median(self) -> str:
-        """The median; a dash if there are no times."""
-        return format_ms(percentile(self.times_ms, 0.5)) if self.times_ms else "–"
-
-    @property
-    def p95(self) -> str:
-        """The 95th percentile; a dash if there are no times."""
-        return format_ms(percentile(self.times_ms, 0.95)) if self.times_ms else "–"
-
-    @property
-    def slowest(self) -> str:
-        """The longest time; a dash if there are no times."""
-        return format_ms(max(self.times_ms)) if self.times_ms else "–"
+    def within(self, share: float) -> str:
+        """Return the time within which a share of 0 to 1 ended; a dash if there are no times."""
+        return format_ms(percentile(self.times_ms, share)) if self.times_ms else "–"
 
     @property
     def bars(self) -> tuple[Bar, ...]:

@@ -95,8 +95,8 @@ def cluster_view(state: ClusterState, outage: str = "") -> view.ClusterView:
 
 def _process(sources: StatusSources) -> str:
     workers = sources.settings.workers
-    which = f"process {os.getpid()}" + (f", one of {workers}, each with figures of its own" if workers > 1 else "")
-    return f"{which}, up {format_ms(1000 * sources.metrics.up_s)}"
+    process = f"process {os.getpid()}" + (f", one of {workers}, each with figures of its own" if workers > 1 else "")
+    return f"{process}, up {format_ms(1000 * sources.metrics.up_s)}"
 
 
 def _problems(sources: StatusSources, cluster: view.ClusterView | None) -> tuple[view.Problem, ...]:

@@ -10,7 +10,7 @@ from model.weights.errors import WeightsError
 
 _NULL = "tag:yaml.org,2002:null"
 _OURS = "PaddleSAM"
-"""A section that PaddleX does not look at: what neither program nor parameters tell, such as numbers of heads."""
+"""A section that PaddleX does not read: what neither program nor parameters show, such as numbers of heads."""
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ def run(folder):
     def run(*arguments, status=0, **environ):
         certificates = dict.fromkeys(tls.VARIABLES, "")  # each call would read all of the machine's
         variables = {"PADDLE_SAM_DECODERS_DIR": str(folder.root), "REDIS_URL": "", **certificates, **environ}
-        done = CliRunner().invoke(main, ["decoders", *arguments], env=variables, catch_exceptions=False)
-        assert done.exit_code == status, done.output
-        return done.output
+        result = CliRunner().invoke(main, ["decoders", *arguments], env=variables, catch_exceptions=False)
+        assert result.exit_code == status, result.output
+        return result.output
 
     return run
 

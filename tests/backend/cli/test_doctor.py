@@ -39,8 +39,8 @@ def set_project(server, config):
 
 def connection(**changes):
     """A model's connection as Label Studio 1.23.2 lists it, as far as it is read, and one member more."""
-    one = {"id": 3, "url": "http://localhost:9090", "readable_state": "Connected", "is_interactive": True}
-    return one | {"error_message": None, "model_version": "small@00000000"} | changes
+    connection_state = {"id": 3, "url": "http://localhost:9090", "readable_state": "Connected", "is_interactive": True}
+    return connection_state | {"error_message": None, "model_version": "small@00000000"} | changes
 
 
 def set_connections(server, *connections):
@@ -48,13 +48,13 @@ def set_connections(server, *connections):
 
 
 def set_tasks(server, *data):
-    found = [{"id": number + 1, "data": one} for number, one in enumerate(data)]
-    server.routes["/api/tasks"] = Reply(json.dumps({"tasks": found, "total": len(found)}).encode())
+    tasks = [{"id": number + 1, "data": fields} for number, fields in enumerate(data)]
+    server.routes["/api/tasks"] = Reply(json.dumps({"tasks": tasks, "total": len(tasks)}).encode())
 
 
 @pytest.fixture
 def look(server):
-    """Findings by subject, of settings that point at the fake Label Studio unless told otherwise."""
+    """Findings by subject; by default the settings point at the fake Label Studio."""
 
     def look(project=None, weights=lambda: "small@00000000, native format, from small", **environ):
         settings = read(
@@ -64,11 +64,11 @@ def look(server):
         client = LabelStudio(LabelStudioHttp(settings.label_studio_url, settings.label_studio_api_key, attempts=1))
         try:
             images = parts.image_source(settings, client)
-            found = list(examine(settings, client, images, project, weights))
+            findings = list(examine(settings, client, images, project, weights))
         finally:
             client.http.close()
-        assert all(bool(finding.fix) == (finding.level is not Level.OK) for finding in found), "each with its fix"
-        return {finding.subject: finding for finding in found}
+        assert all(bool(finding.fix) == (finding.level is not Level.OK) for finding in findings), "each with its fix"
+        return {finding.subject: finding for finding in findings}
 
     return look
 
@@ -78,20 +78,20 @@ def refuse():
 
 
 def test_where_nothing_is_wrong_everything_is_ok(look):
-    found = look(project=7, HOST="127.0.0.1")
-    assert {finding.level for subject, finding in found.items() if subject != "reserved address"} == {Level.OK}
-    assert set(found) >= {"weights", "Label Studio", "API key", "project 7", "image of task 1"}
-    assert found["Label Studio"].text.startswith("1.23.2 at http://localhost:")
-    assert found["API key"].text == "personal access token of me@example.com"
-    assert found["image of task 1"].text.startswith("40 x 30 pixels")
-    assert "'Cats'" in found["project 7"].text
+    findings = look(project=7, HOST="127.0.0.1")
+    assert {finding.level for subject, finding in findings.items() if subject != "reserved address"} == {Level.OK}
+    assert set(findings) >= {"weights", "Label Studio", "API key", "project 7", "image of task 1"}
+    assert findings["Label Studio"].text.startswith("1.23.2 at http://localhost:")
+    assert findings["API key"].text == "personal access token of me@example.com"
+    assert findings["image of task 1"].text.startswith("40 x 30 pixels")
+    assert "'Cats'" in findings["project 7"].text
 
 
 def test_prompts_left_over_in_annotations_are_pointed_out_with_the_export_that_works(look, server):
     point = {"id": "k", "type": "keypointlabels", "value": {"x": 5, "y": 5, "width": 1, "keypointlabels": ["Cat"]}}
     mask = {"id": "m", "type": "brushlabels", "value": {"format": "rle", "rle": [0], "brushlabels": ["Cat"]}}
-    kept = [{"id": 1, "result": [mask, point]}, {"id": 2, "result": [point | {"id": "l"}]}]
-    server.routes["/api/tasks/1/annotations/"] = Reply(json.dumps(kept).encode())
+    annotations = [{"id": 1, "result": [mask, point]}, {"id": 2, "result": [point | {"id": "l"}]}]
+    server.routes["/api/tasks/1/annotations/"] = Reply(json.dumps(annotations).encode())
     finding = look(project=7)["annotations of project 7"]
     assert finding.level is Level.HINT
     assert finding.text.startswith("2 keypoints in the newest 1 annotated tasks")
@@ -114,17 +114,17 @@ def test_the_demo_model_is_pointed_out_as_one(look):
     assert "PADDLE_SAM_WEIGHTS=mobile_sam" in finding.fix, "the smallest, and it takes points too"
 
 
-def test_nobody_at_the_address_is_a_problem_and_ends_what_depends_on_it(look):
+def test_an_address_without_a_server_is_a_problem_and_ends_the_checks_that_depend_on_it(look):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://localhost:{free.getsockname()[1]}"
-        found = look(project=7, LABEL_STUDIO_URL=url)
-    assert found["Label Studio"].level is Level.PROBLEM
-    assert f"now {url}" in found["Label Studio"].fix
-    assert "start Label Studio if it does not run" in found["Label Studio"].fix
-    assert "inside a container localhost is the container itself" in found["Label Studio"].fix
-    assert "project 7" not in found
-    assert "API key" not in found
+        findings = look(project=7, LABEL_STUDIO_URL=url)
+    assert findings["Label Studio"].level is Level.PROBLEM
+    assert f"now {url}" in findings["Label Studio"].fix
+    assert "start Label Studio if it does not run" in findings["Label Studio"].fix
+    assert "inside a container localhost is the container itself" in findings["Label Studio"].fix
+    assert "project 7" not in findings
+    assert "API key" not in findings
 
 
 def test_a_redirect_names_the_address_to_set(look, server):
@@ -172,15 +172,15 @@ OFF = (
 )
 
 
-@pytest.mark.parametrize(("said", "told", "is_off"), [
+@pytest.mark.parametrize(("detail", "expected", "is_off"), [
     (UNKNOWN, "it knows no such token", False), (OFF, "switched off", True), (b"", "switched off", True),
 ])  # fmt: skip
-def test_a_legacy_token_that_is_wrong_is_told_from_one_that_is_switched_off(look, server, said, told, is_off):
+def test_a_wrong_legacy_token_is_distinguished_from_one_that_is_switched_off(look, server, detail, expected, is_off):
     """Both get a 401 from Label Studio 1.23.2, in other words."""
-    server.routes["/api/current-user/whoami"] = Reply(said, 401)
+    server.routes["/api/current-user/whoami"] = Reply(detail, 401)
     finding = look(LABEL_STUDIO_API_KEY="0123456789abcdef0123456789abcdef01234567")["API key"]
     assert finding.level is Level.PROBLEM
-    assert told in finding.text
+    assert expected in finding.text
     assert ("enable legacy tokens" in finding.fix) is is_off
 
 
@@ -208,7 +208,7 @@ def test_a_private_address_brings_label_studios_refusal_and_its_remedy(look):
         assert word in finding.fix
 
 
-@pytest.mark.parametrize(("release", "told"), [
+@pytest.mark.parametrize(("release", "expected"), [
     (b'{"release": "1.22.0"}', "Label Studio 1.22.0 reaches such a backend, and from 1.23.1 on it does not"),
     (b'{"release": "1.23.0"}', "Label Studio 1.23.0 reaches such a backend, and from 1.23.1 on it does not"),
     (b'{"release": "1.23.1"}', "Label Studio 1.23.1 answers 403"),
@@ -216,12 +216,12 @@ def test_a_private_address_brings_label_studios_refusal_and_its_remedy(look):
     (b'{"release": "develop"}', "Label Studio from 1.23.1 on answers 403"),
     (b"<html>", "Label Studio from 1.23.1 on answers 403"),
 ])  # fmt: skip
-def test_what_a_release_of_label_studio_does_about_a_private_address_is_told(look, server, release, told):
+def test_what_a_release_of_label_studio_does_about_a_private_address_is_explained(look, server, release, expected):
     server.routes["/api/version"] = Reply(release)
     finding = look().get("reserved address")
     if finding is None:
         pytest.skip("this machine has a public address")
-    assert told in finding.text
+    assert expected in finding.text
     assert "no click arrives" in finding.text
 
 
@@ -273,7 +273,7 @@ def test_one_model_that_works_is_enough(look, server):
     assert look(project=7)["model of project 7"].level is Level.OK
 
 
-def test_passwords_in_a_models_address_are_not_told(look, server):
+def test_passwords_in_a_models_address_are_not_shown(look, server):
     set_connections(server, connection(url="http://me:secret@sam:9090"))
     assert "secret" not in look(project=7)["model of project 7"].text
 
@@ -331,13 +331,13 @@ def test_an_image_on_a_host_that_is_not_known_brings_the_setting_that_may_be_mis
     finding = look(project=7)["image of task 1"]
     assert "reason forbidden_address" in finding.text
     assert "at http://127.0.0.1:9, set PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL" in finding.fix
-    found = look(project=7, PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL="http://127.0.0.1:9")["image of task 1"]
-    assert found.level is Level.OK
+    findings = look(project=7, PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL="http://127.0.0.1:9")["image of task 1"]
+    assert findings.level is Level.OK
 
 
-@pytest.mark.parametrize("place", ["", "http://127.0.0.1:9", "s3://bucket"])
-def test_an_image_of_label_studios_own_does_not(look, server, place):
-    set_tasks(server, {"image": place + "/data/upload/7/gone.png"})
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:9", "s3://bucket"])
+def test_an_image_of_label_studios_own_does_not(look, server, url):
+    set_tasks(server, {"image": url + "/data/upload/7/gone.png"})
     finding = look(project=7, PADDLE_SAM_LABEL_STUDIO_PUBLIC_URL="http://127.0.0.1:9")["image of task 1"]
     assert finding.level is Level.PROBLEM
     assert "PUBLIC_URL" not in finding.fix
@@ -380,15 +380,15 @@ def test_a_certificate_that_is_refused_is_named_as_the_cause_with_the_setting_th
         monkeypatch.setenv("SSL_CERT_FILE", str(own.write(tmp_path / "company.pem")))
     context = own.server("other.example.com") if certificate == "other" else getattr(own, certificate)()
     with AnswerServer(tls=context) as secured:
-        found = look(LABEL_STUDIO_URL=secured.url)
-    finding = found["Label Studio"]
+        findings = look(LABEL_STUDIO_URL=secured.url)
+    finding = findings["Label Studio"]
     assert finding.level is Level.PROBLEM
     assert text in finding.text
     assert fix in finding.fix
     assert "inside a container" not in finding.fix
 
 
-def test_an_image_whose_servers_certificate_is_refused_is_told_as_that(look, server):
+def test_an_image_whose_servers_certificate_is_refused_is_reported_as_that(look, server):
     with AnswerServer(tls=company().server()) as secured:
         set_tasks(server, {"image": f"{secured.url}/plain"})
         finding = look(project=7, PADDLE_SAM_ALLOWED_HOSTS="localhost")["image of task 1"]

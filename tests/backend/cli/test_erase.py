@@ -41,11 +41,11 @@ def environ(tmp_path):
 def erase(environ):
     def erase(project, status=0, **changes):
         """Return the numbers of embeddings on disk, entries in Redis and decoders; the output where it fails."""
-        done = CliRunner().invoke(
+        result = CliRunner().invoke(
             main, ["erase", "--project", str(project)], env=environ | changes, catch_exceptions=False
         )
-        assert done.exit_code == status, done.output
-        return done.output if status else tuple(map(int, re.findall(r": (\d+)$", done.output, re.MULTILINE)))
+        assert result.exit_code == status, result.output
+        return result.output if status else tuple(map(int, re.findall(r": (\d+)$", result.output, re.MULTILINE)))
 
     return erase
 
@@ -61,13 +61,13 @@ class Service:
     def get(self, name, project):
         contents = ContentIndex(database=ContentDatabase(self.cache / "contents.db", URL))
         store = FileStore(self.cache, 10_000_000)
-        made = LocalEmbeddings(
+        embeddings = LocalEmbeddings(
             self.source, lambda: self.encoder, fake_spec(), store, Metrics(), contents, ByteBudget(10_000_000)
         )
         try:
-            made.get(ImageRef(name, task_id=7, project_id=project), SOON_S)
+            embeddings.get(ImageRef(name, task_id=7, project_id=project), SOON_S)
         finally:
-            made.close()
+            embeddings.close()
 
     def files(self):
         return len(list(self.cache.glob("*.embedding")))
@@ -84,11 +84,11 @@ def test_without_redis_the_embeddings_of_a_projects_files_are_erased_and_others_
     assert service.files() == 4
     assert erase(1) == (3, 0, 0)
     assert service.files() == 1
-    service.source.asked.clear()
+    service.source.fetched.clear()
     service.get("other", 2)
-    assert service.source.asked == []
+    assert service.source.fetched == []
     service.get("shared", 2)
-    assert service.source.asked == ["shared"]
+    assert service.source.fetched == ["shared"]
     assert erase(1) == (0, 0, 0)
     assert erase(2) == (2, 0, 0)
     assert service.files() == 0
@@ -147,9 +147,9 @@ def test_where_a_service_has_begun_a_new_list_of_files_those_of_the_old_one_are_
     (service.cache / "contents.db").write_bytes(b"no database at all " * 100)
     service.get("other", 2)
     assert erase(1) == (1, 0, 0)
-    service.source.asked.clear()
+    service.source.fetched.clear()
     service.get("other", 2)
-    assert service.source.asked == []
+    assert service.source.fetched == []
 
 
 def test_a_list_of_files_that_is_locked_is_an_error_and_nothing_is_removed(service, erase, monkeypatch):

@@ -1,4 +1,4 @@
-"""Help texts: every command, option, variable and default is told, and told as it is."""
+"""Help texts: they name every command, option, variable and default, and each default is the true one."""
 
 import re
 
@@ -26,10 +26,10 @@ OPTIONS = [
 
 
 def environment(option):
-    """The variables that an option's help names, and the default it tells."""
-    found = NOTE.search(option.help or "")
-    names = found["env"].split(", ") if found and found["env"] else []
-    return names, found["default"] if found else None
+    """The variables and the default that an option's help names."""
+    note = NOTE.search(option.help or "")
+    names = note["env"].split(", ") if note and note["env"] else []
+    return names, note["default"] if note else None
 
 
 @pytest.mark.parametrize(("package", "command"), COMMANDS)
@@ -37,10 +37,12 @@ def test_a_command_says_what_it_does_in_the_list_and_in_its_own_help(package, co
     group = {"backend": backend, "model": model}[package]
     listed = CliRunner().invoke(group, ["--help"])
     assert re.search(rf"^  {command.name} +[A-Z].+\.$", listed.output, re.MULTILINE)
-    done = CliRunner().invoke(group, [command.name, "--help"])
-    assert done.exit_code == 0
+    result = CliRunner().invoke(group, [command.name, "--help"])
+    assert result.exit_code == 0
     assert len((command.help or "").split()) > 3
-    assert all(option in done.output for one in command.params for option in one.opts if option.startswith("--"))
+    assert all(
+        option in result.output for parameter in command.params for option in parameter.opts if option.startswith("--")
+    )
 
 
 @pytest.mark.parametrize(("package", "option"), OPTIONS)
@@ -51,7 +53,7 @@ def test_an_option_says_what_it_is_for_and_what_it_is_without_it(package, option
 
 
 @pytest.mark.parametrize(("package", "option"), OPTIONS)
-def test_the_variables_and_the_default_that_an_option_tells_are_those_it_has(package, option):
+def test_the_variables_and_the_default_in_an_options_help_are_those_it_has(package, option):
     names, default = environment(option)
     read_by_click = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or [])
     if package == "model" or read_by_click:
@@ -59,7 +61,7 @@ def test_the_variables_and_the_default_that_an_option_tells_are_those_it_has(pac
         if isinstance(option.default, str):
             assert default == option.default
     elif names:  # read by the settings, and the option goes before them
-        variable = next(one for one in settings_help.variables() if one.names == tuple(names))
+        variable = next(variable for variable in settings_help.variables() if variable.names == tuple(names))
         assert default == variable.default
 
 
@@ -68,7 +70,8 @@ def test_the_help_of_what_runs_for_long_lists_every_setting_with_its_default(com
     output = " ".join(CliRunner().invoke(backend, [command, "--help"]).output.split())
     listed = output.partition("Settings, from the environment: ")[2]
     assert listed == " ".join(
-        f"{', '.join(one.names)} {one.meaning} [default: {one.default}]" for one in settings_help.variables()
+        f"{', '.join(variable.names)} {variable.meaning} [default: {variable.default}]"
+        for variable in settings_help.variables()
     )
 
 
@@ -76,11 +79,11 @@ def test_every_variable_is_among_them_once():
     assert [name for variable in settings_help.variables() for name in variable.names] == list(NAMES)
 
 
-def test_the_defaults_that_are_told_give_the_settings_that_they_are_the_defaults_of():
-    told = {
-        one.names[0]: one.default
-        for one in settings_help.variables()
-        if one.default not in (settings_help.UNSET, settings_help.USERS_FOLDER)
+def test_the_defaults_in_the_help_give_the_settings_that_they_are_the_defaults_of():
+    defaults = {
+        variable.names[0]: variable.default
+        for variable in settings_help.variables()
+        if variable.default not in (settings_help.UNSET, settings_help.USERS_FOLDER)
     }
-    assert len(told) > len(Settings.model_fields) / 2
-    assert read(told) == read({})
+    assert len(defaults) > len(Settings.model_fields) / 2
+    assert read(defaults) == read({})

@@ -1,4 +1,4 @@
-"""Redis as people have it, each a real server: what is wrong is named at the start and by the doctor, with the cure."""
+"""Real Redis servers with usual mistakes: the start and the doctor name each, and how to mend it."""
 
 import re
 import shutil
@@ -96,10 +96,10 @@ def test_cluster_mode_is_named_as_such(look, in_cluster_mode):
 def test_cluster_mode_stops_the_start_with_one_line(tmp_path, weights, command):
     with cluster_node(tmp_path) as server:
         port = {"PORT": str(free_port())} if command == "serve" else {}
-        done = run(command, PADDLE_SAM_WEIGHTS=str(weights), REDIS_URL=server.address, **port)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: REDIS_URL: this Redis is in cluster mode")
+        completed = run(command, PADDLE_SAM_WEIGHTS=str(weights), REDIS_URL=server.address, **port)
+    assert completed.returncode == 2
+    assert completed.stderr.count("\n") == 1
+    assert completed.stderr.startswith("error: REDIS_URL: this Redis is in cluster mode")
 
 
 @pytest.mark.parametrize("command", ["EVAL", "BLPOP", "PUBLISH", "HGETALL", "WATCH", "ZADD", "LPOS", "SUBSCRIBE"])
@@ -124,7 +124,7 @@ def test_keys_and_channels_that_a_user_may_not_use_are_named(look, redis_server,
 
 
 @pytest.mark.parametrize("address", ["redis://127.0.0.1:{}/0", "redis://:wrong-word@127.0.0.1:{}/0"])
-def test_a_password_that_is_wrong_or_missing_is_told_and_not_shown(look, tmp_path, address, caplog):
+def test_a_password_that_is_wrong_or_missing_is_reported_and_not_shown(look, tmp_path, address, caplog):
     with RedisServer(tmp_path, password="open-sesame") as server:
         (trouble,) = look(address.format(server.port))
         assert "password" in trouble.text
@@ -140,7 +140,7 @@ def test_what_no_password_can_mend_is_not_waited_for(redis_server):
         require_usable(RedisConnection(Secret(as_user(redis_server, *RULES, "-eval"))), KEYS)
 
 
-def test_a_replica_and_a_full_redis_are_told_and_waited_for(look, tmp_path):
+def test_a_replica_and_a_full_redis_are_reported_and_waited_for(look, tmp_path):
     with RedisServer(tmp_path) as server, server.client() as client:
         client.replicaof("127.0.0.1", free_port())
         (trouble,) = look(server.address)
@@ -164,29 +164,29 @@ def test_a_redis_that_does_not_answer_yet_is_waited_for():
 
 def findings(address, weights):
     settings = read({"REDIS_URL": address, "PADDLE_SAM_WEIGHTS": str(weights)})
-    found = list(examine(settings))
-    assert all(bool(finding.fix) == (finding.level is not Level.OK) for finding in found), "each with its fix"
-    return {finding.subject: finding for finding in found}
+    by_subject = list(examine(settings))
+    assert all(bool(finding.fix) == (finding.level is not Level.OK) for finding in by_subject), "each with its fix"
+    return {finding.subject: finding for finding in by_subject}
 
 
 def test_the_doctor_names_cluster_mode_and_no_more(in_cluster_mode, weights):
-    found = findings(in_cluster_mode, weights)
-    assert set(found) == {"Redis"}
-    assert "cluster mode" in found["Redis"].text
+    reported = findings(in_cluster_mode, weights)
+    assert set(reported) == {"Redis"}
+    assert "cluster mode" in reported["Redis"].text
 
 
 def test_the_doctor_goes_on_where_it_may_not_ask_info(redis_server, weights):
-    found = findings(as_user(redis_server, *RULES, "-info"), weights)
-    assert found["Redis"].level is Level.HINT
-    assert "INFO" in found["Redis"].text
-    assert set(found) == {"Redis", "workers", "queues"}
+    reported = findings(as_user(redis_server, *RULES, "-info"), weights)
+    assert reported["Redis"].level is Level.HINT
+    assert "INFO" in reported["Redis"].text
+    assert set(reported) == {"Redis", "workers", "queues"}
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl on the PATH to make a certificate")
-def test_the_doctor_tells_a_port_that_speaks_tls_and_a_certificate_that_is_not_known(tmp_path, weights):
+def test_the_doctor_recognises_a_port_that_speaks_tls_and_a_certificate_that_is_not_known(tmp_path, weights):
     private, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
-    made = ["-subj", "/CN=localhost", "-keyout", str(private), "-out", str(certificate)]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *made]
+    subject = ["-subj", "/CN=localhost", "-keyout", str(private), "-out", str(certificate)]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject]
     subprocess.run(command, check=True, capture_output=True)
     tls = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(private)]
     with RedisServer(tmp_path, more=[*tls, "--tls-auth-clients", "no"]):

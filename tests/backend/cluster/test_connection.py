@@ -47,34 +47,34 @@ def test_an_encrypted_connection_is_made_where_the_certificate_is_known_and_nowh
     )
     tls = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(private)]
     with RedisServer(tmp_path, more=[*tls, "--tls-auth-clients", "no"]):
-        known = RedisConnection(Secret(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"))
+        connection = RedisConnection(Secret(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"))
         unknown = RedisConnection(Secret(f"rediss://localhost:{port}/0"))
-        RedisStore(known, KEYS, 60.0).put(key(), embedding())
-        assert same(RedisStore(known, KEYS, 60.0).get(key()), embedding())
+        RedisStore(connection, KEYS, 60.0).put(key(), embedding())
+        assert same(RedisStore(connection, KEYS, 60.0).get(key()), embedding())
         with pytest.raises(RetryLater, match="certificate"):
             unknown.call(lambda client: client.ping())
-        known.close()
+        connection.close()
         unknown.close()
 
 
 def test_a_redis_that_is_not_there_is_asked_once_and_then_left_alone_for_a_moment():
-    clock, asked = FakeClock(), []
+    clock, attempts = FakeClock(), []
     link = RedisConnection(Secret(f"redis://127.0.0.1:{free_port()}/0"), clock=clock)
 
     def work(client):
-        asked.append(1)
+        attempts.append(1)
         return client.ping()
 
     for _ in range(5):
         with pytest.raises(RetryLater) as caught:
             link.call(work)
         assert caught.value.reason is Reason.STORE_UNAVAILABLE
-    assert len(asked) == 1
+    assert len(attempts) == 1
     assert link.is_down
     clock.advance(1)
     with pytest.raises(RetryLater):
         link.call(work)
-    assert len(asked) == 2
+    assert len(attempts) == 2
     assert link.down_s == 1
     assert RedisStore(link, KEYS, 60.0).get(key()) is None
     RedisStore(link, KEYS, 60.0).put(key(), embedding())

@@ -56,9 +56,9 @@ def test_a_note_is_as_old_as_the_time_that_redis_has_taken_off_it(link, leases, 
     assert contents.get(PLACE).record.is_fresh
     with redis_server.client() as client:
         client.pexpire(KEYS.content(PLACE), 500_000)
-    found = contents.get(PLACE).record
-    assert 100 <= found.age_s < 110
-    assert not found.is_fresh
+    record = contents.get(PLACE).record
+    assert 100 <= record.age_s < 110
+    assert not record.is_fresh
 
 
 @needs_redis
@@ -77,8 +77,8 @@ def test_a_failure_keeps_its_kind_and_reason_and_is_remembered_for_a_while(link,
     contents = SharedContentIndex(link, KEYS)
     with leases.acquire(KEYS.lease(PLACE)) as lease:
         contents.fail(PLACE, error, lease)
-    found = contents.get(PLACE).failure
-    assert (type(found), found.reason, str(found)) == (type(error), error.reason, "x")
+    failure = contents.get(PLACE).failure
+    assert (type(failure), failure.reason, str(failure)) == (type(error), error.reason, "x")
     with redis_server.client() as client:
         assert 0 < client.pttl(KEYS.failure(PLACE)) <= lasts_s * 1000
 
@@ -91,8 +91,8 @@ def test_a_foreign_entry_about_an_address_is_as_good_as_none(link, redis_server,
     with redis_server.client() as client:
         client.set(KEYS.content(PLACE), value, ex=500)
         client.set(KEYS.failure(PLACE), value, ex=500)
-    found = SharedContentIndex(link, KEYS).get(PLACE)
-    assert (found.record, found.failure) == (None, None)
+    entry = SharedContentIndex(link, KEYS).get(PLACE)
+    assert (entry.record, entry.failure) == (None, None)
 
 
 @given(

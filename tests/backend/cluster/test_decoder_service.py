@@ -83,13 +83,13 @@ def test_both_web_processes_take_a_new_decoder_up_and_no_click_is_answered_by_a_
     assert len(set(expected.values())) == 3, "they answer differently"
     for server in servers:
         eventually(lambda server=server: click(server) == (versions[0], expected[versions[0]]))
-    stop, seen = threading.Event(), [set(), set()]
+    stop, versions_of = threading.Event(), [set(), set()]
 
     def hammer(index):
         while not stop.is_set():
             version, result = click(servers[index])
             assert expected[version] == result, version
-            seen[index].add(version)
+            versions_of[index].add(version)
 
     def change(digest):
         with composition_decoders.exchanged(command) as folder:
@@ -114,7 +114,7 @@ def test_both_web_processes_take_a_new_decoder_up_and_no_click_is_answered_by_a_
         for each in hammering:
             each.result()
     assert max(took_s) < WITHIN_S
-    assert seen[0] == seen[1] == set(versions)
+    assert versions_of[0] == versions_of[1] == set(versions)
 
 
 def setup(server):

@@ -1,4 +1,4 @@
-"""What may happen to a cluster, with a real Redis and real worker processes: nobody hangs, nothing stays locked."""
+"""Faults of a cluster, with a real Redis and real worker processes: no caller hangs, no lock stays."""
 
 import json
 import signal
@@ -42,10 +42,10 @@ def outcome(web, name, deadline_s=SOON_S):
     """A click's colour or its reason, and how long it took."""
     start = time.monotonic()
     try:
-        found = colour(web.get(ref(name), deadline_s))
+        answer = colour(web.get(ref(name), deadline_s))
     except RetryLater as error:
-        found = error.reason
-    return found, time.monotonic() - start
+        answer = error.reason
+    return answer, time.monotonic() - start
 
 
 def answers_again(web, name, value):
@@ -56,8 +56,8 @@ def answers_again(web, name, value):
 def test_redis_that_is_not_there_at_the_start_is_waited_for(cluster, redis):
     redis.kill()
     web, _ = cluster.web(), cluster.worker(wait=False)
-    found, took_s = outcome(web, "red")
-    assert found is Reason.STORE_UNAVAILABLE
+    answer, took_s = outcome(web, "red")
+    assert answer is Reason.STORE_UNAVAILABLE
     assert took_s < BUSY_S
     assert web.view().headline == "Redis does not answer"
     redis.start()
@@ -65,7 +65,7 @@ def test_redis_that_is_not_there_at_the_start_is_waited_for(cluster, redis):
     assert cluster.encodes() == [RED]
 
 
-def test_redis_that_goes_while_a_click_waits_is_told_and_warm_clicks_go_on(cluster, redis):
+def test_redis_that_goes_while_a_click_waits_is_reported_and_warm_clicks_go_on(cluster, redis):
     web, _ = cluster.web(), cluster.worker(encode_s=2.0)
     web.get(ref("blue"), SOON_S)
     with ThreadPoolExecutor(1) as pool:
@@ -74,8 +74,8 @@ def test_redis_that_goes_while_a_click_waits_is_told_and_warm_clicks_go_on(clust
         redis.kill()
         for _ in range(20):
             assert outcome(web, "blue", 0.5)[0] == BLUE
-        found, took_s = click.result()
-        assert found is Reason.STORE_UNAVAILABLE
+        answer, took_s = click.result()
+        assert answer is Reason.STORE_UNAVAILABLE
         assert took_s < RECOVERED_S + BUSY_S
     assert outcome(web, "green")[1] < BUSY_S
     redis.start()
@@ -94,20 +94,20 @@ def test_redis_that_takes_two_seconds_slows_cold_clicks_down_and_warm_ones_not(c
         for _ in range(20):
             assert outcome(web, "blue", 0.5)[0] == BLUE
         assert time.monotonic() - start < 1.0 + BUSY_S
-        found, took_s = outcome(web, "green", 1.0)
-        assert found in (Reason.BUDGET_EXCEEDED, Reason.STORE_UNAVAILABLE)
+        answer, took_s = outcome(web, "green", 1.0)
+        assert answer in (Reason.BUDGET_EXCEEDED, Reason.STORE_UNAVAILABLE)
         assert took_s < 1.0 + BUSY_S
         assert outcome(web, "red")[0] == RED
         proxy.delay_s = 0.0
         answers_again(web, "green", GREEN)
 
 
-def test_a_full_redis_is_told_at_once_and_used_again_when_there_is_room(cluster, redis):
+def test_a_full_redis_is_reported_at_once_and_used_again_when_there_is_room(cluster, redis):
     web, _ = cluster.web(), cluster.worker()
     web.get(ref("blue"), SOON_S)
     redis.config(maxmemory_policy="noeviction", maxmemory="1")
-    found, took_s = outcome(web, "red")
-    assert found is Reason.STORE_UNAVAILABLE
+    answer, took_s = outcome(web, "red")
+    assert answer is Reason.STORE_UNAVAILABLE
     assert took_s < BUSY_S
     assert outcome(web, "blue", 0.5)[0] == BLUE
     assert any("OOM" in stats.trouble or "maxmemory" in stats.trouble for stats in web.store.stats())
@@ -115,28 +115,28 @@ def test_a_full_redis_is_told_at_once_and_used_again_when_there_is_room(cluster,
     answers_again(web, "red", RED)
 
 
-def test_a_redis_that_fills_up_during_an_encode_is_told_to_those_who_wait(cluster, redis):
+def test_a_redis_that_fills_up_during_an_encode_is_reported_to_those_who_wait(cluster, redis):
     web, _ = cluster.web(), cluster.worker(encode_s=2.0)
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(outcome, web, "red")
         eventually(lambda: RED in cluster.encodes())
         redis.config(maxmemory_policy="noeviction", maxmemory="1")
-        found, took_s = click.result()
-    assert found is Reason.STORE_UNAVAILABLE
+        answer, took_s = click.result()
+    assert answer is Reason.STORE_UNAVAILABLE
     assert took_s < RECOVERED_S + BUSY_S
     redis.config(maxmemory="64mb", maxmemory_policy="volatile-lru")
     answers_again(web, "red", RED)
     assert cluster.encodes() == [RED]  # the worker still had it
 
 
-def test_a_redis_that_restarts_empty_during_an_encode_loses_nobody(cluster, redis):
+def test_a_redis_that_restarts_empty_during_an_encode_loses_no_click(cluster, redis):
     web, _ = cluster.web(), cluster.worker(encode_s=2.0)
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(outcome, web, "red")
         eventually(lambda: RED in cluster.encodes())
         redis.restart_empty()
-        found, took_s = click.result()
-    assert (found, took_s < 2 * RECOVERED_S + BUSY_S) == (RED, True)
+        answer, took_s = click.result()
+    assert (answer, took_s < 2 * RECOVERED_S + BUSY_S) == (RED, True)
     assert cluster.encodes() == [RED]
 
 
@@ -152,15 +152,15 @@ def test_a_redis_that_restarts_empty_loses_no_click_that_waits_for_its_turn(clus
         assert click.result()[0] == RED
 
 
-def test_a_read_only_replica_is_told_and_what_it_holds_is_used(cluster, redis):
+def test_a_read_only_replica_is_reported_and_what_it_holds_is_used(cluster, redis):
     web, other, _ = cluster.web(), cluster.web(), cluster.worker()
     web.get(ref("blue"), SOON_S)
     with redis.client() as client:
         client.replicaof("127.0.0.1", free_port())
         assert outcome(web, "blue", 0.5)[0] == BLUE
         assert outcome(other, "blue")[0] == BLUE
-        found, took_s = outcome(web, "red")
-        assert found is Reason.STORE_UNAVAILABLE
+        answer, took_s = outcome(web, "red")
+        assert answer is Reason.STORE_UNAVAILABLE
         assert took_s < BUSY_S
         client.replicaof("NO", "ONE")
     answers_again(web, "red", RED)
@@ -202,7 +202,7 @@ def test_a_worker_that_is_killed_after_the_encode_leaves_what_it_made(cluster, r
     assert cluster.encodes() == [RED, BLUE]
 
 
-def test_a_worker_told_to_stop_finishes_the_job_in_hand_and_leaves(cluster, redis):
+def test_a_worker_that_is_stopped_finishes_the_job_in_hand_and_leaves(cluster, redis):
     web, worker = cluster.web(), cluster.worker(encode_s=2.0)
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(outcome, web, "red")
@@ -215,7 +215,7 @@ def test_a_worker_told_to_stop_finishes_the_job_in_hand_and_leaves(cluster, redi
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_worker_told_to_stop_does_so_at_once(cluster, number):
+def test_an_idle_worker_that_is_stopped_does_so_at_once(cluster, number):
     worker = cluster.worker()
     worker.send_signal(number)
     assert worker.wait(SOON_S) == 0
@@ -225,9 +225,9 @@ def test_two_workers_given_the_same_image_encode_it_once(cluster, redis):
     web = cluster.web()
     for _ in range(2):
         cluster.worker(encode_s=1.5)
-    one = ref("red")
+    image = ref("red")
     for priority in (Priority.INTERACTIVE, Priority.BULK):
-        cluster.enqueue(one, priority)
+        cluster.enqueue(image, priority)
     assert outcome(web, "red")[0] == RED
     assert cluster.encodes() == [RED]
     assert cluster.downloads() == ["red"]
@@ -322,4 +322,4 @@ def test_no_thread_is_left_behind_by_an_outage(cluster, redis):
         outcome(web, "red", 1.0)
         redis.start()
         eventually(lambda: web.view().headline != "Redis does not answer")
-    assert threading.active_count() <= before + 16 + 1  # the errands' threads and the prefetcher
+    assert threading.active_count() <= before + 16 + 1  # the background threads and the prefetcher

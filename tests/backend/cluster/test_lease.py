@@ -49,7 +49,7 @@ def test_a_lease_whose_holder_died_lapses_and_its_attempt_counts_if_it_had_begun
 
 
 @needs_redis
-def test_a_lease_that_ends_in_order_begins_the_count_of_attempts_anew(leases):
+def test_a_lease_that_ends_in_order_begins_the_count_of_attempts_again(leases):
     for _ in range(3):
         with leases.acquire("a") as lease:
             assert lease.attempt == 1
@@ -96,7 +96,7 @@ def test_the_holder_of_a_lease_learns_that_a_click_waits_for_it_here_or_elsewher
 
 
 @needs_redis
-def test_a_lease_that_redis_lost_in_a_restart_is_written_anew(link, leases, redis_server):
+def test_a_lease_that_redis_lost_in_a_restart_is_written_again(link, leases, redis_server):
     lease = leases.acquire("a")
     with redis_server.client() as client:
         client.flushall()
@@ -110,7 +110,7 @@ def test_a_lease_that_does_not_lapse_by_itself_is_made_to(link, leases, redis_se
     """From a restored dump, or written by hand: the only worker would leave that image alone for ever."""
     with redis_server.client() as client:
         client.set("a", "somebody", **end)
-        assert leases.acquire("a") is None, "it may be somebody's, who renews it"
+        assert leases.acquire("a") is None, "another process may hold and renew it"
         assert 0 < client.pttl("a") <= 5000
         client.pexpire("a", 100)
     eventually(lambda: leases.acquire("a") is not None, 5)
@@ -147,7 +147,7 @@ def test_keys_of_another_type_than_ours_stop_nothing(link, leases, redis_server)
 
 
 @needs_redis
-def test_a_count_of_attempts_that_is_no_number_begins_anew(leases, redis_server):
+def test_a_count_of_attempts_that_is_no_number_starts_over(leases, redis_server):
     with redis_server.client() as client:
         client.set(attempts_key("a"), "many")
     with leases.acquire("a") as lease:
@@ -156,10 +156,10 @@ def test_a_count_of_attempts_that_is_no_number_begins_anew(leases, redis_server)
 
 @needs_redis
 def test_many_threads_want_one_lease_and_one_gets_it(leases):
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(leases.acquire("a"))) for _ in range(20)]
+    acquired = []
+    threads = [threading.Thread(target=lambda: acquired.append(leases.acquire("a"))) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(lease is not None for lease in found) == 1
+    assert sum(lease is not None for lease in acquired) == 1

@@ -99,7 +99,7 @@ def test_a_click_on_an_address_whose_content_waits_for_the_encoder_for_another_a
     assert cluster.encodes().count((last, 9, 9)) == 1
 
 
-def test_a_worker_told_to_stop_gives_back_the_background_jobs_that_wait_for_the_encoder(cluster, redis_server):
+def test_a_worker_that_is_stopped_gives_back_the_background_jobs_that_wait_for_the_encoder(cluster, redis_server):
     enqueue(cluster, AHEAD)
     worker = cluster.worker(encode_s=2.0)
     eventually(lambda: len(cluster.downloads()) == AHEAD and len(cluster.encodes()) == 1)
@@ -115,7 +115,7 @@ def test_a_worker_told_to_stop_gives_back_the_background_jobs_that_wait_for_the_
     assert len(set(cluster.encodes())) == AHEAD, "each once"
 
 
-def test_a_worker_told_to_stop_finishes_the_clicks_that_it_has_taken(cluster):
+def test_a_worker_that_is_stopped_finishes_the_clicks_that_it_has_taken(cluster):
     let_go, image = threading.Event(), png((0, 0, 250))
     cluster.add("slow", reply=lambda request: Reply(image if let_go.wait(SOON_S) else b""))
     web, worker = cluster.web(), cluster.worker()
@@ -140,6 +140,6 @@ def test_jobs_in_work_of_a_killed_worker_are_done_by_another(cluster, redis_serv
         eventually(lambda: len(cluster.downloads()) == AHEAD)
         cluster.worker()
         worker.kill()
-        assert [colour(one.result()) for one in waiting] == [(number, 9, 9) for number in range(AHEAD)]
+        assert [colour(click.result()) for click in waiting] == [(number, 9, 9) for number in range(AHEAD)]
     with redis_server.client() as client:
         assert not client.exists(*(KEYS.lease(source_key(ref(f"later{number}"))) for number in range(AHEAD)))

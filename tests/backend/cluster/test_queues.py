@@ -176,7 +176,7 @@ def test_a_job_of_another_shape_is_refused(argument):
         parse([argument])
 
 
-def test_an_image_too_large_to_travel_is_told_so():
+def test_an_image_too_large_for_a_job_is_refused_with_the_reason():
     with pytest.raises(ImageError) as caught:
         dump(ImageRef("data:image/png;base64," + "A" * MAX_JOB_BYTES))
     assert caught.value.reason is Reason.IMAGE_TOO_LARGE

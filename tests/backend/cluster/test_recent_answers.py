@@ -50,20 +50,24 @@ def logits(value=1.5):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: type(shape).__name__)
 def test_another_process_finds_an_answer_as_it_was(shared, shape):
-    one, other = shared(), shared()
-    one.add(REF, [(region(shape, item_index=2), prompt("a", "b"), logits())], "5:1.5")
-    [own], [found] = one.on(REF), other.on(REF)
-    assert found.region == own.region
-    assert (found.prompt_ids, found.draft, found.answered_at) == (("a", "b"), "5:1.5", own.answered_at)
-    assert np.array_equal(found.low_res_mask, logits().astype(np.float16))
-    assert other.on(ImageRef(REF.uri, task_id=8, project_id=1)) == ()
+    first, second = shared(), shared()
+    first.add(REF, [(region(shape, item_index=2), prompt("a", "b"), logits())], "5:1.5")
+    [original], [shared_copy] = first.on(REF), second.on(REF)
+    assert shared_copy.region == original.region
+    assert (shared_copy.prompt_ids, shared_copy.draft, shared_copy.answered_at) == (
+        ("a", "b"),
+        "5:1.5",
+        original.answered_at,
+    )
+    assert np.array_equal(shared_copy.low_res_mask, logits().astype(np.float16))
+    assert second.on(ImageRef(REF.uri, task_id=8, project_id=1)) == ()
 
 
 def test_the_newest_answers_are_kept_in_order_and_expire(shared, redis_server):
-    one, other = shared(), shared()
+    first, second = shared(), shared()
     for number in range(20):
-        one.add(REF, [(region(name=f"region-{number:04}"), prompt(f"p{number}"), None)], "")
-    assert [found.prompt_ids[0] for found in other.on(REF)] == [f"p{number}" for number in range(4, 20)]
+        first.add(REF, [(region(name=f"region-{number:04}"), prompt(f"p{number}"), None)], "")
+    assert [answer.prompt_ids[0] for answer in second.on(REF)] == [f"p{number}" for number in range(4, 20)]
     with redis_server.client() as client:
         [name] = client.keys("*:answers:*")
         assert 0 < client.pttl(name) <= 60_000
@@ -71,20 +75,20 @@ def test_the_newest_answers_are_kept_in_order_and_expire(shared, redis_server):
 
 @pytest.mark.parametrize("damage", [b"", b"\xff", b"{}", b"\x80", lambda value: value[:-3], lambda value: value + b"x"])
 def test_a_damaged_value_is_no_answer_and_leaves_the_others(shared, redis_server, damage):
-    one, other = shared(), shared()
+    first, second = shared(), shared()
     for number in range(2):
-        one.add(REF, [(region(name=f"region-{number:04}"), prompt(f"p{number}"), logits())], "")
+        first.add(REF, [(region(name=f"region-{number:04}"), prompt(f"p{number}"), logits())], "")
     with redis_server.client() as client:
         [name] = client.keys("*:answers:*")
         client.lset(name, 0, damage(client.lindex(name, 0)) if callable(damage) else damage)
-    assert [found.prompt_ids[0] for found in other.on(REF)] == ["p1"]
+    assert [answer.prompt_ids[0] for answer in second.on(REF)] == ["p1"]
 
 
 def test_logits_of_another_size_than_the_decoders_are_damage(shared):
-    one, other = shared(), shared()
-    one.add(REF, [(region(), prompt("a"), np.zeros((4, 4), np.float32))], "")
-    one.add(REF, [(region(), prompt("b"), logits())], "")
-    assert [answer.prompt_ids for answer in other.on(REF)] == [("b",)]
+    first, second = shared(), shared()
+    first.add(REF, [(region(), prompt("a"), np.zeros((4, 4), np.float32))], "")
+    first.add(REF, [(region(), prompt("b"), logits())], "")
+    assert [answer.prompt_ids for answer in second.on(REF)] == [("b",)]
 
 
 def test_a_key_of_another_type_holds_no_answers(shared, redis_server):
@@ -97,11 +101,11 @@ def test_a_key_of_another_type_holds_no_answers(shared, redis_server):
 
 
 def test_while_redis_is_away_a_process_knows_its_own_answers(shared, redis_server):
-    one, other = shared(), shared()
+    first, second = shared(), shared()
     redis_server.kill()
-    one.add(REF, [(region(), prompt(), logits())], "")
-    assert [found.region.id for found in one.on(REF)] == ["region-0001"]
-    assert other.on(REF) == ()
+    first.add(REF, [(region(), prompt(), logits())], "")
+    assert [answer.region.id for answer in first.on(REF)] == ["region-0001"]
+    assert second.on(REF) == ()
     redis_server.start()
-    eventually(lambda: one.add(REF, [(region(name="region-0002"), prompt("b"), None)], "") or other.on(REF))
-    assert one.on(REF)[-1].region == other.on(REF)[-1].region
+    eventually(lambda: first.add(REF, [(region(name="region-0002"), prompt("b"), None)], "") or second.on(REF))
+    assert first.on(REF)[-1].region == second.on(REF)[-1].region

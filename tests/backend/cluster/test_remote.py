@@ -69,7 +69,7 @@ def test_what_one_web_process_had_encoded_is_warm_for_another(cluster):
     assert cluster.encodes() == [RED]
 
 
-def test_a_peek_finds_what_another_web_process_had_encoded_and_asks_nobody(cluster):
+def test_a_peek_finds_what_another_web_process_had_encoded_and_enqueues_nothing(cluster):
     first, second = cluster.web(), cluster.web()
     assert second.peek(ref("red")) is None
     assert second.encoding == 0
@@ -86,8 +86,8 @@ def test_two_addresses_of_one_content_on_two_workers_at_once_are_one_encode(clus
     for _ in range(2):
         cluster.worker(encode_s=1.0)
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda name: colour(web.get(ref(name), SOON_S)), ["red", "again"]))
-    assert found == [RED, RED]
+        colours = list(pool.map(lambda name: colour(web.get(ref(name), SOON_S)), ["red", "again"]))
+    assert colours == [RED, RED]
     assert sorted(cluster.downloads()) == ["again", "red"]
     assert cluster.encodes() == [RED]
 
@@ -96,7 +96,7 @@ def test_an_unreadable_image_fails_all_its_waiters_at_once_and_is_remembered_for
     cluster.add("broken", reply=Reply(png(size_wh=(300, 300))[:-40]))
     web, other, _ = cluster.web(), cluster.web(), cluster.worker()
     with ThreadPoolExecutor(10) as pool:
-        errors = [pool.submit(one.get, ref("broken"), SOON_S) for one in (web, other) for _ in range(5)]
+        errors = [pool.submit(process.get, ref("broken"), SOON_S) for process in (web, other) for _ in range(5)]
         assert {error.exception().reason for error in errors} == {Reason.IMAGE_UNREADABLE}
     with pytest.raises(ImageError):
         other.get(ref("broken"), SOON_S)
@@ -108,7 +108,7 @@ def test_an_unreadable_image_fails_all_its_waiters_at_once_and_is_remembered_for
     assert colour(web.get(ref("broken"), SOON_S)) == GREEN
 
 
-def test_memory_that_runs_out_is_tried_once_more_and_then_told(cluster):
+def test_memory_that_runs_out_is_tried_once_more_and_then_reported(cluster):
     cluster.add("large", TOO_LARGE)
     web, _ = cluster.web(), cluster.worker()
     with pytest.raises(RetryLater) as caught:
@@ -157,8 +157,8 @@ def test_an_interactive_click_waits_for_the_job_in_hand_and_no_other(cluster):
         name = f"later{number}"
         cluster.add(name, (number, 9, 9))
         for offset, priority in ((0, Priority.PREFETCH), (250, Priority.BULK)):
-            one = ref(name, project_id=offset + 2)
-            cluster.enqueue(one, priority)
+            image = ref(name, project_id=offset + 2)
+            cluster.enqueue(image, priority)
     cluster.worker(encode_s=0.3)
     eventually(lambda: cluster.encodes())
     before = len(cluster.encodes())
@@ -177,7 +177,7 @@ def held_up(cluster, name):
 
 
 @pytest.mark.parametrize("priority", [Priority.PREFETCH, Priority.BULK])
-def test_a_click_does_not_wait_for_a_slow_download_of_which_nobody_waits(cluster, priority):
+def test_a_click_does_not_wait_for_a_slow_background_download(cluster, priority):
     let_go = held_up(cluster, "slow")
     cluster.worker()
     web = cluster.web()
@@ -202,7 +202,7 @@ def test_a_click_on_an_image_that_is_being_downloaded_for_bulk_work_takes_that_d
         click = pool.submit(web.get, ref("slow"), SOON_S)
         time.sleep(1.0)
         let_go.set()
-        assert [colour(one.result()) for one in (click, later)] == [GREEN, GREEN]
+        assert [colour(future.result()) for future in (click, later)] == [GREEN, GREEN]
     assert cluster.downloads() == ["slow"]
 
 
@@ -251,14 +251,14 @@ def test_a_click_that_cannot_wait_leaves_with_a_reason_and_the_work_goes_on(clus
 
 
 def refused(web, name="red"):
-    """What a click with a minute's time is told, and how soon."""
+    """The error of a click that could wait a minute, and after how many seconds it came."""
     start = time.monotonic()
     with pytest.raises(RetryLater) as caught:
         web.get(ref(name), SOON_S)
     return caught.value, time.monotonic() - start
 
 
-def test_without_a_worker_a_click_is_told_so_at_once_and_a_worker_that_starts_later_serves_it(cluster):
+def test_without_a_worker_a_click_gets_the_reason_at_once_and_a_worker_that_starts_later_serves_it(cluster):
     web = cluster.web()
     eventually(lambda: web.cluster.is_known)
     error, took_s = refused(web)
@@ -308,14 +308,14 @@ def test_a_worker_that_loads_its_model_counts_as_alive_also_where_that_keeps_it_
     assert refused(web, "blue")[0].reason is Reason.NO_WORKER
 
 
-def test_clicks_that_wait_are_told_when_the_last_worker_leaves(cluster, redis_server):
+def test_clicks_that_wait_get_the_reason_when_the_last_worker_leaves(cluster, redis_server):
     cluster.announce()
     web = cluster.web()
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(refused, web)
         eventually(lambda: gauge(web, "waiting") == 1)
         with redis_server.client() as client:
-            client.zrem(KEYS.workers, f"busy:1 {KEYS.model}")  # as a worker does that is told to stop
+            client.zrem(KEYS.workers, f"busy:1 {KEYS.model}")  # as a worker does that gets SIGTERM
         error, took_s = click.result()
     assert (error.reason, took_s < 15.0) == (Reason.NO_WORKER, True)
 
@@ -327,15 +327,15 @@ def test_a_changed_image_behind_the_same_address_is_noticed(cluster, redis_serve
     moved = ImageRef("/elsewhere.png", 5, 1)
     assert colour(web.get(moved, SOON_S)) == RED
     cluster.images.routes["/elsewhere.png"] = Reply(png(BLUE))
-    place = source_key(moved)
+    key = source_key(moved)
     with redis_server.client() as client:
-        client.pexpire(KEYS.content(place), 400_000)  # as if 200 of its 600 seconds had gone by
+        client.pexpire(KEYS.content(key), 400_000)  # as if 200 of its 600 seconds had gone by
     offset_s = 200.0
     assert colour(web.get(moved, SOON_S)) == RED  # answered at once, and looked into meanwhile
     eventually(lambda: colour(web.get(moved, SOON_S)) == BLUE)
 
 
-def test_a_slow_image_server_holds_up_nobody_who_is_warm(cluster):
+def test_a_slow_image_server_delays_no_warm_click(cluster):
     web, _ = cluster.web(), cluster.worker(encode_s=3.0)
     web.get(ref("blue"), SOON_S)
     with ThreadPoolExecutor(200) as pool:
@@ -349,7 +349,7 @@ def test_a_slow_image_server_holds_up_nobody_who_is_warm(cluster):
     assert gauge(web, "encodes_shared_total") == 199
 
 
-def test_closing_lets_everybody_go_and_ends_every_thread(cluster):
+def test_closing_ends_every_wait_and_every_thread(cluster):
     before = set(threading.enumerate())
     cluster.announce()
     web = cluster.web()
@@ -363,7 +363,7 @@ def test_closing_lets_everybody_go_and_ends_every_thread(cluster):
     assert set(threading.enumerate()) <= before
 
 
-def test_an_image_inside_the_task_that_is_too_large_to_travel_is_told_so(cluster):
+def test_an_image_inside_the_task_that_is_too_large_for_a_job_is_refused_with_the_reason(cluster):
     cluster.announce()
     web = cluster.web()
     large = ImageRef("data:image/png;base64," + "A" * 17_000_000, 1, 1)
@@ -372,7 +372,7 @@ def test_an_image_inside_the_task_that_is_too_large_to_travel_is_told_so(cluster
     assert caught.value.reason is Reason.IMAGE_TOO_LARGE
 
 
-def test_an_address_that_is_no_text_is_told_so(cluster):
+def test_an_address_that_is_no_text_is_refused_with_the_reason(cluster):
     cluster.announce()
     web = cluster.web()
     with pytest.raises(ImageError) as caught:
@@ -380,7 +380,7 @@ def test_an_address_that_is_no_text_is_told_so(cluster):
     assert caught.value.reason is Reason.UNSUPPORTED_IMAGE_SOURCE
 
 
-def test_images_inside_tasks_that_are_on_their_way_are_bounded_and_a_click_beyond_is_told_so(cluster):
+def test_images_inside_tasks_that_are_waited_for_are_bounded_and_a_click_beyond_gets_the_reason(cluster):
     cluster.announce()
     budget = ByteBudget(100_000)
     web = cluster.web(budget=budget)

@@ -35,7 +35,7 @@ def start_worker(cluster):
     process = cluster.spawn("backend", "worker", env={**os.environ, **environ(cluster)})
     name = f":{process.pid} ".encode()
     with cluster.redis.client() as client:
-        eventually(lambda: any(name in one for one in client.zrange(KEYS.workers, 0, -1)))
+        eventually(lambda: any(name in worker for worker in client.zrange(KEYS.workers, 0, -1)))
     return process
 
 
@@ -120,17 +120,17 @@ def findings(cluster, **more):
 
 def test_the_doctor_is_content_with_a_bounded_redis_and_a_live_worker(cluster):
     start_worker(cluster)
-    found = findings(cluster)
-    assert {finding.level.value for finding in found.values()} == {"ok"}
-    assert set(found) == {"Redis", "Redis memory", "workers", "queues"}
+    reported = findings(cluster)
+    assert {finding.level.value for finding in reported.values()} == {"ok"}
+    assert set(reported) == {"Redis", "Redis memory", "workers", "queues"}
 
 
-def test_the_doctor_tells_that_no_worker_is_alive_and_names_those_with_other_weights(cluster):
+def test_the_doctor_reports_that_no_worker_is_alive_and_names_those_with_other_weights(cluster):
     assert findings(cluster)["workers"].level.value == "problem"
     cluster.worker()
-    told = findings(cluster)["workers"]
-    assert (told.level.value, "stand-in@00000000" in told.text) == ("problem", True)
-    assert "python -m backend worker" in told.fix
+    finding = findings(cluster)["workers"]
+    assert (finding.level.value, "stand-in@00000000" in finding.text) == ("problem", True)
+    assert "python -m backend worker" in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -142,22 +142,22 @@ def test_the_doctor_tells_that_no_worker_is_alive_and_names_those_with_other_wei
         ("100mb", "noeviction", "Redis policy", "hint"),
     ],
 )
-def test_the_doctor_tells_what_is_wrong_with_redis_and_how_to_start_it(
+def test_the_doctor_reports_what_is_wrong_with_redis_and_how_to_start_it(
     cluster, redis_server, maxmemory, policy, subject, level
 ):  # fmt: skip
     redis_server.config(maxmemory=maxmemory, maxmemory_policy=policy)
     try:
-        told = findings(cluster)[subject]
-        assert told.level.value == level
-        assert told.fix
+        finding = findings(cluster)[subject]
+        assert finding.level.value == level
+        assert finding.fix
     finally:
         redis_server.config(maxmemory="64mb", maxmemory_policy="volatile-lru")
 
 
-def test_the_doctor_tells_that_redis_is_not_there_without_its_password(cluster):
-    (told,) = findings(cluster, REDIS_URL="redis://:open-sesame@127.0.0.1:1/0").values()
-    assert told.level.value == "problem"
-    assert "open-sesame" not in told.text + told.fix
+def test_the_doctor_reports_that_redis_is_not_there_without_its_password(cluster):
+    (finding,) = findings(cluster, REDIS_URL="redis://:open-sesame@127.0.0.1:1/0").values()
+    assert finding.level.value == "problem"
+    assert "open-sesame" not in finding.text + finding.fix
 
 
 def test_without_redis_url_the_doctor_has_nothing_to_say_about_it(cluster):
@@ -165,13 +165,13 @@ def test_without_redis_url_the_doctor_has_nothing_to_say_about_it(cluster):
 
 
 def test_the_command_shows_the_doctors_findings_about_redis(cluster):
-    done = CliRunner().invoke(main, ["doctor"], env=environ(cluster))
-    assert "Redis memory: at most" in done.output
-    assert "PROBLEM workers" in done.output
+    result = CliRunner().invoke(main, ["doctor"], env=environ(cluster))
+    assert "Redis memory: at most" in result.output
+    assert "PROBLEM workers" in result.output
 
 
 def test_a_redis_url_that_is_none_is_refused_without_showing_its_password():
-    done = CliRunner().invoke(main, ["worker"], env={"REDIS_URL": "http://:open-sesame@host"})
-    assert done.exit_code == 2
-    assert "redis://" in done.output
-    assert "open-sesame" not in done.output
+    result = CliRunner().invoke(main, ["worker"], env={"REDIS_URL": "http://:open-sesame@host"})
+    assert result.exit_code == 2
+    assert "redis://" in result.output
+    assert "open-sesame" not in result.output

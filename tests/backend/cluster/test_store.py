@@ -90,12 +90,12 @@ def test_an_embedding_without_an_end_gets_one(store, redis_server):
 
 @needs_redis
 def test_the_embeddings_of_this_installation_are_counted_whatever_their_model_and_nothing_else(link, redis_server):
-    other = Keys("paddle-sam", "SAM-H@5e6f7a8b")
+    other_keys = Keys("paddle-sam", "SAM-H@5e6f7a8b")
     for number in range(3):
         RedisStore(link, KEYS, 60.0).put(key(number), embedding())
     for number in range(2):
-        one = EmbeddingKey(f"{number:064x}", other.model_version)
-        RedisStore(link, other, 60.0).put(one, embedding())
+        other_key = EmbeddingKey(f"{number:064x}", other_keys.model_version)
+        RedisStore(link, other_keys, 60.0).put(other_key, embedding())
     RedisStore(link, Keys("elsewhere", KEYS.model_version), 60.0).put(key(), embedding())
     with redis_server.client() as client:
         client.mset({f"cache:{number}": "x" for number in range(2500)} | {"paddle-sam:embedding": "x"})
@@ -103,7 +103,7 @@ def test_the_embeddings_of_this_installation_are_counted_whatever_their_model_an
     store = RedisStore(link, KEYS, 60.0, clock=clock)
     assert store.stats()[0].entries == 5
     store.put(key(7), embedding())
-    assert store.stats()[0].entries == 5, "counted anew only now and then"
+    assert store.stats()[0].entries == 5, "counted again only now and then"
     clock.advance(31)
     assert store.stats()[0].entries == 6
 

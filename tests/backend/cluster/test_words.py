@@ -94,16 +94,16 @@ def test_a_worker_finds_words_and_encodes_the_image_from_one_download(cluster, s
         web, other = cluster.web(), cluster.web()
         assert web.find(ONE, SOON_S) == (BOX,)
         assert web.get(ref(), SOON_S).original_size == (30, 40)
-        assert (len(worker.source.asked), len(detector.asked), worker.encoder.calls) == (1, 1, 1)
+        assert (len(worker.source.fetched), len(detector.calls), worker.encoder.calls) == (1, 1, 1)
         assert web.find(ONE, 0.0) == other.find(ONE, SOON_S) == (BOX,)
-        assert (len(worker.source.asked), len(detector.asked)) == (1, 1)
+        assert (len(worker.source.fetched), len(detector.calls)) == (1, 1)
 
 
 def test_an_image_on_which_nothing_is_found_is_not_encoded_and_not_looked_at_again(cluster, start):
     detector = FakeDetector()
     with start(detector) as worker:
         assert cluster.web().find(ONE, SOON_S) == cluster.web().find(ONE, SOON_S) == ()
-        assert (len(detector.asked), worker.encoder.calls) == (1, 0)
+        assert (len(detector.calls), worker.encoder.calls) == (1, 0)
 
 
 def test_an_image_that_is_encoded_is_looked_at_and_not_encoded_again(cluster, start):
@@ -122,12 +122,12 @@ def test_requests_of_several_web_processes_share_one_look(cluster, start):
         threads = [threading.Thread(target=lambda web=web: answers.append(web.find(ONE, SOON_S))) for web in webs]
         for thread in threads:
             thread.start()
-        wait_until(lambda: all(web.encoding for web in webs) and detector.asked)
+        wait_until(lambda: all(web.encoding for web in webs) and detector.calls)
         detector.gate.set()
         for thread in threads:
             thread.join(SOON_S)
     assert answers == [(BOX,)] * 3
-    assert len(detector.asked) == 1
+    assert len(detector.calls) == 1
 
 
 def test_words_that_are_not_found_in_time_are_found_on(cluster, start):
@@ -140,7 +140,7 @@ def test_words_that_are_not_found_in_time_are_found_on(cluster, start):
         assert error.value.reason is Reason.BUDGET_EXCEEDED
         detector.gate.set()
         assert web.find(ONE, SOON_S) == (BOX,)
-    assert len(detector.asked) == 1
+    assert len(detector.calls) == 1
 
 
 @pytest.mark.parametrize(

@@ -66,19 +66,19 @@ def command(*arguments, **environ):
 
 
 def test_without_redis_url_a_worker_refuses_to_start_and_says_what_to_set():
-    done = command()
-    assert done.returncode == 2
-    assert "set REDIS_URL" in done.stderr
+    completed = command()
+    assert completed.returncode == 2
+    assert "set REDIS_URL" in completed.stderr
 
 
-def test_weights_that_are_not_there_are_told(tmp_path):
-    done = command(REDIS_URL="redis://127.0.0.1:1/0", PADDLE_SAM_WEIGHTS="SAM-X", MODEL_DIR=str(tmp_path))
-    assert done.returncode == 2
-    assert "SAM-H_box" in done.stderr
+def test_weights_that_are_not_there_are_reported(tmp_path):
+    completed = command(REDIS_URL="redis://127.0.0.1:1/0", PADDLE_SAM_WEIGHTS="SAM-X", MODEL_DIR=str(tmp_path))
+    assert completed.returncode == 2
+    assert "SAM-H_box" in completed.stderr
 
 
 @needs_redis
-def test_a_check_tells_whether_this_machines_worker_is_alive(cluster, redis_server):
+def test_a_check_says_whether_this_machines_worker_is_alive(cluster, redis_server):
     environ = {"REDIS_URL": redis_server.address}
     assert command("--check", **environ).returncode == 1
     cluster.worker()
@@ -87,35 +87,35 @@ def test_a_check_tells_whether_this_machines_worker_is_alive(cluster, redis_serv
 
 
 @needs_redis
-def test_a_worker_told_to_stop_just_before_it_listens_to_its_queues_stops(cluster):
-    done = script(
+def test_a_worker_that_is_stopped_just_before_it_listens_to_its_queues_stops(cluster):
+    completed = script(
         cluster,
         "def load():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return StandIn(None, 0, 64)\n"
         "sys.exit(redis_parts.worker(settings, fake_spec('stand-in@00000000'), print, load).run())\n",
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (completed.returncode, completed.stderr) == (0, "")
 
 
 @needs_redis
 def test_a_worker_that_cannot_load_its_encoder_ends_with_a_failure(cluster):
-    done = script(
+    completed = script(
         cluster,
         "def load():\n    raise ValueError('weights are damaged')\n"
         "sys.exit(redis_parts.worker(settings, fake_spec('m@1'), print, load).run())\n",
     )
-    assert done.returncode == 1
-    assert "weights are damaged" in done.stderr
+    assert completed.returncode == 1
+    assert "weights are damaged" in completed.stderr
 
 
 @needs_redis
-def test_a_worker_whose_encoder_hangs_fails_the_click_and_ends_so_that_it_is_started_anew(cluster):
+def test_a_worker_whose_encoder_hangs_fails_the_click_and_ends_so_that_it_is_started_again(cluster):
     web = cluster.web()
     cluster.announce()
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(web.get, ref("red"), SOON_S)
-        done = script(
+        completed = script(
             cluster,
             "pipeline.ENCODE_TIMEOUT_S = 0.5\n"
             "label_studio = LabelStudio(LabelStudioHttp(settings.label_studio_url, None))\n"
@@ -123,13 +123,13 @@ def test_a_worker_whose_encoder_hangs_fails_the_click_and_ends_so_that_it_is_sta
             f"stand_in = StandIn(pathlib.Path({str(cluster.log)!r}), 300, 8)\n"
             "sys.exit(redis_parts.worker(settings, fake_spec('stand-in@00000000'), source, lambda: stand_in).run())\n",
         )
-        assert done.returncode == 1
-        assert "encoder_hangs" in done.stderr
+        assert completed.returncode == 1
+        assert "encoder_hangs" in completed.stderr
         assert click.exception().reason is Reason.ENCODE_FAILED
 
 
 @needs_redis
-def test_a_worker_whose_device_fails_at_every_image_fails_three_of_them_and_ends_so_that_it_is_started_anew(cluster):
+def test_a_worker_whose_device_fails_at_every_image_fails_three_of_them_and_ends_so_that_it_is_started_again(cluster):
     web, names = cluster.web(), ("one", "two", "three")
     for name in names:
         cluster.add(name, TOO_LARGE)
@@ -170,12 +170,12 @@ def script(cluster, code):
 
 @needs_redis
 def test_workers_of_another_model_leave_our_queue_alone(cluster, redis_server):
-    other = KEYS.__class__(KEYS.prefix, "other@11111111")
+    other_keys = KEYS.__class__(KEYS.prefix, "other@11111111")
     with redis_server.client() as client:
-        one = ref("red")
-        cluster.enqueue(one, Priority.INTERACTIVE)
+        image = ref("red")
+        cluster.enqueue(image, Priority.INTERACTIVE)
         assert client.llen(f"rq:queue:{KEYS.queue(Priority.INTERACTIVE)}") == 1
-        assert client.llen(f"rq:queue:{other.queue(Priority.INTERACTIVE)}") == 0
+        assert client.llen(f"rq:queue:{other_keys.queue(Priority.INTERACTIVE)}") == 0
 
 
 # Over time

@@ -101,25 +101,25 @@ def test_a_running_service_takes_a_new_decoder_up_and_a_rollback_too(settings, s
 
 
 def test_a_decoder_of_other_weights_is_on_the_status_page_and_the_base_serves(settings, serve, tiny_checkpoint):
-    other = replace(tiny_checkpoint, digest="1" * 64)
-    composition_decoders.publish(settings, PROJECT, decoder_file(other))
+    other_checkpoint = replace(tiny_checkpoint, digest="1" * 64)
+    composition_decoders.publish(settings, PROJECT, decoder_file(other_checkpoint))
     service = serve()
     assert click_version(service) == tiny_checkpoint.model_version
     page = service.app.test_client().get("/", headers=BROWSER).text
-    assert f"expected its base {other.model_version}, got {tiny_checkpoint.model_version}" in page
+    assert f"expected its base {other_checkpoint.model_version}, got {tiny_checkpoint.model_version}" in page
     assert service.metrics.registry.get_sample_value("paddle_sam_decoders_refused") == 1
 
 
 def test_a_run_over_a_project_uses_its_decoder_or_says_why_not(settings, tiny_checkpoint):
-    said = []
-    assert composition_decoders.tuned(settings, tiny_checkpoint, PROJECT, said.append) is tiny_checkpoint
+    messages = []
+    assert composition_decoders.tuned(settings, tiny_checkpoint, PROJECT, messages.append) is tiny_checkpoint
     decoder = composition_decoders.publish(settings, PROJECT, decoder_file(tiny_checkpoint))
-    tuned = composition_decoders.tuned(settings, tiny_checkpoint, PROJECT, said.append)
+    tuned = composition_decoders.tuned(settings, tiny_checkpoint, PROJECT, messages.append)
     assert tuned.model_version == decoder_weights.apply(tiny_checkpoint, decoder).model_version
-    assert said == []
-    other = replace(tiny_checkpoint, digest="1" * 64)
-    assert composition_decoders.tuned(settings, other, PROJECT, said.append) is other
-    assert said[0].endswith(f"; {other.model_version} is used")
+    assert messages == []
+    other_checkpoint = replace(tiny_checkpoint, digest="1" * 64)
+    assert composition_decoders.tuned(settings, other_checkpoint, PROJECT, messages.append) is other_checkpoint
+    assert messages[0].endswith(f"; {other_checkpoint.model_version} is used")
 
 
 def test_a_training_and_how_it_went_are_on_the_status_page_and_in_the_metrics(settings, serve):

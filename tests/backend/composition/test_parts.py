@@ -25,8 +25,8 @@ def weights(tmp_path):
 
 
 def test_weights_are_read_by_path(tmp_path, weights):
-    found = parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=str(weights)))
-    assert found.model_version.startswith("small@")
+    checkpoint = parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=str(weights)))
+    assert checkpoint.model_version.startswith("small@")
 
 
 def test_weights_of_two_halves_are_merged(tmp_path):
@@ -36,8 +36,8 @@ def test_weights_of_two_halves_are_merged(tmp_path):
         tensors = {name: value for name, value in whole.tensors.items() if names.capability_of(name) != left_out}
         halves.append(native.write(replace(whole, tensors=tensors), tmp_path / f"{left_out}.safetensors"))
     box, point = halves
-    found = parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=f"{box}, {point}"))
-    assert {"boxes", "points"} <= found.capabilities
+    checkpoint = parts.read_weights(settings(tmp_path, PADDLE_SAM_WEIGHTS=f"{box}, {point}"))
+    assert {"boxes", "points"} <= checkpoint.capabilities
 
 
 def test_the_order_in_which_weights_are_named_makes_no_other_model(tmp_path):

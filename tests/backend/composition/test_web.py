@@ -24,14 +24,14 @@ def settings(folder, **environ):
 
 @pytest.fixture
 def build(tmp_path, tiny_checkpoint):
-    made = []
+    services = []
 
     def build(**environ):
-        made.append(web.build(settings(tmp_path, **environ), tiny_checkpoint))
-        return made[-1]
+        services.append(web.build(settings(tmp_path, **environ), tiny_checkpoint))
+        return services[-1]
 
     yield build
-    for service in made:
+    for service in services:
         service.close()
 
 
@@ -49,8 +49,8 @@ def test_building_loads_and_starts_nothing(tmp_path):
         "assert not {'paddle', 'torch'} & set(sys.modules), 'Paddle does not survive a fork'\n"
         "service.close()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_a_service_answers_a_click_with_a_real_network(build, tiny_checkpoint):
@@ -67,8 +67,8 @@ def test_a_second_service_finds_what_the_first_left_on_disk(build):
     for encodes in (1, 0):
         service = build()
         assert service.app.test_client().post("/predict", data=body).status_code == 200
-        done = service.metrics.registry.get_sample_value("paddle_sam_stage_seconds_count", {"stage": "encode"})
-        assert done == encodes
+        encode_count = service.metrics.registry.get_sample_value("paddle_sam_stage_seconds_count", {"stage": "encode"})
+        assert encode_count == encodes
 
 
 def test_a_second_service_does_not_download_what_the_first_one_did(build):
@@ -138,7 +138,7 @@ def test_closing_twice_or_before_a_start_is_fine(build):
     started = build()
     started.start()
     started.close()
-    assert [one.app.test_client().get("/health").status_code for one in (service, started)] == [200, 200]
+    assert [each.app.test_client().get("/health").status_code for each in (service, started)] == [200, 200]
 
 
 def test_a_click_after_closing_is_answered_with_a_reason(build):
@@ -176,7 +176,7 @@ def test_the_status_page_turns_from_loading_to_ready(build, tiny_checkpoint):
         assert word in page
 
 
-def test_the_status_page_tells_of_the_last_requests_and_their_reasons(build):
+def test_the_status_page_shows_the_last_requests_and_their_reasons(build):
     service = build()
     client = service.app.test_client()
     client.post("/predict", data=encoded(click_on(data_uri())))
@@ -187,7 +187,7 @@ def test_the_status_page_tells_of_the_last_requests_and_their_reasons(build):
     assert "encode" in page
 
 
-def test_the_status_page_tells_what_an_operator_should_look_at(build):
+def test_the_status_page_shows_what_an_operator_should_look_at(build):
     service = build()
     client = service.app.test_client()
     client.post("/setup", data=encoded({"project": "5.1", "schema": "<View><Image name='a' value='$b'/></View>"}))
@@ -209,7 +209,7 @@ def test_it_is_ready_once_clicks_can_be_answered_and_says_what_it_waits_for_befo
     assert client.post("/ready").status_code == 405
 
 
-def test_the_status_page_tells_nothing_that_is_put_right(build):
+def test_the_status_page_shows_no_problem_that_is_put_right(build):
     service = build(LABEL_STUDIO_API_KEY="0" * 40)
     assert "Look at" not in service.app.test_client().get("/", headers=BROWSER).text
 
@@ -232,7 +232,7 @@ def test_a_click_leaves_in_time_while_the_decoder_is_being_loaded(build, tiny_ch
     wait_until(lambda: ask(service)[0]["result"])
 
 
-def test_a_device_that_is_not_there_is_told_on_the_page_and_to_a_click(build):
+def test_a_missing_device_is_reported_on_the_page_and_to_a_click(build):
     service = build(PADDLE_SAM_DEVICE="gpu:7")
     service.start()
     client = service.app.test_client()
@@ -246,10 +246,10 @@ def test_a_device_that_is_not_there_is_told_on_the_page_and_to_a_click(build):
 def test_bodies_addresses_and_files_share_one_budget_and_none_keeps_the_others_out(build):
     service = build(PADDLE_SAM_MAX_BODY_MB="1", PADDLE_SAM_MAX_IMAGE_BYTES="1000000", PADDLE_SAM_BUFFER_MB="104")
     bodies = service.app.config[BODIES]
-    kept = [bodies.begin() for _ in range(4)]
-    for body in kept:
+    shares = [bodies.begin() for _ in range(4)]
+    for body in shares:
         body.append(b" " * 900_000)
-    assert [str(body.refusal) for body in kept] == ["None", "None", "overloaded", "overloaded"]
+    assert [str(body.refusal) for body in shares] == ["None", "None", "overloaded", "overloaded"]
     exposition = service.metrics.exposition().decode()
     assert "\npaddle_sam_buffered_bodies_bytes 1.8e+06\n" in exposition
     assert "\npaddle_sam_buffer_bytes 4e+06\n" in exposition

@@ -9,7 +9,7 @@ from tests.support.fakes import FakeClock
 
 
 class Post:
-    """Takes deliveries; waits at a gate and fails when told."""
+    """Takes deliveries; waits at its gate and raises its `failures`."""
 
     def __init__(self):
         self.chunks, self.failures, self.gate = [], [], threading.Event()
@@ -20,7 +20,7 @@ class Post:
         if self.failures:
             raise self.failures.pop(0)
         self.chunks.append(list(chunk))
-        return [f"delivered {thing}" for thing in chunk]
+        return [f"delivered {item}" for item in chunk]
 
 
 @pytest.fixture
@@ -41,17 +41,17 @@ def test_a_few_things_wait_for_more(post):
 
 def test_many_things_are_sent_off_in_order(post):
     with chunks(post) as gathered:
-        found = []
+        results = []
         for number in range(3 * MAX_ITEMS + 5):
             gathered.add(number)
-            found += gathered.poll()
-        found += gathered.flush()
-    assert found == [f"delivered {number}" for number in range(3 * MAX_ITEMS + 5)]
+            results += gathered.poll()
+        results += gathered.flush()
+    assert results == [f"delivered {number}" for number in range(3 * MAX_ITEMS + 5)]
     assert [len(chunk) for chunk in post.chunks] == [MAX_ITEMS, MAX_ITEMS, MAX_ITEMS, 5]
 
 
 def test_large_things_are_sent_off_sooner(post):
-    with chunks(post, size=lambda thing: 3_000_000) as gathered:
+    with chunks(post, size=lambda item: 3_000_000) as gathered:
         for number in range(4):
             gathered.add(number)
             list(gathered.poll())
@@ -73,17 +73,17 @@ def test_old_things_are_sent_off_however_few(post):
     assert post.chunks == [[1], [2]]
 
 
-def test_whoever_makes_more_than_can_be_delivered_waits(post):
+def test_a_caller_who_makes_more_than_can_be_delivered_waits(post):
     post.gate.clear()
     threading.Timer(0.1, post.gate.set).start()
     with chunks(post) as gathered:
-        found = []
+        results = []
         for number in range(4 * MAX_ITEMS):
             gathered.add(number)
-            found += gathered.poll()
-        assert found  # the fourth chunk was not sent before the first was taken
-        found += gathered.flush()
-    assert len(found) == 4 * MAX_ITEMS
+            results += gathered.poll()
+        assert results  # the fourth chunk was not sent before the first was taken
+        results += gathered.flush()
+    assert len(results) == 4 * MAX_ITEMS
 
 
 def test_what_a_delivery_raises_comes_out(post):

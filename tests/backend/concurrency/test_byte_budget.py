@@ -53,7 +53,7 @@ def test_a_share_grows_where_there_is_room_and_shrinks_always():
     assert budget.taken == 1 + other.size
 
 
-def test_nobody_who_forgets_a_share_keeps_its_room():
+def test_a_share_that_is_forgotten_gives_its_room_back():
     budget = ByteBudget(10)
     budget.take(10)
     assert budget.taken == 0
@@ -85,14 +85,14 @@ SIZES = st.integers(1, 60)
 @given(st.lists(st.tuples(st.sampled_from(Use), SIZES, st.booleans()), max_size=40))
 def test_the_sum_is_never_exceeded_and_every_minimum_can_always_be_taken(steps):
     minimums = {Use.BODIES: 30, Use.ADDRESSES: 10, Use.FILES: 25}
-    budget, taken = ByteBudget(100, minimums), dict.fromkeys(Use, 0)
+    budget, taken_bytes = ByteBudget(100, minimums), dict.fromkeys(Use, 0)
     for use, size, gives_back in steps:
-        size = -min(size, taken[use]) if gives_back else size
+        size = -min(size, taken_bytes[use]) if gives_back else size
         fits = budget.add(size, use)
-        assert fits or taken[use] + size > minimums[use]
-        taken[use] += size if fits else 0
-        assert {each: budget.taken_for(each) for each in Use} == taken
-        assert budget.taken == sum(taken.values()) <= 100
+        assert fits or taken_bytes[use] + size > minimums[use]
+        taken_bytes[use] += size if fits else 0
+        assert {each: budget.taken_for(each) for each in Use} == taken_bytes
+        assert budget.taken == sum(taken_bytes.values()) <= 100
 
 
 @pytest.fixture

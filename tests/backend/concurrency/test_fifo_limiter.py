@@ -1,4 +1,4 @@
-"""Threads that take turns: a few at a time, first come first served, and nobody waits longer than told."""
+"""The limiter runs a few threads at a time, first come first served, and a wait ends at its deadline."""
 
 import math
 import threading
@@ -29,7 +29,7 @@ def test_threads_go_in_the_order_in_which_they_came():
 
 
 def test_no_more_than_the_given_number_are_inside_and_all_get_in():
-    turns, inside, most, lock, done = FifoLimiter(3), 0, 0, threading.Lock(), []
+    turns, inside, most, lock, finished = FifoLimiter(3), 0, 0, threading.Lock(), []
 
     def go():
         nonlocal inside, most
@@ -40,14 +40,14 @@ def test_no_more_than_the_given_number_are_inside_and_all_get_in():
                     most = max(most, inside)
                 with lock:
                     inside -= 1
-        done.append(True)
+        finished.append(True)
 
     threads = [threading.Thread(target=go) for _ in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(done) == 12
+    assert len(finished) == 12
     assert most <= 3
     assert turns.free == 3
 
@@ -61,7 +61,7 @@ def test_a_turn_that_fails_lets_the_next_one_in():
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.0, -1.0])
-def test_whoever_cannot_wait_any_longer_leaves_with_a_reason_and_takes_nobodys_turn(seconds):
+def test_a_caller_who_cannot_wait_any_longer_leaves_with_a_reason_and_takes_no_slot(seconds):
     turns, inside = FifoLimiter(1), []
 
     def go(name):
@@ -133,6 +133,6 @@ def test_turns_that_come_as_time_runs_out_are_neither_lost_nor_doubled():
     assert (turns.free, turns.waiting) == (2, 0)
 
 
-def test_nobody_at_all_is_refused():
+def test_zero_at_a_time_is_refused():
     with pytest.raises(ValueError, match="at_once: expected at least 1, got 0"):
         FifoLimiter(0)

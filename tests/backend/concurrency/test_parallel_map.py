@@ -9,22 +9,22 @@ from backend.concurrency.parallel_map import parallel_map
 
 
 def test_every_item_comes_out_once():
-    made = list(parallel_map(range(50), lambda number: number * number, 4, threading.Event()))
-    assert sorted(made) == [number * number for number in range(50)]
+    results = list(parallel_map(range(50), lambda number: number * number, 4, threading.Event()))
+    assert sorted(results) == [number * number for number in range(50)]
 
 
 def test_no_more_items_are_taken_than_are_in_hand():
-    taken, done = [], []
+    items_read, results = [], []
 
     def items():
         for number in range(30):
-            taken.append(number)
-            assert len(taken) - len(done) <= 3
+            items_read.append(number)
+            assert len(items_read) - len(results) <= 3
             yield number
 
     def work(number):
         time.sleep(0.001)
-        done.append(number)
+        results.append(number)
         return number
 
     assert len(list(parallel_map(items(), work, 3, threading.Event()))) == 30
@@ -92,10 +92,10 @@ def test_an_iterator_that_fails_fails_after_what_is_in_hand():
         yield from (1, 2, 3)
         raise RuntimeError("no more pages")
 
-    seen = []
+    results = []
     with pytest.raises(RuntimeError, match="no more pages"):
-        seen.extend(parallel_map(items(), lambda number: number, 8, threading.Event()))
-    assert sorted(seen) == [1, 2, 3]
+        results.extend(parallel_map(items(), lambda number: number, 8, threading.Event()))
+    assert sorted(results) == [1, 2, 3]
 
 
 def test_work_that_fails_ends_the_run_after_what_is_in_hand():
@@ -104,8 +104,8 @@ def test_work_that_fails_ends_the_run_after_what_is_in_hand():
             raise RuntimeError("a defect")
         return number
 
-    seen = []
+    results = []
     with pytest.raises(RuntimeError, match="a defect"):
-        seen.extend(parallel_map(range(1000), work, 2, threading.Event()))
-    assert {0, 1, 2} <= set(seen)
-    assert len(seen) < 1000
+        results.extend(parallel_map(range(1000), work, 2, threading.Event()))
+    assert {0, 1, 2} <= set(results)
+    assert len(results) < 1000

@@ -1,4 +1,4 @@
-"""Who fetches next: those that somebody waits for, on places of their own; bulk work takes what is left."""
+"""Fetches that an annotator waits for come first and have threads of their own; bulk work takes the others."""
 
 import threading
 
@@ -14,22 +14,22 @@ INTERACTIVE, PREFETCH, BULK = Priority
 
 
 class Site:
-    """Fetches that wait until they are let go, and what became of them."""
+    """Fetches that wait at their gates; ``started`` has the names of those that run or ran."""
 
     def __init__(self, fetchers):
-        self.fetchers, self.begun, self.gates = fetchers, [], {}
+        self.fetchers, self.started, self.gates = fetchers, [], {}
 
     def fetch(self, name, priority):
         gate = self.gates[name] = threading.Event()
 
         def work(task):
-            self.begun.append(name)
+            self.started.append(name)
             assert gate.wait(SOON_S)
 
         return self.fetchers.submit(work, priority)
 
     def has_begun(self, *names):
-        wait_until(lambda: sorted(self.begun) == sorted(names))
+        wait_until(lambda: sorted(self.started) == sorted(names))
 
     def let_go(self, *names):
         for name in names:
@@ -50,7 +50,7 @@ def open_site():
         site.fetchers.close()
 
 
-def test_bulk_work_leaves_places_to_those_that_somebody_waits_for(open_site):
+def test_bulk_work_leaves_threads_to_work_that_an_annotator_waits_for(open_site):
     site = open_site(threads=3, reserved=1)
     for number in range(5):
         site.fetch(f"bulk {number}", BULK)
@@ -70,7 +70,7 @@ def test_what_is_encoded_ahead_takes_no_spared_place_either(open_site):
     site.has_begun("ahead 0", "click")
 
 
-def test_those_that_somebody_waits_for_may_take_every_place(open_site):
+def test_work_that_an_annotator_waits_for_may_take_every_thread(open_site):
     site = open_site(threads=3, reserved=1)
     for name in "abcd":
         site.fetch(name, INTERACTIVE)
@@ -86,18 +86,18 @@ def test_the_urgent_ones_go_first_and_equals_in_the_order_in_which_they_came(ope
     for name, priority in (("bulk 0", BULK), ("bulk 1", BULK), ("ahead", PREFETCH), ("click", INTERACTIVE)):
         site.fetch(name, priority)
     site.let_go(*site.gates)
-    wait_until(lambda: len(site.begun) == 5)
-    assert site.begun == ["first", "click", "ahead", "bulk 0", "bulk 1"]
+    wait_until(lambda: len(site.started) == 5)
+    assert site.started == ["first", "click", "ahead", "bulk 0", "bulk 1"]
 
 
-def test_bulk_work_that_somebody_begins_to_wait_for_goes_first(open_site):
+def test_bulk_work_that_an_annotator_begins_to_wait_for_goes_first(open_site):
     site = open_site(threads=2, reserved=1)
     fetches = {name: site.fetch(name, BULK) for name in ("bulk 0", "bulk 1", "bulk 2")}
     site.has_begun("bulk 0")
     site.fetchers.promote(fetches["bulk 2"], INTERACTIVE)
     site.has_begun("bulk 0", "bulk 2")
     site.fetchers.promote(fetches["bulk 0"], INTERACTIVE)  # it has begun, there is nothing to be gained
-    site.fetchers.promote(fetches["bulk 2"], BULK)  # nobody is moved back
+    site.fetchers.promote(fetches["bulk 2"], BULK)  # its priority is not lowered
     site.let_go("bulk 0", "bulk 2")
     site.has_begun("bulk 0", "bulk 1", "bulk 2")
 
@@ -143,12 +143,12 @@ def test_closing_drops_what_waits_ends_what_runs_and_takes_no_more():
     closing.join(SOON_S)
     late = site.fetch("late", INTERACTIVE)
     site.fetchers.promote(fetches[1], INTERACTIVE)
-    assert site.begun == ["running"]
+    assert site.started == ["running"]
     assert isinstance(late.future.exception(SOON_S), RetryLater)
     assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize(("threads", "reserved"), [(0, 0), (2, 2), (1, -1)])
-def test_places_for_nobody_are_refused(threads, reserved):
+def test_zero_threads_are_refused(threads, reserved):
     with pytest.raises(ValueError, match="expected"):
         PriorityExecutor(threads, reserved)

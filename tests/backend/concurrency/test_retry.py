@@ -50,7 +50,7 @@ def test_an_outage_is_not_waited_for_for_ever():
     assert clock.now == 1700
 
 
-def test_a_short_patience_tells_its_seconds():
+def test_the_error_of_a_short_retry_names_its_seconds():
     clock = FakeClock()
 
     def fail():
@@ -79,7 +79,7 @@ def test_what_is_no_outage_is_raised_at_once(error):
     assert script.calls == 1
 
 
-def test_whoever_says_when_to_come_back_is_not_asked_sooner():
+def test_a_server_that_names_a_wait_is_not_asked_sooner():
     started = time.monotonic()
     patience().call(Script(away(retry_after_s=0.2), "back"))
     assert time.monotonic() - started >= 0.2
@@ -100,7 +100,7 @@ def test_a_call_that_succeeds_is_made_even_after_stop():
     assert patience(stop).call(Script("done")) == "done"
 
 
-def test_check_tells_that_the_run_is_to_end():
+def test_the_check_raises_once_the_run_must_end():
     stop = threading.Event()
     patience(stop).raise_if_stopped()
     stop.set()

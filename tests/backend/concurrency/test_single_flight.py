@@ -30,7 +30,7 @@ def gate(executor):
     gate.set()
 
 
-def test_requests_for_one_key_share_the_work_and_later_ones_begin_anew(executor, gate):
+def test_requests_for_one_key_share_the_work_and_later_ones_start_over(executor, gate):
     joins, runs = [], []
     flights = SingleFlight(executor, on_join=lambda: joins.append(1))
     futures = [flights.run("a", lambda task: runs.append("a") or len(runs), BULK) for _ in range(5)]

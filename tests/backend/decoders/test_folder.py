@@ -44,14 +44,14 @@ def test_a_new_decoder_leaves_a_pinned_one_in_place(folder):
 
 
 def test_the_newest_decoders_are_kept_and_the_active_one_always_is(folder):
-    made = [folder.publish(7, decoder_file(BASE, seed, project=7)) for seed in (1, 2)]
-    folder.change(7, lambda record: replace(record, active=made[0].digest, is_pinned=True))
-    made += [folder.publish(7, decoder_file(BASE, seed, project=7)) for seed in range(3, 9)]
+    decoders = [folder.publish(7, decoder_file(BASE, seed, project=7)) for seed in (1, 2)]
+    folder.change(7, lambda record: replace(record, active=decoders[0].digest, is_pinned=True))
+    decoders += [folder.publish(7, decoder_file(BASE, seed, project=7)) for seed in range(3, 9)]
     record = folder.record(7)
-    assert record.active == made[0].digest
+    assert record.active == decoders[0].digest
     assert len(record.digests) == MOST_DECODERS
     assert {path.stem for path in (folder.root / "7").glob("*.safetensors")} == set(record.digests)
-    assert made[-1].digest in record.digests
+    assert decoders[-1].digest in record.digests
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"revision": -1}', b'{"active": "abc", "digests": []}',

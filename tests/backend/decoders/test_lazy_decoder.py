@@ -1,4 +1,4 @@
-"""A decoder is loaded once, says why when it cannot be, and holds nobody longer than told."""
+"""A decoder is loaded once, reports why it cannot be loaded, and lets no caller wait past its deadline."""
 
 import math
 import threading
@@ -21,10 +21,10 @@ def test_the_decoder_is_loaded_once_however_many_ask(tiny_checkpoint, tiny_encod
 
     decoder = LazyDecoder(tiny_checkpoint, "cpu", counting)
     assert (decoder.model_version, decoder.device) == (tiny_checkpoint.model_version, "")
-    seen = tiny_encoder.encode(landscape)
+    embedding = tiny_encoder.encode(landscape)
     prompt = Prompt(point_coords=[[20.0, 30.0]], point_labels=[1])
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: decoder.decode(seen, [prompt]), range(8)))
+        answers = list(pool.map(lambda _: decoder.decode(embedding, [prompt]), range(8)))
     assert len({answer.masks[0][0].area for answer in answers}) == 1
     assert len(loaded) == 1
     assert decoder.device == "cpu"
@@ -42,7 +42,7 @@ def test_a_decoder_that_cannot_be_loaded_says_why_and_is_tried_again(tiny_checkp
     assert decoder.failure == ""
 
 
-def test_whoever_cannot_wait_for_the_load_leaves_with_a_reason_and_the_load_goes_on(tiny_checkpoint):
+def test_a_caller_who_cannot_wait_for_the_load_leaves_with_a_reason_and_the_load_goes_on(tiny_checkpoint):
     gate = threading.Event()
 
     def slowly(checkpoint, device):

@@ -100,13 +100,13 @@ def test_after_a_rollback_the_base_serves_again_at_once(folder, process):
 
 
 def test_a_decoder_of_other_weights_is_refused_in_one_sentence_and_the_base_serves(folder, process, caplog):
-    other = random_checkpoint(seed=3)
-    folder.publish(7, decoder_file(other, project=7))
+    other_checkpoint = random_checkpoint(seed=3)
+    folder.publish(7, decoder_file(other_checkpoint, project=7))
     decoders = process()
     decoders.refresh()  # which looks into the files, before the first request
     assert decoders.of(7) is decoders.of(None)
     [problem] = decoders.problems.values()
-    assert f"expected its base {other.model_version}, got {BASE.model_version}" in problem
+    assert f"expected its base {other_checkpoint.model_version}, got {BASE.model_version}" in problem
     assert caplog.text.count("event=decoder_refused") == 1
 
 
@@ -154,8 +154,8 @@ def test_while_a_decoder_cannot_be_loaded_the_base_answers_even_the_first_click(
 
 
 def test_decoders_in_memory_are_bounded_in_bytes_and_the_one_used_last_stays(folder, process):
-    made = {number: folder.publish(number, decoder_file(BASE, project=number)) for number in (1, 2, 3)}
-    nbytes = COPIES * made[1].nbytes
+    published = {number: folder.publish(number, decoder_file(BASE, project=number)) for number in (1, 2, 3)}
+    nbytes = COPIES * published[1].nbytes
     decoders = process(most_bytes=2 * nbytes)
     loaded = {number: decoders.of(number) for number in (1, 2)}
     assert decoders.of(1) is loaded[1]
@@ -163,7 +163,7 @@ def test_decoders_in_memory_are_bounded_in_bytes_and_the_one_used_last_stays(fol
     assert decoders.loaded_bytes == 2 * nbytes
     assert decoders.of(1) is loaded[1]
     assert decoders.of(2) is not loaded[2], "it was dropped, and is read again"
-    assert decoders.of(2).model_version == version(made[2])
+    assert decoders.of(2).model_version == version(published[2])
 
 
 def test_a_bound_that_is_smaller_than_one_decoder_keeps_one(folder, process, embedding):
@@ -174,8 +174,8 @@ def test_a_bound_that_is_smaller_than_one_decoder_keeps_one(folder, process, emb
 
 
 def test_while_decoders_change_every_answer_is_wholly_that_of_the_version_it_names(folder, process, embedding):
-    made = [folder.publish(7, decoder_file(BASE, seed, project=7)) for seed in (1, 2)]
-    checkpoints = (BASE, *(decoder_weights.apply(BASE, decoder) for decoder in made))
+    published = [folder.publish(7, decoder_file(BASE, seed, project=7)) for seed in (1, 2)]
+    checkpoints = (BASE, *(decoder_weights.apply(BASE, decoder) for decoder in published))
     alone = {each.model_version: logits(load(each, "cpu"), embedding) for each in checkpoints}
     loaded = {}
 
@@ -184,36 +184,36 @@ def test_while_decoders_change_every_answer_is_wholly_that_of_the_version_it_nam
         loaded[version] = loaded.get(version) or load(checkpoint, device)
         return loaded[version]
 
-    decoders, stop, seen = process(load=load_once), threading.Event(), set()
+    decoders, stop, versions = process(load=load_once), threading.Event(), set()
 
     def click():
         while not stop.is_set():
             decoder = decoders.of(7)
-            answer, named = logits(decoder, embedding), decoder.model_version
-            assert np.array_equal(answer, alone[named])
-            seen.add(named)
+            answer, version = logits(decoder, embedding), decoder.model_version
+            assert np.array_equal(answer, alone[version])
+            versions.add(version)
 
     with ThreadPoolExecutor(4) as pool:
         clicks = [pool.submit(click) for _ in range(4)]
-        for active in [made[0].digest, made[1].digest, None] * 2:
+        for active in [published[0].digest, published[1].digest, None] * 2:
             folder.change(7, lambda record, active=active: replace(record, active=active))
             decoders.refresh()
-        eventually(lambda: BASE.model_version in seen)
+        eventually(lambda: BASE.model_version in versions)
         stop.set()
     for each in clicks:
         each.result()
-    assert seen <= set(alone)
+    assert versions <= set(alone)
 
 
 def test_the_watch_goes_on_after_every_kind_of_failure():
     failures = [RetryLater("Redis is down"), OSError("the disk is full"), KeyError("a defect")]
-    done = threading.Event()
+    finished = threading.Event()
 
     def look():
         if failures:
             raise failures.pop(0)
-        done.set()
+        finished.set()
 
     with closing(DecoderWatch(look, every_s=0.001)) as watch:
         watch.start()
-        assert done.wait(20)
+        assert finished.wait(20)

@@ -33,13 +33,13 @@ def test_label_studio_gets_an_environment_in_the_demos_folder_once(tmp_path, pyt
     lines, why = start(tmp_path, python)
     assert lines[0] == f"Setting up {folder}, once; this takes minutes ..."
     assert "stopped by itself" in why
-    asked = python.asked()
-    assert asked[0] == f"-m venv --clear {folder}"
-    assert asked[1].endswith(f"--use-pep517 -r {REQUIREMENTS}")
-    assert "serve" in asked
+    commands = python.commands()
+    assert commands[0] == f"-m venv --clear {folder}"
+    assert commands[1].endswith(f"--use-pep517 -r {REQUIREMENTS}")
+    assert "serve" in commands
     lines, _ = start(tmp_path, python)
     assert lines[0].startswith("Starting Label Studio")
-    assert not [line for line in python.asked() if "venv" in line or "pip" in line]
+    assert not [line for line in python.commands() if "venv" in line or "pip" in line]
 
 
 @pytest.mark.parametrize(
@@ -56,22 +56,22 @@ def test_label_studio_gets_an_environment_in_the_demos_folder_once(tmp_path, pyt
     ],
 )
 def test_the_demos_detector_is_used_beside_the_demo_model_where_none_is_named(tmp_path, weights, environ, detector):
-    given = environ_of(Demo(tmp_path, None, SAMPLES, weights=weights), environ)
-    assert given.get("PADDLE_SAM_DETECTOR") == detector
+    environ_of_demo = environ_of(Demo(tmp_path, None, SAMPLES, weights=weights), environ)
+    assert environ_of_demo.get("PADDLE_SAM_DETECTOR") == detector
 
 
 def test_another_version_of_label_studio_is_installed_on_top(tmp_path, python):
     start(tmp_path, python)
     (tmp_path / "demo" / "environment" / "stamp").write_text("label-studio==1.0")
-    python.asked()
+    python.commands()
     start(tmp_path, python)
-    assert python.asked()[0].endswith(f"--use-pep517 -r {REQUIREMENTS}")
+    assert python.commands()[0].endswith(f"--use-pep517 -r {REQUIREMENTS}")
 
 
 def test_a_failed_installation_is_one_sentence_and_nothing_is_started(tmp_path, python, monkeypatch):
     monkeypatch.setenv("FAKE_PIP_FAILS", "1")
     _, why = start(tmp_path, python)
     assert "was not installed into" in why
-    assert "The next start begins anew" in why
-    assert "serve" not in python.asked()
+    assert "The next start tries again" in why
+    assert "serve" not in python.commands()
     assert not (tmp_path / "demo" / "backend.log").exists()

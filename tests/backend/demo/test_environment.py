@@ -43,10 +43,10 @@ def test_an_environment_is_made_once_and_then_added_to(python, stamp):
         f"Setting up {stamp.parent}, once; this takes minutes ...",
         f"  {stamp.parent}: installing list.txt ...",
     ]
-    assert python.asked() == [f"-m venv --clear {stamp.parent}", f"{PIP} -r list.txt"]
+    assert python.commands() == [f"-m venv --clear {stamp.parent}", f"{PIP} -r list.txt"]
     first = stamp.stat().st_mtime_ns
     make(stamp.with_name("more.stamp"), "-r", "more.txt")
-    assert python.asked() == [f"{PIP} -r more.txt"]
+    assert python.commands() == [f"{PIP} -r more.txt"]
     assert stamp.stat().st_mtime_ns == first
 
 
@@ -65,15 +65,15 @@ def test_it_is_complete_for_the_requirements_that_it_was_made_of(python, stamp, 
 
 def test_a_failure_says_what_is_needed_and_leaves_no_stamp(python, stamp, monkeypatch):
     make(stamp)
-    python.asked()
+    python.commands()
     monkeypatch.setenv("FAKE_PIP_FAILS", "3")
-    with pytest.raises(InstallError, match=r"more\.txt was not installed into .*exit status 3.*network.*begins anew"):
+    with pytest.raises(InstallError, match=r"more\.txt was not installed into .*exit status 3.*network.*tries again"):
         make(stamp.with_name("more.stamp"), "-r", "more.txt")
     assert list(stamp.parent.glob("*stamp")) == []
     monkeypatch.delenv("FAKE_PIP_FAILS")
-    python.asked()
+    python.commands()
     make(stamp)
-    assert python.asked() == [f"-m venv --clear {stamp.parent}", f"{PIP} -r list.txt"]
+    assert python.commands() == [f"-m venv --clear {stamp.parent}", f"{PIP} -r list.txt"]
 
 
 def test_a_python_without_venv_is_named(python, stamp, monkeypatch):
@@ -91,7 +91,7 @@ def test_the_seconds_and_the_size_are_printed_meanwhile(python, stamp, monkeypat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_pip_too_and_the_next_time_begins_anew(python, stamp, number):
+def test_a_signal_ends_pip_too_and_the_next_time_starts_over(python, stamp, number):
     command = [str(python.path), "-m", "backend.demo.environment", str(stamp), "-r", "list.txt"]
     environ = os.environ | {"FAKE_PIP_HANGS": "1"}
     with subprocess.Popen(interruptible(command), env=environ, stdout=subprocess.DEVNULL) as process:
@@ -109,5 +109,5 @@ def test_it_needs_nothing_but_python():
     code = (
         "import sys; import backend.demo.environment; print(sorted({name.partition('.')[0] for name in sys.modules}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert not re.search("httpx|click|msgspec|numpy", done.stdout)
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not re.search("httpx|click|msgspec|numpy", completed.stdout)

@@ -46,10 +46,10 @@ def test_weights_are_downloaded_once_before_anything_starts(demo, published, tmp
 def test_without_a_network_one_sentence_says_which_file_to_put_where(demo, tmp_path, monkeypatch):
     url = SOURCES["mobile_sam"].url
     monkeypatch.setitem(SOURCES, "mobile_sam", Source("unknown" + url.removeprefix("https"), "0" * 64))
-    said = start(demo, tmp_path / "weights")
-    assert said.startswith("mobile_sam cannot be had: ")
-    assert f"put unknown{url.removeprefix('https')} as {tmp_path / 'weights' / 'mobile_sam.pt'}" in said
-    assert NOTHING_ELSE not in said
+    output = start(demo, tmp_path / "weights")
+    assert output.startswith("mobile_sam cannot be had: ")
+    assert f"put unknown{url.removeprefix('https')} as {tmp_path / 'weights' / 'mobile_sam.pt'}" in output
+    assert NOTHING_ELSE not in output
 
 
 def test_weights_that_were_put_there_by_hand_need_no_network(demo, published, tmp_path):
@@ -58,7 +58,7 @@ def test_weights_that_were_put_there_by_hand_need_no_network(demo, published, tm
     assert NOTHING_ELSE in start(demo, tmp_path / "weights")
 
 
-def test_what_are_no_weights_is_said_before_anything_starts(demo, tmp_path):
+def test_weights_that_are_none_are_reported_before_anything_starts(demo, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "mobile_sam.pt").write_bytes(b"<html>")
     assert "expected a PaddleX inference directory" in start(demo, tmp_path / "weights")

@@ -74,7 +74,7 @@ def test_records_belong_to_a_project_of_one_label_studio(path):
     [b"", b"no database at all " * 100, b"SQLite format 3\0" + b"\xff" * 5000],
     ids=["empty", "foreign", "damaged"],
 )
-def test_a_file_that_is_no_database_is_a_miss_and_begun_anew(path, content):
+def test_a_file_that_is_no_database_is_a_miss_and_started_over(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
     database = opened(path)
@@ -83,7 +83,7 @@ def test_a_file_that_is_no_database_is_a_miss_and_begun_anew(path, content):
     assert opened(path).get(ADDRESS) == RECORD
 
 
-def test_a_file_that_is_cut_in_the_middle_is_a_miss_and_begun_anew(path):
+def test_a_file_that_is_cut_in_the_middle_is_a_miss_and_started_over(path):
     database = opened(path)
     for number in range(500):
         database.put(("project 1", str(number)), RECORD)
@@ -114,7 +114,7 @@ def test_a_record_that_is_not_ours_is_a_miss(path, values):
     assert opened(path).get(ADDRESS) is None
 
 
-def test_a_table_of_another_kind_is_begun_anew(path):
+def test_a_table_of_another_kind_is_started_over(path):
     path.parent.mkdir()
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE contents_1 (something)")
@@ -157,7 +157,7 @@ def test_threads_wait_together_for_a_locked_database(path):
 
 
 @pytest.mark.parametrize("damage", [b"\xff", b"\0"], ids=["no text", "zeros"])
-def test_a_file_damaged_at_any_place_is_at_worst_begun_anew(path, damage):
+def test_a_file_damaged_at_any_place_is_at_worst_started_over(path, damage):
     opened(path).put(ADDRESS, RECORD)
     good = path.read_bytes()
     used = [index for index, byte in enumerate(good) if byte and index != WRITE_VERSION]
@@ -169,7 +169,7 @@ def test_a_file_damaged_at_any_place_is_at_worst_begun_anew(path, damage):
         assert database.get(ADDRESS) == CHANGED, f"byte {index}"
 
 
-def test_a_folder_that_is_deleted_meanwhile_is_made_anew(path):
+def test_a_folder_that_is_deleted_meanwhile_is_made_again(path):
     database = opened(path)
     database.put(ADDRESS, RECORD)
     shutil.rmtree(path.parent)
@@ -189,9 +189,9 @@ def test_a_file_that_has_grown_too_large_loses_its_oldest_records(path):
     for number in range(1000):
         first.put(("project 1", str(number)), replace(RECORD, checked_at=float(number)))
     size = path.stat().st_size
-    again = opened(path, max_bytes=size - 1)
-    assert again.get(("project 1", "10")) is None
-    assert again.get(("project 1", "990")) is not None
+    reopened = opened(path, max_bytes=size - 1)
+    assert reopened.get(("project 1", "10")) is None
+    assert reopened.get(("project 1", "990")) is not None
     third = opened(path, max_bytes=size * 3 // 4)
     assert third.get(("project 1", "600")) is not None, "the file is smaller now"
 
@@ -228,7 +228,7 @@ def test_two_processes_and_several_threads_write_one_file_and_each_reads_all(pat
         assert all(reader.get((owner, str(number))) is not None for owner in owners for number in range(300))
 
 
-def kept(database: ContentDatabase, project_id: int) -> frozenset[str]:
+def files_of(database: ContentDatabase, project_id: int) -> frozenset[str]:
     """Erase a project, and return the digests of the files that others have."""
     digests = database.files_of_others(project_id)
     assert digests is not None
@@ -242,12 +242,12 @@ def test_what_is_erased_of_a_project_is_in_no_file_any_more_and_other_projects_k
     database.note_file(1, RECORD.digest)
     database.put(("project 2", "01" * 32), CHANGED)
     database.note_file(2, CHANGED.digest)
-    assert kept(opened(path), 1) == {CHANGED.digest}
+    assert files_of(opened(path), 1) == {CHANGED.digest}
     assert opened(path).get(ADDRESS) is None
     assert RECORD.digest.encode() not in path.read_bytes()
     assert opened(path).get(("project 2", "01" * 32)) == CHANGED
-    assert kept(opened(path), 1) == {CHANGED.digest}
-    assert kept(opened(path), 2) == frozenset()
+    assert files_of(opened(path), 1) == {CHANGED.digest}
+    assert files_of(opened(path), 2) == frozenset()
     assert opened(path).get(("project 2", "01" * 32)) is None
 
 
@@ -257,17 +257,17 @@ def test_a_file_that_two_projects_have_is_erased_with_the_first_and_known_of_bot
         database.put((f"project {project}", "01" * 32), RECORD)
         database.note_file(project, RECORD.digest)
     database.note_file(3, CHANGED.digest)
-    assert kept(database, 1) == {CHANGED.digest}
+    assert files_of(database, 1) == {CHANGED.digest}
     assert database.get(("project 2", "01" * 32)) is None
     assert database.files_of_others(3) == {RECORD.digest}, "it is still the second project's"
-    assert kept(database, 2) == {CHANGED.digest}
+    assert files_of(database, 2) == {CHANGED.digest}
     assert database.files_of_others(3) == frozenset()
 
 
 def test_of_two_label_studios_with_one_file_each_erases_its_own_projects(path):
     opened(path, "http://elsewhere").note_file(1, RECORD.digest)
-    assert kept(opened(path), 1) == {RECORD.digest}
-    assert kept(opened(path, "http://elsewhere"), 1) == frozenset()
+    assert files_of(opened(path), 1) == {RECORD.digest}
+    assert files_of(opened(path, "http://elsewhere"), 1) == frozenset()
 
 
 def test_while_another_process_writes_nothing_is_erased_and_that_is_reported(path):
@@ -278,7 +278,7 @@ def test_while_another_process_writes_nothing_is_erased_and_that_is_reported(pat
     assert not opened(path).erase(1)
     other.execute("ROLLBACK")
     assert opened(path).files_of_others(2) == {RECORD.digest}
-    assert kept(opened(path), 1) == frozenset()
+    assert files_of(opened(path), 1) == frozenset()
     assert opened(path).files_of_others(2) == frozenset()
 
 
@@ -287,15 +287,15 @@ def test_what_is_noted_of_no_project_is_erased_with_any(path):
     database.put(ADDRESS, RECORD)
     database.put(("project 2", "01" * 32), CHANGED)
     database.note_file(2, CHANGED.digest)
-    assert kept(database, 1) == {CHANGED.digest}
+    assert files_of(database, 1) == {CHANGED.digest}
     assert database.get(ADDRESS) is None
     assert database.get(("project 2", "01" * 32)) == CHANGED
 
 
 def test_a_database_that_is_missing_or_damaged_keeps_no_file_for_others(path):
-    assert kept(opened(path), 1) == frozenset()
+    assert files_of(opened(path), 1) == frozenset()
     assert not path.parent.exists(), "nothing is created"
     path.parent.mkdir()
     path.write_bytes(b"no database at all " * 100)
-    assert kept(opened(path), 1) == frozenset()
+    assert files_of(opened(path), 1) == frozenset()
     assert not path.exists()

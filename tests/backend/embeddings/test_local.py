@@ -35,7 +35,7 @@ KEY = fake_spec().key("0" * 64)
 
 
 class Setup:
-    """A `LocalEmbeddings` with everything around it in reach."""
+    """A `LocalEmbeddings` and the fakes around it."""
 
     def __init__(self, folder):
         self.source, self.encoder, self.clock, self.metrics = FakeSource(), FakeEncoder(), FakeClock(), Metrics()
@@ -54,9 +54,11 @@ class Setup:
         store = TieredStore(tiers if memory else tiers[1:], self.metrics.record_lookup)
         spec = fake_spec(**{"model_version": self.encoder.model_version, **options})
         self.contents = ContentIndex(self.clock, ContentDatabase(self.folder / "contents.db", "here"))
-        made = LocalEmbeddings(self.source, load or self.load, spec, store, self.metrics, self.contents, self.budget)
-        self.open.append(made)
-        return made
+        embeddings = LocalEmbeddings(
+            self.source, load or self.load, spec, store, self.metrics, self.contents, self.budget
+        )
+        self.open.append(embeddings)
+        return embeddings
 
     def record(self, uri="red"):
         return self.contents.get(source_key(ref(uri)))
@@ -64,8 +66,8 @@ class Setup:
     def close(self):
         self.source.gate.set()
         self.encoder.gate.set()
-        for made in self.open:
-            made.close()
+        for embeddings in self.open:
+            embeddings.close()
 
 
 @pytest.fixture
@@ -100,40 +102,40 @@ def eventually(condition):
 
 
 def test_a_first_click_fetches_and_encodes(setup, embeddings):
-    found = embeddings.get(ref(), SOON_S)
-    assert colour(found) == RED
-    assert found.original_size == (30, 40)
-    assert (setup.source.asked, setup.encoder.calls) == (["red"], 1)
+    embedding = embeddings.get(ref(), SOON_S)
+    assert colour(embedding) == RED
+    assert embedding.original_size == (30, 40)
+    assert (setup.source.fetched, setup.encoder.calls) == (["red"], 1)
 
 
 def test_a_warm_click_neither_downloads_nor_decodes(setup, embeddings):
     first = embeddings.get(ref(), SOON_S)
-    again = [embeddings.get(ref(), 0.0) for _ in range(5)]
-    assert all(np.array_equal(one.image_embedding, first.image_embedding) for one in again)
-    assert (len(setup.source.asked), setup.encoder.calls) == (1, 1)
+    later = [embeddings.get(ref(), 0.0) for _ in range(5)]
+    assert all(np.array_equal(embedding.image_embedding, first.image_embedding) for embedding in later)
+    assert (len(setup.source.fetched), setup.encoder.calls) == (1, 1)
 
 
 def test_a_peek_finds_what_is_there_and_begins_nothing(setup, embeddings):
     assert embeddings.peek(ref()) is None
-    assert (setup.source.asked, embeddings.encoding) == ([], 0)
+    assert (setup.source.fetched, embeddings.encoding) == ([], 0)
     embeddings.get(ref(), SOON_S)
     assert colour(embeddings.peek(ref())) == RED
-    assert (setup.source.asked, setup.encoder.calls) == (["red"], 1)
+    assert (setup.source.fetched, setup.encoder.calls) == (["red"], 1)
 
 
 def test_every_tier_gives_the_very_same_numbers(setup, embeddings):
-    made = embeddings.get(ref(), SOON_S)
+    encoded = embeddings.get(ref(), SOON_S)
     from_memory = embeddings.get(ref(), SOON_S)
     from_disk = setup.build().get(ref(), SOON_S)
-    for one in (from_memory, from_disk):
-        assert one.image_embedding.dtype == np.float16
-        assert np.array_equal(one.image_embedding, made.image_embedding)
+    for cached in (from_memory, from_disk):
+        assert cached.image_embedding.dtype == np.float16
+        assert np.array_equal(cached.image_embedding, encoded.image_embedding)
 
 
 def test_a_restart_finds_the_content_and_the_embedding_on_disk(setup, embeddings):
     embeddings.get(ref(), SOON_S)
     setup.build().get(ref(), SOON_S)
-    assert (len(setup.source.asked), setup.encoder.calls) == (1, 1)
+    assert (len(setup.source.fetched), setup.encoder.calls) == (1, 1)
     assert setup.metrics.registry.get_sample_value("paddle_sam_cache_lookups_total", {"tier": "disk"}) == 1
 
 
@@ -141,7 +143,7 @@ def test_another_address_with_the_same_bytes_is_not_encoded_again(setup, embeddi
     setup.source.contents["red?X-Amz-Signature=2"] = setup.source.contents["red"]
     embeddings.get(ref(), SOON_S)
     embeddings.get(ref("red?X-Amz-Signature=2"), SOON_S)
-    assert (len(setup.source.asked), setup.encoder.calls) == (2, 1)
+    assert (len(setup.source.fetched), setup.encoder.calls) == (2, 1)
 
 
 def test_other_weights_are_another_embedding(setup, embeddings):
@@ -154,7 +156,7 @@ def test_other_weights_are_another_embedding(setup, embeddings):
 def test_two_projects_with_the_same_task_id_and_address_are_fetched_apart(setup, embeddings):
     embeddings.get(ref(project_id=1), SOON_S)
     embeddings.get(ref(project_id=2), SOON_S)
-    assert (len(setup.source.asked), setup.encoder.calls) == (2, 1)
+    assert (len(setup.source.fetched), setup.encoder.calls) == (2, 1)
 
 
 def test_what_one_project_may_fetch_another_must_be_allowed_itself(setup, embeddings):
@@ -172,16 +174,16 @@ def test_alternating_between_two_images_encodes_each_once(setup, embeddings):
 
 
 def test_without_any_cache_clicks_are_still_answered(setup, tmp_path):
-    made = LocalEmbeddings(setup.source, setup.load, fake_spec(), MemoryStore(0), setup.metrics)
-    setup.open.append(made)
-    assert colour(made.get(ref(), SOON_S)) == RED
-    assert colour(made.get(ref(), SOON_S)) == RED
+    embeddings = LocalEmbeddings(setup.source, setup.load, fake_spec(), MemoryStore(0), setup.metrics)
+    setup.open.append(embeddings)
+    assert colour(embeddings.get(ref(), SOON_S)) == RED
+    assert colour(embeddings.get(ref(), SOON_S)) == RED
 
 
 def test_an_image_decoded_smaller_keeps_its_original_size(setup):
     setup.source.contents["big"] = encoded(Image.new("RGB", (1600, 1200), RED), "JPEG")
-    made = setup.build(limits=decode.PixelLimits(reduce_above_pixels=1_000_000, model_side=256))
-    assert made.get(ref("big"), SOON_S).original_size == (1200, 1600)
+    embeddings = setup.build(limits=decode.PixelLimits(reduce_above_pixels=1_000_000, model_side=256))
+    assert embeddings.get(ref("big"), SOON_S).original_size == (1200, 1600)
     assert setup.encoder.sizes == [(192, 256)]
 
 
@@ -193,7 +195,7 @@ def test_an_image_is_not_asked_about_for_a_minute(setup, embeddings):
     setup.clock.advance(59)
     embeddings.get(ref(), SOON_S)
     time.sleep(0.05)
-    assert len(setup.source.asked) == 1
+    assert len(setup.source.fetched) == 1
 
 
 def test_after_a_minute_it_is_asked_about_while_the_click_is_answered(setup, embeddings):
@@ -203,11 +205,11 @@ def test_after_a_minute_it_is_asked_about_while_the_click_is_answered(setup, emb
     setup.source.gate.clear()
     assert colour(embeddings.get(ref(), 0.0)) == RED
     setup.source.gate.set()
-    eventually(lambda: len(setup.source.asked) == 2)
+    eventually(lambda: len(setup.source.fetched) == 2)
     assert setup.source.cached[1].is_known
     eventually(lambda: setup.contents.is_fresh(setup.record()))
     embeddings.get(ref(), 0.0)
-    assert len(setup.source.asked) == 2
+    assert len(setup.source.fetched) == 2
 
 
 def test_changed_bytes_behind_the_same_address_are_another_embedding(setup, embeddings):
@@ -241,7 +243,7 @@ def test_what_never_changes_is_asked_about_ten_times_less(setup, embeddings):
     setup.clock.advance(599)
     embeddings.get(ref(), SOON_S)
     time.sleep(0.05)
-    assert len(setup.source.asked) == 1
+    assert len(setup.source.fetched) == 1
 
 
 def test_a_permission_that_was_withdrawn_is_noticed(setup, embeddings):
@@ -259,7 +261,7 @@ def test_a_server_that_is_down_for_a_moment_is_not(setup, embeddings):
     setup.source.contents["red"] = RetryLater("down", Reason.IMAGE_FETCH_FAILED)
     setup.clock.advance(61)
     embeddings.get(ref(), SOON_S)
-    eventually(lambda: len(setup.source.asked) == 2)
+    eventually(lambda: len(setup.source.fetched) == 2)
     assert colour(embeddings.get(ref(), SOON_S)) == RED
 
 
@@ -273,7 +275,7 @@ def test_thirty_first_clicks_on_one_image_are_one_fetch_and_one_encode(setup, em
         eventually(lambda: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 30)
         setup.encoder.gate.set()
         assert {colour(future.result()) for future in futures} == {RED}
-    assert (setup.source.asked, setup.encoder.calls) == (["red"], 1)
+    assert (setup.source.fetched, setup.encoder.calls) == (["red"], 1)
     assert setup.metrics.registry.get_sample_value("paddle_sam_encodes_shared_total") == 29
     assert setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 0
 
@@ -283,7 +285,7 @@ def test_two_addresses_of_one_content_at_once_are_one_encode(setup, embeddings):
     setup.encoder.gate.clear()
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(embeddings.get, ref(uri), SOON_S) for uri in ("red", "red2")]
-        eventually(lambda: len(setup.source.asked) == 2 and setup.encoder.calls == 1)
+        eventually(lambda: len(setup.source.fetched) == 2 and setup.encoder.calls == 1)
         time.sleep(0.05)
         setup.encoder.gate.set()
         assert [colour(future.result()) for future in futures] == [RED, RED]
@@ -297,8 +299,8 @@ def test_many_threads_on_many_images_each_get_their_own(setup):
     embeddings = setup.build(dtype="float32")
     names = [f"c{number % 16}" for number in range(320)]
     with ThreadPoolExecutor(32) as pool:
-        found = list(pool.map(lambda name: colour(embeddings.get(ref(name), SOON_S)), names))
-    assert found == [colours[name] for name in names]
+        got_colours = list(pool.map(lambda name: colour(embeddings.get(ref(name), SOON_S)), names))
+    assert got_colours == [colours[name] for name in names]
     assert setup.encoder.calls == 16
 
 
@@ -322,7 +324,7 @@ def test_a_click_that_cannot_wait_any_longer_leaves_and_the_next_one_is_warm(set
     setup.encoder.gate.set()
     eventually(lambda: not embeddings.encoding)
     assert colour(embeddings.get(ref(), 0.0)) == RED
-    assert (len(setup.source.asked), setup.encoder.calls) == (1, 1)
+    assert (len(setup.source.fetched), setup.encoder.calls) == (1, 1)
 
 
 def test_a_slow_download_does_not_hold_a_click_beyond_its_time(setup, embeddings):
@@ -368,7 +370,7 @@ def test_the_encoder_is_loaded_in_the_background_and_the_first_click_waits_for_i
 # Failures
 
 
-def test_a_failed_fetch_wakes_everybody_with_its_reason(setup, embeddings):
+def test_a_failed_fetch_wakes_every_waiter_with_its_reason(setup, embeddings):
     setup.source.gate.clear()
     with ThreadPoolExecutor(10) as pool:
         futures = [pool.submit(embeddings.get, ref("none"), SOON_S) for _ in range(10)]
@@ -377,10 +379,10 @@ def test_a_failed_fetch_wakes_everybody_with_its_reason(setup, embeddings):
         errors = [future.exception(SOON_S) for future in futures]
     assert {error.reason for error in errors} == {Reason.IMAGE_NOT_FOUND}
     assert len({id(error) for error in errors}) == 10
-    assert setup.source.asked == ["none"]
+    assert setup.source.fetched == ["none"]
 
 
-def test_a_failed_encode_wakes_everybody_with_its_reason(setup, embeddings):
+def test_a_failed_encode_wakes_every_waiter_with_its_reason(setup, embeddings):
     setup.encoder.gate.clear()
     setup.encoder.failures = [RuntimeError("kernel exploded")]
     with ThreadPoolExecutor(10) as pool:
@@ -395,7 +397,7 @@ def test_a_failure_is_remembered_for_thirty_seconds_and_not_for_ever(setup, embe
     for _ in range(3):
         with pytest.raises(ImageError):
             embeddings.get(ref("none"), SOON_S)
-    assert len(setup.source.asked) == 1
+    assert len(setup.source.fetched) == 1
     setup.source.contents["none"] = png(GREEN)
     setup.clock.advance(29)
     with pytest.raises(ImageError):
@@ -409,7 +411,7 @@ def test_a_passing_failure_is_remembered_for_three_seconds(setup, embeddings):
     for _ in range(3):
         with pytest.raises(RetryLater):
             embeddings.get(ref("none"), SOON_S)
-    assert len(setup.source.asked) == 1
+    assert len(setup.source.fetched) == 1
     setup.clock.advance(4)
     setup.source.contents["none"] = png(GREEN)
     assert colour(embeddings.get(ref("none"), SOON_S)) == GREEN
@@ -453,7 +455,7 @@ def test_running_out_of_memory_twice_may_pass_and_harms_no_other(setup, embeddin
     assert colour(embeddings.get(ref("blue"), SOON_S)) == BLUE
 
 
-def test_an_encoder_that_cannot_be_loaded_is_told_and_tried_again(setup):
+def test_an_encoder_that_cannot_be_loaded_is_reported_and_tried_again(setup):
     answers = [ValueError("weights are damaged"), ValueError("weights are damaged"), setup.encoder]
 
     def load():
@@ -491,7 +493,7 @@ def test_prefetched_images_are_warm(setup, embeddings):
     eventually(lambda: setup.encoder.calls == 2 and not embeddings.encoding)
     assert colour(embeddings.get(ref("red"), 0.0)) == RED
     assert colour(embeddings.get(ref("blue"), 0.0)) == BLUE
-    assert sorted(setup.source.asked) == ["blue", "red"]
+    assert sorted(setup.source.fetched) == ["blue", "red"]
 
 
 def test_prefetching_returns_at_once(setup, embeddings):
@@ -506,11 +508,11 @@ def test_what_is_warm_is_not_prefetched(setup, embeddings):
     embeddings.get(ref("red"), SOON_S)
     embeddings.prefetch([ref("red"), ref("blue"), ref("red")])
     eventually(lambda: setup.encoder.calls == 2)
-    assert setup.source.asked == ["red", "blue"]
+    assert setup.source.fetched == ["red", "blue"]
 
 
 class SlowSource(FakeSource):
-    """Holds the fetches of some addresses until they are let go, as a slow server does."""
+    """Holds the fetches of the addresses in ``slow`` until ``let_go`` is set, as a slow server does."""
 
     def __init__(self):
         super().__init__()
@@ -534,7 +536,7 @@ def slow(setup):
 
 @pytest.fixture
 def in_bulk(setup, slow):
-    """Embeddings that twenty images of a slow server are asked of, by nobody who waits at a screen."""
+    """Embeddings that are busy with bulk requests for twenty images of a slow server."""
     embeddings = setup.build()
     with ThreadPoolExecutor(20) as pool:
         for number in range(20):
@@ -634,7 +636,7 @@ def test_precompute_followed_by_the_service_is_one_fetch_and_one_encode(setup):
     service = setup.build()
     assert colour(service.peek(ref())) == RED
     assert colour(service.get(ref(), 0.0)) == RED
-    assert (len(setup.source.asked), setup.encoder.calls) == (1, 1)
+    assert (len(setup.source.fetched), setup.encoder.calls) == (1, 1)
 
 
 def test_an_upload_that_was_encoded_yesterday_is_there_at_the_first_click(setup):
@@ -648,7 +650,7 @@ def test_an_upload_that_was_encoded_yesterday_is_not_asked_about_by_the_next_run
     setup.source.immutable = True
     setup.build().ensure(ref())
     assert not day_later(setup).ensure(ref())
-    assert len(setup.source.asked) == 1
+    assert len(setup.source.fetched) == 1
 
 
 def test_a_run_asks_whether_what_may_change_has_changed_and_does_not_fetch_it(setup):
@@ -659,18 +661,18 @@ def test_a_run_asks_whether_what_may_change_has_changed_and_does_not_fetch_it(se
     assert setup.encoder.calls == 1
 
 
-def test_a_run_encodes_what_has_changed_anew_after_one_fetch(setup):
+def test_a_run_encodes_a_changed_image_again_after_one_fetch(setup):
     setup.source.versioned = True
     setup.build().ensure(ref())
     setup.source.contents["red"] = png(BLUE)
     assert day_later(setup).ensure(ref())
-    assert (len(setup.source.asked), setup.encoder.calls) == (2, 2)
+    assert (len(setup.source.fetched), setup.encoder.calls) == (2, 2)
 
 
 def test_a_run_fetches_an_image_without_a_version_and_does_not_encode_it_again(setup):
     setup.build().ensure(ref())
     assert not day_later(setup).ensure(ref())
-    assert (len(setup.source.asked), setup.encoder.calls) == (2, 1)
+    assert (len(setup.source.fetched), setup.encoder.calls) == (2, 1)
 
 
 def test_a_run_encodes_one_content_behind_two_addresses_once(setup, embeddings):
@@ -687,8 +689,8 @@ def test_an_embedding_that_was_let_go_or_damaged_is_made_again(setup, is_damaged
     [path] = (setup.folder / "embeddings").iterdir()
     if is_damaged:
         path.write_bytes(path.read_bytes()[:-1])
-        again = embeddings.get(ref(), SOON_S)
-        assert np.array_equal(first.image_embedding, again.image_embedding)
+        encoded_again = embeddings.get(ref(), SOON_S)
+        assert np.array_equal(first.image_embedding, encoded_again.image_embedding)
     else:
         path.unlink()
         assert embeddings.ensure(ref())
@@ -701,12 +703,12 @@ def test_a_click_that_joins_a_run_gets_the_embedding_that_the_run_does_not_read(
     setup.source.gate.clear()
     with ThreadPoolExecutor(2) as pool:
         run = pool.submit(embeddings.ensure, ref())
-        eventually(lambda: len(setup.source.asked) == 2)
+        eventually(lambda: len(setup.source.fetched) == 2)
         click = pool.submit(embeddings.get, ref(), SOON_S)
         eventually(lambda: setup.metrics.registry.get_sample_value("paddle_sam_waiting") == 2)
         setup.source.gate.set()
         assert (run.result(), colour(click.result())) == (False, RED)
-    assert (len(setup.source.asked), setup.encoder.calls) == (2, 1)
+    assert (len(setup.source.fetched), setup.encoder.calls) == (2, 1)
 
 
 def test_a_store_that_keeps_nothing_ends_a_run_with_its_reason(setup):
@@ -715,7 +717,7 @@ def test_a_store_that_keeps_nothing_ends_a_run_with_its_reason(setup):
     assert caught.value.reason is Reason.STORE_UNAVAILABLE
 
 
-def test_a_full_disk_is_told_of_by_name(setup):
+def test_a_full_disk_is_reported_by_name(setup):
     (setup.folder / "embeddings").write_text("a file where a folder should be")
     with pytest.raises(RetryLater, match="cannot be stored: read failed: Not a directory"):
         setup.build(memory=0).ensure(ref())
@@ -749,7 +751,7 @@ def test_images_are_fetched_and_decoded_while_one_is_encoded(setup, embeddings):
         for name in ("red", "blue", "green", "gray"):
             pool.submit(embeddings.ensure, ref(name))
         eventually(lambda: embeddings.encoding == 4 and setup.encoder.running.is_set())
-        assert (len(setup.source.asked), setup.encoder.calls) == (4, 1)
+        assert (len(setup.source.fetched), setup.encoder.calls) == (4, 1)
         setup.encoder.gate.set()
 
 
@@ -761,7 +763,7 @@ def test_images_in_memory_are_few_however_many_are_wanted(setup, embeddings):
             pool.submit(embeddings.ensure, ref(str(number)))
         eventually(lambda: embeddings.encoding == THREADS - RESERVED)
         time.sleep(0.1)
-        assert len(setup.source.asked) == THREADS - RESERVED
+        assert len(setup.source.fetched) == THREADS - RESERVED
         setup.encoder.gate.set()
     assert setup.encoder.calls == 3 * THREADS
 
@@ -817,7 +819,7 @@ def test_a_click_does_not_wait_for_background_images_that_wait_to_be_decoded(set
 # The end
 
 
-def test_closing_wakes_everybody_and_ends_every_thread(setup):
+def test_closing_wakes_every_waiter_and_ends_every_thread(setup):
     before = set(threading.enumerate())
     embeddings = setup.build()
     setup.encoder.gate.clear()
@@ -862,9 +864,9 @@ def test_without_a_project_an_address_belongs_to_its_task():
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a.png", " S3://bucket/a.png", "gs://b/a.png", "azure-blob://c/a.png"])
 def test_a_cloud_address_belongs_to_the_task_that_it_is_resolved_through(uri):
-    one, other = ImageRef(uri, 1, 7), ImageRef(uri, 2, 7)
-    assert source_key(one) != source_key(other), "whatever project a caller says that the other task is in"
-    assert source_key(one) == source_key(ImageRef(uri, 1, 8))
+    first, second = ImageRef(uri, 1, 7), ImageRef(uri, 2, 7)
+    assert source_key(first) != source_key(second), "whatever project a caller says that the other task is in"
+    assert source_key(first) == source_key(ImageRef(uri, 1, 8))
     assert source_key(ImageRef(uri, None, 7)) != source_key(ImageRef(uri, None, 8))
 
 
@@ -881,8 +883,8 @@ def test_no_caller_makes_an_address_of_one_project_another_tasks_image(setup):
     setup.source = Storages()
     embeddings = setup.build()
     planted = embeddings.get(ImageRef("s3://bucket/a.png", 666, 7), 20)
-    seen = embeddings.get(ImageRef("s3://bucket/a.png", 1, 7), 20)
-    assert not np.array_equal(planted.image_embedding, seen.image_embedding)
+    embedding = embeddings.get(ImageRef("s3://bucket/a.png", 1, 7), 20)
+    assert not np.array_equal(planted.image_embedding, embedding.image_embedding)
 
 
 def test_every_file_gives_its_room_back_once_it_is_encoded_or_is_not_needed(setup):
@@ -893,8 +895,8 @@ def test_every_file_gives_its_room_back_once_it_is_encoded_or_is_not_needed(setu
         gate = inner.gate
 
         def fetch(self, ref, cached=None, /):
-            found = inner.fetch(ref, cached)
-            return None if found is None else replace(found, share=budget.take(len(found.data)))
+            file = inner.fetch(ref, cached)
+            return None if file is None else replace(file, share=budget.take(len(file.data)))
 
     inner.contents |= {"red again": png(RED), "broken": b"no image"}
     setup.source = Counted()
@@ -904,7 +906,7 @@ def test_every_file_gives_its_room_back_once_it_is_encoded_or_is_not_needed(setu
     threads = [threading.Thread(target=embeddings.get, args=(ref(name), 20)) for name in names]
     for thread in threads:
         thread.start()
-    eventually(lambda: embeddings.encoding == 2 and len(inner.asked) == 3)
+    eventually(lambda: embeddings.encoding == 2 and len(inner.fetched) == 3)
     eventually(lambda: budget.taken == len(names) * 30 * 40 * 3)  # the inputs of the network, and no file
     with pytest.raises(ImageError):
         embeddings.get(ref("broken"), 20)
@@ -914,11 +916,11 @@ def test_every_file_gives_its_room_back_once_it_is_encoded_or_is_not_needed(setu
     eventually(lambda: budget.taken == 0)
     setup.clock.advance(61)
     embeddings.get(ref("red"), 20)
-    eventually(lambda: inner.asked.count("red") == 2)
+    eventually(lambda: inner.fetched.count("red") == 2)
     eventually(lambda: budget.taken == 0)
 
 
-def test_data_addresses_on_their_way_are_bounded_and_a_click_beyond_is_told_so(setup):
+def test_data_addresses_that_are_waited_for_are_bounded_and_a_click_beyond_gets_the_reason(setup):
     uri = "data:" + "A" * 80_000
     setup.source.gate.clear()
     setup.source.contents[uri] = png(RED)

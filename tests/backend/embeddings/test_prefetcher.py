@@ -20,11 +20,11 @@ class Setup:
     """A prefetcher, and what it has begun; an image named ``no`` has nothing to be waited for."""
 
     def __init__(self):
-        self.metrics, self.begun, self.futures = Metrics(), [], {}
+        self.metrics, self.started, self.futures = Metrics(), [], {}
         self.prefetcher = Prefetcher(self.begin, self.metrics)
 
     def begin(self, ref):
-        self.begun.append(ref.uri)
+        self.started.append(ref.uri)
         if ref.uri == "odd":
             raise ZeroDivisionError("a defect")
         if ref.uri == "no":
@@ -46,11 +46,11 @@ def test_a_few_are_begun_and_the_next_one_when_one_of_them_ends(setup):
     names = [str(number) for number in range(IN_PROGRESS + 2)]
     setup.add(*names)
     setup.prefetcher.start()
-    wait_until(lambda: len(setup.begun) == IN_PROGRESS)
-    assert setup.begun == names[:IN_PROGRESS]
+    wait_until(lambda: len(setup.started) == IN_PROGRESS)
+    assert setup.started == names[:IN_PROGRESS]
     setup.futures["2"].set_result(None)
-    wait_until(lambda: len(setup.begun) == IN_PROGRESS + 1)
-    assert setup.begun[-1] == names[IN_PROGRESS]
+    wait_until(lambda: len(setup.started) == IN_PROGRESS + 1)
+    assert setup.started[-1] == names[IN_PROGRESS]
     assert len(setup.prefetcher) == 1
 
 
@@ -58,14 +58,14 @@ def test_the_newest_list_comes_first_and_an_image_of_both_once(setup):
     setup.add("a", "b", "no")
     setup.add("c", "a")
     setup.prefetcher.start()
-    wait_until(lambda: len(setup.begun) == 4)
-    assert setup.begun == ["c", "a", "b", "no"]
+    wait_until(lambda: len(setup.started) == 4)
+    assert setup.started == ["c", "a", "b", "no"]
 
 
 def test_failures_and_defects_are_noted_and_stop_nothing(setup, caplog):
     setup.add("odd", "a", "no", "b")
     setup.prefetcher.start()
-    wait_until(lambda: len(setup.begun) == 4)
+    wait_until(lambda: len(setup.started) == 4)
     setup.futures["a"].set_exception(ImageError("bad"))
     count = setup.metrics.registry.get_sample_value
     wait_until(lambda: count("paddle_sam_background_failures_total", {"reason": "image_unreadable"}) == 1)
@@ -92,5 +92,5 @@ def test_closing_drops_what_waits_and_ends_the_thread(setup):
     setup.prefetcher.close()
     setup.prefetcher.start()
     setup.add("a")
-    assert setup.begun == []
+    assert setup.started == []
     assert set(threading.enumerate()) <= before

@@ -33,20 +33,22 @@ def agreement(checkpoint, image, prompts):
     pairs = zip(decoder.decode(embedding, prompts).masks, decoder.decode(stored(embedding), prompts).masks, strict=True)
     masks = [(exact[0].to_array(), rounded[0].to_array()) for exact, rounded in pairs]
     assert any(0 < exact.mean() < 1 for exact, _ in masks), "masks that are all or nothing prove nothing"
-    both = sum(int((exact & rounded).sum()) for exact, rounded in masks)
+    intersection = sum(int((exact & rounded).sum()) for exact, rounded in masks)
     either = sum(int((exact | rounded).sum()) for exact, rounded in masks)
-    return both / either
+    return intersection / either
 
 
 def prompts(height, width):
     """Points and boxes over the whole image."""
-    found = []
+    prompts_of_image = []
     for down in (0.25, 0.5, 0.75):
         for across in (0.25, 0.5, 0.75):
             x, y = across * width, down * height
-            found.append(Prompt(point_coords=np.array([[x, y]]), point_labels=np.array([1])))
-            found.append(Prompt(box=np.array([x - width / 6, y - height / 6, x + width / 6, y + height / 6])))
-    return found
+            prompts_of_image.append(Prompt(point_coords=np.array([[x, y]]), point_labels=np.array([1])))
+            prompts_of_image.append(
+                Prompt(box=np.array([x - width / 6, y - height / 6, x + width / 6, y + height / 6]))
+            )
+    return prompts_of_image
 
 
 @pytest.mark.skipif(not DEMO.exists(), reason="the demo model is not part of this checkout")
@@ -55,12 +57,12 @@ def test_the_demo_models_masks_stay_the_same(seed):
     scene = scene_file(seed).scene
     index = largest(scene)
     x, y = centre_click(scene, index)
-    asked = [
+    three_prompts = [
         Prompt(point_coords=np.array([[x, y]], float), point_labels=np.array([1])),
         Prompt(box=np.array(box(scene, index), float)),
         *prompts(*scene.image.shape[:2]),
     ]
-    assert agreement(read(DEMO, "demo"), scene.image, asked) >= SAME
+    assert agreement(read(DEMO, "demo"), scene.image, three_prompts) >= SAME
 
 
 def test_a_small_random_networks_masks_stay_the_same(tiny_checkpoint):

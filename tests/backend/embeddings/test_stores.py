@@ -6,6 +6,7 @@ import os
 import threading
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,8 +115,8 @@ def test_many_threads_may_use_a_store(make):
         for step in range(60):
             number = (seed * 7 + step) % 16
             store.put(key(number), embedding(number))
-            found = store.get(key(number))
-            if found is not None and not same(found, embedding(number)):
+            stored = store.get(key(number))
+            if stored is not None and not same(stored, embedding(number)):
                 wrong.append(number)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
@@ -201,7 +202,7 @@ def test_a_value_as_it_was_written_before_there_were_several_maps_is_a_miss(vers
 
 
 @pytest.mark.parametrize(
-    ("found", "put_in"),
+    ("declared", "put_in"),
     [
         (b'"image_embedding"', b'"high_res_feat_s1"'),
         (b"[2,16,16]", b"[2,16,99]"),
@@ -209,10 +210,10 @@ def test_a_value_as_it_was_written_before_there_were_several_maps_is_a_miss(vers
         (b'"family":"sam2"', b'"family":"sam3"'),
     ],
 )
-def test_a_value_whose_maps_are_told_wrongly_is_a_miss(found, put_in):
+def test_a_value_whose_header_describes_other_maps_is_a_miss(declared, put_in):
     data = dump(embedding_of_several_maps(), "a key", "float32")
-    assert found in data
-    assert load(data.replace(found, put_in), "a key") is None
+    assert declared in data
+    assert load(data.replace(declared, put_in), "a key") is None
 
 
 def test_numbers_too_large_for_float16_stay_float32():
@@ -337,13 +338,13 @@ def test_an_embedding_of_several_maps_comes_back_whole_from_every_store(store):
 
 
 def test_memory_counts_the_bytes_of_every_map():
-    one = embedding_of_several_maps()
-    assert one.nbytes == 4 * (4 * 8 * 8 + 32 * 32 + 2 * 16 * 16)
-    memory = MemoryStore(2 * one.nbytes)
+    value = embedding_of_several_maps()
+    assert value.nbytes == 4 * (4 * 8 * 8 + 32 * 32 + 2 * 16 * 16)
+    memory = MemoryStore(2 * value.nbytes)
     for number in range(3):
-        memory.put(key(number), one)
+        memory.put(key(number), value)
     assert memory.stats()[0].entries == 2
-    assert memory.stats()[0].nbytes == 2 * one.nbytes
+    assert memory.stats()[0].nbytes == 2 * value.nbytes
 
 
 def test_memory_counts_what_a_decoder_keeps_beside_an_embedding_and_makes_room_for_it():
@@ -360,10 +361,10 @@ def test_memory_counts_what_a_decoder_keeps_beside_an_embedding_and_makes_room_f
 
 
 def test_memory_lets_go_of_an_embedding_whose_prepared_numbers_do_not_fit_at_all():
-    one = embedding()
-    store = MemoryStore(max_bytes=2 * one.nbytes)
-    store.put(key(1), one)
-    one.prepared.keep("SAM@1a2b3c4d", (np.zeros(one.nbytes, np.float32),))
+    value = embedding()
+    store = MemoryStore(max_bytes=2 * value.nbytes)
+    store.put(key(1), value)
+    value.prepared.keep("SAM@1a2b3c4d", (np.zeros(value.nbytes, np.float32),))
     assert store.get(key(1)) is None
     assert store.stats()[0].nbytes == 0
 
@@ -423,65 +424,76 @@ def test_a_directory_that_cannot_be_made_is_passed_over(tmp_path, clock):
     assert "failed" in store.stats()[0].trouble
 
 
-class FullDisk(FileStore):
-    """A disk that is full for as long as it is told."""
+class FullDisk:
+    """Has no room for a file's content while ``is_full`` is set; counts the attempts to write one."""
 
-    full = True
-    tries = 0
+    def __init__(self):
+        self.is_full, self.attempts = True, 0
+        self.write = Path.write_bytes
 
-    def _make_room(self, needed, name):
-        self.tries += 1
-        if self.full:
+    def write_bytes(self, path, content):
+        self.attempts += 1
+        if self.is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return super()._make_room(needed, name)
+        return self.write(path, content)
 
 
-def test_a_full_disk_is_passed_over_for_a_minute_and_then_tried_again(tmp_path, clock):
-    store = FullDisk(tmp_path / "cache", 10_000_000, pause_s=60, clock=clock)
+@pytest.fixture
+def full_disk(monkeypatch):
+    full_disk = FullDisk()
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: full_disk.write_bytes(path, content))
+    return full_disk
+
+
+def test_a_full_disk_is_passed_over_for_a_minute_and_then_tried_again(tmp_path, clock, full_disk):
+    store = FileStore(tmp_path / "cache", 10_000_000, pause_s=60, clock=clock)
     store.put(key(), embedding())
     store.put(key(), embedding())
-    assert store.tries == 1
+    assert full_disk.attempts == 1
+    assert list((tmp_path / "cache").iterdir()) == []
     assert "No space left on device" in store.stats()[0].trouble
-    store.full = False
+    full_disk.is_full = False
     clock.advance(61)
     store.put(key(), embedding())
     assert store.get(key()) is not None
     assert store.stats()[0].trouble == ""
 
 
-def test_a_disk_that_became_read_only_serves_what_it_holds(disk, tmp_path):
-    disk.put(key(), embedding())
-    store = FullDisk(tmp_path / "cache", 10_000_000)
+def test_a_disk_that_became_read_only_serves_what_it_holds(tmp_path, full_disk):
+    store, full_disk.is_full = FileStore(tmp_path / "cache", 10_000_000), False
+    store.put(key(), embedding())
+    full_disk.is_full = True
     store.put(key(1), embedding())
     assert same(store.get(key()), embedding())
     assert store.get(key(1)) is None
 
 
 def test_files_that_another_process_writes_are_counted_before_long(tmp_path):
-    one, other = FileStore(tmp_path, 8 * ENTRY), FileStore(tmp_path, 8 * ENTRY)
+    first, second = FileStore(tmp_path, 8 * ENTRY), FileStore(tmp_path, 8 * ENTRY)
     for number in range(200):
-        one.put(key(number), embedding(number))
-        other.put(key(1000 + number), embedding(number))
-    assert one.stats()[0].nbytes <= 2 * 8 * ENTRY
+        first.put(key(number), embedding(number))
+        second.put(key(1000 + number), embedding(number))
+    assert first.stats()[0].nbytes <= 2 * 8 * ENTRY
 
 
 # Tiers
 
 
 def test_a_slower_tier_fills_the_faster_one(tmp_path):
-    asked = []
+    keys = []
     disk = FileStore(tmp_path, 10_000_000)
     disk.put(key(), embedding())
-    store = TieredStore([MemoryStore(10_000_000), disk], asked.append)
+    store = TieredStore([MemoryStore(10_000_000), disk], keys.append)
     store.get(key())
     store.get(key())
     store.get(key(1))
-    assert asked == ["disk", "memory"]
+    assert keys == ["disk", "memory"]
 
 
-def test_a_failing_disk_leaves_memory_working(tmp_path):
-    store = TieredStore([MemoryStore(10_000_000), FullDisk(tmp_path, 10_000_000)])
+def test_a_failing_disk_leaves_memory_working(tmp_path, full_disk):
+    store = TieredStore([MemoryStore(10_000_000), FileStore(tmp_path, 10_000_000)])
     store.put(key(), embedding())
+    assert full_disk.attempts == 1
     assert same(store.get(key()), embedding())
 
 

@@ -43,12 +43,12 @@ class Local:
 
 
 def test_boxes_come_in_percent_the_best_first_and_those_of_one_object_once():
-    found = [
+    detections = [
         ("dog", 0.4, (0.0, 0.0, 40.0, 30.0)),
         ("cat", 0.9, (10.0, 3.0, 20.0, 9.0)),
         ("cat", 0.8, (10.0, 3.0, 20.0, 9.1)),
     ]
-    with Local(FakeDetector(*found)) as local:
+    with Local(FakeDetector(*detections)) as local:
         assert local.embeddings.find(IMAGE, SOON_S) == (
             WordBox("cat", 0.9, Rectangle(25.0, 10.0, 25.0, 20.0)),
             WordBox("dog", 0.4, Rectangle(0.0, 0.0, 100.0, 100.0)),
@@ -86,7 +86,7 @@ def test_a_click_is_encoded_before_words_of_bulk_work_that_wait():
         wait_until(lambda: local.embeddings.encoding == 3)
         detector.gate.clear()
         local.encoder.gate.set()
-        wait_until(lambda: detector.asked)
+        wait_until(lambda: detector.calls)
         assert list(local.encoder.colours) == [(1, 2, 3), (9, 9, 9)]
 
 
@@ -145,6 +145,6 @@ def test_the_memory_for_boxes_is_bounded():
     memory, many = BoxMemory(), (WordBox("cat", 0.5, Rectangle(0.0, 0.0, 1.0, 1.0)),) * 900
     for number in range(100):
         memory.put(BoxKey(f"{number:064x}", QUERY), many)
-    kept = [number for number in range(100) if memory.get(BoxKey(f"{number:064x}", QUERY)) is not None]
-    assert 40 < len(kept) < 60
-    assert kept[-1] == 99
+    remembered = [number for number in range(100) if memory.get(BoxKey(f"{number:064x}", QUERY)) is not None]
+    assert 40 < len(remembered) < 60
+    assert remembered[-1] == 99

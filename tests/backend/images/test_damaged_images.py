@@ -166,7 +166,7 @@ def test_a_jpeg_of_more_scans_than_any_encoder_writes_is_refused_before_it_is_de
     check(scans(files_jpeg.MAX_SCANS - own), LIMITS)
 
 
-def test_a_header_that_lies_about_the_size_to_another_reader_makes_nobody_hold_such_a_picture():
+def test_a_header_that_lies_about_the_size_to_another_reader_takes_no_memory_for_such_a_picture():
     data = jpeg(segment(0xC0, struct.pack(">BHHB", 8, 65_500, 65_500, 1) + b"\1\x11\0"), b"\xff\xda")
     with pytest.raises(ImageError, match="a damaged JPEG: it has two frames"):
         check(data, LIMITS)

@@ -40,7 +40,7 @@ def test_the_recorded_exif_6_photo_is_taller_than_wide():
     assert decode(data, LIMITS).original_size == (800, 600)
 
 
-def test_an_orientation_that_only_xmp_tells_is_ignored_as_browsers_do():
+def test_an_orientation_in_xmp_alone_is_ignored_as_browsers_do():
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     assert decode(encoded(corners(), "JPEG", xmp=xmp), LIMITS).original_size == (32, 48)
 
@@ -166,7 +166,7 @@ def test_extreme_shapes_are_read(size_wh):
 
 
 @pytest.mark.parametrize(
-    ("data", "what"),
+    ("data", "kind"),
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "AVIF"),
@@ -179,8 +179,8 @@ def test_extreme_shapes_are_read(size_wh):
         (b"\n<!DOCTYPE html><html><body>404</body></html>", "web page"),
     ],
 )
-def test_kinds_that_are_not_read_are_named(data, what):
-    with pytest.raises(ImageError, match=what) as caught:
+def test_kinds_that_are_not_read_are_named(data, kind):
+    with pytest.raises(ImageError, match=kind) as caught:
         decode(data, LIMITS)
     assert caught.value.reason is Reason.UNSUPPORTED_IMAGE_FORMAT
 
@@ -234,9 +234,9 @@ def test_a_jpeg_decoded_smaller_gives_the_model_almost_the_same_input():
     data = encoded(photo(1600, 1200), "JPEG", quality=95)
     whole = decode(data, PixelLimits(reduce_above_pixels=None)).pixels
     small = decode(data, PixelLimits(reduce_above_pixels=1_000_000, model_side=256)).pixels
-    one, other = (preprocess(pixels, tiny(256)).pixels for pixels in (whole, small))
-    assert one.shape == other.shape
-    difference = normalize(one, tiny(256)) - normalize(other, tiny(256))
+    first, second = (preprocess(pixels, tiny(256)).pixels for pixels in (whole, small))
+    assert first.shape == second.shape
+    difference = normalize(first, tiny(256)) - normalize(second, tiny(256))
     assert np.abs(difference).mean() * 58 < 1  # of 255 gray levels; one standard deviation of the model is 58
 
 

@@ -1,4 +1,4 @@
-"""Fetching images over real sockets: whom the token goes to, what is refused, how long it may take."""
+"""Fetching images over real sockets: which hosts get the token, what is refused, how long it may take."""
 
 import contextlib
 import socket
@@ -77,9 +77,9 @@ def assert_fails(kind, reason, source, uri, **fields):
 @pytest.mark.parametrize("token", [PERSONAL_TOKEN, LEGACY_TOKEN])
 @pytest.mark.parametrize("uri", [UPLOAD, UPLOAD[1:], UPLOAD.removeprefix("/data/")])
 def test_uploads_are_read_with_either_kind_of_token(connect, token, uri):
-    found = connect(token).fetch(ImageRef(uri))
-    assert found.data == IMAGE
-    assert found.immutable
+    image = connect(token).fetch(ImageRef(uri))
+    assert image.data == IMAGE
+    assert image.immutable
 
 
 def test_an_absolute_address_of_label_studio_gets_the_token_too(connect, studio):
@@ -144,10 +144,10 @@ def test_a_login_page_is_an_access_error_and_no_image(connect, studio, login):
 
 
 @pytest.mark.parametrize("name", ["два b.png", "%D0%B4%D0%B2%D0%B0%20b.png"])
-def test_a_redirect_is_followed_however_it_writes_its_target(connect, other, name):
-    other.routes["/%D0%B4%D0%B2%D0%B0%20b.png"] = Reply(IMAGE)
-    other.routes["/r"] = Reply(b"", 302, {"Location": f"/{name}".encode().decode("latin-1")})
-    assert connect().fetch(ImageRef(other.url + "/r")).data == IMAGE
+def test_a_redirect_is_followed_however_it_writes_its_target(connect, location, name):
+    location.routes["/%D0%B4%D0%B2%D0%B0%20b.png"] = Reply(IMAGE)
+    location.routes["/r"] = Reply(b"", 302, {"Location": f"/{name}".encode().decode("latin-1")})
+    assert connect().fetch(ImageRef(location.url + "/r")).data == IMAGE
 
 
 def test_another_host_never_sees_the_token(connect, other):
@@ -255,10 +255,10 @@ def test_a_redirect_back_among_the_task_files_does_not_bring_the_token_back(conn
     studio.routes["/data/upload/1/r.png"] = Reply(b"", 302, {"Location": "/elsewhere"})
     studio.routes["/elsewhere"] = Reply(b"", 302, {"Location": UPLOAD})
     assert connect().fetch(ImageRef("/data/upload/1/r.png")).data == IMAGE
-    assert ["authorization" in one.headers for one in studio.requests if one.method == "GET"] == [True, False, False]
+    assert ["authorization" in sent.headers for sent in studio.requests if sent.method == "GET"] == [True, False, False]
 
 
-def test_a_path_that_asks_for_a_login_and_serves_no_task_files_is_told_as_such(connect, studio):
+def test_a_path_that_asks_for_a_login_and_serves_no_task_files_is_reported_as_such(connect, studio):
     studio.accepted.add(None)
     studio.routes["/projects/1/data"] = Reply(b"", 302, {"Location": "/user/login/?next=/projects/1/data"})
     message = assert_fails(AccessError, Reason.FORBIDDEN_PATH, connect(), studio.url + "/projects/1/data")
@@ -364,7 +364,7 @@ def test_public_addresses_are_allowed(address):
     assert is_allowed(AddressPolicy(Origin("http", "ls", 8080)), "host", address)
 
 
-def test_an_address_that_nobody_answers_leaves_the_next_one_its_turn(connect, other):
+def test_an_address_that_does_not_answer_leaves_the_next_one_its_turn(connect, other):
     source = connect(allowed=("127.0.0.0/8",), route=Route(lambda host, port: ["127.0.0.2", "127.0.0.1"]))
     assert source.fetch(ImageRef(f"http://two.example.com:{other.port}/a.png")).data == IMAGE
 
@@ -412,7 +412,7 @@ def test_no_other_protocol_is_followed(connect, studio):
 
 
 @pytest.mark.parametrize("target", ["ftp://user:secret@h/a.png", "http://user:secret/@h/a.png"])
-def test_credentials_in_the_address_of_a_redirect_are_not_told(connect, studio, target):
+def test_credentials_in_the_address_of_a_redirect_are_not_shown(connect, studio, target):
     studio.routes["/data/upload/1/r.png"] = Reply(b"", 302, {"Location": target})
     with pytest.raises(ImageError) as caught:
         connect().fetch(ImageRef("/data/upload/1/r.png"))
@@ -515,7 +515,7 @@ def test_each_status_has_its_reason(connect, other, status, kind, reason):
 
 
 @pytest.mark.parametrize("url", ["http://localhost:9/a.png", "http://nowhere.invalid/a.png"])
-def test_nobody_there_may_be_tried_later(connect, url):
+def test_a_host_without_a_server_may_be_tried_later(connect, url):
     assert_fails(RetryLater, Reason.IMAGE_FETCH_FAILED, connect(), url)
 
 
@@ -556,11 +556,11 @@ def test_a_version_that_cannot_be_sent_back_is_none(connect, other, etag):
     source = connect()
     first = source.fetch(ImageRef(other.url + "/a.png"))
     assert not first.version.is_known
-    for known in (first.version, Validators(etag), Validators('"v1"', "g\xe9stern")):
-        assert source.fetch(ImageRef(other.url + "/a.png"), known).data == IMAGE
+    for validators in (first.version, Validators(etag), Validators('"v1"', "g\xe9stern")):
+        assert source.fetch(ImageRef(other.url + "/a.png"), validators).data == IMAGE
 
 
-def test_a_304_nobody_asked_for_is_no_image(connect, other):
+def test_a_304_to_a_first_request_is_no_image(connect, other):
     other.routes["/a.png"] = Reply(b"", 304)
     assert_fails(ImageError, Reason.IMAGE_NOT_FOUND, connect(), other.url + "/a.png")
 

@@ -1,4 +1,4 @@
-"""Every answer that a browser shows as a picture is one here, and of the others it is said why not."""
+"""Every answer that a browser shows as a picture is one here, and the others get a reason."""
 
 import gzip
 import tracemalloc
@@ -69,24 +69,24 @@ def test_chunks_of_a_byte_each_are_refused_before_they_keep_the_reader_busy(serv
 
 @pytest.mark.parametrize("name", UNENDING)
 def test_an_image_that_is_whole_by_its_own_format_counts_whatever_the_server_announced(server, source, name):
-    before = len(server.asked)
+    before = len(server.requests)
     assert source.fetch(ImageRef(f"{server.url}/{name}")).data == IMAGE
-    assert len(server.asked) == before + 1
+    assert len(server.requests) == before + 1
 
 
 @pytest.mark.parametrize("name", NOT_SHOWN)
 def test_what_no_browser_shows_will_never_pass_and_is_asked_once(server, source, name):
-    before = len(server.asked)
+    before = len(server.requests)
     error = refusal(source, f"{server.url}/{name}")
     assert isinstance(error, ImageError | AccessError)
     assert error.reason is not Reason.INTERNAL_ERROR
-    assert len(server.asked) == before + 1
+    assert len(server.requests) == before + 1
 
 
 @pytest.mark.parametrize("name", ["brotli", "zstd", "compress"])
 def test_a_coding_that_is_not_undone_is_named(server, source, name):
-    told = {"brotli": "'br'"}.get(name, f"'{name}'")
-    assert told in str(refusal(source, f"{server.url}/{name}"))
+    name_in_message = {"brotli": "'br'"}.get(name, f"'{name}'")
+    assert name_in_message in str(refusal(source, f"{server.url}/{name}"))
 
 
 def test_a_head_that_browsers_refuse_is_not_called_another_protocol(server, source):
@@ -161,12 +161,12 @@ def test_a_host_that_wants_a_browser_gets_an_honest_name_that_it_lets_pass(serve
 
 
 @pytest.mark.parametrize(
-    ("public_url", "told"),
+    ("public_url", "referer"),
     [(None, "http://localhost:9/"), ("http://labels.example.com/ls", "http://labels.example.com/")],
 )
-def test_the_page_that_shows_the_image_is_named_as_browsers_name_it(server, public_url, told):
+def test_the_page_that_shows_the_image_is_named_as_browsers_name_it(server, public_url, referer):
     image_source(public_url=public_url).fetch(ImageRef(f"{server.url}/plain"))
-    assert server.headers()["referer"] == told
+    assert server.headers()["referer"] == referer
 
 
 def test_a_page_that_came_over_tls_is_not_named_over_plain_http(server):

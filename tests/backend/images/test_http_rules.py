@@ -43,7 +43,7 @@ def has_ipv6():
 
 @both
 @pytest.mark.parametrize(
-    ("host", "name", "told"),
+    ("host", "name", "expected"),
     [
         pytest.param(
             "::1", "[::1]", "[::1]", marks=pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine")
@@ -52,10 +52,10 @@ def has_ipv6():
         ("127.0.0.1", "LocalHost", "localhost"),
     ],
 )
-def test_the_host_header_is_written_by_the_standard(ask, host, name, told):
+def test_the_host_header_is_written_by_the_standard(ask, host, name, expected):
     with AnswerServer(host, answers=ANSWER, name=name) as server:
         ask(server.url)
-        assert server.headers()["host"] == f"{told}:{server.port}"
+        assert server.headers()["host"] == f"{expected}:{server.port}"
 
 
 @both
@@ -64,7 +64,7 @@ def test_a_proxy_of_the_environment_does_not_count(ask, monkeypatch):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     with AnswerServer(answers=ANSWER) as server:
         ask(server.url)
-        assert len(server.asked) == 1
+        assert len(server.requests) == 1
 
 
 @both

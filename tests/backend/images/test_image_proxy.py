@@ -33,7 +33,7 @@ NAMES = {
 
 
 class ProxyServer:
-    """A proxy that gives one answer to whatever is asked in plain, and connects every tunnel to one port.
+    """A proxy that gives one answer to every plain request, and connects every tunnel to one port.
 
     Attributes:
         heads: the request lines and headers it got.
@@ -84,14 +84,14 @@ class ProxyServer:
         self._server.server_close()
 
 
-def pump(one, other):
+def pump(source, sink):
     """Carry bytes both ways until one side ends."""
     while True:
-        for ready in select.select([one, other], [], [], 5)[0]:
+        for ready in select.select([source, sink], [], [], 5)[0]:
             data = ready.recv(65536)
             if not data:
                 return
-            (other if ready is one else one).sendall(data)
+            (sink if ready is source else source).sendall(data)
 
 
 def lookup(host, port):
@@ -187,7 +187,7 @@ def test_label_studio_and_the_token_never_go_through_it(proxy):
         (b"HTTP/1.1 502 Bad Gateway", RetryLater, "answers 502"),
     ],
 )
-def test_what_the_proxy_refuses_is_told_as_the_proxys(proxy, line, kind, words):
+def test_what_the_proxy_refuses_is_reported_as_the_proxys(proxy, line, kind, words):
     proxy.refuses = line
     error = refusal(kind, image_source(proxy, "me:secret@"), "https://pictures.example.com/a.png")
     assert words in str(error)

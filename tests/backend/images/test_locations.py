@@ -15,7 +15,7 @@ from backend.types import ImageRef
 LS = "http://ls.example.com:8080"
 
 
-def place(uri, url=LS, root=None, public=None, **fields):
+def locate(uri, url=LS, root=None, public=None, **fields):
     return resolve(ImageRef(uri, **fields), LabelStudioOrigin(url, public), root)
 
 
@@ -37,7 +37,7 @@ def place(uri, url=LS, root=None, public=None, **fields):
     ],
 )
 def test_paths_of_label_studio_lead_there_in_every_spelling(uri, path):
-    assert place(uri).url == LS + path
+    assert locate(uri).url == LS + path
 
 
 @pytest.mark.parametrize(
@@ -50,27 +50,27 @@ def test_paths_of_label_studio_lead_there_in_every_spelling(uri, path):
     ],
 )
 def test_label_studio_is_known_by_its_origin_however_that_is_spelt(url, same):
-    assert place(same + "/data/upload/1/a.jpg", url) == Remote(url + "/data/upload/1/a.jpg", immutable=True)
+    assert locate(same + "/data/upload/1/a.jpg", url) == Remote(url + "/data/upload/1/a.jpg", immutable=True)
     with pytest.raises(AccessError):
-        place(same + "/data/upload/../a.jpg", url)
+        locate(same + "/data/upload/../a.jpg", url)
 
 
 @pytest.mark.parametrize("other", ["https://ls:80", "http://ls:443", "http://ls.evil.example.com", "http://ls@evil"])
 def test_another_scheme_host_or_port_is_not_label_studio(other):
-    assert place(other + "/data/upload/1/a.jpg", "http://ls") == Remote(other + "/data/upload/1/a.jpg")
+    assert locate(other + "/data/upload/1/a.jpg", "http://ls") == Remote(other + "/data/upload/1/a.jpg")
 
 
 def test_a_label_studio_below_a_path_keeps_it_once():
     url = "https://example.com/ls"
-    assert place("/data/upload/1/a.jpg", url).url == "https://example.com/ls/data/upload/1/a.jpg"
-    assert place("/ls/data/upload/1/a.jpg", url).url == "https://example.com/ls/data/upload/1/a.jpg"
+    assert locate("/data/upload/1/a.jpg", url).url == "https://example.com/ls/data/upload/1/a.jpg"
+    assert locate("/ls/data/upload/1/a.jpg", url).url == "https://example.com/ls/data/upload/1/a.jpg"
 
 
 LOCAL = "/data/local-files/?d=sub/local%20one.jpg"
 
 
 @pytest.mark.parametrize(
-    ("url", "public", "uri", "found"),
+    ("url", "public", "uri", "expected"),
     [
         ("http://ls:8080", "http://localhost:8080", "http://localhost:8080" + LOCAL, "http://ls:8080" + LOCAL),
         ("http://ls:8080", "https://a.example.com", "HTTPS://A.example.com:443" + LOCAL, "http://ls:8080" + LOCAL),
@@ -84,8 +84,8 @@ LOCAL = "/data/local-files/?d=sub/local%20one.jpg"
         ("http://ls", "http://ls/x", "http://ls/x" + LOCAL, "http://ls" + LOCAL),
     ],
 )
-def test_the_address_that_browsers_know_means_the_one_that_is_reached_from_here(url, public, uri, found):
-    assert place(uri, url, public=public) == Remote(found)
+def test_the_address_that_browsers_know_means_the_one_that_is_reached_from_here(url, public, uri, expected):
+    assert locate(uri, url, public=public) == Remote(expected)
 
 
 @pytest.mark.parametrize(
@@ -98,15 +98,15 @@ def test_the_address_that_browsers_know_means_the_one_that_is_reached_from_here(
     ],
 )
 def test_what_lies_beside_the_address_that_browsers_know_is_not_label_studios(uri):
-    assert place(uri, public="https://a.example.com/x") == Remote(uri)
+    assert locate(uri, public="https://a.example.com/x") == Remote(uri)
 
 
 def test_below_the_address_that_browsers_know_uploads_never_change_and_paths_may_not_climb():
     public = "https://a.example.com/x"
-    assert place(public + "/data/upload/1/a.jpg", public=public).immutable
+    assert locate(public + "/data/upload/1/a.jpg", public=public).immutable
     for path in ("/data/../../etc/passwd", "/data/local-files/?d=../a.jpg", "/%2e%2e/a.jpg"):
         with pytest.raises(AccessError):
-            place(public + path, public=public)
+            locate(public + path, public=public)
 
 
 @pytest.mark.parametrize(
@@ -118,28 +118,30 @@ def test_below_the_address_that_browsers_know_uploads_never_change_and_paths_may
     ],
 )
 def test_only_uploads_never_change(uri, immutable):
-    assert place(uri).immutable is immutable
+    assert locate(uri).immutable is immutable
 
 
 def test_an_address_elsewhere_stays_as_it_is():
-    assert place("https://cdn.example.com/a%20b.jpg?v=2&w=1#top") == Remote("https://cdn.example.com/a%20b.jpg?v=2&w=1")
+    assert locate("https://cdn.example.com/a%20b.jpg?v=2&w=1#top") == Remote(
+        "https://cdn.example.com/a%20b.jpg?v=2&w=1"
+    )
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a b/ü.jpg", "gs://bucket/x.png", "azure-blob://container/y.png"])
 def test_cloud_addresses_are_signed_by_label_studio_through_their_task(uri):
-    url = place(uri, task_id=12, project_id=3).url
+    url = locate(uri, task_id=12, project_id=3).url
     assert url.startswith(f"{LS}/tasks/12/presign/?fileuri=")
     (name,) = parse_qs(urlsplit(url).query)["fileuri"]
     assert base64.urlsafe_b64decode(name).decode() == uri
 
 
 def test_without_a_task_the_project_signs():
-    assert "/projects/3/presign/" in place("s3://bucket/a.jpg", project_id=3).url
+    assert "/projects/3/presign/" in locate("s3://bucket/a.jpg", project_id=3).url
 
 
 def test_a_cloud_address_without_task_and_project_is_not_supported():
     with pytest.raises(ImageError) as caught:
-        place("s3://bucket/a.jpg")
+        locate("s3://bucket/a.jpg")
     assert caught.value.reason is Reason.UNSUPPORTED_IMAGE_SOURCE
 
 
@@ -154,13 +156,13 @@ def test_a_cloud_address_without_task_and_project_is_not_supported():
     ],
 )
 def test_data_addresses_hold_the_image_itself(uri):
-    assert place(uri) == Inline(b"hello world???>")
+    assert locate(uri) == Inline(b"hello world???>")
 
 
 @pytest.mark.parametrize("uri", ["data:image/png;base64,%%%%", "data:image/png", "data:image/png;base64,abcde!"])
 def test_a_broken_data_address_is_an_image_error(uri):
     with pytest.raises(ImageError):
-        place(uri)
+        locate(uri)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_a_broken_data_address_is_an_image_error(uri):
 )
 def test_other_spellings_are_named_as_not_supported(uri):
     with pytest.raises(ImageError) as caught:
-        place(uri)
+        locate(uri)
     assert caught.value.reason is Reason.UNSUPPORTED_IMAGE_SOURCE
 
 
@@ -186,15 +188,15 @@ def test_other_spellings_are_named_as_not_supported(uri):
         "ftp://" + "u" * 60 + ":secret-that-is-cut-before-its-end@h/x.jpg",
     ],
 )
-def test_credentials_in_an_address_are_not_told(uri):
+def test_credentials_in_an_address_are_not_shown(uri):
     with pytest.raises(BackendError) as caught:
-        place(uri)
+        locate(uri)
     assert "sec" not in str(caught.value)
 
 
-def test_of_a_refused_address_without_credentials_all_is_told():
+def test_of_a_refused_address_without_credentials_the_error_is_shown_whole():
     with pytest.raises(AccessError, match=r"/data/upload/\.\./img@2x\.jpg"):
-        place("/data/upload/../img@2x.jpg")
+        locate("/data/upload/../img@2x.jpg")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_of_a_refused_address_without_credentials_all_is_told():
 )
 def test_a_path_that_climbs_is_forbidden(uri):
     with pytest.raises(AccessError) as caught:
-        place(uri)
+        locate(uri)
     assert caught.value.reason is Reason.FORBIDDEN_PATH
 
 
@@ -228,7 +230,7 @@ def test_a_path_that_climbs_is_forbidden(uri):
 )
 def test_a_path_that_climbs_under_any_encoding_is_forbidden(uri):
     with pytest.raises(AccessError) as caught:
-        place(uri)
+        locate(uri)
     assert caught.value.reason is Reason.FORBIDDEN_PATH
 
 
@@ -299,11 +301,11 @@ def test_label_studio_serves_no_task_files_there(path):
     ],
 )
 def test_an_address_beside_label_studios_task_files_stays_as_it_is(url, public, uri):
-    assert place(uri, url, public=public) == Remote(uri)
+    assert locate(uri, url, public=public) == Remote(uri)
 
 
 def test_a_relative_path_beside_the_task_files_is_taken_below_label_studio():
-    assert place("/static/samples/a.png").url == LS + "/static/samples/a.png"
+    assert locate("/static/samples/a.png").url == LS + "/static/samples/a.png"
 
 
 @pytest.fixture
@@ -319,39 +321,39 @@ def shared(tmp_path):
 
 @pytest.mark.parametrize("name", ["sub/local one.jpg", "/sub/local one.jpg", "sub//local one.jpg", "sub/ü+1.jpg"])
 def test_a_shared_directory_serves_local_files_from_disk(shared, name):
-    found = place("/data/local-files/?d=" + quote(name), root=shared)
-    assert isinstance(found, LocalFile)
-    assert found.path.name == name.split("/")[-1]
+    location = locate("/data/local-files/?d=" + quote(name), root=shared)
+    assert isinstance(location, LocalFile)
+    assert location.path.name == name.split("/")[-1]
 
 
 def test_a_shared_directory_serves_local_files_named_by_the_address_that_browsers_know(shared):
-    found = place("http://localhost:8080" + LOCAL, root=shared, public="http://localhost:8080")
-    assert found == LocalFile((shared / "sub" / "local one.jpg").resolve())
+    location = locate("http://localhost:8080" + LOCAL, root=shared, public="http://localhost:8080")
+    assert location == LocalFile((shared / "sub" / "local one.jpg").resolve())
 
 
 def test_a_local_file_that_the_directory_lacks_is_asked_of_label_studio(shared):
-    assert isinstance(place("/data/local-files/?d=sub/none.jpg", root=shared), Remote)
-    assert isinstance(place("/data/local-files/?d=sub", root=shared), Remote)
-    assert isinstance(place("/data/local-files/?d=%00", root=shared), Remote)
+    assert isinstance(locate("/data/local-files/?d=sub/none.jpg", root=shared), Remote)
+    assert isinstance(locate("/data/local-files/?d=sub", root=shared), Remote)
+    assert isinstance(locate("/data/local-files/?d=%00", root=shared), Remote)
 
 
 def test_a_symbolic_link_out_of_the_shared_directory_is_forbidden(shared):
     with pytest.raises(AccessError) as caught:
-        place("/data/local-files/?d=out.jpg", root=shared)
+        locate("/data/local-files/?d=out.jpg", root=shared)
     assert caught.value.reason is Reason.FORBIDDEN_PATH
 
 
 def test_without_a_shared_directory_nothing_is_read_from_disk(shared):
-    assert isinstance(place("/data/local-files/?d=sub/local%20one.jpg"), Remote)
+    assert isinstance(locate("/data/local-files/?d=sub/local%20one.jpg"), Remote)
 
 
 @given(uri=st.text(min_size=1) | st.text("/.:@?#%\\[]adhtps0=-", min_size=1, max_size=30))
 @settings(deadline=None)
 def test_any_text_gives_a_place_or_a_reason(uri):
     try:
-        found = place(uri, root=Path(__file__).parent, public="https://a.example.com/x")
+        location = locate(uri, root=Path(__file__).parent, public="https://a.example.com/x")
     except BackendError:
         return
-    assert isinstance(found, Inline | LocalFile | Remote)
-    if isinstance(found, Remote):
-        assert found.url.lower().startswith(("http://", "https://"))
+    assert isinstance(location, Inline | LocalFile | Remote)
+    if isinstance(location, Remote):
+        assert location.url.lower().startswith(("http://", "https://"))

@@ -54,7 +54,7 @@ def connect(server):
         ("a.!!!.c", TokenKind.LEGACY),
     ],
 )
-def test_a_token_is_told_by_its_form(token, kind):
+def test_a_token_is_recognised_by_its_form(token, kind):
     assert token_kind(None if token is None else Secret(token)) is kind
 
 
@@ -74,9 +74,9 @@ def test_a_personal_token_is_exchanged_once_and_never_sent_itself(connect, serve
     client = connect()
     assert client.user() == client.user() == "me@example.com"
     assert server.refreshes == 1
-    asked = [request for request in server.requests if request.path != "/api/token/refresh"]
-    assert all(request.headers["authorization"].startswith("Bearer ") for request in asked)
-    assert not any(PERSONAL_TOKEN in request.headers["authorization"] for request in asked)
+    requests = [request for request in server.requests if request.path != "/api/token/refresh"]
+    assert all(request.headers["authorization"].startswith("Bearer ") for request in requests)
+    assert not any(PERSONAL_TOKEN in request.headers["authorization"] for request in requests)
 
 
 def test_an_access_token_is_renewed_before_it_expires(connect, server):
@@ -119,7 +119,7 @@ def test_many_threads_share_the_failure_of_one_exchange(connect, server):
     server.refresh = fail
     client = connect()
     with ThreadPoolExecutor(8) as pool:
-        failures = [one.exception() for one in [pool.submit(client.http.authorization) for _ in range(8)]]
+        failures = [future.exception() for future in [pool.submit(client.http.authorization) for _ in range(8)]]
     assert {failure.reason for failure in failures} == {Reason.LABEL_STUDIO_UNREACHABLE}
     assert len({id(failure) for failure in failures}) == 8
     assert server.refreshes == 3
@@ -127,7 +127,7 @@ def test_many_threads_share_the_failure_of_one_exchange(connect, server):
     assert client.user() == "me@example.com"
 
 
-def test_nobody_waits_longer_for_an_exchange_than_told_and_it_goes_on(connect, server):
+def test_a_caller_waits_for_an_exchange_no_longer_than_its_timeout_and_the_exchange_goes_on(connect, server):
     answer = threading.Event()
     server.refresh = lambda request: Reply(access_token if answer.wait(20) else b"")
     access_token = json.dumps({"access": jwt(token_type="access")}).encode()
@@ -160,7 +160,7 @@ def test_a_revoked_personal_token_is_an_access_error_that_says_what_to_do(connec
 
 
 @pytest.mark.parametrize("status", [404, 405, 410, 418])
-def test_an_address_that_exchanges_no_tokens_is_told_as_such(connect, server, status):
+def test_an_address_that_exchanges_no_tokens_is_reported_as_such(connect, server, status):
     server.refresh = Reply(b"not here", status)
     with pytest.raises(AccessError, match=f"answers {status} to /api/token/refresh.*LABEL_STUDIO_URL") as caught:
         connect().user()
@@ -168,7 +168,7 @@ def test_an_address_that_exchanges_no_tokens_is_told_as_such(connect, server, st
     assert server.refreshes == 1
 
 
-def test_a_personal_token_without_its_end_is_told_before_anything_is_asked(connect, server):
+def test_a_personal_token_without_its_end_is_refused_before_any_request(connect, server):
     with pytest.raises(AccessError, match="without its end") as caught:
         connect(PERSONAL_TOKEN.rpartition(".")[0]).user()
     assert caught.value.reason is Reason.AUTH_FAILED
@@ -197,8 +197,8 @@ def test_a_project_is_read_with_its_labeling_config(connect, server):
 def test_the_next_tasks_are_unfinished_ones_in_order_of_id(connect, server):
     tasks = [{"id": 12, "data": {"image": "/data/upload/1/a.png"}, "predictions": []}, {"id": 15, "data": {}}]
     server.routes["/api/tasks"] = Reply(json.dumps({"tasks": tasks, "total": 2}).encode())
-    found = connect().next_tasks(3, after_task_id=11, count=2)
-    assert [(task.id, task.data) for task in found] == [(12, {"image": "/data/upload/1/a.png"}), (15, {})]
+    next_tasks = connect().next_tasks(3, after_task_id=11, count=2)
+    assert [(task.id, task.data) for task in next_tasks] == [(12, {"image": "/data/upload/1/a.png"}), (15, {})]
     query = parse_qs(server.requests[-1].query)
     assert query["project"] == ["3"]
     assert query["page_size"] == ["2"]
@@ -208,8 +208,8 @@ def test_the_next_tasks_are_unfinished_ones_in_order_of_id(connect, server):
 def test_a_prediction_is_stored_as_given(connect, server):
     server.routes["/api/predictions/"] = Reply(b"{}", 201)
     connect().create_prediction(NewPrediction(12, msgspec.Raw(b'[{"id": "a"}]'), 0.5, "SAM@1"))
-    sent = json.loads(server.requests[-1].body)
-    assert sent == {"task": 12, "result": [{"id": "a"}], "score": 0.5, "model_version": "SAM@1"}
+    body = json.loads(server.requests[-1].body)
+    assert body == {"task": 12, "result": [{"id": "a"}], "score": 0.5, "model_version": "SAM@1"}
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -234,19 +234,19 @@ def test_storing_a_prediction_is_never_repeated(connect, server):
     assert server.paths().count("/api/predictions/") == 1
 
 
-def test_nobody_at_the_address_is_told_as_unreachable(connect):
+def test_an_address_without_a_server_is_reported_as_unreachable(connect):
     with pytest.raises(RetryLater, match="cannot be reached") as caught:
         connect(url="http://127.0.0.1:9").version()
     assert caught.value.reason is Reason.LABEL_STUDIO_UNREACHABLE
 
 
-def test_credentials_in_the_address_of_a_redirect_are_not_told(connect, server):
+def test_credentials_in_the_address_of_a_redirect_are_not_shown(connect, server):
     server.routes["/api/version"] = Reply(b"", 301, {"Location": "https://me:secret@ls.example.com/api/version"})
     with pytest.raises(AccessError, match=r"redirects to https://\*\*\*@ls\.example\.com"):
         connect().version()
 
 
-def test_a_redirect_tells_which_address_to_set(connect, server):
+def test_the_error_of_a_redirect_names_the_address_to_set(connect, server):
     server.routes["/api/version"] = Reply(b"", 301, {"Location": "https://ls.example.com/api/version"})
     with pytest.raises(AccessError, match=r"set LABEL_STUDIO_URL.*really is") as caught:
         connect().version()
@@ -267,21 +267,21 @@ def test_an_answer_that_is_not_label_studios_is_an_error(connect, server):
 
 def test_tokens_never_show_in_reprs_logs_or_errors(connect, server, caplog):
     caplog.set_level(logging.DEBUG)
-    shown = []
+    texts = []
     for token in (PERSONAL_TOKEN, LEGACY_TOKEN):
         client = connect(token)
         client.user()
-        shown += [repr(client), repr(vars(client)), repr(vars(client.http))]
+        texts += [repr(client), repr(vars(client)), repr(vars(client.http))]
     server.routes["/api/version"] = Reply(b"", 503)
     with pytest.raises(RetryLater) as caught:
         client.version()
     server.revoked = True
     with pytest.raises(AccessError) as refused:
         connect().user()
-    shown += [str(caught.value), str(refused.value), caplog.text]
+    texts += [str(caught.value), str(refused.value), caplog.text]
     access = next(value for value in server.accepted if value.startswith("Bearer ")).removeprefix("Bearer ")
     assert caplog.records
-    assert not any(secret in text for secret in (PERSONAL_TOKEN, LEGACY_TOKEN, access) for text in shown)
+    assert not any(secret in text for secret in (PERSONAL_TOKEN, LEGACY_TOKEN, access) for text in texts)
 
 
 def test_a_request_that_names_when_to_come_back_is_not_repeated_sooner(connect, server):
@@ -292,18 +292,18 @@ def test_a_request_that_names_when_to_come_back_is_not_repeated_sooner(connect, 
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("said", ["soon", "-3", "9" * 30, "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_retry_after_that_is_no_number_of_seconds_does_not_count(connect, server, said):
-    server.routes["/api/version"] = Reply(b"", 503, {"Retry-After": said})
+@pytest.mark.parametrize("header", ["soon", "-3", "9" * 30, "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_retry_after_that_is_no_number_of_seconds_does_not_count(connect, server, header):
+    server.routes["/api/version"] = Reply(b"", 503, {"Retry-After": header})
     with pytest.raises(RetryLater) as caught:
         connect().version()
     assert caught.value.retry_after_s is None
     assert len(server.requests) == 3
 
 
-def test_what_label_studio_says_about_a_refused_request_is_told(connect, server):
-    said = {"detail": "Validation error", "validation_errors": {"task": ["no such task"]}}
-    server.routes["/api/predictions/"] = Reply(json.dumps(said).encode(), 400)
+def test_label_studios_message_about_a_refused_request_is_quoted(connect, server):
+    detail = {"detail": "Validation error", "validation_errors": {"task": ["no such task"]}}
+    server.routes["/api/predictions/"] = Reply(json.dumps(detail).encode(), 400)
     with pytest.raises(RequestError, match=r"400 to /api/predictions/.*no such task"):
         connect().predictions(99)
 
@@ -313,7 +313,7 @@ def test_tasks_are_listed_with_what_they_lack(connect, server):
     server.routes["/api/tasks"] = Reply(json.dumps({"tasks": tasks, "total": 7}).encode())
     page = connect().task_page(3, '{"ordering": []}', 2)
     assert page.total == 7
-    assert [(one.task.id, one.task.data, one.is_labeled) for one in page.tasks] == [
+    assert [(task.task.id, task.task.data, task.is_labeled) for task in page.tasks] == [
         (2, {"image": "a"}, True), (1, None, False),
     ]  # fmt: skip
     query = parse_qs(server.requests[-1].query)
@@ -341,9 +341,12 @@ def test_predictions_are_read_as_far_as_they_must_be(connect, server):
         b'[{"id": 5, "model_version": "v", "result": [ {"id": "a"} ]}, {"id": 6, "model_version": null, "result": []}]'
     )
     server.routes["/api/predictions/"] = Reply(body)
-    found = connect().predictions(12)
-    assert bytes(found.raw) == body
-    assert [(one.id, one.model_version, one.is_empty) for one in found.stored] == [(5, "v", False), (6, None, True)]
+    predictions = connect().predictions(12)
+    assert bytes(predictions.raw) == body
+    assert [(prediction.id, prediction.model_version, prediction.is_empty) for prediction in predictions.stored] == [
+        (5, "v", False),
+        (6, None, True),
+    ]
     assert parse_qs(server.requests[-1].query) == {"task": ["12"]}
 
 
@@ -380,7 +383,7 @@ def test_only_a_404_means_that_something_is_gone(connect, server, status):
     assert not caught.value.is_gone
 
 
-def test_what_the_key_may_not_do_is_told_in_label_studios_words(connect, server):
+def test_what_the_key_may_not_do_is_reported_in_label_studios_words(connect, server):
     server.routes["/api/predictions/"] = Reply(b'{"detail": "You do not have permission to do that."}', 403)
     with pytest.raises(ForbiddenError, match=r"403 to /api/predictions/: You do not have permission") as caught:
         connect().create_prediction(NewPrediction(1, msgspec.Raw(b"[]"), 0.0, "v"))
@@ -402,14 +405,14 @@ def test_predictions_are_imported_in_one_request_that_is_never_repeated(connect,
     server.routes[path] = Reply(b'{"created": 2}', 201)
     new = [NewPrediction(task, msgspec.Raw(b"[]"), 0.5, "v") for task in (1, 2)]
     assert connect().import_predictions(3, new) == 2
-    assert [one["task"] for one in json.loads(server.requests[-1].body)] == [1, 2]
+    assert [entry["task"] for entry in json.loads(server.requests[-1].body)] == [1, 2]
     server.routes[path] = Reply(b"", 502)
     with pytest.raises(RetryLater):
         connect().import_predictions(3, new)
     assert server.paths().count(path) == 2
 
 
-def test_deleting_what_somebody_else_has_deleted_is_done(connect, server):
+def test_deleting_what_is_deleted_already_succeeds(connect, server):
     client = connect()
     server.routes["/api/predictions/5/"] = Reply(b"", 204)
     client.delete_prediction(5)

@@ -157,7 +157,7 @@ def test_requests_that_hang_end_when_they_are_aborted_and_so_do_later_ones(serve
         time.sleep(0.1)
         started = time.monotonic()
         http.abort()
-        failures = [one.exception(5) for one in hanging]
+        failures = [future.exception(5) for future in hanging]
     assert [type(failure) for failure in failures] == [RetryLater] * 3
     assert {failure.reason for failure in failures} == {Reason.LABEL_STUDIO_UNREACHABLE}
     with pytest.raises(RetryLater):

@@ -19,21 +19,21 @@ from tests.support.fake_project import FakeProject, away
 VERSION = "SAM@12345678"
 
 
-def patience(stop=None, **options):
+def retry(stop=None, **options):
     return OutageRetry(stop or threading.Event(), **({"first_wait_s": 0.001} | options))
 
 
 def writer(project, **options):
-    return PredictionWriter(project, patience(**options), project.project_value)
+    return PredictionWriter(project, retry(**options), project.project_value)
 
 
-def ready(task, mark="new", replaced=()):
-    result = msgspec.Raw(json.dumps([{"id": mark}]).encode())
+def ready(task, region_id="new", replaced=()):
+    result = msgspec.Raw(json.dumps([{"id": region_id}]).encode())
     return WriteRequest(NewPrediction(task, result, 0.5, VERSION), frozenset(replaced))
 
 
-def marks(project, task):
-    return [region["id"] for one in project.of(task, VERSION) for region in one.result]
+def region_ids(project, task):
+    return [region["id"] for prediction in project.of(task, VERSION) for region in prediction.result]
 
 
 def verdicts(written):
@@ -46,18 +46,18 @@ def fault():
 
 def test_predictions_are_stored_in_one_request():
     project = FakeProject(count=3)
-    found = writer(project).write([ready(1), ready(2), ready(3)])
-    assert verdicts(found) == [WriteResult.STORED] * 3
+    outcomes = writer(project).write([ready(1), ready(2), ready(3)])
+    assert verdicts(outcomes) == [WriteResult.STORED] * 3
     assert project.calls.count("import_predictions") == 1
     assert "create_prediction" not in project.calls
     assert [len(project.of(task)) for task in (1, 2, 3)] == [1, 1, 1]
 
 
-def test_a_task_that_somebody_else_has_filled_meanwhile_is_left_alone():
+def test_a_task_that_another_run_has_filled_meanwhile_is_left_alone():
     project = FakeProject(count=2)
     project.store(1, VERSION, [{"id": "theirs"}])
     assert verdicts(writer(project).write([ready(1), ready(2)])) == [WriteResult.ALREADY_STORED, WriteResult.STORED]
-    assert marks(project, 1) == ["theirs"]
+    assert region_ids(project, 1) == ["theirs"]
 
 
 def test_predictions_of_other_models_do_not_count():
@@ -77,7 +77,7 @@ def test_a_lost_answer_stores_nothing_twice():
     project.after["import_predictions"] = lose
     assert verdicts(writer(project).write([ready(1), ready(2)])) == [WriteResult.STORED] * 2
     assert project.calls.count("import_predictions") == 1
-    assert [marks(project, task) for task in (1, 2)] == [["new"], ["new"]]
+    assert [region_ids(project, task) for task in (1, 2)] == [["new"], ["new"]]
 
 
 def test_a_refused_connection_and_a_full_server_are_waited_for():
@@ -85,10 +85,10 @@ def test_a_refused_connection_and_a_full_server_are_waited_for():
     project.failures["import_predictions"] = [away(), away(retry_after_s=0.01)]
     project.failures["predictions"] = [None, away()]
     assert verdicts(writer(project).write([ready(1), ready(2)])) == [WriteResult.STORED] * 2
-    assert [marks(project, task) for task in (1, 2)] == [["new"], ["new"]]
+    assert [region_ids(project, task) for task in (1, 2)] == [["new"], ["new"]]
 
 
-def test_a_task_that_was_deleted_meanwhile_keeps_nobody_else_from_being_stored():
+def test_a_task_that_was_deleted_meanwhile_keeps_no_other_from_being_stored():
     project = FakeProject(count=3)
     project.delete(2)
     assert verdicts(writer(project).write([ready(1), ready(2), ready(3)])) == [
@@ -99,11 +99,11 @@ def test_a_task_that_was_deleted_meanwhile_keeps_nobody_else_from_being_stored()
 def test_a_task_that_is_deleted_at_the_last_moment_neither():
     project = FakeProject(count=3)
     project.before["import_predictions"] = lambda: 2 in project.tasks and project.delete(2)
-    found = writer(project).write([ready(1), ready(2), ready(3)])
-    assert verdicts(found) == [WriteResult.STORED, WriteResult.GONE, WriteResult.STORED]
+    outcomes = writer(project).write([ready(1), ready(2), ready(3)])
+    assert verdicts(outcomes) == [WriteResult.STORED, WriteResult.GONE, WriteResult.STORED]
 
 
-def test_a_prediction_that_label_studio_refuses_is_told_and_the_others_stored():
+def test_a_prediction_that_label_studio_refuses_is_reported_and_the_others_stored():
     project = FakeProject(count=3)
     project.invalid = {2}
     first, second, third = verdicts(writer(project).write([ready(1), ready(2), ready(3)]))
@@ -130,7 +130,7 @@ def test_a_task_that_label_studio_refuses_to_show_is_not_taken_for_deleted(refus
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
-def test_a_refusal_to_store_one_is_told_and_the_others_are_stored(refusal):
+def test_a_refusal_to_store_one_is_reported_and_the_others_are_stored(refusal):
     project = FakeProject(count=3)
 
     def refuse(new):
@@ -149,15 +149,15 @@ def test_a_refusal_to_store_one_is_told_and_the_others_are_stored(refusal):
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
-def test_a_refusal_to_delete_the_old_one_is_told_and_the_next_run_finds_it(refusal):
+def test_a_refusal_to_delete_the_old_one_is_reported_and_the_next_run_finds_it(refusal):
     project = FakeProject(count=2)
     old = [project.store(task, VERSION, [{"id": "old"}]) for task in (1, 2)]
     project.failures["delete_prediction"] = [refusal]
-    found = writer(project).write([ready(1, replaced=old[:1]), ready(2, replaced=old[1:])])
-    assert verdicts(found) == [refusal, WriteResult.STORED]
-    assert [marks(project, task) for task in (1, 2)] == [["old", "new"], ["new"]]
+    outcomes = writer(project).write([ready(1, replaced=old[:1]), ready(2, replaced=old[1:])])
+    assert verdicts(outcomes) == [refusal, WriteResult.STORED]
+    assert [region_ids(project, task) for task in (1, 2)] == [["old", "new"], ["new"]]
     assert writer(project).delete_duplicates(VERSION) == 1
-    assert marks(project, 1) == ["new"]
+    assert region_ids(project, 1) == ["new"]
 
 
 def test_a_prediction_over_which_label_studio_always_fails_is_given_up_and_the_others_stored():
@@ -213,18 +213,18 @@ def test_stop_does_not_wait_for_an_outage_but_finishes_what_can_be_finished():
 def test_the_old_prediction_goes_after_the_new_one_is_there():
     project = FakeProject(count=1)
     old = project.store(1, VERSION, [{"id": "old"}])
-    project.before["delete_prediction"] = lambda: seen.append(marks(project, 1))
-    seen = []
+    project.before["delete_prediction"] = lambda: events.append(region_ids(project, 1))
+    events = []
     assert verdicts(writer(project).write([ready(1, replaced=[old])])) == [WriteResult.STORED]
-    assert seen == [["old", "new"]]
-    assert marks(project, 1) == ["new"]
+    assert events == [["old", "new"]]
+    assert region_ids(project, 1) == ["new"]
 
 
 def test_an_empty_prediction_does_not_keep_a_task_from_getting_one():
     project = FakeProject(count=1)
     empty = project.store(1, VERSION, [])
     assert verdicts(writer(project).write([ready(1, replaced=[empty])])) == [WriteResult.STORED]
-    assert [one.result for one in project.of(1)] == [[{"id": "new"}]]
+    assert [prediction.result for prediction in project.of(1)] == [[{"id": "new"}]]
 
 
 def test_nothing_is_deleted_for_a_prediction_that_was_refused():
@@ -232,7 +232,7 @@ def test_nothing_is_deleted_for_a_prediction_that_was_refused():
     old = project.store(1, VERSION, [{"id": "old"}])
     project.invalid = {1}
     writer(project).write([ready(1, replaced=[old])])
-    assert marks(project, 1) == ["old"]
+    assert region_ids(project, 1) == ["old"]
 
 
 # Looking afterwards
@@ -250,12 +250,12 @@ def test_tidy_asks_two_questions_where_all_is_well():
 def test_tidy_keeps_one_of_each_task_and_touches_no_other_version():
     project = FakeProject(count=4)
     for task, results in {1: ["a", "b", "c"], 2: ["a"], 3: [None, "a", None], 4: [None, None]}.items():
-        for mark in results:
-            project.store(task, VERSION, [{"id": mark}] if mark else [])
+        for region_id in results:
+            project.store(task, VERSION, [{"id": region_id}] if region_id else [])
     project.store(1, "other@1", [{"id": "a"}])
     project.store(1, "other@1", [{"id": "b"}])
     assert writer(project).delete_duplicates(VERSION) == 5
-    assert {task: marks(project, task) for task in project.tasks} == {1: ["c"], 2: ["a"], 3: ["a"], 4: []}
+    assert {task: region_ids(project, task) for task in project.tasks} == {1: ["c"], 2: ["a"], 3: ["a"], 4: []}
     assert len(project.of(4, VERSION)) == 1
     assert len(project.of(1, "other@1")) == 2
 
@@ -266,7 +266,7 @@ def test_a_version_whose_name_contains_this_one_hides_no_duplicates():
     project.store(1, VERSION, [{"id": "b"}])
     project.store(2, f"big-{VERSION}", [{"id": "c"}])
     assert writer(project).delete_duplicates(VERSION) == 1
-    assert marks(project, 1) == ["b"]
+    assert region_ids(project, 1) == ["b"]
 
 
 def test_tidy_of_a_project_without_predictions_has_nothing_to_do():
@@ -275,11 +275,11 @@ def test_tidy_of_a_project_without_predictions_has_nothing_to_do():
 
 @pytest.mark.parametrize("call", ["predictions", "delete_prediction"])
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
-def test_tidy_goes_on_after_a_refusal_and_tells_it_in_the_end(refusal, call):
+def test_deleting_duplicates_goes_on_after_a_refusal_and_raises_it_in_the_end(refusal, call):
     project = FakeProject(count=3)
     for task in project.tasks:
-        for mark in "ab":
-            project.store(task, VERSION, [{"id": mark}])
+        for region_id in "ab":
+            project.store(task, VERSION, [{"id": region_id}])
     project.failures[call] = [None, refusal]
     with pytest.raises(type(refusal)) as caught:
         writer(project).delete_duplicates(VERSION)
@@ -290,11 +290,11 @@ def test_tidy_goes_on_after_a_refusal_and_tells_it_in_the_end(refusal, call):
 def test_tidy_passes_over_a_task_that_is_deleted_meanwhile():
     project = FakeProject(count=2)
     for task in (1, 2):
-        for mark in "ab":
-            project.store(task, VERSION, [{"id": mark}])
+        for region_id in "ab":
+            project.store(task, VERSION, [{"id": region_id}])
     project.before["predictions"] = lambda: 2 in project.tasks and project.delete(2)
     assert writer(project).delete_duplicates(VERSION) == 1
-    assert marks(project, 1) == ["b"]
+    assert region_ids(project, 1) == ["b"]
 
 
 def test_tidy_ends_at_the_next_task_where_the_run_is_to_end():
@@ -314,7 +314,7 @@ def test_the_one_that_stays_shows_something_and_is_the_last():
     for result in ([{"id": "a"}], [], [{"id": "b"}], []):
         project.store(1, VERSION, result)
     stored = project.predictions(1).stored
-    assert [one.id for one in own(stored, VERSION)] == [2, 4, 1, 3]
+    assert [prediction.id for prediction in own(stored, VERSION)] == [2, 4, 1, 3]
 
 
 # Two at once
@@ -329,37 +329,37 @@ def test_two_runs_that_meet_anywhere_leave_one_prediction_of_each_task(data):
         if data.draw(st.booleans()):
             project.store(task, VERSION, data.draw(st.sampled_from([[], [{"id": "old"}]])))
     replaces = data.draw(st.tuples(st.booleans(), st.booleans()))
-    turns = Turns(2, lambda: data.draw(st.integers(0, 1)))
+    interleaving = Interleaving(2, lambda: data.draw(st.integers(0, 1)))
 
     def run(number):
-        watched = Watched(project, turns, number)
+        watched = Watched(project, interleaving, number)
         chunk = []
         for task in (1, 2):
-            found = own(watched.predictions(task).stored, VERSION)
-            if found and not found[-1].is_empty and not replaces[number]:
+            predictions = own(watched.predictions(task).stored, VERSION)
+            if predictions and not predictions[-1].is_empty and not replaces[number]:
                 continue
-            chunk.append(ready(task, f"run {number}", [one.id for one in found]))
-        made = PredictionWriter(watched, patience(), project.project_value)
+            chunk.append(ready(task, f"run {number}", [prediction.id for prediction in predictions]))
+        writer = PredictionWriter(watched, retry(), project.project_value)
         if chunk:
-            made.write(chunk)
-        made.delete_duplicates(VERSION)
+            writer.write(chunk)
+        writer.delete_duplicates(VERSION)
 
-    turns.run(run)
+    interleaving.run(run)
     for task in (1, 2):
-        assert len(marks(project, task)) == len(project.of(task, VERSION)) == 1
+        assert len(region_ids(project, task)) == len(project.of(task, VERSION)) == 1
 
 
-class Turns:
+class Interleaving:
     """Lets one of several threads go at a time, from one call to the next, the one that is drawn."""
 
     def __init__(self, count, draw):
         self.draw, self.count = draw, count
         self.go = [threading.Semaphore(0) for _ in range(count)]
-        self.came = threading.Semaphore(0)
-        self.done = [False] * count
+        self.arrivals = threading.Semaphore(0)
+        self.finished = [False] * count
 
     def wait(self, number):
-        self.came.release()
+        self.arrivals.release()
         assert self.go[number].acquire(timeout=20)
 
     def run(self, work):
@@ -371,19 +371,19 @@ class Turns:
                 work(number)
             except BaseException as error:  # noqa: BLE001 - raised again where it is seen
                 errors.append(error)
-            self.done[number] = True
-            self.came.release()
+            self.finished[number] = True
+            self.arrivals.release()
 
         threads = [threading.Thread(target=body, args=(number,)) for number in range(self.count)]
         for thread in threads:
             thread.start()
         for _ in threads:
-            assert self.came.acquire(timeout=20)
-        while not all(self.done):
-            wanted = self.draw()
-            number = wanted if not self.done[wanted] else self.done.index(False)
+            assert self.arrivals.acquire(timeout=20)
+        while not all(self.finished):
+            choice = self.draw()
+            number = choice if not self.finished[choice] else self.finished.index(False)
             self.go[number].release()
-            assert self.came.acquire(timeout=20)
+            assert self.arrivals.acquire(timeout=20)
         for thread in threads:
             thread.join()
         if errors:
@@ -393,14 +393,14 @@ class Turns:
 class Watched:
     """A project as one of several runs sees it: each call waits for that run's turn."""
 
-    def __init__(self, project, turns, number):
-        self._project, self._turns, self._number = project, turns, number
+    def __init__(self, project, interleaving, number):
+        self._project, self._interleaving, self._number = project, interleaving, number
 
     def __getattr__(self, name):
         call = getattr(self._project, name)
 
         def waits(*arguments, **options):
-            self._turns.wait(self._number)
+            self._interleaving.wait(self._number)
             return call(*arguments, **options)
 
         return waits
@@ -427,24 +427,25 @@ def test_a_run_that_is_killed_at_any_call_is_made_up_for_by_the_next(calls, has_
                 self.left -= 1
                 if self.left == 0 and not has_effect:
                     raise KilledError
-                found = call(*arguments, **options)
+                answer = call(*arguments, **options)
                 if self.left == 0:
                     raise KilledError
-                return found
+                return answer
 
             return counted
 
     def run(store):
         chunk = [
-            ready(task, "new", [one.id for one in own(store.predictions(task).stored, VERSION)]) for task in (1, 2)
+            ready(task, "new", [prediction.id for prediction in own(store.predictions(task).stored, VERSION)])
+            for task in (1, 2)
         ]
-        made = PredictionWriter(store, patience(), project.project_value)
-        made.write(chunk)
-        made.delete_duplicates(VERSION)
+        writer = PredictionWriter(store, retry(), project.project_value)
+        writer.write(chunk)
+        writer.delete_duplicates(VERSION)
 
     with contextlib.suppress(KilledError):
         run(Doomed())
     if has_old:
-        assert marks(project, 1)  # nothing is lost in between
+        assert region_ids(project, 1)  # nothing is lost in between
     run(project)
-    assert [marks(project, task) for task in (1, 2)] == [["new"], ["new"]]
+    assert [region_ids(project, task) for task in (1, 2)] == [["new"], ["new"]]

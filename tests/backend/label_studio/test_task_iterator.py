@@ -22,8 +22,8 @@ def short_pages(monkeypatch):
 
 
 def listing(project, selection=None, limit=None, stop=None):
-    patience = OutageRetry(stop or threading.Event(), first_wait_s=0.001)
-    return ProjectTasks(project, patience, project.project_value, selection, limit)
+    retry = OutageRetry(stop or threading.Event(), first_wait_s=0.001)
+    return ProjectTasks(project, retry, project.project_value, selection, limit)
 
 
 def ids(tasks):
@@ -35,9 +35,9 @@ def number(column, operator, value):
 
 
 def test_tasks_come_with_their_data_the_newest_first():
-    found = list(listing(FakeProject(count=10)))
-    assert ids(found) == list(range(10, 0, -1))
-    assert found[0].data == {"image": "/data/upload/7/9.png"}
+    tasks = list(listing(FakeProject(count=10)))
+    assert ids(tasks) == list(range(10, 0, -1))
+    assert tasks[0].data == {"image": "/data/upload/7/9.png"}
 
 
 def test_labeled_tasks_come_last():
@@ -82,19 +82,19 @@ def test_tasks_that_stay_come_once_whatever_is_added_deleted_or_labeled(count, c
     def change():
         if not pending:
             return
-        task, what = pending.pop(0)
-        if what == "add":
+        task, change_kind = pending.pop(0)
+        if change_kind == "add":
             project.add({})
-        elif task in project.tasks and what == "delete":
+        elif task in project.tasks and change_kind == "delete":
             deleted.add(task)
             project.delete(task)
         elif task in project.tasks:
-            project.tasks[task].is_labeled = what == "label"
+            project.tasks[task].is_labeled = change_kind == "label"
 
     project.before["task_page"] = change
-    found = ids(listing(project))
-    assert len(found) == len(set(found))
-    assert before - deleted <= set(found)
+    task_ids = ids(listing(project))
+    assert len(task_ids) == len(set(task_ids))
+    assert before - deleted <= set(task_ids)
 
 
 def test_label_studio_may_be_away_in_between():
@@ -103,7 +103,7 @@ def test_label_studio_may_be_away_in_between():
     assert ids(listing(project)) == list(range(9, 0, -1))
 
 
-def test_listing_stops_when_it_is_told_while_label_studio_is_away():
+def test_listing_stops_at_a_signal_while_label_studio_is_away():
     stop, project = threading.Event(), FakeProject(count=9)
     project.failures["task_page"] = [None, away()]
     tasks = iter(listing(project, stop=stop))
@@ -129,8 +129,10 @@ def test_a_view_that_joins_with_or_is_paged_all_the_same():
 
 
 def test_an_or_of_one_condition_is_narrowed_like_any_other():
-    one = Selection((number("id", "less", 7),), is_any=True)
-    assert one.and_also(number("id", "greater", 3)) == Selection((number("id", "less", 7), number("id", "greater", 3)))
+    selection = Selection((number("id", "less", 7),), is_any=True)
+    assert selection.and_also(number("id", "greater", 3)) == Selection(
+        (number("id", "less", 7), number("id", "greater", 3))
+    )
 
 
 def test_an_or_with_filters_below_its_filters_is_refused():

@@ -41,31 +41,33 @@ def coco(tmp_path):
     return write
 
 
-def prompts(found, uri="/data/upload/1/3024c2b9-a.jpg", config=CONTROLS, **data):
-    return found.prompts(Task(1, data or {"image": uri}), config)
+def prompts(source, uri="/data/upload/1/3024c2b9-a.jpg", config=CONTROLS, **data):
+    return source.prompts(Task(1, data or {"image": uri}), config)
 
 
-def reasons(found):
-    return [one.reason for one in found.skipped]
+def reasons(task_prompts):
+    return [skip.reason for skip in task_prompts.skipped]
 
 
 def test_a_box_becomes_a_rectangle_in_percent_with_its_category_as_label(coco):
-    found = prompts(coco([image()], [annotation()]))
-    [region] = found.regions
+    task_prompts = prompts(coco([image()], [annotation()]))
+    [region] = task_prompts.regions
     shape = region.shape
     assert (shape.x, shape.y, shape.width, shape.height, shape.rotation) == (10, 10, 20, 20, 0)
     assert (region.labels, region.to_name, region.original_size) == (("Cat",), "image", (600, 800))
-    assert found.skipped == ()
+    assert task_prompts.skipped == ()
 
 
 def test_every_box_of_an_image_is_a_prompt_with_an_id_of_its_own(coco):
-    found = prompts(coco([image()], [annotation(1), annotation(2), annotation(2), annotation(None), annotation("x")]))
-    assert len({region.id for region in found.regions}) == 5
+    task_prompts = prompts(
+        coco([image()], [annotation(1), annotation(2), annotation(2), annotation(None), annotation("x")])
+    )
+    assert len({region.id for region in task_prompts.regions}) == 5
 
 
 def test_boxes_of_other_images_are_not(coco):
-    found = prompts(coco([image(1), image(2, "b.jpg")], [annotation(1, 2)]))
-    assert (found.regions, found.skipped) == ((), ())
+    task_prompts = prompts(coco([image(1), image(2, "b.jpg")], [annotation(1, 2)]))
+    assert (task_prompts.regions, task_prompts.skipped) == ((), ())
 
 
 # Names.
@@ -93,16 +95,16 @@ def test_a_name_is_known_in_the_form_in_which_label_studio_keeps_it(coco, file_n
 
 
 def test_the_name_to_the_letter_goes_before_one_that_only_looks_so(coco):
-    found = coco([image(1, "a b.jpg"), image(2, "a_b.jpg")], [annotation(1, 1), annotation(2, 2, 2)])
-    assert [one.labels for one in prompts(found, "http://host/a%20b.jpg").regions] == [("Cat",)]
-    assert [one.labels for one in prompts(found, "http://host/a_b.jpg").regions] == [("Dog",)]
+    source = coco([image(1, "a b.jpg"), image(2, "a_b.jpg")], [annotation(1, 1), annotation(2, 2, 2)])
+    assert [region.labels for region in prompts(source, "http://host/a%20b.jpg").regions] == [("Cat",)]
+    assert [region.labels for region in prompts(source, "http://host/a_b.jpg").regions] == [("Dog",)]
 
 
 def test_folders_tell_images_of_one_name_apart(coco):
     images = [image(1, "train/1/a.jpg"), image(2, "val/1/a.jpg"), image(3, "a.jpg")]
-    found = coco(images, [annotation(1, 1, 1), annotation(2, 2, 2)])
-    assert [one.labels for one in prompts(found, "s3://bucket/val/1/a.jpg").regions] == [("Dog",)]
-    assert [one.labels for one in prompts(found, "s3://bucket/train/1/a.jpg").regions] == [("Cat",)]
+    source = coco(images, [annotation(1, 1, 1), annotation(2, 2, 2)])
+    assert [region.labels for region in prompts(source, "s3://bucket/val/1/a.jpg").regions] == [("Dog",)]
+    assert [region.labels for region in prompts(source, "s3://bucket/train/1/a.jpg").regions] == [("Cat",)]
 
 
 @pytest.mark.parametrize(("file_name", "uri"), [
@@ -112,9 +114,9 @@ def test_folders_tell_images_of_one_name_apart(coco):
 ])  # fmt: skip
 def test_an_image_in_another_folder_does_not_get_the_boxes_of_one_that_is_named_alike(coco, file_name, uri):
     file = coco([image(file_name=file_name)], [annotation()])
-    found = prompts(file, uri)
-    assert (found.regions, reasons(found)) == ((), [Reason.NOT_IN_COCO_FILE])
-    assert f"{file_name} lies in other folders" in found.skipped[0].detail
+    task_prompts = prompts(file, uri)
+    assert (task_prompts.regions, reasons(task_prompts)) == ((), [Reason.NOT_IN_COCO_FILE])
+    assert f"{file_name} lies in other folders" in task_prompts.skipped[0].detail
     assert file.images_without_task == (file_name,)
 
 
@@ -127,29 +129,29 @@ def test_folders_that_only_one_side_has_do_not_matter(coco, file_name, uri):
     assert len(prompts(coco([image(file_name=file_name)], [annotation()]), uri).regions) == 1
 
 
-def test_an_image_that_may_be_several_is_told_and_gets_no_boxes(coco):
-    found = prompts(coco([image(1, "train/a.jpg"), image(2, "val/a.jpg")], [annotation()]))
-    assert (found.regions, reasons(found)) == ((), [Reason.AMBIGUOUS_FILE_NAME])
-    assert "train/a.jpg, val/a.jpg" in found.skipped[0].detail
+def test_an_image_that_may_be_several_is_reported_and_gets_no_boxes(coco):
+    task_prompts = prompts(coco([image(1, "train/a.jpg"), image(2, "val/a.jpg")], [annotation()]))
+    assert (task_prompts.regions, reasons(task_prompts)) == ((), [Reason.AMBIGUOUS_FILE_NAME])
+    assert "train/a.jpg, val/a.jpg" in task_prompts.skipped[0].detail
 
 
 @pytest.mark.parametrize("uri", ["/data/upload/1/3024c2b9-z.jpg", "data:image/png;base64,a.jpg", "http://a.jpg"])
-def test_an_image_that_is_not_in_the_file_is_told(coco, uri):
-    found = prompts(coco([image()], [annotation()]), uri)
-    assert (found.regions, reasons(found)) == ((), [Reason.NOT_IN_COCO_FILE])
+def test_an_image_that_is_not_in_the_file_is_reported(coco, uri):
+    task_prompts = prompts(coco([image()], [annotation()]), uri)
+    assert (task_prompts.regions, reasons(task_prompts)) == ((), [Reason.NOT_IN_COCO_FILE])
 
 
-def test_credentials_in_an_address_are_not_told(coco):
+def test_credentials_in_an_address_are_not_shown(coco):
     skipped = prompts(coco([image()], [annotation()]), "http://me:secret@h/none.jpg").skipped[0]
     assert "secret" not in str(skipped)
     assert "http://***@h/none.jpg" in skipped.detail
 
 
 def test_images_with_boxes_that_no_task_shows_are_known_in_the_end(coco):
-    found = coco([image(1, "a.jpg"), image(2, "b.jpg"), image(3, "without.jpg")], [annotation(1, 1), annotation(2, 2)])
-    assert found.images_without_task == ("a.jpg", "b.jpg")
-    prompts(found, "a.jpg")
-    assert found.images_without_task == ("b.jpg",)
+    source = coco([image(1, "a.jpg"), image(2, "b.jpg"), image(3, "without.jpg")], [annotation(1, 1), annotation(2, 2)])
+    assert source.images_without_task == ("a.jpg", "b.jpg")
+    prompts(source, "a.jpg")
+    assert source.images_without_task == ("b.jpg",)
 
 
 NFC, NFD = "caf\u00e9.jpg", "cafe\u0301.jpg"
@@ -166,9 +168,9 @@ def test_accents_count_in_either_of_unicodes_forms(coco, file_name, uri):
 
 
 def test_a_name_with_an_accent_is_not_that_of_a_file_without(coco):
-    found = coco([image(1, "cafe.jpg"), image(2, NFD)], [annotation(1, 1, 1), annotation(2, 2, 2)])
-    assert [one.labels for one in prompts(found, "http://host/cafe.jpg").regions] == [("Cat",)]
-    assert [one.labels for one in prompts(found, f"http://host/{NFC}").regions] == [("Dog",)]
+    source = coco([image(1, "cafe.jpg"), image(2, NFD)], [annotation(1, 1, 1), annotation(2, 2, 2)])
+    assert [region.labels for region in prompts(source, "http://host/cafe.jpg").regions] == [("Cat",)]
+    assert [region.labels for region in prompts(source, f"http://host/{NFC}").regions] == [("Dog",)]
     assert reasons(prompts(coco([image(1, "cafe.jpg")]), f"http://host/{NFC}")) == [Reason.NOT_IN_COCO_FILE]
 
 
@@ -203,37 +205,39 @@ def test_names_that_begin_with_a_date_or_digits_of_their_own_are_not_taken_for_o
 
 def test_the_name_as_it_is_goes_before_one_that_is_spelled_otherwise(coco):
     images = [image(1, "a%20b.jpg"), image(2, "a b.jpg"), image(3, "3024c2b9-c.jpg"), image(4, "c.jpg")]
-    found = coco(images, [annotation(number, number, 1 + number % 2) for number in range(1, 5)])
-    assert [one.labels for one in prompts(found, "s3://b/a b.jpg").regions] == [("Cat",)]
-    assert [one.labels for one in prompts(found, "s3://b/c.jpg").regions] == [("Cat",)]
+    source = coco(images, [annotation(number, number, 1 + number % 2) for number in range(1, 5)])
+    assert [region.labels for region in prompts(source, "s3://b/a b.jpg").regions] == [("Cat",)]
+    assert [region.labels for region in prompts(source, "s3://b/c.jpg").regions] == [("Cat",)]
 
 
 # Labels.
 
 
 def test_a_category_is_found_among_the_labels_whatever_its_case(coco):
-    assert [one.labels for one in prompts(coco([image()], [annotation(category_id=2)])).regions] == [("Dog",)]
+    assert [region.labels for region in prompts(coco([image()], [annotation(category_id=2)])).regions] == [("Dog",)]
 
 
 def test_a_category_that_is_no_label_is_left_out_with_its_reason(coco):
-    found = prompts(coco([image()], [annotation(1, category_id=3), annotation(2, category_id=99), annotation(3)]))
-    assert [one.labels for one in found.regions] == [("Cat",)]
-    assert reasons(found) == [Reason.UNKNOWN_LABEL] * 2
+    task_prompts = prompts(
+        coco([image()], [annotation(1, category_id=3), annotation(2, category_id=99), annotation(3)])
+    )
+    assert [region.labels for region in task_prompts.regions] == [("Cat",)]
+    assert reasons(task_prompts) == [Reason.UNKNOWN_LABEL] * 2
 
 
 def test_without_any_labels_in_the_config_every_box_counts(coco):
     config = labeling_config.parse('<View><Image name="image" value="$image"/><Brush name="b" toName="image"/></View>')
-    assert [one.labels for one in prompts(coco([image()], [annotation()]), config=config).regions] == [()]
+    assert [region.labels for region in prompts(coco([image()], [annotation()]), config=config).regions] == [()]
 
 
 def test_labels_that_come_with_each_task_are_taken_as_they_are(coco):
     config = labeling_config.parse(
         '<View><Image name="image" value="$image"/><BrushLabels name="b" toName="image" value="$options"/></View>'
     )
-    assert [one.labels for one in prompts(coco([image()], [annotation()]), config=config).regions] == [("Cat",)]
+    assert [region.labels for region in prompts(coco([image()], [annotation()]), config=config).regions] == [("Cat",)]
 
 
-def test_a_config_that_can_hold_no_mask_is_told(coco):
+def test_a_config_that_can_hold_no_mask_is_reported(coco):
     config = labeling_config.parse('<View><Image name="image" value="$image"/></View>')
     assert reasons(prompts(coco([image()], [annotation()]), config=config)) == [Reason.NO_OUTPUT_CONTROL]
 
@@ -243,16 +247,16 @@ def test_a_config_that_can_hold_no_mask_is_told(coco):
 
 def test_each_image_of_a_task_gets_its_own_boxes(coco):
     config = labeling_config.parse(CONFIG.replace('value="$image"', 'valueList="$pages"'))
-    found = coco([image(1, "a.jpg"), image(2, "b.jpg")], [annotation(7, 1), annotation(8, 2), annotation(9, 2)])
-    task = prompts(found, config=config, pages=["x/b.jpg", "missing.jpg", "x/a.jpg", "x/b.jpg"])
-    assert [one.item_index for one in task.regions] == [0, 0, 2, 3, 3]
-    assert len({one.id for one in task.regions}) == 5
+    source = coco([image(1, "a.jpg"), image(2, "b.jpg")], [annotation(7, 1), annotation(8, 2), annotation(9, 2)])
+    task = prompts(source, config=config, pages=["x/b.jpg", "missing.jpg", "x/a.jpg", "x/b.jpg"])
+    assert [region.item_index for region in task.regions] == [0, 0, 2, 3, 3]
+    assert len({region.id for region in task.regions}) == 5
     assert reasons(task) == [Reason.NOT_IN_COCO_FILE]
 
 
 def test_a_task_without_an_image_has_no_prompts(coco):
-    found = coco([image()], [annotation()]).prompts(Task(1, {}), CONTROLS)
-    assert (found.regions, found.skipped) == ((), ())
+    task_prompts = coco([image()], [annotation()]).prompts(Task(1, {}), CONTROLS)
+    assert (task_prompts.regions, task_prompts.skipped) == ((), ())
 
 
 # Files.
@@ -260,9 +264,9 @@ def test_a_task_without_an_image_has_no_prompts(coco):
 
 @pytest.mark.parametrize("bbox", [None, [], [1, 2, 3], [1, 2, 3, "4"], "box", [1, 2, 3, None], [1, 2, True, 4]])
 def test_a_damaged_box_is_left_out_with_its_reason_and_the_others_stay(coco, bbox):
-    found = prompts(coco([image()], [annotation(1, bbox=bbox), annotation(2)]))
-    assert len(found.regions) == 1
-    assert reasons(found) == [Reason.BAD_GEOMETRY]
+    task_prompts = prompts(coco([image()], [annotation(1, bbox=bbox), annotation(2)]))
+    assert len(task_prompts.regions) == 1
+    assert reasons(task_prompts) == [Reason.BAD_GEOMETRY]
 
 
 def test_boxes_around_crowds_are_left_out(coco):
@@ -274,13 +278,13 @@ def test_an_image_without_a_size_has_no_boxes_that_could_be_placed(coco):
 
 
 def test_long_numbers_are_the_same_ids_as_text_too(coco):
-    found = coco([image("12345678901234567890")], [annotation(image_id=12345678901234567890)])
-    assert len(prompts(found).regions) == 1
+    source = coco([image("12345678901234567890")], [annotation(image_id=12345678901234567890)])
+    assert len(prompts(source).regions) == 1
 
 
 def test_numbers_written_as_text_or_with_a_point_are_the_same_ids(coco):
-    found = coco([image("1")], [annotation(image_id=1.0, category_id="1")])
-    assert [one.labels for one in prompts(found).regions] == [("Cat",)]
+    source = coco([image("1")], [annotation(image_id=1.0, category_id="1")])
+    assert [region.labels for region in prompts(source).regions] == [("Cat",)]
 
 
 def test_outlines_and_whatever_else_the_file_holds_do_not_matter(coco):
@@ -324,10 +328,10 @@ def test_a_file_in_no_form_of_unicode_is_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_a_number_that_is_none_spoils_only_its_own_annotation(coco, number):
     file = coco([image(), image(2, "b.jpg", width=number)], [annotation(1, bbox=(1, number, 3, 4)), annotation(2)])
-    found = prompts(file)
-    assert [region.id for region in found.regions] == ["2"]
-    assert [(one.region_id, one.reason) for one in found.skipped] == [("1", Reason.BAD_GEOMETRY)]
-    assert f"got [1, {number}, 3, 4]" in found.skipped[0].detail
+    task_prompts = prompts(file)
+    assert [region.id for region in task_prompts.regions] == ["2"]
+    assert [(skip.region_id, skip.reason) for skip in task_prompts.skipped] == [("1", Reason.BAD_GEOMETRY)]
+    assert f"got [1, {number}, 3, 4]" in task_prompts.skipped[0].detail
 
 
 OUTLINES = [
@@ -342,10 +346,10 @@ OUTLINES = [
 @pytest.mark.parametrize("bbox", [..., None, [], [0, 0, 0, 0], [80, 60, 0, 9], [1, float("nan"), 3, 4], "box"], ids=str)
 @pytest.mark.parametrize("outline", OUTLINES, ids=range(len(OUTLINES)))
 def test_without_a_usable_box_the_one_around_the_outline_is_taken(coco, bbox, outline):
-    one = annotation(bbox=bbox, segmentation=outline)
+    row = annotation(bbox=bbox, segmentation=outline)
     if bbox is ...:
-        del one["bbox"]
-    [region] = prompts(coco([image()], [one])).regions
+        del row["bbox"]
+    [region] = prompts(coco([image()], [row])).regions
     shape = region.shape
     assert (shape.x, shape.y, shape.width, shape.height) == pytest.approx((10, 10, 20, 20))
 
@@ -357,7 +361,7 @@ def test_a_code_may_be_text(coco):
     assert (region.shape.x, region.shape.width) == pytest.approx((10, 20))
 
 
-@pytest.mark.parametrize(("outline", "said"), [
+@pytest.mark.parametrize(("outline", "message"), [
     ([[1, 2, 3, 4]], "expected a run-length code or at least 3 corners, got 4 numbers"),
     ([1, 2, 3, 4, 5, 6, 7], "expected x and y of corners in turn, got [1, 2, 3, 4, 5, 6, 7]"),
     ([[1, 2, 3, 4, 5, "6"]], "expected x and y"), ([[1, 2, 3, 4, 5, None]], "expected x and y"),
@@ -366,26 +370,26 @@ def test_a_code_may_be_text(coco):
     ({"size": [2, 2], "counts": [4]}, "expected a mask, got an empty one"),
     ({"counts": [4]}, "expected size and counts"),
 ], ids=str)  # fmt: skip
-def test_neither_box_nor_outline_are_told_both(coco, outline, said):
-    found = prompts(coco([image()], [annotation(7, bbox=None, segmentation=outline), annotation(8)]))
-    assert [region.id for region in found.regions] == ["8"]
-    [skipped] = found.skipped
+def test_where_neither_box_nor_outline_can_be_used_both_are_reported(coco, outline, message):
+    task_prompts = prompts(coco([image()], [annotation(7, bbox=None, segmentation=outline), annotation(8)]))
+    assert [region.id for region in task_prompts.regions] == ["8"]
+    [skipped] = task_prompts.skipped
     assert (skipped.region_id, skipped.reason) == ("7", Reason.BAD_GEOMETRY)
     assert skipped.detail.startswith("bbox: expected x, y, width and height, got None; ")
-    assert said in skipped.detail
+    assert message in skipped.detail
 
 
-def test_annotations_that_belong_to_no_image_are_told_with_the_cause(coco):
+def test_annotations_that_belong_to_no_image_are_reported_with_the_cause(coco):
     images = [image(1), image(2, None), image(3, "b.jpg"), image("3", "c.jpg"), image("--4", "d.jpg")]
     rows = [annotation(number, of) for number, of in ((11, 1), (12, 2), (13, 3), (14, 9), (15, None), (16, "--4"))]
-    found = coco(images, rows)
-    assert {one.region_id: one.detail for one in found.file.left_out} == {
+    source = coco(images, rows)
+    assert {skip.region_id: skip.detail for skip in source.file.left_out} == {
         "12": "image 2 has no file_name",
         "13": "several images have the id 3: b.jpg, c.jpg",
         "14": "no image of the file has the id 9",
         "15": "expected an image_id, got none",
     }
-    assert found.images_without_task == ("d.jpg", "photos/a.jpg")
+    assert source.images_without_task == ("d.jpg", "photos/a.jpg")
 
 
 def test_an_image_that_is_listed_twice_has_the_boxes_of_both(coco):
@@ -400,19 +404,19 @@ def test_sizes_may_be_text_or_have_a_point(coco):
 
 
 def test_a_file_without_categories_has_boxes_without_labels(coco):
-    found = prompts(coco([image()], [annotation()], categories=[]))
-    assert reasons(found) == [Reason.UNKNOWN_LABEL]
-    assert "a category without a name in the file is no label" in found.skipped[0].detail
+    task_prompts = prompts(coco([image()], [annotation()], categories=[]))
+    assert reasons(task_prompts) == [Reason.UNKNOWN_LABEL]
+    assert "a category without a name in the file is no label" in task_prompts.skipped[0].detail
 
 
 def test_crowds_on_images_that_were_shown_are_counted(coco):
-    found = coco(
+    source = coco(
         [image(1), image(2, "b.jpg")], [annotation(1, iscrowd=1), annotation(2, iscrowd="1"), annotation(3, 2)]
     )
-    assert found.crowds == 0
-    prompts(found)
-    prompts(found)
-    assert found.crowds == 2
+    assert source.crowds == 0
+    prompts(source)
+    prompts(source)
+    assert source.crowds == 2
 
 
 @pytest.mark.parametrize(("boxes", "count"), [
@@ -420,8 +424,8 @@ def test_crowds_on_images_that_were_shown_are_counted(coco):
     ([(10, 20, 30, 40)], 0), ([(400, 300, 900, 400)], 0), ([], 0),
 ])  # fmt: skip
 def test_boxes_that_read_as_corners_are_noticed(coco, boxes, count):
-    found = coco([image(), image(2, "b.jpg", width=None)], [annotation(n, bbox=box) for n, box in enumerate(boxes)])
-    assert found.file.reads_as_corners == count
+    source = coco([image(), image(2, "b.jpg", width=None)], [annotation(n, bbox=box) for n, box in enumerate(boxes)])
+    assert source.file.reads_as_corners == count
 
 
 ROWS = st.lists(
@@ -438,5 +442,5 @@ def test_no_file_of_the_right_shape_raises_whatever_its_rows_hold(tmp_path_facto
     path = tmp_path_factory.mktemp("coco") / "boxes.json"
     file = {"images": [image(), *images], "annotations": [annotation(), *annotations], "categories": categories}
     path.write_text(json.dumps(file))
-    found = prompts(read(path), "a.jpg")
-    assert all(region.to_name == "image" for region in found.regions)
+    task_prompts = prompts(read(path), "a.jpg")
+    assert all(region.to_name == "image" for region in task_prompts.regions)

@@ -274,7 +274,7 @@ def test_a_repeater_may_name_its_index() -> None:
     assert labeling_config.on_image(labeling_config.parse(named), "page_3").images[0].value == "$pages[3].url"
 
 
-def test_repeaters_inside_each_other_are_told_apart() -> None:
+def test_repeaters_inside_each_other_are_distinguished() -> None:
     nested = labeling_config.parse(
         '<View><Repeater on="$a" indexFlag="{{i}}"><Repeater on="$a[{{i}}].b" indexFlag="{{j}}">'
         '<Image name="p{{i}}-{{j}}" value="$a[{{i}}].b[{{j}}]"/></Repeater></Repeater></View>'

@@ -1,7 +1,7 @@
 """Labeling configs are read as Label Studio's editor reads them in Chromium.
 
 ``golden/label_studio/configs.json`` holds what Chromium makes of each; `tests.e2e.test_browser_configs` compares them
-with it anew.
+with it.
 """
 
 import json
@@ -37,7 +37,7 @@ def chosen(*tags: str, labels: tuple[str, ...] = ("Cat",)) -> OutputTag:
 
 
 def tags(tag: config_xml.Tag) -> list[list[object]]:
-    return [[tag.name, tag.attributes], *(found for child in tag.children for found in tags(child))]
+    return [[tag.name, tag.attributes], *(tag_below for child in tag.children for tag_below in tags(child))]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -94,7 +94,7 @@ def test_with_one_object_tag_a_missing_to_name_means_it(other):
         IMAGE,
         '<Brush name="brush" smart="false"/><KeyPoint name="point" smart="true"/>',
     )
-    assert [one.to_names for one in (*controls.controls, *controls.labels)] == [("image",)] * 3
+    assert [control.to_names for control in (*controls.controls, *controls.labels)] == [("image",)] * 3
     assert config_problems.problems(controls) == ()
     assert choose_output(labeling_config.on_image(controls, "image"), ("Dog",)).labels == ("Dog",)
 
@@ -114,10 +114,10 @@ def test_a_repeated_image_is_several_object_tags():
 # Labels
 
 
-@pytest.mark.parametrize("said", ["C", "Cat", "cat", " c "])
-def test_a_label_matches_by_value_or_alias_and_is_answered_by_alias(said):
+@pytest.mark.parametrize("label", ["C", "Cat", "cat", " c "])
+def test_a_label_matches_by_value_or_alias_and_is_answered_by_alias(label):
     brush = '<BrushLabels name="brush" toName="image"><Label value="Cat" alias="C"/><Label value="Dog"/></BrushLabels>'
-    assert chosen(brush, labels=(said,)).labels == ("C",)
+    assert chosen(brush, labels=(label,)).labels == ("C",)
 
 
 def test_an_exact_name_goes_before_one_of_another_spelling():
@@ -174,7 +174,7 @@ def test_the_kinds_that_can_be_drawn_are_those_that_can_be_preferred():
             chosen(f'<{kind}labels name="a" toName="image"><Label value="Cat"/></{kind}labels>')
 
 
-# What is said of a config
+# Problems of a config
 
 
 def test_labels_of_prompts_that_no_answer_has_are_named():
@@ -190,7 +190,7 @@ def test_labels_that_no_prompt_has_are_named():
     assert '<Labels name="label" toName="image">' in problem
 
 
-def test_one_list_of_labels_for_two_images_is_told_and_so_is_an_image_without_one():
+def test_one_list_of_labels_for_two_images_is_reported_and_so_is_an_image_without_one():
     images = '<Image name="before" value="$b"/><Image name="after" value="$a"/>'
     controls = "".join(
         f'<Brush name="{name}_mask" toName="{name}" smart="false"/><KeyPoint name="{name}_point" toName="{name}"/>'
@@ -215,7 +215,7 @@ def test_labels_that_come_with_each_task_are_no_problem():
 
 def test_sentences_about_a_config_are_short_however_long_its_names_are():
     many = "".join(f'<Label value="{"x" * 900}{number}"/>' for number in range(100))
-    found = config_problems.problems(
+    messages = config_problems.problems(
         parsed(IMAGE, BRUSH, f'<KeyPointLabels name="point" toName="image">{many}</KeyPointLabels>')
     )
-    assert all(len(problem) < 1500 for problem in found)
+    assert all(len(problem) < 1500 for problem in messages)

@@ -23,12 +23,12 @@ BRUSH = result("brushlabels", {"format": "rle", "rle": [0, 0, 0, 1] * 9, "brushl
 
 def task(annotations=(), predictions=(), **more):
     body = click(tasks=[task_with(list(annotations), list(predictions), **more)], params=None)
-    [found] = messages.parse_predict(encoded(body)).tasks
-    return found
+    [parsed] = messages.parse_predict(encoded(body)).tasks
+    return parsed
 
 
-def ids(found):
-    return [region.id for region in found.regions]
+def ids(task_prompts):
+    return [region.id for region in task_prompts.regions]
 
 
 def box(name, **changes):
@@ -42,11 +42,11 @@ def point(name, **changes):
 def test_the_rectangles_and_points_of_an_annotation_are_prompts_with_their_labels():
     dog = rectangle(0, 0, 5, 5, id="b")
     dog["value"]["rectanglelabels"] = ["Dog"]
-    found = read(task([saved(point("a"), dog)]), ANY, OWN)
-    assert [(region.id, type(region.shape), region.labels) for region in found.regions] == [
+    task_prompts = read(task([saved(point("a"), dog)]), ANY, OWN)
+    assert [(region.id, type(region.shape), region.labels) for region in task_prompts.regions] == [
         ("a", KeyPoint, ("Cat",)), ("b", Rectangle, ("Dog",)),
     ]  # fmt: skip
-    assert found.skipped == ()
+    assert task_prompts.skipped == ()
 
 
 def test_ellipses_polygons_and_paths_are_prompts_too():
@@ -56,25 +56,25 @@ def test_ellipses_polygons_and_paths_are_prompts_too():
         result("polygonlabels", {"points": corners}, id="p"),
         result("vectorlabels", {"vertices": [{"x": x, "y": y} for x, y in corners], "closed": True}, id="v"),
     ]
-    found = read(task([saved(*shapes)]), (PromptSource.BOXES,), OWN)
-    assert [type(region.shape) for region in found.regions] == [Ellipse, Polygon, Vector]
+    task_prompts = read(task([saved(*shapes)]), (PromptSource.BOXES,), OWN)
+    assert [type(region.shape) for region in task_prompts.regions] == [Ellipse, Polygon, Vector]
 
 
 def test_painted_masks_are_no_prompts_and_are_not_even_read():
     damaged = result("brushlabels", {"format": "rle", "rle": "not a list"}, id="mask")
     bitmask = result("bitmasklabels", {"imageDataURL": "data:,x"}, id="bits")
-    found = read(task([saved(damaged, bitmask, box("b"))]), ANY, OWN)
-    assert ids(found) == ["b"]
-    assert {one.region_id: one.reason for one in found.skipped} == {
+    task_prompts = read(task([saved(damaged, bitmask, box("b"))]), ANY, OWN)
+    assert ids(task_prompts) == ["b"]
+    assert {skip.region_id: skip.reason for skip in task_prompts.skipped} == {
         "mask": Reason.NOT_A_PROMPT, "bits": Reason.NOT_A_PROMPT,
     }  # fmt: skip
 
 
 def test_a_damaged_region_is_left_out_with_its_reason_and_the_others_stay():
     nowhere = rectangle(None, 10, 20, 20, id="bad")
-    found = read(task([saved(nowhere, 7, box("good"), {"type": "cuboid", "value": {}, "id": "cube"})]), ANY, OWN)
-    assert ids(found) == ["good"]
-    reasons = {one.region_id: one.reason for one in found.skipped}
+    task_prompts = read(task([saved(nowhere, 7, box("good"), {"type": "cuboid", "value": {}, "id": "cube"})]), ANY, OWN)
+    assert ids(task_prompts) == ["good"]
+    reasons = {skip.region_id: skip.reason for skip in task_prompts.skipped}
     assert reasons == {
         "bad": Reason.BAD_GEOMETRY, "#1": Reason.BAD_GEOMETRY, "cube": Reason.UNSUPPORTED_PROMPT,
     }  # fmt: skip
@@ -82,8 +82,8 @@ def test_a_damaged_region_is_left_out_with_its_reason_and_the_others_stay():
 
 def test_choices_and_texts_about_a_region_are_left_out_without_losing_it():
     choice = result("choices", {"choices": ["big"]}, id="b", from_name="size")
-    found = read(task([saved(box("b"), choice)]), ANY, OWN)
-    assert ids(found) == ["b"]
+    task_prompts = read(task([saved(box("b"), choice)]), ANY, OWN)
+    assert ids(task_prompts) == ["b"]
 
 
 # Whose annotation counts.
@@ -134,24 +134,24 @@ def test_drafts_are_no_prompts():
 
 
 def test_from_boxes_points_alone_are_no_prompts_but_stay_to_refine_a_box():
-    found = read(task([saved(box("b"), point("inside"))]), (PromptSource.BOXES,), OWN)
-    assert ids(found) == ["b", "inside"]
-    assert found.areas_only
+    task_prompts = read(task([saved(box("b"), point("inside"))]), (PromptSource.BOXES,), OWN)
+    assert ids(task_prompts) == ["b", "inside"]
+    assert task_prompts.areas_only
     assert read(task([saved(point("alone"))]), (PromptSource.BOXES,), OWN).regions == ()
 
 
 def test_from_keypoints_boxes_are_no_prompts():
-    found = read(task([saved(box("b"), point("p"))]), (PromptSource.KEYPOINTS,), OWN)
-    assert ids(found) == ["p"]
-    assert not found.areas_only
+    task_prompts = read(task([saved(box("b"), point("p"))]), (PromptSource.KEYPOINTS,), OWN)
+    assert ids(task_prompts) == ["p"]
+    assert not task_prompts.areas_only
 
 
 # Predictions.
 
 
 def test_the_boxes_that_another_model_predicted_are_prompts():
-    found = read(task([], [saved(box("d"), model_version="yolo-v8")]), ANY, OWN)
-    assert ids(found) == ["d"]
+    task_prompts = read(task([], [saved(box("d"), model_version="yolo-v8")]), ANY, OWN)
+    assert ids(task_prompts) == ["d"]
 
 
 @pytest.mark.parametrize("version", [OWN, "demo@ffffffff", "demo"])
@@ -189,8 +189,10 @@ def test_annotations_alone_are_read_where_predictions_are_not_asked_for():
 
 
 def test_regions_on_several_images_keep_their_image():
-    found = read(task([saved(box("a", item_index=0), box("b", item_index=2), box("c", to_name="other"))]), ANY, OWN)
-    assert [(region.to_name, region.item_index) for region in found.regions] == [
+    task_prompts = read(
+        task([saved(box("a", item_index=0), box("b", item_index=2), box("c", to_name="other"))]), ANY, OWN
+    )
+    assert [(region.to_name, region.item_index) for region in task_prompts.regions] == [
         ("image", 0), ("image", 2), ("other", None),
     ]  # fmt: skip
 
@@ -207,5 +209,5 @@ def test_what_is_no_list_of_annotations_holds_none(raw):
 })), max_size=3))  # fmt: skip
 def test_no_annotation_whatever_it_holds_raises(entries):
     raw = msgspec.Raw(json.dumps(entries).encode())
-    found = read(Task(1, {}, annotations=raw, predictions=raw), ANY, OWN)
-    assert all(region.id for region in found.regions)
+    task_prompts = read(Task(1, {}, annotations=raw, predictions=raw), ANY, OWN)
+    assert all(region.id for region in task_prompts.regions)

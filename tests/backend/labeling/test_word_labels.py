@@ -14,7 +14,7 @@ def controls(*labels, tag="BrushLabels", more=""):
 
 
 def test_every_label_is_a_word_spelled_by_its_prompt_its_alias_or_its_value():
-    found = of_labels(
+    queries = of_labels(
         controls(
             '<Label value="Cat"/>',
             '<Label value="汽车" alias="car"/>',
@@ -22,7 +22,13 @@ def test_every_label_is_a_word_spelled_by_its_prompt_its_alias_or_its_value():
             '<Label value="Hund" alias="dog_v2" prompt="dog"/>',
         )
     )
-    assert found == {"Cat": "Cat", "car": "car", "walking man": "Fußgänger", "pedestrian": "Fußgänger", "dog": "dog_v2"}
+    assert queries == {
+        "Cat": "Cat",
+        "car": "car",
+        "walking man": "Fußgänger",
+        "pedestrian": "Fußgänger",
+        "dog": "dog_v2",
+    }
 
 
 def test_labels_of_separate_tags_and_of_several_controls_count_once_each():
@@ -63,9 +69,9 @@ def test_a_text_without_words_is_refused(text):
 
 @pytest.mark.parametrize("text", ["tram", "walking man=Man"])
 def test_words_of_a_text_without_a_label_are_named(text):
-    known = controls('<Label value="Person"/>')
-    [(word, label)] = of_text(text, known).items()
-    assert (word, label, unlabelled({word: label}, known)) == (text.partition("=")[0], "", (word,))
+    config = controls('<Label value="Person"/>')
+    [(word, label)] = of_text(text, config).items()
+    assert (word, label, unlabelled({word: label}, config)) == (text.partition("=")[0], "", (word,))
 
 
 def test_where_labels_come_with_each_task_any_label_is_taken():
@@ -76,15 +82,15 @@ def test_where_labels_come_with_each_task_any_label_is_taken():
 
 
 def test_the_name_of_a_label_is_spelled_by_its_prompt_and_the_words_of_a_prompt_name_the_label():
-    known = controls('<Label value="Fußgänger" prompt="walking man, pedestrian"/>', '<Label value="Bus" alias="b"/>')
-    assert of_text("fußgänger, bus", known) == {"walking man": "Fußgänger", "pedestrian": "Fußgänger", "bus": "b"}
-    assert of_text("Pedestrian", known) == {"Pedestrian": "Fußgänger"}
+    config = controls('<Label value="Fußgänger" prompt="walking man, pedestrian"/>', '<Label value="Bus" alias="b"/>')
+    assert of_text("fußgänger, bus", config) == {"walking man": "Fußgänger", "pedestrian": "Fußgänger", "bus": "b"}
+    assert of_text("Pedestrian", config) == {"Pedestrian": "Fußgänger"}
 
 
 def test_of_two_labels_in_different_case_the_one_that_is_written_so_is_meant():
-    known = controls('<Label value="Cat"/>', '<Label value="cat"/>')
-    assert of_text("cat", known) == {"cat": "cat"}
-    assert of_text("Cat", known) == {"Cat": "Cat"}
+    config = controls('<Label value="Cat"/>', '<Label value="cat"/>')
+    assert of_text("cat", config) == {"cat": "cat"}
+    assert of_text("Cat", config) == {"Cat": "Cat"}
 
 
 def test_a_word_with_two_labels_is_refused():
@@ -98,9 +104,9 @@ def test_a_typed_text_without_words_means_all_labels(text):
 
 
 def test_a_typed_text_of_too_many_words_is_refused():
-    known = controls('<Label value="Cat"/>')
+    config = controls('<Label value="Cat"/>')
     with pytest.raises(RequestError, match="expected at most 1,000 of at most 1,000 characters, got 1,001") as error:
-        typed(",".join(map(str, range(1001))), known)
+        typed(",".join(map(str, range(1001))), config)
     assert error.value.reason is Reason.TOO_COMPLEX
 
 

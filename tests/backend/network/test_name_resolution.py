@@ -16,14 +16,14 @@ from backend.types import ImageRef
 @pytest.fixture
 def hanging():
     """A function that resolves nothing until the test is over."""
-    over, begun = threading.Event(), []
+    over, started = threading.Event(), []
 
     def resolve(host, port):
-        begun.append(host)
+        started.append(host)
         over.wait(20)
         raise OSError("over")
 
-    resolve.begun = begun
+    resolve.started = started
     yield resolve
     over.set()
 
@@ -46,7 +46,7 @@ def test_no_more_than_a_few_look_ups_hang(hanging):
     for number in range(5):
         with pytest.raises(TimeoutError):
             resolver.addresses(f"host{number}", 80, 0.02)
-    assert hanging.begun == ["host0", "host1"]
+    assert hanging.started == ["host0", "host1"]
 
 
 def test_what_is_found_is_passed_on_and_so_is_what_fails():

@@ -1,4 +1,4 @@
-"""``export-coco``: what annotations show is in the file to the pixel, and what is not in it is told."""
+"""``export-coco``: the file holds annotations to the pixel, and a report lists what it leaves out."""
 
 import json
 import signal
@@ -49,8 +49,8 @@ def export(call, tmp_path):
     out = tmp_path / "masks.json"
 
     def export(*arguments, **changes):
-        done = call("export-coco", "--project", str(PROJECT), "--out", str(out), *arguments, **changes)
-        return done, json.loads(out.read_text("utf-8")) if out.exists() else None
+        result = call("export-coco", "--project", str(PROJECT), "--out", str(out), *arguments, **changes)
+        return result, json.loads(out.read_text("utf-8")) if out.exists() else None
 
     return export
 
@@ -63,9 +63,9 @@ def disc(x=40, y=30, radius=15):
 
 
 def block(top, left, bottom, right):
-    found = np.zeros(SIZE, bool)
-    found[top:bottom, left:right] = True
-    return found
+    array = np.zeros(SIZE, bool)
+    array[top:bottom, left:right] = True
+    return array
 
 
 def region(kind, value, labels=("Cat",), name="r", size=SIZE, **more):
@@ -104,30 +104,30 @@ def add(server, *regions, data=None, **more):
     return server.project.add(data or {"image": "/data/upload/7/0123abcd-my_a.png"}, annotations=annotations)
 
 
-def masks(found):
+def masks(coco):
     """The masks of a file as (image, category, pixels)."""
-    names = {one["id"]: one["name"] for one in found["categories"]}
-    images = {one["id"]: one["file_name"] for one in found["images"]}
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    images = {image["id"]: image["file_name"] for image in coco["images"]}
     return [
         (
-            images[one["image_id"]],
-            names[one["category_id"]],
-            coco_rle.decode(coco_rle.parse(one["segmentation"])).to_array(),
+            images[annotation["image_id"]],
+            names[annotation["category_id"]],
+            coco_rle.decode(coco_rle.parse(annotation["segmentation"])).to_array(),
         )
-        for one in found["annotations"]
+        for annotation in coco["annotations"]
     ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mask_is_in_the_file_to_the_pixel_whatever_it_is_drawn_as(export, server, kind):
-    one, expected = KINDS[kind]
-    add(server, one)
-    done, found = export()
-    assert done.exit_code == 0, done.output
-    [(name, category, pixels)] = masks(found)
+    drawn_region, expected = KINDS[kind]
+    add(server, drawn_region)
+    result, coco = export()
+    assert result.exit_code == 0, result.output
+    [(name, category, pixels)] = masks(coco)
     assert (name, category) == ("0123abcd-my_a.png", "Cat")
     assert np.array_equal(pixels, expected)
-    [row], [image] = found["annotations"], found["images"]
+    [row], [image] = coco["annotations"], coco["images"]
     assert (row["area"], row["bbox"], row["iscrowd"]) == (
         np.count_nonzero(expected),
         list(coco_rle.encode(Mask.from_array(expected)).bbox),
@@ -138,11 +138,11 @@ def test_a_mask_is_in_the_file_to_the_pixel_whatever_it_is_drawn_as(export, serv
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_polygons_are_as_drawn_and_those_of_painted_masks_close_to_them(export, server, kind):
-    one, expected = KINDS[kind]
-    add(server, one)
-    done, found = export("--segmentation", "polygons")
-    assert done.exit_code == 0, done.output
-    [row] = found["annotations"]
+    drawn_region, expected = KINDS[kind]
+    add(server, drawn_region)
+    result, coco = export("--segmentation", "polygons")
+    assert result.exit_code == 0, result.output
+    [row] = coco["annotations"]
     drawn = np.zeros(SIZE, np.uint8)
     for ring in row["segmentation"]:
         corners = np.rint((np.array(ring).reshape(-1, 2) - 0.5) * 16).astype(np.int32)
@@ -155,26 +155,26 @@ def test_polygons_are_as_drawn_and_those_of_painted_masks_close_to_them(export, 
 
 def test_a_polygon_that_passes_the_border_is_cut_there(export, server):
     add(server, region("rectanglelabels", BOX | {"x": -12.5}))
-    _, found = export("--segmentation", "polygons")
-    [ring] = found["annotations"][0]["segmentation"]
+    _, coco = export("--segmentation", "polygons")
+    [ring] = coco["annotations"][0]["segmentation"]
     assert min(ring) >= 0
-    assert (found["annotations"][0]["bbox"], found["annotations"][0]["area"]) == ([0, 12, 10, 24], 240)
+    assert (coco["annotations"][0]["bbox"], coco["annotations"][0]["area"]) == ([0, 12, 10, 24], 240)
 
 
 def test_categories_are_the_labels_of_masks_in_the_order_of_the_config_then_those_it_no_longer_has(export, server):
     add(server, brush(labels=["Bird"]), brush(labels=["Größe", "Cat"], name="s"), brush(labels=["dog"], name="t"))
-    _, found = export()
-    assert [(one["id"], one["name"]) for one in found["categories"]] == list(
+    _, coco = export()
+    assert [(category["id"], category["name"]) for category in coco["categories"]] == list(
         enumerate(["Cat", "dog", "Größe", "Bird"], 1)
     )
-    assert [category for _, category, _ in masks(found)] == ["Bird", "Größe", "Cat", "dog"]
+    assert [category for _, category, _ in masks(coco)] == ["Bird", "Größe", "Cat", "dog"]
 
 
 def test_a_separate_list_of_labels_labels_a_plain_brush(export, server):
     plain = brush(labels=()) | {"type": "brush", "from_name": "mask"}
     add(server, plain, plain | {"type": "labels", "from_name": "label", "value": {"labels": ["dog"]}})
-    done, found = export()
-    assert (done.exit_code, [category for _, category, _ in masks(found)]) == (0, ["dog"])
+    result, coco = export()
+    assert (result.exit_code, [category for _, category, _ in masks(coco)]) == (0, ["dog"])
 
 
 def test_a_mask_that_was_given_another_label_has_that_one_and_not_the_one_of_its_prompt(export, server):
@@ -183,27 +183,27 @@ def test_a_mask_that_was_given_another_label_has_that_one_and_not_the_one_of_its
     of_the_row = {"type": "labels", "from_name": "label", "value": shape | {"labels": ["Cat"]}}
     add(server, mask, mask | of_the_row)
     add(server, mask | of_the_row, mask)
-    _, found = export()
-    assert [category for _, category, _ in masks(found)] == ["dog", "dog"]
+    _, coco = export()
+    assert [category for _, category, _ in masks(coco)] == ["dog", "dog"]
 
 
 def test_without_labels_in_the_config_every_mask_is_an_object(export, server):
     config = '<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/></View>'
     server.project.configure(config)
     add(server, brush(labels=()))
-    done, found = export()
-    assert (done.exit_code, [category for _, category, _ in masks(found)]) == (0, ["object"])
+    result, coco = export()
+    assert (result.exit_code, [category for _, category, _ in masks(coco)]) == (0, ["object"])
 
 
 def test_a_leftover_prompt_and_what_has_no_shape_are_counted_and_cost_nothing(export, server):
     choice = region("choices", {"choices": ["good"]}, labels=(), name="c")
     add(server, brush(), keypoint(), choice, drafts=[])
     add(server, keypoint(), data={"image": "s3://b/photos/only a prompt.jpg"})
-    done, found = export()
-    assert done.exit_code == 0, done.output
-    assert [name for name, _, _ in masks(found)] == ["0123abcd-my_a.png"]
-    assert [one["file_name"] for one in found["images"]] == ["photos/only a prompt.jpg", "0123abcd-my_a.png"]
-    assert " ".join(done.stdout.split()).endswith(
+    result, coco = export()
+    assert result.exit_code == 0, result.output
+    assert [name for name, _, _ in masks(coco)] == ["0123abcd-my_a.png"]
+    assert [image["file_name"] for image in coco["images"]] == ["photos/only a prompt.jpg", "0123abcd-my_a.png"]
+    assert " ".join(result.stdout.split()).endswith(
         "tasks 2 images 2 masks 1 keypoints left out 2 results without a shape left out 1 failed 0"
     )
 
@@ -214,9 +214,9 @@ def test_boxes_of_a_smart_tool_are_masks_and_counted_apart_where_the_config_hold
         config = CONFIG.replace("</View>", f'<{kind} name="box" toName="image">{LABELS}</{kind.split()[0]}></View>')
         server.project.configure(config)
         add(server, brush(), box)
-        done, found = export("--limit", "1")
-        assert (done.exit_code, len(found["annotations"])) == (0, 2)
-        assert ("of the masks, boxes of a smart tool  1" in done.stdout) == bool(count)
+        result, coco = export("--limit", "1")
+        assert (result.exit_code, len(coco["annotations"])) == (0, 2)
+        assert ("of the masks, boxes of a smart tool  1" in result.stdout) == bool(count)
 
 
 def test_a_box_of_a_smart_tool_that_is_not_written_is_not_among_the_masks(export, server):
@@ -224,12 +224,12 @@ def test_a_box_of_a_smart_tool_that_is_not_written_is_not_among_the_masks(export
     server.project.configure(config)
     flat = region("rectanglelabels", {**BOX, "width": 0, "height": 0}, from_name="box", name="flat")
     add(server, brush(), flat, region("rectanglelabels", BOX, from_name="box", name="s"))
-    done, found = export()
-    assert (done.exit_code, len(found["annotations"])) == (1, 2)
-    assert "of the masks, boxes of a smart tool  1" in done.stdout
+    result, coco = export()
+    assert (result.exit_code, len(coco["annotations"])) == (1, 2)
+    assert "of the masks, boxes of a smart tool  1" in result.stdout
 
 
-def test_masks_that_cannot_be_had_are_told_and_the_others_written(export, server):
+def test_masks_that_cannot_be_read_are_reported_and_the_others_written(export, server):
     broken = brush(name="broken")
     broken["value"]["rle"] = broken["value"]["rle"][:20]
     task = add(
@@ -245,20 +245,20 @@ def test_masks_that_cannot_be_had_are_told_and_the_others_written(export, server
         region("rectanglelabels", BOX, name="elsewhere", to_name="other"),
         region("polygonlabels", {"points": [[1, 2]]}, name="dot"),
     )
-    done, found = export()
-    assert done.exit_code == 1
-    assert len(masks(found)) == 1
-    said = {line.strip() for line in done.stdout.splitlines()}
+    result, coco = export()
+    assert result.exit_code == 1
+    assert len(masks(coco)) == 1
+    lines = {line.strip() for line in result.stdout.splitlines()}
     for reason, name in {
         "bad_geometry: points: expected at least 3 corners, got 1": "dot",
         "unknown_label: a mask without a label": "nameless",
         "empty_mask: it covers no pixel of the image": "empty",
         "size_mismatch: a mask of 8 × 6 pixels among others of 80 × 60": "small",
     }.items():
-        assert any(line.startswith(f"task {task}: {reason}") and f"(id {name})" in line for line in said), reason
+        assert any(line.startswith(f"task {task}: {reason}") and f"(id {name})" in line for line in lines), reason
     for name in ("broken", "video", "path", "curve", "elsewhere"):
-        assert any(f"(id {name})" in line for line in said), name
-    assert "failed  6" in done.stdout
+        assert any(f"(id {name})" in line for line in lines), name
+    assert "failed  6" in result.stdout
 
 
 VALUES = st.dictionaries(
@@ -279,22 +279,22 @@ REGIONS = st.fixed_dictionaries(
 
 
 @given(st.one_of(JUNK, st.lists(st.one_of(REGIONS, JUNK), max_size=4)), st.booleans())
-def test_no_annotation_raises_and_every_region_is_written_told_or_counted(result, as_polygons):
+def test_no_annotation_raises_and_every_region_is_written_reported_or_counted(result, as_polygons):
     task, controls = Task(1, {"image": "a.png"}), labeling_config.parse(CONFIG)
     for annotations in (result, [{"result": result}]):
         raw = msgspec.Raw(json.dumps(annotations).encode())
-        found = annotation_masks.read(task, raw, controls, as_polygons=as_polygons)
-        for image in found.images:
+        masks_of_task = annotation_masks.read(task, raw, controls, as_polygons=as_polygons)
+        for image in masks_of_task.images:
             assert all(mask.rle.area > 0 and mask.rle.size == image.size for mask in image.masks)
 
 
-def test_without_any_size_a_task_is_told(export, server):
+def test_without_any_size_a_task_is_reported(export, server):
     lost = region("rectanglelabels", BOX)
     del lost["original_width"]
     task = add(server, lost)
-    done, found = export()
-    assert (done.exit_code, found) == (1, None)
-    assert f"task {task}: bad_geometry: expected original_width and original_height" in done.stdout
+    result, coco = export()
+    assert (result.exit_code, coco) == (1, None)
+    assert f"task {task}: bad_geometry: expected original_width and original_height" in result.stdout
 
 
 def test_of_several_annotations_one_counts(export, server):
@@ -312,10 +312,10 @@ def test_of_several_annotations_one_counts(export, server):
     server.project.add({"image": "b.png"}, annotations=[truth, later])
     server.project.add({"image": "c.png"}, annotations=[{"id": 6, "result": [brush()], "was_cancelled": True}])
     server.project.add({"image": "d.png"})
-    done, found = export()
-    assert [(name, category) for name, category, _ in masks(found)] == [("b.png", "Größe"), ("a.png", "dog")]
-    assert "further annotations of a task left out  2" in done.stdout
-    assert done.exit_code == 0
+    result, coco = export()
+    assert [(name, category) for name, category, _ in masks(coco)] == [("b.png", "Größe"), ("a.png", "dog")]
+    assert "further annotations of a task left out  2" in result.stdout
+    assert result.exit_code == 0
 
 
 def test_every_image_of_a_task_has_its_own_masks_and_size(export, server):
@@ -324,14 +324,14 @@ def test_every_image_of_a_task_has_its_own_masks_and_size(export, server):
     small = np.ones((6, 8), bool)
     data = {"pages": ["s3://b/one.png", "s3://b/two.png", "s3://b/three.png", "s3://b/four.png"]}
     add(server, brush(), brush(small, size=(6, 8), item_index=2, name="s"), keypoint(item_index=3), data=data)
-    done, found = export()
-    assert [(one["file_name"], one["height"], one["width"]) for one in found["images"]] == [
+    result, coco = export()
+    assert [(image["file_name"], image["height"], image["width"]) for image in coco["images"]] == [
         ("one.png", 60, 80),
         ("three.png", 6, 8),
         ("four.png", 60, 80),
     ]
-    assert [(name, pixels.shape) for name, _, pixels in masks(found)] == [("one.png", SIZE), ("three.png", (6, 8))]
-    assert "images left out that nothing is drawn on  1" in done.stdout
+    assert [(name, pixels.shape) for name, _, pixels in masks(coco)] == [("one.png", SIZE), ("three.png", (6, 8))]
+    assert "images left out that nothing is drawn on  1" in result.stdout
 
 
 def test_several_image_tags_are_several_images(export, server):
@@ -346,8 +346,8 @@ def test_several_image_tags_are_several_images(export, server):
         brush(to_name="before", name="s"),
         data={"one": "http://h/x/a%20b.png", "two": "y.png"},
     )
-    _, found = export()
-    assert [one["file_name"] for one in found["images"]] == ["y.png", "x/a b.png"]
+    _, coco = export()
+    assert [image["file_name"] for image in coco["images"]] == ["y.png", "x/a b.png"]
 
 
 @pytest.mark.parametrize(("uri", "name"), [
@@ -357,30 +357,30 @@ def test_several_image_tags_are_several_images(export, server):
 ])  # fmt: skip
 def test_images_are_named_as_their_addresses_name_them(export, server, uri, name):
     add(server, brush(), data={"image": uri})
-    _, found = export()
-    assert [one["file_name"] for one in found["images"]] == [name]
+    _, coco = export()
+    assert [image["file_name"] for image in coco["images"]] == [name]
 
 
-def test_two_images_of_one_name_are_told(export, server):
+def test_two_images_of_one_name_are_reported(export, server):
     for host in ("one", "two", "two"):
         add(server, brush(), data={"image": f"http://{host}/a.png"})
-    done, found = export()
-    assert len(found["images"]) == 3
-    assert "images whose file_name is another's too  1" in done.stdout
+    result, coco = export()
+    assert len(coco["images"]) == 3
+    assert "images whose file_name is another's too  1" in result.stdout
 
 
 def test_the_file_is_in_the_order_of_tasks_and_its_images_are_found_again_by_it(export, server, tmp_path):
     for number in range(30):
         add(server, brush(), data={"image": f"/data/upload/7/0123abcd-{number:04}.png"})
-    done, found = export()
-    assert done.exit_code == 0
-    names = [one["file_name"] for one in found["images"]]
+    result, coco = export()
+    assert result.exit_code == 0
+    names = [image["file_name"] for image in coco["images"]]
     assert names == [f"0123abcd-{number:04}.png" for number in range(29, -1, -1)]
     assert not [path for path in server.paths() if path.startswith("/data/upload")]
     prompts = coco_prompts.read(tmp_path / "masks.json")
     for uri in ("/data/upload/7/0123abcd-0004.png", "/data/upload/8/cafebabe-0004.png"):
-        asked = prompts.prompts(Task(1, {"image": uri}), labeling_config.parse(CONFIG))
-        assert [one.labels for one in asked.regions] == [("Cat",)]
+        task_prompts = prompts.prompts(Task(1, {"image": uri}), labeling_config.parse(CONFIG))
+        assert [region.labels for region in task_prompts.regions] == [("Cat",)]
 
 
 def test_a_limit_and_a_view_choose_tasks(export, server):
@@ -388,9 +388,9 @@ def test_a_limit_and_a_view_choose_tasks(export, server):
     server.views[5] = PROJECT, {"conjunction": "and", "items": [item]}
     for _ in range(5):
         add(server, brush())
-    done, found = export("--view", "5", "--limit", "2")
-    assert (done.exit_code, len(found["images"])) == (0, 2)
-    assert "export-coco: 2 of 2 tasks" in done.stderr
+    result, coco = export("--view", "5", "--limit", "2")
+    assert (result.exit_code, len(coco["images"])) == (0, 2)
+    assert "export-coco: 2 of 2 tasks" in result.stderr
 
 
 def test_a_view_that_joins_its_filters_with_or_is_exported_too(export, server):
@@ -399,17 +399,17 @@ def test_a_view_that_joins_its_filters_with_or_is_exported_too(export, server):
     server.project.add({"image": "a.png"})
     for _ in range(3):
         add(server, brush())
-    done, found = export("--view", "5")
-    assert (done.exit_code, len(found["images"])) == (0, 2)
-    assert "tasks without an annotation  1" in done.stdout
+    result, coco = export("--view", "5")
+    assert (result.exit_code, len(coco["images"])) == (0, 2)
+    assert "tasks without an annotation  1" in result.stdout
 
 
 def test_label_studio_may_be_away_for_a_moment(export, server):
     for _ in range(5):
         add(server, brush())
     server.project.failures["annotations"] = [away(), None, away()]
-    done, found = export()
-    assert (done.exit_code, len(found["images"])) == (0, 5)
+    result, coco = export()
+    assert (result.exit_code, len(coco["images"])) == (0, 5)
 
 
 def test_an_older_export_is_replaced_and_any_other_file_left_alone(export, call, server, tmp_path):
@@ -418,28 +418,28 @@ def test_an_older_export_is_replaced_and_any_other_file_left_alone(export, call,
         assert export()[0].exit_code == 0
     out = tmp_path / "masks.json"
     picture, package = png((1, 2, 3), (80, 60)), b'{"name": "mine"}'
-    for taken, mine in ((out, picture), (out, package), (tmp_path / "masks.json.part", picture)):
-        taken.write_bytes(mine)
-        done = call("export-coco", "--project", str(PROJECT), "--out", str(out))
-        assert done.exit_code == 2
-        assert f"expected another file to write to (--out), got one where {taken.name} is lost" in done.stderr
-        assert taken.read_bytes() == mine
+    for existing, mine in ((out, picture), (out, package), (tmp_path / "masks.json.part", picture)):
+        existing.write_bytes(mine)
+        result = call("export-coco", "--project", str(PROJECT), "--out", str(out))
+        assert result.exit_code == 2
+        assert f"expected another file to write to (--out), got one where {existing.name} is lost" in result.stderr
+        assert existing.read_bytes() == mine
         out.unlink(missing_ok=True)
 
 
 def test_nothing_to_write_writes_nothing_and_says_so(export, server):
     server.project.add({"image": "a.png"})
-    done, found = export()
-    assert (done.exit_code, found) == (1, None)
-    assert "ended early: no annotation holds a region; " in done.stdout
+    result, coco = export()
+    assert (result.exit_code, coco) == (1, None)
+    assert "ended early: no annotation holds a region; " in result.stdout
 
 
 def test_a_folder_that_cannot_be_written_is_refused(call, server, tmp_path):
     (tmp_path / "file").write_text("{}")
     add(server, brush())
-    done = call("export-coco", "--project", str(PROJECT), "--out", str(tmp_path / "file" / "masks.json"))
-    assert done.exit_code == 2
-    assert "Traceback" not in done.output
+    result = call("export-coco", "--project", str(PROJECT), "--out", str(tmp_path / "file" / "masks.json"))
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
 
 
 def test_a_run_that_ends_early_leaves_the_older_file(export, server, tmp_path):
@@ -455,10 +455,10 @@ def test_a_run_that_ends_early_leaves_the_older_file(export, server, tmp_path):
         return server.routed(request) if len(pages) < 3 else Reply(b'{"detail": "Invalid token."}', 401)
 
     server.routes["/api/tasks"] = list_tasks
-    done, _ = export()
-    assert done.exit_code == 1
-    assert "ended early: Label Studio answers 401 to /api/tasks" in done.stdout
-    assert "was not written" in done.stdout
+    result, _ = export()
+    assert result.exit_code == 1
+    assert "ended early: Label Studio answers 401 to /api/tasks" in result.stdout
+    assert "was not written" in result.stdout
     assert (tmp_path / "masks.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
 

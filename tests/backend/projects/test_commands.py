@@ -32,17 +32,17 @@ def server():
 
 
 def version_of(server):
-    [version] = {one.model_version for one in server.project.stored.values()}
+    [version] = {prediction.model_version for prediction in server.project.stored.values()}
     return version
 
 
 @pytest.mark.parametrize("command", ["precompute", "preannotate"])
-def test_help_tells_every_option_and_exit_code(call, command):
-    done = call(command, "--help")
-    assert done.exit_code == 0
+def test_help_lists_every_option_and_exit_code(call, command):
+    result = call(command, "--help")
+    assert result.exit_code == 0
     words = ["--project", "--view", "--limit", "--weights", "--device", "Exit status", "Ctrl-C"]
     words += ["--from", "--replace", "--dry-run", "--max-masks", "--min-score"] if command == "preannotate" else []
-    assert [word for word in words if word not in done.output] == []
+    assert [word for word in words if word not in result.output] == []
 
 
 @pytest.mark.parametrize("command", [["precompute", "--help"], ["preannotate", "--help"]])
@@ -53,20 +53,20 @@ def test_help_imports_nothing_that_takes_time(command):
         "heavy = {'paddle', 'cv2', 'flask', 'gunicorn', 'tqdm', 'prometheus_client'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_precompute_ends_with_0_and_a_summary(call, server):
     fill(server, 3)
-    done = call("precompute", "--project", str(PROJECT))
-    assert done.exit_code == 0, done.output
-    assert "project 7 'A project', small@" in done.stdout
-    assert "encoded  3" in done.stdout
-    assert "3 of 3 tasks" in done.stderr
-    again = call("precompute", "--project", str(PROJECT))
-    assert again.exit_code == 0
-    assert "cached   3" in again.stdout
+    result = call("precompute", "--project", str(PROJECT))
+    assert result.exit_code == 0, result.output
+    assert "project 7 'A project', small@" in result.stdout
+    assert "encoded  3" in result.stdout
+    assert "3 of 3 tasks" in result.stderr
+    second = call("precompute", "--project", str(PROJECT))
+    assert second.exit_code == 0
+    assert "cached   3" in second.stdout
 
 
 def test_images_that_never_change_are_not_fetched_again(call, server):
@@ -80,21 +80,21 @@ def test_images_that_never_change_are_not_fetched_again(call, server):
 def test_precompute_ends_with_1_where_an_image_is_broken(call, server):
     fill(server, 2)
     broken = server.upload("broken.png", b"\x89PNG")
-    done = call("precompute", "--project", str(PROJECT))
-    assert done.exit_code == 1
-    assert f"task {broken}: image_unreadable" in done.stdout
-    assert "encoded  2" in done.stdout
-    assert "Traceback" not in done.output
+    result = call("precompute", "--project", str(PROJECT))
+    assert result.exit_code == 1
+    assert f"task {broken}: image_unreadable" in result.stdout
+    assert "encoded  2" in result.stdout
+    assert "Traceback" not in result.output
 
 
 def test_preannotate_stores_one_prediction_for_each_task_and_ends_with_0(call, server):
     tasks = fill(server, 20)
-    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
-    assert done.exit_code == 0, done.output
+    result = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert result.exit_code == 0, result.output
     assert [len(server.project.of(task, version_of(server))) for task in tasks] == [1] * 20
-    again = call("preannotate", "--project", str(PROJECT), "--from", "boxes", "--from", "predictions")
-    assert again.exit_code == 0
-    assert "there already      20" in again.stdout
+    second = call("preannotate", "--project", str(PROJECT), "--from", "boxes", "--from", "predictions")
+    assert second.exit_code == 0
+    assert "there already      20" in second.stdout
     assert len(server.project.stored) == 20
 
 
@@ -109,27 +109,27 @@ def test_preannotate_ends_with_1_and_goes_on_where_label_studio_refuses_a_task(c
         return route(request)
 
     server.routes["/api/predictions/"] = refuse
-    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
-    assert done.exit_code == 1
-    assert "made               2" in done.stdout
-    assert "failed             1" in done.stdout
-    assert f"task {refused}: " in done.stdout
-    assert f"Label Studio answers {status} to /api/predictions/: Not for you" in done.stdout
-    assert "deleted meanwhile  0" in done.stdout
+    result = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert result.exit_code == 1
+    assert "made               2" in result.stdout
+    assert "failed             1" in result.stdout
+    assert f"task {refused}: " in result.stdout
+    assert f"Label Studio answers {status} to /api/predictions/: Not for you" in result.stdout
+    assert "deleted meanwhile  0" in result.stdout
 
 
 def test_a_task_that_is_deleted_while_preannotate_runs_is_no_failure(call, server):
     tasks = fill(server, 3)
     server.project.before["annotations"] = lambda: tasks[1] in server.project.tasks and server.project.delete(tasks[1])
-    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
-    assert done.exit_code == 0, done.output
-    assert "deleted meanwhile  1" in done.stdout
+    result = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert result.exit_code == 0, result.output
+    assert "deleted meanwhile  1" in result.stdout
 
 
 def test_masks_can_be_made_without_a_cache(call, server, tmp_path):
     tasks = fill(server, 2)
-    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes", PADDLE_SAM_DISK_CACHE_MB="0")
-    assert done.exit_code == 0, done.output
+    result = call("preannotate", "--project", str(PROJECT), "--from", "boxes", PADDLE_SAM_DISK_CACHE_MB="0")
+    assert result.exit_code == 0, result.output
     assert [len(server.project.of(task)) for task in tasks] == [1, 1]
     assert not list(tmp_path.rglob("*.embedding"))
 
@@ -139,22 +139,22 @@ def test_duplicates_of_an_earlier_race_are_deleted(call, server):
     call("preannotate", "--project", str(PROJECT), "--from", "boxes")
     version = version_of(server)
     server.project.store(task, version, [{"id": "again"}])
-    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
-    assert done.exit_code == 0
-    assert "duplicates deleted" in done.stdout
+    result = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert result.exit_code == 0
+    assert "duplicates deleted" in result.stdout
     assert len(server.project.of(task, version)) == 1
 
 
 def test_a_dry_run_draws_into_a_folder(call, server, tmp_path):
     [task] = fill(server, 1)
-    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes", "--dry-run", str(tmp_path / "shown"))
-    assert done.exit_code == 0, done.output
+    result = call("preannotate", "--project", str(PROJECT), "--from", "boxes", "--dry-run", str(tmp_path / "shown"))
+    assert result.exit_code == 0, result.output
     assert [path.name for path in (tmp_path / "shown").iterdir()] == [f"task-{task}.jpg"]
     assert not server.project.stored
     assert not any("import" in path for path in server.paths())
 
 
-def test_a_dry_run_draws_over_an_earlier_one_but_never_over_a_picture_of_somebody_elses(call, server, tmp_path):
+def test_a_dry_run_draws_over_an_earlier_one_but_never_over_another_picture(call, server, tmp_path):
     [task] = fill(server, 1)
     arguments = ("preannotate", "--project", str(PROJECT), "--from", "boxes", "--dry-run", str(tmp_path))
     for _ in range(2):
@@ -163,12 +163,12 @@ def test_a_dry_run_draws_over_an_earlier_one_but_never_over_a_picture_of_somebod
     mine = png((1, 2, 3), SIZE_WH)
     (tmp_path / "mine.png").write_bytes(mine)
     (tmp_path / f"task-{task}.jpg").symlink_to("mine.png")
-    asked = len(server.paths())
-    done = call(*arguments)
-    assert done.exit_code == 2
-    assert f"error: {tmp_path / f'task-{task}.jpg'}: expected another folder (--dry-run)" in done.stderr
+    requests_before = len(server.paths())
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert f"error: {tmp_path / f'task-{task}.jpg'}: expected another folder (--dry-run)" in result.stderr
     assert (tmp_path / "mine.png").read_bytes() == mine
-    assert len(server.paths()) == asked
+    assert len(server.paths()) == requests_before
 
 
 def coco_file(folder, images, categories=("Cat",)):
@@ -193,10 +193,10 @@ def coco_file(folder, images, categories=("Cat",)):
 def test_boxes_come_from_a_coco_file(call, server, tmp_path):
     tasks = [server.upload(f"{number:04}.png", png((number, 5, 7), SIZE_WH)) for number in range(4)]
     file = coco_file(tmp_path, ["0000.png", "0002.png", "elsewhere.png"])
-    done = call("preannotate", "--project", str(PROJECT), "--coco", file)
-    assert done.exit_code == 0, done.output
+    result = call("preannotate", "--project", str(PROJECT), "--coco", file)
+    assert result.exit_code == 0, result.output
     assert [len(server.project.of(task)) for task in tasks] == [1, 0, 1, 0]
-    assert "no task of this run shows: elsewhere.png" in done.stderr
+    assert "no task of this run shows: elsewhere.png" in result.stderr
     [region] = server.project.of(tasks[0])[0].result
     assert region["value"]["brushlabels"] == ["Cat"]
 
@@ -207,14 +207,14 @@ def test_categories_that_are_no_labels_are_reported(call, server, tmp_path):
     boxes = json.loads(Path(file).read_text())
     boxes["annotations"] *= 5
     Path(file).write_text(json.dumps(boxes))
-    done = call("preannotate", "--project", str(PROJECT), "--coco", file)
-    assert done.exit_code == 1
+    result = call("preannotate", "--project", str(PROJECT), "--coco", file)
+    assert result.exit_code == 1
     lost = "category 'Walrus' is no label of the labeling config (5 times)"
-    assert f"task {task}: unknown_label: {lost}" in done.stdout
+    assert f"task {task}: unknown_label: {lost}" in result.stdout
     assert not server.project.stored
 
 
-def test_whatever_a_coco_file_holds_that_is_no_use_is_told_and_counted(call, server, tmp_path):
+def test_what_a_coco_file_holds_that_cannot_be_used_is_reported_and_counted(call, server, tmp_path):
     task = server.upload("0123abcd-cafe.png", png((1, 5, 7), SIZE_WH))
     sizes = dict(zip(("width", "height"), SIZE_WH, strict=True))
     rows = [
@@ -230,8 +230,8 @@ def test_whatever_a_coco_file_holds_that_is_no_use_is_told_and_counted(call, ser
     rows.append({"id": 8, "image_id": 2, "category_id": 1, "bbox": [5, 10, 9, 9]})
     file = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "Cat"}]}
     (tmp_path / "boxes.json").write_text(json.dumps(file), "utf-8-sig")
-    done = call("preannotate", "--project", str(PROJECT), "--coco", str(tmp_path / "boxes.json"))
-    assert done.exit_code == 1, done.output
+    result = call("preannotate", "--project", str(PROJECT), "--coco", str(tmp_path / "boxes.json"))
+    assert result.exit_code == 1, result.output
     assert len(server.project.of(task)[0].result) == 2
     for line in (
         f"task {task}: bad_geometry: bbox: expected x, y, width and height, got [nan, 10, 9, 9] (id 3); rectangle: "
@@ -241,49 +241,51 @@ def test_whatever_a_coco_file_holds_that_is_no_use_is_told_and_counted(call, ser
         "boxes around crowds left out  1",
         "failed                        3",
     ):
-        assert line in done.stdout
-    assert "no task of this run shows: unmet.png" in done.stderr
+        assert line in result.stdout
+    assert "no task of this run shows: unmet.png" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("size_wh", "said"), [((160, 120), ""), ((160, 60), "size_mismatch"), ((60, 80), "size_mismatch")]
+    ("size_wh", "message"), [((160, 120), ""), ((160, 60), "size_mismatch"), ((60, 80), "size_mismatch")]
 )
-def test_a_coco_file_may_know_an_image_at_another_size_but_not_in_another_form(call, server, tmp_path, size_wh, said):
+def test_a_coco_file_may_know_an_image_at_another_size_but_not_in_another_form(
+    call, server, tmp_path, size_wh, message
+):
     [task] = fill(server, 1)
     file = coco_file(tmp_path, ["0000.png"])
     boxes = json.loads(Path(file).read_text())
     boxes["images"][0] |= dict(zip(("width", "height"), size_wh, strict=True))
     boxes["annotations"][0]["bbox"] = [40, 40, -20, -20]
     Path(file).write_text(json.dumps(boxes))
-    done = call("preannotate", "--project", str(PROJECT), "--coco", file)
-    assert (done.exit_code, said in done.stdout) == (int(bool(said)), True)
-    assert len(server.project.of(task)) == (not said)
+    result = call("preannotate", "--project", str(PROJECT), "--coco", file)
+    assert (result.exit_code, message in result.stdout) == (int(bool(message)), True)
+    assert len(server.project.of(task)) == (not message)
 
 
-def test_boxes_that_look_like_corners_are_told_before_they_are_used(call, server, tmp_path):
+def test_boxes_that_look_like_corners_are_reported_before_they_are_used(call, server, tmp_path):
     fill(server, 1)
     file = coco_file(tmp_path, ["0000.png"])
     boxes = json.loads(Path(file).read_text())
     boxes["annotations"][0]["bbox"] = [30, 30, 70, 50]
     Path(file).write_text(json.dumps(boxes))
-    done = call("preannotate", "--project", str(PROJECT), "--coco", file)
-    assert done.exit_code == 0
-    assert f"{file}: 1 boxes reach beyond their images, and all would fit as x1, y1, x2, y2" in done.stderr
+    result = call("preannotate", "--project", str(PROJECT), "--coco", file)
+    assert result.exit_code == 0
+    assert f"{file}: 1 boxes reach beyond their images, and all would fit as x1, y1, x2, y2" in result.stderr
 
 
 def test_everything_is_found_within_limits_without_prompts(call, server):
     task = server.upload("scene.png", scene_file(5034).data)
     arguments = ("preannotate", "--project", str(PROJECT), "--from", "everything", "--points-per-side", "8")
-    done = call(*arguments, PADDLE_SAM_WEIGHTS="demo")
-    assert done.exit_code == 0, done.output
-    [found] = server.project.of(task)
-    scores = [region["score"] for region in found.result]
+    result = call(*arguments, PADDLE_SAM_WEIGHTS="demo")
+    assert result.exit_code == 0, result.output
+    [prediction] = server.project.of(task)
+    scores = [region["score"] for region in prediction.result]
     assert len(scores) > 1
     assert scores == sorted(scores, reverse=True)
-    done = call(*arguments, "--replace", "--max-masks", "1", PADDLE_SAM_WEIGHTS="demo")
-    assert done.exit_code == 0, done.output
-    [found] = server.project.of(task)
-    assert [region["score"] for region in found.result] == scores[:1]
+    result = call(*arguments, "--replace", "--max-masks", "1", PADDLE_SAM_WEIGHTS="demo")
+    assert result.exit_code == 0, result.output
+    [prediction] = server.project.of(task)
+    assert [region["score"] for region in prediction.result] == scores[:1]
 
 
 def test_a_limit_and_a_view_choose_tasks(call, server):
@@ -293,9 +295,9 @@ def test_a_limit_and_a_view_choose_tasks(call, server):
         for operator, value in (("greater", 3), ("less", 8))
     ]
     server.views[5] = PROJECT, {"conjunction": "and", "items": items}
-    done = call("precompute", "--project", str(PROJECT), "--view", "5", "--limit", "3")
-    assert done.exit_code == 0, done.output
-    assert "encoded  3" in done.stdout
+    result = call("precompute", "--project", str(PROJECT), "--view", "5", "--limit", "3")
+    assert result.exit_code == 0, result.output
+    assert "encoded  3" in result.stdout
     fetched = [path[-8:-4] for path in server.paths() if path.startswith("/data/upload")]
     assert sorted(fetched) == ["0004", "0005", "0006"]
 
@@ -305,8 +307,8 @@ def test_a_view_chooses_tasks(call, server):
     condition = {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": 3}
     server.views[5] = PROJECT, {"conjunction": "and", "items": [condition]}
     server.views[6] = PROJECT + 1, None
-    done = call("precompute", "--project", str(PROJECT), "--view", "5")
-    assert "encoded  2" in done.stdout
+    result = call("precompute", "--project", str(PROJECT), "--view", "5")
+    assert "encoded  2" in result.stdout
     other = call("precompute", "--project", str(PROJECT), "--view", "6")
     assert other.exit_code == 2
     assert "error: view 6: expected one of project 7, got 8's" in other.stderr
@@ -316,9 +318,9 @@ def test_a_view_whose_tasks_cannot_be_asked_for_page_by_page_is_refused_before_a
     fill(server, 1)
     item = {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": 3}
     server.views[5] = PROJECT, {"conjunction": "or", "items": [item, item | {"child_filter": item}]}
-    done = call("precompute", "--project", str(PROJECT), "--view", "5")
-    assert done.exit_code == 2
-    assert "joined by 'or'" in done.stderr
+    result = call("precompute", "--project", str(PROJECT), "--view", "5")
+    assert result.exit_code == 2
+    assert "joined by 'or'" in result.stderr
     assert not [path for path in server.paths() if path.startswith("/data/upload")]
 
 
@@ -348,10 +350,10 @@ def test_a_view_whose_tasks_cannot_be_asked_for_page_by_page_is_refused_before_a
     ],
 )
 def test_what_cannot_be_begun_ends_with_2_and_says_why(call, arguments, words):
-    done = call(*arguments)
-    assert done.exit_code == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.output
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize(
@@ -366,10 +368,10 @@ def test_what_cannot_be_begun_ends_with_2_and_says_why(call, arguments, words):
 )
 def test_settings_that_cannot_work_are_refused_before_anything_begins(call, changes, words, monkeypatch):
     monkeypatch.setattr(run, "BEGINS_WITHIN_S", 0.5)
-    done = call("precompute", "--project", str(PROJECT), **changes)
-    assert done.exit_code == 2
-    assert words in done.stderr
-    assert LEGACY_TOKEN not in done.output
+    result = call("precompute", "--project", str(PROJECT), **changes)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert LEGACY_TOKEN not in result.output
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -380,9 +382,9 @@ def test_label_studio_may_be_busy_when_a_run_begins(call, server, status):
     for path in paths:
         busy = [Reply(b"", status, {"Retry-After": "0"}), Reply(b"", status)]
         server.routes[path] = lambda request, busy=busy: busy.pop() if busy else server.routed(request)
-    done = call("precompute", "--project", str(PROJECT), "--view", "5")
-    assert done.exit_code == 0, done.output
-    assert "encoded  1" in done.stdout
+    result = call("precompute", "--project", str(PROJECT), "--view", "5")
+    assert result.exit_code == 0, result.output
+    assert "encoded  1" in result.stdout
 
 
 def test_a_run_that_ends_early_asks_for_nothing_more(call, server):
@@ -395,25 +397,25 @@ def test_a_run_that_ends_early_asks_for_nothing_more(call, server):
         return server.routed(request) if len(pages) < 3 else Reply(b'{"detail": "Invalid token."}', 401)
 
     server.routes["/api/tasks"] = list_tasks
-    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
-    assert done.exit_code == 1
-    assert "made               3" in done.stdout
-    assert "ended early: Label Studio answers 401 to /api/tasks" in done.stdout
+    result = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert result.exit_code == 1
+    assert "made               3" in result.stdout
+    assert "ended early: Label Studio answers 401 to /api/tasks" in result.stdout
     assert server.paths()[-1] == f"/api/projects/{PROJECT}/import/predictions"
 
 
 def test_a_labeling_config_without_a_place_for_masks_is_refused(call, server):
     server.project.configure('<View><Image name="i" value="$image"/></View>')
-    done = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
-    assert done.exit_code == 2
-    assert "expected a control on image 'i' that can hold a mask" in done.stderr
+    result = call("preannotate", "--project", str(PROJECT), "--from", "boxes")
+    assert result.exit_code == 2
+    assert "expected a control on image 'i' that can hold a mask" in result.stderr
 
 
 def test_a_cache_that_is_too_small_says_how_large_it_must_be(call, server):
     fill(server, 40)
-    done = call("precompute", "--project", str(PROJECT), PADDLE_SAM_DISK_CACHE_MB="1", PADDLE_SAM_WEIGHTS="demo")
-    assert done.exit_code == 1
-    assert "set PADDLE_SAM_DISK_CACHE_MB higher: a thousand of them take" in done.stdout
+    result = call("precompute", "--project", str(PROJECT), PADDLE_SAM_DISK_CACHE_MB="1", PADDLE_SAM_WEIGHTS="demo")
+    assert result.exit_code == 1
+    assert "set PADDLE_SAM_DISK_CACHE_MB higher: a thousand of them take" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -438,11 +440,11 @@ def test_a_signal_stops_a_run_in_order(start, server, number, code):
 def test_a_run_that_is_stopped_over_something_long_ends_soon_and_stores_nothing_of_it(start, server, command):
     """The first is at tens of thousands of prompts on one image, the second waits for an image that does not come."""
     fill(server, 3)
-    gate, asked = threading.Event(), threading.Event()
+    gate, is_asked = threading.Event(), threading.Event()
     image = Reply(png((1, 2, 3), (2400, 1800)))
 
     def fetched(request):
-        asked.set()
+        is_asked.set()
         if command == ["precompute"]:
             gate.wait(60)
         return image
@@ -451,7 +453,7 @@ def test_a_run_that_is_stopped_over_something_long_ends_soon_and_stores_nothing_
         server.routes[f"/data/upload/{PROJECT}/{number:04}.png"] = fetched
     process = start(command[0], "--project", str(PROJECT), *command[1:])
     try:
-        assert asked.wait(60)
+        assert is_asked.wait(60)
         threading.Event().wait(5)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -469,20 +471,20 @@ def test_a_run_that_is_stopped_over_something_long_ends_soon_and_stores_nothing_
 @pytest.mark.parametrize("path", ["/api/tasks", "/api/predictions/", f"/api/projects/{PROJECT}/import/predictions"])
 def test_a_run_that_is_stopped_while_label_studio_does_not_answer_ends_soon(start, server, path):
     fill(server, 300)
-    gate, asked = threading.Event(), threading.Event()
+    gate, is_asked = threading.Event(), threading.Event()
     answers = []
 
     def hang(request):
         answers.append(request)
         if len(answers) > 2:
-            asked.set()
+            is_asked.set()
             gate.wait(60)
         return server.routed(request)
 
     server.routes[path] = hang
     process = start("preannotate", "--project", str(PROJECT), "--from", "boxes")
     try:
-        assert asked.wait(60)
+        assert is_asked.wait(60)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
@@ -536,8 +538,8 @@ def test_a_killed_run_is_taken_up_where_it_was_left(start, server):
 @pytest.mark.slow
 def test_two_people_at_once_leave_one_prediction_of_each_task(start, server):
     tasks = fill(server, 150)
-    both = [start("preannotate", "--project", str(PROJECT), "--from", "boxes") for _ in range(2)]
-    for process in both:
+    processes = [start("preannotate", "--project", str(PROJECT), "--from", "boxes") for _ in range(2)]
+    for process in processes:
         out, err = process.communicate(timeout=RUN_S)
         assert process.returncode == 0, out + err
     assert [len(server.project.of(task)) for task in tasks] == [1] * 150
@@ -562,15 +564,15 @@ def test_a_terminal_gets_a_bar(start, server):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     process = start("precompute", "--project", str(PROJECT), stderr=theirs)
     os.close(theirs)
-    seen = b""
+    output = b""
     try:
         while chunk := os.read(ours, 4096):
-            seen += chunk
+            output += chunk
     except OSError:
         pass  # the other side is closed
     finally:
         os.close(ours)
     out, _ = process.communicate(timeout=RUN_S)
-    assert process.returncode == 0, seen
-    assert b"3/3" in seen
+    assert process.returncode == 0, output
+    assert b"3/3" in output
     assert "encoded  3" in out

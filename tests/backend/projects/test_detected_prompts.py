@@ -30,8 +30,8 @@ TASK = Task(1, {"image": "/1.png"})
 
 
 def choice(words=None, **changes):
-    given = {"sources": ("labels",), "coco": None, "replaces": False, "dry_run": None, "points_per_side": 32}
-    return Choice(**given | {"max_masks": None, "min_score": None, "min_area": 0.05, "words": words} | changes)
+    options = {"sources": ("labels",), "coco": None, "replaces": False, "dry_run": None, "points_per_side": 32}
+    return Choice(**options | {"max_masks": None, "min_score": None, "min_area": 0.05, "words": words} | changes)
 
 
 def segmented(detector, on=BOTH, task=TASK, contents=(("/1.png", FILE),), max_masks=None, min_score=None):
@@ -43,12 +43,12 @@ def segmented(detector, on=BOTH, task=TASK, contents=(("/1.png", FILE),), max_ma
 
 def test_each_object_is_marked_once_with_its_label_and_keeps_the_detectors_score():
     detector = FakeDetector(*FOUND)
-    service, made = segmented(detector)
-    assert detector.asked == [((100, 200, 3), ("cat", "walking man"), None)]
+    service, outcome = segmented(detector)
+    assert detector.calls == [((100, 200, 3), ("cat", "walking man"), None)]
     assert [prompt.box.tolist() for prompt in service.decoder.prompts] == [[20, 10, 60, 50], [0, 0, 200, 100]]
-    assert [(region.labels, region.score) for region in made.result] == [(("Cat",), 0.9), (("Dog",), 0.6)]
-    assert made.score == pytest.approx(0.75)
-    assert made.is_complete
+    assert [(region.labels, region.score) for region in outcome.result] == [(("Cat",), 0.9), (("Dog",), 0.6)]
+    assert outcome.score == pytest.approx(0.75)
+    assert outcome.is_complete
 
 
 def test_every_part_of_an_object_has_the_detectors_score():
@@ -59,36 +59,36 @@ def test_every_part_of_an_object_has_the_detectors_score():
         service.source.contents |= {"/1.png": FILE}
         service.decoder.masks = [Mask(parts, (20, 10), (100, 200))]
         search = WordSearch(service.embeddings, WORDS, WordQuery(tuple(WORDS), DETECTOR))
-        made = segment_function(search, service.tasks, polygons, 7)(TASK)
-    assert [region.score for region in made.result] == [0.9, 0.9]
+        outcome = segment_function(search, service.tasks, polygons, 7)(TASK)
+    assert [region.score for region in outcome.result] == [0.9, 0.9]
 
 
 def test_each_image_is_fetched_and_encoded_once():
     service, _ = segmented(FakeDetector(*FOUND))
-    assert service.source.asked == ["/1.png"]
+    assert service.source.fetched == ["/1.png"]
     assert service.encoder.calls == 1
 
 
 def test_a_limit_and_a_least_score_are_passed_on():
     detector = FakeDetector(*FOUND)
-    _, made = segmented(detector, min_score=0.3, max_masks=1)
-    assert detector.asked[0][2] == 0.3
-    assert [region.labels for region in made.result] == [("Cat",)]
+    _, outcome = segmented(detector, min_score=0.3, max_masks=1)
+    assert detector.calls[0][2] == 0.3
+    assert [region.labels for region in outcome.result] == [("Cat",)]
 
 
 def test_an_image_where_nothing_is_found_has_an_empty_complete_answer_and_is_not_encoded():
-    service, made = segmented(FakeDetector())
-    assert (made.result, made.is_complete, made.score) == ((), True, 0.0)
+    service, outcome = segmented(FakeDetector())
+    assert (outcome.result, outcome.is_complete, outcome.score) == ((), True, 0.0)
     assert not service.encoder.calls
 
 
 def test_a_task_of_which_an_image_is_broken_is_incomplete():
     task = Task(1, {"pages": ["/a.png", "/b.png"]})
     broken = (("/a.png", FILE), ("/b.png", ImageError("expected an image, got 0 bytes")))
-    _, made = segmented(FakeDetector(FOUND[0]), PAGES, task, broken)
-    assert [region.item_index for region in made.result] == [0]
-    assert not made.is_complete
-    assert [skipped.reason for skipped in made.skipped] == [Reason.IMAGE_UNREADABLE]
+    _, outcome = segmented(FakeDetector(FOUND[0]), PAGES, task, broken)
+    assert [region.item_index for region in outcome.result] == [0]
+    assert not outcome.is_complete
+    assert [skipped.reason for skipped in outcome.skipped] == [Reason.IMAGE_UNREADABLE]
 
 
 def test_an_outage_is_left_to_the_run_which_tries_again():
@@ -119,12 +119,14 @@ def test_a_config_without_labels_has_no_words():
 
 
 def test_words_that_are_no_class_of_the_detector_are_named_and_left_out():
-    said = []
-    search = word_search(None, FakeDetector(classes=("cat",)), WORDS, choice(min_score=0.2, max_masks=3), said.append)
-    assert said == ["the detector has no class for walking man: left out"]
+    messages = []
+    search = word_search(
+        None, FakeDetector(classes=("cat",)), WORDS, choice(min_score=0.2, max_masks=3), messages.append
+    )
+    assert messages == ["the detector has no class for walking man: left out"]
     assert (search.words, search.query, search.max_masks) == ({"cat": "Cat"}, WordQuery(("cat",), DETECTOR, 0.2), 3)
     with pytest.raises(ConfigError, match="expected words among the detector's classes, bus; got none"):
-        word_search(None, FakeDetector(classes=("bus",)), WORDS, choice(), said.append)
+        word_search(None, FakeDetector(classes=("bus",)), WORDS, choice(), messages.append)
 
 
 def test_words_with_letters_that_the_detector_does_not_know_are_refused():

@@ -50,10 +50,10 @@ def brush(mask, **more):
 def add(server, number, *regions):
     """Add a task whose image shows two discs; by default its annotation has both, and more around each."""
     picture = np.random.default_rng(number).integers(0, 60, (*SIZE, 3)).astype(np.uint8)
-    places = (20, 18 + number % 24, 8), (58, 30, 7 + number % 4)
-    for place in places:
-        picture[disc(*place)] += 150
-    masks = [disc(x, y, radius + 6) for x, y, radius in places]
+    centres = (20, 18 + number % 24, 8), (58, 30, 7 + number % 4)
+    for centre in centres:
+        picture[disc(*centre)] += 150
+    masks = [disc(x, y, radius + 6) for x, y, radius in centres]
     drawn = regions or (brush(masks[0], name="a"), brush(masks[1], labels=["<Dirt>"], name="b"))
     image = cv2.imencode(".png", picture)[1].tobytes()
     return server.upload(f"{number}.png", image, annotations=[{"id": 1, "result": list(drawn)}])
@@ -95,8 +95,8 @@ def test_the_masks_of_a_projects_own_tasks_become_its_decoder(finetune, server, 
     for number in range(3):
         add(server, number)
     page, contents = tmp_path / "decoders" / "7" / "report.html", DEMO_WEIGHTS.read_bytes()
-    done = finetune("--epochs", "2", "--mix", "1", *DEMO)
-    assert done.exit_code == 0, done.output
+    result = finetune("--epochs", "2", "--mix", "1", *DEMO)
+    assert result.exit_code == 0, result.output
     [decoder] = decoders()
     base = model_weights.read(DEMO_WEIGHTS)
     assert (decoder.info.project, decoder.info.base_digest) == (PROJECT, base.digest)
@@ -105,12 +105,12 @@ def test_the_masks_of_a_projects_own_tasks_become_its_decoder(finetune, server, 
     assert set(figures.before) == set(figures.after) == {"click", "box", "corrected"}
     assert sum(figures.after.values()) > sum(figures.before.values())
     tuned = decoder_weights.apply(base, decoder)
-    assert tuned.model_version in done.output
+    assert tuned.model_version in result.output
     assert load_decoder(tuned, "cpu").encoder_version == base.model_version
     assert DEMO_WEIGHTS.read_bytes() == contents
     assert annotations_read(server) == {"1", "2", "3"}
-    assert re.search(r"\nall +2 .*→.*\n<Dirt> +1 .*→.*\nCell +1 .*→", done.output)
-    assert "6 masks on 3 images are few to learn from" in done.output
+    assert re.search(r"\nall +2 .*→.*\n<Dirt> +1 .*→.*\nCell +1 .*→", result.output)
+    assert "6 masks on 3 images are few to learn from" in result.output
     text = page.read_text("utf-8")
     assert "&lt;Dirt&gt;" in text
     assert "<Dirt>" not in text
@@ -120,9 +120,9 @@ def test_the_masks_of_a_projects_own_tasks_become_its_decoder(finetune, server, 
 def test_a_decoder_that_is_no_better_is_not_taken(finetune, server, decoders):
     for number in range(2):
         add(server, number)
-    done = finetune("--epochs", "1")  # one step, at the beginning of the warm-up
-    assert done.exit_code == 1
-    assert "no better than the base's decoder: not taken (--force takes it)" in done.output
+    result = finetune("--epochs", "1")  # one step, at the beginning of the warm-up
+    assert result.exit_code == 1
+    assert "no better than the base's decoder: not taken (--force takes it)" in result.output
     assert decoders() == []
 
 
@@ -134,10 +134,10 @@ def test_what_teaches_nothing_is_left_out_and_counted(finetune, server):
     add(server, 5, region("brushlabels", {"format": "rle", "rle": [1, 2, 3]}))
     add(server, 6, region("rectanglelabels", BOX))
     add(server, 7, region("polygonlabels", {"points": [[0, 0], [50, 0], [0, 50]], "closed": True}, size=(120, 160)))
-    gone = add(server, 8)
-    server.project.before["annotations"] = lambda: server.project.tasks.pop(gone, None)
-    done = finetune("--epochs", "1")
-    lines = {line.strip() for line in done.output.splitlines()}
+    missing_task = add(server, 8)
+    server.project.before["annotations"] = lambda: server.project.tasks.pop(missing_task, None)
+    result = finetune("--epochs", "1")
+    lines = {line.strip() for line in result.output.splitlines()}
     for kind, count in (("tasks", 8), ("images", 3), ("masks", 6)):
         assert any(re.fullmatch(rf"{kind} +{count}", shown) for shown in lines), (kind, lines)
     for kind in (
@@ -149,14 +149,14 @@ def test_what_teaches_nothing_is_left_out_and_counted(finetune, server):
         assert any(re.fullmatch(rf"{kind} +1", shown) for shown in lines), (kind, lines)
     assert any("task 5: empty_mask" in shown for shown in lines)
     assert any("task 6: bad_geometry" in shown or "task 6:" in shown for shown in lines)
-    assert done.exit_code == 1
+    assert result.exit_code == 1
 
 
 def test_one_annotated_image_is_too_few(finetune, server, decoders):
     add(server, 1)
-    done = finetune()
-    assert done.exit_code == 1
-    assert "expected masks on at least 2 different images to learn from, got 1" in done.output
+    result = finetune()
+    assert result.exit_code == 1
+    assert "expected masks on at least 2 different images to learn from, got 1" in result.output
     assert decoders() == []
 
 
@@ -174,8 +174,8 @@ def test_a_run_that_ends_early_goes_on_where_it_was(start, finetune, server, dec
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
     assert len(decoders()) == (number == signal.SIGINT)
     assert ("the next run goes on from here" in output) == (number == signal.SIGINT)
-    done = finetune(*run, *DEMO)
-    assert int(re.findall(r"step (\d+) of", done.output)[0]) > 3
+    result = finetune(*run, *DEMO)
+    assert int(re.findall(r"step (\d+) of", result.output)[0]) > 3
     assert decoders()
     assert not state.exists()
 

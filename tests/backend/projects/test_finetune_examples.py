@@ -1,15 +1,18 @@
 """What a decoder learns from is read with bounded memory, and does not depend on the order of the tasks."""
 
 import json
-import threading
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
 
 from backend.concurrency.retry import OutageRetry
+from backend.label_studio.types import Project
 from backend.labeling import config
-from backend.projects.finetune_examples import BEYOND, MASKS, GatherContext, gather
+from backend.projects.engine import Engine
+from backend.projects.finetune_examples import BEYOND, MASKS, gather
+from backend.projects.run import BatchRun, Stop
 from backend.types import Task
 from model.types import Embedding
 from tests.support.checkpoints import tiny
@@ -32,11 +35,11 @@ def annotations(task_id):
     """Two triangles."""
     results = [
         {
-            "id": f"r{left}", "type": "polygonlabels", "from_name": "polygon", "to_name": "image",
+            "id": f"r{x}", "type": "polygonlabels", "from_name": "polygon", "to_name": "image",
             "original_width": SIZE[1], "original_height": SIZE[0],
-            "value": {"points": [[left, 5], [left + 30, 5 + task_id], [left, 60]], "polygonlabels": ["Cell"]},
+            "value": {"points": [[x, 5], [x + 30, 5 + task_id], [x, 60]], "polygonlabels": ["Cell"]},
         }
-        for left in (10, 50)
+        for x in (10, 50)
     ]  # fmt: skip
     return msgspec.Raw(json.dumps([{"id": 1, "result": results}]).encode())
 
@@ -48,10 +51,12 @@ def embedding(ref):
 
 
 def gathered(tasks, most_bytes):
-    stop = threading.Event()
-    controls, retry = config.parse(CONFIG), OutageRetry(stop)
-    context = GatherContext(annotations, embedding, lambda: None, controls, tiny(), 1, retry, at_once=2)
-    return gather(tasks, context, stop, Silent(), most_bytes)
+    stop = Stop(lambda: None)
+    client = SimpleNamespace(annotations=annotations, version=lambda: "1.23.2")
+    batch = BatchRun(client, Project(1, "Cells", CONFIG), config.parse(CONFIG), tasks, 8, stop, OutageRetry(stop))
+    embeddings = SimpleNamespace(peek=lambda ref: None, get=lambda ref, within_s, priority: embedding(ref))
+    engine = Engine(embeddings, lambda ref: True, 2, None, lambda: None)
+    return gather(batch, engine, tiny(), Silent(), most_bytes)
 
 
 def nbytes(examples):
@@ -63,14 +68,14 @@ def test_of_more_masks_than_fit_the_memory_the_same_images_are_kept_whatever_the
     assert (len(every), report.counts[MASKS], BEYOND in report.counts) == (8, 16, False)
     room = nbytes(every[:3])
     for tasks in (TASKS, TASKS[::-1], TASKS[4:] + TASKS[:4]):
-        kept, report = gathered(tasks, room)
-        assert [example.task_id for example in kept] == [example.task_id for example in every[:3]]
+        examples, report = gathered(tasks, room)
+        assert [example.task_id for example in examples] == [example.task_id for example in every[:3]]
         assert report.counts[BEYOND] == 5
-        assert nbytes(kept) <= room
+        assert nbytes(examples) <= room
 
 
 @pytest.mark.parametrize("most_bytes", [0, 100])
 def test_an_image_that_does_not_fit_at_all_is_left_out(most_bytes):
-    kept, report = gathered(TASKS[:1], most_bytes)
-    assert kept == []
+    examples, report = gathered(TASKS[:1], most_bytes)
+    assert examples == []
     assert report.counts[BEYOND] == 1

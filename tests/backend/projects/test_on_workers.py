@@ -59,7 +59,7 @@ def start(settings, tmp_path):
         log = tmp_path / f"{next(numbers)}.log"
         with log.open("w") as sink:
             process = run(*arguments, stderr=sink)
-        process.said = log.read_text
+        process.log = log.read_text
         return process
 
     with commands(**settings) as run:
@@ -72,8 +72,8 @@ def start_worker(start):
 
     def start_worker():
         process = start("worker")
-        wait_for(lambda: "worker_ready" in process.said() or process.poll() is not None)
-        assert process.poll() is None, process.said()
+        wait_for(lambda: "worker_ready" in process.log() or process.poll() is not None)
+        assert process.poll() is None, process.log()
         return process
 
     return start_worker
@@ -94,18 +94,18 @@ def downloads(server):
     return [path for path in server.paths() if path.startswith("/data/upload")]
 
 
-def test_workers_encode_every_image_once_and_what_fails_is_told(start, server, worker, tmp_path):
+def test_workers_encode_every_image_once_and_what_fails_is_reported(start, server, worker, tmp_path):
     fill(server, 12)
     broken = server.upload("broken.png", b"\x89PNG")
     code, out = finished(start("precompute", "--project", str(PROJECT)))
     assert code == 1
     assert "encoded  12" in out
     assert f"task {broken}: image_unreadable" in out
-    assert worker.said().count("event=encoded") == 12
-    assert worker.said().count("priority=bulk") == 12
+    assert worker.log().count("event=encoded") == 12
+    assert worker.log().count("priority=bulk") == 12
     code, out = finished(start("precompute", "--project", str(PROJECT)))
     assert "cached   12" in out
-    assert worker.said().count("event=encoded") == 12
+    assert worker.log().count("event=encoded") == 12
     assert not (tmp_path / "cache").exists()  # nothing is kept on this machine
 
 
@@ -123,20 +123,20 @@ def test_labels_find_their_objects_once_each_though_a_worker_is_killed(colour_fi
     server.project.configure(f'<View><Image name="image" value="$image"/>{brush}</View>')
     pictures = [directories.coloured_discs(number) for number in range(40)]
     tasks = [server.upload(f"{number}.png", directories.png(image)) for number, (image, _) in enumerate(pictures)]
-    killed, other = start_worker(), start_worker()
+    killed, survivor = start_worker(), start_worker()
     run = start("preannotate", "--project", str(PROJECT), "--from", "labels")
-    wait_for(lambda: killed.said().count("event=encoded") >= 4 or run.poll() is not None)
+    wait_for(lambda: killed.log().count("event=encoded") >= 4 or run.poll() is not None)
     killed.kill()
     stored = len(server.project.stored)
     assert stored < len(tasks), "the worker was killed too late"
     code, out = finished(run)
-    assert code == 0, out + run.said()
+    assert code == 0, out + run.log()
     assert killed.wait(RUN_S) == -signal.SIGKILL
-    assert other.said().count("event=encoded") >= len(tasks) - killed.said().count("event=encoded")
+    assert survivor.log().count("event=encoded") >= len(tasks) - killed.log().count("event=encoded")
     for task, (_, discs) in zip(tasks, pictures, strict=True):
-        [made] = server.project.of(task)
-        found = sorted(region["value"]["brushlabels"][0] for region in made.result)
-        assert found == sorted("Warm" if colour == "red" else "Cold" for colour in discs)
+        [prediction] = server.project.of(task)
+        got_labels = sorted(region["value"]["brushlabels"][0] for region in prediction.result)
+        assert got_labels == sorted("Warm" if colour == "red" else "Cold" for colour in discs)
 
 
 def test_a_second_run_waits_for_the_first(start, server, worker):
@@ -149,7 +149,7 @@ def test_a_second_run_waits_for_the_first(start, server, worker):
     assert code == 0
     assert "there already      40" in out
     assert [len(server.project.of(task)) for task in tasks] == [1] * 40
-    assert worker.said().count("event=encoded") == 40
+    assert worker.log().count("event=encoded") == 40
 
 
 def test_a_run_that_died_does_not_hold_the_project_for_long(start, server, worker):
@@ -170,7 +170,7 @@ def test_a_run_goes_on_when_redis_restarts_empty(start, server, worker, redis):
     time.sleep(5)
     redis.start()
     code, out = finished(process)
-    assert code == 0, out + process.said()
+    assert code == 0, out + process.log()
     assert [len(server.project.of(task)) for task in tasks] == [1] * 40
 
 
@@ -194,5 +194,5 @@ def test_a_run_without_workers_says_how_to_start_one(start, server):
     server.routes["/data/upload/7/a.png"] = Reply(png())
     process = start("precompute", "--project", str(PROJECT))
     assert finished(process)[0] == 2
-    assert "no worker encodes with small@" in process.said()
-    assert "python -m backend worker" in process.said()
+    assert "no worker encodes with small@" in process.log()
+    assert "python -m backend worker" in process.log()

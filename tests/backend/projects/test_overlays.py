@@ -64,8 +64,8 @@ def test_a_region_fits_an_image_that_was_decoded_smaller(kind):
 
 
 def test_a_rectangle_turns_about_its_corner():
-    found = overlays.area(shown(Rectangle(50, 50, 25, 10, 90)), SIZE).to_array()
-    rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
+    area = overlays.area(shown(Rectangle(50, 50, 25, 10, 90)), SIZE).to_array()
+    rows, columns = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
     assert (columns[0], columns[-1]) == pytest.approx((34, 40), abs=1)
     assert (rows[0], rows[-1]) == pytest.approx((30, 50), abs=1)
 
@@ -103,6 +103,6 @@ def test_a_file_says_what_it_is_even_where_half_of_it_is_there(tmp_path):
     with Image.open(io.BytesIO(data)) as image:
         assert image.info["comment"] == overlays.COMMENT
     _, plain = cv2.imencode(".jpg", np.zeros((60, 80, 3), np.uint8))
-    for other in (plain.tobytes(), b"", b"\x89PNG"):
-        path.write_bytes(other)
+    for content in (plain.tobytes(), b"", b"\x89PNG"):
+        path.write_bytes(content)
         assert not overlays.is_overlay(path)

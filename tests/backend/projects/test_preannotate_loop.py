@@ -1,4 +1,4 @@
-"""Masks for whole projects: one prediction of each task, whatever fails and whoever else is at it."""
+"""Masks for whole projects: one prediction for each task, also after failures and beside other runs."""
 
 import json
 import threading
@@ -55,7 +55,7 @@ class Run:
         self.folder, self.config = folder, config
         self.project, self.source = FakeProject(config), FakeSource()
         self.encoder, self.decoder = FakeEncoder(), FakeDecoder()
-        self.sources, self.stop, self.done = {PromptSource.BOXES}, threading.Event(), 0
+        self.sources, self.stop, self.finished = {PromptSource.BOXES}, threading.Event(), 0
         self.automatic, self.lasts_s, self.image_s, self.dry_run = None, 600.0, 10.0, None
 
     def add(self, *regions, uri=None, data=None, **more):
@@ -68,7 +68,7 @@ class Run:
 
     def __call__(self, replaces=False, store=None, limit=None, tidies=True):
         store = store or self.project
-        patience = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
+        retry = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
         controls = labeling_config.parse(self.config)
         embeddings = run_embeddings(self.folder, self.source, self.encoder)
         segmenter = TaskSegmenter(
@@ -78,12 +78,12 @@ class Run:
         def segment(task):
             if self.automatic is not None:
                 return segmenter.segment_everything(task, controls, PROJECT, self.image_s)
-            asked = task_prompts.read(task, self.sources, VERSION)
-            return segmenter.segment(task, asked, controls, PROJECT, self.image_s)
+            prompts_read = task_prompts.read(task, self.sources, VERSION)
+            return segmenter.segment(task, prompts_read, controls, PROJECT, self.image_s)
 
-        tasks = ProjectTasks(store, patience, self.project.project_value, limit=limit)
-        means = PreannotateContext(
-            BatchRun(store, self.project.project_value, controls, tasks, 0, self.stop, patience),
+        tasks = ProjectTasks(store, retry, self.project.project_value, limit=limit)
+        context = PreannotateContext(
+            BatchRun(store, self.project.project_value, controls, tasks, 0, self.stop, retry),
             Engine(embeddings, embeddings.ensure, 3, None, embeddings.close),
             segment,
             not {PromptSource.BOXES, PromptSource.KEYPOINTS}.isdisjoint(self.sources),
@@ -91,21 +91,21 @@ class Run:
             replaces=replaces,
             ignores_stored=self.dry_run is not None,
         )
-        writer = PredictionWriter(store, patience, self.project.project_value)
+        writer = PredictionWriter(store, retry, self.project.project_value)
         sink = sinks.label_studio_sink(writer)
         if self.dry_run is not None:
-            fetch = sinks.retrying_fetch(self.source, patience, store.version)
+            fetch = sinks.retrying_fetch(self.source, retry, store.version)
             sink = OverlayFolder(self.dry_run, fetch, images_decode.PixelLimits(), controls, PROJECT)
         try:
-            tally = preannotate_loop.run(means, sink, self)
+            report = preannotate_loop.run(context, sink, self)
         finally:
             embeddings.close()
         if tidies and self.dry_run is None:
             writer.delete_duplicates(VERSION)
-        return tally
+        return report
 
     def advance(self, count=1):
-        self.done += count
+        self.finished += count
 
     def regions(self, task):
         [stored] = self.project.of(task, VERSION)
@@ -122,19 +122,19 @@ def run(make):
     return make()
 
 
-def counts(tally):
-    return {kind: count for kind, count in tally.counts.items() if count}
+def counts(report):
+    return {kind: count for kind, count in report.counts.items() if count}
 
 
-def reasons(tally):
-    return [(failure.task_id, failure.reason) for failure in tally.failures]
+def reasons(report):
+    return [(failure.task_id, failure.reason) for failure in report.failures]
 
 
 def test_boxes_become_masks_with_their_labels(run):
     task = run.add(box(10, 20, label="Cat"), box(60, 20, label="Dog"))
-    tally = run()
-    assert counts(tally) == {MADE: 1}
-    assert tally.is_clean
+    report = run()
+    assert counts(report) == {MADE: 1}
+    assert report.is_clean
     regions = run.regions(task)
     assert [region["type"] for region in regions] == ["brushlabels", "brushlabels"]
     assert [region["value"]["brushlabels"] for region in regions] == [["Cat"], ["Dog"]]
@@ -192,9 +192,9 @@ def test_a_second_run_makes_nothing_again(run):
 
 def test_a_task_without_prompts_gets_no_prediction_and_is_no_failure(run):
     task = run.add()
-    tally = run()
-    assert counts(tally) == {NOTHING: 1}
-    assert tally.is_clean
+    report = run()
+    assert counts(report) == {NOTHING: 1}
+    assert report.is_clean
     assert run.project.of(task) == []
 
 
@@ -205,32 +205,32 @@ def test_an_empty_prediction_from_opening_a_task_does_not_keep_it_from_getting_m
     assert len(run.regions(task)) == 1
 
 
-def test_one_broken_image_is_told_and_the_others_are_done(run):
+def test_one_broken_image_is_reported_and_the_others_are_done(run):
     tasks = [run.add(box()) for _ in range(5)]
     broken = run.add(box(), data=b"\x89PNG broken")
-    tally = run()
-    assert counts(tally) == {MADE: 5}
-    assert reasons(tally) == [(broken, Reason.IMAGE_UNREADABLE)]
-    assert "expected one of JPEG, PNG" in tally.failures[0].text
+    report = run()
+    assert counts(report) == {MADE: 5}
+    assert reasons(report) == [(broken, Reason.IMAGE_UNREADABLE)]
+    assert "expected one of JPEG, PNG" in report.failures[0].text
     assert all(len(run.project.of(task, VERSION)) == 1 for task in tasks)
-    assert run.done == 6
+    assert run.finished == 6
 
 
-def test_a_failure_is_told_with_the_words_about_its_own_task(run):
+def test_a_failure_is_reported_with_the_message_about_its_own_task(run):
     for number in range(6):
         run.add(box(), uri=f"{number}", data=png((number, 1, 1), SIZE_WH))
         run.source.contents[str(number)] = ImageError(f"no image {number}", Reason.IMAGE_NOT_FOUND)
-    tally = run()
-    assert {failure.task_id: failure.text for failure in tally.failures} == {
+    report = run()
+    assert {failure.task_id: failure.text for failure in report.failures} == {
         number + 1: f"no image {number}" for number in range(6)
     }
 
 
-def test_a_box_outside_its_image_is_told_and_the_other_drawn(run):
+def test_a_box_outside_its_image_is_reported_and_the_other_drawn(run):
     task = run.add(box(), box(150, 20))
-    tally = run()
-    assert counts(tally) == {MADE: 1}
-    assert reasons(tally) == [(task, Reason.OUTSIDE_IMAGE)]
+    report = run()
+    assert counts(report) == {MADE: 1}
+    assert reasons(report) == [(task, Reason.OUTSIDE_IMAGE)]
     assert len(run.regions(task)) == 1
 
 
@@ -244,7 +244,7 @@ def ring(*points):
     return box() | {"id": "ring", "type": "polygonlabels", "from_name": "ring", "value": value}
 
 
-@pytest.mark.parametrize(("region", "said"), [
+@pytest.mark.parametrize(("region", "message"), [
     (box(50, 50, 0, 0), "rectangle: expected at least 1 × 1 pixels, got 0 × 0"),
     (box(50, 50, 0, 30), "got 0 × 18"),
     (box(50, 50, 30, 0), "got 24 × 0"),
@@ -258,25 +258,25 @@ def ring(*points):
     (ring((10, 10), (10, 90), (10, 50)), "got 0 × 48"),
     (ring((10, 10), (90, 90), (50, 50)), "polygon: expected an area of at least 1 pixel, got 0"),
 ], ids=str)  # fmt: skip
-def test_a_shape_that_goes_around_nothing_is_told_and_becomes_no_mask(run, region, said):
+def test_a_shape_that_goes_around_nothing_is_reported_and_becomes_no_mask(run, region, message):
     task = run.add(region | {"id": "flat"}, box(60, 20))
-    tally = run()
-    assert counts(tally) == {MADE: 1}
+    report = run()
+    assert counts(report) == {MADE: 1}
     assert len(run.regions(task)) == 1
-    assert reasons(tally) == [(task, Reason.BAD_GEOMETRY)]
-    assert said in tally.failures[0].text
-    assert tally.failures[0].text.endswith("(id flat)")
+    assert reasons(report) == [(task, Reason.BAD_GEOMETRY)]
+    assert message in report.failures[0].text
+    assert report.failures[0].text.endswith("(id flat)")
 
 
 def test_of_a_task_that_holds_nothing_but_a_click_with_the_rectangle_tool_nothing_is_stored(run):
     task = run.add(box(50, 50, 0, 0))
-    tally = run()
-    assert (counts(tally), reasons(tally)) == ({}, [(task, Reason.BAD_GEOMETRY)])
+    report = run()
+    assert (counts(report), reasons(report)) == ({}, [(task, Reason.BAD_GEOMETRY)])
     assert not run.project.of(task)
 
 
 @pytest.mark.parametrize("region", [box(99.9, 20, 30, 30), box(-29.9, 20, 30, 30), box(20, 99.9, 30, 30)], ids=str)
-def test_a_box_of_which_less_than_a_pixel_lies_in_the_image_is_told(run, region):
+def test_a_box_of_which_less_than_a_pixel_lies_in_the_image_is_reported(run, region):
     task = run.add(region)
     assert reasons(run()) == [(task, Reason.OUTSIDE_IMAGE)]
 
@@ -291,18 +291,18 @@ def test_a_shape_around_a_pixel_or_one_that_crosses_itself_is_an_object(run, reg
     assert (counts(run()), len(run.regions(task))) == ({MADE: 1}, 1)
 
 
-def test_boxes_that_are_lost_are_told_with_their_number_and_why(run):
+def test_boxes_that_are_lost_are_reported_with_their_number_and_why(run):
     task = run.add(box(), *(box(150, 20, id=f"off-{number}") for number in range(5)), box(10, 20, original_width=33))
-    tally = run()
-    assert counts(tally) == {MADE: 1}
-    outside, other = sorted(tally.lines()[-2:])
+    report = run()
+    assert counts(report) == {MADE: 1}
+    outside, other = sorted(report.lines()[-2:])
     assert outside.startswith(f"    task {task}: outside_image: ")
     assert outside.endswith("(5 times) (id off-0, off-1, off-2 and 2 more)")
     assert other.startswith(f"    task {task}: size_mismatch: ")
     assert "33" in other
 
 
-def test_of_many_different_words_about_a_task_the_first_are_told_and_the_others_counted():
+def test_of_many_different_messages_about_a_task_the_first_are_listed_and_the_others_counted():
     skipped = tuple(Skipped(str(n), Reason.UNKNOWN_LABEL, f"no\nlabel {n // 2}") for n in range(10))
     [failure] = preannotate_loop.failures_of(Task(1, {}), Prediction((), 0.0, VERSION, skipped=skipped))
     assert failure.text == (
@@ -314,12 +314,12 @@ def test_a_defect_over_one_task_leaves_the_others(run):
     for _ in range(3):
         run.add(box())
     run.decoder.failures = [ZeroDivisionError("a defect")]
-    tally = run()
-    assert counts(tally) == {MADE: 2}
-    assert [failure.reason for failure in tally.failures] == [Reason.DECODE_FAILED]
+    report = run()
+    assert counts(report) == {MADE: 2}
+    assert [failure.reason for failure in report.failures] == [Reason.DECODE_FAILED]
 
 
-def test_annotations_that_cannot_be_read_are_told(run):
+def test_annotations_that_cannot_be_read_are_reported(run):
     task = run.add(box())
     run.project.tasks[task].annotations = [{"id": 1, "result": "no list"}]
     assert counts(run()) == {NOTHING: 1}
@@ -327,36 +327,36 @@ def test_annotations_that_cannot_be_read_are_told(run):
 
 def test_a_task_that_is_deleted_meanwhile_is_no_failure(run):
     tasks = [run.add(box()) for _ in range(3)]
-    seen = []
+    calls = []
 
     def delete():
-        seen.append(1)
-        if len(seen) == 1:
+        calls.append(1)
+        if len(calls) == 1:
             run.project.delete(tasks[0])
 
     run.project.before["predictions"] = delete
-    tally = run()
-    assert counts(tally) == {MADE: 2, GONE: 1}
-    assert tally.is_clean
+    report = run()
+    assert counts(report) == {MADE: 2, GONE: 1}
+    assert report.is_clean
 
 
 @pytest.mark.parametrize("call", ["predictions", "annotations"])
 @pytest.mark.parametrize("status", [400, 403, 409, 413, 422])
-def test_a_task_that_label_studio_refuses_to_show_is_told_and_the_others_are_done(run, call, status):
+def test_a_task_that_label_studio_refuses_to_show_is_reported_and_the_others_are_done(run, call, status):
     tasks = [run.add(box()) for _ in range(3)]
     text = f"Label Studio answers {status}: no"
     run.project.failures[call] = [ForbiddenError(text) if status == 403 else RefusedError(text, status)]
-    tally = run()
-    assert counts(tally) == {MADE: 2}
-    assert [(failure.task_id, failure.text) for failure in tally.failures] == [(tasks[2], text)]
+    report = run()
+    assert counts(report) == {MADE: 2}
+    assert [(failure.task_id, failure.text) for failure in report.failures] == [(tasks[2], text)]
 
 
-def test_a_refused_prediction_is_told_and_the_others_are_stored(run):
+def test_a_refused_prediction_is_reported_and_the_others_are_stored(run):
     tasks = [run.add(box()) for _ in range(4)]
     run.project.invalid = {tasks[1]}
-    tally = run()
-    assert counts(tally) == {MADE: 3}
-    assert [failure.task_id for failure in tally.failures] == [tasks[1]]
+    report = run()
+    assert counts(report) == {MADE: 3}
+    assert [failure.task_id for failure in report.failures] == [tasks[1]]
 
 
 def test_label_studio_may_restart_while_a_run_goes_on(run):
@@ -365,14 +365,14 @@ def test_label_studio_may_restart_while_a_run_goes_on(run):
         run.project.failures[name] = [None, away(), away(), None, away()]
     run.source.contents["3.png"], good = RetryLater("refused", Reason.IMAGE_FETCH_FAILED), run.source.contents["3.png"]
     run.project.after["version"] = lambda: run.source.contents.update({"3.png": good})
-    tally = run()
-    assert counts(tally) == {MADE: 8}
-    assert tally.is_clean
+    report = run()
+    assert counts(report) == {MADE: 8}
+    assert report.is_clean
     assert all(len(run.project.of(task, VERSION)) == 1 for task in tasks)
 
 
 @pytest.mark.parametrize("call", ["predictions", "annotations"])
-def test_a_task_over_which_label_studio_always_fails_is_told_and_the_others_are_done(run, call):
+def test_a_task_over_which_label_studio_always_fails_is_reported_and_the_others_are_done(run, call):
     tasks = [run.add(box()) for _ in range(40)]
     read = getattr(run.project, call)
 
@@ -382,24 +382,29 @@ def test_a_task_over_which_label_studio_always_fails_is_told_and_the_others_are_
         return read(task_id)
 
     setattr(run.project, call, fail)
-    tally = run()
-    assert counts(tally) == {MADE: 39}
-    assert reasons(tally) == [(tasks[-1], Reason.LABEL_STUDIO_UNREACHABLE)]
-    assert not tally.ended
+    report = run()
+    assert counts(report) == {MADE: 39}
+    assert reasons(report) == [(tasks[-1], Reason.LABEL_STUDIO_UNREACHABLE)]
+    assert not report.ended
 
 
-def test_a_database_that_is_away_is_waited_for_however_often_it_is_said(run):
+def test_a_database_that_is_away_is_waited_for_however_often_it_fails(run):
     for _ in range(8):
         run.add(box())
     run.project.failures["predictions"] = [
         FaultError("Label Studio answers 500", Reason.LABEL_STUDIO_UNREACHABLE) for _ in range(30)
     ]
-    tally = run()
-    assert (counts(tally), tally.is_clean) == ({MADE: 8}, True)
+    report = run()
+    assert (counts(report), report.is_clean) == ({MADE: 8}, True)
 
 
 def test_a_task_that_takes_longer_than_an_image_is_waited_for_is_made_and_the_run_goes_on(run):
-    tasks = [run.add(*(box(number, 20, 9, 30) for number in range(40))) for _ in range(2)] + [run.add(box())]
+    image = {"uri": "0.png", "data": png(size_wh=SIZE_WH)}
+    run.add(box(), **image)
+    run()  # the image is encoded, so that no encode races with the limits below
+    run.decoder.calls.clear()
+    tasks = [run.add(*(box(number, 20, 9, 30) for number in range(40)), **image) for _ in range(2)]
+    tasks.append(run.add(box(), **image))
     run.image_s = run.lasts_s = 0.02
     decode = run.decoder.decode
 
@@ -408,8 +413,8 @@ def test_a_task_that_takes_longer_than_an_image_is_waited_for_is_made_and_the_ru
         return decode(*arguments)
 
     run.decoder.decode = decode_slowly
-    tally = run()
-    assert (counts(tally), tally.is_clean) == ({MADE: 3}, True)
+    report = run()
+    assert (counts(report), report.is_clean) == ({MADE: 3, THERE: 1}, True)
     assert [len(run.regions(task)) for task in tasks] == [40, 40, 1]
     assert len(run.decoder.calls) == 7  # sixteen objects at a time, and nothing twice
 
@@ -418,43 +423,43 @@ def test_a_refused_key_ends_the_run(run):
     for _ in range(3):
         run.add(box())
     run.project.failures["task_page"] = [AccessError("the token was revoked")]
-    tally = run(tidies=False)
-    assert "revoked" in tally.ended
+    report = run(tidies=False)
+    assert "revoked" in report.ended
 
 
 def test_stop_finishes_what_is_in_hand_and_delivers_it(run):
     for _ in range(40):
         run.add(box())
     run.encoder.latency_s = 0.005
-    made = []
+    answers = []
     decode = run.decoder.decode
 
     def decode_and_stop(*arguments):
-        made.append(1)
-        if len(made) == 4:
+        answers.append(1)
+        if len(answers) == 4:
             run.stop.set()
         return decode(*arguments)
 
     run.decoder.decode = decode_and_stop
-    tally = run()
-    assert tally.ended == "stopped"
-    assert not tally.failures
-    assert 4 <= counts(tally)[MADE] <= 8
-    assert len(run.project.stored) == counts(tally)[MADE]
+    report = run()
+    assert report.ended == "stopped"
+    assert not report.failures
+    assert 4 <= counts(report)[MADE] <= 8
+    assert len(run.project.stored) == counts(report)[MADE]
     run.stop.clear()
-    assert counts(run()) == {MADE: 40 - counts(tally)[MADE], THERE: counts(tally)[MADE]}
+    assert counts(run()) == {MADE: 40 - counts(report)[MADE], THERE: counts(report)[MADE]}
 
 
 # Replacing
 
 
-def test_replace_leaves_what_is_the_same_and_makes_the_rest_anew(run):
+def test_replace_leaves_what_is_the_same_and_makes_the_rest_again(run):
     same, changed = run.add(box()), run.add(box())
     run()
     before = {task: run.project.of(task, VERSION)[0].id for task in (same, changed)}
     run.project.tasks[changed].annotations = [{"id": 1, "result": [box(40, 40)]}]
-    tally = run(replaces=True)
-    assert counts(tally) == {MADE: 1, SAME: 1}
+    report = run(replaces=True)
+    assert counts(report) == {MADE: 1, SAME: 1}
     assert run.project.of(same, VERSION)[0].id == before[same]
     assert run.project.of(changed, VERSION)[0].id != before[changed]
 
@@ -498,9 +503,9 @@ def test_replace_keeps_all_masks_of_a_task_one_of_whose_images_cannot_be_had(pag
     [before] = paged.project.of(task, VERSION)
     paged.source.contents["b"] = error
     paged.project.tasks[task].annotations[0]["result"][0]["value"]["x"] = 40.0
-    tally = paged(replaces=True)
-    assert reasons(tally) == [(task, error.reason)]
-    assert counts(tally) == {}
+    report = paged(replaces=True)
+    assert reasons(report) == [(task, error.reason)]
+    assert counts(report) == {}
     assert paged.project.of(task, VERSION) == [before]
     assert [region["item_index"] for region in before.result] == [0, 1]
 
@@ -512,16 +517,16 @@ def test_a_task_one_of_whose_images_fails_is_left_to_the_next_run(paged):
     assert reasons(paged()) == [(task, Reason.IMAGE_NOT_FOUND)]
     assert paged.project.of(task) == []
     paged.source.contents["b"] = good
-    tally = paged()
-    assert (counts(tally), tally.is_clean) == ({MADE: 1}, True)
+    report = paged()
+    assert (counts(report), report.is_clean) == ({MADE: 1}, True)
     assert [region["item_index"] for region in paged.regions(task)] == [0, 1]
 
 
 def test_a_box_on_an_image_that_the_task_no_longer_has_leaves_the_others_their_masks(paged):
     task = add_pages(paged, "a", "b")
     paged.project.tasks[task].data = {"pages": ["a"]}
-    tally = paged()
-    assert reasons(tally) == [(task, Reason.ITEM_INDEX_OUT_OF_RANGE)]
+    report = paged()
+    assert reasons(report) == [(task, Reason.ITEM_INDEX_OUT_OF_RANGE)]
     assert [region["item_index"] for region in paged.regions(task)] == [0]
 
 
@@ -544,7 +549,7 @@ def test_a_dry_run_draws_and_stores_nothing(run, tmp_path):
     assert not is_tinted[5, 40]
 
 
-def test_a_dry_run_tells_what_it_cannot_draw(run, tmp_path):
+def test_a_dry_run_reports_what_it_cannot_draw(run, tmp_path):
     run.dry_run = tmp_path / "shown"
     task = run.add(box())
     fetch, fetched = run.source.fetch, []
@@ -556,8 +561,8 @@ def test_a_dry_run_tells_what_it_cannot_draw(run, tmp_path):
         return fetch(ref, cached)
 
     run.source.fetch = vanishes
-    tally = run()
-    assert reasons(tally) == [(task, Reason.IMAGE_NOT_FOUND)]
+    report = run()
+    assert reasons(report) == [(task, Reason.IMAGE_NOT_FOUND)]
     assert not run.dry_run.exists()
 
 
@@ -573,8 +578,8 @@ def test_a_dry_run_waits_for_an_image_that_cannot_be_had_for_a_moment(run, tmp_p
         return fetch(ref, cached)
 
     run.source.fetch = is_away_for_a_moment
-    tally = run()
-    assert (counts(tally), tally.is_clean, failures) == ({MADE: 1}, True, [])
+    report = run()
+    assert (counts(report), report.is_clean, failures) == ({MADE: 1}, True, [])
     assert [path.name for path in run.dry_run.iterdir()] == [f"task-{task}.jpg"]
 
 
@@ -591,8 +596,8 @@ def test_a_dry_run_that_is_stopped_over_a_drawing_leaves_that_task_undone(run, t
         return fetch(ref, cached)
 
     run.source.fetch = stops
-    tally = run()
-    assert (counts(tally), tally.failures, tally.ended) == ({}, [], "stopped")
+    report = run()
+    assert (counts(report), report.failures, report.ended) == ({}, [], "stopped")
 
 
 def test_a_defect_over_one_drawing_leaves_the_others(run, tmp_path):
@@ -606,18 +611,18 @@ def test_a_defect_over_one_drawing_leaves_the_others(run, tmp_path):
         return None if cached is None and ref.task_id == first else fetch(ref, cached)
 
     run.source.fetch = is_odd
-    tally = run()
-    assert reasons(tally) == [(first, Reason.INTERNAL_ERROR)]
-    assert counts(tally) == {MADE: 1}
+    report = run()
+    assert reasons(report) == [(first, Reason.INTERNAL_ERROR)]
+    assert counts(report) == {MADE: 1}
     assert [path.name for path in run.dry_run.iterdir()] == [f"task-{second}.jpg"]
 
 
-def test_a_dry_run_into_a_folder_that_cannot_be_written_is_told(run, tmp_path):
+def test_a_dry_run_into_a_folder_that_cannot_be_written_is_reported(run, tmp_path):
     run.dry_run = tmp_path / "shown"
     run.dry_run.write_text("a file")
     task = run.add(box())
-    tally = run()
-    assert reasons(tally) == [(task, Reason.STORE_UNAVAILABLE)]
+    report = run()
+    assert reasons(report) == [(task, Reason.STORE_UNAVAILABLE)]
 
 
 # Two at once
@@ -628,20 +633,20 @@ def test_two_runs_at_once_leave_one_prediction_of_each_task(make):
     tasks = [run.add(box()) for _ in range(60)]
     run.encoder.latency_s = 0.001
     meeting = threading.Barrier(2)
-    tallies = []
+    reports = []
 
-    def one():
+    def run_once():
         meeting.wait(20)
-        tallies.append(run())
+        reports.append(run())
 
-    threads = [threading.Thread(target=one) for _ in range(2)]
+    threads = [threading.Thread(target=run_once) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert [len(run.project.of(task, VERSION)) for task in tasks] == [1] * 60
-    assert all(tally.is_clean for tally in tallies)
-    assert sum(tally.counts[MADE] + tally.counts[THERE] for tally in tallies) == 120
+    assert all(report.is_clean for report in reports)
+    assert sum(report.counts[MADE] + report.counts[THERE] for report in reports) == 120
 
 
 def test_what_is_stored_is_what_the_service_would_answer(run):

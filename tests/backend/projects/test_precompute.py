@@ -26,7 +26,7 @@ class Run:
     def __init__(self, folder, count=0, config=CONFIG):
         self.folder, self.config = folder, config
         self.project, self.source, self.encoder = FakeProject(config), FakeSource(), FakeEncoder()
-        self.stop, self.done, self.hurried = threading.Event(), 0, 0
+        self.stop, self.finished, self.cancelled = threading.Event(), 0, 0
         self.room, self.at_once, self.lasts_s = None, 2, 600.0
         for number in range(count):
             self.add(f"{number}.png", png((number, 0, 0)))
@@ -36,16 +36,16 @@ class Run:
         return self.project.add({"image": uri}, **more)
 
     def __call__(self, limit=None):
-        patience = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
+        retry = OutageRetry(self.stop, first_wait_s=0.001, between_attempts_s=0.001, lasts_s=self.lasts_s)
         embeddings = run_embeddings(self.folder, self.source, self.encoder)
 
         def cancel_waits():
-            self.hurried += 1
+            self.cancelled += 1
             embeddings.close()
 
-        tasks = ProjectTasks(self.project, patience, self.project.project_value, limit=limit)
+        tasks = ProjectTasks(self.project, retry, self.project.project_value, limit=limit)
         controls = labeling_config.parse(self.config)
-        batch = BatchRun(self.project, self.project.project_value, controls, tasks, 0, self.stop, patience)
+        batch = BatchRun(self.project, self.project.project_value, controls, tasks, 0, self.stop, retry)
         try:
             return precompute.run(
                 batch, Engine(embeddings, embeddings.ensure, self.at_once, self.room, cancel_waits), self
@@ -54,7 +54,7 @@ class Run:
             embeddings.close()
 
     def advance(self, count=1):
-        self.done += count
+        self.finished += count
 
 
 @pytest.fixture
@@ -62,16 +62,16 @@ def make(tmp_path):
     return lambda *arguments, **options: Run(tmp_path, *arguments, **options)
 
 
-def reasons(tally):
-    return [(failure.task_id, failure.reason) for failure in tally.failures]
+def reasons(report):
+    return [(failure.task_id, failure.reason) for failure in report.failures]
 
 
 def test_every_image_is_encoded_and_the_second_run_finds_them_all(make):
     run = make(7)
-    tally = run()
-    assert (tally.counts, tally.is_clean, run.done) == ({ENCODED: 7, CACHED: 0}, True, 7)
-    again = run()
-    assert (again.counts, again.is_clean) == ({ENCODED: 0, CACHED: 7}, True)
+    report = run()
+    assert (report.counts, report.is_clean, run.finished) == ({ENCODED: 7, CACHED: 0}, True, 7)
+    second = run()
+    assert (second.counts, second.is_clean) == ({ENCODED: 0, CACHED: 7}, True)
     assert run.encoder.calls == 7
 
 
@@ -97,36 +97,36 @@ def test_all_images_of_a_task_are_encoded(make):
     assert run().counts == {ENCODED: 3, CACHED: 0}
 
 
-def test_what_fails_is_told_with_its_reason_and_the_rest_is_done(make):
+def test_what_fails_is_reported_with_its_reason_and_the_rest_is_done(make):
     run = make(3)
     broken = run.add("broken.png", b"\x89PNG broken")
-    gone = run.add("gone.png", ImageError("the server answers 404", Reason.IMAGE_NOT_FOUND))
+    missing = run.add("gone.png", ImageError("the server answers 404", Reason.IMAGE_NOT_FOUND))
     empty = run.project.add({"picture": "x"})
-    tally = run()
-    assert tally.counts == {ENCODED: 3, CACHED: 0}
-    assert sorted(reasons(tally)) == [
-        (broken, Reason.IMAGE_UNREADABLE), (gone, Reason.IMAGE_NOT_FOUND), (empty, Reason.NO_IMAGE_IN_TASK),
+    report = run()
+    assert report.counts == {ENCODED: 3, CACHED: 0}
+    assert sorted(reasons(report)) == [
+        (broken, Reason.IMAGE_UNREADABLE), (missing, Reason.IMAGE_NOT_FOUND), (empty, Reason.NO_IMAGE_IN_TASK),
     ]  # fmt: skip
-    assert not tally.is_clean
-    assert run.done == 6
-    assert any("task 5: image_not_found: the server answers 404" in line for line in tally.lines())
+    assert not report.is_clean
+    assert run.finished == 6
+    assert any("task 5: image_not_found: the server answers 404" in line for line in report.lines())
 
 
 def test_one_broken_image_of_a_task_leaves_its_others(make):
     run = make(config=SEVERAL)
     run.source.contents |= {"a": png(), "b": b"no"}
     task = run.project.add({"images": ["b", "a"]})
-    tally = run()
-    assert tally.counts[ENCODED] == 1
-    assert reasons(tally) == [(task, Reason.IMAGE_UNREADABLE)]
+    report = run()
+    assert report.counts[ENCODED] == 1
+    assert reasons(report) == [(task, Reason.IMAGE_UNREADABLE)]
 
 
 def test_a_defect_over_one_image_leaves_the_others(make):
     run = make(3)
     run.source.contents["1.png"] = ZeroDivisionError("a defect")
-    tally = run()
-    assert tally.counts[ENCODED] == 2
-    assert reasons(tally) == [(2, Reason.INTERNAL_ERROR)]
+    report = run()
+    assert report.counts[ENCODED] == 2
+    assert reasons(report) == [(2, Reason.INTERNAL_ERROR)]
 
 
 def test_a_run_that_is_stopped_says_so_and_the_next_one_does_the_rest(make):
@@ -134,20 +134,20 @@ def test_a_run_that_is_stopped_says_so_and_the_next_one_does_the_rest(make):
     run.encoder.latency_s = 0.01
 
     def stop_soon(count=1):
-        run.done += count
-        if run.done == 3:
+        run.finished += count
+        if run.finished == 3:
             run.stop.set()
 
     run.advance = stop_soon
-    tally = run()
-    assert tally.ended == "stopped"
-    assert not tally.failures
-    assert 3 <= tally.counts[ENCODED] < 10
-    assert run.hurried <= 1  # nobody waits where all that was in hand is done
+    report = run()
+    assert report.ended == "stopped"
+    assert not report.failures
+    assert 3 <= report.counts[ENCODED] < 10
+    assert run.cancelled <= 1  # no wait to cancel where all that was in hand is done
     run.stop.clear()
-    again = run()
-    assert again.is_clean
-    assert again.counts == {ENCODED: 30 - tally.counts[ENCODED], CACHED: tally.counts[ENCODED]}
+    second = run()
+    assert second.is_clean
+    assert second.counts == {ENCODED: 30 - report.counts[ENCODED], CACHED: report.counts[ENCODED]}
     assert run.encoder.calls == 30
 
 
@@ -163,58 +163,58 @@ def test_label_studio_may_restart_while_a_run_goes_on(make):
 
     run.source.fetch = fails_first
     run.project.failures["version"] = [away(), away(), away()]
-    tally = run()
-    assert tally.is_clean
-    assert tally.counts[ENCODED] == 6
+    report = run()
+    assert report.is_clean
+    assert report.counts[ENCODED] == 6
 
 
 def test_an_image_whose_server_is_away_fails_alone(make):
     run = make(3)
     task = run.add("http://elsewhere/a.png", RetryLater("no such host", Reason.IMAGE_FETCH_FAILED))
-    tally = run()
-    assert tally.counts[ENCODED] == 3
-    assert reasons(tally) == [(task, Reason.IMAGE_FETCH_FAILED)]
-    assert not tally.ended
+    report = run()
+    assert report.counts[ENCODED] == 3
+    assert reasons(report) == [(task, Reason.IMAGE_FETCH_FAILED)]
+    assert not report.ended
 
 
 def test_a_long_outage_ends_the_run_with_its_reason(make):
     run = make(3)
     run.lasts_s = 0.02
     run.project.failures["task_page"] = [away() for _ in range(1000)]
-    tally = run()
-    assert "Label Studio cannot be reached" in tally.ended
-    assert not tally.is_clean
+    report = run()
+    assert "Label Studio cannot be reached" in report.ended
+    assert not report.is_clean
 
 
 def test_a_full_cache_ends_the_run_before_it_pushes_out_what_it_made(make):
     run = make(20)
     run.room = Room(8, "set PADDLE_SAM_DISK_CACHE_MB higher")
-    tally = run()
-    assert 5 <= tally.counts[ENCODED] <= 8
-    assert "holds 8 embeddings of this model; set PADDLE_SAM_DISK_CACHE_MB higher" in tally.ended
-    assert not tally.is_clean
+    report = run()
+    assert 5 <= report.counts[ENCODED] <= 8
+    assert "holds 8 embeddings of this model; set PADDLE_SAM_DISK_CACHE_MB higher" in report.ended
+    assert not report.is_clean
 
 
-@pytest.mark.parametrize(("pages", "room", "made"), [(5, 8, 5), (4, 8, 8), (9, 8, 0)])
-def test_images_and_not_tasks_are_counted_against_the_room(make, pages, room, made):
+@pytest.mark.parametrize(("pages", "room", "expected"), [(5, 8, 5), (4, 8, 8), (9, 8, 0)])
+def test_images_and_not_tasks_are_counted_against_the_room(make, pages, room, expected):
     run = make(config=SEVERAL)
     run.room, run.at_once = Room(room, ""), 4
     run.encoder.latency_s = 0.01
     for number in range(4):
         names = [f"{number}-{page}" for page in range(pages)]
-        run.source.contents |= {name: png((number, place, 0)) for place, name in enumerate(names)}
+        run.source.contents |= {name: png((number, index, 0)) for index, name in enumerate(names)}
         run.project.add({"images": names})
-    tally = run()
-    assert tally.counts[ENCODED] == made
-    assert f"holds {room} embeddings" in tally.ended
+    report = run()
+    assert report.counts[ENCODED] == expected
+    assert f"holds {room} embeddings" in report.ended
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
 def test_a_project_that_fits_exactly_is_done_to_the_end(make, at_once):
     run = make(8)
     run.room, run.at_once = Room(8, ""), at_once
-    tally = run()
-    assert (tally.counts[ENCODED], tally.is_clean) == (8, True)
+    report = run()
+    assert (report.counts[ENCODED], report.is_clean) == (8, True)
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
@@ -224,8 +224,8 @@ def test_an_image_of_many_tasks_takes_the_room_of_one(make, at_once):
         run.project.add({"image": f"{number % 4}.png"})
     run.room, run.at_once = Room(4, ""), at_once
     run()  # several at a time may encode one image twice
-    tally = run()
-    assert (tally.counts[CACHED], tally.is_clean) == (24, True)
+    report = run()
+    assert (report.counts[CACHED], report.is_clean) == (24, True)
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
@@ -234,11 +234,11 @@ def test_an_image_that_fails_takes_no_room(make, at_once):
     for number in range(3):
         run.add(f"broken-{number}", b"no image")
     run.room, run.at_once = Room(8 + at_once - 1, ""), at_once
-    tally = run()
-    assert (tally.counts[ENCODED], len(tally.failures), tally.ended) == (8, 3, "")
+    report = run()
+    assert (report.counts[ENCODED], len(report.failures), report.ended) == (8, 3, "")
 
 
 def test_an_empty_project_is_done(make):
-    tally = make()()
-    assert tally.is_clean
-    assert tally.counts == {ENCODED: 0, CACHED: 0}
+    report = make()()
+    assert report.is_clean
+    assert report.counts == {ENCODED: 0, CACHED: 0}

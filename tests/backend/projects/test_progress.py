@@ -30,7 +30,7 @@ def test_a_log_gets_a_line_now_and_then_with_rate_and_time_left():
     ]
 
 
-def test_the_last_task_is_told_of():
+def test_the_last_task_writes_a_line():
     stream = io.StringIO()
     lines = Lines("precompute", 2, stream, clock=FakeClock())
     lines.advance()
@@ -66,23 +66,23 @@ def test_elsewhere_there_is_no_bar():
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (360000, "100:00:00")]
 )
-def test_durations_are_told_in_hours_minutes_and_seconds(seconds, text):
+def test_durations_are_written_in_hours_minutes_and_seconds(seconds, text):
     assert format_seconds(seconds) == text
 
 
 def test_a_summary_names_every_failure_with_its_reason():
-    tally = RunReport(("encoded", "cached"))
-    tally.add("encoded", 2)
-    tally.failures.append(Failure.of(17, ImageError("not\nan image")))
-    tally.failures.append(Failure(18, Reason.OUTSIDE_IMAGE, ""))
-    assert tally.lines() == [
+    report = RunReport(("encoded", "cached"))
+    report.add("encoded", 2)
+    report.failures.append(Failure.of(17, ImageError("not\nan image")))
+    report.failures.append(Failure(18, Reason.OUTSIDE_IMAGE, ""))
+    assert report.lines() == [
         "  encoded  2",
         "  cached   0",
         "  failed   2",
         "    task 17: image_unreadable: not an image",
         "    task 18: outside_image",
     ]
-    assert not tally.is_clean
+    assert not report.is_clean
 
 
 def test_a_failure_of_no_task_names_none():
@@ -90,31 +90,31 @@ def test_a_failure_of_no_task_names_none():
 
 
 def test_a_run_without_failures_is_clean():
-    tally = RunReport(("encoded",))
-    tally.add("encoded")
-    with recording_end(tally, threading.Event()):
+    report = RunReport(("encoded",))
+    report.add("encoded")
+    with recording_end(report, threading.Event()):
         pass
-    assert tally.is_clean
-    assert tally.lines() == ["  encoded  1", "  failed   0"]
+    assert report.is_clean
+    assert report.lines() == ["  encoded  1", "  failed   0"]
 
 
 def test_the_reason_for_an_early_end_is_noted():
-    tally = RunReport(())
-    with recording_end(tally, threading.Event()):
+    report = RunReport(())
+    with recording_end(report, threading.Event()):
         raise AccessError("the token\nwas revoked")
-    assert tally.lines()[-1] == "  ended early: the token was revoked"
-    assert not tally.is_clean
+    assert report.lines()[-1] == "  ended early: the token was revoked"
+    assert not report.is_clean
 
 
 @pytest.mark.parametrize("raises", [True, False])
 def test_a_stopped_run_is_not_clean(raises):
-    tally, stop = RunReport(()), threading.Event()
+    report, stop = RunReport(()), threading.Event()
     stop.set()
-    with recording_end(tally, stop):
+    with recording_end(report, stop):
         if raises:
             raise Stopped
-    assert tally.ended == "stopped"
-    assert not tally.is_clean
+    assert report.ended == "stopped"
+    assert not report.is_clean
 
 
 def test_a_defect_is_not_taken_for_an_end():

@@ -55,15 +55,15 @@ def labels(prediction):
 
 def test_the_labels_of_the_config_find_their_objects_once(call, server, detector):
     tasks = fill(server, 2)
-    done = call("--from", "labels", "--detector", detector, "--max-masks", "3")
-    assert done.exit_code == 0, done.output
+    result = call("--from", "labels", "--detector", detector, "--max-masks", "3")
+    assert result.exit_code == 0, result.output
     for task in tasks:
-        [made] = server.project.of(task)
-        assert 1 <= len(made.result) <= 3
-        assert labels(made) <= {"Cat", "Dog"}
-        assert all(region["score"] > 0.5 for region in made.result)
-    again = call("--from", "labels", "--detector", detector)
-    assert "there already      2" in again.stdout
+        [prediction] = server.project.of(task)
+        assert 1 <= len(prediction.result) <= 3
+        assert labels(prediction) <= {"Cat", "Dog"}
+        assert all(region["score"] > 0.5 for region in prediction.result)
+    second = call("--from", "labels", "--detector", detector)
+    assert "there already      2" in second.stdout
     assert len(server.project.stored) == 2
 
 
@@ -72,12 +72,12 @@ def test_what_a_detector_finds_gets_the_right_label_and_a_mask_that_fits(call, s
     pictures = [directories.coloured_discs(number) for number in range(6)]
     tasks = [server.upload(f"{number}.png", directories.png(image)) for number, (image, _) in enumerate(pictures)]
     text = "red disc=Cat, dog"
-    done = call("--from", "text", text, "--detector", str(finder), PADDLE_SAM_WEIGHTS="demo")
-    assert done.exit_code == 0, done.output
+    result = call("--from", "text", text, "--detector", str(finder), PADDLE_SAM_WEIGHTS="demo")
+    assert result.exit_code == 0, result.output
     fits = []
     for task, (_, masks) in zip(tasks, pictures, strict=True):
         wanted = {name: masks[colour] for colour, name in (("red", "Cat"), ("blue", "Dog")) if colour in masks}
-        regions = [region for made in server.project.of(task) for region in made.result]
+        regions = [region for stored in server.project.of(task) for region in stored.result]
         assert sorted(region["value"]["brushlabels"][0] for region in regions) == sorted(wanted)
         assert {region["score"] for region in regions} <= {0.75}
         for region in regions:
@@ -90,35 +90,35 @@ def test_what_a_detector_finds_gets_the_right_label_and_a_mask_that_fits(call, s
 def test_words_of_a_text_get_the_labels_that_they_are_mapped_to(call, server, dino):
     [task] = fill(server, 1)
     text = "walking man=Cat, bus=dog"
-    done = call("--from", "text", text, "--max-masks", "4", PADDLE_SAM_DETECTOR=dino)
-    assert done.exit_code == 0, done.output
-    [made] = server.project.of(task)
-    assert labels(made) <= {"Cat", "Dog"}
-    assert made.result
+    result = call("--from", "text", text, "--max-masks", "4", PADDLE_SAM_DETECTOR=dino)
+    assert result.exit_code == 0, result.output
+    [prediction] = server.project.of(task)
+    assert labels(prediction) <= {"Cat", "Dog"}
+    assert prediction.result
 
 
 def test_a_dry_run_draws_what_the_words_find(call, server, detector, tmp_path):
     [task] = fill(server, 1)
-    done = call("--from", "labels", "--detector", detector, "--max-masks", "2", "--dry-run", str(tmp_path / "shown"))
-    assert done.exit_code == 0, done.output
+    result = call("--from", "labels", "--detector", detector, "--max-masks", "2", "--dry-run", str(tmp_path / "shown"))
+    assert result.exit_code == 0, result.output
     assert [path.name for path in (tmp_path / "shown").iterdir()] == [f"task-{task}.jpg"]
     assert not server.project.stored
 
 
 def test_images_without_such_an_object_get_no_prediction_and_are_no_failure(call, server, detector):
     fill(server, 1)
-    done = call("--from", "labels", "--detector", detector, "--min-score", "1")
-    assert done.exit_code == 0, done.output
-    assert "nothing marked     1" in done.stdout
+    result = call("--from", "labels", "--detector", detector, "--min-score", "1")
+    assert result.exit_code == 0, result.output
+    assert "nothing marked     1" in result.stdout
     assert not server.project.stored
 
 
 def test_labels_that_the_detector_has_no_class_for_are_named_and_left_out(call, server, tmp_path):
     fill(server, 1)
     only = directories.write_closed(tmp_path / "PicoDet-S_infer", "PicoDet-S", ["cat"])
-    done = call("--from", "labels", "--detector", str(only), "--max-masks", "2")
-    assert done.exit_code == 0, done.output
-    assert "the detector has no class for Dog: left out" in done.stderr
+    result = call("--from", "labels", "--detector", str(only), "--max-masks", "2")
+    assert result.exit_code == 0, result.output
+    assert "the detector has no class for Dog: left out" in result.stderr
     assert labels(next(iter(server.project.stored.values()))) == {"Cat"}
 
 
@@ -141,10 +141,10 @@ def test_labels_that_the_detector_has_no_class_for_are_named_and_left_out(call, 
 )
 def test_what_cannot_be_begun_ends_with_2_and_says_why(call, server, arguments, words):
     fill(server, 1)
-    done = call(*arguments)
-    assert done.exit_code == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.output
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.output
     assert not server.project.stored
 
 
@@ -169,9 +169,9 @@ def config_with(labels):
 def test_labels_that_cannot_be_looked_for_end_the_run_before_any_task(call, server, dino, labels, words):
     server.project.configure(config_with(labels))
     fill(server, 1)
-    done = call("--from", "labels", "--detector", dino)
-    assert done.exit_code == 2
-    assert words in done.stderr
+    result = call("--from", "labels", "--detector", dino)
+    assert result.exit_code == 2
+    assert words in result.stderr
     assert not server.project.stored
 
 
@@ -179,11 +179,11 @@ def test_several_hundred_labels_are_looked_for(call, server, dino):
     wanted = [f"thing {number}" for number in range(300)]
     server.project.configure(config_with(wanted))
     [task] = fill(server, 1)
-    done = call("--from", "labels", "--detector", dino, "--max-masks", "2")
-    assert done.exit_code == 0, done.output
-    [made] = server.project.of(task)
-    assert labels(made) <= set(wanted)
-    assert made.result
+    result = call("--from", "labels", "--detector", dino, "--max-masks", "2")
+    assert result.exit_code == 0, result.output
+    [prediction] = server.project.of(task)
+    assert labels(prediction) <= set(wanted)
+    assert prediction.result
 
 
 def test_a_program_that_does_more_than_compute_is_refused_before_any_task(call, server, detector, tmp_path):
@@ -191,9 +191,9 @@ def test_a_program_that_does_more_than_compute_is_refused_before_any_task(call, 
     hostile = directories.write_closed(tmp_path / "PicoDet-S_infer", "PicoDet-S", ["Cat"])
     program = (hostile / "inference.json").read_text()
     (hostile / "inference.json").write_text(program.replace('"1.sigmoid"', '"1.save_combine"'))
-    done = call("--from", "labels", "--detector", str(hostile))
-    assert done.exit_code == 2
-    assert "expected a program that only computes, got the operators 1.save_combine" in done.stderr
+    result = call("--from", "labels", "--detector", str(hostile))
+    assert result.exit_code == 2
+    assert "expected a program that only computes, got the operators 1.save_combine" in result.stderr
     assert not server.project.stored
 
 
@@ -202,12 +202,12 @@ def test_the_demos_detector_and_model_label_the_objects_of_40_scenes_that_they_n
     server.project.configure(config_with(SHAPES))
     files = [scene_file(40_000 + number, family=FAMILIES[number % 2]) for number in range(40)]
     tasks = [server.upload(f"{number:02}.png", file.data) for number, file in enumerate(files)]
-    done = call("--from", "labels", "--detector", DETECTOR, PADDLE_SAM_WEIGHTS="demo")
-    assert done.exit_code == 0, done.output
+    result = call("--from", "labels", "--detector", DETECTOR, PADDLE_SAM_WEIGHTS="demo")
+    assert result.exit_code == 0, result.output
     fits, right, marked, objects = [], [], set(), 0
     for task, file in zip(tasks, files, strict=True):
         objects += len(file.scene.kinds)
-        for region in [region for made in server.project.of(task) for region in made.result]:
+        for region in [region for stored in server.project.of(task) for region in stored.result]:
             mask = rle.decode(bytes(region["value"]["rle"]), file.scene.ids.shape).to_array()
             ious = [iou(mask, wanted) for wanted in file.scene.masks]
             best = int(np.argmax(ious))
@@ -225,9 +225,19 @@ def test_the_demos_detector_and_model_label_the_objects_of_40_scenes_that_they_n
 @pytest.mark.slow
 def test_a_killed_run_over_40_scenes_is_taken_up_where_it_was_left(settings, server, detector):
     tasks = fill(server, 40)
-    given = ("preannotate", "--project", str(PROJECT), "--from", "labels", "--detector", detector, "--max-masks", "3")
+    arguments = (
+        "preannotate",
+        "--project",
+        str(PROJECT),
+        "--from",
+        "labels",
+        "--detector",
+        detector,
+        "--max-masks",
+        "3",
+    )
     with commands(**settings) as start:
-        process = start(*given)
+        process = start(*arguments)
         until = time.monotonic() + RUN_S
         while len(server.project.stored) < 8:
             assert time.monotonic() < until
@@ -236,7 +246,7 @@ def test_a_killed_run_over_40_scenes_is_taken_up_where_it_was_left(settings, ser
         process.communicate()
         stored = len(server.project.stored)
         assert 8 <= stored < 40
-        process = start(*given)
+        process = start(*arguments)
         out, err = process.communicate(timeout=RUN_S)
     assert process.returncode == 0, err
     assert [len(server.project.of(task)) for task in tasks] == [1] * 40

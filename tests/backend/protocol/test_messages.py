@@ -153,15 +153,15 @@ def test_created_tasks_come_with_their_data() -> None:
 )
 def test_regions_that_the_editor_saved_are_read_as_prompts(name: str, shape: object) -> None:
     [entry] = json.loads((GOLDEN / "editor" / f"editor_native_{name}.json").read_text())
-    [found] = parsed(entry).context
-    assert found.shape == shape
-    assert (found.labels, found.original_size) == (("Cat",), (600, 800))
+    [region] = parsed(entry).context
+    assert region.shape == shape
+    assert (region.labels, region.original_size) == (("Cat",), (600, 800))
 
 
 def test_a_bitmask_that_the_editor_saved_is_read_as_a_prompt() -> None:
     [entry] = json.loads((GOLDEN / "editor" / "editor_native_bitmask.json").read_text())
-    [found] = parsed(entry).context
-    assert found.shape == Bitmask(entry["value"]["imageDataURL"])
+    [region] = parsed(entry).context
+    assert region.shape == Bitmask(entry["value"]["imageDataURL"])
 
 
 # EDGE CASES 1-2: shapes of requests
@@ -198,7 +198,7 @@ def test_a_body_of_almost_nothing_is_read() -> None:
 @pytest.mark.parametrize("task", [None, 3, "x", [], True])
 def test_a_task_that_is_no_object_keeps_its_place(task: object) -> None:
     request = messages.parse_predict(encoded(click(tasks=[{"id": 1}, task, {"id": "3"}])))
-    assert [found.id for found in request.tasks] == [1, None, 3]
+    assert [task.id for task in request.tasks] == [1, None, 3]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_entries_of_one_id_are_one_region_with_the_label_of_any() -> None:
         ({"imageDataURL": "data:image/png;base64,AAAA"}, Bitmask),
     ],
 )
-def test_a_shape_under_a_separate_labels_tag_is_told_by_its_keys(value: dict, kind: type) -> None:
+def test_a_shape_under_a_separate_labels_tag_is_recognised_by_its_keys(value: dict, kind: type) -> None:
     [region] = parsed(result("labels", value | {"labels": ["Cat"]})).context
     assert isinstance(region.shape, kind)
     assert region.labels == ("Cat",)
@@ -330,7 +330,7 @@ def test_a_coordinate_that_is_no_number_costs_only_its_region(number: object) ->
     broken = result(value={key: item for key, item in value.items() if item is not ...}, id="broken")
     request = parsed(broken, result(id="fine"))
     assert [region.id for region in request.context] == ["fine"]
-    assert [(left.region_id, left.reason) for left in request.skipped] == [("broken", Reason.BAD_GEOMETRY)]
+    assert [(skip.region_id, skip.reason) for skip in request.skipped] == [("broken", Reason.BAD_GEOMETRY)]
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
@@ -338,7 +338,7 @@ def test_a_number_json_has_no_word_for_costs_only_its_region(word: str) -> None:
     body = encoded(click(result(id="broken", value={"x": "HERE", "y": 1.0}), result(id="fine")))
     request = messages.parse_predict(body.replace(b'"HERE"', word.encode()))
     assert [region.id for region in request.context] == ["fine"]
-    assert [left.region_id for left in request.skipped] == ["broken"]
+    assert [skip.region_id for skip in request.skipped] == ["broken"]
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_number_json_has_no_word_for_costs_only_its_region(word: str) -> None:
 )
 def test_a_type_that_is_not_read_is_skipped_with_a_reason(kind: str | None, reason: Reason) -> None:
     request = parsed(result(kind, {"what": 1}))
-    assert (request.context, [left.reason for left in request.skipped]) == ((), [reason])
+    assert (request.context, [skip.reason for skip in request.skipped]) == ((), [reason])
 
 
 @pytest.mark.parametrize("entry", [None, 3, "x", [], {"value": 3}])
@@ -386,9 +386,9 @@ def test_a_polygon_of_two_corners_is_skipped() -> None:
 def test_a_damaged_shape_is_skipped_in_words(kind: str, value: dict, message: str) -> None:
     request = parsed(result(kind, value))
     assert request.context == ()
-    [left] = request.skipped
-    assert left.reason is Reason.BAD_GEOMETRY
-    assert left.detail.startswith(message)
+    [skip] = request.skipped
+    assert skip.reason is Reason.BAD_GEOMETRY
+    assert skip.detail.startswith(message)
 
 
 @pytest.mark.parametrize("is_large", [False, True])
@@ -405,7 +405,7 @@ def test_a_damaged_shape_is_skipped_in_words(kind: str, value: dict, message: st
         (b'[1e999, 7, 0.5, -3, 1e5, "x"]', [None, 7, 0.5, -3, 1e5, "x"]),
     ],
 )
-def test_a_value_that_only_python_writes_costs_nobody_the_click(written: bytes, read: object, is_large: bool) -> None:
+def test_a_value_that_only_python_writes_does_not_cost_the_click(written: bytes, read: object, is_large: bool) -> None:
     body = json.loads(body_with_saved_masks(3 if is_large else 0, {"result": [result()]}))
     body["tasks"][0]["data"]["strange"] = "here"
     request = messages.parse_predict(encoded(body).replace(b'"here"', written))
@@ -413,9 +413,11 @@ def test_a_value_that_only_python_writes_costs_nobody_the_click(written: bytes, 
     assert [region.id for region in request.context] == ["prompt-one"]
 
 
-def test_prompts_without_ids_are_told_apart_from_others_and_not_from_themselves() -> None:
-    here, there = (result(id=..., value={"x": x, "y": 50.0}) for x in (25.0, 26.0))
-    ids = [[region.id for region in parsed(*entries).context] for entries in ((here, here), (here, here), (there,))]
+def test_prompts_without_ids_are_distinguished_from_others_and_not_from_themselves() -> None:
+    first, second = (result(id=..., value={"x": x, "y": 50.0}) for x in (25.0, 26.0))
+    ids = [
+        [region.id for region in parsed(*entries).context] for entries in ((first, first), (first, first), (second,))
+    ]
     assert ids[0] == ids[1]
     assert len({*ids[0], *ids[2]}) == 3
 
@@ -443,9 +445,9 @@ def test_a_brush_kept_as_an_image_is_read() -> None:
     assert region.shape == Bitmask("data:image/png;base64,AAAA")
 
 
-@pytest.mark.parametrize(("said", "expected"), [(90, 90), (90.0, 90), (-90, 270), (360, 0), (None, 0), ("x", 0)])
-def test_a_rotation_of_the_view_is_brought_into_a_full_turn(said: object, expected: int) -> None:
-    assert parsed(result(image_rotation=said)).context[0].image_rotation == expected
+@pytest.mark.parametrize(("rotation", "expected"), [(90, 90), (90.0, 90), (-90, 270), (360, 0), (None, 0), ("x", 0)])
+def test_a_rotation_of_the_view_is_brought_into_a_full_turn(rotation: object, expected: int) -> None:
+    assert parsed(result(image_rotation=rotation)).context[0].image_rotation == expected
 
 
 @pytest.mark.parametrize("size", [0, -5, None, "800", 1.5])

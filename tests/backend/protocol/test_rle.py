@@ -36,18 +36,18 @@ def edge_masks() -> dict[str, np.ndarray]:
 
 def golden_pairs() -> list[tuple[np.ndarray, bytes]]:
     pairs = json.loads((GOLDEN / "rle" / "pairs.json").read_text())
-    found = []
+    pairs_read = []
     for pair in pairs:
         height, width = pair["size"]
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(pair["mask"]), dtype=np.uint8))[: height * width]
-        found.append((bits.astype(bool).reshape(height, width), bytes.fromhex(pair["rle"])))
-    return found
+        pairs_read.append((bits.astype(bool).reshape(height, width), bytes.fromhex(pair["rle"])))
+    return pairs_read
 
 
 def random_masks(count: int, seed: int = 0) -> list[np.ndarray]:
     """Return noise, boxes and blobs of many sizes, some touching the border."""
     random = np.random.default_rng(seed)
-    found = []
+    masks = []
     for number in range(count):
         height, width = (int(side) for side in random.integers(1, 90, 2))
         mask = random.random((height, width)) < random.random()
@@ -58,8 +58,8 @@ def random_masks(count: int, seed: int = 0) -> list[np.ndarray]:
         if number % 3 == 2:
             rows, columns = np.mgrid[:height, :width]
             mask = np.hypot(rows - random.integers(height), columns - random.integers(width)) < random.integers(1, 60)
-        found.append(mask)
-    return found
+        masks.append(mask)
+    return masks
 
 
 @settings(deadline=None)
@@ -205,6 +205,8 @@ def test_the_editors_own_package_reads_what_we_write(tmp_path: Path) -> None:
         'const codes = JSON.parse(readFileSync("codes.json"));\n'
         "console.log(JSON.stringify(codes.map((code) => Array.from(decode(Uint8Array.from(code))))));\n"
     )
-    done = subprocess.run(["node", "read.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
-    for array, values in zip(arrays_, json.loads(done.stdout), strict=True):
+    completed = subprocess.run(
+        ["node", "read.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
+    for array, values in zip(arrays_, json.loads(completed.stdout), strict=True):
         assert np.array_equal(np.array(values), np.repeat(array.reshape(-1), 4) * 255)

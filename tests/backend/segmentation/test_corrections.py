@@ -70,15 +70,15 @@ def draft(*results, at=1, number=5):
     return saved(*results, id=number, updated_at=f"2026-11-22T20:40:{at:02}.000000Z", annotation=None)
 
 
-def asked(*results, drafts=(), annotations=(), config=CONFIG, task=1, uri=IMAGE, project="1.17"):
-    found = {"id": task, "data": {"image": uri}, "drafts": list(drafts), "annotations": list(annotations)}
-    return messages.parse_predict(encoded(click(*results, tasks=[found], label_config=config, project=project)))
+def click_request(*results, drafts=(), annotations=(), config=CONFIG, task=1, uri=IMAGE, project="1.17"):
+    task_json = {"id": task, "data": {"image": uri}, "drafts": list(drafts), "annotations": list(annotations)}
+    return messages.parse_predict(encoded(click(*results, tasks=[task_json], label_config=config, project=project)))
 
 
 def answered(service, *results, **changes):
     """The answer to a click, and the pixels of each of its regions by their ids; it takes a tenth of a second."""
     service.clock.advance(0.1)
-    [answer] = service.segmenter.predict(asked(*results, **changes))
+    [answer] = service.segmenter.predict(click_request(*results, **changes))
     return answer, {region.id: shape_masks.mask(region.shape, SIZE).to_array() for region in answer.result}
 
 
@@ -139,11 +139,11 @@ def corrected_after(service, decodes, wait_s=10.0):
 
     The mask ``right`` is corrected first. ``decodes`` is called at each decode, with the x of its first point.
     """
-    service.segmenter.predict(asked(point("earlier", 40, 30, True)))
+    service.segmenter.predict(click_request(point("earlier", 40, 30, True)))
     find = service.decoder.mask
     service.decoder.mask = lambda prompt, size: (decodes(prompt.point_coords[0][0]), find(prompt, size))[1]
     left, right = wire(block(0, 0, 30, 60), name="left"), wire(block(50, 0, 80, 60), name="right")
-    request = asked(point("one", 10, 20), point("two", 60, 20), drafts=[draft(left, right)])
+    request = click_request(point("one", 10, 20), point("two", 60, 20), drafts=[draft(left, right)])
     [answer] = service.segmenting(policy=ClickPolicy(wait_s)).predict(request)
     return [region.id for region in answer.result], answer.reasons
 
@@ -168,7 +168,7 @@ def test_where_time_runs_out_what_was_corrected_is_answered(service):
 def test_a_correction_to_which_the_annotator_added_meanwhile_is_not_answered(service):
     left, right = wire(block(0, 0, 30, 60), name="left"), wire(block(50, 0, 80, 60), name="right")
     points = [point("one", 10, 20), point("two", 60, 20), point("three", 70, 20)]
-    requests = [asked(*points[:count], drafts=[draft(left, right)]) for count in (2, 3)]
+    requests = [click_request(*points[:count], drafts=[draft(left, right)]) for count in (2, 3)]
     find, later = service.decoder.mask, []
 
     def add_a_point(prompt, size):
@@ -277,7 +277,7 @@ def test_a_brush_with_a_separate_labels_tag_keeps_both_names(service):
 def test_a_negative_point_that_lies_in_no_mask_of_its_label_marks_nothing(service, negative):
     accepted(service)
     before = len(service.decoder.calls)
-    [answer] = service.segmenter.predict(asked(negative))
+    [answer] = service.segmenter.predict(click_request(negative))
     assert answer.result == ()
     assert len(service.decoder.calls) == before
 
@@ -291,9 +291,9 @@ def test_a_point_in_a_mask_is_answered_although_another_lies_beside_all(service)
 
 def test_with_a_positive_point_beside_it_a_negative_one_refines_the_new_object(service):
     accepted(service)
-    _, found = answered(service, point("second", 60, 30, True), point("third", 26, 30))
+    _, regions = answered(service, point("second", 60, 30, True), point("third", 26, 30))
     assert service.decoder.prompts[-1].point_labels.tolist() == [1, 0]
-    assert np.array_equal(next(iter(found.values())), around(60, 30))
+    assert np.array_equal(next(iter(regions.values())), around(60, 30))
 
 
 def test_of_masks_on_top_of_each_other_the_newest_is_carved(service):
@@ -362,7 +362,7 @@ def test_a_mask_of_another_task_project_or_image_is_not_carved(service, changes)
 
 
 def test_answers_to_callers_that_name_no_prompts_are_not_remembered(service):
-    service.segmenter.predict(asked(point(..., 20, 30, True)))
+    service.segmenter.predict(click_request(point(..., 20, 30, True)))
     assert service.answers.on(REF) == ()
 
 
@@ -405,11 +405,11 @@ def test_a_code_of_megabytes_is_left_out_and_a_mask_below_it_is_carved(service, 
 def test_the_same_points_give_the_same_answer_whatever_was_answered_before(service):
     region_id, before = accepted(service)
     _, once = answered(service, point("second", *RIGHT))
-    _, again = answered(service, point("second", *RIGHT))
+    _, repeated = answered(service, point("second", *RIGHT))
     _, moved = answered(service, point("second", *LEFT))
     _, back = answered(service, point("second", *RIGHT))
     assert np.array_equal(moved[region_id], before & ~around(*LEFT))
-    assert all(np.array_equal(once[region_id], other[region_id]) for other in (again, back))
+    assert all(np.array_equal(once[region_id], other[region_id]) for other in (repeated, back))
 
 
 def test_a_second_part_is_taken_out_of_the_mask_that_was_carved_before(service):
@@ -429,10 +429,10 @@ def test_a_point_in_a_part_that_was_carved_says_that_the_carving_was_rejected(se
 def test_a_draft_without_the_point_decides_whether_a_carving_was_accepted(service):
     region_id, before = accepted(service)
     _, carved = answered(service, point("second", *RIGHT))
-    for kept in (before, carved[region_id]):
-        after = draft(wire(kept, name=region_id), at=9)
-        _, again = answered(service, point("third", *LEFT), drafts=[after])
-        assert np.array_equal(again[region_id], kept & ~around(*LEFT))
+    for pending in (before, carved[region_id]):
+        after = draft(wire(pending, name=region_id), at=9)
+        _, repeated = answered(service, point("third", *LEFT), drafts=[after])
+        assert np.array_equal(repeated[region_id], pending & ~around(*LEFT))
 
 
 # The request
@@ -441,14 +441,14 @@ def test_a_draft_without_the_point_decides_whether_a_carving_was_accepted(servic
 def test_masks_of_a_large_body_are_read_for_a_correction_alone(service):
     before = block(10, 10, 60, 50)
     others = [wire(block(60, 0, 80, 20), name=f"other-{number}") for number in range(600)]
-    found = {"id": 1, "data": {"image": IMAGE}, "drafts": [draft(*others, wire(before))], "annotations": []}
-    body = encoded(click(point("second", 52, 30), tasks=[found]))
+    task_json = {"id": 1, "data": {"image": IMAGE}, "drafts": [draft(*others, wire(before))], "annotations": []}
+    body = encoded(click(point("second", 52, 30), tasks=[task_json]))
     assert len(body) > 1 << 16
     [item] = service.predict(json.loads(body))
     [region] = item["result"]
     assert region["id"] == "painted-01"
     assert region["value"]["rle"] == list(rle.encode(Mask.from_array(before & ~around(52, 30))))
-    positive = messages.parse_predict(encoded(click(point("third", 52, 30, True), tasks=[found])))
+    positive = messages.parse_predict(encoded(click(point("third", 52, 30, True), tasks=[task_json])))
     assert b'"rle":[]' in bytes(positive.tasks[0].drafts).replace(b" ", b"")
 
 
@@ -470,7 +470,7 @@ def test_a_picture_that_is_shown_smaller_is_carved_in_the_size_that_is_shown(ser
     pixels[5:25, 5:30] = True
     mask = wire(pixels) | half
     negative = point("second", 52, 30) | half
-    [answer] = service.segmenter.predict(asked(negative, drafts=[draft(mask)]))
+    [answer] = service.segmenter.predict(click_request(negative, drafts=[draft(mask)]))
     [region] = answer.result
     assert region.original_size == (30, 40)
     assert isinstance(region.shape, Brush)
@@ -483,7 +483,7 @@ def test_a_correction_of_another_pictures_mask_is_refused(service):
     pixels[10:50, 10:50] = True
     mask["value"]["rle"] = list(rle.encode(Mask.from_array(pixels)))
     negative = point("second", 26, 30) | {"original_width": 60, "original_height": 80}
-    [answer] = service.segmenter.predict(asked(negative, drafts=[draft(mask)]))
+    [answer] = service.segmenter.predict(click_request(negative, drafts=[draft(mask)]))
     assert_not_carved(answer, Reason.SIZE_MISMATCH)
 
 
@@ -498,8 +498,8 @@ def test_more_points_than_are_decoded_together_lose_the_oldest(service):
 def test_the_newest_answers_on_an_image_are_remembered_for_half_an_hour(service):
     for number in range(MOST_ON_AN_IMAGE + 3):
         accepted(service, name=f"p{number}")
-    kept = service.answers.on(REF)
-    assert [answer.prompt_ids for answer in kept] == [(f"p{number}",) for number in range(3, MOST_ON_AN_IMAGE + 3)]
+    answers = service.answers.on(REF)
+    assert [answer.prompt_ids for answer in answers] == [(f"p{number}",) for number in range(3, MOST_ON_AN_IMAGE + 3)]
     service.clock.advance(LASTS_S + 1)
     assert service.answers.on(REF) == ()
 
@@ -508,7 +508,7 @@ def test_answers_take_a_bounded_number_of_bytes(service):
     accepted(service)
     size = service.answers.on(REF)[0].nbytes
     small = RecentAnswers(max_bytes=2 * size)
-    [region] = service.segmenter.predict(asked(point("first", 20, 30, True)))[0].result
+    [region] = service.segmenter.predict(click_request(point("first", 20, 30, True)))[0].result
     prompt = ObjectPrompt(Prompt(box=[0, 0, 5, 5]), ("first",), ("Cat",), "point", "image", SIZE)
     for task in (1, 2, 3):
         small.add(replace(REF, task_id=task), [(region, prompt, np.zeros((4, 4), np.float32))], "")
@@ -519,10 +519,10 @@ def test_answers_take_a_bounded_number_of_bytes(service):
 
 def test_many_parts_of_a_large_picture_are_decoded_in_batches_whose_masks_fit_into_memory(service):
     large = {"original_width": 4000, "original_height": 3000}
-    service.segmenter.predict(asked(point("first", 20, 30, True, **large)))
+    service.segmenter.predict(click_request(point("first", 20, 30, True, **large)))
     service.decoder.calls.clear()
     negatives = [point(f"p{number}", 12 + number / 4, 30, **large) for number in range(16)]
-    [answer] = service.segmenter.predict(asked(*negatives))
+    [answer] = service.segmenter.predict(click_request(*negatives))
     assert len(answer.result) == 1
     batches = [len(prompts) for _, prompts in service.decoder.calls]
     assert max(batches) * 4000 * 3000 <= CLICK_PIXELS

@@ -43,12 +43,12 @@ class Setup:
             dedup_delay_s=0.02,
         )
 
-    def late(self, number, uri=None, asked=ASKED, project_id=PROJECT, **more):
+    def late(self, number, uri=None, prompts=ASKED, project_id=PROJECT, **more):
         data = {"image": str(number - 1) if uri is None else uri}
         self.service.clock.advance(1)
-        return DeferredTask(Task(number, data), asked, CONTROLS, project_id, self.service.claims.now(), **more)
+        return DeferredTask(Task(number, data), prompts, CONTROLS, project_id, self.service.claims.now(), **more)
 
-    def done(self):
+    def finish(self):
         wait_until(lambda: len(self.deferred) == 0)
 
     def failures(self, reason):
@@ -79,10 +79,10 @@ def setup():
 
 def test_what_came_too_late_is_stored_once_per_task_with_the_same_model_version(setup):
     setup.deferred.add([setup.late(n) for n in (1, 2, 3)])
-    setup.done()
+    setup.finish()
     stored = [setup.project.of(n) for n in (1, 2, 3)]
-    assert [[one.model_version for one in held] for held in stored] == [[VERSION]] * 3
-    assert [held[0].result[0]["value"]["brushlabels"] for held in stored] == [["Cat"]] * 3
+    assert [[prediction.model_version for prediction in predictions] for predictions in stored] == [[VERSION]] * 3
+    assert [predictions[0].result[0]["value"]["brushlabels"] for predictions in stored] == [["Cat"]] * 3
 
 
 def test_a_task_asked_for_twice_while_it_waits_is_stored_once(setup):
@@ -92,21 +92,21 @@ def test_a_task_asked_for_twice_while_it_waits_is_stored_once(setup):
     setup.deferred.add([setup.late(1), setup.late(2)])
     setup.deferred.add([setup.late(2)])
     setup.service.encoder.gate.set()
-    setup.done()
+    setup.finish()
     assert [len(setup.project.of(n)) for n in (1, 2)] == [1, 1]
 
 
 def test_a_task_that_has_such_a_prediction_meanwhile_is_left_alone(setup):
     setup.project.store(1, VERSION, [{"id": "theirs"}])
     setup.deferred.add([setup.late(1)])
-    setup.done()
-    assert [one.result for one in setup.project.of(1)] == [[{"id": "theirs"}]]
+    setup.finish()
+    assert [prediction.result for prediction in setup.project.of(1)] == [[{"id": "theirs"}]]
 
 
 def test_an_empty_prediction_of_this_version_gives_way(setup):
     setup.project.store(1, VERSION, [])
     setup.deferred.add([setup.late(1)])
-    setup.done()
+    setup.finish()
     [stored] = setup.project.of(1)
     assert stored.result
 
@@ -115,7 +115,7 @@ def test_what_was_answered_in_time_after_all_is_not_stored_again(setup):
     late = setup.late(1)
     assert setup.service.claims.try_claim(late.key, setup.service.claims.now())
     setup.deferred.add([late])
-    setup.done()
+    setup.finish()
     assert setup.project.of(1) == []
 
 
@@ -123,7 +123,7 @@ def test_of_two_that_store_at_the_same_time_one_prediction_stays(setup):
     setup.project.before["import_predictions"] = lambda: setup.project.store(1, VERSION, [{"id": "theirs"}])
     setup.deferred.add([setup.late(1)])
     wait_until(lambda: "delete_prediction" in setup.project.calls)
-    setup.done()
+    setup.finish()
     assert len(setup.project.of(1)) == 1
 
 
@@ -144,7 +144,7 @@ def test_a_label_studio_that_cannot_be_tidied_ends_nothing(setup, caplog):
         setup.deferred.answered(PROJECT)
         wait_until(lambda times=times: setup.project.calls.count("count_predictions") == times)
     setup.deferred.add([setup.late(1)])
-    setup.done()
+    setup.finish()
     assert len(setup.project.of(1)) == 1
 
 
@@ -152,14 +152,14 @@ def test_a_label_studio_that_is_away_for_a_while_is_waited_for(setup):
     for name in ("project", "predictions", "import_predictions"):
         setup.project.failures[name] = [away(), away()]
     setup.deferred.add([setup.late(1)])
-    setup.done()
+    setup.finish()
     assert len(setup.project.of(1)) == 1
 
 
 def test_what_fails_for_now_is_tried_again(setup):
     setup.service.decoder.failures.append(MemoryError())
     setup.deferred.add([setup.late(1)])
-    setup.done()
+    setup.finish()
     assert len(setup.project.of(1)) == 1
 
 
@@ -167,7 +167,7 @@ def test_what_fails_for_now_is_tried_again(setup):
 def test_a_broken_image_is_counted_and_leaves_the_others_their_masks(setup, error, caplog):
     setup.service.source.contents["0"] = error
     setup.deferred.add([setup.late(1), setup.late(2)])
-    setup.done()
+    setup.finish()
     assert [len(setup.project.of(n)) for n in (1, 2)] == [0, 1]
     assert setup.failures(error.reason) == 1
     assert "event=deferred_failed" in caplog.text
@@ -177,18 +177,18 @@ def test_a_task_that_is_gone_and_a_refused_key_end_nothing(setup):
     setup.project.delete(2)
     setup.project.failures["predictions"] = [RefusedError("Label Studio answers 403", 403)]
     setup.deferred.add([setup.late(1)])
-    setup.done()
+    setup.finish()
     setup.deferred.add([setup.late(2), setup.late(3)])
-    setup.done()
+    setup.finish()
     assert [len(setup.project.of(n)) for n in (1, 3)] == [0, 1]
 
 
 def test_a_defect_is_logged_and_the_next_task_is_done(setup, caplog):
     setup.project.failures["predictions"] = [ZeroDivisionError("a slip")]
     setup.deferred.add([setup.late(1)])
-    setup.done()
+    setup.finish()
     setup.deferred.add([setup.late(2)])
-    setup.done()
+    setup.finish()
     assert "a slip" in caplog.text
     assert len(setup.project.of(2)) == 1
 
@@ -196,7 +196,7 @@ def test_a_defect_is_logged_and_the_next_task_is_done(setup, caplog):
 def test_an_empty_answer_is_not_stored(setup):
     setup.service.decoder.is_blind = True
     setup.deferred.add([setup.late(1)])
-    setup.done()
+    setup.finish()
     assert setup.project.of(1) == []
     assert setup.failures(Reason.EMPTY_MASK) == 1
 
@@ -214,7 +214,7 @@ def test_more_than_can_wait_are_counted_and_left_out(setup):
     assert setup.failures(Reason.OVERLOADED) >= 50 - 4  # those that were in hand by then
 
 
-def test_when_the_service_stops_nobody_is_left_waiting(setup):
+def test_when_the_service_stops_no_request_is_left_waiting(setup):
     setup.service.encoder.gate.clear()
     setup.deferred.add([setup.late(n) for n in range(1, 7)])
     wait_until(setup.service.encoder.running.is_set)
@@ -235,14 +235,14 @@ def test_the_button_then_the_background_leave_one_prediction_per_task():
         setup.service.predict(request(bare(1, "0"), bare(2, "1"), project=f"{PROJECT}.1"))
         wait_until(lambda: setup.service.encoder.calls == 2 and not setup.service.embeddings.encoding)
         setup.service.encoder.gate.clear()
-        asked = [boxed(n, str(n - 1)) for n in range(1, 7)]
-        items = setup.service.predict(request(*asked, project=f"{PROJECT}.1"))
+        tasks = [boxed(n, str(n - 1)) for n in range(1, 7)]
+        items = setup.service.predict(request(*tasks, project=f"{PROJECT}.1"))
         assert [bool(item) for item in items] == [True, True, False, False, False, False]
         for number, item in enumerate(items, start=1):  # as Label Studio does
             if item:
                 setup.project.store(number, VERSION, item["result"])
         setup.service.encoder.gate.set()
-        setup.done()
+        setup.finish()
         assert [len(setup.project.of(n)) for n in range(1, 7)] == [1] * 6
         assert [len(setup.project.of(n)[0].result) for n in range(1, 7)] == [1] * 6
     finally:
@@ -252,7 +252,7 @@ def test_the_button_then_the_background_leave_one_prediction_per_task():
 # Claims.
 
 
-def test_the_first_who_answers_for_a_task_may_and_nobody_else_until_that_has_settled():
+def test_only_the_first_request_may_answer_a_task_until_the_window_has_passed():
     clock = FakeClock()
     claims = RecentlyAnswered(clock)
     first, second = claims.now(), claims.now()

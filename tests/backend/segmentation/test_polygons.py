@@ -161,8 +161,8 @@ def checkers(side: int) -> np.ndarray:
 )
 def test_a_mask_of_noise_takes_no_longer_than_a_large_object(array: np.ndarray, detail: Detail) -> None:
     with costs.at_most(cpu_s=4, of_process=True):  # a minute and more where every border was followed
-        found = rings(array, detail)
-    assert 0 < len(found) <= polygons.MOST_PARTS
+        outlines = rings(array, detail)
+    assert 0 < len(outlines) <= polygons.MOST_PARTS
 
 
 def test_a_mask_with_many_long_borders_is_followed_closely() -> None:
@@ -187,9 +187,9 @@ def test_an_object_in_noise_keeps_its_outline(detail: Detail) -> None:
 def test_any_ring_is_simple_inside_the_image_and_has_no_more_corners_than_asked_for(
     array: np.ndarray, detail: Detail
 ) -> None:
-    found = rings(array, detail)
-    assert bool(found) == bool(array.any())
-    for ring in found:
+    outlines = rings(array, detail)
+    assert bool(outlines) == bool(array.any())
+    for ring in outlines:
         assert 3 <= len(ring) <= (detail.corners or MOST_CORNERS)
         assert (ring >= 0).all()
         assert (ring <= array.shape[::-1]).all()

@@ -28,13 +28,13 @@ def translated(*results: object) -> ResolvedPrompts:
 
 
 def only(translation: ResolvedPrompts) -> ObjectPrompt:
-    [found] = translation.objects
-    return found
+    [object_prompt] = translation.objects
+    return object_prompt
 
 
 def refused(translation: ResolvedPrompts) -> list[Reason]:
     assert translation.objects == ()
-    return [left.reason for left in translation.skipped]
+    return [skip.reason for skip in translation.skipped]
 
 
 def point(x: float, y: float, is_positive: bool | None = True, label: str = "Cat", **changes: object) -> dict:
@@ -49,17 +49,17 @@ def shape(kind: str, **value: object) -> dict:
 
 def drawn(translation: ResolvedPrompts) -> np.ndarray:
     """The rough mask of the only object, (H, W) bool in pixels of its image."""
-    found = only(translation)
-    height, width = found.original_size
-    rough = found.prompt.rough_mask
+    object_prompt = only(translation)
+    height, width = object_prompt.original_size
+    rough = object_prompt.prompt.rough_mask
     assert max(rough.shape) == min(ROUGH_SIDE, max(height, width))
     shares = rough.astype(np.float32) / (255 if rough.dtype == np.uint8 else 1)
     return cv2.resize(shares, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
 
 
-def agreement(one: np.ndarray, other: np.ndarray) -> float:
+def agreement(first: np.ndarray, second: np.ndarray) -> float:
     """The intersection over union of two masks."""
-    return (one & other).sum() / (one | other).sum()
+    return (first & second).sum() / (first | second).sum()
 
 
 def box_of(translation: ResolvedPrompts) -> list[float]:
@@ -81,23 +81,28 @@ def disc(size: tuple[int, int] = SIZE, centre: tuple[int, int] = (400, 300), rad
 
 
 def test_a_point_is_placed_in_pixels_without_rounding() -> None:
-    found = only(translated(point(28.649835345773877, 28.631540431759973)))
-    assert found.prompt.point_coords.tolist() == [[pytest.approx(229.19868), pytest.approx(171.78924)]]
-    assert found.prompt.point_labels.tolist() == [1]
-    assert found.prompt.is_single_point
+    object_prompt = only(translated(point(28.649835345773877, 28.631540431759973)))
+    assert object_prompt.prompt.point_coords.tolist() == [[pytest.approx(229.19868), pytest.approx(171.78924)]]
+    assert object_prompt.prompt.point_labels.tolist() == [1]
+    assert object_prompt.prompt.is_single_point
 
 
 def test_points_of_one_label_accumulate_into_one_object() -> None:
     body = recorded("keypoints_with_negative")
-    found = only(prompts.translate(messages.parse_predict(encoded(body)).context))
-    assert found.prompt.point_labels.tolist() == [1, 1, 0]
-    assert found.region_ids == ("3syvoXs52x", "eNRK-nzwiE", "ROCqzF2TRr")
-    assert (found.labels, found.from_name, found.to_name, found.original_size) == (("Cat",), "tag2", "image", SIZE)
+    object_prompt = only(prompts.translate(messages.parse_predict(encoded(body)).context))
+    assert object_prompt.prompt.point_labels.tolist() == [1, 1, 0]
+    assert object_prompt.region_ids == ("3syvoXs52x", "eNRK-nzwiE", "ROCqzF2TRr")
+    assert (object_prompt.labels, object_prompt.from_name, object_prompt.to_name, object_prompt.original_size) == (
+        ("Cat",),
+        "tag2",
+        "image",
+        SIZE,
+    )
 
 
 def test_points_of_two_labels_are_two_objects() -> None:
     objects = translated(point(10, 10), point(50, 50, label="Dog"), point(12, 10)).objects
-    assert [(found.labels, len(found.region_ids)) for found in objects] == [(("Cat",), 2), (("Dog",), 1)]
+    assert [(prompt.labels, len(prompt.region_ids)) for prompt in objects] == [(("Cat",), 2), (("Dog",), 1)]
 
 
 def test_a_point_without_a_sign_is_positive() -> None:
@@ -107,7 +112,7 @@ def test_a_point_without_a_sign_is_positive() -> None:
 def test_points_drawn_by_hand_are_no_prompts_where_others_have_a_sign() -> None:
     translation = translated(point(10, 10, None), point(50, 50))
     assert only(translation).region_ids == ("p50-50",)
-    assert [(left.region_id, left.reason) for left in translation.skipped] == [("p10-10", Reason.NOT_A_PROMPT)]
+    assert [(skip.region_id, skip.reason) for skip in translation.skipped] == [("p10-10", Reason.NOT_A_PROMPT)]
 
 
 def test_only_negative_points_mark_nothing() -> None:
@@ -115,9 +120,9 @@ def test_only_negative_points_mark_nothing() -> None:
 
 
 def test_the_later_of_two_points_on_one_pixel_counts() -> None:
-    found = only(translated(point(50, 50), point(10, 10), point(50.01, 50.01, False)))
-    assert found.region_ids == ("p10-10", "p50.01-50.01")
-    assert found.prompt.point_labels.tolist() == [1, 0]
+    object_prompt = only(translated(point(50, 50), point(10, 10), point(50.01, 50.01, False)))
+    assert object_prompt.region_ids == ("p10-10", "p50.01-50.01")
+    assert object_prompt.prompt.point_labels.tolist() == [1, 0]
 
 
 def test_a_positive_point_taken_back_by_a_negative_one_marks_nothing() -> None:
@@ -145,11 +150,11 @@ def test_a_point_far_outside_marks_nothing(x: float, y: float) -> None:
 def test_of_very_many_points_the_newest_count_with_a_positive_one_among_them() -> None:
     dots = [point(1, 1), *(point(2 + number % 40, 2 + number // 40, False) for number in range(100))]
     translation = translated(*dots)
-    found = only(translation)
-    assert len(found.prompt.point_labels) == prompts.MOST_POINTS
-    assert found.prompt.point_labels.tolist() == [1] + [0] * (prompts.MOST_POINTS - 1)
-    assert found.region_ids[-1] == "p21-4"
-    assert {left.reason for left in translation.skipped} == {Reason.TOO_MANY_POINTS}
+    object_prompt = only(translation)
+    assert len(object_prompt.prompt.point_labels) == prompts.MOST_POINTS
+    assert object_prompt.prompt.point_labels.tolist() == [1] + [0] * (prompts.MOST_POINTS - 1)
+    assert object_prompt.region_ids[-1] == "p21-4"
+    assert {skip.reason for skip in translation.skipped} == {Reason.TOO_MANY_POINTS}
     assert len(translation.skipped) + prompts.MOST_POINTS == len(dots)
 
 
@@ -157,9 +162,9 @@ def test_of_very_many_points_the_newest_count_with_a_positive_one_among_them() -
 
 
 def test_a_rectangle_is_its_box() -> None:
-    found = only(translated(rectangle(10, 50, 25, 30)))
-    assert found.prompt.box.tolist() == [80, 300, 280, 480]
-    assert (found.prompt.point_coords, found.from_name) == (None, "box")
+    object_prompt = only(translated(rectangle(10, 50, 25, 30)))
+    assert object_prompt.prompt.box.tolist() == [80, 300, 280, 480]
+    assert (object_prompt.prompt.point_coords, object_prompt.from_name) == (None, "box")
 
 
 @pytest.mark.parametrize(("x", "y", "width", "height"), [(35, 80, -25, -30), (35, 50, -25, 30), (10, 80, 25, -30)])
@@ -169,9 +174,9 @@ def test_a_reversed_rectangle_gives_the_same_box(x: float, y: float, width: floa
 
 @pytest.mark.parametrize(("width", "height"), [(0, 0), (0.1, 0.1), (-0.1, 0)])
 def test_a_rectangle_of_no_size_is_a_point(width: float, height: float) -> None:
-    found = only(translated(rectangle(50, 50, width, height)))
-    assert found.prompt.is_single_point
-    assert found.prompt.point_coords[0].tolist() == pytest.approx([400, 300], abs=0.5)
+    object_prompt = only(translated(rectangle(50, 50, width, height)))
+    assert object_prompt.prompt.is_single_point
+    assert object_prompt.prompt.point_coords[0].tolist() == pytest.approx([400, 300], abs=0.5)
 
 
 def test_a_rectangle_of_no_width_is_grown_to_a_pixel() -> None:
@@ -218,42 +223,42 @@ def test_a_turned_rectangles_box_holds_its_centre(
 
 def test_every_rectangle_is_an_object_of_its_own_in_order() -> None:
     boxes = [rectangle(10 * number, 10, 8, 8, id=f"r{number}") for number in range(4)]
-    assert [found.region_ids for found in translated(*boxes).objects] == [("r0",), ("r1",), ("r2",), ("r3",)]
+    assert [prompt.region_ids for prompt in translated(*boxes).objects] == [("r0",), ("r1",), ("r2",), ("r3",)]
 
 
 def test_points_inside_a_rectangle_refine_it() -> None:
-    found = only(translated(rectangle(10, 50, 25, 30, id="box"), point(20, 60), point(30, 70, False)))
-    assert found.prompt.box.tolist() == [80, 300, 280, 480]
-    assert found.prompt.point_labels.tolist() == [1, 0]
-    assert found.region_ids == ("box", "p20-60", "p30-70")
+    object_prompt = only(translated(rectangle(10, 50, 25, 30, id="box"), point(20, 60), point(30, 70, False)))
+    assert object_prompt.prompt.box.tolist() == [80, 300, 280, 480]
+    assert object_prompt.prompt.point_labels.tolist() == [1, 0]
+    assert object_prompt.region_ids == ("box", "p20-60", "p30-70")
 
 
 def test_a_point_in_two_rectangles_refines_the_smaller() -> None:
     objects = translated(
         rectangle(0, 0, 90, 90, id="big"), rectangle(10, 10, 20, 20, id="small"), point(15, 15)
     ).objects
-    assert [found.region_ids for found in objects] == [("big",), ("small", "p15-15")]
+    assert [prompt.region_ids for prompt in objects] == [("big",), ("small", "p15-15")]
 
 
 def test_a_point_of_another_label_does_not_refine_a_rectangle() -> None:
     objects = translated(rectangle(0, 0, 50, 50, id="box"), point(15, 15, label="Dog")).objects
-    assert [found.region_ids for found in objects] == [("box",), ("p15-15",)]
+    assert [prompt.region_ids for prompt in objects] == [("box",), ("p15-15",)]
 
 
 def test_a_positive_point_outside_all_rectangles_is_an_object_of_its_own() -> None:
     objects = translated(rectangle(0, 0, 20, 20, id="box"), point(70, 70)).objects
-    assert [found.region_ids for found in objects] == [("box",), ("p70-70",)]
+    assert [prompt.region_ids for prompt in objects] == [("box",), ("p70-70",)]
 
 
 def test_a_negative_point_beside_the_only_rectangle_goes_with_it() -> None:
-    found = only(translated(rectangle(0, 0, 20, 20, id="box"), point(25, 10, False)))
-    assert (found.region_ids, found.prompt.point_labels.tolist()) == (("box", "p25-10"), [0])
+    object_prompt = only(translated(rectangle(0, 0, 20, 20, id="box"), point(25, 10, False)))
+    assert (object_prompt.region_ids, object_prompt.prompt.point_labels.tolist()) == (("box", "p25-10"), [0])
 
 
 def test_a_negative_point_beside_several_rectangles_is_left_out() -> None:
     translation = translated(rectangle(0, 0, 9, 9, id="a"), rectangle(20, 0, 9, 9, id="b"), point(50, 50, False))
-    assert [found.region_ids for found in translation.objects] == [("a",), ("b",)]
-    assert [left.reason for left in translation.skipped] == [Reason.ONLY_NEGATIVE_POINTS]
+    assert [prompt.region_ids for prompt in translation.objects] == [("a",), ("b",)]
+    assert [skip.reason for skip in translation.skipped] == [Reason.ONLY_NEGATIVE_POINTS]
 
 
 def test_a_negative_rectangle_is_not_supported() -> None:
@@ -264,9 +269,9 @@ def test_a_negative_rectangle_is_not_supported() -> None:
 
 
 def test_an_ellipse_is_its_box_and_its_centre() -> None:
-    found = only(translated(shape("ellipselabels", x=50, y=50, radiusX=10, radiusY=20, rotation=0)))
-    assert found.prompt.box.tolist() == [320, 180, 480, 420]
-    assert found.prompt.point_coords.tolist() == [[400, 300]]
+    object_prompt = only(translated(shape("ellipselabels", x=50, y=50, radiusX=10, radiusY=20, rotation=0)))
+    assert object_prompt.prompt.box.tolist() == [320, 180, 480, 420]
+    assert object_prompt.prompt.point_coords.tolist() == [[400, 300]]
 
 
 def test_an_ellipse_turns_about_its_centre_in_pixels() -> None:
@@ -279,33 +284,33 @@ def test_an_ellipse_turns_about_its_centre_in_pixels() -> None:
 
 
 def test_an_ellipse_of_no_size_is_a_point() -> None:
-    found = only(translated(shape("ellipselabels", x=50, y=50, radiusX=0, radiusY=0.01)))
-    assert found.prompt.is_single_point
+    object_prompt = only(translated(shape("ellipselabels", x=50, y=50, radiusX=0, radiusY=0.01)))
+    assert object_prompt.prompt.is_single_point
 
 
 def test_an_ellipse_centred_outside_is_its_part_inside() -> None:
-    found = only(translated(shape("ellipselabels", x=-5, y=50, radiusX=10, radiusY=10)))
-    assert found.prompt.box.tolist() == [0, 240, 40, 360]
-    assert found.prompt.point_coords is None
+    object_prompt = only(translated(shape("ellipselabels", x=-5, y=50, radiusX=10, radiusY=10)))
+    assert object_prompt.prompt.box.tolist() == [0, 240, 40, 360]
+    assert object_prompt.prompt.point_coords is None
 
 
 def test_a_polygon_is_its_box_its_area_and_a_point_inside() -> None:
     points = [[10, 10], [60, 10], [60, 60], [50, 60], [50, 20], [10, 20]]
-    found = only(translated(shape("polygonlabels", points=points, closed=True)))
-    assert found.prompt.box.tolist() == [80, 60, 480, 360]
+    object_prompt = only(translated(shape("polygonlabels", points=points, closed=True)))
+    assert object_prompt.prompt.box.tolist() == [80, 60, 480, 360]
     rough = drawn(translated(shape("polygonlabels", points=points, closed=True)))
     assert int(rough.sum()) == pytest.approx(400 * 60 + 80 * 240, rel=0.02)
-    [[x, y]] = found.prompt.point_coords.astype(int)
+    [[x, y]] = object_prompt.prompt.point_coords.astype(int)
     assert rough[y, x]
 
 
 def test_a_polygon_on_a_large_photo_is_the_same_area_and_its_point_lies_inside() -> None:
     points = [[10, 10], [60, 10], [60, 60], [50, 60], [50, 20], [10, 20]]
     entry = shape("polygonlabels", points=points, closed=True) | {"original_width": 8000, "original_height": 6000}
-    found = only(translated(entry))
+    object_prompt = only(translated(entry))
     rough = drawn(translated(entry))
     assert int(rough.sum()) == pytest.approx(4000 * 600 + 800 * 2400, rel=0.03)
-    [[x, y]] = found.prompt.point_coords.astype(int)
+    [[x, y]] = object_prompt.prompt.point_coords.astype(int)
     assert rough[y, x]
 
 
@@ -322,15 +327,18 @@ def test_a_closed_path_is_a_polygon_and_an_open_one_is_not_supported() -> None:
 
 
 def test_a_painted_mask_is_a_rough_mask_and_a_point_inside() -> None:
-    found = only(translated(painted(disc())))
+    object_prompt = only(translated(painted(disc())))
     assert agreement(drawn(translated(painted(disc()))), disc()) > 0.98
-    assert found.prompt.point_coords[0].tolist() == pytest.approx([400.5, 300.5], abs=3)
-    assert (found.prompt.point_labels.tolist(), found.prompt.box) == ([1], None)
+    assert object_prompt.prompt.point_coords[0].tolist() == pytest.approx([400.5, 300.5], abs=3)
+    assert (object_prompt.prompt.point_labels.tolist(), object_prompt.prompt.box) == ([1], None)
 
 
 def test_points_on_a_painted_mask_refine_it() -> None:
-    found = only(translated(painted(disc(), id="paint"), point(51, 51), point(52, 45, False)))
-    assert (found.region_ids, found.prompt.point_labels.tolist()) == (("paint", "p51-51", "p52-45"), [1, 1, 0])
+    object_prompt = only(translated(painted(disc(), id="paint"), point(51, 51), point(52, 45, False)))
+    assert (object_prompt.region_ids, object_prompt.prompt.point_labels.tolist()) == (
+        ("paint", "p51-51", "p52-45"),
+        [1, 1, 0],
+    )
 
 
 def test_a_mask_saved_by_the_editor_is_a_prompt() -> None:
@@ -379,9 +387,9 @@ def test_a_painted_mask_that_cannot_be_used_says_why(value: dict, reason: Reason
 
 
 def test_a_mask_is_scaled_to_the_grid_that_the_decoder_sees() -> None:
-    found = only(translated(painted(disc())))
-    assert (found.original_size, found.prompt.rough_mask.shape) == (SIZE, (192, 256))
-    share = found.prompt.rough_mask.sum() / 255 / found.prompt.rough_mask.size
+    object_prompt = only(translated(painted(disc())))
+    assert (object_prompt.original_size, object_prompt.prompt.rough_mask.shape) == (SIZE, (192, 256))
+    share = object_prompt.prompt.rough_mask.sum() / 255 / object_prompt.prompt.rough_mask.size
     assert share == pytest.approx(disc().mean(), rel=0.01)
 
 
@@ -394,8 +402,8 @@ def test_a_painted_dot_has_its_point_on_it() -> None:
 def test_a_thin_line_across_a_large_photo_has_its_point_on_it() -> None:
     line = np.zeros((3000, 4000), dtype=bool)
     line[1501, 10:3990] = line[5, 5] = True
-    found = only(translated(painted(line)))
-    [[x, y]] = found.prompt.point_coords.astype(int)
+    object_prompt = only(translated(painted(line)))
+    [[x, y]] = object_prompt.prompt.point_coords.astype(int)
     assert line[y, x]
 
 
@@ -411,12 +419,12 @@ def test_a_turned_view_moves_no_prompt_and_is_echoed(rotation: int) -> None:
 
 def test_items_of_a_list_are_objects_of_their_own() -> None:
     objects = translated(point(10, 10, item_index=0), point(20, 20, item_index=2), point(30, 30, item_index=0)).objects
-    assert [(found.item_index, len(found.region_ids)) for found in objects] == [(0, 2), (2, 1)]
+    assert [(prompt.item_index, len(prompt.region_ids)) for prompt in objects] == [(0, 2), (2, 1)]
 
 
 def test_images_of_two_names_are_objects_of_their_own() -> None:
     objects = translated(point(10, 10), point(20, 20, to_name="other")).objects
-    assert [found.to_name for found in objects] == ["image", "other"]
+    assert [prompt.to_name for prompt in objects] == ["image", "other"]
 
 
 def test_a_region_without_a_size_marks_nothing() -> None:
@@ -446,20 +454,20 @@ def test_the_same_context_gives_the_same_prompts() -> None:
 def test_any_context_gives_prompts_inside_the_image_or_reasons(body: dict) -> None:
     request = messages.parse_predict(encoded(body))
     translation = prompts.translate(request.context or ())
-    used = {name for found in translation.objects for name in found.region_ids}
-    for found in translation.objects:
-        height, width = found.original_size
-        if found.prompt.point_coords is not None:
-            assert (found.prompt.point_coords >= 0).all()
-            assert (found.prompt.point_coords < (width, height)).all()
-        if found.prompt.box is not None:
-            assert (found.prompt.box >= 0).all()
-            assert (found.prompt.box <= (width, height, width, height)).all()
-        if found.prompt.rough_mask is not None:
-            assert max(found.prompt.rough_mask.shape) == min(ROUGH_SIDE, max(height, width))
+    used = {name for prompt in translation.objects for name in prompt.region_ids}
+    for prompt in translation.objects:
+        height, width = prompt.original_size
+        if prompt.prompt.point_coords is not None:
+            assert (prompt.prompt.point_coords >= 0).all()
+            assert (prompt.prompt.point_coords < (width, height)).all()
+        if prompt.prompt.box is not None:
+            assert (prompt.prompt.box >= 0).all()
+            assert (prompt.prompt.box <= (width, height, width, height)).all()
+        if prompt.prompt.rough_mask is not None:
+            assert max(prompt.prompt.rough_mask.shape) == min(ROUGH_SIDE, max(height, width))
     if request.context and not translation.objects:
         assert translation.skipped
-    assert not used & {left.region_id for left in translation.skipped}
+    assert not used & {skip.region_id for skip in translation.skipped}
 
 
 # Limits of a click: the newest objects count
@@ -472,8 +480,8 @@ def polygons(count: int, **size: int) -> list[dict]:
 
 def test_of_more_areas_than_a_click_may_have_the_newest_are_drawn() -> None:
     translation = translated(*polygons(prompts.MOST_OBJECTS + 2, original_width=80, original_height=60))
-    assert [found.region_ids[0] for found in translation.objects] == [f"area-{2 + n}" for n in range(256)]
-    assert [(left.region_id, left.reason) for left in translation.skipped] == [
+    assert [prompt.region_ids[0] for prompt in translation.objects] == [f"area-{2 + n}" for n in range(256)]
+    assert [(skip.region_id, skip.reason) for skip in translation.skipped] == [
         ("area-0", Reason.TOO_COMPLEX), ("area-1", Reason.TOO_COMPLEX),
     ]  # fmt: skip
 
@@ -483,8 +491,8 @@ def test_of_areas_that_take_more_work_than_a_click_may_the_newest_are_drawn_and_
     value = {"imageDataURL": bitmask.encode(Mask.from_array(disc((12, 16), (8, 6), 4))), "bitmasklabels": ["Cat"]}
     masks = [result("bitmasklabels", value, id=f"mask-{number}", **size) for number in range(2)]
     translation = translated(point(10, 10, label="Dog", **size), *masks)
-    assert [found.labels for found in translation.objects] == [("Dog",)]
-    reasons = {left.region_id: left.reason for left in translation.skipped}
+    assert [prompt.labels for prompt in translation.objects] == [("Dog",)]
+    reasons = {skip.region_id: skip.reason for skip in translation.skipped}
     assert reasons == {"mask-0": Reason.TOO_COMPLEX, "mask-1": Reason.BAD_GEOMETRY}, "the newer is of another size"
 
 

@@ -59,9 +59,9 @@ def drawn(
     return regions.draw(Mask.from_array(array), prompt(array.shape, **changes), output(tag), score, detail)
 
 
-def union(found: Iterable[Region], size: tuple[int, int]) -> np.ndarray:
+def union(pieces: Iterable[Region], size: tuple[int, int]) -> np.ndarray:
     whole = np.zeros(size, dtype=bool)
-    for region in found:
+    for region in pieces:
         assert isinstance(region.shape, Polygon | Vector)
         whole |= filled(region.shape.points, size)
     return whole
@@ -84,8 +84,8 @@ def test_what_the_prompt_says_is_echoed(tag: str) -> None:
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_every_kind_is_written_to_the_wire(tag: str) -> None:
-    found = drawn(disc((60, 80), 20), tag)
-    [item] = json.loads(messages.dump_predictions([Prediction(found, 0.9, "demo@1")]))["results"]
+    drawn_regions = drawn(disc((60, 80), 20), tag)
+    [item] = json.loads(messages.dump_predictions([Prediction(drawn_regions, 0.9, "demo@1")]))["results"]
     [entry] = item["result"]
     assert entry["value"][tag.lower()] == ["Cat"]
     assert (entry["original_width"], entry["original_height"]) == (80, 60)
@@ -120,8 +120,8 @@ def test_the_same_prompts_give_the_same_ids_whatever_the_mask() -> None:
 def test_parts_of_one_object_have_ids_of_their_own() -> None:
     two = np.zeros((60, 80), dtype=bool)
     two[5:25, 5:25] = two[30:50, 40:70] = True
-    found = drawn(two, "PolygonLabels")
-    assert len({region.id for region in found}) == len(found) == 2
+    drawn_regions = drawn(two, "PolygonLabels")
+    assert len({region.id for region in drawn_regions}) == len(drawn_regions) == 2
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
@@ -171,17 +171,17 @@ def test_a_bitmask_is_an_rgba_png_black_with_the_mask_as_alpha(array: np.ndarray
 def test_parts_of_a_mask_are_regions_of_their_own() -> None:
     array = np.zeros((60, 80), dtype=bool)
     array[2:10, 2:10] = array[20:50, 20:70] = True
-    found = drawn(array, "PolygonLabels")
-    assert len(found) == 2
-    assert iou(union(found, array.shape), array) == 1
+    drawn_regions = drawn(array, "PolygonLabels")
+    assert len(drawn_regions) == 2
+    assert iou(union(drawn_regions, array.shape), array) == 1
 
 
 @settings(deadline=None)
 @given(bool_arrays)
 def test_any_polygon_is_inside_the_image(array: np.ndarray) -> None:
-    found = drawn(array, "PolygonLabels")
-    assert bool(found) == bool(array.any())
-    for region in found:
+    drawn_regions = drawn(array, "PolygonLabels")
+    assert bool(drawn_regions) == bool(array.any())
+    for region in drawn_regions:
         points = np.array(region.shape.points)
         assert len(points) >= 3
         assert (points >= 0).all()
@@ -302,14 +302,14 @@ def test_any_request_comes_out_as_a_well_formed_answer(body: dict) -> None:
         controls = labeling_config.parse(request.label_config)
     except ConfigError:
         return
-    found: list[Region] = []
+    drawn_regions: list[Region] = []
     for each in prompts.translate(request.context or ()).objects:
         try:
-            here = choose_output(labeling_config.on_image(controls, each.to_name), each.labels)
+            output_of_prompt = choose_output(labeling_config.on_image(controls, each.to_name), each.labels)
         except ConfigError:
             continue
-        found.extend(regions.draw(Mask.from_array(disc(each.original_size, 5)), each, here, 0.5))
-    answer = json.loads(messages.dump_predictions([Prediction(tuple(found), 0.5, "demo@1")]))
+        drawn_regions.extend(regions.draw(Mask.from_array(disc(each.original_size, 5)), each, output_of_prompt, 0.5))
+    answer = json.loads(messages.dump_predictions([Prediction(tuple(drawn_regions), 0.5, "demo@1")]))
     for entry in answer["results"][0]["result"]:
         assert entry["type"] == "brushlabels"
         assert set(entry["value"]["brushlabels"]) <= {"Cat", "Dog"}
@@ -326,18 +326,20 @@ answer = [LabelInterface(config).validate_prediction(item, return_errors=True) f
     array = blob((120, 160), 3, 12)
     question = []
     for tag in TAGS:
-        found = regions.draw(Mask.from_array(array), prompt(array.shape), output(tag, labels), 0.9)
+        drawn_regions = regions.draw(Mask.from_array(array), prompt(array.shape), output(tag, labels), 0.9)
         config = CONFIG.replace("BrushLabels", tag).replace('name="brush"', 'name="out"')
-        question.append((config, Prediction(found, 0.9, "demo@1")))
+        question.append((config, Prediction(drawn_regions, 0.9, "demo@1")))
     for tag, kind in TAGS.items():
         plain = tag.removesuffix("Labels")
         control = Control("out", plain, kind, ("image",))
-        found = regions.draw(Mask.from_array(array), prompt(array.shape), OutputTag(control, ("Cat",), "names"), 0.9)
+        drawn_regions = regions.draw(
+            Mask.from_array(array), prompt(array.shape), OutputTag(control, ("Cat",), "names"), 0.9
+        )
         config = (
             f'<View><Image name="image" value="$image"/><{plain} name="out" toName="image"/>'
             '<Labels name="names" toName="image"><Label value="Cat"/></Labels></View>'
         )
-        question.append((config, Prediction(found, 0.9, "demo@1")))
+        question.append((config, Prediction(drawn_regions, 0.9, "demo@1")))
     wire = [
         (config, json.loads(messages.dump_predictions([prediction]))["results"][0]) for config, prediction in question
     ]

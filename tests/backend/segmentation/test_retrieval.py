@@ -80,12 +80,12 @@ def test_predictions_of_this_model_are_not_made_masks_of_again(service):
 
 def test_a_broken_image_leaves_the_other_tasks_their_masks(service):
     images(service, "a")
-    found = answers(service, boxed(1, "missing"), boxed(2, "a"), task_with([7], task_id=3), boxed(4, ""))
-    assert [bool(one.result) for one in found] == [False, True, False, False]
-    assert [one.reasons for one in found] == [
+    predictions = answers(service, boxed(1, "missing"), boxed(2, "a"), task_with([7], task_id=3), boxed(4, ""))
+    assert [bool(prediction.result) for prediction in predictions] == [False, True, False, False]
+    assert [prediction.reasons for prediction in predictions] == [
         (Reason.IMAGE_NOT_FOUND,), (), (Reason.NO_CONTEXT,), (Reason.NO_IMAGE_IN_TASK,),
     ]  # fmt: skip
-    assert [one.should_store for one in found] == [False, True, False, False]
+    assert [prediction.should_store for prediction in predictions] == [False, True, False, False]
 
 
 def test_a_task_one_of_whose_images_fails_gets_no_half_prediction_to_be_kept(service):
@@ -105,11 +105,11 @@ def test_with_a_config_that_cannot_be_read_every_task_keeps_its_place(service, c
     assert service.predict(request(boxed(1), boxed(2), label_config=config)) == [[], []]
 
 
-def test_a_config_that_can_hold_no_mask_is_told(service):
+def test_a_config_that_can_hold_no_mask_is_reported(service):
     config = '<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image"'
     config += ' model_output="false"><Label value="Cat"/></RectangleLabels></View>'
-    found = answers(service, boxed(1), boxed(2), label_config=config)
-    assert [one.reasons for one in found] == [(Reason.NO_OUTPUT_CONTROL,)] * 2
+    predictions = answers(service, boxed(1), boxed(2), label_config=config)
+    assert [prediction.reasons for prediction in predictions] == [(Reason.NO_OUTPUT_CONTROL,)] * 2
 
 
 def test_answers_come_in_the_tasks_order_whatever_order_they_were_made_in(service):
@@ -118,10 +118,10 @@ def test_answers_come_in_the_tasks_order_whatever_order_they_were_made_in(servic
     encoded_before = [boxed(n, names[n]) for n in (3, 7, 11)]
     answers(service, *encoded_before)
     several = [boxed(n, name) for n, name in enumerate(names)]
-    found = answers(service, *several)
-    assert all(one.result for one in found)
-    assert answers(service, *reversed(several)) == found[::-1]
-    assert len({one.result[0].id for one in found}) == len(names)
+    predictions = answers(service, *several)
+    assert all(prediction.result for prediction in predictions)
+    assert answers(service, *reversed(several)) == predictions[::-1]
+    assert len({prediction.result[0].id for prediction in predictions}) == len(names)
 
 
 HELD = st.one_of(
@@ -141,10 +141,10 @@ HELD = st.one_of(
 
 @given(st.lists(st.tuples(HELD, HELD, st.sampled_from([IMAGE, "missing", ""])), min_size=1, max_size=4))
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-def test_whatever_tasks_hold_each_gets_a_well_formed_item(service, held):
+def test_whatever_tasks_hold_each_gets_a_well_formed_item(service, values):
     tasks = [
         task_with(annotations, predictions, number, {"image": uri})
-        for number, (annotations, predictions, uri) in enumerate(held)
+        for number, (annotations, predictions, uri) in enumerate(values)
     ]
     items = service.predict(request(*tasks, project=None))
     assert len(items) == len(tasks)
@@ -160,8 +160,8 @@ def test_tasks_whose_images_are_encoded_are_answered_though_others_before_them_a
         images(service, "cold", "warm")
         answers(service, boxed(1, "warm"), bare(2))
         service.encoder.gate.clear()
-        found = answers(service, boxed(3, "cold"), boxed(4, "warm"))
-        assert [bool(one.result) for one in found] == [False, True]
+        predictions = answers(service, boxed(3, "cold"), boxed(4, "warm"))
+        assert [bool(prediction.result) for prediction in predictions] == [False, True]
 
 
 def test_what_is_not_ready_in_time_is_not_answered_and_there_the_next_time():
@@ -181,9 +181,13 @@ def test_with_an_api_key_what_is_not_ready_in_time_is_left_to_be_stored_later():
         images(service, "a", "b")
         answers(service, boxed(1, "b"), bare(9))
         service.encoder.gate.clear()
-        found = answers(service, boxed(1, "a"), boxed(2, "b"), boxed(3, "a"))
-        assert [one.reasons for one in found] == [(Reason.BUDGET_EXCEEDED,), (), (Reason.BUDGET_EXCEEDED,)]
-        assert [(one.project_id, one.task.id) for one in later.late] == [(1, 1), (1, 3)]
+        predictions = answers(service, boxed(1, "a"), boxed(2, "b"), boxed(3, "a"))
+        assert [prediction.reasons for prediction in predictions] == [
+            (Reason.BUDGET_EXCEEDED,),
+            (),
+            (Reason.BUDGET_EXCEEDED,),
+        ]
+        assert [(deferred.project_id, deferred.task.id) for deferred in later.late] == [(1, 1), (1, 3)]
         assert [region.id for region in later.late[1].prompts.regions] == ["box-3"]
         assert bytes(later.late[0].task.annotations) == b"[]", "the megabytes of a task must not wait with it"
 
@@ -193,9 +197,9 @@ def test_what_fails_for_now_is_left_for_later():
     with Service(later=later) as service:
         images(service, "a")
         service.source.contents["b"] = RetryLater("no", Reason.IMAGE_FETCH_FAILED)
-        found = answers(service, boxed(1, "b"), boxed(2, "a"))
-        assert [bool(one.result) for one in found] == [False, True]
-        assert [one.task.id for one in later.late] == [1]
+        predictions = answers(service, boxed(1, "b"), boxed(2, "a"))
+        assert [bool(prediction.result) for prediction in predictions] == [False, True]
+        assert [deferred.task.id for deferred in later.late] == [1]
 
 
 def test_few_images_are_in_hand_at_a_time_however_many_tasks_are_asked_for():
@@ -204,17 +208,17 @@ def test_few_images_are_in_hand_at_a_time_however_many_tasks_are_asked_for():
         images(service, *names)
         service.source.gate.clear()
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(answers, service, *(boxed(n, name) for n, name in enumerate(names)))
-            wait_until(lambda: len(service.source.asked) == THREADS - RESERVED, SOON_S)
-            asked.result(SOON_S)
-        assert len(service.source.asked) <= THREADS - RESERVED + 1, "one more is encoded ahead, after the answer"
+            answering = pool.submit(answers, service, *(boxed(n, name) for n, name in enumerate(names)))
+            wait_until(lambda: len(service.source.fetched) == THREADS - RESERVED, SOON_S)
+            answering.result(SOON_S)
+        assert len(service.source.fetched) <= THREADS - RESERVED + 1, "one more is encoded ahead, after the answer"
         service.source.gate.set()  # or the end would wait for those in hand
 
 
 # One task alone.
 
 
-def test_opening_a_task_on_which_somebody_drew_boxes_makes_no_predictions_of_them(service):
+def test_opening_a_task_on_which_an_annotator_drew_boxes_makes_no_predictions_of_them(service):
     assert service.predict(request(boxed(1))) == [[]]
     assert service.reasons() == ["no_context", "opened_task"]
     wait_until(lambda: service.encoder.calls == 1)
@@ -229,7 +233,7 @@ def test_the_last_task_that_the_button_asks_for_alone_gets_masks_where_it_was_pr
     assert service.predict(request(boxed(3), project="8.1")) == [[]], "another project"
 
 
-def test_pages_of_tasks_that_nobody_drew_on_do_not_count_as_the_button(service):
+def test_pages_of_tasks_without_annotations_do_not_count_as_the_button(service):
     service.predict(request(bare(1), predicted(2)))
     assert service.predict(request(boxed(3))) == [[]]
 
@@ -262,9 +266,9 @@ def test_one_task_never_waits_for_its_image():
     with Service(later=later) as service:
         service.encoder.gate.clear()
         service.source.gate.clear()
-        [found] = answers(service, predicted(1))
-        assert found.reasons == (Reason.BUDGET_EXCEEDED,)
-        assert [one.task.id for one in later.late] == [1]
+        [predictions] = answers(service, predicted(1))
+        assert predictions.reasons == (Reason.BUDGET_EXCEEDED,)
+        assert [deferred.task.id for deferred in later.late] == [1]
 
 
 def test_one_task_that_another_model_predicted_boxes_on_gets_masks_when_its_image_is_encoded(service):
@@ -289,26 +293,26 @@ def test_of_two_who_press_the_button_at_once_one_gets_the_answer(service):
     """Label Studio would store both."""
     images(service, "a", "b")
     service.encoder.gate.clear()
-    both = [boxed(1, "a"), boxed(2, "b")]
+    tasks = [boxed(1, "a"), boxed(2, "b")]
     with ThreadPoolExecutor(2) as pool:
-        asked_for = messages.parse_predict(encoded(request(*both)))
-        asked = [pool.submit(service.segmenter.predict, asked_for) for _ in range(2)]
+        asked_for = messages.parse_predict(encoded(request(*tasks)))
+        requests = [pool.submit(service.segmenter.predict, asked_for) for _ in range(2)]
         wait_until(lambda: service.count("paddle_sam_waiting") == 4)
         service.encoder.gate.set()
-        found = [one.result(SOON_S) for one in asked]
+        answers_of_both = [future.result(SOON_S) for future in requests]
     for task in range(2):
-        results = [answer[task] for answer in found]
-        assert sorted(len(one.result) for one in results) == [0, 1]
-        assert {one.reasons for one in results} == {(), (Reason.JUST_ANSWERED,)}
+        results = [answer[task] for answer in answers_of_both]
+        assert sorted(len(prediction.result) for prediction in results) == [0, 1]
+        assert {prediction.reasons for prediction in results} == {(), (Reason.JUST_ANSWERED,)}
 
 
 def test_who_asks_again_before_label_studio_has_stored_the_answer_gets_nothing_and_later_all(service):
-    both = [boxed(1), boxed(2)]
-    first = answers(service, *both)
-    assert service.predict(request(*both)) == [[], []]
+    tasks = [boxed(1), boxed(2)]
+    first = answers(service, *tasks)
+    assert service.predict(request(*tasks)) == [[], []]
     assert service.reasons() == ["just_answered"]
-    assert answers(service, *both) == first
-    assert all(one.result for one in first)
+    assert answers(service, *tasks) == first
+    assert all(prediction.result for prediction in first)
 
 
 def test_callers_other_than_label_studio_are_answered_as_often_as_they_ask(service):
@@ -336,7 +340,7 @@ def test_clicks_are_answered_while_many_tasks_are_waited_for(service):
     images(service, "a", "b")
     service.encoder.gate.clear()
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(answers, service, boxed(1, "a"), boxed(2, "b"))
+        answering = pool.submit(answers, service, boxed(1, "a"), boxed(2, "b"))
         wait_until(lambda: service.encoder.running.is_set())
         answered = threading.Event()
 
@@ -350,4 +354,4 @@ def test_clicks_are_answered_while_many_tasks_are_waited_for(service):
         service.encoder.gate.set()
         clicker.join(SOON_S)
         assert answered.is_set()
-        assert all(one.result for one in asked.result(SOON_S))
+        assert all(prediction.result for prediction in answering.result(SOON_S))

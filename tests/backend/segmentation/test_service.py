@@ -33,13 +33,13 @@ def service():
         yield service
 
 
-def asked(*results, **changes):
+def click_request(*results, **changes):
     return messages.parse_predict(encoded(click(*results, **changes)))
 
 
 def opened(*, ids=(1,), uri=IMAGE, project="7.1795"):
-    found = [{"id": task_id, "data": {"image": uri}} for task_id in ids]
-    return asked(tasks=found, params={"context": None}, project=project)
+    tasks = [{"id": task_id, "data": {"image": uri}} for task_id in ids]
+    return click_request(tasks=tasks, params={"context": None}, project=project)
 
 
 def point(x=25.0, y=50.0, **changes):
@@ -53,7 +53,7 @@ def box(x, y, width, height, **changes):
 
 
 def test_a_click_becomes_a_region(service):
-    [answer] = service.segmenter.predict(asked(point(25, 50)))
+    [answer] = service.segmenter.predict(click_request(point(25, 50)))
     [region] = answer.result
     assert (region.control, region.type, region.to_name, region.labels) == ("brush", "brushlabels", "image", ("Cat",))
     assert region.original_size == (60, 80)
@@ -63,7 +63,7 @@ def test_a_click_becomes_a_region(service):
 
 
 def test_prompts_reach_the_decoder_in_pixels_of_the_image(service):
-    service.segmenter.predict(asked(point(25, 50)))
+    service.segmenter.predict(click_request(point(25, 50)))
     [prompt] = service.decoder.prompts
     assert prompt.point_coords.tolist() == [[20.0, 30.0]]
     assert service.encoder.sizes == [(60, 80)]
@@ -71,7 +71,7 @@ def test_prompts_reach_the_decoder_in_pixels_of_the_image(service):
 
 def test_several_rectangles_are_several_objects_in_one_decode(service):
     boxes = [box(10, 10, 20, 20, id="one"), box(60, 60, 20, 20, id="two"), box(10, 60, 20, 20, id="three")]
-    [answer] = service.segmenter.predict(asked(*boxes))
+    [answer] = service.segmenter.predict(click_request(*boxes))
     assert len(answer.result) == 3
     assert len({region.id for region in answer.result}) == 3
     assert [len(prompts) for _, prompts in service.decoder.calls] == [3]
@@ -88,8 +88,8 @@ def test_images_of_two_names_are_answered_each_on_its_own(service):
         tasks=[{"id": 1, "data": {"image": IMAGE, "second": "second"}}],
     )
     [answer] = service.segmenter.predict(messages.parse_predict(encoded(body)))
-    found = [(region.to_name, region.control, region.original_size) for region in answer.result]
-    assert found == [("image", "brush", (60, 80)), ("other", "paint", (40, 40))]
+    answered = [(region.to_name, region.control, region.original_size) for region in answer.result]
+    assert answered == [("image", "brush", (60, 80)), ("other", "paint", (40, 40))]
 
 
 def test_an_image_that_fails_leaves_the_others_their_answer(service):
@@ -113,7 +113,7 @@ def test_a_click_on_a_list_of_images_is_answered_on_its_item(service):
         tasks=[{"id": 1, "data": {"pages": [IMAGE, "second"]}}],
     )
     [answer] = service.segmenter.predict(messages.parse_predict(encoded(body)))
-    assert service.source.asked == ["second"]
+    assert service.source.fetched == ["second"]
     assert [region.item_index for region in answer.result] == [1]
 
 
@@ -125,13 +125,13 @@ def test_an_item_that_is_not_there_has_its_reason(service):
 
 
 def test_a_browser_that_shows_a_scaled_copy_gets_masks_of_its_size(service):
-    [answer] = service.segmenter.predict(asked(point(original_width=161, original_height=121)))
+    [answer] = service.segmenter.predict(click_request(point(original_width=161, original_height=121)))
     assert [region.original_size for region in answer.result] == [(121, 161)]
     assert service.decoder.prompts[0].point_coords.tolist() == [[161 / 4, 121 / 2]]
 
 
 def test_a_browser_that_shows_another_picture_gets_none(service):
-    [answer] = service.segmenter.predict(asked(point(original_width=60, original_height=80)))
+    [answer] = service.segmenter.predict(click_request(point(original_width=60, original_height=80)))
     assert (answer.result, answer.reasons) == ((), (Reason.SIZE_MISMATCH,))
 
 
@@ -140,8 +140,10 @@ def test_a_browser_that_turns_a_photo_the_other_way_gets_masks_of_what_it_shows(
     """Chromium turns JPEG and PNG, not WebP: 48 x 32 as stored. A click whose size fits only the other way is right."""
     service.source.contents[IMAGE] = with_exif(kind, plain(stored))
     width, height = (32, 48) if kind == "WebP" else (48, 32)
-    shown = {"original_width": width, "original_height": height}
-    [answer] = service.segmenter.predict(asked(box(50, 0, 25, 50, **shown), box(0, 75, 25, 25, id="b", **shown)))
+    shown_size = {"original_width": width, "original_height": height}
+    [answer] = service.segmenter.predict(
+        click_request(box(50, 0, 25, 50, **shown_size), box(0, 75, 25, 25, id="b", **shown_size))
+    )
     assert [region.original_size for region in answer.result] == [(height, width)] * 2
     for region, (x, y) in zip(answer.result, ((0.625, 0.25), (0.125, 0.875)), strict=True):
         middle = np.argwhere(rle.decode(region.shape.rle, (height, width)).to_array()).mean(axis=0)
@@ -153,7 +155,7 @@ def test_a_browser_that_turns_a_photo_the_other_way_gets_masks_of_what_it_shows(
 def test_the_same_file_clicked_on_in_two_browsers_is_encoded_once(service):
     service.source.contents[IMAGE] = with_exif("WebP", plain(6))
     for width, height in ((48, 32), (32, 48), (320, 480)):
-        [answer] = service.segmenter.predict(asked(point(original_width=width, original_height=height)))
+        [answer] = service.segmenter.predict(click_request(point(original_width=width, original_height=height)))
         assert [region.original_size for region in answer.result] == [(height, width)]
     assert service.encoder.calls == 1
 
@@ -161,18 +163,18 @@ def test_the_same_file_clicked_on_in_two_browsers_is_encoded_once(service):
 @pytest.mark.parametrize("stored", [1, 2, 3, 4])
 def test_orientations_that_keep_the_sides_are_no_reason_to_take_another_size(service, stored):
     service.source.contents[IMAGE] = with_exif("WebP", plain(stored))
-    [answer] = service.segmenter.predict(asked(point(original_width=32, original_height=48)))
+    [answer] = service.segmenter.predict(click_request(point(original_width=32, original_height=48)))
     assert answer.reasons == (Reason.SIZE_MISMATCH,)
 
 
-def test_a_caller_that_tells_no_size_gets_masks_of_the_images_own(service):
-    [answer] = service.segmenter.predict(asked(point(original_width=..., original_height=...)))
+def test_a_caller_that_gives_no_size_gets_masks_of_the_images_own(service):
+    [answer] = service.segmenter.predict(click_request(point(original_width=..., original_height=...)))
     assert [region.original_size for region in answer.result] == [(60, 80)]
     assert service.decoder.prompts[0].point_coords.tolist() == [[20.0, 30.0]]
 
 
 def test_a_prompt_that_names_no_image_is_answered_with_the_name_of_the_only_one(service):
-    [answer] = service.segmenter.predict(asked(point(to_name="")))
+    [answer] = service.segmenter.predict(click_request(point(to_name="")))
     assert [region.to_name for region in answer.result] == ["image"]
 
 
@@ -228,9 +230,9 @@ def test_no_size_beyond_the_limit_of_pictures_is_taken_but_a_photos_own():
 
 def test_the_limit_of_pictures_holds_for_what_a_click_says(service):
     segmenter = service.segmenting(policy=ClickPolicy(wait_s=SOON_S, max_pixels=20_000))
-    [answer] = segmenter.predict(asked(point(original_width=160, original_height=120)))
+    [answer] = segmenter.predict(click_request(point(original_width=160, original_height=120)))
     assert len(answer.result) == 1
-    [answer] = segmenter.predict(asked(point(original_width=240, original_height=180)))
+    [answer] = segmenter.predict(click_request(point(original_width=240, original_height=180)))
     assert (answer.result, answer.reasons) == ((), (Reason.SIZE_MISMATCH,))
 
 
@@ -244,11 +246,11 @@ def test_a_size_that_no_scaling_explains_is_named_with_both(size):
 def test_a_click_that_takes_too_long_is_empty_and_the_next_one_is_warm():
     with Service(policy=ClickPolicy(wait_s=0.05)) as service:
         service.encoder.gate.clear()
-        [answer] = service.segmenter.predict(asked(point()))
+        [answer] = service.segmenter.predict(click_request(point()))
         assert (answer.result, answer.reasons) == ((), (Reason.BUDGET_EXCEEDED,))
         service.encoder.gate.set()
         wait_until(lambda: service.embeddings.encoding == 0)
-        [answer] = service.segmenter.predict(asked(point()))
+        [answer] = service.segmenter.predict(click_request(point()))
         assert len(answer.result) == 1
         assert service.encoder.calls == 1
 
@@ -267,14 +269,16 @@ def test_the_budget_is_one_for_all_images_of_a_click(service):
     segmenter = service.segmenting(embeddings=slow, policy=ClickPolicy(wait_s=0.05))
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
     points = [point(item_index=index, id=f"p{index}") for index in range(8)]
-    segmenter.predict(asked(*points, label_config=config, tasks=[{"id": 1, "data": {"pages": list("abcdefgh")}}]))
+    segmenter.predict(
+        click_request(*points, label_config=config, tasks=[{"id": 1, "data": {"pages": list("abcdefgh")}}])
+    )
     assert slow.deadlines[0] <= 0.05
     assert slow.deadlines == sorted(slow.deadlines, reverse=True)
     assert slow.deadlines[-1] == 0.0
 
 
 class ForgetfulDecoder:
-    """Answers as `FakeDecoder` does, and keeps nothing of what it was asked but how much of it was in memory.
+    """Answers as `FakeDecoder` does, and keeps of its calls only how much of each was in memory.
 
     Attributes:
         drawn: how many drawn masks there were at each call, those of earlier calls included.
@@ -317,7 +321,7 @@ def forgetful(service, **policy):
 @pytest.mark.parametrize("size_wh", [SIZE_WH, (6400, 4800)])
 def test_a_click_of_many_areas_holds_few_bytes_of_them_drawn_whatever_size_the_browser_shows(service, size_wh):
     decoder, segmenter = forgetful(service)
-    [answer] = segmenter.predict(asked(*polygons(18, original_width=size_wh[0], original_height=size_wh[1])))
+    [answer] = segmenter.predict(click_request(*polygons(18, original_width=size_wh[0], original_height=size_wh[1])))
     assert (len(answer.result), answer.reasons) == (18, ())
     assert max(decoder.drawn) == 18
     assert max(decoder.drawn_bytes) <= 18 * ROUGH_SIDE**2
@@ -325,32 +329,32 @@ def test_a_click_of_many_areas_holds_few_bytes_of_them_drawn_whatever_size_the_b
 
 def test_a_click_of_more_areas_than_there_is_time_for_gets_those_that_were_done(service):
     decoder, segmenter = forgetful(service, wait_s=0.5)
-    service.segmenter.predict(asked(point()))
+    service.segmenter.predict(click_request(point()))
     decoder.takes_s = 0.6
-    [answer] = segmenter.predict(asked(*polygons(50)))
+    [answer] = segmenter.predict(click_request(*polygons(50)))
     assert (len(answer.result), answer.reasons) == (pipeline.BATCH, (Reason.BUDGET_EXCEEDED,))
 
 
 def test_a_click_whose_turn_at_the_decoder_does_not_come_in_time_is_empty_with_the_reason(service):
     service.drawing = MaskService(lambda _: service.decoder, service.metrics, decodes_at_once=1)
     segmenter = service.segmenting(policy=ClickPolicy(wait_s=0.2))
-    service.segmenter.predict(asked(point()))
+    service.segmenter.predict(click_request(point()))
     started = time.monotonic()
     with service.drawing.slots:
-        [answer] = segmenter.predict(asked(point()))
+        [answer] = segmenter.predict(click_request(point()))
     assert time.monotonic() - started < 2
     assert (answer.result, answer.reasons) == ((), (Reason.BUDGET_EXCEEDED,))
-    [answer] = segmenter.predict(asked(point()))
+    [answer] = segmenter.predict(click_request(point()))
     assert len(answer.result) == 1
 
 
 def test_a_click_of_many_areas_whose_next_turn_does_not_come_in_time_gets_those_that_were_done(service):
     decoder, segmenter = forgetful(service, wait_s=1.0)
-    turns = service.drawing.slots = FifoLimiter(1)
-    service.segmenter.predict(asked(point()))
+    limiter = service.drawing.slots = FifoLimiter(1)
+    service.segmenter.predict(click_request(point()))
 
     def hold():
-        with turns:
+        with limiter:
             time.sleep(1.5)
 
     def come_in_between():
@@ -360,7 +364,7 @@ def test_a_click_of_many_areas_whose_next_turn_does_not_come_in_time_gets_those_
 
     other = threading.Thread(target=hold)
     decoder.before = come_in_between
-    [answer] = segmenter.predict(asked(*polygons(50)))
+    [answer] = segmenter.predict(click_request(*polygons(50)))
     other.join()
     assert (len(answer.result), answer.reasons) == (pipeline.BATCH, (Reason.BUDGET_EXCEEDED,))
 
@@ -374,7 +378,7 @@ def test_a_click_that_comes_before_the_decoder_is_loaded_is_empty_when_its_time_
     service.decoder.wait = not_yet
     service.drawing = MaskService(lambda _: service.decoder, service.metrics, decodes_at_once=1)
     segmenter = service.segmenting(policy=ClickPolicy(wait_s=5.0))
-    [answer] = segmenter.predict(asked(point()))
+    [answer] = segmenter.predict(click_request(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.MODEL_NOT_READY,))
     assert 0 < waited[0] <= 5.0
     with service.drawing.slots.slot(0.0):
@@ -388,8 +392,8 @@ def test_a_size_that_is_not_the_photos_is_refused_before_anything_is_drawn_of_it
     code = huge_mask(size_wh)
     brush = result("brushlabels", {"format": "rle", "rle": code, "brushlabels": ["Cat"]}, id="brush", **claimed)
     inside = [result(id="inside", **claimed)] if is_refined else []
-    request = asked(*polygons(2, **claimed), brush, *inside)
-    service.segmenter.predict(asked(point()))
+    request = click_request(*polygons(2, **claimed), brush, *inside)
+    service.segmenter.predict(click_request(point()))
     tracemalloc.start()
     try:
         [answer] = service.segmenter.predict(request)
@@ -409,17 +413,17 @@ def test_a_painted_prompt_is_refined_by_the_points_that_lie_in_it(service):
     painted = list(rle.encode(Mask(np.ones((30, 40), bool), (0, 0), SIZE_WH[::-1])))
     size = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
     brush = result("brushlabels", {"format": "rle", "rle": painted, "brushlabels": ["Cat"]}, id="brush", **size)
-    service.segmenter.predict(asked(brush, point(10, 10, id="in"), point(90, 90, id="out")))
+    service.segmenter.predict(click_request(brush, point(10, 10, id="in"), point(90, 90, id="out")))
     first, second = service.decoder.prompts
     assert (first.rough_mask.sum(), first.point_coords[-1].tolist()) == (1200, [8.0, 6.0])
     assert (second.rough_mask, second.point_coords.tolist()) == (None, [[72.0, 54.0]])
 
 
-def test_an_empty_painting_tells_that_there_is_no_prompt(service):
+def test_an_empty_painting_has_the_reason_that_there_is_no_prompt(service):
     nothing = list(rle.encode(Mask(np.zeros((0, 0), bool), (0, 0), SIZE_WH[::-1])))
     size = {"original_width": SIZE_WH[0], "original_height": SIZE_WH[1]}
     brush = result("brushlabels", {"format": "rle", "rle": nothing, "brushlabels": ["Cat"]}, **size)
-    [answer] = service.segmenter.predict(asked(brush))
+    [answer] = service.segmenter.predict(click_request(brush))
     assert (answer.result, answer.reasons) == ((), (Reason.NO_PROMPT,))
 
 
@@ -428,67 +432,67 @@ def test_an_empty_painting_tells_that_there_is_no_prompt(service):
 ])  # fmt: skip
 def test_an_image_that_cannot_be_had_is_an_empty_answer_with_its_reason(service, error):
     service.source.contents[IMAGE] = error
-    [answer] = service.segmenter.predict(asked(point()))
+    [answer] = service.segmenter.predict(click_request(point()))
     assert (answer.result, answer.score, answer.reasons) == ((), 0.0, (error.reason,))
 
 
 def test_a_defect_is_an_empty_answer_and_its_traceback_is_logged(service, caplog):
     service.decoder.masks = [Mask(np.ones((1, 1), bool), (0, 0), (1, 1))]  # of another size than was asked for
-    [answer] = service.segmenter.predict(asked(point()))
+    [answer] = service.segmenter.predict(click_request(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.INTERNAL_ERROR,))
     assert "Traceback" in caplog.text
     service.decoder.masks = None
-    [answer] = service.segmenter.predict(asked(point()))
+    [answer] = service.segmenter.predict(click_request(point()))
     assert len(answer.result) == 1
 
 
 def test_a_decode_that_fails_is_an_empty_answer_and_its_traceback_is_logged(service, caplog):
     service.decoder.failures.append(ZeroDivisionError("a slip"))
-    [answer] = service.segmenter.predict(asked(point()))
+    [answer] = service.segmenter.predict(click_request(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.DECODE_FAILED,))
     assert "Traceback" in caplog.text
     assert "a slip" in caplog.text
-    [answer] = service.segmenter.predict(asked(point()))
+    [answer] = service.segmenter.predict(click_request(point()))
     assert len(answer.result) == 1
 
 
 def test_weights_that_cannot_take_a_prompt_say_so(service):
     service.decoder.failures.append(CapabilityError("fake cannot take boxes"))
-    [answer] = service.segmenter.predict(asked(box(10, 10, 20, 20)))
+    [answer] = service.segmenter.predict(click_request(box(10, 10, 20, 20)))
     assert (answer.result, answer.reasons) == ((), (Reason.UNSUPPORTED_PROMPT,))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("ResourceExhaustedError: out of memory on GPU 0")])
 def test_a_decode_without_memory_says_so_and_the_next_one_works(service, error):
     service.decoder.failures.append(error)
-    [answer] = service.segmenter.predict(asked(point()))
+    [answer] = service.segmenter.predict(click_request(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.OUT_OF_MEMORY,))
-    [answer] = service.segmenter.predict(asked(point()))
+    [answer] = service.segmenter.predict(click_request(point()))
     assert len(answer.result) == 1
 
 
 def test_an_empty_mask_is_no_region_and_says_so(service):
     service.decoder.is_blind = True
-    [answer] = service.segmenter.predict(asked(point()))
+    [answer] = service.segmenter.predict(click_request(point()))
     assert (answer.result, answer.reasons) == ((), (Reason.EMPTY_MASK,))
 
 
 def test_weights_without_a_score_give_regions_without_one(service):
     service.decoder.score = None
-    [answer] = service.segmenter.predict(asked(point()))
+    [answer] = service.segmenter.predict(click_request(point()))
     assert [region.score for region in answer.result] == [None]
     assert answer.score == 0.0
 
 
-def test_prompts_left_out_are_told_beside_those_that_were_used(service):
+def test_prompts_left_out_are_reported_beside_those_that_were_used(service):
     wrong = result(value={"x": None, "y": 3}, id="bad")
-    [answer] = service.segmenter.predict(asked(point(), wrong))
+    [answer] = service.segmenter.predict(click_request(point(), wrong))
     assert len(answer.result) == 1
     assert answer.reasons == (Reason.BAD_GEOMETRY,)
 
 
-def test_of_prompts_that_mark_nothing_each_tells_its_reason(service):
-    [answer] = service.segmenter.predict(asked(point(250, 50), result("choices", {"choices": ["a"]}, id="c")))
+def test_of_prompts_that_mark_nothing_each_has_its_reason(service):
+    [answer] = service.segmenter.predict(click_request(point(250, 50), result("choices", {"choices": ["a"]}, id="c")))
     assert answer.result == ()
     assert set(answer.reasons) == {Reason.OUTSIDE_IMAGE, Reason.NOT_A_PROMPT}
 
@@ -499,11 +503,11 @@ def test_a_defect_in_warming_up_leaves_the_answer_alone(service, caplog):
             raise AssertionError("is only asked in the background")
 
     class Closed:
-        def submit(self, errand):
+        def submit(self, job):
             raise RuntimeError("closed")
 
-    segmenter = service.segmenting(errands=Closed(), next_tasks=Broken())
-    [answer] = segmenter.predict(asked(point()))
+    segmenter = service.segmenting(background=Closed(), next_tasks=Broken())
+    [answer] = segmenter.predict(click_request(point()))
     assert len(answer.result) == 1
     [answer] = segmenter.predict(opened())
     assert answer.reasons == (Reason.NO_CONTEXT,)
@@ -512,13 +516,13 @@ def test_a_defect_in_warming_up_leaves_the_answer_alone(service, caplog):
 
 def test_prompts_that_mark_nothing_do_not_wait_for_the_image(service):
     service.encoder.gate.clear()
-    [answer] = service.segmenter.predict(asked(point(is_positive=False)))
+    [answer] = service.segmenter.predict(click_request(point(is_positive=False)))
     assert answer.reasons == (Reason.ONLY_NEGATIVE_POINTS,)
 
 
-def test_a_config_that_can_hold_no_answer_is_told_without_an_encode(service):
+def test_a_config_that_can_hold_no_answer_is_reported_without_an_encode(service):
     config = '<View><Image name="image" value="$image"/><KeyPointLabels name="point" toName="image"/></View>'
-    [answer] = service.segmenter.predict(asked(point(), label_config=config))
+    [answer] = service.segmenter.predict(click_request(point(), label_config=config))
     assert answer.reasons == (Reason.NO_OUTPUT_CONTROL,)
     assert service.encoder.calls == 0
 
@@ -530,7 +534,7 @@ def test_the_preferred_of_several_outputs_answers(preference, kind):
     extra = ('<PolygonLabels name="poly" toName="image"><Label value="Cat"/></PolygonLabels>'
              '<BitmaskLabels name="bit" toName="image"><Label value="Cat"/></BitmaskLabels></View>')  # fmt: skip
     with Service(policy=ClickPolicy(wait_s=SOON_S, output_preference=preference)) as service:
-        request = asked(point(), label_config=CONFIG.replace("</View>", extra))
+        request = click_request(point(), label_config=CONFIG.replace("</View>", extra))
         [answer] = service.segmenter.predict(request)
         assert [type(region.shape) for region in answer.result] == [kind]
 
@@ -540,23 +544,23 @@ def test_a_preference_is_an_order_and_rules_nothing_out():
         config = ('<View><Image name="image" value="$image"/>'
                   '<VectorLabels name="path" toName="image"><Label value="Cat"/></VectorLabels></View>')  # fmt: skip
         for words in (CONFIG, config):
-            [answer] = service.segmenter.predict(asked(point(), label_config=words))
+            [answer] = service.segmenter.predict(click_request(point(), label_config=words))
             assert len(answer.result) == 1
 
 
 def test_a_click_without_a_task_is_one_empty_answer(service):
-    [answer] = service.segmenter.predict(asked(point(), tasks=[]))
+    [answer] = service.segmenter.predict(click_request(point(), tasks=[]))
     assert answer.reasons == (Reason.NO_IMAGE_IN_TASK,)
 
 
 def test_a_click_on_several_tasks_answers_the_first_and_keeps_every_place(service):
-    found = [{"id": n, "data": {"image": IMAGE}} for n in (1, 2, 3)]
-    answers = service.segmenter.predict(asked(point(), tasks=found))
+    tasks = [{"id": n, "data": {"image": IMAGE}} for n in (1, 2, 3)]
+    answers = service.segmenter.predict(click_request(point(), tasks=tasks))
     assert [len(answer.result) for answer in answers] == [1, 0, 0]
 
 
 def test_the_same_prompts_give_the_same_answer(service):
-    first, second = (service.segmenter.predict(asked(point())) for _ in range(2))
+    first, second = (service.segmenter.predict(click_request(point())) for _ in range(2))
     assert first == second
 
 
@@ -570,42 +574,42 @@ def test_an_opened_task_is_answered_at_once_and_encoded_meanwhile(service):
 
 def test_a_page_of_tasks_is_answered_in_order_and_encoded_meanwhile(service):
     service.source.contents["b"] = png((0, 0, 250))
-    found = [{"id": 1, "data": {"image": IMAGE}}, {"id": 2, "data": None}, {"id": 3, "data": {"image": "b"}}]
-    answers = service.segmenter.predict(asked(tasks=found, params=None))
+    tasks = [{"id": 1, "data": {"image": IMAGE}}, {"id": 2, "data": None}, {"id": 3, "data": {"image": "b"}}]
+    answers = service.segmenter.predict(click_request(tasks=tasks, params=None))
     assert [answer.reasons for answer in answers] == [(Reason.NO_CONTEXT,)] * 3
     wait_until(lambda: service.encoder.calls == 2)
 
 
 def test_an_opened_task_with_a_config_that_cannot_be_read_is_answered_all_the_same(service):
-    [answer] = service.segmenter.predict(asked(params=None, label_config="<View>"))
+    [answer] = service.segmenter.predict(click_request(params=None, label_config="<View>"))
     assert answer.reasons == (Reason.NO_CONTEXT,)
 
 
-def test_a_prompt_that_was_deleted_is_told_apart_from_an_opened_task(service):
-    [answer] = service.segmenter.predict(asked())
+def test_a_prompt_that_was_deleted_is_distinguished_from_an_opened_task(service):
+    [answer] = service.segmenter.predict(click_request())
     assert answer.reasons == (Reason.NO_PROMPT,)
 
 
-def test_the_next_tasks_follow_an_opened_one_and_nobody_waits_for_that():
+def test_the_next_tasks_follow_an_opened_one_and_no_answer_waits_for_that():
     source = FakeNextTasks(tasks("b", "c", "d", "e", first=2))
     with Service(next_tasks=source) as service:
-        for place, name in enumerate("bcde"):
-            service.source.contents[name] = png((place * 50, 0, 250))
+        for task_id, name in enumerate("bcde"):
+            service.source.contents[name] = png((task_id * 50, 0, 250))
         service.segmenter.predict(opened())
-        assert source.asked == []
-        service.errands.run()
-        assert source.asked == [(7, 1, 3)]
+        assert source.calls == []
+        service.background.run()
+        assert source.calls == [(7, 1, 3)]
         wait_until(lambda: service.encoder.calls == 4)
-        assert set(service.source.asked) == {IMAGE, "b", "c", "d"}
+        assert set(service.source.fetched) == {IMAGE, "b", "c", "d"}
 
 
 def test_the_next_tasks_follow_a_click():
     source = FakeNextTasks(tasks("b", first=2))
     with Service(next_tasks=source) as service:
         service.source.contents["b"] = png((0, 0, 250))
-        service.segmenter.predict(asked(point()))
-        service.errands.run()
-        assert source.asked == [(1, 1, 3)]
+        service.segmenter.predict(click_request(point()))
+        service.background.run()
+        assert source.calls == [(1, 1, 3)]
         wait_until(lambda: service.encoder.calls == 2)
 
 
@@ -613,36 +617,36 @@ def test_many_clicks_on_one_task_ask_for_the_next_tasks_once():
     source = FakeNextTasks(tasks("b", first=2))
     with Service(next_tasks=source) as service:
         for _ in range(5):
-            service.segmenter.predict(asked(point()))
-            service.errands.run()
-        assert len(source.asked) == 1
+            service.segmenter.predict(click_request(point()))
+            service.background.run()
+        assert len(source.calls) == 1
 
 
 def test_without_an_api_key_nothing_is_asked_of_label_studio(service):
     service.segmenter.predict(opened())
-    service.segmenter.predict(asked(point()))
-    assert service.errands.waiting == []
+    service.segmenter.predict(click_request(point()))
+    assert service.background.waiting == []
 
 
 def test_no_next_tasks_are_asked_for_where_the_setting_says_none():
     source = FakeNextTasks()
     with Service(next_tasks=source, policy=ClickPolicy(prefetch_tasks=0)) as service:
         service.segmenter.predict(opened())
-        assert service.errands.waiting == []
+        assert service.background.waiting == []
 
 
 def test_whole_pages_do_not_ask_for_the_next_tasks():
     with Service(next_tasks=FakeNextTasks()) as service:
         service.segmenter.predict(opened(ids=(1, 2)))
-        assert service.errands.waiting == []
+        assert service.background.waiting == []
 
 
 def test_next_tasks_that_cannot_be_had_harm_nothing():
     source = FakeNextTasks(error=RetryLater("down", Reason.LABEL_STUDIO_UNREACHABLE))
     with Service(next_tasks=source) as service:
-        service.segmenter.predict(asked(point()))
-        service.errands.run()
-        [answer] = service.segmenter.predict(asked(point()))
+        service.segmenter.predict(click_request(point()))
+        service.background.run()
+        [answer] = service.segmenter.predict(click_request(point()))
         assert len(answer.result) == 1
 
 
@@ -650,7 +654,7 @@ def test_created_tasks_are_encoded_ahead(service):
     service.segmenter.webhook(WebhookEvent("TASKS_CREATED", 1, CONFIG, tasks(IMAGE)))
     wait_until(lambda: service.encoder.calls == 1)
     service.encoder.gate.clear()
-    [answer] = service.segmenter.predict(asked(point()))
+    [answer] = service.segmenter.predict(click_request(point()))
     assert len(answer.result) == 1
 
 
@@ -658,7 +662,7 @@ def test_other_events_encode_nothing(service):
     for action in ("ANNOTATION_CREATED", "TASKS_DELETED", "PROJECT_UPDATED", ""):
         service.segmenter.webhook(WebhookEvent(action, 1, CONFIG, tasks(IMAGE)))
     assert service.embeddings.ahead == 0
-    assert service.source.asked == []
+    assert service.source.fetched == []
 
 
 def test_what_a_config_lacks_is_noted_until_it_is_put_right(service):

@@ -17,9 +17,9 @@ PERCENT = st.floats(-50, 150)
 
 
 def block(top, left, bottom, right, size=SIZE):
-    found = np.zeros(size, bool)
-    found[top:bottom, left:right] = True
-    return found
+    array = np.zeros(size, bool)
+    array[top:bottom, left:right] = True
+    return array
 
 
 def covered(shape, size=SIZE):
@@ -82,9 +82,9 @@ def test_an_ellipse_covers_what_its_equation_says(rotation):
     along, across = xs - 40, ys - 30
     u, v = along * np.cos(turn) + across * np.sin(turn), across * np.cos(turn) - along * np.sin(turn)
     level = (u / 20) ** 2 + (v / 9) ** 2
-    found = covered(Ellipse(50, 50, 25, 15, rotation))
-    assert found[level < 0.999].all()
-    assert not found[level > 1.001].any()
+    area = covered(Ellipse(50, 50, 25, 15, rotation))
+    assert area[level < 0.999].all()
+    assert not area[level > 1.001].any()
 
 
 def test_painted_masks_are_as_they_were_painted():

@@ -47,14 +47,14 @@ def point(name="p", at=(25.0, 50.0), label="Cat", **changes):
 
 def task(*annotation, data=None, predictions=()):
     body = click(tasks=[task_with([saved(*annotation)], list(predictions), data=data)], params=None)
-    [found] = messages.parse_predict(encoded(body)).tasks
-    return found
+    [task_read] = messages.parse_predict(encoded(body)).tasks
+    return task_read
 
 
-def segment(service, held, config=CONFIG, sources=ANY, image_s=SOON_S, outputs=OUTPUT_KINDS, **options):
-    asked = task_prompts.read(held, sources, VERSION)
+def segment(service, task_read, config=CONFIG, sources=ANY, image_s=SOON_S, outputs=OUTPUT_KINDS, **options):
+    prompts_read = task_prompts.read(task_read, sources, VERSION)
     segmenter = TaskSegmenter(service.drawing, service.embeddings, outputs)
-    return segmenter.segment(held, asked, labeling_config.parse(config), 1, image_s, **options)
+    return segmenter.segment(task_read, prompts_read, labeling_config.parse(config), 1, image_s, **options)
 
 
 def test_every_box_of_an_annotation_becomes_a_mask_with_its_label(service):
@@ -73,8 +73,8 @@ def test_all_objects_of_an_image_are_one_encode_and_one_decode(service):
 
 
 def test_the_same_prompts_give_the_same_prediction(service):
-    held = task(box(), point())
-    assert segment(service, held) == segment(service, held)
+    annotated = task(box(), point())
+    assert segment(service, annotated) == segment(service, annotated)
 
 
 @pytest.mark.parametrize(("outputs", "kind"), [((ShapeKind.POLYGON, ShapeKind.BRUSH), Polygon), ((), Brush)])
@@ -112,8 +112,8 @@ def test_a_negative_point_takes_part_in_the_only_object_of_its_label(service):
 
 
 def test_a_negative_point_among_several_objects_is_left_out_with_its_reason(service):
-    held = task(point("a", (20, 20)), point("b", (40, 20)), point("n", (70, 70), is_positive=False))
-    answer = segment(service, held)
+    annotated = task(point("a", (20, 20)), point("b", (40, 20)), point("n", (70, 70), is_positive=False))
+    answer = segment(service, annotated)
     assert len(answer.result) == 2
     assert answer.reasons == (Reason.ONLY_NEGATIVE_POINTS,)
 
@@ -138,14 +138,14 @@ def test_from_keypoints_boxes_make_no_mask(service):
 
 
 def test_the_boxes_of_another_model_become_masks(service):
-    held = task(predictions=[saved(box(), model_version="yolo")])
-    assert len(segment(service, held).result) == 1
+    annotated = task(predictions=[saved(box(), model_version="yolo")])
+    assert len(segment(service, annotated).result) == 1
 
 
 def test_a_task_without_prompts_is_an_empty_answer_with_its_reason_and_costs_nothing(service):
     answer = segment(service, task())
     assert (answer.result, answer.score, answer.reasons) == ((), 0.0, (Reason.NO_PROMPT,))
-    assert service.source.asked == []
+    assert service.source.fetched == []
 
 
 # Pictures.
@@ -157,22 +157,22 @@ def test_every_image_of_a_task_gets_its_own_masks(service):
         '<BrushLabels name="brush" toName="pages,side"><Label value="Cat"/></BrushLabels></View>'
     )
     service.source.contents |= {"second": png((0, 0, 250), (40, 40)), "third": png((0, 250, 0), (50, 20))}
-    held = task(
+    annotated = task(
         point("a", to_name="pages", item_index=0),
         point("b", to_name="pages", item_index=1, original_width=40, original_height=40),
         point("c", to_name="side", original_width=50, original_height=20),
         data={"pages": [IMAGE, "second"], "side": "third"},
     )
-    answer = segment(service, held, config)
+    answer = segment(service, annotated, config)
     assert [(region.to_name, region.item_index, region.original_size) for region in answer.result] == [
         ("pages", 0, (60, 80)), ("pages", 1, (40, 40)), ("side", None, (20, 50)),
     ]  # fmt: skip
 
 
-def test_one_broken_image_leaves_the_others_their_masks_and_is_told(service):
+def test_one_broken_image_leaves_the_others_their_masks_and_is_reported(service):
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
-    held = task(point("a", item_index=0), point("b", item_index=1), data={"pages": [IMAGE, "missing"]})
-    answer = segment(service, held, config)
+    annotated = task(point("a", item_index=0), point("b", item_index=1), data={"pages": [IMAGE, "missing"]})
+    answer = segment(service, annotated, config)
     assert [region.item_index for region in answer.result] == [0]
     assert answer.reasons == (Reason.IMAGE_NOT_FOUND,)
     assert not answer.is_complete
@@ -188,9 +188,9 @@ def test_a_task_whose_image_cannot_be_had_is_empty_with_its_reason(service, erro
 def test_what_may_pass_is_raised_so_that_no_half_prediction_is_stored(service):
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
     service.source.contents["slow"] = RetryLater("no", Reason.IMAGE_FETCH_FAILED)
-    held = task(point("a", item_index=0), point("b", item_index=1), data={"pages": [IMAGE, "slow"]})
+    annotated = task(point("a", item_index=0), point("b", item_index=1), data={"pages": [IMAGE, "slow"]})
     with pytest.raises(RetryLater) as caught:
-        segment(service, held, config)
+        segment(service, annotated, config)
     assert caught.value.reason is Reason.IMAGE_FETCH_FAILED
 
 
@@ -208,7 +208,7 @@ def test_an_embedding_that_is_not_ready_in_time_is_raised_and_there_the_next_tim
 def test_without_waiting_only_what_is_there_is_answered_and_nothing_is_begun(service):
     with pytest.raises(RetryLater):
         segment(service, task(box()), wait=False)
-    assert service.source.asked == []
+    assert service.source.fetched == []
     segment(service, task(box()))
     assert segment(service, task(box()), wait=False).result
 
@@ -247,28 +247,28 @@ def test_prompts_without_a_size_are_those_of_the_image(service):
 
 
 @pytest.mark.parametrize(("to_name", "reason"), [("nowhere", Reason.NO_IMAGE_TAG)])
-def test_prompts_on_an_image_that_is_no_longer_in_the_config_are_told(service, to_name, reason):
+def test_prompts_on_an_image_that_is_no_longer_in_the_config_are_reported(service, to_name, reason):
     answer = segment(service, task(box(), box("gone", to_name=to_name)))
     assert len(answer.result) == 1
     assert answer.reasons == (reason,)
     assert answer.is_complete
 
 
-def test_a_config_that_can_hold_no_answer_is_told(service):
+def test_a_config_that_can_hold_no_answer_is_reported(service):
     config = '<View><Image name="image" value="$image"/><KeyPointLabels name="point" toName="image"/></View>'
     assert segment(service, task(point()), config).reasons == (Reason.NO_OUTPUT_CONTROL,)
 
 
-def test_a_task_without_an_image_is_told(service):
+def test_a_task_without_an_image_is_reported(service):
     assert segment(service, task(box(), data={})).reasons == (Reason.NO_IMAGE_IN_TASK,)
 
 
-def test_an_empty_mask_is_no_region_and_is_told(service):
+def test_an_empty_mask_is_no_region_and_is_reported(service):
     service.decoder.is_blind = True
     assert segment(service, task(box())).reasons == (Reason.EMPTY_MASK,)
 
 
-def test_a_defect_is_told_and_does_not_end_a_run(service, caplog):
+def test_a_defect_is_reported_and_does_not_end_a_run(service, caplog):
     service.decoder.masks = [Mask(np.ones((1, 1), bool), (0, 0), (1, 1))]  # of another size than was asked for
     assert segment(service, task(box())).reasons == (Reason.INTERNAL_ERROR,)
     assert "Traceback" in caplog.text
@@ -351,21 +351,21 @@ def planned(prompts, size):
 
 
 def test_prompts_drawn_on_a_copy_many_times_larger_are_answered_in_the_images_own_size():
-    found = planned(regions(Rectangle(10, 10, 20, 20), 1, (12000, 16000)), (60, 80))
-    assert [prompt.original_size for prompt, _ in found.objects] == [(60, 80)]
+    plan = planned(regions(Rectangle(10, 10, 20, 20), 1, (12000, 16000)), (60, 80))
+    assert [prompt.original_size for prompt, _ in plan.objects] == [(60, 80)]
 
 
 def test_many_polygons_on_a_large_image_take_no_more_memory_than_the_decoder_needs_of_them():
     shape = Polygon(((10, 10), (40, 10), (40, 40)))
-    found = planned(regions(shape, 300, (6000, 8000)), (6000, 8000))
-    assert len(found.objects) == 300
-    assert all(prompt.prompt.rough_mask.nbytes <= ROUGH_SIDE**2 for prompt, _ in found.objects)
+    plan = planned(regions(shape, 300, (6000, 8000)), (6000, 8000))
+    assert len(plan.objects) == 300
+    assert all(prompt.prompt.rough_mask.nbytes <= ROUGH_SIDE**2 for prompt, _ in plan.objects)
 
 
 def test_a_task_whose_turn_at_the_decoder_does_not_come_in_time_is_raised(service):
     segment(service, task(box()))
-    turns = service.drawing.slots = FifoLimiter(1)
-    with turns:
+    limiter = service.drawing.slots = FifoLimiter(1)
+    with limiter:
         started = time.monotonic()
         with pytest.raises(RetryLater) as caught:
             segment(service, task(box()), within_s=0.1)
@@ -381,7 +381,7 @@ def test_a_task_that_runs_out_of_time_between_objects_is_raised(service):
     assert caught.value.reason is Reason.BUDGET_EXCEEDED
 
 
-def test_without_a_deadline_all_objects_are_drawn_and_each_image_is_waited_for_anew(service):
+def test_without_a_deadline_all_objects_are_drawn_and_each_image_is_waited_for_again(service):
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
     service.source.contents["second"] = png((0, 0, 250), SIZE_WH)
     boxes = [box(f"{page}-{n}", (n, n), item_index=page) for page in (0, 1) for n in range(40)]
@@ -404,9 +404,9 @@ def square(at, side=10, size=(60, 80)):
     return Mask.from_array(pixels)
 
 
-def everything(service, held, found, config=CONFIG):
-    segmenter = TaskSegmenter(service.drawing, service.embeddings, automatic=lambda _: found)
-    return segmenter.segment_everything(held, labeling_config.parse(config), 1, SOON_S)
+def everything(service, annotated, masks, config=CONFIG):
+    segmenter = TaskSegmenter(service.drawing, service.embeddings, automatic=lambda _: masks)
+    return segmenter.segment_everything(annotated, labeling_config.parse(config), 1, SOON_S)
 
 
 def test_everything_becomes_regions_without_a_label_where_there_are_several(service):
@@ -425,8 +425,8 @@ def test_everything_gets_the_only_label_where_there_is_one(service):
 
 def test_everything_is_found_on_every_image(service):
     config = CONFIG.replace('value="$image"', 'valueList="$pages"')
-    held = task(data={"pages": [IMAGE, IMAGE, "missing"]})
-    answer = everything(service, held, [Found(square((0, 0)))], config)
+    annotated = task(data={"pages": [IMAGE, IMAGE, "missing"]})
+    answer = everything(service, annotated, [Found(square((0, 0)))], config)
     assert [region.item_index for region in answer.result] == [0, 1]
     assert len({region.id for region in answer.result}) == 2
     assert answer.reasons == (Reason.IMAGE_NOT_FOUND,)

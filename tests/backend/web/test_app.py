@@ -50,7 +50,7 @@ def basic(user, password, charset="utf-8"):
 
 
 def serve_images_of(body, service):
-    """Let the source have the images that a recorded request is about, of the sizes that its context tells."""
+    """Give the source the images of a recorded request, of the sizes in its context."""
     sizes = [(entry["original_width"], entry["original_height"]) for entry in body["params"]["context"]["result"]]
     for task in body["tasks"]:
         for value in task["data"].values():
@@ -59,8 +59,8 @@ def serve_images_of(body, service):
 
 
 def is_click(name):
-    found = json.loads((GOLDEN / "requests" / f"{name}.json").read_text())
-    context = found["body"]["params"]["context"] if found["path"] == "/predict" else None
+    request = json.loads((GOLDEN / "requests" / f"{name}.json").read_text())
+    context = request["body"]["params"]["context"] if request["path"] == "/predict" else None
     return any("x" in entry["value"] for entry in (context or {}).get("result", ()))
 
 
@@ -93,7 +93,7 @@ def test_a_recorded_click_gets_masks_of_the_size_the_browser_shows(service, name
     ("kind", "value"),
     [("textarea", {"text": ["two things"]}), ("choices", {"choices": ["Blurred"]}), ("rating", {"rating": 4})],
 )
-def test_what_is_said_about_an_image_is_no_prompt_and_gets_no_region(service, caplog, kind, value):
+def test_a_choice_or_text_about_an_image_is_no_prompt_and_gets_no_region(service, caplog, kind, value):
     """In Auto-Annotation mode the editor sends it as it sends a click; the request with a text is a recorded one."""
     caplog.set_level(logging.INFO, "backend")
     body = recorded("textarea")
@@ -267,7 +267,7 @@ def test_the_webhook_that_label_studio_registers_without_credentials_is_ignored_
     for _ in range(3):
         answer = locked.client.post("/webhook", data=encoded(TASKS_CREATED))
         assert (answer.status_code, answer.json) == (200, {"status": "ignored"})
-    assert locked.source.asked == []
+    assert locked.source.fetched == []
     assert locked.count("paddle_sam_reasons_total", reason="auth_failed") == 0
     [warning] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "Settings > Webhooks" in warning.getMessage()
@@ -324,7 +324,7 @@ def test_a_malformed_authorization_header_is_a_wrong_one_on_every_route(locked, 
 
 
 @pytest.mark.parametrize("header", NO_CREDENTIALS, ids=range(len(NO_CREDENTIALS)))
-def test_a_malformed_authorization_header_is_no_matter_where_nobody_asks_for_one(client, header):
+def test_a_malformed_authorization_header_is_ignored_where_none_is_required(client, header):
     assert client.get("/versions", headers={"Authorization": header}).status_code == 200
 
 
@@ -441,7 +441,7 @@ def test_an_unknown_route_is_not_found_in_json(client, path):
     ("GET", "/predict", "POST"), ("PUT", "/predict", "POST"), ("GET", "/setup", "POST"), ("POST", "/health", "GET"),
     ("DELETE", "/", "GET"),
 ])  # fmt: skip
-def test_a_wrong_method_is_told_in_json_with_the_right_one(client, method, path, allowed):
+def test_a_wrong_method_is_answered_in_json_with_the_right_one(client, method, path, allowed):
     answer = client.open(path, method=method)
     assert (answer.status_code, answer.content_type) == (405, "application/json")
     assert allowed in answer.headers["Allow"]

@@ -62,8 +62,8 @@ def test_it_says_where_it_is(server):
 def test_the_check_says_by_its_exit_code_whether_it_is_up(server, host):
     proxy = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     assert run("serve", "--check", HOST=host, PORT=str(server.port), **proxy).returncode == 0
-    done = run("serve", "--check", HOST=host, PORT=str(free_port()))
-    assert (done.returncode, done.stdout + done.stderr) == (1, "")
+    completed = run("serve", "--check", HOST=host, PORT=str(free_port()))
+    assert (completed.returncode, completed.stdout + completed.stderr) == (1, "")
 
 
 def test_a_browser_sees_the_status_page_turn_ready(server):
@@ -104,7 +104,7 @@ def test_a_click_that_is_too_large_is_an_empty_answer_over_a_socket_too(server, 
     assert json.loads(answer)["results"][0]["result"] == []
 
 
-def test_what_nobody_asked_for_is_read_before_it_is_refused(server):
+def test_the_body_of_an_unwanted_request_is_read_before_it_is_refused(server):
     assert server.ask("/nowhere", b" " * 7_900_000)[0] == 404
     assert server.ask("/health", b" " * 7_900_000)[0] == 405
 
@@ -120,7 +120,7 @@ def test_a_body_without_end_is_not_read_to_its_end(server):
     b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{",
     b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
 ])  # fmt: skip
-def test_what_is_no_request_harms_nobody(server, message):
+def test_what_is_no_request_harms_no_other_caller(server, message):
     try:
         answer = raw(server, message)
     except ConnectionError:
@@ -140,22 +140,22 @@ def test_connections_that_say_nothing_leave_others_alone(server):
 
 
 def test_a_taken_port_is_refused_in_one_sentence(weights):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        done = run("serve", "--host", "127.0.0.1", "--port", str(port), PADDLE_SAM_WEIGHTS=weights)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
-    assert "PORT" in done.stderr
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        completed = run("serve", "--host", "127.0.0.1", "--port", str(port), PADDLE_SAM_WEIGHTS=weights)
+    assert completed.returncode == 2
+    assert completed.stderr.count("\n") == 1
+    assert completed.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+    assert "PORT" in completed.stderr
 
 
 def test_an_address_of_another_machine_is_refused(weights):
-    done = run("serve", "--host", "203.0.113.1", "--port", str(free_port()), PADDLE_SAM_WEIGHTS=weights)
-    assert done.returncode == 2
-    assert "cannot listen on 203.0.113.1" in done.stderr
-    assert "Traceback" not in done.stderr
+    completed = run("serve", "--host", "203.0.113.1", "--port", str(free_port()), PADDLE_SAM_WEIGHTS=weights)
+    assert completed.returncode == 2
+    assert "cannot listen on 203.0.113.1" in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
 def is_refused(port: int) -> bool:

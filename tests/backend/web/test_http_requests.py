@@ -68,8 +68,8 @@ def test_a_connection_goes_on_as_the_caller_says(served, head, goes_on):
 def test_chunks_of_any_size_make_a_body(served, piece):
     body = encoded(recorded("setup"))[:9000] if piece > 1 else b'{"project": 1}'
     chunks = [body[at : at + piece] for at in range(0, len(body), piece)]
-    sent = b"".join(b"%X;a=b\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nTrailer: x\r\n\r\n"
-    answer = exchange(served.port, b"POST /setup HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + sent)
+    stream = b"".join(b"%X;a=b\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nTrailer: x\r\n\r\n"
+    answer = exchange(served.port, b"POST /setup HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + stream)
     assert answer.startswith(b"HTTP/1.1 200 "), answer
 
 
@@ -172,7 +172,7 @@ def test_no_bytes_at_all_bring_the_server_into_trouble(served, caplog):
     chance = random.Random(11)
     pieces = [*NO_REQUESTS, HEALTH, SETUP, CHUNKED + b"2\r\n{}\r\n0\r\n\r\n"]
     for _ in range(300):
-        message = bytearray(b"".join(chance.choices([one[:500] for one in pieces], k=2)))
+        message = bytearray(b"".join(chance.choices([piece[:500] for piece in pieces], k=2)))
         for _ in range(chance.randrange(6)):
             message[chance.randrange(len(message))] = chance.randrange(256)
         answer = exchange(served.port, bytes(message[: chance.randrange(len(message) + 1)]))

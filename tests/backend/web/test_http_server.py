@@ -77,7 +77,7 @@ def test_whatever_trickles_in_a_request_has_to_be_there_in_time(quick, kind, wit
         assert hangs_up_after_s(line) < within_s + QUICK.linger_s + 1.5
 
 
-def test_a_caller_who_takes_too_long_is_told_so(quick):
+def test_a_caller_who_takes_too_long_gets_an_answer_that_says_so(quick):
     with attack("half a body", quick.port, 1) as [line]:
         assert line.rest().startswith(b"HTTP/1.1 408 ")
 
@@ -121,7 +121,7 @@ def test_slow_readers_hold_no_more_than_the_budget_together():
         wait_until(lambda: 0 < len(served.http.connections) < 6, 10)  # those that gave way
 
         def waiting_bytes():
-            return sum(one.unsent_bytes for one in tuple(served.http.connections.values()))
+            return sum(connection.unsent_bytes for connection in tuple(served.http.connections.values()))
 
         wait_until(lambda: waiting_bytes() <= 10_000_000, 10)  # they give way one after the other
         for line in lines:
@@ -243,16 +243,16 @@ def test_clicks_that_wait_keep_nothing_else_from_a_thread_and_the_other_way_roun
         return [b"ok"]
 
     with Served(waiting, threads=2, gate=refuses_most()) as served, contextlib.ExitStack() as stack:
-        for opened, taken in (("/metrics", "/predict"), ("/predict", "/metrics")):
+        for opened, busy in (("/metrics", "/predict"), ("/predict", "/metrics")):
             go[opened].set()
-            go[taken].clear()
+            go[busy].clear()
             lines = [stack.enter_context(Line(served.port)) for _ in range(4)]
             for line in lines:
-                line.send(get(taken, OWN))
+                line.send(get(busy, OWN))
             with Line(served.port) as line:
                 line.send(get(opened, OWN))
                 assert line.answer().endswith(b"ok")
-            go[taken].set()
+            go[busy].set()
             for line in lines:
                 assert line.answer().endswith(b"ok")
 
@@ -270,7 +270,7 @@ def test_of_requests_that_were_sent_at_once_one_is_taken_in_at_a_time():
         line.send(HEALTH * 1000)
         assert reached.wait(10)
         time.sleep(0.2)
-        assert [len(one.requests) for one in served.http.connections.values()] == [1]
+        assert [len(connection.requests) for connection in served.http.connections.values()] == [1]
         go.set()
         received = b""
         while received.count(b"ok") < 1000:
@@ -315,13 +315,13 @@ def test_where_all_places_are_taken_the_oldest_gives_its_own_to_the_newest(servi
         attack("half a head", served.port, 15) as receiving,
         attack("silent", served.port, 3),
     ):
-        assert [one.rest() for one in idle[:3]] == [b""] * 3
+        assert [connection.rest() for connection in idle[:3]] == [b""] * 3
         assert statistics.median(times_ms(served.port, [HEALTH], 1)) < AT_MOST_MS
         receiving[-1].send(b"b\r\nContent-Length: 2\r\n\r\n{}")
         assert receiving[-1].answer().startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_caller_for_whom_there_is_no_place_is_told_so():
+def test_a_caller_for_whom_there_is_no_place_gets_an_answer_that_says_so():
     go = threading.Event()
 
     def waiting(environ, start_response):
@@ -355,7 +355,9 @@ def test_large_bodies_at_once_are_bounded_and_those_for_which_there_is_no_room_h
             lines = [stack.enter_context(Line(served.port)) for _ in range(5)]
             for line in lines:
                 line.send(unfinished)
-            wait_until(lambda: sum(one.request is not None for one in served.http.connections.values()) == 5)
+            wait_until(
+                lambda: sum(connection.request is not None for connection in served.http.connections.values()) == 5
+            )
             wait_until(lambda: budget.taken > most)
             assert budget.taken <= 2 * most
             with Line(served.port) as line:
@@ -369,7 +371,7 @@ def test_large_bodies_at_once_are_bounded_and_those_for_which_there_is_no_room_h
             answers = [line.answer() for line in lines]
         assert sum(answer.startswith(b"HTTP/1.1 400 ") for answer in answers) == 2
         empty = [json.loads(answer.partition(b"\r\n\r\n")[2]) for answer in answers if b" 200 OK" in answer]
-        assert [[item["result"] for item in one["results"]] for one in empty] == [[[]]] * 3
+        assert [[item["result"] for item in answer["results"]] for answer in empty] == [[[]]] * 3
         assert service.count("paddle_sam_reasons_total", reason="overloaded") == 4
         wait_until(lambda: budget.taken == 0)
 
@@ -414,7 +416,9 @@ def test_nothing_is_kept_of_a_caller_without_credentials():
     with Service(access=locked) as service, Served(service.app, gate=service.app.config[GATE]) as served:
         with Line(served.port) as line:
             line.send(post("/predict", b" " * 500_000, length=500_001))
-            wait_until(lambda: [one.request.body.received_bytes for one in receiving(served)] == [500_000])
+            wait_until(
+                lambda: [connection.request.body.received_bytes for connection in receiving(served)] == [500_000]
+            )
             assert served.budget.taken == 0
             line.send(b" ")
             assert line.answer().startswith(b"HTTP/1.1 401 ")
@@ -425,7 +429,7 @@ def test_nothing_is_kept_of_a_caller_without_credentials():
 
 
 def receiving(served: Served) -> list:
-    return [one for one in served.http.connections.values() if one.request is not None]
+    return [connection for connection in served.http.connections.values() if connection.request is not None]
 
 
 def test_a_click_keeps_its_body_no_longer_than_it_is_read(service, served):
@@ -457,17 +461,17 @@ def test_a_stop_answers_what_is_in_hand_and_what_was_accepted_and_refuses_the_re
         return [b"ok"]
 
     with Served(waiting, threads=1) as served, contextlib.ExitStack() as stack:
-        in_hand, begun, idle = (stack.enter_context(Line(served.port)) for _ in range(3))
-        in_hand.send(HEALTH)
+        in_progress, partly_sent, idle = (stack.enter_context(Line(served.port)) for _ in range(3))
+        in_progress.send(HEALTH)
         assert reached.wait(10)
-        begun.send(HEALTH[:9])
+        partly_sent.send(HEALTH[:9])
         served.begin_to_stop()
         wait_until(lambda: served.http.state.stops_at < float("inf"))
         with pytest.raises(ConnectionRefusedError):
             Line(served.port)
-        begun.send(HEALTH[9:])
+        partly_sent.send(HEALTH[9:])
         go.set()
-        for line in (in_hand, begun):
+        for line in (in_progress, partly_sent):
             answer = line.rest()
             assert answer.endswith(b"ok")
             assert b"Connection: close" in answer

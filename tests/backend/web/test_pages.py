@@ -49,13 +49,13 @@ def texts_of(module):
     tree = ast.parse(inspect.getsource(module))
     parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
     parts |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    found = set()
+    texts = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            found.add("".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values))
+            texts.add("".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
-            found.add(node.value)
-    return {text for text in found if re.search("[A-Za-z]{2}", text)}
+            texts.add(node.value)
+    return {text for text in texts if re.search("[A-Za-z]{2}", text)}
 
 
 @pytest.fixture
@@ -112,4 +112,4 @@ def test_what_a_process_says_has_a_chinese_text(text):
 
 @pytest.mark.parametrize("texts", pages.CHINESE.values(), ids=pages.CHINESE)
 def test_a_translation_has_as_many_places_for_what_varies(texts):
-    assert [english for english, other in texts.items() if english.count("{}") != other.count("{}")] == []
+    assert [english for english, chinese in texts.items() if english.count("{}") != chinese.count("{}")] == []

@@ -43,15 +43,15 @@ def test_it_answers_clicks_and_shows_its_page(server):
 
 
 def test_every_command_is_there():
-    done = run("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(f"  {command} " in done.stdout for command in main.commands)
+    completed = run("--help")
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert all(f"  {command} " in completed.stdout for command in main.commands)
 
 
 def test_the_demo_says_where_it_runs(tmp_path):
-    done = run("demo", "--folder", str(tmp_path))
-    assert done.returncode == 1
-    assert "The demo needs Linux or macOS, on Windows inside WSL." in done.stderr
+    completed = run("demo", "--folder", str(tmp_path))
+    assert completed.returncode == 1
+    assert "The demo needs Linux or macOS, on Windows inside WSL." in completed.stderr
 
 
 def test_several_processes_are_refused_in_one_sentence():

@@ -22,12 +22,12 @@ def test_a_percentile_of_nothing_is_refused():
     (9960, "10 s"), (99_400, "99 s"), (99_600, "2 min"), (3_570_000, "1 h 0 min"), (7_500_000, "2 h 5 min"),
     (172_800_000, "2 days"),
 ])  # fmt: skip
-def test_times_are_told_in_the_unit_that_reads_well(milliseconds, expected):
+def test_times_are_written_in_the_unit_that_reads_well(milliseconds, expected):
     assert format_ms(milliseconds) == expected
 
 
 @pytest.mark.parametrize(("nbytes", "expected"), [(0, "0 MB"), (512_000_000, "512 MB"), (4_096_000_000, "4.1 GB")])
-def test_sizes_are_told_in_decimal_units(nbytes, expected):
+def test_sizes_are_written_in_decimal_units(nbytes, expected):
     assert format_bytes(nbytes) == expected
 
 

@@ -97,11 +97,11 @@ class Page(HTMLParser):
         if data.strip():
             self.texts.append((self.open[-1] if self.open else "", " ".join(data.split())))
 
-    def said(self, tag):
-        return [text for other, text in self.texts if other == tag]
+    def texts_in(self, tag):
+        return [text for name, text in self.texts if name == tag]
 
     def of(self, tag):
-        return [attrs for other, attrs in self.tags if other == tag]
+        return [attrs for name, attrs in self.tags if name == tag]
 
 
 @pytest.fixture
@@ -130,7 +130,9 @@ def filled(value: Any, text: str) -> Any:
     if isinstance(value, tuple):
         return tuple(filled(item, text) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{one.name: filled(getattr(value, one.name), text) for one in fields(value) if one.init})
+        return replace(
+            value, **{field.name: filled(getattr(value, field.name), text) for field in fields(value) if field.init}
+        )
     return value
 
 
@@ -138,10 +140,10 @@ def filled(value: Any, text: str) -> Any:
 
 
 def test_it_says_whether_the_service_is_ready_and_which_process_speaks(page):
-    found = page(FULL)
-    assert ("span", "ready") in found.texts
-    assert ("span", "process 7, up 3 min") in found.texts
-    assert found.said("title")[0] == "ready – PaddlePaddle SAM backend"
+    parsed_page = page(FULL)
+    assert ("span", "ready") in parsed_page.texts
+    assert ("span", "process 7, up 3 min") in parsed_page.texts
+    assert parsed_page.texts_in("title")[0] == "ready – PaddlePaddle SAM backend"
 
 
 @pytest.mark.parametrize(("changes", "classes"), [
@@ -153,7 +155,7 @@ def test_readiness_shows_in_more_than_words(page, changes, classes):
     assert classes in spans
 
 
-def test_names_stand_before_what_is_said_of_them(page):
+def test_names_stand_before_their_texts(page):
     texts = page(FULL).texts
     for name, text in (("version", "demo@1a2b3c4d"), ("device", "cpu"), ("being encoded or waiting", "2"),
                        ("Redis answers in", "0.4 ms"), ("encoded by all workers", "70"),
@@ -162,53 +164,55 @@ def test_names_stand_before_what_is_said_of_them(page):
         assert texts[texts.index(("dt", name)) + 1] == ("dd", text)
 
 
-def test_speeds_are_told_in_figures_and_drawn_as_bars_that_can_be_read_out(page):
-    found = page(FULL)
-    assert "20 ms" in found.said("p")
-    charts = [attrs for attrs in found.of("svg") if attrs.get("role") == "img" and "median" in attrs["aria-label"]]
+def test_speeds_are_shown_in_figures_and_drawn_as_bars_that_can_be_read_out(page):
+    parsed_page = page(FULL)
+    assert "20 ms" in parsed_page.texts_in("p")
+    charts = [
+        attrs for attrs in parsed_page.of("svg") if attrs.get("role") == "img" and "median" in attrs["aria-label"]
+    ]
     assert [chart["aria-label"] for chart in charts] == [
         "Warm clicks: the last 2, oldest first; median 20 ms, 95 % within 30 ms"
     ]
-    assert "none yet" in found.said("small")
+    assert "none yet" in parsed_page.texts_in("small")
 
 
 def test_causes_come_with_what_to_do_about_them(page):
     cells = [text for tag, text in page(FULL).texts if tag in ("code", "td")]
-    place = cells.index("image_not_found")
+    index = cells.index("image_not_found")
     what_to_do = f"{Reason.IMAGE_NOT_FOUND.meaning} → {Reason.IMAGE_NOT_FOUND.remedy}"
-    assert cells[place : place + 4] == ["image_not_found", "3", "12:00:00", what_to_do]
-    place = cells.index("no_context")
-    assert cells[place : place + 3] == ["no_context", "5", Reason.NO_CONTEXT.meaning]
+    assert cells[index : index + 4] == ["image_not_found", "3", "12:00:00", what_to_do]
+    index = cells.index("no_context")
+    assert cells[index : index + 3] == ["no_context", "5", Reason.NO_CONTEXT.meaning]
 
 
 def test_tiers_show_how_full_they_are_or_why_they_are_passed_over(page):
-    found = page(FULL)
-    assert "12 entries, 128 MB of 512 MB" in found.said("span")
-    assert "9 entries, 3 MB" in found.said("span")
-    assert "No space left on device" in found.said("span")
-    assert [attrs["width"] for attrs in found.of("rect") if attrs.get("class") == "used"] == ["25.0", "100.0"]
+    parsed_page = page(FULL)
+    assert "12 entries, 128 MB of 512 MB" in parsed_page.texts_in("span")
+    assert "9 entries, 3 MB" in parsed_page.texts_in("span")
+    assert "No space left on device" in parsed_page.texts_in("span")
+    assert [attrs["width"] for attrs in parsed_page.of("rect") if attrs.get("class") == "used"] == ["25.0", "100.0"]
 
 
-def test_one_of_a_kind_is_told_in_the_singular(page):
+def test_one_of_a_kind_is_shown_in_the_singular(page):
     alone = replace(FULL.cluster.state, worker_names=("vm:12",))
     tiers = (StoreStats("memory", 1, 3_000_000, 0),)
-    found = page(replace(FULL, tiers=tiers, cluster=replace(FULL.cluster, state=alone)))
-    assert "1 entry, 3 MB" in found.said("span")
-    assert ("h3", "1 worker") in found.texts
+    parsed_page = page(replace(FULL, tiers=tiers, cluster=replace(FULL.cluster, state=alone)))
+    assert "1 entry, 3 MB" in parsed_page.texts_in("span")
+    assert ("h3", "1 worker") in parsed_page.texts
 
 
-def test_who_connects_it_for_the_first_time_is_told_what_label_studio_refuses(page):
-    found = page(FRESH)
-    assert "reserved network address" in found.said("i")
-    assert "USE_DEFAULT_BANNED_SUBNETS=false" in found.said("code")
+def test_before_the_first_connection_it_shows_what_label_studio_refuses(page):
+    parsed_page = page(FRESH)
+    assert "reserved network address" in parsed_page.texts_in("i")
+    assert "USE_DEFAULT_BANNED_SUBNETS=false" in parsed_page.texts_in("code")
 
 
 def test_the_team_is_shown_where_there_is_one(page):
     texts = page(FULL).texts
     assert ("h3", "2 workers") in texts
     assert ("code", "vm:12") in texts
-    place = texts.index(("td", "interactive"))
-    assert texts[place + 1 : place + 3] == [("td", "4"), ("td", "1.2 s")]
+    index = texts.index(("td", "interactive"))
+    assert texts[index + 1 : index + 3] == [("td", "4"), ("td", "1.2 s")]
     assert texts[texts.index(("td", "bulk")) + 1 :][:2] == [("td", "0"), ("td", "–")]
     assert ("h2", "Work") in page(replace(FULL, cluster=None)).texts
 
@@ -228,13 +232,13 @@ def test_projects_show_what_their_labeling_config_lacks(page):
 
 def test_problems_have_a_place_of_their_own_only_where_there_are_any(page):
     texts = page(FULL).texts
-    place = texts.index(("h2", "Look at"))
-    assert texts[place + 1 : place + 4] == [("b", "API key"), ("span", "is not set"), ("li", "→ set it")]
+    index = texts.index(("h2", "Look at"))
+    assert texts[index + 1 : index + 4] == [("b", "API key"), ("span", "is not set"), ("li", "→ set it")]
     assert ("h2", "Look at") not in page(replace(FULL, problems=())).texts
 
 
 def test_it_shows_the_last_requests_newest_first(page):
-    cells = page(FULL).said("td")
+    cells = page(FULL).texts_in("td")
     assert cells[-17:] == ["12:34:56", "click", "project 1, task 5", "2", "1.2 s", "embedding 1200, decoder 30",
                            "12:00:00", "opened", "task 7", "0", "20 ms", "no_context",
                            "12:00:00", "3 tasks", "0", "7.0 ms", "no_context, size_mismatch"]  # fmt: skip
@@ -243,10 +247,10 @@ def test_it_shows_the_last_requests_newest_first(page):
 
 
 def test_before_the_first_request_it_says_what_to_do(page):
-    found = page(FRESH)
-    assert any("Connect this address in Label Studio" in text for text in found.said("li"))
-    assert "Warm clicks" not in found.said("h2")
-    assert "Last requests" not in found.said("h2")
+    parsed_page = page(FRESH)
+    assert any("Connect this address in Label Studio" in text for text in parsed_page.texts_in("li"))
+    assert "Warm clicks" not in parsed_page.texts_in("h2")
+    assert "Last requests" not in parsed_page.texts_in("h2")
 
 
 # What it is made of.
@@ -254,15 +258,15 @@ def test_before_the_first_request_it_says_what_to_do(page):
 
 def test_what_others_wrote_stays_text_wherever_it_stands(show):
     answer = show(filled(FULL, NASTY))
-    found = Page(answer.text)
-    assert len(found.of("script")) == 1
-    assert not found.of("img")
-    assert not any(name.startswith("on") for _, attrs in found.tags for name in attrs)
+    parsed_page = Page(answer.text)
+    assert len(parsed_page.of("script")) == 1
+    assert not parsed_page.of("img")
+    assert not any(name.startswith("on") for _, attrs in parsed_page.tags for name in attrs)
     assert "{{ 7 * 7 }}" in answer.text
 
 
 def test_every_word_of_a_status_is_shown_and_escaped(page):
-    """Fields are told apart by their place in it, so that none is forgotten."""
+    """Every field gets a text of its own, so that a forgotten one is found."""
     number = iter(range(1000))
 
     def marked(value):
@@ -273,7 +277,9 @@ def test_every_word_of_a_status_is_shown_and_escaped(page):
         if isinstance(value, tuple):
             return tuple(map(marked, value))
         if is_dataclass(value):
-            return replace(value, **{one.name: marked(getattr(value, one.name)) for one in fields(value) if one.init})
+            return replace(
+                value, **{field.name: marked(getattr(value, field.name)) for field in fields(value) if field.init}
+            )
         return value
 
     status = replace(FULL, cluster=replace(FULL.cluster, problems=(), headline=""))
@@ -304,9 +310,11 @@ def test_it_needs_nothing_from_elsewhere(show):
 def test_only_its_own_script_may_run(show):
     first, second = (Page(show(FULL).text) for _ in range(2))
     nonces = []
-    for found in (first, second):
-        [policy] = [one["content"] for one in found.of("meta") if one.get("http-equiv") == "Content-Security-Policy"]
-        [script] = found.of("script")
+    for response in (first, second):
+        [policy] = [
+            meta["content"] for meta in response.of("meta") if meta.get("http-equiv") == "Content-Security-Policy"
+        ]
+        [script] = response.of("script")
         assert f"script-src 'nonce-{script['nonce']}'" in policy
         assert "default-src 'none'" in policy
         nonces.append(script["nonce"])
@@ -325,14 +333,14 @@ def test_it_is_never_kept_by_a_cache(show):
 
 
 def test_it_can_be_read_out(page):
-    found = page(FULL)
-    assert found.of("html") == [{"lang": "en"}]
-    assert len(found.said("h1")) == 1
-    levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch(r"h[1-6]", tag)]
+    parsed_page = page(FULL)
+    assert parsed_page.of("html") == [{"lang": "en"}]
+    assert len(parsed_page.texts_in("h1")) == 1
+    levels = [int(tag[1]) for tag, _ in parsed_page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert all(after <= before + 1 for before, after in pairwise(levels))
-    assert all(attrs.get("scope") in ("col", "row") for attrs in found.of("th"))
-    assert all(attrs.get("role") == "img" or attrs.get("aria-hidden") == "true" for attrs in found.of("svg"))
-    assert all(attrs["aria-label"] for attrs in found.of("svg") if attrs.get("role") == "img")
+    assert all(attrs.get("scope") in ("col", "row") for attrs in parsed_page.of("th"))
+    assert all(attrs.get("role") == "img" or attrs.get("aria-hidden") == "true" for attrs in parsed_page.of("svg"))
+    assert all(attrs["aria-label"] for attrs in parsed_page.of("svg") if attrs.get("role") == "img")
 
 
 def test_it_is_behind_the_same_door_as_everything_else(show):
@@ -342,13 +350,13 @@ def test_it_is_behind_the_same_door_as_everything_else(show):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_its_colours_can_be_told_apart(scheme):
+def test_its_colours_can_be_distinguished(scheme):
     """WCAG 2.2's contrast of 4.5 to 1 for text, on every background that it stands on."""
     colours = palette(scheme)
     pairs = [(word, ground) for word in ("text", "soft", "bad", "accent") for ground in ("page", "card")]
     pairs += [("text", "bad-page"), ("bad", "bad-page"), ("on", "good"), ("on", "bad"), ("on", "warn")]
     poor = {(word, ground): contrast(colours[word], colours[ground]) for word, ground in pairs}
-    assert {pair: found for pair, found in poor.items() if found < 4.5} == {}
+    assert {pair: ratio for pair, ratio in poor.items() if ratio < 4.5} == {}
 
 
 def palette(scheme):
@@ -357,14 +365,14 @@ def palette(scheme):
     return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+)", light if scheme == "light" else dark))
 
 
-def contrast(one, other):
-    brighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+def contrast(first, second):
+    brighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
     return (brighter + 0.05) / (darker + 0.05)
 
 
 def luminance(colour):
     digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
-    shares = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    shares = [int(digits[start : start + 2], 16) / 255 for start in (0, 2, 4)]
     linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
     return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 

@@ -71,16 +71,16 @@ def sources(metrics, tiny_checkpoint, clock, tmp_path):
 
 @pytest.fixture
 def take(sources):
-    """Takes a snapshot of a process that is as told."""
+    """Takes a snapshot of a process with the given state."""
     return lambda **changes: snapshot.take(sources(**changes))
 
 
-def answer(metrics, asked=CLICK, *, regions=1, reasons=(), total_s=0.01, waited=False):
+def answer(metrics, request=CLICK, *, regions=1, reasons=(), total_s=0.01, waited=False):
     if waited:
         with metrics.waiting():
             pass
-    predictions = tuple(Prediction((REGION,) * regions, 0.5, "SAM@1", tuple(reasons)) for _ in asked.tasks)
-    metrics.answered(asked, predictions, received_s=0, total_s=total_s, body_bytes=100)
+    predictions = tuple(Prediction((REGION,) * regions, 0.5, "SAM@1", tuple(reasons)) for _ in request.tasks)
+    metrics.answered(request, predictions, received_s=0, total_s=total_s, body_bytes=100)
 
 
 def work(**changes):
@@ -109,11 +109,11 @@ def test_the_headline_says_what_it_waits_for(sources, changes, headline, is_brok
 
 def test_problems_come_with_the_worst_first(take):
     status = take(environ={}, decoder=("", "no such device"), work=work(failure="no room"), cluster=DOWN)
-    assert [one.subject for one in status.problems] == ["model", "model", "Redis", "API key"]
+    assert [problem.subject for problem in status.problems] == ["model", "model", "Redis", "API key"]
     assert "LABEL_STUDIO_API_KEY" in status.problems[-1].text
 
 
-def test_one_failure_of_both_halves_is_told_once(take):
+def test_one_failure_of_both_halves_is_shown_once(take):
     assert len(take(decoder=("", "no room"), work=work(failure="no room")).problems) == 1
 
 
@@ -122,7 +122,7 @@ def test_warm_clicks_first_clicks_and_encodes_are_timed_apart(take, metrics):
     answer(metrics, total_s=0.03)
     answer(metrics, total_s=1.5, waited=True)
     answer(metrics, OPENED, total_s=9.0)  # was not a click
-    answer(metrics, regions=0, reasons=[Reason.EMPTY_MASK], total_s=8.0)  # showed nobody a mask
+    answer(metrics, regions=0, reasons=[Reason.EMPTY_MASK], total_s=8.0)  # showed no mask
     with metrics.stage("encode"):
         pass
     warm, first, encodes = take().speeds
@@ -196,7 +196,7 @@ def test_only_the_last_requests_and_projects_are_shown(take, metrics):
     status = take()
     assert len(status.requests) == SHOWN_REQUESTS
     assert len(status.projects) == SHOWN_PROJECTS
-    assert [one.name for one in status.projects[:3]] == ["3", "59", "58"], "trouble first, then the newest"
+    assert [project.name for project in status.projects[:3]] == ["3", "59", "58"], "trouble first, then the newest"
 
 
 def test_a_project_without_a_number_has_a_name_all_the_same(take, metrics):
@@ -213,7 +213,7 @@ def test_the_model_says_what_it_is_and_where(take, tiny_checkpoint):
     assert "not loaded yet" in {row.name: row.text for row in take(decoder=("", "")).model}["device"]
 
 
-def test_an_encoder_that_cannot_be_loaded_is_told_of(metrics):
+def test_an_encoder_that_cannot_be_loaded_is_reported(metrics):
     source, attempts = FakeSource(), [MemoryError("no room for the encoder")]
     source.contents["/a.png"] = png()
 

@@ -136,15 +136,15 @@ def test_the_page_follows_the_browsers_language(client, accepted, language):
 def test_every_text_of_the_page_has_a_chinese_one():
     page = (TEMPLATES / "try.html").read_text()
     page = re.sub(r"(?s)<style.*?</style>|<script.*?</script>|{%.*?%}|{{.*?}}", "", page)
-    shown = {text.strip() for text in re.findall(r">([^<>]+)<", page)}
-    shown |= set(re.findall(r'aria-label="([^"]+)"', page))
-    shown = {text for text in shown if len(text) > 1 and text not in KEYS}
+    texts_of_page = {text.strip() for text in re.findall(r">([^<>]+)<", page)}
+    texts_of_page |= set(re.findall(r'aria-label="([^"]+)"', page))
+    texts_of_page = {text for text in texts_of_page if len(text) > 1 and text not in KEYS}
     script = (TEMPLATES / "try.js").read_text()
-    said = {
+    texts_of_script = {
         re.sub(r"\$\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}", "{}", text)
         for text in re.findall(r'say\((?:`(.+?)`|"(.+?)")[,)]', script)
         for text in text
         if text
     }
-    assert len(said) >= 8
-    assert (shown | said) - set(pages.CHINESE["try"]) - {"{} in {} ms · score {}"} == set()
+    assert len(texts_of_script) >= 8
+    assert (texts_of_page | texts_of_script) - set(pages.CHINESE["try"]) - {"{} in {} ms · score {}"} == set()

@@ -78,19 +78,19 @@ def find(image=TWO, model=None, **settings):
     return AutomaticMaskGenerator(model, model, AutomaticSettings(**{"points_per_side": 8, **settings})).generate(image)
 
 
-def overlap(found, expected):
-    return np.count_nonzero(found & expected) / np.count_nonzero(found | expected)
+def overlap(mask, expected):
+    return np.count_nonzero(mask & expected) / np.count_nonzero(mask | expected)
 
 
 def test_each_object_is_found_once_and_the_best_comes_first():
-    found = find()
-    assert len(found) == 2
-    for mask, number in zip(found, (1, 2), strict=True):
+    masks = find()
+    assert len(masks) == 2
+    for mask, number in zip(masks, (1, 2), strict=True):
         assert overlap(mask.segmentation, TWO[..., 0] == number) > 0.9
-    assert found[0].predicted_iou > found[1].predicted_iou > 0.9
+    assert masks[0].predicted_iou > masks[1].predicted_iou > 0.9
 
 
-def test_a_mask_tells_its_area_its_box_its_point_and_where_it_was_found():
+def test_a_mask_carries_its_area_its_box_its_point_and_where_it_was_found():
     large, _ = find()
     pixels = large.segmentation
     rows, columns = np.nonzero(pixels)
@@ -135,9 +135,9 @@ def test_masks_of_low_predicted_iou_are_left_out():
 def test_masks_whose_edge_depends_on_the_cut_off_are_left_out():
     vague = Discs(slope=1.5)
     assert find(model=vague) == []
-    found = find(model=vague, stability_score_thresh=0.3)
-    assert len(found) == 2
-    assert all(0.3 <= mask.stability_score < 0.95 for mask in found)
+    masks = find(model=vague, stability_score_thresh=0.3)
+    assert len(masks) == 2
+    assert all(0.3 <= mask.stability_score < 0.95 for mask in masks)
     assert len(find(model=vague, stability_score_offset=0.01)) == 2
     assert len(find(model=vague, stability_score_thresh=0)) == 2
 
@@ -163,7 +163,7 @@ def test_masks_that_are_nearly_the_same_are_duplicates_also_where_their_boxes_di
     assert len(find(model=Speckled())) > 2
     assert len(find(model=Speckled(), mask_nms_thresh=0.99)) > 2
     distinct = find(model=Speckled(), mask_nms_thresh=0.8)
-    assert [one.to_record()["bbox"] for one in distinct][:2] == [one.to_record()["bbox"] for one in find()]
+    assert [mask.to_record()["bbox"] for mask in distinct][:2] == [mask.to_record()["bbox"] for mask in find()]
 
 
 def test_scores_above_one_still_rank():
@@ -174,9 +174,9 @@ def test_scores_above_one_still_rank():
 
             return super().decode_each(embedding, prompts, multimask_output, later)
 
-    found = find(model=Proud())
-    assert [mask.predicted_iou > 1.1 for mask in found] == [True, True]
-    assert [mask.score for mask in found] == [1.0, 1.0]
+    masks = find(model=Proud())
+    assert [mask.predicted_iou > 1.1 for mask in masks] == [True, True]
+    assert [mask.score for mask in masks] == [1.0, 1.0]
 
 
 def test_points_are_asked_in_batches():
@@ -195,8 +195,8 @@ def test_an_embedding_is_enough():
     model = Discs()
     embedding = model.encode(TWO)
     generator = AutomaticMaskGenerator(model, settings=AutomaticSettings(points_per_side=8))
-    found = generator.generate_from_embedding(embedding)
-    assert [one.to_record()["bbox"] for one in found] == [one.to_record()["bbox"] for one in find()]
+    masks = generator.generate_from_embedding(embedding)
+    assert [mask.to_record()["bbox"] for mask in masks] == [mask.to_record()["bbox"] for mask in find()]
 
 
 def test_crops_find_what_is_too_small_for_the_whole_picture_and_the_smaller_crop_wins():
@@ -215,8 +215,8 @@ def test_crops_find_what_is_too_small_for_the_whole_picture_and_the_smaller_crop
 
 def test_what_a_crop_cuts_off_is_left_to_the_whole_picture():
     image = picture((600, 300, 220), size=(600, 1200))
-    [found] = find(image, crop_n_layers=1, crop_overlap_ratio=0.1)
-    assert found.crop_box == (0, 0, 1200, 600)
+    [masks] = find(image, crop_n_layers=1, crop_overlap_ratio=0.1)
+    assert masks.crop_box == (0, 0, 1200, 600)
 
 
 def test_small_regions_are_cleaned_up():
@@ -225,7 +225,7 @@ def test_small_regions_are_cleaned_up():
     image[100:108, 140:150] = 1
     marred, clean = find(image), find(image, min_mask_region_area=400)
     assert [len(marred), len(clean)] == [2, 2]
-    broken, whole = marred[0].segmentation, next(one for one in clean if one.bbox[0] < 60)
+    broken, whole = marred[0].segmentation, next(mask for mask in clean if mask.bbox[0] < 60)
     assert not broken[60, 40]
     assert broken[104, 145]
     assert whole.segmentation[60, 40]
@@ -238,7 +238,7 @@ def test_the_number_of_masks_can_be_limited_to_the_best():
     image = picture((30, 30, 18), (80, 80, 25), (130, 40, 22))
     assert [mask.bbox[0] < 70 for mask in find(image, points_per_side=16, max_masks=2)] == [True, False]
     best = find(image, points_per_side=16, max_masks=2)
-    assert [one.area for one in best] == [one.area for one in find(image, points_per_side=16)][:2]
+    assert [mask.area for mask in best] == [mask.area for mask in find(image, points_per_side=16)][:2]
     assert len(find(image, points_per_side=16, max_masks=9)) == 3
 
 
@@ -259,11 +259,11 @@ def test_a_mask_that_the_clean_up_made_too_small_is_left_out():
 
 
 def test_without_a_score_head_the_stable_masks_win_and_no_score_is_made_up():
-    found = find(model=Discs(EVERYTHING - {"score"}))
-    assert len(found) == 3  # nothing but stability says that the background is none
-    assert {mask.predicted_iou for mask in found} == {None}
-    assert all(mask.score == mask.stability_score for mask in found)
-    assert [mask.score for mask in found] == sorted((mask.score for mask in found), reverse=True)
+    masks = find(model=Discs(EVERYTHING - {"score"}))
+    assert len(masks) == 3  # nothing but stability says that the background is none
+    assert {mask.predicted_iou for mask in masks} == {None}
+    assert all(mask.score == mask.stability_score for mask in masks)
+    assert [mask.score for mask in masks] == sorted((mask.score for mask in masks), reverse=True)
 
 
 def test_weights_that_take_no_points_are_refused():
@@ -291,8 +291,8 @@ def test_what_is_no_picture_is_refused(shape):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (3, 3)])
 def test_pictures_of_few_pixels_are_no_problem(size):
-    found = find(picture((0, 0, 999), size=size), crop_n_layers=2, points_per_side=4)
-    assert np.logical_or.reduce([one.segmentation for one in found]).all()
+    masks = find(picture((0, 0, 999), size=size), crop_n_layers=2, points_per_side=4)
+    assert np.logical_or.reduce([mask.segmentation for mask in masks]).all()
 
 
 def test_a_picture_of_12_megapixels_takes_less_than_a_few_full_size_masks():
@@ -300,10 +300,10 @@ def test_a_picture_of_12_megapixels_takes_less_than_a_few_full_size_masks():
     embedding = model.encode(picture((2000, 1500, 1400), size=(3000, 4000)))
     generator = AutomaticMaskGenerator(model, settings=AutomaticSettings(points_per_side=4, box_nms_thresh=1.0))
     tracemalloc.start()
-    found = generator.generate_from_embedding(embedding)
+    masks = generator.generate_from_embedding(embedding)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(found) > 15
+    assert len(masks) > 15
     assert peak < 5 * 3000 * 4000
 
 
@@ -349,7 +349,7 @@ def test_settings_out_of_range_are_refused_with_expected_and_got(settings, messa
         AutomaticSettings(**settings)
 
 
-def test_thresholds_suit_the_network_where_nobody_says_them():
+def test_default_thresholds_suit_the_network():
     demo = settings_for("demo", pred_iou_thresh=None, points_per_side=16)
     assert (demo.pred_iou_thresh, demo.stability_score_thresh, demo.points_per_side) == (0.65, 0.8, 16)
     assert settings_for("demo", pred_iou_thresh=0.9).pred_iou_thresh == 0.9
@@ -374,5 +374,5 @@ def test_a_real_network_finds_the_same_from_a_picture_and_from_its_embedding(tin
     from_picture = generator.generate(landscape)
     from_embedding = generator.generate_from_embedding(tiny_encoder.encode(landscape))
     assert len(from_picture) == len(from_embedding) > 3
-    for one, other in zip(from_picture, from_embedding, strict=True):
-        np.testing.assert_array_equal(one.segmentation, other.segmentation)
+    for first, second in zip(from_picture, from_embedding, strict=True):
+        np.testing.assert_array_equal(first.segmentation, second.segmentation)

@@ -31,10 +31,10 @@ def test_a_grid_has_the_centres_of_equal_cells_row_by_row():
 @relaxed
 @given(sides, sides, st.integers(0, 3), st.floats(0, 1))
 def test_the_crops_of_each_layer_lie_in_the_picture_and_cover_it(height, width, layers, overlap_ratio):
-    found = crops((height, width), layers, overlap_ratio)
-    assert (found[0].box, found[0].layer) == ((0, 0, width, height), 0)
+    crop_boxes = crops((height, width), layers, overlap_ratio)
+    assert (crop_boxes[0].box, crop_boxes[0].layer) == ((0, 0, width, height), 0)
     for layer in range(layers + 1):
-        of_layer = [crop.box for crop in found if crop.layer == layer]
+        of_layer = [crop.box for crop in crop_boxes if crop.layer == layer]
         assert len(of_layer) <= 4**layer
         assert all(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height for x1, y1, x2, y2 in of_layer)
         for axis, side in ((0, width), (1, height)):
@@ -54,23 +54,27 @@ def test_the_crops_of_a_photo_overlap_by_the_ratio():
     ]
 
 
-def iou(one, other):
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
+def iou(first, second):
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
     common = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
     return common / (sum(areas) - common)
 
 
 @relaxed
 @given(st.lists(st.tuples(boxes, st.floats(0, 1, width=32)), max_size=25), st.floats(0.05, 0.95))
 def test_of_boxes_that_overlap_the_best_stays(marked, threshold):
-    found, scores = [box for box, _ in marked], [score for _, score in marked]
-    stay = non_maximum_suppression(found, scores, threshold)
+    marked_boxes, scores = [box for box, _ in marked], [score for _, score in marked]
+    stay = non_maximum_suppression(marked_boxes, scores, threshold)
     assert [scores[index] for index in stay] == sorted((scores[index] for index in stay), reverse=True)
     for index in range(len(marked)):
-        rivals = [one for one in stay if one != index and (scores[one], -one) > (scores[index], -index)]
-        overlaps = [iou(found[index], found[one]) for one in rivals]
+        rivals = [
+            kept_index
+            for kept_index in stay
+            if kept_index != index and (scores[kept_index], -kept_index) > (scores[index], -index)
+        ]
+        overlaps = [iou(marked_boxes[index], marked_boxes[kept_index]) for kept_index in rivals]
         if index in stay:
             assert all(overlap <= threshold + 1e-6 for overlap in overlaps)
         else:
@@ -128,19 +132,19 @@ def over_the_whole_picture(mask, min_area):
 @relaxed
 @given(pictures, st.integers(1, 60))
 def test_small_regions_go_as_if_the_whole_picture_was_looked_at(mask, min_area):
-    found, changed = without_small_regions(Mask.from_array(mask), min_area)
+    cleaned, changed = without_small_regions(Mask.from_array(mask), min_area)
     if not mask.any():
-        assert (found.area, changed) == (0, False)
+        assert (cleaned.area, changed) == (0, False)
         return
     expected, largest = over_the_whole_picture(mask, min_area)
     if largest is None:
-        np.testing.assert_array_equal(found.to_array(), expected)
+        np.testing.assert_array_equal(cleaned.to_array(), expected)
     else:
-        assert found.area == largest
-        assert not (found.to_array() & ~expected).any()
-    assert found.original_size == mask.shape
+        assert cleaned.area == largest
+        assert not (cleaned.to_array() & ~expected).any()
+    assert cleaned.original_size == mask.shape
     if not changed:
-        np.testing.assert_array_equal(found.to_array(), mask)
+        np.testing.assert_array_equal(cleaned.to_array(), mask)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
@@ -162,7 +166,7 @@ def test_a_mask_without_small_regions_is_returned_as_it_is():
 
 def test_a_small_mask_in_a_photo_too_large_for_memory_is_cleaned_up():
     two_lines = np.eye(50, dtype=bool) | np.eye(50, k=3, dtype=bool)
-    found, changed = without_small_regions(Mask(two_lines, (1_000_000, 2_000_000), (4_000_000, 4_000_000)), 48)
+    cleaned, changed = without_small_regions(Mask(two_lines, (1_000_000, 2_000_000), (4_000_000, 4_000_000)), 48)
     assert changed
-    assert found.box == (1_000_000, 2_000_000, 1_000_050, 2_000_050)
-    np.testing.assert_array_equal(found.crop, np.eye(50, dtype=bool))
+    assert cleaned.box == (1_000_000, 2_000_000, 1_000_050, 2_000_050)
+    np.testing.assert_array_equal(cleaned.crop, np.eye(50, dtype=bool))

@@ -30,7 +30,7 @@ class Watched(io.StringIO):
             time.sleep(0.005)
 
 
-def test_lines_say_how_many_pictures_and_points_are_done_while_nothing_is_told():
+def test_lines_say_how_many_pictures_and_points_are_done_while_nothing_happens():
     stream = Watched()
     lines = Lines(12, stream, every_s=0.01)
     lines.begin("a.jpg")
@@ -80,14 +80,14 @@ def test_a_bar_in_a_terminal_moves_within_a_picture():
     assert "100%|" in drawn.rpartition("\r")[2]
 
 
-def test_the_generator_tells_how_many_points_it_has_asked_at(tiny_encoder, tiny_decoder):
-    told = []
+def test_the_generator_reports_how_many_points_it_has_decoded(tiny_encoder, tiny_decoder):
+    progress = []
     settings = AutomaticSettings(points_per_side=4, points_per_batch=10, crop_n_layers=1)
     generator = AutomaticMaskGenerator(tiny_decoder, tiny_encoder, settings)
-    generator.generate(photo(60, 80), lambda done, total: told.append((done, total)))
-    assert told[:3] == [(0, 80), (10, 80), (16, 80)]
-    assert told[-1] == (80, 80)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    generator.generate(photo(60, 80), lambda count, total: progress.append((count, total)))
+    assert progress[:3] == [(0, 80), (10, 80), (16, 80)]
+    assert progress[-1] == (80, 80)
+    assert [count for count, _ in progress] == sorted(count for count, _ in progress)
 
 
 CODE = """
@@ -102,8 +102,8 @@ def test_everything_shows_lines_on_standard_error_where_output_is_piped(tmp_path
     Image.fromarray(np.zeros((80, 120, 3), np.uint8)).save(tmp_path / "a.png")
     command = [sys.executable, "-c", CODE, "segment", tmp_path / "a.png", "--everything", "--out", tmp_path / "out",
                "--points-per-side", "5", "--points-per-batch", "1"]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout == f"1 of 1 pictures segmented, see {tmp_path / 'out'}\n"
-    lines = [line for line in done.stderr.splitlines() if line.startswith("0 of 1 pictures done; a.png, ")]
+    completed = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=True)
+    assert completed.stdout == f"1 of 1 pictures segmented, see {tmp_path / 'out'}\n"
+    lines = [line for line in completed.stderr.splitlines() if line.startswith("0 of 1 pictures done; a.png, ")]
     assert len(lines) > 1
     assert lines[-1].endswith(" of 25 points")

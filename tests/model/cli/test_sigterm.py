@@ -29,25 +29,25 @@ def start(*arguments, is_heard=True):
 
 @pytest.fixture
 def hanging():
-    """A server that never sends its file, and an event that is set once it is asked for it."""
-    asked, over = threading.Event(), threading.Event()
+    """A server that never sends its file, and an event that a request for it sets."""
+    is_asked, over = threading.Event(), threading.Event()
 
     def hang(request):
-        asked.set()
+        is_asked.set()
         over.wait(60)
         return Reply(b"")
 
     with HttpServer() as server:
         server.routes["/mobile_sam.pt"] = hang
-        yield server.url, asked
+        yield server.url, is_asked
         over.set()
 
 
 @pytest.mark.parametrize("is_heard", [True, False])
 def test_a_wait_for_the_network_ends_at_once(hanging, tmp_path, is_heard):
-    url, asked = hanging
+    url, is_asked = hanging
     with start("download", "mobile_sam", "--mirror", url, "--weights-dir", tmp_path, is_heard=is_heard) as process:
-        assert asked.wait(60)
+        assert is_asked.wait(60)
         process.send_signal(signal.SIGTERM)
         if not is_heard:  # the wait itself goes on: the second signal ends the process
             with pytest.raises(subprocess.TimeoutExpired):

@@ -84,15 +84,15 @@ def test_counts_of_any_size_come_back_from_their_text(counts):
     )
 )
 def test_the_iou_of_two_codes_is_that_of_their_masks(pair):
-    one, other = (coco_rle.encode(Mask.from_array(mask)) for mask in pair)
+    first, second = (coco_rle.encode(Mask.from_array(mask)) for mask in pair)
     expected = np.count_nonzero(pair[0] & pair[1]) / max(np.count_nonzero(pair[0] | pair[1]), 1)
-    assert coco_rle.iou(one, other) == pytest.approx(expected, abs=1e-12)
+    assert coco_rle.iou(first, second) == pytest.approx(expected, abs=1e-12)
 
 
 def test_codes_of_photos_of_different_sizes_have_no_iou():
-    one, other = (Rle(np.array([6]), size) for size in ((2, 3), (3, 2)))
+    first, second = (Rle(np.array([6]), size) for size in ((2, 3), (3, 2)))
     with pytest.raises(ValueError, match=r"iou: expected masks of one size, got \(2, 3\) and \(3, 2\)"):
-        coco_rle.iou(one, other)
+        coco_rle.iou(first, second)
 
 
 def test_runs_of_no_pixels_within_are_read():

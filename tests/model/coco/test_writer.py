@@ -24,23 +24,23 @@ def test_pictures_and_masks_are_numbered_and_belong_together(tmp_path):
         file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3), 0.5), Annotation(square(5, 6, 7))])
         file.add("empty.jpg", (10, 20), [])
         file.add("more/é.jpg", (30, 40), [Annotation(square(0, 0, 30), 0.25, {"stability_score": 0.75})])
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert list(found) == ["info", "categories", "annotations", "images"]
-    assert found["info"]["description"] == "Masks made by été@1"
-    assert found["images"] == [
+    coco = json.loads(path.read_text(encoding="utf-8"))
+    assert list(coco) == ["info", "categories", "annotations", "images"]
+    assert coco["info"]["description"] == "Masks made by été@1"
+    assert coco["images"] == [
         {"id": 1, "file_name": "a.jpg", "height": 30, "width": 40},
         {"id": 2, "file_name": "empty.jpg", "height": 10, "width": 20},
         {"id": 3, "file_name": "more/é.jpg", "height": 30, "width": 40},
     ]
-    annotations = found["annotations"]
-    assert [(one["id"], one["image_id"], one.get("score")) for one in annotations] == [
+    annotations = coco["annotations"]
+    assert [(annotation["id"], annotation["image_id"], annotation.get("score")) for annotation in annotations] == [
         (1, 1, 0.5),
         (2, 1, None),
         (3, 3, 0.25),
     ]
-    assert [one["bbox"] for one in annotations] == [[1, 2, 3, 3], [5, 6, 7, 7], [0, 0, 30, 30]]
-    assert [one["area"] for one in annotations] == [9, 49, 900]
-    assert {one["category_id"] for one in annotations} == {found["categories"][0]["id"]}
+    assert [annotation["bbox"] for annotation in annotations] == [[1, 2, 3, 3], [5, 6, 7, 7], [0, 0, 30, 30]]
+    assert [annotation["area"] for annotation in annotations] == [9, 49, 900]
+    assert {annotation["category_id"] for annotation in annotations} == {coco["categories"][0]["id"]}
     assert annotations[2]["stability_score"] == 0.75
     assert rle.parse(annotations[1]["segmentation"]).box == (5, 6, 12, 13)
     assert list(path.parent.iterdir()) == [path]
@@ -51,9 +51,9 @@ def test_categories_may_come_up_on_the_way_and_masks_be_written_as_polygons(tmp_
     with CocoFile(path, "", categories) as file:
         file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3), category_id=2, polygons=((1, 2, 4, 2, 4, 5, 1, 5),))])
         categories.append({"id": 2, "name": "Größe"})
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert found["categories"] == categories
-    [row] = found["annotations"]
+    coco = json.loads(path.read_text(encoding="utf-8"))
+    assert coco["categories"] == categories
+    [row] = coco["annotations"]
     assert (row["category_id"], row["segmentation"]) == (2, [[1, 2, 4, 2, 4, 5, 1, 5]])
     assert (row["area"], row["bbox"]) == (9, [1, 2, 3, 3])
 
@@ -76,9 +76,9 @@ def test_what_was_added_before_an_error_is_kept(tmp_path):
     with contextlib.suppress(KeyboardInterrupt), CocoFile(path, "") as file:
         file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3))])
         raise KeyboardInterrupt
-    found = json.loads(path.read_text())
-    assert [image["file_name"] for image in found["images"]] == ["a.jpg"]
-    assert len(found["annotations"]) == 1
+    coco = json.loads(path.read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["a.jpg"]
+    assert len(coco["annotations"]) == 1
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_others_whole(tmp_path):
@@ -93,9 +93,9 @@ def test_a_picture_that_cannot_be_written_leaves_the_others_whole(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         file.add("b.jpg", (30, 40), [Annotation(square(1, 2, 3))])
-    found = json.loads(path.read_text())
-    assert [(image["id"], image["file_name"]) for image in found["images"]] == [(1, "a.jpg"), (2, "b.jpg")]
-    assert [(one["id"], one["image_id"]) for one in found["annotations"]] == [(1, 1), (2, 2)]
+    coco = json.loads(path.read_text())
+    assert [(image["id"], image["file_name"]) for image in coco["images"]] == [(1, "a.jpg"), (2, "b.jpg")]
+    assert [(annotation["id"], annotation["image_id"]) for annotation in coco["annotations"]] == [(1, 1), (2, 2)]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -108,9 +108,9 @@ def test_of_a_picture_whose_masks_end_with_an_error_nothing_is_kept(tmp_path, er
     with contextlib.suppress(error), CocoFile(path, "") as file:
         file.add("a.jpg", (30, 40), [Annotation(square(1, 2, 3))])
         file.add("half.jpg", (30, 40), masks())
-    found = json.loads(path.read_text())
-    assert [image["file_name"] for image in found["images"]] == ["a.jpg"]
-    assert len(found["annotations"]) == 1
+    coco = json.loads(path.read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["a.jpg"]
+    assert len(coco["annotations"]) == 1
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])

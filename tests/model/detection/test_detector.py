@@ -30,18 +30,18 @@ def described(source, target, **changes):
 
 
 def test_every_box_has_one_of_the_words_a_score_and_four_sides(detector):
-    found = detector.detect(PICTURE, ["cat", "Walking man"])
-    assert found
-    assert {one.label for one in found} <= {"cat", "Walking man"}
-    for one in found:
-        assert detector.threshold < one.score <= 1
-        assert one.box[0] <= one.box[2]
-        assert one.box[1] <= one.box[3]
+    boxes = detector.detect(PICTURE, ["cat", "Walking man"])
+    assert boxes
+    assert {box.label for box in boxes} <= {"cat", "Walking man"}
+    for box in boxes:
+        assert detector.threshold < box.score <= 1
+        assert box.box[0] <= box.box[2]
+        assert box.box[1] <= box.box[3]
 
 
 def test_a_higher_threshold_leaves_the_better_boxes(detector):
     every, best = (detector.detect(PICTURE, ["cat", "dog"], threshold) for threshold in (None, 0.9))
-    assert [one for one in every if one.score > 0.9] == best
+    assert [box for box in every if box.score > 0.9] == best
 
 
 def test_a_threshold_that_is_no_share_is_refused(detector):
@@ -59,17 +59,17 @@ def test_words_that_cannot_be_looked_for_are_refused_before_the_picture_is(detec
 
 def test_threads_get_what_one_gets_alone(detector):
     alone = [detector.detect(directories.picture(seed=seed), ["cat", "dog"]) for seed in range(4)]
-    found = [None] * 4
+    results = [None] * 4
 
     def detect(seed):
-        found[seed] = detector.detect(directories.picture(seed=seed), ["cat", "dog"])
+        results[seed] = detector.detect(directories.picture(seed=seed), ["cat", "dog"])
 
     threads = [threading.Thread(target=detect, args=(seed,)) for seed in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == alone
+    assert results == alone
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3)])
@@ -81,8 +81,8 @@ def test_several_hundred_words_are_looked_for(grounding_dino, yolo_world):
     words = [f"red {first}{second}{third}" for first in "abcdefgh" for second in "abcdefg" for third in "abcdef"]
     assert len(words) == 336
     for directory in (grounding_dino, yolo_world):
-        found = load_detector(directory, "cpu").detect(PICTURE, words)
-        assert len({one.label for one in found}) > 1
+        boxes = load_detector(directory, "cpu").detect(PICTURE, words)
+        assert len({box.label for box in boxes}) > 1
 
 
 def test_words_that_fill_several_texts_get_the_boxes_that_each_text_gets_alone(grounding_dino):
@@ -90,14 +90,14 @@ def test_words_that_fill_several_texts_get_the_boxes_that_each_text_gets_alone(g
     texts = read(grounding_dino).architecture.prepare_words(tuple(words))
     assert len(texts) > 1
     assert all(text.arrays[0].shape[1] <= 256 for text in texts)
-    apart = [found for text in texts for found in detector.detect(PICTURE, text.words)]
+    apart = [box for text in texts for box in detector.detect(PICTURE, text.words)]
     assert detector.detect(PICTURE, words) == apart
 
 
 def test_full_stops_and_question_marks_do_not_cut_a_word_in_two(grounding_dino):
     (text,) = read(grounding_dino).architecture.prepare_words(("st. bernard?", "cat"))
-    (other,) = read(grounding_dino).architecture.prepare_words(("st bernard", "cat"))
-    assert all((ours == theirs).all() for ours, theirs in zip(text.arrays, other.arrays, strict=True))
+    (prepared,) = read(grounding_dino).architecture.prepare_words(("st bernard", "cat"))
+    assert all((ours == theirs).all() for ours, theirs in zip(text.arrays, prepared.arrays, strict=True))
     assert text.words == ("st. bernard?", "cat")
 
 
@@ -127,15 +127,15 @@ def test_a_detector_with_classes_finds_only_those_that_are_asked_for(picodet):
     assert detector.classes == ("cat", "dog", "walking man")
     every = detector.detect(PICTURE, detector.classes)
     assert detector.detect(PICTURE, ["CAT"]) == [
-        type(one)("CAT", one.score, one.box) for one in every if one.label == "cat"
+        type(box)("CAT", box.score, box.box) for box in every if box.label == "cat"
     ]
 
 
 def test_the_version_changes_with_the_files(picodet, tmp_path):
-    other = described(picodet, tmp_path / "other", draw_threshold=0.7)
+    changed = described(picodet, tmp_path / "other", draw_threshold=0.7)
     assert read(picodet).version.startswith("PicoDet-S@")
-    assert read(other).version != read(picodet).version
-    assert load_detector(other, "cpu").threshold == 0.7
+    assert read(changed).version != read(picodet).version
+    assert load_detector(changed, "cpu").threshold == 0.7
 
 
 def test_a_directory_without_a_tokenizer_is_refused(grounding_dino, tmp_path):
@@ -163,10 +163,10 @@ def test_a_description_that_does_not_fit_is_refused(picodet, tmp_path, changes, 
 
 
 def test_a_directory_of_another_network_is_refused(picodet, tmp_path):
-    other = described(picodet, tmp_path / "other", Global={"model_name": "YOLO-Worldv2-L"})
-    directories.write_clip_tokenizer(other / "tokenizer")
+    changed = described(picodet, tmp_path / "other", Global={"model_name": "YOLO-Worldv2-L"})
+    directories.write_clip_tokenizer(changed / "tokenizer")
     with pytest.raises(WeightsError, match="expected 5 inputs and 2 outputs"):
-        read(other)
+        read(changed)
     with pytest.raises(WeightsError, match="got no such directory"):
         read(tmp_path / "missing")
 

@@ -89,12 +89,12 @@ def test_a_program_of_many_levels_is_refused(tmp_path):
 
 
 def test_every_allowed_operator_is_one_of_paddle():
-    known = set(paddle.base.core.get_all_op_names()) | set(dir(importlib.import_module("paddle._C_ops")))
-    known |= {"if", "while", "array_write"}
-    known |= {name.removesuffix("_") for name in known}
+    names = set(paddle.base.core.get_all_op_names()) | set(dir(importlib.import_module("paddle._C_ops")))
+    names |= {"if", "while", "array_write"}
+    names |= {name.removesuffix("_") for name in names}
     older = {"brelu", "pad2d"}  # of Paddle 2
     newer = {"interp_antialias", "linear_v2", "std", "var"} if paddle.__version__.startswith("3.2.") else set()
-    assert operators.COMPUTING - known - older - newer == set()
+    assert operators.COMPUTING - names - older - newer == set()
 
 
 def test_reading_a_directory_executes_nothing_and_needs_no_paddle(picodet):
@@ -102,19 +102,19 @@ def test_reading_a_directory_executes_nothing_and_needs_no_paddle(picodet):
         "import sys; from model.detection import directory; "
         f"found = directory.read({str(picodet)!r}); print(found.kind, 'paddle' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["closed_vocabulary", "False"], done.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert completed.stdout.split() == ["closed_vocabulary", "False"], completed.stderr
 
 
 def test_a_program_of_an_older_paddle_runs():
     program = read_checked(GOLDEN / "legacy_box_2.6.2" / "inference.pdmodel")
     engine = Engine(program, GOLDEN / "legacy_box_2.6.2" / "inference.pdiparams", "cpu")
     picture = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    (one,) = engine.run([picture, np.array([[4, 4, 20, 20]])])
-    (both,) = engine.run([picture, np.array([[4, 4, 20, 20], [2, 10, 30, 25]])])
-    assert (one.shape, both.shape) == ((1, 1, 16, 16), (2, 1, 16, 16))
-    np.testing.assert_allclose(one[0], both[0], atol=1e-4)
-    assert np.ptp(one) > 0
+    (one_box,) = engine.run([picture, np.array([[4, 4, 20, 20]])])
+    (two_boxes,) = engine.run([picture, np.array([[4, 4, 20, 20], [2, 10, 30, 25]])])
+    assert (one_box.shape, two_boxes.shape) == ((1, 1, 16, 16), (2, 1, 16, 16))
+    np.testing.assert_allclose(one_box[0], two_boxes[0], atol=1e-4)
+    assert np.ptp(one_box) > 0
 
 
 def test_a_program_that_cannot_compute_with_its_inputs_says_so():

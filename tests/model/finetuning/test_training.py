@@ -35,7 +35,7 @@ def images(base=BASE, count=5, objects=2):
     config = base.config
     side = config.image_size
     size = (side * 3 // 4, side) if config.keeps_shape else (side, side)
-    found = []
+    images_made = []
     for number in range(count):
         rng = np.random.default_rng(number)
         main, *further = [
@@ -49,8 +49,8 @@ def images(base=BASE, count=5, objects=2):
             TrainingObject.of(label, rle.encode(Mask.from_array(mask)), size, config)
             for label, mask in zip(("a", "b"), masks, strict=True)
         )
-        found.append(TrainingImage(str(number), lambda embedding=embedding: embedding, drawn[:objects]))
-    return found
+        images_made.append(TrainingImage(str(number), lambda embedding=embedding: embedding, drawn[:objects]))
+    return images_made
 
 
 def train(base=BASE, options=OPTIONS, state_file=None, stop_at=None, count=5, objects=2, steps=None):
@@ -145,11 +145,11 @@ def test_the_state_of_another_training_or_a_damaged_one_is_not_taken_up(tmp_path
         train(options=options, state_file=file, count=2, objects=1, stop_at=stop_at, steps=steps)
         return steps[0]
 
-    other = replace(OPTIONS, seed=5)
-    assert (first_step(OPTIONS, 1), first_step(other, 1)) == (1, 1)
-    assert first_step(other, 2) == 2
+    other_options = replace(OPTIONS, seed=5)
+    assert (first_step(OPTIONS, 1), first_step(other_options, 1)) == (1, 1)
+    assert first_step(other_options, 2) == 2
     file.write_bytes(file.read_bytes()[:-100])
-    assert first_step(other, 1) == 1
+    assert first_step(other_options, 1) == 1
 
 
 def test_a_training_that_is_stopped_at_once_returns_the_base():
@@ -163,15 +163,15 @@ def test_a_training_that_is_stopped_at_once_returns_the_base():
 def test_a_fifth_of_the_images_is_kept_aside_whatever_their_order():
     learned, aside = split(images(count=20), 0)
     assert (len(learned), len(aside)) == (16, 4)
-    again = split(images(count=20)[::-1], 0)
-    assert [one.key for one in aside] == [one.key for one in again[1]]
-    assert {one.key for one in split(images(count=20), 1)[1]} != {one.key for one in aside}
+    repeated = split(images(count=20)[::-1], 0)
+    assert [image.key for image in aside] == [image.key for image in repeated[1]]
+    assert {image.key for image in split(images(count=20), 1)[1]} != {image.key for image in aside}
 
 
 def test_copies_of_an_image_are_kept_aside_together():
     copies = images(count=4) * 3
     learned, aside = split(copies, 0)
-    assert not {one.key for one in learned} & {one.key for one in aside}
+    assert not {image.key for image in learned} & {image.key for image in aside}
 
 
 def test_one_image_is_too_few():

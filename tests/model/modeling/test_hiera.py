@@ -49,21 +49,21 @@ def pixels(config: SamConfig, batch: int = 1) -> paddle.Tensor:
     return paddle.to_tensor(values.astype(np.float32))
 
 
-def assert_alike(found, expected, tolerance: float = 1e-5):
-    for one, other in zip(found, expected, strict=True):
-        one, other = np.asarray(one), np.asarray(other)
-        assert one.shape == other.shape
-        assert np.abs(other).max() > 0.1
-        assert np.abs(one - other).max() <= tolerance * np.abs(other).max()
+def assert_alike(maps, expected, tolerance: float = 1e-5):
+    for actual, wanted in zip(maps, expected, strict=True):
+        actual, wanted = np.asarray(actual), np.asarray(wanted)
+        assert actual.shape == wanted.shape
+        assert np.abs(wanted).max() > 0.1
+        assert np.abs(actual - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
 def test_every_map_of_the_embedding_is_that_of_metas_code():
     config, golden = tiny_sam2(), np.load(GOLDEN)
     encoder = load_encoder(checkpoint_of(config, lively_sam2(config)), device="cpu")
-    seen = encoder.encode(photo(*SIZE))
-    assert list(seen.maps) == ["image_embedding", "high_res_feat_s0", "high_res_feat_s1"]
-    assert_alike(seen.maps.values(), [golden[name] for name in seen.maps], 1e-4)
-    assert (seen.original_size, seen.input_size, seen.family) == (SIZE, (128, 128), "sam2")
+    embedding = encoder.encode(photo(*SIZE))
+    assert list(embedding.maps) == ["image_embedding", "high_res_feat_s0", "high_res_feat_s1"]
+    assert_alike(embedding.maps.values(), [golden[name] for name in embedding.maps], 1e-4)
+    assert (embedding.original_size, embedding.input_size, embedding.family) == (SIZE, (128, 128), "sam2")
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.name}-{c.image_size}")

@@ -96,8 +96,8 @@ def test_attention_adds_the_decomposed_relative_position_of_the_paper(scores_at_
         weights = np.exp(scores - scores.max())
         expected[i] = weights @ v / weights.sum()
     qkv = paddle.to_tensor(np.stack([q, k, v])[:, None])  # (3, 1, h*w, d)
-    got = attention.attend(qkv, *attention.relative_positions(), attention.position_keys())
-    np.testing.assert_allclose(got[0].numpy(), expected, atol=1e-4)
+    output = attention.attend(qkv, *attention.relative_positions(), attention.position_keys())
+    np.testing.assert_allclose(output[0].numpy(), expected, atol=1e-4)
 
 
 @pytest.mark.timeout(60)
@@ -117,8 +117,8 @@ def test_scores_whose_exponentials_float32_cannot_hold_give_the_same_attention()
     query = query * 100.0
     expected = functional.softmax(paddle.matmul(query, key, transpose_y=True) + bias, axis=-1)
     assert float(paddle.matmul(query, key, transpose_y=True).max()) > 2 * kernels.SAFE_SCORE
-    got = kernels.attend(query, key, value, 1.0, bias=bias)
-    np.testing.assert_allclose(got.numpy(), kernels.merge_heads(paddle.matmul(expected, value)).numpy(), atol=1e-4)
+    output = kernels.attend(query, key, value, 1.0, bias=bias)
+    np.testing.assert_allclose(output.numpy(), kernels.merge_heads(paddle.matmul(expected, value)).numpy(), atol=1e-4)
 
 
 def test_a_configuration_of_another_trunk_is_refused():

@@ -50,9 +50,9 @@ def draw(seed: int, *shape: int) -> paddle.Tensor:
     return paddle.to_tensor(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
 
 
-def assert_close(found: paddle.Tensor, expected: paddle.Tensor) -> None:
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5 * float(expected.abs().max()))
+def assert_close(actual: paddle.Tensor, expected: paddle.Tensor) -> None:
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.usefixtures("either")
@@ -65,14 +65,14 @@ def test_attention_of_a_part_of_a_projection_is_that_of_the_definition(n, heads,
     inner, bias = heads * width, draw(3, heads, queries, keys) if has_bias else None
     query = kernels.split_heads(draw(0, n, queries, 3 * inner), heads, slice(0, inner))
     key, value = (
-        kernels.split_heads(draw(1, n, keys, 3 * inner), heads, slice(which * inner, (which + 1) * inner))
-        for which in (1, 2)
+        kernels.split_heads(draw(1, n, keys, 3 * inner), heads, slice(index * inner, (index + 1) * inner))
+        for index in (1, 2)
     )
     scores = paddle.matmul(0.3 * query, key, transpose_y=True)
     scores = scores if bias is None else scores + bias
     expected = paddle.matmul(functional.softmax(scores, axis=-1), value).transpose([0, 2, 1, 3])
-    found = kernels.attend(query, key, value, 0.3, bias=bias)
-    assert_close(found, expected.reshape([n, queries, inner]))
+    output = kernels.attend(query, key, value, 0.3, bias=bias)
+    assert_close(output, expected.reshape([n, queries, inner]))
 
 
 @pytest.mark.parametrize(("heads", "length", "width"), [(1, 2, 8), (2, 4, 16), (3, 7, 5)])

@@ -75,15 +75,17 @@ def test_an_image_in_parts_gives_the_numbers_of_the_whole(parallel, size):
     image, dense = tokens(1, 64, 32, 3) * size, tokens(1, 1, 32, 4)
     sparse, image_pe = tokens(1, 2, 32, 1), tokens(1, 64, 32, 2)
     whole, scores = decoder(image + dense, image_pe, sparse, [0, 1])
-    logits, found = decoder(image, image_pe, sparse, [0, 1], dense=dense, parallel=parallel)
+    logits, scores_in_parts = decoder(image, image_pe, sparse, [0, 1], dense=dense, parallel=parallel)
     assert np.abs(whole.numpy()).max() > 0.1
     np.testing.assert_allclose(logits.numpy(), whole.numpy(), atol=1e-4 * np.abs(whole.numpy()).max())
-    np.testing.assert_allclose(found.numpy(), scores.numpy(), atol=1e-4)
+    np.testing.assert_allclose(scores_in_parts.numpy(), scores.numpy(), atol=1e-4)
 
 
 def test_the_same_parts_in_one_thread_give_the_same_numbers_to_the_bit():
     decoder, config = filled(MaskDecoder(tiny())), tiny()
     image, sparse, image_pe = tokens(1, 64, 32, 3), tokens(1, 2, 32, 1), tokens(1, 64, 32, 2)
     dense = tokens(1, config.embedding_size**2, 32, 4)
-    found = [decoder(image, image_pe, sparse, [0], dense=dense, parallel=p)[0] for p in (ThreadPool(3), Sequential(3))]
-    np.testing.assert_array_equal(found[0].numpy(), found[1].numpy())
+    outputs = [
+        decoder(image, image_pe, sparse, [0], dense=dense, parallel=p)[0] for p in (ThreadPool(3), Sequential(3))
+    ]
+    np.testing.assert_array_equal(outputs[0].numpy(), outputs[1].numpy())

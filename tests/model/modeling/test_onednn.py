@@ -83,7 +83,7 @@ assert grown < 24, grown
 
 def run(script: str, **environment: str) -> None:
     """Run a script after `RUN` in a process of its own, and expect it to end well."""
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", RUN + script],
         env={"PATH": "", "PYTHONPATH": str(Path(__file__).parents[3]), **environment},
         stdout=subprocess.PIPE,
@@ -92,7 +92,7 @@ def run(script: str, **environment: str) -> None:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stdout[-2000:]
+    assert completed.returncode == 0, completed.stdout[-2000:]
 
 
 def test_a_folder_without_the_library_has_none(tmp_path):
@@ -151,9 +151,9 @@ def test_the_largest_and_the_smallest_numbers_give_what_they_should():
     np.testing.assert_allclose(rows.numpy(), np.full((3, 64), 1 / 64), rtol=1e-6)
     row = np.zeros((1, 64), np.float32)
     row[0, 7] = 3e38
-    found = paddle.to_tensor(row)
-    onednn.softmax_(found)
-    np.testing.assert_array_equal(found.numpy(), row > 0)
+    tensor = paddle.to_tensor(row)
+    onednn.softmax_(tensor)
+    np.testing.assert_array_equal(tensor.numpy(), row > 0)
 
 
 @needs_onednn
@@ -163,8 +163,8 @@ def test_steps_take_arrays_without_numbers():
     onednn.softmax_(empty)
     assert onednn.linear(empty, paddle.zeros([4, 5]), paddle.zeros([5]), gelu=True).shape == [0, 5]
     shapes = 1, (1, 1, 1, 1), 1, True
-    found = onednn.convolve(paddle.zeros([0, 4, 6, 8]), paddle.zeros([8, 8, 3, 3]), paddle.zeros([8]), *shapes)
-    assert found.shape == [0, 4, 6, 8]
+    output = onednn.convolve(paddle.zeros([0, 4, 6, 8]), paddle.zeros([8, 8, 3, 3]), paddle.zeros([8]), *shapes)
+    assert output.shape == [0, 4, 6, 8]
 
 
 @pytest.mark.parametrize("cut", [np.s_[2:5], np.s_[:, 2:9], np.s_[::2], np.s_[1:, ::3]])
@@ -177,9 +177,9 @@ def test_steps_on_a_part_of_a_tensor_leave_the_rest_alone(cut):
     np.testing.assert_array_equal(whole.numpy(), values)
     weight = paddle.to_tensor(values[:, : before.shape[1]].T.copy())
     bias = paddle.ones([6])
-    found = kernels.affine(whole[cut], weight, bias, then_gelu=True).numpy()
+    output = kernels.affine(whole[cut], weight, bias, then_gelu=True).numpy()
     wanted = kernels.gelu(paddle.to_tensor(before @ weight.numpy() + 1)).numpy()
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(output, wanted, atol=1e-5)
     np.testing.assert_array_equal(whole.numpy(), values)
 
 

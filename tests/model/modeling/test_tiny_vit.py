@@ -27,7 +27,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seen(checkpoint):
+def encoded(checkpoint):
     return load_encoder(checkpoint, device="cpu").encode(photo(*SIZE))
 
 
@@ -45,16 +45,16 @@ def pixels(config, batch=1) -> paddle.Tensor:
     return paddle.to_tensor(values.astype(np.float32))
 
 
-def test_the_embedding_is_that_of_the_authors_code(seen):
+def test_the_embedding_is_that_of_the_authors_code(encoded):
     expected = np.load(MOBILE)["embedding"]
     assert np.abs(expected).max() > 1
-    np.testing.assert_allclose(seen.image_embedding, expected, atol=1e-4)
+    np.testing.assert_allclose(encoded.image_embedding, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_answer_is_that_of_the_authors_code(checkpoint, seen, kind):
+def test_the_answer_is_that_of_the_authors_code(checkpoint, encoded, kind):
     golden, config = np.load(MOBILE), tiny_mobile()
-    answer = load_decoder(checkpoint, device="cpu").decode(seen, prompt(kind, SIZE, config.low_res_size), False)
+    answer = load_decoder(checkpoint, device="cpu").decode(encoded, prompt(kind, SIZE, config.low_res_size), False)
     np.testing.assert_allclose(answer.low_res_masks[0], golden[f"{kind}/low_res"], atol=1e-3)
     np.testing.assert_allclose(answer.iou_predictions[0], golden[f"{kind}/scores"].clip(0, 1), atol=1e-3)
     expected = np.unpackbits(golden[f"{kind}/masks"], count=np.prod(SIZE)).reshape(SIZE).astype(bool)

@@ -26,10 +26,10 @@ class CountingEncoder:
     """Answers with an embedding that holds the photo's mean colour, and remembers what it saw."""
 
     def __init__(self):
-        self.seen = []
+        self.images = []
 
     def encode(self, image):
-        self.seen.append(image)
+        self.images.append(image)
         mean = image.mean(axis=(0, 1)).astype(np.float32).reshape(3, 1, 1)
         return Embedding(mean, image.shape[:2], image.shape[:2], "fake@1")
 
@@ -100,7 +100,7 @@ def test_a_result_has_paddlexs_keys_and_types(model, bgr):
     assert result["mask_infos"] == [{"label": "box_prompt", "prompt": [10, 20, 60, 80], "score": 0.75}]
 
 
-def test_the_points_that_refine_a_box_are_told_beside_it(model, bgr):
+def test_the_points_that_refine_a_box_are_in_the_json_beside_it(model, bgr):
     (result,) = model.predict(bgr, prompts={**BOX, "point_prompt": [[30, 30, 0], [110, 90]]})
     assert result["mask_infos"] == [
         {"label": "box_prompt", "prompt": [10, 20, 60, 80], "score": 0.75, "points": [[30, 30, 0]]},
@@ -111,9 +111,9 @@ def test_the_points_that_refine_a_box_are_told_beside_it(model, bgr):
 def test_predict_answers_piece_by_piece(model, encoder, photos):
     answers = model.predict(str(photos), prompts=BOX)
     assert isinstance(answers, types.GeneratorType)
-    assert encoder.seen == []
+    assert encoder.images == []
     next(answers)
-    assert len(encoder.seen) == 1
+    assert len(encoder.images) == 1
 
 
 def test_every_kind_of_input_gives_results_in_order(model, photos, bgr):
@@ -132,13 +132,13 @@ def test_the_batch_size_changes_nothing(model, photos, batch_size):
 
 def test_many_prompts_cost_one_encode_and_one_decode(model, encoder, decoder, bgr):
     (result,) = model.predict(bgr, prompts={"box_prompt": [[i, i, i + 9, i + 9] for i in range(40)]})
-    assert (len(encoder.seen), len(decoder.calls), len(result["masks"])) == (1, 1, 40)
+    assert (len(encoder.images), len(decoder.calls), len(result["masks"])) == (1, 1, 40)
 
 
 def test_an_embedding_takes_the_place_of_a_picture_and_is_not_encoded_again(model, encoder, bgr):
     embedding = model.encode(bgr)
     first, second = model.predict([embedding, embedding], prompts=BOX)
-    assert len(encoder.seen) == 1
+    assert len(encoder.images) == 1
     assert first["masks"][0].shape == (100, 120)
     assert first["input_img"] is None
     np.testing.assert_array_equal(first["masks"], second["masks"])
@@ -177,7 +177,7 @@ def test_prompts_may_be_values(model, decoder, bgr):
 def test_a_mistake_is_refused_at_the_call(model, encoder, bgr, arguments, error, sentence):
     with pytest.raises(error, match=sentence):
         model.predict(**{"input": bgr, **arguments})
-    assert encoder.seen == []
+    assert encoder.images == []
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_weights_of_one_kind_of_prompt_say_which_is_missing(encoder, bgr, capabi
 
 
 def test_a_dict_may_stand_around_any_input(model, photos, bgr):
-    given = [{"img": bgr}, {"img": str(photos / "a.png")}, {"img": photos}]
-    results = list(model.predict(given, prompts=BOX))
+    inputs = [{"img": bgr}, {"img": str(photos / "a.png")}, {"img": photos}]
+    results = list(model.predict(inputs, prompts=BOX))
     assert [result["input_path"] for result in results] == [
         None, str(photos / "a.png"), str(photos / "a.png"), str(photos / "b.png"),
     ]  # fmt: skip
@@ -228,7 +228,7 @@ def test_a_picture_that_the_caller_named_is_refused_by_its_name_and_nothing_afte
 def test_a_prompt_outside_of_the_picture_is_refused_before_it_is_encoded(model, encoder, bgr):
     with pytest.raises(PromptError, match="the picture of 120 × 100 pixels"):
         next(model.predict(bgr, prompts={"point_prompt": [[150, 50]]}))
-    assert encoder.seen == []
+    assert encoder.images == []
 
 
 def test_prompts_that_the_weights_cannot_take_are_refused_before_anything_is_encoded(encoder, bgr):
@@ -237,13 +237,13 @@ def test_prompts_that_the_weights_cannot_take_are_refused_before_anything_is_enc
         model.predict(bgr, prompts={"point_prompt": [[5, 5]]})
     with pytest.raises(CapabilityError, match="got negative points"):
         model.predict(bgr, prompts={**BOX, "point_prompt": [[30, 30, 0]]})
-    assert encoder.seen == []
+    assert encoder.images == []
 
 
 def test_weights_of_a_named_model_are_loaded_from_a_file_or_its_directory(tmp_path, bgr):
     path = native.write(random_checkpoint(), tmp_path / "mine.safetensors")
-    for place in (path, str(tmp_path)):
-        model = create_model("SAM-H_box", place, device="cpu", use_hpip=False, hpi_config=None)
+    for source in (path, str(tmp_path)):
+        model = create_model("SAM-H_box", source, device="cpu", use_hpip=False, hpi_config=None)
         assert (model.model_name, model.model_version[:10]) == ("SAM-H_box", "SAM-H_box@")
         (result,) = model.predict(bgr, prompts=BOX)
         assert result["masks"][0].shape == (100, 120)
@@ -259,8 +259,8 @@ def test_the_loaded_model_answers_as_encoder_and_decoder_do(tiny_checkpoint, tin
         embedding,
         [*(Prompt(box=np.array(box)) for box in prompts["box_prompt"]), Prompt(np.array([[100, 90]]), np.array([1]))],
     )
-    for mask, (one,) in zip(result["masks"], expected.masks, strict=True):
-        np.testing.assert_array_equal(mask, one.to_array())
+    for mask, (mask_expected,) in zip(result["masks"], expected.masks, strict=True):
+        np.testing.assert_array_equal(mask, mask_expected.to_array())
 
 
 def test_weights_without_a_score_head_say_none(tmp_path, bgr):
@@ -295,7 +295,7 @@ def test_a_directory_of_the_model_that_was_named_is_loaded(of_boxes, bgr):
 
 
 @pytest.mark.parametrize(
-    ("name", "missing", "got"),
+    ("name", "missing", "actual_name"),
     [
         ("SAM-H_box", ("boxes",), "got weights that take mask input, negative points, points in"),
         ("SAM-H_point", ("points", "negative_points"), "got weights that take boxes, mask input in"),
@@ -304,9 +304,9 @@ def test_a_directory_of_the_model_that_was_named_is_loaded(of_boxes, bgr):
         ("demo", (), "got a Vision Transformer of 3 blocks, 32 channels in"),
     ],
 )
-def test_a_file_of_another_model_than_was_named_is_refused_at_once(tmp_path, name, missing, got):
+def test_a_file_of_another_model_than_was_named_is_refused_at_once(tmp_path, name, missing, actual_name):
     path = native.write(random_checkpoint(without=missing), tmp_path / "mine.safetensors")
-    with pytest.raises(WeightsError, match=f"^Model name mismatch: expected weights of {name}, {got}"):
+    with pytest.raises(WeightsError, match=f"^Model name mismatch: expected weights of {name}, {actual_name}"):
         create_model(name, path)
 
 
@@ -317,7 +317,7 @@ def test_the_demo_models_weights_are_those_of_no_published_network():
 
 
 @pytest.mark.parametrize("model_dir", [None, "weights"])
-def test_a_model_that_nobody_knows_is_refused_with_the_names_that_are_known(tmp_path, model_dir):
+def test_an_unknown_model_is_refused_with_the_names_that_are_known(tmp_path, model_dir):
     native.write(random_checkpoint(), tmp_path / "weights" / "mine.safetensors")
     with pytest.raises(
         WeightsError, match=r"SAM-H_boxx: expected one of demo, mobile_sam, sam_vit_b, .*load\(read\(PATH"

@@ -87,8 +87,8 @@ def test_results_are_written_as_paddlex_names_them(dino, tmp_path, capsys):
     written = json.loads(result.save_to_json(tmp_path / "out").read_text())
     assert written["boxes"] == result["boxes"]
     assert result.save_to_img(tmp_path / "out").name == "photo_res.png"
-    with Image.open(tmp_path / "out" / "photo_res.png") as drawn:
-        assert drawn.size == (160, 90)
+    with Image.open(tmp_path / "out" / "photo_res.png") as picture:
+        assert picture.size == (160, 90)
     result.print()
     assert json.loads(capsys.readouterr().out)["res"]["boxes"] == result["boxes"]
 
@@ -119,15 +119,15 @@ def test_words_become_labelled_masks_with_one_encode_and_one_decode(dino, demo):
             return demo.decode(Picture(embedding), prompts)
 
     counted = type(demo)("demo", Encoder(), Decoder())
-    found = segment_words(BGR, ["bus", "Walking man"], model=counted, detector=dino, limit=7)
+    masks = segment_words(BGR, ["bus", "Walking man"], model=counted, detector=dino, limit=7)
     assert calls == ["encode", 7]
-    assert len(found) == 7
-    assert {one.label for one in found} <= {"bus", "Walking man"}
-    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
-    for one in found:
-        assert one.mask.original_size == (90, 160)
-        assert 0 <= one.box[0] < one.box[2] <= 160
-        assert 0 <= one.predicted_iou <= 1
+    assert len(masks) == 7
+    assert {mask.label for mask in masks} <= {"bus", "Walking man"}
+    assert [mask.score for mask in masks] == sorted((mask.score for mask in masks), reverse=True)
+    for mask in masks:
+        assert mask.mask.original_size == (90, 160)
+        assert 0 <= mask.box[0] < mask.box[2] <= 160
+        assert 0 <= mask.predicted_iou <= 1
 
 
 def test_a_picture_whose_embedding_is_there_is_not_encoded_again(dino, demo):
@@ -145,9 +145,9 @@ def test_a_picture_whose_embedding_is_there_is_not_encoded_again(dino, demo):
     warm = segment_words(
         BGR, ["bus"], model=SamModel("demo", Never(), Decoder()), embedding=demo.encode(BGR), **options
     )
-    for one, other in zip(warm, segment_words(BGR, ["bus"], model=demo, **options), strict=True):
-        assert (one.label, one.score, one.box) == (other.label, other.score, other.box)
-        assert (one.mask.to_array() == other.mask.to_array()).all()
+    for first, second in zip(warm, segment_words(BGR, ["bus"], model=demo, **options), strict=True):
+        assert (first.label, first.score, first.box) == (second.label, second.score, second.box)
+        assert (first.mask.to_array() == second.mask.to_array()).all()
 
 
 def test_where_nothing_is_found_nothing_is_encoded(dino):
@@ -188,4 +188,4 @@ def test_boxes_are_cut_off_at_the_pictures_edges_and_those_outside_left_out():
 
 def test_a_limit_leaves_the_best():
     boxes = [Detection("cat", score / 10, (score * 10, 0, score * 10 + 9, 9)) for score in range(1, 8)]
-    assert [one.score for one in select(boxes, (99, 99), limit=3)] == [0.7, 0.6, 0.5]
+    assert [box.score for box in select(boxes, (99, 99), limit=3)] == [0.7, 0.6, 0.5]

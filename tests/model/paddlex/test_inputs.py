@@ -92,7 +92,7 @@ def test_an_address_that_gives_nothing_is_refused_with_its_status(address):
         find(f"{address}/nothing.png")[0].open()
 
 
-def test_an_address_that_nobody_answers_is_refused():
+def test_an_address_that_does_not_answer_is_refused():
     with pytest.raises(InputError, match=r"^http://127\.0\.0\.1:9/a\.png: expected a picture, got: "):
         find("http://127.0.0.1:9/a.png")[0].open()
 
@@ -101,20 +101,20 @@ def test_a_directory_gives_its_pictures_sorted_with_those_below_and_nothing_hidd
     for name in ("b.JPG", "sub/a.png", ".hidden.png", ".thumbs/c.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(photo.read_bytes())
-    found = [Path(source.path).relative_to(tmp_path).as_posix() for source in find(str(tmp_path))]
-    assert found == ["b.JPG", "photo.png", "sub/a.png"]
+    paths = [Path(source.path).relative_to(tmp_path).as_posix() for source in find(str(tmp_path))]
+    assert paths == ["b.JPG", "photo.png", "sub/a.png"]
 
 
 def test_a_list_may_mix_everything(photo, colours):
     embedding = Embedding(np.zeros((4, 2, 2), np.float32), (10, 20), (64, 128), "m@1")
-    found = find([str(photo), colours, photo.parent, embedding])
-    assert [source.path for source in found] == [str(photo), None, str(photo), None]
-    assert found[3].open().content is embedding
-    assert found[3].open().original_size == (10, 20)
+    sources = find([str(photo), colours, photo.parent, embedding])
+    assert [source.path for source in sources] == [str(photo), None, str(photo), None]
+    assert sources[3].open().content is embedding
+    assert sources[3].open().original_size == (10, 20)
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("value", "sentence"),
     [
         ([], "expected at least one picture"),
         (None, "expected an array, path, address or directory, got NoneType"),
@@ -129,9 +129,9 @@ def test_a_list_may_mix_everything(photo, colours):
         (np.zeros((0, 4, 3), np.uint8), r"got uint8 \(0, 4, 3\)"),
     ],
 )
-def test_what_is_no_picture_is_refused_before_anything_is_read(given, sentence):
+def test_what_is_no_picture_is_refused_before_anything_is_read(value, sentence):
     with pytest.raises(InputError, match=sentence):
-        find(given)
+        find(value)
 
 
 def test_a_directory_without_pictures_is_refused(tmp_path):
@@ -190,8 +190,8 @@ def test_a_small_file_of_billions_of_pixels_is_refused_before_they_take_memory()
 
 def test_reading_pictures_leaves_pillows_own_limit_as_it_is():
     code = "from PIL import Image; limit = Image.MAX_IMAGE_PIXELS; import model.paddlex.inputs; "
-    done = subprocess.run([sys.executable, "-c", code + "assert limit == Image.MAX_IMAGE_PIXELS"], check=False)
-    assert done.returncode == 0
+    completed = subprocess.run([sys.executable, "-c", code + "assert limit == Image.MAX_IMAGE_PIXELS"], check=False)
+    assert completed.returncode == 0
 
 
 def test_a_format_that_no_browser_shows_is_read_by_pillow():

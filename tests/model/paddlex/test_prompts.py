@@ -21,12 +21,12 @@ def boxes_of(requests):
 
 def points_of(requests):
     """Per object its points as (x, y, label)."""
-    found = []
+    points = []
     for prompt in (request.prompt for request in requests):
         coords = [] if prompt.point_coords is None else prompt.point_coords.tolist()
         labels = [] if prompt.point_labels is None else prompt.point_labels.tolist()
-        found.append([(x, y, label) for (x, y), label in zip(coords, labels, strict=True)])
-    return found
+        points.append([(x, y, label) for (x, y), label in zip(coords, labels, strict=True)])
+    return points
 
 
 def test_the_documented_boxes_are_one_object_each_and_keep_the_callers_digits():
@@ -159,7 +159,7 @@ def test_points_on_the_edge_and_boxes_over_it_are_taken():
 
 
 def test_what_a_prompt_needs_of_the_weights_follows_from_what_it_holds():
-    both = parse({"box_prompt": [[0, 0, 9, 9]], "point_prompt": [[5, 5, 0]]})[0].prompt
-    assert both.needs == {"boxes", "negative_points"}
+    prompt = parse({"box_prompt": [[0, 0, 9, 9]], "point_prompt": [[5, 5, 0]]})[0].prompt
+    assert prompt.needs == {"boxes", "negative_points"}
     assert parse({"point_prompt": [5, 5]})[0].prompt.needs == {"points"}
     assert Prompt(rough_mask=np.ones((4, 4), dtype=bool)).needs == {"mask_input"}

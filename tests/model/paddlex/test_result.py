@@ -21,13 +21,13 @@ SIZE = (40, 60)
 
 def result_of(prompts, masks, picture=None, scores=None):
     requests = parse(prompts)
-    found = Masks(
+    decoded = Masks(
         tuple((Mask.from_array(mask),) for mask in masks),
         None if scores is None else tuple((score,) for score in scores),
         tuple(np.zeros((1, 4, 4), np.float32) for _ in masks),
     )
     picture = picture or Picture(np.full((*SIZE, 3), 200, np.uint8), "photos/été.jpg", "été.jpg")
-    return SamResult(picture, as_given(prompts, requests), requests, found)
+    return SamResult(picture, as_given(prompts, requests), requests, decoded)
 
 
 def half():
@@ -42,11 +42,11 @@ def result():
 
 
 def test_json_holds_nested_lists_under_res_and_no_pixels_of_the_photo(result):
-    found = result.json
-    assert list(found) == ["res"]
-    assert list(found["res"]) == ["input_path", "prompts", "masks", "mask_infos"]
-    assert found["res"]["masks"] == [half().astype(int).tolist(), (~half()).astype(int).tolist()]
-    assert json.loads(json.dumps(found)) == found
+    json_value = result.json
+    assert list(json_value) == ["res"]
+    assert list(json_value["res"]) == ["input_path", "prompts", "masks", "mask_infos"]
+    assert json_value["res"]["masks"] == [half().astype(int).tolist(), (~half()).astype(int).tolist()]
+    assert json.loads(json.dumps(json_value)) == json_value
 
 
 def test_print_writes_the_result_as_json_without_pixels(result, capsys):
@@ -89,14 +89,14 @@ def test_files_in_a_directory_are_named_after_the_input(result, tmp_path):
     out = tmp_path / "not" / "there" / "yet"
     assert result.save_to_json(str(out)) == out / "été_res.json"
     assert result.save_to_img(str(out)) == out / "été_res.jpg"
-    with Image.open(out / "été_res.jpg") as drawn:
-        assert drawn.size == (60, 40)
+    with Image.open(out / "été_res.jpg") as picture:
+        assert picture.size == (60, 40)
 
 
 def test_a_picture_goes_to_the_file_that_was_named(result, tmp_path):
     assert result.save_to_img(tmp_path / "a.webp") == tmp_path / "a.webp"
-    with Image.open(tmp_path / "a.webp") as drawn:
-        assert drawn.format == "WEBP"
+    with Image.open(tmp_path / "a.webp") as picture:
+        assert picture.format == "WEBP"
 
 
 @pytest.mark.parametrize("name", ["scan", "photo.ras", "page.pdf"])

@@ -74,18 +74,18 @@ def test_the_demo_is_as_large_as_the_file_that_ships_and_can_as_much():
     assert set(entry.capabilities) == weights.read(catalogue.DEMO_WEIGHTS).capabilities == set(CAPABILITIES)
 
 
-def test_list_tells_people_what_there_is_and_what_is_here(folder):
+def test_list_shows_people_what_there_is_and_what_is_here(folder):
     lines = run("list", "--weights-dir", folder).stdout.splitlines()
     assert lines[0].split() == ["name", "family", "MB", "input", "takes", "licence", "here"]
-    found = {line.split()[0]: line.split() for line in lines[1:-1]}
-    assert set(found) == {*NAMED, *DETECTORS}
-    assert (found["mobile_sam"][2], found["mobile_sam"][-2:]) == ("40.7", ["Apache-2.0", "yes"])
-    assert found["sam_vit_b"][-1] == "no"
-    assert found["demo"][-1] == "ships"
+    cells = {line.split()[0]: line.split() for line in lines[1:-1]}
+    assert set(cells) == {*NAMED, *DETECTORS}
+    assert (cells["mobile_sam"][2], cells["mobile_sam"][-2:]) == ("40.7", ["Apache-2.0", "yes"])
+    assert cells["sam_vit_b"][-1] == "no"
+    assert cells["demo"][-1] == "ships"
     assert lines[-1] == f"downloads are kept in {folder}"
 
 
-def test_list_tells_programs_the_same(folder):
+def test_list_shows_programs_the_same(folder):
     rows = {row["name"]: row for row in json.loads(run("list", "--weights-dir", folder, "--json").stdout)}
     assert set(rows) == {*NAMED, *DETECTORS}
     assert rows["mobile_sam"]["path"] == str(folder / "mobile_sam.pt")
@@ -112,16 +112,16 @@ def test_a_file_of_the_right_sum_is_kept(published, tmp_path):
 
 def test_inspect_and_export_take_its_names(folder, tmp_path):
     assert json.loads(run("inspect", "mobile_sam", "--weights-dir", folder, "--json").stdout)["format"] == "meta"
-    done = run("export", "--weights", "mobile_sam", "--weights-dir", folder, "--format", "native", tmp_path / "own")
-    assert done.exit_code == 0
+    result = run("export", "--weights", "mobile_sam", "--weights-dir", folder, "--format", "native", tmp_path / "own")
+    assert result.exit_code == 0
     assert weights.read(tmp_path / "own").config.name == weights.read(folder / "mobile_sam.pt").config.name
 
 
 @pytest.mark.parametrize("option", ["--weights", "--model"])
 def test_segment_takes_its_names(option, folder, tmp_path):
     out = tmp_path / "out"
-    done = run("segment", SAMPLE, option, "mobile_sam", "--weights-dir", folder, "--box", "10,10,90,90", "--out", out)
-    assert done.exit_code == 0, done.output
+    result = run("segment", SAMPLE, option, "mobile_sam", "--weights-dir", folder, "--box", "10,10,90,90", "--out", out)
+    assert result.exit_code == 0, result.output
     assert json.loads(next(out.glob("*.json")).read_text())
 
 
@@ -130,8 +130,8 @@ def test_create_model_takes_its_names(folder):
 
 
 def test_without_a_network_one_sentence_names_the_file_and_where_to_put_it(tmp_path):
-    done = run("segment", SAMPLE, "--weights", "mobile_sam", "--weights-dir", tmp_path, "--mirror", "unknown://nowhere",
+    result = run("segment", SAMPLE, "--weights", "mobile_sam", "--weights-dir", tmp_path, "--mirror", "unknown://nowhere",
                "--box", "1,1,2,2", "--out", tmp_path / "out")  # fmt: skip
-    assert done.exit_code != 0
-    assert "mobile_sam cannot be had" in done.output
-    assert f"put {NAMED['mobile_sam'].source.url} as {tmp_path / 'mobile_sam.pt'}" in done.output
+    assert result.exit_code != 0
+    assert "mobile_sam cannot be had" in result.output
+    assert f"put {NAMED['mobile_sam'].source.url} as {tmp_path / 'mobile_sam.pt'}" in result.output

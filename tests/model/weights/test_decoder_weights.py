@@ -52,7 +52,9 @@ def test_a_decoder_of_every_family_answers_about_embeddings_of_its_base(family, 
     assert tuned.model_version == f"{base.model_version}+p12-{decoder.digest[:8]}"
     embedding = load_encoder(tuned, "cpu").encode(photo(64, 48))
     assert embedding.model_version == base.model_version
-    logits = [load_decoder(one, "cpu").decode(embedding, POINT, False).low_res_masks[0] for one in (base, tuned)]
+    logits = [
+        load_decoder(checkpoint, "cpu").decode(embedding, POINT, False).low_res_masks[0] for checkpoint in (base, tuned)
+    ]
     assert np.abs(logits[0] - logits[1]).max() > 0
     assert [name for name in base.tensors if name not in tuned.tensors] == []
 
@@ -64,10 +66,10 @@ def test_what_is_prepared_of_an_image_serves_the_base_and_what_is_fine_tuned_of_
     embedding = load_encoder(base, "cpu").encode(photo(64, 48))
     decoders = [load_decoder(each, "cpu") for each in (base, tuned)]
     decoders[0].decode(embedding, POINT)
-    kept = embedding.prepared.get(decoders[0].prepared_version)
+    prepared = embedding.prepared.get(decoders[0].prepared_version)
     decoders[1].decode(embedding, POINT)
-    assert kept is not None
-    assert embedding.prepared.get(decoders[1].prepared_version) is kept
+    assert prepared is not None
+    assert embedding.prepared.get(decoders[1].prepared_version) is prepared
 
 
 def learned(base: Checkpoint) -> dict[str, np.ndarray]:
@@ -93,11 +95,11 @@ def test_the_checkpoint_that_a_decoder_is_applied_to_stays_as_it_is():
 
 def test_a_decoder_of_other_weights_is_refused_in_one_sentence():
     decoder = decoder_weights.parse(CONTENTS)
-    other = replace(random_checkpoint(seed=7), digest="1" * 64)
+    other_base = replace(random_checkpoint(seed=7), digest="1" * 64)
     with pytest.raises(
         WeightsError, match=r"expected its base random@00000000, got random@11111111; use those"
     ) as error:
-        decoder_weights.apply(other, decoder)
+        decoder_weights.apply(other_base, decoder)
     assert "\n" not in str(error.value)
 
 
@@ -145,9 +147,9 @@ def test_a_missing_file_is_an_error_of_the_same_kind(tmp_path):
 
 def test_weights_with_a_fine_tuned_decoder_are_exported_like_any_others(tmp_path):
     tuned = decoder_weights.apply(BASE, decoder_weights.parse(CONTENTS))
-    found = model_weights.read(export(tuned, tmp_path / "tuned", "native"))
+    checkpoint = model_weights.read(export(tuned, tmp_path / "tuned", "native"))
     name = "mask_decoder.output_upscaling.3.bias"
-    assert np.array_equal(found.tensors[name], BASE.tensors[name] + 0.5)
+    assert np.array_equal(checkpoint.tensors[name], BASE.tensors[name] + 0.5)
 
 
 def test_the_command_line_takes_a_decoder_and_writes_the_whole_as_metas_file(tmp_path):
@@ -156,15 +158,15 @@ def test_the_command_line_takes_a_decoder_and_writes_the_whole_as_metas_file(tmp
     base_read = model_weights.read(base)
     path.write_bytes(decoder_weights.dump(info_of(base_read), changed_tensors(BASE)))
     call = ["export", str(tmp_path / "out"), "--format", "meta", "--weights", str(base), "--decoder", str(path)]
-    done = CliRunner().invoke(main, call)
-    assert done.exit_code == 0, done.output
-    found = model_weights.read(tmp_path / "out" / "model.pth")
-    assert found.format == "meta"
-    assert differing(found, {name: BASE.tensors[name] for name in BASE.tensors} | changed_tensors(BASE)) == []
+    result = CliRunner().invoke(main, call)
+    assert result.exit_code == 0, result.output
+    checkpoint = model_weights.read(tmp_path / "out" / "model.pth")
+    assert checkpoint.format == "meta"
+    assert differing(checkpoint, {name: BASE.tensors[name] for name in BASE.tensors} | changed_tensors(BASE)) == []
     other = decoder_weights.write(tmp_path / "other", CONTENTS)
-    done = CliRunner().invoke(main, [*call[:-1], str(other)])
-    assert done.exit_code != 0
-    assert "expected its base random@00000000, got random@" in done.output
+    result = CliRunner().invoke(main, [*call[:-1], str(other)])
+    assert result.exit_code != 0
+    assert "expected its base random@00000000, got random@" in result.output
 
 
 @pytest.mark.reference
@@ -174,13 +176,13 @@ def test_of_other_networks_metas_file_holds_the_decoder_alone(family, tmp_path):
 
     base = FAMILIES[family]()
     path = export(base, tmp_path / "out", "meta") / "model.pth"
-    found = torch.load(path, weights_only=True)
+    tensors = torch.load(path, weights_only=True)
     expected = own_tensors(base)
-    assert len(found) == len(expected)
+    assert len(tensors) == len(expected)
     prefix = "sam_" if family == "sam2.1" else ""
-    assert all(name.startswith((f"{prefix}prompt_encoder.", f"{prefix}mask_decoder.")) for name in found)
+    assert all(name.startswith((f"{prefix}prompt_encoder.", f"{prefix}mask_decoder.")) for name in tensors)
     if family == "sam2.1":
-        found = sam2_names.from_meta(found)
+        tensors = sam2_names.from_meta(tensors)
     laid_out = to_torch_layout(expected)
-    assert set(found) == set(laid_out)
-    assert [name for name in laid_out if not np.array_equal(found[name].numpy(), laid_out[name])] == []
+    assert set(tensors) == set(laid_out)
+    assert [name for name in laid_out if not np.array_equal(tensors[name].numpy(), laid_out[name])] == []

@@ -36,7 +36,7 @@ class Server:
     statuses: list[int] = field(default_factory=list)  # statuses of the next answers
     etag: str = '"1"'
     knows_ranges: bool = True
-    asked: list[str | None] = field(default_factory=list)  # the Range of each request
+    ranges: list[str | None] = field(default_factory=list)  # the Range of each request
     address: str = ""
 
 
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         state = self.state
-        state.asked.append(self.headers.get("Range"))
+        state.ranges.append(self.headers.get("Range"))
         content = state.files.get(self.path.rsplit("/", 1)[-1])
         status = state.statuses.pop(0) if state.statuses else 200 if content is not None else 404
         if status != 200:
@@ -69,10 +69,10 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def start(self):
-        asked, tag = self.headers.get("Range"), self.headers.get("If-Range")
-        if not asked or not self.state.knows_ranges or tag != self.state.etag:
+        range_header, tag = self.headers.get("Range"), self.headers.get("If-Range")
+        if not range_header or not self.state.knows_ranges or tag != self.state.etag:
             return 0
-        return int(asked.removeprefix("bytes=").rstrip("-"))
+        return int(range_header.removeprefix("bytes=").rstrip("-"))
 
     def log_message(self, *_):
         pass
@@ -148,7 +148,7 @@ def test_what_is_there_already_is_not_fetched_again(server, content, tmp_path):
     assert downloaded("it", tmp_path, sources) is None
     first = download("it", tmp_path, sources=sources)
     assert download("it", tmp_path, sources=sources) == first == downloaded("it", tmp_path, sources)
-    assert len(server.asked) == 1
+    assert len(server.ranges) == 1
 
 
 def test_a_connection_that_breaks_is_resumed_where_it_broke(server, content, tmp_path):
@@ -156,7 +156,7 @@ def test_a_connection_that_breaks_is_resumed_where_it_broke(server, content, tmp
     server.cut_after = [30_000, 20_000]
     path = download("it", tmp_path, sources=source(server, "sam.pth", content))
     assert path.read_bytes() == content
-    assert server.asked == [None, "bytes=30000-", "bytes=50000-"]
+    assert server.ranges == [None, "bytes=30000-", "bytes=50000-"]
 
 
 def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server, content, tmp_path):
@@ -166,7 +166,7 @@ def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server, content, tmp_
         download("it", tmp_path, sources=source(server, "sam.pth", content), attempts=1)
     assert visible(tmp_path) == []
     assert download("it", tmp_path, sources=source(server, "sam.pth", content)).read_bytes() == content
-    assert server.asked == [None, "bytes=40000-"]
+    assert server.ranges == [None, "bytes=40000-"]
 
 
 def test_a_download_that_was_complete_but_not_installed_is_not_fetched_again(server, content, tmp_path):
@@ -174,7 +174,7 @@ def test_a_download_that_was_complete_but_not_installed_is_not_fetched_again(ser
     (tmp_path / ".sam.pth.part").write_bytes(content)
     (tmp_path / ".sam.pth.validator").write_text(server.etag)
     assert download("it", tmp_path, sources=source(server, "sam.pth", content)).read_bytes() == content
-    assert server.asked == [f"bytes={len(content)}-"]
+    assert server.ranges == [f"bytes={len(content)}-"]
 
 
 def test_a_file_that_changed_on_the_server_is_fetched_from_its_beginning(server, content, tmp_path):
@@ -206,7 +206,7 @@ def test_a_busy_server_is_asked_again(server, content, tmp_path):
 def test_a_file_that_is_not_there_is_an_error_at_once_and_leaves_nothing(server, tmp_path):
     with pytest.raises(weights.WeightsError, match=r"sam\.pth: expected the file, got HTTP status 404"):
         download("it", tmp_path, sources=source(server, "sam.pth"))
-    assert len(server.asked) == 1
+    assert len(server.ranges) == 1
     assert leftovers(tmp_path) == []
 
 
@@ -259,13 +259,13 @@ def test_an_archive_that_there_is_no_room_to_unpack_is_kept_and_not_fetched_agai
     with pytest.raises(weights.WeightsError, match=r"1 MB more of free space are needed; .* is kept for the next try$"):
         download("it", tmp_path, sources=sources, free=lambda folder: rooms.pop(0))
     assert leftovers(tmp_path) == [".SAM-H_box_infer.tar"]
-    server.statuses = [500] * 10  # nobody needs to be asked for what is here
+    server.statuses = [500] * 10  # the file is here, so the server is not asked
     assert weights.read(download("it", tmp_path, sources=sources)).name == "SAM-H_box"
     assert leftovers(tmp_path) == ["SAM-H_box_infer"]
-    assert len(server.asked) == 1
+    assert len(server.ranges) == 1
 
 
-def test_how_much_room_is_missing_is_told_before_anything_is_fetched(server, content, tmp_path):
+def test_how_much_room_is_missing_is_reported_before_anything_is_fetched(server, content, tmp_path):
     server.files["sam.pth"] = content
     with pytest.raises(weights.WeightsError, match=r"sam\.pth there, got: 1 MB more of free space") as caught:
         download("it", tmp_path, sources=source(server, "sam.pth", content), free=none_left)
@@ -298,7 +298,7 @@ def test_what_was_downloaded_stays_where_writing_fails_in_the_middle(server, arc
     assert visible(tmp_path) == []
     assert weights.read(download("it", tmp_path, sources=sources)).name == "SAM-H_box"
     assert leftovers(tmp_path) == ["SAM-H_box_infer"]
-    assert server.asked == ([None, "bytes=20000-"] if fails == "the fetch" else [])
+    assert server.ranges == ([None, "bytes=20000-"] if fails == "the fetch" else [])
 
 
 def test_what_a_killed_process_left_of_the_unpacking_goes_with_the_next(server, archive, tmp_path):
@@ -323,7 +323,7 @@ def test_a_part_beside_an_empty_validator_is_not_taken_for_the_servers_file(serv
     (tmp_path / ".sam.pth.part").write_bytes(b"of another version")
     (tmp_path / ".sam.pth.validator").write_text("")
     assert download("it", tmp_path, sources=source(server, "sam.pth", content)).read_bytes() == content
-    assert server.asked == [None]
+    assert server.ranges == [None]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -391,14 +391,14 @@ def test_a_folder_that_cannot_be_written_is_named(server, content, tmp_path):
 
 def test_two_at_once_fetch_the_file_once(server, content, tmp_path):
     server.files["sam.pth"] = content
-    sources, found = source(server, "sam.pth", content), []
-    threads = [threading.Thread(target=lambda: found.append(download("it", tmp_path, sources=sources))) for _ in "ab"]
+    sources, paths = source(server, "sam.pth", content), []
+    threads = [threading.Thread(target=lambda: paths.append(download("it", tmp_path, sources=sources))) for _ in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [path.read_bytes() == content for path in found] == [True, True]
-    assert len(server.asked) == 1
+    assert [path.read_bytes() == content for path in paths] == [True, True]
+    assert len(server.ranges) == 1
 
 
 def test_progress_is_shown_on_standard_error_when_asked_for(server, content, tmp_path, capsys):
@@ -422,7 +422,7 @@ def test_weights_that_are_there_are_found_in_a_folder_that_cannot_be_written(ser
         assert download("it", tmp_path, sources=source(server, "sam.pth")) == tmp_path / "sam.pth"
     finally:
         tmp_path.chmod(0o755)
-    assert server.asked == []
+    assert server.ranges == []
 
 
 def test_a_file_whose_publisher_gives_no_checksum_has_to_stay_the_one_that_came_first(server, archive, tmp_path):
@@ -438,9 +438,9 @@ def test_a_file_whose_publisher_gives_no_checksum_has_to_stay_the_one_that_came_
 
 
 def test_a_detector_arrives_with_its_tokenizer_and_can_be_read(server, tmp_path):
-    made = directories.write_grounding_dino(tmp_path / "made" / "GroundingDINO-T_infer")
-    (made / "tokenizer" / "setup.py").write_text("1 / 0")
-    server.files["GroundingDINO-T_infer.tar"] = tar_of(made)
+    source_directory = directories.write_grounding_dino(tmp_path / "made" / "GroundingDINO-T_infer")
+    (source_directory / "tokenizer" / "setup.py").write_text("1 / 0")
+    server.files["GroundingDINO-T_infer.tar"] = tar_of(source_directory)
     sources = {"it": Source(f"{server.address}/GroundingDINO-T_infer.tar", holds="detector")}
     path = download("it", tmp_path / "weights", sources=sources)
     assert directory.read(path).name == "GroundingDINO-T"
@@ -448,10 +448,10 @@ def test_a_detector_arrives_with_its_tokenizer_and_can_be_read(server, tmp_path)
 
 
 def test_a_detector_whose_program_does_more_than_compute_is_not_installed(server, tmp_path):
-    made = directories.write_closed(tmp_path / "made" / "PicoDet-S_infer", "PicoDet-S", ["cat"])
-    program = (made / "inference.json").read_text()
-    (made / "inference.json").write_text(program.replace('"1.sigmoid"', '"1.py_func"'))
-    server.files["PicoDet-S_infer.tar"] = tar_of(made)
+    directory = directories.write_closed(tmp_path / "made" / "PicoDet-S_infer", "PicoDet-S", ["cat"])
+    program = (directory / "inference.json").read_text()
+    (directory / "inference.json").write_text(program.replace('"1.sigmoid"', '"1.py_func"'))
+    server.files["PicoDet-S_infer.tar"] = tar_of(directory)
     sources = {"it": Source(f"{server.address}/PicoDet-S_infer.tar", holds="detector")}
     with pytest.raises(WeightsError, match=r"expected a detector, got: .* got the operators 1\.py_func"):
         download("it", tmp_path / "weights", sources=sources)

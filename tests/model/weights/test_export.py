@@ -31,9 +31,9 @@ def checkpoint() -> weights.Checkpoint:
 @pytest.mark.parametrize(("prompt", "capabilities"), [("box", {"boxes"}), ("point", {"points", "negative_points"})])
 def test_an_exported_paddlex_directory_reads_back_the_same(checkpoint, tmp_path, prompt, capabilities):
     directory = export(checkpoint, tmp_path / "SAM-H_infer", prompt=prompt)
-    found = weights.read(directory)
-    assert (found.format, found.name, found.capabilities) == ("paddlex", "SAM-H", capabilities)
-    assert [n for n in found.tensors if not np.array_equal(found.tensors[n], checkpoint.tensors[n])] == []
+    reread = weights.read(directory)
+    assert (reread.format, reread.name, reread.capabilities) == ("paddlex", "SAM-H", capabilities)
+    assert [n for n in reread.tensors if not np.array_equal(reread.tensors[n], checkpoint.tensors[n])] == []
     assert sorted(file.name for file in directory.iterdir()) == [
         "inference.json",
         "inference.pdiparams",
@@ -43,17 +43,17 @@ def test_an_exported_paddlex_directory_reads_back_the_same(checkpoint, tmp_path,
 
 
 def test_the_box_and_point_exports_merge_to_all_but_the_score_and_mask_input(checkpoint, tmp_path):
-    both = weights.merge(
+    merged = weights.merge(
         weights.read(export(checkpoint, tmp_path / "box")),
         weights.read(export(checkpoint, tmp_path / "point", prompt="point")),
     )
-    assert both.capabilities == set(parameters.CAPABILITIES) - {"score", "mask_input"}
+    assert merged.capabilities == set(parameters.CAPABILITIES) - {"score", "mask_input"}
 
 
 def test_a_native_export_reads_back_the_same(checkpoint, tmp_path):
-    found = weights.read(export(checkpoint, tmp_path / "mine", "native"))
-    assert (found.format, found.name, found.config) == ("native", "mine", checkpoint.config)
-    assert checkpoints.differing(found, checkpoint.tensors) == []
+    reread = weights.read(export(checkpoint, tmp_path / "mine", "native"))
+    assert (reread.format, reread.name, reread.config) == ("native", "mine", checkpoint.config)
+    assert checkpoints.differing(reread, checkpoint.tensors) == []
 
 
 def test_an_export_replaces_an_earlier_one(checkpoint, tmp_path):
@@ -82,7 +82,7 @@ def test_the_exported_graph_gives_the_decoders_logits(checkpoint, tmp_path, coun
     from model.build import load_decoder, load_encoder
     from model.transforms import normalize, preprocess
 
-    # First of all: a thread that another network's pool starts meanwhile would begin Paddle's count of names anew.
+    # First of all: a thread that another network's pool starts meanwhile would reset Paddle's count of names.
     directory = export(checkpoint, tmp_path / "box")
     image = photo(32, 32)
     prompts = [Prompt(box=np.array([2, 3, 20 + at, 25], np.float32)) for at in range(count)]
@@ -94,7 +94,7 @@ def test_the_exported_graph_gives_the_decoders_logits(checkpoint, tmp_path, coun
     np.testing.assert_allclose(theirs, np.stack(ours.low_res_masks), atol=1e-4)
 
 
-def test_inspect_tells_what_the_weights_are(checkpoint, tmp_path):
+def test_inspect_shows_what_the_weights_are(checkpoint, tmp_path):
     directory = export(checkpoint, tmp_path / "mine", "native")
     summary = inspect(directory / "model.safetensors", name="mine")
     assert (summary.format, summary.input_size, summary.config) == ("native", (32, 32), MINUTE)
@@ -106,10 +106,10 @@ def test_inspect_tells_what_the_weights_are(checkpoint, tmp_path):
 
 def paddlex_python() -> Path:
     """The interpreter that has PaddleX, or a skip that says how to name one."""
-    found = Path(os.environ.get("PADDLEX_PYTHON") or Path(__file__).parents[3] / ".venv-paddlex" / "bin" / "python")
-    if not found.exists():
-        pytest.skip(f"no PaddleX: {found} is absent; set PADDLEX_PYTHON to an interpreter with paddlex==3.7.2")
-    return found
+    python = Path(os.environ.get("PADDLEX_PYTHON") or Path(__file__).parents[3] / ".venv-paddlex" / "bin" / "python")
+    if not python.exists():
+        pytest.skip(f"no PaddleX: {python} is absent; set PADDLEX_PYTHON to an interpreter with paddlex==3.7.2")
+    return python
 
 
 def answer_of_paddlex(directory: Path, name: str, image: np.ndarray, prompts: np.ndarray, folder: Path) -> np.ndarray:
@@ -135,9 +135,9 @@ def test_paddlex_runs_an_exported_directory_and_gives_our_masks(tmp_path, config
     image, prompts = photo(150, 200), BOXES if kind == "box" else POINT
     directory = export(checkpoint, tmp_path / "exported", prompt=kind)
     theirs = answer_of_paddlex(directory, f"SAM-H_{kind}", image, prompts, tmp_path)
-    asked = [Prompt(box=box) for box in prompts] if kind == "box" else [Prompt(prompts, np.array([1]))]
+    prompts_of_kind = [Prompt(box=box) for box in prompts] if kind == "box" else [Prompt(prompts, np.array([1]))]
     embedding = load_encoder(checkpoint, "cpu").encode(image)
-    ours = load_decoder(checkpoint, "cpu").decode(embedding, asked, multimask_output=False)
+    ours = load_decoder(checkpoint, "cpu").decode(embedding, prompts_of_kind, multimask_output=False)
     masks = [masks[0].to_array() for masks in ours.masks]
     assert len(theirs) == len(masks)
     assert max(int((a != b).sum()) for a, b in zip(masks, theirs, strict=True)) <= 2
@@ -155,6 +155,6 @@ def test_a_network_with_another_trunk_is_exported_and_read_too(tmp_path):
     }
     tensors = {**checkpoints.random_tensors(config), **trunk}
     checkpoint = weights.Checkpoint("demo", config, tensors, "0" * 64, "native", tmp_path)
-    found = weights.read(export(checkpoint, tmp_path / "demo"))
-    assert found.config == config
-    assert [name for name in found.tensors if not np.array_equal(found.tensors[name], tensors[name])] == []
+    reread = weights.read(export(checkpoint, tmp_path / "demo"))
+    assert reread.config == config
+    assert [name for name in reread.tensors if not np.array_equal(reread.tensors[name], tensors[name])] == []

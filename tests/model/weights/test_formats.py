@@ -65,7 +65,7 @@ def test_tensors_are_float32_in_rows_and_cannot_be_changed(written, file_format)
         assert (array.dtype, array.flags.c_contiguous, array.flags.writeable) == (np.float32, True, False), name
 
 
-def test_the_format_is_told_from_the_contents_not_from_the_name(written, tmp_path):
+def test_the_format_is_recognised_by_the_contents_not_by_the_name(written, tmp_path):
     for file_format in ("meta", "huggingface", "paddlemix", "native"):
         renamed = tmp_path / f"{file_format}.bin"
         renamed.write_bytes(written[file_format].read_bytes())
@@ -119,16 +119,16 @@ def test_meta_files_of_other_precisions_are_brought_to_float32(tmp_path, dtype):
     state = {name: value.to(getattr(torch, dtype)) for name, value in state.items()}
     torch.save(state, tmp_path / "sam.pth")
     expected = {n: v.float().numpy() for n, v in state.items()}
-    found = checkpoints.to_torch_layout(dict(weights.read(tmp_path / "sam.pth").tensors))
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    tensors = checkpoints.to_torch_layout(dict(weights.read(tmp_path / "sam.pth").tensors))
+    assert all(np.array_equal(tensors[name], expected[name]) for name in expected)
 
 
 def test_torch_reads_the_files_that_stand_in_for_its_own(tmp_path):
     torch = pytest.importorskip("torch")
     state = checkpoints.to_torch_layout(TENSORS)
-    found = torch.load(checkpoints.write_meta(TENSORS, tmp_path / "sam.pth"), weights_only=True)
-    assert list(found) == list(state)
-    assert all(np.array_equal(found[name].numpy(), state[name]) for name in state)
+    tensors = torch.load(checkpoints.write_meta(TENSORS, tmp_path / "sam.pth"), weights_only=True)
+    assert list(tensors) == list(state)
+    assert all(np.array_equal(tensors[name].numpy(), state[name]) for name in state)
 
 
 def test_a_meta_file_whose_tensors_are_views_and_parameters_is_read_right(tmp_path):
@@ -213,8 +213,8 @@ def test_a_damaged_file_is_refused_or_read_but_never_ends_in_another_error(writt
         content[at] = data.draw(st.integers(0, 255))
     path = tmp_path / written[file_format].name
     path.write_bytes(content)
-    found = tensors_or_refusal(path)
-    assert path.name in found if isinstance(found, str) else found
+    checkpoint = tensors_or_refusal(path)
+    assert path.name in checkpoint if isinstance(checkpoint, str) else checkpoint
 
 
 @pytest.mark.parametrize(
@@ -348,11 +348,11 @@ def test_weights_without_points_and_boxes_are_refused():
 def test_two_pruned_exports_of_one_network_merge_to_what_both_can_do():
     box = checkpoints.random_checkpoint(MINUTE, without=("points", "negative_points", "score", "mask_input"))
     point = checkpoints.random_checkpoint(MINUTE, without=("boxes", "negative_points", "mask_input"))
-    for both in (weights.merge(box, point), weights.merge(point, box)):
-        assert both.capabilities == {"boxes", "points", "score"}
-        assert both.config.iou_head_hidden_dim == MINUTE.iou_head_hidden_dim
-        assert np.array_equal(both.tensors[parameters.point_embedding(2)], box.tensors[parameters.point_embedding(2)])
-        assert np.array_equal(both.tensors[parameters.NOT_A_POINT], point.tensors[parameters.NOT_A_POINT])
+    for merged in (weights.merge(box, point), weights.merge(point, box)):
+        assert merged.capabilities == {"boxes", "points", "score"}
+        assert merged.config.iou_head_hidden_dim == MINUTE.iou_head_hidden_dim
+        assert np.array_equal(merged.tensors[parameters.point_embedding(2)], box.tensors[parameters.point_embedding(2)])
+        assert np.array_equal(merged.tensors[parameters.NOT_A_POINT], point.tensors[parameters.NOT_A_POINT])
     assert weights.merge(box, point).digest == weights.merge(point, box).digest
 
 
@@ -366,11 +366,11 @@ def test_two_exports_are_the_same_model_in_either_order(names_of, merged):
         replace(box, name=names_of[0], digest="b" * 64),
         replace(point, name=names_of[1], digest="a" * 64),
     )
-    one, other = weights.merge(box, point), weights.merge(point, box)
-    assert one.model_version == other.model_version
-    assert one.name == merged
-    assert one.config == other.config
-    assert checkpoints.differing(one, other.tensors) == []
+    first, second = weights.merge(box, point), weights.merge(point, box)
+    assert first.model_version == second.model_version
+    assert first.name == merged
+    assert first.config == second.config
+    assert checkpoints.differing(first, second.tensors) == []
 
 
 def test_exports_of_different_weights_do_not_merge():

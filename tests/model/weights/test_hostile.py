@@ -22,7 +22,7 @@ from tests.support.weights_files import golden_directory
 TENSORS = checkpoints.random_tensors(golden.MINUTE, golden.SEED)
 
 DOUBLED = b")" + b"".join(b"\x94h" + bytes([index]) + b"\x86" for index in range(60))
-"""A tuple of twice a tuple of twice a tuple ...: 61 objects, 2 ** 60 to whoever follows every one."""
+"""A tuple of twice a tuple of twice a tuple ...: 61 objects, 2 ** 60 for code that follows every reference."""
 NESTED = b")" + b"\x85" * 150_000
 """A tuple in a tuple in a tuple ..., deeper than any stack."""
 TEXT = b"\x8c\x01a"
@@ -157,7 +157,7 @@ def legacy_program(path: Path, inner: Callable[[int], Iterable[int]], count: int
     """A program in which the operations of each block refer to blocks, as branches do."""
     blocks = []
     for index in range(count):
-        operations = [field(3, b"while") + field(4, field(12, one)) for one in inner(index) if one < count]
+        operations = [field(3, b"while") + field(4, field(12, child)) for child in inner(index) if child < count]
         blocks.append(field(1, b"".join(field(4, operation) for operation in operations)))
     path.mkdir()
     (path / "inference.pdmodel").write_bytes(b"".join(blocks))
@@ -230,7 +230,7 @@ def test_a_description_is_refused_whatever_its_text_stands_for(directory, text, 
 
 @pytest.mark.parametrize("text", ["{}", "Processor: {}", "Processor: {size: 32}", "Processor: {size: 0x20}",
                                   "Processor: {size: }", "shared: &s 32\nProcessor: {size: *s}"])  # fmt: skip
-def test_a_description_that_tells_the_size_or_none_is_read(directory, text):
+def test_a_description_with_or_without_the_size_is_read(directory, text):
     (directory / "inference.yml").write_text(text)
     assert weights.read(directory).config.image_size == 32
 

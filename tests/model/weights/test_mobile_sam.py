@@ -30,7 +30,7 @@ def published(tmp_path_factory):
     return write_published(tiny_mobile(), tmp_path_factory.mktemp("mobile") / "mobile_sam.pt")
 
 
-def test_the_configuration_is_told_from_the_parameters(published):
+def test_the_configuration_is_inferred_from_the_parameters(published):
     checkpoint = weights.read(published)
     assert checkpoint.config.image_encoder == tiny_mobile().image_encoder
     assert (checkpoint.config.image_size, checkpoint.config.patch_size) == (1024, 16)  # of every file published
@@ -44,7 +44,7 @@ def test_the_published_sizes_are_known_by_name():
     assert sum(np.prod(shape) for shape in parameters.parameters(config).values()) == pytest.approx(9.8e6, rel=0.02)
 
 
-def test_batch_norms_are_folded_as_precisely_as_float32_tells(published, state):
+def test_batch_norms_are_folded_as_precisely_as_float32_allows(published, state):
     folded = weights.read(published).tensors
     wide = {
         part: state[f"{BLOCK}.bn.{part}"].astype(np.float64)
@@ -66,9 +66,9 @@ def test_what_needs_no_folding_is_read_value_by_value(published, state):
 
 def test_what_is_written_as_our_own_is_read_back_value_by_value_with_its_input_size(published, tmp_path):
     checkpoint = read_published(tiny_mobile(), published)
-    again = weights.read(export(checkpoint, tmp_path / "own", "native"))
-    assert again.config == tiny_mobile()
-    assert differing(again, dict(checkpoint.tensors)) == []
+    reread = weights.read(export(checkpoint, tmp_path / "own", "native"))
+    assert reread.config == tiny_mobile()
+    assert differing(reread, dict(checkpoint.tensors)) == []
 
 
 WRAPPED = {
@@ -95,22 +95,24 @@ def test_a_wrapped_state_dict_gives_the_same_numbers(published, state, tmp_path,
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_safetensors_with_its_names_give_the_same_numbers(published, state, tmp_path, prefix):
     save_file({prefix + name: value for name, value in state.items()}, tmp_path / "model.safetensors")
-    found = weights.read(tmp_path / "model.safetensors")
-    assert differing(found, dict(weights.read(published).tensors)) == []
+    checkpoint = weights.read(tmp_path / "model.safetensors")
+    assert differing(checkpoint, dict(weights.read(published).tensors)) == []
 
 
-def test_safetensors_in_paddles_layout_are_told_by_a_matrix(published, tmp_path):
+def test_safetensors_in_paddles_layout_are_recognised_by_a_matrix(published, tmp_path):
     tensors = dict(weights.read(published).tensors)
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, tmp_path / "model.safetensors")
     assert differing(weights.read(tmp_path / "model.safetensors"), tensors) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "got"),
+    ("name", "actual_name"),
     [("sam_vit_b", "a TinyViT of 6 blocks, 32 channels"), ("mobile_sam", "a TinyViT of 6 blocks, 32 channels")],
 )
-def test_a_file_of_another_model_than_was_named_is_refused(published, name, got):
-    with pytest.raises(weights.WeightsError, match=f"^Model name mismatch: expected weights of {name}, got {got} in"):
+def test_a_file_of_another_model_than_was_named_is_refused(published, name, actual_name):
+    with pytest.raises(
+        weights.WeightsError, match=f"^Model name mismatch: expected weights of {name}, got {actual_name} in"
+    ):
         create_model(name, published)
 
 

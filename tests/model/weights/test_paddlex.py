@@ -91,9 +91,9 @@ def test_an_export_with_relative_positions_of_a_larger_input_is_fitted_to_its_ow
 
 
 def test_the_box_and_the_point_export_merge(directories, exported):
-    both = weights.merge(weights.read(directories["legacy_box_2.6.2"]), weights.read(exported(kind="point")))
-    assert both.capabilities == {"boxes", "points"}
-    assert wrong(both) == []
+    merged = weights.merge(weights.read(directories["legacy_box_2.6.2"]), weights.read(exported(kind="point")))
+    assert merged.capabilities == {"boxes", "points"}
+    assert wrong(merged) == []
 
 
 @pytest.mark.parametrize("name", GOLDENS)
@@ -106,12 +106,12 @@ def test_the_two_orders_agree_when_each_is_taken_alone(directories, name):
         if path.exists()
         else paddle_program.parse_legacy((directory / "inference.pdmodel").read_bytes())
     )
-    found = paddle_mapping.assign(parsed)
+    assigned = paddle_mapping.assign(parsed)
     rank = {meta: at for at, meta in enumerate(parameters.parameters(MINUTE))}
     for kind in ("linear", "layer_norm", "conv2d", "conv2d_transpose", "embedding", "create_parameter"):
-        of_kind = [unique for unique in found if unique.split(".")[0].rpartition("_")[0] == kind]
+        of_kind = [unique for unique in assigned if unique.split(".")[0].rpartition("_")[0] == kind]
         numbered = sorted(of_kind, key=lambda unique: (number(unique), ".b_" in unique))
-        assert [rank[found[unique]] for unique in numbered] == sorted(rank[found[unique]] for unique in numbered)
+        assert [rank[assigned[unique]] for unique in numbered] == sorted(rank[assigned[unique]] for unique in numbered)
         assert numbered, kind
 
 
@@ -217,12 +217,14 @@ def test_a_parameter_file_with_something_after_its_end_is_refused(copy):
 
 
 @pytest.mark.parametrize("name", GOLDENS)
-@pytest.mark.parametrize("which", ["program", "parameters"])
+@pytest.mark.parametrize("file_kind", ["program", "parameters"])
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(part=st.floats(0, 1, exclude_max=True))
-def test_a_truncated_directory_is_refused_in_a_sentence_that_names_the_file(directories, tmp_path, name, which, part):
+def test_a_truncated_directory_is_refused_in_a_sentence_that_names_the_file(
+    directories, tmp_path, name, file_kind, part
+):
     target = Path(shutil.copytree(directories[name], tmp_path / "spoilt", dirs_exist_ok=True))
-    suffix = {"program": ".json" if name.startswith("pir") else ".pdmodel", "parameters": ".pdiparams"}[which]
+    suffix = {"program": ".json" if name.startswith("pir") else ".pdmodel", "parameters": ".pdiparams"}[file_kind]
     path = target / f"inference{suffix}"
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * part)])
@@ -242,8 +244,8 @@ def test_a_damaged_directory_is_refused_or_read_but_never_ends_in_another_error(
     for at in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)):
         content[at] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    found = tensors_or_refusal(target)
-    assert target.name in found if isinstance(found, str) else found
+    checkpoint = tensors_or_refusal(target)
+    assert target.name in checkpoint if isinstance(checkpoint, str) else checkpoint
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def answers(name: str) -> list[np.ndarray]:
 
 def masks(checkpoint: weights.Checkpoint, prompts: list[Prompt]) -> list[np.ndarray]:
     embedding = load_encoder(checkpoint, "cpu").encode(photo(80, 120))
-    found = load_decoder(checkpoint, "cpu").decode(embedding, prompts, multimask_output=False)
-    return [row[0].to_array() for row in found.masks]
+    answer = load_decoder(checkpoint, "cpu").decode(embedding, prompts, multimask_output=False)
+    return [row[0].to_array() for row in answer.masks]
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +82,11 @@ def copy(exported, tmp_path):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_native_export_gives_the_same_numbers_and_masks(tmp_path, name):
-    found = weights.read(export(network(name), tmp_path / "exported", "native"))
-    assert found.config == network(name).config
-    assert checkpoints.differing(found, network(name).tensors) == []
-    for one, other in zip(masks(found, [BOX, POINT]), answers(name), strict=True):
-        np.testing.assert_array_equal(one, other)
+    checkpoint = weights.read(export(network(name), tmp_path / "exported", "native"))
+    assert checkpoint.config == network(name).config
+    assert checkpoints.differing(checkpoint, network(name).tensors) == []
+    for first, second in zip(masks(checkpoint, [BOX, POINT]), answers(name), strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("prompt", ["box", "point"])
@@ -94,19 +94,21 @@ def test_a_native_export_gives_the_same_numbers_and_masks(tmp_path, name):
     "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NETWORKS]
 )
 def test_a_paddlex_export_gives_the_same_numbers_and_masks(exported, name, prompt):
-    found = weights.read(exported(name, prompt))
-    assert found.config == network(name).config
-    assert [key for key in found.tensors if not np.array_equal(found.tensors[key], network(name).tensors[key])] == []
-    asked, expected = (BOX, answers(name)[0]) if prompt == "box" else (POINT, answers(name)[1])
+    checkpoint = weights.read(exported(name, prompt))
+    assert checkpoint.config == network(name).config
+    assert [
+        key for key in checkpoint.tensors if not np.array_equal(checkpoint.tensors[key], network(name).tensors[key])
+    ] == []
+    prompts_of_kind, expected = (BOX, answers(name)[0]) if prompt == "box" else (POINT, answers(name)[1])
     assert expected.any()
-    np.testing.assert_array_equal(masks(found, [asked])[0], expected)
+    np.testing.assert_array_equal(masks(checkpoint, [prompts_of_kind])[0], expected)
 
 
 def test_the_exported_demo_model_is_read_by_every_command_and_by_create_model(tmp_path):
     def run(*arguments: object) -> str:
-        done = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-        assert done.exit_code == 0, done.stderr
-        return done.stdout
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
 
     directory, image = tmp_path / "SAM-H_box_infer", tmp_path / "photo.png"
     Image.fromarray(photo(80, 120)).save(image)
@@ -180,9 +182,11 @@ def test_the_trunk_of_the_demo_model_has_the_parameters_that_are_listed():
     from model.build import image_encoder
     from model.weights import parameters
 
-    made = {f"image_encoder.{name}": tuple(one.shape) for name, one in image_encoder(demo()).named_parameters()}
+    shapes = {
+        f"image_encoder.{name}": tuple(parameter.shape) for name, parameter in image_encoder(demo()).named_parameters()
+    }
     listed = parameters.conv_trunk(demo())
-    assert listed == made
+    assert listed == shapes
     assert list(listed)[:2] == ["image_encoder.stem.0.weight", "image_encoder.stem.0.bias"]
     assert parameters.conv_trunk(checkpoints.tiny()) == {}
 

@@ -59,10 +59,10 @@ def test_what_a_trainer_wrapped_is_found_under_its_prefix(tensors, tmp_path):
 def test_the_memory_of_videos_is_left_out_and_the_rest_is_ours(tensors):
     stored = {key: Stored(value.shape, value.copy) for key, value in meta_state(tensors).items()}
     stored |= {key: Stored(shape, lambda: None) for key, shape in MEMORY.items()}
-    found = sam2_names.from_meta(stored)
-    assert set(found) == set(tensors)
+    ours = sam2_names.from_meta(stored)
+    assert set(ours) == set(tensors)
     in_torchs_layout = to_torch_layout(tensors)
-    assert all(np.array_equal(found[key].load(), in_torchs_layout[key]) for key in tensors)
+    assert all(np.array_equal(ours[key].load(), in_torchs_layout[key]) for key in tensors)
 
 
 @pytest.mark.parametrize("make", PUBLISHED)
@@ -71,7 +71,7 @@ def test_every_published_size_is_recognised_by_its_tensors(make):
     assert infer(parameters(config)) == config
 
 
-def test_a_size_that_nobody_published_is_refused_with_those_that_are_known(tensors, tmp_path):
+def test_an_unpublished_size_is_refused_with_those_that_are_known(tensors, tmp_path):
     path = write_meta_sam2(tensors, tmp_path / "mine.pt")
     message = r"mine\.pt: expected the sizes of sam2\.1_hiera_tiny, .*, got .* \(1, 16, 5, 5\) and 1-2-3-2 blocks"
     with pytest.raises(WeightsError, match=message):
@@ -87,9 +87,9 @@ def test_blocks_that_begin_no_three_stages_are_refused():
 
 def test_a_config_json_of_impossible_sizes_is_refused(tensors, tmp_path):
     folder = write_huggingface_sam2(tiny_sam2(), tensors, tmp_path / "odd")
-    told = huggingface_config(tiny_sam2())
-    told["vision_config"]["backbone_config"]["num_attention_heads"] = 0
-    (folder / "config.json").write_text(json.dumps(told))
+    config_json = huggingface_config(tiny_sam2())
+    config_json["vision_config"]["backbone_config"]["num_attention_heads"] = 0
+    (folder / "config.json").write_text(json.dumps(config_json))
     with pytest.raises(WeightsError, match=r"config\.json: num_heads: expected a whole number from 1"):
         weights.read(folder)
 
@@ -97,7 +97,7 @@ def test_a_config_json_of_impossible_sizes_is_refused(tensors, tmp_path):
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"vision_config": 3}', '{"vision_config": {"backbone_config": 1}}']
 )
-def test_a_config_json_that_tells_nothing_leaves_the_size_to_the_tensors(tensors, tmp_path, content):
+def test_of_a_config_json_without_sizes_the_tensors_give_the_size(tensors, tmp_path, content):
     folder = write_huggingface_sam2(tiny_sam2(), tensors, tmp_path / "odd")
     (folder / "config.json").write_text(content)
     with pytest.raises(WeightsError, match="expected the sizes of sam2"):

@@ -43,7 +43,9 @@ def prefixed(prefix: str, tensors: dict[str, np.ndarray] = TORCH) -> dict[str, n
 
 def compiled(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The names where the image encoder alone was compiled, and lies in a wrapper of DistributedDataParallel."""
-    return {name.replace("image_encoder.", "image_encoder._orig_mod.module."): one for name, one in tensors.items()}
+    return {
+        name.replace("image_encoder.", "image_encoder._orig_mod.module."): tensor for name, tensor in tensors.items()
+    }
 
 
 def by_module(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -104,7 +106,7 @@ def test_safetensors_are_read_under_any_of_these_names(tmp_path, names):
 
 
 @pytest.mark.parametrize("prefix", ["", "sam."])
-def test_safetensors_in_paddles_layout_are_told_by_a_matrix(tmp_path, prefix):
+def test_safetensors_in_paddles_layout_are_recognised_by_a_matrix(tmp_path, prefix):
     save_file(prefixed(prefix, TENSORS), tmp_path / "model.safetensors", {"format": "np"})
     assert checkpoints.differing(weights.read(tmp_path / "model.safetensors"), TENSORS) == []
 
@@ -114,8 +116,8 @@ def test_safetensors_of_other_precisions_are_brought_to_float32(tmp_path, kind, 
     stored = {name: _as(value, dtype) for name, value in TORCH.items()}
     path = write_safetensors(stored, kind, tmp_path / "model.safetensors")
     expected = {name: _back(value) for name, value in stored.items()}
-    found = checkpoints.to_torch_layout(dict(weights.read(path).tensors))
-    assert [name for name in expected if not np.array_equal(found[name], expected[name])] == []
+    tensors = checkpoints.to_torch_layout(dict(weights.read(path).tensors))
+    assert [name for name in expected if not np.array_equal(tensors[name], expected[name])] == []
 
 
 def _as(values: np.ndarray, dtype: type) -> np.ndarray:
@@ -165,7 +167,7 @@ def test_what_paddle_saves_of_a_training_run_is_read_bfloat16_too(tmp_path):
     assert checkpoints.differing(weights.read(tmp_path / "best.pdparams"), expected) == []
 
 
-def test_what_lies_beside_sam_in_its_state_dict_is_told_in_the_log(tmp_path, caplog):
+def test_what_lies_beside_sam_in_its_state_dict_is_logged(tmp_path, caplog):
     head = {f"detector.{index}.weight": np.ones(3, np.float32) for index in range(90)}
     weights.read(torch_file.save({"model": {**prefixed("sam."), **head}, **BESIDE}, tmp_path / "best.pth"))
     (record,) = caplog.records
@@ -173,7 +175,7 @@ def test_what_lies_beside_sam_in_its_state_dict_is_told_in_the_log(tmp_path, cap
     assert len(record.message) < len(str(tmp_path)) + 300
 
 
-def test_of_the_usual_files_nothing_is_told(tmp_path, caplog):
+def test_of_the_usual_files_nothing_is_logged(tmp_path, caplog):
     for number, name in enumerate(name for name in WRAPPED if "detector" not in name):
         weights.read(torch_file.save(WRAPPED[name], tmp_path / f"{number}.pth"))
     assert caplog.records == []
@@ -201,7 +203,9 @@ def test_another_networks_file_is_refused_with_the_first_keys_that_were_found(tm
 
 
 def test_a_decoder_by_itself_is_refused_with_its_keys(tmp_path):
-    decoder = {name.removeprefix("mask_decoder."): one for name, one in TORCH.items() if name.startswith("mask_dec")}
+    decoder = {
+        name.removeprefix("mask_decoder."): tensor for name, tensor in TORCH.items() if name.startswith("mask_dec")
+    }
     path = torch_file.save(dict(reversed(decoder.items())), tmp_path / "best.pth")
     assert "entries: iou_prediction_head.layers.2.bias, iou_prediction_head.layers.2.weight, " in refusal(path)
 
@@ -256,7 +260,7 @@ def test_a_whole_module_is_named_by_its_class_and_never_made(tmp_path, write, sa
 
 
 @pytest.mark.parametrize("write", [torch_file.save, torch_file.save_old])
-def test_keys_and_classes_of_any_text_are_told_on_one_line_of_bounded_length(tmp_path, write):
+def test_messages_quote_keys_and_classes_of_any_text_on_one_line_of_bounded_length(tmp_path, write):
     odd = "a\nb\x1b[31m" + "x" * 10_000
     assert "entries: a?b?[31mxxx" in refusal(write({odd: np.ones(2, np.float32)}, tmp_path / "best.pth"))
     assert "a?b?[31mxxx" in refusal(write({**TORCH, f"image_encoder.{odd}": 3}, tmp_path / "best.pth"))
@@ -335,12 +339,12 @@ def test_what_pytorch_saves_of_a_training_run_is_read_as_pytorch_reads_it(tmp_pa
     checkpoint = weights.read(tmp_path / "best.pth")
     theirs = torch.load(tmp_path / "best.pth", weights_only=False)["model"]
     expected = {name.removeprefix("module."): value.float().numpy() for name, value in theirs.items()}
-    found = checkpoints.to_torch_layout(dict(checkpoint.tensors))
-    assert [name for name in expected if not np.array_equal(found[name], expected[name])] == []
+    tensors = checkpoints.to_torch_layout(dict(checkpoint.tensors))
+    assert [name for name in expected if not np.array_equal(tensors[name], expected[name])] == []
 
 
 @pytest.mark.parametrize("is_zip", [True, False], ids=["new", "old"])
-def test_parameters_that_share_one_storage_are_told_apart(tmp_path, is_zip):
+def test_parameters_that_share_one_storage_are_distinguished(tmp_path, is_zip):
     torch = pytest.importorskip("torch")
     flat = torch.from_numpy(np.concatenate([value.ravel() for value in TORCH.values()]))
     state, at = {}, 0
@@ -353,8 +357,8 @@ def test_parameters_that_share_one_storage_are_told_apart(tmp_path, is_zip):
 
 def test_pytorch_reads_the_file_of_the_old_kind_that_stands_in_for_its_own(tmp_path):
     torch = pytest.importorskip("torch")
-    found = torch.load(torch_file.save_old(TORCH, tmp_path / "sam.pth"), weights_only=True)
-    assert [name for name in TORCH if not np.array_equal(found[name].numpy(), TORCH[name])] == []
+    tensors = torch.load(torch_file.save_old(TORCH, tmp_path / "sam.pth"), weights_only=True)
+    assert [name for name in TORCH if not np.array_equal(tensors[name].numpy(), TORCH[name])] == []
 
 
 def test_a_whole_module_of_pytorchs_is_named_by_its_class(tmp_path):
