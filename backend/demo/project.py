@@ -45,7 +45,7 @@ _LABEL_CONFIG = """
 
 _WORDS = """
   <TextArea name="segment_words" toName="image" editable="true"
-    placeholder="Words for the demo's detector, then Enter: red star=Object, ring=Part; a space finds all objects"/>"""
+    placeholder="Words for the demo's detector, then Enter: red star; a space for all. Masks get the label below"/>"""
 
 
 def labeling_config(with_real_weights: str = WITH_REAL_WEIGHTS, *, has_words: bool = False) -> str:
