@@ -144,10 +144,10 @@ def test_a_login_page_is_an_access_error_and_no_image(connect, studio, login):
 
 
 @pytest.mark.parametrize("name", ["два b.png", "%D0%B4%D0%B2%D0%B0%20b.png"])
-def test_a_redirect_is_followed_however_it_writes_its_target(connect, location, name):
-    location.routes["/%D0%B4%D0%B2%D0%B0%20b.png"] = Reply(IMAGE)
-    location.routes["/r"] = Reply(b"", 302, {"Location": f"/{name}".encode().decode("latin-1")})
-    assert connect().fetch(ImageRef(location.url + "/r")).data == IMAGE
+def test_a_redirect_is_followed_however_it_writes_its_target(connect, other, name):
+    other.routes["/%D0%B4%D0%B2%D0%B0%20b.png"] = Reply(IMAGE)
+    other.routes["/r"] = Reply(b"", 302, {"Location": f"/{name}".encode().decode("latin-1")})
+    assert connect().fetch(ImageRef(other.url + "/r")).data == IMAGE
 
 
 def test_another_host_never_sees_the_token(connect, other):
