@@ -50,12 +50,12 @@ def task_and_model_options(command: C) -> C:
 def settings_of(options: dict[str, str | int | None], *, is_local: bool = False) -> Settings:
     """Return the environment's settings, overridden by the given options; end the process if they are invalid.
 
-    A command that ``is_local`` makes no connection by TLS, and does not read the certificates for one.
+    A command that ``is_local`` makes no connection by TLS, except to Redis, and reads no certificates otherwise.
     """
-    given = {name: str(value) for name, value in options.items() if value is not None}
-    certificates = tls.VARIABLES if is_local else ()
+    given = {**os.environ, **{name: str(value) for name, value in options.items() if value is not None}}
+    unused = tls.VARIABLES if is_local and not given.get("REDIS_URL", "").startswith("rediss:") else ()
     try:
-        return read({name: value for name, value in {**os.environ, **given}.items() if name not in certificates})
+        return read({name: value for name, value in given.items() if name not in unused})
     except SettingsError as error:
         refuse(str(error))
 

@@ -202,6 +202,15 @@ def test_a_command_that_makes_no_such_connection_reads_no_certificates(arguments
     assert result.exit_code == (1 if "--check" in arguments else 0)
 
 
+@pytest.mark.parametrize("arguments", [("decoders", "list"), ("erase", "--project", "1"), ("worker", "--check")])
+def test_a_command_that_reaches_redis_by_tls_refuses_a_file_without_certificates(arguments, tmp_path):
+    environ = {"SSL_CERT_FILE": str(tmp_path / "nowhere"), "PADDLE_SAM_CACHE_DIR": str(tmp_path)}
+    environ |= {"REDIS_URL": "rediss://127.0.0.1:1", "PADDLE_SAM_DECODERS_DIR": str(tmp_path / "decoders")}
+    result = CliRunner().invoke(main, arguments, env=environ, catch_exceptions=False)
+    assert "SSL_CERT_FILE" in result.output
+    assert result.exit_code == 2
+
+
 def test_without_variables_the_public_authorities_count_and_one_context_serves_all(unset):
     assert tls.client_context() is tls.client_context()
     assert tls.client_context().verify_mode is ssl.CERT_REQUIRED
