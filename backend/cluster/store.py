@@ -13,8 +13,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from backend.cluster import large_values
-from backend.cluster.connection import RedisConnection, answers
+from backend.cluster.connection import RedisConnection, ValueChangedError, answers, read_large
 from backend.cluster.keys import Keys
 from backend.embeddings import word_boxes
 from backend.embeddings.serialization import dump
@@ -82,8 +81,8 @@ class RedisStore:
                 with suppress(ResponseError):  # a replica is read-only
                     client.pexpire(name, longest_ms)
             try:
-                return large_values.read(client, name, value_bytes) if value_bytes else None, left_ms
-            except large_values.ValueChangedError:  # evicted in between
+                return read_large(client, name, value_bytes) if value_bytes else None, left_ms
+            except ValueChangedError:  # evicted in between
                 return None, NOT_THERE
 
         with self._stage("redis_get"):

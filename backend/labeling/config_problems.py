@@ -50,8 +50,7 @@ def problems(controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KIN
         if not any(control.is_smart for control in on_image.controls):
             messages.append(
                 f"label_config: no control on image {name!r} is smart, so no click reaches this backend; add for "
-                f'instance <KeyPointLabels name="point" toName="{name}" smart="true"><Label value="Object"/>'
-                "</KeyPointLabels>"
+                f'instance <KeyPoint name="point" toName="{name}" smart="true"/>'
             )
     return tuple(messages)
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from backend.cluster import large_values
-from backend.cluster.connection import RedisConnection
+from backend.cluster.connection import PART_BYTES, RedisConnection
 from backend.cluster.keys import Keys
 from backend.cluster.store import RedisStore
 from backend.embeddings.serialization import dump
@@ -99,7 +98,7 @@ def test_a_value_of_several_parts_is_read_whole_and_is_read_only(link):
     store = RedisStore(link, KEYS, 60.0)
     store.put(key(), large)
     value = store.get(key())
-    assert large.image_embedding.nbytes > 2 * large_values.PART_BYTES
+    assert large.image_embedding.nbytes > 2 * PART_BYTES
     assert same(value, large)
     assert not value.image_embedding.flags.writeable
 

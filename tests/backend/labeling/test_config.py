@@ -261,6 +261,7 @@ def test_problems_name_what_is_missing() -> None:
     assert len(config_problems.problems(config())) == 2
     [problem] = config_problems.problems(config(BRUSH.replace("toName", 'smart="false" toName')))
     assert "no control on image 'image' is smart" in problem
+    assert '<KeyPoint name="point" toName="image" smart="true"/>' in problem, "KeyPointLabels cost labels in exports"
 
 
 # EDGE CASE 19: repeaters
