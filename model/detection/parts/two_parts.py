@@ -1,6 +1,5 @@
 """A program is split into two files, which are loaded and run together; the text's results are kept."""
 
-import errno
 import hashlib
 import logging
 import shutil
@@ -124,7 +123,6 @@ def load(
             folder = Path(name)
             if (free := free_bytes(folder)) < size:
                 raise OSError(
-                    errno.ENOSPC,
                     f"expected room for {_megabytes(size)} in {folder.parent} while a part of the program is loaded, "
                     f"got {_megabytes(free)}; make room there, or set TMPDIR to a folder that has it",
                 )
