@@ -159,9 +159,10 @@ class Brush:
 
 @dataclass(frozen=True)
 class Bitmask:
-    """A painted mask as the data URL of an RGBA PNG whose alpha is the mask."""
+    """A painted mask: the data URL of an RGBA PNG whose alpha is the mask, then strokes over it, oldest first."""
 
     data_url: str
+    strokes: tuple[Stroke, ...] = ()
 
 
 @dataclass(frozen=True)

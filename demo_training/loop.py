@@ -48,14 +48,14 @@ class Plan:
 
 def parser(description: str | None, minutes: float, peak_rate: float, start: Path | None) -> argparse.ArgumentParser:
     """Return a parser of what every training takes, with these defaults."""
-    made = argparse.ArgumentParser(description=description)
-    made.add_argument("--scenes", type=Path, required=True, help="folder of demo_training.dataset")
-    made.add_argument("--out", type=Path, required=True, help="folder for checkpoints, outside the repository")
-    made.add_argument("--minutes", type=float, default=minutes)
-    made.add_argument("--start", type=Path, default=start, help="weights to begin with where OUT has no checkpoint")
-    made.add_argument("--peak-rate", type=float, default=peak_rate, help="the highest learning rate")
-    made.add_argument("--seed", type=int, default=0)
-    return made
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--scenes", type=Path, required=True, help="folder of demo_training.dataset")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, outside the repository")
+    parser.add_argument("--minutes", type=float, default=minutes)
+    parser.add_argument("--start", type=Path, default=start, help="weights to begin with where OUT has no checkpoint")
+    parser.add_argument("--peak-rate", type=float, default=peak_rate, help="the highest learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 def fast_dtype() -> torch.dtype:

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 LISTEN_S = 2.0
 
 _COMMANDS = """
-SET key 1 NX PX 10000; GET key; GETRANGE key 0 1; PTTL key; EXISTS key; TYPE key; INCR key; PEXPIRE key 10000; DEL other
-EVAL return{redis.call('GET',KEYS[1])} 2 key other; TIME
+SET key 1 NX PX 10000; GET key; GETRANGE key 0 1; STRLEN key; PTTL key; EXISTS key; TYPE key; INCR key
+PEXPIRE key 10000; DEL other; EVAL return{redis.call('GET',KEYS[1])} 2 key other; TIME
 HSET job a 1; EXPIRE job 10; HGET job a; HMGET job a; HGETALL job; HINCRBY job a 1
 RPUSH queue a b; EXPIRE queue 10; LLEN queue; LINDEX queue 0; LRANGE queue 0 -1; LTRIM queue 0 -1; LPOS queue b
 BLPOP queue 1

@@ -5,11 +5,13 @@ of waiting for a timeout. Every failure is a `RetryLater` with reason ``store_un
 """
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.client import Pipeline, PubSub
@@ -24,6 +26,7 @@ from backend.types import Secret
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R", bytes, int)
 
 CONNECT_TIMEOUT_S = 1.0
 TIMEOUT_S = 4.0  # for one answer
@@ -33,6 +36,13 @@ REFUSAL_SHOWN_S = 30.0
 
 READ_BYTES = 1 << 20
 """Read size for embeddings, and of the buffer that each connection keeps; a busy machine may delay each read."""
+
+PART_BYTES = 1 << 22
+"""Size of the parts in which large values are read; Redis keeps the memory of such an answer for the next one."""
+
+
+class ValueChangedError(RedisError):
+    """A value was replaced, evicted or deleted while it was read."""
 
 
 class RedisConnection:
@@ -170,6 +180,53 @@ def answers(pipeline: "Pipeline") -> list[Any]:
         elif isinstance(reply, RedisError):
             raise reply
     return replies
+
+
+def read_large(client: "Redis", name: str, value_bytes: int) -> memoryview:
+    """Return the string of ``value_bytes`` bytes under a key, received into the memory that it is used from, read-only.
+
+    The client library copies an answer three times, and Redis takes new pages from the system for each answer of 8 MiB
+    and more; both together take longer than the transfer (``python -m tests.benchmarks sam2``).
+
+    Raises:
+        ValueChangedError: the key holds fewer bytes, or another type.
+        RedisError, OSError: Redis cannot be reached.
+    """
+    value = np.empty(value_bytes, np.uint8).data
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()  # Any: the library leaves these methods untyped
+    try:
+        for start in range(0, value_bytes, PART_BYTES):
+            part = value[start : start + PART_BYTES]
+            connection.send_command("GETRANGE", name, start, start + len(part) - 1)
+            _receive(connection._sock, part)  # the library has no public name for the socket
+    except BaseException:
+        connection.disconnect()  # the rest of the answer may still arrive on it
+        raise
+    finally:
+        pool.release(connection)
+    return value.toreadonly()
+
+
+def _receive(peer: socket.socket, part: memoryview) -> None:
+    """Receive one answer into ``part``."""
+    head = b"$%d\r\n" % len(part)
+    received = b""
+    while received != head:
+        received += _some(peer.recv(len(head) - len(received)))
+        if not head.startswith(received):  # this answer may be shorter than the expected head
+            raise ValueChangedError(f"expected {len(part)} bytes, got an answer that begins with {received!r}")
+    while part:
+        part = part[_some(peer.recv_into(part)) :]
+    end_bytes = len(b"\r\n")
+    while end_bytes:
+        end_bytes -= len(_some(peer.recv(end_bytes)))
+
+
+def _some(received: R) -> R:
+    if not received:
+        raise NoConnection("Redis closed the connection in the middle of an answer")
+    return received
 
 
 def _unavailable(text: str) -> RetryLater:

@@ -6,7 +6,7 @@ size are checked, and the function, callbacks and webhooks that it may name are 
 
 import secrets
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
@@ -179,6 +179,16 @@ class JobQueues:
                 return False
             queue.enqueue_call(TRAINING, args=(str(project_id),), job_id=job_id, description="training")
             return True
+
+        return self._link.call(work)
+
+    def lost_trainings(self, waiting: Collection[int]) -> set[int]:
+        """Return those of the projects that wait for a training whose job is in no queue and with no worker."""
+
+        def work(client: "Redis") -> set[int]:
+            queued, keys = set(self._training_queue(client).job_ids), DecoderKeys(self._keys)
+            gone = {number for number in waiting if _training_job_id(self._keys.prefix, number) not in queued}
+            return {number for number in gone if not client.exists(keys.training(number))}
 
         return self._link.call(work)
 

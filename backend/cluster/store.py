@@ -13,7 +13,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from backend.cluster.connection import RedisConnection, answers
+from backend.cluster.connection import RedisConnection, ValueChangedError, answers, read_large
 from backend.cluster.keys import Keys
 from backend.embeddings import word_boxes
 from backend.embeddings.serialization import dump
@@ -72,21 +72,24 @@ class RedisStore:
         """Return the embedding, None if it is missing or unusable."""
         name, longest_ms = self._keys.embedding(key), int(self._ttl_s * 1000)
 
-        def work(client: "Redis") -> tuple[bytes | None, int]:
+        def work(client: "Redis") -> tuple[memoryview | None, int]:
             pipeline = client.pipeline(transaction=False)
-            pipeline.get(name)
+            pipeline.strlen(name)
             pipeline.pttl(name)
-            data, left_ms = answers(pipeline)
+            value_bytes, left_ms = answers(pipeline)
             if left_ms == NO_END:  # from a restored dump; volatile-lru could not evict it
                 with suppress(ResponseError):  # a replica is read-only
                     client.pexpire(name, longest_ms)
-            return data, left_ms
+            try:
+                return read_large(client, name, value_bytes) if value_bytes else None, left_ms
+            except ValueChangedError:  # evicted in between
+                return None, NOT_THERE
 
         with self._stage("redis_get"):
             data, left_ms = self._link.call(work)
         if data is None and left_ms == NOT_THERE:
             return None
-        embedding = parse(data, key, self._shape) if isinstance(data, bytes) else None
+        embedding = parse(data, key, self._shape) if data is not None else None
         if embedding is not None:
             return embedding
         self._on_drop(self.name)

@@ -41,8 +41,9 @@ def web(settings: Settings, checkpoint: Checkpoint, base: LazyDecoder, metrics: 
         local = LocalTrainings(TrainingRunner(training.command(settings.weights, settings.device), log), log)
         return _parts(projects, local, log, DecoderWatch(projects.refresh), (local.end_lost, local.close))
     shared = cluster.connect(settings, checkpoint.model_version)
-    watch = DecoderWatch(DecoderExchange(shared.link, shared.keys, folder).sync, projects.refresh)
-    return _parts(projects, QueuedTrainings(shared, log), log, watch, (lambda: None, shared.link.close))
+    queued = QueuedTrainings(shared, log)
+    watch = DecoderWatch(DecoderExchange(shared.link, shared.keys, folder).sync, queued.enqueue_lost, projects.refresh)
+    return _parts(projects, queued, log, watch, (lambda: None, shared.link.close))
 
 
 def publish(settings: Settings, project_id: int, data: bytes) -> DecoderWeights:

@@ -114,6 +114,7 @@ class QueuedTrainings:
     def __init__(self, parts: ClusterParts, log: TrainingLog) -> None:
         """Enqueue jobs with ``parts``, and keep the states in ``log``."""
         self._queues, self._log = parts.queues, log
+        self._lost: set[int] = set()
 
     def start(self, project_id: int, annotations: int, /) -> bool:
         """Start the training of a project.
@@ -127,6 +128,19 @@ class QueuedTrainings:
             return False
         self._log.write(project_id, State.WAITING, annotations=annotations)
         return True
+
+    def enqueue_lost(self) -> None:
+        """Enqueue the trainings again whose jobs were gone in the last call too, since Redis was emptied.
+
+        Raises:
+            RetryLater: Redis does not answer.
+        """
+        waiting = [project_id for project_id, each in self._log.all().items() if each.state is State.WAITING]
+        lost = self._queues.lost_trainings(waiting) if waiting else set()
+        for project_id in lost & self._lost:  # gone once, it may have been taken in this moment
+            if self._queues.enqueue_training(project_id):
+                logger.warning("event=training_enqueued_again project=%s", project_id)
+        self._lost = lost
 
 
 class TrainingWorker:

@@ -82,13 +82,13 @@ def dump(embedding: Embedding, key: str, dtype: Dtype) -> bytes:
     return _line(header) + numbers
 
 
-def load(data: bytes, key: str) -> Embedding | None:
+def load(data: bytes | memoryview, key: str) -> Embedding | None:
     """Return the embedding in ``data``; None if the bytes are damaged, of another format or of another key.
 
     >>> load(b"damaged", "a key") is None
     True
     """
-    end = data.find(b"\n", 0, _MAX_HEADER)
+    end = bytes(data[:_MAX_HEADER]).find(b"\n")
     if end < 0:
         return None
     try:

@@ -66,7 +66,7 @@ class StoreStats:
 Shape: TypeAlias = tuple[int, int, int]  # (channels, height, width) of the embeddings of a network
 
 
-def parse(data: bytes, key: EmbeddingKey, shape: Shape | None) -> Embedding | None:
+def parse(data: bytes | memoryview, key: EmbeddingKey, shape: Shape | None) -> Embedding | None:
     """Return the embedding in ``data``; None unless it is of this key, its number format and ``shape``, if known."""
     embedding = load(data, str(key))
     if embedding is None or shape not in (None, embedding.image_embedding.shape):

@@ -13,14 +13,20 @@ LONGEST_NAME = 100  # characters of a name in a sentence
 MOST_IMAGES = 20  # images that are checked: with more, the rest repeat
 
 JSON_ONLY = "JSON"
+_COCO_AND_YOLO = "COCO and YOLO"
 EXPORTS = {
     "brushlabels": "PNG, NumPy and brush to COCO",
     "brush": "PNG and NumPy",
-    "polygonlabels": "COCO and YOLO",
-    "rectanglelabels": "COCO and YOLO",
-    "rectangle": "COCO and YOLO",
+    "polygonlabels": _COCO_AND_YOLO,
+    "rectanglelabels": _COCO_AND_YOLO,
+    "rectangle": _COCO_AND_YOLO,
 }
 """The formats, besides JSON, to which label-studio-sdk 2.1.2 exports labelled regions of each type."""
+
+_LABELS_LOST = (
+    "prompts are drawn with <KeyPointLabels>: Label Studio's COCO export then names those of its labels that answers "
+    "have 'default', and its YOLO export leaves polygons out"
+)
 
 
 def problems(controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> tuple[str, ...]:
@@ -44,28 +50,31 @@ def problems(controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KIN
         if not any(control.is_smart for control in on_image.controls):
             messages.append(
                 f"label_config: no control on image {name!r} is smart, so no click reaches this backend; add for "
-                f'instance <KeyPointLabels name="point" toName="{name}" smart="true"><Label value="Object"/>'
-                "</KeyPointLabels>"
+                f'instance <KeyPoint name="point" toName="{name}" smart="true"/>'
             )
     return tuple(messages)
 
 
 def export_hints(controls: LabelConfig, preference: Sequence[ShapeKind] = OUTPUT_KINDS) -> tuple[str, ...]:
-    """Return which answers of a project Label Studio's own exporter leaves out of COCO files.
+    """Return which answers of a project Label Studio's own exporter leaves out of COCO files, or writes without labels.
 
     Args:
         controls: the project's labeling config.
         preference: the kinds that may be answered with, the preferred ones first.
     """
-    tags = {
+    exports = {
         answer.tag: EXPORTS.get(answer.type, JSON_ONLY)
         for image in controls.images[:MOST_IMAGES]
         for answer in answering(config.on_image(controls, image.name), preference)[:1]
-        if "COCO" not in EXPORTS.get(answer.type, JSON_ONLY)
     }
-    return tuple(
-        f"answers are drawn with <{tag}>, which Label Studio exports to {formats} only" for tag, formats in tags.items()
-    )
+    hints = [
+        f"answers are drawn with <{tag}>, which Label Studio exports to {formats} only"
+        for tag, formats in exports.items()
+        if "COCO" not in formats
+    ]
+    if _COCO_AND_YOLO in exports.values() and any(control.type == "keypointlabels" for control in controls.controls):
+        hints.append(_LABELS_LOST)
+    return tuple(hints)
 
 
 def _shared(tag: Control | LabelsTag) -> str:

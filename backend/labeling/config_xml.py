@@ -55,6 +55,9 @@ def read(text: str) -> Tag:
     try:
         parser.feed(text)
         parser.close()
+    except EntitiesForbidden as error:
+        most = f"label_config: expected entities of at most {LONGEST_ENTITY} plain characters"
+        raise ConfigError(f"{most}, got another definition of {error.name[:40]!r}") from error
     except (SAXException, DefusedXmlException, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise ConfigError(f"label_config: expected XML, got something else: {detail}") from error

@@ -206,9 +206,9 @@ def _vector(value: Fields) -> Shape:
 
 def _brush(value: Fields) -> Shape:
     code = json_fields.octets(value, "rle")
-    if not code and "maskDataURL" in value:
-        return Bitmask(_url(value, "maskDataURL"))
     strokes = tuple(_stroke(touch) for touch in json_fields.objects(value, "touches"))
+    if url := json_fields.text(json_fields.anything(value.get("maskDataURL"))):  # where both are, the editor draws this
+        return Bitmask(url, strokes)
     if not code and not strokes:
         raise FieldError("rle: expected bytes, got none")
     return Brush(code, strokes)
@@ -221,7 +221,7 @@ _READERS: dict[ShapeKind, Callable[[Fields], Shape]] = {
     ShapeKind.POLYGON: lambda value: Polygon(json_fields.pairs(value, "points")),
     ShapeKind.VECTOR: _vector,
     ShapeKind.BRUSH: _brush,
-    ShapeKind.BITMASK: lambda value: Bitmask(_url(value, "imageDataURL")),
+    ShapeKind.BITMASK: lambda value: Bitmask(_url(value)),
 }
 
 
@@ -234,8 +234,8 @@ def _stroke(touch: Fields) -> Stroke:
     return Stroke(tuple(zip(flat[0::2], flat[1::2], strict=False)), width, erases)
 
 
-def _url(value: Fields, key: str) -> str:
-    url = json_fields.text(json_fields.anything(value.get(key)))
+def _url(value: Fields) -> str:
+    url = json_fields.text(json_fields.anything(value.get("imageDataURL")))
     if not url:
-        raise FieldError(f"{key}: expected a data URL, got nothing")
+        raise FieldError("imageDataURL: expected a data URL, got nothing")
     return url

@@ -159,7 +159,7 @@ def work(shape: Shape, size: Size) -> int:
         case Brush():
             return MASK_WORK * math.prod(size) + outline_work(shape, size)
         case Bitmask():
-            return BITMASK_WORK * math.prod(size)
+            return BITMASK_WORK * math.prod(size) + outline_work(shape, size)
     return 0
 
 
@@ -169,8 +169,9 @@ def outline_work(shape: Shape, size: Size) -> int:
         case Polygon(points) | Vector(points):
             rises = sum(min(abs(y2 - y1), 200.0) for (_, y1), (_, y2) in pairwise((*points, *points[:1])))
             return len(points) ** 2 + int(ROW_WORK * rises * _shrunk(size, RASTER_SIDE)[0] / 100)
-        case Brush(code, strokes):
-            return CODE_WORK * len(code) + sum(_stroke_work(stroke, *size) for stroke in strokes)
+        case Brush() | Bitmask():
+            code = shape.rle if isinstance(shape, Brush) else b""
+            return CODE_WORK * len(code) + sum(_stroke_work(stroke, *size) for stroke in shape.strokes)
     return 0
 
 
@@ -291,9 +292,10 @@ def painted(shape: Brush | Bitmask, original_size: Size) -> Mask:
     """Return a painted mask of an image of ``original_size`` (height, width); `PromptError` for another size."""
     try:
         if isinstance(shape, Bitmask):
-            return bitmask.decode(shape.data_url, original_size)
-        empty = Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size)
-        mask = rle.decode(shape.rle, original_size) if shape.rle else empty
+            mask = bitmask.decode(shape.data_url, original_size)
+        else:
+            empty = Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size)
+            mask = rle.decode(shape.rle, original_size) if shape.rle else empty
     except ValueError as error:
         raise PromptError(str(error), Reason.BAD_GEOMETRY) from error
     if not shape.strokes:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from model.errors import CostError
 from model.images import jpeg, orientation, png, webp
@@ -135,7 +135,10 @@ def open_file(
 
 
 def _pillow(data: bytes, kind: str) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=(kind,))
+    try:
+        return Image.open(io.BytesIO(data), formats=(kind,))
+    except UnidentifiedImageError as error:  # its text names an object in memory
+        raise ValueError("its header is cut short or damaged") from error
 
 
 def _pixels(size_wh: tuple[int, int]) -> int:

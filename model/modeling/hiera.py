@@ -301,10 +301,10 @@ class Trunk(nn.Layer):
         if level is None:
             return
         weight, bias = laterals[level]
-        seen = add(paddle.matmul(weight, tokens, transpose_y=True), bias)  # (n, C', l)
+        projected = add(paddle.matmul(weight, tokens, transpose_y=True), bias)  # (n, C', l)
         rows, columns = tile.rows // shrunk, tile.columns // shrunk
         shape = [-1, tile.down, tile.across, weight.shape[0], rows, columns]
-        levels[level].put((slice(None), slice(None), *tile.where(shrunk)), seen, shape, [0, 3, 1, 4, 2, 5])
+        levels[level].put((slice(None), slice(None), *tile.where(shrunk)), projected, shape, [0, 3, 1, 4, 2, 5])
 
 
 class Sam2ImageEncoder(nn.Layer):
@@ -353,16 +353,16 @@ class Sam2ImageEncoder(nn.Layer):
 
         The two finest go through ``conv_s0`` and ``conv_s1`` at once; "no memory" is part of a bias.
         """
-        found = []
+        laterals = []
         for step, after in zip(reversed(list(self.neck.convs)), (self.conv_s0, self.conv_s1, None, None), strict=True):
             weight, bias = _matrix(step.conv)
             if after is not None:
                 second, second_bias = _matrix(after)
                 weight, bias = paddle.matmul(second, weight), paddle.matmul(second, bias) + second_bias
-            found.append((weight, bias))
-        weight, bias = found[2]
-        found[2] = weight, bias + self.no_mem_embed.astype("float32").reshape([-1, 1])
-        return found
+            laterals.append((weight, bias))
+        weight, bias = laterals[2]
+        laterals[2] = weight, bias + self.no_mem_embed.astype("float32").reshape([-1, 1])
+        return laterals
 
 
 def _pointwise(channels: int, out_channels: int) -> nn.Conv2D:

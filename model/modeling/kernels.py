@@ -228,8 +228,8 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | N
                 queries = slice(start, start + step)
                 part = query[index, head, queries]
                 more = None if bias is None else bias[head, queries]
-                found = _softmax_values(part, key[index, head], value[index, head], ones, more)
-                out[index, head, queries] = memory(found)
+                attended = _softmax_values(part, key[index, head], value[index, head], ones, more)
+                out[index, head, queries] = memory(attended)
     return tensor(out)
 
 
@@ -354,10 +354,10 @@ def convolve_rows(
     rows = slice(max(low, 0) - above, min(high, height) - above)
     if not is_on_cpu(x):
         return convolve(x[:, :, rows], layer, [max(-low, 0), max(high - height, 0), 1, 1])
-    seen = memory(x)[:, :, rows]
-    batch, channels, count, width = seen.shape
+    strip = memory(x)[:, :, rows]
+    batch, channels, count, width = strip.shape
     padded = np.zeros((batch, channels, high - low, width + 2), np.float32)
-    padded[:, :, max(-low, 0) : max(-low, 0) + count, 1:-1] = seen
+    padded[:, :, max(-low, 0) : max(-low, 0) + count, 1:-1] = strip
     whole, plane, row, number = padded.strides
     shape = batch, channels, 3, 3, last - first, (width - 1) // stride + 1
     steps = whole, plane, row, number, row * stride, number * stride
@@ -420,9 +420,9 @@ def _depthwise(x: Tensor, layer: nn.Conv2D, rows: slice) -> Tensor:
             product = scratch[: len(block)]
             for tap, weight in enumerate(taps):
                 down, right = top * stride + tap // 3, tap % 3
-                seen = image[down : down + stride * len(block) : stride, right : right + stride * width : stride]
-                seen = seen[: len(block), :width]
-                np.multiply(seen, weight, out=product if tap else block)
+                shifted = image[down : down + stride * len(block) : stride, right : right + stride * width : stride]
+                shifted = shifted[: len(block), :width]
+                np.multiply(shifted, weight, out=product if tap else block)
                 np.add(block, product if tap else bias, out=block)
     return tensor(out)
 

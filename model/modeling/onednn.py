@@ -83,15 +83,15 @@ P = TypeVar("P")
 
 def _cached(key: tuple[object, ...], make: Callable[[Library], P]) -> P:
     """Return what this thread keeps under a key."""
-    found = _thread.kept.get(key)
-    if found is None:
+    cached = _thread.kept.get(key)
+    if cached is None:
         library = onednn_library.library()
         if library is None:
             raise RuntimeError("oneDNN: expected is_available(), got a Paddle without it")
         if len(_thread.kept) >= MOST_KEPT:
             _thread.kept.clear()
-        found = _thread.kept[key] = make(library)
-    return cast(P, found)
+        cached = _thread.kept[key] = make(library)
+    return cast(P, cached)
 
 
 def _description(library: Library, shape: Sequence[int], strides: Sequence[int] | None = None) -> c_void_p:
@@ -112,10 +112,10 @@ def gelu_(x: Tensor) -> None:
     size, address = x.size, x.data_ptr()
 
     def make(library: Library) -> _Primitive:
-        seen = _rows(library, [size])
-        options = INFERENCE, GELU_ERF, seen, seen, c_float(0), c_float(0), None
+        src = _rows(library, [size])
+        options = INFERENCE, GELU_ERF, src, src, c_float(0), c_float(0), None
         step = library.create("eltwise_forward_primitive_desc_create", library.engine, *options)
-        return _Primitive(library, step, {SRC: seen, DST: seen})
+        return _Primitive(library, step, {SRC: src, DST: src})
 
     _cached(("gelu", size), make).run(address, address)
 
@@ -128,10 +128,10 @@ def softmax_(x: Tensor) -> None:
 
 def _softmax(rows: int, length: int) -> _Primitive:
     def make(library: Library) -> _Primitive:
-        seen = _rows(library, [rows, length])
-        options = INFERENCE, SOFTMAX, seen, seen, c_int(1), None
+        src = _rows(library, [rows, length])
+        options = INFERENCE, SOFTMAX, src, src, c_int(1), None
         step = library.create("softmax_forward_primitive_desc_create", library.engine, *options)
-        return _Primitive(library, step, {SRC: seen, DST: seen})
+        return _Primitive(library, step, {SRC: src, DST: src})
 
     return _cached(("softmax", rows, length), make)
 
@@ -142,10 +142,10 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     rows = x.size // length
 
     def make(library: Library) -> _Primitive:
-        seen, each = _rows(library, [rows, length]), _rows(library, [length])
-        options = INFERENCE, seen, seen, None, c_float(epsilon), c_uint(SCALE_AND_SHIFT), None
+        src, each = _rows(library, [rows, length]), _rows(library, [length])
+        options = INFERENCE, src, src, None, c_float(epsilon), c_uint(SCALE_AND_SHIFT), None
         step = library.create("layer_normalization_forward_primitive_desc_create", library.engine, *options)
-        return _Primitive(library, step, {SRC: seen, SCALE: each, SHIFT: each, DST: seen})
+        return _Primitive(library, step, {SRC: src, SCALE: each, SHIFT: each, DST: src})
 
     out = paddle.empty(x.shape)
     addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
@@ -170,12 +170,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, shortcut: Tensor
     more, strides = [] if shortcut is None else [shortcut.data_ptr()], weight.strides
 
     def make(library: Library) -> _Primitive:
-        seen, shift, made = (_rows(library, shape) for shape in ([rows, inputs], [1, outputs], [rows, outputs]))
+        src, shift, dst = (_rows(library, shape) for shape in ([rows, inputs], [1, outputs], [rows, outputs]))
         factors = _description(library, [inputs, outputs], strides)
-        attributes = _attributes(library, added=made if more else None, gelu=gelu)
-        step = library.create("matmul_primitive_desc_create", library.engine, seen, factors, shift, made, attributes)
-        added = {_post_op(0): made} if more else {}
-        return _Primitive(library, step, {SRC: seen, WEIGHTS: factors, BIAS: shift, DST: made, **added})
+        attributes = _attributes(library, added=dst if more else None, gelu=gelu)
+        step = library.create("matmul_primitive_desc_create", library.engine, src, factors, shift, dst, attributes)
+        added = {_post_op(0): dst} if more else {}
+        return _Primitive(library, step, {SRC: src, WEIGHTS: factors, BIAS: shift, DST: dst, **added})
 
     out = paddle.empty([rows, outputs])
     addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
@@ -219,13 +219,13 @@ def attention(
             name,
             functools.partial(_attention, shapes=shapes, strides=strides, scale=scale, has_bias=bias is not None),
         )
-        seen, keys, values, made = (
+        src, keys, values, dst = (
             address + 4 * start * stride
             for address, stride in zip(addresses, (*(s[0] for s in strides), out.strides[0]), strict=True)
         )
-        products.run(seen, keys, scores.data_ptr(), *([] if bias is None else [bias.data_ptr()]))
+        products.run(src, keys, scores.data_ptr(), *([] if bias is None else [bias.data_ptr()]))
         _softmax(each * heads * count, length).run(scores.data_ptr(), scores.data_ptr())
-        sums.run(scores.data_ptr(), values, made)
+        sums.run(scores.data_ptr(), values, dst)
         group = slice(start, start + each)
         if is_new and not _is_right(out[group], query[group], key[group], value[group], scale, bias):
             _wrong.add(name)
@@ -266,17 +266,17 @@ def _attention(
     """Compile the two matrix products of attention, for shapes and strides of query, key and value."""
     n, heads, length, width = shapes[2]
     count, depth = shapes[0][2:]
-    seen, values = _description(library, shapes[0], strides[0]), _description(library, shapes[2], strides[2])
+    src, values = _description(library, shapes[0], strides[0]), _description(library, shapes[2], strides[2])
     keys = _description(library, [n, heads, depth, length], [*strides[1][:2], strides[1][3], strides[1][2]])
     scores = _rows(library, [n, heads, count, length])
     added = _rows(library, [1, heads, count, length]) if has_bias else None
     attributes = _attributes(library, scale=scale, added=added)
-    step = library.create("matmul_primitive_desc_create", library.engine, seen, keys, None, scores, attributes)
+    step = library.create("matmul_primitive_desc_create", library.engine, src, keys, None, scores, attributes)
     more = {} if added is None else {_post_op(1): added}
-    products = _Primitive(library, step, {SRC: seen, WEIGHTS: keys, DST: scores, **more})
-    made = _description(library, [n, heads, count, width], [count * heads * width, width, heads * width, 1])
-    step = library.create("matmul_primitive_desc_create", library.engine, scores, values, None, made, None)
-    return products, _Primitive(library, step, {SRC: scores, WEIGHTS: values, DST: made})
+    products = _Primitive(library, step, {SRC: src, WEIGHTS: keys, DST: scores, **more})
+    dst = _description(library, [n, heads, count, width], [count * heads * width, width, heads * width, 1])
+    step = library.create("matmul_primitive_desc_create", library.engine, scores, values, None, dst, None)
+    return products, _Primitive(library, step, {SRC: scores, WEIGHTS: values, DST: dst})
 
 
 def _attributes(
@@ -333,27 +333,27 @@ def convolve(
 
     def make(library: Library) -> _Convolution:
         kernel = [groups, outputs // groups, inner, side, side] if groups > 1 else [outputs, inner, side, side]
-        seen = _description(library, *_channels_last(batch, channels, height, width))
-        made = _description(library, *_channels_last(batch, outputs, rows, columns))
+        src = _description(library, *_channels_last(batch, channels, height, width))
+        dst = _description(library, *_channels_last(batch, outputs, rows, columns))
         shift, given = _rows(library, [outputs]), _rows(library, kernel)
         attributes = _attributes(library, gelu=gelu)
         shapes = DIMS(stride, stride), DIMS(0, 0), DIMS(above, left), DIMS(below, right)
-        options = INFERENCE, DIRECT, seen, _description(library, kernel), shift, made, *shapes, attributes
+        options = INFERENCE, DIRECT, src, _description(library, kernel), shift, dst, *shapes, attributes
         step = library.create("convolution_forward_primitive_desc_create", library.engine, *options)
         wanted = library.weights_of(step)
         reorder = library.create("reorder_primitive_desc_create", given, library.engine, wanted, library.engine, None)
         ordered = ctypes.create_string_buffer(library.size(wanted) + ALIGNMENT)
         order = _Primitive(library, reorder, {SRC: given, DST: wanted})
         return _Convolution(
-            order, ordered, _Primitive(library, step, {SRC: seen, WEIGHTS: wanted, BIAS: shift, DST: made})
+            order, ordered, _Primitive(library, step, {SRC: src, WEIGHTS: wanted, BIAS: shift, DST: dst})
         )
 
     key = ("convolution", *x.shape, *weight.shape, stride, *padding, groups, gelu)
-    found = _cached(key, make)
+    cached = _cached(key, make)
     out = paddle.empty([batch, rows, columns, outputs])
-    ordered = -(-ctypes.addressof(found.ordered) // ALIGNMENT) * ALIGNMENT
-    found.order.run(weight.data_ptr(), ordered)
-    found.convolution.run(x.data_ptr(), ordered, bias.data_ptr(), out.data_ptr())
+    ordered = -(-ctypes.addressof(cached.ordered) // ALIGNMENT) * ALIGNMENT
+    cached.order.run(weight.data_ptr(), ordered)
+    cached.convolution.run(x.data_ptr(), ordered, bias.data_ptr(), out.data_ptr())
     return out
 
 

@@ -114,8 +114,8 @@ class Attention(nn.Layer):
         heads, dim = self.num_heads, tokens.shape[-1]
         qkv = affine(layer_norm(tokens, self.norm), self._weight, self._qkv_bias)
         query, key, value = (split_heads(qkv, heads, slice(first, first + dim)) for first in (0, dim, 2 * dim))
-        found = attend(query, key, value, (dim // heads) ** -0.5, bias=self.bias)
-        return affine(found, self.proj.weight, self.proj.bias, shortcut=tokens)
+        attended = attend(query, key, value, (dim // heads) ** -0.5, bias=self.bias)
+        return affine(attended, self.proj.weight, self.proj.bias, shortcut=tokens)
 
 
 class Mlp(nn.Layer):
@@ -231,8 +231,8 @@ class TinyVit(nn.Layer):
 
         def rows(first: int, last: int) -> Tensor:
             between, inner = _halo(2 * first, min(2 * last, middle), middle)
-            seen, centres = _halo(2 * between.start, min(2 * between.stop, side), side)
-            y = convolve_last(some_rows(x, seen), first_conv, centres, then_gelu=True)
+            needed, centres = _halo(2 * between.start, min(2 * between.stop, side), side)
+            y = convolve_last(some_rows(x, needed), first_conv, centres, then_gelu=True)
             return convolve_last(y, second_conv, inner)
 
         return _by_rows(rows, -(-middle // 2), 2 * first_conv.weight.shape[0] * middle, self._parallel)

@@ -50,25 +50,25 @@ class PartialAttention:
     """Attention of tokens to a part of the image, before it is divided by the sum of all weights.
 
     Attributes:
-        seen: (B, heads*n, C), the sum of values times weights.
+        weighted: (B, heads*n, C), the sum of values times weights.
         total: (B, heads*n, 1), the sum of weights.
         top: (B, heads*n, 1), what was subtracted from the scores to keep their exponentials within float32; None for 0.
     """
 
-    seen: Tensor
+    weighted: Tensor
     total: Tensor
     top: Tensor | None
 
     @staticmethod
     def joined(parts: Sequence["PartialAttention"]) -> Tensor:
         """Return the attention to all parts, (B, heads*n, C)."""
-        pairs = [(part.seen, part.total) for part in parts]
+        pairs = [(part.weighted, part.total) for part in parts]
         if len(parts) > 1 and any(part.top is not None for part in parts):
             tops = [paddle.zeros_like(part.total) if part.top is None else part.top for part in parts]
             top = paddle.stack(tops).max(axis=0)
             factors = [paddle.exp(each - top) for each in tops]
-            pairs = [(seen * factor, total * factor) for (seen, total), factor in zip(pairs, factors, strict=True)]
-        return reduce(operator.add, [seen for seen, _ in pairs]) / reduce(operator.add, [total for _, total in pairs])
+            pairs = [(sums * factor, total * factor) for (sums, total), factor in zip(pairs, factors, strict=True)]
+        return reduce(operator.add, [sums for sums, _ in pairs]) / reduce(operator.add, [total for _, total in pairs])
 
 
 class Attention(nn.Layer):
@@ -251,5 +251,5 @@ def _visit(
             part = before[0].update_image(before[1], part)
         return part, attention.attend_to_part(probe, part.with_position, part.image)
 
-    found = parallel.map(visit, image)
-    return [part for part, _ in found], [attended for _, attended in found]
+    results = parallel.map(visit, image)
+    return [part for part, _ in results], [attended for _, attended in results]

@@ -9,7 +9,6 @@ On the same photos, boxes and random weights, taking turns:
 - PaddleX, a call for each box, each of which encodes the photo again: one call is timed and taken times twenty.
 """
 
-import io
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-from PIL import Image
 
 from backend.concurrency.retry import OutageRetry
 from backend.decoders.lazy_decoder import LazyDecoder
@@ -28,7 +25,6 @@ from backend.embeddings.content_records import ContentDatabase
 from backend.embeddings.encode import EncodeSpec
 from backend.embeddings.local import LocalEmbeddings
 from backend.embeddings.stores import FileStore
-from backend.images.fetch import Fetched
 from backend.label_studio.prediction_writer import PredictionWriter
 from backend.label_studio.task_iterator import ProjectTasks
 from backend.labeling import config, task_prompts
@@ -43,46 +39,13 @@ from model.build import Decoder, Encoder, load_decoder, load_encoder
 from model.transforms import preprocess
 from model.types import Prompt
 from tests.benchmarks import subjects
+from tests.benchmarks.boxed_photos import BOXES, IMAGES, Photos, boxes
 from tests.benchmarks.rows import Row, compare, say
 from tests.support.fake_project import PROJECT, FakeProject
 from tests.support.wire_bodies import CONFIG
 
-IMAGES = 2
 ROUNDS = 3
-ACROSS, DOWN = 5, 4
-BOXES = ACROSS * DOWN
-SHIFT = 7
 OVERHEAD = 1.10
-
-
-class Photos:
-    """New random photos, as pixels and as files."""
-
-    def __init__(self) -> None:
-        self._number = 0
-        self.files: dict[str, bytes] = {}
-
-    def take(self) -> tuple[str, np.ndarray]:
-        """Return the address and the pixels of a new photo."""
-        self._number += 1
-        pixels = np.roll(subjects.image(), SHIFT * self._number, axis=1)
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, "JPEG", quality=95)
-        address = f"{self._number}.jpg"
-        self.files[address] = stream.getvalue()
-        return address, pixels
-
-    def fetch(self, ref: Any, cached: object = None) -> Fetched:
-        """Return the file of a photo, as an image source does."""
-        return Fetched(self.files[ref.uri], immutable=True)
-
-
-def boxes() -> np.ndarray:
-    """(20, 4) float32 boxes x1, y1, x2, y2 side by side on a photo."""
-    height, width = subjects.PHOTO_SIZE
-    step_x, step_y = width / ACROSS, height / DOWN
-    corners = [(x * step_x, y * step_y) for y in range(DOWN) for x in range(ACROSS)]
-    return np.array([(x + 9, y + 9, x + step_x - 9, y + step_y - 9) for x, y in corners], np.float32)
 
 
 def annotation() -> dict[str, Any]:
@@ -153,23 +116,10 @@ def alone(photos: Photos, encoder: Encoder, decoder: Decoder) -> None:
         decoder.decode(encoder.encode(photos.take()[1]), prompts)
 
 
-def metas(photos: Photos, predictor: Any) -> None:
-    """Let segment-anything answer the same for as many new photos."""
-    import torch
-
-    for _ in range(IMAGES):
-        pixels = photos.take()[1]
-        predictor.set_image(pixels)
-        boxes_in_model = predictor.transform.apply_boxes_torch(torch.from_numpy(boxes()), pixels.shape[:2])
-        masks, _, _ = predictor.predict_torch(None, None, boxes=boxes_in_model, multimask_output=False)
-        if masks.shape[0] != BOXES:
-            raise RuntimeError(f"expected {BOXES} masks, got {tuple(masks.shape)}")
-
-
 def run() -> Iterator[Row]:
     """Compare, in milliseconds for `IMAGES` photos of `BOXES` boxes each."""
     encoder, decoder = (load(subjects.checkpoint(), device="cpu") for load in (load_encoder, load_decoder))
-    photos, predictor, name = Photos(), subjects.meta_predictor(), f"preannotate, {IMAGES} images of {BOXES} boxes"
+    photos, name = Photos(), f"preannotate, {IMAGES} images of {BOXES} boxes"
     with tempfile.TemporaryDirectory() as folder:
 
         def ours() -> None:
@@ -185,16 +135,17 @@ def run() -> Iterator[Row]:
                 rounds=ROUNDS,
             )
         )
-        yield _said(
-            compare(
-                name,
-                ours,
-                lambda: metas(photos, predictor),
-                against="segment-anything, torch eager, without RLE",
-                goal=1.0,
-                rounds=ROUNDS,
+        with subjects.engine("boxed_photos") as theirs:
+            yield _said(
+                compare(
+                    name,
+                    ours,
+                    lambda: subjects.ask(theirs),
+                    against="segment-anything, torch eager, without RLE",
+                    goal=1.0,
+                    rounds=ROUNDS,
+                )
             )
-        )
         with subjects.paddlex_engine() as paddlex:
             if paddlex is not None:
                 yield _said(_against_paddlex(name, ours, paddlex))

@@ -14,7 +14,7 @@ import numpy as np
 from model import config as configs
 from model.config import SamConfig
 from model.machine import cpu_count
-from tests.benchmarks import subjects
+from tests.benchmarks import boxed_photos, everything, subjects
 
 Work = Callable[[], object]
 
@@ -69,6 +69,8 @@ WORKS: dict[str, Callable[[], Work]] = {
     "sam2.1_hiera_tiny": partial(sam2_encode, configs.sam2_1_hiera_tiny),
     "sam2.1_hiera_small": partial(sam2_encode, configs.sam2_1_hiera_small),
     "sam2.1_hiera_base_plus": partial(sam2_encode, configs.sam2_1_hiera_base_plus),
+    "boxed_photos": boxed_photos.theirs,
+    **{scene: partial(everything.theirs, scene) for scene in everything.SCENES},
 }
 
 

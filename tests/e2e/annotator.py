@@ -33,6 +33,8 @@ TOGGLES = {
 """What people read beside them; Label Studio 1.22 has no other names for its switches."""
 
 PATIENCE_MS = 60_000
+ANSWER_MS = 100_000
+"""Label Studio waits as long for a backend."""
 SETTLE_MS = 700
 """The editor draws some time after it has got an answer; nothing in the page says when it is done."""
 
@@ -232,7 +234,7 @@ class Annotator:
         return self._seen(answered)
 
     def _answer(self):
-        return self.page.expect_response(lambda answer: "interactive-annotating" in answer.url)
+        return self.page.expect_response(lambda answer: "interactive-annotating" in answer.url, timeout=ANSWER_MS)
 
     def _seen(self, answered) -> dict:
         answer: Response = answered.value

@@ -28,6 +28,7 @@ class Studio:
         self.output = ""
 
     def start(self) -> None:
+        self.api = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
         self._process = subprocess.Popen(
             self._arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -40,9 +41,7 @@ class Studio:
             self.output += line
         login = json.loads((self.folder / "login.json").read_text())
         self.username, self.password, self.token = login["username"], login["password"], login["token"]
-        self.api = httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Token {login['token']}"}, timeout=120, trust_env=False
-        )
+        self.api.headers["Authorization"] = f"Token {self.token}"
 
     def stop(self) -> int:
         """Stop it as Ctrl-C does, but with SIGTERM: what a script starts in the background ignores SIGINT, and so do

@@ -88,7 +88,7 @@ def take_carving(folder: Path) -> None:
             annotator.close()
     finally:
         studio.stop()
-    height, width = target.size[0] // 2, target.size[1] // 2
+    width, height = pictures[0].width // 2, pictures[0].height // 2
     row = Image.new("RGB", (3 * width + 2 * MARGIN, height), "white")
     for number, picture in enumerate(pictures):
         row.paste(picture.resize((width, height)), (number * (width + MARGIN), 0))
@@ -97,8 +97,8 @@ def take_carving(folder: Path) -> None:
 
 
 def _image(annotator: Annotator) -> Image.Image:
-    """Return what the page shows of the image."""
-    box = annotator.page.locator('img[alt="image"]').first.bounding_box()
+    """Return what the page shows of the image: the editor cuts off the edges of one that is larger than its canvas."""
+    box = annotator.page.locator(".konvajs-content").first.bounding_box()
     assert box is not None
     left, top = round(box["x"]), round(box["y"])
     whole = Image.open(annotator.photograph("annotator")).convert("RGB")

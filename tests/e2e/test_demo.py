@@ -39,6 +39,7 @@ from backend.demo.project import BACKEND_TITLE, LABEL_CONFIG, TITLE, labeling_co
 from backend.labeling.config import parse
 from backend.labeling.config_problems import problems
 from model.demo import SAMPLES
+from tests.e2e.label_studio_server import Studio
 
 HERE = Path(__file__).parent
 LOGIN = Login("demo@example.com", "a password", "0123456789abcdef")
@@ -387,3 +388,10 @@ def test_the_welcome_speaks_of_the_small_model_only_where_that_is_the_model(demo
     other, _ = run_once(replace(demo, weights=str(SAMPLES.parent / "demo.safetensors")))
     assert ("This small model" in small, "This small model" in other) == (True, False)
     assert "Without the tick a mask is lost" in other
+
+
+def test_a_studio_that_does_not_start_is_stopped_and_shows_what_the_demo_printed(tmp_path):
+    studio = Studio(tmp_path / "demo", tmp_path / "no-python", 29090, 28080)
+    with pytest.raises(AssertionError, match="Label Studio is not installed"):
+        studio.start()
+    assert studio.stop() == 1

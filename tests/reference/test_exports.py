@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from backend.labeling import config_problems
+from backend.labeling.config import parse
 from backend.shapes import OUTPUT_KINDS
 from model.types import Mask
 from tests.reference.exports import exported
@@ -17,6 +18,7 @@ from tests.support.service import SIZE_WH, Service
 pytestmark = pytest.mark.reference
 
 LABELS = '<Label value="Cat"/><Label value="Dog"/>'
+POINT_WITH_LABELS = f'<KeyPointLabels name="point" toName="image" smart="true">{LABELS}</KeyPointLabels>'
 COLUMNS = {
     "COCO": "COCO",
     "YOLO": "YOLO",
@@ -90,6 +92,19 @@ def test_the_table_of_exports_is_what_label_studios_exporter_does():
         assert ("NumPy" in words) == bool(files["BRUSH_TO_NUMPY"])
         assert ("COCO" in words) == bool(files["COCO"] or files["BRUSH_TO_COCO"])
         assert ("YOLO" in words) == bool(files["YOLO"])
+
+
+def test_labels_of_keypoints_cost_answers_theirs_in_coco_files_and_polygons_in_yolo_files():
+    tags = ("PolygonLabels", "RectangleLabels")
+    texts = [
+        config(tag).replace('<KeyPoint name="point" toName="image" smart="true"/>', POINT_WITH_LABELS) for tag in tags
+    ]
+    polygons, boxes = exported([(text, answered(text, "Dog")) for text in texts])
+    assert (polygons["COCO"], boxes["COCO"]) == ([["mask", "default"]], [["box", "default"]])
+    assert (polygons["YOLO"], boxes["YOLO"]) == ([], [["box", "Dog"]])
+    for text in texts:
+        [hint] = config_problems.export_hints(parse(text))
+        assert "'default'" in hint
 
 
 @pytest.mark.parametrize("tag", ["BrushLabels", "PolygonLabels"])

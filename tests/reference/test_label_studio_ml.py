@@ -25,7 +25,7 @@ def test_the_real_server_answers_recorded_requests_as_ours_does(tmp_path):
         [PYTHON, "-W", "ignore", "-m", "tests.reference.hosting"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         cwd=tmp_path,  # 2.x writes a database where it stands
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         check=False,

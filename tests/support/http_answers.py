@@ -178,7 +178,7 @@ class AnswerServer:
         outer = self
 
         class Handler(socketserver.StreamRequestHandler):
-            timeout = 10
+            timeout = 120  # a browser on a loaded machine sends its request long after it has connected
 
             def handle(self):
                 try:

@@ -30,7 +30,10 @@ _IMAGE_PROXY = (
     "; if this machine reaches the internet through a proxy alone, set PADDLE_SAM_IMAGE_PROXY (HTTP_PROXY and its like "
     "do not count for images)"
 )
-_EXPORTABLE = "for COCO and YOLO draw them with <PolygonLabels>, for masks as images or COCO with <BrushLabels>"
+_EXPORTABLE = (
+    "for COCO and YOLO draw them with <PolygonLabels> and prompt with <KeyPoint> and a row of <Labels>, for masks as "
+    "images or COCO draw them with <BrushLabels>"
+)
 _SEE_CONFIGS = "see the labeling configs in the README"
 
 

@@ -93,15 +93,15 @@ class LegacyParts:
             writes = frozenset()
         return Operator(names, reads, writes, is_output="fetch" in names, input_side=side)
 
-    def _inside(self, message: memoryview, seen: set[int]) -> Iterator[memoryview]:
+    def _inside(self, message: memoryview, visited: set[int]) -> Iterator[memoryview]:
         """Yield the operators of the blocks that an operator runs."""
         for attribute in protobuf.children(message, 4):
             for number in (*protobuf.integers(attribute, 12), *protobuf.integers(attribute, 14)):
-                if number not in seen:
-                    seen.add(number)
+                if number not in visited:
+                    visited.add(number)
                     for operator in protobuf.children(self._blocks[number], _OPERATORS):
                         yield operator
-                        yield from self._inside(operator, seen)
+                        yield from self._inside(operator, visited)
 
 
 def _variable(message: memoryview) -> _Variable:

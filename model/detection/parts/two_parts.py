@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 from cachetools import LRUCache
 
 from model.detection.parts import dataflow
@@ -27,6 +26,8 @@ from model.weights.tensors import Shape
 logger = logging.getLogger(__name__)
 
 _KEPT_BYTES = 64 << 20
+_REMEMBERED_FAILURES = 100
+_OPEN_FILES = Path("/proc/self/fd")  # Linux's names for them
 
 
 class Runnable(Protocol):
@@ -95,7 +96,11 @@ def split(program: DetectorProgram, text_inputs: Sequence[str]) -> Parts | None:
 
 
 def load(
-    parts: Parts, program: DetectorProgram, parameters: Path, load_part: Callable[[DetectorProgram, Path], Runnable]
+    parts: Parts,
+    program: DetectorProgram,
+    parameters: Path,
+    load_part: Callable[[DetectorProgram, Path], Runnable],
+    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
 ) -> tuple[Runnable, Runnable]:
     """Return both parts, loaded one after the other from a temporary folder with a copy of the parameters of each.
 
@@ -104,25 +109,45 @@ def load(
         program: the whole.
         parameters: the file of the whole.
         load_part: loads a program from its file and that of its parameters.
+        free_bytes: how much can be written into a folder.
 
     Raises:
         WeightsError: Paddle cannot load a part, or the parameters are those of another program.
-        OSError: a part cannot be written.
+        OSError: a part cannot be written; there is no room for it.
     """
-    loaded = []
+    loaded, entries = [], pdiparams.entries(parameters, parts.shapes)
     for part in (parts.text, parts.rest):
+        chosen = [entry for name, entry in entries.items() if name in part.parameters]
+        size = len(part.program) + sum(entry.nbytes for entry in chosen)
         with tempfile.TemporaryDirectory(prefix="paddle-sam-") as name:
             folder = Path(name)
-            (folder / program.path.name).write_bytes(part.program)
-            pdiparams.copy_some(parameters, parts.shapes, part.parameters, folder / PARAMETERS)
-            loaded.append(load_part(read_checked(folder / program.path.name), folder / PARAMETERS))
+            if (free := free_bytes(folder)) < size:
+                raise OSError(
+                    f"expected room for {_megabytes(size)} in {folder.parent} while a part of the program is loaded, "
+                    f"got {_megabytes(free)}; make room there, or set TMPDIR to a folder that has it",
+                )
+            path = folder / program.path.name
+            path.write_bytes(part.program)
+            with (folder / PARAMETERS).open("wb") as copy:
+                target = Path(copy.name)
+                if _OPEN_FILES.is_dir():  # without a name, the copy is gone with this process, however it ends
+                    target.unlink()
+                    target = _OPEN_FILES / str(copy.fileno())
+                pdiparams.copy_some(parameters, chosen, copy)
+                copy.flush()
+                loaded.append(load_part(read_checked(path), target))
     return loaded[0], loaded[1]
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
 
 
 class TwoParts:
     """Runs the text's part once for each text, as long as what it gave is kept. Any number of threads may use it.
 
-    Where a part cannot compute, the whole program is loaded instead, and runs from then on.
+    Where a part cannot compute, the whole program is loaded and answers in its place: once, or for good if a part fails
+    again with the same text. A failure that the whole program shares does not count, nor does a lack of memory.
 
     Attributes:
         inputs: the names of the whole program's inputs, sorted.
@@ -145,12 +170,12 @@ class TwoParts:
             load_whole: loads the whole program.
             kept_bytes: the most that is kept of what the text's part gave.
         """
-        self._parts: tuple[Runnable, Runnable] | None = loaded
-        self._whole: Runnable | None = None
+        self._loaded: tuple[Runnable, Runnable] | Runnable = loaded
         self.inputs, self._crossing, self._load_whole = sorted(inputs), crossing, load_whole
         self._kept: LRUCache[bytes, Arrays] = LRUCache(
             kept_bytes, getsizeof=lambda features: sum(array.nbytes for array in features)
         )
+        self._failed: LRUCache[bytes, None] = LRUCache(_REMEMBERED_FAILURES)  # texts, by digest
         self._lock = threading.Lock()
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -161,34 +186,47 @@ class TwoParts:
 
         Raises:
             WeightsError: the program cannot compute with these inputs.
+            MemoryError: memory ran out.
         """
         given = dict(zip(self.inputs, inputs, strict=True))
         with self._lock:  # one at a time runs anyway
-            if self._parts is not None:
-                try:
-                    return self._run(*self._parts, given)
-                except WeightsError as error:
-                    logger.warning(
-                        "The program runs as a whole from now on, its text side with each picture: %s", error
-                    )
-                    self._parts = None
-                    self._kept.clear()
-            if self._whole is None:
-                self._whole = self._load_whole()
-            return self._whole.run(inputs)
+            if not isinstance(self._loaded, tuple):
+                return self._loaded.run(inputs)
+            text, rest = self._loaded
+            text_inputs = [given[name] for name in sorted(text.inputs)]
+            key = _digest(text_inputs)
+            try:
+                given.update(zip(self._crossing, self._features(text, text_inputs, key), strict=True))
+                outputs = rest.run([given[name] for name in sorted(rest.inputs)])
+            except WeightsError as error:
+                return self._run_whole(inputs, key, error)
+            self._failed.pop(key, None)
+            return outputs
 
-    def _run(self, text: Runnable, rest: Runnable, given: dict[str, npt.NDArray[np.generic]]) -> Arrays:
-        features = self._features(text, [given[name] for name in sorted(text.inputs)])
-        given = {**given, **dict(zip(self._crossing, features, strict=True))}
-        return rest.run([given[name] for name in sorted(rest.inputs)])
+    def _run_whole(self, inputs: Arrays, key: bytes, error: WeightsError) -> Arrays:
+        """Answer in place of a part that failed, from now on if it did so with this text before."""
+        whole = self._load_whole()
+        outputs = whole.run(inputs)
+        if key in self._failed:
+            logger.warning("The program runs as a whole from now on, its text side with each picture: %s", error)
+            self._loaded = whole
+            self._kept.clear()
+        else:
+            logger.warning("The program ran as a whole for one picture, since a part of it failed: %s", error)
+            self._failed[key] = None
+        return outputs
 
-    def _features(self, text: Runnable, inputs: Arrays) -> Arrays:
-        digest = hashlib.sha256()
-        for array in inputs:
-            digest.update(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes())
-        features = self._kept.get(digest.digest())
+    def _features(self, text: Runnable, inputs: Arrays, key: bytes) -> Arrays:
+        features = self._kept.get(key)
         if features is None:
             features = text.run(inputs)
             with suppress(ValueError):  # more than is kept of all texts
-                self._kept[digest.digest()] = features
+                self._kept[key] = features
         return features
+
+
+def _digest(arrays: Arrays) -> bytes:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes())
+    return digest.digest()

@@ -5,7 +5,7 @@ length (framework.proto: data_type = 1, dims = 2) and the numbers. Source: Paddl
 """
 
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -39,6 +39,11 @@ class Entry:
     start: int
     numbers: int
     end: int
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it takes in the file."""
+        return self.end - self.start
 
 
 def read(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Stored]:
@@ -84,18 +89,12 @@ def entries(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Entry]:
     return found
 
 
-def copy_some(path: Path, shapes: Mapping[str, Shape], names: Collection[str], target: Path) -> None:
-    """Write a file with some of the tensors of a file that holds these.
-
-    Raises:
-        WeightsError: as in `entries`.
-    """
-    found = entries(path, shapes)
-    with path.open("rb") as stream, target.open("wb") as copy:
-        for name, entry in found.items():
-            if name in names:
-                stream.seek(entry.start)
-                copy.write(stream.read(entry.end - entry.start))
+def copy_some(path: Path, chosen: Iterable[Entry], copy: BinaryIO) -> None:
+    """Write some of the tensors of a file, which `entries` returned, into another one, in this order."""
+    with path.open("rb") as stream:
+        for entry in chosen:
+            stream.seek(entry.start)
+            copy.write(stream.read(entry.nbytes))
 
 
 def _description(stream: BinaryIO) -> tuple[int, Shape]:

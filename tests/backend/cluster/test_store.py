@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.cluster.connection import RedisConnection
+from backend.cluster.connection import PART_BYTES, RedisConnection
 from backend.cluster.keys import Keys
 from backend.cluster.store import RedisStore
 from backend.embeddings.serialization import dump
@@ -46,6 +46,71 @@ def test_what_is_not_a_whole_value_of_ours_is_a_miss_and_makes_room_for_one(stor
         assert not client.exists(KEYS.embedding(key()))
     store.put(key(), embedding())
     assert same(store.get(key()), embedding())
+
+
+class EvictingClient:
+    """A client of Redis, whose values are evicted between the question for their length and the one for their bytes."""
+
+    def __init__(self, client, evict):
+        self._client, self._evict = client, evict
+
+    def __getattr__(self, name):
+        if name == "connection_pool":
+            self._evict()
+        return getattr(self._client, name)
+
+
+class EvictingLink:
+    """A connection whose clients are `EvictingClient`."""
+
+    last_error = ""
+
+    def __init__(self, link, evict):
+        self._link, self._evict = link, evict
+
+    def call(self, work):
+        return self._link.call(lambda client: work(EvictingClient(client, self._evict)))
+
+
+@needs_redis
+@pytest.mark.parametrize("rest", [None, b"short"], ids=["gone", "shorter"])
+def test_a_value_that_changes_while_it_is_read_is_a_miss_and_the_connection_goes_on(link, redis_server, rest):
+    with redis_server.client() as client:
+
+        def evict():
+            client.delete(KEYS.embedding(key()))
+            if rest is not None:
+                client.set(KEYS.embedding(key()), rest)
+
+        dropped = []
+        store = RedisStore(EvictingLink(link, evict), KEYS, 60.0, on_drop=dropped.append)
+        store.put(key(), embedding())
+        assert store.get(key()) is None
+        assert dropped == []
+    store.put(key(), embedding())
+    assert same(RedisStore(link, KEYS, 60.0).get(key()), embedding())
+    assert link.last_error == ""
+
+
+@needs_redis
+def test_a_value_of_several_parts_is_read_whole_and_is_read_only(link):
+    large = embedding(shape=(128, 160, 128))
+    store = RedisStore(link, KEYS, 60.0)
+    store.put(key(), large)
+    value = store.get(key())
+    assert large.image_embedding.nbytes > 2 * PART_BYTES
+    assert same(value, large)
+    assert not value.image_embedding.flags.writeable
+
+
+@needs_redis
+def test_a_redis_that_dies_in_the_middle_of_a_value_is_an_outage_and_a_miss(tmp_path):
+    with RedisServer(tmp_path, maxmemory="100mb") as server:
+        link = RedisConnection(server.url)
+        RedisStore(link, KEYS, 60.0).put(key(), embedding())
+        assert RedisStore(EvictingLink(link, server.kill), KEYS, 60.0).get(key()) is None
+        assert link.is_down
+        link.close()
 
 
 @needs_redis

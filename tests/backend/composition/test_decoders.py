@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+from backend.composition import cluster, web
 from backend.composition import decoders as composition_decoders
-from backend.composition import web
+from backend.decoders.lazy_decoder import LazyDecoder
 from backend.decoders.training import State, Training
+from backend.metrics import Metrics
 from backend.settings import read
 from model.weights import decoder_weights
 from tests.support.decoder_files import PROJECT, decoder_file
+from tests.support.redis_server import needs_redis
 from tests.support.service import wait_until
 from tests.support.wire_bodies import BROWSER, click_on, data_uri, encoded, recorded, rectangle
 
@@ -145,3 +148,20 @@ def test_the_button_starts_finetune_in_a_process_of_its_own(settings, serve):
     wait_until(lambda: json.loads(path.read_text())["state"] not in ("waiting", "running"), seconds=120)
     training = json.loads(path.read_text())
     assert (training["state"], training["annotations"]) == ("failed", 1), "nothing listens where Label Studio is"
+
+
+@needs_redis
+def test_a_training_that_waits_is_enqueued_again_after_redis_was_emptied(settings, tiny_checkpoint, redis_server):
+    settings = settings.model_copy(update={"redis_url": redis_server.url})
+    parts = composition_decoders.web(settings, tiny_checkpoint, LazyDecoder(tiny_checkpoint, "cpu"), Metrics())
+    worker = cluster.connect(settings, tiny_checkpoint.model_version)
+    parts.start()
+    try:
+        assert parts.trainings.start(PROJECT, 3)
+        with redis_server.client() as client:
+            client.flushall()
+        wait_until(lambda: worker.queues.take_training() == PROJECT, 120)
+        assert parts.log.of(PROJECT).state is State.WAITING
+    finally:
+        parts.close()
+        worker.link.close()

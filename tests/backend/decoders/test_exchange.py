@@ -159,6 +159,40 @@ def test_a_training_is_enqueued_once_and_taken_when_no_image_waits(machine):
     assert [worker.parts.queues.take_training() for _ in range(3)] == [7, 8, None]
 
 
+def test_trainings_that_wait_are_enqueued_again_after_redis_was_emptied(machine, redis_server, caplog):
+    web, other, worker = machine(), machine(), machine()
+    first, second = (QueuedTrainings(each.parts, each.log) for each in (web, other))
+    assert first.start(7, 12)
+    assert first.start(8, 3)
+    web.log.write(9, State.DONE, "better by 0.08")
+    for each in (web, other):
+        each.sync()
+    with redis_server.client() as client:
+        client.flushall()
+    for trainings in (first, second, first, second, first):
+        trainings.enqueue_lost()
+    assert sorted(filter(None, (worker.parts.queues.take_training() for _ in range(5)))) == [7, 8]
+    assert caplog.text.count("event=training_enqueued_again") == 2
+    assert (web.log.of(7).state, web.log.of(7).annotations, web.log.of(7).number) == (State.WAITING, 12, 1)
+
+
+def test_a_training_that_waits_or_is_being_taken_by_a_worker_is_not_enqueued_twice(machine):
+    web, worker = machine(), machine()
+    trainings = QueuedTrainings(web.parts, web.log)
+    assert trainings.start(7, 12)
+    for _ in range(3):
+        trainings.enqueue_lost()
+    assert worker.parts.queues.take_training() == 7
+    trainings.enqueue_lost()
+    with worker.parts.leases.acquire(DecoderKeys(worker.parts.keys).training(7)):
+        for _ in range(3):
+            trainings.enqueue_lost()
+    trainings.enqueue_lost()
+    web.log.write(7, State.DONE)
+    trainings.enqueue_lost()
+    assert worker.parts.queues.take_training() is None
+
+
 def test_a_worker_trains_and_the_web_process_sees_state_and_decoder(machine, tmp_path):
     web, worker = machine(), machine()
     data = tmp_path / "trained.safetensors"

@@ -299,6 +299,15 @@ VALID.append(encoded(photo(40, 30).convert("P"), "TIFF", compression="tiff_lzw")
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns about what it finds in damaged files
+@pytest.mark.parametrize("valid", VALID[:6], ids=["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_of_a_file_that_is_cut_short_the_message_says_what_is_wrong_and_names_no_object_in_memory(valid):
+    for length in range(16, 60, 4):
+        with pytest.raises(ImageError) as caught:
+            decode(valid[:length], LIMITS)
+        assert " object at 0x" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns about what it finds in damaged files
 @given(data=st.data())
 @settings(max_examples=400, deadline=None)
 def test_damaged_files_give_an_image_or_a_reason_and_nothing_else(data):

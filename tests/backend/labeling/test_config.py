@@ -91,6 +91,15 @@ def test_what_is_no_safe_xml_is_refused(text: str) -> None:
     assert caught.value.reason is Reason.BAD_LABEL_CONFIG
 
 
+@pytest.mark.parametrize(
+    "definition", ['"a long text that multiplies"', 'SYSTEM "file:///etc/passwd"', 'SYSTEM "x" NDATA y']
+)
+def test_a_refused_entity_is_named_with_what_is_allowed(definition: str) -> None:
+    message = "expected entities of at most 16 plain characters, got another definition of 'logo'$"
+    with pytest.raises(ConfigError, match=message):
+        labeling_config.parse(f"<!DOCTYPE x [<!ENTITY logo {definition}>]><View/>")
+
+
 def test_a_config_without_an_image_is_refused_with_what_to_write() -> None:
     with pytest.raises(ConfigError, match='<Image name="image"') as caught:
         labeling_config.parse('<View><Text name="t" value="$t"/></View>')
@@ -252,6 +261,7 @@ def test_problems_name_what_is_missing() -> None:
     assert len(config_problems.problems(config())) == 2
     [problem] = config_problems.problems(config(BRUSH.replace("toName", 'smart="false" toName')))
     assert "no control on image 'image' is smart" in problem
+    assert '<KeyPoint name="point" toName="image" smart="true"/>' in problem, "KeyPointLabels cost labels in exports"
 
 
 # EDGE CASE 19: repeaters

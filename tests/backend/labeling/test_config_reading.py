@@ -213,6 +213,18 @@ def test_labels_that_come_with_each_task_are_no_problem():
     assert config_problems.problems(parsed(IMAGE, BRUSH, point)) == ()
 
 
+@pytest.mark.parametrize("tag", ["PolygonLabels", "RectangleLabels"])
+def test_labels_of_keypoints_are_pointed_out_where_the_export_loses_those_of_answers_over_them(tag):
+    answer = f'<{tag} name="answer" toName="image" smart="false">{LABELS}</{tag}>'
+    row, point = f'<Labels name="l" toName="image">{LABELS}</Labels>', '<KeyPoint name="p" toName="image"/>'
+    own = f'<KeyPointLabels name="p" toName="image">{LABELS}</KeyPointLabels>'
+    assert config_problems.export_hints(parsed(IMAGE, row, answer, point)) == ()
+    [hint] = config_problems.export_hints(parsed(IMAGE, answer, own))
+    assert "<KeyPointLabels>" in hint
+    assert "'default'" in hint
+    assert config_problems.export_hints(parsed(IMAGE, BRUSH, own)) == (), "brush to COCO keeps them"
+
+
 def test_sentences_about_a_config_are_short_however_long_its_names_are():
     many = "".join(f'<Label value="{"x" * 900}{number}"/>' for number in range(100))
     messages = config_problems.problems(

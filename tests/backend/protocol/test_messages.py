@@ -440,9 +440,27 @@ def test_brush_strokes_are_read() -> None:
     assert region.shape == Brush(b"", 2 * (Stroke(((1, 2), (3, 4)), 5), Stroke(((1, 2),), 2, erases=True)))
 
 
-def test_a_brush_kept_as_an_image_is_read() -> None:
-    [region] = parsed(result("brushlabels", {"maskDataURL": "data:image/png;base64,AAAA"})).context
+@pytest.mark.parametrize("beside", [{}, {"rle": [1, 2, 3]}, {"rle": [], "touches": []}])
+def test_a_brush_kept_as_an_image_is_read_rather_than_its_run_lengths_as_the_editor_draws_it(beside: dict) -> None:
+    [region] = parsed(result("brushlabels", {"maskDataURL": "data:image/png;base64,AAAA", **beside})).context
     assert region.shape == Bitmask("data:image/png;base64,AAAA")
+
+
+def test_strokes_over_a_brush_kept_as_an_image_are_read() -> None:
+    touches = [
+        {"relativePoints": [1, 2, 3, 4], "relativeStrokeWidth": 5, "type": "add"},
+        {"relativePoints": [1, 2], "relativeStrokeWidth": 2, "type": "eraser"},
+    ]
+    value = {"format": "rle", "maskDataURL": "data:image/png;base64,AAAA", "touches": touches}
+    [region] = parsed(result("brushlabels", value)).context
+    strokes = (Stroke(((1, 2), (3, 4)), 5), Stroke(((1, 2),), 2, erases=True))
+    assert region.shape == Bitmask("data:image/png;base64,AAAA", strokes)
+
+
+@pytest.mark.parametrize("url", [None, "", 5])
+def test_a_brush_whose_image_is_missing_is_read_from_its_run_lengths(url: object) -> None:
+    [region] = parsed(result("brushlabels", {"maskDataURL": url, "rle": [1, 2, 3]})).context
+    assert region.shape == Brush(bytes([1, 2, 3]))
 
 
 @pytest.mark.parametrize(("rotation", "expected"), [(90, 90), (90.0, 90), (-90, 270), (360, 0), (None, 0), ("x", 0)])

@@ -358,6 +358,18 @@ def test_strokes_of_a_brush_and_an_eraser_are_drawn() -> None:
     assert rough[:, 300].sum() == pytest.approx(80, abs=2)
 
 
+def test_strokes_and_an_eraser_over_a_loaded_mask_are_drawn_as_over_run_lengths() -> None:
+    touches = [
+        {"relativePoints": [2, 90, 20, 90], "relativeStrokeWidth": 5, "type": "add"},
+        {"relativePoints": [50, 50], "relativeStrokeWidth": 5, "type": "eraser"},
+    ]
+    mask = Mask.from_array(disc())
+    loaded = drawn(translated(result("brushlabels", {"maskDataURL": bitmask.encode(mask), "touches": touches})))
+    coded = drawn(translated(result("brushlabels", {"rle": list(rle.encode(mask)), "touches": touches})))
+    assert (loaded == coded).all()
+    assert agreement(loaded, disc()) < 0.98
+
+
 def test_a_bitmask_is_a_rough_mask() -> None:
     value = {"imageDataURL": bitmask.encode(Mask.from_array(disc())), "bitmasklabels": ["Cat"]}
     assert agreement(drawn(translated(result("bitmasklabels", value))), disc()) > 0.98
@@ -494,6 +506,13 @@ def test_of_areas_that_take_more_work_than_a_click_may_the_newest_are_drawn_and_
     assert [prompt.labels for prompt in translation.objects] == [("Dog",)]
     reasons = {skip.region_id: skip.reason for skip in translation.skipped}
     assert reasons == {"mask-0": Reason.TOO_COMPLEX, "mask-1": Reason.BAD_GEOMETRY}, "the newer is of another size"
+
+
+@pytest.mark.parametrize("beside", [{}, {"maskDataURL": bitmask.encode(Mask.from_array(disc()))}])
+def test_strokes_that_take_more_work_than_a_click_may_are_left_out(beside: dict) -> None:
+    touches = [{"relativePoints": [0, 0, 100, 100] * 2000, "relativeStrokeWidth": 100}]
+    [skip] = translated(result("brushlabels", {"touches": touches, **beside})).skipped
+    assert skip.reason is Reason.TOO_COMPLEX
 
 
 def test_a_task_may_hold_any_number_of_areas() -> None:

@@ -1,9 +1,13 @@
 """A detector's text side runs once for each text, and gives what the whole program gives."""
 
 import json
+import math
+import os
 import shutil
 import tempfile
 import threading
+import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -71,9 +75,19 @@ class Sums:
         return [np.full(self.size, sum(float(array.sum()) for array in inputs), np.float32)]
 
 
-class Broken(Sums):
+class Failing(Sums):
+    """Fails the next times that it runs; always, where they are not counted."""
+
+    def __init__(self, *inputs, error=None, times=math.inf, size=1):
+        super().__init__(*inputs, size=size)
+        self.error, self.failures = error or WeightsError("cannot compute"), times
+
     def run(self, inputs):
-        raise WeightsError("cannot compute")
+        self.failures -= 1
+        if self.failures >= 0:
+            self.runs += 1
+            raise self.error
+        return super().run(inputs)
 
 
 def no_whole():
@@ -141,6 +155,38 @@ def test_a_detector_that_takes_words_leaves_no_file_behind(request, fixture, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_room_for_a_part_nothing_is_copied_and_the_message_names_room_folder_and_remedy(
+    grounding_dino, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    contents, attempts = read(grounding_dino), []
+    parts = split_of(contents)
+    message = (
+        rf"expected room for 0\.\d MB in {tmp_path} while a part of the program is loaded, got 0\.0 MB; "
+        "make room there, or set TMPDIR to a folder that has it"
+    )
+    with pytest.raises(OSError, match=message):
+        load(parts, contents.program, contents.parameters, lambda *files: attempts.append(files), lambda _: 1000)
+    assert attempts == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux names files that have no name in a folder")
+def test_a_process_that_is_killed_while_a_part_is_loaded_leaves_no_parameters_behind(
+    grounding_dino, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    contents, sizes = read(grounding_dino), []
+
+    def load_part(program, parameters):
+        sizes.append(parameters.stat().st_size)
+        assert [file.name for _, _, files in os.walk(tmp_path) for file in map(Path, files)] == [program.path.name]
+        return Sums(*program.inputs)
+
+    load(split_of(contents), contents.program, contents.parameters, load_part)
+    assert sum(sizes) == pytest.approx(contents.parameters.stat().st_size, rel=0.01)
+
+
 def test_a_detector_with_classes_has_no_text_side(picodet):
     assert split_of(read(picodet)) is None
 
@@ -166,12 +212,64 @@ def test_where_no_part_can_be_written_the_program_runs_as_a_whole(grounding_dino
     assert detector.detect(directories.picture(), ["cat"]) == found
 
 
-def test_where_a_part_cannot_compute_the_whole_program_is_loaded_once_and_runs():
+def test_a_part_that_fails_again_with_the_same_text_leaves_all_pictures_to_the_whole_program(caplog):
     whole, loads = Sums("image", "words"), []
-    program, *_ = in_parts(Broken("words"), lambda: loads.append(1) or whole)
+    program, *_ = in_parts(Failing("words"), lambda: loads.append(1) or whole)
+    for number in range(4):
+        assert program.run([np.full(1, number), np.full(1, 5)]) == [np.array([number + 5], np.float32)]
+    assert (len(loads), whole.runs) == (2, 4), "once for the first failure, once for good"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "ran as a whole for one picture, since a part of it failed: cannot compute" in caplog.messages[0]
+    assert "runs as a whole from now on, its text side with each picture: cannot compute" in caplog.messages[1]
+
+
+def test_after_a_failure_that_passes_the_parts_run_again_and_the_whole_program_is_given_back():
+    wholes = []
+
+    def load_whole():
+        whole = Sums("image", "words")
+        wholes.append(weakref.ref(whole))
+        return whole
+
+    text = Failing("words", times=1)
+    program, _, rest = in_parts(text, load_whole)
     for number in range(3):
         assert program.run([np.full(1, number), np.full(1, 5)]) == [np.array([number + 5], np.float32)]
-    assert (len(loads), whole.runs) == (1, 3)
+    assert (len(wholes), text.runs, rest.runs) == (1, 2, 2)
+    assert wholes[0]() is None, "it takes memory beside the parts"
+    text.failures = 1
+    assert program.run([np.ones(1), np.full(1, 6)]) == [np.array([7], np.float32)]
+    assert program.run([np.ones(1), np.full(1, 6)]) == [np.array([7], np.float32)]
+    assert (len(wholes), rest.runs) == (2, 3), "a failure long ago does not count for another text"
+
+
+def test_a_text_that_worked_since_its_failure_has_a_clean_record():
+    text, wholes = Failing("words", size=100, times=1), []
+    program, _, rest = in_parts(text, lambda: wholes.append(1) or Sums("image", "words"), kept_bytes=80)
+    for _ in range(3):
+        text.failures = 1
+        for _ in range(2):
+            assert program.run([np.ones(1), np.full(1, 5)])
+    assert (len(wholes), rest.runs) == (3, 3)
+
+
+def test_a_failure_that_the_whole_program_shares_does_not_count():
+    inputs = [np.ones(1), np.ones(1)]
+    program, _, rest = in_parts(Failing("words", times=3), lambda: Failing("image", "words"))
+    for _ in range(3):
+        with pytest.raises(WeightsError, match="cannot compute"):
+            program.run(inputs)
+    assert program.run(inputs) == [np.array([2], np.float32)]
+    assert rest.runs == 1
+
+
+def test_a_lack_of_memory_is_the_callers_to_meet_and_leaves_the_parts_in_place():
+    program, _, rest = in_parts(Failing("words", error=MemoryError("no memory"), times=3))
+    for _ in range(3):
+        with pytest.raises(MemoryError, match="no memory"):
+            program.run([np.ones(1), np.ones(1)])
+    assert program.run([np.ones(1), np.ones(1)]) == [np.array([2], np.float32)]
+    assert rest.runs == 1
 
 
 def test_a_whole_program_that_cannot_be_loaded_is_tried_again():
@@ -183,7 +281,7 @@ def test_a_whole_program_that_cannot_be_loaded_is_tried_again():
             raise answer
         return answer
 
-    program, *_ = in_parts(Broken("words"), load_whole)
+    program, *_ = in_parts(Failing("words"), load_whole)
     with pytest.raises(WeightsError, match="no memory"):
         program.run([np.ones(1), np.ones(1)])
     assert program.run([np.ones(1), np.ones(1)]) == [np.array([2], np.float32)]
