@@ -64,9 +64,11 @@ redis:
 			&& apt-get -qq update && apt-get -qq install -y redis-server >/dev/null; } \
 		|| echo "No redis-server here: the tests that need one are skipped." >&2
 
+# Types are checked on one core, so that happens beside the tests; what it says is shown below theirs.
 test: redis $(VENV)/dev.stamp ## Lint, check types, run the tests (minutes, no network)
-	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n 3 $(BY_FILE) -m "not reference and not browser and not slow"
+	@$(MAKE) --no-print-directory lint >"$(VENV)/lint.log" 2>&1 & lint=$$!; \
+	$(BIN)/python -m pytest -n 3 $(BY_FILE) -m "not reference and not browser and not slow"; tests=$$?; \
+	wait $$lint; lint=$$?; cat "$(VENV)/lint.log"; exit $$((tests | lint))
 
 test-wheel: $(VENV)/dev.stamp ## Build the wheel and test it where the source tree is not to be seen (a minute, no network)
 	$(BIN)/python -m tests.support.wheel

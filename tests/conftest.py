@@ -1,8 +1,9 @@
 """What several test modules share: one small random network, loaded once, and logs as they were."""
 
+import gc
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     marks = MODULES_MARKS.search(collection_path.read_text("utf-8"))
     is_left_out = marks is not None and not left_out.isdisjoint(re.findall(r"pytest\.mark\.(\w+)", marks[1]))
     return is_left_out or None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector from what stays to the end: it takes as long as all else while tests are collected."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

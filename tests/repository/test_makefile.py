@@ -165,6 +165,25 @@ def test_what_the_tests_need_comes_on_top_and_a_half_of_it_spoils_all(clone):
     assert clone.commands() == [SERVES, "-m tests.support.wheel"]
 
 
+@pytest.mark.parametrize("failing", ["nothing", "ruff", "mypy", "pytest"])
+def test_lint_and_the_tests_run_to_their_end_and_a_failure_of_either_fails_the_command(clone, failing):
+    clone.make("test-wheel")
+    clone.commands()
+    tools = clone.folder / "tools"
+    tools.mkdir()
+    for path in (tools / "redis-server", clone.folder / ".venv/bin/ruff", clone.folder / ".venv/bin/mypy"):
+        path.write_text(f"#!/bin/sh\necho {path.name} was here\nexit {int(path.name == failing)}\n")
+        path.chmod(0o755)
+    environ = {"PATH": f"{tools}{os.pathsep}{os.defpath}", "FAKE_PYTEST_FAILS": str(int(failing == "pytest"))}
+    completed = clone.make("test", **environ)
+    assert completed.returncode == (0 if failing == "nothing" else 2)
+    (command,) = clone.commands()
+    assert command.startswith("-m pytest -n 3 ")
+    assert "ruff was here" in completed.stdout
+    assert ("mypy was here" in completed.stdout) == (failing != "ruff")
+    assert ("lint] Error 1" in completed.stdout) == (failing in ("ruff", "mypy"))
+
+
 def test_a_registry_without_the_locked_versions_may_serve_the_tested_ranges(clone):
     assert clone.make("run", "REQUIREMENTS=requirements.txt").returncode == 0
     assert clone.commands() == [INSTALLS[0], f"{PIP} -r requirements.txt", SERVES]

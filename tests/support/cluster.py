@@ -1,10 +1,13 @@
 """A small cluster on this machine: a real Redis, worker processes, web halves here or elsewhere, images over HTTP."""
 
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -14,12 +17,16 @@ from backend.embeddings.content_index import source_key
 from backend.metrics import Metrics
 from backend.settings import read
 from backend.types import ImageRef
+from tests.support import cluster_worker
 from tests.support.cluster_worker import VERSION
 from tests.support.fakes import HttpServer, Reply, png
 
 SOON_S = 60.0  # machines that run tests are often busy
 ROOT = Path(__file__).parents[2]
 KEYS = Keys("paddle-sam", VERSION)
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])  # imported once for all workers, which takes longer than most of their tests
 
 
 def ref(name="red", **fields):
@@ -35,6 +42,35 @@ def eventually(condition, within_s=SOON_S):
     while not condition():
         assert time.monotonic() < until, "did not happen in time"
         time.sleep(0.02)
+
+
+class WorkerProcess(FORKS.Process):
+    """A process of `tests.support.cluster_worker` with these arguments, and with this process's environment.
+
+    Where tests use processes of both kinds, it has the methods of `subprocess.Popen`.
+    """
+
+    def __init__(self, *arguments):
+        super().__init__(daemon=True)
+        self._arguments, self._environ = arguments, dict(os.environ)
+        self.start()
+
+    def run(self):
+        os.environ.clear()
+        os.environ.update(self._environ)
+        warnings.simplefilter("error")
+        cluster_worker.main(*self._arguments)
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def poll(self):
+        return self.exitcode
+
+    def wait(self, timeout=None):
+        """Return the exit code, or None where it has not ended in time."""
+        self.join(timeout)
+        return self.exitcode
 
 
 class Cluster:
@@ -76,8 +112,8 @@ class Cluster:
 
     def worker(self, encode_s=0.0, *, wait=True, **environ):
         """A worker process; with ``wait`` it is ready for work."""
-        arguments = [json.dumps({**self.environ, **environ}), str(self.log), str(encode_s)]
-        process = self.spawn("tests.support.cluster_worker", *arguments)
+        process = WorkerProcess(json.dumps({**self.environ, **environ}), str(self.log), str(encode_s))
+        self.processes.append(process)
         if wait:
             with self.redis.client() as client:
                 name = f":{process.pid} ".encode()

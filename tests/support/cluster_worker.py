@@ -1,4 +1,4 @@
-"""A worker with a stand-in encoder: ``python -m tests.support.cluster_worker SETTINGS LOG ENCODE_S``.
+"""A worker with a stand-in encoder, which `tests.support.cluster` starts: ``main(SETTINGS, LOG, ENCODE_S)``.
 
 ``SETTINGS`` is a JSON object of environment variables. Everything but the encoder is the product's own. What an image's
 first pixel says, the encoder does: see `POISON` and `TOO_LARGE`.
@@ -58,8 +58,7 @@ class StandIn:
             stream.write(f"{kind} {os.getpid()} {time.time():.3f} {','.join(map(str, colour))}\n")
 
 
-def main():
-    environ, log, encode_s = sys.argv[1:]
+def main(environ, log, encode_s):
     settings = read(json.loads(environ))
     logs.configure(settings.log_level)
     source = partial(parts.image_source, settings, LabelStudio(LabelStudioHttp(settings.label_studio_url, None)))
@@ -72,7 +71,3 @@ def main():
     lease_s = float(os.environ.get("CLUSTER_LEASE_S", LEASE_S))
     worker = cluster.worker(settings, fake_spec(VERSION), source, load, lease_s=lease_s)
     sys.exit(worker.run())
-
-
-if __name__ == "__main__":
-    main()

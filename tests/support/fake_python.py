@@ -19,6 +19,7 @@ main(sys.argv[1:])" "$@" ;;
     if [ -n "$FAKE_PIP_HANGS" ]; then echo $$ > "$FAKE_LOG.pid"; exec sleep 60; fi
     sleep "${FAKE_PIP_TAKES:-0}"
     exit ${FAKE_PIP_FAILS:-0} ;;
+  *"-m pytest"*) exit ${FAKE_PYTEST_FAILS:-0} ;;
   *label_studio*start*) tries=0  # what ends first stops the other one: this waits until that has written its line
     until grep -qx serve "$FAKE_LOG" || [ $((tries += 1)) -gt 600 ]; do sleep 0.05; done ;;
 esac

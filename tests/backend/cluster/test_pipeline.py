@@ -36,7 +36,7 @@ def enqueue(cluster, count, priority=Priority.BULK):
 def test_images_are_fetched_while_another_is_encoded_and_no_more_than_a_few(cluster):
     enqueue(cluster, 20)
     cluster.worker(encode_s=3.0)
-    eventually(lambda: len(cluster.downloads()) == AHEAD)
+    eventually(lambda: len(cluster.downloads()) == AHEAD and len(cluster.encodes()) == 1)
     time.sleep(0.5)
     assert len(cluster.downloads()) == AHEAD
     assert len(cluster.encodes()) == 1

@@ -1,7 +1,6 @@
 """The worker process: how it starts and ends, and that it does not grow."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -31,9 +30,9 @@ def cluster(redis_server, tmp_path):
 
 
 @needs_redis
-def test_a_click_waits_for_a_worker_that_still_loads_its_model(cluster, redis_server):
-    arguments = json.dumps(cluster.environ), str(cluster.log), "0"
-    cluster.spawn("tests.support.cluster_worker", *arguments, env=os.environ | {"CLUSTER_LOAD_S": "2"})
+def test_a_click_waits_for_a_worker_that_still_loads_its_model(cluster, redis_server, monkeypatch):
+    monkeypatch.setenv("CLUSTER_LOAD_S", "2")
+    cluster.worker(wait=False)
     with redis_server.client() as client:
         eventually(lambda: client.zcard(KEYS.workers) == 1)
     start = time.monotonic()
@@ -42,9 +41,9 @@ def test_a_click_waits_for_a_worker_that_still_loads_its_model(cluster, redis_se
 
 
 @needs_redis
-def test_a_worker_whose_model_cannot_be_loaded_takes_its_name_back(cluster, redis_server):
-    arguments = json.dumps(cluster.environ), str(cluster.log), "0"
-    worker = cluster.spawn("tests.support.cluster_worker", *arguments, env=os.environ | {"CLUSTER_LOAD_S": "-1"})
+def test_a_worker_whose_model_cannot_be_loaded_takes_its_name_back(cluster, redis_server, monkeypatch):
+    monkeypatch.setenv("CLUSTER_LOAD_S", "-1")
+    worker = cluster.worker(wait=False)
     assert worker.wait(SOON_S) == 1
     with redis_server.client() as client:
         assert client.zcard(KEYS.workers) == 0
