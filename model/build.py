@@ -40,6 +40,8 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
         raise DeviceError(f"dtype {dtype!r}: expected a GPU for {name}, got cpu; use float32 there")
     devices.prepare_cpu()
     devices.enter(resolved)
+    if resolved == "cpu":
+        machine.keep_memory()  # puts the parameters on huge pages, from which products are a quarter faster
     with devices.building():
         network = image_encoder(checkpoint.config, _parallel(resolved, dtype))
     _fill(network, checkpoint, "image_encoder.")
@@ -50,7 +52,7 @@ def load_encoder(checkpoint: Checkpoint, device: str = "auto", dtype: str = "flo
                 layer.fused = resolved != "cpu"
     network.eval()
     if resolved == "cpu":
-        machine.keep_memory()  # from now on: what reading the weights took has been given back
+        machine.keep_memory()  # again: the parameters may have taken all huge pages
     encoder_class = Sam2Encoder if is_sam2 else Encoder
     return encoder_class(network, checkpoint.config, checkpoint.encoder_version, resolved, dtype)
 
@@ -68,6 +70,8 @@ def load_decoder(checkpoint: Checkpoint, device: str = "auto") -> Decoder:
     resolved = devices.resolve(device)
     devices.prepare_cpu()
     devices.enter(resolved)
+    if resolved == "cpu":
+        machine.keep_memory()  # as in `load_encoder`
     with devices.building():
         prompt_encoder = PromptEncoder(checkpoint.config)
         mask_decoder = (Sam2MaskDecoder if is_sam2 else MaskDecoder)(checkpoint.config)

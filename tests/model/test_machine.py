@@ -90,6 +90,33 @@ def test_a_thread_that_was_there_before_allocates_on_huge_pages():
     assert float(result.stdout) > 70  # of 80
 
 
+HUGE_PAGES_OF_PARAMETERS = """
+from model.build import load_decoder, load_encoder
+from model.config import SamConfig, VitConfig
+from tests.support.checkpoints import random_checkpoint
+
+def huge_mb():
+    sizes = [line.split()[1] for line in open("/proc/self/smaps") if line.startswith("AnonHugePages")]
+    return sum(map(int, sizes)) / 1000
+
+checkpoint = random_checkpoint(SamConfig("wide", VitConfig(512, 8, 8, ()), 64, decoder_mlp_dim=16384))
+for load in (load_decoder, load_encoder):
+    before = huge_mb()
+    loaded = load(checkpoint, device="cpu")
+    print(huge_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not has_huge_pages(), reason="the system has no transparent huge pages")
+def test_the_parameters_of_an_encoder_and_a_decoder_lie_on_huge_pages():
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(machine.ALLOCATOR_VARIABLES)}
+    command = [sys.executable, "-W", "ignore", "-c", HUGE_PAGES_OF_PARAMETERS]
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=True)
+    of_decoder, of_encoder = map(float, result.stdout.split())
+    assert of_encoder > 80  # of 101
+    assert of_decoder > 55  # of 75
+
+
 ADDRESS_SPACE_OF_300_MB = """
 import resource
 from model import machine
