@@ -12,7 +12,6 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from ctypes import c_float, c_int, c_int64, c_uint, c_void_p
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -31,14 +30,14 @@ SECOND, FIRST_POST_OP = 2, 32768
 DIMS = c_int64 * 12
 ALIGNMENT = 64
 MOST_KEPT = 256
-"""Shapes whose compiled steps are kept, as many of each as threads ran it at a time."""
+"""Compiled steps that a thread keeps: one for each shape."""
 
 TOLERANCE = 1e-3
 """Largest difference from Paddle's attention, as a share of the largest value; rounding makes about 1e-6."""
 
 logger = logging.getLogger(__name__)
-_rightness: dict[tuple[object, ...], bool] = {}
-"""Whether oneDNN computes shapes and strides as Paddle does, where they were compared; see `attention`."""
+_wrong: set[tuple[object, ...]] = set()
+"""Shapes and strides that oneDNN computes wrongly, see `attention`."""
 
 
 def is_available() -> bool:
@@ -47,15 +46,18 @@ def is_available() -> bool:
 
 
 class _Thread(threading.local):
-    """What a thread has of its own."""
+    """What a thread has of its own, since a primitive works in scratch memory of the thread that made it.
+
+    In another thread that memory may be smaller than the primitive needs, or missing, which no error reports (oneDNN's
+    ``scratchpad.cpp``, built without ``ONEDNN_ENABLE_CONCURRENT_EXEC``).
+    """
 
     def __init__(self) -> None:
+        self.kept: dict[object, object] = {}
         self.stream: c_void_p | None = None
 
 
 _thread = _Thread()
-_idle: dict[tuple[object, ...], list[object]] = {}
-"""Compiled steps that no thread runs now, by what they compute."""
 
 
 class _Primitive:
@@ -64,6 +66,9 @@ class _Primitive:
     def __init__(self, library: Library, step: c_void_p, descriptions: dict[int, c_void_p]) -> None:
         """Compile a step; it and its descriptions, by their argument numbers, are not needed afterwards."""
         self._library = library
+        if _thread.stream is None:
+            _thread.stream = library.create("stream_create", library.engine, c_uint(IN_ORDER))
+        self._stream = _thread.stream
         self._handle = library.create("primitive_create", step)
         self._memories = [
             (index, library.create("memory_create", description, library.engine, c_void_p()))
@@ -71,34 +76,26 @@ class _Primitive:
         ]
 
     def run(self, *addresses: int) -> None:
-        """Run on memory at these addresses, in the order of the descriptions; for one thread at a time."""
-        if _thread.stream is None:
-            _thread.stream = self._library.create("stream_create", self._library.engine, c_uint(IN_ORDER))
+        """Run on memory at these addresses, in the order of the descriptions."""
         for (_, memory), address in zip(self._memories, addresses, strict=True):
             self._library.call("memory_set_data_handle", memory, c_void_p(address))
-        self._library.execute(self._handle, _thread.stream, self._memories)
+        self._library.execute(self._handle, self._stream, self._memories)
 
 
 P = TypeVar("P")
 
 
-@contextmanager
-def _compiled(key: tuple[object, ...], make: Callable[[Library], P]) -> Iterator[P]:
-    """Yield a compiled step for the calling thread: one that another thread is done with, or a new one."""
-    steps = _idle.get(key)
-    if steps is None:
-        if len(_idle) >= MOST_KEPT:
-            _idle.clear()
-        steps = _idle.setdefault(key, [])
-    try:
-        step = cast(P, steps.pop())
-    except IndexError:
+def _cached(key: tuple[object, ...], make: Callable[[Library], P]) -> P:
+    """Return what this thread keeps under a key."""
+    cached = _thread.kept.get(key)
+    if cached is None:
         library = onednn_library.library()
         if library is None:
-            raise RuntimeError("oneDNN: expected is_available(), got a Paddle without it") from None
-        step = make(library)
-    yield step
-    steps.append(step)
+            raise RuntimeError("oneDNN: expected is_available(), got a Paddle without it")
+        if len(_thread.kept) >= MOST_KEPT:
+            _thread.kept.clear()
+        cached = _thread.kept[key] = make(library)
+    return cast(P, cached)
 
 
 def _description(library: Library, shape: Sequence[int], strides: Sequence[int] | None = None) -> c_void_p:
@@ -124,27 +121,23 @@ def gelu_(x: Tensor) -> None:
         step = library.create("eltwise_forward_primitive_desc_create", library.engine, *options)
         return _Primitive(library, step, {SRC: src, DST: src})
 
-    with _compiled(("gelu", size), make) as step:
-        step.run(address, address)
+    _cached(("gelu", size), make).run(address, address)
 
 
 def softmax_(x: Tensor) -> None:
     """Replace a contiguous float32 tensor on the CPU by its softmax over the last axis."""
-    length = x.shape[-1]
-    _softmax(x.data_ptr(), x.size // length, length)
+    length, address = x.shape[-1], x.data_ptr()
+    _softmax(x.size // length, length).run(address, address)
 
 
-def _softmax(address: int, rows: int, length: int) -> None:
-    """Replace rows of float32 numbers at an address by their softmax."""
-
+def _softmax(rows: int, length: int) -> _Primitive:
     def make(library: Library) -> _Primitive:
         src = _rows(library, [rows, length])
         options = INFERENCE, SOFTMAX, src, src, c_int(1), None
         step = library.create("softmax_forward_primitive_desc_create", library.engine, *options)
         return _Primitive(library, step, {SRC: src, DST: src})
 
-    with _compiled(("softmax", rows, length), make) as step:
-        step.run(address, address)
+    return _cached(("softmax", rows, length), make)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
@@ -160,8 +153,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
 
     out = paddle.empty(x.shape)
     addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
-    with _compiled(("layer norm", rows, length, epsilon), make) as step:
-        step.run(*addresses)
+    _cached(("layer norm", rows, length, epsilon), make).run(*addresses)
     return out
 
 
@@ -191,8 +183,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, shortcut: Tensor
 
     out = paddle.empty([rows, outputs])
     addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
-    with _compiled(("linear", rows, inputs, outputs, *strides, gelu, bool(more)), make) as step:
-        step.run(*addresses, *more)
+    _cached(("linear", rows, inputs, outputs, *strides, gelu, bool(more)), make).run(*addresses, *more)
     return out
 
 
@@ -225,23 +216,23 @@ def attention(
     for start, each in _groups(n, some, {stride[0] // (heads * query.shape[3]) for stride in strides}):
         shapes = [each, *query.shape[1:]], [each, *key.shape[1:]], [each, *value.shape[1:]]
         name = "attention", *itertools.chain(*shapes, *strides), scale, bias is None
-        is_right = _rightness.get(name)
-        if is_right is False:
+        if name in _wrong:
             return None
-        make = functools.partial(_attention, shapes=shapes, strides=strides, scale=scale, has_bias=bias is not None)
+        is_new = name not in _thread.kept
+        products, sums = _cached(
+            name,
+            functools.partial(_attention, shapes=shapes, strides=strides, scale=scale, has_bias=bias is not None),
+        )
         src, keys, values, dst = (
             address + 4 * start * stride
             for address, stride in zip(addresses, (*(s[0] for s in strides), out.strides[0]), strict=True)
         )
-        with _compiled(name, make) as (products, sums):
-            products.run(src, keys, scores.data_ptr(), *([] if bias is None else [bias.data_ptr()]))
-            _softmax(scores.data_ptr(), each * heads * count, length)
-            sums.run(scores.data_ptr(), values, dst)
-        if is_right is None:
-            group = slice(start, start + each)
-            is_right = _is_right(out[group], query[group], key[group], value[group], scale, bias)
-            _rightness[name] = is_right
-        if not is_right:
+        products.run(src, keys, scores.data_ptr(), *([] if bias is None else [bias.data_ptr()]))
+        _softmax(each * heads * count, length).run(scores.data_ptr(), scores.data_ptr())
+        sums.run(scores.data_ptr(), values, dst)
+        group = slice(start, start + each)
+        if is_new and not _is_right(out[group], query[group], key[group], value[group], scale, bias):
+            _wrong.add(name)
             logger.warning("event=onednn_wrong step=attention shapes=%s strides=%s", shapes, strides)
             return None
     return out
@@ -362,11 +353,11 @@ def convolve(
         )
 
     key = ("convolution", *x.shape, *weight.shape, stride, *padding, groups, gelu)
+    cached = _cached(key, make)
     out = paddle.empty([batch, rows, columns, outputs])
-    with _compiled(key, make) as step:
-        ordered = -(-ctypes.addressof(step.ordered) // ALIGNMENT) * ALIGNMENT
-        step.order.run(weight.data_ptr(), ordered)
-        step.convolution.run(x.data_ptr(), ordered, bias.data_ptr(), out.data_ptr())
+    ordered = -(-ctypes.addressof(cached.ordered) // ALIGNMENT) * ALIGNMENT
+    cached.order.run(weight.data_ptr(), ordered)
+    cached.convolution.run(x.data_ptr(), ordered, bias.data_ptr(), out.data_ptr())
     return out
 
 
