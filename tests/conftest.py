@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from backend.logs import LIBRARIES
+from model import machine
 from model.types import Embedding
 from model.weights import Checkpoint
 from model.weights.formats import native
@@ -49,7 +50,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the garbage collector from what stays to the end: it takes as long as all else while tests are collected."""
+    """Keep the garbage collector from what stays to the end: it takes as long as all else while tests are collected.
+
+    Memory is kept as in any process that has loaded a network, whichever tests come first.
+    """
+    machine.keep_memory()
     gc.disable()
     try:
         return (yield)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import copy
+import gc
 import logging
 import math
 import threading
@@ -33,7 +34,10 @@ def load(checkpoint: Checkpoint, device: str) -> LoadedDecoder:
     with paddle_import.sigterm_guard():
         from model.build import load_decoder  # here: Paddle must not be imported before a fork
 
-    return load_decoder(checkpoint, device)
+    decoder = load_decoder(checkpoint, device)
+    # Else each full collection passes over Paddle's 200,000 objects, while a click or a large body waits.
+    gc.freeze()
+    return decoder
 
 
 class LazyDecoder:

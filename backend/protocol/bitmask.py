@@ -3,16 +3,20 @@
 import base64
 import struct
 import zlib
+from collections.abc import Iterator
 
-import cv2
 import numpy as np
+import numpy.typing as npt
 
+from model.images import png
 from model.types import Mask
 
 PREFIX = "data:image/png;base64,"
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = 4
-MOST_BITS = 8  # of a channel; a PNG of 16 bits is no mask and takes twice the memory
+MOST_BITS = 8  # of a channel; a PNG of 16 bits is no mask
+MOST_INTERLACED = 1 << 24  # pixels; those rows are in memory together, which no editor asks for
+ALPHA = {4: 1, 6: 3}  # the channel, by the PNG's colour type
+PIXELS_AT_ONCE = 1 << 18
 ROW_ABOVE = 2  # PNG's filter that stores each byte's difference from the one above; 0 stores bytes as they are
 ZEROS = 1 << 16
 ADLER_MODULUS = 65521
@@ -48,30 +52,52 @@ def encode(mask: Mask) -> str:
     )
     header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", stream), (b"IEND", b""))
-    return PREFIX + base64.b64encode(SIGNATURE + b"".join(_chunk(*chunk) for chunk in chunks)).decode("ascii")
+    return PREFIX + base64.b64encode(png.SIGNATURE + b"".join(_chunk(*chunk) for chunk in chunks)).decode("ascii")
 
 
 def decode(data_url: str, size: tuple[int, int]) -> Mask:
-    """Return the mask of an image of ``size`` (height, width): true where the PNG's last channel is not 0.
+    """Return the mask of an image of ``size`` (height, width): true where the PNG's alpha is not 0.
+
+    Of a PNG without alpha its gray or red counts.
 
     Raises:
         ValueError: it is not the data URL of a PNG, the PNG is damaged, or it has another size.
     """
     head, _, payload = data_url.partition(",")
     data = base64.b64decode(payload, validate=True) if head.endswith(";base64") else b""
-    if not data.startswith(SIGNATURE) or len(data) < 25:
+    if not data.startswith(png.SIGNATURE):
         raise ValueError(f"bitmask: expected a PNG as a data URL, got {head[:40]!r}")
-    width, height, bits = struct.unpack(">IIB", data[16:25])
-    if bits > MOST_BITS:
-        raise ValueError(f"bitmask: expected at most {MOST_BITS} bits a channel, got {bits}")
-    if (height, width) != size:  # checked before anything is unpacked
-        raise ValueError(f"bitmask: expected size {size}, got {(height, width)}")
-    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.shape[:2] != size:
-        raise ValueError("bitmask: expected a PNG, got a damaged one")
-    painted = (pixels if pixels.ndim == 2 else pixels[:, :, -1]) > 0
-    del pixels  # four times as large as the mask, which is copied next
+    try:
+        file = png.read(data)
+        _check(file, size)  # before anything is unpacked
+        painted, top = np.empty(size, dtype=np.bool_), 0
+        for rows in _masking(file):
+            np.not_equal(rows, 0, out=painted[top : top + len(rows)])
+            top += len(rows)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"bitmask: {error}") from error
     return Mask.from_array(painted)
+
+
+def _check(file: png.Png, size: tuple[int, int]) -> None:
+    width, height = file.size_wh
+    if file.depth > MOST_BITS:
+        raise ValueError(f"expected at most {MOST_BITS} bits a channel, got {file.depth}")
+    if (height, width) != size:
+        raise ValueError(f"expected size {size}, got {(height, width)}")
+    if file.is_interlaced and height * width > MOST_INTERLACED:
+        raise ValueError(f"expected at most {MOST_INTERLACED:,} interlaced pixels, got {width} × {height}")
+
+
+def _masking(file: png.Png) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield a few rows at a time of what masks: the alpha of a PNG that has one, else its gray or red."""
+    rows = max(1, PIXELS_AT_ONCE // file.size_wh[0])
+    if not (file.is_interlaced or file.depth < MOST_BITS or file.palette or file.transparency):
+        yield from file.channel(ALPHA.get(file.colour, 0), rows)
+        return
+    for part in file.bands(rows) if file.has_bands else (file.whole(),):
+        has_alpha = part.has_transparency_data
+        yield np.asarray(part.convert("RGBA").getchannel("A") if has_alpha else part.convert("RGB").getchannel("R"))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -54,9 +54,8 @@ def plan(
     resolved = prompts.translate(usable, is_click=rules.is_click)
     skipped += resolved.skipped
     if rules.is_click:
-        older, newest = resolved.objects[: -prompts.MOST_OBJECTS], resolved.objects[-prompts.MOST_OBJECTS :]
-        skipped += [Skipped(old.region_ids[0], Reason.TOO_COMPLEX, "only the newest objects count") for old in older]
-        return PromptPlan(tuple((prompt, outputs.choose(prompt.labels)) for prompt in newest), tuple(skipped))
+        answered = tuple((prompt, outputs.choose(prompt.labels)) for prompt in resolved.objects)
+        return PromptPlan(answered, tuple(skipped))
     by_id = {region.id: region for region in usable}
     objects: list[tuple[ObjectPrompt, OutputTag]] = []
     for prompt in resolved.objects:

@@ -93,6 +93,12 @@ def translate(regions: Sequence[PromptRegion], *, is_click: bool = True) -> Reso
         images.setdefault(image, []).append((index, region, prompt))
     builders = [builder for marked in images.values() for builder in _builders(marked, skipped, is_click)]
     builders.sort(key=lambda builder: builder.index)
+    if is_click:
+        skipped += [
+            Skipped((old.area or old.points[0].region).id, Reason.TOO_COMPLEX, "only the newest objects count")
+            for old in builders[:-MOST_OBJECTS]
+        ]
+        builders = builders[-MOST_OBJECTS:]
     return ResolvedPrompts(tuple(_object(builder, skipped) for builder in builders), tuple(skipped))
 
 

@@ -38,7 +38,7 @@ PIXEL_WORK = 1  # nanoseconds per pixel of the image for a polygon: mostly to wr
 MASK_WORK = 8  # likewise for a painted mask, which is also decoded
 BITMASK_WORK = 16  # likewise for a PNG
 CODE_WORK = 400  # nanoseconds per byte of a run-length code; a detailed mask has kilobytes
-ROW_WORK = 50  # nanoseconds per row that an edge of a polygon crosses
+ROW_WORK = 100  # nanoseconds per row that an edge of a polygon crosses
 
 
 @dataclass(frozen=True, eq=False)

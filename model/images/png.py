@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from model.errors import CostError
@@ -80,22 +82,49 @@ class Png:
         Raises:
             ValueError, OSError: it is damaged or cut short.
         """
-        width, height = self.size_wh
-        bits = self.depth * _CHANNELS[self.colour]
-        stride, step = (width * bits + 7) // 8, max(1, bits // 8)
-        unpacked = _inflated(self.pixels)
-        above, buffer = bytes(stride), bytearray()
+        width = self.size_wh[0]
+        stride, step = self._stride, max(1, self.depth * _CHANNELS[self.colour] // 8)
+        above = bytes(stride)
+        for count, filtered in self._filtered(rows):
+            raw = _unfiltered(b"\0" + above + filtered, stride // step, count + 1, step)
+            above = raw[-stride:]
+            mode, raw_mode = _MODES[self.depth, self.colour]
+            yield self._dressed(Image.frombytes(mode, (width, count), memoryview(raw)[stride:], "raw", raw_mode))
+
+    def channel(self, index: int, rows: int) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield one channel of an image of 8 bits a channel, (h, W) from top to bottom, ``rows`` at a time.
+
+        PNG's filters work on each channel alone, so the others are not decoded: of RGBA that is a fifth of the time.
+
+        Raises:
+            ValueError, OSError: it is damaged or cut short.
+        """
+        width, channels = self.size_wh[0], _CHANNELS[self.colour]
+        above = np.zeros((1, 1 + width), np.uint8)
+        for count, filtered in self._filtered(rows):
+            lines = np.frombuffer(filtered, np.uint8).reshape(count, -1)
+            own = np.concatenate([above, np.concatenate([lines[:, :1], lines[:, 1 + index :: channels]], axis=1)])
+            decoded = np.frombuffer(_unfiltered(own.tobytes(), width, count + 1, 1), np.uint8).reshape(count + 1, width)
+            above[0, 1:] = decoded[-1]
+            yield decoded[1:]
+
+    def _filtered(self, rows: int) -> Iterator[tuple[int, bytes]]:
+        """Yield counts of rows and those rows inflated, each with the number of its filter before it."""
+        height, stride = self.size_wh[1], self._stride
+        unpacked, buffer = _inflated(self.pixels), bytearray()
         for top in range(0, height, rows):
             count = min(rows, height - top)
             wanted = count * (stride + 1)
             while len(buffer) < wanted:
                 buffer += _next(unpacked)
-            filtered = b"\0" + above + bytes(buffer[:wanted])
+            filtered = bytes(buffer[:wanted])
             del buffer[:wanted]
-            raw = _unfiltered(filtered, stride // step, count + 1, step)
-            above = raw[-stride:]
-            mode, raw_mode = _MODES[self.depth, self.colour]
-            yield self._dressed(Image.frombytes(mode, (width, count), memoryview(raw)[stride:], "raw", raw_mode))
+            yield count, filtered
+
+    @property
+    def _stride(self) -> int:
+        """Bytes of a row without the number of its filter."""
+        return (self.size_wh[0] * self.depth * _CHANNELS[self.colour] + 7) // 8
 
     def whole(self) -> Image.Image:
         """Return the decoded image.

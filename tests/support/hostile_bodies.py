@@ -149,6 +149,9 @@ PREDICT: dict[str, Callable[[], object]] = {
     "large bitmasks of four channels and a point": lambda: click(
         point(size_wh=LARGE_WH),
         *(region("bitmask", {"imageDataURL": png_url(LARGE_WH, 8, 6, 4)}, LARGE_WH) for _ in range(5))),
+    "large bitmasks of red, green and blue and a point": lambda: click(
+        point(size_wh=LARGE_WH),
+        *(region("bitmask", {"imageDataURL": png_url(LARGE_WH, 8, 2, 3)}, LARGE_WH) for _ in range(5))),
     "large bitmasks of wide channels": lambda: click(
         *(region("bitmask", {"imageDataURL": png_url(LARGE_WH, 16, 6, 4)}, LARGE_WH) for _ in range(2))),
     "large masks": lambda: click(

@@ -14,6 +14,7 @@ from gunicorn.config import Config
 
 from backend.web.gunicorn_server import WebWorker
 from tests.support.fakes import HttpServer, Reply, png
+from tests.support.hostile_bodies import bodies
 from tests.support.processes import Server, free_port, run, serving
 from tests.support.raw_http import ATTACKS, HEALTH, Line, Served, attack, flood, post, times_ms
 from tests.support.service import wait_until
@@ -34,6 +35,13 @@ def resident_mb(pid: int) -> float:
     return own + sum(resident_mb(int(child)) for child in children)
 
 
+def processor_s(pid: int) -> float:
+    """Return the processor time of a process and of those that it has started, while they run."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK") + sum(processor_s(int(child)) for child in children)
+
+
 def raw(server: Server, message: bytes, timeout_s: float = 30.0) -> bytes:
     """Send bytes as they are and return what comes back until the server hangs up."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=timeout_s) as line:
@@ -52,6 +60,16 @@ def test_it_answers_a_click_over_a_socket(server):
     [item] = json.loads(answer)["results"]
     assert item["model_version"].startswith("small@")
     assert all(mask_of(entry).shape == (60, 80) for entry in item["result"])
+
+
+@pytest.mark.parametrize("name", ["/predict tasks that are no tasks", "/predict lists in lists"])
+def test_a_body_of_many_objects_takes_less_than_a_second_beside_a_loaded_network(server, name):
+    """Without `gc.freeze` the garbage collector passes over Paddle's objects again and again."""
+    wait_until(lambda: server.ask("/ready")[0] == 200)
+    path, make = bodies()[name]
+    body, before = make(), processor_s(server.process.pid)
+    server.ask(path, body)
+    assert processor_s(server.process.pid) - before < 1
 
 
 def test_it_says_where_it_is(server):

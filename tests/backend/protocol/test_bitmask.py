@@ -1,0 +1,83 @@
+"""Bitmasks are read from PNGs of every kind that programs write, a few rows at a time."""
+
+import base64
+import io
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.protocol import bitmask
+from tests.support.costs import memory_of_at_most
+from tests.support.hostile_bodies import LARGE_WH, png_url
+
+PAINTED = np.random.default_rng(0).random((501, 703)) > 0.6  # more than is read at once
+
+
+def url(data: bytes) -> str:
+    return bitmask.PREFIX + base64.b64encode(data).decode()
+
+
+def saved(image: Image.Image, **options) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return url(file.getvalue())
+
+
+def in_alpha() -> np.ndarray:
+    """An RGBA image of noise whose alpha is the mask, in several strengths."""
+    pixels = np.random.default_rng(1).integers(0, 256, (*PAINTED.shape, 4), dtype=np.uint8)
+    pixels[..., 3] = np.where(PAINTED, np.maximum(pixels[..., 3], 1), 0)
+    return pixels
+
+
+@pytest.mark.parametrize("name", ["NONE", "SUB", "UP", "AVG", "PAETH"])
+def test_alpha_is_read_whatever_the_filter_of_the_rows(name):
+    options = [cv2.IMWRITE_PNG_FILTER, getattr(cv2, f"IMWRITE_PNG_FILTER_{name}")]
+    _, file = cv2.imencode(".png", in_alpha(), options)
+    assert np.array_equal(bitmask.decode(url(file.tobytes()), PAINTED.shape).to_array(), PAINTED)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "LA", "RGBA", "P with alpha", "RGB with alpha"])
+def test_a_png_of_any_kind_masks_by_its_alpha_or_its_gray_or_red(mode):
+    image, options = Image.fromarray(in_alpha()), {}
+    alpha = image.getchannel("A")
+    mask = Image.fromarray(PAINTED.astype(np.uint8) * 255)
+    match mode:
+        case "1" | "L":
+            image = mask.convert(mode)
+        case "RGB":
+            image = Image.merge("RGB", (mask, alpha, alpha.point(lambda value: 255 - value)))
+        case "LA":
+            image = image.convert("LA")
+        case "P" | "P with alpha":
+            image = Image.fromarray(PAINTED.astype(np.uint8), "P")
+            image.putpalette([0, 9, 9, 9, 0, 0] if mode == "P" else [9] * 6)
+            options = {} if mode == "P" else {"transparency": b"\0\7"}
+        case "RGB with alpha":
+            image = Image.merge("RGB", (mask, mask, mask))
+            options = {"transparency": (0, 0, 0)}
+    assert np.array_equal(bitmask.decode(saved(image, **options), PAINTED.shape).to_array(), PAINTED)
+
+
+def test_a_large_bitmask_takes_little_more_memory_than_its_mask():
+    large = png_url(LARGE_WH, 8, 6, 4)
+    with memory_of_at_most(75):  # twice its 33 MB: read, and cut to the object
+        assert bitmask.decode(large, LARGE_WH[::-1]).area == LARGE_WH[0] * LARGE_WH[1]
+
+
+def test_a_large_interlaced_png_is_refused_before_it_is_unpacked():
+    data = bytearray(base64.b64decode(png_url(LARGE_WH, 8, 6, 4).partition(",")[2]))
+    data[28] = 1  # in the header, whose checksum follows
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    with pytest.raises(ValueError, match="expected at most 16,777,216 interlaced pixels, got 6600 × 4950"):
+        bitmask.decode(url(bytes(data)), LARGE_WH[::-1])
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_png_that_is_cut_short_is_damaged(kept):
+    _, file = cv2.imencode(".png", in_alpha())
+    with pytest.raises(ValueError, match="bitmask: it is cut short: rows are missing"):
+        bitmask.decode(url(file.tobytes()[: int(len(file) * kept)]), PAINTED.shape)
