@@ -19,6 +19,7 @@ from model.modeling.image_encoder import Parallel, Sequential
 from model.modeling.kernels import memory, tensor
 from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
+from model.modeling.tokens import Tokens, concat
 from model.transforms import mask_and_areas, mask_to_model, points_to_model
 from model.types import MAIN_MAP, Embedding, FloatArray, Mask, Masks, Prompt, as_prompts
 from model.weights import Checkpoint
@@ -235,8 +236,8 @@ class Decoder:
             Logits (B, M, low_res_size, low_res_size) and predicted IoUs (B, M).
         """
         tokens = self._tokens(prompts, embedding)
-        none = [paddle.zeros([len(prompts), 0, self.config.prompt_embed_dim])] if not tokens else []
-        sparse = tokens[0] if len(tokens) == 1 else paddle.concat([*none, *tokens], axis=1)  # (B, n, C)
+        none = [np.zeros((len(prompts), 0, self.config.prompt_embed_dim), np.float32)] if not tokens else []
+        sparse = tokens[0] if len(tokens) == 1 else concat([*none, *tokens], axis=1)  # (B, n, C)
         has_mask = prompts[0].mask_input is not None or prompts[0].rough_mask is not None
         masks = paddle.to_tensor(self._mask_inputs(prompts, embedding)) if has_mask else None
         found: tuple[Tensor, Tensor] = self.mask_decoder(
@@ -250,17 +251,17 @@ class Decoder:
         )
         return found
 
-    def _tokens(self, prompts: Sequence[Prompt], embedding: Embedding) -> list[Tensor]:
+    def _tokens(self, prompts: Sequence[Prompt], embedding: Embedding) -> list[Tokens]:
         """Return the tokens of points and boxes, each (B, n, C)."""
         sizes, tokens = (embedding.original_size, embedding.input_size), []
         encoder, has_box = self.prompt_encoder, prompts[0].box is not None
         if prompts[0].point_coords is not None:
             coords = np.stack([points_to_model(p.point_coords, *sizes) for p in prompts if p.point_coords is not None])
             labels = np.stack([p.point_labels for p in prompts if p.point_labels is not None]).astype(np.float32)
-            tokens.append(encoder.points(paddle.to_tensor(coords), paddle.to_tensor(labels), pad=not has_box))
+            tokens.append(encoder.points(coords, labels, pad=not has_box))
         if has_box:
             corners = np.stack([points_to_model(p.box.reshape(2, 2), *sizes) for p in prompts if p.box is not None])
-            tokens.append(encoder.boxes(paddle.to_tensor(corners.reshape(-1, 4))))
+            tokens.append(encoder.boxes(corners.reshape(-1, 4)))
         return tokens
 
     def _mask_inputs(self, prompts: Sequence[Prompt], embedding: Embedding) -> FloatArray:
@@ -322,7 +323,7 @@ class Sam2Decoder(Decoder):
         skips = [sub_pixels(array, self.config.embedding_size, bias) for array, bias in maps]
         return (*super()._prepare(embedding), *skips)
 
-    def _tokens(self, prompts: Sequence[Prompt], embedding: Embedding) -> list[Tensor]:
+    def _tokens(self, prompts: Sequence[Prompt], embedding: Embedding) -> list[Tokens]:
         tokens = super()._tokens(prompts, embedding)
         # Corners of a box are points to SAM 2, and it says "not a point" after all that came.
         return [*tokens, self.prompt_encoder.nothing(len(prompts))] if prompts[0].box is not None else tokens

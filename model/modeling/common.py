@@ -11,6 +11,7 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from model.modeling.kernels import affine, gelu
+from model.modeling.tokens import Tokens, project, relu
 
 
 def zeros() -> paddle.ParamAttr:
@@ -21,11 +22,6 @@ def zeros() -> paddle.ParamAttr:
 def linear(in_features: int, out_features: int) -> nn.Linear:
     """Return a linear layer; weight (in_features, out_features)."""
     return nn.Linear(in_features, out_features, weight_attr=zeros(), bias_attr=zeros())
-
-
-def project(x: Tensor, layer: nn.Linear) -> Tensor:
-    """Apply a linear layer: Paddle's own way to the same two steps asks for flags, which takes longer than these."""
-    return paddle.matmul(x, layer.weight) + layer.bias
 
 
 def embedding(count: int, dim: int) -> nn.Embedding:
@@ -47,6 +43,10 @@ class MLPBlock(nn.Layer):
         self.lin2 = linear(mlp_dim, embed_dim)
         self._activation = gelu if activation == "gelu" else functional.relu
 
+    def of_tokens(self, x: Tokens) -> Tokens:
+        """Map (..., embed_dim) to (..., embed_dim) for the few tokens of a prompt, with ReLU."""
+        return project(relu(project(x, self.lin1)), self.lin2)
+
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """Map (..., embed_dim) to (..., embed_dim), and add a shortcut if there is one."""
         hidden = self._activation(affine(x, self.lin1.weight, self.lin1.bias))
@@ -61,9 +61,9 @@ class MLP(nn.Layer):
         dims = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
         self.layers = nn.LayerList([linear(a, b) for a, b in pairwise(dims)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tokens) -> Tokens:
         """Map (..., input_dim) to (..., output_dim)."""
         *hidden, last = self.layers  # a slice would make a list of layers, which takes as long as all products
         for layer in hidden:
-            x = functional.relu(project(x, layer))
+            x = relu(project(x, layer))
         return project(x, last)

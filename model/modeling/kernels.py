@@ -260,8 +260,8 @@ def attend_on_grid(query: Tensor, key: Tensor, value: Tensor, by_row: Tensor, by
     return tensor(out)
 
 
-def exponentials(scores: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return ``exp(scores - top)``, on a CPU in the memory of ``scores``, and ``top`` (..., 1).
+def exponentials(scores: Tensor) -> tuple[Tensor, Tensor | Floats | None]:
+    """Return ``exp(scores - top)``, on a CPU in the memory of ``scores``, and ``top`` (..., 1), there an array.
 
     It keeps the exponentials within float32; None where they are without it.
     """
@@ -270,16 +270,15 @@ def exponentials(scores: Tensor) -> tuple[Tensor, Tensor | None]:
         return paddle.exp(scores - top), top
     values, top = memory(scores), None
     if values.max() > SAFE_SCORE or values.min() < -SAFE_SCORE:  # much cheaper to find than the maximum of each row
-        most = values.max(axis=-1, keepdims=True)
-        np.subtract(values, most, out=values)
-        top = tensor(most)
+        top = values.max(axis=-1, keepdims=True)
+        np.subtract(values, top, out=values)
     np.exp(values, out=values)
     return scores, top
 
 
-def row_sums(x: Tensor) -> Tensor:
-    """Return the sums over the last axis, (..., 1)."""
-    return tensor(memory(x).sum(axis=-1, keepdims=True)) if is_on_cpu(x) else x.sum(axis=-1, keepdim=True)
+def row_sums(x: Tensor) -> Tensor | Floats:
+    """Return the sums over the last axis, (..., 1), on a CPU an array."""
+    return memory(x).sum(axis=-1, keepdims=True) if is_on_cpu(x) else x.sum(axis=-1, keepdim=True)
 
 
 def softmax_rows(scores: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
@@ -10,6 +11,7 @@ from model.config import SamConfig
 from model.modeling.common import MLP, embedding, norm, zeros
 from model.modeling.image_encoder import Parallel, Sequential
 from model.modeling.kernels import add, gelu, layer_norm, permute, plus, some_rows
+from model.modeling.tokens import Tokens, as_tensor, concat, given, parameter, repeat, tokens_of
 from model.modeling.transformer import ImagePart, TwoWayTransformer
 
 MOST_PARTS = 4
@@ -50,7 +52,7 @@ class MaskDecoder(nn.Layer):
         self,
         image: Tensor,
         image_pe: Tensor,
-        sparse: Tensor,
+        sparse: Tokens,
         outputs: list[int],
         *,
         dense: Tensor | None = None,
@@ -85,15 +87,17 @@ class MaskDecoder(nn.Layer):
         self,
         image: Tensor,
         image_pe: Tensor,
-        sparse: Tensor,
+        sparse: Tokens,
         learned: Sequence[nn.Embedding],
         dense: Tensor | None,
         spans: Sequence[slice],
         parallel: Parallel,
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tokens, list[Tensor]]:
         """Return what the transformer makes of the learned and the prompt's tokens, and of the image's."""
-        tables = paddle.concat([table.weight for table in learned])  # (1 + tokens, C)
-        tokens = paddle.concat([tables.unsqueeze(0).expand([sparse.shape[0], *tables.shape]), sparse], axis=1)
+        weights = [table.weight for table in learned]
+        sparse = given(sparse, *weights) if isinstance(sparse, np.ndarray) else tokens_of(sparse, *weights)
+        tables = concat([parameter(table, "weight", sparse) for table in learned])  # (1 + tokens, C)
+        tokens = concat([repeat(tables, sparse.shape[0]), sparse], axis=1)
         parts = [ImagePart(some_rows(image, span), some_rows(image_pe, span)) for span in spans]
         if dense is not None:
             shift = dense
@@ -108,7 +112,7 @@ class MaskDecoder(nn.Layer):
 
     def _predicted(
         self,
-        hidden: Tensor,
+        hidden: Tokens,
         parts: Sequence[Tensor],
         outputs: list[int],
         spans: Sequence[slice],
@@ -116,7 +120,8 @@ class MaskDecoder(nn.Layer):
         *skips: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return logits and predicted IoU of the ``outputs``, given tokens that begin with the IoU's and the masks'."""
-        kernels = paddle.stack([self.output_hypernetworks_mlps[i](hidden[:, 1 + i]) for i in outputs], axis=1)
+        rows = [self.output_hypernetworks_mlps[i](hidden[:, 1 + i : 2 + i]) for i in outputs]
+        kernels = as_tensor(concat(rows, axis=1))  # (B, M, C/8)
         scores = self.iou_prediction_head(hidden[:, 0])  # (B, tokens)
         first, _, _, second, _ = self.output_upscaling
 
@@ -132,7 +137,7 @@ class MaskDecoder(nn.Layer):
 
         masks = parallel.map(upscale, range(len(parts)))
         logits = masks[0] if len(masks) == 1 else paddle.concat(masks, axis=2)
-        return logits, scores[:, outputs[0] : outputs[-1] + 1]
+        return logits, as_tensor(scores[:, outputs[0] : outputs[-1] + 1])
 
     def _masks(self, image: Tensor, kernels: Tensor, added: Sequence[Tensor]) -> Tensor:
         """Upscale rows of image tokens (B, r*g, C) fourfold and multiply with kernels (B, M, C/8): (B, M, 4r, 4g).
@@ -162,7 +167,7 @@ class Sam2MaskDecoder(MaskDecoder):
         self,
         image: Tensor,
         image_pe: Tensor,
-        sparse: Tensor,
+        sparse: Tokens,
         outputs: list[int],
         *skips: Tensor,
         dense: Tensor | None = None,
@@ -194,7 +199,7 @@ class Sam2MaskDecoder(MaskDecoder):
         self,
         image: Tensor,
         image_pe: Tensor,
-        sparse: Tensor,
+        sparse: Tokens,
         outputs: list[int],
         *skips: Tensor,
         dense: Tensor | None = None,
@@ -211,7 +216,7 @@ class Sam2MaskDecoder(MaskDecoder):
         scores = functional.sigmoid(scores)
         if is_single:
             logits, scores = stable(logits, scores)
-        return logits, scores, self.pred_obj_score_head(hidden[:, 0])
+        return logits, scores, as_tensor(self.pred_obj_score_head(hidden[:, 0]))
 
 
 def stable(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
@@ -9,6 +10,7 @@ from paddle.nn import functional
 from model.config import SamConfig
 from model.modeling.common import embedding, norm, zeros
 from model.modeling.kernels import layer_norm
+from model.modeling.tokens import Tokens, concat, given, matmul, parameter, repeat, tokens_of
 
 
 class PositionEmbeddingRandom(nn.Layer):
@@ -18,10 +20,12 @@ class PositionEmbeddingRandom(nn.Layer):
         super().__init__()
         self.positional_encoding_gaussian_matrix = self.create_parameter([2, num_pos_feats], attr=zeros())
 
-    def forward(self, coords: Tensor) -> Tensor:
+    def forward(self, coords: Tokens) -> Tokens:
         """Map (x, y) in [0, 1], shape (..., 2), to (..., 2 * num_pos_feats)."""
-        projected = paddle.matmul(2 * coords - 1, self.positional_encoding_gaussian_matrix) * (2 * math.pi)
-        return paddle.concat([paddle.sin(projected), paddle.cos(projected)], axis=-1)
+        directions = parameter(self, "positional_encoding_gaussian_matrix", coords)
+        projected = matmul(2 * coords - 1, directions) * (2 * math.pi)
+        library = np if isinstance(projected, np.ndarray) else paddle
+        return concat([library.sin(projected), library.cos(projected)], axis=-1)
 
 
 class MaskDownscaling(nn.Sequential):
@@ -73,7 +77,7 @@ class PromptEncoder(nn.Layer):
         columns = centres.unsqueeze(0).expand([self._grid, self._grid])
         return self.pe_layer(paddle.stack([columns, rows], axis=-1)).reshape([1, self._grid**2, self._dim])
 
-    def points(self, coords: Tensor, labels: Tensor, pad: bool) -> Tensor:
+    def points(self, coords: Tokens, labels: Tokens, pad: bool) -> Tokens:
         """Encode points.
 
         Args:
@@ -84,22 +88,26 @@ class PromptEncoder(nn.Layer):
         Returns:
             (B, N or N + 1, C).
         """
-        off, on = self.point_embeddings[0].weight, self.point_embeddings[1].weight
-        tokens = self._positions(coords)
-        tokens = tokens + paddle.where(labels.unsqueeze(-1) == 1, on, off)  # (B, N, C)
+        tables = self.point_embeddings[0], self.point_embeddings[1]
+        coords, labels = (given(x, *(table.weight for table in tables)) for x in (coords, labels))
+        off, on = (parameter(table, "weight", coords) for table in tables)
+        library = np if isinstance(coords, np.ndarray) else paddle
+        marks = library.where(labels.reshape([*labels.shape, 1]) == 1, on, off)
+        tokens = self._positions(coords) + marks  # (B, N, C)
         if not pad:
             return tokens
-        return paddle.concat([tokens, self.nothing(tokens.shape[0])], axis=1)
+        return concat([tokens, self.nothing(tokens.shape[0])], axis=1)
 
-    def nothing(self, batch: int) -> Tensor:
+    def nothing(self, batch: int) -> Tokens:
         """Return the token that says "not a point", (batch, 1, C)."""
-        return self.not_a_point_embed.weight.expand([batch, 1, self._dim])
+        return repeat(tokens_of(self.not_a_point_embed.weight), batch)
 
-    def boxes(self, boxes: Tensor) -> Tensor:
+    def boxes(self, boxes: Tokens) -> Tokens:
         """Encode boxes (B, 4) float32 XYXY as their two corners, (B, 2, C)."""
-        corners = self._positions(boxes.reshape([-1, 2, 2]))
-        marks = paddle.concat([self.point_embeddings[2].weight, self.point_embeddings[3].weight])  # (2, C)
-        return corners + marks
+        tables = self.point_embeddings[2], self.point_embeddings[3]
+        boxes = given(boxes, *(table.weight for table in tables))
+        marks = concat([parameter(table, "weight", boxes) for table in tables])  # (2, C)
+        return self._positions(boxes.reshape([-1, 2, 2])) + marks
 
     def dense(self, masks: Tensor | None) -> Tensor:
         """Encode mask inputs (B, 1, 4g, 4g) as (B, g*g, C); None gives the learned "no mask", (1, 1, C)."""
@@ -107,5 +115,5 @@ class PromptEncoder(nn.Layer):
             return self.no_mask_embed.weight.reshape([1, 1, self._dim])
         return self.mask_downscaling(masks).flatten(2).transpose([0, 2, 1])
 
-    def _positions(self, coords: Tensor) -> Tensor:
+    def _positions(self, coords: Tokens) -> Tokens:
         return self.pe_layer((coords + 0.5) / self._image_size)  # + 0.5: to the centre of the pixel

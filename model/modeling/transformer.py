@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
-from paddle.nn import functional
 
-from model.modeling.common import MLPBlock, linear, norm, project
+from model.modeling import tokens as few
+from model.modeling.common import MLPBlock, linear, norm
 from model.modeling.image_encoder import Parallel
 from model.modeling.kernels import add, exponentials, layer_norm, row_sums, softmax_rows
+from model.modeling.tokens import Tokens, as_tensor, parameter, project, tokens_of
 
 DECODER_EPSILON = 1e-5
 
@@ -55,18 +57,18 @@ class PartialAttention:
         top: (B, heads*n, 1), what was subtracted from the scores to keep their exponentials within float32; None for 0.
     """
 
-    weighted: Tensor
-    total: Tensor
-    top: Tensor | None
+    weighted: Tokens
+    total: Tokens
+    top: Tokens | None
 
     @staticmethod
-    def joined(parts: Sequence["PartialAttention"]) -> Tensor:
+    def joined(parts: Sequence["PartialAttention"]) -> Tokens:
         """Return the attention to all parts, (B, heads*n, C)."""
         pairs = [(part.weighted, part.total) for part in parts]
         if len(parts) > 1 and any(part.top is not None for part in parts):
-            tops = [paddle.zeros_like(part.total) if part.top is None else part.top for part in parts]
-            top = paddle.stack(tops).max(axis=0)
-            factors = [paddle.exp(each - top) for each in tops]
+            tops = [part.total * 0 if part.top is None else part.top for part in parts]
+            top = reduce(few.maximum, tops)
+            factors = [few.exp(each - top) for each in tops]
             pairs = [(sums * factor, total * factor) for (sums, total), factor in zip(pairs, factors, strict=True)]
         return reduce(operator.add, [sums for sums, _ in pairs]) / reduce(operator.add, [total for _, total in pairs])
 
@@ -92,49 +94,54 @@ class Attention(nn.Layer):
         self.v_proj = linear(embedding_dim, self._width)
         self.out_proj = linear(self._width, embedding_dim)
         self._own = self._channels_of_heads(1.0), self._channels_of_heads(self.head_dim**-0.5)
+        self._own_arrays = [own.numpy() for own in self._own]
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(self, q: Tokens, k: Tokens, v: Tokens) -> Tokens:
         """Let tokens attend to tokens: queries (B, n, C), keys and values (B, m, C) to (B, n, C)."""
         query = self._apart(project(q, self.q_proj), is_scaled=True)
         key, value = project(k, self.k_proj), project(v, self.v_proj)
-        weights = functional.softmax(paddle.matmul(query, key, transpose_y=True), axis=-1)  # (B, heads*n, m)
-        return project(self._together(paddle.matmul(weights, value)), self.out_proj)
+        weights = few.softmax(few.matmul(query, key, transpose_y=True))  # (B, heads*n, m)
+        return project(self._together(few.matmul(weights, value)), self.out_proj)
 
     def to_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let tokens attend to the image: queries (B, n, C), keys and values (B or 1, m, C) to (B, n, C)."""
-        return self.join([self.attend_to_part(self.probe(q), k, v)])
+        return as_tensor(self.join([self.attend_to_part(self.probe(q), k, v)]))
 
-    def probe(self, q: Tensor) -> "ImageProbe":
+    def probe(self, q: Tokens) -> "ImageProbe":
         """Take the queries (B, n, C) of tokens to the image's own channels."""
         query = self._apart(project(q, self.q_proj), is_scaled=True)
-        weight = paddle.matmul(query, self.k_proj.weight, transpose_y=True)
+        weight = few.matmul(query, parameter(self.k_proj, "weight", query), transpose_y=True)
         # The softmax cancels the keys' bias, but an exported graph shall hold every parameter.
         shift = None if paddle.in_dynamic_mode() else paddle.matmul(query, self.k_proj.bias.unsqueeze(1))
-        return ImageProbe(weight, shift)
+        return ImageProbe(as_tensor(weight), shift)
 
     def attend_to_part(self, probe: "ImageProbe", k: Tensor, v: Tensor) -> "PartialAttention":
         """Attend to a part of the image, keys and values (B or 1, p, C)."""
         scores = paddle.matmul(probe.weight, k, transpose_y=True)  # (B, heads*n, p)
         weights, top = exponentials(scores if probe.shift is None else scores + probe.shift)
-        return PartialAttention(paddle.matmul(weights, v), row_sums(weights), top)
+        return PartialAttention(tokens_of(paddle.matmul(weights, v)), row_sums(weights), top)
 
-    def join(self, parts: Sequence["PartialAttention"]) -> Tensor:
+    def join(self, parts: Sequence["PartialAttention"]) -> Tokens:
         """Return the attention of tokens to all parts of the image, (B, n, C)."""
-        values = paddle.matmul(PartialAttention.joined(parts), self.v_proj.weight)  # (B, heads*n, heads*d)
-        return project(self._together(values) + self.v_proj.bias, self.out_proj)
+        found = PartialAttention.joined(parts)
+        values = few.matmul(found, parameter(self.v_proj, "weight", found))  # (B, heads*n, heads*d)
+        return project(self._together(values) + parameter(self.v_proj, "bias", found), self.out_proj)
 
-    def from_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def from_image(self, q: Tensor, k: Tokens, v: Tokens) -> Tensor:
         """Let the image attend to tokens: queries (B or 1, m, C), keys and values (B, n, C) to (B, m, C)."""
         return self.attend_from_part(q, self.token_values(k, v))
 
-    def token_values(self, k: Tensor, v: Tensor) -> "TokenValues":
+    def token_values(self, k: Tokens, v: Tokens) -> "TokenValues":
         """Take keys and values (B, n, C) of tokens to the image's own channels."""
-        weight, bias = self.q_proj.weight.t(), self.q_proj.bias.unsqueeze(1)  # first, which an exported graph needs
+        weight, bias = (parameter(self.q_proj, name, k) for name in ("weight", "bias"))
+        weight, bias = weight.transpose([1, 0]), bias.reshape([-1, 1])  # first, which an exported graph needs
         key = self._apart(project(k, self.k_proj), is_scaled=True)
         value = self._apart(project(v, self.v_proj))
         # Each head's shares add up to one: a bias divided among the heads arrives whole.
-        values = paddle.matmul(value, self.out_proj.weight) + self.out_proj.bias / self.num_heads
-        return TokenValues(ImageProbe(paddle.matmul(key, weight), paddle.matmul(key, bias)), values)
+        out_weight, out_bias = (parameter(self.out_proj, name, k) for name in ("weight", "bias"))
+        values = few.matmul(value, out_weight) + out_bias / self.num_heads
+        keys = ImageProbe(as_tensor(few.matmul(key, weight)), as_tensor(few.matmul(key, bias)))
+        return TokenValues(keys, as_tensor(values))
 
     def attend_from_part(self, q: Tensor, tokens: "TokenValues") -> Tensor:
         """Let a part of the image attend to tokens: queries (B or 1, p, C) to (B, p, C)."""
@@ -143,15 +150,18 @@ class Attention(nn.Layer):
         shares = softmax_rows(scores.reshape([batch, self.num_heads, -1, count])).reshape([batch, rows, count])
         return paddle.matmul(shares, tokens.values, transpose_x=True)
 
-    def _apart(self, x: Tensor, *, is_scaled: bool = False) -> Tensor:
+    def _apart(self, x: Tokens, *, is_scaled: bool = False) -> Tokens:
         """(B, n, heads*d) to (B, heads*n, heads*d), zero beside each head's own channels; scaled for a product."""
-        return (x.unsqueeze(1) * self._channels(is_scaled)).reshape([x.shape[0], -1, self._width])
+        repeated = x[:, np.newaxis] if isinstance(x, np.ndarray) else x.unsqueeze(1)
+        return (repeated * self._channels(x, is_scaled)).reshape([x.shape[0], -1, self._width])
 
-    def _together(self, x: Tensor) -> Tensor:
+    def _together(self, x: Tokens) -> Tokens:
         """(B, heads*n, heads*d) to (B, n, heads*d), the own channels of each head."""
-        return (x.reshape([x.shape[0], self.num_heads, -1, self._width]) * self._channels(False)).sum(axis=1)
+        return (x.reshape([x.shape[0], self.num_heads, -1, self._width]) * self._channels(x, False)).sum(axis=1)
 
-    def _channels(self, is_scaled: bool) -> Tensor:
+    def _channels(self, like: Tokens, is_scaled: bool) -> Tokens:
+        if isinstance(like, np.ndarray):
+            return self._own_arrays[is_scaled]
         if paddle.in_dynamic_mode():
             return self._own[is_scaled]
         return self._channels_of_heads(self.head_dim**-0.5 if is_scaled else 1.0)  # a graph has no further constants
@@ -176,19 +186,19 @@ class TwoWayAttentionBlock(nn.Layer):
         self.norm4 = norm(embedding_dim, DECODER_EPSILON)
         self._skip_first_layer_pe = skip_first_layer_pe
 
-    def among_tokens(self, queries: Tensor, query_pe: Tensor) -> Tensor:
+    def among_tokens(self, queries: Tokens, query_pe: Tokens) -> Tokens:
         """Let tokens (B, n, C) attend to each other."""
         if self._skip_first_layer_pe:
             queries = self.self_attn(queries, queries, queries)
         else:
             q = queries + query_pe
             queries = queries + self.self_attn(q, q, queries)
-        return layer_norm(queries, self.norm1)
+        return few.layer_norm(queries, self.norm1)
 
-    def after_image(self, queries: Tensor, attended: Tensor) -> Tensor:
+    def after_image(self, queries: Tokens, attended: Tokens) -> Tokens:
         """Update tokens (B, n, C) by what their attention to the image found."""
-        queries = layer_norm(queries + attended, self.norm2)
-        return layer_norm(queries + self.mlp(queries), self.norm3)
+        queries = few.layer_norm(queries + attended, self.norm2)
+        return few.layer_norm(queries + self.mlp.of_tokens(queries), self.norm3)
 
     def update_image(self, tokens: TokenValues, part: ImagePart) -> ImagePart:
         """Update a part of the image by its attention to tokens; then it has their batch."""
@@ -208,8 +218,8 @@ class TwoWayTransformer(nn.Layer):
         self.norm_final_attn = norm(embedding_dim, DECODER_EPSILON)
 
     def forward(
-        self, image: Sequence[ImagePart], tokens: Tensor, parallel: Parallel
-    ) -> tuple[Tensor, Sequence[ImagePart]]:
+        self, image: Sequence[ImagePart], tokens: Tokens, parallel: Parallel
+    ) -> tuple[Tokens, Sequence[ImagePart]]:
         """Attend both ways.
 
         The image is visited as often as tokens attend to it. A visit to a part first lets it attend to the tokens of
@@ -233,14 +243,14 @@ class TwoWayTransformer(nn.Layer):
                 image, before = [layer.update_image(before[1], part) for part in image], None
         last = self.final_attn_token_to_image
         image, attended = _visit(image, before, last, queries + tokens, parallel)
-        return layer_norm(queries + last.join(attended), self.norm_final_attn), image
+        return few.layer_norm(queries + last.join(attended), self.norm_final_attn), image
 
 
 def _visit(
     image: Sequence[ImagePart],
     before: tuple[TwoWayAttentionBlock, TokenValues] | None,
     attention: Attention,
-    queries: Tensor,
+    queries: Tokens,
     parallel: Parallel,
 ) -> tuple[list[ImagePart], list[PartialAttention]]:
     """Let each part of the image attend to the tokens of the layer before, if any, then tokens attend to it."""
