@@ -1,6 +1,5 @@
 """Builds the parts that web processes, workers and runs over projects share, as the settings say."""
 
-import gc
 import logging
 import time
 from collections.abc import Callable
@@ -175,7 +174,7 @@ def load_encoder(checkpoint: Checkpoint, device: str) -> Encoder:
 
     start = time.monotonic()
     encoder = build.load_encoder(checkpoint, device)
-    gc.freeze()  # as after the decoder
+    paddle_import.freeze_imports()
     took = time.monotonic() - start
     logger.info("event=encoder_loaded model=%s device=%s s=%.1f", encoder.model_version, encoder.device, took)
     return encoder

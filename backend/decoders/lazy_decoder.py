@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import copy
-import gc
 import logging
 import math
 import threading
@@ -35,8 +34,7 @@ def load(checkpoint: Checkpoint, device: str) -> LoadedDecoder:
         from model.build import load_decoder  # here: Paddle must not be imported before a fork
 
     decoder = load_decoder(checkpoint, device)
-    # Else each full collection passes over Paddle's 200,000 objects, while a click or a large body waits.
-    gc.freeze()
+    paddle_import.freeze_imports()
     return decoder
 
 

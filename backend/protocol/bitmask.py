@@ -14,6 +14,7 @@ from model.types import Mask
 PREFIX = "data:image/png;base64,"
 CHANNELS = 4
 MOST_BITS = 8  # of a channel; a PNG of 16 bits is no mask
+MOST_SIDE = 1 << 20  # pixels; rows are decoded one by one, and a whole one is in memory several times
 MOST_INTERLACED = 1 << 24  # pixels; those rows are in memory together, which no editor asks for
 ALPHA = {4: 1, 6: 3}  # the channel, by the PNG's colour type
 PIXELS_AT_ONCE = 1 << 18
@@ -85,6 +86,8 @@ def _check(file: png.Png, size: tuple[int, int]) -> None:
         raise ValueError(f"expected at most {MOST_BITS} bits a channel, got {file.depth}")
     if (height, width) != size:
         raise ValueError(f"expected size {size}, got {(height, width)}")
+    if max(size) > MOST_SIDE:
+        raise ValueError(f"expected sides of at most {MOST_SIDE:,} pixels, got {width} × {height}")
     if file.is_interlaced and height * width > MOST_INTERLACED:
         raise ValueError(f"expected at most {MOST_INTERLACED:,} interlaced pixels, got {width} × {height}")
 

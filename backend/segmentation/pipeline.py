@@ -10,7 +10,7 @@ the masks in memory. Bulk work takes only one of the decoder's slots, which leav
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -79,6 +79,7 @@ class Job:
     priority: Priority  # of its images, where they are not cached
     deadline: float = math.inf  # until when to answer, in seconds on the monotonic clock
     image_s: float | None = math.inf  # longest wait for the embedding of one image; None uses cached embeddings only
+    prompt_ids: Collection[str] = ()  # of all prompts of a click, on whichever image
     check: Callable[[], None] = lambda: None  # called before each decode; raises where the answer is no longer needed
     step_limit: StepLimit = field(default_factory=StepLimit)  # the work that finding its images may take
 
@@ -229,7 +230,9 @@ class Pipeline:
     def _correct(self, points: Sequence[PromptRegion], image: TaskImage, job: Job) -> Outcome:
         """Return the accepted masks that negative points lie in, without the parts that the model finds there."""
         recent, now = self._answers.on(image.ref), self._answers.clock()
-        corrections, skipped = plan_corrections(points, image.to_name, image.controls, job.task, recent, now)
+        corrections, skipped = plan_corrections(
+            points, job.prompt_ids, image.to_name, image.controls, job.task, recent, now
+        )
         if not corrections:
             return Outcome(skipped=tuple(skipped))  # without waiting for the image
         embedding = self.embed(image.ref, job)

@@ -122,6 +122,7 @@ class Segmenter:
             self.masks.decoder_of(request.project_id),
             Priority.INTERACTIVE,
             deadline=time.monotonic() + self._policy.wait_s,
+            prompt_ids={region.id for region in request.context or ()},
             check=click.check,
         )
         regions = by_image(request.context or ())

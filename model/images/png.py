@@ -206,6 +206,8 @@ def read(data: bytes) -> Png:
             if not is_sound:
                 raise ValueError("the header's checksum is wrong")
             size_wh, depth, colour, is_interlaced = _read_header(bytes(body))
+        elif name == b"tRNS" and colour == 3 and b"PLTE" not in kept:
+            continue  # Chromium ignores it
         elif name in (b"PLTE", b"tRNS", b"eXIf", b"iCCP") and is_sound:
             kept.setdefault(name, bytes(body))
     if not depth:
@@ -255,6 +257,8 @@ def _read_header(body: bytes) -> tuple[tuple[int, int], int, int, bool]:
     if len(body) != 13:
         raise ValueError("the header has not its 13 bytes")
     width, height, depth, colour, compression, filtering, interlacing = struct.unpack(">IIBBBBB", body)
+    if not min(width, height):
+        raise ValueError(f"expected at least 1 × 1 pixels, got {width} × {height}")
     if max(width, height) >= _MAX_SIDE or compression or filtering or interlacing > 1:
         raise ValueError("the header makes no sense")
     if depth not in _DEPTHS.get(colour, ()):

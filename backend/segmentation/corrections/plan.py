@@ -1,6 +1,6 @@
 """Plans the corrections of a click: which accepted masks its negative points lie in, and how the answers are drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from backend.errors import ConfigError, PromptError, Reason
@@ -34,6 +34,7 @@ class Correction:
 
 def plan(
     points: Sequence[PromptRegion],
+    prompt_ids: Collection[str],
     to_name: str,
     controls: LabelConfig,
     task: Task,
@@ -44,13 +45,14 @@ def plan(
 
     Args:
         points: on one image, oldest first.
+        prompt_ids: of all prompts of the click.
         to_name: the image's name in the labeling config.
         controls: of that image.
         task: of the click.
         recent: the last answers about the task, oldest first.
         now: seconds since 1970.
     """
-    outputs, ids, item_index = Outputs(controls), {point.id for point in points}, points[0].item_index
+    outputs, item_index = Outputs(controls), points[0].item_index
     corrections: list[Correction] = []
     skipped = [Skipped(point.id, Reason.TOO_MANY_POINTS) for point in points[:-MOST_CLICKS]]
     left_by_labels: dict[tuple[str, ...], list[PromptRegion]] = {}
@@ -61,7 +63,7 @@ def plan(
         is_on_image = region.item_index == item_index and region.to_name in ("", to_name)
         return is_on_image and bool(left_by_labels.get(outputs.choose(region.labels).labels))
 
-    for accepted in accepted_masks.newest_first(task, recent, ids, fits, now):
+    for accepted in accepted_masks.newest_first(task, recent, prompt_ids, fits, now):
         labels = outputs.choose(accepted.region.labels).labels
         inside = {point: at for point in left_by_labels[labels] if (at := _inside(point, accepted)) is not None}
         output = _own_output(accepted.region, controls) if inside else None

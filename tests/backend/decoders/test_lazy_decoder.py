@@ -1,12 +1,15 @@
 """A decoder is loaded once, reports why it cannot be loaded, and lets no caller wait past its deadline."""
 
+import gc
 import math
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from backend.composition.parts import load_encoder
 from backend.decoders.lazy_decoder import LazyDecoder, load
 from backend.errors import BackendError, Reason, RetryLater
 from model.types import Prompt
@@ -68,3 +71,23 @@ def test_waiting_for_a_decoder_that_cannot_be_loaded_says_why(tiny_checkpoint):
         with pytest.raises(BackendError, match="gpu:7") as caught:
             decoder.wait(20)
         assert caught.value.reason is Reason.MODEL_NOT_READY
+
+
+class Ring:
+    """An object that only the garbage collector can free."""
+
+    def __init__(self):
+        self.itself = self
+
+
+@pytest.mark.parametrize("load_another", [load, load_encoder])
+def test_loading_another_network_leaves_garbage_to_be_freed(tiny_checkpoint, load_another):
+    """What is frozen is never freed, so of a running service nothing is: each change of a decoder would lose memory."""
+    load(tiny_checkpoint, "cpu")
+    ring = Ring()
+    is_there = weakref.ref(ring)
+    gc.collect()  # now it is old, and a load is over before the collector looks at it again
+    del ring
+    load_another(tiny_checkpoint, "cpu")
+    gc.collect()
+    assert is_there() is None

@@ -33,6 +33,13 @@ def in_alpha() -> np.ndarray:
     return pixels
 
 
+def in_colours(*palette: int) -> Image.Image:
+    """An image of two colours, the second where the mask is."""
+    image = Image.fromarray(PAINTED.astype(np.uint8), "P")
+    image.putpalette(palette)
+    return image
+
+
 @pytest.mark.parametrize("name", ["NONE", "SUB", "UP", "AVG", "PAETH"])
 def test_alpha_is_read_whatever_the_filter_of_the_rows(name):
     options = [cv2.IMWRITE_PNG_FILTER, getattr(cv2, f"IMWRITE_PNG_FILTER_{name}")]
@@ -52,10 +59,10 @@ def test_a_png_of_any_kind_masks_by_its_alpha_or_its_gray_or_red(mode):
             image = Image.merge("RGB", (mask, alpha, alpha.point(lambda value: 255 - value)))
         case "LA":
             image = image.convert("LA")
-        case "P" | "P with alpha":
-            image = Image.fromarray(PAINTED.astype(np.uint8), "P")
-            image.putpalette([0, 9, 9, 9, 0, 0] if mode == "P" else [9] * 6)
-            options = {} if mode == "P" else {"transparency": b"\0\7"}
+        case "P":
+            image = in_colours(0, 9, 9, 9, 0, 0)
+        case "P with alpha":
+            image, options = in_colours(9, 9, 9, 9, 9, 9), {"transparency": b"\0\7"}
         case "RGB with alpha":
             image = Image.merge("RGB", (mask, mask, mask))
             options = {"transparency": (0, 0, 0)}
@@ -74,6 +81,30 @@ def test_a_large_interlaced_png_is_refused_before_it_is_unpacked():
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     with pytest.raises(ValueError, match="expected at most 16,777,216 interlaced pixels, got 6600 × 4950"):
         bitmask.decode(url(bytes(data)), LARGE_WH[::-1])
+
+
+@pytest.mark.parametrize("size_wh", [(20_000_000, 1), (1, 20_000_000)])
+def test_a_png_with_a_side_of_millions_is_refused_before_it_is_unpacked(size_wh):
+    width, height = size_wh
+    with pytest.raises(ValueError, match=f"expected sides of at most 1,048,576 pixels, got {width} × {height}"):
+        bitmask.decode(png_url(size_wh), (height, width))
+
+
+@pytest.mark.parametrize("size_wh", [(0, 4), (4, 0), (0, 0)])
+def test_a_png_without_pixels_is_damaged(size_wh):
+    width, height = size_wh
+    with pytest.raises(ValueError, match=f"bitmask: expected at least 1 × 1 pixels, got {width} × {height}"):
+        bitmask.decode(png_url(size_wh), (height, width))
+
+
+def test_transparency_before_the_palette_does_not_count_as_in_chromium():
+    whole = saved(in_colours(9, 9, 9, 9, 9, 9), transparency=b"\0\7")
+    data = base64.b64decode(whole.partition(",")[2])
+    start, end = data.index(b"PLTE") - 4, data.index(b"tRNS") - 4
+    after = end + 12 + int.from_bytes(data[end : end + 4], "big")
+    swapped = data[:start] + data[end:after] + data[start:end] + data[after:]
+    assert np.array_equal(bitmask.decode(whole, PAINTED.shape).to_array(), PAINTED)
+    assert bitmask.decode(url(swapped), PAINTED.shape).to_array().all()
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9])

@@ -412,6 +412,15 @@ def test_the_same_points_give_the_same_answer_whatever_was_answered_before(servi
     assert all(np.array_equal(once[region_id], other[region_id]) for other in (repeated, back))
 
 
+@pytest.mark.parametrize("same_image", [{"to_name": ""}, {"item_index": 0}])
+def test_a_mask_whose_prompt_is_still_pending_is_not_carved_however_the_prompt_names_the_image(service, same_image):
+    clicks = [point("second", 26, 30), point("first", 20, 30, True) | same_image]
+    for order in (clicks, clicks, clicks[::-1]):
+        answer, masks = answered(service, *order)
+        assert [pixels.tolist() for pixels in masks.values()] == [around(20, 30).tolist()]
+        assert answer.reasons == (Reason.ONLY_NEGATIVE_POINTS,)
+
+
 def test_a_second_part_is_taken_out_of_the_mask_that_was_carved_before(service):
     region_id, before = accepted(service)
     answered(service, point("second", *RIGHT))
