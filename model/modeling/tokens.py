@@ -36,15 +36,13 @@ def as_tensor(x: Tokens) -> Tensor:
 
 
 def parameter(layer: nn.Layer, name: str, like: Tokens) -> Tokens:
-    """Return a layer's parameter as what ``like`` is; its array is kept with the layer."""
-    own = getattr(layer, name)
+    """Return a layer's parameter as what ``like`` is; its array, on the same memory, is kept with the layer."""
     if not isinstance(like, np.ndarray):
-        return own
-    kept: dict[str, tuple[int, Floats]] = layer.__dict__.setdefault("arrays_of_parameters", {})
-    address = own.data_ptr()
-    if name not in kept or kept[name][0] != address:
-        kept[name] = address, memory(own)
-    return kept[name][1]
+        return getattr(layer, name)
+    kept: dict[str, Floats] = layer.__dict__.setdefault("arrays_of_parameters", {})
+    if name not in kept:
+        kept[name] = memory(getattr(layer, name))
+    return kept[name]
 
 
 def matmul(x: Tokens, y: Tokens, transpose_y: bool = False) -> Tokens:
