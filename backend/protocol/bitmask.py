@@ -113,7 +113,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _rows(mask: Mask) -> Iterator[npt.NDArray[np.uint8]]:
+def _rows(mask: Mask) -> Iterator[memoryview]:
     """Yield the filtered rows of the object, a few at a time; the row after them is stored unfiltered."""
     width, x, (height, crop_width) = mask.original_size[1], mask.offset[0], mask.crop.shape
     step = max(1, PIXELS_AT_ONCE // width)
@@ -121,12 +121,12 @@ def _rows(mask: Mask) -> Iterator[npt.NDArray[np.uint8]]:
     rows[:, 0] = ROW_ABOVE
     first = CHANNELS * (x + 1)  # a filter byte, then red, green, blue before the first alpha
     columns = slice(first, first + CHANNELS * crop_width, CHANNELS)
-    above = np.zeros((1, crop_width), dtype=np.uint8)
+    above: npt.NDArray[np.uint8] = np.zeros((1, crop_width), dtype=np.uint8)
     for top in range(0, height, step):
         alpha = mask.crop[top : top + step].view(np.uint8) * np.uint8(255)
         rows[: len(alpha), columns] = np.diff(alpha, axis=0, prepend=above)
         above = alpha[-1:]
-        yield rows[: len(alpha)]
+        yield rows[: len(alpha)].data
 
 
 def _deflated(data: bytes) -> bytes:

@@ -1,15 +1,16 @@
 """Plans the corrections of a click: which accepted masks its negative points lie in, and how the answers are drawn."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from backend.errors import ConfigError, PromptError, Reason
+from backend.errors import ConfigError, ImageError, PromptError, Reason
 from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.segmentation import shape_prompts
 from backend.segmentation.corrections import accepted_masks
 from backend.segmentation.corrections.accepted_masks import AcceptedMask
-from backend.segmentation.shape_prompts import Point
+from backend.segmentation.shape_prompts import Point, Size
+from backend.shapes import KeyPoint, Polygon, Vector
 from backend.types import ObjectPrompt, PromptRegion, RecentAnswer, Skipped, Task
 from model.types import Prompt
 
@@ -40,6 +41,7 @@ def plan(
     task: Task,
     recent: Sequence[RecentAnswer],
     now: float,
+    check_size: Callable[[Size], object],
 ) -> tuple[list[Correction], list[Skipped]]:
     """Return the corrections that negative points ask for, and the points that lie in no accepted mask of their label.
 
@@ -51,9 +53,15 @@ def plan(
         task: of the click.
         recent: the last answers about the task, oldest first.
         now: seconds since 1970.
+        check_size: raises `ImageError` unless the image is shown at a size (height, width); masks of others are not
+            decoded, as they may take any time and memory.
+
+    Raises:
+        ImageError: no mask can be corrected, and of one this is why.
     """
     outputs, item_index = Outputs(controls), points[0].item_index
     corrections: list[Correction] = []
+    refused: list[ImageError] = []
     skipped = [Skipped(point.id, Reason.TOO_MANY_POINTS) for point in points[:-MOST_CLICKS]]
     left_by_labels: dict[tuple[str, ...], list[PromptRegion]] = {}
     for point in points[-MOST_CLICKS:]:
@@ -61,7 +69,15 @@ def plan(
 
     def fits(region: PromptRegion) -> bool:
         is_on_image = region.item_index == item_index and region.to_name in ("", to_name)
-        return is_on_image and bool(left_by_labels.get(outputs.choose(region.labels).labels))
+        left = left_by_labels.get(outputs.choose(region.labels).labels, ()) if is_on_image else ()
+        if region.original_size is None or not _may_hold(region, left, region.original_size):
+            return False
+        try:
+            check_size(region.original_size)
+        except ImageError as error:
+            refused.append(error)
+            return False
+        return True
 
     for accepted in accepted_masks.newest_first(task, recent, prompt_ids, fits, now):
         labels = outputs.choose(accepted.region.labels).labels
@@ -72,9 +88,29 @@ def plan(
             left_by_labels[labels] = [point for point in left_by_labels[labels] if point not in inside]
         if not any(left_by_labels.values()):
             break
+    if refused and not corrections:
+        raise refused[0]
     detail = "no positive point goes with it, and it lies in no accepted mask of its label"
     left = [point for points_left in left_by_labels.values() for point in points_left]
     return corrections, [*skipped, *(Skipped(point.id, Reason.ONLY_NEGATIVE_POINTS, detail) for point in left)]
+
+
+def _may_hold(region: PromptRegion, points: Iterable[PromptRegion], size: Size) -> bool:
+    """Whether points may lie in a mask of an image of ``size``, as far as can be known before it is decoded."""
+    shapes = [point.shape for point in points if point.original_size in (None, size)]
+    if not shapes or not isinstance(region.shape, Polygon | Vector):
+        return bool(shapes)
+    if not region.shape.points:
+        return False
+    (xs, ys), (height, width) = zip(*region.shape.points, strict=True), size
+    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
+    across, down = 100 / width, 100 / height  # a pixel: the point may lie anywhere in the one that is covered
+    return any(
+        isinstance(shape, KeyPoint)
+        and left - across <= min(max(shape.x, 0), 100) <= right + across
+        and top - down <= min(max(shape.y, 0), 100) <= bottom + down
+        for shape in shapes
+    )
 
 
 def _inside(point: PromptRegion, accepted: AcceptedMask) -> Point | None:
@@ -84,7 +120,7 @@ def _inside(point: PromptRegion, accepted: AcceptedMask) -> Point | None:
         [at] = shape_prompts.shape_to_prompt(point.shape, size).points
     except PromptError:
         return None
-    return at if point.original_size in (None, size) and accepted.holds(int(at[0]), int(at[1])) else None
+    return at if accepted.holds(int(at[0]), int(at[1])) else None
 
 
 def _own_output(region: PromptRegion, controls: LabelConfig) -> OutputTag | None:
