@@ -10,7 +10,7 @@ from paddle.nn import functional
 from model.config import SamConfig
 from model.modeling.common import MLP, embedding, norm, zeros
 from model.modeling.image_encoder import Parallel, Sequential
-from model.modeling.kernels import add, gelu, layer_norm, permute, plus, some_rows
+from model.modeling.kernels import add, affine, gelu, layer_norm, permute, plus, some_rows
 from model.modeling.tokens import Tokens, as_tensor, concat, given, parameter, repeat, tokens_of
 from model.modeling.transformer import ImagePart, TwoWayTransformer
 
@@ -146,7 +146,7 @@ class MaskDecoder(nn.Layer):
         """
         first, first_norm, _, second, _ = self.output_upscaling
         x = gelu(layer_norm(_quadruple(image, first, added[0]), first_norm))  # (B, r*g*4, C/4)
-        x = gelu(_quadruple(x, second, added[1]))  # (B, r*g*16, C/8)
+        x = _quadruple(x, second, added[1], then_gelu=True)  # (B, r*g*16, C/8)
         x = paddle.matmul(kernels, x, transpose_y=True)  # (B, M, r*g*16)
         grid, count = self._grid, kernels.shape[1]
         x = x.reshape([-1, count, x.shape[2] // (16 * grid), grid, 2, 2, 2, 2])  # row, column, then within, twice
@@ -234,11 +234,16 @@ def stable(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return paddle.gather_nd(logits, at).unsqueeze(1), paddle.gather_nd(scores, at).unsqueeze(1)
 
 
-def _quadruple(x: Tensor, layer: nn.Conv2DTranspose, added: Tensor) -> Tensor:
+def _quadruple(x: Tensor, layer: nn.Conv2DTranspose, added: Tensor, then_gelu: bool = False) -> Tensor:
     """Apply a 2x2 transposed convolution of stride 2: (B, n, C) to (B, n*4, C'), the four in row-major order.
 
     ``added`` is its bias (C',), or what takes its place, (1, n*4, C').
     """
     inputs, outputs = layer.weight.shape[:2]
     weight = layer.weight.transpose([0, 2, 3, 1]).reshape([inputs, 4 * outputs])
-    return add(paddle.matmul(x, weight).reshape([x.shape[0], -1, outputs]), added)
+    if added.ndim == 1:
+        y = affine(x, weight, paddle.concat([added] * 4), then_gelu)
+    else:
+        y = add(paddle.matmul(x, weight).reshape([x.shape[0], -1, outputs]), added)
+        y = gelu(y) if then_gelu else y
+    return y.reshape([x.shape[0], -1, outputs])

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import paddle
 import pytest
+from threadpoolctl import threadpool_info
 
 from model import device as devices
 from model.build import load_encoder
@@ -192,3 +193,13 @@ def test_networks_may_be_built_at_once(tiny_checkpoint):
     for thread in threads:
         thread.join()
     assert len(built) == 4
+
+
+def test_numpys_products_stay_in_their_thread_once_a_network_is_prepared():
+    devices.prepare_cpu()
+    of_numpy = [
+        each for each in threadpool_info() if each["internal_api"] == "openblas" and "numpy" in each["filepath"]
+    ]
+    if not of_numpy:
+        pytest.skip("this NumPy has another library of matrix products")
+    assert [each["num_threads"] for each in of_numpy] == [1]

@@ -106,3 +106,28 @@ def test_a_prompt_costs_few_calls_in_python_which_take_longer_than_its_products(
     finally:
         sys.setprofile(None)
     assert events["call"] < 1800
+
+
+def test_numpy_gives_the_numbers_that_paddle_gives_where_parameters_are_in_training():
+    decoder = filled(MaskDecoder(tiny()))
+    image, sparse, image_pe = tokens(1, 64, 32, 3), tokens(1, 2, 32, 1), tokens(1, 64, 32, 2)
+    logits, scores = decoder(image, image_pe, sparse, [0, 1, 2])
+    for parameter in decoder.parameters():
+        parameter.stop_gradient = False
+    trained, trained_scores = decoder(image, image_pe, sparse, [0, 1, 2])
+    assert not trained.stop_gradient
+    np.testing.assert_allclose(logits.numpy(), trained.numpy(), atol=1e-4 * np.abs(trained.numpy()).max())
+    np.testing.assert_allclose(scores.numpy(), trained_scores.numpy(), atol=1e-4)
+
+
+def test_a_parameter_that_changes_counts_in_the_next_decode():
+    decoder, changed = filled(MaskDecoder(tiny())), filled(MaskDecoder(tiny()))
+    image, sparse, image_pe = tokens(1, 64, 32, 3), tokens(1, 2, 32, 1), tokens(1, 64, 32, 2)
+    changed(image, image_pe, sparse, [0])
+    for own, others in zip(changed.parameters(), decoder.parameters(), strict=True):
+        own.set_value(others.numpy() * np.float32(0.9))
+        others.set_value(own.numpy())
+    expected, scores = decoder(image, image_pe, sparse, [0])
+    logits, changed_scores = changed(image, image_pe, sparse, [0])
+    np.testing.assert_array_equal(logits.numpy(), expected.numpy())
+    np.testing.assert_array_equal(changed_scores.numpy(), scores.numpy())
