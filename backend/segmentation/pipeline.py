@@ -19,7 +19,7 @@ from typing import Protocol, TypeAlias
 from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.local import Embeddings
 from backend.embeddings.word_prompts import WordSearch
-from backend.errors import BackendError, Reason, RequestError, RetryLater
+from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.labeling import config, task_images, word_labels
 from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
@@ -232,16 +232,23 @@ class Pipeline:
         recent, now = self._answers.on(image.ref), self._answers.clock()
         embedding = cache(lambda: self.embed(image.ref, job))  # not waited for where there is no mask
 
-        def check(size: tuple[int, int]) -> None:
-            check_size(embedding(), size, job.rules.max_pixels)
+        failed: list[BackendError] = []
+
+        def is_shown(size: tuple[int, int]) -> bool:
+            photo = embedding()
+            try:
+                check_size(photo, size, job.rules.max_pixels)
+            except ImageError as error:
+                failed.append(error)
+                return False
+            return True
 
         corrections, skipped = plan_corrections(
-            points, job.prompt_ids, image.to_name, image.controls, job.task, recent, now, check
+            points, job.prompt_ids, image.to_name, image.controls, job.task, recent, now, is_shown
         )
-        if not corrections:
+        if not corrections and not failed:
             return Outcome(skipped=tuple(skipped))
         answered: list[Answered] = []
-        failed: list[BackendError] = []
         for correction in corrections:
             try:
                 if answered and job.left_s < 0:

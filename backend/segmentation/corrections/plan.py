@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from backend.errors import ConfigError, ImageError, PromptError, Reason
+from backend.errors import ConfigError, PromptError, Reason
 from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
 from backend.segmentation import shape_prompts
@@ -41,7 +41,7 @@ def plan(
     task: Task,
     recent: Sequence[RecentAnswer],
     now: float,
-    check_size: Callable[[Size], object],
+    is_shown: Callable[[Size], bool],
 ) -> tuple[list[Correction], list[Skipped]]:
     """Return the corrections that negative points ask for, and the points that lie in no accepted mask of their label.
 
@@ -53,15 +53,11 @@ def plan(
         task: of the click.
         recent: the last answers about the task, oldest first.
         now: seconds since 1970.
-        check_size: raises `ImageError` unless the image is shown at a size (height, width); masks of others are not
-            decoded, as they may take any time and memory.
-
-    Raises:
-        ImageError: no mask can be corrected, and of one this is why.
+        is_shown: whether the image may be shown at a size (height, width); masks of others are not decoded, as they
+            may take any time and memory.
     """
     outputs, item_index = Outputs(controls), points[0].item_index
     corrections: list[Correction] = []
-    refused: list[ImageError] = []
     skipped = [Skipped(point.id, Reason.TOO_MANY_POINTS) for point in points[:-MOST_CLICKS]]
     left_by_labels: dict[tuple[str, ...], list[PromptRegion]] = {}
     for point in points[-MOST_CLICKS:]:
@@ -70,14 +66,8 @@ def plan(
     def fits(region: PromptRegion) -> bool:
         is_on_image = region.item_index == item_index and region.to_name in ("", to_name)
         left = left_by_labels.get(outputs.choose(region.labels).labels, ()) if is_on_image else ()
-        if region.original_size is None or not _may_hold(region, left, region.original_size):
-            return False
-        try:
-            check_size(region.original_size)
-        except ImageError as error:
-            refused.append(error)
-            return False
-        return True
+        size = region.original_size
+        return size is not None and _may_hold(region, left, size) and is_shown(size)
 
     for accepted in accepted_masks.newest_first(task, recent, prompt_ids, fits, now):
         labels = outputs.choose(accepted.region.labels).labels
@@ -88,8 +78,6 @@ def plan(
             left_by_labels[labels] = [point for point in left_by_labels[labels] if point not in inside]
         if not any(left_by_labels.values()):
             break
-    if refused and not corrections:
-        raise refused[0]
     detail = "no positive point goes with it, and it lies in no accepted mask of its label"
     left = [point for points_left in left_by_labels.values() for point in points_left]
     return corrections, [*skipped, *(Skipped(point.id, Reason.ONLY_NEGATIVE_POINTS, detail) for point in left)]
