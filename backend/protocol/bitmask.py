@@ -18,6 +18,7 @@ MOST_SIDE = 1 << 20  # pixels; rows are decoded one by one, and a whole one is i
 MOST_INTERLACED = 1 << 24  # pixels; those rows are in memory together, which no editor asks for
 ALPHA = {4: 1, 6: 3}  # the channel, by the PNG's colour type
 PIXELS_AT_ONCE = 1 << 18
+DEFLATE = 1, zlib.DEFLATED, -zlib.MAX_WBITS  # the fastest level; blocks without zlib's header
 ROW_ABOVE = 2  # PNG's filter that stores each byte's difference from the one above; 0 stores bytes as they are
 ZEROS = 1 << 16
 ADLER_MODULUS = 65521
@@ -37,18 +38,23 @@ def encode(mask: Mask) -> str:
     [[False, True], [False, False]]
     """
     height, width = mask.original_size
-    y = mask.offset[1]
     row_bytes = 1 + CHANNELS * width
-    middle = _rows(mask)
-    above, below = y * row_bytes, height * row_bytes - y * row_bytes - len(middle)
+    above = mask.offset[1] * row_bytes
+    below = height * row_bytes - above - len(mask.crop) * row_bytes
+    packer, adler = zlib.compressobj(*DEFLATE), _adler_after_zeros(1, above)
+    middle: list[bytes] = []
+    for rows in _rows(mask):
+        middle.append(packer.compress(rows))
+        adler = zlib.adler32(rows, adler)
     stream = b"".join(
         (
             b"\x78\x01",  # zlib's header: deflate, 32 KB window, fastest
             _deflated_zeros(above),
-            _deflated(middle),
+            *middle,
+            packer.flush(zlib.Z_FULL_FLUSH),
             _deflated_zeros(below),
             b"\x03\x00",  # an empty last block
-            struct.pack(">I", _adler_after_zeros(zlib.adler32(middle, _adler_after_zeros(1, above)), below)),
+            struct.pack(">I", _adler_after_zeros(adler, below)),
         )
     )
     header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
@@ -107,24 +113,25 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _rows(mask: Mask) -> bytes:
-    """Return the filtered rows of the object; the row after them is stored unfiltered."""
+def _rows(mask: Mask) -> Iterator[memoryview]:
+    """Yield the filtered rows of the object, a few at a time; the row after them is stored unfiltered."""
     width, x, (height, crop_width) = mask.original_size[1], mask.offset[0], mask.crop.shape
-    if not height:
-        return b""
-    rows = np.zeros((height, 1 + CHANNELS * width), dtype=np.uint8)
+    step = max(1, PIXELS_AT_ONCE // width)
+    rows = np.zeros((min(step, height), 1 + CHANNELS * width), dtype=np.uint8)
     rows[:, 0] = ROW_ABOVE
-    alpha = mask.crop.view(np.uint8) * np.uint8(255)
     first = CHANNELS * (x + 1)  # a filter byte, then red, green, blue before the first alpha
     columns = slice(first, first + CHANNELS * crop_width, CHANNELS)
-    rows[0, columns] = alpha[0]
-    rows[1:, columns] = alpha[1:] - alpha[:-1]
-    return rows.tobytes()
+    above: npt.NDArray[np.uint8] = np.zeros((1, crop_width), dtype=np.uint8)
+    for top in range(0, height, step):
+        alpha = mask.crop[top : top + step].view(np.uint8) * np.uint8(255)
+        rows[: len(alpha), columns] = np.diff(alpha, axis=0, prepend=above)
+        above = alpha[-1:]
+        yield rows[: len(alpha)].data
 
 
 def _deflated(data: bytes) -> bytes:
     """Return compressed blocks that end on a byte and refer to no earlier data, so that they can be joined."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packer = zlib.compressobj(*DEFLATE)
     return packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH)
 
 

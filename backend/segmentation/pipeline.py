@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Protocol, TypeAlias
 
 from backend.concurrency.fifo_limiter import FifoLimiter
 from backend.embeddings.local import Embeddings
 from backend.embeddings.word_prompts import WordSearch
-from backend.errors import BackendError, Reason, RequestError, RetryLater
+from backend.errors import BackendError, ImageError, Reason, RequestError, RetryLater
 from backend.labeling import config, task_images, word_labels
 from backend.labeling.config_types import LabelConfig, OutputTag
 from backend.labeling.output_choice import Outputs
@@ -230,19 +230,30 @@ class Pipeline:
     def _correct(self, points: Sequence[PromptRegion], image: TaskImage, job: Job) -> Outcome:
         """Return the accepted masks that negative points lie in, without the parts that the model finds there."""
         recent, now = self._answers.on(image.ref), self._answers.clock()
-        corrections, skipped = plan_corrections(
-            points, job.prompt_ids, image.to_name, image.controls, job.task, recent, now
-        )
-        if not corrections:
-            return Outcome(skipped=tuple(skipped))  # without waiting for the image
-        embedding = self.embed(image.ref, job)
-        answered: list[Answered] = []
+        embedding = cache(lambda: self.embed(image.ref, job))  # not waited for where there is no mask
+
         failed: list[BackendError] = []
+
+        def is_shown(size: tuple[int, int]) -> bool:
+            photo = embedding()
+            try:
+                check_size(photo, size, job.rules.max_pixels)
+            except ImageError as error:
+                failed.append(error)
+                return False
+            return True
+
+        corrections, skipped = plan_corrections(
+            points, job.prompt_ids, image.to_name, image.controls, job.task, recent, now, is_shown
+        )
+        if not corrections and not failed:
+            return Outcome(skipped=tuple(skipped))
+        answered: list[Answered] = []
         for correction in corrections:
             try:
                 if answered and job.left_s < 0:
                     raise RetryLater("there was no time for all masks", Reason.BUDGET_EXCEEDED)
-                answered += self._carved(correction, embedding, job)
+                answered += self._carved(correction, embedding(), job)
             except BackendError as error:
                 if error.reason is Reason.SUPERSEDED:
                     raise
@@ -256,7 +267,6 @@ class Pipeline:
 
     def _carved(self, correction: Correction, embedding: Embedding, job: Job) -> list[Answered]:
         prompt = correction.prompt
-        check_size(embedding, prompt.original_size, job.rules.max_pixels)
         with self.masks.slot(job.decoder, job.deadline):
             job.check()
             masks_of = partial(self._masks_of, job.decoder, prompt, embedding)
@@ -266,11 +276,11 @@ class Pipeline:
 
     def _masks_of(
         self, decoder: Decoder, prompt: ObjectPrompt, embedding: Embedding, prompts: Sequence[Prompt]
-    ) -> list[Mask]:
+    ) -> Iterator[Mask]:
         objects = [replace(prompt, prompt=other) for other in prompts]
         step = batch_size(prompt.original_size, CLICK_PIXELS)
         batches = (objects[start : start + step] for start in range(0, len(objects), step))
-        return [decoded.mask for batch in batches for decoded in self.masks.decode(decoder, batch, embedding)]
+        return (decoded.mask for batch in batches for decoded in self.masks.decode(decoder, batch, embedding))
 
     def _outcome(self, answered: Sequence[Answered], skipped: Iterable[Skipped], ref: ImageRef, job: Job) -> Outcome:
         """Return the outcome of an image; a click's answers are remembered."""

@@ -38,6 +38,18 @@ def click(*regions, config=CONFIG, data=None):
     return {"tasks": [task], "project": "1.1", "label_config": config, "params": {"context": {"result": list(regions)}}}
 
 
+def correction(kind, value, count=1, points=1, size_wh=LARGE_WH):
+    """Negative points, and a draft with as many masks as that."""
+    masks = [region(kind, value, size_wh, id=f"m{n}", from_name=kind) for n in range(count)]
+    tag = f'<{kind.capitalize()} name="{kind}" toName="image"/></View>'
+    body = click(
+        *(point(50 - n / 9, id=f"p{n}", is_positive=False, size_wh=size_wh) for n in range(points)),
+        config=CONFIG.replace('<Brush name="brush" toName="image" smart="false"/>', "").replace("</View>", tag),
+    )
+    body["tasks"][0]["drafts"] = [{"id": 1, "updated_at": "2026-11-22T20:40:00.000000Z", "result": masks}]
+    return body
+
+
 def opened(*tasks, config=CONFIG):
     return {"tasks": list(tasks), "project": "1.1", "label_config": config, "params": {"context": None}}
 
@@ -156,6 +168,17 @@ PREDICT: dict[str, Callable[[], object]] = {
         *(region("bitmask", {"imageDataURL": png_url(LARGE_WH, 16, 6, 4)}, LARGE_WH) for _ in range(2))),
     "large masks": lambda: click(
         *many(lambda n: region("bitmask", {"imageDataURL": png_url(LARGE_WH)}, LARGE_WH), 28_000)),
+    # Accepted masks
+    "a mask of another picture and a negative point": lambda: correction(
+        "polygon", {"points": [[0, 0], [100, 0], [100, 100], [0, 100]]}, size_wh=(16_384, 16_384)),
+    "large polygons beside a negative point": lambda: correction(
+        "polygon", {"points": [[0, 0], [100, 0], [100, 100], [51, 50], [0, 100]]}, 40),
+    "small polygons and a negative point": lambda: correction(
+        "polygon", {"points": [[0, 0], [1, 0], [1, 1]]}, 5000),
+    "a large bitmask and negative points": lambda: correction(
+        "bitmask", {"imageDataURL": png_url(LARGE_WH, 8, 6, 4)}, points=16),
+    "a large mask and negative points": lambda: correction(
+        "polygon", {"points": [[0, 0], [100, 0], [100, 100], [0, 100]]}, points=16),
     "a run-length code of nothing": lambda: click(region("brush", {"format": "rle", "rle": [0] * 450_000})),
     "a run-length code of single runs": lambda: click(region(
         "brush", {"format": "rle", "rle": [*(80 * 60 * 4).to_bytes(4, "big"), 0, 0, 0, 0, *([0] * 400_000)]})),

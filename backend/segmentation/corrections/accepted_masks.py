@@ -31,7 +31,6 @@ from backend.protocol import annotations, json_fields
 from backend.protocol import regions as protocol_regions
 from backend.protocol.annotations import Saved
 from backend.segmentation import shape_masks, shape_prompts
-from backend.segmentation.prompts import MOST_PIXELS
 from backend.shapes import ShapeKind
 from backend.types import PromptRegion, RecentAnswer, Task
 from model.types import Mask
@@ -92,13 +91,14 @@ def newest_first(
     candidates = chain(_answered(recent, prompt_ids, draft, saved, now), _saved(saved))
     work_left = shape_prompts.MOST_WORK
     for region, low_res_mask in candidates:
-        if region.original_size is None or math.prod(region.original_size) > MOST_PIXELS or not fits(region):
+        if region.original_size is None or not fits(region):
             continue
         if work_left <= 0:
             return
         if shape_prompts.outline_work(region.shape, region.original_size) > shape_prompts.MOST_WORK:
             continue
-        work_left -= shape_prompts.work(region.shape, region.original_size)
+        in_full = shape_prompts.MASK_WORK * math.prod(region.original_size)  # polygons, too
+        work_left -= max(in_full, shape_prompts.work(region.shape, region.original_size))
         with suppress(PromptError):  # damaged
             yield AcceptedMask(region, shape_masks.mask(region.shape, region.original_size), low_res_mask)
 

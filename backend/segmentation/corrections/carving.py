@@ -39,7 +39,7 @@ SMALLEST_REST = 0.01
 
 
 def carve(
-    accepted: AcceptedMask, clicks: Sequence[Point], decode: Callable[[Sequence[Prompt]], Sequence[Mask]]
+    accepted: AcceptedMask, clicks: Sequence[Point], decode: Callable[[Sequence[Prompt]], Iterable[Mask]]
 ) -> Mask:
     """Return an accepted mask without the parts that the model finds at some of its points.
 
@@ -51,20 +51,19 @@ def carve(
     Returns:
         The rest; empty where the model finds no part.
     """
-    mask = accepted.mask
-    inside = _inside(mask, clicks)
+    mask, removed = accepted.mask, np.zeros_like(accepted.mask.crop)
+    inside, (left, top), (height, width) = _inside(mask, clicks), mask.offset, mask.crop.shape
     parts = decode([_points([click], inside[:PART_NEGATIVES]) for click in clicks])
-    pieces = {click: _piece(_on(mask, part), click, mask) for click, part in zip(clicks, parts, strict=True)}
-    missed = [click for click in clicks if not pieces[click].any()]
+    missed = [click for click, part in zip(clicks, parts, strict=True) if not _remove(removed, part, [click], mask)]
     if missed:
         [corrected] = decode([_points(inside or missed, missed, accepted)])
-        pieces |= {click: _piece(mask.crop & ~_on(mask, corrected), click, mask) for click in missed}
-    removed = _with_slivers(mask.crop, np.logical_or.reduce(list(pieces.values())))
-    full = np.zeros(mask.original_size, dtype=np.bool_)
-    if removed.any():
-        (x, y), (height, width) = mask.offset, mask.crop.shape
-        full[y : y + height, x : x + width] = mask.crop & ~removed
-    return Mask.from_array(full)
+        kept = corrected.to_array()[top : top + height, left : left + width]
+        _remove(removed, Mask(mask.crop > kept, mask.offset, mask.original_size), missed, mask)
+    if not removed.any():
+        return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), mask.original_size)
+    _remove_slivers(mask.crop, removed)
+    rest = Mask.from_array(mask.crop > removed)
+    return Mask(rest.crop, (left + rest.offset[0], top + rest.offset[1]), mask.original_size)
 
 
 def _points(positive: Sequence[Point], negative: Sequence[Point], accepted: AcceptedMask | None = None) -> Prompt:
@@ -103,31 +102,41 @@ def _inside(mask: Mask, clicks: Iterable[Point]) -> list[Point]:
     return points
 
 
-def _on(mask: Mask, other: Mask) -> BoolArray:
-    """Return what another mask of the same image covers of a mask, (h, w) of its crop."""
-    (x, y), (height, width) = mask.offset, mask.crop.shape
-    return mask.crop & other.to_array()[y : y + height, x : x + width]
+def _remove(removed: BoolArray, part: Mask, clicks: Iterable[Point], mask: Mask) -> bool:
+    """Add to what was removed, (h, w) of a mask's crop, the connected pieces of a part of it that hold clicks.
+
+    Returns:
+        Whether there were any; a piece that is nearly the whole mask does not count.
+    """
+    (left, top), (height, width) = mask.offset, mask.crop.shape
+    x1, y1 = max(left, part.offset[0]), max(top, part.offset[1])
+    x2 = min(left + width, part.offset[0] + part.crop.shape[1])
+    y2 = min(top + height, part.offset[1] + part.crop.shape[0])
+    if x1 >= x2 or y1 >= y2:
+        return False
+    window = slice(y1 - top, y2 - top), slice(x1 - left, x2 - left)
+    (part_left, part_top), most = part.offset, LARGEST_PIECE * mask.area
+    common = part.crop[y1 - part_top : y2 - part_top, x1 - part_left : x2 - part_left] & mask.crop[window]
+    pixels = common.view(np.uint8)
+    for x, y in clicks:
+        column, row = int(x) - x1, int(y) - y1
+        if 0 <= column < x2 - x1 and 0 <= row < y2 - y1 and pixels[row, column] == 1:
+            area, *_ = cv2.floodFill(pixels, None, (column, row), 2)
+            if area > most:
+                cv2.floodFill(pixels, None, (column, row), 3)
+    pieces = pixels == 2
+    removed[window] |= pieces
+    return bool(pieces.any())
 
 
-def _piece(removed: BoolArray, click: Point, mask: Mask) -> BoolArray:
-    """Return the connected piece of what was removed that holds a click; nothing where none does or it is too large."""
-    at = int(click[0]) - mask.offset[0], int(click[1]) - mask.offset[1]
-    pixels = removed.astype(np.uint8)
-    if removed[at[1], at[0]]:
-        cv2.floodFill(pixels, None, at, 2)
-    piece: BoolArray = pixels == 2
-    return piece if np.count_nonzero(piece) <= LARGEST_PIECE * mask.area else np.zeros_like(piece)
-
-
-def _with_slivers(crop: BoolArray, removed: BoolArray) -> BoolArray:
-    """Return what was removed from a mask's crop with the strips and islands beside it that are not worth keeping.
+def _remove_slivers(crop: BoolArray, removed: BoolArray) -> None:
+    """Add to what was removed from a mask's crop the strips and islands beside it that are not worth keeping.
 
     They are searched in a copy of at most `SEARCH_SIDE` pixels.
     """
-    if not removed.any():
-        return removed
     step = math.ceil(max(crop.shape) / SEARCH_SIDE)
-    part, rest = removed[::step, ::step], (crop & ~removed)[::step, ::step]
+    part = removed[::step, ::step]
+    rest = crop[::step, ::step] & ~part
     area = int(np.count_nonzero(part)) + int(np.count_nonzero(rest))
     width = max(3.0, SLIVER * math.sqrt(area))
     core = _distances(rest) > width / 2
@@ -138,7 +147,7 @@ def _with_slivers(crop: BoolArray, removed: BoolArray) -> BoolArray:
     is_small[np.setdiff1d(np.arange(len(stats)), islands[is_near])] = False
     slivers: BoolArray = rest & (~kept | is_small[islands])
     height, width_px = crop.shape
-    return removed | (crop & slivers.repeat(step, axis=0).repeat(step, axis=1)[:height, :width_px])
+    removed |= crop & slivers.repeat(step, axis=0).repeat(step, axis=1)[:height, :width_px]
 
 
 def _distances(area: BoolArray, beyond: bool = False) -> FloatArray:

@@ -1,6 +1,6 @@
 """Plans the corrections of a click: which accepted masks its negative points lie in, and how the answers are drawn."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from backend.errors import ConfigError, PromptError, Reason
@@ -9,7 +9,8 @@ from backend.labeling.output_choice import Outputs
 from backend.segmentation import shape_prompts
 from backend.segmentation.corrections import accepted_masks
 from backend.segmentation.corrections.accepted_masks import AcceptedMask
-from backend.segmentation.shape_prompts import Point
+from backend.segmentation.shape_prompts import Point, Size
+from backend.shapes import KeyPoint, Polygon, Vector
 from backend.types import ObjectPrompt, PromptRegion, RecentAnswer, Skipped, Task
 from model.types import Prompt
 
@@ -40,6 +41,7 @@ def plan(
     task: Task,
     recent: Sequence[RecentAnswer],
     now: float,
+    is_shown: Callable[[Size], bool],
 ) -> tuple[list[Correction], list[Skipped]]:
     """Return the corrections that negative points ask for, and the points that lie in no accepted mask of their label.
 
@@ -51,6 +53,8 @@ def plan(
         task: of the click.
         recent: the last answers about the task, oldest first.
         now: seconds since 1970.
+        is_shown: whether the image may be shown at a size (height, width); masks of others are not decoded, as they
+            may take any time and memory.
     """
     outputs, item_index = Outputs(controls), points[0].item_index
     corrections: list[Correction] = []
@@ -61,7 +65,9 @@ def plan(
 
     def fits(region: PromptRegion) -> bool:
         is_on_image = region.item_index == item_index and region.to_name in ("", to_name)
-        return is_on_image and bool(left_by_labels.get(outputs.choose(region.labels).labels))
+        left = left_by_labels.get(outputs.choose(region.labels).labels, ()) if is_on_image else ()
+        size = region.original_size
+        return size is not None and _may_hold(region, left, size) and is_shown(size)
 
     for accepted in accepted_masks.newest_first(task, recent, prompt_ids, fits, now):
         labels = outputs.choose(accepted.region.labels).labels
@@ -77,6 +83,24 @@ def plan(
     return corrections, [*skipped, *(Skipped(point.id, Reason.ONLY_NEGATIVE_POINTS, detail) for point in left)]
 
 
+def _may_hold(region: PromptRegion, points: Iterable[PromptRegion], size: Size) -> bool:
+    """Whether points may lie in a mask of an image of ``size``, as far as can be known before it is decoded."""
+    shapes = [point.shape for point in points if point.original_size in (None, size)]
+    if not shapes or not isinstance(region.shape, Polygon | Vector):
+        return bool(shapes)
+    if not region.shape.points:
+        return False
+    (xs, ys), (height, width) = zip(*region.shape.points, strict=True), size
+    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
+    across, down = 100 / width, 100 / height  # a pixel: the point may lie anywhere in the one that is covered
+    return any(
+        isinstance(shape, KeyPoint)
+        and left - across <= min(max(shape.x, 0), 100) <= right + across
+        and top - down <= min(max(shape.y, 0), 100) <= bottom + down
+        for shape in shapes
+    )
+
+
 def _inside(point: PromptRegion, accepted: AcceptedMask) -> Point | None:
     """Return where a point lies in a mask, (x, y) in pixels; None where it does not, or is of another picture."""
     size = accepted.mask.original_size
@@ -84,7 +108,7 @@ def _inside(point: PromptRegion, accepted: AcceptedMask) -> Point | None:
         [at] = shape_prompts.shape_to_prompt(point.shape, size).points
     except PromptError:
         return None
-    return at if point.original_size in (None, size) and accepted.holds(int(at[0]), int(at[1])) else None
+    return at if accepted.holds(int(at[0]), int(at[1])) else None
 
 
 def _own_output(region: PromptRegion, controls: LabelConfig) -> OutputTag | None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from backend.protocol import bitmask
+from model.types import Mask
 from tests.support.costs import memory_of_at_most
 from tests.support.hostile_bodies import LARGE_WH, png_url
 
@@ -73,6 +74,24 @@ def test_a_large_bitmask_takes_little_more_memory_than_its_mask():
     large = png_url(LARGE_WH, 8, 6, 4)
     with memory_of_at_most(75):  # twice its 33 MB: read, and cut to the object
         assert bitmask.decode(large, LARGE_WH[::-1]).area == LARGE_WH[0] * LARGE_WH[1]
+
+
+def test_a_large_mask_is_written_a_few_rows_at_a_time():
+    mask = Mask.from_array(np.ones(LARGE_WH[::-1], np.bool_))
+    with memory_of_at_most(20):
+        written = bitmask.encode(mask)
+    assert bitmask.decode(written, LARGE_WH[::-1]).area == mask.area
+
+
+@pytest.mark.parametrize("rows", [0, 1, 300, 501])
+def test_a_mask_of_any_height_is_written_exactly(rows):
+    mask = Mask(PAINTED[:rows], (0, 501 - rows), (501, 703)) if rows else Mask.from_array(np.zeros_like(PAINTED))
+    file = base64.b64decode(bitmask.encode(mask).partition(",")[2])
+    pixels = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(pixels[..., 3], mask.to_array() * np.uint8(255))
+    assert not pixels[..., :3].any()
+    with Image.open(io.BytesIO(file)) as image:
+        image.load()  # checks the sum of all rows
 
 
 def test_a_large_interlaced_png_is_refused_before_it_is_unpacked():
