@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 
 import numpy as np
-import paddle
 import pytest
 
 from model import weights
@@ -15,6 +14,7 @@ from model.config import (
     sam2_1_hiera_small,
     sam2_1_hiera_tiny,
 )
+from model.modeling.tokens import concat
 from model.transforms import normalize, preprocess
 from model.types import Embedding, Masks, Prompt
 from model.weights.parameters import is_linear_weight
@@ -122,8 +122,8 @@ def test_the_score_of_an_object_is_that_of_transformers(small):
     box_prompt = prompt("box", small.size, small.low)
     *_, theirs = sam2_huggingface.predict(small.transformers, small.their_maps, box_prompt, small.scale, True)
     decoder, network = small.decoder, small.decoder.mask_decoder
-    corners = paddle.to_tensor((box_prompt.box * np.tile(small.scale, 2)).astype(np.float32)[None])
-    sparse = paddle.concat([decoder.prompt_encoder.boxes(corners), decoder.prompt_encoder.nothing(1)], axis=1)
+    corners = (box_prompt.box * np.tile(small.scale, 2)).astype(np.float32)[None]
+    sparse = concat([decoder.prompt_encoder.boxes(corners), decoder.prompt_encoder.nothing(1)], axis=1)
     image, *skips = decoder.features(small.embedding)
     image = image + decoder.prompt_encoder.dense(None)
     *_, ours = network.with_object_score(image, decoder.image_pe, sparse, [0], *skips)
