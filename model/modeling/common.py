@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import paddle
 from paddle import Tensor, nn
-from paddle.nn import functional
 
 from model.modeling.kernels import affine, gelu
 from model.modeling.tokens import Tokens, project, relu
@@ -35,22 +34,30 @@ def norm(channels: int, epsilon: float = 1e-6) -> nn.LayerNorm:
 
 
 class MLPBlock(nn.Layer):
-    """The two-layer perceptron of a transformer block, over the last axis."""
+    """The two-layer perceptron of an image encoder's block, over the last axis, with GELU."""
 
-    def __init__(self, embed_dim: int, mlp_dim: int, activation: str = "gelu") -> None:
+    def __init__(self, embed_dim: int, mlp_dim: int) -> None:
         super().__init__()
         self.lin1 = linear(embed_dim, mlp_dim)
         self.lin2 = linear(mlp_dim, embed_dim)
-        self._activation = gelu if activation == "gelu" else functional.relu
-
-    def of_tokens(self, x: Tokens) -> Tokens:
-        """Map (..., embed_dim) to (..., embed_dim) for the few tokens of a prompt, with ReLU."""
-        return project(relu(project(x, self.lin1)), self.lin2)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """Map (..., embed_dim) to (..., embed_dim), and add a shortcut if there is one."""
-        hidden = self._activation(affine(x, self.lin1.weight, self.lin1.bias))
+        hidden = gelu(affine(x, self.lin1.weight, self.lin1.bias))
         return affine(hidden, self.lin2.weight, self.lin2.bias, shortcut=shortcut)
+
+
+class TokenMLPBlock(nn.Layer):
+    """The two-layer perceptron of the mask decoder's block, for the few tokens of a prompt, with ReLU."""
+
+    def __init__(self, embed_dim: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.lin1 = linear(embed_dim, mlp_dim)
+        self.lin2 = linear(mlp_dim, embed_dim)
+
+    def forward(self, x: Tokens) -> Tokens:
+        """Map (..., embed_dim) to (..., embed_dim)."""
+        return project(relu(project(x, self.lin1)), self.lin2)
 
 
 class MLP(nn.Layer):

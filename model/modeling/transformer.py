@@ -10,7 +10,7 @@ import paddle
 from paddle import Tensor, nn
 
 from model.modeling import tokens as few
-from model.modeling.common import MLPBlock, linear, norm
+from model.modeling.common import TokenMLPBlock, linear, norm
 from model.modeling.image_encoder import Parallel
 from model.modeling.kernels import add, exponentials, layer_norm, row_sums, softmax_rows
 from model.modeling.tokens import Tokens, as_tensor, parameter, project, tokens_of
@@ -180,7 +180,7 @@ class TwoWayAttentionBlock(nn.Layer):
         self.norm1 = norm(embedding_dim, DECODER_EPSILON)
         self.cross_attn_token_to_image = Attention(embedding_dim, num_heads, 2)
         self.norm2 = norm(embedding_dim, DECODER_EPSILON)
-        self.mlp = MLPBlock(embedding_dim, mlp_dim, "relu")
+        self.mlp = TokenMLPBlock(embedding_dim, mlp_dim)
         self.norm3 = norm(embedding_dim, DECODER_EPSILON)
         self.cross_attn_image_to_token = Attention(embedding_dim, num_heads, 2)
         self.norm4 = norm(embedding_dim, DECODER_EPSILON)
@@ -198,7 +198,7 @@ class TwoWayAttentionBlock(nn.Layer):
     def after_image(self, queries: Tokens, attended: Tokens) -> Tokens:
         """Update tokens (B, n, C) by what their attention to the image found."""
         queries = few.layer_norm(queries + attended, self.norm2)
-        return few.layer_norm(queries + self.mlp.of_tokens(queries), self.norm3)
+        return few.layer_norm(queries + self.mlp(queries), self.norm3)
 
     def update_image(self, tokens: TokenValues, part: ImagePart) -> ImagePart:
         """Update a part of the image by its attention to tokens; then it has their batch."""
