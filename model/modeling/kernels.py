@@ -6,14 +6,12 @@ order of sums.
 """
 
 import numpy as np
-import numpy.typing as npt
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from model.modeling import onednn
-
-Floats = npt.NDArray[np.float32]
+from model.modeling import blas, onednn
+from model.modeling.blas import Floats
 
 BLOCK_VALUES = 1 << 16
 """Numbers that a step works on at a time, so that they stay in the cache."""
@@ -23,6 +21,8 @@ MOST_SMALL = 1 << 10
 """Numbers, as of a few tokens, up to which Paddle does a layer norm: a call of oneDNN takes 50 µs at least."""
 SCORES_AT_ONCE = 1 << 20
 """Attention scores that exist at a time: 4 MiB."""
+GRID_SCORES_AT_ONCE = 1 << 21
+"""The same of a whole grid's, 8 MiB: fewer products are faster, though they leave the second cache."""
 MOST_KEYS = 256
 """Keys up to which oneDNN's products of strided memory are as fast as MKL's of memory in order. Those of a single query
 are wrong in version 3.6 for some strides."""
@@ -79,19 +79,36 @@ def plus(x: Tensor, y: Tensor) -> Tensor:
     return tensor(np.add(memory(x), memory(y.detach()))) if is_on_cpu(x, y) else x + y
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor, then_gelu: bool = False, shortcut: Tensor | None = None) -> Tensor:
-    """Return ``x @ weight + bias`` over the last axis, with a shortcut added, and its exact GELU if asked for."""
+def affine(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    then_gelu: bool = False,
+    shortcut: Tensor | None = None,
+    to: Floats | None = None,
+) -> Tensor:
+    """Return ``x @ weight + bias`` over the last axis, with a shortcut added, and its exact GELU if asked for.
+
+    On a CPU the result is written ``to`` an array (rows, channels) where one is given; `ValueError` elsewhere.
+    """
     if not is_on_cpu(x, weight, bias, *([] if shortcut is None else [shortcut])):
+        if to is not None:
+            raise ValueError("to: expected numbers on a CPU that want no gradients")
         y = functional.linear(x, weight, bias)
         y = y if shortcut is None else y + shortcut
         return functional.gelu(y) if then_gelu else y
     rows, shape = x.reshape([-1, x.shape[-1]]), [*x.shape[:-1], weight.shape[-1]]
     is_more = then_gelu or shortcut is not None
-    if is_more and weight.shape[0] <= MOST_FUSED and onednn.is_available():
+    if to is None and is_more and weight.shape[0] <= MOST_FUSED and onednn.is_available():
         added = None if shortcut is None else shortcut.contiguous()
         return onednn.linear(rows.contiguous(), weight, bias, then_gelu, added).reshape(shape)
-    y = paddle.addmm(bias, rows, weight).reshape(shape)
-    y = y if shortcut is None else add(y, shortcut)
+    values = np.empty((rows.shape[0], shape[-1]), np.float32) if to is None else to
+    if shortcut is None:
+        values[:] = memory(bias)
+    else:
+        np.add(memory(shortcut).reshape(values.shape), memory(bias), out=values)
+    blas.multiply(memory(rows), memory(weight), values, adds=True)
+    y = tensor(values).reshape(shape)
     return gelu(y) if then_gelu else y
 
 
@@ -156,6 +173,40 @@ def cut_windows(x: Tensor, where: tuple[slice, ...], cells: list[int]) -> Tensor
         return x[where].reshape(cells).transpose(order).reshape([-1, rows * columns, channels])
     values = memory(x)[where].reshape(cells).transpose(order)  # splits axes: no copy until here
     return tensor(np.ascontiguousarray(values).reshape(-1, rows * columns, channels))
+
+
+def cut_padded_windows(x: Floats, padding: Floats, side: int) -> Tensor:
+    """Return a row of windows with padding at the right and below.
+
+    Args:
+        x: (rows, columns, kinds, heads, d), at most ``side`` rows.
+        padding: (kinds, heads, d), what a token beyond the grid holds.
+        side: of a window.
+
+    Returns:
+        (kinds, windows*heads, side*side, d).
+    """
+    rows, columns, kinds, heads, d = x.shape
+    whole = columns // side
+    count, split = -(-columns // side), whole * side
+    windows = np.empty((kinds, count, heads, side, side, d), np.float32)
+    cells = windows.transpose(3, 1, 4, 0, 2, 5)  # (side, windows, side, kinds, heads, d), the order of x
+    cells[:rows, :whole] = x[:, :split].reshape(rows, whole, side, kinds, heads, d)
+    if whole < count:
+        cells[:rows, whole, : columns - split] = x[:, split:]
+        cells[:rows, whole, columns - split :] = padding
+    cells[rows:] = padding
+    return tensor(windows.reshape(kinds, count * heads, side * side, d))
+
+
+def put_windows(windows: Tensor, to: Floats, side: int) -> None:
+    """Put a row of windows (windows*heads, side*side, d) in its place (rows, columns, heads, d), without padding."""
+    rows, columns, heads, d = to.shape
+    whole = columns // side
+    split = whole * side
+    cells = memory(windows).reshape(-1, heads, side, side, d).transpose(2, 0, 3, 1, 4)[:rows]
+    to[:, :split].reshape(rows, whole, side, heads, d)[:] = cells[:, :whole]  # splits an axis: no copy
+    to[:, split:] = cells[:, -1, : columns - split]
 
 
 def split_heads(x: Tensor, num_heads: int, part: slice) -> Tensor:
@@ -247,17 +298,30 @@ def attend_on_grid(query: Tensor, key: Tensor, value: Tensor, by_row: Tensor, by
         (n, h*w, d).
     """
     n, length, _ = query.shape
-    ones, out = paddle.ones([length, 1]), np.empty(value.shape, np.float32)
-    rows, columns = memory(by_row)[..., np.newaxis], memory(by_column)[..., np.newaxis, :]
-    step = max(1, SCORES_AT_ONCE // length)
+    queries, keys, values, rows, columns = (memory(x) for x in (query, key, value, by_row, by_column))
+    out, step = np.empty(value.shape, np.float32), min(length, max(1, GRID_SCORES_AT_ONCE // length))
+    block = np.empty((step, rows.shape[-1], columns.shape[-1]), np.float32)
     for index in range(n):
-        keys = permute(key[index], [1, 0])
         for start in range(0, length, step):
-            queries = slice(start, start + step)
-            scores = tensor(np.add(rows[index, queries], columns[index, queries]).reshape(-1, length))
-            scores = paddle.addmm_(scores, query[index, queries], keys)  # cheaper than to add them to the product
-            out[index, queries] = memory(_weigh(scores, value[index], ones))
+            some = slice(start, min(start + step, length))
+            grid = block[: some.stop - start]
+            grid[:] = columns[index, some, np.newaxis]
+            grid += rows[index, some, :, np.newaxis]
+            scores = grid.reshape(-1, length)
+            blas.multiply(queries[index, some], keys[index].T, scores, adds=True)
+            _softmax_(tensor(scores))
+            blas.multiply(scores, values[index], out[index, some])
     return tensor(out)
+
+
+def _softmax_(scores: Tensor) -> None:
+    """Replace scores on the CPU by their softmax over the last axis."""
+    if onednn.is_available():
+        onednn.softmax_(scores)
+        return
+    exponentials(scores)
+    values = memory(scores)
+    np.divide(values, values.sum(axis=-1, keepdims=True), out=values)
 
 
 def exponentials(scores: Tensor) -> tuple[Tensor, Tensor | Floats | None]:
