@@ -42,12 +42,12 @@ def multiply(x: Floats, y: Floats, out: Floats, *, adds: bool = False) -> None:
     (x_order, x_step), (y_order, y_step), (out_order, out_step) = _layout(x), _layout(y), _layout(out)
     if y.shape[0] != inner or out.shape != (rows, columns) or out_order != PLAIN:
         raise ValueError(f"product: expected matrices that fit, got {x.shape}, {y.shape} and {out.shape}")
-    sgemm = _sgemm()
-    if sgemm is None:
+    function = sgemm()
+    if function is None:
         np.add(out, x @ y, out=out) if adds else np.matmul(x, y, out=out)
         return
     operands = c_float(1), c_void_p(x.ctypes.data), x_step, c_void_p(y.ctypes.data), y_step, c_float(adds)
-    sgemm(ROW_MAJOR, x_order, y_order, rows, columns, inner, *operands, c_void_p(out.ctypes.data), out_step)
+    function(ROW_MAJOR, x_order, y_order, rows, columns, inner, *operands, c_void_p(out.ctypes.data), out_step)
 
 
 def _layout(matrix: Floats) -> tuple[int, int]:
@@ -62,7 +62,8 @@ def _layout(matrix: Floats) -> tuple[int, int]:
 
 
 @lru_cache
-def _sgemm() -> Callable[..., object] | None:
+def sgemm() -> Callable[..., object] | None:
+    """Return the C function ``cblas_sgemm`` of Paddle's MKL; None where it carries none."""
     for path in (Path(paddle.__file__).parent / "libs").glob("libmklml*.so"):
         try:
             found: Callable[..., object] = ctypes.CDLL(str(path)).cblas_sgemm

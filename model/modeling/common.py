@@ -9,7 +9,8 @@ from itertools import pairwise
 import paddle
 from paddle import Tensor, nn
 
-from model.modeling.kernels import Floats, affine, gelu
+from model.modeling.blas import Floats
+from model.modeling.kernels import affine, gelu
 from model.modeling.tokens import Tokens, project, relu
 
 

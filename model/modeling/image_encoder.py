@@ -20,23 +20,10 @@ import paddle
 from paddle import Tensor, nn
 
 from model.config import SamConfig, VitConfig
+from model.modeling.attention import MOST_KEYS, attend, attend_on_grid, cut_padded_windows, put_windows
+from model.modeling.blas import Floats
 from model.modeling.common import MLPBlock, linear, norm, zeros
-from model.modeling.kernels import (
-    MOST_KEYS,
-    Floats,
-    affine,
-    attend,
-    attend_on_grid,
-    convolve,
-    convolve_rows,
-    cut_padded_windows,
-    is_on_cpu,
-    layer_norm,
-    memory,
-    permute,
-    put_windows,
-    tensor,
-)
+from model.modeling.kernels import affine, convolve, convolve_rows, is_on_cpu, layer_norm, memory, permute, tensor
 
 HEADS_AT_ONCE = 4
 """Heads of a row of windows that a thread attends to at a time: enough parts for all cores to be busy to the end."""

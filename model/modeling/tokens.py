@@ -14,7 +14,8 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from model.modeling import kernels
-from model.modeling.kernels import Floats, is_on_cpu, memory, tensor
+from model.modeling.blas import Floats
+from model.modeling.kernels import is_on_cpu, memory, tensor
 
 Tokens: TypeAlias = Any
 """Float32 numbers: a Tensor, or an array of NumPy, which have the same operators, ``reshape`` and ``sum``."""
