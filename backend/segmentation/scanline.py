@@ -17,7 +17,7 @@ def filled(ring: Ring, size: tuple[int, int]) -> Mask:
     """Return the pixels of an image of ``size`` (height, width) whose centres lie in a ring of corners.
 
     >>> filled(np.array([(1.0, 1.0), (3.0, 1.0), (3.0, 2.0), (1.0, 2.0)]), (4, 4)).box
-    (1.0, 1.0, 3.0, 2.0)
+    (1, 1, 3, 2)
     """
     starts, ends = ring, np.roll(ring, -1, axis=0)
     low, high = np.minimum(starts[:, 1], ends[:, 1]), np.maximum(starts[:, 1], ends[:, 1])
