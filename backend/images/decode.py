@@ -136,7 +136,7 @@ def _open(data: bytes, limits: PixelLimits) -> ImageFile:
         for name, matches in _FOREIGN:
             if matches(data[:1024]):
                 raise ImageError(f"{known}, got {name}", Reason.UNSUPPORTED_IMAGE_FORMAT)
-        raise ImageError(f"{known}, got neither ({data[:8]!r}...)")
+        raise ImageError(f"{known}, got none of them ({data[:8]!r}...)")
     try:
         file = open_file(data, kind, limits.model_side, limits.reduce_above_pixels, limits.keeps_shape)
     except CostError as error:

@@ -1,15 +1,13 @@
 """Converts a shape to its outlines, and to the mask of the pixels whose centres lie inside.
 
-Outlines are (N, 2) corners (x, y) in pixels, the last of which joins the first. The fill rule is non-zero, as in the
-editor: an area that an outline encloses twice in one direction is covered.
+Outlines are (N, 2) corners (x, y) in pixels, the last of which joins the first.
 """
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from backend.errors import PromptError, Reason
-from backend.segmentation import polygons, shape_prompts
+from backend.segmentation import polygons, scanline, shape_prompts
 from backend.segmentation.polygons import Ring
 from backend.segmentation.shape_prompts import Size
 from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, Vector
@@ -18,9 +16,6 @@ from model.types import Mask
 ELLIPSE_CORNERS = 64
 EXACT_CORNERS = 720
 """Corners of an ellipse that becomes a mask: a radius of 10,000 pixels is 0.1 pixels too short between two corners."""
-
-CROSSINGS_AT_ONCE = 1 << 20
-"""Crossings of edges and rows computed at a time; a polygon may have thousands of edges as high as the image."""
 
 
 def rings(shape: Shape, size: Size) -> tuple[Ring, ...]:
@@ -49,7 +44,7 @@ def mask(shape: Shape, size: Size) -> Mask:
     """
     if isinstance(shape, Brush | Bitmask):
         return shape_prompts.painted(shape, size)
-    return _filled(_ring(shape, size, EXACT_CORNERS), size)
+    return scanline.filled(_ring(shape, size, EXACT_CORNERS), size)
 
 
 def scaled(mask: Mask, size: Size) -> Mask:
@@ -83,34 +78,3 @@ def _ellipse(shape: Ellipse, size: Size, corners: int) -> Ring:
     xs = (x1 + x2) / 2 + across * np.cos(turn) - down * np.sin(turn)
     ys = (y1 + y2) / 2 + across * np.sin(turn) + down * np.cos(turn)
     return np.stack((xs, ys), axis=1)
-
-
-def _filled(ring: Ring, size: Size) -> Mask:
-    """Return the pixels whose centres lie in a ring of corners, by a scanline fill."""
-    starts, ends = ring, np.roll(ring, -1, axis=0)
-    low, high = np.minimum(starts[:, 1], ends[:, 1]), np.maximum(starts[:, 1], ends[:, 1])
-    first, end = (np.ceil(np.clip(side - 0.5, 0, size[0])).astype(np.int64) for side in (low, high))
-    top, bottom = int(first.min()), int(end.max())
-    left, right = np.ceil(np.clip((ring[:, 0].min() - 0.5, ring[:, 0].max() - 0.5), 0, size[1])).astype(np.int64)
-    if top >= bottom or left >= right:
-        return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)
-    steps = np.zeros((bottom - top, int(right - left) + 1), dtype=np.int16)
-    passed = np.cumsum(end - first)
-    parts = np.searchsorted(passed, np.arange(CROSSINGS_AT_ONCE, passed[-1] + CROSSINGS_AT_ONCE, CROSSINGS_AT_ONCE))
-    for chunk in np.split(np.arange(len(ring)), np.unique(parts)):
-        rows, edges = _crossings(first[chunk], end[chunk])
-        (x1, y1), (x2, y2) = starts[chunk][edges].T, ends[chunk][edges].T
-        x = x1 + (rows + 0.5 - y1) * (x2 - x1) / (y2 - y1)
-        columns = np.clip(np.ceil(np.clip(x - 0.5, 0, size[1])).astype(np.int64), left, right)
-        np.add.at(steps, (rows - top, columns - left), np.where(y2 > y1, 1, -1).astype(np.int16))
-    np.cumsum(steps, axis=1, out=steps)
-    return Mask(steps[:, :-1] != 0, (int(left), top), size)
-
-
-def _crossings(
-    first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return every row of pixels that an edge from row to row crosses, and which edge it is."""
-    counts = end - first
-    edges = np.repeat(np.arange(len(counts)), counts)
-    return np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edges], edges

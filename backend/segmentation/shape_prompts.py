@@ -11,10 +11,10 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 import numpy.typing as npt
-import shapely
 
 from backend.errors import PromptError, Reason
 from backend.protocol import bitmask, rle
+from backend.segmentation import scanline
 from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Shape, Stroke, Vector
 from model.types import BoolArray, Mask
 
@@ -31,6 +31,7 @@ SMALLEST_PIXELS = 1 - 1e-6
 SUBPIXEL_BITS = 4
 COARSE_PIXELS = 1 << 20  # of a larger mask, some rows and columns are searched for the point farthest inside
 
+AREA_CELLS = 256  # to each side of the box around a polygon, in which the area of one that crosses itself is counted
 RASTER_SIDE = 1024  # longer side in pixels to which a polygon is rasterised at most: the side of SAM's input
 ROUGH_SIDE = 256  # longer side in pixels of a rough mask: the decoder's own grid, to which it would shrink a larger one
 MOST_WORK = 600_000_000  # estimated nanoseconds that rasterising the areas of one click may take
@@ -105,15 +106,24 @@ def check_area(shape: Shape, size: Size) -> None:
     if min(across, down) < SMALLEST_PIXELS:
         name = type(shape).__name__.lower()
         raise PromptError(f"{name}: expected at least 1 × 1 pixels, got {across:.3g} × {down:.3g}", Reason.BAD_GEOMETRY)
+    x1, y1, x2, y2 = bounds(shape, size)
     if isinstance(shape, Polygon | Vector):
-        ring = shapely.Polygon([(x * width / 100, y * height / 100) for x, y in shape.points])
-        area = ring.area if ring.is_valid else shapely.make_valid(ring).area  # all parts of one that crosses itself
+        area = _area(np.array(shape.points) * (width / 100, height / 100))
         if area < SMALLEST_PIXELS:
             raise PromptError(f"polygon: expected an area of at least 1 pixel, got {area:.3g}", Reason.BAD_GEOMETRY)
-    x1, y1, x2, y2 = bounds(shape, size)
     visible = min(x2, float(width)) - max(x1, 0.0), min(y2, float(height)) - max(y1, 0.0)
     if min(visible) < SMALLEST_PIXELS:
         raise _outside((x1, y1, x2, y2), size)
+
+
+def _area(ring: npt.NDArray[np.float64]) -> float:
+    """Return the area of a ring in pixels; of one that crosses itself, of all its parts, counted in cells."""
+    x, y = (ring - ring.min(axis=0)).T
+    enclosed = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    # Beside the centres of cells, on which a line that goes there and back could be rounded to either side.
+    cells = np.stack((x / x.max() * AREA_CELLS + 0.217, y / y.max() * AREA_CELLS), axis=1)
+    counted = scanline.filled(cells, (AREA_CELLS, AREA_CELLS + 1)).area * float(x.max() * y.max()) / AREA_CELLS**2
+    return max(enclosed, counted)
 
 
 def bounds(shape: Rectangle | Ellipse | Polygon | Vector, size: Size) -> Box:
@@ -246,9 +256,10 @@ def _span(low: float, high: float, length: int) -> tuple[float, float]:
 def _polygon(points: tuple[Point, ...], size: Size) -> ShapePrompt:
     box = _clipped(bounds(Vector(points), size), size)
     height, width = _shrunk(size, RASTER_SIDE)
-    canvas = np.zeros((height, width), dtype=np.uint8)
-    cv2.fillPoly(canvas, [_drawable(np.array(points) * (width / 100, height / 100))], 1, shift=SUBPIXEL_BITS)
-    drawn = canvas.view(np.bool_)
+    ring = np.array(points) * (width / 100, height / 100)
+    drawn = scanline.filled(ring, (height, width)).to_array()
+    # The border counts as well: a thin shape may lie between the centres of pixels.
+    cv2.polylines(drawn.view(np.uint8), [_drawable(ring)], True, 1, shift=SUBPIXEL_BITS)
     if not drawn.any():
         raise PromptError("polygon: no pixel of the image lies in it", Reason.OUTSIDE_IMAGE)
     x, y = _interior_point(Mask.from_array(drawn))

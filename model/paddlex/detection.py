@@ -200,12 +200,10 @@ def find_detector(model_name: str, weights_dir: str | Path | None = None, mirror
     from model.weights.download import default_folder, download  # here: what is there needs no client
 
     folder = default_folder() if weights_dir is None else Path(weights_dir)
-    source = DETECTOR_SOURCES[model_name]
     try:
         return download(model_name, folder, mirror=mirror, sources=DETECTOR_SOURCES)
     except WeightsError as error:
-        by_hand = f"unpack {source.url} as {folder / source.stored_name}"
-        raise WeightsError(f"{model_name} cannot be had: {error}; without a network, {by_hand}") from error
+        raise WeightsError(f"{model_name} cannot be had: {error}") from error
 
 
 def open_detector(

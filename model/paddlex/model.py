@@ -29,7 +29,7 @@ from model.paddlex.prompts import (
 from model.paddlex.result import SamResult
 from model.types import Embedding, Masks, Prompt
 from model.weights import Checkpoint, WeightsError, model_names, read
-from model.weights.catalogue import DEMO, DEMO_WEIGHTS, DETECTORS, SOURCES
+from model.weights.catalogue import DEMO, DEMO_WEIGHTS, DETECTORS
 
 logger = logging.getLogger(__name__)
 
@@ -306,6 +306,4 @@ def find_weights(
     try:
         return download(model_name, folder, mirror=mirror)
     except WeightsError as error:
-        source = SOURCES[model_name]
-        by_hand = f"{'unpack' if source.is_archive else 'put'} {source.url} as {folder / source.stored_name}"
-        raise WeightsError(f"{model_name} cannot be had: {error}; without a network, {by_hand}; {own}") from error
+        raise WeightsError(f"{model_name} cannot be had: {error}; {own}") from error

@@ -206,8 +206,7 @@ def _wanted(path: str) -> str | None:
 
 def _by_hand(source: Source, target: Path) -> str:
     """Return what to do where the network is not there."""
-    unpacked = "unpack it as" if source.is_archive else "put it at"
-    return f"download {source.file_name} on another machine and {unpacked} {target.absolute()}"
+    return f"without a network, {'unpack' if source.is_archive else 'put'} {source.url} as {target.absolute()}"
 
 
 def _fetch(
@@ -229,10 +228,11 @@ def _fetch(
                 with attempt:
                     _fetch_rest(client, url, part, show_progress, free)
     except httpx.HTTPStatusError as error:
-        raise WeightsError(f"{url}: expected the file, got HTTP status {error.response.status_code}") from error
+        status = error.response.status_code
+        raise WeightsError(f"{url}: expected the file, got HTTP status {status}; {by_hand}") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         cause = tls.refusal(error) or error or type(error).__name__
-        raise WeightsError(f"{url}: expected the whole file, got: {cause}; or {by_hand}") from error
+        raise WeightsError(f"{url}: expected the whole file, got: {cause}; {by_hand}") from error
     except tls.CertificatesError as error:
         raise WeightsError(str(error)) from error
 

@@ -79,6 +79,7 @@ NESTED = "".join(f'<Repeater on="$a" indexFlag="{{{{i{depth}}}}}">' for depth in
 REPEATED = view(NESTED, '<Image name="p" value="$a[{{i0}}]"/>', "</Repeater>" * 9)
 FLAGS = "".join(f'<Repeater on="$a" indexFlag="{chr(97 + n)}">' for n in range(20))
 LABELS = "".join(f'<Label value="{number}"/>' for number in range(18_000))
+TANGLE = [[50 + number * 7919 % 4001 / 100, 50 + number * 6101 % 3989 / 100] for number in range(20_000)]
 ZIGZAG = [[number % 2 * 100, number * 7919 % 1000 / 10] for number in range(60_000)]
 
 PREDICT: dict[str, Callable[[], object]] = {
@@ -148,6 +149,11 @@ PREDICT: dict[str, Callable[[], object]] = {
     "a polygon of many corners": lambda: click(region("polygon", {"points": ZIGZAG}, LARGE_WH)),
     "polygons of many corners": lambda: click(
         *(region("polygon", {"points": ZIGZAG[:3000]}, LARGE_WH) for _ in range(20))),
+    "a polygon that crosses itself a million times": lambda: click(region("polygon", {"points": TANGLE})),
+    "a task of a polygon that crosses itself a million times": lambda: opened(
+        {"id": 1, "data": {"image": IMAGE}, "annotations": [
+            {"id": 1, "result": [region("polygon", {"points": TANGLE, "closed": True}, id="a", from_name="polygon")]}]},
+        {"id": 2, "data": {"image": IMAGE}}),
     "a vector of many corners": lambda: click(
         region("vector", {"vertices": [{"x": x, "y": y} for x, y in ZIGZAG[:30_000]], "closed": True}, LARGE_WH)),
     "a brush of wide strokes": lambda: click(region("brush", {"touches": [

@@ -52,7 +52,7 @@ def test_a_format_that_is_known_is_never_called_none():
             message = str(error)
         else:
             message = ""
-        assert "got neither" not in message or case.name in nameless, case.name
+        assert "got none of them" not in message or case.name in nameless, case.name
 
 
 @pytest.mark.parametrize("optimize", [False, True])

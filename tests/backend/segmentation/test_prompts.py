@@ -314,6 +314,17 @@ def test_a_polygon_on_a_large_photo_is_the_same_area_and_its_point_lies_inside()
     assert rough[y, x]
 
 
+def test_a_polygon_around_its_middle_twice_covers_it_as_the_editor_shows() -> None:
+    star = [[50 + 40 * math.sin(0.8 * math.pi * n), 50 - 40 * math.cos(0.8 * math.pi * n)] for n in range(5)]
+    rough = drawn(translated(shape("polygonlabels", points=star, closed=True)))
+    assert rough[rough.shape[0] // 2, rough.shape[1] // 2]
+
+
+def test_a_polygon_thinner_than_the_distance_of_pixels_marks_its_place() -> None:
+    entry = shape("polygonlabels", points=[[10, 10.01], [60, 10.01], [60, 10.02]], closed=True)
+    assert only(translated(entry)).prompt.rough_mask.any()
+
+
 def test_a_polygon_outside_marks_nothing() -> None:
     outside = shape("polygonlabels", points=[[110, 10], [120, 10], [120, 20]])
     assert refused(translated(outside)) == [Reason.OUTSIDE_IMAGE]

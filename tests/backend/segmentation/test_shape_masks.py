@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from backend.errors import PromptError
 from backend.protocol import bitmask, rle
-from backend.segmentation import shape_masks
+from backend.segmentation import scanline, shape_masks
 from backend.shapes import Bitmask, Brush, Ellipse, KeyPoint, Polygon, Rectangle, Vector
 from model.types import Mask
 
@@ -70,7 +70,7 @@ def test_pixels_are_those_that_the_sum_of_angles_around_their_centres_finds(poin
 def test_a_polygon_of_many_edges_is_filled_a_few_at_a_time(monkeypatch):
     points = tuple((n % 101, 100 * (n % 2)) for n in range(300))
     whole = covered(Polygon(points))
-    monkeypatch.setattr(shape_masks, "CROSSINGS_AT_ONCE", 70)
+    monkeypatch.setattr(scanline, "CROSSINGS_AT_ONCE", 70)
     assert whole.any()
     assert np.array_equal(covered(Polygon(points)), whole)
 

@@ -135,3 +135,4 @@ def test_without_a_network_one_sentence_names_the_file_and_where_to_put_it(tmp_p
     assert result.exit_code != 0
     assert "mobile_sam cannot be had" in result.output
     assert f"put {NAMED['mobile_sam'].source.url} as {tmp_path / 'mobile_sam.pt'}" in result.output
+    assert result.output.count(str(tmp_path)) == 1

@@ -360,14 +360,14 @@ def test_a_mirror_is_asked_for_the_same_file_instead(server, content, tmp_path):
 @pytest.mark.parametrize(
     ("file_name", "remedy"),
     [
-        ("mobile_sam.pt", "download mobile_sam.pt on another machine and put it at {}/mobile_sam.pt"),
-        ("SAM-H_infer.tar", "download SAM-H_infer.tar on another machine and unpack it as {}/SAM-H_infer"),
+        ("mobile_sam.pt", "; without a network, put {} as {}/mobile_sam.pt"),
+        ("SAM-H_infer.tar", "; without a network, unpack {} as {}/SAM-H_infer"),
     ],
 )
 def test_without_a_network_the_file_and_where_to_put_it_are_named(tmp_path, file_name, remedy):
-    closed = {"it": Source(f"http://127.0.0.1:{free_port()}/{file_name}", None)}
-    with pytest.raises(weights.WeightsError, match=re.escape(remedy.format(tmp_path))):
-        download("it", tmp_path, attempts=1, sources=closed)
+    url = f"http://127.0.0.1:{free_port()}/{file_name}"
+    with pytest.raises(weights.WeightsError, match=re.escape(remedy.format(url, tmp_path))):
+        download("it", tmp_path, attempts=1, sources={"it": Source(url, None)})
 
 
 @pytest.mark.parametrize("mirror", ["ftp://mirror/", "nonsense", "http://"])
