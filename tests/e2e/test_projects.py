@@ -132,7 +132,8 @@ def test_after_precompute_every_first_click_is_warm(studio, project):
         assert click_on(project, task, data[task])
     after = lookups(studio)
     assert after.get("miss", 0) == before.get("miss", 0)
-    assert after.get("disk", 0) - before.get("disk", 0) == IMAGES
+    # More often where a click reads an image at the same time as the prefetch that the click before it began.
+    assert after.get("disk", 0) - before.get("disk", 0) >= IMAGES
     again = run(studio, cache_of(studio), "precompute", "--project", str(project.number))[1]
     assert f"cached   {IMAGES}" in again
 
