@@ -195,9 +195,11 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
     Raises:
         AssertionError: it was not True within ``seconds``.
     """
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.005)):
+    pause, waited_s = threading.Event(), 0.0
+    while waited_s < seconds:
         if is_so():
             return
-        pause.wait(0.005)
+        pause_s = min(max(0.005, waited_s / 20), 0.1)  # looking may cost a request, and so delay what is waited for
+        pause.wait(pause_s)
+        waited_s += pause_s
     raise AssertionError("it did not come about in time")
