@@ -195,11 +195,9 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
     Raises:
         AssertionError: it was not True within ``seconds``.
     """
-    pause, waited_s = threading.Event(), 0.0
-    while waited_s < seconds:
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.005)):
         if is_so():
             return
-        pause_s = min(max(0.005, waited_s / 20), 0.1)  # looking may cost a request, and so delay what is waited for
-        pause.wait(pause_s)
-        waited_s += pause_s
+        pause.wait(0.005)
     raise AssertionError("it did not come about in time")
