@@ -10,6 +10,8 @@ TOOLS_VENV := $(CACHE)/.venv-tools
 SBOM_VENV := $(CACHE)/.venv-sbom
 BY_FILE := --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := help
+# Compiled modules are kept whatever the environment says: tests start a hundred processes, and each would compile them.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help run demo test test-all test-wheel test-label-studio-versions bench lint format lock sbom clean
 
 help: ## Show this help

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from backend.logs import LIBRARIES
+from backend.paddle_import import freeze_imports
 from model import machine
 from model.types import Embedding
 from model.weights import Checkpoint
@@ -52,7 +53,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection() -> Generator[None, object, object]:
     """Keep the garbage collector from what stays to the end: it takes as long as all else while tests are collected.
 
-    Memory is kept as in any process that has loaded a network, whichever tests come first.
+    Memory and garbage are kept as in any process that has loaded a network, whichever tests come first.
     """
     machine.keep_memory()
     gc.disable()
@@ -60,7 +61,7 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.collect()
-        gc.freeze()
+        freeze_imports()
         gc.enable()
 
 

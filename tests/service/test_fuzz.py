@@ -162,15 +162,26 @@ SUFFIX = st.sampled_from(["labels", ""])
 SIZES = mostly(st.just(SIZE_WH), st.sampled_from([(40, 40), (160, 120), (60, 80), (1, 1), (None, None), (0, -3)]))
 
 
+NUMBERS_OF = {
+    "keypoint": ("x", "y"),
+    "rectangle": ("x", "y", "width", "height"),
+    "ellipse": ("x", "y", "radiusX", "radiusY"),
+    "polygon": (),
+}
+"""What positions a shape of each kind; one in ten has the numbers of the others, too, as more draws take most time."""
+ALL_NUMBERS = ("x", "y", "width", "height", "radiusX", "radiusY")
+POINTS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=6)
+
+
 @st.composite
 def mark(draw):
     width, height = draw(SIZES)
-    value = {
-        name: draw(NUMBERS)
-        for name in ("x", "y", "width", "height", "radiusX", "radiusY", "rotation")
-        if name != "rotation" or draw(st.booleans())
-    }
-    value["points"] = draw(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=6))
+    kind, has_all = draw(st.sampled_from(list(NUMBERS_OF))), draw(st.integers(0, 9)) == 0
+    value = {name: draw(NUMBERS) for name in (ALL_NUMBERS if has_all else NUMBERS_OF[kind])}
+    if (kind in ("rectangle", "ellipse") and draw(st.booleans())) or has_all:
+        value["rotation"] = draw(NUMBERS)
+    if kind == "polygon" or has_all:
+        value["points"] = draw(POINTS)
     value["keypointlabels"] = value["rectanglelabels"] = draw(LABELS)
     return {
         "original_width": width,
@@ -180,7 +191,7 @@ def mark(draw):
         "id": draw(st.sampled_from(["one", "two", "three", "four"])),
         "from_name": draw(NAMES),
         "to_name": draw(mostly(st.just("image"), st.sampled_from(["other", "img-0", "img-7", ""]))),
-        "type": draw(st.sampled_from(["keypoint", "rectangle", "ellipse", "polygon"])) + draw(SUFFIX),
+        "type": kind + draw(SUFFIX),
         **({"is_positive": draw(st.booleans())} if draw(st.booleans()) else {}),
         **({"item_index": draw(st.integers(-1, 3))} if draw(st.integers(0, 3)) == 0 else {}),
     }  # fmt: skip

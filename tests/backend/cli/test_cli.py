@@ -93,6 +93,13 @@ def test_a_host_that_is_no_address_of_this_machine_is_named_with_what_to_do(call
     assert "0.0.0.0" in result.stderr
 
 
+def test_an_address_of_another_machine_is_refused(call, weights):
+    result = call("serve", "--host", "203.0.113.1", "--port", str(free_port()), PADDLE_SAM_WEIGHTS=weights)
+    assert result.exit_code == 2
+    assert "cannot listen on 203.0.113.1" in result.stderr
+    assert "Traceback" not in result.output
+
+
 def test_a_cache_that_cannot_be_written_to_stops_precompute_before_it_begins(call, weights):
     result = call("precompute", "--project", "1", PADDLE_SAM_WEIGHTS=weights, PADDLE_SAM_CACHE_DIR="/proc/cache")
     assert result.exit_code == 2

@@ -28,9 +28,19 @@ def checkpoint() -> weights.Checkpoint:
     return checkpoints.random_checkpoint(MINUTE, golden.SEED)
 
 
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory) -> dict[str, Path]:
+    """PaddleX's directories of the weights for a box and for a point, each in a folder of its own."""
+    # Before this module's networks: threads that a network's pool starts meanwhile reset Paddle's count of names.
+    return {
+        prompt: export(checkpoint, tmp_path_factory.mktemp(prompt) / "SAM-H_infer", prompt=prompt)
+        for prompt in ("box", "point")
+    }
+
+
 @pytest.mark.parametrize(("prompt", "capabilities"), [("box", {"boxes"}), ("point", {"points", "negative_points"})])
-def test_an_exported_paddlex_directory_reads_back_the_same(checkpoint, tmp_path, prompt, capabilities):
-    directory = export(checkpoint, tmp_path / "SAM-H_infer", prompt=prompt)
+def test_an_exported_paddlex_directory_reads_back_the_same(checkpoint, exported, prompt, capabilities):
+    directory = exported[prompt]
     reread = weights.read(directory)
     assert (reread.format, reread.name, reread.capabilities) == ("paddlex", "SAM-H", capabilities)
     assert [n for n in reread.tensors if not np.array_equal(reread.tensors[n], checkpoint.tensors[n])] == []
@@ -39,14 +49,11 @@ def test_an_exported_paddlex_directory_reads_back_the_same(checkpoint, tmp_path,
         "inference.pdiparams",
         "inference.yml",
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["SAM-H_infer"]
+    assert [path.name for path in directory.parent.iterdir()] == ["SAM-H_infer"]
 
 
-def test_the_box_and_point_exports_merge_to_all_but_the_score_and_mask_input(checkpoint, tmp_path):
-    merged = weights.merge(
-        weights.read(export(checkpoint, tmp_path / "box")),
-        weights.read(export(checkpoint, tmp_path / "point", prompt="point")),
-    )
+def test_the_box_and_point_exports_merge_to_all_but_the_score_and_mask_input(exported):
+    merged = weights.merge(weights.read(exported["box"]), weights.read(exported["point"]))
     assert merged.capabilities == set(parameters.CAPABILITIES) - {"score", "mask_input"}
 
 
@@ -76,19 +83,17 @@ def test_a_place_that_cannot_be_written_is_named(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_exported_graph_gives_the_decoders_logits(checkpoint, tmp_path, count):
+def test_the_exported_graph_gives_the_decoders_logits(checkpoint, exported, count):
     import paddle
 
     from model.build import load_decoder, load_encoder
     from model.transforms import normalize, preprocess
 
-    # First of all: a thread that another network's pool starts meanwhile would reset Paddle's count of names.
-    directory = export(checkpoint, tmp_path / "box")
     image = photo(32, 32)
     prompts = [Prompt(box=np.array([2, 3, 20 + at, 25], np.float32)) for at in range(count)]
     embedding = load_encoder(checkpoint, "cpu").encode(image)
     ours = load_decoder(checkpoint, "cpu").decode(embedding, prompts, multimask_output=False)
-    graph = paddle.jit.load(str(directory / "inference"))
+    graph = paddle.jit.load(str(exported["box"] / "inference"))
     pixels = normalize(preprocess(image, MINUTE).pixels, MINUTE)
     theirs = graph(paddle.to_tensor(pixels[np.newaxis]), paddle.to_tensor(np.stack([p.box for p in prompts]))).numpy()
     np.testing.assert_allclose(theirs, np.stack(ours.low_res_masks), atol=1e-4)
