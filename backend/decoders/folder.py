@@ -47,14 +47,10 @@ D = TypeVar("D", bound="Document")
 
 @dataclass(frozen=True)
 class Document:
-    """A small JSON file of a project, which is replaced as a whole.
-
-    Attributes:
-        revision: rises with every change; of two of a project the one with the higher revision holds.
-    """
+    """A small JSON file of a project, which is replaced as a whole."""
 
     FILE: ClassVar[str]
-    revision: int = 0
+    revision: int = 0  # rises with every change; of two documents of a project the one with the higher revision holds
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -81,18 +77,12 @@ class Document:
 
 @dataclass(frozen=True)
 class Record(Document):
-    """The decoders of a project, and the one that serves it.
-
-    Attributes:
-        active: digest of the decoder that serves; None for the base.
-        is_pinned: whether a new decoder leaves the active one in place.
-        digests: of the decoders that are kept, the newest first.
-    """
+    """The decoders of a project, and the one that serves it."""
 
     FILE = RECORD
-    active: str | None = None
-    is_pinned: bool = False
-    digests: tuple[str, ...] = ()
+    active: str | None = None  # digest of the decoder that serves; None for the base
+    is_pinned: bool = False  # whether a new decoder leaves the active one in place
+    digests: tuple[str, ...] = ()  # of the decoders that are kept, the newest first
 
     def __post_init__(self) -> None:
         super().__post_init__()
