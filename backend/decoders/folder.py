@@ -22,6 +22,7 @@ import msgspec
 
 from backend.protocol import json_fields
 from model.weights import decoder_weights
+from model import folders
 from model.weights.decoder_weights import DecoderWeights
 from model.weights.errors import WeightsError
 
@@ -129,14 +130,6 @@ class DecoderFolder:
         except OSError:
             return kind()
 
-    def write_document(self, project_id: int, name: str, data: bytes) -> None:
-        """Replace a small file of a project, as a whole.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        decoder_weights.write(self.path(project_id, name), data)
-
     def file(self, project_id: int, digest: str) -> Path:
         """Return the path of a decoder's file, which may not be on this machine."""
         return self.path(project_id, f"{digest}.safetensors")
@@ -177,7 +170,7 @@ class DecoderFolder:
         if len(data) > MOST_BYTES:
             raise WeightsError(f"decoder of project {project_id}: expected at most {MOST_BYTES} bytes, got {len(data)}")
         decoder = _checked(decoder_weights.parse(data), project_id, digest)
-        decoder_weights.write(self.file(project_id, decoder.digest), data)
+        folders.write(self.file(project_id, decoder.digest), data)
         return decoder
 
     def change(self, project_id: int, change: Callable[[Record], Record]) -> Record:
@@ -237,7 +230,7 @@ class DecoderFolder:
             yield
 
     def _replace(self, project_id: int, document: Document) -> None:
-        self.write_document(project_id, document.FILE, document.dump())
+        folders.write(self.path(project_id, document.FILE), document.dump())
         if isinstance(document, Record):
             for path in self.path(project_id, RECORD).parent.glob("[!.]*"):
                 is_decoder, digests = path.suffix == ".safetensors", document.digests

@@ -27,6 +27,7 @@ from backend.projects.progress import LINE_EVERY_S, format_seconds
 from backend.projects.report import RunReport
 from backend.projects.run import BatchRun
 from backend.settings import Settings
+from model import folders
 from model.finetuning.judging import Judgement, Scores
 from model.finetuning.training import FEWEST_IMAGES, Progress, Result, Training, TrainingOptions
 from model.overlay import RgbImage
@@ -104,7 +105,7 @@ def _conclude(
     path = options.report or settings.decoders_dir / str(batch.project.id) / REPORT
     title = f"Fine-tuning of {checkpoint.model_version} for project {batch.project.id} {batch.project.title!r}"
     page = finetune_report.page(result, title, _pictures(settings, batch, examples))
-    decoder_weights.write(path, page.encode())
+    folders.write(path, page.encode())
     click.echo(f"report: {path}")
     if result.ended == "stopped":
         report.ended = "stopped; the next run goes on from here"
