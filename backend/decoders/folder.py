@@ -20,9 +20,10 @@ from typing import ClassVar, TypeVar
 
 import msgspec
 
+from backend.images import decode
 from backend.protocol import json_fields
-from model.weights import decoder_weights
 from model import folders
+from model.weights import decoder_weights
 from model.weights.decoder_weights import DecoderWeights
 from model.weights.errors import WeightsError
 
@@ -88,8 +89,7 @@ class Record(Document):
     def __post_init__(self) -> None:
         super().__post_init__()
         for digest in self.digests:
-            if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-                raise ValueError(f"digests: expected 64 hexadecimal digits each, got {digest!r:.80}")
+            decode.check_digest("digests", digest)
         if self.active is not None and self.active not in self.digests:
             raise ValueError(f"active: expected one of the digests, got {self.active!r:.80}")
 
