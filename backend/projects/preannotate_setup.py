@@ -105,7 +105,7 @@ def _draw(settings: Settings, context: PreannotateContext, folder: Path) -> RunR
     source = parts.image_source(settings, batch.client)
     fetch = sinks.retrying_fetch(source, batch.retry, batch.client.version)
     limits = PixelLimits(max_pixels=settings.max_image_pixels)
-    sink = sinks.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
+    sink = sinks.overlay_sink(folder, fetch, limits, batch.controls, batch.project.id)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
         return preannotate_loop.run(context, sink, shown)
 
