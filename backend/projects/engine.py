@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from backend import shapes
 from backend.composition import cluster as composition_cluster
 from backend.composition import parts
 from backend.concurrency.retry import Stopped
@@ -23,7 +22,6 @@ from backend.metrics import Metrics
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
-from backend.shapes import ShapeKind
 from backend.types import ImageRef, Priority
 from model.automatic import AutomaticMaskGenerator, AutomaticSettings
 from model.weights import Checkpoint
@@ -94,11 +92,6 @@ def check_cache(settings: Settings) -> None:
         ) from error
 
 
-def outputs(settings: Settings) -> tuple[ShapeKind, ...]:
-    """Return the kinds of region that masks may become, the preferred kinds first."""
-    return shapes.in_order(settings.output_preference)
-
-
 def segmenter(
     settings: Settings, checkpoint: Checkpoint, embeddings: Embeddings, everything: AutomaticSettings | None
 ) -> TaskSegmenter:
@@ -115,7 +108,7 @@ def segmenter(
     return TaskSegmenter(
         MaskService(lambda _: loaded, Metrics(), decodes_at_once=1, detail=settings.detail),
         embeddings,
-        outputs(settings),
+        settings.output_kinds,
         None if automatic is None else automatic.generate_from_embedding,
     )
 

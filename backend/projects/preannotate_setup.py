@@ -44,7 +44,7 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         RetryLater: Redis does not answer.
         ValueError: the decoder cannot be loaded or does not support the options, or the COCO file is not one.
     """
-    outputs = project_engine.outputs(settings)
+    outputs = settings.output_kinds
     _check_output(batch.controls, outputs)
     coco = _read(choice.coco) if choice.coco is not None else None
     tuned = composition_decoders.tuned(settings, checkpoint, batch.project.id, _say)
