@@ -132,7 +132,7 @@ class MlBackendAdapter:
             logger.error("event=predict_failed reason=%s detail=%r", reason, str(error))
             return self._response((Prediction((), 0.0, "", (reason,), should_store=bool(context)),) * len(tasks))
         predictions = service.segmenter.predict(request)
-        answer_log.note(service.metrics, request, predictions, total_s=time.perf_counter() - start)
+        answer_log.record(service.metrics, request, predictions, total_s=time.perf_counter() - start)
         return self._response(predictions)
 
     def fit(self, *args: object, **_kwargs: object) -> None:

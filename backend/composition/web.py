@@ -144,7 +144,7 @@ def _store(settings: Settings, checkpoint: Checkpoint, metrics: Metrics) -> Embe
                 settings.cache_dir,
                 settings.disk_cache_mb * MB,
                 shape=embedding_shape(checkpoint),
-                on_drop=metrics.dropped,
+                on_drop=metrics.record_drop,
             )
         )
     return TieredStore(tiers, metrics.record_lookup)

@@ -76,9 +76,10 @@ class Gate:
             return None
         if path == "/webhook" and method == "POST" and not authorization:
             return protected(self._ignore_webhook())
-        self._metrics.refused(Reason.AUTH_FAILED)
-        challenge = {"WWW-Authenticate": 'Basic realm="paddle-sam"'}
-        return protected(Response(b'{"detail":"wrong or missing credentials"}', 401, challenge, content_type=JSON))
+        self._metrics.record_refusal(Reason.AUTH_FAILED)
+        refusal = json_response(b'{"detail":"wrong or missing credentials"}', 401)
+        refusal.headers["WWW-Authenticate"] = 'Basic realm="paddle-sam"'
+        return protected(refusal)
 
     def _ignore_webhook(self) -> Response:
         """Answer a webhook without credentials: so Label Studio registers it, and calls it for each annotation."""

@@ -32,7 +32,7 @@ class ErrorAnswers:
 
     def refused(self, error: RequestError) -> Response:
         """Answer a body that cannot be understood, and empty one that asks for too much work."""
-        self._metrics.refused(error.reason)
+        self._metrics.record_refusal(error.reason)
         logger.warning("event=bad_request path=%s reason=%s detail=%r", request.path, error.reason, str(error))
         return _error(str(error), 400) if isinstance(error, ProtocolError) else self._empty(error.reason)
 
@@ -56,13 +56,13 @@ class ErrorAnswers:
 
     def defect(self, error: Exception) -> Response:
         """Answer after an unexpected error."""
-        self._metrics.refused(Reason.INTERNAL_ERROR)
+        self._metrics.record_refusal(Reason.INTERNAL_ERROR)
         logger.exception("event=defect path=%s", request.path, exc_info=error)
         return _error("internal error; the log has the details", 500)
 
     def _unread(self, reason: Reason, text: str, code: int) -> Response:
-        self._metrics.refused(reason)
-        return self._empty(reason) if request.path == "/predict" else _error(text, code)
+        self._metrics.record_refusal(reason)
+        return self._empty(reason) if request.path == "/predict" else json_response(messages.dump_error(text), code)
 
     def _empty(self, reason: Reason) -> Response:
         # A click expects one answer; a request for many tasks is then repeated by Label Studio, one by one.
