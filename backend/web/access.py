@@ -89,7 +89,12 @@ class Gate:
             "header under Settings > Webhooks of the project in Label Studio'",
         )
         self._has_warned = True
-        return Response(b'{"status":"ignored"}', content_type=JSON)
+        return json_response(b'{"status":"ignored"}')
+
+
+def json_response(body: bytes, code: int = 200) -> Response:
+    """Return an answer whose body is JSON."""
+    return Response(body, code, content_type=JSON)
 
 
 def protected(response: Response) -> Response:
