@@ -16,8 +16,8 @@ BackendError            always carries a ``Reason`` and says whether trying agai
 True
 """
 
+import copyreg
 from enum import Enum
-from typing import TypeVar
 
 
 class Kind(Enum):
@@ -174,7 +174,7 @@ class BackendError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the constructor with `args`, which fails for a subclass that takes other arguments.
-        return _rebuilt, (type(self), self.args), self.__dict__
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 def internal(error: Exception) -> BackendError:
@@ -184,14 +184,6 @@ def internal(error: Exception) -> BackendError:
     "internal error: 'size'"
     """
     return BackendError(f"internal error: {error}")
-
-
-_Kind = TypeVar("_Kind", bound=BackendError)
-
-
-def _rebuilt(kind: type[_Kind], args: tuple[object, ...]) -> _Kind:
-    """Return an error without calling its constructor; its attributes are copied to it afterwards."""
-    return kind.__new__(kind, *args)
 
 
 class RequestError(BackendError):
