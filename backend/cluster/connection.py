@@ -179,7 +179,7 @@ def answers(client: "Redis", *commands: tuple[str | int, ...]) -> list[Any]:
     """
     pipeline = client.pipeline(transaction=False)
     for command in commands:
-        pipeline.execute_command(*command)
+        pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
     replies = pipeline.execute(raise_on_error=False)
     for index, reply in enumerate(replies):
         if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
