@@ -16,7 +16,6 @@ BackendError            always carries a ``Reason`` and says whether trying agai
 True
 """
 
-import copyreg
 from enum import Enum
 
 
@@ -174,7 +173,7 @@ class BackendError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the constructor with `args`, which fails for a subclass that takes other arguments.
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 def internal(error: Exception) -> BackendError:
