@@ -9,6 +9,7 @@ from itertools import pairwise
 import paddle
 from paddle import Tensor, nn
 
+from model.modeling.blas import Floats
 from model.modeling.kernels import affine, gelu
 from model.modeling.tokens import Tokens, project, relu
 
@@ -41,10 +42,10 @@ class MLPBlock(nn.Layer):
         self.lin1 = linear(embed_dim, mlp_dim)
         self.lin2 = linear(mlp_dim, embed_dim)
 
-    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """Map (..., embed_dim) to (..., embed_dim), and add a shortcut if there is one."""
+    def forward(self, x: Tensor, shortcut: Tensor | None = None, to: Floats | None = None) -> Tensor:
+        """Map (..., embed_dim) to (..., embed_dim), and add a shortcut if there is one; for ``to`` see `affine`."""
         hidden = gelu(affine(x, self.lin1.weight, self.lin1.bias))
-        return affine(hidden, self.lin2.weight, self.lin2.bias, shortcut=shortcut)
+        return affine(hidden, self.lin2.weight, self.lin2.bias, shortcut=shortcut, to=to)
 
 
 class TokenMLPBlock(nn.Layer):

@@ -18,18 +18,10 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from model.config import HieraConfig, SamConfig
+from model.modeling.attention import attend, cut_windows, split_heads
 from model.modeling.common import MLPBlock, linear, norm, zeros
 from model.modeling.image_encoder import Parallel, Sequential
-from model.modeling.kernels import (
-    Canvas,
-    add,
-    affine,
-    attend,
-    cut_windows,
-    layer_norm,
-    pool,
-    split_heads,
-)
+from model.modeling.kernels import Canvas, add, affine, layer_norm, pool
 
 ROWS_AT_ONCE = 8
 """Rows of tokens that patches are projected to at a time on a CPU."""

@@ -11,25 +11,22 @@ Two things differ from Meta's code, neither of them in the numbers:
   CPU the parts run on a pool of threads; on a GPU and in an exported graph there is one part.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 
 from model.config import SamConfig, VitConfig
+from model.modeling.attention import MOST_KEYS, attend, attend_on_grid, cut_padded_windows, put_windows
+from model.modeling.blas import Floats
 from model.modeling.common import MLPBlock, linear, norm, zeros
-from model.modeling.kernels import (
-    MOST_KEYS,
-    affine,
-    attend,
-    attend_on_grid,
-    convolve,
-    convolve_rows,
-    is_on_cpu,
-    layer_norm,
-    permute,
-)
+from model.modeling.kernels import affine, convolve, convolve_rows, is_on_cpu, layer_norm, memory, permute, tensor
+
+HEADS_AT_ONCE = 4
+"""Heads of a row of windows that a thread attends to at a time: enough parts for all cores to be busy to the end."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -143,21 +140,22 @@ class Block(nn.Layer):
     def forward(self, x: Tensor, parallel: Parallel) -> Tensor:
         """Map tokens (B, g, g, C) to tokens (B, g, g, C)."""
         batch, grid, _, dim = x.shape
-        tokens = x.reshape([batch * grid * grid, dim])
+        tokens, count = x.reshape([-1, dim]), batch * grid * grid
         runs = _split(tokens, parallel.parts)
-        projection = self.attn.qkv.weight, self.attn.qkv.bias
-        qkv = join(parallel.map(lambda run: affine(layer_norm(run, self.norm1), *projection), runs))  # (B*g*g, 3C)
-        qkv = qkv.reshape([batch, grid, grid, 3 * dim])
-        attended = self._windowed(qkv, parallel) if self.window_size else self._global(qkv, parallel)
-        attended = attended.reshape([batch * grid * grid, dim])
 
-        def rest(run: tuple[Tensor, Tensor]) -> Tensor:
+        def project(run: Tensor, to: Floats | None) -> Tensor:
+            return affine(layer_norm(run, self.norm1), self.attn.qkv.weight, self.attn.qkv.bias, to=to)
+
+        qkv = map_rows(project, runs, (count, 3 * dim), parallel).reshape([batch, grid, grid, 3 * dim])
+        attended = self._windowed(qkv, parallel) if self.window_size else self._global(qkv, parallel)
+
+        def rest(run: tuple[Tensor, Tensor], to: Floats | None) -> Tensor:
             shortcut, values = run
             y = affine(values, self.attn.proj.weight, self.attn.proj.bias, shortcut=shortcut)
-            return self.mlp(layer_norm(y, self.norm2), shortcut=y)
+            return self.mlp(layer_norm(y, self.norm2), shortcut=y, to=to)
 
-        pairs = list(zip(runs, _split(attended, parallel.parts), strict=True))
-        return join(parallel.map(rest, pairs)).reshape(x.shape)
+        pairs = list(zip(runs, _split(attended.reshape([count, dim]), parallel.parts), strict=True))
+        return map_rows(rest, pairs, (count, dim), parallel).reshape(x.shape)
 
     def _global(self, qkv: Tensor, parallel: Parallel) -> Tensor:
         """Attend over the whole grid: (B, g, g, 3C) to (B, g*g, C)."""
@@ -165,16 +163,18 @@ class Block(nn.Layer):
         heads, d = self.attn.num_heads, self.attn.head_dim
         by_head = qkv.reshape([batch, grid * grid, 3, heads, d])
         relative, keys = self.attn.relative_positions(), self.attn.position_keys()
-        alone = parallel.parts == 1
+        if parallel.parts == 1:
+            part = permute(by_head, [2, 0, 3, 1, 4]).reshape([3, batch * heads, grid * grid, d])
+            out = self.attn.attend(part, *relative, keys).reshape([batch, heads, grid * grid, d])
+            return permute(out, [0, 2, 1, 3]).reshape([batch, grid * grid, width // 3])
+        values = np.empty((batch, grid * grid, heads, d), np.float32)
 
-        def attend(some: list[int]) -> Tensor:
-            part = by_head if alone else by_head[:, :, :, some[0] : some[-1] + 1]
-            part = permute(part, [2, 0, 3, 1, 4]).reshape([3, -1, grid * grid, d])  # (3, B*heads, g*g, d)
-            out = self.attn.attend(part, *relative, keys)
-            return permute(out.reshape([batch, -1, grid * grid, d]), [0, 2, 1, 3])  # (B, g*g, heads, d)
+        def attend(head: int) -> None:
+            part = permute(by_head[:, :, :, head], [2, 0, 1, 3])  # (3, B, g*g, d)
+            values[:, :, head] = memory(self.attn.attend(part, *relative, keys))
 
-        groups = [list(range(heads))] if alone else [[head] for head in range(heads)]
-        return join(parallel.map(attend, groups), axis=2).reshape([batch, grid * grid, width // 3])
+        parallel.map(attend, range(heads))
+        return tensor(values).reshape([batch, grid * grid, width // 3])
 
     def _windowed(self, qkv: Tensor, parallel: Parallel) -> Tensor:
         """Attend within windows: (B, g, g, 3C) to (B, g, g, C).
@@ -184,26 +184,42 @@ class Block(nn.Layer):
         """
         batch, grid, _, width = qkv.shape
         side, heads, d = self.window_size, self.attn.num_heads, self.attn.head_dim
+        relative, keys = self.attn.relative_positions(), self.attn.position_keys()
+        bias, by_head = self.attn.qkv.bias.reshape([3, heads, d]), qkv.reshape([batch, grid, grid, 3, heads, d])
+        if not is_on_cpu(by_head, bias):
+            part = self._cut(by_head, bias).reshape([3, -1, side * side, d])
+            return self._put_together(self.attn.attend(part, *relative, keys), grid)
+        values, padding, out = memory(by_head), memory(bias), np.empty((batch, grid, grid, heads, d), np.float32)
+
+        def attend(item: tuple[int, int, int]) -> None:
+            image, row, head = item
+            rows, some = slice(row, row + side), slice(head, head + HEADS_AT_ONCE)
+            part = cut_padded_windows(values[image, rows, :, :, some], padding[:, some], side)
+            put_windows(self.attn.attend(part, *relative, keys), out[image, rows, :, some], side)
+
+        items = itertools.product(range(batch), range(0, grid, side), range(0, heads, HEADS_AT_ONCE))
+        parallel.map(attend, list(items))
+        return tensor(out).reshape([batch, grid, grid, width // 3])
+
+    def _cut(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        """Return the windows of (B, g, g, 3, heads, d), padded with (3, heads, d)."""
+        batch, grid, _, _, heads, d = qkv.shape
+        side = self.window_size
         count = -(-grid // side)
         padded = count * side
         if padded > grid:
-            bias = self.attn.qkv.bias
-            right = bias.expand([batch, grid, padded - grid, width])
-            below = bias.expand([batch, padded - grid, padded, width])
-            qkv = paddle.concat([paddle.concat([qkv, right], axis=2), below], axis=1)  # (B, padded, padded, 3C)
-        strips = qkv.reshape([batch * count, side, padded, width])  # a strip: one row of windows
-        relative, keys = self.attn.relative_positions(), self.attn.position_keys()
+            right = bias.expand([batch, grid, padded - grid, 3, heads, d])
+            below = bias.expand([batch, padded - grid, padded, 3, heads, d])
+            qkv = paddle.concat([paddle.concat([qkv, right], axis=2), below], axis=1)
+        cells = qkv.reshape([batch, count, side, count, side, 3, heads, d])
+        return cells.transpose([5, 0, 1, 3, 6, 2, 4, 7])  # (3, B, count, count, heads, side, side, d)
 
-        def attend(strip: Tensor) -> Tensor:
-            n = strip.shape[0]
-            part = permute(strip.reshape([n, side, count, side, 3, heads, d]), [4, 0, 2, 5, 1, 3, 6])
-            part = part.reshape([3, n * count * heads, side * side, d])
-            out = self.attn.attend(part, *relative, keys).reshape([n, count, heads, side, side, d])
-            return permute(out, [0, 3, 1, 4, 2, 5]).reshape([n, side, padded, heads * d])
-
-        pieces = [strips] if parallel.parts == 1 else _split(strips, batch * count)
-        out = join(parallel.map(attend, pieces)).reshape([batch, padded, padded, width // 3])
-        return out[:, :grid, :grid] if padded > grid else out
+    def _put_together(self, windows: Tensor, grid: int) -> Tensor:
+        """Undo `_cut` for what windows' heads found: (n, side*side, d) to (B, g, g, C)."""
+        side, heads, d = self.window_size, self.attn.num_heads, self.attn.head_dim
+        count = -(-grid // side)
+        cells = windows.reshape([-1, count, count, heads, side, side, d]).transpose([0, 1, 4, 2, 5, 3, 6])
+        return cells.reshape([-1, count * side, count * side, heads * d])[:, :grid, :grid]
 
 
 class Neck(nn.Sequential):
@@ -269,6 +285,26 @@ def _split(x: Tensor, parts: int) -> list[Tensor]:
     return [x[start : start + step] for start in range(0, x.shape[0], step)]
 
 
-def join(parts: list[Tensor], axis: int = 0) -> Tensor:
+def map_rows(
+    function: Callable[[T, Floats | None], Tensor], runs: Sequence[T], shape: tuple[int, int], parallel: Parallel
+) -> Tensor:
+    """Return ``function(run, to)`` of the runs that `_split` makes of tokens as one tensor.
+
+    Args:
+        function: maps a run to (some tokens, channels). It writes them ``to`` their place in the result, on a CPU, or
+            returns them where there is one run and no place.
+        runs: at most as many as ``parallel`` has parts.
+        shape: of the result, (tokens, channels).
+        parallel: maps over the runs.
+    """
+    if len(runs) == 1:
+        return function(runs[0], None)
+    whole = np.empty(shape, np.float32)
+    places = [whole[span.start : span.stop] for span in _spans(shape[0], parallel.parts)]
+    parallel.map(lambda index: function(runs[index], places[index]), range(len(runs)))
+    return tensor(whole)
+
+
+def join(parts: list[Tensor], axis: int) -> Tensor:
     """Return the parts as one tensor again."""
     return parts[0] if len(parts) == 1 else paddle.concat(parts, axis=axis)

@@ -6,14 +6,12 @@ order of sums.
 """
 
 import numpy as np
-import numpy.typing as npt
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional
 
-from model.modeling import onednn
-
-Floats = npt.NDArray[np.float32]
+from model.modeling import blas, onednn
+from model.modeling.blas import Floats
 
 BLOCK_VALUES = 1 << 16
 """Numbers that a step works on at a time, so that they stay in the cache."""
@@ -21,13 +19,6 @@ MOST_FUSED = 512
 """Channels up to which oneDNN's matrix product with a GELU or a shortcut is faster than MKL's and both after it."""
 MOST_SMALL = 1 << 10
 """Numbers, as of a few tokens, up to which Paddle does a layer norm: a call of oneDNN takes 50 µs at least."""
-SCORES_AT_ONCE = 1 << 20
-"""Attention scores that exist at a time: 4 MiB."""
-MOST_KEYS = 256
-"""Keys up to which oneDNN's products of strided memory are as fast as MKL's of memory in order. Those of a single query
-are wrong in version 3.6 for some strides."""
-LEAST_ROW = 100
-"""Scores of a query from which on oneDNN's softmax is faster than NumPy's exponentials."""
 SAFE_SCORE = 60.0
 """Scores up to this size have exponentials that float32 holds, and so does their sum."""
 
@@ -79,19 +70,36 @@ def plus(x: Tensor, y: Tensor) -> Tensor:
     return tensor(np.add(memory(x), memory(y.detach()))) if is_on_cpu(x, y) else x + y
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor, then_gelu: bool = False, shortcut: Tensor | None = None) -> Tensor:
-    """Return ``x @ weight + bias`` over the last axis, with a shortcut added, and its exact GELU if asked for."""
+def affine(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    then_gelu: bool = False,
+    shortcut: Tensor | None = None,
+    to: Floats | None = None,
+) -> Tensor:
+    """Return ``x @ weight + bias`` over the last axis, with a shortcut added, and its exact GELU if asked for.
+
+    On a CPU the result is written ``to`` an array (rows, channels) where one is given; `ValueError` elsewhere.
+    """
     if not is_on_cpu(x, weight, bias, *([] if shortcut is None else [shortcut])):
+        if to is not None:
+            raise ValueError("to: expected numbers on a CPU that want no gradients")
         y = functional.linear(x, weight, bias)
         y = y if shortcut is None else y + shortcut
         return functional.gelu(y) if then_gelu else y
     rows, shape = x.reshape([-1, x.shape[-1]]), [*x.shape[:-1], weight.shape[-1]]
     is_more = then_gelu or shortcut is not None
-    if is_more and weight.shape[0] <= MOST_FUSED and onednn.is_available():
+    if to is None and is_more and weight.shape[0] <= MOST_FUSED and onednn.is_available():
         added = None if shortcut is None else shortcut.contiguous()
         return onednn.linear(rows.contiguous(), weight, bias, then_gelu, added).reshape(shape)
-    y = paddle.addmm(bias, rows, weight).reshape(shape)
-    y = y if shortcut is None else add(y, shortcut)
+    values = np.empty((rows.shape[0], shape[-1]), np.float32) if to is None else to
+    if shortcut is None:
+        values[:] = memory(bias)
+    else:
+        np.add(memory(shortcut).reshape(values.shape), memory(bias), out=values)
+    blas.multiply(memory(rows), memory(weight), values, adds=True)
+    y = tensor(values).reshape(shape)
     return gelu(y) if then_gelu else y
 
 
@@ -148,118 +156,6 @@ def pool(x: Tensor, rows: int, columns: int, width: int) -> Tensor:
     return tensor(np.maximum(upper[:, :, :, 0], upper[:, :, :, 1]).reshape(n, -1, width))
 
 
-def cut_windows(x: Tensor, where: tuple[slice, ...], cells: list[int]) -> Tensor:
-    """Return windows of a part of (B, h, w, C), given as (B, down, rows, across, columns, C): (n, rows*columns, C)."""
-    rows, columns, channels = cells[2], cells[4], cells[5]
-    order = [0, 1, 3, 2, 4, 5]
-    if not is_on_cpu(x):
-        return x[where].reshape(cells).transpose(order).reshape([-1, rows * columns, channels])
-    values = memory(x)[where].reshape(cells).transpose(order)  # splits axes: no copy until here
-    return tensor(np.ascontiguousarray(values).reshape(-1, rows * columns, channels))
-
-
-def split_heads(x: Tensor, num_heads: int, part: slice) -> Tensor:
-    """Return a part of the channels by head, in the same memory: (n, l, C) to (n, heads, l, d)."""
-    n, length, _ = x.shape
-    width = (part.stop - part.start) // num_heads
-    apart = x.reshape([n, length, -1, width])[:, :, part.start // width : part.stop // width]
-    return apart.transpose([0, 2, 1, 3])
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """Undo `split_heads`: (n, heads, l, d) to (n, l, heads*d)."""
-    n, heads, length, width = x.shape
-    if heads == 1:
-        return x.reshape([n, length, width])
-    if not is_on_cpu(x):
-        return x.transpose([0, 2, 1, 3]).reshape([n, length, heads * width])
-    return tensor(np.ascontiguousarray(memory(x).transpose(0, 2, 1, 3)).reshape(n, length, heads * width))
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, fused: bool = False, bias: Tensor | None = None
-) -> Tensor:
-    """Return softmax(scale query keyᵀ + bias) value, the heads side by side.
-
-    Args:
-        query: (n, heads, q, d).
-        key: (n, heads, l, d).
-        value: (n, heads, l, e).
-        scale: of the products.
-        fused: use Paddle's fused attention kernel, which pays on a GPU in 16 bits only.
-        bias: (heads, q, l); not with ``fused``.
-
-    Returns:
-        (n, q, heads*e).
-    """
-    n, heads, count, _ = query.shape
-    if fused:
-        query, key, value = (x.reshape([n * heads, -1, x.shape[-1]]) for x in (query * scale, key, value))
-        return merge_heads(fused_attention(query, key, value).reshape([n, heads, count, -1]))
-    if not is_on_cpu(query, key, value):
-        scores = paddle.matmul(query * scale, key, transpose_y=True)
-        scores = scores if bias is None else scores + bias
-        return merge_heads(paddle.matmul(functional.softmax(scores, axis=-1), value))
-    if count > 1 and key.shape[2] <= MOST_KEYS and onednn.is_available():
-        attended = onednn.attention(query, key, value, scale, bias, SCORES_AT_ONCE)
-        if attended is not None:
-            return attended
-    query, key, value = (x.contiguous() for x in (query * scale, key, value))
-    return merge_heads(_attend_in_parts(query, key, value, bias))
-
-
-def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Attend with as many scores at a time as stay in the cache: (n, heads, q, d) to (n, heads, q, e)."""
-    n, heads, count, _ = query.shape
-    length = key.shape[2]
-    ones = paddle.ones([length, 1])
-    if (some := SCORES_AT_ONCE // (heads * count * length)) >= n:
-        return _softmax_values(query, key, value, ones, bias)
-    out = np.empty((n, heads, count, value.shape[-1]), np.float32)
-    if some:
-        for start in range(0, n, some):
-            group = slice(start, start + some)
-            out[group] = memory(_softmax_values(query[group], key[group], value[group], ones, bias))
-        return tensor(out)
-    step = max(1, SCORES_AT_ONCE // length)
-    for index in range(n):
-        for head in range(heads):
-            for start in range(0, count, step):
-                queries = slice(start, start + step)
-                part = query[index, head, queries]
-                more = None if bias is None else bias[head, queries]
-                attended = _softmax_values(part, key[index, head], value[index, head], ones, more)
-                out[index, head, queries] = memory(attended)
-    return tensor(out)
-
-
-def attend_on_grid(query: Tensor, key: Tensor, value: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
-    """Return softmax(query keyᵀ + by_row + by_column) value on a CPU.
-
-    Args:
-        query: (n, h*w, d), scaled.
-        key: (n, h*w, d).
-        value: (n, h*w, d).
-        by_row: (n, h*w, h), what is added to the scores of a query and all keys of a row.
-        by_column: (n, h*w, w), likewise.
-
-    Returns:
-        (n, h*w, d).
-    """
-    n, length, _ = query.shape
-    ones, out = paddle.ones([length, 1]), np.empty(value.shape, np.float32)
-    rows, columns = memory(by_row)[..., np.newaxis], memory(by_column)[..., np.newaxis, :]
-    step = max(1, SCORES_AT_ONCE // length)
-    for index in range(n):
-        keys = permute(key[index], [1, 0])
-        for start in range(0, length, step):
-            queries = slice(start, start + step)
-            scores = tensor(np.add(rows[index, queries], columns[index, queries]).reshape(-1, length))
-            scores = paddle.addmm_(scores, query[index, queries], keys)  # cheaper than to add them to the product
-            out[index, queries] = memory(_weigh(scores, value[index], ones))
-    return tensor(out)
-
-
 def exponentials(scores: Tensor) -> tuple[Tensor, Tensor | Floats | None]:
     """Return ``exp(scores - top)``, on a CPU in the memory of ``scores``, and ``top`` (..., 1), there an array.
 
@@ -291,33 +187,6 @@ def softmax_rows(scores: Tensor) -> Tensor:
     np.exp(values, out=values)
     np.divide(values, values.sum(axis=-2, keepdims=True), out=values)
     return scores
-
-
-def _softmax_values(query: Tensor, key: Tensor, value: Tensor, ones: Tensor, bias: Tensor | None) -> Tensor:
-    """Attend with all scores at once."""
-    scores = paddle.matmul(query, key, transpose_y=True)
-    return _weigh(scores if bias is None else add(scores, bias), value, ones)
-
-
-def _weigh(scores: Tensor, value: Tensor, ones: Tensor) -> Tensor:
-    """Return the softmax of scores (..., l), made in their memory, times values (..., l, d)."""
-    if scores.shape[-1] >= LEAST_ROW and onednn.is_available():
-        onednn.softmax_(scores)
-        return paddle.matmul(scores, value)
-    exponentials(scores)  # the division by a query's sum is left to the end
-    out = paddle.matmul(scores, value)
-    values = memory(out)
-    np.divide(values, memory(paddle.matmul(scores, ones)), out=values)
-    return out
-
-
-def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return softmax(query keyᵀ) value for (n, l, dq), (n, l, dq), (n, l, dv) without materialising the scores."""
-    width, depth = query.shape[-1], value.shape[-1]
-    query = query * width**0.5  # the kernel divides by it
-    value = functional.pad(value, [0, width - depth], data_format="NCL") if depth < width else value
-    q, k, v = (x.unsqueeze(2) for x in (query, key, value))  # (n, l, 1, dq)
-    return functional.scaled_dot_product_attention(q, k, v).squeeze(2)[:, :, :depth]
 
 
 def convolve(x: Tensor, layer: nn.Conv2D, padding: list[int] | None = None) -> Tensor:

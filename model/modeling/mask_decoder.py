@@ -74,7 +74,7 @@ class MaskDecoder(nn.Layer):
         parallel = parallel or Sequential()
         spans = self._spans(parallel)
         learned = [self.iou_token, self.mask_tokens]
-        hidden, parts = self._attended(image, image_pe, sparse, learned, dense, spans, parallel)
+        hidden, parts = self._attended(image, image_pe, sparse, learned, outputs, dense, spans, parallel)
         return self._predicted(hidden, parts, outputs, spans, parallel)
 
     def _spans(self, parallel: Parallel) -> list[slice]:
@@ -89,14 +89,18 @@ class MaskDecoder(nn.Layer):
         image_pe: Tensor,
         sparse: Tokens,
         learned: Sequence[nn.Embedding],
+        outputs: list[int],
         dense: Tensor | None,
         spans: Sequence[slice],
         parallel: Parallel,
     ) -> tuple[Tokens, list[Tensor]]:
-        """Return what the transformer makes of the learned and the prompt's tokens, and of the image's."""
+        """Return what the transformer makes of the learned tokens, up to the last of ``outputs``, and of the image's.
+
+        The mask tokens are the last of the learned ones.
+        """
         weights = [table.weight for table in learned]
         sparse = given(sparse, *weights) if isinstance(sparse, np.ndarray) else tokens_of(sparse, *weights)
-        tables = concat([parameter(table, "weight", sparse) for table in learned])  # (1 + tokens, C)
+        tables = concat([parameter(table, "weight", sparse) for table in learned])  # (1 or 2 + mask tokens, C)
         tokens = concat([repeat(tables, sparse.shape[0]), sparse], axis=1)
         parts = [ImagePart(some_rows(image, span), some_rows(image_pe, span)) for span in spans]
         if dense is not None:
@@ -107,7 +111,8 @@ class MaskDecoder(nn.Layer):
                 return ImagePart(plus(part.image, own), part.position)
 
             parts = parallel.map(add_dense, range(len(parts)))
-        hidden, parts = self.transformer(parts, tokens, parallel)
+        wanted = len(learned) + outputs[-1]
+        hidden, parts = self.transformer(parts, tokens, wanted, parallel)
         return hidden, [part.image for part in parts]
 
     def _predicted(
@@ -209,9 +214,9 @@ class Sam2MaskDecoder(MaskDecoder):
         parallel = parallel or Sequential()
         spans = self._spans(parallel)
         learned = [self.obj_score_token, self.iou_token, self.mask_tokens]
-        hidden, parts = self._attended(image, image_pe, sparse, learned, dense, spans, parallel)
         is_single = outputs == [0] and self.num_mask_tokens > 1
         wanted = list(range(self.num_mask_tokens)) if is_single else outputs
+        hidden, parts = self._attended(image, image_pe, sparse, learned, wanted, dense, spans, parallel)
         logits, scores = self._predicted(hidden[:, 1:], parts, wanted, spans, parallel, *skips)
         scores = functional.sigmoid(scores)
         if is_single:

@@ -15,19 +15,10 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 
 from model.config import SamConfig, TinyVitConfig
+from model.modeling.attention import attend, cut_windows, split_heads
 from model.modeling.common import linear, norm, zeros
 from model.modeling.image_encoder import Neck, Parallel, Sequential
-from model.modeling.kernels import (
-    Canvas,
-    affine,
-    attend,
-    convolve_last,
-    cut_windows,
-    layer_norm,
-    permute,
-    some_rows,
-    split_heads,
-)
+from model.modeling.kernels import Canvas, affine, convolve_last, layer_norm, permute, some_rows
 
 STRIDES = (2, 2, 1)
 """Between one stage and the next; the last keeps its resolution, unlike in TinyViT as a classifier."""

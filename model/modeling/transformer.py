@@ -218,7 +218,7 @@ class TwoWayTransformer(nn.Layer):
         self.norm_final_attn = norm(embedding_dim, DECODER_EPSILON)
 
     def forward(
-        self, image: Sequence[ImagePart], tokens: Tokens, parallel: Parallel
+        self, image: Sequence[ImagePart], tokens: Tokens, wanted: int, parallel: Parallel
     ) -> tuple[Tokens, Sequence[ImagePart]]:
         """Attend both ways.
 
@@ -228,10 +228,11 @@ class TwoWayTransformer(nn.Layer):
         Args:
             image: parts of the image tokens, with the dense prompt added, and their positions.
             tokens: (B, n, C) output and prompt tokens.
+            wanted: how many of the tokens, from the first, are returned; the last attention is left out for the others.
             parallel: maps over the parts.
 
         Returns:
-            Tokens (B, n, C) and the parts of the image (B, p, C).
+            Tokens (B, wanted, C) and the parts of the image (B, p, C).
         """
         queries, before = tokens, None
         for layer in self.layers:
@@ -241,7 +242,7 @@ class TwoWayTransformer(nn.Layer):
             before = layer, layer.cross_attn_image_to_token.token_values(queries + tokens, queries)
             if not paddle.in_dynamic_mode():  # an exported graph uses the parameters in the order of the layers
                 image, before = [layer.update_image(before[1], part) for part in image], None
-        last = self.final_attn_token_to_image
+        last, queries, tokens = self.final_attn_token_to_image, queries[:, :wanted], tokens[:, :wanted]
         image, attended = _visit(image, before, last, queries + tokens, parallel)
         return few.layer_norm(queries + last.join(attended), self.norm_final_attn), image
 

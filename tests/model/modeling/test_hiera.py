@@ -18,7 +18,7 @@ from model.config import (
 )
 from model.device import ThreadPool
 from model.errors import DeviceError
-from model.modeling import kernels
+from model.modeling import attention, kernels
 from model.modeling.hiera import Sam2ImageEncoder
 from model.modeling.image_encoder import Sequential
 from tests.reference.make_sam2_golden import GOLDEN, SIZE
@@ -85,14 +85,15 @@ def test_a_batch_gives_the_numbers_of_its_images_alone(parallel):
 def test_what_a_gpu_computes_is_what_numpy_does_here(config, monkeypatch):
     x = pixels(config, 2)
     expected = network(config, Sequential())(x)
-    monkeypatch.setattr(kernels, "is_on_cpu", lambda *tensors: False)
+    for module in (kernels, attention):
+        monkeypatch.setattr(module, "is_on_cpu", lambda *tensors: False)
     assert_alike(network(config, Sequential())(x), expected)
 
 
 def test_scores_that_do_not_fit_at_once_give_the_same(monkeypatch):
     config, x = tiny_sam2(), pixels(tiny_sam2())
     expected = network(config, Sequential())(x)
-    monkeypatch.setattr(kernels, "SCORES_AT_ONCE", 100)
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", 100)
     assert_alike(network(config, ThreadPool(2))(x), expected)
 
 

@@ -7,9 +7,9 @@ from paddle.nn import functional
 
 from model.config import SamConfig, VitConfig, demo
 from model.device import ThreadPool
-from model.modeling import image_encoder, kernels
+from model.modeling import attention, image_encoder, kernels
+from model.modeling.attention import fused_attention
 from model.modeling.image_encoder import Attention, ImageEncoderViT, Sequential
-from model.modeling.kernels import fused_attention
 from tests.reference.make_golden import GOLDEN
 from tests.support.checkpoints import random_tensors, tiny
 
@@ -51,7 +51,8 @@ def test_threads_give_the_numbers_of_one_thread(config, parts):
 def test_paddles_own_kernels_which_a_gpu_runs_give_the_same_numbers(config, monkeypatch):
     x = pixels(config)
     expected = network(config, Sequential())(x).numpy()
-    monkeypatch.setattr(kernels, "is_on_cpu", lambda *tensors: False)
+    for module in (kernels, attention, image_encoder):
+        monkeypatch.setattr(module, "is_on_cpu", lambda *tensors: False)
     np.testing.assert_allclose(network(config, Sequential())(x).numpy(), expected, atol=1e-5)
 
 
@@ -78,15 +79,16 @@ def test_the_gpus_attention_is_a_plain_softmax_attention():
 @pytest.mark.parametrize("scores_at_once", [1, 12, 60, 144, 1000])
 def test_attention_adds_the_decomposed_relative_position_of_the_paper(scores_at_once, most_keys, monkeypatch):
     """Each score is q·k·d**-0.5 + q·Rh[row distance] + q·Rw[column distance] (ViTDet, appendix; Li et al. 2022)."""
-    monkeypatch.setattr(kernels, "SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr(attention, "GRID_SCORES_AT_ONCE", scores_at_once)
     monkeypatch.setattr(image_encoder, "MOST_KEYS", most_keys)
     height, width, dim = 3, 4, 8
-    attention = Attention(dim, 1, (height, width))
+    subject = Attention(dim, 1, (height, width))
     random = np.random.RandomState(0)
-    for parameter in attention.parameters():
+    for parameter in subject.parameters():
         parameter.set_value(random.standard_normal(parameter.shape).astype(np.float32))
     q, k, v = random.standard_normal((3, height * width, dim)).astype(np.float32)
-    rel_h, rel_w = attention.rel_pos_h.numpy(), attention.rel_pos_w.numpy()
+    rel_h, rel_w = subject.rel_pos_h.numpy(), subject.rel_pos_w.numpy()
     expected = np.zeros((height * width, dim))
     for i in range(height * width):
         scores = np.zeros(height * width)
@@ -96,7 +98,7 @@ def test_attention_adds_the_decomposed_relative_position_of_the_paper(scores_at_
         weights = np.exp(scores - scores.max())
         expected[i] = weights @ v / weights.sum()
     qkv = paddle.to_tensor(np.stack([q, k, v])[:, None])  # (3, 1, h*w, d)
-    output = attention.attend(qkv, *attention.relative_positions(), attention.position_keys())
+    output = subject.attend(qkv, *subject.relative_positions(), subject.position_keys())
     np.testing.assert_allclose(output[0].numpy(), expected, atol=1e-4)
 
 
@@ -117,8 +119,8 @@ def test_scores_whose_exponentials_float32_cannot_hold_give_the_same_attention()
     query = query * 100.0
     expected = functional.softmax(paddle.matmul(query, key, transpose_y=True) + bias, axis=-1)
     assert float(paddle.matmul(query, key, transpose_y=True).max()) > 2 * kernels.SAFE_SCORE
-    output = kernels.attend(query, key, value, 1.0, bias=bias)
-    np.testing.assert_allclose(output.numpy(), kernels.merge_heads(paddle.matmul(expected, value)).numpy(), atol=1e-4)
+    output = attention.attend(query, key, value, 1.0, bias=bias)
+    np.testing.assert_allclose(output.numpy(), attention.merge_heads(paddle.matmul(expected, value)).numpy(), atol=1e-4)
 
 
 def test_a_configuration_of_another_trunk_is_refused():

@@ -8,7 +8,7 @@ import pytest
 from paddle import nn
 from paddle.nn import functional
 
-from model.modeling import kernels, onednn
+from model.modeling import attention, kernels, onednn
 
 VALUES = np.concatenate([np.linspace(-12, 12, 70_001), [-0.0, 1e-30, -100, 100]]).astype(np.float32)
 
@@ -63,15 +63,15 @@ def assert_close(actual: paddle.Tensor, expected: paddle.Tensor) -> None:
 )
 def test_attention_of_a_part_of_a_projection_is_that_of_the_definition(n, heads, queries, keys, width, has_bias):
     inner, bias = heads * width, draw(3, heads, queries, keys) if has_bias else None
-    query = kernels.split_heads(draw(0, n, queries, 3 * inner), heads, slice(0, inner))
+    query = attention.split_heads(draw(0, n, queries, 3 * inner), heads, slice(0, inner))
     key, value = (
-        kernels.split_heads(draw(1, n, keys, 3 * inner), heads, slice(index * inner, (index + 1) * inner))
+        attention.split_heads(draw(1, n, keys, 3 * inner), heads, slice(index * inner, (index + 1) * inner))
         for index in (1, 2)
     )
     scores = paddle.matmul(0.3 * query, key, transpose_y=True)
     scores = scores if bias is None else scores + bias
     expected = paddle.matmul(functional.softmax(scores, axis=-1), value).transpose([0, 2, 1, 3])
-    output = kernels.attend(query, key, value, 0.3, bias=bias)
+    output = attention.attend(query, key, value, 0.3, bias=bias)
     assert_close(output, expected.reshape([n, queries, inner]))
 
 
@@ -79,37 +79,37 @@ def test_attention_of_a_part_of_a_projection_is_that_of_the_definition(n, heads,
 def test_attention_of_any_number_of_windows_is_that_of_each_alone(heads, length, width):
     inner = heads * width
     qkv = draw(0, 30, length, 3 * inner)
-    parts = [kernels.split_heads(qkv, heads, slice(first * inner, (first + 1) * inner)) for first in range(3)]
-    alone = paddle.concat([kernels.attend(*(part[n : n + 1] for part in parts), 1.0) for n in range(30)])
+    parts = [attention.split_heads(qkv, heads, slice(first * inner, (first + 1) * inner)) for first in range(3)]
+    alone = paddle.concat([attention.attend(*(part[n : n + 1] for part in parts), 1.0) for n in range(30)])
     for count in range(1, 31):
-        assert_close(kernels.attend(*(part[:count] for part in parts), 1.0), alone[:count])
+        assert_close(attention.attend(*(part[:count] for part in parts), 1.0), alone[:count])
         whole = [part[:count].contiguous() for part in parts]
-        assert_close(kernels.attend(*whole, 1.0), alone[:count])
+        assert_close(attention.attend(*whole, 1.0), alone[:count])
 
 
 @pytest.mark.skipif(not onednn.is_available(), reason="this Paddle carries no oneDNN")
 def test_what_onednn_computes_otherwise_than_paddle_is_computed_without_it(monkeypatch, caplog):
     query, key, value = (draw(seed, 3, 2, 11, 4) for seed in range(3))
-    expected = kernels.attend(query, key, value, 0.5)
+    expected = attention.attend(query, key, value, 0.5)
     assert "onednn_wrong" not in caplog.text
     monkeypatch.setattr(onednn, "TOLERANCE", -1.0)
     for _ in range(2):
-        assert_close(kernels.attend(query, key, value, 0.25), kernels.attend(query * 0.5, key, value, 0.5))
+        assert_close(attention.attend(query, key, value, 0.25), attention.attend(query * 0.5, key, value, 0.5))
     assert caplog.text.count("onednn_wrong") == 1
-    assert_close(kernels.attend(query, key, value, 0.5), expected)
+    assert_close(attention.attend(query, key, value, 0.5), expected)
 
 
 @pytest.mark.usefixtures("either")
 def test_attention_whose_scores_do_not_fit_at_once_is_the_same(monkeypatch):
     query, key, value = (draw(seed, 7, 2, 6, 4) for seed in range(3))
-    expected = kernels.attend(query, key, value, 0.5)
-    monkeypatch.setattr(kernels, "SCORES_AT_ONCE", 150)  # of two of the seven
-    assert_close(kernels.attend(query, key, value, 0.5), expected)
+    expected = attention.attend(query, key, value, 0.5)
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", 150)  # of two of the seven
+    assert_close(attention.attend(query, key, value, 0.5), expected)
 
 
 def test_values_of_another_width_than_the_keys_go_through_paddles_fused_attention():
     query, key, value = draw(0, 2, 1, 6, 12), draw(1, 2, 1, 6, 12), draw(2, 2, 1, 6, 4)
-    assert_close(kernels.attend(query, key, value, 0.5, fused=True), kernels.attend(query, key, value, 0.5))
+    assert_close(attention.attend(query, key, value, 0.5, fused=True), attention.attend(query, key, value, 0.5))
 
 
 @pytest.mark.usefixtures("either")

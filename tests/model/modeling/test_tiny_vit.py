@@ -7,7 +7,7 @@ import pytest
 from model.build import load_decoder, load_encoder
 from model.config import SamConfig, TinyVitConfig, demo
 from model.device import ThreadPool
-from model.modeling import kernels, tiny_vit
+from model.modeling import attention, kernels, tiny_vit
 from model.modeling.image_encoder import Sequential
 from model.modeling.tiny_vit import TinyVit
 from tests.reference.make_golden import SIZE
@@ -77,7 +77,8 @@ def test_threads_give_the_numbers_of_one_thread(config, parts):
 def test_paddles_own_kernels_which_a_gpu_runs_give_the_same_numbers(config, monkeypatch):
     x = pixels(config)
     expected = network(config, Sequential())(x).numpy()
-    monkeypatch.setattr(kernels, "is_on_cpu", lambda *tensors: False)
+    for module in (kernels, attention):
+        monkeypatch.setattr(module, "is_on_cpu", lambda *tensors: False)
     np.testing.assert_allclose(network(config, Sequential())(x).numpy(), expected, atol=1e-5)
 
 
